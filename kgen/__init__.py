@@ -1,0 +1,73 @@
+"""kgen: assemble, train and compare generative image models from plugins.
+
+The public names; importing this module loads no framework.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from kgen.errors import ConfigError, DataError, KgenError, PluginError, RunError, SpaceError
+from kgen.hookspecs import hookimpl
+from kgen.spaces import ConditionSpace, Space
+
+if TYPE_CHECKING:
+    from kgen.assemble import assemble
+    from kgen.components.dataset import Dataset, Problem
+    from kgen.components.decoder import Decoder
+    from kgen.components.encoder import Encoder
+    from kgen.components.generator import Generator
+    from kgen.components.metric import Metric
+    from kgen.pipeline import Pipeline
+    from kgen.random import NoiseSpec, SeedGenerator
+    from kgen.saving import load
+
+_LAZY = {
+    "assemble": "kgen.assemble",
+    "load": "kgen.saving",
+    "Pipeline": "kgen.pipeline",
+    "Encoder": "kgen.components.encoder",
+    "Generator": "kgen.components.generator",
+    "Decoder": "kgen.components.decoder",
+    "Dataset": "kgen.components.dataset",
+    "Problem": "kgen.components.dataset",
+    "Metric": "kgen.components.metric",
+    "NoiseSpec": "kgen.random",
+    "SeedGenerator": "kgen.random",
+}
+
+__all__ = [
+    "ConditionSpace",
+    "ConfigError",
+    "DataError",
+    "Dataset",
+    "Decoder",
+    "Encoder",
+    "Generator",
+    "KgenError",
+    "Metric",
+    "NoiseSpec",
+    "Pipeline",
+    "PluginError",
+    "Problem",
+    "RunError",
+    "SeedGenerator",
+    "Space",
+    "SpaceError",
+    "assemble",
+    "hookimpl",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'kgen' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,16 @@
+"""kgen's own components, declared as any plugin declares its own."""
+
+from __future__ import annotations
+
+from kgen.hookspecs import hookimpl
+from kgen.registry import Registrar
+
+
+@hookimpl
+def kgen_components(registry: Registrar) -> None:
+    registry.decoder("identity", "kgen.decoders:Identity", summary="The latent is the image itself")
+    registry.dataset("shapes", "kgen.data.shapes:Shapes", summary="Drawn scenes: colour, shape, size, position")
+    registry.dataset("imagefolder", "kgen.data.imagefolder:ImageFolder", summary="A folder of captioned pictures")
+    registry.dataset("tfds", "kgen.data.tfds:TFDS", summary="Any dataset of tensorflow-datasets")
+    registry.metric("retrieval", "kgen.metrics.retrieval:Retrieval", summary="Nearest real picture has the prompt")
+    registry.metric("attributes", "kgen.metrics.attributes:Attributes", summary="Reads 'shapes' pictures by an oracle")

@@ -1,0 +1,79 @@
+"""The contract of the second part: noise and a condition -> latent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import keras
+
+from kgen.components.encoder import Condition
+from kgen.random import NoiseSpec
+from kgen.signature import Configurable
+from kgen.spaces import ConditionSpace, Space
+
+Tensor = Any
+
+
+class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
+    """A generative model of latents, given a condition.
+
+    A subclass takes `space` and `condition_space` first, then its options as keyword arguments, stores each under its
+    own name, and passes ``**kwargs`` (Keras's ``name`` and ``dtype``) to ``super().__init__``. Every weight is created
+    by `compute_losses`'s path or in ``build``. Random numbers in training come from a `kgen.SeedGenerator`.
+
+    Args:
+        space: Of the latents to generate.
+        condition_space: Of the conditions that `compute_losses` and `generate` receive.
+
+    Raises:
+        SpaceError: from ``__init__``, where the model cannot work in `space` (its strides do not divide it, say).
+    """
+
+    accepts: ClassVar[tuple[str, ...]] = ("continuous",)
+    """The kinds of space that this generator can model."""
+
+    guidable: ClassVar[bool] = False
+    """True where `generate` takes `guidance`, the weight of classifier-free guidance."""
+
+    likelihood: ClassVar[Literal["exact", "lower bound"] | None] = None
+    """What `log_likelihood` gives; None where there is none."""
+
+    def __init__(self, space: Space, condition_space: ConditionSpace, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.space = space
+        self.condition_space = condition_space
+
+    def compute_losses(self, x: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
+        """Losses of every example, on which nothing has been averaged over the batch.
+
+        Args:
+            x: (B, *space.shape) float32, or int32 tokens.
+            condition: What the encoder made: "sequence" (B, L, D), "mask" (B, L), "pooled" (B, P).
+            training: As in Keras.
+
+        Returns:
+            Arrays (B,), float32. "loss" is minimised; the others are reported.
+        """
+        raise NotImplementedError
+
+    def noise_spec(self, **options: Any) -> Mapping[str, NoiseSpec]:
+        """The random numbers that `generate` needs for one picture, given the same options."""
+        raise NotImplementedError
+
+    def generate(self, condition: Condition, null_condition: Condition, noise: dict[str, Tensor], **options: Any) -> Tensor:
+        """Generates latents; compiled whole. Subclasses name their options, with types and defaults.
+
+        Args:
+            condition: As in `compute_losses`.
+            null_condition: The empty text's condition, same shapes: what the model saw where conditions were dropped.
+            noise: By name (B, *shape), as `noise_spec` asked for.
+
+        Returns:
+            (B, *space.shape); row i depends on row i of the arguments alone.
+        """
+        raise NotImplementedError
+
+    def log_likelihood(self, x: Tensor, condition: Condition) -> Tensor:
+        """Natural logarithm of the density of x (B,), or a lower bound of it: see `likelihood`."""
+        raise NotImplementedError

@@ -1,0 +1,35 @@
+"""The contract of a measure of generated pictures."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from kgen.components.dataset import Dataset, Split
+from kgen.signature import Configurable
+
+
+class Metric(Configurable, ABC):
+    """Scores pictures against the prompts that they were generated from, and against the dataset."""
+
+    requires: ClassVar[type[Any] | None] = None
+    """The dataset class without which the metric makes no sense; None: any dataset."""
+
+    @abstractmethod
+    def __call__(
+        self, images: np.ndarray, prompts: Sequence[str], split: Split, dataset: Dataset
+    ) -> Mapping[str, float]:
+        """Scores N pictures.
+
+        Args:
+            images: uint8 (N, height, width, channels).
+            prompts: N texts.
+            split: Where the prompts come from: "train" (seen in training) or "holdout".
+            dataset: What the pipeline was trained on.
+
+        Returns:
+            Named numbers.
+        """

@@ -1,0 +1,23 @@
+"""kgen's own decoder: the latent is the image itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kgen.components.decoder import Decoder
+from kgen.components.encoder import Condition
+from kgen.spaces import Space
+
+
+class Identity(Decoder):
+    """For generators that work on pixels: nothing is encoded or decoded."""
+
+    @property
+    def latent_space(self) -> Space:
+        return self.image_space
+
+    def encode(self, images: Any) -> Any:
+        return images
+
+    def decode(self, latent: Any, condition: Condition, noise: dict[str, Any]) -> Any:
+        return latent

@@ -1,0 +1,28 @@
+"""What can go wrong through no fault of kgen: each error says what, where and what to do.
+
+The command line prints any `KgenError` as one message, without a traceback, and exits with status 2.
+"""
+
+
+class KgenError(Exception):
+    """Base of every error that a user can mend."""
+
+
+class ConfigError(KgenError):
+    """A configuration, or an option given on the command line, is wrong."""
+
+
+class DataError(KgenError):
+    """A dataset is missing, empty or damaged."""
+
+
+class PluginError(KgenError):
+    """A plugin could not be loaded, or breaks the extension contract."""
+
+
+class SpaceError(KgenError):
+    """Two neighbouring parts of a pipeline do not fit together."""
+
+
+class RunError(KgenError):
+    """A run directory cannot be used, or a run could not go on."""

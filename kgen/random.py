@@ -1,0 +1,130 @@
+"""Random numbers: different on each replica in training, and a function of (seed, copy) alone in sampling.
+
+`SeedGenerator` is for training. For sampling, a picture's noise is declared as `NoiseSpec`s and drawn on the host by
+`draw`, one picture at a time; a sampler that needs fresh noise at many steps declares a "key" and calls `normal` or
+`uniform` in the graph. These are counter-based (Threefry-2x32, Salmon et al. 2011, "Parallel random numbers: as easy as
+1, 2, 3"), so that a picture's noise depends on its own key alone, and is the same on every backend.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import keras
+import numpy as np
+from keras import ops
+
+from kgen.replicas import replica_count, replica_id
+
+Tensor = Any
+
+
+class SeedGenerator(keras.random.SeedGenerator):  # type: ignore[misc]
+    """Keras's generator of seeds, but different on every replica of a tf.distribute strategy."""
+
+    def next(self, ordered: bool = True) -> Tensor:
+        seed = super().next(ordered)
+        if replica_count() == 1:
+            return seed
+        offset = ops.cast(ops.multiply(replica_id(), 1_000_003), seed.dtype)
+        return ops.stack([seed[0] + offset, seed[1]])
+
+
+@dataclass(frozen=True)
+class NoiseSpec:
+    """Random numbers that one picture needs.
+
+    Args:
+        kind: "normal" (mean 0, variance 1), "uniform" ([0, 1)), or "key" (shape ignored: two int32 numbers that
+            `normal` and `uniform` of this module turn into as much noise as wanted).
+        shape: For one picture, without the batch axis.
+    """
+
+    kind: Literal["normal", "uniform", "key"]
+    shape: tuple[int, ...] = (2,)
+
+
+def draw(specs: Mapping[str, NoiseSpec], seeds: Sequence[tuple[int, int]]) -> dict[str, np.ndarray]:
+    """Draws the noise of a batch, each picture from its own (seed, copy).
+
+    Args:
+        specs: By name, what one picture needs.
+        seeds: (seed, copy) of every picture, both non-negative.
+
+    Returns:
+        By name an array (B, *shape): float32, or int32 for keys.
+    """
+    return {
+        name: np.stack([_draw_one(spec, zlib.crc32(name.encode()), *pair) for pair in seeds])
+        for name, spec in specs.items()
+    }
+
+
+def _draw_one(spec: NoiseSpec, stream: int, seed: int, copy: int) -> np.ndarray:
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, copy, stream])))
+    if spec.kind == "key":
+        return rng.integers(-(2**31), 2**31, size=2, dtype=np.int64).astype(np.int32)
+    numbers = rng.standard_normal(spec.shape) if spec.kind == "normal" else rng.random(spec.shape)
+    # float32 rounds numbers just below 1 up to it: keep the half-open interval
+    return numbers.astype(np.float32) if spec.kind == "normal" else np.minimum(numbers, 1 - 2**-24).astype(np.float32)
+
+
+def normal(keys: Tensor, counter: Tensor, shape: Sequence[int]) -> Tensor:
+    """Normal noise in the graph (Box and Muller 1958).
+
+    Args:
+        keys: (B, 2) int32, one a picture.
+        counter: int32 scalar that numbers the draws of a picture (a sampler's step).
+        shape: Of one picture.
+
+    Returns:
+        (B, *shape) float32.
+    """
+    first, second = _bits(keys, counter, math.prod(shape))
+    radius = ops.sqrt(-2.0 * ops.log(_unit(first) + 2.0**-25))
+    return ops.reshape(radius * ops.cos(2.0 * math.pi * _unit(second)), (-1, *shape))
+
+
+def uniform(keys: Tensor, counter: Tensor, shape: Sequence[int]) -> Tensor:
+    """Uniform noise in [0, 1), as `normal`."""
+    return ops.reshape(_unit(_bits(keys, counter, math.prod(shape))[0]), (-1, *shape))
+
+
+def _unit(bits: Tensor) -> Tensor:
+    return ops.cast(_shift_right(bits, 8), "float32") * 2.0**-24  # 24 bits fill a float32's mantissa
+
+
+def _bits(keys: Tensor, counter: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Two (B, count) int32 arrays of random bits."""
+    index = ops.arange(count, dtype="int32")[None, :]  # (1, N)
+    counter = ops.broadcast_to(ops.cast(counter, "int32"), ops.shape(index))
+    return threefry(keys[:, :1], keys[:, 1:], index, counter)
+
+
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+
+
+def threefry(key0: Tensor, key1: Tensor, x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
+    """Threefry-2x32 with 20 rounds, on int32 (whose sums wrap around, as the algorithm wants)."""
+    keys = (key0, key1, key0 ^ key1 ^ np.int32(0x1BD11BDA))
+    x0, x1 = x0 + key0, x1 + key1
+    for group in range(5):
+        for rotation in _ROTATIONS[group % 2]:
+            x0 = x0 + x1
+            x1 = _rotate_left(x1, rotation) ^ x0
+        x0 = x0 + keys[(group + 1) % 3]
+        x1 = x1 + keys[(group + 2) % 3] + np.int32(group + 1)
+    return x0, x1
+
+
+def _rotate_left(x: Tensor, bits: int) -> Tensor:
+    return ops.bitwise_or(ops.left_shift(x, np.int32(bits)), _shift_right(x, 32 - bits))
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """Logical shift: int32's own would copy the sign bit."""
+    return ops.bitwise_and(ops.right_shift(x, np.int32(bits)), np.int32((1 << (32 - bits)) - 1))

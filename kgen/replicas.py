@@ -1,0 +1,30 @@
+"""How many copies of the model train together (tf.distribute), and which of them runs this code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+
+def replica_count() -> int:
+    """Number of replicas that train in sync: 1 but under a tf.distribute strategy.
+
+    tf.distribute sums gradients over replicas; a loss must be divided by this number.
+    JAX's data parallelism computes the mean over the global batch by itself, and counts as one replica.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return int(tf.distribute.get_strategy().num_replicas_in_sync)
+
+
+def replica_id() -> Any:
+    """Index of the running replica, 0 outside of a tf.distribute strategy: an int, or an int32 scalar in a graph."""
+    if keras.backend.backend() != "tensorflow":
+        return 0
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    return 0 if context is None else context.replica_id_in_sync_group

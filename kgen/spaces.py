@@ -1,0 +1,61 @@
+"""What flows between the three parts of a pipeline, described before any weight exists."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Space:
+    """The space of images or latents of one example (no batch axis).
+
+    Args:
+        kind: "continuous" for real numbers (images in [-1, 1]; latents of unit variance; vectors), or
+            "tokens" for int32 indices.
+        shape: Of one example: (height, width, channels) for a grid, (n,) for a vector or a sequence.
+        vocabulary: Number of different tokens; only for "tokens".
+    """
+
+    kind: Literal["continuous", "tokens"]
+    shape: tuple[int, ...]
+    vocabulary: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        if self.kind not in ("continuous", "tokens"):
+            raise ValueError(f"Space.kind must be 'continuous' or 'tokens', not {self.kind!r}")
+        if not self.shape or min(self.shape) < 1:
+            raise ValueError(f"Space.shape must be positive numbers, not {self.shape}")
+        if (self.kind == "tokens") != (self.vocabulary is not None):
+            raise ValueError("Space.vocabulary is given for 'tokens', and only for them")
+
+    @property
+    def size(self) -> int:
+        """How many numbers (or tokens) one example has."""
+        return math.prod(self.shape)
+
+    def __str__(self) -> str:
+        dims = "x".join(map(str, self.shape))
+        return f"{dims} tokens of {self.vocabulary}" if self.kind == "tokens" else f"{dims} continuous"
+
+
+@dataclass(frozen=True)
+class ConditionSpace:
+    """The shape of what an encoder makes of one text.
+
+    Args:
+        length: Number L of positions of "sequence" (L, dim) and "mask" (L,).
+        dim: Width D of "sequence".
+        pooled_dim: Width of "pooled"; `dim` unless given (CLIP's text tower, for one, has two widths).
+    """
+
+    length: int
+    dim: int
+    pooled_dim: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pooled_dim", self.pooled_dim or self.dim)
+        if min(self.length, self.dim, self.pooled_dim) < 1:
+            raise ValueError(f"ConditionSpace takes positive numbers, not {self}")
