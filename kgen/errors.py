@@ -7,6 +7,8 @@ The command line prints any `KgenError` as one message, without a traceback, and
 class KgenError(Exception):
     """Base of every error that a user can mend."""
 
+    exit_code = 2
+
 
 class ConfigError(KgenError):
     """A configuration, or an option given on the command line, is wrong."""
@@ -26,3 +28,9 @@ class SpaceError(KgenError):
 
 class RunError(KgenError):
     """A run directory cannot be used, or a run could not go on."""
+
+
+class Interrupted(KgenError):
+    """The user stopped a run (Ctrl-C); nothing is lost."""
+
+    exit_code = 130

@@ -28,3 +28,17 @@ def replica_id() -> Any:
 
     context = tf.distribute.get_replica_context()
     return 0 if context is None else context.replica_id_in_sync_group
+
+
+def loggable(logs: dict[str, Any]) -> dict[str, Any]:
+    """Gives a step's logs a shape that Keras can reduce over workers.
+
+    Under MultiWorkerMirroredStrategy, Keras 3's `fit` concatenates the replicas' logs, which fails for scalars.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return logs
+    import tensorflow as tf
+
+    if not isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
+        return logs
+    return {name: tf.reshape(value, (1,)) for name, value in logs.items()}

@@ -1,0 +1,152 @@
+"""Names or objects -> a pipeline whose parts fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import pydantic
+
+from kgen.components.dataset import Dataset
+from kgen.components.decoder import Decoder
+from kgen.components.encoder import Encoder
+from kgen.components.generator import Generator
+from kgen.components.metric import Metric
+from kgen.errors import ConfigError, KgenError, SpaceError
+from kgen.pipeline import Pipeline
+from kgen.plugins import registry
+from kgen.registry import Kind
+from kgen.signature import option_model
+from kgen.spaces import Space
+
+Choice = str | Mapping[str, Any]
+"""A component by name ("text/bag", "bag"), or with options: {"name": "bag", "dim": 64}."""
+
+
+def assemble(
+    *,
+    encoder: Choice | Encoder,
+    generator: Choice | Generator,
+    decoder: Choice | Decoder = "identity",
+    dataset: Choice | Dataset | None = None,
+    image_space: Space | None = None,
+    captions: Sequence[str] | None = None,
+    condition_dropout: float = 0.1,
+) -> Pipeline:
+    """Builds a pipeline from component names, from objects, or from a mixture.
+
+    Args:
+        encoder, generator, decoder: Names, mappings {"name": ..., options}, or objects (which no plugin needs to know).
+        dataset: Gives `image_space` and the training captions, where those are not given.
+        image_space: Of the images, for example ``Space("continuous", (32, 32, 3))``.
+        captions: What an encoder that is given by name learns its vocabulary from. An encoder object is taken as it is.
+        condition_dropout: See `Pipeline`.
+
+    Returns:
+        A pipeline with all its weights.
+
+    Raises:
+        ConfigError: an unknown name or option. SpaceError: two neighbours do not fit.
+    """
+    if dataset is not None:
+        dataset = dataset if isinstance(dataset, Dataset) else make_dataset(dataset)
+        image_space = image_space or dataset.image_space
+        captions = dataset.captions("train") if captions is None else captions
+    if not isinstance(encoder, Encoder):
+        encoder = make_encoder(encoder, captions)
+    if not isinstance(decoder, Decoder):
+        if image_space is None:
+            raise ConfigError("the size of the images is not known: give `dataset` or `image_space`")
+        decoder = make_decoder(decoder, image_space)
+    if not isinstance(generator, Generator):
+        generator = make_generator(generator, decoder, encoder)
+    check_fit(encoder, generator, decoder)
+    return Pipeline(encoder, generator, decoder, condition_dropout=condition_dropout)
+
+
+def make_dataset(choice: Choice) -> Dataset:
+    return cast(Dataset, _make("dataset", choice))
+
+
+def make_metric(choice: Choice) -> Metric:
+    return cast(Metric, _make("metric", choice))
+
+
+def make_encoder(choice: Choice, captions: Sequence[str] | None) -> Encoder:
+    """Builds an encoder, and lets it learn from the captions if there are any."""
+    encoder = cast(Encoder, _make("encoder", choice))
+    if captions is not None:
+        encoder.adapt(captions)
+    return encoder
+
+
+def make_decoder(choice: Choice, image_space: Space) -> Decoder:
+    return cast(Decoder, _make("decoder", choice, image_space=image_space))
+
+
+def make_generator(choice: Choice, decoder: Decoder, encoder: Encoder) -> Generator:
+    """Builds a generator for the decoder's latents; refuses one that cannot model them before it exists."""
+    component, _ = find("generator", choice)
+    _check_kind(component.load(), component.id, decoder)
+    made = _make("generator", choice, space=decoder.latent_space, condition_space=encoder.condition_space)
+    return cast(Generator, made)
+
+
+def check_fit(encoder: Encoder, generator: Generator, decoder: Decoder) -> None:
+    """Compares the spaces of neighbours.
+
+    Raises:
+        SpaceError: naming both parts, and what each expects.
+    """
+    names = {part: type(part).__name__ for part in (encoder, generator, decoder)}
+    _check_kind(type(generator), names[generator], decoder)
+    if generator.space != decoder.latent_space:
+        raise SpaceError(
+            f"generator {names[generator]} makes latents {generator.space}, but decoder {names[decoder]} reads "
+            f"{decoder.latent_space}"
+        )
+    if generator.condition_space != encoder.condition_space:
+        raise SpaceError(
+            f"generator {names[generator]} reads conditions {generator.condition_space}, but encoder {names[encoder]} "
+            f"makes {encoder.condition_space}"
+        )
+
+
+def _check_kind(generator: type[Generator], name: str, decoder: Decoder) -> None:
+    space = decoder.latent_space
+    if space.kind not in generator.accepts:
+        raise SpaceError(
+            f"generator '{name}' models {' or '.join(generator.accepts)} latents, but decoder "
+            f"'{component_id('decoder', decoder)}' makes {space}: choose another generator or decoder"
+        )
+
+
+def find(kind: Kind, choice: Choice) -> tuple[Any, dict[str, Any]]:
+    """Looks a choice up: its declaration, and its options."""
+    given = {"name": choice} if isinstance(choice, str) else dict(choice)
+    name = given.pop("name", None)
+    if not isinstance(name, str):
+        raise ConfigError(f"{kind}: 'name' is missing in {dict(given)}")
+    return registry().find(kind, name), given
+
+
+def component_id(kind: Kind, part: object) -> str:
+    """The full id under which an object's class is registered; else its import path."""
+    target = f"{type(part).__module__}:{type(part).__qualname__}"
+    return next((c.id for c in registry().of_kind(kind) if c.target == target), target)
+
+
+def _make(kind: Kind, choice: Choice, **wiring: Any) -> object:
+    component, given = find(kind, choice)
+    cls = component.load()
+    try:
+        checked = option_model(cls, component.id)(**given)
+    except pydantic.ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"{kind} '{component.id}': {problems}") from error
+    try:
+        return cls(**wiring, **{name: getattr(checked, name) for name in type(checked).model_fields})
+    except KgenError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{kind} '{component.id}': {error}") from error

@@ -1,0 +1,70 @@
+"""Pictures as arrays and as PNG files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+
+from kgen.files import atomic_file
+
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    """[-1, 1] -> 0..255, rounded; numbers outside are clipped."""
+    return np.rint((np.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)
+
+
+def as_picture(image: np.ndarray) -> Image.Image:
+    """An array uint8 (height, width, 1 or 3) as a Pillow image."""
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+
+
+def save_png(path: Path, picture: Image.Image | np.ndarray, metadata: Mapping[str, str]) -> None:
+    """Writes a PNG atomically, with text chunks such as prompt, seed and model."""
+    info = PngInfo()
+    for key, text in metadata.items():
+        info.add_itxt(key, text)
+    if isinstance(picture, np.ndarray):
+        picture = as_picture(picture)
+    with atomic_file(path) as temporary:
+        picture.save(temporary, format="PNG", pnginfo=info)
+
+
+def grid(images: np.ndarray, captions: Sequence[str] | None = None, columns: int = 0, scale: int = 0) -> Image.Image:
+    """Lays pictures out in rows, each with its caption below.
+
+    Args:
+        images: uint8 (N, height, width, channels).
+        captions: N texts, shortened to fit; none: no text.
+        columns: Pictures a row; 0 makes the grid about square.
+        scale: Each picture is enlarged by this whole factor; 0 brings small ones to about 96 pixels.
+    """
+    count, height, width = images.shape[:3]
+    columns = columns or math.ceil(math.sqrt(count))
+    scale = scale or max(1, round(96 / max(height, width)))
+    cell_w, cell_h, text_h, gap = width * scale, height * scale, 14 if captions else 0, 4
+    rows = math.ceil(count / columns)
+    sheet = Image.new("RGB", (columns * (cell_w + gap) + gap, rows * (cell_h + text_h + gap) + gap), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(10)
+    for i, image in enumerate(images):
+        x = gap + (i % columns) * (cell_w + gap)
+        y = gap + (i // columns) * (cell_h + text_h + gap)
+        sheet.paste(as_picture(image).convert("RGB").resize((cell_w, cell_h), Image.Resampling.NEAREST), (x, y))
+        if captions:
+            pen.text((x, y + cell_h + 1), _shorten(captions[i], cell_w, pen, font), fill="black", font=font)
+    return sheet
+
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def _shorten(text: str, width: int, pen: ImageDraw.ImageDraw, font: Font) -> str:
+    if pen.textlength(text, font) <= width:
+        return text
+    while text and pen.textlength(text + "…", font) > width:
+        text = text[:-1]
+    return text + "…"

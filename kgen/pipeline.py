@@ -1,0 +1,191 @@
+"""The whole model: text encoder -> generator -> decoder, trained by Keras's `fit`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from kgen.components.decoder import Decoder
+from kgen.components.encoder import Condition, Encoder
+from kgen.components.generator import Generator
+from kgen.images import to_uint8
+from kgen.random import SeedGenerator, draw
+from kgen.replicas import loggable, replica_count
+from kgen.sampler import Sampler, validate_options
+
+Tensor = Any
+Batch = dict[str, Any]
+
+MAX_SAMPLE_BATCH = 64
+
+
+class Pipeline(keras.Model):  # type: ignore[misc]
+    """Trains a generator on captioned images, and draws images from prompts.
+
+    Use `kgen.assemble` to make one; it checks that the parts fit. A pipeline is an ordinary Keras model: `compile` it
+    with an optimizer (the losses are the generator's own), `fit` it on batches, `evaluate` it.
+
+    A batch is a dict:
+        "image": uint8 (B, H, W, C) in 0..255, or float in [-1, 1]; or instead "latent", what the decoder made of it.
+        "tokens": what `encoder.tokenize` made of B texts; or instead "condition", what the encoder made of them.
+
+    Args:
+        encoder, generator, decoder: The three parts. Only the generator, and an encoder that is trainable, are trained.
+        condition_dropout: Probability, in [0, 1), that an example's condition is replaced by the empty text's while
+            training, which classifier-free guidance needs (Ho and Salimans 2022).
+    """
+
+    def __init__(
+        self, encoder: Encoder, generator: Generator, decoder: Decoder, *, condition_dropout: float = 0.1, **kwargs: Any
+    ) -> None:
+        super().__init__(autocast=False, **kwargs)
+        if not 0.0 <= condition_dropout < 1.0:
+            raise ValueError(f"condition_dropout must be in [0, 1), not {condition_dropout}")
+        self.encoder = encoder
+        self.generator = generator
+        self.decoder = decoder
+        self.decoder.trainable = False  # a decoder is trained in a stage of its own, before the generator
+        self.condition_dropout = condition_dropout
+        self.seed_generator = SeedGenerator()
+        self.trackers: dict[str, keras.metrics.Mean] = {}
+        self._hide("null_tokens", {name: a for name, a in encoder.tokenize([""]).items()})
+        self._hide("frozen_null", None)
+        self._hide("samplers", {})
+        self.build()
+
+    def _hide(self, name: str, value: Any) -> None:
+        """Sets an attribute that Keras must neither track nor wrap."""
+        object.__setattr__(self, name, value)
+
+    # ---- training -------------------------------------------------------------------------------------------------
+
+    def build(self, input_shape: Any = None) -> None:
+        """Creates every weight, and a tracker for each of the generator's losses."""
+        if self.built:
+            return
+        self.encoder(self.null_tokens)
+        if not self.encoder.trainable:
+            condition = self.encoder(self.null_tokens)
+            self._hide("frozen_null", {k: ops.convert_to_numpy(v) for k, v in condition.items()})
+        image = ops.zeros((1, *self.decoder.image_space.shape))
+        latent = self.decoder.encode(image)
+        losses = self.generator.compute_losses(latent, self.encoder(self.null_tokens), training=False)
+        if "loss" not in losses:
+            raise ValueError(f"{type(self.generator).__name__}.compute_losses must return 'loss', not {sorted(losses)}")
+        self.trackers = {name: keras.metrics.Mean(name) for name in losses if name != "loss"}
+        self.encoder.built = self.generator.built = self.decoder.built = self.built = True
+
+    def call(self, batch: Batch, training: bool = False) -> dict[str, Tensor]:
+        """Computes the losses of every example: arrays (B,)."""
+        latent = batch["latent"] if "latent" in batch else ops.stop_gradient(self.decoder.encode(_floats(batch["image"])))
+        condition = self.condition(batch, training)
+        if training and self.condition_dropout:
+            condition = self._drop(condition)
+        return self.generator.compute_losses(latent, condition, training=training)
+
+    def condition(self, batch: Batch, training: bool = False) -> Condition:
+        """The batch's conditions: read from it, or made by the encoder."""
+        return batch["condition"] if "condition" in batch else self.encoder(batch["tokens"], training=training)
+
+    def null_condition(self) -> Condition:
+        """The empty text's condition, with a batch axis of 1."""
+        return self.frozen_null if self.frozen_null is not None else self.encoder(self.null_tokens)
+
+    def _drop(self, condition: Condition) -> Condition:
+        null = self.null_condition()
+        count = ops.shape(condition["mask"])[0]
+        keep = keras.random.uniform((count,), seed=self.seed_generator) >= self.condition_dropout  # (B,)
+        return {
+            name: ops.where(ops.reshape(keep, (-1,) + (1,) * (len(value.shape) - 1)), value, null[name])
+            for name, value in condition.items()
+        }
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Tensor:
+        """Reduces the per-example losses: the one place that averages over the batch, and divides among replicas."""
+        for name, tracker in self.trackers.items():
+            tracker.update_state(y_pred[name])
+        return ops.mean(y_pred["loss"]) / replica_count()
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Tensor]:
+        return loggable(super().compute_metrics(x, y, y_pred, sample_weight))
+
+    def inputs(self, images: np.ndarray, captions: Sequence[str]) -> Batch:
+        """Arrays for `fit`: images uint8 (N, H, W, C) or float in [-1, 1], and N captions."""
+        if len(images) != len(captions):
+            raise ValueError(f"{len(images)} images, but {len(captions)} captions")
+        expected = self.decoder.image_space.shape
+        if images.shape[1:] != expected:
+            raise ValueError(f"images must be (N, {', '.join(map(str, expected))}), not {images.shape}")
+        return {"image": images, "tokens": self.encoder.tokenize(captions)}
+
+    def save(self, path: str | Path) -> None:
+        """Writes the pipeline into the folder `path`, which `kgen.load` reads; replaces what was there."""
+        from kgen.saving import save
+
+        save(self, path)
+
+    # ---- sampling -------------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        n: int = 1,
+        seed: int = 0,
+        batch_size: int = MAX_SAMPLE_BATCH,
+        decoder: Mapping[str, Any] | None = None,
+        verbose: int = 0,
+        **options: Any,
+    ) -> np.ndarray:
+        """Draws images. A picture depends on its prompt, `seed` and its number among `n` alone, not on its batch.
+
+        Args:
+            prompts: One text or several.
+            n: Pictures a prompt.
+            seed: Non-negative.
+            batch_size: Pictures that are made together.
+            decoder: Options of the decoder's `decode`.
+            verbose: 1 shows Keras's progress bar.
+            **options: Options of the generator's `generate`, such as `steps` or `guidance`.
+
+        Returns:
+            uint8 (len(prompts) * n, height, width, channels), the `n` pictures of a prompt side by side.
+
+        Raises:
+            ConfigError: an option is unknown, or its value not allowed.
+        """
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if not prompts or n < 1:
+            return np.zeros((0, *self.decoder.image_space.shape), np.uint8)
+        options = validate_options(self.generator, "generate", options)
+        decoder_options = validate_options(self.decoder, "decode", decoder or {})
+        sampler = self._sampler(options, decoder_options)
+        texts = [prompt for prompt in prompts for _ in range(n)]
+        copies = [copy for _ in prompts for copy in range(n)]
+        batch = {
+            "tokens": self.encoder.tokenize(texts),
+            "generator": draw(self.generator.noise_spec(**options), [(seed, copy) for copy in copies]),
+            "decoder": draw(self.decoder.noise_spec(**decoder_options), [(seed, copy) for copy in copies]),
+        }
+        return to_uint8(sampler.sample(batch, min(batch_size, len(texts)), verbose))
+
+    def _sampler(self, options: dict[str, Any], decoder_options: dict[str, Any]) -> Sampler:
+        """One compiled program an option set."""
+        key = repr((options, decoder_options))
+        if key not in self.samplers:
+            self.samplers[key] = Sampler(self, options, decoder_options)
+        return self.samplers[key]  # type: ignore[no-any-return]
+
+
+def _floats(images: Tensor) -> Tensor:
+    """uint8 0..255 -> float32 in [-1, 1]; floats pass."""
+    if keras.backend.standardize_dtype(images.dtype).startswith("float"):
+        return images
+    return ops.cast(images, "float32") / 127.5 - 1.0

@@ -1,0 +1,148 @@
+"""`report.html`: one page, without references to other files, that shows what a run did."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from string import Template
+
+from PIL import Image
+
+from kgen.files import write_text
+from kgen.rundir import RunDirectory
+from kgen.training.journal import read_rows
+
+WIDTH, HEIGHT, MARGIN = 720, 260, 46
+COLOURS = ("#1f6feb", "#d1660f", "#1a7f37", "#8250df")
+MAX_GRIDS = 8
+
+_PAGE = Template("""<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>$name - kgen</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1f2328 }
+h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2rem; border-bottom: 1px solid #d1d9e0 }
+img { max-width: 100%; image-rendering: pixelated } figure { margin: 0 0 1rem }
+figcaption, footer, .quiet { color: #59636e; font-size: 13px } .over-time { display: flex; gap: 1rem; overflow-x: auto }
+.over-time img { max-width: 15rem } table { border-collapse: collapse } td, th { padding: .2rem .8rem .2rem 0; text-align: left }
+pre { background: #f6f8fa; padding: 1rem; overflow-x: auto; font-size: 13px } svg text { font-size: 11px; fill: #59636e }
+</style>
+<h1>$name</h1>
+<p class="quiet">$summary</p>
+<h2>Final pictures</h2>
+$final
+<h2>Scores</h2>
+$scores
+<h2>Loss</h2>
+$curve
+<h2>Pictures over time</h2>
+<p class="quiet">The same prompts and the same noise at every step; averaged weights first, where they are kept.</p>
+<div class="over-time">$grids</div>
+<h2>Made of</h2>
+$parts
+<h2>Timings</h2>
+$timings
+<h2>Configuration</h2>
+<pre>$config</pre>
+<footer><p>$credit</p></footer>
+</html>
+""")
+
+
+def write_report(directory: RunDirectory, credit: str) -> None:
+    """Writes the page from what lies in the run directory.
+
+    Args:
+        credit: The credit line that the pictures' licence asks for.
+    """
+    manifest = directory.read_manifest()
+    software = manifest["software"]
+    text = _PAGE.substitute(
+        name=html.escape(manifest["name"]),
+        summary=html.escape(
+            f"{manifest['data']['pictures']} pictures, {manifest.get('step', 0)} steps, seed {manifest['seed']}, "
+            f"Keras {software['keras']} on {software['backend']} {software[software['backend']]}"
+        ),
+        final=_picture(directory.final_grid),
+        scores=_scores(directory),
+        curve=_curve(read_rows(directory.metrics)),
+        grids="\n".join(_picture(path) for path in _pick(sorted(directory.samples.glob("step-*.png")))),
+        parts=_table(
+            ("part", "component", "distribution"),
+            ((kind, c["id"], f"{c['distribution']} {c['version']}") for kind, c in manifest["components"].items()),
+        ),
+        timings=_table(("", "seconds"), ((k.replace("_seconds", ""), str(v)) for k, v in manifest["timings"].items())),
+        config=html.escape(directory.config.read_text(encoding="utf-8")),
+        credit=html.escape(credit),
+    )
+    write_text(directory.report, text)
+
+
+def _picture(path: Path) -> str:
+    """A picture within the page, with the prompt from its metadata."""
+    if not path.is_file():
+        return ""
+    with Image.open(path) as picture:
+        prompt = str(picture.info.get("prompt", ""))
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    name = html.escape(path.stem)
+    return (
+        f'<figure><img alt="{name}: {html.escape(prompt, quote=True)}" title="{html.escape(prompt, quote=True)}" '
+        f'src="data:image/png;base64,{data}"><figcaption>{name}</figcaption></figure>'
+    )
+
+
+def _pick(paths: Sequence[Path]) -> list[Path]:
+    """At most MAX_GRIDS pictures, evenly over time, averaged weights before raw ones."""
+    averaged = [p for p in paths if not p.stem.endswith("-raw")] or list(paths)
+    if len(averaged) <= MAX_GRIDS:
+        return averaged
+    return [averaged[round(i * (len(averaged) - 1) / (MAX_GRIDS - 1))] for i in range(MAX_GRIDS)]
+
+
+def _scores(directory: RunDirectory) -> str:
+    scores = json.loads(directory.evaluation.read_text(encoding="utf-8"))
+    rows = [(split, name, f"{value:.3f}") for split, numbers in scores.items() for name, value in numbers.items()]
+    return _table(("prompts", "metric", "value"), rows) if rows else "<p>No metric was asked for.</p>"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    def line(cells: Sequence[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    return "<table>" + line(head, "th") + "".join(line(row, "td") for row in rows) + "</table>"
+
+
+def _curve(rows: Sequence[Mapping[str, str]]) -> str:
+    """An SVG line chart of the loss and the validation loss."""
+    series = {
+        name: [(int(row["step"]), float(row[name])) for row in rows if row.get(name)] for name in ("loss", "val_loss")
+    }
+    series = {name: points for name, points in series.items() if points}
+    if not series:
+        return "<p>Nothing was logged.</p>"
+    every = [point for points in series.values() for point in points]
+    last = max(step for step, _ in every)
+    low, high = min(value for _, value in every), max(value for _, value in every)
+    span = (high - low) or 1.0
+
+    def place(step: int, value: float) -> str:
+        x = MARGIN + (WIDTH - 2 * MARGIN) * step / last
+        return f"{x:.1f},{HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * (value - low) / span:.1f}"
+
+    lines = []
+    for index, (name, points) in enumerate(series.items()):
+        path = " ".join(place(*point) for point in points)
+        lines.append(f'<polyline fill="none" stroke="{COLOURS[index]}" stroke-width="1.5" points="{path}"/>')
+        lines.append(f'<text x="{MARGIN + 90 * index}" y="16" style="fill:{COLOURS[index]}">{name}</text>')
+    bottom = HEIGHT - MARGIN
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="100%" role="img" aria-label="loss over steps">'
+        f'<path d="M{MARGIN},{MARGIN - 20} V{bottom} H{WIDTH - MARGIN}" fill="none" stroke="#d1d9e0"/>'
+        f'<text x="2" y="{bottom}">{low:.4g}</text><text x="2" y="{MARGIN}">{high:.4g}</text>'
+        f'<text x="{MARGIN}" y="{bottom + 16}">0</text>'
+        f'<text x="{WIDTH - MARGIN}" y="{bottom + 16}" text-anchor="end">step {last}</text>{"".join(lines)}</svg>'
+    )

@@ -1,0 +1,120 @@
+"""A run's directory: where things lie in it, who may write to it, and whether it belongs to a configuration."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import json
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kgen.errors import RunError
+from kgen.files import write_text
+
+
+class RunDirectory:
+    """Names of everything that a run leaves behind.
+
+    Args:
+        path: The directory; it need not exist.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.manifest = self.path / "manifest.json"
+        self.metrics = self.path / "metrics.csv"
+        self.samples = self.path / "samples"
+        self.final_grid = self.samples / "final.png"
+        self.evaluation = self.path / "evaluation.json"
+        self.assets = self.path / "checkpoints" / "assets"
+        self.model = self.path / "model"
+        self.report = self.path / "report.html"
+
+    def prepare(self, config: Mapping[str, Any], restart: bool) -> None:
+        """Makes the directory ready for a run of this (resolved) configuration, new or to be resumed.
+
+        Args:
+            restart: Move an older run aside (to NAME-1, NAME-2, ...) instead of resuming it.
+
+        Raises:
+            RunError: it belongs to a different configuration (what differs is named), or holds something else.
+        """
+        if restart and self.path.exists():
+            self.path.rename(_free_name(self.path))
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file: choose another directory with --out")
+        if self.config.is_file():
+            self._compare(config)
+            return
+        if self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir()):
+            raise RunError(f"{self.path} is not empty and holds no run: choose another directory with --out")
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text(self.config, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+
+    def _compare(self, config: Mapping[str, Any]) -> None:
+        try:
+            old = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise RunError(f"{self.config} is damaged ({error}): start again with --restart") from error
+        if differences := list(_differences(old, dict(config))):
+            raise RunError(
+                f"{self.path} holds a run of a different configuration:\n  "
+                + "\n  ".join(differences)
+                + "\nstart again with --restart (the old run is moved aside), or choose another directory with --out"
+            )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps a second process from writing to the same run."""
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunError(f"another process is working on {self.path}: wait for it, or choose another --out") from error
+            yield
+
+    def read_manifest(self) -> dict[str, Any]:
+        """The manifest; {} where there is none yet."""
+        if not self.manifest.is_file():
+            return {}
+        try:
+            return dict(json.loads(self.manifest.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise RunError(f"{self.manifest} is damaged: {error}") from error
+
+    def update_manifest(self, **entries: Any) -> None:
+        write_text(self.manifest, json.dumps({**self.read_manifest(), **entries}, indent=2, ensure_ascii=False) + "\n")
+
+    def require_run(self) -> None:
+        """Raises RunError where this is no run directory."""
+        if not self.config.is_file():
+            raise RunError(f"{self.path} is no run directory (it has no config.yaml): give one that 'kgen run' made")
+
+
+def software(backend: str) -> dict[str, str]:
+    """Versions of what a run was made with."""
+    packages = ["kgen", "keras", "numpy", "grain", backend]
+    return {"python": platform.python_version(), "backend": backend} | {
+        name: importlib.metadata.version(name) for name in packages
+    }
+
+
+def _free_name(path: Path) -> Path:
+    number = 1
+    while (candidate := path.with_name(f"{path.name}-{number}")).exists():
+        number += 1
+    return candidate
+
+
+def _differences(old: Any, new: Any, key: str = "") -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in dict.fromkeys([*old, *new]):
+            yield from _differences(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))
+    elif old != new:
+        yield f"{key}: {old!r} there, {new!r} now"

@@ -1,0 +1,1 @@
+"""Keras's `fit`, made exact to resume, distributed, and watched."""

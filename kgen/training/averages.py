@@ -1,0 +1,49 @@
+"""Looking at a model with its averaged weights, or with frozen randomness, while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+
+from kgen.pipeline import Pipeline
+
+
+@contextmanager
+def averaged_weights(pipeline: Pipeline) -> Iterator[bool]:
+    """Puts the optimizer's running averages in place of the weights; gives False where it keeps none."""
+    averages = getattr(pipeline.optimizer, "averages", [])
+    if not averages:
+        yield False
+        return
+    weights = pipeline.trainable_variables
+    raw = [_value(v) for v in weights]
+    for variable, average in zip(weights, averages, strict=True):
+        variable.assign(_value(average))
+    try:
+        yield True
+    finally:
+        for variable, value in zip(weights, raw, strict=True):
+            variable.assign(value)
+
+
+@contextmanager
+def fixed_noise(pipeline: Pipeline, seed: int = 0) -> Iterator[None]:
+    """Sets every random state to a fixed one, so that a loss can be compared over time; then puts them back."""
+    states = [v for v in pipeline.variables if v.name == "seed_generator_state"]
+    before = [_value(v) for v in states]
+    for number, state in enumerate(states):
+        state.assign(np.array([seed, number], dtype=keras.backend.standardize_dtype(state.dtype)))
+    try:
+        yield
+    finally:
+        for state, value in zip(states, before, strict=True):
+            state.assign(value)
+
+
+def _value(variable: Any) -> np.ndarray:
+    """A copy: on JAX, `numpy()` may be a view of a buffer that the next step gives away."""
+    return np.array(keras.ops.convert_to_numpy(variable))

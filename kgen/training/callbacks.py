@@ -1,0 +1,146 @@
+"""What happens beside the steps of a training: journal, validation, checkpoints, sample grids, a clean stop.
+
+A training is one Keras epoch; every callback counts its steps from the beginning of the run, not of the process.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import keras
+import numpy as np
+
+from kgen.data.loader import Loader
+from kgen.training.averages import averaged_weights, fixed_noise
+from kgen.training.checkpoint import Checkpoints, diverged
+from kgen.training.journal import Journal
+
+
+class StepCallback(keras.callbacks.Callback):  # type: ignore[misc]
+    """Calls `at_step` after the steps that are multiples of `every`, and after the last.
+
+    Args:
+        start: Step at which this process began.
+        total: Last step of the run.
+        every: 0: never.
+    """
+
+    def __init__(self, start: int, total: int, every: int) -> None:
+        super().__init__()
+        self.start, self.total, self.every = start, total, every
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        step = self.start + batch + 1
+        if self.every and (step % self.every == 0 or step == self.total):
+            self.synchronise()
+            self.at_step(step, {name: _scalar(value) for name, value in (logs or {}).items()})
+
+    def synchronise(self) -> None:
+        """Brings the variables up to date on JAX, whose `fit` keeps them elsewhere."""
+        if hasattr(self.model, "jax_state_sync"):
+            self.model.jax_state_sync()
+
+    def at_step(self, step: int, logs: dict[str, float]) -> None:
+        raise NotImplementedError
+
+
+class Log(StepCallback):
+    """Writes the mean losses since the last row into the journal; stops a training that has diverged."""
+
+    def __init__(self, start: int, total: int, every: int, journal: Journal, checkpoints: Checkpoints, batch: int) -> None:
+        super().__init__(start, total, every)
+        self.journal, self.checkpoints, self.batch = journal, checkpoints, batch
+        self.last = (start, time.perf_counter())
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.last = (self.start, time.perf_counter())
+
+    def at_step(self, step: int, logs: dict[str, float]) -> None:
+        if not math.isfinite(logs["loss"]):
+            raise diverged(step, self.checkpoints)
+        before, then = self.last
+        self.last = (step, time.perf_counter())
+        speed = (step - before) * self.batch / (self.last[1] - then)
+        rate = _scalar(self.model.optimizer.learning_rate)
+        self.journal.write(step, {"learning_rate": rate, "images_per_second": speed, **logs})
+        self.model.reset_metrics()
+
+
+class Validate(StepCallback):
+    """Measures the loss on other pictures, always with the same noise, and with the averaged weights if there are."""
+
+    def __init__(self, start: int, total: int, every: int, journal: Journal, data: Loader) -> None:
+        super().__init__(start, total, every)
+        self.journal, self.data = journal, data
+
+    def at_step(self, step: int, logs: dict[str, float]) -> None:
+        with fixed_noise(self.model), averaged_weights(self.model):
+            values = self.model.evaluate(self.data.once(), steps=len(self.data), verbose=0, return_dict=True)
+        self.journal.write(step, {f"val_{name}": _scalar(value) for name, value in values.items()})
+        self.model.reset_metrics()
+
+
+class SaveCheckpoint(StepCallback):
+    """Writes checkpoints; on Ctrl-C (or SIGTERM) one more, and ends the training."""
+
+    def __init__(self, start: int, total: int, every: int, checkpoints: Checkpoints, is_chief: bool = True) -> None:
+        super().__init__(start, total, every)
+        self.checkpoints, self.is_chief = checkpoints, is_chief
+        self.interrupted_at: int | None = None
+        self._asked = threading.Event()
+        self._before: dict[int, Any] = {}
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self.restore_signals()
+
+    def restore_signals(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self._asked.is_set():  # asked twice: stop at once
+            raise KeyboardInterrupt
+        self._asked.set()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        step = self.start + batch + 1
+        if self._asked.is_set() and step < self.total:
+            self.interrupted_at = step
+            self.model.stop_training = True
+            self.synchronise()
+            self.at_step(step, {})
+        else:
+            super().on_train_batch_end(batch, logs)
+
+    def at_step(self, step: int, logs: dict[str, float]) -> None:
+        if self.is_chief:
+            self.checkpoints.save(step, self.model)
+
+
+class DrawSamples(StepCallback):
+    """Draws the same prompts from the same noise, with the trained and with the averaged weights."""
+
+    def __init__(self, start: int, total: int, every: int, draw: Callable[[int, str], None]) -> None:
+        super().__init__(start, total, every)
+        self.draw = draw
+
+    def at_step(self, step: int, logs: dict[str, float]) -> None:
+        with averaged_weights(self.model) as averaged:
+            if averaged:
+                self.draw(step, "")
+        self.draw(step, "-raw" if averaged else "")
+
+
+def _scalar(value: Any) -> float:
+    return float(np.asarray(keras.ops.convert_to_numpy(value)).reshape(-1)[0])

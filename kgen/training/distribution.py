@@ -1,0 +1,123 @@
+"""Training on several devices: tf.distribute on TensorFlow, keras.distribution on JAX."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import keras
+
+from kgen.errors import ConfigError
+
+Name = Literal["none", "mirrored", "multi_worker", "tpu", "data_parallel"]
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """How a run is spread over devices.
+
+    Args:
+        strategy: The tf.distribute strategy, if there is one.
+        replicas: Number of devices that share a batch.
+        worker, workers: Index of this process, and how many there are; worker 0 writes the run directory.
+    """
+
+    strategy: Any = None
+    replicas: int = 1
+    worker: int = 0
+    workers: int = 1
+
+    def scope(self) -> contextlib.AbstractContextManager[Any]:
+        """Everything that makes variables, and `fit`, belongs inside."""
+        return contextlib.nullcontext() if self.strategy is None else self.strategy.scope()
+
+    @property
+    def is_chief(self) -> bool:
+        return self.worker == 0
+
+    def check_batch(self, batch_size: int) -> None:
+        if batch_size % self.replicas:
+            raise ConfigError(f"fit.batch_size: {batch_size} must be a multiple of the {self.replicas} devices")
+
+    def feed(self, batches: Any) -> Any:
+        """What `fit` takes: each worker reads its own part of every batch; one worker's batches Keras splits itself."""
+        return batches if self.workers == 1 else _per_replica(self.strategy, batches)
+
+
+def open_distribution(name: Name) -> Distribution:
+    """Sets up the devices; call before any tensor exists.
+
+    Raises:
+        ConfigError: the backend, or the machine, has no such thing.
+    """
+    if name == "none":
+        return Distribution()
+    backend = keras.backend.backend()
+    wanted = "jax" if name == "data_parallel" else "tensorflow"
+    if backend != wanted:
+        raise ConfigError(f"distribute: '{name}' needs the {wanted} backend, but this is {backend}: set KERAS_BACKEND")
+    return _OPEN[name]()
+
+
+def _data_parallel() -> Distribution:
+    devices = keras.distribution.list_devices()
+    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False))
+    return Distribution(replicas=len(devices))
+
+
+def _mirrored() -> Distribution:
+    import tensorflow as tf
+
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
+    return Distribution(strategy, strategy.num_replicas_in_sync)
+
+
+def _multi_worker() -> Distribution:
+    import tensorflow as tf
+
+    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    if not resolver.cluster_spec().jobs:
+        raise ConfigError("distribute: 'multi_worker' needs the environment variable TF_CONFIG to name the workers")
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    workers = len(resolver.cluster_spec().job_tasks("worker"))
+    return Distribution(strategy, strategy.num_replicas_in_sync, resolver.task_id, workers)
+
+
+def _tpu() -> Distribution:
+    import tensorflow as tf
+
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu="")
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (ValueError, tf.errors.OpError) as error:
+        raise ConfigError(f"distribute: 'tpu', but no TPU was found: {error}") from error
+    strategy = tf.distribute.TPUStrategy(resolver)
+    return Distribution(strategy, strategy.num_replicas_in_sync)
+
+
+_OPEN: dict[str, Callable[[], Distribution]] = {
+    "data_parallel": _data_parallel,
+    "mirrored": _mirrored,
+    "multi_worker": _multi_worker,
+    "tpu": _tpu,
+}
+
+
+def _per_replica(strategy: Any, batches: Any) -> Any:
+    """A worker's own batches as a distributed dataset, so that TensorFlow does not shard them once more."""
+    import tensorflow as tf
+
+    first = next(iter(batches))
+    signature = tf.nest.map_structure(lambda a: tf.TensorSpec((None, *a.shape[1:]), a.dtype), first)
+
+    def dataset(context: Any) -> Any:
+        whole = tf.data.Dataset.from_generator(lambda: batches, output_signature=signature)
+        local_replicas = context.num_replicas_in_sync // context.num_input_pipelines
+        size = len(tf.nest.flatten(first)[0]) // local_replicas
+        return whole if local_replicas == 1 else whole.unbatch().batch(size)
+
+    return strategy.distribute_datasets_from_function(dataset)

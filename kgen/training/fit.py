@@ -1,0 +1,114 @@
+"""One training: `fit`, from the newest checkpoint to the last step."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from kgen.data.loader import Loader
+from kgen.devices import compile_training
+from kgen.pipeline import Pipeline
+from kgen.training.callbacks import DrawSamples, Log, SaveCheckpoint, Validate
+from kgen.training.checkpoint import Checkpoints
+from kgen.training.distribution import Distribution
+from kgen.training.journal import Journal, Listener
+from kgen.training.optimizer import AveragingAdamW, WarmUp
+
+
+class FitOptions(Protocol):
+    """The `fit:` block of a configuration."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup_steps: int
+    schedule: str
+    weight_decay: float
+    clip_norm: float | None
+    ema: float | None
+    log_every: int
+    checkpoint_every: int
+    validate_every: int
+    keep: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training stands: its last step, whether the user stopped it, seconds over all processes."""
+
+    step: int
+    interrupted: bool
+    seconds: float
+
+
+def compile_pipeline(pipeline: Pipeline, fit: FitOptions) -> None:
+    """Compiles with the optimizer that the options ask for, with all its variables."""
+    total = fit.steps if fit.schedule == "cosine" else None
+    optimizer = AveragingAdamW(
+        WarmUp(fit.learning_rate, fit.warmup_steps, total),
+        weight_decay=fit.weight_decay,
+        clip_norm=fit.clip_norm,
+        average=fit.ema,
+    )
+    pipeline.compile(optimizer=optimizer, jit_compile=compile_training())
+    optimizer.build(pipeline.trainable_variables)
+
+
+def train(
+    pipeline: Pipeline,
+    fit: FitOptions,
+    folder: Path,
+    *,
+    data: Loader,
+    validation: Loader | None,
+    distribution: Distribution,
+    seed: int,
+    sample_every: int = 0,
+    draw: Callable[[int, str, Journal], None] | None = None,
+    listeners: Sequence[Listener] = (),
+) -> Progress:
+    """Trains a compiled pipeline, or goes on with a training that was interrupted.
+
+    Args:
+        folder: The run directory; gets `checkpoints/`, `metrics.csv` and `tensorboard/`.
+        data, validation: What to train on, and what to measure the loss on.
+        draw: Called with step, suffix of a file name and journal, to draw sample pictures.
+        listeners: Are told of every row of the journal.
+
+    Raises:
+        RunError: the loss became NaN or infinite; the last good checkpoint is kept.
+    """
+    distribution.check_batch(fit.batch_size)
+    checkpoints = Checkpoints(folder / "checkpoints", fit.keep)
+    start = checkpoints.restore(pipeline)
+
+    def tell(step: int, values: Any) -> None:
+        for listener in listeners:
+            listener(step, values)
+
+    columns = ["learning_rate", "images_per_second", *_names(pipeline), *(f"val_{name}" for name in _names(pipeline))]
+    chief = distribution.is_chief
+    journal = Journal(folder if chief else folder / f"worker-{distribution.worker}", columns, start, tell)
+    saver = SaveCheckpoint(start, fit.steps, fit.checkpoint_every, checkpoints, chief)
+    callbacks: list[Any] = [Log(start, fit.steps, fit.log_every, journal, checkpoints, fit.batch_size)]
+    if validation is not None:
+        callbacks.append(Validate(start, fit.steps, fit.validate_every, journal, validation))
+    callbacks.append(saver)
+    if draw is not None:
+        callbacks.append(DrawSamples(start, fit.steps, sample_every, lambda step, suffix: draw(step, suffix, journal)))
+    with contextlib.ExitStack() as stack:
+        stack.callback(journal.close)
+        stack.callback(saver.restore_signals)
+        if start < fit.steps:
+            batches = distribution.feed(data.training(start=start, seed=seed))
+            steps = fit.steps - start
+            pipeline.fit(batches, steps_per_epoch=steps, epochs=1, callbacks=callbacks, verbose=0, shuffle=False)
+        step = saver.interrupted_at or fit.steps
+        return Progress(step, saver.interrupted_at is not None, journal.seconds)
+
+
+def _names(pipeline: Pipeline) -> list[str]:
+    return ["loss", *pipeline.trackers]
