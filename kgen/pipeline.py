@@ -80,6 +80,14 @@ class Pipeline(keras.Model):  # type: ignore[misc]
         self.trackers = {name: keras.metrics.Mean(name) for name in losses if name != "loss"}
         self.encoder.built = self.generator.built = self.decoder.built = self.built = True
 
+    def compile(self, optimizer: Any = "adamw", **kwargs: Any) -> None:
+        """As in Keras, but takes no loss: the generator has its own. Creates the optimizer's variables at once."""
+        super().compile(optimizer=optimizer, **kwargs)
+        self.optimizer.build(self.trainable_variables)
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """Nothing is left to build; Keras would try, and fail on dict batches under MultiWorkerMirroredStrategy."""
+
     def call(self, batch: Batch, training: bool = False) -> dict[str, Tensor]:
         """Computes the losses of every example: arrays (B,)."""
         latent = batch["latent"] if "latent" in batch else ops.stop_gradient(self.decoder.encode(_floats(batch["image"])))

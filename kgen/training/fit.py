@@ -45,7 +45,7 @@ class Progress:
 
 
 def compile_pipeline(pipeline: Pipeline, fit: FitOptions) -> None:
-    """Compiles with the optimizer that the options ask for, with all its variables."""
+    """Compiles with the optimizer that the options ask for."""
     total = fit.steps if fit.schedule == "cosine" else None
     optimizer = AveragingAdamW(
         WarmUp(fit.learning_rate, fit.warmup_steps, total),
@@ -54,7 +54,6 @@ def compile_pipeline(pipeline: Pipeline, fit: FitOptions) -> None:
         average=fit.ema,
     )
     pipeline.compile(optimizer=optimizer, jit_compile=compile_training())
-    optimizer.build(pipeline.trainable_variables)
 
 
 def train(

@@ -1,0 +1,96 @@
+"""The commands of `kgen`, and what becomes of an error."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from kgen.cli import check, evaluate, generate, plugins, run, schema
+from kgen.cli.common import say_error
+from kgen.errors import KgenError
+
+USER_ERROR, FAULT, INTERRUPTED = 2, 1, 130
+
+app = typer.Typer(
+    help="Assemble, train and compare text-to-image models from plugins.",
+    epilog="Example: kgen run configs/quickstart.yaml",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _module in (run, generate, evaluate, check, schema):
+    app.command(_module.__name__.rpartition(".")[2], epilog=_module.EXAMPLE)(_module.command)
+app.add_typer(plugins.app, name="plugins")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"kgen {version('kgen')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Runs the command line: exit status 0; 1 for a fault of kgen; 2 for what the user can mend; 130 for Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a file's name may be no text
+    sys.exit(_guarded())
+
+
+def _guarded() -> int:
+    try:
+        return _run()
+    except KgenError as error:
+        return say_error(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        _drop_output()
+        return FAULT
+    except OSError as error:
+        _drop_output()
+        place = f"{error.filename}: " if error.filename else ""
+        return say_error(f"{place}{error.strerror or error}", USER_ERROR)
+    except Exception as error:  # the last resort: whatever is left is a fault of kgen or of a plugin
+        if os.environ.get("KGEN_DEBUG") == "1":
+            traceback.print_exc()
+        first = (str(error).strip().splitlines() or [""])[0]
+        return say_error(
+            f"unexpected {type(error).__name__}: {first}\n"
+            "This is a fault of kgen or of a plugin: please report it, with the traceback that KGEN_DEBUG=1 shows.",
+            FAULT,
+        )
+
+
+def _run() -> int:
+    try:
+        app(prog_name="kgen")
+    except SystemExit as end:
+        sys.stdout.flush()
+        return end.code if isinstance(end.code, int) else 0
+    return 0
+
+
+def _drop_output() -> None:
+    """Stdout takes no more: keep Python from failing once again when it flushes at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())

@@ -1,0 +1,102 @@
+"""kgen generate: draw pictures from prompts."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kgen.cli.common import RunArgument, require_directory
+from kgen.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+EXAMPLE = "Example: kgen generate runs/quickstart 'red heart' 'blue circle' -n 4 --set steps=20 -o hearts.png"
+
+LONGEST_SLUG = 50
+
+
+def command(
+    run: RunArgument,
+    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="What to draw.")],
+    number: Annotated[int, typer.Option("-n", "--number", min=1, help="Pictures a prompt.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Of the noise.")] = 0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="An option of the generator; repeatable.", show_default=False),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FILE.png|FOLDER/",
+            help="One PNG, a grid if there are several pictures; or a folder for a file each.",
+            show_default="PROMPT.png",
+        ),
+    ] = None,
+) -> None:
+    """Draw pictures from prompts with a trained pipeline."""
+    for prompt in prompts:
+        if any("\ud800" <= character <= "\udfff" for character in prompt):
+            raise ConfigError(f"prompt {prompt!r} is not UTF-8 text")
+    require_directory(run)
+    target = _Target(output if output is not None else f"{_slug(prompts[0])}.png")
+    from kgen.cli.backend import load_backend
+
+    load_backend()
+    from kgen.config import sampling_options
+    from kgen.saving import load
+
+    pipeline = load(run)
+    options = sampling_options(settings or (), type(pipeline.generator), type(pipeline.decoder))
+    images = pipeline.generate(prompts, n=number, seed=seed, **options)
+    facts = {"seed": str(seed), "model": run.resolve().name, "options": json.dumps(options)}
+    target.write(images, [prompt for prompt in prompts for _ in range(number)], number, facts)
+
+
+class _Target:
+    """Where pictures go: found out, and tried, before the model is loaded.
+
+    Args:
+        output: A PNG file, or a folder (that exists, or is written with a slash at its end).
+    """
+
+    def __init__(self, output: str) -> None:
+        self.path = Path(output)
+        self.is_folder = output.endswith("/") or self.path.is_dir()
+        if not self.is_folder and self.path.suffix.lower() != ".png":
+            raise ConfigError(f"--output {output}: must end with '.png', or with '/' for a folder of files")
+        folder = self.path if self.is_folder else self.path.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
+    def write(self, images: np.ndarray, prompts: list[str], number: int, facts: dict[str, Any]) -> None:
+        """Writes N images, with their prompts and `facts` in the metadata; says where.
+
+        Args:
+            number: Pictures a prompt, which lie side by side.
+        """
+        from kgen.images import grid, save_png
+
+        if not self.is_folder:
+            one = len(images) == 1
+            picture = images[0] if one else grid(images, prompts, columns=number if number > 1 else 0)
+            save_png(self.path, picture, {"prompt": "; ".join(dict.fromkeys(prompts)), **facts})
+            typer.echo(self.path)
+            return
+        for index, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
+            path = self.path / f"{index:04d}-{_slug(prompt)}.png"
+            save_png(path, image, {"prompt": prompt, **facts, "copy": str(index % number)})
+            typer.echo(path)
+
+
+def _slug(prompt: str) -> str:
+    """A prompt as (part of) a file's name."""
+    return re.sub(r"\W+", "-", prompt.lower()).strip("-")[:LONGEST_SLUG] or "picture"

@@ -1,0 +1,31 @@
+"""kgen run: train what a run file describes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kgen.cli.common import Settings, load_config
+
+EXAMPLE = "Example: kgen run configs/quickstart.yaml --set fit.steps=500 --out runs/short"
+
+
+def command(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A run file (YAML).")],
+    settings: Settings = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="The run directory.", show_default="runs/NAME")
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew; an older run is moved aside.")] = False,
+) -> None:
+    """Train the pipeline that a run file describes, or go on where an earlier run stopped."""
+    checked = load_config(config, settings or ())
+    from kgen.run import run
+
+    result = run(checked, out, restart)
+    for split, scores in result.scores.items():
+        typer.echo(f"{split}: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
+    typer.echo(f"grid:   {result.grid}")
+    typer.echo(f"report: {result.report}")

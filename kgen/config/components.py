@@ -1,0 +1,94 @@
+"""A component in a configuration: its name, and options that its own signature has checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pydantic
+
+from kgen.config.options import check, model_of
+from kgen.config.source import KeyPath, Source, show
+from kgen.errors import ConfigError, PluginError
+from kgen.plugins import registry
+from kgen.registry import Kind
+from kgen.signature import plain
+
+PARTS: dict[str, Kind] = {"data": "dataset", "encoder": "encoder", "generator": "generator", "decoder": "decoder"}
+"""The keys of a run file that hold one component each."""
+
+DEFAULTS: dict[str, str | None] = {"data": None, "encoder": None, "generator": None, "decoder": "identity"}
+"""What these keys hold when they are absent."""
+
+
+class ComponentConfig(pydantic.BaseModel):
+    """A component's full id and all its options, as plain data."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    options: dict[str, Any] = {}
+
+    def dump(self) -> dict[str, Any]:
+        """As a run file holds it."""
+        return {"name": self.name, **self.options}
+
+
+def resolve(source: Source, path: KeyPath, kind: Kind, value: Any) -> tuple[ComponentConfig, type[Any] | None]:
+    """Looks a component up, checks its options and fills in their defaults; problems are reported to `source`.
+
+    Returns:
+        The component (a placeholder, where something is wrong) and its class, if it could be imported.
+    """
+    nothing = ComponentConfig(name="?")
+    given = {"name": value} if isinstance(value, str) else value
+    if not isinstance(given, dict):
+        source.report(path, f"must be the name of a {kind}, or a mapping with 'name' and options, got {show(value)}")
+        return nothing, None
+    options = {key: option for key, option in given.items() if key != "name"}
+    if not isinstance(name := given.get("name"), str):
+        wrong = f"must be text, got {show(name)}" if "name" in given else f"needs 'name', one of {_names(kind)}"
+        source.report((*path, "name") if "name" in given else path, wrong)
+        return nothing, None
+    try:
+        component = registry().find(kind, name)
+        cls = component.load()
+        model = model_of(cls, component.id)
+    except (ConfigError, PluginError) as error:
+        source.report(path, str(error))
+        return nothing, None
+    checked, problems = check(model, options, component.id)
+    for below, message in problems:
+        source.report((*path, *below), message)
+    if checked is None:
+        return nothing, cls
+    resolved = {key: plain(getattr(checked, key)) for key in type(checked).model_fields}
+    return ComponentConfig(name=component.id, options=resolved), cls
+
+
+def check_sampling(
+    source: Source, path: KeyPath, options: Any, generator: type[Any] | None, decoder: type[Any] | None
+) -> None:
+    """Checks the options of a generator's `generate`, and under "decoder" those of a decoder's `decode`.
+
+    Args:
+        path: Where `options` lie.
+        generator, decoder: The classes; None: not known, not checked.
+    """
+    if not isinstance(options, dict):
+        source.report(path, f"must be a mapping, got {show(options)}")
+        return
+    own = {key: value for key, value in options.items() if key != "decoder"}
+    parts = [(generator, "generate", own, path), (decoder, "decode", options.get("decoder", {}), (*path, "decoder"))]
+    for cls, method, given, place in parts:
+        if cls is None:
+            continue
+        if not isinstance(given, dict):
+            source.report(place, f"must be a mapping, got {show(given)}")
+            continue
+        owner = f"{cls.__name__}.{method}"
+        for below, message in check(model_of(getattr(cls, method), owner), given, owner)[1]:
+            source.report((*place, *below), message)
+
+
+def _names(kind: Kind) -> str:
+    return ", ".join(f"'{component.id}'" for component in registry().of_kind(kind))

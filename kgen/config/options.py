@@ -1,0 +1,190 @@
+"""Checks options against a signature (or a pydantic model), and says what is wrong in a user's words."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import pydantic
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import core_schema
+
+from kgen.config.source import KeyPath, show
+from kgen.errors import PluginError
+from kgen.signature import option_model
+
+Problem = tuple[KeyPath, str]
+
+UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+MUST_BE = {
+    "bool_type": "true or false",
+    "dataclass_type": "a mapping",
+    "dict_type": "a mapping",
+    "float_type": "a number",
+    "int_from_float": "a whole number",
+    "int_type": "a whole number",
+    "list_type": "a list",
+    "model_type": "a mapping",
+    "none_required": "null",
+    "string_type": "text",
+    "tuple_type": "a list",
+}
+
+
+def model_of(function: Callable[..., Any], title: str) -> type[pydantic.BaseModel]:
+    """The option model of a component's class, or of its `generate` or `decode`.
+
+    Raises:
+        PluginError: the signature cannot serve as a configuration.
+    """
+    try:
+        return option_model(function, title)
+    except (NameError, TypeError, ValueError, pydantic.errors.PydanticUserError) as error:
+        raise PluginError(f"the signature of '{title}' cannot be read as options: {error}") from error
+
+
+class _TolerantSchema(GenerateJsonSchema):
+    """Describes as 'anything' what JSON has no words for."""
+
+    ignored_warning_kinds: ClassVar[set[Any]] = {"skipped-choice", "non-serializable-default"}  # type: ignore[misc]
+
+    def handle_invalid_for_json_schema(self, schema: core_schema.CoreSchema, error_info: str) -> dict[str, Any]:
+        return {}
+
+
+def schema_of(model: type[pydantic.BaseModel]) -> dict[str, Any]:
+    """The JSON schema of a model."""
+    return model.model_json_schema(schema_generator=_TolerantSchema)
+
+
+def check(model: type[pydantic.BaseModel], data: Any, owner: str) -> tuple[pydantic.BaseModel | None, list[Problem]]:
+    """Validates plain data strictly: no text for numbers, no booleans for integers, no unknown keys.
+
+    Args:
+        owner: Who takes the keys of the top level, for messages: "diffusion/ddpm".
+
+    Returns:
+        The validated model or None, and what is wrong: key paths below `data`, and messages.
+    """
+    try:  # JSON: the strict mode in which a list may become a tuple, and a mapping a dataclass
+        return model.model_validate_json(json.dumps(data), strict=True), []
+    except pydantic.ValidationError as error:
+        return None, list(_explain(error, schema_of(model), data, owner))
+
+
+def _explain(error: pydantic.ValidationError, schema: dict[str, Any], data: Any, owner: str) -> Iterator[Problem]:
+    reasons: dict[KeyPath, list[str]] = {}
+    inputs: dict[KeyPath, Any] = {}
+    for detail in error.errors(include_url=False):
+        path = _key_path(detail["loc"], data)
+        if detail["type"] == "union_tag_invalid":
+            path = (*path, detail["ctx"]["discriminator"].strip("'"))
+            detail["input"] = detail["ctx"]["tag"]
+        reasons.setdefault(path, []).append(_reason(detail, path, schema, data, owner))
+        inputs[path] = detail["input"]
+    for path, texts in reasons.items():
+        if any(other[: len(path)] == path and other != path for other in reasons):
+            continue  # one alternative of a union says more: the one that got further
+        if all(text.startswith("must be ") for text in texts):
+            choices = dict.fromkeys(text.removeprefix("must be ") for text in texts)
+            yield path, f"must be {' or '.join(choices)}, got {show(inputs[path])}{_near(inputs[path], texts)}"
+        else:
+            yield path, "; ".join(dict.fromkeys(texts))
+
+
+def _key_path(loc: tuple[str | int, ...], data: Any) -> KeyPath:
+    """pydantic's location without the names of union members in it."""
+    path: KeyPath = ()
+    for number, part in enumerate(loc):
+        known = part in data if isinstance(data, dict) else isinstance(data, list) and isinstance(part, int)
+        if known:
+            path, data = (*path, part), data[part]
+        elif number == len(loc) - 1 and isinstance(data, dict) and number == len(path):
+            path = (*path, part)  # a required key that is not there
+    return path
+
+
+def _reason(detail: Any, path: KeyPath, schema: dict[str, Any], data: Any, owner: str) -> str:
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind in UNKNOWN:
+        where = owner if len(path) == 1 else f"'{path[-2]}'"
+        return unknown_key(str(path[-1]), keys_at(schema, data, path[:-1]), where)
+    if kind.startswith("missing"):
+        return "is required"
+    if kind == "union_tag_not_found":
+        tag = context["discriminator"].strip("'")
+        return f"needs '{tag}', one of {', '.join(_tags(schema, data, path, tag))}"
+    if kind == "union_tag_invalid":
+        return "must be " + _either(context["expected_tags"].split(", "))
+    if kind in MUST_BE:
+        return f"must be {MUST_BE[kind]}"
+    message: str = detail["msg"]
+    return message.removeprefix("Value error, ").replace("Input should be ", "must be ").replace("Input ", "")
+
+
+def unknown_key(key: str, known: list[str], owner: str) -> str:
+    """The message about a key that `owner` does not take."""
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    return f"unknown key{hint} ({owner} takes: {', '.join(known) or 'no options'})"
+
+
+def _near(value: Any, texts: list[str]) -> str:
+    """A hint at the allowed word that was meant."""
+    words = [word.strip("'") for text in texts for word in text.split() if word.startswith("'")]
+    words = [word.rstrip(",").strip("'") for word in words]
+    near = difflib.get_close_matches(value, words, n=1) if isinstance(value, str) else []
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def _either(words: list[str]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else words[0]
+
+
+def keys_at(schema: dict[str, Any], data: Any, path: KeyPath) -> list[str]:
+    """The keys that the mapping at `path` takes, given which alternatives `data` chooses."""
+    return list(dict.fromkeys(key for node in _nodes(schema, data, path) for key in node.get("properties", {})))
+
+
+def _tags(schema: dict[str, Any], data: Any, path: KeyPath, tag: str) -> list[str]:
+    constants = (node.get("properties", {}).get(tag, {}).get("const") for node in _nodes(schema, data, path))
+    return [constant for constant in constants if constant]
+
+
+def _nodes(schema: dict[str, Any], data: Any, path: KeyPath) -> list[dict[str, Any]]:
+    """The schemas that describe the value at `path`."""
+    nodes = list(alternatives(schema, schema))
+    for part in path:
+        chosen = [node for node in nodes if _agrees(node, data)]
+        below = [
+            node["items"] if isinstance(part, int) else node["properties"][part] for node in chosen if _has(node, part)
+        ]
+        nodes = [leaf for node in below for leaf in alternatives(node, schema)]
+        data = data[part]
+    return [node for node in nodes if _agrees(node, data)]
+
+
+def alternatives(node: dict[str, Any], root: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A schema's members, if it is a union, with references followed."""
+    if "$ref" in node:
+        node = root["$defs"][node["$ref"].rpartition("/")[2]]
+    members = node.get("anyOf") or node.get("oneOf")
+    if members is None:
+        yield node
+    else:
+        for member in members:
+            yield from alternatives(member, root)
+
+
+def _has(node: dict[str, Any], part: str | int) -> bool:
+    return "items" in node if isinstance(part, int) else part in node.get("properties", {})
+
+
+def _agrees(node: dict[str, Any], data: Any) -> bool:
+    """Whether a mapping has the constants (the `kind`) that a schema asks for."""
+    properties = node.get("properties", {})
+    return not isinstance(data, dict) or all(
+        properties[key]["const"] == value for key, value in data.items() if "const" in properties.get(key, {})
+    )

@@ -1,0 +1,36 @@
+"""KEY=VALUE on the command line -> changes of a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from kgen.config.source import Origin, Source, parse_value
+from kgen.errors import ConfigError
+
+AFTER_FILE = 10**9
+"""Overrides are listed after the problems of the file."""
+
+
+def apply_overrides(source: Source, overrides: Sequence[str], bare: Mapping[str, str | None]) -> None:
+    """Sets the keys that `overrides` name, in order, and reports those that cannot be.
+
+    Args:
+        overrides: Such as "fit.steps=10"; the value is a YAML scalar, list or mapping.
+        bare: The keys whose value may be just a component's name, with the name to assume where they are absent:
+            "encoder.dim=64" then keeps the name and sets one option, "encoder=none" replaces all.
+    """
+    for number, text in enumerate(overrides):
+        origin = Origin(AFTER_FILE + number, f"--set {text}")
+        key, equals, value = text.partition("=")
+        path = tuple(key.strip().split("."))
+        if not equals or not all(path):
+            source.problems.append((origin, "must read KEY=VALUE, such as fit.steps=100"))
+            continue
+        head = path[0]
+        if len(path) > 1 and head in bare and not isinstance(source.data.get(head), dict):
+            name = source.data.get(head) or bare[head]
+            source.data[head] = {} if name is None else {"name": name}
+        try:
+            source.put(path, parse_value(value), origin)
+        except (ValueError, ConfigError) as error:
+            source.problems.append((origin, str(error)))

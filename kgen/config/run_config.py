@@ -1,0 +1,205 @@
+"""What a run file holds, after it was checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import pydantic
+import pydantic_core
+import yaml
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from kgen.config.components import DEFAULTS, PARTS, ComponentConfig, check_sampling, resolve
+from kgen.config.options import check
+from kgen.config.overrides import apply_overrides
+from kgen.config.source import FALSE, FLOAT, INTEGER, NULL, TRUE, Origin, Source, read_file, show
+from kgen.errors import ConfigError, PluginError
+from kgen.signature import plain
+
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+def _folder_name(name: str) -> str:
+    if not re.fullmatch(r"[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]{0,99}", name):
+        raise ValueError(
+            f"names a folder: it needs 1 to 100 characters, no slash and no dot at its start, got {show(name)}"
+        )
+    return name
+
+
+Name = Annotated[str, pydantic.AfterValidator(_folder_name)]
+
+
+class _Section(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class FitConfig(_Section):
+    """How the pipeline is trained."""
+
+    steps: PositiveInt
+    """Training steps, of one batch each."""
+    batch_size: PositiveInt = 32
+    """Pictures a step, over all replicas and workers."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    """Peak learning rate of AdamW."""
+    warmup_steps: NonNegativeInt = 100
+    """Steps in which the learning rate rises from 0."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """How the learning rate goes on after the warm-up."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """AdamW's weight decay."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """Longest global gradient; null: no limit."""
+    ema: Annotated[float, Field(ge=0, lt=1)] | None = 0.999
+    """Decay a step of the average of the weights that samples are drawn with; null: no average."""
+    log_every: PositiveInt = 50
+    """Steps between rows of metrics.csv."""
+    checkpoint_every: PositiveInt = 500
+    """Steps between checkpoints."""
+    keep: PositiveInt = 2
+    """Newest checkpoints to keep."""
+    validate_every: PositiveInt = 500
+    """Steps between measurements of the validation loss."""
+
+
+class SampleConfig(_Section):
+    """What is drawn while training, and at its end."""
+
+    every: NonNegativeInt = 500
+    """Steps between sample grids; 0: none before the end."""
+    prompts: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """What to draw; null: up to 16 of the dataset's captions, held-out ones last."""
+    seed: Seed = 0
+    """Of the noise that pictures are made of."""
+    options: dict[str, Any] = {}
+    """Options of the generator's `generate`, such as steps or guidance; `decoder:` holds those of `decode`."""
+
+
+class EvaluateConfig(_Section):
+    """How a trained pipeline is scored."""
+
+    metrics: tuple[ComponentConfig, ...] = ()
+    """What to measure."""
+    copies: PositiveInt = 1
+    """Pictures a prompt."""
+    limit: PositiveInt = 256
+    """Most prompts of a split to draw."""
+    batch_size: PositiveInt = 64
+    """Pictures that are drawn together."""
+
+
+class RunConfig(_Section):
+    """One experiment: a dataset, three parts, and how to train, draw and score."""
+
+    name: Name
+    """Of the run, and of its directory; the file's by default."""
+    seed: Seed = 0
+    """Of the weights, the order of the data and the noise of training."""
+    precision: Literal["float32", "mixed_bfloat16"] = "float32"
+    """What the arithmetic of training is done in."""
+    distribute: Literal["none", "mirrored", "multi_worker", "tpu", "data_parallel"] = "none"
+    """Over which devices: mirrored, multi_worker and tpu on TensorFlow, data_parallel on JAX."""
+    data: ComponentConfig
+    """Captioned pictures."""
+    encoder: ComponentConfig
+    """Text -> condition."""
+    generator: ComponentConfig
+    """Noise and condition -> latent."""
+    decoder: ComponentConfig
+    """Latent -> image."""
+    condition_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of training examples that lose their condition; classifier-free guidance needs it."""
+    fit: FitConfig
+    sample: SampleConfig = SampleConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
+        """Reads and checks a run file; imports the classes of its components.
+
+        Args:
+            overrides: Such as ["fit.steps=10", "encoder.dim=64", "data.match=[red, blue]"]. A whole component is
+                replaced by "encoder=none".
+
+        Raises:
+            ConfigError: all that is wrong, one problem a line, each with its place.
+        """
+        path = Path(path)
+        return cls._build(read_file(path), overrides, path.stem)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], overrides: Sequence[str] = ()) -> Self:
+        """As `load`, from plain data; `name` is "run" by default."""
+        try:
+            copied = plain(dict(data))
+        except pydantic_core.PydanticSerializationError as error:
+            raise ConfigError(f"configuration: holds what YAML cannot: {error}") from error
+        return cls._build(Source(copied, Origin(0, "configuration")), overrides, "run")
+
+    @classmethod
+    def _build(cls, source: Source, overrides: Sequence[str], name: str) -> Self:
+        apply_overrides(source, overrides, DEFAULTS)
+        data = {"name": name, **source.data}
+        classes: dict[str, type[Any] | None] = {}
+        for key, kind in PARTS.items():
+            if (value := data.get(key, DEFAULTS[key])) is not None or key in data:
+                component, classes[key] = resolve(source, (key,), kind, value)
+                data[key] = component.model_dump()
+        sample, evaluate = data.get("sample"), data.get("evaluate")
+        if isinstance(sample, dict):
+            place = ("sample", "options")
+            try:
+                check_sampling(
+                    source, place, sample.get("options", {}), classes.get("generator"), classes.get("decoder")
+                )
+            except PluginError as error:
+                source.report(place, str(error))
+        if isinstance(evaluate, dict) and isinstance(metrics := evaluate.get("metrics"), list):
+            found = [resolve(source, ("evaluate", "metrics", i), "metric", m)[0] for i, m in enumerate(metrics)]
+            data["evaluate"] = {**evaluate, "metrics": [metric.model_dump() for metric in found]}
+        checked, problems = check(cls, data, "a run file")
+        for path, message in problems:
+            source.report(path, message)
+        source.raise_problems()
+        assert isinstance(checked, cls)
+        return checked
+
+    def dump(self) -> dict[str, Any]:
+        """The whole configuration as plain data, with every default; `from_dict` reads it."""
+        data = self.model_dump(mode="json")
+        data |= {key: getattr(self, key).dump() for key in PARTS}
+        data["evaluate"]["metrics"] = [metric.dump() for metric in self.evaluate.metrics]
+        return data
+
+    def to_yaml(self) -> str:
+        """`dump` as a run file; `load` reads it."""
+        return yaml.dump(self.dump(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `kgen.config.source` would read as something else than text."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+for _tag, _pattern in (("null", NULL), ("bool", TRUE), ("bool", FALSE), ("int", INTEGER), ("float", FLOAT)):
+    _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"({_pattern.pattern})\Z"), None)
+
+
+def sampling_options(overrides: Sequence[str], generator: type[Any], decoder: type[Any]) -> dict[str, Any]:
+    """Reads options for `Pipeline.generate`: ["steps=20", "guidance=3", "decoder.KEY=VALUE"].
+
+    Raises:
+        ConfigError: all that is wrong, one problem a line.
+    """
+    source = Source({}, Origin(0, "--set"))
+    apply_overrides(source, overrides, {})
+    source.raise_problems()
+    check_sampling(source, (), source.data, generator, decoder)
+    source.raise_problems()
+    return source.data

@@ -1,0 +1,84 @@
+"""The JSON schema (draft 2020-12) of a run file, for editors: with the options of every component installed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from kgen.config.components import DEFAULTS, PARTS
+from kgen.config.options import model_of, schema_of
+from kgen.config.run_config import RunConfig
+from kgen.errors import PluginError
+from kgen.plugins import registry
+from kgen.registry import KINDS, Component, Kind
+
+Schema = dict[str, Any]
+
+
+def run_file_schema() -> Schema:
+    """Describes run files; imports every component's class. One that cannot be imported may have any options."""
+    definitions: Schema = {}
+    for kind in KINDS:
+        definitions[kind] = _any_of_kind(kind, definitions)
+    schema = schema_of(RunConfig)
+    definitions |= {name: _section(schema["$defs"][name]) for name in ("FitConfig", "SampleConfig", "EvaluateConfig")}
+    properties = {name: dict(found) for name, found in schema["properties"].items()}
+    for key, kind in PARTS.items():
+        properties[key] = _refer(kind, description=properties[key].get("description", ""))
+        if (name := DEFAULTS[key]) is not None:
+            properties[key]["default"] = name
+    definitions["EvaluateConfig"]["properties"]["metrics"]["items"] = _refer("metric")
+    optional = {"name"} | {key for key, default in DEFAULTS.items() if default}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "kgen run file",
+        "description": schema["description"],
+        "type": "object",
+        "additionalProperties": False,
+        "required": [name for name in schema["required"] if name not in optional],
+        "properties": properties,
+        "$defs": definitions,
+    }
+
+
+def _section(schema: Schema) -> Schema:
+    return {**schema, "properties": dict(schema["properties"])}
+
+
+def _refer(name: str, **more: Any) -> Schema:
+    return {**more, "$ref": f"#/$defs/{name}"}
+
+
+def _any_of_kind(kind: Kind, definitions: Schema) -> Schema:
+    """One alternative a component: its bare name where it needs no options, and a mapping."""
+    components = registry().of_kind(kind)
+    alternatives: list[Schema] = []
+    bare: list[str] = []
+    for component in components:
+        names = [component.id]
+        if [other.name for other in components].count(component.name) == 1:
+            names.append(component.name)
+        mapping = _mapping(component, names, definitions)
+        alternatives.append(mapping)
+        if mapping["required"] == ["name"]:
+            bare += names
+    return {"anyOf": [{"type": "string", "enum": bare}, *alternatives]} if bare else {"anyOf": alternatives}
+
+
+def _mapping(component: Component, names: list[str], definitions: Schema) -> Schema:
+    """A component with its options; the types these need are added to `definitions`."""
+    try:
+        options = schema_of(model_of(component.load(), component.id))
+    except PluginError:
+        options = {"additionalProperties": True}
+    prefix = f"{component.kind}.{component.id.replace('/', '.')}."
+    text = json.dumps(options).replace('"#/$defs/', f'"#/$defs/{prefix}')
+    options = json.loads(text)
+    definitions |= {prefix + name: found for name, found in options.get("$defs", {}).items()}
+    return {
+        "type": "object",
+        "description": component.summary,
+        "properties": {"name": {"enum": names}, **options.get("properties", {})},
+        "required": ["name", *options.get("required", [])],
+        "additionalProperties": options.get("additionalProperties", False),
+    }

@@ -1,0 +1,96 @@
+"""The signature is the configuration: what holds for every kind of component."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pydantic
+
+from kgen.signature import WIRED, option_model, options
+
+
+class ConfigurationConformance:
+    """Checks that a component's options can be validated, shown, saved, and built again from what was saved."""
+
+    def build(self) -> Any:
+        """Makes a tiny component; every call a new one with the same options."""
+        raise NotImplementedError(f"{type(self).__name__}.build must return a tiny component")
+
+    def test_signature_is_typed(self) -> None:
+        """Every option has a type from which a validator and a JSON schema can be made."""
+        check_signature(type(self.build()))
+
+    def test_options_are_attributes(self) -> None:
+        component = self.build()
+        for name in options(type(component)):
+            assert hasattr(component, name), (
+                f"{type(component).__name__} takes '{name}', but has no attribute of that name: its configuration "
+                f"could not be saved; write self.{name} = {name}"
+            )
+
+    def test_configuration_is_plain_data(self) -> None:
+        component = self.build()
+        again = json.loads(json.dumps(component.config))
+        assert again == component.config, (
+            f"{type(component).__name__}.config does not survive JSON: {component.config} became {again}; keep each "
+            f"option under its own name as it was given"
+        )
+
+    def test_rebuilds_from_configuration(self) -> None:
+        component = self.build()
+        again = rebuild(component)
+        assert again.config == component.config, (
+            f"{type(component).__name__} built from its own configuration {component.config} has another one: "
+            f"{again.config}"
+        )
+
+    def test_refuses_unknown_options(self) -> None:
+        component = self.build()
+        try:
+            rebuild(component, no_such_option=1)
+        except (TypeError, ValueError):
+            return
+        raise AssertionError(
+            f"{type(component).__name__} swallows unknown keyword arguments, so that a misspelt option goes unseen: "
+            f"name the options, and pass only Keras's own on with **kwargs"
+        )
+
+
+def check_signature(function: Callable[..., Any]) -> None:
+    """Checks that an option model can be made of a constructor (given the class) or method."""
+    name = function.__qualname__
+    for option, parameter in options(function).items():
+        assert parameter.annotation is not Any, f"{name}: option '{option}' has no type"
+    try:
+        option_model(function, name).model_json_schema()
+    except pydantic.errors.PydanticUserError as error:
+        raise AssertionError(f"{name}: no validator can be made of the options' types: {error}") from error
+
+
+def check_method_options(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """Checks the options of `generate` or `decode`: named, typed, and allowing the values that the test gives."""
+    check_signature(function)
+    kinds = [parameter.kind for parameter in inspect.signature(function).parameters.values()]
+    assert inspect.Parameter.VAR_KEYWORD not in kinds, (
+        f"{function.__qualname__} takes **kwargs, so that a misspelt option goes unseen: name its options"
+    )
+    for option, parameter in options(function).items():
+        assert parameter.default is not parameter.empty, (
+            f"{function.__qualname__}: option '{option}' has no default, so that pictures cannot be made without it"
+        )
+    try:
+        option_model(function, function.__qualname__)(**given)
+    except pydantic.ValidationError as error:
+        raise AssertionError(f"{function.__qualname__} does not allow the options that the test gives: {error}") from error
+
+
+def rebuild(component: Any, **more: Any) -> Any:
+    """Builds a component again from its configuration, in the same spaces."""
+    cls = type(component)
+    checked = option_model(cls, cls.__name__)(**json.loads(json.dumps(component.config)))
+    wired = (WIRED - {"self"}) & set(inspect.signature(cls).parameters)
+    own = {name: getattr(checked, name) for name in type(checked).model_fields}
+    return cls(**{name: getattr(component, name) for name in wired}, **own, **more)

@@ -1,0 +1,211 @@
+"""What every generator must fulfil."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+from keras import ops
+
+from kgen.components.generator import Generator
+from kgen.random import NoiseSpec, draw
+from kgen.signature import options
+from kgen.testing.configuration import check_method_options
+from kgen.testing.execution import Runner, perturb, reseed, rows, tensors, unchanged
+from kgen.testing.inputs import random_conditions, random_latents
+from kgen.testing.losses import BATCH, Batch, LossConformance
+
+Options = Mapping[str, Any]
+
+
+class GeneratorConformance(LossConformance):
+    """Checks a generator: subclass it, and give `build`, which returns a tiny one."""
+
+    generate_options: ClassVar[Sequence[Options]] = ({},)
+    """Options of `generate` to check, each set by itself: every sampler with a few steps, say."""
+
+    conditional: ClassVar[bool] = True
+    """False for a generator that ignores its condition."""
+
+    deterministic: ClassVar[bool] = False
+    """True for a generator that makes the same picture whatever the noise."""
+
+    tolerance: ClassVar[float] = 1e-4
+    """How far a picture may differ alone and in a batch."""
+
+    # ---- training -------------------------------------------------------------------------------------------------
+
+    def loss_batch(self, component: Generator, seed: int = 0) -> Batch:
+        return {
+            "x": random_latents(component.space, BATCH, seed),
+            "condition": random_conditions(component.condition_space, BATCH, seed),
+        }
+
+    def loss_of(self, component: Generator, batch: Batch, training: bool) -> Mapping[str, Any]:
+        return component.compute_losses(batch["x"], batch["condition"], training)
+
+    def test_accepts_its_space(self) -> None:
+        component = self.build()
+        assert component.space.kind in component.accepts, (
+            f"{type(component).__name__}.accepts {component.accepts} lacks the kind of its own space "
+            f"({component.space}): kgen would refuse it"
+        )
+
+    def test_condition_matters(self) -> None:
+        if not self.conditional:
+            return
+        component = self.ready()
+        perturb(component)
+        batch = self.loss_batch(component)
+        other = {**batch, "condition": random_conditions(component.condition_space, BATCH, seed=5)}
+        before, after = (self._losses(component, b, False)["loss"] for b in (batch, other))
+        assert not np.allclose(before, after, rtol=1e-6), "'loss' is the same for any text: the condition is not used"
+
+    # ---- sampling -------------------------------------------------------------------------------------------------
+
+    def _generate(self, component: Generator, batch: Batch, given: Options) -> np.ndarray:
+        """Samples as the pipeline does: traced, or compiled, as a whole."""
+
+        def function(b: Batch, training: bool) -> Any:
+            return component.generate(b["condition"], b["null"], b.get("noise", {}), **given)
+
+        return Runner(component, function).run(batch)  # type: ignore[no-any-return]
+
+    def _sampling_batch(self, component: Generator, given: Options, seed: int = 0) -> Batch:
+        condition = random_conditions(component.condition_space, BATCH, seed=0)
+        null = rows(random_conditions(component.condition_space, 1, seed=9), [0] * BATCH)
+        noise = draw(component.noise_spec(**given), [(seed, copy) for copy in range(BATCH)])
+        return {"condition": condition, "null": null, **({"noise": noise} if noise else {})}
+
+    def _sampler(self) -> Generator:
+        """A component as after some training."""
+        component: Generator = self.ready()
+        perturb(component)
+        return component
+
+    def test_generate_options(self) -> None:
+        """Named, typed, each with a default, and `noise_spec` takes the same."""
+        component = self.build()
+        for given in self.generate_options:
+            check_method_options(type(component).generate, given)
+        defaults = {name: p.default for name, p in options(type(component).generate).items()}
+        for given in ({}, defaults, *self.generate_options):
+            specs = component.noise_spec(**given)
+            assert all(isinstance(spec, NoiseSpec) for spec in specs.values()), (
+                f"noise_spec must return NoiseSpecs by name, not {specs}"
+            )
+
+    def test_generates_what_the_space_says(self) -> None:
+        component = self._sampler()
+        before = len(component.variables)
+        for given in self.generate_options:
+            x = self._generate(component, self._sampling_batch(component, given), given)
+            _check_latents(x, component, given)
+        assert len(component.variables) == before, "generate creates weights: create them where training does"
+
+    def test_same_noise_same_sample(self) -> None:
+        """Pictures depend on the noise that they are given alone, not on any state or seed of the generator."""
+        component = self._sampler()
+        for given in self.generate_options:
+            batch = self._sampling_batch(component, given)
+            reseed(component, 1)
+            with unchanged(component):
+                first = self._generate(component, batch, given)
+            reseed(component, 2)
+            second = self._generate(component, batch, given)
+            assert np.allclose(first, second, atol=1e-6), (
+                f"generate({_show(given)}) with the same noise makes another sample: draw no random numbers in it but "
+                f"those that noise_spec declares (a 'key' gives as many as wanted, through kgen.random)"
+            )
+
+    def test_other_noise_other_sample(self) -> None:
+        component = self._sampler()
+        for given in self.generate_options:
+            samples = [self._generate(component, self._sampling_batch(component, given, s), given) for s in (0, 1)]
+            same = np.allclose(*samples, atol=1e-6)
+            assert self.deterministic or not same, f"generate({_show(given)}) makes the same sample from other noise"
+
+    def test_alone_as_in_a_batch(self) -> None:
+        """A picture depends on its own row of the arguments alone."""
+        component = self._sampler()
+        for given in self.generate_options:
+            batch = self._sampling_batch(component, given)
+            together = self._generate(component, batch, given)
+            for index in (0, BATCH - 1):
+                alone = self._generate(component, rows(batch, slice(index, index + 1)), given)
+                np.testing.assert_allclose(
+                    alone[0],
+                    together[index],
+                    rtol=0,
+                    atol=self.tolerance,
+                    err_msg=f"generate({_show(given)}): picture {index} differs alone and in a batch",
+                )
+
+    def test_guidance_as_declared(self) -> None:
+        component = self._sampler()
+        named = "guidance" in options(type(component).generate)
+        assert named == component.guidable, (
+            f"guidable is {component.guidable}, but generate {'takes' if named else 'does not take'} 'guidance'"
+        )
+        if not named:
+            return
+        given = dict(self.generate_options[0])
+        batch = self._sampling_batch(component, given)
+        weak, strong = (self._generate(component, batch, {**given, "guidance": w}) for w in (1.0, 4.0))
+        assert np.isfinite(strong).all(), "generate(guidance=4.0) is not finite"
+        assert not np.allclose(weak, strong, atol=1e-6), "generate makes the same sample whatever the guidance"
+
+    def test_generates_in_mixed_precision(self) -> None:
+        before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        try:
+            component = self._sampler()
+            given = self.generate_options[0]
+            _check_latents(self._generate(component, self._sampling_batch(component, given), given), component, given)
+        finally:
+            keras.config.set_dtype_policy(before)
+
+    # ---- likelihood -----------------------------------------------------------------------------------------------
+
+    def test_likelihood_as_declared(self) -> None:
+        component = self._sampler()
+        has = type(component).log_likelihood is not Generator.log_likelihood
+        assert has == (component.likelihood is not None), (
+            f"likelihood is {component.likelihood!r}, but log_likelihood is {'' if has else 'not '}implemented"
+        )
+        if not has:
+            return
+        batch = self.loss_batch(component)
+        changed = {**batch, "x": np.concatenate([random_latents(component.space, 1, 1), batch["x"][1:]])}
+        first, second = (self._log_likelihood(component, b) for b in (batch, changed))
+        assert first.shape == (BATCH,), f"log_likelihood must be one number an example, (B,), not {first.shape}"
+        assert np.isfinite(first).all(), f"log_likelihood is not finite: {first}"
+        assert not np.isclose(first[0], second[0], rtol=1e-7), "log_likelihood does not depend on x"
+        np.testing.assert_allclose(
+            second[1:], first[1:], rtol=1e-4, atol=1e-4, err_msg="log_likelihood mixes the examples of a batch"
+        )
+
+    def _log_likelihood(self, component: Generator, batch: Batch) -> np.ndarray:
+        batch = tensors(batch)
+        with unchanged(component):
+            return ops.convert_to_numpy(component.log_likelihood(batch["x"], batch["condition"]))  # type: ignore[no-any-return]
+
+
+def _check_latents(x: np.ndarray, component: Generator, given: Options) -> None:
+    space = component.space
+    what = f"generate({_show(given)})"
+    assert x.shape == (BATCH, *space.shape), f"{what} must make {(BATCH, *space.shape)}, not {x.shape}"
+    if space.kind == "tokens":
+        assert x.dtype.kind in "iu", f"{what} must make integers for {space}, not {x.dtype}"
+        assert space.vocabulary is not None and x.min() >= 0 and x.max() < space.vocabulary, (
+            f"{what} must make tokens 0..{space.vocabulary}, but made {x.min()}..{x.max()}"
+        )
+    else:
+        assert x.dtype == np.float32, f"{what} must make float32, not {x.dtype}"
+        assert np.isfinite(x).all(), f"{what} is not finite"
+
+
+def _show(given: Options) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in given.items())

@@ -1,0 +1,95 @@
+"""Small real parts for tests of the core, which must not depend on any plugin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from kgen import ConditionSpace, Dataset, Encoder, Generator, NoiseSpec, SeedGenerator, Space
+from kgen.components.dataset import Split
+
+
+class Words(Encoder):
+    """A learned vector for every caption."""
+
+    def __init__(self, *, dim: int = 8, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.dim = dim
+        self.words: tuple[str, ...] = ()
+
+    @property
+    def condition_space(self) -> ConditionSpace:
+        return ConditionSpace(1, self.dim)
+
+    def adapt(self, texts: Sequence[str]) -> None:
+        self.words = tuple(sorted(set(texts)))
+
+    def build(self, input_shape: Any) -> None:
+        self.table = self.add_weight(shape=(len(self.words) + 2, self.dim), initializer="normal", name="table")
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        index = {"": 0, **{word: i + 2 for i, word in enumerate(self.words)}}
+        return {"id": np.array([index.get(text, 1) for text in texts], np.int32)}
+
+    def call(self, tokens: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        pooled = ops.take(self.table, tokens["id"], axis=0)
+        return {"sequence": pooled[:, None], "mask": ops.ones_like(pooled[:, :1]), "pooled": pooled}
+
+    def save_assets(self, path: str | Path) -> None:
+        (Path(path) / "words.txt").write_text("\n".join(self.words))
+
+    def load_assets(self, path: str | Path) -> None:
+        self.words = tuple((Path(path) / "words.txt").read_text().split("\n"))
+
+
+class Painter(Generator):
+    """A mean image for every condition; training looks through noise of a given strength."""
+
+    def __init__(
+        self, space: Space, condition_space: ConditionSpace, *, width: int = 16, noise: float = 0.1, **kwargs: Any
+    ) -> None:
+        super().__init__(space, condition_space, **kwargs)
+        self.width = width
+        self.noise = noise
+        self.net = keras.Sequential([keras.layers.Dense(width, activation="tanh"), keras.layers.Dense(space.size)])
+        self.seed_generator = SeedGenerator()
+
+    def mean(self, condition: dict[str, Any]) -> Any:
+        return ops.reshape(self.net(condition["pooled"]), (-1, *self.space.shape))
+
+    def compute_losses(self, x: Any, condition: dict[str, Any], training: bool) -> dict[str, Any]:
+        noise = self.noise * keras.random.normal(ops.shape(x), seed=self.seed_generator)
+        loss = ops.mean(ops.square(x + noise - self.mean(condition)), axis=(1, 2, 3))
+        return {"loss": loss, "noise": ops.mean(noise, axis=(1, 2, 3))}
+
+    def noise_spec(self, **options: Any) -> dict[str, NoiseSpec]:
+        return {"z": NoiseSpec("normal", self.space.shape)}
+
+    def generate(
+        self, condition: dict[str, Any], null_condition: dict[str, Any], noise: dict[str, Any], *, spread: float = 0.1
+    ) -> Any:
+        return self.mean(condition) + spread * noise["z"]
+
+
+class Patterns(Dataset):
+    """Random pictures that never change, each with a caption of its own; the last one is held out."""
+
+    def __init__(self, *, count: int = 24, size: int = 8) -> None:
+        self.count, self.size = count, size
+        self._pictures = np.random.default_rng(0).integers(0, 256, (count, size, size, 3)).astype(np.uint8)
+
+    @property
+    def image_space(self) -> Space:
+        return Space("continuous", (self.size, self.size, 3))
+
+    def captions(self, split: Split) -> list[str]:
+        names = [f"pattern {i}" for i in range(self.count)]
+        return {"train": names[:-1], "validation": [], "holdout": names[-1:]}[split]
+
+    def image(self, split: Split, index: int) -> np.ndarray:
+        return self._pictures[index if split == "train" else -1]

@@ -1,0 +1,76 @@
+"""N devices compute what one computes on the same global batch; where a loss has noise, theirs differs."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+JOB = Path(__file__).parent / "replicas_job.py"
+
+
+def start(backend: str, mode: str, devices: int, noise: float, out: Path, **env: str) -> subprocess.Popen[str]:
+    variables = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", **env}
+    command = [sys.executable, str(JOB), mode, str(devices), str(noise), str(out)]
+    return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def result(process: subprocess.Popen[str], out: Path) -> dict[str, np.ndarray]:
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output[-3000:]
+    return dict(np.load(out))
+
+
+def job(backend: str, mode: str, devices: int, noise: float, out: Path) -> dict[str, np.ndarray]:
+    return result(start(backend, mode, devices, noise, out), out)
+
+
+def same(one: dict[str, Any], many: dict[str, Any]) -> None:
+    weights = [name for name in one if name[0] in "wa" and name[1:].isdigit()]
+    assert len(weights) == 10  # the table, two layers of two weights, and their averages
+    for name in weights:
+        np.testing.assert_allclose(many[name], one[name], atol=1e-5, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def one_device(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    return job("tensorflow", "none", 1, 0.0, tmp_path_factory.mktemp("one") / "one.npz")
+
+
+def test_two_mirrored_devices_equal_one(one_device: dict[str, np.ndarray], tmp_path: Path) -> None:
+    two = job("tensorflow", "mirrored", 2, 0.0, tmp_path / "two.npz")
+    assert two["replicas"] == 2
+    same(one_device, two)
+    first, second = two["drawn"]
+    assert np.abs(first - second).min() > 1e-3  # the replicas draw different noise
+
+
+def test_two_workers_equal_one_device(one_device: dict[str, np.ndarray], tmp_path: Path) -> None:
+    with socket.socket() as a, socket.socket() as b:
+        a.bind(("127.0.0.1", 0))
+        b.bind(("127.0.0.1", 0))
+        workers = [f"127.0.0.1:{s.getsockname()[1]}" for s in (a, b)]
+    processes = []
+    for index in range(2):
+        config = json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}})
+        out = tmp_path / f"worker{index}.npz"
+        processes.append((start("tensorflow", "multi_worker", 1, 0.0, out, TF_CONFIG=config), out))
+    first, second = (result(process, out) for process, out in processes)
+    assert first["replicas"] == 2
+    same(one_device, first)
+    same(one_device, second)
+    assert np.abs(first["drawn"] - second["drawn"]).min() > 1e-3
+
+
+def test_two_jax_devices_equal_one(tmp_path: Path) -> None:
+    one = job("jax", "none", 1, 0.1, tmp_path / "one.npz")
+    two = job("jax", "data_parallel", 2, 0.1, tmp_path / "two.npz")
+    assert two["replicas"] == 2
+    same(one, two)

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from kgen.errors import ConfigError, PluginError
+from kgen.registry import Component, Provenance, Registrar, Registry
+
+FRUIT = Provenance("fruit", "kgen-plugin-fruit", "1.0")
+NUTS = Provenance("nuts", "kgen-plugin-nuts", "2.0")
+
+
+@pytest.fixture
+def registry() -> Registry:
+    registry = Registry()
+    fruit, nuts = Registrar(registry, FRUIT), Registrar(registry, NUTS)
+    fruit.encoder("apple", "fruit.parts:Apple", summary="Red")
+    fruit.generator("pear", "fruit.parts:Pear", summary="Green")
+    nuts.generator("pear", "nuts.parts:Pear", summary="Hard")
+    nuts.generator("cashew", "json:JSONDecoder", summary="Bent")
+    return registry
+
+
+def test_a_component_is_found_by_full_id_and_by_a_bare_name_while_it_is_unique(registry: Registry) -> None:
+    apple = Component("encoder", "apple", "fruit.parts:Apple", "Red", FRUIT)
+    assert registry.find("encoder", "fruit/apple") == registry.find("encoder", "apple") == apple
+    assert apple.id == "fruit/apple"
+    assert registry.find("generator", "nuts/pear").summary == "Hard"
+
+
+def test_an_ambiguous_bare_name_is_refused_and_both_are_named(registry: Registry) -> None:
+    with pytest.raises(ConfigError, match="generator 'pear' is ambiguous: write one of 'fruit/pear', 'nuts/pear'"):
+        registry.find("generator", "pear")
+
+
+@pytest.mark.parametrize("name, near", [("cashw", "'cashew'"), ("nuts/cashw", "'nuts/cashew'")])
+def test_near_names_are_suggested(registry: Registry, name: str, near: str) -> None:
+    with pytest.raises(ConfigError, match=f"unknown generator '{name}': did you mean {near}"):
+        registry.find("generator", name)
+
+
+def test_a_name_of_another_kind_is_unknown_and_what_there_is_gets_listed(registry: Registry) -> None:
+    with pytest.raises(ConfigError, match="unknown decoder 'apple': there are none"):
+        registry.find("decoder", "apple")
+    with pytest.raises(ConfigError, match="unknown encoder 'zzz': there are 'fruit/apple'"):
+        registry.find("encoder", "zzz")
+
+
+def test_a_broken_plugin_is_named_where_it_may_be_the_reason_and_only_there(registry: Registry) -> None:
+    registry.broken[Provenance("berries", "kgen-plugin-berries", "3.0")] = "ImportError: no water"
+    reason = r"plugin 'berries' \(kgen-plugin-berries\) could not be loaded: ImportError: no water"
+    for name in ("berries/strawberry", "strawberry"):
+        with pytest.raises(ConfigError, match=reason):
+            registry.find("generator", name)
+    with pytest.raises(ConfigError) as caught:
+        registry.find("generator", "vegetables/leek")
+    assert "berries" not in str(caught.value)
+
+
+def test_the_same_id_twice_is_an_error_within_a_kind_and_fine_across_kinds(registry: Registry) -> None:
+    with pytest.raises(PluginError, match="encoder 'fruit/apple' is registered twice"):
+        Registrar(registry, FRUIT).encoder("apple", "fruit.other:Apple", summary="Another")
+    Registrar(registry, FRUIT).decoder("apple", "fruit.other:Apple", summary="Another kind")
+    assert registry.find("encoder", "apple").target == "fruit.parts:Apple"
+
+
+@pytest.mark.parametrize("name", ["", "a/b"])
+def test_a_name_must_not_be_empty_or_hold_a_slash(registry: Registry, name: str) -> None:
+    with pytest.raises(PluginError, match="must not be empty or hold '/'"):
+        Registrar(registry, FRUIT).metric(name, "a:B", summary="")
+
+
+@pytest.mark.parametrize("target", ["fruit.parts", "a:b:c", ""])
+def test_a_target_must_name_module_and_class(registry: Registry, target: str) -> None:
+    with pytest.raises(PluginError, match=r"the target must read 'package\.module:Class'"):
+        Registrar(registry, FRUIT).dataset("fig", target, summary="")
+
+
+def test_declaring_imports_nothing_and_load_imports_the_class(registry: Registry) -> None:
+    import json
+
+    assert "fruit" not in sys.modules
+    assert registry.find("generator", "cashew").load() is json.JSONDecoder
+
+
+@pytest.mark.parametrize(
+    "target, reason",
+    [
+        ("fruit.parts:Apple", "ModuleNotFoundError: No module named 'fruit'"),
+        ("json:Nothing", "has no attribute 'Nothing'"),
+    ],
+)
+def test_a_class_that_cannot_be_imported_names_plugin_and_reason(registry: Registry, target: str, reason: str) -> None:
+    Registrar(registry, FRUIT).metric("m", target, summary="")
+    with pytest.raises(PluginError, match=f"metric 'fruit/m' of kgen-plugin-fruit 1.0 cannot be imported.*{reason}"):
+        registry.find("metric", "m").load()
+
+
+def test_the_components_of_a_kind_come_in_the_order_of_their_ids(registry: Registry) -> None:
+    assert [c.id for c in registry.of_kind("generator")] == ["fruit/pear", "nuts/cashew", "nuts/pear"]
+    assert registry.of_kind("metric") == []
