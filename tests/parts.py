@@ -60,7 +60,7 @@ class Painter(Generator):
         self.seed_generator = SeedGenerator()
 
     def mean(self, condition: dict[str, Any]) -> Any:
-        return ops.reshape(self.net(condition["pooled"]), (-1, *self.space.shape))
+        return ops.cast(ops.reshape(self.net(condition["pooled"]), (-1, *self.space.shape)), "float32")
 
     def compute_losses(self, x: Any, condition: dict[str, Any], training: bool) -> dict[str, Any]:
         noise = self.noise * keras.random.normal(ops.shape(x), seed=self.seed_generator)

@@ -53,7 +53,7 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
             training: As in Keras.
 
         Returns:
-            Arrays (B,), float32. "loss" is minimised; the others are reported.
+            Arrays (B,), float32 also under mixed precision, where layers give less. "loss" is minimised; the others are reported.
         """
         raise NotImplementedError
 

@@ -42,7 +42,7 @@ def resolve(source: Source, path: KeyPath, kind: Kind, value: Any) -> tuple[Comp
     nothing = ComponentConfig(name="?")
     given = {"name": value} if isinstance(value, str) else value
     if not isinstance(given, dict):
-        source.report(path, f"must be the name of a {kind}, or a mapping with 'name' and options, got {show(value)}")
+        source.report(path, f"must be the name of one {kind}, or a mapping with 'name' and options, got {show(value)}")
         return nothing, None
     options = {key: option for key, option in given.items() if key != "name"}
     if not isinstance(name := given.get("name"), str):

@@ -206,7 +206,7 @@ class _Builder:
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
             key = self.node(event, path, depth + 1)
             at = self.place(event.start_mark.line + 1)
-            if key == MERGE and event.style is None:
+            if key == MERGE and event.implicit[0]:
                 self.refuse(event, "merge keys (<<) are not allowed")
             elif not isinstance(key, str):
                 self.refuse(event, f"keys must be text, not {show(key)}: quote it")

@@ -18,6 +18,10 @@ MEMORY_LIMIT = 2**30
 """Bytes of decoded pictures that are kept in memory."""
 
 
+ENDLESS = 2**32
+"""Passes over the data in "endless" training: their length must still fit into an index."""
+
+
 class Loader:
     """Reads a split of a dataset in batches.
 
@@ -51,7 +55,7 @@ class Loader:
 
     def training(self, *, start: int = 0, seed: int = 0) -> grain.IterDataset:
         """Batches, from step `start` on, of endless passes over the split, each in a new order."""
-        rows = grain.MapDataset.range(len(self.captions)).seed(seed).shuffle().repeat()
+        rows = grain.MapDataset.range(len(self.captions)).seed(seed).shuffle().repeat(ENDLESS)
         rows = rows[self.shard :: self.shards].batch(self.batch_size // self.shards)
         return self._read(rows[start:])
 

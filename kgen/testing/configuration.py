@@ -84,7 +84,9 @@ def check_method_options(function: Callable[..., Any], given: Mapping[str, Any])
     try:
         option_model(function, function.__qualname__)(**given)
     except pydantic.ValidationError as error:
-        raise AssertionError(f"{function.__qualname__} does not allow the options that the test gives: {error}") from error
+        raise AssertionError(
+            f"{function.__qualname__} does not allow the options that the test gives: {error}"
+        ) from error
 
 
 def rebuild(component: Any, **more: Any) -> Any:

@@ -14,7 +14,7 @@ from kgen.random import NoiseSpec, draw
 from kgen.signature import options
 from kgen.testing.configuration import check_method_options
 from kgen.testing.execution import Runner, perturb, reseed, rows, tensors, unchanged
-from kgen.testing.inputs import random_conditions, random_latents
+from kgen.testing.inputs import check_in_space, random_conditions, random_latents
 from kgen.testing.losses import BATCH, Batch, LossConformance
 
 Options = Mapping[str, Any]
@@ -102,7 +102,7 @@ class GeneratorConformance(LossConformance):
         before = len(component.variables)
         for given in self.generate_options:
             x = self._generate(component, self._sampling_batch(component, given), given)
-            _check_latents(x, component, given)
+            check_in_space(x, component.space, BATCH, f"generate({_show(given)})")
         assert len(component.variables) == before, "generate creates weights: create them where training does"
 
     def test_same_noise_same_sample(self) -> None:
@@ -163,9 +163,10 @@ class GeneratorConformance(LossConformance):
         try:
             component = self._sampler()
             given = self.generate_options[0]
-            _check_latents(self._generate(component, self._sampling_batch(component, given), given), component, given)
+            x = self._generate(component, self._sampling_batch(component, given), given)
         finally:
             keras.config.set_dtype_policy(before)
+        check_in_space(x, component.space, BATCH, f"generate({_show(given)}) in mixed precision")
 
     # ---- likelihood -----------------------------------------------------------------------------------------------
 
@@ -191,20 +192,6 @@ class GeneratorConformance(LossConformance):
         batch = tensors(batch)
         with unchanged(component):
             return ops.convert_to_numpy(component.log_likelihood(batch["x"], batch["condition"]))  # type: ignore[no-any-return]
-
-
-def _check_latents(x: np.ndarray, component: Generator, given: Options) -> None:
-    space = component.space
-    what = f"generate({_show(given)})"
-    assert x.shape == (BATCH, *space.shape), f"{what} must make {(BATCH, *space.shape)}, not {x.shape}"
-    if space.kind == "tokens":
-        assert x.dtype.kind in "iu", f"{what} must make integers for {space}, not {x.dtype}"
-        assert space.vocabulary is not None and x.min() >= 0 and x.max() < space.vocabulary, (
-            f"{what} must make tokens 0..{space.vocabulary}, but made {x.min()}..{x.max()}"
-        )
-    else:
-        assert x.dtype == np.float32, f"{what} must make float32, not {x.dtype}"
-        assert np.isfinite(x).all(), f"{what} is not finite"
 
 
 def _show(given: Options) -> str:

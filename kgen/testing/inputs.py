@@ -1,4 +1,4 @@
-"""Random inputs of the shapes that spaces describe."""
+"""Random inputs of the shapes that spaces describe, and the check that outputs have them."""
 
 from __future__ import annotations
 
@@ -24,3 +24,16 @@ def random_conditions(space: ConditionSpace, count: int, seed: int) -> dict[str,
         "mask": (np.arange(space.length) < lengths[:, None]).astype("float32"),  # (B, L)
         "pooled": rng.standard_normal((count, space.pooled_dim)).astype("float32"),  # (B, P)
     }
+
+
+def check_in_space(value: np.ndarray, space: Space, count: int, what: str) -> None:
+    """Checks a batch's shape, type and range."""
+    assert value.shape == (count, *space.shape), f"{what} must make {(count, *space.shape)}, not {value.shape}: {space}"
+    if space.kind == "tokens":
+        assert value.dtype == np.int32, f"{what} must make int32, not {value.dtype}"
+        assert space.vocabulary is not None and value.min() >= 0 and value.max() < space.vocabulary, (
+            f"{what} must make tokens 0..{space.vocabulary}, but made {value.min()}..{value.max()}"
+        )
+    else:
+        assert value.dtype == np.float32, f"{what} must make float32, not {value.dtype}"
+        assert np.isfinite(value).all(), f"{what} is not finite"

@@ -1,0 +1,112 @@
+"""What every dataset must fulfil."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
+
+import numpy as np
+
+from kgen.components.dataset import Dataset, Split
+from kgen.testing.configuration import ConfigurationConformance
+
+SPLITS: tuple[Split, ...] = ("train", "validation", "holdout")
+
+
+class DatasetConformance(ConfigurationConformance):
+    """Checks a dataset: subclass it, and give `build`, which returns a small one (or a small part of it)."""
+
+    pictures: ClassVar[int] = 24
+    """How many pictures a split to read at most."""
+
+    def build(self) -> Dataset:
+        raise NotImplementedError(f"{type(self).__name__}.build must return a small dataset")
+
+    def _some(self, dataset: Dataset) -> list[tuple[Split, int]]:
+        """Examples spread over every split."""
+        found: list[tuple[Split, int]] = []
+        for split in SPLITS:
+            count = len(dataset.captions(split))
+            found += [(split, i) for i in sorted({int(n) for n in np.linspace(0, count - 1, self.pictures)}) if count]
+        return found
+
+    def test_captions_are_texts(self) -> None:
+        dataset = self.build()
+        assert len(dataset.captions("train")), "the split 'train' is empty: raise DataError where nothing is found"
+        for split in SPLITS:
+            for index, caption in enumerate(dataset.captions(split)):
+                assert isinstance(caption, str) and caption.strip(), f"caption {index} of '{split}' is {caption!r}"
+
+    def test_pictures_are_what_the_space_says(self) -> None:
+        dataset = self.build()
+        space = dataset.image_space
+        assert space.kind == "continuous" and len(space.shape) == 3, (
+            f"image_space must be continuous, (height, width, channels), not {space}"
+        )
+        for split, index in self._some(dataset):
+            image = dataset.image(split, index)
+            assert type(image) is np.ndarray and image.dtype == np.uint8, (
+                f"picture {index} of '{split}' must be a numpy array of uint8, not {type(image)} of "
+                f"{getattr(image, 'dtype', '?')}"
+            )
+            assert image.shape == space.shape, f"picture {index} of '{split}' is {image.shape}, not {space.shape}"
+
+    def test_pictures_differ(self) -> None:
+        dataset = self.build()
+        pictures = [dataset.image(*where).tobytes() for where in self._some(dataset)]
+        assert len(pictures) == 1 or len(set(pictures)) > 1, "all pictures are the same"
+
+    def test_reading_is_deterministic(self) -> None:
+        """Example i is always the same: in another process, another order, after its array was written to."""
+        first, second = self.build(), self.build()
+        for split in SPLITS:
+            assert list(first.captions(split)) == list(second.captions(split)), (
+                f"the captions of '{split}' differ between two datasets of the same options"
+            )
+        where = self._some(first)
+        before = [np.array(first.image(*w)) for w in where]
+        for w in where:
+            image = first.image(*w)
+            if image.flags.writeable:
+                image[:] = 0
+        after = [first.image(*w) for w in where]
+        other = [second.image(*w) for w in reversed(where)][::-1]
+        for w, a, b, c in zip(where, before, after, other, strict=True):
+            assert np.array_equal(a, b), f"picture {w} differs when it is read again, after its array was written to"
+            assert np.array_equal(a, c), f"picture {w} differs between two datasets of the same options"
+
+    def test_reading_is_thread_safe(self) -> None:
+        dataset = self.build()
+        where = self._some(dataset) * 4
+        expected = [np.array(dataset.image(*w)) for w in where]
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda w: dataset.example(*w), where))
+        for (split, index), image, example in zip(where, expected, found, strict=True):
+            assert np.array_equal(image, example["image"]), f"picture {index} of '{split}' differs by thread"
+            assert example["caption"] == dataset.captions(split)[index], (
+                f"caption {index} of '{split}' differs by thread"
+            )
+
+    def test_splits_are_disjoint(self) -> None:
+        """What is held out is seen in no other split; no validation example is a training example."""
+        dataset = self.build()
+        captions = {split: set(dataset.captions(split)) for split in SPLITS}
+        for split in ("train", "validation"):
+            both = sorted(captions[split] & captions["holdout"])
+            assert not both, f"captions that are held out are in '{split}' too: {both[:5]}"
+        train, validation = (
+            {(dataset.captions(s)[i], dataset.image(s, i).tobytes()) for s, i in self._some(dataset) if s == split}
+            for split in ("train", "validation")
+        )
+        assert not train & validation, "examples of 'validation' are in 'train' too"
+
+    def test_fingerprint_is_stable(self) -> None:
+        first, second = self.build().fingerprint(), self.build().fingerprint()
+        assert isinstance(first, str) and first, f"fingerprint must be a text, not {first!r}"
+        assert first == second, f"the same data have two fingerprints, {first} and {second}: a run could not go on"
+
+    def test_problems_and_credit(self) -> None:
+        dataset = self.build()
+        assert isinstance(dataset.credit, str), f"credit must be a text, not {dataset.credit!r}"
+        for problem in dataset.problems():
+            assert problem.where and problem.what, f"a problem must say where and what: {problem}"

@@ -1,0 +1,80 @@
+"""What every metric must fulfil."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from kgen.components.dataset import Dataset, Split
+from kgen.components.metric import Metric
+from kgen.testing.configuration import ConfigurationConformance
+
+Bounds = Mapping[str, tuple[float, float]]
+
+
+class MetricConformance(ConfigurationConformance):
+    """Checks a metric: subclass it, and give `build` (the metric) and `dataset` (a small one that it can score).
+
+    `real` and `noise` say what it must find for the dataset's own pictures, and for noise.
+    """
+
+    split: ClassVar[Split] = "train"
+
+    count: ClassVar[int] = 64
+    """How many of the dataset's pictures to score."""
+
+    real: ClassVar[Bounds] = {}
+    """By the score's name the least and the greatest value for the dataset's own pictures."""
+
+    noise: ClassVar[Bounds] = {}
+    """The same for pictures of uniform noise."""
+
+    def dataset(self) -> Dataset:
+        raise NotImplementedError(f"{type(self).__name__}.dataset must return a small dataset")
+
+    def _score(self, metric: Metric, images: np.ndarray, dataset: Dataset) -> dict[str, float]:
+        prompts = list(dataset.captions(self.split))[: len(images)]
+        return dict(metric(images, prompts, self.split, dataset))
+
+    def _real(self, dataset: Dataset) -> np.ndarray:
+        count = min(self.count, len(dataset.captions(self.split)))
+        return np.stack([dataset.image(self.split, index) for index in range(count)])
+
+    def test_dataset_fits(self) -> None:
+        metric, dataset = self.build(), self.dataset()
+        assert metric.requires is None or isinstance(dataset, metric.requires), (
+            f"{type(metric).__name__} needs a dataset of {metric.requires}, not {type(dataset)}"
+        )
+
+    def test_scores_are_named_numbers(self) -> None:
+        metric, dataset = self.build(), self.dataset()
+        images = self._real(dataset)
+        kept = images.copy()
+        scores = self._score(metric, images, dataset)
+        assert scores, f"{type(metric).__name__} returns no score"
+        for name, value in scores.items():
+            assert isinstance(name, str) and np.isfinite(float(value)), (
+                f"{name!r} must be a finite number, not {value!r}"
+            )
+        assert np.array_equal(images, kept), f"{type(metric).__name__} writes to the pictures that it is given"
+        again = self._score(self.build(), images, dataset)
+        assert again == scores, f"the same pictures have two scores, {scores} and {again}"
+
+    def test_real_pictures_score_as_they_must(self) -> None:
+        dataset = self.dataset()
+        self._check(self._score(self.build(), self._real(dataset), dataset), self.real, "the dataset's own pictures")
+
+    def test_noise_scores_as_it_must(self) -> None:
+        dataset = self.dataset()
+        shape = self._real(dataset).shape
+        noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        self._check(self._score(self.build(), noise, dataset), self.noise, "noise")
+
+    def _check(self, scores: Mapping[str, Any], bounds: Bounds, what: str) -> None:
+        for name, (least, greatest) in bounds.items():
+            assert name in scores, f"there is no score '{name}' among {sorted(scores)}"
+            assert least <= scores[name] <= greatest, (
+                f"'{name}' of {what} is {scores[name]}, but must lie between {least} and {greatest}"
+            )

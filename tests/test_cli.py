@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+from command_line import EXECUTABLE, Trained, environment
+from PIL import Image
+
+from kgen.cli.backend import select_backend
+from kgen.errors import ConfigError, PluginError
+
+COMMANDS = ["run", "generate", "evaluate", "check", "schema", "plugins list", "plugins show"]
+
+
+# ---- what needs no framework ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["", "plugins", *COMMANDS])
+def test_every_command_has_help(kgen, command: str) -> None:
+    outcome = kgen(*command.split(), "--help", COLUMNS="200")
+    assert outcome.status == 0 and "Usage: kgen" in outcome.out and not outcome.err
+    if command != "plugins":
+        assert f"Example: kgen {command}".strip() in outcome.out
+
+
+def test_the_version(kgen) -> None:
+    from importlib.metadata import version
+
+    assert kgen("--version").out == f"kgen {version('kgen')}\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["plugins", "list"]])
+def test_quick_commands_import_no_framework(arguments: list[str]) -> None:
+    script = (
+        "import sys, kgen.cli\n"
+        f"sys.argv = ['kgen', *{arguments}]\n"
+        "try: kgen.cli.main()\n"
+        "finally: print('LOADED', sorted({'keras', 'tensorflow', 'jax', 'torch', 'pydantic'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "LOADED []"
+
+
+def test_help_takes_less_than_four_tenths_of_a_second(kgen) -> None:
+    def seconds() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        kgen("--help")
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(seconds() for _ in range(3)) < 0.4
+
+
+def test_plugins_list_shows_every_component_and_the_broken_plugins(kgen, site) -> None:
+    site.install("sour", "import a_module_that_is_not_there")
+    outcome = kgen("plugins", "list", PYTHONPATH=f"{environment()['PYTHONPATH']}{os.pathsep}{site.path}")
+    assert outcome.status == 0
+    rows = [line.split() for line in outcome.out.splitlines()]
+    assert ["decoder", "kgen/identity"] in [row[:2] for row in rows]
+    assert next(row for row in rows if row[:2] == ["encoder", "toy/letters"])[2:] == [
+        "Counts",
+        "letters",
+        "kgen-plugin-toy",
+        "1.2",
+    ]
+    reason = "ModuleNotFoundError: No module named 'a_module_that_is_not_there'"
+    assert f"broken: plugin 'sour' of kgen-plugin-sour 0.5: {reason}" in outcome.out
+    assert "sour" not in kgen("plugins", "list", PYTHONPATH=str(site.path), KGEN_DISABLE_PLUGINS="sour").out
+
+
+def test_wrong_usage_has_status_2_and_no_traceback(kgen) -> None:
+    for arguments in (
+        ["rnu"],
+        ["run"],
+        ["run", "a", "b"],
+        ["--frobnicate"],
+        ["generate", "x"],
+        ["generate", "x", "y", "-n", "0"],
+    ):
+        outcome = kgen(*arguments)
+        assert outcome.status == 2 and "Usage: kgen" in outcome.err and "Traceback" not in outcome.err, arguments
+
+
+def test_a_closed_pipe_and_a_full_disk_end_quietly_or_clearly(kgen) -> None:
+    piped = f"{EXECUTABLE} plugins list | true"
+    done = subprocess.run(["bash", "-c", piped], env=environment(), capture_output=True, text=True)
+    assert done.stderr == ""
+    if Path("/dev/full").exists():
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run([EXECUTABLE, "--version"], stdout=full, stderr=subprocess.PIPE, text=True)
+        assert (done.returncode, done.stderr) == (2, "error: No space left on device\n")
+
+
+def test_a_fault_of_kgen_asks_for_a_report_and_shows_the_traceback_on_demand(kgen, site) -> None:
+    (site.path / "sitecustomize.py").write_text(
+        "import kgen.registry\n"
+        "def explode(*_): raise RuntimeError('as a test')\n"
+        "kgen.registry.Registry.of_kind = explode\n"
+    )
+    quiet = kgen("plugins", "list", PYTHONPATH=str(site.path))
+    assert quiet.status == 1 and "Traceback" not in quiet.err
+    assert "error: unexpected RuntimeError: as a test" in quiet.err and "KGEN_DEBUG=1" in quiet.err
+    assert "Traceback" in kgen("plugins", "list", PYTHONPATH=str(site.path), KGEN_DEBUG="1").err
+
+
+# ---- the backend ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Lets a test say which backends are installed, in an environment that asks for none."""
+    monkeypatch.setattr("kgen.cli.backend.os.environ", {"KERAS_HOME": str(tmp_path)})
+
+    def only(*names: str) -> None:
+        monkeypatch.setattr("kgen.cli.backend._installed", lambda name: name in names)
+
+    return only
+
+
+def test_the_first_backend_that_is_installed_is_taken(installed) -> None:
+    for names in (["tensorflow", "jax", "torch"], ["jax", "torch"], ["torch"]):
+        os_environ().pop("KERAS_BACKEND", None)
+        installed(*names)
+        assert select_backend() == names[0] == os_environ()["KERAS_BACKEND"]
+
+
+def os_environ() -> dict[str, str]:
+    from kgen.cli import backend
+
+    return backend.os.environ  # type: ignore[return-value]
+
+
+def test_keras_json_counts_if_what_it_names_is_installed(installed, tmp_path: Path) -> None:
+    (tmp_path / "keras.json").write_text('{"backend": "torch"}')
+    installed("tensorflow", "torch")
+    assert select_backend() == "torch"
+    os_environ().pop("KERAS_BACKEND")
+    installed("jax")
+    assert select_backend() == "jax"
+
+
+@pytest.mark.parametrize("damaged", ["{", "[]", '{"backend": 3}'])
+def test_a_damaged_keras_json_is_passed_over(installed, tmp_path: Path, damaged: str) -> None:
+    (tmp_path / "keras.json").write_text(damaged)
+    installed("jax")
+    assert select_backend() == "jax"
+
+
+def test_a_backend_that_is_asked_for_must_be_there(installed) -> None:
+    installed("jax")
+    os_environ()["KERAS_BACKEND"] = "torch"
+    with pytest.raises(
+        PluginError, match=r'KERAS_BACKEND=torch, but torch is not installed: pip install "kgen\[torch\]"'
+    ):
+        select_backend()
+    os_environ()["KERAS_BACKEND"] = "numpy"
+    with pytest.raises(ConfigError, match="KERAS_BACKEND=numpy: kgen runs on tensorflow, jax, torch"):
+        select_backend()
+
+
+def test_without_any_backend_the_message_says_what_to_install(installed) -> None:
+    installed()
+    with pytest.raises(PluginError, match=r'none is installed: pip install "kgen\[tensorflow\]"'):
+        select_backend()
+
+
+# ---- a whole run ---------------------------------------------------------------------------------
+
+
+def test_run_trains_and_says_where_things_are(trained: Trained) -> None:
+    outcome, directory = trained.outcome, trained.directory
+    assert outcome.status == 0, outcome
+    assert outcome.out.splitlines()[-2:] == ["grid:   runs/good/samples/final.png", "report: runs/good/report.html"]
+    for name in (
+        "config.yaml",
+        "manifest.json",
+        "metrics.csv",
+        "report.html",
+        "model",
+        "checkpoints",
+        "samples/final.png",
+    ):
+        assert (directory / name).exists(), name
+    with (directory / "metrics.csv").open() as file:
+        assert list(csv.DictReader(file))
+    assert "toy/means" in (directory / "config.yaml").read_text()
+
+
+def test_run_again_is_quick_and_changes_nothing(kgen, trained: Trained) -> None:
+    before = (trained.directory / "manifest.json").read_text()
+    outcome = kgen("run", trained.config, cwd=trained.config.parent)
+    assert outcome.status == 0 and "grid:   runs/good/samples/final.png" in outcome.out
+    assert (trained.directory / "manifest.json").read_text() == before
+
+
+def test_generate_writes_one_picture_or_a_grid_or_a_folder(kgen, trained: Trained, tmp_path: Path) -> None:
+    alone = kgen("generate", trained.directory, "red", "--seed", "7", "--set", "strength=0.5", cwd=tmp_path)
+    assert alone.status == 0 and alone.out == "red.png\n", alone
+    with Image.open(tmp_path / "red.png") as picture:
+        single = np.asarray(picture)
+        assert single.shape == (8, 8, 3)
+        assert picture.text["prompt"] == "red" and picture.text["seed"] == "7" and picture.text["model"] == "good"
+        assert json.loads(picture.text["options"]) == {"strength": 0.5}
+    options = ["-n", "2", "--seed", "7", "--set", "strength=0.5"]
+    folder = kgen("generate", trained.directory, "Red, red!", "red", *options, "-o", "many/", cwd=tmp_path)
+    names = ["0000-red-red.png", "0001-red-red.png", "0002-red.png", "0003-red.png"]
+    assert folder.out.split() == [f"many/{name}" for name in names]
+    pictures = [np.asarray(Image.open(tmp_path / "many" / name)) for name in names]
+    assert np.abs(pictures[2].astype(int) - single).max() <= 1, "the same prompt and seed, in another process and batch"
+    assert np.abs(pictures[3].astype(int) - single).max() > 8, "another copy"
+    grid = kgen("generate", trained.directory, "red", "green", "-n", "3", "-o", "sub/grid.png", cwd=tmp_path)
+    assert grid.out == "sub/grid.png\n"
+    with Image.open(tmp_path / "sub" / "grid.png") as picture:
+        assert picture.width > picture.height and picture.text["prompt"] == "red; green"
+
+
+def test_evaluate_prints_the_scores(kgen, trained: Trained) -> None:
+    outcome = kgen("evaluate", trained.directory)
+    assert outcome.status == 0 and "brightness mean" in outcome.out
+    assert "train" in outcome.out and "holdout" in outcome.out
+
+
+def test_check_builds_everything_and_trains_nothing(kgen, good: Path, tmp_path: Path) -> None:
+    outcome = kgen("check", good, cwd=tmp_path)
+    assert (outcome.status, outcome.out) == (0, f"{good}: ok\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["good.yaml"]
+
+
+def test_schema_goes_to_stdout_or_into_a_file(kgen, tmp_path: Path) -> None:
+    printed = json.loads(kgen("schema").out)
+    jsonschema.Draft202012Validator.check_schema(printed)
+    assert kgen("schema", "-o", tmp_path / "s.json").status == 0
+    assert json.loads((tmp_path / "s.json").read_text()) == printed
+
+
+def test_plugins_show_prints_documentation_and_options(kgen) -> None:
+    outcome = kgen("plugins", "show", "means")
+    assert outcome.status == 0 and "kgen-plugin-toy 1.2, kgen_toy.parts:Means" in outcome.out
+    rows = [line.split() for line in outcome.out.splitlines()]
+    for row in (
+        "network linear | deep linear",
+        'network.kind linear "linear"',
+        "network.width int >= 4 (kind: deep) 8",
+        "network.rates list of float (kind: deep) [0.5, 1.0]",
+        "limit float | null null",
+        'size int > 0 | auto "auto"',
+        "strength float >= 0 0.0",
+    ):
+        assert (row.split() in rows) == ("network.kind" not in row), row
+    assert kgen("plugins", "show", "toy").out.startswith("plugin toy, of kgen-plugin-toy 1.2\n  dataset toy/squares")
+    kgen("plugins", "show", "meens").refuses("there is no component and no plugin 'meens'")
+
+
+def test_ctrl_c_ends_with_a_checkpoint_and_says_how_to_go_on(good: Path, tmp_path: Path, kgen) -> None:
+    command = [EXECUTABLE, "run", good, "--set", "fit.steps=1000000", "--set", "fit.checkpoint_every=1000000"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    metrics = tmp_path / "runs" / "good" / "metrics.csv"
+    deadline = time.monotonic() + 120
+    while not metrics.is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "a checkpoint is saved" in err and "go on" in err and "Traceback" not in err
+    assert any((tmp_path / "runs" / "good" / "checkpoints").iterdir())

@@ -1,0 +1,218 @@
+"""The pipeline: per-example losses, one place that reduces them, sampling by prompt and seed alone."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from parts import Painter, Patterns, Words
+
+import kgen
+from kgen.training.averages import averaged_weights, fixed_noise
+from kgen.training.optimizer import AveragingAdamW, WarmUp
+
+
+@pytest.fixture
+def dataset() -> Patterns:
+    return Patterns()
+
+
+def make(dataset: Patterns, dropout: float = 0.0, **options: object) -> kgen.Pipeline:
+    keras.utils.set_random_seed(0)
+    encoder = Words()
+    encoder.adapt(dataset.captions("train"))
+    painter = Painter(dataset.image_space, encoder.condition_space, **options)
+    return kgen.assemble(encoder=encoder, generator=painter, dataset=dataset, condition_dropout=dropout)
+
+
+def arrays(dataset: Patterns) -> tuple[np.ndarray, list[str]]:
+    captions = dataset.captions("train")
+    return np.stack([dataset.image("train", i) for i in range(len(captions))]), captions
+
+
+def test_the_loss_is_the_mean_of_the_generators(dataset: Patterns) -> None:
+    pipeline = make(dataset, noise=0.0)
+    batch = pipeline.inputs(*arrays(dataset))
+    x = batch["image"].astype("float64") / 127.5 - 1.0
+    mean = ops.convert_to_numpy(pipeline.generator.mean(pipeline.encoder(batch["tokens"])))
+    pipeline.compile("sgd")
+    logs = pipeline.evaluate(batch, batch_size=len(x), verbose=0, return_dict=True)
+    assert logs["loss"] == pytest.approx(((x - mean) ** 2).mean(), rel=1e-5)
+    assert logs["noise"] == 0.0
+
+
+def test_floats_and_bytes_are_the_same_images(dataset: Patterns) -> None:
+    pipeline = make(dataset, noise=0.0)
+    images, captions = arrays(dataset)
+    as_bytes = pipeline(pipeline.inputs(images, captions))["loss"]
+    as_floats = pipeline(pipeline.inputs((images / 127.5 - 1.0).astype("float32"), captions))["loss"]
+    np.testing.assert_allclose(ops.convert_to_numpy(as_bytes), ops.convert_to_numpy(as_floats), rtol=1e-5)
+
+
+def test_ready_latents_and_conditions_are_used_as_they_are(dataset: Patterns) -> None:
+    pipeline = make(dataset, noise=0.0)
+    batch = pipeline.inputs(*arrays(dataset))
+    ready = {"latent": batch["image"].astype("float32") / 127.5 - 1.0, "condition": pipeline.encoder(batch["tokens"])}
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(pipeline(ready)["loss"]), ops.convert_to_numpy(pipeline(batch)["loss"]), rtol=1e-5
+    )
+
+
+def test_conditions_are_dropped_at_the_given_rate_only_in_training(dataset: Patterns) -> None:
+    pipeline = make(dataset, dropout=0.3)
+    condition = pipeline.encoder(pipeline.encoder.tokenize(["pattern 1"] * 4000))
+    null = ops.convert_to_numpy(pipeline.null_condition()["pooled"])
+    dropped = ops.convert_to_numpy(pipeline._drop(condition)["pooled"])
+    rate = (dropped == null).all(axis=1).mean()
+    assert rate == pytest.approx(0.3, abs=0.03)
+    kept = dropped[~(dropped == null).all(axis=1)]
+    np.testing.assert_array_equal(kept, np.repeat(ops.convert_to_numpy(condition["pooled"])[:1], len(kept), axis=0))
+
+
+def test_a_picture_depends_on_prompt_and_seed_alone(dataset: Patterns) -> None:
+    pipeline = make(dataset)
+    names = [f"pattern {i}" for i in range(8)]
+    together = pipeline.generate(names, seed=3, spread=0.5)
+    alone = pipeline.generate("pattern 5", seed=3, spread=0.5)
+    np.testing.assert_array_equal(together[5], alone[0])
+    small_batches = pipeline.generate(names, seed=3, batch_size=3, spread=0.5)
+    np.testing.assert_array_equal(together, small_batches)
+    more = pipeline.generate(["pattern 1", "pattern 5"], n=2, seed=3, spread=0.5)
+    np.testing.assert_array_equal(more[2], alone[0])
+    assert (more[2] != more[3]).any()
+    assert (pipeline.generate("pattern 5", seed=4, spread=0.5) != alone).any()
+
+
+def test_options_of_generate_are_checked(dataset: Patterns) -> None:
+    pipeline = make(dataset)
+    with pytest.raises(kgen.ConfigError, match=r"stps.*it takes: spread"):
+        pipeline.generate("x", stps=3)
+    with pytest.raises(kgen.ConfigError, match="spread"):
+        pipeline.generate("x", spread="wide")
+    with pytest.raises(kgen.ConfigError, match="Painter takes no guidance"):
+        pipeline.generate("x", guidance=3.0)
+    with pytest.raises(kgen.ConfigError, match="Identity"):
+        pipeline.generate("x", decoder={"steps": 3})
+
+
+def test_inputs_are_checked(dataset: Patterns) -> None:
+    pipeline = make(dataset)
+    images, captions = arrays(dataset)
+    with pytest.raises(ValueError, match="23 images, but 22 captions"):
+        pipeline.inputs(images, captions[:-1])
+    with pytest.raises(ValueError, match="8, 8, 3"):
+        pipeline.inputs(images[:, :4], captions)
+
+
+def test_save_and_load_give_the_same_pictures(dataset: Patterns, tmp_path) -> None:
+    pipeline = make(dataset)
+    pipeline.compile(AveragingAdamW(0.01))
+    pipeline.fit(pipeline.inputs(*arrays(dataset)), epochs=2, batch_size=8, verbose=0)
+    pipeline.save(tmp_path / "model")
+    loaded = kgen.load(tmp_path / "model", custom=[Words, Painter])
+    np.testing.assert_array_equal(loaded.generate("pattern 2"), pipeline.generate("pattern 2"))
+    assert loaded.generator.config == pipeline.generator.config
+    with pytest.raises(kgen.ConfigError, match="custom"):
+        kgen.load(tmp_path / "model")
+    with pytest.raises(kgen.RunError, match="no trained pipeline"):
+        kgen.load(tmp_path / "elsewhere")
+
+
+def test_damaged_and_foreign_weights_are_refused(dataset: Patterns, tmp_path) -> None:
+    make(dataset).save(tmp_path / "model")
+    weights = tmp_path / "model" / "weights.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(kgen.RunError, match="cannot be read"):
+        kgen.load(tmp_path / "model", custom=[Words, Painter])
+    make(dataset, width=32).save(tmp_path / "wide")
+    weights.write_bytes((tmp_path / "wide" / "weights.safetensors").read_bytes())
+    with pytest.raises(kgen.RunError, match="shape"):
+        kgen.load(tmp_path / "model", custom=[Words, Painter])
+
+
+def test_misfits_are_refused_before_training(dataset: Patterns) -> None:
+    encoder = Words()
+    encoder.adapt(["a"])
+    small = kgen.Space("continuous", (4, 4, 3))
+    with pytest.raises(kgen.SpaceError, match=r"Painter makes latents 4x4x3.*Identity reads 8x8x3"):
+        kgen.assemble(encoder=encoder, generator=Painter(small, encoder.condition_space), dataset=dataset)
+    wide = kgen.ConditionSpace(1, 99)
+    with pytest.raises(kgen.SpaceError, match="Words"):
+        kgen.assemble(encoder=encoder, generator=Painter(dataset.image_space, wide), dataset=dataset)
+
+
+def test_the_average_follows_the_formula(dataset: Patterns) -> None:
+    pipeline = make(dataset, noise=0.0)
+    optimizer = AveragingAdamW(0.05, average=0.5, clip_norm=None)
+    pipeline.compile(optimizer)
+    batch = pipeline.inputs(*arrays(dataset))
+    weight = pipeline.trainable_variables[0]
+    expected = np.array(weight.numpy())
+    for step in range(15):
+        pipeline.train_on_batch(batch)
+        decay = min(0.5, step / (step + 10))
+        expected = decay * expected + (1 - decay) * np.array(weight.numpy())
+    np.testing.assert_allclose(optimizer.averages[0].numpy(), expected, rtol=1e-4, atol=1e-6)
+    raw = np.array(weight.numpy())
+    with averaged_weights(pipeline):
+        np.testing.assert_allclose(weight.numpy(), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(weight.numpy(), raw)
+
+
+def test_gradients_are_clipped_to_the_global_norm() -> None:
+    weights = [keras.Variable(np.zeros(3, "float32")), keras.Variable(np.zeros((2, 2), "float32"))]
+    grads = [np.array([3.0, 0, 0], "float32"), np.array([[4.0, 0], [0, 0]], "float32")]  # norm 5
+    plain = keras.optimizers.AdamW(0.1, weight_decay=0.0, epsilon=1.0)
+    clipped = AveragingAdamW(0.1, weight_decay=0.0, clip_norm=1.0, epsilon=1.0, average=None)
+    others = [keras.Variable(np.array(w.numpy())) for w in weights]
+    plain.apply([ops.convert_to_tensor(g / 5.0) for g in grads], others)
+    clipped.apply([ops.convert_to_tensor(g) for g in grads], weights)
+    for one, other in zip(weights, others, strict=True):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5)
+
+
+def test_vectors_are_not_decayed() -> None:
+    vector, matrix = keras.Variable(np.ones(3, "float32")), keras.Variable(np.ones((3, 3), "float32"))
+    optimizer = AveragingAdamW(0.1, weight_decay=0.5, average=None)
+    optimizer.apply([ops.zeros(3), ops.zeros((3, 3))], [vector, matrix])
+    np.testing.assert_array_equal(vector.numpy(), 1.0)
+    np.testing.assert_allclose(matrix.numpy(), 0.95, rtol=1e-6)
+
+
+def test_warm_up_and_cosine() -> None:
+    rate = WarmUp(1.0, 10, 110)
+    values = [float(rate(step)) for step in (0, 4, 9, 10, 60, 110)]
+    np.testing.assert_allclose(values, [0.1, 0.5, 1.0, 1.0, 0.5, 0.0], atol=1e-6)
+    assert float(WarmUp(1.0, 0, None)(1000)) == 1.0
+
+
+def test_fixed_noise_makes_losses_comparable_and_changes_nothing(dataset: Patterns) -> None:
+    pipeline = make(dataset, noise=0.5)
+    batch = pipeline.inputs(*arrays(dataset))
+
+    def loss() -> float:
+        return float(ops.mean(pipeline(batch)["loss"]))
+
+    before = np.array(pipeline.generator.seed_generator.state.numpy())
+    with fixed_noise(pipeline):
+        first = loss()
+    with fixed_noise(pipeline):
+        second = loss()
+    assert first == second
+    np.testing.assert_array_equal(pipeline.generator.seed_generator.state.numpy(), before)
+    assert loss() != first
+
+
+def test_mixed_precision_keeps_weights_and_losses_in_float32(dataset: Patterns) -> None:
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        pipeline = make(dataset)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert {keras.backend.standardize_dtype(v.dtype) for v in pipeline.trainable_variables} == {"float32"}
+    pipeline.compile(AveragingAdamW(0.01))
+    history = pipeline.fit(pipeline.inputs(*arrays(dataset)), epochs=30, batch_size=23, verbose=0).history["loss"]
+    assert history[-1] < 0.9 * history[0]
+    assert pipeline.generate("pattern 1").dtype == np.uint8

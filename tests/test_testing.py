@@ -1,0 +1,487 @@
+"""The conformance kit: passes components that are right, and fails each that breaks one rule."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from gaussian import Gaussian
+from keras import ops
+
+import kgen
+from kgen import ConditionSpace, Space
+from kgen.decoders import Identity
+from kgen.testing import (
+    DatasetConformance,
+    DecoderConformance,
+    EncoderConformance,
+    GeneratorConformance,
+    MetricConformance,
+    gradients,
+)
+
+SPACE = Space("continuous", (4, 4, 3))
+CONDITIONS = ConditionSpace(5, 8)
+
+
+class Letters(kgen.Encoder):
+    """Learns one vector a letter; pooled by their mean."""
+
+    def __init__(self, dim: int = 8, length: int = 12, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.dim = dim
+        self.length = length
+        self.alphabet = ""
+
+    @property
+    def condition_space(self) -> ConditionSpace:
+        return ConditionSpace(self.length, self.dim)
+
+    def adapt(self, texts: Any) -> None:
+        self.alphabet = "".join(sorted(set("".join(texts))))
+
+    def build(self, input_shape: Any = None) -> None:
+        self.embedding = keras.layers.Embedding(len(self.alphabet) + 2, self.dim)
+
+    def tokenize(self, texts: Any) -> dict[str, np.ndarray]:
+        ids = np.zeros((len(texts), self.length), np.int32)  # (B, L): 0 pads, 1 begins, as it does the empty text
+        ids[:, 0] = 1
+        for row, text in zip(ids, texts, strict=True):
+            known = [self.alphabet.index(letter) + 2 for letter in text if letter in self.alphabet]
+            row[1 : 1 + len(known)] = known[: self.length - 1]
+        return {"ids": ids}
+
+    def call(self, tokens: Any, training: bool = False) -> dict[str, Any]:
+        sequence = self.embedding(tokens["ids"])  # (B, L, D)
+        mask = ops.cast(tokens["ids"] != 0, "float32")  # (B, L)
+        weights = ops.cast(mask, sequence.dtype)[..., None]
+        pooled = ops.sum(sequence * weights, axis=1) / ops.sum(weights, axis=1)  # (B, D)
+        return {"sequence": sequence, "mask": mask, "pooled": pooled}
+
+    def save_assets(self, path: Any) -> None:
+        (Path(path) / "alphabet.json").write_text(json.dumps(self.alphabet))
+
+    def load_assets(self, path: Any) -> None:
+        self.alphabet = json.loads((Path(path) / "alphabet.json").read_text())
+
+
+class Halves(kgen.Decoder):
+    """A trained decoder: half as many numbers, linear both ways."""
+
+    def __init__(self, image_space: Space, size: int = 24, **kwargs: Any) -> None:
+        super().__init__(image_space, **kwargs)
+        self.size = size
+        self.down = keras.layers.Dense(size)
+        self.up = keras.layers.Dense(image_space.size)
+
+    @property
+    def latent_space(self) -> Space:
+        return Space("continuous", (self.size,))
+
+    def encode(self, images: Any) -> Any:
+        return self.down(ops.reshape(images, (-1, self.image_space.size)))
+
+    def decode(self, latent: Any, condition: Any, noise: Any) -> Any:
+        return ops.reshape(self.up(latent), (-1, *self.image_space.shape))
+
+    def compute_losses(self, images: Any, condition: Any, training: bool) -> dict[str, Any]:
+        error = ops.square(ops.cast(self.decode(self.encode(images), condition, {}), "float32") - images)
+        return {"loss": ops.mean(error, axis=(1, 2, 3))}
+
+
+class Colours(kgen.Dataset):
+    """Pictures of one colour each."""
+
+    def __init__(self, size: int = 4) -> None:
+        self.size = size
+
+    @property
+    def image_space(self) -> Space:
+        return Space("continuous", (self.size, self.size, 3))
+
+    def captions(self, split: str) -> list[str]:
+        return {"train": ["red", "green", "blue"], "validation": [], "holdout": ["white"]}[split]
+
+    def image(self, split: str, index: int) -> np.ndarray:
+        colour = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
+        caption = self.captions(split)[index]
+        return np.broadcast_to(np.array(colour[caption], np.uint8), self.image_space.shape).copy()
+
+
+class Exact(kgen.Metric):
+    """Share of pixels as in the first training picture of the prompt."""
+
+    def __call__(self, images: Any, prompts: Any, split: Any, dataset: Any) -> dict[str, float]:
+        captions = list(dataset.captions(split))
+        real = np.stack([dataset.image(split, captions.index(prompt)) for prompt in prompts])
+        return {"exact": float((real == images).mean())}
+
+
+# ---- what is right passes -------------------------------------------------------------------------------------------
+
+
+class TestGaussian(GeneratorConformance):
+    generate_options = ({}, {"temperature": 0.5})
+
+    def build(self) -> Gaussian:
+        return Gaussian(SPACE, CONDITIONS, least_scale=0.1)
+
+
+class TestLetters(EncoderConformance):
+    def build(self) -> Letters:
+        return Letters(dim=6)
+
+
+class TestIdentity(DecoderConformance):
+    reconstruction = 0.0
+
+    def build(self) -> Identity:
+        return Identity(SPACE)
+
+
+class TestHalves(DecoderConformance):
+    def build(self) -> Halves:
+        return Halves(SPACE, size=24)
+
+
+class TestColours(DatasetConformance):
+    def build(self) -> Colours:
+        return Colours()
+
+
+class TestExact(MetricConformance):
+    real = {"exact": (1.0, 1.0)}
+    noise = {"exact": (0.0, 0.1)}
+
+    def build(self) -> Exact:
+        return Exact()
+
+    def dataset(self) -> Colours:
+        return Colours()
+
+
+# ---- what is wrong fails --------------------------------------------------------------------------------------------
+
+
+def fails(kit: type[Any], check: str, build: Any, match: str, **attributes: Any) -> None:
+    """Asserts that one check of a kit fails for a component, with a message that says why."""
+    case = type("Case", (kit,), {"build": lambda self: build(), **attributes})()
+    with pytest.raises(AssertionError, match=match), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras warns of weights without gradient
+        getattr(case, check)()
+
+
+def gaussian(**members: Any) -> Any:
+    """A Gaussian of which some members are replaced by broken ones."""
+    broken = type("Broken", (Gaussian,), members)
+    return lambda: broken(SPACE, CONDITIONS)
+
+
+def swallowing(self: Any, space: Any, condition_space: Any, **kwargs: Any) -> None:
+    Gaussian.__init__(self, space, condition_space)
+
+
+def forgetting(self: Any, space: Any, condition_space: Any, *, width: int = 8, **kwargs: Any) -> None:
+    Gaussian.__init__(self, space, condition_space, **kwargs)
+
+
+def changing(self: Any, space: Any, condition_space: Any, *, width: int = 8, **kwargs: Any) -> None:
+    Gaussian.__init__(self, space, condition_space, **kwargs)
+    self.width = 2 * width
+
+
+def untyped(self: Any, space: Any, condition_space: Any, *, width=8, **kwargs: Any) -> None:  # type: ignore[no-untyped-def]
+    Gaussian.__init__(self, space, condition_space, **kwargs)
+    self.width = width
+
+
+def averaging(self: Any, x: Any, condition: Any, training: bool) -> dict[str, Any]:
+    losses = -self.log_likelihood(x, condition)
+    return {"loss": ops.zeros_like(losses) + ops.mean(losses)}
+
+
+def reduced(self: Any, x: Any, condition: Any, training: bool) -> dict[str, Any]:
+    return {"loss": ops.mean(self.log_likelihood(x, condition))}
+
+
+def blind(self: Any, x: Any, condition: Any, training: bool) -> dict[str, Any]:
+    return {"loss": -self.log_likelihood(ops.zeros_like(x), condition)}
+
+
+def deaf(self: Any, x: Any, condition: Any, training: bool) -> dict[str, Any]:
+    return {"loss": -self.log_likelihood(x, {"pooled": ops.zeros_like(condition["pooled"])})}
+
+
+def half_trained(self: Any, x: Any, condition: Any, training: bool) -> dict[str, Any]:
+    mean, scale = self.normal(condition)
+    return {"loss": ops.mean(ops.square(x - mean), axis=(1, 2, 3)) + 0 * ops.mean(scale, axis=(1, 2, 3))}
+
+
+def climbing(self: Any, x: Any, condition: Any, training: bool) -> dict[str, Any]:
+    return {"loss": ops.tanh(self.log_likelihood(ops.stop_gradient(x), condition)) * 0 + 1}
+
+
+def infinite(self: Any, x: Any, condition: Any, training: bool) -> dict[str, Any]:
+    return {"loss": ops.log(self.log_likelihood(x, condition) * 0)}
+
+
+def late(self: Any, x: Any, condition: Any, training: bool) -> dict[str, Any]:
+    if training:
+        self.more = keras.layers.Dense(1)
+        self.more(condition["pooled"])
+    return Gaussian.compute_losses(self, x, condition, training)
+
+
+def mixing(self: Any, condition: Any, null_condition: Any, noise: Any) -> Any:
+    x = Gaussian.generate(self, condition, null_condition, noise)
+    return x - ops.mean(x, axis=0, keepdims=True)
+
+
+def moody(self: Any, condition: Any, null_condition: Any, noise: Any) -> Any:
+    if not hasattr(self, "seeds"):
+        raise AssertionError("make it with `seeded`")
+    x = Gaussian.generate(self, condition, null_condition, noise)
+    return x + keras.random.normal(ops.shape(x), seed=self.seeds)
+
+
+def seeded(self: Any, space: Any, condition_space: Any) -> None:
+    Gaussian.__init__(self, space, condition_space)
+    self.seeds = kgen.SeedGenerator(0)
+
+
+def still(self: Any, condition: Any, null_condition: Any, noise: Any) -> Any:
+    return self.normal(condition)[0]
+
+
+def flat(self: Any, condition: Any, null_condition: Any, noise: Any) -> Any:
+    return ops.reshape(self.normal(condition)[0], (-1, self.space.size))
+
+
+def careless(self: Any, condition: Any, null_condition: Any, noise: Any, **options: Any) -> Any:
+    return Gaussian.generate(self, condition, null_condition, noise)
+
+
+def demanding(self: Any, condition: Any, null_condition: Any, noise: Any, steps: int) -> Any:
+    return Gaussian.generate(self, condition, null_condition, noise)
+
+
+def unguided(self: Any, condition: Any, null_condition: Any, noise: Any, guidance: float = 1.0) -> Any:
+    return Gaussian.generate(self, condition, null_condition, noise)
+
+
+def summed(self: Any, x: Any, condition: Any) -> Any:
+    density = Gaussian.log_likelihood(self, x, condition)
+    return density * 0 + ops.sum(density)
+
+
+GENERATORS = [
+    ("test_refuses_unknown_options", {"__init__": swallowing}, "swallows unknown"),
+    ("test_options_are_attributes", {"__init__": forgetting}, "no attribute of that name"),
+    ("test_rebuilds_from_configuration", {"__init__": changing}, "another one"),
+    ("test_signature_is_typed", {"__init__": untyped}, "has no type"),
+    ("test_accepts_its_space", {"accepts": ("tokens",)}, "lacks the kind"),
+    ("test_losses_do_not_mix_examples", {"compute_losses": averaging}, "other examples of the batch"),
+    ("test_losses_do_not_mix_examples", {"compute_losses": blind}, "does not depend on the data"),
+    ("test_losses_are_finite_and_per_example", {"compute_losses": reduced}, "one number an example"),
+    ("test_losses_are_finite_and_per_example", {"compute_losses": infinite}, "not finite"),
+    ("test_condition_matters", {"compute_losses": deaf}, "condition is not used"),
+    ("test_every_weight_has_a_gradient", {"compute_losses": half_trained}, "does not depend on"),
+    ("test_no_weights_appear_late", {"compute_losses": late}, "creates weights"),
+    ("test_overfits_one_batch", {"compute_losses": climbing}, "must fall"),
+    ("test_alone_as_in_a_batch", {"generate": mixing}, "alone and in a batch"),
+    ("test_same_noise_same_sample", {"generate": moody, "__init__": seeded}, "makes another sample"),
+    ("test_other_noise_other_sample", {"generate": still}, "from other noise"),
+    ("test_generates_what_the_space_says", {"generate": flat}, "must make"),
+    ("test_generate_options", {"generate": careless}, "misspelt"),
+    ("test_generate_options", {"generate": demanding}, "no default"),
+    ("test_guidance_as_declared", {"guidable": True}, "does not take"),
+    ("test_guidance_as_declared", {"guidable": True, "generate": unguided}, "whatever the guidance"),
+    ("test_guidance_as_declared", {"generate": unguided}, "takes 'guidance'"),
+    ("test_likelihood_as_declared", {"likelihood": None}, "implemented"),
+    ("test_likelihood_as_declared", {"log_likelihood": summed}, "mixes"),
+]
+
+
+@pytest.mark.parametrize(("check", "members", "match"), GENERATORS, ids=[f"{c}-{m}" for c, _, m in GENERATORS])
+def test_broken_generator_fails(check: str, members: dict[str, Any], match: str) -> None:
+    fails(GeneratorConformance, check, gaussian(**members), match)
+
+
+def letters(**members: Any) -> Any:
+    broken = type("Broken", (Letters,), members)
+    return lambda: broken(dim=6)
+
+
+def ragged(self: Any, texts: Any) -> dict[str, np.ndarray]:
+    return {"ids": Letters.tokenize(self, texts)["ids"][:, : 1 + max(map(len, texts))]}
+
+
+def wide(self: Any, texts: Any) -> dict[str, np.ndarray]:
+    return {"ids": Letters.tokenize(self, texts)["ids"].astype(np.int64)}
+
+
+def crowded(self: Any, texts: Any) -> dict[str, np.ndarray]:
+    ids = Letters.tokenize(self, texts)["ids"]
+    return {"ids": np.maximum(ids, len(texts) == 1)}
+
+
+def leaking(self: Any, tokens: Any, training: bool = False) -> dict[str, Any]:
+    condition = Letters.call(self, tokens)
+    return {**condition, "sequence": condition["sequence"] + ops.max(condition["sequence"], axis=0, keepdims=True)}
+
+
+def blank(self: Any, tokens: Any, training: bool = False) -> dict[str, Any]:
+    condition = Letters.call(self, tokens)
+    return {**condition, "mask": ops.cast(tokens["ids"] > 1, "float32")}
+
+
+def narrow(self: Any, tokens: Any, training: bool = False) -> dict[str, Any]:
+    condition = Letters.call(self, tokens)
+    return {**condition, "pooled": condition["pooled"][:, :3]}
+
+
+def frozen_by_mistake(self: Any, tokens: Any, training: bool = False) -> dict[str, Any]:
+    return {name: ops.stop_gradient(value) for name, value in Letters.call(self, tokens).items()}
+
+
+ENCODERS = [
+    ("test_tokens_are_plain_arrays_of_fixed_shape", {"tokenize": ragged}, "must have the shape"),
+    ("test_tokens_are_plain_arrays_of_fixed_shape", {"tokenize": wide}, "every backend"),
+    ("test_tokens_of_a_text_are_always_the_same", {"tokenize": crowded}, "alone and in a batch"),
+    ("test_batch_neighbours_change_nothing", {"call": leaking}, "alone and in a batch"),
+    ("test_conditions_are_what_the_space_says", {"call": blank}, "at least one"),
+    ("test_conditions_are_what_the_space_says", {"call": narrow}, "must have the shape"),
+    ("test_every_weight_has_a_gradient", {"call": frozen_by_mistake}, "does not depend on"),
+    ("test_assets_and_weights_survive_files", {"load_assets": lambda self, path: self.adapt("ab")}, "differs|shape"),
+]
+
+
+@pytest.mark.parametrize(("check", "members", "match"), ENCODERS, ids=[f"{c}-{m}" for c, _, m in ENCODERS])
+def test_broken_encoder_fails(check: str, members: dict[str, Any], match: str) -> None:
+    broken = letters(**members)
+    if check == "test_assets_and_weights_survive_files":
+        with pytest.raises((AssertionError, kgen.RunError), match=match):
+            type(
+                "Case", (EncoderConformance,), {"build": lambda self: broken()}
+            )().test_assets_and_weights_survive_files()
+    else:
+        fails(EncoderConformance, check, broken, match)
+
+
+def halves(**members: Any) -> Any:
+    broken = type("Broken", (Halves,), members)
+    return lambda: broken(SPACE)
+
+
+DECODERS = [
+    ("test_encodes_into_the_latent_space", {"latent_space": Space("continuous", (23,))}, "encode must make"),
+    (
+        "test_decodes_into_the_image_space",
+        {"decode": lambda self, latent, condition, noise: self.up(latent)},
+        "decode must make",
+    ),
+    (
+        "test_alone_as_in_a_batch",
+        {"encode": lambda self, images: Halves.encode(self, images - ops.mean(images, axis=0))},
+        "something else",
+    ),
+    (
+        "test_losses_do_not_mix_examples",
+        {
+            "compute_losses": lambda self, images, condition, training: {
+                "loss": ops.softmax(Halves.compute_losses(self, images, condition, training)["loss"])
+            }
+        },
+        "other examples",
+    ),
+]
+
+
+@pytest.mark.parametrize(("check", "members", "match"), DECODERS, ids=[f"{c}-{m}" for c, _, m in DECODERS])
+def test_broken_decoder_fails(check: str, members: dict[str, Any], match: str) -> None:
+    fails(DecoderConformance, check, halves(**members), match)
+
+
+def test_lossy_decoder_is_not_lossless() -> None:
+    fails(DecoderConformance, "test_reconstructs", halves(), "off, more than", reconstruction=0.01)
+
+
+def colours(**members: Any) -> Any:
+    return lambda: type("Broken", (Colours,), members)()
+
+
+def counting(self: Any, split: str, index: int) -> np.ndarray:
+    self.reads = getattr(self, "reads", 0) + 1
+    return Colours.image(self, split, index) // np.uint8(self.reads)
+
+
+def shared(self: Any, split: str, index: int) -> np.ndarray:
+    cache = self.__dict__.setdefault("cache", {})
+    return cache.setdefault((split, index), Colours.image(self, split, index))
+
+
+def overlapping(self: Any, split: str) -> list[str]:
+    return ["red", "white"] if split != "validation" else []
+
+
+def repeated(self: Any, split: str) -> list[str]:
+    return [] if split == "holdout" else ["red", "green"]
+
+
+DATASETS = [
+    ("test_reading_is_deterministic", {"image": counting}, "read again"),
+    ("test_reading_is_deterministic", {"image": shared}, "after its array was written to"),
+    ("test_splits_are_disjoint", {"captions": overlapping}, "held out"),
+    ("test_splits_are_disjoint", {"captions": repeated}, "in 'train' too"),
+    ("test_captions_are_texts", {"captions": lambda self, split: []}, "is empty"),
+    (
+        "test_pictures_are_what_the_space_says",
+        {"image": lambda self, split, index: Colours.image(self, split, index) / 255},
+        "uint8",
+    ),
+    (
+        "test_fingerprint_is_stable",
+        {"fingerprint": lambda self: str(id(object.__new__(object))) + str(np.random.default_rng().random())},
+        "two fingerprints",
+    ),
+]
+
+
+@pytest.mark.parametrize(("check", "members", "match"), DATASETS, ids=[f"{c}-{m}" for c, _, m in DATASETS])
+def test_broken_dataset_fails(check: str, members: dict[str, Any], match: str) -> None:
+    fails(DatasetConformance, check, colours(**members), match)
+
+
+def test_broken_metric_fails() -> None:
+    attributes = {"dataset": lambda self: Colours(), "real": {"exact": (1.0, 1.0)}}
+    half = type("Half", (Exact,), {"__call__": lambda self, *a: {"exact": Exact.__call__(self, *a)["exact"] / 2}})
+    fails(MetricConformance, "test_real_pictures_score_as_they_must", half, "must lie between", **attributes)
+    none = type("Nothing", (Exact,), {"__call__": lambda self, *a: {"exact": float("nan")}})
+    fails(MetricConformance, "test_scores_are_named_numbers", none, "finite number", **attributes)
+
+
+# ---- the parts of the kit ---------------------------------------------------------------------------------------------
+
+
+def test_gradients_are_those_of_calculus() -> None:
+    layer = keras.layers.Dense(1, use_bias=True)
+    x = ops.convert_to_tensor(np.array([[1.0, 2.0, -3.0]], "float32"))
+    layer(x)
+    layer.kernel.assign(np.array([[1.0], [1.0], [1.0]]))
+    found = gradients(layer, lambda: ops.sum(ops.square(layer(x)[:, 0]) + 0.0 * layer(x)[:, 0]))
+    kernel, bias = found.values()  # y = w.x + b = 0, so dy^2 = 2 y x = 0
+    assert kernel is not None and not kernel.any() and bias is not None and not bias.any()
+    layer.bias.assign([2.0])
+    kernel, bias = gradients(layer, lambda: ops.sum(ops.square(layer(x)))).values()
+    np.testing.assert_allclose(kernel[:, 0], [4.0, 8.0, -12.0])
+    np.testing.assert_allclose(bias, [4.0])
+
+
+def test_the_plugin_of_the_readme_is_this_one() -> None:
+    root = Path(__file__).parents[1]
+    assert (root / "tests/gaussian.py").read_text() in (root / "README.md").read_text()
