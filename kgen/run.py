@@ -20,7 +20,7 @@ from kgen.components.encoder import Encoder
 from kgen.config import ComponentConfig, RunConfig
 from kgen.data.conditions import ConditionCache, cached_conditions
 from kgen.data.loader import Loader
-from kgen.errors import ConfigError, DataError, Interrupted
+from kgen.errors import ConfigError, DataError, Interrupted, RunError
 from kgen.files import atomic_folder, write_text
 from kgen.images import grid, save_png
 from kgen.pipeline import Pipeline
@@ -296,7 +296,11 @@ def _score(config: RunConfig, pipeline: Pipeline, dataset: Dataset) -> Scores:
 
 
 def _describe(config: RunConfig, directory: RunDirectory, dataset: Dataset, pipeline: Pipeline) -> None:
-    """Writes down what the run is made of."""
+    """Writes down what the run is made of. Raises RunError where its data has changed since it began."""
+    fingerprint = dataset.fingerprint()
+    before = directory.read_manifest().get("data", {}).get("fingerprint", fingerprint)
+    if before != fingerprint:
+        raise RunError(f"the pictures or captions have changed since {directory.path} began: start again with --restart")
     parts: dict[Kind, Any] = {"dataset": dataset, **{k: getattr(pipeline, k) for k in ("encoder", "generator", "decoder")}}
     components = {}
     for kind, part in parts.items():
@@ -312,7 +316,7 @@ def _describe(config: RunConfig, directory: RunDirectory, dataset: Dataset, pipe
         software=software(keras.backend.backend()),
         components=components,
         data={
-            "fingerprint": dataset.fingerprint(),
+            "fingerprint": fingerprint,
             "pictures": len(dataset.captions("train")),
             "held_out": len(dataset.captions("holdout")),
             "skipped": [f"{p.where}: {p.what}" for p in dataset.problems()],

@@ -1,4 +1,4 @@
-"""A plugin in one file: pixels that are independent and normal, their means and scales linear in the text."""
+"""A plugin in one file."""
 
 import math
 from typing import Annotated
@@ -11,6 +11,8 @@ import kgen
 
 
 class Gaussian(kgen.Generator):
+    """Pixels are independent and normal, their means and scales linear in the pooled text."""
+
     likelihood = "exact"
 
     def __init__(self, space, condition_space, *, least_scale: Annotated[float, Field(gt=0)] = 0.05, **kwargs):

@@ -90,7 +90,7 @@ def test_parts_that_do_not_fit_and_data_that_is_not_there(kgen, tmp_path: Path, 
     data = "data: {name: squares, colours: [red, green], held: true}"
     assert data in GOOD
     changes = {
-        "tokens": ("toy/means", "toy/tokens"),
+        "tokens": ("toy/means", "{name: toy/tokens, vocabulary: 4}"),
         "stride": ("toy/means", "{name: toy/means, stride: 3}"),
         "missing": (data, f"data: {{name: imagefolder, folder: {tmp_path}/nowhere}}"),
         "empty": (data, f"data: {{name: imagefolder, folder: {tmp_path}/empty}}"),

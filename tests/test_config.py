@@ -206,7 +206,7 @@ def test_all_problems_of_a_file_are_reported_one_a_line_in_its_order(tmp_path: P
     path = write(tmp_path, BAD)
     lines = [line.removeprefix(f"{path}:") for line in refuse(path).splitlines()]
     expected = [
-        "1: data.colours: must be a list, got 'red'",
+        "1: data.colours: must be a list or 'all', got 'red'",
         "2: encoder: unknown encoder 'lettres': did you mean 'letters'",
         "5: generator.netwrok: unknown key; did you mean 'network'? (toy/means takes: network, limit, size, stride)",
         "8: generator.network.widht: unknown key; did you mean 'width'? ('network' takes: kind, width, depth, rates)",
@@ -249,6 +249,8 @@ def test_all_problems_of_a_file_are_reported_one_a_line_in_its_order(tmp_path: P
         ({"generator": {"name": "means", "network": 3}}, "generator.network: must be a mapping, got 3"),
         ({"generator": {"name": "means", "fit": {"steps": 3}}}, "generator.fit: unknown key"),
         ({"generator": {"name": "means", "from": "x"}}, "generator.from: unknown key"),
+        ({"generator": "tokens"}, "generator.vocabulary: is required"),
+        ({"data": {"name": "squares", "colours": [1]}}, "data.colours[0]: must be text, got 1"),
         ({"generator": {"name": 3}}, "generator.name: must be text, got 3"),
         ({"name": "../x"}, "name: names a folder"),
         ({"name": ""}, "name: names a folder"),
@@ -317,6 +319,12 @@ def test_a_wrong_override_is_reported_as_it_was_written(override: str, message: 
     assert refuse(SMALL, [override]).startswith(message) or message in refuse(SMALL, [override])
 
 
+def test_a_problem_in_a_value_that_an_override_replaced_is_the_overrides(tmp_path: Path) -> None:
+    path = write(tmp_path, yaml.safe_dump({**SMALL, "data": {"name": "squares", "colours": ["red"]}}))
+    found = refuse(path, ["data.colours=[blue, 1]", "data.colours=[1]"])
+    assert found == "--set data.colours=[1]: data.colours[0]: must be text, got 1"
+
+
 def test_a_problem_of_the_file_that_an_override_mends_is_none(tmp_path: Path) -> None:
     path = write(tmp_path, BAD.replace("red}", "[red]}").split("encoder:")[0] + "encoder: letters\ngenerator: 3\n")
     found = refuse(path, ["generator=means", "fit.steps=x"])
@@ -353,11 +361,13 @@ def test_the_schema_takes_what_the_reader_takes_and_refuses_what_it_refuses(vali
     assert validator.is_valid(RunConfig.from_dict({**SMALL, "evaluate": {"metrics": ["brightness"]}}).dump())
     deep = {"name": "toy/means", "network": {"kind": "deep", "width": 4}}
     assert validator.is_valid({**SMALL, "generator": deep})
+    assert validator.is_valid({**SMALL, "generator": {"name": "tokens", "vocabulary": 3}})
     for wrong in (
         {"generator": {**deep, "netwrok": 1}},
         {"generator": {**deep, "network": {"kind": "deep", "width": 3}}},
         {"generator": {**deep, "network": {"kind": "linear", "width": 8}}},
         {"generator": "letters"},
+        {"generator": "tokens"},
         {"encoder": {"scale": 1}},
         {"fit": {}},
         {"fit": {"steps": 1, "ema": 1}},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -155,8 +155,8 @@ class TestColours(DatasetConformance):
 
 
 class TestExact(MetricConformance):
-    real = {"exact": (1.0, 1.0)}
-    noise = {"exact": (0.0, 0.1)}
+    real: ClassVar = {"exact": (1.0, 1.0)}
+    noise: ClassVar = {"exact": (0.0, 0.1)}
 
     def build(self) -> Exact:
         return Exact()
@@ -286,10 +286,10 @@ GENERATORS = [
     ("test_signature_is_typed", {"__init__": untyped}, "has no type"),
     ("test_accepts_its_space", {"accepts": ("tokens",)}, "lacks the kind"),
     ("test_losses_do_not_mix_examples", {"compute_losses": averaging}, "other examples of the batch"),
-    ("test_losses_do_not_mix_examples", {"compute_losses": blind}, "does not depend on the data"),
+    ("test_data_and_condition_matter", {"compute_losses": blind}, "data are not used"),
     ("test_losses_are_finite_and_per_example", {"compute_losses": reduced}, "one number an example"),
     ("test_losses_are_finite_and_per_example", {"compute_losses": infinite}, "not finite"),
-    ("test_condition_matters", {"compute_losses": deaf}, "condition is not used"),
+    ("test_data_and_condition_matter", {"compute_losses": deaf}, "condition is not used"),
     ("test_every_weight_has_a_gradient", {"compute_losses": half_trained}, "does not depend on"),
     ("test_no_weights_appear_late", {"compute_losses": late}, "creates weights"),
     ("test_overfits_one_batch", {"compute_losses": climbing}, "must fall"),
@@ -382,7 +382,10 @@ DECODERS = [
     ("test_encodes_into_the_latent_space", {"latent_space": Space("continuous", (23,))}, "encode must make"),
     (
         "test_decodes_into_the_image_space",
-        {"decode": lambda self, latent, condition, noise: self.up(latent)},
+        {
+            "decode": lambda self, latent, condition, noise: self.up(latent),
+            "compute_losses": kgen.Decoder.compute_losses,
+        },
         "decode must make",
     ),
     (
@@ -465,7 +468,7 @@ def test_broken_metric_fails() -> None:
     fails(MetricConformance, "test_scores_are_named_numbers", none, "finite number", **attributes)
 
 
-# ---- the parts of the kit ---------------------------------------------------------------------------------------------
+# ---- the parts of the kit -------------------------------------------------------------------------------------------
 
 
 def test_gradients_are_those_of_calculus() -> None:

@@ -14,12 +14,14 @@ from kgen.errors import ConfigError, PluginError
 
 BACKENDS = ("tensorflow", "jax", "torch")
 
+QUIET = "3"
+"""TensorFlow's word for no messages; it prints some all the same while it is loaded."""
+
 
 def load_backend() -> str:
-    """Selects a backend and imports Keras with it, hiding the chatter that TensorFlow's C++ prints on loading."""
+    """Selects a backend and imports Keras with it, without what TensorFlow's C++ prints on loading."""
     name = select_backend()
-    if name == "tensorflow" and "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
-        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    if name == "tensorflow" and os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", QUIET) == QUIET:
         with _silent_stderr():
             import keras
     else:

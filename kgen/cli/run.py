@@ -22,9 +22,11 @@ def command(
 ) -> None:
     """Train the pipeline that a run file describes, or go on where an earlier run stopped."""
     checked = load_config(config, settings or ())
+    from kgen.cli.progress import training_display
     from kgen.run import run
 
-    result = run(checked, out, restart)
+    with training_display(checked.fit.steps) as display:
+        result = run(checked, out, restart, say=display.say, listeners=[display])
     for split, scores in result.scores.items():
         typer.echo(f"{split}: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
     typer.echo(f"grid:   {result.grid}")

@@ -6,7 +6,7 @@ Subclass the class of the kind, say how to build a tiny component, and let pytes
 
     class TestDDPM(GeneratorConformance):
         def build(self):
-            return Diffusion(Space("continuous", (8, 8, 3)), ConditionSpace(4, 16), network=TINY)
+            return DDPM(Space("continuous", (8, 8, 3)), ConditionSpace(4, 16), network=TINY)
 
 Class attributes say what differs: options to sample with, how far the loss must fall, and so on. The classes need no
 pytest: a method whose name begins with ``test_`` fails by an `AssertionError` that says what is wrong, and why it

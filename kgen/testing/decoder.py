@@ -189,8 +189,8 @@ class DecoderConformance(LossConformance):
         given = self.decode_options[0]
         first, second = (self._decoding_batch(c, given) for c in (component, again))
         _same(first["latent"], second["latent"], 1e-5, "encode, after a round trip of assets and weights,")
-        pictures = [self._decode(c, first, given) for c in (component, again)]
-        _same(*pictures, 1e-5, "decode, after a round trip of assets and weights,")
+        before, after = (self._decode(c, first, given) for c in (component, again))
+        _same(before, after, 1e-5, "decode, after a round trip of assets and weights,")
 
 
 def _same(first: np.ndarray, second: np.ndarray, tolerance: float, what: str) -> None:

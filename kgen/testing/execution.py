@@ -28,7 +28,7 @@ def arrays(tree: Tree) -> Tree:
 
 def _array(value: Tensor) -> np.ndarray:
     narrow = keras.backend.standardize_dtype(value.dtype) in ("bfloat16", "float16")
-    return ops.convert_to_numpy(ops.cast(value, "float32") if narrow else value)
+    return np.asarray(ops.convert_to_numpy(ops.cast(value, "float32") if narrow else value))
 
 
 def rows(tree: Tree, index: Any) -> Tree:
@@ -100,8 +100,10 @@ def _tensorflow(variables: list[Any], function: Callable[[], Tensor]) -> list[An
 def _torch(variables: list[Any], function: Callable[[], Tensor]) -> list[Any]:
     import torch
 
-    found = torch.autograd.grad(function(), [variable.value for variable in variables], allow_unused=True)
-    return list(found)
+    value = function()
+    if not value.requires_grad:  # nothing depends on any weight
+        return [None] * len(variables)
+    return list(torch.autograd.grad(value, [variable.value for variable in variables], allow_unused=True))
 
 
 def _jax(variables: list[Any], function: Callable[[], Tensor]) -> list[Any]:
@@ -148,11 +150,12 @@ class Runner(keras.Model):  # type: ignore[misc]
         self.compile(jit_compile=compile_sampling())
         return arrays(self.predict(batch, batch_size=_count(batch), verbose=0))
 
-    def train(self, batch: Tree, steps: int, learning_rate: float) -> None:
-        """Fits that one batch."""
+    def fit_batch(self, batch: Tree, steps: int, learning_rate: float) -> None:
+        """Fits that one batch, so many times over."""
+        count = _count(batch)
         optimizer = keras.optimizers.Adam(learning_rate, clipnorm=10.0)
         self.compile(optimizer=optimizer, jit_compile=compile_training())
-        self.fit(batch, batch_size=_count(batch), epochs=steps, shuffle=False, verbose=0)
+        self.fit(rows(batch, np.tile(np.arange(count), steps)), batch_size=count, shuffle=False, verbose=0)
 
 
 def _count(batch: Tree) -> int:

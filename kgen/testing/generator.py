@@ -53,15 +53,17 @@ class GeneratorConformance(LossConformance):
             f"({component.space}): kgen would refuse it"
         )
 
-    def test_condition_matters(self) -> None:
-        if not self.conditional:
-            return
+    def test_data_and_condition_matter(self) -> None:
         component = self.ready()
         perturb(component)
-        batch = self.loss_batch(component)
-        other = {**batch, "condition": random_conditions(component.condition_space, BATCH, seed=5)}
-        before, after = (self._losses(component, b, False)["loss"] for b in (batch, other))
-        assert not np.allclose(before, after, rtol=1e-6), "'loss' is the same for any text: the condition is not used"
+        batch, other = (self.loss_batch(component, seed) for seed in (0, 1))
+        loss = self._losses(component, batch, False)["loss"]
+        other_x = self._losses(component, {**batch, "x": other["x"]}, False)["loss"]
+        assert not np.allclose(loss, other_x, rtol=1e-6), "'loss' is the same for any x: the data are not used"
+        other_text = self._losses(component, {**batch, "condition": other["condition"]}, False)["loss"]
+        assert not self.conditional or not np.allclose(loss, other_text, rtol=1e-6), (
+            "'loss' is the same for any text: the condition is not used"
+        )
 
     # ---- sampling -------------------------------------------------------------------------------------------------
 
@@ -123,8 +125,10 @@ class GeneratorConformance(LossConformance):
     def test_other_noise_other_sample(self) -> None:
         component = self._sampler()
         for given in self.generate_options:
-            samples = [self._generate(component, self._sampling_batch(component, given, s), given) for s in (0, 1)]
-            same = np.allclose(*samples, atol=1e-6)
+            first, second = (
+                self._generate(component, self._sampling_batch(component, given, seed), given) for seed in (0, 1)
+            )
+            same = np.allclose(first, second, atol=1e-6)
             assert self.deterministic or not same, f"generate({_show(given)}) makes the same sample from other noise"
 
     def test_alone_as_in_a_batch(self) -> None:

@@ -70,7 +70,7 @@ class LossConformance(ConfigurationConformance):
     def _losses(self, component: Any, batch: Batch, training: bool) -> dict[str, np.ndarray]:
         """Losses of a batch of arrays, leaving weights and seeds as they were."""
         with unchanged(component):
-            return arrays(dict(self.loss_of(component, tensors(batch), training)))
+            return arrays(dict(self.loss_of(component, tensors(batch), training)))  # type: ignore[no-any-return]
 
     def test_losses_are_finite_and_per_example(self) -> None:
         component = self.ready()
@@ -125,7 +125,7 @@ class LossConformance(ConfigurationConformance):
         runner = Runner(component, lambda b, training: self.loss_of(component, b, training))
         before = self._typical_loss(component, batch)
         reseed(component, 1)
-        runner.train(batch, self.fit_steps, self.learning_rate)
+        runner.fit_batch(batch, self.fit_steps, self.learning_rate)
         after = self._typical_loss(component, batch)
         assert before - after > self.fit_fall * abs(before), (
             f"'{self.fit_loss}' went from {before:.4g} to {after:.4g} in {self.fit_steps} steps on one batch: it must "

@@ -20,7 +20,11 @@ class Squares(Dataset):
     """Each picture is one colour, and its caption that colour's name."""
 
     def __init__(
-        self, *, size: PositiveInt = 8, colours: tuple[str, ...] = ("red", "green"), held: bool = False
+        self,
+        *,
+        size: PositiveInt = 8,
+        colours: tuple[str, ...] | Literal["all"] = ("red", "green"),
+        held: bool = False,
     ) -> None:
         self.size = size
         self.colours = colours
@@ -31,7 +35,8 @@ class Squares(Dataset):
         return Space("continuous", (self.size, self.size, 3))
 
     def captions(self, split):
-        return {"train": list(self.colours), "holdout": ["white"] if self.held else []}.get(split, [])
+        seen = list(COLOURS) if self.colours == "all" else list(self.colours)
+        return {"train": seen, "holdout": ["white"] if self.held else []}.get(split, [])
 
     def image(self, split, index: int) -> np.ndarray:
         colour = COLOURS[self.captions(split)[index]]
@@ -127,9 +132,15 @@ class Means(Generator):
 
 
 class Tokens(Means):
-    """The same, but it says that it models tokens."""
+    """The same, but it says that it models tokens, and has an option without a default."""
 
     accepts = ("tokens",)
+
+    def __init__(
+        self, space: Space, condition_space: ConditionSpace, *, vocabulary: PositiveInt, **kwargs: Any
+    ) -> None:
+        super().__init__(space, condition_space, **kwargs)
+        self.vocabulary = vocabulary
 
 
 class Brightness(Metric):

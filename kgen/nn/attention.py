@@ -1,0 +1,107 @@
+"""Multi-head attention, to oneself or to a context of which some positions are padding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+Tensor = Any
+
+MATERIALISED = 2**20
+"""Up to this many weights a head, they are computed as one array, which is quickest; beyond, the backend's own
+attention, which may need less memory, takes over."""
+
+
+class MultiHeadAttention(keras.layers.Layer):  # type: ignore[misc]
+    """Scaled dot-product attention (Vaswani et al. 2017, section 3.2); the softmax is in float32.
+
+    Queries, keys and values come from one matrix product (keys and values, where there is a context).
+
+    Args:
+        heads: Must divide the width of `x`.
+        use_bias: Of the projections to queries, keys and values; the output's always has one.
+        output_initializer: Of the output's kernel: "zeros" starts a residual branch as nothing.
+    """
+
+    def __init__(
+        self, heads: int, *, use_bias: bool = True, output_initializer: str = "glorot_uniform", **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.heads = heads
+        self.use_bias = use_bias
+        self.output_initializer = output_initializer
+
+    def build(self, x_shape: tuple[int | None, ...], context_shape: tuple[int | None, ...] | None = None) -> None:
+        width = x_shape[-1]
+        if width is None or width % self.heads:
+            raise ValueError(f"a width of {width} is not divisible into {self.heads} heads")
+        self.self_attention = context_shape is None
+        if context_shape is None:
+            self.qkv = self._dense(3 * width, "qkv", x_shape)
+        else:
+            self.q = self._dense(width, "q", x_shape)
+            self.kv = self._dense(2 * width, "kv", context_shape)
+        self.out = keras.layers.Dense(
+            width, kernel_initializer=self.output_initializer, dtype=self.dtype_policy, name="out"
+        )
+        self.out.build(x_shape)
+
+    def _dense(self, units: int, name: str, input_shape: tuple[int | None, ...]) -> keras.layers.Dense:
+        layer = keras.layers.Dense(units, use_bias=self.use_bias, dtype=self.dtype_policy, name=name)
+        layer.build(input_shape)
+        return layer
+
+    def call(self, x: Tensor, context: Tensor | None = None, key_mask: Tensor | None = None) -> Tensor:
+        """Attends.
+
+        Args:
+            x: (B, N, C), where the queries come from.
+            context: (B, L, D), where keys and values come from; `x` itself where absent (then L = N).
+            key_mask: (B, L) of 1 for positions to attend to and 0 for the others; absent: all. At least one is 1.
+
+        Returns:
+            (B, N, C).
+        """
+        if (context is None) != self.self_attention:
+            raise ValueError("an attention layer is built either for self-attention or for a context")
+        if context is None:
+            q, k, v = self._split(self.qkv(x), 3)
+        else:
+            (q,) = self._split(self.q(x), 1)
+            k, v = self._split(self.kv(context), 2)
+        y = attend(q, k, v, key_mask)  # (B, H, N, C/H)
+        y = ops.transpose(y, (0, 2, 1, 3))  # (B, N, H, C/H)
+        return self.out(ops.reshape(y, (-1, *x.shape[1:])))  # (B, N, C)
+
+    def _split(self, projected: Tensor, parts: int) -> list[Tensor]:
+        """(B, N, parts * C) -> `parts` arrays (B, H, N, C/H)."""
+        length, width = projected.shape[1], projected.shape[2] // parts
+        y = ops.reshape(projected, (-1, length, parts, self.heads, width // self.heads))
+        return ops.unstack(ops.transpose(y, (2, 0, 3, 1, 4)), parts, axis=0)  # type: ignore[no-any-return]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
+    """``softmax(q k^T / sqrt(d)) v``.
+
+    Args:
+        q: (B, H, N, d).
+        k, v: (B, H, L, d).
+        key_mask: (B, L) of 1 and 0, or absent.
+
+    Returns:
+        (B, H, N, d).
+    """
+    length, dim = q.shape[2], q.shape[3]
+    bias = None
+    if key_mask is not None:  # so low that the weight underflows to 0, yet within every floating-point type
+        bias = ((ops.cast(key_mask, "float32") - 1.0) * 30_000.0)[:, None, None, :]  # (B, 1, 1, L)
+    if length * k.shape[2] > MATERIALISED:
+        q, k, v = (ops.transpose(y, (0, 2, 1, 3)) for y in (q, k, v))  # (B, N, H, d)
+        return ops.transpose(ops.dot_product_attention(q, k, v, bias=bias), (0, 2, 1, 3))
+    logits = ops.matmul(q * dim**-0.5, ops.swapaxes(k, 2, 3))  # (B, H, N, L)
+    logits = ops.cast(logits, "float32")
+    if bias is not None:
+        logits = logits + bias
+    return ops.matmul(ops.cast(ops.softmax(logits, axis=-1), v.dtype), v)

@@ -1,0 +1,58 @@
+"""Numbers and positions as vectors of sines and cosines."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+Tensor = Any
+
+
+def sinusoidal(x: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
+    """Features of real numbers: cosines, then sines, of periods from 2 pi to 2 pi `max_period` (Ho et al. 2020).
+
+    Args:
+        x: (B,), of a range of about 1 to 1000.
+        dim: Even.
+        max_period: In units of 2 pi.
+
+    Returns:
+        (B, dim) float32.
+    """
+    angles = ops.cast(x, "float32")[:, None] * ops.convert_to_tensor(_frequencies(dim, max_period))  # (B, dim/2)
+    return ops.concatenate([ops.cos(angles), ops.sin(angles)], axis=-1)
+
+
+def sequence_positions(length: int, dim: int) -> np.ndarray:
+    """Fixed positions of a sequence (Vaswani et al. 2017, section 3.5): (length, dim) float32; `dim` is even."""
+    return _waves(np.arange(length, dtype=np.float32), dim)
+
+
+def grid_positions(height: int, width: int, dim: int) -> np.ndarray:
+    """Fixed positions of a grid, row by row: one half of the features for the column, one for the row (MAE, He 2022).
+
+    Args:
+        height, width: Of the grid.
+        dim: A multiple of 4.
+
+    Returns:
+        (height * width, dim) float32.
+    """
+    if dim % 4:
+        raise ValueError(f"positions on a grid need a width that is a multiple of 4, not {dim}")
+    rows, columns = np.indices((height, width), dtype=np.float32).reshape(2, -1)
+    return np.concatenate([_waves(columns, dim // 2), _waves(rows, dim // 2)], axis=1)
+
+
+def _waves(positions: np.ndarray, dim: int) -> np.ndarray:
+    angles = positions[:, None] * _frequencies(dim, 10_000.0)
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
+
+
+def _frequencies(dim: int, max_period: float) -> np.ndarray:
+    if dim < 2 or dim % 2:
+        raise ValueError(f"sines and cosines need an even number of features, not {dim}")
+    return np.exp(-math.log(max_period) * np.arange(dim // 2, dtype=np.float32) / (dim // 2)).astype(np.float32)

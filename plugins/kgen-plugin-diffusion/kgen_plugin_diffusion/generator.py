@@ -1,0 +1,172 @@
+"""The generator: a network, a schedule, what is predicted, and how to sample."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+import keras
+from keras import ops
+from pydantic import Field, PositiveInt
+
+from kgen import ConditionSpace, Generator, NoiseSpec, SeedGenerator, Space, SpaceError
+from kgen.random import normal
+from kgen_plugin_diffusion import predictions, schedules, weightings
+from kgen_plugin_diffusion.bound import variational_bound
+from kgen_plugin_diffusion.guidance import guide, threshold_dynamically
+from kgen_plugin_diffusion.networks import DiT, UNet
+from kgen_plugin_diffusion.samplers import SAMPLERS, Spacing, time_grid
+from kgen_plugin_diffusion.samplers import Name as Sampler
+from kgen_plugin_diffusion.times import LogitNormal, LogNormal, Uniform
+
+Tensor = Any
+Condition = dict[str, Tensor]
+
+
+class Diffusion(Generator):
+    """Learns to remove noise; generates by removing it step by step (Ho et al. 2020).
+
+    The defaults are flow matching with a transformer: straight paths from noise to picture (Liu et al. 2022), velocity
+    prediction, logit-normal times (Esser et al. 2024). Ho et al.'s DDPM is ``network={"kind": "unet"},
+    schedule="linear", prediction="eps", times={"kind": "uniform"}``; Karras et al.'s EDM is ``schedule="karras",
+    prediction="edm", times={"kind": "log-normal"}``.
+
+    Args:
+        network: `UNet` or `DiT`, with options of its own.
+        schedule: Noise over time: "linear", "cosine", "rectified-flow" or "karras".
+        prediction: What the network gives: "eps", "x0", "v", "velocity" or "edm".
+        weighting: Of noise levels in the loss: "uniform", "snr" or "min-snr".
+        gamma: Limit of the signal-to-noise ratio for "min-snr".
+        times: Which noise levels are trained on: uniform, logit-normal or log-normal.
+        sigma_data: Standard deviation of the latents, for "edm".
+        clip: Whether denoised latents are kept in [-1, 1] while sampling: for pixels, not for an autoencoder's latents.
+
+    Raises:
+        SpaceError: the space is no grid of (height, width, channels), or the network's stride does not divide it.
+    """
+
+    guidable: ClassVar[bool] = True
+    likelihood = "lower bound"
+
+    def __init__(
+        self,
+        space: Space,
+        condition_space: ConditionSpace,
+        *,
+        network: Annotated[UNet | DiT, Field(discriminator="kind")] = DiT(),  # noqa: B008 (it is frozen)
+        schedule: schedules.Name = "rectified-flow",
+        prediction: predictions.Name = "velocity",
+        weighting: weightings.Name = "uniform",
+        gamma: Annotated[float, Field(gt=0)] = 5.0,
+        times: Annotated[Uniform | LogitNormal | LogNormal, Field(discriminator="kind")] = LogitNormal(),  # noqa: B008
+        sigma_data: Annotated[float, Field(gt=0)] = 0.5,
+        clip: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(space, condition_space, **kwargs)
+        if len(space.shape) != 3:
+            raise SpaceError(f"diffusion works on (height, width, channels), not on {space}")
+        if isinstance(times, LogNormal) and schedule != "karras":
+            raise ValueError("times 'log-normal' belong to the schedule 'karras'")
+        network.check(space)
+        self.network = network
+        self.schedule = schedule
+        self.prediction = prediction
+        self.weighting = weighting
+        self.gamma = gamma
+        self.times = times
+        self.sigma_data = sigma_data
+        self.clip = clip
+        self.model = network.build(space, condition_space, space.shape[-1])
+        self.seed_generator = SeedGenerator()
+        self._schedule = schedules.SCHEDULES[schedule]
+
+    # ---- training -------------------------------------------------------------------------------------------------
+
+    def compute_losses(self, x: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
+        """Weighted squared error of what the network predicts, at one noise level an example (Ho et al. 2020, eq. 14)."""
+        x = ops.cast(x, "float32")
+        count = ops.shape(x)[0]
+        t = self.times.sample(count, self.seed_generator)  # (B,)
+        eps = keras.random.normal(ops.shape(x), seed=self.seed_generator)
+        sigma_t = self._schedule.sigma(t)
+        alpha, sigma = (ops.reshape(v, (-1, 1, 1, 1)) for v in (self._schedule.alpha(t), sigma_t))
+        noisy = alpha * x + sigma * eps
+        output = self._network(noisy, alpha, sigma, self._schedule.level(t, sigma_t), condition, training)
+        wanted = predictions.target(self.prediction, x, eps, alpha, sigma, self.sigma_data)
+        weight = weightings.weight(
+            self.weighting, self.prediction, alpha, sigma, gamma=self.gamma, sigma_data=self.sigma_data
+        )
+        error = ops.mean(ops.square(output - wanted), axis=(1, 2, 3))  # (B,)
+        return {"loss": ops.reshape(weight, (-1,)) * error, "error": error}
+
+    def _network(
+        self, x: Tensor, alpha: Tensor, sigma: Tensor, level: Tensor, condition: Condition, training: bool = False
+    ) -> Tensor:
+        scale = predictions.input_scale(self.prediction, alpha, sigma, self.sigma_data)
+        return ops.cast(self.model(scale * x, level, condition, training=training), "float32")
+
+    def _denoised(self, x: Tensor, alpha: Tensor, sigma: Tensor, level: Tensor, condition: Condition) -> Tensor:
+        """The clean picture in x (B, H, W, C), whose noise level is the same for all of the batch: scalars."""
+        levels = ops.broadcast_to(ops.reshape(level, (1,)), (ops.shape(x)[0],))
+        output = self._network(x, alpha, sigma, levels, condition)
+        return predictions.denoised(self.prediction, output, x, alpha, sigma, self.sigma_data)
+
+    # ---- sampling -------------------------------------------------------------------------------------------------
+
+    def noise_spec(self, **options: Any) -> dict[str, NoiseSpec]:
+        return {"start": NoiseSpec("normal", self.space.shape), "steps": NoiseSpec("key")}
+
+    def generate(
+        self,
+        condition: Condition,
+        null_condition: Condition,
+        noise: dict[str, Tensor],
+        *,
+        sampler: Sampler = "heun",
+        steps: PositiveInt = 20,
+        spacing: Spacing = "uniform",
+        guidance: Annotated[float, Field(ge=0)] = 1.0,
+        guidance_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0,
+        dynamic_threshold: Annotated[float, Field(gt=0, le=1)] | None = None,
+        eta: Annotated[float, Field(ge=0, le=1)] = 0.0,
+    ) -> Tensor:
+        """Generates latents.
+
+        Args:
+            sampler: "ddpm", "ddim", "euler", "euler-ancestral", "heun" or "dpm++2m".
+            steps: Any number. Heun's steps cost two runs of the network each, but for the last.
+            spacing: Of the times: "uniform" or "quadratic".
+            guidance: Weight of classifier-free guidance; 1 is none, and costs half as much.
+            guidance_rescale: 0 to 1, see `guide`.
+            dynamic_threshold: Quantile, such as 0.995, see `threshold_dynamically`; None: a fixed bound, if `clip`.
+            eta: Fresh noise of "ddim", from 0 to 1.
+        """
+        grid = time_grid(self._schedule, steps, spacing)
+
+        def denoise(x: Tensor, alpha: Tensor, sigma: Tensor, level: Tensor) -> Tensor:
+            if guidance == 1.0:
+                picture = self._denoised(x, alpha, sigma, level, condition)
+            else:
+                both = {name: ops.concatenate([condition[name], null_condition[name]]) for name in condition}
+                pictures = self._denoised(ops.concatenate([x, x]), alpha, sigma, level, both)
+                picture = guide(*ops.split(pictures, 2), guidance, guidance_rescale)
+            if dynamic_threshold is not None:
+                return threshold_dynamically(picture, dynamic_threshold)
+            return ops.clip(picture, -1.0, 1.0) if self.clip else picture
+
+        def fresh(step: Tensor) -> Tensor:
+            return normal(noise["steps"], step, self.space.shape)
+
+        start = noise["start"] * grid.sigma[0]
+        return SAMPLERS[sampler](denoise, start, grid, fresh, eta)
+
+    # ---- likelihood -----------------------------------------------------------------------------------------------
+
+    def log_likelihood(self, x: Tensor, condition: Condition, *, steps: PositiveInt = 1000) -> Tensor:
+        """The variational bound (B,), in nats, of 8-bit pictures: see `variational_bound`."""
+
+        def denoise(noisy: Tensor, alpha: Tensor, sigma: Tensor, level: Tensor) -> Tensor:
+            picture = self._denoised(noisy, alpha, sigma, level, condition)
+            return ops.clip(picture, -1.0, 1.0) if self.clip else picture
+
+        return variational_bound(denoise, x, self._schedule, steps)

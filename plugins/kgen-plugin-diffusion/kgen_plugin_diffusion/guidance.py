@@ -1,0 +1,37 @@
+"""Steering the denoised picture: classifier-free guidance and what keeps it within bounds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import ops
+
+Tensor = Any
+
+
+def guide(conditional: Tensor, unconditional: Tensor, weight: float, rescale: float) -> Tensor:
+    """Classifier-free guidance (Ho and Salimans 2022), of the clean pictures that two conditions suggest.
+
+    Args:
+        weight: 1 is the conditional picture; more exaggerates what the condition changes.
+        rescale: Share, 0 to 1, by which the standard deviation of each picture is brought back to that of the conditional
+            one (Lin et al. 2024, equation 16).
+    """
+    guided = unconditional + weight * (conditional - unconditional)
+    if not rescale:
+        return guided
+    axes = tuple(range(1, len(guided.shape)))
+    ratio = ops.std(conditional, axis=axes, keepdims=True) / (ops.std(guided, axis=axes, keepdims=True) + 1e-6)
+    return guided * (rescale * ratio + 1.0 - rescale)
+
+
+def threshold_dynamically(picture: Tensor, quantile: float) -> Tensor:
+    """Clips each picture to the quantile of its own absolute values, at least 1, and divides by it.
+
+    Dynamic thresholding (Saharia et al. 2022, section 2.3), for pictures in [-1, 1].
+    """
+    axes = tuple(range(1, len(picture.shape)))
+    flat = ops.reshape(ops.abs(picture), (ops.shape(picture)[0], -1))
+    limit = ops.maximum(ops.quantile(flat, quantile, axis=1), 1.0)
+    limit = ops.reshape(limit, (-1,) + (1,) * len(axes))
+    return ops.clip(picture, -limit, limit) / limit

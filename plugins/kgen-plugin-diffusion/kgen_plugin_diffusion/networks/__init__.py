@@ -1,0 +1,141 @@
+"""The networks, as options: a configuration says ``network: {kind: dit, width: 192}``; `build` makes the layer.
+
+A network is a Keras layer, called as ``network(x, noise_level, condition, training=...)``:
+    x: (B, H, W, C).
+    noise_level: (B,) float32, how noisy x is, on any scale of about 1000: the timestep, 1000 t, 250 log(sigma) ...
+    condition: "sequence" (B, L, D), to which the network attends where "mask" (B, L) is 1; and "pooled" (B, P), which
+        is added to the embedding of the noise level.
+It returns (B, H, W, out_channels) float32, which is 0 everywhere before training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import keras
+from pydantic import Field, PositiveInt
+
+from kgen import ConditionSpace, Space, SpaceError
+from kgen_plugin_diffusion.networks.dit import DiTLayer
+from kgen_plugin_diffusion.networks.unet import UNetLayer
+
+
+@dataclass(frozen=True)
+class UNet:
+    """A U-Net with attention to itself and to the text (Dhariwal and Nichol 2021; Rombach et al. 2022).
+
+    Args:
+        width: Channels of the first level.
+        multipliers: Channels of every level, times `width`; each level after the first has half the height and width.
+        blocks: Residual blocks a level, on the way down; there is one more on the way up.
+        attention: The levels, counted from 0, with attention (the middle always has it).
+        head_dim: Channels an attention head; must divide the channels of these levels.
+        dropout: In the residual blocks, in [0, 1).
+    """
+
+    kind: Literal["unet"] = "unet"
+    width: Annotated[int, Field(ge=4, multiple_of=2)] = 64
+    multipliers: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2, 2)
+    blocks: PositiveInt = 2
+    attention: tuple[Annotated[int, Field(ge=0)], ...] = (1, 2)
+    head_dim: PositiveInt = 32
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    def __post_init__(self) -> None:
+        last = len(self.multipliers) - 1
+        if beyond := [level for level in self.attention if level > last]:
+            raise ValueError(f"attention at level {beyond[0]}, but the levels of this U-Net are 0 to {last}")
+        for level in {*self.attention, last}:
+            if (channels := self.width * self.multipliers[level]) % self.head_dim:
+                raise ValueError(
+                    f"level {level} has {channels} channels, which heads of {self.head_dim} do not divide: "
+                    "change head_dim, width or multipliers"
+                )
+
+    @property
+    def stride(self) -> int:
+        """What the image's height and width must be multiples of."""
+        return int(2 ** (len(self.multipliers) - 1))
+
+    def check(self, space: Space) -> None:
+        """Raises SpaceError where the network cannot work in `space`."""
+        _check(space, self.stride, "U-Net", f"{len(self.multipliers)} levels", "use fewer multipliers")
+
+    def build(self, space: Space, condition_space: ConditionSpace, out_channels: int) -> keras.layers.Layer:
+        """Makes the layer, in the current dtype policy; its first call, or its `build`, creates every weight."""
+        self.check(space)
+        return UNetLayer(
+            out_channels=out_channels,
+            width=self.width,
+            multipliers=self.multipliers,
+            blocks=self.blocks,
+            attention=self.attention,
+            head_dim=self.head_dim,
+            dropout=self.dropout,
+            name="unet",
+        )
+
+
+@dataclass(frozen=True)
+class DiT:
+    """A diffusion transformer with adaLN-zero (Peebles and Xie 2023), and attention to the text (Chen et al. 2023).
+
+    Args:
+        patch: Height and width of the squares that become tokens.
+        width: Of a token; a multiple of 4 and of `heads`.
+        depth: Number of blocks.
+        heads: Of every attention.
+        mlp_ratio: Width of the hidden layer of a block's MLP, over `width`.
+        dropout: On what a block adds to its tokens, in [0, 1).
+    """
+
+    kind: Literal["dit"] = "dit"
+    patch: PositiveInt = 4
+    width: Annotated[int, Field(ge=4, multiple_of=4)] = 192
+    depth: PositiveInt = 6
+    heads: PositiveInt = 6
+    mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"a width of {self.width} is not divisible into {self.heads} heads: change width or heads")
+
+    @property
+    def stride(self) -> int:
+        """What the image's height and width must be multiples of."""
+        return self.patch
+
+    def check(self, space: Space) -> None:
+        """Raises SpaceError where the network cannot work in `space`."""
+        _check(space, self.stride, "DiT", f"patches of {self.patch}", "use another patch")
+
+    def build(self, space: Space, condition_space: ConditionSpace, out_channels: int) -> keras.layers.Layer:
+        """Makes the layer, in the current dtype policy; its first call, or its `build`, creates every weight."""
+        self.check(space)
+        return DiTLayer(
+            out_channels=out_channels,
+            patch=self.patch,
+            width=self.width,
+            depth=self.depth,
+            heads=self.heads,
+            mlp_ratio=self.mlp_ratio,
+            dropout=self.dropout,
+            name="dit",
+        )
+
+
+Network = Annotated[UNet | DiT, Field(discriminator="kind")]
+"""The type of an option that takes any network."""
+
+
+def _check(space: Space, stride: int, name: str, reason: str, remedy: str) -> None:
+    if space.kind != "continuous" or len(space.shape) != 3:
+        raise SpaceError(f"a {name} works on continuous latents of shape (height, width, channels), not on {space}")
+    height, width, _ = space.shape
+    if height % stride or width % stride:
+        raise SpaceError(
+            f"a {name} with {reason} needs a height and a width that {stride} divides, but the latents are "
+            f"{height}x{width}: change the size of the images to a multiple of {stride}, or {remedy}"
+        )

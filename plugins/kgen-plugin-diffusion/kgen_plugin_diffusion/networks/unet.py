@@ -1,0 +1,221 @@
+"""The U-Net of Dhariwal and Nichol (2021) with the transformer blocks of Rombach et al. (2022, appendix E.2.1)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+from keras import ops
+
+from kgen.nn import Dropout, GroupNorm, MultiHeadAttention, Upsample
+from kgen_plugin_diffusion.networks.embeddings import NoiseEmbedding
+
+Tensor = Any
+Shape = tuple[int | None, ...]
+
+
+class ResidualBlock(keras.layers.Layer):
+    """Two convolutions around a residual; the embedding scales and shifts what the second one sees.
+
+    Args:
+        channels: Of the output.
+        dropout: Before the second convolution.
+    """
+
+    def __init__(self, channels: int, dropout: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.channels = channels
+        policy = self.dtype_policy
+        self.norm1 = GroupNorm(dtype=policy, name="norm1")
+        self.conv1 = _conv(channels, policy, "conv1")
+        self.modulation = keras.layers.Dense(2 * channels, dtype=policy, name="modulation")
+        self.norm2 = GroupNorm(dtype=policy, name="norm2")
+        self.dropout = Dropout(dropout, dtype=policy, name="dropout")
+        self.conv2 = _conv(channels, policy, "conv2", kernel_initializer="zeros")
+        self.shortcut: keras.layers.Layer | None = None
+
+    def build(self, x_shape: Shape, embedding_shape: Shape) -> None:
+        inner = (*x_shape[:-1], self.channels)
+        self.norm1.build(x_shape)
+        self.conv1.build(x_shape)
+        self.modulation.build(embedding_shape)
+        self.norm2.build(inner)
+        self.dropout.build(inner)
+        self.conv2.build(inner)
+        if x_shape[-1] != self.channels:
+            self.shortcut = keras.layers.Dense(self.channels, dtype=self.dtype_policy, name="shortcut")
+            self.shortcut.build(x_shape)
+
+    def call(self, x: Tensor, embedding: Tensor, training: bool = False) -> Tensor:
+        """(B, H, W, C), (B, E) -> (B, H, W, channels)."""
+        scale, shift = ops.split(self.modulation(embedding), 2, axis=-1)  # (B, channels) each
+        h = self.conv1(ops.silu(self.norm1(x)))  # (B, H, W, channels)
+        h = ops.silu(self.norm2(h, scale, shift))
+        h = self.conv2(self.dropout(h, training=training))
+        return h + (x if self.shortcut is None else self.shortcut(x))
+
+
+class TransformerBlock(keras.layers.Layer):
+    """Pixels as tokens: attention to one another, attention to the text, and a gated MLP (GEGLU, Shazeer 2020).
+
+    Args:
+        heads: Must divide the channels.
+    """
+
+    def __init__(self, heads: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.heads = heads
+        policy = self.dtype_policy
+        self.norm = GroupNorm(epsilon=1e-6, dtype=policy, name="norm")
+        self.norm1, self.norm2, self.norm3 = (
+            keras.layers.LayerNormalization(epsilon=1e-5, dtype=policy, name=f"norm{i}") for i in (1, 2, 3)
+        )
+        self.self_attention = MultiHeadAttention(heads, use_bias=False, dtype=policy, name="self_attention")
+        self.cross_attention = MultiHeadAttention(heads, use_bias=False, dtype=policy, name="cross_attention")
+
+    def build(self, x_shape: Shape, sequence_shape: Shape) -> None:
+        channels, policy = x_shape[-1], self.dtype_policy
+        tokens = (x_shape[0], None, channels)
+        self.norm.build(x_shape)
+        for norm in (self.norm1, self.norm2, self.norm3):
+            norm.build(tokens)
+        self.self_attention.build(tokens)
+        self.cross_attention.build(tokens, sequence_shape)
+        self.inwards = keras.layers.Dense(channels, dtype=policy, name="inwards")
+        self.hidden = keras.layers.Dense(8 * channels, dtype=policy, name="hidden")
+        self.shrink = keras.layers.Dense(channels, dtype=policy, name="shrink")
+        self.outwards = keras.layers.Dense(channels, kernel_initializer="zeros", dtype=policy, name="outwards")
+        for layer in (self.inwards, self.hidden, self.outwards):
+            layer.build(tokens)
+        self.shrink.build((*tokens[:-1], 4 * channels))
+
+    def call(self, x: Tensor, sequence: Tensor, mask: Tensor) -> Tensor:
+        """(B, H, W, C), (B, L, D), (B, L) -> (B, H, W, C)."""
+        _, height, width, channels = x.shape
+        y = self.inwards(ops.reshape(self.norm(x), (-1, height * width, channels)))  # (B, H*W, C)
+        y = y + self.self_attention(self.norm1(y))
+        y = y + self.cross_attention(self.norm2(y), sequence, mask)
+        value, gate = ops.split(self.hidden(self.norm3(y)), 2, axis=-1)  # (B, H*W, 4C) each
+        y = y + self.shrink(value * ops.gelu(gate))
+        return x + ops.reshape(self.outwards(y), (-1, height, width, channels))
+
+
+class Block(keras.layers.Layer):
+    """A residual block and, unless `heads` is 0, a transformer block."""
+
+    def __init__(self, channels: int, heads: int, dropout: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.channels = channels
+        self.heads = heads
+        self.residual = ResidualBlock(channels, dropout, dtype=self.dtype_policy, name="residual")
+        self.transformer = TransformerBlock(heads, dtype=self.dtype_policy, name="transformer") if heads else None
+
+    def build(self, x_shape: Shape, embedding_shape: Shape, sequence_shape: Shape) -> None:
+        self.residual.build(x_shape, embedding_shape)
+        if self.transformer is not None:
+            self.transformer.build((*x_shape[:-1], self.channels), sequence_shape)
+
+    def call(self, x: Tensor, embedding: Tensor, sequence: Tensor, mask: Tensor, training: bool = False) -> Tensor:
+        """(B, H, W, C), (B, E), (B, L, D), (B, L) -> (B, H, W, channels)."""
+        x = self.residual(x, embedding, training=training)
+        return x if self.transformer is None else self.transformer(x, sequence, mask)
+
+
+class UNetLayer(keras.layers.Layer):
+    """The U-Net; see `kgen_plugin_diffusion.networks` for its call, and `UNet` there for its arguments."""
+
+    def __init__(
+        self,
+        out_channels: int,
+        width: int,
+        multipliers: tuple[int, ...],
+        blocks: int,
+        attention: tuple[int, ...],
+        head_dim: int,
+        dropout: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(autocast=False, **kwargs)  # the layers within cast what they take; the noise level must not be
+        self.out_channels = out_channels
+        self.width = width
+        self.multipliers = tuple(multipliers)
+        self.blocks = blocks
+        self.attention = tuple(attention)
+        self.head_dim = head_dim
+        self.dropout = dropout
+        policy, last = self.dtype_policy, len(self.multipliers) - 1
+        channels = [width * m for m in self.multipliers]
+        self.embedding = NoiseEmbedding(width, 4 * width, dtype=policy, name="embedding")
+        self.conv_in = _conv(width, policy, "conv_in")
+        self.down = [self._block(i, f"down{i}_{j}") for i in range(last + 1) for j in range(blocks)]
+        self.downsample = [_conv(channels[i], policy, f"downsample{i}", strides=2) for i in range(last)]
+        self.middle_in = self._block(last, "middle_in", attention=True)
+        self.middle_out = self._block(last, "middle_out", attention=False)
+        self.up = [self._block(i, f"up{i}_{j}") for i in range(last, -1, -1) for j in range(blocks + 1)]
+        self.upsample = [Upsample(channels[i], dtype=policy, name=f"upsample{i}") for i in range(last, 0, -1)]
+        self.norm_out = GroupNorm(dtype=policy, name="norm_out")
+        self.conv_out = _conv(out_channels, policy, "conv_out", kernel_initializer="zeros")
+
+    def _block(self, level: int, name: str, attention: bool | None = None) -> Block:
+        channels = self.width * self.multipliers[level]
+        heads = channels // self.head_dim if (level in self.attention if attention is None else attention) else 0
+        return Block(channels, heads, self.dropout, dtype=self.dtype_policy, name=name)
+
+    def build(self, x_shape: Shape, condition_shape: Mapping[str, Shape]) -> None:
+        others = ((None, 4 * self.width), condition_shape["sequence"])
+        self.embedding.build((None,), condition_shape["pooled"])
+        self.conv_in.build(x_shape)
+        channels, skips = self.width, [self.width]
+        down, downsample = iter(self.down), iter(self.downsample)
+        for level in range(len(self.multipliers)):
+            for block in itertools.islice(down, self.blocks):
+                block.build(_pixels(channels), *others)
+                channels = block.channels
+                skips.append(channels)
+            if level + 1 < len(self.multipliers):
+                next(downsample).build(_pixels(channels))
+                skips.append(channels)
+        self.middle_in.build(_pixels(channels), *others)
+        self.middle_out.build(_pixels(channels), *others)
+        up, upsample = iter(self.up), iter(self.upsample)
+        for level in reversed(range(len(self.multipliers))):
+            for block in itertools.islice(up, self.blocks + 1):
+                block.build(_pixels(channels + skips.pop()), *others)
+                channels = block.channels
+            if level > 0:
+                next(upsample).build(_pixels(channels))
+        self.norm_out.build(_pixels(channels))
+        self.conv_out.build(_pixels(channels))
+
+    def call(self, x: Tensor, noise_level: Tensor, condition: Mapping[str, Tensor], training: bool = False) -> Tensor:
+        """(B, H, W, C), (B,), condition -> (B, H, W, out_channels) float32."""
+        others = (self.embedding(noise_level, condition["pooled"]), condition["sequence"], condition["mask"])
+        x = self.conv_in(x)  # (B, H, W, width)
+        skips = [x]
+        down, downsample = iter(self.down), iter(self.downsample)
+        for level in range(len(self.multipliers)):
+            for block in itertools.islice(down, self.blocks):
+                x = block(x, *others, training=training)
+                skips.append(x)
+            if level + 1 < len(self.multipliers):
+                x = next(downsample)(x)  # (B, H/2, W/2, C)
+                skips.append(x)
+        x = self.middle_in(x, *others, training=training)
+        x = self.middle_out(x, *others, training=training)
+        up, upsample = iter(self.up), iter(self.upsample)
+        for level in reversed(range(len(self.multipliers))):
+            for block in itertools.islice(up, self.blocks + 1):
+                x = block(ops.concatenate([x, skips.pop()], axis=-1), *others, training=training)
+            if level > 0:
+                x = next(upsample)(x)  # (B, 2H, 2W, C)
+        return ops.cast(self.conv_out(ops.silu(self.norm_out(x))), "float32")  # (B, H, W, out_channels)
+
+
+def _conv(channels: int, policy: Any, name: str, **kwargs: Any) -> keras.layers.Layer:
+    return keras.layers.Conv2D(channels, 3, padding="same", dtype=policy, name=name, **kwargs)
+
+
+def _pixels(channels: int) -> Shape:
+    return (None, None, None, channels)

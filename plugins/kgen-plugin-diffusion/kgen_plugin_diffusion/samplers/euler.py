@@ -1,0 +1,39 @@
+"""Euler's method on the probability flow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import ops
+
+from kgen_plugin_diffusion.samplers.grid import Denoise, Grid, Noise
+
+
+def sample_euler(denoise: Denoise, x: Any, grid: Grid, noise: Noise, eta: float = 0.0) -> Any:
+    """First order steps along the straightened probability flow (Karras et al. 2022, algorithm 1 without correction).
+
+    In the coordinates of `Grid.straight` the flow's velocity is eps - picture (rectified flow) or eps (exploding
+    variance), and the step from one level to the next is x + (difference of sigma) * velocity.
+
+    Args:
+        x: (B, ...) at the grid's first level.
+        noise, eta: Not used: the method is deterministic.
+    """
+    line = grid.straight()
+
+    def step(i: Any, y: Any) -> Any:
+        _, sigma, scale = line.at(i)
+        _, next_sigma, _ = line.at(i + 1)
+        return y + (next_sigma - sigma) * velocity(denoise, y, grid, line, i, scale)
+
+    y = ops.fori_loop(0, grid.steps, step, x / line.level[0])
+    return y * line.level[grid.steps]
+
+
+def velocity(denoise: Denoise, y: Any, grid: Grid, line: Grid, index: Any, scale: Any) -> Any:
+    """dy / dsigma at an entry of the grid, y = x / scale in straight coordinates."""
+    alpha, sigma, level = grid.at(index)
+    x = y * scale
+    picture = denoise(x, alpha, sigma, level)
+    eps = (x - alpha * picture) / sigma
+    return eps - picture if grid.picture_fades else eps

@@ -1,0 +1,66 @@
+"""The noise levels that a sampler visits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from keras import ops
+
+from kgen_plugin_diffusion.schedules import Schedule
+
+Tensor = Any
+Denoise = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(x (B, ...), alpha, sigma, level: scalars) -> the clean picture that x seems to hold."""
+Noise = Callable[[Tensor], Tensor]
+"""Number of the step -> fresh normal noise of x's shape."""
+Spacing = Literal["uniform", "quadratic"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Noise levels from noise to picture: N steps lie between the N + 1 entries.
+
+    Args:
+        alpha, sigma, level: (N + 1,) each.
+        picture_fades: See `Schedule`.
+    """
+
+    alpha: Tensor
+    sigma: Tensor
+    level: Tensor
+    picture_fades: bool = True
+
+    @property
+    def steps(self) -> int:
+        return int(self.alpha.shape[0]) - 1
+
+    def at(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """alpha, sigma and level at an entry."""
+        return tuple(ops.take(values, index) for values in (self.alpha, self.sigma, self.level))  # type: ignore[return-value]
+
+    def straight(self) -> Grid:
+        """x / scale and sigma / scale, in which x moves on a straight line while the denoised picture stays the same."""
+        scale = self.alpha + self.sigma if self.picture_fades else self.alpha
+        return Grid(self.alpha / scale, self.sigma / scale, scale, self.picture_fades)
+
+
+def time_grid(schedule: Schedule, steps: int, spacing: Spacing = "uniform") -> Grid:
+    """A schedule's noise levels at `steps` times from 1 down, and a last one without noise.
+
+    Args:
+        spacing: "uniform" in t (which for the Karras schedule is equation 5 of Karras et al. 2022, whose last time but
+            one has sigma 0.002), or "quadratic": finer towards the picture (Song et al. 2021, appendix D.2).
+    """
+    if schedule.picture_fades:
+        times = 1.0 - ops.arange(steps + 1, dtype="float32") / steps
+    else:
+        times = 1.0 - ops.arange(steps, dtype="float32") / max(1, steps - 1)
+        times = ops.concatenate([times, times[-1:]])
+    times = times**2 if spacing == "quadratic" else times
+    alpha, sigma = schedule.alpha(times), schedule.sigma(times)
+    level = schedule.level(times, sigma)
+    # the last level holds no noise, whatever the schedule says of t = 0
+    clean = ops.cast(ops.arange(steps + 1) == steps, "float32")
+    return Grid(alpha * (1.0 - clean) + clean, sigma * (1.0 - clean), level, schedule.picture_fades)

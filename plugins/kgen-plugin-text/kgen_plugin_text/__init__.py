@@ -1,0 +1,1 @@
+"""Text encoders that are trained together with the generator."""

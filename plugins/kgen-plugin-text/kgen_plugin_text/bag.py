@@ -1,0 +1,97 @@
+"""A vector for every word, in no order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+import numpy as np
+from keras import ops
+from pydantic import PositiveInt
+
+from kgen import ConditionSpace, ConfigError, DataError, Encoder, RunError
+from kgen_plugin_text.words import PAD, UNKNOWN, Words
+
+FILE = "words.json"
+
+
+class BagOfWords(Encoder):
+    """Learned word vectors: "sequence" holds the words' and, first, one that every text has; "pooled" combines them.
+
+    The empty text has that first vector alone. All words that were not learned share one, which is zero at first, and
+    trained where `min_count` or `vocabulary` left words of the captions out.
+
+    Args:
+        dim: Width of the vectors.
+        length: Vectors a text, with the first; further words are left out.
+        vocabulary: Largest number of words, of which the most frequent are learned.
+        min_count: How often a word must occur in the captions to be learned.
+        pooling: "mean" or "sum" of the vectors.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: PositiveInt = 192,
+        length: PositiveInt = 32,
+        vocabulary: PositiveInt = 10_000,
+        min_count: PositiveInt = 1,
+        pooling: Literal["mean", "sum"] = "mean",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.dim = dim
+        self.length = length
+        self.vocabulary = vocabulary
+        self.min_count = min_count
+        self.pooling = pooling
+        self.words: Words | None = None
+
+    @property
+    def condition_space(self) -> ConditionSpace:
+        return ConditionSpace(self.length, self.dim)
+
+    def adapt(self, texts: Sequence[str]) -> None:
+        if not texts:
+            raise DataError("encoder 'bag' cannot learn words: there are no captions")
+        self.words = Words.learn(texts, self.vocabulary, self.min_count)
+
+    def _learned(self) -> Words:
+        if self.words is None:
+            raise ConfigError("encoder 'bag' has learned no words yet: call its adapt(captions) first")
+        return self.words
+
+    def build(self, input_shape: Any) -> None:
+        shape = (self._learned().size, self.dim)
+        self.table = self.add_weight(shape=shape, initializer=_unknown_is_zero, name="table")
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        return {"ids": self._learned()(texts, self.length)}  # (B, L)
+
+    def call(self, tokens: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        mask = ops.cast(ops.not_equal(tokens["ids"], PAD), self.compute_dtype)  # (B, L)
+        x = ops.cast(ops.take(self.table, tokens["ids"], axis=0), self.compute_dtype) * mask[..., None]  # (B, L, D)
+        pooled = ops.sum(x, axis=1)  # (B, D)
+        if self.pooling == "mean":
+            pooled = pooled / ops.sum(mask, axis=1)[:, None]
+        return {"sequence": x, "mask": mask, "pooled": pooled}
+
+    def save_assets(self, path: str | Path) -> None:
+        (Path(path) / FILE).write_text(json.dumps(self._learned().words), encoding="utf-8")
+
+    def load_assets(self, path: str | Path) -> None:
+        file = Path(path) / FILE
+        try:
+            self.words = Words(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise RunError(f"the words {file} cannot be read: {error}") from error
+
+
+def _unknown_is_zero(shape: tuple[int, ...], dtype: Any = None) -> Any:
+    table = keras.random.normal(shape, dtype=dtype)
+    known = np.ones((shape[0], 1), np.float32)
+    known[UNKNOWN] = 0.0
+    return table * ops.cast(known, table.dtype)

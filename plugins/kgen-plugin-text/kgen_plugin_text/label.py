@@ -1,0 +1,101 @@
+"""The caption is the class."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from pydantic import PositiveInt
+
+from kgen import ConditionSpace, ConfigError, DataError, Encoder, RunError
+from kgen_plugin_text.cleaning import clean
+
+FILE = "classes.json"
+
+
+class ClassLabel(Encoder):
+    """A learned vector a class, and one for the empty text ("no class"). Space around a caption does not count.
+
+    Args:
+        dim: Width of the vectors.
+        classes: All classes; by default the different captions of the training data.
+
+    Raises:
+        ValueError: `classes` is empty, or names a class twice.
+    """
+
+    def __init__(self, *, dim: PositiveInt = 192, classes: tuple[str, ...] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.dim = dim
+        self.classes = classes
+        self.rows: dict[str, int] | None = None
+        if classes is not None:
+            rows = _rows(classes)
+            if len(rows) != len(classes) + 1 or not classes:
+                raise ValueError(f"classes must be different texts, at least one and none empty, not {list(classes)}")
+            self.rows = rows
+
+    @property
+    def condition_space(self) -> ConditionSpace:
+        return ConditionSpace(1, self.dim)
+
+    def adapt(self, texts: Sequence[str]) -> None:
+        found = _rows(texts)
+        if len(found) == 1:
+            raise DataError("encoder 'class' cannot learn classes: there are no captions")
+        if self.classes is None:
+            self.rows = _rows(sorted(found))
+        elif unknown := [text for text in found if text not in self._known()]:
+            raise DataError(f"caption {self._unknown(unknown[0])}")
+
+    def _known(self) -> dict[str, int]:
+        if self.rows is None:
+            raise ConfigError("encoder 'class' knows no classes yet: call its adapt(captions), or give `classes`")
+        return self.rows
+
+    def _unknown(self, text: str) -> str:
+        names = [name for name in self._known() if name]
+        near = difflib.get_close_matches(text, names, n=3) or names[:3]
+        shown = ", ".join(f"'{name}'" for name in near)
+        return f"'{text[:80]}' is none of the {len(names)} classes of encoder 'class': did you mean {shown}?"
+
+    def build(self, input_shape: Any) -> None:
+        normal = keras.initializers.RandomNormal(stddev=1.0)
+        self.table = self.add_weight(shape=(len(self._known()), self.dim), initializer=normal, name="table")
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """int32 (B,); the empty text is 0.
+
+        Raises:
+            ConfigError: a text is no class; near ones are named.
+        """
+        rows = self._known()
+        names = [clean(text) for text in texts]
+        if unknown := [name for name in names if name not in rows]:
+            raise ConfigError(f"prompt {self._unknown(unknown[0])}")
+        return {"class": np.array([rows[name] for name in names], np.int32)}
+
+    def call(self, tokens: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        pooled = ops.cast(ops.take(self.table, tokens["class"], axis=0), self.compute_dtype)  # (B, D)
+        return {"sequence": pooled[:, None], "mask": ops.ones_like(pooled[:, :1]), "pooled": pooled}
+
+    def save_assets(self, path: str | Path) -> None:
+        (Path(path) / FILE).write_text(json.dumps(list(self._known())[1:]), encoding="utf-8")
+
+    def load_assets(self, path: str | Path) -> None:
+        file = Path(path) / FILE
+        try:
+            self.rows = _rows(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise RunError(f"the classes {file} cannot be read: {error}") from error
+
+
+def _rows(names: Sequence[str]) -> dict[str, int]:
+    """Numbers the different names in their order; the empty one is 0."""
+    return {name: row for row, name in enumerate(dict.fromkeys(["", *map(clean, names)]))}

@@ -1,0 +1,19 @@
+"""Declares the encoders."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import kgen
+
+
+@kgen.hookimpl
+def kgen_components(registry: Any) -> None:
+    registry.encoder(
+        "transformer",
+        "kgen_plugin_text.transformer:TransformerText",
+        summary="Transformer over byte pairs learned from the captions",
+    )
+    registry.encoder("bag", "kgen_plugin_text.bag:BagOfWords", summary="A vector a word, in no order")
+    registry.encoder("class", "kgen_plugin_text.label:ClassLabel", summary="A vector a class; a class is a caption")
+    registry.encoder("none", "kgen_plugin_text.unconditional:Unconditional", summary="Ignores the text")

@@ -1,0 +1,146 @@
+"""A transformer over byte pairs, trained with the generator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import keras
+import numpy as np
+from keras import ops
+from pydantic import Field, PositiveInt
+
+from kgen import ConditionSpace, ConfigError, DataError, Encoder, SeedGenerator
+from kgen_plugin_text.bpe import PAD, SMALLEST, BytePairs
+
+FILE = "tokenizer.json"
+
+
+class TransformerText(Encoder):
+    """A bidirectional pre-norm transformer (Vaswani et al. 2017; Xiong et al. 2020) with learned positions.
+
+    "sequence" is the normalised output, a position a token, the first of which stands for the text's begin; "pooled" is
+    its mean over the real positions. The empty text is the begin alone.
+
+    Args:
+        vocabulary: Largest number of tokens; as many are learned from the captions as occur twice.
+        length: Tokens a text, with the begin; longer texts are cut off.
+        dim: Width. depth: Blocks. heads: Of attention; they must divide `dim`.
+        expansion: Width of the blocks' hidden layer, in multiples of `dim`.
+        dropout: Share of each block's output that is dropped while training.
+        lowercase: Whether capital letters are the same as small ones.
+
+    Raises:
+        ValueError: `heads` does not divide `dim`.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocabulary: Annotated[int, Field(ge=SMALLEST)] = 4096,
+        length: PositiveInt = 32,
+        dim: PositiveInt = 192,
+        depth: PositiveInt = 3,
+        heads: PositiveInt = 4,
+        expansion: PositiveInt = 4,
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        lowercase: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if dim % heads:
+            raise ValueError(f"dim {dim} must be a multiple of heads {heads}")
+        self.vocabulary = vocabulary
+        self.length = length
+        self.dim = dim
+        self.depth = depth
+        self.heads = heads
+        self.expansion = expansion
+        self.dropout = dropout
+        self.lowercase = lowercase
+        self.tokenizer: BytePairs | None = None
+        self.blocks = [
+            Block(dim, heads, expansion * dim, dropout, dtype=self.dtype_policy, name=f"block_{i}")
+            for i in range(depth)
+        ]
+        self.norm = keras.layers.LayerNormalization(epsilon=1e-6, dtype=self.dtype_policy, name="norm")
+
+    @property
+    def condition_space(self) -> ConditionSpace:
+        return ConditionSpace(self.length, self.dim)
+
+    def adapt(self, texts: Sequence[str]) -> None:
+        if not texts:
+            raise DataError("encoder 'transformer' cannot learn a vocabulary: there are no captions")
+        self.tokenizer = BytePairs.learn(texts, self.vocabulary, self.lowercase)
+
+    def _learned(self) -> BytePairs:
+        if self.tokenizer is None:
+            raise ConfigError("encoder 'transformer' has no vocabulary yet: call its adapt(captions) first")
+        return self.tokenizer
+
+    def build(self, input_shape: Any) -> None:
+        normal = keras.initializers.RandomNormal(stddev=0.02)
+        self.tokens = self.add_weight(shape=(self._learned().size, self.dim), initializer=normal, name="tokens")
+        self.positions = self.add_weight(shape=(self.length, self.dim), initializer=normal, name="positions")
+        for block in self.blocks:
+            block.build((None, self.length, self.dim))
+        self.norm.build((None, self.length, self.dim))
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        return {"ids": self._learned()(texts, self.length)}  # (B, L)
+
+    def call(self, tokens: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        mask = ops.cast(ops.not_equal(tokens["ids"], PAD), self.compute_dtype)  # (B, L)
+        x = ops.take(self.tokens, tokens["ids"], axis=0) + self.positions  # (B, L, D)
+        x = ops.cast(x, self.compute_dtype)
+        for block in self.blocks:
+            x = block(x, mask, training=training)
+        x = self.norm(x)
+        return {"sequence": x, "mask": mask, "pooled": masked_mean(x, mask)}
+
+    def save_assets(self, path: str | Path) -> None:
+        self._learned().save(Path(path) / FILE)
+
+    def load_assets(self, path: str | Path) -> None:
+        self.tokenizer = BytePairs.load(Path(path) / FILE, self.lowercase)
+
+
+class Block(keras.layers.Layer):
+    """Attention and a hidden layer, each normalised before and added to its input."""
+
+    def __init__(self, dim: int, heads: int, hidden: int, dropout: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        policy = self.dtype_policy
+        self.norm1 = keras.layers.LayerNormalization(epsilon=1e-6, dtype=policy, name="norm1")
+        self.attention = keras.layers.MultiHeadAttention(
+            heads, dim // heads, use_bias=False, dtype=policy, name="attention"
+        )
+        self.norm2 = keras.layers.LayerNormalization(epsilon=1e-6, dtype=policy, name="norm2")
+        self.widen = keras.layers.Dense(hidden, activation="gelu", dtype=policy, name="widen")
+        self.narrow = keras.layers.Dense(dim, dtype=policy, name="narrow")
+        self.dropout = dropout
+        self.seed_generator = SeedGenerator()
+
+    def build(self, shape: Any) -> None:
+        self.norm1.build(shape)
+        self.attention.build(shape, shape)
+        self.norm2.build(shape)
+        self.widen.build(shape)
+        self.narrow.build((*shape[:-1], self.widen.units))
+
+    def call(self, x: Any, mask: Any, training: bool = False) -> Any:
+        among = ops.logical_and(mask[:, :, None] > 0, mask[:, None, :] > 0)  # (B, L, L)
+        among = ops.logical_or(among, ops.eye(mask.shape[1], dtype="bool"))  # padding sees itself: no empty softmax
+        y = self.norm1(x)
+        x = x + self._drop(self.attention(y, y, attention_mask=among), training)
+        return x + self._drop(self.narrow(self.widen(self.norm2(x))), training)
+
+    def _drop(self, x: Any, training: bool) -> Any:
+        return keras.random.dropout(x, self.dropout, seed=self.seed_generator) if training and self.dropout else x
+
+
+def masked_mean(x: Any, mask: Any) -> Any:
+    """Mean over the real positions: x (B, L, D), mask (B, L) -> (B, D)."""
+    return ops.sum(x * mask[..., None], axis=1) / ops.sum(mask, axis=1)[:, None]

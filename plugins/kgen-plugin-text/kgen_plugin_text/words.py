@@ -1,0 +1,52 @@
+"""Text -> words, and the words that captions use."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from kgen_plugin_text.cleaning import clean
+
+PAD, START, UNKNOWN = 0, 1, 2
+RESERVED = 3
+
+_WORD = re.compile(
+    r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|(?:(?![\u3040-\u30ff\u3400-\u9fff])\w)+|[^\w\s]"
+)
+
+
+def split(text: str) -> list[str]:
+    """Lowercase words; each sign that is no letter or digit, and each Chinese or Japanese one, is a word."""
+    return _WORD.findall(clean(text).lower())
+
+
+class Words:
+    """The words that have an id of their own."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.words = tuple(words)
+        self._ids = {word: id_ for id_, word in enumerate(self.words, RESERVED)}
+
+    @classmethod
+    def learn(cls, texts: Sequence[str], limit: int, min_count: int) -> Words:
+        """The at most `limit` most frequent words that occur at least `min_count` times."""
+        counts = Counter(word for text in texts for word in split(text))
+        ranked = sorted(counts, key=lambda word: (-counts[word], word))
+        return cls([word for word in ranked[:limit] if counts[word] >= min_count])
+
+    @property
+    def size(self) -> int:
+        """Number of ids."""
+        return len(self.words) + RESERVED
+
+    def __call__(self, texts: Sequence[str], length: int) -> np.ndarray:
+        """int32 (B, length): `START`, then the text's words, cut off or filled up with `PAD`."""
+        ids = np.full((len(texts), length), PAD, np.int32)  # (B, L)
+        ids[:, 0] = START
+        for row, text in zip(ids, texts, strict=True):
+            found = [self._ids.get(word, UNKNOWN) for word in split(text)[: length - 1]]
+            row[1 : 1 + len(found)] = found
+        return ids

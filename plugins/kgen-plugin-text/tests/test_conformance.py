@@ -1,0 +1,57 @@
+"""Every encoder keeps kgen's contract."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from kgen_plugin_text.bag import BagOfWords
+from kgen_plugin_text.label import ClassLabel
+from kgen_plugin_text.transformer import TransformerText
+from kgen_plugin_text.unconditional import Unconditional
+
+from kgen.plugins import registry
+from kgen.testing import EncoderConformance
+
+
+class TestTransformer(EncoderConformance):
+    def build(self) -> TransformerText:
+        return TransformerText(vocabulary=280, length=12, dim=16, depth=2, heads=2)
+
+
+class TestBag(EncoderConformance):
+    def build(self) -> BagOfWords:
+        return BagOfWords(dim=16, length=6)
+
+
+class TestSummedBag(EncoderConformance):
+    def build(self) -> BagOfWords:
+        return BagOfWords(dim=16, length=6, min_count=2, vocabulary=3, pooling="sum")
+
+    distinguishes: ClassVar[bool] = True
+    texts: ClassVar[Any] = ("red heart", "a big blue heart", "red smiley")
+
+
+class TestClass(EncoderConformance):
+    def build(self) -> ClassLabel:
+        return ClassLabel(dim=16)
+
+    @property
+    def _hard_texts(self) -> list[str]:
+        return [*self.texts, "", "  \n", f"\t{self.texts[0]} "]
+
+
+class TestNone(EncoderConformance):
+    distinguishes: ClassVar[bool] = False
+
+    def build(self) -> Unconditional:
+        return Unconditional()
+
+
+def test_all_are_registered() -> None:
+    mine = [c for c in registry().of_kind("encoder") if c.origin.namespace == "text"]
+    assert {c.name: c.load() for c in mine} == {
+        "transformer": TransformerText,
+        "bag": BagOfWords,
+        "class": ClassLabel,
+        "none": Unconditional,
+    }

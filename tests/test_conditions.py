@@ -1,0 +1,229 @@
+"""The cache of a frozen encoder's outputs: right, never stale, and safe against interruption."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from keras import ops
+
+from kgen import ConditionSpace, DataError, Encoder, RunError
+from kgen.data.conditions import BATCH, ConditionCache, cached_conditions, weights_fingerprint
+
+CAPTIONS = [f"caption {i} of \U0001f49c" for i in range(2 * BATCH + 7)] * 2
+
+
+class Frozen(Encoder):
+    """A random vector for every byte."""
+
+    def __init__(self, *, scale: float = 1.0, length: int = 24, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.scale = scale
+        self.length = length
+        self.trainable = False
+        self.batches: list[int] = []
+        self.before_batch: Callable[[int], None] = lambda number: None
+
+    @property
+    def condition_space(self) -> ConditionSpace:
+        return ConditionSpace(self.length, 6, 3)
+
+    def build(self, input_shape: Any) -> None:
+        values = np.random.default_rng(0).normal(size=(257, 6))
+        self.table = self.add_weight(shape=(257, 6), initializer="zeros", name="table")
+        self.table.assign(values)
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        ids = np.zeros((len(texts), self.length), np.int32)
+        ids[:, 0] = 256
+        for row, text in zip(ids, texts, strict=True):
+            found = list(text.encode())[-self.length + 1 :]
+            row[1 : 1 + len(found)] = found
+        return {"ids": ids}
+
+    def call(self, tokens: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        mask = ops.cast(ops.not_equal(tokens["ids"], 0), self.compute_dtype)
+        x = self.scale * ops.cast(ops.take(self.table, tokens["ids"], axis=0), self.compute_dtype) * mask[..., None]
+        return {"sequence": x, "mask": mask, "pooled": ops.sum(x, axis=1)[:, :3]}
+
+
+class Counting(Frozen):
+    """Counts what is encoded, and lets a test act between batches."""
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        if len(texts) == BATCH:
+            self.before_batch(len(self.batches))
+            self.batches.append(len(texts))
+        return super().tokenize(texts)
+
+
+def expected(encoder: Encoder, texts: Sequence[str]) -> dict[str, np.ndarray]:
+    made = encoder(encoder.tokenize(texts))
+    return {name: ops.convert_to_numpy(ops.cast(value, "float32")) for name, value in made.items()}
+
+
+def folders(cache_dir: Path) -> list[str]:
+    return sorted(path.name for path in cache_dir.iterdir())
+
+
+def assert_holds(cache: ConditionCache, encoder: Encoder, texts: Sequence[str]) -> None:
+    found, right = cache.lookup(texts), expected(encoder, texts)
+    assert found.keys() == right.keys()
+    for name, value in right.items():
+        assert found[name].dtype == np.float32
+        np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
+
+
+def test_holds_what_the_encoder_makes(tmp_path: Path) -> None:
+    encoder = Frozen()
+    cache = cached_conditions(encoder, CAPTIONS, tmp_path / "new" / "cache")
+    assert len(cache) == len(set(CAPTIONS)) + 1
+    assert_holds(cache, encoder, CAPTIONS)
+    assert_holds(cache, encoder, [CAPTIONS[99], "", CAPTIONS[3], ""])
+
+
+def test_reads_again_without_encoding(tmp_path: Path) -> None:
+    first, second = Counting(), Counting()
+    cached_conditions(first, CAPTIONS, tmp_path)
+    before = folders(tmp_path)
+    shuffled = list(reversed(CAPTIONS))[: len(CAPTIONS) // 2]
+    cache = cached_conditions(second, shuffled, tmp_path)
+    assert folders(tmp_path) == before
+    whole = -(-len(cache) // BATCH)
+    assert len(first.batches) == 2 * whole - 1  # tokens for the key (its last batch is short), then the conditions
+    assert len(second.batches) == whole - 1  # tokens for the key alone
+    assert_holds(cache, Frozen(), CAPTIONS)
+
+
+def change_weights(encoder: Frozen) -> Frozen:
+    encoder(encoder.tokenize([""]))
+    table = ops.convert_to_numpy(encoder.table).copy()
+    table[5, 5] += 1e-3  # one number that no caption uses
+    encoder.table.assign(table)
+    return encoder
+
+
+@pytest.mark.parametrize(
+    ("encoder", "captions"),
+    [
+        (lambda: Frozen(scale=2.0), CAPTIONS),
+        (lambda: change_weights(Frozen()), CAPTIONS),
+        (lambda: Frozen(), [*CAPTIONS, "one more"]),
+        (lambda: Frozen(dtype="mixed_bfloat16"), CAPTIONS),
+    ],
+    ids=["configuration", "weights", "captions", "precision"],
+)
+def test_what_differs_has_a_cache_of_its_own(
+    encoder: Callable[[], Frozen], captions: Sequence[str], tmp_path: Path
+) -> None:
+    cached_conditions(Frozen(), CAPTIONS, tmp_path)
+    other = encoder()
+    assert_holds(cached_conditions(other, captions, tmp_path), other, captions)
+    assert len(folders(tmp_path)) == 2
+
+
+def test_changed_tokens_have_a_cache_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached_conditions(Frozen(), CAPTIONS, tmp_path)
+    tokenize = Frozen.tokenize
+    monkeypatch.setattr(Frozen, "tokenize", lambda self, texts: tokenize(self, [t.upper() for t in texts]))
+    encoder = Frozen()
+    assert_holds(cached_conditions(encoder, CAPTIONS, tmp_path), encoder, CAPTIONS)
+    assert len(folders(tmp_path)) == 2
+
+
+def test_changed_code_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached_conditions(Frozen(), CAPTIONS, tmp_path)
+    call = Frozen.call
+    monkeypatch.setattr(
+        Frozen,
+        "call",
+        lambda self, tokens, training=False: {k: v + (k == "pooled") for k, v in call(self, tokens).items()},
+    )
+    encoder = Frozen()
+    assert_holds(cached_conditions(encoder, CAPTIONS, tmp_path), encoder, CAPTIONS)
+    assert len(folders(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("name", ["sequence.npy", "pooled.npy", "captions.json"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "empty"])
+def test_damage_is_repaired(name: str, damage: str, tmp_path: Path) -> None:
+    encoder = Frozen()
+    file = cached_conditions(encoder, CAPTIONS, tmp_path).folder / name
+    whole = file.read_bytes()
+    file.unlink()
+    if damage != "missing":
+        file.write_bytes(whole[: len(whole) // 2] if damage == "cut" else b"")
+    assert_holds(cached_conditions(encoder, CAPTIONS, tmp_path), encoder, CAPTIONS)
+
+
+def test_interrupted_writing_leaves_nothing(tmp_path: Path) -> None:
+    def stop(number: int) -> None:
+        if number == 4:
+            raise KeyboardInterrupt
+
+    encoder = Counting()
+    encoder.before_batch = stop
+    with pytest.raises(KeyboardInterrupt):
+        cached_conditions(encoder, CAPTIONS, tmp_path)
+    assert folders(tmp_path) == []
+    assert_holds(cached_conditions(Frozen(), CAPTIONS, tmp_path), Frozen(), CAPTIONS)
+
+
+def test_what_a_killed_process_left_goes_some_day(tmp_path: Path) -> None:
+    for name, age in (("old", 2 * 24 * 3600), ("young", 60)):
+        (tmp_path / f".conditions-{name}" / "whole").mkdir(parents=True)
+        os.utime(tmp_path / f".conditions-{name}", (time.time() - age,) * 2)
+    cache = cached_conditions(Frozen(), CAPTIONS, tmp_path)
+    assert folders(tmp_path) == [".conditions-young", cache.folder.name]
+
+
+def test_two_writers_at_once(tmp_path: Path) -> None:
+    slow, fast = Counting(), Counting()
+
+    def overtake(number: int) -> None:
+        if number == 4:
+            cached_conditions(fast, CAPTIONS, tmp_path)
+
+    slow.before_batch = overtake
+    cache = cached_conditions(slow, CAPTIONS, tmp_path)
+    assert len(folders(tmp_path)) == 1
+    assert_holds(cache, Frozen(), CAPTIONS)
+
+
+def test_pickles_and_reads_from_threads(tmp_path: Path) -> None:
+    cache = pickle.loads(pickle.dumps(cached_conditions(Frozen(), CAPTIONS, tmp_path)))
+    right = expected(Frozen(), CAPTIONS)["pooled"]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda caption: cache.lookup([caption])["pooled"][0], CAPTIONS))
+    np.testing.assert_allclose(np.stack(found), right, atol=1e-5)
+
+
+def test_refuses_a_caption_that_was_not_encoded(tmp_path: Path) -> None:
+    cache = cached_conditions(Frozen(), ["red heart"], tmp_path)
+    with pytest.raises(DataError, match="'blue heart' is not among the 2"):
+        cache.lookup(["red heart", "blue heart"])
+
+
+def test_says_where_it_cannot_write(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="KGEN_CACHE"):
+        cached_conditions(Frozen(), CAPTIONS, tmp_path / "file")
+
+
+def test_fingerprint_sees_every_weight_and_its_place() -> None:
+    encoder = Frozen()
+    encoder(encoder.tokenize([""]))
+    first = weights_fingerprint(encoder)
+    assert weights_fingerprint(change_weights(Frozen())) != first
+    table = ops.convert_to_numpy(encoder.table).copy()
+    encoder.table.assign(np.roll(table, 1, axis=0))
+    assert weights_fingerprint(encoder) != first
+    encoder.table.assign(table)
+    assert weights_fingerprint(encoder) == first

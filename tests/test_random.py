@@ -1,0 +1,144 @@
+"""Noise: the algorithm's published answers, its distribution, and what it depends on."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from scipy import stats
+
+from kgen.random import NoiseSpec, SeedGenerator, draw, normal, threefry, uniform
+
+# Threefry-2x32, 20 rounds: key, counter, result (Random123 1.09, kat_vectors)
+KNOWN_ANSWERS = [
+    ((0x00000000, 0x00000000), (0x00000000, 0x00000000), (0x6B200159, 0x99BA4EFE)),
+    ((0xFFFFFFFF, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF), (0x1CB996FC, 0xBB002BE7)),
+    ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
+]
+
+
+def signed(number: int) -> np.ndarray:
+    return np.array([[number]], np.uint32).view(np.int32)
+
+
+def keys(count: int) -> np.ndarray:
+    return draw({"key": NoiseSpec("key")}, [(3, copy) for copy in range(count)])["key"]
+
+
+@pytest.mark.parametrize(("key", "counter", "result"), KNOWN_ANSWERS)
+def test_threefry_gives_the_known_answers(
+    key: tuple[int, int], counter: tuple[int, int], result: tuple[int, int]
+) -> None:
+    made = threefry(*[ops.convert_to_tensor(signed(number)) for number in (*key, *counter)])
+    assert tuple(int(ops.convert_to_numpy(half).view(np.uint32)[0, 0]) for half in made) == result
+
+
+def test_noise_is_the_same_on_every_backend() -> None:
+    """Numbers that were computed by the definition, in Python's integers."""
+    noise = ops.convert_to_numpy(uniform(ops.convert_to_tensor(keys(2)), 7, (2, 3)))
+    for key, row in zip(keys(2).view(np.uint32), noise.reshape(2, -1), strict=True):
+        expected = [(_threefry(int(key[0]), int(key[1]), index, 7)[0] >> 8) / 2**24 for index in range(6)]
+        assert row.tolist() == expected
+
+
+def _threefry(key0: int, key1: int, x0: int, x1: int) -> tuple[int, int]:
+    """The definition (Salmon et al. 2011, section 4.2), independent of kgen's."""
+    schedule, low = [key0, key1, key0 ^ key1 ^ 0x1BD11BDA], 2**32 - 1
+    x0, x1 = (x0 + key0) & low, (x1 + key1) & low
+    for number in range(20):
+        rotation = [13, 15, 26, 6, 17, 29, 16, 24][number % 8]
+        x0 = (x0 + x1) & low
+        x1 = ((x1 << rotation | x1 >> 32 - rotation) & low) ^ x0
+        if number % 4 == 3:
+            group = number // 4 + 1
+            x0, x1 = (x0 + schedule[group % 3]) & low, (x1 + schedule[(group + 1) % 3] + group) & low
+    return x0, x1
+
+
+def test_normal_is_normal() -> None:
+    made = ops.convert_to_numpy(normal(ops.convert_to_tensor(keys(8)), 0, (5000,)))
+    assert stats.kstest(made.ravel(), "norm").pvalue > 1e-3
+    assert abs(made.mean()) < 0.02 and abs(made.std() - 1) < 0.02
+    assert abs(stats.kurtosis(made.ravel())) < 0.1
+
+
+def test_uniform_is_uniform() -> None:
+    made = ops.convert_to_numpy(uniform(ops.convert_to_tensor(keys(8)), 0, (5000,)))
+    assert stats.kstest(made.ravel(), "uniform").pvalue > 1e-3
+    assert made.min() >= 0 and made.max() < 1
+
+
+def test_noise_differs_by_key_counter_and_position() -> None:
+    """No two of all these numbers are related: neither equal, nor correlated."""
+    key = ops.convert_to_tensor(keys(2))
+    made = np.concatenate([ops.convert_to_numpy(normal(key, counter, (2000,))) for counter in (0, 1, 1000)])
+    assert len(np.unique(made)) > 0.99 * made.size
+    correlations = np.corrcoef(made) - np.eye(len(made))
+    assert np.abs(correlations).max() < 0.1
+    assert abs(np.corrcoef(made[0, :-1], made[0, 1:])[0, 1]) < 0.1
+
+
+def test_noise_of_a_picture_does_not_depend_on_its_batch() -> None:
+    key = keys(5)
+    together = ops.convert_to_numpy(normal(ops.convert_to_tensor(key), 2, (3, 4)))
+    assert together.shape == (5, 3, 4) and together.dtype == np.float32
+    for index in range(5):
+        alone = ops.convert_to_numpy(normal(ops.convert_to_tensor(key[index : index + 1]), 2, (3, 4)))
+        np.testing.assert_allclose(alone[0], together[index], atol=1e-6)
+
+
+def test_normal_is_finite_for_every_radius() -> None:
+    """The least of the 2^24 uniform numbers, 0, must not become infinite."""
+    assert np.isfinite(np.sqrt(-2 * np.log(np.float32(0) + np.float32(2.0**-25))))
+    made = ops.convert_to_numpy(normal(ops.convert_to_tensor(keys(4)), 0, (200_000,)))
+    assert np.isfinite(made).all() and np.abs(made).max() < 6
+
+
+SPECS = {"x": NoiseSpec("normal", (3, 2)), "choice": NoiseSpec("uniform", (4,)), "key": NoiseSpec("key")}
+
+
+def test_draw_depends_on_seed_and_copy_alone() -> None:
+    together = draw(SPECS, [(0, 0), (0, 1), (7, 0), (0, 0)])
+    assert {name: (a.shape, a.dtype.name) for name, a in together.items()} == {
+        "x": ((4, 3, 2), "float32"),
+        "choice": ((4, 4), "float32"),
+        "key": ((4, 2), "int32"),
+    }
+    for index, pair in enumerate([(0, 0), (0, 1), (7, 0)]):
+        alone = draw({"key": SPECS["key"], "x": SPECS["x"]}, [pair])  # neither on other names, nor on their order
+        assert np.array_equal(alone["x"][0], together["x"][index])
+        assert np.array_equal(alone["key"][0], together["key"][index])
+    for array in together.values():
+        assert np.array_equal(array[0], array[3])
+        assert len({row.tobytes() for row in array}) == 3
+
+
+def test_draw_is_the_same_in_every_version() -> None:
+    """Pictures of a seed stay what they are: a change of these numbers is a change that users see."""
+    noise = draw({"x": NoiseSpec("normal", (3,)), "key": NoiseSpec("key")}, [(1, 2)])
+    np.testing.assert_allclose(noise["x"][0], [-1.5687486, -0.06764563, 0.28174984], rtol=1e-6)
+    assert noise["key"][0].tolist() == [2021556915, 1827801470]
+
+
+def test_draw_is_independent_between_names() -> None:
+    spec = NoiseSpec("normal", (5000,))
+    noise = draw({"a": spec, "b": spec}, [(0, 0)])
+    assert abs(np.corrcoef(noise["a"][0], noise["b"][0])[0, 1]) < 0.05
+
+
+def test_draw_has_the_distributions_it_names() -> None:
+    noise = draw({"n": NoiseSpec("normal", (5000,)), "u": NoiseSpec("uniform", (5000,))}, [(0, c) for c in range(4)])
+    assert stats.kstest(noise["n"].ravel(), "norm").pvalue > 1e-3
+    assert stats.kstest(noise["u"].ravel(), "uniform").pvalue > 1e-3
+    assert noise["u"].max() < 1
+
+
+def test_draw_of_nothing_is_nothing() -> None:
+    assert draw({}, [(0, 0)]) == {}
+
+
+def test_seed_generator_is_kerass_on_one_device() -> None:
+    mine, theirs = SeedGenerator(5), keras.random.SeedGenerator(5)
+    for _ in range(3):
+        assert np.array_equal(ops.convert_to_numpy(mine.next()), ops.convert_to_numpy(theirs.next()))
