@@ -73,7 +73,7 @@ class Source:
                 raise ValueError(f"'{dotted(path[:depth])}' is {show(child)}, no mapping with keys: set it as a whole")
             node = child
         node[str(path[-1])] = value
-        pass
+        self.where = {known: place for known, place in self.where.items() if known[: len(path)] != path}
         self.where[path] = origin
 
     def report(self, path: KeyPath, message: str) -> None:

@@ -87,7 +87,9 @@ def load_backbone(source: Source, classes: tuple[str, ...], dtype: str) -> Any:
         known = [name for cls in classes for name in getattr(keras_hub.models, cls).presets]
         if source not in known:
             near = difflib.get_close_matches(source, known, n=3) or known[:3]
-            raise ConfigError(f"unknown preset '{source}': neither a folder nor one of KerasHub's, such as {', '.join(near)}")
+            raise ConfigError(
+                f"unknown preset '{source}': neither a folder nor one of KerasHub's, such as {', '.join(near)}"
+            )
     try:
         backbone = keras_hub.models.Backbone.from_preset(str(source), dtype=dtype)
     except Exception as error:  # whatever is wrong with files that somebody else wrote

@@ -1,7 +1,7 @@
 """The tokenizers that models were trained with, read from a model's folder; on the host, and without TensorFlow.
 
-A folder may hold Hugging Face's ``tokenizer.json``, which says all, or the vocabulary files of the original models or of
-KerasHub, from which the same is built.
+A folder may hold Hugging Face's ``tokenizer.json``, which says all, or the vocabulary files of the original models or
+of KerasHub, from which the same is built.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from kgen_plugin_keras_hub.presets import Source
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from tokenizers.implementations import BertWordPieceTokenizer
 
 from kgen import ConfigError, PluginError
+from kgen_plugin_keras_hub.presets import Source
 
 Kind = Literal["Bert", "CLIP", "T5"]
 
@@ -27,6 +27,11 @@ class TextTokenizer(ABC):
     """Text -> numbers, with the model's own marks of begin and end. It can be pickled, and used by several threads."""
 
     length: int
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """How many different numbers there are."""
 
     @abstractmethod
     def ids(self, text: str) -> list[int]:
@@ -52,6 +57,10 @@ class Pieces(TextTokenizer):
         tokenizer.no_padding()
         tokenizer.enable_truncation(length)
 
+    @property
+    def size(self) -> int:
+        return int(self.tokenizer.get_vocab_size())
+
     def ids(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text).ids)
 
@@ -69,6 +78,10 @@ class Sentences(TextTokenizer):
             ) from error
         self.processor = SentencePieceProcessor(model_proto=proto)
         self.length = length
+
+    @property
+    def size(self) -> int:
+        return int(self.processor.vocab_size())
 
     def ids(self, text: str) -> list[int]:
         return [*self.processor.encode(text)[: self.length - 1], self.processor.eos_id()]
@@ -176,10 +189,9 @@ def clip_tokenizer(vocabulary: dict[str, int], merges: Sequence[str]) -> Tokeniz
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(CLIP_WORDS), behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
-    tokenizer.decoder = decoders.ByteLevel()
     marks = [(mark, vocabulary[mark]) for mark in (START, END)]
     tokenizer.post_processor = processors.TemplateProcessing(f"{START} $A {END}", special_tokens=marks)
     return tokenizer

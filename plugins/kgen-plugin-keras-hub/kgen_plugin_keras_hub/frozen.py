@@ -1,0 +1,86 @@
+"""What the pretrained encoders share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from kgen import ConfigError, Encoder, RunError
+from kgen_plugin_keras_hub.presets import find
+from kgen_plugin_keras_hub.tokenizers import Kind, read_tokenizer
+
+FILE = "preset.json"
+PROBE = "a red heart"
+DRIFT = 0.05
+"""How far (relatively) a precision or a backend may move the probe's condition."""
+
+
+class FrozenText(Encoder):
+    """A pretrained encoder that is not trained on. Its weights stay in the preset; kgen does not save them.
+
+    With a pipeline, the condition of a short text is saved, and compared when the pipeline is loaded: a preset that was
+    replaced in the meantime is refused.
+
+    Args:
+        preset: "minilm" (BERT only), a folder, "hf://USER/NAME", or a name that KerasHub knows.
+        length: Tokens a text, with the marks of begin and end; longer texts are cut off.
+    """
+
+    has_own_weights = True
+
+    def __init__(self, preset: str, length: int, kind: Kind, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.preset = preset
+        self.length = length
+        self.source = find(preset)
+        self.tokenizer = read_tokenizer(self.source, kind, length)
+
+    def check_sizes(self, vocabulary: int, longest: int | None) -> None:
+        """Compares tokenizer and options with the model.
+
+        Args:
+            vocabulary: How many tokens the model knows.
+            longest: Most positions that the model has; None: no limit.
+
+        Raises:
+            ConfigError: the tokenizer is another model's. ValueError: `length` is too long.
+        """
+        if self.tokenizer.size > vocabulary:
+            tokens = f"the tokenizer has {self.tokenizer.size} tokens, but the model knows {vocabulary}"
+            raise ConfigError(f"preset '{self.preset}': {tokens}")
+        if longest is not None and self.length > longest:
+            raise ValueError(f"length {self.length} is more than the {longest} positions of preset '{self.preset}'")
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        return self.tokenizer(texts)
+
+    def save_assets(self, path: str | Path) -> None:
+        data = {"text": PROBE, "pooled": self._pooled(PROBE).tolist()}
+        (Path(path) / FILE).write_text(json.dumps(data), encoding="utf-8")
+
+    def load_assets(self, path: str | Path) -> None:
+        file = Path(path) / FILE
+        try:
+            data = json.loads(file.read_text(encoding="utf-8"))
+            before, now = np.asarray(data["pooled"], np.float32), self._pooled(data["text"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{file} cannot be read: {error}") from error
+        if before.shape != now.shape or np.linalg.norm(now - before) > DRIFT * np.linalg.norm(before):
+            raise RunError(
+                f"preset '{self.preset}' is not what this pipeline was trained with: it makes another condition of "
+                f"'{data['text']}'; restore the preset, or train again"
+            )
+
+    def _pooled(self, text: str) -> np.ndarray:
+        pooled = self(self.tokenize([text]))["pooled"]
+        return np.asarray(ops.convert_to_numpy(ops.cast(pooled, "float32")))[0]
+
+
+def real_mean(x: Any, mask: Any) -> Any:
+    """Mean over the real positions: x (B, L, D), mask (B, L) -> (B, D)."""
+    return ops.sum(x * mask[..., None], axis=1) / ops.sum(mask, axis=1)[:, None]

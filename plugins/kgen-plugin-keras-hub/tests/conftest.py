@@ -1,0 +1,99 @@
+"""Tiny models with tokenizers of their own, saved as KerasHub saves them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import keras
+import keras_hub
+import pytest
+import sentencepiece
+from tokenizers import pre_tokenizers
+
+SENTENCES = ["a red heart", "a blue circle", "big green books and apples", "smiley", "hearts, circles & books"]
+CLIP_MARKS = ("<|startoftext|>", "<|endoftext|>")
+
+
+def word_pieces() -> list[str]:
+    letters = "abcdefghijklmnopqrstuvwxyz,.&!'"
+    return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{c}" for c in letters), "heart", "red", "##s"]
+
+
+def byte_pairs() -> tuple[dict[str, int], list[str]]:
+    """A vocabulary and merges as CLIP has them: every byte, inside and at the end of a word, and a few pairs."""
+    signs = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = ["r e", "re d</w>", "h e", "a r", "ar t</w>", "he art</w>"]
+    words = [*signs, *(f"{sign}</w>" for sign in signs), *(merge.replace(" ", "") for merge in merges), *CLIP_MARKS]
+    return {word: number for number, word in enumerate(words)}, merges
+
+
+def sentence_pieces() -> bytes:
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(SENTENCES * 4),
+        model_writer=model,
+        vocab_size=40,
+        model_type="unigram",
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        pad_piece="<pad>",
+        eos_piece="</s>",
+        unk_piece="<unk>",
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+def randomize(model: keras.Model) -> keras.Model:
+    """Gives every weight a random value: what begins at zero or one would hide where it went."""
+    keras.utils.set_random_seed(1)
+    for weight in model.weights:
+        if "float" in weight.dtype:
+            weight.assign(weight + keras.random.normal(weight.shape, stddev=0.2))
+    return model
+
+
+@pytest.fixture(scope="session")
+def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bert")
+    words = word_pieces()
+    model = keras_hub.models.BertBackbone(len(words), 2, 2, 16, 32, max_sequence_length=24)
+    randomize(model).save_to_preset(folder)
+    keras_hub.tokenizers.BertTokenizer(words, lowercase=True).save_to_preset(folder)
+    return folder
+
+
+def clip_text_tower() -> keras.Model:
+    return keras_hub.models.CLIPTextEncoder(len(byte_pairs()[0]), 16, 16, 2, 2, 32, max_sequence_length=20)
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole CLIP, with its projection."""
+    folder = tmp_path_factory.mktemp("clip")
+    vision = keras_hub.models.CLIPVisionEncoder(4, 16, 1, 2, 32, image_shape=(8, 8, 3))
+    randomize(keras_hub.models.CLIPBackbone(vision, clip_text_tower(), projection_dim=8)).save_to_preset(folder)
+    vocabulary, merges = byte_pairs()
+    keras_hub.tokenizers.CLIPTokenizer(vocabulary, merges).save_to_preset(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tower_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CLIP's text tower alone."""
+    folder = tmp_path_factory.mktemp("tower")
+    randomize(clip_text_tower()).save_to_preset(folder)
+    vocabulary, merges = byte_pairs()
+    keras_hub.tokenizers.CLIPTokenizer(vocabulary, merges).save_to_preset(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def t5_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("t5")
+    randomize(keras_hub.models.T5Backbone(40, 2, 2, 16, 32)).save_to_preset(folder)
+    keras_hub.tokenizers.T5Tokenizer(sentence_pieces()).save_to_preset(folder)
+    return folder

@@ -1,0 +1,1 @@
+"""OpenMoji's captioned pictures for kgen."""

