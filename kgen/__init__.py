@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from kgen.errors import ConfigError, DataError, KgenError, PluginError, RunError, SpaceError
 from kgen.hookspecs import hookimpl
+from kgen.registry import Registrar
 from kgen.spaces import ConditionSpace, Space
 
 if TYPE_CHECKING:
-    from kgen.assemble import assemble
-    from kgen.components.dataset import Dataset, Problem
+    from kgen.assembly import assemble
+    from kgen.components.dataset import Dataset, Problem, Split
     from kgen.components.decoder import Decoder
     from kgen.components.encoder import Encoder
     from kgen.components.generator import Generator
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from kgen.saving import load
 
 _LAZY = {
-    "assemble": "kgen.assemble",
+    "assemble": "kgen.assembly",
     "load": "kgen.saving",
     "Pipeline": "kgen.pipeline",
     "Encoder": "kgen.components.encoder",
@@ -32,6 +33,7 @@ _LAZY = {
     "Decoder": "kgen.components.decoder",
     "Dataset": "kgen.components.dataset",
     "Problem": "kgen.components.dataset",
+    "Split": "kgen.components.dataset",
     "Metric": "kgen.components.metric",
     "NoiseSpec": "kgen.random",
     "SeedGenerator": "kgen.random",
@@ -51,10 +53,12 @@ __all__ = [
     "Pipeline",
     "PluginError",
     "Problem",
+    "Registrar",
     "RunError",
     "SeedGenerator",
     "Space",
     "SpaceError",
+    "Split",
     "assemble",
     "hookimpl",
     "load",

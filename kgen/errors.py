@@ -30,7 +30,7 @@ class RunError(KgenError):
     """A run directory cannot be used, or a run could not go on."""
 
 
-class Interrupted(KgenError):
+class RunInterruptedError(KgenError):
     """The user stopped a run (Ctrl-C); nothing is lost."""
 
     exit_code = 130

@@ -15,7 +15,8 @@ from kgen.files import atomic_file
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
     """[-1, 1] -> 0..255, rounded; numbers outside are clipped."""
-    return np.rint((np.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)
+    levels: np.ndarray = np.rint((np.clip(images, -1.0, 1.0) + 1.0) * 127.5)
+    return levels.astype(np.uint8)
 
 
 def as_picture(image: np.ndarray) -> Image.Image:

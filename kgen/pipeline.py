@@ -53,7 +53,7 @@ class Pipeline(keras.Model):  # type: ignore[misc]
         self.condition_dropout = condition_dropout
         self.seed_generator = SeedGenerator()
         self.trackers: dict[str, keras.metrics.Mean] = {}
-        self._hide("null_tokens", {name: a for name, a in encoder.tokenize([""]).items()})
+        self._hide("null_tokens", dict(encoder.tokenize([""])))
         self._hide("frozen_null", None)
         self._hide("samplers", {})
         self.build()
@@ -66,7 +66,7 @@ class Pipeline(keras.Model):  # type: ignore[misc]
 
     def build(self, input_shape: Any = None) -> None:
         """Creates every weight, and a tracker for each of the generator's losses."""
-        if self.built:
+        if self.built:  # type: ignore[has-type]
             return
         self.encoder(self.null_tokens)
         if not self.encoder.trainable:
@@ -90,7 +90,9 @@ class Pipeline(keras.Model):  # type: ignore[misc]
 
     def call(self, batch: Batch, training: bool = False) -> dict[str, Tensor]:
         """Computes the losses of every example: arrays (B,)."""
-        latent = batch["latent"] if "latent" in batch else ops.stop_gradient(self.decoder.encode(_floats(batch["image"])))
+        latent = (
+            batch["latent"] if "latent" in batch else ops.stop_gradient(self.decoder.encode(_floats(batch["image"])))
+        )
         condition = self.condition(batch, training)
         if training and self.condition_dropout:
             condition = self._drop(condition)
@@ -98,11 +100,13 @@ class Pipeline(keras.Model):  # type: ignore[misc]
 
     def condition(self, batch: Batch, training: bool = False) -> Condition:
         """The batch's conditions: read from it, or made by the encoder."""
-        return batch["condition"] if "condition" in batch else self.encoder(batch["tokens"], training=training)
+        if "condition" in batch:
+            return batch["condition"]  # type: ignore[no-any-return]
+        return self.encoder(batch["tokens"], training=training)  # type: ignore[no-any-return]
 
     def null_condition(self) -> Condition:
         """The empty text's condition, with a batch axis of 1."""
-        return self.frozen_null if self.frozen_null is not None else self.encoder(self.null_tokens)
+        return self.encoder(self.null_tokens) if self.frozen_null is None else self.frozen_null  # type: ignore[no-any-return]
 
     def _drop(self, condition: Condition) -> Condition:
         null = self.null_condition()

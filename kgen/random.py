@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import math
+import random
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,15 @@ from keras import ops
 from kgen.replicas import replica_count, replica_id
 
 Tensor = Any
+
+
+def seed_everything(seed: int) -> None:
+    """Makes what Keras draws without a seed of its own (initial weights, dropout) a function of `seed`.
+
+    As `keras.utils.set_random_seed`, which imports TensorFlow wherever it is installed.
+    """
+    random.seed(seed)  # Keras seeds its generators from here
+    np.random.seed(seed)
 
 
 class SeedGenerator(keras.random.SeedGenerator):  # type: ignore[misc]

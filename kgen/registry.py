@@ -82,11 +82,13 @@ class Registry:
 
     def _hint(self, kind: Kind, name: str) -> str:
         names = {n for c in self.of_kind(kind) for n in (c.id, c.name)}
-        if near := difflib.get_close_matches(name, sorted(names), n=3):
-            return f": did you mean {_quoted(near)}?"
-        hint = f": there are {_quoted(c.id for c in self.of_kind(kind)) or 'none'}"
+        near = difflib.get_close_matches(name, sorted(names), n=3)
+        if near:
+            hint = f": did you mean {_quoted(near)}?"
+        else:
+            hint = f": there are {_quoted(c.id for c in self.of_kind(kind)) or 'none'}"
         for origin, reason in self.broken.items():
-            if "/" not in name or name.startswith(origin.namespace + "/"):
+            if name.startswith(origin.namespace + "/") or ("/" not in name and not near):
                 hint += f"; plugin '{origin.namespace}' ({origin.distribution}) could not be loaded: {reason}"
         return hint
 
@@ -115,7 +117,9 @@ class Registrar:
 
     def _declare(self, kind: Kind, name: str, target: str, summary: str) -> None:
         if not name or "/" in name:
-            raise PluginError(f"{kind} name {name!r} of plugin '{self._origin.namespace}' must not be empty or hold '/'")
+            raise PluginError(
+                f"{kind} name {name!r} of plugin '{self._origin.namespace}' must not be empty or hold '/'"
+            )
         if target.count(":") != 1:
             raise PluginError(f"{kind} '{name}': the target must read 'package.module:Class', not {target!r}")
         self._registry.add(Component(kind, name, target, summary, self._origin))

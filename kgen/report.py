@@ -26,9 +26,12 @@ _PAGE = Template("""<!doctype html>
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1f2328 }
 h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2rem; border-bottom: 1px solid #d1d9e0 }
 img { max-width: 100%; image-rendering: pixelated } figure { margin: 0 0 1rem }
-figcaption, footer, .quiet { color: #59636e; font-size: 13px } .over-time { display: flex; gap: 1rem; overflow-x: auto }
-.over-time img { max-width: 15rem } table { border-collapse: collapse } td, th { padding: .2rem .8rem .2rem 0; text-align: left }
-pre { background: #f6f8fa; padding: 1rem; overflow-x: auto; font-size: 13px } svg text { font-size: 11px; fill: #59636e }
+figcaption, footer, .quiet { color: #59636e; font-size: 13px }
+.over-time { display: flex; gap: 1rem; overflow-x: auto }
+.over-time img { max-width: 15rem } table { border-collapse: collapse }
+td, th { padding: .2rem .8rem .2rem 0; text-align: left }
+pre { background: #f6f8fa; padding: 1rem; overflow-x: auto; font-size: 13px }
+svg text { font-size: 11px; fill: #59636e }
 </style>
 <h1>$name</h1>
 <p class="quiet">$summary</p>

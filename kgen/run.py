@@ -14,17 +14,18 @@ from typing import Any
 import keras
 import numpy as np
 
-from kgen.assemble import assemble, component_id, make_dataset, make_encoder, make_metric
+from kgen.assembly import assemble, component_id, make_dataset, make_encoder, make_metric
 from kgen.components.dataset import Dataset, Split
 from kgen.components.encoder import Encoder
 from kgen.config import ComponentConfig, RunConfig
 from kgen.data.conditions import ConditionCache, cached_conditions
 from kgen.data.loader import Loader
-from kgen.errors import ConfigError, DataError, Interrupted, RunError
+from kgen.errors import ConfigError, DataError, RunError, RunInterruptedError
 from kgen.files import atomic_folder, write_text
 from kgen.images import grid, save_png
 from kgen.pipeline import Pipeline
 from kgen.plugins import registry
+from kgen.random import seed_everything
 from kgen.registry import Kind
 from kgen.report import write_report
 from kgen.rundir import RunDirectory, software
@@ -68,17 +69,18 @@ def run(
         listeners: Get (step, values) of every row of the journal.
 
     Raises:
-        Interrupted: the user pressed Ctrl-C; the run can be resumed. KgenError: anything that the user can mend.
+        RunInterruptedError: the user pressed Ctrl-C; the run can be resumed.
+        KgenError: anything that the user can mend.
     """
     directory = RunDirectory(out or Path("runs") / config.name)
-    directory.prepare(config.dump(), restart)
+    directory.prepare(config, restart)
     with directory.locked():
         manifest = directory.read_manifest()
         if not manifest.get("finished"):
             distribution = open_distribution(config.distribute)
             progress = _train(config, directory, distribution, say, listeners)
             if progress.interrupted:
-                raise Interrupted(
+                raise RunInterruptedError(
                     f"stopped at step {progress.step} of {config.fit.steps}; a checkpoint is saved. "
                     "Give the same command again to go on"
                 )
@@ -99,7 +101,7 @@ def evaluate(path: str | Path) -> Scores:
     """Draws the prompts of a finished run's dataset and scores the pictures; writes them into its report too."""
     directory = RunDirectory(path)
     directory.require_run()
-    config = RunConfig.from_dict(_stored(directory))
+    config = RunConfig.load(directory.config)
     pipeline, dataset = load(directory.model), _dataset(config)
     scores = _score(config, pipeline, dataset)
     write_text(directory.evaluation, json.dumps(scores, indent=2) + "\n")
@@ -110,7 +112,7 @@ def evaluate(path: str | Path) -> Scores:
 def _train(
     config: RunConfig, directory: RunDirectory, distribution: Distribution, say: Say, listeners: Sequence[Listener]
 ) -> Progress:
-    keras.utils.set_random_seed(config.seed)
+    seed_everything(config.seed)
     keras.config.set_dtype_policy(config.precision)
     dataset = _dataset(config)
     for problem in dataset.problems():
@@ -300,8 +302,13 @@ def _describe(config: RunConfig, directory: RunDirectory, dataset: Dataset, pipe
     fingerprint = dataset.fingerprint()
     before = directory.read_manifest().get("data", {}).get("fingerprint", fingerprint)
     if before != fingerprint:
-        raise RunError(f"the pictures or captions have changed since {directory.path} began: start again with --restart")
-    parts: dict[Kind, Any] = {"dataset": dataset, **{k: getattr(pipeline, k) for k in ("encoder", "generator", "decoder")}}
+        raise RunError(
+            f"the pictures or captions have changed since {directory.path} began: start again with --restart"
+        )
+    parts: dict[Kind, Any] = {
+        "dataset": dataset,
+        **{k: getattr(pipeline, k) for k in ("encoder", "generator", "decoder")},
+    }
     components = {}
     for kind, part in parts.items():
         component = registry().find(kind, component_id(kind, part))
@@ -323,12 +330,6 @@ def _describe(config: RunConfig, directory: RunDirectory, dataset: Dataset, pipe
             "credit": dataset.credit,
         },
     )
-
-
-def _stored(directory: RunDirectory) -> dict[str, Any]:
-    import yaml
-
-    return dict(yaml.safe_load(directory.config.read_text(encoding="utf-8")))
 
 
 def _choice(component: ComponentConfig) -> dict[str, Any]:

@@ -6,13 +6,12 @@ import fcntl
 import importlib.metadata
 import json
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from kgen.config import RunConfig
 from kgen.errors import RunError
 from kgen.files import write_text
 
@@ -36,8 +35,8 @@ class RunDirectory:
         self.model = self.path / "model"
         self.report = self.path / "report.html"
 
-    def prepare(self, config: Mapping[str, Any], restart: bool) -> None:
-        """Makes the directory ready for a run of this (resolved) configuration, new or to be resumed.
+    def prepare(self, config: RunConfig, restart: bool) -> None:
+        """Makes the directory ready for a run of this configuration, new or to be resumed.
 
         Args:
             restart: Move an older run aside (to NAME-1, NAME-2, ...) instead of resuming it.
@@ -55,14 +54,10 @@ class RunDirectory:
         if self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir()):
             raise RunError(f"{self.path} is not empty and holds no run: choose another directory with --out")
         self.path.mkdir(parents=True, exist_ok=True)
-        write_text(self.config, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+        write_text(self.config, config.to_yaml())
 
-    def _compare(self, config: Mapping[str, Any]) -> None:
-        try:
-            old = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise RunError(f"{self.config} is damaged ({error}): start again with --restart") from error
-        if differences := list(_differences(old, dict(config))):
+    def _compare(self, config: RunConfig) -> None:
+        if differences := list(_differences(RunConfig.load(self.config).dump(), config.dump())):
             raise RunError(
                 f"{self.path} holds a run of a different configuration:\n  "
                 + "\n  ".join(differences)
@@ -76,7 +71,9 @@ class RunDirectory:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise RunError(f"another process is working on {self.path}: wait for it, or choose another --out") from error
+                raise RunError(
+                    f"another process is working on {self.path}: wait for it, or choose another --out"
+                ) from error
             yield
 
     def read_manifest(self) -> dict[str, Any]:

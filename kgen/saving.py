@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import yaml
 
-from kgen.assemble import check_fit, component_id, make_decoder, make_encoder, make_generator
+from kgen.assembly import check_fit, component_id, make_decoder, make_encoder, make_generator
 from kgen.errors import ConfigError, RunError
 from kgen.files import atomic_folder
 from kgen.pipeline import Pipeline
@@ -98,7 +98,9 @@ def _build(description: dict[str, Any], folder: Path, custom: dict[str, type[Any
         if name in custom:
             return custom[name](**wiring, **dict(option_model(custom[name], name)(**options)))
         if ":" in name:
-            raise ConfigError(f"{kind} {name} is in no plugin: pass its class, kgen.load(..., custom=[{name.split(':')[1]}])")
+            raise ConfigError(
+                f"{kind} {name} is in no plugin: pass its class, kgen.load(..., custom=[{name.split(':')[1]}])"
+            )
         return registered()
 
     image_space = Space("continuous", tuple(description["image_shape"]))

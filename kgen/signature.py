@@ -15,7 +15,7 @@ WIRED = {"self", "space", "condition_space", "image_space", "condition", "null_c
 
 def options(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """The options of a constructor (given the class) or of `generate` and `decode`, annotations resolved."""
-    target = function.__init__ if inspect.isclass(function) else function  # type: ignore[misc]
+    target = function.__init__ if inspect.isclass(function) else function
     hints = typing.get_type_hints(target, include_extras=True)
     return {
         name: parameter.replace(annotation=hints.get(name, Any))

@@ -99,9 +99,10 @@ def test_parts_that_do_not_fit_and_data_that_is_not_there(kgen, tmp_path: Path, 
         "fine": ("toy/means", "toy/means"),
     }
     paths = {name: write(tmp_path / f"{name}.yaml", GOOD.replace(*change)) for name, change in changes.items()}
-    outcome = kgen("check", *paths.values(), PYTHONPATH=f"{TOY}{os.pathsep}{site.path}")
+    before = sorted(tmp_path.iterdir())
+    outcome = kgen("check", *paths.values(), cwd=tmp_path, PYTHONPATH=f"{TOY}{os.pathsep}{site.path}")
     assert outcome.status == 2 and "Traceback" not in outcome.err
-    assert outcome.out == f"{paths['fine']}: ok\n"
+    assert outcome.out == f"{paths['fine']}: ok\n" and sorted(tmp_path.iterdir()) == before
     messages = {path.stem: line for path in paths.values() for line in outcome.err.splitlines() if str(path) in line}
     assert set(messages) == set(paths) - {"fine"} and len(outcome.err.splitlines()) == len(messages), outcome.err
     assert "generator 'toy/tokens' models tokens latents, but decoder 'kgen/identity' makes 8x8x3" in messages["tokens"]

@@ -231,12 +231,6 @@ def test_evaluate_prints_the_scores(kgen, trained: Trained) -> None:
     assert "train" in outcome.out and "holdout" in outcome.out
 
 
-def test_check_builds_everything_and_trains_nothing(kgen, good: Path, tmp_path: Path) -> None:
-    outcome = kgen("check", good, cwd=tmp_path)
-    assert (outcome.status, outcome.out) == (0, f"{good}: ok\n")
-    assert [path.name for path in tmp_path.iterdir()] == ["good.yaml"]
-
-
 @pytest.mark.usefixtures("toy")
 def test_schema_describes_what_is_installed(kgen, tmp_path: Path) -> None:
     from kgen.config.schema import run_file_schema

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import kgen
-from kgen.assemble import make_dataset
+from kgen.assembly import make_dataset
 from kgen.config import RunConfig, sampling_options
 from kgen.config.schema import run_file_schema
 from kgen.config.source import parse_value, read_file

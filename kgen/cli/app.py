@@ -11,9 +11,9 @@ import typer
 
 from kgen.cli import check, evaluate, generate, plugins, run, schema
 from kgen.cli.common import say_error
-from kgen.errors import KgenError
+from kgen.errors import KgenError, RunInterruptedError
 
-USER_ERROR, FAULT, INTERRUPTED = 2, 1, 130
+USER_ERROR, FAULT = 2, 1
 
 app = typer.Typer(
     help="Assemble, train and compare text-to-image models from plugins.",
@@ -56,10 +56,13 @@ def main() -> None:
 def _guarded() -> int:
     try:
         return _run()
+    except RunInterruptedError as stop:
+        print(stop, file=sys.stderr)
+        return stop.exit_code
     except KgenError as error:
         return say_error(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return RunInterruptedError.exit_code
     except BrokenPipeError:
         _drop_output()
         return FAULT

@@ -53,7 +53,7 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         raise NotImplementedError
 
     def compute_losses(self, images: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
-        """Losses of every example (B,), as a generator's: only for decoders that are trained, in a stage of their own."""
+        """Losses of every example (B,), as a generator's; only for decoders that are trained, in an own stage."""
         raise NotImplementedError
 
     def save_assets(self, path: str | Path) -> None:

@@ -19,8 +19,8 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
     """Turns texts into conditions.
 
     A subclass takes its options as keyword arguments of ``__init__``, stores each under its own name, and passes
-    ``**kwargs`` (Keras's ``name`` and ``dtype``) to ``super().__init__``. An encoder whose weights are not to be trained
-    sets ``self.trainable = False``: its outputs may then be cached.
+    ``**kwargs`` (Keras's ``name`` and ``dtype``) to ``super().__init__``. An encoder whose weights are not to be
+    trained sets ``self.trainable = False``: its outputs may then be cached.
 
     Life of an encoder: ``__init__``; ``adapt`` or ``load_assets``; only then weights are built, and `condition_space`
     must be known.

@@ -53,7 +53,8 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
             training: As in Keras.
 
         Returns:
-            Arrays (B,), float32 also under mixed precision, where layers give less. "loss" is minimised; the others are reported.
+            Arrays (B,), float32 also under mixed precision, where layers give less. "loss" is minimised; the others
+            are reported.
         """
         raise NotImplementedError
 
@@ -61,7 +62,9 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
         """The random numbers that `generate` needs for one picture, given the same options."""
         raise NotImplementedError
 
-    def generate(self, condition: Condition, null_condition: Condition, noise: dict[str, Tensor], **options: Any) -> Tensor:
+    def generate(
+        self, condition: Condition, null_condition: Condition, noise: dict[str, Tensor], **options: Any
+    ) -> Tensor:
         """Generates latents; compiled whole. Subclasses name their options, with types and defaults.
 
         Args:

@@ -136,6 +136,7 @@ class Runner(keras.Model):  # type: ignore[misc]
         self.layer = layer
         object.__setattr__(self, "function", function)  # Keras must not track or wrap it
         self.built = True
+        self.compile(jit_compile=compile_sampling())
 
     def call(self, batch: Tree, training: bool = False) -> Tree:
         return self.function(batch, training)
@@ -146,8 +147,7 @@ class Runner(keras.Model):  # type: ignore[misc]
         return ops.mean(y_pred["loss"])
 
     def run(self, batch: Tree) -> Tree:
-        """Computes the function of a batch of arrays, as `predict` does."""
-        self.compile(jit_compile=compile_sampling())
+        """Computes the function of a batch of arrays, as `predict` does; traces it once a batch size."""
         return arrays(self.predict(batch, batch_size=_count(batch), verbose=0))
 
     def fit_batch(self, batch: Tree, steps: int, learning_rate: float) -> None:

@@ -67,25 +67,32 @@ class GeneratorConformance(LossConformance):
 
     # ---- sampling -------------------------------------------------------------------------------------------------
 
-    def _generate(self, component: Generator, batch: Batch, given: Options) -> np.ndarray:
+    _shared: ClassVar[tuple[Generator, dict[str, Runner]] | None] = None
+
+    def _sampler(self) -> Generator:
+        """A component as after some training: one for all checks of a class, as tracing `generate` takes long."""
+        cls = type(self)
+        if "_shared" not in cls.__dict__ or cls._shared is None:
+            component: Generator = self.ready()
+            perturb(component)
+            cls._shared = (component, {})
+        assert cls._shared is not None
+        return cls._shared[0]
+
+    def _generate(self, batch: Batch, given: Options) -> np.ndarray:
         """Samples as the pipeline does: traced, or compiled, as a whole."""
-
-        def function(b: Batch, training: bool) -> Any:
-            return component.generate(b["condition"], b["null"], b.get("noise", {}), **given)
-
-        return Runner(component, function).run(batch)  # type: ignore[no-any-return]
+        component = self._sampler()
+        assert self._shared is not None
+        runners = self._shared[1]
+        if repr(given) not in runners:
+            runners[repr(given)] = sampling_runner(component, given)
+        return runners[repr(given)].run(batch)  # type: ignore[no-any-return]
 
     def _sampling_batch(self, component: Generator, given: Options, seed: int = 0) -> Batch:
         condition = random_conditions(component.condition_space, BATCH, seed=0)
         null = rows(random_conditions(component.condition_space, 1, seed=9), [0] * BATCH)
         noise = draw(component.noise_spec(**given), [(seed, copy) for copy in range(BATCH)])
         return {"condition": condition, "null": null, **({"noise": noise} if noise else {})}
-
-    def _sampler(self) -> Generator:
-        """A component as after some training."""
-        component: Generator = self.ready()
-        perturb(component)
-        return component
 
     def test_generate_options(self) -> None:
         """Named, typed, each with a default, and `noise_spec` takes the same."""
@@ -103,7 +110,7 @@ class GeneratorConformance(LossConformance):
         component = self._sampler()
         before = len(component.variables)
         for given in self.generate_options:
-            x = self._generate(component, self._sampling_batch(component, given), given)
+            x = self._generate(self._sampling_batch(component, given), given)
             check_in_space(x, component.space, BATCH, f"generate({_show(given)})")
         assert len(component.variables) == before, "generate creates weights: create them where training does"
 
@@ -114,9 +121,9 @@ class GeneratorConformance(LossConformance):
             batch = self._sampling_batch(component, given)
             reseed(component, 1)
             with unchanged(component):
-                first = self._generate(component, batch, given)
+                first = self._generate(batch, given)
             reseed(component, 2)
-            second = self._generate(component, batch, given)
+            second = self._generate(batch, given)
             assert np.allclose(first, second, atol=1e-6), (
                 f"generate({_show(given)}) with the same noise makes another sample: draw no random numbers in it but "
                 f"those that noise_spec declares (a 'key' gives as many as wanted, through kgen.random)"
@@ -125,9 +132,7 @@ class GeneratorConformance(LossConformance):
     def test_other_noise_other_sample(self) -> None:
         component = self._sampler()
         for given in self.generate_options:
-            first, second = (
-                self._generate(component, self._sampling_batch(component, given, seed), given) for seed in (0, 1)
-            )
+            first, second = (self._generate(self._sampling_batch(component, given, seed), given) for seed in (0, 1))
             same = np.allclose(first, second, atol=1e-6)
             assert self.deterministic or not same, f"generate({_show(given)}) makes the same sample from other noise"
 
@@ -136,9 +141,9 @@ class GeneratorConformance(LossConformance):
         component = self._sampler()
         for given in self.generate_options:
             batch = self._sampling_batch(component, given)
-            together = self._generate(component, batch, given)
+            together = self._generate(batch, given)
             for index in (0, BATCH - 1):
-                alone = self._generate(component, rows(batch, slice(index, index + 1)), given)
+                alone = self._generate(rows(batch, slice(index, index + 1)), given)
                 np.testing.assert_allclose(
                     alone[0],
                     together[index],
@@ -157,7 +162,7 @@ class GeneratorConformance(LossConformance):
             return
         given = dict(self.generate_options[0])
         batch = self._sampling_batch(component, given)
-        weak, strong = (self._generate(component, batch, {**given, "guidance": w}) for w in (1.0, 4.0))
+        weak, strong = (self._generate(batch, {**given, "guidance": w}) for w in (1.0, 4.0))
         assert np.isfinite(strong).all(), "generate(guidance=4.0) is not finite"
         assert not np.allclose(weak, strong, atol=1e-6), "generate makes the same sample whatever the guidance"
 
@@ -165,9 +170,10 @@ class GeneratorConformance(LossConformance):
         before = keras.config.dtype_policy()
         keras.config.set_dtype_policy("mixed_bfloat16")
         try:
-            component = self._sampler()
+            component = self.ready()
+            perturb(component)
             given = self.generate_options[0]
-            x = self._generate(component, self._sampling_batch(component, given), given)
+            x = sampling_runner(component, given).run(self._sampling_batch(component, given))
         finally:
             keras.config.set_dtype_policy(before)
         check_in_space(x, component.space, BATCH, f"generate({_show(given)}) in mixed precision")
@@ -196,6 +202,15 @@ class GeneratorConformance(LossConformance):
         batch = tensors(batch)
         with unchanged(component):
             return ops.convert_to_numpy(component.log_likelihood(batch["x"], batch["condition"]))  # type: ignore[no-any-return]
+
+
+def sampling_runner(component: Generator, given: Options) -> Runner:
+    """`generate` with one set of options, as a Keras model."""
+
+    def function(batch: Batch, training: bool) -> Any:
+        return component.generate(batch["condition"], batch["null"], batch.get("noise", {}), **given)
+
+    return Runner(component, function)
 
 
 def _show(given: Options) -> str:

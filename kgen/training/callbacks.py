@@ -53,7 +53,9 @@ class StepCallback(keras.callbacks.Callback):  # type: ignore[misc]
 class Log(StepCallback):
     """Writes the mean losses since the last row into the journal; stops a training that has diverged."""
 
-    def __init__(self, start: int, total: int, every: int, journal: Journal, checkpoints: Checkpoints, batch: int) -> None:
+    def __init__(
+        self, start: int, total: int, every: int, journal: Journal, checkpoints: Checkpoints, batch: int
+    ) -> None:
         super().__init__(start, total, every)
         self.journal, self.checkpoints, self.batch = journal, checkpoints, batch
         self.last = (start, time.perf_counter())

@@ -6,8 +6,9 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from kgen.config import FitConfig
 from kgen.data.loader import Loader
 from kgen.devices import compile_training
 from kgen.pipeline import Pipeline
@@ -16,23 +17,6 @@ from kgen.training.checkpoint import Checkpoints
 from kgen.training.distribution import Distribution
 from kgen.training.journal import Journal, Listener
 from kgen.training.optimizer import AveragingAdamW, WarmUp
-
-
-class FitOptions(Protocol):
-    """The `fit:` block of a configuration."""
-
-    steps: int
-    batch_size: int
-    learning_rate: float
-    warmup_steps: int
-    schedule: str
-    weight_decay: float
-    clip_norm: float | None
-    ema: float | None
-    log_every: int
-    checkpoint_every: int
-    validate_every: int
-    keep: int
 
 
 @dataclass(frozen=True)
@@ -44,7 +28,7 @@ class Progress:
     seconds: float
 
 
-def compile_pipeline(pipeline: Pipeline, fit: FitOptions) -> None:
+def compile_pipeline(pipeline: Pipeline, fit: FitConfig) -> None:
     """Compiles with the optimizer that the options ask for."""
     total = fit.steps if fit.schedule == "cosine" else None
     optimizer = AveragingAdamW(
@@ -58,7 +42,7 @@ def compile_pipeline(pipeline: Pipeline, fit: FitOptions) -> None:
 
 def train(
     pipeline: Pipeline,
-    fit: FitOptions,
+    fit: FitConfig,
     folder: Path,
     *,
     data: Loader,

@@ -21,12 +21,12 @@ def variational_bound(
 ) -> Tensor:
     """Lower bound of log p(x0): -(L_T + sum of L_t + L_0) of Ho et al. 2020, equation 5.
 
-    The model's process has the given number of steps, uniform in t, whose posteriors have the variance of the true ones.
-    With alpha and sigma at the ends s < t of a step, L_t is 0.5 (SNR(s) - SNR(t)) |x0 - denoised|^2
-    (Kingma et al. 2021, equation 13), at one draw of the noise from a fixed seed.
+    The model's process has the given number of steps, uniform in t, with the variances of the true posteriors. With
+    alpha and sigma at the ends s < t of a step, L_t is 0.5 (SNR(s) - SNR(t)) |x0 - denoised|^2 (Kingma et al. 2021,
+    equation 13), at one draw of the noise from a fixed seed.
 
     Args:
-        denoise: Takes alpha, sigma and level as (B, 1, ...), (B, 1, ...) and scalar-like values of one time for the batch.
+        denoise: See `Denoise`.
         x0: (B, ...) in [-1, 1].
         discrete: The data are 8-bit pictures, x0 = 2 v / 255 - 1, and the bound is of their probability: L_0 is the
             discretised Gaussian of Ho et al. 2020, equation 13. Otherwise it is of the density, and L_0 a Gaussian.
@@ -72,7 +72,9 @@ def _reconstruction(
     _, alpha, sigma, _ = level
     deviation = sigma / ops.sqrt(alpha**2 + sigma**2)
     if not discrete:
-        return ops.sum(0.5 * ((x0 - picture) / deviation) ** 2 + ops.log(deviation) + 0.5 * math.log(2 * math.pi), axis=axes)
+        return ops.sum(
+            0.5 * ((x0 - picture) / deviation) ** 2 + ops.log(deviation) + 0.5 * math.log(2 * math.pi), axis=axes
+        )
     upper, lower = (x0 + BIN / 2 - picture) / deviation, (x0 - BIN / 2 - picture) / deviation
     upper_cdf = ops.where(x0 > 0.999, 1.0, _cdf(upper))
     lower_cdf = ops.where(x0 < -0.999, 0.0, _cdf(lower))

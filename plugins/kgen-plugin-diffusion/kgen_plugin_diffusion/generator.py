@@ -83,7 +83,7 @@ class Diffusion(Generator):
     # ---- training -------------------------------------------------------------------------------------------------
 
     def compute_losses(self, x: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
-        """Weighted squared error of what the network predicts, at one noise level an example (Ho et al. 2020, eq. 14)."""
+        """Weighted squared error of what the network predicts, at one noise level an example (Ho et al. 2020, (14))."""
         x = ops.cast(x, "float32")
         count = ops.shape(x)[0]
         t = self.times.sample(count, self.seed_generator)  # (B,)

@@ -14,8 +14,8 @@ def guide(conditional: Tensor, unconditional: Tensor, weight: float, rescale: fl
 
     Args:
         weight: 1 is the conditional picture; more exaggerates what the condition changes.
-        rescale: Share, 0 to 1, by which the standard deviation of each picture is brought back to that of the conditional
-            one (Lin et al. 2024, equation 16).
+        rescale: Share, 0 to 1, by which the standard deviation of each picture is brought back to that of the
+            conditional one (Lin et al. 2024, equation 16).
     """
     guided = unconditional + weight * (conditional - unconditional)
     if not rescale:

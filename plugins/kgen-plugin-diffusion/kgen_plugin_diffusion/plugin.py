@@ -1,10 +1,12 @@
 """What this plugin declares."""
 
+from __future__ import annotations
+
 import kgen
 
 
 @kgen.hookimpl
-def kgen_components(registry):
+def kgen_components(registry: kgen.Registrar) -> None:
     registry.generator(
         "diffusion",
         "kgen_plugin_diffusion.generator:Diffusion",

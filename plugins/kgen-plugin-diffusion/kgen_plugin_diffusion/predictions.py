@@ -1,7 +1,7 @@
 """What the network predicts, and how the clean picture follows from it.
 
-All of them are one affine map away from each other: a prediction is picture * x_0 + noise * eps, with weights that depend
-on alpha and sigma, so that x_0 and eps come back from it and x_t by solving two equations.
+All of them are one affine map away from each other: a prediction is picture * x_0 + noise * eps, with weights that
+depend on alpha and sigma, so that x_0 and eps come back from it and x_t by solving two equations.
 """
 
 from __future__ import annotations

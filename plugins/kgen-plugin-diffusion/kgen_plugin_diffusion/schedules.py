@@ -28,8 +28,8 @@ class Schedule:
     Args:
         alpha, sigma: Functions of t in [0, 1], elementwise on tensors.
         level: From (t, sigma) to what the network is told, about 0 to 1000.
-        picture_fades: Whether alpha falls to 0, as in the variance preserving schedules and rectified flow; in the variance
-            exploding ones it stays 1.
+        picture_fades: Whether alpha falls to 0, as in the variance preserving schedules and rectified flow; in the
+            variance exploding ones it stays 1.
     """
 
     alpha: Callable[[Tensor], Tensor]

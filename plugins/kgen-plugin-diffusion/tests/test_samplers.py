@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 from keras import ops
-
-from kgen.random import normal
 from kgen_plugin_diffusion.samplers import SAMPLERS, Grid, time_grid
 from kgen_plugin_diffusion.schedules import SCHEDULES, linear_alphas_cumprod
+
+from kgen.random import normal
 
 STOCHASTIC = ("ddpm", "euler-ancestral")
 
@@ -193,7 +193,10 @@ def test_ancestral_steps_are_those_of_diffusers() -> None:
         alpha_t, alpha_s = theirs.alphas_cumprod[t].double(), theirs.alphas_cumprod[t - 1].double()
         picture = (x - (1 - alpha_t).sqrt() * out) / alpha_t.sqrt()
         beta = 1 - alpha_t / alpha_s
-        x = alpha_s.sqrt() * beta / (1 - alpha_t) * picture + (alpha_t / alpha_s).sqrt() * (1 - alpha_s) / (1 - alpha_t) * x
+        x = (
+            alpha_s.sqrt() * beta / (1 - alpha_t) * picture
+            + (alpha_t / alpha_s).sqrt() * (1 - alpha_s) / (1 - alpha_t) * x
+        )
     grid = discrete_grid(list(range(999, 950, -1)), float(linear_alphas_cumprod()[1:][950]))
     ours = SAMPLERS["ddpm"](dummy_eps, tensor(dummy_sample()), grid, silence, 1.0)
     np.testing.assert_allclose(ops.convert_to_numpy(ours), x.numpy(), rtol=1e-3, atol=1e-4)

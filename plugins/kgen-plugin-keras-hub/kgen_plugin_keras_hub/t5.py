@@ -28,12 +28,15 @@ class T5Text(FrozenText):
         ConfigError, PluginError: the preset cannot be had.
     """
 
+    kind = "T5"
+    models = ("T5Backbone",)
+
     def __init__(self, *, preset: str, length: PositiveInt = 64, **kwargs: Any) -> None:
-        super().__init__(preset, length, "T5", **kwargs)
+        super().__init__(preset, length, **kwargs)
         backbone = self._load()
         self.check_sizes(backbone.vocabulary_size, None)
         self.dim = backbone.hidden_dim
-        inputs = {name: backbone.input[f"encoder_{name}"] for name in ("token_ids", "padding_mask")}
+        inputs = {name: backbone.input[name] for name in ("encoder_token_ids", "encoder_padding_mask")}
         self.text = keras.Model(inputs, backbone.output["encoder_sequence_output"])  # without the decoder's weights
         self.trainable = False
 
@@ -41,13 +44,14 @@ class T5Text(FrozenText):
         config, dtype = read_config(self.source), self.dtype_policy.name
         if not isinstance(self.source, str) and config.get("model_type") == "t5":
             return t5(self.source, config, dtype)
-        return load_backbone(self.source, ("T5Backbone",), dtype)
+        return load_backbone(self.source, self.models, dtype)
 
     @property
     def condition_space(self) -> ConditionSpace:
         return ConditionSpace(self.length, self.dim)
 
     def call(self, tokens: dict[str, Any], training: bool = False) -> dict[str, Any]:
-        sequence = self.text(tokens, training=False)  # (B, L, D)
+        given = {f"encoder_{name}": value for name, value in tokens.items()}
+        sequence = self.text(given, training=False)  # (B, L, D)
         mask = ops.cast(tokens["padding_mask"], sequence.dtype)  # (B, L)
         return {"sequence": sequence, "mask": mask, "pooled": real_mean(sequence, mask)}

@@ -60,7 +60,7 @@ def numpy_bert(weights: dict[str, np.ndarray], ids: np.ndarray, heads: int = 12,
 
 
 def test_equals_a_bert_in_numpy(encoder: BertText) -> None:
-    weights = load_file(Path(find("minilm")) / "model.safetensors")
+    weights = load_file(Path(find("minilm", ())) / "model.safetensors")
     tokens, made = encoder.tokenize(TEXTS), encode(encoder, TEXTS)
     for row in range(len(TEXTS)):
         count = tokens["padding_mask"][row].sum()
@@ -110,4 +110,4 @@ def test_is_frozen_and_can_be_cached(encoder: BertText, tmp_path: Path) -> None:
     cache = cached_conditions(encoder, TEXTS, tmp_path)
     right = encode(encoder, TEXTS)
     for name, value in cache.lookup(TEXTS).items():
-        np.testing.assert_allclose(value, right[name], atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(value, right[name], atol=2e-4, err_msg=name)

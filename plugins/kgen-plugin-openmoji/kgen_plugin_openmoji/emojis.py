@@ -26,7 +26,7 @@ class Emoji:
 
 @functools.cache
 def all_emojis(language: str, skin_tones: bool) -> tuple[Emoji, ...]:
-    """Every emoji that has a name in the language and a drawing, in the order of the characters; () for an unknown language."""
+    """Every emoji with a name in the language and a drawing, in the order of the characters; unknown language: ()."""
     if language not in emoji.LANGUAGES:
         return ()
     emoji.config.load_language(language)

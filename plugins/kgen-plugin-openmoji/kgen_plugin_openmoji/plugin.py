@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import kgen
-from kgen.registry import Registrar
 
 
 @kgen.hookimpl
-def kgen_components(registry: Registrar) -> None:
+def kgen_components(registry: kgen.Registrar) -> None:
     registry.dataset(
         "openmoji", "kgen_plugin_openmoji.dataset:OpenMoji", summary="1,900 emoji with names in many languages"
     )

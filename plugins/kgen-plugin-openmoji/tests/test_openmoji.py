@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from kgen_plugin_openmoji.dataset import OpenMoji
 
 from kgen import DataError
-from kgen_plugin_openmoji.dataset import OpenMoji
 
 COLOURS = ("^(red|orange|yellow|green|blue|purple|brown|black|white) ",)
 

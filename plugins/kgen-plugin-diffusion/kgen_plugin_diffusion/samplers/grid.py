@@ -41,7 +41,7 @@ class Grid:
         return tuple(ops.take(values, index) for values in (self.alpha, self.sigma, self.level))  # type: ignore[return-value]
 
     def straight(self) -> Grid:
-        """x / scale and sigma / scale, in which x moves on a straight line while the denoised picture stays the same."""
+        """x / scale and sigma / scale, in which x moves on a line while the denoised picture stays the same."""
         scale = self.alpha + self.sigma if self.picture_fades else self.alpha
         return Grid(self.alpha / scale, self.sigma / scale, scale, self.picture_fades)
 

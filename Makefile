@@ -1,0 +1,62 @@
+# kgen's commands: `make run` installs everything into .venv and trains the quickstart.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+JOBS ?= 2
+CONFIG ?= configs/quickstart.yaml
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
+# These say the same on every backend: running them once is enough.
+ANY_BACKEND := bad_input.py cli.py config.py layout.py plugins.py registry.py signature.py spaces.py
+DECLARED := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
+
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: help run install develop test test-backends lint format bench clean
+
+help:  ## Show what can be made
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 24
+
+run: $(VENV)/.installed  ## Install kgen and all plugins, and train the quickstart (CONFIG=... another)
+	$(BIN)/kgen run $(CONFIG)
+
+install: $(VENV)/.installed  ## Install kgen, all plugins and TensorFlow into .venv
+
+develop: $(VENV)/.developing  ## The same, and what tests, linters and benchmarks need
+
+test: $(VENV)/.developing  ## All tests, on TensorFlow
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+test-backends: $(VENV)/.developing  ## The tests that depend on the backend, on JAX and on PyTorch
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(addprefix --ignore=tests/test_,$(ANY_BACKEND))
+	KERAS_BACKEND=torch $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(addprefix --ignore=tests/test_,$(ANY_BACKEND))
+
+lint: $(VENV)/.developing  ## Style, types, and who may import whom
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: $(VENV)/.developing  ## Put the source into its form
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(VENV)/.developing  ## Time kgen beside its peers
+	$(BIN)/python -m benchmarks
+
+clean:  ## Remove .venv and what tools left (not runs/)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kgen needs Python 3.11 or newer: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+
+# Editable: a change of the source needs no installation, a change of what is declared does.
+$(VENV)/.installed: $(DECLARED) | $(VENV)/bin/python
+	$(PIP) --editable '.[tensorflow,tfds]' $(addprefix --editable ./,$(PLUGINS))
+	@touch $@
+
+$(VENV)/.developing: $(VENV)/.installed
+	$(PIP) --editable '.[dev]' $(addprefix --editable ./,$(PLUGINS))
+	@touch $@

@@ -1,0 +1,14 @@
+"""Settings of all tests: quiet, few threads (tests run side by side), no trace left in the user's caches."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+    os.environ.setdefault(name, "1")
+
+_cache = tempfile.TemporaryDirectory(prefix="kgen-tests-")  # removed when the process ends
+os.environ["KGEN_CACHE"] = _cache.name

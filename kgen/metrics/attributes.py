@@ -1,0 +1,157 @@
+"""Reads colour, shape, size and position from pictures of `Shapes`, and compares them with the prompts.
+
+The reading is a search for the likeliest scene. If a picture is white, with an object of colour c where the template t
+covers it, and Gaussian noise, then the log-likelihood ratio of "this object is here" is, but for a factor,
+
+    score(c, t) = 2 <y, c t> - |c t|^2 = |y|^2 - |y - c t|^2,        y = 255 - picture, c = 255 - colour
+
+(Turin 1960, "An introduction to matched filters"). It is searched over all colours, shapes, sizes and places of the
+picture: pixel by pixel first, with the correlations from a Fourier transform, then by quarters of a pixel around the
+best. The object is taken away, and the next one is searched in what remains.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from kgen.components.dataset import Dataset, Split
+from kgen.components.metric import Metric
+from kgen.data.drawing import SHAPES, coverage
+from kgen.data.shapes import COLOURS, POSITIONS, RADII, Scene, Shapes, Thing, parse
+from kgen.errors import DataError
+
+LEAST_LIKENESS = 0.5
+"""An object is there if its score is at least this share of a perfectly drawn one's."""
+
+MOST_OBJECTS = 3
+"""One more than a scene has: to see what should not be there."""
+
+ENOUGH = 64
+"""Pixels of height and width that are enough to read from."""
+
+PHASES = 4
+"""Places a pixel in each direction, in the fine search."""
+
+PALETTE = 255.0 - np.array(list(COLOURS.values()), float)  # (C, 3)
+KINDS = tuple(itertools.product(SHAPES, RADII))
+
+
+class Attributes(Metric):
+    """How many of the attributes that the prompts ask for are in the pictures.
+
+    "colour", "shape", "size", "position" are shares of the objects asked for; an object that is not there has none.
+    "accuracy" is the share of pictures in which all objects are there with all attributes, and no other object is. The
+    oracle makes no mistake on the dataset's own pictures.
+    """
+
+    requires: ClassVar[type[Any] | None] = Shapes
+
+    def __call__(
+        self, images: np.ndarray, prompts: Sequence[str], split: Split, dataset: Dataset
+    ) -> Mapping[str, float]:
+        pairs = [(parse(prompt), read(image)) for image, prompt in zip(images, prompts, strict=True)]
+        right = np.concatenate([_right(*pair) for pair in pairs])  # (objects, attributes)
+        exact = [sorted(wanted) == sorted(found) for wanted, found in pairs]
+        return {**dict(zip(Thing._fields, map(float, right.mean(0)), strict=True)), "accuracy": float(np.mean(exact))}
+
+
+def read(image: np.ndarray) -> Scene:
+    """Reads the objects of a picture, uint8 (size, size, 3), the clearest first; at most `MOST_OBJECTS`."""
+    if image.ndim != 3 or image.shape[0] != image.shape[1] or image.shape[2] != 3:
+        raise DataError(f"attributes: pictures must be square and in colour, not of the shape {image.shape}")
+    remains = _shrink(255.0 - image.astype(float))  # (H, W, 3)
+    templates = _Templates.of(len(remains))
+    found: list[Thing] = []
+    while len(found) < MOST_OBJECTS:
+        thing, drawn, likeness = templates.search(remains)
+        if likeness < LEAST_LIKENESS:
+            break
+        found.append(thing)
+        remains = remains - drawn
+    return tuple(found)
+
+
+def _right(wanted: Scene, found: Scene) -> np.ndarray:
+    """Which attributes are right (objects, 4), where found objects are matched to the wanted ones as well as can be."""
+    padded = [*found, *[None] * len(wanted)]
+    tables = [
+        np.array(
+            [
+                [f is not None and a == b for a, b in zip(w, f or w, strict=True)]
+                for w, f in zip(wanted, order, strict=True)
+            ]
+        )
+        for order in itertools.permutations(padded, len(wanted))
+    ]
+    return max(tables, key=np.sum)
+
+
+def _shrink(picture: np.ndarray) -> np.ndarray:
+    """Halves large pictures while that can be done exactly: all that is to be read is there at `ENOUGH` pixels."""
+    while len(picture) > ENOUGH and len(picture) % 2 == 0:
+        half = len(picture) // 2
+        picture = picture.reshape(half, 2, half, 2, -1).mean((1, 3))
+    return picture
+
+
+class _Templates:
+    """All shapes in all sizes, in boxes of k x k pixels, at `PHASES` x `PHASES` places between pixels."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.k = k = 2 * math.ceil(max(RADII.values()) * size) + 3
+        places = [(k / 2 + x / PHASES, k / 2 + y / PHASES) for y in range(PHASES) for x in range(PHASES)]
+        self.boxes = np.array(
+            [[coverage(shape, RADII[name] * size, place, k) for place in places] for shape, name in KINDS]
+        )  # (K, P, k, k)
+        self.squares = np.square(self.boxes).sum((2, 3))  # (K, P)
+        self.padded = size + 2 * k
+        self.spectra = np.fft.rfft2(self.boxes[:, 0], (self.padded, self.padded)).conj()  # (K, N, N / 2 + 1)
+
+    @staticmethod
+    @functools.lru_cache(maxsize=4)
+    def of(size: int) -> _Templates:
+        return _Templates(size)
+
+    def search(self, y: np.ndarray) -> tuple[Thing, np.ndarray, float]:
+        """The likeliest object of y (size, size, 3): what it is, its picture in y, and its likeness, at most 1."""
+        padded = np.pad(y, ((self.k, self.k), (self.k, self.k), (0, 0)))  # (N, N, 3)
+        row, column = self._coarse(padded)
+        k, steps = self.k, (-1, 0, 1)
+        corners = [(row + i, column + j) for i in steps for j in steps]
+        windows = np.array([padded[i : i + k, j : j + k] for i, j in corners])  # (9, k, k, 3)
+        correlations = np.tensordot(self.boxes, windows, axes=((2, 3), (1, 2)))  # (K, P, 9, 3)
+        energies = np.square(PALETTE).sum(1)  # (C,)
+        expected = self.squares[:, :, None, None] * energies  # (K, P, 1, C)
+        scores = 2 * correlations @ PALETTE.T - expected  # (K, P, 9, C)
+        kind, place, corner, colour = np.unravel_index(scores.argmax(), scores.shape)
+        canvas = np.zeros_like(padded)
+        i, j = corners[corner]
+        canvas[i : i + k, j : j + k] = self.boxes[kind, place, :, :, None] * PALETTE[colour]
+        centre = (
+            (j - k / 2 + place % PHASES / PHASES) / self.size,
+            (i - k / 2 + place // PHASES / PHASES) / self.size,
+        )
+        thing = Thing(list(COLOURS)[colour], *KINDS[kind], _nearest_position(centre))
+        likeness = scores[kind, place, corner, colour] / expected[kind, place, 0, colour]
+        return thing, canvas[k:-k, k:-k], float(likeness)
+
+    def _coarse(self, padded: np.ndarray) -> tuple[int, int]:
+        """Where the box (its row and column in the padded picture) of the likeliest object is, to a pixel."""
+        spectrum = np.fft.rfft2(padded, axes=(0, 1))  # (N, N / 2 + 1, 3)
+        products = np.tensordot(spectrum, PALETTE, axes=(2, 1))[None] * self.spectra[..., None]
+        correlations = np.fft.irfft2(products, (self.padded, self.padded), axes=(1, 2))  # (K, N, N, C)
+        expected = self.squares[:, :1, None, None] * np.square(PALETTE).sum(1)
+        best = (2 * correlations - expected).max((0, 3))[1 : -self.k, 1 : -self.k]  # (N', N')
+        row, column = np.unravel_index(best.argmax(), best.shape)
+        return int(row) + 1, int(column) + 1
+
+
+def _nearest_position(centre: tuple[float, float]) -> str:
+    return min(POSITIONS, key=lambda name: math.dist(POSITIONS[name], centre))

@@ -1,0 +1,113 @@
+"""The generator as a whole."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from kgen_plugin_diffusion.generator import Diffusion
+from kgen_plugin_diffusion.networks import DiT, UNet
+from kgen_plugin_diffusion.samplers import SAMPLERS
+from kgen_plugin_diffusion.times import LogitNormal, LogNormal, Uniform
+
+from kgen import ConditionSpace, Space, SpaceError
+from kgen.random import draw
+from kgen.testing import GeneratorConformance
+
+SPACE, CONDITIONS = Space("continuous", (8, 8, 3)), ConditionSpace(4, 12)
+TINY_DIT = DiT(patch=4, width=16, depth=1, heads=2)
+TINY_UNET = UNet(width=8, multipliers=(1, 2), blocks=1, attention=(1,), head_dim=8)
+
+
+class TestFlowMatching(GeneratorConformance):
+    generate_options = (
+        *({"sampler": name, "steps": 3} for name in SAMPLERS),
+        {"sampler": "ddim", "steps": 2, "eta": 0.5, "guidance": 3.0},
+        {"steps": 1, "guidance": 4.0, "guidance_rescale": 0.7, "dynamic_threshold": 0.9, "spacing": "quadratic"},
+    )
+
+    def build(self) -> Diffusion:
+        return Diffusion(SPACE, CONDITIONS, network=TINY_DIT)
+
+
+class TestDDPM(GeneratorConformance):
+    generate_options = ({"sampler": "ddpm", "steps": 3},)
+
+    def build(self) -> Diffusion:
+        return Diffusion(SPACE, CONDITIONS, network=TINY_UNET, schedule="linear", prediction="eps", times=Uniform())
+
+
+class TestEDM(GeneratorConformance):
+    generate_options = ({"sampler": "heun", "steps": 3}, {"sampler": "dpm++2m", "steps": 3})
+
+    def build(self) -> Diffusion:
+        return Diffusion(SPACE, CONDITIONS, network=TINY_DIT, schedule="karras", prediction="edm", times=LogNormal())
+
+
+class TestMinSNR(GeneratorConformance):
+    generate_options = ({"sampler": "euler-ancestral", "steps": 3},)
+
+    def build(self) -> Diffusion:
+        return Diffusion(
+            SPACE,
+            CONDITIONS,
+            network=TINY_DIT,
+            schedule="cosine",
+            prediction="v",
+            weighting="min-snr",
+            times=LogitNormal(),
+        )
+
+
+def test_misfits_are_named() -> None:
+    with pytest.raises(SpaceError, match="multiple of 4"):
+        Diffusion(Space("continuous", (10, 8, 3)), CONDITIONS, network=TINY_DIT)
+    with pytest.raises(SpaceError, match="height, width, channels"):
+        Diffusion(Space("continuous", (8,)), CONDITIONS, network=TINY_DIT)
+    with pytest.raises(ValueError, match="log-normal"):
+        Diffusion(SPACE, CONDITIONS, network=TINY_DIT, times=LogNormal())
+
+
+@pytest.mark.parametrize("sampler", list(SAMPLERS))
+def test_a_picture_alone_is_the_one_in_a_batch_of_8(sampler: str) -> None:
+    keras.utils.set_random_seed(0)
+    generator = Diffusion(SPACE, CONDITIONS, network=TINY_UNET)
+    rng = np.random.default_rng(0)
+    condition = {
+        "sequence": rng.standard_normal((8, 4, 12)).astype("float32"),
+        "mask": np.ones((8, 4), "float32"),
+        "pooled": rng.standard_normal((8, 12)).astype("float32"),
+    }
+    generator.compute_losses(ops.zeros((8, *SPACE.shape)), condition, training=False)
+    for weight in generator.trainable_variables:  # the output layer begins at zero
+        weight.assign(weight + 0.1 * keras.random.normal(weight.shape, seed=1))
+    noise = draw(generator.noise_spec(), [(3, copy) for copy in range(8)])
+    null = {name: np.zeros_like(value) + (name == "mask") for name, value in condition.items()}
+
+    def sample(rows: slice) -> np.ndarray:
+        parts = ({name: value[rows] for name, value in part.items()} for part in (condition, null, noise))
+        x = generator.generate(*parts, sampler=sampler, steps=4, guidance=2.0)
+        return np.asarray(ops.convert_to_numpy(x))
+
+    together = sample(slice(0, 8))
+    np.testing.assert_allclose(sample(slice(5, 6))[0], together[5], atol=1e-4)
+    assert together.std() > 0.05
+
+
+def test_guidance_of_one_is_no_guidance() -> None:
+    keras.utils.set_random_seed(0)
+    generator = Diffusion(SPACE, CONDITIONS, network=TINY_DIT)
+    ones = {"sequence": ops.ones((1, 4, 12)), "mask": ops.ones((1, 4)), "pooled": ops.ones((1, 12))}
+    generator.compute_losses(ops.zeros((1, *SPACE.shape)), ones, training=False)
+    for weight in generator.trainable_variables:
+        weight.assign(weight + 0.1 * keras.random.normal(weight.shape, seed=1))
+    zeros = {**ones, "sequence": ops.zeros((1, 4, 12)), "pooled": ops.zeros((1, 12))}
+    noise = draw(generator.noise_spec(), [(0, 0)])
+
+    def sample(guidance: float) -> np.ndarray:
+        x = generator.generate(ones, zeros, noise, steps=3, sampler="euler", guidance=guidance)
+        return np.asarray(ops.convert_to_numpy(x))
+
+    np.testing.assert_allclose(sample(1.0), sample(1.0 + 1e-6), atol=1e-4)
+    assert np.abs(sample(1.0) - sample(4.0)).max() > 1e-3

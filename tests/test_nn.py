@@ -1,0 +1,174 @@
+"""The shared layers, against Keras's own, PyTorch's and diffusers' of the same maths."""
+
+from __future__ import annotations
+
+import math
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import kgen.nn.attention
+from kgen import SeedGenerator
+from kgen.nn import Dropout, GroupNorm, MultiHeadAttention, Upsample, grid_positions, sequence_positions, sinusoidal
+
+LAYERS = {
+    "group_norm": lambda **kw: GroupNorm(4, 1e-4, **kw),
+    "attention": lambda **kw: MultiHeadAttention(2, use_bias=False, output_initializer="zeros", **kw),
+    "dropout": lambda **kw: Dropout(0.25, **kw),
+    "upsample": lambda **kw: Upsample(6, **kw),
+}
+
+
+def random(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def scramble(layer: keras.layers.Layer, seed: int = 7) -> None:
+    """Gives every weight numbers of its own: zeros, ones and identities hide mistakes."""
+    rng = np.random.default_rng(seed)
+    for weight in layer.trainable_weights:
+        weight.assign(0.3 * rng.standard_normal(weight.shape))
+
+
+def numpy(x) -> np.ndarray:
+    return ops.convert_to_numpy(ops.cast(x, "float32"))
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(8, 4), (12, 8), (6, 1), (7, 32)])
+def test_group_norm_is_keras_group_normalization(channels, groups):
+    x = 2.0 + 3.0 * random(3, 5, 4, channels)
+    fast = GroupNorm(groups, epsilon=1e-3)
+    fast.build(x.shape)
+    scramble(fast)
+    reference = keras.layers.GroupNormalization(math.gcd(groups, channels), epsilon=1e-3)
+    reference.build(x.shape)
+    reference.set_weights(fast.get_weights())
+    np.testing.assert_allclose(numpy(fast(x)), numpy(reference(x)), atol=2e-5)
+    scale, shift = random(3, channels, seed=1), random(3, channels, seed=2)
+    expected = numpy(reference(x)) * (1 + scale[:, None, None]) + shift[:, None, None]
+    np.testing.assert_allclose(numpy(fast(x, scale, shift)), expected, atol=5e-5)
+
+
+def test_group_norm_computes_in_float32():
+    x = 100.0 + random(2, 8, 8, 4)
+    layer = GroupNorm(2, dtype="mixed_bfloat16")
+    y = layer(ops.cast(x, "bfloat16"))
+    rounded = numpy(ops.cast(x, "bfloat16"))
+    assert keras.backend.standardize_dtype(y.dtype) == "bfloat16"
+    np.testing.assert_allclose(numpy(y), numpy(GroupNorm(2)(rounded)), atol=0.03)
+
+
+@pytest.mark.parametrize("materialised", [2**20, 0], ids=["matrix", "backend"])
+@pytest.mark.parametrize("cross", [False, True], ids=["self", "cross"])
+def test_attention_is_torch_attention(cross, materialised, monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(kgen.nn.attention, "MATERIALISED", materialised)
+    x, context = random(2, 5, 8), random(2, 7, 6, seed=1) if cross else None
+    mask = np.array([[1, 0, 1, 1, 0, 0, 1][: 7 if cross else 5], [1] * (7 if cross else 5)], np.float32)
+    layer = MultiHeadAttention(2)
+    layer(x, context)
+    scramble(layer)
+    inputs = x if context is None else context
+    if cross:
+        q = numpy(layer.q(x))
+        k, v = np.split(numpy(layer.kv(inputs)), 2, axis=-1)
+    else:
+        q, k, v = np.split(numpy(layer.qkv(x)), 3, axis=-1)
+    heads = [torch.tensor(a).reshape(2, -1, 2, 4).transpose(1, 2) for a in (q, k, v)]
+    y = torch.nn.functional.scaled_dot_product_attention(*heads, attn_mask=torch.tensor(mask > 0)[:, None, None])
+    expected = numpy(layer.out(y.transpose(1, 2).reshape(2, 5, 8).numpy()))
+    np.testing.assert_allclose(numpy(layer(x, context, key_mask=mask)), expected, atol=1e-5)
+
+
+def test_attention_ignores_masked_positions():
+    x, context, mask = random(2, 5, 8), random(2, 4, 6), np.array([[1, 1, 0, 0], [1, 0, 1, 1]], np.float32)
+    layer = MultiHeadAttention(2)
+    y = numpy(layer(x, context, key_mask=mask))
+    other = np.where(mask[..., None] > 0, context, 50.0 * random(2, 4, 6, seed=5))
+    np.testing.assert_array_equal(numpy(layer(x, other, key_mask=mask)), y)
+    assert not np.allclose(numpy(layer(x, other)), numpy(layer(x, context)))
+
+
+def test_attention_softmax_is_float32_in_mixed_precision():
+    """In bfloat16, the weights of 4096 equal keys would add up to something else than 1."""
+    layer = MultiHeadAttention(1, output_initializer="identity", dtype="mixed_bfloat16")
+    layer.build((1, 1, 4), (1, 4096, 4))
+    layer.kv.kernel.assign(np.concatenate([np.zeros((4, 4)), np.eye(4)], axis=1))
+    y = layer(random(1, 1, 4), np.ones((1, 4096, 4), np.float32))
+    np.testing.assert_allclose(numpy(y), 1.0, atol=1e-2)
+
+
+def test_attention_refuses_heads_that_do_not_divide():
+    with pytest.raises(ValueError, match="width of 8 is not divisible into 3 heads"):
+        MultiHeadAttention(3).build((None, 4, 8))
+
+
+def test_attention_refuses_a_context_it_was_not_built_for():
+    layer = MultiHeadAttention(2)
+    layer(random(1, 3, 4))
+    with pytest.raises(ValueError, match="either for self-attention or for a context"):
+        layer(random(1, 3, 4), random(1, 2, 4))
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 3), (1, 1)])
+def test_upsample_is_repeat_and_convolve(size):
+    x = random(2, *size, 3)
+    layer = Upsample(5)
+    layer.build(x.shape)
+    scramble(layer)
+    convolution = keras.layers.Conv2D(5, 3, padding="same")
+    convolution.build((None, None, None, 3))
+    convolution.set_weights(layer.get_weights())
+    repeated = x.repeat(2, axis=1).repeat(2, axis=2)
+    np.testing.assert_allclose(numpy(layer(x)), numpy(convolution(repeated)), atol=1e-5)
+
+
+def test_sinusoidal_is_that_of_diffusers():
+    torch, embeddings = pytest.importorskip("torch"), pytest.importorskip("diffusers.models.embeddings")
+    x = np.array([0.0, 0.3, 17.0, 999.0], np.float32)
+    expected = embeddings.get_timestep_embedding(
+        torch.tensor(x), 64, flip_sin_to_cos=True, downscale_freq_shift=0
+    ).numpy()
+    np.testing.assert_allclose(numpy(sinusoidal(x, 64)), expected, atol=1e-4)
+
+
+def test_grid_positions_are_those_of_diffusers():
+    embeddings = pytest.importorskip("diffusers.models.embeddings")
+    expected = embeddings.get_2d_sincos_pos_embed(32, (4, 4), base_size=4, output_type="pt").numpy()
+    np.testing.assert_allclose(grid_positions(4, 4, 32), expected, atol=1e-5)
+    wide = grid_positions(2, 3, 16)
+    np.testing.assert_array_equal(wide[:3, :8], wide[3:, :8])  # the same columns in both rows
+    np.testing.assert_array_equal(wide[:3, :8], sequence_positions(3, 8))
+    assert not np.allclose(wide[:3, 8:], wide[3:, 8:])
+
+
+def test_positions_refuse_odd_widths():
+    with pytest.raises(ValueError, match="multiple of 4, not 6"):
+        grid_positions(2, 2, 6)
+    with pytest.raises(ValueError, match="even number of features, not 5"):
+        sequence_positions(3, 5)
+
+
+def test_dropout_scales_what_it_keeps():
+    layer, x = Dropout(0.25), np.ones((100, 400), np.float32)
+    first, second = numpy(layer(x, training=True)), numpy(layer(x, training=True))
+    assert set(np.unique(first).round(5)) == {0.0, np.float32(4 / 3).round(5)}
+    assert abs((first == 0).mean() - 0.25) < 0.02
+    assert (first != second).any()
+    np.testing.assert_array_equal(numpy(layer(x)), x)
+    assert isinstance(layer.seed_generator, SeedGenerator)  # which differs by replica
+    with pytest.raises(ValueError, match=r"in \[0, 1\), not 1"):
+        Dropout(1.0)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_serialise(name):
+    layer = LAYERS[name](dtype="mixed_bfloat16", name="here")
+    again = type(layer).from_config(layer.get_config())
+    assert again.get_config() == layer.get_config()
+    shape = (None, 4, 4, 8) if name != "attention" else (None, 4, 8)
+    y = again(keras.KerasTensor(shape, "float32"))
+    assert len(again.trainable_weights) == {"dropout": 0, "attention": 3}.get(name, 2)
+    assert keras.backend.standardize_dtype(y.dtype) == "bfloat16"
