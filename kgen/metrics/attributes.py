@@ -39,6 +39,7 @@ PHASES = 4
 """Places a pixel in each direction, in the fine search."""
 
 PALETTE = 255.0 - np.array(list(COLOURS.values()), float)  # (C, 3)
+ENERGIES = np.square(PALETTE).sum(1)  # (C,)
 KINDS = tuple(itertools.product(SHAPES, RADII))
 
 
@@ -68,7 +69,7 @@ def read(image: np.ndarray) -> Scene:
     remains = _shrink(255.0 - image.astype(float))  # (H, W, 3)
     templates = _Templates.of(len(remains))
     found: list[Thing] = []
-    while len(found) < MOST_OBJECTS:
+    while len(found) < MOST_OBJECTS and np.square(remains).sum() >= templates.least_energy:
         thing, drawn, likeness = templates.search(remains)
         if likeness < LEAST_LIKENESS:
             break
@@ -111,6 +112,8 @@ class _Templates:
             [[coverage(shape, RADII[name] * size, place, k) for place in places] for shape, name in KINDS]
         )  # (K, P, k, k)
         self.squares = np.square(self.boxes).sum((2, 3))  # (K, P)
+        # likeness l needs |y| >= (1 + l) / 2 |c t|, as <y, c t> <= |y| |c t|
+        self.least_energy = ((1 + LEAST_LIKENESS) / 2) ** 2 * self.squares.min() * ENERGIES.min()
         self.padded = size + 2 * k
         self.spectra = np.fft.rfft2(self.boxes[:, 0], (self.padded, self.padded)).conj()  # (K, N, N / 2 + 1)
 
@@ -127,8 +130,7 @@ class _Templates:
         corners = [(row + i, column + j) for i in steps for j in steps]
         windows = np.array([padded[i : i + k, j : j + k] for i, j in corners])  # (9, k, k, 3)
         correlations = np.tensordot(self.boxes, windows, axes=((2, 3), (1, 2)))  # (K, P, 9, 3)
-        energies = np.square(PALETTE).sum(1)  # (C,)
-        expected = self.squares[:, :, None, None] * energies  # (K, P, 1, C)
+        expected = self.squares[:, :, None, None] * ENERGIES  # (K, P, 1, C)
         scores = 2 * correlations @ PALETTE.T - expected  # (K, P, 9, C)
         kind, place, corner, colour = np.unravel_index(scores.argmax(), scores.shape)
         canvas = np.zeros_like(padded)
@@ -145,10 +147,10 @@ class _Templates:
     def _coarse(self, padded: np.ndarray) -> tuple[int, int]:
         """Where the box (its row and column in the padded picture) of the likeliest object is, to a pixel."""
         spectrum = np.fft.rfft2(padded, axes=(0, 1))  # (N, N / 2 + 1, 3)
-        products = np.tensordot(spectrum, PALETTE, axes=(2, 1))[None] * self.spectra[..., None]
-        correlations = np.fft.irfft2(products, (self.padded, self.padded), axes=(1, 2))  # (K, N, N, C)
-        expected = self.squares[:, :1, None, None] * np.square(PALETTE).sum(1)
-        best = (2 * correlations - expected).max((0, 3))[1 : -self.k, 1 : -self.k]  # (N', N')
+        products = spectrum * self.spectra[..., None]  # (K, N, N / 2 + 1, 3)
+        channels = np.fft.irfft2(products, (self.padded, self.padded), axes=(1, 2))  # (K, N, N, 3)
+        expected = self.squares[:, :1, None, None] * ENERGIES  # (K, 1, 1, C)
+        best = (2 * channels @ PALETTE.T - expected).max((0, 3))[1 : -self.k, 1 : -self.k]  # (N', N')
         row, column = np.unravel_index(best.argmax(), best.shape)
         return int(row) + 1, int(column) + 1
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import keras
@@ -18,7 +17,8 @@ class GroupNorm(keras.layers.Layer):  # type: ignore[misc]
     twice and written once: normalisation, gain, bias and modulation are one multiply-add. Computed in float32.
 
     Args:
-        groups: How many groups to aim for; where the channels are not a multiple of it, their greatest common divisor.
+        groups: How many groups to aim for. It becomes the nearest smaller number that divides the channels and leaves at
+            least two in a group.
         epsilon: Added to the variance.
     """
 
@@ -59,7 +59,13 @@ class GroupNorm(keras.layers.Layer):  # type: ignore[misc]
     def _pool(self, statistic: Tensor) -> Tensor:
         """Replaces each channel's number (B, C) by the mean over its group."""
         channels = statistic.shape[-1]
-        groups = math.gcd(self.groups, channels)
+        groups = group_count(channels, self.groups)
         grouped = ops.reshape(statistic, (-1, groups, channels // groups))  # (B, G, C/G)
         mean = ops.mean(grouped, axis=-1, keepdims=True)  # (B, G, 1)
         return ops.reshape(ops.broadcast_to(mean, ops.shape(grouped)), (-1, channels))  # (B, C)
+
+
+def group_count(channels: int, groups: int) -> int:
+    """The largest number, up to `groups`, that divides `channels` into groups of two or more."""
+    most = min(groups, channels // 2)
+    return next((count for count in range(most, 1, -1) if channels % count == 0), 1)

@@ -7,13 +7,12 @@ from typing import Any, ClassVar
 
 import keras
 import numpy as np
-from keras import ops
 
 from kgen.components.generator import Generator
 from kgen.random import NoiseSpec, draw
 from kgen.signature import options
 from kgen.testing.configuration import check_method_options
-from kgen.testing.execution import Runner, perturb, reseed, rows, tensors, unchanged
+from kgen.testing.execution import Runner, perturb, reseed, rows, unchanged
 from kgen.testing.inputs import check_in_space, random_conditions, random_latents
 from kgen.testing.losses import BATCH, Batch, LossConformance
 
@@ -25,6 +24,9 @@ class GeneratorConformance(LossConformance):
 
     generate_options: ClassVar[Sequence[Options]] = ({},)
     """Options of `generate` to check, each set by itself: every sampler with a few steps, say."""
+
+    likelihood_options: ClassVar[Options] = {}
+    """Options of `log_likelihood`, where it has some: fewer steps, say."""
 
     conditional: ClassVar[bool] = True
     """False for a generator that ignores its condition."""
@@ -67,22 +69,20 @@ class GeneratorConformance(LossConformance):
 
     # ---- sampling -------------------------------------------------------------------------------------------------
 
-    _shared: ClassVar[tuple[Generator, dict[str, Runner]] | None] = None
+    _shared: ClassVar[tuple[Generator, dict[str, Runner]]]
 
     def _sampler(self) -> Generator:
         """A component as after some training: one for all checks of a class, as tracing `generate` takes long."""
         cls = type(self)
-        if "_shared" not in cls.__dict__ or cls._shared is None:
+        if "_shared" not in cls.__dict__:
             component: Generator = self.ready()
             perturb(component)
             cls._shared = (component, {})
-        assert cls._shared is not None
         return cls._shared[0]
 
     def _generate(self, batch: Batch, given: Options) -> np.ndarray:
         """Samples as the pipeline does: traced, or compiled, as a whole."""
         component = self._sampler()
-        assert self._shared is not None
         runners = self._shared[1]
         if repr(given) not in runners:
             runners[repr(given)] = sampling_runner(component, given)
@@ -108,11 +108,12 @@ class GeneratorConformance(LossConformance):
 
     def test_generates_what_the_space_says(self) -> None:
         component = self._sampler()
-        before = len(component.variables)
         for given in self.generate_options:
             x = self._generate(self._sampling_batch(component, given), given)
             check_in_space(x, component.space, BATCH, f"generate({_show(given)})")
-        assert len(component.variables) == before, "generate creates weights: create them where training does"
+        assert len(component.variables) == len(self.ready().variables), (
+            "generate creates weights: create them where training does"
+        )
 
     def test_same_noise_same_sample(self) -> None:
         """Pictures depend on the noise that they are given alone, not on any state or seed of the generator."""
@@ -190,18 +191,22 @@ class GeneratorConformance(LossConformance):
             return
         batch = self.loss_batch(component)
         changed = {**batch, "x": np.concatenate([random_latents(component.space, 1, 1), batch["x"][1:]])}
-        first, second = (self._log_likelihood(component, b) for b in (batch, changed))
+
+        def function(b: Batch, training: bool) -> Any:
+            return component.log_likelihood(b["x"], b["condition"], **self.likelihood_options)
+
+        runner = Runner(component, function)
+        made = []
+        for b in (batch, changed):
+            with unchanged(component):
+                made.append(runner.run(b))
+        first, second = made
         assert first.shape == (BATCH,), f"log_likelihood must be one number an example, (B,), not {first.shape}"
         assert np.isfinite(first).all(), f"log_likelihood is not finite: {first}"
         assert not np.isclose(first[0], second[0], rtol=1e-7), "log_likelihood does not depend on x"
         np.testing.assert_allclose(
             second[1:], first[1:], rtol=1e-4, atol=1e-4, err_msg="log_likelihood mixes the examples of a batch"
         )
-
-    def _log_likelihood(self, component: Generator, batch: Batch) -> np.ndarray:
-        batch = tensors(batch)
-        with unchanged(component):
-            return ops.convert_to_numpy(component.log_likelihood(batch["x"], batch["condition"]))  # type: ignore[no-any-return]
 
 
 def sampling_runner(component: Generator, given: Options) -> Runner:

@@ -14,6 +14,7 @@ from kgen_plugin_diffusion.schedules import Schedule
 
 Tensor = Any
 BIN = 2.0 / 255.0  # distance of two 8-bit intensities in [-1, 1]
+MOST_LOG_SNR = 9.21  # of the last level: sigma / alpha = 0.01, as at DDPM's first step
 
 
 def variational_bound(
@@ -21,9 +22,10 @@ def variational_bound(
 ) -> Tensor:
     """Lower bound of log p(x0): -(L_T + sum of L_t + L_0) of Ho et al. 2020, equation 5.
 
-    The model's process has the given number of steps, uniform in t, with the variances of the true posteriors. With
-    alpha and sigma at the ends s < t of a step, L_t is 0.5 (SNR(s) - SNR(t)) |x0 - denoised|^2 (Kingma et al. 2021,
-    equation 13), at one draw of the noise from a fixed seed.
+    The model's process has the given number of steps, with the variances of the true posteriors. Their noise levels are
+    spread evenly over the log-SNR, on whose ends alone the bound depends in the limit of many steps (Kingma et al.
+    2021, section 5.1). A step between levels s < t costs 0.5 (SNR(s) - SNR(t)) |x0 - denoised|^2 (equation 13 there), at one
+    draw of the noise from a fixed seed.
 
     Args:
         denoise: See `Denoise`.
@@ -37,26 +39,35 @@ def variational_bound(
     shape = tuple(x0.shape[1:])
     axes = tuple(range(1, len(x0.shape)))
     keys = ops.broadcast_to(ops.convert_to_tensor(np.array([[seed, 77]], np.int32)), (ops.shape(x0)[0], 2))
+    t = _times(schedule, steps)  # (steps + 1,), from noise to almost none
+    alphas, sigmas = schedule.alpha(t), schedule.sigma(t)
+    levels, snr = schedule.level(t, sigmas), (alphas / sigmas) ** 2
 
-    def level(i: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        t = ops.cast(i, "float32") / steps
-        sigma = schedule.sigma(t)
-        return t, schedule.alpha(t), sigma, schedule.level(t, sigma)
+    def denoised(i: Tensor) -> Tensor:
+        alpha, sigma, level = (ops.take(values, i) for values in (alphas, sigmas, levels))
+        return denoise(alpha * x0 + sigma * normal(keys, i, shape), alpha, sigma, level)
 
-    def error(i: Any) -> tuple[Tensor, Tensor]:
-        _, alpha, sigma, told = level(i)
-        x = alpha * x0 + sigma * normal(keys, i, shape)
-        picture = denoise(x, alpha, sigma, told)
-        return picture, ops.sum(ops.square(x0 - picture), axis=axes)
+    def add(i: Tensor, total: Tensor) -> Tensor:
+        gain = ops.take(snr, i + 1) - ops.take(snr, i)
+        return total + 0.5 * gain * ops.sum(ops.square(x0 - denoised(i)), axis=axes)
 
-    def add(i: Any, total: Tensor) -> Tensor:
-        _, alpha, sigma, _ = level(i)
-        _, cleaner_alpha, cleaner_sigma, _ = level(i - 1)
-        gain = (cleaner_alpha / cleaner_sigma) ** 2 - (alpha / sigma) ** 2
-        return total + 0.5 * gain * error(i)[1]
+    nothing = ops.sum(ops.zeros_like(x0), axis=axes)
+    steps_cost = ops.fori_loop(0, steps, add, nothing)  # (B,)
+    prior = _prior(x0, alphas[0], sigmas[0], axes)
+    last = _reconstruction(x0, denoised(steps), alphas[steps], sigmas[steps], axes, discrete)
+    return -(prior + steps_cost + last)
 
-    nats = ops.fori_loop(2, steps + 1, add, ops.zeros_like(x0[(slice(None), *(0,) * len(shape))]))
-    return -(nats + _prior(x0, *level(steps)[1:3], axes) + _reconstruction(x0, error(1)[0], level(1), axes, discrete))
+
+def _times(schedule: Schedule, steps: int) -> Tensor:
+    """Times (steps + 1,) whose log-SNR rises evenly from the schedule's least to the last level's, by bisection."""
+    least = ops.maximum(schedule.log_snr(ops.ones((1,))), -MOST_LOG_SNR)
+    wanted = least + (MOST_LOG_SNR - least) * ops.arange(steps + 1, dtype="float32") / steps
+    low, high = ops.zeros((steps + 1,)), ops.ones((steps + 1,))
+    for _ in range(30):
+        middle = 0.5 * (low + high)
+        noisier = schedule.log_snr(middle) < wanted
+        low, high = ops.where(noisier, low, middle), ops.where(noisier, middle, high)
+    return high
 
 
 def _prior(x0: Tensor, alpha: Tensor, sigma: Tensor, axes: tuple[int, ...]) -> Tensor:
@@ -66,15 +77,13 @@ def _prior(x0: Tensor, alpha: Tensor, sigma: Tensor, axes: tuple[int, ...]) -> T
 
 
 def _reconstruction(
-    x0: Tensor, picture: Tensor, level: tuple[Tensor, ...], axes: tuple[int, ...], discrete: bool
+    x0: Tensor, picture: Tensor, alpha: Tensor, sigma: Tensor, axes: tuple[int, ...], discrete: bool
 ) -> Tensor:
-    """L_0: -log p(x_0 | x_1), a Gaussian around the picture with the deviation that x_1 leaves."""
-    _, alpha, sigma, _ = level
+    """L_0: -log p(x_0 | least noisy x), a Gaussian around the denoised picture, as wide as its noise."""
     deviation = sigma / ops.sqrt(alpha**2 + sigma**2)
     if not discrete:
-        return ops.sum(
-            0.5 * ((x0 - picture) / deviation) ** 2 + ops.log(deviation) + 0.5 * math.log(2 * math.pi), axis=axes
-        )
+        normalised = 0.5 * ((x0 - picture) / deviation) ** 2 + ops.log(deviation) + 0.5 * math.log(2 * math.pi)
+        return ops.sum(normalised, axis=axes)
     upper, lower = (x0 + BIN / 2 - picture) / deviation, (x0 - BIN / 2 - picture) / deviation
     upper_cdf = ops.where(x0 > 0.999, 1.0, _cdf(upper))
     lower_cdf = ops.where(x0 < -0.999, 0.0, _cdf(lower))

@@ -14,7 +14,7 @@ from kgen_plugin_diffusion.schedules import RHO, SIGMA_MAX, SIGMA_MIN
 Tensor = Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Uniform:
     """Every time equally often.
 
@@ -34,7 +34,7 @@ class Uniform:
         return (offset + ops.arange(count, dtype="float32") / ops.cast(count, "float32")) % 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LogitNormal:
     """Times whose logit is normal: the middle more often than the ends (Esser et al. 2024, section 3.1)."""
 
@@ -46,7 +46,7 @@ class LogitNormal:
         return ops.sigmoid(self.mean + self.std * keras.random.normal((count,), seed=seed))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LogNormal:
     """Times of the Karras schedule at which log(sigma) is normal (Karras et al. 2022, table 1)."""
 

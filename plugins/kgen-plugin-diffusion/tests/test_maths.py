@@ -150,7 +150,7 @@ def sample(times, count: int = 20000) -> np.ndarray:
 
 def test_times_have_their_distributions() -> None:
     assert stats.kstest(sample(Uniform(stratified=False)), "uniform").pvalue > 1e-3
-    t = sample(LogitNormal(0.3, 0.8))
+    t = sample(LogitNormal(mean=0.3, std=0.8))
     assert stats.kstest(np.log(t / (1 - t)), stats.norm(0.3, 0.8).cdf).pvalue > 1e-3
     sigma = array(SCHEDULES["karras"].sigma(tensor(sample(LogNormal()))))
     assert stats.kstest(np.log(sigma), stats.norm(-1.2, 1.2).cdf).pvalue > 1e-3

@@ -154,14 +154,16 @@ def test_convergence_is_of_the_methods_order(sampler: str, schedule: str, order:
 
 @pytest.mark.parametrize("schedule", list(SCHEDULES))
 @pytest.mark.parametrize("sampler", list(SAMPLERS))
-def test_every_sampler_makes_the_right_distribution(sampler: str, schedule: str) -> None:
-    count = 4000
+def test_every_sampler_makes_the_right_distribution(compiled, sampler: str, schedule: str) -> None:
+    count, steps = 4000, 400 if sampler in STOCHASTIC else 100
     rng = np.random.default_rng(0)
-    grid = time_grid(SCHEDULES[schedule], 400 if sampler in STOCHASTIC else 100)
-    keys = ops.convert_to_tensor(rng.integers(-(2**31), 2**31, (count, 2)).astype(np.int32))
-    start = tensor(rng.standard_normal((count, 1))) * grid.sigma[0]
-    x = SAMPLERS[sampler](ideal, start, grid, lambda step: normal(keys, step, (1,)), 0.0)
-    x = ops.convert_to_numpy(x)
+
+    def sample(start, keys):
+        grid = time_grid(SCHEDULES[schedule], steps)
+        return SAMPLERS[sampler](ideal, start * grid.sigma[0], grid, lambda step: normal(keys, step, (1,)), 0.0)
+
+    start = rng.standard_normal((count, 1)).astype("float32")
+    x = compiled(sample, start=start, keys=rng.integers(-(2**31), 2**31, (count, 2)).astype(np.int32))
     assert x.mean() == pytest.approx(0.0, abs=0.03)
     assert x.std() == pytest.approx(SPREAD, rel=0.05)
 

@@ -123,10 +123,10 @@ def test_whole_clip(byte_pairs: Pairs, tmp_path: Path) -> None:
     compare(encoder, made.last_hidden_state, model.text_projection(made.pooler_output))
 
 
-@pytest.mark.parametrize("feed_forward", ["relu", "gated-gelu"])
-def test_t5(feed_forward: str, sentence_pieces: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("feed_forward", "layers"), [("relu", 1), ("gated-gelu", 2)])
+def test_t5(feed_forward: str, layers: int, sentence_pieces: bytes, tmp_path: Path) -> None:
     config = transformers.T5Config(
-        vocab_size=40, d_model=16, d_kv=4, d_ff=32, num_layers=2, num_heads=3, feed_forward_proj=feed_forward
+        vocab_size=40, d_model=16, d_kv=4, d_ff=32, num_layers=layers, num_heads=3, feed_forward_proj=feed_forward
     )
     model = save(transformers.T5ForConditionalGeneration(config), tmp_path)
     (tmp_path / "spiece.model").write_bytes(sentence_pieces)

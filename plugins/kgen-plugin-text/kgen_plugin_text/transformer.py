@@ -11,7 +11,8 @@ import numpy as np
 from keras import ops
 from pydantic import Field, PositiveInt
 
-from kgen import ConditionSpace, ConfigError, DataError, Encoder, SeedGenerator
+from kgen import ConditionSpace, ConfigError, DataError, Encoder
+from kgen.nn import Dropout, MultiHeadAttention
 from kgen_plugin_text.bpe import PAD, SMALLEST, BytePairs
 
 FILE = "tokenizer.json"
@@ -114,31 +115,20 @@ class Block(keras.layers.Layer):
         super().__init__(**kwargs)
         policy = self.dtype_policy
         self.norm1 = keras.layers.LayerNormalization(epsilon=1e-6, dtype=policy, name="norm1")
-        self.attention = keras.layers.MultiHeadAttention(
-            heads, dim // heads, use_bias=False, dtype=policy, name="attention"
-        )
+        self.attention = MultiHeadAttention(heads, use_bias=False, dtype=policy, name="attention")
         self.norm2 = keras.layers.LayerNormalization(epsilon=1e-6, dtype=policy, name="norm2")
         self.widen = keras.layers.Dense(hidden, activation="gelu", dtype=policy, name="widen")
         self.narrow = keras.layers.Dense(dim, dtype=policy, name="narrow")
-        self.dropout = dropout
-        self.seed_generator = SeedGenerator()
+        self.drop = Dropout(dropout, dtype=policy, name="drop")
 
     def build(self, shape: Any) -> None:
-        self.norm1.build(shape)
-        self.attention.build(shape, shape)
-        self.norm2.build(shape)
-        self.widen.build(shape)
+        for layer in (self.norm1, self.attention, self.norm2, self.widen):
+            layer.build(shape)
         self.narrow.build((*shape[:-1], self.widen.units))
 
     def call(self, x: Any, mask: Any, training: bool = False) -> Any:
-        among = ops.logical_and(mask[:, :, None] > 0, mask[:, None, :] > 0)  # (B, L, L)
-        among = ops.logical_or(among, ops.eye(mask.shape[1], dtype="bool"))  # padding sees itself: no empty softmax
-        y = self.norm1(x)
-        x = x + self._drop(self.attention(y, y, attention_mask=among), training)
-        return x + self._drop(self.narrow(self.widen(self.norm2(x))), training)
-
-    def _drop(self, x: Any, training: bool) -> Any:
-        return keras.random.dropout(x, self.dropout, seed=self.seed_generator) if training and self.dropout else x
+        x = x + self.drop(self.attention(self.norm1(x), key_mask=mask), training=training)
+        return x + self.drop(self.narrow(self.widen(self.norm2(x))), training=training)
 
 
 def masked_mean(x: Any, mask: Any) -> Any:

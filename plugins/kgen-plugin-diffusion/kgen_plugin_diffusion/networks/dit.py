@@ -47,7 +47,7 @@ class DiTBlock(keras.layers.Layer):
         self.cross_attention.build(x_shape, sequence_shape)
         self.modulation = keras.layers.Dense(6 * width, kernel_initializer="zeros", dtype=policy, name="modulation")
         self.modulation.build(embedding_shape)
-        self.expand = keras.layers.Dense(hidden, activation="gelu", dtype=policy, name="expand")
+        self.expand = keras.layers.Dense(hidden, dtype=policy, name="expand")
         self.expand.build(x_shape)
         self.shrink = keras.layers.Dense(width, dtype=policy, name="shrink")
         self.shrink.build((*x_shape[:-1], hidden))
@@ -59,7 +59,7 @@ class DiTBlock(keras.layers.Layer):
         y = self.self_attention(self.norm1(x) * (1.0 + scale1) + shift1)
         x = x + gate1 * self.dropout(y, training=training)
         x = x + self.dropout(self.cross_attention(self.norm2(x), sequence, mask), training=training)
-        y = self.shrink(self.expand(self.norm3(x) * (1.0 + scale3) + shift3))
+        y = self.shrink(ops.gelu(self.expand(self.norm3(x) * (1.0 + scale3) + shift3), approximate=True))
         return x + gate3 * self.dropout(y, training=training)
 
 

@@ -98,7 +98,7 @@ class TransformerBlock(keras.layers.Layer):
         y = y + self.self_attention(self.norm1(y))
         y = y + self.cross_attention(self.norm2(y), sequence, mask)
         value, gate = ops.split(self.hidden(self.norm3(y)), 2, axis=-1)  # (B, H*W, 4C) each
-        y = y + self.shrink(value * ops.gelu(gate))
+        y = y + self.shrink(value * ops.gelu(gate, approximate=False))
         return x + ops.reshape(self.outwards(y), (-1, height, width, channels))
 
 

@@ -1,0 +1,158 @@
+"""Captioned pictures in a folder of one's own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from kgen.components.dataset import Dataset, Problem, Split
+from kgen.data.folder import read_folder
+from kgen.data.images import PictureError, Resize, background_colour, decode, fit
+from kgen.data.splits import check_holdout, some
+from kgen.errors import DataError
+from kgen.spaces import Space
+
+MOST_PRINTED = 10
+
+
+class ImageFolder(Dataset):
+    """Pictures of all formats and modes, with captions from ``metadata.jsonl``, text files or the folders' names.
+
+    Every file is read once before training, so that none can break it later; the pictures themselves are decoded when
+    they are needed. Where captions come from: `kgen.data.folder.read_folder`.
+
+    Args:
+        path: The folder.
+        size: Height and width of the pictures, in pixels.
+        resize: What becomes of pictures that are not square: "crop" takes the middle, "pad" adds background, "stretch"
+            distorts them.
+        channels: 3, or 1 for grey.
+        background: Seen through transparent parts, and around padded pictures.
+        caption_key: Under which name the metadata hold the caption.
+        template: Caption made of a class folder's name.
+        flip: Every training picture also as its mirror image.
+        validation: Share of the pictures on which only the loss is measured.
+        holdout: Captions to keep out of training.
+        on_error: What to do about broken pictures and missing captions: "refuse" to train, or "skip" them.
+
+    Raises:
+        DataError: nothing to train on; a problem, unless problems are to be skipped; a wrong option.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: Annotated[str, Field(min_length=1)],
+        size: Annotated[int, Field(ge=4, le=4096)] = 64,
+        resize: Resize = "crop",
+        channels: Literal[1, 3] = 3,
+        background: str = "white",
+        caption_key: str = "text",
+        template: str = "{label}",
+        flip: bool = False,
+        validation: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        holdout: tuple[str, ...] = (),
+        on_error: Literal["refuse", "skip"] = "refuse",
+    ) -> None:
+        self.path = path
+        self.size = size
+        self.resize = resize
+        self.channels = channels
+        self.background = background
+        self.caption_key = caption_key
+        self.template = template
+        self.flip = flip
+        self.validation = validation
+        self.holdout = holdout
+        self.on_error = on_error
+        self._colour = background_colour(background, "imagefolder")
+        if "{label}" not in template:
+            raise DataError(f"imagefolder: template '{template}' must hold {{label}}")
+        self._folder = Path(path).expanduser()
+        found = read_folder(self._folder, caption_key, template)
+        self._digests, broken = self._verify([file for file, _ in found.entries])
+        self._problems = (*found.problems, *broken)
+        entries = [entry for entry in found.entries if entry[0] in self._digests]
+        self._refuse(bool(entries))
+        self._entries = self._split(entries)
+        self._captions = {split: [caption for _, caption in self._entries[split]] for split in self._entries}
+        if flip:
+            self._captions["train"] *= 2
+
+    @property
+    def image_space(self) -> Space:
+        return Space("continuous", (self.size, self.size, self.channels))
+
+    def captions(self, split: Split) -> Sequence[str]:
+        return self._captions.get(split, ())
+
+    def image(self, split: Split, index: int) -> np.ndarray:
+        entries = self._entries[split]
+        file = entries[index % len(entries)][0]
+        try:
+            pixels = self._read((self._folder / file).read_bytes())
+        except (PictureError, OSError) as error:
+            raise DataError(f"imagefolder: {self._folder / file} has changed since training began: {error}") from error
+        return pixels[:, ::-1].copy() if index >= len(entries) else pixels
+
+    def problems(self) -> Sequence[Problem]:
+        return self._problems
+
+    def fingerprint(self) -> str:
+        """Of the captions, the bytes of all files, and how they are made into pictures."""
+        digest = hashlib.sha256(super().fingerprint().encode())
+        for file in sorted(self._digests):
+            digest.update(file.encode() + b"\0" + self._digests[file])
+        return digest.hexdigest()[:16]
+
+    def _read(self, data: bytes) -> np.ndarray:
+        picture = decode(data, self._colour, least=2 * self.size)
+        return fit(picture if self.channels == 3 else picture.convert("L"), self.size, self.resize, self._colour)
+
+    def _verify(self, files: Sequence[str]) -> tuple[dict[str, bytes], list[Problem]]:
+        """Decodes every file once: digests of the good ones, and what is wrong with the others."""
+
+        def digest(file: str) -> bytes | Problem:
+            try:
+                data = (self._folder / file).read_bytes()
+                decode(data, self._colour, least=2 * self.size)
+            except (PictureError, OSError) as error:
+                return Problem(file, str(error))
+            return hashlib.sha256(data).digest()
+
+        different = list(dict.fromkeys(files))
+        with ThreadPoolExecutor() as pool:
+            results = list(zip(different, pool.map(digest, different), strict=True))
+        good = {file: result for file, result in results if isinstance(result, bytes)}
+        return good, [result for _, result in results if isinstance(result, Problem)]
+
+    def _refuse(self, anything: bool) -> None:
+        if not self._problems or (self.on_error == "skip" and anything):
+            return
+        lines = [f"  {problem.where}: {problem.what}" for problem in self._problems[:MOST_PRINTED]]
+        if len(self._problems) > MOST_PRINTED:
+            lines.append(f"  and {len(self._problems) - MOST_PRINTED} more")
+        end = "mend them, or leave them out with on_error: skip" if anything else "there is nothing else to train on"
+        count = f"{len(self._problems)} problem{'s' if len(self._problems) > 1 else ''}"
+        raise DataError("\n".join([f"imagefolder: {count} in {self._folder}:", *lines, end]))
+
+    def _split(self, entries: list[tuple[str, str]]) -> dict[str, list[tuple[str, str]]]:
+        check_holdout(self.holdout, {caption for _, caption in entries}, "imagefolder")
+        held = [entry for entry in entries if entry[1] in self.holdout]
+        unseen = {file for file, _ in held}  # a picture may have other captions too
+        seen = [entry for entry in entries if entry[0] not in unseen]
+        measured = some([file for file, _ in seen], self.validation)
+        splits = {
+            "train": [entry for entry in seen if entry[0] not in measured],
+            "validation": [entry for entry in seen if entry[0] in measured],
+            "holdout": held,
+        }
+        if not splits["train"]:
+            raise DataError("imagefolder: holdout and validation leave no picture to train on")
+        return splits

@@ -1,0 +1,136 @@
+"""The oracle: right about every picture of the dataset, and about what is wrong in others."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from kgen import DataError
+from kgen.components.dataset import Dataset
+from kgen.components.metric import Metric
+from kgen.data.drawing import SHAPES
+from kgen.data.shapes import COLOURS, POSITIONS, RADII, Scene, Shapes, Thing, caption, draw
+from kgen.metrics.attributes import Attributes, read
+from kgen.testing import MetricConformance
+
+THINGS = [Thing(*names) for names in itertools.product(COLOURS, SHAPES, RADII, POSITIONS)]
+KINDS = ("colour", "shape", "size", "position", "accuracy")
+RED = Thing("red", "circle", "large", "top left")
+BLUE = Thing("blue", "cross", "small", "bottom right")
+DATASET = Shapes(count=8)
+
+
+class TestOneObject(MetricConformance):
+    real = {kind: (1.0, 1.0) for kind in KINDS}
+    noise = {"accuracy": (0.0, 0.05)}
+
+    def build(self) -> Metric:
+        return Attributes()
+
+    def dataset(self) -> Dataset:
+        return Shapes(size=16, jitter=0.04)
+
+
+class TestTwoObjects(MetricConformance):
+    real = {kind: (1.0, 1.0) for kind in KINDS}
+    noise = {"accuracy": (0.0, 0.05)}
+    count = 24
+
+    def build(self) -> Metric:
+        return Attributes()
+
+    def dataset(self) -> Dataset:
+        return Shapes(objects=2, count=24, jitter=0.04)
+
+
+def score(pairs: list[tuple[Scene, Scene]]) -> dict[str, float]:
+    """Of pairs (drawn, asked for)."""
+    images = np.stack([draw(drawn, 32) for drawn, _ in pairs])
+    return dict(Attributes()(images, [caption(wanted) for _, wanted in pairs], "train", DATASET))
+
+
+def spoil(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A little blur, paler colours and noise, as generated pictures have."""
+    size = len(picture)
+    blurred = gaussian_filter(picture.astype(float), (0.02 * size, 0.02 * size, 0))
+    noisy = 255 - 0.95 * (255 - blurred) + rng.normal(0, 6, picture.shape)
+    return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+
+
+def test_reads_every_combination() -> None:
+    wrong = [thing for thing in THINGS if read(draw((thing,), 32)) != (thing,)]
+    assert not wrong
+
+
+@pytest.mark.parametrize("size", [16, 17, 24, 48, 64, 128])
+def test_reads_every_size(size: int) -> None:
+    """Every pair of attributes at least once: the combinations are taken in steps that share no factor with them."""
+    wrong = [thing for thing in THINGS[:: 7 if size < 48 else 29] if read(draw((thing,), size)) != (thing,)]
+    assert not wrong
+
+
+@pytest.mark.parametrize("objects", [1, 2])
+def test_reads_spoilt_pictures(objects: int) -> None:
+    rng = np.random.default_rng(0)
+    dataset = Shapes(objects=objects, count=100, jitter=0.03)
+    for i, scene in enumerate(dataset.scenes("train")):
+        assert sorted(read(spoil(dataset.image("train", i), rng))) == sorted(scene), i
+
+
+def test_reads_two_objects() -> None:
+    dataset = Shapes(objects=2, count=100)
+    for i, scene in enumerate(dataset.scenes("train")):
+        assert sorted(read(dataset.image("train", i))) == sorted(scene), i
+
+
+def test_an_empty_picture_has_no_object() -> None:
+    assert read(np.full((32, 32, 3), 255, np.uint8)) == ()
+    assert read(np.full((32, 32, 3), 245, np.uint8)) == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "drawn"),
+    [
+        ("colour", RED._replace(colour="orange")),
+        ("shape", RED._replace(shape="diamond")),
+        ("size", RED._replace(size="small")),
+        ("position", RED._replace(position="top")),
+    ],
+)
+def test_one_wrong_attribute_costs_itself_and_the_accuracy(kind: str, drawn: Thing) -> None:
+    found = score([((drawn,), (RED,))])
+    assert found == {name: float(name not in (kind, "accuracy")) for name in KINDS}
+
+
+def test_shares_are_of_all_objects_and_accuracy_of_pictures() -> None:
+    found = score([((RED,), (RED,)), ((RED, BLUE), (RED, BLUE._replace(colour="green")))])
+    assert found == pytest.approx({"colour": 2 / 3, "shape": 1, "size": 1, "position": 1, "accuracy": 1 / 2})
+
+
+def test_a_missing_object_has_no_attribute() -> None:
+    assert score([((RED,), (RED, BLUE))]) == {**dict.fromkeys(KINDS, 0.5), "accuracy": 0.0}
+    assert score([((), (RED,))]) == dict.fromkeys(KINDS, 0.0)
+
+
+def test_an_object_too_many_costs_the_accuracy() -> None:
+    assert score([((RED, BLUE), (RED,))]) == {**dict.fromkeys(KINDS, 1.0), "accuracy": 0.0}
+
+
+def test_the_order_of_the_prompt_does_not_matter() -> None:
+    assert score([((BLUE, RED), (RED, BLUE)), ((RED, BLUE), (BLUE, RED))]) == dict.fromkeys(KINDS, 1.0)
+
+
+def test_swapped_colours_are_wrong() -> None:
+    """Attributes must be on the same object: this is what a model that does not bind them gets wrong."""
+    drawn = (RED._replace(colour="blue"), BLUE._replace(colour="red"))
+    assert score([(drawn, (RED, BLUE))]) == {"colour": 0.0, "shape": 1.0, "size": 1.0, "position": 1.0, "accuracy": 0.0}
+
+
+def test_refuses_prompts_of_other_datasets_and_grey_pictures() -> None:
+    with pytest.raises(DataError, match="not a caption of this dataset"):
+        Attributes()(draw((RED,), 32)[None], ["red heart"], "train", DATASET)
+    with pytest.raises(DataError, match="square and in colour"):
+        read(np.zeros((32, 32, 1), np.uint8))

@@ -1,0 +1,239 @@
+"""The drawn scenes: what is drawn where, what the captions say, and what is held out."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from kgen import DataError
+from kgen.components.dataset import Dataset
+from kgen.data.drawing import SHAPES, coverage
+from kgen.data.shapes import COLOURS, POSITIONS, RADII, Shapes, Thing, caption, draw, parse
+from kgen.testing import DatasetConformance
+
+AREAS = {
+    "circle": math.pi,
+    "square": 4.0,
+    "triangle": 2.0,
+    "diamond": 2.0,
+    "cross": 4 * 0.3 * 2 - 4 * 0.3**2,
+    # ten triangles between the centre, a tip (radius 1) and a notch (radius 1 / golden ratio squared)
+    "star": 10 * 0.5 * math.sin(math.pi / 5) / ((1 + math.sqrt(5)) / 2) ** 2,
+}
+"""Of shapes of half-width 1."""
+
+TWO = Shapes(objects=2, colours=("red", "blue"), shapes=("circle", "square"), holdout=("blue square",))
+
+
+class TestOneObject(DatasetConformance):
+    def build(self) -> Dataset:
+        return Shapes(
+            size=16, colours=("red", "blue"), shapes=("circle", "star"), holdout=("blue star",), count=60, jitter=0.02
+        )
+
+
+class TestTwoObjects(DatasetConformance):
+    def build(self) -> Dataset:
+        return Shapes(objects=2, colours=("red", "blue"), shapes=("circle", "square"), holdout=("blue square",))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("centre", [(20.0, 20.0), (17.3, 22.9)])
+def test_covered_area_is_the_shapes(shape: str, centre: tuple[float, float]) -> None:
+    covered = coverage(shape, 12.0, centre, 40)
+    assert covered.min() == 0 and covered.max() == 1
+    assert covered.sum() == pytest.approx(AREAS[shape] * 12.0**2, rel=0.015)  # samples on an edge count as inside
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_edges_are_antialiased_and_mirrored(shape: str) -> None:
+    covered = coverage(shape, 9.3, (16.0, 16.0), 32)
+    np.testing.assert_allclose(covered, covered[:, ::-1], atol=1e-12)
+    assert ((covered > 0) & (covered < 1)).any()
+    upright = np.allclose(covered, covered[::-1])
+    assert upright == (shape not in ("triangle", "star"))
+
+
+def test_triangles_and_stars_point_up() -> None:
+    for shape in ("triangle", "star"):
+        rows = np.flatnonzero(coverage(shape, 12.0, (16.0, 16.0), 32).sum(1))
+        covered = coverage(shape, 12.0, (16.0, 16.0), 32)
+        assert np.flatnonzero(covered[rows[0]]).mean() == pytest.approx(15.5), "the tip is above the middle"
+        assert (covered[rows[0]] > 0).sum() <= 2, "and it is a tip"
+
+
+def test_objects_at_the_edge_are_cut_off_not_wrapped() -> None:
+    whole, cut = coverage("square", 4.0, (16.0, 16.0), 32), coverage("square", 4.0, (0.0, 16.0), 32)
+    assert cut.sum() == pytest.approx(whole.sum() / 2)
+    assert not cut[:, 16:].any()
+
+
+@pytest.mark.parametrize("size", [16, 32, 64])
+def test_every_object_is_whole_and_where_its_caption_says(size: int) -> None:
+    """Colour, centre of mass and area, measured without the oracle, over every combination."""
+    for name, position, shape in itertools.product(RADII, POSITIONS, SHAPES):
+        thing = Thing("black", shape, name, position)
+        ink = (255.0 - draw((thing,), size)).mean(-1) / (255.0 - 25)  # (H, W): how much is covered
+        assert ink.sum() == pytest.approx(AREAS[shape] * (RADII[name] * size) ** 2, rel=0.06), thing
+        x, y = ((ink.sum(axis) * (np.arange(size) + 0.5)).sum() / ink.sum() / size for axis in (0, 1))
+        assert x == pytest.approx(POSITIONS[position][0], abs=0.01), thing
+        # a triangle's and a star's centre of mass lie off their boxes' middle
+        assert y == pytest.approx(POSITIONS[position][1], abs=RADII[name] * 0.4), thing
+
+
+def test_middles_have_the_colour_and_corners_are_white() -> None:
+    for colour, shape in itertools.product(COLOURS, SHAPES):
+        picture = draw((Thing(colour, shape, "large", "middle"),), 32)
+        assert tuple(picture[16, 16]) == COLOURS[colour]
+        assert (picture[[0, 0, -1, -1], [0, -1, 0, -1]] == 255).all()
+
+
+def test_the_whole_is_every_combination_once() -> None:
+    dataset = Shapes()
+    captions = dataset.captions("train")
+    count = len(COLOURS) * len(SHAPES) * len(RADII) * len(POSITIONS)
+    assert len(captions) == len(set(captions)) == count
+    assert not dataset.captions("holdout") and not dataset.captions("validation")
+    assert len({dataset.image("train", i).tobytes() for i in range(count)}) == count, "no two captions look the same"
+
+
+def test_captions() -> None:
+    assert caption((Thing("red", "circle", "large", "top left"),)) == "a large red circle at the top left"
+    assert caption((Thing("black", "star", "small", "middle"),)) == "a small black star in the middle"
+    two = (Thing("red", "circle", "large", "top"), Thing("blue", "cross", "small", "bottom right"))
+    assert caption(two) == "a large red circle at the top and a small blue cross at the bottom right"
+
+
+@pytest.mark.parametrize("dataset", [Shapes(), TWO])
+def test_parse_undoes_caption(dataset: Shapes) -> None:
+    for scene, text in zip(dataset.scenes("train"), dataset.captions("train"), strict=True):
+        assert parse(text) == scene
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a red circle",
+        "a large red circle",
+        "a large red circle at the middle",
+        "a large red circle in the middle.",
+        "a large pink circle in the middle",
+        "a large red circle at the top and",
+        "A large red circle in the middle",
+    ],
+)
+def test_parse_refuses_what_no_caption_says(text: str) -> None:
+    with pytest.raises(DataError, match="not a caption of this dataset"):
+        parse(text)
+
+
+def test_two_objects_never_touch_and_come_in_reading_order() -> None:
+    scenes = TWO.scenes("train")
+    assert len(set(scenes)) == len(scenes) == len({frozenset(scene) for scene in scenes})
+    names = list(POSITIONS)
+    for first, second in scenes:
+        assert names.index(first.position) < names.index(second.position)
+        ink = [draw((thing,), 32).min(-1) < 255 for thing in (first, second)]
+        grown = ink[0] | np.roll(ink[0], 1, 0) | np.roll(ink[0], -1, 0)
+        grown = grown | np.roll(grown, 1, 1) | np.roll(grown, -1, 1)
+        assert not (grown & ink[1]).any(), (first, second)
+
+
+def test_two_objects_are_both_drawn() -> None:
+    red, blue = Thing("red", "circle", "large", "top left"), Thing("blue", "cross", "small", "bottom right")
+    both, alone = draw((red, blue), 32), [draw((thing,), 32) for thing in (red, blue)]
+    np.testing.assert_array_equal(both, np.minimum(*alone))
+
+
+@pytest.mark.parametrize(
+    ("text", "attributes"),
+    [
+        ("purple square", {"purple", "square"}),
+        ("small star", {"small", "star"}),
+        ("red bottom left", {"red", "bottom left"}),
+        ("top left large circle", {"top left", "large", "circle"}),
+        ("left cross", {"left", "cross"}),
+    ],
+)
+def test_holdout_is_exactly_what_it_names(text: str, attributes: set[str]) -> None:
+    dataset = Shapes(holdout=(text,))
+    whole = set(Shapes().captions("train"))
+    held = {caption(scene) for scene in dataset.scenes("holdout")}
+    assert held == {c for c in whole if attributes <= set(parse(c)[0])} and held
+    assert set(dataset.captions("train")) == whole - held
+
+
+def test_holdout_of_two_objects_keeps_every_scene_with_it_out() -> None:
+    for split, inside in (("train", False), ("holdout", True)):
+        assert TWO.scenes(split)
+        for scene in TWO.scenes(split):
+            assert any(thing.colour == "blue" and thing.shape == "square" for thing in scene) == inside
+
+
+def test_count_chooses_without_repeats_and_by_seed() -> None:
+    few = Shapes(count=100)
+    assert len(set(few.captions("train"))) == 100
+    assert few.captions("train") == Shapes(count=100).captions("train") != Shapes(count=100, seed=1).captions("train")
+    more = Shapes(count=2000, jitter=0.02)
+    times = [list(more.captions("train")).count(text) for text in more.prompts("train")]
+    assert len(times) == 864 and set(times) == {2, 3}, "every scene equally often"
+
+
+def test_jitter_moves_by_at_most_as_much_and_differently_each_time() -> None:
+    options = {"size": 64, "colours": ("black",), "shapes": ("square",), "sizes": ("large",), "positions": ("middle",)}
+    dataset = Shapes(**options, count=50, jitter=0.03)  # type: ignore[arg-type]
+    centres = []
+    for i in range(50):
+        ink = 255.0 - dataset.image("train", i).mean(-1)
+        centres.append([(ink.sum(a) * (np.arange(64) + 0.5)).sum() / ink.sum() / 64 - 0.5 for a in (0, 1)])
+    assert 0.02 < np.abs(centres).max() <= 0.031
+    assert len(np.unique(np.round(centres, 3), axis=0)) > 40
+    still = Shapes(**options).image("train", 0)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(still, still[::-1])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"holdout": ("purpel square",)}, "'purpel' is none of .* did you mean 'purple'"),
+        ({"holdout": ("purple square",), "colours": ("red",)}, "'purple' is none of"),
+        ({"holdout": ("square",)}, "must combine two attributes or more"),
+        ({"holdout": ("red blue",)}, "two attributes of one kind"),
+        ({"holdout": ("red circle", "red square"), "shapes": ("circle", "square")}, "leaves no red to train on"),
+        ({"holdout": ("red circle",), "colours": ("red",), "shapes": ("circle",)}, "no scene of what holdout leaves"),
+        ({"objects": 2, "positions": ("middle",)}, "no scene of two objects at these positions"),
+        ({"count": 865}, "count 865 is more than the 864 scenes"),
+        ({"colours": ()}, "colours is empty"),
+        ({"shapes": ("heart",)}, "'heart'.* is unknown: there are circle"),
+    ],
+)
+def test_wrong_options(options: dict[str, object], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Shapes(**options)  # type: ignore[arg-type]
+
+
+def test_needs_no_framework() -> None:
+    code = (
+        "import sys; from kgen.data.shapes import Shapes; Shapes().image('train', 0)\n"
+        "print({'keras', 'tensorflow', 'jax', 'torch'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_pictures_are_the_same_for_ever() -> None:
+    """Guards runs that are resumed: the fingerprint of a dataset changes only on purpose."""
+    dataset = Shapes(size=16, colours=("red",), shapes=("star",), count=30, jitter=0.02, seed=5)
+    again = Shapes(size=16, colours=("red",), shapes=("star",), count=30, jitter=0.02, seed=5)
+    order = np.random.default_rng(0).permutation(30)
+    pictures = {int(i): again.image("train", int(i)) for i in order}
+    for i in range(30):
+        np.testing.assert_array_equal(dataset.image("train", i), pictures[i])
+    other = Shapes(size=16, colours=("red",), shapes=("star",), count=30, jitter=0.02, seed=6)
+    assert dataset.fingerprint() == again.fingerprint() != other.fingerprint()
