@@ -43,7 +43,7 @@ format: $(VENV)/.developing  ## Put the source into its form
 	$(BIN)/ruff format
 
 bench: $(VENV)/.developing  ## Time kgen beside its peers
-	$(BIN)/python -m benchmarks
+	set -e; for script in benchmarks/*.py; do $(BIN)/python $$script; done
 
 clean:  ## Remove .venv and what tools left (not runs/)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -128,8 +128,9 @@ class Pipeline(keras.Model):  # type: ignore[misc]
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Tensor]:
         return loggable(super().compute_metrics(x, y, y_pred, sample_weight))
 
-    def inputs(self, images: np.ndarray, captions: Sequence[str]) -> Batch:
+    def inputs(self, images: np.ndarray | Sequence[np.ndarray], captions: Sequence[str]) -> Batch:
         """Arrays for `fit`: images uint8 (N, H, W, C) or float in [-1, 1], and N captions."""
+        images = np.asarray(images)
         if len(images) != len(captions):
             raise ValueError(f"{len(images)} images, but {len(captions)} captions")
         expected = self.decoder.image_space.shape

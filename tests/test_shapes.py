@@ -86,6 +86,36 @@ def test_every_object_is_whole_and_where_its_caption_says(size: int) -> None:
         assert y == pytest.approx(POSITIONS[position][1], abs=RADII[name] * 0.4), thing
 
 
+@pytest.mark.parametrize(
+    ("position", "rows", "columns"),
+    [
+        ("top left", slice(0, 16), slice(0, 16)),
+        ("top", slice(0, 16), slice(8, 24)),
+        ("right", slice(8, 24), slice(16, 32)),
+        ("bottom left", slice(16, 32), slice(0, 16)),
+        ("bottom right", slice(16, 32), slice(16, 32)),
+        ("middle", slice(8, 24), slice(8, 24)),
+    ],
+)
+def test_positions_mean_what_they_say(position: str, rows: slice, columns: slice) -> None:
+    ink = 255 - draw((Thing("black", "square", "small", position),), 32)
+    assert ink.any() and ink[rows, columns].sum() == ink.sum()
+
+
+@pytest.mark.parametrize(
+    ("colour", "most", "least"), [("red", 0, 2), ("green", 1, 0), ("blue", 2, 0), ("purple", 2, 1), ("yellow", 0, 2)]
+)
+def test_colours_mean_what_they_say(colour: str, most: int, least: int) -> None:
+    red_green_blue = draw((Thing(colour, "square", "large", "middle"),), 32)[16, 16].tolist()
+    assert red_green_blue.index(max(red_green_blue)) == most
+    assert red_green_blue[least] < max(red_green_blue) / 2
+
+
+def test_large_is_larger_than_small() -> None:
+    small, large = ((255 - draw((Thing("red", "circle", s, "middle"),), 32)).sum() for s in ("small", "large"))
+    assert large > 2 * small
+
+
 def test_middles_have_the_colour_and_corners_are_white() -> None:
     for colour, shape in itertools.product(COLOURS, SHAPES):
         picture = draw((Thing(colour, shape, "large", "middle"),), 32)

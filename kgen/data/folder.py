@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from kgen.components.dataset import Problem
@@ -30,22 +30,22 @@ class Folder:
 def read_folder(path: Path, caption_key: str, template: str) -> Folder:
     """Reads captions from the first of these that there is.
 
-    1. ``metadata.jsonl`` or ``metadata.csv``, whose rows hold "file_name" and the caption under `caption_key`; a
-       picture may have several rows.
+    1. ``metadata.jsonl`` or ``metadata.csv``, here or in folders below, whose rows hold "file_name", beside or below
+       the table, and the caption under `caption_key`; a picture may have several rows.
     2. ``NAME.txt`` beside ``NAME.png``.
     3. The folder that a picture lies in: `template`, with {label} for the folder's name ("_" becomes a space).
 
     Raises:
         DataError: there is no such folder, or no picture in it, or nothing to take captions from.
     """
-    pictures = _pictures(path)
-    tables = [path / name for name in METADATA if (path / name).is_file()]
-    if len(tables) > 1:
-        raise DataError(f"imagefolder: {path} holds both {' and '.join(METADATA)}: keep one")
-    if tables:
-        return _from_table(path, tables[0], set(pictures), caption_key)
+    files = _files(path)
+    pictures = [name for name in files if PurePosixPath(name).suffix.lower() in SUFFIXES]
+    if not pictures:
+        raise DataError(f"imagefolder: {path} holds no picture ({', '.join(sorted(SUFFIXES))})")
+    if tables := [name for name in files if PurePosixPath(name).name in METADATA]:
+        return _from_tables(path, tables, set(pictures), caption_key)
     if any((path / picture).with_suffix(".txt").is_file() for picture in pictures):
-        return _from_texts(path, pictures)
+        return _from_texts(path, pictures, [name for name in files if name.endswith(".txt")])
     if any("/" in picture for picture in pictures):
         return _from_labels(path, pictures, template)
     raise DataError(
@@ -54,49 +54,70 @@ def read_folder(path: Path, caption_key: str, template: str) -> Folder:
     )
 
 
-def _pictures(path: Path) -> list[str]:
+def _files(path: Path) -> list[str]:
+    """Every file that is not hidden, in order."""
     if not path.is_dir():
         raise DataError(f"imagefolder: {path} is {'not a folder' if path.exists() else 'not there'}")
-    files = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-    names = (file.relative_to(path) for file in files)
-    found = sorted(name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts))
-    if not found:
-        raise DataError(f"imagefolder: {path} holds no picture ({', '.join(sorted(SUFFIXES))})")
-    return found
+    names = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
+    return sorted(name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts))
 
 
-def _from_table(path: Path, table: Path, pictures: set[str], caption_key: str) -> Folder:
+def _from_tables(path: Path, tables: list[str], pictures: set[str], caption_key: str) -> Folder:
     found, named = Folder(), set()
-    for number, row in _rows(table):
-        where = f"{table.name}:{number}"
-        if isinstance(row, str):
-            found.problems.append(Problem(where, row))
-            continue
-        name, caption = row.get("file_name"), row.get(caption_key)
-        problem = _wrong_name(path, name)
-        if problem is None:
-            file = PurePosixPath(str(name).replace("\\", "/")).as_posix()
-            named.add(file)
-            if not isinstance(caption, str) or not caption.strip():
-                keys = ", ".join(sorted(key for key in row if key and key != "file_name"))
-                what = "is empty" if caption_key in row else f"is not there (there is: {keys or 'nothing'})"
-                problem = f"{name}: its caption '{caption_key}' {what}"
-        if problem is None:
-            found.entries.append((file, " ".join(str(caption).split())))
-        else:
-            found.problems.append(Problem(where, problem))
-    found.problems += [Problem(name, f"{table.name} has no caption for it") for name in sorted(pictures - named)]
+    places = [PurePosixPath(table).parent for table in tables]
+    for table, place in zip(tables, places, strict=True):
+        if places.count(place) > 1:
+            raise DataError(f"imagefolder: {path / place} holds both {' and '.join(METADATA)}: keep one")
+        for number, row in _rows(path / table):
+            if isinstance(row, str):
+                found.problems.append(Problem(f"{table}:{number}", row))
+                continue
+            problem = _wrong_name(path / place, row.get("file_name"))
+            if problem is None:
+                file = (place / row["file_name"].replace("\\", "/")).as_posix()
+                named.add(file)
+                problem = _wrong_caption(row, caption_key)
+            if problem is None:
+                found.entries.append((file, " ".join(row[caption_key].split())))
+            else:
+                found.problems.append(Problem(f"{table}:{number}", problem))
+    where = tables[0] if len(tables) == 1 else f"none of the {len(tables)} tables"
+    verb = "has no" if len(tables) == 1 else "has a"
+    found.problems += [Problem(name, f"{where} {verb} caption for it") for name in sorted(pictures - named)]
     return found
 
 
-def _wrong_name(path: Path, name: Any) -> str | None:
+def _wrong_name(folder: Path, name: Any) -> str | None:
     """What is wrong with a row's file_name; None: nothing."""
     if not isinstance(name, str) or not name.strip():
         return "it has no 'file_name'"
     parts = PurePosixPath(name.replace("\\", "/"))
-    if parts.is_absolute() or ".." in parts.parts or ":" in parts.parts[0] or "\0" in name:
+    if parts.is_absolute() or PureWindowsPath(name).drive or ".." in parts.parts or "\0" in name:
         return f"{name!r} is outside the folder"
-    return None if (path / parts).is_file() else f"there is no picture {name}"
+    try:
+        there = (folder / parts).is_file()
+    except OSError:  # a name that is too long
+        there = False
+    return None if there else f"there is no picture {_printable(name)}"
+
+
+def _wrong_caption(row: dict[str, Any], caption_key: str) -> str | None:
+    """What is wrong with a row's caption; None: nothing."""
+    name, caption = row["file_name"], row.get(caption_key)
+    if None in row:
+        return f"{name}: it has more fields than the table has columns: quote a caption that holds commas"
+    if not isinstance(caption, str) or not caption.strip():
+        keys = ", ".join(sorted(key for key in row if key != "file_name"))
+        what = "is empty" if caption_key in row else f"is not there (there is: {keys or 'nothing'})"
+        return f"{name}: its caption '{caption_key}' {what}"
+    if _printable(caption) != caption:
+        return f"{name}: its caption {_printable(caption)!r} holds half a character"
+    return None
+
+
+def _printable(text: str) -> str:
+    """The same text, unless it holds what UTF-8 cannot: half of a surrogate pair, from a text cut in the middle."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _rows(table: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
@@ -105,9 +126,13 @@ def _rows(table: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
         text = table.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"imagefolder: {table} is not UTF-8 text: {error}") from error
+    except OSError as error:
+        raise DataError(f"imagefolder: {table} cannot be read: {error}") from error
     if table.suffix == ".csv":
         reader = csv.DictReader(io.StringIO(text, newline=""))
         try:
+            if "file_name" not in (reader.fieldnames or ()):
+                raise DataError(f"imagefolder: {table}: its first line must name the columns, one of them 'file_name'")
             for row in reader:
                 yield reader.line_num, row
         except csv.Error as error:
@@ -124,7 +149,7 @@ def _rows(table: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
         yield number, row if isinstance(row, dict) else "this is not a JSON object, such as {...}"
 
 
-def _from_texts(path: Path, pictures: list[str]) -> Folder:
+def _from_texts(path: Path, pictures: list[str], texts: list[str]) -> Folder:
     found = Folder()
     for name in pictures:
         text = (path / name).with_suffix(".txt")
@@ -136,16 +161,17 @@ def _from_texts(path: Path, pictures: list[str]) -> Folder:
         except UnicodeDecodeError:
             found.problems.append(Problem(name, f"its caption {text.name} is not UTF-8 text"))
             continue
+        except OSError as error:
+            found.problems.append(Problem(name, f"its caption {text.name} cannot be read: {error}"))
+            continue
         if caption:
             found.entries.append((name, caption))
         else:
             found.problems.append(Problem(name, f"its caption {text.name} is empty"))
-    known = {(path / name).with_suffix(".txt") for name in pictures}
-    for text in sorted(path.rglob("*.txt")):
-        if text not in known and any(text.parent == file.parent for file in known):
-            found.problems.append(
-                Problem(text.relative_to(path).as_posix(), "there is no picture of this name beside it")
-            )
+    known = {PurePosixPath(name).with_suffix(".txt") for name in pictures}
+    folders = {file.parent for file in known}
+    lonely = [file for file in map(PurePosixPath, texts) if file not in known and file.parent in folders]
+    found.problems += [Problem(str(file), "there is no picture of this name beside it") for file in lonely]
     return found
 
 

@@ -14,11 +14,10 @@ from pydantic import Field
 from kgen.components.dataset import Dataset, Problem, Split
 from kgen.data.folder import read_folder
 from kgen.data.images import PictureError, Resize, background_colour, decode, fit
+from kgen.data.problems import OnError, refuse
 from kgen.data.splits import check_holdout, some
 from kgen.errors import DataError
 from kgen.spaces import Space
-
-MOST_PRINTED = 10
 
 
 class ImageFolder(Dataset):
@@ -58,7 +57,7 @@ class ImageFolder(Dataset):
         flip: bool = False,
         validation: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         holdout: tuple[str, ...] = (),
-        on_error: Literal["refuse", "skip"] = "refuse",
+        on_error: OnError = "refuse",
     ) -> None:
         self.path = path
         self.size = size
@@ -79,7 +78,7 @@ class ImageFolder(Dataset):
         self._digests, broken = self._verify([file for file, _ in found.entries])
         self._problems = (*found.problems, *broken)
         entries = [entry for entry in found.entries if entry[0] in self._digests]
-        self._refuse(bool(entries))
+        refuse(self._problems, on_error, bool(entries), "imagefolder", path)
         self._entries = self._split(entries)
         self._captions = {split: [caption for _, caption in self._entries[split]] for split in self._entries}
         if flip:
@@ -131,16 +130,6 @@ class ImageFolder(Dataset):
             results = list(zip(different, pool.map(digest, different), strict=True))
         good = {file: result for file, result in results if isinstance(result, bytes)}
         return good, [result for _, result in results if isinstance(result, Problem)]
-
-    def _refuse(self, anything: bool) -> None:
-        if not self._problems or (self.on_error == "skip" and anything):
-            return
-        lines = [f"  {problem.where}: {problem.what}" for problem in self._problems[:MOST_PRINTED]]
-        if len(self._problems) > MOST_PRINTED:
-            lines.append(f"  and {len(self._problems) - MOST_PRINTED} more")
-        end = "mend them, or leave them out with on_error: skip" if anything else "there is nothing else to train on"
-        count = f"{len(self._problems)} problem{'s' if len(self._problems) > 1 else ''}"
-        raise DataError("\n".join([f"imagefolder: {count} in {self._folder}:", *lines, end]))
 
     def _split(self, entries: list[tuple[str, str]]) -> dict[str, list[tuple[str, str]]]:
         check_holdout(self.holdout, {caption for _, caption in entries}, "imagefolder")

@@ -18,6 +18,13 @@ MOST_PIXELS = 2**26
 """A picture of more is refused: a small file may hold one that fills the memory."""
 
 
+FORMATS = (
+    *("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX"),
+    *("PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP"),
+)
+"""Pillow's names of what is read: pixels only, and nothing (EPS) that another program must be run for."""
+
+
 class PictureError(ValueError):
     """A file is no picture, or damaged; the message says how."""
 
@@ -32,7 +39,7 @@ def background_colour(name: str, owner: str) -> tuple[int, int, int]:
 
 
 def decode(data: bytes, background: tuple[int, int, int], least: int = 0) -> Image.Image:
-    """Decodes a file of any format and mode that Pillow reads; of several frames the first.
+    """Decodes a file of any of `FORMATS` and any mode; of several frames the first.
 
     Args:
         background: What is seen through transparent parts.
@@ -46,6 +53,8 @@ def decode(data: bytes, background: tuple[int, int, int], least: int = 0) -> Ima
     """
     try:
         with Image.open(io.BytesIO(data)) as picture:
+            if picture.format not in FORMATS:
+                raise PictureError(f"{picture.format} files are not read: make it a PNG or JPEG")
             if math.prod(picture.size) > MOST_PIXELS:
                 raise PictureError(f"{picture.width} x {picture.height} pixels are more than the {MOST_PIXELS} allowed")
             if least:
@@ -72,7 +81,10 @@ def fit(picture: Image.Image, size: int, resize: Resize, background: tuple[int, 
         fill = (
             background if picture.mode == "RGB" else Image.new("RGB", (1, 1), background).convert("L").getpixel((0, 0))
         )
-        picture = ImageOps.pad(picture, target, method, color=fill)  # type: ignore[arg-type]
+        scale = size / max(picture.size)
+        inner = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), method)
+        picture = Image.new(picture.mode, target, fill)  # type: ignore[arg-type]
+        picture.paste(inner, ((size - inner.width) // 2, (size - inner.height) // 2))
     else:
         picture = picture.resize(target, method)
     pixels = np.array(picture)

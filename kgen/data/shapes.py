@@ -66,7 +66,7 @@ Scene = tuple[Thing, ...]
 _EXAMPLE = Thing("red", "circle", "large", "top left")
 _THING = re.compile(
     "a ({}) ({}) ({}) (?:in the middle|at the ({}))".format(
-        *("|".join(names) for names in (RADII, COLOURS, SHAPES, sorted(POSITIONS, reverse=True)))
+        *("|".join(names) for names in (RADII, COLOURS, SHAPES, sorted(POSITIONS.keys() - {"middle"})))
     )
 )
 
@@ -232,7 +232,7 @@ def draw(scene: Scene, size: int, offsets: np.ndarray | None = None) -> np.ndarr
         x, y = POSITIONS[thing.position] if offsets is None else POSITIONS[thing.position] + offsets[i]
         covered = coverage(thing.shape, RADII[thing.size] * size, (x * size, y * size), size)[..., None]  # (H, W, 1)
         canvas += covered * (np.array(COLOURS[thing.colour]) - canvas)
-    return np.rint(canvas).astype(np.uint8)
+    return np.asarray(np.rint(canvas), np.uint8)
 
 
 def _apart(first: tuple[str, str], second: tuple[str, str]) -> bool:

@@ -7,7 +7,11 @@ covers it, and Gaussian noise, then the log-likelihood ratio of "this object is 
 
 (Turin 1960, "An introduction to matched filters"). It is searched over all colours, shapes, sizes and places of the
 picture: pixel by pixel first, with the correlations from a Fourier transform, then by quarters of a pixel around the
-best. The object is taken away, and the next one is searched in what remains.
+best. There the object may be paler than it should be, as one drawn with blurred edges is: the score is the greatest of
+
+    score(a, c, t) = 2 a <y, c t> - a^2 |c t|^2,        PALEST <= a <= 1,
+
+so that a pale black is not taken for brown. The object is taken away, and the next one is searched in what remains.
 """
 
 from __future__ import annotations
@@ -28,6 +32,9 @@ from kgen.errors import DataError
 
 LEAST_LIKENESS = 0.5
 """An object is there if its score is at least this share of a perfectly drawn one's."""
+
+PALEST = 0.6
+"""Strength of the palest object that still has its colour."""
 
 MOST_OBJECTS = 3
 """One more than a scene has: to see what should not be there."""
@@ -112,8 +119,8 @@ class _Templates:
             [[coverage(shape, RADII[name] * size, place, k) for place in places] for shape, name in KINDS]
         )  # (K, P, k, k)
         self.squares = np.square(self.boxes).sum((2, 3))  # (K, P)
-        # likeness l needs |y| >= (1 + l) / 2 |c t|, as <y, c t> <= |y| |c t|
-        self.least_energy = ((1 + LEAST_LIKENESS) / 2) ** 2 * self.squares.min() * ENERGIES.min()
+        # no score is above |y|^2
+        self.least_energy = LEAST_LIKENESS * self.squares.min() * ENERGIES.min()
         self.padded = size + 2 * k
         self.spectra = np.fft.rfft2(self.boxes[:, 0], (self.padded, self.padded)).conj()  # (K, N, N / 2 + 1)
 
@@ -131,11 +138,14 @@ class _Templates:
         windows = np.array([padded[i : i + k, j : j + k] for i, j in corners])  # (9, k, k, 3)
         correlations = np.tensordot(self.boxes, windows, axes=((2, 3), (1, 2)))  # (K, P, 9, 3)
         expected = self.squares[:, :, None, None] * ENERGIES  # (K, P, 1, C)
-        scores = 2 * correlations @ PALETTE.T - expected  # (K, P, 9, C)
+        products = correlations @ PALETTE.T  # (K, P, 9, C)
+        strengths = np.clip(products / expected, PALEST, 1.0)
+        scores = 2 * strengths * products - strengths**2 * expected
         kind, place, corner, colour = np.unravel_index(scores.argmax(), scores.shape)
         canvas = np.zeros_like(padded)
         i, j = corners[corner]
-        canvas[i : i + k, j : j + k] = self.boxes[kind, place, :, :, None] * PALETTE[colour]
+        strength = strengths[kind, place, corner, colour]
+        canvas[i : i + k, j : j + k] = strength * self.boxes[kind, place, :, :, None] * PALETTE[colour]
         centre = (
             (j - k / 2 + place % PHASES / PHASES) / self.size,
             (i - k / 2 + place // PHASES / PHASES) / self.size,

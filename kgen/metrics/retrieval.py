@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from kgen.components.dataset import Dataset, Split
 from kgen.components.metric import Metric
 
-CHUNK = 64
+CHUNK_BYTES = 2**25
+"""Of real pictures that are compared at a time."""
 
 
 class Retrieval(Metric):
     """R@K: the share of pictures among whose K nearest real pictures one has the prompt as its caption.
 
     The distance is the mean squared error of pixels; all splits of the dataset are searched, whatever split the prompts
-    come from. Meant for datasets with few pictures a caption.
+    come from. Real pictures that are equally near count as the nearest together: a prompt is not missed because
+    another caption has the very same picture. Meant for datasets with few pictures a caption.
 
     Args:
         k: The values of K.
@@ -30,30 +32,33 @@ class Retrieval(Metric):
     def __call__(
         self, images: np.ndarray, prompts: Sequence[str], split: Split, dataset: Dataset
     ) -> Mapping[str, float]:
-        gallery, captions = _gallery(dataset)
-        largest = min(max(self.k), len(captions))
-        hits = np.zeros(len(self.k))
-        for start in range(0, len(images), CHUNK):
-            nearest = _nearest(images[start : start + CHUNK], gallery, largest)  # (n, K)
-            for row, prompt in zip(nearest, prompts[start : start + CHUNK], strict=True):
-                found = [captions[index] == prompt for index in row]
-                hits += [any(found[:k]) for k in self.k]
-        return {f"R@{k}": float(hit / len(images)) for k, hit in zip(self.k, hits, strict=True)}
+        queries = images.reshape(len(images), -1).astype(np.float64)  # (N, D)
+        wanted = np.array(prompts, object)
+        own = np.full(len(queries), np.inf)  # distance to the nearest picture of the prompt
+        others = np.full((len(queries), max(self.k)), np.inf)  # the least distances to pictures of other captions
+        for pictures, captions in _chunks(dataset):
+            distances = _distances(queries, pictures)  # (N, M)
+            same = wanted[:, None] == captions[None, :]
+            own = np.minimum(own, np.where(same, distances, np.inf).min(1))
+            others = np.hstack([others, np.where(same, np.inf, distances)])
+            others = np.partition(others, max(self.k) - 1, axis=1)[:, : max(self.k)]
+        nearer = (others < own[:, None]).sum(1)
+        return {f"R@{k}": float(np.mean((nearer < k) & np.isfinite(own))) for k in self.k}
 
 
-def _gallery(dataset: Dataset) -> tuple[np.ndarray, list[str]]:
-    """Every picture as a row of float32 (N, height * width * channels), and its caption."""
-    rows, captions = [], []
+def _chunks(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Every picture of every split as a row (M, D) of float64, with the captions (M,); some at a time."""
+    count = max(1, CHUNK_BYTES // (8 * dataset.image_space.size))
     splits: tuple[Split, ...] = ("train", "validation", "holdout")
     for split in splits:
-        for index, caption in enumerate(dataset.captions(split)):
-            rows.append(dataset.image(split, index).reshape(-1))
-            captions.append(caption)
-    return np.stack(rows).astype(np.float32), captions
+        captions = np.array(dataset.captions(split), object)
+        for start in range(0, len(captions), count):
+            rows = range(start, min(start + count, len(captions)))
+            pictures = np.stack([dataset.image(split, row).reshape(-1) for row in rows])
+            yield pictures.astype(np.float64), captions[start : start + count]
 
 
-def _nearest(images: np.ndarray, gallery: np.ndarray, count: int) -> np.ndarray:
-    """Indices of the `count` nearest rows, nearest first: (n, count)."""
-    queries = images.reshape(len(images), -1).astype(np.float32)
-    distances = (gallery**2).sum(1) - 2.0 * queries @ gallery.T  # plus |query|^2, the same for a whole row
-    return np.argsort(distances, axis=1, kind="stable")[:, :count]
+def _distances(queries: np.ndarray, pictures: np.ndarray) -> np.ndarray:
+    """Squared distances (N, M); exact, as all are whole numbers below 2^53."""
+    squares = np.square(queries).sum(1)[:, None] + np.square(pictures).sum(1)[None, :]
+    return np.asarray(squares - 2.0 * queries @ pictures.T)

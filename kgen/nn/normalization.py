@@ -11,14 +11,14 @@ Tensor = Any
 
 
 class GroupNorm(keras.layers.Layer):  # type: ignore[misc]
-    """Group normalisation (Wu and He 2018), optionally modulated by a condition (FiLM; Dhariwal and Nichol 2021, eq. 2).
+    """Group normalisation (Wu and He 2018), optionally modulated by a condition (Dhariwal and Nichol 2021, eq. 2).
 
     Means and mean squares are taken a channel at a time and combined a group at a time, so that the large array is read
     twice and written once: normalisation, gain, bias and modulation are one multiply-add. Computed in float32.
 
     Args:
-        groups: How many groups to aim for. It becomes the nearest smaller number that divides the channels and leaves at
-            least two in a group.
+        groups: How many groups to aim for. It becomes the nearest smaller number that divides the channels and leaves
+            two or more in a group.
         epsilon: Added to the variance.
     """
 

@@ -98,18 +98,18 @@ def clip_text(folder: Path, config: Config, dtype: str) -> tuple[Any, Any]:
     import keras_hub
 
     text = {**CLIP_DEFAULTS, **config, **config.get("text_config", {})}
-    encoder = keras_hub.models.CLIPTextEncoder(
-        vocabulary_size=text["vocab_size"],
-        embedding_dim=text["hidden_size"],
-        hidden_dim=text["hidden_size"],
-        num_layers=text["num_hidden_layers"],
-        num_heads=text["num_attention_heads"],
-        intermediate_dim=text["intermediate_size"],
-        intermediate_activation=_activation(text["hidden_act"], ("quick_gelu", "gelu")),
-        max_sequence_length=text["max_position_embeddings"],
-        dtype=dtype,
-    )
     with Weights(folder, without="vision_model.") as weights:
+        encoder = keras_hub.models.CLIPTextEncoder(
+            vocabulary_size=text["vocab_size"],
+            embedding_dim=text["hidden_size"],
+            hidden_dim=text["hidden_size"],
+            num_layers=text["num_hidden_layers"],
+            num_heads=text["num_attention_heads"],
+            intermediate_dim=text["intermediate_size"],
+            intermediate_activation=_activation(text["hidden_act"], ("quick_gelu", "gelu")),
+            max_sequence_length=text["max_position_embeddings"],
+            dtype=dtype,
+        )
         embeddings = ("token_embedding.weight", "position_embedding.weight")
         weights.fill(encoder.embedding.weights, [f"embeddings.{name}" for name in embeddings])
         for number, block in enumerate(encoder.encoder_layers):
@@ -117,13 +117,18 @@ def clip_text(folder: Path, config: Config, dtype: str) -> tuple[Any, Any]:
             block.layer_norm_1.epsilon = block.layer_norm_2.epsilon = text["layer_norm_eps"]
         weights.fill(encoder.layer_norm.weights, ["final_layer_norm.weight", "final_layer_norm.bias"])
         encoder.layer_norm.epsilon = text["layer_norm_eps"]
-        projection = None
-        if weights.has("text_projection.weight"):
-            kernel = weights.read("text_projection.weight")  # (P, D)
-            projection = keras.layers.Dense(kernel.shape[0], use_bias=False, dtype=dtype, name="text_projection")
-            projection.build((None, kernel.shape[1]))
-            weights.fill(projection.weights, ["text_projection.weight"])
-    return encoder, projection
+        return encoder, _clip_projection(weights, dtype)
+
+
+def _clip_projection(weights: Weights, dtype: str) -> Any:
+    name = "text_projection.weight"
+    if not weights.has(name):
+        return None
+    units, width = weights.read(name).shape
+    projection = keras.layers.Dense(units, use_bias=False, dtype=dtype, name="text_projection")
+    projection.build((None, width))
+    weights.fill(projection.weights, [name])
+    return projection
 
 
 CLIP_DEFAULTS = {
@@ -148,6 +153,9 @@ def _fill_clip_block(weights: Weights, block: Any, prefix: str) -> None:
     weights.fill(block.attention.weights, [f"{prefix}.self_attn.{name}" for name in names])
 
 
+T5_SIZES = {"vocab_size", "num_layers", "num_heads", "d_model", "d_ff", "d_kv"}
+
+
 def t5(folder: Path, config: Config, dtype: str) -> Any:
     """A T5Model, T5EncoderModel or T5ForConditionalGeneration, version 1.0 or 1.1 (Flan).
 
@@ -156,24 +164,26 @@ def t5(folder: Path, config: Config, dtype: str) -> Any:
     """
     import keras_hub
 
+    if missing := T5_SIZES - config.keys():
+        raise ConfigError(f"preset '{folder}': config.json lacks {', '.join(sorted(missing))}")
     gated, _, activation = config.get("feed_forward_proj", "relu").rpartition("-")
     buckets = (config.get("relative_attention_num_buckets", 32), config.get("relative_attention_max_distance", 128))
     if buckets != (32, 128):
         raise ConfigError(f"preset '{folder}': KerasHub's T5 has 32 buckets up to distance 128, not {buckets}")
     gelu = partial(keras.activations.gelu, approximate=True)  # "gelu_new", which a gated T5 means by gelu
-    backbone = keras_hub.models.T5Backbone(
-        vocabulary_size=config["vocab_size"],
-        num_layers=config["num_layers"],
-        num_heads=config["num_heads"],
-        hidden_dim=config["d_model"],
-        intermediate_dim=config["d_ff"],
-        key_value_dim=config["d_kv"],
-        activation=gelu if _activation(activation, ("relu", "gelu")) == "gelu" else "relu",
-        use_gated_activation=bool(gated),
-        layer_norm_epsilon=config.get("layer_norm_epsilon", 1e-6),
-        dtype=dtype,
-    )
     with Weights(folder) as weights:
+        backbone = keras_hub.models.T5Backbone(
+            vocabulary_size=config["vocab_size"],
+            num_layers=config["num_layers"],
+            num_heads=config["num_heads"],
+            hidden_dim=config["d_model"],
+            intermediate_dim=config["d_ff"],
+            key_value_dim=config["d_kv"],
+            activation=gelu if _activation(activation, ("relu", "gelu")) == "gelu" else "relu",
+            use_gated_activation=bool(gated),
+            layer_norm_epsilon=config.get("layer_norm_epsilon", 1e-6),
+            dtype=dtype,
+        )
         weights.fill([backbone.token_embedding.embeddings], ["shared.weight"])
         weights.fill([backbone.encoder_layer_norm.weight], ["encoder.final_layer_norm.weight"])
         for number, block in enumerate(backbone.encoder_transformer_layers):

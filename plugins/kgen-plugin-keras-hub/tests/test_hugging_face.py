@@ -160,6 +160,7 @@ def break_file(folder: Path, name: str, content: bytes | None) -> None:
         ("model.safetensors", None, "cannot be read as safetensors"),
         ("model.safetensors", b"half", "cannot be read as safetensors"),
         ("config.json", b"{", "config.json cannot be read"),
+        ("config.json", b'{"model_type": "t5", "d_ff": 8}', "lacks d_kv, d_model, num_heads, num_layers, vocab_size"),
         ("config.json", None, "holds no model"),
         ("spiece.model", None, "needs tokenizer.json, or spiece.model"),
         ("spiece.model", b"junk", "cannot be read"),

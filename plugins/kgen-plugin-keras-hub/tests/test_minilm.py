@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +79,33 @@ def test_published_similarities(encoder: BertText) -> None:
     pooled = encode(encoder, texts)["pooled"]
     expected = [[1.0, 0.6660, 0.1046], [0.6660, 1.0, 0.1411], [0.1046, 0.1411, 1.0]]
     np.testing.assert_allclose(pooled @ pooled.T, expected, atol=1e-4)
+
+
+WITHOUT = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("tensorflow", "tensorflow_text", "torch"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+
+import numpy as np
+from kgen_plugin_keras_hub.bert import BertText
+
+encoder = BertText(normalize=True)
+pooled = np.asarray(encoder(encoder.tokenize(["The weather is lovely today.", "It's so sunny outside!"]))["pooled"])
+print(pooled[0] @ pooled[1])
+"""
+
+
+def test_works_on_jax_without_tensorflow() -> None:
+    pytest.importorskip("jax")
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    done = subprocess.run([sys.executable, "-c", WITHOUT], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert abs(float(done.stdout.split()[-1]) - 0.6660) < 1e-4
 
 
 def test_meanings_lie_near_each_other(encoder: BertText) -> None:

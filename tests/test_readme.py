@@ -1,0 +1,35 @@
+"""What the README shows, runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_python_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (example,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "kgen.assemble" in block)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(example, "README.md", "exec"), names)
+    assert names["pictures"].shape == (4, 16, 16, 3)  # type: ignore[attr-defined]
+
+
+def test_the_run_file(tmp_path: Path) -> None:
+    from kgen.config import RunConfig
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "readme.yaml").write_text(example, encoding="utf-8")
+    assert RunConfig.load(tmp_path / "readme.yaml").generator.name == "diffusion/diffusion"
+
+
+def test_every_path_it_names_is_there() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    paths = re.findall(r"\]\(([^)#:]+)\)", text) + re.findall(r"`((?:kgen|configs|benchmarks)/[\w/.-]*)`", text)
+    assert len(paths) > 10
+    assert [path for path in paths if not (ROOT / path).exists()] == []

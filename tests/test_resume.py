@@ -1,0 +1,72 @@
+"""A run that is killed at random moments, and given again each time, ends with the very weights of one that is not."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+CONFIG = """\
+data: {name: shapes, size: 16, count: 200, holdout: [purple square]}
+encoder: {name: text/transformer, dim: 16, depth: 1, heads: 2, dropout: 0.1}
+generator:
+  name: diffusion/diffusion
+  network: {kind: dit, patch: 4, width: 16, depth: 1, heads: 2, dropout: 0.1}
+fit: {steps: 400, batch_size: 8, checkpoint_every: 25, validate_every: 100, log_every: 20}
+sample: {every: 0, prompts: [a large red circle in the middle], options: {steps: 2, sampler: euler}}
+"""
+
+
+def start(folder: Path, backend: str) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [str(Path(sys.executable).parent / "kgen"), "run", "run.yaml"]
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+    )
+
+
+def finish(folder: Path, backend: str) -> dict[str, np.ndarray]:
+    process = start(folder, backend)
+    assert process.wait(timeout=600) == 0, process.stderr and process.stderr.read().decode()
+    return load_file(folder / "runs" / "run" / "checkpoints" / "step-00000400.safetensors")
+
+
+def checkpoints(folder: Path) -> set[str]:
+    return {path.name for path in (folder / "runs" / "run" / "checkpoints").glob("step-*")}
+
+
+def kill_at_a_random_moment(folder: Path, backend: str) -> None:
+    before = checkpoints(folder)
+    process = start(folder, backend)
+    while process.poll() is None and checkpoints(folder) == before:
+        time.sleep(0.02)
+    time.sleep(random.random() * 0.4)
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+def test_killed_three_times_and_resumed(backend: str, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+        (folder / "run.yaml").write_text(CONFIG, encoding="utf-8")
+    for _ in range(3):
+        kill_at_a_random_moment(killed, backend)
+    assert not (killed / "runs" / "run" / "model").exists()  # it was killed before its end
+    resumed, expected = finish(killed, backend), finish(whole, backend)
+    assert resumed.keys() == expected.keys() and len(expected) > 50
+    for name, array in expected.items():
+        np.testing.assert_array_equal(resumed[name], array, err_msg=name)
+    rows = (killed / "runs" / "run" / "metrics.csv").read_text().splitlines()
+    steps = [int(row.split(",")[0]) for row in rows[1:]]
+    assert steps == sorted(steps) and steps[-1] == 400

@@ -1,0 +1,118 @@
+"""Nearest real pictures: what is found, compared with a plain search by scikit-learn and with cases done by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from sklearn.neighbors import NearestNeighbors
+
+from kgen import Space
+from kgen.components.dataset import Dataset, Split
+from kgen.components.metric import Metric
+from kgen.metrics import retrieval
+from kgen.metrics.retrieval import Retrieval
+from kgen.testing import MetricConformance
+from kgen.testing.metric import Bounds
+
+SIZE = 6
+
+
+class Gallery(Dataset):
+    """Pictures that are given, by split."""
+
+    def __init__(self, **splits: tuple[np.ndarray, Sequence[str]]) -> None:
+        self.splits = splits
+
+    @property
+    def image_space(self) -> Space:
+        return Space("continuous", (SIZE, SIZE, 3))
+
+    def captions(self, split: Split) -> Sequence[str]:
+        return self.splits[split][1] if split in self.splits else ()
+
+    def image(self, split: Split, index: int) -> np.ndarray:
+        return self.splits[split][0][index]
+
+
+def noise(count: int, seed: int = 5) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, SIZE, SIZE, 3), np.uint8)
+
+
+def greys(*levels: int) -> np.ndarray:
+    return np.stack([np.full((SIZE, SIZE, 3), level, np.uint8) for level in levels])
+
+
+def names(count: int, start: int = 0) -> list[str]:
+    return [f"caption {i}" for i in range(start, start + count)]
+
+
+class TestRetrieval(MetricConformance):
+    real: ClassVar[Bounds] = {"R@1": (1.0, 1.0), "R@5": (1.0, 1.0)}
+    noise: ClassVar[Bounds] = {"R@1": (0.0, 0.2)}  # 1 in 44 by chance
+
+    def build(self) -> Metric:
+        return Retrieval()
+
+    def dataset(self) -> Dataset:
+        return Gallery(train=(noise(40), names(40)), holdout=(noise(4, 1), names(4, 40)))
+
+
+def test_by_hand() -> None:
+    """Real greys 0, 10, 20, 30, 40 named a..e; what is drawn lies nearest to the 1st, 2nd, 3rd of its caption."""
+    dataset = Gallery(train=(greys(0, 10, 20), ["a", "b", "c"]), holdout=(greys(30, 40), ["d", "e"]))
+    drawn = greys(1, 14, 4, 18)  # nearest: a; b c; a b c; c b d
+    scores = Retrieval(k=(1, 2, 3, 5))(drawn, ["a", "c", "c", "d"], "train", dataset)
+    assert scores == {"R@1": 0.25, "R@2": 0.5, "R@3": 1.0, "R@5": 1.0}
+
+
+def test_all_splits_are_searched() -> None:
+    """A picture of what is held out is wrong if it looks like one from training, and the other way round."""
+    pictures = {"train": greys(0, 50), "validation": greys(100), "holdout": greys(150, 200)}
+    dataset = Gallery(
+        **{split: (images, names(len(images), 10 * i)) for i, (split, images) in enumerate(pictures.items())}
+    )
+    for i, split in enumerate(pictures):
+        images = np.concatenate([*pictures.values()])
+        scores = Retrieval(k=(1,))(images, [f"caption {10 * i}"] * 5, "holdout", dataset)
+        assert scores == {"R@1": 0.2}, split
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 1000])
+def test_agrees_with_a_plain_search(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    """Several pictures a caption, in chunks of any size."""
+    monkeypatch.setattr(retrieval, "CHUNK_BYTES", chunk * 8 * SIZE * SIZE * 3)
+    real, drawn = noise(60), noise(50, 2)
+    captions = [f"caption {i % 12}" for i in range(60)]
+    prompts = [f"caption {i % 12}" for i in range(50)]
+    dataset = Gallery(
+        train=(real[:40], captions[:40]), validation=(real[40:45], captions[40:45]), holdout=(real[45:], captions[45:])
+    )
+    search = NearestNeighbors(n_neighbors=9, algorithm="brute").fit(real.reshape(60, -1).astype(float))
+    nearest = search.kneighbors(drawn.reshape(50, -1).astype(float), return_distance=False)
+    scores = Retrieval(k=(1, 4, 9))(drawn, prompts, "train", dataset)
+    for k in (1, 4, 9):
+        hits = [prompt in [captions[i] for i in row[:k]] for prompt, row in zip(prompts, nearest, strict=True)]
+        assert scores[f"R@{k}"] == np.mean(hits)
+
+
+def test_captions_of_the_same_picture_are_both_right() -> None:
+    """Also where numbers are large: a difference of one in one pixel still counts."""
+    real = greys(255, 255, 255)
+    real[2, 0, 0, 0] = 254
+    dataset = Gallery(train=(real, ["a", "b", "c"]))
+    for prompt, right in (("a", 1.0), ("b", 1.0), ("c", 0.0)):
+        assert Retrieval(k=(1,))(greys(255), [prompt], "train", dataset) == {"R@1": right}
+
+
+def test_unknown_prompts_and_small_datasets() -> None:
+    dataset = Gallery(train=(greys(0), ["a"]))
+    assert Retrieval()(greys(0, 0), ["a", "no such caption"], "train", dataset) == {"R@1": 0.5, "R@5": 0.5}
+
+
+def test_k_must_be_positive() -> None:
+    for k in ((), (0,), (1, -1)):
+        with pytest.raises(ValueError, match="positive"):
+            Retrieval(k=k)

@@ -1,0 +1,233 @@
+"""Real files of tensorflow-datasets, tiny ones, that the tests write without any network."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kgen import DataError
+from kgen.components.dataset import Dataset
+from kgen.data import tfds as module
+from kgen.data.tfds import TFDS
+from kgen.testing import DatasetConformance
+
+tfds = pytest.importorskip("tensorflow_datasets")
+
+
+def example(i: int) -> dict[str, Any]:
+    """A picture of 20 x 30, grey i * 20 but for its red left third."""
+    image = np.full((20, 30, 3), 20 * i, np.uint8)
+    image[:, :10] = (200, 0, 0)
+    captions = [{"text": f"first {i}"}, {"text": "second"}]
+    return {"image": image, "label": i % 2, "caption": f"number {i}", "captions": captions}
+
+
+def write(folder: Path, file_format: str, keys: tuple[str, ...], examples: dict[str, list[dict[str, Any]]]) -> Path:
+    """Writes a dataset named as its format; returns the folder of its version."""
+    features = {
+        "image": tfds.features.Image(shape=(None, None, 3)),
+        "label": tfds.features.ClassLabel(names=["red_fox", "sky"]),
+        "caption": tfds.features.Text(),
+        "captions": tfds.features.Sequence({"text": tfds.features.Text()}),
+        "pixels": tfds.features.Tensor(shape=(4, 4, 3), dtype=np.uint8),
+    }
+    path = folder / file_format / "1.0.0"
+    path.mkdir(parents=True)
+    identity = tfds.core.dataset_info.DatasetIdentity(
+        name=file_format, version=tfds.core.Version("1.0.0"), data_dir=str(path), module_name="test"
+    )
+    info = tfds.core.DatasetInfo(
+        builder=identity, features=tfds.features.FeaturesDict({key: features[key] for key in keys})
+    )
+    writer = tfds.core.SequentialWriter(info, 100, file_format=file_format)
+    writer.initialize_splits(list(examples))
+    writer.add_examples({split: [{k: e[k] for k in keys} for e in es] for split, es in examples.items()})
+    writer.close_all()
+    return path
+
+
+KEYS = ("image", "label", "caption", "captions")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("datasets")
+    for file_format in ("array_record", "tfrecord"):
+        write(
+            path,
+            file_format,
+            KEYS,
+            {"train": [example(i) for i in range(6)], "test": [example(i) for i in range(6, 9)]},
+        )
+    return path
+
+
+def open_(folder: Path, name: str = "array_record", **options: Any) -> TFDS:
+    return TFDS(dataset=name, data_dir=str(folder), **{"caption_key": "caption", "size": 20, **options})
+
+
+class TestArrayRecord(DatasetConformance):
+    name = "array_record"
+
+    @pytest.fixture(autouse=True)
+    def _in(self, folder: Path) -> None:
+        self.folder = folder
+
+    def build(self) -> Dataset:
+        return open_(self.folder, self.name, validation="test", holdout=("number 3",))
+
+
+class TestTFRecord(TestArrayRecord):
+    name = "tfrecord"
+
+
+@pytest.mark.parametrize("name", ["array_record", "tfrecord"])
+def test_pictures_captions_and_splits(folder: Path, name: str) -> None:
+    dataset = open_(folder, name, validation="test", holdout=("number 3", "number 7"))
+    assert list(dataset.captions("train")) == [f"number {i}" for i in (0, 1, 2, 4, 5)]
+    assert list(dataset.captions("validation")) == ["number 6", "number 8"]
+    assert list(dataset.captions("holdout")) == ["number 3", "number 7"]
+    for split in ("train", "validation", "holdout"):
+        for index, caption in enumerate(dataset.captions(split)):
+            grey = 20 * int(caption.split()[1])
+            np.testing.assert_array_equal(dataset.image(split, index)[:, 10:], np.full((20, 10, 3), grey))
+    assert f"{name}" in dataset.credit and "TensorFlow Datasets" in dataset.credit
+
+
+def test_resizing_and_channels(folder: Path) -> None:
+    stretched = open_(folder, resize="stretch", size=30).image("train", 5)
+    np.testing.assert_array_equal(stretched[15, [0, 29]], [(200, 0, 0), (100, 100, 100)])
+    grey = open_(folder, channels=1, size=20, resize="pad", background="black").image("train", 5)
+    assert grey.shape == (20, 20, 1) and grey[0].max() == 0 and grey[10, -1, 0] == 100
+
+
+@pytest.mark.parametrize("name", ["array_record", "tfrecord"])
+@pytest.mark.parametrize(
+    ("key", "captions"),
+    [
+        ("label", ["an image of a red fox", "an image of a sky"]),
+        ("captions/text", ["first 0", "first 1"]),
+    ],
+)
+def test_labels_and_nested_texts(folder: Path, name: str, key: str, captions: list[str]) -> None:
+    dataset = open_(folder, name, caption_key=key, template="an image of a {label}")
+    assert list(dataset.captions("train"))[:2] == captions
+
+
+def test_subsplits_and_a_folder_by_itself(folder: Path) -> None:
+    dataset = open_(folder, split="train[:2]", validation="train[4:]")
+    assert list(dataset.captions("train")) == ["number 0", "number 1"]
+    assert list(dataset.captions("validation")) == ["number 4", "number 5"]
+    alone = TFDS(data_dir=str(folder / "array_record" / "1.0.0"), caption_key="caption")
+    assert len(alone.captions("train")) == 6
+
+
+def test_the_only_label_is_found_and_unknown_labels_are_problems(tmp_path: Path) -> None:
+    examples = [example(i) for i in range(4)]
+    examples[2]["label"] = -1
+    write(tmp_path, "array_record", ("image", "label"), {"train": examples})
+    with pytest.raises(DataError, match=r"1 problem in array_record/1.0.0:\n  train, example 2: 'label' holds no"):
+        TFDS(dataset="array_record", data_dir=str(tmp_path))
+    dataset = TFDS(dataset="array_record", data_dir=str(tmp_path), on_error="skip")
+    assert list(dataset.captions("train")) == ["a photo of a red fox", "a photo of a sky", "a photo of a sky"]
+    np.testing.assert_array_equal(dataset.image("train", 2)[0, -1], (60, 60, 60))
+    assert len(dataset.problems()) == 1
+
+
+def test_pixels_that_are_stored_as_numbers(tmp_path: Path) -> None:
+    pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    write(tmp_path, "array_record", ("pixels", "caption"), {"train": [{"pixels": pixels, "caption": "a"}]})
+    dataset = TFDS(dataset="array_record", data_dir=str(tmp_path), image_key="pixels", size=4)
+    np.testing.assert_array_equal(dataset.image("train", 0), pixels)
+
+
+def test_empty_texts_are_problems(tmp_path: Path) -> None:
+    examples = [{**example(0), "captions": []}, {**example(1), "caption": " "}]
+    write(tmp_path, "array_record", KEYS, {"train": examples})
+    for key, captions in (("captions/text", ["first 1"]), ("caption", ["number 0"])):
+        dataset = open_(tmp_path, caption_key=key, on_error="skip")
+        assert list(dataset.captions("train")) == captions and len(dataset.problems()) == 1
+
+
+def test_prepares_what_is_not_there(tmp_path: Path) -> None:
+    """tensorflow-datasets' own preparation, of a dataset that needs no download; kgen asks for random access."""
+    pytest.importorskip(
+        "importlib_resources", reason="tensorflow-datasets needs it to prepare, but does not require it"
+    )
+
+    class KgenTestMadeHere(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self) -> Any:
+            features = {"image": tfds.features.Image(shape=(20, 30, 3)), "caption": tfds.features.Text()}
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager: Any) -> Any:
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self) -> Any:
+            for i in range(3):
+                yield i, {key: example(i)[key] for key in ("image", "caption")}
+
+    dataset = TFDS(dataset="kgen_test_made_here", data_dir=str(tmp_path))
+    assert sorted(dataset.captions("train")) == ["number 0", "number 1", "number 2"]
+    assert list(tmp_path.rglob("*.array_record*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "no_such_dataset"}, "there is no dataset 'no_such_dataset'"),
+        ({"name": "not a name"}, "there is no dataset 'not a name'"),
+        ({"split": "tran"}, "has no split 'tran': there are 'train', 'test'"),
+        ({"validation": "val"}, "has no split 'val'"),
+        ({"validation": "train"}, "must not be the split that is trained on"),
+        ({"split": "train[:0]"}, "has no example to train on"),
+        ({"image_key": "picture"}, r"no image_key 'picture': pictures are in \['image'\]"),
+        ({"caption_key": "text"}, r"no caption_key 'text': there are the texts \['caption', 'captions/text'\]"),
+        ({"caption_key": None}, "caption_key must name one of the texts"),
+        ({"holdout": ("number 33",)}, "no caption 'number 33': did you mean 'number 3'"),
+        ({"template": "a photo"}, r"must hold \{label\}"),
+        ({"background": "rde"}, "'rde' is no colour"),
+    ],
+)
+def test_wrong_options(folder: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        open_(folder, **options)
+
+
+def test_neither_name_nor_folder() -> None:
+    with pytest.raises(DataError, match="needs 'dataset'"):
+        TFDS()
+    with pytest.raises(DataError, match="there is no dataset"):
+        TFDS(data_dir="/nowhere/at/all")
+
+
+def test_the_memory_limit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MEMORY_LIMIT", 500)
+    assert len(open_(folder).captions("train")) == 6, "random access needs no memory"
+    with pytest.raises(DataError, match="too large for memory: prepare it again, as array_record"):
+        open_(folder, "tfrecord")
+
+
+def test_random_access_needs_no_tensorflow(folder: Path) -> None:
+    code = (
+        "import sys\n"
+        "from kgen.data.tfds import TFDS\n"
+        "assert 'tensorflow_datasets' not in sys.modules\n"
+        f"d = TFDS(dataset='array_record', data_dir={str(folder)!r}, caption_key='caption')\n"
+        "print(d.image('train', 1).shape, {'keras', 'tensorflow', 'jax', 'torch'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "(64, 64, 3) set()"
+
+
+def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(DataError, match=r'pip install "kgen\[tfds\]"'):
+        TFDS(dataset="cifar10")
