@@ -162,6 +162,15 @@ def test_pad_keeps_everything(wide: Path) -> None:
     assert set(grey[[0, 31]].flat) == {226}  # ITU-R 601: 0.299 * 255 + 0.587 * 255
 
 
+def test_pad_keeps_a_line_visible(tmp_path: Path) -> None:
+    """5000 x 1: less than half a pixel high once resized."""
+    picture(RED, (5000, 1)).save(tmp_path / "line.png")
+    table(tmp_path, [{"file_name": "line.png", "text": "a"}])
+    image = ImageFolder(path=str(tmp_path), size=16, resize="pad").image("train", 0)
+    np.testing.assert_array_equal(image[7], np.broadcast_to(RED, (16, 3)))
+    assert (np.delete(image, 7, axis=0) == 255).all()
+
+
 def test_stretch_distorts(wide: Path) -> None:
     image = ImageFolder(path=str(wide), size=32, resize="stretch").image("train", 0)
     np.testing.assert_array_equal(image[:, [0, 16, 31]], np.broadcast_to((RED, BLUE, GREEN), (32, 3, 3)))
@@ -206,6 +215,21 @@ def test_metadata_csv(tmp_path: Path) -> None:
     dataset = ImageFolder(path=str(tmp_path), size=16, caption_key="caption")
     assert list(dataset.captions("train")) == ['red, "very" red', "blue as the sky"]
     np.testing.assert_array_equal(dataset.image("train", 1)[0, 0], BLUE)
+
+
+def test_metadata_in_folders_below(tmp_path: Path) -> None:
+    """As Hugging Face has it: one table a folder; names are relative to the table."""
+    for place, colour in (("train", RED), ("more/deep", BLUE)):
+        (tmp_path / place).mkdir(parents=True)
+        picture(colour).save(tmp_path / place / "a.png")
+        table(tmp_path / place, [{"file_name": "a.png", "text": place}])
+    picture().save(tmp_path / "more" / "b.png")
+    dataset = ImageFolder(path=str(tmp_path), on_error="skip")
+    assert list(dataset.captions("train")) == ["more/deep", "train"]
+    np.testing.assert_array_equal(dataset.image("train", 0)[0, 0], BLUE)
+    (problem,) = dataset.problems()
+    assert problem.where == "more/b.png"
+    assert problem.what == "none of more/deep/metadata.jsonl, train/metadata.jsonl has a caption for it"
 
 
 def test_a_picture_may_have_several_captions(tmp_path: Path) -> None:
@@ -280,6 +304,7 @@ def corrupt(path: Path) -> None:
 BROKEN: list[tuple[Callable[[Path], Any], str]] = [
     (lambda p: p.write_bytes(b""), "the file is empty"),
     (lambda p: p.write_text("<html>"), "no picture that can be read"),
+    (lambda p: picture().save(p, "EPS"), "EPS files are not read"),  # Pillow would run Ghostscript
     (truncated, "the file is damaged"),
     (corrupt, "the file is damaged"),
     (claim(20000, 20000), "more than the 67108864"),
@@ -311,6 +336,9 @@ def test_rows_that_are_wrong_are_all_named(folder: Path) -> None:
         {"file_name": "01.png", "text": "  "},
         {"file_name": "02.png", "caption": "a"},
         {"file_name": "03.png", "text": 7},
+        {"file_name": "./", "text": "a"},
+        {"file_name": "long" * 2000, "text": "a"},
+        {"file_name": "04.png", "text": "cut in the middle of an emoji \ud83d"},
     ]
     lines = [json.dumps(row) for row in rows]
     text = "\n".join([*lines, "not json", "[1, 2]", '{"file_name": "00.png", "text": "good"}'])
@@ -327,16 +355,30 @@ def test_rows_that_are_wrong_are_all_named(folder: Path) -> None:
         "metadata.jsonl:6: 01.png: its caption 'text' is empty",
         "metadata.jsonl:7: 02.png: its caption 'text' is not there (there is: caption)",
         "metadata.jsonl:8: 03.png: its caption 'text' is empty",
-        "metadata.jsonl:9: this is not JSON",
-        "metadata.jsonl:10: this is not a JSON object",
-        *[f"{i:02}.png: metadata.jsonl has no caption for it" for i in range(4, 12)],
+        "metadata.jsonl:9: there is no picture ./",
+        "metadata.jsonl:10: there is no picture longlong",
+        "metadata.jsonl:11: 04.png: its caption 'cut in the middle of an emoji \\\\ud83d' holds half a character",
+        "metadata.jsonl:12: this is not JSON",
+        "metadata.jsonl:13: this is not a JSON object",
+        *[f"{i:02}.png: metadata.jsonl has no caption for it" for i in range(5, 12)],
     ]
     assert len(found) == len(wanted)
     for is_, should in zip(found, wanted, strict=True):
         assert is_.startswith(should)
     with pytest.raises(DataError) as caught:
         ImageFolder(path=str(folder))
-    assert str(caught.value).count("\n  ") == 11 and "and 8 more" in str(caught.value)
+    assert str(caught.value).count("\n  ") == 11 and "and 10 more" in str(caught.value)
+
+
+def test_csv_that_is_wrong(tmp_path: Path) -> None:
+    picture().save(tmp_path / "a.png")
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.png,a large, red heart\n")
+    with pytest.raises(DataError, match=r"metadata\.csv:2: a\.png: .*more fields than .* quote"):
+        ImageFolder(path=str(tmp_path))
+    for text in ("", "a.png,a red heart\n"):
+        (tmp_path / "metadata.csv").write_text(text)
+        with pytest.raises(DataError, match="first line must name the columns"):
+            ImageFolder(path=str(tmp_path))
 
 
 def test_text_files_that_are_wrong(tmp_path: Path) -> None:

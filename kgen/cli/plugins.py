@@ -40,7 +40,7 @@ def list_plugins() -> None:
         )
 
 
-@app.command("show", epilog="Example: kgen plugins show diffusion/diffusion")
+@app.command("show", epilog="Example: kgen plugins show text/bag")
 def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A component, or a plugin's namespace.")]) -> None:
     """Show a component's documentation and options, or the components of a plugin."""
     from kgen.cli.describe import describe_component, describe_plugin

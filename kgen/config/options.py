@@ -63,7 +63,7 @@ def check(model: type[pydantic.BaseModel], data: Any, owner: str) -> tuple[pydan
     """Validates plain data strictly: no text for numbers, no booleans for integers, no unknown keys.
 
     Args:
-        owner: Who takes the keys of the top level, for messages: "diffusion/ddpm".
+        owner: Who takes the keys of the top level, for messages: "text/bag".
 
     Returns:
         The validated model or None, and what is wrong: key paths below `data`, and messages.

@@ -59,7 +59,11 @@ def _files(path: Path) -> list[str]:
     if not path.is_dir():
         raise DataError(f"imagefolder: {path} is {'not a folder' if path.exists() else 'not there'}")
     names = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
-    return sorted(name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts))
+    found = sorted(name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts))
+    for name in found:
+        if _printable(name) != name:
+            raise DataError(f"imagefolder: {path}: the name of '{_printable(name)}' is not UTF-8 text: rename the file")
+    return found
 
 
 def _from_tables(path: Path, tables: list[str], pictures: set[str], caption_key: str) -> Folder:
@@ -81,9 +85,8 @@ def _from_tables(path: Path, tables: list[str], pictures: set[str], caption_key:
                 found.entries.append((file, " ".join(row[caption_key].split())))
             else:
                 found.problems.append(Problem(f"{table}:{number}", problem))
-    where = tables[0] if len(tables) == 1 else f"none of the {len(tables)} tables"
-    verb = "has no" if len(tables) == 1 else "has a"
-    found.problems += [Problem(name, f"{where} {verb} caption for it") for name in sorted(pictures - named)]
+    nowhere = f"{tables[0]} has no caption" if len(tables) == 1 else f"none of {', '.join(tables)} has a caption"
+    found.problems += [Problem(name, f"{nowhere} for it") for name in sorted(pictures - named)]
     return found
 
 

@@ -83,7 +83,7 @@ def fit(picture: Image.Image, size: int, resize: Resize, background: tuple[int, 
         )
         scale = size / max(picture.size)
         inner = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), method)
-        picture = Image.new(picture.mode, target, fill)  # type: ignore[arg-type]
+        picture = Image.new(picture.mode, target, fill)
         picture.paste(inner, ((size - inner.width) // 2, (size - inner.height) // 2))
     else:
         picture = picture.resize(target, method)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -19,25 +22,43 @@ from kgen.spaces import Space
 MEMORY_LIMIT = 2**31
 """Most bytes of a dataset that must be held in memory, as its files allow no random access."""
 
+CAPTION_KEYS = frozenset(("caption", "captions", "description", "text", "title"))
+"""Names of texts that are taken for captions unasked; other texts are often ids and file names."""
+
+CHUNK = 256
+"""How many examples a thread checks at once."""
+
 Row = tuple[str, int]
 """Where an example is: in which split of tensorflow-datasets, and at which index."""
+
+
+class Keys(NamedTuple):
+    """Where pictures and captions are in an example ("/" between nested names).
+
+    `labels` are the names of the labels, if that is what captions are made of.
+    """
+
+    image: str
+    caption: str
+    labels: tuple[str, ...] | None
 
 
 class TFDS(Dataset):
     """Pictures with captions, or with labels made into captions, from tensorflow-datasets.
 
     Files in the formats array_record and parquet are read at random, without TensorFlow; others are read into memory,
-    pictures still compressed. What kgen has tensorflow-datasets prepare becomes array_record.
+    pictures still compressed. What kgen has tensorflow-datasets prepare becomes array_record. Every example is read
+    once before training, so that none can break it later.
 
     Args:
         dataset: Its name there, such as "cifar10" or "name/config:1.0.0"; null: `data_dir` is itself the folder of one
             version (it holds dataset_info.json).
         data_dir: Where datasets are, or shall be prepared; null: as tensorflow-datasets is set up.
         split: To train on, such as "train", "train[:90%]", "train+test".
-        validation: Split on which only the loss is measured; null: none.
-        image_key: Name of the pictures.
-        caption_key: Name of the text or label, "/" between nested names; of several captions the first is taken. null:
-            the only text there is, else the only label.
+        validation: Split on which only the loss is measured, such as "test" or "train[90%:]"; null: none.
+        image_key: Name of the pictures, "/" between nested names.
+        caption_key: Name of the text or label; of several captions the first is taken. null: the only text that is
+            named as captions are ("caption", "text", ...), else "label", else the only label.
         template: Caption made of a label's name ("_" becomes a space).
         size: Height and width of the pictures, in pixels.
         resize: What becomes of pictures that are not square: "crop" takes the middle, "pad" adds background, "stretch"
@@ -45,11 +66,11 @@ class TFDS(Dataset):
         channels: 3, or 1 for grey.
         background: Seen through transparent parts, and around padded pictures.
         holdout: Captions to keep out of training.
-        on_error: What to do about examples without a caption: "refuse" to train, or "skip" them.
+        on_error: What to do about broken pictures and missing captions: "refuse" to train, or "skip" them.
 
     Raises:
         DataError: tensorflow-datasets is not installed; the dataset, a split or a key is not there; the data cannot be
-            prepared; an example has no caption.
+            prepared or read; training and validation share examples; a problem, unless problems are to be skipped.
     """
 
     def __init__(
@@ -85,15 +106,17 @@ class TFDS(Dataset):
         self._colour = background_colour(background, "tfds")
         if "{label}" not in template:
             raise DataError(f"tfds: template '{template}' must hold {{label}}")
-        if split == validation:
-            raise DataError(f"tfds: validation must not be the split that is trained on, '{split}'")
         builder = _builder(dataset, data_dir)
         info = builder.info
         self.credit = f"Dataset {info.full_name} of TensorFlow Datasets{f', {info.homepage}' if info.homepage else ''}"
         self._place = str(info.full_name)
-        self._key, self._names = _caption_feature(info.features, image_key, caption_key)
-        self._sources = {name: _source(builder, name) for name in dict.fromkeys((split, validation)) if name}
-        self._rows, self._captions, self._problems = self._read_captions()
+        self._keys = _keys(info.features, image_key, caption_key)
+        names = [name for name in (split, validation) if name]
+        _check_apart([_ranges(info, name) for name in names], names)
+        self._sources = {name: _source(builder, name) for name in names}
+        digest = hashlib.sha256(self._place.encode())
+        self._rows, self._captions, self._problems = self._divide(*self._check(digest))
+        self._digest = digest.digest()
 
     @property
     def image_space(self) -> Space:
@@ -104,9 +127,8 @@ class TFDS(Dataset):
 
     def image(self, split: Split, index: int) -> np.ndarray:
         name, number = self._rows[split][index]
-        value = self._sources[name][number][self.image_key]
         try:
-            picture = decode(value, self._colour, least=2 * self.size) if isinstance(value, bytes) else _picture(value)
+            picture = self._picture(self._example(name, number))
         except PictureError as error:
             raise DataError(f"tfds: {self._place}, '{name}', example {number}: {error}") from error
         return fit(picture if self.channels == 3 else picture.convert("L"), self.size, self.resize, self._colour)
@@ -114,16 +136,56 @@ class TFDS(Dataset):
     def problems(self) -> Sequence[Problem]:
         return self._problems
 
-    def _read_captions(self) -> tuple[dict[str, list[Row]], dict[str, list[str]], tuple[Problem, ...]]:
-        """Rows and captions by split, and what has no caption. Pictures are not decoded for it."""
+    def fingerprint(self) -> str:
+        """Of the captions, all pictures, and how they are made into arrays."""
+        return hashlib.sha256(super().fingerprint().encode() + self._digest).hexdigest()[:16]
+
+    def _example(self, name: str, number: int) -> Any:
+        try:
+            return self._sources[name][number]
+        except Exception as error:  # a damaged file: the readers raise what C++ does
+            raise PictureError(f"it cannot be read: {_first_line(error)}") from error
+
+    def _picture(self, example: Any) -> Image.Image:
+        value = _at(example, self._keys.image)
+        if isinstance(value, bytes):
+            return decode(value, self._colour, least=2 * self.size)
+        return _from_pixels(value)
+
+    def _check(self, digest: Any) -> tuple[list[tuple[Row, str]], list[Problem]]:
+        """Reads and decodes every example once: rows with captions, and problems; updates the digest of pictures."""
         found: list[tuple[Row, str]] = []
         problems: list[Problem] = []
-        for name, source in self._sources.items():
-            for number in range(len(source)):
-                if caption := self._caption(source[number]):
-                    found.append(((name, number), caption))
-                else:
-                    problems.append(Problem(f"{name}, example {number}", f"'{self._key}' holds no caption"))
+
+        def check(row: Row) -> tuple[Row, str, bytes]:
+            """Caption and digest; in place of the digest nothing: the text is a problem."""
+            try:
+                example = self._example(*row)
+                caption = self._caption(example)
+                self._picture(example)
+            except PictureError as error:
+                return row, str(error), b""
+            if not caption:
+                return row, f"'{self._keys.caption}' holds no caption", b""
+            value = _at(example, self._keys.image)
+            return row, caption, hashlib.sha256(value if isinstance(value, bytes) else value.tobytes()).digest()
+
+        rows = [(name, number) for name, source in self._sources.items() for number in range(len(source))]
+        chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
+        with ThreadPoolExecutor() as pool:
+            for chunk in pool.map(lambda chunk: [check(row) for row in chunk], chunks):
+                for row, text, picture in chunk:
+                    digest.update(picture)
+                    if picture:
+                        found.append((row, text))
+                    else:
+                        problems.append(Problem(f"{row[0]}, example {row[1]}", text))
+        return found, problems
+
+    def _divide(
+        self, found: list[tuple[Row, str]], problems: list[Problem]
+    ) -> tuple[dict[str, list[Row]], dict[str, list[str]], tuple[Problem, ...]]:
+        """Rows and captions by split. Raises DataError for problems that are not to be skipped."""
         refuse(problems, self.on_error, any(name == self.split for (name, _), _ in found), "tfds", self._place)
         check_holdout(self.holdout, {caption for _, caption in found}, "tfds")
         rows: dict[str, list[Row]] = {"train": [], "validation": [], "holdout": []}
@@ -139,16 +201,14 @@ class TFDS(Dataset):
 
     def _caption(self, example: Any) -> str:
         """An example's caption; empty if there is none."""
-        value = example
-        for key in self._key.split("/"):
-            value = value[key]
-        while isinstance(value, list | tuple | np.ndarray) and np.ndim(value):
-            if not len(value):
-                return ""
-            value = value[0]
-        if self._names is not None:
+        value = _at(example, self._keys.caption)
+        if isinstance(value, list | np.ndarray) and np.ndim(value):
+            value = value[0] if len(value) else None
+        if value is None:
+            return ""
+        if self._keys.labels is not None:
             number = int(value)  # -1 where the label is not told, in some test splits
-            label = self._names[number].replace("_", " ") if number >= 0 else ""
+            label = self._keys.labels[number].replace("_", " ") if number >= 0 else ""
             return self.template.replace("{label}", label) if label else ""
         text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
         return " ".join(text.split())
@@ -168,6 +228,8 @@ def _builder(dataset: str | None, data_dir: str | None) -> Any:
     if dataset is None and data_dir is None:
         raise DataError("tfds: needs 'dataset', a name such as 'cifar10', or 'data_dir', or both")
     what = f"'{dataset}'" if dataset else str(data_dir)
+    if data_dir is not None and data_dir.startswith("~"):
+        data_dir = str(Path(data_dir).expanduser())
     try:
         builder = tfds.builder(dataset, data_dir=data_dir) if dataset else tfds.builder_from_directory(data_dir)
     except Exception as error:  # registry, parser and file system each raise their own
@@ -180,22 +242,59 @@ def _builder(dataset: str | None, data_dir: str | None) -> Any:
     return builder
 
 
+def _ranges(info: Any, split: str) -> dict[str, list[tuple[int, int]]]:
+    """Which examples a split has: [start, end) of each file."""
+    try:
+        instructions = info.splits[split].file_instructions
+    except (KeyError, ValueError) as error:
+        known = ", ".join(f"'{name}'" for name in info.splits)
+        raise DataError(f"tfds: {info.full_name} has no split '{split}': there are {known}") from error
+    ranges: dict[str, list[tuple[int, int]]] = {}
+    for part in instructions:
+        end = part.examples_in_shard if part.take < 0 else part.skip + part.take  # -1: up to the end
+        ranges.setdefault(part.filename, []).append((part.skip, end))
+    return ranges
+
+
+def _check_apart(ranges: Sequence[dict[str, list[tuple[int, int]]]], names: Sequence[str]) -> None:
+    """Raises DataError if the second of two splits has examples of the first."""
+    for file, parts in ranges[-1].items() if len(ranges) == 2 else ():
+        for start, end in parts:
+            if any(start < other_end and other_start < end for other_start, other_end in ranges[0].get(file, ())):
+                raise DataError(f"tfds: validation '{names[1]}' holds examples of '{names[0]}', that is trained on")
+
+
 def _source(builder: Any, split: str) -> Sequence[Any]:
     """The examples of a split, their pictures still compressed."""
     tfds = _tfds()
-    features = builder.info.features
-    skip = {key: tfds.decode.SkipDecoding() for key in features if isinstance(features[key], tfds.features.Image)}
-    try:
-        if not builder.info.splits[split].num_examples:
-            return []
-    except (KeyError, ValueError) as error:
-        known = ", ".join(f"'{name}'" for name in builder.info.splits)
-        raise DataError(f"tfds: {builder.info.full_name} has no split '{split}': there are {known}") from error
+    what = f"{builder.info.full_name}, '{split}',"
+    if not builder.info.splits[split].num_examples:
+        return []
+    skip: dict[str, Any] = {}
+    for key, leaf, many in _leaves(builder.info.features, ""):
+        if isinstance(leaf, tfds.features.Image) and not many:
+            *folders, last = key.split("/")
+            place = skip
+            for folder in folders:
+                place = place.setdefault(folder, {})
+            place[last] = tfds.decode.SkipDecoding()
     try:
         return builder.as_data_source(split, decoders=skip)  # type: ignore[no-any-return]
-    except NotImplementedError:
-        whole = tfds.as_numpy(builder.as_dataset(split=split, decoders=skip, shuffle_files=False))
-        return _in_memory(whole, f"{builder.info.full_name}, '{split}',")
+    except NotImplementedError:  # no random access
+        pass
+    except Exception as error:
+        raise DataError(f"tfds: {what} cannot be read: {_first_line(error)}") from error
+    try:
+        return _in_memory(tfds.as_numpy(builder.as_dataset(split=split, decoders=skip, shuffle_files=False)), what)
+    except DataError:
+        raise
+    except ImportError as error:
+        raise DataError(
+            f"tfds: {what} allows no random access; to read it takes TensorFlow ({error}): "
+            'pip install "kgen[tensorflow]", or prepare it as array_record'
+        ) from error
+    except Exception as error:
+        raise DataError(f"tfds: {what} cannot be read: {_first_line(error)}") from error
 
 
 def _in_memory(examples: Iterator[Any], what: str) -> list[Any]:
@@ -217,43 +316,72 @@ def _bytes(value: Any) -> int:
     return len(value) if isinstance(value, bytes) else int(getattr(value, "nbytes", 64))
 
 
-def _caption_feature(features: Any, image_key: str, caption_key: str | None) -> tuple[str, Sequence[str] | None]:
-    """Where captions are, and the names of the labels if that is what is there. Checks that there are pictures too."""
+def _keys(features: Any, image_key: str, caption_key: str | None) -> Keys:
+    """Finds pictures and captions among the features. Raises DataError unless they are there."""
     tfds = _tfds()
-    leaves = dict(_leaves(features, ""))
-    if image_key not in features:
-        pictures = [key for key, leaf in leaves.items() if isinstance(leaf, tfds.features.Image)]
-        raise DataError(
-            f"tfds: there is no image_key '{image_key}': pictures are in {pictures or 'none of its features'}"
-        )
-    texts = [key for key, leaf in leaves.items() if isinstance(leaf, tfds.features.Text)]
-    labels = [key for key, leaf in leaves.items() if isinstance(leaf, tfds.features.ClassLabel)]
+    leaves = list(_leaves(features, ""))
+    pictures = [key for key, leaf, many in leaves if not many and _is_picture(leaf)]
+    if image_key not in pictures:
+        there = f"there are pictures in {pictures}" if pictures else "nor any other picture"
+        raise DataError(f"tfds: there is no picture in image_key '{image_key}': {there}")
+    texts = [key for key, leaf, many in leaves if many < 2 and _is_text(leaf)]
+    labels = {
+        key: tuple(leaf.names)
+        for key, leaf, many in leaves
+        if many < 2 and isinstance(leaf, tfds.features.ClassLabel) and leaf.num_classes
+    }
     if caption_key is None:
-        candidates = texts if texts else labels
+        named = [key for key in texts if CAPTION_KEYS & set(key.split("/"))]
+        candidates = named or ["label"] * ("label" in labels) or list(labels)
         if len(candidates) != 1:
-            raise DataError(f"tfds: caption_key must name one of the texts {texts} or labels {labels}")
+            raise DataError(f"tfds: caption_key must name one of the texts {texts} or labels {list(labels)}")
         (caption_key,) = candidates
-    elif caption_key not in texts + labels:
+    elif caption_key not in (*texts, *labels):
         raise DataError(
-            f"tfds: there is no caption_key '{caption_key}': there are the texts {texts} and labels {labels}"
+            f"tfds: there is no caption_key '{caption_key}': there are the texts {texts} and labels {list(labels)}"
         )
-    return caption_key, tuple(leaves[caption_key].names) if caption_key in labels else None
+    return Keys(image_key, caption_key, labels.get(caption_key))
 
 
-def _leaves(feature: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Features that are no collection, with their names."""
+def _leaves(feature: Any, path: str, many: int = 0) -> Iterator[tuple[str, Any, int]]:
+    """Features that are no collection, with their names, and how many sequences they are in."""
     tfds = _tfds()
     if isinstance(feature, tfds.features.FeaturesDict):
         for key in feature:
-            yield from _leaves(feature[key], f"{path}/{key}" if path else key)
+            yield from _leaves(feature[key], f"{path}/{key}" if path else key, many)
     elif isinstance(feature, tfds.features.Sequence):
-        yield from _leaves(feature.feature, path)
+        yield from _leaves(feature.feature, path, many + 1)
     else:
-        yield path, feature
+        yield path, feature, many
 
 
-def _picture(value: Any) -> Image.Image:
+def _is_picture(feature: Any) -> bool:
+    """An image whose file holds whole numbers (floats are stored as if they were RGBA), or pixels as an array."""
+    tfds = _tfds()
+    if isinstance(feature, tfds.features.Image):
+        return np.issubdtype(feature.np_dtype, np.integer)
+    return type(feature) is tfds.features.Tensor and feature.np_dtype == np.uint8 and len(feature.shape) in (2, 3)
+
+
+def _is_text(feature: Any) -> bool:
+    tfds = _tfds()
+    if isinstance(feature, tfds.features.Text):
+        return True
+    kinds = (tfds.features.Tensor, tfds.features.Scalar)
+    return type(feature) in kinds and feature.shape == () and np.dtype(feature.np_dtype).kind in "OSU"
+
+
+def _at(example: Any, path: str) -> Any:
+    """The value at a path; None if it is missing, as it is in damaged files."""
+    for key in path.split("/"):
+        example = None if example is None else example[key]
+    return example
+
+
+def _from_pixels(value: Any) -> Image.Image:
     """Pixels that are stored as numbers: uint8 (height, width), or (height, width, 1 or 3)."""
+    if value is None:
+        raise PictureError("it holds no picture")
     pixels = np.asarray(value)
     if pixels.ndim == 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]

@@ -24,8 +24,8 @@ def variational_bound(
 
     The model's process has the given number of steps, with the variances of the true posteriors. Their noise levels are
     spread evenly over the log-SNR, on whose ends alone the bound depends in the limit of many steps (Kingma et al.
-    2021, section 5.1). A step between levels s < t costs 0.5 (SNR(s) - SNR(t)) |x0 - denoised|^2 (equation 13 there), at one
-    draw of the noise from a fixed seed.
+    2021, section 5.1). A step between levels s < t costs 0.5 (SNR(s) - SNR(t)) |x0 - denoised|^2 (equation 13
+    there), at one draw of the noise from a fixed seed.
 
     Args:
         denoise: See `Denoise`.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import keras
 import numpy as np
 import pytest
@@ -21,7 +23,8 @@ TINY_UNET = UNet(width=8, multipliers=(1, 2), blocks=1, attention=(1,), head_dim
 
 
 class TestFlowMatching(GeneratorConformance):
-    generate_options = (
+    likelihood_options: ClassVar = {"steps": 3}
+    generate_options: ClassVar = (
         *({"sampler": name, "steps": 3} for name in SAMPLERS),
         {"sampler": "ddim", "steps": 2, "eta": 0.5, "guidance": 3.0},
         {"steps": 1, "guidance": 4.0, "guidance_rescale": 0.7, "dynamic_threshold": 0.9, "spacing": "quadratic"},
@@ -32,21 +35,24 @@ class TestFlowMatching(GeneratorConformance):
 
 
 class TestDDPM(GeneratorConformance):
-    generate_options = ({"sampler": "ddpm", "steps": 3},)
+    likelihood_options: ClassVar = {"steps": 3}
+    generate_options: ClassVar = ({"sampler": "ddpm", "steps": 3},)
 
     def build(self) -> Diffusion:
         return Diffusion(SPACE, CONDITIONS, network=TINY_UNET, schedule="linear", prediction="eps", times=Uniform())
 
 
 class TestEDM(GeneratorConformance):
-    generate_options = ({"sampler": "heun", "steps": 3}, {"sampler": "dpm++2m", "steps": 3})
+    likelihood_options: ClassVar = {"steps": 3}
+    generate_options: ClassVar = ({"sampler": "heun", "steps": 3}, {"sampler": "dpm++2m", "steps": 3})
 
     def build(self) -> Diffusion:
         return Diffusion(SPACE, CONDITIONS, network=TINY_DIT, schedule="karras", prediction="edm", times=LogNormal())
 
 
 class TestMinSNR(GeneratorConformance):
-    generate_options = ({"sampler": "euler-ancestral", "steps": 3},)
+    likelihood_options: ClassVar = {"steps": 3}
+    generate_options: ClassVar = ({"sampler": "euler-ancestral", "steps": 3},)
 
     def build(self) -> Diffusion:
         return Diffusion(
