@@ -34,7 +34,14 @@ def seed_everything(seed: int) -> None:
 
 
 class SeedGenerator(keras.random.SeedGenerator):  # type: ignore[misc]
-    """Keras's generator of seeds, but different on every replica of a tf.distribute strategy."""
+    """Keras's generator of seeds, but different on every replica of a tf.distribute strategy.
+
+    It always has a seed of its own: on PyTorch, Keras's dropout would ignore a generator that was made without one, and
+    take PyTorch's global random numbers, which no checkpoint holds.
+    """
+
+    def __init__(self, seed: int | None = None, **kwargs: Any) -> None:
+        super().__init__(random.randint(1, 10**9) if seed is None else seed, **kwargs)
 
     def next(self, ordered: bool = True) -> Tensor:
         seed = super().next(ordered)

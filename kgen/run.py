@@ -126,6 +126,7 @@ def _train(
         f"{len(dataset.captions('train'))} pictures of {dataset.image_space}; "
         f"{sum(int(np.prod(v.shape)) for v in pipeline.trainable_variables):,} weights to train"
     )
+    pipeline.encoder.tokenize([*_captions(dataset), *_prompts(config, dataset)])  # fails now, or never
     conditions = _conditions(pipeline.encoder, dataset)
     alone = distribution.workers == 1
     progress = train(
@@ -195,9 +196,13 @@ def _conditions(encoder: Encoder, dataset: Dataset) -> ConditionCache | None:
     """A frozen encoder's outputs, computed once for all captions; None for an encoder that is trained."""
     if encoder.trainable or not encoder.weights:
         return None
+    return cached_conditions(encoder, _captions(dataset), cache_folder())
+
+
+def _captions(dataset: Dataset) -> list[str]:
+    """The different captions of all splits."""
     splits: tuple[Split, ...] = ("train", "validation", "holdout")
-    captions = [caption for split in splits for caption in dataset.captions(split)]
-    return cached_conditions(encoder, captions, cache_folder())
+    return list(dict.fromkeys(caption for split in splits for caption in dataset.captions(split)))
 
 
 def cache_folder() -> Path:

@@ -27,10 +27,22 @@ def example(i: int) -> dict[str, Any]:
     return {"image": image, "label": i % 2, "caption": f"number {i}", "captions": captions}
 
 
+class BreakableImage(tfds.features.Image):
+    """Stores "broken" as bytes that are no picture."""
+
+    def encode_example(self, image_or_path_or_fobj: Any) -> Any:
+        if isinstance(image_or_path_or_fobj, str):
+            return b"no picture"
+        return super().encode_example(image_or_path_or_fobj)
+
+
 def write(folder: Path, file_format: str, keys: tuple[str, ...], examples: dict[str, list[dict[str, Any]]]) -> Path:
     """Writes a dataset named as its format; returns the folder of its version."""
     features = {
-        "image": tfds.features.Image(shape=(None, None, 3)),
+        "image": BreakableImage(shape=(None, None, 3)),
+        "floats": tfds.features.Image(shape=(4, 4, 1), dtype=np.float32),
+        "id": tfds.features.Text(),
+        "deep": {"picture": tfds.features.Image(), "text": tfds.features.Scalar(dtype=np.str_)},
         "label": tfds.features.ClassLabel(names=["red_fox", "sky"]),
         "caption": tfds.features.Text(),
         "captions": tfds.features.Sequence({"text": tfds.features.Text()}),
@@ -48,6 +60,9 @@ def write(folder: Path, file_format: str, keys: tuple[str, ...], examples: dict[
     writer.initialize_splits(list(examples))
     writer.add_examples({split: [{k: e[k] for k in keys} for e in es] for split, es in examples.items()})
     writer.close_all()
+    stored = path / "features.json"
+    base = "tensorflow_datasets.core.features.image_feature.Image"
+    stored.write_text(stored.read_text().replace(f"{BreakableImage.__module__}.{BreakableImage.__name__}", base))
     return path
 
 
@@ -146,6 +161,65 @@ def test_pixels_that_are_stored_as_numbers(tmp_path: Path) -> None:
     np.testing.assert_array_equal(dataset.image("train", 0), pixels)
 
 
+def test_ids_are_no_captions(tmp_path: Path) -> None:
+    """cifar10 is such: its only text is an id."""
+    examples = [{**example(i), "id": f"train_{i}"} for i in range(2)]
+    write(tmp_path, "array_record", ("id", "image", "label"), {"train": examples})
+    dataset = TFDS(dataset="array_record", data_dir=str(tmp_path))
+    assert list(dataset.captions("train")) == ["a photo of a red fox", "a photo of a sky"]
+
+
+def test_nested_pictures_and_plain_strings(tmp_path: Path) -> None:
+    examples = [{"deep": {"picture": example(i)["image"], "text": f"number {i}"}} for i in range(2)]
+    write(tmp_path, "array_record", ("deep",), {"train": examples})
+    dataset = TFDS(dataset="array_record", data_dir=str(tmp_path), image_key="deep/picture", size=20)
+    assert list(dataset.captions("train")) == ["number 0", "number 1"]
+    np.testing.assert_array_equal(dataset.image("train", 1)[0, -1], (20, 20, 20))
+
+
+def test_pictures_of_floats_are_refused(tmp_path: Path) -> None:
+    """They are stored as RGBA files, which would be read as noise."""
+    examples = [{"floats": np.full((4, 4, 1), 0.5, np.float32), "caption": "a"}]
+    write(tmp_path, "array_record", ("floats", "caption"), {"train": examples})
+    with pytest.raises(DataError, match="no picture in image_key 'floats'"):
+        TFDS(dataset="array_record", data_dir=str(tmp_path), image_key="floats")
+
+
+@pytest.mark.parametrize("name", ["array_record", "tfrecord"])
+def test_broken_pictures_are_found_before_training(tmp_path: Path, name: str) -> None:
+    examples = [example(i) for i in range(4)]
+    examples[2]["image"] = "broken"
+    write(tmp_path, name, KEYS, {"train": examples})
+    with pytest.raises(DataError, match=rf"1 problem in {name}/1\.0\.0:\n  train, example 2: this is no picture"):
+        open_(tmp_path, name)
+    dataset = open_(tmp_path, name, on_error="skip")
+    assert list(dataset.captions("train")) == ["number 0", "number 1", "number 3"]
+    np.testing.assert_array_equal(dataset.image("train", 2)[0, -1], (60, 60, 60))
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "zeros"])
+@pytest.mark.parametrize("name", ["array_record", "tfrecord"])
+def test_damaged_files(tmp_path: Path, name: str, damage: str) -> None:
+    path = write(tmp_path, name, KEYS, {"train": [example(i) for i in range(4)]})
+    (shard,) = (file for file in path.iterdir() if name in file.name)
+    data = shard.read_bytes()
+    shard.write_bytes(data[: len(data) // 2] if damage == "cut" else bytes(len(data)))
+    if damage == "missing":
+        shard.unlink()
+    with pytest.raises(DataError, match=r"4 problems in array_record/1\.0\.0|'train', cannot be read"):
+        open_(tmp_path, name, on_error="skip")
+
+
+def test_fingerprint_sees_every_picture(tmp_path: Path) -> None:
+    found = set()
+    for folder, grey in (("a", 0), ("b", 1), ("c", 1)):
+        examples = [example(i) for i in range(8)]
+        examples[2]["image"][0, 0] = grey
+        write(tmp_path / folder, "array_record", KEYS, {"train": examples})
+        found.add(open_(tmp_path / folder).fingerprint())
+    assert len(found) == 2
+
+
 def test_empty_texts_are_problems(tmp_path: Path) -> None:
     examples = [{**example(0), "captions": []}, {**example(1), "caption": " "}]
     write(tmp_path, "array_record", KEYS, {"train": examples})
@@ -186,11 +260,15 @@ def test_prepares_what_is_not_there(tmp_path: Path) -> None:
         ({"name": "not a name"}, "there is no dataset 'not a name'"),
         ({"split": "tran"}, "has no split 'tran': there are 'train', 'test'"),
         ({"validation": "val"}, "has no split 'val'"),
-        ({"validation": "train"}, "must not be the split that is trained on"),
+        ({"validation": "train"}, "'train' holds examples of 'train', that is trained on"),
+        ({"validation": "train[:1]"}, "holds examples of 'train', that is trained on"),
+        ({"split": "train[:3]", "validation": "test+train[2:]"}, "holds examples of"),
         ({"split": "train[:0]"}, "has no example to train on"),
-        ({"image_key": "picture"}, r"no image_key 'picture': pictures are in \['image'\]"),
+        ({"image_key": "picture"}, r"no picture in image_key 'picture': there are pictures in \['image'\]"),
+        ({"image_key": "caption"}, "no picture in image_key 'caption'"),  # a text is bytes too
         ({"caption_key": "text"}, r"no caption_key 'text': there are the texts \['caption', 'captions/text'\]"),
         ({"caption_key": None}, "caption_key must name one of the texts"),
+        ({"caption_key": "image"}, "no caption_key 'image'"),
         ({"holdout": ("number 33",)}, "no caption 'number 33': did you mean 'number 3'"),
         ({"template": "a photo"}, r"must hold \{label\}"),
         ({"background": "rde"}, "'rde' is no colour"),
