@@ -104,7 +104,9 @@ def test_parts_that_do_not_fit_and_data_that_is_not_there(kgen, tmp_path: Path, 
     outcome = kgen("check", *paths.values(), cwd=tmp_path, PYTHONPATH=f"{TOY}{os.pathsep}{site.path}")
     assert outcome.status == 2 and "Traceback" not in outcome.err
     assert outcome.out == f"{paths['fine']}: ok\n" and sorted(tmp_path.iterdir()) == before
-    lines = re.sub(r"\n +", " ", outcome.err).splitlines()  # a list of problems goes on in indented lines
+    lines = re.sub(
+        r"\n(?!error:)", " ", outcome.err.strip()
+    ).splitlines()  # a list of problems goes on in indented lines
     messages = {path.stem: line for path in paths.values() for line in lines if str(path) in line}
     assert set(messages) == set(paths) - {"fine"} and len(lines) == len(messages), outcome.err
     assert "generator 'toy/tokens' models tokens latents, but decoder 'kgen/identity' makes 8x8x3" in messages["tokens"]

@@ -319,7 +319,7 @@ def _bytes(value: Any) -> int:
 def _keys(features: Any, image_key: str, caption_key: str | None) -> Keys:
     """Finds pictures and captions among the features. Raises DataError unless they are there."""
     tfds = _tfds()
-    leaves = list(_leaves(features, ""))
+    leaves = sorted(_leaves(features, ""), key=lambda leaf: leaf[0])  # files keep no order
     pictures = [key for key, leaf, many in leaves if not many and _is_picture(leaf)]
     if image_key not in pictures:
         there = f"there are pictures in {pictures}" if pictures else "nor any other picture"
