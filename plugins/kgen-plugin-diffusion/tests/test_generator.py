@@ -66,6 +66,10 @@ class TestMinSNR(GeneratorConformance):
         )
 
 
+def tensors(arrays: dict[str, np.ndarray]) -> dict[str, object]:
+    return {name: ops.convert_to_tensor(array) for name, array in arrays.items()}
+
+
 def test_misfits_are_named() -> None:
     with pytest.raises(SpaceError, match="multiple of 4"):
         Diffusion(Space("continuous", (10, 8, 3)), CONDITIONS, network=TINY_DIT)
@@ -85,14 +89,14 @@ def test_a_picture_alone_is_the_one_in_a_batch_of_8(sampler: str) -> None:
         "mask": np.ones((8, 4), "float32"),
         "pooled": rng.standard_normal((8, 12)).astype("float32"),
     }
-    generator.compute_losses(ops.zeros((8, *SPACE.shape)), condition, training=False)
+    generator.compute_losses(ops.zeros((8, *SPACE.shape)), tensors(condition), training=False)
     for weight in generator.trainable_variables:  # the output layer begins at zero
         weight.assign(weight + 0.1 * keras.random.normal(weight.shape, seed=1))
     noise = draw(generator.noise_spec(), [(3, copy) for copy in range(8)])
     null = {name: np.zeros_like(value) + (name == "mask") for name, value in condition.items()}
 
     def sample(rows: slice) -> np.ndarray:
-        parts = ({name: value[rows] for name, value in part.items()} for part in (condition, null, noise))
+        parts = (tensors({k: v[rows] for k, v in part.items()}) for part in (condition, null, noise))
         x = generator.generate(*parts, sampler=sampler, steps=4, guidance=2.0)
         return np.asarray(ops.convert_to_numpy(x))
 
@@ -109,7 +113,7 @@ def test_guidance_of_one_is_no_guidance() -> None:
     for weight in generator.trainable_variables:
         weight.assign(weight + 0.1 * keras.random.normal(weight.shape, seed=1))
     zeros = {**ones, "sequence": ops.zeros((1, 4, 12)), "pooled": ops.zeros((1, 12))}
-    noise = draw(generator.noise_spec(), [(0, 0)])
+    noise = tensors(draw(generator.noise_spec(), [(0, 0)]))
 
     def sample(guidance: float) -> np.ndarray:
         x = generator.generate(ones, zeros, noise, steps=3, sampler="euler", guidance=guidance)
