@@ -87,7 +87,11 @@ def _reconstruction(
     upper, lower = (x0 + BIN / 2 - picture) / deviation, (x0 - BIN / 2 - picture) / deviation
     upper_cdf = ops.where(x0 > 0.999, 1.0, _cdf(upper))
     lower_cdf = ops.where(x0 < -0.999, 0.0, _cdf(lower))
-    return -ops.sum(ops.log(ops.maximum(upper_cdf - lower_cdf, 1e-12)), axis=axes)
+    mass = upper_cdf - lower_cdf
+    # float32 cannot tell the two apart in the tails: there, the bin's width times its least density, which is less
+    farthest = ops.maximum(ops.abs(upper), ops.abs(lower))
+    less = ops.log(BIN / deviation) - 0.5 * farthest**2 - 0.5 * math.log(2 * math.pi)
+    return -ops.sum(ops.where(mass > 1e-4, ops.log(ops.maximum(mass, 1e-4)), less), axis=axes)
 
 
 def _cdf(x: Tensor) -> Tensor:

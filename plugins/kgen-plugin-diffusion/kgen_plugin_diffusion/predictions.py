@@ -25,8 +25,9 @@ _WEIGHTS: dict[Name, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
 def target(name: Name, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
     """What the network should give. Tensors broadcast: alpha and sigma are (B, 1, ...)."""
     if name == "edm":
-        skip, out, _ = edm_scalings(alpha, sigma, sigma_data)
-        return (x0 - skip * (alpha * x0 + sigma * eps)) / out
+        # (x0 - c_skip x) / c_out, multiplied out: it has no pole at sigma = 0
+        deviation = ops.sqrt((alpha * sigma_data) ** 2 + sigma**2)
+        return (sigma * x0 - alpha * sigma_data**2 * eps) / (sigma_data * deviation)
     picture, noise = _WEIGHTS[name](alpha, sigma)
     return picture * x0 + noise * eps
 

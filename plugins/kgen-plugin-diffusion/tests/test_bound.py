@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 from keras import ops
-from kgen_plugin_diffusion.bound import bits_per_dimension, variational_bound
+from kgen_plugin_diffusion.bound import _reconstruction, bits_per_dimension, variational_bound
 from kgen_plugin_diffusion.schedules import SCHEDULES
 from scipy import stats
 
@@ -57,3 +57,16 @@ def test_discretised_data_are_counted_in_bits_of_256_values() -> None:
     bits = -(2 * math.log2(hit) + 2 * math.log2(2 * hit - 1)) / 4
     assert float(ops.convert_to_numpy(bits_per_dimension(bound, 4))[0]) == pytest.approx(bits, rel=0.01)
     assert bits_per_dimension(math.log(1 / 256) * 4, 4) == pytest.approx(8.0)
+
+
+@pytest.mark.parametrize("miss", [0.02, 0.1, 0.7])
+def test_it_stays_a_bound_far_from_the_truth(miss: float) -> None:
+    """L_0 of a picture that is wrong by `miss`, against the exact mass of the bin."""
+    data = ops.convert_to_tensor(np.array([[0.5 * 2 / 255 * 127 + 1 / 255]], "float32"))
+    alpha, sigma = ops.convert_to_tensor(np.float32(1.0)), ops.convert_to_tensor(np.float32(0.01))
+    cost = float(ops.convert_to_numpy(_reconstruction(data, data - miss, alpha, sigma, (1,), True))[0])
+    deviation = 0.01 / math.sqrt(1 + 0.01**2)
+    upper, lower = (miss + 1 / 255) / deviation, (miss - 1 / 255) / deviation
+    exact = -(stats.norm.logsf(lower) + math.log1p(-math.exp(stats.norm.logsf(upper) - stats.norm.logsf(lower))))
+    # at most what the logarithm of the density changes by within the bin is given away
+    assert exact * (1 - 1e-4) <= cost <= exact + (upper**2 - lower**2) / 2 + 1.0

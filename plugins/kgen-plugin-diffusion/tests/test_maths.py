@@ -110,6 +110,13 @@ def test_edm_targets_have_unit_variance() -> None:
         assert array(predictions.target("edm", x0, eps, *level, 0.5)).std() == pytest.approx(1.0, rel=0.02)
 
 
+def test_the_edm_target_is_finite_without_noise() -> None:
+    x0, eps, alpha = tensor([[0.3]]), tensor([[1.5]]), tensor([[1.0]])
+    without, hardly = (array(predictions.target("edm", x0, eps, alpha, tensor([[s]]), 0.5)) for s in (0.0, 1e-6))
+    np.testing.assert_allclose(without, [[-1.5]])  # all that is left to tell is the noise
+    np.testing.assert_allclose(hardly, without, atol=1e-4)
+
+
 # ---- weights ---------------------------------------------------------------------------------------------------------
 
 
