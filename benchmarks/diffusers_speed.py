@@ -54,7 +54,9 @@ class Settings:
 
 
 def work_kgen(conn: Connection, settings: Settings) -> None:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from kgen.cli.backend import load_backend
+
+    load_backend()  # quietly
     import keras
 
     if keras.backend.backend() == "tensorflow":

@@ -9,6 +9,7 @@ import numpy as np
 import pydantic
 from keras import ops
 
+from kgen.data.stream import slices, stream
 from kgen.devices import compile_sampling
 from kgen.errors import ConfigError
 from kgen.signature import option_model, options
@@ -45,9 +46,8 @@ class Sampler(keras.Model):  # type: ignore[misc]
     def sample(self, batch: dict[str, Any], batch_size: int, verbose: int = 0) -> np.ndarray:
         """Runs on N rows; the last batch is filled up, so that one program serves all."""
         count = len(next(iter(batch["tokens"].values())))
-        rows = np.arange(-(-count // batch_size) * batch_size) % count
-        full = keras.tree.map_structure(lambda array: array[rows], {k: v for k, v in batch.items() if v})
-        return np.asarray(self.predict(full, batch_size=batch_size, verbose=verbose))[:count]
+        batches = slices({name: arrays for name, arrays in batch.items() if arrays}, batch_size)
+        return np.asarray(self.predict(stream(batches), steps=len(batches), verbose=verbose))[:count]
 
 
 def validate_options(part: Any, method: str, given: dict[str, Any] | Any) -> dict[str, Any]:

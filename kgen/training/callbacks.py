@@ -17,6 +17,7 @@ import keras
 import numpy as np
 
 from kgen.data.loader import Loader
+from kgen.data.stream import stream
 from kgen.training.averages import averaged_weights, fixed_noise
 from kgen.training.checkpoint import Checkpoints, diverged
 from kgen.training.journal import Journal
@@ -83,7 +84,7 @@ class Validate(StepCallback):
 
     def at_step(self, step: int, logs: dict[str, float]) -> None:
         with fixed_noise(self.model), averaged_weights(self.model):
-            values = self.model.evaluate(self.data.once(), steps=len(self.data), verbose=0, return_dict=True)
+            values = self.model.evaluate(stream(self.data.once()), steps=len(self.data), verbose=0, return_dict=True)
         self.journal.write(step, {f"val_{name}": _scalar(value) for name, value in values.items()})
         self.model.reset_metrics()
 

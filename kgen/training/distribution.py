@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import keras
 
+from kgen.data.stream import stream
 from kgen.errors import ConfigError
 
 Name = Literal["none", "mirrored", "multi_worker", "tpu", "data_parallel"]
@@ -43,7 +44,7 @@ class Distribution:
 
     def feed(self, batches: Any) -> Any:
         """What `fit` takes: each worker reads its own part of every batch; one worker's batches Keras splits itself."""
-        return batches if self.workers == 1 else _per_replica(self.strategy, batches)
+        return stream(batches) if self.workers == 1 else _per_replica(self.strategy, batches)
 
 
 def open_distribution(name: Name) -> Distribution:
@@ -111,13 +112,11 @@ def _per_replica(strategy: Any, batches: Any) -> Any:
     """A worker's own batches as a distributed dataset, so that TensorFlow does not shard them once more."""
     import tensorflow as tf
 
-    first = next(iter(batches))
-    signature = tf.nest.map_structure(lambda a: tf.TensorSpec((None, *a.shape[1:]), a.dtype), first)
+    size = len(tf.nest.flatten(next(iter(batches)))[0])
 
     def dataset(context: Any) -> Any:
-        whole = tf.data.Dataset.from_generator(lambda: batches, output_signature=signature)
+        whole = stream(batches)
         local_replicas = context.num_replicas_in_sync // context.num_input_pipelines
-        size = len(tf.nest.flatten(first)[0]) // local_replicas
-        return whole if local_replicas == 1 else whole.unbatch().batch(size)
+        return whole if local_replicas == 1 else whole.unbatch().batch(size // local_replicas)
 
     return strategy.distribute_datasets_from_function(dataset)

@@ -1,0 +1,48 @@
+"""Batches, in the form in which Keras's loops take them quickest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+Batch = dict[str, Any]
+
+
+def stream(batches: Iterable[Batch]) -> Any:
+    """Batches for one `fit`, `evaluate` or `predict`.
+
+    On TensorFlow they become a tf.data.Dataset that does not tune itself: Keras's own would, in a thread that sleeps
+    for twice as long each time, and for which the loop waits at its end. Measured: 1.3 s for 0.7 s of sampling.
+
+    Args:
+        batches: Nested dicts of arrays (B, ...); the shapes of all are the same, but for B. Read once more from the
+            beginning on TensorFlow, to learn them.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return _once(batches) if isinstance(batches, Sequence) else batches
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return tf.data.Dataset.from_generator(lambda: batches, output_signature=signature(batches)).with_options(options)
+
+
+def signature(batches: Iterable[Batch]) -> Any:
+    """What TensorFlow must know of batches: tf.TensorSpec of each of their arrays."""
+    import tensorflow as tf
+
+    return tf.nest.map_structure(lambda a: tf.TensorSpec((None, *a.shape[1:]), a.dtype), next(iter(batches)))
+
+
+def slices(arrays: Batch, size: int) -> list[Batch]:
+    """Cuts nested arrays (N, ...) into batches of `size` rows; the last one is filled up with the first rows."""
+    count = len(keras.tree.flatten(arrays)[0])
+    rows = np.arange(-(-count // size) * size) % count
+    return [keras.tree.map_structure(lambda a, part=part: a[part], arrays) for part in rows.reshape(-1, size)]
+
+
+def _once(batches: Sequence[Batch]) -> Iterator[Batch]:
+    yield from batches
