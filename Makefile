@@ -12,8 +12,6 @@ ANY_BACKEND := $(addprefix tests/test_,$(addsuffix .py,attributes bad_input cli 
 	resume retrieval shapes signature spaces tfds without_tensorflow)) plugins/kgen-plugin-openmoji
 DECLARED := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 
-export TF_CPP_MIN_LOG_LEVEL ?= 2
-
 .PHONY: help run install develop test test-backends lint format bench clean
 
 help:  ## Show what can be made

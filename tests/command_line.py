@@ -45,8 +45,9 @@ def quickest_backend() -> str:
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """For a process that sees the toy plugin."""
-    return {**os.environ, "KERAS_BACKEND": quickest_backend(), "PYTHONPATH": str(TOY), **changes}
+    """For a process that sees the toy plugin, and in which TensorFlow is as talkative as for any user."""
+    inherited = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    return {**inherited, "KERAS_BACKEND": quickest_backend(), "PYTHONPATH": str(TOY), **changes}
 
 
 def kgen(*arguments: str | Path, cwd: Path | None = None, **env: str) -> Outcome:

@@ -52,6 +52,10 @@ class FitConfig(_Section):
     """How the learning rate goes on after the warm-up."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """AdamW's weight decay."""
+    beta_1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """AdamW's decay of the mean gradient; adversarial trainings want less, or 0."""
+    beta_2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """AdamW's decay of the mean squared gradient."""
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Longest global gradient; null: no limit."""
     ema: Annotated[float, Field(ge=0, lt=1)] | None = 0.999

@@ -44,5 +44,6 @@ def slices(arrays: Batch, size: int) -> list[Batch]:
     return [keras.tree.map_structure(lambda a, part=part: a[part], arrays) for part in rows.reshape(-1, size)]
 
 
-def _once(batches: Sequence[Batch]) -> Iterator[Batch]:
-    yield from batches
+def _once(batches: Sequence[Batch]) -> Iterator[tuple[Batch]]:
+    for batch in batches:
+        yield (batch,)  # Keras takes no dicts from a generator

@@ -34,6 +34,8 @@ def compile_pipeline(pipeline: Pipeline, fit: FitConfig) -> None:
     optimizer = AveragingAdamW(
         WarmUp(fit.learning_rate, fit.warmup_steps, total),
         weight_decay=fit.weight_decay,
+        beta_1=fit.beta_1,
+        beta_2=fit.beta_2,
         clip_norm=fit.clip_norm,
         average=fit.ema,
     )

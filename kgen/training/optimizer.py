@@ -45,7 +45,7 @@ class AveragingAdamW(keras.optimizers.AdamW):  # type: ignore[misc]
     the norm of the whole batch's gradient, also under tf.distribute, where Keras would clip each replica's part.
 
     Args:
-        learning_rate, weight_decay: As in Keras. Biases, gains and other vectors are not decayed.
+        learning_rate, weight_decay, and further options: As in Keras. Biases, gains and other vectors are not decayed.
         clip_norm: Largest global norm of the gradient; None: no limit.
         average: Final decay of the average, in [0, 1); step t uses min(average, t / (t + 10)). None: no average.
     """
