@@ -11,6 +11,7 @@ def kgen_components(registry: Registrar) -> None:
     registry.decoder("identity", "kgen.decoders:Identity", summary="The latent is the image itself")
     registry.dataset("shapes", "kgen.data.shapes:Shapes", summary="Drawn scenes: colour, shape, size, position")
     registry.dataset("imagefolder", "kgen.data.imagefolder:ImageFolder", summary="A folder of captioned pictures")
+    registry.dataset("idx", "kgen.data.idx:Idx", summary="MNIST, Fashion-MNIST and others in their file format")
     registry.dataset("tfds", "kgen.data.tfds:TFDS", summary="Any dataset of tensorflow-datasets")
     registry.metric("retrieval", "kgen.metrics.retrieval:Retrieval", summary="Nearest real picture has the prompt")
     registry.metric("attributes", "kgen.metrics.attributes:Attributes", summary="Reads 'shapes' pictures by an oracle")

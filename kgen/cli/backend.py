@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ def load_backend() -> str:
             import keras
     else:
         import keras
+    logging.getLogger("absl").setLevel(logging.ERROR)  # grain, for one, warns where jax is not installed
     return str(keras.backend.backend())
 
 

@@ -1,0 +1,97 @@
+"""kgen.data.idx."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kgen import DataError
+from kgen.data.idx import Idx, read_idx
+from kgen.testing import DatasetConformance
+
+CLASSES = ("shirt", "boot", "bag")
+RNG = np.random.default_rng(0)
+PICTURES = {"train": RNG.integers(0, 256, (30, 6, 5), np.uint8), "t10k": RNG.integers(0, 256, (9, 6, 5), np.uint8)}
+LABELS = {"train": np.arange(30, dtype=np.uint8) % 3, "t10k": np.arange(9, dtype=np.uint8)[::-1] % 3}
+
+
+def encode(array: np.ndarray) -> bytes:
+    """As the format's authors describe it."""
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for part in PICTURES:
+        (tmp_path / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(encode(PICTURES[part])))
+        (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(encode(LABELS[part]))
+    return tmp_path
+
+
+class TestIdx(DatasetConformance):
+    @pytest.fixture(autouse=True)
+    def _folder(self, folder: Path) -> None:
+        self.folder = folder
+
+    def build(self) -> Idx:
+        return Idx(path=str(self.folder), classes=CLASSES, size=8, holdout=("bag",))
+
+
+def test_pictures_and_names(folder: Path) -> None:
+    data = Idx(path=str(folder), classes=CLASSES, validation=4)
+    assert data.image_space.shape == (6, 5, 1)
+    assert data.captions("train")[:4] == ["shirt", "boot", "bag", "shirt"]
+    assert data.captions("validation") == ["bag", "boot", "shirt", "bag"]
+    for index in (0, 7, 29):
+        np.testing.assert_array_equal(data.image("train", index)[..., 0], PICTURES["train"][index])
+    np.testing.assert_array_equal(data.image("validation", 3)[..., 0], PICTURES["t10k"][3])
+
+
+def test_border_limit_and_holdout(folder: Path) -> None:
+    data = Idx(path=str(folder), size=9, limit=10, validation=0, holdout=("1",))
+    assert data.captions("train") == [str(i % 3) for i in range(10) if i % 3 != 1]
+    assert data.captions("holdout") == ["1"] * 3 and not data.captions("validation")
+    picture = data.image("holdout", 1)[..., 0]
+    np.testing.assert_array_equal(picture[1:7, 2:7], PICTURES["train"][4])
+    assert picture.shape == (9, 9) and picture.sum(dtype=int) == PICTURES["train"][4].sum(dtype=int)
+
+
+def test_fingerprint_sees_every_picture(folder: Path) -> None:
+    before = Idx(path=str(folder)).fingerprint()
+    changed = PICTURES["train"].copy()
+    changed[17, 3, 3] ^= 1
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(encode(changed)))
+    assert Idx(path=str(folder)).fingerprint() != before
+
+
+def test_what_is_wrong_is_said(folder: Path) -> None:
+    def refuses(message: str, **options: object) -> None:
+        with pytest.raises(DataError, match=message):
+            Idx(**{"path": str(folder), **options})
+
+    refuses("is not there", path=str(folder / "none"))
+    refuses("the label 2, but classes names only 0 to 1", classes=("a", "b"))
+    refuses("size must be at least 6, not 5", size=5)
+    refuses("no caption 'boots': did you mean 'boot'", classes=CLASSES, holdout=("boots",))
+    refuses("leaves no picture", classes=("a", "a", "a"), holdout=("a",))
+    images = folder / "train-images-idx3-ubyte.gz"
+    images.write_bytes(images.read_bytes()[:-20])
+    refuses("train-images-idx3-ubyte.gz cannot be read")
+    images.write_bytes(gzip.compress(encode(PICTURES["train"])[:-1]))
+    refuses("is damaged")
+    images.write_bytes(gzip.compress(encode(PICTURES["train"][:29])))
+    refuses("29 pictures, but 30 labels")
+    images.write_bytes(gzip.compress(b"PK nothing"))
+    refuses("no IDX file")
+    images.unlink()
+    refuses("holds no train-images-idx3-ubyte, nor")
+
+
+def test_empty_file_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(bytes((0, 0, 8, 3, 0)))
+    with pytest.raises(DataError, match="damaged"):
+        read_idx(tmp_path / "x", 3)
