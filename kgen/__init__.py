@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from kgen.components.encoder import Encoder
     from kgen.components.generator import Generator
     from kgen.components.metric import Metric
+    from kgen.likelihood import bits_per_dimension
     from kgen.pipeline import Pipeline
     from kgen.random import NoiseSpec, SeedGenerator
     from kgen.saving import load
 
 _LAZY = {
     "assemble": "kgen.assembly",
+    "bits_per_dimension": "kgen.likelihood",
     "load": "kgen.saving",
     "Pipeline": "kgen.pipeline",
     "Encoder": "kgen.components.encoder",
@@ -60,6 +62,7 @@ __all__ = [
     "SpaceError",
     "Split",
     "assemble",
+    "bits_per_dimension",
     "hookimpl",
     "load",
 ]

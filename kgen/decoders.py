@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from kgen.components.decoder import Decoder
 from kgen.components.encoder import Condition
@@ -11,6 +11,8 @@ from kgen.spaces import Space
 
 class Identity(Decoder):
     """For generators that work on pixels: nothing is encoded or decoded."""
+
+    lossless: ClassVar[bool] = True
 
     @property
     def latent_space(self) -> Space:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+import sys
+
 import keras
 
 
@@ -13,6 +16,12 @@ def compile_training() -> bool:
 def compile_sampling() -> bool:
     """Whether XLA should compile a sampling loop."""
     return compile_training()
+
+
+def peak_memory() -> int:
+    """The most memory that this process has used, in MiB; of an accelerator's own memory, nothing."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss: bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
 
 
 def _tensorflow_gpu() -> bool:

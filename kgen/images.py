@@ -60,6 +60,35 @@ def grid(images: np.ndarray, captions: Sequence[str] | None = None, columns: int
     return sheet
 
 
+def matrix(
+    rows: Sequence[np.ndarray], names: Sequence[str], columns: Sequence[str] = (), scale: int = 0
+) -> Image.Image:
+    """Lays rows of pictures out, each row with its name on the left, each column with its title on top.
+
+    Args:
+        rows: uint8 (N, height, width, channels) each.
+        names: One a row.
+        columns: N titles, shortened to fit; none: no titles.
+        scale: As for `grid`.
+    """
+    count, height, width = rows[0].shape[:3]
+    scale = scale or max(1, round(96 / max(height, width)))
+    font, gap = ImageFont.load_default(10), 4
+    left = gap + math.ceil(max(font.getlength(name) for name in names)) + gap
+    top = 18 if columns else gap
+    cell_w, cell_h = width * scale + gap, height * scale + gap
+    sheet = Image.new("RGB", (left + count * cell_w, top + len(rows) * cell_h), "white")
+    pen = ImageDraw.Draw(sheet)
+    for j, title in enumerate(columns):
+        pen.text((left + j * cell_w, gap), _shorten(title, cell_w - gap, pen, font), fill="black", font=font)
+    for i, (name, images) in enumerate(zip(names, rows, strict=True)):
+        pen.text((gap, top + i * cell_h + cell_h // 2 - 6), name, fill="black", font=font)
+        for j, image in enumerate(images):
+            enlarged = as_picture(image).convert("RGB").resize((cell_w - gap, cell_h - gap), Image.Resampling.NEAREST)
+            sheet.paste(enlarged, (left + j * cell_w, top + i * cell_h))
+    return sheet
+
+
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 

@@ -13,8 +13,11 @@ from keras import ops
 from kgen.components.decoder import Decoder
 from kgen.components.encoder import Condition, Encoder
 from kgen.components.generator import Generator
+from kgen.components.likelihood import check_likelihood
+from kgen.errors import ConfigError
 from kgen.images import to_uint8
-from kgen.random import SeedGenerator, draw
+from kgen.likelihood import Likelihood
+from kgen.random import SeedGenerator, draw, interpolate
 from kgen.replicas import loggable, replica_count
 from kgen.sampler import Sampler, validate_options
 
@@ -189,12 +192,61 @@ class Pipeline(keras.Model):  # type: ignore[misc]
         }
         return to_uint8(sampler.sample(batch, min(batch_size, len(texts)), verbose))
 
+    def interpolate(
+        self, prompt: str, *, count: int = 8, seeds: tuple[int, int] = (0, 1), **options: Any
+    ) -> np.ndarray:
+        """Draws one prompt from noise on the way from one seed's to another's.
+
+        Args:
+            count: Pictures, at least 2; the first and the last are those of the seeds.
+            **options: As in `generate`.
+
+        Returns:
+            uint8 (count, height, width, channels).
+
+        Raises:
+            ConfigError: the generator makes its pictures of noise that has no way between (it is not normal).
+        """
+        options = validate_options(self.generator, "generate", options)
+        specs = self.generator.noise_spec(**options)
+        if not any(spec.kind == "normal" for spec in specs.values()):
+            raise ConfigError(f"{type(self.generator).__name__} has no normal noise to interpolate")
+        first, second = (draw(specs, [(seed, 0)]) for seed in seeds)
+        noise = interpolate(specs, first, second, np.linspace(0.0, 1.0, count))
+        decoder_noise = draw(self.decoder.noise_spec(), [(seeds[0], 0)] * count)
+        batch = {"tokens": self.encoder.tokenize([prompt] * count), "generator": noise, "decoder": decoder_noise}
+        return to_uint8(self._sampler(options, {}).sample(batch, count))
+
     def _sampler(self, options: dict[str, Any], decoder_options: dict[str, Any]) -> Sampler:
         """One compiled program an option set."""
         key = repr((options, decoder_options))
         if key not in self.samplers:
             self.samplers[key] = Sampler(self, options, decoder_options)
         return self.samplers[key]  # type: ignore[no-any-return]
+
+    # ---- likelihood -----------------------------------------------------------------------------------------------
+
+    def log_likelihood(
+        self, images: np.ndarray, captions: Sequence[str], *, batch_size: int = MAX_SAMPLE_BATCH, **options: Any
+    ) -> np.ndarray:
+        """How likely the model finds images, given their captions.
+
+        Args:
+            images, captions: As for `inputs`: N of each.
+            **options: Of the generator's `log_likelihood`.
+
+        Returns:
+            (N,) nats, exact or a lower bound: `generator.likelihood` says which. `kgen.bits_per_dimension` converts
+            them.
+
+        Raises:
+            ConfigError: the generator has no likelihood, or the decoder loses something of the images.
+        """
+        check_likelihood(type(self.generator), type(self.decoder))
+        options = validate_options(self.generator, "log_likelihood", options)
+        batch = self.inputs(images, captions)
+        batch["image"] = ops.convert_to_numpy(_floats(ops.convert_to_tensor(batch["image"])))
+        return Likelihood(self, options).measure(batch, min(batch_size, len(captions)))
 
 
 def _floats(images: Tensor) -> Tensor:

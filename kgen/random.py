@@ -90,6 +90,35 @@ def _draw_one(spec: NoiseSpec, stream: int, seed: int, copy: int) -> np.ndarray:
     return numbers.astype(np.float32) if spec.kind == "normal" else np.minimum(numbers, 1 - 2**-24).astype(np.float32)
 
 
+def interpolate(
+    specs: Mapping[str, NoiseSpec], first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray], at: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Noise on the way from one picture's to another's.
+
+    Normal noise turns, and keeps its length (spherical interpolation, Shoemake 1985); other kinds stay the first's.
+
+    Args:
+        first, second: By name (1, *shape), as `draw` makes them.
+        at: (N,) from 0, the first, to 1, the second.
+
+    Returns:
+        By name (N, *shape).
+    """
+    return {
+        name: _turn(first[name], second[name], at) if spec.kind == "normal" else np.repeat(first[name], len(at), axis=0)
+        for name, spec in specs.items()
+    }
+
+
+def _turn(first: np.ndarray, second: np.ndarray, at: np.ndarray) -> np.ndarray:
+    at = at.reshape(-1, *(1 for _ in first.shape[1:]))
+    cosine = np.sum(first * second) / (np.linalg.norm(first) * np.linalg.norm(second))
+    angle = np.arccos(np.clip(cosine, -1.0, 1.0))
+    if np.sin(angle) < 1e-6:
+        return np.asarray((1.0 - at) * first + at * second, np.float32)
+    return np.asarray((np.sin((1.0 - at) * angle) * first + np.sin(at * angle) * second) / np.sin(angle), np.float32)
+
+
 def normal(keys: Tensor, counter: Tensor, shape: Sequence[int]) -> Tensor:
     """Normal noise in the graph (Box and Muller 1958).
 

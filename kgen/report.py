@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 
-from PIL import Image
-
 from kgen.files import write_text
+from kgen.page import page, picture, table
 from kgen.rundir import RunDirectory
 from kgen.training.journal import read_rows
 
@@ -19,21 +17,7 @@ WIDTH, HEIGHT, MARGIN = 720, 260, 46
 COLOURS = ("#1f6feb", "#d1660f", "#1a7f37", "#8250df")
 MAX_GRIDS = 8
 
-_PAGE = Template("""<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>$name - kgen</title>
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1f2328 }
-h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2rem; border-bottom: 1px solid #d1d9e0 }
-img { max-width: 100%; image-rendering: pixelated } figure { margin: 0 0 1rem }
-figcaption, footer, .quiet { color: #59636e; font-size: 13px }
-.over-time { display: flex; gap: 1rem; overflow-x: auto }
-.over-time img { max-width: 15rem } table { border-collapse: collapse }
-td, th { padding: .2rem .8rem .2rem 0; text-align: left }
-pre { background: #f6f8fa; padding: 1rem; overflow-x: auto; font-size: 13px }
-svg text { font-size: 11px; fill: #59636e }
-</style>
-<h1>$name</h1>
+_BODY = Template("""<h1>$name</h1>
 <p class="quiet">$summary</p>
 <h2>Final pictures</h2>
 $final
@@ -50,9 +34,7 @@ $parts
 $timings
 <h2>Configuration</h2>
 <pre>$config</pre>
-<footer><p>$credit</p></footer>
-</html>
-""")
+<footer><p>$credit</p></footer>""")
 
 
 def write_report(directory: RunDirectory, credit: str) -> None:
@@ -63,39 +45,25 @@ def write_report(directory: RunDirectory, credit: str) -> None:
     """
     manifest = directory.read_manifest()
     software = manifest["software"]
-    text = _PAGE.substitute(
+    body = _BODY.substitute(
         name=html.escape(manifest["name"]),
         summary=html.escape(
             f"{manifest['data']['pictures']} pictures, {manifest.get('step', 0)} steps, seed {manifest['seed']}, "
             f"Keras {software['keras']} on {software['backend']} {software[software['backend']]}"
         ),
-        final=_picture(directory.final_grid),
+        final=picture(directory.final_grid),
         scores=_scores(directory),
         curve=_curve(read_rows(directory.metrics)),
-        grids="\n".join(_picture(path) for path in _pick(sorted(directory.samples.glob("step-*.png")))),
-        parts=_table(
+        grids="\n".join(picture(path) for path in _pick(sorted(directory.samples.glob("step-*.png")))),
+        parts=table(
             ("part", "component", "distribution"),
             ((kind, c["id"], f"{c['distribution']} {c['version']}") for kind, c in manifest["components"].items()),
         ),
-        timings=_table(("", "seconds"), ((k.replace("_seconds", ""), str(v)) for k, v in manifest["timings"].items())),
+        timings=table(("", "seconds"), ((k.replace("_seconds", ""), str(v)) for k, v in manifest["timings"].items())),
         config=html.escape(directory.config.read_text(encoding="utf-8")),
         credit=html.escape(credit),
     )
-    write_text(directory.report, text)
-
-
-def _picture(path: Path) -> str:
-    """A picture within the page, with the prompt from its metadata."""
-    if not path.is_file():
-        return ""
-    with Image.open(path) as picture:
-        prompt = str(picture.info.get("prompt", ""))
-    data = base64.b64encode(path.read_bytes()).decode("ascii")
-    name = html.escape(path.stem)
-    return (
-        f'<figure><img alt="{name}: {html.escape(prompt, quote=True)}" title="{html.escape(prompt, quote=True)}" '
-        f'src="data:image/png;base64,{data}"><figcaption>{name}</figcaption></figure>'
-    )
+    write_text(directory.report, page(manifest["name"], body))
 
 
 def _pick(paths: Sequence[Path]) -> list[Path]:
@@ -109,14 +77,7 @@ def _pick(paths: Sequence[Path]) -> list[Path]:
 def _scores(directory: RunDirectory) -> str:
     scores = json.loads(directory.evaluation.read_text(encoding="utf-8"))
     rows = [(split, name, f"{value:.3f}") for split, numbers in scores.items() for name, value in numbers.items()]
-    return _table(("prompts", "metric", "value"), rows) if rows else "<p>No metric was asked for.</p>"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    def line(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    return "<table>" + line(head, "th") + "".join(line(row, "td") for row in rows) + "</table>"
+    return table(("prompts", "metric", "value"), rows) if rows else "<p>No metric was asked for.</p>"
 
 
 def _curve(rows: Sequence[Mapping[str, str]]) -> str:

@@ -20,9 +20,11 @@ from kgen.components.encoder import Encoder
 from kgen.config import ComponentConfig, RunConfig
 from kgen.data.conditions import ConditionCache, cached_conditions
 from kgen.data.loader import Loader
+from kgen.devices import peak_memory
 from kgen.errors import ConfigError, DataError, RunError, RunInterruptedError
 from kgen.files import atomic_folder, write_text
 from kgen.images import grid, save_png
+from kgen.likelihood import bits_per_dimension
 from kgen.pipeline import Pipeline
 from kgen.plugins import registry
 from kgen.random import seed_everything
@@ -39,6 +41,9 @@ Say = Callable[[str], None]
 Scores = dict[str, dict[str, float]]
 
 MAX_PROMPTS_DRAWN = 16
+
+BITS = "bits per dimension"
+"""Name of a score: of the negative log-likelihood, less is better."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ def run(
 
 def check(config: RunConfig) -> Pipeline:
     """Builds everything that a run needs, and trains nothing. Raises KgenError for what is wrong."""
-    return _assemble(config, _dataset(config), None)
+    return _assemble(config, read_dataset(config), None)
 
 
 def evaluate(path: str | Path) -> Scores:
@@ -102,7 +107,7 @@ def evaluate(path: str | Path) -> Scores:
     directory = RunDirectory(path)
     directory.require_run()
     config = RunConfig.load(directory.config)
-    pipeline, dataset = load(directory.model), _dataset(config)
+    pipeline, dataset = load(directory.model), read_dataset(config)
     scores = _score(config, pipeline, dataset)
     write_text(directory.evaluation, json.dumps(scores, indent=2) + "\n")
     write_report(directory, dataset.credit)
@@ -114,7 +119,7 @@ def _train(
 ) -> Progress:
     seed_everything(config.seed)
     keras.config.set_dtype_policy(config.precision)
-    dataset = _dataset(config)
+    dataset = read_dataset(config)
     for problem in dataset.problems():
         say(f"skipped {problem.where}: {problem.what}")
     with distribution.scope():
@@ -126,7 +131,7 @@ def _train(
         f"{len(dataset.captions('train'))} pictures of {dataset.image_space}; "
         f"{sum(int(np.prod(v.shape)) for v in pipeline.trainable_variables):,} weights to train"
     )
-    pipeline.encoder.tokenize([*_captions(dataset), *_prompts(config, dataset)])  # fails now, or never
+    pipeline.encoder.tokenize([*_captions(dataset), *prompts_to_draw(config, dataset)])  # fails now, or never
     conditions = _conditions(pipeline.encoder, dataset)
     alone = distribution.workers == 1
     progress = train(
@@ -145,15 +150,15 @@ def _train(
         with averaged_weights(pipeline):
             save(pipeline, directory.model)
         timings = {"training_seconds": round(progress.seconds, 1)}
-        directory.update_manifest(step=progress.step, timings=timings)
+        directory.update_manifest(step=progress.step, timings=timings, peak_memory_mib=peak_memory())
     return progress
 
 
 def _finish(config: RunConfig, directory: RunDirectory) -> None:
     """Draws and scores with what was saved, as anybody else would."""
-    pipeline, dataset = load(directory.model), _dataset(config)
+    pipeline, dataset = load(directory.model), read_dataset(config)
     began = time.perf_counter()
-    prompts = _prompts(config, dataset)
+    prompts = prompts_to_draw(config, dataset)
     images = pipeline.generate(prompts, seed=config.sample.seed, **config.sample.options)
     _save_grid(config, directory.final_grid, prompts, images)
     timings = {**directory.read_manifest()["timings"], "drawing_seconds": round(time.perf_counter() - began, 1)}
@@ -162,7 +167,8 @@ def _finish(config: RunConfig, directory: RunDirectory) -> None:
     write_report(directory, dataset.credit)
 
 
-def _dataset(config: RunConfig) -> Dataset:
+def read_dataset(config: RunConfig) -> Dataset:
+    """The dataset of a run. Raises DataError where it has nothing to train on."""
     dataset = make_dataset(_choice(config.data))
     if not dataset.captions("train"):
         raise DataError(f"dataset '{config.data.name}' has no pictures to train on: see its options")
@@ -239,8 +245,8 @@ def _validation(
     return _loader(config, dataset, split, pipeline, conditions, Distribution()) if split else None
 
 
-def _prompts(config: RunConfig, dataset: Dataset) -> list[str]:
-    """The prompts to draw: those configured, else some of the dataset's, held-out ones last."""
+def prompts_to_draw(config: RunConfig, dataset: Dataset) -> list[str]:
+    """The prompts of a run's grids: those configured, else some of the dataset's, held-out ones last."""
     if config.sample.prompts is not None:
         return list(config.sample.prompts)
     held = dataset.prompts("holdout")[: MAX_PROMPTS_DRAWN // 4]
@@ -258,7 +264,7 @@ def _spread(items: list[str], count: int) -> list[str]:
 def _drawer(
     config: RunConfig, directory: RunDirectory, pipeline: Pipeline, dataset: Dataset
 ) -> Callable[[int, str, Journal], None]:
-    prompts = _prompts(config, dataset)
+    prompts = prompts_to_draw(config, dataset)
 
     def draw(step: int, suffix: str, journal: Journal) -> None:
         images = pipeline.generate(prompts, seed=config.sample.seed, **config.sample.options)
@@ -299,7 +305,22 @@ def _score(config: RunConfig, pipeline: Pipeline, dataset: Dataset) -> Scores:
             for name, metric in metrics
             for key, value in metric(images, repeated, split, dataset).items()
         }
+    for measured, bits in _likelihood(config, pipeline, dataset).items():
+        scores.setdefault(measured, {}).update(bits)
     return scores
+
+
+def _likelihood(config: RunConfig, pipeline: Pipeline, dataset: Dataset) -> Scores:
+    """Bits a number, by the split whose pictures were measured; empty where the configuration asks for none."""
+    wanted = config.evaluate.likelihood
+    if not wanted.pictures:
+        return {}
+    splits: tuple[Split, ...] = ("validation", "holdout", "train")
+    split = next(s for s in splits if dataset.captions(s))
+    captions = dataset.captions(split)[: wanted.pictures]
+    images = np.stack([dataset.image(split, i) for i in range(len(captions))])
+    nats = pipeline.log_likelihood(images, captions, batch_size=config.evaluate.batch_size, **wanted.options)
+    return {split: {BITS: float(bits_per_dimension(nats, dataset.image_space.size).mean())}}
 
 
 def _describe(config: RunConfig, directory: RunDirectory, dataset: Dataset, pipeline: Pipeline) -> None:

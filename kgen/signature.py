@@ -9,12 +9,12 @@ from typing import Any
 
 import pydantic
 
-WIRED = {"self", "space", "condition_space", "image_space", "condition", "null_condition", "noise", "latent"}
+WIRED = {"self", "space", "condition_space", "image_space", "x", "condition", "null_condition", "noise", "latent"}
 """Arguments that kgen supplies: they are no options."""
 
 
 def options(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The options of a constructor (given the class) or of `generate` and `decode`, annotations resolved."""
+    """The options of a constructor (given the class) or of a method such as `generate`, annotations resolved."""
     target = function.__init__ if inspect.isclass(function) else function
     hints = typing.get_type_hints(target, include_extras=True)
     return {

@@ -29,7 +29,8 @@ class Gaussian(kgen.Generator):
     def log_likelihood(self, x, condition):
         mean, scale = self.normal(condition)
         density = -0.5 * ops.square((x - mean) / scale) - ops.log(scale) - 0.5 * math.log(2 * math.pi)
-        return ops.sum(ops.reshape(density, (-1, self.space.size)), axis=1)  # (B,)
+        nats = ops.sum(ops.reshape(density, (-1, self.space.size)), axis=1)  # (B,)
+        return nats + self.space.size * math.log(2 / 255)  # of 8-bit pictures: density times the bins' volume
 
     def compute_losses(self, x, condition, training):
         return {"loss": -self.log_likelihood(x, condition) / self.space.size}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+from gaussian import Gaussian
 from keras import ops
 from parts import Painter, Patterns, Words
+from scipy import stats
 
 import kgen
 from kgen.training.averages import averaged_weights, fixed_noise
@@ -216,3 +218,35 @@ def test_mixed_precision_keeps_weights_and_losses_in_float32(dataset: Patterns) 
     history = pipeline.fit(pipeline.inputs(*arrays(dataset)), epochs=30, batch_size=23, verbose=0).history["loss"]
     assert history[-1] < 0.9 * history[0]
     assert pipeline.generate("pattern 1").dtype == np.uint8
+
+
+def test_likelihood_of_eight_bit_pictures(dataset: Patterns) -> None:
+    encoder = Words()
+    encoder.adapt(dataset.captions("train"))
+    pipeline = kgen.assemble(
+        encoder=encoder, generator=Gaussian(dataset.image_space, encoder.condition_space), dataset=dataset
+    )
+    images, captions = arrays(dataset)
+    nats = pipeline.log_likelihood(images, captions, batch_size=9)  # batches that do not divide the count
+    condition = encoder(encoder.tokenize(captions))
+    mean, scale = map(ops.convert_to_numpy, pipeline.generator.normal(condition))
+    density = stats.norm.logpdf(images / 127.5 - 1.0, mean, scale).sum((1, 2, 3))
+    size = dataset.image_space.size
+    np.testing.assert_allclose(nats, density + size * np.log(2 / 255), rtol=1e-4)
+    assert kgen.bits_per_dimension(size * np.log(1 / 256), size) == pytest.approx(8.0)
+
+
+def test_no_likelihood_where_there_is_none(dataset: Patterns) -> None:
+    with pytest.raises(kgen.ConfigError, match="Painter has no likelihood"):
+        make(dataset).log_likelihood(*arrays(dataset))
+
+
+def test_interpolation_begins_and_ends_with_the_seeds_own_pictures(dataset: Patterns) -> None:
+    pipeline = make(dataset)
+    prompt = dataset.captions("train")[0]
+    way = pipeline.interpolate(prompt, count=5, seeds=(3, 4), spread=0.5)
+    for picture, seed in ((way[0], 3), (way[-1], 4)):
+        alone = pipeline.generate(prompt, seed=seed, spread=0.5)[0]
+        assert np.abs(alone.astype(int) - picture).max() <= 1
+    steps = np.abs(np.diff(way.astype(float), axis=0)).mean((1, 2, 3))
+    assert steps.max() < 0.6 * np.abs(way[0].astype(float) - way[-1]).mean()

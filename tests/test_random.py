@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 from scipy import stats
 
-from kgen.random import NoiseSpec, SeedGenerator, draw, normal, threefry, uniform
+from kgen.random import NoiseSpec, SeedGenerator, draw, interpolate, normal, threefry, uniform
 
 # Threefry-2x32, 20 rounds: key, counter, result (Random123 1.09, kat_vectors)
 KNOWN_ANSWERS = [
@@ -142,3 +142,23 @@ def test_seed_generator_is_kerass_on_one_device() -> None:
     mine, theirs = SeedGenerator(5), keras.random.SeedGenerator(5)
     for _ in range(3):
         assert np.array_equal(ops.convert_to_numpy(mine.next()), ops.convert_to_numpy(theirs.next()))
+
+
+def test_interpolation_keeps_normal_noise_normal() -> None:
+    specs = {"z": NoiseSpec("normal", (64, 64)), "key": NoiseSpec("key"), "u": NoiseSpec("uniform", (3,))}
+    first, second = draw(specs, [(0, 0)]), draw(specs, [(1, 0)])
+    between = interpolate(specs, first, second, np.array([0.0, 0.25, 0.5, 1.0]))
+    np.testing.assert_allclose(between["z"][0], first["z"][0], atol=1e-6)
+    np.testing.assert_allclose(between["z"][3], second["z"][0], atol=1e-5)
+    np.testing.assert_allclose(between["z"].std(axis=(1, 2)), 1.0, atol=0.03)  # straight lines would give 0.7 midway
+    angles = [np.arccos(np.corrcoef(z.ravel(), first["z"].ravel())[0, 1]) for z in between["z"][1:]]
+    np.testing.assert_allclose(angles[0] * 4, angles[2], rtol=0.02)
+    for name in ("key", "u"):
+        np.testing.assert_array_equal(between[name], np.repeat(first[name], 4, axis=0))
+
+
+def test_interpolation_between_equal_noise_is_that_noise() -> None:
+    specs = {"z": NoiseSpec("normal", (8,))}
+    noise = draw(specs, [(0, 0)])
+    same = interpolate(specs, noise, noise, np.array([0.0, 0.5, 1.0]))
+    np.testing.assert_allclose(same["z"], np.repeat(noise["z"], 3, axis=0), atol=1e-6)

@@ -267,3 +267,12 @@ def test_pictures_are_the_same_for_ever() -> None:
         np.testing.assert_array_equal(dataset.image("train", i), pictures[i])
     other = Shapes(size=16, colours=("red",), shapes=("star",), count=30, jitter=0.02, seed=6)
     assert dataset.fingerprint() == again.fingerprint() != other.fingerprint()
+
+
+def test_validation_shows_the_same_scenes_moved_otherwise() -> None:
+    data = Shapes(colours=("red", "blue"), jitter=0.03, count=100, validation=100, holdout=("red square",))
+    assert data.captions("validation") == data.captions("train")
+    pairs = [(data.image("train", i), data.image("validation", i)) for i in range(100)]
+    assert not any(np.array_equal(*pair) for pair in pairs)
+    with pytest.raises(DataError, match="validation needs jitter"):
+        Shapes(validation=10)

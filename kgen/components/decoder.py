@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 
@@ -27,6 +27,9 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
     Raises:
         SpaceError: from ``__init__``, where the decoder cannot work in `image_space`.
     """
+
+    lossless: ClassVar[bool] = False
+    """True where ``decode(encode(images))`` is `images`: a latent's likelihood is then that of the image."""
 
     has_own_weights: bool = False
     """True where the weights come from elsewhere (a preset, a folder): kgen then does not save them."""

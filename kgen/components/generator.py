@@ -78,5 +78,13 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
         raise NotImplementedError
 
     def log_likelihood(self, x: Tensor, condition: Condition) -> Tensor:
-        """Natural logarithm of the density of x (B,), or a lower bound of it: see `likelihood`."""
+        """How likely x is, or a lower bound of it: see `likelihood`. Subclasses may name options, with defaults.
+
+        Args:
+            x: As in `compute_losses`. For pixels, numbers 2 v / 255 - 1 of 8-bit pictures v.
+
+        Returns:
+            (B,) nats. For pixels, the logarithm of the probability of the 8-bit picture: of the density where numbers
+            are dequantised, times the volume of a bin, (2 / 255) a number. Any random numbers are the same each time.
+        """
         raise NotImplementedError

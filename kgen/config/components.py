@@ -6,6 +6,7 @@ from typing import Any
 
 import pydantic
 
+from kgen.components.likelihood import check_likelihood
 from kgen.config.options import check, model_of
 from kgen.config.source import KeyPath, Source, show
 from kgen.errors import ConfigError, PluginError
@@ -88,6 +89,23 @@ def check_sampling(
         owner = f"{cls.__name__}.{method}"
         for below, message in check(model_of(getattr(cls, method), owner), given, owner)[1]:
             source.report((*place, *below), message)
+
+
+def check_likelihood_options(
+    source: Source, path: KeyPath, given: dict[str, Any], generator: type[Any] | None, decoder: type[Any] | None
+) -> None:
+    """Checks that there is a likelihood of images, if one is asked for, and the options of `log_likelihood`."""
+    if not given.get("pictures") or generator is None or decoder is None:
+        return
+    try:
+        check_likelihood(generator, decoder)
+    except ConfigError as error:
+        source.report(path, f"{error}: leave this out")
+        return
+    if isinstance(options := given.get("options", {}), dict):
+        owner = f"{generator.__name__}.log_likelihood"
+        for below, message in check(model_of(generator.log_likelihood, owner), options, owner)[1]:
+            source.report((*path, "options", *below), message)
 
 
 def _names(kind: Kind) -> str:

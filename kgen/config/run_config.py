@@ -12,7 +12,7 @@ import pydantic_core
 import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from kgen.config.components import DEFAULTS, PARTS, ComponentConfig, check_sampling, resolve
+from kgen.config.components import DEFAULTS, PARTS, ComponentConfig, check_likelihood_options, check_sampling, resolve
 from kgen.config.options import check
 from kgen.config.overrides import apply_overrides
 from kgen.config.source import FALSE, FLOAT, INTEGER, NULL, TRUE, Origin, Source, read_file, show
@@ -83,11 +83,22 @@ class SampleConfig(_Section):
     """Options of the generator's `generate`, such as steps or guidance; `decoder:` holds those of `decode`."""
 
 
+class LikelihoodConfig(_Section):
+    """How likely a trained pipeline finds pictures that it has not seen."""
+
+    pictures: NonNegativeInt = 0
+    """How many, of the validation split, else of what was held out, else of the training's; 0: not measured."""
+    options: dict[str, Any] = {}
+    """Options of the generator's `log_likelihood`, such as steps or samples."""
+
+
 class EvaluateConfig(_Section):
     """How a trained pipeline is scored."""
 
     metrics: tuple[ComponentConfig, ...] = ()
     """What to measure."""
+    likelihood: LikelihoodConfig = LikelihoodConfig()
+    """Bits a number, of the families that have them."""
     copies: PositiveInt = 1
     """Pictures a prompt."""
     limit: PositiveInt = 256
@@ -162,6 +173,9 @@ class RunConfig(_Section):
                 )
             except PluginError as error:
                 source.report(place, str(error))
+        if isinstance(evaluate, dict) and isinstance(likelihood := evaluate.get("likelihood"), dict):
+            place = ("evaluate", "likelihood")
+            check_likelihood_options(source, place, likelihood, classes.get("generator"), classes.get("decoder"))
         if isinstance(evaluate, dict) and isinstance(metrics := evaluate.get("metrics"), list):
             found = [resolve(source, ("evaluate", "metrics", i), "metric", m)[0] for i, m in enumerate(metrics)]
             data["evaluate"] = {**evaluate, "metrics": [metric.model_dump() for metric in found]}

@@ -14,6 +14,8 @@ from kgen.registry import KINDS, Component, Kind
 
 Schema = dict[str, Any]
 
+_SECTIONS = ("FitConfig", "SampleConfig", "EvaluateConfig", "LikelihoodConfig")
+
 
 def run_file_schema() -> Schema:
     """Describes run files; imports every component's class. One that cannot be imported may have any options."""
@@ -21,7 +23,7 @@ def run_file_schema() -> Schema:
     for kind in KINDS:
         definitions[kind] = _any_of_kind(kind, definitions)
     schema = schema_of(RunConfig)
-    definitions |= {name: _section(schema["$defs"][name]) for name in ("FitConfig", "SampleConfig", "EvaluateConfig")}
+    definitions |= {name: _section(schema["$defs"][name]) for name in _SECTIONS}
     properties = {name: dict(found) for name, found in schema["properties"].items()}
     for key, kind in PARTS.items():
         properties[key] = _refer(kind, description=properties[key].get("description", ""))

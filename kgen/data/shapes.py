@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal, NamedTuple, get_args
 
 import numpy as np
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from kgen.components.dataset import Dataset, Split
 from kgen.data.drawing import SHAPES, Shape, coverage
@@ -43,6 +43,9 @@ POSITIONS: dict[str, tuple[float, float]] = {
     for name in [f"{row} {column}".strip() or "middle"]
 }
 """Centre (x, y), as shares of the picture's width and height; (0, 0) is the top left corner."""
+
+STREAMS: dict[Split, int] = {"train": 1, "holdout": 2, "validation": 3}
+"""Numbers that keep the splits' jitter apart."""
 
 MARGIN = 0.1
 """Least gap between the boxes of two objects, as a share of the picture's width."""
@@ -84,6 +87,7 @@ class Shapes(Dataset):
         holdout: Combinations to keep out of training, such as "purple square" or "small red bottom left": scenes with
             an object of all these attributes are the split "holdout".
         count: Training pictures. null: every scene once; fewer: some of them; more: again, moved otherwise by `jitter`.
+        validation: Pictures of the same scenes, moved otherwise by `jitter`, on which only the loss is measured.
         jitter: Objects are moved by up to this share of the picture's width, in each direction.
         seed: Of the choice of scenes and of the jitter.
 
@@ -104,6 +108,7 @@ class Shapes(Dataset):
         positions: tuple[Position, ...] = get_args(Position),
         holdout: tuple[str, ...] = (),
         count: PositiveInt | None = None,
+        validation: NonNegativeInt = 0,
         jitter: Annotated[float, Field(ge=0, le=0.04)] = 0.0,
         seed: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
@@ -115,6 +120,7 @@ class Shapes(Dataset):
         self.positions = positions
         self.holdout = holdout
         self.count = count
+        self.validation = validation
         self.jitter = jitter
         self.seed = seed
         self._scenes = self._split(self._enumerate())
@@ -135,7 +141,7 @@ class Shapes(Dataset):
         return self._captions.get(split, ())
 
     def image(self, split: Split, index: int) -> np.ndarray:
-        rng = np.random.default_rng([self.seed, 1 if split == "train" else 2, index])
+        rng = np.random.default_rng([self.seed, STREAMS[split], index])
         offsets = rng.uniform(-self.jitter, self.jitter, (self.objects, 2))
         return draw(self._scenes[split][index], self.size, offsets)
 
@@ -166,7 +172,7 @@ class Shapes(Dataset):
         seen = {thing for scene in train for thing in scene}
         if lost := set().union(*attributes.values()) - set().union(*(attributes[thing] for thing in seen)):
             raise DataError(f"shapes: holdout leaves no {' and no '.join(sorted(lost))} to train on at all")
-        return {"train": self._choose(train), "holdout": holdout}
+        return {"train": self._choose(train), "validation": self._choose_others(train), "holdout": holdout}
 
     def _choose(self, scenes: tuple[Scene, ...]) -> tuple[Scene, ...]:
         if self.count is None:
@@ -178,6 +184,12 @@ class Shapes(Dataset):
             )
         order = np.random.default_rng([self.seed, 0]).permutation(len(scenes))
         return tuple(scenes[i] for i in np.resize(order, self.count))
+
+    def _choose_others(self, scenes: tuple[Scene, ...]) -> tuple[Scene, ...]:
+        if self.validation and not self.jitter:
+            raise DataError("shapes: validation needs jitter: the pictures would be those of the training")
+        order = np.random.default_rng([self.seed, 0]).permutation(len(scenes))
+        return tuple(scenes[i] for i in np.resize(order, self.validation))
 
     def _combination(self, text: str) -> frozenset[str]:
         """Reads "small red bottom left" as {"small", "red", "bottom left"}."""

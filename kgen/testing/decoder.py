@@ -165,6 +165,11 @@ class DecoderConformance(LossConformance):
             _same(made[0][0], made[1][0], 1e-6, "encode")
             _same(made[0][1], made[1][1], 1e-6, "decode")
 
+    def test_lossless_as_declared(self) -> None:
+        assert self.build().lossless == (self.reconstruction == 0.0), (
+            "a decoder is lossless where its reconstruction is 0.0 off: set 'lossless', and 'reconstruction' here"
+        )
+
     def test_reconstructs(self) -> None:
         if self.reconstruction is None:
             return

@@ -96,8 +96,3 @@ def _reconstruction(
 
 def _cdf(x: Tensor) -> Tensor:
     return 0.5 * (1.0 + ops.erf(x / math.sqrt(2.0)))
-
-
-def bits_per_dimension(log_likelihood: Tensor, size: int) -> Tensor:
-    """Nats of a whole picture -> bits for each of its `size` numbers."""
-    return -log_likelihood / (size * math.log(2.0))

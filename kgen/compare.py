@@ -1,0 +1,232 @@
+"""Puts trained runs side by side: what they cost, how likely they find pictures, and what they draw."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kgen.config import RunConfig
+from kgen.errors import ConfigError
+from kgen.files import write_text
+from kgen.images import matrix, save_png
+from kgen.page import page, picture, table
+from kgen.pipeline import Pipeline
+from kgen.run import BITS, prompts_to_draw, read_dataset
+from kgen.rundir import RunDirectory
+from kgen.saving import load
+from kgen.signature import options
+from kgen.training.journal import read_rows
+
+TIMED_PICTURES = 32
+"""How many are drawn to measure the speed of sampling."""
+
+MOST_PROMPTS = 8
+
+WAY = 8
+"""Pictures from one noise to another."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Where a comparison lies, and its table."""
+
+    markdown: Path
+    csv: Path
+    html: Path
+    head: list[str]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run, and what was measured of it."""
+
+    name: str
+    facts: dict[str, str]
+    pictures: np.ndarray  # (prompts, H, W, C)
+    way: np.ndarray | None  # (WAY, H, W, C)
+
+
+def compare(
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    prompts: Sequence[str] | None = None,
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+) -> Comparison:
+    """Measures finished runs, and writes `comparison.md`, `.csv`, `.html`, `pictures.png` and `interpolations.png`.
+
+    Args:
+        paths: Run directories.
+        out: The folder to write into.
+        prompts: What to draw; some of what the first run drew by default.
+        seed: Of the noise, the same for all.
+
+    Raises:
+        RunError: a directory holds no finished run. ConfigError: their pictures are not of one size.
+    """
+    directories = [RunDirectory(path) for path in paths]
+    for directory in directories:
+        directory.require_run()
+    names = _names(directories)
+    if prompts is None:
+        config = RunConfig.load(directories[0].config)
+        drawn = prompts_to_draw(config, read_dataset(config))
+        prompts = [drawn[int(i)] for i in np.linspace(0, len(drawn) - 1, min(MOST_PROMPTS, len(drawn)))]
+    runs = []
+    for name, directory in zip(names, directories, strict=True):
+        say(f"measuring {name}")
+        runs.append(_measure(name, directory, prompts, seed))
+    if len({run.pictures.shape for run in runs}) > 1:
+        sizes = ", ".join(f"{run.name}: {'x'.join(map(str, run.pictures.shape[1:]))}" for run in runs)
+        raise ConfigError(f"these runs draw pictures of different sizes: {sizes}")
+    return _write(out, runs, prompts, _notes(directories, names))
+
+
+def _names(directories: Sequence[RunDirectory]) -> list[str]:
+    """The directories' names, or whole paths where two are called the same."""
+    names = [directory.path.resolve().name for directory in directories]
+    return names if len(set(names)) == len(names) else [str(directory.path) for directory in directories]
+
+
+def _measure(name: str, directory: RunDirectory, prompts: Sequence[str], seed: int) -> _Run:
+    pipeline, config = load(directory.model), RunConfig.load(directory.config)
+    drawing = config.sample.options
+    pictures = pipeline.generate(prompts, seed=seed, **drawing)
+    try:
+        way = pipeline.interpolate(prompts[0], count=WAY, seeds=(seed, seed + 1), **drawing)
+    except ConfigError:  # no noise that could be interpolated
+        way = None
+    return _Run(name, _facts(directory, config, pipeline), pictures, way)
+
+
+def _facts(directory: RunDirectory, config: RunConfig, pipeline: Pipeline) -> dict[str, str]:
+    manifest, drawing = directory.read_manifest(), config.sample.options
+    speeds = [float(row["images_per_second"]) for row in read_rows(directory.metrics) if row.get("images_per_second")]
+    weights = sum(int(np.prod(variable.shape)) for variable in pipeline.trainable_variables)
+    scores = _scores(directory)
+    bits = scores.pop(BITS, None)
+    return {
+        "generator": manifest["components"]["generator"]["id"],
+        "parameters": f"{weights:,}",
+        "training steps": str(manifest["step"]),
+        "training s": f"{manifest['timings']['training_seconds']:.0f}",
+        "pictures/s trained": f"{statistics.median(speeds):.0f}" if speeds else "",
+        "pictures/s drawn": f"{_sampling_speed(pipeline, config):.0f}",
+        "steps to draw": str(_steps(pipeline, drawing)),
+        "bits/dim": "" if bits is None else f"{bits:.3f}",
+        "likelihood": pipeline.generator.likelihood or "none",
+        **{key: f"{value:.3f}" for key, value in scores.items()},
+        "peak MiB": str(manifest.get("peak_memory_mib", "")),
+    }
+
+
+def _scores(directory: RunDirectory) -> dict[str, float]:
+    """What the run scored; a name says the split, unless it is that of the training."""
+    if not directory.evaluation.is_file():
+        return {}
+    found = json.loads(directory.evaluation.read_text(encoding="utf-8"))
+    return {
+        name if name == BITS or split == "train" else f"{name} ({split})": value
+        for split, scores in found.items()
+        for name, value in scores.items()
+    }
+
+
+def _steps(pipeline: Pipeline, given: dict[str, Any]) -> int:
+    """How many steps one picture takes: the option of that name, or one."""
+    known = options(type(pipeline.generator).generate)
+    return int(given.get("steps", known["steps"].default)) if "steps" in known else 1
+
+
+def _sampling_speed(pipeline: Pipeline, config: RunConfig) -> float:
+    """Pictures a second, once everything is compiled."""
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        pipeline.generate([""], n=TIMED_PICTURES, batch_size=TIMED_PICTURES, **config.sample.options)
+        seconds.append(time.perf_counter() - began)
+    return TIMED_PICTURES / min(seconds[1:])
+
+
+def _notes(directories: Sequence[RunDirectory], names: Sequence[str]) -> list[str]:
+    """What keeps the runs from being comparable."""
+    manifests = [directory.read_manifest() for directory in directories]
+    notes = []
+    for what, values in (
+        ("pictures or captions", [m["data"]["fingerprint"] for m in manifests]),
+        ("encoder", [m["components"]["encoder"]["id"] for m in manifests]),
+        ("backend", [m["software"]["backend"] for m in manifests]),
+    ):
+        if len(set(values)) > 1:
+            listed = ", ".join(f"{name}: {value}" for name, value in zip(names, values, strict=True))
+            notes.append(f"Not the same {what} in all runs ({listed}).")
+    return notes
+
+
+def _write(out: Path, runs: Sequence[_Run], prompts: Sequence[str], notes: Sequence[str]) -> Comparison:
+    out.mkdir(parents=True, exist_ok=True)
+    keys = list(dict.fromkeys(key for run in runs for key in run.facts))
+    keys.append(keys.pop(keys.index("peak MiB")))
+    head, rows = ["run", *keys], [[run.name, *(run.facts.get(key, "") for key in keys)] for run in runs]
+    pictures, ways = out / "pictures.png", out / "interpolations.png"
+    metadata = {"prompt": "; ".join(prompts), "model": ", ".join(run.name for run in runs)}
+    save_png(pictures, matrix([run.pictures for run in runs], [run.name for run in runs], prompts), metadata)
+    movers = [run for run in runs if run.way is not None]
+    if movers:
+        sheet = matrix([run.way for run in movers if run.way is not None], [run.name for run in movers])
+        save_png(ways, sheet, {**metadata, "prompt": prompts[0]})
+    made = Comparison(out / "comparison.md", out / "comparison.csv", out / "comparison.html", head, rows)
+    write_text(made.csv, _csv(head, rows))
+    write_text(made.markdown, _markdown(head, rows, notes, prompts[0] if movers else None))
+    write_text(made.html, _html(head, rows, notes, pictures, ways if movers else None, prompts[0]))
+    return made
+
+
+def _csv(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([head, *rows])
+    return text.getvalue()
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str], moved: str | None) -> str:
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    lines = [line(head), line(["---"] * len(head)), *map(line, rows), "", *(f"{note}\n" for note in notes)]
+    lines.append("![Pictures of the same prompts and seed](pictures.png)")
+    if moved is not None:
+        lines.append(f'\n![From one noise to another: "{moved}"](interpolations.png)')
+    return "\n".join([*lines, ""])
+
+
+def _html(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    notes: Sequence[str],
+    pictures: Path,
+    ways: Path | None,
+    prompt: str,
+) -> str:
+    turned = list(zip(head, *rows, strict=True))  # a run a column: there are fewer of them
+    body = [
+        "<h1>Comparison</h1>",
+        *(f'<p class="quiet">{html.escape(note)}</p>' for note in notes),
+        table(turned[0], turned[1:]),
+        "<h2>The same prompts, the same seed</h2>",
+        picture(pictures),
+    ]
+    if ways is not None:
+        body += [f"<h2>From one noise to another: {html.escape(prompt)}</h2>", picture(ways)]
+    return page("Comparison", "\n".join(body))

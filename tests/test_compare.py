@@ -1,0 +1,58 @@
+"""kgen compare, through the command line."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+from command_line import GOOD, Trained
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of other data, and of parts that have a likelihood."""
+    from command_line import kgen
+
+    folder = tmp_path_factory.mktemp("other")
+    config = folder / "other.yaml"
+    config.write_text(GOOD.replace("[red, green]", "[red, green, blue]"), encoding="utf-8")
+    assert kgen("run", config, cwd=folder).status == 0
+    return folder / "runs" / "other"
+
+
+def test_table_page_and_pictures(kgen, trained: Trained, other: Path, tmp_path: Path) -> None:
+    outcome = kgen("compare", trained.directory, other, "-o", tmp_path / "c", "--prompt", "red", "--prompt", "white")
+    assert outcome.status == 0, outcome.err
+    with (tmp_path / "c" / "comparison.csv").open(newline="") as file:
+        first, second = csv.DictReader(file)
+    assert (first["run"], second["run"]) == ("good", "other")
+    for row in (first, second):
+        assert row["generator"] == "toy/means" and row["parameters"] == "5,184" and row["training steps"] == "6"
+        assert row["likelihood"] == "none" and row["bits/dim"] == "" and row["steps to draw"] == "1"
+        assert float(row["pictures/s drawn"]) > 0 and int(row["peak MiB"]) > 50
+        assert 0 <= float(row["brightness mean"]) <= 255 and row["brightness mean (holdout)"]
+    page = (tmp_path / "c" / "comparison.html").read_text()
+    assert "Not the same pictures or captions in all runs" in page and page.count("data:image/png;base64,") == 2
+    assert not re.search(r"(src|href)=\"(?!data:)", page), "the page refers to other files"
+    markdown = (tmp_path / "c" / "comparison.md").read_text()
+    assert markdown.startswith("| run | generator | parameters |") and "(pictures.png)" in markdown
+    with Image.open(tmp_path / "c" / "pictures.png") as sheet:
+        assert sheet.info["prompt"] == "red; white"
+    assert "generator" in outcome.out and "comparison.html" in outcome.out
+
+
+def test_what_cannot_be_compared(kgen, trained: Trained, tmp_path: Path) -> None:
+    kgen("compare", trained.directory, tmp_path / "none").refuses("there is no run directory")
+    kgen("compare", trained.config).refuses("is a file")
+    (tmp_path / "half").mkdir()
+    for name in ("config.yaml", "manifest.json"):
+        (tmp_path / "half" / name).write_bytes((trained.directory / name).read_bytes())
+    kgen("compare", tmp_path / "half").refuses("holds no trained pipeline", "finish its training first")
+
+
+def test_a_likelihood_is_asked_of_a_generator_without_one(kgen, good: Path) -> None:
+    good.write_text(good.read_text().replace("{metrics:", "{likelihood: {pictures: 4}, metrics:"), encoding="utf-8")
+    kgen("check", good).refuses("evaluate.likelihood: Means has no likelihood", "good.yaml")
