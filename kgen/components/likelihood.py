@@ -16,4 +16,4 @@ def check_likelihood(generator: type[Generator], decoder: type[Decoder]) -> None
     if generator.likelihood is None:
         raise ConfigError(f"{generator.__name__} has no likelihood: it can only be compared by its pictures")
     if not decoder.lossless:
-        raise ConfigError(f"{decoder.__name__} loses something of the images: a likelihood of its latents is none of them")
+        raise ConfigError(f"{decoder.__name__} loses something of the images: a latent's likelihood is none of theirs")
