@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 mode, devices, noise, out = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), Path(sys.argv[4])
 if os.environ["KERAS_BACKEND"] == "jax":
@@ -24,6 +23,7 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 
 from kgen import assemble  # noqa: E402
+from kgen.config import FitConfig  # noqa: E402
 from kgen.data.loader import Loader  # noqa: E402
 from kgen.training.distribution import open_distribution  # noqa: E402
 from kgen.training.fit import compile_pipeline, train  # noqa: E402
@@ -31,10 +31,9 @@ from kgen.training.fit import compile_pipeline, train  # noqa: E402
 sys.path.insert(0, str(Path(__file__).parent))
 from parts import Painter, Patterns, Words  # noqa: E402
 
-FIT = SimpleNamespace(
-    steps=10, batch_size=8, learning_rate=1e-2, warmup_steps=2, schedule="cosine", weight_decay=0.01, clip_norm=0.05,
-    ema=0.99, log_every=5, checkpoint_every=10, validate_every=0, keep=1,
-)  # fmt: skip
+FIT = FitConfig(
+    steps=10, batch_size=8, learning_rate=1e-2, warmup_steps=2, clip_norm=0.05, ema=0.99, log_every=5, keep=1
+)
 
 distribution = open_distribution(mode)  # type: ignore[arg-type]
 keras.utils.set_random_seed(0)
