@@ -1,0 +1,69 @@
+"""DiffAugment (Zhao et al. 2020): pictures are changed before the critic sees them, painted and real ones alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import keras
+from keras import ops
+
+from kgen import SeedGenerator
+
+Tensor = Any
+
+Policy = Literal["colour", "translation", "cutout"]
+
+SHIFT = 0.125
+"""Largest translation, as a share of the picture's height and width."""
+
+HOLE = 0.5
+"""Height and width of what "cutout" makes grey, as a share of the picture's."""
+
+
+def augment(images: Tensor, policies: Sequence[Policy], seed: SeedGenerator) -> Tensor:
+    """Changes each picture (B, H, W, C) in its own way; gradients pass through."""
+    for policy in policies:
+        images = _POLICIES[policy](images, seed)
+    return images
+
+
+def _uniform(images: Tensor, seed: SeedGenerator) -> Tensor:
+    return keras.random.uniform((ops.shape(images)[0], 1, 1, 1), seed=seed)  # (B, 1, 1, 1)
+
+
+def _colour(images: Tensor, seed: SeedGenerator) -> Tensor:
+    """Brightness by up to 0.5, saturation by 0 to 2, contrast by 0.5 to 1.5."""
+    images = images + _uniform(images, seed) - 0.5
+    grey = ops.mean(images, axis=3, keepdims=True)
+    images = grey + (images - grey) * 2.0 * _uniform(images, seed)
+    mean = ops.mean(images, axis=(1, 2, 3), keepdims=True)
+    return mean + (images - mean) * (_uniform(images, seed) + 0.5)
+
+
+def _translation(images: Tensor, seed: SeedGenerator) -> Tensor:
+    """Shifts by whole pixels; zeros come in."""
+    for axis, rule in ((1, "bij,bjwc->biwc"), (2, "bij,bhjc->bhic")):
+        length = images.shape[axis]
+        most = round(SHIFT * length)
+        shift = ops.floor(_uniform(images, seed)[..., 0] * (2 * most + 1)) - most  # (B, 1, 1)
+        place = ops.arange(length, dtype="float32")
+        moved = ops.cast(place[None, :, None] - shift == place[None, None, :], images.dtype)  # (B, length, length)
+        images = ops.einsum(rule, moved, images)
+    return images
+
+
+def _cutout(images: Tensor, seed: SeedGenerator) -> Tensor:
+    """Makes a rectangle grey, whose middle is anywhere in the picture."""
+    inside = []
+    for axis in (1, 2):
+        length = images.shape[axis]
+        middle = ops.floor(_uniform(images, seed)[..., 0, 0] * length)  # (B, 1)
+        distance = ops.arange(length, dtype="float32")[None] - middle  # (B, length)
+        half = HOLE * length / 2
+        inside.append(ops.cast(ops.logical_and(distance >= -half, distance < half), images.dtype))
+    hole = inside[0][:, :, None, None] * inside[1][:, None, :, None]  # (B, H, W, 1)
+    return images * (1.0 - hole)
+
+
+_POLICIES = {"colour": _colour, "translation": _translation, "cutout": _cutout}

@@ -1,0 +1,204 @@
+"""The two players: the painter makes pictures, the critic scores them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from kgen.nn import GroupNorm
+from kgen_plugin_gan.layers import Convolution
+
+Tensor = Any
+Shape = tuple[int | None, ...]
+Grid = tuple[int, int, int]
+
+
+class Painter(keras.layers.Layer):
+    """Code and text -> picture: a small map, then residual blocks that the code modulates, each after a doubling.
+
+    Args:
+        picture: (height, width, channels) to paint.
+        code: Numbers of the code z.
+        channels: Of every level, the smallest map first.
+        patch: Height and width of the squares of pixels that the last map's positions become.
+    """
+
+    def __init__(self, picture: Grid, code: int, channels: tuple[int, ...], patch: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.picture, self.code, self.channels, self.patch = picture, code, tuple(channels), patch
+        policy, shrink = self.dtype_policy, patch * 2 ** (len(channels) - 1)
+        self.start_shape = (picture[0] // shrink, picture[1] // shrink, channels[0])
+        width = 4 * code
+        self.style_in = keras.layers.Dense(width, activation="silu", dtype=policy, name="style_in")
+        self.style_out = keras.layers.Dense(width, activation="silu", dtype=policy, name="style_out")
+        self.start = keras.layers.Dense(
+            self.start_shape[0] * self.start_shape[1] * channels[0], dtype=policy, name="start"
+        )
+        self.blocks = [PainterBlock(count, dtype=policy, name=f"block{i}") for i, count in enumerate(channels)]
+        self.norm = GroupNorm(dtype=policy, name="norm")
+        self.out = Convolution(patch * patch * picture[2], dtype=policy, name="out", kernel_initializer="lecun_normal")
+
+    def build(self, z_shape: Shape, text_shape: Shape) -> None:
+        style = (None, 4 * self.code)
+        self.style_in.build((None, self.code + text_shape[-1]))
+        self.style_out.build(style)
+        self.start.build(style)
+        shape: Shape = (None, *self.start_shape)
+        for block, channels in zip(self.blocks, self.channels, strict=True):
+            block.build(shape, style)
+            shape = (*shape[:-1], channels)
+        self.norm.build(shape)
+        self.out.build(shape)
+
+    def call(self, z: Tensor, text: Tensor) -> Tensor:
+        """(B, code), (B, P) -> (B, H, W, C) in [-1, 1], float32."""
+        text = ops.cast(text, z.dtype)
+        style = self.style_out(self.style_in(ops.concatenate([z, text], axis=-1)))  # (B, 4 code)
+        x = ops.reshape(self.start(style), (-1, *self.start_shape))  # (B, h, w, C0)
+        for index, block in enumerate(self.blocks):
+            if index:
+                x = ops.repeat(ops.repeat(x, 2, axis=1), 2, axis=2)
+            x = block(x, style)
+        x = self.out(ops.silu(self.norm(x)))  # (B, H/p, W/p, p*p*C)
+        return ops.tanh(ops.cast(depth_to_space(x, self.patch), "float32"))
+
+
+class PainterBlock(keras.layers.Layer):
+    """Two convolutions around a residual; the code scales and shifts what each sees (Karras et al. 2019, eq. 1)."""
+
+    def __init__(self, channels: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.channels = channels
+        policy = self.dtype_policy
+        self.norm1, self.norm2 = (GroupNorm(dtype=policy, name=f"norm{i}") for i in (1, 2))
+        self.conv1, self.conv2 = (Convolution(channels, dtype=policy, name=f"conv{i}") for i in (1, 2))
+        self.shortcut: Convolution | None = None
+
+    def build(self, x_shape: Shape, style_shape: Shape) -> None:
+        inner = (*x_shape[:-1], self.channels)
+        self.modulation1 = keras.layers.Dense(2 * x_shape[-1], dtype=self.dtype_policy, name="modulation1")
+        self.modulation2 = keras.layers.Dense(2 * self.channels, dtype=self.dtype_policy, name="modulation2")
+        for modulation in (self.modulation1, self.modulation2):
+            modulation.build(style_shape)
+        self.norm1.build(x_shape)
+        self.conv1.build(x_shape)
+        self.norm2.build(inner)
+        self.conv2.build(inner)
+        if x_shape[-1] != self.channels:
+            self.shortcut = Convolution(self.channels, 1, dtype=self.dtype_policy, name="shortcut")
+            self.shortcut.build(x_shape)
+
+    def call(self, x: Tensor, style: Tensor) -> Tensor:
+        """(B, H, W, C), (B, S) -> (B, H, W, channels)."""
+        h = self.conv1(ops.silu(self.norm1(x, *ops.split(self.modulation1(style), 2, axis=-1))))
+        h = self.conv2(ops.silu(self.norm2(h, *ops.split(self.modulation2(style), 2, axis=-1))))
+        return h + (x if self.shortcut is None else self.shortcut(x))
+
+
+class Critic(keras.layers.Layer):
+    """Picture -> features, and features and text -> score (the projection of Miyato and Koyama 2018, equation 3).
+
+    No normalisation but, if wanted, that of the kernels: a picture's score depends on no other picture.
+
+    Args:
+        channels: Of every level, the largest map first; each after the first has half the height and width.
+        patch: Height and width of the squares of pixels that are one position of the first map.
+        features: Of a picture, which the text's are multiplied with.
+        spectral_norm: See `Convolution`.
+    """
+
+    def __init__(
+        self, channels: tuple[int, ...], patch: int, features: int, spectral_norm: bool = False, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.channels, self.patch, self.features, self.spectral_norm = tuple(channels), patch, features, spectral_norm
+        options = {"spectral_norm": spectral_norm, "dtype": self.dtype_policy}
+        self.conv_in = Convolution(channels[0], name="conv_in", **options)
+        self.blocks = [CriticBlock(count, name=f"block{i}", **options) for i, count in enumerate(channels)]
+        self.collect = Convolution(features, 1, name="collect", **options)
+        self.realism = Convolution(1, 1, use_bias=False, name="realism", **options)  # pairs would cancel it
+        self.text = Convolution(features, 1, name="text", **options)
+
+    def build(self, x_shape: Shape, text_shape: Shape) -> None:
+        height, width = x_shape[1] // self.patch, x_shape[2] // self.patch
+        self.conv_in.build((None, height, width, x_shape[-1] * self.patch**2))
+        before = self.channels[0]
+        for index, block in enumerate(self.blocks):
+            if index:
+                height, width = height // 2, width // 2
+            block.build((None, height, width, before))
+            before = self.channels[index]
+        self.collect.build((None, 1, 1, height * width * before))
+        self.realism.build((None, 1, 1, self.features))
+        self.text.build((None, 1, 1, text_shape[-1]))
+
+    def call(self, x: Tensor, text: Tensor, other_text: Tensor, training: bool = False) -> tuple[Tensor, Tensor]:
+        """Scores pictures with two texts each.
+
+        Args:
+            x: (B, H, W, C).
+            text, other_text: (B, P).
+
+        Returns:
+            Two scores (B,), float32.
+        """
+        x = self.conv_in(space_to_depth(x, self.patch), training=training)
+        for index, block in enumerate(self.blocks):
+            if index:
+                x = ops.average_pool(x, 2, 2)
+            x = block(x, training=training)
+        x = ops.reshape(x, (-1, 1, 1, x.shape[1] * x.shape[2] * x.shape[3]))
+        features = ops.silu(self.collect(x, training=training))  # (B, 1, 1, F)
+        realism = self.realism(features, training=training)
+        # one pass for both texts, so that the spectral norm makes one step
+        wanted = self.text(ops.stack([text, other_text], axis=1)[:, :, None], training=training)  # (B, 2, 1, F)
+        fit = ops.sum(features * wanted, axis=-1, keepdims=True) * self.features**-0.5  # (B, 2, 1, 1)
+        scores = ops.cast((realism + fit)[..., 0, 0], "float32")  # (B, 2)
+        return scores[:, 0], scores[:, 1]
+
+
+class CriticBlock(keras.layers.Layer):
+    """Two convolutions around a residual."""
+
+    def __init__(self, channels: int, spectral_norm: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.channels, self.spectral_norm = channels, spectral_norm
+        options = {"spectral_norm": spectral_norm, "dtype": self.dtype_policy}
+        self.conv1, self.conv2 = (Convolution(channels, name=f"conv{i}", **options) for i in (1, 2))
+        self.shortcut: Convolution | None = None
+
+    def build(self, x_shape: Shape) -> None:
+        self.conv1.build(x_shape)
+        self.conv2.build((*x_shape[:-1], self.channels))
+        if x_shape[-1] != self.channels:
+            self.shortcut = Convolution(
+                self.channels, 1, spectral_norm=self.spectral_norm, dtype=self.dtype_policy, name="shortcut"
+            )
+            self.shortcut.build(x_shape)
+
+    def call(self, x: Tensor, training: bool = False) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, channels)."""
+        h = self.conv1(ops.leaky_relu(x, 0.2), training=training)
+        h = self.conv2(ops.leaky_relu(h, 0.2), training=training)
+        kept = x if self.shortcut is None else self.shortcut(x, training=training)
+        return (h + kept) * 0.5**0.5  # keeps the variance
+
+
+def space_to_depth(x: Tensor, patch: int) -> Tensor:
+    """(B, H, W, C) -> (B, H/p, W/p, p*p*C)."""
+    if patch == 1:
+        return x
+    _, height, width, channels = x.shape
+    y = ops.reshape(x, (-1, height // patch, patch, width // patch, patch, channels))
+    return ops.reshape(ops.transpose(y, (0, 1, 3, 2, 4, 5)), (-1, height // patch, width // patch, patch**2 * channels))
+
+
+def depth_to_space(x: Tensor, patch: int) -> Tensor:
+    """Undoes `space_to_depth`."""
+    if patch == 1:
+        return x
+    _, rows, columns, depth = x.shape
+    y = ops.reshape(x, (-1, rows, columns, patch, patch, depth // patch**2))
+    return ops.reshape(ops.transpose(y, (0, 1, 3, 2, 4, 5)), (-1, rows * patch, columns * patch, depth // patch**2))

@@ -1,0 +1,62 @@
+"""What painter and critic each minimise, given the critic's scores. Every function is of one example at a time."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+from keras import ops
+
+Tensor = Any
+
+Name = Literal["non-saturating", "hinge", "relativistic"]
+
+
+class Scores(NamedTuple):
+    """The critic's scores (B,) of a picture with its text, of a painted one with the same, and of the picture with a
+    text that belongs to another one."""
+
+    real: Tensor
+    fake: Tensor
+    wrong: Tensor
+
+
+def critic_loss(name: Name, scores: Scores, matched: Tensor) -> Tensor:
+    """(B,). Painted pictures, and pictures with a wrong text, count as negatives (Reed et al. 2016, algorithm 1).
+
+    With s for the sigmoid:
+    "non-saturating": -log s(real) - (log s(-fake) + log s(-wrong)) / 2 (Goodfellow et al. 2014, equation 1).
+    "hinge": max(0, 1 - real) + (max(0, 1 + fake) + max(0, 1 + wrong)) / 2 (Lim and Ye 2017).
+    "relativistic": -log s(real - fake) - log s(real - wrong) (Jolicoeur-Martineau 2019; Huang et al. 2024, eq. 2).
+
+    Args:
+        matched: (B,), 1 where the wrong text is a wrong one indeed, 0 where by chance it says the same.
+    """
+    if name == "relativistic":
+        return ops.softplus(scores.fake - scores.real) + matched * ops.softplus(scores.wrong - scores.real)
+    positive, negative = (
+        (ops.relu(1.0 - scores.real), lambda s: ops.relu(1.0 + s))
+        if name == "hinge"
+        else (ops.softplus(-scores.real), ops.softplus)
+    )
+    share = 1.0 / (1.0 + matched)  # of each kind of negatives
+    return positive + share * negative(scores.fake) + (1.0 - share) * negative(scores.wrong)
+
+
+def painter_loss(name: Name, real: Tensor, fake: Tensor) -> Tensor:
+    """(B,). "non-saturating": -log s(fake). "hinge": -fake. "relativistic": -log s(fake - real)."""
+    if name == "relativistic":
+        return ops.softplus(real - fake)
+    return -fake if name == "hinge" else ops.softplus(-fake)
+
+
+def gradient_penalty(score: Tensor, moved: Tensor, distance: float) -> Tensor:
+    """The squared norm of the critic's gradient, without a gradient of a gradient.
+
+    If e is normal, then (D(x + s e) - D(x))^2 / s^2 has the expectation |grad D(x)|^2 + O(s^2) (the finite-difference
+    form of R1 and R2, Mescheder et al. 2018, that Lin et al. 2025, section 3.4, train with).
+
+    Args:
+        score, moved: D(x) and D(x + s e), (B,).
+        distance: s.
+    """
+    return ops.square((moved - score) / distance)

@@ -1,0 +1,14 @@
+"""What this plugin declares."""
+
+from __future__ import annotations
+
+import kgen
+
+
+@kgen.hookimpl
+def kgen_components(registry: kgen.Registrar) -> None:
+    registry.generator(
+        "gan",
+        "kgen_plugin_gan.generator:GAN",
+        summary="A painter against a critic: non-saturating, hinge and relativistic losses",
+    )

@@ -1,0 +1,91 @@
+"""Spectral normalisation, augmentation, and the rearrangement of pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from keras import ops
+from kgen_plugin_gan.augmentation import augment
+from kgen_plugin_gan.layers import Convolution
+from kgen_plugin_gan.networks import depth_to_space, space_to_depth
+
+from kgen import SeedGenerator
+
+RNG = np.random.default_rng(0)
+
+
+def images(count: int = 6, size: int = 16) -> np.ndarray:
+    return RNG.uniform(-1, 1, (count, size, size, 3)).astype("float32")
+
+
+def test_spectral_norm_makes_the_largest_singular_value_one() -> None:
+    layer = Convolution(5, spectral_norm=True)
+    x = ops.convert_to_tensor(images(2, 8))
+    layer.build(x.shape)
+    layer.kernel.assign(RNG.normal(size=(3, 3, 3, 5)).astype("float32"))
+    for _ in range(60):
+        layer(x, training=True)
+    before = ops.convert_to_numpy(layer.direction.value)
+    found = ops.convert_to_numpy(layer(x))
+    np.testing.assert_array_equal(ops.convert_to_numpy(layer.direction.value), before)  # only training moves it
+    kernel = ops.convert_to_numpy(layer.kernel.value)
+    largest = np.linalg.svd(kernel.reshape(-1, 5), compute_uv=False)[0]
+    expected = ops.convert_to_numpy(ops.conv(x, ops.convert_to_tensor(kernel / largest), padding="same"))
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_augmentation_changes_each_picture_in_its_own_way() -> None:
+    same = np.repeat(images(1), 6, axis=0)
+    for policy in ("colour", "translation", "cutout"):
+        changed = ops.convert_to_numpy(augment(ops.convert_to_tensor(same), (policy,), SeedGenerator(1)))
+        assert changed.shape == same.shape
+        assert len({picture.tobytes() for picture in changed}) >= 5, policy
+
+
+def test_no_augmentation_is_the_identity() -> None:
+    x = images()
+    np.testing.assert_array_equal(ops.convert_to_numpy(augment(ops.convert_to_tensor(x), (), SeedGenerator(1))), x)
+
+
+def test_translation_moves_whole_pixels_and_fills_with_zeros() -> None:
+    x = images(32, 16)
+    moved = ops.convert_to_numpy(augment(ops.convert_to_tensor(x), ("translation",), SeedGenerator(2)))
+    shifts = set()
+    for before, after in zip(x, moved, strict=True):
+        padded = np.pad(before, ((2, 2), (2, 2), (0, 0)))
+        fits = [
+            (i, j) for i in range(5) for j in range(5) if np.allclose(padded[i : i + 16, j : j + 16], after, atol=1e-6)
+        ]
+        assert len(fits) == 1
+        shifts.update(fits)
+    assert len(shifts) > 8
+
+
+def test_cutout_makes_one_rectangle_grey() -> None:
+    x = images(32, 16)
+    cut = ops.convert_to_numpy(augment(ops.convert_to_tensor(x), ("cutout",), SeedGenerator(3)))
+    for before, after in zip(x, cut, strict=True):
+        hole = (after == 0).all(-1)
+        rows, columns = hole.any(1), hole.any(0)
+        np.testing.assert_array_equal(hole, rows[:, None] & columns[None])
+        assert 4 <= rows.sum() <= 8 and 4 <= columns.sum() <= 8
+        np.testing.assert_array_equal(after[~hole], before[~hole])
+
+
+def test_colour_keeps_the_shape_of_things() -> None:
+    """Black and white stay apart, by the contrast's share."""
+    x = np.concatenate([np.full((8, 4, 8, 3), -1.0), np.full((8, 4, 8, 3), 1.0)], axis=1).astype("float32")
+    changed = ops.convert_to_numpy(augment(ops.convert_to_tensor(x), ("colour",), SeedGenerator(4)))
+    contrast = changed[:, 4:].mean((1, 2, 3)) - changed[:, :4].mean((1, 2, 3))
+    assert (contrast >= 1.0 - 1e-4).all() and (contrast <= 3.0 + 1e-4).all() and contrast.std() > 0.1
+
+
+@pytest.mark.parametrize("patch", [1, 2, 4])
+def test_patches_and_back(patch: int) -> None:
+    x = images(2, 8)
+    folded = space_to_depth(ops.convert_to_tensor(x), patch)
+    assert tuple(folded.shape) == (2, 8 // patch, 8 // patch, 3 * patch**2)
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(folded)[1, 0, 1].reshape(patch, patch, 3), x[1, :patch, patch : 2 * patch]
+    )
+    np.testing.assert_array_equal(ops.convert_to_numpy(depth_to_space(folded, patch)), x)
