@@ -1,0 +1,1 @@
+"""Normalising flows with affine couplings for kgen."""

@@ -1,0 +1,47 @@
+"""A gain and a bias a channel, whose start depends on the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import keras
+from keras import ops
+
+from kgen_plugin_realnvp.bijections.base import Bijection, Condition, Shape, Tensor
+
+SMALLEST_VARIANCE = 1e-6
+"""Of a channel: one that never changes must not be divided by 0."""
+
+
+class ActNorm(Bijection):
+    """``y = (x - mean) / deviation * exp(log_gain) + bias``, every channel by itself (Kingma and Dhariwal 2018, 3.1).
+
+    `mean` and `deviation` are those of the first training batch. They are not trained: they are 0 and 1 until they are
+    assigned what `measure` found, so that a loss never mixes the examples of its batch. `log_gain` and `bias` are
+    trained, from 0.
+    """
+
+    def build(self, x_shape: Shape, condition_shape: Mapping[str, Shape] | None = None) -> None:
+        shape = (x_shape[-1],)
+        fixed = {"trainable": False, "aggregation": "mean"}  # replicas agree on the mean of what they find
+        self.mean = self.add_weight(name="mean", shape=shape, initializer="zeros", **fixed)
+        self.deviation = self.add_weight(name="deviation", shape=shape, initializer="ones", **fixed)
+        self.log_gain = self.add_weight(name="log_gain", shape=shape, initializer="zeros")
+        self.bias = self.add_weight(name="bias", shape=shape, initializer="zeros")
+
+    def call(self, x: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        factor = ops.exp(self.log_gain) / self.deviation  # (C,)
+        log_det = x.shape[1] * x.shape[2] * ops.sum(self.log_gain - ops.log(self.deviation))
+        return x * factor + (self.bias - self.mean * factor), log_det
+
+    def inverse(self, y: Tensor, condition: Condition) -> Tensor:
+        return (y - self.bias) * ops.exp(-self.log_gain) * self.deviation + self.mean
+
+    def measure(self, x: Tensor, condition: Condition, statistics: list[Tensor]) -> Tensor:
+        mean = ops.mean(x, axis=(0, 1, 2))  # (C,)
+        deviation = ops.sqrt(ops.mean(ops.square(x - mean), axis=(0, 1, 2)) + SMALLEST_VARIANCE)
+        statistics += [mean, deviation]
+        return (x - mean) / deviation * ops.exp(self.log_gain) + self.bias
+
+    def statistics_variables(self) -> list[keras.Variable]:
+        return [self.mean, self.deviation]

@@ -1,0 +1,61 @@
+"""What every invertible map has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+Tensor = Any
+Shape = tuple[int | None, ...]
+Condition = Mapping[str, Tensor]
+
+
+class Bijection(keras.layers.Layer):
+    """An invertible map of arrays (B, H, W, C), given a condition; always in float32, so that it can be inverted.
+
+    A subclass gives `call` and `inverse`, and where it changes the shape, `compute_output_shape`. It is built
+    explicitly, by ``build(x_shape, condition_shape)``, before any of them runs.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(dtype="float32", autocast=False, **kwargs)
+
+    def build(self, x_shape: Shape, condition_shape: Mapping[str, Shape] | None = None) -> None:
+        pass
+
+    def compute_output_shape(self, x_shape: Shape) -> Shape:
+        return x_shape
+
+    def call(self, x: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        """Maps data towards noise.
+
+        Args:
+            x: (B, H, W, C) float32.
+            condition: "sequence" (B, L, D), "mask" (B, L), "pooled" (B, P).
+
+        Returns:
+            y, and the logarithm of the Jacobian's absolute determinant, in nats: (B,), or a scalar where it is the same
+            for every x.
+        """
+        raise NotImplementedError
+
+    def inverse(self, y: Tensor, condition: Condition) -> Tensor:
+        """Maps noise towards data: the x of which `call` makes y."""
+        raise NotImplementedError
+
+    def measure(self, x: Tensor, condition: Condition, statistics: list[Tensor]) -> Tensor:
+        """As `call`, while the normalisations within measure this batch.
+
+        Args:
+            statistics: Gets what each `ActNorm` found, in the order of `statistics_variables`.
+
+        Returns:
+            y, as it will be with these statistics.
+        """
+        return self(x, condition)[0]
+
+    def statistics_variables(self) -> list[keras.Variable]:
+        """Where the statistics that `measure` finds belong."""
+        return []

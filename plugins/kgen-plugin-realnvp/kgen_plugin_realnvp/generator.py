@@ -1,0 +1,206 @@
+"""The generator: a flow, how pictures enter and leave it, and what its likelihood is."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+import keras
+import numpy as np
+from keras import ops
+from pydantic import Field, PositiveInt
+
+from kgen import ConditionSpace, Generator, NoiseSpec, SeedGenerator, Space, SpaceError
+from kgen.random import normal, uniform
+from kgen_plugin_realnvp import dequantization as dq
+from kgen_plugin_realnvp.bijections import Logit
+from kgen_plugin_realnvp.couplings import Convolutional, Transformer
+
+Tensor = Any
+Condition = dict[str, Tensor]
+
+
+class RealNVP(Generator):
+    """A normalising flow: an invertible map f from pictures to Gaussian noise, given a text (Dinh et al. 2017).
+
+    Trained by maximum likelihood, ``log p(x) = log N(f(x); 0, I) + log |det df/dx|`` (equations 2 and 3 there); samples
+    are f's inverse of noise. Pixels are dequantised and pass a logit first.
+
+    Args:
+        coupling: What f is made of: `Convolutional` couplings at several scales (Dinh et al.; Glow), or `Transformer`
+            couplings over patches (Jet), with options of its own.
+        dequantization: Of 8-bit pictures: "uniform", or "variational" (Ho et al. 2019). "none": the latents are real
+            numbers, such as an autoencoder's; no logit then, and `log_likelihood` is that of a density.
+        alpha: Keeps the logit of black and white pixels finite (Dinh et al. 2017, section 4.1).
+        scale_bound: Largest logarithm of a coupling's scale.
+
+    Raises:
+        SpaceError: the space is no grid of (height, width, channels), or cannot be halved, or cut into patches, as
+            often as `coupling` wants.
+    """
+
+    likelihood = "exact"
+
+    def __init__(
+        self,
+        space: Space,
+        condition_space: ConditionSpace,
+        *,
+        coupling: Annotated[Convolutional | Transformer, Field(discriminator="kind")] = Convolutional(),  # noqa: B008
+        dequantization: dq.Name = "uniform",
+        alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05,
+        scale_bound: Annotated[float, Field(gt=0)] = 2.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(space, condition_space, **kwargs)
+        if len(space.shape) != 3:
+            raise SpaceError(f"RealNVP works on (height, width, channels), not on {space}")
+        self.coupling = coupling
+        self.dequantization = dequantization
+        self.alpha = alpha
+        self.scale_bound = scale_bound
+        self.flow = coupling.build(space, scale_bound)
+        self.logit = Logit(alpha, name="logit")
+        self.dequantizer = _dequantizer(dequantization)
+        self.seed_generator = SeedGenerator()
+        self.build()
+
+    def build(self, input_shape: Any = None) -> None:
+        """Creates every weight."""
+        x_shape, conditions = (None, *self.space.shape), self.condition_space
+        condition_shape = {
+            "sequence": (None, conditions.length, conditions.dim),
+            "mask": (None, conditions.length),
+            "pooled": (None, conditions.pooled_dim),
+        }
+        self.flow.build(x_shape, condition_shape)
+        if self.dequantizer is not None:
+            self.dequantizer.build(x_shape, condition_shape)
+        self.measured = self.add_weight(
+            name="measured", shape=(), initializer="zeros", trainable=False, aggregation="mean", autocast=False
+        )
+
+    # ---- training -------------------------------------------------------------------------------------------------
+
+    def compute_losses(self, x: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
+        """Negative log-likelihood in bits a number of the picture, and its parts: loss = prior - log_det.
+
+        "prior" is that of the noise, ``-log N(f(x); 0, I)``; "log_det" is all the rest: what f and the logit stretch,
+        the bins' volume, and the density of variational dequantisation.
+
+        The first call with `training` also measures the batch for `ActNorm`; its own losses are still without that.
+        """
+        x = ops.cast(x, "float32")
+        y, volume = self._enter(x, condition, self._training_noise(x))
+        z, log_det = self.flow(y, condition)
+        if training:
+            self._measure(y, condition)  # for the steps to come: a loss must not depend on the rest of its batch
+        to_bits = 1.0 / (math.log(2.0) * self.space.size)
+        prior, log_det = -dq.normal_log_density(z) * to_bits, (volume + log_det) * to_bits
+        bits = prior - log_det
+        return {"loss": bits, "bits_per_dimension": bits, "prior": prior, "log_det": log_det}
+
+    def _training_noise(self, x: Tensor) -> Tensor | None:
+        if self.dequantizer is None:
+            return None
+        draw = keras.random.uniform if self.dequantizer.noise == "uniform" else keras.random.normal
+        return draw(ops.shape(x), seed=self.seed_generator)
+
+    def _measure(self, y: Tensor, condition: Condition) -> None:
+        """Gives `ActNorm`s the statistics of this batch, if it is the first (Kingma and Dhariwal 2018, section 3.1)."""
+        variables = self.flow.statistics_variables()
+
+        def known() -> list[Tensor]:
+            return [ops.convert_to_tensor(variable) for variable in variables]
+
+        def found() -> list[Tensor]:
+            statistics: list[Tensor] = []
+            self.flow.measure(ops.stop_gradient(y), condition, statistics)
+            return [ops.stop_gradient(statistic) for statistic in statistics]
+
+        statistics = ops.cond(ops.convert_to_tensor(self.measured) > 0.5, known, found)
+        for variable, statistic in zip(variables, statistics, strict=True):
+            variable.assign(statistic)
+        self.measured.assign(ops.ones(()))
+
+    # ---- from pictures to the real line and back ------------------------------------------------------------------
+
+    def _enter(self, x: Tensor, condition: Condition, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Pictures (B, H, W, C) in [-1, 1] -> what the flow maps, and the log-volume that comes with it, (B,) nats."""
+        if self.dequantizer is None:
+            return x, ops.zeros(())
+        levels = (x + 1.0) * 127.5  # 0 to 255
+        u, log_density = self.dequantizer(levels, noise, condition)
+        y, log_det = self.logit((levels + u) / 256.0, condition)
+        return y, log_det - log_density - self.space.size * math.log(256.0)
+
+    def _leave(self, y: Tensor, condition: Condition) -> Tensor:
+        """The pictures whose bins hold y, to fractions of a level: bins' middles become the levels themselves."""
+        if self.dequantizer is None:
+            return y
+        levels = self.logit.inverse(y, condition) * 256.0 - 0.5
+        return ops.clip(levels / 127.5 - 1.0, -1.0, 1.0)
+
+    # ---- sampling -------------------------------------------------------------------------------------------------
+
+    def noise_spec(self, **options: Any) -> dict[str, NoiseSpec]:
+        return {"latent": NoiseSpec("normal", self.space.shape)}
+
+    def generate(
+        self,
+        condition: Condition,
+        null_condition: Condition,
+        noise: dict[str, Tensor],
+        *,
+        temperature: Annotated[float, Field(gt=0)] = 1.0,
+    ) -> Tensor:
+        """Maps noise back to pictures.
+
+        Args:
+            temperature: Deviation of the noise; below 1, pictures are more typical and less various (Kingma and
+                Dhariwal 2018, section 6).
+        """
+        y = self.flow.inverse(noise["latent"] * temperature, condition)
+        return self._leave(y, condition)
+
+    def encode(self, x: Tensor, condition: Condition) -> dict[str, Tensor]:
+        """The noise of which `generate` makes x (B, H, W, C), named as in `noise_spec`: "latent" (B, H, W, C).
+
+        Pixels are taken in the middle of their bins.
+        """
+        x = ops.cast(x, "float32")
+        if self.dequantizer is not None:
+            x = self.logit(((x + 1.0) * 127.5 + 0.5) / 256.0, condition)[0]
+        return {"latent": self.flow(x, condition)[0]}
+
+    # ---- likelihood -----------------------------------------------------------------------------------------------
+
+    def log_likelihood(self, x: Tensor, condition: Condition, *, draws: PositiveInt = 1) -> Tensor:
+        """Log-probability (B,) of 8-bit pictures, in nats; of "none", log-density.
+
+        The density of the flow is exact. Of the probability of 8-bit pictures it gives, as usual, a lower bound: the
+        logarithm of the mean of p(x + u) / q(u) over `draws` dequantisations (Ho et al. 2019, equation 12; Burda et al.
+        2016, equation 8), which grows tight with many. They come from a fixed seed.
+        """
+        x = ops.cast(x, "float32")
+        if self.dequantizer is None:
+            return self._log_density(x, condition, None)
+        draw = uniform if self.dequantizer.noise == "uniform" else normal
+        keys = ops.broadcast_to(ops.convert_to_tensor(np.array([[0, 1912]], np.int32)), (ops.shape(x)[0], 2))
+
+        def add(i: Tensor, total: Tensor) -> Tensor:
+            return ops.logaddexp(total, self._log_density(x, condition, draw(keys, i, self.space.shape)))
+
+        nothing = ops.sum(ops.zeros_like(x), axis=(1, 2, 3)) - 1e30
+        return ops.fori_loop(0, draws, add, nothing) - math.log(draws)
+
+    def _log_density(self, x: Tensor, condition: Condition, noise: Tensor | None) -> Tensor:
+        y, volume = self._enter(x, condition, noise)
+        z, log_det = self.flow(y, condition)
+        return dq.normal_log_density(z) + log_det + volume
+
+
+def _dequantizer(name: dq.Name) -> keras.layers.Layer | None:
+    if name == "none":
+        return None
+    return (dq.UniformDequantizer if name == "uniform" else dq.VariationalDequantizer)(name="dequantizer")

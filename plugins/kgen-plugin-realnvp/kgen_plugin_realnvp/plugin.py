@@ -1,0 +1,14 @@
+"""What this plugin declares."""
+
+from __future__ import annotations
+
+import kgen
+
+
+@kgen.hookimpl
+def kgen_components(registry: kgen.Registrar) -> None:
+    registry.generator(
+        "realnvp",
+        "kgen_plugin_realnvp.generator:RealNVP",
+        summary="An invertible map from pictures to noise, with an exact likelihood: RealNVP, Glow and Jet",
+    )

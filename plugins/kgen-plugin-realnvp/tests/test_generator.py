@@ -1,0 +1,164 @@
+"""The generator as a whole."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from keras import ops
+from kgen_plugin_realnvp.couplings import Convolutional, Transformer
+from kgen_plugin_realnvp.generator import RealNVP
+
+from kgen import ConditionSpace, ConfigError, Space, SpaceError
+from kgen.random import normal, uniform
+from kgen.sampler import validate_options
+from kgen.testing import GeneratorConformance
+
+SPACE, CONDITIONS = Space("continuous", (8, 8, 3)), ConditionSpace(4, 12)
+TINY_CONVOLUTIONAL = Convolutional(scales=2, couplings=2, width=8)
+TINY_TRANSFORMER = Transformer(patch=4, couplings=6, width=8, heads=2, text_heads=2)
+KINDS = (
+    {"coupling": TINY_CONVOLUTIONAL},
+    {"coupling": TINY_TRANSFORMER, "dequantization": "variational"},
+    {"coupling": TINY_TRANSFORMER, "dequantization": "none"},
+)
+
+
+class TestConvolutional(GeneratorConformance):
+    fit_steps: ClassVar = 40
+    generate_options: ClassVar = ({}, {"temperature": 0.7})
+
+    def build(self) -> RealNVP:
+        return RealNVP(SPACE, CONDITIONS, coupling=TINY_CONVOLUTIONAL)
+
+
+class TestVariational(GeneratorConformance):
+    fit_steps: ClassVar = 40
+    likelihood_options: ClassVar = {"draws": 2}
+
+    def build(self) -> RealNVP:
+        coupling = Convolutional(scales=1, couplings=2, width=8, text_heads=2, mixing=False)
+        return RealNVP(SPACE, CONDITIONS, coupling=coupling, dequantization="variational")
+
+
+class TestTransformer(GeneratorConformance):
+    fit_steps: ClassVar = 40
+
+    def build(self) -> RealNVP:
+        return RealNVP(SPACE, CONDITIONS, coupling=TINY_TRANSFORMER, dequantization="none")
+
+
+# ---- what conformance does not know ----------------------------------------------------------------------------------
+
+
+def pictures(count: int, shape: tuple[int, ...] = SPACE.shape) -> np.ndarray:
+    """8-bit pictures, black and white included, as numbers in [-1, 1]."""
+    levels = np.random.default_rng(0).integers(0, 256, (count, *shape))
+    levels[0, 0, 0, 0], levels[-1, 0, 0, 0] = 0, 255
+    return (levels / 127.5 - 1.0).astype("float32")
+
+
+def generator(randomise: Any, space: Space = SPACE, scale: float = 0.1, **options: Any) -> RealNVP:
+    """With weights that are 0 before training, and would hide mistakes, changed."""
+    made = RealNVP(space, CONDITIONS, **options)
+    randomise(made, scale)
+    return made
+
+
+@pytest.mark.parametrize("options", KINDS)
+def test_codes_make_the_picture_and_pictures_the_code(options, randomise, condition_of, array) -> None:
+    flow, condition, x = generator(randomise, scale=0.05, **options), condition_of(3), pictures(3)
+    codes = flow.encode(ops.convert_to_tensor(x), condition)
+    assert {name: tuple(code.shape[1:]) for name, code in codes.items()} == {
+        name: spec.shape for name, spec in flow.noise_spec().items()
+    }
+    np.testing.assert_allclose(array(flow.generate(condition, condition, codes)), x, rtol=0, atol=1e-4)
+    if options.get("dequantization") == "none":  # a pixel that was clipped has lost its noise
+        z = np.random.default_rng(1).standard_normal(x.shape).astype("float32")
+        made = flow.generate(condition, condition, {"latent": ops.convert_to_tensor(z)})
+        np.testing.assert_allclose(array(flow.encode(made, condition)["latent"]), z, rtol=0, atol=1e-4)
+
+
+def test_temperature_scales_the_noise(randomise, condition_of, array) -> None:
+    flow, condition = generator(randomise, coupling=TINY_TRANSFORMER), condition_of(2)
+    z = np.random.default_rng(0).standard_normal((2, *SPACE.shape)).astype("float32")
+    cool = flow.generate(condition, condition, {"latent": ops.convert_to_tensor(z)}, temperature=0.5)
+    half = flow.generate(condition, condition, {"latent": ops.convert_to_tensor(0.5 * z)})
+    np.testing.assert_allclose(array(cool), array(half), atol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0])
+def test_no_temperature_of_0_or_less(temperature: float) -> None:
+    flow = RealNVP(SPACE, CONDITIONS, coupling=TINY_TRANSFORMER)
+    with pytest.raises(ConfigError, match=r"RealNVP.generate: temperature: input should be greater than 0"):
+        validate_options(flow, "generate", {"temperature": temperature})
+    with pytest.raises(ConfigError, match="takes no guidance"):
+        validate_options(flow, "generate", {"guidance": 2.0})
+
+
+def test_misfits_are_named() -> None:
+    def on(*shape: int, coupling: Any = TINY_CONVOLUTIONAL) -> None:
+        RealNVP(Space("continuous", shape), CONDITIONS, coupling=coupling)
+
+    three = Convolutional(scales=3, couplings=2, width=8)
+    with pytest.raises(SpaceError, match=r"3 scales .* 12x8, which can be halved 2 times: use at most 2 .* of 8"):
+        on(12, 8, 3, coupling=three)
+    with pytest.raises(SpaceError, match="can be halved 0 times: use a picture of even height and width"):
+        on(8, 7, 3)
+    with pytest.raises(SpaceError, match="height, width, channels"):
+        on(8)
+    with pytest.raises(SpaceError, match="multiple of 4"):
+        on(8, 10, 3, coupling=TINY_TRANSFORMER)
+    with pytest.raises(SpaceError, match="two numbers or more"):
+        on(4, 4, 1, coupling=Transformer(patch=4)) or on(1, 1, 1, coupling=Transformer(patch=1))
+    with pytest.raises(ValueError, match="not divisible into 3 text_heads"):
+        Convolutional(width=8, text_heads=3)
+    with pytest.raises(ValueError, match="not divisible into 3 heads"):
+        Transformer(width=8, heads=3)
+    on(4, 8, 3, coupling=Convolutional(scales=2, couplings=2, width=8))  # as often as it goes
+
+
+def test_the_loss_is_what_it_says(randomise, condition_of, array) -> None:
+    x, condition = ops.convert_to_tensor(pictures(3)), condition_of(3)
+    flow = generator(randomise, **KINDS[2])
+    losses = {name: array(value) for name, value in flow.compute_losses(x, condition, False).items()}
+    np.testing.assert_allclose(losses["loss"], losses["prior"] - losses["log_det"], rtol=1e-5)
+    np.testing.assert_array_equal(losses["loss"], losses["bits_per_dimension"])
+    bits = -array(flow.log_likelihood(x, condition)) / (math.log(2.0) * SPACE.size)
+    np.testing.assert_allclose(losses["loss"], bits, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("dequantization", "draw"), [("uniform", uniform), ("variational", normal)])
+def test_the_loss_is_the_bound(dequantization, draw, randomise, condition_of, array, monkeypatch) -> None:
+    flow = generator(randomise, coupling=TINY_TRANSFORMER, dequantization=dequantization)
+    x, condition = ops.convert_to_tensor(pictures(3)), condition_of(3)
+    noise = array(flow._training_noise(x))
+    assert noise.reshape(3, -1).std(1).min() > 0.2
+    assert np.abs(np.diff(noise, axis=0)).mean() > 0.2  # every example has its own
+    keys = ops.convert_to_tensor(np.array([[0, 1912]] * 3, "int32"))
+    zero = ops.convert_to_tensor(np.int32(0))
+    monkeypatch.setattr(flow, "_training_noise", lambda x: draw(keys, zero, SPACE.shape))
+    losses = {name: array(value) for name, value in flow.compute_losses(x, condition, False).items()}
+    bits = -array(flow.log_likelihood(x, condition)) / (math.log(2.0) * SPACE.size)
+    np.testing.assert_allclose(losses["loss"], bits, rtol=1e-5)
+
+
+def test_statistics_are_those_of_the_first_training_batch(condition_of, array) -> None:
+    """Losses do not use them at once: they would mix examples. Later batches leave them."""
+    coupling = Convolutional(scales=2, couplings=2, width=8, mixing=False)
+    flow, condition = RealNVP(SPACE, CONDITIONS, coupling=coupling, dequantization="none"), condition_of(16)
+    x = ops.convert_to_tensor(0.2 * pictures(16) + 0.5)
+    before = array(flow.compute_losses(x, condition, training=False)["loss"])
+    assert float(array(flow.measured)) == 0.0
+    np.testing.assert_allclose(array(flow.compute_losses(x, condition, training=True)["loss"]), before, rtol=1e-6)
+    assert float(array(flow.measured)) == 1.0
+    z = array(flow.encode(x, condition)["latent"])  # (B, 8, 8, 3), of which the last couplings are still identities
+    squeezed = z.reshape(16, 4, 2, 4, 2, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, 12)[:, 6:]
+    np.testing.assert_allclose(squeezed.mean(0), 0.0, atol=1e-4)
+    np.testing.assert_allclose(squeezed.std(0), 1.0, atol=1e-3)
+    statistics = [array(variable) for variable in flow.flow.statistics_variables()]
+    flow.compute_losses(x * 3.0, condition, training=True)
+    for variable, value in zip(flow.flow.statistics_variables(), statistics, strict=True):
+        np.testing.assert_array_equal(array(variable), value)
