@@ -1,0 +1,39 @@
+"""The importance-weighted bound, one draw at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from keras import ops
+
+Tensor = Any
+
+
+def importance_weighted_bound(log_weight: Callable[[Tensor], Tensor], samples: int) -> Tensor:
+    """L_K = log mean_k w_k, with w_k = p(x, z_k) / q(z_k | x) (Burda et al. 2016, equation 8).
+
+    Its mean over draws is a lower bound of log p(x) that does not fall as K grows (theorem 1 there); L_1 is the ELBO.
+    The logarithm of the sum is carried on as (m, s), sum = s exp(m) with m the greatest log w so far: nothing
+    overflows, and the memory is that of one draw.
+
+    Args:
+        log_weight: Number of the draw, an int32 scalar from 0 -> log w_k (B,).
+        samples: K.
+
+    Returns:
+        (B,) nats.
+    """
+    first = log_weight(ops.convert_to_tensor(0, dtype="int32"))
+    if samples == 1:
+        return first
+
+    def add(k: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        greatest, total = state
+        new = log_weight(k)
+        top = ops.maximum(greatest, new)
+        return top, total * ops.exp(greatest - top) + ops.exp(new - top)
+
+    greatest, total = ops.fori_loop(1, samples, add, (first, ops.ones_like(first)))
+    return greatest + ops.log(total) - math.log(samples)

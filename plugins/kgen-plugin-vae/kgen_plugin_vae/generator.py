@@ -1,0 +1,200 @@
+"""The generator: an encoder, a decoder, and the bound that trains them."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, ClassVar, Literal
+
+import keras
+import numpy as np
+from keras import ops
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from kgen import ConditionSpace, Generator, NoiseSpec, SeedGenerator, Space, SpaceError
+from kgen.random import normal, uniform
+from kgen_plugin_vae.bound import importance_weighted_bound
+from kgen_plugin_vae.latents import total_kl
+from kgen_plugin_vae.networks import Network
+from kgen_plugin_vae.networks.bottom_up import BottomUp
+from kgen_plugin_vae.networks.levels import Prior
+from kgen_plugin_vae.networks.top_down import TopDown
+from kgen_plugin_vae.observations import Logistic, Observation
+
+Tensor = Any
+Condition = dict[str, Tensor]
+
+LIKELIHOOD_KEY = (0, 83)
+
+
+class VAE(Generator):
+    """Learns latents from which a decoder draws the picture; generates in one pass (Kingma and Welling 2014).
+
+    Encoder, decoder and prior are given the text (Sohn et al. 2015, equation 4). With one level of latents, a vector,
+    this is the plain model; with more, it is a ladder: each level is a map at twice the resolution of the one above,
+    which its prior and posterior depend on (Sonderby et al. 2016; Vahdat and Kautz 2020; Child 2021).
+
+    Args:
+        network: Size of encoder and decoder.
+        observation: p(picture | latents): `Logistic`, `Gaussian` or `Bernoulli`, with options of its own.
+        levels: Number of levels of latents, at most one more than the network has stages.
+        vector: Latents of the first level.
+        channels: Latents a pixel of every further level.
+        prior: "standard": N(0, I); or "learned": normal, its mean and deviation computed from the text and from the
+            levels above.
+        beta: Weight of the KL divergence in training: 1 is the bound, more asks for latents that say less and are
+            closer to the prior (Higgins et al. 2017).
+        beta_warmup: Training steps in which beta rises from 0 to its value (Sonderby et al. 2016, section 2.3).
+        free_bits: Nats that a channel of latents may hold at no cost, see `total_kl`.
+
+    Raises:
+        SpaceError: the space is no grid of (height, width, channels), or the network's stride does not divide it, or
+            it has fewer stages than `levels` needs.
+    """
+
+    likelihood = "lower bound"
+    accepts: ClassVar[tuple[str, ...]] = ("continuous",)
+
+    def __init__(
+        self,
+        space: Space,
+        condition_space: ConditionSpace,
+        *,
+        network: Network = Network(),  # noqa: B008 (it is frozen)
+        observation: Observation = Logistic(),  # noqa: B008
+        levels: PositiveInt = 1,
+        vector: PositiveInt = 64,
+        channels: PositiveInt = 8,
+        prior: Prior = "learned",
+        beta: Annotated[float, Field(ge=0)] = 1.0,
+        beta_warmup: NonNegativeInt = 0,
+        free_bits: Annotated[float, Field(ge=0)] = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(space, condition_space, **kwargs)
+        network.check(space)
+        if levels > network.stages + 1:
+            raise SpaceError(
+                f"{levels} levels of latents need {levels - 1} stages, but the network has {network.stages}: "
+                "use fewer levels, or more multipliers"
+            )
+        self.network = network
+        self.observation = observation
+        self.levels = levels
+        self.vector = vector
+        self.channels = channels
+        self.prior = prior
+        self.beta = beta
+        self.beta_warmup = beta_warmup
+        self.free_bits = free_bits
+        self.bottom_up = BottomUp(network, space, name="bottom_up")
+        sizes = (vector, *(channels for _ in range(levels - 1)))
+        initial = observation.initial(space.shape[-1])
+        self.top_down = TopDown(network, space, sizes, prior, initial, observation.shared, name="top_down")
+        self.latent_shapes = tuple(self.top_down.latent_shapes())
+        self.seed_generator = SeedGenerator()
+        if beta_warmup:
+            self.step = self.add_weight(
+                name="step",
+                shape=(),
+                initializer="zeros",
+                dtype="int32",
+                trainable=False,
+                aggregation="only_first_replica",
+            )
+
+    # ---- training -------------------------------------------------------------------------------------------------
+
+    def compute_losses(self, x: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
+        """The negative ELBO (Kingma and Welling 2014, equation 7), at one draw of the latents.
+
+        Returns:
+            (B,) each. "reconstruction", -log p(x | z), and "kl", KL(q(z | x) || p(z)): nats of the picture. "loss" is
+            their sum, with beta and free bits, in bits a number of the picture.
+        """
+        x = ops.cast(x, "float32")
+        count = ops.shape(x)[0]
+        noise = [keras.random.normal((count, *shape), seed=self.seed_generator) for shape in self.latent_shapes]
+        parameters, latents = self.top_down(noise, condition, self.bottom_up(x, condition))
+        if self.observation.dither:
+            x = x + self.observation.dither * (keras.random.uniform(ops.shape(x), seed=self.seed_generator) - 0.5)
+        reconstruction = -self.observation.log_prob(parameters, x)
+        kl = total_kl(latents)
+        cost = total_kl(latents, self.free_bits) if self.free_bits else kl
+        loss = (reconstruction + self._beta(training) * cost) / (math.log(2.0) * self.space.size)
+        return {"loss": loss, "reconstruction": reconstruction, "kl": kl}
+
+    def _beta(self, training: bool) -> Tensor | float:
+        """The weight of this step, which is counted; without training, the last one."""
+        if not self.beta_warmup or not training:
+            return self.beta
+        share = ops.cast(self.step, "float32") / self.beta_warmup
+        self.step.assign_add(1)
+        return self.beta * ops.minimum(share, 1.0)
+
+    # ---- sampling -------------------------------------------------------------------------------------------------
+
+    def noise_spec(self, **options: Any) -> dict[str, NoiseSpec]:
+        latents = {f"level{i}": NoiseSpec("normal", shape) for i, shape in enumerate(self.latent_shapes)}
+        return latents | ({"observation": NoiseSpec("key")} if options.get("observe") == "sample" else {})
+
+    def generate(
+        self,
+        condition: Condition,
+        null_condition: Condition,
+        noise: dict[str, Tensor],
+        *,
+        temperature: Annotated[float, Field(gt=0)] = 1.0,
+        observe: Literal["mean", "mode", "sample"] = "mean",
+    ) -> Tensor:
+        """Generates pictures from latents of the prior.
+
+        Args:
+            temperature: Of the latents: the prior's deviations are multiplied by it.
+            observe: What to show of p(picture | latents): its "mean" (of a mixture of logistic distributions, that of
+                their locations), its "mode" (the location of the heaviest; black or white), or a "sample", which has
+                the noise of every pixel.
+        """
+        latents = [temperature * noise[f"level{i}"] for i in range(self.levels)]
+        parameters, _ = self.top_down(latents, condition)
+        if observe == "sample":
+            return self.observation.sample(parameters, noise["observation"])
+        return getattr(self.observation, observe)(parameters)
+
+    def encode(self, x: Tensor, condition: Condition) -> dict[str, Tensor]:
+        """Means of the posteriors, each given the means above, as the noise that `generate` would take.
+
+        In these coordinates the prior is N(0, I). ``generate(condition, null_condition, encode(x, condition))``
+        reconstructs x; with another condition, it draws another text in the same way; mixtures interpolate.
+
+        Returns:
+            "level0" (B, vector), and for every further level (B, h, w, channels).
+        """
+        x = ops.cast(x, "float32")
+        nothing = [ops.zeros((ops.shape(x)[0], *shape)) for shape in self.latent_shapes]
+        _, latents = self.top_down(nothing, condition, self.bottom_up(x, condition))
+        return {f"level{i}": latent.shift for i, latent in enumerate(latents)}
+
+    # ---- likelihood -----------------------------------------------------------------------------------------------
+
+    def log_likelihood(self, x: Tensor, condition: Condition, *, samples: PositiveInt = 1) -> Tensor:
+        """A lower bound (B,), in nats, of the log probability of 8-bit pictures, or of what `observation` describes.
+
+        Args:
+            samples: Draws of the latents. 1: the ELBO, its KL divergence in closed form. More: the importance-weighted
+                bound, see `importance_weighted_bound`; its time grows with them, its memory does not.
+        """
+        x = ops.cast(x, "float32")
+        features = self.bottom_up(x, condition)
+        keys = ops.broadcast_to(ops.convert_to_tensor(np.array([LIKELIHOOD_KEY], np.int32)), (ops.shape(x)[0], 2))
+
+        def log_weight(k: Tensor) -> Tensor:
+            draw = k * (self.levels + 1)  # numbers of this sample's draws: one a level, and one for the dither
+            noise = [normal(keys, draw + i, shape) for i, shape in enumerate(self.latent_shapes)]
+            parameters, latents = self.top_down(noise, condition, features)
+            dither = self.observation.dither * (uniform(keys, draw + self.levels, self.space.shape) - 0.5)
+            log_prob = self.observation.log_prob(parameters, x + dither if self.observation.dither else x)
+            if samples == 1:
+                return log_prob - total_kl(latents)
+            return log_prob + sum(latent.log_prior_over_posterior() for latent in latents)
+
+        return importance_weighted_bound(log_weight, samples)

@@ -1,0 +1,105 @@
+"""What both networks are made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from kgen.nn import GroupNorm, MultiHeadAttention
+
+Tensor = Any
+Shape = tuple[int | None, ...]
+
+
+class TextEmbedding(keras.layers.Layer):
+    """What every block knows of the text as a whole: ``SiLU(MLP(pooled))``.
+
+    Args:
+        width: Of the result, and of the hidden layer.
+    """
+
+    def __init__(self, width: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.hidden = keras.layers.Dense(width, activation="silu", dtype=self.dtype_policy, name="hidden")
+        self.out = keras.layers.Dense(width, activation="silu", dtype=self.dtype_policy, name="out")
+
+    def build(self, pooled_shape: Shape) -> None:
+        self.hidden.build(pooled_shape)
+        self.out.build((None, self.hidden.units))
+
+    def call(self, pooled: Tensor) -> Tensor:
+        """(B, P) -> (B, width)."""
+        return self.out(self.hidden(pooled))
+
+
+class ResidualBlock(keras.layers.Layer):
+    """Two convolutions around a residual; the text scales and shifts what the second one sees.
+
+    Args:
+        channels: Of the output.
+    """
+
+    def __init__(self, channels: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.channels = channels
+        policy = self.dtype_policy
+        self.norm1 = GroupNorm(dtype=policy, name="norm1")
+        self.conv1 = conv(channels, policy, "conv1")
+        self.modulation = keras.layers.Dense(2 * channels, dtype=policy, name="modulation")
+        self.norm2 = GroupNorm(dtype=policy, name="norm2")
+        self.conv2 = conv(channels, policy, "conv2", kernel_initializer="zeros")
+        self.shortcut: keras.layers.Layer | None = None
+
+    def build(self, x_shape: Shape, embedding_shape: Shape) -> None:
+        inner = (*x_shape[:-1], self.channels)
+        self.norm1.build(x_shape)
+        self.conv1.build(x_shape)
+        self.modulation.build(embedding_shape)
+        self.norm2.build(inner)
+        self.conv2.build(inner)
+        if x_shape[-1] != self.channels:
+            self.shortcut = keras.layers.Dense(self.channels, dtype=self.dtype_policy, name="shortcut")
+            self.shortcut.build(x_shape)
+
+    def call(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """(B, H, W, C), (B, E) -> (B, H, W, channels)."""
+        scale, shift = ops.split(self.modulation(embedding), 2, axis=-1)  # (B, channels) each
+        h = self.conv1(ops.silu(self.norm1(x)))  # (B, H, W, channels)
+        h = self.conv2(ops.silu(self.norm2(h, scale, shift)))
+        return h + (x if self.shortcut is None else self.shortcut(x))
+
+
+class Block(keras.layers.Layer):
+    """A residual block and, unless `heads` is 0, attention of every pixel to the words of the text."""
+
+    def __init__(self, channels: int, heads: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        policy = self.dtype_policy
+        self.residual = ResidualBlock(channels, dtype=policy, name="residual")
+        self.norm: keras.layers.Layer | None = None
+        if heads:
+            self.norm = GroupNorm(dtype=policy, name="norm")
+            self.attention = MultiHeadAttention(heads, output_initializer="zeros", dtype=policy, name="attention")
+
+    def build(self, x_shape: Shape, embedding_shape: Shape, sequence_shape: Shape) -> None:
+        self.residual.build(x_shape, embedding_shape)
+        if self.norm is not None:
+            channels = self.residual.channels
+            self.norm.build((*x_shape[:-1], channels))
+            self.attention.build((x_shape[0], None, channels), sequence_shape)
+
+    def call(self, x: Tensor, embedding: Tensor, sequence: Tensor, mask: Tensor) -> Tensor:
+        """(B, H, W, C), (B, E), (B, L, D), (B, L) -> (B, H, W, channels)."""
+        x = self.residual(x, embedding)
+        if self.norm is None:
+            return x
+        _, height, width, channels = x.shape
+        pixels = ops.reshape(self.norm(x), (-1, height * width, channels))  # (B, H*W, C)
+        return x + ops.reshape(self.attention(pixels, sequence, mask), (-1, height, width, channels))
+
+
+def conv(channels: int, policy: Any, name: str, **kwargs: Any) -> keras.layers.Layer:
+    """A 3x3 convolution that keeps height and width, unless it has strides."""
+    return keras.layers.Conv2D(channels, 3, padding="same", dtype=policy, name=name, **kwargs)

@@ -1,0 +1,46 @@
+"""Black or white."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from keras import ops
+
+from kgen.random import uniform
+
+Tensor = Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bernoulli:
+    """Every number of a picture is -1 or 1 (Kingma and Welling 2014, appendix C.1).
+
+    A number between them is taken for the probability, (x + 1) / 2, that it is 1: `log_prob` is then the mean over such
+    binary pictures. It is a likelihood of black-and-white pictures only: of grey ones, it is neither a density nor a
+    probability (Loaiza-Ganem and Cunningham 2019), and not to be compared with the other models'.
+    """
+
+    kind: Literal["bernoulli"] = "bernoulli"
+
+    shared = 0
+    dither = 0.0
+
+    def initial(self, channels: int) -> np.ndarray:
+        return np.zeros(channels)
+
+    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        """Logarithm of the probability of x (B, H, W, C) in [-1, 1]: (B,) nats."""
+        white = (x + 1.0) / 2.0
+        return ops.sum(white * parameters - ops.softplus(parameters), axis=(1, 2, 3))
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        return ops.tanh(parameters / 2.0)  # 2 sigmoid(.) - 1
+
+    def mode(self, parameters: Tensor) -> Tensor:
+        return ops.where(parameters > 0.0, 1.0, -1.0)
+
+    def sample(self, parameters: Tensor, keys: Tensor) -> Tensor:
+        u = uniform(keys, 0, tuple(parameters.shape[1:]))
+        return ops.where(u < ops.sigmoid(parameters), 1.0, -1.0)

@@ -1,0 +1,102 @@
+"""Logistic distributions over the 256 intensities."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from keras import ops
+from pydantic import PositiveInt
+
+from kgen.random import uniform
+from kgen_plugin_vae.observations.scales import BIN, floored, to_8_bits
+
+Tensor = Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logistic:
+    """A mixture of discretised logistic distributions (Salimans et al. 2017, section 2.1).
+
+    An 8-bit intensity has the mass that a logistic distribution puts on its bin; the darkest and the brightest have
+    what lies beyond them, too. The components' weights are a pixel's; given the component, the channels are
+    independent (there is no regression of one channel on another).
+
+    Args:
+        components: Of the mixture; 1 is none.
+        floor: Least natural logarithm of the scale. At -7, an intensity that was met exactly has a probability of 0.97.
+    """
+
+    kind: Literal["logistic"] = "logistic"
+    components: PositiveInt = 1
+    floor: float = -7.0
+
+    shared = 0
+    dither = 0.0
+
+    def initial(self, channels: int) -> np.ndarray:
+        """Locations spread over the intensities: components that begin alike would stay so."""
+        k = self.components
+        locations = np.tile((2.0 * np.arange(k) + 1.0) / k - 1.0, channels)
+        return np.concatenate([np.zeros(k if k > 1 else 0), locations, np.full(k * channels, -math.log(k))])
+
+    def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of the weights (B, H, W, 1, K), locations and logarithms of scales (B, H, W, C, K)."""
+        _, height, width, _ = parameters.shape
+        k = self.components
+        logits = parameters[..., :k] if k > 1 else ops.zeros_like(parameters[..., :1])
+        rest = parameters[..., k:] if k > 1 else parameters
+        channels = rest.shape[-1] // (2 * k)
+        rest = ops.reshape(rest, (-1, height, width, 2, channels, k))
+        return logits[..., None, :], rest[..., 0, :, :], floored(rest[..., 1, :, :], self.floor)
+
+    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        """Logarithm of the probability of the 8-bit picture x (B, H, W, C) in [-1, 1]: (B,) nats.
+
+        The mass between a < b is sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)), whose logarithm
+        loses no digits, however narrow the distribution, and however far away.
+        """
+        logits, location, log_scale = self._split(parameters)
+        x = x[..., None]  # (B, H, W, C, 1)
+        inverse = ops.exp(-log_scale)
+        upper, lower = (x + BIN / 2 - location) * inverse, (x - BIN / 2 - location) * inverse
+        log_below_upper = ops.where(x > 1.0 - BIN / 2, 0.0, ops.log_sigmoid(upper))
+        log_above_lower = ops.where(x < -1.0 + BIN / 2, 0.0, ops.log_sigmoid(-lower))
+        inside = ops.logical_and(x <= 1.0 - BIN / 2, x >= -1.0 + BIN / 2)
+        share = ops.where(inside, ops.log(-ops.expm1(-BIN * inverse)), 0.0)
+        log_mass = ops.sum(log_below_upper + log_above_lower + share, axis=-2)  # (B, H, W, K)
+        pixel = ops.logsumexp(ops.log_softmax(logits[..., 0, :], axis=-1) + log_mass, axis=-1)  # (B, H, W)
+        return ops.sum(pixel, axis=(1, 2))
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        """The weighted mean of the components' locations."""
+        logits, location, _ = self._split(parameters)
+        return ops.sum(_weights(logits) * ops.clip(location, -1.0, 1.0), axis=-1)
+
+    def mode(self, parameters: Tensor) -> Tensor:
+        """The location of the heaviest component."""
+        logits, location, _ = self._split(parameters)
+        return ops.clip(_choose(location, ops.argmax(logits, axis=-1)), -1.0, 1.0)
+
+    def sample(self, parameters: Tensor, keys: Tensor) -> Tensor:
+        """8-bit intensities, by inverse distribution functions: of the weights, then of the logistic."""
+        logits, location, log_scale = self._split(parameters)
+        shape = tuple(location.shape[1:-1])  # (H, W, C)
+        cumulated = ops.cumsum(_weights(logits), axis=-1)  # (B, H, W, 1, K)
+        which = ops.sum(ops.cast(uniform(keys, 0, (*shape[:2], 1))[..., None] >= cumulated, "int32"), axis=-1)
+        which = ops.minimum(which, self.components - 1)  # (B, H, W, 1)
+        u = ops.clip(uniform(keys, 1, shape), 1e-7, 1.0 - 1e-7)
+        drawn = _choose(location, which) + ops.exp(_choose(log_scale, which)) * (ops.log(u) - ops.log1p(-u))
+        return to_8_bits(drawn)
+
+
+def _weights(logits: Tensor) -> Tensor:
+    return ops.exp(ops.log_softmax(logits, axis=-1))
+
+
+def _choose(values: Tensor, which: Tensor) -> Tensor:
+    """(B, H, W, C, K), component (B, H, W, 1) -> (B, H, W, C)."""
+    chosen = ops.one_hot(which, values.shape[-1], dtype=values.dtype)  # (B, H, W, 1, K)
+    return ops.sum(values * chosen, axis=-1)
