@@ -105,12 +105,11 @@ def test_it_comes_back(case, scale: float, randomise, condition_of, array) -> No
     np.testing.assert_allclose(array(again), z, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("scale", [0.1, 0.4])
-def test_log_determinant(case, scale: float, randomise, condition_of, slogdet, array) -> None:
+def test_log_determinant(case, randomise, condition_of, slogdet, array) -> None:
     bijection, shape = case
-    randomise(bijection, gentle(bijection, scale))
-    x, condition = numbers(shape), condition_of(3)
-    found = np.broadcast_to(array(bijection(x, condition)[1]), 3)
+    randomise(bijection, gentle(bijection, 0.4))
+    x, condition = numbers(shape, 2), condition_of(2)
+    found = np.broadcast_to(array(bijection(x, condition)[1]), 2)
     wanted = slogdet(lambda rows: bijection(rows, condition)[0], x)
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4)
     moves = all(isinstance(step, Squeeze | Unsqueeze) for step in getattr(bijection, "steps", [bijection]))
