@@ -22,6 +22,10 @@ class Bijection(keras.layers.Layer):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(dtype="float32", autocast=False, **kwargs)
 
+    def add_weight(self, *args: Any, **kwargs: Any) -> keras.Variable:
+        """As Keras's, but in float32 wherever it is used: `inverse`, unlike `call`, runs in the caller's precision."""
+        return super().add_weight(*args, **{"autocast": False, **kwargs})
+
     def build(self, x_shape: Shape, condition_shape: Mapping[str, Shape] | None = None) -> None:
         pass
 
