@@ -134,7 +134,8 @@ def test_one_draw_against_automatic_differentiation(
 def test_bounds_are_bounds_and_grow_tight(dequantization: str, randomise, condition_of, array) -> None:
     """Against the bin's probability, by quadrature, of a density that is steep within a bin."""
     flow = two_pixels(dequantization=dequantization, alpha=0.01)
-    randomise(flow, 0.15)
+    randomise(flow.flow, 0.15)
+    randomise(flow.dequantizer, 0.02)  # wide enough for draws to reach all of the bin
     for deviation in flow.flow.statistics_variables()[3::2]:
         deviation.assign([1.0])
     flow.flow.steps[1].deviation.assign([0.012])  # a bin is about 0.016 wide, as the logit has it
