@@ -30,9 +30,11 @@ class ActNorm(Bijection):
         self.bias = self.add_weight(name="bias", shape=shape, initializer="zeros")
 
     def call(self, x: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
-        factor = ops.exp(self.log_gain) / self.deviation  # (C,)
-        log_det = x.shape[1] * x.shape[2] * ops.sum(self.log_gain - ops.log(self.deviation))
-        return x * factor + (self.bias - self.mean * factor), log_det
+        # copies: PyTorch needs their values for the gradient, which is taken after they have been assigned
+        mean, deviation = ops.copy(self.mean), ops.copy(self.deviation)
+        factor = ops.exp(self.log_gain) / deviation  # (C,)
+        log_det = x.shape[1] * x.shape[2] * ops.sum(self.log_gain - ops.log(deviation))
+        return x * factor + (self.bias - mean * factor), log_det
 
     def inverse(self, y: Tensor, condition: Condition) -> Tensor:
         return (y - self.bias) * ops.exp(-self.log_gain) * self.deviation + self.mean
