@@ -240,6 +240,16 @@ def late(self: Any, x: Any, condition: Any, training: bool) -> dict[str, Any]:
     return Gaussian.compute_losses(self, x, condition, training)
 
 
+def counting(self: Any, x: Any, condition: Any, training: bool) -> dict[str, Any]:
+    self.seen.assign(self.seen + ops.mean(x))  # of its own part of the batch
+    return Gaussian.compute_losses(self, x, condition, training)
+
+
+def counted(self: Any, space: Any, condition_space: Any) -> None:
+    Gaussian.__init__(self, space, condition_space)
+    self.seen = self.add_weight(name="seen", shape=(), initializer="zeros", trainable=False)
+
+
 def mixing(self: Any, condition: Any, null_condition: Any, noise: Any) -> Any:
     x = Gaussian.generate(self, condition, null_condition, noise)
     return x - ops.mean(x, axis=0, keepdims=True)
@@ -315,6 +325,11 @@ GENERATORS = [
     ("test_likelihood_as_declared", {"likelihood": None}, "implemented"),
     ("test_likelihood_as_declared", {"log_likelihood": summed}, "mixes"),
 ]
+
+
+if keras.backend.backend() == "tensorflow":
+    unsynchronised = {"compute_losses": counting, "__init__": counted}
+    GENERATORS.append(("test_two_replicas_train_in_step", unsynchronised, "two replicas"))
 
 
 @pytest.mark.parametrize(("check", "members", "match"), GENERATORS, ids=[f"{c}-{m}" for c, _, m in GENERATORS])

@@ -255,7 +255,7 @@ def _apart(first: tuple[str, str], second: tuple[str, str]) -> bool:
 
 def _reading_order(thing: Thing) -> list[int]:
     """Row by row; then as the attributes are listed here, so that the order does not depend on the options'."""
-    known = (POSITIONS, COLOURS, SHAPES, RADII)
+    known: tuple[Iterable[str], ...] = (POSITIONS, COLOURS, SHAPES, RADII)
     names = (thing.position, thing.colour, thing.shape, thing.size)
     return [list(every).index(name) for every, name in zip(known, names, strict=True)]
 

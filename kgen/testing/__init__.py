@@ -19,6 +19,7 @@ from kgen.testing.encoder import EncoderConformance
 from kgen.testing.execution import gradients
 from kgen.testing.generator import GeneratorConformance
 from kgen.testing.metric import MetricConformance
+from kgen.testing.replicas import split_cpu
 
 __all__ = [
     "DatasetConformance",
@@ -28,3 +29,5 @@ __all__ = [
     "MetricConformance",
     "gradients",
 ]
+
+split_cpu()

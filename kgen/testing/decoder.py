@@ -86,6 +86,10 @@ class DecoderConformance(LossConformance):
         if self._trains:
             super().test_overfits_one_batch()
 
+    def test_two_replicas_train_in_step(self) -> None:
+        if self._trains:
+            super().test_two_replicas_train_in_step()
+
     def test_mixed_precision(self) -> None:
         if self._trains:
             super().test_mixed_precision()

@@ -24,6 +24,7 @@ from kgen.testing.execution import (
     tensors,
     unchanged,
 )
+from kgen.testing.replicas import copies, mirrored
 from kgen.weights import load_variables, save_variables
 
 Tensor = Any
@@ -56,6 +57,9 @@ class LossConformance(ConfigurationConformance):
 
     loss_tolerance: ClassVar[float] = 1e-4
     """How far (relatively) an example's loss may move with its neighbours in the batch, by rounding."""
+
+    replicas: ClassVar[bool] = True
+    """Whether to train under two replicas, which takes long to trace: one class of several alike is enough."""
 
     def loss_batch(self, component: Any, seed: int = 0) -> Batch:
         """Random arguments of `loss_of`, as arrays of `BATCH` examples."""
@@ -141,6 +145,30 @@ class LossConformance(ConfigurationConformance):
         reseed(component, 0)
         many = rows(batch, np.tile(np.arange(BATCH), 16))
         return float(np.mean(self._losses(component, many, training=False)[str(self.fit_loss)]))
+
+    def test_two_replicas_train_in_step(self) -> None:
+        """Under tf.distribute, both replicas hold the same weights and state after some steps. TensorFlow only."""
+        if keras.backend.backend() != "tensorflow" or not self.replicas:
+            return
+        strategy = mirrored()
+        with strategy.scope():
+            component = self.ready()
+            if not component.trainable_variables:
+                return
+            before = [np.array(variable) for variable in component.trainable_variables]
+            runner = Runner(component, lambda b, training: self.loss_of(component, b, training))
+            try:
+                runner.fit_batch(self.loss_batch(component), steps=2, learning_rate=1e-3)
+            except Exception as error:
+                raise AssertionError(f"training fails under two replicas (tf.distribute): {error}") from error
+        for variable in component.variables:
+            first, second = copies(strategy, variable)
+            assert np.isfinite(first).all(), f"{variable.path} is not finite after training under two replicas"
+            np.testing.assert_array_equal(first, second, err_msg=f"{variable.path} differs between two replicas")
+        after = component.trainable_variables
+        assert any(not np.array_equal(old, new) for old, new in zip(before, after, strict=True)), (
+            "training under two replicas changes no weight"
+        )
 
     def test_weights_survive_a_file(self) -> None:
         component = self.ready()

@@ -37,6 +37,7 @@ class TestFlowMatching(GeneratorConformance):
 class TestDDPM(GeneratorConformance):
     likelihood_options: ClassVar = {"steps": 3}
     generate_options: ClassVar = ({"sampler": "ddpm", "steps": 3},)
+    replicas: ClassVar = False
 
     def build(self) -> Diffusion:
         return Diffusion(SPACE, CONDITIONS, network=TINY_UNET, schedule="linear", prediction="eps", times=Uniform())
@@ -45,6 +46,7 @@ class TestDDPM(GeneratorConformance):
 class TestEDM(GeneratorConformance):
     likelihood_options: ClassVar = {"steps": 3}
     generate_options: ClassVar = ({"sampler": "heun", "steps": 3}, {"sampler": "dpm++2m", "steps": 3})
+    replicas: ClassVar = False
 
     def build(self) -> Diffusion:
         return Diffusion(SPACE, CONDITIONS, network=TINY_DIT, schedule="karras", prediction="edm", times=LogNormal())
@@ -53,6 +55,7 @@ class TestEDM(GeneratorConformance):
 class TestMinSNR(GeneratorConformance):
     likelihood_options: ClassVar = {"steps": 3}
     generate_options: ClassVar = ({"sampler": "euler-ancestral", "steps": 3},)
+    replicas: ClassVar = False
 
     def build(self) -> Diffusion:
         return Diffusion(

@@ -104,20 +104,21 @@ class GAN(Generator):
         pictures = self._augment(ops.concatenate([x, painted]))  # (2B, H, W, C)
         noise = keras.random.normal(ops.shape(pictures), seed=self.seed_generator)
         pictures = ops.concatenate([pictures, pictures + self.penalty_distance * noise])  # (4B, H, W, C)
-        texts = (ops.concatenate([t] * 4) for t in (text, wrong_text))  # (4B, P) each
-        scores, wrong_scores = self.critic(pictures, *texts, training=training)
-        real, fake, real_moved, fake_moved = ops.split(scores, 4)
+        texts = ops.concatenate([ops.stack([text, wrong_text], axis=1)] * 4)  # (4B, 2, P)
+        scores = self.critic(pictures, texts, training=training)  # (4B, 2)
+        real, fake, real_moved, fake_moved = ops.split(scores[:, 0], 4)
         penalty = gradient_penalty(real, real_moved, self.penalty_distance)
         penalty = penalty + gradient_penalty(fake, fake_moved, self.penalty_distance)
-        loss = critic_loss(self.objective, Scores(real, fake, ops.split(wrong_scores, 4)[0]), matched)
+        wrong = ops.split(scores[:, 1], 4)[0]
+        loss = critic_loss(self.objective, Scores(real, fake, wrong), matched)
         return loss, penalty, real
 
     def _frozen_score(self, pictures: Tensor, text: Tensor) -> Tensor:
         """The critic's scores (B,), as a function of the pictures alone: its weights take no gradient."""
         trained = [ops.stop_gradient(v.value) for v in self.critic.trainable_variables]
         others = [ops.stop_gradient(v.value) for v in self.critic.non_trainable_variables]
-        (score, _), _ = self.critic.stateless_call(trained, others, pictures, text, text, training=False)
-        return score
+        scores, _ = self.critic.stateless_call(trained, others, pictures, text[:, None], training=False)
+        return scores[:, 0]
 
     def _augment(self, pictures: Tensor) -> Tensor:
         return augment(pictures, self.augmentation, self.seed_generator)

@@ -121,7 +121,7 @@ class Critic(keras.layers.Layer):
         self.realism = Convolution(1, 1, use_bias=False, name="realism", **options)  # pairs would cancel it
         self.text = Convolution(features, 1, name="text", **options)
 
-    def build(self, x_shape: Shape, text_shape: Shape) -> None:
+    def build(self, x_shape: Shape, texts_shape: Shape) -> None:
         height, width = x_shape[1] // self.patch, x_shape[2] // self.patch
         self.conv_in.build((None, height, width, x_shape[-1] * self.patch**2))
         before = self.channels[0]
@@ -132,18 +132,10 @@ class Critic(keras.layers.Layer):
             before = self.channels[index]
         self.collect.build((None, 1, 1, height * width * before))
         self.realism.build((None, 1, 1, self.features))
-        self.text.build((None, 1, 1, text_shape[-1]))
+        self.text.build((None, texts_shape[1], 1, texts_shape[-1]))
 
-    def call(self, x: Tensor, text: Tensor, other_text: Tensor, training: bool = False) -> tuple[Tensor, Tensor]:
-        """Scores pictures with two texts each.
-
-        Args:
-            x: (B, H, W, C).
-            text, other_text: (B, P).
-
-        Returns:
-            Two scores (B,), float32.
-        """
+    def call(self, x: Tensor, texts: Tensor, training: bool = False) -> Tensor:
+        """Scores pictures with one or more texts each: (B, H, W, C), (B, T, P) -> (B, T), float32."""
         x = self.conv_in(space_to_depth(x, self.patch), training=training)
         for index, block in enumerate(self.blocks):
             if index:
@@ -152,11 +144,9 @@ class Critic(keras.layers.Layer):
         x = ops.reshape(x, (-1, 1, 1, x.shape[1] * x.shape[2] * x.shape[3]))
         features = ops.silu(self.collect(x, training=training))  # (B, 1, 1, F)
         realism = self.realism(features, training=training)
-        # one pass for both texts, so that the spectral norm makes one step
-        wanted = self.text(ops.stack([text, other_text], axis=1)[:, :, None], training=training)  # (B, 2, 1, F)
-        fit = ops.sum(features * wanted, axis=-1, keepdims=True) * self.features**-0.5  # (B, 2, 1, 1)
-        scores = ops.cast((realism + fit)[..., 0, 0], "float32")  # (B, 2)
-        return scores[:, 0], scores[:, 1]
+        wanted = self.text(texts[:, :, None], training=training)  # (B, T, 1, F)
+        fit = ops.sum(features * wanted, axis=-1, keepdims=True) * self.features**-0.5  # (B, T, 1, 1)
+        return ops.cast((realism + fit)[..., 0, 0], "float32")
 
 
 class CriticBlock(keras.layers.Layer):

@@ -33,11 +33,15 @@ class TestRelativistic(Conformance):
 
 
 class TestHinge(Conformance):
+    replicas: ClassVar = False
+
     def build(self) -> GAN:
         return tiny(objective="hinge", spectral_norm=True, penalty=0.0)
 
 
 class TestNonSaturating(Conformance):
+    replicas: ClassVar = False
+
     def build(self) -> GAN:
         return tiny(objective="non-saturating", augmentation=("colour", "translation", "cutout"), patch=1)
 

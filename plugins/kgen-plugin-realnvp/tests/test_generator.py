@@ -37,6 +37,7 @@ class TestConvolutional(GeneratorConformance):
 class TestVariational(GeneratorConformance):
     fit_steps: ClassVar = 40
     likelihood_options: ClassVar = {"draws": 2}
+    replicas: ClassVar = False
 
     def build(self) -> RealNVP:
         coupling = Convolutional(scales=1, couplings=2, width=8, text_heads=2, mixing=False)
@@ -45,6 +46,7 @@ class TestVariational(GeneratorConformance):
 
 class TestTransformer(GeneratorConformance):
     fit_steps: ClassVar = 40
+    replicas: ClassVar = False
 
     def build(self) -> RealNVP:
         return RealNVP(SPACE, CONDITIONS, coupling=TINY_TRANSFORMER, dequantization="none")

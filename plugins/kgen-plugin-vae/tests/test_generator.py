@@ -26,6 +26,7 @@ EVERY = ({}, {"temperature": 0.7, "observe": "mode"}, {"observe": "sample"})
 
 class TestPlain(GeneratorConformance):
     generate_options: ClassVar = EVERY
+    replicas: ClassVar = False
 
     def build(self) -> VAE:
         return VAE(SPACE, CONDITIONS, network=TINY, vector=4, prior="standard")
@@ -52,6 +53,7 @@ class TestLadder(GeneratorConformance):
 class TestLatentsOfAnAutoencoder(GeneratorConformance):
     fit_fall: ClassVar = 0.05
     generate_options: ClassVar = ({"observe": "sample"},)
+    replicas: ClassVar = False
 
     def build(self) -> VAE:
         return VAE(SPACE, CONDITIONS, network=FLAT, observation=Gaussian(pixels=False), vector=4)
@@ -60,6 +62,7 @@ class TestLatentsOfAnAutoencoder(GeneratorConformance):
 class TestBlackAndWhite(GeneratorConformance):
     fit_fall: ClassVar = 0.05
     generate_options: ClassVar = ({"observe": "sample"},)
+    replicas: ClassVar = False
 
     def build(self) -> VAE:
         return VAE(SPACE, CONDITIONS, network=FLAT, observation=Bernoulli(), vector=4)
