@@ -10,5 +10,8 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
     os.environ.setdefault(name, "1")
 
+# JAX compiles far more than it runs here.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+
 _cache = tempfile.TemporaryDirectory(prefix="kgen-tests-")  # removed when the process ends
 os.environ["KGEN_CACHE"] = _cache.name

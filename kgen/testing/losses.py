@@ -16,13 +16,13 @@ from kgen.testing.configuration import ConfigurationConformance
 from kgen.testing.execution import (
     Runner,
     arrays,
+    evaluate,
     gradients,
     perturb,
     reseed,
     rows,
     swap_first,
     tensors,
-    unchanged,
 )
 from kgen.testing.replicas import copies, mirrored
 from kgen.weights import load_variables, save_variables
@@ -77,16 +77,17 @@ class LossConformance(ConfigurationConformance):
 
     def _losses(self, component: Any, batch: Batch, training: bool) -> dict[str, np.ndarray]:
         """Losses of a batch of arrays, leaving weights and seeds as they were."""
-        with unchanged(component):
-            return arrays(dict(self.loss_of(component, tensors(batch), training)))  # type: ignore[no-any-return]
+        return arrays(self._loss_tensors(component, batch, training))  # type: ignore[no-any-return]
+
+    def _loss_tensors(self, component: Any, batch: Batch, training: bool) -> dict[str, Tensor]:
+        return evaluate(component, lambda b: dict(self.loss_of(component, b, training)), batch)  # type: ignore[no-any-return]
 
     def test_losses_are_finite_and_per_example(self) -> None:
         component = self.ready()
         for training in (False, True):
-            losses = self.loss_of(component, tensors(self.loss_batch(component)), training)
-            _check_losses(losses, BATCH)
-            single = rows(self.loss_batch(component), slice(0, 1))
-            _check_losses(self.loss_of(component, tensors(single), training), 1)
+            batch = self.loss_batch(component)
+            _check_losses(self._loss_tensors(component, batch, training), BATCH)
+            _check_losses(self._loss_tensors(component, rows(batch, slice(0, 1)), training), 1)
 
     def test_losses_do_not_mix_examples(self) -> None:
         """Where examples mixed, N replicas would not compute what one device computes."""
@@ -192,7 +193,7 @@ class LossConformance(ConfigurationConformance):
         keras.config.set_dtype_policy("mixed_bfloat16")
         try:
             component = self.ready()
-            _check_losses(self.loss_of(component, tensors(self.loss_batch(component)), True), BATCH)
+            _check_losses(self._loss_tensors(component, self.loss_batch(component), True), BATCH)
         finally:
             keras.config.set_dtype_policy(before)
 
