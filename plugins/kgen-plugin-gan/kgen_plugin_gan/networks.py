@@ -22,7 +22,8 @@ class Painter(keras.layers.Layer):
         picture: (height, width, channels) to paint.
         code: Numbers of the code z.
         channels: Of every level, the smallest map first.
-        patch: Height and width of the squares of pixels that the last map's positions become.
+        patch: Height and width of the squares of pixels that the last map's positions become; a convolution over
+            pixels follows, as the squares' borders would be seen without.
     """
 
     def __init__(self, picture: Grid, code: int, channels: tuple[int, ...], patch: int, **kwargs: Any) -> None:
@@ -38,7 +39,9 @@ class Painter(keras.layers.Layer):
         )
         self.blocks = [PainterBlock(count, dtype=policy, name=f"block{i}") for i, count in enumerate(channels)]
         self.norm = GroupNorm(dtype=policy, name="norm")
-        self.out = Convolution(patch * patch * picture[2], dtype=policy, name="out", kernel_initializer="lecun_normal")
+        self.pixels = max(channels[-1] // patch**2, picture[2])  # channels of a pixel
+        self.unfold = Convolution(patch * patch * self.pixels, dtype=policy, name="unfold")
+        self.out = Convolution(picture[2], dtype=policy, name="out", kernel_initializer="lecun_normal")
 
     def build(self, z_shape: Shape, text_shape: Shape) -> None:
         style = (None, 4 * self.code)
@@ -50,7 +53,8 @@ class Painter(keras.layers.Layer):
             block.build(shape, style)
             shape = (*shape[:-1], channels)
         self.norm.build(shape)
-        self.out.build(shape)
+        self.unfold.build(shape)
+        self.out.build((None, *self.picture[:2], self.pixels))
 
     def call(self, z: Tensor, text: Tensor) -> Tensor:
         """(B, code), (B, P) -> (B, H, W, C) in [-1, 1], float32."""
@@ -61,8 +65,8 @@ class Painter(keras.layers.Layer):
             if index:
                 x = ops.repeat(ops.repeat(x, 2, axis=1), 2, axis=2)
             x = block(x, style)
-        x = self.out(ops.silu(self.norm(x)))  # (B, H/p, W/p, p*p*C)
-        return ops.tanh(ops.cast(depth_to_space(x, self.patch), "float32"))
+        x = depth_to_space(self.unfold(ops.silu(self.norm(x))), self.patch)  # (B, H, W, pixels)
+        return ops.tanh(ops.cast(self.out(ops.silu(x)), "float32"))
 
 
 class PainterBlock(keras.layers.Layer):
