@@ -12,7 +12,7 @@ ANY_BACKEND := $(addprefix tests/test_,$(addsuffix .py,attributes bad_input cli 
 	resume retrieval shapes signature spaces tfds without_tensorflow)) plugins/kgen-plugin-openmoji
 DECLARED := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 
-.PHONY: help run install develop test test-backends lint format bench clean
+.PHONY: help run install develop test test-backends test-alone lint format bench clean
 
 help:  ## Show what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 24
@@ -31,6 +31,12 @@ test-backends: $(VENV)/.developing  ## The tests that depend on the backend, on 
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(addprefix --ignore=,$(ANY_BACKEND))
 	KERAS_BACKEND=torch $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(addprefix --ignore=,$(ANY_BACKEND))
 
+test-alone:  ## One plugin's tests where no other plugin is: make test-alone PLUGIN=vae
+	$(PYTHON) -m venv --clear $(VENV)-alone
+	$(VENV)-alone/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt \
+		'.[tensorflow,test]' ./plugins/kgen-plugin-$(PLUGIN)
+	$(VENV)-alone/bin/pytest plugins/kgen-plugin-$(PLUGIN)
+
 lint: $(VENV)/.developing  ## Style, types, and who may import whom
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -45,7 +51,7 @@ bench: $(VENV)/.developing  ## Time kgen beside its peers
 	set -e; for script in benchmarks/*.py; do $(BIN)/python $$script; done
 
 clean:  ## Remove .venv and what tools left (not runs/)
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV)-alone .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kgen needs Python 3.11 or newer: make PYTHON=...")'

@@ -152,7 +152,7 @@ def normflows_glow() -> Any:
     """Glow at three scales, as in normflows' own example; given the class by the base distributions."""
     import normflows as nf
 
-    levels, blocks, hidden = 3, 8, 96
+    levels, blocks, hidden = 3, 8, 192
     bases, flows, merges = [], [], []
     for i in range(levels):  # the coarsest scale first
         channels = 2 ** (levels + 1 - i)  # of 1x32x32 pictures, squeezed, and halved at every scale but the coarsest

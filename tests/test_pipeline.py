@@ -183,6 +183,16 @@ def test_vectors_are_not_decayed() -> None:
     np.testing.assert_allclose(matrix.numpy(), 0.95, rtol=1e-6)
 
 
+def test_a_weight_can_take_a_share_of_the_learning_rate() -> None:
+    fast, slow = (keras.Variable(np.zeros((2, 2), "float32")) for _ in range(2))
+    slow.learning_rate_share = 0.25
+    optimizer = AveragingAdamW(0.1, weight_decay=0.0, average=0.5)
+    for _ in range(2):
+        optimizer.apply([ops.ones((2, 2)), ops.ones((2, 2))], [fast, slow])
+    np.testing.assert_allclose(fast.numpy(), -0.2, rtol=1e-4)
+    np.testing.assert_allclose(slow.numpy(), -0.05, rtol=1e-4)
+
+
 def test_warm_up_and_cosine() -> None:
     rate = WarmUp(1.0, 10, 110)
     values = [float(rate(step)) for step in (0, 4, 9, 10, 60, 110)]

@@ -42,7 +42,8 @@ class AveragingAdamW(keras.optimizers.AdamW):  # type: ignore[misc]
     """AdamW (Loshchilov and Hutter 2019) that keeps an exponential moving average of the weights beside them.
 
     Unlike Keras's `use_ema`, the average warms up, and never overwrites the weights by itself. Gradients are clipped by
-    the norm of the whole batch's gradient, also under tf.distribute, where Keras would clip each replica's part.
+    the norm of the whole batch's gradient, also under tf.distribute, where Keras would clip each replica's part. A weight
+    with an attribute `learning_rate_share` takes so much of each step (not of the decay), where others take all of it.
 
     Args:
         learning_rate, weight_decay, and further options: As in Keras. Biases, gains and other vectors are not decayed.
@@ -63,6 +64,7 @@ class AveragingAdamW(keras.optimizers.AdamW):  # type: ignore[misc]
         self.clip_norm = clip_norm
         self.average = average
         self.averages: list[Any] = []
+        self.shares: list[float] = []
 
     def build(self, variables: Sequence[Any]) -> None:
         if self.built:
@@ -71,6 +73,7 @@ class AveragingAdamW(keras.optimizers.AdamW):  # type: ignore[misc]
         if vectors:
             self.exclude_from_weight_decay(var_list=vectors)
         super().build(variables)
+        self.shares = [getattr(v, "learning_rate_share", 1.0) for v in variables]
         if self.average is not None:
             self.averages = [self.add_variable_from_reference(v, name="average") for v in variables]
             for average, variable in zip(self.averages, variables, strict=True):
@@ -82,10 +85,11 @@ class AveragingAdamW(keras.optimizers.AdamW):  # type: ignore[misc]
         super().apply(grads, trainable_variables)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        super().update_step(gradient, variable, learning_rate)
+        index = self._get_variable_index(variable)
+        super().update_step(gradient, variable, learning_rate * self.shares[index])
         if self.average is None:
             return
-        average = self.averages[self._get_variable_index(variable)]
+        average = self.averages[index]
         step = ops.cast(self.iterations, average.dtype)
         rate = 1.0 - ops.minimum(ops.cast(self.average, average.dtype), step / (step + 10.0))
         self.assign_add(average, rate * (ops.convert_to_tensor(variable) - ops.convert_to_tensor(average)))

@@ -35,6 +35,8 @@ class GAN(Generator):
         objective: "relativistic", "non-saturating" or "hinge".
         penalty: Weight gamma of ``gamma / 2 (R1 + R2)``, the squared gradients at real and at painted pictures.
         penalty_distance: How far apart the two points are that a gradient is measured between, in each number.
+        painter_rate: Share of the learning rate at which the painter learns (two time-scales, Heusel et al. 2017): as
+            fast as the critic, it would follow the critic from texture to texture and lose what z should vary.
         augmentation: What pictures undergo before the critic sees them: "colour", "translation", "cutout".
         spectral_norm: Whether the critic's kernels are divided by their spectral norms.
 
@@ -55,6 +57,7 @@ class GAN(Generator):
         objective: Name = "relativistic",
         penalty: Annotated[float, Field(ge=0)] = 1.0,
         penalty_distance: Annotated[float, Field(gt=0)] = 0.01,
+        painter_rate: Annotated[float, Field(gt=0)] = 0.2,
         augmentation: tuple[Policy, ...] = (),
         spectral_norm: bool = False,
         **kwargs: Any,
@@ -69,11 +72,12 @@ class GAN(Generator):
         self.objective = objective
         self.penalty = penalty
         self.penalty_distance = penalty_distance
+        self.painter_rate = painter_rate
         self.augmentation = augmentation
         self.spectral_norm = spectral_norm
         channels = tuple(width * m for m in multipliers)
         policy = self.dtype_policy
-        self.painter = Painter(space.shape, code, channels[::-1], patch, dtype=policy, name="painter")
+        self.painter = Painter(space.shape, code, channels[::-1], patch, painter_rate, dtype=policy, name="painter")
         self.critic = Critic(channels, patch, features, spectral_norm, dtype=policy, name="critic")
         self.seed_generator = SeedGenerator()
 

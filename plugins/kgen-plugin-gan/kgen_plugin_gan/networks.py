@@ -24,16 +24,18 @@ class Painter(keras.layers.Layer):
         channels: Of every level, the smallest map first.
         patch: Height and width of the squares of pixels that the last map's positions become; a convolution over
             pixels follows, as the squares' borders would be seen without.
+        rate: Share of the learning rate for every weight.
     """
 
-    def __init__(self, picture: Grid, code: int, channels: tuple[int, ...], patch: int, **kwargs: Any) -> None:
+    def __init__(
+        self, picture: Grid, code: int, channels: tuple[int, ...], patch: int, rate: float = 1.0, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
+        self.rate = rate
         self.picture, self.code, self.channels, self.patch = picture, code, tuple(channels), patch
         policy, shrink = self.dtype_policy, patch * 2 ** (len(channels) - 1)
         self.start_shape = (picture[0] // shrink, picture[1] // shrink, channels[0])
-        width = 4 * code
-        self.style_in = keras.layers.Dense(width, activation="silu", dtype=policy, name="style_in")
-        self.style_out = keras.layers.Dense(width, activation="silu", dtype=policy, name="style_out")
+        self.style = Style(code, dtype=policy, name="style")
         self.start = keras.layers.Dense(
             self.start_shape[0] * self.start_shape[1] * channels[0], dtype=policy, name="start"
         )
@@ -44,9 +46,8 @@ class Painter(keras.layers.Layer):
         self.out = Convolution(picture[2], dtype=policy, name="out", kernel_initializer="lecun_normal")
 
     def build(self, z_shape: Shape, text_shape: Shape) -> None:
-        style = (None, 4 * self.code)
-        self.style_in.build((None, self.code + text_shape[-1]))
-        self.style_out.build(style)
+        style = (None, self.style.width)
+        self.style.build(z_shape, text_shape)
         self.start.build(style)
         shape: Shape = (None, *self.start_shape)
         for block, channels in zip(self.blocks, self.channels, strict=True):
@@ -55,11 +56,12 @@ class Painter(keras.layers.Layer):
         self.norm.build(shape)
         self.unfold.build(shape)
         self.out.build((None, *self.picture[:2], self.pixels))
+        for weight in self.trainable_variables:
+            weight.learning_rate_share = self.rate
 
     def call(self, z: Tensor, text: Tensor) -> Tensor:
         """(B, code), (B, P) -> (B, H, W, C) in [-1, 1], float32."""
-        text = ops.cast(text, z.dtype)
-        style = self.style_out(self.style_in(ops.concatenate([z, text], axis=-1)))  # (B, 4 code)
+        style = self.style(z, ops.cast(text, z.dtype))  # (B, S)
         x = ops.reshape(self.start(style), (-1, *self.start_shape))  # (B, h, w, C0)
         for index, block in enumerate(self.blocks):
             if index:
@@ -67,6 +69,34 @@ class Painter(keras.layers.Layer):
             x = block(x, style)
         x = depth_to_space(self.unfold(ops.silu(self.norm(x))), self.patch)  # (B, H, W, pixels)
         return ops.tanh(ops.cast(self.out(ops.silu(x)), "float32"))
+
+
+class Style(keras.layers.Layer):
+    """Code and text -> what modulates the painter: two layers of numbers whose mean square is about 1.
+
+    A text's vector is as long as its encoder makes it; unless normalised, a long one would drown z.
+
+    Args:
+        code: Numbers of the code z; the style has four times as many.
+    """
+
+    def __init__(self, code: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.width = 4 * code
+        options = {"kernel_initializer": "lecun_normal", "dtype": self.dtype_policy}
+        self.of_code = keras.layers.Dense(self.width, name="of_code", **options)
+        self.of_text = keras.layers.Dense(self.width, name="of_text", **options)
+        self.mix = keras.layers.Dense(self.width, name="mix", **options)
+
+    def build(self, z_shape: Shape, text_shape: Shape) -> None:
+        self.of_code.build(z_shape)
+        self.of_text.build(text_shape)
+        self.mix.build((None, self.width))
+
+    def call(self, z: Tensor, text: Tensor) -> Tensor:
+        """(B, code), (B, P) -> (B, 4 code)."""
+        both = self.of_code(z) + self.of_text(normalised(text))  # (B, 4 code)
+        return normalised(self.mix(ops.silu(both)))
 
 
 class PainterBlock(keras.layers.Layer):
@@ -196,3 +226,8 @@ def depth_to_space(x: Tensor, patch: int) -> Tensor:
     _, rows, columns, depth = x.shape
     y = ops.reshape(x, (-1, rows, columns, patch, patch, depth // patch**2))
     return ops.reshape(ops.transpose(y, (0, 1, 3, 2, 4, 5)), (-1, rows * patch, columns * patch, depth // patch**2))
+
+
+def normalised(x: Tensor) -> Tensor:
+    """Scales each row to a mean square of 1; zeros stay zeros."""
+    return x * ops.rsqrt(ops.mean(ops.square(x), axis=-1, keepdims=True) + 1e-6)
