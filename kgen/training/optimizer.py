@@ -41,9 +41,9 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[m
 class AveragingAdamW(keras.optimizers.AdamW):  # type: ignore[misc]
     """AdamW (Loshchilov and Hutter 2019) that keeps an exponential moving average of the weights beside them.
 
-    Unlike Keras's `use_ema`, the average warms up, and never overwrites the weights by itself. Gradients are clipped by
-    the norm of the whole batch's gradient, also under tf.distribute, where Keras would clip each replica's part. A weight
-    with an attribute `learning_rate_share` takes so much of each step (not of the decay), where others take all of it.
+    Unlike Keras's `use_ema`, the average warms up, and never overwrites the weights by itself. Gradients are clipped
+    by the norm of the whole batch's gradient, also under tf.distribute, where Keras would clip each replica's part. A
+    weight with an attribute `learning_rate_share` takes so much of each step (not of the decay), others take all of it.
 
     Args:
         learning_rate, weight_decay, and further options: As in Keras. Biases, gains and other vectors are not decayed.
