@@ -22,8 +22,9 @@ class Painter(keras.layers.Layer):
         picture: (height, width, channels) to paint.
         code: Numbers of the code z.
         channels: Of every level, the smallest map first.
-        patch: Height and width of the squares of pixels that the last map's positions become; a convolution over
-            pixels follows, as the squares' borders would be seen without.
+        patch: Height and width of the squares of pixels that the last map's positions become: all pixels of a square
+            alike, and a convolution over pixels to tell them apart. (Numbers of their own for a square's pixels give
+            the painter a pattern that it repeats from square to square, and that it is slow to unlearn.)
         rate: Share of the learning rate for every weight.
     """
 
@@ -41,8 +42,8 @@ class Painter(keras.layers.Layer):
         )
         self.blocks = [PainterBlock(count, dtype=policy, name=f"block{i}") for i, count in enumerate(channels)]
         self.norm = GroupNorm(dtype=policy, name="norm")
-        self.pixels = max(channels[-1] // patch**2, picture[2])  # channels of a pixel
-        self.unfold = Convolution(patch * patch * self.pixels, dtype=policy, name="unfold")
+        self.pixels = max(channels[-1] // 2, picture[2])  # channels of a pixel
+        self.thin = Convolution(self.pixels, dtype=policy, name="thin")
         self.out = Convolution(picture[2], dtype=policy, name="out", kernel_initializer="lecun_normal")
 
     def build(self, z_shape: Shape, text_shape: Shape) -> None:
@@ -54,7 +55,7 @@ class Painter(keras.layers.Layer):
             block.build(shape, style)
             shape = (*shape[:-1], channels)
         self.norm.build(shape)
-        self.unfold.build(shape)
+        self.thin.build(shape)
         self.out.build((None, *self.picture[:2], self.pixels))
         for weight in self.trainable_variables:
             weight.learning_rate_share = self.rate
@@ -65,10 +66,10 @@ class Painter(keras.layers.Layer):
         x = ops.reshape(self.start(style), (-1, *self.start_shape))  # (B, h, w, C0)
         for index, block in enumerate(self.blocks):
             if index:
-                x = ops.repeat(ops.repeat(x, 2, axis=1), 2, axis=2)
+                x = enlarged(x, 2)
             x = block(x, style)
-        x = depth_to_space(self.unfold(ops.silu(self.norm(x))), self.patch)  # (B, H, W, pixels)
-        return ops.tanh(ops.cast(self.out(ops.silu(x)), "float32"))
+        x = ops.silu(self.thin(ops.silu(self.norm(x))))
+        return ops.tanh(ops.cast(self.out(enlarged(x, self.patch)), "float32"))
 
 
 class Style(keras.layers.Layer):
@@ -219,13 +220,9 @@ def space_to_depth(x: Tensor, patch: int) -> Tensor:
     return ops.reshape(ops.transpose(y, (0, 1, 3, 2, 4, 5)), (-1, height // patch, width // patch, patch**2 * channels))
 
 
-def depth_to_space(x: Tensor, patch: int) -> Tensor:
-    """Undoes `space_to_depth`."""
-    if patch == 1:
-        return x
-    _, rows, columns, depth = x.shape
-    y = ops.reshape(x, (-1, rows, columns, patch, patch, depth // patch**2))
-    return ops.reshape(ops.transpose(y, (0, 1, 3, 2, 4, 5)), (-1, rows * patch, columns * patch, depth // patch**2))
+def enlarged(x: Tensor, factor: int) -> Tensor:
+    """(B, H, W, C) -> (B, factor * H, factor * W, C): each position becomes a square."""
+    return ops.repeat(ops.repeat(x, factor, axis=1), factor, axis=2)
 
 
 def normalised(x: Tensor) -> Tensor:

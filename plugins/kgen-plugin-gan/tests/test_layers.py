@@ -7,7 +7,7 @@ import pytest
 from keras import ops
 from kgen_plugin_gan.augmentation import augment
 from kgen_plugin_gan.layers import Convolution
-from kgen_plugin_gan.networks import depth_to_space, space_to_depth
+from kgen_plugin_gan.networks import enlarged, space_to_depth
 
 from kgen import SeedGenerator
 
@@ -81,11 +81,19 @@ def test_colour_keeps_the_shape_of_things() -> None:
 
 
 @pytest.mark.parametrize("patch", [1, 2, 4])
-def test_patches_and_back(patch: int) -> None:
+def test_a_position_holds_its_square_of_pixels(patch: int) -> None:
     x = images(2, 8)
     folded = space_to_depth(ops.convert_to_tensor(x), patch)
     assert tuple(folded.shape) == (2, 8 // patch, 8 // patch, 3 * patch**2)
     np.testing.assert_array_equal(
         ops.convert_to_numpy(folded)[1, 0, 1].reshape(patch, patch, 3), x[1, :patch, patch : 2 * patch]
     )
-    np.testing.assert_array_equal(ops.convert_to_numpy(depth_to_space(folded, patch)), x)
+
+
+def test_enlarging_turns_a_position_into_a_square() -> None:
+    x = images(2, 3)
+    large = ops.convert_to_numpy(enlarged(ops.convert_to_tensor(x), 2))
+    assert large.shape == (2, 6, 6, 3)
+    for row in range(6):
+        for column in range(6):
+            np.testing.assert_array_equal(large[:, row, column], x[:, row // 2, column // 2])
