@@ -38,7 +38,7 @@ def train(steps: int) -> np.ndarray:
 
     import kgen
     from kgen.config import FitConfig
-    from kgen.training.fit import compile_pipeline
+    from kgen.training.fit import compile_model
 
     keras.utils.set_random_seed(0)
     encoder, space = Unconditional(), kgen.Space("continuous", (1, 1, 2))
@@ -50,7 +50,7 @@ def train(steps: int) -> np.ndarray:
     fit = FitConfig(
         steps=steps, batch_size=BATCH, learning_rate=1e-3, beta_1=0.0, beta_2=0.99, clip_norm=None, ema=0.99
     )
-    compile_pipeline(pipeline, fit)
+    compile_model(pipeline, fit)
     pipeline.fit(pipeline.inputs(data, [""] * len(data)), batch_size=BATCH, shuffle=False, verbose=0)
     for weight, average in zip(pipeline.trainable_variables, pipeline.optimizer.averages, strict=True):
         weight.assign(average)

@@ -61,7 +61,7 @@ def train_kgen(kind: str, folder: str, steps: int, pictures: int) -> Result:
 
     import kgen
     from kgen.config import FitConfig
-    from kgen.training.fit import compile_pipeline
+    from kgen.training.fit import compile_model
 
     keras.utils.set_random_seed(0)
     (images, classes), test = read(folder, SIZES[kind], steps, pictures)
@@ -71,7 +71,7 @@ def train_kgen(kind: str, folder: str, steps: int, pictures: int) -> Result:
     generator = (kgen_flow if kind == "flow" else kgen_vae)(space, encoder.condition_space)
     pipeline = kgen.assemble(encoder=encoder, generator=generator, image_space=space, condition_dropout=0.0)
     fit = FitConfig(steps=steps, batch_size=BATCH, learning_rate=RATE, warmup_steps=WARM_UP, ema=None)
-    compile_pipeline(pipeline, fit)
+    compile_model(pipeline, fit)
     inputs = pipeline.inputs(images, [str(c) for c in classes])
     start = time.perf_counter()
     pipeline.fit(inputs, batch_size=BATCH, shuffle=False, epochs=1, verbose=0)

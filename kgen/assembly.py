@@ -16,8 +16,8 @@ from kgen.errors import ConfigError, KgenError, SpaceError
 from kgen.pipeline import Pipeline
 from kgen.plugins import registry
 from kgen.registry import Kind
-from kgen.signature import option_model
-from kgen.spaces import Space
+from kgen.signature import option_model, wires
+from kgen.spaces import ConditionSpace, Space
 
 Choice = str | Mapping[str, Any]
 """A component by name ("text/bag", "bag"), or with options: {"name": "bag", "dim": 64}."""
@@ -57,7 +57,7 @@ def assemble(
     if not isinstance(decoder, Decoder):
         if image_space is None:
             raise ConfigError("the size of the images is not known: give `dataset` or `image_space`")
-        decoder = make_decoder(decoder, image_space)
+        decoder = make_decoder(decoder, image_space, encoder.condition_space)
     if not isinstance(generator, Generator):
         generator = make_generator(generator, decoder, encoder)
     check_fit(encoder, generator, decoder)
@@ -80,8 +80,8 @@ def make_encoder(choice: Choice, captions: Sequence[str] | None) -> Encoder:
     return encoder
 
 
-def make_decoder(choice: Choice, image_space: Space) -> Decoder:
-    return cast(Decoder, _make("decoder", choice, image_space=image_space))
+def make_decoder(choice: Choice, image_space: Space, condition_space: ConditionSpace) -> Decoder:
+    return cast(Decoder, _make("decoder", choice, image_space=image_space, condition_space=condition_space))
 
 
 def make_generator(choice: Choice, decoder: Decoder, encoder: Encoder) -> Generator:
@@ -145,6 +145,7 @@ def _make(kind: Kind, choice: Choice, **wiring: Any) -> object:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ConfigError(f"{kind} '{component.id}': {problems}") from error
     try:
+        wiring = {name: space for name, space in wiring.items() if name in wires(cls)}
         return cls(**wiring, **{name: getattr(checked, name) for name in type(checked).model_fields})
     except KgenError:
         raise

@@ -19,11 +19,12 @@ from kgen.config import RunConfig
 from kgen.errors import ConfigError
 from kgen.files import write_text
 from kgen.images import matrix, save_png
+from kgen.inputs import read_dataset
 from kgen.page import page, picture, table
 from kgen.pipeline import Pipeline
-from kgen.run import BITS, prompts_to_draw, read_dataset
 from kgen.rundir import RunDirectory
 from kgen.saving import load
+from kgen.scoring import BITS, prompts_to_draw
 from kgen.signature import options
 from kgen.training.journal import read_rows
 
@@ -82,7 +83,7 @@ def compare(
     names = _names(directories)
     if prompts is None:
         config = RunConfig.load(directories[0].config)
-        drawn = prompts_to_draw(config, read_dataset(config))
+        drawn = prompts_to_draw(config, read_dataset(config.data))
         prompts = [drawn[int(i)] for i in np.linspace(0, len(drawn) - 1, min(MOST_PROMPTS, len(drawn)))]
     runs = []
     for name, directory in zip(names, directories, strict=True):

@@ -15,10 +15,10 @@ from kgen.components.encoder import Condition, Encoder
 from kgen.components.generator import Generator
 from kgen.components.likelihood import check_likelihood
 from kgen.errors import ConfigError
-from kgen.images import to_uint8
+from kgen.images import floats, to_uint8
 from kgen.likelihood import Likelihood
+from kgen.loss_model import LossModel
 from kgen.random import SeedGenerator, draw, interpolate
-from kgen.replicas import loggable, replica_count
 from kgen.sampler import Sampler, validate_options
 
 Tensor = Any
@@ -27,7 +27,7 @@ Batch = dict[str, Any]
 MAX_SAMPLE_BATCH = 64
 
 
-class Pipeline(keras.Model):  # type: ignore[misc]
+class Pipeline(LossModel):
     """Trains a generator on captioned images, and draws images from prompts.
 
     Use `kgen.assemble` to make one; it checks that the parts fit. A pipeline is an ordinary Keras model: `compile` it
@@ -46,7 +46,7 @@ class Pipeline(keras.Model):  # type: ignore[misc]
     def __init__(
         self, encoder: Encoder, generator: Generator, decoder: Decoder, *, condition_dropout: float = 0.1, **kwargs: Any
     ) -> None:
-        super().__init__(autocast=False, **kwargs)
+        super().__init__(**kwargs)
         if not 0.0 <= condition_dropout < 1.0:
             raise ValueError(f"condition_dropout must be in [0, 1), not {condition_dropout}")
         self.encoder = encoder
@@ -55,15 +55,10 @@ class Pipeline(keras.Model):  # type: ignore[misc]
         self.decoder.trainable = False  # a decoder is trained in a stage of its own, before the generator
         self.condition_dropout = condition_dropout
         self.seed_generator = SeedGenerator()
-        self.trackers: dict[str, keras.metrics.Mean] = {}
-        self._hide("null_tokens", dict(encoder.tokenize([""])))
-        self._hide("frozen_null", None)
-        self._hide("samplers", {})
+        self.hide("null_tokens", dict(encoder.tokenize([""])))
+        self.hide("frozen_null", None)
+        self.hide("samplers", {})
         self.build()
-
-    def _hide(self, name: str, value: Any) -> None:
-        """Sets an attribute that Keras must neither track nor wrap."""
-        object.__setattr__(self, name, value)
 
     # ---- training -------------------------------------------------------------------------------------------------
 
@@ -74,27 +69,27 @@ class Pipeline(keras.Model):  # type: ignore[misc]
         self.encoder(self.null_tokens)
         if not self.encoder.trainable:
             condition = self.encoder(self.null_tokens)
-            self._hide("frozen_null", {k: ops.convert_to_numpy(v) for k, v in condition.items()})
+            self.hide("frozen_null", {k: ops.convert_to_numpy(v) for k, v in condition.items()})
+        if not self.decoder.built:
+            self.decoder.build(None)
         image = ops.zeros((1, *self.decoder.image_space.shape))
         latent = self.decoder.encode(image)
         losses = self.generator.compute_losses(latent, self.encoder(self.null_tokens), training=False)
-        if "loss" not in losses:
-            raise ValueError(f"{type(self.generator).__name__}.compute_losses must return 'loss', not {sorted(losses)}")
-        self.trackers = {name: keras.metrics.Mean(name) for name in losses if name != "loss"}
+        self.track(losses, self.generator)
         self.encoder.built = self.generator.built = self.decoder.built = self.built = True
 
-    def compile(self, optimizer: Any = "adamw", **kwargs: Any) -> None:
-        """As in Keras, but takes no loss: the generator has its own. Creates the optimizer's variables at once."""
-        super().compile(optimizer=optimizer, **kwargs)
-        self.optimizer.build(self.trainable_variables)
-
-    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        """Nothing is left to build; Keras would try, and fail on dict batches under MultiWorkerMirroredStrategy."""
+    @property
+    def training_variables(self) -> list[Any]:
+        """Without those of a decoder, which is trained before, or of an encoder that comes from elsewhere."""
+        foreign = {id(variable) for variable in self.decoder.variables}
+        if self.encoder.has_own_weights:
+            foreign |= {id(variable) for variable in self.encoder.variables}
+        return [variable for variable in self.variables if id(variable) not in foreign]
 
     def call(self, batch: Batch, training: bool = False) -> dict[str, Tensor]:
         """Computes the losses of every example: arrays (B,)."""
         latent = (
-            batch["latent"] if "latent" in batch else ops.stop_gradient(self.decoder.encode(_floats(batch["image"])))
+            batch["latent"] if "latent" in batch else ops.stop_gradient(self.decoder.encode(floats(batch["image"])))
         )
         condition = self.condition(batch, training)
         if training and self.condition_dropout:
@@ -119,17 +114,6 @@ class Pipeline(keras.Model):  # type: ignore[misc]
             name: ops.where(ops.reshape(keep, (-1,) + (1,) * (len(value.shape) - 1)), value, null[name])
             for name, value in condition.items()
         }
-
-    def compute_loss(
-        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
-    ) -> Tensor:
-        """Reduces the per-example losses: the one place that averages over the batch, and divides among replicas."""
-        for name, tracker in self.trackers.items():
-            tracker.update_state(y_pred[name])
-        return ops.mean(y_pred["loss"]) / replica_count()
-
-    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Tensor]:
-        return loggable(super().compute_metrics(x, y, y_pred, sample_weight))
 
     def inputs(self, images: np.ndarray | Sequence[np.ndarray], captions: Sequence[str]) -> Batch:
         """Arrays for `fit`: images uint8 (N, H, W, C) or float in [-1, 1], and N captions."""
@@ -245,12 +229,5 @@ class Pipeline(keras.Model):  # type: ignore[misc]
         check_likelihood(type(self.generator), type(self.decoder))
         options = validate_options(self.generator, "log_likelihood", options)
         batch = self.inputs(images, captions)
-        batch["image"] = ops.convert_to_numpy(_floats(ops.convert_to_tensor(batch["image"])))
+        batch["image"] = ops.convert_to_numpy(floats(ops.convert_to_tensor(batch["image"])))
         return Likelihood(self, options).measure(batch, min(batch_size, len(captions)))
-
-
-def _floats(images: Tensor) -> Tensor:
-    """uint8 0..255 -> float32 in [-1, 1]; floats pass."""
-    if keras.backend.standardize_dtype(images.dtype).startswith("float"):
-        return images
-    return ops.cast(images, "float32") / 127.5 - 1.0

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
+from typing import Any
 
 from kgen.files import write_text
 from kgen.page import page, picture, table
@@ -23,6 +24,7 @@ _BODY = Template("""<h1>$name</h1>
 $final
 <h2>Scores</h2>
 $scores
+$decoder
 <h2>Loss</h2>
 $curve
 <h2>Pictures over time</h2>
@@ -53,6 +55,7 @@ def write_report(directory: RunDirectory, credit: str) -> None:
         ),
         final=picture(directory.final_grid),
         scores=_scores(directory),
+        decoder=_decoder(directory.decoder_stage),
         curve=_curve(read_rows(directory.metrics)),
         grids="\n".join(picture(path) for path in _pick(sorted(directory.samples.glob("step-*.png")))),
         parts=table(
@@ -64,6 +67,32 @@ def write_report(directory: RunDirectory, credit: str) -> None:
         credit=html.escape(credit),
     )
     write_text(directory.report, page(manifest["name"], body))
+
+
+_DECODER = Template("""<h2>Decoder</h2>
+<p class="quiet">Trained before the generator. Pictures, and what is decoded of their latents:</p>
+$final
+$scores
+$curve
+<div class="over-time">$sheets</div>""")
+
+
+def _decoder(stage: RunDirectory) -> str:
+    """What a decoder's own training did; nothing where it had none."""
+    manifest = stage.read_manifest()
+    if not manifest.get("finished"):
+        return ""
+    scores = {**manifest["scores"], "training seconds": manifest["timings"]["training_seconds"]}
+    return _DECODER.substitute(
+        final=picture(stage.final_grid),
+        scores=table(("measured", "value"), ((name, _number(value)) for name, value in scores.items())),
+        curve=_curve(read_rows(stage.metrics)),
+        sheets="\n".join(picture(path) for path in _pick(sorted(stage.samples.glob("step-*.png")))),
+    )
+
+
+def _number(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def _pick(paths: Sequence[Path]) -> list[Path]:

@@ -1,30 +1,30 @@
-"""Executes a configuration: data, parts, training, samples, scores and report, all in a run directory."""
+"""Executes a configuration: data, parts, trainings, samples, scores and report, all in a run directory."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
 
-from kgen.assembly import assemble, component_id, make_dataset, make_encoder, make_metric
-from kgen.components.dataset import Dataset, Split
+from kgen.assembly import Choice, assemble, component_id, make_decoder, make_encoder
+from kgen.components.dataset import Dataset
+from kgen.components.decoder import Decoder
 from kgen.components.encoder import Encoder
-from kgen.config import ComponentConfig, RunConfig
-from kgen.data.conditions import ConditionCache, cached_conditions
-from kgen.data.loader import Loader
+from kgen.config import RunConfig
+from kgen.decoder_model import DecoderModel
+from kgen.decoder_stage import DecoderStage
 from kgen.devices import peak_memory
-from kgen.errors import ConfigError, DataError, RunError, RunInterruptedError
+from kgen.errors import ConfigError, RunError, RunInterruptedError
 from kgen.files import atomic_folder, write_text
 from kgen.images import grid, save_png
-from kgen.likelihood import bits_per_dimension
+from kgen.inputs import Inputs, all_captions, read_dataset
 from kgen.pipeline import Pipeline
 from kgen.plugins import registry
 from kgen.random import seed_everything
@@ -32,23 +32,20 @@ from kgen.registry import Kind
 from kgen.report import write_report
 from kgen.rundir import RunDirectory, software
 from kgen.saving import load, save
+from kgen.scoring import Scores, prompts_to_draw, score
 from kgen.training.averages import averaged_weights
 from kgen.training.distribution import Distribution, open_distribution
-from kgen.training.fit import Progress, compile_pipeline, train
+from kgen.training.fit import Progress, compile_model, train
 from kgen.training.journal import Journal, Listener
 
+Stage = Literal["decoder"]
 Say = Callable[[str], None]
-Scores = dict[str, dict[str, float]]
-
-MAX_PROMPTS_DRAWN = 16
-
-BITS = "bits per dimension"
-"""Name of a score: of the negative log-likelihood, less is better."""
+Listen = Callable[[str, int], Listener]
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run left behind."""
+    """What a run left behind; `scores` are empty where it ended before its pictures were scored."""
 
     directory: Path
     grid: Path
@@ -62,44 +59,60 @@ def run(
     out: str | Path | None = None,
     restart: bool = False,
     *,
+    stage: Stage | None = None,
     say: Say = print,
-    listeners: Sequence[Listener] = (),
+    listen: Listen | None = None,
 ) -> RunResult:
     """Trains what the configuration describes, or goes on where an earlier process stopped.
 
     Args:
         out: The run directory; `runs/NAME` by default.
-        restart: Begin anew; an older run in that directory is moved aside.
+        restart: Begin anew; an older run in that directory is moved aside. Its trained decoder is kept, if nothing has
+            changed that it depends on, unless the stage is "decoder".
+        stage: Stop after this stage, "decoder".
         say: Gets a line about each thing that begins.
-        listeners: Get (step, values) of every row of the journal.
+        listen: Is told of each training that begins, by name and number of steps; what it returns is told of every row
+            of that training's journal: step and values.
 
     Raises:
         RunInterruptedError: the user pressed Ctrl-C; the run can be resumed.
         KgenError: anything that the user can mend.
     """
     directory = RunDirectory(out or Path("runs") / config.name)
-    directory.prepare(config, restart)
+    if stage == "decoder" and config.decoder.fit is None:
+        raise ConfigError("--stage decoder: the decoder has no 'fit' in this configuration, nothing is to be trained")
+    older = directory.prepare(config, restart)
     with directory.locked():
-        manifest = directory.read_manifest()
-        if not manifest.get("finished"):
+        if not directory.read_manifest().get("finished"):
             distribution = open_distribution(config.distribute)
-            progress = _train(config, directory, distribution, say, listeners)
-            if progress.interrupted:
-                raise RunInterruptedError(
-                    f"stopped at step {progress.step} of {config.fit.steps}; a checkpoint is saved. "
-                    "Give the same command again to go on"
-                )
+            keras.config.set_dtype_policy(config.precision)
+            runner = _Runner(config, directory, distribution, say, listen)
+            progress = runner.prepare_decoder(older if stage is None else None)
+            if stage == "decoder":
+                return _result(directory.decoder_stage, progress.step, {})
+            progress = runner.train()
             if not distribution.is_chief:
-                return RunResult(directory.path, directory.final_grid, directory.report, progress.step, {})
+                return _result(directory, progress.step, {})
             say("drawing the final pictures, and scoring")
             _finish(config, directory)
         scores = json.loads(directory.evaluation.read_text(encoding="utf-8"))
-        return RunResult(directory.path, directory.final_grid, directory.report, config.fit.steps, scores)
+        return _result(directory, config.fit.steps, scores)
+
+
+def _result(directory: RunDirectory, step: int, scores: Scores) -> RunResult:
+    return RunResult(directory.path, directory.final_grid, directory.report, step, scores)
 
 
 def check(config: RunConfig) -> Pipeline:
     """Builds everything that a run needs, and trains nothing. Raises KgenError for what is wrong."""
-    return _assemble(config, read_dataset(config), None)
+    dataset = read_dataset(config.data)
+    if config.decoder.data is not None:
+        read_dataset(config.decoder.data)
+    encoder = _encoder(config, dataset, None)
+    decoder = make_decoder(config.decoder.choice, dataset.image_space, encoder.condition_space)
+    if config.decoder.fit is not None:
+        DecoderModel(decoder, encoder)
+    return _assemble(config, dataset, encoder, decoder)
 
 
 def evaluate(path: str | Path) -> Scores:
@@ -107,79 +120,130 @@ def evaluate(path: str | Path) -> Scores:
     directory = RunDirectory(path)
     directory.require_run()
     config = RunConfig.load(directory.config)
-    pipeline, dataset = load(directory.model), read_dataset(config)
-    scores = _score(config, pipeline, dataset)
+    pipeline, dataset = load(directory.model), read_dataset(config.data)
+    scores = score(config, pipeline, dataset)
     write_text(directory.evaluation, json.dumps(scores, indent=2) + "\n")
     write_report(directory, dataset.credit)
     return scores
 
 
-def _train(
-    config: RunConfig, directory: RunDirectory, distribution: Distribution, say: Say, listeners: Sequence[Listener]
-) -> Progress:
-    seed_everything(config.seed)
-    keras.config.set_dtype_policy(config.precision)
-    dataset = read_dataset(config)
-    for problem in dataset.problems():
-        say(f"skipped {problem.where}: {problem.what}")
-    with distribution.scope():
-        pipeline = _assemble(config, dataset, directory if distribution.is_chief else None)
-        compile_pipeline(pipeline, config.fit)
-    if distribution.is_chief:
-        _describe(config, directory, dataset, pipeline)
-    say(
-        f"{len(dataset.captions('train'))} pictures of {dataset.image_space}; "
-        f"{sum(int(np.prod(v.shape)) for v in pipeline.trainable_variables):,} weights to train"
-    )
-    pipeline.encoder.tokenize([*_captions(dataset), *prompts_to_draw(config, dataset)])  # fails now, or never
-    conditions = _conditions(pipeline.encoder, dataset)
-    alone = distribution.workers == 1
-    progress = train(
-        pipeline,
-        config.fit,
-        directory.path,
-        data=_loader(config, dataset, "train", pipeline, conditions, distribution),
-        validation=_validation(config, dataset, pipeline, conditions) if alone else None,
-        distribution=distribution,
-        seed=config.seed,
-        sample_every=config.sample.every,
-        draw=_drawer(config, directory, pipeline, dataset) if alone else None,
-        listeners=listeners,
-    )
-    if distribution.is_chief and not progress.interrupted:
-        with averaged_weights(pipeline):
-            save(pipeline, directory.model)
-        timings = {"training_seconds": round(progress.seconds, 1)}
-        directory.update_manifest(step=progress.step, timings=timings, peak_memory_mib=peak_memory())
-    return progress
+class _Runner:
+    """The trainings of one run, in their order."""
+
+    def __init__(
+        self, config: RunConfig, directory: RunDirectory, distribution: Distribution, say: Say, listen: Listen | None
+    ) -> None:
+        self.config = config
+        self.directory = directory
+        self.distribution = distribution
+        self.say = say
+        self.listen = listen
+        self.dataset = read_dataset(config.data)
+        self.stage = self._decoder_stage()
+
+    def _decoder_stage(self) -> DecoderStage | None:
+        own = self.config.decoder
+        if own.fit is None and own.source is None:
+            return None
+        if self.distribution.workers > 1:
+            raise ConfigError("decoder: several workers train no decoder: train it in a run with another 'distribute'")
+        data = self.dataset if own.data is None else read_dataset(own.data)
+        if data.image_space != self.dataset.image_space:
+            here, there = self.dataset.image_space, data.image_space
+            raise ConfigError(f"decoder.data: its pictures are {there}, but the run's are {here}")
+        return DecoderStage(self.config, self.directory, data, self._new_encoder())
+
+    def prepare_decoder(self, older: Path | None) -> Progress:
+        """Has the decoder trained, or fetched from where it is.
+
+        Args:
+            older: A run of before, to take it from if it would be the same.
+        """
+        if self.stage is None:
+            return Progress(0, False, 0.0)
+        own = self.config.decoder
+        if older is not None and own.fit:
+            self.stage.reuse(older, self.say)
+        if own.fit is None:
+            self.stage.take(self.say)
+            return Progress(0, False, 0.0)
+        listener = self._listener("decoder", own.fit.steps, self.stage.finished)
+        progress = self.stage.train(self.distribution, self.say, listener)
+        self._stop_if_interrupted(progress, own.fit.steps, "the decoder's ")
+        return progress
+
+    def train(self) -> Progress:
+        """Trains the pipeline: the generator, and an encoder that is not frozen."""
+        config, directory, dataset, distribution = self.config, self.directory, self.dataset, self.distribution
+        for problem in dataset.problems():
+            self.say(f"skipped {problem.where}: {problem.what}")
+        decoder = config.decoder.choice if self.stage is None else self.stage.decoder(load=True)
+        seed_everything(config.seed)
+        with distribution.scope():
+            pipeline = _assemble(config, dataset, self._new_encoder(), decoder)
+            compile_model(pipeline, config.fit)
+        if distribution.is_chief:
+            _describe(config, directory, dataset, pipeline)
+        self.say(
+            f"{len(dataset.captions('train'))} pictures of {dataset.image_space}; "
+            f"{sum(int(np.prod(v.shape)) for v in pipeline.trainable_variables):,} weights to train"
+        )
+        pipeline.encoder.tokenize([*all_captions(dataset), *prompts_to_draw(config, dataset)])  # fails now, or never
+        inputs = Inputs(dataset, pipeline.encoder, pipeline.decoder, config.fit.flip)
+        alone = distribution.workers == 1
+        listener = self._listener("training", config.fit.steps)
+        progress = train(
+            pipeline,
+            config.fit,
+            directory.path,
+            data=inputs.loader("train", config.fit.batch_size, distribution.worker, distribution.workers),
+            validation=inputs.unseen(config.fit.batch_size) if alone else None,
+            distribution=distribution,
+            seed=config.seed,
+            sample_every=config.sample.every,
+            draw=_drawer(config, directory, pipeline, dataset) if alone else None,
+            listeners=[listener] if listener else [],
+        )
+        self._stop_if_interrupted(progress, config.fit.steps)
+        if distribution.is_chief:
+            with averaged_weights(pipeline):
+                save(pipeline, directory.model)
+            timings = {"training_seconds": round(progress.seconds, 1)}
+            directory.update_manifest(step=progress.step, timings=timings, peak_memory_mib=peak_memory())
+        return progress
+
+    def _new_encoder(self) -> Encoder:
+        return _encoder(self.config, self.dataset, self.directory if self.distribution.is_chief else None)
+
+    def _listener(self, name: str, steps: int, finished: bool = False) -> Listener | None:
+        return None if self.listen is None or finished else self.listen(name, steps)
+
+    def _stop_if_interrupted(self, progress: Progress, steps: int, whose: str = "") -> None:
+        if progress.interrupted:
+            raise RunInterruptedError(
+                f"stopped at {whose}step {progress.step} of {steps}; a checkpoint is saved. "
+                "Give the same command again to go on"
+            )
 
 
 def _finish(config: RunConfig, directory: RunDirectory) -> None:
     """Draws and scores with what was saved, as anybody else would."""
-    pipeline, dataset = load(directory.model), read_dataset(config)
+    pipeline, dataset = load(directory.model), read_dataset(config.data)
     began = time.perf_counter()
     prompts = prompts_to_draw(config, dataset)
     images = pipeline.generate(prompts, seed=config.sample.seed, **config.sample.options)
     _save_grid(config, directory.final_grid, prompts, images)
     timings = {**directory.read_manifest()["timings"], "drawing_seconds": round(time.perf_counter() - began, 1)}
-    write_text(directory.evaluation, json.dumps(_score(config, pipeline, dataset), indent=2) + "\n")
+    write_text(directory.evaluation, json.dumps(score(config, pipeline, dataset), indent=2) + "\n")
     directory.update_manifest(timings=timings, finished=time.strftime("%Y-%m-%d %H:%M:%S"))
     write_report(directory, dataset.credit)
 
 
-def read_dataset(config: RunConfig) -> Dataset:
-    """The dataset of a run. Raises DataError where it has nothing to train on."""
-    dataset = make_dataset(_choice(config.data))
-    if not dataset.captions("train"):
-        raise DataError(f"dataset '{config.data.name}' has no pictures to train on: see its options")
-    return dataset
-
-
-def _assemble(config: RunConfig, dataset: Dataset, directory: RunDirectory | None) -> Pipeline:
+def _assemble(config: RunConfig, dataset: Dataset, encoder: Encoder, decoder: Choice | Decoder) -> Pipeline:
     return assemble(
-        encoder=_encoder(config, dataset, directory),
-        generator=_choice(config.generator),
-        decoder=_choice(config.decoder),
+        encoder=encoder,
+        generator=config.generator.choice,
+        decoder=decoder,
         dataset=dataset,
         condition_dropout=config.condition_dropout,
     )
@@ -188,77 +252,14 @@ def _assemble(config: RunConfig, dataset: Dataset, directory: RunDirectory | Non
 def _encoder(config: RunConfig, dataset: Dataset, directory: RunDirectory | None) -> Encoder:
     """The encoder with what it learned from the captions: once for a run, then read back."""
     if directory is not None and directory.assets.is_dir():
-        encoder = make_encoder(_choice(config.encoder), captions=None)
+        encoder = make_encoder(config.encoder.choice, captions=None)
         encoder.load_assets(directory.assets)
         return encoder
-    encoder = make_encoder(_choice(config.encoder), dataset.captions("train"))
+    encoder = make_encoder(config.encoder.choice, dataset.captions("train"))
     if directory is not None:
         with atomic_folder(directory.assets) as folder:
             encoder.save_assets(folder)
     return encoder
-
-
-def _conditions(encoder: Encoder, dataset: Dataset) -> ConditionCache | None:
-    """A frozen encoder's outputs, computed once for all captions; None for an encoder that is trained."""
-    if encoder.trainable or not encoder.weights:
-        return None
-    return cached_conditions(encoder, _captions(dataset), cache_folder())
-
-
-def _captions(dataset: Dataset) -> list[str]:
-    """The different captions of all splits."""
-    splits: tuple[Split, ...] = ("train", "validation", "holdout")
-    return list(dict.fromkeys(caption for split in splits for caption in dataset.captions(split)))
-
-
-def cache_folder() -> Path:
-    """Where caches lie: $KGEN_CACHE, or the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("KGEN_CACHE") or Path(base) / "kgen")
-
-
-def _loader(
-    config: RunConfig,
-    dataset: Dataset,
-    split: Split,
-    pipeline: Pipeline,
-    conditions: ConditionCache | None,
-    distribution: Distribution,
-) -> Loader:
-    return Loader(
-        dataset,
-        pipeline.encoder,
-        batch_size=config.fit.batch_size,
-        split=split,
-        conditions=conditions,
-        shard=distribution.worker,
-        shards=distribution.workers,
-    )
-
-
-def _validation(
-    config: RunConfig, dataset: Dataset, pipeline: Pipeline, conditions: ConditionCache | None
-) -> Loader | None:
-    """Pictures to measure the loss on: a validation split, else what was held out."""
-    splits: tuple[Split, ...] = ("validation", "holdout")
-    split = next((s for s in splits if dataset.captions(s)), None)
-    return _loader(config, dataset, split, pipeline, conditions, Distribution()) if split else None
-
-
-def prompts_to_draw(config: RunConfig, dataset: Dataset) -> list[str]:
-    """The prompts of a run's grids: those configured, else some of the dataset's, held-out ones last."""
-    if config.sample.prompts is not None:
-        return list(config.sample.prompts)
-    held = dataset.prompts("holdout")[: MAX_PROMPTS_DRAWN // 4]
-    seen = dataset.prompts("train")
-    return _spread(seen, MAX_PROMPTS_DRAWN - len(held)) + held
-
-
-def _spread(items: list[str], count: int) -> list[str]:
-    """At most `count` items, evenly taken from the whole list."""
-    if len(items) <= count:
-        return items
-    return [items[int(i)] for i in np.linspace(0, len(items) - 1, count)]
 
 
 def _drawer(
@@ -281,46 +282,6 @@ def _save_grid(config: RunConfig, path: Path, prompts: Sequence[str], images: np
     metadata = {"prompt": "; ".join(prompts), "seed": str(config.sample.seed), "model": config.name}
     save_png(path, sheet, metadata)
     return sheet
-
-
-def _score(config: RunConfig, pipeline: Pipeline, dataset: Dataset) -> Scores:
-    """Scores by split ("train": prompts that were trained on; "holdout"), each metric's numbers under its name."""
-    metrics = [(choice.name.split("/")[-1], make_metric(_choice(choice))) for choice in config.evaluate.metrics]
-    for name, metric in metrics:
-        if metric.requires is not None and not isinstance(dataset, metric.requires):
-            raise ConfigError(f"metric '{name}' needs the dataset {metric.requires.__name__}")
-    scores: Scores = {}
-    splits: tuple[Split, ...] = ("train", "holdout")
-    for split in splits:
-        prompts = _spread(dataset.prompts(split), config.evaluate.limit)
-        if not metrics or not prompts:
-            continue
-        copies, options = config.evaluate.copies, config.sample.options
-        images = pipeline.generate(
-            prompts, n=copies, seed=config.sample.seed, batch_size=config.evaluate.batch_size, **options
-        )
-        repeated = [prompt for prompt in prompts for _ in range(copies)]
-        scores[split] = {
-            f"{name} {key}": float(value)
-            for name, metric in metrics
-            for key, value in metric(images, repeated, split, dataset).items()
-        }
-    for measured, bits in _likelihood(config, pipeline, dataset).items():
-        scores.setdefault(measured, {}).update(bits)
-    return scores
-
-
-def _likelihood(config: RunConfig, pipeline: Pipeline, dataset: Dataset) -> Scores:
-    """Bits a number, by the split whose pictures were measured; empty where the configuration asks for none."""
-    wanted = config.evaluate.likelihood
-    if not wanted.pictures:
-        return {}
-    splits: tuple[Split, ...] = ("validation", "holdout", "train")
-    split = next(s for s in splits if dataset.captions(s))
-    captions = dataset.captions(split)[: wanted.pictures]
-    images = np.stack([dataset.image(split, i) for i in range(len(captions))])
-    nats = pipeline.log_likelihood(images, captions, batch_size=config.evaluate.batch_size, **wanted.options)
-    return {split: {BITS: float(bits_per_dimension(nats, dataset.image_space.size).mean())}}
 
 
 def _describe(config: RunConfig, directory: RunDirectory, dataset: Dataset, pipeline: Pipeline) -> None:
@@ -356,7 +317,3 @@ def _describe(config: RunConfig, directory: RunDirectory, dataset: Dataset, pipe
             "credit": dataset.credit,
         },
     )
-
-
-def _choice(component: ComponentConfig) -> dict[str, Any]:
-    return {"name": component.name, **component.options}

@@ -35,8 +35,16 @@ class RunDirectory:
         self.model = self.path / "model"
         self.report = self.path / "report.html"
 
-    def prepare(self, config: RunConfig, restart: bool) -> None:
+    @property
+    def decoder_stage(self) -> RunDirectory:
+        """Where the decoder's own training lies, if it has one."""
+        return RunDirectory(self.path / "decoder")
+
+    def prepare(self, config: RunConfig, restart: bool) -> Path | None:
         """Makes the directory ready for a run of this configuration, new or to be resumed.
+
+        Returns:
+            Where an older run was moved to.
 
         Args:
             restart: Move an older run aside (to NAME-1, NAME-2, ...) instead of resuming it.
@@ -44,23 +52,28 @@ class RunDirectory:
         Raises:
             RunError: it belongs to a different configuration (what differs is named), or holds something else.
         """
-        if restart and self.path.exists():
-            self.path.rename(_free_name(self.path))
+        older = self._move_aside() if restart and self.path.exists() else None
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file: choose another directory with --out")
         if self.config.is_file():
             self._compare(config)
-            return
+            return None
         if self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir()):
             raise RunError(f"{self.path} is not empty and holds no run: choose another directory with --out")
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.config, config.to_yaml())
+        return older
+
+    def _move_aside(self) -> Path:
+        name = _free_name(self.path)
+        self.path.rename(name)
+        return name
 
     def _compare(self, config: RunConfig) -> None:
-        if differences := list(_differences(RunConfig.load(self.config).dump(), config.dump())):
+        if changed := list(differences(RunConfig.load(self.config).dump(), config.dump())):
             raise RunError(
                 f"{self.path} holds a run of a different configuration:\n  "
-                + "\n  ".join(differences)
+                + "\n  ".join(changed)
                 + "\nstart again with --restart (the old run is moved aside), or choose another directory with --out"
             )
 
@@ -109,9 +122,10 @@ def _free_name(path: Path) -> Path:
     return candidate
 
 
-def _differences(old: Any, new: Any, key: str = "") -> Iterator[str]:
+def differences(old: Any, new: Any, key: str = "") -> Iterator[str]:
+    """What differs between two nested mappings, a line each."""
     if isinstance(old, dict) and isinstance(new, dict):
         for name in dict.fromkeys([*old, *new]):
-            yield from _differences(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))
+            yield from differences(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))
     elif old != new:
         yield f"{key}: {old!r} there, {new!r} now"

@@ -10,10 +10,11 @@ import keras
 import yaml
 
 from kgen.assembly import check_fit, component_id, make_decoder, make_encoder, make_generator
+from kgen.components.decoder import Decoder
 from kgen.errors import ConfigError, RunError
 from kgen.files import atomic_folder
 from kgen.pipeline import Pipeline
-from kgen.signature import option_model
+from kgen.signature import option_model, wires
 from kgen.spaces import Space
 from kgen.weights import load_variables, save_variables
 
@@ -55,13 +56,48 @@ def load(path: str | Path, *, custom: Sequence[type[Any]] = ()) -> Pipeline:
     return pipeline
 
 
+def save_decoder(decoder: Decoder, path: str | Path) -> None:
+    """Writes a trained decoder into the folder `path`, atomically, as `save` does a pipeline."""
+    description = {
+        "format": FORMAT,
+        "dtype": decoder.dtype_policy.name,
+        "image_shape": list(decoder.image_space.shape),
+        "decoder": {"name": component_id("decoder", decoder), **decoder.config},
+    }
+    with atomic_folder(Path(path)) as folder:
+        (folder / "decoder.yaml").write_text(yaml.safe_dump(description, sort_keys=False), encoding="utf-8")
+        decoder.save_assets(folder)
+        save_variables(folder / "weights.safetensors", {"decoder": decoder.kept_weights}, {"format": str(FORMAT)})
+
+
+def load_decoder(path: str | Path, decoder: Decoder) -> Decoder:
+    """Fills a decoder, as it was built from its configuration, with what `save_decoder` wrote.
+
+    Raises:
+        RunError: the file is damaged, or of another decoder: of other options, or for pictures of another size.
+    """
+    folder = Path(path)
+    description = _read_yaml(folder / "decoder.yaml", {"format", "image_shape", "decoder"})
+    wanted = {"name": component_id("decoder", decoder), **decoder.config}
+    if description["decoder"] != wanted:
+        raise RunError(f"{folder} holds the decoder {description['decoder']}, not {wanted}")
+    if tuple(description["image_shape"]) != decoder.image_space.shape:
+        there, here = ("x".join(map(str, shape)) for shape in (description["image_shape"], decoder.image_space.shape))
+        raise RunError(f"{folder} holds a decoder for pictures of {there}, but the run's are {here}: set data.size")
+    decoder.load_assets(folder)
+    decoder.build(None)
+    load_variables(folder / "weights.safetensors", {"decoder": decoder.kept_weights})
+    return decoder
+
+
 PARTS = ("encoder", "generator", "decoder")
 
 
 def saved_weights(pipeline: Pipeline) -> dict[str, list[Any]]:
     """By part, the weights that belong to the pipeline, without those that a part brings along by itself."""
     parts = {name: getattr(pipeline, name) for name in PARTS}
-    return {name: list(p.weights) for name, p in parts.items() if not getattr(p, "has_own_weights", False)}
+    kept = {name: part.kept_weights if name == "decoder" else list(part.weights) for name, part in parts.items()}
+    return {name: kept[name] for name, part in parts.items() if not getattr(part, "has_own_weights", False)}
 
 
 def _describe(pipeline: Pipeline) -> dict[str, Any]:
@@ -79,10 +115,14 @@ def _read(folder: Path) -> dict[str, Any]:
     file = folder / "pipeline.yaml"
     if not file.is_file():
         raise RunError(f"{folder} holds no trained pipeline ({file.name} is missing): finish its training first")
+    return _read_yaml(file, {"format", "dtype", "image_shape", *PARTS})
+
+
+def _read_yaml(file: Path, keys: set[str]) -> dict[str, Any]:
     try:
         description = yaml.safe_load(file.read_text(encoding="utf-8"))
-        missing = {"format", "dtype", "image_shape", *PARTS} - set(description)
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
+        missing = keys - set(description)
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
         raise RunError(f"{file} is damaged: {error}") from error
     if missing:
         raise RunError(f"{file} is damaged: it lacks {', '.join(sorted(missing))}")
@@ -96,6 +136,7 @@ def _build(description: dict[str, Any], folder: Path, custom: dict[str, type[Any
         options = dict(description[kind])
         name = options.pop("name")
         if name in custom:
+            wiring = {key: space for key, space in wiring.items() if key in wires(custom[name])}
             return custom[name](**wiring, **dict(option_model(custom[name], name)(**options)))
         if ":" in name:
             raise ConfigError(
@@ -106,7 +147,8 @@ def _build(description: dict[str, Any], folder: Path, custom: dict[str, type[Any
     image_space = Space("continuous", tuple(description["image_shape"]))
     encoder = make("encoder", lambda: make_encoder(description["encoder"], captions=None))
     encoder.load_assets(folder / "encoder")
-    decoder = make("decoder", lambda: make_decoder(description["decoder"], image_space), image_space=image_space)
+    spaces = {"image_space": image_space, "condition_space": encoder.condition_space}
+    decoder = make("decoder", lambda: make_decoder(description["decoder"], **spaces), **spaces)
     decoder.load_assets(folder / "decoder")
     spaces = {"space": decoder.latent_space, "condition_space": encoder.condition_space}
     generator = make("generator", lambda: make_generator(description["generator"], decoder, encoder), **spaces)

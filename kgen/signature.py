@@ -24,6 +24,11 @@ def options(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     }
 
 
+def wires(cls: type[Any]) -> set[str]:
+    """What a class takes from its neighbours in a pipeline: of `WIRED`, the names that its constructor has."""
+    return WIRED & set(inspect.signature(cls.__init__).parameters)
+
+
 def option_model(function: Callable[..., Any], title: str) -> type[pydantic.BaseModel]:
     """A pydantic model of the options: unknown keys are refused, types and ranges are checked."""
     fields: dict[str, Any] = {

@@ -12,15 +12,18 @@ class Space:
     """The space of images or latents of one example (no batch axis).
 
     Args:
-        kind: "continuous" for real numbers (images in [-1, 1]; latents of unit variance; vectors), or
+        kind: "continuous" for real numbers (of images, latents, vectors), or
             "tokens" for int32 indices.
         shape: Of one example: (height, width, channels) for a grid, (n,) for a vector or a sequence.
         vocabulary: Number of different tokens; only for "tokens".
+        bounded: Whether numbers lie in [-1, 1], as those of images do; else they have about unit variance, and no
+            bounds, as latents do.
     """
 
     kind: Literal["continuous", "tokens"]
     shape: tuple[int, ...]
     vocabulary: int | None = None
+    bounded: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
@@ -38,7 +41,9 @@ class Space:
 
     def __str__(self) -> str:
         dims = "x".join(map(str, self.shape))
-        return f"{dims} tokens of {self.vocabulary}" if self.kind == "tokens" else f"{dims} continuous"
+        if self.kind == "tokens":
+            return f"{dims} tokens of {self.vocabulary}"
+        return f"{dims} continuous" if self.bounded else f"{dims} continuous without bounds"
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from kgen import assemble  # noqa: E402
 from kgen.config import FitConfig  # noqa: E402
 from kgen.data.loader import Loader  # noqa: E402
 from kgen.training.distribution import open_distribution  # noqa: E402
-from kgen.training.fit import compile_pipeline, train  # noqa: E402
+from kgen.training.fit import compile_model, train  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))
 from parts import Painter, Patterns, Words  # noqa: E402
@@ -42,7 +42,7 @@ encoder.adapt(dataset.captions("train"))
 with distribution.scope():
     painter = Painter(dataset.image_space, encoder.condition_space, noise=noise)
     pipeline = assemble(encoder=encoder, generator=painter, dataset=dataset, condition_dropout=0.0)
-    compile_pipeline(pipeline, FIT)
+    compile_model(pipeline, FIT)
 loader = Loader(dataset, encoder, batch_size=8, shard=distribution.worker, shards=distribution.workers)
 folder = out.with_suffix("")
 folder.mkdir(exist_ok=True)

@@ -15,7 +15,8 @@ import pytest
 from keras import ops
 
 from kgen import ConditionSpace, DataError, Encoder, RunError
-from kgen.data.conditions import BATCH, ConditionCache, cached_conditions, weights_fingerprint
+from kgen.data.cache import weights_fingerprint
+from kgen.data.conditions import BATCH, ConditionCache, cached_conditions
 
 CAPTIONS = [f"caption {i} of \U0001f49c" for i in range(2 * BATCH + 7)] * 2
 
@@ -151,7 +152,7 @@ def test_changed_code_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len(folders(tmp_path)) == 1
 
 
-@pytest.mark.parametrize("name", ["sequence.npy", "pooled.npy", "captions.json"])
+@pytest.mark.parametrize("name", ["sequence.npy", "pooled.npy", "captions.json", "checksums.json"])
 @pytest.mark.parametrize("damage", ["missing", "cut", "empty"])
 def test_damage_is_repaired(name: str, damage: str, tmp_path: Path) -> None:
     encoder = Frozen()

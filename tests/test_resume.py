@@ -19,7 +19,11 @@ data: {name: shapes, size: 16, count: 200, holdout: [purple square]}
 encoder: {name: text/transformer, dim: 16, depth: 1, heads: 2, dropout: 0.1}
 generator:
   name: diffusion/diffusion
-  network: {kind: dit, patch: 4, width: 16, depth: 1, heads: 2, dropout: 0.1}
+  network: {kind: dit, patch: 2, width: 16, depth: 1, heads: 2, dropout: 0.1}
+decoder:
+  name: codecs/kl-autoencoder
+  network: {width: 8, multipliers: [1], patch: 2, attention: false}
+  fit: {steps: 60, batch_size: 8, checkpoint_every: 20, validate_every: 40, log_every: 20}
 fit: {steps: 300, batch_size: 8, checkpoint_every: 20, validate_every: 100, log_every: 20}
 sample: {every: 0, prompts: [a large red circle in the middle], options: {steps: 2, sampler: euler}}
 """
@@ -36,11 +40,15 @@ def start(folder: Path, backend: str) -> subprocess.Popen[bytes]:
 def finish(folder: Path, backend: str) -> dict[str, np.ndarray]:
     process = start(folder, backend)
     assert process.wait(timeout=600) == 0, process.stderr and process.stderr.read().decode()
-    return load_file(folder / "runs" / "run" / "checkpoints" / "step-00000300.safetensors")
+    run = folder / "runs" / "run"
+    decoder = load_file(run / "decoder" / "model" / "weights.safetensors")
+    return decoder | load_file(run / "checkpoints" / "step-00000300.safetensors")
 
 
 def checkpoints(folder: Path) -> set[str]:
-    return {path.name for path in (folder / "runs" / "run" / "checkpoints").glob("step-*")}
+    """Those of both stages."""
+    run = folder / "runs" / "run"
+    return {str(path.relative_to(run)) for path in run.glob("**/checkpoints/step-*")}
 
 
 def kill_at_a_random_moment(folder: Path, backend: str) -> None:
@@ -55,12 +63,12 @@ def kill_at_a_random_moment(folder: Path, backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
-def test_killed_three_times_and_resumed(backend: str, tmp_path: Path) -> None:
+def test_killed_four_times_in_two_stages_and_resumed(backend: str, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
         folder.mkdir()
         (folder / "run.yaml").write_text(CONFIG, encoding="utf-8")
-    for _ in range(3):
+    for _ in range(4):
         kill_at_a_random_moment(killed, backend)
     assert not (killed / "runs" / "run" / "model").exists()  # it was killed before its end
     resumed, expected = finish(killed, backend), finish(whole, backend)

@@ -25,6 +25,7 @@ def load_backend() -> str:
     if name == "tensorflow" and os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", QUIET) == QUIET:
         with _silent_stderr():
             import keras
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it calls several models in one process an accident
     else:
         import keras
     logging.getLogger("absl").setLevel(logging.ERROR)  # grain, for one, warns where jax is not installed

@@ -13,33 +13,45 @@ LINES = 20
 
 
 class Display:
-    """A listener of the journal, and the voice of a run."""
+    """The voice of a run, and who listens to its trainings."""
 
-    def __init__(self, total: int, console: Console, progress: Progress) -> None:
-        self.total = total
+    def __init__(self, console: Console, progress: Progress) -> None:
         self.console = console
         self.progress = progress
-        self.task = progress.add_task("training", total=total, numbers="")
-        self.printed = 0
 
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False)
+
+    def listen(self, name: str, total: int) -> TrainingDisplay:
+        """Shows one more training."""
+        return TrainingDisplay(self, name, total)
+
+
+class TrainingDisplay:
+    """A listener of a training's journal."""
+
+    def __init__(self, display: Display, name: str, total: int) -> None:
+        self.display = display
+        self.name, self.total = name, total
+        self.task = display.progress.add_task(name, total=total, numbers="")
+        self.printed = 0
 
     def __call__(self, step: int, values: Mapping[str, float]) -> None:
         if "loss" in values:
             numbers = f"loss {values['loss']:.4f}, {values['images_per_second']:.0f} pictures/s"
         else:
             numbers = f"validation loss {values['val_loss']:.4f}"
-        self.progress.update(self.task, completed=step, numbers=numbers)
+        self.display.progress.update(self.task, completed=step, numbers=numbers)
         due = step - self.printed >= self.total / LINES or step == self.total or "val_loss" in values
-        if not self.console.is_terminal and due:
+        if not self.display.console.is_terminal and due:
             self.printed = step
-            self.say(f"step {step}/{self.total}: {numbers}")
+            prefix = "" if self.name == "training" else f"{self.name} "
+            self.display.say(f"{prefix}step {step}/{self.total}: {numbers}")
 
 
 @contextmanager
-def training_display(total: int) -> Iterator[Display]:
-    """A display of a training of `total` steps, which ends with the block."""
+def training_display() -> Iterator[Display]:
+    """A display of trainings, which ends with the block."""
     console = Console()
     columns = (
         TextColumn("{task.description}"),
@@ -50,4 +62,4 @@ def training_display(total: int) -> Iterator[Display]:
         TextColumn("{task.fields[numbers]}"),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        yield Display(total, console, progress)
+        yield Display(console, progress)

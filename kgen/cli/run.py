@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from kgen.cli.common import Settings, load_config
+
+Stage = Literal["decoder"]
 
 EXAMPLE = "Example: kgen run configs/quickstart.yaml --set fit.steps=500 --out runs/short"
 
@@ -19,15 +21,19 @@ def command(
         Path | None, typer.Option("--out", metavar="DIR", help="The run directory.", show_default="runs/NAME")
     ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew; an older run is moved aside.")] = False,
+    stage: Annotated[
+        Stage | None, typer.Option("--stage", metavar="decoder", help="Train this part alone.", show_default=False)
+    ] = None,
 ) -> None:
     """Train the pipeline that a run file describes, or go on where an earlier run stopped."""
     checked = load_config(config, settings or ())
     from kgen.cli.progress import training_display
     from kgen.run import run
 
-    with training_display(checked.fit.steps) as display:
-        result = run(checked, out, restart, say=display.say, listeners=[display])
+    with training_display() as display:
+        result = run(checked, out, restart, stage=stage, say=display.say, listen=display.listen)
     for split, scores in result.scores.items():
         typer.echo(f"{split}: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
     typer.echo(f"grid:   {result.grid}")
-    typer.echo(f"report: {result.report}")
+    if stage is None:
+        typer.echo(f"report: {result.report}")

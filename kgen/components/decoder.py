@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import keras
+import numpy as np
 
 from kgen.components.encoder import Condition
 from kgen.random import NoiseSpec
@@ -19,7 +20,12 @@ Tensor = Any
 class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
     """Both directions between images and latents.
 
-    A subclass takes `image_space` first, then its options as keyword arguments, as a generator does.
+    A subclass takes `image_space` first, then its options as keyword arguments, as a generator does; one whose
+    `compute_losses` and `decode` read the text takes `condition_space` second. The weights of `encode` and `decode` are
+    created in ``build``, which gets no shape; those that only training needs, by `compute_losses`.
+
+    A decoder that implements `compute_losses` is trained before the generator, in a stage of its own: `compute_losses`
+    step by step, then `calibrate` once.
 
     Args:
         image_space: Of the images in [-1, 1] to read and to make.
@@ -31,12 +37,18 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
     lossless: ClassVar[bool] = False
     """True where ``decode(encode(images))`` is `images`: a latent's likelihood is then that of the image."""
 
+    latent_is_picture: ClassVar[bool] = False
+    """True where a latent can be looked at, as a small picture can."""
+
     has_own_weights: bool = False
     """True where the weights come from elsewhere (a preset, a folder): kgen then does not save them."""
 
     def __init__(self, image_space: Space, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.image_space = image_space
+
+    def build(self, input_shape: None = None) -> None:
+        """Creates the weights of `encode` and `decode`. Default: none."""
 
     @property
     def latent_space(self) -> Space:
@@ -58,6 +70,27 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
     def compute_losses(self, images: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
         """Losses of every example (B,), as a generator's; only for decoders that are trained, in an own stage."""
         raise NotImplementedError
+
+    def calibrate(self, batches: Iterable[np.ndarray]) -> None:
+        """Measures what `encode` needs to know of the finished weights, such as the latents' mean and variance.
+
+        Args:
+            batches: Of training pictures, uint8 (B, *image_space.shape). To be kept, what is measured must be a weight
+                (not trainable), or written by `save_assets`.
+        """
+
+    def scores(self, batches: Iterable[np.ndarray]) -> dict[str, float]:
+        """What a report should say of a trained decoder, by name, beside the error of its reconstructions.
+
+        Args:
+            batches: As for `calibrate`, but of pictures that it was not trained on, where there are any.
+        """
+        return {}
+
+    @property
+    def kept_weights(self) -> list[Any]:
+        """Those of `weights` that `encode` and `decode` use; a subclass leaves out what only training needs."""
+        return list(self.weights)
 
     def save_assets(self, path: str | Path) -> None:
         """Writes what is measured or learned but not a weight into the folder `path`. Default: nothing."""

@@ -1,6 +1,17 @@
 """YAML -> a checked, frozen configuration of a run."""
 
 from kgen.config.components import ComponentConfig
-from kgen.config.run_config import EvaluateConfig, FitConfig, RunConfig, SampleConfig, sampling_options
+from kgen.config.decoder import DecoderConfig
+from kgen.config.run_config import EvaluateConfig, RunConfig, sampling_options
+from kgen.config.sections import FitConfig, LikelihoodConfig, SampleConfig
 
-__all__ = ["ComponentConfig", "EvaluateConfig", "FitConfig", "RunConfig", "SampleConfig", "sampling_options"]
+__all__ = [
+    "ComponentConfig",
+    "DecoderConfig",
+    "EvaluateConfig",
+    "FitConfig",
+    "LikelihoodConfig",
+    "RunConfig",
+    "SampleConfig",
+    "sampling_options",
+]

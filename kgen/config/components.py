@@ -29,9 +29,14 @@ class ComponentConfig(pydantic.BaseModel):
     name: str
     options: dict[str, Any] = {}
 
+    @property
+    def choice(self) -> dict[str, Any]:
+        """As the functions of `kgen.assembly` take it."""
+        return {"name": self.name, **self.options}
+
     def dump(self) -> dict[str, Any]:
         """As a run file holds it."""
-        return {"name": self.name, **self.options}
+        return self.choice
 
 
 def resolve(source: Source, path: KeyPath, kind: Kind, value: Any) -> tuple[ComponentConfig, type[Any] | None]:

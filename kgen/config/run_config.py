@@ -10,16 +10,16 @@ from typing import Annotated, Any, Literal, Self
 import pydantic
 import pydantic_core
 import yaml
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, PositiveInt
 
 from kgen.config.components import DEFAULTS, PARTS, ComponentConfig, check_likelihood_options, check_sampling, resolve
+from kgen.config.decoder import DecoderConfig, resolve_decoder
 from kgen.config.options import check
 from kgen.config.overrides import apply_overrides
+from kgen.config.sections import FitConfig, LikelihoodConfig, SampleConfig, Section, Seed
 from kgen.config.source import FALSE, FLOAT, INTEGER, NULL, TRUE, Origin, Source, read_file, show
 from kgen.errors import ConfigError, PluginError
 from kgen.signature import plain
-
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 def _folder_name(name: str) -> str:
@@ -33,66 +33,7 @@ def _folder_name(name: str) -> str:
 Name = Annotated[str, pydantic.AfterValidator(_folder_name)]
 
 
-class _Section(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-
-
-class FitConfig(_Section):
-    """How the pipeline is trained."""
-
-    steps: PositiveInt
-    """Training steps, of one batch each."""
-    batch_size: PositiveInt = 32
-    """Pictures a step, over all replicas and workers."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    """Peak learning rate of AdamW."""
-    warmup_steps: NonNegativeInt = 100
-    """Steps in which the learning rate rises from 0."""
-    schedule: Literal["constant", "cosine"] = "cosine"
-    """How the learning rate goes on after the warm-up."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    """AdamW's weight decay."""
-    beta_1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """AdamW's decay of the mean gradient; adversarial trainings want less, or 0."""
-    beta_2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    """AdamW's decay of the mean squared gradient."""
-    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
-    """Longest global gradient; null: no limit."""
-    ema: Annotated[float, Field(ge=0, lt=1)] | None = 0.999
-    """Decay a step of the average of the weights that samples are drawn with; null: no average."""
-    log_every: PositiveInt = 50
-    """Steps between rows of metrics.csv."""
-    checkpoint_every: PositiveInt = 500
-    """Steps between checkpoints."""
-    keep: PositiveInt = 2
-    """Newest checkpoints to keep."""
-    validate_every: PositiveInt = 500
-    """Steps between measurements of the validation loss."""
-
-
-class SampleConfig(_Section):
-    """What is drawn while training, and at its end."""
-
-    every: NonNegativeInt = 500
-    """Steps between sample grids; 0: none before the end."""
-    prompts: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """What to draw; null: up to 16 of the dataset's captions, held-out ones last."""
-    seed: Seed = 0
-    """Of the noise that pictures are made of."""
-    options: dict[str, Any] = {}
-    """Options of the generator's `generate`, such as steps or guidance; `decoder:` holds those of `decode`."""
-
-
-class LikelihoodConfig(_Section):
-    """How likely a trained pipeline finds pictures that it has not seen."""
-
-    pictures: NonNegativeInt = 0
-    """How many, of the validation split, else of what was held out, else of the training's; 0: not measured."""
-    options: dict[str, Any] = {}
-    """Options of the generator's `log_likelihood`, such as steps or samples."""
-
-
-class EvaluateConfig(_Section):
+class EvaluateConfig(Section):
     """How a trained pipeline is scored."""
 
     metrics: tuple[ComponentConfig, ...] = ()
@@ -107,7 +48,7 @@ class EvaluateConfig(_Section):
     """Pictures that are drawn together."""
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """One experiment: a dataset, three parts, and how to train, draw and score."""
 
     name: Name
@@ -124,8 +65,8 @@ class RunConfig(_Section):
     """Text -> condition."""
     generator: ComponentConfig
     """Noise and condition -> latent."""
-    decoder: ComponentConfig
-    """Latent -> image."""
+    decoder: DecoderConfig
+    """Latent -> image; with `fit`, it is trained first."""
     condition_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of training examples that lose their condition; classifier-free guidance needs it."""
     fit: FitConfig
@@ -162,6 +103,9 @@ class RunConfig(_Section):
         classes: dict[str, type[Any] | None] = {}
         for key, kind in PARTS.items():
             if (value := data.get(key, DEFAULTS[key])) is not None or key in data:
+                if kind == "decoder":
+                    data[key], classes[key] = resolve_decoder(source, (key,), value)
+                    continue
                 component, classes[key] = resolve(source, (key,), kind, value)
                 data[key] = component.model_dump()
         sample, evaluate = data.get("sample"), data.get("evaluate")

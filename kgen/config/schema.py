@@ -16,6 +16,19 @@ Schema = dict[str, Any]
 
 _SECTIONS = ("FitConfig", "SampleConfig", "EvaluateConfig", "LikelihoodConfig")
 
+_STAGE: Schema = {
+    "fit": {"$ref": "#/$defs/FitConfig", "description": "How it is trained, before the generator."},
+    "data": {"$ref": "#/$defs/dataset", "description": "What it is trained on, if not the run's data."},
+    "from": {"type": "string", "description": "The run that trained it, if another one did."},
+}
+_REUSED: Schema = {
+    "type": "object",
+    "description": "The decoder of another run.",
+    "properties": {"from": _STAGE["from"]},
+    "required": ["from"],
+    "additionalProperties": False,
+}
+
 
 def run_file_schema() -> Schema:
     """Describes run files; imports every component's class. One that cannot be imported may have any options."""
@@ -25,6 +38,10 @@ def run_file_schema() -> Schema:
     schema = schema_of(RunConfig)
     definitions |= {name: _section(schema["$defs"][name]) for name in _SECTIONS}
     properties = {name: dict(found) for name, found in schema["properties"].items()}
+    for mapping in definitions["decoder"]["anyOf"]:
+        if mapping["type"] == "object":
+            mapping["properties"] |= _STAGE
+    definitions["decoder"]["anyOf"].append(_REUSED)
     for key, kind in PARTS.items():
         properties[key] = _refer(kind, description=properties[key].get("description", ""))
         if (name := DEFAULTS[key]) is not None:

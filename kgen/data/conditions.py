@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,14 +12,14 @@ import keras
 import numpy as np
 
 from kgen.components.encoder import Encoder
+from kgen.data.cache import made_by, open_or_write, read_arrays, write_arrays
 from kgen.devices import compile_sampling
-from kgen.errors import DataError, RunError
+from kgen.errors import DataError
+from kgen.files import write_text
 
 NAMES = ("sequence", "mask", "pooled")
-FORMAT = 1
+FORMAT = 2
 BATCH = 64
-ABANDONED_AFTER = 24 * 3600
-"""Seconds after which a half-written folder belongs to nobody."""
 
 
 class ConditionCache:
@@ -31,16 +27,17 @@ class ConditionCache:
 
     Args:
         folder: What `cached_conditions` wrote.
+        check: Whether to compare checksums.
 
     Raises:
         OSError, EOFError, ValueError: the folder is not there, or damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, check: bool = False) -> None:
         self.folder = folder
         captions = json.loads((folder / "captions.json").read_text(encoding="utf-8"))
         self._rows = {caption: row for row, caption in enumerate(captions)}
-        self._arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in NAMES}
+        self._arrays = read_arrays(folder, check)
         if any(len(array) != len(captions) for array in self._arrays.values()):
             raise ValueError(f"{folder}: the arrays have another length than the captions")
 
@@ -60,7 +57,7 @@ class ConditionCache:
             rows = [self._rows[caption] for caption in captions]
         except KeyError as error:
             raise DataError(f"caption {error} is not among the {len(self)} that were encoded for this run") from None
-        return {name: np.asarray(array[rows]) for name, array in self._arrays.items()}
+        return {name: np.asarray(self._arrays[name][rows]) for name in NAMES}
 
     def __reduce__(self) -> tuple[type[ConditionCache], tuple[Path]]:
         return ConditionCache, (self.folder,)
@@ -71,7 +68,7 @@ def cached_conditions(encoder: Encoder, captions: Sequence[str], cache_dir: str 
 
     What lies in `cache_dir` is found by a hash of the encoder's class, configuration, precision and weights, of the
     backend, and of the captions and their tokens. Before it is used, two of its rows are computed again and compared,
-    which finds a change of the encoder's code. Writing is atomic: an interrupted or simultaneous one does no harm.
+    which finds a change of the encoder's code.
 
     Args:
         encoder: Its weights must stay as they are.
@@ -83,51 +80,16 @@ def cached_conditions(encoder: Encoder, captions: Sequence[str], cache_dir: str 
     """
     texts = ["", *sorted(set(captions) - {""})]
     encoder(encoder.tokenize([""]))  # creates the weights
-    cache_dir = Path(cache_dir)
-    folder = cache_dir / f"conditions-{_key(encoder, texts)}"
-    try:
-        if (cache := _open(folder, encoder, texts)) is not None:
-            return cache
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
-        _remove_abandoned(cache_dir)
-        with tempfile.TemporaryDirectory(dir=cache_dir, prefix=".conditions-") as temporary:
-            whole = Path(temporary) / "whole"
-            whole.mkdir()
-            _write(whole, encoder, texts)
-            try:
-                os.replace(whole, folder)  # noqa: PTH105 - says that it is atomic
-            except OSError:
-                if not folder.is_dir():  # else another process was faster, with the same contents
-                    raise
-        return ConditionCache(folder)
-    except OSError as error:
-        raise RunError(
-            f"the conditions cannot be kept in {cache_dir}: {error}; set KGEN_CACHE to another folder"
-        ) from error
-
-
-def weights_fingerprint(encoder: Encoder) -> str:
-    """A hash of the bytes of all weights, in their order."""
-    digest = hashlib.blake2b(digest_size=16)
-    for weight in encoder.weights:
-        array = np.ascontiguousarray(keras.ops.convert_to_numpy(weight))
-        digest.update(f"{array.dtype} {array.shape}".encode())
-        digest.update(array.view(np.uint8).data if array.size and array.ndim else array.tobytes())
-    return digest.hexdigest()
+    return open_or_write(
+        Path(cache_dir),
+        f"conditions-{_key(encoder, texts)}",
+        open_=lambda folder: _open(folder, encoder, texts),
+        write=lambda folder: _write(folder, encoder, texts),
+    )
 
 
 def _key(encoder: Encoder, texts: Sequence[str]) -> str:
-    cls = type(encoder)
-    made_by = {
-        "format": FORMAT,
-        "class": f"{cls.__module__}:{cls.__qualname__}",
-        "config": encoder.config,
-        "dtype": encoder.dtype_policy.name,
-        "backend": keras.backend.backend(),
-        "weights": weights_fingerprint(encoder),
-    }
-    digest = hashlib.blake2b(json.dumps(made_by, sort_keys=True).encode(), digest_size=16)
+    digest = hashlib.blake2b(json.dumps({"format": FORMAT, **made_by(encoder)}).encode(), digest_size=16)
     for batch in _batches(texts):
         digest.update(json.dumps(batch).encode())
         for name, array in sorted(encoder.tokenize(batch).items()):
@@ -139,7 +101,7 @@ def _key(encoder: Encoder, texts: Sequence[str]) -> str:
 def _open(folder: Path, encoder: Encoder, texts: Sequence[str]) -> ConditionCache | None:
     """The cache in `folder`, if it is whole and holds what the encoder makes today."""
     try:
-        cache = ConditionCache(folder)
+        cache = ConditionCache(folder, check=True)
         ends = [texts[0], texts[-1]]
         stored = cache.lookup(ends)
     except (OSError, EOFError, ValueError, DataError):
@@ -150,26 +112,16 @@ def _open(folder: Path, encoder: Encoder, texts: Sequence[str]) -> ConditionCach
 
 
 def _write(folder: Path, encoder: Encoder, texts: Sequence[str]) -> None:
+    write_arrays(folder, len(texts), _encoded(encoder, texts))
+    write_text(folder / "captions.json", json.dumps(list(texts)))
+
+
+def _encoded(encoder: Encoder, texts: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
     model = CompiledEncoder(encoder)
-    arrays: dict[str, np.memmap[Any, Any]] = {}
-    done = 0
     for batch in _batches(texts):
         filled = [*batch, *[""] * (BATCH - len(batch))]  # one shape: one program
         condition = model.predict_on_batch(encoder.tokenize(filled))
-        for name in NAMES:
-            rows = _float32(condition[name])[: len(batch)]
-            if name not in arrays:
-                arrays[name] = np.lib.format.open_memmap(
-                    folder / f"{name}.npy", mode="w+", dtype=np.float32, shape=(len(texts), *rows.shape[1:])
-                )
-            arrays[name][done : done + len(batch)] = rows
-        done += len(batch)
-    for array in arrays.values():
-        array.flush()
-    with (folder / "captions.json").open("w", encoding="utf-8") as file:
-        json.dump(list(texts), file)
-        file.flush()
-        os.fsync(file.fileno())
+        yield {name: _float32(condition[name])[: len(batch)] for name in NAMES}
 
 
 class CompiledEncoder(keras.Model):  # type: ignore[misc]
@@ -191,10 +143,3 @@ def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
 
 def _float32(array: Any) -> np.ndarray:
     return np.asarray(keras.ops.convert_to_numpy(array)).astype(np.float32)
-
-
-def _remove_abandoned(cache_dir: Path) -> None:
-    """Deletes what a killed process left half-written."""
-    for path in cache_dir.glob(".conditions-*"):
-        if time.time() - path.stat().st_mtime > ABANDONED_AFTER:
-            shutil.rmtree(path, ignore_errors=True)

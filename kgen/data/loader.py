@@ -11,6 +11,7 @@ import numpy as np
 from kgen.components.dataset import Dataset, Split
 from kgen.components.encoder import Encoder
 from kgen.data.conditions import ConditionCache
+from kgen.data.latents import LatentCache, picture_of
 
 Batch = dict[str, Any]
 
@@ -27,20 +28,24 @@ class Loader:
 
     Args:
         dataset, split: What to read.
-        encoder: Tokenises the captions.
+        encoder: Tokenises the captions; None: they are not read.
         batch_size: Of the global batch, over all shards.
         conditions: What a frozen encoder made of the captions; replaces the tokens.
+        latents: What a frozen decoder made of the pictures, which are then not read.
+        flip: Whether to show every picture mirrored too; `latents` must hold both.
         shard, shards: Which equal part of every batch to read, under several workers.
     """
 
     def __init__(
         self,
         dataset: Dataset,
-        encoder: Encoder,
+        encoder: Encoder | None,
         *,
         batch_size: int,
         split: Split = "train",
         conditions: ConditionCache | None = None,
+        latents: LatentCache | None = None,
+        flip: bool = False,
         shard: int = 0,
         shards: int = 1,
     ) -> None:
@@ -50,47 +55,54 @@ class Loader:
         self.encoder = encoder
         self.batch_size = batch_size
         self.conditions = conditions
+        self.latents = latents
+        self.flip = flip
         self.shard, self.shards = shard, shards
-        self.picture = _keep(dataset, split, len(self.captions))
+        self.count = len(self.captions) * (2 if flip else 1)
+        self.picture = _keep(dataset, split, self.count, flip)
 
     def training(self, *, start: int = 0, seed: int = 0) -> grain.IterDataset:
         """Batches, from step `start` on, of endless passes over the split, each in a new order."""
-        rows = grain.MapDataset.range(len(self.captions)).seed(seed).shuffle().repeat(ENDLESS)
+        rows = grain.MapDataset.range(self.count).seed(seed).shuffle().repeat(ENDLESS)
         rows = rows[self.shard :: self.shards].batch(self.batch_size // self.shards)
         return self._read(rows[start:])
 
     def __len__(self) -> int:
         """Batches in one pass."""
-        return -(-len(self.captions) // self.batch_size)
+        return -(-self.count // self.batch_size)
 
     def once(self) -> grain.IterDataset:
         """One pass in order; the last batch may be smaller."""
-        rows = grain.MapDataset.range(len(self.captions))
+        rows = grain.MapDataset.range(self.count)
         return self._read(rows[self.shard :: self.shards].batch(self.batch_size // self.shards))
 
     def _read(self, rows: grain.MapDataset) -> grain.IterDataset:
         return rows.map(self._batch).to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
 
     def _batch(self, rows: np.ndarray) -> Batch:
-        texts = [self.captions[row] for row in rows]
-        batch: Batch = {"image": np.stack([self.picture(int(row)) for row in rows])}  # (B, H, W, C)
+        texts = [self.captions[row // 2 if self.flip else row] for row in rows]
+        batch: Batch = {}
+        if self.latents is not None:
+            batch["latent"] = self.latents.lookup(rows)  # (B, *latent_space.shape)
+        else:
+            batch["image"] = np.stack([self.picture(int(row)) for row in rows])  # (B, H, W, C)
         if self.conditions is not None:
             batch["condition"] = self.conditions.lookup(texts)
-        else:
+        elif self.encoder is not None:
             batch["tokens"] = self.encoder.tokenize(texts)
         return batch
 
 
-def _keep(dataset: Dataset, split: Split, count: int) -> Callable[[int], np.ndarray]:
-    """Reads pictures; keeps each in memory once read, if all of them fit."""
+def _keep(dataset: Dataset, split: Split, count: int, flip: bool) -> Callable[[int], np.ndarray]:
+    """Reads pictures by their row; keeps each in memory once read, if all of them fit."""
     shape = dataset.image_space.shape
     if count * int(np.prod(shape)) > MEMORY_LIMIT:
-        return lambda row: dataset.image(split, row)
+        return lambda row: picture_of(dataset.image, split, row, flip)
     kept: dict[int, np.ndarray] = {}
 
     def picture(row: int) -> np.ndarray:
         if row not in kept:
-            kept[row] = dataset.image(split, row)
+            kept[row] = picture_of(dataset.image, split, row, flip)
         return kept[row]
 
     return picture

@@ -9,17 +9,17 @@ from typing import Any
 import keras
 import numpy as np
 
-from kgen.pipeline import Pipeline
+from kgen.loss_model import LossModel
 
 
 @contextmanager
-def averaged_weights(pipeline: Pipeline) -> Iterator[bool]:
+def averaged_weights(model: LossModel) -> Iterator[bool]:
     """Puts the optimizer's running averages in place of the weights; gives False where it keeps none."""
-    averages = getattr(pipeline.optimizer, "averages", [])
+    averages = getattr(model.optimizer, "averages", [])
     if not averages:
         yield False
         return
-    weights = pipeline.trainable_variables
+    weights = model.trainable_variables
     raw = [_value(v) for v in weights]
     for variable, average in zip(weights, averages, strict=True):
         variable.assign(_value(average))
@@ -31,9 +31,9 @@ def averaged_weights(pipeline: Pipeline) -> Iterator[bool]:
 
 
 @contextmanager
-def fixed_noise(pipeline: Pipeline, seed: int = 0) -> Iterator[None]:
+def fixed_noise(model: LossModel, seed: int = 0) -> Iterator[None]:
     """Sets every random state to a fixed one, so that a loss can be compared over time; then puts them back."""
-    states = [v for v in pipeline.variables if v.name == "seed_generator_state"]
+    states = [v for v in model.variables if v.name == "seed_generator_state"]
     before = [_value(v) for v in states]
     for number, state in enumerate(states):
         state.assign(np.array([seed, number], dtype=keras.backend.standardize_dtype(state.dtype)))

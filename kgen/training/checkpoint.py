@@ -8,24 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from kgen.errors import RunError
-from kgen.pipeline import Pipeline
+from kgen.loss_model import LossModel
 from kgen.weights import Groups, load_variables, save_variables
 
 log = logging.getLogger(__name__)
 
 
-def training_state(pipeline: Pipeline) -> Groups:
+def training_state(model: LossModel) -> Groups:
     """Every variable that a training step reads and writes: weights, random states, optimizer with its averages."""
-    foreign = {
-        id(variable)
-        for part in (pipeline.encoder, pipeline.decoder)
-        if part.has_own_weights
-        for variable in part.variables
-    }
-    return {
-        "model": [v for v in pipeline.variables if id(v) not in foreign],
-        "optimizer": list(pipeline.optimizer.variables),
-    }
+    return {"model": model.training_variables, "optimizer": list(model.optimizer.variables)}
 
 
 class Checkpoints:
@@ -43,24 +34,24 @@ class Checkpoints:
     def steps(self) -> list[int]:
         return sorted(int(path.stem.removeprefix("step-")) for path in self.folder.glob("step-*.safetensors"))
 
-    def save(self, step: int, pipeline: Pipeline) -> None:
+    def save(self, step: int, model: LossModel) -> None:
         """Writes a checkpoint atomically, then removes the oldest ones.
 
         Raises:
             RunError: a weight is not finite; the older checkpoints stay.
         """
-        if not all(np.isfinite(np.asarray(v.numpy())).all() for v in pipeline.trainable_variables):
+        if not all(np.isfinite(np.asarray(v.numpy())).all() for v in model.trainable_variables):
             raise diverged(step, self)
-        save_variables(self._path(step), training_state(pipeline), {"step": str(step)})
+        save_variables(self._path(step), training_state(model), {"step": str(step)})
         for old in self.steps()[: -self.keep]:
             self._path(old).unlink(missing_ok=True)
 
-    def restore(self, pipeline: Pipeline) -> int:
+    def restore(self, model: LossModel) -> int:
         """Loads the newest checkpoint that can be read; returns its step, 0 if there is none."""
         steps = self.steps()
         for step in reversed(steps):
             try:
-                load_variables(self._path(step), training_state(pipeline))
+                load_variables(self._path(step), training_state(model))
             except RunError as error:
                 if step == steps[0]:
                     raise

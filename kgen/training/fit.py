@@ -11,7 +11,7 @@ from typing import Any
 from kgen.config import FitConfig
 from kgen.data.loader import Loader
 from kgen.devices import compile_training
-from kgen.pipeline import Pipeline
+from kgen.loss_model import LossModel
 from kgen.training.callbacks import DrawSamples, Log, SaveCheckpoint, Validate
 from kgen.training.checkpoint import Checkpoints
 from kgen.training.distribution import Distribution
@@ -28,7 +28,7 @@ class Progress:
     seconds: float
 
 
-def compile_pipeline(pipeline: Pipeline, fit: FitConfig) -> None:
+def compile_model(model: LossModel, fit: FitConfig) -> None:
     """Compiles with the optimizer that the options ask for."""
     total = fit.steps if fit.schedule == "cosine" else None
     optimizer = AveragingAdamW(
@@ -39,11 +39,11 @@ def compile_pipeline(pipeline: Pipeline, fit: FitConfig) -> None:
         clip_norm=fit.clip_norm,
         average=fit.ema,
     )
-    pipeline.compile(optimizer=optimizer, jit_compile=compile_training())
+    model.compile(optimizer=optimizer, jit_compile=compile_training())
 
 
 def train(
-    pipeline: Pipeline,
+    model: LossModel,
     fit: FitConfig,
     folder: Path,
     *,
@@ -55,7 +55,7 @@ def train(
     draw: Callable[[int, str, Journal], None] | None = None,
     listeners: Sequence[Listener] = (),
 ) -> Progress:
-    """Trains a compiled pipeline, or goes on with a training that was interrupted.
+    """Trains a compiled model, or goes on with a training that was interrupted.
 
     Args:
         folder: The run directory; gets `checkpoints/`, `metrics.csv` and `tensorboard/`.
@@ -68,13 +68,13 @@ def train(
     """
     distribution.check_batch(fit.batch_size)
     checkpoints = Checkpoints(folder / "checkpoints", fit.keep)
-    start = checkpoints.restore(pipeline)
+    start = checkpoints.restore(model)
 
     def tell(step: int, values: Any) -> None:
         for listener in listeners:
             listener(step, values)
 
-    columns = ["learning_rate", "images_per_second", *_names(pipeline), *(f"val_{name}" for name in _names(pipeline))]
+    columns = ["learning_rate", "images_per_second", *_names(model), *(f"val_{name}" for name in _names(model))]
     chief = distribution.is_chief
     journal = Journal(folder if chief else folder / f"worker-{distribution.worker}", columns, start, tell)
     saver = SaveCheckpoint(start, fit.steps, fit.checkpoint_every, checkpoints, chief)
@@ -90,10 +90,10 @@ def train(
         if start < fit.steps:
             batches = distribution.feed(data.training(start=start, seed=seed))
             steps = fit.steps - start
-            pipeline.fit(batches, steps_per_epoch=steps, epochs=1, callbacks=callbacks, verbose=0, shuffle=False)
+            model.fit(batches, steps_per_epoch=steps, epochs=1, callbacks=callbacks, verbose=0, shuffle=False)
         step = saver.interrupted_at or fit.steps
         return Progress(step, saver.interrupted_at is not None, journal.seconds)
 
 
-def _names(pipeline: Pipeline) -> list[str]:
-    return ["loss", *pipeline.trackers]
+def _names(model: LossModel) -> list[str]:
+    return ["loss", *model.trackers]

@@ -37,8 +37,7 @@ class Diffusion(Generator):
         weighting: Of noise levels in the loss: "uniform", "snr" or "min-snr".
         gamma: Limit of the signal-to-noise ratio for "min-snr".
         times: Which noise levels are trained on: uniform, logit-normal or log-normal.
-        sigma_data: Standard deviation of the latents, for "edm".
-        clip: Whether denoised latents are kept in [-1, 1] while sampling: for pixels, not for an autoencoder's latents.
+        sigma_data: Standard deviation of the latents, for "edm"; None: 0.5 for pixels, 1 for an autoencoder's latents.
 
     Raises:
         SpaceError: the space is no grid of (height, width, channels), or the network's stride does not divide it.
@@ -58,8 +57,7 @@ class Diffusion(Generator):
         weighting: weightings.Name = "uniform",
         gamma: Annotated[float, Field(gt=0)] = 5.0,
         times: Annotated[Uniform | LogitNormal | LogNormal, Field(discriminator="kind")] = LogitNormal(),  # noqa: B008
-        sigma_data: Annotated[float, Field(gt=0)] = 0.5,
-        clip: bool = True,
+        sigma_data: Annotated[float, Field(gt=0)] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(space, condition_space, **kwargs)
@@ -75,7 +73,7 @@ class Diffusion(Generator):
         self.gamma = gamma
         self.times = times
         self.sigma_data = sigma_data
-        self.clip = clip
+        self._sigma_data = sigma_data or (0.5 if space.bounded else 1.0)
         self.model = network.build(space, condition_space, space.shape[-1])
         self.seed_generator = SeedGenerator()
         self._schedule = schedules.SCHEDULES[schedule]
@@ -92,9 +90,9 @@ class Diffusion(Generator):
         alpha, sigma = (ops.reshape(v, (-1, 1, 1, 1)) for v in (self._schedule.alpha(t), sigma_t))
         noisy = alpha * x + sigma * eps
         output = self._network(noisy, alpha, sigma, self._schedule.level(t, sigma_t), condition, training)
-        wanted = predictions.target(self.prediction, x, eps, alpha, sigma, self.sigma_data)
+        wanted = predictions.target(self.prediction, x, eps, alpha, sigma, self._sigma_data)
         weight = weightings.weight(
-            self.weighting, self.prediction, alpha, sigma, gamma=self.gamma, sigma_data=self.sigma_data
+            self.weighting, self.prediction, alpha, sigma, gamma=self.gamma, sigma_data=self._sigma_data
         )
         error = ops.mean(ops.square(output - wanted), axis=(1, 2, 3))  # (B,)
         return {"loss": ops.reshape(weight, (-1,)) * error, "error": error}
@@ -102,14 +100,14 @@ class Diffusion(Generator):
     def _network(
         self, x: Tensor, alpha: Tensor, sigma: Tensor, level: Tensor, condition: Condition, training: bool = False
     ) -> Tensor:
-        scale = predictions.input_scale(self.prediction, alpha, sigma, self.sigma_data)
+        scale = predictions.input_scale(self.prediction, alpha, sigma, self._sigma_data)
         return ops.cast(self.model(scale * x, level, condition, training=training), "float32")
 
     def _denoised(self, x: Tensor, alpha: Tensor, sigma: Tensor, level: Tensor, condition: Condition) -> Tensor:
         """The clean picture in x (B, H, W, C), whose noise level is the same for all of the batch: scalars."""
         levels = ops.broadcast_to(ops.reshape(level, (1,)), (ops.shape(x)[0],))
         output = self._network(x, alpha, sigma, levels, condition)
-        return predictions.denoised(self.prediction, output, x, alpha, sigma, self.sigma_data)
+        return predictions.denoised(self.prediction, output, x, alpha, sigma, self._sigma_data)
 
     # ---- sampling -------------------------------------------------------------------------------------------------
 
@@ -138,7 +136,7 @@ class Diffusion(Generator):
             spacing: Of the times: "uniform" or "quadratic".
             guidance: Weight of classifier-free guidance; 1 is none, and costs half as much.
             guidance_rescale: 0 to 1, see `guide`.
-            dynamic_threshold: Quantile, such as 0.995, see `threshold_dynamically`; None: a fixed bound, if `clip`.
+            dynamic_threshold: Quantile, such as 0.995, see `threshold_dynamically`; None: -1 and 1, for pixels.
             eta: Fresh noise of "ddim", from 0 to 1.
         """
         grid = time_grid(self._schedule, steps, spacing)
@@ -152,7 +150,7 @@ class Diffusion(Generator):
                 picture = guide(*ops.split(pictures, 2), guidance, guidance_rescale)
             if dynamic_threshold is not None:
                 return threshold_dynamically(picture, dynamic_threshold)
-            return ops.clip(picture, -1.0, 1.0) if self.clip else picture
+            return ops.clip(picture, -1.0, 1.0) if self.space.bounded else picture
 
         def fresh(step: Tensor) -> Tensor:
             return normal(noise["steps"], step, self.space.shape)
@@ -167,6 +165,6 @@ class Diffusion(Generator):
 
         def denoise(noisy: Tensor, alpha: Tensor, sigma: Tensor, level: Tensor) -> Tensor:
             picture = self._denoised(noisy, alpha, sigma, level, condition)
-            return ops.clip(picture, -1.0, 1.0) if self.clip else picture
+            return ops.clip(picture, -1.0, 1.0) if self.space.bounded else picture
 
         return variational_bound(denoise, x, self._schedule, steps)

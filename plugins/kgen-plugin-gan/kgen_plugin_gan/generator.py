@@ -77,7 +77,9 @@ class GAN(Generator):
         self.spectral_norm = spectral_norm
         channels = tuple(width * m for m in multipliers)
         policy = self.dtype_policy
-        self.painter = Painter(space.shape, code, channels[::-1], patch, painter_rate, dtype=policy, name="painter")
+        self.painter = Painter(
+            space.shape, code, channels[::-1], patch, painter_rate, space.bounded, dtype=policy, name="painter"
+        )
         self.critic = Critic(channels, patch, features, spectral_norm, dtype=policy, name="critic")
         self.seed_generator = SeedGenerator()
 

@@ -26,13 +26,21 @@ class Painter(keras.layers.Layer):
             alike, and a convolution over pixels to tell them apart. (Numbers of their own for a square's pixels give
             the painter a pattern that it repeats from square to square, and that it is slow to unlearn.)
         rate: Share of the learning rate for every weight.
+        bounded: Whether the numbers of a picture lie in [-1, 1], as an autoencoder's latents do not.
     """
 
     def __init__(
-        self, picture: Grid, code: int, channels: tuple[int, ...], patch: int, rate: float = 1.0, **kwargs: Any
+        self,
+        picture: Grid,
+        code: int,
+        channels: tuple[int, ...],
+        patch: int,
+        rate: float = 1.0,
+        bounded: bool = True,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.rate = rate
+        self.rate, self.bounded = rate, bounded
         self.picture, self.code, self.channels, self.patch = picture, code, tuple(channels), patch
         policy, shrink = self.dtype_policy, patch * 2 ** (len(channels) - 1)
         self.start_shape = (picture[0] // shrink, picture[1] // shrink, channels[0])
@@ -61,7 +69,7 @@ class Painter(keras.layers.Layer):
             weight.learning_rate_share = self.rate
 
     def call(self, z: Tensor, text: Tensor) -> Tensor:
-        """(B, code), (B, P) -> (B, H, W, C) in [-1, 1], float32."""
+        """(B, code), (B, P) -> (B, H, W, C), float32, in [-1, 1] if bounded."""
         style = self.style(z, ops.cast(text, z.dtype))  # (B, S)
         x = ops.reshape(self.start(style), (-1, *self.start_shape))  # (B, h, w, C0)
         for index, block in enumerate(self.blocks):
@@ -69,7 +77,8 @@ class Painter(keras.layers.Layer):
                 x = enlarged(x, 2)
             x = block(x, style)
         x = ops.silu(self.thin(ops.silu(self.norm(x))))
-        return ops.tanh(ops.cast(self.out(enlarged(x, self.patch)), "float32"))
+        x = ops.cast(self.out(enlarged(x, self.patch)), "float32")
+        return ops.tanh(x) if self.bounded else x
 
 
 class Style(keras.layers.Layer):

@@ -30,7 +30,8 @@ class RealNVP(Generator):
         coupling: What f is made of: `Convolutional` couplings at several scales (Dinh et al.; Glow), or `Transformer`
             couplings over patches (Jet), with options of its own.
         dequantization: Of 8-bit pictures: "uniform", or "variational" (Ho et al. 2019). "none": the latents are real
-            numbers, such as an autoencoder's; no logit then, and `log_likelihood` is that of a density.
+            numbers, such as an autoencoder's; no logit then, and `log_likelihood` is that of a density. None: "uniform"
+            for pixels, "none" for an autoencoder's latents.
         alpha: Keeps the logit of black and white pixels finite (Dinh et al. 2017, section 4.1).
         scale_bound: Largest logarithm of a coupling's scale.
 
@@ -47,7 +48,7 @@ class RealNVP(Generator):
         condition_space: ConditionSpace,
         *,
         coupling: Annotated[Convolutional | Transformer, Field(discriminator="kind")] = Convolutional(),  # noqa: B008
-        dequantization: dq.Name = "uniform",
+        dequantization: dq.Name | None = None,
         alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05,
         scale_bound: Annotated[float, Field(gt=0)] = 2.0,
         **kwargs: Any,
@@ -55,13 +56,15 @@ class RealNVP(Generator):
         super().__init__(space, condition_space, **kwargs)
         if len(space.shape) != 3:
             raise SpaceError(f"RealNVP works on (height, width, channels), not on {space}")
+        if not space.bounded and dequantization not in (None, "none"):
+            raise SpaceError(f"'{dequantization}' dequantization is of pixels, the latents are {space}: leave it out")
         self.coupling = coupling
         self.dequantization = dequantization
         self.alpha = alpha
         self.scale_bound = scale_bound
         self.flow = coupling.build(space, scale_bound)
         self.logit = Logit(alpha, name="logit")
-        self.dequantizer = _dequantizer(dequantization)
+        self.dequantizer = _dequantizer(dequantization or ("uniform" if space.bounded else "none"))
         self.seed_generator = SeedGenerator()
         self.build()
 

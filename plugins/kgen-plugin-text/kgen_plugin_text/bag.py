@@ -91,7 +91,7 @@ class BagOfWords(Encoder):
 
 
 def _unknown_is_zero(shape: tuple[int, ...], dtype: Any = None) -> Any:
-    table = keras.random.normal(shape, dtype=dtype)
+    table = keras.initializers.RandomNormal(stddev=1.0)(shape, dtype=dtype)
     known = np.ones((shape[0], 1), np.float32)
     known[UNKNOWN] = 0.0
     return table * ops.cast(known, table.dtype)

@@ -18,7 +18,7 @@ from kgen_plugin_vae.networks import Network
 from kgen_plugin_vae.networks.bottom_up import BottomUp
 from kgen_plugin_vae.networks.levels import Prior
 from kgen_plugin_vae.networks.top_down import TopDown
-from kgen_plugin_vae.observations import Logistic, Observation
+from kgen_plugin_vae.observations import Gaussian, Logistic, Observation
 
 Tensor = Any
 Condition = dict[str, Tensor]
@@ -35,7 +35,8 @@ class VAE(Generator):
 
     Args:
         network: Size of encoder and decoder.
-        observation: p(picture | latents): `Logistic`, `Gaussian` or `Bernoulli`, with options of its own.
+        observation: p(picture | latents): `Logistic`, `Gaussian` or `Bernoulli`, with options of its own. None:
+            `Logistic`, or for an autoencoder's latents ``Gaussian(pixels=False)``.
         levels: Number of levels of latents, at most one more than the network has stages.
         vector: Latents of the first level.
         channels: Latents a pixel of every further level.
@@ -60,7 +61,7 @@ class VAE(Generator):
         condition_space: ConditionSpace,
         *,
         network: Network = Network(),  # noqa: B008 (it is frozen)
-        observation: Observation = Logistic(),  # noqa: B008
+        observation: Observation | None = None,
         levels: PositiveInt = 1,
         vector: PositiveInt = 64,
         channels: PositiveInt = 8,
@@ -79,6 +80,7 @@ class VAE(Generator):
             )
         self.network = network
         self.observation = observation
+        self._observation = _observation(observation, space)
         self.levels = levels
         self.vector = vector
         self.channels = channels
@@ -88,8 +90,8 @@ class VAE(Generator):
         self.free_bits = free_bits
         self.bottom_up = BottomUp(network, space, name="bottom_up")
         sizes = (vector, *(channels for _ in range(levels - 1)))
-        initial = observation.initial(space.shape[-1])
-        self.top_down = TopDown(network, space, sizes, prior, initial, observation.shared, name="top_down")
+        initial = self._observation.initial(space.shape[-1])
+        self.top_down = TopDown(network, space, sizes, prior, initial, self._observation.shared, name="top_down")
         self.latent_shapes = tuple(self.top_down.latent_shapes())
         self.seed_generator = SeedGenerator()
         if beta_warmup:
@@ -115,9 +117,9 @@ class VAE(Generator):
         count = ops.shape(x)[0]
         noise = [keras.random.normal((count, *shape), seed=self.seed_generator) for shape in self.latent_shapes]
         parameters, latents = self.top_down(noise, condition, self.bottom_up(x, condition))
-        if self.observation.dither:
-            x = x + self.observation.dither * (keras.random.uniform(ops.shape(x), seed=self.seed_generator) - 0.5)
-        reconstruction = -self.observation.log_prob(parameters, x)
+        if self._observation.dither:
+            x = x + self._observation.dither * (keras.random.uniform(ops.shape(x), seed=self.seed_generator) - 0.5)
+        reconstruction = -self._observation.log_prob(parameters, x)
         kl = total_kl(latents)
         cost = total_kl(latents, self.free_bits) if self.free_bits else kl
         loss = (reconstruction + self._beta(training) * cost) / (math.log(2.0) * self.space.size)
@@ -157,8 +159,8 @@ class VAE(Generator):
         latents = [temperature * noise[f"level{i}"] for i in range(self.levels)]
         parameters, _ = self.top_down(latents, condition)
         if observe == "sample":
-            return self.observation.sample(parameters, noise["observation"])
-        return getattr(self.observation, observe)(parameters)
+            return self._observation.sample(parameters, noise["observation"])
+        return getattr(self._observation, observe)(parameters)
 
     def encode(self, x: Tensor, condition: Condition) -> dict[str, Tensor]:
         """Means of the posteriors, each given the means above, as the noise that `generate` would take.
@@ -191,10 +193,22 @@ class VAE(Generator):
             draw = k * (self.levels + 1)  # numbers of this sample's draws: one a level, and one for the dither
             noise = [normal(keys, draw + i, shape) for i, shape in enumerate(self.latent_shapes)]
             parameters, latents = self.top_down(noise, condition, features)
-            dither = self.observation.dither * (uniform(keys, draw + self.levels, self.space.shape) - 0.5)
-            log_prob = self.observation.log_prob(parameters, x + dither if self.observation.dither else x)
+            dither = self._observation.dither * (uniform(keys, draw + self.levels, self.space.shape) - 0.5)
+            log_prob = self._observation.log_prob(parameters, x + dither if self._observation.dither else x)
             if samples == 1:
                 return log_prob - total_kl(latents)
             return log_prob + sum(latent.log_prior_over_posterior() for latent in latents)
 
         return importance_weighted_bound(log_weight, samples)
+
+
+def _observation(asked: Observation | None, space: Space) -> Observation:
+    """The observation model, by default that which suits the space."""
+    if asked is None:
+        return Logistic() if space.bounded else Gaussian(pixels=False)
+    if not space.bounded and (asked.kind != "gaussian" or asked.pixels):
+        raise SpaceError(
+            f"observation '{asked.kind}' is of pixels, but the latents are {space}: leave it out, or use "
+            "{kind: gaussian, pixels: false}"
+        )
+    return asked

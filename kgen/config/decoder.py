@@ -1,0 +1,90 @@
+"""A decoder in a configuration: which one, and how it comes to be trained before the generator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from kgen.config.components import ComponentConfig, resolve
+from kgen.config.sections import FitConfig
+from kgen.config.source import KeyPath, Source, dotted, read_file, show
+from kgen.errors import ConfigError
+
+STAGE_KEYS = ("fit", "data", "from")
+"""The keys of a decoder that are no options of its own."""
+
+
+class DecoderConfig(ComponentConfig):
+    """A decoder's full id, its options, and its stage."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    fit: FitConfig | None = None
+    """How it is trained, before the generator."""
+    data: ComponentConfig | None = None
+    """What it is trained on; null: the run's data."""
+    source: str | None = pydantic.Field(None, alias="from")
+    """The run that trained it, if another one did."""
+
+    def dump(self) -> dict[str, Any]:
+        stage = {
+            "fit": self.fit and self.fit.model_dump(mode="json"),
+            "data": self.data and self.data.dump(),
+            "from": self.source,
+        }
+        return {**super().dump(), **{key: value for key, value in stage.items() if value is not None}}
+
+
+def resolve_decoder(source: Source, path: KeyPath, value: Any) -> tuple[dict[str, Any], type[Any] | None]:
+    """As `resolve`, with the keys of the stage; one that says just `from: RUN` is that run's decoder.
+
+    Returns:
+        What `DecoderConfig` is made of (its `fit` not yet checked), and the decoder's class, if it is known.
+    """
+    given = dict(value) if isinstance(value, dict) else value
+    stage = {key: given.pop(key) for key in STAGE_KEYS if isinstance(given, dict) and given.get(key) is not None}
+    if isinstance(given, dict) and "from" in stage and "name" not in given:
+        if given:
+            source.report(path, f"'from' takes the other run's options: leave out {', '.join(map(show, given))}")
+        given = _decoder_of(source, (*path, "from"), stage["from"])
+        if given is None:
+            return ComponentConfig(name="?").model_dump(), None
+    component, cls = resolve(source, path, "decoder", given)
+    if cls is not None:
+        _check_stage(source, path, component.name, cls, stage)
+    if "data" in stage:
+        stage["data"] = resolve(source, (*path, "data"), "dataset", stage["data"])[0].model_dump()
+    return {**component.model_dump(), **stage}, cls
+
+
+def _check_stage(source: Source, path: KeyPath, name: str, cls: type[Any], stage: dict[str, Any]) -> None:
+    from kgen.components.decoder import Decoder
+
+    trains = cls.compute_losses is not Decoder.compute_losses
+    if "fit" in stage and "from" in stage:
+        source.report((*path, "fit"), "a decoder 'from' another run is trained already: leave out one of the two")
+    elif not trains and stage:
+        key = next(iter(stage))
+        source.report((*path, key), f"decoder '{name}' has nothing to train: leave '{key}' out")
+    elif trains and not {"fit", "from"} & set(stage):
+        source.report(path, f"decoder '{name}' must be trained: give it 'fit: {{steps: ...}}', or take it 'from: RUN'")
+    elif "data" in stage and "fit" not in stage:
+        source.report((*path, "data"), "is what 'fit' trains on, which is missing")
+
+
+def _decoder_of(source: Source, path: KeyPath, run: Any) -> dict[str, Any] | None:
+    """The decoder in another run's configuration, without its stage."""
+    if not isinstance(run, str):
+        source.report(path, f"must be a run directory, got {show(run)}")
+        return None
+    try:
+        found = read_file(Path(run) / "config.yaml").data.get("decoder")
+    except ConfigError:
+        source.report(path, f"{run} is no run directory: give one that 'kgen run' made")
+        return None
+    if not isinstance(found, dict) or not {"fit", "from"} & set(found):
+        source.report(path, f"{run} has trained no decoder: look at {dotted(('decoder',))} in its config.yaml")
+        return None
+    return {key: value for key, value in found.items() if key not in STAGE_KEYS}

@@ -1,0 +1,126 @@
+"""Arrays that are dear to compute: written once, atomically, found by a key, and checked before they are used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import keras
+import numpy as np
+
+from kgen.errors import RunError
+from kgen.files import write_text
+
+Opened = TypeVar("Opened")
+
+ABANDONED_AFTER = 24 * 3600
+"""Seconds after which a half-written folder belongs to nobody."""
+
+
+def open_or_write(
+    cache_dir: Path, name: str, *, open_: Callable[[Path], Opened | None], write: Callable[[Path], None]
+) -> Opened:
+    """Opens the folder `name` in `cache_dir`, which is written first where it is missing or damaged.
+
+    Writing is atomic: an interrupted or simultaneous one does no harm.
+
+    Args:
+        name: "KIND-KEY"; the key is of all that the contents depend on.
+        open_: Gives None for what cannot be used.
+        write: Fills an empty folder.
+
+    Raises:
+        RunError: `cache_dir` cannot be written.
+    """
+    folder, prefix = cache_dir / name, f".{name.split('-')[0]}-"
+    try:
+        if (opened := open_(folder)) is not None:
+            return opened
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        _remove_abandoned(cache_dir, prefix)
+        with tempfile.TemporaryDirectory(dir=cache_dir, prefix=prefix) as temporary:
+            whole = Path(temporary) / "whole"
+            whole.mkdir()
+            write(whole)
+            try:
+                os.replace(whole, folder)  # noqa: PTH105 - says that it is atomic
+            except OSError:
+                if not folder.is_dir():  # else another process was faster, with the same contents
+                    raise
+        if (opened := open_(folder)) is None:
+            raise OSError(f"{folder} was written, but cannot be read again")
+        return opened
+    except OSError as error:
+        raise RunError(f"{name.split('-')[0]} cannot be kept in {cache_dir}: {error}; set KGEN_CACHE") from error
+
+
+def write_arrays(folder: Path, count: int, batches: Iterable[Mapping[str, np.ndarray]]) -> None:
+    """Writes arrays of `count` rows, batch by batch, as memory-mapped `NAME.npy`, and their checksums."""
+    arrays: dict[str, np.memmap[Any, Any]] = {}
+    done = 0
+    for batch in batches:
+        for name, rows in batch.items():
+            if name not in arrays:
+                arrays[name] = np.lib.format.open_memmap(
+                    folder / f"{name}.npy", mode="w+", dtype=rows.dtype, shape=(count, *rows.shape[1:])
+                )
+            arrays[name][done : done + len(rows)] = rows
+        done += len(next(iter(batch.values())))
+    for array in arrays.values():
+        array.flush()
+    checksums = {name: _checksum(folder / f"{name}.npy") for name in arrays}
+    write_text(folder / "checksums.json", json.dumps(checksums))
+
+
+def read_arrays(folder: Path, check: bool = True) -> dict[str, np.ndarray]:
+    """What `write_arrays` wrote; the arrays stay on disk.
+
+    Raises:
+        OSError, EOFError, ValueError: the folder is not there, or damaged.
+    """
+    checksums = json.loads((folder / "checksums.json").read_text(encoding="utf-8"))
+    if check and any(_checksum(folder / f"{name}.npy") != found for name, found in checksums.items()):
+        raise ValueError(f"{folder}: an array is damaged")
+    return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in checksums}
+
+
+def made_by(part: Any) -> dict[str, str]:
+    """All that a frozen part's outputs depend on, but for its inputs: class, options, precision, backend, weights."""
+    cls = type(part)
+    return {
+        "class": f"{cls.__module__}:{cls.__qualname__}",
+        "config": json.dumps(part.config, sort_keys=True),
+        "dtype": part.dtype_policy.name,
+        "backend": keras.backend.backend(),
+        "weights": weights_fingerprint(part),
+    }
+
+
+def weights_fingerprint(part: keras.layers.Layer) -> str:
+    """A hash of the bytes of all weights, in their order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for weight in part.weights:
+        array = np.ascontiguousarray(keras.ops.convert_to_numpy(weight))
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        digest.update(array.view(np.uint8).data if array.size and array.ndim else array.tobytes())
+    return digest.hexdigest()
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _remove_abandoned(cache_dir: Path, prefix: str) -> None:
+    """Deletes what a killed process left half-written."""
+    for path in cache_dir.glob(f"{prefix}*"):
+        if time.time() - path.stat().st_mtime > ABANDONED_AFTER:
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,151 @@
+"""A trained decoder's latents on disk: every picture is encoded once, in this run and in all later ones."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kgen.components.dataset import Dataset, Split
+from kgen.components.decoder import Decoder
+from kgen.data.cache import made_by, open_or_write, read_arrays, write_arrays
+from kgen.devices import compile_sampling
+from kgen.images import floats
+
+FORMAT = 1
+BATCH = 64
+NAME = "latent"
+
+
+class LatentCache:
+    """Latents by the number of their picture; the array stays on disk. It can be pickled, and read from threads.
+
+    Args:
+        folder: What `cached_latents` wrote.
+        check: Whether to compare checksums.
+
+    Raises:
+        OSError, EOFError, ValueError, KeyError: the folder is not there, or damaged.
+    """
+
+    def __init__(self, folder: Path, check: bool = False) -> None:
+        self.folder = folder
+        self._array = read_arrays(folder, check)[NAME]
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def lookup(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The latents (B, *latent_space.shape) of B rows, as `cached_latents` numbers them."""
+        return np.asarray(self._array[list(rows)])
+
+    def __reduce__(self) -> tuple[type[LatentCache], tuple[Path]]:
+        return LatentCache, (self.folder,)
+
+
+def cached_latents(
+    decoder: Decoder, dataset: Dataset, split: Split, cache_dir: str | Path, *, flip: bool = False
+) -> LatentCache:
+    """Encodes every picture of a split, unless that was done before.
+
+    What lies in `cache_dir` is found by a hash of the decoder's class, configuration, precision and weights, of the
+    backend, and of the dataset's options and fingerprint. Before it is used, its first and last rows are computed again
+    and compared, which finds a change of the code.
+
+    Args:
+        decoder: Its weights must stay as they are.
+        flip: Whether to encode every picture mirrored too: row 2 i is picture i, row 2 i + 1 its mirror image.
+        cache_dir: Created where needed.
+
+    Raises:
+        RunError: `cache_dir` cannot be written.
+    """
+    pictures = _Pictures(dataset, split, flip)
+    return open_or_write(
+        Path(cache_dir),
+        f"latents-{_key(decoder, pictures)}",
+        open_=lambda folder: _open(folder, decoder, pictures),
+        write=lambda folder: write_arrays(folder, len(pictures), _encoded(decoder, pictures)),
+    )
+
+
+def picture_of(read: Callable[[Split, int], np.ndarray], split: Split, row: int, flip: bool) -> np.ndarray:
+    """A picture, or where `flip` is asked for and `row` odd, its mirror image: uint8 (H, W, C)."""
+    if not flip:
+        return read(split, row)
+    image = read(split, row // 2)
+    return image[:, ::-1] if row % 2 else image
+
+
+class _Pictures:
+    """The pictures of a split in the order of the cache's rows."""
+
+    def __init__(self, dataset: Dataset, split: Split, flip: bool) -> None:
+        self.dataset, self.split, self.flip = dataset, split, flip
+
+    def __len__(self) -> int:
+        return (2 if self.flip else 1) * len(self.dataset.captions(self.split))
+
+    def read(self, rows: Sequence[int]) -> np.ndarray:
+        """uint8 (B, H, W, C)."""
+        return np.stack([picture_of(self.dataset.image, self.split, row, self.flip) for row in rows])
+
+
+def _key(decoder: Decoder, pictures: _Pictures) -> str:
+    dataset = pictures.dataset
+    described = {
+        "format": FORMAT,
+        **made_by(decoder),
+        "image_shape": decoder.image_space.shape,
+        "dataset": f"{type(dataset).__module__}:{type(dataset).__qualname__}",
+        "options": dataset.config,
+        "fingerprint": dataset.fingerprint(),
+        "split": pictures.split,
+        "flip": pictures.flip,
+    }
+    return hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _open(folder: Path, decoder: Decoder, pictures: _Pictures) -> LatentCache | None:
+    """The cache in `folder`, if it is whole and holds what the decoder makes today."""
+    ends = [0, len(pictures) - 1]
+    try:
+        cache = LatentCache(folder, check=True)
+        stored = cache.lookup(ends)
+    except (OSError, EOFError, ValueError, KeyError, IndexError):
+        return None
+    made = _plain(decoder.encode(floats(keras.ops.convert_to_tensor(pictures.read(ends)))))
+    same = len(cache) == len(pictures) and np.allclose(stored, made, rtol=1e-2, atol=1e-2)
+    return cache if same else None
+
+
+def _encoded(decoder: Decoder, pictures: _Pictures) -> Iterator[dict[str, np.ndarray]]:
+    model = CompiledCoder(decoder)
+    for start in range(0, len(pictures), BATCH):
+        rows = list(range(start, min(start + BATCH, len(pictures))))
+        filled = rows + [rows[-1]] * (BATCH - len(rows))  # one shape: one program
+        yield {NAME: _plain(model.predict_on_batch(pictures.read(filled)))[: len(rows)]}
+
+
+class CompiledCoder(keras.Model):  # type: ignore[misc]
+    """Compiles a decoder's `encode`."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__(autocast=False)
+        self.decoder = decoder
+        self.built = True
+        self.compile(jit_compile=compile_sampling())
+
+    def call(self, images: Any) -> Any:
+        return self.decoder.encode(floats(images))
+
+
+def _plain(latents: Any) -> np.ndarray:
+    """float32, or int32 for tokens."""
+    array = np.asarray(keras.ops.convert_to_numpy(latents))
+    return array.astype(np.int32 if np.issubdtype(array.dtype, np.integer) else np.float32)

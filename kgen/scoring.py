@@ -1,0 +1,77 @@
+"""Scores a trained pipeline: its pictures by metrics, other pictures by their likelihood."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from kgen.assembly import make_metric
+from kgen.components.dataset import Dataset, Split
+from kgen.config import RunConfig
+from kgen.errors import ConfigError
+from kgen.likelihood import bits_per_dimension
+from kgen.pipeline import Pipeline
+
+Scores = dict[str, dict[str, float]]
+
+BITS = "bits per dimension"
+"""Name of a score: of the negative log-likelihood, less is better."""
+
+MAX_PROMPTS_DRAWN = 16
+
+
+def prompts_to_draw(config: RunConfig, dataset: Dataset) -> list[str]:
+    """The prompts of a run's grids: those configured, else some of the dataset's, held-out ones last."""
+    if config.sample.prompts is not None:
+        return list(config.sample.prompts)
+    held = dataset.prompts("holdout")[: MAX_PROMPTS_DRAWN // 4]
+    seen = dataset.prompts("train")
+    return spread(seen, MAX_PROMPTS_DRAWN - len(held)) + held
+
+
+def spread(items: Sequence[str], count: int) -> list[str]:
+    """At most `count` items, evenly taken from the whole list."""
+    if len(items) <= count:
+        return list(items)
+    return [items[int(i)] for i in np.linspace(0, len(items) - 1, count)]
+
+
+def score(config: RunConfig, pipeline: Pipeline, dataset: Dataset) -> Scores:
+    """Scores by split ("train": prompts that were trained on; "holdout"), each metric's numbers under its name."""
+    metrics = [(metric.name.split("/")[-1], make_metric(metric.choice)) for metric in config.evaluate.metrics]
+    for name, metric in metrics:
+        if metric.requires is not None and not isinstance(dataset, metric.requires):
+            raise ConfigError(f"metric '{name}' needs the dataset {metric.requires.__name__}")
+    scores: Scores = {}
+    splits: tuple[Split, ...] = ("train", "holdout")
+    for split in splits:
+        prompts = spread(dataset.prompts(split), config.evaluate.limit)
+        if not metrics or not prompts:
+            continue
+        copies, options = config.evaluate.copies, config.sample.options
+        images = pipeline.generate(
+            prompts, n=copies, seed=config.sample.seed, batch_size=config.evaluate.batch_size, **options
+        )
+        repeated = [prompt for prompt in prompts for _ in range(copies)]
+        scores[split] = {
+            f"{name} {key}": float(value)
+            for name, metric in metrics
+            for key, value in metric(images, repeated, split, dataset).items()
+        }
+    for measured, bits in _likelihood(config, pipeline, dataset).items():
+        scores.setdefault(measured, {}).update(bits)
+    return scores
+
+
+def _likelihood(config: RunConfig, pipeline: Pipeline, dataset: Dataset) -> Scores:
+    """Bits a number, by the split whose pictures were measured; empty where the configuration asks for none."""
+    wanted = config.evaluate.likelihood
+    if not wanted.pictures:
+        return {}
+    splits: tuple[Split, ...] = ("validation", "holdout", "train")
+    split = next(s for s in splits if dataset.captions(s))
+    captions = dataset.captions(split)[: wanted.pictures]
+    images = np.stack([dataset.image(split, i) for i in range(len(captions))])
+    nats = pipeline.log_likelihood(images, captions, batch_size=config.evaluate.batch_size, **wanted.options)
+    return {split: {BITS: float(bits_per_dimension(nats, dataset.image_space.size).mean())}}

@@ -1,0 +1,117 @@
+"""An autoencoder whose latents are kept near a normal distribution: the decoder of latent diffusion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any
+
+import keras
+import numpy as np
+from keras import ops
+from pydantic import Field, PositiveInt
+
+from kgen import Decoder, SeedGenerator, Space
+from kgen_plugin_codecs.networks import Analysis, Network, Synthesis
+from kgen_plugin_codecs.reconstruction import Name, reconstruction_loss
+from kgen_plugin_codecs.scale import Scale, moments
+
+Tensor = Any
+
+LOG_VARIANCE = (-30.0, 20.0)
+"""Bounds of the posterior's log variance, so that its exponential stays finite."""
+
+
+class KLAutoencoder(Decoder):
+    """Pictures as small maps of numbers, from which they are drawn again (Rombach et al. 2022, section 3.1).
+
+    Latents are the means of a posterior that training pulls towards N(0, I) with a small weight; they are handed on at
+    unit variance, with a mean and a deviation a channel that are measured after training.
+
+    Args:
+        channels: Numbers of a latent's position.
+        network: Size of both halves, which sets the downsampling factor.
+        reconstruction: "l1", "l2" or "logistic", see `reconstruction_loss`.
+        kl_weight: Of the KL divergence from N(0, I), in nats a number of the latent.
+
+    Raises:
+        SpaceError: the images are no grid of (height, width, channels), or the factor does not divide them.
+    """
+
+    def __init__(
+        self,
+        image_space: Space,
+        *,
+        channels: PositiveInt = 4,
+        network: Network = Network(),  # noqa: B008 (it is frozen)
+        reconstruction: Name = "l1",
+        kl_weight: Annotated[float, Field(ge=0)] = 1e-4,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(image_space, **kwargs)
+        self.channels = channels
+        self.network = network
+        self.reconstruction = reconstruction
+        self.kl_weight = kl_weight
+        self.grid = network.grid(image_space)
+        policy = self.dtype_policy
+        self.analysis = Analysis(network, 2 * channels, dtype=policy, name="analysis")
+        self.synthesis = Synthesis(network, image_space.shape[-1], dtype=policy, name="synthesis")
+        self.scale = Scale(dtype="float32", name="scale")
+        self.seed_generator = SeedGenerator()
+
+    @property
+    def latent_space(self) -> Space:
+        return Space("continuous", (*self.grid, self.channels), bounded=False)
+
+    def build(self, input_shape: None = None) -> None:
+        latent = (None, *self.latent_space.shape)
+        self.analysis.build((None, *self.image_space.shape))
+        self.synthesis.build(latent)
+        self.scale.build(latent)
+
+    # ---- training -------------------------------------------------------------------------------------------------
+
+    def compute_losses(self, images: Tensor, condition: dict[str, Tensor], training: bool) -> dict[str, Tensor]:
+        """The distance of the reconstruction, from one draw of the posterior, plus the weighted KL divergence.
+
+        Returns:
+            (B,) each: "loss", "reconstruction", and "kl" in nats a number of the latent.
+        """
+        images = ops.cast(images, "float32")
+        mean, log_variance = self._posterior(images)
+        noise = keras.random.normal(ops.shape(mean), seed=self.seed_generator)
+        made = self.synthesis(mean + ops.exp(0.5 * log_variance) * noise)
+        reconstruction = reconstruction_loss(self.reconstruction, images, made)
+        kl = 0.5 * ops.mean(ops.square(mean) + ops.exp(log_variance) - 1.0 - log_variance, axis=(1, 2, 3))
+        return {"loss": reconstruction + self.kl_weight * kl, "reconstruction": reconstruction, "kl": kl}
+
+    def _posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, H, W, C) -> mean and log variance (B, h, w, channels) each."""
+        mean, log_variance = ops.split(self.analysis(images), 2, axis=-1)
+        return mean, ops.clip(log_variance, *LOG_VARIANCE)
+
+    def calibrate(self, batches: Iterable[np.ndarray]) -> None:
+        self.scale.measure(self._means(batches))
+
+    def _means(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        for batch in batches:
+            images = ops.convert_to_tensor(batch.astype("float32") / 127.5 - 1.0)
+            yield ops.convert_to_numpy(self._posterior(images)[0])
+
+    def scores(self, batches: Iterable[np.ndarray]) -> dict[str, float]:
+        """The latents, as they are handed on: the channel's mean that is furthest from 0, the deviations' range."""
+        scaled = (self.scale(ops.convert_to_tensor(z)) for z in self._means(batches))
+        mean, deviation = moments(ops.convert_to_numpy(z) for z in scaled)
+        return {
+            "latent mean, largest": float(np.abs(mean).max()),
+            "latent deviation, smallest": float(deviation.min()),
+            "latent deviation, largest": float(deviation.max()),
+        }
+
+    # ---- both directions ------------------------------------------------------------------------------------------
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.scale(self._posterior(images)[0])
+
+    def decode(self, latent: Tensor, condition: dict[str, Tensor], noise: dict[str, Tensor]) -> Tensor:  # type: ignore[override]  # it takes no options
+        return self.synthesis(self.scale.undo(latent))

@@ -1,0 +1,217 @@
+"""The two halves of an autoencoder: pictures -> features, features -> pictures (as in Esser et al. 2021, table 7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import keras
+from keras import ops
+from pydantic import Field, PositiveInt
+
+from kgen import Space, SpaceError
+from kgen.nn import GroupNorm, MultiHeadAttention, Upsample
+
+Tensor = Any
+Shape = tuple[int | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """Stages of residual convolutions; each after the first has half the height and width.
+
+    The downsampling factor is ``patch * 2 ** (stages - 1)``.
+
+    Args:
+        width: Channels of the first stage.
+        multipliers: Channels of every stage, times `width`.
+        blocks: Residual blocks a stage, in either half.
+        patch: Height and width of the squares of pixels that are one position of the first stage.
+        attention: Whether positions attend to one another in the last stage.
+    """
+
+    width: Annotated[int, Field(ge=4, multiple_of=2)] = 64
+    multipliers: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2)
+    blocks: PositiveInt = 1
+    patch: PositiveInt = 2
+    attention: bool = True
+
+    @property
+    def factor(self) -> int:
+        return self.patch * 2 ** (len(self.multipliers) - 1)
+
+    def channels(self, stage: int) -> int:
+        return self.width * self.multipliers[stage]
+
+    def grid(self, space: Space) -> tuple[int, int]:
+        """Height and width of the latents of pictures. Raises SpaceError where the factor does not divide them."""
+        if space.kind != "continuous" or len(space.shape) != 3:
+            raise SpaceError(f"an autoencoder reads pictures (height, width, channels), not {space}")
+        height, width, _ = space.shape
+        if height % self.factor or width % self.factor:
+            raise SpaceError(
+                f"an autoencoder with the factor {self.factor} needs a height and a width that it divides, but the "
+                f"pictures are {height}x{width}: change the dataset's size, or network.patch and multipliers"
+            )
+        return height // self.factor, width // self.factor
+
+
+class ResidualBlock(keras.layers.Layer):
+    """Two normalised convolutions around a residual (He et al. 2016)."""
+
+    def __init__(self, channels: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        policy = self.dtype_policy
+        self.channels = channels
+        self.norm1, self.norm2 = (GroupNorm(dtype=policy, name=f"norm{i}") for i in (1, 2))
+        self.conv1 = conv(channels, policy, "conv1")
+        self.conv2 = conv(channels, policy, "conv2", kernel_initializer="zeros")
+        self.shortcut: keras.layers.Layer | None = None
+
+    def build(self, x_shape: Shape) -> None:
+        inner = (*x_shape[:-1], self.channels)
+        for layer, shape in ((self.norm1, x_shape), (self.conv1, x_shape), (self.norm2, inner), (self.conv2, inner)):
+            layer.build(shape)
+        if x_shape[-1] != self.channels:
+            self.shortcut = keras.layers.Dense(self.channels, dtype=self.dtype_policy, name="shortcut")
+            self.shortcut.build(x_shape)
+
+    def call(self, x: Tensor) -> Tensor:
+        """(B, h, w, C) -> (B, h, w, channels)."""
+        h = self.conv2(ops.silu(self.norm2(self.conv1(ops.silu(self.norm1(x))))))
+        return h + (x if self.shortcut is None else self.shortcut(x))
+
+
+class Attention(keras.layers.Layer):
+    """Positions attend to one another, around a residual."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.norm = GroupNorm(dtype=self.dtype_policy, name="norm")
+
+    def build(self, x_shape: Shape) -> None:
+        heads = max(1, x_shape[-1] // 64)
+        heads = heads if x_shape[-1] % heads == 0 else 1
+        self.attention = MultiHeadAttention(
+            heads, output_initializer="zeros", dtype=self.dtype_policy, name="attention"
+        )
+        self.norm.build(x_shape)
+        self.attention.build((None, x_shape[1] * x_shape[2], x_shape[3]))
+
+    def call(self, x: Tensor) -> Tensor:
+        """(B, h, w, C) -> (B, h, w, C)."""
+        _, height, width, channels = x.shape
+        y = ops.reshape(self.norm(x), (-1, height * width, channels))  # (B, h*w, C)
+        return x + ops.reshape(self.attention(y), (-1, height, width, channels))
+
+
+class Half(keras.layers.Layer):
+    """What both halves are made of: blocks by stage, and attention in the stage with the fewest positions.
+
+    Args:
+        network: Size.
+        out_channels: Of the result.
+    """
+
+    def __init__(self, network: Network, out_channels: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.network, self.out_channels = network, out_channels
+        policy, self.stages = self.dtype_policy, range(len(network.multipliers))
+        self.blocks = [
+            [
+                ResidualBlock(network.channels(stage), dtype=policy, name=f"stage{stage}_block{i}")
+                for i in range(network.blocks)
+            ]
+            for stage in self.stages
+        ]
+        self.attention = Attention(dtype=policy, name="attention") if network.attention else None
+        self.norm = GroupNorm(dtype=policy, name="norm")
+
+    def _build_stage(self, stage: int, shape: Shape) -> Shape:
+        for block in self.blocks[stage]:
+            block.build(shape)
+            shape = (*shape[:-1], self.network.channels(stage))
+        if self.attention is not None and stage == self.stages[-1]:
+            self.attention.build(shape)
+        return shape
+
+    def _stage(self, stage: int, x: Tensor) -> Tensor:
+        for block in self.blocks[stage]:
+            x = block(x)
+        return x if self.attention is None or stage != self.stages[-1] else self.attention(x)
+
+
+class Analysis(Half):
+    """Pictures -> features: (B, H, W, C) -> (B, H / factor, W / factor, out_channels), float32."""
+
+    def build(self, x_shape: Shape) -> None:
+        network, policy = self.network, self.dtype_policy
+        height, width = x_shape[1] // network.patch, x_shape[2] // network.patch
+        self.conv_in = conv(network.channels(0), policy, "conv_in")
+        self.conv_in.build((None, height, width, x_shape[3] * network.patch**2))
+        shape: Shape = (None, height, width, network.channels(0))
+        self.downsample = [conv(network.channels(s), policy, f"downsample{s}", strides=2) for s in self.stages[1:]]
+        for stage in self.stages:
+            if stage:
+                self.downsample[stage - 1].build(shape)
+                shape = (None, shape[1] // 2, shape[2] // 2, network.channels(stage))
+            shape = self._build_stage(stage, shape)
+        self.norm.build(shape)
+        self.conv_out = conv(self.out_channels, policy, "conv_out")
+        self.conv_out.build(shape)
+
+    def call(self, x: Tensor) -> Tensor:
+        x = self.conv_in(space_to_depth(x, self.network.patch))
+        for stage in self.stages:
+            x = self._stage(stage, self.downsample[stage - 1](x) if stage else x)
+        return ops.cast(self.conv_out(ops.silu(self.norm(x))), "float32")
+
+
+class Synthesis(Half):
+    """Features -> pictures: (B, h, w, C) -> (B, h * factor, w * factor, out_channels), float32."""
+
+    def build(self, z_shape: Shape) -> None:
+        network, policy = self.network, self.dtype_policy
+        last = self.stages[-1]
+        self.conv_in = conv(network.channels(last), policy, "conv_in")
+        self.conv_in.build(z_shape)
+        shape: Shape = (*z_shape[:-1], network.channels(last))
+        self.upsample = [Upsample(network.channels(s), dtype=policy, name=f"upsample{s}") for s in self.stages[:-1]]
+        for stage in reversed(self.stages):
+            if stage != last:
+                self.upsample[stage].build(shape)
+                shape = (None, shape[1] * 2, shape[2] * 2, network.channels(stage))
+            shape = self._build_stage(stage, shape)
+        self.norm.build(shape)
+        self.conv_out = conv(self.out_channels * network.patch**2, policy, "conv_out")
+        self.conv_out.build(shape)
+
+    def call(self, z: Tensor) -> Tensor:
+        x = self.conv_in(z)
+        for stage in reversed(self.stages):
+            x = self._stage(stage, x if stage == self.stages[-1] else self.upsample[stage](x))
+        x = depth_to_space(self.conv_out(ops.silu(self.norm(x))), self.network.patch)
+        return ops.cast(x, "float32")
+
+
+def conv(channels: int, policy: Any, name: str, **options: Any) -> keras.layers.Conv2D:
+    """A 3x3 convolution."""
+    return keras.layers.Conv2D(channels, 3, padding="same", dtype=policy, name=name, **options)
+
+
+def space_to_depth(x: Tensor, patch: int) -> Tensor:
+    """(B, H, W, C) -> (B, H/p, W/p, p*p*C)."""
+    if patch == 1:
+        return x
+    _, height, width, channels = x.shape
+    y = ops.reshape(x, (-1, height // patch, patch, width // patch, patch, channels))
+    return ops.reshape(ops.transpose(y, (0, 1, 3, 2, 4, 5)), (-1, height // patch, width // patch, patch**2 * channels))
+
+
+def depth_to_space(x: Tensor, patch: int) -> Tensor:
+    """Undoes `space_to_depth`."""
+    if patch == 1:
+        return x
+    _, rows, columns, depth = x.shape
+    y = ops.reshape(x, (-1, rows, columns, patch, patch, depth // patch**2))
+    return ops.reshape(ops.transpose(y, (0, 1, 3, 2, 4, 5)), (-1, rows * patch, columns * patch, depth // patch**2))

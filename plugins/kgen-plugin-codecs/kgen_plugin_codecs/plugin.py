@@ -1,0 +1,14 @@
+"""What this plugin declares."""
+
+from __future__ import annotations
+
+import kgen
+
+
+@kgen.hookimpl
+def kgen_components(registry: kgen.Registrar) -> None:
+    registry.decoder(
+        "kl-autoencoder",
+        "kgen_plugin_codecs.kl:KLAutoencoder",
+        summary="Autoencoder with latents of unit variance, as in latent diffusion",
+    )

@@ -1,0 +1,142 @@
+"""The autoencoder of continuous latents."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from kgen_plugin_codecs.kl import KLAutoencoder
+from kgen_plugin_codecs.networks import Network, depth_to_space, space_to_depth
+from kgen_plugin_codecs.reconstruction import reconstruction_loss
+from kgen_plugin_codecs.scale import Scale, moments
+
+from kgen import Space, SpaceError
+from kgen.testing import DecoderConformance
+
+SPACE = Space("continuous", (16, 16, 3))
+TINY = Network(width=8, multipliers=(1, 2), patch=2)
+RNG = np.random.default_rng(0)
+
+
+class TestConformance(DecoderConformance):
+    def build(self) -> KLAutoencoder:
+        return KLAutoencoder(SPACE, channels=2, network=TINY)
+
+
+class TestWithoutAttention(DecoderConformance):
+    replicas: ClassVar = False
+
+    def build(self) -> KLAutoencoder:
+        return KLAutoencoder(
+            SPACE, network=Network(width=8, multipliers=(1, 1, 2), patch=1, attention=False), reconstruction="l2"
+        )
+
+
+def pictures(count: int) -> np.ndarray:
+    return RNG.integers(0, 256, (count, 16, 16, 3)).astype(np.uint8)
+
+
+def test_calibrated_latents_have_unit_variance() -> None:
+    codec = KLAutoencoder(SPACE, channels=3, network=TINY)
+    codec.build(None)
+    batches = [pictures(16) for _ in range(4)]
+    codec.calibrate(iter(batches))
+    latents = ops.convert_to_numpy(codec.encode(ops.convert_to_tensor(np.concatenate(batches) / 127.5 - 1.0)))
+    np.testing.assert_allclose(latents.mean((0, 1, 2)), 0.0, atol=1e-4)
+    np.testing.assert_allclose(latents.std((0, 1, 2)), 1.0, atol=1e-3)
+    scores = codec.scores(iter(batches))
+    assert scores["latent mean, largest"] < 1e-3 and abs(scores["latent deviation, largest"] - 1.0) < 1e-3
+
+
+def test_scaling_does_not_change_what_is_decoded() -> None:
+    codec = KLAutoencoder(SPACE, network=TINY)
+    codec.build(None)
+    images = ops.convert_to_tensor(pictures(4) / np.float32(127.5) - np.float32(1.0))
+    before = ops.convert_to_numpy(codec.decode(codec.encode(images), {}, {}))
+    codec.calibrate([pictures(32)])
+    after = ops.convert_to_numpy(codec.decode(codec.encode(images), {}, {}))
+    np.testing.assert_allclose(after, before, atol=1e-4)
+
+
+def test_moments_are_those_of_all_batches_together() -> None:
+    batches = [RNG.normal(2.0, 3.0, (count, 4, 4, 2)) for count in (1, 5, 2)]
+    mean, deviation = moments(batches)
+    together = np.concatenate(batches)
+    np.testing.assert_allclose(mean, together.mean((0, 1, 2)), rtol=1e-9)
+    np.testing.assert_allclose(deviation, together.std((0, 1, 2)), rtol=1e-9)
+
+
+def test_scale_and_back() -> None:
+    scale = Scale()
+    scale.build((None, 4, 4, 2))
+    z = RNG.normal(5.0, 2.0, (8, 4, 4, 2)).astype("float32")
+    scale.measure([z])
+    scaled = scale(ops.convert_to_tensor(z))
+    assert abs(ops.convert_to_numpy(scaled).mean()) < 1e-4
+    np.testing.assert_allclose(ops.convert_to_numpy(scale.undo(scaled)), z, atol=1e-5)
+
+
+def test_kl_is_that_of_two_normal_distributions() -> None:
+    """KL(N(m, s^2) || N(0, 1)) = (m^2 + s^2 - 1 - 2 log s) / 2, by Monte Carlo (and 0.5 for N(1, 1))."""
+    codec = KLAutoencoder(SPACE, channels=1, network=TINY)
+    codec.build(None)
+    mean, log_variance = 1.0, 0.0
+    codec._posterior = lambda images: tuple(  # type: ignore[method-assign]
+        ops.full((ops.shape(images)[0], 4, 4, 1), value) for value in (mean, log_variance)
+    )
+    images = ops.convert_to_tensor(pictures(2) / np.float32(127.5) - np.float32(1.0))
+    assert float(codec.compute_losses(images, {}, training=False)["kl"][0]) == pytest.approx(0.5)
+    mean, log_variance = 0.3, -1.0
+    z = mean + np.exp(0.5 * log_variance) * RNG.normal(size=400_000)
+    sampled = np.mean(-0.5 * log_variance - 0.5 * (z - mean) ** 2 / np.exp(log_variance) + 0.5 * z**2)
+    assert float(codec.compute_losses(images, {}, training=False)["kl"][1]) == pytest.approx(sampled, abs=5e-3)
+
+
+@pytest.mark.parametrize("name", ["l1", "l2", "logistic"])
+def test_reconstruction_losses(name: str) -> None:
+    """Against numpy, and (the logistic's scale) against the best of many scales."""
+    x, y = (RNG.uniform(-1, 1, (3, 4, 4, 3)) for _ in range(2))
+    found = ops.convert_to_numpy(reconstruction_loss(name, ops.convert_to_tensor(x), ops.convert_to_tensor(y)))
+    error = np.abs(x - y)
+    if name == "l1":
+        np.testing.assert_allclose(found, error.mean((1, 2, 3)), rtol=1e-5)
+    elif name == "l2":
+        np.testing.assert_allclose(found, np.square(error).mean((1, 2, 3)), rtol=1e-5)
+    else:
+        scales = np.exp(np.linspace(-6, 1, 700))[:, None, None, None, None]
+        z = error / scales
+        best = (z + 2 * np.log1p(np.exp(-z)) + np.log(scales)).mean((2, 3, 4)).min(0)
+        assert (found >= best - 1e-4).all() and (found <= best + 0.1).all()
+
+
+@pytest.mark.parametrize("patch", [1, 2, 4])
+def test_patches_and_back(patch: int) -> None:
+    x = RNG.normal(size=(2, 8, 8, 3)).astype("float32")
+    folded = space_to_depth(ops.convert_to_tensor(x), patch)
+    assert tuple(folded.shape) == (2, 8 // patch, 8 // patch, 3 * patch**2)
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(folded)[1, 0, 1].reshape(patch, patch, 3), x[1, :patch, patch : 2 * patch]
+    )
+    np.testing.assert_array_equal(ops.convert_to_numpy(depth_to_space(folded, patch)), x)
+
+
+def test_factor() -> None:
+    codec = KLAutoencoder(Space("continuous", (32, 16, 1)), channels=5, network=Network(width=8, patch=2))
+    assert codec.latent_space == Space("continuous", (8, 4, 5), bounded=False)
+    with pytest.raises(SpaceError, match=r"factor 8 .* 20x20"):
+        KLAutoencoder(Space("continuous", (20, 20, 3)), network=Network(width=8, multipliers=(1, 1, 1), patch=2))
+    with pytest.raises(SpaceError, match="pictures"):
+        KLAutoencoder(Space("continuous", (20,)))
+
+
+def test_what_it_learns_survives_averaging(tmp_path) -> None:
+    """The measured numbers are weights that no optimizer touches."""
+    codec = KLAutoencoder(SPACE, network=TINY)
+    codec.build(None)
+    kept = {id(w) for w in codec.kept_weights}
+    assert {id(codec.scale.mean), id(codec.scale.deviation)} <= kept
+    assert not {id(codec.scale.mean), id(codec.scale.deviation)} & {id(w) for w in codec.trainable_weights}
+    assert keras.backend.standardize_dtype(codec.scale.mean.dtype) == "float32"

@@ -1,0 +1,219 @@
+"""A decoder that is trained in a stage of its own: once, resumed, kept, taken from another run; and what reads it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from kgen_plugin_codecs.kl import KLAutoencoder
+from safetensors.numpy import load_file
+
+from kgen.config import RunConfig
+from kgen.data.latents import cached_latents
+from kgen.data.shapes import Shapes
+from kgen.errors import ConfigError, RunError
+from kgen.run import check, run
+from kgen.rundir import RunDirectory
+from kgen.saving import load
+from kgen.training.fit import Progress, train
+
+STEPS = 6
+
+
+def configuration(**changes: Any) -> RunConfig:
+    config: dict[str, Any] = {
+        "data": {"name": "shapes", "size": 16, "count": 20, "holdout": ["purple square"]},
+        "encoder": {"name": "text/bag", "dim": 8},
+        "generator": {"name": "diffusion/diffusion", "network": {"kind": "dit", "patch": 1, "width": 8, "depth": 1}},
+        "decoder": {
+            "name": "codecs/kl-autoencoder",
+            "channels": 2,
+            "network": {"width": 4, "multipliers": [1], "patch": 2, "attention": False},
+            "fit": {"steps": STEPS, "batch_size": 8, "checkpoint_every": 3},
+        },
+        "fit": {"steps": 4, "batch_size": 8},
+        "sample": {"every": 0, "prompts": ["a large red circle in the middle"], "options": {"steps": 1}},
+    }
+    config["generator"]["network"]["heads"] = 2
+    return RunConfig.from_dict(config, [f"{key.replace('__', '.')}={value}" for key, value in changes.items()])
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("KGEN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, not to be written to."""
+    path = tmp_path_factory.mktemp("done") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KGEN_CACHE", str(path.parent / "cache"))
+        run(configuration(), path, say=lambda text: None)
+    return path
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+def weights(path: Path) -> dict[str, np.ndarray]:
+    return load_file(path / "decoder" / "model" / "weights.safetensors")
+
+
+def same(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
+    return all(np.array_equal(second[name], array) for name, array in first.items())
+
+
+def refuse_to_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compute_losses(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("the decoder is trained")
+
+    monkeypatch.setattr("kgen_plugin_codecs.kl.KLAutoencoder.compute_losses", compute_losses)
+
+
+def test_two_stages_leave_two_trainings(done: Path) -> None:
+    manifest = RunDirectory(done).decoder_stage.read_manifest()
+    assert manifest["step"] == STEPS and manifest["scores"]["PSNR"] > 0
+    assert 0.5 < manifest["scores"]["latent deviation, smallest"] < 2
+    assert (done / "decoder" / "samples" / "final.png").is_file()
+    assert "latent deviation" in (done / "report.html").read_text() and "PSNR" in (done / "report.html").read_text()
+    pipeline = load(done)
+    assert pipeline.generator.space == pipeline.decoder.latent_space
+    trained = weights(done)
+    assert len(trained) == len(pipeline.decoder.weights)
+    for array, weight in zip(trained.values(), pipeline.decoder.weights, strict=True):
+        np.testing.assert_array_equal(array, np.asarray(weight.numpy()))
+
+
+def test_one_stage_alone_then_the_rest(tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(configuration(), tmp_path / "run", stage="decoder")
+    assert not (tmp_path / "run" / "model").exists()
+    refuse_to_train(monkeypatch)
+    run(configuration(), tmp_path / "run")
+    first, second = (load_file(path / "model" / "weights.safetensors") for path in (tmp_path / "run", done))
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, second[name], err_msg=name)
+
+
+def test_latents_are_all_that_training_reads(tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once they are cached, no picture is read, and no decoder called, while the generator is trained."""
+    for name in ("first", "second"):
+        RunDirectory(tmp_path / name).prepare(configuration(), False)
+        shutil.copytree(done / "decoder", tmp_path / name / "decoder")
+    run(configuration(), tmp_path / "first")
+    touched: list[str] = []
+
+    def watched(*arguments: Any, **options: Any) -> Progress:
+        for cls, name in ((Shapes, "image"), (KLAutoencoder, "encode")):
+            monkeypatch.setattr(cls, name, lambda *a, name=name, **k: touched.append(name))
+        progress = train(*arguments, **{**options, "draw": None})
+        monkeypatch.undo()
+        return progress
+
+    monkeypatch.setattr("kgen.run.train", watched)
+    result = run(configuration(), tmp_path / "second")
+    assert result.step == 4 and not touched
+
+
+def test_restart_keeps_a_decoder_that_would_be_the_same(
+    tmp_path: Path, done: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(done, tmp_path / "run")
+    refuse_to_train(monkeypatch)
+    run(configuration(fit__steps=5), tmp_path / "run", restart=True, say=said.append)
+    assert any("nothing that it depends on has changed" in text for text in said)
+    assert same(weights(tmp_path / "run"), weights(done))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"decoder__channels": 3}, "decoder.channels: 2 there, 3 now"),
+        ({"decoder__fit__steps": 5}, "decoder.fit.steps: 6 there, 5 now"),
+        ({"data__count": 21}, "data.pictures"),
+        ({"seed": 1}, "seed: 0 there, 1 now"),
+    ],
+    ids=["option", "fit", "data", "seed"],
+)
+def test_restart_trains_what_has_changed_and_says_why(
+    tmp_path: Path, done: Path, said: list[str], change: dict[str, Any], reason: str
+) -> None:
+    shutil.copytree(done, tmp_path / "run")
+    run(configuration(**change), tmp_path / "run", restart=True, stage=None, say=said.append)
+    assert any("trained again" in text and reason in text for text in said), said
+    assert RunDirectory(tmp_path / "run").decoder_stage.read_manifest()["finished"]
+
+
+def test_a_new_version_of_the_code_is_told(tmp_path: Path, done: Path) -> None:
+    shutil.copytree(done / "decoder", tmp_path / "run" / "decoder")
+    stage = RunDirectory(tmp_path / "run").decoder_stage
+    manifest = stage.read_manifest()
+    manifest["depends_on"]["version"]["kgen-plugin-codecs"] = "0.0.1"
+    stage.manifest.write_text(json.dumps(manifest))
+    (tmp_path / "run" / "config.yaml").write_text(configuration().to_yaml())
+    with pytest.raises(RunError, match=r"version.kgen-plugin-codecs: '0.0.1' there, .*\n.*--restart"):
+        run(configuration(), tmp_path / "run")
+
+
+def test_taken_from_another_run(tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_to_train(monkeypatch)
+    config = configuration(decoder=f"{{from: {done}}}")
+    assert config.decoder.options["channels"] == 2
+    run(config, tmp_path / "run")
+    assert same(weights(tmp_path / "run"), weights(done))
+    data, read = Shapes(size=16, count=20, holdout=("purple square",)), []
+    for path in (done, tmp_path / "run"):
+        cache = cached_latents(load(path).decoder, data, "train", tmp_path / path.name)
+        read.append(cache.lookup(range(len(cache))))
+    np.testing.assert_array_equal(*read)
+    shutil.rmtree(tmp_path / "run" / "decoder" / "checkpoints")
+    assert RunConfig.load(tmp_path / "run" / "config.yaml") == config  # and needs the other run no more
+
+
+def test_refuses_to_take_what_is_not_there(tmp_path: Path, done: Path) -> None:
+    with pytest.raises(ConfigError, match="is no run directory"):
+        configuration(decoder=f"{{from: {tmp_path}}}")
+    untrained = tmp_path / "untrained"
+    RunDirectory(untrained).prepare(configuration(), False)
+    with pytest.raises(RunError, match="untrained has no trained decoder"):
+        run(configuration(decoder=f"{{from: {untrained}}}"), tmp_path / "run")
+    pixels = tmp_path / "pixels"
+    RunDirectory(pixels).prepare(configuration(decoder="identity"), False)
+    with pytest.raises(ConfigError, match="has trained no decoder"):
+        configuration(decoder=f"{{from: {pixels}}}")
+    with pytest.raises(RunError, match="pictures of 16x16x3, but the run's are 32x32x3"):
+        run(configuration(decoder=f"{{from: {done}}}", data__size=32), tmp_path / "larger")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"decoder": "codecs/kl-autoencoder"}, "must be trained: give it 'fit"),
+        ({"decoder": "{name: identity, fit: {steps: 3}}"}, "'kgen/identity' has nothing to train: leave 'fit' out"),
+        ({"decoder__from": "runs/x"}, "is trained already: leave out one of the two"),
+        ({"decoder": "{from: 3}"}, "must be a run directory, got 3"),
+        ({"decoder__fit": "{stepps: 3}"}, "decoder.fit.stepps: unknown"),
+        ({"decoder__fit": "3"}, "decoder.fit: must be a mapping"),
+        ({"decoder": "{name: codecs/kl-autoencoder, data: shapes}"}, "must be trained"),
+        ({"decoder__data": "{name: shapess}"}, "shapess"),
+    ],
+)
+def test_bad_configurations(change: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        configuration(**change)
+    assert message in str(error.value), error.value
+
+
+def test_data_of_its_own(tmp_path: Path) -> None:
+    own = configuration(decoder__data="{name: shapes, size: 16, count: 12}", fit__steps=2)
+    run(own, tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"its pictures are 32x32x3 .*, but the run's are 16x16x3"):
+        run(configuration(decoder__data="{name: shapes, size: 32, count: 12}"), tmp_path / "other")
+    assert check(own).decoder.latent_space.shape == (8, 8, 2)
