@@ -26,6 +26,7 @@ from kgen.random import seed_everything
 from kgen.rundir import RunDirectory, differences
 from kgen.saving import load_decoder, save_decoder
 from kgen.training.averages import averaged_weights
+from kgen.training.checkpoint import Checkpoints
 from kgen.training.distribution import Distribution
 from kgen.training.fit import Progress, compile_model, train
 from kgen.training.journal import Journal, Listener
@@ -138,6 +139,8 @@ class DecoderStage:
             self.directory.update_manifest(depends_on=self.depends_on())
         weights = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
         say(f"the decoder: {len(self.dataset.captions('train'))} pictures, {weights:,} weights to train")
+        if not Checkpoints(self.directory.checkpoints, fit.keep).steps():
+            model.decoder.initialise(self._batches("train"))
         inputs = Inputs(self.dataset, model.encoder, flip=fit.flip)
         alone = distribution.workers == 1
         progress = train(

@@ -30,6 +30,23 @@ def replica_id() -> Any:
     return 0 if context is None else context.replica_id_in_sync_group
 
 
+def sum_over_replicas(x: Any) -> Any:
+    """The sum of a float tensor over all replicas, the same on each; x itself where there is one."""
+    if replica_count() == 1:
+        return x
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    return x if context is None else context.all_reduce(tf.distribute.ReduceOp.SUM, x)
+
+
+def first_replica(x: Any) -> Any:
+    """The first replica's float tensor, on each."""
+    if replica_count() == 1:
+        return x
+    return sum_over_replicas(x * keras.ops.cast(keras.ops.equal(replica_id(), 0), x.dtype))
+
+
 def loggable(logs: dict[str, Any]) -> dict[str, Any]:
     """Gives a step's logs a shape that Keras can reduce over workers.
 

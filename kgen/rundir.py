@@ -31,7 +31,8 @@ class RunDirectory:
         self.samples = self.path / "samples"
         self.final_grid = self.samples / "final.png"
         self.evaluation = self.path / "evaluation.json"
-        self.assets = self.path / "checkpoints" / "assets"
+        self.checkpoints = self.path / "checkpoints"
+        self.assets = self.checkpoints / "assets"
         self.model = self.path / "model"
         self.report = self.path / "report.html"
 

@@ -9,7 +9,17 @@ from keras import ops
 
 import kgen.nn.attention
 from kgen import SeedGenerator
-from kgen.nn import Dropout, GroupNorm, MultiHeadAttention, Upsample, grid_positions, sequence_positions, sinusoidal
+from kgen.nn import (
+    Dropout,
+    GroupNorm,
+    MultiHeadAttention,
+    Upsample,
+    depth_to_space,
+    grid_positions,
+    sequence_positions,
+    sinusoidal,
+    space_to_depth,
+)
 
 LAYERS = {
     "group_norm": lambda **kw: GroupNorm(4, 1e-4, **kw),
@@ -121,6 +131,17 @@ def test_upsample_is_repeat_and_convolve(size):
     convolution.set_weights(layer.get_weights())
     repeated = x.repeat(2, axis=1).repeat(2, axis=2)
     np.testing.assert_allclose(numpy(layer(x)), numpy(convolution(repeated)), atol=1e-5)
+
+
+@pytest.mark.parametrize("patch", [1, 2, 4])
+def test_patches_and_back(patch: int) -> None:
+    x = random(2, 8, 8, 3)
+    folded = space_to_depth(ops.convert_to_tensor(x), patch)
+    assert tuple(folded.shape) == (2, 8 // patch, 8 // patch, 3 * patch**2)
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(folded)[1, 0, 1].reshape(patch, patch, 3), x[1, :patch, patch : 2 * patch]
+    )
+    np.testing.assert_array_equal(ops.convert_to_numpy(depth_to_space(folded, patch)), x)
 
 
 def test_sinusoidal_is_that_of_diffusers():

@@ -24,8 +24,8 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
     `compute_losses` and `decode` read the text takes `condition_space` second. The weights of `encode` and `decode` are
     created in ``build``, which gets no shape; those that only training needs, by `compute_losses`.
 
-    A decoder that implements `compute_losses` is trained before the generator, in a stage of its own: `compute_losses`
-    step by step, then `calibrate` once.
+    A decoder that implements `compute_losses` is trained before the generator, in a stage of its own: `initialise`
+    once, `compute_losses` step by step, `calibrate` once.
 
     Args:
         image_space: Of the images in [-1, 1] to read and to make.
@@ -70,6 +70,13 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
     def compute_losses(self, images: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
         """Losses of every example (B,), as a generator's; only for decoders that are trained, in an own stage."""
         raise NotImplementedError
+
+    def initialise(self, batches: Iterable[np.ndarray]) -> None:
+        """Gives weights a start that depends on the pictures, before the first step of training. Default: nothing.
+
+        Args:
+            batches: Of training pictures, uint8 (B, *image_space.shape).
+        """
 
     def calibrate(self, batches: Iterable[np.ndarray]) -> None:
         """Measures what `encode` needs to know of the finished weights, such as the latents' mean and variance.

@@ -1,4 +1,4 @@
-"""Doubling the size of an image."""
+"""Doubling the size of an image, and trading its size for channels."""
 
 from __future__ import annotations
 
@@ -37,3 +37,21 @@ class Upsample(keras.layers.Layer):  # type: ignore[misc]
         kernel = kernel[:, 1:] + kernel[:, :-1]  # (4, 4, C, channels)
         kernel = ops.transpose(ops.flip(kernel, axis=(0, 1)), (0, 1, 3, 2))  # (4, 4, channels, C)
         return ops.conv_transpose(x, kernel, strides=2, padding="same") + self.bias
+
+
+def space_to_depth(x: Tensor, patch: int) -> Tensor:
+    """Makes every square of `patch` by `patch` pixels one position: (B, H, W, C) -> (B, H/p, W/p, p*p*C)."""
+    if patch == 1:
+        return x
+    _, height, width, channels = x.shape
+    y = ops.reshape(x, (-1, height // patch, patch, width // patch, patch, channels))
+    return ops.reshape(ops.transpose(y, (0, 1, 3, 2, 4, 5)), (-1, height // patch, width // patch, patch**2 * channels))
+
+
+def depth_to_space(x: Tensor, patch: int) -> Tensor:
+    """Undoes `space_to_depth`."""
+    if patch == 1:
+        return x
+    _, rows, columns, depth = x.shape
+    y = ops.reshape(x, (-1, rows, columns, patch, patch, depth // patch**2))
+    return ops.reshape(ops.transpose(y, (0, 1, 3, 2, 4, 5)), (-1, rows * patch, columns * patch, depth // patch**2))

@@ -10,7 +10,7 @@ from keras import ops
 from pydantic import Field, PositiveInt
 
 from kgen import Space, SpaceError
-from kgen.nn import GroupNorm, MultiHeadAttention, Upsample
+from kgen.nn import GroupNorm, MultiHeadAttention, Upsample, depth_to_space, space_to_depth
 
 Tensor = Any
 Shape = tuple[int | None, ...]
@@ -197,21 +197,3 @@ class Synthesis(Half):
 def conv(channels: int, policy: Any, name: str, **options: Any) -> keras.layers.Conv2D:
     """A 3x3 convolution."""
     return keras.layers.Conv2D(channels, 3, padding="same", dtype=policy, name=name, **options)
-
-
-def space_to_depth(x: Tensor, patch: int) -> Tensor:
-    """(B, H, W, C) -> (B, H/p, W/p, p*p*C)."""
-    if patch == 1:
-        return x
-    _, height, width, channels = x.shape
-    y = ops.reshape(x, (-1, height // patch, patch, width // patch, patch, channels))
-    return ops.reshape(ops.transpose(y, (0, 1, 3, 2, 4, 5)), (-1, height // patch, width // patch, patch**2 * channels))
-
-
-def depth_to_space(x: Tensor, patch: int) -> Tensor:
-    """Undoes `space_to_depth`."""
-    if patch == 1:
-        return x
-    _, rows, columns, depth = x.shape
-    y = ops.reshape(x, (-1, rows, columns, patch, patch, depth // patch**2))
-    return ops.reshape(ops.transpose(y, (0, 1, 3, 2, 4, 5)), (-1, rows * patch, columns * patch, depth // patch**2))

@@ -12,3 +12,8 @@ def kgen_components(registry: kgen.Registrar) -> None:
         "kgen_plugin_codecs.kl:KLAutoencoder",
         summary="Autoencoder with latents of unit variance, as in latent diffusion",
     )
+    registry.decoder(
+        "vq-autoencoder",
+        "kgen_plugin_codecs.vq:VQAutoencoder",
+        summary="Autoencoder with tokens as latents: vector or finite scalar quantisation",
+    )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from keras import ops
 from kgen_plugin_codecs.kl import KLAutoencoder
-from kgen_plugin_codecs.networks import Network, depth_to_space, space_to_depth
+from kgen_plugin_codecs.networks import Network
 from kgen_plugin_codecs.reconstruction import reconstruction_loss
 from kgen_plugin_codecs.scale import Scale, moments
 
@@ -110,17 +110,6 @@ def test_reconstruction_losses(name: str) -> None:
         z = error / scales
         best = (z + 2 * np.log1p(np.exp(-z)) + np.log(scales)).mean((2, 3, 4)).min(0)
         assert (found >= best - 1e-4).all() and (found <= best + 0.1).all()
-
-
-@pytest.mark.parametrize("patch", [1, 2, 4])
-def test_patches_and_back(patch: int) -> None:
-    x = RNG.normal(size=(2, 8, 8, 3)).astype("float32")
-    folded = space_to_depth(ops.convert_to_tensor(x), patch)
-    assert tuple(folded.shape) == (2, 8 // patch, 8 // patch, 3 * patch**2)
-    np.testing.assert_array_equal(
-        ops.convert_to_numpy(folded)[1, 0, 1].reshape(patch, patch, 3), x[1, :patch, patch : 2 * patch]
-    )
-    np.testing.assert_array_equal(ops.convert_to_numpy(depth_to_space(folded, patch)), x)
 
 
 def test_factor() -> None:

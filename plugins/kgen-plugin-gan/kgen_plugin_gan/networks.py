@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kgen.nn import GroupNorm
+from kgen.nn import GroupNorm, space_to_depth
 from kgen_plugin_gan.layers import Convolution
 
 Tensor = Any
@@ -218,15 +218,6 @@ class CriticBlock(keras.layers.Layer):
         h = self.conv2(ops.leaky_relu(h, 0.2), training=training)
         kept = x if self.shortcut is None else self.shortcut(x, training=training)
         return (h + kept) * 0.5**0.5  # keeps the variance
-
-
-def space_to_depth(x: Tensor, patch: int) -> Tensor:
-    """(B, H, W, C) -> (B, H/p, W/p, p*p*C)."""
-    if patch == 1:
-        return x
-    _, height, width, channels = x.shape
-    y = ops.reshape(x, (-1, height // patch, patch, width // patch, patch, channels))
-    return ops.reshape(ops.transpose(y, (0, 1, 3, 2, 4, 5)), (-1, height // patch, width // patch, patch**2 * channels))
 
 
 def enlarged(x: Tensor, factor: int) -> Tensor:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from keras import ops
 from kgen_plugin_gan.augmentation import augment
 from kgen_plugin_gan.layers import Convolution
-from kgen_plugin_gan.networks import enlarged, space_to_depth
+from kgen_plugin_gan.networks import enlarged
 
 from kgen import SeedGenerator
 
@@ -78,16 +77,6 @@ def test_colour_keeps_the_shape_of_things() -> None:
     changed = ops.convert_to_numpy(augment(ops.convert_to_tensor(x), ("colour",), SeedGenerator(4)))
     contrast = changed[:, 4:].mean((1, 2, 3)) - changed[:, :4].mean((1, 2, 3))
     assert (contrast >= 1.0 - 1e-4).all() and (contrast <= 3.0 + 1e-4).all() and contrast.std() > 0.1
-
-
-@pytest.mark.parametrize("patch", [1, 2, 4])
-def test_a_position_holds_its_square_of_pixels(patch: int) -> None:
-    x = images(2, 8)
-    folded = space_to_depth(ops.convert_to_tensor(x), patch)
-    assert tuple(folded.shape) == (2, 8 // patch, 8 // patch, 3 * patch**2)
-    np.testing.assert_array_equal(
-        ops.convert_to_numpy(folded)[1, 0, 1].reshape(patch, patch, 3), x[1, :patch, patch : 2 * patch]
-    )
 
 
 def test_enlarging_turns_a_position_into_a_square() -> None:

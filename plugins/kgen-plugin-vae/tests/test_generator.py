@@ -12,7 +12,7 @@ from keras import ops
 from kgen_plugin_vae.generator import VAE
 from kgen_plugin_vae.networks import Network
 from kgen_plugin_vae.networks.levels import soft_clamp
-from kgen_plugin_vae.observations import Bernoulli, Gaussian, Logistic
+from kgen_plugin_vae.observations import Bernoulli, Logistic
 
 from kgen import ConditionSpace, Space, SpaceError
 from kgen.random import draw
@@ -50,13 +50,21 @@ class TestLadder(GeneratorConformance):
         )
 
 
+class TestPatches(GeneratorConformance):
+    generate_options: ClassVar = EVERY
+    replicas: ClassVar = False
+
+    def build(self) -> VAE:
+        return VAE(SPACE, CONDITIONS, network=Network(width=8, multipliers=(1, 1), attention=(), patch=2), levels=2)
+
+
 class TestLatentsOfAnAutoencoder(GeneratorConformance):
     fit_fall: ClassVar = 0.05
     generate_options: ClassVar = ({"observe": "sample"},)
     replicas: ClassVar = False
 
     def build(self) -> VAE:
-        return VAE(SPACE, CONDITIONS, network=FLAT, observation=Gaussian(pixels=False), vector=4)
+        return VAE(Space("continuous", (8, 8, 3), bounded=False), CONDITIONS, network=FLAT, vector=4)
 
 
 class TestBlackAndWhite(GeneratorConformance):

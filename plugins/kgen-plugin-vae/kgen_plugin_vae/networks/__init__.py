@@ -26,6 +26,7 @@ class Network:
         width: Channels of the first stage.
         multipliers: Channels of every stage, times `width`.
         blocks: Residual blocks a stage, on the way up, and on the way down.
+        patch: Height and width of the squares of pixels that are one position of the first stage.
         attention: The stages, counted from 0, with attention to the text.
         head_dim: Channels an attention head; must divide the channels of these stages.
     """
@@ -33,6 +34,7 @@ class Network:
     width: Annotated[int, Field(ge=4, multiple_of=2)] = 32
     multipliers: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2, 4, 4)
     blocks: PositiveInt = 1
+    patch: PositiveInt = 1
     attention: tuple[Annotated[int, Field(ge=0)], ...] = (2, 3)
     head_dim: PositiveInt = 32
 
@@ -62,14 +64,14 @@ class Network:
     def grid(self, space: Space, stage: int) -> tuple[int, int]:
         """Height and width at a stage."""
         height, width, _ = space.shape
-        return height >> stage, width >> stage
+        return height // self.patch >> stage, width // self.patch >> stage
 
     def check(self, space: Space) -> None:
         """Raises SpaceError where the network cannot work in `space`."""
         if space.kind != "continuous" or len(space.shape) != 3:
             raise SpaceError(f"a VAE works on continuous latents of shape (height, width, channels), not on {space}")
         height, width, _ = space.shape
-        stride = 2 ** (self.stages - 1)
+        stride = self.patch * 2 ** (self.stages - 1)
         if height % stride or width % stride:
             raise SpaceError(
                 f"a VAE of {self.stages} stages needs a height and a width that {stride} divides, but the latents are "

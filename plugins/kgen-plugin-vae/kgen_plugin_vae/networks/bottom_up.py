@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from kgen import Space
+from kgen.nn import space_to_depth
 from kgen_plugin_vae.networks import Network
 from kgen_plugin_vae.networks.blocks import Block, TextEmbedding, conv
 
@@ -39,7 +40,7 @@ class BottomUp(keras.layers.Layer):
     def build(self, x_shape: Shape, condition_shape: Mapping[str, Shape]) -> None:
         network, others = self.network, ((None, 4 * self.network.width), condition_shape["sequence"])
         self.embedding.build(condition_shape["pooled"])
-        self.conv_in.build(x_shape)
+        self.conv_in.build((None, *network.grid(self.space, 0), x_shape[-1] * network.patch**2))
         for stage, blocks in enumerate(self.blocks):
             pixels = (None, *network.grid(self.space, stage))
             if stage:
@@ -49,9 +50,9 @@ class BottomUp(keras.layers.Layer):
                 block.build((*pixels, network.channels(stage)), *others)
 
     def call(self, x: Tensor, condition: Mapping[str, Tensor]) -> list[Tensor]:
-        """(B, H, W, C), condition -> features by stage, (B, H / 2^stage, W / 2^stage, channels of the stage) each."""
+        """(B, H, W, C), condition -> features by stage, (B, *grid of the stage, channels of the stage) each."""
         others = (self.embedding(condition["pooled"]), condition["sequence"], condition["mask"])
-        x = self.conv_in(x)
+        x = self.conv_in(space_to_depth(x, self.network.patch))
         features = []
         for stage, blocks in enumerate(self.blocks):
             if stage:

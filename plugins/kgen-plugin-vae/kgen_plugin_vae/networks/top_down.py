@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from kgen import Space
-from kgen.nn import GroupNorm, Upsample
+from kgen.nn import GroupNorm, Upsample, depth_to_space
 from kgen_plugin_vae.latents import Latent
 from kgen_plugin_vae.networks import Network
 from kgen_plugin_vae.networks.blocks import Block, TextEmbedding, conv
@@ -69,13 +69,9 @@ class TopDown(keras.layers.Layer):
             Upsample(network.channels(stage), dtype=policy, name=f"upsample{stage}") for stage in range(last)
         ]
         self.norm_out = GroupNorm(dtype=policy, name="norm_out")
-        self.conv_out = conv(
-            len(initial) - shared,
-            policy,
-            "conv_out",
-            kernel_initializer="zeros",
-            bias_initializer=keras.initializers.Constant(self.initial[: len(initial) - shared]),
-        )
+        own = np.tile(self.initial[: len(initial) - shared], network.patch**2)
+        start = {"kernel_initializer": "zeros", "bias_initializer": keras.initializers.Constant(own)}
+        self.conv_out = conv(len(own), policy, "conv_out", **start)
 
     def stage(self, level: int) -> int:
         """At which stage the latents of a level come in."""
@@ -132,7 +128,8 @@ class TopDown(keras.layers.Layer):
                 x = block(x, *others)
             if stage:
                 x = self.upsample[stage - 1](x)  # (B, 2h, 2w, c)
-        parameters = ops.cast(self.conv_out(ops.silu(self.norm_out(x))), "float32")
+        parameters = depth_to_space(self.conv_out(ops.silu(self.norm_out(x))), self.network.patch)
+        parameters = ops.cast(parameters, "float32")
         if self.shared:
             common = ops.broadcast_to(self.common, (*ops.shape(parameters)[:-1], self.shared))
             parameters = ops.concatenate([parameters, common], axis=-1)

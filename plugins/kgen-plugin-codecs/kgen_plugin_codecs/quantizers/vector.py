@@ -1,0 +1,139 @@
+"""Vector quantisation (van den Oord et al. 2017), the codebook a running mean of what its codes stand for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import keras
+import numpy as np
+from keras import ops
+from pydantic import Field, PositiveInt
+from scipy.cluster.vq import kmeans2
+
+from kgen import SeedGenerator
+from kgen.replicas import first_replica, sum_over_replicas
+
+Tensor = Any
+EPSILON = 1e-5
+"""Keeps the mean of a code that nothing stands for finite (Laplace smoothing)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vector:
+    """Each vector becomes the nearest one of a codebook.
+
+    Args:
+        size: Codes in the book.
+        dim: Numbers of a code.
+        decay: A step of the running counts and sums that the codebook is the quotient of.
+        commitment: Weight of the squared distance of vectors from their codes.
+        cosine: Whether vectors and codes are compared by their direction alone, at length 1 (Yu et al. 2022).
+        revive: A code whose running count falls below this share of the mean count is moved to a vector of the batch;
+            0: never.
+    """
+
+    kind: Literal["vq"] = "vq"
+    size: PositiveInt = 512
+    dim: PositiveInt = 8
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.99
+    commitment: Annotated[float, Field(ge=0)] = 0.25
+    cosine: bool = False
+    revive: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+    @property
+    def vocabulary(self) -> int:
+        return self.size
+
+    def build(self) -> VectorQuantizer:
+        return VectorQuantizer(self, dtype="float32", name="quantizer")
+
+
+class VectorQuantizer(keras.layers.Layer):
+    """The codebook and how it follows the vectors (appendix A.1 there); see `kgen_plugin_codecs.quantizers`."""
+
+    def __init__(self, options: Vector, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.options = options
+        self.seed_generator = SeedGenerator()
+
+    def build(self, z_shape: Any = None) -> None:
+        size, dim = self.options.size, self.options.dim
+        state = {"trainable": False, "aggregation": "only_first_replica"}
+        start = keras.initializers.RandomNormal(stddev=1.0)((size, dim))
+        start = ops.convert_to_numpy(_unit(start) if self.options.cosine else start)
+        self.codebook = self.add_weight(name="codebook", shape=(size, dim), initializer="zeros", **state)
+        self.sums = self.add_weight(name="sums", shape=(size, dim), initializer="zeros", **state)
+        self.counts = self.add_weight(name="counts", shape=(size,), initializer="ones", **state)
+        self.set_codebook(start)
+
+    def set_codebook(self, codebook: np.ndarray) -> None:
+        """Starts anew from codes (size, dim), each standing for one vector."""
+        self.codebook.assign(codebook)
+        self.sums.assign(codebook)
+        self.counts.assign(np.ones(len(codebook), "float32"))
+
+    def start_from(self, vectors: np.ndarray) -> None:
+        """Starts anew from the centres of clusters of vectors (N, dim), of which there are more than codes."""
+        if self.options.cosine:
+            vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
+        centres, _ = kmeans2(vectors.astype(np.float64), self.options.size, iter=10, minit="points", seed=0)
+        if self.options.cosine:
+            centres /= np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), 1e-6)
+        self.set_codebook(centres.astype("float32"))
+
+    def call(self, z: Tensor, training: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        shape = ops.shape(z)
+        z = _unit(z) if self.options.cosine else z
+        vectors = ops.reshape(z, (-1, self.options.dim))  # (N, D)
+        nearest = self._nearest(ops.stop_gradient(vectors))  # (N,)
+        codes = ops.reshape(nearest, shape[:-1])
+        quantised = self.lookup(codes)
+        commitment = self.options.commitment * ops.mean(ops.square(z - ops.stop_gradient(quantised)), axis=(1, 2, 3))
+        if training:
+            self._follow(ops.stop_gradient(vectors), nearest)
+        return z + ops.stop_gradient(quantised - z), codes, commitment
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """(B, h, w) int32 -> (B, h, w, D)."""
+        return ops.take(self.codebook, codes, axis=0)
+
+    def _nearest(self, vectors: Tensor) -> Tensor:
+        book = ops.convert_to_tensor(self.codebook)
+        likeness = ops.matmul(vectors, ops.transpose(book))  # (N, K)
+        distance = ops.sum(ops.square(book), axis=1)[None] - 2.0 * likeness  # less |vector|^2
+        return ops.cast(ops.argmin(distance, axis=1), "int32")
+
+    def _follow(self, vectors: Tensor, nearest: Tensor) -> None:
+        """Moves every code towards the mean of the vectors that it stands for, over all replicas."""
+        size, decay = self.options.size, self.options.decay
+        chosen = ops.one_hot(nearest, size, dtype="float32")  # (N, K)
+        count = sum_over_replicas(ops.sum(chosen, axis=0))  # (K,)
+        total = sum_over_replicas(ops.matmul(ops.transpose(chosen), vectors))  # (K, D)
+        counts = decay * self.counts + (1.0 - decay) * count
+        sums = decay * self.sums + (1.0 - decay) * total
+        whole = ops.sum(counts)
+        smoothed = (counts + EPSILON) / (whole + size * EPSILON) * whole
+        book = sums / smoothed[:, None]
+        book = _unit(book) if self.options.cosine else book
+        if self.options.revive:
+            mean = whole / size
+            dead = ops.cast(counts < self.options.revive * mean, "float32")  # (K,)
+            fresh = self._some(vectors)
+            book = book + dead[:, None] * (fresh - book)
+            counts = counts + dead * (mean - counts)
+            sums = sums + dead[:, None] * (fresh * mean - sums)
+        self.codebook.assign(book)
+        self.sums.assign(sums)
+        self.counts.assign(counts)
+
+    def _some(self, vectors: Tensor) -> Tensor:
+        """(size, D) vectors of this batch, drawn at random; on every replica the first one's."""
+        draws = keras.random.uniform((self.options.size,), seed=self.seed_generator)
+        number = ops.cast(ops.shape(vectors)[0], "float32")
+        rows = ops.minimum(ops.cast(draws * number, "int32"), ops.shape(vectors)[0] - 1)
+        return first_replica(ops.take(vectors, rows, axis=0))
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x * ops.rsqrt(ops.sum(ops.square(x), axis=-1, keepdims=True) + 1e-12)

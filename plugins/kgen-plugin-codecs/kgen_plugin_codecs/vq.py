@@ -1,0 +1,115 @@
+"""An autoencoder whose latents are tokens: the decoder of token models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from kgen import Decoder, Space
+from kgen_plugin_codecs.networks import Analysis, Network, Synthesis
+from kgen_plugin_codecs.quantizers import Quantizer, Vector
+from kgen_plugin_codecs.quantizers.vector import VectorQuantizer
+from kgen_plugin_codecs.reconstruction import Name, reconstruction_loss
+
+Tensor = Any
+STARTING_VECTORS = 100
+"""So many vectors a code, at most, are clustered for the first codebook."""
+
+
+class VQAutoencoder(Decoder):
+    """Pictures as small maps of tokens, from which they are drawn again (van den Oord et al. 2017).
+
+    Args:
+        quantizer: `Vector`, with a codebook that is learned, or `FiniteScalar`, without; with options of its own.
+        network: Size of both halves, which sets the downsampling factor.
+        reconstruction: "l1", "l2" or "logistic", see `reconstruction_loss`.
+
+    Raises:
+        SpaceError: the images are no grid of (height, width, channels), or the factor does not divide them.
+    """
+
+    def __init__(
+        self,
+        image_space: Space,
+        *,
+        quantizer: Quantizer = Vector(),  # noqa: B008 (it is frozen)
+        network: Network = Network(),  # noqa: B008
+        reconstruction: Name = "l1",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(image_space, **kwargs)
+        self.quantizer = quantizer
+        self.network = network
+        self.reconstruction = reconstruction
+        self.grid = network.grid(image_space)
+        policy = self.dtype_policy
+        self.analysis = Analysis(network, quantizer.dim, dtype=policy, name="analysis")
+        self.synthesis = Synthesis(network, image_space.shape[-1], dtype=policy, name="synthesis")
+        self.quantise = quantizer.build()
+
+    @property
+    def latent_space(self) -> Space:
+        return Space("tokens", self.grid, vocabulary=self.quantizer.vocabulary)
+
+    def build(self, input_shape: None = None) -> None:
+        vectors = (None, *self.grid, self.quantizer.dim)
+        self.analysis.build((None, *self.image_space.shape))
+        self.quantise.build(vectors)
+        self.synthesis.build(vectors)
+
+    # ---- training -------------------------------------------------------------------------------------------------
+
+    def initialise(self, batches: Iterable[np.ndarray]) -> None:
+        if not isinstance(self.quantise, VectorQuantizer):
+            return
+        wanted, found = STARTING_VECTORS * self.quantizer.vocabulary, []
+        for vectors in self._vectors(batches):
+            found.append(vectors.reshape(-1, self.quantizer.dim))
+            if sum(map(len, found)) >= wanted:
+                break
+        together = np.concatenate(found)[:wanted]
+        if len(together) > self.quantizer.vocabulary:
+            self.quantise.start_from(together)
+
+    def compute_losses(self, images: Tensor, condition: dict[str, Tensor], training: bool) -> dict[str, Tensor]:
+        """The distance of the reconstruction, plus that of the vectors from their codes (equation 3 there).
+
+        Returns:
+            (B,) each: "loss", "reconstruction", and "commitment", weighted.
+        """
+        images = ops.cast(images, "float32")
+        quantised, _, commitment = self.quantise(self.analysis(images), training=training)
+        reconstruction = reconstruction_loss(self.reconstruction, images, self.synthesis(quantised))
+        return {"loss": reconstruction + commitment, "reconstruction": reconstruction, "commitment": commitment}
+
+    def _vectors(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        for batch in batches:
+            images = ops.convert_to_tensor(batch.astype("float32") / 127.5 - 1.0)
+            yield ops.convert_to_numpy(self.analysis(images))
+
+    def scores(self, batches: Iterable[np.ndarray]) -> dict[str, float]:
+        """How evenly the codes are used: their number, and their perplexity (2 to the entropy of their frequencies)."""
+        size = self.quantizer.vocabulary
+        counts = np.zeros(size)
+        for batch in batches:
+            codes = self.encode(ops.convert_to_tensor(batch.astype("float32") / 127.5 - 1.0))
+            counts += np.bincount(ops.convert_to_numpy(codes).reshape(-1), minlength=size)
+        share = counts[counts > 0] / counts.sum()
+        perplexity = float(np.exp(-np.sum(share * np.log(share))))
+        return {
+            "codes": float(size),
+            "codes used": float((counts > 0).sum()),
+            "perplexity": perplexity,
+            "perplexity, share of the codes": perplexity / size,
+        }
+
+    # ---- both directions ------------------------------------------------------------------------------------------
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.quantise(self.analysis(images))[1]
+
+    def decode(self, latent: Tensor, condition: dict[str, Tensor], noise: dict[str, Tensor]) -> Tensor:  # type: ignore[override]  # it takes no options
+        return self.synthesis(self.quantise.lookup(ops.cast(latent, "int32")))

@@ -1,0 +1,65 @@
+"""The autoencoder of tokens."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from keras import ops
+from kgen_plugin_codecs.networks import Network
+from kgen_plugin_codecs.quantizers import FiniteScalar, Vector
+from kgen_plugin_codecs.vq import VQAutoencoder
+
+from kgen import Space
+from kgen.testing import DecoderConformance
+
+SPACE = Space("continuous", (16, 16, 3))
+TINY = Network(width=8, multipliers=(1, 2), patch=2)
+RNG = np.random.default_rng(0)
+
+
+class TestVector(DecoderConformance):
+    def build(self) -> VQAutoencoder:
+        return VQAutoencoder(SPACE, quantizer=Vector(size=16, dim=4, revive=0.0), network=TINY)
+
+
+class TestCosine(DecoderConformance):
+    replicas: ClassVar = False  # revived codes are drawn from the first replica's vectors
+
+    def build(self) -> VQAutoencoder:
+        return VQAutoencoder(SPACE, quantizer=Vector(size=16, dim=4, cosine=True, revive=0.1), network=TINY)
+
+
+class TestFiniteScalar(DecoderConformance):
+    replicas: ClassVar = False
+
+    def build(self) -> VQAutoencoder:
+        return VQAutoencoder(SPACE, quantizer=FiniteScalar(levels=(4, 3, 3)), network=TINY, reconstruction="l2")
+
+
+def test_tokens() -> None:
+    codec = VQAutoencoder(SPACE, quantizer=FiniteScalar(levels=(4, 3)), network=TINY)
+    assert codec.latent_space == Space("tokens", (4, 4), vocabulary=12)
+
+
+def test_scores_count_the_codes() -> None:
+    codec = VQAutoencoder(SPACE, quantizer=Vector(size=8, dim=4), network=TINY)
+    codec.build(None)
+    pictures = RNG.integers(0, 256, (6, 16, 16, 3)).astype(np.uint8)
+    codes = ops.convert_to_numpy(codec.encode(ops.convert_to_tensor(pictures / np.float32(127.5) - np.float32(1))))
+    scores = codec.scores([pictures[:4], pictures[4:]])
+    share = np.bincount(codes.reshape(-1), minlength=8) / codes.size
+    share = share[share > 0]
+    assert scores["codes used"] == len(share)
+    assert scores["perplexity"] == pytest.approx(np.prod(share**-share))
+
+
+def test_starts_with_codes_that_are_used() -> None:
+    codec = VQAutoencoder(SPACE, quantizer=Vector(size=16, dim=4), network=TINY)
+    codec.build(None)
+    pictures = RNG.integers(0, 256, (32, 16, 16, 3)).astype(np.uint8)
+    codec.quantise.set_codebook(np.full((16, 4), 50.0, "float32") + np.eye(16, 4, dtype="float32"))
+    before = codec.scores([pictures])["perplexity"]
+    codec.initialise([pictures])
+    assert codec.scores([pictures])["perplexity"] > max(8.0, 2 * before)
