@@ -34,7 +34,7 @@ test-backends: $(VENV)/.developing  ## The tests that depend on the backend, on 
 test-alone:  ## One plugin's tests where no other plugin is: make test-alone PLUGIN=vae
 	$(PYTHON) -m venv --clear $(VENV)-alone
 	$(VENV)-alone/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt \
-		'.[tensorflow,test]' ./plugins/kgen-plugin-$(PLUGIN)
+		'.[tensorflow]' './plugins/kgen-plugin-$(PLUGIN)[test]'
 	$(VENV)-alone/bin/pytest plugins/kgen-plugin-$(PLUGIN)
 
 lint: $(VENV)/.developing  ## Style, types, and who may import whom
@@ -63,5 +63,5 @@ $(VENV)/.installed: $(DECLARED) | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.developing: $(VENV)/.installed
-	$(PIP) --editable '.[dev]' $(addprefix --editable ./,$(PLUGINS))
+	$(PIP) --editable '.[dev]' $(foreach plugin,$(PLUGINS),--editable './$(plugin)[test]')
 	@touch $@
