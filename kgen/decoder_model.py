@@ -92,7 +92,9 @@ class Reconstructor(keras.Model):  # type: ignore[misc]
         options: Of `decode`, already checked.
     """
 
-    def __init__(self, decoder: Decoder, encoder: Encoder | None = None, options: Mapping[str, Any] | None = None):
+    def __init__(
+        self, decoder: Decoder, encoder: Encoder | None = None, options: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(autocast=False)
         self.decoder = decoder
         self.encoder = encoder if reads_text(decoder) else None

@@ -54,7 +54,6 @@ class DecoderStage:
 
     def __init__(self, config: RunConfig, directory: RunDirectory, dataset: Dataset, encoder: Encoder) -> None:
         self.config = config
-        self.run = directory
         self.directory = directory.decoder_stage
         self.dataset = dataset
         self.encoder = encoder
