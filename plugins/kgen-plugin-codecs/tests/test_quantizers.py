@@ -95,7 +95,7 @@ def test_codes_gradients_and_update_are_those_of_the_peer(cosine: bool) -> None:
     np.testing.assert_array_equal(array(found_codes), codes)
     np.testing.assert_allclose(array(found), wanted, atol=1e-5)
     np.testing.assert_allclose(array(quantizer.lookup(found_codes)), wanted, atol=1e-5)
-    slope = gradient(lambda x: ops.sum(quantizer(x, training=False)[0] * WEIGHT), z)
+    slope = gradient(lambda x: ops.sum(ops.multiply(quantizer(x, training=False)[0], WEIGHT)), z)
     np.testing.assert_allclose(slope, straight, atol=1e-5)
     quantizer(ops.convert_to_tensor(z), training=True)
     np.testing.assert_allclose(array(quantizer.codebook), after, atol=1e-5)
@@ -144,7 +144,7 @@ def test_finite_scalars_are_those_of_the_paper() -> None:
     assert array(quantizer(z)[1]).reshape(-1).tolist() == [500, 999, 0]
 
 
-@pytest.mark.parametrize("levels", [(8, 5, 5, 5), (7, 4), (2, 3, 16)])
+@pytest.mark.parametrize("levels", [(8, 5, 5, 5), (7, 4), (6, 3, 16)])
 def test_finite_scalars_are_those_of_the_peer(levels: tuple[int, ...]) -> None:
     torch = pytest.importorskip("torch")
     library = pytest.importorskip("vector_quantize_pytorch")
@@ -158,7 +158,7 @@ def test_finite_scalars_are_those_of_the_peer(levels: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(array(found_codes), codes.numpy().reshape(3, 4, 5))
     np.testing.assert_allclose(array(found), wanted.detach().numpy().reshape(z.shape), atol=1e-5)
     np.testing.assert_allclose(array(quantizer.lookup(found_codes)), array(found), atol=1e-5)
-    slope = gradient(lambda x: ops.sum(quantizer(x)[0] * weight), z)
+    slope = gradient(lambda x: ops.sum(ops.multiply(quantizer(x)[0], weight)), z)
     np.testing.assert_allclose(slope, straight.numpy().reshape(z.shape), atol=1e-5)
 
 

@@ -56,13 +56,13 @@ class FiniteScalarQuantizer(keras.layers.Layer):
         """It has no weights."""
 
     def call(self, z: Tensor, training: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        bounded = ops.tanh(z + self._shift) * self._reach - self._offset
+        bounded = ops.subtract(ops.multiply(ops.tanh(ops.add(z, self._shift)), self._reach), self._offset)
         rounded = bounded + ops.stop_gradient(ops.round(bounded) - bounded)
-        digits = ops.cast(ops.round(ops.stop_gradient(rounded) + self._half), "int32")
-        codes = ops.sum(digits * self._basis, axis=-1)
-        return rounded / self._half, codes, ops.zeros_like(z[:, 0, 0, 0])
+        digits = ops.cast(ops.round(ops.add(ops.stop_gradient(rounded), self._half)), "int32")
+        codes = ops.cast(ops.sum(ops.multiply(digits, self._basis), axis=-1), "int32")
+        return ops.divide(rounded, self._half), codes, ops.zeros_like(z[:, 0, 0, 0])
 
     def lookup(self, codes: Tensor) -> Tensor:
         """(B, h, w) int32 -> (B, h, w, D) in [-1, 1]."""
-        digits = (codes[..., None] // self._basis) % np.array(self.levels, "int32")
-        return (ops.cast(digits, "float32") - self._half) / self._half
+        digits = ops.mod(ops.floor_divide(codes[..., None], self._basis), np.array(self.levels, "int32"))
+        return ops.divide(ops.subtract(ops.cast(digits, "float32"), self._half), self._half)
