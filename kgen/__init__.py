@@ -14,7 +14,7 @@ from kgen.registry import Registrar
 from kgen.spaces import ConditionSpace, Space
 
 if TYPE_CHECKING:
-    from kgen.assembly import assemble
+    from kgen.assembly import assemble, make_decoder
     from kgen.components.dataset import Dataset, Problem, Split
     from kgen.components.decoder import Decoder
     from kgen.components.encoder import Encoder
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "assemble": "kgen.assembly",
+    "make_decoder": "kgen.assembly",
     "bits_per_dimension": "kgen.likelihood",
     "load": "kgen.saving",
     "Pipeline": "kgen.pipeline",
@@ -65,6 +66,7 @@ __all__ = [
     "bits_per_dimension",
     "hookimpl",
     "load",
+    "make_decoder",
 ]
 
 

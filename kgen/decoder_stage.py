@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from kgen.assembly import find, make_decoder
-from kgen.components.dataset import Dataset
+from kgen.components.dataset import Dataset, Split
 from kgen.components.decoder import Decoder
 from kgen.components.encoder import Encoder
 from kgen.config import RunConfig
@@ -139,7 +139,7 @@ class DecoderStage:
         weights = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
         say(f"the decoder: {len(self.dataset.captions('train'))} pictures, {weights:,} weights to train")
         if not Checkpoints(self.directory.checkpoints, fit.keep).steps():
-            model.decoder.initialise(self._batches("train"))
+            model.decoder.initialise(_Pictures(self.dataset, "train"))
         inputs = Inputs(self.dataset, model.encoder, flip=fit.flip)
         alone = distribution.workers == 1
         progress = train(
@@ -161,7 +161,7 @@ class DecoderStage:
     def _finish(self, model: DecoderModel, progress: Progress) -> None:
         """Calibrates the averaged weights, writes them, and scores what was written."""
         with averaged_weights(model):
-            model.decoder.calibrate(self._batches("train"))
+            model.decoder.calibrate(_Pictures(self.dataset, "train"))
             save_decoder(model.decoder, self.directory.model)
         decoder = self.decoder(load=True)
         self._sheet(Reconstructor(decoder, self.encoder), self.directory.final_grid)
@@ -180,21 +180,18 @@ class DecoderStage:
         rows = [int(i) for i in np.linspace(0, len(captions) - 1, min(count, len(captions)))]
         return np.stack([self.dataset.image(split, row) for row in rows]), [captions[row] for row in rows]
 
-    def _batches(self, split: Any) -> Iterator[np.ndarray]:
-        count = len(self.dataset.captions(split))
-        for start in range(0, count, BATCH):
-            yield np.stack([self.dataset.image(split, i) for i in range(start, min(start + BATCH, count))])
-
     def scores(self, decoder: Decoder) -> dict[str, Any]:
         """What the decoder says of itself, and its reconstructions' PSNR, on pictures that it has not seen."""
         split = unseen_split(self.dataset) or "train"
         images, captions = self._pictures(split, MOST_SCORED)
-        made = Reconstructor(decoder, self.encoder).reconstruct(images, captions)[1]
-        return {
-            "pictures": f"{len(images)} ({split})",
-            "PSNR": psnr(images, made),
-            **{name: float(value) for name, value in decoder.scores(_chunks(images)).items()},
-        }
+        reconstructor = Reconstructor(decoder, self.encoder)
+        latents, made = reconstructor.reconstruct(images, captions)
+        found = {"pictures": f"{len(images)} ({split})", "PSNR": psnr(images, made)}
+        if decoder.latent_is_picture:
+            again = reconstructor.reconstruct(made, captions)[0]
+            found["encoded again, mean absolute error"] = float(np.abs(again - latents).mean())
+        batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
+        return found | {name: float(value) for name, value in decoder.scores(batches).items()}
 
     def _drawer(self, model: DecoderModel) -> Callable[[int, str, Journal], None]:
         reconstructor = Reconstructor(model.decoder, self.encoder)
@@ -209,19 +206,26 @@ class DecoderStage:
 
     def _sheet(self, reconstructor: Reconstructor, path: Path) -> Any:
         images, captions = self._pictures(unseen_split(self.dataset) or "train", SHOWN)
-        sheet = reconstructions(reconstructor, images, captions)
+        sheet, _ = reconstructions(reconstructor, images, captions)
         save_png(path, sheet, {"model": self.config.name})
         return sheet
 
 
-def reconstructions(reconstructor: Reconstructor, images: np.ndarray, captions: list[str]) -> Any:
-    """A sheet of pictures, their latents where those can be looked at, and what is decoded from these."""
-    latents, made = reconstructor.reconstruct(images, captions)
+def reconstructions(
+    reconstructor: Reconstructor, images: np.ndarray, captions: list[str], seed: int = 0
+) -> tuple[Any, np.ndarray]:
+    """Pictures uint8 (N, H, W, C), encoded and decoded.
+
+    Returns:
+        A sheet of the pictures, their latents where those can be looked at, and what is decoded of these; and the
+        latter, uint8 (N, H, W, C).
+    """
+    latents, made = reconstructor.reconstruct(images, captions, seed=seed)
     rows, names = [images, made], ["picture", "decoded"]
     if reconstructor.decoder.latent_is_picture:
         rows.insert(1, _enlarged(latents, images.shape[1:3]))
         names.insert(1, "latent")
-    return matrix(rows, names, captions)
+    return matrix(rows, names, captions), made
 
 
 def psnr(images: np.ndarray, others: np.ndarray) -> float:
@@ -236,8 +240,17 @@ def _enlarged(latents: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     return to_uint8(latents.repeat(factor, axis=1).repeat(factor, axis=2))
 
 
-def _chunks(images: np.ndarray) -> Iterator[np.ndarray]:
-    return (images[start : start + BATCH] for start in range(0, len(images), BATCH))
+class _Pictures:
+    """All pictures of a split, in batches uint8 (B, H, W, C): to be gone through as often as wanted."""
+
+    def __init__(self, dataset: Dataset, split: Split) -> None:
+        self.dataset, self.split = dataset, split
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        count = len(self.dataset.captions(self.split))
+        for start in range(0, count, BATCH):
+            rows = range(start, min(start + BATCH, count))
+            yield np.stack([self.dataset.image(self.split, row) for row in rows])
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -19,6 +19,7 @@ from kgen.nn import (
     sequence_positions,
     sinusoidal,
     space_to_depth,
+    threshold_dynamically,
 )
 
 LAYERS = {
@@ -191,3 +192,11 @@ def test_layers_serialise(name):
     again(keras.KerasTensor((None, *shape[1:]), "float32"))  # a symbolic call builds every weight
     assert len(again.trainable_weights) == {"dropout": 0, "attention": 3}.get(name, 2)
     assert keras.backend.standardize_dtype(again(random(*shape)).dtype) == "bfloat16"
+
+
+def test_dynamic_thresholding() -> None:
+    x = np.random.default_rng(0).standard_normal((2, 8, 8, 3)).astype("float32") * [[[[3.0]]], [[[0.1]]]]
+    out = ops.convert_to_numpy(threshold_dynamically(ops.convert_to_tensor(x.astype("float32")), 0.9))
+    limit = np.quantile(np.abs(x[0]), 0.9)
+    np.testing.assert_allclose(out[0], np.clip(x[0], -limit, limit) / limit, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(out[1], x[1], rtol=1e-5)  # within [-1, 1] already: unchanged

@@ -37,7 +37,7 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
     lossless: ClassVar[bool] = False
     """True where ``decode(encode(images))`` is `images`: a latent's likelihood is then that of the image."""
 
-    latent_is_picture: ClassVar[bool] = False
+    latent_is_picture: bool = False
     """True where a latent can be looked at, as a small picture can."""
 
     has_own_weights: bool = False
@@ -75,15 +75,15 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         """Gives weights a start that depends on the pictures, before the first step of training. Default: nothing.
 
         Args:
-            batches: Of training pictures, uint8 (B, *image_space.shape).
+            batches: Of training pictures, uint8 (B, *image_space.shape); to be gone through as often as wanted.
         """
 
     def calibrate(self, batches: Iterable[np.ndarray]) -> None:
         """Measures what `encode` needs to know of the finished weights, such as the latents' mean and variance.
 
         Args:
-            batches: Of training pictures, uint8 (B, *image_space.shape). To be kept, what is measured must be a weight
-                (not trainable), or written by `save_assets`.
+            batches: As for `initialise`. To be kept, what is measured must be a weight (not trainable), or written by
+                `save_assets`.
         """
 
     def scores(self, batches: Iterable[np.ndarray]) -> dict[str, float]:

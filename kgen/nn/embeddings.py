@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -56,3 +57,34 @@ def _frequencies(dim: int, max_period: float) -> np.ndarray:
     if dim < 2 or dim % 2:
         raise ValueError(f"sines and cosines need an even number of features, not {dim}")
     return np.exp(-math.log(max_period) * np.arange(dim // 2, dtype=np.float32) / (dim // 2)).astype(np.float32)
+
+
+class NoiseEmbedding(keras.layers.Layer):  # type: ignore[misc]
+    """What every block of a network learns about the noise level and the text as a whole.
+
+    ``MLP(sinusoidal(noise_level)) + MLP(pooled)``, followed by SiLU (every user begins with it).
+
+    Args:
+        features: Number of sines and cosines; even.
+        width: Of the result, and of the hidden layers.
+    """
+
+    def __init__(self, features: int, width: int, **kwargs: Any) -> None:
+        super().__init__(autocast=False, **kwargs)  # a noise level of 999 has no place in bfloat16
+        self.features = features
+        self.width = width
+        self.level_in = keras.layers.Dense(width, activation="silu", dtype=self.dtype_policy, name="level_in")
+        self.level_out = keras.layers.Dense(width, dtype=self.dtype_policy, name="level_out")
+        self.pooled_in = keras.layers.Dense(width, activation="silu", dtype=self.dtype_policy, name="pooled_in")
+        self.pooled_out = keras.layers.Dense(width, dtype=self.dtype_policy, name="pooled_out")
+
+    def build(self, noise_level_shape: tuple[int | None, ...], pooled_shape: tuple[int | None, ...]) -> None:
+        self.level_in.build((None, self.features))
+        self.level_out.build((None, self.width))
+        self.pooled_in.build(pooled_shape)
+        self.pooled_out.build((None, self.width))
+
+    def call(self, noise_level: Tensor, pooled: Tensor) -> Tensor:
+        """(B,), (B, P) -> (B, width)."""
+        level = self.level_out(self.level_in(sinusoidal(noise_level, self.features)))
+        return ops.silu(level + self.pooled_out(self.pooled_in(pooled)))

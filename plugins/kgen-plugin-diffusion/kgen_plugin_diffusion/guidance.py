@@ -1,4 +1,4 @@
-"""Steering the denoised picture: classifier-free guidance and what keeps it within bounds."""
+"""Steering the denoised picture: classifier-free guidance."""
 
 from __future__ import annotations
 
@@ -23,15 +23,3 @@ def guide(conditional: Tensor, unconditional: Tensor, weight: float, rescale: fl
     axes = tuple(range(1, len(guided.shape)))
     ratio = ops.std(conditional, axis=axes, keepdims=True) / (ops.std(guided, axis=axes, keepdims=True) + 1e-6)
     return guided * (rescale * ratio + 1.0 - rescale)
-
-
-def threshold_dynamically(picture: Tensor, quantile: float) -> Tensor:
-    """Clips each picture to the quantile of its own absolute values, at least 1, and divides by it.
-
-    Dynamic thresholding (Saharia et al. 2022, section 2.3), for pictures in [-1, 1].
-    """
-    axes = tuple(range(1, len(picture.shape)))
-    flat = ops.reshape(ops.abs(picture), (ops.shape(picture)[0], -1))
-    limit = ops.maximum(ops.quantile(flat, quantile, axis=1), 1.0)
-    limit = ops.reshape(limit, (-1,) + (1,) * len(axes))
-    return ops.clip(picture, -limit, limit) / limit

@@ -17,8 +17,8 @@ import keras
 from pydantic import Field, PositiveInt
 
 from kgen import ConditionSpace, Space, SpaceError
+from kgen.nn import UNetLayer
 from kgen_plugin_diffusion.networks.dit import DiTLayer
-from kgen_plugin_diffusion.networks.unet import UNetLayer
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kgen.nn import Dropout, MultiHeadAttention, grid_positions
-from kgen_plugin_diffusion.networks.embeddings import NoiseEmbedding
+from kgen.nn import Dropout, MultiHeadAttention, NoiseEmbedding, grid_positions
 
 Tensor = Any
 Shape = tuple[int | None, ...]

@@ -46,19 +46,20 @@ class Grid:
         return Grid(self.alpha / scale, self.sigma / scale, scale, self.picture_fades)
 
 
-def time_grid(schedule: Schedule, steps: int, spacing: Spacing = "uniform") -> Grid:
-    """A schedule's noise levels at `steps` times from 1 down, and a last one without noise.
+def time_grid(schedule: Schedule, steps: int, spacing: Spacing = "uniform", start: float = 1.0) -> Grid:
+    """A schedule's noise levels at `steps` times from `start` down, and a last one without noise.
 
     Args:
         spacing: "uniform" in t (which for the Karras schedule is equation 5 of Karras et al. 2022, whose last time but
             one has sigma 0.002), or "quadratic": finer towards the picture (Song et al. 2021, appendix D.2).
+        start: The first time, in (0, 1].
     """
     if schedule.picture_fades:
         times = 1.0 - ops.arange(steps + 1, dtype="float32") / steps
     else:
         times = 1.0 - ops.arange(steps, dtype="float32") / max(1, steps - 1)
         times = ops.concatenate([times, times[-1:]])
-    times = times**2 if spacing == "quadratic" else times
+    times = start * (times**2 if spacing == "quadratic" else times)
     alpha, sigma = schedule.alpha(times), schedule.sigma(times)
     level = schedule.level(times, sigma)
     # the last level holds no noise, whatever the schedule says of t = 0

@@ -9,14 +9,17 @@ from typing import Any
 import keras
 from keras import ops
 
-from kgen.nn import Dropout, GroupNorm, MultiHeadAttention, Upsample
-from kgen_plugin_diffusion.networks.embeddings import NoiseEmbedding
+from kgen.nn.attention import MultiHeadAttention
+from kgen.nn.dropout import Dropout
+from kgen.nn.embeddings import NoiseEmbedding
+from kgen.nn.normalization import GroupNorm
+from kgen.nn.resampling import Upsample
 
 Tensor = Any
 Shape = tuple[int | None, ...]
 
 
-class ResidualBlock(keras.layers.Layer):
+class ResidualBlock(keras.layers.Layer):  # type: ignore[misc]
     """Two convolutions around a residual; the embedding scales and shifts what the second one sees.
 
     Args:
@@ -57,7 +60,7 @@ class ResidualBlock(keras.layers.Layer):
         return h + (x if self.shortcut is None else self.shortcut(x))
 
 
-class TransformerBlock(keras.layers.Layer):
+class TransformerBlock(keras.layers.Layer):  # type: ignore[misc]
     """Pixels as tokens: attention to one another, attention to the text, and a gated MLP (GEGLU, Shazeer 2020).
 
     Args:
@@ -76,7 +79,7 @@ class TransformerBlock(keras.layers.Layer):
         self.cross_attention = MultiHeadAttention(heads, use_bias=False, dtype=policy, name="cross_attention")
 
     def build(self, x_shape: Shape, sequence_shape: Shape) -> None:
-        channels, policy = x_shape[-1], self.dtype_policy
+        channels, policy = int(x_shape[-1]), self.dtype_policy  # type: ignore[arg-type]  # of pictures, they are known
         tokens = (x_shape[0], None, channels)
         self.norm.build(x_shape)
         for norm in (self.norm1, self.norm2, self.norm3):
@@ -102,7 +105,7 @@ class TransformerBlock(keras.layers.Layer):
         return x + ops.reshape(self.outwards(y), (-1, height, width, channels))
 
 
-class Block(keras.layers.Layer):
+class Block(keras.layers.Layer):  # type: ignore[misc]
     """A residual block and, unless `heads` is 0, a transformer block."""
 
     def __init__(self, channels: int, heads: int, dropout: float = 0.0, **kwargs: Any) -> None:
@@ -123,8 +126,18 @@ class Block(keras.layers.Layer):
         return x if self.transformer is None else self.transformer(x, sequence, mask)
 
 
-class UNetLayer(keras.layers.Layer):
-    """The U-Net; see `kgen_plugin_diffusion.networks` for its call, and `UNet` there for its arguments."""
+class UNetLayer(keras.layers.Layer):  # type: ignore[misc]
+    """A U-Net of images, told a noise level, with attention to itself and to the text; it starts as 0 everywhere.
+
+    Args:
+        out_channels: Of the result.
+        width: Channels of the first level.
+        multipliers: Channels of every level, times `width`; each level after the first has half the height and width.
+        blocks: Residual blocks a level, on the way down; there is one more on the way up.
+        attention: The levels, counted from 0, with attention (the middle always has it).
+        head_dim: Channels an attention head; must divide the channels of these levels.
+        dropout: In the residual blocks, in [0, 1).
+    """
 
     def __init__(
         self,
@@ -190,7 +203,17 @@ class UNetLayer(keras.layers.Layer):
         self.conv_out.build(_pixels(channels))
 
     def call(self, x: Tensor, noise_level: Tensor, condition: Mapping[str, Tensor], training: bool = False) -> Tensor:
-        """(B, H, W, C), (B,), condition -> (B, H, W, out_channels) float32."""
+        """Runs the network.
+
+        Args:
+            x: (B, H, W, C).
+            noise_level: (B,) float32, on any scale of about 1000.
+            condition: "sequence" (B, L, D), to which the network attends where "mask" (B, L) is 1; and "pooled" (B, P),
+                which is added to the embedding of the noise level.
+
+        Returns:
+            (B, H, W, out_channels) float32.
+        """
         others = (self.embedding(noise_level, condition["pooled"]), condition["sequence"], condition["mask"])
         x = self.conv_in(x)  # (B, H, W, width)
         skips = [x]

@@ -1,0 +1,1 @@
+"""Decoders that turn small pictures into large ones, for kgen."""
