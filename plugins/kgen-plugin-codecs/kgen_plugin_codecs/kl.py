@@ -11,8 +11,11 @@ from keras import ops
 from pydantic import Field, PositiveInt
 
 from kgen import Decoder, SeedGenerator, Space
+from kgen_plugin_codecs.discriminator import Discriminator
+from kgen_plugin_codecs.fidelity import Fidelity
 from kgen_plugin_codecs.networks import Analysis, Network, Synthesis
-from kgen_plugin_codecs.reconstruction import Name, reconstruction_loss
+from kgen_plugin_codecs.perceptual import Perceptual
+from kgen_plugin_codecs.reconstruction import Name
 from kgen_plugin_codecs.scale import Scale, moments
 
 Tensor = Any
@@ -31,6 +34,8 @@ class KLAutoencoder(Decoder):
         channels: Numbers of a latent's position.
         network: Size of both halves, which sets the downsampling factor.
         reconstruction: "l1", "l2" or "logistic", see `reconstruction_loss`.
+        perceptual: The distance of features too; None: of pixels only.
+        discriminator: A critic's opinion too; None: none.
         kl_weight: Of the KL divergence from N(0, I), in nats a number of the latent.
 
     Raises:
@@ -44,6 +49,8 @@ class KLAutoencoder(Decoder):
         channels: PositiveInt = 4,
         network: Network = Network(),  # noqa: B008 (it is frozen)
         reconstruction: Name = "l1",
+        perceptual: Perceptual | None = None,
+        discriminator: Discriminator | None = None,
         kl_weight: Annotated[float, Field(ge=0)] = 1e-4,
         **kwargs: Any,
     ) -> None:
@@ -51,12 +58,15 @@ class KLAutoencoder(Decoder):
         self.channels = channels
         self.network = network
         self.reconstruction = reconstruction
+        self.perceptual = perceptual
+        self.discriminator = discriminator
         self.kl_weight = kl_weight
         self.grid = network.grid(image_space)
         policy = self.dtype_policy
         self.analysis = Analysis(network, 2 * channels, dtype=policy, name="analysis")
         self.synthesis = Synthesis(network, image_space.shape[-1], dtype=policy, name="synthesis")
         self.scale = Scale(dtype="float32", name="scale")
+        self.fidelity = Fidelity(reconstruction, perceptual, discriminator, dtype="float32", name="fidelity")
         self.seed_generator = SeedGenerator()
 
     @property
@@ -69,21 +79,25 @@ class KLAutoencoder(Decoder):
         self.synthesis.build(latent)
         self.scale.build(latent)
 
+    @property
+    def kept_weights(self) -> list[Any]:
+        return [*self.analysis.weights, *self.synthesis.weights, *self.scale.weights]
+
     # ---- training -------------------------------------------------------------------------------------------------
 
     def compute_losses(self, images: Tensor, condition: dict[str, Tensor], training: bool) -> dict[str, Tensor]:
         """The distance of the reconstruction, from one draw of the posterior, plus the weighted KL divergence.
 
         Returns:
-            (B,) each: "loss", "reconstruction", and "kl" in nats a number of the latent.
+            (B,) each: "loss", "kl" in nats a number of the latent, and the terms of `Fidelity`.
         """
         images = ops.cast(images, "float32")
         mean, log_variance = self._posterior(images)
         noise = keras.random.normal(ops.shape(mean), seed=self.seed_generator)
         made = self.synthesis(mean + ops.exp(0.5 * log_variance) * noise)
-        reconstruction = reconstruction_loss(self.reconstruction, images, made)
+        terms = self.fidelity(images, made, training=training)
         kl = 0.5 * ops.mean(ops.square(mean) + ops.exp(log_variance) - 1.0 - log_variance, axis=(1, 2, 3))
-        return {"loss": reconstruction + self.kl_weight * kl, "reconstruction": reconstruction, "kl": kl}
+        return {"loss": terms.pop("fidelity") + self.kl_weight * kl, "kl": kl, **terms}
 
     def _posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, H, W, C) -> mean and log variance (B, h, w, channels) each."""

