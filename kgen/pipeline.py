@@ -140,6 +140,7 @@ class Pipeline(LossModel):
         n: int = 1,
         seed: int = 0,
         batch_size: int = MAX_SAMPLE_BATCH,
+        image: np.ndarray | None = None,
         decoder: Mapping[str, Any] | None = None,
         verbose: int = 0,
         **options: Any,
@@ -151,6 +152,8 @@ class Pipeline(LossModel):
             n: Pictures a prompt.
             seed: Non-negative.
             batch_size: Pictures that are made together.
+            image: uint8 (height, width, channels), to change instead of drawing anew; for generators that have `edits`,
+                whose option `strength` says how much.
             decoder: Options of the decoder's `decode`.
             verbose: 1 shows Keras's progress bar.
             **options: Options of the generator's `generate`, such as `steps` or `guidance`.
@@ -159,22 +162,35 @@ class Pipeline(LossModel):
             uint8 (len(prompts) * n, height, width, channels), the `n` pictures of a prompt side by side.
 
         Raises:
-            ConfigError: an option is unknown, or its value not allowed.
+            ConfigError: an option is unknown, or its value not allowed; the generator cannot start from an image.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not prompts or n < 1:
             return np.zeros((0, *self.decoder.image_space.shape), np.uint8)
         options = validate_options(self.generator, "generate", options)
+        self._check_source(image, options)
         decoder_options = validate_options(self.decoder, "decode", decoder or {})
         sampler = self._sampler(options, decoder_options)
         texts = [prompt for prompt in prompts for _ in range(n)]
         copies = [copy for _ in prompts for copy in range(n)]
-        batch = {
+        batch: Batch = {
             "tokens": self.encoder.tokenize(texts),
             "generator": draw(self.generator.noise_spec(**options), [(seed, copy) for copy in copies]),
             "decoder": draw(self.decoder.noise_spec(**decoder_options), [(seed, copy) for copy in copies]),
         }
+        if image is not None:
+            batch["image"] = np.repeat(image[None], len(texts), axis=0)
         return to_uint8(sampler.sample(batch, min(batch_size, len(texts)), verbose))
+
+    def _check_source(self, image: np.ndarray | None, options: Mapping[str, Any]) -> None:
+        name, expected = type(self.generator).__name__, self.decoder.image_space.shape
+        if image is None:
+            if "strength" in options and self.generator.edits:
+                raise ConfigError(f"'strength' is of an image to start from, but {name} is given none")
+        elif not self.generator.edits:
+            raise ConfigError(f"{name} starts from no image: leave it out")
+        elif image.shape != expected or image.dtype != np.uint8:
+            raise ConfigError(f"the image to start from must be uint8 {expected}, not {image.dtype} {image.shape}")
 
     def interpolate(
         self, prompt: str, *, count: int = 8, seeds: tuple[int, int] = (0, 1), **options: Any

@@ -127,6 +127,23 @@ def evaluate(path: str | Path) -> Scores:
     return scores
 
 
+def open_decoder(path: str | Path) -> tuple[Decoder, Encoder]:
+    """The trained decoder of a run, finished or just its stage, and the encoder.
+
+    Raises:
+        RunError: this is no run, or it has trained nothing yet.
+    """
+    directory = RunDirectory(path)
+    directory.require_run()
+    if directory.model.is_dir() or not directory.decoder_stage.model.is_dir():
+        pipeline = load(directory.path)
+        return pipeline.decoder, pipeline.encoder
+    config = RunConfig.load(directory.config)
+    dataset = read_dataset(config.data)
+    encoder = _encoder(config, dataset, directory)
+    return DecoderStage(config, directory, dataset, encoder).decoder(load=True), encoder
+
+
 class _Runner:
     """The trainings of one run, in their order."""
 

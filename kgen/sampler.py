@@ -12,6 +12,7 @@ from keras import ops
 from kgen.data.stream import slices, stream
 from kgen.devices import compile_sampling
 from kgen.errors import ConfigError
+from kgen.images import floats
 from kgen.signature import option_model, options
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Sampler(keras.Model):  # type: ignore[misc]
-    """Tokens and noise -> images in [-1, 1], with one set of options.
+    """Tokens, noise and perhaps images to start from -> images in [-1, 1], with one set of options.
 
     Shares the weights of the pipeline, which holds it.
     """
@@ -39,14 +40,15 @@ class Sampler(keras.Model):  # type: ignore[misc]
         condition = self.encoder(batch["tokens"])
         null = self.encoder(self.null_tokens)
         null = {name: ops.broadcast_to(null[name], ops.shape(value)) for name, value in condition.items()}
-        latent = self.generator.generate(condition, null, batch.get("generator", {}), **options)
+        source = {"source": self.decoder.encode(floats(batch["image"]))} if "image" in batch else {}
+        latent = self.generator.generate(condition, null, batch.get("generator", {}), **source, **options)
         images = self.decoder.decode(latent, condition, batch.get("decoder", {}), **decoder_options)
         return ops.clip(ops.cast(images, "float32"), -1.0, 1.0)
 
     def sample(self, batch: dict[str, Any], batch_size: int, verbose: int = 0) -> np.ndarray:
         """Runs on N rows; the last batch is filled up, so that one program serves all."""
         count = len(next(iter(batch["tokens"].values())))
-        batches = slices({name: arrays for name, arrays in batch.items() if arrays}, batch_size)
+        batches = slices({name: arrays for name, arrays in batch.items() if len(arrays)}, batch_size)
         return np.asarray(self.predict(stream(batches), steps=len(batches), verbose=verbose))[:count]
 
 

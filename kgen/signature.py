@@ -9,7 +9,10 @@ from typing import Any
 
 import pydantic
 
-WIRED = {"self", "space", "condition_space", "image_space", "x", "condition", "null_condition", "noise", "latent"}
+WIRED = {
+    *("self", "space", "condition_space", "image_space"),
+    *("x", "condition", "null_condition", "noise", "source", "latent"),
+}
 """Arguments that kgen supplies: they are no options."""
 
 

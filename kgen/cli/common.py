@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kgen.errors import RunError
+from kgen.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
     from kgen.config import RunConfig
@@ -38,6 +39,15 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     read_file(path)
     load_backend()
     return RunConfig.load(path, overrides)
+
+
+def picture_file(path: Path) -> None:
+    """Raises ConfigError where no PNG can be written."""
+    if path.suffix.lower() != ".png":
+        raise ConfigError(f"--output {path}: must end with '.png'")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path.parent):
+        pass
 
 
 def require_directory(run: Path) -> None:

@@ -16,6 +16,8 @@ from kgen.errors import ConfigError
 if TYPE_CHECKING:
     import numpy as np
 
+    from kgen.spaces import Space
+
 EXAMPLE = "Example: kgen generate runs/quickstart 'red heart' 'blue circle' -n 4 --set steps=20 -o hearts.png"
 
 LONGEST_SLUG = 50
@@ -29,6 +31,16 @@ def command(
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="An option of the generator; repeatable.", show_default=False),
+    ] = None,
+    image: Annotated[
+        Path | None,
+        typer.Option("--image", metavar="FILE", help="A picture to change.", show_default=False),
+    ] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(
+            "--strength", min=0.01, max=1.0, help="How much of --image is changed.", show_default="the generator's"
+        ),
     ] = None,
     output: Annotated[
         str | None,
@@ -46,6 +58,8 @@ def command(
         if any("\ud800" <= character <= "\udfff" for character in prompt):
             raise ConfigError(f"prompt {prompt!r} is not UTF-8 text")
     require_directory(run)
+    if strength is not None and image is None:
+        raise ConfigError("--strength is of a picture to change: give it with --image FILE")
     target = _Target(output if output is not None else f"{_slug(prompts[0])}.png")
     from kgen.cli.backend import load_backend
 
@@ -55,9 +69,19 @@ def command(
 
     pipeline = load(run)
     options = sampling_options(settings or (), type(pipeline.generator), type(pipeline.decoder))
-    images = pipeline.generate(prompts, n=number, seed=seed, **options)
+    source = {} if image is None else _source(image, strength, pipeline.decoder.image_space)
+    images = pipeline.generate(prompts, n=number, seed=seed, **source, **options)
     facts = {"seed": str(seed), "model": run.resolve().name, "options": json.dumps(options)}
+    facts |= {} if image is None else {"image": str(image), "strength": str(source.get("strength", ""))}
     target.write(images, [prompt for prompt in prompts for _ in range(number)], number, facts)
+
+
+def _source(image: Path, strength: float | None, space: Space) -> dict[str, Any]:
+    """What `Pipeline.generate` takes of a picture to change."""
+    from kgen.data.images import read
+
+    given = {} if strength is None else {"strength": strength}
+    return {"image": read(image, space.shape[-1], space.shape[0]), **given}
 
 
 class _Target:

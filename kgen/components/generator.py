@@ -37,6 +37,9 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
     guidable: ClassVar[bool] = False
     """True where `generate` takes `guidance`, the weight of classifier-free guidance."""
 
+    edits: ClassVar[bool] = False
+    """True where `generate` takes a `source`, the latents of pictures to start from, and a `strength`."""
+
     likelihood: ClassVar[Literal["exact", "lower bound"] | None] = None
     """What `log_likelihood` gives; None where there is none."""
 
@@ -72,6 +75,7 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
             condition: As in `compute_losses`.
             null_condition: The empty text's condition, same shapes: what the model saw where conditions were dropped.
             noise: By name (B, *shape), as `noise_spec` asked for.
+            source: Only where `edits`, and only where pictures are to be changed: their latents (B, *space.shape).
 
         Returns:
             (B, *space.shape); row i depends on row i of the arguments alone.

@@ -2,7 +2,7 @@
 
 from kgen.config.components import ComponentConfig
 from kgen.config.decoder import DecoderConfig
-from kgen.config.run_config import EvaluateConfig, RunConfig, sampling_options
+from kgen.config.run_config import EvaluateConfig, RunConfig, decoding_options, sampling_options
 from kgen.config.sections import FitConfig, LikelihoodConfig, SampleConfig
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "LikelihoodConfig",
     "RunConfig",
     "SampleConfig",
+    "decoding_options",
     "sampling_options",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pydantic
 
@@ -84,16 +84,28 @@ def check_sampling(
         source.report(path, f"must be a mapping, got {show(options)}")
         return
     own = {key: value for key, value in options.items() if key != "decoder"}
-    parts = [(generator, "generate", own, path), (decoder, "decode", options.get("decoder", {}), (*path, "decoder"))]
+    parts: list[tuple[type[Any] | None, Literal["generate", "decode"], Any, KeyPath]] = [
+        (generator, "generate", own, path),
+        (decoder, "decode", options.get("decoder", {}), (*path, "decoder")),
+    ]
     for cls, method, given, place in parts:
-        if cls is None:
-            continue
-        if not isinstance(given, dict):
-            source.report(place, f"must be a mapping, got {show(given)}")
-            continue
-        owner = f"{cls.__name__}.{method}"
-        for below, message in check(model_of(getattr(cls, method), owner), given, owner)[1]:
-            source.report((*place, *below), message)
+        if cls is not None:
+            check_method(source, place, given, cls, method)
+
+
+def check_method(
+    source: Source, path: KeyPath, given: Any, cls: type[Any], method: Literal["generate", "decode"]
+) -> None:
+    """Checks the options, at `path`, of a method of a component."""
+    if not isinstance(given, dict):
+        source.report(path, f"must be a mapping, got {show(given)}")
+        return
+    if method == "generate" and "strength" in given and cls.edits:
+        source.report((*path, "strength"), "is of an image to start from: kgen generate RUN --image FILE")
+        return
+    owner = f"{cls.__name__}.{method}"
+    for below, message in check(model_of(getattr(cls, method), owner), given, owner)[1]:
+        source.report((*path, *below), message)
 
 
 def check_likelihood_options(

@@ -12,7 +12,15 @@ import pydantic_core
 import yaml
 from pydantic import Field, PositiveInt
 
-from kgen.config.components import DEFAULTS, PARTS, ComponentConfig, check_likelihood_options, check_sampling, resolve
+from kgen.config.components import (
+    DEFAULTS,
+    PARTS,
+    ComponentConfig,
+    check_likelihood_options,
+    check_method,
+    check_sampling,
+    resolve,
+)
 from kgen.config.decoder import DecoderConfig, resolve_decoder
 from kgen.config.options import check
 from kgen.config.overrides import apply_overrides
@@ -159,9 +167,22 @@ def sampling_options(overrides: Sequence[str], generator: type[Any], decoder: ty
     Raises:
         ConfigError: all that is wrong, one problem a line.
     """
-    source = Source({}, Origin(0, "--set"))
-    apply_overrides(source, overrides, {})
-    source.raise_problems()
+    source = _overridden(overrides)
     check_sampling(source, (), source.data, generator, decoder)
     source.raise_problems()
     return source.data
+
+
+def decoding_options(overrides: Sequence[str], decoder: type[Any]) -> dict[str, Any]:
+    """Reads options of a decoder's `decode`: ["steps=20"]. Raises ConfigError, as `sampling_options`."""
+    source = _overridden(overrides)
+    check_method(source, (), source.data, decoder, "decode")
+    source.raise_problems()
+    return source.data
+
+
+def _overridden(overrides: Sequence[str]) -> Source:
+    source = Source({}, Origin(0, "--set"))
+    apply_overrides(source, overrides, {})
+    source.raise_problems()
+    return source

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -69,6 +70,26 @@ def decode(data: bytes, background: tuple[int, int, int], least: int = 0) -> Ima
         raise PictureError(f"more than the {MOST_PIXELS} pixels allowed") from None
     except Exception as error:  # damaged files make Pillow's codecs fail in many ways
         raise PictureError(f"the file is damaged: {error}") from error
+
+
+def read(path: Path, channels: int, size: int = 0) -> np.ndarray:
+    """Reads one file: uint8 (height, width, channels).
+
+    Args:
+        channels: 1 or 3.
+        size: Height and width to crop it to; 0: as it is.
+
+    Raises:
+        DataError: it cannot be read, or is no picture.
+    """
+    try:
+        picture = decode(path.read_bytes(), (255, 255, 255))
+    except (PictureError, OSError) as error:
+        raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    picture = picture if channels == 3 else picture.convert("L")
+    if size:
+        return fit(picture, size, "crop", (255, 255, 255))
+    return np.array(picture).reshape(picture.height, picture.width, channels)
 
 
 def fit(picture: Image.Image, size: int, resize: Resize, background: tuple[int, int, int]) -> np.ndarray:

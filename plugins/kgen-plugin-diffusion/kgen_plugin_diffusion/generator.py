@@ -9,10 +9,11 @@ from keras import ops
 from pydantic import Field, PositiveInt
 
 from kgen import ConditionSpace, Generator, NoiseSpec, SeedGenerator, Space, SpaceError
+from kgen.nn import threshold_dynamically
 from kgen.random import normal
 from kgen_plugin_diffusion import predictions, schedules, weightings
 from kgen_plugin_diffusion.bound import variational_bound
-from kgen_plugin_diffusion.guidance import guide, threshold_dynamically
+from kgen_plugin_diffusion.guidance import guide
 from kgen_plugin_diffusion.networks import DiT, UNet
 from kgen_plugin_diffusion.samplers import SAMPLERS, Spacing, time_grid
 from kgen_plugin_diffusion.samplers import Name as Sampler
@@ -44,6 +45,7 @@ class Diffusion(Generator):
     """
 
     guidable: ClassVar[bool] = True
+    edits: ClassVar[bool] = True
     likelihood = "lower bound"
 
     def __init__(
@@ -119,6 +121,7 @@ class Diffusion(Generator):
         condition: Condition,
         null_condition: Condition,
         noise: dict[str, Tensor],
+        source: Tensor | None = None,
         *,
         sampler: Sampler = "heun",
         steps: PositiveInt = 20,
@@ -127,8 +130,9 @@ class Diffusion(Generator):
         guidance_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0,
         dynamic_threshold: Annotated[float, Field(gt=0, le=1)] | None = None,
         eta: Annotated[float, Field(ge=0, le=1)] = 0.0,
+        strength: Annotated[float, Field(gt=0, le=1)] = 0.6,
     ) -> Tensor:
-        """Generates latents.
+        """Generates latents; from those of a picture, if there is a `source` (SDEdit, Meng et al. 2022, algorithm 1).
 
         Args:
             sampler: "ddpm", "ddim", "euler", "euler-ancestral", "heun" or "dpm++2m".
@@ -138,8 +142,10 @@ class Diffusion(Generator):
             guidance_rescale: 0 to 1, see `guide`.
             dynamic_threshold: Quantile, such as 0.995, see `threshold_dynamically`; None: -1 and 1, for pixels.
             eta: Fresh noise of "ddim", from 0 to 1.
+            strength: Of what is changed of a `source`: the time up to which it is made noisy. `steps` are then taken
+                from there.
         """
-        grid = time_grid(self._schedule, steps, spacing)
+        grid = time_grid(self._schedule, steps, spacing, 1.0 if source is None else strength)
 
         def denoise(x: Tensor, alpha: Tensor, sigma: Tensor, level: Tensor) -> Tensor:
             if guidance == 1.0:
@@ -156,6 +162,8 @@ class Diffusion(Generator):
             return normal(noise["steps"], step, self.space.shape)
 
         start = noise["start"] * grid.sigma[0]
+        if source is not None:
+            start = start + ops.cast(source, "float32") * grid.alpha[0]
         return SAMPLERS[sampler](denoise, start, grid, fresh, eta)
 
     # ---- likelihood -----------------------------------------------------------------------------------------------

@@ -1,0 +1,169 @@
+"""Pictures that begin as pictures: changed by a generator, encoded and decoded, made larger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kgen_plugin_superres.regression import Regression
+from PIL import Image
+
+import kgen
+from kgen import ConfigError, SpaceError
+from kgen.config import RunConfig
+from kgen.run import open_decoder, run
+from kgen.upscaling import upscale
+
+PROMPT = "a large red circle in the middle"
+PICTURE = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
+
+
+def configuration(**decoder: object) -> RunConfig:
+    return RunConfig.from_dict(
+        {
+            "data": {"name": "shapes", "size": 16, "count": 20, "holdout": ["purple square"]},
+            "encoder": {"name": "text/bag", "dim": 8},
+            "generator": {
+                "name": "diffusion/diffusion",
+                "network": {"kind": "dit", "patch": 1, "width": 8, "depth": 1, "heads": 2},
+            },
+            "decoder": {"name": "superres/regression", "factor": 2, "width": 8, "blocks": 1, **decoder},
+            "fit": {"steps": 2, "batch_size": 8},
+            "sample": {"every": 0, "prompts": [PROMPT], "options": {"steps": 1}},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of small pictures and their enlargement, not to be written to."""
+    path = tmp_path_factory.mktemp("image-to-image") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KGEN_CACHE", str(path.parent / "cache"))
+        run(configuration(fit={"steps": 4, "batch_size": 8}), path, say=lambda text: None)
+    return path
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pictures") / "picture.png"
+    Image.fromarray(PICTURE).resize((40, 30)).save(path)
+    return path
+
+
+def pixels(generator: str = "diffusion/diffusion", **options: object) -> kgen.Pipeline:
+    if generator == "diffusion/diffusion":
+        options = {"network": {"kind": "dit", "patch": 4, "width": 8, "depth": 1, "heads": 2}, **options}
+    return kgen.assemble(
+        encoder={"name": "text/bag", "dim": 8},
+        generator={"name": generator, **options},
+        image_space=kgen.Space("continuous", (16, 16, 3)),
+        captions=[PROMPT],
+    )
+
+
+# ---- changing a picture ----------------------------------------------------------------------------------------------
+
+
+def test_the_strength_goes_from_the_picture_itself_to_a_new_one() -> None:
+    pipeline = pixels()
+    options = {"sampler": "ddim", "steps": 4, "seed": 3}
+
+    def far(strength: float) -> float:
+        made = pipeline.generate(PROMPT, image=PICTURE, strength=strength, **options)[0]
+        return float(np.abs(made.astype(float) - PICTURE).mean())
+
+    # an untrained network says that the velocity is 0: x stays what the noise made of it
+    distances = [far(strength) for strength in (0.01, 0.1, 0.3)]
+    assert distances[0] < 3.0 and distances == sorted(distances)
+    whole = pipeline.generate(PROMPT, image=PICTURE, strength=1.0, **options)
+    np.testing.assert_array_equal(whole, pipeline.generate(PROMPT, **options))
+
+
+def test_prompts_and_copies_start_from_the_same_picture() -> None:
+    pipeline = pixels()
+    made = pipeline.generate([PROMPT, "a blue star"], n=2, image=PICTURE, strength=0.05, steps=1)
+    assert made.shape == (4, 16, 16, 3)
+    assert np.abs(made.astype(float) - PICTURE).mean() < 20
+    assert np.abs(made[0].astype(float) - made[1]).max() > 0
+
+
+def test_who_cannot_start_from_a_picture_says_so() -> None:
+    with pytest.raises(ConfigError, match="starts from no image"):
+        pixels("vae/vae").generate(PROMPT, image=PICTURE)
+    with pytest.raises(ConfigError, match="'strength' is of an image"):
+        pixels().generate(PROMPT, strength=0.5)
+    with pytest.raises(ConfigError, match=r"uint8 \(16, 16, 3\), not uint8 \(8, 16, 3\)"):
+        pixels().generate(PROMPT, image=PICTURE[:8])
+    with pytest.raises(ConfigError, match="strength"):
+        pixels().generate(PROMPT, image=PICTURE, strength=0.0)
+
+
+def test_a_run_file_has_no_strength() -> None:
+    data = {**configuration(fit={"steps": 1}).dump(), "sample": {"options": {"strength": 0.5}}}
+    with pytest.raises(ConfigError, match=r"sample\.options\.strength: is of an image .*--image"):
+        RunConfig.from_dict(data)
+
+
+# ---- making pictures larger ------------------------------------------------------------------------------------------
+
+
+def test_upscale_works_at_any_size_with_the_trained_weights(trained: Path) -> None:
+    decoder, encoder = open_decoder(trained)
+    assert isinstance(decoder, Regression)
+    small = PICTURE[:8, :8]
+    large = upscale(decoder, encoder, small)
+    other = upscale(decoder, encoder, PICTURE[:8, :12])
+    assert large.shape == (16, 16, 3) and other.shape == (16, 24, 3)
+    # far from the edge that was added, both see the same
+    np.testing.assert_allclose(large[:, :2].astype(int), other[:, :2].astype(int), atol=1)
+    with pytest.raises(ConfigError, match="steps"):
+        upscale(decoder, encoder, small, options={"steps": 3})
+
+
+def test_upscale_refuses_what_it_cannot_do() -> None:
+    pipeline = pixels()
+    with pytest.raises(ConfigError, match="not of small pictures"):
+        upscale(pipeline.decoder, pipeline.encoder, PICTURE)
+    spaces = {"image_space": kgen.Space("continuous", (16, 16, 3)), "condition_space": pipeline.encoder.condition_space}
+    network = {"width": 4, "multipliers": [1, 1, 1], "blocks": 1, "head_dim": 4}
+    decoder = kgen.make_decoder({"name": "superres/diffusion", "factor": 2, "network": network}, **spaces)
+    decoder.build(None)
+    with pytest.raises(SpaceError, match="10x16"):
+        upscale(decoder, pipeline.encoder, PICTURE[:5, :8])
+
+
+# ---- the command line ------------------------------------------------------------------------------------------------
+
+
+def test_commands(kgen, trained: Path, file: Path, tmp_path: Path) -> None:
+    done = kgen("generate", trained, "star", "--image", file, "--strength", "0.3", "--set", "steps=1", cwd=tmp_path)
+    assert done.status == 0, done.err
+    with Image.open(tmp_path / "star.png") as picture:
+        assert picture.size == (16, 16) and picture.text["strength"] == "0.3"
+    done = kgen("reconstruct", trained, file, file, cwd=tmp_path)
+    assert done.status == 0 and "reconstruct.png: PSNR" in done.out, done.err
+    done = kgen("upscale", trained, file, "-o", "large", cwd=tmp_path)
+    assert done.status == 0, done.err
+    with Image.open(tmp_path / "large" / "picture.png") as picture:
+        assert picture.size == (80, 60)
+
+
+def test_bad_input(kgen, trained: Path, file: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(file.read_bytes()[:60])
+    kgen("generate", trained, "star", "--strength", "0.3", cwd=tmp_path).refuses("--strength", "--image FILE")
+    kgen("generate", trained, "star", "--image", tmp_path / "none.png", cwd=tmp_path).refuses("none.png")
+    kgen("upscale", trained, broken, cwd=tmp_path).refuses("broken.png")
+    kgen("upscale", trained, file, "--set", "steps=3", cwd=tmp_path).refuses("steps")
+    kgen("reconstruct", trained, file, "-o", "sheet.gif", cwd=tmp_path).refuses("'.png'")
+
+
+def test_the_decoders_stage_alone_is_enough(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KGEN_CACHE", str(tmp_path / "cache"))
+    run(configuration(fit={"steps": 4, "batch_size": 8}), tmp_path / "run", stage="decoder", say=lambda text: None)
+    decoder, _ = open_decoder(tmp_path / "run")
+    whole, _ = open_decoder(trained)
+    for one, other in zip(decoder.weights, whole.weights, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
