@@ -81,10 +81,10 @@ def train_kgen(kind: str, folder: str, steps: int, pictures: int) -> Result:
 
 
 def kgen_flow(space: Any, conditions: Any) -> Any:
-    from kgen_plugin_realnvp.couplings import Transformer
+    from kgen_plugin_realnvp.couplings import Convolutional
     from kgen_plugin_realnvp.generator import RealNVP
 
-    return RealNVP(space, conditions, coupling=Transformer(patch=4, couplings=12, width=96))
+    return RealNVP(space, conditions, coupling=Convolutional(scales=3, couplings=4, width=44))
 
 
 def kgen_vae(space: Any, conditions: Any) -> Any:

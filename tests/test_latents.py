@@ -1,0 +1,117 @@
+"""The cache of a decoder's latents: what is in it, when it is used, and what becomes of a damaged or hindered one."""
+
+from __future__ import annotations
+
+import resource
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from keras import ops
+from kgen_plugin_superres.regression import Regression
+
+from kgen.data.latents import CompiledCoder, LatentCache, cached_latents
+from kgen.data.shapes import Shapes
+from kgen.errors import RunError
+
+DATASET = Shapes(size=16, count=70, objects=1)  # more than one batch, and not a multiple
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Regression:
+    made = Regression(DATASET.image_space, factor=4, width=4, blocks=1)
+    made.build(None)
+    return made
+
+
+def small(image: np.ndarray) -> np.ndarray:
+    """uint8 (16, 16, 3) -> (4, 4, 3) in [-1, 1]."""
+    return image.reshape(4, 4, 4, 4, 3).mean((1, 3)) / 127.5 - 1.0
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_holds_what_the_decoder_encodes(decoder: Regression, tmp_path: Path, flip: bool) -> None:
+    cache = cached_latents(decoder, DATASET, "train", tmp_path, flip=flip)
+    count = len(DATASET.captions("train"))
+    assert len(cache) == (2 if flip else 1) * count
+    rows = [0, 3, count - 1]
+    wanted = np.stack([small(DATASET.image("train", row)) for row in rows])
+    np.testing.assert_allclose(cache.lookup([row * (2 if flip else 1) for row in rows]), wanted, atol=1e-5)
+    if flip:
+        np.testing.assert_allclose(cache.lookup([2 * row + 1 for row in rows]), wanted[:, :, ::-1], atol=1e-5)
+
+
+def test_is_read_again_without_encoding(decoder: Regression, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = cached_latents(decoder, DATASET, "train", tmp_path)
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError("pictures are encoded again")
+
+    monkeypatch.setattr(CompiledCoder, "__init__", refuse)
+    second = cached_latents(decoder, DATASET, "train", tmp_path)
+    np.testing.assert_array_equal(second.lookup(range(len(first))), first.lookup(range(len(first))))
+
+
+def test_what_differs_has_a_cache_of_its_own(decoder: Regression, tmp_path: Path) -> None:
+    def folders() -> int:
+        return len(list(tmp_path.glob("latents-*")))
+
+    cached_latents(decoder, DATASET, "train", tmp_path)
+    cached_latents(decoder, DATASET, "train", tmp_path, flip=True)
+    cached_latents(decoder, Shapes(size=16, count=70, objects=1, seed=5), "train", tmp_path)
+    assert folders() == 3
+    weight = decoder.trainable_weights[0]
+    before = ops.convert_to_numpy(weight).copy()
+    weight.assign(before + 1.0)
+    try:
+        cached_latents(decoder, DATASET, "train", tmp_path)
+    finally:
+        weight.assign(before)
+    assert folders() == 4
+
+
+@pytest.mark.parametrize("damage", ["flipped", "short", "gone", "no checksums"])
+def test_a_damaged_file_is_found_and_made_anew(decoder: Regression, tmp_path: Path, damage: str) -> None:
+    cache = cached_latents(decoder, DATASET, "train", tmp_path)
+    good = cache.lookup(range(len(cache)))
+    array = cache.folder / "latent.npy"
+    data = bytearray(array.read_bytes())
+    del cache
+    if damage == "flipped":
+        data[len(data) // 2] ^= 1  # in the middle: neither the first nor the last row
+        array.write_bytes(data)
+    elif damage == "short":
+        array.write_bytes(data[:-40])
+    else:
+        (array if damage == "gone" else array.with_name("checksums.json")).unlink()
+    again = cached_latents(decoder, DATASET, "train", tmp_path)
+    np.testing.assert_array_equal(again.lookup(range(len(again))), good)
+
+
+def test_changed_code_is_noticed(decoder: Regression, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached_latents(decoder, DATASET, "train", tmp_path)
+    encode = Regression.encode
+    monkeypatch.setattr(Regression, "encode", lambda self, images: -encode(self, images))
+    cache = cached_latents(decoder, DATASET, "train", tmp_path)
+    np.testing.assert_allclose(cache.lookup([1])[0], -small(DATASET.image("train", 1)), atol=1e-5)
+
+
+def test_a_folder_that_cannot_be_written_is_named(decoder: Regression, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"latents cannot be kept in .*file.*KGEN_CACHE"):
+        cached_latents(decoder, DATASET, "train", tmp_path / "file")
+
+
+def test_a_disk_that_is_full_leaves_nothing_behind(decoder: Regression, tmp_path: Path) -> None:
+    """No file may grow beyond a kilobyte, as far as this process is concerned."""
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
+    try:
+        with pytest.raises(RunError, match=f"latents cannot be kept in {tmp_path}.*KGEN_CACHE"):
+            cached_latents(decoder, DATASET, "train", tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not list(tmp_path.iterdir())
+    assert isinstance(cached_latents(decoder, DATASET, "train", tmp_path), LatentCache)

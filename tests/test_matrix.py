@@ -1,0 +1,139 @@
+"""Every encoder with every generator with every decoder: what fits trains and draws, what does not is refused."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+import kgen
+from kgen.assembly import component_id
+from kgen.plugins import registry
+from kgen.sampler import Sampler
+
+SPACE = kgen.Space("continuous", (8, 8, 3))
+CAPTIONS = ["red heart", "blue circle", "red circle", "blue heart"]
+IMAGES = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3)).astype(np.uint8)
+
+KERAS_HUB_TESTS = Path(__file__).parents[1] / "plugins" / "kgen-plugin-keras-hub" / "tests" / "conftest.py"
+
+ENCODERS: dict[str, dict[str, Any]] = {
+    "text/bag": {"dim": 8},
+    "text/class": {"dim": 8},
+    "text/none": {},
+    "text/transformer": {"dim": 8, "depth": 1, "heads": 2, "vocabulary": 300, "length": 8},
+    "keras-hub/bert": {"length": 8},
+    "keras-hub/clip-text": {"length": 8},
+    "keras-hub/t5": {"length": 8},
+}
+GENERATORS: dict[str, dict[str, Any]] = {
+    "diffusion/diffusion": {"network": {"kind": "dit", "patch": 2, "width": 8, "depth": 1, "heads": 2}},
+    "gan/gan": {"width": 4, "multipliers": [1], "code": 4, "features": 4},
+    "realnvp/realnvp": {"coupling": {"kind": "convolutional", "scales": 1, "couplings": 2, "width": 4}},
+    "vae/vae": {"network": {"width": 4, "multipliers": [1], "attention": []}},
+}
+CODEC = {"width": 4, "multipliers": [1], "patch": 2, "attention": False}
+UPSCALER = {"width": 4, "multipliers": [1], "blocks": 1, "head_dim": 4}
+DECODERS: dict[str, dict[str, Any]] = {
+    "kgen/identity": {},
+    "codecs/kl-autoencoder": {"channels": 2, "network": CODEC},
+    "codecs/vq-autoencoder": {"quantizer": {"kind": "fsq", "levels": [3, 3]}, "network": CODEC},
+    "superres/regression": {"factor": 2, "width": 4, "blocks": 1},
+    "superres/diffusion": {"factor": 2, "network": UPSCALER},
+    "superres/cascade": {"decoders": [{"name": "superres/regression", "factor": 2, "width": 4, "blocks": 1}]},
+}
+OPTIONS: dict[str, dict[str, Any]] = {"diffusion/diffusion": {"steps": 1}}
+DECODE: dict[str, dict[str, Any]] = {"superres/diffusion": {"steps": 1}}
+
+
+@pytest.fixture(scope="module")
+def presets(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
+    """Options of an encoder; those of keras-hub are tiny models that its own tests make."""
+    made: dict[str, Path] = {}
+
+    def options(encoder: str) -> dict[str, Any]:
+        if not encoder.startswith("keras-hub/"):
+            return ENCODERS[encoder]
+        pytest.importorskip("keras_hub")
+        if encoder not in made:
+            fixture = {"bert": "bert_folder", "clip-text": "tower_folder", "t5": "t5_folder"}[encoder.partition("/")[2]]
+            make = getattr(_load(KERAS_HUB_TESTS), fixture).__wrapped__
+            made[encoder] = make(tmp_path_factory)
+        return {**ENCODERS[encoder], "preset": str(made[encoder])}
+
+    return options
+
+
+def _load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("keras_hub_conftest", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def decoder_of(name: str, encoder: kgen.Encoder) -> kgen.Decoder:
+    spaces = {"image_space": SPACE, "condition_space": encoder.condition_space}
+    return kgen.make_decoder({"name": name, **DECODERS[name]}, **spaces)
+
+
+def values(variables: list[Any]) -> list[np.ndarray]:
+    return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
+
+
+def same(first: list[np.ndarray], second: list[np.ndarray]) -> bool:
+    return all(np.array_equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+@pytest.fixture(autouse=True)
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiling a program for each triple would take most of the time."""
+    monkeypatch.setattr(Sampler, "compile", lambda self, **given: keras.Model.compile(self, run_eagerly=True))
+
+
+def test_every_component_is_here() -> None:
+    for kind, tiny in (("encoder", ENCODERS), ("generator", GENERATORS), ("decoder", DECODERS)):
+        assert {component.id for component in registry().of_kind(kind)} == set(tiny), kind
+
+
+def triples() -> list[tuple[str, str, str]]:
+    """All there are; on JAX, which compiles each operation for each shape, most encoders just once."""
+    every = list(itertools.product(ENCODERS, GENERATORS, DECODERS))
+    if keras.backend.backend() != "jax":
+        return every
+    first = next(iter(ENCODERS))
+    return [t for t in every if t[0] == first or t[1:] == ("vae/vae", "kgen/identity")]
+
+
+@pytest.mark.parametrize("encoder, generator, decoder", triples())
+def test_triple(encoder: str, generator: str, decoder: str, presets: Callable[[str], dict[str, Any]]) -> None:
+    keras.utils.set_random_seed(0)
+    reader = kgen.assemble(
+        encoder={"name": encoder, **presets(encoder)},
+        generator={"name": "vae/vae", **GENERATORS["vae/vae"]},
+        image_space=SPACE,
+        captions=CAPTIONS,
+    ).encoder
+    drawer = decoder_of(decoder, reader)
+    parts = {"encoder": reader, "generator": {"name": generator, **GENERATORS[generator]}, "decoder": drawer}
+    if drawer.latent_space.kind not in registry().find("generator", generator).load().accepts:
+        with pytest.raises(kgen.SpaceError, match=f"'{generator}' .* '{decoder}'"):
+            kgen.assemble(**parts)
+        return
+    pipeline = kgen.assemble(**parts)
+    assert component_id("generator", pipeline.generator) == generator
+    pipeline.compile(keras.optimizers.Adam(1e-3), run_eagerly=True)
+    learned, frozen = values(pipeline.generator.trainable_variables), values(drawer.variables)
+    history = pipeline.fit(pipeline.inputs(IMAGES, CAPTIONS), batch_size=2, epochs=1, verbose=0)
+    assert np.isfinite(history.history["loss"][0])
+    assert not same(learned, values(pipeline.generator.trainable_variables))
+    assert same(frozen, values(drawer.variables))
+    images = pipeline.generate("red circle", n=2, decoder=DECODE.get(decoder, {}), **OPTIONS.get(generator, {}))
+    assert images.shape == (2, 8, 8, 3) and images.dtype == np.uint8
