@@ -52,7 +52,6 @@ class Pipeline(LossModel):
         self.encoder = encoder
         self.generator = generator
         self.decoder = decoder
-        self.decoder.trainable = False  # a decoder is trained in a stage of its own, before the generator
         self.condition_dropout = condition_dropout
         self.seed_generator = SeedGenerator()
         self.hide("null_tokens", dict(encoder.tokenize([""])))
@@ -74,6 +73,7 @@ class Pipeline(LossModel):
             self.decoder.build(None)
         image = ops.zeros((1, *self.decoder.image_space.shape))
         latent = self.decoder.encode(image)
+        self.decoder.trainable = False  # it is trained in a stage of its own, before the generator
         losses = self.generator.compute_losses(latent, self.encoder(self.null_tokens), training=False)
         self.track(losses, self.generator)
         self.encoder.built = self.generator.built = self.decoder.built = self.built = True

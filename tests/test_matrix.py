@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import itertools
 from collections.abc import Callable
@@ -18,9 +19,9 @@ from kgen.assembly import component_id
 from kgen.plugins import registry
 from kgen.sampler import Sampler
 
-SPACE = kgen.Space("continuous", (8, 8, 3))
+SPACE = kgen.Space("continuous", (4, 4, 3))
 CAPTIONS = ["red heart", "blue circle", "red circle", "blue heart"]
-IMAGES = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3)).astype(np.uint8)
+IMAGES = np.random.default_rng(0).integers(0, 256, (4, 4, 4, 3)).astype(np.uint8)
 
 KERAS_HUB_TESTS = Path(__file__).parents[1] / "plugins" / "kgen-plugin-keras-hub" / "tests" / "conftest.py"
 
@@ -33,10 +34,14 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "keras-hub/clip-text": {"length": 8},
     "keras-hub/t5": {"length": 8},
 }
+TRANSFORMER = {"width": 8, "depth": 1, "heads": 2}
 GENERATORS: dict[str, dict[str, Any]] = {
     "diffusion/diffusion": {"network": {"kind": "dit", "patch": 2, "width": 8, "depth": 1, "heads": 2}},
     "gan/gan": {"width": 4, "multipliers": [1], "code": 4, "features": 4},
     "realnvp/realnvp": {"coupling": {"kind": "convolutional", "scales": 1, "couplings": 2, "width": 4}},
+    "tokens/ar": {"network": TRANSFORMER},
+    "tokens/ar-nar": {"network": TRANSFORMER, "draft": TRANSFORMER},
+    "tokens/nar": {"network": TRANSFORMER},
     "vae/vae": {"network": {"width": 4, "multipliers": [1], "attention": []}},
 }
 CODEC = {"width": 4, "multipliers": [1], "patch": 2, "attention": False}
@@ -48,8 +53,11 @@ DECODERS: dict[str, dict[str, Any]] = {
     "superres/regression": {"factor": 2, "width": 4, "blocks": 1},
     "superres/diffusion": {"factor": 2, "network": UPSCALER},
     "superres/cascade": {"decoders": [{"name": "superres/regression", "factor": 2, "width": 4, "blocks": 1}]},
+    "tokens/palette-tokens": {"colours": 4},
+    "tokens/pixel-tokens": {},
 }
-OPTIONS: dict[str, dict[str, Any]] = {"diffusion/diffusion": {"steps": 1}}
+OF_TOKENS = {"codecs/vq-autoencoder", "tokens/palette-tokens", "tokens/pixel-tokens"}
+OPTIONS: dict[str, dict[str, Any]] = {name: {"steps": 1} for name in ("diffusion/diffusion", "tokens/ar-nar", "tokens/nar")}
 DECODE: dict[str, dict[str, Any]] = {"superres/diffusion": {"steps": 1}}
 
 
@@ -79,8 +87,23 @@ def _load(path: Path) -> ModuleType:
     return module
 
 
-def decoder_of(name: str, encoder: kgen.Encoder) -> kgen.Decoder:
-    spaces = {"image_space": SPACE, "condition_space": encoder.condition_space}
+@pytest.fixture(scope="module")
+def encoder_of(presets: Callable[[str], dict[str, Any]]) -> Callable[[str], kgen.Encoder]:
+    """Each encoder, made once."""
+
+    @functools.cache
+    def make(encoder: str) -> kgen.Encoder:
+        keras.utils.set_random_seed(0)
+        parts = {"generator": {"name": "vae/vae", **GENERATORS["vae/vae"]}, "image_space": SPACE, "captions": CAPTIONS}
+        return kgen.assemble(encoder={"name": encoder, **presets(encoder)}, **parts).encoder
+
+    return make
+
+
+@functools.cache
+def decoder_of(name: str, condition_space: kgen.ConditionSpace) -> kgen.Decoder:
+    """Each decoder, made once for each kind of text."""
+    spaces = {"image_space": SPACE, "condition_space": condition_space}
     return kgen.make_decoder({"name": name, **DECODERS[name]}, **spaces)
 
 
@@ -103,37 +126,44 @@ def test_every_component_is_here() -> None:
         assert {component.id for component in registry().of_kind(kind)} == set(tiny), kind
 
 
+def fits(generator: str, decoder: str) -> bool:
+    """Generators of tokens fit decoders of tokens, and those of numbers fit those of numbers."""
+    return generator.startswith("tokens/") == (decoder in OF_TOKENS)
+
+
 def triples() -> list[tuple[str, str, str]]:
-    """All there are; on JAX, which compiles each operation for each shape, most encoders just once."""
-    every = list(itertools.product(ENCODERS, GENERATORS, DECODERS))
-    if keras.backend.backend() != "jax":
+    """All that fit; but for TensorFlow, which is quickest here, each pair once, and each encoder once."""
+    every = [t for t in itertools.product(ENCODERS, GENERATORS, DECODERS) if fits(*t[1:])]
+    if keras.backend.backend() == "tensorflow":
         return every
     first = next(iter(ENCODERS))
     return [t for t in every if t[0] == first or t[1:] == ("vae/vae", "kgen/identity")]
 
 
 @pytest.mark.parametrize("encoder, generator, decoder", triples())
-def test_triple(encoder: str, generator: str, decoder: str, presets: Callable[[str], dict[str, Any]]) -> None:
+def test_what_fits(encoder: str, generator: str, decoder: str, encoder_of: Callable[[str], kgen.Encoder]) -> None:
+    """It trains, which changes the generator and not the decoder, and draws."""
     keras.utils.set_random_seed(0)
-    reader = kgen.assemble(
-        encoder={"name": encoder, **presets(encoder)},
-        generator={"name": "vae/vae", **GENERATORS["vae/vae"]},
-        image_space=SPACE,
-        captions=CAPTIONS,
-    ).encoder
-    drawer = decoder_of(decoder, reader)
-    parts = {"encoder": reader, "generator": {"name": generator, **GENERATORS[generator]}, "decoder": drawer}
-    if drawer.latent_space.kind not in registry().find("generator", generator).load().accepts:
-        with pytest.raises(kgen.SpaceError, match=f"'{generator}' .* '{decoder}'"):
-            kgen.assemble(**parts)
-        return
-    pipeline = kgen.assemble(**parts)
+    reader = encoder_of(encoder)
+    drawer = decoder_of(decoder, reader.condition_space)
+    pipeline = kgen.assemble(encoder=reader, generator={"name": generator, **GENERATORS[generator]}, decoder=drawer)
     assert component_id("generator", pipeline.generator) == generator
     pipeline.compile(keras.optimizers.Adam(1e-3), run_eagerly=True)
     learned, frozen = values(pipeline.generator.trainable_variables), values(drawer.variables)
-    history = pipeline.fit(pipeline.inputs(IMAGES, CAPTIONS), batch_size=2, epochs=1, verbose=0)
-    assert np.isfinite(history.history["loss"][0])
+    history = pipeline.fit(pipeline.inputs(IMAGES, CAPTIONS), batch_size=4, epochs=2, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
     assert not same(learned, values(pipeline.generator.trainable_variables))
     assert same(frozen, values(drawer.variables))
     images = pipeline.generate("red circle", n=2, decoder=DECODE.get(decoder, {}), **OPTIONS.get(generator, {}))
-    assert images.shape == (2, 8, 8, 3) and images.dtype == np.uint8
+    assert images.shape == (2, 4, 4, 3) and images.dtype == np.uint8
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_what_does_not_fit_is_refused_by_name(encoder: str, encoder_of: Callable[[str], kgen.Encoder]) -> None:
+    reader = encoder_of(encoder)
+    for generator, decoder in itertools.product(GENERATORS, DECODERS):
+        if fits(generator, decoder):
+            continue
+        parts = {"encoder": reader, "generator": {"name": generator, **GENERATORS[generator]}}
+        with pytest.raises(kgen.SpaceError, match=f"'{generator}' .* '{decoder}'"):
+            kgen.assemble(**parts, decoder=decoder_of(decoder, reader.condition_space))

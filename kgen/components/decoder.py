@@ -34,7 +34,7 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         SpaceError: from ``__init__``, where the decoder cannot work in `image_space`.
     """
 
-    lossless: ClassVar[bool] = False
+    lossless: bool = False
     """True where ``decode(encode(images))`` is `images`: a latent's likelihood is then that of the image."""
 
     latent_is_picture: bool = False

@@ -57,6 +57,7 @@ class DecoderConformance(LossConformance):
         return self._with_weights(self.build())
 
     def _with_weights(self, component: Decoder) -> Decoder:
+        component.build(None)
         batch = tensors(self.loss_batch(component))
         if self._trains:
             component.compute_losses(batch["images"], batch["condition"], training=False)

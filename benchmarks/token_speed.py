@@ -1,0 +1,201 @@
+"""Speed of token models: with and without what is kept, AR beside NAR, and both beside peers of the same size.
+
+    python benchmarks/token_speed.py [--rounds 5] [--output benchmarks/RESULTS.md]
+
+256 tokens of 1,024, a transformer of width 256, six blocks, four heads (GPT-2's MLP is four times as wide, and kgen's
+gated one 2.67 times: the same number of weights). The peers are `generate` of the GPT-2 of transformers, with what is
+past kept, and a training step of the transformer of muse-maskgit-pytorch: both PyTorch, eagerly, as they run by default.
+Everything is measured in turn, `--rounds` times, after a first time that does not count; medians.
+
+Needs the packages torch, transformers and muse-maskgit-pytorch, and kgen-plugin-tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
+
+import numpy as np
+
+SHAPE, COUNT, VOCABULARY = (16, 16), 256, 1024
+WIDTH, DEPTH, HEADS = 256, 6, 4
+TEXT = (8, 64)  # positions of the text, and their width
+BATCH, NAR_STEPS, UNCACHED = 16, 8, 16
+"""Pictures at once; NAR's passes; and tokens that are drawn without what is kept, which takes very long."""
+
+Job = Callable[[], Any]
+
+
+def condition(batch: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {
+        "sequence": rng.standard_normal((batch, *TEXT)).astype("float32"),
+        "mask": np.ones((batch, TEXT[0]), "float32"),
+        "pooled": rng.standard_normal((batch, TEXT[1])).astype("float32"),
+    }
+
+
+def kgen_jobs() -> tuple[dict[str, Job], dict[str, int]]:
+    """By name what to measure, and the sizes of the two models."""
+    import keras
+    from keras import ops
+    from kgen_plugin_tokens.ar import Autoregressive
+    from kgen_plugin_tokens.nar import NonAutoregressive
+    from kgen_plugin_tokens.transformer import Transformer
+
+    from kgen import ConditionSpace, Space
+    from kgen.devices import compile_sampling, compile_training
+    from kgen.random import draw
+
+    space, texts = Space("tokens", SHAPE, VOCABULARY), ConditionSpace(*TEXT)
+    network = Transformer(width=WIDTH, depth=DEPTH, heads=HEADS)
+    ar = Autoregressive(space, texts, network=network)
+    nar = NonAutoregressive(space, texts, network=network)
+
+    class Run(keras.Model):  # type: ignore[misc]
+        def __init__(self, function: Callable[[Any], Any], parts: list[Any]) -> None:
+            super().__init__(autocast=False)
+            self.parts = parts
+            object.__setattr__(self, "function", function)
+            self.built = True
+            self.compile("adamw", jit_compile=compile_sampling())
+
+        def call(self, batch: Any) -> Any:
+            return self.function(batch)
+
+        def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, **kwargs: Any) -> Any:
+            return ops.mean(y_pred)
+
+    def sampler(generator: Any, batch: int, **options: Any) -> Job:
+        noise = draw(generator.noise_spec(**options), [(0, copy) for copy in range(batch)])
+        model = Run(lambda b: generator.generate(b["text"], b["text"], b["noise"], **options), [generator])
+        given = {"text": condition(batch), "noise": noise}
+        return lambda: model.predict_on_batch(given)
+
+    def step(index: Any, tokens: Any, text: Any) -> Any:
+        """One token without what is kept: the whole sequence again."""
+        logits = ar.model(tokens, ar._order, text)
+        token = ops.argmax(ops.take(logits, index, axis=1), axis=-1)
+        return ops.slice_update(tokens, (0, index), ops.cast(token, "int32")[:, None])
+
+    def uncached(batch: int) -> Job:
+        def function(b: Any) -> Any:
+            start = ops.zeros((batch, COUNT), "int32")
+            return ops.fori_loop(0, UNCACHED, lambda i, tokens: step(i, tokens, b["text"]), start)
+
+        model = Run(function, [ar])
+        return lambda: model.predict_on_batch({"text": condition(batch)})
+
+    def trainer() -> Job:
+        model = Run(lambda b: nar.compute_losses(b["x"], b["text"], True)["loss"], [nar])
+        model.compile("adamw", jit_compile=compile_training())
+        x = np.random.default_rng(0).integers(0, VOCABULARY, (BATCH, *SHAPE)).astype("int32")
+        given = {"x": x, "text": condition(BATCH)}
+        return lambda: model.train_on_batch(given, np.zeros(BATCH, "float32"))
+
+    jobs = {
+        "AR, 1 picture": sampler(ar, 1),
+        f"AR, {BATCH} pictures": sampler(ar, BATCH),
+        f"AR, {BATCH} pictures, {UNCACHED} tokens without what is kept": uncached(BATCH),
+        f"NAR of {NAR_STEPS} steps, {BATCH} pictures": sampler(nar, BATCH, steps=NAR_STEPS),
+        "NAR, training step": trainer(),
+    }
+    return jobs, {"AR": ar.count_params(), "NAR": nar.count_params()}
+
+
+def gpt2() -> tuple[Job, int]:
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=VOCABULARY, n_positions=COUNT + 1, n_embd=WIDTH, n_layer=DEPTH, n_head=HEADS, bos_token_id=0, eos_token_id=None
+    )
+    model = GPT2LMHeadModel(config).eval()
+    start = torch.zeros((BATCH, 1), dtype=torch.long)
+
+    def job() -> Any:
+        with torch.inference_mode():
+            options = {"do_sample": True, "max_new_tokens": COUNT, "min_new_tokens": COUNT, "pad_token_id": 0}
+            return model.generate(start, attention_mask=torch.ones_like(start), use_cache=True, **options)
+
+    return job, sum(p.numel() for p in model.parameters())
+
+
+def muse() -> tuple[Job, int]:
+    import accelerate  # noqa: F401 (these look for torchvision, which must not be there yet)
+    import ema_pytorch  # noqa: F401
+    import torch
+    from transformers import T5Config, T5EncoderModel, T5Tokenizer  # noqa: F401
+
+    for name in ("", ".transforms", ".datasets", ".utils", ".models"):  # of no use to its transformer
+        sys.modules.setdefault(f"torchvision{name}", MagicMock())
+    from muse_maskgit_pytorch import muse_maskgit_pytorch as peer
+    from muse_maskgit_pytorch import t5
+
+    t5.T5_CONFIGS["none"] = {"config": type("Config", (), {"d_model": TEXT[1]})()}  # else it asks a hub for its width
+    model = peer.MaskGitTransformer(
+        num_tokens=VOCABULARY, seq_len=COUNT, dim=WIDTH, depth=DEPTH, dim_head=WIDTH // HEADS, heads=HEADS, ff_mult=4, t5_name="none"
+    )
+    optimizer = torch.optim.AdamW(model.parameters())
+    text = torch.tensor(condition(BATCH)["sequence"])
+    x = torch.randint(0, VOCABULARY, (BATCH, COUNT))
+
+    def job() -> float:
+        share = torch.cos(torch.rand(BATCH, 1) * torch.pi / 2)
+        mask = torch.rand(BATCH, COUNT).argsort(dim=-1) < (share * COUNT).round().clamp(min=1)
+        shown, wanted = torch.where(mask, model.mask_id, x), torch.where(mask, x, -1)
+        loss = model(shown, text_embeds=text, labels=wanted, ignore_index=-1, cond_drop_prob=0.1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return float(loss.detach())
+
+    return job, sum(p.numel() for p in model.parameters())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, help="append the tables to this file")
+    args = parser.parse_args()
+    from kgen.cli.backend import load_backend
+
+    load_backend()  # quietly
+    jobs, sizes = kgen_jobs()
+    (jobs["GPT-2"], sizes["GPT-2"]), (jobs["muse"], sizes["muse"]) = gpt2(), muse()
+    times: dict[str, list[float]] = {name: [] for name in jobs}
+    for number in range(args.rounds + 1):
+        for name, job in jobs.items():
+            began = time.perf_counter()
+            job()
+            if number:
+                times[name].append(time.perf_counter() - began)
+    seconds = {name: statistics.median(found) for name, found in times.items()}
+    text = report(seconds, sizes)
+    print(text)
+    if args.output:
+        with args.output.open("a") as file:
+            file.write(f"\n{text}\n")
+
+
+def report(seconds: dict[str, float], sizes: dict[str, int]) -> str:
+    one, many, slow, few, training, peer, other = seconds.values()
+    lines = ["| job | milliseconds |", "|---|---|", *(f"| {k} | {1000 * v:,.0f} |" for k, v in seconds.items()), ""]
+    ratios = {
+        "AR faster with what is kept": slow * COUNT / UNCACHED / many,
+        f"a batch of {BATCH} costs, of one picture": many / one,
+        f"NAR of {NAR_STEPS} steps faster than AR": many / few,
+        f"AR faster than GPT-2 ({sizes['AR']:,} and {sizes['GPT-2']:,} weights)": peer / many,
+        f"NAR's training step faster than muse's ({sizes['NAR']:,} and {sizes['muse']:,} weights)": other / training,
+    }
+    return "\n".join([*lines, "| ratio | times |", "|---|---|", *(f"| {k} | {v:.2f} |" for k, v in ratios.items())])
+
+
+if __name__ == "__main__":
+    main()

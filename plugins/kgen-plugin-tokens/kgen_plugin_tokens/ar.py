@@ -1,0 +1,113 @@
+"""The autoregressive generator: one token after the other."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+import keras
+from keras import ops
+from pydantic import Field, PositiveInt
+
+from kgen import ConditionSpace, Generator, NoiseSpec, SeedGenerator, Space
+from kgen_plugin_tokens.causal import CausalModel
+from kgen_plugin_tokens.choosing import choose, log_probability
+from kgen_plugin_tokens.positions import Order, reading_order
+from kgen_plugin_tokens.transformer import Transformer
+
+Tensor = Any
+Condition = dict[str, Tensor]
+
+
+class Autoregressive(Generator):
+    """Writes pictures as texts are written, each token given the text and all tokens before (Ramesh et al. 2021).
+
+    Args:
+        network: The transformer.
+        order: In which tokens are read and written: "raster", "columns" or "spiral"; "random" learns all orders (Uria et
+            al. 2014), and writes each picture in one of its own.
+    """
+
+    accepts: ClassVar[tuple[str, ...]] = ("tokens",)
+    guidable: ClassVar[bool] = True
+    likelihood = "exact"
+
+    def __init__(
+        self,
+        space: Space,
+        condition_space: ConditionSpace,
+        *,
+        network: Transformer = Transformer(),  # noqa: B008 (it is frozen)
+        order: Order | Literal["random"] = "raster",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(space, condition_space, **kwargs)
+        self.network = network
+        self.order = order
+        self.model = CausalModel(network, space.shape, space.vocabulary, dtype=self.dtype_policy, name="model")
+        self.model.build((None, condition_space.length, condition_space.dim), (None, condition_space.pooled_dim))
+        self.seed_generator = SeedGenerator()
+        self._order = reading_order("raster" if order == "random" else order, space.shape)[None]  # (1, N)
+
+    # ---- training -------------------------------------------------------------------------------------------------
+
+    def compute_losses(self, x: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
+        """The mean over tokens of their negative log-probability, in nats."""
+        order = ops.convert_to_tensor(self._order)
+        if self.order == "random":
+            order = _permutations(keras.random.uniform((ops.shape(x)[0], self.space.size), seed=self.seed_generator))
+        return {"loss": -self._log_likelihood(x, order, condition, training) / self.space.size}
+
+    def _log_likelihood(self, x: Tensor, order: Tensor, condition: Condition, training: bool = False) -> Tensor:
+        tokens = in_order(ops.reshape(x, (-1, self.space.size)), order)
+        logits = self.model(tokens, order, condition, training=training)
+        return ops.sum(log_probability(logits, tokens), axis=1)
+
+    # ---- sampling -------------------------------------------------------------------------------------------------
+
+    def noise_spec(self, **options: Any) -> dict[str, NoiseSpec]:
+        specs = {"tokens": NoiseSpec("uniform", (self.space.size,))}
+        return {**specs, "order": NoiseSpec("uniform", (self.space.size,))} if self.order == "random" else specs
+
+    def generate(
+        self,
+        condition: Condition,
+        null_condition: Condition,
+        noise: dict[str, Tensor],
+        *,
+        temperature: Annotated[float, Field(gt=0)] = 1.0,
+        top_k: PositiveInt | None = None,
+        top_p: Annotated[float, Field(gt=0, le=1)] = 1.0,
+        guidance: Annotated[float, Field(ge=0)] = 1.0,
+    ) -> Tensor:
+        """Draws the tokens one by one.
+
+        Args:
+            temperature: What logits are divided by: below 1, probable tokens become more so.
+            top_k: Only so many of the most probable tokens can be drawn; None: all.
+            top_p: Only the most probable tokens can be drawn that together have this probability.
+            guidance: Weight of classifier-free guidance, of the logits; 1 is none, and costs half as much.
+        """
+        order = _permutations(noise["order"]) if self.order == "random" else ops.convert_to_tensor(self._order)
+
+        def draw(logits: Tensor, index: Tensor) -> Tensor:
+            uniform = ops.take(noise["tokens"], index, axis=1)  # (B,)
+            return choose(logits, uniform, temperature=temperature, top_k=top_k, top_p=top_p)
+
+        tokens = self.model.draw(order, condition, null_condition, draw, guidance)
+        return ops.reshape(in_order(tokens, ops.argsort(order, axis=1)), (-1, *self.space.shape))
+
+    # ---- likelihood -----------------------------------------------------------------------------------------------
+
+    def log_likelihood(self, x: Tensor, condition: Condition) -> Tensor:
+        """The exact log-likelihood (B,), in nats; of a model of all orders, the one of reading row by row."""
+        return self._log_likelihood(x, ops.convert_to_tensor(self._order), condition)
+
+
+def in_order(tokens: Tensor, order: Tensor) -> Tensor:
+    """Tokens (B, N), rearranged by `order` (B or 1, N)."""
+    return ops.take_along_axis(tokens, ops.broadcast_to(ops.cast(order, "int32"), ops.shape(tokens)), axis=1)
+
+
+def _permutations(uniform: Tensor) -> Tensor:
+    """Independent uniform numbers (B, N) -> permutations of 0 .. N-1, int32 (B, N)."""
+    return ops.cast(ops.argsort(uniform, axis=1), "int32")

@@ -1,0 +1,179 @@
+"""A model of the tokens that are masked, given those that are not; trained on random masks, filled in in a few passes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from kgen.random import uniform
+from kgen_plugin_tokens.choosing import choose, guide, log_probability
+from kgen_plugin_tokens.masking import ranks
+from kgen_plugin_tokens.stack import Stack, places_initializer
+from kgen_plugin_tokens.transformer import Transformer
+
+Tensor = Any
+Condition = Mapping[str, Tensor]
+
+GOLDEN = (5**0.5 - 1) / 2
+
+CERTAIN = 1e9
+"""The certainty of a token that is to stay."""
+
+
+class MaskedModel(keras.layers.Layer):
+    """p(token | tokens that are not masked, text) for every place at once (Chang et al. 2022).
+
+    Args:
+        options: The transformer.
+        shape: Of the grid of tokens.
+        vocabulary: Number of different tokens; this number itself stands for a masked one.
+    """
+
+    def __init__(self, options: Transformer, shape: tuple[int, ...], vocabulary: int, **kwargs: Any) -> None:
+        super().__init__(autocast=False, **kwargs)
+        self.options = options
+        self.vocabulary = vocabulary
+        self.count = int(np.prod(shape))
+        policy = self.dtype_policy
+        self.embedding = keras.layers.Embedding(vocabulary + 1, options.width, dtype=policy, name="embedding")
+        self.pooled = keras.layers.Dense(options.width, dtype=policy, name="pooled")
+        self.stack = Stack(options, shape, vocabulary, dtype=policy, name="stack")
+
+    def build(self, sequence_shape: tuple[int | None, ...], pooled_shape: tuple[int | None, ...]) -> None:
+        self.embedding.build((None, None))
+        self.pooled.build(pooled_shape)
+        self.stack.build(sequence_shape)
+        self.places = self.add_weight(
+            name="places", shape=(self.count, self.options.width), initializer=places_initializer()
+        )
+
+    def call(self, tokens: Tensor, condition: Condition, training: bool = False) -> Tensor:
+        """Logits of all tokens.
+
+        Args:
+            tokens: (B, N) int32, row by row; `vocabulary` where masked.
+
+        Returns:
+            (B, N, vocabulary) float32.
+        """
+        x = self.embedding(tokens) + self.pooled(condition["pooled"])[:, None]  # (B, N, C)
+        x = x + ops.cast(self.places, x.dtype)
+        places = ops.arange(self.count, dtype="int32")[None]
+        return self.stack(x, condition, places, places, training=training)
+
+    def masked(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Tokens (B, N), masked where `mask` (B, N) is True."""
+        return ops.where(mask, self.vocabulary, tokens)
+
+    def fill(
+        self,
+        tokens: Tensor,
+        counts: np.ndarray,
+        keys: Tensor,
+        condition: Condition,
+        null_condition: Condition,
+        *,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        randomness: float = 0.0,
+        guidance: float = 1.0,
+        rising: bool = False,
+        revise: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Fills in what is masked, the most certain tokens first (MaskGIT, section 3.2).
+
+        Args:
+            tokens: (B, N) int32; the first of `counts` are masked in each row.
+            counts: (steps,), how many are masked before each step.
+            keys: (B, 2) int32, of the random numbers.
+            randomness: Of Gumbel noise that is added to certainties, and fades to 0 at the last step.
+            guidance: Weight of classifier-free guidance.
+            rising: Whether that weight rises from 1 at the first step to `guidance` at the last (Muse, section 2.7).
+            revise: Whether tokens that are there can be masked again too.
+
+        Returns:
+            (B, N) int32 without masked ones, and how certain each was when it was filled in: its log-probability (B, N),
+            `CERTAIN` for those that were there from the beginning.
+        """
+        steps = len(counts)
+        after = ops.convert_to_tensor(np.append(counts[1:], 0).astype(np.int32))  # (steps,)
+        if guidance != 1.0:
+            both = {name: ops.concatenate([condition[name], null_condition[name]]) for name in condition}
+
+        def logits_of(tokens: Tensor, progress: Tensor) -> Tensor:
+            if guidance == 1.0:
+                return self(tokens, condition)
+            logits, null = ops.split(self(ops.concatenate([tokens, tokens]), both), 2)
+            return guide(logits, null, 1.0 + (guidance - 1.0) * (progress if rising else 1.0))
+
+        def body(step: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            tokens, certainty = state
+            progress = ops.cast(step + 1, "float32") / steps
+            logits = logits_of(tokens, progress)
+            drawn = choose(logits, uniform(keys, 2 * step, (self.count,)), temperature=temperature, top_p=top_p)
+            empty = tokens == self.vocabulary
+            filled = ops.where(empty, drawn, tokens)
+            if revise:  # what was there is judged by what the model thinks of it now
+                certainty = ops.where(certainty < CERTAIN, log_probability(logits, filled), certainty)
+            else:
+                certainty = ops.where(empty, log_probability(logits, drawn), certainty)
+            noise = -ops.log(-ops.log(uniform(keys, 2 * step + 1, (self.count,)) + 1e-9) + 1e-9)
+            judged = certainty + randomness * (1.0 - progress) * noise
+            stays = certainty >= CERTAIN if revise else ops.logical_not(empty)
+            judged = ops.where(stays, CERTAIN, judged)
+            again = ranks(judged) < ops.take(after, step)  # the least certain
+            return self.masked(filled, again), certainty
+
+        start = ops.where(tokens == self.vocabulary, 0.0, CERTAIN)
+        return ops.fori_loop(0, steps, body, (tokens, start))  # type: ignore[no-any-return]
+
+
+def masked_loss(logits: Tensor, tokens: Tensor, weight: Tensor, smoothing: float = 0.0) -> Tensor:
+    """The mean negative log-probability (B,) of tokens (B, N) where `weight` (B, N) is 1, in nats.
+
+    Args:
+        logits: (B, N, V).
+        smoothing: The share of a target's probability that goes to all tokens evenly (Szegedy et al. 2016).
+    """
+    losses = -log_probability(logits, tokens)
+    if smoothing:
+        even = ops.logsumexp(logits, axis=-1) - ops.mean(logits, axis=-1)
+        losses = (1.0 - smoothing) * losses + smoothing * even
+    return ops.sum(losses * weight, axis=1) / ops.maximum(ops.sum(weight, axis=1), 1.0)
+
+
+def any_order_bound(
+    model: MaskedModel, tokens: Tensor, condition: Condition, samples: int, hidden: np.ndarray
+) -> Tensor:
+    """A lower bound of the log-likelihood of `hidden` tokens, given the others: their mean over all orders of filling
+    them in one by one is at most its logarithm (Uria et al. 2014; Hoogeboom et al. 2022, equation 5).
+
+    Estimated with masks that are the same each time, of sizes spread evenly over 1 .. M, and such that each place is masked
+    about as often as any other: windows of one random permutation, which begin at multiples of the golden ratio.
+
+    Args:
+        tokens: (B, N) int32.
+        samples: Number of masks.
+        hidden: (M,) places that are to be filled in.
+
+    Returns:
+        (B,) nats.
+    """
+    most, mixed = len(hidden), np.random.default_rng(0).permutation(hidden)
+    masks = np.zeros((samples, model.count), np.float32)
+    for sample in range(samples):
+        size, start = 1 + int(most * (sample + 0.5) / samples), int(most * (sample * GOLDEN % 1.0))
+        masks[sample, np.roll(mixed, -start)[:size]] = 1.0
+    table = ops.convert_to_tensor(masks)
+
+    def add(sample: Tensor, total: Tensor) -> Tensor:
+        mask = ops.take(table, ops.reshape(sample, (1,)), axis=0)  # (1, N)
+        logits = model(model.masked(tokens, ops.broadcast_to(mask > 0, ops.shape(tokens))), condition)
+        return total - most * masked_loss(logits, tokens, ops.broadcast_to(mask, ops.shape(tokens)))
+
+    start = ops.zeros_like(ops.cast(tokens[:, 0], "float32"))
+    return ops.fori_loop(0, samples, add, start) / samples

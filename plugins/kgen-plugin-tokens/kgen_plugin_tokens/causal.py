@@ -1,0 +1,117 @@
+"""A model of tokens in an order, each given those before it; trained on whole sequences, drawn from one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from kgen_plugin_tokens.choosing import guide
+from kgen_plugin_tokens.stack import Stack, places_initializer
+from kgen_plugin_tokens.transformer import Transformer
+
+Tensor = Any
+Condition = Mapping[str, Tensor]
+
+
+class CausalModel(keras.layers.Layer):
+    """p(x | text) as a product, over the order, of p(token | tokens before it, text).
+
+    Position i of the sequence holds token i - 1 (a start made of the pooled text, for i = 0) and predicts token i: its
+    query is turned by the place of the one, its key by the place of the other. So any order will do.
+
+    Args:
+        options: The transformer.
+        shape: Of the grid of tokens.
+        vocabulary: Number of different tokens.
+    """
+
+    def __init__(self, options: Transformer, shape: tuple[int, ...], vocabulary: int, **kwargs: Any) -> None:
+        super().__init__(autocast=False, **kwargs)
+        self.options = options
+        self.count = int(np.prod(shape))
+        policy = self.dtype_policy
+        self.embedding = keras.layers.Embedding(vocabulary, options.width, dtype=policy, name="embedding")
+        self.start = keras.layers.Dense(options.width, dtype=policy, name="start")
+        self.stack = Stack(options, shape, vocabulary, dtype=policy, name="stack")
+
+    def build(self, sequence_shape: tuple[int | None, ...], pooled_shape: tuple[int | None, ...]) -> None:
+        self.embedding.build((None, None))
+        self.start.build(pooled_shape)
+        self.stack.build(sequence_shape)
+        shape = (self.count + 1, self.options.width)
+        self.targets = self.add_weight(name="targets", shape=shape, initializer=places_initializer())
+        if self.options.positions == "learned":
+            self.sources = self.add_weight(name="sources", shape=shape, initializer=places_initializer())
+
+    # ---- all tokens are known -------------------------------------------------------------------------------------
+
+    def call(self, tokens: Tensor, order: Tensor, condition: Condition, training: bool = False) -> Tensor:
+        """Logits of all tokens, each given those before it.
+
+        Args:
+            tokens: (B, N) int32, in the order.
+            order: (B or 1, N) int32, where they lie on the grid.
+
+        Returns:
+            (B, N, vocabulary) float32.
+        """
+        start = self.start(condition["pooled"])[:, None]  # (B, 1, C)
+        x = ops.concatenate([start, self.embedding(tokens[:, :-1])], axis=1)  # (B, N, C)
+        before = ops.pad(order[:, :-1], ((0, 0), (1, 0)), constant_values=self.count)  # (B or 1, N)
+        return self.stack(self._placed(x, order, before), condition, order, before, causal=True, training=training)
+
+    def _placed(self, x: Tensor, order: Tensor, before: Tensor) -> Tensor:
+        """Adds to (B, n, C) which place is to be predicted, and which one is shown."""
+        x = x + ops.cast(ops.take(self.targets, order, axis=0), x.dtype)
+        if self.options.positions == "learned":
+            x = x + ops.cast(ops.take(self.sources, before, axis=0), x.dtype)
+        return x
+
+    # ---- tokens are drawn -----------------------------------------------------------------------------------------
+
+    def draw(
+        self,
+        order: Tensor,
+        condition: Condition,
+        null_condition: Condition,
+        choose: Callable[[Tensor, Tensor], Tensor],
+        guidance: float = 1.0,
+    ) -> Tensor:
+        """Draws one token after the other; keys and values of those before are kept.
+
+        Args:
+            order: (B or 1, N) int32.
+            choose: Logits (B, vocabulary) and the number of the token -> tokens (B,) int32.
+            guidance: Weight of classifier-free guidance; 1 is none, and costs half as much.
+
+        Returns:
+            (B, N) int32, in the order.
+        """
+        count = ops.shape(condition["mask"])[0]
+        if guidance != 1.0:
+            condition = {name: ops.concatenate([condition[name], null_condition[name]]) for name in condition}
+        memory, caches = self.stack.begin(condition)
+        start = self.start(condition["pooled"])  # (B or 2B, C)
+
+        def body(index: Tensor, state: tuple[Any, ...]) -> tuple[Any, ...]:
+            tokens, last, caches = state
+            shown = ops.where(index == 0, start, self.embedding(last))[:, None]  # (B or 2B, 1, C)
+            here = ops.take(order, ops.reshape(index, (1,)), axis=1)  # (B or 1, 1)
+            before = ops.take(order, ops.reshape(ops.maximum(index - 1, 0), (1,)), axis=1)
+            before = ops.where(index == 0, self.count, before)
+            if guidance != 1.0 and order.shape[0] != 1:
+                here, before = ops.tile(here, (2, 1)), ops.tile(before, (2, 1))
+            logits, caches = self.stack.step(self._placed(shown, here, before), index, here, before, memory, caches)
+            if guidance != 1.0:
+                logits = guide(*ops.split(logits, 2), guidance)
+            token = choose(logits, index)  # (B,)
+            tokens = ops.slice_update(tokens, (0, index), token[:, None])
+            return tokens, ops.tile(token, 2) if guidance != 1.0 else token, caches
+
+        rows = ops.shape(start)[0]
+        tokens, last = ops.zeros((count, self.count), "int32"), ops.zeros((rows,), "int32")
+        return ops.fori_loop(0, self.count, body, (tokens, last, caches))[0]

@@ -1,0 +1,100 @@
+"""Decoders whose tokens are pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import numpy as np
+from keras import ops
+from pydantic import Field
+from scipy.cluster.vq import kmeans2
+
+from kgen import DataError, Decoder, Space
+
+Tensor = Any
+
+SEEN = 100_000
+"""So many pixels, at most, are clustered for a palette."""
+
+
+class PixelTokens(Decoder):
+    """Each number of a picture, 0 to 255, is a token: "a picture one pixel at a time" (van den Oord et al. 2016).
+
+    Nothing is lost: the likelihood of the tokens is that of the 8-bit picture.
+    """
+
+    lossless = True
+
+    @property
+    def latent_space(self) -> Space:
+        *size, channels = self.image_space.shape
+        return Space("tokens", (*size, channels) if channels > 1 else tuple(size), vocabulary=256)
+
+    def encode(self, images: Tensor) -> Tensor:
+        tokens = ops.cast(ops.round((ops.cast(images, "float32") + 1.0) * 127.5), "int32")
+        return ops.reshape(ops.clip(tokens, 0, 255), (-1, *self.latent_space.shape))
+
+    def decode(self, latent: Tensor, condition: dict[str, Tensor], noise: dict[str, Tensor]) -> Tensor:  # type: ignore[override]  # it takes no options
+        return ops.reshape(ops.cast(latent, "float32") / 127.5 - 1.0, (-1, *self.image_space.shape))
+
+
+class PaletteTokens(Decoder):
+    """Each pixel is the nearest colour of a palette, which k-means finds, and gradients refine (as in Image GPT).
+
+    Args:
+        colours: Of the palette.
+    """
+
+    def __init__(self, image_space: Space, *, colours: Annotated[int, Field(ge=2, le=65536)] = 64, **kwargs: Any) -> None:
+        super().__init__(image_space, **kwargs)
+        self.colours = colours
+
+    @property
+    def latent_space(self) -> Space:
+        return Space("tokens", self.image_space.shape[:-1], vocabulary=self.colours)
+
+    def build(self, input_shape: None = None) -> None:
+        self.palette = self.add_weight(
+            name="palette", shape=(self.colours, self.image_space.shape[-1]), initializer="glorot_uniform"
+        )
+
+    def initialise(self, batches: Iterable[np.ndarray]) -> None:
+        """Clusters pixels. Raises DataError where there are fewer different ones than colours."""
+        channels, found, count = self.image_space.shape[-1], [], 0
+        for batch in batches:
+            found.append(batch.reshape(-1, channels))
+            count += len(found[-1])
+            if count >= 20 * SEEN:
+                break
+        pixels = np.concatenate(found)
+        different = np.unique(pixels, axis=0)
+        if len(different) < self.colours:
+            raise DataError(
+                f"a palette of {self.colours} colours is larger than the {len(different)} distinct colours of the "
+                f"pictures: give 'colours' at most {len(different)}"
+            )
+        rng = np.random.default_rng(0)
+        scaled = pixels[rng.permutation(len(pixels))[:SEEN]] / 127.5 - 1.0
+        start = different[rng.permutation(len(different))[: self.colours]] / 127.5 - 1.0
+        palette, _ = kmeans2(scaled.astype(np.float32), start.astype(np.float32), minit="matrix", missing="warn")
+        self.palette.assign(palette)
+
+    def compute_losses(self, images: Tensor, condition: dict[str, Tensor], training: bool) -> dict[str, Tensor]:
+        """The mean squared distance (B,) of pixels from the nearest colour, which k-means minimises."""
+        nearest = ops.min(self._distances(images), axis=-1)  # (B, H, W)
+        return {"loss": ops.mean(nearest, axis=(1, 2))}
+
+    def _distances(self, images: Tensor) -> Tensor:
+        """(B, H, W, C) -> squared distances (B, H, W, colours)."""
+        pixels = ops.cast(images, "float32")
+        palette = ops.cast(self.palette, "float32")
+        products = ops.matmul(pixels, ops.transpose(palette))
+        squares = ops.sum(ops.square(pixels), axis=-1, keepdims=True) + ops.sum(ops.square(palette), axis=-1)
+        return squares - 2.0 * products
+
+    def encode(self, images: Tensor) -> Tensor:
+        return ops.cast(ops.argmin(self._distances(images), axis=-1), "int32")
+
+    def decode(self, latent: Tensor, condition: dict[str, Tensor], noise: dict[str, Tensor]) -> Tensor:  # type: ignore[override]  # it takes no options
+        return ops.take(ops.cast(self.palette, "float32"), ops.cast(latent, "int32"), axis=0)

@@ -1,0 +1,24 @@
+"""What this plugin declares."""
+
+from __future__ import annotations
+
+import kgen
+
+
+@kgen.hookimpl
+def kgen_components(registry: kgen.Registrar) -> None:
+    registry.generator(
+        "ar", "kgen_plugin_tokens.ar:Autoregressive", summary="One token after the other (GPT, DALL-E, PixelCNN)"
+    )
+    registry.generator(
+        "nar", "kgen_plugin_tokens.nar:NonAutoregressive", summary="All tokens at once, in a few passes (MaskGIT, Muse)"
+    )
+    registry.generator(
+        "ar-nar", "kgen_plugin_tokens.ar_nar:Combined", summary="A draft of a few tokens by AR, completed by NAR"
+    )
+    registry.decoder(
+        "pixel-tokens", "kgen_plugin_tokens.pixels:PixelTokens", summary="Each 8-bit number of a picture is a token"
+    )
+    registry.decoder(
+        "palette-tokens", "kgen_plugin_tokens.pixels:PaletteTokens", summary="Each pixel is a colour of a palette"
+    )

@@ -1,0 +1,76 @@
+"""Where tokens lie on their grid: the orders in which they can be read, and rotary positions."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import numpy as np
+from keras import ops
+
+Tensor = Any
+
+Order = Literal["raster", "columns", "spiral"]
+ORDERS: tuple[Order, ...] = get_args(Order)
+
+PERIOD = 100.0
+"""Of the slowest rotation, in units of 2 pi tokens: a few times the side of a grid (Heo et al. 2024, section 3.2)."""
+
+
+def reading_order(name: Order, shape: tuple[int, ...]) -> np.ndarray:
+    """The tokens of a grid, counted row by row, in the order in which they are to be read.
+
+    Args:
+        name: "raster" (row by row), "columns" (column by column), or "spiral" (from the middle outwards).
+        shape: Of the grid; the axes after the first two (channels) are read together.
+
+    Returns:
+        (N,) int32, a permutation of 0 .. N-1.
+    """
+    count = int(np.prod(shape))
+    if name == "raster" or len(shape) < 2:
+        return np.arange(count, dtype=np.int32)
+    index = np.arange(count, dtype=np.int32).reshape(shape[0], shape[1], -1)  # (H, W, C)
+    if name == "columns":
+        return index.transpose(1, 0, 2).reshape(-1)
+    return np.concatenate([index[row, column] for row, column in _inwards(*shape[:2])][::-1]).astype(np.int32)
+
+
+def _inwards(height: int, width: int) -> list[tuple[int, int]]:
+    """The cells of a grid along a spiral from its upper left corner to its middle."""
+    cells = np.stack(np.indices((height, width)), axis=-1)  # (H, W, 2)
+    path: list[tuple[int, int]] = []
+    while cells.size:
+        path += [(int(row), int(column)) for row, column in cells[0]]
+        cells = np.rot90(cells[1:])
+    return path
+
+
+def rotations(shape: tuple[int, ...], dim: int) -> np.ndarray:
+    """Angles of rotary positions (Su et al. 2021), the pairs of features shared out among the axes of the grid.
+
+    Args:
+        shape: Of the grid.
+        dim: Features of an attention head; even.
+
+    Returns:
+        (N + 1, dim/2) float32; the last row, 0, is for what has no place on the grid. Pairs that are left over, where
+        there are fewer than three an axis or their number cannot be divided, do not turn.
+    """
+    each = dim // 2 // len(shape)
+    frequencies = PERIOD ** -(np.arange(each, dtype=np.float32) / max(each, 1))  # (F,)
+    places = np.indices(shape, dtype=np.float32).reshape(len(shape), -1)  # (A, N)
+    angles = np.concatenate([place[:, None] * frequencies for place in places], axis=1)  # (N, A F)
+    return np.pad(angles, ((0, 1), (0, dim // 2 - angles.shape[1]))).astype(np.float32)
+
+
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Turns pairs of features.
+
+    Args:
+        x: (B, H, n, d).
+        angles: (B or 1, n, d/2) float32.
+    """
+    angles = ops.expand_dims(angles, 1)  # (B, 1, n, d/2)
+    cosine, sine = ops.cast(ops.cos(angles), x.dtype), ops.cast(ops.sin(angles), x.dtype)
+    first, second = ops.split(x, 2, axis=-1)
+    return ops.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)

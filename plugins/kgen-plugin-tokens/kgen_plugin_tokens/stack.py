@@ -1,0 +1,183 @@
+"""Blocks on top of one another: run over a whole sequence, or one position at a time with what is past kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from kgen_plugin_tokens.positions import rotations
+from kgen_plugin_tokens.transformer import NEVER, Block, Pair, Transformer, key_bias, rms_norm
+
+Tensor = Any
+Condition = Mapping[str, Tensor]
+
+
+@dataclass
+class Memory:
+    """What writing one position at a time needs to know of the text.
+
+    Args:
+        texts: A block each, the text as keys and values; None where it is a prefix.
+        text_bias: (B, 1, 1, L), which of it is no padding.
+        length: Of the prefix, 0 where there is none.
+    """
+
+    texts: list[Pair | None]
+    text_bias: Tensor
+    length: int
+
+
+class Stack(keras.layers.Layer):
+    """Vectors of a sequence -> logits of tokens.
+
+    Args:
+        options: Its size.
+        shape: Of the grid on which the tokens lie.
+        vocabulary: Number of different tokens.
+    """
+
+    def __init__(self, options: Transformer, shape: tuple[int, ...], vocabulary: int, **kwargs: Any) -> None:
+        super().__init__(autocast=False, **kwargs)
+        self.options = options
+        self.count = int(np.prod(shape))
+        policy = self.dtype_policy
+        self.angles = rotations(shape, options.head_dim) if options.positions == "rotary" else None
+        self.blocks = [Block(options, dtype=policy, name=f"block{i}") for i in range(options.depth)]
+        self.norm_out = rms_norm(policy, "norm_out")
+        self.logits = keras.layers.Dense(vocabulary, dtype=policy, name="logits")
+        if options.text == "prefix":
+            self.prefix = keras.layers.Dense(options.width, dtype=policy, name="prefix")
+
+    def build(self, sequence_shape: tuple[int | None, ...]) -> None:
+        x_shape = (None, None, self.options.width)
+        for block in self.blocks:
+            block.build(x_shape, sequence_shape)
+        self.norm_out.build(x_shape)
+        self.logits.build(x_shape)
+        self.length = 0
+        if self.options.text == "prefix":
+            self.length = int(sequence_shape[1] or 0)
+            self.prefix.build(sequence_shape)
+            self.prefix_places = self.add_weight(
+                name="prefix_places", shape=(self.length, self.options.width), initializer=places_initializer()
+            )
+
+    # ---- a whole sequence -----------------------------------------------------------------------------------------
+
+    def call(
+        self,
+        x: Tensor,
+        condition: Condition,
+        queries: Tensor,
+        keys: Tensor,
+        causal: bool = False,
+        training: bool = False,
+    ) -> Tensor:
+        """Runs all blocks.
+
+        Args:
+            x: (B, N, C).
+            condition: Of the text.
+            queries, keys: (B or 1, N) int32, the places on the grid by which queries and keys are turned; the number of
+                places is none of them.
+            causal: Whether a position sees only itself and what is before it.
+
+        Returns:
+            (B, N, vocabulary) float32.
+        """
+        text_bias = key_bias(condition["mask"])
+        bias = self._bias(x.shape[1], text_bias, causal)
+        if self.length:
+            x = ops.concatenate([self._prefix(condition), x], axis=1)  # (B, L + N, C)
+        queries, keys = self._angles(queries, self.length), self._angles(keys, self.length)
+        for block in self.blocks:
+            text = block.read(condition["sequence"])
+            x = block(x, block.remember(x, keys), bias, queries, text, text_bias, training=training)
+        return self._head(x[:, self.length :])
+
+    def _bias(self, count: int, text_bias: Tensor, causal: bool) -> Tensor | None:
+        """(B or 1, 1, L + N, L + N), or None where everything sees everything."""
+        if not self.length and not causal:
+            return None
+        total = self.length + count
+        sees = np.tri(total, dtype=np.float32) if causal else np.ones((total, total), np.float32)
+        sees[: self.length] = 0.0
+        sees[:, : self.length] = 1.0  # the prefix sees itself, and is seen by all
+        bias = ops.convert_to_tensor((1.0 - sees) * NEVER)[None, None]
+        if self.length:
+            bias = bias + ops.pad(text_bias, ((0, 0), (0, 0), (0, 0), (0, count)))
+        return bias
+
+    def _prefix(self, condition: Condition) -> Tensor:
+        sequence = self.prefix(condition["sequence"])
+        return sequence + ops.cast(self.prefix_places, sequence.dtype)  # (B, L, C)
+
+    def _angles(self, places: Tensor, before: int = 0) -> Tensor | None:
+        """Angles (B or 1, n, d/2) of places (B or 1, n), and of `before` positions of no place before them."""
+        if self.angles is None:
+            return None
+        return ops.take(self.angles, ops.pad(places, ((0, 0), (before, 0)), constant_values=self.count), axis=0)
+
+    def _head(self, x: Tensor) -> Tensor:
+        return ops.cast(self.logits(self.norm_out(x)), "float32")
+
+    # ---- one position at a time -----------------------------------------------------------------------------------
+
+    def begin(self, condition: Condition) -> tuple[Memory, list[Pair]]:
+        """What `step` needs: the text, and for each block room for keys and values (B, H, L + N, d) of all positions."""
+        texts = [block.read(condition["sequence"]) for block in self.blocks]
+        memory = Memory(texts, key_bias(condition["mask"]), self.length)
+        batch = ops.shape(condition["mask"])[0]
+        shape = (batch, self.options.heads, self.length + self.count, self.options.head_dim)
+        caches = [(ops.zeros(shape, self.compute_dtype), ops.zeros(shape, self.compute_dtype)) for _ in self.blocks]
+        if self.length:
+            x, nowhere = self._prefix(condition), self._angles(ops.zeros((1, 0), "int32"), self.length)
+            for i, block in enumerate(self.blocks):
+                pair = block.remember(x, nowhere)
+                caches[i] = _store(caches[i], pair, 0)
+                x = block(x, pair, memory.text_bias, nowhere, texts[i], memory.text_bias)
+        return memory, caches
+
+    def step(
+        self, x: Tensor, index: Tensor, queries: Tensor, keys: Tensor, memory: Memory, caches: list[Pair]
+    ) -> tuple[Tensor, list[Pair]]:
+        """Runs all blocks on one position, which sees itself and what is before it.
+
+        Args:
+            x: (B, 1, C).
+            index: int32 scalar, the position's number in the sequence.
+            queries, keys: (B or 1, 1) int32, as for `call`.
+
+        Returns:
+            (B, vocabulary) float32, and `caches` with this position's keys and values.
+        """
+        past = ops.cast(ops.arange(self.length + self.count) <= index + memory.length, "float32")  # (L + N,)
+        bias = key_bias(past[None])
+        if memory.length:
+            bias = bias + ops.pad(memory.text_bias, ((0, 0), (0, 0), (0, 0), (0, self.count)))
+        query_angles, key_angles = self._angles(queries), self._angles(keys)
+        kept = []
+        for block, text, cache in zip(self.blocks, memory.texts, caches, strict=True):
+            pair = _store(cache, block.remember(x, key_angles), index + memory.length)
+            x = block(x, pair, bias, query_angles, text, memory.text_bias)
+            kept.append(pair)
+        return self._head(x)[:, 0], kept
+
+
+def places_initializer() -> keras.initializers.Initializer:
+    """Of vectors that say where a token is."""
+    return keras.initializers.RandomNormal(stddev=0.02)
+
+
+def _store(cache: Pair, pair: Pair, index: Any) -> Pair:
+    """Writes keys and values (B, H, n, d) into the caches (B, H, T, d), from position `index` on."""
+    first, second = (
+        ops.slice_update(whole, (0, 0, index, 0), ops.cast(part, whole.dtype))
+        for whole, part in zip(cache, pair, strict=True)
+    )
+    return first, second

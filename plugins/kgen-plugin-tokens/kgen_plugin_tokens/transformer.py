@@ -1,0 +1,164 @@
+"""The transformer of all generators here: RMSNorm, SwiGLU, normalised queries and keys, text by attention or as prefix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import keras
+from keras import ops
+from pydantic import Field, PositiveInt
+
+from kgen.nn import Dropout
+
+from kgen_plugin_tokens.positions import rotate
+
+Tensor = Any
+Shape = tuple[int | None, ...]
+Pair = tuple[Tensor, Tensor]
+"""Keys and values, (B, H, n, d) each."""
+
+NEVER = -30_000.0
+"""Added to the logits of what must not be attended to: within every floating-point type, and its weight is 0."""
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """The size of a transformer, and how it knows places and the text.
+
+    Args:
+        width: Of the tokens' vectors.
+        depth: Number of blocks.
+        heads: Of attention; must divide `width` into an even number of features.
+        mlp_ratio: Hidden features of the gated MLP, over `width`.
+        dropout: On what each branch of a block adds, in [0, 1).
+        positions: "rotary" (by the distance of two tokens on the grid, Su et al. 2021) or "learned" (a vector a place).
+        text: "cross" (each block attends to it) or "prefix" (it stands before the tokens, in the same sequence).
+    """
+
+    width: Annotated[int, Field(ge=8, multiple_of=2)] = 256
+    depth: PositiveInt = 6
+    heads: PositiveInt = 4
+    mlp_ratio: Annotated[float, Field(gt=0)] = 2.67
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    positions: Literal["rotary", "learned"] = "rotary"
+    text: Literal["cross", "prefix"] = "cross"
+
+    def __post_init__(self) -> None:
+        if self.width % (2 * self.heads):
+            raise ValueError(f"width {self.width} is not divisible into {self.heads} heads of an even size")
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+
+class Attention(keras.layers.Layer):
+    """Attention with normalised queries and keys (Henry et al. 2020), which may be turned, and kept for later.
+
+    Args:
+        heads: Must divide the width.
+    """
+
+    def __init__(self, heads: int, **kwargs: Any) -> None:
+        super().__init__(autocast=False, **kwargs)  # the layers within cast what they take; angles must not be
+        self.heads = heads
+        self.norm_q, self.norm_k = (rms_norm(self.dtype_policy, name) for name in ("norm_q", "norm_k"))
+
+    def build(self, x_shape: Shape, context_shape: Shape | None = None) -> None:
+        width = int(x_shape[-1] or 0)
+        self.q = _dense(width, self.dtype_policy, "q", x_shape)
+        self.kv = _dense(2 * width, self.dtype_policy, "kv", context_shape or x_shape)
+        self.out = _dense(width, self.dtype_policy, "out", x_shape)
+        for norm in (self.norm_q, self.norm_k):
+            norm.build((None, self.heads, None, width // self.heads))
+
+    def read(self, context: Tensor, angles: Tensor | None = None) -> Pair:
+        """(B, n, D) -> keys and values, the keys turned by `angles` (B or 1, n, d/2)."""
+        k, v = self._heads(self.kv(context), 2)
+        k = self.norm_k(k)
+        return (k if angles is None else rotate(k, angles)), v
+
+    def call(self, x: Tensor, pair: Pair, bias: Tensor | None, angles: Tensor | None = None) -> Tensor:
+        """(B, m, C) attends to keys and values of n positions; `bias`, (B or 1, 1, m or 1, n), is added to the logits."""
+        k, v = pair
+        (q,) = self._heads(self.q(x), 1)
+        q = self.norm_q(q)
+        q = q if angles is None else rotate(q, angles)
+        logits = ops.cast(ops.matmul(q * k.shape[-1] ** -0.5, ops.swapaxes(k, 2, 3)), "float32")  # (B, H, m, n)
+        weights = ops.softmax(logits if bias is None else logits + bias, axis=-1)
+        y = ops.transpose(ops.matmul(ops.cast(weights, v.dtype), v), (0, 2, 1, 3))  # (B, m, H, d)
+        return self.out(ops.reshape(y, (-1, *x.shape[1:])))
+
+    def _heads(self, projected: Tensor, parts: int) -> list[Tensor]:
+        """(B, n, parts * C) -> `parts` arrays (B, H, n, d)."""
+        length, width = projected.shape[1], projected.shape[2] // parts
+        y = ops.reshape(projected, (-1, length, parts, self.heads, width // self.heads))
+        return ops.unstack(ops.transpose(y, (2, 0, 3, 1, 4)), parts, axis=0)
+
+
+class Block(keras.layers.Layer):
+    """Attention to the sequence, attention to the text (if that is no prefix), and a gated MLP (SwiGLU, Shazeer 2020)."""
+
+    def __init__(self, options: Transformer, **kwargs: Any) -> None:
+        super().__init__(autocast=False, **kwargs)  # the layers within cast what they take; angles must not be
+        self.options = options
+        policy = self.dtype_policy
+        self.norm1, self.norm3 = (rms_norm(policy, name) for name in ("norm1", "norm3"))
+        self.attention = Attention(options.heads, dtype=policy, name="attention")
+        self.dropout = Dropout(options.dropout, dtype=policy, name="dropout")
+        if options.text == "cross":
+            self.norm2 = rms_norm(policy, "norm2")
+            self.cross = Attention(options.heads, dtype=policy, name="cross")
+
+    def build(self, x_shape: Shape, sequence_shape: Shape) -> None:
+        width = self.options.width
+        hidden = 8 * round(width * self.options.mlp_ratio / 8)
+        for layer in (self.norm1, self.norm3, self.attention, self.dropout):
+            layer.build(x_shape)
+        if self.options.text == "cross":
+            self.norm2.build(x_shape)
+            self.cross.build(x_shape, sequence_shape)
+        self.expand = _dense(2 * hidden, self.dtype_policy, "expand", x_shape)
+        self.shrink = _dense(width, self.dtype_policy, "shrink", (*x_shape[:-1], hidden))
+
+    def read(self, sequence: Tensor) -> Pair | None:
+        """The text (B, L, D) as keys and values; None where it is a prefix."""
+        return self.cross.read(sequence) if self.options.text == "cross" else None
+
+    def remember(self, x: Tensor, angles: Tensor | None) -> Pair:
+        """Keys and values of (B, n, C), for `call`."""
+        return self.attention.read(self.norm1(x), angles)
+
+    def call(
+        self,
+        x: Tensor,
+        pair: Pair,
+        bias: Tensor | None,
+        angles: Tensor | None,
+        text: Pair | None,
+        text_bias: Tensor | None,
+        training: bool = False,
+    ) -> Tensor:
+        """(B, m, C), what it can attend to and how, and the text -> (B, m, C)."""
+        x = x + self.dropout(self.attention(self.norm1(x), pair, bias, angles), training=training)
+        if text is not None:
+            x = x + self.dropout(self.cross(self.norm2(x), text, text_bias), training=training)
+        gate, value = ops.split(self.expand(self.norm3(x)), 2, axis=-1)
+        return x + self.dropout(self.shrink(ops.silu(gate) * value), training=training)
+
+
+def key_bias(mask: Tensor) -> Tensor:
+    """(B, n) of 1 for what may be attended to and 0 for the rest -> (B, 1, 1, n) float32, to be added to logits."""
+    return ((ops.cast(mask, "float32") - 1.0) * -NEVER)[:, None, None, :]
+
+
+def rms_norm(policy: Any, name: str) -> keras.layers.Layer:
+    """Root mean square normalisation (Zhang and Sennrich 2019)."""
+    return keras.layers.RMSNormalization(epsilon=1e-6, dtype=policy, name=name)
+
+
+def _dense(units: int, policy: Any, name: str, input_shape: Shape) -> keras.layers.Layer:
+    layer = keras.layers.Dense(units, use_bias=False, dtype=policy, name=name)
+    layer.build(input_shape)
+    return layer

@@ -1,0 +1,113 @@
+"""The generators as kgen uses them."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from kgen_plugin_tokens.ar import Autoregressive
+from kgen_plugin_tokens.ar_nar import Combined
+from kgen_plugin_tokens.nar import NonAutoregressive
+from kgen_plugin_tokens.transformer import Transformer
+
+from kgen import ConditionSpace, Space, SpaceError
+from kgen.random import draw
+from kgen.testing import GeneratorConformance
+from kgen.testing.inputs import random_conditions, random_latents
+
+SPACE, CONDITIONS = Space("tokens", (4, 4), vocabulary=7), ConditionSpace(3, 6)
+CROSS = Transformer(width=16, depth=1, heads=2)
+PREFIX = Transformer(width=16, depth=2, heads=2, text="prefix", positions="learned")
+
+
+class TestAutoregressive(GeneratorConformance):
+    generate_options: ClassVar = ({}, {"temperature": 0.7, "top_k": 5, "top_p": 0.9, "guidance": 2.0})
+
+    def build(self) -> Autoregressive:
+        return Autoregressive(SPACE, CONDITIONS, network=CROSS)
+
+
+class TestPrefixAndAnyOrder(GeneratorConformance):
+    replicas: ClassVar = False
+    generate_options: ClassVar = ({"guidance": 1.5},)
+
+    def build(self) -> Autoregressive:
+        return Autoregressive(SPACE, CONDITIONS, network=PREFIX, order="random")
+
+
+class TestNonAutoregressive(GeneratorConformance):
+    likelihood_options: ClassVar = {"samples": 4}
+    generate_options: ClassVar = (
+        {},
+        {"steps": 1},
+        {"steps": 3, "guidance": 2.0, "guidance_rises": True, "temperature": 0.8, "top_p": 0.9, "revise": True},
+    )
+
+    def build(self) -> NonAutoregressive:
+        return NonAutoregressive(SPACE, CONDITIONS, network=CROSS, smoothing=0.1, corruption=0.1)
+
+
+class TestMaskedWithPrefix(GeneratorConformance):
+    replicas: ClassVar = False
+    likelihood_options: ClassVar = {"samples": 4}
+    generate_options: ClassVar = ({"steps": 2},)
+
+    def build(self) -> NonAutoregressive:
+        return NonAutoregressive(SPACE, CONDITIONS, network=PREFIX, schedule="arccos")
+
+
+class TestCombined(GeneratorConformance):
+    likelihood_options: ClassVar = {"samples": 4}
+    generate_options: ClassVar = ({}, {"steps": 2, "rounds": 1, "guidance": 2.0})
+
+    def build(self) -> Combined:
+        return Combined(SPACE, CONDITIONS, network=CROSS, draft=CROSS)
+
+
+def test_misfits_are_named() -> None:
+    with pytest.raises(ValueError, match="heads"):
+        Transformer(width=20, heads=3)
+    with pytest.raises(SpaceError, match="larger grid"):
+        Combined(Space("tokens", (16,), vocabulary=4), CONDITIONS)
+    with pytest.raises(SpaceError, match="every 5"):
+        Combined(SPACE, CONDITIONS, stride=5)
+    for generator in (NonAutoregressive(SPACE, CONDITIONS, network=CROSS), Combined(SPACE, CONDITIONS, network=CROSS)):
+        with pytest.raises(ValueError, match="17 are more than the 1. tokens"):
+            generator.noise_spec(steps=17)
+
+
+def arguments(count: int) -> tuple[dict[str, Any], ...]:
+    condition, null = (random_conditions(CONDITIONS, count, seed) for seed in (0, 1))
+    return tuple({k: ops.convert_to_tensor(v) for k, v in part.items()} for part in (condition, null))
+
+
+def noise_of(generator: Any, count: int, **options: Any) -> dict[str, Any]:
+    drawn = draw(generator.noise_spec(**options), [(0, copy) for copy in range(count)])
+    return {name: ops.convert_to_tensor(value) for name, value in drawn.items()}
+
+
+def test_a_variation_keeps_the_tokens_that_are_not_drawn_anew() -> None:
+    keras.utils.set_random_seed(0)
+    generator = NonAutoregressive(Space("tokens", (8, 8), vocabulary=50), CONDITIONS, network=CROSS)
+    source = random_latents(generator.space, 6, 0)
+    for strength in (0.1, 0.5):
+        made = generator.generate(*arguments(6), noise_of(generator, 6), ops.convert_to_tensor(source), strength=strength)
+        same = (ops.convert_to_numpy(made) == source).mean(axis=(1, 2))
+        assert (same >= 1 - strength - 0.01).all() and (same < 1).all()
+
+
+def test_the_draft_stays() -> None:
+    """What fills in changes nothing of the draft: with other numbers for the filling, the same draft comes out."""
+    keras.utils.set_random_seed(0)
+    generator = Combined(SPACE, CONDITIONS, network=CROSS, draft=CROSS)
+    first, second = noise_of(generator, 4), noise_of(generator, 4)
+    second["steps"] = second["steps"] + 1
+    one, other = (ops.convert_to_numpy(generator.generate(*arguments(4), noise)) for noise in (first, second))
+    np.testing.assert_array_equal(one[:, ::2, ::2], other[:, ::2, ::2])
+    assert (one != other).any()
+    second["draft"] = 1.0 - second["draft"]
+    third = ops.convert_to_numpy(generator.generate(*arguments(4), second))
+    assert (third[:, ::2, ::2] != one[:, ::2, ::2]).any()
