@@ -4,7 +4,7 @@
 
 256 tokens of 1,024, a transformer of width 256, six blocks, four heads (GPT-2's MLP is four times as wide, and kgen's
 gated one 2.67 times: the same number of weights). The peers are `generate` of the GPT-2 of transformers, with what is
-past kept, and a training step of the transformer of muse-maskgit-pytorch: both PyTorch, eagerly, as they run by default.
+past kept, and a training step of muse-maskgit-pytorch's transformer: both PyTorch, eagerly, as they run by default.
 Everything is measured in turn, `--rounds` times, after a first time that does not count; medians.
 
 Needs the packages torch, transformers and muse-maskgit-pytorch, and kgen-plugin-tokens.
@@ -114,7 +114,13 @@ def gpt2() -> tuple[Job, int]:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
-        vocab_size=VOCABULARY, n_positions=COUNT + 1, n_embd=WIDTH, n_layer=DEPTH, n_head=HEADS, bos_token_id=0, eos_token_id=None
+        vocab_size=VOCABULARY,
+        n_positions=COUNT + 1,
+        n_embd=WIDTH,
+        n_layer=DEPTH,
+        n_head=HEADS,
+        bos_token_id=0,
+        eos_token_id=None,
     )
     model = GPT2LMHeadModel(config).eval()
     start = torch.zeros((BATCH, 1), dtype=torch.long)
@@ -140,7 +146,14 @@ def muse() -> tuple[Job, int]:
 
     t5.T5_CONFIGS["none"] = {"config": type("Config", (), {"d_model": TEXT[1]})()}  # else it asks a hub for its width
     model = peer.MaskGitTransformer(
-        num_tokens=VOCABULARY, seq_len=COUNT, dim=WIDTH, depth=DEPTH, dim_head=WIDTH // HEADS, heads=HEADS, ff_mult=4, t5_name="none"
+        num_tokens=VOCABULARY,
+        seq_len=COUNT,
+        dim=WIDTH,
+        depth=DEPTH,
+        dim_head=WIDTH // HEADS,
+        heads=HEADS,
+        ff_mult=4,
+        t5_name="none",
     )
     optimizer = torch.optim.AdamW(model.parameters())
     text = torch.tensor(condition(BATCH)["sequence"])

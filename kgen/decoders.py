@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from kgen.components.decoder import Decoder
 from kgen.components.encoder import Condition
@@ -12,7 +12,7 @@ from kgen.spaces import Space
 class Identity(Decoder):
     """For generators that work on pixels: nothing is encoded or decoded."""
 
-    lossless: ClassVar[bool] = True
+    lossless = True
 
     @property
     def latent_space(self) -> Space:

@@ -57,7 +57,9 @@ DECODERS: dict[str, dict[str, Any]] = {
     "tokens/pixel-tokens": {},
 }
 OF_TOKENS = {"codecs/vq-autoencoder", "tokens/palette-tokens", "tokens/pixel-tokens"}
-OPTIONS: dict[str, dict[str, Any]] = {name: {"steps": 1} for name in ("diffusion/diffusion", "tokens/ar-nar", "tokens/nar")}
+OPTIONS: dict[str, dict[str, Any]] = {
+    name: {"steps": 1} for name in ("diffusion/diffusion", "tokens/ar-nar", "tokens/nar")
+}
 DECODE: dict[str, dict[str, Any]] = {"superres/diffusion": {"steps": 1}}
 
 

@@ -23,8 +23,8 @@ class Autoregressive(Generator):
 
     Args:
         network: The transformer.
-        order: In which tokens are read and written: "raster", "columns" or "spiral"; "random" learns all orders (Uria et
-            al. 2014), and writes each picture in one of its own.
+        order: In which tokens are read and written: "raster", "columns" or "spiral"; "random" learns all orders
+            (Uria et al. 2014), and writes each picture in one of its own.
     """
 
     accepts: ClassVar[tuple[str, ...]] = ("tokens",)

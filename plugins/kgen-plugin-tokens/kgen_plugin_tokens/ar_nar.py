@@ -1,4 +1,4 @@
-"""Both strategies in one generator: a short draft, token by token, and the whole at once; or the whole, gone over again."""
+"""Both strategies in one generator: a short draft, token by token, then the whole at once, gone over again if asked."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ class Combined(Generator):
     ) -> None:
         super().__init__(space, condition_space, **kwargs)
         if len(space.shape) < 2 or min(space.shape[:2]) < stride:
-            raise SpaceError(f"a draft of every {stride}nd token of every {stride}nd row needs a larger grid than {space}")
+            raise SpaceError(
+                f"a draft of every {stride}nd token of every {stride}nd row needs a larger grid than {space}"
+            )
         self.network = network
         self.draft = draft
         self.stride = stride
@@ -156,7 +158,7 @@ class Combined(Generator):
         return ops.reshape(tokens, (-1, *self.space.shape))
 
     def _certainty(self, tokens: Tensor, condition: Condition) -> Tensor:
-        """The log-probability (B, N) of each token given about half of the others: those of a chessboard's other colour."""
+        """The log-probability (B, N) of each token given half of the others: those of a chessboard's other colour."""
         colour = np.indices(self.space.shape).sum(axis=0).reshape(1, -1) % 2  # (1, N)
         certainty = ops.zeros_like(ops.cast(tokens, "float32"))
         for side in (0, 1):

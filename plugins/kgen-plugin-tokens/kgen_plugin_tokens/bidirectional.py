@@ -1,4 +1,4 @@
-"""A model of the tokens that are masked, given those that are not; trained on random masks, filled in in a few passes."""
+"""A model of the masked tokens given the others; trained on random masks, filled in in a few passes."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class MaskedModel(keras.layers.Layer):
             revise: Whether tokens that are there can be masked again too.
 
         Returns:
-            (B, N) int32 without masked ones, and how certain each was when it was filled in: its log-probability (B, N),
+            (B, N) int32 without masked ones, and how certain each was when filled in: its log-probability (B, N),
             `CERTAIN` for those that were there from the beginning.
         """
         steps = len(counts)
@@ -152,8 +152,8 @@ def any_order_bound(
     """A lower bound of the log-likelihood of `hidden` tokens, given the others: their mean over all orders of filling
     them in one by one is at most its logarithm (Uria et al. 2014; Hoogeboom et al. 2022, equation 5).
 
-    Estimated with masks that are the same each time, of sizes spread evenly over 1 .. M, and such that each place is masked
-    about as often as any other: windows of one random permutation, which begin at multiples of the golden ratio.
+    Estimated with masks that are the same each time, of sizes spread evenly over 1 .. M, and such that each place is
+    masked about as often as any other: windows of one random permutation, which begin at multiples of the golden ratio.
 
     Args:
         tokens: (B, N) int32.

@@ -46,7 +46,9 @@ class PaletteTokens(Decoder):
         colours: Of the palette.
     """
 
-    def __init__(self, image_space: Space, *, colours: Annotated[int, Field(ge=2, le=65536)] = 64, **kwargs: Any) -> None:
+    def __init__(
+        self, image_space: Space, *, colours: Annotated[int, Field(ge=2, le=65536)] = 64, **kwargs: Any
+    ) -> None:
         super().__init__(image_space, **kwargs)
         self.colours = colours
 

@@ -129,7 +129,7 @@ class Stack(keras.layers.Layer):
     # ---- one position at a time -----------------------------------------------------------------------------------
 
     def begin(self, condition: Condition) -> tuple[Memory, list[Pair]]:
-        """What `step` needs: the text, and for each block room for keys and values (B, H, L + N, d) of all positions."""
+        """What `step` needs: the text, and for each block room for keys and values (B, H, L + N, d) of all places."""
         texts = [block.read(condition["sequence"]) for block in self.blocks]
         memory = Memory(texts, key_bias(condition["mask"]), self.length)
         batch = ops.shape(condition["mask"])[0]

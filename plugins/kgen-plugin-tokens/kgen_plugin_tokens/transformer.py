@@ -1,4 +1,4 @@
-"""The transformer of all generators here: RMSNorm, SwiGLU, normalised queries and keys, text by attention or as prefix."""
+"""The transformer of all generators here: RMSNorm, SwiGLU, normalised queries and keys; text by attention or prefix."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from keras import ops
 from pydantic import Field, PositiveInt
 
 from kgen.nn import Dropout
-
 from kgen_plugin_tokens.positions import rotate
 
 Tensor = Any
@@ -80,7 +79,7 @@ class Attention(keras.layers.Layer):
         return (k if angles is None else rotate(k, angles)), v
 
     def call(self, x: Tensor, pair: Pair, bias: Tensor | None, angles: Tensor | None = None) -> Tensor:
-        """(B, m, C) attends to keys and values of n positions; `bias`, (B or 1, 1, m or 1, n), is added to the logits."""
+        """(B, m, C) attends to keys and values of n places; `bias`, (B or 1, 1, m or 1, n), is added to the logits."""
         k, v = pair
         (q,) = self._heads(self.q(x), 1)
         q = self.norm_q(q)
@@ -98,7 +97,7 @@ class Attention(keras.layers.Layer):
 
 
 class Block(keras.layers.Layer):
-    """Attention to the sequence, attention to the text (if that is no prefix), and a gated MLP (SwiGLU, Shazeer 2020)."""
+    """Attention to the sequence and (if it is no prefix) to the text, and a gated MLP (SwiGLU, Shazeer 2020)."""
 
     def __init__(self, options: Transformer, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)  # the layers within cast what they take; angles must not be

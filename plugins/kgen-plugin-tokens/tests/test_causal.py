@@ -135,7 +135,9 @@ def test_draws_follow_the_probabilities() -> None:
     for order in ([0, 1], [1, 0]):
         condition = {name: ops.repeat(value, 9, axis=0) for name, value in texts(1).items()}
         fixed = ops.convert_to_tensor(np.array([order], np.int32))
-        both.append(np.exp(ops.convert_to_numpy(generator._log_likelihood(ops.convert_to_tensor(every), fixed, condition))))
+        both.append(
+            np.exp(ops.convert_to_numpy(generator._log_likelihood(ops.convert_to_tensor(every), fixed, condition)))
+        )
     count = 4000
     rng = np.random.default_rng(0)
     noise = {name: ops.convert_to_tensor(rng.random((count, 2)).astype("float32")) for name in ("tokens", "order")}

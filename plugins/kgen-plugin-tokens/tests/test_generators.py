@@ -75,7 +75,7 @@ def test_misfits_are_named() -> None:
     with pytest.raises(SpaceError, match="every 5"):
         Combined(SPACE, CONDITIONS, stride=5)
     for generator in (NonAutoregressive(SPACE, CONDITIONS, network=CROSS), Combined(SPACE, CONDITIONS, network=CROSS)):
-        with pytest.raises(ValueError, match="17 are more than the 1. tokens"):
+        with pytest.raises(ValueError, match=r"17 are more than the 1. tokens"):
             generator.noise_spec(steps=17)
 
 
@@ -94,7 +94,9 @@ def test_a_variation_keeps_the_tokens_that_are_not_drawn_anew() -> None:
     generator = NonAutoregressive(Space("tokens", (8, 8), vocabulary=50), CONDITIONS, network=CROSS)
     source = random_latents(generator.space, 6, 0)
     for strength in (0.1, 0.5):
-        made = generator.generate(*arguments(6), noise_of(generator, 6), ops.convert_to_tensor(source), strength=strength)
+        made = generator.generate(
+            *arguments(6), noise_of(generator, 6), ops.convert_to_tensor(source), strength=strength
+        )
         same = (ops.convert_to_numpy(made) == source).mean(axis=(1, 2))
         assert (same >= 1 - strength - 0.01).all() and (same < 1).all()
 

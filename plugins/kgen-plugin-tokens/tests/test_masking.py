@@ -80,7 +80,9 @@ def test_the_loss_sees_masked_tokens_only() -> None:
     log_p = np.take_along_axis(log_softmax(logits, axis=-1), tokens[..., None], -1)[..., 0]
     expected = [-(log_p[0, 0] + log_p[0, 2]) / 2, -log_p[1, 4]]
     np.testing.assert_allclose(loss(logits), expected, rtol=1e-5)
-    np.testing.assert_allclose(loss(logits + (1 - weight[..., None]) * rng.random((2, 5, 7), np.float32)), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        loss(logits + (1 - weight[..., None]) * rng.random((2, 5, 7), np.float32)), expected, rtol=1e-5
+    )
     torch = pytest.importorskip("torch")
     for row in (0, 1):
         there = weight[row] > 0
@@ -165,5 +167,7 @@ def test_the_bound_is_the_mean_over_all_orders() -> None:
 
     both = log_p([1, 2])
     expected = np.mean([both[1] + log_p([2])[2], both[2] + log_p([1])[1]])
-    found = any_order_bound(made, ops.convert_to_tensor(x), condition, 100, np.array([1, 2]))
-    assert float(ops.convert_to_numpy(found)[0]) == pytest.approx(expected, abs=0.05)
+    found = any_order_bound(
+        made, ops.convert_to_tensor(x), condition, 8, np.array([1, 2])
+    )  # 4 of both, 2 of each alone
+    assert float(ops.convert_to_numpy(found)[0]) == pytest.approx(expected, abs=1e-4)

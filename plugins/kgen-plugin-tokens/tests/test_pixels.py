@@ -53,7 +53,9 @@ def test_colours_are_the_nearest_ones_of_k_means() -> None:
     palette = ops.convert_to_numpy(decoder.palette)
     scaled = (PICTURES / 127.5 - 1.0).astype("float32")
     codes, distances = vq(scaled.reshape(-1, 3), palette)
-    np.testing.assert_array_equal(ops.convert_to_numpy(decoder.encode(ops.convert_to_tensor(scaled))).reshape(-1), codes)
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(decoder.encode(ops.convert_to_tensor(scaled))).reshape(-1), codes
+    )
     losses = decoder.compute_losses(ops.convert_to_tensor(scaled), {}, training=False)["loss"]
     expected = np.square(distances).reshape(20, -1).mean(axis=1)
     np.testing.assert_allclose(ops.convert_to_numpy(losses), expected, rtol=1e-3, atol=1e-5)
