@@ -104,9 +104,14 @@ def kgen_jobs() -> tuple[dict[str, Job], dict[str, int]]:
         f"AR, {BATCH} pictures": sampler(ar, BATCH),
         f"AR, {BATCH} pictures, {UNCACHED} tokens without what is kept": uncached(BATCH),
         f"NAR of {NAR_STEPS} steps, {BATCH} pictures": sampler(nar, BATCH, steps=NAR_STEPS),
+        f"NAR of {NAR_STEPS} steps, 1 picture": sampler(nar, 1, steps=NAR_STEPS),
         "NAR, training step": trainer(),
     }
-    return jobs, {"AR": ar.count_params(), "NAR": nar.count_params()}
+    return jobs, {"AR": weights(ar), "NAR": weights(nar)}
+
+
+def weights(layer: Any) -> int:
+    return sum(int(np.prod(variable.shape)) for variable in layer.trainable_variables)
 
 
 def gpt2() -> tuple[Job, int]:
@@ -198,12 +203,13 @@ def main() -> None:
 
 
 def report(seconds: dict[str, float], sizes: dict[str, int]) -> str:
-    one, many, slow, few, training, peer, other = seconds.values()
+    one, many, slow, few, single, training, peer, other = seconds.values()
     lines = ["| job | milliseconds |", "|---|---|", *(f"| {k} | {1000 * v:,.0f} |" for k, v in seconds.items()), ""]
     ratios = {
         "AR faster with what is kept": slow * COUNT / UNCACHED / many,
         f"a batch of {BATCH} costs, of one picture": many / one,
-        f"NAR of {NAR_STEPS} steps faster than AR": many / few,
+        f"NAR of {NAR_STEPS} steps faster than AR, {BATCH} pictures": many / few,
+        f"NAR of {NAR_STEPS} steps faster than AR, 1 picture": one / single,
         f"AR faster than GPT-2 ({sizes['AR']:,} and {sizes['GPT-2']:,} weights)": peer / many,
         f"NAR's training step faster than muse's ({sizes['NAR']:,} and {sizes['muse']:,} weights)": other / training,
     }
