@@ -97,20 +97,33 @@ class DecoderConformance(LossConformance):
 
     # ---- both directions ------------------------------------------------------------------------------------------
 
+    _shared: ClassVar[tuple[Decoder, dict[str, Runner]]]
+
     def _coder(self) -> Decoder:
-        component = self.ready()
-        perturb(component)
-        return component
+        """A component as after some training: one for all checks of a class, as compiling `decode` takes long."""
+        cls = type(self)
+        if "_shared" not in cls.__dict__:
+            component = self.ready()
+            perturb(component)
+            cls._shared = (component, {})
+        return cls._shared[0]
 
     def _encode(self, component: Decoder, images: np.ndarray) -> np.ndarray:
         with unchanged(component):
             return arrays(component.encode(tensors(images)))  # type: ignore[no-any-return]
 
     def _decode(self, component: Decoder, batch: Batch, given: Options) -> np.ndarray:
+        """Decodes as the pipeline does: traced, or compiled, as a whole; the shared component once an option set."""
+
         def function(b: Batch, training: bool) -> Any:
             return component.decode(b["latent"], b["condition"], b.get("noise", {}), **given)
 
-        return Runner(component, function).run(batch)  # type: ignore[no-any-return]
+        if component is not self._coder():
+            return Runner(component, function).run(batch)  # type: ignore[no-any-return]
+        runners = self._shared[1]
+        if repr(given) not in runners:
+            runners[repr(given)] = Runner(component, function)
+        return runners[repr(given)].run(batch)  # type: ignore[no-any-return]
 
     def _decoding_batch(self, component: Decoder, given: Options) -> Batch:
         images = self.loss_batch(component)["images"]
