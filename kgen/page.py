@@ -18,7 +18,6 @@ figcaption, footer, .quiet { color: #59636e; font-size: 13px }
 .over-time img { max-width: 15rem } table { border-collapse: collapse }
 td, th { padding: .2rem .8rem .2rem 0; text-align: left }
 pre { background: #f6f8fa; padding: 1rem; overflow-x: auto; font-size: 13px }
-svg text { font-size: 11px; fill: #59636e }
 """
 
 

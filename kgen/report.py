@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
@@ -11,11 +12,10 @@ from typing import Any
 
 from kgen.files import write_text
 from kgen.page import page, picture, table
+from kgen.plot import Line, line_plot
 from kgen.rundir import RunDirectory
 from kgen.training.journal import read_rows
 
-WIDTH, HEIGHT, MARGIN = 720, 260, 46
-COLOURS = ("#1f6feb", "#d1660f", "#1a7f37", "#8250df")
 MAX_GRIDS = 8
 
 _BODY = Template("""<h1>$name</h1>
@@ -110,32 +110,12 @@ def _scores(directory: RunDirectory) -> str:
 
 
 def _curve(rows: Sequence[Mapping[str, str]]) -> str:
-    """An SVG line chart of the loss and the validation loss."""
-    series = {
-        name: [(int(row["step"]), float(row[name])) for row in rows if row.get(name)] for name in ("loss", "val_loss")
-    }
-    series = {name: points for name, points in series.items() if points}
-    if not series:
-        return "<p>Nothing was logged.</p>"
-    every = [point for points in series.values() for point in points]
-    last = max(step for step, _ in every)
-    low, high = min(value for _, value in every), max(value for _, value in every)
-    span = (high - low) or 1.0
-
-    def place(step: int, value: float) -> str:
-        x = MARGIN + (WIDTH - 2 * MARGIN) * step / last
-        return f"{x:.1f},{HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * (value - low) / span:.1f}"
-
-    lines = []
-    for index, (name, points) in enumerate(series.items()):
-        path = " ".join(place(*point) for point in points)
-        lines.append(f'<polyline fill="none" stroke="{COLOURS[index]}" stroke-width="1.5" points="{path}"/>')
-        lines.append(f'<text x="{MARGIN + 90 * index}" y="16" style="fill:{COLOURS[index]}">{name}</text>')
-    bottom = HEIGHT - MARGIN
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="100%" role="img" aria-label="loss over steps">'
-        f'<path d="M{MARGIN},{MARGIN - 20} V{bottom} H{WIDTH - MARGIN}" fill="none" stroke="#d1d9e0"/>'
-        f'<text x="2" y="{bottom}">{low:.4g}</text><text x="2" y="{MARGIN}">{high:.4g}</text>'
-        f'<text x="{MARGIN}" y="{bottom + 16}">0</text>'
-        f'<text x="{WIDTH - MARGIN}" y="{bottom + 16}" text-anchor="end">step {last}</text>{"".join(lines)}</svg>'
-    )
+    """The loss and the validation loss over the steps."""
+    lines = [
+        Line(
+            name, [(int(row["step"]), float(row[name])) for row in rows if math.isfinite(float(row.get(name) or "nan"))]
+        )
+        for name in ("loss", "val_loss")
+    ]
+    lines = [line for line in lines if line.points]
+    return line_plot(lines, "step", "loss") if lines else "<p>Nothing was logged.</p>"
