@@ -19,7 +19,7 @@ from kgen.images import floats, to_uint8
 from kgen.likelihood import Likelihood
 from kgen.loss_model import LossModel
 from kgen.random import SeedGenerator, draw, interpolate
-from kgen.sampler import Sampler, validate_options
+from kgen.sampler import Sampler, noise_spec, validate_options
 
 Tensor = Any
 Batch = dict[str, Any]
@@ -175,8 +175,8 @@ class Pipeline(LossModel):
         copies = [copy for _ in prompts for copy in range(n)]
         batch: Batch = {
             "tokens": self.encoder.tokenize(texts),
-            "generator": draw(self.generator.noise_spec(**options), [(seed, copy) for copy in copies]),
-            "decoder": draw(self.decoder.noise_spec(**decoder_options), [(seed, copy) for copy in copies]),
+            "generator": draw(noise_spec(self.generator, options), [(seed, copy) for copy in copies]),
+            "decoder": draw(noise_spec(self.decoder, decoder_options), [(seed, copy) for copy in copies]),
         }
         if image is not None:
             batch["image"] = np.repeat(image[None], len(texts), axis=0)
@@ -208,7 +208,7 @@ class Pipeline(LossModel):
             ConfigError: the generator makes its pictures of noise that has no way between (it is not normal).
         """
         options = validate_options(self.generator, "generate", options)
-        specs = self.generator.noise_spec(**options)
+        specs = noise_spec(self.generator, options)
         if not any(spec.kind == "normal" for spec in specs.values()):
             raise ConfigError(f"{type(self.generator).__name__} has no normal noise to interpolate")
         first, second = (draw(specs, [(seed, 0)]) for seed in seeds)

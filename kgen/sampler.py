@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -13,6 +14,7 @@ from kgen.data.stream import slices, stream
 from kgen.devices import compile_sampling
 from kgen.errors import ConfigError
 from kgen.images import floats
+from kgen.random import NoiseSpec
 from kgen.signature import option_model, options
 
 if TYPE_CHECKING:
@@ -68,3 +70,11 @@ def validate_options(part: Any, method: str, given: dict[str, Any] | Any) -> dic
         lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg'].lower()}" for e in error.errors()]
         raise ConfigError(f"options of {name}.{method}: {'; '.join(lines)} (it takes: {known})") from error
     return {key: getattr(model, key) for key in given}
+
+
+def noise_spec(part: Any, checked: Mapping[str, Any]) -> Mapping[str, NoiseSpec]:
+    """The random numbers that a generator or decoder needs; ConfigError where the options do not go together."""
+    try:
+        return part.noise_spec(**checked)  # type: ignore[no-any-return]
+    except ValueError as error:
+        raise ConfigError(f"options of {type(part).__name__}: {error}") from error
