@@ -6,8 +6,8 @@ import csv
 import html
 import io
 import json
+import re
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +24,10 @@ from kgen.page import page, picture, table
 from kgen.pipeline import Pipeline
 from kgen.rundir import RunDirectory
 from kgen.saving import load
-from kgen.scoring import BITS, prompts_to_draw
+from kgen.scoring import BITS, in_split, prompts_to_draw
 from kgen.signature import options
+from kgen.sweep import Trial, long_table, plots, seconds_a_picture, section, sweep, wide_table
 from kgen.training.journal import read_rows
-
-TIMED_PICTURES = 32
-"""How many are drawn to measure the speed of sampling."""
 
 MOST_PROMPTS = 8
 
@@ -39,11 +37,12 @@ WAY = 8
 
 @dataclass(frozen=True)
 class Comparison:
-    """Where a comparison lies, and its table."""
+    """Where a comparison lies, and its table; `steps` is None where none were asked for."""
 
     markdown: Path
     csv: Path
     html: Path
+    steps: Path | None
     head: list[str]
     rows: list[list[str]]
 
@@ -64,35 +63,48 @@ def compare(
     *,
     prompts: Sequence[str] | None = None,
     seed: int = 0,
+    steps: Sequence[int] = (),
     say: Callable[[str], None] = print,
 ) -> Comparison:
-    """Measures finished runs, and writes `comparison.md`, `.csv`, `.html`, `pictures.png` and `interpolations.png`.
+    """Measures finished runs, and writes `comparison.md`, `.csv`, `.html`, `pictures.png` and `interpolations.png`; of
+    numbers of steps also `steps.csv`, and a plot for each metric.
 
     Args:
         paths: Run directories.
         out: The folder to write into.
         prompts: What to draw; some of what the first run drew by default.
         seed: Of the noise, the same for all.
+        steps: To draw each run's evaluation prompts with, for quality against time; none: that is not measured.
 
     Raises:
-        RunError: a directory holds no finished run. ConfigError: their pictures are not of one size.
+        RunError: a directory holds no finished run. ConfigError: their pictures are not of one size; `steps` are given,
+            but a run has no metric.
     """
     directories = [RunDirectory(path) for path in paths]
     for directory in directories:
         directory.require_run()
     names = _names(directories)
+    configs = [RunConfig.load(directory.config) for directory in directories]
+    if steps:
+        _require_metrics(names, configs)
     if prompts is None:
-        config = RunConfig.load(directories[0].config)
-        drawn = prompts_to_draw(config, read_dataset(config.data))
+        drawn = prompts_to_draw(configs[0], read_dataset(configs[0].data))
         prompts = [drawn[int(i)] for i in np.linspace(0, len(drawn) - 1, min(MOST_PROMPTS, len(drawn)))]
-    runs = []
-    for name, directory in zip(names, directories, strict=True):
+    runs: list[_Run] = []
+    trials: list[Trial] = []
+    notes = _notes(directories, names)
+    for name, directory, config in zip(names, directories, configs, strict=True):
         say(f"measuring {name}")
-        runs.append(_measure(name, directory, prompts, seed))
+        pipeline = load(directory.model)
+        runs.append(_measure(name, directory, config, pipeline, prompts, seed))
+        if steps:
+            made = sweep(name, pipeline, config, steps, say)
+            trials += made.trials
+            notes += made.notes
     if len({run.pictures.shape for run in runs}) > 1:
         sizes = ", ".join(f"{run.name}: {'x'.join(map(str, run.pictures.shape[1:]))}" for run in runs)
         raise ConfigError(f"these runs draw pictures of different sizes: {sizes}")
-    return _write(out, runs, prompts, _notes(directories, names))
+    return _write(out, runs, trials, prompts, notes)
 
 
 def _names(directories: Sequence[RunDirectory]) -> list[str]:
@@ -101,8 +113,18 @@ def _names(directories: Sequence[RunDirectory]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(directory.path) for directory in directories]
 
 
-def _measure(name: str, directory: RunDirectory, prompts: Sequence[str], seed: int) -> _Run:
-    pipeline, config = load(directory.model), RunConfig.load(directory.config)
+def _require_metrics(names: Sequence[str], configs: Sequence[RunConfig]) -> None:
+    without = [name for name, config in zip(names, configs, strict=True) if not config.evaluate.metrics]
+    if without:
+        raise ConfigError(
+            f"quality over steps needs a metric, but {', '.join(without)} has none: name one under 'evaluate: "
+            "metrics:' of its config.yaml, or leave the steps out"
+        )
+
+
+def _measure(
+    name: str, directory: RunDirectory, config: RunConfig, pipeline: Pipeline, prompts: Sequence[str], seed: int
+) -> _Run:
     drawing = config.sample.options
     pictures = pipeline.generate(prompts, seed=seed, **drawing)
     try:
@@ -124,7 +146,7 @@ def _facts(directory: RunDirectory, config: RunConfig, pipeline: Pipeline) -> di
         "training steps": str(manifest["step"]),
         "training s": f"{manifest['timings']['training_seconds']:.0f}",
         "pictures/s trained": f"{statistics.median(speeds):.0f}" if speeds else "",
-        "pictures/s drawn": f"{_sampling_speed(pipeline, config):.0f}",
+        "pictures/s drawn": f"{1 / seconds_a_picture(pipeline, drawing):.0f}",
         "steps to draw": str(_steps(pipeline, drawing)),
         "bits/dim": "" if bits is None else f"{bits:.3f}",
         "likelihood": pipeline.generator.likelihood or "none",
@@ -139,7 +161,7 @@ def _scores(directory: RunDirectory) -> dict[str, float]:
         return {}
     found = json.loads(directory.evaluation.read_text(encoding="utf-8"))
     return {
-        name if name == BITS or split == "train" else f"{name} ({split})": value
+        name if name == BITS else in_split(name, split): value
         for split, scores in found.items()
         for name, value in scores.items()
     }
@@ -149,16 +171,6 @@ def _steps(pipeline: Pipeline, given: dict[str, Any]) -> int:
     """How many steps one picture takes: the option of that name, or one."""
     known = options(type(pipeline.generator).generate)
     return int(given.get("steps", known["steps"].default)) if "steps" in known else 1
-
-
-def _sampling_speed(pipeline: Pipeline, config: RunConfig) -> float:
-    """Pictures a second, once everything is compiled."""
-    seconds = []
-    for _ in range(3):
-        began = time.perf_counter()
-        pipeline.generate([""], n=TIMED_PICTURES, batch_size=TIMED_PICTURES, **config.sample.options)
-        seconds.append(time.perf_counter() - began)
-    return TIMED_PICTURES / min(seconds[1:])
 
 
 def _notes(directories: Sequence[RunDirectory], names: Sequence[str]) -> list[str]:
@@ -176,7 +188,9 @@ def _notes(directories: Sequence[RunDirectory], names: Sequence[str]) -> list[st
     return notes
 
 
-def _write(out: Path, runs: Sequence[_Run], prompts: Sequence[str], notes: Sequence[str]) -> Comparison:
+def _write(
+    out: Path, runs: Sequence[_Run], trials: Sequence[Trial], prompts: Sequence[str], notes: Sequence[str]
+) -> Comparison:
     out.mkdir(parents=True, exist_ok=True)
     keys = list(dict.fromkeys(key for run in runs for key in run.facts))
     keys.append(keys.pop(keys.index("peak MiB")))
@@ -188,11 +202,23 @@ def _write(out: Path, runs: Sequence[_Run], prompts: Sequence[str], notes: Seque
     if movers:
         sheet = matrix([run.way for run in movers if run.way is not None], [run.name for run in movers])
         save_png(ways, sheet, {**metadata, "prompt": prompts[0]})
-    made = Comparison(out / "comparison.md", out / "comparison.csv", out / "comparison.html", head, rows)
+    steps = _write_steps(out, trials) if trials else None
+    made = Comparison(out / "comparison.md", out / "comparison.csv", out / "comparison.html", steps, head, rows)
     write_text(made.csv, _csv(head, rows))
-    write_text(made.markdown, _markdown(head, rows, notes, prompts[0] if movers else None))
-    write_text(made.html, _html(head, rows, notes, pictures, ways if movers else None, prompts[0]))
+    write_text(made.markdown, _markdown(head, rows, notes, prompts[0] if movers else None, trials))
+    write_text(made.html, _html(head, rows, notes, pictures, ways if movers else None, prompts[0], trials))
     return made
+
+
+def _write_steps(out: Path, trials: Sequence[Trial]) -> Path:
+    for metric, svg in plots(trials).items():
+        write_text(out / _plot_name(metric), svg + "\n")
+    write_text(out / "steps.csv", _csv(*long_table(trials)))
+    return out / "steps.csv"
+
+
+def _plot_name(metric: str) -> str:
+    return f"steps-{re.sub(r'[^a-z0-9]+', '-', metric.lower()).strip('-')}.svg"
 
 
 def _csv(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -201,15 +227,31 @@ def _csv(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return text.getvalue()
 
 
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str], moved: str | None) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    lines = [line(head), line(["---"] * len(head)), *map(line, rows), "", *(f"{note}\n" for note in notes)]
+def _markdown(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    notes: Sequence[str],
+    moved: str | None,
+    trials: Sequence[Trial],
+) -> str:
+    lines = [*_markdown_table(head, rows), *(f"{note}\n" for note in notes)]
     lines.append("![Pictures of the same prompts and seed](pictures.png)")
     if moved is not None:
         lines.append(f'\n![From one noise to another: "{moved}"](interpolations.png)')
+    if trials:
+        lines.append("\n## Quality against time\n")
+        lines += [f"![{metric} over the time a picture takes]({_plot_name(metric)})\n" for metric in plots(trials)]
+        lines += _markdown_table(*wide_table(trials))
     return "\n".join([*lines, ""])
+
+
+def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Its lines, with an empty one after."""
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    return [line(head), line(["---"] * len(head)), *map(line, rows), ""]
 
 
 def _html(
@@ -219,6 +261,7 @@ def _html(
     pictures: Path,
     ways: Path | None,
     prompt: str,
+    trials: Sequence[Trial],
 ) -> str:
     turned = list(zip(head, *rows, strict=True))  # a run a column: there are fewer of them
     body = [
@@ -230,4 +273,6 @@ def _html(
     ]
     if ways is not None:
         body += [f"<h2>From one noise to another: {html.escape(prompt)}</h2>", picture(ways)]
+    if trials:
+        body.append(section(trials))
     return page("Comparison", "\n".join(body))

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from kgen.assembly import make_metric
 from kgen.components.dataset import Dataset, Split
+from kgen.components.metric import Metric
 from kgen.config import RunConfig
 from kgen.errors import ConfigError
 from kgen.likelihood import bits_per_dimension
 from kgen.pipeline import Pipeline
 
 Scores = dict[str, dict[str, float]]
+Metrics = Mapping[str, Metric]
+"""By the name that their scores begin with."""
 
 BITS = "bits per dimension"
 """Name of a score: of the negative log-likelihood, less is better."""
@@ -39,29 +43,62 @@ def spread(items: Sequence[str], count: int) -> list[str]:
 
 def score(config: RunConfig, pipeline: Pipeline, dataset: Dataset) -> Scores:
     """Scores by split ("train": prompts that were trained on; "holdout"), each metric's numbers under its name."""
-    metrics = [(metric.name.split("/")[-1], make_metric(metric.choice)) for metric in config.evaluate.metrics]
-    for name, metric in metrics:
+    scores = score_drawn(config, pipeline, dataset, open_metrics(config, dataset), config.sample.options)
+    for measured, bits in _likelihood(config, pipeline, dataset).items():
+        scores.setdefault(measured, {}).update(bits)
+    return scores
+
+
+def open_metrics(config: RunConfig, dataset: Dataset) -> Metrics:
+    """The metrics that a run asks for. Raises ConfigError where one makes no sense with the dataset."""
+    metrics = {metric.name.split("/")[-1]: make_metric(metric.choice) for metric in config.evaluate.metrics}
+    for name, metric in metrics.items():
         if metric.requires is not None and not isinstance(dataset, metric.requires):
             raise ConfigError(f"metric '{name}' needs the dataset {metric.requires.__name__}")
+    return metrics
+
+
+def score_drawn(
+    config: RunConfig, pipeline: Pipeline, dataset: Dataset, metrics: Metrics, options: Mapping[str, Any]
+) -> Scores:
+    """Draws the prompts of each split that `evaluate` asks for, and scores the pictures by the metrics.
+
+    Args:
+        options: To draw with, in place of the run's own.
+    """
     scores: Scores = {}
     splits: tuple[Split, ...] = ("train", "holdout")
     for split in splits:
         prompts = spread(dataset.prompts(split), config.evaluate.limit)
         if not metrics or not prompts:
             continue
-        copies, options = config.evaluate.copies, config.sample.options
+        copies = config.evaluate.copies
         images = pipeline.generate(
             prompts, n=copies, seed=config.sample.seed, batch_size=config.evaluate.batch_size, **options
         )
         repeated = [prompt for prompt in prompts for _ in range(copies)]
         scores[split] = {
             f"{name} {key}": float(value)
-            for name, metric in metrics
+            for name, metric in metrics.items()
             for key, value in metric(images, repeated, split, dataset).items()
         }
-    for measured, bits in _likelihood(config, pipeline, dataset).items():
-        scores.setdefault(measured, {}).update(bits)
     return scores
+
+
+def headlines(metrics: Metrics, scores: Scores) -> dict[str, float]:
+    """Of all scores one a metric and split, the one that says most: its `headline`, else its first."""
+    found = {}
+    for split, numbers in scores.items():
+        for name, metric in metrics.items():
+            own = [key for key in numbers if key.startswith(f"{name} ")]
+            key = own[0] if metric.headline is None else f"{name} {metric.headline}"
+            found[in_split(key, split)] = numbers[key]
+    return found
+
+
+def in_split(name: str, split: str) -> str:
+    """A score's name, with its split unless that is the one of the training."""
+    return name if split == "train" else f"{name} ({split})"
 
 
 def _likelihood(config: RunConfig, pipeline: Pipeline, dataset: Dataset) -> Scores:

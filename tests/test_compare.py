@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,36 @@ def test_table_page_and_pictures(kgen, trained: Trained, other: Path, tmp_path: 
     with Image.open(tmp_path / "c" / "pictures.png") as sheet:
         assert sheet.info["prompt"] == "red; white"
     assert "generator" in outcome.out and "comparison.html" in outcome.out
+
+
+def test_quality_against_time(kgen, trained: Trained, tmp_path: Path) -> None:
+    outcome = kgen("compare", trained.directory, "-o", tmp_path / "c", "--prompt", "red", "--steps", "2, 1,2")
+    assert outcome.status == 0, outcome.err
+    with (tmp_path / "c" / "steps.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    metrics = ("brightness mean", "brightness mean (holdout)")
+    assert [(row["run"], row["steps"], row["metric"]) for row in rows] == [
+        ("good", steps, metric) for steps in ("1", "2") for metric in metrics
+    ]
+    assert all(float(row["seconds a picture"]) > 0 and 0 <= float(row["value"]) <= 1 for row in rows)
+    page, markdown = ((tmp_path / "c" / f"comparison.{kind}").read_text() for kind in ("html", "md"))
+    assert page.count("<svg") == 2 and "Quality against time" in page
+    assert "| run | steps | seconds a picture | brightness mean |" in markdown
+    for name in ("steps-brightness-mean.svg", "steps-brightness-mean-holdout.svg"):
+        assert f"({name})" in markdown and (tmp_path / "c" / name).read_text().startswith("<svg")
+    assert "steps.csv" in outcome.out
+
+
+@pytest.mark.parametrize("steps", ["0", "a,b", "1,,2", "-1", "2.5", ""])
+def test_steps_that_are_no_numbers(kgen, trained: Trained, steps: str) -> None:
+    kgen("compare", trained.directory, f"--steps={steps}").refuses(f"--steps {steps}: must be numbers of steps from 1")
+
+
+def test_steps_want_a_metric(kgen, trained: Trained, tmp_path: Path) -> None:
+    shutil.copytree(trained.directory, tmp_path / "mute")
+    config = tmp_path / "mute" / "config.yaml"
+    config.write_text(re.sub(r"metrics:\n(  - .*\n(    .*\n)*)", "metrics: []\n", config.read_text()))
+    kgen("compare", tmp_path / "mute", "--steps", "1").refuses("needs a metric, but mute has none")
 
 
 def test_what_cannot_be_compared(kgen, trained: Trained, tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from kgen.cli.common import require_directory
+from kgen.errors import ConfigError
 
 EXAMPLE = "Example: kgen compare runs/quickstart runs/openmoji-minilm -o encoders"
 
@@ -22,8 +24,15 @@ def command(
         typer.Option("--prompt", metavar="TEXT", help="What to draw; repeatable.", show_default="the first run's"),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 2, help="Of the noise.")] = 0,
+    steps: Annotated[
+        str | None,
+        typer.Option(
+            "--steps", metavar="N,N,...", help="Quality against time: score each number of steps.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Write one table and one page on what runs cost, how likely they find pictures, and what they draw."""
+    numbers = () if steps is None else _numbers(steps)
     for run in runs:
         require_directory(run)
     from kgen.cli.backend import load_backend
@@ -34,9 +43,19 @@ def command(
 
     from kgen.compare import compare
 
-    made = compare(runs, output, prompts=prompts, seed=seed)
+    made = compare(runs, output, prompts=prompts, seed=seed, steps=numbers)
     shown = Table("", *(row[0] for row in made.rows))
     for index, key in enumerate(made.head[1:], start=1):
         shown.add_row(key, *(row[index] for row in made.rows))
     Console().print(shown)
     print(f"page:  {made.html}\ntable: {made.markdown}, {made.csv}")
+    if made.steps is not None:
+        print(f"steps: {made.steps}")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Reads what `--steps` was given."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch("0*[1-9][0-9]{0,5}", part) for part in parts):
+        raise ConfigError(f"--steps {text}: must be numbers of steps from 1 on, with commas, such as 1,2,4,8,16,32")
+    return tuple(map(int, parts))

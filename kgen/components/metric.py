@@ -18,6 +18,9 @@ class Metric(Configurable, ABC):
     requires: ClassVar[type[Any] | None] = None
     """The dataset class without which the metric makes no sense; None: any dataset."""
 
+    headline: ClassVar[str | None] = None
+    """The name of the number that says most, where only one can be shown; None: the first that is returned."""
+
     @abstractmethod
     def __call__(
         self, images: np.ndarray, prompts: Sequence[str], split: Split, dataset: Dataset

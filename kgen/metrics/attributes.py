@@ -59,6 +59,7 @@ class Attributes(Metric):
     """
 
     requires: ClassVar[type[Any] | None] = Shapes
+    headline: ClassVar[str | None] = "accuracy"
 
     def __call__(
         self, images: np.ndarray, prompts: Sequence[str], split: Split, dataset: Dataset

@@ -54,6 +54,9 @@ class MetricConformance(ConfigurationConformance):
         kept = images.copy()
         scores = self._score(metric, images, dataset)
         assert scores, f"{type(metric).__name__} returns no score"
+        assert metric.headline is None or metric.headline in scores, (
+            f"{type(metric).__name__}.headline is '{metric.headline}', which is none of its scores {sorted(scores)}"
+        )
         for name, value in scores.items():
             assert isinstance(name, str) and np.isfinite(float(value)), (
                 f"{name!r} must be a finite number, not {value!r}"

@@ -1,0 +1,139 @@
+"""Quality against time: what is drawn with how many steps, what is left out, and what is timed."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import numpy as np
+import pytest
+import yaml
+from command_line import GOOD
+from keras import ops
+from parts import Painter, Words
+from pydantic import Field
+
+import kgen
+from kgen.config import RunConfig
+from kgen.metrics.attributes import Attributes
+from kgen.metrics.retrieval import Retrieval
+from kgen.scoring import headlines
+from kgen.sweep import Trial, long_table, plots, seconds_a_picture, sweep, wide_table
+
+SPACE = kgen.Space("continuous", (8, 8, 3))
+
+
+class Brighter(Painter):
+    """Paints everything as bright as the steps that it takes, up to 4 of them; it dislikes 3."""
+
+    def noise_spec(self, *, steps: int = 1, **options: Any) -> Any:
+        if steps == 3:
+            raise ValueError("3 is a crowd")
+        return super().noise_spec(**options)
+
+    def generate(
+        self,
+        condition: Any,
+        null_condition: Any,
+        noise: Any,
+        *,
+        steps: Annotated[int, Field(ge=1, le=4)] = 1,
+        half: bool = False,
+    ) -> Any:
+        return ops.zeros_like(noise["z"]) + (steps / (5.0 if half else 2.5) - 1.0)
+
+
+def pipeline(generator: type[Painter]) -> kgen.Pipeline:
+    encoder = Words()
+    encoder.adapt(["red", "green"])
+    return kgen.assemble(
+        encoder=encoder,
+        generator=generator(SPACE, encoder.condition_space),
+        decoder="identity",
+        image_space=SPACE,
+        captions=["red", "green"],
+    )
+
+
+@pytest.fixture
+def config(toy: None) -> RunConfig:
+    return RunConfig.from_dict(yaml.safe_load(GOOD))
+
+
+def test_each_number_of_steps_is_drawn_once_and_scored(config: RunConfig) -> None:
+    said: list[str] = []
+    made = sweep("bright", pipeline(Brighter), config, [4, 1, 2, 2], said.append)
+    assert [(trial.run, trial.steps) for trial in made.trials] == [("bright", 1), ("bright", 2), ("bright", 4)]
+    for trial in made.trials:
+        assert trial.scores == {
+            "brightness mean": pytest.approx(trial.steps / 5),
+            "brightness mean (holdout)": pytest.approx(trial.steps / 5),
+        }
+        assert 0 < trial.seconds < 1
+    assert len(said) == 3 and not made.notes
+
+
+def test_the_runs_other_options_stay(config: RunConfig) -> None:
+    drawing = config.sample.model_copy(update={"options": {"steps": 4, "half": True}})
+    made = sweep("dim", pipeline(Brighter), config.model_copy(update={"sample": drawing}), [2], lambda text: None)
+    assert made.trials[0].scores["brightness mean"] == pytest.approx(0.2)
+
+
+def test_what_the_generator_refuses_is_noted(config: RunConfig) -> None:
+    made = sweep("bright", pipeline(Brighter), config, [2, 3, 9], lambda text: None)
+    assert [trial.steps for trial in made.trials] == [2]
+    few, many = made.notes
+    assert "bright was not drawn in 3 steps" in few and "3 is a crowd" in few
+    assert "bright was not drawn in 9 steps" in many and "less than or equal to 4" in many
+
+
+def test_without_steps_there_is_one_trial(config: RunConfig) -> None:
+    (trial,) = sweep("still", pipeline(Painter), config, [1, 2], lambda text: None).trials
+    assert trial.steps is None and set(trial.scores) == {"brightness mean", "brightness mean (holdout)"}
+
+
+def test_compiling_is_not_timed() -> None:
+    class Slow:
+        calls = 0
+
+        def generate(self, prompts: list[str], *, n: int, batch_size: int, steps: int) -> None:
+            assert n == batch_size == 32 and steps == 7
+            self.calls += 1
+            time.sleep(0.5 if self.calls == 1 else 0.032)
+
+    assert 0.001 <= seconds_a_picture(Slow(), {"steps": 7}) < 0.01  # type: ignore[arg-type]
+
+
+def test_the_headline_of_each_metric() -> None:
+    metrics = {"attributes": Attributes(), "retrieval": Retrieval(k=(5, 1))}
+    numbers = {"attributes colour": 0.1, "attributes accuracy": 0.2, "retrieval R@5": 0.3, "retrieval R@1": 0.4}
+    assert headlines(metrics, {"train": numbers}) == {"attributes accuracy": 0.2, "retrieval R@5": 0.3}
+    assert list(headlines(metrics, {"holdout": numbers})) == [
+        "attributes accuracy (holdout)",
+        "retrieval R@5 (holdout)",
+    ]
+
+
+TRIALS = [
+    Trial("all", 1, 0.01, {"retrieval R@1": 0.25}),
+    Trial("all", 8, 0.08, {"retrieval R@1": 0.75}),
+    Trial("one", None, 0.64, {"retrieval R@1": 0.8, "other": 1 / 3}),
+]
+
+
+def test_tables_and_plots() -> None:
+    head, rows = wide_table(TRIALS)
+    assert head == ["run", "steps", "seconds a picture", "retrieval R@1", "other"]
+    assert rows[0] == ["all", "1", "0.01", "0.250", ""] and rows[2] == ["one", "", "0.64", "0.800", "0.333"]
+    assert long_table(TRIALS)[1][-1] == ["one", "", "0.64", "other", "0.333333"] and len(long_table(TRIALS)[1]) == 4
+    drawn = plots(TRIALS)
+    assert list(drawn) == ["retrieval R@1", "other"]
+    assert (drawn["retrieval R@1"].count("<polyline"), drawn["retrieval R@1"].count("<circle")) == (1, 3)
+    assert (drawn["other"].count("<polyline"), drawn["other"].count("<circle")) == (0, 1)
+    assert ">8</text>" in drawn["retrieval R@1"] and "retrieval R@1 over seconds a picture" in drawn["retrieval R@1"]
+
+
+def test_options_that_do_not_go_together_are_no_fault(config: RunConfig) -> None:
+    with pytest.raises(kgen.ConfigError, match="options of Brighter: 3 is a crowd"):
+        pipeline(Brighter).generate("red", steps=3)
+    assert np.asarray(pipeline(Brighter).generate("red", steps=2)).mean() == 102
