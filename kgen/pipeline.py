@@ -19,6 +19,7 @@ from kgen.images import floats, to_uint8
 from kgen.likelihood import Likelihood
 from kgen.loss_model import LossModel
 from kgen.random import SeedGenerator, draw, interpolate
+from kgen.region import latent_region
 from kgen.sampler import Sampler, noise_spec, validate_options
 
 Tensor = Any
@@ -141,6 +142,7 @@ class Pipeline(LossModel):
         seed: int = 0,
         batch_size: int = MAX_SAMPLE_BATCH,
         image: np.ndarray | None = None,
+        mask: np.ndarray | None = None,
         decoder: Mapping[str, Any] | None = None,
         verbose: int = 0,
         **options: Any,
@@ -154,6 +156,8 @@ class Pipeline(LossModel):
             batch_size: Pictures that are made together.
             image: uint8 (height, width, channels), to change instead of drawing anew; for generators that have `edits`,
                 whose option `strength` says how much.
+            mask: uint8 (height, width), white where `image` is drawn anew while the rest of it stays; for generators
+                that have `inpaints`. A latent's cell is drawn anew if any of its pixels is white.
             decoder: Options of the decoder's `decode`.
             verbose: 1 shows Keras's progress bar.
             **options: Options of the generator's `generate`, such as `steps` or `guidance`.
@@ -162,13 +166,14 @@ class Pipeline(LossModel):
             uint8 (len(prompts) * n, height, width, channels), the `n` pictures of a prompt side by side.
 
         Raises:
-            ConfigError: an option is unknown, or its value not allowed; the generator cannot start from an image.
+            ConfigError: an option is unknown, or its value not allowed; the generator cannot start from an image, or
+                not with a mask.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not prompts or n < 1:
             return np.zeros((0, *self.decoder.image_space.shape), np.uint8)
         options = validate_options(self.generator, "generate", options)
-        self._check_source(image, options)
+        self._check_source(image, mask, options)
         decoder_options = validate_options(self.decoder, "decode", decoder or {})
         sampler = self._sampler(options, decoder_options)
         texts = [prompt for prompt in prompts for _ in range(n)]
@@ -180,17 +185,27 @@ class Pipeline(LossModel):
         }
         if image is not None:
             batch["image"] = np.repeat(image[None], len(texts), axis=0)
+        if mask is not None:
+            region = latent_region(mask, self.decoder.image_space, self.generator.space)  # (h, w)
+            batch["region"] = np.repeat(region[None], len(texts), axis=0)
         return to_uint8(sampler.sample(batch, min(batch_size, len(texts)), verbose))
 
-    def _check_source(self, image: np.ndarray | None, options: Mapping[str, Any]) -> None:
+    def _check_source(self, image: np.ndarray | None, mask: np.ndarray | None, options: Mapping[str, Any]) -> None:
         name, expected = type(self.generator).__name__, self.decoder.image_space.shape
         if image is None:
+            if mask is not None:
+                raise ConfigError("a mask is of an image to start from, but there is none")
             if "strength" in options and self.generator.edits:
                 raise ConfigError(f"'strength' is of an image to start from, but {name} is given none")
         elif not self.generator.edits:
             raise ConfigError(f"{name} starts from no image: leave it out")
         elif image.shape != expected or image.dtype != np.uint8:
             raise ConfigError(f"the image to start from must be uint8 {expected}, not {image.dtype} {image.shape}")
+        elif mask is not None:
+            if not self.generator.inpaints:
+                raise ConfigError(f"{name} changes an image as a whole: leave the mask out")
+            if "strength" in options:
+                raise ConfigError("'strength' is of an image as a whole: a mask's white is all drawn anew")
 
     def interpolate(
         self, prompt: str, *, count: int = 8, seeds: tuple[int, int] = (0, 1), **options: Any

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Sampler(keras.Model):  # type: ignore[misc]
     """Tokens, noise and perhaps images to start from -> images in [-1, 1], with one set of options.
 
-    Shares the weights of the pipeline, which holds it.
+    Of images to start from, a region may be all that is drawn anew. Shares the weights of the pipeline, which holds it.
     """
 
     def __init__(self, pipeline: Pipeline, options: dict[str, Any], decoder_options: dict[str, Any]) -> None:
@@ -43,6 +43,7 @@ class Sampler(keras.Model):  # type: ignore[misc]
         null = self.encoder(self.null_tokens)
         null = {name: ops.broadcast_to(null[name], ops.shape(value)) for name, value in condition.items()}
         source = {"source": self.decoder.encode(floats(batch["image"]))} if "image" in batch else {}
+        source |= {"region": batch["region"]} if "region" in batch else {}
         latent = self.generator.generate(condition, null, batch.get("generator", {}), **source, **options)
         images = self.decoder.decode(latent, condition, batch.get("decoder", {}), **decoder_options)
         return ops.clip(ops.cast(images, "float32"), -1.0, 1.0)

@@ -11,7 +11,7 @@ import pydantic
 
 WIRED = {
     *("self", "space", "condition_space", "image_space"),
-    *("x", "condition", "null_condition", "noise", "source", "latent"),
+    *("x", "condition", "null_condition", "noise", "source", "region", "latent"),
 }
 """Arguments that kgen supplies: they are no options."""
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from keras import ops
 from kgen_plugin_superres.regression import Regression
 from PIL import Image
 
 import kgen
 from kgen import ConfigError, SpaceError
 from kgen.config import RunConfig
+from kgen.region import latent_region
 from kgen.run import open_decoder, run
 from kgen.upscaling import upscale
 
@@ -106,6 +109,80 @@ def test_a_run_file_has_no_strength() -> None:
         RunConfig.from_dict(data)
 
 
+# ---- drawing a part of a picture anew --------------------------------------------------------------------------------
+
+
+def cells(size: int) -> kgen.Pipeline:
+    """Whose latents are tokens of `size` x `size` pixels each, of one grey level: nothing of a picture is lost."""
+    decoder = Blocks(kgen.Space("continuous", (16, 16, 1)), size=size)
+    encoder = kgen.assembly.make_encoder({"name": "text/bag", "dim": 8}, [PROMPT])
+    network = {"width": 8, "depth": 1, "heads": 2}
+    generator = kgen.assembly.make_generator({"name": "tokens/nar", "network": network}, decoder, encoder)
+    return kgen.assemble(encoder=encoder, generator=generator, decoder=decoder, captions=[PROMPT])
+
+
+class Blocks(kgen.Decoder):
+    """Each token is the level of a block of pixels."""
+
+    def __init__(self, image_space: kgen.Space, *, size: int = 1, **kwargs: Any) -> None:
+        super().__init__(image_space, **kwargs)
+        self.size = size
+
+    @property
+    def latent_space(self) -> kgen.Space:
+        height, width, _ = self.image_space.shape
+        return kgen.Space("tokens", (height // self.size, width // self.size), vocabulary=256)
+
+    def encode(self, images: Any) -> Any:
+        levels = ops.round((images[:, :: self.size, :: self.size, 0] + 1.0) * 127.5)
+        return ops.cast(levels, "int32")
+
+    def decode(self, latent: Any, condition: Any, noise: Any) -> Any:
+        levels = ops.cast(latent, "float32")[..., None] / 127.5 - 1.0
+        return ops.repeat(ops.repeat(levels, self.size, axis=1), self.size, axis=2)
+
+
+def test_a_mask_chooses_the_cells_that_are_drawn_anew() -> None:
+    picture = np.kron(np.random.default_rng(0).integers(0, 256, (4, 4)), np.ones((4, 4))).astype(np.uint8)[..., None]
+    mask = np.zeros((16, 16), np.uint8)
+    mask[3, 4], mask[8:, 12:], mask[8, 0] = 255, 128, 127  # one pixel of a cell; two cells; not white
+    region = np.zeros((4, 4), bool)
+    region[0, 1] = region[2:, 3] = True
+    outside = ~np.kron(region, np.ones((4, 4), bool)).astype(bool)
+    made = cells(4).generate([PROMPT, "star"], n=2, image=picture, mask=mask, steps=2)
+    assert made.shape == (4, 16, 16, 1)
+    for drawn in made:
+        np.testing.assert_array_equal(drawn[outside], picture[outside])
+        assert all((drawn[4 * i, 4 * j] != picture[4 * i, 4 * j]).any() for i, j in np.argwhere(region))
+    assert (made[0] != made[1]).any()
+    np.testing.assert_array_equal(latent_region(mask[..., None], *SPACES), region)
+
+
+SPACES = (kgen.Space("continuous", (16, 16, 1)), kgen.Space("tokens", (4, 4), vocabulary=2))
+
+
+def test_a_mask_that_cannot_be_used() -> None:
+    picture, mask = PICTURE[..., :1], np.full((16, 16), 255, np.uint8)
+    pipeline = cells(4)
+    with pytest.raises(ConfigError, match="a mask is of an image to start from, but there is none"):
+        pipeline.generate(PROMPT, mask=mask)
+    with pytest.raises(ConfigError, match=r"the mask must be uint8 \(16, 16\), not uint8 \(8, 16\)"):
+        pipeline.generate(PROMPT, image=picture, mask=mask[:8])
+    with pytest.raises(ConfigError, match="not float64"):
+        pipeline.generate(PROMPT, image=picture, mask=mask / 255.0)
+    with pytest.raises(ConfigError, match="nothing white"):
+        pipeline.generate(PROMPT, image=picture, mask=mask // 2)
+    with pytest.raises(ConfigError, match="'strength' is of an image as a whole"):
+        pipeline.generate(PROMPT, image=picture, mask=mask, strength=0.5)
+    with pytest.raises(ConfigError, match="Diffusion changes an image as a whole: leave the mask out"):
+        pixels().generate(PROMPT, image=PICTURE, mask=mask)
+    with pytest.raises(ConfigError, match="VAE starts from no image"):
+        pixels("vae/vae").generate(PROMPT, image=PICTURE, mask=mask)
+    for shape in ((5, 4), (16,)):
+        with pytest.raises(ConfigError, match="divide a picture into cells"):
+            latent_region(mask, SPACES[0], kgen.Space("tokens", shape, vocabulary=2))
+
+
 # ---- making pictures larger ------------------------------------------------------------------------------------------
 
 
@@ -150,11 +227,21 @@ def test_commands(kgen, trained: Path, file: Path, tmp_path: Path) -> None:
         assert picture.size == (80, 60)
 
 
+def test_a_mask_belongs_to_its_picture(kgen, trained: Path, file: Path, tmp_path: Path) -> None:
+    mask = tmp_path / "mask.png"
+    Image.new("L", (40, 31), "white").save(mask)
+    given = ("generate", trained, "star", "--image", file, "--mask", mask)
+    kgen(*given, cwd=tmp_path).refuses(f"--mask {mask}: must be of the size of {file}, 40x30, not 40x31")
+    Image.new("L", (40, 30), "white").save(mask)
+    kgen(*given, cwd=tmp_path).refuses("Diffusion changes an image as a whole: leave the mask out")
+
+
 def test_bad_input(kgen, trained: Path, file: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(file.read_bytes()[:60])
     kgen("generate", trained, "star", "--strength", "0.3", cwd=tmp_path).refuses("--strength", "--image FILE")
     kgen("generate", trained, "star", "--image", tmp_path / "none.png", cwd=tmp_path).refuses("none.png")
+    kgen("generate", trained, "star", "--mask", file, cwd=tmp_path).refuses("--mask", "--image FILE")
     kgen("upscale", trained, broken, cwd=tmp_path).refuses("broken.png")
     kgen("upscale", trained, file, "--set", "steps=3", cwd=tmp_path).refuses("steps")
     kgen("reconstruct", trained, file, "-o", "sheet.gif", cwd=tmp_path).refuses("'.png'")

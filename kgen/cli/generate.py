@@ -36,6 +36,12 @@ def command(
         Path | None,
         typer.Option("--image", metavar="FILE", help="A picture to change.", show_default=False),
     ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            "--mask", metavar="FILE", help="White where --image is drawn anew; the rest stays.", show_default=False
+        ),
+    ] = None,
     strength: Annotated[
         float | None,
         typer.Option(
@@ -58,8 +64,9 @@ def command(
         if any("\ud800" <= character <= "\udfff" for character in prompt):
             raise ConfigError(f"prompt {prompt!r} is not UTF-8 text")
     require_directory(run)
-    if strength is not None and image is None:
-        raise ConfigError("--strength is of a picture to change: give it with --image FILE")
+    for name, given in (("strength", strength), ("mask", mask)):
+        if given is not None and image is None:
+            raise ConfigError(f"--{name} is of a picture to change: give it with --image FILE")
     target = _Target(output if output is not None else f"{_slug(prompts[0])}.png")
     from kgen.cli.backend import load_backend
 
@@ -69,19 +76,26 @@ def command(
 
     pipeline = load(run)
     options = sampling_options(settings or (), type(pipeline.generator), type(pipeline.decoder))
-    source = {} if image is None else _source(image, strength, pipeline.decoder.image_space)
+    source = {} if image is None else _source(image, mask, strength, pipeline.decoder.image_space)
     images = pipeline.generate(prompts, n=number, seed=seed, **source, **options)
     facts = {"seed": str(seed), "model": run.resolve().name, "options": json.dumps(options)}
     facts |= {} if image is None else {"image": str(image), "strength": str(source.get("strength", ""))}
+    facts |= {} if mask is None else {"mask": str(mask)}
     target.write(images, [prompt for prompt in prompts for _ in range(number)], number, facts)
 
 
-def _source(image: Path, strength: float | None, space: Space) -> dict[str, Any]:
-    """What `Pipeline.generate` takes of a picture to change."""
+def _source(image: Path, mask: Path | None, strength: float | None, space: Space) -> dict[str, Any]:
+    """What `Pipeline.generate` takes of a picture to change; its mask is cropped as it is."""
     from kgen.data.images import read
 
-    given = {} if strength is None else {"strength": strength}
-    return {"image": read(image, space.shape[-1], space.shape[0]), **given}
+    size, channels = space.shape[0], space.shape[-1]
+    given: dict[str, Any] = {} if strength is None else {"strength": strength}
+    if mask is not None:
+        (height, width), (rows, columns) = (read(path, 1).shape[:2] for path in (image, mask))
+        if (height, width) != (rows, columns):
+            raise ConfigError(f"--mask {mask}: must be of the size of {image}, {width}x{height}, not {columns}x{rows}")
+        given["mask"] = read(mask, 1, size)
+    return {"image": read(image, channels, size), **given}
 
 
 class _Target:

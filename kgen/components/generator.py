@@ -40,6 +40,9 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
     edits: ClassVar[bool] = False
     """True where `generate` takes a `source`, the latents of pictures to start from, and a `strength`."""
 
+    inpaints: ClassVar[bool] = False
+    """True where it `edits`, and `generate` takes a `region` too, the only part of a source that is drawn anew."""
+
     likelihood: ClassVar[Literal["exact", "lower bound"] | None] = None
     """What `log_likelihood` gives; None where there is none."""
 
@@ -76,6 +79,8 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
             null_condition: The empty text's condition, same shapes: what the model saw where conditions were dropped.
             noise: By name (B, *shape), as `noise_spec` asked for.
             source: Only where `edits`, and only where pictures are to be changed: their latents (B, *space.shape).
+            region: Only where `inpaints`, and only with a `source`: (B, *space.shape[:2]) bool, True where the latents
+                are drawn anew; the others stay exactly, and `strength` does not matter.
 
         Returns:
             (B, *space.shape); row i depends on row i of the arguments alone.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -179,6 +180,36 @@ class GeneratorConformance(LossConformance):
             keras.config.set_dtype_policy(before)
         check_in_space(x, component.space, BATCH, f"generate({_show(given)}) in mixed precision")
 
+    # ---- editing --------------------------------------------------------------------------------------------------
+
+    def test_edits_as_declared(self) -> None:
+        component = self._sampler()
+        known = inspect.signature(type(component).generate).parameters
+        for declared, argument in (("edits", "source"), ("inpaints", "region")):
+            assert (argument in known) == getattr(component, declared), (
+                f"{declared} is {getattr(component, declared)}, but generate "
+                f"{'takes' if argument in known else 'does not take'} '{argument}'"
+            )
+        assert "strength" in known or not component.edits, "edits is True, but generate does not take 'strength'"
+        assert component.edits or not component.inpaints, "inpaints is True, but edits is not"
+
+    def test_draws_a_region_anew_and_keeps_the_rest(self) -> None:
+        component = self._sampler()
+        if not component.inpaints:
+            return
+        source = random_latents(component.space, BATCH, 2)
+        region = np.random.default_rng(0).random((BATCH, *component.space.shape[:2])) < 0.5  # another for each row
+        for given in self.generate_options:
+            batch = {**self._sampling_batch(component, given), "source": source, "region": region}
+            x = sampling_runner(component, given).run(batch)
+            check_in_space(x, component.space, BATCH, f"generate({_show(given)}) of a region")
+            assert np.array_equal(x[~region], source[~region]), f"generate({_show(given)}) changes more than its region"
+            assert not np.array_equal(x, source), f"generate({_show(given)}) draws nothing of its region anew"
+            alone = sampling_runner(component, given).run(rows(batch, slice(1, 2)))
+            np.testing.assert_allclose(
+                alone[0], x[1], rtol=0, atol=self.tolerance, err_msg="a region is drawn otherwise alone and in a batch"
+            )
+
     # ---- likelihood -----------------------------------------------------------------------------------------------
 
     def test_likelihood_as_declared(self) -> None:
@@ -212,7 +243,8 @@ def sampling_runner(component: Generator, given: Options) -> Runner:
     """`generate` with one set of options, as a Keras model."""
 
     def function(batch: Batch, training: bool) -> Any:
-        return component.generate(batch["condition"], batch["null"], batch.get("noise", {}), **given)
+        source = {name: batch[name] for name in ("source", "region") if name in batch}
+        return component.generate(batch["condition"], batch["null"], batch.get("noise", {}), **source, **given)
 
     return Runner(component, function)
 

@@ -72,7 +72,7 @@ class MaskedModel(keras.layers.Layer):
     def fill(
         self,
         tokens: Tensor,
-        counts: np.ndarray,
+        counts: np.ndarray | Tensor,
         keys: Tensor,
         condition: Condition,
         null_condition: Condition,
@@ -88,7 +88,7 @@ class MaskedModel(keras.layers.Layer):
 
         Args:
             tokens: (B, N) int32; the first of `counts` are masked in each row.
-            counts: (steps,), how many are masked before each step.
+            counts: (steps,) int32, how many are masked before each step; or of each row, (B, steps).
             keys: (B, 2) int32, of the random numbers.
             randomness: Of Gumbel noise that is added to certainties, and fades to 0 at the last step.
             guidance: Weight of classifier-free guidance.
@@ -99,8 +99,9 @@ class MaskedModel(keras.layers.Layer):
             (B, N) int32 without masked ones, and how certain each was when filled in: its log-probability (B, N),
             `CERTAIN` for those that were there from the beginning.
         """
-        steps = len(counts)
-        after = ops.convert_to_tensor(np.append(counts[1:], 0).astype(np.int32))  # (steps,)
+        counts = ops.cast(ops.convert_to_tensor(counts), "int32")
+        steps = counts.shape[-1]
+        after = ops.concatenate([counts[..., 1:], ops.zeros_like(counts[..., :1])], axis=-1)  # (steps,) or (B, steps)
         if guidance != 1.0:
             both = {name: ops.concatenate([condition[name], null_condition[name]]) for name in condition}
 
@@ -125,7 +126,7 @@ class MaskedModel(keras.layers.Layer):
             judged = certainty + randomness * (1.0 - progress) * noise
             stays = certainty >= CERTAIN if revise else ops.logical_not(empty)
             judged = ops.where(stays, CERTAIN, judged)
-            again = ranks(judged) < ops.take(after, step)  # the least certain
+            again = ranks(judged) < ops.take(after, ops.reshape(step, (1,)), axis=-1)  # (B, N): the least certain
             return self.masked(filled, again), certainty
 
         start = ops.where(tokens == self.vocabulary, 0.0, CERTAIN)

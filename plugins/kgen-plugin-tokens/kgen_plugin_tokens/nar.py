@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt
 from kgen import ConditionSpace, Generator, NoiseSpec, SeedGenerator, Space
 from kgen.random import uniform
 from kgen_plugin_tokens.bidirectional import MaskedModel, any_order_bound, masked_loss
-from kgen_plugin_tokens.masking import SCHEDULES, Schedule, masked_counts, ranks
+from kgen_plugin_tokens.masking import SCHEDULES, Schedule, counts_up_to, masked_counts, ranks
 from kgen_plugin_tokens.transformer import Transformer
 
 Tensor = Any
@@ -39,6 +39,7 @@ class NonAutoregressive(Generator):
     accepts: ClassVar[tuple[str, ...]] = ("tokens",)
     guidable: ClassVar[bool] = True
     edits: ClassVar[bool] = True
+    inpaints: ClassVar[bool] = True
     likelihood = "lower bound"
 
     def __init__(
@@ -95,6 +96,7 @@ class NonAutoregressive(Generator):
         null_condition: Condition,
         noise: dict[str, Tensor],
         source: Tensor | None = None,
+        region: Tensor | None = None,
         *,
         steps: PositiveInt = 8,
         temperature: Annotated[float, Field(gt=0)] = 1.0,
@@ -105,7 +107,7 @@ class NonAutoregressive(Generator):
         revise: bool = False,
         strength: Annotated[float, Field(gt=0, le=1)] = 0.6,
     ) -> Tensor:
-        """Fills in all tokens; or some of those of a picture, if there is a `source`.
+        """Fills in all tokens; or some of those of a picture, if there is a `source`: random ones, or a `region`'s.
 
         Args:
             steps: Passes through the network, from 1 to the number of tokens.
@@ -115,18 +117,21 @@ class NonAutoregressive(Generator):
             guidance: Weight of classifier-free guidance, of the logits; 1 is none, and costs half as much.
             guidance_rises: Whether its weight begins at 1 and rises to `guidance`, for more variety.
             revise: Whether tokens that stayed can be drawn again when the model doubts them; wants `corruption`.
-            strength: Share of the tokens of a `source` that are drawn anew; random ones.
+            strength: Share of the tokens of a `source` that are drawn anew, where there is no `region`.
         """
         count, size = ops.shape(condition["mask"])[0], self.space.size
         to_fill = size if source is None else max(1, round(strength * size))
-        if source is None:
+        counts = masked_counts(self.schedule, to_fill, min(steps, to_fill))
+        if region is not None:
+            tokens, counts = self._open(source, region, steps)
+        elif source is None:
             tokens = ops.full((count, size), self.model.vocabulary, dtype="int32")
         else:
             chosen = ranks(uniform(noise["steps"], CHOICE, (size,))) < to_fill
             tokens = self.model.masked(ops.cast(ops.reshape(source, (-1, size)), "int32"), chosen)
         tokens, _ = self.model.fill(
             tokens,
-            masked_counts(self.schedule, to_fill, min(steps, to_fill)),
+            counts,
             noise["steps"],
             condition,
             null_condition,
@@ -138,6 +143,16 @@ class NonAutoregressive(Generator):
             revise=revise,
         )
         return ops.reshape(tokens, (-1, *self.space.shape))
+
+    def _open(self, source: Tensor, region: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+        """Masks a region (B, h, w) of latents: tokens (B, N), and how many are masked before each step, (B, steps)."""
+        inner = self.space.shape[2:]
+        cells = ops.reshape(region, (-1, *self.space.shape[:2], *(1 for _ in inner)))
+        mask = ops.reshape(ops.tile(cells, (1, 1, 1, *inner)), (-1, self.space.size))  # (B, N)
+        count = ops.sum(ops.cast(mask, "int32"), axis=1)  # (B,)
+        table = ops.convert_to_tensor(counts_up_to(self.schedule, self.space.size, steps))
+        tokens = ops.cast(ops.reshape(source, (-1, self.space.size)), "int32")
+        return self.model.masked(tokens, mask), ops.take(table, count, axis=0)
 
     # ---- likelihood -----------------------------------------------------------------------------------------------
 

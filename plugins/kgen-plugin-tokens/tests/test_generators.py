@@ -101,6 +101,31 @@ def test_a_variation_keeps_the_tokens_that_are_not_drawn_anew() -> None:
         assert (same >= 1 - strength - 0.01).all() and (same < 1).all()
 
 
+@pytest.mark.parametrize("shape", [(8, 8), (4, 8, 3)])
+def test_a_region_is_drawn_anew_and_nothing_else(shape: tuple[int, ...]) -> None:
+    keras.utils.set_random_seed(0)
+    generator = NonAutoregressive(Space("tokens", shape, vocabulary=50), CONDITIONS, network=CROSS)
+    source = random_latents(generator.space, 3, 0)
+    region = np.zeros((3, *shape[:2]), bool)
+    region[0, :, 4:], region[1, 1, 2] = True, True  # half of it, a single cell, nothing
+    for options in ({}, {"steps": 1}, {"revise": True, "guidance": 2.0}):
+        given = [ops.convert_to_tensor(array) for array in (source, region)]
+        made = ops.convert_to_numpy(generator.generate(*arguments(3), noise_of(generator, 3), *given, **options))
+        np.testing.assert_array_equal(made[~region], source[~region])
+        assert (made[0][region[0]] != source[0][region[0]]).mean() > 0.8  # of 50 tokens few are drawn as they were
+        assert made.min() >= 0 and made.max() < 50
+
+
+def test_a_region_of_all_is_a_new_picture() -> None:
+    """In the same steps, with as many masked before each, from the same random numbers."""
+    keras.utils.set_random_seed(0)
+    generator = NonAutoregressive(Space("tokens", (8, 8), vocabulary=50), CONDITIONS, network=CROSS)
+    source = ops.convert_to_tensor(random_latents(generator.space, 3, 0))
+    new = generator.generate(*arguments(3), noise_of(generator, 3))
+    made = generator.generate(*arguments(3), noise_of(generator, 3), source, ops.ones((3, 8, 8), "bool"))
+    np.testing.assert_array_equal(ops.convert_to_numpy(made), ops.convert_to_numpy(new))
+
+
 def test_the_draft_stays() -> None:
     """What fills in changes nothing of the draft: with other numbers for the filling, the same draft comes out."""
     keras.utils.set_random_seed(0)
