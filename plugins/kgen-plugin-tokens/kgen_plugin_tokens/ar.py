@@ -11,6 +11,17 @@ from pydantic import Field, PositiveInt
 from kgen import ConditionSpace, Generator, NoiseSpec, SeedGenerator, Space
 from kgen_plugin_tokens.causal import CausalModel
 from kgen_plugin_tokens.choosing import choose, log_probability
+from kgen_plugin_tokens.lengths import (
+    END,
+    Length,
+    LengthHead,
+    before_end,
+    check_length,
+    ended,
+    lengths_of,
+    places_before,
+    up_to_end,
+)
 from kgen_plugin_tokens.positions import Order, reading_order
 from kgen_plugin_tokens.transformer import Transformer
 
@@ -25,6 +36,13 @@ class Autoregressive(Generator):
         network: The transformer.
         order: In which tokens are read and written: "raster", "columns" or "spiral"; "random" learns all orders
             (Uria et al. 2014), and writes each picture in one of its own.
+        length: Of sequences, whose token 0 is the end. "fixed": a sequence is written until its end is drawn, like any
+            other token, and filled up with ends. "predicted": the text says how long the sequence is, and so many
+            tokens are written. None: there is no end, as for pictures.
+
+    Raises:
+        SpaceError: there is a `length`, but the tokens are no sequence.
+        ValueError: there is a `length`, and an `order`.
     """
 
     accepts: ClassVar[tuple[str, ...]] = ("tokens",)
@@ -38,20 +56,39 @@ class Autoregressive(Generator):
         *,
         network: Transformer = Transformer(),  # noqa: B008 (it is frozen)
         order: Order | Literal["random"] = "raster",
+        length: Length | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(space, condition_space, **kwargs)
+        check_length(length, space)
+        if length is not None and order != "raster":
+            raise ValueError(f"length '{length}' is of sequences, which are written from the first token to the last")
         self.network = network
         self.order = order
-        self.model = CausalModel(network, space.shape, space.vocabulary, dtype=self.dtype_policy, name="model")
-        self.model.build((None, condition_space.length, condition_space.dim), (None, condition_space.pooled_dim))
+        self.length = length
+        pooled, never = condition_space.pooled_dim, None
+        if length == "predicted":
+            self.lengths = LengthHead(space.size, dtype=self.dtype_policy, name="lengths")
+            self.lengths.build((None, pooled))
+            pooled, never = pooled + space.size + 1, END  # the model is told the length
+        policy = self.dtype_policy
+        self.model = CausalModel(network, space.shape, space.vocabulary, never=never, dtype=policy, name="model")
+        self.model.build((None, condition_space.length, condition_space.dim), (None, pooled))
         self.seed_generator = SeedGenerator()
         self._order = reading_order("raster" if order == "random" else order, space.shape)[None]  # (1, N)
 
     # ---- training -------------------------------------------------------------------------------------------------
 
     def compute_losses(self, x: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
-        """The mean over tokens of their negative log-probability, in nats."""
+        """The mean over tokens of their negative log-probability, in nats.
+
+        Returns:
+            (B,) "loss"; where the length is predicted, "length" too, its negative log-probability, which is part of the
+            loss as one of the tokens is.
+        """
+        if self.length is not None:
+            log_p, length = self._sequence_likelihood(x, condition, training)
+            return {"loss": -log_p / self.space.size} | ({} if length is None else {"length": -length})
         order = ops.convert_to_tensor(self._order)
         if self.order == "random":
             order = _permutations(keras.random.uniform((ops.shape(x)[0], self.space.size), seed=self.seed_generator))
@@ -62,10 +99,26 @@ class Autoregressive(Generator):
         logits = self.model(tokens, order, condition, training=training)
         return ops.sum(log_probability(logits, tokens), axis=1)
 
+    def _sequence_likelihood(
+        self, x: Tensor, condition: Condition, training: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Of sequences (B, N), whatever is after the first end: (B,) nats, and those of the length among them."""
+        tokens = ended(ops.cast(x, "int32"))
+        counted, length = up_to_end(tokens), None
+        if self.length == "predicted":
+            counted, lengths = before_end(tokens), lengths_of(tokens)
+            length = self.lengths.log_probability(lengths, condition)  # (B,)
+            condition = self.lengths.tell(lengths, condition)
+        logits = self.model(tokens, ops.convert_to_tensor(self._order), condition, training=training)
+        log_p = ops.sum(ops.where(counted, log_probability(logits, tokens), 0.0), axis=1)
+        return log_p if length is None else log_p + length, length
+
     # ---- sampling -------------------------------------------------------------------------------------------------
 
     def noise_spec(self, **options: Any) -> dict[str, NoiseSpec]:
         specs = {"tokens": NoiseSpec("uniform", (self.space.size,))}
+        if self.length == "predicted":
+            specs["length"] = NoiseSpec("uniform", (1,))
         return {**specs, "order": NoiseSpec("uniform", (self.space.size,))} if self.order == "random" else specs
 
     def generate(
@@ -82,24 +135,34 @@ class Autoregressive(Generator):
         """Draws the tokens one by one.
 
         Args:
-            temperature: What logits are divided by: below 1, probable tokens become more so.
-            top_k: Only so many of the most probable tokens can be drawn; None: all.
-            top_p: Only the most probable tokens can be drawn that together have this probability.
+            temperature: What logits are divided by: below 1, probable tokens become more so; so do lengths.
+            top_k: Only so many of the most probable tokens can be drawn, and of the lengths; None: all.
+            top_p: Only the most probable tokens can be drawn that together have this probability; so of lengths.
             guidance: Weight of classifier-free guidance, of the logits; 1 is none, and costs half as much.
         """
         order = _permutations(noise["order"]) if self.order == "random" else ops.convert_to_tensor(self._order)
+        options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
 
         def draw(logits: Tensor, index: Tensor) -> Tensor:
             uniform = ops.take(noise["tokens"], index, axis=1)  # (B,)
-            return choose(logits, uniform, temperature=temperature, top_k=top_k, top_p=top_p)
+            return choose(logits, uniform, **options)
 
+        if self.length == "predicted":
+            lengths = self.lengths.draw(noise["length"], condition, null_condition, guidance, **options)
+            condition, null_condition = (self.lengths.tell(lengths, c) for c in (condition, null_condition))
         tokens = self.model.draw(order, condition, null_condition, draw, guidance)
+        if self.length == "fixed":
+            tokens = ended(tokens)
+        if self.length == "predicted":
+            tokens = ops.where(places_before(lengths, self.space.size), tokens, END)
         return ops.reshape(in_order(tokens, ops.argsort(order, axis=1)), (-1, *self.space.shape))
 
     # ---- likelihood -----------------------------------------------------------------------------------------------
 
     def log_likelihood(self, x: Tensor, condition: Condition) -> Tensor:
         """The exact log-likelihood (B,), in nats; of a model of all orders, the one of reading row by row."""
+        if self.length is not None:
+            return self._sequence_likelihood(x, condition)[0]
         return self._log_likelihood(x, ops.convert_to_tensor(self._order), condition)
 
 

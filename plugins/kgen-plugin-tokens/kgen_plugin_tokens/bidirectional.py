@@ -31,9 +31,18 @@ class MaskedModel(keras.layers.Layer):
         options: The transformer.
         shape: Of the grid of tokens.
         vocabulary: Number of different tokens; this number itself stands for a masked one.
+        never: A token that is never predicted, if there is one.
     """
 
-    def __init__(self, options: Transformer, shape: tuple[int, ...], vocabulary: int, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        options: Transformer,
+        shape: tuple[int, ...],
+        vocabulary: int,
+        *,
+        never: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(autocast=False, **kwargs)
         self.options = options
         self.vocabulary = vocabulary
@@ -41,7 +50,7 @@ class MaskedModel(keras.layers.Layer):
         policy = self.dtype_policy
         self.embedding = keras.layers.Embedding(vocabulary + 1, options.width, dtype=policy, name="embedding")
         self.pooled = keras.layers.Dense(options.width, dtype=policy, name="pooled")
-        self.stack = Stack(options, shape, vocabulary, dtype=policy, name="stack")
+        self.stack = Stack(options, shape, vocabulary, never=never, dtype=policy, name="stack")
 
     def build(self, sequence_shape: tuple[int | None, ...], pooled_shape: tuple[int | None, ...]) -> None:
         self.embedding.build((None, None))
@@ -88,7 +97,7 @@ class MaskedModel(keras.layers.Layer):
 
         Args:
             tokens: (B, N) int32; the first of `counts` are masked in each row.
-            counts: (steps,) int32, how many are masked before each step; or of each row, (B, steps).
+            counts: (steps,), how many are masked before each step; or (steps, B, 1) int32, of each row.
             keys: (B, 2) int32, of the random numbers.
             randomness: Of Gumbel noise that is added to certainties, and fades to 0 at the last step.
             guidance: Weight of classifier-free guidance.
@@ -99,9 +108,9 @@ class MaskedModel(keras.layers.Layer):
             (B, N) int32 without masked ones, and how certain each was when filled in: its log-probability (B, N),
             `CERTAIN` for those that were there from the beginning.
         """
+        steps = counts.shape[0]
         counts = ops.cast(ops.convert_to_tensor(counts), "int32")
-        steps = counts.shape[-1]
-        after = ops.concatenate([counts[..., 1:], ops.zeros_like(counts[..., :1])], axis=-1)  # (steps,) or (B, steps)
+        after = ops.concatenate([counts[1:], ops.zeros_like(counts[:1])])  # (steps,) or (steps, B, 1)
         if guidance != 1.0:
             both = {name: ops.concatenate([condition[name], null_condition[name]]) for name in condition}
 
@@ -126,7 +135,7 @@ class MaskedModel(keras.layers.Layer):
             judged = certainty + randomness * (1.0 - progress) * noise
             stays = certainty >= CERTAIN if revise else ops.logical_not(empty)
             judged = ops.where(stays, CERTAIN, judged)
-            again = ranks(judged) < ops.take(after, ops.reshape(step, (1,)), axis=-1)  # (B, N): the least certain
+            again = ranks(judged) < ops.take(after, step, axis=0)  # the least certain
             return self.masked(filled, again), certainty
 
         start = ops.where(tokens == self.vocabulary, 0.0, CERTAIN)
@@ -148,7 +157,7 @@ def masked_loss(logits: Tensor, tokens: Tensor, weight: Tensor, smoothing: float
 
 
 def any_order_bound(
-    model: MaskedModel, tokens: Tensor, condition: Condition, samples: int, hidden: np.ndarray
+    model: MaskedModel, tokens: Tensor, condition: Condition, samples: int, hidden: np.ndarray | Tensor
 ) -> Tensor:
     """A lower bound of the log-likelihood of `hidden` tokens, given the others: their mean over all orders of filling
     them in one by one is at most its logarithm (Uria et al. 2014; Hoogeboom et al. 2022, equation 5).
@@ -159,22 +168,46 @@ def any_order_bound(
     Args:
         tokens: (B, N) int32.
         samples: Number of masks.
-        hidden: (M,) places that are to be filled in.
+        hidden: (M,) places that are to be filled in; or (B, N) bool, True for those of each row.
 
     Returns:
         (B,) nats.
     """
-    most, mixed = len(hidden), np.random.default_rng(0).permutation(hidden)
-    masks = np.zeros((samples, model.count), np.float32)
-    for sample in range(samples):
-        size, start = 1 + int(most * (sample + 0.5) / samples), int(most * (sample * GOLDEN % 1.0))
-        masks[sample, np.roll(mixed, -start)[:size]] = 1.0
+    if isinstance(hidden, np.ndarray):
+        masks, most = _windows(hidden, model.count, samples)[:, None], float(len(hidden))  # (samples, 1, N)
+    else:
+        masks = _windows_of_rows(hidden, samples)  # (samples, B, N)
+        most = ops.sum(ops.cast(hidden, "float32"), axis=1)  # (B,)
     table = ops.convert_to_tensor(masks)
 
     def add(sample: Tensor, total: Tensor) -> Tensor:
-        mask = ops.take(table, ops.reshape(sample, (1,)), axis=0)  # (1, N)
-        logits = model(model.masked(tokens, ops.broadcast_to(mask > 0, ops.shape(tokens))), condition)
-        return total - most * masked_loss(logits, tokens, ops.broadcast_to(mask, ops.shape(tokens)))
+        mask = ops.broadcast_to(ops.take(table, sample, axis=0), ops.shape(tokens))  # (B, N)
+        logits = model(model.masked(tokens, mask > 0), condition)
+        return total - most * masked_loss(logits, tokens, mask)
 
     start = ops.zeros_like(ops.cast(tokens[:, 0], "float32"))
     return ops.fori_loop(0, samples, add, start) / samples
+
+
+def _windows(hidden: np.ndarray, count: int, samples: int) -> np.ndarray:
+    """Of M places: (samples, count) float32, 1 where masked."""
+    most, mixed = len(hidden), np.random.default_rng(0).permutation(hidden)
+    masks = np.zeros((samples, count), np.float32)
+    for sample in range(samples):
+        size, start = 1 + int(most * (sample + 0.5) / samples), int(most * (sample * GOLDEN % 1.0))
+        masks[sample, np.roll(mixed, -start)[:size]] = 1.0
+    return masks
+
+
+def _windows_of_rows(hidden: Tensor, samples: int) -> Tensor:
+    """Of the places that are True in each row (B, N): (samples, B, N) float32, 1 where masked."""
+    mixed = np.random.default_rng(0).random(hidden.shape[1]).astype(np.float32)  # (N,)
+    place = ranks(ops.where(hidden, mixed, 2.0))[None]  # (1, B, N), from 0 to M - 1 where hidden
+    most = ops.sum(ops.cast(hidden, "int32"), axis=1)[None, :, None]  # (1, B, 1)
+    numbers = np.arange(samples)[:, None, None]
+    sizes, starts = (
+        ops.cast(ops.cast(most, "float32") * ops.convert_to_tensor(share.astype(np.float32)), "int32")
+        for share in ((numbers + 0.5) / samples, numbers * GOLDEN % 1.0)
+    )  # (samples, B, 1)
+    inside = ops.mod(place - starts, ops.maximum(most, 1)) <= sizes
+    return ops.cast(ops.logical_and(inside, hidden[None]), "float32")

@@ -27,16 +27,25 @@ class CausalModel(keras.layers.Layer):
         options: The transformer.
         shape: Of the grid of tokens.
         vocabulary: Number of different tokens.
+        never: A token that is never predicted, if there is one.
     """
 
-    def __init__(self, options: Transformer, shape: tuple[int, ...], vocabulary: int, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        options: Transformer,
+        shape: tuple[int, ...],
+        vocabulary: int,
+        *,
+        never: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(autocast=False, **kwargs)
         self.options = options
         self.count = int(np.prod(shape))
         policy = self.dtype_policy
         self.embedding = keras.layers.Embedding(vocabulary, options.width, dtype=policy, name="embedding")
         self.start = keras.layers.Dense(options.width, dtype=policy, name="start")
-        self.stack = Stack(options, shape, vocabulary, dtype=policy, name="stack")
+        self.stack = Stack(options, shape, vocabulary, never=never, dtype=policy, name="stack")
 
     def build(self, sequence_shape: tuple[int | None, ...], pooled_shape: tuple[int | None, ...]) -> None:
         self.embedding.build((None, None))

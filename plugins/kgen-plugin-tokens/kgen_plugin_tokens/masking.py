@@ -36,21 +36,19 @@ def masked_counts(schedule: Schedule, tokens: int, steps: int) -> np.ndarray:
     """
     if steps > tokens:
         raise ValueError(f"steps: {steps} are more than the {tokens} tokens to be filled in")
-    return _counts(schedule, np.array(tokens), steps)
-
-
-def counts_up_to(schedule: Schedule, tokens: int, steps: int) -> np.ndarray:
-    """`masked_counts` for each number of tokens from 0 to `tokens`: (tokens + 1, steps) int32.
-
-    To be looked up where the number is known only when a picture is drawn. A few tokens may have fewer than the steps:
-    the last of them is then drawn more than once.
-    """
-    return _counts(schedule, np.arange(tokens + 1)[:, None], steps)
-
-
-def _counts(schedule: Schedule, most: np.ndarray, steps: int) -> np.ndarray:
     shares = SCHEDULES[schedule](np.linspace(0.0, 1.0, steps), np)  # from 1
-    return np.clip(np.floor(shares * most + 1e-4), np.minimum(most, 1), None).astype(np.int32)
+    return np.maximum(np.floor(shares * tokens + 1e-4), 1).astype(np.int32)
+
+
+def row_counts(schedule: Schedule, wanted: Tensor, steps: int) -> Tensor:
+    """As `masked_counts`, of as many tokens as each row wants: (B,) int32 -> (steps, B, 1) int32.
+
+    A row that wants none has none; one that wants fewer than there are steps has the same number in several.
+    """
+    shares = SCHEDULES[schedule](np.linspace(0.0, 1.0, steps), np).astype(np.float32)  # (steps,), from 1
+    each = ops.convert_to_tensor(shares[:, None]) * ops.cast(wanted, "float32")  # (steps, B)
+    counts = ops.cast(ops.floor(each + 1e-4), "int32")
+    return ops.maximum(counts, ops.minimum(wanted, 1))[..., None]
 
 
 def ranks(values: Tensor) -> Tensor:

@@ -12,7 +12,17 @@ from pydantic import Field, PositiveInt
 from kgen import ConditionSpace, Generator, NoiseSpec, SeedGenerator, Space
 from kgen.random import uniform
 from kgen_plugin_tokens.bidirectional import MaskedModel, any_order_bound, masked_loss
-from kgen_plugin_tokens.masking import SCHEDULES, Schedule, counts_up_to, masked_counts, ranks
+from kgen_plugin_tokens.lengths import (
+    END,
+    Length,
+    LengthHead,
+    before_end,
+    check_length,
+    ended,
+    lengths_of,
+    places_before,
+)
+from kgen_plugin_tokens.masking import SCHEDULES, Schedule, masked_counts, ranks, row_counts
 from kgen_plugin_tokens.transformer import Transformer
 
 Tensor = Any
@@ -34,6 +44,12 @@ class NonAutoregressive(Generator):
         smoothing: Of labels, in [0, 1).
         corruption: The share of the tokens not masked that are replaced by random ones in training, and to be
             recognised: `generate` can then `revise`. In [0, 1).
+        length: Of sequences, whose token 0 is the end. "fixed": they are filled up with ends, which are masked and
+            drawn like any other token. "predicted": the text says how long the sequence is, and only the tokens before
+            the end are masked and drawn. None: there is no end, as for pictures.
+
+    Raises:
+        SpaceError: there is a `length`, but the tokens are no sequence.
     """
 
     accepts: ClassVar[tuple[str, ...]] = ("tokens",)
@@ -51,15 +67,22 @@ class NonAutoregressive(Generator):
         schedule: Schedule = "cosine",
         smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         corruption: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        length: Length | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(space, condition_space, **kwargs)
+        check_length(length, space)
         self.network = network
         self.schedule = schedule
         self.smoothing = smoothing
         self.corruption = corruption
-        self.model = MaskedModel(network, space.shape, space.vocabulary, dtype=self.dtype_policy, name="model")
+        self.length = length
+        policy, never = self.dtype_policy, END if length == "predicted" else None
+        self.model = MaskedModel(network, space.shape, space.vocabulary, never=never, dtype=policy, name="model")
         self.model.build((None, condition_space.length, condition_space.dim), (None, condition_space.pooled_dim))
+        if length == "predicted":
+            self.lengths = LengthHead(space.size, dtype=policy, name="lengths")
+            self.lengths.build((None, condition_space.pooled_dim))
         self.seed_generator = SeedGenerator()
 
     # ---- training -------------------------------------------------------------------------------------------------
@@ -68,27 +91,47 @@ class NonAutoregressive(Generator):
         """The mean negative log-probability of the masked tokens, in nats (MaskGIT, equation 2).
 
         Returns:
-            (B,) each: "loss", and "accuracy", the share of masked tokens that were thought the most probable.
+            (B,) each: "loss", and "accuracy", the share of masked tokens that were thought the most probable. Where the
+            length is predicted, "length" too, its negative log-probability, which is part of the loss.
         """
-        tokens = ops.reshape(x, (-1, self.space.size))
-        mask = random_mask(tokens, self.schedule, self.seed_generator)  # (B, N)
+        tokens = self._tokens(x)
+        there = before_end(tokens) if self.length == "predicted" else None  # (B, N)
+        mask = random_mask(tokens, self.schedule, self.seed_generator, there)  # (B, N)
         shown, counted = tokens, mask
         if self.corruption:
-            draws = keras.random.uniform((2, *ops.shape(tokens)), seed=self.seed_generator)
-            other = ops.cast(draws[0] * self.model.vocabulary, "int32")
-            wrong = draws[1] < self.corruption
-            shown, counted = ops.where(wrong, other, tokens), ops.logical_or(mask, wrong)
+            shown, wrong = self._corrupted(tokens, there)
+            counted = ops.logical_or(mask, wrong)
         logits = self.model(self.model.masked(shown, mask), condition, training=training)
         weight = ops.cast(counted, "float32")
         right = ops.cast(ops.cast(ops.argmax(logits, axis=-1), "int32") == tokens, "float32")
         accuracy = ops.sum(right * weight, axis=1) / ops.maximum(ops.sum(weight, axis=1), 1.0)
-        return {"loss": masked_loss(logits, tokens, weight, self.smoothing), "accuracy": accuracy}
+        if there is None:
+            return {"loss": masked_loss(logits, tokens, weight, self.smoothing), "accuracy": accuracy}
+        possible, target = logits[..., 1:], ops.maximum(tokens - 1, 0)  # without the end, which is none of them
+        length = -self.lengths.log_probability(lengths_of(tokens), condition)
+        loss = masked_loss(possible, target, weight, self.smoothing) + length
+        return {"loss": loss, "accuracy": accuracy, "length": length}
+
+    def _tokens(self, x: Tensor) -> Tensor:
+        """As a sequence (B, N) int32 in which only ends are after an end, if there are ends."""
+        tokens = ops.reshape(ops.cast(x, "int32"), (-1, self.space.size))
+        return tokens if self.length is None else ended(tokens)
+
+    def _corrupted(self, tokens: Tensor, there: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Tokens (B, N) of which some (of those `there`) are random ones, and (B, N) bool, which."""
+        least = 0 if there is None else 1  # no end among them
+        draws = keras.random.uniform((2, *ops.shape(tokens)), seed=self.seed_generator)
+        other = least + ops.cast(draws[0] * (self.model.vocabulary - least), "int32")
+        wrong = draws[1] < self.corruption
+        wrong = wrong if there is None else ops.logical_and(wrong, there)
+        return ops.where(wrong, other, tokens), wrong
 
     # ---- sampling -------------------------------------------------------------------------------------------------
 
     def noise_spec(self, *, steps: int = 8, **options: Any) -> dict[str, NoiseSpec]:
         masked_counts(self.schedule, self.space.size, steps)  # steps that are too many are refused before training
-        return {"steps": NoiseSpec("key")}
+        length = {"length": NoiseSpec("uniform", (1,))} if self.length == "predicted" else {}
+        return {"steps": NoiseSpec("key"), **length}
 
     def generate(
         self,
@@ -111,72 +154,96 @@ class NonAutoregressive(Generator):
 
         Args:
             steps: Passes through the network, from 1 to the number of tokens.
-            temperature: What logits are divided by.
-            top_p: Only the most probable tokens can be drawn that together have this probability.
+            temperature: What logits are divided by, also those of a predicted length.
+            top_p: Only the most probable tokens can be drawn that together have this probability; so of lengths.
             randomness: Of which tokens stay (MaskGIT's choice temperature), fading to 0 at the last step.
             guidance: Weight of classifier-free guidance, of the logits; 1 is none, and costs half as much.
             guidance_rises: Whether its weight begins at 1 and rises to `guidance`, for more variety.
             revise: Whether tokens that stayed can be drawn again when the model doubts them; wants `corruption`.
-            strength: Share of the tokens of a `source` that are drawn anew, where there is no `region`.
+            strength: Share of the tokens of a `source` that are drawn anew, where there is no `region`. Its length
+                stays.
         """
-        count, size = ops.shape(condition["mask"])[0], self.space.size
-        to_fill = size if source is None else max(1, round(strength * size))
-        counts = masked_counts(self.schedule, to_fill, min(steps, to_fill))
+        drawing = {"temperature": temperature, "top_p": top_p, "guidance": guidance}
         if region is not None:
-            tokens, counts = self._open(source, region, steps)
+            tokens, counts = self._opened_region(source, region, steps)
+        elif self.length != "predicted":
+            tokens, counts = self._opened(ops.shape(condition["mask"])[0], noise, source, steps, strength)
         elif source is None:
-            tokens = ops.full((count, size), self.model.vocabulary, dtype="int32")
+            lengths = self.lengths.draw(noise["length"], condition, null_condition, **drawing)  # (B,)
+            tokens = ops.where(places_before(lengths, self.space.size), self.model.vocabulary, END)
+            counts = row_counts(self.schedule, lengths, steps)
         else:
-            chosen = ranks(uniform(noise["steps"], CHOICE, (size,))) < to_fill
-            tokens = self.model.masked(ops.cast(ops.reshape(source, (-1, size)), "int32"), chosen)
-        tokens, _ = self.model.fill(
-            tokens,
-            counts,
-            noise["steps"],
-            condition,
-            null_condition,
-            temperature=temperature,
-            top_p=top_p,
-            randomness=randomness,
-            guidance=guidance,
-            rising=guidance_rises,
-            revise=revise,
-        )
+            tokens, counts = self._opened_before_end(noise, source, steps, strength)
+        more = {"randomness": randomness, "rising": guidance_rises, "revise": revise}
+        tokens, _ = self.model.fill(tokens, counts, noise["steps"], condition, null_condition, **drawing, **more)
+        tokens = tokens if self.length is None else ended(tokens)
         return ops.reshape(tokens, (-1, *self.space.shape))
 
-    def _open(self, source: Tensor, region: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-        """Masks a region (B, h, w) of latents: tokens (B, N), and how many are masked before each step, (B, steps)."""
+    def _opened(
+        self, count: int, noise: dict[str, Tensor], source: Tensor | None, steps: int, strength: float
+    ) -> tuple[Tensor, np.ndarray]:
+        """Tokens (B, N) of which some or all are masked, and how many before each step (steps,)."""
+        size = self.space.size
+        if source is None:
+            tokens = ops.full((count, size), self.model.vocabulary, dtype="int32")
+            return tokens, masked_counts(self.schedule, size, steps)
+        to_fill = max(1, round(strength * size))
+        chosen = ranks(uniform(noise["steps"], CHOICE, (size,))) < to_fill
+        counts = masked_counts(self.schedule, to_fill, min(steps, to_fill))
+        return self.model.masked(self._tokens(source), chosen), counts
+
+    def _opened_before_end(
+        self, noise: dict[str, Tensor], source: Tensor, steps: int, strength: float
+    ) -> tuple[Tensor, Tensor]:
+        """As `_opened`, but of the tokens before each sequence's end: the counts are (steps, B, 1)."""
+        tokens = self._tokens(source)
+        lengths = lengths_of(tokens)  # (B,)
+        wanted = ops.cast(ops.round(strength * ops.cast(lengths, "float32")), "int32")
+        wanted = ops.minimum(ops.maximum(wanted, 1), lengths)
+        order = ops.where(before_end(tokens), uniform(noise["steps"], CHOICE, (self.space.size,)), 2.0)
+        return self.model.masked(tokens, ranks(order) < wanted[:, None]), row_counts(self.schedule, wanted, steps)
+
+    def _opened_region(self, source: Tensor, region: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+        """As `_opened`, but of the tokens of a region (B, h, w): the counts are (steps, B, 1)."""
         inner = self.space.shape[2:]
         cells = ops.reshape(region, (-1, *self.space.shape[:2], *(1 for _ in inner)))
         mask = ops.reshape(ops.tile(cells, (1, 1, 1, *inner)), (-1, self.space.size))  # (B, N)
-        count = ops.sum(ops.cast(mask, "int32"), axis=1)  # (B,)
-        table = ops.convert_to_tensor(counts_up_to(self.schedule, self.space.size, steps))
-        tokens = ops.cast(ops.reshape(source, (-1, self.space.size)), "int32")
-        return self.model.masked(tokens, mask), ops.take(table, count, axis=0)
+        wanted = ops.sum(ops.cast(mask, "int32"), axis=1)  # (B,)
+        return self.model.masked(self._tokens(source), mask), row_counts(self.schedule, wanted, steps)
 
     # ---- likelihood -----------------------------------------------------------------------------------------------
 
     def log_likelihood(self, x: Tensor, condition: Condition, *, samples: PositiveInt = 16) -> Tensor:
-        """A lower bound (B,), in nats: see `any_order_bound`, of which `samples` masks are taken."""
-        tokens = ops.reshape(ops.cast(x, "int32"), (-1, self.space.size))
-        return any_order_bound(self.model, tokens, condition, samples, np.arange(self.space.size))
+        """A lower bound (B,), in nats: see `any_order_bound`, of which `samples` masks are taken.
+
+        Of a sequence, it is the logarithm of p(length) p(tokens | length), where the length is predicted.
+        """
+        tokens = self._tokens(x)
+        if self.length != "predicted":
+            return any_order_bound(self.model, tokens, condition, samples, np.arange(self.space.size))
+        bound = any_order_bound(self.model, tokens, condition, samples, before_end(tokens))
+        return self.lengths.log_probability(lengths_of(tokens), condition) + bound
 
 
-def random_mask(tokens: Tensor, schedule: Schedule, seed: SeedGenerator, allowed: np.ndarray | None = None) -> Tensor:
+def random_mask(
+    tokens: Tensor, schedule: Schedule, seed: SeedGenerator, allowed: np.ndarray | Tensor | None = None
+) -> Tensor:
     """Masks random places, as many as the schedule says for a random time.
 
     Args:
         tokens: (B, N).
-        allowed: (N,) of True for the places that can be masked; None: all.
+        allowed: (N,) or (B, N) of True for the places that can be masked; None: all.
 
     Returns:
-        (B, N) bool, one or more of each row True.
+        (B, N) bool, one or more of each row True, if any is allowed.
     """
     batch, size = ops.shape(tokens)[0], tokens.shape[1]
-    most = size if allowed is None else int(allowed.sum())
     share = SCHEDULES[schedule](keras.random.uniform((batch, 1), seed=seed), ops)  # (B, 1)
-    wanted = ops.maximum(ops.ceil(share * most), 1.0)
     place = keras.random.uniform((batch, size), seed=seed)
-    if allowed is not None:
-        place = ops.where(ops.convert_to_tensor(allowed)[None], place, 2.0)
-    return ops.cast(ranks(place), "float32") < wanted
+    if allowed is None:
+        return ops.cast(ranks(place), "float32") < ops.maximum(ops.ceil(share * size), 1.0)
+    allowed = ops.reshape(ops.convert_to_tensor(allowed), (-1, size))  # (B or 1, N)
+    most = ops.sum(ops.cast(allowed, "float32"), axis=1, keepdims=True)  # (B or 1, 1)
+    wanted = ops.maximum(ops.ceil(share * most), 1.0)
+    order = ranks(ops.where(allowed, place, 2.0))
+    return ops.logical_and(ops.cast(order, "float32") < wanted, allowed)

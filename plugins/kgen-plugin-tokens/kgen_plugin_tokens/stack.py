@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kgen_plugin_tokens.choosing import IMPOSSIBLE
 from kgen_plugin_tokens.positions import rotations
 from kgen_plugin_tokens.transformer import NEVER, Block, Pair, Transformer, key_bias, rms_norm
 
@@ -39,12 +40,22 @@ class Stack(keras.layers.Layer):
         options: Its size.
         shape: Of the grid on which the tokens lie.
         vocabulary: Number of different tokens.
+        never: A token that is never predicted, if there is one.
     """
 
-    def __init__(self, options: Transformer, shape: tuple[int, ...], vocabulary: int, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        options: Transformer,
+        shape: tuple[int, ...],
+        vocabulary: int,
+        *,
+        never: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(autocast=False, **kwargs)
         self.options = options
         self.count = int(np.prod(shape))
+        self.barred = None if never is None else np.eye(vocabulary, dtype=np.float32)[never] * IMPOSSIBLE  # (V,)
         policy = self.dtype_policy
         self.angles = rotations(shape, options.head_dim) if options.positions == "rotary" else None
         self.blocks = [Block(options, dtype=policy, name=f"block{i}") for i in range(options.depth)]
@@ -124,7 +135,8 @@ class Stack(keras.layers.Layer):
         return ops.take(self.angles, ops.pad(places, ((0, 0), (before, 0)), constant_values=self.count), axis=0)
 
     def _head(self, x: Tensor) -> Tensor:
-        return ops.cast(self.logits(self.norm_out(x)), "float32")
+        logits = ops.cast(self.logits(self.norm_out(x)), "float32")
+        return logits if self.barred is None else logits + ops.convert_to_tensor(self.barred)
 
     # ---- one position at a time -----------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import pytest
 from keras import ops
 from kgen_plugin_tokens.bidirectional import MaskedModel, any_order_bound, masked_loss
 from kgen_plugin_tokens.choosing import choose
-from kgen_plugin_tokens.masking import Schedule, counts_up_to, masked_counts, ranks
+from kgen_plugin_tokens.masking import masked_counts, ranks
 from kgen_plugin_tokens.nar import random_mask
 from kgen_plugin_tokens.transformer import Transformer
 from scipy.special import log_softmax
@@ -37,17 +37,6 @@ def model(shape: tuple[int, ...] = (4, 4), vocabulary: int = 9) -> MaskedModel:
     made.build((None, CONDITIONS.length, CONDITIONS.dim), (None, CONDITIONS.pooled_dim))
     perturb(made)
     return made
-
-
-@pytest.mark.parametrize("schedule", ["cosine", "linear", "arccos"])
-def test_the_counts_of_each_number_of_tokens(schedule: Schedule) -> None:
-    table = counts_up_to(schedule, 40, 6)
-    assert table.shape == (41, 6)
-    for tokens in range(6, 41):
-        np.testing.assert_array_equal(table[tokens], masked_counts(schedule, tokens, 6))
-    for tokens in range(6):  # fewer than the steps: still from all of them, and never more than before
-        assert table[tokens, 0] == tokens and (np.diff(table[tokens]) <= 0).all()
-        assert (table[tokens] >= min(tokens, 1)).all()
 
 
 def test_counts_of_maskgit() -> None:

@@ -1,0 +1,106 @@
+"""How long a sequence is: filled up with end tokens, or of a length that is predicted before any token is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import keras
+from keras import ops
+
+from kgen import Space, SpaceError
+from kgen_plugin_tokens.choosing import choose, guide, log_probability
+
+Tensor = Any
+Condition = Mapping[str, Tensor]
+
+Length = Literal["fixed", "predicted"]
+
+END = 0
+"""The token that ends a sequence, and fills it up."""
+
+
+def check_length(length: Length | None, space: Space) -> None:
+    """Raises SpaceError where tokens that lie on a grid, or of which there is but one kind, are to have a length."""
+    if length is None:
+        return
+    if len(space.shape) != 1:
+        raise SpaceError(
+            f"length '{length}' is of sequences, whose token {END} is the end, but these are {space}: leave it out"
+        )
+    if (space.vocabulary or 0) < 2:
+        raise SpaceError(f"length '{length}' needs a token besides the end, but these are {space}")
+
+
+def lengths_of(tokens: Tensor) -> Tensor:
+    """How many of (B, N) tokens come before the first end: (B,) int32, from 0 to N."""
+    return ops.sum(ops.cast(before_end(tokens), "int32"), axis=1)
+
+
+def before_end(tokens: Tensor) -> Tensor:
+    """(B, N) tokens -> (B, N) bool, True for those before the first end."""
+    return ops.cumsum(ops.cast(tokens == END, "int32"), axis=1) == 0
+
+
+def up_to_end(tokens: Tensor) -> Tensor:
+    """As `before_end`, but True for the first end too: what is after it is certain."""
+    ends = ops.cast(tokens == END, "int32")
+    return ops.cumsum(ends, axis=1) - ends == 0
+
+
+def ended(tokens: Tensor) -> Tensor:
+    """Tokens (B, N), of which those after the first end become ends."""
+    return ops.where(before_end(tokens), tokens, END)
+
+
+def places_before(lengths: Tensor, count: int) -> Tensor:
+    """Lengths (B,) -> (B, count) bool, True for the places of the sequence."""
+    return ops.arange(count, dtype="int32")[None] < ops.cast(lengths, "int32")[:, None]
+
+
+class LengthHead(keras.layers.Layer):
+    """p(length | text): a categorical distribution over 0 .. N, linear in the pooled text.
+
+    The length is known before any token (Gu et al. 2018, "Non-autoregressive neural machine translation", section 3.2;
+    Ghazvininejad et al. 2019, "Mask-Predict", section 2.3), so that p(sequence) = p(length) p(tokens | length).
+
+    Args:
+        count: N, the greatest length.
+    """
+
+    def __init__(self, count: int, **kwargs: Any) -> None:
+        super().__init__(autocast=False, **kwargs)
+        self.count = count
+        self.logits = keras.layers.Dense(count + 1, dtype=self.dtype_policy, name="logits")
+
+    def build(self, pooled_shape: tuple[int | None, ...]) -> None:
+        self.logits.build(pooled_shape)
+
+    def call(self, condition: Condition) -> Tensor:
+        """Logits (B, N + 1) float32."""
+        return ops.cast(self.logits(condition["pooled"]), "float32")
+
+    def log_probability(self, lengths: Tensor, condition: Condition) -> Tensor:
+        """Of lengths (B,): (B,) nats."""
+        return log_probability(self(condition), lengths)
+
+    def draw(
+        self, uniform: Tensor, condition: Condition, null_condition: Condition, guidance: float, **options: Any
+    ) -> Tensor:
+        """Draws lengths (B,) int32.
+
+        Args:
+            uniform: (B, 1) in [0, 1).
+            guidance: Weight of classifier-free guidance.
+            **options: Of `choose`.
+        """
+        logits = self(condition)
+        if guidance != 1.0:
+            logits = guide(logits, self(null_condition), guidance)
+        return choose(logits, uniform[:, 0], **options)
+
+    def tell(self, lengths: Tensor, condition: Condition) -> dict[str, Tensor]:
+        """The condition, with the length (B,) written behind "pooled": (B, P + N + 1)."""
+        pooled = condition["pooled"]
+        known = ops.one_hot(lengths, self.count + 1, dtype=pooled.dtype)  # (B, N + 1)
+        return {**condition, "pooled": ops.concatenate([pooled, known], axis=-1)}
