@@ -14,20 +14,25 @@ from kgen.registry import Registrar
 from kgen.spaces import ConditionSpace, Space
 
 if TYPE_CHECKING:
-    from kgen.assembly import assemble, make_decoder
+    from kgen.assembly import assemble, make_dataset, make_decoder
     from kgen.components.dataset import Dataset, Problem, Split
     from kgen.components.decoder import Decoder
     from kgen.components.encoder import Encoder
     from kgen.components.generator import Generator
     from kgen.components.metric import Metric
+    from kgen.inputs import latents_of
     from kgen.likelihood import bits_per_dimension
     from kgen.pipeline import Pipeline
     from kgen.random import NoiseSpec, SeedGenerator
+    from kgen.run import open_decoder
     from kgen.saving import load
 
 _LAZY = {
     "assemble": "kgen.assembly",
+    "make_dataset": "kgen.assembly",
     "make_decoder": "kgen.assembly",
+    "latents_of": "kgen.inputs",
+    "open_decoder": "kgen.run",
     "bits_per_dimension": "kgen.likelihood",
     "load": "kgen.saving",
     "Pipeline": "kgen.pipeline",
@@ -65,8 +70,11 @@ __all__ = [
     "assemble",
     "bits_per_dimension",
     "hookimpl",
+    "latents_of",
     "load",
+    "make_dataset",
     "make_decoder",
+    "open_decoder",
 ]
 
 

@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from kgen.assembly import make_dataset
 from kgen.components.dataset import Dataset, Split
 from kgen.components.decoder import Decoder
@@ -42,6 +44,12 @@ def cache_folder() -> Path:
     """Where caches lie: $KGEN_CACHE, or the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("KGEN_CACHE") or Path(base) / "kgen")
+
+
+def latents_of(decoder: Decoder, dataset: Dataset, split: Split) -> np.ndarray:
+    """What a trained decoder makes of all pictures of a split, computed once and kept: (N, *latent_space.shape)."""
+    cache = cached_latents(decoder, dataset, split, cache_folder())
+    return cache.lookup(range(len(cache)))
 
 
 @dataclass(frozen=True)
