@@ -20,7 +20,7 @@ from PIL import Image
 from kgen.cli.backend import select_backend
 from kgen.errors import ConfigError, PluginError
 
-COMMANDS = ["run", "generate", "evaluate", "compare", "check", "schema", "plugins list", "plugins show"]
+COMMANDS = ["run", "generate", "caption", "evaluate", "compare", "check", "schema", "plugins list", "plugins show"]
 
 
 # ---- what needs no framework ---------------------------------------------------------------------

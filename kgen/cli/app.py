@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli import check, compare, evaluate, generate, plugins, reconstruct, run, schema, upscale
+from kgen.cli import caption, check, compare, evaluate, generate, plugins, reconstruct, run, schema, upscale
 from kgen.cli.common import say_error
 from kgen.errors import KgenError, RunInterruptedError
 
@@ -24,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (run, generate, reconstruct, upscale, evaluate, compare, check, schema):
+for _module in (run, generate, caption, reconstruct, upscale, evaluate, compare, check, schema):
     app.command(_module.__name__.rpartition(".")[2], epilog=_module.EXAMPLE)(_module.command)
 app.add_typer(plugins.app, name="plugins")
 

@@ -69,6 +69,15 @@ class Dataset(Configurable, ABC):
         """The different captions of a split, in order of first appearance."""
         return list(dict.fromkeys(self.captions(split)))
 
+    @property
+    def prompt_space(self) -> Space | None:
+        """Of the pictures that `prompt_of` reads, where prompts are made of pictures; None: people write them."""
+        return None
+
+    def prompt_of(self, image: np.ndarray) -> str:
+        """The prompt that stands for a picture, uint8 as `prompt_space` says; only where there is one."""
+        raise NotImplementedError
+
     def fingerprint(self) -> str:
         """Changes when captions or pictures do; the default looks at captions and a few pictures of each split."""
         digest = hashlib.sha256()

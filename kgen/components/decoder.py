@@ -67,6 +67,10 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         """Latents -> images in [-1, 1] (the pipeline clips). Subclasses name their options, with types and defaults."""
         raise NotImplementedError
 
+    def text_of(self, image: np.ndarray) -> str:
+        """What a picture, uint8 (*image_space.shape), says; only for decoders whose pictures are writing."""
+        raise NotImplementedError
+
     def compute_losses(self, images: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
         """Losses of every example (B,), as a generator's; only for decoders that are trained, in an own stage."""
         raise NotImplementedError
