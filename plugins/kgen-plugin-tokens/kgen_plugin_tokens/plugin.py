@@ -22,3 +22,13 @@ def kgen_components(registry: kgen.Registrar) -> None:
     registry.decoder(
         "palette-tokens", "kgen_plugin_tokens.pixels:PaletteTokens", summary="Each pixel is a colour of a palette"
     )
+    registry.decoder(
+        "letters", "kgen_plugin_tokens.letters:Letters", summary="Each letter of a picture of a text is a token"
+    )
+    registry.encoder(
+        "pictures", "kgen_plugin_tokens.pictures:Pictures", summary="Reads a picture's tokens, written as numbers"
+    )
+    registry.dataset(
+        "captions", "kgen_plugin_tokens.captions:Captions", summary="Captions as pictures, their pictures as texts"
+    )
+    registry.metric("wording", "kgen_plugin_tokens.captions:Wording", summary="Drawn captions are the right ones")

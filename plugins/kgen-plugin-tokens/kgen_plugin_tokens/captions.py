@@ -1,0 +1,146 @@
+"""Captioning is generating with the pair turned round: a caption is drawn as a picture, and the picture is the text."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from keras import ops
+from pydantic import PositiveInt
+
+from kgen import (
+    ConfigError,
+    DataError,
+    Dataset,
+    Decoder,
+    Metric,
+    Problem,
+    RunError,
+    Space,
+    Split,
+    latents_of,
+    make_dataset,
+    open_decoder,
+)
+from kgen_plugin_tokens.letters import Letters, letter_space, written
+
+SPLITS: tuple[Split, ...] = ("train", "validation", "holdout")
+
+
+class Captions(Dataset):
+    """Another dataset's captions, drawn as letters; the caption of each is its picture, as tokens: "17 3 120 ...".
+
+    Args:
+        of: The other dataset: its name, or a mapping of its name and options.
+        codec: A run whose decoder, once trained, makes tokens of that dataset's pictures.
+        length: Letters of the longest caption.
+
+    Raises:
+        DataError: a caption is longer than `length`, or has letters that cannot be drawn.
+        ConfigError: there is no such run, its decoder makes no tokens, or it is of pictures of another size.
+    """
+
+    def __init__(self, *, of: str | dict[str, Any], codec: str, length: PositiveInt = 48) -> None:
+        self.of = of
+        self.codec = codec
+        self.length = length
+        self.pictures = make_dataset(of)
+        self.credit = self.pictures.credit
+        for caption in dict.fromkeys(caption for split in SPLITS for caption in self.pictures.captions(split)):
+            _checked(caption, length)
+        self._decoder = _open(codec, self.pictures.image_space)
+
+    @property
+    def image_space(self) -> Space:
+        return letter_space(self.length)
+
+    @functools.cached_property
+    def _captions(self) -> dict[str, list[str]]:
+        return {split: self._texts(split) for split in SPLITS if self.pictures.captions(split)}
+
+    def _texts(self, split: Split) -> list[str]:
+        return [_as_text(tokens) for tokens in latents_of(self._decoder, self.pictures, split)]
+
+    def captions(self, split: Split) -> Sequence[str]:
+        return self._captions.get(split, [])
+
+    def wording(self, split: Split, index: int) -> str:
+        """The caption that is drawn."""
+        return self.pictures.captions(split)[index].strip().lower()
+
+    def image(self, split: Split, index: int) -> np.ndarray:
+        return written(self.wording(split, index), self.length)
+
+    def problems(self) -> Sequence[Problem]:
+        return self.pictures.problems()
+
+    @property
+    def prompt_space(self) -> Space:
+        return self.pictures.image_space
+
+    def prompt_of(self, image: np.ndarray) -> str:
+        scaled = (image[None] / 127.5 - 1.0).astype(np.float32)
+        return _as_text(ops.convert_to_numpy(self._decoder.encode(ops.convert_to_tensor(scaled)))[0])
+
+
+def _checked(caption: str, length: int) -> None:
+    try:
+        written(caption, length)
+    except DataError as error:
+        raise DataError(f"captions: {error}") from error
+
+
+def _open(codec: str, space: Space) -> Decoder:
+    """The decoder of a run, which makes tokens of pictures of this space."""
+    try:
+        decoder, _ = open_decoder(codec)
+    except RunError as error:
+        raise ConfigError(f"captions: codec: {error}") from error
+    if decoder.latent_space.kind != "tokens":
+        raise ConfigError(
+            f"captions: codec: the decoder of {codec} makes {decoder.latent_space}, but captions are of tokens: take a "
+            "run whose decoder makes some"
+        )
+    if decoder.image_space != space:
+        raise ConfigError(
+            f"captions: codec: {codec} is of pictures {decoder.image_space}, but those to be captioned are {space}"
+        )
+    return decoder
+
+
+def _as_text(tokens: np.ndarray) -> str:
+    """The tokens of a picture, row by row."""
+    return " ".join(map(str, tokens.reshape(-1).tolist()))
+
+
+class Wording(Metric):
+    """Are the captions that were drawn those of their pictures?
+
+    "exact" is the share that is right to the letter, "length" the share of the right length, "letters" the share of the
+    letters of the right caption that stand in their places.
+    """
+
+    requires: ClassVar[type[Any] | None] = Captions
+
+    def __call__(
+        self, images: np.ndarray, prompts: Sequence[str], split: Split, dataset: Dataset
+    ) -> Mapping[str, float]:
+        assert isinstance(dataset, Captions)
+        reader, right = Letters(dataset.image_space), _right(dataset, split)
+        scores = [_compare(reader.text_of(image), right[prompt]) for image, prompt in zip(images, prompts, strict=True)]
+        return dict(zip(("exact", "length", "letters"), map(float, np.mean(scores, axis=0)), strict=True))
+
+
+def _right(dataset: Captions, split: Split) -> dict[str, str]:
+    """By prompt, the caption of the first picture of these tokens."""
+    found: dict[str, str] = {}
+    for index, prompt in enumerate(dataset.captions(split)):
+        found.setdefault(prompt, dataset.wording(split, index))
+    return found
+
+
+def _compare(found: str, right: str) -> tuple[float, float, float]:
+    same = sum(one == other for one, other in zip(found, right, strict=False))
+    return float(found == right), float(len(found) == len(right)), same / len(right)

@@ -1,0 +1,119 @@
+"""Texts as pictures, whose tokens are the letters."""
+
+from __future__ import annotations
+
+import functools
+import string
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from keras import ops
+from PIL import Image, ImageDraw, ImageFont
+
+from kgen import DataError, Decoder, Space, SpaceError
+from kgen_plugin_tokens.lengths import END
+
+Tensor = Any
+
+ALPHABET = " " + string.ascii_lowercase + string.digits + ".,;:!?'\"-+*/()&%#@$="
+"""Letter i is token i + 1; token 0 is the end."""
+
+HEIGHT, WIDTH = 11, 6
+"""Of a letter's cell, in pixels."""
+
+
+@functools.cache
+def glyphs() -> np.ndarray:
+    """Each token's cell, black on white, in Pillow's bitmap font: uint8 (V, height, width); the end's is blank."""
+    font, cells = ImageFont.load_default_imagefont(), []
+    for letter in [" ", *ALPHABET]:
+        cell = Image.new("L", (WIDTH, HEIGHT), 255)
+        ImageDraw.Draw(cell).text((0, 0), letter, fill=0, font=font)
+        cells.append(np.asarray(cell))
+    return np.stack(cells)
+
+
+def spell(text: str, cells: int) -> np.ndarray:
+    """The tokens of a text, capital letters as small ones, filled up with ends: int32 (cells,).
+
+    Raises:
+        DataError: it is too long, or has a letter that is not in `ALPHABET`.
+    """
+    letters = text.strip().lower()
+    if len(letters) > cells:
+        raise DataError(f"'{text}' has {len(letters)} letters, more than the length {cells}: give a greater 'length'")
+    if unknown := [letter for letter in letters if letter not in ALPHABET]:
+        raise DataError(f"'{text}' has a letter {unknown[0]!r}: there are but '{ALPHABET}'")
+    tokens = np.full(cells, END, np.int32)
+    tokens[: len(letters)] = [ALPHABET.index(letter) + 1 for letter in letters]
+    return tokens
+
+
+def read(tokens: Iterable[int]) -> str:
+    """The text of tokens, up to the first end."""
+    letters = []
+    for token in tokens:
+        if token == END:
+            break
+        letters.append(ALPHABET[token - 1])
+    return "".join(letters)
+
+
+def written(text: str, cells: int) -> np.ndarray:
+    """A picture of a text, a row of cells: uint8 (height, cells * width, 1). Raises DataError, as `spell` does."""
+    row = glyphs()[spell(text, cells)]  # (cells, h, w)
+    return row.transpose(1, 0, 2).reshape(HEIGHT, cells * WIDTH, 1)
+
+
+def letter_space(cells: int) -> Space:
+    """Of the pictures of texts of at most so many letters."""
+    return Space("continuous", (HEIGHT, cells * WIDTH, 1))
+
+
+class Letters(Decoder):
+    """A picture is a row of letters, and each letter a token; 0 is the end, after which all is blank.
+
+    Each cell is the letter whose glyph is nearest, so that a picture of a text comes back as it was; blank cells after
+    the last letter are ends.
+
+    Raises:
+        SpaceError: pictures of this shape are no row of letters.
+    """
+
+    lossless = True
+
+    def __init__(self, image_space: Space, **kwargs: Any) -> None:
+        super().__init__(image_space, **kwargs)
+        height, width, channels = image_space.shape
+        if (height, channels) != (HEIGHT, 1) or width % WIDTH:
+            raise SpaceError(
+                f"decoder 'letters' draws a row of letters, grey pictures of {HEIGHT} x {WIDTH} pixels a letter, but "
+                f"these are {image_space}: take the dataset 'tokens/captions'"
+            )
+
+    @property
+    def latent_space(self) -> Space:
+        return Space("tokens", (self.image_space.shape[1] // WIDTH,), vocabulary=1 + len(ALPHABET))
+
+    def encode(self, images: Tensor) -> Tensor:
+        cells = ops.reshape(ops.cast(images, "float32"), (-1, HEIGHT, self.latent_space.size, WIDTH))
+        cells = ops.reshape(ops.transpose(cells, (0, 2, 1, 3)), (-1, self.latent_space.size, HEIGHT * WIDTH))
+        table = ops.convert_to_tensor(_shades()[1:].reshape(len(ALPHABET), -1))  # (A, h w)
+        distances = ops.sum(ops.square(table), axis=1) - 2.0 * ops.matmul(cells, ops.transpose(table))
+        letters = ops.cast(ops.argmin(distances, axis=-1), "int32")  # (B, cells), 0 where blank
+        from_here = ops.flip(ops.cumsum(ops.flip(letters, axis=1), axis=1), axis=1)  # 0 where only blanks follow
+        return ops.where(from_here > 0, letters + 1, END)
+
+    def decode(self, latent: Tensor, condition: dict[str, Tensor], noise: dict[str, Tensor]) -> Tensor:  # type: ignore[override]  # it takes no options
+        cells = ops.take(ops.convert_to_tensor(_shades()), ops.cast(latent, "int32"), axis=0)  # (B, cells, h, w)
+        return ops.reshape(ops.transpose(cells, (0, 2, 1, 3)), (-1, *self.image_space.shape))
+
+    def text_of(self, image: np.ndarray) -> str:
+        tokens = self.encode(ops.convert_to_tensor((image[None] / 127.5 - 1.0).astype(np.float32)))
+        return read(ops.convert_to_numpy(tokens)[0].tolist())
+
+
+def _shades() -> np.ndarray:
+    """`glyphs` in [-1, 1], float32."""
+    return (glyphs() / 127.5 - 1.0).astype(np.float32)

@@ -1,0 +1,290 @@
+"""Captions drawn as letters, of pictures read as tokens."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from keras import ops
+from kgen_plugin_tokens.captions import Captions, Wording
+from kgen_plugin_tokens.letters import ALPHABET, HEIGHT, WIDTH, Letters, glyphs, letter_space, read, spell, written
+from kgen_plugin_tokens.pictures import Pictures
+from PIL import Image
+
+import kgen
+from kgen import ConfigError, DataError, RunError, Space, SpaceError
+from kgen.captioning import caption, open_captioner
+from kgen.cli.caption import command
+from kgen.config import RunConfig
+from kgen.run import run
+from kgen.testing import DatasetConformance, DecoderConformance, EncoderConformance, MetricConformance
+
+SHAPES = {
+    "name": "shapes",
+    "size": 16,
+    "colours": ["red", "blue"],
+    "shapes": ["circle", "square"],
+    "sizes": ["large"],
+    "positions": ["left", "right"],
+    "holdout": ["blue square"],
+    "jitter": 0.03,
+    "count": 12,
+    "validation": 4,
+}
+LONGEST = len("a large blue square at the right")
+
+
+# ---- letters ---------------------------------------------------------------------------------------------------------
+
+
+class TestLetters(DecoderConformance):
+    reconstruction: ClassVar = 0.0
+
+    def build(self) -> Letters:
+        return Letters(letter_space(9))
+
+    def loss_batch(self, component: Letters, seed: int = 0) -> Any:
+        """Pictures of texts: it loses nothing of these."""
+        rng = np.random.default_rng(seed)
+        lengths = rng.integers(1, 10, 4)
+        texts = ["".join(rng.choice(list(ALPHABET), length)) + "." for length in lengths - 1]
+        batch = super().loss_batch(component, seed)
+        return {**batch, "images": (np.stack([written(text, 9) for text in texts]) / 127.5 - 1.0).astype(np.float32)}
+
+
+def test_every_letter_comes_back() -> None:
+    text = "".join(letter + "x" for letter in ALPHABET)
+    decoder = Letters(letter_space(len(text)))
+    image = written("x" + text, len(text) + 1)[:, WIDTH:]
+    tokens = ops.convert_to_numpy(decoder.encode(ops.convert_to_tensor((image[None] / 127.5 - 1.0).astype("float32"))))
+    assert read(tokens[0].tolist()) == text == decoder.text_of(image)
+    np.testing.assert_array_equal(tokens[0], spell("x" + text, len(text) + 1)[1:])
+    assert len(np.unique(glyphs()[1:], axis=0)) == len(ALPHABET)
+
+
+def test_letters_are_read_through_noise() -> None:
+    decoder = Letters(letter_space(12))
+    image = written("a red heart", 12)
+    noise = np.random.default_rng(0).normal(0.0, 60.0, image.shape)
+    assert decoder.text_of(np.clip(image + noise, 0, 255)) == "a red heart"
+
+
+def test_ends_are_after_the_last_letter_alone() -> None:
+    assert spell(" A b ", 6).tolist() == [2, 1, 3, 0, 0, 0]
+    decoder = Letters(letter_space(6))
+    assert decoder.latent_space == Space("tokens", (6,), vocabulary=1 + len(ALPHABET))
+    assert decoder.text_of(written("a b", 6)) == "a b"
+    assert decoder.text_of(written("", 6)) == ""
+    white = decoder.decode(ops.zeros((1, 6), "int32"), {}, {})
+    assert ops.convert_to_numpy(white).min() == 1.0
+
+
+def test_what_cannot_be_written_is_named() -> None:
+    with pytest.raises(DataError, match="'a red heart' has 11 letters, more than the length 10"):
+        spell("a red heart", 10)
+    with pytest.raises(DataError, match="'grün' has a letter 'ü'"):
+        spell("grün", 10)
+    for shape in ((HEIGHT, 3 * WIDTH, 3), (HEIGHT, 3 * WIDTH + 1, 1), (HEIGHT + 1, 3 * WIDTH, 1)):
+        with pytest.raises(SpaceError, match=r"grey pictures of 11 x 6 pixels a letter.*'tokens/captions'"):
+            Letters(Space("continuous", shape))
+
+
+# ---- pictures as texts -----------------------------------------------------------------------------------------------
+
+
+class TestPictures(EncoderConformance):
+    texts: ClassVar = ("3 1 2 0", "7 7", "2", "5 4 3 2 1 0")
+
+    def build(self) -> Pictures:
+        return Pictures(dim=16, depth=2, heads=2)
+
+    @property
+    def _hard_texts(self) -> list[str]:
+        return [*self.texts, "", "  \n", "9999999", "1\t2"]
+
+
+def test_tokens_of_pictures() -> None:
+    encoder = Pictures(dim=8, depth=1, heads=2)
+    with pytest.raises(ConfigError, match="adapt"):
+        encoder.tokenize(["1"])
+    encoder.adapt(["3 1 2", "0 4"])
+    assert encoder.condition_space == kgen.ConditionSpace(3, 8)
+    assert encoder.tokenize(["0 4 5", "", "2"])["ids"].tolist() == [[3, 7, 2], [1, 0, 0], [5, 0, 0]]
+    with pytest.raises(
+        ConfigError, match=r"'red heart' is not the tokens of a picture.*'red' is no such.*kgen caption"
+    ):
+        encoder.tokenize(["red heart"])
+    with pytest.raises(ConfigError, match="has 4 tokens, but pictures have at most 3"):
+        encoder.tokenize(["1 1 1 1"])
+    with pytest.raises(DataError, match="cannot learn from these captions"):
+        Pictures().adapt(["1 -2"])
+    with pytest.raises(DataError, match="there are no captions"):
+        Pictures().adapt([])
+    with pytest.raises(RunError, match="cannot be read"):
+        encoder.load_assets("/nowhere")
+
+
+def test_places_matter() -> None:
+    encoder = Pictures(dim=8, depth=1, heads=2)
+    encoder.adapt(["1 2 3"])
+    pooled = ops.convert_to_numpy(encoder(encoder.tokenize(["1 2 3", "3 2 1"]))["pooled"])
+    assert np.abs(pooled[0] - pooled[1]).max() > 1e-4
+
+
+# ---- a dataset turned round ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    path = tmp_path_factory.mktemp("captioning")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KGEN_CACHE", str(path / "cache"))
+        yield path
+
+
+@pytest.fixture(scope="module")
+def codec(folder: Path) -> Path:
+    """A run directory whose decoder makes tokens of 4 colours, which are given, not trained."""
+    pipeline = kgen.assemble(
+        encoder={"name": "tokens/pictures", "dim": 8, "depth": 1, "heads": 1},
+        generator={"name": "tokens/ar", "network": {"width": 8, "depth": 1, "heads": 1}},
+        decoder={"name": "tokens/palette-tokens", "colours": 4},
+        image_space=Space("continuous", (16, 16, 3)),
+        captions=["1"],
+    )
+    pipeline.decoder.palette.assign([[1.0, 1.0, 1.0], [1.0, -1.0, -1.0], [-1.0, -1.0, 1.0], [0.0, 0.0, 0.0]])
+    pipeline.save(folder / "codec" / "model")
+    (folder / "codec" / "config.yaml").write_text("name: codec\n", encoding="utf-8")
+    return folder / "codec"
+
+
+class TestCaptions(DatasetConformance):
+    @pytest.fixture(autouse=True)
+    def _codec(self, codec: Path) -> None:
+        self.codec = codec
+
+    def build(self) -> Captions:
+        return Captions(of=SHAPES, codec=str(self.codec), length=LONGEST + 3)
+
+
+class TestWording(MetricConformance):
+    real: ClassVar = {"exact": (1.0, 1.0), "length": (1.0, 1.0), "letters": (1.0, 1.0)}
+    noise: ClassVar = {"exact": (0.0, 0.0), "letters": (0.0, 0.2)}
+
+    @pytest.fixture(autouse=True)
+    def _codec(self, codec: Path) -> None:
+        self.codec = codec
+
+    def build(self) -> Wording:
+        return Wording()
+
+    def dataset(self) -> Captions:
+        return Captions(of=SHAPES, codec=str(self.codec), length=LONGEST)
+
+
+def test_the_pair_is_turned_round(codec: Path) -> None:
+    made = Captions(of=SHAPES, codec=str(codec), length=LONGEST)
+    before = kgen.make_dataset(SHAPES)
+    decoder, _ = kgen.open_decoder(codec)
+    for split in ("train", "validation", "holdout"):
+        assert len(made.captions(split)) == len(before.captions(split))
+        for index, text in enumerate(made.captions(split)):
+            picture = before.image(split, index)
+            assert Letters(made.image_space).text_of(made.image(split, index)) == before.captions(split)[index]
+            assert made.prompt_of(picture) == text
+            tokens = decoder.encode(ops.convert_to_tensor((picture[None] / 127.5 - 1.0).astype(np.float32)))
+            assert text == " ".join(map(str, ops.convert_to_numpy(tokens).reshape(-1).tolist()))
+    assert made.prompt_space == before.image_space
+
+
+def test_half_right_captions(codec: Path) -> None:
+    made = Captions(of=SHAPES, codec=str(codec), length=LONGEST)
+    images = np.stack([made.image("train", 0), written(made.wording("train", 1)[:-1] + "z", LONGEST)])
+    scores = Wording()(images, list(made.captions("train"))[:2], "train", made)
+    letters = len(made.wording("train", 1))
+    assert scores == pytest.approx({"exact": 0.5, "length": 1.0, "letters": 1 - 0.5 / letters})
+    images[1] = written(made.wording("train", 1)[:-1], LONGEST)
+    scores = Wording()(images, list(made.captions("train"))[:2], "train", made)
+    assert scores == pytest.approx({"exact": 0.5, "length": 0.5, "letters": 1 - 0.5 / letters})
+
+
+def test_what_is_wrong_is_named(folder: Path, codec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match=r"captions: 'a large .*' has \d+ letters, more than the length 20"):
+        Captions(of=SHAPES, codec=str(codec), length=20)
+    with pytest.raises(ConfigError, match=r"captions: codec: .*nowhere is no run directory"):
+        Captions(of=SHAPES, codec=str(folder / "nowhere"))
+    with pytest.raises(ConfigError, match="is of pictures 16x16x3 continuous, but those to be captioned are 32x32x3"):
+        Captions(of={**SHAPES, "size": 32}, codec=str(codec))
+    with pytest.raises(ConfigError, match="unknown dataset 'shoes'"):
+        Captions(of="shoes", codec=str(codec))
+    spaces = Space("continuous", (16, 16, 3)), kgen.ConditionSpace(1, 4)
+    monkeypatch.setattr(
+        "kgen_plugin_tokens.captions.open_decoder", lambda run: (kgen.make_decoder("identity", *spaces), None)
+    )
+    with pytest.raises(ConfigError, match="the decoder of there makes 16x16x3 continuous, but captions are of tokens"):
+        Captions(of=SHAPES, codec="there")
+
+
+# ---- the whole way ---------------------------------------------------------------------------------------------------
+
+
+def configuration(codec: Path, generator: str) -> RunConfig:
+    return RunConfig.from_dict(
+        {
+            "name": "captioning",
+            "data": {"name": "tokens/captions", "of": SHAPES, "codec": str(codec), "length": LONGEST},
+            "encoder": {"name": "tokens/pictures", "dim": 8, "depth": 1, "heads": 1},
+            "generator": {
+                "name": generator,
+                "length": "predicted",
+                "network": {"width": 8, "depth": 1, "heads": 1},
+            },
+            "decoder": "tokens/letters",
+            "fit": {"steps": 2, "batch_size": 4},
+            "sample": {"every": 0},
+            "evaluate": {"metrics": ["wording"], "limit": 4, "likelihood": {"pictures": 2}},
+        }
+    )
+
+
+def test_from_pictures_to_words(folder: Path, codec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = folder / "run"
+    result = run(configuration(codec, "tokens/nar"), path, say=lambda text: None)
+    assert {"wording exact", "wording length", "wording letters"} <= set(result.scores["holdout"])
+    assert result.scores["validation"]["bits per dimension"] > 0
+    pipeline, dataset = open_captioner(path)
+    pictures = [dataset.pictures.image("train", index) for index in range(3)]
+    texts = caption(pipeline, dataset, pictures, seed=3, steps=2)
+    assert len(texts) == 3 and all(set(text) <= set(ALPHABET) for text in texts)
+    assert caption(pipeline, dataset, pictures[1:2], seed=3, steps=2) == texts[1:2]  # whatever the batch
+    files = [folder / f"{index}.png" for index in range(2)]
+    for file, picture in zip(files, pictures, strict=False):
+        Image.fromarray(picture).save(file)
+    command(path, files, seed=3, settings=["steps=2"])
+    assert capsys.readouterr().out == "".join(f"{f}: {t}\n" for f, t in zip(files, texts, strict=False))
+    command(path, files[:1], seed=3, settings=["steps=2"])
+    assert capsys.readouterr().out == f"{texts[0]}\n"
+    with pytest.raises(ConfigError, match="unknown key"):
+        command(path, files, settings=["step=2"])
+
+
+def test_runs_that_caption_nothing(folder: Path, codec: Path) -> None:
+    other = folder / "other"
+    shutil.copytree(codec, other)
+    (other / "config.yaml").write_text(
+        "data: {name: shapes, size: 16}\nencoder: tokens/pictures\ngenerator: tokens/ar\n"
+        "decoder: tokens/pixel-tokens\nfit: {steps: 1}\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(ConfigError, match="texts that people write, its dataset is 'kgen/shapes'"):
+        open_captioner(other)
+    config = configuration(codec, "tokens/ar").to_yaml()
+    (other / "config.yaml").write_text(config, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"decoder 'tokens/palette-tokens' of .* draws no writing"):
+        open_captioner(other)
+    with pytest.raises(RunError, match="is no run directory"):
+        open_captioner(folder / "nowhere")
