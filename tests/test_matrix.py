@@ -20,8 +20,11 @@ from kgen.plugins import registry
 from kgen.sampler import Sampler
 
 SPACE = kgen.Space("continuous", (4, 4, 3))
+SPACES = {"tokens/letters": kgen.Space("continuous", (11, 24, 1))}
+"""Of the pictures, where they are no ordinary ones."""
 CAPTIONS = ["red heart", "blue circle", "red circle", "blue heart"]
-IMAGES = np.random.default_rng(0).integers(0, 256, (4, 4, 4, 3)).astype(np.uint8)
+NUMBERS = ["3 1", "0 2 2", "3 2", "0 1 2"]
+"""Captions of pictures, instead of texts that people write."""
 
 KERAS_HUB_TESTS = Path(__file__).parents[1] / "plugins" / "kgen-plugin-keras-hub" / "tests" / "conftest.py"
 
@@ -33,6 +36,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "keras-hub/bert": {"length": 8},
     "keras-hub/clip-text": {"length": 8},
     "keras-hub/t5": {"length": 8},
+    "tokens/pictures": {"dim": 8, "depth": 1, "heads": 1},
 }
 TRANSFORMER = {"width": 8, "depth": 1, "heads": 2}
 GENERATORS: dict[str, dict[str, Any]] = {
@@ -53,10 +57,13 @@ DECODERS: dict[str, dict[str, Any]] = {
     "superres/regression": {"factor": 2, "width": 4, "blocks": 1},
     "superres/diffusion": {"factor": 2, "network": UPSCALER},
     "superres/cascade": {"decoders": [{"name": "superres/regression", "factor": 2, "width": 4, "blocks": 1}]},
+    "tokens/letters": {},
     "tokens/palette-tokens": {"colours": 4},
     "tokens/pixel-tokens": {},
 }
-OF_TOKENS = {"codecs/vq-autoencoder", "tokens/palette-tokens", "tokens/pixel-tokens"}
+OF_TOKENS = {"codecs/vq-autoencoder", "tokens/letters", "tokens/palette-tokens", "tokens/pixel-tokens"}
+NO_GRID = ("tokens/ar-nar", "tokens/letters")
+"""Fits by its kind, but a draft is of a grid, and letters are a sequence."""
 OPTIONS: dict[str, dict[str, Any]] = {
     name: {"steps": 1} for name in ("diffusion/diffusion", "tokens/ar-nar", "tokens/nar")
 }
@@ -96,16 +103,28 @@ def encoder_of(presets: Callable[[str], dict[str, Any]]) -> Callable[[str], kgen
     @functools.cache
     def make(encoder: str) -> kgen.Encoder:
         keras.utils.set_random_seed(0)
-        parts = {"generator": {"name": "vae/vae", **GENERATORS["vae/vae"]}, "image_space": SPACE, "captions": CAPTIONS}
-        return kgen.assemble(encoder={"name": encoder, **presets(encoder)}, **parts).encoder
+        parts = {"generator": {"name": "vae/vae", **GENERATORS["vae/vae"]}, "image_space": SPACE}
+        return kgen.assemble(
+            encoder={"name": encoder, **presets(encoder)}, captions=captions_of(encoder), **parts
+        ).encoder
 
     return make
+
+
+def captions_of(encoder: str) -> list[str]:
+    return NUMBERS if encoder == "tokens/pictures" else CAPTIONS
+
+
+def images_of(decoder: str) -> np.ndarray:
+    """uint8 (4, H, W, C)."""
+    shape = SPACES.get(decoder, SPACE).shape
+    return np.random.default_rng(0).integers(0, 256, (4, *shape)).astype(np.uint8)
 
 
 @functools.cache
 def decoder_of(name: str, condition_space: kgen.ConditionSpace) -> kgen.Decoder:
     """Each decoder, made once for each kind of text."""
-    spaces = {"image_space": SPACE, "condition_space": condition_space}
+    spaces = {"image_space": SPACES.get(name, SPACE), "condition_space": condition_space}
     return kgen.make_decoder({"name": name, **DECODERS[name]}, **spaces)
 
 
@@ -130,7 +149,7 @@ def test_every_component_is_here() -> None:
 
 def fits(generator: str, decoder: str) -> bool:
     """Generators of tokens fit decoders of tokens, and those of numbers fit those of numbers."""
-    return generator.startswith("tokens/") == (decoder in OF_TOKENS)
+    return generator.startswith("tokens/") == (decoder in OF_TOKENS) and (generator, decoder) != NO_GRID
 
 
 def triples() -> list[tuple[str, str, str]]:
@@ -152,12 +171,13 @@ def test_what_fits(encoder: str, generator: str, decoder: str, encoder_of: Calla
     assert component_id("generator", pipeline.generator) == generator
     pipeline.compile(keras.optimizers.Adam(1e-3), run_eagerly=True)
     learned, frozen = values(pipeline.generator.trainable_variables), values(drawer.variables)
-    history = pipeline.fit(pipeline.inputs(IMAGES, CAPTIONS), batch_size=4, epochs=2, verbose=0)
+    history = pipeline.fit(pipeline.inputs(images_of(decoder), captions_of(encoder)), batch_size=4, epochs=2, verbose=0)
     assert np.isfinite(history.history["loss"]).all()
     assert not same(learned, values(pipeline.generator.trainable_variables))
     assert same(frozen, values(drawer.variables))
-    images = pipeline.generate("red circle", n=2, decoder=DECODE.get(decoder, {}), **OPTIONS.get(generator, {}))
-    assert images.shape == (2, 4, 4, 3) and images.dtype == np.uint8
+    prompt, options = captions_of(encoder)[2], OPTIONS.get(generator, {})
+    images = pipeline.generate(prompt, n=2, decoder=DECODE.get(decoder, {}), **options)
+    assert images.shape == (2, *drawer.image_space.shape) and images.dtype == np.uint8
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
@@ -167,5 +187,11 @@ def test_what_does_not_fit_is_refused_by_name(encoder: str, encoder_of: Callable
         if fits(generator, decoder):
             continue
         parts = {"encoder": reader, "generator": {"name": generator, **GENERATORS[generator]}}
-        with pytest.raises(kgen.SpaceError, match=f"'{generator}' .* '{decoder}'"):
+        reason = "larger grid" if (generator, decoder) == NO_GRID else f"'{generator}' .* '{decoder}'"
+        with pytest.raises(kgen.SpaceError, match=reason):
             kgen.assemble(**parts, decoder=decoder_of(decoder, reader.condition_space))
+
+
+def test_letters_fit_pictures_of_letters_alone() -> None:
+    with pytest.raises(kgen.SpaceError, match=r"'letters' draws a row of letters, .* but these are 4x4x3 continuous"):
+        kgen.make_decoder("letters", SPACE, kgen.ConditionSpace(3, 8))
