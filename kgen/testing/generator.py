@@ -195,7 +195,7 @@ class GeneratorConformance(LossConformance):
 
     def test_draws_a_region_anew_and_keeps_the_rest(self) -> None:
         component = self._sampler()
-        if not component.inpaints:
+        if not component.inpaints or len(component.space.shape) < 2:  # a sequence has no region
             return
         source = random_latents(component.space, BATCH, 2)
         region = np.random.default_rng(0).random((BATCH, *component.space.shape[:2])) < 0.5  # another for each row
