@@ -15,3 +15,8 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llv
 
 _cache = tempfile.TemporaryDirectory(prefix="kgen-tests-")  # removed when the process ends
 os.environ["KGEN_CACHE"] = _cache.name
+
+# Programs that JAX has compiled, for all tests: the folder of the first process, which the others inherit.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{_cache.name}/jax")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
