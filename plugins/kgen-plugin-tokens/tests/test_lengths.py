@@ -20,7 +20,7 @@ from scipy.special import log_softmax, softmax
 from kgen import ConditionSpace, SeedGenerator, Space, SpaceError
 from kgen.random import draw
 from kgen.testing import GeneratorConformance
-from kgen.testing.execution import perturb
+from kgen.testing.execution import Runner, arrays, perturb
 from kgen.testing.inputs import random_conditions
 
 CONDITIONS = ConditionSpace(3, 6)
@@ -90,8 +90,9 @@ def every(space: Space) -> np.ndarray:
 
 
 def probabilities(made: Any, sequences: np.ndarray, **options: Any) -> np.ndarray:
-    found = made.log_likelihood(tensor(sequences), texts(len(sequences)), **options)
-    return np.exp(np.asarray(ops.convert_to_numpy(found), np.float64))
+    runner = Runner(made, lambda batch, training: made.log_likelihood(batch["x"], batch["text"], **options))
+    found = runner.run({"x": np.asarray(sequences, np.int32), "text": arrays(texts(len(sequences)))})
+    return np.exp(np.asarray(found, np.float64))
 
 
 # ---- what a length is ------------------------------------------------------------------------------------------------
@@ -194,7 +195,7 @@ def test_the_bound_is_below_probabilities_that_sum_to_one() -> None:
     exact = of_lengths[(sequences != 0).sum(axis=1)] * [p for p, _ in both]
     assert exact.sum() == pytest.approx(1.0, abs=1e-5)
     bound = of_lengths[(sequences != 0).sum(axis=1)] * np.exp([mean for _, mean in both])
-    found = probabilities(made, sequences, samples=768)  # so many that each place is masked nearly as often as any other
+    found = probabilities(made, sequences, samples=768)  # each place is masked nearly as often as any other
     np.testing.assert_allclose(found, bound, rtol=0.05)
     short = (sequences != 0).sum(axis=1) < 2  # one order alone
     np.testing.assert_allclose(found[short], exact[short], rtol=1e-4)
@@ -204,12 +205,13 @@ def test_the_bound_is_below_probabilities_that_sum_to_one() -> None:
 def test_the_bound_of_whole_rows_is_that_of_given_places() -> None:
     """All places before the end: with one mask a size, and on average over many, the same as of fixed places."""
     made = generator(NonAutoregressive, None)
-    tokens, condition = tensor([[2, 1, 2], [1, 1, 2]]), texts(2)
-    rows, fixed = (
-        ops.convert_to_numpy(any_order_bound(made.model, tokens, condition, 768, hidden))
-        for hidden in (before_end(tokens), np.arange(3))
-    )
-    np.testing.assert_allclose(rows, fixed, rtol=0.01)
+
+    def bounds(batch: Any, training: bool) -> Any:
+        ways = (before_end(batch["x"]), np.arange(3))
+        return [any_order_bound(made.model, batch["x"], batch["text"], 768, hidden) for hidden in ways]
+
+    batch = {"x": np.array([[2, 1, 2], [1, 1, 2]], np.int32), "text": arrays(texts(2))}
+    np.testing.assert_allclose(*Runner(made, bounds).run(batch), rtol=0.01)
 
 
 def test_the_loss_is_of_masked_tokens_and_of_the_length() -> None:
