@@ -136,10 +136,14 @@ def same(first: list[np.ndarray], second: list[np.ndarray]) -> bool:
     return all(np.array_equal(one, other) for one, other in zip(first, second, strict=True))
 
 
+EAGER = keras.backend.backend() != "jax"
+"""Compiling a program for each triple would take most of the time; but JAX would compile each operation instead."""
+
+
 @pytest.fixture(autouse=True)
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compiling a program for each triple would take most of the time."""
-    monkeypatch.setattr(Sampler, "compile", lambda self, **given: keras.Model.compile(self, run_eagerly=True))
+    if EAGER:
+        monkeypatch.setattr(Sampler, "compile", lambda self, **given: keras.Model.compile(self, run_eagerly=True))
 
 
 def test_every_component_is_here() -> None:
@@ -169,7 +173,7 @@ def test_what_fits(encoder: str, generator: str, decoder: str, encoder_of: Calla
     drawer = decoder_of(decoder, reader.condition_space)
     pipeline = kgen.assemble(encoder=reader, generator={"name": generator, **GENERATORS[generator]}, decoder=drawer)
     assert component_id("generator", pipeline.generator) == generator
-    pipeline.compile(keras.optimizers.Adam(1e-3), run_eagerly=True)
+    pipeline.compile(keras.optimizers.Adam(1e-3), run_eagerly=EAGER)
     learned, frozen = values(pipeline.generator.trainable_variables), values(drawer.variables)
     history = pipeline.fit(pipeline.inputs(images_of(decoder), captions_of(encoder)), batch_size=4, epochs=2, verbose=0)
     assert np.isfinite(history.history["loss"]).all()
