@@ -170,6 +170,7 @@ class TestExact(MetricConformance):
 
 def fails(kit: type[Any], check: str, build: Any, match: str, **attributes: Any) -> None:
     """Asserts that one check of a kit fails for a component, with a message that says why."""
+    keras.utils.set_random_seed(0)
     case = type("Case", (kit,), {"build": lambda self: build(), **attributes})()
     with (
         pytest.raises((AssertionError, ValueError), match=match),

@@ -77,7 +77,7 @@ def test_nothing_leaks_from_the_future(positions: str, text: str) -> None:
     tokens = ops.convert_to_tensor(np.arange(COUNT, dtype=np.int32)[None])  # all different: a row of weights each
     order = ops.convert_to_tensor(reading_order("spiral", SHAPE)[None])
     (row,) = [i for i, w in enumerate(made.trainable_variables) if w is made.embedding.embeddings]
-    weight = np.random.default_rng(0).standard_normal(VOCABULARY).astype("float32")
+    weight = ops.convert_to_tensor(np.random.default_rng(0).standard_normal(VOCABULARY).astype("float32"))
     for position in (0, 1, 5, COUNT - 1):
 
         def logit(position: int = position) -> Any:

@@ -80,7 +80,8 @@ class Convolution:
 
     def __call__(self, x: Tensor) -> Tensor:
         convolve = ops.depthwise_conv if self.by_channel else ops.conv
-        return convolve(x, ops.convert_to_tensor(self.kernel), strides=self.stride, padding="same") + self.bias
+        kernel, bias = ops.convert_to_tensor(self.kernel), ops.convert_to_tensor(self.bias)
+        return convolve(x, kernel, strides=self.stride, padding="same") + bias
 
 
 @dataclass(frozen=True)
