@@ -171,6 +171,17 @@ def test_the_loss_of_the_autoregressive_model_is_its_likelihood() -> None:
             np.testing.assert_allclose(ops.convert_to_numpy(losses["length"]), expected, rtol=1e-5)
 
 
+def test_the_autoregressive_model_is_told_the_length() -> None:
+    """What it thinks of the same tokens differs, if the sequence is to be longer."""
+    made = generator(Autoregressive, "predicted")
+    order = ops.convert_to_tensor(np.arange(3, dtype=np.int32)[None])
+    short, long = (
+        ops.convert_to_numpy(made.model(tensor([[1, 1, 1]]), order, made.lengths.tell(tensor([count]), texts(1))))
+        for count in (1, 3)
+    )
+    assert np.abs(short[:, :, 1:] - long[:, :, 1:]).max() > 1e-3
+
+
 def in_all_orders(made: NonAutoregressive, sequence: np.ndarray) -> tuple[float, float]:
     """p(sequence) and the mean of log p over all orders of filling in what is before the end, without its length."""
     places = range(int((sequence != 0).sum()))
