@@ -118,12 +118,13 @@ class DecoderConformance(LossConformance):
         def function(b: Batch, training: bool) -> Any:
             return component.decode(b["latent"], b["condition"], b.get("noise", {}), **given)
 
-        if component is not self._coder():
-            return Runner(component, function).run(batch)  # type: ignore[no-any-return]
-        runners = self._shared[1]
-        if repr(given) not in runners:
-            runners[repr(given)] = Runner(component, function)
-        return runners[repr(given)].run(batch)  # type: ignore[no-any-return]
+        shared, runners = type(self).__dict__.get("_shared", (None, {}))
+        runner = runners.get(repr(given)) if component is shared else None
+        if runner is None:
+            runner = Runner(component, function)
+        if component is shared:
+            runners[repr(given)] = runner
+        return runner.run(batch)  # type: ignore[no-any-return]
 
     def _decoding_batch(self, component: Decoder, given: Options) -> Batch:
         images = self.loss_batch(component)["images"]
