@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 # These say the same on every backend, or choose theirs themselves: running them once is enough.
-ANY_BACKEND := $(addprefix tests/test_,$(addsuffix .py,attributes bad_input cli compare config distribution families idx imagefolder layout plugins registry \
+ANY_BACKEND := $(addprefix tests/test_,$(addsuffix .py,attributes bad_input cli compare config distribution families idx imagefolder images layout plugins registry \
 	resume retrieval shapes signature spaces tfds without_tensorflow)) plugins/kgen-plugin-openmoji
 DECLARED := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 

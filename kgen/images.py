@@ -14,6 +14,12 @@ from PIL.PngImagePlugin import PngInfo
 
 from kgen.files import atomic_file
 
+LINE = 12
+"""Height of a line of a caption, in pixels."""
+
+MOST_LINES = 3
+"""Of a caption; what does not fit into them is left out."""
+
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
     """[-1, 1] -> 0..255, rounded; numbers outside are clipped."""
@@ -49,23 +55,26 @@ def grid(images: np.ndarray, captions: Sequence[str] | None = None, columns: int
 
     Args:
         images: uint8 (N, height, width, channels).
-        captions: N texts, shortened to fit; none: no text.
+        captions: N texts, in lines as wide as a picture; none: no text.
         columns: Pictures a row; 0 makes the grid about square.
         scale: Each picture is enlarged by this whole factor; 0 brings small ones to about 96 pixels.
     """
     count, height, width = images.shape[:3]
     columns = columns or math.ceil(math.sqrt(count))
     scale = scale or max(1, round(96 / max(height, width)))
-    cell_w, cell_h, text_h, gap = width * scale, height * scale, 14 if captions else 0, 4
+    font, gap = ImageFont.load_default(10), 4
+    cell_w, cell_h = width * scale, height * scale
+    texts = [_lines(caption, cell_w, font) for caption in captions or ()]
+    text_h = LINE * max(map(len, texts), default=0) + 2
     rows = math.ceil(count / columns)
     sheet = Image.new("RGB", (columns * (cell_w + gap) + gap, rows * (cell_h + text_h + gap) + gap), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(10)
+    pen = ImageDraw.Draw(sheet)
     for i, image in enumerate(images):
         x = gap + (i % columns) * (cell_w + gap)
         y = gap + (i // columns) * (cell_h + text_h + gap)
         sheet.paste(as_picture(image).convert("RGB").resize((cell_w, cell_h), Image.Resampling.NEAREST), (x, y))
-        if captions:
-            pen.text((x, y + cell_h + 1), _shorten(captions[i], cell_w, pen, font), fill="black", font=font)
+        if texts:
+            _write(pen, (x, y + cell_h + 1), texts[i], font)
     return sheet
 
 
@@ -77,19 +86,20 @@ def matrix(
     Args:
         rows: uint8 (N, height, width, channels) each.
         names: One a row.
-        columns: N titles, shortened to fit; none: no titles.
+        columns: N titles, in lines as wide as a picture; none: no titles.
         scale: As for `grid`.
     """
     count, height, width = rows[0].shape[:3]
     scale = scale or max(1, round(96 / max(height, width)))
     font, gap = ImageFont.load_default(10), 4
     left = gap + math.ceil(max(font.getlength(name) for name in names)) + gap
-    top = 18 if columns else gap
     cell_w, cell_h = width * scale + gap, height * scale + gap
+    titles = [_lines(title, cell_w - gap, font) for title in columns]
+    top = LINE * max(map(len, titles), default=0) + gap + 2
     sheet = Image.new("RGB", (left + count * cell_w, top + len(rows) * cell_h), "white")
     pen = ImageDraw.Draw(sheet)
-    for j, title in enumerate(columns):
-        pen.text((left + j * cell_w, gap), _shorten(title, cell_w - gap, pen, font), fill="black", font=font)
+    for j, title in enumerate(titles):
+        _write(pen, (left + j * cell_w, gap), title, font)
     for i, (name, images) in enumerate(zip(names, rows, strict=True)):
         pen.text((gap, top + i * cell_h + cell_h // 2 - 6), name, fill="black", font=font)
         for j, image in enumerate(images):
@@ -101,9 +111,30 @@ def matrix(
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-def _shorten(text: str, width: int, pen: ImageDraw.ImageDraw, font: Font) -> str:
-    if pen.textlength(text, font) <= width:
+def _write(pen: ImageDraw.ImageDraw, place: tuple[int, int], lines: Sequence[str], font: Font) -> None:
+    left, top = place
+    for i, line in enumerate(lines):
+        pen.text((left, top + i * LINE), line, fill="black", font=font)
+
+
+def _lines(text: str, width: int, font: Font) -> list[str]:
+    """A text in lines of at most `width` pixels, broken between words; no more than `MOST_LINES`."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    kept = lines[:MOST_LINES]
+    if len(lines) > MOST_LINES:
+        kept[-1] += "…"
+    return [_shorten(line, width, font) for line in kept]
+
+
+def _shorten(text: str, width: int, font: Font) -> str:
+    if font.getlength(text) <= width:
         return text
-    while text and pen.textlength(text + "…", font) > width:
+    text = text.removesuffix("…")
+    while text and font.getlength(text + "…") > width:
         text = text[:-1]
     return text + "…"
