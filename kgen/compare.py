@@ -11,7 +11,6 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,7 +24,6 @@ from kgen.pipeline import Pipeline
 from kgen.rundir import RunDirectory
 from kgen.saving import load
 from kgen.scoring import BITS, in_split, prompts_to_draw
-from kgen.signature import options
 from kgen.sweep import Trial, long_table, plots, seconds_a_picture, section, sweep, wide_table
 from kgen.training.journal import read_rows
 
@@ -147,7 +145,7 @@ def _facts(directory: RunDirectory, config: RunConfig, pipeline: Pipeline) -> di
         "training s": f"{manifest['timings']['training_seconds']:.0f}",
         "pictures/s trained": f"{statistics.median(speeds):.0f}" if speeds else "",
         "pictures/s drawn": f"{1 / seconds_a_picture(pipeline, drawing):.0f}",
-        "steps to draw": str(_steps(pipeline, drawing)),
+        "steps to draw": str(pipeline.generator.drawing_steps(**drawing)),
         "bits/dim": "" if bits is None else f"{bits:.3f}",
         "likelihood": pipeline.generator.likelihood or "none",
         **{key: f"{value:.3f}" for key, value in scores.items()},
@@ -165,12 +163,6 @@ def _scores(directory: RunDirectory) -> dict[str, float]:
         for split, scores in found.items()
         for name, value in scores.items()
     }
-
-
-def _steps(pipeline: Pipeline, given: dict[str, Any]) -> int:
-    """How many steps one picture takes: the option of that name, or one."""
-    known = options(type(pipeline.generator).generate)
-    return int(given.get("steps", known["steps"].default)) if "steps" in known else 1
 
 
 def _notes(directories: Sequence[RunDirectory], names: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ import keras
 
 from kgen.components.encoder import Condition
 from kgen.random import NoiseSpec
-from kgen.signature import Configurable
+from kgen.signature import Configurable, options
 from kgen.spaces import ConditionSpace, Space
 
 Tensor = Any
@@ -86,6 +86,14 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
             (B, *space.shape); row i depends on row i of the arguments alone.
         """
         raise NotImplementedError
+
+    def drawing_steps(self, **given: Any) -> int:
+        """How many steps, one after the other, a picture takes with options of `generate`.
+
+        Default: the option `steps`, where `generate` has it, else one.
+        """
+        known = options(type(self).generate)
+        return int(given.get("steps", known["steps"].default)) if "steps" in known else 1
 
     def log_likelihood(self, x: Tensor, condition: Condition) -> Tensor:
         """How likely x is, or a lower bound of it: see `likelihood`. Subclasses may name options, with defaults.

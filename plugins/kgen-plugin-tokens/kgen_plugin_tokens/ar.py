@@ -157,6 +157,9 @@ class Autoregressive(Generator):
             tokens = ops.where(places_before(lengths, self.space.size), tokens, END)
         return ops.reshape(in_order(tokens, ops.argsort(order, axis=1)), (-1, *self.space.shape))
 
+    def drawing_steps(self, **given: Any) -> int:
+        return self.space.size
+
     # ---- likelihood -----------------------------------------------------------------------------------------------
 
     def log_likelihood(self, x: Tensor, condition: Condition) -> Tensor:

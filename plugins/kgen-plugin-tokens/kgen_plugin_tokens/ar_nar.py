@@ -157,6 +157,9 @@ class Combined(Generator):
             tokens, _ = self.filler.fill(doubted, again, keys, condition, null_condition, **options)
         return ops.reshape(tokens, (-1, *self.space.shape))
 
+    def drawing_steps(self, *, steps: int = 4, rounds: int = 0, **given: Any) -> int:
+        return self.places.size + steps + 3 * rounds
+
     def _certainty(self, tokens: Tensor, condition: Condition) -> Tensor:
         """The log-probability (B, N) of each token given half of the others: those of a chessboard's other colour."""
         colour = np.indices(self.space.shape).sum(axis=0).reshape(1, -1) % 2  # (1, N)

@@ -79,6 +79,14 @@ def test_misfits_are_named() -> None:
             generator.noise_spec(steps=17)
 
 
+def test_steps_are_those_of_one_after_the_other() -> None:
+    parts = SPACE, CONDITIONS
+    assert Autoregressive(*parts, network=CROSS).drawing_steps(temperature=0.7) == 16
+    assert NonAutoregressive(*parts, network=CROSS).drawing_steps(temperature=0.7) == 8
+    combined = Combined(*parts, network=CROSS, draft=CROSS)
+    assert combined.drawing_steps() == 4 + 4 and combined.drawing_steps(steps=2, rounds=2) == 4 + 2 + 6
+
+
 def arguments(count: int) -> tuple[dict[str, Any], ...]:
     condition, null = (random_conditions(CONDITIONS, count, seed) for seed in (0, 1))
     return tuple({k: ops.convert_to_tensor(v) for k, v in part.items()} for part in (condition, null))
