@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -21,9 +20,6 @@ from kgen.upscaling import upscale
 
 PROMPT = "a large red circle in the middle"
 PICTURE = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
-
-
-ONCE = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="commands say the same on every backend")
 
 
 def configuration(**decoder: object) -> RunConfig:
@@ -218,7 +214,6 @@ def test_upscale_refuses_what_it_cannot_do() -> None:
 # ---- the command line ------------------------------------------------------------------------------------------------
 
 
-@ONCE
 def test_commands(kgen, trained: Path, file: Path, tmp_path: Path) -> None:
     done = kgen("generate", trained, "star", "--image", file, "--strength", "0.3", "--set", "steps=1", cwd=tmp_path)
     assert done.status == 0, done.err
@@ -232,7 +227,6 @@ def test_commands(kgen, trained: Path, file: Path, tmp_path: Path) -> None:
         assert picture.size == (80, 60)
 
 
-@ONCE
 def test_a_mask_belongs_to_its_picture(kgen, trained: Path, file: Path, tmp_path: Path) -> None:
     mask = tmp_path / "mask.png"
     Image.new("L", (40, 31), "white").save(mask)
@@ -242,7 +236,6 @@ def test_a_mask_belongs_to_its_picture(kgen, trained: Path, file: Path, tmp_path
     kgen(*given, cwd=tmp_path).refuses("Diffusion changes an image as a whole: leave the mask out")
 
 
-@ONCE
 def test_bad_input(kgen, trained: Path, file: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(file.read_bytes()[:60])

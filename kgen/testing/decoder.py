@@ -149,10 +149,10 @@ class DecoderConformance(LossConformance):
 
     def test_decodes_into_the_image_space(self) -> None:
         component = self._coder()
-        before = len(component.variables)
         for given in self.decode_options:
             images = self._decode(component, self._decoding_batch(component, given), given)
             check_in_space(images, component.image_space, BATCH, "decode")
+        before = len(self.ready().variables)
         assert len(component.variables) == before, "decode creates weights: create them before"
 
     def test_decodes_any_latent(self) -> None:
