@@ -69,7 +69,7 @@ def kgen_jobs() -> tuple[dict[str, Job], dict[str, int]]:
         def call(self, batch: Any) -> Any:
             return self.function(batch)
 
-        def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, **kwargs: Any) -> Any:
+        def compute_loss(self, x: Any, y: Any, y_pred: Any, *args: Any, **kwargs: Any) -> Any:
             return ops.mean(y_pred)
 
     def sampler(generator: Any, batch: int, **options: Any) -> Job:
