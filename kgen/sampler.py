@@ -35,7 +35,7 @@ class Sampler(keras.Model):  # type: ignore[misc]
         for name, value in (("null_tokens", pipeline.null_tokens), ("options", (options, decoder_options))):
             object.__setattr__(self, name, value)  # plain values, which Keras must not wrap
         self.built = True
-        self.compile(jit_compile=compile_sampling())
+        self.compile(jit_compile=compile_sampling(self.generator.drawing_steps(**options)))
 
     def call(self, batch: dict[str, Any]) -> Any:
         options, decoder_options = self.options

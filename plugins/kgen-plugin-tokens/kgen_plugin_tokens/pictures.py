@@ -13,7 +13,7 @@ from pydantic import Field, PositiveInt
 
 from kgen import ConditionSpace, ConfigError, DataError, Encoder, RunError
 from kgen_plugin_tokens.stack import places_initializer
-from kgen_plugin_tokens.transformer import Block, Transformer, key_bias, rms_norm
+from kgen_plugin_tokens.transformer import Block, Transformer, key_mask, rms_norm
 
 FILE = "pictures.json"
 
@@ -108,10 +108,10 @@ class Pictures(Encoder):
 
     def call(self, tokens: dict[str, Any], training: bool = False) -> dict[str, Any]:
         mask = ops.cast(ops.not_equal(tokens["ids"], PAD), self.compute_dtype)  # (B, L)
-        bias = key_bias(mask)
+        sees = key_mask(mask)
         x = ops.cast(ops.take(self.tokens, tokens["ids"], axis=0) + self.places, self.compute_dtype)  # (B, L, D)
         for block in self.blocks:
-            x = block(x, block.remember(x, None), bias, None, None, None, training=training)
+            x = block(x, block.remember(x, None), sees, None, None, None, training=training)
         x = self.norm_out(x)
         pooled = ops.sum(x * mask[..., None], axis=1) / ops.sum(mask, axis=1)[:, None]  # (B, D)
         return {"sequence": x, "mask": mask, "pooled": pooled}

@@ -12,7 +12,7 @@ from keras import ops
 
 from kgen_plugin_tokens.choosing import IMPOSSIBLE
 from kgen_plugin_tokens.positions import rotations
-from kgen_plugin_tokens.transformer import NEVER, Block, Pair, Transformer, key_bias, rms_norm
+from kgen_plugin_tokens.transformer import Block, Pair, Transformer, key_mask, rms_norm
 
 Tensor = Any
 Condition = Mapping[str, Tensor]
@@ -24,12 +24,12 @@ class Memory:
 
     Args:
         texts: A block each, the text as keys and values; None where it is a prefix.
-        text_bias: (B, 1, 1, L), which of it is no padding.
+        text_mask: bool (B, 1, 1, L), which of it is no padding.
         length: Of the prefix, 0 where there is none.
     """
 
     texts: list[Pair | None]
-    text_bias: Tensor
+    text_mask: Tensor
     length: int
 
 
@@ -101,28 +101,30 @@ class Stack(keras.layers.Layer):
         Returns:
             (B, N, vocabulary) float32.
         """
-        text_bias = key_bias(condition["mask"])
-        bias = self._bias(x.shape[1], text_bias, causal)
+        text_mask = key_mask(condition["mask"])
+        sees = self._sees(text_mask, causal)
         if self.length:
             x = ops.concatenate([self._prefix(condition), x], axis=1)  # (B, L + N, C)
         queries, keys = self._angles(queries, self.length), self._angles(keys, self.length)
         for block in self.blocks:
             text = block.read(condition["sequence"])
-            x = block(x, block.remember(x, keys), bias, queries, text, text_bias, training=training)
+            x = block(x, block.remember(x, keys), sees, queries, text, text_mask, training=training)
         return self._head(x[:, self.length :])
 
-    def _bias(self, count: int, text_bias: Tensor, causal: bool) -> Tensor | None:
-        """(B or 1, 1, L + N, L + N), or None where everything sees everything."""
+    def _sees(self, text_mask: Tensor, causal: bool) -> Tensor | None:
+        """Bool (B or 1, 1, L + N, L + N), or None where everything sees everything."""
         if not self.length and not causal:
             return None
-        total = self.length + count
-        sees = np.tri(total, dtype=np.float32) if causal else np.ones((total, total), np.float32)
-        sees[: self.length] = 0.0
-        sees[:, : self.length] = 1.0  # the prefix sees itself, and is seen by all
-        bias = ops.convert_to_tensor((1.0 - sees) * NEVER)[None, None]
-        if self.length:
-            bias = bias + ops.pad(text_bias, ((0, 0), (0, 0), (0, 0), (0, count)))
-        return bias
+        total = self.length + self.count
+        sees = np.tri(total, dtype=bool) if causal else np.ones((total, total), bool)
+        sees[: self.length] = False
+        sees[:, : self.length] = True  # the prefix sees itself, and is seen by all
+        sees = ops.convert_to_tensor(sees)[None, None]
+        return ops.logical_and(sees, self._with_places(text_mask)) if self.length else sees
+
+    def _with_places(self, text_mask: Tensor) -> Tensor:
+        """Of a prefix bool (B, 1, 1, L) -> (B, 1, 1, L + N), all places of the grid being seen."""
+        return ops.pad(text_mask, ((0, 0), (0, 0), (0, 0), (0, self.count)), constant_values=True)
 
     def _prefix(self, condition: Condition) -> Tensor:
         sequence = self.prefix(condition["sequence"])
@@ -143,7 +145,7 @@ class Stack(keras.layers.Layer):
     def begin(self, condition: Condition) -> tuple[Memory, list[Pair]]:
         """What `step` needs: the text, and for each block room for keys and values (B, H, L + N, d) of all places."""
         texts = [block.read(condition["sequence"]) for block in self.blocks]
-        memory = Memory(texts, key_bias(condition["mask"]), self.length)
+        memory = Memory(texts, key_mask(condition["mask"]), self.length)
         batch = ops.shape(condition["mask"])[0]
         shape = (batch, self.options.heads, self.length + self.count, self.options.head_dim)
         caches = [(ops.zeros(shape, self.compute_dtype), ops.zeros(shape, self.compute_dtype)) for _ in self.blocks]
@@ -152,7 +154,7 @@ class Stack(keras.layers.Layer):
             for i, block in enumerate(self.blocks):
                 pair = block.remember(x, nowhere)
                 caches[i] = _store(caches[i], pair, 0)
-                x = block(x, pair, memory.text_bias, nowhere, texts[i], memory.text_bias)
+                x = block(x, pair, memory.text_mask, nowhere, texts[i], memory.text_mask)
         return memory, caches
 
     def step(
@@ -168,15 +170,14 @@ class Stack(keras.layers.Layer):
         Returns:
             (B, vocabulary) float32, and `caches` with this position's keys and values.
         """
-        past = ops.cast(ops.arange(self.length + self.count) <= index + memory.length, "float32")  # (L + N,)
-        bias = key_bias(past[None])
+        sees = (ops.arange(self.length + self.count) <= index + memory.length)[None, None, None]  # (1, 1, 1, L + N)
         if memory.length:
-            bias = bias + ops.pad(memory.text_bias, ((0, 0), (0, 0), (0, 0), (0, self.count)))
+            sees = ops.logical_and(sees, self._with_places(memory.text_mask))
         query_angles, key_angles = self._angles(queries), self._angles(keys)
         kept = []
         for block, text, cache in zip(self.blocks, memory.texts, caches, strict=True):
             pair = _store(cache, block.remember(x, key_angles), index + memory.length)
-            x = block(x, pair, bias, query_angles, text, memory.text_bias)
+            x = block(x, pair, sees, query_angles, text, memory.text_mask)
             kept.append(pair)
         return self._head(x)[:, 0], kept
 
