@@ -59,12 +59,12 @@ def kgen_jobs() -> tuple[dict[str, Job], dict[str, int]]:
     nar = NonAutoregressive(space, texts, network=network)
 
     class Run(keras.Model):  # type: ignore[misc]
-        def __init__(self, function: Callable[[Any], Any], parts: list[Any]) -> None:
+        def __init__(self, function: Callable[[Any], Any], parts: list[Any], steps: int) -> None:
             super().__init__(autocast=False)
             self.parts = parts
             object.__setattr__(self, "function", function)
             self.built = True
-            self.compile("adamw", jit_compile=compile_sampling())
+            self.compile("adamw", jit_compile=compile_sampling(steps))
 
         def call(self, batch: Any) -> Any:
             return self.function(batch)
@@ -73,8 +73,9 @@ def kgen_jobs() -> tuple[dict[str, Job], dict[str, int]]:
             return ops.mean(y_pred)
 
     def sampler(generator: Any, batch: int, **options: Any) -> Job:
+        steps = generator.drawing_steps(**options)
         noise = draw(generator.noise_spec(**options), [(0, copy) for copy in range(batch)])
-        model = Run(lambda b: generator.generate(b["text"], b["text"], b["noise"], **options), [generator])
+        model = Run(lambda b: generator.generate(b["text"], b["text"], b["noise"], **options), [generator], steps)
         given = {"text": condition(batch), "noise": noise}
         return lambda: model.predict_on_batch(given)
 
@@ -89,11 +90,11 @@ def kgen_jobs() -> tuple[dict[str, Job], dict[str, int]]:
             start = ops.zeros((batch, COUNT), "int32")
             return ops.fori_loop(0, UNCACHED, lambda i, tokens: step(i, tokens, b["text"]), start)
 
-        model = Run(function, [ar])
+        model = Run(function, [ar], UNCACHED)
         return lambda: model.predict_on_batch({"text": condition(batch)})
 
     def trainer() -> Job:
-        model = Run(lambda b: nar.compute_losses(b["x"], b["text"], True)["loss"], [nar])
+        model = Run(lambda b: nar.compute_losses(b["x"], b["text"], True)["loss"], [nar], 1)
         model.compile("adamw", jit_compile=compile_training())
         x = np.random.default_rng(0).integers(0, VOCABULARY, (BATCH, *SHAPE)).astype("int32")
         given = {"x": x, "text": condition(BATCH)}
