@@ -11,6 +11,7 @@ from parts import Painter, Patterns, Words
 from scipy import stats
 
 import kgen
+from kgen import devices
 from kgen.training.averages import averaged_weights, fixed_noise
 from kgen.training.optimizer import AveragingAdamW, WarmUp
 
@@ -84,6 +85,16 @@ def test_a_picture_depends_on_prompt_and_seed_alone(dataset: Patterns) -> None:
     np.testing.assert_array_equal(more[2], alone[0])
     assert (more[2] != more[3]).any()
     assert (pipeline.generate("pattern 5", seed=4, spread=0.5) != alone).any()
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the others have one way to run")
+def test_on_a_cpu_xla_compiles_loops_alone(dataset: Patterns, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_tensorflow_gpu", lambda: False)
+    monkeypatch.setattr(Painter, "drawing_steps", lambda self, spread=0.1: 1 if spread < 1 else 2)
+    pipeline = make(dataset)
+    for spread in (0.5, 1.0):
+        pipeline.generate("pattern 5", spread=spread)
+    assert [sampler.jit_compile for sampler in pipeline.samplers.values()] == [False, True]
 
 
 def test_options_of_generate_are_checked(dataset: Patterns) -> None:

@@ -150,7 +150,7 @@ class Block(keras.layers.Layer):
 
 
 def key_mask(mask: Tensor) -> Tensor:
-    """(B, n) of 1 for what may be attended to and 0 for the rest -> bool (B, 1, 1, n), which all heads and queries see."""
+    """(B, n) of 1 for what may be attended to and 0 for the rest -> bool (B, 1, 1, n), for all heads and queries."""
     return ops.cast(mask, "bool")[:, None, None, :]
 
 
