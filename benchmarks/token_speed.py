@@ -1,13 +1,17 @@
 """Speed of token models: with and without what is kept, AR beside NAR, and both beside peers of the same size.
 
-    python benchmarks/token_speed.py [--rounds 5] [--output benchmarks/RESULTS.md]
+    python benchmarks/token_speed.py [--rounds 5] [--width 256] [--depth 6] [--output benchmarks/RESULTS.md]
 
-256 tokens of 1,024, a transformer of width 256, six blocks, four heads (GPT-2's MLP is four times as wide, and kgen's
+256 tokens of 1,024, a transformer of `--depth` blocks with four heads (GPT-2's MLP is four times as wide, and kgen's
 gated one 2.67 times: the same number of weights). The peers are `generate` of the GPT-2 of transformers, with what is
 past kept, and a training step of muse-maskgit-pytorch's transformer: both PyTorch, eagerly, as they run by default.
 Everything is measured in turn, `--rounds` times, after a first time that does not count; medians.
 
-Needs the packages torch, transformers and muse-maskgit-pytorch, and kgen-plugin-tokens.
+Needs kgen-plugin-tokens, and the packages torch, transformers and muse-maskgit-pytorch; the last without torchvision,
+which its transformer does not use, and which brings another build of torch:
+
+    pip install --constraint constraints.txt transformers accelerate beartype einops sentencepiece
+    pip install --no-deps muse-maskgit-pytorch ema-pytorch memory-efficient-attention-pytorch torch-einops-utils
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from unittest.mock import MagicMock
 import numpy as np
 
 SHAPE, COUNT, VOCABULARY = (16, 16), 256, 1024
-WIDTH, DEPTH, HEADS = 256, 6, 4
+HEADS = 4
 TEXT = (8, 64)  # positions of the text, and their width
 BATCH, NAR_STEPS, UNCACHED = 16, 8, 16
 """Pictures at once; NAR's passes; and tokens that are drawn without what is kept, which takes very long."""
@@ -41,7 +45,7 @@ def condition(batch: int) -> dict[str, np.ndarray]:
     }
 
 
-def kgen_jobs() -> tuple[dict[str, Job], dict[str, int]]:
+def kgen_jobs(width: int, depth: int) -> tuple[dict[str, Job], dict[str, int]]:
     """By name what to measure, and the sizes of the two models."""
     import keras
     from keras import ops
@@ -54,7 +58,7 @@ def kgen_jobs() -> tuple[dict[str, Job], dict[str, int]]:
     from kgen.random import draw
 
     space, texts = Space("tokens", SHAPE, VOCABULARY), ConditionSpace(*TEXT)
-    network = Transformer(width=WIDTH, depth=DEPTH, heads=HEADS)
+    network = Transformer(width=width, depth=depth, heads=HEADS)
     ar = Autoregressive(space, texts, network=network)
     nar = NonAutoregressive(space, texts, network=network)
 
@@ -115,15 +119,15 @@ def weights(layer: Any) -> int:
     return sum(int(np.prod(variable.shape)) for variable in layer.trainable_variables)
 
 
-def gpt2() -> tuple[Job, int]:
+def gpt2(width: int, depth: int) -> tuple[Job, int]:
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
         vocab_size=VOCABULARY,
         n_positions=COUNT + 1,
-        n_embd=WIDTH,
-        n_layer=DEPTH,
+        n_embd=width,
+        n_layer=depth,
         n_head=HEADS,
         bos_token_id=0,
         eos_token_id=None,
@@ -139,7 +143,7 @@ def gpt2() -> tuple[Job, int]:
     return job, sum(p.numel() for p in model.parameters())
 
 
-def muse() -> tuple[Job, int]:
+def muse(width: int, depth: int) -> tuple[Job, int]:
     import accelerate  # noqa: F401 (these look for torchvision, which must not be there yet)
     import ema_pytorch  # noqa: F401
     import torch
@@ -154,9 +158,9 @@ def muse() -> tuple[Job, int]:
     model = peer.MaskGitTransformer(
         num_tokens=VOCABULARY,
         seq_len=COUNT,
-        dim=WIDTH,
-        depth=DEPTH,
-        dim_head=WIDTH // HEADS,
+        dim=width,
+        depth=depth,
+        dim_head=width // HEADS,
         heads=HEADS,
         ff_mult=4,
         t5_name="none",
@@ -181,13 +185,16 @@ def muse() -> tuple[Job, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--width", type=int, default=256, help="of all transformers")
+    parser.add_argument("--depth", type=int, default=6, help="their number of blocks")
     parser.add_argument("--output", type=Path, help="append the tables to this file")
     args = parser.parse_args()
     from kgen.cli.backend import load_backend
 
     load_backend()  # quietly
-    jobs, sizes = kgen_jobs()
-    (jobs["GPT-2"], sizes["GPT-2"]), (jobs["muse"], sizes["muse"]) = gpt2(), muse()
+    size = (args.width, args.depth)
+    jobs, sizes = kgen_jobs(*size)
+    (jobs["GPT-2"], sizes["GPT-2"]), (jobs["muse"], sizes["muse"]) = gpt2(*size), muse(*size)
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for number in range(args.rounds + 1):
         for name, job in jobs.items():
