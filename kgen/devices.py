@@ -16,7 +16,7 @@ def compile_training() -> bool:
 def compile_sampling(steps: int = 1) -> bool:
     """Whether XLA should compile what is drawn in so many steps, one after the other.
 
-    On a CPU too, loops of TensorFlow gain much by it: a cached token costs a tenth. One step is no faster.
+    On a CPU too, TensorFlow's loops gain by it: a cached token costs down to a tenth. One step is no faster.
     """
     return compile_training() or (keras.backend.backend() == "tensorflow" and steps > 1)
 

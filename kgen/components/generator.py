@@ -90,10 +90,11 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
     def drawing_steps(self, **given: Any) -> int:
         """How many steps, one after the other, a picture takes with options of `generate`.
 
-        Default: the option `steps`, where `generate` has it, else one.
+        Default: the option `steps`, where `generate` has it and it is a number, else one.
         """
         known = options(type(self).generate)
-        return int(given.get("steps", known["steps"].default)) if "steps" in known else 1
+        steps = given.get("steps", known["steps"].default) if "steps" in known else 1
+        return steps if isinstance(steps, int) else 1
 
     def log_likelihood(self, x: Tensor, condition: Condition) -> Tensor:
         """How likely x is, or a lower bound of it: see `likelihood`. Subclasses may name options, with defaults.
