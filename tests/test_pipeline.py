@@ -97,6 +97,16 @@ def test_on_a_cpu_xla_compiles_loops_alone(dataset: Patterns, monkeypatch: pytes
     assert [sampler.jit_compile for sampler in pipeline.samplers.values()] == [False, True]
 
 
+@pytest.mark.parametrize(("steps", "counted"), [({}, 1), ({"steps": 3}, 3)])
+def test_the_number_of_steps_may_be_left_open(steps: dict[str, int], counted: int) -> None:
+    class Open(Painter):
+        def generate(self, condition, null_condition, noise, *, steps: int | None = None):
+            return super().generate(condition, null_condition, noise)
+
+    generator = Open(kgen.Space("continuous", (8, 8, 3)), kgen.ConditionSpace(1, 8))
+    assert generator.drawing_steps(**steps) == counted
+
+
 def test_options_of_generate_are_checked(dataset: Patterns) -> None:
     pipeline = make(dataset)
     with pytest.raises(kgen.ConfigError, match=r"stps.*it takes: spread"):
