@@ -100,6 +100,17 @@ def test_attention_ignores_masked_positions():
     assert not np.allclose(numpy(layer(x, other)), numpy(layer(x, context)))
 
 
+@pytest.mark.filterwarnings("error")  # Keras warns of a softmax over one
+def test_attention_to_one_place_is_its_value():
+    layer = MultiHeadAttention(2)
+    layer.build((2, 5, 8), (2, 1, 6))
+    scramble(layer)
+    x, context = random(2, 5, 8), random(2, 1, 6, seed=1)
+    _, v = np.split(numpy(layer.kv(context)), 2, axis=-1)
+    expected = np.repeat(numpy(layer.out(v)), 5, axis=1)
+    np.testing.assert_allclose(numpy(layer(x, context, np.ones((2, 1)))), expected, atol=1e-6)
+
+
 def test_attention_softmax_is_float32_in_mixed_precision():
     """In bfloat16, the weights of 4096 equal keys would add up to something else than 1."""
     layer = MultiHeadAttention(1, output_initializer="identity", dtype="mixed_bfloat16")

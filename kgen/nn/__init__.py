@@ -1,6 +1,6 @@
 """Plain Keras layers that plugins share: they know nothing of pipelines, and work on every backend."""
 
-from kgen.nn.attention import MultiHeadAttention
+from kgen.nn.attention import MultiHeadAttention, attention_weights
 from kgen.nn.dropout import Dropout
 from kgen.nn.embeddings import NoiseEmbedding, grid_positions, sequence_positions, sinusoidal
 from kgen.nn.normalization import GroupNorm
@@ -15,6 +15,7 @@ __all__ = [
     "NoiseEmbedding",
     "UNetLayer",
     "Upsample",
+    "attention_weights",
     "depth_to_space",
     "grid_positions",
     "sequence_positions",

@@ -104,4 +104,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> T
     logits = ops.cast(logits, "float32")
     if bias is not None:
         logits = logits + bias
-    return ops.matmul(ops.cast(ops.softmax(logits, axis=-1), v.dtype), v)
+    return ops.matmul(ops.cast(attention_weights(logits), v.dtype), v)
+
+
+def attention_weights(logits: Tensor) -> Tensor:
+    """The softmax over the last axis: 1 where there is but one place to attend to, of which Keras would warn."""
+    return ops.softmax(logits, axis=-1) if logits.shape[-1] != 1 else ops.ones_like(logits)

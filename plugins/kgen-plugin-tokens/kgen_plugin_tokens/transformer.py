@@ -9,7 +9,7 @@ import keras
 from keras import ops
 from pydantic import Field, PositiveInt
 
-from kgen.nn import Dropout
+from kgen.nn import Dropout, attention_weights
 from kgen_plugin_tokens.positions import rotate
 
 Tensor = Any
@@ -87,8 +87,8 @@ class Attention(keras.layers.Layer):
         logits = ops.cast(ops.matmul(q * k.shape[-1] ** -0.5, ops.swapaxes(k, 2, 3)), "float32")  # (B, H, m, n)
         if sees is not None:  # a sum, TensorFlow's graphs would make part of the product: 40 times slower on a CPU
             logits = ops.where(sees, logits, NEVER)
-        weights = ops.softmax(logits, axis=-1)
-        y = ops.transpose(ops.matmul(ops.cast(weights, v.dtype), v), (0, 2, 1, 3))  # (B, m, H, d)
+        weights = ops.cast(attention_weights(logits), v.dtype)
+        y = ops.transpose(ops.matmul(weights, v), (0, 2, 1, 3))  # (B, m, H, d)
         return self.out(ops.reshape(y, (-1, *x.shape[1:])))
 
     def _heads(self, projected: Tensor, parts: int) -> list[Tensor]:
