@@ -61,6 +61,10 @@ def kgen_jobs(width: int, depth: int) -> tuple[dict[str, Job], dict[str, int]]:
     network = Transformer(width=width, depth=depth, heads=HEADS)
     ar = Autoregressive(space, texts, network=network)
     nar = NonAutoregressive(space, texts, network=network)
+    tokens = np.random.default_rng(0).integers(0, VOCABULARY, (BATCH, *SHAPE)).astype("int32")
+    for generator in (ar, nar):  # as a pipeline builds it
+        generator.compute_losses(tokens, keras.tree.map_structure(ops.convert_to_tensor, condition(BATCH)), False)
+        generator.built = True
 
     class Run(keras.Model):  # type: ignore[misc]
         def __init__(self, function: Callable[[Any], Any], parts: list[Any], steps: int) -> None:
@@ -100,8 +104,7 @@ def kgen_jobs(width: int, depth: int) -> tuple[dict[str, Job], dict[str, int]]:
     def trainer() -> Job:
         model = Run(lambda b: nar.compute_losses(b["x"], b["text"], True)["loss"], [nar], 1)
         model.compile("adamw", jit_compile=compile_training())
-        x = np.random.default_rng(0).integers(0, VOCABULARY, (BATCH, *SHAPE)).astype("int32")
-        given = {"x": x, "text": condition(BATCH)}
+        given = {"x": tokens, "text": condition(BATCH)}
         return lambda: model.train_on_batch(given, np.zeros(BATCH, "float32"))
 
     jobs = {

@@ -180,6 +180,12 @@ def fails(kit: type[Any], check: str, build: Any, match: str, **attributes: Any)
         getattr(case, check)()
 
 
+def hoarding(self: Any, *args: Any, **kwargs: Any) -> None:
+    """Has a layer that it does not use to draw."""
+    Gaussian.__init__(self, *args, **kwargs)
+    self.spare = keras.layers.Dense(3, name="spare")
+
+
 def gaussian(**members: Any) -> Any:
     """A Gaussian of which some members are replaced by broken ones."""
     broken = type("Broken", (Gaussian,), members)
@@ -318,6 +324,7 @@ GENERATORS = [
     ("test_other_noise_other_sample", {"generate": still}, "from other noise"),
     ("test_generates_what_the_space_says", {"generate": flat}, "must make"),
     ("test_generates_what_the_space_says", {"generate": lazy}, "creates weights|Variable"),
+    ("test_generates_what_the_space_says", {"__init__": hoarding}, "has not built .*spare"),
     ("test_generate_options", {"generate": careless}, "misspelt"),
     ("test_generate_options", {"generate": demanding}, "no default"),
     ("test_guidance_as_declared", {"guidable": True}, "does not take"),
@@ -399,6 +406,12 @@ def test_broken_encoder_fails(check: str, members: dict[str, Any], match: str) -
         fails(EncoderConformance, check, broken, match)
 
 
+def spared(self: Any, space: Any) -> None:
+    """Has a layer for its training alone."""
+    Halves.__init__(self, space)
+    self.spare = keras.layers.Dense(3, name="spare")
+
+
 def halves(**members: Any) -> Any:
     broken = type("Broken", (Halves,), members)
     return lambda: broken(SPACE)
@@ -428,6 +441,7 @@ DECODERS = [
         },
         "other examples",
     ),
+    ("test_builds_all_that_it_has", {"__init__": spared}, "has not built .*spare"),
 ]
 
 

@@ -13,7 +13,7 @@ from kgen.components.decoder import Decoder
 from kgen.random import draw
 from kgen.spaces import ConditionSpace
 from kgen.testing.configuration import check_method_options
-from kgen.testing.execution import Runner, arrays, perturb, reseed, rows, tensors, unchanged
+from kgen.testing.execution import Runner, arrays, check_built, perturb, reseed, rows, tensors, unchanged
 from kgen.testing.inputs import check_in_space, random_conditions, random_latents
 from kgen.testing.losses import BATCH, Batch, LossConformance, save_and_load
 
@@ -61,11 +61,14 @@ class DecoderConformance(LossConformance):
         batch = tensors(self.loss_batch(component))
         if self._trains:
             component.compute_losses(batch["images"], batch["condition"], training=False)
+        self._call(component, batch)
+        component.built = True
+        return component
+
+    def _call(self, component: Decoder, batch: Batch) -> None:
         latent = component.encode(batch["images"])
         noise = tensors(draw(component.noise_spec(), [(0, copy) for copy in range(BATCH)]))
         component.decode(latent, batch["condition"], noise)
-        component.built = True
-        return component
 
     def test_losses_are_finite_and_per_example(self) -> None:
         if self._trains:
@@ -154,6 +157,13 @@ class DecoderConformance(LossConformance):
             check_in_space(images, component.image_space, BATCH, "decode")
         before = len(self.ready().variables)
         assert len(component.variables) == before, "decode creates weights: create them before"
+
+    def test_builds_all_that_it_has(self) -> None:
+        """Also where it only draws, and nothing of its training was called."""
+        component = self.build()
+        component.build(None)
+        self._call(component, tensors(self.loss_batch(component)))
+        check_built(component)
 
     def test_decodes_any_latent(self) -> None:
         """A generator's latents are not those of `encode`."""

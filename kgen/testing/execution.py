@@ -56,6 +56,15 @@ def reseed(layer: keras.layers.Layer, seed: int) -> None:
             variable.assign([seed, 0])
 
 
+def check_built(layer: keras.layers.Layer) -> None:
+    """Checks that nothing is left to build: else Keras on JAX computes each `predict` once more, without compiling."""
+    waiting = [inner.path or inner.name for inner in layer._flatten_layers(include_self=False) if not inner.built]
+    assert not waiting, (
+        f"{type(layer).__name__} could draw, but has not built {', '.join(waiting)}: build them with the rest, or Keras "
+        "on JAX draws each time once more, uncompiled"
+    )
+
+
 @contextmanager
 def unchanged(layer: keras.layers.Layer) -> Iterator[None]:
     """Undoes what the block does to weights and seeds."""

@@ -13,7 +13,7 @@ from kgen.components.generator import Generator
 from kgen.random import NoiseSpec, draw
 from kgen.signature import options
 from kgen.testing.configuration import check_method_options
-from kgen.testing.execution import Runner, perturb, reseed, rows, unchanged
+from kgen.testing.execution import Runner, check_built, perturb, reseed, rows, unchanged
 from kgen.testing.inputs import check_in_space, random_conditions, random_latents
 from kgen.testing.losses import BATCH, Batch, LossConformance
 
@@ -115,6 +115,7 @@ class GeneratorConformance(LossConformance):
         assert len(component.variables) == len(self.ready().variables), (
             "generate creates weights: create them where training does"
         )
+        check_built(component)
 
     def test_same_noise_same_sample(self) -> None:
         """Pictures depend on the noise that they are given alone, not on any state or seed of the generator."""

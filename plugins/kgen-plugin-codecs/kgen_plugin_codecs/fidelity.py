@@ -52,8 +52,6 @@ class Fidelity(keras.layers.Layer):
             self.seed_generator = SeedGenerator()
 
     def build(self, images_shape: tuple[int | None, ...], made_shape: tuple[int | None, ...]) -> None:
-        if self.perceptual is not None:
-            self.features = self.perceptual.build()
         if self.discriminator is not None:
             self.critic.build(images_shape)
             names = ("step", "reconstruction_gradient", "opinion_gradient")
@@ -86,7 +84,8 @@ class Fidelity(keras.layers.Layer):
 
     def _distances(self, images: Tensor, made: Tensor) -> Losses:
         found = {"reconstruction": reconstruction_loss(self.reconstruction, images, made)}
-        if self.features is not None:
+        if self.perceptual is not None:
+            self.features = self.features or self.perceptual.build()  # read where it is needed: not to draw
             found["perceptual"] = feature_distance(self.features(images), self.features(made))
         return found
 

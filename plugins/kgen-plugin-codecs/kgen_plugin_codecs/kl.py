@@ -74,10 +74,11 @@ class KLAutoencoder(Decoder):
         return Space("continuous", (*self.grid, self.channels), bounded=False)
 
     def build(self, input_shape: None = None) -> None:
-        latent = (None, *self.latent_space.shape)
-        self.analysis.build((None, *self.image_space.shape))
+        images, latent = (None, *self.image_space.shape), (None, *self.latent_space.shape)
+        self.analysis.build(images)
         self.synthesis.build(latent)
         self.scale.build(latent)
+        self.fidelity.build(images, images)
 
     @property
     def kept_weights(self) -> list[Any]:

@@ -65,10 +65,11 @@ class VQAutoencoder(Decoder):
         return Space("tokens", self.grid, vocabulary=self.quantizer.vocabulary)
 
     def build(self, input_shape: None = None) -> None:
-        vectors = (None, *self.grid, self.quantizer.dim)
-        self.analysis.build((None, *self.image_space.shape))
+        images, vectors = (None, *self.image_space.shape), (None, *self.grid, self.quantizer.dim)
+        self.analysis.build(images)
         self.quantise.build(vectors)
         self.synthesis.build(vectors)
+        self.fidelity.build(images, images)
 
     @property
     def kept_weights(self) -> list[Any]:

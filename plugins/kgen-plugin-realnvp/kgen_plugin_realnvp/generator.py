@@ -76,6 +76,7 @@ class RealNVP(Generator):
             "mask": (None, conditions.length),
             "pooled": (None, conditions.pooled_dim),
         }
+        self.logit.build(x_shape)
         self.flow.build(x_shape, condition_shape)
         if self.dequantizer is not None:
             self.dequantizer.build(x_shape, condition_shape)
