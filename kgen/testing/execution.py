@@ -60,8 +60,8 @@ def check_built(layer: keras.layers.Layer) -> None:
     """Checks that nothing is left to build: else Keras on JAX computes each `predict` once more, without compiling."""
     waiting = [inner.path or inner.name for inner in layer._flatten_layers(include_self=False) if not inner.built]
     assert not waiting, (
-        f"{type(layer).__name__} could draw, but has not built {', '.join(waiting)}: build them with the rest, or Keras "
-        "on JAX draws each time once more, uncompiled"
+        f"{type(layer).__name__} could draw, but has not built {', '.join(waiting)}: build them with the rest, or "
+        "Keras on JAX draws each time once more, uncompiled"
     )
 
 
