@@ -16,6 +16,7 @@ from kgen_plugin_diffusion.times import LogitNormal, LogNormal, Uniform
 from kgen import ConditionSpace, Space, SpaceError
 from kgen.random import draw
 from kgen.testing import GeneratorConformance
+from kgen.testing.execution import arrays, evaluate, rows, tensors
 
 SPACE, CONDITIONS = Space("continuous", (8, 8, 3)), ConditionSpace(4, 12)
 TINY_DIT = DiT(patch=4, width=16, depth=1, heads=2)
@@ -69,10 +70,6 @@ class TestMinSNR(GeneratorConformance):
         )
 
 
-def tensors(arrays: dict[str, np.ndarray]) -> dict[str, object]:
-    return {name: ops.convert_to_tensor(array) for name, array in arrays.items()}
-
-
 def test_misfits_are_named() -> None:
     with pytest.raises(SpaceError, match="multiple of 4"):
         Diffusion(Space("continuous", (10, 8, 3)), CONDITIONS, network=TINY_DIT)
@@ -98,10 +95,11 @@ def test_a_picture_alone_is_the_one_in_a_batch_of_8(sampler: str) -> None:
     noise = draw(generator.noise_spec(), [(3, copy) for copy in range(8)])
     null = {name: np.zeros_like(value) + (name == "mask") for name, value in condition.items()}
 
-    def sample(rows: slice) -> np.ndarray:
-        parts = (tensors({k: v[rows] for k, v in part.items()}) for part in (condition, null, noise))
-        x = generator.generate(*parts, sampler=sampler, steps=4, guidance=2.0)
-        return np.asarray(ops.convert_to_numpy(x))
+    def sample(index: slice) -> np.ndarray:
+        given = rows([condition, null, noise], index)
+        return arrays(
+            evaluate(generator, lambda g: generator.generate(*g, sampler=sampler, steps=4, guidance=2.0), given)
+        )
 
     together = sample(slice(0, 8))
     np.testing.assert_allclose(sample(slice(5, 6))[0], together[5], atol=1e-4)
