@@ -152,9 +152,8 @@ class VAE(Generator):
 
         Args:
             temperature: Of the latents: the prior's deviations are multiplied by it.
-            observe: What to show of p(picture | latents): its "mean" (of a mixture of logistic distributions, that of
-                their locations), its "mode" (the location of the heaviest; black or white), or a "sample", which has
-                the noise of every pixel.
+            observe: What to show of p(picture | latents): its "mean", its "mode" (the location of the heaviest
+                component; black or white), or a "sample", which has the noise of every pixel.
         """
         latents = [temperature * noise[f"level{i}"] for i in range(self.levels)]
         parameters, _ = self.top_down(latents, condition)

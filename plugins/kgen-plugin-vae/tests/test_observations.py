@@ -78,10 +78,21 @@ def test_a_mixture_is_one_of_whole_pixels() -> None:
     np.testing.assert_allclose(array(got), wanted, rtol=1e-4, atol=2e-4)
 
 
+@pytest.mark.parametrize("numbers", [SHARP, WIDE, AWAY, (-1.6, -0.5), (-1.0, -4.0), (1.0, -3.0)])
+def test_the_mean_is_that_of_the_256_intensities(numbers: tuple[float, float]) -> None:
+    """Not the location: a wide distribution around black is grey on average."""
+    wanted = GREYS @ np.exp(log_mass(*numbers))
+    assert array(Logistic().mean(parameters(numbers, 1)))[0, 0, 0, 0] == pytest.approx(wanted, abs=BIN / 2)
+
+
 def test_mean_and_mode_of_a_mixture() -> None:
     weights, locations = special.softmax(MIXTURE[:3]), np.reshape(MIXTURE[3:9], (2, 3))
     observation = Logistic(components=3)
-    np.testing.assert_allclose(array(observation.mean(parameters(MIXTURE, 1)))[0, 0, 0], locations @ weights, rtol=1e-5)
+    means = [
+        [GREYS @ np.exp(log_mass(MIXTURE[3 + 3 * c + k], MIXTURE[9 + 3 * c + k])) for k in range(3)] for c in (0, 1)
+    ]
+    got = array(observation.mean(parameters(MIXTURE, 1)))[0, 0, 0]
+    np.testing.assert_allclose(got, means @ weights, atol=BIN / 2)
     np.testing.assert_allclose(array(observation.mode(parameters(MIXTURE, 1)))[0, 0, 0], locations[:, 2], rtol=1e-5)
 
 

@@ -71,9 +71,15 @@ class Logistic:
         return ops.sum(pixel, axis=(1, 2))
 
     def mean(self, parameters: Tensor) -> Tensor:
-        """The weighted mean of the components' locations."""
-        logits, location, _ = self._split(parameters)
-        return ops.sum(_weights(logits) * ops.clip(location, -1.0, 1.0), axis=-1)
+        """The mean of the mixture, to half an intensity.
+
+        Of a component, whose mass beyond black and white is theirs, it is not the location, but that of X clipped to
+        [-1, 1]: ``1 - integral of P(X < x) from -1 to 1``; that of a logistic distribution function is a softplus.
+        """
+        logits, location, log_scale = self._split(parameters)
+        scale = ops.exp(log_scale)
+        below = scale * (ops.softplus((1.0 - location) / scale) - ops.softplus((-1.0 - location) / scale))
+        return ops.sum(_weights(logits) * (1.0 - below), axis=-1)
 
     def mode(self, parameters: Tensor) -> Tensor:
         """The location of the heaviest component."""
