@@ -48,7 +48,7 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         self.image_space = image_space
 
     def build(self, input_shape: None = None) -> None:
-        """Creates the weights of `encode` and `decode`. Default: none."""
+        """Creates the weights of `encode` and `decode`, and builds all layers that training adds. Default: none."""
 
     @property
     def latent_space(self) -> Space:
