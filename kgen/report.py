@@ -27,9 +27,7 @@ $scores
 $decoder
 <h2>Loss</h2>
 $curve
-<h2>Pictures over time</h2>
-<p class="quiet">The same prompts and the same noise at every step; averaged weights first, where they are kept.</p>
-<div class="over-time">$grids</div>
+$over_time
 <h2>Made of</h2>
 $parts
 <h2>Timings</h2>
@@ -57,7 +55,7 @@ def write_report(directory: RunDirectory, credit: str) -> None:
         scores=_scores(directory),
         decoder=_decoder(directory.decoder_stage),
         curve=_curve(read_rows(directory.metrics)),
-        grids="\n".join(picture(path) for path in _pick(sorted(directory.samples.glob("step-*.png")))),
+        over_time=_over_time(directory),
         parts=table(
             ("part", "component", "distribution"),
             ((kind, c["id"], f"{c['distribution']} {c['version']}") for kind, c in manifest["components"].items()),
@@ -67,6 +65,17 @@ def write_report(directory: RunDirectory, credit: str) -> None:
         credit=html.escape(credit),
     )
     write_text(directory.report, page(manifest["name"], body))
+
+
+_OVER_TIME = Template("""<h2>Pictures over time</h2>
+<p class="quiet">The same prompts and the same noise at every step; of the averaged weights, where they are kept.</p>
+<div class="over-time">$grids</div>""")
+
+
+def _over_time(directory: RunDirectory) -> str:
+    """What was drawn during training; nothing where nothing was."""
+    grids = [picture(path) for path in _pick(sorted(directory.samples.glob("step-*.png")))]
+    return _OVER_TIME.substitute(grids="\n".join(grids)) if grids else ""
 
 
 _DECODER = Template("""<h2>Decoder</h2>
@@ -96,7 +105,7 @@ def _number(value: Any) -> str:
 
 
 def _pick(paths: Sequence[Path]) -> list[Path]:
-    """At most MAX_GRIDS pictures, evenly over time, averaged weights before raw ones."""
+    """At most MAX_GRIDS pictures, evenly over time; of raw weights only where there are no others."""
     averaged = [p for p in paths if not p.stem.endswith("-raw")] or list(paths)
     if len(averaged) <= MAX_GRIDS:
         return averaged

@@ -195,6 +195,7 @@ def test_run_trains_and_says_where_things_are(trained: Trained) -> None:
     with (directory / "metrics.csv").open() as file:
         assert list(csv.DictReader(file))
     assert "toy/means" in (directory / "config.yaml").read_text()
+    assert "Pictures over time" in (directory / "report.html").read_text()
 
 
 def test_run_again_is_quick_and_changes_nothing(kgen, trained: Trained) -> None:
