@@ -7,6 +7,30 @@ import sys
 
 import keras
 
+from kgen.replicas import replica_count
+
+
+def shared_batch(size: int) -> int:
+    """The smallest batch size, `size` or more, that can be divided evenly among all devices.
+
+    Keras divides every batch of `fit`, `evaluate` and `predict` among the devices of a `keras.distribution` (JAX) or of
+    a tf.distribute strategy. JAX fails where a batch does not divide, and TensorFlow leaves a device without any rows:
+    fill the batch up, and leave the filler out of what is made of it.
+    """
+    count = batch_devices()
+    return -(-size // count) * count
+
+
+def batch_devices() -> int:
+    """The number of devices that share every batch; on TensorFlow, of the strategy whose scope is entered."""
+    if keras.backend.backend() != "jax":
+        return replica_count()
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return 1
+    mesh = distribution.device_mesh
+    return int(mesh.shape[mesh.axis_names.index(distribution.batch_dim_name)])
+
 
 def compile_training() -> bool:
     """Whether XLA should compile a training step: on a CPU, TensorFlow's own kernels train convolutions faster."""

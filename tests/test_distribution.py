@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kgen.data.stream import slices
+
 JOB = Path(__file__).parent / "replicas_job.py"
 
 
@@ -74,3 +76,14 @@ def test_two_jax_devices_equal_one(tmp_path: Path) -> None:
     two = job("jax", "data_parallel", 2, 0.1, tmp_path / "two.npz")
     assert two["replicas"] == 2
     same(one, two)
+
+
+@pytest.mark.parametrize(("devices", "size", "batches"), [(1, 3, [3, 3]), (2, 3, [4, 4]), (4, 8, [8]), (4, 1, [4, 4])])
+def test_batches_are_filled_up_for_all_devices(
+    devices: int, size: int, batches: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kgen.devices.batch_devices", lambda: devices)
+    cut = slices({"a": np.arange(5), "nested": {"b": np.arange(5)}}, size)
+    assert [len(batch["a"]) for batch in cut] == batches
+    rows = np.concatenate([batch["nested"]["b"] for batch in cut])
+    np.testing.assert_array_equal(rows, np.arange(len(rows)) % 5)  # the filler is cut off by who reads the result

@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from kgen.devices import shared_batch
+
 Batch = dict[str, Any]
 
 
@@ -38,8 +40,11 @@ def signature(batches: Iterable[Batch]) -> Any:
 
 
 def slices(arrays: Batch, size: int) -> list[Batch]:
-    """Cuts nested arrays (N, ...) into batches of `size` rows; the last one is filled up with the first rows."""
-    count = len(keras.tree.flatten(arrays)[0])
+    """Cuts nested arrays (N, ...) into batches of `size` rows; the last one is filled up with the first rows.
+
+    Where several devices share a batch, `size` is raised to the next number that they can divide evenly.
+    """
+    count, size = len(keras.tree.flatten(arrays)[0]), shared_batch(size)
     rows = np.arange(-(-count // size) * size) % count
     return [keras.tree.map_structure(lambda a, part=part: a[part], arrays) for part in rows.reshape(-1, size)]
 
