@@ -192,6 +192,8 @@ class _Runner:
     def train(self) -> Progress:
         """Trains the pipeline: the generator, and an encoder that is not frozen."""
         config, directory, dataset, distribution = self.config, self.directory, self.dataset, self.distribution
+        for note in dataset.notes():
+            self.say(note)
         for problem in dataset.problems():
             self.say(f"skipped {problem.where}: {problem.what}")
         decoder = config.decoder.choice if self.stage is None else self.stage.decoder(load=True)

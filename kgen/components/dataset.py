@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
@@ -65,6 +65,10 @@ class Dataset(Configurable, ABC):
         """What was skipped on loading, or would break training; found without training. Default: nothing."""
         return ()
 
+    def notes(self) -> Sequence[str]:
+        """One line each on how the data were read that a user should know: the first lines of a run show them."""
+        return ()
+
     def prompts(self, split: Split) -> list[str]:
         """The different captions of a split, in order of first appearance."""
         return list(dict.fromkeys(self.captions(split)))
@@ -87,3 +91,20 @@ class Dataset(Configurable, ABC):
             for index in sorted({0, len(captions) // 2, len(captions) - 1} & set(range(len(captions)))):
                 digest.update(self.image(split, index).tobytes())
         return digest.hexdigest()[:16]
+
+    def inventory(self) -> Mapping[str, tuple[str, str]]:
+        """Every image by a name that people know it by, with digests of its pixels or file, and of its captions.
+
+        It says which images changed where the fingerprint changed (`kgen.data.inventory`). A digest is a short text; ""
+        where none was computed. The default numbers the examples of each split and looks at their captions alone.
+        """
+        return {
+            f"{split} {index}": ("", short_digest(caption.encode()))
+            for split in ("train", "validation", "holdout")
+            for index, caption in enumerate(self.captions(split))
+        }
+
+
+def short_digest(data: bytes) -> str:
+    """12 hexadecimal digits of a SHA-256: enough to see a change, short enough to be kept for a million images."""
+    return hashlib.sha256(data).hexdigest()[:12]

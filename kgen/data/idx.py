@@ -5,14 +5,14 @@ from __future__ import annotations
 import gzip
 import hashlib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from kgen.components.dataset import Dataset, Split
+from kgen.components.dataset import Dataset, Split, short_digest
 from kgen.data.splits import check_holdout
 from kgen.errors import DataError
 from kgen.spaces import Space
@@ -86,6 +86,13 @@ class Idx(Dataset):
         for split in sorted(self._images):
             digest.update(zlib.crc32(self._images[split].tobytes()).to_bytes(4, "big"))
         return digest.hexdigest()[:16]
+
+    def inventory(self) -> Mapping[str, tuple[str, str]]:
+        return {
+            f"{split} {index}": (short_digest(image.tobytes()), short_digest(caption.encode()))
+            for split, images in self._images.items()
+            for index, (image, caption) in enumerate(zip(images, self._captions[split], strict=True))
+        }
 
 
 def _read_pair(folder: Path, first: str, classes: Sequence[str], limit: int | None) -> tuple[np.ndarray, list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from kgen.components.dataset import Dataset, Problem, Split
+from kgen.components.dataset import Dataset, Problem, Split, short_digest
 from kgen.data.folder import read_folder
 from kgen.data.images import PictureError, Resize, background_colour, decode, fit
 from kgen.data.problems import OnError, refuse
@@ -109,6 +109,16 @@ class ImageFolder(Dataset):
         for file in sorted(self._digests):
             digest.update(file.encode() + b"\0" + self._digests[file])
         return digest.hexdigest()[:16]
+
+    def inventory(self) -> Mapping[str, tuple[str, str]]:
+        captions: dict[str, list[str]] = {}
+        for split, entries in self._entries.items():
+            for file, caption in entries:
+                captions.setdefault(file, []).append(f"{split}\0{caption}")
+        return {
+            file: (self._digests[file].hex()[:12], short_digest("\0".join(texts).encode()))
+            for file, texts in captions.items()
+        }
 
     def _read(self, data: bytes) -> np.ndarray:
         picture = decode(data, self._colour, least=2 * self.size)

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from kgen.components.dataset import Dataset, Problem, Split
+from kgen.components.dataset import Dataset, Problem, Split, short_digest
 from kgen.data.images import PictureError, Resize, background_colour, decode, fit
 from kgen.data.problems import OnError, refuse
 from kgen.data.splits import check_holdout
@@ -115,6 +115,7 @@ class TFDS(Dataset):
         _check_apart([_ranges(info, name) for name in names], names)
         self._sources = {name: _source(builder, name) for name in names}
         digest = hashlib.sha256(self._place.encode())
+        self._digests: dict[Row, str] = {}
         self._rows, self._captions, self._problems = self._divide(*self._check(digest))
         self._digest = digest.digest()
 
@@ -139,6 +140,13 @@ class TFDS(Dataset):
     def fingerprint(self) -> str:
         """Of the captions, all pictures, and how they are made into arrays."""
         return hashlib.sha256(super().fingerprint().encode() + self._digest).hexdigest()[:16]
+
+    def inventory(self) -> Mapping[str, tuple[str, str]]:
+        return {
+            f"{row[0]}, example {row[1]}": (self._digests[row], short_digest(f"{split}\0{caption}".encode()))
+            for split, rows in self._rows.items()
+            for row, caption in zip(rows, self._captions[split], strict=True)
+        }
 
     def _example(self, name: str, number: int) -> Any:
         try:
@@ -178,6 +186,7 @@ class TFDS(Dataset):
                     digest.update(picture)
                     if picture:
                         found.append((row, text))
+                        self._digests[row] = picture.hex()[:12]
                     else:
                         problems.append(Problem(f"{row[0]}, example {row[1]}", text))
         return found, problems
