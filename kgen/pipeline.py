@@ -18,7 +18,7 @@ from kgen.errors import ConfigError
 from kgen.images import floats, to_uint8
 from kgen.likelihood import Likelihood
 from kgen.loss_model import LossModel
-from kgen.random import SeedGenerator, draw, interpolate
+from kgen.random import MAX_SEED, SeedGenerator, draw, interpolate, noise_keys
 from kgen.region import latent_region
 from kgen.sampler import Sampler, noise_spec, validate_options
 
@@ -139,7 +139,8 @@ class Pipeline(LossModel):
         prompts: str | Sequence[str],
         *,
         n: int = 1,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
+        shared_noise: bool = False,
         batch_size: int = MAX_SAMPLE_BATCH,
         image: np.ndarray | None = None,
         mask: np.ndarray | None = None,
@@ -147,12 +148,15 @@ class Pipeline(LossModel):
         verbose: int = 0,
         **options: Any,
     ) -> np.ndarray:
-        """Draws images. A picture depends on its prompt, `seed` and its number among `n` alone, not on its batch.
+        """Draws images. An image depends on its prompt, its seed and its number among `n` alone, not on its batch.
 
         Args:
-            prompts: One text or several.
-            n: Pictures a prompt.
-            seed: Non-negative.
+            prompts: One text or several. Where a text is given several times, the copies of one seed are numbered on,
+                so that all its images differ.
+            n: Images per prompt.
+            seed: Of the noise, from 0 to 2^31 - 1; or one per prompt.
+            shared_noise: The noise depends on seed and number alone, and is the same for all prompts: what differs
+                between their images is then the text's effect. A text that is given twice gives the same images.
             batch_size: Pictures that are made together.
             image: uint8 (height, width, channels), to change instead of drawing anew; for generators that have `edits`,
                 whose option `strength` says how much.
@@ -169,7 +173,8 @@ class Pipeline(LossModel):
             ConfigError: an option is unknown, or its value not allowed; the generator cannot start from an image, or
                 not with a mask.
         """
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        prompts = check_prompts([prompts] if isinstance(prompts, str) else prompts)
+        seeds = check_seeds(seed, len(prompts))
         if not prompts or n < 1:
             return np.zeros((0, *self.decoder.image_space.shape), np.uint8)
         options = validate_options(self.generator, "generate", options)
@@ -177,11 +182,11 @@ class Pipeline(LossModel):
         decoder_options = validate_options(self.decoder, "decode", decoder or {})
         sampler = self._sampler(options, decoder_options)
         texts = [prompt for prompt in prompts for _ in range(n)]
-        copies = [copy for _ in prompts for copy in range(n)]
+        keys = noise_keys(prompts, seeds, n, shared_noise)
         batch: Batch = {
             "tokens": self.encoder.tokenize(texts),
-            "generator": draw(noise_spec(self.generator, options), [(seed, copy) for copy in copies]),
-            "decoder": draw(noise_spec(self.decoder, decoder_options), [(seed, copy) for copy in copies]),
+            "generator": draw(noise_spec(self.generator, options), keys),
+            "decoder": draw(noise_spec(self.decoder, decoder_options), keys),
         }
         if image is not None:
             batch["image"] = np.repeat(image[None], len(texts), axis=0)
@@ -208,29 +213,44 @@ class Pipeline(LossModel):
                 raise ConfigError("'strength' is of an image as a whole: a mask's white is all drawn anew")
 
     def interpolate(
-        self, prompt: str, *, count: int = 8, seeds: tuple[int, int] = (0, 1), **options: Any
+        self,
+        prompt: str,
+        *,
+        count: int = 8,
+        seeds: tuple[int, int] = (0, 1),
+        shared_noise: bool = False,
+        decoder: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> np.ndarray:
         """Draws one prompt from noise on the way from one seed's to another's.
 
         Args:
-            count: Pictures, at least 2; the first and the last are those of the seeds.
-            **options: As in `generate`.
+            count: Images, at least 2; the first and the last are those that `generate` draws with the seeds. Only
+                normal noise has something between; any other stays that of the first seed.
+            shared_noise, decoder, **options: As in `generate`.
 
         Returns:
             uint8 (count, height, width, channels).
 
         Raises:
-            ConfigError: the generator makes its pictures of noise that has no way between (it is not normal).
+            ConfigError: the generator makes its images of noise that has nothing between (it is not normal).
         """
+        (prompt,) = check_prompts([prompt])
+        first, second = ([noise_keys([prompt], [s], 1, shared_noise)[0]] for s in check_seeds(seeds, 2))
+        if count < 2:
+            raise ConfigError(f"an interpolation has at least 2 images, not {count}")
         options = validate_options(self.generator, "generate", options)
-        specs = noise_spec(self.generator, options)
+        decoder_options = validate_options(self.decoder, "decode", decoder or {})
+        specs, decoder_specs = noise_spec(self.generator, options), noise_spec(self.decoder, decoder_options)
         if not any(spec.kind == "normal" for spec in specs.values()):
             raise ConfigError(f"{type(self.generator).__name__} has no normal noise to interpolate")
-        first, second = (draw(specs, [(seed, 0)]) for seed in seeds)
-        noise = interpolate(specs, first, second, np.linspace(0.0, 1.0, count))
-        decoder_noise = draw(self.decoder.noise_spec(), [(seeds[0], 0)] * count)
-        batch = {"tokens": self.encoder.tokenize([prompt] * count), "generator": noise, "decoder": decoder_noise}
-        return to_uint8(self._sampler(options, {}).sample(batch, count))
+        at = np.linspace(0.0, 1.0, count)
+        batch = {
+            "tokens": self.encoder.tokenize([prompt] * count),
+            "generator": interpolate(specs, draw(specs, first), draw(specs, second), at),
+            "decoder": interpolate(decoder_specs, draw(decoder_specs, first), draw(decoder_specs, second), at),
+        }
+        return to_uint8(self._sampler(options, decoder_options).sample(batch, count))
 
     def _sampler(self, options: dict[str, Any], decoder_options: dict[str, Any]) -> Sampler:
         """One compiled program an option set."""
@@ -262,3 +282,26 @@ class Pipeline(LossModel):
         batch = self.inputs(images, captions)
         batch["image"] = ops.convert_to_numpy(floats(ops.convert_to_tensor(batch["image"])))
         return Likelihood(self, options).measure(batch, min(batch_size, len(captions)))
+
+
+def check_prompts(prompts: Sequence[str]) -> list[str]:
+    """The prompts as a list. Raises ConfigError for what is no text."""
+    for prompt in prompts:
+        if not isinstance(prompt, str):
+            raise ConfigError(f"a prompt is a text, not {type(prompt).__name__}")
+        if any("\ud800" <= character <= "\udfff" for character in prompt):
+            raise ConfigError(f"the prompt {prompt!r} is not UTF-8 text: it holds half of a surrogate pair")
+    return list(prompts)
+
+
+def check_seeds(seed: Any, prompts: int) -> list[int]:
+    """One seed per prompt. Raises ConfigError for what is no seed, or another number of them."""
+    several = isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str)
+    seeds = list(seed) if several else [seed] * prompts
+    for given in seeds if several else [seed]:
+        whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
+        if not whole or not 0 <= given <= MAX_SEED:
+            raise ConfigError(f"a seed is a whole number from 0 to {MAX_SEED}, not {given!r}")
+    if len(seeds) != prompts:
+        raise ConfigError(f"{len(seeds)} seeds, but {prompts} prompts: give one seed, or one per prompt")
+    return [int(given) for given in seeds]

@@ -1,4 +1,4 @@
-"""Random numbers: different on each replica in training, and a function of (seed, copy) alone in sampling.
+"""Random numbers: different on each replica in training, and a function of an image's own key in sampling.
 
 `SeedGenerator` is for training. For sampling, a picture's noise is declared as `NoiseSpec`s and drawn on the host by
 `draw`, one picture at a time; a sampler that needs fresh noise at many steps declares a "key" and calls `normal` or
@@ -8,9 +8,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,6 +24,9 @@ from keras import ops
 from kgen.replicas import replica_count, replica_id
 
 Tensor = Any
+
+MAX_SEED = 2**31 - 1
+"""The largest seed that a run file, the command line and Python take."""
 
 
 def seed_everything(seed: int) -> None:
@@ -65,24 +70,56 @@ class NoiseSpec:
     shape: tuple[int, ...] = (2,)
 
 
-def draw(specs: Mapping[str, NoiseSpec], seeds: Sequence[tuple[int, int]]) -> dict[str, np.ndarray]:
-    """Draws the noise of a batch, each picture from its own (seed, copy).
+NoiseKey = tuple[int, ...]
+"""Of one image: (seed, copy), or (seed, copy, *numbers of its prompt); none is negative."""
+
+
+def noise_keys(prompts: Sequence[str], seeds: Sequence[int], n: int, shared: bool = False) -> list[NoiseKey]:
+    """The keys of `n` images per prompt, those of one prompt side by side.
+
+    A key holds the seed, the number of the copy and a hash of the prompt, so that the noise of different prompts is
+    independent, and that of one image does not depend on what else is drawn. Where a prompt stands in the list several
+    times with the same seed, the number of the copy counts on: `n` copies of a prompt that is given twice are the same
+    images as `2 * n` copies of one.
 
     Args:
-        specs: By name, what one picture needs.
-        seeds: (seed, copy) of every picture, both non-negative.
+        prompts: Any texts.
+        seeds: One per prompt, from 0 to `MAX_SEED`.
+        n: Images per prompt.
+        shared: The key is (seed, copy), without the prompt, and copies are counted from 0 for each prompt in the list:
+            images of different prompts, or of the same one given again, are then made of the same noise.
+    """
+    if shared:
+        return [(seed, copy) for seed in seeds for copy in range(n)]
+    given: Counter[tuple[int, str]] = Counter()
+    keys: list[NoiseKey] = []
+    for prompt, seed in zip(prompts, seeds, strict=True):
+        first = n * given[seed, prompt]
+        given[seed, prompt] += 1
+        digest = hashlib.blake2b(prompt.encode(), digest_size=16).digest()
+        words = np.frombuffer(digest, "<u4").tolist()
+        keys += [(seed, first + copy, *words) for copy in range(n)]
+    return keys
+
+
+def draw(specs: Mapping[str, NoiseSpec], keys: Sequence[NoiseKey]) -> dict[str, np.ndarray]:
+    """Draws the noise of a batch, that of each image from its own key.
+
+    Args:
+        specs: By name, what one image needs.
+        keys: Of every image, as `noise_keys` makes them.
 
     Returns:
         By name an array (B, *shape): float32, or int32 for keys.
     """
     return {
-        name: np.stack([_draw_one(spec, zlib.crc32(name.encode()), *pair) for pair in seeds])
+        name: np.stack([_draw_one(spec, zlib.crc32(name.encode()), key) for key in keys])
         for name, spec in specs.items()
     }
 
 
-def _draw_one(spec: NoiseSpec, stream: int, seed: int, copy: int) -> np.ndarray:
-    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, copy, stream])))
+def _draw_one(spec: NoiseSpec, stream: int, key: NoiseKey) -> np.ndarray:
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([*key, stream])))
     if spec.kind == "key":
         return rng.integers(-(2**31), 2**31, size=2, dtype=np.int64).astype(np.int32)
     numbers = rng.standard_normal(spec.shape) if spec.kind == "normal" else rng.random(spec.shape)

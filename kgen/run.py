@@ -250,7 +250,7 @@ def _finish(config: RunConfig, directory: RunDirectory) -> None:
     pipeline, dataset = load(directory.model), read_dataset(config.data)
     began = time.perf_counter()
     prompts = prompts_to_draw(config, dataset)
-    images = pipeline.generate(prompts, seed=config.sample.seed, **config.sample.options)
+    images = _draw(config, pipeline, prompts)
     _save_grid(config, directory.final_grid, prompts, images)
     timings = {**directory.read_manifest()["timings"], "drawing_seconds": round(time.perf_counter() - began, 1)}
     write_text(directory.evaluation, json.dumps(score(config, pipeline, dataset), indent=2) + "\n")
@@ -287,13 +287,18 @@ def _drawer(
     prompts = prompts_to_draw(config, dataset)
 
     def draw(step: int, suffix: str, journal: Journal) -> None:
-        images = pipeline.generate(prompts, seed=config.sample.seed, **config.sample.options)
+        images = _draw(config, pipeline, prompts)
         sheet = _save_grid(config, directory.samples / f"step-{step:08d}{suffix}.png", prompts, images)
         buffer = io.BytesIO()
         sheet.save(buffer, format="PNG")
         journal.picture(step, f"samples{suffix}", buffer.getvalue(), sheet.size)
 
     return draw
+
+
+def _draw(config: RunConfig, pipeline: Pipeline, prompts: Sequence[str]) -> np.ndarray:
+    sample = config.sample
+    return pipeline.generate(prompts, seed=sample.seed, shared_noise=sample.shared_noise, **sample.options)
 
 
 def _save_grid(config: RunConfig, path: Path, prompts: Sequence[str], images: np.ndarray) -> Any:

@@ -26,11 +26,16 @@ MAX_PROMPTS_DRAWN = 16
 
 
 def prompts_to_draw(config: RunConfig, dataset: Dataset) -> list[str]:
-    """The prompts of a run's grids: those configured, else some of the dataset's, held-out ones last."""
+    """The prompts of a run's grids: those configured, else some of the dataset's, held-out ones last.
+
+    Where the dataset has a single caption, it stands there as often as there is room, for as many different images.
+    """
     if config.sample.prompts is not None:
         return list(config.sample.prompts)
     held = dataset.prompts("holdout")[: MAX_PROMPTS_DRAWN // 4]
     seen = dataset.prompts("train")
+    if len({*seen, *held}) == 1:
+        return seen * MAX_PROMPTS_DRAWN
     return spread(seen, MAX_PROMPTS_DRAWN - len(held)) + held
 
 

@@ -12,6 +12,7 @@ from scipy import stats
 
 import kgen
 from kgen import devices
+from kgen.decoders import Identity
 from kgen.training.averages import averaged_weights, fixed_noise
 from kgen.training.optimizer import AveragingAdamW, WarmUp
 
@@ -85,6 +86,63 @@ def test_a_picture_depends_on_prompt_and_seed_alone(dataset: Patterns) -> None:
     np.testing.assert_array_equal(more[2], alone[0])
     assert (more[2] != more[3]).any()
     assert (pipeline.generate("pattern 5", seed=4, spread=0.5) != alone).any()
+
+
+def test_prompts_have_noise_of_their_own_unless_it_is_shared(dataset: Patterns) -> None:
+    """A model that ignores its prompt: what differs is the noise."""
+    pipeline = make(dataset)
+    pipeline.generator.net.layers[-1].kernel.assign(ops.zeros_like(pipeline.generator.net.layers[-1].kernel))
+    names = ["pattern 1", "pattern 2", "pattern 1"]
+    first, second, again = pipeline.generate(names, spread=0.5)
+    assert (first != second).any() and (first != again).any()
+    np.testing.assert_array_equal(pipeline.generate("pattern 1", n=2, spread=0.5), [first, again])
+    shared = pipeline.generate(names, spread=0.5, shared_noise=True)
+    assert (shared == shared[0]).all()
+
+
+class NoisyDecoder(Identity):
+    """Adds normal noise to what it is given."""
+
+    def noise_spec(self, **options: object) -> dict[str, kgen.NoiseSpec]:
+        return {"grain": kgen.NoiseSpec("normal", self.image_space.shape)}
+
+    def decode(self, latent, condition, noise, *, grain: float = 0.1):
+        return latent + grain * noise["grain"]
+
+
+def test_the_decoders_noise_is_that_of_prompt_and_seed(dataset: Patterns) -> None:
+    encoder = Words()
+    encoder.adapt(dataset.captions("train"))
+    painter = Painter(dataset.image_space, encoder.condition_space)
+    decoder = NoisyDecoder(dataset.image_space)
+    pipeline = kgen.assemble(encoder=encoder, generator=painter, decoder=decoder)
+    draw = {"spread": 0.0, "decoder": {"grain": 0.5}}
+    one, other = pipeline.generate(["left", "right"], seed=3, **draw)  # two unknown words: the same condition
+    assert (one != other).any()
+    way = pipeline.interpolate("left", count=3, seeds=(3, 4), **draw)
+    for image, seed in ((way[0], 3), (way[-1], 4)):
+        assert np.abs(pipeline.generate("left", seed=seed, **draw)[0].astype(int) - image).max() <= 1
+
+
+def test_a_seed_per_prompt(dataset: Patterns) -> None:
+    pipeline = make(dataset)
+    made = pipeline.generate(["pattern 1"] * 3, seed=[1, 2, 3], n=2, spread=0.5)
+    for index, seed in enumerate((1, 2, 3)):
+        alone = pipeline.generate("pattern 1", seed=np.int64(seed), n=2, spread=0.5)
+        np.testing.assert_array_equal(made[2 * index : 2 * index + 2], alone)
+    assert len({image.tobytes() for image in made}) == 6
+
+
+@pytest.mark.parametrize("seed", [None, -1, 2**31, 1.0, True, "1", [1], [1, None], [[1, 2]], [1, 2, 3]])
+def test_what_is_no_seed_is_refused(dataset: Patterns, seed: object) -> None:
+    with pytest.raises(kgen.ConfigError, match="seed"):
+        make(dataset).generate(["pattern 1", "pattern 2"], seed=seed)
+
+
+@pytest.mark.parametrize("prompts", [[None], [3], ["a", b"b"], "half \ud83d", ["half \ude00"]])
+def test_what_is_no_prompt_is_refused(dataset: Patterns, prompts: object) -> None:
+    with pytest.raises(kgen.ConfigError, match="text"):
+        make(dataset).generate(prompts)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the others have one way to run")
@@ -279,5 +337,10 @@ def test_interpolation_begins_and_ends_with_the_seeds_own_pictures(dataset: Patt
     for picture, seed in ((way[0], 3), (way[-1], 4)):
         alone = pipeline.generate(prompt, seed=seed, spread=0.5)[0]
         assert np.abs(alone.astype(int) - picture).max() <= 1
+    shared = pipeline.interpolate(prompt, count=2, seeds=(3, 4), shared_noise=True, spread=0.5)
+    alone = pipeline.generate(prompt, seed=4, shared_noise=True, spread=0.5)[0]
+    assert (shared[0] != way[0]).any() and np.abs(alone.astype(int) - shared[-1]).max() <= 1
+    with pytest.raises(kgen.ConfigError, match="at least 2 images, not 1"):
+        pipeline.interpolate(prompt, count=1)
     steps = np.abs(np.diff(way.astype(float), axis=0)).mean((1, 2, 3))
     assert steps.max() < 0.6 * np.abs(way[0].astype(float) - way[-1]).mean()

@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 from scipy import stats
 
-from kgen.random import NoiseSpec, SeedGenerator, draw, interpolate, normal, threefry, uniform
+from kgen.random import NoiseSpec, SeedGenerator, draw, interpolate, noise_keys, normal, threefry, uniform
 
 # Threefry-2x32, 20 rounds: key, counter, result (Random123 1.09, kat_vectors)
 KNOWN_ANSWERS = [
@@ -119,6 +119,31 @@ def test_draw_is_the_same_in_every_version() -> None:
     noise = draw({"x": NoiseSpec("normal", (3,)), "key": NoiseSpec("key")}, [(1, 2)])
     np.testing.assert_allclose(noise["x"][0], [-1.5687486, -0.06764563, 0.28174984], rtol=1e-6)
     assert noise["key"][0].tolist() == [2021556915, 1827801470]
+    words = [0x914A47C8, 0x7E276E4A, 0x271FF886, 0x962F4BDC]  # b2sum --length=128 of "red", as little-endian words
+    assert noise_keys(["red"], [7], 1) == [(7, 0, *words)]
+
+
+def test_noise_keys_hold_seed_copy_and_prompt() -> None:
+    red, blue = noise_keys(["red", "blue"], [3, 3], 2)[::2]
+    assert red[:2] == blue[:2] == (3, 0) and red[2:] != blue[2:]
+    assert noise_keys(["blue", "red"], [3, 5], 2) == [blue, (3, 1, *blue[2:]), (5, 0, *red[2:]), (5, 1, *red[2:])]
+    assert noise_keys(["red", "blue", "red"], [3, 3, 3], 2)[4:] == [(3, 2, *red[2:]), (3, 3, *red[2:])]
+    assert noise_keys(["red", "red"], [3, 4], 1) == [red, (4, 0, *red[2:])]  # another seed: not a further copy
+    assert noise_keys(["red", "blue", "red"], [3, 3, 4], 2, shared=True) == [
+        (3, 0),
+        (3, 1),
+        (3, 0),
+        (3, 1),
+        (4, 0),
+        (4, 1),
+    ]
+
+
+def test_noise_of_prompts_seeds_and_copies_is_independent() -> None:
+    keys = noise_keys(["red", "blue", "red ", ""], [0] * 4, 2) + noise_keys(["red"], [1], 1) + [(0, 0)]
+    noise = draw({"x": NoiseSpec("normal", (5000,))}, keys)["x"]
+    correlations = np.corrcoef(noise) - np.eye(len(keys))
+    assert np.abs(correlations).max() < 0.06  # 4 standard deviations
 
 
 def test_draw_is_independent_between_names() -> None:

@@ -28,6 +28,9 @@ def command(
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="What to draw.")],
     number: Annotated[int, typer.Option("-n", "--number", min=1, help="Pictures a prompt.")] = 1,
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Of the noise.")] = 0,
+    shared_noise: Annotated[
+        bool, typer.Option("--shared-noise", help="Make all prompts of the same noise, to see the text's effect alone.")
+    ] = False,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="An option of the generator; repeatable.", show_default=False),
@@ -72,16 +75,19 @@ def command(
 
     load_backend()
     from kgen.config import sampling_options
+    from kgen.random import noise_keys
     from kgen.saving import load
 
     pipeline = load(run)
     options = sampling_options(settings or (), type(pipeline.generator), type(pipeline.decoder))
     source = {} if image is None else _source(image, mask, strength, pipeline.decoder.image_space)
-    images = pipeline.generate(prompts, n=number, seed=seed, **source, **options)
+    images = pipeline.generate(prompts, n=number, seed=seed, shared_noise=shared_noise, **source, **options)
     facts = {"seed": str(seed), "model": run.resolve().name, "options": json.dumps(options)}
+    facts |= {"shared_noise": "true"} if shared_noise else {}
     facts |= {} if image is None else {"image": str(image), "strength": str(source.get("strength", ""))}
     facts |= {} if mask is None else {"mask": str(mask)}
-    target.write(images, [prompt for prompt in prompts for _ in range(number)], number, facts)
+    keys = noise_keys(prompts, [seed] * len(prompts), number, shared_noise)
+    target.write(images, [prompt for prompt in prompts for _ in range(number)], [key[1] for key in keys], number, facts)
 
 
 def _source(image: Path, mask: Path | None, strength: float | None, space: Space) -> dict[str, Any]:
@@ -115,11 +121,14 @@ class _Target:
         with tempfile.TemporaryFile(dir=folder):
             pass
 
-    def write(self, images: np.ndarray, prompts: list[str], number: int, facts: dict[str, Any]) -> None:
+    def write(
+        self, images: np.ndarray, prompts: list[str], copies: list[int], number: int, facts: dict[str, Any]
+    ) -> None:
         """Writes N images, with their prompts and `facts` in the metadata; says where.
 
         Args:
-            number: Pictures a prompt, which lie side by side.
+            copies: Number of each image among those of its prompt and seed.
+            number: Images per prompt, which lie side by side.
         """
         from kgen.images import grid, save_png
 
@@ -129,9 +138,9 @@ class _Target:
             save_png(self.path, picture, {"prompt": "; ".join(dict.fromkeys(prompts)), **facts})
             typer.echo(self.path)
             return
-        for index, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
+        for index, (image, prompt, copy) in enumerate(zip(images, prompts, copies, strict=True)):
             path = self.path / f"{index:04d}-{_slug(prompt)}.png"
-            save_png(path, image, {"prompt": prompt, **facts, "copy": str(index % number)})
+            save_png(path, image, {"prompt": prompt, **facts, "copy": str(copy)})
             typer.echo(path)
 
 

@@ -60,6 +60,8 @@ class SampleConfig(Section):
     """What to draw; null: up to 16 of the dataset's captions, held-out ones last."""
     seed: Seed = 0
     """Of the noise that pictures are made of."""
+    shared_noise: bool = False
+    """Whether grids make all prompts of the same noise, to show the text's effect alone; scores never do."""
     options: dict[str, Any] = {}
     """Options of the generator's `generate`, such as steps or guidance; `decoder:` holds those of `decode`."""
 

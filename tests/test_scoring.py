@@ -1,0 +1,31 @@
+"""What a run draws for its grids."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from command_line import GOOD
+from parts import Patterns
+
+from kgen.components.dataset import Split
+from kgen.config import RunConfig
+from kgen.scoring import prompts_to_draw
+
+
+class Faces(Patterns):
+    """Images that all have one caption, as in an unconditional run."""
+
+    def captions(self, split: Split) -> list[str]:
+        return ["a face" for _ in super().captions(split)]
+
+
+@pytest.fixture
+def config(toy: None) -> RunConfig:
+    return RunConfig.from_dict(yaml.safe_load(GOOD))
+
+
+def test_the_single_caption_of_a_dataset_fills_the_grid(config: RunConfig) -> None:
+    """The copies are counted on, so that `generate` makes 16 different images of them."""
+    assert prompts_to_draw(config, Faces()) == ["a face"] * 16
+    drawn = prompts_to_draw(config, Patterns())
+    assert len(set(drawn)) == 16 and drawn[-1] == "pattern 23"  # 15 of 23, and the one that is held out
