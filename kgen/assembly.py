@@ -12,7 +12,8 @@ from kgen.components.decoder import Decoder
 from kgen.components.encoder import Encoder
 from kgen.components.generator import Generator
 from kgen.components.metric import Metric
-from kgen.errors import ConfigError, KgenError, SpaceError
+from kgen.errors import ConfigError, SpaceError
+from kgen.faults import component_errors
 from kgen.pipeline import Pipeline
 from kgen.plugins import registry
 from kgen.registry import Kind
@@ -23,6 +24,7 @@ Choice = str | Mapping[str, Any]
 """A component by name ("text/bag", "bag"), or with options: {"name": "bag", "dim": 64}."""
 
 
+@component_errors()
 def assemble(
     *,
     encoder: Choice | Encoder,
@@ -76,7 +78,8 @@ def make_encoder(choice: Choice, captions: Sequence[str] | None) -> Encoder:
     """Builds an encoder, and lets it learn from the captions if there are any."""
     encoder = cast(Encoder, _make("encoder", choice))
     if captions is not None:
-        encoder.adapt(captions)
+        with component_errors(encoder):
+            encoder.adapt(captions)
     return encoder
 
 
@@ -132,8 +135,9 @@ def find(kind: Kind, choice: Choice) -> tuple[Any, dict[str, Any]]:
 
 def component_id(kind: Kind, part: object) -> str:
     """The full id under which an object's class is registered; else its import path."""
-    target = f"{type(part).__module__}:{type(part).__qualname__}"
-    return next((c.id for c in registry().of_kind(kind) if c.target == target), target)
+    cls = type(part)
+    found = next((component.id for component in registry().of_kind(kind) if component.loaded is cls), None)
+    return found or f"{cls.__module__}:{cls.__qualname__}"
 
 
 def _make(kind: Kind, choice: Choice, **wiring: Any) -> object:
@@ -144,10 +148,9 @@ def _make(kind: Kind, choice: Choice, **wiring: Any) -> object:
     except pydantic.ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ConfigError(f"{kind} '{component.id}': {problems}") from error
-    try:
-        wiring = {name: space for name, space in wiring.items() if name in wires(cls)}
-        return cls(**wiring, **{name: getattr(checked, name) for name in type(checked).model_fields})
-    except KgenError:
-        raise
-    except ValueError as error:
-        raise ConfigError(f"{kind} '{component.id}': {error}") from error
+    wiring = {name: space for name, space in wiring.items() if name in wires(cls)}
+    with component_errors(cls):
+        try:
+            return cls(**wiring, **{name: getattr(checked, name) for name in type(checked).model_fields})
+        except ValueError as error:  # by the contract: what the signature cannot say of the options
+            raise ConfigError(f"{kind} '{component.id}': {error}") from error

@@ -8,6 +8,7 @@ class KgenError(Exception):
     """Base of every error that a user can mend."""
 
     exit_code = 2
+    _keras_call_info_injected = True  # else Keras, in whose layers it may be raised, writes arguments into its message
 
 
 class ConfigError(KgenError):
@@ -20,6 +21,12 @@ class DataError(KgenError):
 
 class PluginError(KgenError):
     """A plugin could not be loaded, or breaks the extension contract."""
+
+
+class ComponentError(PluginError):
+    """A component raised an exception that is none of kgen's: a fault of the distribution that it comes from."""
+
+    exit_code = 1
 
 
 class SpaceError(KgenError):

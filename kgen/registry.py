@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -37,6 +38,12 @@ class Component:
     def id(self) -> str:
         return f"{self.origin.namespace}/{self.name}"
 
+    @property
+    def loaded(self) -> Any:
+        """The class, if its module is imported already; else None."""
+        module, _, attribute = self.target.partition(":")
+        return getattr(sys.modules.get(module), attribute, None)
+
     def load(self) -> type[Any]:
         """Imports the class. Raises PluginError where that fails, with the reason."""
         module, _, attribute = self.target.partition(":")
@@ -64,6 +71,10 @@ class Registry:
 
     def of_kind(self, kind: Kind) -> list[Component]:
         return sorted((c for c in self.components.values() if c.kind == kind), key=lambda c: c.id)
+
+    def of_class(self, cls: type[Any]) -> Component | None:
+        """The declaration of a class; None where no plugin has registered it."""
+        return next((component for component in self.components.values() if component.loaded is cls), None)
 
     def find(self, kind: Kind, name: str) -> Component:
         """Looks up a full id ("plugin/name"), or a bare name while it is unique.

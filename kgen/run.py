@@ -22,6 +22,7 @@ from kgen.decoder_model import DecoderModel
 from kgen.decoder_stage import DecoderStage
 from kgen.devices import peak_memory
 from kgen.errors import ConfigError, RunError, RunInterruptedError
+from kgen.faults import component_errors
 from kgen.files import atomic_folder, write_text
 from kgen.images import grid, save_png
 from kgen.inputs import Inputs, all_captions, read_dataset
@@ -54,6 +55,7 @@ class RunResult:
     scores: Scores
 
 
+@component_errors()
 def run(
     config: RunConfig,
     out: str | Path | None = None,
@@ -103,6 +105,7 @@ def _result(directory: RunDirectory, step: int, scores: Scores) -> RunResult:
     return RunResult(directory.path, directory.final_grid, directory.report, step, scores)
 
 
+@component_errors()
 def check(config: RunConfig) -> Pipeline:
     """Builds everything that a run needs, and trains nothing. Raises KgenError for what is wrong."""
     dataset = read_dataset(config.data)
@@ -115,6 +118,7 @@ def check(config: RunConfig) -> Pipeline:
     return _assemble(config, dataset, encoder, decoder)
 
 
+@component_errors()
 def evaluate(path: str | Path) -> Scores:
     """Draws the prompts of a finished run's dataset and scores the pictures; writes them into its report too."""
     directory = RunDirectory(path)
@@ -127,6 +131,7 @@ def evaluate(path: str | Path) -> Scores:
     return scores
 
 
+@component_errors()
 def open_decoder(path: str | Path) -> tuple[Decoder, Encoder]:
     """The trained decoder of a run, finished or just its stage, and the encoder.
 

@@ -11,7 +11,8 @@ import typer
 
 from kgen.cli import caption, check, compare, evaluate, generate, plugins, reconstruct, run, schema, upscale
 from kgen.cli.common import say_error
-from kgen.errors import KgenError, RunInterruptedError
+from kgen.errors import ComponentError, KgenError, RunInterruptedError
+from kgen.faults import component_errors, reason
 
 USER_ERROR, FAULT = 2, 1
 
@@ -47,7 +48,9 @@ def _options(
 
 
 def main() -> None:
-    """Runs the command line: exit status 0; 1 for a fault of kgen; 2 for what the user can mend; 130 for Ctrl-C."""
+    """Runs the command line: exit status 0; 1 for a fault of kgen or of a plugin; 2 for what the user can mend; 130 for
+    Ctrl-C.
+    """
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a file's name may be no text
     sys.exit(_guarded())
@@ -59,6 +62,8 @@ def _guarded() -> int:
     except RunInterruptedError as stop:
         print(stop, file=sys.stderr)
         return stop.exit_code
+    except ComponentError as error:
+        return _report(str(error), "the plugin's authors")
     except KgenError as error:
         return say_error(str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -70,20 +75,21 @@ def _guarded() -> int:
         _drop_output()
         place = f"{error.filename}: " if error.filename else ""
         return say_error(f"{place}{error.strerror or error}", USER_ERROR)
-    except Exception as error:  # the last resort: whatever is left is a fault of kgen or of a plugin
-        if os.environ.get("KGEN_DEBUG") == "1":
-            traceback.print_exc()
-        first = (str(error).strip().splitlines() or [""])[0]
-        return say_error(
-            f"unexpected {type(error).__name__}: {first}\n"
-            "This is a fault of kgen or of a plugin: please report it, with the traceback that KGEN_DEBUG=1 shows.",
-            FAULT,
-        )
+    except Exception as error:  # the last resort: whatever is left is a fault of kgen
+        return _report(f"unexpected {reason(error)}", "kgen's authors")
+
+
+def _report(message: str, whom: str) -> int:
+    """Prints a fault that the user cannot mend; with KGEN_DEBUG=1 the traceback of the exception being handled too."""
+    if os.environ.get("KGEN_DEBUG") == "1":
+        traceback.print_exc()
+    return say_error(f"{message}\nPlease report this to {whom}, with the traceback that KGEN_DEBUG=1 shows.", FAULT)
 
 
 def _run() -> int:
     try:
-        app(prog_name="kgen")
+        with component_errors():  # innermost: what typer ends with is a SystemExit, too
+            app(prog_name="kgen")
     except SystemExit as end:
         sys.stdout.flush()
         return end.code if isinstance(end.code, int) else 0
