@@ -219,17 +219,17 @@ def test_metadata_csv(tmp_path: Path) -> None:
 
 def test_metadata_in_folders_below(tmp_path: Path) -> None:
     """As Hugging Face has it: one table a folder; names are relative to the table."""
-    for place, colour in (("train", RED), ("more/deep", BLUE)):
+    for place, colour in (("first", RED), ("more/deep", BLUE)):
         (tmp_path / place).mkdir(parents=True)
         picture(colour).save(tmp_path / place / "a.png")
         table(tmp_path / place, [{"file_name": "a.png", "text": place}])
     picture().save(tmp_path / "more" / "b.png")
     dataset = ImageFolder(path=str(tmp_path), on_error="skip")
-    assert list(dataset.captions("train")) == ["more/deep", "train"]
-    np.testing.assert_array_equal(dataset.image("train", 0)[0, 0], BLUE)
+    assert list(dataset.captions("train")) == ["first", "more/deep"]
+    np.testing.assert_array_equal(dataset.image("train", 1)[0, 0], BLUE)
     (problem,) = dataset.problems()
     assert problem.where == "more/b.png"
-    assert problem.what == "none of more/deep/metadata.jsonl, train/metadata.jsonl has a caption for it"
+    assert problem.what == "none of first/metadata.jsonl, more/deep/metadata.jsonl has a caption for it"
 
 
 def test_a_picture_may_have_several_captions(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_a_picture_may_have_several_captions(tmp_path: Path) -> None:
 def test_text_files(tmp_path: Path) -> None:
     for name, colour in (("b", BLUE), ("a", RED)):
         picture(colour).save(tmp_path / f"{name}.jpg", quality=95)
-        (tmp_path / f"{name}.txt").write_text(f"  picture\n {name} ", encoding="utf-8")
+        (tmp_path / f"{name}.txt").write_text(f"\n  picture   {name} \n\n", encoding="utf-8")
     dataset = ImageFolder(path=str(tmp_path))
     assert list(dataset.captions("train")) == ["picture a", "picture b"]
 
@@ -354,7 +354,7 @@ def test_rows_that_are_wrong_are_all_named(folder: Path) -> None:
         "metadata.jsonl:5: it has no 'file_name'",
         "metadata.jsonl:6: 01.png: its caption 'text' is empty",
         "metadata.jsonl:7: 02.png: its caption 'text' is not there (there is: caption)",
-        "metadata.jsonl:8: 03.png: its caption 'text' is empty",
+        "metadata.jsonl:8: 03.png: its caption 'text' is 7, and no text",
         "metadata.jsonl:9: there is no picture ./",
         "metadata.jsonl:10: there is no picture longlong",
         "metadata.jsonl:11: 04.png: its caption 'cut in the middle of an emoji \\\\ud83d' holds half a character",
@@ -392,7 +392,8 @@ def test_text_files_that_are_wrong(tmp_path: Path) -> None:
     assert list(dataset.captions("train")) == ["good"]
     assert {problem.where: problem.what for problem in dataset.problems()} == {
         "empty.png": "its caption empty.txt is empty",
-        "latin.png": "its caption latin.txt is not UTF-8 text",
+        "latin.png": "its caption latin.txt is not UTF-8 text in line 1. If that is 'café', it is Windows-1252: "
+        f"iconv -f WINDOWS-1252 -t UTF-8 '{tmp_path}/latin.txt' > new && mv new '{tmp_path}/latin.txt'",
         "lonely.png": "there is no caption lonely.txt beside it",
         "nobody.txt": "there is no picture of this name beside it",
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,19 +11,28 @@ import numpy as np
 from pydantic import Field
 
 from kgen.components.dataset import Dataset, Problem, Split, short_digest
-from kgen.data.folder import read_folder
+from kgen.data.folder import CaptionsFrom, read_folder
 from kgen.data.images import PictureError, Resize, background_colour, decode, fit
 from kgen.data.problems import OnError, refuse
+from kgen.data.scan import scan
 from kgen.data.splits import check_holdout, some
 from kgen.errors import DataError
 from kgen.spaces import Space
 
+Entries = dict[Split, list[tuple[str, str]]]
+"""Files with captions, by split."""
+
 
 class ImageFolder(Dataset):
-    """Pictures of all formats and modes, with captions from ``metadata.jsonl``, text files or the folders' names.
+    """Images of all formats and modes, with captions from tables, text files or the folders' names.
 
-    Every file is read once before training, so that none can break it later; the pictures themselves are decoded when
-    they are needed. Where captions come from: `kgen.data.folder.read_folder`.
+    Every file is read once before training, so that none can break it later; the images themselves are decoded when
+    they are needed. Links are followed. Where captions come from, and in which order: `kgen.data.folder.read_folder`.
+    An image with several captions is an example with each of them.
+
+    Folders named ``train`` (also ``training``, ``train2017``) and ``validation``, ``valid``, ``val``, ``dev``, ``test``
+    divide the images, where they are the outermost ones: those of ``train`` are trained on, on those of all others only
+    the loss is measured. A table may do the same with a column "split".
 
     Args:
         path: The folder.
@@ -33,15 +41,22 @@ class ImageFolder(Dataset):
             distorts them.
         channels: 3, or 1 for grey.
         background: Seen through transparent parts, and around padded pictures.
-        caption_key: Under which name the metadata hold the caption.
+        captions_from: "tables" (metadata.jsonl, .csv and the like), "files" (NAME.txt beside NAME.png), "folders" (a
+            class each), "none" (the same text for all: for models that read no text), or "auto": the first of the first
+            three that there is.
+        caption_key: Under which name tables and JSON files hold the caption; null: "text", or the only one of
+            "caption", "captions", "description", "prompt", "title", "comment".
         template: Caption made of a class folder's name.
+        split_folders: Whether folders divide the images as said above; false: such names are like any others.
         flip: Every training picture also as its mirror image.
-        validation: Share of the pictures on which only the loss is measured.
-        holdout: Captions to keep out of training.
+        validation: Share of the training images on which only the loss is measured; only where no folder or column says
+            which these are.
+        holdout: Captions to keep out of training, and out of validation: the split "holdout".
         on_error: What to do about broken pictures and missing captions: "refuse" to train, or "skip" them.
 
     Raises:
-        DataError: nothing to train on; a problem, unless problems are to be skipped; a wrong option.
+        DataError: nothing to train on; it is not clear what the captions are; a problem, unless problems are to be
+            skipped; a wrong option.
     """
 
     def __init__(
@@ -52,8 +67,10 @@ class ImageFolder(Dataset):
         resize: Resize = "crop",
         channels: Literal[1, 3] = 3,
         background: str = "white",
-        caption_key: str = "text",
+        captions_from: CaptionsFrom = "auto",
+        caption_key: str | None = None,
         template: str = "{label}",
+        split_folders: bool = True,
         flip: bool = False,
         validation: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         holdout: tuple[str, ...] = (),
@@ -64,8 +81,10 @@ class ImageFolder(Dataset):
         self.resize = resize
         self.channels = channels
         self.background = background
+        self.captions_from = captions_from
         self.caption_key = caption_key
         self.template = template
+        self.split_folders = split_folders
         self.flip = flip
         self.validation = validation
         self.holdout = holdout
@@ -74,12 +93,15 @@ class ImageFolder(Dataset):
         if "{label}" not in template:
             raise DataError(f"imagefolder: template '{template}' must hold {{label}}")
         self._folder = Path(path).expanduser()
-        found = read_folder(self._folder, caption_key, template)
-        self._digests, broken = self._verify([file for file, _ in found.entries])
+        found = read_folder(self._folder, captions_from, caption_key, template, split_folders)
+        self._notes = found.notes
+        self._digests, broken = self._verify([file for entries in found.entries.values() for file, _ in entries])
         self._problems = (*found.problems, *broken)
-        entries = [entry for entry in found.entries if entry[0] in self._digests]
-        refuse(self._problems, on_error, bool(entries), "imagefolder", path)
-        self._entries = self._split(entries)
+        good: Entries = {
+            split: [entry for entry in entries if entry[0] in self._digests] for split, entries in found.entries.items()
+        }
+        refuse(self._problems, on_error, bool(good["train"]), "imagefolder", path)
+        self._entries = self._split(good)
         self._captions = {split: [caption for _, caption in self._entries[split]] for split in self._entries}
         if flip:
             self._captions["train"] *= 2
@@ -99,6 +121,9 @@ class ImageFolder(Dataset):
         except (PictureError, OSError) as error:
             raise DataError(f"imagefolder: {self._folder / file} has changed since training began: {error}") from error
         return pixels[:, ::-1].copy() if index >= len(entries) else pixels
+
+    def notes(self) -> Sequence[str]:
+        return self._notes
 
     def problems(self) -> Sequence[Problem]:
         return self._problems
@@ -136,20 +161,29 @@ class ImageFolder(Dataset):
             return hashlib.sha256(data).digest()
 
         different = list(dict.fromkeys(files))
-        with ThreadPoolExecutor() as pool:
-            results = list(zip(different, pool.map(digest, different), strict=True))
-        good = {file: result for file, result in results if isinstance(result, bytes)}
-        return good, [result for _, result in results if isinstance(result, Problem)]
+        results = dict(zip(different, scan(different, digest, f"imagefolder {self._folder}"), strict=True))
+        good = {file: result for file, result in results.items() if isinstance(result, bytes)}
+        return good, [result for result in results.values() if isinstance(result, Problem)]
 
-    def _split(self, entries: list[tuple[str, str]]) -> dict[str, list[tuple[str, str]]]:
+    def _split(self, found: Entries) -> Entries:
+        """Takes what is held out from all splits, and a share for validation from the training images."""
+        if self.validation and found["validation"]:
+            raise DataError(
+                f"imagefolder: {self._folder} says itself which images to validate on: leave the option validation "
+                "out, or name the folder to train on as path"
+            )
+        entries = [entry for split in found.values() for entry in split]
         check_holdout(self.holdout, {caption for _, caption in entries}, "imagefolder")
         held = [entry for entry in entries if entry[1] in self.holdout]
         unseen = {file for file, _ in held}  # a picture may have other captions too
-        seen = [entry for entry in entries if entry[0] not in unseen]
+        seen = [entry for entry in found["train"] if entry[0] not in unseen]
         measured = some([file for file, _ in seen], self.validation)
-        splits = {
+        splits: Entries = {
             "train": [entry for entry in seen if entry[0] not in measured],
-            "validation": [entry for entry in seen if entry[0] in measured],
+            "validation": [
+                *(entry for entry in seen if entry[0] in measured),
+                *(entry for entry in found["validation"] if entry[0] not in unseen),
+            ],
             "holdout": held,
         }
         if not splits["train"]:
