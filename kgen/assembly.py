@@ -142,15 +142,28 @@ def component_id(kind: Kind, part: object) -> str:
 
 def _make(kind: Kind, choice: Choice, **wiring: Any) -> object:
     component, given = find(kind, choice)
-    cls = component.load()
+    return construct(kind, component.id, component.load(), given, wiring)
+
+
+def construct(kind: Kind, name: str, cls: type[Any], given: Mapping[str, Any], wiring: Mapping[str, Any]) -> Any:
+    """Makes a component of its class.
+
+    Args:
+        name: For messages.
+        given: Options, not yet checked.
+        wiring: What its neighbours may tell it, of which it gets what its constructor takes.
+
+    Raises:
+        ConfigError: an option is wrong.
+    """
     try:
-        checked = option_model(cls, component.id)(**given)
+        checked = option_model(cls, name)(**given)
     except pydantic.ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"{kind} '{component.id}': {problems}") from error
-    wiring = {name: space for name, space in wiring.items() if name in wires(cls)}
+        raise ConfigError(f"{kind} '{name}': {problems}") from error
+    wiring = {key: space for key, space in wiring.items() if key in wires(cls)}
     with component_errors(cls):
         try:
-            return cls(**wiring, **{name: getattr(checked, name) for name in type(checked).model_fields})
+            return cls(**wiring, **{key: getattr(checked, key) for key in type(checked).model_fields})
         except ValueError as error:  # by the contract: what the signature cannot say of the options
-            raise ConfigError(f"{kind} '{component.id}': {error}") from error
+            raise ConfigError(f"{kind} '{name}': {error}") from error

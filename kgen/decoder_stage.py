@@ -19,7 +19,7 @@ from kgen.components.encoder import Encoder
 from kgen.config import RunConfig
 from kgen.decoder_model import DecoderModel, Reconstructor, reads_text
 from kgen.errors import RunError
-from kgen.files import atomic_folder
+from kgen.files import atomic_folder, files_in
 from kgen.images import matrix, save_png, to_uint8
 from kgen.inputs import Inputs, unseen_split
 from kgen.random import seed_everything
@@ -254,5 +254,8 @@ class _Pictures:
 
 
 def _copy(source: Path, target: Path) -> None:
+    """Copies a folder. Raises RunError where it holds links, which may point to anything."""
+    if links := [name for name in files_in(source) if (source / name).is_symlink()]:
+        raise RunError(f"{source / links[0]} is a symbolic link, which is not copied: put the file itself there")
     with atomic_folder(target) as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from kgen.config import RunConfig
 from kgen.errors import RunError
-from kgen.files import write_text
+from kgen.files import remove_abandoned, write_text
 
 
 class RunDirectory:
@@ -88,6 +88,7 @@ class RunDirectory:
                 raise RunError(
                     f"another process is working on {self.path}: wait for it, or choose another --out"
                 ) from error
+            remove_abandoned(self.path, deep=True)
             yield
 
     def read_manifest(self) -> dict[str, Any]:

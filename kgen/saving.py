@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import keras
-import yaml
 
-from kgen.assembly import check_fit, component_id, make_decoder, make_encoder, make_generator
+from kgen.assembly import check_fit, component_id, construct, make_decoder, make_encoder, make_generator
 from kgen.components.decoder import Decoder
-from kgen.errors import ConfigError, RunError
-from kgen.files import atomic_folder
+from kgen.config.source import to_yaml
+from kgen.description import FORMAT, PARTS, DecoderDescription, PipelineDescription, read_description
+from kgen.errors import ConfigError, RunError, SpaceError
+from kgen.files import atomic_folder, files_in, remove_abandoned, write_text
 from kgen.pipeline import Pipeline
-from kgen.signature import option_model, wires
 from kgen.spaces import Space
 from kgen.weights import load_variables, save_variables
 
-FORMAT = 1
+PIPELINE, DECODER = "pipeline.yaml", "decoder.yaml"
 
 
 def save(pipeline: Pipeline, path: str | Path) -> None:
-    """Writes a pipeline into the folder `path`, atomically: `pipeline.yaml`, `weights.safetensors`, and assets."""
-    with atomic_folder(Path(path)) as folder:
-        (folder / "pipeline.yaml").write_text(yaml.safe_dump(_describe(pipeline), sort_keys=False), encoding="utf-8")
+    """Writes a pipeline into the folder `path`, atomically: `pipeline.yaml`, `weights.safetensors`, and assets.
+
+    A saved pipeline in that folder is replaced. Nothing else is: not a file, and not a folder with files of another
+    origin, in it or below it.
+
+    Raises:
+        ConfigError: `path` is not such a folder. RunError: the disk is full.
+    """
+    with _described_folder(Path(path), PIPELINE, _describe(pipeline)) as folder:
         for part in ("encoder", "decoder"):
             (folder / part).mkdir()
             getattr(pipeline, part).save_assets(folder / part)
@@ -42,14 +49,19 @@ def load(path: str | Path, *, custom: Sequence[type[Any]] = ()) -> Pipeline:
         RunError: there is no pipeline, or it is damaged. ConfigError: a plugin that it needs is missing.
     """
     folder = Path(path)
-    if (folder / "model" / "pipeline.yaml").is_file():
+    if (folder / "model" / PIPELINE).is_file():
         folder = folder / "model"
-    description = _read(folder)
+    file = folder / PIPELINE
+    if not file.is_file():
+        raise RunError(f"{folder} holds no trained pipeline ({file.name} is missing): finish its training first")
+    description = read_description(file, PipelineDescription)
     known = {f"{cls.__module__}:{cls.__qualname__}": cls for cls in custom}
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(description["dtype"])
+    keras.config.set_dtype_policy(description.dtype)
     try:
         pipeline = _build(description, folder, known)
+    except (ConfigError, SpaceError) as error:
+        raise type(error)(f"{file}: {error}") from error
     finally:
         keras.config.set_dtype_policy(before)
     load_variables(folder / "weights.safetensors", saved_weights(pipeline))
@@ -64,8 +76,7 @@ def save_decoder(decoder: Decoder, path: str | Path) -> None:
         "image_shape": list(decoder.image_space.shape),
         "decoder": {"name": component_id("decoder", decoder), **decoder.config},
     }
-    with atomic_folder(Path(path)) as folder:
-        (folder / "decoder.yaml").write_text(yaml.safe_dump(description, sort_keys=False), encoding="utf-8")
+    with _described_folder(Path(path), DECODER, description) as folder:
         decoder.save_assets(folder)
         save_variables(folder / "weights.safetensors", {"decoder": decoder.kept_weights}, {"format": str(FORMAT)})
 
@@ -77,20 +88,17 @@ def load_decoder(path: str | Path, decoder: Decoder) -> Decoder:
         RunError: the file is damaged, or of another decoder: of other options, or for pictures of another size.
     """
     folder = Path(path)
-    description = _read_yaml(folder / "decoder.yaml", {"format", "image_shape", "decoder"})
-    wanted = {"name": component_id("decoder", decoder), **decoder.config}
-    if description["decoder"] != wanted:
-        raise RunError(f"{folder} holds the decoder {description['decoder']}, not {wanted}")
-    if tuple(description["image_shape"]) != decoder.image_space.shape:
-        there, here = ("x".join(map(str, shape)) for shape in (description["image_shape"], decoder.image_space.shape))
+    description = read_description(folder / DECODER, DecoderDescription)
+    wanted, found = {"name": component_id("decoder", decoder), **decoder.config}, description.decoder.choice
+    if odd := [key for key in {**wanted, **found} if wanted.get(key) != found.get(key)]:
+        raise RunError(f"{folder} holds another decoder than the run's: it differs in {', '.join(odd[:5])}")
+    if description.image_shape != decoder.image_space.shape:
+        there, here = ("x".join(map(str, shape)) for shape in (description.image_shape, decoder.image_space.shape))
         raise RunError(f"{folder} holds a decoder for pictures of {there}, but the run's are {here}: set data.size")
     decoder.load_assets(folder)
     decoder.build(None)
     load_variables(folder / "weights.safetensors", {"decoder": decoder.kept_weights})
     return decoder
-
-
-PARTS = ("encoder", "generator", "decoder")
 
 
 def saved_weights(pipeline: Pipeline) -> dict[str, list[Any]]:
@@ -100,6 +108,27 @@ def saved_weights(pipeline: Pipeline) -> dict[str, list[Any]]:
     return {name: kept[name] for name, part in parts.items() if not getattr(part, "has_own_weights", False)}
 
 
+@contextmanager
+def _described_folder(path: Path, name: str, description: dict[str, Any]) -> Iterator[Path]:
+    """Yields a new folder, which takes the place of `path`; the file `name` describes it, and lists its files."""
+    if path.suffix in (".keras", ".h5"):
+        raise ConfigError(f"kgen saves into a folder, not into a file of Keras: give '{path.with_suffix('')}'")
+    remove_abandoned(path.parent)
+    with atomic_folder(path, owned=lambda folder: _owned(folder / name)) as folder:
+        yield folder
+        files = [name, *files_in(folder)]
+        write_text(folder / name, to_yaml({**description, "files": files}))
+
+
+def _owned(file: Path) -> list[str]:
+    """The files that a folder's description lists; none where there is no description."""
+    schema = PipelineDescription if file.name == PIPELINE else DecoderDescription
+    try:
+        return list(read_description(file, schema).files)
+    except RunError:
+        return []
+
+
 def _describe(pipeline: Pipeline) -> dict[str, Any]:
     parts = {kind: getattr(pipeline, kind) for kind in PARTS}
     return {
@@ -107,50 +136,29 @@ def _describe(pipeline: Pipeline) -> dict[str, Any]:
         "dtype": pipeline.generator.dtype_policy.name,
         "condition_dropout": pipeline.condition_dropout,
         "image_shape": list(pipeline.decoder.image_space.shape),
-        **{kind: {"name": component_id(kind, part), **part.config} for kind, part in parts.items()},  # type: ignore[arg-type]
+        **{kind: {"name": component_id(kind, part), **part.config} for kind, part in parts.items()},
     }
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    file = folder / "pipeline.yaml"
-    if not file.is_file():
-        raise RunError(f"{folder} holds no trained pipeline ({file.name} is missing): finish its training first")
-    return _read_yaml(file, {"format", "dtype", "image_shape", *PARTS})
-
-
-def _read_yaml(file: Path, keys: set[str]) -> dict[str, Any]:
-    try:
-        description = yaml.safe_load(file.read_text(encoding="utf-8"))
-        missing = keys - set(description)
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
-        raise RunError(f"{file} is damaged: {error}") from error
-    if missing:
-        raise RunError(f"{file} is damaged: it lacks {', '.join(sorted(missing))}")
-    if description["format"] > FORMAT:
-        raise RunError(f"{file} was written by a newer kgen: upgrade kgen to read it")
-    return description  # type: ignore[no-any-return]
-
-
-def _build(description: dict[str, Any], folder: Path, custom: dict[str, type[Any]]) -> Pipeline:
-    def make(kind: str, registered: Any, **wiring: Any) -> Any:
-        options = dict(description[kind])
-        name = options.pop("name")
-        if name in custom:
-            wiring = {key: space for key, space in wiring.items() if key in wires(custom[name])}
-            return custom[name](**wiring, **dict(option_model(custom[name], name)(**options)))
-        if ":" in name:
+def _build(description: PipelineDescription, folder: Path, custom: dict[str, type[Any]]) -> Pipeline:
+    def make(kind: Any, registered: Any, **wiring: Any) -> Any:
+        choice = getattr(description, kind)
+        if choice.name in custom:
+            return construct(kind, choice.name, custom[choice.name], choice.options, wiring)
+        if ":" in choice.name:
             raise ConfigError(
-                f"{kind} {name} is in no plugin: pass its class, kgen.load(..., custom=[{name.split(':')[1]}])"
+                f"{kind} {choice.name} is in no plugin: pass its class, "
+                f"kgen.load(..., custom=[{choice.name.split(':')[1]}])"
             )
-        return registered()
+        return registered(choice.choice)
 
-    image_space = Space("continuous", tuple(description["image_shape"]))
-    encoder = make("encoder", lambda: make_encoder(description["encoder"], captions=None))
+    image_space = Space("continuous", description.image_shape)
+    encoder = make("encoder", lambda choice: make_encoder(choice, captions=None))
     encoder.load_assets(folder / "encoder")
     spaces = {"image_space": image_space, "condition_space": encoder.condition_space}
-    decoder = make("decoder", lambda: make_decoder(description["decoder"], **spaces), **spaces)
+    decoder = make("decoder", lambda choice: make_decoder(choice, **spaces), **spaces)
     decoder.load_assets(folder / "decoder")
     spaces = {"space": decoder.latent_space, "condition_space": encoder.condition_space}
-    generator = make("generator", lambda: make_generator(description["generator"], decoder, encoder), **spaces)
+    generator = make("generator", lambda choice: make_generator(choice, decoder, encoder), **spaces)
     check_fit(encoder, generator, decoder)
-    return Pipeline(encoder, generator, decoder, condition_dropout=description["condition_dropout"])
+    return Pipeline(encoder, generator, decoder, condition_dropout=description.condition_dropout)

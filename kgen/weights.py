@@ -24,7 +24,7 @@ def save_variables(path: Path, groups: Groups, metadata: Mapping[str, str]) -> N
         metadata: Kept with them, as text.
     """
     arrays = {key: np.array(v.numpy(), order="C") for key, v in _keys(groups).items()}
-    with atomic_file(path) as temporary:
+    with atomic_file(path, sum(array.nbytes for array in arrays.values())) as temporary:
         save_file(arrays, temporary, metadata=dict(metadata))
 
 
@@ -46,7 +46,7 @@ def load_variables(path: Path, groups: Groups) -> dict[str, str]:
                     raise RunError(f"{path}: {key} has shape {array.shape}, the model wants {tuple(variable.shape)}")
                 variable.assign(array)
             return file.metadata() or {}
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, AttributeError, TypeError) as error:  # the last two: a type that numpy lacks
         raise RunError(f"{path} cannot be read: {error}") from error
 
 

@@ -177,12 +177,10 @@ def test_interrupted_writing_leaves_nothing(tmp_path: Path) -> None:
     assert_holds(cached_conditions(Frozen(), CAPTIONS, tmp_path), Frozen(), CAPTIONS)
 
 
-def test_what_a_killed_process_left_goes_some_day(tmp_path: Path) -> None:
-    for name, age in (("old", 2 * 24 * 3600), ("young", 60)):
-        (tmp_path / f".conditions-{name}" / "whole").mkdir(parents=True)
-        os.utime(tmp_path / f".conditions-{name}", (time.time() - age,) * 2)
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".conditions-abc.0123abcd.kgen" / "new").mkdir(parents=True)
     cache = cached_conditions(Frozen(), CAPTIONS, tmp_path)
-    assert folders(tmp_path) == [".conditions-young", cache.folder.name]
+    assert folders(tmp_path) == [cache.folder.name]
 
 
 def test_two_writers_at_once(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -198,6 +200,45 @@ def test_save_and_load_give_the_same_pictures(dataset: Patterns, tmp_path) -> No
         kgen.load(tmp_path / "model")
     with pytest.raises(kgen.RunError, match="no trained pipeline"):
         kgen.load(tmp_path / "elsewhere")
+
+
+def test_saving_replaces_a_saved_pipeline_and_nothing_else(
+    dataset: Patterns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline, model = make(dataset), tmp_path / "model"
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    for path in (model, model, tmp_path / "empty", tmp_path / "link", str(model) + "/"):
+        pipeline.save(path)
+        kgen.load(path, custom=[Words, Painter])
+    assert (tmp_path / "link").is_symlink()
+    assert (model / "weights.safetensors").stat().st_mode == (model / "pipeline.yaml").stat().st_mode
+
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("years of work")
+    (precious / "pipeline.yaml").write_text("stages: [of, another, program]")
+    (model / "encoder" / "notes.txt").write_text("mine")
+    (tmp_path / "dangling").symlink_to(tmp_path / "file")
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    before = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()}
+    for path, message in (
+        ("precious", r"precious holds files that kgen did not write there \(pipeline.yaml, thesis.txt\)"),
+        (model, r"model holds files that kgen did not write there \(encoder/notes.txt\)"),
+        ("file", "file is a file, but a folder"),
+        ("dangling", "dangling is a file, but a folder"),
+        (".", "is the current folder"),
+        ("", "is the current folder"),
+        ("..", "is the current folder"),
+        ("m.keras", "kgen saves into a folder, not into a file of Keras: give 'm'"),
+        ("/dev/null", "is a file, but a folder"),
+    ):
+        with pytest.raises(kgen.ConfigError, match=message):
+            pipeline.save(path)
+    with pytest.raises(OSError, match="file/sub"):
+        pipeline.save("file/sub/model")
+    assert {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()} == before
 
 
 def test_damaged_and_foreign_weights_are_refused(dataset: Patterns, tmp_path) -> None:

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal, Self
 
 import pydantic
 import pydantic_core
-import yaml
 from pydantic import Field, PositiveInt
 
 from kgen.config.components import (
@@ -25,7 +24,7 @@ from kgen.config.decoder import DecoderConfig, resolve_decoder
 from kgen.config.options import check
 from kgen.config.overrides import apply_overrides
 from kgen.config.sections import FitConfig, LikelihoodConfig, SampleConfig, Section, Seed
-from kgen.config.source import FALSE, FLOAT, INTEGER, NULL, TRUE, Origin, Source, read_file, show
+from kgen.config.source import Origin, Source, read_file, show, to_yaml
 from kgen.errors import ConfigError, PluginError
 from kgen.signature import plain
 
@@ -147,18 +146,7 @@ class RunConfig(Section):
 
     def to_yaml(self) -> str:
         """`dump` as a run file; `load` reads it."""
-        return yaml.dump(self.dump(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes what `kgen.config.source` would read as something else than text."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-for _tag, _pattern in (("null", NULL), ("bool", TRUE), ("bool", FALSE), ("int", INTEGER), ("float", FLOAT)):
-    _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"({_pattern.pattern})\Z"), None)
+        return to_yaml(self.dump())
 
 
 def sampling_options(overrides: Sequence[str], generator: type[Any], decoder: type[Any]) -> dict[str, Any]:

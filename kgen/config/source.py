@@ -20,7 +20,10 @@ from kgen.errors import ConfigError
 KeyPath = tuple[str | int, ...]
 
 MAX_BYTES = 1_000_000
+"""Of a run file."""
 MAX_DEPTH = 20
+MAX_INTEGER = 2**63 - 1
+"""The largest whole number that every part of kgen can store."""
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MERGE = "<<"
@@ -101,8 +104,11 @@ def show(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def read_file(path: Path) -> Source:
+def read_file(path: Path, max_bytes: int = MAX_BYTES) -> Source:
     """Reads a YAML file.
+
+    Args:
+        max_bytes: A larger file is refused.
 
     Raises:
         ConfigError: it is missing, damaged, or uses what is refused; all such problems, one a line.
@@ -110,9 +116,9 @@ def read_file(path: Path) -> Source:
     if not path.is_file():
         raise ConfigError(f"{path}: {'is a folder, not a YAML file' if path.is_dir() else 'there is no such file'}")
     with path.open("rb") as file:
-        content = file.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise ConfigError(f"{path}: is larger than {MAX_BYTES:,} bytes, which no run file needs")
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise ConfigError(f"{path}: is larger than {max_bytes:,} bytes, which no file of this kind needs")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -237,15 +243,40 @@ class _Builder:
             return None
         if TRUE.fullmatch(text) or FALSE.fullmatch(text):
             return bool(TRUE.fullmatch(text))
-        try:
-            if INTEGER.fullmatch(text):
-                return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
-            number = float(text.replace(".inf", "inf").replace(".nan", "nan")) if FLOAT.fullmatch(text) else None
-        except ValueError:  # Python refuses to read thousands of digits
-            number = math.inf
+        number = _number(text)
         if number is not None and not math.isfinite(number):
             self.refuse(event, f"{text[:20]} is no number that can be used")
+            return None
         return text if number is None else number
 
     def refuse(self, event: Any, message: str) -> None:
         self.source.problems.append((self.place(event.start_mark.line + 1), message))
+
+
+def _number(text: str) -> int | float | None:
+    """The number that a plain scalar is; infinite where it is too large to be used, and None where it is text."""
+    try:
+        if INTEGER.fullmatch(text):
+            whole = int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+            return whole if abs(whole) <= MAX_INTEGER else math.inf
+        if FLOAT.fullmatch(text):
+            return float(text.replace(".inf", "inf").replace(".nan", "nan"))
+    except ValueError:  # Python refuses to read thousands of digits
+        return math.inf
+    return None
+
+
+def to_yaml(data: Any) -> str:
+    """Plain data as YAML that `read_file` reads; text that looks like a number is quoted."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what this module would read as something else than text."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+for _tag, _pattern in (("null", NULL), ("bool", TRUE), ("bool", FALSE), ("int", INTEGER), ("float", FLOAT)):
+    _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"({_pattern.pattern})\Z"), None)

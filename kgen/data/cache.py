@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import tempfile
-import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,12 +13,9 @@ import keras
 import numpy as np
 
 from kgen.errors import RunError
-from kgen.files import write_text
+from kgen.files import locked_folder, remove_abandoned, workspace, write_text
 
 Opened = TypeVar("Opened")
-
-ABANDONED_AFTER = 24 * 3600
-"""Seconds after which a half-written folder belongs to nobody."""
 
 
 def open_or_write(
@@ -29,7 +23,7 @@ def open_or_write(
 ) -> Opened:
     """Opens the folder `name` in `cache_dir`, which is written first where it is missing or damaged.
 
-    Writing is atomic: an interrupted or simultaneous one does no harm.
+    Writing is atomic: an interrupted or simultaneous one does no harm. What is whole is never removed.
 
     Args:
         name: "KIND-KEY"; the key is of all that the contents depend on.
@@ -39,27 +33,27 @@ def open_or_write(
     Raises:
         RunError: `cache_dir` cannot be written.
     """
-    folder, prefix = cache_dir / name, f".{name.split('-')[0]}-"
+    folder, kind = cache_dir / name, name.split("-")[0]
     try:
         if (opened := open_(folder)) is not None:
             return opened
         cache_dir.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
-        _remove_abandoned(cache_dir, prefix)
-        with tempfile.TemporaryDirectory(dir=cache_dir, prefix=prefix) as temporary:
-            whole = Path(temporary) / "whole"
+        remove_abandoned(cache_dir)
+        with workspace(folder) as temporary:
+            whole = temporary / "new"
             whole.mkdir()
             write(whole)
-            try:
-                os.replace(whole, folder)  # noqa: PTH105 - says that it is atomic
-            except OSError:
-                if not folder.is_dir():  # else another process was faster, with the same contents
-                    raise
-        if (opened := open_(folder)) is None:
+            with locked_folder(cache_dir):
+                if (opened := open_(folder)) is not None:  # another process was faster
+                    return opened
+                shutil.rmtree(folder, ignore_errors=True)
+                whole.rename(folder)
+                opened = open_(folder)
+        if opened is None:
             raise OSError(f"{folder} was written, but cannot be read again")
         return opened
     except OSError as error:
-        raise RunError(f"{name.split('-')[0]} cannot be kept in {cache_dir}: {error}; set KGEN_CACHE") from error
+        raise RunError(f"{kind} cannot be kept in {cache_dir}: {error}; set KGEN_CACHE") from error
 
 
 def write_arrays(folder: Path, count: int, batches: Iterable[Mapping[str, np.ndarray]]) -> None:
@@ -117,10 +111,3 @@ def weights_fingerprint(part: keras.layers.Layer) -> str:
 def _checksum(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
-def _remove_abandoned(cache_dir: Path, prefix: str) -> None:
-    """Deletes what a killed process left half-written."""
-    for path in cache_dir.glob(f"{prefix}*"):
-        if time.time() - path.stat().st_mtime > ABANDONED_AFTER:
-            shutil.rmtree(path, ignore_errors=True)
