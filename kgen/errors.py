@@ -37,6 +37,10 @@ class RunError(KgenError):
     """A run directory cannot be used, or a run could not go on."""
 
 
+class ImageRangeWarning(UserWarning):
+    """Float images that are in [-1, 1], but seem to have been scaled to [0, 1]."""
+
+
 class RunInterruptedError(KgenError):
     """The user stopped a run (Ctrl-C); nothing is lost."""
 

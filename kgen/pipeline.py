@@ -10,11 +10,12 @@ import keras
 import numpy as np
 from keras import ops
 
+from kgen.batches import batches, check_images
 from kgen.components.decoder import Decoder
 from kgen.components.encoder import Condition, Encoder
 from kgen.components.generator import Generator
 from kgen.components.likelihood import check_likelihood
-from kgen.errors import ConfigError
+from kgen.errors import ConfigError, DataError
 from kgen.images import floats, to_uint8
 from kgen.likelihood import Likelihood
 from kgen.loss_model import LossModel
@@ -117,14 +118,40 @@ class Pipeline(LossModel):
         }
 
     def inputs(self, images: np.ndarray | Sequence[np.ndarray], captions: Sequence[str]) -> Batch:
-        """Arrays for `fit`: images uint8 (N, H, W, C) or float in [-1, 1], and N captions."""
-        images = np.asarray(images)
-        if len(images) != len(captions):
-            raise ValueError(f"{len(images)} images, but {len(captions)} captions")
+        """A batch for `fit` and `evaluate`.
+
+        Args:
+            images: uint8 (N, H, W, C) in 0..255, or float in [-1, 1].
+            captions: N texts.
+
+        Raises:
+            DataError: the images are of another size or type, or float outside of [-1, 1] or not finite; the numbers
+                of images and captions differ.
+
+        Warns:
+            ImageRangeWarning: float images that seem to be in [0, 1].
+        """
+        images = check_images(images)
         expected = self.decoder.image_space.shape
         if images.shape[1:] != expected:
-            raise ValueError(f"images must be (N, {', '.join(map(str, expected))}), not {images.shape}")
-        return {"image": images, "tokens": self.encoder.tokenize(captions)}
+            raise DataError(f"images must be (N, {', '.join(map(str, expected))}), not {images.shape}")
+        if isinstance(captions, str) or len(images) != len(captions):
+            count = "one text for all" if isinstance(captions, str) else f"{len(captions)} captions"
+            raise DataError(f"{len(images)} images, but {count}")
+        return {"image": images, "tokens": self.encoder.tokenize(list(captions))}
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, validation_data: Any = None, **kwargs: Any) -> Any:
+        """As in Keras, of a batch that is cut into smaller ones, of an iterator or tf.data.Dataset of batches, or of
+        images and captions (`y`). See `kgen.batches.batches` for what is read, and `inputs`."""
+        if isinstance(validation_data, tuple) and len(validation_data) == 2:
+            validation_data = batches(validation_data[0], validation_data[1], self.inputs)
+        elif validation_data is not None:
+            validation_data = batches(validation_data, None, self.inputs)
+        return super().fit(batches(x, y, self.inputs), None, *args, validation_data=validation_data, **kwargs)
+
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As in Keras, of what `fit` reads."""
+        return super().evaluate(batches(x, y, self.inputs), None, *args, **kwargs)
 
     def save(self, path: str | Path) -> None:
         """Writes the pipeline into the folder `path`, which `kgen.load` reads; replaces what was there."""

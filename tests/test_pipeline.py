@@ -182,10 +182,12 @@ def test_options_of_generate_are_checked(dataset: Patterns) -> None:
 def test_inputs_are_checked(dataset: Patterns) -> None:
     pipeline = make(dataset)
     images, captions = arrays(dataset)
-    with pytest.raises(ValueError, match="23 images, but 22 captions"):
+    with pytest.raises(kgen.DataError, match="23 images, but 22 captions"):
         pipeline.inputs(images, captions[:-1])
-    with pytest.raises(ValueError, match="8, 8, 3"):
+    with pytest.raises(kgen.DataError, match="8, 8, 3"):
         pipeline.inputs(images[:, :4], captions)
+    with pytest.raises(kgen.DataError, match="one text for all"):
+        pipeline.inputs(images, "a pattern")
 
 
 def test_save_and_load_give_the_same_pictures(dataset: Patterns, tmp_path) -> None:
