@@ -147,7 +147,7 @@ def _facts(directory: RunDirectory, config: RunConfig, pipeline: Pipeline) -> di
         "pictures/s drawn": f"{1 / seconds_a_picture(pipeline, drawing):.0f}",
         "steps to draw": str(pipeline.generator.drawing_steps(**drawing)),
         "bits/dim": "" if bits is None else f"{bits:.3f}",
-        "likelihood": pipeline.generator.likelihood or "none",
+        "likelihood": pipeline.generator.likelihood_label(**config.evaluate.likelihood.options),
         **{key: f"{value:.3f}" for key, value in scores.items()},
         "peak MiB": str(manifest.get("peak_memory_mib", "")),
     }

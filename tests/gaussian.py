@@ -13,7 +13,7 @@ import kgen
 class Gaussian(kgen.Generator):
     """Pixels are independent and normal, their means and scales linear in the pooled text."""
 
-    likelihood = "exact"
+    likelihood = "estimate"
 
     def __init__(self, space, condition_space, *, least_scale: Annotated[float, Field(gt=0)] = 0.05, **kwargs):
         super().__init__(space, condition_space, **kwargs)
@@ -30,7 +30,7 @@ class Gaussian(kgen.Generator):
         mean, scale = self.normal(condition)
         density = -0.5 * ops.square((x - mean) / scale) - ops.log(scale) - 0.5 * math.log(2 * math.pi)
         nats = ops.sum(ops.reshape(density, (-1, self.space.size)), axis=1)  # (B,)
-        return nats + self.space.size * math.log(2 / 255)  # of 8-bit pictures: density times the bins' volume
+        return nats + self.space.size * math.log(2 / 255)  # of 8-bit images: density times a bin's volume
 
     def compute_losses(self, x, condition, training):
         return {"loss": -self.log_likelihood(x, condition) / self.space.size}

@@ -43,8 +43,9 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
     inpaints: ClassVar[bool] = False
     """True where it `edits`, and `generate` takes a `region` too, the only part of a source that is drawn anew."""
 
-    likelihood: ClassVar[Literal["exact", "lower bound"] | None] = None
-    """What `log_likelihood` gives; None where there is none."""
+    likelihood: ClassVar[Literal["exact", "lower bound", "estimate"] | None] = None
+    """What `log_likelihood` gives: the log-likelihood; what is below it, on average over random numbers; or what may be
+    above or below it. None where there is none."""
 
     def __init__(self, space: Space, condition_space: ConditionSpace, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -95,6 +96,13 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
         known = options(type(self).generate)
         steps = given.get("steps", known["steps"].default) if "steps" in known else 1
         return steps if isinstance(steps, int) else 1
+
+    def likelihood_label(self, **given: Any) -> str:
+        """What `log_likelihood` gives with options of its own, for tables: "exact", "a bound of 16 draws".
+
+        Default: `likelihood`, or "none".
+        """
+        return self.likelihood or "none"
 
     def log_likelihood(self, x: Tensor, condition: Condition) -> Tensor:
         """How likely x is, or a lower bound of it: see `likelihood`. Subclasses may name options, with defaults.

@@ -17,7 +17,8 @@ attention, which may need less memory, takes over."""
 class MultiHeadAttention(keras.layers.Layer):  # type: ignore[misc]
     """Scaled dot-product attention (Vaswani et al. 2017, section 3.2); the softmax is in float32.
 
-    Queries, keys and values come from one matrix product (keys and values, where there is a context).
+    Queries, keys and values come from one matrix product (keys and values, where there is a context). A context of one
+    position is all that can be attended to, so there are only values then: queries and keys would have no gradient.
 
     Args:
         heads: Must divide the width of `x`.
@@ -38,8 +39,11 @@ class MultiHeadAttention(keras.layers.Layer):  # type: ignore[misc]
         if width is None or width % self.heads:
             raise ValueError(f"a width of {width} is not divisible into {self.heads} heads")
         self.self_attention = context_shape is None
+        self.single = context_shape is not None and context_shape[1] == 1
         if context_shape is None:
             self.qkv = self._dense(3 * width, "qkv", x_shape)
+        elif self.single:
+            self.v = self._dense(width, "v", context_shape)
         else:
             self.q = self._dense(width, "q", x_shape)
             self.kv = self._dense(2 * width, "kv", context_shape)
@@ -66,6 +70,8 @@ class MultiHeadAttention(keras.layers.Layer):  # type: ignore[misc]
         """
         if (context is None) != self.self_attention:
             raise ValueError("an attention layer is built either for self-attention or for a context")
+        if self.single:
+            return ops.broadcast_to(self.out(self.v(context)), ops.shape(x))
         if context is None:
             q, k, v = self._split(self.qkv(x), 3)
         else:

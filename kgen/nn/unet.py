@@ -72,9 +72,7 @@ class TransformerBlock(keras.layers.Layer):  # type: ignore[misc]
         self.heads = heads
         policy = self.dtype_policy
         self.norm = GroupNorm(epsilon=1e-6, dtype=policy, name="norm")
-        self.norm1, self.norm2, self.norm3 = (
-            keras.layers.LayerNormalization(epsilon=1e-5, dtype=policy, name=f"norm{i}") for i in (1, 2, 3)
-        )
+        self.norm1, self.norm3 = (self._norm(name) for name in ("norm1", "norm3"))
         self.self_attention = MultiHeadAttention(heads, use_bias=False, dtype=policy, name="self_attention")
         self.cross_attention = MultiHeadAttention(heads, use_bias=False, dtype=policy, name="cross_attention")
 
@@ -82,10 +80,11 @@ class TransformerBlock(keras.layers.Layer):  # type: ignore[misc]
         channels, policy = int(x_shape[-1]), self.dtype_policy  # type: ignore[arg-type]  # of pictures, they are known
         tokens = (x_shape[0], None, channels)
         self.norm.build(x_shape)
-        for norm in (self.norm1, self.norm2, self.norm3):
-            norm.build(tokens)
         self.self_attention.build(tokens)
         self.cross_attention.build(tokens, sequence_shape)
+        self.norm2 = None if self.cross_attention.single else self._norm("norm2")  # nothing is asked of a single word
+        for norm in filter(None, (self.norm1, self.norm2, self.norm3)):
+            norm.build(tokens)
         self.inwards = keras.layers.Dense(channels, dtype=policy, name="inwards")
         self.hidden = keras.layers.Dense(8 * channels, dtype=policy, name="hidden")
         self.shrink = keras.layers.Dense(channels, dtype=policy, name="shrink")
@@ -94,12 +93,15 @@ class TransformerBlock(keras.layers.Layer):  # type: ignore[misc]
             layer.build(tokens)
         self.shrink.build((*tokens[:-1], 4 * channels))
 
+    def _norm(self, name: str) -> keras.layers.Layer:
+        return keras.layers.LayerNormalization(epsilon=1e-5, dtype=self.dtype_policy, name=name)
+
     def call(self, x: Tensor, sequence: Tensor, mask: Tensor) -> Tensor:
         """(B, H, W, C), (B, L, D), (B, L) -> (B, H, W, C)."""
         _, height, width, channels = x.shape
         y = self.inwards(ops.reshape(self.norm(x), (-1, height * width, channels)))  # (B, H*W, C)
         y = y + self.self_attention(self.norm1(y))
-        y = y + self.cross_attention(self.norm2(y), sequence, mask)
+        y = y + self.cross_attention(y if self.norm2 is None else self.norm2(y), sequence, mask)
         value, gate = ops.split(self.hidden(self.norm3(y)), 2, axis=-1)  # (B, H*W, 4C) each
         y = y + self.shrink(value * ops.gelu(gate, approximate=False))
         return x + ops.reshape(self.outwards(y), (-1, height, width, channels))

@@ -169,3 +169,16 @@ def test_every_code_is_one_vector(levels: tuple[int, ...]) -> None:
     vectors_ = array(option.build().lookup(ops.convert_to_tensor(codes)))
     assert len(np.unique(vectors_.reshape(-1, option.dim), axis=0)) == option.vocabulary
     assert np.abs(vectors_).max() <= 1.0
+
+
+def test_two_levels_part_at_zero() -> None:
+    """Half of what is symmetric about 0 goes to each, and the gradient is the greatest there."""
+    quantizer = FiniteScalar(levels=(2, 2, 2)).build()
+    z = np.random.default_rng(1).normal(scale=1.5, size=(1, 60, 60, 3)).astype("float32")
+    rounded, codes, _ = quantizer(ops.convert_to_tensor(z))
+    np.testing.assert_array_equal(array(rounded), np.where(z > 0, 0.0, -1.0))
+    np.testing.assert_array_equal(array(quantizer.lookup(codes)), array(rounded))
+    shares = np.bincount(array(codes).ravel(), minlength=8) / 3600
+    np.testing.assert_allclose(shares, 1 / 8, atol=0.025)
+    slope = gradient(lambda x: ops.sum(quantizer(x)[0]), np.array([[[[0.0, 3.0, -3.0]]]], "float32"))
+    np.testing.assert_allclose(slope.ravel(), 0.5005 / np.cosh([0, 3, -3]) ** 2, rtol=1e-4)

@@ -12,7 +12,7 @@ from kgen import ConditionSpace, Generator, NoiseSpec, SeedGenerator, Space, Spa
 from kgen.nn import threshold_dynamically
 from kgen.random import normal
 from kgen_plugin_diffusion import predictions, schedules, weightings
-from kgen_plugin_diffusion.bound import variational_bound
+from kgen_plugin_diffusion.bound import END_LOG_SNR, variational_bound
 from kgen_plugin_diffusion.guidance import guide
 from kgen_plugin_diffusion.networks import DiT, UNet
 from kgen_plugin_diffusion.samplers import SAMPLERS, Spacing, time_grid
@@ -36,7 +36,7 @@ class Diffusion(Generator):
         schedule: Noise over time: "linear", "cosine", "rectified-flow" or "karras".
         prediction: What the network gives: "eps", "x0", "v", "velocity" or "edm".
         weighting: Of noise levels in the loss: "uniform", "snr" or "min-snr".
-        gamma: Limit of the signal-to-noise ratio for "min-snr".
+        gamma: Limit of the signal-to-noise ratio for "min-snr"; None: 5 (Hang et al. 2023).
         times: Which noise levels are trained on: uniform, logit-normal or log-normal.
         sigma_data: Standard deviation of the latents, for "edm"; None: 0.5 for pixels, 1 for an autoencoder's latents.
 
@@ -57,7 +57,7 @@ class Diffusion(Generator):
         schedule: schedules.Name = "rectified-flow",
         prediction: predictions.Name = "velocity",
         weighting: weightings.Name = "uniform",
-        gamma: Annotated[float, Field(gt=0)] = 5.0,
+        gamma: Annotated[float, Field(gt=0)] | None = None,
         times: Annotated[Uniform | LogitNormal | LogNormal, Field(discriminator="kind")] = LogitNormal(),  # noqa: B008
         sigma_data: Annotated[float, Field(gt=0)] | None = None,
         **kwargs: Any,
@@ -67,6 +67,12 @@ class Diffusion(Generator):
             raise SpaceError(f"diffusion works on (height, width, channels), not on {space}")
         if isinstance(times, LogNormal) and schedule != "karras":
             raise ValueError("times 'log-normal' belong to the schedule 'karras'")
+        if gamma is not None and weighting != "min-snr":
+            raise ValueError(f"gamma is of weighting 'min-snr', and '{weighting}' would ignore it: leave gamma out")
+        if sigma_data is not None and prediction != "edm":
+            raise ValueError(
+                f"sigma_data is of prediction 'edm', and '{prediction}' would ignore it: leave sigma_data out"
+            )
         network.check(space)
         self.network = network
         self.schedule = schedule
@@ -94,7 +100,7 @@ class Diffusion(Generator):
         output = self._network(noisy, alpha, sigma, self._schedule.level(t, sigma_t), condition, training)
         wanted = predictions.target(self.prediction, x, eps, alpha, sigma, self._sigma_data)
         weight = weightings.weight(
-            self.weighting, self.prediction, alpha, sigma, gamma=self.gamma, sigma_data=self._sigma_data
+            self.weighting, self.prediction, alpha, sigma, gamma=self.gamma or 5.0, sigma_data=self._sigma_data
         )
         error = ops.mean(ops.square(output - wanted), axis=(1, 2, 3))  # (B,)
         return {"loss": ops.reshape(weight, (-1,)) * error, "error": error}
@@ -113,7 +119,19 @@ class Diffusion(Generator):
 
     # ---- sampling -------------------------------------------------------------------------------------------------
 
-    def noise_spec(self, **options: Any) -> dict[str, NoiseSpec]:
+    def noise_spec(
+        self,
+        *,
+        sampler: Sampler = "heun",
+        eta: float = 0.0,
+        guidance: float = 1.0,
+        guidance_rescale: float = 0.0,
+        **options: Any,
+    ) -> dict[str, NoiseSpec]:
+        if eta and sampler != "ddim":
+            raise ValueError(f"eta is of sampler 'ddim', and '{sampler}' would ignore it: leave eta out")
+        if guidance_rescale and guidance == 1.0:
+            raise ValueError("guidance_rescale changes what guidance does, but there is none: leave it out")
         return {"start": NoiseSpec("normal", self.space.shape), "steps": NoiseSpec("key")}
 
     def generate(
@@ -141,7 +159,7 @@ class Diffusion(Generator):
             guidance: Weight of classifier-free guidance; 1 is none, and costs half as much.
             guidance_rescale: 0 to 1, see `guide`.
             dynamic_threshold: Quantile, such as 0.995, see `threshold_dynamically`; None: -1 and 1, for pixels.
-            eta: Fresh noise of "ddim", from 0 to 1.
+            eta: Fresh noise of "ddim", from 0 to 1; refused with other samplers, which would ignore it.
             strength: Of what is changed of a `source`: the time up to which it is made noisy. `steps` are then taken
                 from there.
         """
@@ -168,11 +186,28 @@ class Diffusion(Generator):
 
     # ---- likelihood -----------------------------------------------------------------------------------------------
 
-    def log_likelihood(self, x: Tensor, condition: Condition, *, steps: PositiveInt = 1000) -> Tensor:
-        """The variational bound (B,), in nats, of 8-bit pictures: see `variational_bound`."""
+    def likelihood_label(self, *, steps: int = 1000, **given: Any) -> str:
+        return f"a bound of {steps} step{'s' * (steps > 1)}"
+
+    def log_likelihood(
+        self,
+        x: Tensor,
+        condition: Condition,
+        *,
+        steps: PositiveInt = 1000,
+        end_log_snr: Annotated[float, Field(gt=0, le=16)] = END_LOG_SNR,
+    ) -> Tensor:
+        """The variational bound (B,), in nats, of 8-bit images: see `variational_bound`.
+
+        Args:
+            steps: Of the process; more make the bound tighter.
+            end_log_snr: log(alpha^2 / sigma^2) of its last level. At 13.3 a perfect model pays 0.0035 bits a number for
+                the noise that is left. A network that was not trained on so little noise may have a tighter bound that
+                ends earlier, where a perfect model would pay more.
+        """
 
         def denoise(noisy: Tensor, alpha: Tensor, sigma: Tensor, level: Tensor) -> Tensor:
             picture = self._denoised(noisy, alpha, sigma, level, condition)
             return ops.clip(picture, -1.0, 1.0) if self.space.bounded else picture
 
-        return variational_bound(denoise, x, self._schedule, steps)
+        return variational_bound(denoise, x, self._schedule, steps, end_log_snr=end_log_snr)

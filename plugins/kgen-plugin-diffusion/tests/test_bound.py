@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 from keras import ops
-from kgen_plugin_diffusion.bound import _reconstruction, variational_bound
+from kgen_plugin_diffusion.bound import END_LOG_SNR, _reconstruction, variational_bound
 from kgen_plugin_diffusion.schedules import SCHEDULES
 from scipy import stats
 
@@ -22,7 +22,11 @@ def ideal(x, alpha, sigma, level):
 
 def bound_per_number(compiled, denoise, schedule: str, steps: int, data: np.ndarray) -> float:
     """The bound of one "picture" of independent numbers, over their count."""
-    bound = compiled(lambda x: variational_bound(denoise, x, SCHEDULES[schedule], steps, discrete=False), x=data)
+
+    def of_density(x):
+        return variational_bound(denoise, x, SCHEDULES[schedule], steps, discrete=False, end_log_snr=9.21)
+
+    bound = compiled(of_density, x=data)
     return float(bound[0]) / data.size
 
 
@@ -54,10 +58,12 @@ def test_discretised_data_are_counted_in_bits_of_256_values() -> None:
     def knows(x, alpha, sigma, level):
         return data
 
-    bound = variational_bound(knows, data, SCHEDULES["linear"], 10)
-    hit = stats.norm.cdf(1 / 255 / 0.01)  # of the upper edge of a bin; 0 and 255 have but one edge
-    bits = -(2 * math.log2(hit) + 2 * math.log2(2 * hit - 1)) / 4
-    assert bits_per_dimension(ops.convert_to_numpy(bound), 4)[0] == pytest.approx(bits, rel=0.01)
+    for end, schedule in ((9.21, "linear"), (12.0, "cosine"), (END_LOG_SNR, "rectified-flow")):
+        bound = variational_bound(knows, data, SCHEDULES[schedule], 10, end_log_snr=end)
+        hit = stats.norm.cdf(math.exp(end / 2) / 255)  # of the upper edge of a bin; 0 and 255 have but one edge
+        bits = -(2 * math.log2(hit) + 2 * math.log2(2 * hit - 1)) / 4
+        assert bits_per_dimension(ops.convert_to_numpy(bound), 4)[0] == pytest.approx(bits, rel=0.01, abs=7e-4)
+    assert bits < 0.05
     assert bits_per_dimension(math.log(1 / 256) * 4, 4) == pytest.approx(8.0)
 
 
@@ -67,8 +73,29 @@ def test_it_stays_a_bound_far_from_the_truth(miss: float) -> None:
     data = ops.convert_to_tensor(np.array([[0.5 * 2 / 255 * 127 + 1 / 255]], "float32"))
     alpha, sigma = ops.convert_to_tensor(np.float32(1.0)), ops.convert_to_tensor(np.float32(0.01))
     cost = float(ops.convert_to_numpy(_reconstruction(data, data - miss, alpha, sigma, (1,), True))[0])
-    deviation = 0.01 / math.sqrt(1 + 0.01**2)
+    deviation = 0.01
     upper, lower = (miss + 1 / 255) / deviation, (miss - 1 / 255) / deviation
     exact = -(stats.norm.logsf(lower) + math.log1p(-math.exp(stats.norm.logsf(upper) - stats.norm.logsf(lower))))
     # at most what the logarithm of the density changes by within the bin is given away
     assert exact * (1 - 1e-4) <= cost <= exact + (upper**2 - lower**2) / 2 + 1.0
+
+
+@pytest.mark.parametrize(
+    ("schedule", "greys"), [("rectified-flow", (127, 128, 129)), ("cosine", (60, 128, 200)), ("karras", (9, 90, 91))]
+)
+def test_a_perfect_model_of_three_greys_pays_little_more_than_their_entropy(
+    compiled, schedule: str, greys: tuple[int, ...]
+) -> None:
+    """One pixel, drawn 4,000 times: with the exact mean of the posterior, the bound is near log p."""
+    shares = np.array([0.3, 0.2, 0.5])
+    values = np.array(greys, "float32") * 2 / 255 - 1
+    pixels = np.repeat(values, (4000 * shares).astype(int))[None]
+
+    def mean(x, alpha, sigma, level):
+        scores = -0.5 * ((x[..., None] - alpha * values) / sigma) ** 2 + np.log(shares).astype("float32")
+        return ops.sum(ops.softmax(scores) * values, axis=-1)
+
+    bound = compiled(lambda x: variational_bound(mean, x, SCHEDULES[schedule], 1000), x=pixels)
+    exact = -float(np.sum(shares * np.log2(shares)))
+    assert exact == pytest.approx(1.485, abs=1e-3)
+    assert exact < bits_per_dimension(bound, pixels.size)[0] < exact + 0.06

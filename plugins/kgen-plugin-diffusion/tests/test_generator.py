@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 import keras
@@ -15,8 +16,10 @@ from kgen_plugin_diffusion.times import LogitNormal, LogNormal, Uniform
 
 from kgen import ConditionSpace, Space, SpaceError
 from kgen.random import draw
-from kgen.testing import GeneratorConformance
-from kgen.testing.execution import arrays, evaluate, rows, tensors
+from kgen.testing import GeneratorConformance, gradients
+from kgen.testing.execution import arrays, evaluate, perturb, rows, tensors
+from kgen.testing.inputs import random_conditions
+from kgen.testing.losses import check_gradients
 
 SPACE, CONDITIONS = Space("continuous", (8, 8, 3)), ConditionSpace(4, 12)
 TINY_DIT = DiT(patch=4, width=16, depth=1, heads=2)
@@ -68,6 +71,39 @@ class TestMinSNR(GeneratorConformance):
             weighting="min-snr",
             times=LogitNormal(),
         )
+
+
+@pytest.mark.parametrize("network", [TINY_DIT, TINY_UNET])
+def test_a_text_of_one_position_needs_no_queries(network: DiT | UNet) -> None:
+    """All weights have a gradient, and the network looks at the text."""
+    keras.utils.set_random_seed(0)
+    text = ConditionSpace(1, 12)
+    generator = Diffusion(SPACE, text, network=network)
+    layer = generator.model
+    x, level = np.random.default_rng(0).standard_normal((3, 8, 8, 3)).astype("float32"), np.full(3, 300.0, "float32")
+    one, other = (tensors(random_conditions(text, 3, seed)) for seed in (0, 1))
+    given = tensors({"x": x, "level": level})
+    layer(given["x"], given["level"], one)
+    perturb(layer)
+    check_gradients(gradients(layer, lambda: ops.mean(layer(given["x"], given["level"], one) ** 2)))
+    other["pooled"] = one["pooled"]
+    outputs = [ops.convert_to_numpy(layer(given["x"], given["level"], text)) for text in (one, other)]
+    assert np.abs(outputs[0] - outputs[1]).max() > 1e-4
+
+
+def test_options_that_would_do_nothing_are_refused() -> None:
+    generator = Diffusion(SPACE, CONDITIONS, network=TINY_DIT)
+    for sampler in sorted(set(SAMPLERS) - {"ddim"}):
+        with pytest.raises(ValueError, match=re.escape(f"eta is of sampler 'ddim', and '{sampler}'")):
+            generator.noise_spec(sampler=sampler, eta=0.5)
+    generator.noise_spec(sampler="ddim", eta=0.5)
+    generator.noise_spec(sampler="heun", eta=0.0)
+    with pytest.raises(ValueError, match="guidance_rescale"):
+        generator.noise_spec(guidance_rescale=0.7)
+    with pytest.raises(ValueError, match="gamma is of weighting 'min-snr'"):
+        Diffusion(SPACE, CONDITIONS, network=TINY_DIT, gamma=3.0)
+    with pytest.raises(ValueError, match="sigma_data is of prediction 'edm'"):
+        Diffusion(SPACE, CONDITIONS, network=TINY_DIT, sigma_data=1.0)
 
 
 def test_misfits_are_named() -> None:

@@ -45,7 +45,7 @@ def _translation(images: Tensor, seed: SeedGenerator) -> Tensor:
     """Shifts by whole pixels; zeros come in."""
     for axis, rule in ((1, "bij,bjwc->biwc"), (2, "bij,bhjc->bhic")):
         length = images.shape[axis]
-        most = round(SHIFT * length)
+        most = int(SHIFT * length + 0.5)
         shift = ops.floor(_uniform(images, seed)[..., 0] * (2 * most + 1)) - most  # (B, 1, 1)
         place = ops.arange(length, dtype="float32")
         moved = ops.cast(place[None, :, None] - shift == place[None, None, :], images.dtype)  # (B, length, length)
@@ -54,14 +54,18 @@ def _translation(images: Tensor, seed: SeedGenerator) -> Tensor:
 
 
 def _cutout(images: Tensor, seed: SeedGenerator) -> Tensor:
-    """Makes a rectangle grey, whose middle is anywhere in the picture."""
+    """Makes a rectangle grey, whose middle is anywhere in the image; what lies beyond its edges is cut off.
+
+    As in DiffAugment, a rectangle of an even length has one more place than the image has pixels, so that the first and
+    the last row are equally likely to be in it.
+    """
     inside = []
     for axis in (1, 2):
         length = images.shape[axis]
-        middle = ops.floor(_uniform(images, seed)[..., 0, 0] * length)  # (B, 1)
-        distance = ops.arange(length, dtype="float32")[None] - middle  # (B, length)
-        half = HOLE * length / 2
-        inside.append(ops.cast(ops.logical_and(distance >= -half, distance < half), images.dtype))
+        hole = int(HOLE * length + 0.5)
+        middle = ops.floor(_uniform(images, seed)[..., 0, 0] * (length + 1 - hole % 2))  # (B, 1)
+        place = ops.arange(length, dtype="float32")[None] - (middle - hole // 2)  # (B, length), within the hole
+        inside.append(ops.cast(ops.logical_and(place >= 0, place < hole), images.dtype))
     hole = inside[0][:, :, None, None] * inside[1][:, None, :, None]  # (B, H, W, 1)
     return images * (1.0 - hole)
 

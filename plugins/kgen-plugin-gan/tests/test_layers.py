@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from keras import ops
 from kgen_plugin_gan.augmentation import augment
 from kgen_plugin_gan.layers import Convolution
@@ -69,6 +70,26 @@ def test_cutout_makes_one_rectangle_grey() -> None:
         np.testing.assert_array_equal(hole, rows[:, None] & columns[None])
         assert 4 <= rows.sum() <= 8 and 4 <= columns.sum() <= 8
         np.testing.assert_array_equal(after[~hole], before[~hole])
+
+
+@pytest.mark.parametrize("size", [10, 16])
+def test_cutout_covers_the_first_row_as_often_as_the_last(size: int) -> None:
+    """As often as every place that DiffAugment's hole can have says, written out."""
+    x = ops.ones((20_000, size, size, 1))
+    share = 1 - ops.convert_to_numpy(augment(x, ("cutout",), SeedGenerator(5))).mean((0, 3))  # (size, size)
+    hole = size // 2
+    starts = np.arange(size + 1 - hole % 2)[:, None] - hole // 2
+    rows = np.logical_and(np.arange(size) >= starts, np.arange(size) < starts + hole).mean(0)
+    np.testing.assert_allclose(share, rows[:, None] * rows, atol=0.015)
+    if size == 16:
+        np.testing.assert_allclose(share.mean(1)[[0, -1]], 0.126, atol=0.005)
+
+
+def test_translation_reaches_as_far_as_diffaugment_s() -> None:
+    x = np.zeros((400, 20, 20, 1), "float32")
+    x[:, 10] = 1
+    moved = ops.convert_to_numpy(augment(ops.convert_to_tensor(x), ("translation",), SeedGenerator(2)))
+    assert set(moved[..., 0].sum(2).argmax(1)) == set(range(7, 14))  # int(20 / 8 + 0.5) = 3 pixels up or down
 
 
 def test_colour_keeps_the_shape_of_things() -> None:

@@ -10,5 +10,5 @@ def kgen_components(registry: kgen.Registrar) -> None:
     registry.generator(
         "realnvp",
         "kgen_plugin_realnvp.generator:RealNVP",
-        summary="An invertible map from pictures to noise, with an exact likelihood: RealNVP, Glow and Jet",
+        summary="An invertible map from pictures to noise, with a known density: RealNVP, Glow and Jet",
     )

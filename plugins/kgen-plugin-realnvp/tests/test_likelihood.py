@@ -130,6 +130,14 @@ def test_one_draw_against_automatic_differentiation(
     np.testing.assert_allclose(array(flow.log_likelihood(x, condition)), wanted - log_q, atol=2e-3)
 
 
+def test_the_label_says_of_how_many_draws_the_bound_is() -> None:
+    flow = two_pixels(alpha=0.01)
+    assert flow.likelihood == "lower bound"
+    assert flow.likelihood_label() == "a bound of 1 draw" and flow.likelihood_label(draws=16) == "a bound of 16 draws"
+    latents = RealNVP(Space("continuous", (2, 2, 2), bounded=False), CONDITIONS, coupling=Transformer(patch=2, width=8))
+    assert latents.likelihood_label() == "exact"
+
+
 @pytest.mark.parametrize("dequantization", ["uniform", "variational"])
 def test_bounds_are_bounds_and_grow_tight(dequantization: str, randomise, condition_of, array) -> None:
     """Against the bin's probability, by quadrature, of a density that is steep within a bin."""

@@ -45,7 +45,7 @@ class Combined(Generator):
 
     accepts: ClassVar[tuple[str, ...]] = ("tokens",)
     guidable: ClassVar[bool] = True
-    likelihood = "lower bound"
+    likelihood = "estimate"
 
     def __init__(
         self,
@@ -107,7 +107,11 @@ class Combined(Generator):
 
     # ---- sampling -------------------------------------------------------------------------------------------------
 
-    def noise_spec(self, *, steps: int = 4, **options: Any) -> dict[str, NoiseSpec]:
+    def noise_spec(
+        self, *, steps: int = 4, rounds: int = 0, rewrite: float | None = None, **options: Any
+    ) -> dict[str, NoiseSpec]:
+        if rewrite is not None and not rounds:
+            raise ValueError("rewrite is a share of what a round draws again, but there are no rounds: leave it out")
         masked_counts(self.schedule, len(self.rest), steps)  # steps that are too many are refused before training
         return {"draft": NoiseSpec("uniform", (self.places.size,)), "steps": NoiseSpec("key")}
 
@@ -124,6 +128,7 @@ class Combined(Generator):
         top_p: Annotated[float, Field(gt=0, le=1)] = 1.0,
         randomness: Annotated[float, Field(ge=0)] = 4.5,
         guidance: Annotated[float, Field(ge=0)] = 1.0,
+        last_token_alone: bool = False,
     ) -> Tensor:
         """Drafts, fills in, and goes over the result.
 
@@ -135,6 +140,7 @@ class Combined(Generator):
             top_p: Only the most probable tokens can be drawn that together have this probability.
             randomness: Of which tokens stay, as for `NonAutoregressive`.
             guidance: Weight of classifier-free guidance; 1 is none, and costs half as much.
+            last_token_alone: As for `NonAutoregressive`.
         """
 
         def draw(logits: Tensor, index: Tensor) -> Tensor:
@@ -145,7 +151,7 @@ class Combined(Generator):
         back = np.argsort(np.concatenate([self.places.reshape(-1), self.rest])).astype(np.int32)[None]
         tokens = in_order(ops.concatenate([drafted, blank], axis=1), ops.convert_to_tensor(back))
         options = {"temperature": temperature, "top_p": top_p, "guidance": guidance}
-        counts = masked_counts(self.schedule, len(self.rest), steps)
+        counts = masked_counts(self.schedule, len(self.rest), steps, last_token_alone)
         tokens, _ = self.filler.fill(
             tokens, counts, noise["steps"], condition, null_condition, randomness=randomness, **options
         )
@@ -172,8 +178,11 @@ class Combined(Generator):
 
     # ---- likelihood -----------------------------------------------------------------------------------------------
 
-    def log_likelihood(self, x: Tensor, condition: Condition, *, samples: PositiveInt = 16) -> Tensor:
-        """A lower bound (B,), in nats: the draft's is exact, the others' given the draft is `any_order_bound`."""
+    def likelihood_label(self, *, samples: int = 64, **given: Any) -> str:
+        return f"an estimate of {samples} mask{'s' * (samples > 1)}"
+
+    def log_likelihood(self, x: Tensor, condition: Condition, *, samples: PositiveInt = 64) -> Tensor:
+        """In nats (B,): exact of the draft, and of the others given the draft an estimate of `any_order_bound`."""
         tokens = ops.reshape(ops.cast(x, "int32"), (-1, self.space.size))
         bound = any_order_bound(self.filler, tokens, condition, samples, self.rest)
         return self._draft_likelihood(tokens, condition) + bound

@@ -101,7 +101,8 @@ class MaskedModel(keras.layers.Layer):
             keys: (B, 2) int32, of the random numbers.
             randomness: Of Gumbel noise that is added to certainties, and fades to 0 at the last step.
             guidance: Weight of classifier-free guidance.
-            rising: Whether that weight rises from 1 at the first step to `guidance` at the last (Muse, section 2.7).
+            rising: Whether that weight rises evenly over the steps, from 1 before the first to `guidance` at the last
+                (Muse, section 2.7).
             revise: Whether tokens that are there can be masked again too.
 
         Returns:
@@ -164,6 +165,8 @@ def any_order_bound(
 
     Estimated with masks that are the same each time, of sizes spread evenly over 1 .. M, and such that each place is
     masked about as often as any other: windows of one random permutation, which begin at multiples of the golden ratio.
+    With few masks the estimate may be above the likelihood: of a small model, what it gives to all 729 sequences
+    summed to 4.8 to 8.4 with a single mask, and to 0.90 to 1.05 with 16.
 
     Args:
         tokens: (B, N) int32.

@@ -26,29 +26,44 @@ SCHEDULES: Mapping[Schedule, Callable[[Any, Any], Any]] = MappingProxyType(
 Given r, and the library to compute with: `numpy`, or `keras.ops`."""
 
 
-def masked_counts(schedule: Schedule, tokens: int, steps: int) -> np.ndarray:
-    """How many of `tokens` are masked before each step: (steps,) int32, from all of them; at least one each time.
+def masked_counts(schedule: Schedule, tokens: int, steps: int, last_token_alone: bool = False) -> np.ndarray:
+    """How many of `tokens` are masked before each step: (steps,) int32, from all of them, fewer at each step.
 
-    The steps are evenly spaced from r = 0 to r = 1, so that the last of several fills in what has least certainty.
+    Before step t = 0 .. T-1 of T it is floor(tokens * share(t / T)) (Chang et al. 2022, section 3.2), where each step
+    fills in at least one token and leaves at least one to each step that follows.
+
+    Args:
+        last_token_alone: Take share(t / (T-1)) in place of share(t / T): the last step of several then fills in a
+            single token, and all the others have been filled in one step earlier.
 
     Raises:
         ValueError: there are more steps than tokens.
     """
     if steps > tokens:
         raise ValueError(f"steps: {steps} are more than the {tokens} tokens to be filled in")
-    shares = SCHEDULES[schedule](np.linspace(0.0, 1.0, steps), np)  # from 1
-    return np.maximum(np.floor(shares * tokens + 1e-4), 1).astype(np.int32)
+    number = np.arange(steps)
+    counts = np.floor(_shares(schedule, steps, last_token_alone) * tokens + 1e-4)
+    return np.clip(counts, steps - number, tokens - number).astype(np.int32)
 
 
-def row_counts(schedule: Schedule, wanted: Tensor, steps: int) -> Tensor:
+def row_counts(schedule: Schedule, wanted: Tensor, steps: int, last_token_alone: bool = False) -> Tensor:
     """As `masked_counts`, of as many tokens as each row wants: (B,) int32 -> (steps, B, 1) int32.
 
-    A row that wants none has none; one that wants fewer than there are steps has the same number in several.
+    A row that wants none has none. One that wants fewer than there are steps fills in one token a step, and draws the
+    last one again in the steps that are left.
     """
-    shares = SCHEDULES[schedule](np.linspace(0.0, 1.0, steps), np).astype(np.float32)  # (steps,), from 1
+    shares = _shares(schedule, steps, last_token_alone).astype(np.float32)
     each = ops.convert_to_tensor(shares[:, None]) * ops.cast(wanted, "float32")  # (steps, B)
-    counts = ops.cast(ops.floor(each + 1e-4), "int32")
-    return ops.maximum(counts, ops.minimum(wanted, 1))[..., None]
+    number = ops.convert_to_tensor(np.arange(steps, dtype=np.int32)[:, None])
+    most = ops.maximum(wanted - number, ops.minimum(wanted, 1))
+    least = ops.minimum(steps - number, most)
+    return ops.clip(ops.cast(ops.floor(each + 1e-4), "int32"), least, most)[..., None]
+
+
+def _shares(schedule: Schedule, steps: int, last_token_alone: bool) -> np.ndarray:
+    """The share that is masked before each step, (steps,) from 1."""
+    last = steps - 1 if last_token_alone else steps
+    return np.asarray(SCHEDULES[schedule](np.arange(steps) / max(last, 1), np))
 
 
 def ranks(values: Tensor) -> Tensor:

@@ -27,6 +27,8 @@ from kgen_plugin_tokens.transformer import Transformer
 
 Tensor = Any
 Condition = dict[str, Tensor]
+Pace = tuple[int, bool]
+"""The options of `generate` that say how many tokens each step fills in: `steps` and `last_token_alone`."""
 
 CHOICE = 2**20
 """The number, of a key's draws, that says which tokens of a picture are drawn anew; those of steps are smaller."""
@@ -56,7 +58,7 @@ class NonAutoregressive(Generator):
     guidable: ClassVar[bool] = True
     edits: ClassVar[bool] = True
     inpaints: ClassVar[bool] = True
-    likelihood = "lower bound"
+    likelihood = "estimate"
 
     def __init__(
         self,
@@ -128,7 +130,11 @@ class NonAutoregressive(Generator):
 
     # ---- sampling -------------------------------------------------------------------------------------------------
 
-    def noise_spec(self, *, steps: int = 8, **options: Any) -> dict[str, NoiseSpec]:
+    def noise_spec(
+        self, *, steps: int = 8, guidance: float = 1.0, guidance_rises: bool = False, **options: Any
+    ) -> dict[str, NoiseSpec]:
+        if guidance_rises and guidance == 1.0:
+            raise ValueError("guidance_rises, but there is no guidance: leave it out")
         masked_counts(self.schedule, self.space.size, steps)  # steps that are too many are refused before training
         length = {"length": NoiseSpec("uniform", (1,))} if self.length == "predicted" else {}
         return {"steps": NoiseSpec("key"), **length}
@@ -148,6 +154,7 @@ class NonAutoregressive(Generator):
         guidance: Annotated[float, Field(ge=0)] = 1.0,
         guidance_rises: bool = False,
         revise: bool = False,
+        last_token_alone: bool = False,
         strength: Annotated[float, Field(gt=0, le=1)] = 0.6,
     ) -> Tensor:
         """Fills in all tokens; or some of those of a picture, if there is a `source`: random ones, or a `region`'s.
@@ -160,40 +167,43 @@ class NonAutoregressive(Generator):
             guidance: Weight of classifier-free guidance, of the logits; 1 is none, and costs half as much.
             guidance_rises: Whether its weight begins at 1 and rises to `guidance`, for more variety.
             revise: Whether tokens that stayed can be drawn again when the model doubts them; wants `corruption`.
+            last_token_alone: Whether the last of several steps fills in a single token, see `masked_counts`: that is
+                one step less for all the others.
             strength: Share of the tokens of a `source` that are drawn anew, where there is no `region`. Its length
                 stays.
         """
         drawing = {"temperature": temperature, "top_p": top_p, "guidance": guidance}
+        pace = (steps, last_token_alone)
         if region is not None:
-            tokens, counts = self._opened_region(source, region, steps)
+            tokens, counts = self._opened_region(source, region, pace)
         elif self.length != "predicted":
-            tokens, counts = self._opened(ops.shape(condition["mask"])[0], noise, source, steps, strength)
+            tokens, counts = self._opened(ops.shape(condition["mask"])[0], noise, source, pace, strength)
         elif source is None:
             lengths = self.lengths.draw(noise["length"], condition, null_condition, **drawing)  # (B,)
             tokens = ops.where(places_before(lengths, self.space.size), self.model.vocabulary, END)
-            counts = row_counts(self.schedule, lengths, steps)
+            counts = row_counts(self.schedule, lengths, *pace)
         else:
-            tokens, counts = self._opened_before_end(noise, source, steps, strength)
+            tokens, counts = self._opened_before_end(noise, source, pace, strength)
         more = {"randomness": randomness, "rising": guidance_rises, "revise": revise}
         tokens, _ = self.model.fill(tokens, counts, noise["steps"], condition, null_condition, **drawing, **more)
         tokens = tokens if self.length is None else ended(tokens)
         return ops.reshape(tokens, (-1, *self.space.shape))
 
     def _opened(
-        self, count: int, noise: dict[str, Tensor], source: Tensor | None, steps: int, strength: float
+        self, count: int, noise: dict[str, Tensor], source: Tensor | None, pace: Pace, strength: float
     ) -> tuple[Tensor, np.ndarray]:
         """Tokens (B, N) of which some or all are masked, and how many before each step (steps,)."""
         size = self.space.size
         if source is None:
             tokens = ops.full((count, size), self.model.vocabulary, dtype="int32")
-            return tokens, masked_counts(self.schedule, size, steps)
+            return tokens, masked_counts(self.schedule, size, *pace)
         to_fill = max(1, round(strength * size))
         chosen = ranks(uniform(noise["steps"], CHOICE, (size,))) < to_fill
-        counts = masked_counts(self.schedule, to_fill, min(steps, to_fill))
+        counts = masked_counts(self.schedule, to_fill, min(pace[0], to_fill), pace[1])
         return self.model.masked(self._tokens(source), chosen), counts
 
     def _opened_before_end(
-        self, noise: dict[str, Tensor], source: Tensor, steps: int, strength: float
+        self, noise: dict[str, Tensor], source: Tensor, pace: Pace, strength: float
     ) -> tuple[Tensor, Tensor]:
         """As `_opened`, but of the tokens before each sequence's end: the counts are (steps, B, 1)."""
         tokens = self._tokens(source)
@@ -201,20 +211,23 @@ class NonAutoregressive(Generator):
         wanted = ops.cast(ops.round(strength * ops.cast(lengths, "float32")), "int32")
         wanted = ops.minimum(ops.maximum(wanted, 1), lengths)
         order = ops.where(before_end(tokens), uniform(noise["steps"], CHOICE, (self.space.size,)), 2.0)
-        return self.model.masked(tokens, ranks(order) < wanted[:, None]), row_counts(self.schedule, wanted, steps)
+        return self.model.masked(tokens, ranks(order) < wanted[:, None]), row_counts(self.schedule, wanted, *pace)
 
-    def _opened_region(self, source: Tensor, region: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    def _opened_region(self, source: Tensor, region: Tensor, pace: Pace) -> tuple[Tensor, Tensor]:
         """As `_opened`, but of the tokens of a region (B, h, w): the counts are (steps, B, 1)."""
         inner = self.space.shape[2:]
         cells = ops.reshape(region, (-1, *self.space.shape[:2], *(1 for _ in inner)))
         mask = ops.reshape(ops.tile(cells, (1, 1, 1, *inner)), (-1, self.space.size))  # (B, N)
         wanted = ops.sum(ops.cast(mask, "int32"), axis=1)  # (B,)
-        return self.model.masked(self._tokens(source), mask), row_counts(self.schedule, wanted, steps)
+        return self.model.masked(self._tokens(source), mask), row_counts(self.schedule, wanted, *pace)
 
     # ---- likelihood -----------------------------------------------------------------------------------------------
 
-    def log_likelihood(self, x: Tensor, condition: Condition, *, samples: PositiveInt = 16) -> Tensor:
-        """A lower bound (B,), in nats: see `any_order_bound`, of which `samples` masks are taken.
+    def likelihood_label(self, *, samples: int = 64, **given: Any) -> str:
+        return f"an estimate of {samples} mask{'s' * (samples > 1)}"
+
+    def log_likelihood(self, x: Tensor, condition: Condition, *, samples: PositiveInt = 64) -> Tensor:
+        """An estimate (B,), in nats, of the lower bound `any_order_bound`, from `samples` masks.
 
         Of a sequence, it is the logarithm of p(length) p(tokens | length), where the length is predicted.
         """

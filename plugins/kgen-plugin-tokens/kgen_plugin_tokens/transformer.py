@@ -62,18 +62,28 @@ class Attention(keras.layers.Layer):
     def __init__(self, heads: int, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)  # the layers within cast what they take; angles must not be
         self.heads = heads
-        self.norm_q, self.norm_k = (rms_norm(self.dtype_policy, name) for name in ("norm_q", "norm_k"))
 
     def build(self, x_shape: Shape, context_shape: Shape | None = None) -> None:
         width = int(x_shape[-1] or 0)
+        self.single = context_shape is not None and context_shape[1] == 1  # all that can be attended to: see `read`
+        self.out = _dense(width, self.dtype_policy, "out", x_shape)
+        if self.single:
+            self.v = _dense(width, self.dtype_policy, "v", context_shape)
+            return
         self.q = _dense(width, self.dtype_policy, "q", x_shape)
         self.kv = _dense(2 * width, self.dtype_policy, "kv", context_shape or x_shape)
-        self.out = _dense(width, self.dtype_policy, "out", x_shape)
+        self.norm_q, self.norm_k = (rms_norm(self.dtype_policy, name) for name in ("norm_q", "norm_k"))
         for norm in (self.norm_q, self.norm_k):
             norm.build((None, self.heads, None, width // self.heads))
 
     def read(self, context: Tensor, angles: Tensor | None = None) -> Pair:
-        """(B, n, D) -> keys and values, the keys turned by `angles` (B or 1, n, d/2)."""
+        """(B, n, D) -> keys and values, the keys turned by `angles` (B or 1, n, d/2).
+
+        Of a text of one position there are only values (in both places), as queries and keys would have no gradient.
+        """
+        if self.single:
+            (v,) = self._heads(self.v(context), 1)
+            return v, v
         k, v = self._heads(self.kv(context), 2)
         k = self.norm_k(k)
         return (k if angles is None else rotate(k, angles)), v
@@ -81,6 +91,8 @@ class Attention(keras.layers.Layer):
     def call(self, x: Tensor, pair: Pair, sees: Tensor | None, angles: Tensor | None = None) -> Tensor:
         """(B, m, C) attends to keys and values of n places, to those that it `sees`: bool (B or 1, 1, m or 1, n)."""
         k, v = pair
+        if self.single:  # (B, H, 1, d) -> (B, m, C)
+            return ops.broadcast_to(self.out(ops.reshape(v, (-1, 1, x.shape[-1]))), ops.shape(x))
         (q,) = self._heads(self.q(x), 1)
         q = self.norm_q(q)
         q = q if angles is None else rotate(q, angles)
@@ -109,7 +121,6 @@ class Block(keras.layers.Layer):
         self.attention = Attention(options.heads, dtype=policy, name="attention")
         self.dropout = Dropout(options.dropout, dtype=policy, name="dropout")
         if options.text == "cross":
-            self.norm2 = rms_norm(policy, "norm2")
             self.cross = Attention(options.heads, dtype=policy, name="cross")
 
     def build(self, x_shape: Shape, sequence_shape: Shape) -> None:
@@ -118,8 +129,10 @@ class Block(keras.layers.Layer):
         for layer in (self.norm1, self.norm3, self.attention, self.dropout):
             layer.build(x_shape)
         if self.options.text == "cross":
-            self.norm2.build(x_shape)
             self.cross.build(x_shape, sequence_shape)
+            self.norm2 = None if self.cross.single else rms_norm(self.dtype_policy, "norm2")
+            if self.norm2 is not None:
+                self.norm2.build(x_shape)
         self.expand = _dense(2 * hidden, self.dtype_policy, "expand", x_shape)
         self.shrink = _dense(width, self.dtype_policy, "shrink", (*x_shape[:-1], hidden))
 
@@ -144,7 +157,8 @@ class Block(keras.layers.Layer):
         """(B, m, C), what it can attend to and how, and the text -> (B, m, C)."""
         x = x + self.dropout(self.attention(self.norm1(x), pair, sees, angles), training=training)
         if text is not None:
-            x = x + self.dropout(self.cross(self.norm2(x), text, text_mask), training=training)
+            asked = x if self.norm2 is None else self.norm2(x)
+            x = x + self.dropout(self.cross(asked, text, text_mask), training=training)
         gate, value = ops.split(self.expand(self.norm3(x)), 2, axis=-1)
         return x + self.dropout(self.shrink(ops.silu(gate) * value), training=training)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, ClassVar
 
 import keras
@@ -15,8 +16,10 @@ from kgen_plugin_tokens.transformer import Transformer
 
 from kgen import ConditionSpace, Space, SpaceError
 from kgen.random import draw
-from kgen.testing import GeneratorConformance
+from kgen.testing import GeneratorConformance, gradients
+from kgen.testing.execution import perturb
 from kgen.testing.inputs import random_conditions, random_latents
+from kgen.testing.losses import check_gradients
 
 SPACE, CONDITIONS = Space("tokens", (4, 4), vocabulary=7), ConditionSpace(3, 6)
 CROSS = Transformer(width=16, depth=1, heads=2)
@@ -44,6 +47,7 @@ class TestNonAutoregressive(GeneratorConformance):
         {},
         {"steps": 1},
         {"steps": 3, "guidance": 2.0, "guidance_rises": True, "temperature": 0.8, "top_p": 0.9, "revise": True},
+        {"steps": 3, "last_token_alone": True},
     )
 
     def build(self) -> NonAutoregressive:
@@ -61,7 +65,7 @@ class TestMaskedWithPrefix(GeneratorConformance):
 
 class TestCombined(GeneratorConformance):
     likelihood_options: ClassVar = {"samples": 4}
-    generate_options: ClassVar = ({}, {"steps": 2, "rounds": 1, "guidance": 2.0})
+    generate_options: ClassVar = ({}, {"steps": 2, "rounds": 1, "guidance": 2.0, "last_token_alone": True})
 
     def build(self) -> Combined:
         return Combined(SPACE, CONDITIONS, network=CROSS, draft=CROSS)
@@ -77,6 +81,64 @@ def test_misfits_are_named() -> None:
     for generator in (NonAutoregressive(SPACE, CONDITIONS, network=CROSS), Combined(SPACE, CONDITIONS, network=CROSS)):
         with pytest.raises(ValueError, match=r"17 are more than the 1. tokens"):
             generator.noise_spec(steps=17)
+
+
+def test_options_that_would_do_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="there is no guidance"):
+        NonAutoregressive(SPACE, CONDITIONS, network=CROSS).noise_spec(guidance_rises=True)
+    with pytest.raises(ValueError, match="there are no rounds"):
+        Combined(SPACE, CONDITIONS, network=CROSS, draft=CROSS).noise_spec(rewrite=0.5)
+
+
+@pytest.mark.parametrize("kind", [Autoregressive, NonAutoregressive])
+def test_a_text_of_one_position_needs_no_queries(kind: Any) -> None:
+    """Its weights all have gradients, and what is written depends on it."""
+    keras.utils.set_random_seed(0)
+    generator = kind(SPACE, ConditionSpace(1, 6), network=CROSS)
+    perturb(generator)
+    x = ops.convert_to_tensor(random_latents(SPACE, 3, 0))
+    one, other = (
+        {name: ops.convert_to_tensor(value) for name, value in random_conditions(ConditionSpace(1, 6), 3, seed).items()}
+        for seed in (0, 1)
+    )
+    check_gradients(gradients(generator, lambda: ops.mean(generator.compute_losses(x, one, True)["loss"])))
+    other["pooled"] = one["pooled"]
+    options = {} if kind is Autoregressive else {"samples": 2}
+    found, others = (ops.convert_to_numpy(generator.log_likelihood(x, text, **options)) for text in (one, other))
+    assert np.abs(found - others).min() > 1e-4
+
+
+@pytest.mark.parametrize("order", ["raster", "random"])
+def test_the_likelihood_of_random_orders_is_a_bound_of_their_mean(order: Any) -> None:
+    """Of three tokens, whose six orders are written out: exact in one order, and near the mean of six."""
+    keras.utils.set_random_seed(0)
+    generator = Autoregressive(Space("tokens", (3,), vocabulary=3), CONDITIONS, network=CROSS, order=order)
+    perturb(generator)
+    x = ops.convert_to_tensor(np.array(list(itertools.product(range(3), repeat=3)), np.int32))
+    condition = random_conditions(CONDITIONS, 1, 0)
+    condition = {name: ops.convert_to_tensor(np.repeat(value, 27, axis=0)) for name, value in condition.items()}
+
+    def probability(order: tuple[int, ...]) -> np.ndarray:
+        given = ops.convert_to_tensor(np.array([order], np.int32))
+        return np.exp(ops.convert_to_numpy(generator._log_likelihood(x, given, condition)).astype("float64"))
+
+    found = np.exp(ops.convert_to_numpy(generator.log_likelihood(x, condition)).astype("float64"))
+    assert found.sum() == pytest.approx(1.0, abs=1e-4)
+    if order == "raster":
+        np.testing.assert_allclose(found, probability((0, 1, 2)), rtol=1e-4)
+        assert generator.likelihood_label() == "exact"
+        return
+    each = np.stack([probability(order) for order in itertools.permutations(range(3))])
+    assert np.abs(found / each.mean(axis=0) - 1).max() < 0.5 * np.abs(each[0] / each.mean(axis=0) - 1).max()
+    assert generator.likelihood_label() == "a bound of 16 orders"
+
+
+def test_the_likelihood_of_filling_in_is_called_an_estimate() -> None:
+    for kind in (NonAutoregressive, Combined):
+        generator = kind(SPACE, CONDITIONS, network=CROSS)
+        assert generator.likelihood == "estimate"
+        assert generator.likelihood_label() == "an estimate of 64 masks"
+        assert generator.likelihood_label(samples=1) == "an estimate of 1 mask"
 
 
 def test_steps_are_those_of_one_after_the_other() -> None:

@@ -108,14 +108,14 @@ def test_what_is_before_the_end() -> None:
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "arccos"])
-def test_counts_of_rows_are_those_of_all_where_steps_are_not_too_many(schedule: Any) -> None:
-    wanted = [64, 12, 5, 2, 1, 0]
-    found = ops.convert_to_numpy(row_counts(schedule, tensor(wanted), 5))[..., 0]  # (steps, B)
+@pytest.mark.parametrize("last_token_alone", [False, True])
+def test_counts_of_rows_are_those_of_all_where_steps_are_not_too_many(schedule: Any, last_token_alone: bool) -> None:
+    wanted = [256, 64, 12, 5]
+    found = ops.convert_to_numpy(row_counts(schedule, tensor(wanted), 5, last_token_alone))[..., 0]  # (steps, B)
     for row, count in enumerate(wanted):
-        if count >= 5:
-            assert found[:, row].tolist() == masked_counts(schedule, count, 5).tolist()
-        assert found[0, row] == count and found[:, row].min() == min(count, 1)
-        assert (np.diff(found[:, row]) <= 0).all()
+        assert found[:, row].tolist() == masked_counts(schedule, count, 5, last_token_alone).tolist()
+    few = ops.convert_to_numpy(row_counts(schedule, tensor([3, 2, 1, 0]), 5, last_token_alone))[..., 0]
+    assert few.T.tolist() == [[3, 2, 1, 1, 1], [2, 1, 1, 1, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]]
 
 
 def test_only_what_is_before_the_end_is_masked() -> None:

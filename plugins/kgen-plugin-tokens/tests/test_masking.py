@@ -22,8 +22,20 @@ from kgen.testing.execution import perturb
 from kgen.testing.inputs import random_conditions
 
 CONDITIONS = ConditionSpace(3, 6)
-COUNTS = [256, 254, 251, 246, 238, 229, 217, 204, 189, 172, 154, 134, 114, 92, 70, 47, 23, 1]
-"""MaskGIT's cosine schedule, 18 steps for 256 tokens."""
+COUNTS = {
+    8: [256, 251, 236, 212, 181, 142, 97, 49],
+    18: [256, 255, 252, 247, 240, 232, 221, 209, 196, 181, 164, 146, 128, 108, 87, 66, 44, 22],
+}
+"""MaskGIT's cosine schedule of 256 tokens: floor(256 cos(pi t / 2T)) before step t of T (Chang et al. 2022, 3.2)."""
+LAST_ALONE = {
+    8: [256, 249, 230, 200, 159, 111, 56, 1],
+    18: [256, 254, 251, 246, 238, 229, 217, 204, 189, 172, 154, 134, 114, 92, 70, 47, 23, 1],
+}
+"""The same of t / (T - 1)."""
+
+PAIRS = {2: 0.496, 3: 0.638, 4: 0.706, 8: 0.828, 16: 0.912}
+"""By the number of passes, the share of pairs that fit: of 32 pairs of equal tokens out of 8, drawn in the steps of the
+paper by an ideal model."""
 
 
 def texts(count: int, seed: int = 0) -> dict[str, Any]:
@@ -40,13 +52,22 @@ def model(shape: tuple[int, ...] = (4, 4), vocabulary: int = 9) -> MaskedModel:
 
 
 def test_counts_of_maskgit() -> None:
-    assert masked_counts("cosine", 256, 18).tolist() == COUNTS
-    assert masked_counts("linear", 8, 5).tolist() == [8, 6, 4, 2, 1]
-    for schedule in ("cosine", "linear", "arccos"):
-        assert masked_counts(schedule, 256, 1).tolist() == [256]
-        assert (np.diff(masked_counts(schedule, 64, 12)) <= 0).all()
+    for steps in (8, 18):
+        assert masked_counts("cosine", 256, steps).tolist() == COUNTS[steps]
+        assert masked_counts("cosine", 256, steps, last_token_alone=True).tolist() == LAST_ALONE[steps]
+    assert masked_counts("linear", 8, 4).tolist() == [8, 6, 4, 2]
+    assert masked_counts("linear", 8, 5, last_token_alone=True).tolist() == [8, 6, 4, 2, 1]
     with pytest.raises(ValueError, match="9 are more than the 8 tokens"):
         masked_counts("cosine", 8, 9)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "arccos"])
+@pytest.mark.parametrize("last_token_alone", [False, True])
+def test_every_step_fills_in_a_token(schedule: Any, last_token_alone: bool) -> None:
+    for tokens, steps in itertools.product((1, 2, 7, 64), (1, 2, 6, 7, 12, 63, 64)):
+        if steps <= tokens:
+            counts = masked_counts(schedule, tokens, steps, last_token_alone)
+            assert counts[0] == tokens and counts[-1] >= 1 and (np.diff(counts) <= -1).all()
 
 
 def test_ranks() -> None:
@@ -171,3 +192,41 @@ def test_the_bound_is_the_mean_over_all_orders() -> None:
         made, ops.convert_to_tensor(x), condition, 8, np.array([1, 2])
     )  # 4 of both, 2 of each alone
     assert float(ops.convert_to_numpy(found)[0]) == pytest.approx(expected, abs=1e-4)
+
+
+class Pairs(MaskedModel):
+    """The ideal model of pictures whose tokens 2i and 2i + 1 are the same one, any of 8: exact in all that it says."""
+
+    def call(self, tokens: Any, condition: Any, training: bool = False) -> Any:
+        partner = ops.reshape(ops.flip(ops.reshape(tokens, (-1, self.count // 2, 2)), axis=-1), (-1, self.count))
+        return 100.0 * ops.one_hot(partner, self.vocabulary, dtype="float32")  # even where the partner is masked
+
+
+@pytest.fixture(scope="module")
+def fitting() -> Any:
+    made = Pairs(Transformer(width=16, depth=1, heads=2), (8, 8), 8)
+    made.built = True  # it has no weights to make
+    keys = ops.convert_to_tensor(np.arange(3000, dtype=np.int32).reshape(-1, 2))
+
+    def share(steps: int, **options: bool) -> float:
+        """Of 48,000 pairs, those that fit when drawn in so many passes, with MaskGIT's randomness."""
+        counts = masked_counts("cosine", 64, steps, **options)
+        tokens, _ = made.fill(ops.full((1500, 64), 8, dtype="int32"), counts, keys, {}, {}, randomness=4.5)
+        drawn = ops.convert_to_numpy(tokens)
+        return float((drawn[:, ::2] == drawn[:, 1::2]).mean())
+
+    return share
+
+
+@pytest.mark.parametrize("steps", list(PAIRS))
+def test_passes_keep_pairs_together_as_the_paper_s_steps_do(steps: int, fitting: Any) -> None:
+    assert fitting(steps) == pytest.approx(PAIRS[steps], abs=0.02)
+
+
+@pytest.mark.parametrize("last_token_alone", [False, True])
+def test_pairs_of_two_passes_in_closed_form(last_token_alone: bool, fitting: Any) -> None:
+    """Which tokens the first pass keeps is chance, as it is equally sure of all; two of one pass fit by chance."""
+    late = 1 if last_token_alone else int(64 * np.cos(np.pi / 4))
+    apart = 1 - (late * (late - 1) + (64 - late) * (63 - late)) / (64 * 63)
+    wanted = apart + (1 - apart) / 8
+    assert fitting(2, last_token_alone=last_token_alone) == pytest.approx(wanted, abs=0.01)

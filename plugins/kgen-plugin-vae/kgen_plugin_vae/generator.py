@@ -177,6 +177,11 @@ class VAE(Generator):
 
     # ---- likelihood -----------------------------------------------------------------------------------------------
 
+    def likelihood_label(self, *, samples: int = 1, **given: Any) -> str:
+        """A bound; of Bernoulli observations one that grey images have no part in."""
+        bound = f"a bound of {samples} draw{'s' * (samples > 1)}"
+        return f"{bound}, of black-and-white images" if self._observation.kind == "bernoulli" else bound
+
     def log_likelihood(self, x: Tensor, condition: Condition, *, samples: PositiveInt = 1) -> Tensor:
         """A lower bound (B,), in nats, of the log probability of 8-bit pictures, or of what `observation` describes.
 

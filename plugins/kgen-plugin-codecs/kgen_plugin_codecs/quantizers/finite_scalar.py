@@ -40,7 +40,12 @@ class FiniteScalar:
 
 
 class FiniteScalarQuantizer(keras.layers.Layer):
-    """Mentzer et al. 2023, section 3.1 and appendix A.1; see `kgen_plugin_codecs.quantizers` for its call."""
+    """Mentzer et al. 2023, section 3.1 and appendix A.1; see `kgen_plugin_codecs.quantizers` for its call.
+
+    The paper shifts an even number of levels such that z = 0 is the middle of one of them. Of two levels it would be
+    the outermost point of one, reached by -3.8 and without a gradient; so two levels are not shifted: z = 0 lies
+    between them.
+    """
 
     def __init__(self, levels: tuple[int, ...], **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -50,7 +55,7 @@ class FiniteScalarQuantizer(keras.layers.Layer):
         self._basis = np.concatenate([[1], np.cumprod(counts[:-1])]).astype("int32")
         self._reach = ((counts - 1) * (1 + EPSILON) / 2).astype("float32")
         self._offset = np.where(counts % 2 == 0, 0.5, 0.0).astype("float32")
-        self._shift = np.arctanh(self._offset / self._reach).astype("float32")
+        self._shift = np.where(counts == 2, 0.0, np.arctanh(self._offset / self._reach)).astype("float32")
 
     def build(self, z_shape: Any = None) -> None:
         """It has no weights."""
