@@ -7,12 +7,10 @@ CONFIG ?= configs/quickstart.yaml
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
-# These say the same on every backend, or choose theirs themselves: running them once is enough.
-ANY_BACKEND := $(addprefix tests/test_,$(addsuffix .py,attributes bad_input cli compare config distribution families idx imagefolder images layout plugins registry \
-	resume retrieval shapes signature spaces tfds without_tensorflow)) plugins/kgen-plugin-openmoji
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 DECLARED := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 
-.PHONY: help run install develop test test-backends test-alone lint format bench clean
+.PHONY: help run install develop test test-backends test-all test-alone lint format bench clean
 
 help:  ## Show what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 24
@@ -24,12 +22,17 @@ install: $(VENV)/.installed  ## Install kgen, all plugins and TensorFlow into .v
 
 develop: $(VENV)/.developing  ## The same, and what tests, linters and benchmarks need
 
-test: $(VENV)/.developing  ## All tests, on TensorFlow
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+test: $(VENV)/.developing  ## The tests, on TensorFlow
+	KERAS_BACKEND=tensorflow $(PYTEST) -m 'not slow'
 
 test-backends: $(VENV)/.developing  ## The tests that depend on the backend, on JAX and on PyTorch
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(addprefix --ignore=,$(ANY_BACKEND))
-	KERAS_BACKEND=torch $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(addprefix --ignore=,$(ANY_BACKEND))
+	KERAS_BACKEND=jax $(PYTEST) -m 'not slow and not one_backend'
+	KERAS_BACKEND=torch $(PYTEST) -m 'not slow and not one_backend'
+
+test-all: $(VENV)/.developing  ## Every test on every backend: an hour and more
+	KERAS_BACKEND=tensorflow $(PYTEST)
+	KERAS_BACKEND=jax $(PYTEST)
+	KERAS_BACKEND=torch $(PYTEST)
 
 test-alone:  ## One plugin's tests where no other plugin is: make test-alone PLUGIN=vae
 	$(PYTHON) -m venv --clear $(VENV)-alone

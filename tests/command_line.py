@@ -1,13 +1,23 @@
-"""The installed `kgen`, run in a process of its own."""
+"""The command line of kgen: in the process of the tests, which is quick, or the installed command in its own."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import io
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+
+import keras
+import pytest
+
+from kgen.cli import main
+from kgen.plugins import registry
 
 TOY = Path(__file__).parent / "toy"
 EXECUTABLE = Path(sys.executable).parent / "kgen"
@@ -40,21 +50,56 @@ class Outcome:
 
 
 def quickest_backend() -> str:
-    """What the command line is tested on, since every test starts a process: the backend that is imported fastest."""
+    """What a process of its own runs on: the backend that is imported fastest."""
     return next(name for name in ("jax", "torch", "tensorflow") if importlib.util.find_spec(name))
 
 
 def environment(**changes: str) -> dict[str, str]:
     """For a process that sees the toy plugin, and in which TensorFlow is as talkative as for any user."""
     inherited = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
-    return {**inherited, "KERAS_BACKEND": quickest_backend(), "PYTHONPATH": str(TOY), **changes}
+    wanted = {**inherited, "KERAS_BACKEND": quickest_backend(), "PYTHONPATH": str(TOY), **changes}
+    paths = [wanted["PYTHONPATH"], *filter(None, [inherited.get("PYTHONPATH")])]
+    return {**wanted, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def kgen(*arguments: str | Path, cwd: Path | None = None, **env: str) -> Outcome:
-    """Runs the installed `kgen` in a process of its own."""
+    """Runs a command as `kgen` does, in this process: on its backend, and without importing a framework anew."""
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="") for _ in range(2)]
+    with _as_if_alone(cwd, env), redirect_stdout(streams[0]), redirect_stderr(streams[1]):
+        sys.argv = ["kgen", *map(str, arguments)]
+        with pytest.raises(SystemExit) as end:
+            main()
+    out, err = (stream.buffer.getvalue().decode() for stream in streams if stream.flush() is None)
+    return Outcome(int(end.value.code or 0), out, err)
+
+
+def kgen_process(*arguments: str | Path, cwd: Path | None = None, **env: str) -> Outcome:
+    """Runs the installed `kgen` in a process of its own, for what only a process shows."""
     command = [str(EXECUTABLE), *map(str, arguments)]
     done = subprocess.run(command, cwd=cwd, env=environment(**env), capture_output=True, text=True, timeout=300)
     return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+@contextmanager
+def _as_if_alone(cwd: Path | None, env: dict[str, str]) -> Iterator[None]:
+    """The environment, the folder and the plugins of a command's own process; what it changes of Keras is undone."""
+    env = {"PYTHONPATH": str(TOY), **env}
+    policy, distribution = keras.config.dtype_policy(), keras.distribution.distribution()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", list(sys.argv))
+        patch.setattr(sys, "path", [*filter(None, env["PYTHONPATH"].split(os.pathsep)), *sys.path])
+        for name, value in env.items():
+            patch.setenv(name, value)
+        if cwd is not None:
+            patch.chdir(cwd)
+        importlib.invalidate_caches()
+        registry.cache_clear()
+        try:
+            yield
+        finally:
+            registry.cache_clear()
+            keras.config.set_dtype_policy(policy)
+            keras.distribution.set_distribution(distribution)
 
 
 @dataclass(frozen=True)

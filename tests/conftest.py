@@ -1,4 +1,4 @@
-"""What several test modules share: the toy plugin, plugins made on the spot, and the real command line."""
+"""What several test modules share: the toy plugin, plugins made on the spot, and the command line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from command_line import GOOD, TOY, Outcome, Trained, kgen
+from command_line import GOOD, TOY, Outcome, Trained, kgen, kgen_process
 
 from kgen.plugins import registry
 
@@ -28,6 +28,11 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture(name="kgen")
 def _kgen() -> Callable[..., Outcome]:
     return kgen
+
+
+@pytest.fixture(name="kgen_process")
+def _kgen_process() -> Callable[..., Outcome]:
+    return kgen_process
 
 
 @pytest.fixture

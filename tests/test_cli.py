@@ -34,10 +34,10 @@ def test_every_command_has_help(kgen, command: str) -> None:
         assert f"Example: kgen {command}".strip() in outcome.out
 
 
-def test_the_version(kgen) -> None:
+def test_the_version(kgen_process) -> None:
     from importlib.metadata import version
 
-    assert kgen("--version").out == f"kgen {version('kgen')}\n"
+    assert kgen_process("--version").out == f"kgen {version('kgen')}\n"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["plugins", "list"]])
@@ -52,10 +52,10 @@ def test_quick_commands_import_no_framework(arguments: list[str]) -> None:
     assert done.stdout.splitlines()[-1] == "LOADED []"
 
 
-def test_help_takes_less_than_four_tenths_of_a_second(kgen) -> None:
+def test_help_takes_less_than_four_tenths_of_a_second(kgen_process) -> None:
     def seconds() -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        kgen("--help")
+        kgen_process("--help")
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -102,16 +102,16 @@ def test_a_closed_pipe_and_a_full_disk_end_quietly_or_clearly(kgen) -> None:
         assert (done.returncode, done.stderr) == (2, "error: No space left on device\n")
 
 
-def test_a_fault_of_kgen_asks_for_a_report_and_shows_the_traceback_on_demand(kgen, site) -> None:
+def test_a_fault_of_kgen_asks_for_a_report_and_shows_the_traceback_on_demand(kgen_process, site) -> None:
     (site.path / "sitecustomize.py").write_text(
         "import kgen.registry\n"
         "def explode(*_): raise RuntimeError('as a test')\n"
         "kgen.registry.Registry.of_kind = explode\n"
     )
-    quiet = kgen("plugins", "list", PYTHONPATH=str(site.path))
+    quiet = kgen_process("plugins", "list", PYTHONPATH=str(site.path))
     assert quiet.status == 1 and "Traceback" not in quiet.err
     assert "error: unexpected RuntimeError: as a test" in quiet.err and "KGEN_DEBUG=1" in quiet.err
-    assert "Traceback" in kgen("plugins", "list", PYTHONPATH=str(site.path), KGEN_DEBUG="1").err
+    assert "Traceback" in kgen_process("plugins", "list", PYTHONPATH=str(site.path), KGEN_DEBUG="1").err
 
 
 # ---- the backend ---------------------------------------------------------------------------------
@@ -205,8 +205,10 @@ def test_run_again_is_quick_and_changes_nothing(kgen, trained: Trained) -> None:
     assert (trained.directory / "manifest.json").read_text() == before
 
 
-def test_generate_writes_one_picture_or_a_grid_or_a_folder(kgen, trained: Trained, tmp_path: Path) -> None:
-    alone = kgen("generate", trained.directory, "red", "--seed", "7", "--set", "strength=0.5", cwd=tmp_path)
+def test_generate_writes_one_picture_or_a_grid_or_a_folder(
+    kgen, kgen_process, trained: Trained, tmp_path: Path
+) -> None:
+    alone = kgen_process("generate", trained.directory, "red", "--seed", "7", "--set", "strength=0.5", cwd=tmp_path)
     assert alone.status == 0 and alone.out == "red.png\n", alone
     with Image.open(tmp_path / "red.png") as picture:
         single = np.asarray(picture)
@@ -242,9 +244,9 @@ def test_schema_describes_what_is_installed(kgen, tmp_path: Path) -> None:
     assert written == run_file_schema()
 
 
-def test_plugins_show_prints_documentation_and_options_and_no_chatter_of_tensorflow(kgen) -> None:
+def test_plugins_show_prints_documentation_and_options_and_no_chatter_of_tensorflow(kgen, kgen_process) -> None:
     backend = "tensorflow" if importlib.util.find_spec("tensorflow") else quickest_backend()
-    outcome = kgen("plugins", "show", "means", KERAS_BACKEND=backend)
+    outcome = kgen_process("plugins", "show", "means", KERAS_BACKEND=backend)
     assert outcome.status == 0 and not outcome.err and "kgen-plugin-toy 1.2, kgen_toy.parts:Means" in outcome.out
     rows = [line.split() for line in outcome.out.splitlines()]
     for row in (

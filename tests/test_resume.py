@@ -62,7 +62,9 @@ def kill_at_a_random_moment(folder: Path, backend: str) -> None:
     process.wait()
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+@pytest.mark.parametrize(
+    "backend", ["tensorflow", *(pytest.param(name, marks=pytest.mark.slow) for name in ("jax", "torch"))]
+)
 def test_killed_four_times_in_two_stages_and_resumed(backend: str, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
