@@ -91,6 +91,17 @@ def test_what_is_wrong_is_said(folder: Path) -> None:
     refuses("holds no train-images-idx3-ubyte, nor")
 
 
+def test_a_size_that_fits_no_memory_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    head = bytes((0, 0, 8, 3)) + (2**16).to_bytes(4, "big") * 3
+    (tmp_path / "x.gz").write_bytes(gzip.compress(head + bytes(1000)))
+    with pytest.raises(DataError, match="says that it holds 281,474,976,710,656 bytes"):
+        read_idx(tmp_path / "x.gz", 3)
+    small = bytes((0, 0, 8, 1)) + (5).to_bytes(4, "big")
+    (tmp_path / "y.gz").write_bytes(gzip.compress(small + bytes(10_000_000)))
+    with pytest.raises(DataError, match="is damaged"):
+        read_idx(tmp_path / "y.gz", 1)
+
+
 def test_empty_file_is_damaged(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(bytes((0, 0, 8, 3, 0)))
     with pytest.raises(DataError, match="damaged"):

@@ -9,11 +9,13 @@ import sys
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from kgen import DataError
 from kgen.components.dataset import Dataset
 from kgen.data.drawing import SHAPES, coverage
 from kgen.data.shapes import COLOURS, POSITIONS, RADII, Shapes, Thing, caption, draw, parse
+from kgen.signature import option_model
 from kgen.testing import DatasetConformance
 
 AREAS = {
@@ -246,6 +248,12 @@ def test_jitter_moves_by_at_most_as_much_and_differently_each_time() -> None:
 def test_wrong_options(options: dict[str, object], message: str) -> None:
     with pytest.raises(DataError, match=message):
         Shapes(**options)  # type: ignore[arg-type]
+
+
+def test_counts_are_limited_before_memory_is_taken() -> None:
+    for name in ("count", "validation"):
+        with pytest.raises(ValidationError, match="less than or equal to 10000000"):
+            option_model(Shapes, "shapes")(**{name: 1_000_000_000_000, "jitter": 0.01})
 
 
 def test_needs_no_framework() -> None:

@@ -253,6 +253,45 @@ def test_prepares_what_is_not_there(tmp_path: Path) -> None:
     assert list(tmp_path.rglob("*.array_record*"))
 
 
+def test_a_folder_at_another_level_is_named(folder: Path, tmp_path: Path) -> None:
+    version = folder / "array_record" / "1.0.0"
+    with pytest.raises(DataError, match=f"the folder of a version does: data_dir: '{version}'$"):
+        TFDS(data_dir=str(version.parent))
+    with pytest.raises(DataError, match=f"data_dir: '{version}', or one of 1 more"):
+        TFDS(data_dir=str(folder))
+    for wrong in (folder.parent, folder / "array_record"):
+        with pytest.raises(DataError, match=f"'array_record' does not lie in {wrong}, but in .*data_dir: '{folder}'"):
+            TFDS(dataset="array_record", data_dir=str(wrong))
+    with pytest.raises(DataError, match=rf"holds no dataset_info\.json.*name: imagefolder, path: '{tmp_path}'"):
+        TFDS(data_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_features_of_foreign_modules_are_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_name: bool
+) -> None:
+    """tensorflow-datasets would import the module: a stranger's files could run code from the current folder."""
+    path = write(tmp_path, "array_record", KEYS, {"train": [example(0)]})
+    stored = path / "features.json"
+    text = stored.read_text()
+    assert "tensorflow_datasets.core.features.text_feature.Text" in text
+    stored.write_text(text.replace("tensorflow_datasets.core.features.text_feature.Text", "kgen_test_evil.Text"))
+    (tmp_path / "kgen_test_evil.py").write_text("raise SystemExit('code was run')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(DataError, match=r"features\.json names 'kgen_test_evil\.Text', which is no feature of"):
+        open_(tmp_path) if by_name else TFDS(data_dir=str(path))
+    stored.write_text(text)
+    assert len(open_(tmp_path).captions("train")) == 1, "the guard is taken away, and lets its own features pass"
+
+
+def test_texts_that_are_not_utf_8_are_problems(tmp_path: Path) -> None:
+    examples = [{**example(i), "caption": [b"caf\xe9", b"good"][i]} for i in range(2)]
+    write(tmp_path, "array_record", KEYS, {"train": examples})
+    dataset = open_(tmp_path, on_error="skip")
+    assert list(dataset.captions("train")) == ["good"]
+    assert "'caption' is not UTF-8 text" in dataset.problems()[0].what
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,9 @@ from kgen.components.dataset import Dataset, Split, short_digest
 from kgen.data.splits import check_holdout
 from kgen.errors import DataError
 from kgen.spaces import Space
+
+MEMORY_LIMIT = 2**31
+"""Most bytes of a file, uncompressed, as it is held in memory; MNIST has 47 million."""
 
 FILES = {"train": "train", "validation": "t10k"}
 """The first part of the files' names, by split."""
@@ -129,18 +133,22 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     Raises:
         DataError: it is not one of so many dimensions, or damaged.
     """
+    begin = 4 + 4 * dimensions
     try:
-        data = path.read_bytes()
-        data = gzip.decompress(data) if path.suffix == ".gz" else data
+        with path.open("rb") as file, gzip.open(file) if path.suffix == ".gz" else file as stream:
+            head = stream.read(begin)
+            if head[:4] != bytes((0, 0, 8, dimensions)):
+                raise DataError(f"idx: {path} is no IDX file of unsigned bytes in {dimensions} dimensions")
+            shape = tuple(int(n) for n in np.frombuffer(head[4:], ">u4")) if len(head) == begin else ()
+            size = math.prod(shape)
+            if size > MEMORY_LIMIT:
+                raise DataError(f"idx: {path} says that it holds {size:,} bytes: at most {MEMORY_LIMIT:,} are allowed")
+            data = stream.read(size + 1)  # one more, to see whether there is
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"idx: {path} cannot be read: {error}") from error
-    if data[:4] != bytes((0, 0, 8, dimensions)):
-        raise DataError(f"idx: {path} is no IDX file of unsigned bytes in {dimensions} dimensions")
-    begin = 4 + 4 * dimensions
-    shape = tuple(int(n) for n in np.frombuffer(data[4:begin], ">u4")) if len(data) >= begin else ()
-    if len(shape) != dimensions or len(data) - begin != int(np.prod(shape)):
+    if len(shape) != dimensions or len(data) != size:
         raise DataError(f"idx: {path} is damaged: its size is not what its beginning says")
-    return np.frombuffer(data[begin:], np.uint8).reshape(shape)
+    return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def _border(shape: tuple[int, ...], size: int | None) -> tuple[tuple[int, int], ...]:

