@@ -81,7 +81,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'kgen' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_LAZY[name]), name)
+    from kgen.quiet import quiet_tensorflow
+
+    with quiet_tensorflow():
+        value = getattr(importlib.import_module(_LAZY[name]), name)
     globals()[name] = value
     return value
 

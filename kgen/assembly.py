@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import keras
 import pydantic
 
 from kgen.components.dataset import Dataset
@@ -50,6 +51,8 @@ def assemble(
     Raises:
         ConfigError: an unknown name or option. SpaceError: two neighbours do not fit.
     """
+    if keras.config.image_data_format() != "channels_last":
+        raise ConfigError("kgen needs channels last: call keras.config.set_image_data_format('channels_last') first")
     if dataset is not None:
         dataset = dataset if isinstance(dataset, Dataset) else make_dataset(dataset)
         image_space = image_space or dataset.image_space

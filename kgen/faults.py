@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,6 @@ from types import TracebackType
 from typing import Any
 
 from kgen.errors import ComponentError, KgenError, PluginError
-from kgen.plugins import registry
 
 BOLD = re.compile(r"\x1b\[1m(.*?)\x1b\[0m", re.DOTALL)
 """What Keras puts around the message of an exception that passes through a layer."""
@@ -52,6 +52,8 @@ def component_errors(part: object | None = None) -> Iterator[None]:
 
 def address(part: object) -> str:
     """The words for a component (or a class) in an error: "metric 'mine/sharp' of kgen-plugin-mine 1.0"."""
+    from kgen.plugins import registry
+
     cls = part if isinstance(part, type) else type(part)
     component = registry().of_class(cls)
     if component is None:
@@ -69,7 +71,9 @@ def reason(error: BaseException) -> str:
 
 def _owner(trace: TracebackType | None) -> Any:
     """The component, or class of one, whose method is the innermost in a traceback; None where there is none."""
-    from kgen.signature import Configurable  # takes a while to import, which `kgen --help` need not wait for
+    if "kgen.signature" not in sys.modules:  # there is no component yet; `kgen --help` ends here
+        return None
+    from kgen.signature import Configurable
 
     found = None
     for frame, _ in traceback.walk_tb(trace):

@@ -9,43 +9,89 @@ from collections.abc import Iterable
 from typing import Any
 
 import pluggy
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from kgen import builtin, hookspecs
-from kgen.registry import Provenance, Registrar, Registry
+from kgen.errors import KgenError, PluginError
+from kgen.isolation import isolated
+from kgen.registry import NAME, PREFIX, Provenance, Registrar, Registry
 
 GROUP = "kgen"
 DISABLE = "KGEN_DISABLE_PLUGINS"  # namespaces, separated by commas
+CORE = "kgen"
+"""The distribution of kgen itself."""
 
 
 @functools.cache
 def registry() -> Registry:
     """The registry of everything installed; found once a process."""
     disabled = {name.strip() for name in os.environ.get(DISABLE, "").split(",")}
-    entry_points = importlib.metadata.entry_points(group=GROUP)
-    return discover(ep for ep in entry_points if ep.name not in disabled)
+    return discover(importlib.metadata.entry_points(group=GROUP), disabled)
 
 
-def discover(entry_points: Iterable[Any]) -> Registry:
+def discover(entry_points: Iterable[Any], disabled: Iterable[str] = ()) -> Registry:
     """Builds a registry from kgen's own components and those of the given entry points.
 
     A plugin that fails in any way is recorded in `Registry.broken` with its reason; the others still work.
+
+    Args:
+        disabled: Namespaces of plugins that are not even imported.
     """
     found = Registry()
-    _ask(builtin, Provenance("kgen", "kgen", importlib.metadata.version("kgen")), found)
-    for entry_point in sorted(entry_points, key=lambda ep: (ep.name, ep.value)):
-        distribution = entry_point.dist
-        origin = Provenance(entry_point.name, distribution.name, distribution.version)
-        if any(origin.namespace == other.namespace for other in _origins(found)):
-            found.broken[origin] = f"another plugin already has the namespace '{origin.namespace}'"
-            continue
+    own = Provenance("kgen", CORE, importlib.metadata.version(CORE))
+    _ask(builtin, own, found)
+    plugins = {(ep.name, ep.value, ep.dist.name): ep for ep in entry_points}
+    origins = {key: Provenance(ep.name, ep.dist.name, ep.dist.version) for key, ep in sorted(plugins.items())}
+    for key, origin in origins.items():
         trial = Registry(components=dict(found.components))
         try:
-            _ask(entry_point.load(), origin, trial)
-        except Exception as error:  # isolation: whatever a plugin does wrong is its own
-            found.broken[origin] = f"{type(error).__name__}: {error}"
+            if origin.namespace in disabled:
+                raise PluginError(f"disabled by {DISABLE}")
+            _check_namespace(origin, [own, *(other for there, other in origins.items() if there != key)])
+            _check_requirement(plugins[key].dist.requires or [], own.version)
+            with isolated(_words(origin), f" ({DISABLE}={origin.namespace} leaves it out)"):
+                _ask(plugins[key].load(), origin, trial)
+        except KgenError as error:
+            found.broken[origin] = str(error)
         else:
             found.components = trial.components
     return found
+
+
+def _check_namespace(origin: Provenance, others: Iterable[Provenance]) -> None:
+    """Raises PluginError where another distribution has the same namespace, unless it belongs to this one by its name.
+
+    The order in which plugins are found never decides: where neither has the right to the namespace, neither gets it.
+    """
+    if not NAME.fullmatch(origin.namespace):
+        raise PluginError(f"the namespace must be letters, digits and '._+-', not {origin.namespace!r}")
+    rivals = [other for other in others if other.namespace == origin.namespace]
+    for other in rivals:
+        if other.distribution == CORE or _has_right(other):
+            raise PluginError(f"the namespace '{origin.namespace}' belongs to {other.distribution}")
+    if rivals and not _has_right(origin):
+        raise PluginError(
+            f"{rivals[0].distribution} claims the namespace '{origin.namespace}' too: uninstall one of the two"
+        )
+
+
+def _has_right(origin: Provenance) -> bool:
+    return canonicalize_name(origin.distribution) == canonicalize_name(PREFIX + origin.namespace)
+
+
+def _check_requirement(requires: Iterable[str], version: str) -> None:
+    """Raises PluginError where a distribution needs another version of kgen than there is."""
+    for text in requires:
+        needed = Requirement(text)
+        if canonicalize_name(needed.name) != CORE or (needed.marker and not needed.marker.evaluate({"extra": ""})):
+            continue
+        if not needed.specifier.contains(version, prereleases=True):
+            raise PluginError(f"it needs {needed.name}{needed.specifier}, but this is {CORE} {version}")
+
+
+def _words(origin: Provenance) -> str:
+    return f"plugin '{origin.namespace}' of {origin.distribution} {origin.version}"
 
 
 def _ask(plugin: object, origin: Provenance, found: Registry) -> None:
@@ -55,7 +101,3 @@ def _ask(plugin: object, origin: Provenance, found: Registry) -> None:
     manager.register(plugin, name=origin.namespace)
     manager.check_pending()
     manager.hook.kgen_components(registry=Registrar(found, origin))
-
-
-def _origins(found: Registry) -> set[Provenance]:
-    return {c.origin for c in found.components.values()} | set(found.broken)

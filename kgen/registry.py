@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from kgen.errors import ConfigError, PluginError
+from kgen.errors import ConfigError, KgenError, PluginError
+from kgen.isolation import isolated
 
 Kind = Literal["encoder", "generator", "decoder", "dataset", "metric"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+CONTRACTS: dict[Kind, str] = {kind: f"kgen.components.{kind}:{kind.capitalize()}" for kind in KINDS}
+"""The classes that components of each kind are subclasses of."""
+
+PREFIX = "kgen-plugin-"
+"""The distribution that has the right to a namespace is named so, and the namespace after it."""
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+"""A name of a component, or of a plugin's namespace."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +55,18 @@ class Component:
         return getattr(sys.modules.get(module), attribute, None)
 
     def load(self) -> type[Any]:
-        """Imports the class. Raises PluginError where that fails, with the reason."""
+        """Imports the class. Raises PluginError, with the reason, where that fails or it is no class of this kind."""
         module, _, attribute = self.target.partition(":")
+        contract, _, base = CONTRACTS[self.kind].partition(":")
+        where = f"{self.kind} '{self.id}' of {self.origin.distribution} {self.origin.version}"
         try:
-            return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
-        except Exception as error:  # a plugin may fail in any way; the user must learn which plugin and how
-            raise PluginError(
-                f"{self.kind} '{self.id}' of {self.origin.distribution} {self.origin.version} cannot be imported "
-                f"from '{self.target}': {type(error).__name__}: {error}"
-            ) from error
+            with isolated(where):
+                cls = getattr(importlib.import_module(module), attribute)
+        except KgenError as error:
+            raise PluginError(f"{where} cannot be imported from '{self.target}': {error}") from error
+        if not (isinstance(cls, type) and issubclass(cls, getattr(importlib.import_module(contract), base))):
+            raise PluginError(f"{where}: {self.target} is no subclass of kgen.{base}")
+        return cls
 
 
 @dataclass
@@ -88,53 +101,76 @@ class Registry:
         if len(matches) == 1:
             return matches[0]
         if matches:
-            raise ConfigError(f"{kind} '{name}' is ambiguous: write one of {_quoted(c.id for c in matches)}")
+            raise ConfigError(f"{kind} '{name}' is ambiguous: write one of {quoted(c.id for c in matches)}")
         raise ConfigError(f"unknown {kind} '{name}'{self._hint(kind, name)}")
 
     def _hint(self, kind: Kind, name: str) -> str:
+        namespace, slash, _ = name.rpartition("/")
         names = {n for c in self.of_kind(kind) for n in (c.id, c.name)}
         near = difflib.get_close_matches(name, sorted(names), n=3)
         if near:
-            hint = f": did you mean {_quoted(near)}?"
+            hint = f": did you mean {quoted(near)}?"
         else:
-            hint = f": there are {_quoted(c.id for c in self.of_kind(kind)) or 'none'}"
-        for origin, reason in self.broken.items():
-            if name.startswith(origin.namespace + "/") or ("/" not in name and not near):
-                hint += f"; plugin '{origin.namespace}' ({origin.distribution}) could not be loaded: {reason}"
+            hint = f": there are {quoted(c.id for c in self.of_kind(kind)) or 'none'}"
+        suspects = [o for o in self.broken if o.namespace == namespace or not (slash or near)]
+        for origin in suspects:
+            why = self.broken[origin]
+            hint += f"; plugin '{origin.namespace}' ({origin.distribution}) could not be loaded: {why}"
+        installed = {component.origin.namespace for component in self.components.values()}
+        if NAME.fullmatch(namespace) and namespace not in installed and not suspects:
+            hint += f"; no plugin '{namespace}' is installed: pip install {PREFIX}{namespace}"
         return hint
 
 
 class Registrar:
-    """Takes the declarations of one plugin, and files them under its namespace."""
+    """Takes the declarations of one plugin, and files them under its namespace.
+
+    Each method takes the same arguments:
+        name: Of the component in run files, "myplugin/NAME": letters, digits and ``._+-``.
+        target: Where its class is, as "package.module:Class". It is imported when the component is used, not before.
+        summary: One line for `kgen plugins list`.
+
+    Each raises `PluginError` where an argument is not in order, or the name is taken by this plugin already: the plugin
+    is then listed as broken, with the reason, and none of its components can be used.
+    """
 
     def __init__(self, registry: Registry, origin: Provenance) -> None:
         self._registry = registry
         self._origin = origin
 
     def encoder(self, name: str, target: str, *, summary: str) -> None:
+        """Declares a subclass of `kgen.Encoder`; the arguments are those of every kind, see `Registrar`."""
         self._declare("encoder", name, target, summary)
 
     def generator(self, name: str, target: str, *, summary: str) -> None:
+        """Declares a subclass of `kgen.Generator`; the arguments are those of every kind, see `Registrar`."""
         self._declare("generator", name, target, summary)
 
     def decoder(self, name: str, target: str, *, summary: str) -> None:
+        """Declares a subclass of `kgen.Decoder`; the arguments are those of every kind, see `Registrar`."""
         self._declare("decoder", name, target, summary)
 
     def dataset(self, name: str, target: str, *, summary: str) -> None:
+        """Declares a subclass of `kgen.Dataset`; the arguments are those of every kind, see `Registrar`."""
         self._declare("dataset", name, target, summary)
 
     def metric(self, name: str, target: str, *, summary: str) -> None:
+        """Declares a subclass of `kgen.Metric`; the arguments are those of every kind, see `Registrar`."""
         self._declare("metric", name, target, summary)
 
     def _declare(self, kind: Kind, name: str, target: str, summary: str) -> None:
-        if not name or "/" in name:
+        """Files one declaration. Raises PluginError where it is not in order."""
+        if not (isinstance(name, str) and NAME.fullmatch(name)):
             raise PluginError(
-                f"{kind} name {name!r} of plugin '{self._origin.namespace}' must not be empty or hold '/'"
+                f"{kind} name {name!r} of plugin '{self._origin.namespace}' must be letters, digits and '._+-', "
+                "and begin with a letter or digit"
             )
-        if target.count(":") != 1:
+        if not (isinstance(target, str) and target.count(":") == 1):
             raise PluginError(f"{kind} '{name}': the target must read 'package.module:Class', not {target!r}")
+        if not (isinstance(summary, str) and summary.isprintable()):
+            raise PluginError(f"{kind} '{name}': the summary must be one line of text, not {summary!r}")
         self._registry.add(Component(kind, name, target, summary, self._origin))
 
 
-def _quoted(names: Iterable[str]) -> str:
+def quoted(names: Iterable[str]) -> str:
     return ", ".join(f"'{n}'" for n in names)

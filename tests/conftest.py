@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,14 +58,17 @@ class Site:
 
     path: Path
 
-    def install(self, namespace: str, source: str, *, distribution: str = "", value: str = "") -> str:
+    def install(
+        self, namespace: str, source: str, *, distribution: str = "", value: str = "", requires: Sequence[str] = ()
+    ) -> str:
         """Installs a plugin of one module, whose name is returned."""
         module = f"made_plugin_{next(NUMBERS)}"
         (self.path / f"{module}.py").write_text(source, encoding="utf-8")
         name = distribution or f"kgen-plugin-{namespace}"
         info = self.path / f"{name.replace('-', '_')}-0.5.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.5\n", encoding="utf-8")
+        lines = ["Metadata-Version: 2.1", f"Name: {name}", "Version: 0.5", *(f"Requires-Dist: {r}" for r in requires)]
+        (info / "METADATA").write_text("\n".join(lines) + "\n", encoding="utf-8")
         (info / "entry_points.txt").write_text(f"[kgen]\n{namespace} = {value or module}\n", encoding="utf-8")
         return module
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +10,10 @@ from pathlib import Path
 import pytest
 
 import kgen
-from kgen import hookspecs, plugins
+from kgen import hookspecs, isolation, plugins
+from kgen.cli.plugins import list_plugins
+from kgen.cli.schema import command
+from kgen.config import schema
 from kgen.plugins import discover
 from kgen.registry import Registrar
 
@@ -18,6 +23,21 @@ import kgen
 @kgen.hookimpl
 def kgen_components(registry):
     registry.encoder({name!r}, "nowhere:Nothing", summary="Made for a test")
+"""
+
+
+LOUD = """
+import kgen
+
+class Loud(kgen.Metric):
+    def __call__(self, *_): return {}
+
+print("built")
+
+@kgen.hookimpl
+def kgen_components(registry):
+    print("asked")
+    registry.metric("loud", __name__ + ":Loud", summary="Prints")
 """
 
 
@@ -47,6 +67,9 @@ def test_the_process_wide_registry_sees_what_is_installed_but_for_disabled_plugi
         plugins.registry.cache_clear()
         assert "fruit/apple" not in ids(plugins.registry())
         assert module not in sys.modules, "a disabled plugin is not even imported"
+        assert "disabled by KGEN_DISABLE_PLUGINS" in plugins.registry().broken.values()
+        with pytest.raises(kgen.ConfigError, match=r"plugin 'fruit' .* could not be loaded: disabled by"):
+            plugins.registry().find("encoder", "fruit/apple")
     finally:
         plugins.registry.cache_clear()
 
@@ -57,11 +80,25 @@ def test_the_process_wide_registry_sees_what_is_installed_but_for_disabled_plugi
         ("import a_module_that_is_not_there", "ModuleNotFoundError: No module named 'a_module_that_is_not_there'"),
         ("1 / 0", "ZeroDivisionError"),
         ("def (", "SyntaxError"),
-        (plugin("a/b"), "PluginError: encoder name 'a/b'"),
+        (plugin("a/b"), "encoder name 'a/b' of plugin 'bad' must be letters"),
         (
             plugin("x") + "    registry.encoder('x', 'a:B', summary='')",
-            "PluginError: encoder 'bad/x' is registered twice",
+            "encoder 'bad/x' is registered twice",
         ),
+        (plugin("x\x1b[31m"), r"encoder name 'x\x1b[31m' of plugin 'bad' must be letters"),
+        (
+            plugin("x").replace('"Made for a test"', "['a list']"),
+            "the summary must be one line of text, not ['a list']",
+        ),
+        (
+            plugin("x").replace("Made for", r"\x1b]0;pwned\x07"),
+            r"must be one line of text, not '\x1b]0;pwned\x07 a test'",
+        ),
+        (plugin("x").replace('"nowhere:Nothing"', "None"), "must read 'package.module:Class', not None"),
+        ("import sys; sys.exit('bye')", "it calls sys.exit('bye') when it is imported"),
+        ("import sys; sys.exit(3)", "it calls sys.exit(3) when it is imported"),
+        (plugin("x") + "    raise SystemExit", "it calls sys.exit(None) when it is imported"),
+        ("class X(BaseException): pass\nraise X('boo')", "X: boo"),
         (plugin("x").replace("kgen_components", "kgen_component"), "kgen_component"),
         (plugin("x").replace("(registry)", "(registry, more)"), "PluginValidationError"),
     ],
@@ -77,20 +114,108 @@ def test_a_plugin_that_fails_is_recorded_with_its_reason_and_the_others_work(sit
     assert found.of_kind("decoder"), "kgen's own components are there"
 
 
-def test_two_distributions_may_not_share_a_namespace(site) -> None:
-    site.install("fruit", plugin("apple"), distribution="kgen-plugin-first")
-    site.install("fruit", plugin("pear"), distribution="kgen-plugin-second")
-    found = discover(site.entry_points())
-    assert len(ids(found)) == 1
-    [reason] = found.broken.values()
-    assert reason == "another plugin already has the namespace 'fruit'"
+def test_ctrl_c_while_a_plugin_is_imported_ends_the_search(site) -> None:
+    site.install("slow", "raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        discover(site.entry_points())
 
 
-def test_nobody_may_take_the_namespace_of_kgen_itself(site) -> None:
-    site.install("kgen", plugin("identity"), distribution="kgen-plugin-evil")
+def test_a_namespace_belongs_to_the_distribution_of_that_name_whatever_the_order(site) -> None:
+    site.install("fruit", "raise RuntimeError('squat')", distribution="a-first")
+    site.install("fruit", plugin("apple"), distribution="kgen_plugin.Fruit")
+    site.install("fruit", plugin("pear"), distribution="z-last")
     found = discover(site.entry_points())
-    assert ids(found) == [] and found.find("decoder", "identity").origin.distribution == "kgen"
-    assert [origin.distribution for origin in found.broken] == ["kgen-plugin-evil"]
+    assert ids(found) == ["fruit/apple"]
+    reasons = {origin.distribution: reason for origin, reason in found.broken.items()}
+    assert reasons == dict.fromkeys(["a-first", "z-last"], "the namespace 'fruit' belongs to kgen_plugin.Fruit")
+
+
+def test_a_namespace_that_belongs_to_none_of_two_distributions_is_given_to_neither(site) -> None:
+    site.install("fruit", plugin("apple"), distribution="first")
+    site.install("fruit", plugin("pear"), distribution="second")
+    found = discover(site.entry_points())
+    assert ids(found) == []
+    assert sorted(found.broken.values()) == [
+        f"{other} claims the namespace 'fruit' too: uninstall one of the two" for other in ("first", "second")
+    ]
+
+
+@pytest.mark.parametrize("distribution", ["kgen-plugin-evil", "kgen-plugin-kgen"])
+def test_nobody_may_take_the_namespace_of_kgen_itself(site, distribution: str) -> None:
+    site.install("kgen", plugin("identity"), distribution=distribution)
+    found = discover(site.entry_points())
+    assert ids(found) == [] and found.find("decoder", "identity").origin.distribution == plugins.CORE
+    assert [origin.distribution for origin in found.broken] == [distribution]
+
+
+def test_a_namespace_must_be_a_name(site) -> None:
+    site.install("fr/uit", plugin("apple"), distribution="kgen-plugin-fruit")
+    [reason] = discover(site.entry_points()).broken.values()
+    assert reason == "the namespace must be letters, digits and '._+-', not 'fr/uit'"
+
+
+@pytest.mark.parametrize(
+    "requirement, reason",
+    [
+        (f"{plugins.CORE}>=99", f"it needs {plugins.CORE}>=99, but this is {plugins.CORE} "),
+        (f"{plugins.CORE}[tensorflow]>=0.1,<0.1", f"it needs {plugins.CORE}<0.1,>=0.1, but this is {plugins.CORE} "),
+        (f"{plugins.CORE}>=0.1", None),
+        (f"{plugins.CORE}>=99; extra == 'future'", None),
+        ("numpy>=99", None),
+    ],
+)
+def test_a_plugin_that_needs_another_version_of_kgen_is_not_loaded(site, requirement: str, reason: str | None) -> None:
+    site.install("fruit", plugin("apple"), requires=[requirement])
+    found = discover(site.entry_points())
+    assert [why.startswith(reason or "") for why in found.broken.values()] == ([True] if reason else [])
+    assert ids(found) == ([] if reason else ["fruit/apple"])
+
+
+def test_what_a_plugin_prints_while_it_is_imported_goes_to_stderr(site, capsys) -> None:
+    module = site.install(
+        "fruit", "print('hello')\n" + plugin("apple").replace("nowhere:Nothing", "parts_of_fruit:Apple")
+    )
+    (site.path / "parts_of_fruit.py").write_text("print('world')\nraise SystemExit('lazy bye')\n", encoding="utf-8")
+    found = discover(site.entry_points())
+    assert module in sys.modules and ids(found) == ["fruit/apple"]
+    expected = (
+        "encoder 'fruit/apple' of kgen-plugin-fruit 0.5 cannot be imported from 'parts_of_fruit:Apple': "
+        "it calls sys.exit('lazy bye') when it is imported"
+    )
+    with pytest.raises(kgen.PluginError, match=re.escape(expected)):
+        found.find("encoder", "apple").load()
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "hello\nworld\n")
+
+
+def test_an_import_that_takes_long_is_named_while_it_lasts(site, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(isolation, "PATIENCE", 0.01)
+    site.install("slow", "import time; time.sleep(0.2)\n" + plugin("apple"))
+    assert ids(discover(site.entry_points())) == ["slow/apple"]
+    assert capsys.readouterr().err == (
+        "plugin 'slow' of kgen-plugin-slow 0.5 has been importing for 0.01 s: still waiting "
+        "(KGEN_DISABLE_PLUGINS=slow leaves it out)\n"
+    )
+
+
+def test_the_list_prints_a_strangers_words_as_they_are(site, capsys, monkeypatch) -> None:
+    site.install("markup", plugin("apple").replace("Made for a test", "[bold]x[/nope] :smile:"))
+    site.install("ansi", "raise ValueError('\\x1b[2J')")
+    monkeypatch.setattr(plugins, "registry", lambda: discover(site.entry_points()))
+    list_plugins()
+    printed = capsys.readouterr().out
+    assert "markup/apple" in printed and "[bold]x[/nope] :smile:" in printed
+    assert "broken: plugin 'ansi' of kgen-plugin-ansi 0.5: ValueError: \\x1b[2J\n" in printed and "\x1b" not in printed
+
+
+def test_the_schema_is_clean_whatever_plugins_print(site, capfd, monkeypatch) -> None:
+    noise = "import os, sys; print('python'); sys.__stdout__.write('kept'); os.write(1, b'native')\n"
+    module = site.install("noisy", noise + LOUD, distribution="kgen-plugin-noisy")
+    monkeypatch.setattr(schema, "registry", lambda: discover(site.entry_points()))
+    command(None)
+    printed = capfd.readouterr()
+    assert module in sys.modules and "noisy/loud" in json.dumps(json.loads(printed.out)["$defs"]["metric"])
+    assert all(word in printed.err for word in ("python", "native", "built"))
 
 
 def test_an_object_in_a_module_can_be_the_plugin(site) -> None:

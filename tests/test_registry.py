@@ -19,6 +19,7 @@ def registry() -> Registry:
     fruit.generator("pear", "fruit.parts:Pear", summary="Green")
     nuts.generator("pear", "nuts.parts:Pear", summary="Hard")
     nuts.generator("cashew", "json:JSONDecoder", summary="Bent")
+    nuts.metric("retrieval", "kgen.metrics.retrieval:Retrieval", summary="Real")
     return registry
 
 
@@ -65,9 +66,9 @@ def test_the_same_id_twice_is_an_error_within_a_kind_and_fine_across_kinds(regis
     assert registry.find("encoder", "apple").target == "fruit.parts:Apple"
 
 
-@pytest.mark.parametrize("name", ["", "a/b"])
-def test_a_name_must_not_be_empty_or_hold_a_slash(registry: Registry, name: str) -> None:
-    with pytest.raises(PluginError, match="must not be empty or hold '/'"):
+@pytest.mark.parametrize("name", ["", "a/b", "a b", "\x1b[31m", "-a", None])
+def test_a_name_must_be_one_that_run_files_and_terminals_can_show(registry: Registry, name: str) -> None:
+    with pytest.raises(PluginError, match="must be letters, digits and"):
         Registrar(registry, FRUIT).metric(name, "a:B", summary="")
 
 
@@ -78,10 +79,30 @@ def test_a_target_must_name_module_and_class(registry: Registry, target: str) ->
 
 
 def test_declaring_imports_nothing_and_load_imports_the_class(registry: Registry) -> None:
-    import json
+    from kgen.metrics.retrieval import Retrieval
 
     assert "fruit" not in sys.modules
-    assert registry.find("generator", "cashew").load() is json.JSONDecoder
+    assert registry.find("metric", "retrieval").load() is Retrieval
+    found = registry.of_class(Retrieval)
+    assert found is not None and found.id == "nuts/retrieval" and registry.of_class(Registry) is None
+
+
+@pytest.mark.parametrize("target", ["json:dumps", "json:JSONDecoder", "kgen.data.shapes:Shapes"])
+def test_what_is_no_class_of_its_kind_is_refused(registry: Registry, target: str) -> None:
+    Registrar(registry, FRUIT).metric("m", target, summary="")
+    with pytest.raises(PluginError, match=f"metric 'fruit/m' of .* 1.0: {target} is no subclass of kgen.Metric"):
+        registry.find("metric", "m").load()
+
+
+def test_a_plugin_that_is_not_there_can_be_installed(registry: Registry) -> None:
+    with pytest.raises(
+        ConfigError, match=r"unknown generator 'vae/vae'.*; no plugin 'vae' is installed: pip install kgen-plugin-vae$"
+    ):
+        registry.find("generator", "vae/vae")
+    for known in ("fruit/plum", "plum", "a\nb/plum"):
+        with pytest.raises(ConfigError) as caught:
+            registry.find("generator", known)
+        assert "pip install" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -99,4 +120,4 @@ def test_a_class_that_cannot_be_imported_names_plugin_and_reason(registry: Regis
 
 def test_the_components_of_a_kind_come_in_the_order_of_their_ids(registry: Registry) -> None:
     assert [c.id for c in registry.of_kind("generator")] == ["fruit/pear", "nuts/cashew", "nuts/pear"]
-    assert registry.of_kind("metric") == []
+    assert registry.of_kind("dataset") == []

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from kgen.cli import caption, check, compare, evaluate, generate, plugins, reconstruct, run, schema, upscale
-from kgen.cli.common import say_error
+from kgen.cli.common import printable, say_error
 from kgen.errors import ComponentError, KgenError, RunInterruptedError
 from kgen.faults import component_errors, reason
 
@@ -60,7 +60,7 @@ def _guarded() -> int:
     try:
         return _run()
     except RunInterruptedError as stop:
-        print(stop, file=sys.stderr)
+        print(printable(str(stop)), file=sys.stderr)
         return stop.exit_code
     except ComponentError as error:
         return _report(str(error), "the plugin's authors")

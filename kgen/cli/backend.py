@@ -6,28 +6,35 @@ import importlib.util
 import json
 import logging
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from kgen.errors import ConfigError, PluginError
+from kgen.quiet import quiet_tensorflow
 
 BACKENDS = ("tensorflow", "jax", "torch")
 
-QUIET = "3"
-"""TensorFlow's word for no messages; it prints some all the same while it is loaded."""
-
 
 def load_backend() -> str:
-    """Selects a backend and imports Keras with it, without what TensorFlow's C++ prints on loading."""
+    """Selects a backend and imports Keras with it, quietly; sets what kgen relies on, whatever keras.json says.
+
+    Raises:
+        ConfigError: Keras refuses the settings of keras.json. PluginError: the backend cannot be imported.
+    """
     name = select_backend()
-    if name == "tensorflow" and os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", QUIET) == QUIET:
-        with _silent_stderr():
+    try:
+        with quiet_tensorflow():
             import keras
+    except ImportError as error:
+        raise PluginError(f"Keras cannot be imported on {name}: {error}") from error
+    except Exception as error:
+        file = _settings()
+        raise ConfigError(f"{file}: Keras cannot use these settings, mend or delete them: {error}") from error
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
+    keras.config.set_epsilon(1e-7)
+    keras.config.set_image_data_format("channels_last")
+    if name == "tensorflow":
         logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it calls several models in one process an accident
-    else:
-        import keras
     logging.getLogger("absl").setLevel(logging.ERROR)  # grain, for one, warns where jax is not installed
     return str(keras.backend.backend())
 
@@ -56,28 +63,17 @@ def select_backend() -> str:
 
 
 def _configured() -> str | None:
-    home = os.environ.get("KERAS_HOME")
-    file = (Path(home) if home else Path.home() / ".keras") / "keras.json"
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(_settings().read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return found.get("backend") if isinstance(found, dict) else None
 
 
+def _settings() -> Path:
+    home = os.environ.get("KERAS_HOME")
+    return (Path(home) if home else Path.home() / ".keras") / "keras.json"
+
+
 def _installed(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
-
-
-@contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Sends what native code writes to stderr nowhere; Python's exceptions are not touched."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.common import RunArgument, require_directory
+from kgen.cli.common import RunArgument, require_directory, say
 
 EXAMPLE = "Example: kgen caption runs/captioning circle.png star.png --set temperature=0.5"
 
@@ -36,4 +36,4 @@ def command(
     size, _, channels = dataset.prompt_space.shape
     pictures = [read(image, channels, size) for image in images]
     for image, text in zip(images, caption(pipeline, dataset, pictures, seed=seed, **options), strict=True):
-        print(text if len(images) == 1 else f"{image}: {text}")
+        say(text if len(images) == 1 else f"{image}: {text}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.common import load_config, say_error
+from kgen.cli.common import load_config, say, say_error
 from kgen.errors import KgenError
 
 EXAMPLE = "Example: kgen check configs/*.yaml"
@@ -27,5 +27,5 @@ def command(
         except KgenError as error:
             status = say_error(str(error) if str(config) in str(error) else f"{config}: {error}", error.exit_code)
         else:
-            typer.echo(f"{config}: ok")
+            say(f"{config}: ok")
     raise typer.Exit(status)

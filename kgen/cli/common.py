@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +15,8 @@ import typer
 from kgen.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from kgen.config import RunConfig
 
 Settings = Annotated[
@@ -26,8 +30,44 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run director
 
 def say_error(message: str, status: int) -> int:
     """Prints one message on stderr, and gives the exit status back."""
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {printable(message)}", file=sys.stderr)
     return status
+
+
+def say(text: str = "") -> None:
+    """Prints a text that may hold a stranger's words: the name of a file, a plugin's summary."""
+    print(printable(text))
+
+
+def printable(text: str) -> str:
+    """A text whose control characters are spelled out, so that it cannot command the terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
+def plain_console(width: int | None = None) -> Console:
+    """A console that prints words as they are: '[bold]' and ':smile:' in a name mean nothing.
+
+    Args:
+        width: Columns where it is no terminal.
+    """
+    from rich.console import Console
+
+    return Console(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else width)
+
+
+@contextlib.contextmanager
+def output_to_stderr() -> Iterator[None]:
+    """Sends what is written to stdout, also by native code, to stderr: what a command prints itself stays clean."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.common import require_directory
+from kgen.cli.common import plain_console, printable, require_directory, say
 from kgen.errors import ConfigError
 
 EXAMPLE = "Example: kgen compare runs/quickstart runs/openmoji-minilm -o encoders"
@@ -38,19 +38,18 @@ def command(
     from kgen.cli.backend import load_backend
 
     load_backend()
-    from rich.console import Console
     from rich.table import Table
 
     from kgen.compare import compare
 
     made = compare(runs, output, prompts=prompts, seed=seed, steps=numbers)
-    shown = Table("", *(row[0] for row in made.rows))
+    shown = Table("", *(printable(row[0]) for row in made.rows))
     for index, key in enumerate(made.head[1:], start=1):
-        shown.add_row(key, *(row[index] for row in made.rows))
-    Console().print(shown)
-    print(f"page:  {made.html}\ntable: {made.markdown}, {made.csv}")
+        shown.add_row(key, *(printable(row[index]) for row in made.rows))
+    plain_console().print(shown)
+    say(f"page:  {made.html}\ntable: {made.markdown}, {made.csv}")
     if made.steps is not None:
-        print(f"steps: {made.steps}")
+        say(f"steps: {made.steps}")
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -7,9 +7,9 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from kgen.cli.common import plain_console, printable, say
 from kgen.config.options import alternatives, model_of, schema_of
 from kgen.registry import Component
 
@@ -24,18 +24,18 @@ Row = tuple[str, str, str]
 def describe_plugin(components: Sequence[Component]) -> None:
     """Prints the components of one plugin."""
     origin = components[0].origin
-    print(f"plugin {origin.namespace}, of {origin.distribution} {origin.version}")
+    say(f"plugin {origin.namespace}, of {origin.distribution} {origin.version}")
     for component in components:
-        print(f"  {component.kind} {component.id}: {component.summary}")
+        say(f"  {component.kind} {component.id}: {component.summary}")
 
 
 def describe_component(component: Component) -> None:
     """Prints a component's documentation and options; imports its class."""
     cls = component.load()
     origin = component.origin
-    print(f"{component.kind} {component.id}: {component.summary}")
-    print(f"{origin.distribution} {origin.version}, {component.target}\n")
-    print(inspect.getdoc(cls) or "", end="\n\n")
+    say(f"{component.kind} {component.id}: {component.summary}")
+    say(f"{origin.distribution} {origin.version}, {component.target}\n")
+    say(f"{inspect.getdoc(cls) or ''}\n")
     _print_options("options", cls, component.id)
     if method := METHODS.get(component.kind):
         _print_options(f"options of {method} (in a run file: sample.options)", getattr(cls, method), component.id)
@@ -50,8 +50,8 @@ def _print_options(title: str, function: Callable[..., Any], owner: str) -> None
     print(f"{title}:")
     table = Table("name", "value", "default", box=None, padding=(0, 2, 0, 0))
     for row in rows:
-        table.add_row(*row)
-    Console(markup=False, highlight=False).print(table, "")
+        table.add_row(*map(printable, row))
+    plain_console().print(table, "")
 
 
 def option_rows(schema: Schema, root: Schema, prefix: str = "", kind: str = "") -> Iterator[Row]:

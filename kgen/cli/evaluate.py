@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kgen.cli.common import RunArgument, require_directory
+from kgen.cli.common import RunArgument, plain_console, printable, require_directory
 
 EXAMPLE = "Example: kgen evaluate runs/quickstart"
 
@@ -13,7 +13,6 @@ def command(run: RunArgument) -> None:
     from kgen.cli.backend import load_backend
 
     load_backend()
-    from rich.console import Console
     from rich.table import Table
 
     from kgen.run import evaluate
@@ -21,8 +20,8 @@ def command(run: RunArgument) -> None:
     scores = evaluate(run)
     table = Table("metric", *scores)
     for name in dict.fromkeys(name for values in scores.values() for name in values):
-        table.add_row(name, *(f"{values[name]:.4g}" if name in values else "" for values in scores.values()))
+        table.add_row(printable(name), *(f"{values[name]:.4g}" if name in values else "" for values in scores.values()))
     if table.row_count:
-        Console().print(table)
+        plain_console().print(table)
     else:
         print("nothing to score: the configuration names no metrics under 'evaluate'")

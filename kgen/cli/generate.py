@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kgen.cli.common import RunArgument, require_directory
+from kgen.cli.common import RunArgument, require_directory, say
 from kgen.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -136,12 +136,12 @@ class _Target:
             one = len(images) == 1
             picture = images[0] if one else grid(images, prompts, columns=number if number > 1 else 0)
             save_png(self.path, picture, {"prompt": "; ".join(dict.fromkeys(prompts)), **facts})
-            typer.echo(self.path)
+            say(str(self.path))
             return
         for index, (image, prompt, copy) in enumerate(zip(images, prompts, copies, strict=True)):
             path = self.path / f"{index:04d}-{_slug(prompt)}.png"
             save_png(path, image, {"prompt": prompt, **facts, "copy": str(copy)})
-            typer.echo(path)
+            say(str(path))
 
 
 def _slug(prompt: str) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated
 
 import typer
+
+from kgen.cli.common import plain_console, printable, say
+from kgen.errors import ConfigError, KgenError, PluginError
 
 app = typer.Typer(
     help="Show which components are installed, and their options.", no_args_is_help=True, rich_markup_mode="rich"
@@ -17,43 +21,38 @@ WIDE = 200
 @app.command("list", epilog="Example: kgen plugins list")
 def list_plugins() -> None:
     """List every component: its kind, full id and where it comes from; and the plugins that could not be loaded."""
-    from rich.console import Console
     from rich.table import Table
 
+    from kgen.cli.backend import select_backend
     from kgen.plugins import registry
     from kgen.registry import KINDS
 
+    with contextlib.suppress(KgenError):  # a plugin that imports Keras needs one, the others do not
+        select_backend()
     found = registry()
     table = Table("kind", "id", "summary", "distribution", box=None, pad_edge=False)
     for kind in KINDS:
         for part in found.of_kind(kind):
-            table.add_row(kind, part.id, part.summary, f"{part.origin.distribution} {part.origin.version}")
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDE)
-    console.print(table)
+            row = (kind, part.id, part.summary, f"{part.origin.distribution} {part.origin.version}")
+            table.add_row(*map(printable, row))
+    plain_console(WIDE).print(table)
     for origin, reason in found.broken.items():
-        console.print(
-            f"broken: plugin '{origin.namespace}' of {origin.distribution} {origin.version}: {reason}",
-            markup=False,
-            soft_wrap=True,
-        )
+        say(f"broken: plugin '{origin.namespace}' of {origin.distribution} {origin.version}: {reason}")
 
 
 @app.command("show", epilog="Example: kgen plugins show text/bag")
 def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A component, or a plugin's namespace.")]) -> None:
     """Show a component's documentation and options, or the components of a plugin."""
+    from kgen.cli.backend import load_backend, select_backend
     from kgen.cli.describe import describe_component, describe_plugin
-    from kgen.errors import ConfigError, PluginError
     from kgen.plugins import registry
 
+    select_backend()
     found = registry()
     if reason := next((why for origin, why in found.broken.items() if origin.namespace == name), None):
         raise PluginError(f"plugin '{name}' could not be loaded: {reason}")
     components = [c for c in found.components.values() if name in (c.id, c.name)]
     if components:
-        from kgen.cli.backend import load_backend
-
         load_backend()
         for component in components:
             describe_component(component)

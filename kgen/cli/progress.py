@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from kgen.cli.common import printable
+
 LINES = 20
 """Lines that a whole training prints where there is no terminal."""
 
@@ -20,7 +22,7 @@ class Display:
         self.progress = progress
 
     def say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False)
+        self.console.print(printable(text), emoji=False, highlight=False, markup=False)
 
     def listen(self, name: str, total: int) -> TrainingDisplay:
         """Shows one more training."""

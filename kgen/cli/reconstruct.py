@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.common import RunArgument, picture_file, require_directory
+from kgen.cli.common import RunArgument, picture_file, require_directory, say
 
 EXAMPLE = "Example: kgen reconstruct runs/latents cat.png dog.jpg -o pets.png"
 
@@ -43,4 +43,4 @@ def command(
     pictures = np.stack([read(image, channels, size) for image in images])
     sheet, made = reconstructions(Reconstructor(decoder, encoder), pictures, [prompt] * len(images), seed)
     save_png(output, sheet, {"model": run.resolve().name})
-    print(f"{output}: PSNR {psnr(pictures, made):.1f} dB")
+    say(f"{output}: PSNR {psnr(pictures, made):.1f} dB")

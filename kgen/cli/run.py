@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from kgen.cli.common import Settings, load_config
+from kgen.cli.common import Settings, load_config, say
 
 Stage = Literal["decoder"]
 
@@ -33,7 +33,7 @@ def command(
     with training_display() as display:
         result = run(checked, out, restart, stage=stage, say=display.say, listen=display.listen)
     for split, scores in result.scores.items():
-        typer.echo(f"{split}: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
-    typer.echo(f"grid:   {result.grid}")
+        say(f"{split}: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
+    say(f"grid:   {result.grid}")
     if stage is None:
-        typer.echo(f"report: {result.report}")
+        say(f"report: {result.report}")

@@ -19,11 +19,13 @@ def command(
     import json
 
     from kgen.cli.backend import load_backend
+    from kgen.cli.common import output_to_stderr
 
-    load_backend()
-    from kgen.config.schema import run_file_schema
+    with output_to_stderr():
+        load_backend()
+        from kgen.config.schema import run_file_schema
 
-    text = json.dumps(run_file_schema(), indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps(run_file_schema(), indent=2, ensure_ascii=False) + "\n"
     if output is None:
         typer.echo(text, nl=False)
     else:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.common import RunArgument, require_directory
+from kgen.cli.common import RunArgument, require_directory, say
 
 EXAMPLE = "Example: kgen upscale runs/imagen-small small.png --prompt 'red heart' -o large/"
 
@@ -43,4 +43,4 @@ def command(
         large = upscale(decoder, encoder, read(image, channels), prompt, seed=seed, options=options)
         path = output / f"{image.stem}.png"
         save_png(path, large, {"prompt": prompt, "seed": str(seed), "model": run.resolve().name})
-        print(path)
+        say(str(path))

@@ -1,0 +1,44 @@
+"""Imports a plugin's code so that it can neither end kgen, nor write into its output, nor hang without a word."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Iterator
+
+from kgen.errors import KgenError, PluginError
+
+PATIENCE = 10.0
+"""Seconds after which a line tells what is being waited for."""
+
+
+@contextlib.contextmanager
+def isolated(what: str, remedy: str = "") -> Iterator[None]:
+    """Around an import of foreign code: what it prints goes to stderr, and if it takes long, a line there says so.
+
+    Args:
+        what: Is imported: "plugin 'mine' of kgen-plugin-mine 1.0".
+        remedy: What can be done if that does not end.
+
+    Raises:
+        PluginError: the code raised anything (`sys.exit` too) but an error of kgen's own kind, or Ctrl-C.
+    """
+
+    def tell() -> None:
+        print(f"{what} has been importing for {PATIENCE:g} s: still waiting{remedy}", file=sys.stderr, flush=True)
+
+    timer = threading.Timer(PATIENCE, tell)
+    timer.daemon = True
+    timer.start()
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    except (KgenError, KeyboardInterrupt):
+        raise
+    except SystemExit as error:
+        raise PluginError(f"it calls sys.exit({error.code!r}) when it is imported") from error
+    except BaseException as error:
+        raise PluginError(f"{type(error).__name__}: {error}") from error
+    finally:
+        timer.cancel()
