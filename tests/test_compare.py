@@ -11,6 +11,8 @@ import pytest
 from command_line import GOOD, Trained
 from PIL import Image
 
+pytestmark = pytest.mark.one_backend
+
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -11,6 +11,8 @@ from pydantic import Field
 
 from kgen.signature import Configurable, option_model, options, plain
 
+pytestmark = pytest.mark.one_backend
+
 
 @dataclass(frozen=True)
 class Small:

@@ -26,6 +26,7 @@ class TestConformance(DecoderConformance):
         return KLAutoencoder(SPACE, channels=2, network=TINY)
 
 
+@pytest.mark.one_backend
 class TestWithoutAttention(DecoderConformance):
     replicas: ClassVar = False
 

@@ -24,6 +24,7 @@ class TestVector(DecoderConformance):
         return VQAutoencoder(SPACE, quantizer=Vector(size=16, dim=4, revive=0.0), network=TINY)
 
 
+@pytest.mark.one_backend
 class TestCosine(DecoderConformance):
     replicas: ClassVar = False  # revived codes are drawn from the first replica's vectors
 
@@ -31,6 +32,7 @@ class TestCosine(DecoderConformance):
         return VQAutoencoder(SPACE, quantizer=Vector(size=16, dim=4, cosine=True, revive=0.1), network=TINY)
 
 
+@pytest.mark.one_backend
 class TestFiniteScalar(DecoderConformance):
     replicas: ClassVar = False
 

@@ -38,6 +38,7 @@ class TestFlowMatching(GeneratorConformance):
         return Diffusion(SPACE, CONDITIONS, network=TINY_DIT)
 
 
+@pytest.mark.one_backend
 class TestDDPM(GeneratorConformance):
     likelihood_options: ClassVar = {"steps": 3}
     generate_options: ClassVar = ({"sampler": "ddpm", "steps": 3},)
@@ -47,6 +48,7 @@ class TestDDPM(GeneratorConformance):
         return Diffusion(SPACE, CONDITIONS, network=TINY_UNET, schedule="linear", prediction="eps", times=Uniform())
 
 
+@pytest.mark.one_backend
 class TestEDM(GeneratorConformance):
     likelihood_options: ClassVar = {"steps": 3}
     generate_options: ClassVar = ({"sampler": "heun", "steps": 3}, {"sampler": "dpm++2m", "steps": 3})
@@ -56,6 +58,7 @@ class TestEDM(GeneratorConformance):
         return Diffusion(SPACE, CONDITIONS, network=TINY_DIT, schedule="karras", prediction="edm", times=LogNormal())
 
 
+@pytest.mark.one_backend
 class TestMinSNR(GeneratorConformance):
     likelihood_options: ClassVar = {"steps": 3}
     generate_options: ClassVar = ({"sampler": "euler-ancestral", "steps": 3},)

@@ -32,6 +32,7 @@ class TestRelativistic(Conformance):
         return tiny()
 
 
+@pytest.mark.one_backend
 class TestHinge(Conformance):
     replicas: ClassVar = False
 
@@ -39,6 +40,7 @@ class TestHinge(Conformance):
         return tiny(objective="hinge", spectral_norm=True, penalty=0.0)
 
 
+@pytest.mark.one_backend
 class TestNonSaturating(Conformance):
     replicas: ClassVar = False
 

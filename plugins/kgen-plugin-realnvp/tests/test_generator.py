@@ -34,6 +34,7 @@ class TestConvolutional(GeneratorConformance):
         return RealNVP(SPACE, CONDITIONS, coupling=TINY_CONVOLUTIONAL)
 
 
+@pytest.mark.one_backend
 class TestVariational(GeneratorConformance):
     fit_steps: ClassVar = 40
     likelihood_options: ClassVar = {"draws": 2}
@@ -44,6 +45,7 @@ class TestVariational(GeneratorConformance):
         return RealNVP(SPACE, CONDITIONS, coupling=coupling, dequantization="variational")
 
 
+@pytest.mark.one_backend
 class TestTransformer(GeneratorConformance):
     fit_steps: ClassVar = 40
     replicas: ClassVar = False

@@ -22,6 +22,7 @@ class TestConformance(DecoderConformance):
         return Regression(SPACE, width=8, blocks=1)
 
 
+@pytest.mark.one_backend
 class TestFactorSix(DecoderConformance):
     replicas: ClassVar = False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import pytest
 from kgen_plugin_text.bag import BagOfWords
 from kgen_plugin_text.label import ClassLabel
 from kgen_plugin_text.transformer import TransformerText
@@ -23,6 +24,7 @@ class TestBag(EncoderConformance):
         return BagOfWords(dim=16, length=6)
 
 
+@pytest.mark.one_backend
 class TestSummedBag(EncoderConformance):
     def build(self) -> BagOfWords:
         return BagOfWords(dim=16, length=6, min_count=2, vocabulary=3, pooling="sum")

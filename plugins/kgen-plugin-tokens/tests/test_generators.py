@@ -33,6 +33,7 @@ class TestAutoregressive(GeneratorConformance):
         return Autoregressive(SPACE, CONDITIONS, network=CROSS)
 
 
+@pytest.mark.one_backend
 class TestPrefixAndAnyOrder(GeneratorConformance):
     replicas: ClassVar = False
     generate_options: ClassVar = ({"guidance": 1.5},)
@@ -54,6 +55,7 @@ class TestNonAutoregressive(GeneratorConformance):
         return NonAutoregressive(SPACE, CONDITIONS, network=CROSS, smoothing=0.1, corruption=0.1)
 
 
+@pytest.mark.one_backend
 class TestMaskedWithPrefix(GeneratorConformance):
     replicas: ClassVar = False
     likelihood_options: ClassVar = {"samples": 4}

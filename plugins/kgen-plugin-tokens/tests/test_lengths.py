@@ -32,6 +32,7 @@ TEXTS = [[2, 1, 0, 2, 0], [0, 3, 0, 0, 0], [4, 3, 2, 1, 2], [1, 0, 0, 0, 0]]
 LENGTHS = [2, 0, 5, 1]
 
 
+@pytest.mark.one_backend
 class TestFixed(GeneratorConformance):
     generate_options: ClassVar = ({}, {"temperature": 0.7, "top_k": 3, "guidance": 2.0})
 
@@ -46,6 +47,7 @@ class TestPredicted(GeneratorConformance):
         return Autoregressive(SEQUENCE, CONDITIONS, network=NETWORK, length="predicted")
 
 
+@pytest.mark.one_backend
 class TestFixedAtOnce(GeneratorConformance):
     likelihood_options: ClassVar = {"samples": 4}
     generate_options: ClassVar = ({"steps": 3}, {"steps": 1})
@@ -54,6 +56,7 @@ class TestFixedAtOnce(GeneratorConformance):
         return NonAutoregressive(SEQUENCE, CONDITIONS, network=NETWORK, length="fixed")
 
 
+@pytest.mark.one_backend
 class TestPredictedAtOnce(GeneratorConformance):
     likelihood_options: ClassVar = {"samples": 4}
     generate_options: ClassVar = (

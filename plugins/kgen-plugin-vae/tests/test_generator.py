@@ -24,6 +24,7 @@ FLAT = Network(width=8, multipliers=(1,), attention=())
 EVERY = ({}, {"temperature": 0.7, "observe": "mode"}, {"observe": "sample"})
 
 
+@pytest.mark.one_backend
 class TestPlain(GeneratorConformance):
     generate_options: ClassVar = EVERY
     replicas: ClassVar = False
@@ -50,6 +51,7 @@ class TestLadder(GeneratorConformance):
         )
 
 
+@pytest.mark.one_backend
 class TestPatches(GeneratorConformance):
     generate_options: ClassVar = EVERY
     replicas: ClassVar = False
@@ -58,6 +60,7 @@ class TestPatches(GeneratorConformance):
         return VAE(SPACE, CONDITIONS, network=Network(width=8, multipliers=(1, 1), attention=(), patch=2), levels=2)
 
 
+@pytest.mark.one_backend
 class TestLatentsOfAnAutoencoder(GeneratorConformance):
     fit_fall: ClassVar = 0.05
     generate_options: ClassVar = ({"observe": "sample"},)
@@ -67,6 +70,7 @@ class TestLatentsOfAnAutoencoder(GeneratorConformance):
         return VAE(Space("continuous", (8, 8, 3), bounded=False), CONDITIONS, network=FLAT, vector=4)
 
 
+@pytest.mark.one_backend
 class TestBlackAndWhite(GeneratorConformance):
     fit_fall: ClassVar = 0.05
     generate_options: ClassVar = ({"observe": "sample"},)
