@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kgen.components.generator import Generator
     from kgen.components.metric import Metric
     from kgen.inputs import latents_of
+    from kgen.json_file import read_json
     from kgen.likelihood import bits_per_dimension
     from kgen.pipeline import Pipeline
     from kgen.random import NoiseSpec, SeedGenerator
@@ -35,6 +36,7 @@ _LAZY = {
     "open_decoder": "kgen.run",
     "bits_per_dimension": "kgen.likelihood",
     "load": "kgen.saving",
+    "read_json": "kgen.json_file",
     "Pipeline": "kgen.pipeline",
     "Encoder": "kgen.components.encoder",
     "Generator": "kgen.components.generator",
@@ -75,6 +77,7 @@ __all__ = [
     "make_dataset",
     "make_decoder",
     "open_decoder",
+    "read_json",
 ]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import html
 import io
-import json
 import re
 import statistics
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from kgen.errors import ConfigError
 from kgen.files import write_text
 from kgen.images import matrix, save_png
 from kgen.inputs import read_dataset
+from kgen.manifest import TRAINED
 from kgen.page import page, picture, table
 from kgen.pipeline import Pipeline
 from kgen.rundir import RunDirectory
@@ -133,7 +133,7 @@ def _measure(
 
 
 def _facts(directory: RunDirectory, config: RunConfig, pipeline: Pipeline) -> dict[str, str]:
-    manifest, drawing = directory.read_manifest(), config.sample.options
+    manifest, drawing = directory.read_manifest(*TRAINED), config.sample.options
     speeds = [float(row["images_per_second"]) for row in read_rows(directory.metrics) if row.get("images_per_second")]
     weights = sum(int(np.prod(variable.shape)) for variable in pipeline.trainable_variables)
     scores = _scores(directory)
@@ -157,7 +157,7 @@ def _scores(directory: RunDirectory) -> dict[str, float]:
     """What the run scored; a name says the split, unless it is that of the training."""
     if not directory.evaluation.is_file():
         return {}
-    found = json.loads(directory.evaluation.read_text(encoding="utf-8"))
+    found = directory.read_scores()
     return {
         name if name == BITS else in_split(name, split): value
         for split, scores in found.items()
@@ -167,7 +167,7 @@ def _scores(directory: RunDirectory) -> dict[str, float]:
 
 def _notes(directories: Sequence[RunDirectory], names: Sequence[str]) -> list[str]:
     """What keeps the runs from being comparable."""
-    manifests = [directory.read_manifest() for directory in directories]
+    manifests = [directory.read_manifest(*TRAINED) for directory in directories]
     notes = []
     for what, values in (
         ("pictures or captions", [m["data"]["fingerprint"] for m in manifests]),

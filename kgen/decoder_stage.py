@@ -86,7 +86,7 @@ class DecoderStage:
         before = there.read_manifest()
         if not before.get("finished"):
             return
-        if changed := list(differences(before["depends_on"], self.depends_on())):
+        if changed := list(differences(before.get("depends_on", {}), self.depends_on())):
             say(f"the decoder is trained again, as this has changed since {older}:\n  " + "\n  ".join(changed))
             return
         say(f"the decoder is that of {older}: nothing that it depends on has changed")
@@ -127,7 +127,7 @@ class DecoderStage:
         assert fit is not None
         self.check()
         if self.finished:
-            manifest = self.directory.read_manifest()
+            manifest = self.directory.read_manifest("step", "timings")
             return Progress(manifest["step"], False, manifest["timings"]["training_seconds"])
         seed_everything(self.config.seed)
         with distribution.scope():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from string import Template
 from typing import Any
 
 from kgen.files import write_text
+from kgen.manifest import TRAINED
 from kgen.page import page, picture, table
 from kgen.plot import Line, line_plot
 from kgen.rundir import RunDirectory
@@ -43,13 +43,13 @@ def write_report(directory: RunDirectory, credit: str) -> None:
     Args:
         credit: The credit line that the pictures' licence asks for.
     """
-    manifest = directory.read_manifest()
+    manifest = directory.read_manifest(*TRAINED)
     software = manifest["software"]
     body = _BODY.substitute(
         name=html.escape(manifest["name"]),
         summary=html.escape(
             f"{manifest['data']['pictures']} pictures, {manifest.get('step', 0)} steps, seed {manifest['seed']}, "
-            f"Keras {software['keras']} on {software['backend']} {software[software['backend']]}"
+            f"Keras {software['keras']} on {software['backend']} {software.get(software['backend'], '')}"
         ),
         final=picture(directory.final_grid),
         scores=_scores(directory),
@@ -88,9 +88,9 @@ $curve
 
 def _decoder(stage: RunDirectory) -> str:
     """What a decoder's own training did; nothing where it had none."""
-    manifest = stage.read_manifest()
-    if not manifest.get("finished"):
+    if not stage.read_manifest().get("finished"):
         return ""
+    manifest = stage.read_manifest("scores", "timings")
     scores = {**manifest["scores"], "training seconds": manifest["timings"]["training_seconds"]}
     return _DECODER.substitute(
         final=picture(stage.final_grid),
@@ -113,7 +113,7 @@ def _pick(paths: Sequence[Path]) -> list[Path]:
 
 
 def _scores(directory: RunDirectory) -> str:
-    scores = json.loads(directory.evaluation.read_text(encoding="utf-8"))
+    scores = directory.read_scores()
     rows = [(split, name, f"{value:.3f}") for split, numbers in scores.items() for name, value in numbers.items()]
     return table(("prompts", "metric", "value"), rows) if rows else "<p>No metric was asked for.</p>"
 

@@ -97,7 +97,7 @@ def run(
                 return _result(directory, progress.step, {})
             say("drawing the final pictures, and scoring")
             _finish(config, directory)
-        scores = json.loads(directory.evaluation.read_text(encoding="utf-8"))
+        scores = directory.read_scores()
         return _result(directory, config.fit.steps, scores)
 
 

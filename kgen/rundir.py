@@ -14,6 +14,8 @@ from typing import Any
 from kgen.config import RunConfig
 from kgen.errors import RunError
 from kgen.files import remove_abandoned, write_text
+from kgen.json_file import read_json
+from kgen.manifest import Manifest
 
 
 class RunDirectory:
@@ -91,14 +93,23 @@ class RunDirectory:
             remove_abandoned(self.path, deep=True)
             yield
 
-    def read_manifest(self) -> dict[str, Any]:
-        """The manifest; {} where there is none yet."""
-        if not self.manifest.is_file():
-            return {}
-        try:
-            return dict(json.loads(self.manifest.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise RunError(f"{self.manifest} is damaged: {error}") from error
+    def read_manifest(self, *need: str) -> dict[str, Any]:
+        """The manifest; {} where there is none yet.
+
+        Args:
+            need: Keys without which it is of no use.
+
+        Raises:
+            RunError: it is damaged, or lacks one of these.
+        """
+        found = dict(read_json(self.manifest, Manifest)) if self.manifest.is_file() else {}
+        if missing := [key for key in need if key not in found]:
+            raise RunError(f"{self.manifest} is damaged or of a training that has not ended: it lacks '{missing[0]}'")
+        return found
+
+    def read_scores(self) -> dict[str, dict[str, float]]:
+        """What `evaluation.json` holds: by split and metric. Raises RunError where it is missing or damaged."""
+        return read_json(self.evaluation, dict[str, dict[str, float]])
 
     def update_manifest(self, **entries: Any) -> None:
         write_text(self.manifest, json.dumps({**self.read_manifest(), **entries}, indent=2, ensure_ascii=False) + "\n")

@@ -11,7 +11,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from kgen.files import write_text
+from kgen.errors import RunError
+from kgen.files import disk_space, write_text
 
 Listener = Callable[[int, Mapping[str, float]], None]
 
@@ -43,8 +44,9 @@ class Journal:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         row = {"step": str(step), "seconds": f"{self.seconds:.2f}", **{k: f"{v:.7g}" for k, v in values.items()}}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(self._line(row) + "\n")
+        line = self._line(row) + "\n"
+        with disk_space(self.path, len(line)), self.path.open("a", encoding="utf-8") as file:
+            file.write(line)
         scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         self._events.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=scalars)))
         if self.listener:
@@ -64,8 +66,24 @@ class Journal:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of `metrics.csv`; a last line that was cut off is left out."""
+    """The rows of `metrics.csv`: "step" is a whole number, the others are numbers or empty.
+
+    A last line that was cut off is left out.
+
+    Raises:
+        RunError: the file is damaged; with the line.
+    """
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if None not in row.values()]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if None not in row.values()]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise RunError(f"{path} is damaged: {error}") from error
+    for line, row in enumerate(rows, start=2):
+        try:
+            int(row["step"]), [float(value or "nan") for name, value in row.items() if name != "step"]
+            float(row["seconds"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"{path} is damaged: line {line}: {error}") from error
+    return rows

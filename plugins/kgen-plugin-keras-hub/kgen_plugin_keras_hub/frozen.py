@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 from keras import ops
+from typing_extensions import TypedDict
 
-from kgen import ConfigError, Encoder, RunError
+from kgen import ConfigError, Encoder, RunError, read_json
 from kgen_plugin_keras_hub.presets import find
 from kgen_plugin_keras_hub.tokenizers import Kind, read_tokenizer
 
@@ -18,6 +19,13 @@ FILE = "preset.json"
 PROBE = "a red heart"
 DRIFT = 0.05
 """How far (relatively) a precision or a backend may move the probe's condition."""
+
+
+class Fingerprint(TypedDict):
+    """What that file holds: a text, and its condition "pooled"."""
+
+    text: str
+    pooled: list[float]
 
 
 class FrozenText(Encoder):
@@ -70,12 +78,8 @@ class FrozenText(Encoder):
         (Path(path) / FILE).write_text(json.dumps(data), encoding="utf-8")
 
     def load_assets(self, path: str | Path) -> None:
-        file = Path(path) / FILE
-        try:
-            data = json.loads(file.read_text(encoding="utf-8"))
-            before, now = np.asarray(data["pooled"], np.float32), self._pooled(data["text"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{file} cannot be read: {error}") from error
+        data = read_json(Path(path) / FILE, Fingerprint)
+        before, now = np.asarray(data["pooled"], np.float32), self._pooled(data["text"])
         if before.shape != now.shape or np.linalg.norm(now - before) > DRIFT * np.linalg.norm(before):
             raise RunError(
                 f"preset '{self.preset}' is not what this pipeline was trained with: it makes another condition of "

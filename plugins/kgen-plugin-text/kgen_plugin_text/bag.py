@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 from pydantic import PositiveInt
 
-from kgen import ConditionSpace, ConfigError, DataError, Encoder, RunError
+from kgen import ConditionSpace, ConfigError, DataError, Encoder, read_json
 from kgen_plugin_text.words import PAD, UNKNOWN, Words
 
 FILE = "words.json"
@@ -83,11 +83,7 @@ class BagOfWords(Encoder):
         (Path(path) / FILE).write_text(json.dumps(self._learned().words), encoding="utf-8")
 
     def load_assets(self, path: str | Path) -> None:
-        file = Path(path) / FILE
-        try:
-            self.words = Words(json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
-            raise RunError(f"the words {file} cannot be read: {error}") from error
+        self.words = Words(read_json(Path(path) / FILE, list[str]))
 
 
 def _unknown_is_zero(shape: tuple[int, ...], dtype: Any = None) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 from pydantic import PositiveInt
 
-from kgen import ConditionSpace, ConfigError, DataError, Encoder, RunError
+from kgen import ConditionSpace, ConfigError, DataError, Encoder, read_json
 from kgen_plugin_text.cleaning import clean
 
 FILE = "classes.json"
@@ -89,11 +89,7 @@ class ClassLabel(Encoder):
         (Path(path) / FILE).write_text(json.dumps(list(self._known())[1:]), encoding="utf-8")
 
     def load_assets(self, path: str | Path) -> None:
-        file = Path(path) / FILE
-        try:
-            self.rows = _rows(json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
-            raise RunError(f"the classes {file} cannot be read: {error}") from error
+        self.rows = _rows(read_json(Path(path) / FILE, list[str]))
 
 
 def _rows(names: Sequence[str]) -> dict[str, int]:

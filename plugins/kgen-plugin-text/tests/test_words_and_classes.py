@@ -116,7 +116,8 @@ def test_mistakes_are_named(encoder_class: type[kgen.Encoder], tmp_path: Path) -
         encoder.tokenize(["red"])
     with pytest.raises(RunError, match="cannot be read"):
         encoder.load_assets(tmp_path)
-    for name in ("words.json", "classes.json"):
-        (tmp_path / name).write_text("[")
-    with pytest.raises(RunError, match="cannot be read"):
-        encoder.load_assets(tmp_path)
+    for content in ("", "[", "5", "null", '{"a": 1}', '["red", 5]', "[" * 3000, "\xff", '["\\ud800"]'):
+        for name in ("words.json", "classes.json"):
+            (tmp_path / name).write_text(content, encoding="latin-1")
+        with pytest.raises(RunError, match=r"(words|classes)\.json is damaged: "):
+            encoder.load_assets(tmp_path)

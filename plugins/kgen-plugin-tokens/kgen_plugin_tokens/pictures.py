@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import numpy as np
 from keras import ops
 from pydantic import Field, PositiveInt
+from typing_extensions import TypedDict
 
-from kgen import ConditionSpace, ConfigError, DataError, Encoder, RunError
+from kgen import ConditionSpace, ConfigError, DataError, Encoder, read_json
 from kgen_plugin_tokens.stack import places_initializer
 from kgen_plugin_tokens.transformer import Block, Transformer, key_mask, rms_norm
 
@@ -22,6 +23,13 @@ RESERVED = 3
 
 MOST = 2**24
 """Numbers are smaller."""
+
+
+class Learned(TypedDict):
+    """What a file of that name holds."""
+
+    vocabulary: Annotated[int, Field(ge=1, le=MOST)]
+    length: Annotated[int, Field(ge=1, le=MOST)]
 
 
 class Pictures(Encoder):
@@ -122,12 +130,8 @@ class Pictures(Encoder):
         (Path(path) / FILE).write_text(text, encoding="utf-8")
 
     def load_assets(self, path: str | Path) -> None:
-        file = Path(path) / FILE
-        try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-            self.learned = int(found["vocabulary"]), int(found["length"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"what encoder 'pictures' learned, {file}, cannot be read: {error}") from error
+        found = read_json(Path(path) / FILE, Learned)
+        self.learned = found["vocabulary"], found["length"]
 
 
 def numbers(text: str) -> list[int]:

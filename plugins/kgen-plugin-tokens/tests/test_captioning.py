@@ -126,6 +126,10 @@ def test_tokens_of_pictures() -> None:
         Pictures().adapt([])
     with pytest.raises(RunError, match="cannot be read"):
         encoder.load_assets("/nowhere")
+    for content in ("5", '{"vocabulary": 4}', '{"vocabulary": "4", "length": 3}', '{"vocabulary": -4, "length": 3}'):
+        (tmp_path / "pictures.json").write_text(content)
+        with pytest.raises(RunError, match=r"pictures\.json is damaged: "):
+            encoder.load_assets(tmp_path)
 
 
 def test_places_matter() -> None:
