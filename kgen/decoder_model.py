@@ -16,6 +16,7 @@ from kgen.devices import compile_sampling
 from kgen.errors import ConfigError
 from kgen.images import floats, to_uint8
 from kgen.loss_model import LossModel
+from kgen.memory import weights_fit
 from kgen.random import draw
 from kgen.signature import wires
 
@@ -54,6 +55,7 @@ class DecoderModel(LossModel):
             )
         self.build()
 
+    @weights_fit()
     def build(self, input_shape: Any = None) -> None:
         """Creates every weight, and a tracker for each of the decoder's losses."""
         if self.built:  # type: ignore[has-type]

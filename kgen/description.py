@@ -19,6 +19,9 @@ PARTS: tuple[Kind, ...] = ("encoder", "generator", "decoder")
 MAX_BYTES = 8_000_000
 """Of a description: the names of 100,000 classes are some 2 MB."""
 
+MAX_TEXT = 500
+"""Letters of a message that quotes a description."""
+
 MAX_SIDE = 2**14
 """Of a picture, in pixels."""
 
@@ -75,11 +78,17 @@ def read_description(file: Path, schema: type[Description]) -> Description:
     try:
         data = read_file(file, MAX_BYTES).data
     except ConfigError as error:
-        raise RunError(f"{file} is damaged: {str(error).removeprefix(f'{file}: ')}") from error
+        first = str(error).splitlines()[0].removeprefix(f"{file}: ")
+        raise RunError(f"{file} is damaged: {first}") from error
     if isinstance(found := data.get("format"), int) and found > FORMAT:
         raise RunError(f"{file} was written by a newer kgen: upgrade kgen to read it")
     description, problems = check(schema, data, file.name)
     if not isinstance(description, schema):
         told = "; ".join(f"{dotted(path)}: {message}" if path else message for path, message in problems[:5])
-        raise RunError(f"{file} is damaged: {told}")
+        raise RunError(f"{file} is damaged: {shorten(told)}")
     return description
+
+
+def shorten(text: str) -> str:
+    """A message that may quote a file of any size."""
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}..."

@@ -19,6 +19,7 @@ from kgen.errors import ConfigError, DataError
 from kgen.images import floats, to_uint8
 from kgen.likelihood import Likelihood
 from kgen.loss_model import LossModel
+from kgen.memory import weights_fit
 from kgen.random import MAX_SEED, SeedGenerator, draw, interpolate, noise_keys
 from kgen.region import latent_region
 from kgen.sampler import Sampler, noise_spec, validate_options
@@ -63,6 +64,7 @@ class Pipeline(LossModel):
 
     # ---- training -------------------------------------------------------------------------------------------------
 
+    @weights_fit()
     def build(self, input_shape: Any = None) -> None:
         """Creates every weight, and a tracker for each of the generator's losses."""
         if self.built:  # type: ignore[has-type]

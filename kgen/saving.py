@@ -12,9 +12,10 @@ import keras
 from kgen.assembly import check_fit, component_id, construct, make_decoder, make_encoder, make_generator
 from kgen.components.decoder import Decoder
 from kgen.config.source import to_yaml
-from kgen.description import FORMAT, PARTS, DecoderDescription, PipelineDescription, read_description
+from kgen.description import FORMAT, PARTS, DecoderDescription, PipelineDescription, read_description, shorten
 from kgen.errors import ConfigError, RunError, SpaceError
 from kgen.files import atomic_folder, files_in, remove_abandoned, write_text
+from kgen.memory import weights_fit
 from kgen.pipeline import Pipeline
 from kgen.spaces import Space
 from kgen.weights import load_variables, save_variables
@@ -61,7 +62,9 @@ def load(path: str | Path, *, custom: Sequence[type[Any]] = ()) -> Pipeline:
     try:
         pipeline = _build(description, folder, known)
     except (ConfigError, SpaceError) as error:
-        raise type(error)(f"{file}: {error}") from error
+        raise type(error)(f"{file}: {shorten(str(error))}") from error
+    except ValueError as error:  # options that no space, or no network, can have
+        raise RunError(f"{file} is damaged: {error}") from error
     finally:
         keras.config.set_dtype_policy(before)
     load_variables(folder / "weights.safetensors", saved_weights(pipeline))
@@ -96,7 +99,8 @@ def load_decoder(path: str | Path, decoder: Decoder) -> Decoder:
         there, here = ("x".join(map(str, shape)) for shape in (description.image_shape, decoder.image_space.shape))
         raise RunError(f"{folder} holds a decoder for pictures of {there}, but the run's are {here}: set data.size")
     decoder.load_assets(folder)
-    decoder.build(None)
+    with weights_fit():
+        decoder.build(None)
     load_variables(folder / "weights.safetensors", {"decoder": decoder.kept_weights})
     return decoder
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import typing
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, ClassVar
 
 import pydantic
 
@@ -14,6 +15,9 @@ WIRED = {
     *("x", "condition", "null_condition", "noise", "source", "region", "latent"),
 }
 """Arguments that kgen supplies: they are no options."""
+
+LARGEST = 1_000_000
+"""The largest number of steps, samples, layers or features that a method, or a part of a pipeline, may be asked for."""
 
 
 def options(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -33,12 +37,37 @@ def wires(cls: type[Any]) -> set[str]:
 
 
 def option_model(function: Callable[..., Any], title: str) -> type[pydantic.BaseModel]:
-    """A pydantic model of the options: unknown keys are refused, types and ranges are checked."""
+    """A pydantic model of the options: unknown keys are refused, types and ranges are checked.
+
+    No whole number may be larger than the class allows (`Configurable.largest_option`), or `LARGEST` for a method.
+    """
+    bounded = pydantic.AfterValidator(_at_most(getattr(function, "largest_option", LARGEST)))
     fields: dict[str, Any] = {
-        name: (p.annotation, ... if p.default is p.empty else p.default) for name, p in options(function).items()
+        name: (Annotated[p.annotation, bounded], ... if p.default is p.empty else p.default)
+        for name, p in options(function).items()
     }
     config = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
     return pydantic.create_model(title, __config__=config, **fields)
+
+
+def _at_most(largest: int) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if any(abs(number) > largest for number in _integers(value)):
+            raise ValueError(f"must be at most {largest:,}")
+        return value
+
+    return check
+
+
+def _integers(value: Any) -> Iterator[int]:
+    """All whole numbers in an option."""
+    if isinstance(value, int):
+        yield value
+    elif isinstance(value, list | tuple | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _integers(item)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield from _integers(vars(value))
 
 
 def plain(value: Any) -> Any:
@@ -47,7 +76,13 @@ def plain(value: Any) -> Any:
 
 
 class Configurable:
-    """Gives a component `config`: its options as plain data, read from the attributes of the same names."""
+    """Gives a component `config`: its options as plain data, read from the attributes of the same names.
+
+    Attributes:
+        largest_option: The largest whole number that an option may be; a seed needs 2^31 - 1.
+    """
+
+    largest_option: ClassVar[int] = 2**31 - 1
 
     @property
     def config(self) -> dict[str, Any]:

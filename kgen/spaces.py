@@ -6,6 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from kgen.errors import SpaceError
+
+MAX_SIZE = 2**28
+"""Numbers of one example; a picture of so many is 1 GiB of floats."""
+
 
 @dataclass(frozen=True)
 class Space:
@@ -31,6 +36,8 @@ class Space:
             raise ValueError(f"Space.kind must be 'continuous' or 'tokens', not {self.kind!r}")
         if not self.shape or min(self.shape) < 1:
             raise ValueError(f"Space.shape must be positive numbers, not {self.shape}")
+        if self.size > MAX_SIZE:
+            raise SpaceError(f"{'x'.join(map(str, self.shape))} are more than {MAX_SIZE:,} numbers an example")
         if (self.kind == "tokens") != (self.vocabulary is not None):
             raise ValueError("Space.vocabulary is given for 'tokens', and only for them")
 

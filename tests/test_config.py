@@ -388,3 +388,19 @@ def test_every_shipped_run_file_is_in_order(path: Path, validator: Any) -> None:
     config = RunConfig.load(path)
     assert RunConfig.from_dict(config.dump()) == config
     assert not list(validator.iter_errors(config.dump()))
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("fit.steps=99999999999999999999999", "99999999999999999999 is no number that can be used"),
+        ("fit.steps=9999999999", "fit.steps: must be at most 2,147,483,647"),
+        ("seed=0x" + "f" * 5000, "is no number that can be used"),
+        ("sample.options={steps: [[{a: 9999999999}]]}", "sample.options.steps[0][0].a: must be at most 2,147,483,647"),
+        ("a." * 5000 + "b=1", "must read KEY=VALUE"),
+    ],
+)
+def test_numbers_and_keys_have_bounds(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        RunConfig.load(write(tmp_path, yaml.safe_dump(SMALL)), [override])
+    assert message in str(error.value) and len(str(error.value)) < 500

@@ -11,7 +11,7 @@ import numpy as np
 
 from kgen.components.encoder import Condition
 from kgen.random import NoiseSpec
-from kgen.signature import Configurable
+from kgen.signature import LARGEST, Configurable
 from kgen.spaces import Space
 
 Tensor = Any
@@ -33,6 +33,8 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
     Raises:
         SpaceError: from ``__init__``, where the decoder cannot work in `image_space`.
     """
+
+    largest_option = LARGEST
 
     lossless: bool = False
     """True where ``decode(encode(images))`` is `images`: a latent's likelihood is then that of the image."""

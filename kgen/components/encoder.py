@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kgen.signature import Configurable
+from kgen.signature import LARGEST, Configurable
 from kgen.spaces import ConditionSpace
 
 Condition = dict[str, Any]
@@ -25,6 +25,8 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
     Life of an encoder: ``__init__``; ``adapt`` or ``load_assets``; only then weights are built, and `condition_space`
     must be known.
     """
+
+    largest_option = LARGEST
 
     has_own_weights: bool = False
     """True where the weights come from elsewhere (a preset, a folder): kgen then does not save them."""

@@ -9,7 +9,7 @@ import keras
 
 from kgen.components.encoder import Condition
 from kgen.random import NoiseSpec
-from kgen.signature import Configurable, options
+from kgen.signature import LARGEST, Configurable, options
 from kgen.spaces import ConditionSpace, Space
 
 Tensor = Any
@@ -30,6 +30,8 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
     Raises:
         SpaceError: from ``__init__``, where the model cannot work in `space` (its strides do not divide it, say).
     """
+
+    largest_option = LARGEST
 
     accepts: ClassVar[tuple[str, ...]] = ("continuous",)
     """The kinds of space that this generator can model."""

@@ -11,7 +11,7 @@ import pydantic
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
-from kgen.config.source import KeyPath, show
+from kgen.config.source import MAX_INTEGER, KeyPath, show
 from kgen.errors import PluginError
 from kgen.signature import option_model
 
@@ -68,10 +68,21 @@ def check(model: type[pydantic.BaseModel], data: Any, owner: str) -> tuple[pydan
     Returns:
         The validated model or None, and what is wrong: key paths below `data`, and messages.
     """
+    if large := list(_too_large(data)):
+        return None, [(path, f"must be at most {MAX_INTEGER:,}") for path in large]
     try:  # JSON: the strict mode in which a list may become a tuple, and a mapping a dataclass
         return model.model_validate_json(json.dumps(data), strict=True), []
     except pydantic.ValidationError as error:
         return None, list(_explain(error, schema_of(model), data, owner))
+
+
+def _too_large(data: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
+    """Where in plain data whole numbers are that no configuration needs."""
+    if isinstance(data, int) and abs(data) > MAX_INTEGER:
+        yield path
+    elif isinstance(data, dict | list):
+        for key, value in data.items() if isinstance(data, dict) else enumerate(data):
+            yield from _too_large(value, (*path, key))
 
 
 def _explain(error: pydantic.ValidationError, schema: dict[str, Any], data: Any, owner: str) -> Iterator[Problem]:
@@ -98,7 +109,7 @@ def _key_path(loc: tuple[str | int, ...], data: Any) -> KeyPath:
     """pydantic's location without the names of union members in it."""
     path: KeyPath = ()
     for number, part in enumerate(loc):
-        known = part in data if isinstance(data, dict) else isinstance(data, list) and isinstance(part, int)
+        known = part in data if isinstance(data, dict) else isinstance(data, list) and part in range(len(data))
         if known:
             path, data = (*path, part), data[part]
         elif number == len(loc) - 1 and isinstance(data, dict) and number == len(path):

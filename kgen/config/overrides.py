@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from kgen.config.source import Origin, Source, parse_value
+from kgen.config.source import MAX_DEPTH, Origin, Source, parse_value
 from kgen.errors import ConfigError
 
 AFTER_FILE = 10**9
@@ -20,10 +20,10 @@ def apply_overrides(source: Source, overrides: Sequence[str], bare: Mapping[str,
             "encoder.dim=64" then keeps the name and sets one option, "encoder=none" replaces all.
     """
     for number, text in enumerate(overrides):
-        origin = Origin(AFTER_FILE + number, f"--set {text}")
+        origin = Origin(AFTER_FILE + number, f"--set {text if len(text) <= 100 else text[:97] + '...'}")
         key, equals, value = text.partition("=")
         path = tuple(key.strip().split("."))
-        if not equals or not all(path):
+        if not equals or not all(path) or len(path) > MAX_DEPTH:
             source.problems.append((origin, "must read KEY=VALUE, such as fit.steps=100"))
             continue
         head = path[0]

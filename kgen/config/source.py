@@ -22,8 +22,8 @@ KeyPath = tuple[str | int, ...]
 MAX_BYTES = 1_000_000
 """Of a run file."""
 MAX_DEPTH = 20
-MAX_INTEGER = 2**63 - 1
-"""The largest whole number that every part of kgen can store."""
+MAX_INTEGER = 2**31 - 1
+"""The largest whole number of a configuration, such as a seed; YAML with more than 2^63 - 1 is refused at once."""
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MERGE = "<<"
@@ -258,7 +258,7 @@ def _number(text: str) -> int | float | None:
     try:
         if INTEGER.fullmatch(text):
             whole = int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
-            return whole if abs(whole) <= MAX_INTEGER else math.inf
+            return whole if abs(whole) < 2**63 else math.inf
         if FLOAT.fullmatch(text):
             return float(text.replace(".inf", "inf").replace(".nan", "nan"))
     except ValueError:  # Python refuses to read thousands of digits

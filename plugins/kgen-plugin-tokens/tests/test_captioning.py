@@ -107,7 +107,7 @@ class TestPictures(EncoderConformance):
         return [*self.texts, "", "  \n", "9999999", "1\t2"]
 
 
-def test_tokens_of_pictures() -> None:
+def test_tokens_of_pictures(tmp_path: Path) -> None:
     encoder = Pictures(dim=8, depth=1, heads=2)
     with pytest.raises(ConfigError, match="adapt"):
         encoder.tokenize(["1"])

@@ -1,0 +1,53 @@
+"""What does not fit into the memory is refused before it takes any."""
+
+from __future__ import annotations
+
+import keras
+import pytest
+from parts import Painter, Patterns, Words
+
+import kgen
+from kgen import memory
+from kgen.memory import weights_fit
+
+
+def test_weights_that_do_not_fit_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A matrix of 1,000,000 x 1,000,000 would take 3.7 TiB."""
+    layer = keras.layers.Dense(1_000_000, name="huge")
+    with pytest.raises(kgen.ConfigError, match=r"3,725 GiB of .* GiB .* the weight 1000000x1000000 of layer 'huge"):
+        weights_fit()(layer.build)((None, 1_000_000))
+    assert not layer.weights
+    monkeypatch.setattr(memory, "memory", lambda: 4 * (8 * 8 + 8))
+    with weights_fit():
+        keras.layers.Dense(8).build((None, 8))
+    with weights_fit(), pytest.raises(kgen.ConfigError):
+        keras.layers.Dense(9).build((None, 8))
+    keras.layers.Dense(9).build((None, 8))  # no guard is left behind
+
+
+def test_pipelines_have_that_guard() -> None:
+    dataset = Patterns(count=2)
+    encoder = Words(dim=1_000_000)
+    encoder.adapt(dataset.captions("train"))
+    painter = Painter(dataset.image_space, encoder.condition_space, width=1_000_000)
+    with pytest.raises(kgen.ConfigError, match="too large for this machine"):
+        kgen.assemble(encoder=encoder, generator=painter, dataset=dataset)
+
+
+@pytest.mark.parametrize("shape", [(1_000_000, 1_000_000, 3), (2**29,)])
+def test_a_space_has_a_size(shape: tuple[int, ...]) -> None:
+    with pytest.raises(kgen.SpaceError, match="are more than 268,435,456 numbers an example"):
+        kgen.Space("continuous", shape)
+
+
+def test_options_of_parts_have_bounds() -> None:
+    dataset = Patterns(count=2)
+    with pytest.raises(kgen.ConfigError, match=r"dim: .*must be at most 1,000,000"):
+        kgen.assemble(encoder={"name": "text/bag", "dim": 10**9}, generator="diffusion", dataset=dataset)
+    encoder = Words()
+    encoder.adapt(["a"])
+    pipeline = kgen.assemble(
+        encoder=encoder, generator=Painter(dataset.image_space, encoder.condition_space), dataset=dataset
+    )
+    with pytest.raises(kgen.ConfigError, match="must be at most 1,000,000"):
+        pipeline.generate("a", spread=[[10**9]])
