@@ -401,6 +401,6 @@ def test_every_shipped_run_file_is_in_order(path: Path, validator: Any) -> None:
     ],
 )
 def test_numbers_and_keys_have_bounds(tmp_path: Path, override: str, message: str) -> None:
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(kgen.ConfigError) as error:
         RunConfig.load(write(tmp_path, yaml.safe_dump(SMALL)), [override])
     assert message in str(error.value) and len(str(error.value)) < 500

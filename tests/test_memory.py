@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import keras
 import pytest
 from parts import Painter, Patterns, Words
@@ -9,6 +11,7 @@ from parts import Painter, Patterns, Words
 import kgen
 from kgen import memory
 from kgen.memory import weights_fit
+from kgen.signature import option_model
 
 
 def test_weights_that_do_not_fit_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,10 +47,18 @@ def test_options_of_parts_have_bounds() -> None:
     dataset = Patterns(count=2)
     with pytest.raises(kgen.ConfigError, match=r"dim: .*must be at most 1,000,000"):
         kgen.assemble(encoder={"name": "text/bag", "dim": 10**9}, generator="diffusion", dataset=dataset)
-    encoder = Words()
-    encoder.adapt(["a"])
-    pipeline = kgen.assemble(
-        encoder=encoder, generator=Painter(dataset.image_space, encoder.condition_space), dataset=dataset
-    )
-    with pytest.raises(kgen.ConfigError, match="must be at most 1,000,000"):
-        pipeline.generate("a", spread=[[10**9]])
+
+
+@dataclass
+class Part:
+    numbers: tuple[int, ...]
+
+
+def test_whole_numbers_are_found_wherever_they_lie_in_an_option() -> None:
+    def generate(*, steps: int = 1, parts: dict[str, Part] | None = None, scale: float = 1.0) -> None: ...
+
+    model = option_model(generate, "generate")
+    model(steps=1_000_000, parts={"a": {"numbers": [1, -1_000_000]}}, scale=10**9)
+    for given in ({"steps": 1_000_001}, {"parts": {"a": {"numbers": [1, -1_000_001]}}}):
+        with pytest.raises(ValueError, match="must be at most 1,000,000"):
+            model(**given)

@@ -68,21 +68,23 @@ def check(model: type[pydantic.BaseModel], data: Any, owner: str) -> tuple[pydan
     Returns:
         The validated model or None, and what is wrong: key paths below `data`, and messages.
     """
-    if large := list(_too_large(data)):
-        return None, [(path, f"must be at most {MAX_INTEGER:,}") for path in large]
+    large = list(_integers_above(2**63, data))  # JSON cannot hold them all
     try:  # JSON: the strict mode in which a list may become a tuple, and a mapping a dataclass
-        return model.model_validate_json(json.dumps(data), strict=True), []
+        checked = None if large else model.model_validate_json(json.dumps(data), strict=True)
     except pydantic.ValidationError as error:
         return None, list(_explain(error, schema_of(model), data, owner))
+    if large := large or list(_integers_above(MAX_INTEGER, data)):
+        return None, [(path, f"must be at most {MAX_INTEGER:,}") for path in large]
+    return checked, []
 
 
-def _too_large(data: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
-    """Where in plain data whole numbers are that no configuration needs."""
-    if isinstance(data, int) and abs(data) > MAX_INTEGER:
+def _integers_above(limit: int, data: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
+    """Where in plain data whole numbers are that lie beyond a limit."""
+    if isinstance(data, int) and abs(data) > limit:
         yield path
     elif isinstance(data, dict | list):
         for key, value in data.items() if isinstance(data, dict) else enumerate(data):
-            yield from _too_large(value, (*path, key))
+            yield from _integers_above(limit, value, (*path, key))
 
 
 def _explain(error: pydantic.ValidationError, schema: dict[str, Any], data: Any, owner: str) -> Iterator[Problem]:
