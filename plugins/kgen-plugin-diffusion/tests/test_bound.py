@@ -92,8 +92,9 @@ def test_a_perfect_model_of_three_greys_pays_little_more_than_their_entropy(
     pixels = np.repeat(values, (4000 * shares).astype(int))[None]
 
     def mean(x, alpha, sigma, level):
-        scores = -0.5 * ((x[..., None] - alpha * values) / sigma) ** 2 + np.log(shares).astype("float32")
-        return ops.sum(ops.softmax(scores) * values, axis=-1)
+        centers, prior = (ops.convert_to_tensor(v.astype("float32")) for v in (values, np.log(shares)))
+        scores = -0.5 * ((x[..., None] - alpha * centers) / sigma) ** 2 + prior
+        return ops.sum(ops.softmax(scores) * centers, axis=-1)
 
     bound = compiled(lambda x: variational_bound(mean, x, SCHEDULES[schedule], 1000), x=pixels)
     exact = -float(np.sum(shares * np.log2(shares)))

@@ -199,7 +199,7 @@ class Pairs(MaskedModel):
 
     def call(self, tokens: Any, condition: Any, training: bool = False) -> Any:
         partner = ops.reshape(ops.flip(ops.reshape(tokens, (-1, self.count // 2, 2)), axis=-1), (-1, self.count))
-        return 100.0 * ops.one_hot(partner, self.vocabulary, dtype="float32")  # even where the partner is masked
+        return 100.0 * ops.one_hot(partner, self.vocabulary + 1)[..., :-1]  # even where the partner is masked
 
 
 @pytest.fixture(scope="module")
