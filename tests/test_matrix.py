@@ -202,7 +202,7 @@ def test_every_two_neighbors_meet_for_each_change() -> None:
 
 @pytest.mark.parametrize(
     "encoder, generator, decoder",
-    map(marked, EVERY),
+    [marked(triple) for triple in EVERY],
 )
 def test_what_fits(encoder: str, generator: str, decoder: str, encoder_of: Callable[[str], kgen.Encoder]) -> None:
     """It trains, which changes the generator and not the decoder, and draws."""

@@ -1,4 +1,4 @@
-"""Draws the same prompts with every sampler: by `drawings` here, and as a script in a process of its own."""
+"""Draws prompts with two samplers: by `drawings` here, and as a script in a process of its own."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import numpy as np
 from keras import ops
 from kgen_plugin_diffusion.generator import Diffusion
 from kgen_plugin_diffusion.networks import DiT
-from kgen_plugin_diffusion.samplers import SAMPLERS
 
 import kgen
 from kgen.random import seed_everything
 from kgen.testing.execution import perturb
+
+SAMPLERS = {"ddim": {"eta": 0.5}, "dpm++2m": {}}
+"""With their options: one adds fresh noise at each step, one keeps the step before. Conformance tries the others."""
 
 
 class Letters(kgen.Encoder):
@@ -42,8 +44,8 @@ def drawings(prompts: Sequence[str]) -> dict[str, np.ndarray]:
     pipeline = kgen.assemble(encoder=encoder, generator=generator, image_space=space)
     perturb(pipeline.generator)
     return {
-        sampler: pipeline.generate(prompts, seed=3, sampler=sampler, steps=3, guidance=2.0, eta=0.5)
-        for sampler in SAMPLERS
+        sampler: pipeline.generate(prompts, seed=3, sampler=sampler, steps=3, guidance=2.0, **options)
+        for sampler, options in SAMPLERS.items()
     }
 
 
