@@ -293,7 +293,8 @@ def measure(settings: Settings) -> Iterator[str]:
 
 
 def header(arguments: argparse.Namespace) -> str:
-    packages = ", ".join(f"{name} {version(name)}" for name in ("kgen", "keras", "tensorflow", "diffusers", "torch"))
+    names = ("kgen-core", "keras", "tensorflow", "diffusers", "torch")
+    packages = ", ".join(f"{name} {version(name)}" for name in names)
     return (
         f"kgen (Keras on {os.environ.get('KERAS_BACKEND', 'tensorflow')}) beside diffusers (PyTorch): images a second "
         f"on {processor()}, {arguments.threads} threads.\nBatches of {arguments.batch} pictures of {SIZE}x{SIZE}x3, "

@@ -213,7 +213,7 @@ def main() -> None:
     args = parser.parse_args()
     peer = PEERS[args.kind]
     lines = [f"| library | parameters | seconds of training | {UNITS[args.kind]} |", "|---|---|---|---|"]
-    for name, train in ((f"{peer} {version(peer)}", train_peer), (f"kgen {version('kgen')}", train_kgen)):
+    for name, train in ((f"{peer} {version(peer)}", train_peer), (f"kgen {version('kgen-core')}", train_kgen)):
         found = apart(train, args.kind, args.folder, args.steps, args.pictures)
         score = f"{found['score']:.3f} ± {found['error']:.3f}"
         lines.append(f"| {name} | {found['parameters']:,} | {found['seconds']:.0f} | {score} |")

@@ -22,6 +22,7 @@ from kgen.errors import RunError
 from kgen.files import atomic_folder, files_in
 from kgen.images import matrix, save_png, to_uint8
 from kgen.inputs import Inputs, unseen_split
+from kgen.plugins import CORE
 from kgen.random import seed_everything
 from kgen.rundir import RunDirectory, differences
 from kgen.saving import load_decoder, save_decoder
@@ -75,7 +76,7 @@ class DecoderStage:
             "precision": self.config.precision,
             "version": {
                 decoder.origin.distribution: decoder.origin.version,
-                "kgen": importlib.metadata.version("kgen"),
+                "kgen": importlib.metadata.version(CORE),
             },
             **text,
         }

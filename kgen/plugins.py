@@ -19,8 +19,8 @@ from kgen.registry import NAME, PREFIX, Provenance, Registrar, Registry
 
 GROUP = "kgen"
 DISABLE = "KGEN_DISABLE_PLUGINS"  # namespaces, separated by commas
-CORE = "kgen"
-"""The distribution of kgen itself."""
+CORE = "kgen-core"
+"""The distribution of kgen itself. The distribution `kgen` is of other people."""
 
 
 @functools.cache
@@ -81,10 +81,13 @@ def _has_right(origin: Provenance) -> bool:
 
 
 def _check_requirement(requires: Iterable[str], version: str) -> None:
-    """Raises PluginError where a distribution needs another version of kgen than there is."""
+    """Raises PluginError where a distribution needs another version of kgen than there is, under its own name or as
+    `kgen`, which is what a plugin's author may take for it.
+    """
     for text in requires:
         needed = Requirement(text)
-        if canonicalize_name(needed.name) != CORE or (needed.marker and not needed.marker.evaluate({"extra": ""})):
+        applies = needed.marker is None or needed.marker.evaluate({"extra": ""})
+        if canonicalize_name(needed.name) not in (CORE, "kgen") or not applies:
             continue
         if not needed.specifier.contains(version, prereleases=True):
             raise PluginError(f"it needs {needed.name}{needed.specifier}, but this is {CORE} {version}")

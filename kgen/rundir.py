@@ -16,6 +16,7 @@ from kgen.errors import RunError
 from kgen.files import remove_abandoned, write_text
 from kgen.json_file import read_json
 from kgen.manifest import Manifest
+from kgen.plugins import CORE
 
 
 class RunDirectory:
@@ -122,7 +123,7 @@ class RunDirectory:
 
 def software(backend: str) -> dict[str, str]:
     """Versions of what a run was made with."""
-    packages = ["kgen", "keras", "numpy", "grain", backend]
+    packages = [CORE, "keras", "numpy", "grain", backend]
     return {"python": platform.python_version(), "backend": backend} | {
         name: importlib.metadata.version(name) for name in packages
     }

@@ -39,7 +39,7 @@ def test_every_command_has_help(kgen, command: str) -> None:
 def test_the_version(kgen_process) -> None:
     from importlib.metadata import version
 
-    assert kgen_process("--version").out == f"kgen {version('kgen')}\n"
+    assert kgen_process("--version").out == f"kgen {version('kgen-core')}\n"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["plugins", "list"]])
@@ -164,7 +164,7 @@ def test_a_backend_that_is_asked_for_must_be_there(installed) -> None:
     installed("jax")
     os_environ()["KERAS_BACKEND"] = "torch"
     with pytest.raises(
-        PluginError, match=r'KERAS_BACKEND=torch, but torch is not installed: pip install "kgen\[torch\]"'
+        PluginError, match=r'KERAS_BACKEND=torch, but torch is not installed: pip install "kgen-core\[torch\]"'
     ):
         select_backend()
     os_environ()["KERAS_BACKEND"] = "numpy"
@@ -174,7 +174,7 @@ def test_a_backend_that_is_asked_for_must_be_there(installed) -> None:
 
 def test_without_any_backend_the_message_says_what_to_install(installed) -> None:
     installed()
-    with pytest.raises(PluginError, match=r'none is installed: pip install "kgen\[tensorflow\]"'):
+    with pytest.raises(PluginError, match=r'none is installed: pip install "kgen-core\[tensorflow\]"'):
         select_backend()
 
 

@@ -161,6 +161,7 @@ def test_a_namespace_must_be_a_name(site) -> None:
     [
         (f"{plugins.CORE}>=99", f"it needs {plugins.CORE}>=99, but this is {plugins.CORE} "),
         (f"{plugins.CORE}[tensorflow]>=0.1,<0.1", f"it needs {plugins.CORE}<0.1,>=0.1, but this is {plugins.CORE} "),
+        ("kgen>=99", f"it needs kgen>=99, but this is {plugins.CORE} "),
         (f"{plugins.CORE}>=0.1", None),
         (f"{plugins.CORE}>=99; extra == 'future'", None),
         ("numpy>=99", None),

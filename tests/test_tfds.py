@@ -348,5 +348,5 @@ def test_random_access_needs_no_tensorflow(folder: Path) -> None:
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(DataError, match=r'pip install "kgen\[tfds\]"'):
+    with pytest.raises(DataError, match=r'pip install "kgen-core\[tfds\]"'):
         TFDS(dataset="cifar10")

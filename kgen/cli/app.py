@@ -34,7 +34,9 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        typer.echo(f"kgen {version('kgen')}")
+        from kgen.plugins import CORE
+
+        typer.echo(f"kgen {version(CORE)}")
         raise typer.Exit
 
 

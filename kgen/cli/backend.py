@@ -51,12 +51,12 @@ def select_backend() -> str:
     if asked and asked not in BACKENDS:
         raise ConfigError(f"KERAS_BACKEND={asked}: kgen runs on {', '.join(BACKENDS)}")
     if asked and not _installed(asked):
-        raise PluginError(f'KERAS_BACKEND={asked}, but {asked} is not installed: pip install "kgen[{asked}]"')
+        raise PluginError(f'KERAS_BACKEND={asked}, but {asked} is not installed: pip install "kgen-core[{asked}]"')
     candidates = [asked, _configured(), *BACKENDS]
     chosen = next((name for name in candidates if name in BACKENDS and _installed(name)), None)
     if chosen is None:
         raise PluginError(
-            f'Keras needs one of {", ".join(BACKENDS)}, and none is installed: pip install "kgen[tensorflow]"'
+            f'Keras needs one of {", ".join(BACKENDS)}, and none is installed: pip install "kgen-core[tensorflow]"'
         )
     os.environ["KERAS_BACKEND"] = chosen
     return chosen

@@ -71,11 +71,13 @@ def output_to_stderr() -> Iterator[None]:
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Reads a run file. A file that is no YAML fails before the framework is loaded, which takes seconds."""
+    """Reads a run file, or one that kgen ships; what is no YAML fails before the framework is loaded."""
     from kgen.cli.backend import load_backend
     from kgen.config import RunConfig
+    from kgen.config.shipped import find_run_file
     from kgen.config.source import read_file
 
+    path = find_run_file(path)
     read_file(path)
     load_backend()
     return RunConfig.load(path, overrides)

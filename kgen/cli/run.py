@@ -15,7 +15,7 @@ EXAMPLE = "Example: kgen run configs/quickstart.yaml --set fit.steps=500 --out r
 
 
 def command(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A run file (YAML).")],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A run file (YAML), or one that kgen ships.")],
     settings: Settings = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="The run directory.", show_default="runs/NAME")

@@ -269,7 +269,7 @@ def _source(builder: Any, split: str) -> Sequence[Any]:
     except ImportError as error:
         raise DataError(
             f"tfds: {what} allows no random access; to read it takes TensorFlow ({error}): "
-            'pip install "kgen[tensorflow]", or prepare it as array_record'
+            'pip install "kgen-core[tensorflow]", or prepare it as array_record'
         ) from error
     except Exception as error:
         raise DataError(f"tfds: {what} cannot be read: {first_line(error)}") from error

@@ -18,7 +18,9 @@ def package() -> Any:
     try:
         import tensorflow_datasets
     except ImportError as error:
-        raise DataError(f'tfds: tensorflow-datasets is not installed ({error}): pip install "kgen[tfds]"') from error
+        raise DataError(
+            f'tfds: tensorflow-datasets is not installed ({error}): pip install "kgen-core[tfds]"'
+        ) from error
     return tensorflow_datasets
 
 
