@@ -17,6 +17,7 @@ MakeBatch = Callable[[Any, Sequence[str]], Batch]
 
 CALL = "call fit(pipeline.inputs(images, captions)), with images uint8 (N, height, width, channels) and N captions"
 ONE_OF = (("image", "latent"), ("tokens", "condition"))
+OPTIONAL = ("weight",)
 
 TOLERANCE = 1e-3
 """How far images may reach beyond [-1, 1]: as far as resizing in half precision takes them."""
@@ -99,7 +100,7 @@ def _checked(batch: Mapping[str, Any]) -> Batch:
     for names in ONE_OF:
         if sum(name in found for name in names) != 1:
             raise DataError(f"a batch holds either {' or '.join(map(repr, names))}, but not {sorted(found)}: {CALL}")
-    if unknown := sorted(set(found) - {name for names in ONE_OF for name in names}):
+    if unknown := sorted(set(found) - {name for names in (*ONE_OF, OPTIONAL) for name in names}):
         raise DataError(f"a batch holds no {', '.join(map(repr, unknown))}: {CALL}")
     if isinstance(found.get("image"), np.ndarray | list):
         found["image"] = check_images(found["image"])

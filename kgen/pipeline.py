@@ -39,6 +39,7 @@ class Pipeline(LossModel):
     A batch is a dict:
         "image": uint8 (B, H, W, C) in 0..255, or float in [-1, 1]; or instead "latent", what the decoder made of it.
         "tokens": what `encoder.tokenize` made of B texts; or instead "condition", what the encoder made of them.
+        "weight": (B,), how much each example counts in the mean; left out, all count the same.
 
     Args:
         encoder, generator, decoder: The three parts. Only the generator, and an encoder that is trainable, are trained.

@@ -30,6 +30,15 @@ def replica_id() -> Any:
     return 0 if context is None else context.replica_id_in_sync_group
 
 
+def has_workers(strategy: Any) -> bool:
+    """Whether a tf.distribute strategy spans several processes, which must then all take part in reading sums."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
 def sum_over_replicas(x: Any) -> Any:
     """The sum of a float tensor over all replicas, the same on each; x itself where there is one."""
     if replica_count() == 1:
@@ -56,6 +65,6 @@ def loggable(logs: dict[str, Any]) -> dict[str, Any]:
         return logs
     import tensorflow as tf
 
-    if not isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
+    if not has_workers(tf.distribute.get_strategy()):
         return logs
     return {name: tf.reshape(value, (1,)) for name, value in logs.items()}

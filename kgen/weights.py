@@ -1,7 +1,9 @@
-"""Variables in safetensors files: by part and number, so that names a process gave do not matter."""
+"""Variables in safetensors files: by part, number and name, with a checksum, so that damage is found."""
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,12 @@ from kgen.files import atomic_file
 
 Groups = Mapping[str, Sequence[Any]]
 
+CHECKSUM = "checksum"
+"""Key of the metadata: of all arrays, with their names, types and shapes."""
+
+COUNTER = re.compile(r"_\d+(?![^_/])")
+"""What Keras appends to the names of things without one: "variable_12", "pipeline_dense_2_kernel_momentum"."""
+
 
 def save_variables(path: Path, groups: Groups, metadata: Mapping[str, str]) -> None:
     """Writes Keras variables atomically.
@@ -25,14 +33,14 @@ def save_variables(path: Path, groups: Groups, metadata: Mapping[str, str]) -> N
     """
     arrays = {key: np.array(v.numpy(), order="C") for key, v in _keys(groups).items()}
     with atomic_file(path, sum(array.nbytes for array in arrays.values())) as temporary:
-        save_file(arrays, temporary, metadata=dict(metadata))
+        save_file(arrays, temporary, metadata={**metadata, CHECKSUM: _checksum(arrays)})
 
 
 def load_variables(path: Path, groups: Groups) -> dict[str, str]:
     """Assigns what `save_variables` wrote; returns the metadata.
 
     Raises:
-        RunError: the file is damaged, or was written for other variables.
+        RunError: the file is damaged, or was written for other variables; no variable has changed then.
     """
     variables = _keys(groups)
     try:
@@ -40,19 +48,36 @@ def load_variables(path: Path, groups: Groups) -> dict[str, str]:
             if set(file.keys()) != set(variables):
                 odd = sorted(set(file.keys()) ^ set(variables))[:3]
                 raise RunError(f"{path} was written for another model: it differs in {', '.join(odd)}")
-            for key, variable in variables.items():
-                array = file.get_tensor(key)
-                if array.shape != tuple(variable.shape):
-                    raise RunError(f"{path}: {key} has shape {array.shape}, the model wants {tuple(variable.shape)}")
-                variable.assign(array)
-            return file.metadata() or {}
+            arrays = {key: file.get_tensor(key) for key in variables}
+            metadata = dict(file.metadata() or {})
     except (SafetensorError, OSError, AttributeError, TypeError) as error:  # the last two: a type that numpy lacks
         raise RunError(f"{path} cannot be read: {error}") from error
+    for key, variable in variables.items():
+        if arrays[key].shape != tuple(variable.shape):
+            raise RunError(f"{path}: {key} has shape {arrays[key].shape}, the model wants {tuple(variable.shape)}")
+    if metadata.pop(CHECKSUM, found := _checksum(arrays)) != found:
+        raise RunError(f"{path} is damaged: its numbers do not match their checksum")
+    for key, variable in variables.items():
+        variable.assign(arrays[key])
+    return metadata
+
+
+def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for key, array in sorted(arrays.items()):
+        digest.update(f"{key} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def _keys(groups: Groups) -> dict[str, Any]:
+    """Unique by their numbers. The names are for people, and to see what does not match.
+
+    They do not hold the numbers by which Keras tells layers and variables without a name apart ("dense_2"): these count
+    what the process has made before.
+    """
     return {
-        f"{group}.{index:04d}.{variable.name}": variable
+        f"{group}.{index:04d}.{COUNTER.sub('', variable.name)}": variable
         for group, variables in groups.items()
         for index, variable in enumerate(variables)
     }

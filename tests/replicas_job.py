@@ -27,12 +27,21 @@ from kgen.config import FitConfig  # noqa: E402
 from kgen.data.loader import Loader  # noqa: E402
 from kgen.training.distribution import open_distribution  # noqa: E402
 from kgen.training.fit import compile_model, train  # noqa: E402
+from kgen.training.journal import read_rows  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))
 from parts import Painter, Patterns, Words  # noqa: E402
 
 FIT = FitConfig(
-    steps=10, batch_size=8, learning_rate=1e-2, warmup_steps=2, clip_norm=0.05, ema=0.99, log_every=5, keep=1
+    steps=10,
+    batch_size=8,
+    learning_rate=1e-2,
+    warmup_steps=2,
+    clip_norm=0.05,
+    ema=0.99,
+    log_every=5,
+    keep=1,
+    validate_every=5,
 )
 
 distribution = open_distribution(mode)  # type: ignore[arg-type]
@@ -46,7 +55,10 @@ with distribution.scope():
 loader = Loader(dataset, encoder, batch_size=8, shard=distribution.worker, shards=distribution.workers)
 folder = out.with_suffix("")
 folder.mkdir(exist_ok=True)
-train(pipeline, FIT, folder, data=loader, validation=None, distribution=distribution, seed=0)
+unseen = Loader(dataset, encoder, batch_size=8, split="holdout") if distribution.workers == 1 else None  # one image
+train(pipeline, FIT, folder, data=loader, validation=unseen, distribution=distribution, seed=0)
+losses = [float(row["val_loss"]) for row in read_rows(folder / "metrics.csv") if row["val_loss"]]
+images = pipeline.generate(dataset.prompts("train")[:3]) if distribution.workers == 1 else []
 
 arrays = {f"w{i}": np.asarray(v.numpy()) for i, v in enumerate(pipeline.trainable_variables)}
 averages = {f"a{i}": np.asarray(v.numpy()) for i, v in enumerate(pipeline.optimizer.averages)}
@@ -57,4 +69,4 @@ if mode == "mirrored":
 elif mode == "multi_worker":
     drawn = distribution.strategy.run(lambda: keras.random.normal((4,), seed=painter.seed_generator))
     seen = [distribution.strategy.experimental_local_results(drawn)[0].numpy()]
-np.savez(out, replicas=distribution.replicas, drawn=np.array(seen), **arrays, **averages)
+np.savez(out, replicas=distribution.replicas, drawn=np.array(seen), losses=losses, images=images, **arrays, **averages)

@@ -36,6 +36,13 @@ def job(backend: str, mode: str, devices: int, noise: float, out: Path) -> dict[
     return result(start(backend, mode, devices, noise, out), out)
 
 
+def validated_alike(one: dict[str, Any], many: dict[str, Any], tolerance: float) -> None:
+    """One image is measured, and three are drawn: neither divides among the devices."""
+    assert len(one["losses"]) == 2
+    np.testing.assert_allclose(many["losses"], one["losses"], rtol=tolerance)
+    assert np.abs(many["images"].astype(int) - one["images"]).max() <= 1
+
+
 def same(one: dict[str, Any], many: dict[str, Any]) -> None:
     weights = [name for name in one if name[0] in "wa" and name[1:].isdigit()]
     assert len(weights) == 10  # the table, two layers of two weights, and their averages
@@ -52,6 +59,7 @@ def test_two_mirrored_devices_equal_one(one_device: dict[str, np.ndarray], tmp_p
     two = job("tensorflow", "mirrored", 2, 0.0, tmp_path / "two.npz")
     assert two["replicas"] == 2
     same(one_device, two)
+    validated_alike(one_device, two, 1e-4)
     first, second = two["drawn"]
     assert np.abs(first - second).min() > 1e-3  # the replicas draw different noise
 
@@ -78,6 +86,7 @@ def test_two_jax_devices_equal_one(tmp_path: Path) -> None:
     two = job("jax", "data_parallel", 2, 0.1, tmp_path / "two.npz")
     assert two["replicas"] == 2
     same(one, two)
+    validated_alike(one, two, 0.02)  # the filler takes noise too, so that the image's is another
 
 
 @pytest.mark.parametrize(("devices", "size", "batches"), [(1, 3, [3, 3]), (2, 3, [4, 4]), (4, 8, [8]), (4, 1, [4, 4])])

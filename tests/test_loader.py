@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,9 +60,24 @@ def test_workers_share_every_batch(parts: tuple[Patterns, Words]) -> None:
 def test_once_reads_everything_in_order(parts: tuple[Patterns, Words]) -> None:
     loader = Loader(*parts, batch_size=10)
     batches = list(loader.once())
-    assert [len(b["image"]) for b in batches] == [10, 10, 3]
+    assert [len(b["image"]) for b in batches] == [10, 10, 10]
     assert len(loader) == 3
     dataset, encoder = parts
-    np.testing.assert_array_equal(
-        np.concatenate([b["tokens"]["id"] for b in batches]), encoder.tokenize(dataset.captions("train"))["id"]
-    )
+    tokens, weights = (np.concatenate([read(b) for b in batches]) for read in (lambda b: b["tokens"]["id"], weight))
+    expected = encoder.tokenize(dataset.captions("train"))["id"]
+    np.testing.assert_array_equal(tokens, np.concatenate([expected, expected[:7]]))
+    np.testing.assert_array_equal(weights, [1] * 23 + [0] * 7)
+
+
+@pytest.mark.parametrize(("devices", "size"), [(1, 23), (2, 24), (4, 24), (5, 25)])
+def test_a_small_split_is_one_batch_that_devices_can_share(
+    parts: tuple[Patterns, Words], devices: int, size: int
+) -> None:
+    loader = Loader(*parts, batch_size=40)
+    (batch,) = loader.once(devices)
+    assert len(batch["image"]) == size and len(loader) == 1
+    assert weight(batch).sum() == 23
+
+
+def weight(batch: dict[str, Any]) -> np.ndarray:
+    return np.asarray(batch["weight"])

@@ -71,13 +71,26 @@ class Loader:
         """Batches in one pass."""
         return -(-self.count // self.batch_size)
 
-    def once(self) -> grain.IterDataset:
-        """One pass in order; the last batch may be smaller."""
-        rows = grain.MapDataset.range(self.count)
-        return self._read(rows[self.shard :: self.shards].batch(self.batch_size // self.shards))
+    def once(self, devices: int = 1) -> grain.IterDataset:
+        """One pass in order, in batches of one size, with a "weight" (B,) for each example: 1, or 0 for filler.
+
+        Args:
+            devices: Number of devices that share a batch. The last batch, or the only one of a small split, is filled
+                up with rows of before, so that it divides among them.
+        """
+        size = min(self.batch_size, -(-self.count // devices) * devices)
+        rows = grain.MapDataset.range(-(-self.count // size) * size).batch(size).map(self._weighted)
+        return self._threads(rows)
+
+    def _weighted(self, rows: np.ndarray) -> Batch:
+        return {**self._batch(rows % self.count), "weight": (rows < self.count).astype(np.float32)}
 
     def _read(self, rows: grain.MapDataset) -> grain.IterDataset:
-        return rows.map(self._batch).to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
+        return self._threads(rows.map(self._batch))
+
+    @staticmethod
+    def _threads(batches: grain.MapDataset) -> grain.IterDataset:
+        return batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
 
     def _batch(self, rows: np.ndarray) -> Batch:
         texts = [self.captions[row // 2 if self.flip else row] for row in rows]

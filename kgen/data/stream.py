@@ -24,12 +24,47 @@ def stream(batches: Iterable[Batch]) -> Any:
             beginning on TensorFlow, to learn them.
     """
     if keras.backend.backend() != "tensorflow":
-        return _once(batches) if isinstance(batches, Sequence) else batches
+        return _once(batches) if isinstance(batches, Sequence | Watched) else batches
     import tensorflow as tf
 
     options = tf.data.Options()
     options.autotune.enabled = False
     return tf.data.Dataset.from_generator(lambda: batches, output_signature=signature(batches)).with_options(options)
+
+
+class Watched:
+    """Batches read one ahead, so that an error while reading is known before the step that would meet it.
+
+    An error inside of Keras's loops would end them in the middle of a step, with the weights of before and the random
+    numbers of after; TensorFlow would hide it in an error of its own. Here it is kept as `failure`, and the last batch
+    is repeated: who runs the loop asks after each step, and raises it. An error in the first batch is raised at once.
+    """
+
+    def __init__(self, batches: Iterable[Batch]) -> None:
+        self.batches = batches
+        self.failure: tuple[int, Exception] | None = None
+        """How many batches could be read, and the error that the next one met."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.failure = None
+        source = iter(self.batches)
+        batch = next(source, None)
+        count = 0
+        while batch is not None:
+            count += 1
+            try:
+                following = next(source, None)
+            except Exception as error:
+                self.failure = (count, error)
+                while True:
+                    yield batch
+            yield batch
+            batch = following
+
+    def raise_failure(self, count: int) -> None:
+        """Raises the error, if no more than `count` batches could be read."""
+        if self.failure is not None and self.failure[0] <= count:
+            raise self.failure[1]
 
 
 def signature(batches: Iterable[Batch]) -> Any:
@@ -49,6 +84,6 @@ def slices(arrays: Batch, size: int) -> list[Batch]:
     return [keras.tree.map_structure(lambda a, part=part: a[part], arrays) for part in rows.reshape(-1, size)]
 
 
-def _once(batches: Sequence[Batch]) -> Iterator[tuple[Batch]]:
+def _once(batches: Iterable[Batch]) -> Iterator[tuple[Batch]]:
     for batch in batches:
         yield (batch,)  # Keras takes no dicts from a generator

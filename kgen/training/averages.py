@@ -1,4 +1,4 @@
-"""Looking at a model with its averaged weights, or with frozen randomness, while it trains."""
+"""Looking at a model with its averaged weights, or with frozen randomness, while it trains; and its running losses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from kgen.loss_model import LossModel
 @contextmanager
 def averaged_weights(model: LossModel) -> Iterator[bool]:
     """Puts the optimizer's running averages in place of the weights; gives False where it keeps none."""
-    averages = getattr(model.optimizer, "averages", [])
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # inside of a LossScaleOptimizer
+    averages = getattr(optimizer, "averages", [])
     if not averages:
         yield False
         return
@@ -42,6 +43,27 @@ def fixed_noise(model: LossModel, seed: int = 0) -> Iterator[None]:
     finally:
         for state, value in zip(states, before, strict=True):
             state.assign(value)
+
+
+@contextmanager
+def kept_metrics(model: LossModel) -> Iterator[None]:
+    """Lets the training's running losses be as they were, whatever is measured in between."""
+    values = metric_values(model)
+    try:
+        yield
+    finally:
+        set_metrics(model, values)
+
+
+def metric_values(model: LossModel) -> list[np.ndarray]:
+    """The sums and counts behind the running losses."""
+    return [_value(variable) for variable in model.metrics_variables]
+
+
+def set_metrics(model: LossModel, values: list[np.ndarray]) -> None:
+    """Sets them to what `metric_values` gave."""
+    for variable, value in zip(model.metrics_variables, values, strict=True):
+        variable.assign(value)
 
 
 def _value(variable: Any) -> np.ndarray:

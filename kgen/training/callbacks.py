@@ -17,8 +17,8 @@ import keras
 import numpy as np
 
 from kgen.data.loader import Loader
-from kgen.data.stream import stream
-from kgen.training.averages import averaged_weights, fixed_noise
+from kgen.data.stream import Watched, stream
+from kgen.training.averages import averaged_weights, fixed_noise, kept_metrics, metric_values, set_metrics
 from kgen.training.checkpoint import Checkpoints, diverged
 from kgen.training.journal import Journal
 
@@ -51,8 +51,26 @@ class StepCallback(keras.callbacks.Callback):  # type: ignore[misc]
         raise NotImplementedError
 
 
+class Position(keras.callbacks.Callback):  # type: ignore[misc]
+    """Knows the last step that is done, or None in the midst of one. To be called before all other callbacks."""
+
+    def __init__(self, start: int) -> None:
+        super().__init__()
+        self.start = start
+        self.step: int | None = start
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.step = None
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.step = self.start + batch + 1
+
+
 class Log(StepCallback):
-    """Writes the mean losses since the last row into the journal; stops a training that has diverged."""
+    """Writes the mean losses since the last row into the journal; stops a training that has diverged.
+
+    After a resume, the first row covers the steps before it too: the sums come with the checkpoint.
+    """
 
     def __init__(
         self, start: int, total: int, every: int, journal: Journal, checkpoints: Checkpoints, batch: int
@@ -63,6 +81,10 @@ class Log(StepCallback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         self.last = (self.start, time.perf_counter())
+        self.sums = metric_values(self.model)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        set_metrics(self.model, self.sums)  # Keras has just set them back
 
     def at_step(self, step: int, logs: dict[str, float]) -> None:
         if not math.isfinite(logs["loss"]):
@@ -76,25 +98,39 @@ class Log(StepCallback):
 
 
 class Validate(StepCallback):
-    """Measures the loss on other pictures, always with the same noise, and with the averaged weights if there are."""
+    """Measures the loss on other images, always with the same noise, and with the averaged weights if there are.
 
-    def __init__(self, start: int, total: int, every: int, journal: Journal, data: Loader) -> None:
+    It is the mean over all images, however many devices share the batches.
+
+    Args:
+        devices: How many do.
+    """
+
+    def __init__(self, start: int, total: int, every: int, journal: Journal, data: Loader, devices: int) -> None:
         super().__init__(start, total, every)
-        self.journal, self.data = journal, data
+        self.journal, self.data, self.devices = journal, data, devices
 
     def at_step(self, step: int, logs: dict[str, float]) -> None:
-        with fixed_noise(self.model), averaged_weights(self.model):
-            values = self.model.evaluate(stream(self.data.once()), steps=len(self.data), verbose=0, return_dict=True)
+        batches = Watched(self.data.once(self.devices))
+        with kept_metrics(self.model), fixed_noise(self.model), averaged_weights(self.model):
+            values = self.model.evaluate(stream(batches), steps=len(self.data), verbose=0, return_dict=True)
+        batches.raise_failure(len(self.data))
         self.journal.write(step, {f"val_{name}": _scalar(value) for name, value in values.items()})
-        self.model.reset_metrics()
 
 
 class SaveCheckpoint(StepCallback):
-    """Writes checkpoints; on Ctrl-C (or SIGTERM) one more, and ends the training."""
+    """Writes checkpoints; on Ctrl-C (or SIGTERM) one more, and ends the training; one more too where that fails.
 
-    def __init__(self, start: int, total: int, every: int, checkpoints: Checkpoints, is_chief: bool = True) -> None:
+    Args:
+        data: What is trained on.
+        is_chief: Whether this process writes.
+    """
+
+    def __init__(
+        self, start: int, total: int, every: int, checkpoints: Checkpoints, data: Watched, is_chief: bool = True
+    ) -> None:
         super().__init__(start, total, every)
-        self.checkpoints, self.is_chief = checkpoints, is_chief
+        self.checkpoints, self.data, self.is_chief = checkpoints, data, is_chief
         self.interrupted_at: int | None = None
         self._asked = threading.Event()
         self._before: dict[int, Any] = {}
@@ -125,10 +161,18 @@ class SaveCheckpoint(StepCallback):
             self.at_step(step, {})
         else:
             super().on_train_batch_end(batch, logs)
+        if step < self.total:
+            self.data.raise_failure(batch + 1)
 
     def at_step(self, step: int, logs: dict[str, float]) -> None:
         if self.is_chief:
             self.checkpoints.save(step, self.model)
+
+    def save_after_error(self, step: int) -> None:
+        """Writes a checkpoint of the last step that was done, unless there is one already."""
+        if step > self.start and step not in self.checkpoints.steps():
+            self.synchronise()
+            self.at_step(step, {})
 
 
 class DrawSamples(StepCallback):

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
 
 from kgen.errors import RunError
 from kgen.loss_model import LossModel
+from kgen.replicas import has_workers
 from kgen.weights import Groups, load_variables, save_variables
+
+NAME = re.compile(r"step-(\d{8,})\.safetensors")
 
 log = logging.getLogger(__name__)
 
 
 def training_state(model: LossModel) -> Groups:
-    """Every variable that a training step reads and writes: weights, random states, optimizer with its averages."""
-    return {"model": model.training_variables, "optimizer": list(model.optimizer.variables)}
+    """Every variable that a training step reads and writes: weights, random states, optimizer with its averages, and
+    the sums behind the running losses (but under several workers, where reading them takes all workers)."""
+    state = {"model": model.training_variables, "optimizer": list(model.optimizer.variables)}
+    if has_workers(getattr(model, "distribute_strategy", None)):
+        return state
+    return {**state, "metrics": list(model.metrics_variables)}
 
 
 class Checkpoints:
@@ -32,7 +40,9 @@ class Checkpoints:
         self.keep = keep
 
     def steps(self) -> list[int]:
-        return sorted(int(path.stem.removeprefix("step-")) for path in self.folder.glob("step-*.safetensors"))
+        """The steps of the checkpoints, in ascending order; files that kgen does not name so do not count."""
+        names = (NAME.fullmatch(path.name) for path in self.folder.glob("step-*.safetensors"))
+        return sorted(int(name[1]) for name in names if name)
 
     def save(self, step: int, model: LossModel) -> None:
         """Writes a checkpoint atomically, then removes the oldest ones.
@@ -46,19 +56,43 @@ class Checkpoints:
         for old in self.steps()[: -self.keep]:
             self._path(old).unlink(missing_ok=True)
 
-    def restore(self, model: LossModel) -> int:
-        """Loads the newest checkpoint that can be read; returns its step, 0 if there is none."""
+    def restore(self, model: LossModel, last: int) -> int:
+        """Loads the newest checkpoint that can be read; returns its step, 0 if there is none.
+
+        Args:
+            last: The training's last step.
+
+        Raises:
+            RunError: none of the checkpoints can be read, or one is of a step beyond the last.
+        """
+        for path in self.folder.glob("step-*"):
+            if not NAME.fullmatch(path.name):
+                log.warning("%s is not named as kgen names a checkpoint, and is not read", path)
         steps = self.steps()
+        if steps and steps[-1] > last:
+            raise RunError(
+                f"{self._path(steps[-1])} is of a step beyond the training's last, {last}: it belongs to another run. "
+                "Move it away, and give the same command again"
+            )
         for step in reversed(steps):
             try:
-                load_variables(self._path(step), training_state(model))
+                self._load(step, model)
             except RunError as error:
                 if step == steps[0]:
-                    raise
+                    raise RunError(
+                        f"{error}\nNo checkpoint in {self.folder} can be read. Put a copy of one back there; or move "
+                        "step-*.safetensors away to begin this training anew; or begin the run anew with --restart"
+                    ) from error
                 log.warning("%s; taking the checkpoint before it", error)
             else:
                 return step
         return 0
+
+    def _load(self, step: int, model: LossModel) -> None:
+        path = self._path(step)
+        found = load_variables(path, training_state(model)).get("step")
+        if found != str(step):
+            raise RunError(f"{path} holds step {found}: it was renamed")
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}.safetensors"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -77,11 +80,10 @@ def _mirrored() -> Distribution:
 
 
 def _multi_worker() -> Distribution:
+    check_cluster(os.environ.get("TF_CONFIG", ""))
     import tensorflow as tf
 
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
-    if not resolver.cluster_spec().jobs:
-        raise ConfigError("distribute: 'multi_worker' needs the environment variable TF_CONFIG to name the workers")
     strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
     workers = len(resolver.cluster_spec().job_tasks("worker"))
     return Distribution(strategy, strategy.num_replicas_in_sync, resolver.task_id, workers)
@@ -98,6 +100,30 @@ def _tpu() -> Distribution:
         raise ConfigError(f"distribute: 'tpu', but no TPU was found: {error}") from error
     strategy = tf.distribute.TPUStrategy(resolver)
     return Distribution(strategy, strategy.num_replicas_in_sync)
+
+
+def check_cluster(text: str) -> None:
+    """Checks the environment variable TF_CONFIG. Raises ConfigError where it does not name workers, and one of them."""
+    example = '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
+    try:
+        found = json.loads(text)
+        workers, task = found["cluster"]["worker"], found["task"]
+        addresses = isinstance(workers, list) and all(
+            isinstance(w, str) and re.fullmatch(r".+:\d+", w) for w in workers
+        )
+        if not workers or not addresses:
+            raise ValueError("'cluster.worker' must list addresses, HOST:PORT")
+        if task["type"] != "worker":
+            raise ValueError(f"'task.type' must be 'worker', not {task['type']!r}")
+        if type(task["index"]) is not int or not 0 <= task["index"] < len(workers):
+            raise ValueError(f"'task.index' must be one of 0 to {len(workers) - 1}, not {task['index']!r}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        reason = "it is not set" if not text else reason
+        raise ConfigError(
+            "distribute: 'multi_worker' needs the environment variable TF_CONFIG to name the workers, and which one "
+            f"this is, such as {example}: {reason}"
+        ) from error
 
 
 _OPEN: dict[str, Callable[[], Distribution]] = {

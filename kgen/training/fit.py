@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kgen.config import FitConfig
 from kgen.data.loader import Loader
+from kgen.data.stream import Watched
 from kgen.devices import compile_training
+from kgen.errors import DataError, RunError
 from kgen.loss_model import LossModel
-from kgen.training.callbacks import DrawSamples, Log, SaveCheckpoint, Validate
+from kgen.training.callbacks import DrawSamples, Log, Position, SaveCheckpoint, Validate
 from kgen.training.checkpoint import Checkpoints
 from kgen.training.distribution import Distribution
 from kgen.training.journal import Journal, Listener
@@ -68,19 +70,22 @@ def train(
     """
     distribution.check_batch(fit.batch_size)
     checkpoints = Checkpoints(folder / "checkpoints", fit.keep)
-    start = checkpoints.restore(model)
+    start = checkpoints.restore(model, fit.steps)
 
     def tell(step: int, values: Any) -> None:
         for listener in listeners:
             listener(step, values)
 
-    columns = ["learning_rate", "images_per_second", *_names(model), *(f"val_{name}" for name in _names(model))]
+    columns = ["learning_rate", "images_per_second", *model.trackers, *(f"val_{name}" for name in model.trackers)]
     chief = distribution.is_chief
     journal = Journal(folder if chief else folder / f"worker-{distribution.worker}", columns, start, tell)
-    saver = SaveCheckpoint(start, fit.steps, fit.checkpoint_every, checkpoints, chief)
-    callbacks: list[Any] = [Log(start, fit.steps, fit.log_every, journal, checkpoints, fit.batch_size)]
+    batches = Watched(data.training(start=start, seed=seed))
+    position = Position(start)
+    saver = SaveCheckpoint(start, fit.steps, fit.checkpoint_every, checkpoints, batches, chief)
+    callbacks: list[Any] = [position, Log(start, fit.steps, fit.log_every, journal, checkpoints, fit.batch_size)]
     if validation is not None:
-        callbacks.append(Validate(start, fit.steps, fit.validate_every, journal, validation))
+        replicas = distribution.replicas
+        callbacks.append(Validate(start, fit.steps, fit.validate_every, journal, validation, replicas))
     callbacks.append(saver)
     if draw is not None:
         callbacks.append(DrawSamples(start, fit.steps, sample_every, lambda step, suffix: draw(step, suffix, journal)))
@@ -88,12 +93,35 @@ def train(
         stack.callback(journal.close)
         stack.callback(saver.restore_signals)
         if start < fit.steps:
-            batches = distribution.feed(data.training(start=start, seed=seed))
             steps = fit.steps - start
-            model.fit(batches, steps_per_epoch=steps, epochs=1, callbacks=callbacks, verbose=0, shuffle=False)
+            with _saved_after_error(saver, position):
+                feed = distribution.feed(batches)
+                model.fit(feed, steps_per_epoch=steps, epochs=1, callbacks=callbacks, verbose=0, shuffle=False)
         step = saver.interrupted_at or fit.steps
         return Progress(step, saver.interrupted_at is not None, journal.seconds)
 
 
-def _names(model: LossModel) -> list[str]:
-    return ["loss", *model.trackers]
+@contextlib.contextmanager
+def _saved_after_error(saver: SaveCheckpoint, position: Position) -> Iterator[None]:
+    """Saves the steps that were done when an error ends the training: a file that vanished, a plugin that failed.
+
+    Not where the training diverged, or a step was left in its midst: the checkpoint before is then the last good one.
+    """
+    try:
+        yield
+    except RunError:
+        raise
+    except Exception as error:
+        step = position.step
+        if step is None:
+            raise
+        try:
+            saver.save_after_error(step)
+        except Exception as second:
+            error.add_note(f"No checkpoint could be saved after that: {second}")
+            raise error from None
+        if isinstance(error, DataError) and step:
+            raise DataError(
+                f"{error}\nThe checkpoint of step {step} is saved: mend this, and give the same command again to go on"
+            ) from error
+        raise

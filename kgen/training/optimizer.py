@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kgen.gradients import dense
 from kgen.replicas import replica_count
 
 
@@ -49,6 +50,9 @@ class AveragingAdamW(keras.optimizers.AdamW):  # type: ignore[misc]
         learning_rate, weight_decay, and further options: As in Keras. Biases, gains and other vectors are not decayed.
         clip_norm: Largest global norm of the gradient; None: no limit.
         average: Final decay of the average, in [0, 1); step t uses min(average, t / (t + 10)). None: no average.
+
+    Raises:
+        ValueError: gradients are to be accumulated and clipped: each part would be clipped by itself.
     """
 
     def __init__(
@@ -61,6 +65,8 @@ class AveragingAdamW(keras.optimizers.AdamW):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
+        if clip_norm is not None and self.gradient_accumulation_steps:
+            raise ValueError("gradient_accumulation_steps needs clip_norm=None: each part would be clipped by itself")
         self.clip_norm = clip_norm
         self.average = average
         self.averages: list[Any] = []
@@ -80,8 +86,9 @@ class AveragingAdamW(keras.optimizers.AdamW):  # type: ignore[misc]
                 average.assign(np.array(ops.convert_to_numpy(variable)))  # a copy: JAX donates its buffers
 
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
+        grads = [dense(gradient) for gradient in grads]
         if self.clip_norm is not None:
-            grads = _clip_globally(list(grads), self.clip_norm)
+            grads = _clip_globally(grads, self.clip_norm)
         super().apply(grads, trainable_variables)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
@@ -99,11 +106,10 @@ class AveragingAdamW(keras.optimizers.AdamW):  # type: ignore[misc]
 
 
 def _clip_globally(grads: list[Any], limit: float) -> list[Any]:
-    """Scales gradients down to a global norm; under tf.distribute, that of the sum over replicas.
+    """Scales dense gradients down to a global norm; under tf.distribute, that of the sum over replicas.
 
     There, the whole gradient is returned on each replica, divided by their number: the optimizer sums it up again.
     """
-    grads = [None if g is None else ops.convert_to_tensor(g) for g in grads]  # embeddings give sparse ones
     count = replica_count()
     if count > 1:
         import tensorflow as tf

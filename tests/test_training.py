@@ -1,0 +1,318 @@
+"""A training's loop: what its losses are the mean of, what ends it, and what is left when it ends by an error."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from parts import Painter, Patterns, Words
+from safetensors.numpy import load_file
+
+import kgen
+from kgen.components.dataset import Split
+from kgen.config import FitConfig
+from kgen.data.loader import Loader
+from kgen.data.stream import Watched
+from kgen.training.averages import averaged_weights
+from kgen.training.checkpoint import Checkpoints
+from kgen.training.distribution import Distribution, check_cluster
+from kgen.training.fit import Progress, compile_model, train
+from kgen.training.journal import read_rows
+from kgen.training.optimizer import AveragingAdamW
+
+FIT = {"batch_size": 4, "warmup_steps": 0, "log_every": 3, "checkpoint_every": 4, "validate_every": 5, "keep": 9}
+
+
+class Vanishing(Patterns):
+    """Pictures of which one can no longer be read from some time on."""
+
+    missing: tuple[Split, int] | None = None
+    error: Exception = kgen.DataError("pattern.png has vanished")
+
+    def captions(self, split: Split) -> list[str]:
+        return [f"{split} {i}" for i in range(8)] if split == "validation" else super().captions(split)
+
+    def image(self, split: Split, index: int) -> np.ndarray:
+        if self.missing == (split, index):
+            raise self.error
+        return super().image(split, index)
+
+
+def make(dataset: Patterns, **options: Any) -> kgen.Pipeline:
+    keras.utils.set_random_seed(0)
+    encoder = Words()
+    encoder.adapt(dataset.captions("train"))
+    painter = Painter(dataset.image_space, encoder.condition_space, **options)
+    return kgen.assemble(encoder=encoder, generator=painter, dataset=dataset, condition_dropout=0.0)
+
+
+def run(folder: Path, steps: int, dataset: Patterns, stop: int = 0, **options: Any) -> tuple[kgen.Pipeline, Progress]:
+    """Trains in this process; `stop`: from what step on to be killed."""
+    pipeline = make(dataset)
+    fit = FitConfig(**{"steps": steps, **FIT, **options})
+    compile_model(pipeline, fit)
+    encoder = pipeline.encoder
+    validation = Loader(dataset, encoder, batch_size=4, split="validation") if dataset.captions("validation") else None
+
+    def kill(step: int, values: Any) -> None:
+        if stop and step >= stop:
+            raise KeyboardInterrupt
+
+    progress = train(
+        pipeline,
+        fit,
+        folder,
+        data=Loader(dataset, encoder, batch_size=4),
+        validation=validation,
+        distribution=Distribution(),
+        seed=0,
+        listeners=[kill],
+    )
+    return pipeline, progress
+
+
+def batch_of(pipeline: kgen.Pipeline, dataset: Patterns, count: int) -> dict[str, Any]:
+    return pipeline.inputs([dataset.image("train", i) for i in range(count)], dataset.captions("train")[:count])
+
+
+# ---- weights of examples ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["sample_weight", "in the batch"])
+def test_examples_are_weighed(way: str) -> None:
+    dataset = Patterns()
+    pipeline = make(dataset, noise=0.0)
+    batch = batch_of(pipeline, dataset, 6)
+    each = ops.convert_to_numpy(pipeline(batch)["loss"]).astype(np.float64)
+    weight = np.array([1, 0, 2, 0.5, 3, 0], np.float32)
+    pipeline.compile("sgd")
+    given = {"x": batch, "sample_weight": weight} if way == "sample_weight" else {"x": {**batch, "weight": weight}}
+    for size in (6, 4):  # one batch, or two
+        found = pipeline.evaluate(**given, batch_size=size, verbose=0, return_dict=True)
+        assert found["loss"] == pytest.approx((weight * each).sum() / weight.sum(), rel=1e-5)
+    assert pipeline.evaluate(batch, batch_size=4, verbose=0)[0] == pytest.approx(each.mean(), rel=1e-5)
+
+
+def test_an_example_without_weight_does_not_train() -> None:
+    dataset = Patterns()
+    trained = []
+    for weight, count in (([1, 1, 1, 0, 0], 5), (None, 3)):
+        pipeline = make(dataset, noise=0.0)
+        pipeline.compile(keras.optimizers.SGD(1.0))
+        weights = None if weight is None else np.array(weight, np.float32)
+        pipeline.fit(batch_of(pipeline, dataset, count), sample_weight=weights, batch_size=5, verbose=0)
+        trained.append([np.array(v.numpy()) for v in pipeline.trainable_variables])
+    for one, other in zip(*trained, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+
+
+def test_what_fit_would_ignore_is_refused() -> None:
+    dataset = Patterns()
+    pipeline = make(dataset)
+    for name in ("loss", "metrics", "weighted_metrics", "loss_weights"):
+        with pytest.raises(kgen.ConfigError, match=rf"no {name}: Pipeline minimises 'loss'.*override compute_losses"):
+            pipeline.compile("sgd", **{name: ["mse"]})
+    pipeline.compile("sgd")
+    batch = batch_of(pipeline, dataset, 4)
+    for method in (pipeline.fit, pipeline.train_on_batch):
+        with pytest.raises(kgen.ConfigError, match="give sample_weight"):
+            method(batch, class_weight={0: 1.0})
+    with pytest.raises(kgen.ConfigError, match=r"one number per example, \(B,\)"):
+        pipeline.test_on_batch(batch, sample_weight=np.ones((4, 2), np.float32))
+    with pytest.raises(kgen.ConfigError, match="give no y"):
+        pipeline.test_on_batch(batch, np.ones(4))
+
+
+def test_regularizers_count() -> None:
+    dataset = Patterns()
+    moved = []
+    for penalty in (0.0, 0.5):
+        pipeline = make(dataset, noise=0.0)
+        pipeline.generator.net.layers[1].kernel.regularizer = keras.regularizers.L2(penalty)
+        kernel = pipeline.generator.net.layers[1].kernel
+        before = np.array(kernel.numpy())
+        pipeline.compile(keras.optimizers.SGD(0.1))
+        pipeline.train_on_batch(batch_of(pipeline, dataset, 4))
+        moved.append(np.array(kernel.numpy()))
+    np.testing.assert_allclose(moved[1], moved[0] - 0.1 * 2 * 0.5 * before, rtol=1e-4, atol=1e-6)
+
+
+def test_averages_are_found_inside_of_a_loss_scale() -> None:
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        dataset = Patterns()
+        pipeline = make(dataset)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    pipeline.compile(AveragingAdamW(0.05, average=0.5))
+    assert type(pipeline.optimizer).__name__ == "LossScaleOptimizer"
+    for _ in range(3):
+        pipeline.train_on_batch(batch_of(pipeline, dataset, 4))
+    weight, average = pipeline.trainable_variables[0], pipeline.optimizer.inner_optimizer.averages[0]
+    raw = np.array(weight.numpy())
+    assert not np.array_equal(raw, average.numpy())
+    with averaged_weights(pipeline) as averaged:
+        assert averaged
+        np.testing.assert_array_equal(weight.numpy(), average.numpy())
+    np.testing.assert_array_equal(weight.numpy(), raw)
+
+
+# ---- batches ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+def test_filler_rows_do_not_count(devices: int) -> None:
+    """Three images, of which four devices need a fourth."""
+    dataset = Patterns(count=4)
+    pipeline = make(dataset, noise=0.0)
+    pipeline.compile("sgd")
+    batches = list(Loader(dataset, pipeline.encoder, batch_size=8).once(devices))
+    assert [len(batch["image"]) for batch in batches] == [-(-3 // devices) * devices]
+    expected = ops.convert_to_numpy(pipeline(batch_of(pipeline, dataset, 3))["loss"]).mean()
+    assert pipeline.evaluate(batches[0], batch_size=8, verbose=0)[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_error_is_known_one_batch_ahead() -> None:
+    def source() -> Any:
+        yield from ({"a": np.array([number])} for number in range(3))
+        raise OSError("gone")
+
+    watched = Watched(source())
+    batches = iter(watched)
+    assert [int(next(batches)["a"][0]) for _ in range(2)] == [0, 1]
+    watched.raise_failure(2)
+    assert int(next(batches)["a"][0]) == 2
+    watched.raise_failure(2)
+    with pytest.raises(OSError, match="gone"):
+        watched.raise_failure(3)
+    assert int(next(batches)["a"][0]) == 2  # repeated, so that no loop fails in the midst of a step
+
+
+# ---- ends ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_an_error_in_the_data_is_told_as_it_is_and_costs_no_step(split: Split, tmp_path: Path) -> None:
+    whole, _ = run(tmp_path / "whole", 12, Vanishing())
+    dataset = Vanishing()
+    dataset.missing = (split, 5)
+    with pytest.raises(kgen.DataError, match=r"pattern\.png has vanished\nThe checkpoint of step \d is saved"):
+        run(tmp_path / "broken", 12, dataset)
+    dataset.missing = None
+    resumed, progress = run(tmp_path / "broken", 12, dataset)
+    assert progress.step == 12
+    for one, other in zip(whole.trainable_variables, resumed.trainable_variables, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+
+def test_any_exception_of_a_dataset_passes_as_it_is(tmp_path: Path) -> None:
+    dataset = Vanishing()
+    dataset.missing, dataset.error = ("train", 5), IndexError("no such row")
+    with pytest.raises(IndexError, match="no such row"):
+        run(tmp_path, 12, dataset)
+    assert Checkpoints(tmp_path / "checkpoints", 1).steps()
+
+
+def test_the_rows_after_a_resume_cover_the_steps_before(tmp_path: Path) -> None:
+    """Rows after 3, 6, 9 and 12 steps; checkpoints after 4 and 8; a validation after 5 and 10."""
+    run(tmp_path / "whole", 12, Vanishing())
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", 12, Vanishing(), stop=9)
+    run(tmp_path / "killed", 12, Vanishing())
+    rows = [read_rows(tmp_path / name / "metrics.csv") for name in ("whole", "killed")]
+    assert len(rows[0]) == len(rows[1]) > 5
+    for one, other in zip(*rows, strict=True):
+        for name in ("step", "loss", "noise", "val_loss", "val_noise"):
+            assert one[name] == other[name], (name, one, other)
+
+
+# ---- checkpoints --------------------------------------------------------------------------------------------------
+
+
+def test_layers_without_names_can_be_resumed(tmp_path: Path) -> None:
+    """Keras numbers them by what the process made before: here, by another model."""
+    first, _ = run(tmp_path, 4, Patterns())
+    keras.layers.Dense(3), keras.layers.Dense(3).build((1, 1)), keras.Variable(0.0), make(Patterns())
+    names = {v.name for v in first.optimizer.variables}
+    resumed, progress = run(tmp_path, 8, Patterns())
+    assert names != {v.name for v in resumed.optimizer.variables}
+    assert progress.step == 8
+    keys = sorted(load_file(tmp_path / "checkpoints" / "step-00000008.safetensors"))
+    assert any("dense_kernel_momentum" in key for key in keys), keys
+    assert keys == sorted(load_file(tmp_path / "checkpoints" / "step-00000004.safetensors"))
+
+
+def test_a_flipped_bit_is_found(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(tmp_path, 8, Patterns())
+    for path in sorted((tmp_path / "checkpoints").glob("step-*"))[-1:]:
+        flip(path)
+    with caplog.at_level(logging.WARNING):
+        run(tmp_path, 8, Patterns())
+    assert "step-00000008.safetensors is damaged" in caplog.text and "checkpoint before it" in caplog.text
+    for path in (tmp_path / "checkpoints").glob("step-*"):
+        flip(path)
+    with pytest.raises(kgen.RunError, match=r"(?s)damaged.*Put a copy of one back.*--restart"):
+        run(tmp_path, 8, Patterns())
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def test_a_flipped_bit_in_a_saved_pipeline_is_found(tmp_path: Path) -> None:
+    make(Patterns()).save(tmp_path / "model")
+    flip(tmp_path / "model" / "weights.safetensors")
+    with pytest.raises(kgen.RunError, match=r"weights\.safetensors is damaged"):
+        kgen.load(tmp_path / "model", custom=[Words, Painter])
+
+
+def test_checkpoints_that_are_not_this_trainings(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(tmp_path, 4, Patterns())
+    folder = tmp_path / "checkpoints"
+    (folder / "step-abc.safetensors").write_bytes(b"")
+    with caplog.at_level(logging.WARNING):
+        assert run(tmp_path, 4, Patterns())[1].step == 4
+    assert "step-abc.safetensors is not named as kgen names" in caplog.text
+    data = (folder / "step-00000004.safetensors").read_bytes()
+    (folder / "step-00000900.safetensors").write_bytes(data)
+    with pytest.raises(kgen.RunError, match=r"step-00000900.* beyond the training's last, 8"):
+        run(tmp_path, 8, Patterns())
+    (folder / "step-00000900.safetensors").rename(folder / "step-00000006.safetensors")
+    caplog.clear()
+    assert run(tmp_path, 8, Patterns())[1].step == 8
+    assert "step-00000006.safetensors holds step 4: it was renamed" in caplog.text
+
+
+# ---- workers ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "it is not set"),
+        ("{", "such as"),
+        ("[1]", "such as"),
+        ("{}", "'cluster' is missing"),
+        (json.dumps({"cluster": {"worker": ["a:1"]}}), "'task' is missing"),
+        (json.dumps({"cluster": {"worker": []}, "task": {"type": "worker", "index": 0}}), "must list addresses"),
+        (json.dumps({"cluster": {"worker": ["a"]}, "task": {"type": "worker", "index": 0}}), "HOST:PORT"),
+        (json.dumps({"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}), "0 to 0, not 1"),
+        (json.dumps({"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": "0"}}), "not '0'"),
+        (json.dumps({"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}), "not 'ps'"),
+    ],
+)
+def test_a_wrong_cluster_is_refused(text: str, message: str) -> None:
+    with pytest.raises(kgen.ConfigError, match=f"TF_CONFIG.*{message}"):
+        check_cluster(text)
+
+
+def test_a_right_cluster_passes() -> None:
+    check_cluster(json.dumps({"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 1}}))
