@@ -48,7 +48,7 @@ class EfficientNetLite0:
                 Block.of(weights, f"_blocks.{i}.", stride)
                 for i, stride in enumerate(s if j == 0 else 1 for count, s in STAGES for j in range(count))
             ]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, LookupError, TypeError) as error:
             raise ConfigError(f"perceptual: {file} holds no EfficientNet-Lite0: {error!r}") from error
 
     def __call__(self, images: Tensor) -> list[Tensor]:

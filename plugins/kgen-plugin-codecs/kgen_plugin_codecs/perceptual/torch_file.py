@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import os
 import pickle
+import struct
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,11 +37,18 @@ def read_torch_file(path: Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file:
             found = _read_archive(file) if zipfile.is_zipfile(file) else _read_legacy(file)
-    except (pickle.UnpicklingError, EOFError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except DAMAGES as error:
         raise ValueError(f"{path} is no file of PyTorch tensors: {error}") from error
     if not isinstance(found, dict) or not all(isinstance(value, np.ndarray) for value in found.values()):
         raise ValueError(f"{path} holds no dict of tensors")
     return dict(found)
+
+
+DAMAGES = (
+    *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, LookupError, StopIteration),
+    *(TypeError, AttributeError, ValueError, ArithmeticError, MemoryError, RuntimeError),
+)
+"""What pickle, zipfile and numpy raise of files that are damaged, or made to do harm."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +61,18 @@ class _View:
     strides: tuple[int, ...]
 
     def of(self, storages: dict[str, np.ndarray]) -> np.ndarray:
+        """The tensor's numbers.
+
+        Raises:
+            ValueError: it does not lie inside its storage, or has more numbers than that (a file may say so, and numpy
+                would read memory of others).
+        """
+        if any(type(number) is not int or number < 0 for number in (self.offset, *self.shape, *self.strides)):
+            raise ValueError("a tensor has a shape, strides or an offset that are no whole numbers from 0 on")
         storage = storages[self.key][self.offset :]
         last = sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
-        if min(self.shape, default=1) and last >= len(storage):
+        count = math.prod(self.shape)
+        if count > len(storage) or (count and last >= len(storage)):
             raise ValueError("a tensor is larger than what is stored of it")
         strides = tuple(stride * storage.itemsize for stride in self.strides)
         return np.lib.stride_tricks.as_strided(storage, self.shape, strides).copy()
@@ -94,13 +114,17 @@ def _read_legacy(file: IO[bytes]) -> Any:
     found = pickled.load()
     storages = {}
     for key in _Unpickler(file).load():
-        count, kind = int.from_bytes(file.read(8), "little"), pickled.types[key]
-        storages[key] = np.frombuffer(file.read(count * kind.itemsize), kind)
+        size = int.from_bytes(file.read(8), "little") * pickled.types[key].itemsize
+        if size > os.fstat(file.fileno()).st_size:
+            raise ValueError("a storage is larger than the file")
+        storages[key] = np.frombuffer(file.read(size), pickled.types[key])
     return _resolved(found, storages)
 
 
 def _read_archive(file: IO[bytes]) -> Any:
     with zipfile.ZipFile(file) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise ValueError("it is compressed, as PyTorch never does")
         root = next(name for name in archive.namelist() if name.endswith("data.pkl")).removesuffix("data.pkl")
         with archive.open(f"{root}data.pkl") as inner:
             pickled = _Unpickler(inner)
