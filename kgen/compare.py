@@ -18,7 +18,7 @@ from kgen.errors import ConfigError
 from kgen.files import write_text
 from kgen.images import matrix, save_png
 from kgen.inputs import read_dataset
-from kgen.manifest import TRAINED
+from kgen.manifest_file import TRAINED
 from kgen.page import page, picture, table
 from kgen.pipeline import Pipeline
 from kgen.rundir import RunDirectory

@@ -12,14 +12,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from kgen.errors import ConfigError
 from kgen.files import atomic_file
+from kgen.ownership import SOFTWARE, require_free
 
 LINE = 12
 """Height of a line of a caption, in pixels."""
-
-SOFTWARE = "kgen"
-"""Who made a picture, in its metadata: kgen replaces its own pictures, and no others."""
 
 MOST_LINES = 3
 """Of a caption; what does not fit into them is left out."""
@@ -58,19 +55,6 @@ def save_png(path: Path, picture: Image.Image | np.ndarray, metadata: Mapping[st
         picture = as_picture(picture)
     with atomic_file(path) as temporary:
         picture.save(temporary, format="PNG", pnginfo=info)
-
-
-def require_free(path: Path) -> None:
-    """Raises ConfigError where there is a file (one that is not empty) that `save_png` did not write."""
-    if not path.is_file() or not path.stat().st_size:
-        return
-    try:
-        with Image.open(path) as picture:
-            ours = picture.info.get("Software") == SOFTWARE
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        ours = False
-    if not ours:
-        raise ConfigError(f"{path} is there already, and kgen did not make it: give another name, or move it away")
 
 
 def grid(images: np.ndarray, captions: Sequence[str] | None = None, columns: int = 0, scale: int = 0) -> Image.Image:

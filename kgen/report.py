@@ -10,7 +10,7 @@ from string import Template
 from typing import Any
 
 from kgen.files import write_text
-from kgen.manifest import TRAINED
+from kgen.manifest_file import TRAINED
 from kgen.page import page, picture, table
 from kgen.plot import Line, line_plot
 from kgen.rundir import RunDirectory

@@ -15,7 +15,7 @@ from kgen.config import RunConfig
 from kgen.errors import RunError
 from kgen.files import remove_abandoned, write_text
 from kgen.json_file import read_json
-from kgen.manifest import Manifest
+from kgen.manifest_file import Manifest
 from kgen.plugins import CORE
 
 

@@ -53,9 +53,21 @@ def main() -> None:
     """Runs the command line: exit status 0; 1 for a fault of kgen or of a plugin; 2 for what the user can mend; 130 for
     Ctrl-C.
     """
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a file's name may be no text
     sys.exit(_guarded())
+
+
+def _open_streams() -> None:
+    """Gives a closed stdout or stderr (`>&-`) a place that swallows all, before a file of kgen's takes its number."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def _guarded() -> int:

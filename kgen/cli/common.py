@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kgen.errors import ConfigError, RunError
+from kgen.files import remove_abandoned
+from kgen.ownership import require_free
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -84,12 +86,23 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def picture_file(path: Path) -> None:
-    """Raises ConfigError where no PNG can be written."""
+    """Raises ConfigError where no PNG can be written, or a file is in the way."""
     if path.suffix.lower() != ".png":
         raise ConfigError(f"--output {path}: must end with '.png'")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=path.parent):
+    require_free(path)
+    writable_folder(path.parent)
+
+
+def writable_folder(folder: Path) -> None:
+    """Makes a folder that is to be written into, tries it, and removes what killed processes left in it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
         pass
+    remove_abandoned(folder)
 
 
 def require_directory(run: Path) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kgen.cli.common import RunArgument, require_directory, say
+from kgen.cli.common import RunArgument, require_directory, say, writable_folder
 from kgen.errors import ConfigError
+from kgen.ownership import require_free
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,10 +116,8 @@ class _Target:
         self.is_folder = output.endswith("/") or self.path.is_dir()
         if not self.is_folder and self.path.suffix.lower() != ".png":
             raise ConfigError(f"--output {output}: must end with '.png', or with '/' for a folder of files")
-        folder = self.path if self.is_folder else self.path.parent
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        require_free(self.path)
+        writable_folder(self.path if self.is_folder else self.path.parent)
 
     def write(
         self, images: np.ndarray, prompts: list[str], copies: list[int], number: int, facts: dict[str, Any]

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from kgen.ownership import require_free
+
 EXAMPLE = "Example: kgen schema -o kgen.schema.json"
 
 
@@ -18,6 +20,8 @@ def command(
     """Describe run files as a JSON schema for editors, with the options of all components installed."""
     import json
 
+    if output is not None:
+        require_free(output)
     from kgen.cli.backend import load_backend
     from kgen.cli.common import output_to_stderr
 

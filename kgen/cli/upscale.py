@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from kgen.cli.common import RunArgument, require_directory, say
+from kgen.cli.common import RunArgument, require_directory, say, writable_folder
+from kgen.errors import ConfigError
+from kgen.ownership import require_free
 
 EXAMPLE = "Example: kgen upscale runs/imagen-small small.png --prompt 'red heart' -o large/"
 
@@ -27,6 +30,7 @@ def command(
 ) -> None:
     """Make pictures larger with the decoder of a run whose latents are small pictures."""
     require_directory(run)
+    targets = _targets(images, output)
     from kgen.cli.backend import load_backend
 
     load_backend()
@@ -39,8 +43,20 @@ def command(
     decoder, encoder = open_decoder(run)
     options = decoding_options(settings or (), type(decoder))
     channels = decoder.image_space.shape[-1]
-    for image in images:
+    for image, path in zip(images, targets, strict=True):
         large = upscale(decoder, encoder, read(image, channels), prompt, seed=seed, options=options)
-        path = output / f"{image.stem}.png"
         save_png(path, large, {"prompt": prompt, "seed": str(seed), "model": run.resolve().name})
         say(str(path))
+
+
+def _targets(images: Sequence[Path], folder: Path) -> list[Path]:
+    """The files to write, tried before the model is loaded; none of them is one of the pictures, or stands for two."""
+    targets = [folder / f"{image.stem}.png" for image in images]
+    for number, (image, target) in enumerate(zip(images, targets, strict=True)):
+        if target in targets[:number]:
+            raise ConfigError(f"{image} and {images[targets.index(target)]} would both become {target}: rename one")
+        if any(target.exists() and other.exists() and target.samefile(other) for other in images):
+            raise ConfigError(f"{target} is one of the pictures, which would be lost: give another folder with -o")
+        require_free(target)
+    writable_folder(folder)
+    return targets

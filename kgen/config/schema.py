@@ -9,6 +9,7 @@ from kgen.config.components import DEFAULTS, PARTS
 from kgen.config.options import model_of, schema_of
 from kgen.config.run_config import RunConfig
 from kgen.errors import PluginError
+from kgen.ownership import SCHEMA_TITLE
 from kgen.plugins import registry
 from kgen.registry import KINDS, Component, Kind
 
@@ -50,7 +51,7 @@ def run_file_schema() -> Schema:
     optional = {"name"} | {key for key, default in DEFAULTS.items() if default}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "kgen run file",
+        "title": SCHEMA_TITLE,
         "description": schema["description"],
         "type": "object",
         "additionalProperties": False,

@@ -57,7 +57,7 @@ class Manifest(TypedDict, total=False):
     name: str
     seed: int
     step: int
-    finished: str
+    finished: str | None
     software: Software
     components: Components
     data: Data

@@ -1,0 +1,124 @@
+"""No command and no function replaces or deletes what kgen did not make, wherever it is told to write.
+
+`Pipeline.save` is tested in test_pipeline.py, `kgen run --out` and `kgen compare` beside what else they refuse.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import EXECUTABLE, Outcome, Trained, environment
+from PIL import Image
+
+from kgen.errors import ConfigError
+from kgen.images import save_png
+
+Kgen = Callable[..., Outcome]
+
+FILES = {
+    "generate": ("generate", "RUN", "red", "-o", "TARGET"),
+    "reconstruct": ("reconstruct", "RUN", "small.png", "-o", "TARGET"),
+    "schema": ("schema", "-o", "TARGET"),
+}
+"""The commands that write one file."""
+
+FOLDERS = {
+    "generate": ("generate", "RUN", "red", "-o", "TARGET/"),
+    "upscale": ("upscale", "RUN", "small.png", "-o", "TARGET"),
+}
+"""Those that write into a folder."""
+
+
+def snapshot(folder: Path) -> dict[str, bytes | str]:
+    """All files, and where links point to."""
+    return {
+        str(path): str(path.readlink()) if path.is_symlink() else path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_symlink() or path.is_file()
+    }
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Path:
+    """A folder with files of the user's."""
+    desk = tmp_path / "desk"
+    (desk / "holiday").mkdir(parents=True)
+    for name in ("mine.png", "small.png", "holiday/0000-red.png", "holiday/small.png"):
+        Image.new("RGB", (8, 8), "red").save(desk / name)
+    (desk / "text.png").write_text("no picture at all")
+    (desk / "link.png").symlink_to(desk / "mine.png")
+    return desk
+
+
+def fill(command: tuple[str, ...], trained: Trained, target: str) -> list[str]:
+    places = {"RUN": str(trained.directory), "TARGET": target, "TARGET/": f"{target.rstrip('/')}/"}
+    return [places.get(word, word) for word in command]
+
+
+@pytest.mark.parametrize("command", FILES.values(), ids=FILES)
+def test_a_file_of_the_users_stays(kgen: Kgen, trained: Trained, desk: Path, command: tuple[str, ...]) -> None:
+    before = snapshot(desk)
+    for target in ("mine.png", "text.png", "link.png"):
+        kgen(*fill(command, trained, target), cwd=desk).refuses(f"{target} is there already, and kgen did not make it")
+    for target in ("mine.png/sub/x.png", "/proc/x.png", "holiday/../mine.png"):
+        kgen(*fill(command, trained, target), cwd=desk).refuses()
+    if command[0] != "generate":  # which writes a picture into a folder
+        for target in (".", "/", "holiday"):
+            kgen(*fill(command, trained, target), cwd=desk).refuses(target)
+    assert snapshot(desk) == before
+
+
+@pytest.mark.parametrize("command", FOLDERS.values(), ids=FOLDERS)
+def test_files_in_a_folder_stay(kgen: Kgen, trained: Trained, desk: Path, command: tuple[str, ...]) -> None:
+    before = snapshot(desk)
+    kgen(*fill(command, trained, "holiday"), cwd=desk).refuses("is there already, and kgen did not make it")
+    for target in ("mine.png", "mine.png/sub", "/proc/x"):
+        kgen(*fill(command, trained, target), cwd=desk).refuses()
+    if command[0] == "upscale":
+        kgen(*fill(command, trained, "."), cwd=desk).refuses("small.png is one of the pictures, which would be lost")
+        twice = [*fill(command, trained, "new"), "holiday/small.png"]
+        kgen(*twice, cwd=desk).refuses("small.png would both become new/small.png")
+    assert snapshot(desk) == before
+
+
+def test_kgen_replaces_its_own_pictures_and_empty_files(kgen: Kgen, trained: Trained, desk: Path) -> None:
+    (desk / "empty.png").touch()
+    (desk / "through.png").symlink_to("/dev/null")
+    for target in ("new.png", "new.png", "empty.png", "through.png"):
+        assert kgen("generate", trained.directory, "red", "-o", target, cwd=desk).status == 0
+    assert Image.open(desk / "new.png").info["Software"] == "kgen"
+    assert (desk / "through.png").is_symlink() and Path("/dev/null").is_char_device()
+    for _ in range(2):
+        assert kgen("schema", "-o", "new.json", cwd=desk).status == 0
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_picture_of_any_kind_is_known_again(tmp_path: Path, channels: int) -> None:
+    path = tmp_path / "x.png"
+    for prompt in ("", "a" * 10_000):
+        save_png(path, np.zeros((300, 300, channels), np.uint8), {"prompt": prompt})
+    Image.open(path).save(path)  # another program's copy has other metadata
+    with pytest.raises(ConfigError, match="kgen did not make it"):
+        save_png(path, np.zeros((8, 8, channels), np.uint8), {})
+
+
+@pytest.mark.parametrize(
+    "redirection, status, err",
+    [
+        (">&-", 0, ""),
+        (">&- 2>&- <&-", 0, ""),
+        ("2>&- | head -c 1", 0, ""),
+        (">/dev/full", 2, "error: No space left on device\n"),
+    ],
+)
+def test_an_output_that_takes_nothing(redirection: str, status: int, err: str) -> None:
+    """A stream that is closed, a reader that has gone, and a disk that is full end in no traceback."""
+    command = f"'{EXECUTABLE}' plugins list {redirection}"
+    done = subprocess.run(
+        ["bash", "-c", command], env=environment(), capture_output=True, text=True, check=False, timeout=100
+    )
+    assert (done.returncode, done.stderr) == (status, err)
