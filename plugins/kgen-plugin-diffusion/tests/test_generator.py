@@ -94,6 +94,13 @@ def test_a_text_of_one_position_needs_no_queries(network: DiT | UNet) -> None:
     assert np.abs(outputs[0] - outputs[1]).max() > 1e-4
 
 
+def test_the_label_says_of_how_many_steps_the_bound_is() -> None:
+    generator = Diffusion(SPACE, CONDITIONS, network=TINY_DIT)
+    assert generator.likelihood == "lower bound"
+    assert generator.likelihood_label() == "a bound of 1000 steps"
+    assert generator.likelihood_label(steps=250, end_log_snr=12.0) == "a bound of 250 steps"
+
+
 def test_options_that_would_do_nothing_are_refused() -> None:
     generator = Diffusion(SPACE, CONDITIONS, network=TINY_DIT)
     for sampler in sorted(set(SAMPLERS) - {"ddim"}):

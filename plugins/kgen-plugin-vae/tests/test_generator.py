@@ -125,6 +125,13 @@ def test_misfits_are_named() -> None:
         Network(width=8, multipliers=(1, 2), attention=(1,), head_dim=5)
 
 
+def test_the_label_says_of_how_many_draws_the_bound_is() -> None:
+    vae, of_two_colors = (VAE(SPACE, CONDITIONS, network=FLAT, observation=o, vector=4) for o in (None, Bernoulli()))
+    assert vae.likelihood == "lower bound" and vae.likelihood_label() == "a bound of 1 draw"
+    assert vae.likelihood_label(samples=16) == "a bound of 16 draws"
+    assert of_two_colors.likelihood_label() == "a bound of 1 draw, of black-and-white images"
+
+
 def test_the_loss_is_what_it_says() -> None:
     x, condition = batch()
     losses = {name: array(value) for name, value in trained(beta=2.5).compute_losses(x, condition, True).items()}
