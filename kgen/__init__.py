@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from kgen.random import NoiseSpec, SeedGenerator
     from kgen.run import open_decoder
     from kgen.saving import load
+    from kgen.signature import Static, is_static
 
 _LAZY = {
     "assemble": "kgen.assembly",
@@ -47,6 +48,8 @@ _LAZY = {
     "Metric": "kgen.components.metric",
     "NoiseSpec": "kgen.random",
     "SeedGenerator": "kgen.random",
+    "Static": "kgen.signature",
+    "is_static": "kgen.signature",
 }
 
 __all__ = [
@@ -68,10 +71,12 @@ __all__ = [
     "SeedGenerator",
     "Space",
     "SpaceError",
+    "Static",
     "Split",
     "assemble",
     "bits_per_dimension",
     "hookimpl",
+    "is_static",
     "latents_of",
     "load",
     "make_dataset",

@@ -41,6 +41,10 @@ class ImageRangeWarning(UserWarning):
     """Float images that are in [-1, 1], but seem to have been scaled to [0, 1]."""
 
 
+class GuidanceWarning(UserWarning):
+    """Guidance by a pipeline that was trained without dropping conditions."""
+
+
 class RunInterruptedError(KgenError):
     """The user stopped a run (Ctrl-C); nothing is lost."""
 

@@ -10,13 +10,18 @@ import numpy as np
 
 from kgen.data.stream import slices, stream
 from kgen.devices import compile_sampling
+from kgen.programs import program_batch
 
 if TYPE_CHECKING:
     from kgen.pipeline import Pipeline
 
 
 class Likelihood(keras.Model):  # type: ignore[misc]
-    """Images and tokens -> nats, with one set of options. Shares the weights of the pipeline."""
+    """Images and tokens -> nats, with one set of static options. Shares the weights of the pipeline.
+
+    Args:
+        options: Of `log_likelihood`, those that are compiled in: see `split_options`.
+    """
 
     def __init__(self, pipeline: Pipeline, options: dict[str, Any]) -> None:
         super().__init__(autocast=False)
@@ -29,12 +34,16 @@ class Likelihood(keras.Model):  # type: ignore[misc]
 
     def call(self, batch: dict[str, Any]) -> Any:
         latent = self.decoder.encode(batch["image"])
-        return self.generator.log_likelihood(latent, self.encoder(batch["tokens"]), **self.options)
+        numbers = {name: values[0] for name, values in batch.get("numbers", {}).items()}
+        return self.generator.log_likelihood(latent, self.encoder(batch["tokens"]), **self.options, **numbers)
 
-    def measure(self, batch: dict[str, Any], batch_size: int) -> np.ndarray:
-        """Runs on N rows; the last batch is filled up, so that one program serves all."""
-        batches = slices(batch, batch_size)
-        return np.asarray(self.predict(stream(batches), steps=len(batches), verbose=0))[: len(batch["image"])]
+    def measure(self, batch: dict[str, Any], numbers: dict[str, float], batch_size: int) -> np.ndarray:
+        """Runs on N rows, at most `batch_size` together. The last batch is filled up: see `program_batch`."""
+        count = len(batch["image"])
+        if numbers:
+            batch = {**batch, "numbers": {name: np.full(count, value, np.float32) for name, value in numbers.items()}}
+        batches = slices(batch, program_batch(count, batch_size))
+        return np.asarray(self.predict(stream(batches), steps=len(batches), verbose=0))[:count]
 
 
 def bits_per_dimension(log_likelihood: np.ndarray, size: int) -> np.ndarray:

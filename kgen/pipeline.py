@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,19 +16,25 @@ from kgen.components.decoder import Decoder
 from kgen.components.encoder import Condition, Encoder
 from kgen.components.generator import Generator
 from kgen.components.likelihood import check_likelihood
-from kgen.errors import ConfigError, DataError
+from kgen.errors import ConfigError, DataError, GuidanceWarning
 from kgen.images import floats, to_uint8
 from kgen.likelihood import Likelihood
 from kgen.loss_model import LossModel
 from kgen.memory import weights_fit
-from kgen.random import MAX_SEED, SeedGenerator, draw, interpolate, noise_keys
+from kgen.programs import Programs
+from kgen.prompts import check_prompts, check_seeds
+from kgen.random import SeedGenerator, draw, interpolate, noise_keys
 from kgen.region import latent_region
 from kgen.sampler import Sampler, noise_spec, validate_options
+from kgen.signature import split_options
 
 Tensor = Any
 Batch = dict[str, Any]
 
 MAX_SAMPLE_BATCH = 64
+
+KERAS_FILES = (".keras", ".h5", ".hdf5")
+"""How the names of Keras's own files end."""
 
 
 class Pipeline(LossModel):
@@ -51,8 +58,8 @@ class Pipeline(LossModel):
         self, encoder: Encoder, generator: Generator, decoder: Decoder, *, condition_dropout: float = 0.1, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        if not 0.0 <= condition_dropout < 1.0:
-            raise ValueError(f"condition_dropout must be in [0, 1), not {condition_dropout}")
+        if not isinstance(condition_dropout, int | float) or not 0.0 <= condition_dropout < 1.0:
+            raise ConfigError(f"condition_dropout must be a number in [0, 1), not {condition_dropout!r}")
         self.encoder = encoder
         self.generator = generator
         self.decoder = decoder
@@ -60,7 +67,7 @@ class Pipeline(LossModel):
         self.seed_generator = SeedGenerator()
         self.hide("null_tokens", dict(encoder.tokenize([""])))
         self.hide("frozen_null", None)
-        self.hide("samplers", {})
+        self.hide("programs", Programs())
         self.build()
 
     # ---- training -------------------------------------------------------------------------------------------------
@@ -156,11 +163,42 @@ class Pipeline(LossModel):
         """As in Keras, of what `fit` reads."""
         return super().evaluate(batches(x, y, self.inputs), None, *args, **kwargs)
 
-    def save(self, path: str | Path) -> None:
-        """Writes the pipeline into the folder `path`, which `kgen.load` reads; replaces what was there."""
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """The losses of every example, by name; images are drawn by `generate`."""
+        if isinstance(x, str) or (isinstance(x, Sequence) and all(isinstance(text, str) for text in x)):
+            raise ConfigError("predict gives losses of a batch; to draw images of prompts, call generate(prompts)")
+        return super().predict(batches(x, None, self.inputs), *args, **kwargs)
+
+    # ---- copies ---------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path, **options: Any) -> None:
+        """Writes the pipeline into the folder `path`, which `kgen.load` reads; a saved pipeline there is replaced.
+
+        Raises:
+            ConfigError: `path` is a file's name as Keras has it, there are options of Keras's `save`, or a folder of
+                another origin is there.
+        """
         from kgen.saving import save
 
+        if options or Path(path).suffix in KERAS_FILES:
+            raise ConfigError(
+                f"a pipeline is saved in a folder, not in a file of Keras such as {path}: call save('{Path(path).stem}'"
+                "), then kgen.load; checkpoints while training are written by 'kgen run'"
+            )
         save(self, path)
+
+    def __reduce__(self) -> Any:
+        """For `copy.deepcopy` and `pickle`: as if saved and loaded, so without the optimizer."""
+        from kgen.copies import pack
+
+        return pack(self)
+
+    def get_config(self) -> dict[str, Any]:
+        """Refused: Keras would keep neither options nor vocabularies of the parts."""
+        raise ConfigError(
+            "Keras can neither write a pipeline in its own format nor clone it: call pipeline.save(folder) and "
+            "kgen.load(folder), or copy.deepcopy(pipeline)"
+        )
 
     # ---- sampling -------------------------------------------------------------------------------------------------
 
@@ -187,7 +225,7 @@ class Pipeline(LossModel):
             seed: Of the noise, from 0 to 2^31 - 1; or one per prompt.
             shared_noise: The noise depends on seed and number alone, and is the same for all prompts: what differs
                 between their images is then the text's effect. A text that is given twice gives the same images.
-            batch_size: Pictures that are made together.
+            batch_size: At most so many images are made together; the next lower power of two, if it is none.
             image: uint8 (height, width, channels), to change instead of drawing anew; for generators that have `edits`,
                 whose option `strength` says how much.
             mask: uint8 (height, width), white where `image` is drawn anew while the rest of it stays; for generators
@@ -209,8 +247,8 @@ class Pipeline(LossModel):
             return np.zeros((0, *self.decoder.image_space.shape), np.uint8)
         options = validate_options(self.generator, "generate", options)
         self._check_source(image, mask, options)
+        self._check_guidance(options)
         decoder_options = validate_options(self.decoder, "decode", decoder or {})
-        sampler = self._sampler(options, decoder_options)
         texts = [prompt for prompt in prompts for _ in range(n)]
         keys = noise_keys(prompts, seeds, n, shared_noise)
         batch: Batch = {
@@ -223,7 +261,7 @@ class Pipeline(LossModel):
         if mask is not None:
             region = latent_region(mask, self.decoder.image_space, self.generator.space)  # (h, w)
             batch["region"] = np.repeat(region[None], len(texts), axis=0)
-        return to_uint8(sampler.sample(batch, min(batch_size, len(texts)), verbose))
+        return self._sample(batch, options, decoder_options, batch_size, verbose)
 
     def _check_source(self, image: np.ndarray | None, mask: np.ndarray | None, options: Mapping[str, Any]) -> None:
         name, expected = type(self.generator).__name__, self.decoder.image_space.shape
@@ -241,6 +279,15 @@ class Pipeline(LossModel):
                 raise ConfigError(f"{name} changes an image as a whole: leave the mask out")
             if "strength" in options:
                 raise ConfigError("'strength' is of an image as a whole: a mask's white is all drawn anew")
+
+    def _check_guidance(self, options: Mapping[str, Any]) -> None:
+        if not self.condition_dropout and options.get("guidance", 1.0) != 1.0:
+            warnings.warn(
+                f"guidance {options['guidance']:g} compares with the empty text, but this pipeline was made with "
+                "condition_dropout 0, so that training never showed it: draw with guidance 1, or train it anew",
+                GuidanceWarning,
+                stacklevel=3,
+            )
 
     def interpolate(
         self,
@@ -270,6 +317,7 @@ class Pipeline(LossModel):
         if count < 2:
             raise ConfigError(f"an interpolation has at least 2 images, not {count}")
         options = validate_options(self.generator, "generate", options)
+        self._check_guidance(options)
         decoder_options = validate_options(self.decoder, "decode", decoder or {})
         specs, decoder_specs = noise_spec(self.generator, options), noise_spec(self.decoder, decoder_options)
         if not any(spec.kind == "normal" for spec in specs.values()):
@@ -280,14 +328,25 @@ class Pipeline(LossModel):
             "generator": interpolate(specs, draw(specs, first), draw(specs, second), at),
             "decoder": interpolate(decoder_specs, draw(decoder_specs, first), draw(decoder_specs, second), at),
         }
-        return to_uint8(self._sampler(options, decoder_options).sample(batch, count))
+        return self._sample(batch, options, decoder_options, MAX_SAMPLE_BATCH)
 
-    def _sampler(self, options: dict[str, Any], decoder_options: dict[str, Any]) -> Sampler:
-        """One compiled program an option set."""
-        key = repr((options, decoder_options))
-        if key not in self.samplers:
-            self.samplers[key] = Sampler(self, options, decoder_options)
-        return self.samplers[key]  # type: ignore[no-any-return]
+    def _sample(
+        self,
+        batch: Batch,
+        options: dict[str, Any],
+        decoder_options: dict[str, Any],
+        batch_size: int,
+        verbose: int = 0,
+    ) -> np.ndarray:
+        """Runs the program of these options, which is compiled where it is not there yet."""
+        static, numbers = split_options(type(self.generator).generate, options)
+        decoder_static, decoder_numbers = split_options(type(self.decoder).decode, decoder_options)
+        loops = self.generator.drawing_steps(**options) > 1
+        sampler: Sampler = self.programs.get(
+            ("generate", repr((static, decoder_static)), loops),
+            lambda: Sampler(self, static, decoder_static, loops),
+        )
+        return to_uint8(sampler.sample(batch, numbers, decoder_numbers, batch_size, verbose))
 
     # ---- likelihood -----------------------------------------------------------------------------------------------
 
@@ -311,27 +370,6 @@ class Pipeline(LossModel):
         options = validate_options(self.generator, "log_likelihood", options)
         batch = self.inputs(images, captions)
         batch["image"] = ops.convert_to_numpy(floats(ops.convert_to_tensor(batch["image"])))
-        return Likelihood(self, options).measure(batch, min(batch_size, len(captions)))
-
-
-def check_prompts(prompts: Sequence[str]) -> list[str]:
-    """The prompts as a list. Raises ConfigError for what is no text."""
-    for prompt in prompts:
-        if not isinstance(prompt, str):
-            raise ConfigError(f"a prompt is a text, not {type(prompt).__name__}")
-        if any("\ud800" <= character <= "\udfff" for character in prompt):
-            raise ConfigError(f"the prompt {prompt!r} is not UTF-8 text: it holds half of a surrogate pair")
-    return list(prompts)
-
-
-def check_seeds(seed: Any, prompts: int) -> list[int]:
-    """One seed per prompt. Raises ConfigError for what is no seed, or another number of them."""
-    several = isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str)
-    seeds = list(seed) if several else [seed] * prompts
-    for given in seeds if several else [seed]:
-        whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
-        if not whole or not 0 <= given <= MAX_SEED:
-            raise ConfigError(f"a seed is a whole number from 0 to {MAX_SEED}, not {given!r}")
-    if len(seeds) != prompts:
-        raise ConfigError(f"{len(seeds)} seeds, but {prompts} prompts: give one seed, or one per prompt")
-    return [int(given) for given in seeds]
+        static, numbers = split_options(type(self.generator).log_likelihood, options)
+        program: Likelihood = self.programs.get(("log_likelihood", repr(static)), lambda: Likelihood(self, static))
+        return program.measure(batch, numbers, batch_size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -12,8 +12,9 @@ from keras import ops
 
 from kgen.data.stream import slices, stream
 from kgen.devices import compile_sampling
-from kgen.errors import ConfigError
+from kgen.errors import ConfigError, RunError
 from kgen.images import floats
+from kgen.programs import program_batch
 from kgen.random import NoiseSpec
 from kgen.signature import option_model, options
 
@@ -22,12 +23,19 @@ if TYPE_CHECKING:
 
 
 class Sampler(keras.Model):  # type: ignore[misc]
-    """Tokens, noise and perhaps images to start from -> images in [-1, 1], with one set of options.
+    """Tokens, noise and perhaps images to start from -> images in [-1, 1], with one set of static options.
 
-    Of images to start from, a region may be all that is drawn anew. Shares the weights of the pipeline, which holds it.
+    Of images to start from, a region may be all that is drawn anew. Options that are numbers are part of the batch.
+    Shares the weights of the pipeline, which holds it.
+
+    Args:
+        options, decoder_options: Of `generate` and `decode`, those that are compiled in: see `split_options`.
+        loops: Whether images take several steps, one after the other.
     """
 
-    def __init__(self, pipeline: Pipeline, options: dict[str, Any], decoder_options: dict[str, Any]) -> None:
+    def __init__(
+        self, pipeline: Pipeline, options: dict[str, Any], decoder_options: dict[str, Any], loops: bool
+    ) -> None:
         super().__init__(autocast=False)
         self.encoder = pipeline.encoder
         self.generator = pipeline.generator
@@ -35,10 +43,13 @@ class Sampler(keras.Model):  # type: ignore[misc]
         for name, value in (("null_tokens", pipeline.null_tokens), ("options", (options, decoder_options))):
             object.__setattr__(self, name, value)  # plain values, which Keras must not wrap
         self.built = True
-        self.compile(jit_compile=compile_sampling(self.generator.drawing_steps(**options)))
+        self.compile(jit_compile=compile_sampling(2 if loops else 1))
 
-    def call(self, batch: dict[str, Any]) -> Any:
-        options, decoder_options = self.options
+    def call(self, batch: dict[str, Any]) -> dict[str, Any]:
+        options, decoder_options = (
+            {**static, **{name: values[0] for name, values in batch.get(numbers, {}).items()}}
+            for static, numbers in zip(self.options, ("numbers", "decoder_numbers"), strict=True)
+        )
         condition = self.encoder(batch["tokens"])
         null = self.encoder(self.null_tokens)
         null = {name: ops.broadcast_to(null[name], ops.shape(value)) for name, value in condition.items()}
@@ -46,13 +57,64 @@ class Sampler(keras.Model):  # type: ignore[misc]
         source |= {"region": batch["region"]} if "region" in batch else {}
         latent = self.generator.generate(condition, null, batch.get("generator", {}), **source, **options)
         images = self.decoder.decode(latent, condition, batch.get("decoder", {}), **decoder_options)
-        return ops.clip(ops.cast(images, "float32"), -1.0, 1.0)
+        finite = ops.stack([_finite(getattr(self, part).weights) for part in PARTS])  # (3,)
+        rows = ops.shape(images)[0]
+        return {
+            "images": ops.clip(ops.cast(images, "float32"), -1.0, 1.0),
+            "finite": ops.broadcast_to(finite[None], (rows, len(PARTS))),
+        }
 
-    def sample(self, batch: dict[str, Any], batch_size: int, verbose: int = 0) -> np.ndarray:
-        """Runs on N rows; the last batch is filled up, so that one program serves all."""
+    def sample(
+        self,
+        batch: dict[str, Any],
+        numbers: dict[str, float],
+        decoder_numbers: dict[str, float],
+        batch_size: int,
+        verbose: int = 0,
+    ) -> np.ndarray:
+        """Draws N images.
+
+        Args:
+            batch: "tokens", "generator" and "decoder" (the noise), perhaps "image" and "region": arrays (N, ...).
+            numbers, decoder_numbers: The options that are not compiled in.
+            batch_size: At most so many are drawn together. The last batch is filled up: see `program_batch`.
+
+        Returns:
+            (N, height, width, channels) in [-1, 1].
+
+        Raises:
+            RunError: the images, or weights of the pipeline, are not finite.
+        """
         count = len(next(iter(batch["tokens"].values())))
-        batches = slices({name: arrays for name, arrays in batch.items() if len(arrays)}, batch_size)
-        return np.asarray(self.predict(stream(batches), steps=len(batches), verbose=verbose))[:count]
+        for name, values in (("numbers", numbers), ("decoder_numbers", decoder_numbers)):
+            batch[name] = {option: np.full(count, value, np.float32) for option, value in values.items()}
+        given = {name: arrays for name, arrays in batch.items() if len(arrays)}
+        batches = slices(given, program_batch(count, batch_size))
+        made = self.predict(stream(batches), steps=len(batches), verbose=verbose)
+        finite = np.asarray(made["finite"]).reshape(-1, len(PARTS))
+        for index, part in enumerate(PARTS):
+            if not finite[:, index].all():
+                raise RunError(
+                    f"the weights of {part} {type(getattr(self, part)).__name__} hold NaN or infinity: its training "
+                    "failed. Train it anew, with a lower learning_rate or a clip_norm"
+                )
+        images = np.asarray(made["images"])[:count]
+        if not np.isfinite(images).all():
+            raise RunError(
+                f"{type(self.generator).__name__} and {type(self.decoder).__name__} made images that are not finite "
+                "(NaN or infinity), with weights that are: change their options"
+            )
+        return images
+
+
+PARTS = ("encoder", "generator", "decoder")
+
+
+def _finite(weights: Sequence[Any]) -> Any:
+    """Whether all numbers of all weights are: a bool scalar."""
+    kinds = [weight for weight in weights if keras.backend.is_float_dtype(weight.dtype)]
+    found = [ops.all(ops.isfinite(ops.convert_to_tensor(weight))) for weight in kinds]
+    return ops.all(ops.stack(found)) if found else ops.convert_to_tensor(True)
 
 
 def validate_options(part: Any, method: str, given: dict[str, Any] | Any) -> dict[str, Any]:

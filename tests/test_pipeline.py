@@ -154,7 +154,7 @@ def test_on_a_cpu_xla_compiles_loops_alone(dataset: Patterns, monkeypatch: pytes
     pipeline = make(dataset)
     for spread in (0.5, 1.0):
         pipeline.generate("pattern 5", spread=spread)
-    assert [sampler.jit_compile for sampler in pipeline.samplers.values()] == [False, True]
+    assert [sampler.jit_compile for sampler in pipeline.programs] == [False, True]
 
 
 @pytest.mark.parametrize(("steps", "counted"), [({}, 1), ({"steps": 3}, 3)])

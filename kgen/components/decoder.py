@@ -66,7 +66,10 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         return {}
 
     def decode(self, latent: Tensor, condition: Condition, noise: dict[str, Tensor], **options: Any) -> Tensor:
-        """Latents -> images in [-1, 1] (the pipeline clips). Subclasses name their options, with types and defaults."""
+        """Latents -> images in [-1, 1] (the pipeline clips). Subclasses name their options, with types and defaults.
+
+        An option annotated as float comes as a scalar tensor: see `Generator.generate`.
+        """
         raise NotImplementedError
 
     def text_of(self, image: np.ndarray) -> str:

@@ -77,6 +77,12 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
     ) -> Tensor:
         """Generates latents; compiled whole. Subclasses name their options, with types and defaults.
 
+        An option annotated as ``float``, or ``float | None``, comes as a float32 scalar tensor, so that one program
+        serves all of its values: do not ask for its value with Python's `if`. A value that is to change the computation
+        is declared, ``guidance: Annotated[float, kgen.Static(1.0)] = 1.0``; it comes as a plain number, and
+        ``kgen.is_static(guidance, 1.0)`` finds it. Options of all other types come as they are, and each of their
+        values is compiled anew. The same goes for `log_likelihood`, and for `decode` of a decoder.
+
         Args:
             condition: As in `compute_losses`.
             null_condition: The empty text's condition, same shapes: what the model saw where conditions were dropped.

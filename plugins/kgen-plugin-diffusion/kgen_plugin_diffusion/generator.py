@@ -11,6 +11,7 @@ from pydantic import Field, PositiveInt
 from kgen import ConditionSpace, Generator, NoiseSpec, SeedGenerator, Space, SpaceError
 from kgen.nn import threshold_dynamically
 from kgen.random import normal
+from kgen.signature import Static, is_static
 from kgen_plugin_diffusion import predictions, schedules, weightings
 from kgen_plugin_diffusion.bound import END_LOG_SNR, variational_bound
 from kgen_plugin_diffusion.guidance import guide
@@ -144,10 +145,10 @@ class Diffusion(Generator):
         sampler: Sampler = "heun",
         steps: PositiveInt = 20,
         spacing: Spacing = "uniform",
-        guidance: Annotated[float, Field(ge=0)] = 1.0,
-        guidance_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0,
+        guidance: Annotated[float, Field(ge=0), Static(1.0)] = 1.0,
+        guidance_rescale: Annotated[float, Field(ge=0, le=1), Static(0.0)] = 0.0,
         dynamic_threshold: Annotated[float, Field(gt=0, le=1)] | None = None,
-        eta: Annotated[float, Field(ge=0, le=1)] = 0.0,
+        eta: Annotated[float, Field(ge=0, le=1), Static(0.0)] = 0.0,
         strength: Annotated[float, Field(gt=0, le=1)] = 0.6,
     ) -> Tensor:
         """Generates latents; from those of a picture, if there is a `source` (SDEdit, Meng et al. 2022, algorithm 1).
@@ -166,7 +167,7 @@ class Diffusion(Generator):
         grid = time_grid(self._schedule, steps, spacing, 1.0 if source is None else strength)
 
         def denoise(x: Tensor, alpha: Tensor, sigma: Tensor, level: Tensor) -> Tensor:
-            if guidance == 1.0:
+            if is_static(guidance, 1.0):
                 picture = self._denoised(x, alpha, sigma, level, condition)
             else:
                 both = {name: ops.concatenate([condition[name], null_condition[name]]) for name in condition}

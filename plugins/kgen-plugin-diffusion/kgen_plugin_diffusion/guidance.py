@@ -6,10 +6,12 @@ from typing import Any
 
 from keras import ops
 
+from kgen.signature import is_static
+
 Tensor = Any
 
 
-def guide(conditional: Tensor, unconditional: Tensor, weight: float, rescale: float) -> Tensor:
+def guide(conditional: Tensor, unconditional: Tensor, weight: Tensor | float, rescale: Tensor | float) -> Tensor:
     """Classifier-free guidance (Ho and Salimans 2022), of the clean pictures that two conditions suggest.
 
     Args:
@@ -18,7 +20,7 @@ def guide(conditional: Tensor, unconditional: Tensor, weight: float, rescale: fl
             conditional one (Lin et al. 2024, equation 16).
     """
     guided = unconditional + weight * (conditional - unconditional)
-    if not rescale:
+    if is_static(rescale, 0.0):
         return guided
     axes = tuple(range(1, len(guided.shape)))
     ratio = ops.std(conditional, axis=axes, keepdims=True) / (ops.std(guided, axis=axes, keepdims=True) + 1e-6)

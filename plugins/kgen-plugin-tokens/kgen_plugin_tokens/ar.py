@@ -11,6 +11,7 @@ from keras import ops
 from pydantic import Field, PositiveInt
 
 from kgen import ConditionSpace, Generator, NoiseSpec, SeedGenerator, Space
+from kgen.signature import Static
 from kgen_plugin_tokens.causal import CausalModel
 from kgen_plugin_tokens.choosing import choose, log_probability
 from kgen_plugin_tokens.lengths import (
@@ -134,8 +135,8 @@ class Autoregressive(Generator):
         *,
         temperature: Annotated[float, Field(gt=0)] = 1.0,
         top_k: PositiveInt | None = None,
-        top_p: Annotated[float, Field(gt=0, le=1)] = 1.0,
-        guidance: Annotated[float, Field(ge=0)] = 1.0,
+        top_p: Annotated[float, Field(gt=0, le=1), Static(1.0)] = 1.0,
+        guidance: Annotated[float, Field(ge=0), Static(1.0)] = 1.0,
     ) -> Tensor:
         """Draws the tokens one by one.
 

@@ -10,6 +10,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from kgen import ConditionSpace, Generator, NoiseSpec, SeedGenerator, Space, SpaceError
 from kgen.random import uniform
+from kgen.signature import Static
 from kgen_plugin_tokens.ar import in_order
 from kgen_plugin_tokens.bidirectional import MaskedModel, any_order_bound, masked_loss
 from kgen_plugin_tokens.causal import CausalModel
@@ -125,9 +126,9 @@ class Combined(Generator):
         rounds: NonNegativeInt = 0,
         rewrite: Annotated[float, Field(gt=0, le=1)] = 0.25,
         temperature: Annotated[float, Field(gt=0)] = 1.0,
-        top_p: Annotated[float, Field(gt=0, le=1)] = 1.0,
+        top_p: Annotated[float, Field(gt=0, le=1), Static(1.0)] = 1.0,
         randomness: Annotated[float, Field(ge=0)] = 4.5,
-        guidance: Annotated[float, Field(ge=0)] = 1.0,
+        guidance: Annotated[float, Field(ge=0), Static(1.0)] = 1.0,
         last_token_alone: bool = False,
     ) -> Tensor:
         """Drafts, fills in, and goes over the result.
@@ -155,10 +156,10 @@ class Combined(Generator):
         tokens, _ = self.filler.fill(
             tokens, counts, noise["steps"], condition, null_condition, randomness=randomness, **options
         )
-        again = np.array([max(1, round(rewrite * self.space.size))])
+        again = ops.maximum(ops.cast(ops.round(rewrite * ops.ones((1,)) * self.space.size), "int32"), 1)  # (1,)
         for number in range(1, rounds + 1):
             certainty = self._certainty(tokens, condition)
-            doubted = self.filler.masked(tokens, ranks(certainty) < int(again[0]))
+            doubted = self.filler.masked(tokens, ranks(certainty) < again)
             keys = _keys(noise["steps"], number)
             tokens, _ = self.filler.fill(doubted, again, keys, condition, null_condition, **options)
         return ops.reshape(tokens, (-1, *self.space.shape))

@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from kgen.random import uniform
+from kgen.signature import is_static
 from kgen_plugin_tokens.choosing import choose, guide, log_probability
 from kgen_plugin_tokens.masking import ranks
 from kgen_plugin_tokens.stack import Stack, places_initializer
@@ -86,10 +87,10 @@ class MaskedModel(keras.layers.Layer):
         condition: Condition,
         null_condition: Condition,
         *,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        randomness: float = 0.0,
-        guidance: float = 1.0,
+        temperature: Tensor | float = 1.0,
+        top_p: Tensor | float = 1.0,
+        randomness: Tensor | float = 0.0,
+        guidance: Tensor | float = 1.0,
         rising: bool = False,
         revise: bool = False,
     ) -> tuple[Tensor, Tensor]:
@@ -112,11 +113,12 @@ class MaskedModel(keras.layers.Layer):
         steps = counts.shape[0]
         counts = ops.cast(ops.convert_to_tensor(counts), "int32")
         after = ops.concatenate([counts[1:], ops.zeros_like(counts[:1])])  # (steps,) or (steps, B, 1)
-        if guidance != 1.0:
+        guided = not is_static(guidance, 1.0)
+        if guided:
             both = {name: ops.concatenate([condition[name], null_condition[name]]) for name in condition}
 
         def logits_of(tokens: Tensor, progress: Tensor) -> Tensor:
-            if guidance == 1.0:
+            if not guided:
                 return self(tokens, condition)
             logits, null = ops.split(self(ops.concatenate([tokens, tokens]), both), 2)
             return guide(logits, null, 1.0 + (guidance - 1.0) * (progress if rising else 1.0))

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kgen.signature import is_static
 from kgen_plugin_tokens.choosing import guide
 from kgen_plugin_tokens.stack import Stack, places_initializer
 from kgen_plugin_tokens.transformer import Transformer
@@ -88,7 +89,7 @@ class CausalModel(keras.layers.Layer):
         condition: Condition,
         null_condition: Condition,
         choose: Callable[[Tensor, Tensor], Tensor],
-        guidance: float = 1.0,
+        guidance: Tensor | float = 1.0,
     ) -> Tensor:
         """Draws one token after the other; keys and values of those before are kept.
 
@@ -100,8 +101,8 @@ class CausalModel(keras.layers.Layer):
         Returns:
             (B, N) int32, in the order.
         """
-        count = ops.shape(condition["mask"])[0]
-        if guidance != 1.0:
+        count, guided = ops.shape(condition["mask"])[0], not is_static(guidance, 1.0)
+        if guided:
             condition = {name: ops.concatenate([condition[name], null_condition[name]]) for name in condition}
         memory, caches = self.stack.begin(condition)
         start = self.start(condition["pooled"])  # (B or 2B, C)
@@ -112,14 +113,14 @@ class CausalModel(keras.layers.Layer):
             here = ops.take(order, ops.reshape(index, (1,)), axis=1)  # (B or 1, 1)
             before = ops.take(order, ops.reshape(ops.maximum(index - 1, 0), (1,)), axis=1)
             before = ops.where(index == 0, self.count, before)
-            if guidance != 1.0 and order.shape[0] != 1:
+            if guided and order.shape[0] != 1:
                 here, before = ops.tile(here, (2, 1)), ops.tile(before, (2, 1))
             logits, caches = self.stack.step(self._placed(shown, here, before), index, here, before, memory, caches)
-            if guidance != 1.0:
+            if guided:
                 logits = guide(*ops.split(logits, 2), guidance)
             token = choose(logits, index)  # (B,)
             tokens = ops.slice_update(tokens, (0, index), token[:, None])
-            return tokens, ops.tile(token, 2) if guidance != 1.0 else token, caches
+            return tokens, ops.tile(token, 2) if guided else token, caches
 
         rows = ops.shape(start)[0]
         tokens, last = ops.zeros((count, self.count), "int32"), ops.zeros((rows,), "int32")

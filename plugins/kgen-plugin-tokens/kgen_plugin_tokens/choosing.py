@@ -6,6 +6,8 @@ from typing import Any
 
 from keras import ops
 
+from kgen.signature import is_static
+
 Tensor = Any
 
 IMPOSSIBLE = -1e9
@@ -17,7 +19,7 @@ def guide(logits: Tensor, null_logits: Tensor, weight: Any) -> Tensor:
 
 
 def choose(
-    logits: Tensor, uniform: Tensor, *, temperature: Any = 1.0, top_k: int | None = None, top_p: float = 1.0
+    logits: Tensor, uniform: Tensor, *, temperature: Any = 1.0, top_k: int | None = None, top_p: Any = 1.0
 ) -> Tensor:
     """Draws tokens by the inverse of the cumulative distribution: one uniform number makes one token.
 
@@ -38,13 +40,13 @@ def choose(
     return ops.sum(ops.cast(reached <= wanted[..., None], "int32"), axis=-1)
 
 
-def restrict(logits: Tensor, top_k: int | None = None, top_p: float = 1.0) -> Tensor:
+def restrict(logits: Tensor, top_k: int | None = None, top_p: Any = 1.0) -> Tensor:
     """Makes tokens impossible that are too improbable: see `choose`. Those as probable as the last one stay."""
     vocabulary = logits.shape[-1]
     if top_k is not None and top_k < vocabulary:
         least = ops.top_k(logits, top_k)[0][..., -1:]
         logits = ops.where(logits >= least, logits, IMPOSSIBLE)
-    if top_p < 1.0:
+    if not is_static(top_p, 1.0):
         probabilities = ops.softmax(logits, axis=-1)
         falling = -ops.sort(-probabilities, axis=-1)
         needed = ops.cumsum(falling, axis=-1) - falling < top_p  # what is before it does not reach top_p

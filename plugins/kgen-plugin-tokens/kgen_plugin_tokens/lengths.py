@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from kgen import Space, SpaceError
+from kgen.signature import is_static
 from kgen_plugin_tokens.choosing import choose, guide, log_probability
 
 Tensor = Any
@@ -85,7 +86,7 @@ class LengthHead(keras.layers.Layer):
         return log_probability(self(condition), lengths)
 
     def draw(
-        self, uniform: Tensor, condition: Condition, null_condition: Condition, guidance: float, **options: Any
+        self, uniform: Tensor, condition: Condition, null_condition: Condition, guidance: Tensor | float, **options: Any
     ) -> Tensor:
         """Draws lengths (B,) int32.
 
@@ -95,7 +96,7 @@ class LengthHead(keras.layers.Layer):
             **options: Of `choose`.
         """
         logits = self(condition)
-        if guidance != 1.0:
+        if not is_static(guidance, 1.0):
             logits = guide(logits, self(null_condition), guidance)
         return choose(logits, uniform[:, 0], **options)
 

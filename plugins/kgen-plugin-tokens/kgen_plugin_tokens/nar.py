@@ -11,6 +11,7 @@ from pydantic import Field, PositiveInt
 
 from kgen import ConditionSpace, Generator, NoiseSpec, SeedGenerator, Space
 from kgen.random import uniform
+from kgen.signature import Static
 from kgen_plugin_tokens.bidirectional import MaskedModel, any_order_bound, masked_loss
 from kgen_plugin_tokens.lengths import (
     END,
@@ -149,9 +150,9 @@ class NonAutoregressive(Generator):
         *,
         steps: PositiveInt = 8,
         temperature: Annotated[float, Field(gt=0)] = 1.0,
-        top_p: Annotated[float, Field(gt=0, le=1)] = 1.0,
+        top_p: Annotated[float, Field(gt=0, le=1), Static(1.0)] = 1.0,
         randomness: Annotated[float, Field(ge=0)] = 4.5,
-        guidance: Annotated[float, Field(ge=0)] = 1.0,
+        guidance: Annotated[float, Field(ge=0), Static(1.0)] = 1.0,
         guidance_rises: bool = False,
         revise: bool = False,
         last_token_alone: bool = False,
@@ -190,20 +191,19 @@ class NonAutoregressive(Generator):
         return ops.reshape(tokens, (-1, *self.space.shape))
 
     def _opened(
-        self, count: int, noise: dict[str, Tensor], source: Tensor | None, pace: Pace, strength: float
-    ) -> tuple[Tensor, np.ndarray]:
-        """Tokens (B, N) of which some or all are masked, and how many before each step (steps,)."""
+        self, count: int, noise: dict[str, Tensor], source: Tensor | None, pace: Pace, strength: Tensor | float
+    ) -> tuple[Tensor, np.ndarray | Tensor]:
+        """Tokens (B, N) of which some or all are masked, and how many before each step (steps,) or (steps, 1, 1)."""
         size = self.space.size
         if source is None:
             tokens = ops.full((count, size), self.model.vocabulary, dtype="int32")
             return tokens, masked_counts(self.schedule, size, *pace)
-        to_fill = max(1, round(strength * size))
-        chosen = ranks(uniform(noise["steps"], CHOICE, (size,))) < to_fill
-        counts = masked_counts(self.schedule, to_fill, min(pace[0], to_fill), pace[1])
-        return self.model.masked(self._tokens(source), chosen), counts
+        wanted = ops.maximum(ops.cast(ops.round(strength * ops.ones((1,)) * size), "int32"), 1)  # (1,)
+        chosen = ranks(uniform(noise["steps"], CHOICE, (size,))) < wanted
+        return self.model.masked(self._tokens(source), chosen), row_counts(self.schedule, wanted, *pace)
 
     def _opened_before_end(
-        self, noise: dict[str, Tensor], source: Tensor, pace: Pace, strength: float
+        self, noise: dict[str, Tensor], source: Tensor, pace: Pace, strength: Tensor | float
     ) -> tuple[Tensor, Tensor]:
         """As `_opened`, but of the tokens before each sequence's end: the counts are (steps, B, 1)."""
         tokens = self._tokens(source)

@@ -6,10 +6,11 @@ from typing import Any
 
 from keras import ops
 
+from kgen.signature import is_static
 from kgen_plugin_diffusion.samplers.grid import Denoise, Grid, Noise
 
 
-def sample_ddim(denoise: Denoise, x: Any, grid: Grid, noise: Noise, eta: float = 0.0) -> Any:
+def sample_ddim(denoise: Denoise, x: Any, grid: Grid, noise: Noise, eta: Any = 0.0) -> Any:
     """Denoising diffusion implicit models (Song et al. 2021, equations 12 and 16).
 
     Written for any alpha and sigma: between levels s > t, the posterior of x_t given x_s and x_0 has the variance
@@ -30,6 +31,6 @@ def sample_ddim(denoise: Denoise, x: Any, grid: Grid, noise: Noise, eta: float =
         fresh = eta * ops.sqrt(ops.maximum(variance, 0.0))
         kept = ops.sqrt(ops.maximum(next_sigma**2 - fresh**2, 0.0))
         x = next_alpha * picture + kept * eps
-        return x + fresh * noise(i) if eta else x
+        return x if is_static(eta, 0.0) else x + fresh * noise(i)
 
     return ops.fori_loop(0, grid.steps, step, x)

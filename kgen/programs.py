@@ -1,0 +1,43 @@
+"""Few compiled programs for many calls: whatever the number of images, and the values of options that are numbers."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any
+
+import keras
+
+MAX_PROGRAMS = 8
+"""So many programs are kept, each with a variant for every batch size: powers of two."""
+
+
+class Programs:
+    """The programs that were used last, by what they were compiled for."""
+
+    def __init__(self, limit: int = MAX_PROGRAMS) -> None:
+        self.limit = limit
+        self._kept: OrderedDict[Hashable, keras.Model] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """The program of a key; one that is not there is made, and the one that was not used for longest forgotten."""
+        if key not in self._kept:
+            self._kept[key] = make()
+            while len(self._kept) > self.limit:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._kept.values())
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+
+def program_batch(count: int, most: int) -> int:
+    """The batch size for `count` rows: the smallest power of two that holds them, or the largest up to `most`.
+
+    The last batch is filled up, which costs less than twice the rows, and at most ``log2(most) + 1`` programs.
+    """
+    return min(1 << max(0, count - 1).bit_length(), 1 << (most.bit_length() - 1))

@@ -1,0 +1,34 @@
+"""What a user wants drawn: prompts and seeds, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from kgen.errors import ConfigError
+from kgen.random import MAX_SEED
+
+
+def check_prompts(prompts: Sequence[str]) -> list[str]:
+    """The prompts as a list. Raises ConfigError for what is no text."""
+    for prompt in prompts:
+        if not isinstance(prompt, str):
+            raise ConfigError(f"a prompt is a text, not {type(prompt).__name__}")
+        if any("\ud800" <= character <= "\udfff" for character in prompt):
+            raise ConfigError(f"the prompt {prompt!r} is not UTF-8 text: it holds half of a surrogate pair")
+    return list(prompts)
+
+
+def check_seeds(seed: Any, prompts: int) -> list[int]:
+    """One seed per prompt. Raises ConfigError for what is no seed, or another number of them."""
+    several = isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str)
+    seeds = list(seed) if several else [seed] * prompts
+    for given in seeds if several else [seed]:
+        whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
+        if not whole or not 0 <= given <= MAX_SEED:
+            raise ConfigError(f"a seed is a whole number from 0 to {MAX_SEED}, not {given!r}")
+    if len(seeds) != prompts:
+        raise ConfigError(f"{len(seeds)} seeds, but {prompts} prompts: give one seed, or one per prompt")
+    return [int(given) for given in seeds]

@@ -1,0 +1,329 @@
+"""Few compiled programs: for all values of options that are numbers, and for all numbers of images."""
+
+from __future__ import annotations
+
+import functools
+import typing
+from typing import Annotated, Any
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from parts import Painter, Words
+from pydantic import Field
+
+import kgen
+from kgen import Static, is_static
+from kgen.assembly import find
+from kgen.plugins import registry
+from kgen.programs import Programs, program_batch
+from kgen.random import draw
+from kgen.registry import Kind
+from kgen.signature import option_model, options, split_options, wires
+from kgen.testing.execution import Runner, evaluate, perturb, tensors
+from kgen.testing.inputs import random_conditions, random_latents
+
+SPACE = kgen.Space("continuous", (8, 8, 3))
+TRACED_ONCE = keras.backend.backend() != "torch"
+"""PyTorch compiles nothing, and runs a method at every call."""
+
+
+# ---- which options are numbers ------------------------------------------------------------------------------------
+
+
+class Everything:
+    def generate(
+        self,
+        condition: Any,
+        *,
+        plain: float = 2.0,
+        ranged: Annotated[float, Field(gt=0)] = 1.0,
+        saved: Annotated[float, Field(ge=0), Static(0.0, 1.0)] = 1.0,
+        optional: Annotated[float, Field(gt=0)] | None = None,
+        named: Annotated[Annotated[float, Field(gt=0)] | None, Static(2.0)] = None,
+        count: int = 3,
+        whole: int | float = 3,
+        flag: bool = False,
+        sampler: typing.Literal["a", "b"] = "a",
+    ) -> None: ...
+
+
+def test_floats_are_numbers_and_all_else_is_static() -> None:
+    static, numbers = split_options(Everything.generate, {})
+    rest = {"count": 3, "whole": 3, "flag": False, "sampler": "a"}
+    assert numbers == {"plain": 2.0, "ranged": 1.0}
+    assert static == {"saved": 1.0, "optional": None, "named": None, **rest}
+    static, numbers = split_options(Everything.generate, {"saved": 0.5, "optional": 3.0, "named": 1.0, "plain": 4})
+    assert numbers == {"plain": 4.0, "ranged": 1.0, "saved": 0.5, "optional": 3.0, "named": 1.0} and static == rest
+    assert split_options(Everything.generate, {"saved": 0, "named": 2.0})[0] == {
+        "saved": 0,
+        "named": 2.0,
+        "optional": None,
+        **rest,
+    }
+
+
+def test_a_tensor_is_never_static() -> None:
+    assert is_static(1.0, 1.0) and is_static(1, 1.0) and not is_static(2.0, 1.0)
+    assert not is_static(ops.convert_to_tensor(1.0), 1.0) and not is_static(None, 0.0)
+
+
+# ---- how many programs ----------------------------------------------------------------------------------------------
+
+
+def test_batches_are_powers_of_two_that_waste_less_than_half() -> None:
+    assert [program_batch(n, 64) for n in (1, 2, 3, 5, 8, 9, 33, 64, 65, 1000)] == [1, 2, 4, 8, 8, 16, 64, 64, 64, 64]
+    assert [program_batch(n, 48) for n in (1, 20, 40, 100)] == [1, 32, 32, 32]
+    assert [program_batch(n, 1) for n in (1, 2)] == [1, 1]
+    for most in (1, 3, 64, 100):
+        sizes = {program_batch(n, most) for n in range(1, 500)}
+        assert max(sizes) <= most and len(sizes) <= np.log2(most) + 1
+        assert all(program_batch(n, most) < 2 * n for n in range(1, 500))
+
+
+def test_the_program_that_was_not_used_for_longest_is_forgotten() -> None:
+    made: list[int] = []
+    programs = Programs(limit=2)
+    for key in (1, 2, 1, 3, 1, 2):
+        programs.get(key, lambda key=key: made.append(key) or object())
+    assert made == [1, 2, 3, 2] and len(programs) == 2
+
+
+class Counting(Painter):
+    """Counts how often its methods are run in Python: once per program."""
+
+    guidable = True
+    edits = True
+    likelihood = "exact"
+    traced = 0
+
+    def generate(
+        self,
+        condition: Any,
+        null_condition: Any,
+        noise: Any,
+        source: Any = None,
+        *,
+        steps: int = 1,
+        guidance: Annotated[float, Static(1.0)] = 1.0,
+        temperature: float = 1.0,
+        strength: float = 0.5,
+    ) -> Any:
+        type(self).traced += 1
+        x = self.mean(condition)
+        if not is_static(guidance, 1.0):
+            x = guidance * x + (1.0 - guidance) * self.mean(null_condition)
+        if source is not None:
+            x = (1.0 - strength) * source + strength * x
+        return x + 0.1 * temperature * noise["z"]
+
+    def log_likelihood(self, x: Any, condition: Any, *, scale: float = 1.0, samples: int = 1) -> Any:
+        type(self).traced += 1
+        return -scale * ops.sum(ops.square(x - self.mean(condition)), axis=(1, 2, 3))
+
+
+@pytest.fixture
+def pipeline() -> kgen.Pipeline:
+    Counting.traced = 0
+    keras.utils.set_random_seed(0)
+    encoder = Words()
+    encoder.adapt(["red", "blue"])
+    return kgen.assemble(encoder=encoder, generator=Counting(SPACE, encoder.condition_space), image_space=SPACE)
+
+
+@pytest.mark.skipif(not TRACED_ONCE, reason="PyTorch compiles nothing")
+def test_all_values_of_numbers_take_one_program(pipeline: kgen.Pipeline) -> None:
+    image = np.zeros(SPACE.shape, np.uint8)
+    pipeline.generate("red", guidance=0.5)
+    pipeline.generate("red", guidance=0.5, image=image)
+    before = Counting.traced
+    made = {pipeline.generate("red", guidance=2 + i, temperature=1 + i / 9).tobytes() for i in range(12)}
+    made |= {pipeline.generate("red", guidance=2.0, image=image, strength=0.08 * i).tobytes() for i in range(1, 13)}
+    assert len(made) == 24
+    assert Counting.traced == before and len(pipeline.programs) == 1
+
+
+@pytest.mark.skipif(not TRACED_ONCE, reason="PyTorch compiles nothing")
+def test_numbers_of_images_share_programs(pipeline: kgen.Pipeline) -> None:
+    for n in (1, 2, 3, 5, 9):
+        pipeline.generate("red", n=n)
+    before = Counting.traced
+    for n in (1, 3, 4, 6, 7, 10, 11, 16):
+        assert len(pipeline.generate("red", n=n)) == n
+    assert len(pipeline.generate(["red", "blue", "green"], n=5)) == 15
+    assert Counting.traced == before and len(pipeline.programs) == 1
+
+
+@pytest.mark.skipif(not TRACED_ONCE, reason="PyTorch compiles nothing")
+def test_likelihoods_take_one_program(pipeline: kgen.Pipeline) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (9, *SPACE.shape)).astype(np.uint8)
+    first = pipeline.log_likelihood(images[:8], ["red"] * 8)
+    before = Counting.traced
+    for i in range(1, 7):
+        found = pipeline.log_likelihood(images[:8], ["red"] * 8, scale=0.1 * i)
+        np.testing.assert_allclose(found, 0.1 * i * first, rtol=1e-5)
+    assert Counting.traced == before and len(pipeline.programs) == 1
+    pipeline.log_likelihood(images[:8], ["red"] * 8, samples=2)
+    assert Counting.traced > before and len(pipeline.programs) == 2
+
+
+def test_the_number_of_programs_is_bounded(pipeline: kgen.Pipeline) -> None:
+    assert pipeline.programs.limit == 8
+    pipeline.programs.limit = 2
+    for steps in range(1, 5):
+        pipeline.generate("red", steps=steps)
+    assert len(pipeline.programs) == 2
+
+
+def test_without_guidance_there_is_no_second_pass(pipeline: kgen.Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[int] = []
+    mean = Painter.mean
+    monkeypatch.setattr(Counting, "mean", lambda self, condition: passes.append(1) or mean(self, condition))
+    pipeline.generate("red")
+    alone = len(passes)
+    pipeline.generate("red", guidance=1.0)
+    assert len(passes) == alone or not TRACED_ONCE  # the default, when it is given, is the same program
+    passes.clear()
+    pipeline.generate("red", guidance=2.0)
+    assert len(passes) == 2 * alone
+
+
+# ---- every component ------------------------------------------------------------------------------------------------
+
+CONDITIONS = kgen.ConditionSpace(length=2, dim=8)
+NETWORK = {"width": 8, "depth": 1, "heads": 2}
+GRID, PIXELS = kgen.Space("tokens", (4, 4), vocabulary=16), kgen.Space("continuous", (8, 8, 3))
+SUPERRES = {"width": 4, "multipliers": [1], "blocks": 1, "head_dim": 4}
+DIT = {"kind": "dit", "patch": 4, "width": 8, "depth": 1, "heads": 2}
+COMPONENTS: dict[str, tuple[Kind, kgen.Space, dict[str, Any], list[tuple[str, dict[str, Any]]]]] = {
+    "diffusion/diffusion": (
+        "generator",
+        PIXELS,
+        {"network": DIT},
+        [
+            ("generate", {"sampler": "ddim", "steps": 2, "guidance": 2.0, "guidance_rescale": 0.5, "eta": 0.5}),
+            ("generate", {"sampler": "heun", "steps": 2, "dynamic_threshold": 0.9, "source": True}),
+            ("log_likelihood", {"steps": 2}),
+        ],
+    ),
+    "gan/gan": ("generator", PIXELS, {"width": 4, "multipliers": [1], "code": 4, "features": 4}, [("generate", {})]),
+    "realnvp/realnvp": (
+        "generator",
+        PIXELS,
+        {"coupling": {"kind": "convolutional", "scales": 1, "couplings": 2, "width": 4}},
+        [("generate", {})],
+    ),
+    "tokens/ar": (
+        "generator",
+        GRID,
+        {"network": NETWORK},
+        [("generate", {"guidance": 2.0, "top_p": 0.5, "temperature": 0.7})],
+    ),
+    "tokens/ar-nar": (
+        "generator",
+        GRID,
+        {"network": NETWORK, "draft": NETWORK},
+        [("generate", {"steps": 2, "rounds": 1, "guidance": 2.0, "top_p": 0.5})],
+    ),
+    "tokens/nar": (
+        "generator",
+        GRID,
+        {"network": NETWORK},
+        [
+            ("generate", {"steps": 2, "guidance": 2.0, "top_p": 0.5, "guidance_rises": True}),
+            ("generate", {"steps": 2, "source": True}),
+        ],
+    ),
+    "vae/vae": (
+        "generator",
+        PIXELS,
+        {"network": {"width": 4, "multipliers": [1], "attention": []}},
+        [("generate", {})],
+    ),
+    "superres/diffusion": (
+        "decoder",
+        PIXELS,
+        {"factor": 2, "network": SUPERRES},
+        [("decode", {"steps": 2, "augmentation": 0.1, "consistency": 0.5, "dynamic_threshold": 0.9})],
+    ),
+}
+
+
+@functools.cache
+def component(name: str) -> Any:
+    """With all its weights, none of which is zero."""
+    kind, space, given, _ = COMPONENTS[name]
+    cls = find(kind, name)[0].load()
+    keras.utils.set_random_seed(0)
+    checked = option_model(cls, name)(**given)
+    made_of = {field: getattr(checked, field) for field in type(checked).model_fields}
+    wiring = {"space": space, "image_space": space, "condition_space": CONDITIONS}
+    made = cls(**{key: value for key, value in wiring.items() if key in wires(cls)}, **made_of)
+    if kind == "decoder":
+        made.build(None)
+    else:
+        x = ops.convert_to_tensor(random_latents(space, 1, 0))
+        evaluate(made, lambda g: made.compute_losses(*g, training=False)["loss"], (x, tensors(conditions(1))))
+    perturb(made)
+    return made
+
+
+def conditions(count: int, seed: int = 0) -> dict[str, np.ndarray]:
+    return random_conditions(CONDITIONS, count, seed)
+
+
+def arguments(part: Any, method: str, given: dict[str, Any], source: bool) -> dict[str, Any]:
+    """Arrays for two rows, by the names of the method's arguments."""
+    space = part.latent_space if method == "decode" else part.space
+    latents, condition = random_latents(space, 2, 1), conditions(2)
+    if method == "log_likelihood":
+        return {"x": latents, "condition": condition}
+    noise = {"noise": draw(part.noise_spec(**given), [(0, 0), (0, 1)])}
+    if method == "decode":
+        return {"latent": latents, "condition": condition, **noise}
+    return {
+        "condition": condition,
+        "null_condition": conditions(2, 1),
+        **noise,
+        **({"source": latents} if source else {}),
+    }
+
+
+CASES = [(name, number) for name, (*_, calls) in COMPONENTS.items() for number in range(len(calls))]
+
+
+@pytest.mark.parametrize(("name", "number"), CASES)
+def test_numbers_may_be_tensors(name: str, number: int) -> None:
+    """What a program computes of numbers that it is given is what it computes where they are compiled in."""
+    part = component(name)
+    method, given = COMPONENTS[name][3][number]
+    given = dict(given)
+    source = given.pop("source", False)
+    function = getattr(type(part), method)
+    _, numbers = split_options(function, given)
+    static = {key: value for key, value in given.items() if key not in numbers}
+    arrays = arguments(part, method, given, source)
+    call = getattr(part, method)
+    wanted = evaluate(part, lambda batch: call(**batch, **static, **numbers), arrays)
+
+    def as_tensors(batch: dict[str, Any], training: bool) -> Any:
+        return call(**batch["arrays"], **static, **{key: values[0] for key, values in batch["numbers"].items()})
+
+    rows = {key: np.full(2, value, np.float32) for key, value in numbers.items()}
+    assert rows, "nothing to check: leave this case out"
+    found = Runner(part, as_tensors).run({"arrays": arrays, "numbers": rows})
+    np.testing.assert_allclose(found, ops.convert_to_numpy(wanted), rtol=1e-3, atol=1e-3)
+
+
+def test_every_component_with_numbers_is_checked() -> None:
+    """A new plugin, or a new option, must not be left out."""
+    checked = {(name, method) for name, (*_, calls) in COMPONENTS.items() for method, _ in calls}
+    for kind, methods in (("generator", ("generate", "log_likelihood")), ("decoder", ("decode",))):
+        for declared in registry().of_kind(kind):
+            if declared.id.startswith("toy/"):
+                continue
+            for method in methods:
+                function = getattr(declared.load(), method)
+                if any(split_options(function, {name: 0.123})[1] for name in options(function)):
+                    assert (declared.id, method) in checked, f"{declared.id}: check the numbers of {method}"
