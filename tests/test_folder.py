@@ -150,6 +150,12 @@ def test_a_name_that_fits_two_images_is_a_problem(tmp_path: Path) -> None:
     assert "b/1.png" not in found
 
 
+def test_names_are_looked_for_below_the_table_only_if_images_lie_there(tmp_path: Path) -> None:
+    make(tmp_path, {f"{place}/images/1.png": None for place in "ab"})
+    make(tmp_path, {f"{place}/metadata.csv": f"file_name,text\n1.png,{place}\n" for place in "ab"})
+    assert captions(tmp_path) == {"a/images/1.png": ["a"], "b/images/1.png": ["b"]}
+
+
 def test_a_table_of_images_that_are_not_here_is_one_problem(tmp_path: Path) -> None:
     rows = "".join(f"{i}.png,a\n" for i in range(50))
     make(tmp_path, {"a/x.png": None, "metadata.csv": f"file_name,text\n{rows}"})
