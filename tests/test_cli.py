@@ -201,6 +201,28 @@ def test_run_trains_and_says_where_things_are(trained: Trained) -> None:
     assert "Pictures over time" in (directory / "report.html").read_text()
 
 
+def test_a_run_says_first_how_its_images_were_read(kgen, tmp_path: Path) -> None:
+    for name in ("train/red/1", "train/green/1", "test/red/2"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), name.split("/")[1]).save(tmp_path / f"{name}.png")
+    (tmp_path / "train" / "red" / "3.heic").write_text("no image")
+    (tmp_path / "good.yaml").write_text(
+        "data: {name: imagefolder, path: ., size: 8}\nencoder: letters\ngenerator: toy/means\n"
+        "fit: {steps: 1, batch_size: 2, warmup_steps: 0}\nsample: {every: 1}\nevaluate: {metrics: []}\n"
+    )
+    outcome = kgen("run", "good.yaml", cwd=tmp_path)
+    assert outcome.status == 0, outcome.err
+    said = " ".join(outcome.out.split()).split("imagefolder .: ")
+    assert said[1:3] == [
+        "captions are from the folders' names ",
+        "there are 2 images in train/ to train on, and 1 image in test/ on which only the loss is measured ",
+    ]
+    assert said[3].startswith(
+        "there are files that are no images which kgen reads: 1 .yaml (good.yaml), 1 .heic (train/red/3.heic) "
+    )
+    assert "validation loss" in outcome.out
+
+
 def test_run_again_is_quick_and_changes_nothing(kgen, trained: Trained) -> None:
     before = (trained.directory / "manifest.json").read_text()
     outcome = kgen("run", trained.config, cwd=trained.config.parent)

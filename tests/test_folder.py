@@ -125,7 +125,7 @@ def test_the_first_source_is_taken_and_said(tmp_path: Path) -> None:
     assert [caption for _, caption in found.entries["train"]] == ["one", "two", "zwei"]
     assert found.notes == [
         f"imagefolder {tmp_path}: captions are from NAME.txt beside each image",
-        f"imagefolder {tmp_path}: 1 images have several captions: each line of a text file is one",
+        f"imagefolder {tmp_path}: each line of a text file is a caption: 1 of the images have several",
         f"imagefolder {tmp_path}: the option template is not used: only names of folders need it",
     ]
     assert captions(tmp_path, captions_from="folders") == {"a/1.png": ["a"], "b/1.png": ["b"]}
@@ -374,6 +374,13 @@ def test_names_that_are_not_utf_8_can_be_skipped(tmp_path: Path) -> None:
     dataset = ImageFolder(path=str(tmp_path), size=8, on_error="skip")
     assert list(dataset.captions("train")) == ["good"]
     assert [problem.what for problem in dataset.problems()] == ["its name is not UTF-8 text: rename the file"]
+
+
+def test_runs_of_kgen_are_no_data(tmp_path: Path) -> None:
+    make(tmp_path, {"red/1.png": None, "sky/1.png": None})
+    make(tmp_path, {"runs/a/config.yaml": "", "runs/a/.lock": "", "runs/a/samples/step-1.png": None})
+    make(tmp_path, {"runs/b/config.yaml": "", "runs/b/manifest.json": "", "runs/b/samples/step-1.png": None})
+    assert captions(tmp_path) == {"red/1.png": ["red"], "sky/1.png": ["sky"]}
 
 
 def test_files_that_are_no_images_are_counted(tmp_path: Path) -> None:

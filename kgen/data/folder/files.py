@@ -38,7 +38,7 @@ class Files:
 
 
 def find_files(root: Path) -> Files:
-    """Looks at every file and folder that is not hidden. Links are followed; a folder is read once.
+    """Looks at every file and folder that is not hidden. Links are followed; a folder is read once, kgen's runs never.
 
     Raises:
         DataError: there is no such folder.
@@ -105,6 +105,9 @@ def _names(root: Path, problems: list[Problem]) -> Iterator[str]:
     for place, folders, files in os.walk(root, followlinks=True, onerror=unreadable):
         here = Path(place).relative_to(root).as_posix()
         prefix = "" if here == "." else f"{here}/"
+        if _is_run(files):
+            folders.clear()
+            continue
         folders[:] = sorted(f for f in folders if _is_wanted(f) and _is_new(place, f, prefix, seen, problems))
         for name in filter(_is_wanted, files):
             path = os.path.join(place, name)  # noqa: PTH118 - a million times, and faster
@@ -112,6 +115,11 @@ def _names(root: Path, problems: list[Problem]) -> Iterator[str]:
                 yield prefix + name
             elif os.path.islink(path):  # noqa: PTH114
                 problems.append(Problem(printable(prefix + name), "this symbolic link leads nowhere"))
+
+
+def _is_run(files: Collection[str]) -> bool:
+    """Whether a folder with these files is a run directory of kgen: its samples are not to be trained on."""
+    return "config.yaml" in files and (".lock" in files or "manifest.json" in files)
 
 
 def _is_wanted(name: str) -> bool:

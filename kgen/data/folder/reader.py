@@ -133,4 +133,4 @@ def _count(folder: Folder, divisions: Divisions, split: Split) -> str:
     """The number of a split's images, and their folders, if these hold the split."""
     count = len({file for file, _ in folder.entries[split]})
     names = [f"{name}/" for name, held in divisions.folders.items() if held == split]
-    return f"{count} images{' in ' if names else ''}{' and '.join(names)}"
+    return f"{count} image{'s' if count != 1 else ''}{' in ' if names else ''}{' and '.join(names)}"

@@ -65,7 +65,7 @@ def from_sidecars(files: Files, sidecars: Mapping[str, str | None], caption_key:
             "away, or read the images without captions, with captions_from: none"
         )
     if lines:
-        found.notes.append(f"{lines} images have several captions: each line of a text file is one")
+        found.notes.append(f"each line of a text file is a caption: {lines} of the images have several")
     if translations:
         found.notes.append(f"{translations} lines such as 'de.utf8=...' were left out, as translations of the first")
     found.problems += _lonely(files, used)
