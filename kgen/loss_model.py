@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
+from kgen.devices import shared_batch
 from kgen.errors import ConfigError
 from kgen.gradients import densify
 from kgen.replicas import loggable, replica_count, sum_over_replicas
@@ -84,7 +86,7 @@ class LossModel(keras.Model):  # type: ignore[misc]
             ConfigError: `class_weight` is given; `sample_weight` is not of arrays.
         """
         _refuse_classes(class_weight)
-        return super().fit(_weighted(x, sample_weight), *args, **kwargs)
+        return super().fit(_filled(_weighted(x, sample_weight)), *args, **kwargs)
 
     def evaluate(
         self,
@@ -96,7 +98,7 @@ class LossModel(keras.Model):  # type: ignore[misc]
         **kwargs: Any,
     ) -> Any:
         """As in Keras. Raises ConfigError where `sample_weight` is not of arrays."""
-        return super().evaluate(_weighted(x, sample_weight), y, batch_size, verbose, **kwargs)
+        return super().evaluate(_filled(_weighted(x, sample_weight)), y, batch_size, verbose, **kwargs)
 
     def train_on_batch(self, *args: Any, class_weight: Any = None, **kwargs: Any) -> Any:
         """As `fit`, one step."""
@@ -137,6 +139,19 @@ def _weighted(batch: Any, sample_weight: Any) -> Any:
     if not isinstance(batch, dict):
         raise ConfigError(f"sample_weight needs a batch of arrays; other batches hold their weights as '{WEIGHT}' (B,)")
     return {**batch, WEIGHT: sample_weight}
+
+
+def _filled(batch: Any) -> Any:
+    """Arrays whose rows, and so those of the last batch, divide evenly among the devices; filler has weight 0."""
+    if not isinstance(batch, dict):
+        return batch
+    count = len(keras.tree.flatten(batch)[0])
+    if not count or (size := shared_batch(count)) == count:
+        return batch
+    batch = {WEIGHT: np.ones(count, np.float32), **batch}
+    rows = np.arange(size)
+    filled = keras.tree.map_structure(lambda array: np.asarray(array)[rows % count], batch)
+    return {**filled, WEIGHT: np.where(rows < count, filled[WEIGHT], 0.0).astype(np.float32)}
 
 
 def _weight(batch: Any, sample_weight: Any) -> Tensor | None:

@@ -178,6 +178,27 @@ def test_filler_rows_do_not_count(devices: int) -> None:
     assert pipeline.evaluate(batches[0], batch_size=8, verbose=0)[0] == pytest.approx(expected, rel=1e-5)
 
 
+def test_arrays_are_filled_up_for_all_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = Patterns()
+    pipeline = make(dataset, noise=0.0)
+    pipeline.compile("sgd")
+    batch, weight = batch_of(pipeline, dataset, 6), np.array([1, 0, 2, 0.5, 3, 0], np.float32)
+    expected = pipeline.evaluate(batch, sample_weight=weight, batch_size=4, verbose=0)[0]
+    rows: list[int] = []
+    monkeypatch.setattr("kgen.devices.batch_devices", lambda: 4)
+    monkeypatch.setattr(keras.Model, "evaluate", spy(keras.Model.evaluate, rows))
+    assert pipeline.evaluate(batch, sample_weight=weight, batch_size=4, verbose=0)[0] == pytest.approx(expected)
+    assert rows == [8]
+
+
+def spy(method: Any, rows: list[int]) -> Any:
+    def evaluate(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        rows.append(len(x["image"]))
+        return method(self, x, *args, **kwargs)
+
+    return evaluate
+
+
 def test_an_error_is_known_one_batch_ahead() -> None:
     def source() -> Any:
         yield from ({"a": np.array([number])} for number in range(3))
@@ -230,6 +251,15 @@ def test_the_rows_after_a_resume_cover_the_steps_before(tmp_path: Path) -> None:
     for one, other in zip(*rows, strict=True):
         for name in ("step", "loss", "noise", "val_loss", "val_noise"):
             assert one[name] == other[name], (name, one, other)
+
+
+def test_a_validation_leaves_the_losses_of_the_training_alone(tmp_path: Path) -> None:
+    rows = []
+    for every in (5, 100):
+        run(tmp_path / str(every), 12, Vanishing(), validate_every=every)
+        found = read_rows(tmp_path / str(every) / "metrics.csv")
+        rows.append([row["loss"] for row in found if row["loss"]])
+    assert rows[0] == rows[1] and len(rows[0]) == 4
 
 
 # ---- checkpoints --------------------------------------------------------------------------------------------------
