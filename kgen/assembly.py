@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import keras
@@ -170,3 +171,14 @@ def construct(kind: Kind, name: str, cls: type[Any], given: Mapping[str, Any], w
             return cls(**wiring, **{key: getattr(checked, key) for key in type(checked).model_fields})
         except ValueError as error:  # by the contract: what the signature cannot say of the options
             raise ConfigError(f"{kind} '{name}': {error}") from error
+
+
+@contextmanager
+def precision(policy: str) -> Iterator[None]:
+    """What is built inside computes in a precision of Keras, such as "mixed_bfloat16"."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from kgen.assembly import find, make_decoder
+from kgen.changes import changes
 from kgen.components.dataset import Dataset, Split
 from kgen.components.decoder import Decoder
 from kgen.components.encoder import Encoder
@@ -24,7 +25,7 @@ from kgen.images import matrix, save_png, to_uint8
 from kgen.inputs import Inputs, unseen_split
 from kgen.plugins import CORE
 from kgen.random import seed_everything
-from kgen.rundir import RunDirectory, differences
+from kgen.rundir import RunDirectory
 from kgen.saving import load_decoder, save_decoder
 from kgen.training.averages import averaged_weights
 from kgen.training.checkpoint import Checkpoints
@@ -41,6 +42,9 @@ MOST_SCORED = 512
 """Pictures that a trained decoder is scored on."""
 
 BATCH = 32
+
+IMAGES = "data.pictures"
+"""Where `depends_on` holds the fingerprint of the images."""
 
 
 class DecoderStage:
@@ -87,21 +91,30 @@ class DecoderStage:
         before = there.read_manifest()
         if not before.get("finished"):
             return
-        if changed := list(differences(before.get("depends_on", {}), self.depends_on())):
+        if changed := self._changed(before.get("depends_on", {})):
             say(f"the decoder is trained again, as this has changed since {older}:\n  " + "\n  ".join(changed))
             return
         say(f"the decoder is that of {older}: nothing that it depends on has changed")
         _copy(there.path, self.directory.path)
 
-    def check(self) -> None:
-        """Raises RunError where the decoder in the folder, whole or half trained, is one of something else."""
+    def check(self, changed_data: bool = False) -> None:
+        """Raises RunError where the decoder in the folder, whole or half trained, is one of something else.
+
+        Args:
+            changed_data: Whether the images may have changed.
+        """
         before = self.directory.read_manifest().get("depends_on")
-        if before and (changed := list(differences(before, self.depends_on()))):
+        if before and (changed := self._changed(before, changed_data)):
             raise RunError(
                 f"{self.directory.path} was trained on something else:\n  "
                 + "\n  ".join(changed)
                 + "\nstart again with --restart"
             )
+
+    def _changed(self, before: dict[str, Any], changed_data: bool = False) -> list[str]:
+        """What differs from what a decoder depended on, a line each."""
+        found = [change for change in changes(before, self.depends_on()) if change.is_of_training]
+        return [str(change) for change in found if not (changed_data and change.key == IMAGES)]
 
     # ---- coming by a decoder --------------------------------------------------------------------------------------
 
@@ -122,11 +135,13 @@ class DecoderStage:
         load_decoder(source.decoder_stage.model, self.decoder())  # fails now, or never
         _copy(source.decoder_stage.path, self.directory.path)
 
-    def train(self, distribution: Distribution, say: Say, listener: Listener | None) -> Progress:
-        """Trains it, or goes on with its training."""
+    def train(
+        self, distribution: Distribution, say: Say, listener: Listener | None, changed_data: bool = False
+    ) -> Progress:
+        """Trains it, or goes on with its training, on changed images only with `changed_data`."""
         fit = self.config.decoder.fit
         assert fit is not None
-        self.check()
+        self.check(changed_data)
         if self.finished:
             manifest = self.directory.read_manifest("step", "timings")
             return Progress(manifest["step"], False, manifest["timings"]["training_seconds"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import resource
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import keras
 
@@ -43,6 +45,15 @@ def compile_sampling(steps: int = 1) -> bool:
     On a CPU too, TensorFlow's loops gain by it: a cached token costs down to a tenth. One step is no faster.
     """
     return compile_training() or (keras.backend.backend() == "tensorflow" and steps > 1)
+
+
+def as_graph(function: Callable[[], Any], wanted: bool = True) -> Callable[[], Any]:
+    """On TensorFlow, `function` as one graph, if that is wanted: what loops many times runs faster so."""
+    if not wanted or keras.backend.backend() != "tensorflow":
+        return function
+    import tensorflow as tf
+
+    return tf.function(function, autograph=False)  # type: ignore[no-any-return]
 
 
 def peak_memory() -> int:

@@ -71,7 +71,7 @@ def grid(images: np.ndarray, captions: Sequence[str] | None = None, columns: int
     scale = scale or max(1, round(96 / max(height, width)))
     font, gap = ImageFont.load_default(10), 4
     cell_w, cell_h = width * scale, height * scale
-    texts = [_lines(caption, cell_w, font) for caption in captions or ()]
+    texts = [_lines(caption, cell_w - gap, font) for caption in captions or ()]
     text_h = LINE * max(map(len, texts), default=0) + 2
     rows = math.ceil(count / columns)
     sheet = Image.new("RGB", (columns * (cell_w + gap) + gap, rows * (cell_h + text_h + gap) + gap), "white")
@@ -101,7 +101,7 @@ def matrix(
     font, gap = ImageFont.load_default(10), 4
     left = gap + math.ceil(max(font.getlength(name) for name in names)) + gap
     cell_w, cell_h = width * scale + gap, height * scale + gap
-    titles = [_lines(title, cell_w - gap, font) for title in columns]
+    titles = [_lines(title, cell_w - 2 * gap, font) for title in columns]
     top = LINE * max(map(len, titles), default=0) + gap + 2
     sheet = Image.new("RGB", (left + count * cell_w, top + len(rows) * cell_h), "white")
     pen = ImageDraw.Draw(sheet)

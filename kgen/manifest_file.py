@@ -64,6 +64,9 @@ class Manifest(TypedDict, total=False):
     timings: Timings
     scores: dict[str, Any]
     depends_on: dict[str, Any]
+    metrics: list[Component]
+    changes: list[dict[str, Any]]
+    notes_on_scores: list[str]
 
 
 TRAINED = ("name", "seed", "step", "software", "components", "data", "timings")

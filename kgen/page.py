@@ -38,14 +38,14 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "<table>" + line(head, "th") + "".join(line(row, "td") for row in rows) + "</table>"
 
 
-def picture(path: Path) -> str:
+def picture(path: Path, caption: str = "") -> str:
     """A PNG within the page, with the prompt from its metadata; nothing where there is no file."""
     if not path.is_file():
         return ""
     with Image.open(path) as opened:
         prompt = html.escape(str(opened.info.get("prompt", "")), quote=True)
     data = base64.b64encode(path.read_bytes()).decode("ascii")
-    name = html.escape(path.stem)
+    name = html.escape(caption or path.stem)
     return (
         f'<figure><img alt="{name}: {prompt}" title="{prompt}" '
         f'src="data:image/png;base64,{data}"><figcaption>{name}</figcaption></figure>'

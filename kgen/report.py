@@ -18,6 +18,8 @@ from kgen.training.journal import read_rows
 
 MAX_GRIDS = 8
 
+MAX_SKIPPED = 10
+
 _BODY = Template("""<h1>$name</h1>
 <p class="quiet">$summary</p>
 <h2>Final pictures</h2>
@@ -30,6 +32,7 @@ $curve
 $over_time
 <h2>Made of</h2>
 $parts
+$skipped
 <h2>Timings</h2>
 $timings
 <h2>Configuration</h2>
@@ -51,7 +54,7 @@ def write_report(directory: RunDirectory, credit: str) -> None:
             f"{manifest['data']['pictures']} pictures, {manifest.get('step', 0)} steps, seed {manifest['seed']}, "
             f"Keras {software['keras']} on {software['backend']} {software.get(software['backend'], '')}"
         ),
-        final=picture(directory.final_grid),
+        final=picture(directory.final_grid, "drawn after the last step"),
         scores=_scores(directory),
         decoder=_decoder(directory.decoder_stage),
         curve=_curve(read_rows(directory.metrics)),
@@ -60,6 +63,7 @@ def write_report(directory: RunDirectory, credit: str) -> None:
             ("part", "component", "distribution"),
             ((kind, c["id"], f"{c['distribution']} {c['version']}") for kind, c in manifest["components"].items()),
         ),
+        skipped=_skipped(manifest["data"].get("skipped", [])),
         timings=table(("", "seconds"), ((k.replace("_seconds", ""), str(v)) for k, v in manifest["timings"].items())),
         config=html.escape(directory.config.read_text(encoding="utf-8")),
         credit=html.escape(credit),
@@ -74,7 +78,7 @@ _OVER_TIME = Template("""<h2>Pictures over time</h2>
 
 def _over_time(directory: RunDirectory) -> str:
     """What was drawn during training; nothing where nothing was."""
-    grids = [picture(path) for path in _pick(sorted(directory.samples.glob("step-*.png")))]
+    grids = [picture(path, _caption(path)) for path in _pick(sorted(directory.samples.glob("step-*.png")))]
     return _OVER_TIME.substitute(grids="\n".join(grids)) if grids else ""
 
 
@@ -93,11 +97,17 @@ def _decoder(stage: RunDirectory) -> str:
     manifest = stage.read_manifest("scores", "timings")
     scores = {**manifest["scores"], "training seconds": manifest["timings"]["training_seconds"]}
     return _DECODER.substitute(
-        final=picture(stage.final_grid),
+        final=picture(stage.final_grid, "after the last step"),
         scores=table(("measured", "value"), ((name, _number(value)) for name, value in scores.items())),
         curve=_curve(read_rows(stage.metrics)),
-        sheets="\n".join(picture(path) for path in _pick(sorted(stage.samples.glob("step-*.png")))),
+        sheets="\n".join(picture(path, _caption(path)) for path in _pick(sorted(stage.samples.glob("step-*.png")))),
     )
+
+
+def _caption(path: Path) -> str:
+    """Of an image "step-00000500-raw.png": "step 500, weights not averaged"."""
+    _, step, *raw = path.stem.split("-")
+    return f"step {int(step):,}" + (", weights not averaged" if raw else "") if step.isdecimal() else path.stem
 
 
 def _number(value: Any) -> str:
@@ -115,7 +125,20 @@ def _pick(paths: Sequence[Path]) -> list[Path]:
 def _scores(directory: RunDirectory) -> str:
     scores = directory.read_scores()
     rows = [(split, name, f"{value:.3f}") for split, numbers in scores.items() for name, value in numbers.items()]
-    return table(("prompts", "metric", "value"), rows) if rows else "<p>No metric was asked for.</p>"
+    found = table(("prompts", "metric", "value"), rows) if rows else "<p>No metric was asked for.</p>"
+    notes = directory.read_manifest().get("notes_on_scores", [])
+    found += "".join(f"\n<p>Note: {html.escape(note)}.</p>" for note in notes)
+    return found
+
+
+def _skipped(lines: Sequence[str]) -> str:
+    """The files that were not used, of which the first few are named."""
+    if not lines:
+        return ""
+    items = [f"<li>{html.escape(line)}</li>" for line in lines[:MAX_SKIPPED]]
+    if len(lines) > MAX_SKIPPED:
+        items.append(f"<li>and {len(lines) - MAX_SKIPPED} more, which manifest.json names</li>")
+    return f"<h2>Skipped</h2>\n<p>Images or captions that were not used: {len(lines)}.</p>\n<ul>{''.join(items)}</ul>"
 
 
 def _curve(rows: Sequence[Mapping[str, str]]) -> str:

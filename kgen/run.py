@@ -2,42 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import keras
 import numpy as np
 
-from kgen.assembly import Choice, assemble, component_id, make_decoder, make_encoder
+from kgen.assembly import Choice, assemble, make_encoder, precision
+from kgen.changes import STEPS, Change
 from kgen.components.dataset import Dataset
 from kgen.components.decoder import Decoder
 from kgen.components.encoder import Encoder
-from kgen.config import RunConfig
-from kgen.decoder_model import DecoderModel
+from kgen.config import FitConfig, RunConfig
 from kgen.decoder_stage import DecoderStage
 from kgen.devices import peak_memory
-from kgen.errors import ConfigError, RunError, RunInterruptedError
+from kgen.errors import ConfigError, RunInterruptedError
+from kgen.evaluation import draw_prompts, finish, is_finished, save_grid
 from kgen.faults import component_errors
-from kgen.files import atomic_folder, write_text
-from kgen.images import grid, save_png
-from kgen.inputs import Inputs, all_captions, read_dataset
+from kgen.files import atomic_folder
+from kgen.first_lines import first_lines
+from kgen.initial import describe_initial, initial_assets, load_initial
+from kgen.inputs import Inputs, read_dataset
 from kgen.pipeline import Pipeline
-from kgen.plugins import registry
+from kgen.preflight import preflight
+from kgen.provenance import changed_data, describe
 from kgen.random import seed_everything
-from kgen.registry import Kind
-from kgen.report import write_report
-from kgen.rundir import RunDirectory, software
+from kgen.rundir import RunDirectory
 from kgen.saving import load, save
-from kgen.scoring import Scores, prompts_to_draw, score
+from kgen.scoring import Scores, prompts_to_draw
 from kgen.training.averages import averaged_weights
 from kgen.training.distribution import Distribution, open_distribution
 from kgen.training.fit import Progress, compile_model, train
 from kgen.training.journal import Journal, Listener
+from kgen.training.optimizer import WarmUp
 
 Stage = Literal["decoder"]
 Say = Callable[[str], None]
@@ -62,16 +62,22 @@ def run(
     restart: bool = False,
     *,
     stage: Stage | None = None,
+    allow_changed_data: bool = False,
     say: Say = print,
     listen: Listen | None = None,
 ) -> RunResult:
     """Trains what the configuration describes, or goes on where an earlier process stopped.
+
+    What the training does not depend on (`name`, `sample`, `evaluate`, how often `fit` logs and saves) may have changed
+    since the run began, and `fit.steps` may have grown: the manifest notes it, and a finished run is scored again after
+    the further steps. The learning rate then follows the schedule of the new `fit.steps`, so it may rise again.
 
     Args:
         out: The run directory; `runs/NAME` by default.
         restart: Begin anew; an older run in that directory is moved aside. Its trained decoder is kept, if nothing has
             changed that it depends on, unless the stage is "decoder".
         stage: Stop after this stage, "decoder".
+        allow_changed_data: Go on with the images and captions as they are now, where they have changed.
         say: Gets a line about each thing that begins.
         listen: Is told of each training that begins, by name and number of steps; what it returns is told of every row
             of that training's journal: step and values.
@@ -83,22 +89,51 @@ def run(
     directory = RunDirectory(out or Path("runs") / config.name)
     if stage == "decoder" and config.decoder.fit is None:
         raise ConfigError("--stage decoder: the decoder has no 'fit' in this configuration, nothing is to be trained")
-    older = directory.prepare(config, restart)
-    with directory.locked():
-        if not directory.read_manifest().get("finished"):
-            distribution = open_distribution(config.distribute)
-            keras.config.set_dtype_policy(config.precision)
-            runner = _Runner(config, directory, distribution, say, listen)
+    with directory.locked(), contextlib.ExitStack() as stack:
+        changes = [] if restart else directory.compare(config)
+        if not restart and not changes and is_finished(directory):
+            return _result(directory, config.fit.steps, directory.read_scores())
+        distribution = open_distribution(config.distribute)
+        stack.enter_context(precision(config.precision))
+        runner = _Runner(config, directory, distribution, say, listen)
+        changed = "" if restart else changed_data(directory, runner.dataset, allow_changed_data)
+        trained = not restart and directory.is_trained(config.fit.steps)
+        if not trained or stage == "decoder":
+            runner.check(restart)
+        older = None
+        if restart and directory.config.is_file():
+            older = stack.enter_context(directory.moved_aside())
+            say(f"the older run was moved to {older}")
+        runner.start(changes, changed)
+        if not trained or stage == "decoder":
             progress = runner.prepare_decoder(older if stage is None else None)
             if stage == "decoder":
                 return _result(directory.decoder_stage, progress.step, {})
-            progress = runner.train()
-            if not distribution.is_chief:
-                return _result(directory, progress.step, {})
-            say("drawing the final pictures, and scoring")
-            _finish(config, directory)
-        scores = directory.read_scores()
-        return _result(directory, config.fit.steps, scores)
+            runner.train()
+        if not distribution.is_chief:
+            return _result(directory, config.fit.steps, {})
+        say("drawing the final images, and scoring")
+        return _result(directory, config.fit.steps, finish(config, directory, runner.dataset, say))
+
+
+def _going_on(directory: RunDirectory, changes: Sequence[Change], config: RunConfig) -> Iterator[str]:
+    """What a run says that goes on with a changed configuration."""
+    for change in changes:
+        yield f"changed since the run began: {change}"
+        if change.key == STEPS:
+            yield _new_schedule(config.fit, directory.newest_step, change)
+
+
+def _new_schedule(fit: FitConfig, step: int, change: Change) -> str:
+    """What more steps do to the learning rate."""
+    before, now = (
+        float(WarmUp(fit.learning_rate, fit.warmup_steps, steps if fit.schedule == "cosine" else None)(step))
+        for steps in (change.before, change.now)
+    )
+    return (
+        f"from step {step} on, the learning rate follows the schedule of {change.now} steps: {now:.3g} there; "
+        f"by that of {change.before} steps it would be {before:.3g}"
+    )
 
 
 def _result(directory: RunDirectory, step: int, scores: Scores) -> RunResult:
@@ -107,28 +142,17 @@ def _result(directory: RunDirectory, step: int, scores: Scores) -> RunResult:
 
 @component_errors()
 def check(config: RunConfig) -> Pipeline:
-    """Builds everything that a run needs, and trains nothing. Raises KgenError for what is wrong."""
-    dataset = read_dataset(config.data)
-    if config.decoder.data is not None:
-        read_dataset(config.decoder.data)
-    encoder = _encoder(config, dataset, None)
-    decoder = make_decoder(config.decoder.choice, dataset.image_space, encoder.condition_space)
-    if config.decoder.fit is not None:
-        DecoderModel(decoder, encoder)
-    return _assemble(config, dataset, encoder, decoder)
+    """Builds everything that a run needs and tries it on two images, without training.
 
-
-@component_errors()
-def evaluate(path: str | Path) -> Scores:
-    """Draws the prompts of a finished run's dataset and scores the pictures; writes them into its report too."""
-    directory = RunDirectory(path)
-    directory.require_run()
-    config = RunConfig.load(directory.config)
-    pipeline, dataset = load(directory.model), read_dataset(config.data)
-    scores = score(config, pipeline, dataset)
-    write_text(directory.evaluation, json.dumps(scores, indent=2) + "\n")
-    write_report(directory, dataset.credit)
-    return scores
+    Raises:
+        KgenError: what is wrong.
+    """
+    with precision(config.precision):
+        dataset = read_dataset(config.data)
+        pipeline = preflight(config, dataset, _decoder_data(config, dataset), _encoder(config, dataset, None))
+        if config.init is not None:
+            load_initial(config, pipeline)
+        return pipeline
 
 
 @component_errors()
@@ -161,19 +185,48 @@ class _Runner:
         self.say = say
         self.listen = listen
         self.dataset = read_dataset(config.data)
-        self.stage = self._decoder_stage()
+        self.decoder_data = _decoder_data(config, self.dataset)
+        self.stage: DecoderStage | None = None
+        self.changed_data = False
 
-    def _decoder_stage(self) -> DecoderStage | None:
-        own = self.config.decoder
-        if own.fit is None and own.source is None:
-            return None
-        if self.distribution.workers > 1:
+    def check(self, anew: bool) -> None:
+        """Finds out what would fail only later; writes nothing.
+
+        Args:
+            anew: Whether what lies in the directory will be moved aside.
+        """
+        if self.decoder_data is not None and self.distribution.workers > 1:
             raise ConfigError("decoder: several workers train no decoder: train it in a run with another 'distribute'")
-        data = self.dataset if own.data is None else read_dataset(own.data)
-        if data.image_space != self.dataset.image_space:
-            here, there = self.dataset.image_space, data.image_space
-            raise ConfigError(f"decoder.data: its pictures are {there}, but the run's are {here}")
-        return DecoderStage(self.config, self.directory, data, self._new_encoder())
+        for fit in (self.config.fit, self.config.decoder.fit):
+            if fit is not None:
+                self.distribution.check_batch(fit.batch_size)
+        encoder = _encoder(self.config, self.dataset, None if anew else self.directory, write=False)
+        pipeline = preflight(self.config, self.dataset, self.decoder_data, encoder)
+        if self.config.init is not None and (anew or not self.directory.newest_step):
+            load_initial(self.config, pipeline)
+
+    def start(self, changes: Sequence[Change], changed: str) -> None:
+        """Says what there is to train on, and writes down what the run is made of.
+
+        Args:
+            changes: Of the configuration, since the run began.
+            changed: How the images and captions have changed since then.
+        """
+        config, directory = self.config, self.directory
+        self.changed_data = bool(changed)
+        if changed:
+            self.say(f"going on with changed images or captions ({changed})")
+        for line in (*_going_on(directory, changes, config), *first_lines(config, self.dataset)):
+            self.say(line)
+        directory.prepare(config)
+        if self.distribution.is_chief:
+            if changed:
+                directory.record(changed=[f"data: {changed}"])
+            describe(config, directory, self.dataset)
+            if config.init is not None and not directory.newest_step:
+                directory.update_manifest(init=describe_initial(config))
+        if self.decoder_data is not None:
+            self.stage = DecoderStage(config, directory, self.decoder_data, self._new_encoder())
 
     def prepare_decoder(self, older: Path | None) -> Progress:
         """Has the decoder trained, or fetched from where it is.
@@ -190,29 +243,21 @@ class _Runner:
             self.stage.take(self.say)
             return Progress(0, False, 0.0)
         listener = self._listener("decoder", own.fit.steps, self.stage.finished)
-        progress = self.stage.train(self.distribution, self.say, listener)
+        progress = self.stage.train(self.distribution, self.say, listener, self.changed_data)
         self._stop_if_interrupted(progress, own.fit.steps, "the decoder's ")
         return progress
 
     def train(self) -> Progress:
         """Trains the pipeline: the generator, and an encoder that is not frozen."""
         config, directory, dataset, distribution = self.config, self.directory, self.dataset, self.distribution
-        for note in dataset.notes():
-            self.say(note)
-        for problem in dataset.problems():
-            self.say(f"skipped {problem.where}: {problem.what}")
         decoder = config.decoder.choice if self.stage is None else self.stage.decoder(load=True)
         seed_everything(config.seed)
         with distribution.scope():
             pipeline = _assemble(config, dataset, self._new_encoder(), decoder)
+            if config.init is not None and not directory.newest_step:
+                load_initial(config, pipeline)
             compile_model(pipeline, config.fit)
-        if distribution.is_chief:
-            _describe(config, directory, dataset, pipeline)
-        self.say(
-            f"{len(dataset.captions('train'))} pictures of {dataset.image_space}; "
-            f"{sum(int(np.prod(v.shape)) for v in pipeline.trainable_variables):,} weights to train"
-        )
-        pipeline.encoder.tokenize([*all_captions(dataset), *prompts_to_draw(config, dataset)])  # fails now, or never
+        self.say(f"{sum(int(np.prod(v.shape)) for v in pipeline.trainable_variables):,} weights to train")
         inputs = Inputs(dataset, pipeline.encoder, pipeline.decoder, config.fit.flip)
         alone = distribution.workers == 1
         listener = self._listener("training", config.fit.steps)
@@ -250,17 +295,19 @@ class _Runner:
             )
 
 
-def _finish(config: RunConfig, directory: RunDirectory) -> None:
-    """Draws and scores with what was saved, as anybody else would."""
-    pipeline, dataset = load(directory.model), read_dataset(config.data)
-    began = time.perf_counter()
-    prompts = prompts_to_draw(config, dataset)
-    images = _draw(config, pipeline, prompts)
-    _save_grid(config, directory.final_grid, prompts, images)
-    timings = {**directory.read_manifest()["timings"], "drawing_seconds": round(time.perf_counter() - began, 1)}
-    write_text(directory.evaluation, json.dumps(score(config, pipeline, dataset), indent=2) + "\n")
-    directory.update_manifest(timings=timings, finished=time.strftime("%Y-%m-%d %H:%M:%S"))
-    write_report(directory, dataset.credit)
+def _decoder_data(config: RunConfig, dataset: Dataset) -> Dataset | None:
+    """What a stage of the decoder reads; None where there is no such stage.
+
+    Raises:
+        ConfigError: its images are of another size than the run's.
+    """
+    own = config.decoder
+    if own.fit is None and own.source is None:
+        return None
+    data = dataset if own.data is None else read_dataset(own.data)
+    if data.image_space != dataset.image_space:
+        raise ConfigError(f"decoder.data: its pictures are {data.image_space}, but the run's are {dataset.image_space}")
+    return data
 
 
 def _assemble(config: RunConfig, dataset: Dataset, encoder: Encoder, decoder: Choice | Decoder) -> Pipeline:
@@ -273,14 +320,23 @@ def _assemble(config: RunConfig, dataset: Dataset, encoder: Encoder, decoder: Ch
     )
 
 
-def _encoder(config: RunConfig, dataset: Dataset, directory: RunDirectory | None) -> Encoder:
-    """The encoder with what it learned from the captions: once for a run, then read back."""
+def _encoder(config: RunConfig, dataset: Dataset, directory: RunDirectory | None, write: bool = True) -> Encoder:
+    """The encoder with what it learned from the captions: once for a run, then read back.
+
+    Args:
+        directory: Of the run, if that is to be read back.
+        write: Whether it is to be kept there, if it is not yet.
+    """
     if directory is not None and directory.assets.is_dir():
         encoder = make_encoder(config.encoder.choice, captions=None)
         encoder.load_assets(directory.assets)
         return encoder
-    encoder = make_encoder(config.encoder.choice, dataset.captions("train"))
-    if directory is not None:
+    if config.init is None:
+        encoder = make_encoder(config.encoder.choice, dataset.captions("train"))
+    else:
+        encoder = make_encoder(config.encoder.choice, captions=None)
+        initial_assets(config, encoder)
+    if directory is not None and write:
         with atomic_folder(directory.assets) as folder:
             encoder.save_assets(folder)
     return encoder
@@ -292,57 +348,10 @@ def _drawer(
     prompts = prompts_to_draw(config, dataset)
 
     def draw(step: int, suffix: str, journal: Journal) -> None:
-        images = _draw(config, pipeline, prompts)
-        sheet = _save_grid(config, directory.samples / f"step-{step:08d}{suffix}.png", prompts, images)
+        images = draw_prompts(config, pipeline, prompts)
+        sheet = save_grid(config, directory.samples / f"step-{step:08d}{suffix}.png", prompts, images)
         buffer = io.BytesIO()
         sheet.save(buffer, format="PNG")
         journal.picture(step, f"samples{suffix}", buffer.getvalue(), sheet.size)
 
     return draw
-
-
-def _draw(config: RunConfig, pipeline: Pipeline, prompts: Sequence[str]) -> np.ndarray:
-    sample = config.sample
-    return pipeline.generate(prompts, seed=sample.seed, shared_noise=sample.shared_noise, **sample.options)
-
-
-def _save_grid(config: RunConfig, path: Path, prompts: Sequence[str], images: np.ndarray) -> Any:
-    sheet = grid(images, prompts)
-    metadata = {"prompt": "; ".join(prompts), "seed": str(config.sample.seed), "model": config.name}
-    save_png(path, sheet, metadata)
-    return sheet
-
-
-def _describe(config: RunConfig, directory: RunDirectory, dataset: Dataset, pipeline: Pipeline) -> None:
-    """Writes down what the run is made of. Raises RunError where its data has changed since it began."""
-    fingerprint = dataset.fingerprint()
-    before = directory.read_manifest().get("data", {}).get("fingerprint", fingerprint)
-    if before != fingerprint:
-        raise RunError(
-            f"the pictures or captions have changed since {directory.path} began: start again with --restart"
-        )
-    parts: dict[Kind, Any] = {
-        "dataset": dataset,
-        **{k: getattr(pipeline, k) for k in ("encoder", "generator", "decoder")},
-    }
-    components = {}
-    for kind, part in parts.items():
-        component = registry().find(kind, component_id(kind, part))
-        components[kind] = {
-            "id": component.id,
-            "distribution": component.origin.distribution,
-            "version": component.origin.version,
-        }
-    directory.update_manifest(
-        name=config.name,
-        seed=config.seed,
-        software=software(keras.backend.backend()),
-        components=components,
-        data={
-            "fingerprint": fingerprint,
-            "pictures": len(dataset.captions("train")),
-            "held_out": len(dataset.captions("holdout")),
-            "skipped": [f"{p.where}: {p.what}" for p in dataset.problems()],
-            "credit": dataset.credit,
-        },
-    )

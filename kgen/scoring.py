@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,11 +56,26 @@ def score(config: RunConfig, pipeline: Pipeline, dataset: Dataset) -> Scores:
 
 
 def open_metrics(config: RunConfig, dataset: Dataset) -> Metrics:
-    """The metrics that a run asks for. Raises ConfigError where one makes no sense with the dataset."""
-    metrics = {metric.name.split("/")[-1]: make_metric(metric.choice) for metric in config.evaluate.metrics}
-    for name, metric in metrics.items():
+    """The metrics that a run asks for, by name: without the plugin's, unless two metrics share theirs.
+
+    Raises:
+        ConfigError: one makes no sense with the dataset, or is given twice.
+    """
+    chosen = config.evaluate.metrics
+    bare = Counter(metric.name.split("/")[-1] for metric in chosen)
+    metrics: dict[str, Metric] = {}
+    for choice in chosen:
+        name = choice.name.split("/")[-1]
+        name = name if bare[name] == 1 else choice.name
+        if name in metrics:
+            raise ConfigError(f"evaluate.metrics: '{name}' is given twice, and its scores have one name: keep one")
+        metric = make_metric(choice.choice)
         if metric.requires is not None and not isinstance(dataset, metric.requires):
-            raise ConfigError(f"metric '{name}' needs the dataset {metric.requires.__name__}")
+            raise ConfigError(
+                f"evaluate.metrics: '{name}' needs the dataset {metric.requires.__name__}, not "
+                f"{type(dataset).__name__}: leave it out, or choose another metric"
+            )
+        metrics[name] = metric
     return metrics
 
 

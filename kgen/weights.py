@@ -70,6 +70,32 @@ def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
+def load_groups(path: Path, groups: Groups) -> None:
+    """Assigns some of the groups that `save_variables` wrote.
+
+    Raises:
+        RunError: the file is damaged, or a variable is missing on either side or has another shape: all are named, one
+            a line, and none is assigned.
+    """
+    variables = _keys(groups)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            arrays = {key: file.get_tensor(key) for key in sorted(file.keys())}
+            metadata = dict(file.metadata() or {})
+    except (SafetensorError, OSError, AttributeError, TypeError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+    if metadata.get(CHECKSUM, checksum := _checksum(arrays)) != checksum:
+        raise RunError(f"{path} is damaged: its numbers do not match their checksum")
+    found = {key: array for key, array in arrays.items() if key.partition(".")[0] in groups}
+    shapes = {key: (tuple(found[key].shape) if key in found else None) for key in sorted({*found, *variables})}
+    wanted = {key: (tuple(variables[key].shape) if key in variables else None) for key in shapes}
+    wrong = [f"{key}: {shapes[key]} there, {wanted[key]} here" for key in shapes if shapes[key] != wanted[key]]
+    if wrong:
+        raise RunError("\n  ".join(wrong).replace("None", "nothing"))
+    for key, variable in variables.items():
+        variable.assign(found[key])
+
+
 def _keys(groups: Groups) -> dict[str, Any]:
     """Unique by their numbers. The names are for people, and to see what does not match.
 

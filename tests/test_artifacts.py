@@ -162,8 +162,7 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["{", "5", '{"train": 1}', '{"train": {"a": "b"}}', '{"train": {"a": [1]}}'])
 def test_damaged_scores(tmp_path: Path, content: str) -> None:
     directory = RunDirectory(tmp_path)
-    with pytest.raises(kgen.RunError, match=r"evaluation\.json cannot be read: No such file"):
-        directory.read_scores()
+    assert directory.read_scores() == {}
     directory.evaluation.write_text(content)
     with pytest.raises(kgen.RunError, match=r"evaluation\.json is damaged: "):
         directory.read_scores()

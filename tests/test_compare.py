@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 import shutil
 from pathlib import Path
@@ -10,6 +11,10 @@ from pathlib import Path
 import pytest
 from command_line import GOOD, Trained
 from PIL import Image
+
+from kgen.comparison import escape
+from kgen.config import RunConfig
+from kgen.facts import Table, better_scores, different_keys
 
 pytestmark = pytest.mark.one_backend
 
@@ -33,7 +38,7 @@ def test_table_page_and_pictures(kgen, trained: Trained, other: Path, tmp_path: 
         first, second = csv.DictReader(file)
     assert (first["run"], second["run"]) == ("good", "other")
     for row in (first, second):
-        assert row["generator"] == "toy/means" and row["parameters"] == "5,184" and row["training steps"] == "6"
+        assert row["generator"] == "toy/means" and row["parameters"] == "5184" and row["training steps"] == "6"
         assert row["likelihood"] == "none" and row["bits/dim"] == "" and row["steps to draw"] == "1"
         assert float(row["pictures/s drawn"]) > 0 and int(row["peak MiB"]) > 50
         assert 0 <= float(row["brightness mean"]) <= 255 and row["brightness mean (holdout)"]
@@ -41,7 +46,10 @@ def test_table_page_and_pictures(kgen, trained: Trained, other: Path, tmp_path: 
     assert "Not the same pictures or captions in all runs" in page and page.count("data:image/png;base64,") == 2
     assert not re.search(r"(src|href)=\"(?!data:)", page), "the page refers to other files"
     markdown = (tmp_path / "c" / "comparison.md").read_text()
-    assert markdown.startswith("| run | generator | parameters |") and "(pictures.png)" in markdown
+    assert markdown.startswith("| run | generator | encoder | decoder |") and "(pictures.png)" in markdown
+    assert "| 5,184 |" in markdown and "bits/dim \N{DOWNWARDS ARROW}" in markdown
+    assert '| data.colours | \\["red", "green"\\] | \\["red", "green", "blue"\\] |' in markdown
+    assert "<td>data.colours</td>" in page and first["decoder"] == "kgen/identity"
     with Image.open(tmp_path / "c" / "pictures.png") as sheet:
         assert sheet.info["prompt"] == "red; white"
     assert "generator" in outcome.out and "comparison.html" in outcome.out
@@ -89,3 +97,51 @@ def test_what_cannot_be_compared(kgen, trained: Trained, tmp_path: Path) -> None
 def test_a_likelihood_is_asked_of_a_generator_without_one(kgen, good: Path) -> None:
     good.write_text(good.read_text().replace("{metrics:", "{likelihood: {pictures: 4}, metrics:"), encoding="utf-8")
     kgen("check", good).refuses("evaluate.likelihood: Means has no likelihood", "good.yaml")
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_measured(
+    kgen, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(*arguments: object, **options: object) -> None:
+        raise AssertionError("too late")
+
+    monkeypatch.setattr("kgen.compare.load", measured)
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "pictures.png").write_text("precious")
+    for out, message in (
+        ("file", "cannot be written to"),
+        ("file/below", "cannot be written to"),
+        ("/proc/comparison", "cannot be written to"),
+        ("mine", "holds pictures.png, but no comparison: choose another folder"),
+    ):
+        kgen("compare", trained.directory, "-o", tmp_path / out).refuses(message)
+    assert (tmp_path / "mine" / "pictures.png").read_text() == "precious"
+
+
+def test_names_and_prompts_are_escaped_in_markdown() -> None:
+    assert escape("a|b <img src=x> [x](y) *c* _d_ my_run `e`\n# f") == (
+        r"a\|b &lt;img src=x&gt; \[x\](y) \*c\* \_d\_ my_run \`e\` # f"
+    )
+
+
+def test_which_numbers_are_better_and_what_differs() -> None:
+    config = RunConfig.from_dict(
+        {
+            "data": {"name": "shapes", "size": 16, "count": 4},
+            "encoder": "text/bag",
+            "generator": "diffusion/diffusion",
+            "fit": {"steps": 1},
+            "evaluate": {"metrics": ["attributes", "retrieval"]},
+        }
+    )
+    other = RunConfig.from_dict({**config.dump(), "name": "other", "seed": 3, "evaluate": {"metrics": ["attributes"]}})
+    found = Table(
+        ["one"], [{"attributes accuracy (holdout)": 0.25, "bits/dim": math.nan, "s": 1234567.25}], better_scores(config)
+    )
+    assert found.to_read()[0] == ["run", "attributes accuracy (holdout) \N{UPWARDS ARROW}", "bits/dim", "s", "peak MiB"]
+    assert found.to_read()[1] == [["one", "0.250", "nan", "1,234,567", ""]]
+    assert found.to_compute()[1] == [["one", "0.25", "nan", "1234567.25", ""]]
+    different = different_keys([config, other])
+    assert set(different) == {"seed", "evaluate.metrics"} and different["seed"] == ["0", "3"]
+    assert different["evaluate.metrics"][1] == '[{"name": "kgen/attributes"}]'

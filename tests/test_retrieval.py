@@ -118,3 +118,12 @@ def test_k_must_be_positive() -> None:
     for k in ((), (0,), (1, -1)):
         with pytest.raises(ValueError, match="positive"):
             Retrieval(k=k)
+
+
+def test_many_images_per_caption_are_said_to_make_it_meaningless() -> None:
+    class Cifar(Gallery):
+        def captions(self, split: Split) -> list[str]:
+            return ["cat", "dog"] * {"train": 10, "validation": 2, "holdout": 0}[split]
+
+    (caveat,) = Retrieval().caveats(Cifar.__new__(Cifar))
+    assert "here 24 images share 2 captions" in caveat and "choose another metric" in caveat

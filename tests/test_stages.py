@@ -72,10 +72,10 @@ def same(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
 
 
 def refuse_to_train(monkeypatch: pytest.MonkeyPatch) -> None:
-    def compute_losses(*arguments: Any, **options: Any) -> None:
+    def train(*arguments: Any, **options: Any) -> None:
         raise AssertionError("the decoder is trained")
 
-    monkeypatch.setattr("kgen_plugin_codecs.kl.KLAutoencoder.compute_losses", compute_losses)
+    monkeypatch.setattr("kgen.decoder_stage.train", train)
 
 
 def test_two_stages_leave_two_trainings(done: Path) -> None:
@@ -107,7 +107,7 @@ def test_one_stage_alone_then_the_rest(tmp_path: Path, done: Path, monkeypatch: 
 def test_latents_are_all_that_training_reads(tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once they are cached, no picture is read, and no decoder called, while the generator is trained."""
     for name in ("first", "second"):
-        RunDirectory(tmp_path / name).prepare(configuration(), False)
+        RunDirectory(tmp_path / name).prepare(configuration())
         shutil.copytree(done / "decoder", tmp_path / name / "decoder")
     run(configuration(), tmp_path / "first")
     touched: list[str] = []
@@ -183,11 +183,11 @@ def test_refuses_to_take_what_is_not_there(tmp_path: Path, done: Path) -> None:
     with pytest.raises(ConfigError, match="is no run directory"):
         configuration(decoder=f"{{from: {tmp_path}}}")
     untrained = tmp_path / "untrained"
-    RunDirectory(untrained).prepare(configuration(), False)
+    RunDirectory(untrained).prepare(configuration())
     with pytest.raises(RunError, match="untrained has no trained decoder"):
         run(configuration(decoder=f"{{from: {untrained}}}"), tmp_path / "run")
     pixels = tmp_path / "pixels"
-    RunDirectory(pixels).prepare(configuration(decoder="identity"), False)
+    RunDirectory(pixels).prepare(configuration(decoder="identity"))
     with pytest.raises(ConfigError, match="has trained no decoder"):
         configuration(decoder=f"{{from: {pixels}}}")
     with pytest.raises(RunError, match="pictures of 16x16x3, but the run's are 32x32x3"):

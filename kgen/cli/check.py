@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.common import load_config, say, say_error
+from kgen.cli.common import Settings, load_config, say, say_error
 from kgen.errors import KgenError
 
 EXAMPLE = "Example: kgen check configs/*.yaml"
@@ -15,17 +15,24 @@ EXAMPLE = "Example: kgen check configs/*.yaml"
 
 def command(
     configs: Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="Run files (YAML).")],
+    settings: Settings = None,
 ) -> None:
-    """Read run files, their data and their parts, and build every model, without training."""
-    status = 0
-    for config in configs:
-        try:
-            checked = load_config(config)
-            from kgen.run import check
+    """Read run files, their data and their parts, build every model and try it on two images, without training."""
+    failed = [status for config in configs if (status := _check(config, settings or []))]
+    raise typer.Exit(max(failed, default=0))
 
-            check(checked)
-        except KgenError as error:
-            status = say_error(str(error) if str(config) in str(error) else f"{config}: {error}", error.exit_code)
-        else:
-            say(f"{config}: ok")
-    raise typer.Exit(status)
+
+def _check(config: Path, settings: list[str]) -> int:
+    """Prints what is wrong with one file, or that nothing is; gives the exit status of that."""
+    try:
+        checked = load_config(config, settings)
+        from kgen.run import check
+
+        check(checked)
+    except KgenError as error:
+        return say_error(str(error) if str(config) in str(error) else f"{config}: {error}", error.exit_code)
+    except Exception as error:  # the other files are to be checked, too
+        first = (str(error).strip().splitlines() or [""])[0]
+        return say_error(f"{config}: unexpected {type(error).__name__}: {first}", 1)
+    say(f"{config}: ok")
+    return 0

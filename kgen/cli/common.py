@@ -27,6 +27,9 @@ Settings = Annotated[
         "--set", metavar="KEY=VALUE", help="Change one key of the configuration; repeatable.", show_default=False
     ),
 ]
+ChangedData = Annotated[
+    bool, typer.Option("--changed-data", help="Go on where images or captions have changed since the run began.")
+]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory that 'kgen run' made.")]
 
 
@@ -106,9 +109,13 @@ def writable_folder(folder: Path) -> None:
 
 
 def require_directory(run: Path) -> None:
-    """Raises RunError where there is no such directory, naming those that there are."""
+    """Raises RunError where there is no such directory, naming those that there are; PluginError where a plugin that
+    the run needs is missing.
+    """
     if run.is_dir():
-        return
+        from kgen.rundir import RunDirectory
+
+        return RunDirectory(run).require_plugins()
     if run.exists():
         raise RunError(f"{run} is a file: give a run directory that 'kgen run' made")
     others = sorted(str(found.parent) for found in run.parent.glob("*/manifest.json"))

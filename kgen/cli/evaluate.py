@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
-from kgen.cli.common import RunArgument, plain_console, printable, require_directory
+from typing import Annotated
 
-EXAMPLE = "Example: kgen evaluate runs/quickstart"
+import typer
+
+from kgen.cli.common import ChangedData, RunArgument, plain_console, printable, require_directory, say
+
+EXAMPLE = "Example: kgen evaluate runs/quickstart --set evaluate.copies=4"
 
 
-def command(run: RunArgument) -> None:
-    """Draw the prompts of a run's dataset anew, and score the pictures by the metrics of its configuration."""
+def command(
+    run: RunArgument,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a key of 'evaluate' or 'sample' in the run's configuration; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    changed_data: ChangedData = False,
+) -> None:
+    """Draw the prompts of a run's dataset anew, score the images by the run's metrics, and renew its report."""
     require_directory(run)
     from kgen.cli.backend import load_backend
 
     load_backend()
     from rich.table import Table
 
-    from kgen.run import evaluate
+    from kgen.evaluation import evaluate
 
-    scores = evaluate(run)
+    scores = evaluate(run, settings or (), allow_changed_data=changed_data, say=say)
     table = Table("metric", *scores)
     for name in dict.fromkeys(name for values in scores.values() for name in values):
         table.add_row(printable(name), *(f"{values[name]:.4g}" if name in values else "" for values in scores.values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -37,6 +38,7 @@ class TrainingDisplay:
         self.name, self.total = name, total
         self.task = display.progress.add_task(name, total=total, numbers="")
         self.printed = 0
+        self.first: tuple[int, float] | None = None
 
     def __call__(self, step: int, values: Mapping[str, float]) -> None:
         if "loss" in values:
@@ -48,7 +50,22 @@ class TrainingDisplay:
         if not self.display.console.is_terminal and due:
             self.printed = step
             prefix = "" if self.name == "training" else f"{self.name} "
-            self.display.say(f"{prefix}step {step}/{self.total}: {numbers}")
+            self.display.say(f"{prefix}step {step}/{self.total}: {numbers}{self._left(step)}")
+
+    def _left(self, step: int) -> str:
+        """How long the rest takes, measured from the first row on; "" where that is not known yet, or is nothing."""
+        now = time.monotonic()
+        first, began = self.first = self.first or (step, now)
+        if step in (first, self.total):
+            return ""
+        return f", {duration((now - began) / (step - first) * (self.total - step))} left"
+
+
+def duration(seconds: float) -> str:
+    """A time for people: "50 s", "12 min", "3.4 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -20,6 +20,13 @@ class Metric(Configurable, ABC):
 
     headline: ClassVar[str | None] = None
     """The name of the number that says most, where only one can be shown; None: the first that is returned."""
+
+    better: ClassVar[Literal["higher", "lower"] | None] = None
+    """Whether higher or lower numbers are the better ones, where that holds for all of them; None: it is not said."""
+
+    def caveats(self, dataset: Dataset) -> Sequence[str]:
+        """What a reader of the scores must know because of the dataset, a sentence each. Default: nothing."""
+        return ()
 
     @abstractmethod
     def __call__(

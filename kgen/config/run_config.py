@@ -76,6 +76,8 @@ class RunConfig(Section):
     """Latent -> image; with `fit`, it is trained first."""
     condition_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of training examples that lose their condition; classifier-free guidance needs it."""
+    init: str | None = None
+    """The directory of a run whose encoder and generator training starts from; null: from random weights."""
     fit: FitConfig
     sample: SampleConfig = SampleConfig()
     evaluate: EvaluateConfig = EvaluateConfig()

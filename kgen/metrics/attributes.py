@@ -20,7 +20,7 @@ import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -60,6 +60,7 @@ class Attributes(Metric):
 
     requires: ClassVar[type[Any] | None] = Shapes
     headline: ClassVar[str | None] = "accuracy"
+    better: ClassVar[Literal["higher", "lower"] | None] = "higher"
 
     def __call__(
         self, images: np.ndarray, prompts: Sequence[str], split: Split, dataset: Dataset

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from kgen.components.dataset import Dataset, Split
 from kgen.components.metric import Metric
+
+SPLITS: tuple[Split, ...] = ("train", "validation", "holdout")
+
+MANY = 10
+"""Images per caption above which the scores say little."""
 
 CHUNK_BYTES = 2**25
 """Of real pictures that are compared at a time."""
@@ -24,10 +30,22 @@ class Retrieval(Metric):
         k: The values of K.
     """
 
+    better: ClassVar[Literal["higher", "lower"] | None] = "higher"
+
     def __init__(self, *, k: tuple[int, ...] = (1, 5)) -> None:
         if not k or min(k) < 1:
             raise ValueError(f"k must be positive numbers, not {k}")
         self.k = k
+
+    def caveats(self, dataset: Dataset) -> Sequence[str]:
+        captions = [caption for split in SPLITS for caption in dataset.captions(split)]
+        different = len(set(captions))
+        if len(captions) <= MANY * different:
+            return ()
+        return (
+            f"retrieval compares an image with all images of its caption, and here {len(captions):,} images share "
+            f"{different:,} captions: R@K then says little about single images, choose another metric",
+        )
 
     def __call__(
         self, images: np.ndarray, prompts: Sequence[str], split: Split, dataset: Dataset
@@ -49,8 +67,7 @@ class Retrieval(Metric):
 def _chunks(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Every picture of every split as a row (M, D) of float64, with the captions (M,); some at a time."""
     count = max(1, CHUNK_BYTES // (8 * dataset.image_space.size))
-    splits: tuple[Split, ...] = ("train", "validation", "holdout")
-    for split in splits:
+    for split in SPLITS:
         captions = np.array(dataset.captions(split), object)
         for start in range(0, len(captions), count):
             rows = range(start, min(start + count, len(captions)))

@@ -1,0 +1,54 @@
+"""What may change in the configuration of a run that has begun, and what may not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+WITHOUT_EFFECT_ON_TRAINING = (
+    *("name", "sample", "evaluate"),
+    *(f"{fit}.{key}" for fit in ("fit", "decoder.fit") for key in ("log_every", "checkpoint_every", "keep")),
+    *("fit.validate_every", "decoder.fit.validate_every"),
+)
+"""Keys of a run file that may change at any time; of a section all that it holds."""
+
+STEPS = "fit.steps"
+"""May grow: training then goes on."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One key with different values; None: it is not there.
+
+    Args:
+        key: With dots between its parts.
+        before, now: In the older and in the newer mapping.
+    """
+
+    key: str
+    before: Any
+    now: Any
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.before!r} there, {self.now!r} now"
+
+    @property
+    def is_of_training(self) -> bool:
+        """Whether the trained weights depend on the key."""
+        parents = self.key.split(".")
+        return not any(".".join(parents[:n]) in WITHOUT_EFFECT_ON_TRAINING for n in range(1, len(parents) + 1))
+
+    @property
+    def allowed(self) -> bool:
+        """Whether a run that has begun may go on with it."""
+        return not self.is_of_training or (self.key == STEPS and self.now > self.before)
+
+
+def changes(old: Any, new: Any, key: str = "") -> Iterator[Change]:
+    """What differs between two nested mappings."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in dict.fromkeys([*old, *new]):
+            yield from changes(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))
+    elif old != new:
+        yield Change(key, old, new)

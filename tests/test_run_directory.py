@@ -1,0 +1,393 @@
+"""A run's directory: who may write to it, what is refused, how a run goes on, and what is made again."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from command_line import GOOD, TOY
+from safetensors.numpy import load_file
+
+from kgen.cli.progress import TrainingDisplay, duration
+from kgen.config import RunConfig
+from kgen.errors import ConfigError, PluginError, RunError
+from kgen.evaluation import evaluate
+from kgen.plugins import registry
+from kgen.run import check, run
+from kgen.rundir import RunDirectory
+
+
+def configuration(**changes: Any) -> RunConfig:
+    return RunConfig.from_dict(
+        yaml.safe_load(GOOD), [f"{key.replace('__', '.')}={value}" for key, value in changes.items()]
+    )
+
+
+def quiet(config: RunConfig, path: Path, **options: Any) -> Any:
+    return run(config, path, **{"say": lambda text: None, **options})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def toy() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(TOY))
+        registry.cache_clear()
+        yield
+    registry.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, not to be written to."""
+    path = tmp_path_factory.mktemp("done") / "run"
+    quiet(configuration(), path)
+    return path
+
+
+@pytest.fixture
+def copy(done: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(done, tmp_path / "run"))
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def weights(path: Path) -> dict[str, np.ndarray]:
+    return load_file(path / "model" / "weights.safetensors")
+
+
+# ---- what is no run stays as it is -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_what_is_no_run_is_refused_and_stays_as_it_is(
+    restart: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents, file, link, lost, own = (tmp_path / name for name in ("documents", "file", "link", "lost", "own"))
+    documents.mkdir()
+    (documents / "thesis.txt").write_text("precious")
+    file.write_text("precious")
+    link.symlink_to(documents)
+    lost.symlink_to(tmp_path / "nowhere")
+    own.mkdir()
+    (own / "config.yaml").write_text(configuration().to_yaml())  # a run file of the user's, which nobody ran
+    before = everything(tmp_path)
+    monkeypatch.chdir(documents)
+    for path, message in (
+        (documents, "is not empty and holds no run"),
+        (file, "is a file"),
+        (link, "is not empty and holds no run"),
+        (lost, "is a link to .*nowhere, which does not exist"),
+        (own, "is not empty and holds no run"),
+        (Path(), "is not empty and holds no run"),
+        (Path("../documents"), "is not empty and holds no run"),
+        (file / "run", "cannot be written to: Not a directory"),
+        (Path("/proc/run"), "cannot be written to"),  # even root makes no folder there
+    ):
+        with pytest.raises(RunError, match=f"{message}.*--out"):
+            quiet(configuration(), path, restart=restart)
+    assert everything(tmp_path) == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["documents", "file", "link", "lost", "own"]
+
+
+def test_restart_is_refused_while_another_process_works_there(copy: Path) -> None:
+    before = everything(copy)
+    with (copy / ".lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for restart in (True, False):
+            with pytest.raises(RunError, match="another process is working on"):
+                quiet(configuration(seed=7), copy, restart=restart)
+        with pytest.raises(RunError, match="another process is working on"):
+            evaluate(copy)
+    assert everything(copy) == before and [p.name for p in copy.parent.iterdir()] == ["run"]
+
+
+def test_a_lock_on_a_folder_that_is_moved_aside_meanwhile_does_not_count(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between opening the lock and taking it, another process restarts the run."""
+    flock, moved = fcntl.flock, []
+
+    def late(file: Any, operation: int) -> None:
+        if not moved:
+            moved.append(copy.rename(copy.with_name("aside")))
+            copy.mkdir()
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with RunDirectory(copy).locked():
+        assert [p.name for p in copy.iterdir()] == [".lock"]
+        with pytest.raises(RunError, match="another process"), RunDirectory(copy).locked():
+            pass
+
+
+def test_restart_moves_the_older_run_aside_and_says_where(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, said, before = tmp_path / "link", [], everything(copy)
+    link.symlink_to(copy)
+    monkeypatch.chdir(copy / "samples")
+    with pytest.raises(RunError, match="holds the current folder"):
+        quiet(configuration(seed=1), copy, restart=True)
+    monkeypatch.chdir(tmp_path)
+    quiet(configuration(seed=1), link, restart=True, say=said.append)
+    assert any(f"moved to {tmp_path}/run-1" in text for text in said)
+    assert link.is_symlink() and everything(tmp_path / "run-1") == before
+    assert RunDirectory(copy).read_manifest()["seed"] == 1
+
+
+# ---- going on ----------------------------------------------------------------------------------------------------
+
+
+def test_more_steps_are_as_if_they_had_been_asked_for_at_once_but_for_the_schedule(copy: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    constant = {"fit__schedule": "constant", "sample__every": 0, "evaluate__metrics": "[]"}
+    quiet(configuration(**constant), tmp_path / "grown")
+    result = quiet(configuration(**constant, fit__steps=9), tmp_path / "grown", say=said.append)
+    quiet(configuration(**constant, fit__steps=9), tmp_path / "whole")
+    assert result.step == 9
+    for name, array in weights(tmp_path / "whole").items():
+        np.testing.assert_array_equal(weights(tmp_path / "grown")[name], array, err_msg=name)
+    assert any("the learning rate follows the schedule of 9 steps: 0.05 there" in text for text in said), said
+    (change,) = RunDirectory(tmp_path / "grown").read_manifest()["changes"]
+    assert change["step"] == 6 and change["changed"] == ["fit.steps: 6 there, 9 now"]
+    with pytest.raises(RunError, match=r"fit\.steps: 9 there, 8 now"):
+        quiet(configuration(**constant, fit__steps=8), tmp_path / "grown")
+
+
+def test_more_steps_of_a_cosine(copy: Path) -> None:
+    said: list[str] = []
+    quiet(configuration(fit__steps=12), copy, say=said.append)  # half of a cosine is left
+    assert any("schedule of 12 steps: 0.025 there; by that of 6 steps it would be 0" in text for text in said), said
+    rows = (copy / "metrics.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows[1:]].count("12") >= 1
+
+
+def test_what_does_not_touch_the_training_may_change_and_is_made_again(copy: Path) -> None:
+    before, trained = RunDirectory(copy).read_scores(), weights(copy)
+    other = {"sample__options": "{strength: 3.0}", "evaluate__copies": 2, "fit__log_every": 7, "name": "renamed"}
+    quiet(configuration(**other), copy)
+    after, manifest = RunDirectory(copy).read_scores(), RunDirectory(copy).read_manifest()
+    assert before["train"]["brightness mean"] != after["train"]["brightness mean"]
+    assert manifest["finished"] and manifest["name"] == "renamed"
+    assert "strength: 3.0" in (copy / "report.html").read_text()
+    assert all(np.array_equal(trained[name], array) for name, array in weights(copy).items())
+    for key, value in {"seed": 3, "fit__batch_size": 2, "data__size": 16}.items():
+        with pytest.raises(RunError, match=f"{key.replace('__', '.')}: .* there, {value} now"):
+            quiet(configuration(**other, **{key: value}), copy)
+
+
+def test_a_metric_that_is_gone_can_be_taken_out(copy: Path) -> None:
+    text = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(text.replace("toy/brightness", "gone/brightness"))
+    quiet(configuration(evaluate__metrics="[]"), copy)
+    assert RunDirectory(copy).read_scores() == {}
+
+
+@pytest.mark.parametrize("missing", ["report.html", "evaluation.json", "samples/final.png"])
+def test_what_a_killed_process_did_not_write_is_made_later(missing: str, copy: Path) -> None:
+    (copy / missing).unlink()
+    result = quiet(configuration(), copy)
+    assert result.report.is_file() and result.grid.is_file() and result.scores["train"]
+
+
+def test_the_mark_comes_after_the_report(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("kgen.evaluation.write_report", killed)
+        with pytest.raises(KeyboardInterrupt):
+            quiet(configuration(evaluate__copies=2), copy)
+    assert "finished" not in RunDirectory(copy).read_manifest()
+    assert quiet(configuration(evaluate__copies=2), copy).report.is_file()
+
+
+# ---- evaluating --------------------------------------------------------------------------------------------------
+
+
+def test_evaluate_takes_options_and_keeps_them(copy: Path) -> None:
+    scores = evaluate(copy, ["sample.options={strength: 3.0}", "evaluate.copies=3"])
+    assert RunDirectory(copy).read_scores() == scores
+    config = RunConfig.load(copy / "config.yaml")
+    assert config.evaluate.copies == 3 and "strength: 3.0" in (copy / "report.html").read_text()
+    assert quiet(config, copy).scores == scores  # nothing is left to do
+    with pytest.raises(ConfigError, match=r"fit\.steps: 9 asks for more training"):
+        evaluate(copy, ["fit.steps=9"])
+    with pytest.raises(RunError, match="seed: 0 there, 4 now"):
+        evaluate(copy, ["seed=4"])
+    shutil.rmtree(copy / "model")
+    with pytest.raises(RunError, match="finish its training first"):
+        evaluate(copy)
+
+
+def test_scores_on_changed_data_are_refused_or_called_so(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kgen_toy.parts import Squares
+
+    before = everything(copy)
+    monkeypatch.setattr(Squares, "fingerprint", lambda self: "other")
+    monkeypatch.setattr(
+        Squares,
+        "captions",
+        lambda self, split: {"train": ["red", "green", "blue"], "holdout": ["white"]}.get(split, []),
+    )
+    with pytest.raises(RunError, match=r"1 image was added \(train 2\).*--changed-data"):
+        evaluate(copy)
+    with pytest.raises(RunError, match=r"1 image was added \(train 2\).*--changed-data"):
+        quiet(configuration(fit__steps=9), copy)
+    assert everything(copy) == before
+    scores = evaluate(copy, allow_changed_data=True)
+    assert set(scores) == {"train, changed data", "holdout, changed data"}
+    assert (
+        "scores on other images or captions than those of the training: 1 image was added"
+        in (copy / "report.html").read_text()
+    )
+    said: list[str] = []
+    result = quiet(configuration(fit__steps=9), copy, allow_changed_data=True, say=said.append)
+    assert set(result.scores) == {"train", "holdout"} and any("changed images or captions" in text for text in said)
+    assert "scores on other images" not in (copy / "report.html").read_text()
+    assert any("data: 1 image was added (train 2)" in str(c) for c in RunDirectory(copy).read_manifest()["changes"])
+    evaluate(copy)  # these are the run's own data now
+
+
+def test_scores_that_are_not_finite_leave_valid_json(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kgen_toy.parts import Brightness
+
+    monkeypatch.setattr(Brightness, "__call__", lambda *arguments: {"mean": math.nan, "most": math.inf})
+    said: list[str] = []
+    evaluate(copy, say=said.append)
+    assert "note: brightness mean (holdout) is not a finite number" in said
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    found = json.loads((copy / "evaluation.json").read_text(), parse_constant=refuse)
+    assert found["train"] == {"brightness mean": None, "brightness most": None}
+    assert math.isnan(RunDirectory(copy).read_scores()["train"]["brightness mean"])
+    assert "<td>nan</td>" in (copy / "report.html").read_text()
+
+
+def test_the_report_names_what_was_skipped(copy: Path) -> None:
+    from kgen.report import write_report
+
+    directory = RunDirectory(copy)
+    manifest = directory.read_manifest()
+    directory.update_manifest(data={**manifest["data"], "skipped": [f"<{i}>.png: is damaged" for i in range(160)]})
+    write_report(directory, "")
+    page = directory.report.read_text()
+    assert "not used: 160." in page and "&lt;9&gt;.png: is damaged" in page and "and 150 more" in page
+    assert "&lt;10&gt;.png" not in page
+
+
+# ---- starting from another run -----------------------------------------------------------------------------------
+
+
+def test_starting_from_another_run(done: Path, tmp_path: Path) -> None:
+    still = {"fit__learning_rate": 1e-12, "fit__weight_decay": 0, "fit__steps": 1, "init": done}
+    config = configuration(**still, seed=5, data__colours="[blue, green]")
+    quiet(config, tmp_path / "tuned")
+    before, after = weights(done), weights(tmp_path / "tuned")
+    assert before.keys() == after.keys() and len(before) >= 2
+    for name, array in before.items():
+        np.testing.assert_allclose(after[name], array, atol=1e-6, err_msg=name)
+    noted = RunDirectory(tmp_path / "tuned").read_manifest()["init"]
+    assert noted["run"] == str(done) and noted["step"] == 6 and len(noted["weights"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"generator__network": "{kind: deep}"},
+            r"do not fit this run:\n  generator.*: .* there, .* here\n  generator",
+        ),
+        ({"data__size": 16}, r"do not fit this run:\n  generator.*: \(26, 192\) there, \(26, 768\) here"),
+        ({"encoder": "text/bag"}, "the encoder of .* is 'toy/letters', but this run's is 'text/bag'"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named_by_check_and_before_training(
+    changes: dict[str, str], message: str, done: Path, tmp_path: Path
+) -> None:
+    config = configuration(init=done, **changes)
+    with pytest.raises(RunError, match=message):
+        check(config)
+    with pytest.raises(RunError, match=message):
+        quiet(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_there_must_be_something_to_start_from(done: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="is no run directory"):
+        check(configuration(init=tmp_path))
+    half = Path(shutil.copytree(done, tmp_path / "half"))
+    shutil.rmtree(half / "model")
+    with pytest.raises(RunError, match="has no trained pipeline"):
+        check(configuration(init=half))
+
+
+# ---- the command line --------------------------------------------------------------------------------------------
+
+
+def test_run_goes_on_with_a_directory_and_check_takes_overrides(copy: Path, good: Path, kgen: Any) -> None:
+    outcome = kgen("run", copy, "--set", "evaluate.copies=2", "--set", "fit.steps=7")
+    assert outcome.status == 0 and "fit.steps: 6 there, 7 now" in outcome.out, outcome
+    assert "2 images of 8x8x3 continuous to train on, 0 in the validation split, 1 held out" in outcome.out
+    assert RunDirectory(copy).read_manifest()["step"] == 7
+    outcome = kgen("evaluate", copy, "--set", "evaluate.copies=1")
+    assert outcome.status == 0 and "brightness mean" in outcome.out, outcome
+    kgen("run", copy.parent).refuses(f"{copy.parent} is a folder and no run")
+    kgen("check", good, "--set", "evaluate.metrics=[{name: retrieval, k: [0]}]").refuses("k must be positive numbers")
+    kgen("check", good, "--set", "fit.steps=none").refuses("--set fit.steps=none")
+
+
+def test_check_goes_on_after_a_fault(good: Path, kgen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kgen_toy.parts import Squares
+
+    def captions(self: Any, split: str) -> Any:
+        if self.size == 4:
+            raise ZeroDivisionError("boom")
+        return ["red"] if split == "train" else []
+
+    monkeypatch.setattr(Squares, "captions", captions)
+    bad = good.with_name("bad.yaml")
+    bad.write_text(good.read_text().replace("{name: squares,", "{name: squares, size: 4,"))
+    outcome = kgen("check", good, bad, good)
+    assert outcome.status == 1 and outcome.out.count(f"{good}: ok") == 2, outcome
+    assert f"error: {bad}: " in outcome.err and "ZeroDivisionError: boom" in outcome.err
+
+
+def test_a_plugin_that_is_missing_is_named_with_its_version(copy: Path, kgen: Any) -> None:
+    directory = RunDirectory(copy)
+    components = directory.read_manifest()["components"]
+    gone = {"id": "gone/gan", "distribution": "kgen-plugin-gone", "version": "1.5"}
+    directory.update_manifest(components={**components, "generator": gone})
+    message = f"{copy} needs the generator 'gone/gan' of kgen-plugin-gone 1.5, which is not installed: pip install "
+    for command in (["run"], ["evaluate"], ["compare"], ["generate", "red"]):
+        kgen(command[0], copy, *command[1:]).refuses(f"{message}kgen-plugin-gone==1.5")
+    with pytest.raises(PluginError, match="gone/gan"):
+        evaluate(copy)
+
+
+def test_plain_logs_say_how_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    said, clock = [], iter([100.0, 110.0, 130.0])
+    display = SimpleNamespace(
+        progress=SimpleNamespace(add_task=lambda *a, **k: 0, update=lambda *a, **k: None),
+        console=SimpleNamespace(is_terminal=False),
+        say=said.append,
+    )
+    monkeypatch.setattr("kgen.cli.progress.time.monotonic", lambda: next(clock))
+    training = TrainingDisplay(display, "training", 400)  # type: ignore[arg-type]
+    for step in (100, 200, 400):
+        training(step, {"loss": 1.0, "images_per_second": 5.0})
+    assert [line.partition("/s")[2] for line in said] == ["", ", 20 s left", ""]
+    assert [duration(seconds) for seconds in (99, 600, 9000)] == ["99 s", "10 min", "2.5 h"]
