@@ -33,7 +33,7 @@ def assemble(
     generator: Choice | Generator,
     decoder: Choice | Decoder = "identity",
     dataset: Choice | Dataset | None = None,
-    image_space: Space | None = None,
+    image_space: Space | Sequence[int] | None = None,
     captions: Sequence[str] | None = None,
     condition_dropout: float = 0.1,
 ) -> Pipeline:
@@ -42,7 +42,7 @@ def assemble(
     Args:
         encoder, generator, decoder: Names, mappings {"name": ..., options}, or objects (which no plugin needs to know).
         dataset: Gives `image_space` and the training captions, where those are not given.
-        image_space: Of the images, for example ``Space("continuous", (32, 32, 3))``.
+        image_space: Of the images: (height, width, channels), or ``Space("continuous", (32, 32, 3))``.
         captions: What an encoder that is given by name learns its vocabulary from. An encoder object is taken as it is.
         condition_dropout: See `Pipeline`.
 
@@ -54,6 +54,9 @@ def assemble(
     """
     if keras.config.image_data_format() != "channels_last":
         raise ConfigError("kgen needs channels last: call keras.config.set_image_data_format('channels_last') first")
+    image_space = _as_space(image_space)
+    if isinstance(captions, str):
+        raise ConfigError("captions must be a list of texts, not one text")
     if dataset is not None:
         dataset = dataset if isinstance(dataset, Dataset) else make_dataset(dataset)
         image_space = image_space or dataset.image_space
@@ -68,6 +71,14 @@ def assemble(
         generator = make_generator(generator, decoder, encoder)
     check_fit(encoder, generator, decoder)
     return Pipeline(encoder, generator, decoder, condition_dropout=condition_dropout)
+
+
+def _as_space(given: Space | Sequence[int] | None) -> Space | None:
+    if given is None or isinstance(given, Space):
+        return given
+    if isinstance(given, tuple | list) and len(given) == 3 and all(isinstance(n, int) and n > 0 for n in given):
+        return Space("continuous", tuple(given))
+    raise ConfigError(f"image_space must be (height, width, channels), such as (32, 32, 3), not {given!r}")
 
 
 def make_dataset(choice: Choice) -> Dataset:
@@ -130,7 +141,13 @@ def _check_kind(generator: type[Generator], name: str, decoder: Decoder) -> None
 
 def find(kind: Kind, choice: Choice) -> tuple[Any, dict[str, Any]]:
     """Looks a choice up: its declaration, and its options."""
-    given = {"name": choice} if isinstance(choice, str) else dict(choice)
+    if not isinstance(choice, str | Mapping):
+        what = f"the class {choice.__name__}" if isinstance(choice, type) else f"{type(choice).__name__} {choice!r}"
+        raise ConfigError(
+            f"{kind}: give the name of one, a mapping with its 'name' and options, or an object of kgen.{kind.title()}"
+            f", not {what:.80}"
+        )
+    given = {"name": choice} if isinstance(choice, str) else {str(key): value for key, value in choice.items()}
     name = given.pop("name", None)
     if not isinstance(name, str):
         raise ConfigError(f"{kind}: 'name' is missing in {dict(given)}")

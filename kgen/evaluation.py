@@ -16,6 +16,7 @@ from kgen.errors import ConfigError, RunError
 from kgen.faults import component_errors
 from kgen.images import grid, save_png
 from kgen.inputs import read_dataset
+from kgen.ownership import IMAGES
 from kgen.pipeline import Pipeline
 from kgen.provenance import changed_data
 from kgen.report import write_report
@@ -134,5 +135,6 @@ def save_grid(config: RunConfig, path: Path, prompts: Sequence[str], images: np.
     """Writes images uint8 (N, H, W, C), each with its prompt, as one PNG; returns it."""
     sheet = grid(images, prompts)
     metadata = {"prompt": "; ".join(prompts), "seed": str(config.sample.seed), "model": config.name}
+    metadata |= {IMAGES: str(len(images))} if len(images) > 1 else {}
     save_png(path, sheet, metadata)
     return sheet

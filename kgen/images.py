@@ -40,6 +40,12 @@ def as_picture(image: np.ndarray) -> Image.Image:
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
+def enlarged(image: np.ndarray, scale: int) -> Image.Image:
+    """An array uint8 (height, width, channels) as a Pillow image with squares of `scale` x `scale` pixels."""
+    height, width = image.shape[:2]
+    return as_picture(image).resize((width * scale, height * scale), Image.Resampling.NEAREST)
+
+
 def save_png(path: Path, picture: Image.Image | np.ndarray, metadata: Mapping[str, str]) -> None:
     """Writes a PNG atomically, with text chunks such as prompt, seed and model.
 

@@ -9,6 +9,9 @@ from kgen.errors import ConfigError
 SOFTWARE = "kgen"
 """The value of "Software", the first text in the metadata of kgen's pictures."""
 
+IMAGES = "images"
+"""Key of the metadata of a PNG that shows several images in a grid: how many."""
+
 SCHEMA_TITLE = "kgen run file"
 """Of the schema of run files."""
 

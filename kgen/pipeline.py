@@ -22,7 +22,7 @@ from kgen.likelihood import Likelihood
 from kgen.loss_model import LossModel
 from kgen.memory import weights_fit
 from kgen.programs import Programs
-from kgen.prompts import check_prompts, check_seeds
+from kgen.prompts import check_memory, check_number, check_prompts, check_seeds
 from kgen.random import SeedGenerator, draw, interpolate, noise_keys
 from kgen.region import latent_region
 from kgen.sampler import Sampler, noise_spec, validate_options
@@ -212,6 +212,7 @@ class Pipeline(LossModel):
         batch_size: int = MAX_SAMPLE_BATCH,
         image: np.ndarray | None = None,
         mask: np.ndarray | None = None,
+        negative_prompt: str | None = None,
         decoder: Mapping[str, Any] | None = None,
         verbose: int = 0,
         **options: Any,
@@ -230,6 +231,7 @@ class Pipeline(LossModel):
                 whose option `strength` says how much.
             mask: uint8 (height, width), white where `image` is drawn anew while the rest of it stays; for generators
                 that have `inpaints`. A latent's cell is drawn anew if any of its pixels is white.
+            negative_prompt: What guidance leads away from, in place of the empty text.
             decoder: Options of the decoder's `decode`.
             verbose: 1 shows Keras's progress bar.
             **options: Options of the generator's `generate`, such as `steps` or `guidance`.
@@ -239,23 +241,33 @@ class Pipeline(LossModel):
 
         Raises:
             ConfigError: an option is unknown, or its value not allowed; the generator cannot start from an image, or
-                not with a mask.
+                not with a mask; there are more images than memory holds. RunError: the images, or weights, are not
+                finite.
+
+        Warns:
+            GuidanceWarning: there is `guidance`, but the pipeline was trained without `condition_dropout`.
         """
         prompts = check_prompts([prompts] if isinstance(prompts, str) else prompts)
         seeds = check_seeds(seed, len(prompts))
-        if not prompts or n < 1:
+        count = check_number("n", n) * len(prompts)
+        batch_size = check_number("batch_size", batch_size)
+        if not prompts:
             return np.zeros((0, *self.decoder.image_space.shape), np.uint8)
         options = validate_options(self.generator, "generate", options)
         self._check_source(image, mask, options)
-        self._check_guidance(options)
+        self._check_guidance(options, negative_prompt)
         decoder_options = validate_options(self.decoder, "decode", decoder or {})
+        specs, decoder_specs = noise_spec(self.generator, options), noise_spec(self.decoder, decoder_options)
+        check_memory(count, self.decoder.image_space, [*specs.values(), *decoder_specs.values()])
         texts = [prompt for prompt in prompts for _ in range(n)]
         keys = noise_keys(prompts, seeds, n, shared_noise)
         batch: Batch = {
             "tokens": self.encoder.tokenize(texts),
-            "generator": draw(noise_spec(self.generator, options), keys),
-            "decoder": draw(noise_spec(self.decoder, decoder_options), keys),
+            "generator": draw(specs, keys),
+            "decoder": draw(decoder_specs, keys),
         }
+        if negative_prompt is not None:
+            batch["negative"] = self.encoder.tokenize(check_prompts([negative_prompt]) * count)
         if image is not None:
             batch["image"] = np.repeat(image[None], len(texts), axis=0)
         if mask is not None:
@@ -272,7 +284,8 @@ class Pipeline(LossModel):
                 raise ConfigError(f"'strength' is of an image to start from, but {name} is given none")
         elif not self.generator.edits:
             raise ConfigError(f"{name} starts from no image: leave it out")
-        elif image.shape != expected or image.dtype != np.uint8:
+        elif not isinstance(image, np.ndarray) or image.shape != expected or image.dtype != np.uint8:
+            image = np.asarray(image)
             raise ConfigError(f"the image to start from must be uint8 {expected}, not {image.dtype} {image.shape}")
         elif mask is not None:
             if not self.generator.inpaints:
@@ -280,7 +293,9 @@ class Pipeline(LossModel):
             if "strength" in options:
                 raise ConfigError("'strength' is of an image as a whole: a mask's white is all drawn anew")
 
-    def _check_guidance(self, options: Mapping[str, Any]) -> None:
+    def _check_guidance(self, options: Mapping[str, Any], negative_prompt: str | None = None) -> None:
+        if negative_prompt is not None and options.get("guidance", 1.0) == 1.0:
+            raise ConfigError("negative_prompt is what guidance leads away from: give a guidance other than 1, too")
         if not self.condition_dropout and options.get("guidance", 1.0) != 1.0:
             warnings.warn(
                 f"guidance {options['guidance']:g} compares with the empty text, but this pipeline was made with "
@@ -314,8 +329,7 @@ class Pipeline(LossModel):
         """
         (prompt,) = check_prompts([prompt])
         first, second = ([noise_keys([prompt], [s], 1, shared_noise)[0]] for s in check_seeds(seeds, 2))
-        if count < 2:
-            raise ConfigError(f"an interpolation has at least 2 images, not {count}")
+        check_number("count", count, least=2)
         options = validate_options(self.generator, "generate", options)
         self._check_guidance(options)
         decoder_options = validate_options(self.decoder, "decode", decoder or {})
@@ -372,4 +386,4 @@ class Pipeline(LossModel):
         batch["image"] = ops.convert_to_numpy(floats(ops.convert_to_tensor(batch["image"])))
         static, numbers = split_options(type(self.generator).log_likelihood, options)
         program: Likelihood = self.programs.get(("log_likelihood", repr(static)), lambda: Likelihood(self, static))
-        return program.measure(batch, numbers, batch_size)
+        return program.measure(batch, numbers, check_number("batch_size", batch_size))

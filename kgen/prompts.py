@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from kgen.errors import ConfigError
-from kgen.random import MAX_SEED
+from kgen.memory import memory
+from kgen.random import MAX_SEED, NoiseSpec
+from kgen.spaces import Space
 
 
 def check_prompts(prompts: Sequence[str]) -> list[str]:
@@ -32,3 +35,25 @@ def check_seeds(seed: Any, prompts: int) -> list[int]:
     if len(seeds) != prompts:
         raise ConfigError(f"{len(seeds)} seeds, but {prompts} prompts: give one seed, or one per prompt")
     return [int(given) for given in seeds]
+
+
+def check_number(name: str, value: Any, least: int = 1) -> int:
+    """A whole number. Raises ConfigError for anything else, or for less than `least`."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{name} must be a whole number from {least} on, not {value!r}")
+    return int(value)
+
+
+def check_memory(count: int, image_space: Space, specs: Iterable[NoiseSpec]) -> None:
+    """Refuses more images than memory holds, before any of it is taken.
+
+    Raises:
+        ConfigError: with what is needed, and what there is.
+    """
+    numbers = 2.5 * image_space.size + 2 * sum(math.prod(spec.shape) for spec in specs)  # of 4 bytes, with copies
+    needed, room = 4 * numbers * count, memory()
+    if needed > room:
+        raise ConfigError(
+            f"{count:,} images of {image_space} need {needed / 2**30:,.1f} GiB of memory at once, but there are "
+            f"{room / 2**30:,.1f} GiB: draw fewer at a time, with other seeds"
+        )

@@ -51,17 +51,19 @@ class Sampler(keras.Model):  # type: ignore[misc]
             for static, numbers in zip(self.options, ("numbers", "decoder_numbers"), strict=True)
         )
         condition = self.encoder(batch["tokens"])
-        null = self.encoder(self.null_tokens)
+        null = self.encoder(batch.get("negative", self.null_tokens))
         null = {name: ops.broadcast_to(null[name], ops.shape(value)) for name, value in condition.items()}
         source = {"source": self.decoder.encode(floats(batch["image"]))} if "image" in batch else {}
         source |= {"region": batch["region"]} if "region" in batch else {}
         latent = self.generator.generate(condition, null, batch.get("generator", {}), **source, **options)
         images = self.decoder.decode(latent, condition, batch.get("decoder", {}), **decoder_options)
-        finite = ops.stack([_finite(getattr(self, part).weights) for part in PARTS])  # (3,)
-        rows = ops.shape(images)[0]
+        images = ops.cast(images, "float32")
+        weights = ops.stack([_finite(getattr(self, part).weights) for part in PARTS])  # (3,)
+        drawn = ops.all(ops.isfinite(images), axis=(1, 2, 3))  # (B,), before clipping hides what is infinite
         return {
-            "images": ops.clip(ops.cast(images, "float32"), -1.0, 1.0),
-            "finite": ops.broadcast_to(finite[None], (rows, len(PARTS))),
+            "images": ops.clip(images, -1.0, 1.0),
+            "finite": drawn,
+            "finite_weights": ops.broadcast_to(weights[None], (ops.shape(images)[0], len(PARTS))),
         }
 
     def sample(
@@ -75,7 +77,8 @@ class Sampler(keras.Model):  # type: ignore[misc]
         """Draws N images.
 
         Args:
-            batch: "tokens", "generator" and "decoder" (the noise), perhaps "image" and "region": arrays (N, ...).
+            batch: "tokens", "generator" and "decoder" (the noise), perhaps "negative" (tokens to lead away from),
+                "image" and "region": arrays (N, ...).
             numbers, decoder_numbers: The options that are not compiled in.
             batch_size: At most so many are drawn together. The last batch is filled up: see `program_batch`.
 
@@ -91,20 +94,18 @@ class Sampler(keras.Model):  # type: ignore[misc]
         given = {name: arrays for name, arrays in batch.items() if len(arrays)}
         batches = slices(given, program_batch(count, batch_size))
         made = self.predict(stream(batches), steps=len(batches), verbose=verbose)
-        finite = np.asarray(made["finite"]).reshape(-1, len(PARTS))
-        for index, part in enumerate(PARTS):
-            if not finite[:, index].all():
+        for part, finite in zip(PARTS, np.asarray(made["finite_weights"]).reshape(-1, len(PARTS)).T, strict=True):
+            if not finite.all():
                 raise RunError(
                     f"the weights of {part} {type(getattr(self, part)).__name__} hold NaN or infinity: its training "
                     "failed. Train it anew, with a lower learning_rate or a clip_norm"
                 )
-        images = np.asarray(made["images"])[:count]
-        if not np.isfinite(images).all():
+        if not np.asarray(made["finite"]).all():
             raise RunError(
                 f"{type(self.generator).__name__} and {type(self.decoder).__name__} made images that are not finite "
                 "(NaN or infinity), with weights that are: change their options"
             )
-        return images
+        return np.asarray(made["images"])[:count]
 
 
 PARTS = ("encoder", "generator", "decoder")

@@ -90,6 +90,8 @@ def test_wrong_usage_has_status_2_and_no_traceback(kgen) -> None:
         ["--frobnicate"],
         ["generate", "x"],
         ["generate", "x", "y", "-n", "0"],
+        ["generate", "x", "y", "-n", "99999999999999999999"],
+        ["generate", "x", "y", "--scale", "0"],
     ):
         outcome = kgen(*arguments)
         assert outcome.status == 2 and "Usage: kgen" in outcome.err and "Traceback" not in outcome.err, arguments
@@ -251,6 +253,38 @@ def test_generate_writes_one_picture_or_a_grid_or_a_folder(
     assert grid.out == "sub/grid.png\n"
     with Image.open(tmp_path / "sub" / "grid.png") as picture:
         assert picture.width > picture.height and picture.text["prompt"] == "red; green"
+
+
+def test_generate_tells_prompts_from_words_and_enlarges(kgen, trained: Trained, tmp_path: Path) -> None:
+    words = kgen("generate", trained.directory, "purple", "square", "--scale", "3", "-o", "many/", cwd=tmp_path)
+    assert words.status == 0 and "note: these are 2 prompts: 'purple', 'square'; quote a prompt" in words.err
+    quoted = kgen("generate", trained.directory, "purple square", "red", "-o", "grid.png", cwd=tmp_path)
+    assert quoted.status == 0 and not quoted.err
+    with Image.open(tmp_path / "many" / "0000-purple.png") as picture:
+        assert picture.size == (24, 24) and picture.text["scale"] == "3"
+        assert len(np.unique(np.asarray(picture)[:3, :3].reshape(-1, 3), axis=0)) == 1
+    twice = kgen("generate", trained.directory, "red", "red", "-o", "many/", cwd=tmp_path)
+    copies = [Image.open(tmp_path / name).text["copy"] for name in twice.out.split()]
+    assert copies == ["0", "1"]
+
+
+def test_a_grid_is_no_image_to_start_from(kgen, trained: Trained, tmp_path: Path) -> None:
+    kgen("generate", trained.directory, "red", "-n", "4", "-o", "grid.png", cwd=tmp_path)
+    for sheet, count in ((tmp_path / "grid.png", 4), (trained.directory / "samples" / "final.png", 3)):
+        for arguments in (
+            ["generate", trained.directory, "red", "--image", sheet],
+            ["caption", trained.directory, sheet],
+            ["reconstruct", trained.directory, sheet],
+            ["upscale", trained.directory, sheet],
+        ):
+            kgen(*arguments, cwd=tmp_path).refuses(f"{sheet}: is a grid of {count} images")
+
+
+@pytest.mark.parametrize("command", ["generate", "compare", "upscale"])
+def test_a_prompt_that_is_no_utf8_is_refused(kgen, trained: Trained, command: str) -> None:
+    half = "half \udcff"
+    given = {"generate": [half], "compare": ["--prompt", half], "upscale": ["x.png", "--prompt", half]}[command]
+    kgen(command, trained.directory, *given).refuses("is not UTF-8 text")
 
 
 def test_evaluate_prints_the_scores(kgen, trained: Trained) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import keras
@@ -15,6 +16,7 @@ from scipy import stats
 import kgen
 from kgen import devices
 from kgen.decoders import Identity
+from kgen.errors import GuidanceWarning
 from kgen.training.averages import averaged_weights, fixed_noise
 from kgen.training.optimizer import AveragingAdamW, WarmUp
 
@@ -352,6 +354,93 @@ def test_mixed_precision_keeps_weights_and_losses_in_float32(dataset: Patterns) 
     assert pipeline.generate("pattern 1").dtype == np.uint8
 
 
+@pytest.mark.parametrize("part", ["encoder", "generator"])
+def test_weights_that_are_not_finite_are_an_error(dataset: Patterns, part: str) -> None:
+    pipeline = make(dataset)
+    weight = getattr(pipeline, part).weights[0]
+    values = np.array(ops.convert_to_numpy(weight))
+    values.flat[-1] = np.nan  # of a caption that is not drawn, for the encoder
+    weight.assign(values)
+    with pytest.raises(kgen.RunError, match=f"weights of {part}.*NaN"):
+        pipeline.generate("pattern 1")
+
+
+def test_images_that_are_not_finite_are_an_error(dataset: Patterns) -> None:
+    with pytest.raises(kgen.RunError, match="Painter and Identity made images that are not finite"):
+        make(dataset).generate("pattern 1", spread=float("inf"))
+
+
+class Guided(Painter):
+    """What guidance leads away from is subtracted."""
+
+    guidable = True
+
+    def generate(self, condition, null_condition, noise, *, guidance: float = 1.0):
+        return self.mean(null_condition) + guidance * (self.mean(condition) - self.mean(null_condition))
+
+
+def guided(dataset: Patterns, dropout: float) -> kgen.Pipeline:
+    encoder = Words()
+    encoder.adapt(dataset.captions("train"))
+    generator = Guided(dataset.image_space, encoder.condition_space)
+    return kgen.assemble(encoder=encoder, generator=generator, dataset=dataset, condition_dropout=dropout)
+
+
+def test_a_negative_prompt_stands_for_the_empty_text(dataset: Patterns) -> None:
+    pipeline = guided(dataset, 0.1)
+    made = pipeline.generate("pattern 1", negative_prompt="pattern 2", guidance=0.0)
+    np.testing.assert_array_equal(made, pipeline.generate("pattern 2"))
+    np.testing.assert_array_equal(
+        pipeline.generate("pattern 1", guidance=2.0), pipeline.generate("pattern 1", negative_prompt="", guidance=2.0)
+    )
+    with pytest.raises(kgen.ConfigError, match="negative_prompt is what guidance leads away from"):
+        pipeline.generate("pattern 1", negative_prompt="pattern 2")
+
+
+def test_guidance_without_dropped_conditions_is_warned_of(dataset: Patterns) -> None:
+    with pytest.warns(GuidanceWarning, match="guidance 4 compares.*condition_dropout 0"):
+        guided(dataset, 0.0).generate("pattern 1", guidance=4.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", GuidanceWarning)
+        guided(dataset, 0.0).generate("pattern 1", guidance=1.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"n": 0}, "n must be a whole number from 1 on, not 0"),
+        ({"n": 1.5}, "n must be"),
+        ({"n": 99999999999999999999}, r"99,999,999,999,999,999,999 images of 8x8x3.* need [0-9,.]+ GiB of memory"),
+        ({"batch_size": 0}, "batch_size must be"),
+    ],
+)
+def test_numbers_of_images_are_checked_before_memory_is_taken(
+    dataset: Patterns, given: dict[str, float], message: str
+) -> None:
+    with pytest.raises(kgen.ConfigError, match=message):
+        make(dataset).generate("pattern 1", **given)
+
+
+def test_what_assemble_cannot_use_is_refused_in_one_message(dataset: Patterns) -> None:
+    encoder = Words()
+    encoder.adapt(["a"])
+    parts = {"encoder": encoder, "generator": Painter(dataset.image_space, encoder.condition_space)}
+    assert kgen.assemble(**parts, image_space=(8, 8, 3)).decoder.image_space == dataset.image_space
+    for wrong, message in (
+        ({"image_space": (8, 8)}, "image_space must be"),
+        ({"image_space": 8}, "image_space must be"),
+        ({"dataset": ["shapes"]}, "dataset: give the name"),
+        ({"encoder": Words}, "encoder: .* not the class Words"),
+        ({"generator": None}, "generator: give the name"),
+        ({"decoder": 3}, "decoder: give the name"),
+        ({"captions": "a text"}, "captions must be a list"),
+        ({"condition_dropout": None}, "condition_dropout must be"),
+        ({"condition_dropout": 1.0}, "condition_dropout must be"),
+    ):
+        with pytest.raises(kgen.ConfigError, match=message):
+            kgen.assemble(**{**parts, "image_space": dataset.image_space, **wrong})
+
+
 def test_likelihood_of_eight_bit_pictures(dataset: Patterns) -> None:
     encoder = Words()
     encoder.adapt(dataset.captions("train"))
@@ -383,7 +472,7 @@ def test_interpolation_begins_and_ends_with_the_seeds_own_pictures(dataset: Patt
     shared = pipeline.interpolate(prompt, count=2, seeds=(3, 4), shared_noise=True, spread=0.5)
     alone = pipeline.generate(prompt, seed=4, shared_noise=True, spread=0.5)[0]
     assert (shared[0] != way[0]).any() and np.abs(alone.astype(int) - shared[-1]).max() <= 1
-    with pytest.raises(kgen.ConfigError, match="at least 2 images, not 1"):
+    with pytest.raises(kgen.ConfigError, match="from 2 on, not 1"):
         pipeline.interpolate(prompt, count=1)
     steps = np.abs(np.diff(way.astype(float), axis=0)).mean((1, 2, 3))
     assert steps.max() < 0.6 * np.abs(way[0].astype(float) - way[-1]).mean()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.common import RunArgument, require_directory, say
+from kgen.cli.common import RunArgument, require_directory, require_single, say
 
 EXAMPLE = "Example: kgen caption runs/captioning circle.png star.png --set temperature=0.5"
 
@@ -23,6 +23,8 @@ def command(
 ) -> None:
     """Print a caption of each picture, with a run whose prompts are pictures, and whose pictures are writing."""
     require_directory(run)
+    for image in images:
+        require_single(image)
     from kgen.cli.backend import load_backend
 
     load_backend()

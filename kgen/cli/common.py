@@ -14,7 +14,7 @@ import typer
 
 from kgen.errors import ConfigError, RunError
 from kgen.files import remove_abandoned
-from kgen.ownership import require_free
+from kgen.ownership import IMAGES, require_free
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -106,6 +106,25 @@ def writable_folder(folder: Path) -> None:
     with tempfile.TemporaryFile(dir=folder):
         pass
     remove_abandoned(folder)
+
+
+def require_text(prompts: Sequence[str]) -> None:
+    """Raises ConfigError for bytes that are not UTF-8, which Python passes on as halves of surrogate pairs."""
+    for prompt in prompts:
+        if any("\ud800" <= character <= "\udfff" for character in prompt):
+            raise ConfigError(f"prompt {prompt!r} is not UTF-8 text")
+
+
+def require_single(image: Path) -> None:
+    """Raises ConfigError for a grid of images that kgen drew, which is none to start from."""
+    from PIL import Image
+
+    with contextlib.suppress(OSError, SyntaxError, ValueError), Image.open(image) as picture:
+        count = getattr(picture, "text", {}).get(IMAGES, "1")
+        if count != "1":
+            raise ConfigError(
+                f"{image}: is a grid of {count} images: give one of them, which 'kgen generate -o FOLDER/' writes"
+            )
 
 
 def require_directory(run: Path) -> None:

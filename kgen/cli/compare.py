@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.common import plain_console, printable, require_directory, say
+from kgen.cli.common import plain_console, printable, require_directory, require_text, say
 from kgen.errors import ConfigError
 
 EXAMPLE = "Example: kgen compare runs/quickstart runs/openmoji-minilm -o encoders"
@@ -33,6 +33,7 @@ def command(
 ) -> None:
     """Write one table and one page on what runs cost, how likely they find pictures, and what they draw."""
     numbers = () if steps is None else _numbers(steps)
+    require_text(prompts or ())
     for run in runs:
         require_directory(run)
     from kgen.cli.backend import load_backend

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kgen.cli.common import RunArgument, require_directory, say, writable_folder
+from kgen.cli.common import (
+    RunArgument,
+    printable,
+    require_directory,
+    require_single,
+    require_text,
+    say,
+    writable_folder,
+)
 from kgen.errors import ConfigError
-from kgen.ownership import require_free
+from kgen.ownership import IMAGES, require_free
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +35,7 @@ LONGEST_SLUG = 50
 def command(
     run: RunArgument,
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="What to draw.")],
-    number: Annotated[int, typer.Option("-n", "--number", min=1, help="Pictures a prompt.")] = 1,
+    number: Annotated[int, typer.Option("-n", "--number", min=1, max=100_000, help="Images per prompt.")] = 1,
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Of the noise.")] = 0,
     shared_noise: Annotated[
         bool, typer.Option("--shared-noise", help="Make all prompts of the same noise, to see the text's effect alone.")
@@ -51,6 +60,12 @@ def command(
             "--strength", min=0.01, max=1.0, help="How much of --image is changed.", show_default="the generator's"
         ),
     ] = None,
+    scale: Annotated[
+        int | None,
+        typer.Option(
+            "--scale", min=1, max=64, help="Enlarge each image by this whole factor.", show_default="grids to 96 pixels"
+        ),
+    ] = None,
     output: Annotated[
         str | None,
         typer.Option(
@@ -63,10 +78,16 @@ def command(
     ] = None,
 ) -> None:
     """Draw pictures from prompts with a trained pipeline."""
-    for prompt in prompts:
-        if any("\ud800" <= character <= "\udfff" for character in prompt):
-            raise ConfigError(f"prompt {prompt!r} is not UTF-8 text")
+    require_text(prompts)
     require_directory(run)
+    if image is not None:
+        require_single(image)
+    if len(prompts) > 1 and not any(re.search(r"\s", prompt) for prompt in prompts):
+        shown = ", ".join(map(repr, prompts))
+        print(
+            printable(f"note: these are {len(prompts)} prompts: {shown}; quote a prompt of several words"),
+            file=sys.stderr,
+        )
     for name, given in (("strength", strength), ("mask", mask)):
         if given is not None and image is None:
             raise ConfigError(f"--{name} is of a picture to change: give it with --image FILE")
@@ -84,10 +105,13 @@ def command(
     images = pipeline.generate(prompts, n=number, seed=seed, shared_noise=shared_noise, **source, **options)
     facts = {"seed": str(seed), "model": run.resolve().name, "options": json.dumps(options)}
     facts |= {"shared_noise": "true"} if shared_noise else {}
+    facts |= {} if scale is None else {"scale": str(scale)}
     facts |= {} if image is None else {"image": str(image), "strength": str(source.get("strength", ""))}
     facts |= {} if mask is None else {"mask": str(mask)}
     keys = noise_keys(prompts, [seed] * len(prompts), number, shared_noise)
-    target.write(images, [prompt for prompt in prompts for _ in range(number)], [key[1] for key in keys], number, facts)
+    target.write(
+        images, [prompt for prompt in prompts for _ in range(number)], [key[1] for key in keys], number, facts, scale
+    )
 
 
 def _source(image: Path, mask: Path | None, strength: float | None, space: Space) -> dict[str, Any]:
@@ -120,25 +144,34 @@ class _Target:
         writable_folder(self.path if self.is_folder else self.path.parent)
 
     def write(
-        self, images: np.ndarray, prompts: list[str], copies: list[int], number: int, facts: dict[str, Any]
+        self,
+        images: np.ndarray,
+        prompts: list[str],
+        copies: list[int],
+        number: int,
+        facts: dict[str, Any],
+        scale: int | None = None,
     ) -> None:
         """Writes N images, with their prompts and `facts` in the metadata; says where.
 
         Args:
             copies: Number of each image among those of its prompt and seed.
             number: Images per prompt, which lie side by side.
+            scale: Whole factor by which each is enlarged; None: as they are, or what suits a grid.
         """
-        from kgen.images import grid, save_png
+        from kgen.images import enlarged, grid, save_png
 
         if not self.is_folder:
-            one = len(images) == 1
-            picture = images[0] if one else grid(images, prompts, columns=number if number > 1 else 0)
+            picture = enlarged(images[0], scale or 1)
+            if len(images) > 1:
+                picture = grid(images, prompts, columns=number if number > 1 else 0, scale=scale or 0)
+                facts = {**facts, IMAGES: str(len(images))}
             save_png(self.path, picture, {"prompt": "; ".join(dict.fromkeys(prompts)), **facts})
             say(str(self.path))
             return
         for index, (image, prompt, copy) in enumerate(zip(images, prompts, copies, strict=True)):
             path = self.path / f"{index:04d}-{_slug(prompt)}.png"
-            save_png(path, image, {"prompt": prompt, **facts, "copy": str(copy)})
+            save_png(path, enlarged(image, scale or 1), {"prompt": prompt, **facts, "copy": str(copy)})
             say(str(path))
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.common import RunArgument, picture_file, require_directory, say
+from kgen.cli.common import RunArgument, picture_file, require_directory, require_single, say
 
 EXAMPLE = "Example: kgen reconstruct runs/latents cat.png dog.jpg -o pets.png"
 
@@ -23,6 +23,8 @@ def command(
 ) -> None:
     """Write a sheet of pictures, and of what a run's decoder makes of their latents."""
     require_directory(run)
+    for image in images:
+        require_single(image)
     picture_file(output)
     from kgen.cli.backend import load_backend
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.common import RunArgument, require_directory, say, writable_folder
+from kgen.cli.common import RunArgument, require_directory, require_single, require_text, say, writable_folder
 from kgen.errors import ConfigError
 from kgen.ownership import require_free
 
@@ -29,7 +29,10 @@ def command(
     ),
 ) -> None:
     """Make pictures larger with the decoder of a run whose latents are small pictures."""
+    require_text([prompt])
     require_directory(run)
+    for image in images:
+        require_single(image)
     targets = _targets(images, output)
     from kgen.cli.backend import load_backend
 

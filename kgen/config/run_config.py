@@ -126,6 +126,14 @@ class RunConfig(Section):
                 )
             except PluginError as error:
                 source.report(place, str(error))
+            given = sample.get("options")
+            guidance = given.get("guidance", 1) if isinstance(given, dict) else 1
+            if guidance != 1 and data.get("condition_dropout") == 0:
+                source.report(
+                    (*place, "guidance"),
+                    f"{show(guidance)} compares with the empty text, but condition_dropout is 0, so training never "
+                    "shows it: give a condition_dropout, such as 0.1, or leave guidance out",
+                )
         if isinstance(evaluate, dict) and isinstance(likelihood := evaluate.get("likelihood"), dict):
             place = ("evaluate", "likelihood")
             check_likelihood_options(source, place, likelihood, classes.get("generator"), classes.get("decoder"))
