@@ -10,7 +10,7 @@ import keras
 import pydantic
 
 from kgen.components.dataset import Dataset
-from kgen.components.decoder import Decoder
+from kgen.components.decoder import Decoder, has_losses, learns_from_images
 from kgen.components.encoder import Encoder
 from kgen.components.generator import Generator
 from kgen.components.metric import Metric
@@ -66,6 +66,7 @@ def assemble(
     if not isinstance(decoder, Decoder):
         if image_space is None:
             raise ConfigError("the size of the images is not known: give `dataset` or `image_space`")
+        _check_ready(decoder)
         decoder = make_decoder(decoder, image_space, encoder.condition_space)
     if not isinstance(generator, Generator):
         generator = make_generator(generator, decoder, encoder)
@@ -136,6 +137,17 @@ def _check_kind(generator: type[Generator], name: str, decoder: Decoder) -> None
         raise SpaceError(
             f"generator '{name}' models {' or '.join(generator.accepts)} latents, but decoder "
             f"'{component_id('decoder', decoder)}' makes {space}: choose another generator or decoder"
+        )
+
+
+def _check_ready(choice: Choice) -> None:
+    """Refuses a decoder that must have seen images, where nobody could have shown it any."""
+    component, _ = find("decoder", choice)
+    cls = component.load()
+    if learns_from_images(cls) and not has_losses(cls):
+        raise ConfigError(
+            f"decoder '{component.id}' must be calibrated on images before it is used: build it by kgen.make_decoder, "
+            "call its build(None) and calibrate(batches), and give the object; 'kgen run' does all this"
         )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from kgen.assembly import find, make_decoder
 from kgen.changes import changes
 from kgen.components.dataset import Dataset, Split
-from kgen.components.decoder import Decoder
+from kgen.components.decoder import Decoder, learns_from_images
 from kgen.components.encoder import Encoder
 from kgen.config import RunConfig
 from kgen.decoder_model import DecoderModel, Reconstructor, reads_text
@@ -45,6 +45,12 @@ BATCH = 32
 
 IMAGES = "data.pictures"
 """Where `depends_on` holds the fingerprint of the images."""
+
+
+def needs_stage(config: RunConfig) -> bool:
+    """Whether a run's own stage trains or calibrates its decoder."""
+    cls = find("decoder", config.decoder.name)[0].load()
+    return config.decoder.source is None and learns_from_images(cls)
 
 
 class DecoderStage:
@@ -135,6 +141,30 @@ class DecoderStage:
         load_decoder(source.decoder_stage.model, self.decoder())  # fails now, or never
         _copy(source.decoder_stage.path, self.directory.path)
 
+    def calibrate(self, say: Say, changed_data: bool = False) -> Progress:
+        """Shows the images to a decoder that has no losses to train by; see `train`."""
+        self.check(changed_data)
+        if self.finished:
+            return self._progress()
+        seed_everything(self.config.seed)
+        decoder = self.decoder()
+        decoder.build(None)
+        self._begin()
+        say(f"the decoder: calibrated on {len(self.dataset.captions('train'))} images, without a training")
+        began = time.perf_counter()
+        decoder.initialise(_Pictures(self.dataset, "train"))
+        self._finish(decoder, Progress(0, False, time.perf_counter() - began))
+        return self._progress()
+
+    def _begin(self) -> None:
+        self.directory.path.mkdir(exist_ok=True)
+        self.directory.update_manifest(depends_on=self.depends_on())
+
+    def _progress(self) -> Progress:
+        """Of the stage, where it is finished."""
+        manifest = self.directory.read_manifest("step", "timings")
+        return Progress(manifest["step"], False, manifest["timings"]["training_seconds"])
+
     def train(
         self, distribution: Distribution, say: Say, listener: Listener | None, changed_data: bool = False
     ) -> Progress:
@@ -143,15 +173,13 @@ class DecoderStage:
         assert fit is not None
         self.check(changed_data)
         if self.finished:
-            manifest = self.directory.read_manifest("step", "timings")
-            return Progress(manifest["step"], False, manifest["timings"]["training_seconds"])
+            return self._progress()
         seed_everything(self.config.seed)
         with distribution.scope():
             model = DecoderModel(self.decoder(), self.encoder)
             compile_model(model, fit)
         if distribution.is_chief:
-            self.directory.path.mkdir(exist_ok=True)
-            self.directory.update_manifest(depends_on=self.depends_on())
+            self._begin()
         weights = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
         say(f"the decoder: {len(self.dataset.captions('train'))} pictures, {weights:,} weights to train")
         if not Checkpoints(self.directory.checkpoints, fit.keep).steps():
@@ -171,14 +199,14 @@ class DecoderStage:
             listeners=[listener] if listener else [],
         )
         if distribution.is_chief and not progress.interrupted:
-            self._finish(model, progress)
+            with averaged_weights(model):
+                self._finish(model.decoder, progress)
         return progress
 
-    def _finish(self, model: DecoderModel, progress: Progress) -> None:
-        """Calibrates the averaged weights, writes them, and scores what was written."""
-        with averaged_weights(model):
-            model.decoder.calibrate(_Pictures(self.dataset, "train"))
-            save_decoder(model.decoder, self.directory.model)
+    def _finish(self, trained: Decoder, progress: Progress) -> None:
+        """Calibrates the decoder, writes it, and scores what was written."""
+        trained.calibrate(_Pictures(self.dataset, "train"))
+        save_decoder(trained, self.directory.model)
         decoder = self.decoder(load=True)
         self._sheet(Reconstructor(decoder, self.encoder), self.directory.final_grid)
         self.directory.update_manifest(

@@ -17,7 +17,7 @@ from kgen.components.dataset import Dataset
 from kgen.components.decoder import Decoder
 from kgen.components.encoder import Encoder
 from kgen.config import FitConfig, RunConfig
-from kgen.decoder_stage import DecoderStage
+from kgen.decoder_stage import DecoderStage, needs_stage
 from kgen.devices import peak_memory
 from kgen.errors import ConfigError, RunInterruptedError
 from kgen.evaluation import draw_prompts, finish, is_finished, save_grid
@@ -87,7 +87,7 @@ def run(
         KgenError: anything that the user can mend.
     """
     directory = RunDirectory(out or Path("runs") / config.name)
-    if stage == "decoder" and config.decoder.fit is None:
+    if stage == "decoder" and not needs_stage(config):
         raise ConfigError("--stage decoder: the decoder has no 'fit' in this configuration, nothing is to be trained")
     with directory.locked(), contextlib.ExitStack() as stack:
         changes = [] if restart else directory.compare(config)
@@ -237,11 +237,13 @@ class _Runner:
         if self.stage is None:
             return Progress(0, False, 0.0)
         own = self.config.decoder
-        if older is not None and own.fit:
+        if older is not None and own.source is None:
             self.stage.reuse(older, self.say)
-        if own.fit is None:
+        if own.source is not None:
             self.stage.take(self.say)
             return Progress(0, False, 0.0)
+        if own.fit is None:
+            return self.stage.calibrate(self.say, self.changed_data)
         listener = self._listener("decoder", own.fit.steps, self.stage.finished)
         progress = self.stage.train(self.distribution, self.say, listener, self.changed_data)
         self._stop_if_interrupted(progress, own.fit.steps, "the decoder's ")
@@ -302,7 +304,7 @@ def _decoder_data(config: RunConfig, dataset: Dataset) -> Dataset | None:
         ConfigError: its images are of another size than the run's.
     """
     own = config.decoder
-    if own.fit is None and own.source is None:
+    if own.source is None and not needs_stage(config):
         return None
     data = dataset if own.data is None else read_dataset(own.data)
     if data.image_space != dataset.image_space:

@@ -25,7 +25,8 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
     created in ``build``, which gets no shape; those that only training needs, by `compute_losses`.
 
     A decoder that implements `compute_losses` is trained before the generator, in a stage of its own: `initialise`
-    once, `compute_losses` step by step, `calibrate` once.
+    once, `compute_losses` step by step, `calibrate` once. One that only implements `initialise` or `calibrate` (as a
+    principal component analysis does) goes through that stage too, without the steps: its configuration has no `fit`.
 
     Args:
         image_space: Of the images in [-1, 1] to read and to make.
@@ -113,3 +114,14 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
 
     def load_assets(self, path: str | Path) -> None:
         """Reads what `save_assets` wrote; called before any weight exists. Default: nothing."""
+
+
+def has_losses(decoder: type[Decoder]) -> bool:
+    """Whether a decoder is trained step by step, as its `fit` says."""
+    return decoder.compute_losses is not Decoder.compute_losses
+
+
+def learns_from_images(decoder: type[Decoder]) -> bool:
+    """Whether a decoder must see the images before it can be used, in the stage before the generator's training."""
+    measures = decoder.initialise is not Decoder.initialise or decoder.calibrate is not Decoder.calibrate
+    return has_losses(decoder) or measures

@@ -43,7 +43,7 @@ def resolve_decoder(source: Source, path: KeyPath, value: Any) -> tuple[dict[str
     Returns:
         What `DecoderConfig` is made of (its `fit` not yet checked), and the decoder's class, if it is known.
     """
-    given = dict(value) if isinstance(value, dict) else value
+    given, untrained = dict(value) if isinstance(value, dict) else value, False
     stage = {key: given.pop(key) for key in STAGE_KEYS if isinstance(given, dict) and given.get(key) is not None}
     if isinstance(given, dict) and "from" in stage and "name" not in given:
         if given:
@@ -51,31 +51,50 @@ def resolve_decoder(source: Source, path: KeyPath, value: Any) -> tuple[dict[str
         given = _decoder_of(source, (*path, "from"), stage["from"])
         if given is None:
             return ComponentConfig(name="?").model_dump(), None
+        untrained = not {"fit", "from"} & set(given)
+        given = {key: value for key, value in given.items() if key not in STAGE_KEYS}
     component, cls = resolve(source, path, "decoder", given)
     if cls is not None:
-        _check_stage(source, path, component.name, cls, stage)
+        _check_stage(source, path, component.name, cls, stage, untrained)
     if "data" in stage:
         stage["data"] = resolve(source, (*path, "data"), "dataset", stage["data"])[0].model_dump()
     return {**component.model_dump(), **stage}, cls
 
 
-def _check_stage(source: Source, path: KeyPath, name: str, cls: type[Any], stage: dict[str, Any]) -> None:
-    from kgen.components.decoder import Decoder
+def _check_stage(
+    source: Source, path: KeyPath, name: str, cls: type[Any], stage: dict[str, Any], untrained: bool
+) -> None:
+    """Reports keys that are missing, and those that make no sense for this decoder.
 
-    trains = cls.compute_losses is not Decoder.compute_losses
+    Args:
+        untrained: It is that of another run, whose configuration says neither `fit` nor `from`.
+    """
+    from kgen.components.decoder import has_losses, learns_from_images
+
+    trains, learns = has_losses(cls), learns_from_images(cls)
     if "fit" in stage and "from" in stage:
         source.report((*path, "fit"), "a decoder 'from' another run is trained already: leave out one of the two")
-    elif not trains and stage:
+    elif untrained and (trains or not learns):
+        run = stage["from"]
+        source.report((*path, "from"), f"{run} has trained no decoder: look at decoder in its config.yaml")
+    elif not learns and stage:
         key = next(iter(stage))
         source.report((*path, key), f"decoder '{name}' has nothing to train: leave '{key}' out")
+    elif not trains and "fit" in stage:
+        source.report(
+            (*path, "fit"),
+            f"decoder '{name}' has no losses to train by: leave 'fit' out. It is calibrated on the images without it",
+        )
     elif trains and not {"fit", "from"} & set(stage):
         source.report(path, f"decoder '{name}' must be trained: give it 'fit: {{steps: ...}}', or take it 'from: RUN'")
-    elif "data" in stage and "fit" not in stage:
+    elif "data" in stage and trains and "fit" not in stage:
         source.report((*path, "data"), "is what 'fit' trains on, which is missing")
+    elif "data" in stage and "from" in stage:
+        source.report((*path, "data"), "a decoder 'from' another run has seen its data: leave out one of the two")
 
 
 def _decoder_of(source: Source, path: KeyPath, run: Any) -> dict[str, Any] | None:
-    """The decoder in another run's configuration, without its stage."""
+    """The decoder in another run's configuration, with its stage."""
     if not isinstance(run, str):
         source.report(path, f"must be a run directory, got {show(run)}")
         return None
@@ -84,7 +103,7 @@ def _decoder_of(source: Source, path: KeyPath, run: Any) -> dict[str, Any] | Non
     except ConfigError:
         source.report(path, f"{run} is no run directory: give one that 'kgen run' made")
         return None
-    if not isinstance(found, dict) or not {"fit", "from"} & set(found):
+    if not isinstance(found, dict | str):
         source.report(path, f"{run} has trained no decoder: look at {dotted(('decoder',))} in its config.yaml")
         return None
-    return {key: value for key, value in found.items() if key not in STAGE_KEYS}
+    return {"name": found} if isinstance(found, str) else dict(found)
