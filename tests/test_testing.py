@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import keras
 import numpy as np
 import pytest
 from gaussian import Gaussian
 from keras import ops
+from pydantic import Field
 
 import kgen
 from kgen import ConditionSpace, Space
@@ -94,6 +95,81 @@ class Halves(kgen.Decoder):
         return {"loss": ops.mean(error, axis=(1, 2, 3))}
 
 
+class Flow(kgen.Generator):
+    """Flow matching (Lipman et al. 2023) with a linear velocity, guided, integrated by Euler's method."""
+
+    guidable = True
+
+    def __init__(self, space: Space, condition_space: ConditionSpace, **kwargs: Any) -> None:
+        super().__init__(space, condition_space, **kwargs)
+        self.seeds = kgen.SeedGenerator(0)
+        self.velocity = keras.layers.Dense(space.size, dtype="float32")
+
+    def at(self, x: Any, t: Any, condition: Any) -> Any:
+        flat = ops.reshape(x, (-1, self.space.size))
+        made = self.velocity(ops.concatenate([flat, t, ops.cast(condition["pooled"], "float32")], axis=1))
+        return ops.reshape(made, (-1, *self.space.shape))
+
+    def compute_losses(self, x: Any, condition: Any, training: bool) -> dict[str, Any]:
+        noise = keras.random.normal(ops.shape(x), seed=self.seeds)
+        t = keras.random.uniform((ops.shape(x)[0], 1), seed=self.seeds)
+        share = t[:, :, None, None]  # (B, 1, 1, 1)
+        made = self.at((1 - share) * noise + share * x, t, condition)
+        return {"loss": ops.mean(ops.square(made - (x - noise)), axis=(1, 2, 3))}
+
+    def noise_spec(self, steps: int = 4, guidance: float = 1.5) -> dict[str, Any]:
+        return {"start": kgen.NoiseSpec("normal", self.space.shape)}
+
+    def generate(
+        self,
+        condition: Any,
+        null_condition: Any,
+        noise: Any,
+        steps: Annotated[int, Field(ge=1)] = 4,
+        guidance: float = 1.5,
+    ) -> Any:
+        x = noise["start"]
+        for step in range(steps):
+            t = ops.full((ops.shape(x)[0], 1), step / steps)
+            plain, null = self.at(x, t, condition), self.at(x, t, null_condition)
+            x = x + self.direction * (null + guidance * (plain - null)) / steps
+        return x
+
+    direction = 1.0
+
+
+class PCA(kgen.Decoder):
+    """Principal components, scaled to unit variance: without losses, but calibrated."""
+
+    def __init__(self, image_space: Space, components: int = 6, **kwargs: Any) -> None:
+        super().__init__(image_space, **kwargs)
+        self.components = components
+
+    def build(self, input_shape: Any = None) -> None:
+        shapes = {"mean": (self.image_space.size,), "basis": (self.image_space.size, self.components)}
+        for name, shape in {**shapes, "scale": (self.components,)}.items():
+            setattr(self, name, self.add_weight(name=name, shape=shape, initializer="zeros", trainable=False))
+
+    @property
+    def latent_space(self) -> Space:
+        return Space("continuous", (self.components,), bounded=False)
+
+    def calibrate(self, batches: Any) -> None:
+        x = np.concatenate([batch.reshape(len(batch), -1) / 127.5 - 1.0 for batch in batches])
+        _, sizes, basis = np.linalg.svd(x - x.mean(0), full_matrices=False)
+        self.mean.assign(x.mean(0))
+        self.basis.assign(basis[: self.components].T)
+        self.scale.assign(sizes[: self.components] / len(x) ** 0.5)
+
+    def encode(self, images: Any) -> Any:
+        x = ops.reshape(images, (-1, self.image_space.size)) - self.mean
+        return ops.matmul(x, self.basis) / ops.maximum(self.scale, 1e-6)
+
+    def decode(self, latent: Any, condition: Any, noise: Any) -> Any:
+        x = ops.matmul(latent * self.scale, ops.transpose(self.basis)) + self.mean
+        return ops.reshape(x, (-1, *self.image_space.shape))
+
+
 class Colours(kgen.Dataset):
     """Pictures of one colour each."""
 
@@ -130,6 +206,18 @@ class TestGaussian(GeneratorConformance):
 
     def build(self) -> Gaussian:
         return Gaussian(SPACE, CONDITIONS, least_scale=0.1)
+
+
+class TestFlow(GeneratorConformance):
+    fit_steps = 120
+
+    def build(self) -> Flow:
+        return Flow(SPACE, CONDITIONS)
+
+
+class TestPCA(DecoderConformance):
+    def build(self) -> PCA:
+        return PCA(SPACE, components=6)
 
 
 class TestLetters(EncoderConformance):
@@ -300,6 +388,66 @@ def unguided(self: Any, condition: Any, null_condition: Any, noise: Any, guidanc
     return Gaussian.generate(self, condition, null_condition, noise)
 
 
+def half(self: Any, condition: Any, null_condition: Any, noise: Any) -> Any:
+    return ops.cast(Gaussian.generate(self, condition, null_condition, noise), "float16")
+
+
+def keeping_layers(self: Any, space: Any, condition_space: Any, *, widths: tuple[int, ...] = (3,)) -> None:
+    Gaussian.__init__(self, space, condition_space)
+    self.widths = [keras.layers.Dense(width) for width in widths]
+
+
+def hidden(self: Any, space: Any, condition_space: Any) -> None:
+    Gaussian.__init__(self, space, condition_space)
+    object.__setattr__(self, "secret", keras.Variable(np.ones(1, "float32")))
+
+
+def with_secret(self: Any, x: Any, condition: Any, training: bool) -> dict[str, Any]:
+    return {"loss": Gaussian.compute_losses(self, x, condition, training)["loss"] * self.secret[0]}
+
+
+def constant_gradient(self: Any, x: Any, condition: Any, training: bool) -> dict[str, Any]:
+    total = sum(ops.sum(weight) for weight in [*self.mean.weights, *self.scale.weights])
+    return {
+        "loss": ops.zeros((ops.shape(x)[0],)) + total + 0 * Gaussian.compute_losses(self, x, condition, False)["loss"]
+    }
+
+
+def standardized(self: Any, x: Any, condition: Any, training: bool) -> dict[str, Any]:
+    spread = ops.sqrt(ops.var(x, axis=(1, 2, 3)))
+    return {"loss": Gaussian.compute_losses(self, x, condition, training)["loss"] / spread}
+
+
+def rough(self: Any, x: Any, condition: Any, training: bool) -> dict[str, Any]:
+    """Of which the gradient is not finite where what is reconstructed is right."""
+    error = ops.sum(ops.square(ops.stop_gradient(x - x) * self.normal(condition)[0]), axis=(1, 2, 3))
+    loss = Gaussian.compute_losses(self, x, condition, training)["loss"]
+    flat = ops.cast(ops.var(x, axis=(1, 2, 3)) < 1e-6, "float32")
+    return {"loss": loss + flat * ops.sqrt(error)}
+
+
+def narrow_losses(self: Any, x: Any, condition: Any, training: bool) -> dict[str, Any]:
+    loss = Gaussian.compute_losses(self, x, condition, training)["loss"]
+    return {"loss": ops.cast(loss, self.compute_dtype)}
+
+
+def wrong_sign(self: Any, x: Any, condition: Any) -> Any:
+    return -Gaussian.log_likelihood(self, x, condition)
+
+
+def wrong_sign_losses(self: Any, x: Any, condition: Any, training: bool) -> dict[str, Any]:
+    return {"loss": -Gaussian.log_likelihood(self, x, condition) / self.space.size}
+
+
+def indifferent(self: Any, condition: Any, null_condition: Any, noise: Any) -> Any:
+    return noise["normal"]
+
+
+def branching(self: Any, condition: Any, null_condition: Any, noise: Any, temperature: float = 1.0) -> Any:
+    x = Gaussian.generate(self, condition, null_condition, noise)
+    return x if temperature > 0.5 else 0.5 * x
+
+
 def summed(self: Any, x: Any, condition: Any) -> Any:
     density = Gaussian.log_likelihood(self, x, condition)
     return density * 0 + ops.sum(density)
@@ -332,7 +480,56 @@ GENERATORS = [
     ("test_guidance_as_declared", {"generate": unguided}, "takes 'guidance'"),
     ("test_likelihood_as_declared", {"likelihood": None}, "implemented"),
     ("test_likelihood_as_declared", {"log_likelihood": summed}, "mixes"),
+    ("test_generates_what_the_space_says", {"generate": half}, "must make float32, not float16"),
+    ("test_generates_what_the_space_says", {"generate": branching}, "float options as tensors"),
+    ("test_generate_options", {"noise_spec": lambda self: {}}, "must take the options of generate"),
+    ("test_condition_and_null_condition_matter", {"generate": indifferent}, "whatever the condition"),
+    ("test_configuration_is_plain_data", {"__init__": keeping_layers}, "holds a Dense, but 'widths' is an option"),
+    ("test_kgen_knows_its_weights_and_seeds", {"__init__": hidden, "compute_losses": with_secret}, "not among its own"),
+    ("test_data_and_condition_matter", {"compute_losses": constant_gradient}, "data are not used"),
+    ("test_losses_of_flat_data_are_finite", {"compute_losses": standardized}, "not finite"),
+    ("test_losses_of_flat_data_are_finite", {"compute_losses": rough}, "gradient of weight .* is not finite"),
+    ("test_mixed_precision", {"compute_losses": narrow_losses}, "must be float32, not bfloat16"),
+    (
+        "test_samples_come_near_what_it_learned",
+        {"log_likelihood": wrong_sign, "compute_losses": lambda self, *a: {"loss": wrong_sign(self, *a[:2])}},
+        "it must rise",
+    ),
 ]
+
+
+def flow(**members: Any) -> Any:
+    return lambda: type("Broken", (Flow,), members)(SPACE, CONDITIONS)
+
+
+def impatient(self: Any, condition: Any, null_condition: Any, noise: Any, steps: int = 4, guidance: float = 1.5) -> Any:
+    times = [1.0, 0.75, 0.5, 0.25][:steps]
+    assert times[3] == 0.25
+    return Flow.generate(self, condition, null_condition, noise, steps, guidance)
+
+
+def unconditioned(self: Any, condition: Any, null: Any, noise: Any, steps: int = 4, guidance: float = 1.5) -> Any:
+    return Flow.generate(self, condition, condition, noise, steps, guidance)
+
+
+def with_keras_seeds(self: Any, space: Any, condition_space: Any) -> None:
+    Flow.__init__(self, space, condition_space)
+    self.seeds = keras.random.SeedGenerator(0)
+
+
+FLOWS = [
+    ("test_takes_any_number_of_steps", {"generate": impatient}, "steps=1.* fails: IndexError"),
+    ("test_samples_come_near_what_it_learned", {"direction": -1.0}, "must come nearer"),
+    ("test_kgen_knows_its_weights_and_seeds", {"__init__": with_keras_seeds}, "use kgen.SeedGenerator"),
+    ("test_condition_and_null_condition_matter", {"generate": unconditioned}, "whatever null_condition is"),
+]
+if keras.backend.backend() == "tensorflow":
+    FLOWS.append(("test_two_replicas_train_in_step", {"__init__": with_keras_seeds}, "same numbers on both replicas"))
+
+
+@pytest.mark.parametrize(("check", "members", "match"), FLOWS, ids=[f"{c}-{m}" for c, _, m in FLOWS])
+def test_broken_flow_fails(check: str, members: dict[str, Any], match: str) -> None:
+    fails(GeneratorConformance, check, flow(**members), match, generate_options=({}, {"guidance": 2.0}), fit_steps=120)
 
 
 if keras.backend.backend() == "tensorflow":
@@ -382,7 +579,30 @@ def frozen_by_mistake(self: Any, tokens: Any, training: bool = False) -> dict[st
     return {name: ops.stop_gradient(value) for name, value in Letters.call(self, tokens).items()}
 
 
+def unpadded(self: Any, tokens: Any, training: bool = False) -> dict[str, Any]:
+    condition = Letters.call(self, tokens)
+    return {**condition, "mask": ops.ones_like(condition["mask"])}
+
+
+def noisy_letters(self: Any, dim: int = 8, length: int = 12) -> None:
+    Letters.__init__(self, dim, length)
+    self.seeds = kgen.SeedGenerator(0)
+
+
+def noisy(self: Any, tokens: Any, training: bool = False) -> dict[str, Any]:
+    condition = Letters.call(self, tokens)
+    pooled = condition["pooled"]
+    return {**condition, "pooled": pooled + 0.1 * keras.random.normal(ops.shape(pooled), seed=self.seeds)}
+
+
+def half_conditions(self: Any, tokens: Any, training: bool = False) -> dict[str, Any]:
+    return {name: ops.cast(value, "float16") for name, value in Letters.call(self, tokens).items()}
+
+
 ENCODERS = [
+    ("test_mask_covers_no_padding", {"call": unpadded}, "must be 0.0 for padding"),
+    ("test_same_text_same_condition", {"__init__": noisy_letters, "call": noisy}, "differs from call to call"),
+    ("test_conditions_are_what_the_space_says", {"call": half_conditions}, "must be float32, not float16"),
     ("test_tokens_are_plain_arrays_of_fixed_shape", {"tokenize": ragged}, "must have the shape"),
     ("test_tokens_are_plain_arrays_of_fixed_shape", {"tokenize": wide}, "every backend"),
     ("test_tokens_of_a_text_are_always_the_same", {"tokenize": crowded}, "alone and in a batch"),
@@ -444,6 +664,60 @@ def test_broken_decoder_fails(check: str, members: dict[str, Any], match: str) -
     fails(DecoderConformance, check, halves(**members), match)
 
 
+def forgetful(self: Any, batches: Any) -> None:
+    PCA.calibrate(self, batches)
+    object.__setattr__(self, "spread", float(np.concatenate(list(batches)).std()))  # neither a weight nor an asset
+
+
+def spread_encode(self: Any, images: Any) -> Any:
+    return PCA.encode(self, images) * (1.0 + getattr(self, "spread", 0.0) / 100.0)
+
+
+def crashing(self: Any, batches: Any) -> None:
+    raise ValueError("boom")
+
+
+def random_encode(self: Any, images: Any) -> Any:
+    z = PCA.encode(self, images)
+    return z + 0.1 * keras.random.normal(ops.shape(z), seed=self.seeds)
+
+
+def seeded_pca(self: Any, image_space: Any) -> None:
+    PCA.__init__(self, image_space)
+    self.seeds = kgen.SeedGenerator(0)
+
+
+def among_others(self: Any, latent: Any, condition: Any, noise: Any) -> Any:
+    images = PCA.decode(self, latent, condition, noise)
+    return images - 0.1 * ops.mean(images, axis=0)
+
+
+MEASURED = [
+    ("test_weights_survive_a_file", {"calibrate": forgetful, "encode": spread_encode}, "round trip"),
+    ("test_latents_have_unit_variance", {"encode": lambda self, x: 100 * PCA.encode(self, x)}, "not between 0.5 and 2"),
+    ("test_latents_have_unit_variance", {"calibrate": lambda self, batches: None}, "not between 0.5 and 2"),
+    ("test_images_depend_on_the_latent", {"decode": lambda self, z, *a: PCA.decode(self, 0 * z, *a)}, "any latents"),
+    ("test_encodes_into_the_latent_space", {"calibrate": crashing}, "boom"),
+    (
+        "test_alone_as_in_a_batch",
+        {"encode": lambda self, x: PCA.encode(self, x) - ops.mean(PCA.encode(self, x), axis=0)},
+        "something else",
+    ),
+    ("test_alone_as_in_a_batch", {"decode": among_others}, "something else"),
+    ("test_same_input_same_output", {"__init__": seeded_pca, "encode": random_encode}, "something else"),
+    (
+        "test_decodes_into_the_image_space",
+        {"decode": lambda self, *a: ops.cast(PCA.decode(self, *a), "float16")},
+        "must make float32, not float16",
+    ),
+]
+
+
+@pytest.mark.parametrize(("check", "members", "match"), MEASURED, ids=[f"{c}-{m}" for c, _, m in MEASURED])
+def test_broken_calibrated_decoder_fails(check: str, members: dict[str, Any], match: str) -> None:
+    fails(DecoderConformance, check, lambda: type("Broken", (PCA,), members)(SPACE), match)
+
+
 def test_lossy_decoder_is_not_lossless() -> None:
     fails(DecoderConformance, "test_reconstructs", halves(), "off, more than", reconstruction=0.01)
 
@@ -471,6 +745,7 @@ def repeated(self: Any, split: str) -> list[str]:
 
 
 DATASETS = [
+    ("test_fingerprint_follows_the_options", {"fingerprint": lambda self: "same"}, "the fingerprint is the same"),
     ("test_reading_is_deterministic", {"image": counting}, "read again"),
     ("test_reading_is_deterministic", {"image": shared}, "after its array was written to"),
     ("test_splits_are_disjoint", {"captions": overlapping}, "held out"),
@@ -494,12 +769,26 @@ def test_broken_dataset_fails(check: str, members: dict[str, Any], match: str) -
     fails(DatasetConformance, check, colours(**members), match)
 
 
+def writing(self: Any, images: Any, *given: Any) -> dict[str, float]:
+    images[:] = 0
+    return {"exact": 0.0}
+
+
 def test_broken_metric_fails() -> None:
     attributes = {"dataset": lambda self: Colours(), "real": {"exact": (1.0, 1.0)}}
     half = type("Half", (Exact,), {"__call__": lambda self, *a: {"exact": Exact.__call__(self, *a)["exact"] / 2}})
     fails(MetricConformance, "test_real_pictures_score_as_they_must", half, "must lie between", **attributes)
     none = type("Nothing", (Exact,), {"__call__": lambda self, *a: {"exact": float("nan")}})
     fails(MetricConformance, "test_scores_are_named_numbers", none, "finite number", **attributes)
+    first = type("First", (Exact,), {"__call__": lambda self, images, *a: {"exact": float(images[0, 0, 0, 0])}})
+    fails(MetricConformance, "test_order_does_not_matter", first, "in another order", **attributes)
+    fails(
+        MetricConformance,
+        "test_scores_are_named_numbers",
+        type("Writes", (Exact,), {"__call__": writing}),
+        "writes to",
+        **attributes,
+    )
 
 
 # ---- the parts of the kit -------------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ Subclass the class of the kind, say how to build a tiny component, and let pytes
         def build(self):
             return DDPM(Space("continuous", (8, 8, 3)), ConditionSpace(4, 16), network=TINY)
 
-Class attributes say what differs: options to sample with, how far the loss must fall, and so on. The classes need no
+A class builds its component once and gives the weights their first values before each check. Class attributes say
+what differs: options to sample with, how far the loss must fall, and so on. The classes need no
 pytest: a method whose name begins with ``test_`` fails by an `AssertionError` that says what is wrong, and why it
 matters.
 """
@@ -19,7 +20,7 @@ from kgen.testing.encoder import EncoderConformance
 from kgen.testing.execution import gradients
 from kgen.testing.generator import GeneratorConformance
 from kgen.testing.metric import MetricConformance
-from kgen.testing.replicas import split_cpu
+from kgen.testing.replicas import prepare
 
 __all__ = [
     "DatasetConformance",
@@ -30,4 +31,4 @@ __all__ = [
     "gradients",
 ]
 
-split_cpu()
+prepare()

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import pydantic
 
 from kgen.signature import WIRED, option_model, options
@@ -33,6 +34,8 @@ class ConfigurationConformance:
 
     def test_configuration_is_plain_data(self) -> None:
         component = self.build()
+        for name in options(type(component)):
+            check_plain(component, name)
         again = json.loads(json.dumps(component.config))
         assert again == component.config, (
             f"{type(component).__name__}.config does not survive JSON: {component.config} became {again}; keep each "
@@ -57,6 +60,19 @@ class ConfigurationConformance:
             f"{type(component).__name__} swallows unknown keyword arguments, so that a misspelt option goes unseen: "
             f"name the options, and pass only Keras's own on with **kwargs"
         )
+
+
+def check_plain(component: Any, name: str) -> None:
+    """Checks that an option's attribute holds the option as it was given, and not what was made of it."""
+    import keras
+
+    value = getattr(component, name, None)
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else [value]
+    made = [part for part in parts if isinstance(part, keras.layers.Layer | keras.Variable | np.ndarray)]
+    assert not made, (
+        f"{type(component).__name__}.{name} holds a {type(made[0]).__name__}, but '{name}' is an option: keep the "
+        f"option there as it was given, so that it can be saved, and what is made of it under another name"
+    )
 
 
 def check_signature(function: Callable[..., Any]) -> None:
@@ -89,10 +105,19 @@ def check_method_options(function: Callable[..., Any], given: Mapping[str, Any])
         ) from error
 
 
+def allows(function: Callable[..., Any], given: Mapping[str, Any]) -> bool:
+    """Whether the types of a method's options allow these values."""
+    try:
+        option_model(function, function.__qualname__)(**given)
+    except pydantic.ValidationError:
+        return False
+    return True
+
+
 def rebuild(component: Any, **more: Any) -> Any:
     """Builds a component again from its configuration, in the same spaces."""
     cls = type(component)
     checked = option_model(cls, cls.__name__)(**json.loads(json.dumps(component.config)))
     wired = (WIRED - {"self"}) & set(inspect.signature(cls).parameters)
     own = {name: getattr(checked, name) for name in type(checked).model_fields}
-    return cls(**{name: getattr(component, name) for name in wired}, **own, **more)
+    return cls(**{name: getattr(component, name) for name in wired}, **{**own, **more})

@@ -8,7 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from kgen.components.dataset import Dataset, Split
-from kgen.testing.configuration import ConfigurationConformance
+from kgen.signature import options
+from kgen.testing.configuration import ConfigurationConformance, rebuild
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "holdout")
 
@@ -21,6 +22,14 @@ class DatasetConformance(ConfigurationConformance):
 
     def build(self) -> Dataset:
         raise NotImplementedError(f"{type(self).__name__}.build must return a small dataset")
+
+    def changed(self) -> Dataset | None:
+        """The same with an option that changes its images or captions; by default another `size`, if it has one."""
+        dataset = self.build()
+        size = getattr(dataset, "size", None)
+        if not isinstance(size, int) or "size" not in options(type(dataset)):
+            return None
+        return rebuild(dataset, size=2 * size)  # type: ignore[no-any-return]
 
     def _some(self, dataset: Dataset) -> list[tuple[Split, int]]:
         """Examples spread over every split."""
@@ -104,6 +113,14 @@ class DatasetConformance(ConfigurationConformance):
         first, second = self.build().fingerprint(), self.build().fingerprint()
         assert isinstance(first, str) and first, f"fingerprint must be a text, not {first!r}"
         assert first == second, f"the same data have two fingerprints, {first} and {second}: a run could not go on"
+
+    def test_fingerprint_follows_the_options(self) -> None:
+        """Else a run would go on with other images, or with latents of them that were kept."""
+        changed = self.changed()
+        if changed is not None:
+            assert changed.fingerprint() != self.build().fingerprint(), (
+                f"options {changed.config} give other images, but the fingerprint is the same"
+            )
 
     def test_problems_and_credit(self) -> None:
         dataset = self.build()

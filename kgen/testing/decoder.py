@@ -7,15 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import keras
 import numpy as np
 
 from kgen.components.decoder import Decoder
 from kgen.random import draw
+from kgen.signature import split_options
 from kgen.spaces import ConditionSpace
+from kgen.testing.bench import Bench
 from kgen.testing.configuration import check_method_options
-from kgen.testing.execution import Runner, arrays, check_built, perturb, reseed, rows, tensors, unchanged
-from kgen.testing.inputs import check_in_space, random_conditions, random_latents
+from kgen.testing.execution import Tensor, arrays, as_arrays, check_built, reseed, rows, tensors
+from kgen.testing.inputs import Images, check_in_space, constant_latents, random_conditions, random_latents
 from kgen.testing.losses import BATCH, Batch, LossConformance, save_and_load
+from kgen.testing.state import check_tracked
 
 Options = Mapping[str, Any]
 
@@ -35,13 +39,17 @@ class DecoderConformance(LossConformance):
     reconstruction: ClassVar[float | None] = None
     """Mean absolute error of decode(encode(images)) allowed without training: 0.0 for a lossless decoder."""
 
+    latent_deviation: ClassVar[tuple[float, float] | None] = None
+    """The least and the greatest standard deviation that the latents may have; None: about 1, and between 0.1 and 10
+    where there is no `calibrate`."""
+
     tolerance: ClassVar[float] = 1e-4
     """How far a latent or picture may differ alone and in a batch."""
 
     # ---- losses, where the decoder is trained ---------------------------------------------------------------------
 
     @property
-    def _trains(self) -> bool:
+    def trains(self) -> bool:
         return type(self.build()).compute_losses is not Decoder.compute_losses
 
     def loss_batch(self, component: Decoder, seed: int = 0) -> Batch:
@@ -53,13 +61,20 @@ class DecoderConformance(LossConformance):
     def loss_of(self, component: Decoder, batch: Batch, training: bool) -> Mapping[str, Any]:
         return component.compute_losses(batch["images"], batch["condition"], training)
 
+    def flat_batch(self, component: Decoder, level: float) -> Batch:
+        return {**self.loss_batch(component), "images": constant_latents(component.image_space, BATCH, level)}
+
     def ready(self) -> Decoder:
-        return self._with_weights(self.build())
+        """With all its weights, and what it learns of the images, as before and after a training."""
+        component = self._with_weights(self.build())
+        component.initialise(Images(component.image_space))
+        component.calibrate(Images(component.image_space))
+        return component
 
     def _with_weights(self, component: Decoder) -> Decoder:
         component.build(None)
         batch = tensors(self.loss_batch(component))
-        if self._trains:
+        if self.trains:
             component.compute_losses(batch["images"], batch["condition"], training=False)
         self._call(component, batch)
         component.built = True
@@ -70,70 +85,34 @@ class DecoderConformance(LossConformance):
         noise = tensors(draw(component.noise_spec(), [(0, copy) for copy in range(BATCH)]))
         component.decode(latent, batch["condition"], noise)
 
-    def test_losses_are_finite_and_per_example(self) -> None:
-        if self._trains:
-            super().test_losses_are_finite_and_per_example()
-
-    def test_losses_do_not_mix_examples(self) -> None:
-        if self._trains:
-            super().test_losses_do_not_mix_examples()
-
-    def test_every_weight_has_a_gradient(self) -> None:
-        if self._trains:
-            super().test_every_weight_has_a_gradient()
-
-    def test_no_weights_appear_late(self) -> None:
-        if self._trains:
-            super().test_no_weights_appear_late()
-
-    def test_overfits_one_batch(self) -> None:
-        if self._trains:
-            super().test_overfits_one_batch()
-
-    def test_two_replicas_train_in_step(self) -> None:
-        if self._trains:
-            super().test_two_replicas_train_in_step()
-
-    def test_mixed_precision(self) -> None:
-        if self._trains:
-            super().test_mixed_precision()
-
     # ---- both directions ------------------------------------------------------------------------------------------
 
-    _shared: ClassVar[tuple[Decoder, dict[str, Runner]]]
+    def _encode(self, bench: Bench, images: np.ndarray) -> np.ndarray:
+        return arrays(self._latents(bench, images))  # type: ignore[no-any-return]
 
-    def _coder(self) -> Decoder:
-        """A component as after some training: one for all checks of a class, as compiling `decode` takes long."""
-        cls = type(self)
-        if "_shared" not in cls.__dict__:
-            component = self.ready()
-            perturb(component)
-            cls._shared = (component, {})
-        return cls._shared[0]
+    def _latents(self, bench: Bench, images: np.ndarray) -> Tensor:
+        return bench.evaluate("encode", bench.component.encode, images)
 
-    def _encode(self, component: Decoder, images: np.ndarray) -> np.ndarray:
-        with unchanged(component):
-            return arrays(component.encode(tensors(images)))  # type: ignore[no-any-return]
+    def _decode(self, bench: Bench, batch: Batch, given: Options) -> np.ndarray:
+        return arrays(self._images(bench, batch, given))  # type: ignore[no-any-return]
 
-    def _decode(self, component: Decoder, batch: Batch, given: Options) -> np.ndarray:
-        """Decodes as the pipeline does: traced, or compiled, as a whole; the shared component once an option set."""
+    def _images(self, bench: Bench, batch: Batch, given: Options) -> Tensor:
+        """Decodes as the pipeline does: traced, or compiled, as a whole."""
 
-        def function(b: Batch, training: bool) -> Any:
-            return component.decode(b["latent"], b["condition"], b.get("noise", {}), **given)
+        static, numbers = split_options(type(bench.component).decode, given)
 
-        shared, runners = type(self).__dict__.get("_shared", (None, {}))
-        runner = runners.get(repr(given)) if component is shared else None
-        if runner is None:
-            runner = Runner(component, function)
-        if component is shared:
-            runners[repr(given)] = runner
-        return runner.run(batch)  # type: ignore[no-any-return]
+        def function(b: Batch) -> Any:
+            noise = b.get("noise", {})
+            return bench.component.decode(b["latent"], b["condition"], noise, **static, **b.get("numbers", {}))
 
-    def _decoding_batch(self, component: Decoder, given: Options) -> Batch:
-        images = self.loss_batch(component)["images"]
-        noise = draw(component.noise_spec(**given), [(0, copy) for copy in range(BATCH)])
+        arguments = {**batch, **({"numbers": as_arrays(numbers)} if numbers else {})}
+        return bench.program(f"decode({static!r}, {sorted(numbers)})", function).compute(arguments)
+
+    def _decoding_batch(self, bench: Bench, given: Options) -> Batch:
+        images = self.loss_batch(bench.component)["images"]
+        noise = draw(bench.component.noise_spec(**given), [(0, copy) for copy in range(BATCH)])
         return {
-            "latent": self._encode(component, images),
+            "latent": self._encode(bench, images),
             "condition": random_conditions(self.condition_space, BATCH, 0),
             **({"noise": noise} if noise else {}),
         }
@@ -145,18 +124,18 @@ class DecoderConformance(LossConformance):
             component.noise_spec(**given)
 
     def test_encodes_into_the_latent_space(self) -> None:
-        component = self._coder()
+        bench = self.bench(perturbed=True)
+        component = bench.component
         assert component.image_space.kind == "continuous", "image_space must be continuous"
-        latent = self._encode(component, self.loss_batch(component)["images"])
+        latent = self._latents(bench, self.loss_batch(component)["images"])
         check_in_space(latent, component.latent_space, BATCH, "encode")
 
     def test_decodes_into_the_image_space(self) -> None:
-        component = self._coder()
+        bench = self.bench(perturbed=True)
         for given in self.decode_options:
-            images = self._decode(component, self._decoding_batch(component, given), given)
-            check_in_space(images, component.image_space, BATCH, "decode")
-        before = len(self.ready().variables)
-        assert len(component.variables) == before, "decode creates weights: create them before"
+            images = self._images(bench, self._decoding_batch(bench, given), given)
+            check_in_space(images, bench.component.image_space, BATCH, "decode")
+        assert len(bench.component.variables) == bench.count, "decode creates weights: create them before"
 
     def test_builds_all_that_it_has(self) -> None:
         """Also where it only draws, and nothing of its training was called."""
@@ -167,30 +146,67 @@ class DecoderConformance(LossConformance):
 
     def test_decodes_any_latent(self) -> None:
         """A generator's latents are not those of `encode`."""
-        component = self._coder()
+        bench = self.bench(perturbed=True)
         given = self.decode_options[0]
-        batch = self._decoding_batch(component, given)
-        batch["latent"] = random_latents(component.latent_space, BATCH, seed=3)
-        check_in_space(self._decode(component, batch, given), component.image_space, BATCH, "decode")
+        batch = self._decoding_batch(bench, given)
+        batch["latent"] = random_latents(bench.component.latent_space, BATCH, seed=3)
+        check_in_space(self._images(bench, batch, given), bench.component.image_space, BATCH, "decode")
+
+    def test_latents_have_unit_variance(self) -> None:
+        """About: a generator's noise has variance 1, and its layers expect numbers of that size. Images stay as they
+        are."""
+        bench = self.bench()
+        component = bench.component
+        if component.latent_space.kind == "tokens" or component.latent_is_picture:
+            return
+        images = np.concatenate(list(Images(component.image_space))).astype("float32") / 127.5 - 1.0
+        deviation = float(np.concatenate([self._encode(bench, images[i : i + 4]) for i in range(0, 24, 4)]).std())
+        measured = type(component).calibrate is not Decoder.calibrate
+        least, greatest = self.latent_deviation or ((0.5, 2.0) if measured else (0.1, 10.0))
+        assert least <= deviation <= greatest, (
+            f"the latents' standard deviation is {deviation:.3g}, not between {least} and {greatest}: scale them in "
+            "encode, and back in decode; measure by how much in calibrate"
+        )
+
+    def test_images_depend_on_the_latent(self) -> None:
+        bench = self.bench(perturbed=True)
+        for given in self.decode_options:
+            batch = self._decoding_batch(bench, given)
+            batch["latent"] = random_latents(bench.component.latent_space, BATCH, seed=3)
+            other = {**batch, "latent": random_latents(bench.component.latent_space, BATCH, seed=4)}
+            assert not np.allclose(self._decode(bench, batch, given), self._decode(bench, other, given), atol=1e-6), (
+                f"decode({given}) makes the same images of any latents"
+            )
+
+    def test_kgen_knows_its_weights_and_seeds(self) -> None:
+        super().test_kgen_knows_its_weights_and_seeds()
+        component = self.bench().component
+        check_tracked(component, lambda b: component.encode(b["images"]), self.loss_batch(component))
 
     def test_alone_as_in_a_batch(self) -> None:
-        component = self._coder()
-        images = self.loss_batch(component)["images"]
-        _same(self._encode(component, images)[:1], self._encode(component, images[:1]), self.tolerance, "encode")
-        for given in self.decode_options:
-            batch = self._decoding_batch(component, given)
-            together, alone = (self._decode(component, b, given) for b in (batch, rows(batch, slice(0, 1))))
-            _same(together[:1], alone, self.tolerance, "decode")
+        bench = self.bench(perturbed=True)
+        images, others = (self.loss_batch(bench.component, seed)["images"] for seed in (0, 1))
+        together = self._encode(bench, images)[:1]
+        among_others = np.concatenate([images[:1], others[1:]])
+        _same(together, self._encode(bench, among_others)[:1], self.tolerance, "encode, among other images,")
+        _same(together, self._encode(bench, images[:1]), self.tolerance, "encode, alone,")
+        for number, given in enumerate(self.decode_options):
+            batch = self._decoding_batch(bench, given)
+            together = self._decode(bench, batch, given)[:1]
+            swapped = self._decode(bench, rows(batch, [0, 2, 3, 1]), given)[:1]
+            _same(together, swapped, self.tolerance, "decode, among other latents,")
+            if keras.backend.backend() != "jax" or number == 0:  # which compiles for every size of a batch
+                _same(together, self._decode(bench, rows(batch, slice(0, 1)), given), self.tolerance, "decode, alone,")
 
     def test_same_input_same_output(self) -> None:
         """Neither direction draws random numbers but those that noise_spec declares."""
-        component = self._coder()
+        bench = self.bench(perturbed=True)
         for given in self.decode_options:
             made = []
             for seed in (1, 2):
-                reseed(component, seed)
-                batch = self._decoding_batch(component, given)
-                made.append((batch["latent"], self._decode(component, batch, given)))
+                reseed(bench.component, seed)
+                batch = self._decoding_batch(bench, given)
+                made.append((batch["latent"], self._decode(bench, batch, given)))
             _same(made[0][0], made[1][0], 1e-6, "encode")
             _same(made[0][1], made[1][1], 1e-6, "decode")
 
@@ -202,28 +218,28 @@ class DecoderConformance(LossConformance):
     def test_reconstructs(self) -> None:
         if self.reconstruction is None:
             return
-        component = self.ready()
+        bench = self.bench()
         given = self.decode_options[0]
-        images = self.loss_batch(component)["images"]
-        error = float(np.abs(self._decode(component, self._decoding_batch(component, given), given) - images).mean())
+        images = self.loss_batch(bench.component)["images"]
+        error = float(np.abs(self._decode(bench, self._decoding_batch(bench, given), given) - images).mean())
         assert error <= self.reconstruction, (
             f"decode(encode(images)) is {error:.3g} off, more than {self.reconstruction}"
         )
 
     def test_weights_survive_a_file(self) -> None:
-        component = self._coder()
+        bench = self.bench(perturbed=True)
         with tempfile.TemporaryDirectory() as folder:
-            component.save_assets(folder)
+            bench.component.save_assets(folder)
             again: Decoder = self.build()
             again.load_assets(folder)
-            assert again.latent_space == component.latent_space, (
-                f"after load_assets, latent_space is {again.latent_space}; it was {component.latent_space}"
+            assert again.latent_space == bench.component.latent_space, (
+                f"after load_assets, latent_space is {again.latent_space}; it was {bench.component.latent_space}"
             )
-            again = save_and_load(component, self._with_weights(again), Path(folder))
+            other = Bench(save_and_load(bench.component, self._with_weights(again), Path(folder)))
         given = self.decode_options[0]
-        first, second = (self._decoding_batch(c, given) for c in (component, again))
+        first, second = (self._decoding_batch(b, given) for b in (bench, other))
         _same(first["latent"], second["latent"], 1e-5, "encode, after a round trip of assets and weights,")
-        before, after = (self._decode(c, first, given) for c in (component, again))
+        before, after = (self._decode(b, first, given) for b in (bench, other))
         _same(before, after, 1e-5, "decode, after a round trip of assets and weights,")
 
 

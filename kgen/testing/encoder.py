@@ -13,15 +13,17 @@ import numpy as np
 from keras import ops
 
 from kgen.components.encoder import Encoder
+from kgen.testing.bench import Bench, Benched, mixed_precision
 from kgen.testing.configuration import ConfigurationConformance
-from kgen.testing.execution import Runner, arrays, gradients, perturb, tensors
+from kgen.testing.execution import arrays, reseed, tensors
 from kgen.testing.losses import check_gradients, save_and_load
+from kgen.testing.state import check_seeds, check_tracked
 
 Tokens = dict[str, np.ndarray]
 Conditions = dict[str, np.ndarray]
 
 
-class EncoderConformance(ConfigurationConformance):
+class EncoderConformance(Benched, ConfigurationConformance):
     """Checks an encoder: subclass it, and give `build`, which returns a tiny one (neither adapted nor loaded)."""
 
     texts: ClassVar[Sequence[str]] = ("red heart", "a big blue circle", "smiley", "grüne Äpfel 🍏")
@@ -29,6 +31,9 @@ class EncoderConformance(ConfigurationConformance):
 
     distinguishes: ClassVar[bool] = True
     """False for an encoder that makes the same condition of every text."""
+
+    pads: ClassVar[bool] = True
+    """False for an encoder whose conditions have no padding."""
 
     no_gradient: ClassVar[tuple[str, ...]] = ()
     """Patterns of the paths of trainable weights that rightly have no gradient on `texts`."""
@@ -47,8 +52,13 @@ class EncoderConformance(ConfigurationConformance):
         encoder(tensors(encoder.tokenize([""])))
         return encoder
 
-    def _encode(self, encoder: Encoder, texts: Sequence[str]) -> Conditions:
-        return arrays(dict(encoder(tensors(encoder.tokenize(texts)))))  # type: ignore[no-any-return]
+    def _encode(self, bench: Bench, texts: Sequence[str]) -> Conditions:
+        return arrays(self._conditions(bench, texts))  # type: ignore[no-any-return]
+
+    def _conditions(self, bench: Bench, texts: Sequence[str]) -> dict[str, Any]:
+        """As tensors."""
+        encoder: Encoder = bench.component
+        return bench.evaluate("encode", lambda tokens: dict(encoder(tokens)), encoder.tokenize(texts))  # type: ignore[no-any-return]
 
     @property
     def _hard_texts(self) -> list[str]:
@@ -90,10 +100,11 @@ class EncoderConformance(ConfigurationConformance):
     # ---- conditions -----------------------------------------------------------------------------------------------
 
     def test_conditions_are_what_the_space_says(self) -> None:
-        encoder = self.ready()
-        space = encoder.condition_space
+        bench = self.bench()
+        space = bench.component.condition_space
         texts = self._hard_texts
-        condition = self._encode(encoder, texts)
+        made = self._conditions(bench, texts)
+        condition = arrays(made)
         shapes = {
             "sequence": (len(texts), space.length, space.dim),
             "mask": (len(texts), space.length),
@@ -103,15 +114,42 @@ class EncoderConformance(ConfigurationConformance):
         for name, shape in shapes.items():
             value = condition[name]
             assert value.shape == shape, f"'{name}' must have the shape {shape}, not {value.shape}: {space}"
-            assert value.dtype.kind == "f", f"'{name}' must be floating point, not {value.dtype}"
+            dtype = keras.backend.standardize_dtype(made[name].dtype)
+            assert dtype == "float32", f"'{name}' must be float32, not {dtype}"
             assert np.isfinite(value).all(), f"'{name}' is not finite"
         assert np.isin(condition["mask"], (0.0, 1.0)).all(), "'mask' must be 0.0 or 1.0"
         assert condition["mask"].any(axis=1).all(), (
             "'mask' must have at least one 1.0 a text, the empty one too: attention over nothing is not a number"
         )
 
+    def test_mask_covers_no_padding(self) -> None:
+        """An empty text has fewer real positions than a long one, where there is more than one."""
+        bench = self.bench()
+        if bench.component.condition_space.length == 1 or not self.pads:
+            return
+        empty, long = self._encode(bench, ["", "word " * 500])["mask"].sum(axis=1)
+        assert empty < long, (
+            f"'mask' has {empty:.0f} real positions for the empty text and {long:.0f} for a long one: it must be 0.0 "
+            "for padding; an encoder that pads nothing says pads = False in its test"
+        )
+
+    def test_same_text_same_condition(self) -> None:
+        """Outside training, an encoder draws no random numbers."""
+        bench = self.bench(perturbed=True)
+        made = []
+        for seed in (1, 2):
+            reseed(bench.component, seed)
+            made.append(self._encode(bench, self.texts))
+        for name in made[0]:
+            assert np.allclose(made[0][name], made[1][name], atol=1e-6), f"'{name}' of a text differs from call to call"
+
+    def test_kgen_knows_its_weights_and_seeds(self) -> None:
+        encoder: Encoder = self.bench().component
+        check_seeds(encoder)
+        check_tracked(encoder, lambda tokens: dict(encoder(tokens)), encoder.tokenize(self.texts))
+
     def test_texts_are_told_apart(self) -> None:
-        condition = self._encode(self.ready(), self.texts)
+        condition = self._encode(self.bench(), self.texts)
         for name in ("sequence", "pooled"):
             same = np.allclose(condition[name][0], condition[name][1], atol=1e-6)
             assert self.distinguishes != same, (
@@ -120,11 +158,10 @@ class EncoderConformance(ConfigurationConformance):
 
     def test_batch_neighbours_change_nothing(self) -> None:
         """Neither padding nor statistics of the batch leak into a condition."""
-        encoder = self.ready()
-        perturb(encoder)
-        together = self._encode(encoder, self._hard_texts)
+        bench = self.bench(perturbed=True)
+        together = self._encode(bench, self._hard_texts)
         for index, text in enumerate(self._hard_texts):
-            alone = self._encode(encoder, [text])
+            alone = self._encode(bench, [text])
             for name, value in alone.items():
                 np.testing.assert_allclose(
                     value[0],
@@ -136,10 +173,11 @@ class EncoderConformance(ConfigurationConformance):
 
     def test_traced_as_eager(self) -> None:
         """Inside `predict`, which traces or compiles it, an encoder does the same."""
-        encoder = self.ready()
+        bench = self.bench()
+        encoder: Encoder = bench.component
         tokens = encoder.tokenize(self.texts)
-        eager = self._encode(encoder, self.texts)
-        traced = Runner(encoder, lambda batch, training: dict(encoder(batch, training=training))).run(tokens)
+        eager = arrays(dict(encoder(tensors(tokens))))
+        traced = bench.program("traced", lambda batch: dict(encoder(batch, training=False)))(tokens)
         for name in eager:
             np.testing.assert_allclose(
                 traced[name], eager[name], rtol=0, atol=self.tolerance, err_msg=f"'{name}' differs when it is traced"
@@ -149,25 +187,26 @@ class EncoderConformance(ConfigurationConformance):
 
     def test_every_weight_has_a_gradient(self) -> None:
         """Every trainable one; a frozen encoder has none."""
-        encoder = self.ready()
+        bench = self.bench(perturbed=True)
+        encoder: Encoder = bench.component
         if not encoder.trainable_variables:
             return
-        perturb(encoder)
-        tokens = tensors(encoder.tokenize(self.texts))
-        condition = self._encode(encoder, self.texts)
+        condition = self._encode(bench, self.texts)
         rng = np.random.default_rng(0)
         shares = {name: rng.standard_normal(condition[name].shape) for name in ("sequence", "pooled")}
         shares["sequence"] = shares["sequence"] * condition["mask"][..., None]  # (B, L, D): what generators see
         weights = {name: ops.convert_to_tensor(share.astype("float32")) for name, share in shares.items()}
 
-        def score() -> Any:
+        def score(tokens: Any) -> Any:
             made = encoder(tokens, training=True)
             return ops.sum(made["sequence"] * weights["sequence"]) + ops.sum(made["pooled"] * weights["pooled"])
 
-        check_gradients(gradients(encoder, score), self.no_gradient)
+        found = bench.descent(score).gradients(encoder.tokenize(self.texts))
+        check_gradients(found, self.no_gradient)
 
     def test_assets_and_weights_survive_files(self) -> None:
-        encoder = self.ready()
+        bench = self.bench(perturbed=True)
+        encoder: Encoder = bench.component
         with tempfile.TemporaryDirectory() as folder:
             encoder.save_assets(folder)
             again: Encoder = self.build()
@@ -180,7 +219,7 @@ class EncoderConformance(ConfigurationConformance):
         first, second = (e.tokenize(self._hard_texts) for e in (encoder, again))
         for name in first:
             assert np.array_equal(first[name], second[name]), f"tokenize: '{name}' differs after a round trip of assets"
-        before, after = (self._encode(e, self.texts) for e in (encoder, again))
+        before, after = (self._encode(b, self.texts) for b in (bench, Bench(again)))
         for name in before:
             np.testing.assert_allclose(
                 after[name],
@@ -190,11 +229,7 @@ class EncoderConformance(ConfigurationConformance):
             )
 
     def test_mixed_precision(self) -> None:
-        before = keras.config.dtype_policy()
-        keras.config.set_dtype_policy("mixed_bfloat16")
-        try:
-            condition = self._encode(self.ready(), self.texts)
-        finally:
-            keras.config.set_dtype_policy(before)
+        with mixed_precision():
+            condition = self._encode(self.bench(), self.texts)
         for name, value in condition.items():
             assert np.isfinite(value).all(), f"'{name}' is not finite in mixed precision"

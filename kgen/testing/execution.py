@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,6 +29,11 @@ def arrays(tree: Tree) -> Tree:
 def _array(value: Tensor) -> np.ndarray:
     narrow = keras.backend.standardize_dtype(value.dtype) in ("bfloat16", "float16")
     return np.asarray(ops.convert_to_numpy(ops.cast(value, "float32") if narrow else value))
+
+
+def as_arrays(numbers: Mapping[str, float]) -> dict[str, np.ndarray]:
+    """Numbers by name -> float32 scalars, as options of a program."""
+    return {name: np.asarray(value, np.float32) for name, value in numbers.items()}
 
 
 def rows(tree: Tree, index: Any) -> Tree:
@@ -68,29 +73,122 @@ def check_built(layer: keras.layers.Layer) -> None:
 @contextmanager
 def unchanged(layer: keras.layers.Layer) -> Iterator[None]:
     """Undoes what the block does to weights and seeds."""
-    before = [(variable, np.array(ops.convert_to_numpy(variable))) for variable in layer.variables]
+    before = values(layer)
     try:
         yield
     finally:
-        for variable, value in before:
+        restore(before)
+
+
+Values = list[tuple[Any, np.ndarray]]
+
+
+def values(layer: keras.layers.Layer) -> Values:
+    """Every variable of the layer, with a copy of its value."""
+    return [(variable, np.array(ops.convert_to_numpy(variable))) for variable in layer.variables]
+
+
+def restore(before: Values) -> None:
+    """Gives variables the values of before, where these have changed."""
+    for variable, value in before:
+        if not np.array_equal(ops.convert_to_numpy(variable), value, equal_nan=value.dtype.kind == "f"):
             variable.assign(value)
 
 
+# ---- values ---------------------------------------------------------------------------------------------------------
+
+
+class Program:
+    """A function of one layer and a batch, compiled once, as a pipeline compiles what it computes.
+
+    TensorFlow traces it once for any number of examples, JAX compiles it once for each; PyTorch runs it as it is.
+
+    Args:
+        layer: All of whose weights exist.
+        function: Batch of tensors -> tensors with a batch axis.
+    """
+
+    def __init__(self, layer: keras.layers.Layer, function: Callable[[Tree], Tree]) -> None:
+        self.layer = layer
+        self._compiled = _COMPILERS[keras.backend.backend()](layer, function)
+
+    def __call__(self, batch: Tree) -> Tree:
+        """Computes the function of a batch of arrays; weights and seeds stay as they were."""
+        return arrays(self.compute(batch))
+
+    def compute(self, batch: Tree) -> Tree:
+        """The same, as the backend's tensors."""
+        with unchanged(self.layer):
+            return self._compiled(tensors(batch))
+
+
 def evaluate(layer: keras.layers.Layer, function: Callable[[Tree], Tree], inputs: Tree) -> Tree:
-    """Computes a function of arrays that uses the layer, leaving weights and seeds as they were.
+    """Computes a function of arrays that uses the layer, once, leaving weights and seeds as they were.
 
     JAX compiles it as a whole: by itself, every operation would be compiled alone, which takes far longer.
     """
+    with unchanged(layer):
+        if keras.backend.backend() == "jax":
+            return _jit(layer, function)(tensors(inputs))
+        return function(tensors(inputs))
+
+
+def outline(layer: keras.layers.Layer, function: Callable[[Tree], Tree], inputs: Tree) -> Tree:
+    """Tensors of the shapes and types that the function would return; JAX finds them without computing anything."""
     if keras.backend.backend() != "jax":
-        with unchanged(layer):
-            return function(tensors(inputs))
+        return evaluate(layer, function, inputs)
     import jax
 
-    def pure(values: list[Any], given: Tree) -> Tree:
-        with keras.StatelessScope(state_mapping=list(zip(layer.variables, values, strict=True))):
-            return function(given)
+    pure = _pure(layer, function)
+    return jax.eval_shape(pure, [variable.value for variable in layer.variables], tensors(inputs))
 
-    return jax.jit(pure)([variable.value for variable in layer.variables], tensors(inputs))
+
+def _trace(layer: keras.layers.Layer, function: Callable[[Tree], Tree]) -> Callable[[Tree], Tree]:
+    import tensorflow as tf
+
+    traced: Any = None
+
+    def call(batch: Tree) -> Tree:
+        nonlocal traced
+        if traced is None:
+            spec = keras.tree.map_structure(
+                lambda x: tf.TensorSpec((None, *x.shape[1:]) if x.shape.rank else (), x.dtype), batch
+            )
+            traced = tf.function(function, input_signature=[spec], jit_compile=compile_sampling(), autograph=False)
+        return traced(batch)
+
+    return call
+
+
+def _pure(layer: keras.layers.Layer, function: Callable[[Tree], Tree]) -> Callable[[list[Any], Tree], Tree]:
+    def pure(state: list[Any], batch: Tree) -> Tree:
+        with keras.StatelessScope(state_mapping=list(zip(layer.variables, state, strict=True))):
+            return function(batch)
+
+    return pure
+
+
+def _jit(layer: keras.layers.Layer, function: Callable[[Tree], Tree]) -> Callable[[Tree], Tree]:
+    import jax
+
+    compiled = jax.jit(_pure(layer, function))
+    return lambda batch: compiled([variable.value for variable in layer.variables], batch)
+
+
+def _eager(layer: keras.layers.Layer, function: Callable[[Tree], Tree]) -> Callable[[Tree], Tree]:
+    import torch
+
+    return torch.no_grad()(function)  # type: ignore[no-any-return]
+
+
+_COMPILERS: dict[str, Callable[[keras.layers.Layer, Callable[[Tree], Tree]], Callable[[Tree], Tree]]] = {
+    "tensorflow": _trace,
+    "jax": _jit,
+    "torch": _eager,
+}
+
+
+# ---- gradients ------------------------------------------------------------------------------------------------------
 
 
 def gradients(layer: keras.layers.Layer, function: Callable[[], Tensor]) -> dict[str, np.ndarray | None]:
@@ -103,86 +201,121 @@ def gradients(layer: keras.layers.Layer, function: Callable[[], Tensor]) -> dict
     Returns:
         By the weight's path (numbered where two are called the same) the gradient; None where nothing depends on it.
     """
-    variables = layer.trainable_variables
-    found = _GRADIENTS[keras.backend.backend()](variables, function)
+    backend = keras.backend.backend()
+    compute = _jax_step if backend == "jax" else _EAGER[backend]
+    return by_path(layer, compute(layer, lambda _: function())(None))
+
+
+def by_path(layer: keras.layers.Layer, found: Sequence[Any]) -> dict[str, np.ndarray | None]:
+    """Gradients in the order of a layer's trainable weights, by the weights' paths, as arrays."""
     names: dict[str, int] = {}
     result: dict[str, np.ndarray | None] = {}
-    for variable, gradient in zip(variables, found, strict=True):
+    for variable, gradient in zip(layer.trainable_variables, found, strict=True):
         names[variable.path] = names.get(variable.path, 0) + 1
         suffix = f"#{names[variable.path]}" if names[variable.path] > 1 else ""
         result[variable.path + suffix] = None if gradient is None else ops.convert_to_numpy(gradient)
     return result
 
 
-def _tensorflow(variables: list[Any], function: Callable[[], Tensor]) -> list[Any]:
-    import tensorflow as tf
-
-    with tf.GradientTape() as tape:
-        value = function()
-    found = tape.gradient(value, [variable.value for variable in variables])
-    return [None if g is None else tf.convert_to_tensor(g) for g in found]
-
-
-def _torch(variables: list[Any], function: Callable[[], Tensor]) -> list[Any]:
-    import torch
-
-    value = function()
-    if not value.requires_grad:  # nothing depends on any weight
-        return [None] * len(variables)
-    return list(torch.autograd.grad(value, [variable.value for variable in variables], allow_unused=True))
-
-
-def _jax(variables: list[Any], function: Callable[[], Tensor]) -> list[Any]:
-    import jax
-
-    def pure(values: list[Any]) -> Any:
-        with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
-            return function()
-
-    return list(jax.jit(jax.grad(pure))([variable.value for variable in variables]))
-
-
-_GRADIENTS: dict[str, Callable[[list[Any], Callable[[], Tensor]], list[Any]]] = {
-    "tensorflow": _tensorflow,
-    "torch": _torch,
-    "jax": _jax,
-}
-
-
-class Runner(keras.Model):  # type: ignore[misc]
-    """A function of one layer as a Keras model, so that it is traced and compiled as in a pipeline.
+class Descent:
+    """Training of one layer on one batch: the step is compiled once; Adam (Kingma and Ba 2015) runs on the host.
 
     Args:
         layer: All of whose weights exist.
-        function: (batch, training) -> tensors with a batch axis; for `fit`, a dict of per-example losses.
+        loss: Batch of tensors -> scalar.
     """
 
-    def __init__(self, layer: keras.layers.Layer, function: Callable[[Tree, bool], Tree]) -> None:
-        super().__init__(autocast=False)
+    LONGEST = 10.0
+    """The largest norm of a weight's gradient; what is longer is shortened to it."""
+
+    def __init__(self, layer: keras.layers.Layer, loss: Callable[[Tree], Tensor]) -> None:
         self.layer = layer
-        object.__setattr__(self, "function", function)  # Keras must not track or wrap it
-        self.built = True
-        self.compile(jit_compile=compile_sampling())
+        self._step = _STEPS[keras.backend.backend()](layer, loss)
 
-    def call(self, batch: Tree, training: bool = False) -> Tree:
-        return self.function(batch, training)
+    def gradients(self, batch: Tree) -> dict[str, np.ndarray | None]:
+        """As the function `gradients`, at this batch of arrays; seeds and other state move on as in training."""
+        return by_path(self.layer, self._step(tensors(batch)))
 
-    def compute_loss(
-        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
-    ) -> Tensor:
-        return ops.mean(y_pred["loss"])
+    def fit(self, batch: Tree, steps: int, learning_rate: float, done: Callable[[], bool] = lambda: False) -> bool:
+        """Fits one batch of arrays, so many times over, or until it is done: that is asked four times on the way.
 
-    def run(self, batch: Tree) -> Tree:
-        """Computes the function of a batch of arrays, as `predict` does; traces it once a batch size."""
-        return arrays(self.predict(batch, batch_size=_count(batch), verbose=0))
+        Returns:
+            Whether it was done.
+        """
+        given = tensors(batch)
+        weights = self.layer.trainable_variables
+        first = [np.zeros(tuple(weight.shape), np.float32) for weight in weights]
+        second = [np.zeros_like(moment) for moment in first]
+        for step in range(1, steps + 1):
+            if step % max(1, steps // 4) == 0 and done():
+                return True
+            for weight, gradient, m, v in zip(weights, self._step(given), first, second, strict=True):
+                if gradient is None:
+                    continue
+                g = np.asarray(ops.convert_to_numpy(gradient), np.float32)
+                g = g * min(1.0, self.LONGEST / max(float(np.linalg.norm(g)), 1e-12))
+                m += 0.1 * (g - m)
+                v += 0.001 * (g * g - v)
+                move = (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.999**step)) + 1e-7)
+                weight.assign(ops.convert_to_numpy(weight) - learning_rate * move)
+        return done()
 
-    def fit_batch(self, batch: Tree, steps: int, learning_rate: float) -> None:
-        """Fits that one batch, so many times over."""
-        count = _count(batch)
-        optimizer = keras.optimizers.Adam(learning_rate, clipnorm=10.0)
-        self.compile(optimizer=optimizer, jit_compile=compile_training())
-        self.fit(rows(batch, np.tile(np.arange(count), steps)), batch_size=count, shuffle=False, verbose=0)
+
+Step = Callable[[Tree], Sequence[Any]]
 
 
-def _count(batch: Tree) -> int:
-    return len(keras.tree.flatten(batch)[0])
+def _tape(layer: keras.layers.Layer, loss: Callable[[Tree], Tensor]) -> Step:
+    import tensorflow as tf
+
+    def step(batch: Tree) -> list[Any]:
+        with tf.GradientTape() as tape:
+            value = loss(batch)
+        found = tape.gradient(value, [variable.value for variable in layer.trainable_variables])
+        return [None if g is None else tf.convert_to_tensor(g) for g in found]
+
+    return step
+
+
+def _traced_tape(layer: keras.layers.Layer, loss: Callable[[Tree], Tensor]) -> Step:
+    import tensorflow as tf
+
+    return tf.function(_tape(layer, loss), jit_compile=compile_training(), autograph=False)  # type: ignore[no-any-return]
+
+
+def _autograd(layer: keras.layers.Layer, loss: Callable[[Tree], Tensor]) -> Step:
+    import torch
+
+    def step(batch: Tree) -> list[Any]:
+        value = loss(batch)
+        variables = layer.trainable_variables
+        if not value.requires_grad:  # nothing depends on any weight
+            return [None] * len(variables)
+        return list(torch.autograd.grad(value, [variable.value for variable in variables], allow_unused=True))
+
+    return step
+
+
+def _jax_step(layer: keras.layers.Layer, loss: Callable[[Tree], Tensor]) -> Step:
+    import jax
+
+    def pure(weights: list[Any], others: list[Any], batch: Tree) -> tuple[Tensor, list[Any]]:
+        variables = [*layer.trainable_variables, *layer.non_trainable_variables]
+        mapping = list(zip(variables, [*weights, *others], strict=True))
+        with keras.StatelessScope(state_mapping=mapping) as scope:
+            value = loss(batch)
+        return value, [scope.get_current_value(variable) for variable in variables]
+
+    compiled = jax.jit(jax.grad(pure, has_aux=True))
+
+    def step(batch: Tree) -> list[Any]:
+        parts = [layer.trainable_variables, layer.non_trainable_variables]
+        found, state = compiled(*([variable.value for variable in part] for part in parts), batch)
+        for variable, value in zip([*parts[0], *parts[1]], state, strict=True):
+            variable.assign(value)
+        return list(found)
+
+    return step
+
+
+_EAGER: dict[str, Callable[..., Step]] = {"tensorflow": _tape, "torch": _autograd}
+_STEPS: dict[str, Callable[..., Step]] = {"tensorflow": _traced_tape, "torch": _autograd, "jax": _jax_step}

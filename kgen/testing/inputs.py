@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
+import keras
 import numpy as np
 
 from kgen.spaces import ConditionSpace, Space
+from kgen.testing.execution import arrays
 
 
 def random_latents(space: Space, count: int, seed: int) -> np.ndarray:
@@ -26,14 +31,38 @@ def random_conditions(space: ConditionSpace, count: int, seed: int) -> dict[str,
     }
 
 
-def check_in_space(value: np.ndarray, space: Space, count: int, what: str) -> None:
-    """Checks a batch's shape, type and range."""
-    assert value.shape == (count, *space.shape), f"{what} must make {(count, *space.shape)}, not {value.shape}: {space}"
+def constant_latents(space: Space, count: int, level: float) -> np.ndarray:
+    """Latents as `random_latents` makes them, all of one value: `level` in [-1, 1], or a token as far up."""
+    if space.vocabulary is not None:
+        level = round((level + 1.0) / 2.0 * (space.vocabulary - 1))
+    return np.full((count, *space.shape), level, "int32" if space.kind == "tokens" else "float32")
+
+
+class Images:
+    """Random images uint8 (B, H, W, C) in two batches, which can be gone through as often as wanted."""
+
+    def __init__(self, space: Space) -> None:
+        rng = np.random.default_rng(5)
+        self.batches = [rng.integers(0, 256, (count, *space.shape), dtype=np.uint8) for count in (16, 8)]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (batch.copy() for batch in self.batches)
+
+
+def check_in_space(value: Any, space: Space, count: int, what: str, narrow: bool = False) -> None:
+    """Checks the shape, type and range of a batch of tensors.
+
+    Args:
+        narrow: Numbers may be of less than 32 bits, as in mixed precision.
+    """
+    shape, dtype = tuple(value.shape), keras.backend.standardize_dtype(value.dtype)
+    assert shape == (count, *space.shape), f"{what} must make {(count, *space.shape)}, not {shape}: {space}"
+    allowed = ("int32",) if space.kind == "tokens" else ("float32", *(("bfloat16", "float16") if narrow else ()))
+    assert dtype in allowed, f"{what} must make {allowed[0]}, not {dtype}"
+    found = arrays(value)
     if space.kind == "tokens":
-        assert value.dtype == np.int32, f"{what} must make int32, not {value.dtype}"
-        assert space.vocabulary is not None and value.min() >= 0 and value.max() < space.vocabulary, (
-            f"{what} must make tokens 0..{space.vocabulary}, but made {value.min()}..{value.max()}"
+        assert space.vocabulary is not None and found.min() >= 0 and found.max() < space.vocabulary, (
+            f"{what} must make tokens 0..{space.vocabulary}, but made {found.min()}..{found.max()}"
         )
     else:
-        assert value.dtype == np.float32, f"{what} must make float32, not {value.dtype}"
-        assert np.isfinite(value).all(), f"{what} is not finite"
+        assert np.isfinite(found).all(), f"{what} is not finite"

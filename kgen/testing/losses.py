@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
+from functools import wraps
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,19 +13,11 @@ import keras
 import numpy as np
 from keras import ops
 
+from kgen.testing.bench import Bench, Benched, mixed_precision
 from kgen.testing.configuration import ConfigurationConformance
-from kgen.testing.execution import (
-    Runner,
-    arrays,
-    evaluate,
-    gradients,
-    perturb,
-    reseed,
-    rows,
-    swap_first,
-    tensors,
-)
-from kgen.testing.replicas import copies, mirrored
+from kgen.testing.execution import Descent, arrays, outline, reseed, restore, rows, swap_first, tensors, values
+from kgen.testing.replicas import ReplicaTraining, copies, mirrored
+from kgen.testing.state import check_seeds, check_tracked
 from kgen.weights import load_variables, save_variables
 
 Tensor = Any
@@ -32,8 +25,24 @@ Batch = dict[str, Any]
 
 BATCH = 4
 
+DRAWS = 16
+"""So often the noise of every example is drawn anew, where a loss is to be a typical one."""
 
-class LossConformance(ConfigurationConformance):
+Check = Callable[[Any], None]
+
+
+def where_trained(check: Check) -> Check:
+    """A check of `compute_losses`, which a component that is not trained passes."""
+
+    @wraps(check)
+    def checked(self: LossConformance) -> None:
+        if self.trains:
+            check(self)
+
+    return checked
+
+
+class LossConformance(Benched, ConfigurationConformance):
     """Checks `compute_losses`; what generators and trained decoders share."""
 
     fit_loss: ClassVar[str | None] = "loss"
@@ -68,35 +77,66 @@ class LossConformance(ConfigurationConformance):
     def loss_of(self, component: Any, batch: Batch, training: bool) -> Mapping[str, Tensor]:
         raise NotImplementedError
 
+    def flat_batch(self, component: Any, level: float) -> Batch:
+        """As `loss_batch`, but all data have one value, `level` in [-1, 1]."""
+        raise NotImplementedError
+
+    @property
+    def trains(self) -> bool:
+        """Whether the component implements `compute_losses`."""
+        return True
+
     def ready(self) -> Any:
-        """A component that has all its weights."""
+        """A new component that has all its weights."""
         component = self.build()
         self.loss_of(component, tensors(self.loss_batch(component)), training=False)
         component.built = True
         return component
 
-    def _losses(self, component: Any, batch: Batch, training: bool) -> dict[str, np.ndarray]:
+    def _function(self, component: Any, training: bool) -> Callable[[Batch], dict[str, Tensor]]:
+        return lambda batch: dict(self.loss_of(component, batch, training))
+
+    def _loss_tensors(self, bench: Bench, batch: Batch, training: bool) -> dict[str, Tensor]:
         """Losses of a batch of arrays, leaving weights and seeds as they were."""
-        return arrays(self._loss_tensors(component, batch, training))  # type: ignore[no-any-return]
+        function = self._function(bench.component, training)
+        return bench.evaluate(f"losses, training={training}", function, batch)  # type: ignore[no-any-return]
 
-    def _loss_tensors(self, component: Any, batch: Batch, training: bool) -> dict[str, Tensor]:
-        return evaluate(component, lambda b: dict(self.loss_of(component, b, training)), batch)  # type: ignore[no-any-return]
+    def _losses(self, bench: Bench, batch: Batch, training: bool) -> dict[str, np.ndarray]:
+        return arrays(self._loss_tensors(bench, batch, training))  # type: ignore[no-any-return]
 
+    def _descent(self, bench: Bench) -> Descent:
+        function = self._function(bench.component, training=True)
+        return bench.descent(lambda batch: ops.mean(function(batch)["loss"]))
+
+    @where_trained
     def test_losses_are_finite_and_per_example(self) -> None:
-        component = self.ready()
+        bench = self.bench()
         for training in (False, True):
-            batch = self.loss_batch(component)
-            _check_losses(self._loss_tensors(component, batch, training), BATCH)
-            _check_losses(self._loss_tensors(component, rows(batch, slice(0, 1)), training), 1)
+            batch = self.loss_batch(bench.component)
+            _check_losses(self._loss_tensors(bench, batch, training), BATCH)
+            function = self._function(bench.component, training)
+            _check_losses(outline(bench.component, function, rows(batch, slice(0, 1))), 1)
 
+    @where_trained
+    def test_losses_of_flat_data_are_finite(self) -> None:
+        """So are their gradients: of images of one color, and of the darkest and the brightest."""
+        bench = self.bench(perturbed=True)
+        for level in (-1.0, 0.0, 1.0):
+            batch = self.flat_batch(bench.component, level)
+            _check_losses(self._loss_tensors(bench, batch, True), BATCH)
+            for path, gradient in self._descent(bench).gradients(batch).items():
+                assert gradient is None or np.isfinite(gradient).all(), (
+                    f"the gradient of weight {path} is not finite where all data are {level}"
+                )
+
+    @where_trained
     def test_losses_do_not_mix_examples(self) -> None:
         """Where examples mixed, N replicas would not compute what one device computes."""
-        component = self.ready()
-        perturb(component)
-        batch = self.loss_batch(component)
-        changed = swap_first(batch, self.loss_batch(component, seed=1))
+        bench = self.bench(perturbed=True)
+        batch = self.loss_batch(bench.component)
+        changed = swap_first(batch, self.loss_batch(bench.component, seed=1))
         for training in (False, True):
-            before, after = (self._losses(component, b, training) for b in (batch, changed))
+            before, after = (self._losses(bench, b, training) for b in (batch, changed))
             assert not np.allclose(before["loss"][0], after["loss"][0], rtol=1e-6), (
                 "'loss' of an example is the same for another example: it does not depend on the data"
             )
@@ -110,58 +150,79 @@ class LossConformance(ConfigurationConformance):
                     f"number an example, on which nothing was averaged over the batch",
                 )
 
+    @where_trained
     def test_every_weight_has_a_gradient(self) -> None:
-        component = self.ready()
-        perturb(component)
-        batch = tensors(self.loss_batch(component))
-        found = gradients(component, lambda: ops.mean(self.loss_of(component, batch, True)["loss"]))
-        check_gradients(found, self.no_gradient)
+        bench = self.bench(perturbed=True)
+        check_gradients(self._descent(bench).gradients(self.loss_batch(bench.component)), self.no_gradient)
 
+    @where_trained
     def test_no_weights_appear_late(self) -> None:
         """The optimizer knows only the weights that exist when training begins."""
-        component = self.ready()
-        before = len(component.variables)
-        self.loss_of(component, tensors(self.loss_batch(component)), training=True)
-        assert len(component.variables) == before, "compute_losses(training=True) creates weights: create them before"
-
-    def test_overfits_one_batch(self) -> None:
-        if self.fit_loss is None:
-            return
-        component = self.ready()
-        if not component.trainable_variables:
-            return
-        batch = self.loss_batch(component)
-        runner = Runner(component, lambda b, training: self.loss_of(component, b, training))
-        before = self._typical_loss(component, batch)
-        reseed(component, 1)
-        runner.fit_batch(batch, self.fit_steps, self.learning_rate)
-        after = self._typical_loss(component, batch)
-        assert before - after > self.fit_fall * abs(before), (
-            f"'{self.fit_loss}' went from {before:.4g} to {after:.4g} in {self.fit_steps} steps on one batch: it must "
-            f"fall by {self.fit_fall:.0%}; set fit_steps, learning_rate or fit_fall where this is asking too much"
+        bench = self.bench()
+        outline(bench.component, self._function(bench.component, training=True), self.loss_batch(bench.component))
+        assert len(bench.component.variables) == bench.count, (
+            "compute_losses(training=True) creates weights: create them before"
         )
 
-    def _typical_loss(self, component: Any, batch: Batch) -> float:
-        """Mean over many draws of the noise, always the same."""
-        reseed(component, 0)
-        many = rows(batch, np.tile(np.arange(BATCH), 16))
-        return float(np.mean(self._losses(component, many, training=False)[str(self.fit_loss)]))
+    def test_kgen_knows_its_weights_and_seeds(self) -> None:
+        component = self.bench().component
+        check_seeds(component)
+        if self.trains:
+            check_tracked(component, self._function(component, training=True), self.loss_batch(component))
 
+    @where_trained
+    def test_overfits_one_batch(self) -> None:
+        bench = self.bench()
+        if self.fit_loss is None or not bench.component.trainable_variables:
+            return
+        batch = self.loss_batch(bench.component)
+        before = self._typical_loss(bench, batch)
+
+        def fall() -> float:
+            return before - self._typical_loss(bench, batch)
+
+        reseed(bench.component, 1)
+        enough = self.fit_fall * abs(before)
+        fallen = self._descent(bench).fit(batch, self.fit_steps, self.learning_rate, lambda: fall() > enough)
+        assert fallen, (
+            f"'{self.fit_loss}' went from {before:.4g} to {before - fall():.4g} in {self.fit_steps} steps on one "
+            f"batch: it must fall by {self.fit_fall:.0%}; set fit_steps, learning_rate or fit_fall where this is "
+            f"asking too much"
+        )
+
+    def _typical_loss(self, bench: Bench, batch: Batch) -> float:
+        """Mean over many draws of the noise, always the same."""
+        many = rows(batch, np.tile(np.arange(BATCH), DRAWS))
+        before, found = values(bench.component), []
+        for seed, part in enumerate(bench.portions(many, BATCH)):
+            reseed(bench.component, seed)
+            found.append(self._losses(bench, part, training=False)[str(self.fit_loss)])
+        restore(before)
+        return float(np.mean(np.concatenate(found)))
+
+    @where_trained
     def test_two_replicas_train_in_step(self) -> None:
         """Under tf.distribute, both replicas hold the same weights and state after some steps. TensorFlow only."""
         if keras.backend.backend() != "tensorflow" or not self.replicas:
             return
+        batch = self.loss_batch(self.bench().component)
+        random = self._is_random(batch)
         strategy = mirrored()
         with strategy.scope():
             component = self.ready()
             if not component.trainable_variables:
                 return
             before = [np.array(variable) for variable in component.trainable_variables]
-            runner = Runner(component, lambda b, training: self.loss_of(component, b, training))
+            halves = [rows(batch, half) for half in (slice(0, BATCH // 2), slice(BATCH // 2, BATCH))]
             try:
-                runner.fit_batch(self.loss_batch(component), steps=2, learning_rate=1e-3)
+                training = ReplicaTraining(strategy, component, self._function(component, training=True))
+                first, second = (losses["loss"] for losses in training.step([halves[0]] * 2, rate=1e-3))
+                training.step(halves, rate=1e-3)
             except Exception as error:
                 raise AssertionError(f"training fails under two replicas (tf.distribute): {error}") from error
+        assert not random or not np.array_equal(first, second), (
+            "'loss' is random, but draws the same numbers on both replicas: use kgen.SeedGenerator"
+        )
         for variable in component.variables:
             first, second = copies(strategy, variable)
             assert np.isfinite(first).all(), f"{variable.path} is not finite after training under two replicas"
@@ -171,31 +232,35 @@ class LossConformance(ConfigurationConformance):
             "training under two replicas changes no weight"
         )
 
+    def _is_random(self, batch: Batch) -> bool:
+        """Whether 'loss' depends on seeds."""
+        bench, found = self.bench(), []
+        for seed in (1, 2):
+            reseed(bench.component, seed)
+            found.append(self._losses(bench, batch, training=True)["loss"])
+        return not np.allclose(found[0], found[1], rtol=1e-6)
+
     def test_weights_survive_a_file(self) -> None:
-        component = self.ready()
-        perturb(component)
+        bench = self.bench(perturbed=True)
         with tempfile.TemporaryDirectory() as folder:
-            again = save_and_load(component, self.ready(), Path(folder))
-        batch = self.loss_batch(component)
-        reseed(component, 0)
-        reseed(again, 0)
+            again = Bench(save_and_load(bench.component, self.ready(), Path(folder)))
+        batch = self.loss_batch(bench.component)
+        for one in (bench, again):
+            reseed(one.component, 0)
         np.testing.assert_allclose(
             self._losses(again, batch, False)["loss"],
-            self._losses(component, batch, False)["loss"],
+            self._losses(bench, batch, False)["loss"],
             rtol=1e-5,
             atol=1e-6,
             err_msg="the component with the saved weights has other losses: it has state that is not a weight",
         )
 
+    @where_trained
     def test_mixed_precision(self) -> None:
         """Under ``precision: mixed_bfloat16``, losses are still float32, and finite."""
-        before = keras.config.dtype_policy()
-        keras.config.set_dtype_policy("mixed_bfloat16")
-        try:
-            component = self.ready()
-            _check_losses(self._loss_tensors(component, self.loss_batch(component), True), BATCH)
-        finally:
-            keras.config.set_dtype_policy(before)
+        with mixed_precision():
+            bench = self.bench()
+            _check_losses(self._loss_tensors(bench, self.loss_batch(bench.component), True), BATCH)
 
 
 def save_and_load(source: keras.layers.Layer, target: keras.layers.Layer, folder: Path) -> keras.layers.Layer:
@@ -223,4 +288,5 @@ def _check_losses(losses: Mapping[str, Tensor], count: int) -> None:
         )
         dtype = keras.backend.standardize_dtype(value.dtype)
         assert dtype == "float32", f"'{name}' must be float32, not {dtype}: cast before you reduce"
-        assert np.isfinite(ops.convert_to_numpy(value)).all(), f"'{name}' is not finite: {value}"
+        known = ops.is_tensor(value)  # an outline on JAX has no values
+        assert not known or np.isfinite(ops.convert_to_numpy(value)).all(), f"'{name}' is not finite: {value}"

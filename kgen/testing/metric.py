@@ -62,8 +62,22 @@ class MetricConformance(ConfigurationConformance):
                 f"{name!r} must be a finite number, not {value!r}"
             )
         assert np.array_equal(images, kept), f"{type(metric).__name__} writes to the pictures that it is given"
+        for name, value in scores.items():
+            assert not isinstance(value, np.ndarray) or value.ndim == 0, f"{name!r} must be one number, not {value!r}"
         again = self._score(self.build(), images, dataset)
         assert again == scores, f"the same pictures have two scores, {scores} and {again}"
+
+    def test_order_does_not_matter(self) -> None:
+        """Of images, each with its prompt."""
+        dataset = self.dataset()
+        images, captions = self._real(dataset), list(dataset.captions(self.split))
+        order = np.arange(len(images))[::-1]
+        first = self._score(self.build(), images, dataset)
+        second = dict(self.build()(images[order], [captions[i] for i in order], self.split, dataset))
+        for name, value in first.items():
+            assert np.isclose(value, second[name], rtol=1e-5, atol=1e-8), (
+                f"'{name}' is {value}, but {second[name]} for the same images and prompts in another order"
+            )
 
     def test_real_pictures_score_as_they_must(self) -> None:
         dataset = self.dataset()

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+from keras import ops
+
+from kgen.testing.execution import Tree, arrays, tensors
 
 REPLICAS = 2
 
 
-def split_cpu() -> None:
-    """Divides TensorFlow's CPU into devices; does nothing where TensorFlow is not used or has started already."""
+def prepare() -> None:
+    """Divides TensorFlow's CPU into devices, if it has not started yet, and lets it optimize no graphs.
+
+    That takes longer than running a small graph a few times. Does nothing on other backends.
+    """
     if keras.backend.backend() != "tensorflow":
         return
     import tensorflow as tf
@@ -20,6 +27,7 @@ def split_cpu() -> None:
     cpu = tf.config.list_physical_devices("CPU")[0]
     with contextlib.suppress(RuntimeError):  # it has started; `mirrored` says so
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * REPLICAS)
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 @functools.cache  # two strategies in one process mix up their reductions
@@ -35,3 +43,44 @@ def mirrored() -> Any:
 def copies(strategy: Any, variable: Any) -> list[Any]:
     """What each replica holds of a Keras variable, as arrays."""
     return [copy.numpy() for copy in strategy.experimental_local_results(variable.value)]
+
+
+class ReplicaTraining:
+    """Plain steps down the gradient on both replicas, each with its own part of the batch; traced once.
+
+    Args:
+        strategy: Under whose scope the layer was built.
+        layer: All of whose weights exist.
+        losses: Batch of tensors -> losses of every example, by name, among them "loss".
+    """
+
+    def __init__(self, strategy: Any, layer: keras.layers.Layer, losses: Callable[[Tree], dict[str, Any]]) -> None:
+        import tensorflow as tf
+
+        self.strategy = strategy
+        self.layer = layer
+
+        def step(batch: Tree) -> tuple[dict[str, Any], list[Any]]:
+            with tf.GradientTape() as tape:
+                found = losses(batch)
+                value = ops.mean(found["loss"])
+            variables = [variable.value for variable in layer.trainable_variables]
+            return found, tape.gradient(value, variables, unconnected_gradients="zero")
+
+        self._run = tf.function(lambda batch: strategy.run(step, args=(batch,)), autograph=False)
+
+    def step(self, parts: Sequence[Tree], rate: float) -> list[dict[str, Any]]:
+        """Trains every replica on its part of the batch.
+
+        Returns:
+            The losses of each replica's examples.
+        """
+        strategy = self.strategy
+        batch = strategy.experimental_distribute_values_from_function(
+            lambda context: tensors(parts[context.replica_id_in_sync_group])
+        )
+        losses, found = self._run(batch)
+        for variable, gradient in zip(self.layer.trainable_variables, found, strict=True):
+            variable.value.assign_sub(rate * strategy.reduce("MEAN", gradient, axis=None))
+        values = {name: strategy.experimental_local_results(value) for name, value in losses.items()}
+        return [{name: arrays(value[index]) for name, value in values.items()} for index in range(REPLICAS)]

@@ -20,7 +20,7 @@ from scipy.special import log_softmax, softmax
 from kgen import ConditionSpace, SeedGenerator, Space, SpaceError
 from kgen.random import draw
 from kgen.testing import GeneratorConformance
-from kgen.testing.execution import Runner, arrays, perturb
+from kgen.testing.execution import Program, arrays, perturb
 from kgen.testing.inputs import random_conditions
 
 CONDITIONS = ConditionSpace(3, 6)
@@ -94,8 +94,8 @@ def every(space: Space) -> np.ndarray:
 
 
 def probabilities(made: Any, sequences: np.ndarray, **options: Any) -> np.ndarray:
-    runner = Runner(made, lambda batch, training: made.log_likelihood(batch["x"], batch["text"], **options))
-    found = runner.run({"x": np.asarray(sequences, np.int32), "text": arrays(texts(len(sequences)))})
+    program = Program(made, lambda batch: made.log_likelihood(batch["x"], batch["text"], **options))
+    found = program({"x": np.asarray(sequences, np.int32), "text": arrays(texts(len(sequences)))})
     return np.exp(np.asarray(found, np.float64))
 
 
@@ -221,12 +221,12 @@ def test_the_bound_of_whole_rows_is_that_of_given_places() -> None:
     """All places before the end: with one mask a size, and on average over many, the same as of fixed places."""
     made = generator(NonAutoregressive, None)
 
-    def bounds(batch: Any, training: bool) -> Any:
+    def bounds(batch: Any) -> Any:
         ways = (before_end(batch["x"]), np.arange(3))
         return [any_order_bound(made.model, batch["x"], batch["text"], 768, hidden) for hidden in ways]
 
     batch = {"x": np.array([[2, 1, 2], [1, 1, 2]], np.int32), "text": arrays(texts(2))}
-    np.testing.assert_allclose(*Runner(made, bounds).run(batch), rtol=0.01)
+    np.testing.assert_allclose(*Program(made, bounds)(batch), rtol=0.01)
 
 
 def test_the_loss_is_of_masked_tokens_and_of_the_length() -> None:

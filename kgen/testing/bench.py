@@ -1,0 +1,93 @@
+"""One component for all checks of a class: building it, and compiling what it computes, takes most of their time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import keras
+
+from kgen.random import seed_everything
+from kgen.testing.execution import Descent, Program, Tensor, Tree, evaluate, perturb, restore, rows, values
+
+
+class Bench:
+    """A component that has all its weights, their first values, and the programs that were compiled for it."""
+
+    def __init__(self, component: Any) -> None:
+        self.component = component
+        self.count = len(component.variables)
+        self._begin = values(component)
+        self._programs: dict[str, Any] = {}
+
+    def reset(self, perturbed: bool) -> None:
+        """Gives the weights and seeds their first values, or values as after some training."""
+        restore(self._begin)
+        if perturbed:
+            perturb(self.component)
+
+    def program(self, name: str, function: Callable[[Tree], Tree]) -> Program:
+        """The function, compiled; of one name there is one, that of the first call."""
+        if name not in self._programs:
+            self._programs[name] = Program(self.component, function)
+        return self._programs[name]  # type: ignore[no-any-return]
+
+    def evaluate(self, name: str, function: Callable[[Tree], Tree], batch: Tree) -> Tree:
+        """Computes the function of a batch of arrays, as cheaply as the backend can; JAX compiles it, once a name."""
+        if keras.backend.backend() == "jax":
+            return self.program(name, function).compute(batch)
+        return evaluate(self.component, function, batch)
+
+    def portions(self, batch: Tree, count: int) -> list[Tree]:
+        """The batch in portions that `evaluate` computes cheapest: on JAX of `count`, for which it is compiled."""
+        if keras.backend.backend() != "jax":
+            return [batch]
+        total = len(keras.tree.flatten(batch)[0])
+        return [rows(batch, slice(start, start + count)) for start in range(0, total, count)]
+
+    def descent(self, loss: Callable[[Tree], Tensor]) -> Descent:
+        """Training by this loss; there is one, that of the first call."""
+        if "descent" not in self._programs:
+            self._programs["descent"] = Descent(self.component, loss)
+        return self._programs["descent"]  # type: ignore[no-any-return]
+
+
+class Benched:
+    """A class of checks whose component is built once."""
+
+    _benches: ClassVar[dict[str, Bench]]
+
+    def ready(self) -> Any:
+        """A new component that has all its weights."""
+        raise NotImplementedError
+
+    def bench(self, perturbed: bool = False) -> Bench:
+        """The component of this class, as it began, or with weights as after some training.
+
+        There is one for each of Keras's dtype policies; pytest drops them after the last check of the class.
+        """
+        if "_benches" not in type(self).__dict__:
+            type(self)._benches = {}
+        policy = keras.config.dtype_policy().name
+        if policy not in self._benches:
+            seed_everything(0)
+            self._benches[policy] = Bench(self.ready())
+        bench = self._benches[policy]
+        bench.reset(perturbed)
+        return bench
+
+    @classmethod
+    def teardown_class(cls) -> None:
+        cls._benches = {}
+
+
+@contextmanager
+def mixed_precision() -> Iterator[None]:
+    """Builds components of bfloat16 layers with float32 weights."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)

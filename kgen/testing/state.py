@@ -1,0 +1,55 @@
+"""What a component holds: whether kgen knows of all its weights, and whether its seeds differ on every replica."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from kgen.random import SeedGenerator
+from kgen.testing.execution import Tree, outline
+
+
+class _Watch(keras.StatelessScope):  # type: ignore[misc]
+    """Collects the variables that are read under it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: dict[int, Any] = {}
+
+    def get_current_value(self, variable: Any) -> Any:
+        self.read[id(variable)] = variable
+        found, outer = super().get_current_value(variable), self.original_scope
+        return found if found is not None or outer is None else outer.get_current_value(variable)
+
+
+def check_tracked(layer: keras.layers.Layer, function: Callable[[Tree], Tree], batch: Tree) -> None:
+    """Checks that all variables that a function of a batch of arrays reads are among the layer's."""
+    read: dict[int, Any] = {}
+
+    def watched(b: Tree) -> Tree:
+        with _Watch() as watch:
+            found = function(b)
+        read.update(watch.read)
+        return found
+
+    outline(layer, watched, batch)
+    known = {id(variable) for variable in layer.variables}
+    strange = sorted(variable.path for number, variable in read.items() if number not in known)
+    assert not strange, (
+        f"{type(layer).__name__} reads the variables {strange}, which are not among its own: they would be neither "
+        "trained nor saved; keep layers, weights and seed generators as attributes of the component or of its layers"
+    )
+
+
+def check_seeds(layer: keras.layers.Layer) -> None:
+    """Checks that random numbers come from kgen's seed generators; Keras's own layers keep theirs."""
+    for part in layer._flatten_layers():
+        if type(part).__module__.startswith("keras."):
+            continue
+        for generator in part._seed_generators:
+            assert isinstance(generator, SeedGenerator), (
+                f"{type(part).__name__} holds a keras.random.SeedGenerator, which draws the same numbers on every "
+                "replica: use kgen.SeedGenerator"
+            )
