@@ -16,6 +16,7 @@ from kgen.components.generator import Generator
 from kgen.components.metric import Metric
 from kgen.errors import ConfigError, SpaceError
 from kgen.faults import component_errors
+from kgen.memory import weights_fit
 from kgen.pipeline import Pipeline
 from kgen.plugins import registry
 from kgen.registry import Kind
@@ -195,7 +196,7 @@ def construct(kind: Kind, name: str, cls: type[Any], given: Mapping[str, Any], w
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ConfigError(f"{kind} '{name}': {problems}") from error
     wiring = {key: space for key, space in wiring.items() if key in wires(cls)}
-    with component_errors(cls):
+    with component_errors(cls), weights_fit():  # a pretrained part has its weights from the beginning
         try:
             return cls(**wiring, **{key: getattr(checked, key) for key in type(checked).model_fields})
         except ValueError as error:  # by the contract: what the signature cannot say of the options

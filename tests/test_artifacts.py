@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import resource
 import shutil
+import signal
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ import yaml
 from parts import Painter, Patterns, Words
 
 import kgen
+from kgen.decoder_stage import _copy
 from kgen.description import PipelineDescription, read_description
 from kgen.json_file import MAX_BYTES, read_json
 from kgen.rundir import RunDirectory
@@ -131,6 +134,32 @@ def test_weights_of_another_type_or_size(saved: Path, tmp_path: Path, kind: str)
     file.write_bytes(struct.pack("<Q", len(text)) + text + content[end:])
     with pytest.raises(kgen.RunError, match=r"weights\.safetensors.*(cannot be read|has shape)"):
         load(folder)
+
+
+def test_a_disk_that_is_full_keeps_the_old_pipeline(saved: Path, tmp_path: Path) -> None:
+    """safetensors tells of it in words of its own. No file may grow beyond a kilobyte here."""
+    folder = tmp_path / "model"
+    shutil.copytree(saved, folder)
+    pipeline, before = load(folder), (folder / "weights.safetensors").read_bytes()
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
+    try:
+        with pytest.raises(kgen.RunError, match=r"the disk is full .*: [\d,]+ bytes were needed at .*"):
+            pipeline.save(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert (folder / "weights.safetensors").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_links_in_a_decoder_that_is_taken_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "stage" / "model").mkdir(parents=True)
+    (tmp_path / "stage" / "model" / "words.json").symlink_to(tmp_path / "secret")
+    with pytest.raises(kgen.RunError, match=r"words\.json is a symbolic link, which is not copied"):
+        _copy(tmp_path / "stage", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 # ---- JSON and CSV of a run ---------------------------------------------------------------------------------------

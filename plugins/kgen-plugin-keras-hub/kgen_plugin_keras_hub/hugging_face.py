@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ class Weights:
             with ExitStack() as stack:
                 opened = [stack.enter_context(safe_open(file, framework="numpy")) for file in _files(folder)]
                 self._stack = stack.pop_all()
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
             raise ConfigError(
                 f"preset '{folder}': its weights cannot be read as safetensors, the only format that is safe: {error}"
             ) from error
@@ -89,6 +89,21 @@ def exact_gelu(backbone: Any) -> None:
         layer._feedforward_intermediate_dense.activation = partial(keras.activations.gelu, approximate=False)
 
 
+def checks_config(read: Callable[..., Any]) -> Callable[..., Any]:
+    """Raises ConfigError where a folder's config.json does not describe a model; for functions of (folder, ...)."""
+
+    @wraps(read)
+    def checked(folder: Path, *arguments: Any) -> Any:
+        try:
+            return read(folder, *arguments)
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+            told = f"{type(error).__name__}: {str(error)[:200]}"
+            raise ConfigError(f"preset '{folder}': config.json does not describe a model: {told}") from error
+
+    return checked
+
+
+@checks_config
 def clip_text(folder: Path, config: Config, dtype: str) -> tuple[Any, Any]:
     """A CLIPModel, CLIPTextModel or CLIPTextModelWithProjection.
 
@@ -156,6 +171,7 @@ def _fill_clip_block(weights: Weights, block: Any, prefix: str) -> None:
 T5_SIZES = {"vocab_size", "num_layers", "num_heads", "d_model", "d_ff", "d_kv"}
 
 
+@checks_config
 def t5(folder: Path, config: Config, dtype: str) -> Any:
     """A T5Model, T5EncoderModel or T5ForConditionalGeneration, version 1.0 or 1.1 (Flan).
 

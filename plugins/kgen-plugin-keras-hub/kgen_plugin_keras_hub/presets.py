@@ -78,7 +78,7 @@ def read_config(source: Source) -> dict[str, Any]:
         return {}
     try:
         config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"preset '{source}': config.json cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise ConfigError(f"preset '{source}': config.json must be a mapping")

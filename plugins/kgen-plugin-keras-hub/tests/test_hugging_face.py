@@ -154,6 +154,11 @@ def break_file(folder: Path, name: str, content: bytes | None) -> None:
         (folder / name).write_bytes(content)
 
 
+def config_of_t5(**changes: object) -> bytes:
+    sizes = {"vocab_size": 40, "d_model": 16, "d_kv": 4, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    return json.dumps({"model_type": "t5", **sizes, **changes}).encode()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -162,6 +167,10 @@ def break_file(folder: Path, name: str, content: bytes | None) -> None:
         ("config.json", b"{", "config.json cannot be read"),
         ("config.json", b'{"model_type": "t5", "d_ff": 8}', "lacks d_kv, d_model, num_heads, num_layers, vocab_size"),
         ("config.json", None, "holds no model"),
+        ("config.json", b"[" * 3000, "config.json cannot be read"),
+        ("config.json", config_of_t5(d_model="wide"), "does not describe a model"),
+        ("config.json", config_of_t5(feed_forward_proj=5), "does not describe a model"),
+        ("config.json", config_of_t5(num_heads=0), "does not describe a model"),
         ("spiece.model", None, "needs tokenizer.json, or spiece.model"),
         ("spiece.model", b"junk", "cannot be read"),
     ],
