@@ -235,7 +235,7 @@ def test_saving_replaces_a_saved_pipeline_and_nothing_else(
         (".", "is the current folder"),
         ("", "is the current folder"),
         ("..", "is the current folder"),
-        ("m.keras", "kgen saves into a folder, not into a file of Keras: give 'm'"),
+        ("m.keras", r"not in a file of Keras such as m.keras: call save\('m'\)"),
         ("/dev/null", "is a file, but a folder"),
     ):
         with pytest.raises(kgen.ConfigError, match=message):
