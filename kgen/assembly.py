@@ -14,13 +14,15 @@ from kgen.components.decoder import Decoder, has_losses, learns_from_images
 from kgen.components.encoder import Encoder
 from kgen.components.generator import Generator
 from kgen.components.metric import Metric
+from kgen.config.options import explain, model_of
+from kgen.config.source import dotted
 from kgen.errors import ConfigError, SpaceError
 from kgen.faults import component_errors
 from kgen.memory import weights_fit
 from kgen.pipeline import Pipeline
 from kgen.plugins import registry
 from kgen.registry import Kind
-from kgen.signature import option_model, wires
+from kgen.signature import wires
 from kgen.spaces import ConditionSpace, Space
 
 Choice = str | Mapping[str, Any]
@@ -190,10 +192,11 @@ def construct(kind: Kind, name: str, cls: type[Any], given: Mapping[str, Any], w
     Raises:
         ConfigError: an option is wrong.
     """
+    model = model_of(cls, name)
     try:
-        checked = option_model(cls, name)(**given)
+        checked = model(**given)
     except pydantic.ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        problems = "; ".join(f"{dotted(path)}: {message}" for path, message in explain(error, model, given, name))
         raise ConfigError(f"{kind} '{name}': {problems}") from error
     wiring = {key: space for key, space in wiring.items() if key in wires(cls)}
     with component_errors(cls), weights_fit():  # a pretrained part has its weights from the beginning

@@ -10,13 +10,14 @@ import numpy as np
 import pydantic
 from keras import ops
 
+from kgen.config.options import explain, model_of
+from kgen.config.source import dotted
 from kgen.data.stream import slices, stream
 from kgen.devices import compile_sampling
 from kgen.errors import ConfigError, RunError
 from kgen.images import floats
 from kgen.programs import program_batch
 from kgen.random import NoiseSpec
-from kgen.signature import option_model, options
 
 if TYPE_CHECKING:
     from kgen.pipeline import Pipeline
@@ -127,13 +128,14 @@ def validate_options(part: Any, method: str, given: dict[str, Any] | Any) -> dic
     name, function = type(part).__name__, getattr(type(part), method)
     if "guidance" in given and method == "generate" and not part.guidable:
         raise ConfigError(f"{name} takes no guidance: leave 'guidance' out")
+    model = model_of(function, f"{name}.{method}")
     try:
-        model = option_model(function, name)(**given)
+        checked = model(**given)
     except pydantic.ValidationError as error:
-        known = ", ".join(options(function)) or "none"
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg'].lower()}" for e in error.errors()]
-        raise ConfigError(f"options of {name}.{method}: {'; '.join(lines)} (it takes: {known})") from error
-    return {key: getattr(model, key) for key in given}
+        problems = explain(error, model, given, f"{name}.{method}")
+        lines = [f"{dotted(path)}: {message}" for path, message in problems]
+        raise ConfigError(f"options of {name}.{method}: {'; '.join(lines)}") from error
+    return {key: getattr(checked, key) for key in given}
 
 
 def noise_spec(part: Any, checked: Mapping[str, Any]) -> Mapping[str, NoiseSpec]:

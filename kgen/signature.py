@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import functools
 import inspect
 import types
 import typing
@@ -10,12 +12,18 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar
 
 import pydantic
+import pydantic_core
+
+from kgen.errors import ConfigError, PluginError
 
 WIRED = {
     *("self", "space", "condition_space", "image_space"),
     *("x", "condition", "null_condition", "noise", "source", "region", "latent"),
 }
 """Arguments that kgen supplies: they are no options."""
+
+KERAS = {"name", "dtype", "trainable", "autocast", "activity_regularizer"}
+"""Arguments of every Keras layer."""
 
 LARGEST = 1_000_000
 """The largest number of steps, samples, layers or features that a method, or a part of a pipeline, may be asked for."""
@@ -41,7 +49,16 @@ def option_model(function: Callable[..., Any], title: str) -> type[pydantic.Base
     """A pydantic model of the options: unknown keys are refused, types and ranges are checked.
 
     No whole number may be larger than the class allows (`Configurable.largest_option`), or `LARGEST` for a method.
+
+    Raises:
+        TypeError: an option cannot be given by its name, or its name is taken.
+        NameError, PydanticUserError: an annotation cannot be used.
     """
+    for name, parameter in options(function).items():
+        if parameter.kind == parameter.POSITIONAL_ONLY:
+            raise TypeError(f"'{name}' can only be given by its position")
+        if name == "name" or name.startswith("_") or hasattr(pydantic.BaseModel, name):
+            raise TypeError(f"'{name}' is a name that no option can have")
     bounded = pydantic.AfterValidator(_at_most(getattr(function, "largest_option", LARGEST)))
     fields: dict[str, Any] = {
         name: (Annotated[p.annotation, bounded], ... if p.default is p.empty else p.default)
@@ -131,7 +148,10 @@ def plain(value: Any) -> Any:
 
 
 class Configurable:
-    """Gives a component `config`: its options as plain data, read from the attributes of the same names.
+    """Checks a component's options when it is constructed, and gives `config`: them as plain data.
+
+    Options that are given in Python are converted as those of a run file are: ``network={"kind": "dit"}`` becomes the
+    dataclass that the signature names. `config` is read from the attributes of the options' names.
 
     Attributes:
         largest_option: The largest whole number that an option may be; a seed needs 2^31 - 1.
@@ -139,6 +159,79 @@ class Configurable:
 
     largest_option: ClassVar[int] = 2**31 - 1
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = _checked(cls.__init__)  # type: ignore[method-assign]
+
     @property
     def config(self) -> dict[str, Any]:
-        return {name: plain(getattr(self, name)) for name in options(type(self))}
+        """All options, as YAML and JSON can hold them.
+
+        Raises:
+            PluginError: an option is not stored under its own name, or what is stored there is no plain value.
+        """
+        return {name: self._option(name) for name in options(type(self))}
+
+    def _option(self, name: str) -> Any:
+        owner = f"{type(self).__module__}:{type(self).__qualname__}"
+        if not hasattr(self, name):
+            raise PluginError(f"{owner} must store its option '{name}' as self.{name}")
+        try:
+            return plain(getattr(self, name))
+        except pydantic_core.PydanticSerializationError as error:
+            kind = type(getattr(self, name)).__name__
+            raise PluginError(
+                f"{owner} must store its option '{name}' as self.{name}, as it was given, but what is there, "
+                f"a {kind}, holds what no file can: store layers under another name"
+            ) from error
+
+
+def _checked(init: Callable[..., None]) -> Callable[..., None]:
+    """A constructor that checks and converts its options first, unless a subclass's constructor has called it."""
+
+    @functools.wraps(init)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> None:
+        cls: Any = type(self)
+        if cls.__init__ is checked:
+            names = list(inspect.signature(init).parameters)[1:]
+            given = dict(zip(names, args, strict=False))
+            converted = check_options(cls, {**given, **kwargs})
+            args = tuple(converted.get(name, value) for name, value in given.items()) + args[len(given) :]
+            kwargs = {name: converted.get(name, value) for name, value in kwargs.items()}
+        init(self, *args, **kwargs)
+
+    checked.__signature__ = inspect.signature(init)  # type: ignore[attr-defined]  # Keras looks no further
+    return checked
+
+
+def check_options(cls: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options among the arguments of a constructor, checked and converted to their annotated types.
+
+    Raises:
+        ConfigError: an option is unknown, missing or wrong; near names are suggested.
+    """
+    try:
+        own, model = options(cls), option_model(cls, cls.__name__)
+    except (NameError, TypeError, pydantic.errors.PydanticUserError):
+        return {}  # what is wrong with a signature is said where a run file names the component
+    constructors: list[Any] = [vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base)]
+    signatures = [inspect.signature(init).parameters.values() for init in constructors]
+    elsewhere = {parameter.name for parameters in signatures for parameter in parameters} - set(own)
+    if any(parameter.kind == parameter.VAR_KEYWORD for parameter in signatures[0]):
+        elsewhere |= KERAS
+    try:
+        checked = model(**{name: value for name, value in given.items() if name not in elsewhere})
+    except pydantic.ValidationError as error:
+        problems = "; ".join(_problem(detail, list(own)) for detail in error.errors())
+        raise ConfigError(f"{cls.__name__}: {problems}") from error
+    return {name: getattr(checked, name) for name in own if name in given}
+
+
+def _problem(detail: Any, known: list[str]) -> str:
+    key = ".".join(map(str, detail["loc"]))
+    if detail["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, known, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        return f"unknown option '{key}'{hint} (it takes: {', '.join(known) or 'no options'})"
+    return f"{key}: {detail['msg']}"

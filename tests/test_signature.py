@@ -9,6 +9,7 @@ import pydantic
 import pytest
 from pydantic import Field
 
+from kgen.errors import ConfigError, PluginError
 from kgen.signature import Configurable, option_model, options, plain
 
 pytestmark = pytest.mark.one_backend
@@ -96,6 +97,73 @@ def test_config_is_plain_and_builds_the_same_again() -> None:
     assert part.config == {"steps": 7, "network": {"kind": "large", "widths": [3]}, "rate": None}
     again = Part(None, None, **dict(option_model(Part, "part")(**part.config)))
     assert again.config == part.config and again.network == part.network
+
+
+def test_options_from_python_are_checked_and_converted_as_those_of_a_run_file() -> None:
+    part = Part(None, None, steps=3, network={"kind": "large", "widths": [1, 2]})  # type: ignore[arg-type]
+    assert part.network == Large(widths=(1, 2)) and part.rate is None
+    assert Part(None, None, steps=3, network=Large()).network == Large()
+    assert Part(None, condition_space=None, steps=3, name="x").steps == 3  # what Keras takes is none of ours
+    for given, message in (
+        (
+            {"steps": 3, "netwrok": 1},
+            r"^Part: unknown option 'netwrok'; did you mean 'network'\? \(it takes: steps, network",
+        ),
+        ({"steps": 0}, "^Part: steps: Input should be greater than or equal to 1$"),
+        ({}, "^Part: steps: Field required$"),
+        ({"steps": 3, "network": {"kind": "huge"}}, "^Part: network: .*'small'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Part(None, None, **given)  # type: ignore[arg-type]
+
+
+def test_a_subclass_is_checked_by_its_own_signature_and_may_pass_options_on() -> None:
+    class Sub(Part):
+        def __init__(self, space: Any, condition_space: Any, depth: int = 2, **kwargs: Any) -> None:
+            super().__init__(space, condition_space, **{"steps": 7, **kwargs})
+            self.depth = depth
+
+    part = Sub(None, None, "3", steps=9)  # type: ignore[arg-type]  # its own option is converted, by position, too
+    assert part.depth == 3 and part.steps == 9
+    with pytest.raises(ConfigError, match=r"^Sub: unknown option 'dephts'; did you mean 'depth'\?"):
+        Sub(None, None, dephts=3)
+
+    class Same(Part):
+        pass
+
+    with pytest.raises(ConfigError, match=r"^Same: steps: .*; unknown option 'stps'; did you mean 'steps'\?"):
+        Same(None, None, stps=3)  # type: ignore[call-arg]
+
+
+def test_an_option_must_be_stored_as_it_was_given() -> None:
+    class Lost(Configurable):
+        def __init__(self, *, dim: int = 3) -> None:
+            pass
+
+    class Layers(Configurable):
+        def __init__(self, *, network: Network = Small()) -> None:
+            self.network = [object()]
+
+    with pytest.raises(PluginError, match=r"Lost must store its option 'dim' as self\.dim$"):
+        Lost().config  # noqa: B018
+    with pytest.raises(PluginError, match=r"Layers must store its option 'network' .* store layers under another name"):
+        Layers().config  # noqa: B018
+
+
+def test_a_signature_that_no_file_can_serve_is_refused() -> None:
+    def hidden(_a: int = 1) -> None: ...
+    def name(name: str = "") -> None: ...
+    def taken(copy: int = 1) -> None: ...
+    def positional(a: int, /) -> None: ...
+
+    for function, message in (
+        (hidden, "'_a' is a name that no option can have"),
+        (name, "'name' is a name that no option can have"),
+        (taken, "'copy' is a name that no option can have"),
+        (positional, "'a' can only be given by its position"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            option_model(function, "x")
 
 
 def test_plain_is_what_yaml_holds() -> None:

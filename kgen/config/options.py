@@ -72,7 +72,7 @@ def check(model: type[pydantic.BaseModel], data: Any, owner: str) -> tuple[pydan
     try:  # JSON: the strict mode in which a list may become a tuple, and a mapping a dataclass
         checked = None if large else model.model_validate_json(json.dumps(data), strict=True)
     except pydantic.ValidationError as error:
-        return None, list(_explain(error, schema_of(model), data, owner))
+        return None, explain(error, model, data, owner)
     if large := large or list(_integers_above(MAX_INTEGER, data)):
         return None, [(path, f"must be at most {MAX_INTEGER:,}") for path in large]
     return checked, []
@@ -85,6 +85,11 @@ def _integers_above(limit: int, data: Any, path: KeyPath = ()) -> Iterator[KeyPa
     elif isinstance(data, dict | list):
         for key, value in data.items() if isinstance(data, dict) else enumerate(data):
             yield from _integers_above(limit, value, (*path, key))
+
+
+def explain(error: pydantic.ValidationError, model: type[pydantic.BaseModel], data: Any, owner: str) -> list[Problem]:
+    """What is wrong with data that a model has refused: key paths below `data`, and messages."""
+    return list(_explain(error, schema_of(model), data, owner))
 
 
 def _explain(error: pydantic.ValidationError, schema: dict[str, Any], data: Any, owner: str) -> Iterator[Problem]:
