@@ -21,5 +21,5 @@ class Identity(Decoder):
     def encode(self, images: Any) -> Any:
         return images
 
-    def decode(self, latent: Any, condition: Condition, noise: dict[str, Any]) -> Any:  # type: ignore[override]  # it takes no options
+    def decode(self, latent: Any, condition: Condition, noise: dict[str, Any]) -> Any:
         return latent

@@ -128,6 +128,13 @@ def test_a_subclass_is_checked_by_its_own_signature_and_may_pass_options_on() ->
     with pytest.raises(ConfigError, match=r"^Sub: unknown option 'dephts'; did you mean 'depth'\?"):
         Sub(None, None, dephts=3)
 
+    class Swallowing(Configurable):
+        def __init__(self, **kwargs: Any) -> None: ...
+
+    Swallowing(dtype="float32")
+    with pytest.raises(ConfigError, match=r"^Swallowing: unknown option 'stps' \(it takes: no options\)"):
+        Swallowing(stps=3)
+
     class Same(Part):
         pass
 

@@ -280,10 +280,6 @@ def gaussian(**members: Any) -> Any:
     return lambda: broken(SPACE, CONDITIONS)
 
 
-def swallowing(self: Any, space: Any, condition_space: Any, **kwargs: Any) -> None:
-    Gaussian.__init__(self, space, condition_space)
-
-
 def forgetting(self: Any, space: Any, condition_space: Any, *, width: int = 8, **kwargs: Any) -> None:
     Gaussian.__init__(self, space, condition_space, **kwargs)
 
@@ -454,7 +450,6 @@ def summed(self: Any, x: Any, condition: Any) -> Any:
 
 
 GENERATORS = [
-    ("test_refuses_unknown_options", {"__init__": swallowing}, "swallows unknown"),
     ("test_options_are_attributes", {"__init__": forgetting}, "no attribute of that name"),
     ("test_rebuilds_from_configuration", {"__init__": changing}, "another one"),
     ("test_signature_is_typed", {"__init__": untyped}, "has no type"),

@@ -15,6 +15,7 @@ from kgen.signature import LARGEST, Configurable
 from kgen.spaces import Space
 
 Tensor = Any
+# A method that subclasses give options of their own has (*args: Any, **options: Any): mypy allows any then.
 
 
 class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
@@ -62,11 +63,13 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         """Images (B, *image_space.shape) in [-1, 1] -> latents (B, *latent_space.shape): unit variance, or tokens."""
         raise NotImplementedError
 
-    def noise_spec(self, **options: Any) -> Mapping[str, NoiseSpec]:
+    def noise_spec(self, *args: Any, **options: Any) -> Mapping[str, NoiseSpec]:
         """The random numbers that `decode` needs for one picture, given the same options. Default: none."""
         return {}
 
-    def decode(self, latent: Tensor, condition: Condition, noise: dict[str, Tensor], **options: Any) -> Tensor:
+    def decode(
+        self, latent: Tensor, condition: Condition, noise: dict[str, Tensor], *args: Any, **options: Any
+    ) -> Tensor:
         """Latents -> images in [-1, 1] (the pipeline clips). Subclasses name their options, with types and defaults.
 
         An option annotated as float comes as a scalar tensor: see `Generator.generate`.

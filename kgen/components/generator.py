@@ -13,6 +13,7 @@ from kgen.signature import LARGEST, Configurable, options
 from kgen.spaces import ConditionSpace, Space
 
 Tensor = Any
+# A method that subclasses give options of their own has (*args: Any, **options: Any): mypy allows any then.
 
 
 class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
@@ -68,12 +69,12 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
         """
         raise NotImplementedError
 
-    def noise_spec(self, **options: Any) -> Mapping[str, NoiseSpec]:
+    def noise_spec(self, *args: Any, **options: Any) -> Mapping[str, NoiseSpec]:
         """The random numbers that `generate` needs for one picture, given the same options."""
         raise NotImplementedError
 
     def generate(
-        self, condition: Condition, null_condition: Condition, noise: dict[str, Tensor], **options: Any
+        self, condition: Condition, null_condition: Condition, noise: dict[str, Tensor], *args: Any, **options: Any
     ) -> Tensor:
         """Generates latents; compiled whole. Subclasses name their options, with types and defaults.
 
@@ -112,7 +113,7 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
         """
         return self.likelihood or "none"
 
-    def log_likelihood(self, x: Tensor, condition: Condition) -> Tensor:
+    def log_likelihood(self, x: Tensor, condition: Condition, *args: Any, **options: Any) -> Tensor:
         """How likely x is, or a lower bound of it: see `likelihood`. Subclasses may name options, with defaults.
 
         Args:

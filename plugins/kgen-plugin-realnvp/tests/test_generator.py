@@ -96,7 +96,7 @@ def test_temperature_scales_the_noise(randomise, condition_of, array) -> None:
 @pytest.mark.parametrize("temperature", [0, -1.0])
 def test_no_temperature_of_0_or_less(temperature: float) -> None:
     flow = RealNVP(SPACE, CONDITIONS, coupling=TINY_TRANSFORMER)
-    with pytest.raises(ConfigError, match=r"RealNVP.generate: temperature: input should be greater than 0"):
+    with pytest.raises(ConfigError, match=r"RealNVP.generate: temperature: must be greater than 0"):
         validate_options(flow, "generate", {"temperature": temperature})
     with pytest.raises(ConfigError, match="takes no guidance"):
         validate_options(flow, "generate", {"guidance": 2.0})
