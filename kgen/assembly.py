@@ -86,10 +86,16 @@ def _as_space(given: Space | Sequence[int] | None) -> Space | None:
 
 
 def make_dataset(choice: Choice) -> Dataset:
+    """Opens a dataset by name: ``make_dataset({"name": "shapes", "size": 16})``.
+
+    Raises:
+        ConfigError: an unknown name or option. DataError: the data are missing or damaged.
+    """
     return cast(Dataset, _make("dataset", choice))
 
 
 def make_metric(choice: Choice) -> Metric:
+    """Makes a metric by name. Raises ConfigError for an unknown name or option."""
     return cast(Metric, _make("metric", choice))
 
 
@@ -103,6 +109,15 @@ def make_encoder(choice: Choice, captions: Sequence[str] | None) -> Encoder:
 
 
 def make_decoder(choice: Choice, image_space: Space, condition_space: ConditionSpace) -> Decoder:
+    """Builds a decoder by name, with fresh weights.
+
+    Args:
+        image_space: Of the images that it reads and makes.
+        condition_space: Of the text's conditions, for a decoder that reads them.
+
+    Raises:
+        ConfigError: an unknown name or option. SpaceError: it cannot work with such images.
+    """
     return cast(Decoder, _make("decoder", choice, image_space=image_space, condition_space=condition_space))
 
 

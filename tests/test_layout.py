@@ -64,3 +64,20 @@ def test_plugins_are_complete() -> None:
         for needed in ("pyproject.toml", "README.md", f"{package}/__init__.py", "tests"):
             assert (folder / needed).exists(), f"{folder.name} lacks {needed}"
         assert importlib.util.find_spec(package), f"{folder.name} is not installed"
+
+
+def test_everything_public_is_documented_where_help_finds_it() -> None:
+    """Class attributes in the docstring of their class, as `help` does not show the texts below them."""
+    from kgen.registry import Registrar
+
+    contracts = [kgen.Encoder, kgen.Generator, kgen.Decoder, kgen.Dataset, kgen.Metric, Registrar]
+    for public in kgen.__all__:
+        assert getattr(kgen, public).__doc__ or public in ("Split", "hookimpl"), public
+    for cls in contracts:
+        for name, value in vars(cls).items():
+            if name.startswith("_") or name == "largest_option":
+                continue
+            if callable(value) or isinstance(value, property):
+                assert value.__doc__, f"{cls.__name__}.{name} has no docstring"
+            elif not isinstance(value, frozenset):
+                assert f"    {name}: " in (cls.__doc__ or ""), f"{cls.__name__}'s docstring does not tell of '{name}'"

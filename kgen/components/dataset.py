@@ -37,10 +37,12 @@ class Dataset(Configurable, ABC):
     A subclass takes its options as keyword arguments and stores each under its own name. Reading must be thread-safe,
     and example i of a split always the same. Bad input raises `DataError` from ``__init__``, but for single pictures
     that may be skipped: those are `problems`.
+
+    Attributes:
+        credit: The credit line that the pictures' licence asks for; shown in reports.
     """
 
     credit: str = ""
-    """The credit line that the pictures' licence asks for; shown in reports."""
 
     @property
     @abstractmethod
@@ -59,6 +61,7 @@ class Dataset(Configurable, ABC):
         """One picture: uint8 (height, width, channels) as `image_space` says."""
 
     def example(self, split: Split, index: int) -> Example:
+        """One image with its caption: a dict of "image", as `image` gives it, and "caption"."""
         return {"image": self.image(split, index), "caption": self.captions(split)[index]}
 
     def problems(self) -> Sequence[Problem]:

@@ -32,6 +32,11 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
     Args:
         image_space: Of the images in [-1, 1] to read and to make.
 
+    Attributes:
+        lossless: True where ``decode(encode(images))`` is `images`: a latent's likelihood is then that of the image.
+        latent_is_picture: True where a latent can be looked at, as a small picture can.
+        has_own_weights: True where the weights come from elsewhere (a preset, a folder): kgen then does not save them.
+
     Raises:
         SpaceError: from ``__init__``, where the decoder cannot work in `image_space`.
     """
@@ -39,13 +44,8 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
     largest_option = LARGEST
 
     lossless: bool = False
-    """True where ``decode(encode(images))`` is `images`: a latent's likelihood is then that of the image."""
-
     latent_is_picture: bool = False
-    """True where a latent can be looked at, as a small picture can."""
-
     has_own_weights: bool = False
-    """True where the weights come from elsewhere (a preset, a folder): kgen then does not save them."""
 
     def __init__(self, image_space: Space, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -24,12 +24,14 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
 
     Life of an encoder: ``__init__``; ``adapt`` or ``load_assets``; only then weights are built, and `condition_space`
     must be known.
+
+    Attributes:
+        has_own_weights: True where the weights come from elsewhere (a preset, a folder): kgen then does not save them.
     """
 
     largest_option = LARGEST
 
     has_own_weights: bool = False
-    """True where the weights come from elsewhere (a preset, a folder): kgen then does not save them."""
 
     @property
     def condition_space(self) -> ConditionSpace:

@@ -28,6 +28,15 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
         space: Of the latents to generate.
         condition_space: Of the conditions that `compute_losses` and `generate` receive.
 
+    Attributes:
+        accepts: The kinds of space that this generator can model.
+        guidable: True where `generate` takes `guidance`, the weight of classifier-free guidance.
+        edits: True where `generate` takes a `source`, the latents of pictures to start from, and a `strength`.
+        inpaints: True where it `edits`, and `generate` takes a `region` too, the only part of a source that is drawn
+            anew.
+        likelihood: What `log_likelihood` gives: the log-likelihood; what is below it, on average over random numbers;
+            or what may be above or below it. None where there is none.
+
     Raises:
         SpaceError: from ``__init__``, where the model cannot work in `space` (its strides do not divide it, say).
     """
@@ -35,20 +44,10 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
     largest_option = LARGEST
 
     accepts: ClassVar[tuple[str, ...]] = ("continuous",)
-    """The kinds of space that this generator can model."""
-
     guidable: ClassVar[bool] = False
-    """True where `generate` takes `guidance`, the weight of classifier-free guidance."""
-
     edits: ClassVar[bool] = False
-    """True where `generate` takes a `source`, the latents of pictures to start from, and a `strength`."""
-
     inpaints: ClassVar[bool] = False
-    """True where it `edits`, and `generate` takes a `region` too, the only part of a source that is drawn anew."""
-
     likelihood: ClassVar[Literal["exact", "lower bound", "estimate"] | None] = None
-    """What `log_likelihood` gives: the log-likelihood; what is below it, on average over random numbers; or what may be
-    above or below it. None where there is none."""
 
     def __init__(self, space: Space, condition_space: ConditionSpace, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -13,13 +13,15 @@ from kgen.signature import Configurable
 
 
 class Metric(Configurable, ABC):
-    """Scores pictures against the prompts that they were generated from, and against the dataset."""
+    """Scores pictures against the prompts that they were generated from, and against the dataset.
+
+    Attributes:
+        requires: The dataset class without which the metric makes no sense; None: any dataset.
+        headline: The name of the number that says most, where only one can be shown; None: the first that is returned.
+    """
 
     requires: ClassVar[type[Any] | None] = None
-    """The dataset class without which the metric makes no sense; None: any dataset."""
-
     headline: ClassVar[str | None] = None
-    """The name of the number that says most, where only one can be shown; None: the first that is returned."""
 
     better: ClassVar[Literal["higher", "lower"] | None] = None
     """Whether higher or lower numbers are the better ones, where that holds for all of them; None: it is not said."""
