@@ -10,14 +10,15 @@ import numpy as np
 
 from kgen.comparison import PICTURES, WAYS, Comparison, Findings, claim, write_comparison
 from kgen.config import RunConfig
-from kgen.errors import ConfigError
+from kgen.description import PipelineDescription, read_description
+from kgen.errors import ConfigError, RunError
 from kgen.facts import BETTER, Better, Facts, Table, better_scores, different_keys, facts
 from kgen.images import matrix, save_png
 from kgen.inputs import read_dataset
 from kgen.manifest_file import TRAINED
 from kgen.pipeline import Pipeline
 from kgen.rundir import RunDirectory
-from kgen.saving import load
+from kgen.saving import PIPELINE, load
 from kgen.scoring import prompts_to_draw
 from kgen.sweep import Trial, sweep
 
@@ -62,7 +63,6 @@ def compare(
         RunError: a directory holds no finished run. ConfigError: their pictures are not of one size; `steps` are given,
             but a run has no metric; `out` cannot be written to, or holds other files of the same names.
     """
-    claim(out)
     directories = [RunDirectory(path) for path in paths]
     for directory in directories:
         directory.require_run()
@@ -70,6 +70,8 @@ def compare(
     configs = [RunConfig.load(directory.config) for directory in directories]
     if steps:
         _require_metrics(names, configs)
+    _require_one_size(names, directories)
+    claim(out)
     if prompts is None:
         drawn = prompts_to_draw(configs[0], read_dataset(configs[0].data))
         prompts = [drawn[int(i)] for i in np.linspace(0, len(drawn) - 1, min(MOST_PROMPTS, len(drawn)))]
@@ -84,9 +86,6 @@ def compare(
             made = sweep(name, pipeline, config, steps, say)
             trials += made.trials
             notes += made.notes
-    if len({run.pictures.shape for run in runs}) > 1:
-        sizes = ", ".join(f"{run.name}: {'x'.join(map(str, run.pictures.shape[1:]))}" for run in runs)
-        raise ConfigError(f"these runs draw pictures of different sizes: {sizes}")
     return _write(out, runs, trials, prompts, notes)
 
 
@@ -94,6 +93,19 @@ def _names(directories: Sequence[RunDirectory]) -> list[str]:
     """The directories' names, or whole paths where two are called the same."""
     names = [directory.path.resolve().name for directory in directories]
     return names if len(set(names)) == len(names) else [str(directory.path) for directory in directories]
+
+
+def _require_one_size(names: Sequence[str], directories: Sequence[RunDirectory]) -> None:
+    """Raises ConfigError where runs draw images of different sizes; RunError where one is not trained yet."""
+    shapes = []
+    for directory in directories:
+        file = directory.model / PIPELINE
+        if not file.is_file():
+            raise RunError(f"{directory.path} holds no trained pipeline: finish its training first")
+        shapes.append(read_description(file, PipelineDescription).image_shape)
+    if len(set(shapes)) > 1:
+        sizes = [f"{name}: {'x'.join(map(str, shape))}" for name, shape in zip(names, shapes, strict=True)]
+        raise ConfigError(f"these runs draw images of different sizes: {', '.join(sizes)}")
 
 
 def _require_metrics(names: Sequence[str], configs: Sequence[RunConfig]) -> None:

@@ -42,6 +42,8 @@ def save(pipeline: Pipeline, path: str | Path) -> None:
 def load(path: str | Path, *, custom: Sequence[type[Any]] = ()) -> Pipeline:
     """Reads a pipeline that `Pipeline.save` or `kgen run` wrote.
 
+    The optimizer's state is in a run's checkpoints: `kgen run RUNDIR --set fit.steps=N` goes on with a training.
+
     Args:
         path: The folder, or a run directory (whose `model/` is read).
         custom: Classes of parts that no plugin registered.

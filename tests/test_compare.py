@@ -145,3 +145,16 @@ def test_which_numbers_are_better_and_what_differs() -> None:
     different = different_keys([config, other])
     assert set(different) == {"seed", "evaluate.metrics"} and different["seed"] == ["0", "3"]
     assert different["evaluate.metrics"][1] == '[{"name": "kgen/attributes"}]'
+
+
+def test_runs_of_different_sizes_are_refused_before_anything_is_measured(
+    kgen, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kgen.compare.load", lambda path: pytest.fail("too late"))
+    larger = tmp_path / "larger"
+    shutil.copytree(trained.directory, larger)
+    text = (larger / "model" / "pipeline.yaml").read_text()
+    (larger / "model" / "pipeline.yaml").write_text(text.replace("- 8\n- 8\n", "- 16\n- 16\n"))
+    outcome = kgen("compare", trained.directory, larger, "-o", tmp_path / "c")
+    outcome.refuses("images of different sizes: good: 8x8x3, larger: 16x16x3")
+    assert not (tmp_path / "c").exists()

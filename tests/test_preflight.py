@@ -189,6 +189,7 @@ def test_configurations_that_fail_after_the_training(changes: dict[str, str], me
     assert message in refusal(configuration(**changes))
 
 
+@pytest.mark.one_backend
 def test_everything_is_tried_in_a_few_seconds_and_little_of_it() -> None:
     """Although 500 steps of sampling and 1,000 of the likelihood are asked for."""
     config, steps = configuration(SHAPES), []
@@ -205,10 +206,10 @@ def test_everything_is_tried_in_a_few_seconds_and_little_of_it() -> None:
             counted.__wrapped__ = method  # type: ignore[attr-defined]  # its signature holds the options
             patch.setattr(Diffusion, name, counted)
         check(config)
-        began = time.perf_counter()
+        began = time.process_time()
         check(config)
     assert steps == [2, 2] * 2
-    assert time.perf_counter() - began < 20
+    assert time.process_time() - began < 10
 
 
 def test_a_sampler_that_refuses_few_steps_gets_those_that_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,6 +228,7 @@ def test_a_sampler_that_refuses_few_steps_gets_those_that_are_asked_for(monkeypa
     assert seen == [2, 7]
 
 
+@pytest.mark.one_backend
 def test_the_stage_of_the_decoder_is_tried_too(monkeypatch: pytest.MonkeyPatch) -> None:
     from kgen_plugin_codecs.kl import KLAutoencoder
 
