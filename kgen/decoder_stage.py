@@ -46,6 +46,8 @@ BATCH = 32
 IMAGES = "data.pictures"
 """Where `depends_on` holds the fingerprint of the images."""
 
+DATA_HINT = "\nthe images or captions have changed: --changed-data goes on with them as they are now"
+
 
 def needs_stage(config: RunConfig) -> bool:
     """Whether a run's own stage trains or calibrates its decoder."""
@@ -107,15 +109,18 @@ class DecoderStage:
         """Raises RunError where the decoder in the folder, whole or half trained, is one of something else.
 
         Args:
-            changed_data: Whether the images may have changed.
+            changed_data: Whether the images may have changed; the manifest then holds them as they are now.
         """
         before = self.directory.read_manifest().get("depends_on")
         if before and (changed := self._changed(before, changed_data)):
             raise RunError(
                 f"{self.directory.path} was trained on something else:\n  "
                 + "\n  ".join(changed)
+                + (DATA_HINT if any(line.startswith(IMAGES) for line in changed) else "")
                 + "\nstart again with --restart"
             )
+        if before and changed_data:
+            self.directory.update_manifest(depends_on=self.depends_on())
 
     def _changed(self, before: dict[str, Any], changed_data: bool = False) -> list[str]:
         """What differs from what a decoder depended on, a line each."""

@@ -104,7 +104,7 @@ def run(
         if restart and directory.config.is_file():
             older = stack.enter_context(directory.moved_aside())
             say(f"the older run was moved to {older}")
-        runner.start(changes, changed)
+        runner.start(changes, changed, allow_changed_data)
         if not trained or stage == "decoder":
             progress = runner.prepare_decoder(older if stage is None else None)
             if stage == "decoder":
@@ -205,15 +205,16 @@ class _Runner:
         if self.config.init is not None and (anew or not self.directory.newest_step):
             load_initial(self.config, pipeline)
 
-    def start(self, changes: Sequence[Change], changed: str) -> None:
+    def start(self, changes: Sequence[Change], changed: str, allow_changed_data: bool) -> None:
         """Says what there is to train on, and writes down what the run is made of.
 
         Args:
             changes: Of the configuration, since the run began.
             changed: How the images and captions have changed since then.
+            allow_changed_data: Whether those of the decoder's stage may have changed, too.
         """
         config, directory = self.config, self.directory
-        self.changed_data = bool(changed)
+        self.changed_data = allow_changed_data
         if changed:
             self.say(f"going on with changed images or captions ({changed})")
         for line in (*_going_on(directory, changes, config), *first_lines(config, self.dataset)):

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from kgen.config import RunConfig
 from kgen.data.latents import cached_latents
 from kgen.data.shapes import Shapes
+from kgen.decoder_stage import DecoderStage
 from kgen.errors import ConfigError, RunError
 from kgen.run import check, run
 from kgen.rundir import RunDirectory
@@ -219,3 +220,16 @@ def test_data_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"its pictures are 32x32x3 .*, but the run's are 16x16x3"):
         run(configuration(decoder__data="{name: shapes, size: 32, count: 12}"), tmp_path / "other")
     assert check(own).decoder.latent_space.shape == (8, 8, 2)
+
+
+def test_changed_images_of_the_decoder_are_refused_or_noted(
+    tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(done / "decoder", tmp_path / "run" / "decoder")
+    data = Shapes(size=16, count=20, holdout=("purple square",))
+    stage = DecoderStage(configuration(), RunDirectory(tmp_path / "run"), data, None)  # type: ignore[arg-type]
+    monkeypatch.setattr(Shapes, "fingerprint", lambda self: "other")
+    with pytest.raises(RunError, match=r"the images or captions have changed: --changed-data"):
+        stage.check()
+    stage.check(changed_data=True)
+    stage.check()
