@@ -187,8 +187,9 @@ class Diffusion(Generator):
 
     # ---- likelihood -----------------------------------------------------------------------------------------------
 
-    def likelihood_label(self, *, steps: int = 1000, **given: Any) -> str:
-        return f"a bound of {steps} step{'s' * (steps > 1)}"
+    def likelihood_label(self, *, steps: int = 1000, end_log_snr: float = END_LOG_SNR, **given: Any) -> str:
+        end = "" if end_log_snr == END_LOG_SNR else f", to a log-SNR of {end_log_snr:g}"
+        return f"a bound of {steps} step{'s' * (steps > 1)}{end}"
 
     def log_likelihood(
         self,

@@ -98,7 +98,7 @@ def test_the_label_says_of_how_many_steps_the_bound_is() -> None:
     generator = Diffusion(SPACE, CONDITIONS, network=TINY_DIT)
     assert generator.likelihood == "lower bound"
     assert generator.likelihood_label() == "a bound of 1000 steps"
-    assert generator.likelihood_label(steps=250, end_log_snr=12.0) == "a bound of 250 steps"
+    assert generator.likelihood_label(steps=250, end_log_snr=12.0) == "a bound of 250 steps, to a log-SNR of 12"
 
 
 def test_options_that_would_do_nothing_are_refused() -> None:
