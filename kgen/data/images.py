@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
+import threading
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageColor, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from kgen.errors import DataError
 
@@ -18,6 +21,11 @@ Resize = Literal["crop", "pad", "stretch"]
 MOST_PIXELS = 2**26
 """A picture of more is refused: a small file may hold one that fills the memory."""
 
+LARGE = 2**23
+"""An image of more pixels takes 100 MB and more while it is decoded: one at a time, and shrunk before anything else."""
+
+GRAY_BITS = (8, 12, 16, 24, 32)
+"""Depths of gray images whose file does not say how many of its container's bits are used."""
 
 FORMATS = (
     *("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX"),
@@ -42,6 +50,9 @@ def background_colour(name: str, owner: str) -> tuple[int, int, int]:
 def decode(data: bytes, background: tuple[int, int, int], least: int = 0) -> Image.Image:
     """Decodes a file of any of `FORMATS` and any mode; of several frames the first.
 
+    Gray of more than 8 bits is scaled by the depth that a TIFF's tags name, else by the smallest of `GRAY_BITS` that
+    holds its largest value. Colors of another color space (an ICC profile) are converted to sRGB.
+
     Args:
         background: What is seen through transparent parts.
         least: The picture may come back smaller than it is, but not below this height and width (JPEG: much faster).
@@ -60,8 +71,10 @@ def decode(data: bytes, background: tuple[int, int, int], least: int = 0) -> Ima
                 raise PictureError(f"{picture.width} x {picture.height} pixels are more than the {MOST_PIXELS} allowed")
             if least:
                 picture.draft(None, (least, least))
-            picture.load()
-            return _rgb(ImageOps.exif_transpose(picture), background)
+            large = math.prod(picture.size) > LARGE
+            with _one_at_a_time if large else nullcontext():
+                picture.load()
+                return _rgb(_shrunk(picture, least) if large else picture, background)
     except PictureError:
         raise
     except UnidentifiedImageError:
@@ -112,23 +125,84 @@ def fit(picture: Image.Image, size: int, resize: Resize, background: tuple[int, 
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
+_one_at_a_time = threading.Lock()
+
+
+def _shrunk(picture: Image.Image, least: int) -> Image.Image:
+    """Makes a large image smaller by a whole factor, to at least twice `least`; in strips, to make no large copy."""
+    factor = min(picture.size) // (2 * least) if least else 1
+    if factor < 2 or picture.mode not in ("L", "LA", "RGB", "RGBA", "CMYK"):
+        return picture
+    size = (math.ceil(picture.width / factor), math.ceil(picture.height / factor))
+    small = Image.new(picture.mode, size)
+    strip = factor * 64
+    for top in range(0, picture.height, strip):
+        piece = picture.crop((0, top, picture.width, min(top + strip, picture.height)))
+        small.paste(piece.reduce(factor), (0, top // factor))
+    small.info = picture.info
+    small.getexif().update(picture.getexif())
+    return small
+
+
 def _rgb(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    limit = _named_limit(picture)
+    picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I") or picture.mode == "F":
-        picture = _eight_bits(picture)
+        picture = _eight_bits(picture, limit)
+    convert = _to_srgb(picture.info.get("icc_profile"), picture.mode)
     if picture.has_transparency_data:
         layer = picture.convert("RGBA")
+        if convert is not None:
+            colors = ImageCms.applyTransform(layer.convert("RGB"), convert)
+            layer = Image.merge("RGBA", (*colors.split(), layer.getchannel("A")))
         canvas = Image.new("RGBA", layer.size, (*background, 255))
         picture = Image.alpha_composite(canvas, layer)
+    elif convert is not None:
+        source = picture if picture.mode in ("L", "CMYK") else picture.convert("RGB")
+        picture = ImageCms.applyTransform(source, convert)
     return picture.convert("RGB")
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Grey of 16 bits, or of floats in [0, 1] or [0, 255], to 8 bits."""
+@functools.lru_cache(maxsize=16)
+def _to_srgb(profile: bytes | None, mode: str) -> Any:
+    """The transform from a profile to sRGB; None where it is sRGB already, is missing, or does not fit the mode."""
+    if not profile:
+        return None
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "sRGB" in ImageCms.getProfileDescription(source):
+            return None
+        read = mode if mode in ("L", "CMYK") else "RGB"
+        return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), read, "RGB")
+    except (ImageCms.PyCMSError, OSError):
+        return None
+
+
+def _eight_bits(picture: Image.Image, limit: float) -> Image.Image:
+    """Gray of 12, 16 or 32 bits, or of floats in [0, 1] or [0, 255], to 8 bits.
+
+    Args:
+        limit: The value of white, as the file names it; 0 where it names none, or one that is too small.
+    """
     values = np.asarray(picture).astype(np.float64)
     if not np.isfinite(values).all():
         raise PictureError("it holds numbers that are not finite")
-    if picture.mode == "F":
-        scale = 255.0 if values.max() <= 1 else 1.0
-    else:
-        scale = 255.0 / 65535.0 if picture.mode.startswith("I;16") or values.max() > 255 else 1.0
-    return Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
+    if values.min() < 0:
+        raise PictureError("it holds negative numbers: save it with values from 0")
+    largest = values.max()
+    if picture.mode == "F" and not limit and largest > 255:
+        raise PictureError(f"it holds floats up to {largest:g}: save it with values in [0, 1] or [0, 255]")
+    if limit < max(largest, 1):
+        usual = (1.0, 255.0) if picture.mode == "F" else (2.0**bits - 1 for bits in GRAY_BITS)
+        limit = next(white for white in usual if largest <= white)
+    return Image.fromarray(np.clip(np.rint(values * (255.0 / limit)), 0, 255).astype(np.uint8))
+
+
+def _named_limit(picture: Image.Image) -> float:
+    """The value of white by a TIFF's tags SMaxSampleValue, MaxSampleValue, or BitsPerSample below 16; else 0."""
+    tags = picture.tag_v2 if isinstance(picture, TiffImagePlugin.TiffImageFile) else {}
+    for tag in (341, 281):
+        if tag in tags:
+            return float(max(tags[tag]) if isinstance(tags[tag], tuple) else tags[tag])
+    bits = max(tags.get(258, (16,)))
+    return 2.0**bits - 1 if bits < 16 else 0.0
