@@ -45,6 +45,10 @@ class GuidanceWarning(UserWarning):
     """Guidance by a pipeline that was trained without dropping conditions."""
 
 
+class UnreadTextWarning(UserWarning):
+    """A prompt of which the encoder does not read everything: it is too long, or has words that were not learned."""
+
+
 class RunInterruptedError(KgenError):
     """The user stopped a run (Ctrl-C); nothing is lost."""
 

@@ -16,7 +16,7 @@ from kgen.components.decoder import Decoder
 from kgen.components.encoder import Condition, Encoder
 from kgen.components.generator import Generator
 from kgen.components.likelihood import check_likelihood
-from kgen.errors import ConfigError, DataError, GuidanceWarning
+from kgen.errors import ConfigError, DataError, GuidanceWarning, UnreadTextWarning
 from kgen.images import floats, to_uint8
 from kgen.likelihood import Likelihood
 from kgen.loss_model import LossModel
@@ -246,6 +246,7 @@ class Pipeline(LossModel):
 
         Warns:
             GuidanceWarning: there is `guidance`, but the pipeline was trained without `condition_dropout`.
+            UnreadTextWarning: the encoder does not read a prompt whole.
         """
         prompts = check_prompts([prompts] if isinstance(prompts, str) else prompts)
         seeds = check_seeds(seed, len(prompts))
@@ -256,6 +257,7 @@ class Pipeline(LossModel):
         options = validate_options(self.generator, "generate", options)
         self._check_source(image, mask, options)
         self._check_guidance(options, negative_prompt)
+        self._check_read(prompts)
         decoder_options = validate_options(self.decoder, "decode", decoder or {})
         specs, decoder_specs = noise_spec(self.generator, options), noise_spec(self.decoder, decoder_options)
         check_memory(count, self.decoder.image_space, [*specs.values(), *decoder_specs.values()])
@@ -292,6 +294,11 @@ class Pipeline(LossModel):
                 raise ConfigError(f"{name} changes an image as a whole: leave the mask out")
             if "strength" in options:
                 raise ConfigError("'strength' is of an image as a whole: a mask's white is all drawn anew")
+
+    def _check_read(self, prompts: Sequence[str]) -> None:
+        for prompt in dict.fromkeys(prompts):
+            if unread := self.encoder.unread(prompt):
+                warnings.warn(f"prompt '{prompt[:80]}': {unread}", UnreadTextWarning, stacklevel=3)
 
     def _check_guidance(self, options: Mapping[str, Any], negative_prompt: str | None = None) -> None:
         if negative_prompt is not None and options.get("guidance", 1.0) == 1.0:
@@ -332,6 +339,7 @@ class Pipeline(LossModel):
         check_number("count", count, least=2)
         options = validate_options(self.generator, "generate", options)
         self._check_guidance(options)
+        self._check_read([prompt])
         decoder_options = validate_options(self.decoder, "decode", decoder or {})
         specs, decoder_specs = noise_spec(self.generator, options), noise_spec(self.decoder, decoder_options)
         if not any(spec.kind == "normal" for spec in specs.values()):

@@ -23,7 +23,7 @@ from kgen.errors import ConfigError, RunInterruptedError
 from kgen.evaluation import draw_prompts, finish, is_finished, save_grid
 from kgen.faults import component_errors
 from kgen.files import atomic_folder
-from kgen.first_lines import first_lines
+from kgen.first_lines import first_lines, unread_captions
 from kgen.initial import describe_initial, initial_assets, load_initial
 from kgen.inputs import Inputs, read_dataset
 from kgen.pipeline import Pipeline
@@ -186,6 +186,7 @@ class _Runner:
         self.listen = listen
         self.dataset = read_dataset(config.data)
         self.decoder_data = _decoder_data(config, self.dataset)
+        self.unread: list[str] = []
         self.stage: DecoderStage | None = None
         self.changed_data = False
 
@@ -201,6 +202,7 @@ class _Runner:
             if fit is not None:
                 self.distribution.check_batch(fit.batch_size)
         encoder = _encoder(self.config, self.dataset, None if anew else self.directory, write=False)
+        self.unread = list(unread_captions(self.dataset, encoder))
         pipeline = preflight(self.config, self.dataset, self.decoder_data, encoder)
         if self.config.init is not None and (anew or not self.directory.newest_step):
             load_initial(self.config, pipeline)
@@ -217,7 +219,7 @@ class _Runner:
         self.changed_data = allow_changed_data
         if changed:
             self.say(f"going on with changed images or captions ({changed})")
-        for line in (*_going_on(directory, changes, config), *first_lines(config, self.dataset)):
+        for line in (*_going_on(directory, changes, config), *first_lines(config, self.dataset), *self.unread):
             self.say(line)
         directory.prepare(config)
         if self.distribution.is_chief:

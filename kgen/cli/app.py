@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from typing import Annotated
 
 import typer
 
 from kgen.cli import caption, check, compare, evaluate, generate, plugins, reconstruct, run, schema, upscale
-from kgen.cli.common import printable, say_error
+from kgen.cli.common import printable, say_error, show_warning
 from kgen.errors import ComponentError, KgenError, RunInterruptedError
 from kgen.faults import component_errors, reason
 
@@ -56,7 +57,10 @@ def main() -> None:
     _open_streams()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a file's name may be no text
-    sys.exit(_guarded())
+    with warnings.catch_warnings():
+        warnings.showwarning = show_warning  # type: ignore[assignment]
+        status = _guarded()
+    sys.exit(status)
 
 
 def _open_streams() -> None:

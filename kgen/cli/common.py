@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -37,6 +37,14 @@ def say_error(message: str, status: int) -> int:
     """Prints one message on stderr, and gives the exit status back."""
     print(f"error: {printable(message)}", file=sys.stderr)
     return status
+
+
+def show_warning(message: Warning | str, category: type[Warning], filename: str, *_: Any) -> None:
+    """Prints a warning in one line, as `warnings.showwarning`; that of another package with the package's name."""
+    parts = Path(filename).parts
+    package = parts[parts.index("site-packages") + 1] if "site-packages" in parts[:-1] else ""
+    source = f" ({category.__name__} of {package})" if package and not package.startswith("kgen") else ""
+    print(f"warning: {printable(' '.join(str(message).split()))}{source}", file=sys.stderr)
 
 
 def say(text: str = "") -> None:

@@ -48,6 +48,13 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         """
         raise NotImplementedError
 
+    def unread(self, text: str) -> str:
+        """Says what of a text `tokenize` leaves out ("only the first 31 of its 40 words are read"), or "".
+
+        A run counts the captions that are not read whole, and `Pipeline.generate` warns of such prompts. Default: "".
+        """
+        return ""
+
     def call(self, tokens: dict[str, Any], training: bool = False) -> Condition:
         """Encodes tokens.
 

@@ -8,7 +8,7 @@ import math
 import threading
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from PIL import Image, ImageCms, ImageColor, ImageOps, TiffImagePlugin, UnidentifiedImageError
@@ -153,14 +153,18 @@ def _rgb(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     if picture.has_transparency_data:
         layer = picture.convert("RGBA")
         if convert is not None:
-            colors = ImageCms.applyTransform(layer.convert("RGB"), convert)
+            colors = _applied(convert, layer.convert("RGB"))
             layer = Image.merge("RGBA", (*colors.split(), layer.getchannel("A")))
         canvas = Image.new("RGBA", layer.size, (*background, 255))
         picture = Image.alpha_composite(canvas, layer)
     elif convert is not None:
         source = picture if picture.mode in ("L", "CMYK") else picture.convert("RGB")
-        picture = ImageCms.applyTransform(source, convert)
+        picture = _applied(convert, source)
     return picture.convert("RGB")
+
+
+def _applied(transform: Any, picture: Image.Image) -> Image.Image:
+    return cast(Image.Image, ImageCms.applyTransform(picture, transform))  # None only where it works in place
 
 
 @functools.lru_cache(maxsize=16)

@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 from kgen import ConfigError, Encoder, RunError, read_json
 from kgen_plugin_keras_hub.presets import find
-from kgen_plugin_keras_hub.tokenizers import Kind, read_tokenizer
+from kgen_plugin_keras_hub.tokenizers import Kind, plain, read_tokenizer
 
 FILE = "preset.json"
 PROBE = "a red heart"
@@ -72,6 +72,14 @@ class FrozenText(Encoder):
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         return self.tokenizer(texts)
+
+    def unread(self, text: str) -> str:
+        """Says what is beyond `length`, and what the preset's vocabulary has no token for."""
+        count, unknown = self.tokenizer.counts(plain(text))
+        problems = [f"only {self.length} of its {count} tokens are read"] if count > self.length else []
+        if unknown:
+            problems.append(f"its tokens hold {unknown} that preset '{self.preset}' does not know")
+        return "; ".join(problems)
 
     def save_assets(self, path: str | Path) -> None:
         data = {"text": PROBE, "pooled": self._pooled(PROBE).tolist()}

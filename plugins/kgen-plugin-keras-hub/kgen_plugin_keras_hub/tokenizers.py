@@ -37,15 +37,24 @@ class TextTokenizer(ABC):
     def ids(self, text: str) -> list[int]:
         """At most `length` numbers; the last is the mark of the end, in a text that was cut off too."""
 
+    @abstractmethod
+    def counts(self, text: str) -> tuple[int, int]:
+        """The number of tokens of a whole text, with the marks; and how many of those that are read are unknown."""
+
     def __call__(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """ "token_ids" and "padding_mask" (1 for a token, 0 for padding), int32 (B, length)."""
         ids = np.zeros((len(texts), self.length), np.int32)  # (B, L)
         mask = np.zeros_like(ids)
         for row, text in enumerate(texts):
-            found = self.ids(text.encode("utf-8", "replace").decode("utf-8"))  # lone surrogates become "?"
+            found = self.ids(plain(text))
             ids[row, : len(found)] = found
             mask[row, : len(found)] = 1
         return {"token_ids": ids, "padding_mask": mask}
+
+
+def plain(text: str) -> str:
+    """The text with "?" in place of lone surrogates, which no tokenizer takes."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 class Pieces(TextTokenizer):
@@ -63,6 +72,14 @@ class Pieces(TextTokenizer):
 
     def ids(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text).ids)
+
+    def counts(self, text: str) -> tuple[int, int]:
+        encoding = self.tokenizer.encode(text)
+        marks = sum(encoding.special_tokens_mask)
+        cut = sum(len(rest.ids) - sum(rest.special_tokens_mask) for rest in encoding.overflowing)
+        unknown = self.tokenizer.token_to_id(getattr(self.tokenizer.model, "unk_token", None) or "")
+        read = [i for i, mark in zip(encoding.ids, encoding.special_tokens_mask, strict=True) if not mark]
+        return marks + len(read) + cut, read.count(unknown) if unknown is not None else 0
 
 
 class Sentences(TextTokenizer):
@@ -85,6 +102,10 @@ class Sentences(TextTokenizer):
 
     def ids(self, text: str) -> list[int]:
         return [*self.processor.encode(text)[: self.length - 1], self.processor.eos_id()]
+
+    def counts(self, text: str) -> tuple[int, int]:
+        found = self.processor.encode(text)
+        return len(found) + 1, found[: self.length - 1].count(self.processor.unk_id())
 
 
 def read_tokenizer(source: Source, kind: Kind, length: int) -> TextTokenizer:

@@ -111,3 +111,14 @@ def test_says_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("[")
     with pytest.raises(ConfigError, match="cannot be read"):
         read_tokenizer(tmp_path, "CLIP", 8)
+
+
+@pytest.mark.parametrize("kind", ["Bert", "CLIP", "T5"])
+def test_counts_what_is_cut_off_and_what_is_unknown(kind: Kind, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(f"{kind.lower()}_folder")
+    short, long = (read_tokenizer(folder, kind, length) for length in (6, 64))
+    text = "a red heart a red heart a red heart"
+    count, unknown = short.counts(text)
+    assert count == len(long.ids(text)) > 6 and unknown == 0
+    assert long.counts("a red heart") == (len(long.ids("a red heart")), 0)
+    assert long.counts("\u4e2d")[1] == {"Bert": 1, "T5": 1}.get(kind, long.counts("\u4e2d")[1])

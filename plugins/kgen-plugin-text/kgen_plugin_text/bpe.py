@@ -74,6 +74,11 @@ class BytePairs:
             row[1 : 1 + len(found)] = np.asarray(found, np.int32) + RESERVED
         return ids
 
+    def unread(self, text: str, length: int) -> str:
+        """Says how many tokens of a text are beyond `length`."""
+        count = len(self.tokenizer.encode(self._prepare(text)).ids) + 1
+        return f"only the first {length} of its {count} tokens are read" if count > length else ""
+
     def _prepare(self, text: str) -> str:
         text = clean(text)
         return text.lower() if self.lowercase else text

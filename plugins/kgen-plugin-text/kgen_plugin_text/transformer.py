@@ -92,6 +92,9 @@ class TransformerText(Encoder):
     def tokenize(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         return {"ids": self._learned()(texts, self.length)}  # (B, L)
 
+    def unread(self, text: str) -> str:
+        return self._learned().unread(text, self.length)
+
     def call(self, tokens: dict[str, Any], training: bool = False) -> dict[str, Any]:
         mask = ops.cast(ops.not_equal(tokens["ids"], PAD), self.compute_dtype)  # (B, L)
         x = ops.take(self.tokens, tokens["ids"], axis=0) + self.positions  # (B, L, D)

@@ -42,6 +42,19 @@ class Words:
         """Number of ids."""
         return len(self.words) + RESERVED
 
+    def unread(self, text: str, length: int) -> str:
+        """Names the words of a text that are beyond `length`, and those that have no id of their own."""
+        words = split(text)
+        kept = words[: length - 1]
+        unknown = [word for word in dict.fromkeys(kept) if word not in self._ids]
+        problems = []
+        if len(words) > len(kept):
+            problems.append(f"only the first {len(kept)} of its {len(words)} words are read")
+        if unknown:
+            shown = ", ".join(f"'{word}'" for word in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
+            problems.append(f"{shown} {'was' if len(unknown) == 1 else 'were'} not learned")
+        return "; ".join(problems)
+
     def __call__(self, texts: Sequence[str], length: int) -> np.ndarray:
         """int32 (B, length): `START`, then the text's words, cut off or filled up with `PAD`."""
         ids = np.full((len(texts), length), PAD, np.int32)  # (B, L)
