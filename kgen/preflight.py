@@ -177,18 +177,23 @@ def _try_drawing(config: RunConfig, pipeline: Pipeline, prompts: Sequence[str]) 
     condition, null = _condition(encoder, prompts), _condition(encoder, [""] * TRIED)
 
     def generate(own: dict[str, Any]) -> Any:
-        noise = draw(noise_spec(generator, own), keys)
+        noise = _tensors(draw(noise_spec(generator, own), keys))
         run = as_graph(lambda: generator.generate(condition, null, noise, **own), generator.drawing_steps(**own) > LONG)
         return _check_in_space(run(), generator.space, generator, "generate")
 
     def decode(own: dict[str, Any]) -> Any:
-        noise = draw(noise_spec(decoder, own), keys)
+        noise = _tensors(draw(noise_spec(decoder, own), keys))
         run = as_graph(lambda: decoder.decode(latents, condition, noise, **own), own.get("steps", 1) > LONG)
         return _check_in_space(run(), decoder.image_space, decoder, "decode")
 
     latents = _first_that_works(generate, _reduced(type(generator).generate, for_generator))
     images = _first_that_works(decode, _reduced(type(decoder).decode, for_decoder))
     return to_uint8(ops.convert_to_numpy(ops.cast(images, "float32")))
+
+
+def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """As a pipeline hands noise to a part: PyTorch's tensors do not mix with arrays."""
+    return {name: ops.convert_to_tensor(array) for name, array in arrays.items()}
 
 
 def _try_likelihood(config: RunConfig, pipeline: Pipeline, images: np.ndarray, captions: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from keras import ops
 
 import kgen
 from kgen.config import RunConfig
@@ -104,9 +105,9 @@ def test_a_run_calibrates_it_once_and_others_take_it(tmp_path: Path, monkeypatch
     images = np.stack([data.image("train", i) for i in range(60)]) / 127.5 - 1.0
     singular = np.linalg.svd((images - images.mean(0)).reshape(60, -1), compute_uv=False)
     made = pipeline.decoder
-    latents = np.asarray(made.encode(tensor(images)))
+    latents = array(made.encode(tensor(images)))
     np.testing.assert_allclose(latents.std(0), 1.0, rtol=1e-4)
-    error = np.square(np.asarray(made.decode(made.encode(tensor(images)), {}, {})) - images).sum()
+    error = np.square(array(made.decode(made.encode(tensor(images)), {}, {})) - images).sum()
     np.testing.assert_allclose(error, np.square(singular[12:]).sum(), rtol=1e-3)  # Eckart and Young
     manifest = RunDirectory(tmp_path / "run").decoder_stage.read_manifest()
     assert manifest["step"] == 0 and manifest["finished"] and manifest["scores"]["PSNR"] > 10
@@ -119,7 +120,7 @@ def test_a_run_calibrates_it_once_and_others_take_it(tmp_path: Path, monkeypatch
     assert any("nothing that it depends on has changed" in text for text in said)
     run(configuration(f"decoder={{from: {tmp_path / 'run'}}}"), tmp_path / "other")
     taken = load(tmp_path / "other").decoder
-    np.testing.assert_array_equal(np.asarray(taken.basis), np.asarray(made.basis))
+    np.testing.assert_array_equal(array(taken.basis), array(made.basis))
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["finished"]
 
 
@@ -131,7 +132,7 @@ def test_a_run_calibrates_it_once_and_others_take_it(tmp_path: Path, monkeypatch
     ],
 )
 def test_its_configuration_has_no_fit(change: str, message: str, tmp_path: Path) -> None:
-    RunDirectory(tmp_path / "run").prepare(configuration(), False)
+    RunDirectory(tmp_path / "run").prepare(configuration())
     with pytest.raises(ConfigError, match=message):
         configuration(change.replace("RUN", str(tmp_path / "run")))
 
@@ -148,6 +149,8 @@ def test_one_that_saw_no_images_is_refused(tmp_path: Path) -> None:
 
 
 def tensor(images: np.ndarray) -> Any:
-    from keras import ops
-
     return ops.convert_to_tensor(images.astype("float32"))
+
+
+def array(value: Any) -> np.ndarray:
+    return np.asarray(ops.convert_to_numpy(value))
