@@ -18,13 +18,13 @@ class Metric(Configurable, ABC):
     Attributes:
         requires: The dataset class without which the metric makes no sense; None: any dataset.
         headline: The name of the number that says most, where only one can be shown; None: the first that is returned.
+        better: Whether higher or lower numbers are the better ones, where that holds for all of them; None: it is not
+            said.
     """
 
     requires: ClassVar[type[Any] | None] = None
     headline: ClassVar[str | None] = None
-
     better: ClassVar[Literal["higher", "lower"] | None] = None
-    """Whether higher or lower numbers are the better ones, where that holds for all of them; None: it is not said."""
 
     def caveats(self, dataset: Dataset) -> Sequence[str]:
         """What a reader of the scores must know because of the dataset, a sentence each. Default: nothing."""
