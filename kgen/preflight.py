@@ -23,6 +23,7 @@ from keras import ops
 
 from kgen.assembly import assemble, make_decoder
 from kgen.components.dataset import Dataset, Split
+from kgen.components.decoder import Decoder, has_losses, learns_from_images
 from kgen.components.encoder import Condition, Encoder
 from kgen.config import RunConfig
 from kgen.decoder_model import DecoderModel, reads_text
@@ -71,8 +72,8 @@ def preflight(config: RunConfig, dataset: Dataset, decoder_data: Dataset | None,
     prompts = prompts_to_draw(config, dataset)
     encoder.tokenize([*all_captions(dataset), *prompts])
     decoder = make_decoder(config.decoder.choice, dataset.image_space, encoder.condition_space)
-    if config.decoder.fit is not None:
-        _try_decoder_stage(DecoderModel(decoder, encoder), decoder_data or dataset, encoder)
+    if config.decoder.source is None and learns_from_images(type(decoder)):
+        _try_decoder_stage(decoder, decoder_data or dataset, encoder)
     pipeline = assemble(
         encoder=encoder,
         generator=config.generator.choice,
@@ -95,16 +96,20 @@ def preflight(config: RunConfig, dataset: Dataset, decoder_data: Dataset | None,
 # ---- training ----------------------------------------------------------------------------------------------------
 
 
-def _try_decoder_stage(model: DecoderModel, data: Dataset, encoder: Encoder) -> None:
-    """The life of a decoder that is trained: start, losses, calibration, reconstruction, scores."""
-    decoder = model.decoder
+def _try_decoder_stage(decoder: Decoder, data: Dataset, encoder: Encoder) -> None:
+    """The life of a decoder that learns from images: start, losses if it has any, calibration, scores."""
+    if has_losses(type(decoder)):
+        DecoderModel(decoder, encoder)  # builds all weights
+    else:
+        decoder.build(None)
     images, captions = _examples(data)
     if reads_text(decoder):
         encoder.tokenize(all_captions(data))
     condition = _condition(encoder, captions) if reads_text(decoder) else {}
     decoder.initialise([images])
-    losses = decoder.compute_losses(floats(ops.convert_to_tensor(images)), condition, training=True)
-    _check_losses(losses, decoder)
+    if has_losses(type(decoder)):
+        losses = decoder.compute_losses(floats(ops.convert_to_tensor(images)), condition, training=True)
+        _check_losses(losses, decoder)
     decoder.calibrate([images])
     scores = decoder.scores([images])
     _check_numbers(scores, decoder, "scores")

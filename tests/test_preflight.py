@@ -253,3 +253,11 @@ def test_the_stage_of_the_decoder_is_tried_too(monkeypatch: pytest.MonkeyPatch) 
             patch.setattr(KLAutoencoder, name, value)
             found = refusal(configuration(STAGED))
         assert kl in found and message in found, found
+
+
+def test_a_decoder_without_losses_is_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kgen.decoders import Identity
+
+    monkeypatch.setattr(Identity, "calibrate", boom)
+    found = refusal(configuration())
+    assert "decoder 'kgen/identity' of kgen" in found and "boom in mine" in found
