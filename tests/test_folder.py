@@ -116,7 +116,17 @@ def test_layouts_that_are_read(tmp_path: Path, layout: str) -> None:
 def test_accents_may_be_written_in_two_ways(tmp_path: Path, table: Any, file: Any) -> None:
     name = unicodedata.normalize(file, "café.png")
     row = {"file_name": unicodedata.normalize(table, "café.png"), "text": "a"}
-    assert captions(make(tmp_path, {name: None, "metadata.jsonl": row})) == {name: ["a"]}
+    assert captions(make(tmp_path / "table", {name: None, "metadata.jsonl": row})) == {name: ["a"]}
+    text = unicodedata.normalize(table, "café.txt")
+    assert captions(make(tmp_path / "beside", {name: None, text: "a"})) == {name: ["a"]}
+
+
+def test_names_that_differ_in_capitals_only_keep_their_own_captions(tmp_path: Path) -> None:
+    make(tmp_path, {"a.png": None, "A.png": None, "b.png": None, "a.txt": "small", "B.txt": "b"})
+    if len(list(tmp_path.iterdir())) < 5:
+        pytest.skip("this file system does not tell them apart")
+    assert dict(read_folder(tmp_path).entries["train"]) == {"a.png": "small", "b.png": "b"}
+    assert problems(tmp_path) == {"A.png": "there is no caption A.txt beside it"}
 
 
 def test_the_first_source_is_taken_and_said(tmp_path: Path) -> None:

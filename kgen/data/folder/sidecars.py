@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from kgen.components.dataset import Problem
-from kgen.data.folder.files import Files, parent, suffix
+from kgen.data.folder.files import Files, alike, parent, suffix
 from kgen.data.folder.rows import TextError, read_text
 from kgen.data.folder.tables import CAPTION_COLUMNS, MAX_CAPTION, Captions, Entry
 from kgen.errors import DataError
@@ -26,16 +26,9 @@ _TRANSLATION = re.compile(r"[a-z]{2,3}(_[A-Z]{2})?(@\w+)?\.utf8=")
 
 def find_sidecars(files: Files, caption_key: str | None) -> dict[str, str | None]:
     """The file with captions of each image; None where there is none beside it."""
-    by_stem: dict[str, dict[str, list[str]]] = {}
-    for name in files.others:
-        if suffix(name) in SUFFIXES:
-            by_stem.setdefault(_stem(name), {}).setdefault(suffix(name), []).append(name)
-    kinds = [kind for kind in SUFFIXES if kind != ".json" or _holds_captions(files, by_stem, caption_key)]
-    found: dict[str, str | None] = {}
-    for image in files.images:
-        beside = by_stem.get(_stem(image), {})
-        found[image] = next((beside[kind][0] for kind in kinds if kind in beside), None)
-    return found
+    beside = _beside(files)
+    kinds = [kind for kind in SUFFIXES if kind != ".json" or _holds_captions(files, beside, caption_key)]
+    return {image: next((names[kind] for kind in kinds if kind in names), None) for image, names in beside.items()}
 
 
 def from_sidecars(files: Files, sidecars: Mapping[str, str | None], caption_key: str | None) -> Captions:
@@ -76,16 +69,34 @@ def _stem(name: str) -> str:
     return name[: len(name) - len(PurePosixPath(name).suffix)]
 
 
-def _holds_captions(files: Files, by_stem: Mapping[str, Mapping[str, list[str]]], caption_key: str | None) -> bool:
-    """Whether the first JSON file beside an image holds a caption: other tools keep boxes and settings in them."""
+def _beside(files: Files) -> dict[str, dict[str, str]]:
+    """For each image the files of its name, by their suffix.
+
+    A name may differ from the image's in capitals, or in how accents are written, unless it is another image's.
+    """
+    by_name: dict[str, list[str]] = {}
+    for name in files.others:
+        if suffix(name) in SUFFIXES:
+            by_name.setdefault(alike(_stem(name)), []).append(name)
+    stems = {_stem(image) for image in files.images}
+    found: dict[str, dict[str, str]] = {}
     for image in files.images:
-        if names := by_stem.get(_stem(image), {}).get(".json"):
-            try:
-                content = json.loads(read_text(files.root / names[0]))
-            except (ValueError, RecursionError):
-                return False
-            return isinstance(content, dict) and _key(content, caption_key) is not None
-    return False
+        names = by_name.get(alike(_stem(image)), ())
+        own = [name for name in names if _stem(name) == _stem(image)]
+        found[image] = {suffix(name): name for name in (*(n for n in names if _stem(n) not in stems), *own)}
+    return found
+
+
+def _holds_captions(files: Files, beside: Mapping[str, Mapping[str, str]], caption_key: str | None) -> bool:
+    """Whether the first JSON file beside an image holds a caption: other tools keep boxes and settings in them."""
+    first = next((names[".json"] for names in beside.values() if ".json" in names), None)
+    if first is None:
+        return False
+    try:
+        content = json.loads(read_text(files.root / first))
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and _key(content, caption_key) is not None
 
 
 def _key(content: Mapping[str, Any], caption_key: str | None) -> str | None:
@@ -132,6 +143,6 @@ def _checked(captions: list[str]) -> list[str]:
 def _lonely(files: Files, used: set[str]) -> list[Problem]:
     """Files that look like captions, in folders where others are, but have no image beside them."""
     kinds, folders = {suffix(name) for name in used}, {parent(name) for name in files.images}
-    stems = {_stem(name) for name in files.images}
+    stems = {_stem(name) for name in (*files.images, *used)}
     lonely = [n for n in files.others if suffix(n) in kinds and parent(n) in folders and _stem(n) not in stems]
     return [Problem(name, "there is no picture of this name beside it") for name in lonely]
