@@ -157,7 +157,7 @@ class DecoderStage:
         self._begin()
         say(f"the decoder: calibrated on {len(self.dataset.captions('train'))} images, without a training")
         began = time.perf_counter()
-        decoder.initialise(_Pictures(self.dataset, "train"))
+        decoder.initialise(SplitImages(self.dataset, "train"))
         self._finish(decoder, Progress(0, False, time.perf_counter() - began))
         return self._progress()
 
@@ -188,7 +188,7 @@ class DecoderStage:
         weights = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
         say(f"the decoder: {len(self.dataset.captions('train'))} pictures, {weights:,} weights to train")
         if not Checkpoints(self.directory.checkpoints, fit.keep).steps():
-            model.decoder.initialise(_Pictures(self.dataset, "train"))
+            model.decoder.initialise(SplitImages(self.dataset, "train"))
         inputs = Inputs(self.dataset, model.encoder, flip=fit.flip)
         alone = distribution.workers == 1
         progress = train(
@@ -210,7 +210,7 @@ class DecoderStage:
 
     def _finish(self, trained: Decoder, progress: Progress) -> None:
         """Calibrates the decoder, writes it, and scores what was written."""
-        trained.calibrate(_Pictures(self.dataset, "train"))
+        trained.calibrate(SplitImages(self.dataset, "train"))
         save_decoder(trained, self.directory.model)
         decoder = self.decoder(load=True)
         self._sheet(Reconstructor(decoder, self.encoder), self.directory.final_grid)
@@ -289,8 +289,8 @@ def _enlarged(latents: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     return to_uint8(latents.repeat(factor, axis=1).repeat(factor, axis=2))
 
 
-class _Pictures:
-    """All pictures of a split, in batches uint8 (B, H, W, C): to be gone through as often as wanted."""
+class SplitImages:
+    """All images of a split, in batches uint8 (B, H, W, C): to be gone through as often as wanted."""
 
     def __init__(self, dataset: Dataset, split: Split) -> None:
         self.dataset, self.split = dataset, split

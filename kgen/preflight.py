@@ -27,6 +27,7 @@ from kgen.components.decoder import Decoder, has_losses, learns_from_images
 from kgen.components.encoder import Condition, Encoder
 from kgen.config import RunConfig
 from kgen.decoder_model import DecoderModel, reads_text
+from kgen.decoder_stage import SplitImages
 from kgen.devices import as_graph
 from kgen.errors import PluginError
 from kgen.faults import address, component_errors
@@ -106,11 +107,13 @@ def _try_decoder_stage(decoder: Decoder, data: Dataset, encoder: Encoder) -> Non
     if reads_text(decoder):
         encoder.tokenize(all_captions(data))
     condition = _condition(encoder, captions) if reads_text(decoder) else {}
-    decoder.initialise([images])
+    # without losses, calibration is all of the training, and may need more than two images (as many as components, say)
+    batches = [images] if has_losses(type(decoder)) else SplitImages(data, "train")
+    decoder.initialise(batches)
     if has_losses(type(decoder)):
         losses = decoder.compute_losses(floats(ops.convert_to_tensor(images)), condition, training=True)
         _check_losses(losses, decoder)
-    decoder.calibrate([images])
+    decoder.calibrate(batches)
     scores = decoder.scores([images])
     _check_numbers(scores, decoder, "scores")
 

@@ -115,7 +115,7 @@ def test_a_run_calibrates_it_once_and_others_take_it(tmp_path: Path, monkeypatch
     def never(*arguments: Any) -> None:
         raise AssertionError("it is calibrated again")
 
-    monkeypatch.setattr(type(made), "calibrate", never)
+    monkeypatch.setattr("kgen.decoder_stage.save_decoder", never)
     run(configuration("fit.steps=3"), tmp_path / "run", restart=True, say=said.append)
     assert any("nothing that it depends on has changed" in text for text in said)
     run(configuration(f"decoder={{from: {tmp_path / 'run'}}}"), tmp_path / "other")
