@@ -180,9 +180,8 @@ def trained(name: str, strategy: Any) -> list[np.ndarray]:
             loss = losses(start, 2 if strategy else 4) / 4.0
         optimizer.apply(tape.gradient(loss, [variable.value for variable in weights]), weights)
 
-    run = tf.function((lambda: strategy.run(step)) if strategy else step)
     for _ in range(10):
-        run()
+        strategy.run(step) if strategy else step()
     return [np.array(variable.numpy()) for variable in [*weights, *optimizer.averages]]
 
 

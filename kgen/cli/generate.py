@@ -32,6 +32,29 @@ EXAMPLE = "Example: kgen generate runs/quickstart 'red heart' 'blue circle' -n 4
 LONGEST_SLUG = 50
 
 
+ImageOption = Annotated[Path | None, typer.Option("--image", metavar="FILE", help="A picture to change.")]
+MaskOption = Annotated[
+    Path | None, typer.Option("--mask", metavar="FILE", help="White where --image is drawn anew; the rest stays.")
+]
+StrengthOption = Annotated[
+    float | None,
+    typer.Option("--strength", min=0.01, max=1.0, help="How much of --image is changed; the generator's by default."),
+]
+ScaleOption = Annotated[
+    int | None,
+    typer.Option("--scale", min=1, max=64, help="Enlarge each image by this whole factor; grids to 96 pixels."),
+]
+OutputOption = Annotated[
+    str | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="FILE.png|FOLDER/",
+        help="One PNG, a grid if there are several pictures; or a folder for a file each. Default: PROMPT.png.",
+    ),
+]
+
+
 def command(
     run: RunArgument,
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="What to draw.")],
@@ -41,56 +64,23 @@ def command(
         bool, typer.Option("--shared-noise", help="Make all prompts of the same noise, to see the text's effect alone.")
     ] = False,
     settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="An option of the generator; repeatable.", show_default=False),
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the generator; repeatable.")
     ] = None,
-    image: Annotated[
-        Path | None,
-        typer.Option("--image", metavar="FILE", help="A picture to change.", show_default=False),
-    ] = None,
-    mask: Annotated[
-        Path | None,
-        typer.Option(
-            "--mask", metavar="FILE", help="White where --image is drawn anew; the rest stays.", show_default=False
-        ),
-    ] = None,
-    strength: Annotated[
-        float | None,
-        typer.Option(
-            "--strength", min=0.01, max=1.0, help="How much of --image is changed.", show_default="the generator's"
-        ),
-    ] = None,
-    scale: Annotated[
-        int | None,
-        typer.Option(
-            "--scale", min=1, max=64, help="Enlarge each image by this whole factor.", show_default="grids to 96 pixels"
-        ),
-    ] = None,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="FILE.png|FOLDER/",
-            help="One PNG, a grid if there are several pictures; or a folder for a file each.",
-            show_default="PROMPT.png",
-        ),
-    ] = None,
+    image: ImageOption = None,
+    mask: MaskOption = None,
+    strength: StrengthOption = None,
+    scale: ScaleOption = None,
+    output: OutputOption = None,
 ) -> None:
     """Draw pictures from prompts with a trained pipeline."""
     require_text(prompts)
     require_directory(run)
-    if image is not None:
-        require_single(image)
-    if len(prompts) > 1 and not any(re.search(r"\s", prompt) for prompt in prompts):
-        shown = ", ".join(map(repr, prompts))
-        print(
-            printable(f"note: these are {len(prompts)} prompts: {shown}; quote a prompt of several words"),
-            file=sys.stderr,
-        )
     for name, given in (("strength", strength), ("mask", mask)):
         if given is not None and image is None:
             raise ConfigError(f"--{name} is of a picture to change: give it with --image FILE")
+    if image is not None:
+        require_single(image)
+    _note_single_words(prompts)
     target = _Target(output if output is not None else f"{_slug(prompts[0])}.png")
     from kgen.cli.backend import load_backend
 
@@ -108,10 +98,16 @@ def command(
     facts |= {} if scale is None else {"scale": str(scale)}
     facts |= {} if image is None else {"image": str(image), "strength": str(source.get("strength", ""))}
     facts |= {} if mask is None else {"mask": str(mask)}
-    keys = noise_keys(prompts, [seed] * len(prompts), number, shared_noise)
-    target.write(
-        images, [prompt for prompt in prompts for _ in range(number)], [key[1] for key in keys], number, facts, scale
-    )
+    copies = [copy for _, copy, *_ in noise_keys(prompts, [seed] * len(prompts), number, shared_noise)]
+    target.write(images, [prompt for prompt in prompts for _ in range(number)], copies, number, facts, scale)
+
+
+def _note_single_words(prompts: list[str]) -> None:
+    """Says that prompts of one word each are several prompts: a text without quotes looks like one."""
+    if len(prompts) > 1 and not any(re.search(r"\s", prompt) for prompt in prompts):
+        shown = ", ".join(map(repr, prompts))
+        note = f"note: these are {len(prompts)} prompts: {shown}; quote a prompt of several words"
+        print(printable(note), file=sys.stderr)
 
 
 def _source(image: Path, mask: Path | None, strength: float | None, space: Space) -> dict[str, Any]:
