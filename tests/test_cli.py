@@ -61,7 +61,7 @@ def test_help_takes_less_than_four_tenths_of_a_second(kgen_process) -> None:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    assert min(seconds() for _ in range(3)) < 0.4
+    assert min(seconds() for _ in range(6)) < 0.4  # the least: what else runs on the machine adds to it
 
 
 def test_plugins_list_shows_every_component_and_the_broken_plugins(kgen, site) -> None:
