@@ -24,6 +24,8 @@ from kgen.json_file import MAX_BYTES, read_json
 from kgen.rundir import RunDirectory
 from kgen.training.journal import read_rows
 
+pytestmark = pytest.mark.one_backend
+
 MISSING = object()
 WRONG: tuple[Any, ...] = (MISSING, None, "nope", -1, 2**62, 10**9, 1e300, [], {}, [[1]], {"name": 5}, "x" * 10_000)
 

@@ -17,6 +17,8 @@ from kgen import DataError
 from kgen.data.folder import read_folder
 from kgen.data.imagefolder import ImageFolder
 
+pytestmark = pytest.mark.one_backend
+
 SMALL = Image.new("RGB", (8, 8), (200, 30, 30))
 
 

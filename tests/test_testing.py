@@ -26,6 +26,8 @@ from kgen.testing import (
     gradients,
 )
 
+pytestmark = pytest.mark.one_backend
+
 SPACE = Space("continuous", (4, 4, 3))
 CONDITIONS = ConditionSpace(5, 8)
 

@@ -15,6 +15,8 @@ from tokenizers import Tokenizer, models
 
 from kgen import ConfigError
 
+pytestmark = pytest.mark.one_backend
+
 TEXTS = [
     "a red heart",
     "",
