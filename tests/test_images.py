@@ -35,7 +35,7 @@ def test_a_word_that_is_too_long_is_shortened() -> None:
 
 def test_a_grid_makes_room_for_the_longest_caption() -> None:
     short, long = (grid(PICTURES, [text, "x", "x", "x"], columns=2) for text in ("cat", LONG))
-    assert long.height - short.height == 2 * LINE
+    assert long.height - short.height == 2 * 2 * LINE  # in both rows, two lines more: captions leave a gap between them
     assert long.width == short.width
     found = np.asarray(long)[4 : 4 + 96, 4 : 4 + 96]
     np.testing.assert_array_equal(found[1::3, 1::3], PICTURES[0])
@@ -43,7 +43,7 @@ def test_a_grid_makes_room_for_the_longest_caption() -> None:
 
 def test_a_matrix_has_its_pictures_below_their_titles() -> None:
     sheet = np.asarray(matrix([PICTURES, PICTURES[::-1]], ["one", "two"], [LONG, "x", "x", "x"]))
-    top = 2 * LINE + 6
+    top = 3 * LINE + 6
     left = sheet.shape[1] - 4 * 100
     for row, pictures in enumerate((PICTURES, PICTURES[::-1])):
         for column, picture in enumerate(pictures):
