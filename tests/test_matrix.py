@@ -179,8 +179,8 @@ def covering(triples: list[Triple], parts: Callable[[Triple], set[Any]]) -> list
 EVERY = [triple for triple in itertools.product(ENCODERS, GENERATORS, DECODERS) if fits(*triple[1:])]
 FEW = covering(EVERY, neighbors)
 """Every two neighbors meet: enough for each change."""
-FEWER = covering(FEW, lambda triple: {triple[0], triple[1:]})
-"""Every encoder once, and every generator with every decoder: enough for another backend."""
+FEWER = covering(FEW, set)
+"""Every part once: enough for another backend, on which the parts' own tests run as well."""
 
 
 def marked(triple: Triple) -> Any:
@@ -196,8 +196,7 @@ def test_every_two_neighbors_meet_for_each_change() -> None:
         fitting = {decoder for decoder in DECODERS if fits(generator, decoder)}
         assert fitting and {decoder for other, decoder in met if other == generator} == fitting
     assert len(FEW) == len(ENCODERS) * len(GENERATORS)  # no more than it takes to meet every encoder
-    assert {encoder for encoder, _, _ in FEWER} == set(ENCODERS)
-    assert {triple[1:] for triple in FEWER} == {triple[1:] for triple in EVERY}
+    assert set().union(*FEWER) == {*ENCODERS, *GENERATORS, *DECODERS} and len(FEWER) < 15
 
 
 @pytest.mark.parametrize(
