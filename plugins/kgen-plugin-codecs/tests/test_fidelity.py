@@ -56,6 +56,7 @@ def test_the_critic_is_warmed_up() -> None:
     assert step == 3.0 == float(layer.step)
 
 
+@pytest.mark.one_backend
 def test_the_adaptive_weight_is_the_ratio_of_the_gradients() -> None:
     """Against PyTorch's autodiff: |d reconstruction| / |d opinion|, with respect to the picture."""
     torch = pytest.importorskip("torch")
