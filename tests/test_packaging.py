@@ -37,7 +37,7 @@ def test_a_distribution_says_what_it_is(folder: Path) -> None:
     assert declared["version"] == project(ROOT)["version"]
     assert declared["license"] == "Apache-2.0" and declared["license-files"] == ["LICENSE"]
     assert (folder / "LICENSE").read_text(encoding="utf-8") == (ROOT / "LICENSE").read_text(encoding="utf-8")
-    assert declared["urls"]["Homepage"] == "https://pypi.org/project/kgen-core/"
+    assert declared["urls"]["License"] == "https://www.apache.org/licenses/LICENSE-2.0"
     assert declared["authors"] and "Typing :: Typed" in declared["classifiers"]
     package = "kgen" if folder == ROOT else folder.name.replace("-", "_")
     assert (folder / package / "py.typed").is_file()

@@ -14,7 +14,7 @@ from kgen_plugin_diffusion.schedules import Schedule
 
 Tensor = Any
 BIN = 2.0 / 255.0  # distance of two 8-bit intensities in [-1, 1]
-START_LOG_SNR = -7.0  # of the first level: to tell it from noise costs at most 0.0007 bits a number in [-1, 1]
+START_LOG_SNR = -7.0  # of the first level: to tell it from noise costs at most 0.0007 bits per dimension in [-1, 1]
 END_LOG_SNR = 13.3  # of the last level (Kingma et al. 2021, section 6): its noise leaves a bin with probability 0.0024
 
 
@@ -36,8 +36,8 @@ def variational_bound(
     there), at one draw of the noise from a fixed seed.
 
     What a perfect model of 8-bit images pays on top of their true cost has two parts. The last level's noise leaves a
-    bin with the probability 2 (1 - Phi(exp(end_log_snr / 2) / 255)): at 13.3 that is 0.0035 bits a number, at 12 it
-    would be 0.17 and at 9.21 (sigma / alpha = 0.01, as at DDPM's first step) 1.71. And each step counts the error at
+    bin with the probability 2 (1 - Phi(exp(end_log_snr / 2) / 255)): at 13.3 that is 0.0035 bits per dimension, at 12
+    it would be 0.17 and at 9.21 (sigma / alpha = 0.01, as at DDPM's first step) 1.71. And each step counts the error at
     its noisier end: about 10 / `steps` of the steps' cost, 1% of it at 1000 steps.
 
     Args:

@@ -203,9 +203,9 @@ class Diffusion(Generator):
 
         Args:
             steps: Of the process; more make the bound tighter.
-            end_log_snr: log(alpha^2 / sigma^2) of its last level. At 13.3 a perfect model pays 0.0035 bits a number for
-                the noise that is left. A network that was not trained on so little noise may have a tighter bound that
-                ends earlier, where a perfect model would pay more.
+            end_log_snr: log(alpha^2 / sigma^2) of its last level. At 13.3 a perfect model pays 0.0035 bits per
+                dimension for the noise that is left. A network that was not trained on so little noise may have a
+                tighter bound that ends earlier, where a perfect model would pay more.
         """
 
         def denoise(noisy: Tensor, alpha: Tensor, sigma: Tensor, level: Tensor) -> Tensor:
