@@ -50,7 +50,7 @@ def finish(folder: Path, backend: str) -> dict[str, np.ndarray]:
 def checkpoints(folder: Path) -> set[str]:
     """Those of both stages."""
     run = folder / "runs" / "run"
-    return {str(path.relative_to(run)) for path in run.glob("**/checkpoints/step-*")}
+    return {str(path.relative_to(run)) for stage in ("", "decoder/") for path in run.glob(f"{stage}checkpoints/step-*")}
 
 
 def kill_at_a_random_moment(folder: Path, backend: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -25,8 +25,8 @@ SIZE = 6
 class Gallery(Dataset):
     """Pictures that are given, by split."""
 
-    def __init__(self, **splits: tuple[np.ndarray, Sequence[str]]) -> None:
-        self.splits = splits
+    def __init__(self, *, splits: Any) -> None:
+        self.splits = splits  # by name: images (N, SIZE, SIZE, 3), and N captions
 
     @property
     def image_space(self) -> Space:
@@ -37,6 +37,10 @@ class Gallery(Dataset):
 
     def image(self, split: Split, index: int) -> np.ndarray:
         return self.splits[split][0][index]
+
+
+def gallery(**splits: tuple[np.ndarray, Sequence[str]]) -> Gallery:
+    return Gallery(splits=splits)
 
 
 def noise(count: int, seed: int = 5) -> np.ndarray:
@@ -59,12 +63,12 @@ class TestRetrieval(MetricConformance):
         return Retrieval()
 
     def dataset(self) -> Dataset:
-        return Gallery(train=(noise(40), names(40)), holdout=(noise(4, 1), names(4, 40)))
+        return gallery(train=(noise(40), names(40)), holdout=(noise(4, 1), names(4, 40)))
 
 
 def test_by_hand() -> None:
     """Real greys 0, 10, 20, 30, 40 named a..e; what is drawn lies nearest to the 1st, 2nd, 3rd of its caption."""
-    dataset = Gallery(train=(greys(0, 10, 20), ["a", "b", "c"]), holdout=(greys(30, 40), ["d", "e"]))
+    dataset = gallery(train=(greys(0, 10, 20), ["a", "b", "c"]), holdout=(greys(30, 40), ["d", "e"]))
     drawn = greys(1, 14, 4, 18)  # nearest: a; b c; a b c; c b d
     scores = Retrieval(k=(1, 2, 3, 5))(drawn, ["a", "c", "c", "d"], "train", dataset)
     assert scores == {"R@1": 0.25, "R@2": 0.5, "R@3": 1.0, "R@5": 1.0}
@@ -73,7 +77,7 @@ def test_by_hand() -> None:
 def test_all_splits_are_searched() -> None:
     """A picture of what is held out is wrong if it looks like one from training, and the other way round."""
     pictures = {"train": greys(0, 50), "validation": greys(100), "holdout": greys(150, 200)}
-    dataset = Gallery(
+    dataset = gallery(
         **{split: (images, names(len(images), 10 * i)) for i, (split, images) in enumerate(pictures.items())}
     )
     for i, split in enumerate(pictures):
@@ -89,7 +93,7 @@ def test_agrees_with_a_plain_search(monkeypatch: pytest.MonkeyPatch, chunk: int)
     real, drawn = noise(60), noise(50, 2)
     captions = [f"caption {i % 12}" for i in range(60)]
     prompts = [f"caption {i % 12}" for i in range(50)]
-    dataset = Gallery(
+    dataset = gallery(
         train=(real[:40], captions[:40]), validation=(real[40:45], captions[40:45]), holdout=(real[45:], captions[45:])
     )
     search = NearestNeighbors(n_neighbors=9, algorithm="brute").fit(real.reshape(60, -1).astype(float))
@@ -104,13 +108,13 @@ def test_captions_of_the_same_picture_are_both_right() -> None:
     """Also where numbers are large: a difference of one in one pixel still counts."""
     real = greys(255, 255, 255)
     real[2, 0, 0, 0] = 254
-    dataset = Gallery(train=(real, ["a", "b", "c"]))
+    dataset = gallery(train=(real, ["a", "b", "c"]))
     for prompt, right in (("a", 1.0), ("b", 1.0), ("c", 0.0)):
         assert Retrieval(k=(1,))(greys(255), [prompt], "train", dataset) == {"R@1": right}
 
 
 def test_unknown_prompts_and_small_datasets() -> None:
-    dataset = Gallery(train=(greys(0), ["a"]))
+    dataset = gallery(train=(greys(0), ["a"]))
     assert Retrieval()(greys(0, 0), ["a", "no such caption"], "train", dataset) == {"R@1": 0.5, "R@5": 0.5}
 
 

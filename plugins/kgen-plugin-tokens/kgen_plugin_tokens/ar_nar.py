@@ -124,7 +124,7 @@ class Combined(Generator):
         *,
         steps: PositiveInt = 4,
         rounds: NonNegativeInt = 0,
-        rewrite: Annotated[float, Field(gt=0, le=1)] = 0.25,
+        rewrite: Annotated[float, Field(gt=0, le=1)] | None = None,
         temperature: Annotated[float, Field(gt=0)] = 1.0,
         top_p: Annotated[float, Field(gt=0, le=1), Static(1.0)] = 1.0,
         randomness: Annotated[float, Field(ge=0)] = 4.5,
@@ -136,7 +136,7 @@ class Combined(Generator):
         Args:
             steps: Passes in which what is not of the draft is filled in.
             rounds: How often the result is gone over; each costs three passes.
-            rewrite: Share of the tokens that a round draws again.
+            rewrite: Share of the tokens that a round draws again; 0.25 by default.
             temperature: What logits are divided by, of both parts.
             top_p: Only the most probable tokens can be drawn that together have this probability.
             randomness: Of which tokens stay, as for `NonAutoregressive`.
@@ -156,6 +156,7 @@ class Combined(Generator):
         tokens, _ = self.filler.fill(
             tokens, counts, noise["steps"], condition, null_condition, randomness=randomness, **options
         )
+        rewrite = 0.25 if rewrite is None else rewrite
         again = ops.maximum(ops.cast(ops.round(rewrite * ops.ones((1,)) * self.space.size), "int32"), 1)  # (1,)
         for number in range(1, rounds + 1):
             certainty = self._certainty(tokens, condition)
