@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import signal
 import threading
 import time
 
@@ -52,9 +53,13 @@ def test_an_interrupt_ends_a_scan_of_many_files_at_once() -> None:
             _thread.interrupt_main()
         time.sleep(0.001)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # processes of pytest-xdist ignore it
     began = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        scan(range(300_000), look, "test")
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            scan(range(300_000), look, "test")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - began < 5 and len(looked) < 10_000
     time.sleep(0.2)
     ended = len(looked)
