@@ -234,4 +234,5 @@ def _problem(detail: Any, known: list[str]) -> str:
         near = difflib.get_close_matches(key, known, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         return f"unknown option '{key}'{hint} (it takes: {', '.join(known) or 'no options'})"
-    return f"{key}: {detail['msg']}"
+    given = f", not {detail['input']!r}" if detail["type"] == "literal_error" else ""
+    return f"{key}: {detail['msg']}{given}"
