@@ -10,6 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from kgen.gradients import dense
 from kgen.testing.execution import Tree, arrays, tensors
 
 REPLICAS = 2
@@ -65,7 +66,7 @@ class ReplicaTraining:
                 found = losses(batch)
                 value = ops.mean(found["loss"])
             variables = [variable.value for variable in layer.trainable_variables]
-            return found, tape.gradient(value, variables, unconnected_gradients="zero")
+            return found, [dense(part) for part in tape.gradient(value, variables, unconnected_gradients="zero")]
 
         self._run = tf.function(lambda batch: strategy.run(step, args=(batch,)), autograph=False)
 
