@@ -49,6 +49,7 @@ class TestVariational(GeneratorConformance):
 class TestTransformer(GeneratorConformance):
     fit_steps: ClassVar = 40
     replicas: ClassVar = False
+    learns: ClassVar = False  # a flow's density of images of one value has no limit: this one diverges on its way to it
 
     def build(self) -> RealNVP:
         return RealNVP(SPACE, CONDITIONS, coupling=TINY_TRANSFORMER, dequantization="none")
