@@ -21,7 +21,7 @@ from kgen.programs import Programs, program_batch
 from kgen.random import draw
 from kgen.registry import Kind
 from kgen.signature import option_model, options, split_options, wires
-from kgen.testing.execution import Runner, evaluate, perturb, tensors
+from kgen.testing.execution import Program, as_arrays, evaluate, perturb, tensors
 from kgen.testing.inputs import random_conditions, random_latents
 
 SPACE = kgen.Space("continuous", (8, 8, 3))
@@ -308,12 +308,11 @@ def test_numbers_may_be_tensors(name: str, number: int) -> None:
     call = getattr(part, method)
     wanted = evaluate(part, lambda batch: call(**batch, **static, **numbers), arrays)
 
-    def as_tensors(batch: dict[str, Any], training: bool) -> Any:
-        return call(**batch["arrays"], **static, **{key: values[0] for key, values in batch["numbers"].items()})
+    def as_tensors(batch: dict[str, Any]) -> Any:
+        return call(**batch["arrays"], **static, **batch["numbers"])
 
-    rows = {key: np.full(2, value, np.float32) for key, value in numbers.items()}
-    assert rows, "nothing to check: leave this case out"
-    found = Runner(part, as_tensors).run({"arrays": arrays, "numbers": rows})
+    assert numbers, "nothing to check: leave this case out"
+    found = Program(part, as_tensors)({"arrays": arrays, "numbers": as_arrays(numbers)})
     np.testing.assert_allclose(found, ops.convert_to_numpy(wanted), rtol=1e-3, atol=1e-3)
 
 
