@@ -84,9 +84,7 @@ def batches(x: Any, y: Any, make: MakeBatch) -> Any:
     if isinstance(x, np.ndarray | list | tuple):
         if y is None:
             raise DataError(f"images need their captions: {CALL}")
-        if not all(isinstance(caption, str) for caption in y):
-            raise DataError(f"y must be captions, one text per image: {CALL}")
-        return make(x, list(y))
+        return make(x, _captions(y))
     if y is not None:
         raise DataError(f"y is read with images only, not with {type(x).__name__}: {CALL}")
     if isinstance(x, Iterator):
@@ -113,9 +111,16 @@ def _item(item: Any, make: MakeBatch) -> tuple[Batch]:
         (item,) = item
     if isinstance(item, Mapping):
         return (_checked(item),)
-    if isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], Sequence | np.ndarray):
-        return (make(item[0], [str(caption) for caption in item[1]]),)
+    if isinstance(item, tuple) and len(item) == 2:
+        return (make(item[0], _captions(item[1])),)
     raise DataError(f"an iterator must give batches, or pairs (images, captions), not {type(item).__name__}: {CALL}")
+
+
+def _captions(y: Any) -> list[str]:
+    """Captions as a list. Raises DataError for anything else, such as labels or bytes."""
+    if not isinstance(y, Sequence | np.ndarray) or not all(isinstance(caption, str) for caption in y):
+        raise DataError(f"the captions must be texts, one per image: {CALL}")
+    return list(y)
 
 
 def _check_elements(x: Any) -> None:

@@ -73,6 +73,8 @@ WRONG = {
     "a dataset": lambda p, images, captions: (Patterns(), None),
     "images alone": lambda p, images, captions: (images, None),
     "labels": lambda p, images, captions: (images, np.arange(20)),
+    "a label": lambda p, images, captions: (images, 3),
+    "bytes": lambda p, images, captions: (iter([(images, [caption.encode() for caption in captions])]), None),
     "too few captions": lambda p, images, captions: (images, captions[:3]),
     "a batch and captions": lambda p, images, captions: (p.inputs(images, captions), captions),
     "no images": lambda p, images, captions: ({"tokens": p.encoder.tokenize(captions)}, None),

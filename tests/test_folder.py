@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 
 from kgen import DataError
 from kgen.data.folder import read_folder
+from kgen.data.folder.rows import TextError, read_text
 from kgen.data.imagefolder import ImageFolder
 
 pytestmark = pytest.mark.one_backend
@@ -257,6 +259,23 @@ def test_a_lone_quote_costs_its_own_row_only(tmp_path: Path) -> None:
     ]
     assert "a quote that is never closed" in found.problems[0].what
     assert "must be doubled" in found.problems[1].what
+    rows = ['"24 inch,0.png', "b,1.png", '27 inch",2.png', "e,3.png"]
+    make(tmp_path, {"metadata.csv": "text,file_name\n" + "\n".join(rows)})
+    assert dict(read_folder(tmp_path).entries["train"]) == {"1.png": "b", "2.png": '27 inch"', "3.png": "e"}
+
+
+def test_a_line_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    for text, line in (("a.png,x\ncafé.png,y\n", 2), ("a.png,x\n\xe9.png,y\n", 2), ("é", 1)):
+        (tmp_path / "metadata.csv").write_bytes(text.encode("cp1252"))
+        with pytest.raises(TextError, match=f"in line {line}"):
+            read_text(tmp_path / "metadata.csv")
+
+
+def test_a_caption_of_numbers_is_compared_with_boxes_at_once(tmp_path: Path) -> None:
+    make(tmp_path, {"1.png": None, "1.txt": "1" + " 123456789" * 50 + " x"})
+    began = time.monotonic()
+    assert len(captions(tmp_path)["1.png"]) == 1
+    assert time.monotonic() - began < 5
 
 
 def test_a_cell_or_caption_that_is_too_long_costs_its_own_row_only(tmp_path: Path) -> None:

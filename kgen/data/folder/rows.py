@@ -58,10 +58,10 @@ def read_text(path: Path) -> str:
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
-        lines = data[: error.start].splitlines() or [b""]
-        line = data.splitlines()[max(0, len(lines) - 1)][-60:].decode("cp1252", "replace")
+        number = len(data[: error.start + 1].splitlines())
+        line = data.splitlines()[number - 1][-60:].decode("cp1252", "replace")
         raise TextError(
-            f"is not UTF-8 text in line {len(lines)}. If that is {line!r}, it is Windows-1252: "
+            f"is not UTF-8 text in line {number}. If that is {line!r}, it is Windows-1252: "
             f"iconv -f WINDOWS-1252 -t UTF-8 '{path}' > new && mv new '{path}'"
         ) from error
     if "\0" in text:
@@ -192,4 +192,4 @@ def _record(lines: Sequence[str], first: int, separator: str, column: int) -> tu
 def _is_row(line: str, separator: str, column: int) -> bool:
     """Whether a line has the name of an image where the column of names is."""
     cells = line.split(separator)
-    return len(cells) > column + 1 and suffix(cells[column].strip().strip('"')) in SUFFIXES
+    return len(cells) > max(column, 1) and suffix(cells[column].strip().strip('"')) in SUFFIXES

@@ -17,8 +17,8 @@ from kgen.errors import DataError
 SUFFIXES = (".txt", ".caption", ".json")
 """Of files with captions, in lower case; where an image has several, the first of these is read."""
 
-_BOXES = re.compile(r"\d+(\s+-?\d*\.?\d+){4,}")
-"""A line of YOLO's labels: a class, and the numbers of a box."""
+_BOXES = re.compile(r"\d+(\s+-?(\d+(\.\d*)?|\.\d+)){4,}")
+"""A line of YOLO's labels: a class, and the numbers of a box. Each number matches in one way: no line takes long."""
 
 _TRANSLATION = re.compile(r"[a-z]{2,3}(_[A-Z]{2})?(@\w+)?\.utf8=")
 """A line of Tux Paint's descriptions that repeats the first in another language."""
