@@ -24,8 +24,6 @@ from kgen.json_file import MAX_BYTES, read_json
 from kgen.rundir import RunDirectory
 from kgen.training.journal import read_rows
 
-pytestmark = pytest.mark.one_backend
-
 MISSING = object()
 WRONG: tuple[Any, ...] = (MISSING, None, "nope", -1, 2**62, 10**9, 1e300, [], {}, [[1]], {"name": 5}, "x" * 10_000)
 
@@ -122,6 +120,7 @@ def test_a_description_that_is_dangerous_or_none(tmp_path: Path, content: str, m
     assert str(file) in str(error.value) and len(str(error.value)) < 2000
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("kind", ["F8_E4M3", "F8_E5M2", "BF16", "F64", "U8", "nonsense"])
 def test_weights_of_another_type_or_size(saved: Path, tmp_path: Path, kind: str) -> None:
     folder = tmp_path / "model"

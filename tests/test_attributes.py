@@ -16,8 +16,6 @@ from kgen.data.shapes import COLOURS, POSITIONS, RADII, Scene, Shapes, Thing, ca
 from kgen.metrics.attributes import Attributes, read
 from kgen.testing import MetricConformance
 
-pytestmark = pytest.mark.one_backend
-
 THINGS = [Thing(*names) for names in itertools.product(COLOURS, SHAPES, RADII, POSITIONS)]
 KINDS = ("colour", "shape", "size", "position", "accuracy")
 PERFECT = dict.fromkeys(KINDS, (1.0, 1.0))

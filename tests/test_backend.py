@@ -14,8 +14,6 @@ from kgen import ConfigError, assemble
 from kgen.cli.backend import load_backend
 from kgen.quiet import quiet_tensorflow
 
-pytestmark = pytest.mark.one_backend
-
 
 @pytest.fixture
 def keras_settings():

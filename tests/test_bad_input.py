@@ -11,8 +11,6 @@ import pytest
 from command_line import GOOD, TOY, Trained
 from PIL import Image
 
-pytestmark = pytest.mark.one_backend
-
 
 def write(path: Path, text: str) -> Path:
     path.write_text(text, encoding="utf-8")

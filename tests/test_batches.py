@@ -41,6 +41,7 @@ def loss(pipeline: kgen.Pipeline, *given: object, **more: object) -> float:
     return float(pipeline.evaluate(*given, verbose=0, return_dict=True, **more)["loss"])
 
 
+@pytest.mark.backends
 def test_what_may_be_given_is_the_same_data(pipeline: kgen.Pipeline, arrays: tuple[np.ndarray, list[str]]) -> None:
     images, captions = arrays
     batch = pipeline.inputs(images, captions)
@@ -62,6 +63,7 @@ def test_what_may_be_given_is_the_same_data(pipeline: kgen.Pipeline, arrays: tup
         assert loss(pipeline, tf.data.Dataset.from_tensor_slices(batch).batch(10)) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.backends
 def test_fit_takes_images_and_captions(pipeline: kgen.Pipeline, arrays: tuple[np.ndarray, list[str]]) -> None:
     history = pipeline.fit(*arrays, batch_size=10, epochs=3, validation_data=arrays, verbose=0).history
     assert history["loss"][-1] < history["loss"][0] and len(history["val_loss"]) == 3

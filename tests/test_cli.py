@@ -20,8 +20,6 @@ from PIL import Image
 from kgen.cli.backend import select_backend
 from kgen.errors import ConfigError, PluginError
 
-pytestmark = pytest.mark.one_backend
-
 COMMANDS = ["run", "generate", "caption", "evaluate", "compare", "check", "schema", "plugins list", "plugins show"]
 
 

@@ -16,8 +16,6 @@ from kgen.comparison import escape
 from kgen.config import RunConfig
 from kgen.facts import Table, better_scores, different_keys
 
-pytestmark = pytest.mark.one_backend
-
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:

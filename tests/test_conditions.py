@@ -80,6 +80,7 @@ def assert_holds(cache: ConditionCache, encoder: Encoder, texts: Sequence[str]) 
         np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.backends
 def test_holds_what_the_encoder_makes(tmp_path: Path) -> None:
     encoder = Frozen()
     cache = cached_conditions(encoder, CAPTIONS, tmp_path / "new" / "cache")
@@ -88,6 +89,7 @@ def test_holds_what_the_encoder_makes(tmp_path: Path) -> None:
     assert_holds(cache, encoder, [CAPTIONS[99], "", CAPTIONS[3], ""])
 
 
+@pytest.mark.backends
 def test_reads_again_without_encoding(tmp_path: Path) -> None:
     first, second = Counting(), Counting()
     cached_conditions(first, CAPTIONS, tmp_path)
@@ -214,6 +216,7 @@ def test_says_where_it_cannot_write(tmp_path: Path) -> None:
         cached_conditions(Frozen(), CAPTIONS, tmp_path / "file")
 
 
+@pytest.mark.backends
 def test_fingerprint_sees_every_weight_and_its_place() -> None:
     encoder = Frozen()
     encoder(encoder.tokenize([""]))

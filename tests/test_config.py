@@ -15,8 +15,6 @@ from kgen.config import RunConfig, sampling_options
 from kgen.config.schema import run_file_schema
 from kgen.config.source import parse_value, read_file
 
-pytestmark = pytest.mark.one_backend
-
 SMALL = {"data": "squares", "encoder": "letters", "generator": "means", "fit": {"steps": 3}}
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 

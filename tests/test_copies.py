@@ -23,6 +23,7 @@ def assemble() -> kgen.Pipeline:
     )
 
 
+@pytest.mark.backends
 def test_copies_draw_the_same_and_share_nothing() -> None:
     pipeline = assemble()
     before = pipeline.generate("pattern 1")

@@ -11,8 +11,6 @@ from PIL import Image, ImageCms, TiffImagePlugin
 
 from kgen.data import images
 
-pytestmark = pytest.mark.one_backend
-
 WHITE = (255, 255, 255)
 
 

@@ -15,8 +15,6 @@ import pytest
 
 from kgen.data.stream import slices
 
-pytestmark = pytest.mark.one_backend
-
 JOB = Path(__file__).parent / "replicas_job.py"
 
 

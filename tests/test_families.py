@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-pytestmark = pytest.mark.one_backend
-
 FOLDER = Path(__file__).parents[1] / "configs" / "families"
 FAMILIES = ("diffusion", "gan", "realnvp", "vae")
 

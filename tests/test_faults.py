@@ -15,8 +15,6 @@ from kgen.faults import address, component_errors, reason
 from kgen.metrics.retrieval import Retrieval
 from kgen.plugins import registry
 
-pytestmark = pytest.mark.one_backend
-
 SHARP = "from kgen import *\nclass Sharp(Metric):\n    def __call__(self, *_): raise IndexError('boom in my metric')\n"
 HOOK = (
     "@hookimpl\ndef kgen_components(registry):\n    registry.{kind}('sharp', __name__ + ':{cls}', summary='A test')\n"

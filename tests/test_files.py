@@ -20,8 +20,6 @@ from kgen.data.cache import open_or_write
 from kgen.errors import ConfigError, RunError
 from kgen.files import atomic_file, atomic_folder, disk_space, remove_abandoned, write_text
 
-pytestmark = pytest.mark.one_backend
-
 
 @contextmanager
 def umask(mask: int) -> Iterator[None]:

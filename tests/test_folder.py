@@ -19,8 +19,6 @@ from kgen.data.folder import read_folder
 from kgen.data.folder.rows import TextError, read_text
 from kgen.data.imagefolder import ImageFolder
 
-pytestmark = pytest.mark.one_backend
-
 SMALL = Image.new("RGB", (8, 8), (200, 30, 30))
 
 

@@ -13,8 +13,6 @@ from kgen import DataError
 from kgen.data.idx import Idx, read_idx
 from kgen.testing import DatasetConformance
 
-pytestmark = pytest.mark.one_backend
-
 CLASSES = ("shirt", "boot", "bag")
 RNG = np.random.default_rng(0)
 PICTURES = {"train": RNG.integers(0, 256, (30, 6, 5), np.uint8), "t10k": RNG.integers(0, 256, (9, 6, 5), np.uint8)}

@@ -84,6 +84,7 @@ def test_the_strength_goes_from_the_picture_itself_to_a_new_one() -> None:
     np.testing.assert_array_equal(whole, pipeline.generate(PROMPT, **options))
 
 
+@pytest.mark.backends
 def test_prompts_and_copies_start_from_the_same_picture() -> None:
     pipeline = pixels()
     made = pipeline.generate([PROMPT, "a blue star"], n=2, image=PICTURE, strength=0.05, steps=1)
@@ -142,6 +143,7 @@ class Blocks(kgen.Decoder):
         return ops.repeat(ops.repeat(levels, self.size, axis=1), self.size, axis=2)
 
 
+@pytest.mark.backends
 def test_a_mask_chooses_the_cells_that_are_drawn_anew() -> None:
     picture = np.kron(np.random.default_rng(0).integers(0, 256, (4, 4)), np.ones((4, 4))).astype(np.uint8)[..., None]
     mask = np.zeros((16, 16), np.uint8)

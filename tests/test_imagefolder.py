@@ -22,8 +22,6 @@ from kgen.data import images
 from kgen.data.imagefolder import ImageFolder
 from kgen.testing import DatasetConformance
 
-pytestmark = pytest.mark.one_backend
-
 RED, GREEN, BLUE, WHITE = (220, 30, 40), (30, 160, 60), (40, 60, 220), (255, 255, 255)
 
 

@@ -8,8 +8,6 @@ from PIL import ImageFont
 
 from kgen.images import LINE, MOST_LINES, _lines, grid, matrix
 
-pytestmark = pytest.mark.one_backend
-
 FONT = ImageFont.load_default(10)
 PICTURES = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.uint8)
 LONG = "a large blue triangle at the bottom right"

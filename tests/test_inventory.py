@@ -13,8 +13,6 @@ from kgen import Dataset, Space, Split
 from kgen.data.imagefolder import ImageFolder
 from kgen.data.inventory import changes, read_inventory, write_inventory
 
-pytestmark = pytest.mark.one_backend
-
 
 class Plain(Dataset):
     """Says nothing about itself beyond what the contract asks for."""

@@ -30,6 +30,7 @@ def small(image: np.ndarray) -> np.ndarray:
     return image.reshape(4, 4, 4, 4, 3).mean((1, 3)) / 127.5 - 1.0
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("flip", [False, True])
 def test_holds_what_the_decoder_encodes(decoder: Regression, tmp_path: Path, flip: bool) -> None:
     cache = cached_latents(decoder, DATASET, "train", tmp_path, flip=flip)
@@ -42,6 +43,7 @@ def test_holds_what_the_decoder_encodes(decoder: Regression, tmp_path: Path, fli
         np.testing.assert_allclose(cache.lookup([2 * row + 1 for row in rows]), wanted[:, :, ::-1], atol=1e-5)
 
 
+@pytest.mark.backends
 def test_is_read_again_without_encoding(decoder: Regression, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = cached_latents(decoder, DATASET, "train", tmp_path)
 

@@ -13,8 +13,6 @@ import pytest
 
 import kgen
 
-pytestmark = pytest.mark.one_backend
-
 ROOT = Path(__file__).parents[1]
 CORE = sorted((ROOT / "kgen").rglob("*.py"))
 PLUGINS = [p for p in sorted((ROOT / "plugins").rglob("*.py")) if "tests" not in p.parts and "build" not in p.parts]

@@ -13,8 +13,6 @@ from kgen import memory
 from kgen.memory import weights_fit
 from kgen.signature import option_model
 
-pytestmark = pytest.mark.one_backend
-
 
 def test_weights_that_do_not_fit_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """A matrix of 1,000,000 x 1,000,000 would take 3.7 TiB."""

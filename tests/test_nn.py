@@ -22,6 +22,8 @@ from kgen.nn import (
     threshold_dynamically,
 )
 
+pytestmark = pytest.mark.backends
+
 LAYERS = {
     "group_norm": lambda **kw: GroupNorm(4, 1e-4, **kw),
     "attention": lambda **kw: MultiHeadAttention(2, use_bias=False, output_initializer="zeros", **kw),

@@ -17,8 +17,6 @@ from PIL import Image
 from kgen.errors import ConfigError
 from kgen.images import save_png
 
-pytestmark = pytest.mark.one_backend
-
 Kgen = Callable[..., Outcome]
 
 FILES = {

@@ -19,8 +19,6 @@ from packaging.version import Version
 from kgen.config.shipped import find_run_file, shipped
 from kgen.errors import ConfigError
 
-pytestmark = pytest.mark.one_backend
-
 ROOT = Path(__file__).parents[1]
 PLUGINS = sorted((ROOT / "plugins").glob("kgen-plugin-*"))
 FOLDERS = [ROOT, *PLUGINS]

@@ -39,6 +39,7 @@ def arrays(dataset: Patterns) -> tuple[np.ndarray, list[str]]:
     return np.stack([dataset.image("train", i) for i in range(len(captions))]), captions
 
 
+@pytest.mark.backends
 def test_the_loss_is_the_mean_of_the_generators(dataset: Patterns) -> None:
     pipeline = make(dataset, noise=0.0)
     batch = pipeline.inputs(*arrays(dataset))
@@ -50,6 +51,7 @@ def test_the_loss_is_the_mean_of_the_generators(dataset: Patterns) -> None:
     assert logs["noise"] == 0.0
 
 
+@pytest.mark.backends
 def test_floats_and_bytes_are_the_same_images(dataset: Patterns) -> None:
     pipeline = make(dataset, noise=0.0)
     images, captions = arrays(dataset)
@@ -58,6 +60,7 @@ def test_floats_and_bytes_are_the_same_images(dataset: Patterns) -> None:
     np.testing.assert_allclose(ops.convert_to_numpy(as_bytes), ops.convert_to_numpy(as_floats), rtol=1e-5)
 
 
+@pytest.mark.backends
 def test_ready_latents_and_conditions_are_used_as_they_are(dataset: Patterns) -> None:
     pipeline = make(dataset, noise=0.0)
     batch = pipeline.inputs(*arrays(dataset))
@@ -67,6 +70,7 @@ def test_ready_latents_and_conditions_are_used_as_they_are(dataset: Patterns) ->
     )
 
 
+@pytest.mark.backends
 def test_conditions_are_dropped_at_the_given_rate_only_in_training(dataset: Patterns) -> None:
     pipeline = make(dataset, dropout=0.3)
     condition = pipeline.encoder(pipeline.encoder.tokenize(["pattern 1"] * 4000))
@@ -78,6 +82,7 @@ def test_conditions_are_dropped_at_the_given_rate_only_in_training(dataset: Patt
     np.testing.assert_array_equal(kept, np.repeat(ops.convert_to_numpy(condition["pooled"])[:1], len(kept), axis=0))
 
 
+@pytest.mark.backends
 def test_a_picture_depends_on_prompt_and_seed_alone(dataset: Patterns) -> None:
     pipeline = make(dataset)
     names = [f"pattern {i}" for i in range(8)]
@@ -92,6 +97,7 @@ def test_a_picture_depends_on_prompt_and_seed_alone(dataset: Patterns) -> None:
     assert (pipeline.generate("pattern 5", seed=4, spread=0.5) != alone).any()
 
 
+@pytest.mark.backends
 def test_prompts_have_noise_of_their_own_unless_it_is_shared(dataset: Patterns) -> None:
     """A model that ignores its prompt: what differs is the noise."""
     pipeline = make(dataset)
@@ -114,6 +120,7 @@ class NoisyDecoder(Identity):
         return latent + grain * noise["grain"]
 
 
+@pytest.mark.backends
 def test_the_decoders_noise_is_that_of_prompt_and_seed(dataset: Patterns) -> None:
     encoder = Words()
     encoder.adapt(dataset.captions("train"))
@@ -192,6 +199,7 @@ def test_inputs_are_checked(dataset: Patterns) -> None:
         pipeline.inputs(images, "a pattern")
 
 
+@pytest.mark.backends
 def test_save_and_load_give_the_same_pictures(dataset: Patterns, tmp_path) -> None:
     pipeline = make(dataset)
     pipeline.compile(AveragingAdamW(0.01))
@@ -269,6 +277,7 @@ def test_misfits_are_refused_before_training(dataset: Patterns) -> None:
         kgen.assemble(encoder=encoder, generator=Painter(dataset.image_space, wide), dataset=dataset)
 
 
+@pytest.mark.backends
 def test_the_average_follows_the_formula(dataset: Patterns) -> None:
     pipeline = make(dataset, noise=0.0)
     optimizer = AveragingAdamW(0.05, average=0.5, clip_norm=None)
@@ -287,6 +296,7 @@ def test_the_average_follows_the_formula(dataset: Patterns) -> None:
     np.testing.assert_array_equal(weight.numpy(), raw)
 
 
+@pytest.mark.backends
 def test_gradients_are_clipped_to_the_global_norm() -> None:
     weights = [keras.Variable(np.zeros(3, "float32")), keras.Variable(np.zeros((2, 2), "float32"))]
     grads = [np.array([3.0, 0, 0], "float32"), np.array([[4.0, 0], [0, 0]], "float32")]  # norm 5
@@ -299,6 +309,7 @@ def test_gradients_are_clipped_to_the_global_norm() -> None:
         np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5)
 
 
+@pytest.mark.backends
 def test_vectors_are_not_decayed() -> None:
     vector, matrix = keras.Variable(np.ones(3, "float32")), keras.Variable(np.ones((3, 3), "float32"))
     optimizer = AveragingAdamW(0.1, weight_decay=0.5, average=None)
@@ -307,6 +318,7 @@ def test_vectors_are_not_decayed() -> None:
     np.testing.assert_allclose(matrix.numpy(), 0.95, rtol=1e-6)
 
 
+@pytest.mark.backends
 def test_a_weight_can_take_a_share_of_the_learning_rate() -> None:
     fast, slow = (keras.Variable(np.zeros((2, 2), "float32")) for _ in range(2))
     slow.learning_rate_share = 0.25
@@ -317,6 +329,7 @@ def test_a_weight_can_take_a_share_of_the_learning_rate() -> None:
     np.testing.assert_allclose(slow.numpy(), -0.05, rtol=1e-4)
 
 
+@pytest.mark.backends
 def test_warm_up_and_cosine() -> None:
     rate = WarmUp(1.0, 10, 110)
     values = [float(rate(step)) for step in (0, 4, 9, 10, 60, 110)]
@@ -324,6 +337,7 @@ def test_warm_up_and_cosine() -> None:
     assert float(WarmUp(1.0, 0, None)(1000)) == 1.0
 
 
+@pytest.mark.backends
 def test_fixed_noise_makes_losses_comparable_and_changes_nothing(dataset: Patterns) -> None:
     pipeline = make(dataset, noise=0.5)
     batch = pipeline.inputs(*arrays(dataset))
@@ -341,6 +355,7 @@ def test_fixed_noise_makes_losses_comparable_and_changes_nothing(dataset: Patter
     assert loss() != first
 
 
+@pytest.mark.backends
 def test_mixed_precision_keeps_weights_and_losses_in_float32(dataset: Patterns) -> None:
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
@@ -354,6 +369,7 @@ def test_mixed_precision_keeps_weights_and_losses_in_float32(dataset: Patterns) 
     assert pipeline.generate("pattern 1").dtype == np.uint8
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("part", ["encoder", "generator"])
 def test_weights_that_are_not_finite_are_an_error(dataset: Patterns, part: str) -> None:
     pipeline = make(dataset)
@@ -365,6 +381,7 @@ def test_weights_that_are_not_finite_are_an_error(dataset: Patterns, part: str) 
         pipeline.generate("pattern 1")
 
 
+@pytest.mark.backends
 def test_images_that_are_not_finite_are_an_error(dataset: Patterns) -> None:
     with pytest.raises(kgen.RunError, match="Painter and Identity made images that are not finite"):
         make(dataset).generate("pattern 1", spread=float("inf"))
@@ -386,6 +403,7 @@ def guided(dataset: Patterns, dropout: float) -> kgen.Pipeline:
     return kgen.assemble(encoder=encoder, generator=generator, dataset=dataset, condition_dropout=dropout)
 
 
+@pytest.mark.backends
 def test_a_negative_prompt_stands_for_the_empty_text(dataset: Patterns) -> None:
     pipeline = guided(dataset, 0.1)
     made = pipeline.generate("pattern 1", negative_prompt="pattern 2", guidance=0.0)
@@ -441,6 +459,7 @@ def test_what_assemble_cannot_use_is_refused_in_one_message(dataset: Patterns) -
             kgen.assemble(**{**parts, "image_space": dataset.image_space, **wrong})
 
 
+@pytest.mark.backends
 def test_likelihood_of_eight_bit_pictures(dataset: Patterns) -> None:
     encoder = Words()
     encoder.adapt(dataset.captions("train"))
@@ -462,6 +481,7 @@ def test_no_likelihood_where_there_is_none(dataset: Patterns) -> None:
         make(dataset).log_likelihood(*arrays(dataset))
 
 
+@pytest.mark.backends
 def test_interpolation_begins_and_ends_with_the_seeds_own_pictures(dataset: Patterns) -> None:
     pipeline = make(dataset)
     prompt = dataset.captions("train")[0]

@@ -8,8 +8,6 @@ import pytest
 
 from kgen.plot import HEIGHT, WIDTH, Line, line_plot
 
-pytestmark = pytest.mark.one_backend
-
 SVG = "{http://www.w3.org/2000/svg}"
 
 

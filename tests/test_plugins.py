@@ -17,8 +17,6 @@ from kgen.config import schema
 from kgen.plugins import discover
 from kgen.registry import Registrar
 
-pytestmark = pytest.mark.one_backend
-
 PLUGIN = """
 import kgen
 

@@ -161,6 +161,7 @@ def test_a_run_that_cannot_start_leaves_the_older_one_in_its_place(
     assert "seed: 0" in (tmp_path / "run" / "config.yaml").read_text()
 
 
+@pytest.mark.backends
 def test_losses_under_mixed_precision_must_be_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     from kgen_toy.parts import Means
 
@@ -189,7 +190,6 @@ def test_configurations_that_fail_after_the_training(changes: dict[str, str], me
     assert message in refusal(configuration(**changes))
 
 
-@pytest.mark.one_backend
 def test_everything_is_tried_in_a_few_seconds_and_little_of_it() -> None:
     """Although 500 steps of sampling and 1,000 of the likelihood are asked for."""
     config, steps = configuration(SHAPES), []
@@ -228,7 +228,6 @@ def test_a_sampler_that_refuses_few_steps_gets_those_that_are_asked_for(monkeypa
     assert seen == [2, 7]
 
 
-@pytest.mark.one_backend
 def test_the_stage_of_the_decoder_is_tried_too(monkeypatch: pytest.MonkeyPatch) -> None:
     from kgen_plugin_codecs.kl import KLAutoencoder
 

@@ -49,6 +49,7 @@ class Everything:
     ) -> None: ...
 
 
+@pytest.mark.backends
 def test_floats_are_numbers_and_all_else_is_static() -> None:
     static, numbers = split_options(Everything.generate, {})
     rest = {"count": 3, "whole": 3, "flag": False, "sampler": "a"}
@@ -64,6 +65,7 @@ def test_floats_are_numbers_and_all_else_is_static() -> None:
     }
 
 
+@pytest.mark.backends
 def test_a_tensor_is_never_static() -> None:
     assert is_static(1.0, 1.0) and is_static(1, 1.0) and not is_static(2.0, 1.0)
     assert not is_static(ops.convert_to_tensor(1.0), 1.0) and not is_static(None, 0.0)
@@ -132,6 +134,7 @@ def pipeline() -> kgen.Pipeline:
     return kgen.assemble(encoder=encoder, generator=Counting(SPACE, encoder.condition_space), image_space=SPACE)
 
 
+@pytest.mark.backends
 @pytest.mark.skipif(not TRACED_ONCE, reason="PyTorch compiles nothing")
 def test_all_values_of_numbers_take_one_program(pipeline: kgen.Pipeline) -> None:
     image = np.zeros(SPACE.shape, np.uint8)
@@ -144,6 +147,7 @@ def test_all_values_of_numbers_take_one_program(pipeline: kgen.Pipeline) -> None
     assert Counting.traced == before and len(pipeline.programs) == 1
 
 
+@pytest.mark.backends
 @pytest.mark.skipif(not TRACED_ONCE, reason="PyTorch compiles nothing")
 def test_numbers_of_images_share_programs(pipeline: kgen.Pipeline) -> None:
     for n in (1, 2, 3, 5, 9):
@@ -155,6 +159,7 @@ def test_numbers_of_images_share_programs(pipeline: kgen.Pipeline) -> None:
     assert Counting.traced == before and len(pipeline.programs) == 1
 
 
+@pytest.mark.backends
 @pytest.mark.skipif(not TRACED_ONCE, reason="PyTorch compiles nothing")
 def test_likelihoods_take_one_program(pipeline: kgen.Pipeline) -> None:
     images = np.random.default_rng(0).integers(0, 256, (9, *SPACE.shape)).astype(np.uint8)
@@ -168,6 +173,7 @@ def test_likelihoods_take_one_program(pipeline: kgen.Pipeline) -> None:
     assert Counting.traced > before and len(pipeline.programs) == 2
 
 
+@pytest.mark.backends
 def test_the_number_of_programs_is_bounded(pipeline: kgen.Pipeline) -> None:
     assert pipeline.programs.limit == 8
     pipeline.programs.limit = 2
@@ -176,6 +182,7 @@ def test_the_number_of_programs_is_bounded(pipeline: kgen.Pipeline) -> None:
     assert len(pipeline.programs) == 2
 
 
+@pytest.mark.backends
 def test_without_guidance_there_is_no_second_pass(pipeline: kgen.Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     passes: list[int] = []
     mean = Painter.mean

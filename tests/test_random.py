@@ -10,6 +10,8 @@ from scipy import stats
 
 from kgen.random import NoiseSpec, SeedGenerator, draw, interpolate, noise_keys, normal, threefry, uniform
 
+pytestmark = pytest.mark.backends
+
 # Threefry-2x32, 20 rounds: key, counter, result (Random123 1.09, kat_vectors)
 KNOWN_ANSWERS = [
     ((0x00000000, 0x00000000), (0x00000000, 0x00000000), (0x6B200159, 0x99BA4EFE)),

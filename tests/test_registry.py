@@ -7,8 +7,6 @@ import pytest
 from kgen.errors import ConfigError, PluginError
 from kgen.registry import Component, Provenance, Registrar, Registry
 
-pytestmark = pytest.mark.one_backend
-
 FRUIT = Provenance("fruit", "kgen-plugin-fruit", "1.0")
 NUTS = Provenance("nuts", "kgen-plugin-nuts", "2.0")
 

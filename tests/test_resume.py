@@ -14,8 +14,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-pytestmark = pytest.mark.one_backend
-
 CONFIG = """\
 data: {name: shapes, size: 16, count: 200, holdout: [purple square]}
 encoder: {name: text/transformer, dim: 16, depth: 1, heads: 2, dropout: 0.1}

@@ -17,8 +17,6 @@ from kgen.metrics.retrieval import Retrieval
 from kgen.testing import MetricConformance
 from kgen.testing.metric import Bounds
 
-pytestmark = pytest.mark.one_backend
-
 SIZE = 6
 
 

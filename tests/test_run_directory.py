@@ -25,8 +25,6 @@ from kgen.plugins import registry
 from kgen.run import check, run
 from kgen.rundir import RunDirectory
 
-pytestmark = pytest.mark.one_backend
-
 
 def configuration(**changes: Any) -> RunConfig:
     return RunConfig.from_dict(

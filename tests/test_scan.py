@@ -12,8 +12,6 @@ import pytest
 from kgen.data import scan as module
 from kgen.data.scan import scan
 
-pytestmark = pytest.mark.one_backend
-
 
 @pytest.mark.parametrize("count", [0, 1, 64, 65, 1000])
 def test_results_are_in_order(count: int) -> None:

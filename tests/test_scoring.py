@@ -11,8 +11,6 @@ from kgen.components.dataset import Split
 from kgen.config import RunConfig
 from kgen.scoring import prompts_to_draw
 
-pytestmark = pytest.mark.one_backend
-
 
 class Faces(Patterns):
     """Images that all have one caption, as in an unconditional run."""

@@ -18,8 +18,6 @@ from kgen.data.shapes import COLOURS, POSITIONS, RADII, Shapes, Thing, caption, 
 from kgen.signature import option_model
 from kgen.testing import DatasetConformance
 
-pytestmark = pytest.mark.one_backend
-
 AREAS = {
     "circle": math.pi,
     "square": 4.0,

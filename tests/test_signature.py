@@ -12,8 +12,6 @@ from pydantic import Field
 from kgen.errors import ConfigError, PluginError
 from kgen.signature import Configurable, option_model, options, plain
 
-pytestmark = pytest.mark.one_backend
-
 
 @dataclass(frozen=True)
 class Small:

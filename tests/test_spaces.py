@@ -11,8 +11,6 @@ import pytest
 
 from kgen import ConditionSpace, Space
 
-pytestmark = pytest.mark.one_backend
-
 
 def test_space_describes_one_example() -> None:
     images, tokens = Space("continuous", (8, 6, 3)), Space("tokens", (16,), 512)

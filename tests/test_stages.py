@@ -79,6 +79,7 @@ def refuse_to_train(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kgen.decoder_stage.train", train)
 
 
+@pytest.mark.backends
 def test_two_stages_leave_two_trainings(done: Path) -> None:
     manifest = RunDirectory(done).decoder_stage.read_manifest()
     assert manifest["step"] == STEPS and manifest["scores"]["PSNR"] > 0

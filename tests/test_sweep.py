@@ -20,8 +20,6 @@ from kgen.metrics.retrieval import Retrieval
 from kgen.scoring import headlines
 from kgen.sweep import Trial, long_table, plots, seconds_a_picture, sweep, wide_table
 
-pytestmark = pytest.mark.one_backend
-
 SPACE = kgen.Space("continuous", (8, 8, 3))
 
 

@@ -26,8 +26,6 @@ from kgen.testing import (
     gradients,
 )
 
-pytestmark = pytest.mark.one_backend
-
 SPACE = Space("continuous", (4, 4, 3))
 CONDITIONS = ConditionSpace(5, 8)
 
@@ -203,6 +201,7 @@ class Exact(kgen.Metric):
 # ---- what is right passes -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.backends
 class TestGaussian(GeneratorConformance):
     generate_options = ({}, {"temperature": 0.5})
 
@@ -210,6 +209,7 @@ class TestGaussian(GeneratorConformance):
         return Gaussian(SPACE, CONDITIONS, least_scale=0.1)
 
 
+@pytest.mark.backends
 class TestFlow(GeneratorConformance):
     fit_steps = 120
 
@@ -217,11 +217,13 @@ class TestFlow(GeneratorConformance):
         return Flow(SPACE, CONDITIONS)
 
 
+@pytest.mark.backends
 class TestPCA(DecoderConformance):
     def build(self) -> PCA:
         return PCA(SPACE, components=6)
 
 
+@pytest.mark.backends
 class TestLetters(EncoderConformance):
     def build(self) -> Letters:
         return Letters(dim=6)
@@ -234,6 +236,7 @@ class TestIdentity(DecoderConformance):
         return Identity(SPACE)
 
 
+@pytest.mark.backends
 class TestHalves(DecoderConformance):
     def build(self) -> Halves:
         return Halves(SPACE, size=24)
@@ -793,6 +796,7 @@ def test_broken_metric_fails() -> None:
 # ---- the parts of the kit -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.backends
 def test_gradients_are_those_of_calculus() -> None:
     layer = keras.layers.Dense(1, use_bias=True)
     x = ops.convert_to_tensor(np.array([[1.0, 2.0, -3.0]], "float32"))

@@ -16,8 +16,6 @@ from kgen.data import tfds as module
 from kgen.data.tfds import TFDS
 from kgen.testing import DatasetConformance
 
-pytestmark = pytest.mark.one_backend
-
 tfds = pytest.importorskip("tensorflow_datasets")
 
 

@@ -84,6 +84,7 @@ def batch_of(pipeline: kgen.Pipeline, dataset: Patterns, count: int) -> dict[str
 # ---- weights of examples ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("way", ["sample_weight", "in the batch"])
 def test_examples_are_weighed(way: str) -> None:
     dataset = Patterns()
@@ -99,6 +100,7 @@ def test_examples_are_weighed(way: str) -> None:
     assert pipeline.evaluate(batch, batch_size=4, verbose=0)[0] == pytest.approx(each.mean(), rel=1e-5)
 
 
+@pytest.mark.backends
 def test_an_example_without_weight_does_not_train() -> None:
     dataset = Patterns()
     trained = []
@@ -129,6 +131,7 @@ def test_what_fit_would_ignore_is_refused() -> None:
         pipeline.test_on_batch(batch, np.ones(4))
 
 
+@pytest.mark.backends
 def test_regularizers_count() -> None:
     dataset = Patterns()
     moved = []
@@ -143,6 +146,7 @@ def test_regularizers_count() -> None:
     np.testing.assert_allclose(moved[1], moved[0] - 0.1 * 2 * 0.5 * before, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.backends
 def test_averages_are_found_inside_of_a_loss_scale() -> None:
     keras.config.set_dtype_policy("mixed_float16")
     try:
@@ -166,6 +170,7 @@ def test_averages_are_found_inside_of_a_loss_scale() -> None:
 # ---- batches ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("devices", [1, 2, 4])
 def test_filler_rows_do_not_count(devices: int) -> None:
     """Three images, of which four devices need a fourth."""
@@ -178,6 +183,7 @@ def test_filler_rows_do_not_count(devices: int) -> None:
     assert pipeline.evaluate(batches[0], batch_size=8, verbose=0)[0] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.backends
 def test_arrays_are_filled_up_for_all_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = Patterns()
     pipeline = make(dataset, noise=0.0)
@@ -218,6 +224,7 @@ def test_an_error_is_known_one_batch_ahead() -> None:
 # ---- ends ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_an_error_in_the_data_is_told_as_it_is_and_costs_no_step(split: Split, tmp_path: Path) -> None:
     whole, _ = run(tmp_path / "whole", 12, Vanishing())
@@ -240,6 +247,7 @@ def test_any_exception_of_a_dataset_passes_as_it_is(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path / "checkpoints", 1).steps()
 
 
+@pytest.mark.backends
 def test_the_rows_after_a_resume_cover_the_steps_before(tmp_path: Path) -> None:
     """Rows after 3, 6, 9 and 12 steps; checkpoints after 4 and 8; a validation after 5 and 10."""
     run(tmp_path / "whole", 12, Vanishing())
@@ -253,6 +261,7 @@ def test_the_rows_after_a_resume_cover_the_steps_before(tmp_path: Path) -> None:
             assert one[name] == other[name], (name, one, other)
 
 
+@pytest.mark.backends
 def test_a_validation_leaves_the_losses_of_the_training_alone(tmp_path: Path) -> None:
     rows = []
     for every in (5, 100):
@@ -265,6 +274,7 @@ def test_a_validation_leaves_the_losses_of_the_training_alone(tmp_path: Path) ->
 # ---- checkpoints --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.backends
 def test_layers_without_names_can_be_resumed(tmp_path: Path) -> None:
     """Keras numbers them by what the process made before: here, by another model."""
     first, _ = run(tmp_path, 4, Patterns())
@@ -278,6 +288,7 @@ def test_layers_without_names_can_be_resumed(tmp_path: Path) -> None:
     assert keys == sorted(load_file(tmp_path / "checkpoints" / "step-00000004.safetensors"))
 
 
+@pytest.mark.backends
 def test_a_flipped_bit_is_found(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run(tmp_path, 8, Patterns())
     for path in sorted((tmp_path / "checkpoints").glob("step-*"))[-1:]:
@@ -304,6 +315,7 @@ def test_a_flipped_bit_in_a_saved_pipeline_is_found(tmp_path: Path) -> None:
         kgen.load(tmp_path / "model", custom=[Words, Painter])
 
 
+@pytest.mark.backends
 def test_checkpoints_that_are_not_this_trainings(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run(tmp_path, 4, Patterns())
     folder = tmp_path / "checkpoints"

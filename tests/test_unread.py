@@ -14,8 +14,6 @@ from kgen_plugin_text.transformer import TransformerText
 import kgen
 from kgen.errors import UnreadTextWarning
 
-pytestmark = pytest.mark.one_backend
-
 
 def bag(**options: int) -> BagOfWords:
     encoder = BagOfWords(dim=4, **options)

@@ -9,10 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
-
-pytestmark = pytest.mark.one_backend
 
 NOT_INSTALLED = """\
 import sys

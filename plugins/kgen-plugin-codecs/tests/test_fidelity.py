@@ -42,6 +42,7 @@ def fidelity(**options) -> Fidelity:
     return layer
 
 
+@pytest.mark.backends
 def test_the_critic_is_warmed_up() -> None:
     layer = fidelity(start=2)
     x, y = images(), images()
@@ -56,7 +57,6 @@ def test_the_critic_is_warmed_up() -> None:
     assert step == 3.0 == float(layer.step)
 
 
-@pytest.mark.one_backend
 def test_the_adaptive_weight_is_the_ratio_of_the_gradients() -> None:
     """Against PyTorch's autodiff: |d reconstruction| / |d opinion|, with respect to the picture."""
     torch = pytest.importorskip("torch")
@@ -101,6 +101,7 @@ def test_hinge() -> None:
     assert float(hinge(real, fake)[0]) == pytest.approx(0.5 * (0.0 + 0.5 + 0.0 + 2.0) / 2)
 
 
+@pytest.mark.backends
 def test_neither_learns_from_the_others_loss() -> None:
     """The critic's loss moves the critic alone; the opinion moves the autoencoder alone: exactly."""
     codec = KLAutoencoder(SPACE, network=TINY, discriminator=CRITIC)

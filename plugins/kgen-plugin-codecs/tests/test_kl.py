@@ -21,12 +21,12 @@ TINY = Network(width=8, multipliers=(1, 2), patch=2)
 RNG = np.random.default_rng(0)
 
 
+@pytest.mark.backends
 class TestConformance(DecoderConformance):
     def build(self) -> KLAutoencoder:
         return KLAutoencoder(SPACE, channels=2, network=TINY)
 
 
-@pytest.mark.one_backend
 class TestWithoutAttention(DecoderConformance):
     replicas: ClassVar = False
 
@@ -122,6 +122,7 @@ def test_factor() -> None:
         KLAutoencoder(Space("continuous", (20,)))
 
 
+@pytest.mark.backends
 def test_what_it_learns_survives_averaging(tmp_path) -> None:
     """The measured numbers are weights that no optimizer touches."""
     codec = KLAutoencoder(SPACE, network=TINY)

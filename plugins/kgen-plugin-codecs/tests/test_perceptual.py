@@ -50,6 +50,7 @@ def test_features_are_those_of_the_network_in_pytorch() -> None:
         np.testing.assert_allclose(ops.convert_to_numpy(one), other, rtol=1e-3, atol=2e-3)
 
 
+@pytest.mark.backends
 def test_the_distance_is_that_of_unit_vectors() -> None:
     """By cosines: |a - b|^2 = 2 - 2 cos(a, b)."""
     x, y = (RNG.normal(size=(2, 3, 3, 8)) for _ in range(2))

@@ -112,6 +112,7 @@ def test_commitment_is_the_distance_from_the_codes() -> None:
     np.testing.assert_allclose(slope, 0.5 * (z - book[codes]) / np.prod(z.shape[1:]), rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.backends
 def test_dead_codes_are_revived() -> None:
     """Codes far from every vector come back among them; those in use move little."""
     book = RNG.normal(size=(SIZE, DIM)).astype("float32")
@@ -127,6 +128,7 @@ def test_dead_codes_are_revived() -> None:
     assert len(used) > 0.9 * SIZE
 
 
+@pytest.mark.backends
 def test_starts_at_the_centres_of_clusters() -> None:
     centres = RNG.normal(size=(SIZE, DIM)) * 10
     sample = (np.repeat(centres, 50, axis=0) + 0.01 * RNG.normal(size=(SIZE * 50, DIM))).astype("float32")
@@ -162,6 +164,7 @@ def test_finite_scalars_are_those_of_the_peer(levels: tuple[int, ...]) -> None:
     np.testing.assert_allclose(slope, straight.numpy().reshape(z.shape), atol=1e-5)
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("levels", [(8, 5, 5, 5), (3, 2)])
 def test_every_code_is_one_vector(levels: tuple[int, ...]) -> None:
     option = FiniteScalar(levels=levels)

@@ -19,12 +19,12 @@ TINY = Network(width=8, multipliers=(1, 2), patch=2)
 RNG = np.random.default_rng(0)
 
 
+@pytest.mark.backends
 class TestVector(DecoderConformance):
     def build(self) -> VQAutoencoder:
         return VQAutoencoder(SPACE, quantizer=Vector(size=16, dim=4, revive=0.0), network=TINY)
 
 
-@pytest.mark.one_backend
 class TestCosine(DecoderConformance):
     replicas: ClassVar = False  # revived codes are drawn from the first replica's vectors
 
@@ -32,7 +32,6 @@ class TestCosine(DecoderConformance):
         return VQAutoencoder(SPACE, quantizer=Vector(size=16, dim=4, cosine=True, revive=0.1), network=TINY)
 
 
-@pytest.mark.one_backend
 class TestFiniteScalar(DecoderConformance):
     replicas: ClassVar = False
 

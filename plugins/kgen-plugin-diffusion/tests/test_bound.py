@@ -67,6 +67,7 @@ def test_discretised_data_are_counted_in_bits_of_256_values() -> None:
     assert bits_per_dimension(math.log(1 / 256) * 4, 4) == pytest.approx(8.0)
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("miss", [0.02, 0.1, 0.7])
 def test_it_stays_a_bound_far_from_the_truth(miss: float) -> None:
     """L_0 of a picture that is wrong by `miss`, against the exact mass of the bin."""

@@ -26,6 +26,7 @@ TINY_DIT = DiT(patch=4, width=16, depth=1, heads=2)
 TINY_UNET = UNet(width=8, multipliers=(1, 2), blocks=1, attention=(1,), head_dim=8)
 
 
+@pytest.mark.backends
 class TestFlowMatching(GeneratorConformance):
     likelihood_options: ClassVar = {"steps": 3}
     generate_options: ClassVar = (
@@ -38,7 +39,6 @@ class TestFlowMatching(GeneratorConformance):
         return Diffusion(SPACE, CONDITIONS, network=TINY_DIT)
 
 
-@pytest.mark.one_backend
 class TestDDPM(GeneratorConformance):
     likelihood_options: ClassVar = {"steps": 3}
     generate_options: ClassVar = ({"sampler": "ddpm", "steps": 3},)
@@ -48,7 +48,6 @@ class TestDDPM(GeneratorConformance):
         return Diffusion(SPACE, CONDITIONS, network=TINY_UNET, schedule="linear", prediction="eps", times=Uniform())
 
 
-@pytest.mark.one_backend
 class TestEDM(GeneratorConformance):
     likelihood_options: ClassVar = {"steps": 3}
     generate_options: ClassVar = ({"sampler": "heun", "steps": 3}, {"sampler": "dpm++2m", "steps": 3})
@@ -58,7 +57,6 @@ class TestEDM(GeneratorConformance):
         return Diffusion(SPACE, CONDITIONS, network=TINY_DIT, schedule="karras", prediction="edm", times=LogNormal())
 
 
-@pytest.mark.one_backend
 class TestMinSNR(GeneratorConformance):
     likelihood_options: ClassVar = {"steps": 3}
     generate_options: ClassVar = ({"sampler": "euler-ancestral", "steps": 3},)

@@ -155,6 +155,7 @@ def sample(times, count: int = 20000) -> np.ndarray:
     return array(times.sample(count, keras.random.SeedGenerator(0)))
 
 
+@pytest.mark.backends
 def test_times_have_their_distributions() -> None:
     assert stats.kstest(sample(Uniform(stratified=False)), "uniform").pvalue > 1e-3
     t = sample(LogitNormal(mean=0.3, std=0.8))
@@ -163,6 +164,7 @@ def test_times_have_their_distributions() -> None:
     assert stats.kstest(np.log(sigma), stats.norm(-1.2, 1.2).cdf).pvalue > 1e-3
 
 
+@pytest.mark.backends
 def test_stratified_times_fill_the_interval_evenly() -> None:
     t = np.sort(sample(Uniform(), 100))
     np.testing.assert_allclose(np.diff(t), 0.01, atol=1e-5)
@@ -177,6 +179,7 @@ def test_guidance_extrapolates() -> None:
     np.testing.assert_allclose(array(guide(conditional, unconditional, 3.0, 0.0)), [[3.0, 4.0]])
 
 
+@pytest.mark.backends
 def test_rescale_keeps_the_conditional_deviation() -> None:
     rng = np.random.default_rng(0)
     conditional, unconditional = (tensor(rng.standard_normal((2, 8, 8, 3))) for _ in range(2))

@@ -168,6 +168,7 @@ def test_every_sampler_makes_the_right_distribution(compiled, sampler: str, sche
     assert x.std() == pytest.approx(SPREAD, rel=0.05)
 
 
+@pytest.mark.backends
 def test_eta_is_the_share_of_fresh_noise() -> None:
     grid = time_grid(SCHEDULES["cosine"], 20)
     keys = ops.convert_to_tensor(np.random.default_rng(0).integers(0, 2**31, (2000, 2)).astype(np.int32))
@@ -180,6 +181,7 @@ def test_eta_is_the_share_of_fresh_noise() -> None:
     assert spread(0.0) < 1e-6 < spread(0.5) < spread(1.0)
 
 
+@pytest.mark.backends
 def test_ancestral_steps_are_those_of_diffusers() -> None:
     """DDPM's mean over all 1000 discrete steps, without its noise."""
     torch = pytest.importorskip("torch")

@@ -27,12 +27,12 @@ class Conformance(GeneratorConformance):
     generate_options: ClassVar = ({}, {"truncation": 0.5})
 
 
+@pytest.mark.backends
 class TestRelativistic(Conformance):
     def build(self) -> GAN:
         return tiny()
 
 
-@pytest.mark.one_backend
 class TestHinge(Conformance):
     replicas: ClassVar = False
 
@@ -40,7 +40,6 @@ class TestHinge(Conformance):
         return tiny(objective="hinge", spectral_norm=True, penalty=0.0)
 
 
-@pytest.mark.one_backend
 class TestNonSaturating(Conformance):
     replicas: ClassVar = False
 

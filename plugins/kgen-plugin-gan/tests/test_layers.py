@@ -18,6 +18,7 @@ def images(count: int = 6, size: int = 16) -> np.ndarray:
     return RNG.uniform(-1, 1, (count, size, size, 3)).astype("float32")
 
 
+@pytest.mark.backends
 def test_spectral_norm_makes_the_largest_singular_value_one() -> None:
     layer = Convolution(5, spectral_norm=True)
     x = ops.convert_to_tensor(images(2, 8))
@@ -34,6 +35,7 @@ def test_spectral_norm_makes_the_largest_singular_value_one() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.backends
 def test_augmentation_changes_each_picture_in_its_own_way() -> None:
     same = np.repeat(images(1), 6, axis=0)
     for policy in ("colour", "translation", "cutout"):
@@ -72,6 +74,7 @@ def test_cutout_makes_one_rectangle_grey() -> None:
         np.testing.assert_array_equal(after[~hole], before[~hole])
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("size", [10, 16])
 def test_cutout_covers_the_first_row_as_often_as_the_last(size: int) -> None:
     """As often as every place that DiffAugment's hole can have says, written out."""

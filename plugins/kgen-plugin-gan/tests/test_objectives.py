@@ -45,6 +45,7 @@ def test_painter() -> None:
         np.testing.assert_allclose(ops.convert_to_numpy(found), loss.numpy(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.backends
 def test_the_penalty_is_the_squared_gradient_on_average() -> None:
     """Of a smooth critic D(x) = tanh(w . x) + |x|^2 / 4, whose gradient autodiff gives."""
     w = RNG.normal(size=12)

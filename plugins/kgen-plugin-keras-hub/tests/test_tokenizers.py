@@ -15,8 +15,6 @@ from tokenizers import Tokenizer, models
 
 from kgen import ConfigError
 
-pytestmark = pytest.mark.one_backend
-
 TEXTS = [
     "a red heart",
     "",

@@ -7,8 +7,6 @@ from kgen_plugin_openmoji.dataset import OpenMoji
 
 from kgen import DataError
 
-pytestmark = pytest.mark.one_backend
-
 COLOURS = ("^(red|orange|yellow|green|blue|purple|brown|black|white) ",)
 
 

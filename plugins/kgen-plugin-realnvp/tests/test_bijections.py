@@ -116,6 +116,7 @@ def test_log_determinant(case, randomise, condition_of, slogdet, array) -> None:
     assert moves or np.abs(found).min() > 1e-3
 
 
+@pytest.mark.backends
 def test_log_determinants_of_a_chain_add_up_with_its_steps(randomise, condition_of, slogdet, array) -> None:
     """Shapes change on the way."""
     chain = Chain(
@@ -248,6 +249,7 @@ def test_actnorm_measures(condition_of, array) -> None:
     np.testing.assert_allclose(array(norm(x, {})[0]), y, atol=1e-5)
 
 
+@pytest.mark.backends
 def test_mixing_starts_as_a_rotation(array) -> None:
     mixing = ChannelMixing()
     mixing.build((None, 2, 2, 5))

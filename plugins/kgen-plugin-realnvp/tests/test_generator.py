@@ -26,6 +26,7 @@ KINDS = (
 )
 
 
+@pytest.mark.backends
 class TestConvolutional(GeneratorConformance):
     fit_steps: ClassVar = 40
     generate_options: ClassVar = ({}, {"temperature": 0.7})
@@ -34,7 +35,6 @@ class TestConvolutional(GeneratorConformance):
         return RealNVP(SPACE, CONDITIONS, coupling=TINY_CONVOLUTIONAL)
 
 
-@pytest.mark.one_backend
 class TestVariational(GeneratorConformance):
     fit_steps: ClassVar = 40
     likelihood_options: ClassVar = {"draws": 2}
@@ -45,7 +45,6 @@ class TestVariational(GeneratorConformance):
         return RealNVP(SPACE, CONDITIONS, coupling=coupling, dequantization="variational")
 
 
-@pytest.mark.one_backend
 class TestTransformer(GeneratorConformance):
     fit_steps: ClassVar = 40
     replicas: ClassVar = False

@@ -26,6 +26,7 @@ def cascade(*decoders: dict[str, Any], space: Space = SPACE) -> Cascade:
     return Cascade(space, TEXT, decoders=decoders)
 
 
+@pytest.mark.backends
 class TestConformance(DecoderConformance):
     condition_space: ClassVar = TEXT
     decode_options: ClassVar = ({"parts": [{"steps": 2}]}, {"parts": [{"steps": 1, "augmentation": 0.1}, {}]})

@@ -19,6 +19,7 @@ TEXT = ConditionSpace(4, 8)
 TINY = Network(width=8, multipliers=(1, 2), blocks=1, head_dim=8)
 
 
+@pytest.mark.backends
 class TestConformance(DecoderConformance):
     condition_space: ClassVar = TEXT
     decode_options: ClassVar = (
@@ -36,6 +37,7 @@ def condition(count: int) -> dict[str, object]:
     return {name: ops.ones(shape) for name, shape in shapes.items()}
 
 
+@pytest.mark.backends
 def test_an_error_of_the_picture_counts_as_that_of_the_velocity() -> None:
     """With x_t given, a picture that is d off goes with a noise, and so with a velocity, that is off too."""
     rng = np.random.default_rng(0)
@@ -50,6 +52,7 @@ def test_an_error_of_the_picture_counts_as_that_of_the_velocity() -> None:
     assert float(process.weight(ops.zeros(()))) == pytest.approx(1 / 0.09, rel=1e-4)
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("steps", [1, 4, 50])
 def test_sampling_a_normal_distribution(steps: int) -> None:
     """With the ideal denoiser of N(m, s^2), many steps of DDIM carry noise to m + s * noise (the exact flow)."""

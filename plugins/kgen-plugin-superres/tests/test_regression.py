@@ -17,12 +17,12 @@ from kgen.testing import DecoderConformance
 SPACE = Space("continuous", (16, 16, 3))
 
 
+@pytest.mark.backends
 class TestConformance(DecoderConformance):
     def build(self) -> Regression:
         return Regression(SPACE, width=8, blocks=1)
 
 
-@pytest.mark.one_backend
 class TestFactorSix(DecoderConformance):
     replicas: ClassVar = False
 

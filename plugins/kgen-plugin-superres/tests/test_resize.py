@@ -8,6 +8,8 @@ from keras import ops
 from kgen_plugin_superres.resize import agree, bicubic, enlarge, shrink
 from PIL import Image
 
+pytestmark = pytest.mark.backends
+
 RNG = np.random.default_rng(0)
 
 

@@ -14,17 +14,18 @@ from kgen.plugins import registry
 from kgen.testing import EncoderConformance
 
 
+@pytest.mark.backends
 class TestTransformer(EncoderConformance):
     def build(self) -> TransformerText:
         return TransformerText(vocabulary=280, length=12, dim=16, depth=2, heads=2)
 
 
+@pytest.mark.backends
 class TestBag(EncoderConformance):
     def build(self) -> BagOfWords:
         return BagOfWords(dim=16, length=6)
 
 
-@pytest.mark.one_backend
 class TestSummedBag(EncoderConformance):
     def build(self) -> BagOfWords:
         return BagOfWords(dim=16, length=6, min_count=2, vocabulary=3, pooling="sum")
@@ -33,6 +34,7 @@ class TestSummedBag(EncoderConformance):
     texts: ClassVar[Any] = ("red heart", "a big blue heart", "red smiley")
 
 
+@pytest.mark.backends
 class TestClass(EncoderConformance):
     def build(self) -> ClassLabel:
         return ClassLabel(dim=16)
@@ -42,6 +44,7 @@ class TestClass(EncoderConformance):
         return [*self.texts, "", "  \n", f"\t{self.texts[0]} "]
 
 
+@pytest.mark.backends
 class TestNone(EncoderConformance):
     distinguishes: ClassVar[bool] = False
 

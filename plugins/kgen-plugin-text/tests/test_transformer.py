@@ -137,6 +137,7 @@ def test_order_of_words_counts() -> None:
     assert np.abs(pooled[0] - pooled[1]).max() > 1e-4
 
 
+@pytest.mark.backends
 def test_masked_mean() -> None:
     x = np.arange(12, dtype="float32").reshape(1, 4, 3)
     mean = masked_mean(x, np.array([[1, 1, 0, 0]], "float32"))

@@ -42,6 +42,7 @@ def test_frequent_words_come_first_and_rare_ones_are_unknown() -> None:
     assert Words.learn(["b a", "a b c"], limit=1, min_count=1).words == ("a",)
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("pooling", ["mean", "sum"])
 def test_bag_pools_its_vectors(pooling: str) -> None:
     encoder = BagOfWords(dim=4, length=5, pooling=pooling)

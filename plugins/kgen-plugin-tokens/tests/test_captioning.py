@@ -41,6 +41,7 @@ LONGEST = len("a large blue square at the right")
 # ---- letters ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.backends
 class TestLetters(DecoderConformance):
     reconstruction: ClassVar = 0.0
 
@@ -96,6 +97,7 @@ def test_what_cannot_be_written_is_named() -> None:
 # ---- pictures as texts -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.backends
 class TestPictures(EncoderConformance):
     texts: ClassVar = ("3 1 2 0", "7 7", "2", "5 4 3 2 1 0")
 

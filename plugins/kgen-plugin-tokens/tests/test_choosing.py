@@ -8,6 +8,8 @@ from keras import ops
 from kgen_plugin_tokens.choosing import choose, guide, log_probability, restrict
 from scipy.special import log_softmax, softmax
 
+pytestmark = pytest.mark.backends
+
 LOGITS = np.array([2.0, 0.0, 1.0, -1.0, 1.5], np.float32)
 GRID = ((np.arange(20_000) + 0.5) / 20_000).astype("float32")
 

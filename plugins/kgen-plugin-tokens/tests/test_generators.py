@@ -26,6 +26,7 @@ CROSS = Transformer(width=16, depth=1, heads=2)
 PREFIX = Transformer(width=16, depth=2, heads=2, text="prefix", positions="learned")
 
 
+@pytest.mark.backends
 class TestAutoregressive(GeneratorConformance):
     generate_options: ClassVar = ({}, {"temperature": 0.7, "top_k": 5, "top_p": 0.9, "guidance": 2.0})
 
@@ -33,7 +34,6 @@ class TestAutoregressive(GeneratorConformance):
         return Autoregressive(SPACE, CONDITIONS, network=CROSS)
 
 
-@pytest.mark.one_backend
 class TestPrefixAndAnyOrder(GeneratorConformance):
     replicas: ClassVar = False
     generate_options: ClassVar = ({"guidance": 1.5},)
@@ -42,6 +42,7 @@ class TestPrefixAndAnyOrder(GeneratorConformance):
         return Autoregressive(SPACE, CONDITIONS, network=PREFIX, order="random")
 
 
+@pytest.mark.backends
 class TestNonAutoregressive(GeneratorConformance):
     likelihood_options: ClassVar = {"samples": 4}
     generate_options: ClassVar = (
@@ -55,7 +56,6 @@ class TestNonAutoregressive(GeneratorConformance):
         return NonAutoregressive(SPACE, CONDITIONS, network=CROSS, smoothing=0.1, corruption=0.1)
 
 
-@pytest.mark.one_backend
 class TestMaskedWithPrefix(GeneratorConformance):
     replicas: ClassVar = False
     likelihood_options: ClassVar = {"samples": 4}
@@ -65,6 +65,7 @@ class TestMaskedWithPrefix(GeneratorConformance):
         return NonAutoregressive(SPACE, CONDITIONS, network=PREFIX, schedule="arccos")
 
 
+@pytest.mark.backends
 class TestCombined(GeneratorConformance):
     likelihood_options: ClassVar = {"samples": 4}
     generate_options: ClassVar = ({}, {"steps": 2, "rounds": 1, "guidance": 2.0, "last_token_alone": True})

@@ -32,7 +32,6 @@ TEXTS = [[2, 1, 0, 2, 0], [0, 3, 0, 0, 0], [4, 3, 2, 1, 2], [1, 0, 0, 0, 0]]
 LENGTHS = [2, 0, 5, 1]
 
 
-@pytest.mark.one_backend
 class TestFixed(GeneratorConformance):
     generate_options: ClassVar = ({}, {"temperature": 0.7, "top_k": 3, "guidance": 2.0})
 
@@ -47,7 +46,6 @@ class TestPredicted(GeneratorConformance):
         return Autoregressive(SEQUENCE, CONDITIONS, network=NETWORK, length="predicted")
 
 
-@pytest.mark.one_backend
 class TestFixedAtOnce(GeneratorConformance):
     likelihood_options: ClassVar = {"samples": 4}
     generate_options: ClassVar = ({"steps": 3}, {"steps": 1})
@@ -56,7 +54,6 @@ class TestFixedAtOnce(GeneratorConformance):
         return NonAutoregressive(SEQUENCE, CONDITIONS, network=NETWORK, length="fixed")
 
 
-@pytest.mark.one_backend
 class TestPredictedAtOnce(GeneratorConformance):
     likelihood_options: ClassVar = {"samples": 4}
     generate_options: ClassVar = (
@@ -102,6 +99,7 @@ def probabilities(made: Any, sequences: np.ndarray, **options: Any) -> np.ndarra
 # ---- what a length is ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.backends
 def test_what_is_before_the_end() -> None:
     tokens = tensor(TEXTS)
     assert ops.convert_to_numpy(lengths_of(tokens)).tolist() == LENGTHS
@@ -269,6 +267,7 @@ def test_all_at_once_draws_follow_the_lengths_and_end_there() -> None:
     np.testing.assert_allclose(frequencies[of_one], probabilities(made, sequences)[of_one], atol=0.03)
 
 
+@pytest.mark.backends
 def test_one_uniform_number_makes_the_length() -> None:
     made = generator(NonAutoregressive, "predicted", SEQUENCE)
     reached = np.cumsum(softmax(ops.convert_to_numpy(made.lengths(texts(1))))[0])

@@ -70,11 +70,13 @@ def test_every_step_fills_in_a_token(schedule: Any, last_token_alone: bool) -> N
             assert counts[0] == tokens and counts[-1] >= 1 and (np.diff(counts) <= -1).all()
 
 
+@pytest.mark.backends
 def test_ranks() -> None:
     found = ranks(ops.convert_to_tensor([[3.0, -1.0, 2.0], [0.0, 1.0, -5.0]]))
     assert ops.convert_to_numpy(found).tolist() == [[2, 0, 1], [1, 2, 0]]
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("allowed", [None, np.arange(64) % 4 != 0])
 def test_random_masks_are_of_the_sizes_that_the_schedule_says(allowed: np.ndarray | None) -> None:
     mask = random_mask(ops.zeros((4000, 64), "int32"), "cosine", SeedGenerator(0), allowed)

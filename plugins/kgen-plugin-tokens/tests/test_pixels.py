@@ -18,6 +18,7 @@ RNG = np.random.default_rng(0)
 PICTURES = RNG.integers(0, 256, (20, 6, 6, 3)).astype(np.uint8)
 
 
+@pytest.mark.backends
 class TestPalette(DecoderConformance):
     fit_fall: ClassVar = 0.05
 
@@ -25,6 +26,7 @@ class TestPalette(DecoderConformance):
         return PaletteTokens(SPACE, colours=8)
 
 
+@pytest.mark.backends
 class TestPixels(DecoderConformance):
     reconstruction: ClassVar = None
 

@@ -71,6 +71,7 @@ def test_free_bits_are_a_channels_of_an_example() -> None:
 # ---- many draws ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("scale", [1.0, 1000.0])
 def test_the_sum_of_weights_as_it_goes_is_logsumexp(scale: float) -> None:
     weights = (scale * np.random.default_rng(0).standard_normal((7, 5)) - 3000.0).astype("float32")

@@ -24,7 +24,6 @@ FLAT = Network(width=8, multipliers=(1,), attention=())
 EVERY = ({}, {"temperature": 0.7, "observe": "mode"}, {"observe": "sample"})
 
 
-@pytest.mark.one_backend
 class TestPlain(GeneratorConformance):
     generate_options: ClassVar = EVERY
     replicas: ClassVar = False
@@ -33,6 +32,7 @@ class TestPlain(GeneratorConformance):
         return VAE(SPACE, CONDITIONS, network=TINY, vector=4, prior="standard")
 
 
+@pytest.mark.backends
 class TestLadder(GeneratorConformance):
     generate_options: ClassVar = EVERY
     likelihood_options: ClassVar = {"samples": 3}
@@ -51,7 +51,6 @@ class TestLadder(GeneratorConformance):
         )
 
 
-@pytest.mark.one_backend
 class TestPatches(GeneratorConformance):
     generate_options: ClassVar = EVERY
     replicas: ClassVar = False
@@ -60,7 +59,6 @@ class TestPatches(GeneratorConformance):
         return VAE(SPACE, CONDITIONS, network=Network(width=8, multipliers=(1, 1), attention=(), patch=2), levels=2)
 
 
-@pytest.mark.one_backend
 class TestLatentsOfAnAutoencoder(GeneratorConformance):
     fit_fall: ClassVar = 0.05
     generate_options: ClassVar = ({"observe": "sample"},)
@@ -70,7 +68,6 @@ class TestLatentsOfAnAutoencoder(GeneratorConformance):
         return VAE(Space("continuous", (8, 8, 3), bounded=False), CONDITIONS, network=FLAT, vector=4)
 
 
-@pytest.mark.one_backend
 class TestBlackAndWhite(GeneratorConformance):
     fit_fall: ClassVar = 0.05
     generate_options: ClassVar = ({"observe": "sample"},)

@@ -165,6 +165,7 @@ def test_logistic_samples_have_its_probabilities(numbers: tuple[float, float]) -
     assert np.abs(empirical - cumulated).max() < 1.63 / math.sqrt(len(found))  # Kolmogorov and Smirnov, 1 %
 
 
+@pytest.mark.backends
 def test_a_mixture_is_sampled_by_its_weights() -> None:
     numbers = (*MIXTURE[:9], *(-6.0,) * 6)
     found = draws(Logistic(components=3), numbers)
@@ -174,6 +175,7 @@ def test_a_mixture_is_sampled_by_its_weights() -> None:
     assert np.abs(found[nearest == 2, 1] - MIXTURE[8]).mean() < 0.02
 
 
+@pytest.mark.backends
 def test_gaussian_and_bernoulli_samples() -> None:
     found = draws(Gaussian(deviation="pixel"), (0.2, -2.0))
     assert stats.kstest(found[:, 0], stats.norm(0.2, math.exp(-2.0 + math.log1p(math.exp(-5)))).cdf).pvalue > 0.01
