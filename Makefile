@@ -5,7 +5,7 @@ JOBS ?= 2
 CONFIG ?= configs/quickstart.yaml
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile --constraint constraints.txt
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 DECLARED := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
@@ -59,12 +59,13 @@ clean:  ## Remove .venv and what tools left (not runs/)
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kgen needs Python 3.11 or newer: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
+	$(PIP) 'setuptools>=77'  # once, for kgen and all plugins; pip would install it anew to build each of them
 
 # Editable: a change of the source needs no installation, a change of what is declared does.
 $(VENV)/.installed: $(DECLARED) | $(VENV)/bin/python
-	$(PIP) --editable '.[tensorflow,tfds]' $(addprefix --editable ./,$(PLUGINS))
+	$(PIP) --no-build-isolation --editable '.[tensorflow,tfds]' $(addprefix --editable ./,$(PLUGINS))
 	@touch $@
 
-$(VENV)/.developing: $(VENV)/.installed
-	$(PIP) --editable '.[dev]' $(foreach plugin,$(PLUGINS),--editable './$(plugin)[test]')
-	@touch $@
+$(VENV)/.developing: $(DECLARED) | $(VENV)/bin/python
+	$(PIP) --no-build-isolation --editable '.[dev]' $(foreach plugin,$(PLUGINS),--editable './$(plugin)[test]')
+	@touch $(VENV)/.installed $@
