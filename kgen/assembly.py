@@ -154,7 +154,7 @@ def _check_kind(generator: type[Generator], name: str, decoder: Decoder) -> None
     if space.kind not in generator.accepts:
         raise SpaceError(
             f"generator '{name}' models {' or '.join(generator.accepts)} latents, but decoder "
-            f"'{component_id('decoder', decoder)}' makes {space}: choose another generator or decoder"
+            f"'{component_id(decoder)}' makes {space}: choose another generator or decoder"
         )
 
 
@@ -184,11 +184,11 @@ def find(kind: Kind, choice: Choice) -> tuple[Any, dict[str, Any]]:
     return registry().find(kind, name), given
 
 
-def component_id(kind: Kind, part: object) -> str:
+def component_id(part: object) -> str:
     """The full id under which an object's class is registered; else its import path."""
     cls = type(part)
-    found = next((component.id for component in registry().of_kind(kind) if component.loaded is cls), None)
-    return found or f"{cls.__module__}:{cls.__qualname__}"
+    component = registry().of_class(cls)
+    return f"{cls.__module__}:{cls.__qualname__}" if component is None else component.id
 
 
 def _make(kind: Kind, choice: Choice, **wiring: Any) -> object:

@@ -29,12 +29,12 @@ def open_captioner(path: str | Path) -> tuple[Pipeline, Dataset]:
     dataset = make_dataset(RunConfig.load(directory.config).data.choice)
     if dataset.prompt_space is None:
         raise ConfigError(
-            f"the prompts of {path} are texts that people write, its dataset is '{component_id('dataset', dataset)}': "
+            f"the prompts of {path} are texts that people write, its dataset is '{component_id(dataset)}': "
             "give a run whose dataset makes prompts of pictures"
         )
     pipeline = load(path)
     if type(pipeline.decoder).text_of is Decoder.text_of:
-        raise ConfigError(f"decoder '{component_id('decoder', pipeline.decoder)}' of {path} draws no writing")
+        raise ConfigError(f"decoder '{component_id(pipeline.decoder)}' of {path} draws no writing")
     return pipeline, dataset
 
 

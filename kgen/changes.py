@@ -11,10 +11,10 @@ WITHOUT_EFFECT_ON_TRAINING = (
     *(f"{fit}.{key}" for fit in ("fit", "decoder.fit") for key in ("log_every", "checkpoint_every", "keep")),
     *("fit.validate_every", "decoder.fit.validate_every"),
 )
-"""Keys of a run file that may change at any time; of a section all that it holds."""
+"""Keys of a run file that may change at any time; a section stands for all of its keys."""
 
 STEPS = "fit.steps"
-"""May grow: training then goes on."""
+"""The key whose value may grow: training then goes on."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Change:
 
     Args:
         key: With dots between its parts.
-        before, now: In the older and in the newer mapping.
+        before, now: The values in the older and in the newer mapping.
     """
 
     key: str
@@ -34,7 +34,7 @@ class Change:
         return f"{self.key}: {self.before!r} there, {self.now!r} now"
 
     @property
-    def is_of_training(self) -> bool:
+    def affects_training(self) -> bool:
         """Whether the trained weights depend on the key."""
         parents = self.key.split(".")
         return not any(".".join(parents[:n]) in WITHOUT_EFFECT_ON_TRAINING for n in range(1, len(parents) + 1))
@@ -42,7 +42,7 @@ class Change:
     @property
     def allowed(self) -> bool:
         """Whether a run that has begun may go on with it."""
-        return not self.is_of_training or (self.key == STEPS and self.now > self.before)
+        return not self.affects_training or (self.key == STEPS and self.now > self.before)
 
 
 def changes(old: Any, new: Any, key: str = "") -> Iterator[Change]:

@@ -6,14 +6,13 @@ import csv
 import html
 import io
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kgen.errors import ConfigError
 from kgen.facts import Table
-from kgen.files import write_text
+from kgen.files import writable_folder, write_text
 from kgen.page import page, picture, table
 from kgen.sweep import Trial, long_table, plots, section, wide_table
 
@@ -39,10 +38,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Findings:
-    """What there is to write, beside the images.
+    """What a comparison found, beside the images.
 
     Args:
-        table: A run a row.
+        table: One row per run.
         configuration: Keys of the run files that differ, with the value of each run.
         notes: What keeps the runs from being comparable.
         interpolated: The prompt of the interpolations; None: there are none.
@@ -63,9 +62,7 @@ def claim(out: Path) -> None:
         ConfigError: it cannot be written to, or holds files of these names that no comparison left there.
     """
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
+        writable_folder(out)
     except OSError as error:
         raise ConfigError(f"--output {out}: cannot be written to: {error.strerror}") from error
     names = (MARKDOWN, CSV, HTML, STEPS, PICTURES, WAYS)
@@ -75,7 +72,7 @@ def claim(out: Path) -> None:
 
 
 def _is_comparison(path: Path) -> bool:
-    """Whether a file is a page of ours."""
+    """Whether a file is the page of a comparison."""
     start = page(TITLE, "").partition("<style>")[0].encode()
     try:
         with path.open("rb") as file:
@@ -149,7 +146,7 @@ def escape(text: str) -> str:
 
 def _html(out: Path, found: Findings) -> str:
     head, rows = found.table.to_read()
-    turned = list(zip(head, *rows, strict=True))  # a run a column: there are fewer of them
+    turned = list(zip(head, *rows, strict=True))  # one column per run: there are fewer runs than facts
     body = [f"<h1>{TITLE}</h1>", *(f'<p class="quiet">{html.escape(note)}</p>' for note in found.notes)]
     body.append(table(turned[0], turned[1:]))
     if found.configuration:

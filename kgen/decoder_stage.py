@@ -43,7 +43,7 @@ MOST_SCORED = 512
 
 BATCH = 32
 
-IMAGES = "data.pictures"
+FINGERPRINT = "data.pictures"
 """Where `depends_on` holds the fingerprint of the images."""
 
 DATA_HINT = "\nthe images or captions have changed: --changed-data goes on with them as they are now"
@@ -116,7 +116,7 @@ class DecoderStage:
             raise RunError(
                 f"{self.directory.path} was trained on something else:\n  "
                 + "\n  ".join(changed)
-                + (DATA_HINT if any(line.startswith(IMAGES) for line in changed) else "")
+                + (DATA_HINT if any(line.startswith(FINGERPRINT) for line in changed) else "")
                 + "\nstart again with --restart"
             )
         if before and changed_data:
@@ -124,8 +124,8 @@ class DecoderStage:
 
     def _changed(self, before: dict[str, Any], changed_data: bool = False) -> list[str]:
         """What differs from what a decoder depended on, a line each."""
-        found = [change for change in changes(before, self.depends_on()) if change.is_of_training]
-        return [str(change) for change in found if not (changed_data and change.key == IMAGES)]
+        found = [change for change in changes(before, self.depends_on()) if change.affects_training]
+        return [str(change) for change in found if not (changed_data and change.key == FINGERPRINT)]
 
     # ---- coming by a decoder --------------------------------------------------------------------------------------
 
@@ -155,7 +155,7 @@ class DecoderStage:
         decoder = self.decoder()
         decoder.build(None)
         self._begin()
-        say(f"the decoder: calibrated on {len(self.dataset.captions('train'))} images, without a training")
+        say(f"the decoder: calibrated on {len(self.dataset.captions('train'))} images, without training")
         began = time.perf_counter()
         decoder.initialise(SplitImages(self.dataset, "train"))
         self._finish(decoder, Progress(0, False, time.perf_counter() - began))
@@ -290,7 +290,7 @@ def _enlarged(latents: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 
 
 class SplitImages:
-    """All images of a split, in batches uint8 (B, H, W, C): to be gone through as often as wanted."""
+    """All images of a split, in batches uint8 (B, H, W, C). It can be iterated several times."""
 
     def __init__(self, dataset: Dataset, split: Split) -> None:
         self.dataset, self.split = dataset, split
@@ -303,7 +303,7 @@ class SplitImages:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copies a folder. Raises RunError where it holds links, which may point to anything."""
+    """Copies a folder. Raises RunError where it holds symbolic links, which may lead to anything."""
     if links := [name for name in files_in(source) if (source / name).is_symlink()]:
         raise RunError(f"{source / links[0]} is a symbolic link, which is not copied: put the file itself there")
     with atomic_folder(target) as folder:

@@ -27,11 +27,11 @@ from kgen.scoring import Scores, in_split, open_metrics, prompts_to_draw, score
 Say = Callable[[str], None]
 
 CHANGED = "changed data"
-"""Stands in the name of a split whose images or captions are not those of the training."""
+"""Part of the name of a split whose images or captions are not those of the training."""
 
 
 def finish(config: RunConfig, directory: RunDirectory, dataset: Dataset, say: Say = print) -> Scores:
-    """Draws and scores with what was saved, as anybody else would, and writes the report. The mark comes last."""
+    """Draws and scores with the saved pipeline, and writes the report. The run is marked as finished last."""
     pipeline = load(directory.model)
     _draw(config, directory, pipeline, dataset)
     return _publish(config, directory, dataset, score(config, pipeline, dataset), "", say)

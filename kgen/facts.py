@@ -1,4 +1,4 @@
-"""What is compared of runs: what they are made of, what they cost, and how good they are."""
+"""The facts by which runs are compared: what they are made of, what they cost, and how good they are."""
 
 from __future__ import annotations
 
@@ -23,10 +23,8 @@ Better = Literal["higher", "lower"]
 Facts = Mapping[str, str | int | float | None]
 """Of one run, by name; None: there is no such number."""
 
-BITS_PER_DIMENSION = "bits/dim"
-
-BETTER: Mapping[str, Better] = {BITS_PER_DIMENSION: "lower"}
-"""Which numbers are the better ones, of those that are not a metric's."""
+BETTER: Mapping[str, Better] = {BITS: "lower"}
+"""Whether higher or lower numbers are better, of those that are not a metric's."""
 
 ARROWS: Mapping[Better, str] = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWNWARDS ARROW}"}
 
@@ -51,7 +49,7 @@ def facts(directory: RunDirectory, config: RunConfig, pipeline: Pipeline) -> Fac
         "pictures/s trained": statistics.median(speeds) if speeds else None,
         "pictures/s drawn": 1 / seconds_a_picture(pipeline, drawing),
         "steps to draw": pipeline.generator.drawing_steps(**drawing),
-        BITS_PER_DIMENSION: scores.pop(BITS, None),
+        BITS: scores.pop(BITS, None),
         "likelihood": pipeline.generator.likelihood_label(**config.evaluate.likelihood.options),
         **scores,
         LAST: manifest.get("peak_memory_mib"),

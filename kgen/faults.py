@@ -1,4 +1,4 @@
-"""An unexpected exception gets an address: which component it comes from, and which distribution brought that."""
+"""Says of an unexpected exception which component it comes from, and which distribution brought that component."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from types import TracebackType
 from typing import Any
 
 from kgen.errors import ComponentError, KgenError, PluginError
+from kgen.files import FULL
 
 BOLD = re.compile(r"\x1b\[1m(.*?)\x1b\[0m", re.DOTALL)
 """What Keras puts around the message of an exception that passes through a layer."""
 
-OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE)
-"""Errors of the operating system that no component is the reason of."""
+OF_THE_MACHINE = {*FULL, errno.EPIPE}
+"""Errors of the operating system that are no fault of a component."""
 
 
 @contextmanager
@@ -58,7 +59,7 @@ def address(part: object) -> str:
     component = registry().of_class(cls)
     if component is None:
         return f"{cls.__module__}:{cls.__qualname__} (which no plugin registers)"
-    return f"{component.kind} '{component.id}' of {component.origin.distribution} {component.origin.version}"
+    return str(component)
 
 
 def reason(error: BaseException) -> str:

@@ -142,6 +142,18 @@ def locked_folder(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def writable_folder(folder: Path) -> None:
+    """Makes a folder that is to be written into, tries it, and removes what killed processes left in it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+    remove_abandoned(folder)
+
+
 def files_in(folder: Path) -> list[str]:
     """The files in a folder and below it, by their paths from there; a symbolic link is a file."""
     found = (Path(parent) / name for parent, folders, names in os.walk(folder) for name in (*names, *folders))

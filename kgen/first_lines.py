@@ -5,25 +5,36 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kgen.assembly import component_id
-from kgen.components.dataset import Dataset
+from kgen.components.dataset import SPLITS, Dataset
 from kgen.components.encoder import Encoder
 from kgen.config import RunConfig
 from kgen.inputs import all_captions
 from kgen.scoring import open_metrics
 
 
-def first_lines(config: RunConfig, dataset: Dataset) -> Iterator[str]:
-    """The number of images in each split, how they were read, what was skipped, and what to know of the metrics."""
-    train, validation, holdout = (len(dataset.captions(split)) for split in ("train", "validation", "holdout"))
+def first_lines(config: RunConfig, dataset: Dataset, decoder_data: Dataset | None) -> Iterator[str]:
+    """The number of images in each split, how they were read, what was skipped, and what to know of the metrics.
+
+    Args:
+        decoder_data: What the decoder's stage reads; None where there is no such stage.
+    """
+    train, validation, holdout = (len(dataset.captions(split)) for split in SPLITS)
     yield (
         f"{train:,} images of {dataset.image_space} to train on, {validation:,} in the validation split, "
         f"{holdout:,} held out"
     )
+    yield from _how_read(dataset)
+    if decoder_data is not None and decoder_data is not dataset:
+        yield f"decoder.data: {len(decoder_data.captions('train')):,} images to train on"
+        yield from (f"decoder.data: {line}" for line in _how_read(decoder_data))
+    for metric in open_metrics(config, dataset).values():
+        yield from metric.caveats(dataset)
+
+
+def _how_read(dataset: Dataset) -> Iterator[str]:
     yield from dataset.notes()
     for problem in dataset.problems():
         yield f"skipped {problem.where}: {problem.what}"
-    for metric in open_metrics(config, dataset).values():
-        yield from metric.caveats(dataset)
 
 
 def unread_captions(dataset: Dataset, encoder: Encoder) -> Iterator[str]:
@@ -34,5 +45,5 @@ def unread_captions(dataset: Dataset, encoder: Encoder) -> Iterator[str]:
         caption, what = unread[0]
         yield (
             f"{len(unread):,} of {len(captions):,} different captions are not read whole by encoder "
-            f"'{component_id('encoder', encoder)}', such as '{caption[:80]}': {what}"
+            f"'{component_id(encoder)}', such as '{caption[:80]}': {what}"
         )

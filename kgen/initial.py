@@ -1,4 +1,4 @@
-"""Training that starts from the weights of another run: `init: RUN` in a run file."""
+"""Starts a training from the weights of another run: `init: RUN` in a run file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kgen.saving import saved_weights
 from kgen.weights import load_groups
 
 PARTS = ("encoder", "generator")
-"""Whose weights are taken; a decoder has `decoder: {from: RUN}`."""
+"""The parts whose weights are taken; a decoder is taken by `decoder: {from: RUN}`."""
 
 
 def initial_assets(config: RunConfig, encoder: Encoder) -> None:

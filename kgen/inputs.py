@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from kgen.assembly import make_dataset
-from kgen.components.dataset import Dataset, Split
+from kgen.components.dataset import SPLITS, Dataset, Split
 from kgen.components.decoder import Decoder
 from kgen.components.encoder import Encoder
 from kgen.config import ComponentConfig
@@ -17,8 +17,6 @@ from kgen.data.conditions import ConditionCache, cached_conditions
 from kgen.data.latents import LatentCache, cached_latents
 from kgen.data.loader import Loader
 from kgen.errors import DataError
-
-SPLITS: tuple[Split, ...] = ("train", "validation", "holdout")
 
 
 def read_dataset(component: ComponentConfig) -> Dataset:

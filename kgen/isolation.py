@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from kgen.errors import KgenError, PluginError
 
 PATIENCE = 10.0
-"""Seconds after which a line tells what is being waited for."""
+"""Seconds after which a line says what kgen is waiting for."""
 
 
 @contextlib.contextmanager
@@ -18,8 +18,8 @@ def isolated(what: str, remedy: str = "") -> Iterator[None]:
     """Around an import of foreign code: what it prints goes to stderr, and if it takes long, a line there says so.
 
     Args:
-        what: Is imported: "plugin 'mine' of kgen-plugin-mine 1.0".
-        remedy: What can be done if that does not end.
+        what: What is imported: "plugin 'mine' of kgen-plugin-mine 1.0".
+        remedy: What the user can do if the import does not end.
 
     Raises:
         PluginError: the code raised anything (`sys.exit` too) but an error of kgen's own kind, or Ctrl-C.

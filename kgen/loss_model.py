@@ -20,11 +20,11 @@ WEIGHT = "weight"
 
 
 class LossModel(keras.Model):  # type: ignore[misc]
-    """A Keras model whose `call` returns a dict of losses (B,): "loss" is minimised, the others are reported.
+    """A Keras model whose `call` returns a dict of losses (B,): "loss" is minimized, the others are reported.
 
-    What is minimised and reported is the mean over the examples. They may have weights, none of them negative: Keras's
+    What is minimized and reported is the mean over the examples. They may have weights, none of them negative: Keras's
     `sample_weight` (B,), or "weight" in the batch; an example of weight 0 does not count. Losses that layers add
-    (`add_loss`, regularizers) are minimised too.
+    (`add_loss`, regularizers) are minimized too.
 
     A subclass creates all weights in ``__init__`` or ``build``, and ends with `track`.
     """
@@ -71,7 +71,7 @@ class LossModel(keras.Model):  # type: ignore[misc]
         given = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics, "weighted_metrics": weighted_metrics}
         if found := [name for name, value in given.items() if value is not None]:
             raise ConfigError(
-                f"compile takes no {' and no '.join(found)}: {type(self).__name__} minimises 'loss' of its part's "
+                f"compile takes no {' and no '.join(found)}: {type(self).__name__} minimizes 'loss' of its part's "
                 "compute_losses, and reports whatever else that returns. Leave it out; to change the loss, set the "
                 "part's options, or override compute_losses"
             )
@@ -122,9 +122,9 @@ class LossModel(keras.Model):  # type: ignore[misc]
         added = sum((self._aggregate_additional_loss(loss) for loss in self.losses), 0.0) / replica_count()
         if weight is None and replica_count() == 1:
             return ops.mean(y_pred["loss"]) + added
-        weight = (
-            ops.ones_like(y_pred["loss"]) if weight is None else weight
-        )  # replicas may have unequal shares, or none
+        if weight is None:
+            weight = ops.ones_like(y_pred["loss"])
+        # replicas may have unequal shares of the batch, or none
         total = ops.maximum(sum_over_replicas(ops.sum(weight)), keras.config.epsilon())
         return ops.sum(weight * y_pred["loss"]) / total + added
 

@@ -16,8 +16,11 @@ from kgen.errors import ConfigError
 CGROUP = Path("/sys/fs/cgroup/memory.max")
 """Holds the limit of a container, in bytes, or "max"."""
 
+SIZES = {"float64": 8, "int64": 8, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1, "bool": 1}
+"""Bytes of a number by its type; those of all other types take 4."""
 
-def memory() -> int:
+
+def total_memory() -> int:
     """Bytes of memory that this machine, or the container in it, has."""
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     with suppress(OSError, ValueError):
@@ -32,7 +35,7 @@ def weights_fit() -> Iterator[None]:
     Raises:
         ConfigError: with the weight at which the memory ends.
     """
-    add_weight, room, taken = keras.layers.Layer.add_weight, memory(), 0
+    add_weight, room, taken = keras.layers.Layer.add_weight, total_memory(), 0
 
     def counted(layer: Any, *args: Any, **options: Any) -> Any:
         nonlocal taken
@@ -51,7 +54,3 @@ def weights_fit() -> Iterator[None]:
         yield
     finally:
         keras.layers.Layer.add_weight = add_weight
-
-
-SIZES = {"float64": 8, "int64": 8, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1, "bool": 1}
-"""Bytes of a number; 4 of all others."""

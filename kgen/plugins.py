@@ -50,7 +50,7 @@ def discover(entry_points: Iterable[Any], disabled: Iterable[str] = ()) -> Regis
                 raise PluginError(f"disabled by {DISABLE}")
             _check_namespace(origin, [own, *(other for there, other in origins.items() if there != key)])
             _check_requirement(plugins[key].dist.requires or [], own.version)
-            with isolated(_words(origin), f" ({DISABLE}={origin.namespace} leaves it out)"):
+            with isolated(str(origin), f" ({DISABLE}={origin.namespace} leaves it out)"):
                 _ask(plugins[key].load(), origin, trial)
         except KgenError as error:
             found.broken[origin] = str(error)
@@ -91,10 +91,6 @@ def _check_requirement(requires: Iterable[str], version: str) -> None:
             continue
         if not needed.specifier.contains(version, prereleases=True):
             raise PluginError(f"it needs {needed.name}{needed.specifier}, but this is {CORE} {version}")
-
-
-def _words(origin: Provenance) -> str:
-    return f"plugin '{origin.namespace}' of {origin.distribution} {origin.version}"
 
 
 def _ask(plugin: object, origin: Provenance, found: Registry) -> None:

@@ -22,7 +22,7 @@ import yaml
 from keras import ops
 
 from kgen.assembly import assemble, make_decoder
-from kgen.components.dataset import Dataset, Split
+from kgen.components.dataset import SPLITS, Dataset, Split
 from kgen.components.decoder import Decoder, has_losses, learns_from_images
 from kgen.components.encoder import Condition, Encoder
 from kgen.config import RunConfig
@@ -32,7 +32,7 @@ from kgen.devices import as_graph
 from kgen.errors import PluginError
 from kgen.faults import address, component_errors
 from kgen.images import floats, to_uint8
-from kgen.inputs import SPLITS, all_captions
+from kgen.inputs import all_captions
 from kgen.pipeline import Pipeline
 from kgen.random import draw, noise_keys
 from kgen.sampler import noise_spec, validate_options

@@ -1,4 +1,4 @@
-"""Few compiled programs for many calls: whatever the number of images, and the values of options that are numbers."""
+"""Keeps few compiled programs for many calls, whatever the number of images and the values of numeric options."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 MAX_PROGRAMS = 8
-"""So many programs are kept, each with a variant for every batch size: powers of two."""
+"""How many programs are kept, each with one variant per batch size (a power of two)."""
 
 
 class Programs:
@@ -20,7 +20,7 @@ class Programs:
         self._kept: OrderedDict[Hashable, keras.Model] = OrderedDict()
 
     def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """The program of a key; one that is not there is made, and the one that was not used for longest forgotten."""
+        """The program of a key, which is made if there is none; the one not used for longest is then dropped."""
         if key not in self._kept:
             self._kept[key] = make()
             while len(self._kept) > self.limit:
@@ -38,6 +38,6 @@ class Programs:
 def program_batch(count: int, most: int) -> int:
     """The batch size for `count` rows: the smallest power of two that holds them, or the largest up to `most`.
 
-    The last batch is filled up, which costs less than twice the rows, and at most ``log2(most) + 1`` programs.
+    The last batch is filled up, to less than twice the rows. There are at most ``log2(most) + 1`` batch sizes.
     """
     return min(1 << max(0, count - 1).bit_length(), 1 << (most.bit_length() - 1))

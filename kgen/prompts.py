@@ -1,4 +1,4 @@
-"""What a user wants drawn: prompts and seeds, checked."""
+"""Checks what a user wants drawn: prompts, seeds, and how many images."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from kgen.errors import ConfigError
-from kgen.memory import memory
+from kgen.memory import total_memory
 from kgen.random import MAX_SEED, NoiseSpec
 from kgen.spaces import Space
 
 
 def check_prompts(prompts: Sequence[str]) -> list[str]:
-    """The prompts as a list. Raises ConfigError for what is no text."""
+    """The prompts as a list. Raises ConfigError for anything that is no text."""
     for prompt in prompts:
         if not isinstance(prompt, str):
             raise ConfigError(f"a prompt is a text, not {type(prompt).__name__}")
@@ -25,7 +25,7 @@ def check_prompts(prompts: Sequence[str]) -> list[str]:
 
 
 def check_seeds(seed: Any, prompts: int) -> list[int]:
-    """One seed per prompt. Raises ConfigError for what is no seed, or another number of them."""
+    """One seed per prompt. Raises ConfigError for anything that is no seed, and for a wrong number of seeds."""
     several = isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str)
     seeds = list(seed) if several else [seed] * prompts
     for given in seeds if several else [seed]:
@@ -40,7 +40,7 @@ def check_seeds(seed: Any, prompts: int) -> list[int]:
 def check_number(name: str, value: Any, least: int = 1) -> int:
     """A whole number. Raises ConfigError for anything else, or for less than `least`."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{name} must be a whole number from {least} on, not {value!r}")
+        raise ConfigError(f"{name} must be a whole number, {least} or more, not {value!r}")
     return int(value)
 
 
@@ -51,7 +51,7 @@ def check_memory(count: int, image_space: Space, specs: Iterable[NoiseSpec]) -> 
         ConfigError: with what is needed, and what there is.
     """
     numbers = 2.5 * image_space.size + 2 * sum(math.prod(spec.shape) for spec in specs)  # of 4 bytes, with copies
-    needed, room = 4 * numbers * count, memory()
+    needed, room = 4 * numbers * count, total_memory()
     if needed > room:
         raise ConfigError(
             f"{count:,} images of {image_space} need {needed / 2**30:,.1f} GiB of memory at once, but there are "

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 
 LEVEL = "3"
-"""TensorFlow's word for no messages; it prints some all the same while it is loaded."""
+"""The value of TF_CPP_MIN_LOG_LEVEL for no messages; TensorFlow still prints some while it is loaded."""
 
 
 @contextlib.contextmanager

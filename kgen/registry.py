@@ -33,10 +33,13 @@ class Provenance:
     distribution: str
     version: str
 
+    def __str__(self) -> str:
+        return f"plugin '{self.namespace}' of {self.distribution} {self.version}"
+
 
 @dataclass(frozen=True)
 class Component:
-    """The declaration of one component; `load` imports its class."""
+    """The declaration of one component; `load` imports its class. As a text, it names its distribution too."""
 
     kind: Kind
     name: str
@@ -48,6 +51,9 @@ class Component:
     def id(self) -> str:
         return f"{self.origin.namespace}/{self.name}"
 
+    def __str__(self) -> str:
+        return f"{self.kind} '{self.id}' of {self.origin.distribution} {self.origin.version}"
+
     @property
     def loaded(self) -> Any:
         """The class, if its module is imported already; else None."""
@@ -58,14 +64,13 @@ class Component:
         """Imports the class. Raises PluginError, with the reason, where that fails or it is no class of this kind."""
         module, _, attribute = self.target.partition(":")
         contract, _, base = CONTRACTS[self.kind].partition(":")
-        where = f"{self.kind} '{self.id}' of {self.origin.distribution} {self.origin.version}"
         try:
-            with isolated(where):
+            with isolated(str(self)):
                 cls = getattr(importlib.import_module(module), attribute)
         except KgenError as error:
-            raise PluginError(f"{where} cannot be imported from '{self.target}': {error}") from error
+            raise PluginError(f"{self} cannot be imported from '{self.target}': {error}") from error
         if not (isinstance(cls, type) and issubclass(cls, getattr(importlib.import_module(contract), base))):
-            raise PluginError(f"{where}: {self.target} is no subclass of kgen.{base}")
+            raise PluginError(f"{self}: {self.target} is no subclass of kgen.{base}")
         return cls
 
 
@@ -101,7 +106,7 @@ class Registry:
         if len(matches) == 1:
             return matches[0]
         if matches:
-            raise ConfigError(f"{kind} '{name}' is ambiguous: write one of {quoted(c.id for c in matches)}")
+            raise ConfigError(f"{kind} '{name}' is ambiguous: write one of {_quoted(c.id for c in matches)}")
         raise ConfigError(f"unknown {kind} '{name}'{self._hint(kind, name)}")
 
     def _hint(self, kind: Kind, name: str) -> str:
@@ -109,9 +114,9 @@ class Registry:
         names = {n for c in self.of_kind(kind) for n in (c.id, c.name)}
         near = difflib.get_close_matches(name, sorted(names), n=3)
         if near:
-            hint = f": did you mean {quoted(near)}?"
+            hint = f": did you mean {_quoted(near)}?"
         else:
-            hint = f": there are {quoted(c.id for c in self.of_kind(kind)) or 'none'}"
+            hint = f": there are {_quoted(c.id for c in self.of_kind(kind)) or 'none'}"
         suspects = [o for o in self.broken if o.namespace == namespace or not (slash or near)]
         for origin in suspects:
             why = self.broken[origin]
@@ -172,5 +177,5 @@ class Registrar:
         self._registry.add(Component(kind, name, target, summary, self._origin))
 
 
-def quoted(names: Iterable[str]) -> str:
+def _quoted(names: Iterable[str]) -> str:
     return ", ".join(f"'{n}'" for n in names)

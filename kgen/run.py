@@ -219,7 +219,8 @@ class _Runner:
         self.changed_data = allow_changed_data
         if changed:
             self.say(f"going on with changed images or captions ({changed})")
-        for line in (*_going_on(directory, changes, config), *first_lines(config, self.dataset), *self.unread):
+        data = first_lines(config, self.dataset, self.decoder_data)
+        for line in (*_going_on(directory, changes, config), *data, *self.unread):
             self.say(line)
         directory.prepare(config)
         if self.distribution.is_chief:

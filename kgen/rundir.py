@@ -7,6 +7,7 @@ import fcntl
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +29,9 @@ TRACES = (LOCK, "manifest.json", "checkpoints", "decoder")
 """What lies beside `config.yaml` where a run has begun: one of them at least."""
 
 OTHER = "choose another directory with --out"
+
+CHECKPOINT = re.compile(r"step-(\d{8,})\.safetensors")
+"""The names of checkpoints."""
 
 
 class RunDirectory:
@@ -135,8 +139,7 @@ class RunDirectory:
     @property
     def newest_step(self) -> int:
         """The step of the newest checkpoint; 0 where there is none."""
-        names = [path.stem.removeprefix("step-") for path in self.checkpoints.glob("step-*.safetensors")]
-        return max((int(name) for name in names if name.isdecimal()), default=0)
+        return max(checkpoint_steps(self.checkpoints), default=0)
 
     def _require_usable(self) -> None:
         """Raises RunError where the path is neither free, nor empty, nor a run."""
@@ -243,6 +246,12 @@ class RunDirectory:
             cure = f"pip install {part['distribution']}=={part['version']}"
             why = f"which is not installed: {cure}" if broken is None else f"which could not be loaded: {broken}"
             raise PluginError(f"{self.path} needs the {kind} '{part['id']}' of {origin}, {why}")
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+    """The steps of the checkpoints in a folder, in ascending order; files that kgen does not name so do not count."""
+    names = (CHECKPOINT.fullmatch(path.name) for path in folder.glob("step-*.safetensors"))
+    return sorted(int(name[1]) for name in names if name)
 
 
 def _free_name(path: Path) -> Path:

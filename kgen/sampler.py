@@ -22,6 +22,9 @@ from kgen.random import NoiseSpec
 if TYPE_CHECKING:
     from kgen.pipeline import Pipeline
 
+PARTS = ("encoder", "generator", "decoder")
+"""Those whose weights must be finite."""
+
 
 class Sampler(keras.Model):  # type: ignore[misc]
     """Tokens, noise and perhaps images to start from -> images in [-1, 1], with one set of static options.
@@ -109,11 +112,8 @@ class Sampler(keras.Model):  # type: ignore[misc]
         return np.asarray(made["images"])[:count]
 
 
-PARTS = ("encoder", "generator", "decoder")
-
-
 def _finite(weights: Sequence[Any]) -> Any:
-    """Whether all numbers of all weights are: a bool scalar."""
+    """Whether all numbers of all weights are finite: a bool scalar."""
     kinds = [weight for weight in weights if keras.backend.is_float_dtype(weight.dtype)]
     found = [ops.all(ops.isfinite(ops.convert_to_tensor(weight))) for weight in kinds]
     return ops.all(ops.stack(found)) if found else ops.convert_to_tensor(True)

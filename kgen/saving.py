@@ -7,9 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import keras
-
-from kgen.assembly import check_fit, component_id, construct, make_decoder, make_encoder, make_generator
+from kgen.assembly import check_fit, component_id, construct, make_decoder, make_encoder, make_generator, precision
 from kgen.components.decoder import Decoder
 from kgen.config.source import to_yaml
 from kgen.description import FORMAT, PARTS, DecoderDescription, PipelineDescription, read_description, shorten
@@ -59,16 +57,13 @@ def load(path: str | Path, *, custom: Sequence[type[Any]] = ()) -> Pipeline:
         raise RunError(f"{folder} holds no trained pipeline ({file.name} is missing): finish its training first")
     description = read_description(file, PipelineDescription)
     known = {f"{cls.__module__}:{cls.__qualname__}": cls for cls in custom}
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(description.dtype)
     try:
-        pipeline = _build(description, folder, known)
+        with precision(description.dtype):
+            pipeline = _build(description, folder, known)
     except (ConfigError, SpaceError) as error:
         raise type(error)(f"{file}: {shorten(str(error))}") from error
     except ValueError as error:  # options that no space, or no network, can have
         raise RunError(f"{file} is damaged: {error}") from error
-    finally:
-        keras.config.set_dtype_policy(before)
     load_variables(folder / "weights.safetensors", saved_weights(pipeline))
     return pipeline
 
@@ -79,7 +74,7 @@ def save_decoder(decoder: Decoder, path: str | Path) -> None:
         "format": FORMAT,
         "dtype": decoder.dtype_policy.name,
         "image_shape": list(decoder.image_space.shape),
-        "decoder": {"name": component_id("decoder", decoder), **decoder.config},
+        "decoder": {"name": component_id(decoder), **decoder.config},
     }
     with _described_folder(Path(path), DECODER, description) as folder:
         decoder.save_assets(folder)
@@ -94,7 +89,7 @@ def load_decoder(path: str | Path, decoder: Decoder) -> Decoder:
     """
     folder = Path(path)
     description = read_description(folder / DECODER, DecoderDescription)
-    wanted, found = {"name": component_id("decoder", decoder), **decoder.config}, description.decoder.choice
+    wanted, found = {"name": component_id(decoder), **decoder.config}, description.decoder.choice
     if odd := [key for key in {**wanted, **found} if wanted.get(key) != found.get(key)]:
         raise RunError(f"{folder} holds another decoder than the run's: it differs in {', '.join(odd[:5])}")
     if description.image_shape != decoder.image_space.shape:
@@ -142,7 +137,7 @@ def _describe(pipeline: Pipeline) -> dict[str, Any]:
         "dtype": pipeline.generator.dtype_policy.name,
         "condition_dropout": pipeline.condition_dropout,
         "image_shape": list(pipeline.decoder.image_space.shape),
-        **{kind: {"name": component_id(kind, part), **part.config} for kind, part in parts.items()},
+        **{kind: {"name": component_id(part), **part.config} for kind, part in parts.items()},
     }
 
 

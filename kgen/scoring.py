@@ -123,7 +123,7 @@ def in_split(name: str, split: str) -> str:
 
 
 def _likelihood(config: RunConfig, pipeline: Pipeline, dataset: Dataset) -> Scores:
-    """Bits a number, by the split whose pictures were measured; empty where the configuration asks for none."""
+    """Bits per dimension, by the split whose images were measured; empty where the configuration asks for none."""
     wanted = config.evaluate.likelihood
     if not wanted.pictures:
         return {}

@@ -37,7 +37,7 @@ class Space:
         if not self.shape or min(self.shape) < 1:
             raise ValueError(f"Space.shape must be positive numbers, not {self.shape}")
         if self.size > MAX_SIZE:
-            raise SpaceError(f"{'x'.join(map(str, self.shape))} are more than {MAX_SIZE:,} numbers an example")
+            raise SpaceError(f"{'x'.join(map(str, self.shape))} are more than {MAX_SIZE:,} numbers per example")
         if (self.kind == "tokens") != (self.vocabulary is not None):
             raise ValueError("Space.vocabulary is given for 'tokens', and only for them")
 

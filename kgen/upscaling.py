@@ -42,7 +42,7 @@ def upscale(
     """
     if not decoder.latent_is_picture:
         raise ConfigError(
-            f"decoder '{component_id('decoder', decoder)}' makes pictures of latents, not of small pictures: "
+            f"decoder '{component_id(decoder)}' makes pictures of latents, not of small pictures: "
             "take a run with a decoder for super-resolution"
         )
     small = image.astype(np.float32) / 127.5 - 1.0
@@ -58,7 +58,7 @@ def _for_latents_of(decoder: Decoder, encoder: Encoder, shape: tuple[int, ...]) 
         return decoder
     factor = decoder.image_space.shape[0] // decoder.latent_space.shape[0]
     large = Space("continuous", (shape[0] * factor, shape[1] * factor, shape[2]))
-    choice = {"name": component_id("decoder", decoder), **decoder.config}
+    choice = {"name": component_id(decoder), **decoder.config}
     made = make_decoder(choice, large, encoder.condition_space)
     made.build(None)
     made.built = True

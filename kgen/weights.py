@@ -1,4 +1,4 @@
-"""Variables in safetensors files: by part, number and name, with a checksum, so that damage is found."""
+"""Keeps variables in safetensors files, by part, number and name, with a checksum that reveals damage."""
 
 from __future__ import annotations
 
@@ -43,23 +43,48 @@ def load_variables(path: Path, groups: Groups) -> dict[str, str]:
         RunError: the file is damaged, or was written for other variables; no variable has changed then.
     """
     variables = _keys(groups)
-    try:
-        with safe_open(path, framework="numpy") as file:
-            if set(file.keys()) != set(variables):
-                odd = sorted(set(file.keys()) ^ set(variables))[:3]
-                raise RunError(f"{path} was written for another model: it differs in {', '.join(odd)}")
-            arrays = {key: file.get_tensor(key) for key in variables}
-            metadata = dict(file.metadata() or {})
-    except (SafetensorError, OSError, AttributeError, TypeError) as error:  # the last two: a type that numpy lacks
-        raise RunError(f"{path} cannot be read: {error}") from error
+    arrays, metadata = _read(path)
+    if odd := sorted(set(arrays) ^ set(variables))[:3]:
+        raise RunError(f"{path} was written for another model: it differs in {', '.join(odd)}")
     for key, variable in variables.items():
         if arrays[key].shape != tuple(variable.shape):
             raise RunError(f"{path}: {key} has shape {arrays[key].shape}, the model wants {tuple(variable.shape)}")
-    if metadata.pop(CHECKSUM, found := _checksum(arrays)) != found:
-        raise RunError(f"{path} is damaged: its numbers do not match their checksum")
     for key, variable in variables.items():
         variable.assign(arrays[key])
     return metadata
+
+
+def load_groups(path: Path, groups: Groups) -> None:
+    """Assigns some of the groups that `save_variables` wrote.
+
+    Raises:
+        RunError: the file is damaged, or a variable is missing on either side or has another shape: all are named, one
+            per line, and none is assigned.
+    """
+    variables = _keys(groups)
+    found = {key: array for key, array in _read(path)[0].items() if key.partition(".")[0] in groups}
+    wrong = []
+    for key in sorted({*found, *variables}):
+        there, here = (tuple(side[key].shape) if key in side else "nothing" for side in (found, variables))
+        if there != here:
+            wrong.append(f"{key}: {there} there, {here} here")
+    if wrong:
+        raise RunError("\n  ".join(wrong))
+    for key, variable in variables.items():
+        variable.assign(found[key])
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays of a file and its metadata. Raises RunError where it is damaged."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            arrays = {key: file.get_tensor(key) for key in sorted(file.keys())}
+            metadata = dict(file.metadata() or {})
+    except (SafetensorError, OSError, AttributeError, TypeError) as error:  # the last two: a type that numpy lacks
+        raise RunError(f"{path} cannot be read: {error}") from error
+    if metadata.pop(CHECKSUM, found := _checksum(arrays)) != found:
+        raise RunError(f"{path} is damaged: its numbers do not match their checksum")
+    return arrays, metadata
 
 
 def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
@@ -68,32 +93,6 @@ def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
         digest.update(f"{key} {array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
-
-
-def load_groups(path: Path, groups: Groups) -> None:
-    """Assigns some of the groups that `save_variables` wrote.
-
-    Raises:
-        RunError: the file is damaged, or a variable is missing on either side or has another shape: all are named, one
-            a line, and none is assigned.
-    """
-    variables = _keys(groups)
-    try:
-        with safe_open(path, framework="numpy") as file:
-            arrays = {key: file.get_tensor(key) for key in sorted(file.keys())}
-            metadata = dict(file.metadata() or {})
-    except (SafetensorError, OSError, AttributeError, TypeError) as error:
-        raise RunError(f"{path} cannot be read: {error}") from error
-    if metadata.get(CHECKSUM, checksum := _checksum(arrays)) != checksum:
-        raise RunError(f"{path} is damaged: its numbers do not match their checksum")
-    found = {key: array for key, array in arrays.items() if key.partition(".")[0] in groups}
-    shapes = {key: (tuple(found[key].shape) if key in found else None) for key in sorted({*found, *variables})}
-    wanted = {key: (tuple(variables[key].shape) if key in variables else None) for key in shapes}
-    wrong = [f"{key}: {shapes[key]} there, {wanted[key]} here" for key in shapes if shapes[key] != wanted[key]]
-    if wrong:
-        raise RunError("\n  ".join(wrong).replace("None", "nothing"))
-    for key, variable in variables.items():
-        variable.assign(found[key])
 
 
 def _keys(groups: Groups) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def test_table_page_and_pictures(kgen, trained: Trained, other: Path, tmp_path: 
     assert (first["run"], second["run"]) == ("good", "other")
     for row in (first, second):
         assert row["generator"] == "toy/means" and row["parameters"] == "5184" and row["training steps"] == "6"
-        assert row["likelihood"] == "none" and row["bits/dim"] == "" and row["steps to draw"] == "1"
+        assert row["likelihood"] == "none" and row["bits per dimension"] == "" and row["steps to draw"] == "1"
         assert float(row["pictures/s drawn"]) > 0 and int(row["peak MiB"]) > 50
         assert 0 <= float(row["brightness mean"]) <= 255 and row["brightness mean (holdout)"]
     page = (tmp_path / "c" / "comparison.html").read_text()
@@ -45,7 +45,7 @@ def test_table_page_and_pictures(kgen, trained: Trained, other: Path, tmp_path: 
     assert not re.search(r"(src|href)=\"(?!data:)", page), "the page refers to other files"
     markdown = (tmp_path / "c" / "comparison.md").read_text()
     assert markdown.startswith("| run | generator | encoder | decoder |") and "(pictures.png)" in markdown
-    assert "| 5,184 |" in markdown and "bits/dim \N{DOWNWARDS ARROW}" in markdown
+    assert "| 5,184 |" in markdown and "bits per dimension \N{DOWNWARDS ARROW}" in markdown
     assert '| data.colours | \\["red", "green"\\] | \\["red", "green", "blue"\\] |' in markdown
     assert "<td>data.colours</td>" in page and first["decoder"] == "kgen/identity"
     with Image.open(tmp_path / "c" / "pictures.png") as sheet:
@@ -134,10 +134,10 @@ def test_which_numbers_are_better_and_what_differs() -> None:
         }
     )
     other = RunConfig.from_dict({**config.dump(), "name": "other", "seed": 3, "evaluate": {"metrics": ["attributes"]}})
-    found = Table(
-        ["one"], [{"attributes accuracy (holdout)": 0.25, "bits/dim": math.nan, "s": 1234567.25}], better_scores(config)
-    )
-    assert found.to_read()[0] == ["run", "attributes accuracy (holdout) \N{UPWARDS ARROW}", "bits/dim", "s", "peak MiB"]
+    facts = {"attributes accuracy (holdout)": 0.25, "bits per dimension": math.nan, "s": 1234567.25}
+    found = Table(["one"], [facts], better_scores(config))
+    head = ["run", "attributes accuracy (holdout) \N{UPWARDS ARROW}", "bits per dimension", "s", "peak MiB"]
+    assert found.to_read()[0] == head
     assert found.to_read()[1] == [["one", "0.250", "nan", "1,234,567", ""]]
     assert found.to_compute()[1] == [["one", "0.25", "nan", "1234567.25", ""]]
     different = different_keys([config, other])

@@ -215,7 +215,7 @@ def test_what_fits(encoder: str, generator: str, decoder: str, encoder_of: Calla
     reader = encoder_of(encoder)
     drawer = decoder_of(decoder, reader.condition_space)
     pipeline = kgen.assemble(encoder=reader, generator={"name": generator, **GENERATORS[generator]}, decoder=drawer)
-    assert component_id("generator", pipeline.generator) == generator
+    assert component_id(pipeline.generator) == generator
     pipeline.compile(keras.optimizers.Adam(1e-3), run_eagerly=EAGER)
     learned, frozen = values(pipeline.generator.trainable_variables), values(drawer.variables)
     history = pipeline.fit(pipeline.inputs(images_of(decoder), captions_of(encoder)), batch_size=4, epochs=2, verbose=0)

@@ -20,7 +20,7 @@ def test_weights_that_do_not_fit_are_refused_before_they_are_made(monkeypatch: p
     with pytest.raises(kgen.ConfigError, match=r"3,725 GiB of .* GiB .* the weight 1000000x1000000 of layer 'huge"):
         weights_fit()(layer.build)((None, 1_000_000))
     assert not layer.weights
-    monkeypatch.setattr(memory, "memory", lambda: 4 * (8 * 8 + 8))
+    monkeypatch.setattr(memory, "total_memory", lambda: 4 * (8 * 8 + 8))
     with weights_fit():
         keras.layers.Dense(8).build((None, 8))
     with weights_fit(), pytest.raises(kgen.ConfigError):
@@ -39,7 +39,7 @@ def test_pipelines_have_that_guard() -> None:
 
 @pytest.mark.parametrize("shape", [(1_000_000, 1_000_000, 3), (2**29,)])
 def test_a_space_has_a_size(shape: tuple[int, ...]) -> None:
-    with pytest.raises(kgen.SpaceError, match="are more than 268,435,456 numbers an example"):
+    with pytest.raises(kgen.SpaceError, match="are more than 268,435,456 numbers per example"):
         kgen.Space("continuous", shape)
 
 

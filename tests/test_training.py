@@ -118,7 +118,7 @@ def test_what_fit_would_ignore_is_refused() -> None:
     dataset = Patterns()
     pipeline = make(dataset)
     for name in ("loss", "metrics", "weighted_metrics", "loss_weights"):
-        with pytest.raises(kgen.ConfigError, match=rf"no {name}: Pipeline minimises 'loss'.*override compute_losses"):
+        with pytest.raises(kgen.ConfigError, match=rf"no {name}: Pipeline minimizes 'loss'.*override compute_losses"):
             pipeline.compile("sgd", **{name: ["mse"]})
     pipeline.compile("sgd")
     batch = batch_of(pipeline, dataset, 4)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 import warnings
 from typing import Annotated
 
 import typer
 
 from kgen.cli import caption, check, compare, evaluate, generate, plugins, reconstruct, run, schema, upscale
-from kgen.cli.common import printable, say_error, show_warning
+from kgen.cli.common import FAULT, printable, say_error, say_fault, show_warning
 from kgen.errors import ComponentError, KgenError, RunInterruptedError
-from kgen.faults import component_errors, reason
+from kgen.faults import component_errors
 
-USER_ERROR, FAULT = 2, 1
+USER_ERROR = 2
 
 app = typer.Typer(
     help="Assemble, train and compare text-to-image models from plugins.",
@@ -64,7 +63,7 @@ def main() -> None:
 
 
 def _open_streams() -> None:
-    """Gives a closed stdout or stderr (`>&-`) a place that swallows all, before a file of kgen's takes its number."""
+    """Opens /dev/null in place of a closed stdin, stdout or stderr (`>&-`), before a file of kgen's gets its number."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)
@@ -81,7 +80,7 @@ def _guarded() -> int:
         print(printable(str(stop)), file=sys.stderr)
         return stop.exit_code
     except ComponentError as error:
-        return _report(str(error), "the plugin's authors")
+        return say_fault(error)
     except KgenError as error:
         return say_error(str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -94,19 +93,12 @@ def _guarded() -> int:
         place = f"{error.filename}: " if error.filename else ""
         return say_error(f"{place}{error.strerror or error}", USER_ERROR)
     except Exception as error:  # the last resort: whatever is left is a fault of kgen
-        return _report(f"unexpected {reason(error)}", "kgen's authors")
-
-
-def _report(message: str, whom: str) -> int:
-    """Prints a fault that the user cannot mend; with KGEN_DEBUG=1 the traceback of the exception being handled too."""
-    if os.environ.get("KGEN_DEBUG") == "1":
-        traceback.print_exc()
-    return say_error(f"{message}\nPlease report this to {whom}, with the traceback that KGEN_DEBUG=1 shows.", FAULT)
+        return say_fault(error)
 
 
 def _run() -> int:
     try:
-        with component_errors():  # innermost: what typer ends with is a SystemExit, too
+        with component_errors():  # the SystemExit by which typer ends passes: it comes from no component
             app(prog_name="kgen")
     except SystemExit as end:
         sys.stdout.flush()

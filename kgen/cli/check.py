@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.common import Settings, load_config, say, say_error
-from kgen.errors import KgenError
+from kgen.cli.common import Settings, load_config, say, say_error, say_fault
+from kgen.errors import ComponentError, KgenError
 
 EXAMPLE = "Example: kgen check configs/*.yaml"
 
@@ -29,10 +29,11 @@ def _check(config: Path, settings: list[str]) -> int:
         from kgen.run import check
 
         check(checked)
+    except ComponentError as error:
+        return say_fault(error, f"{config}: ")
     except KgenError as error:
         return say_error(str(error) if str(config) in str(error) else f"{config}: {error}", error.exit_code)
     except Exception as error:  # the other files are to be checked, too
-        first = (str(error).strip().splitlines() or [""])[0]
-        return say_error(f"{config}: unexpected {type(error).__name__}: {first}", 1)
+        return say_fault(error, f"{config}: ")
     say(f"{config}: ok")
     return 0

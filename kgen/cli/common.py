@@ -5,16 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import tempfile
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kgen.errors import ConfigError, RunError
-from kgen.files import remove_abandoned
+from kgen.errors import ComponentError, ConfigError, RunError
+from kgen.faults import reason
+from kgen.files import writable_folder
 from kgen.ownership import IMAGES, require_free
+
+FAULT = 1
+"""The exit status of a fault of kgen or of a plugin."""
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,7 +32,7 @@ Settings = Annotated[
     ),
 ]
 ChangedData = Annotated[
-    bool, typer.Option("--changed-data", help="Go on where images or captions have changed since the run began.")
+    bool, typer.Option("--changed-data", help="Go on although images or captions have changed since the run began.")
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory that 'kgen run' made.")]
 
@@ -37,6 +41,22 @@ def say_error(message: str, status: int) -> int:
     """Prints one message on stderr, and gives the exit status back."""
     print(f"error: {printable(message)}", file=sys.stderr)
     return status
+
+
+def say_fault(error: Exception, place: str = "") -> int:
+    """Prints what the user cannot mend, and who can; with KGEN_DEBUG=1 also the traceback. Gives the exit status 1.
+
+    Args:
+        error: The exception that is being handled.
+        place: What stands before the message: "FILE: ".
+    """
+    if os.environ.get("KGEN_DEBUG") == "1":
+        traceback.print_exc()
+    if isinstance(error, ComponentError):
+        told, whom = str(error), "the plugin's authors"
+    else:
+        told, whom = f"unexpected {reason(error)}", "kgen's authors"
+    return say_error(f"{place}{told}\nPlease report this to {whom}, with the traceback that KGEN_DEBUG=1 shows.", FAULT)
 
 
 def show_warning(message: Warning | str, category: type[Warning], filename: str, *_: Any) -> None:
@@ -48,12 +68,12 @@ def show_warning(message: Warning | str, category: type[Warning], filename: str,
 
 
 def say(text: str = "") -> None:
-    """Prints a text that may hold a stranger's words: the name of a file, a plugin's summary."""
+    """Prints a text that may hold words of others, such as the name of a file or a plugin's summary."""
     print(printable(text))
 
 
 def printable(text: str) -> str:
-    """A text whose control characters are spelled out, so that it cannot command the terminal."""
+    """The text with its control characters spelled out, so that it cannot command the terminal."""
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
@@ -104,18 +124,6 @@ def picture_file(path: Path) -> None:
     writable_folder(path.parent)
 
 
-def writable_folder(folder: Path) -> None:
-    """Makes a folder that is to be written into, tries it, and removes what killed processes left in it.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        pass
-    remove_abandoned(folder)
-
-
 def require_text(prompts: Sequence[str]) -> None:
     """Raises ConfigError for bytes that are not UTF-8, which Python passes on as halves of surrogate pairs."""
     for prompt in prompts:
@@ -124,14 +132,14 @@ def require_text(prompts: Sequence[str]) -> None:
 
 
 def require_single(image: Path) -> None:
-    """Raises ConfigError for a grid of images that kgen drew, which is none to start from."""
+    """Raises ConfigError for a grid of images that kgen drew, as a single image is wanted."""
     from PIL import Image
 
     with contextlib.suppress(OSError, SyntaxError, ValueError), Image.open(image) as picture:
         count = getattr(picture, "text", {}).get(IMAGES, "1")
         if count != "1":
             raise ConfigError(
-                f"{image}: is a grid of {count} images: give one of them, which 'kgen generate -o FOLDER/' writes"
+                f"{image} is a grid of {count} images: give one of them, which 'kgen generate -o FOLDER/' writes"
             )
 
 
@@ -142,7 +150,8 @@ def require_directory(run: Path) -> None:
     if run.is_dir():
         from kgen.rundir import RunDirectory
 
-        return RunDirectory(run).require_plugins()
+        RunDirectory(run).require_plugins()
+        return
     if run.exists():
         raise RunError(f"{run} is a file: give a run directory that 'kgen run' made")
     others = sorted(str(found.parent) for found in run.parent.glob("*/manifest.json"))

@@ -23,8 +23,7 @@ Row = tuple[str, str, str]
 
 def describe_plugin(components: Sequence[Component]) -> None:
     """Prints the components of one plugin."""
-    origin = components[0].origin
-    say(f"plugin {origin.namespace}, of {origin.distribution} {origin.version}")
+    say(str(components[0].origin))
     for component in components:
         say(f"  {component.kind} {component.id}: {component.summary}")
 

@@ -17,9 +17,9 @@ from kgen.cli.common import (
     require_single,
     require_text,
     say,
-    writable_folder,
 )
 from kgen.errors import ConfigError
+from kgen.files import writable_folder
 from kgen.ownership import IMAGES, require_free
 
 if TYPE_CHECKING:
@@ -32,17 +32,19 @@ EXAMPLE = "Example: kgen generate runs/quickstart 'red heart' 'blue circle' -n 4
 LONGEST_SLUG = 50
 
 
-ImageOption = Annotated[Path | None, typer.Option("--image", metavar="FILE", help="A picture to change.")]
+ImageOption = Annotated[Path | None, typer.Option("--image", metavar="FILE", help="An image to change.")]
 MaskOption = Annotated[
     Path | None, typer.Option("--mask", metavar="FILE", help="White where --image is drawn anew; the rest stays.")
 ]
 StrengthOption = Annotated[
     float | None,
-    typer.Option("--strength", min=0.01, max=1.0, help="How much of --image is changed; the generator's by default."),
+    typer.Option("--strength", min=0.01, max=1.0, help="How much of --image is changed. Default: the generator's."),
 ]
 ScaleOption = Annotated[
     int | None,
-    typer.Option("--scale", min=1, max=64, help="Enlarge each image by this whole factor; grids to 96 pixels."),
+    typer.Option(
+        "--scale", min=1, max=64, help="Enlarge each image by this factor. Default: 1; in a grid, to 96 pixels."
+    ),
 ]
 OutputOption = Annotated[
     str | None,
@@ -50,7 +52,7 @@ OutputOption = Annotated[
         "-o",
         "--output",
         metavar="FILE.png|FOLDER/",
-        help="One PNG, a grid if there are several pictures; or a folder for a file each. Default: PROMPT.png.",
+        help="One PNG (a grid of several images), or a folder for one file per image. Default: PROMPT.png.",
     ),
 ]
 
@@ -61,7 +63,8 @@ def command(
     number: Annotated[int, typer.Option("-n", "--number", min=1, max=100_000, help="Images per prompt.")] = 1,
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Of the noise.")] = 0,
     shared_noise: Annotated[
-        bool, typer.Option("--shared-noise", help="Make all prompts of the same noise, to see the text's effect alone.")
+        bool,
+        typer.Option("--shared-noise", help="Use the same noise for all prompts, to see the text's effect alone."),
     ] = False,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the generator; repeatable.")
@@ -103,7 +106,7 @@ def command(
 
 
 def _note_single_words(prompts: list[str]) -> None:
-    """Says that prompts of one word each are several prompts: a text without quotes looks like one."""
+    """Warns that several words are several prompts: the user may have forgotten the quotes around one prompt."""
     if len(prompts) > 1 and not any(re.search(r"\s", prompt) for prompt in prompts):
         shown = ", ".join(map(repr, prompts))
         note = f"note: these are {len(prompts)} prompts: {shown}; quote a prompt of several words"

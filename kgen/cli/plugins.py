@@ -37,7 +37,7 @@ def list_plugins() -> None:
             table.add_row(*map(printable, row))
     plain_console(WIDE).print(table)
     for origin, reason in found.broken.items():
-        say(f"broken: plugin '{origin.namespace}' of {origin.distribution} {origin.version}: {reason}")
+        say(f"broken: {origin}: {reason}")
 
 
 @app.command("show", epilog="Example: kgen plugins show text/bag")

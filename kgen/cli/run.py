@@ -18,7 +18,9 @@ EXAMPLE = "Example: kgen run configs/quickstart.yaml --set fit.steps=500 --out r
 def command(
     config: Annotated[
         Path,
-        typer.Argument(metavar="CONFIG", help="A run file (YAML), one that kgen ships, or the directory of a run."),
+        typer.Argument(
+            metavar="CONFIG", help="A run file (YAML), the name of a shipped one, or the directory of a run."
+        ),
     ],
     settings: Settings = None,
     out: Annotated[
@@ -38,7 +40,7 @@ def command(
         out = config if out is None else out
         config = config / "config.yaml"
         if not config.is_file():
-            raise RunError(f"{config.parent} is a folder and no run: give a run file, or the directory of a run")
+            raise RunError(f"{config.parent} is a folder, but no run: give a run file, or the directory of a run")
         require_directory(config.parent)
     checked = load_config(config, settings or ())
     from kgen.cli.progress import training_display

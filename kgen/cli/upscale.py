@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.common import RunArgument, require_directory, require_single, require_text, say, writable_folder
+from kgen.cli.common import RunArgument, require_directory, require_single, require_text, say
 from kgen.errors import ConfigError
+from kgen.files import writable_folder
 from kgen.ownership import require_free
 
 EXAMPLE = "Example: kgen upscale runs/imagen-small small.png --prompt 'red heart' -o large/"
@@ -53,13 +54,17 @@ def command(
 
 
 def _targets(images: Sequence[Path], folder: Path) -> list[Path]:
-    """The files to write, tried before the model is loaded; none of them is one of the pictures, or stands for two."""
+    """The files to write, checked before the model is loaded.
+
+    Raises:
+        ConfigError: one of them would replace an input or a file that kgen did not make, or stands for two inputs.
+    """
     targets = [folder / f"{image.stem}.png" for image in images]
     for number, (image, target) in enumerate(zip(images, targets, strict=True)):
         if target in targets[:number]:
             raise ConfigError(f"{image} and {images[targets.index(target)]} would both become {target}: rename one")
         if any(target.exists() and other.exists() and target.samefile(other) for other in images):
-            raise ConfigError(f"{target} is one of the pictures, which would be lost: give another folder with -o")
+            raise ConfigError(f"{target} is one of the input images, which would be lost: give another folder with -o")
         require_free(target)
     writable_folder(folder)
     return targets

@@ -6,7 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, get_args
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from kgen.signature import Configurable
 from kgen.spaces import Space
 
 Split = Literal["train", "validation", "holdout"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 class Example(TypedDict):
@@ -103,7 +104,7 @@ class Dataset(Configurable, ABC):
         """
         return {
             f"{split} {index}": ("", short_digest(caption.encode()))
-            for split in ("train", "validation", "holdout")
+            for split in SPLITS
             for index, caption in enumerate(self.captions(split))
         }
 

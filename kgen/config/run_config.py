@@ -46,7 +46,7 @@ class EvaluateConfig(Section):
     metrics: tuple[ComponentConfig, ...] = ()
     """What to measure."""
     likelihood: LikelihoodConfig = LikelihoodConfig()
-    """Bits a number, of the families that have them."""
+    """The likelihood in bits per dimension, of the families that have one."""
     copies: PositiveInt = 1
     """Pictures a prompt."""
     limit: PositiveInt = 256

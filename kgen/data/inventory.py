@@ -12,7 +12,7 @@ from kgen.components.dataset import Dataset
 from kgen.files import atomic_file
 
 MAX_NAMED = 3
-"""How many images of each sort a message names."""
+"""How many images of each kind of change a message names."""
 
 Inventory = Mapping[str, tuple[str, str]]
 """`Dataset.inventory`: digests of an image and of its captions, by the image's name."""

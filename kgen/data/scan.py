@@ -1,4 +1,4 @@
-"""Looks at every example of a dataset in several threads, such that Ctrl-C ends it at once."""
+"""Looks at every example of a dataset in several threads; Ctrl-C ends this at once."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ CHUNK = 64
 """Items that a thread takes at once; as many are looked at without threads, which would cost more."""
 
 SAY_AFTER = 10.0
-"""Seconds after which, and between which, a long scan says how far it is."""
+"""Seconds between the lines in which a long scan says how far it is."""
 
 
 def scan(items: Sequence[Item], look: Callable[[Item], Found], what: str) -> list[Found]:
     """What `look` says of each item, in their order.
 
-    Threads take chunks from one iterator, and nothing is queued. So an interrupt (which reaches the main thread alone)
-    finds no queue to be emptied and no lock that it could leave locked, as it would inside a pool's `submit`.
+    Threads take chunks from one iterator, and nothing is queued. So an interrupt, which reaches the main thread alone,
+    finds no queue to empty and no lock that it could leave locked, as it would inside a pool's `submit`.
 
     Args:
         look: Must be thread-safe; what it raises is raised here.
@@ -54,14 +54,14 @@ def scan(items: Sequence[Item], look: Callable[[Item], Found], what: str) -> lis
             thread.start()
         _wait(threads, lambda: min(len(done) * CHUNK, len(items)), len(items), what)
     finally:
-        ended = True  # the threads stop after the item at which they are
+        ended = True  # each thread stops after its current item
     if failures:
         raise failures[0]
     return found  # type: ignore[return-value]  # all of them were looked at
 
 
 def _wait(threads: Sequence[threading.Thread], count: Callable[[], int], total: int, what: str) -> None:
-    """Until all threads have ended; a long wait is told of."""
+    """Waits until all threads have ended, and says how far a long scan is."""
     began = said = time.monotonic()
     pause = 0.001
     while any(thread.is_alive() for thread in threads):

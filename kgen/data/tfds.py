@@ -15,8 +15,9 @@ from kgen.data.images import PictureError, Resize, background_colour, decode, fi
 from kgen.data.problems import OnError, refuse
 from kgen.data.scan import scan
 from kgen.data.splits import check_holdout
-from kgen.data.tfds_builder import first_line, open_builder, package
+from kgen.data.tfds_builder import open_builder, package
 from kgen.errors import DataError
+from kgen.faults import reason
 from kgen.spaces import Space
 
 MEMORY_LIMIT = 2**31
@@ -149,7 +150,7 @@ class TFDS(Dataset):
         try:
             return self._sources[name][number]
         except Exception as error:  # a damaged file: the readers raise what C++ does
-            raise PictureError(f"it cannot be read: {first_line(error)}") from error
+            raise PictureError(f"it cannot be read: {reason(error)}") from error
 
     def _picture(self, example: Any) -> Image.Image:
         value = _at(example, self._keys.image)
@@ -261,7 +262,7 @@ def _source(builder: Any, split: str) -> Sequence[Any]:
     except NotImplementedError:  # no random access
         pass
     except Exception as error:
-        raise DataError(f"tfds: {what} cannot be read: {first_line(error)}") from error
+        raise DataError(f"tfds: {what} cannot be read: {reason(error)}") from error
     try:
         return _in_memory(tfds.as_numpy(builder.as_dataset(split=split, decoders=skip, shuffle_files=False)), what)
     except DataError:
@@ -272,7 +273,7 @@ def _source(builder: Any, split: str) -> Sequence[Any]:
             'pip install "kgen-core[tensorflow]", or prepare it as array_record'
         ) from error
     except Exception as error:
-        raise DataError(f"tfds: {what} cannot be read: {first_line(error)}") from error
+        raise DataError(f"tfds: {what} cannot be read: {reason(error)}") from error
 
 
 def _in_memory(examples: Iterator[Any], what: str) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Opens what tensorflow-datasets has, or prepares it; says where it lies if it is elsewhere."""
+"""Opens a dataset of tensorflow-datasets, or prepares it; says where it is if it lies elsewhere."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kgen.errors import DataError
+from kgen.faults import reason
 
 INFO = "dataset_info.json"
 """The file that a version's folder holds."""
@@ -43,12 +44,12 @@ def open_builder(dataset: str | None, data_dir: str | None) -> Any:
     except DataError:
         raise
     except Exception as error:  # registry, parser and file system each raise their own
-        raise DataError(f"tfds: there is no dataset {what}: {first_line(error)}") from error
+        raise DataError(f"tfds: there is no dataset {what}: {reason(error)}") from error
     if not builder.is_prepared():
         try:
             builder.download_and_prepare(file_format="array_record")
         except Exception as error:  # the network, a full disk, a missing package: all that preparing may meet
-            raise DataError(f"tfds: dataset {what} cannot be prepared: {first_line(error)}") from error
+            raise DataError(f"tfds: dataset {what} cannot be prepared: {reason(error)}") from error
     return builder
 
 
@@ -99,8 +100,3 @@ def _no_foreign_features() -> Iterator[None]:
         yield
     finally:
         connector.cls_from_name = original
-
-
-def first_line(error: Exception) -> str:
-    """An exception by its class and the first line of what it says."""
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"

@@ -7,10 +7,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from kgen.components.dataset import Dataset, Split
+from kgen.components.dataset import SPLITS, Dataset, Split
 from kgen.components.metric import Metric
-
-SPLITS: tuple[Split, ...] = ("train", "validation", "holdout")
 
 MANY = 10
 """Images per caption above which the scores say little."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import keras
@@ -28,26 +27,26 @@ class Bench:
             perturb(self.component)
 
     def program(self, name: str, function: Callable[[Tree], Tree]) -> Program:
-        """The function, compiled; of one name there is one, that of the first call."""
+        """The function, compiled. There is one program per name: that of the first call."""
         if name not in self._programs:
             self._programs[name] = Program(self.component, function)
         return self._programs[name]  # type: ignore[no-any-return]
 
     def evaluate(self, name: str, function: Callable[[Tree], Tree], batch: Tree) -> Tree:
-        """Computes the function of a batch of arrays, as cheaply as the backend can; JAX compiles it, once a name."""
+        """Computes the function of a batch of arrays, as cheaply as the backend can; JAX compiles it once per name."""
         if keras.backend.backend() == "jax":
             return self.program(name, function).compute(batch)
         return evaluate(self.component, function, batch)
 
     def portions(self, batch: Tree, count: int) -> list[Tree]:
-        """The batch in portions that `evaluate` computes cheapest: on JAX of `count`, for which it is compiled."""
+        """The batch in portions that `evaluate` computes cheaply: on JAX of `count`, for which it is compiled."""
         if keras.backend.backend() != "jax":
             return [batch]
         total = len(keras.tree.flatten(batch)[0])
         return [rows(batch, slice(start, start + count)) for start in range(0, total, count)]
 
     def descent(self, loss: Callable[[Tree], Tensor]) -> Descent:
-        """Training by this loss; there is one, that of the first call."""
+        """Training by this loss. There is one per component: that of the first call."""
         if "descent" not in self._programs:
             self._programs["descent"] = Descent(self.component, loss)
         return self._programs["descent"]  # type: ignore[no-any-return]
@@ -80,14 +79,3 @@ class Benched:
     @classmethod
     def teardown_class(cls) -> None:
         cls._benches = {}
-
-
-@contextmanager
-def mixed_precision() -> Iterator[None]:
-    """Builds components of bfloat16 layers with float32 weights."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)

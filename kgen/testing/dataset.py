@@ -7,11 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from kgen.components.dataset import Dataset, Split
+from kgen.components.dataset import SPLITS, Dataset, Split
 from kgen.signature import options
 from kgen.testing.configuration import ConfigurationConformance, rebuild
-
-SPLITS: tuple[Split, ...] = ("train", "validation", "holdout")
 
 
 class DatasetConformance(ConfigurationConformance):

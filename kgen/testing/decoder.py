@@ -98,7 +98,6 @@ class DecoderConformance(LossConformance):
 
     def _images(self, bench: Bench, batch: Batch, given: Options) -> Tensor:
         """Decodes as the pipeline does: traced, or compiled, as a whole."""
-
         static, numbers = split_options(type(bench.component).decode, given)
 
         def function(b: Batch) -> Any:

@@ -12,8 +12,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from kgen.assembly import precision
 from kgen.components.encoder import Encoder
-from kgen.testing.bench import Bench, Benched, mixed_precision
+from kgen.testing.bench import Bench, Benched
 from kgen.testing.configuration import ConfigurationConformance
 from kgen.testing.execution import arrays, reseed, tensors
 from kgen.testing.losses import check_gradients, save_and_load
@@ -230,7 +231,7 @@ class EncoderConformance(Benched, ConfigurationConformance):
             )
 
     def test_mixed_precision(self) -> None:
-        with mixed_precision():
+        with precision("mixed_bfloat16"):
             condition = self._encode(self.bench(), self.texts)
         for name, value in condition.items():
             assert np.isfinite(value).all(), f"'{name}' is not finite in mixed precision"

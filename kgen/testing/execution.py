@@ -89,7 +89,7 @@ def values(layer: keras.layers.Layer) -> Values:
 
 
 def restore(before: Values) -> None:
-    """Gives variables the values of before, where these have changed."""
+    """Gives variables their earlier values back, where these have changed."""
     for variable, value in before:
         if not np.array_equal(ops.convert_to_numpy(variable), value, equal_nan=value.dtype.kind == "f"):
             variable.assign(value)
@@ -237,7 +237,7 @@ class Descent:
         return by_path(self.layer, self._step(tensors(batch)))
 
     def fit(self, batch: Tree, steps: int, learning_rate: float, done: Callable[[], bool] = lambda: False) -> bool:
-        """Fits one batch of arrays, so many times over, or until it is done: that is asked four times on the way.
+        """Fits one batch of arrays for `steps` steps, or until `done` says so, which is asked four times on the way.
 
         Returns:
             Whether it was done.

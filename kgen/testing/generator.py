@@ -10,10 +10,11 @@ import keras
 import numpy as np
 from keras import ops
 
+from kgen.assembly import precision
 from kgen.components.generator import Generator
 from kgen.random import NoiseSpec, draw
 from kgen.signature import options, split_options
-from kgen.testing.bench import Bench, mixed_precision
+from kgen.testing.bench import Bench
 from kgen.testing.configuration import allows, check_method_options
 from kgen.testing.execution import Tensor, arrays, as_arrays, check_built, outline, reseed, rows
 from kgen.testing.inputs import check_in_space, constant_latents, random_conditions, random_latents
@@ -41,7 +42,7 @@ class GeneratorConformance(LossConformance):
     """False for a generator that a short training on one image need not bring nearer to it; say why."""
 
     nearer: ClassVar[float] = 0.9
-    """To which share of it that training must bring the distance of the samples from the image at least."""
+    """That training must reduce the distance of the samples from the image to this share of it, or less."""
 
     tolerance: ClassVar[float] = 1e-4
     """How far a picture may differ alone and in a batch."""
@@ -115,7 +116,6 @@ class GeneratorConformance(LossConformance):
 
     def _outline(self, bench: Bench, batch: Batch, given: Options) -> Tensor:
         """Samples; on JAX only their shape and type, which takes no compiling."""
-
         _, function, arguments = self._program(bench.component, batch, given)
         return outline(bench.component, function, arguments)
 
@@ -211,13 +211,13 @@ class GeneratorConformance(LossConformance):
 
     def test_generates_in_mixed_precision(self) -> None:
         given = self.generate_options[0]
-        with mixed_precision():
+        with precision("mixed_bfloat16"):
             bench = self.bench(perturbed=True)
             x = self._samples(bench, self._sampling_batch(bench.component, given), given, traced=False)
             check_in_space(x, bench.component.space, BATCH, f"generate({_show(given)}) in mixed precision", narrow=True)
 
     def test_takes_any_number_of_steps(self) -> None:
-        """From one on, as far as the type of the option `steps` allows; a sampler may need some of before."""
+        """One step, two and three, where the type of the option `steps` allows it."""
         bench = self.bench(perturbed=True)
         generate = type(bench.component).generate
         if "steps" not in options(generate):

@@ -39,7 +39,7 @@ def constant_latents(space: Space, count: int, level: float) -> np.ndarray:
 
 
 class Images:
-    """Random images uint8 (B, H, W, C) in two batches, which can be gone through as often as wanted."""
+    """Random images uint8 (B, H, W, C) in two batches, which can be iterated several times."""
 
     def __init__(self, space: Space) -> None:
         rng = np.random.default_rng(5)

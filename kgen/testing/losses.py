@@ -13,7 +13,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from kgen.testing.bench import Bench, Benched, mixed_precision
+from kgen.assembly import precision
+from kgen.testing.bench import Bench, Benched
 from kgen.testing.configuration import ConfigurationConformance
 from kgen.testing.execution import Descent, arrays, outline, reseed, restore, rows, swap_first, tensors, values
 from kgen.testing.replicas import ReplicaTraining, copies, mirrored
@@ -26,13 +27,13 @@ Batch = dict[str, Any]
 BATCH = 4
 
 DRAWS = 16
-"""So often the noise of every example is drawn anew, where a loss is to be a typical one."""
+"""How often the noise of every example is drawn, for the estimate of a typical loss."""
 
 Check = Callable[[Any], None]
 
 
 def where_trained(check: Check) -> Check:
-    """A check of `compute_losses`, which a component that is not trained passes."""
+    """Makes a check of `compute_losses` pass for a component that is not trained."""
 
     @wraps(check)
     def checked(self: LossConformance) -> None:
@@ -258,7 +259,7 @@ class LossConformance(Benched, ConfigurationConformance):
     @where_trained
     def test_mixed_precision(self) -> None:
         """Under ``precision: mixed_bfloat16``, losses are still float32, and finite."""
-        with mixed_precision():
+        with precision("mixed_bfloat16"):
             bench = self.bench()
             _check_losses(self._loss_tensors(bench, self.loss_batch(bench.component), True), BATCH)
 
@@ -281,7 +282,7 @@ def check_gradients(found: Mapping[str, np.ndarray | None], exempt: tuple[str, .
 
 
 def _check_losses(losses: Mapping[str, Tensor], count: int) -> None:
-    assert "loss" in losses, f"compute_losses must return 'loss', which is minimised; it returned {sorted(losses)}"
+    assert "loss" in losses, f"compute_losses must return 'loss', which is minimized; it returned {sorted(losses)}"
     for name, value in losses.items():
         assert tuple(value.shape) == (count,), (
             f"'{name}' must be one number an example, ({count},), but has the shape {tuple(value.shape)}"

@@ -68,7 +68,7 @@ class MetricConformance(ConfigurationConformance):
         assert again == scores, f"the same pictures have two scores, {scores} and {again}"
 
     def test_order_does_not_matter(self) -> None:
-        """Of images, each with its prompt."""
+        """The scores are the same for the images, each with its prompt, in another order."""
         dataset = self.dataset()
         images, captions = self._real(dataset), list(dataset.captions(self.split))
         order = np.arange(len(images))[::-1]

@@ -17,9 +17,9 @@ REPLICAS = 2
 
 
 def prepare() -> None:
-    """Divides TensorFlow's CPU into devices, if it has not started yet, and lets it optimize no graphs.
+    """Divides TensorFlow's CPU into devices, if it has not started yet, and turns off its optimization of graphs.
 
-    That takes longer than running a small graph a few times. Does nothing on other backends.
+    Optimizing a small graph takes longer than running it a few times. Does nothing on other backends.
     """
     if keras.backend.backend() != "tensorflow":
         return

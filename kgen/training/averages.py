@@ -47,7 +47,7 @@ def fixed_noise(model: LossModel, seed: int = 0) -> Iterator[None]:
 
 @contextmanager
 def kept_metrics(model: LossModel) -> Iterator[None]:
-    """Lets the training's running losses be as they were, whatever is measured in between."""
+    """Keeps the training's running losses as they are, whatever is measured inside the block."""
     values = metric_values(model)
     try:
         yield

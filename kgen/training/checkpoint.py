@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +10,8 @@ import numpy as np
 from kgen.errors import RunError
 from kgen.loss_model import LossModel
 from kgen.replicas import has_workers
+from kgen.rundir import CHECKPOINT, checkpoint_steps
 from kgen.weights import Groups, load_variables, save_variables
-
-NAME = re.compile(r"step-(\d{8,})\.safetensors")
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +38,8 @@ class Checkpoints:
         self.keep = keep
 
     def steps(self) -> list[int]:
-        """The steps of the checkpoints, in ascending order; files that kgen does not name so do not count."""
-        names = (NAME.fullmatch(path.name) for path in self.folder.glob("step-*.safetensors"))
-        return sorted(int(name[1]) for name in names if name)
+        """The steps of the checkpoints, in ascending order."""
+        return checkpoint_steps(self.folder)
 
     def save(self, step: int, model: LossModel) -> None:
         """Writes a checkpoint atomically, then removes the oldest ones.
@@ -66,7 +63,7 @@ class Checkpoints:
             RunError: none of the checkpoints can be read, or one is of a step beyond the last.
         """
         for path in self.folder.glob("step-*"):
-            if not NAME.fullmatch(path.name):
+            if not CHECKPOINT.fullmatch(path.name):
                 log.warning("%s is not named as kgen names a checkpoint, and is not read", path)
         steps = self.steps()
         if steps and steps[-1] > last:

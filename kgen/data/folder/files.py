@@ -20,11 +20,11 @@ SUFFIXES = frozenset(
 )
 """Of the files that are read as images: those of `kgen.data.images.FORMATS`."""
 
-LITTER = frozenset(("__macosx", "thumbs.db", "desktop.ini"))
-"""Files and folders that systems leave behind, in lower case; they are passed over as hidden ones are."""
+LEFT_BY_SYSTEMS = frozenset(("__macosx", "thumbs.db", "desktop.ini"))
+"""Files and folders that operating systems leave behind, in lower case. They are passed over, as hidden ones are."""
 
-MAX_SORTS = 8
-"""How many sorts of files `describe` names."""
+MAX_KINDS = 8
+"""How many kinds of files `describe` names."""
 
 
 @dataclass
@@ -47,8 +47,8 @@ def find_files(root: Path) -> Files:
         raise DataError(f"imagefolder: {root} is {'not a folder' if root.exists() else 'not there'}")
     found = Files(root)
     for name in sorted(_names(root, found.problems)):
-        if printable(name) != name:
-            found.problems.append(Problem(printable(name), "its name is not UTF-8 text: rename the file"))
+        if escaped(name) != name:
+            found.problems.append(Problem(escaped(name), "its name is not UTF-8 text: rename the file"))
         else:
             (found.images if suffix(name) in SUFFIXES else found.others).append(name)
     return found
@@ -64,13 +64,13 @@ def parent(name: str) -> str:
     return name.rpartition("/")[0]
 
 
-def printable(text: str) -> str:
-    """The same text, unless it holds what UTF-8 cannot: half of a surrogate pair, from a text cut in the middle."""
+def escaped(text: str) -> str:
+    """The same text; what UTF-8 cannot hold (half of a surrogate pair, from a text that was cut) is spelled out."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def alike(name: str) -> str:
-    """The same for names that differ in capitals, or in how Unicode writes an accent (NFC and NFD)."""
+def normalized(name: str) -> str:
+    """One form of all names that differ only in capitals, or in how Unicode writes an accent (NFC or NFD)."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
@@ -82,9 +82,9 @@ def describe(names: Iterable[str]) -> str:
         kind = suffix(name) or "without a suffix"
         counts[kind] += 1
         examples.setdefault(kind, name)
-    sorts = [f"{count} {kind} ({examples[kind]})" for kind, count in counts.most_common()]
-    more = len(sorts) - MAX_SORTS
-    return ", ".join(sorts[:MAX_SORTS]) + (f", and {more} sorts more" if more > 0 else "")
+    kinds = [f"{count} {kind} ({examples[kind]})" for kind, count in counts.most_common()]
+    more = len(kinds) - MAX_KINDS
+    return ", ".join(kinds[:MAX_KINDS]) + (f", and {more} more kinds" if more > 0 else "")
 
 
 def some_names(names: Collection[str], limit: int = 3) -> str:
@@ -100,7 +100,7 @@ def _names(root: Path, problems: list[Problem]) -> Iterator[str]:
 
     def unreadable(error: OSError) -> None:
         where = Path(error.filename).relative_to(root).as_posix()
-        problems.append(Problem(printable(where), f"the folder cannot be read: {error.strerror}"))
+        problems.append(Problem(escaped(where), f"the folder cannot be read: {error.strerror}"))
 
     for place, folders, files in os.walk(root, followlinks=True, onerror=unreadable):
         here = Path(place).relative_to(root).as_posix()
@@ -114,7 +114,7 @@ def _names(root: Path, problems: list[Problem]) -> Iterator[str]:
             if os.path.isfile(path):  # noqa: PTH113
                 yield prefix + name
             elif os.path.islink(path):  # noqa: PTH114
-                problems.append(Problem(printable(prefix + name), "this symbolic link leads nowhere"))
+                problems.append(Problem(escaped(prefix + name), "this symbolic link leads nowhere"))
 
 
 def _is_run(files: Collection[str]) -> bool:
@@ -123,7 +123,7 @@ def _is_run(files: Collection[str]) -> bool:
 
 
 def _is_wanted(name: str) -> bool:
-    return not name.startswith(".") and name.lower() not in LITTER
+    return not name.startswith(".") and name.lower() not in LEFT_BY_SYSTEMS
 
 
 def _is_new(place: str, folder: str, prefix: str, seen: dict[tuple[int, int], str], problems: list[Problem]) -> bool:
@@ -134,7 +134,5 @@ def _is_new(place: str, folder: str, prefix: str, seen: dict[tuple[int, int], st
     if before == name:
         return True
     if before != "." and not name.startswith(f"{before}/"):
-        problems.append(
-            Problem(printable(name), f"this folder is the same as {printable(before)}: it is read only once")
-        )
+        problems.append(Problem(escaped(name), f"this folder is the same as {escaped(before)}: it is read only once"))
     return False

@@ -14,9 +14,6 @@ from kgen.data.folder.sidecars import find_sidecars, from_sidecars
 from kgen.data.folder.tables import Captions, CaptionsFrom, Entry, Table, from_tables, open_tables
 from kgen.errors import DataError
 
-SPLITS: tuple[Split, ...] = ("train", "validation")
-"""Those that a folder can hold."""
-
 DEFAULT_TEMPLATE = "{label}"
 """A caption that is the name of the image's folder alone."""
 
@@ -122,7 +119,7 @@ def _notes(files: Files, divisions: Divisions, found: Captions, folder: Folder) 
     lines = [f"captions are from {found.source}" if found.source else "captions are not read"]
     lines += found.notes
     if folder.entries["validation"]:
-        train, validation = (_count(folder, divisions, split) for split in SPLITS)
+        train, validation = _count(folder, divisions, "train"), _count(folder, divisions, "validation")
         lines.append(f"there are {train} to train on, and {validation} on which only the loss is measured")
     if passed := [name for name in files.others if name not in found.used]:
         lines.append(f"there are files that are no images which kgen reads: {describe(passed)}")

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from kgen.components.dataset import Problem
-from kgen.data.folder.files import Files, alike, parent, suffix
+from kgen.data.folder.files import Files, normalized, parent, suffix
 from kgen.data.folder.rows import TextError, read_text
 from kgen.data.folder.tables import CAPTION_COLUMNS, MAX_CAPTION, Captions, Entry
 from kgen.errors import DataError
@@ -77,11 +77,11 @@ def _beside(files: Files) -> dict[str, dict[str, str]]:
     by_name: dict[str, list[str]] = {}
     for name in files.others:
         if suffix(name) in SUFFIXES:
-            by_name.setdefault(alike(_stem(name)), []).append(name)
+            by_name.setdefault(normalized(_stem(name)), []).append(name)
     stems = {_stem(image) for image in files.images}
     found: dict[str, dict[str, str]] = {}
     for image in files.images:
-        names = by_name.get(alike(_stem(image)), ())
+        names = by_name.get(normalized(_stem(image)), ())
         own = [name for name in names if _stem(name) == _stem(image)]
         found[image] = {suffix(name): name for name in (*(n for n in names if _stem(n) not in stems), *own)}
     return found

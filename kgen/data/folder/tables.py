@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from kgen.components.dataset import Problem, Split
 from kgen.data.folder.divisions import split_named
-from kgen.data.folder.files import Files, alike, parent, printable
+from kgen.data.folder.files import Files, escaped, normalized, parent
 from kgen.data.folder.rows import FILE_COLUMNS, Line, NotATableError, Row, read_rows
 from kgen.errors import DataError
 
@@ -165,14 +165,14 @@ class Finder:
         path = (PurePosixPath(parent(table)) / name.replace("\\", "/")).as_posix()
         if path in self.names or self._is_file(path):
             return (path,)
-        return self._alike.get(alike(path.strip()), ())
+        return self._by_path.get(normalized(path.strip()), ())
 
     def below(self, table: str, name: str) -> Sequence[str]:
         """Images whose path ends so, in any folder below the table; of all images, where none lies below it."""
-        wanted = alike(PurePosixPath(name.replace("\\", "/").strip()).as_posix())
+        wanted = normalized(PurePosixPath(name.replace("\\", "/").strip()).as_posix())
         place = f"{parent(table)}/" if parent(table) in self._folders else ""
         matches = self._by_name.get(wanted.rpartition("/")[2], ())
-        return [m for m in matches if m.startswith(place) and f"/{alike(m)}".endswith(f"/{wanted}")]
+        return [m for m in matches if m.startswith(place) and f"/{normalized(m)}".endswith(f"/{wanted}")]
 
     def _is_file(self, name: str) -> bool:
         try:
@@ -181,12 +181,12 @@ class Finder:
             return False
 
     @functools.cached_property
-    def _alike(self) -> dict[str, list[str]]:
-        return _grouped(self.files.images, alike)
+    def _by_path(self) -> dict[str, list[str]]:
+        return _grouped(self.files.images, normalized)
 
     @functools.cached_property
     def _by_name(self) -> dict[str, list[str]]:
-        return _grouped(self.files.images, lambda name: alike(name).rpartition("/")[2])
+        return _grouped(self.files.images, lambda name: normalized(name).rpartition("/")[2])
 
     @functools.cached_property
     def _folders(self) -> set[str]:
@@ -243,8 +243,8 @@ def _name_of(row: Row, column: str) -> str:
 
 def _no_match(name: str, matches: Sequence[str]) -> str:
     if matches:
-        return f"{printable(name)} is there several times: {', '.join(matches[:3])}"
-    return f"there is no picture {printable(name)}"
+        return f"{escaped(name)} is there several times: {', '.join(matches[:3])}"
+    return f"there is no picture {escaped(name)}"
 
 
 def _entries(row: Row, file: str, name: str, column: str) -> list[Entry]:
@@ -271,8 +271,8 @@ def _wrong_caption(caption: Any, column: str) -> str | None:
         return f"'{column}' is empty"
     if not isinstance(caption, str):
         return f"'{column}' is {str(caption)[:40]}, and no text"
-    if printable(caption) != caption:
-        return f"{printable(caption)!r} holds half a character"
+    if escaped(caption) != caption:
+        return f"{escaped(caption)!r} holds half a character"
     if len(caption) > MAX_CAPTION:
         return f"'{column}' has {len(caption):,} letters, more than {MAX_CAPTION:,}"
     return None

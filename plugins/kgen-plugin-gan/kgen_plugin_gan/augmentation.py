@@ -54,7 +54,7 @@ def _translation(images: Tensor, seed: SeedGenerator) -> Tensor:
 
 
 def _cutout(images: Tensor, seed: SeedGenerator) -> Tensor:
-    """Makes a rectangle grey, whose middle is anywhere in the image; what lies beyond its edges is cut off.
+    """Makes a rectangle gray, whose middle is anywhere in the image; what lies beyond its edges is cut off.
 
     As in DiffAugment, a rectangle of an even length has one more place than the image has pixels, so that the first and
     the last row are equally likely to be in it.

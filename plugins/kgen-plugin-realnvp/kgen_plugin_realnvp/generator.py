@@ -87,7 +87,7 @@ class RealNVP(Generator):
     # ---- training -------------------------------------------------------------------------------------------------
 
     def compute_losses(self, x: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
-        """Negative log-likelihood in bits a number of the picture, and its parts: loss = prior - log_det.
+        """Negative log-likelihood in bits per dimension, and its parts: loss = prior - log_det.
 
         "prior" is that of the noise, ``-log N(f(x); 0, I)``; "log_det" is all the rest: what f and the logit stretch,
         the bins' volume, and the density of variational dequantisation.
@@ -187,7 +187,7 @@ class RealNVP(Generator):
         """Log-probability (B,) of 8-bit pictures, in nats; of "none", log-density.
 
         The density of the flow is exact. Of the probability of 8-bit images it gives a lower bound: the logarithm of
-        the mean of p(x + u) / q(u) over `draws` dequantisations (Ho et al. 2019, equation 12; Burda et al. 2016,
+        the mean of p(x + u) / q(u) over `draws` dequantizations (Ho et al. 2019, equation 12; Burda et al. 2016,
         equation 8), which rises with their number towards the probability. They come from a fixed seed.
         """
         x = ops.cast(x, "float32")

@@ -111,7 +111,7 @@ class VAE(Generator):
 
         Returns:
             (B,) each. "reconstruction", -log p(x | z), and "kl", KL(q(z | x) || p(z)): nats of the picture. "loss" is
-            their sum, with beta and free bits, in bits a number of the picture.
+            their sum, with beta and free bits, in bits per dimension.
         """
         x = ops.cast(x, "float32")
         count = ops.shape(x)[0]
@@ -178,7 +178,7 @@ class VAE(Generator):
     # ---- likelihood -----------------------------------------------------------------------------------------------
 
     def likelihood_label(self, *, samples: int = 1, **given: Any) -> str:
-        """A bound; of Bernoulli observations one that grey images have no part in."""
+        """A bound; with Bernoulli observations, of black-and-white images only."""
         bound = f"a bound of {samples} draw{'s' * (samples > 1)}"
         return f"{bound}, of black-and-white images" if self._observation.kind == "bernoulli" else bound
 
