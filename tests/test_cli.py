@@ -321,7 +321,7 @@ def test_plugins_show_prints_documentation_and_options_and_no_chatter_of_tensorf
         "strength float >= 0 0.0",
     ):
         assert (row.split() in rows) == ("network.kind" not in row), row
-    assert kgen("plugins", "show", "toy").out.startswith("plugin toy, of kgen-plugin-toy 1.2\n  dataset toy/squares")
+    assert kgen("plugins", "show", "toy").out.startswith("plugin 'toy' of kgen-plugin-toy 1.2\n  dataset toy/squares")
     kgen("plugins", "show", "meens").refuses("there is no component and no plugin 'meens'")
 
 

@@ -79,7 +79,7 @@ def test_files_in_a_folder_stay(kgen: Kgen, trained: Trained, desk: Path, comman
     for target in ("mine.png", "mine.png/sub", "/proc/x"):
         kgen(*fill(command, trained, target), cwd=desk).refuses()
     if command[0] == "upscale":
-        kgen(*fill(command, trained, "."), cwd=desk).refuses("small.png is one of the pictures, which would be lost")
+        kgen(*fill(command, trained, "."), cwd=desk).refuses("small.png is one of the input images, which would")
         twice = [*fill(command, trained, "new"), "holiday/small.png"]
         kgen(*twice, cwd=desk).refuses("small.png would both become new/small.png")
     assert snapshot(desk) == before

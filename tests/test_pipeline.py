@@ -426,7 +426,7 @@ def test_guidance_without_dropped_conditions_is_warned_of(dataset: Patterns) -> 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"n": 0}, "n must be a whole number from 1 on, not 0"),
+        ({"n": 0}, "n must be a whole number, 1 or more, not 0"),
         ({"n": 1.5}, "n must be"),
         ({"n": 99999999999999999999}, r"99,999,999,999,999,999,999 images of 8x8x3.* need [0-9,.]+ GiB of memory"),
         ({"batch_size": 0}, "batch_size must be"),
@@ -492,7 +492,7 @@ def test_interpolation_begins_and_ends_with_the_seeds_own_pictures(dataset: Patt
     shared = pipeline.interpolate(prompt, count=2, seeds=(3, 4), shared_noise=True, spread=0.5)
     alone = pipeline.generate(prompt, seed=4, shared_noise=True, spread=0.5)[0]
     assert (shared[0] != way[0]).any() and np.abs(alone.astype(int) - shared[-1]).max() <= 1
-    with pytest.raises(kgen.ConfigError, match="from 2 on, not 1"):
+    with pytest.raises(kgen.ConfigError, match="2 or more, not 1"):
         pipeline.interpolate(prompt, count=1)
     steps = np.abs(np.diff(way.astype(float), axis=0)).mean((1, 2, 3))
     assert steps.max() < 0.6 * np.abs(way[0].astype(float) - way[-1]).mean()

@@ -345,7 +345,7 @@ def test_run_goes_on_with_a_directory_and_check_takes_overrides(copy: Path, good
     assert RunDirectory(copy).read_manifest()["step"] == 7
     outcome = kgen("evaluate", copy, "--set", "evaluate.copies=1")
     assert outcome.status == 0 and "brightness mean" in outcome.out, outcome
-    kgen("run", copy.parent).refuses(f"{copy.parent} is a folder and no run")
+    kgen("run", copy.parent).refuses(f"{copy.parent} is a folder, but no run")
     kgen("check", good, "--set", "evaluate.metrics=[{name: retrieval, k: [0]}]").refuses("k must be positive numbers")
     kgen("check", good, "--set", "fit.steps=none").refuses("--set fit.steps=none")
 

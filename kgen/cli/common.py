@@ -139,7 +139,7 @@ def require_single(image: Path) -> None:
         count = getattr(picture, "text", {}).get(IMAGES, "1")
         if count != "1":
             raise ConfigError(
-                f"{image} is a grid of {count} images: give one of them, which 'kgen generate -o FOLDER/' writes"
+                f"{image}: is a grid of {count} images: give one of them, which 'kgen generate -o FOLDER/' writes"
             )
 
 
