@@ -26,8 +26,8 @@ test: $(VENV)/.developing  ## The tests, on TensorFlow
 	KERAS_BACKEND=tensorflow $(PYTEST) -m 'not slow'
 
 test-backends: $(VENV)/.developing  ## The tests that depend on the backend, on JAX and on PyTorch
-	KERAS_BACKEND=jax $(PYTEST) -m 'not slow and not one_backend'
-	KERAS_BACKEND=torch $(PYTEST) -m 'not slow and not one_backend'
+	KERAS_BACKEND=jax $(PYTEST) -m 'backends and not slow'
+	KERAS_BACKEND=torch $(PYTEST) -m 'backends and not slow'
 
 test-all: $(VENV)/.developing  ## Every test on every backend: an hour and more
 	KERAS_BACKEND=tensorflow $(PYTEST)

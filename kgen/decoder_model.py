@@ -12,7 +12,7 @@ from keras import ops
 from kgen.components.decoder import Decoder
 from kgen.components.encoder import Condition, Encoder
 from kgen.data.stream import slices, stream
-from kgen.devices import compile_sampling
+from kgen.devices import compile_sampling, create_weights
 from kgen.errors import ConfigError
 from kgen.images import floats, to_uint8
 from kgen.loss_model import LossModel
@@ -64,7 +64,10 @@ class DecoderModel(LossModel):
             self.decoder.build(None)
         images = ops.zeros((1, *self.decoder.image_space.shape))
         condition = {} if self.encoder is None else self.encoder(self.encoder.tokenize([""]))
-        self.track(self.decoder.compute_losses(images, condition, training=False), self.decoder)
+        losses = create_weights(
+            lambda images, condition: self.decoder.compute_losses(images, condition, training=False), images, condition
+        )
+        self.track(losses, self.decoder)
         self.built = True
 
     @property

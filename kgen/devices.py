@@ -47,6 +47,27 @@ def compile_sampling(steps: int = 1) -> bool:
     return compile_training() or (keras.backend.backend() == "tensorflow" and steps > 1)
 
 
+def create_weights(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls a function of tensors whose layers create their weights when they are called.
+
+    JAX only traces it: computed outside of a program, each operation would be compiled by itself, which takes many
+    times as long. A layer's weights must come from initializers, then; what its `build` assigns would be lost.
+
+    Returns:
+        What the function returns; on JAX, the shapes and types of these tensors, which another call takes as arguments.
+    """
+    if keras.backend.backend() != "jax":
+        return function(*arguments)
+    import jax
+
+    def stateless(*traced: Any) -> Any:
+        with keras.StatelessScope():
+            return function(*traced)
+
+    with keras.StatelessScope():  # gives the weights their values when it ends, which is after the tracing
+        return jax.eval_shape(stateless, *arguments)
+
+
 def as_graph(function: Callable[[], Any], wanted: bool = True) -> Callable[[], Any]:
     """On TensorFlow, `function` as one graph, if that is wanted: what loops many times runs faster so."""
     if not wanted or keras.backend.backend() != "tensorflow":

@@ -16,6 +16,7 @@ from kgen.components.decoder import Decoder
 from kgen.components.encoder import Condition, Encoder
 from kgen.components.generator import Generator
 from kgen.components.likelihood import check_likelihood
+from kgen.devices import create_weights
 from kgen.errors import ConfigError, DataError, GuidanceWarning, UnreadTextWarning
 from kgen.images import floats, to_uint8
 from kgen.likelihood import Likelihood
@@ -77,16 +78,21 @@ class Pipeline(LossModel):
         """Creates every weight, and a tracker for each of the generator's losses."""
         if self.built:  # type: ignore[has-type]
             return
-        self.encoder(self.null_tokens)
-        if not self.encoder.trainable:
+        if self.encoder.trainable:
+            condition = create_weights(self.encoder, self.null_tokens)
+        else:
             condition = self.encoder(self.null_tokens)
             self.hide("frozen_null", {k: ops.convert_to_numpy(v) for k, v in condition.items()})
         if not self.decoder.built:
             self.decoder.build(None)
         image = ops.zeros((1, *self.decoder.image_space.shape))
-        latent = self.decoder.encode(image)
+        latent = create_weights(self.decoder.encode, image)
         self.decoder.trainable = False  # it is trained in a stage of its own, before the generator
-        losses = self.generator.compute_losses(latent, self.encoder(self.null_tokens), training=False)
+        losses = create_weights(
+            lambda latent, condition: self.generator.compute_losses(latent, condition, training=False),
+            latent,
+            condition,
+        )
         self.track(losses, self.generator)
         self.encoder.built = self.generator.built = self.decoder.built = self.built = True
 

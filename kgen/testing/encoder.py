@@ -14,6 +14,7 @@ from keras import ops
 
 from kgen.assembly import precision
 from kgen.components.encoder import Encoder
+from kgen.devices import create_weights
 from kgen.testing.bench import Bench, Benched
 from kgen.testing.configuration import ConfigurationConformance
 from kgen.testing.execution import arrays, reseed, tensors
@@ -50,7 +51,7 @@ class EncoderConformance(Benched, ConfigurationConformance):
     def ready(self) -> Encoder:
         """Adapted, with all its weights."""
         encoder = self.adapted()
-        encoder(tensors(encoder.tokenize([""])))
+        create_weights(encoder, tensors(encoder.tokenize([""])))
         return encoder
 
     def _encode(self, bench: Bench, texts: Sequence[str]) -> Conditions:
@@ -216,7 +217,7 @@ class EncoderConformance(Benched, ConfigurationConformance):
             assert again.condition_space == encoder.condition_space, (
                 f"after load_assets, condition_space is {again.condition_space}; it was {encoder.condition_space}"
             )
-            again(tensors(again.tokenize([""])))
+            create_weights(again, tensors(again.tokenize([""])))
             save_and_load(encoder, again, Path(folder))
         first, second = (e.tokenize(self._hard_texts) for e in (encoder, again))
         for name in first:

@@ -26,7 +26,6 @@ KINDS = (
 )
 
 
-@pytest.mark.backends
 class TestConvolutional(GeneratorConformance):
     fit_steps: ClassVar = 40
     generate_options: ClassVar = ({}, {"temperature": 0.7})
@@ -35,6 +34,7 @@ class TestConvolutional(GeneratorConformance):
         return RealNVP(SPACE, CONDITIONS, coupling=TINY_CONVOLUTIONAL)
 
 
+@pytest.mark.backends
 class TestVariational(GeneratorConformance):
     fit_steps: ClassVar = 40
     likelihood_options: ClassVar = {"draws": 2}

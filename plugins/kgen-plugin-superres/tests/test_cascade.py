@@ -28,6 +28,8 @@ def cascade(*decoders: dict[str, Any], space: Space = SPACE) -> Cascade:
 
 @pytest.mark.backends
 class TestConformance(DecoderConformance):
+    """Of a cascade, and of each part in it."""
+
     condition_space: ClassVar = TEXT
     decode_options: ClassVar = ({"parts": [{"steps": 2}]}, {"parts": [{"steps": 1, "augmentation": 0.1}, {}]})
 

@@ -32,7 +32,6 @@ class TestPlain(GeneratorConformance):
         return VAE(SPACE, CONDITIONS, network=TINY, vector=4, prior="standard")
 
 
-@pytest.mark.backends
 class TestLadder(GeneratorConformance):
     generate_options: ClassVar = EVERY
     likelihood_options: ClassVar = {"samples": 3}
@@ -59,6 +58,7 @@ class TestPatches(GeneratorConformance):
         return VAE(SPACE, CONDITIONS, network=Network(width=8, multipliers=(1, 1), attention=(), patch=2), levels=2)
 
 
+@pytest.mark.backends
 class TestLatentsOfAnAutoencoder(GeneratorConformance):
     fit_fall: ClassVar = 0.05
     generate_options: ClassVar = ({"observe": "sample"},)

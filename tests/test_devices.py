@@ -1,0 +1,60 @@
+"""Weights are made without computing anything, where that is slow; they are the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from kgen.devices import create_weights
+from kgen.random import SeedGenerator, seed_everything
+
+pytestmark = pytest.mark.backends
+
+
+class Layers(keras.layers.Layer):
+    """Makes some layers when it is built, and others when it is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = keras.layers.Dense(4), keras.layers.Conv1D(2, 3)
+        self.seeds = SeedGenerator(1)
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        self.first.build(shape)
+        self.count = self.add_weight(name="count", shape=(), initializer="zeros", trainable=False)
+
+    def call(self, x: Any) -> dict[str, Any]:
+        self.count.assign(self.count + 1.0)
+        hidden = self.first(x) + keras.random.normal((*ops.shape(x)[:2], 4), seed=self.seeds)
+        return {"y": self.second(hidden), "mean": ops.mean(hidden, axis=(1, 2))}
+
+
+def test_weights_are_those_of_a_call() -> None:
+    x = ops.ones((2, 5, 3))
+    made = []
+    for create in (lambda layers, x: layers(x), create_weights):
+        seed_everything(0)
+        layers = Layers()
+        made.append(layers)
+        found = create(layers, x)
+        assert {name: tuple(value.shape) for name, value in found.items()} == {"y": (2, 3, 2), "mean": (2,)}
+    for called, created in zip(made[0].trainable_variables, made[1].trainable_variables, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(called), ops.convert_to_numpy(created))
+    assert len(made[1].variables) == 6 and np.isfinite(ops.convert_to_numpy(made[1](x)["y"])).all()
+
+
+def test_what_it_returns_may_be_given_to_it() -> None:
+    first, second = keras.layers.Dense(4), keras.layers.Dense(2)
+    assert tuple(create_weights(second, create_weights(first, ops.ones((1, 3)))).shape) == (1, 2)
+    assert tuple(second.kernel.shape) == (4, 2)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="the others compute what they are given")
+def test_jax_computes_nothing() -> None:
+    layers = Layers()
+    create_weights(layers, ops.ones((2, 5, 3)))
+    assert float(layers.count.value) == 0.0
