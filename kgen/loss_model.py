@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kgen.devices import shared_batch
+from kgen.devices import compile_training, shared_batch
 from kgen.errors import ConfigError
 from kgen.gradients import densify
 from kgen.replicas import loggable, replica_count, sum_over_replicas
@@ -61,9 +61,12 @@ class LossModel(keras.Model):  # type: ignore[misc]
         loss_weights: Any = None,
         metrics: Any = None,
         weighted_metrics: Any = None,
+        jit_compile: bool | str = "auto",
         **kwargs: Any,
     ) -> None:
         """As in Keras, but for the losses and metrics. Creates the optimizer's variables at once.
+
+        On "auto", XLA compiles only what trains faster so: not TensorFlow on a CPU.
 
         Raises:
             ConfigError: a loss or metrics are given: the parts have losses of their own, which are all reported.
@@ -75,7 +78,9 @@ class LossModel(keras.Model):  # type: ignore[misc]
                 "compute_losses, and reports whatever else that returns. Leave it out; to change the loss, set the "
                 "part's options, or override compute_losses"
             )
-        super().compile(optimizer=optimizer, **kwargs)
+        if jit_compile == "auto" and not compile_training():
+            jit_compile = False
+        super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
         densify(self.optimizer)
         self.optimizer.build(self.trainable_variables)
 

@@ -11,7 +11,6 @@ from typing import Any
 from kgen.config import FitConfig
 from kgen.data.loader import Loader
 from kgen.data.stream import Watched
-from kgen.devices import compile_training
 from kgen.errors import DataError, RunError
 from kgen.loss_model import LossModel
 from kgen.training.callbacks import DrawSamples, Log, Position, SaveCheckpoint, Validate
@@ -41,7 +40,7 @@ def compile_model(model: LossModel, fit: FitConfig) -> None:
         clip_norm=fit.clip_norm,
         average=fit.ema,
     )
-    model.compile(optimizer=optimizer, jit_compile=compile_training())
+    model.compile(optimizer=optimizer)
 
 
 def train(
