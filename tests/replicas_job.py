@@ -1,6 +1,8 @@
-"""One process of test_distribution.py: trains 10 steps and writes what it ended with.
+"""Trains 10 steps on one device, or on several: for test_distribution.py, in its process or in one of its own.
 
-Usage: python replicas_job.py DISTRIBUTION DEVICES NOISE OUT.npz
+Usage: python replicas_job.py DEVICES NOISE FOLDER MODE...
+
+Writes FOLDER/MODE.npz for each mode: "none", "data_parallel" or "multi_worker".
 """
 
 from __future__ import annotations
@@ -8,29 +10,22 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
-mode, devices, noise, out = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), Path(sys.argv[4])
-if os.environ["KERAS_BACKEND"] == "jax":
-    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
-else:
-    import tensorflow as tf
+if __name__ == "__main__" and os.environ["KERAS_BACKEND"] == "jax":
+    devices = f"--xla_force_host_platform_device_count={sys.argv[1]}"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {devices}"
 
-    if mode == "mirrored":
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
+import keras
+import numpy as np
+from parts import Painter, Patterns, Words
 
-import keras  # noqa: E402
-import numpy as np  # noqa: E402
-
-from kgen import assemble  # noqa: E402
-from kgen.config import FitConfig  # noqa: E402
-from kgen.data.loader import Loader  # noqa: E402
-from kgen.training.distribution import open_distribution  # noqa: E402
-from kgen.training.fit import compile_model, train  # noqa: E402
-from kgen.training.journal import read_rows  # noqa: E402
-
-sys.path.insert(0, str(Path(__file__).parent))
-from parts import Painter, Patterns, Words  # noqa: E402
+from kgen import assemble
+from kgen.config import FitConfig
+from kgen.data.loader import Loader
+from kgen.training.distribution import open_distribution
+from kgen.training.fit import compile_model, train
+from kgen.training.journal import read_rows
 
 FIT = FitConfig(
     steps=10,
@@ -44,29 +39,41 @@ FIT = FitConfig(
     validate_every=5,
 )
 
-distribution = open_distribution(mode)  # type: ignore[arg-type]
-keras.utils.set_random_seed(0)
-dataset, encoder = Patterns(), Words()
-encoder.adapt(dataset.captions("train"))
-with distribution.scope():
-    painter = Painter(dataset.image_space, encoder.condition_space, noise=noise)
-    pipeline = assemble(encoder=encoder, generator=painter, dataset=dataset, condition_dropout=0.0)
-    compile_model(pipeline, FIT)
-loader = Loader(dataset, encoder, batch_size=8, shard=distribution.worker, shards=distribution.workers)
-folder = out.with_suffix("")
-folder.mkdir(exist_ok=True)
-unseen = Loader(dataset, encoder, batch_size=8, split="holdout") if distribution.workers == 1 else None  # one image
-train(pipeline, FIT, folder, data=loader, validation=unseen, distribution=distribution, seed=0)
-losses = [float(row["val_loss"]) for row in read_rows(folder / "metrics.csv") if row["val_loss"]]
-images = pipeline.generate(dataset.prompts("train")[:3]) if distribution.workers == 1 else []
 
-arrays = {f"w{i}": np.asarray(v.numpy()) for i, v in enumerate(pipeline.trainable_variables)}
-averages = {f"a{i}": np.asarray(v.numpy()) for i, v in enumerate(pipeline.optimizer.averages)}
-seen = []
-if mode == "mirrored":
-    drawn = distribution.strategy.run(lambda: keras.random.normal((4,), seed=painter.seed_generator))
-    seen = [value.numpy() for value in distribution.strategy.experimental_local_results(drawn)]
-elif mode == "multi_worker":
-    drawn = distribution.strategy.run(lambda: keras.random.normal((4,), seed=painter.seed_generator))
-    seen = [distribution.strategy.experimental_local_results(drawn)[0].numpy()]
-np.savez(out, replicas=distribution.replicas, drawn=np.array(seen), losses=losses, images=images, **arrays, **averages)
+def trained(mode: Any, noise: float, folder: Path) -> dict[str, Any]:
+    """What the training ends with: weights, their averages, losses of the validation, images, and noise by replica."""
+    distribution = open_distribution(mode)
+    keras.utils.set_random_seed(0)
+    dataset, encoder = Patterns(), Words()
+    encoder.adapt(dataset.captions("train"))
+    with distribution.scope():
+        painter = Painter(dataset.image_space, encoder.condition_space, noise=noise)
+        pipeline = assemble(encoder=encoder, generator=painter, dataset=dataset, condition_dropout=0.0)
+        compile_model(pipeline, FIT)
+    loader = Loader(dataset, encoder, batch_size=8, shard=distribution.worker, shards=distribution.workers)
+    alone = distribution.workers == 1
+    unseen = Loader(dataset, encoder, batch_size=8, split="holdout") if alone else None  # one image
+    folder.mkdir(exist_ok=True)
+    train(pipeline, FIT, folder, data=loader, validation=unseen, distribution=distribution, seed=0)
+    return {
+        "replicas": distribution.replicas,
+        "losses": [float(row["val_loss"]) for row in read_rows(folder / "metrics.csv") if row["val_loss"]],
+        "images": pipeline.generate(dataset.prompts("train")[:3]) if alone else [],
+        "drawn": drawn(distribution.strategy, painter),
+        **{f"w{i}": np.asarray(v.numpy()) for i, v in enumerate(pipeline.trainable_variables)},
+        **{f"a{i}": np.asarray(v.numpy()) for i, v in enumerate(pipeline.optimizer.averages)},
+    }
+
+
+def drawn(strategy: Any, painter: Painter) -> list[np.ndarray]:
+    """The noise that each replica of this process draws next."""
+    if strategy is None:
+        return []
+    values = strategy.run(lambda: keras.random.normal((4,), seed=painter.seed_generator))
+    return [value.numpy() for value in strategy.experimental_local_results(values)]
+
+
+if __name__ == "__main__":
+    for mode in sys.argv[4:]:
+        folder = Path(sys.argv[3]) / mode
+        np.savez(folder.with_suffix(".npz"), **trained(mode, float(sys.argv[2]), folder))

@@ -10,28 +10,28 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
+from replicas_job import trained
 
 from kgen.data.stream import slices
+from kgen.testing.replicas import mirrored
 
 JOB = Path(__file__).parent / "replicas_job.py"
+on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.distribute is TensorFlow's")
 
 
-def start(backend: str, mode: str, devices: int, noise: float, out: Path, **env: str) -> subprocess.Popen[str]:
+def start(backend: str, devices: int, noise: float, folder: Path, *modes: str, **env: str) -> subprocess.Popen[str]:
     variables = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", **env}
-    command = [sys.executable, str(JOB), mode, str(devices), str(noise), str(out)]
+    command = [sys.executable, str(JOB), str(devices), str(noise), str(folder), *modes]
     return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def result(process: subprocess.Popen[str], out: Path) -> dict[str, np.ndarray]:
+def results(process: subprocess.Popen[str], folder: Path, *modes: str) -> list[dict[str, np.ndarray]]:
     output = process.communicate(timeout=300)[0]
     assert process.returncode == 0, output[-3000:]
-    return dict(np.load(out))
-
-
-def job(backend: str, mode: str, devices: int, noise: float, out: Path) -> dict[str, np.ndarray]:
-    return result(start(backend, mode, devices, noise, out), out)
+    return [dict(np.load(folder / f"{mode}.npz")) for mode in modes]
 
 
 def validated_alike(one: dict[str, Any], many: dict[str, Any], tolerance: float) -> None:
@@ -49,12 +49,24 @@ def same(one: dict[str, Any], many: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def one_device(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
-    return job("tensorflow", "none", 1, 0.0, tmp_path_factory.mktemp("one") / "one.npz")
+def one_device(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return trained("none", 0.0, tmp_path_factory.mktemp("one"))
 
 
-def test_two_mirrored_devices_equal_one(one_device: dict[str, np.ndarray], tmp_path: Path) -> None:
-    two = job("tensorflow", "mirrored", 2, 0.0, tmp_path / "two.npz")
+@on_tensorflow
+def test_two_mirrored_devices_equal_one(
+    one_device: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tensorflow as tf
+
+    strategy = mirrored()  # this process's one strategy: two would mix up their reductions
+
+    def of(devices: list[str]) -> Any:
+        assert devices == [device.name for device in tf.config.list_logical_devices("CPU")]
+        return strategy
+
+    monkeypatch.setattr(tf.distribute, "MirroredStrategy", of)
+    two = trained("mirrored", 0.0, tmp_path)
     assert two["replicas"] == 2
     same(one_device, two)
     validated_alike(one_device, two, 1e-4)
@@ -62,7 +74,8 @@ def test_two_mirrored_devices_equal_one(one_device: dict[str, np.ndarray], tmp_p
     assert np.abs(first - second).min() > 1e-3  # the replicas draw different noise
 
 
-def test_two_workers_equal_one_device(one_device: dict[str, np.ndarray], tmp_path: Path) -> None:
+@on_tensorflow
+def test_two_workers_equal_one_device(one_device: dict[str, Any], tmp_path: Path) -> None:
     with socket.socket() as a, socket.socket() as b:
         a.bind(("127.0.0.1", 0))
         b.bind(("127.0.0.1", 0))
@@ -70,9 +83,10 @@ def test_two_workers_equal_one_device(one_device: dict[str, np.ndarray], tmp_pat
     processes = []
     for index in range(2):
         config = json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}})
-        out = tmp_path / f"worker{index}.npz"
-        processes.append((start("tensorflow", "multi_worker", 1, 0.0, out, TF_CONFIG=config), out))
-    first, second = (result(process, out) for process, out in processes)
+        folder = tmp_path / str(index)
+        folder.mkdir()
+        processes.append((start("tensorflow", 1, 0.0, folder, "multi_worker", TF_CONFIG=config), folder))
+    (first,), (second,) = (results(process, folder, "multi_worker") for process, folder in processes)
     assert first["replicas"] == 2
     same(one_device, first)
     same(one_device, second)
@@ -80,9 +94,10 @@ def test_two_workers_equal_one_device(one_device: dict[str, np.ndarray], tmp_pat
 
 
 def test_two_jax_devices_equal_one(tmp_path: Path) -> None:
-    one = job("jax", "none", 1, 0.1, tmp_path / "one.npz")
-    two = job("jax", "data_parallel", 2, 0.1, tmp_path / "two.npz")
-    assert two["replicas"] == 2
+    """In one process, of two devices: what is not distributed takes the first alone."""
+    modes = ("none", "data_parallel")
+    one, two = results(start("jax", 2, 0.1, tmp_path, *modes), tmp_path, *modes)
+    assert (one["replicas"], two["replicas"]) == (1, 2)
     same(one, two)
     validated_alike(one, two, 0.02)  # the filler takes noise too, so that the image's is another
 
