@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kgen import ConditionSpace, Dataset, Encoder, Generator, NoiseSpec, SeedGenerator, Space
+from kgen import ConditionSpace, Dataset, Decoder, Encoder, Generator, NoiseSpec, SeedGenerator, Space
 from kgen.components.dataset import Split
 
 
@@ -74,6 +74,64 @@ class Painter(Generator):
         self, condition: dict[str, Any], null_condition: dict[str, Any], noise: dict[str, Any], *, spread: float = 0.1
     ) -> Any:
         return self.mean(condition) + spread * noise["z"]
+
+
+class Editor(Painter):
+    """Starts from an image, too: it goes a part of the way to the mean."""
+
+    edits = True
+
+    def generate(
+        self,
+        condition: dict[str, Any],
+        null_condition: dict[str, Any],
+        noise: dict[str, Any],
+        source: Any = None,
+        *,
+        strength: float = 0.5,
+    ) -> Any:
+        made = super().generate(condition, null_condition, noise)
+        return made if source is None else (1.0 - strength) * source + strength * made
+
+
+class Codec(Decoder):
+    """A trained decoder: a convolution either way, to half the height and width, and latents of unit variance."""
+
+    def __init__(self, image_space: Space, *, channels: int = 2, **kwargs: Any) -> None:
+        super().__init__(image_space, **kwargs)
+        self.channels = channels
+        self.down = keras.layers.Conv2D(channels, 2, strides=2)
+        self.up = keras.layers.Conv2DTranspose(image_space.shape[-1], 2, strides=2)
+
+    def build(self, input_shape: None = None) -> None:
+        self.down.build((None, *self.image_space.shape))
+        self.up.build((None, *self.latent_space.shape))
+        self.deviation = self.add_weight(shape=(), initializer="ones", trainable=False, name="deviation")
+
+    @property
+    def latent_space(self) -> Space:
+        height, width, _ = self.image_space.shape
+        return Space("continuous", (height // 2, width // 2, self.channels), bounded=False)
+
+    def encode(self, images: Any) -> Any:
+        return self.down(images) / self.deviation
+
+    def decode(self, latent: Any, condition: dict[str, Any], noise: dict[str, Any]) -> Any:
+        return self.up(latent * self.deviation)
+
+    def compute_losses(self, images: Any, condition: dict[str, Any], training: bool) -> dict[str, Any]:
+        error = self.decode(self.encode(images), condition, {}) - images
+        return {"loss": ops.mean(ops.square(error), axis=(1, 2, 3))}
+
+    def calibrate(self, batches: Iterable[np.ndarray]) -> None:
+        self.deviation.assign(self.deviation * self._measured(batches))
+
+    def scores(self, batches: Iterable[np.ndarray]) -> dict[str, float]:
+        return {"latent deviation": self._measured(batches)}
+
+    def _measured(self, batches: Iterable[np.ndarray]) -> float:
+        encoded = [self.encode(batch.astype("float32") / 127.5 - 1.0) for batch in batches]
+        return float(np.concatenate([ops.convert_to_numpy(latents) for latents in encoded]).std())
 
 
 class Patterns(Dataset):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import numpy as np
 import pytest
 from keras import ops
 from kgen_plugin_superres.regression import Regression
+from made_plugins import Site, installed
 from PIL import Image
 
 import kgen
@@ -22,29 +26,55 @@ PROMPT = "a large red circle in the middle"
 PICTURE = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
 
 
-def configuration(**decoder: object) -> RunConfig:
+def configuration() -> RunConfig:
+    fit = {"steps": 4, "batch_size": 8}
     return RunConfig.from_dict(
         {
             "data": {"name": "shapes", "size": 16, "count": 20, "holdout": ["purple square"]},
             "encoder": {"name": "text/bag", "dim": 8},
-            "generator": {
-                "name": "diffusion/diffusion",
-                "network": {"kind": "dit", "patch": 1, "width": 8, "depth": 1, "heads": 2},
-            },
-            "decoder": {"name": "superres/regression", "factor": 2, "width": 8, "blocks": 1, **decoder},
+            "generator": "made/editor",
+            "decoder": {"name": "superres/regression", "factor": 2, "width": 8, "blocks": 1, "fit": fit},
             "fit": {"steps": 2, "batch_size": 8},
-            "sample": {"every": 0, "prompts": [PROMPT], "options": {"steps": 1}},
+            "sample": {"every": 0, "prompts": [PROMPT]},
         }
     )
 
 
+PLUGIN = """\
+import kgen
+
+
+@kgen.hookimpl
+def kgen_components(registry):
+    registry.generator("editor", "parts:Editor", summary="Changes an image")
+"""
+"""TensorFlow traces it quickly: the runs are there for their decoder, and for what the commands do with a file."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def editor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The plugin `made` is installed."""
+    site = Site(tmp_path_factory.mktemp("site"))
+    site.install("made", PLUGIN)
+    with installed(site.path):
+        yield
+
+
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of small pictures and their enlargement, not to be written to."""
-    path = tmp_path_factory.mktemp("image-to-image") / "run"
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of which the decoder is trained, and nothing else, not to be written to."""
+    path = tmp_path_factory.mktemp("image-to-image") / "alone"
+    run(configuration(), path, stage="decoder", say=lambda text: None)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(alone: Path) -> Path:
+    """A finished run of small images and their enlargement, not to be written to."""
+    path = Path(shutil.copytree(alone, alone.with_name("run")))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KGEN_CACHE", str(path.parent / "cache"))
-        run(configuration(fit={"steps": 4, "batch_size": 8}), path, say=lambda text: None)
+        run(configuration(), path, say=lambda text: None)
     return path
 
 
@@ -55,12 +85,18 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def pixels(generator: str = "diffusion/diffusion", **options: object) -> kgen.Pipeline:
-    if generator == "diffusion/diffusion":
-        options = {"network": {"kind": "dit", "patch": 4, "width": 8, "depth": 1, "heads": 2}, **options}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "diffusion/diffusion": {"kind": "dit", "patch": 4, "width": 8, "depth": 1, "heads": 2},
+    "vae/vae": {"width": 4, "multipliers": [1], "attention": []},
+}
+
+
+@functools.cache
+def pixels(generator: str = "diffusion/diffusion") -> kgen.Pipeline:
+    """Of images of 16x16; nobody trains it."""
     return kgen.assemble(
         encoder={"name": "text/bag", "dim": 8},
-        generator={"name": generator, **options},
+        generator={"name": generator, "network": NETWORKS[generator]},
         image_space=kgen.Space("continuous", (16, 16, 3)),
         captions=[PROMPT],
     )
@@ -105,7 +141,7 @@ def test_who_cannot_start_from_a_picture_says_so() -> None:
 
 
 def test_a_run_file_has_no_strength() -> None:
-    data = {**configuration(fit={"steps": 1}).dump(), "sample": {"options": {"strength": 0.5}}}
+    data = {**configuration().dump(), "sample": {"options": {"strength": 0.5}}}
     with pytest.raises(ConfigError, match=r"sample\.options\.strength: is of an image .*--image"):
         RunConfig.from_dict(data)
 
@@ -113,6 +149,7 @@ def test_a_run_file_has_no_strength() -> None:
 # ---- drawing a part of a picture anew --------------------------------------------------------------------------------
 
 
+@functools.cache
 def cells(size: int) -> kgen.Pipeline:
     """Whose latents are tokens of `size` x `size` pixels each, of one grey level: nothing of a picture is lost."""
     decoder = Blocks(kgen.Space("continuous", (16, 16, 1)), size=size)
@@ -217,7 +254,7 @@ def test_upscale_refuses_what_it_cannot_do() -> None:
 
 
 def test_commands(kgen, trained: Path, file: Path, tmp_path: Path) -> None:
-    done = kgen("generate", trained, "star", "--image", file, "--strength", "0.3", "--set", "steps=1", cwd=tmp_path)
+    done = kgen("generate", trained, "star", "--image", file, "--strength", "0.3", cwd=tmp_path)
     assert done.status == 0, done.err
     with Image.open(tmp_path / "star.png") as picture:
         assert picture.size == (16, 16) and picture.text["strength"] == "0.3"
@@ -235,7 +272,7 @@ def test_a_mask_belongs_to_its_picture(kgen, trained: Path, file: Path, tmp_path
     given = ("generate", trained, "star", "--image", file, "--mask", mask)
     kgen(*given, cwd=tmp_path).refuses(f"--mask {mask}: must be of the size of {file}, 40x30, not 40x31")
     Image.new("L", (40, 30), "white").save(mask)
-    kgen(*given, cwd=tmp_path).refuses("Diffusion changes an image as a whole: leave the mask out")
+    kgen(*given, cwd=tmp_path).refuses("Editor changes an image as a whole: leave the mask out")
 
 
 def test_bad_input(kgen, trained: Path, file: Path, tmp_path: Path) -> None:
@@ -249,10 +286,9 @@ def test_bad_input(kgen, trained: Path, file: Path, tmp_path: Path) -> None:
     kgen("reconstruct", trained, file, "-o", "sheet.gif", cwd=tmp_path).refuses("'.png'")
 
 
-def test_the_decoders_stage_alone_is_enough(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KGEN_CACHE", str(tmp_path / "cache"))
-    run(configuration(fit={"steps": 4, "batch_size": 8}), tmp_path / "run", stage="decoder", say=lambda text: None)
-    decoder, _ = open_decoder(tmp_path / "run")
+def test_the_decoders_stage_alone_is_enough(trained: Path, alone: Path) -> None:
+    assert not (alone / "model").exists()
+    decoder, _ = open_decoder(alone)
     whole, _ = open_decoder(trained)
     for one, other in zip(decoder.weights, whole.weights, strict=True):
         np.testing.assert_array_equal(one.numpy(), other.numpy())

@@ -13,10 +13,10 @@ import pytest
 import yaml
 from command_line import GOOD, TOY
 from keras import ops
+from made_plugins import installed
 
 from kgen.config import RunConfig
 from kgen.errors import KgenError
-from kgen.plugins import registry
 from kgen.run import check, run
 
 SHAPES = """\
@@ -44,11 +44,8 @@ sample: {options: {steps: 1}}
 
 @pytest.fixture(scope="module", autouse=True)
 def toy() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(TOY))
-        registry.cache_clear()
+    with installed(TOY):
         yield
-    registry.cache_clear()
 
 
 def configuration(text: str = GOOD, **changes: Any) -> RunConfig:

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import yaml
 from command_line import GOOD, TOY
+from made_plugins import installed
 from safetensors.numpy import load_file
 
 from kgen.cli.progress import TrainingDisplay, duration
 from kgen.config import RunConfig
 from kgen.errors import ConfigError, PluginError, RunError
 from kgen.evaluation import evaluate
-from kgen.plugins import registry
 from kgen.run import check, run
 from kgen.rundir import RunDirectory
 
@@ -38,11 +38,8 @@ def quiet(config: RunConfig, path: Path, **options: Any) -> Any:
 
 @pytest.fixture(scope="module", autouse=True)
 def toy() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(TOY))
-        registry.cache_clear()
+    with installed(TOY):
         yield
-    registry.cache_clear()
 
 
 @pytest.fixture(scope="module")
