@@ -200,7 +200,7 @@ def test_without_guidance_there_is_no_second_pass(pipeline: kgen.Pipeline, monke
 
 CONDITIONS = kgen.ConditionSpace(length=2, dim=8)
 NETWORK = {"width": 8, "depth": 1, "heads": 2}
-GRID, PIXELS = kgen.Space("tokens", (4, 4), vocabulary=16), kgen.Space("continuous", (8, 8, 3))
+GRID, PIXELS = kgen.Space("tokens", (2, 2), vocabulary=16), kgen.Space("continuous", (8, 8, 3))
 SUPERRES = {"width": 4, "multipliers": [1], "blocks": 1, "head_dim": 4}
 DIT = {"kind": "dit", "patch": 4, "width": 8, "depth": 1, "heads": 2}
 COMPONENTS: dict[str, tuple[Kind, kgen.Space, dict[str, Any], list[tuple[str, dict[str, Any]]]]] = {

@@ -51,27 +51,37 @@ def checkpoints(folder: Path) -> set[str]:
     return {str(path.relative_to(run)) for stage in ("", "decoder/") for path in run.glob(f"{stage}checkpoints/step-*")}
 
 
-def kill_at_a_random_moment(folder: Path, backend: str) -> None:
-    before = checkpoints(folder)
+def kill_at_a_random_moment(folder: Path, backend: str, most: int) -> None:
+    """After 1 to `most` new checkpoints, of whichever stage."""
+    before, new, wanted = checkpoints(folder), set[str](), random.randint(1, most)
     process = start(folder, backend)
-    while process.poll() is None and checkpoints(folder) == before:
+    while process.poll() is None and len(new) < wanted:
         time.sleep(0.02)
+        new |= checkpoints(folder) - before
     time.sleep(random.random() * 0.4)
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
-@pytest.mark.parametrize(
-    "backend", ["tensorflow", *(pytest.param(name, marks=pytest.mark.slow) for name in ("jax", "torch"))]
-)
+def test_killed_once_and_resumed(tmp_path: Path) -> None:
+    """In either stage: the decoder's has three checkpoints."""
+    resumes("tensorflow", tmp_path, kills=1, most=6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
 def test_killed_four_times_in_two_stages_and_resumed(backend: str, tmp_path: Path) -> None:
+    resumes(backend, tmp_path, kills=4, most=1)
+
+
+def resumes(backend: str, tmp_path: Path, kills: int, most: int) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
         folder.mkdir()
         (folder / "run.yaml").write_text(CONFIG, encoding="utf-8")
-    for _ in range(4):
-        kill_at_a_random_moment(killed, backend)
+    for _ in range(kills):
+        kill_at_a_random_moment(killed, backend, most)
     assert not (killed / "runs" / "run" / "model").exists()  # it was killed before its end
     resumed, expected = finish(killed, backend), finish(whole, backend)
     assert resumed.keys() == expected.keys() and len(expected) > 50
