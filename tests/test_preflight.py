@@ -31,7 +31,7 @@ evaluate: {metrics: [attributes], likelihood: {pictures: 4}}
 STAGED = """\
 data: {name: shapes, size: 16, count: 12}
 encoder: {name: text/bag, dim: 8}
-generator: {name: diffusion/diffusion, network: {kind: dit, patch: 1, width: 8, depth: 1, heads: 2}}
+generator: toy/means
 decoder:
   name: codecs/kl-autoencoder
   channels: 2
