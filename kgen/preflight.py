@@ -75,6 +75,8 @@ def preflight(config: RunConfig, dataset: Dataset, decoder_data: Dataset | None,
     decoder = make_decoder(config.decoder.choice, dataset.image_space, encoder.condition_space)
     if config.decoder.source is None and learns_from_images(type(decoder)):
         _try_decoder_stage(decoder, decoder_data or dataset, encoder)
+    images, captions = _examples(dataset)
+    latents = _try_encoding(decoder, images)  # or its fault would be met, and called its own, by the generator
     pipeline = assemble(
         encoder=encoder,
         generator=config.generator.choice,
@@ -82,8 +84,7 @@ def preflight(config: RunConfig, dataset: Dataset, decoder_data: Dataset | None,
         dataset=dataset,
         condition_dropout=config.condition_dropout,
     )
-    images, captions = _examples(dataset)
-    losses = _try_losses(pipeline, images, captions)
+    losses = _try_losses(pipeline, latents, captions)
     _try_journal(losses)
     drawn = _try_drawing(config, pipeline, _two(prompts))
     if config.evaluate.likelihood.pictures:
@@ -118,12 +119,18 @@ def _try_decoder_stage(decoder: Decoder, data: Dataset, encoder: Encoder) -> Non
     _check_numbers(scores, decoder, "scores")
 
 
-def _try_losses(pipeline: Pipeline, images: np.ndarray, captions: Sequence[str]) -> Mapping[str, np.ndarray]:
-    decoder, generator = pipeline.decoder, pipeline.generator
-    latents = decoder.encode(floats(ops.convert_to_tensor(images)))
-    _check_in_space(latents, decoder.latent_space, decoder, "encode")
+def _try_encoding(decoder: Decoder, images: np.ndarray) -> Any:
+    """The latents of two images."""
+    if not decoder.built:
+        decoder.build(None)
+    return _check_in_space(
+        decoder.encode(floats(ops.convert_to_tensor(images))), decoder.latent_space, decoder, "encode"
+    )
+
+
+def _try_losses(pipeline: Pipeline, latents: Any, captions: Sequence[str]) -> Mapping[str, np.ndarray]:
     condition = _condition(pipeline.encoder, captions, training=True)
-    return _check_losses(generator.compute_losses(latents, condition, training=True), generator)
+    return _check_losses(pipeline.generator.compute_losses(latents, condition, training=True), pipeline.generator)
 
 
 def _condition(encoder: Encoder, texts: Sequence[str], training: bool = False) -> Condition:
