@@ -22,8 +22,6 @@ from kgen.nn import (
     threshold_dynamically,
 )
 
-pytestmark = pytest.mark.backends
-
 LAYERS = {
     "group_norm": lambda **kw: GroupNorm(4, 1e-4, **kw),
     "attention": lambda **kw: MultiHeadAttention(2, use_bias=False, output_initializer="zeros", **kw),
@@ -62,6 +60,7 @@ def test_group_norm_is_keras_group_normalization(channels, groups, count):
     np.testing.assert_allclose(numpy(fast(x, scale, shift)), expected, atol=5e-5)
 
 
+@pytest.mark.backends
 def test_group_norm_computes_in_float32():
     x = 100.0 + random(2, 8, 8, 4)
     layer = GroupNorm(2, dtype="mixed_bfloat16")
@@ -71,6 +70,7 @@ def test_group_norm_computes_in_float32():
     np.testing.assert_allclose(numpy(y), numpy(GroupNorm(2)(rounded)), atol=0.03)
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("materialised", [2**20, 0], ids=["matrix", "backend"])
 @pytest.mark.parametrize("cross", [False, True], ids=["self", "cross"])
 def test_attention_is_torch_attention(cross, materialised, monkeypatch):
@@ -114,6 +114,7 @@ def test_attention_to_one_place_is_its_value():
     np.testing.assert_allclose(numpy(layer(x, context, np.ones((2, 1)))), expected, atol=1e-6)
 
 
+@pytest.mark.backends
 def test_attention_softmax_is_float32_in_mixed_precision():
     """In bfloat16, the weights of 4096 equal keys would add up to something else than 1."""
     layer = MultiHeadAttention(1, output_initializer="identity", dtype="mixed_bfloat16")
@@ -185,6 +186,7 @@ def test_positions_refuse_odd_widths():
         sequence_positions(3, 5)
 
 
+@pytest.mark.backends
 def test_dropout_scales_what_it_keeps():
     layer, x = Dropout(0.25), np.ones((100, 400), np.float32)
     first, second = numpy(layer(x, training=True)), numpy(layer(x, training=True))
@@ -208,6 +210,7 @@ def test_layers_serialise(name):
     assert keras.backend.standardize_dtype(again(random(*shape)).dtype) == "bfloat16"
 
 
+@pytest.mark.backends
 def test_dynamic_thresholding() -> None:
     x = np.random.default_rng(0).standard_normal((2, 8, 8, 3)).astype("float32") * [[[[3.0]]], [[[0.1]]]]
     out = ops.convert_to_numpy(threshold_dynamically(ops.convert_to_tensor(x.astype("float32")), 0.9))

@@ -116,7 +116,6 @@ def test_log_determinant(case, randomise, condition_of, slogdet, array) -> None:
     assert moves or np.abs(found).min() > 1e-3
 
 
-@pytest.mark.backends
 def test_log_determinants_of_a_chain_add_up_with_its_steps(randomise, condition_of, slogdet, array) -> None:
     """Shapes change on the way."""
     chain = Chain(

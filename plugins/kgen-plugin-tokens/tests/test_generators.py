@@ -42,7 +42,6 @@ class TestPrefixAndAnyOrder(GeneratorConformance):
         return Autoregressive(SPACE, CONDITIONS, network=PREFIX, order="random")
 
 
-@pytest.mark.backends
 class TestNonAutoregressive(GeneratorConformance):
     likelihood_options: ClassVar = {"samples": 4}
     generate_options: ClassVar = (
@@ -56,6 +55,7 @@ class TestNonAutoregressive(GeneratorConformance):
         return NonAutoregressive(SPACE, CONDITIONS, network=CROSS, smoothing=0.1, corruption=0.1)
 
 
+@pytest.mark.backends
 class TestMaskedWithPrefix(GeneratorConformance):
     replicas: ClassVar = False
     likelihood_options: ClassVar = {"samples": 4}
