@@ -65,7 +65,7 @@ def claim(out: Path) -> None:
         writable_folder(out)
     except OSError as error:
         raise ConfigError(f"--output {out}: cannot be written to: {error.strerror}") from error
-    names = (MARKDOWN, CSV, HTML, STEPS, PICTURES, WAYS)
+    names = (MARKDOWN, CSV, HTML, STEPS, PICTURES, WAYS, *(path.name for path in out.glob("steps-*.svg")))
     foreign = [name for name in names if (out / name).exists() or (out / name).is_symlink()]
     if foreign and not _is_comparison(out / HTML):
         raise ConfigError(f"--output {out}: holds {', '.join(foreign)}, but no comparison: choose another folder")

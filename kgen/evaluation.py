@@ -65,7 +65,12 @@ def evaluate(
     with directory.locked():
         config = RunConfig.load(directory.config, overrides)
         _require_trained(directory, config)
-        changes = directory.compare(config)
+        changes = directory.changes(config)
+        if refused := [change for change in changes if change.affects_training]:
+            raise ConfigError(
+                "an evaluation changes nothing that the training depends on, but there is "
+                f"{'; '.join(map(str, refused))}: train another run with 'kgen run'"
+            )
         dataset = read_dataset(config.data)
         other_data = changed_data(directory, dataset, allow_changed_data)
         pipeline = load(directory.model)

@@ -114,7 +114,7 @@ class RunDirectory:
         Raises:
             RunError: something else has changed, too; what differs is named.
         """
-        changed = list(changes(self._written(), config.dump())) if self.config.is_file() else []
+        changed = self.changes(config)
         if refused := [change for change in changed if not change.allowed]:
             raise RunError(
                 f"{self.path} holds a run of a different configuration:\n  "
@@ -122,6 +122,10 @@ class RunDirectory:
                 + "\nstart again with --restart (the old run is moved aside), or choose another directory with --out"
             )
         return changed
+
+    def changes(self, config: RunConfig) -> list[Change]:
+        """What differs from the configuration with which the run began. Nothing, where it begins now."""
+        return list(changes(self._written(), config.dump())) if self.config.is_file() else []
 
     def _written(self) -> dict[str, Any]:
         """The configuration that lies there: as it was written, where a plugin that it names is gone."""

@@ -106,12 +106,13 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_measur
     monkeypatch.setattr("kgen.compare.load", measured)
     (tmp_path / "file").write_text("precious")
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "pictures.png").write_text("precious")
+    for name in ("pictures.png", "steps-speed.svg"):
+        (tmp_path / "mine" / name).write_text("precious")
     for out, message in (
         ("file", "cannot be written to"),
         ("file/below", "cannot be written to"),
         ("/proc/comparison", "cannot be written to"),
-        ("mine", "holds pictures.png, but no comparison: choose another folder"),
+        ("mine", "holds pictures.png, steps-speed.svg, but no comparison: choose another folder"),
     ):
         kgen("compare", trained.directory, "-o", tmp_path / out).refuses(message)
     assert (tmp_path / "mine" / "pictures.png").read_text() == "precious"

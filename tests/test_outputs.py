@@ -47,7 +47,8 @@ def desk(tmp_path: Path) -> Path:
     """A folder with files of the user's."""
     desk = tmp_path / "desk"
     (desk / "holiday").mkdir(parents=True)
-    for name in ("mine.png", "small.png", "holiday/0000-red.png", "holiday/small.png"):
+    (desk / "late").mkdir()
+    for name in ("mine.png", "small.png", "holiday/0000-red.png", "holiday/small.png", "late/0001-red.png"):
         Image.new("RGB", (8, 8), "red").save(desk / name)
     (desk / "text.png").write_text("no picture at all")
     (desk / "link.png").symlink_to(desk / "mine.png")
@@ -78,6 +79,8 @@ def test_files_in_a_folder_stay(kgen: Kgen, trained: Trained, desk: Path, comman
     kgen(*fill(command, trained, "holiday"), cwd=desk).refuses("is there already, and kgen did not make it")
     for target in ("mine.png", "mine.png/sub", "/proc/x"):
         kgen(*fill(command, trained, target), cwd=desk).refuses()
+    if command[0] == "generate":
+        kgen(*fill(command, trained, "late"), "-n", 2, cwd=desk).refuses("0001-red.png is there already")
     if command[0] == "upscale":
         kgen(*fill(command, trained, "."), cwd=desk).refuses("small.png is one of the input images, which would")
         twice = [*fill(command, trained, "new"), "holiday/small.png"]

@@ -76,7 +76,7 @@ def test_a_run_file_that_kgen_ships_is_found_by_its_name(tmp_path: Path, monkeyp
     (tmp_path / "quickstart").write_text("mine")
     assert find_run_file("quickstart") == Path("quickstart"), "a file of one's own comes first"
     for missing in ("quickstrat", "configs/quickstrat.yaml"):
-        with pytest.raises(ConfigError, match=f"^{missing}: .* did you mean 'quickstart'; kgen ships"):
+        with pytest.raises(ConfigError, match=f"^{missing}: .* did you mean 'quickstart'\\? kgen ships"):
             find_run_file(missing)
     with pytest.raises(ConfigError, match="there is no such file"):
         find_run_file("../configs/quickstart")

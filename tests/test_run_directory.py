@@ -221,7 +221,7 @@ def test_evaluate_takes_options_and_keeps_them(copy: Path) -> None:
     assert quiet(config, copy).scores == scores  # nothing is left to do
     with pytest.raises(ConfigError, match=r"fit\.steps: 9 asks for more training"):
         evaluate(copy, ["fit.steps=9"])
-    with pytest.raises(RunError, match="seed: 0 there, 4 now"):
+    with pytest.raises(ConfigError, match=r"depends on, but there is seed: 0 there, 4 now: train another run"):
         evaluate(copy, ["seed=4"])
     shutil.rmtree(copy / "model")
     with pytest.raises(RunError, match="finish its training first"):

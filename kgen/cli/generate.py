@@ -84,7 +84,8 @@ def command(
     if image is not None:
         require_single(image)
     _note_single_words(prompts)
-    target = _Target(output if output is not None else f"{_slug(prompts[0])}.png")
+    texts = [prompt for prompt in prompts for _ in range(number)]
+    target = _Target(output if output is not None else f"{_slug(prompts[0])}.png", texts)
     from kgen.cli.backend import load_backend
 
     load_backend()
@@ -102,7 +103,7 @@ def command(
     facts |= {} if image is None else {"image": str(image), "strength": str(source.get("strength", ""))}
     facts |= {} if mask is None else {"mask": str(mask)}
     copies = [copy for _, copy, *_ in noise_keys(prompts, [seed] * len(prompts), number, shared_noise)]
-    target.write(images, [prompt for prompt in prompts for _ in range(number)], copies, number, facts, scale)
+    target.write(images, copies, number, facts, scale)
 
 
 def _note_single_words(prompts: list[str]) -> None:
@@ -128,48 +129,50 @@ def _source(image: Path, mask: Path | None, strength: float | None, space: Space
 
 
 class _Target:
-    """Where pictures go: found out, and tried, before the model is loaded.
+    """Where images go: checked before the model is loaded.
 
     Args:
         output: A PNG file, or a folder (that exists, or is written with a slash at its end).
+        prompts: Of every image.
     """
 
-    def __init__(self, output: str) -> None:
-        self.path = Path(output)
+    def __init__(self, output: str, prompts: list[str]) -> None:
+        self.path, self.prompts = Path(output), prompts
         self.is_folder = output.endswith("/") or self.path.is_dir()
         if not self.is_folder and self.path.suffix.lower() != ".png":
             raise ConfigError(f"--output {output}: must end with '.png', or with '/' for a folder of files")
-        require_free(self.path)
+        names = (f"{index:04d}-{_slug(prompt)}.png" for index, prompt in enumerate(prompts))
+        self.files = [self.path / name for name in names] if self.is_folder else [self.path]
+        for file in self.files:
+            require_free(file)
         writable_folder(self.path if self.is_folder else self.path.parent)
 
     def write(
         self,
         images: np.ndarray,
-        prompts: list[str],
         copies: list[int],
         number: int,
         facts: dict[str, Any],
         scale: int | None = None,
     ) -> None:
-        """Writes N images, with their prompts and `facts` in the metadata; says where.
+        """Writes the images, with their prompts and `facts` in the metadata; says where.
 
         Args:
             copies: Number of each image among those of its prompt and seed.
             number: Images per prompt, which lie side by side.
-            scale: Whole factor by which each is enlarged; None: as they are, or what suits a grid.
+            scale: Factor by which each is enlarged; None: they stay as they are, or as large as suits a grid.
         """
         from kgen.images import enlarged, grid, save_png
 
         if not self.is_folder:
             picture = enlarged(images[0], scale or 1)
             if len(images) > 1:
-                picture = grid(images, prompts, columns=number if number > 1 else 0, scale=scale or 0)
+                picture = grid(images, self.prompts, columns=number if number > 1 else 0, scale=scale or 0)
                 facts = {**facts, IMAGES: str(len(images))}
-            save_png(self.path, picture, {"prompt": "; ".join(dict.fromkeys(prompts)), **facts})
+            save_png(self.path, picture, {"prompt": "; ".join(dict.fromkeys(self.prompts)), **facts})
             say(str(self.path))
             return
-        for index, (image, prompt, copy) in enumerate(zip(images, prompts, copies, strict=True)):
-            path = self.path / f"{index:04d}-{_slug(prompt)}.png"
+        for path, image, prompt, copy in zip(self.files, images, self.prompts, copies, strict=True):
             save_png(path, enlarged(image, scale or 1), {"prompt": prompt, **facts, "copy": str(copy)})
             say(str(path))
 

@@ -1,4 +1,4 @@
-"""The run files that kgen brings along: `kgen run quickstart` needs no clone of its repository."""
+"""The run files that kgen ships: `kgen run quickstart` needs no clone of its repository."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FOLDER = Path(__file__).parents[1] / "configs"
 
 
 def shipped() -> list[str]:
-    """The names of the run files that kgen brings along: "quickstart", "families/vae", ..."""
+    """The names of the run files that kgen ships: "quickstart", "families/vae", ..."""
     return sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.yaml"))
 
 
@@ -29,5 +29,5 @@ def find_run_file(path: str | Path) -> Path:
     if name in names:
         return FOLDER / f"{name}.yaml"
     near = difflib.get_close_matches(name.removeprefix("configs/"), names, n=1)
-    hint = f"; did you mean '{near[0]}'" if near else ""
-    raise ConfigError(f"{path}: there is no such file{hint}; kgen ships {', '.join(names)}")
+    hint = f"; did you mean '{near[0]}'?" if near else "."
+    raise ConfigError(f"{path}: there is no such file{hint} kgen ships {', '.join(names)}")

@@ -22,7 +22,9 @@ MOST_PIXELS = 2**26
 """A picture of more is refused: a small file may hold one that fills the memory."""
 
 LARGE = 2**23
-"""An image of more pixels takes 100 MB and more while it is decoded: one at a time, and shrunk before anything else."""
+"""An image of more pixels takes 100 MB and more: such images are decoded one at a time, and shrunk first of all."""
+
+_one_at_a_time = threading.Lock()
 
 GRAY_BITS = (8, 12, 16, 24, 32)
 """Depths of gray images whose file does not say how many of its container's bits are used."""
@@ -123,9 +125,6 @@ def fit(picture: Image.Image, size: int, resize: Resize, background: tuple[int, 
         picture = picture.resize(target, method)
     pixels = np.array(picture)
     return pixels if pixels.ndim == 3 else pixels[..., None]
-
-
-_one_at_a_time = threading.Lock()
 
 
 def _shrunk(picture: Image.Image, least: int) -> Image.Image:

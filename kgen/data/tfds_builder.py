@@ -73,7 +73,7 @@ def _check_level(dataset: str | None, data_dir: Path) -> None:
         versions = (any(data_dir.glob(f"{depth}/{INFO}")) for depth in ("*", "*/*"))  # with a config between
         above = [data_dir.parent] if data_dir.name == name and any(versions) else []
         below = sorted({path.parents[2] for path in data_dir.glob(f"*/{name}/*/{INFO}")})
-        for near in (*above, *below):
+        if near := next(iter((*above, *below)), None):
             raise DataError(f"tfds: dataset '{name}' does not lie in {data_dir}, but in {near}: data_dir: '{near}'")
 
 
