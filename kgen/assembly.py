@@ -159,7 +159,7 @@ def _check_kind(generator: type[Generator], name: str, decoder: Decoder) -> None
 
 
 def _check_ready(choice: Choice) -> None:
-    """Refuses a decoder that must have seen images, where nobody could have shown it any."""
+    """Refuses a decoder that must be calibrated on images, as `assemble` has none to show it."""
     component, _ = find("decoder", choice)
     cls = component.load()
     if learns_from_images(cls) and not has_losses(cls):
@@ -202,7 +202,7 @@ def construct(kind: Kind, name: str, cls: type[Any], given: Mapping[str, Any], w
     Args:
         name: For messages.
         given: Options, not yet checked.
-        wiring: What its neighbours may tell it, of which it gets what its constructor takes.
+        wiring: Spaces of its neighbors, of which it gets those that its constructor takes.
 
     Raises:
         ConfigError: an option is wrong.

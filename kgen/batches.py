@@ -1,4 +1,4 @@
-"""What `fit` and `evaluate` of a pipeline are given: made into batches, or refused with what to call instead."""
+"""Makes batches of what `Pipeline.fit` and `evaluate` are given, or refuses it and says what to call instead."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def check_images(images: Any) -> np.ndarray:
         raise DataError("images hold numbers that are not finite (NaN or infinity)")
     if low < -1.0 - TOLERANCE or high > 1.0 + TOLERANCE:
         hint = (
-            ": of images in 0..255, give uint8, or divide by 127.5 and subtract 1" if low >= 0 and high <= 255 else ""
+            ": for images in 0..255, give uint8, or divide by 127.5 and subtract 1" if low >= 0 and high <= 255 else ""
         )
         raise DataError(f"float images must be in [-1, 1], but these are in [{low:g}, {high:g}]{hint}")
     if low >= 0:
         warnings.warn(
             f"all numbers of these float images are in [{low:g}, {high:g}], as if black were 0, but kgen reads -1 as "
-            "black and 1 as white: of images in [0, 1], give 2 * images - 1",
+            "black and 1 as white: for images in [0, 1], give 2 * images - 1",
             ImageRangeWarning,
             stacklevel=3,
         )
@@ -62,7 +62,7 @@ def check_images(images: Any) -> np.ndarray:
 
 
 def batches(x: Any, y: Any, make: MakeBatch) -> Any:
-    """What Keras's loops read, of what a user gives them.
+    """Turns what a user gives to `fit` into what Keras's loops read.
 
     Args:
         x: A batch of arrays as `Pipeline` describes it, an iterator of such batches or of pairs (images, captions), or

@@ -1,4 +1,4 @@
-"""`pipeline.yaml` and `decoder.yaml`: what a folder with trained weights holds."""
+"""The schema of `pipeline.yaml` and `decoder.yaml`, which say what a folder with trained weights holds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_TEXT = 500
 """Letters of a message that quotes a description."""
 
 MAX_SIDE = 2**14
-"""Of a picture, in pixels."""
+"""Of an image, in pixels."""
 
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 

@@ -69,7 +69,7 @@ def create_weights(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def as_graph(function: Callable[[], Any], wanted: bool = True) -> Callable[[], Any]:
-    """On TensorFlow, `function` as one graph, if that is wanted: what loops many times runs faster so."""
+    """On TensorFlow, `function` as one graph, if `wanted`: a function that loops many times is faster as a graph."""
     if not wanted or keras.backend.backend() != "tensorflow":
         return function
     import tensorflow as tf

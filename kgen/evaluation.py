@@ -1,4 +1,4 @@
-"""What comes after the training: the final grid, the scores and the report; and scoring again later."""
+"""What follows a training: the final grid, the scores and the report; also scoring again later."""
 
 from __future__ import annotations
 

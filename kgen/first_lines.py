@@ -1,4 +1,4 @@
-"""What a run says of its data before it trains."""
+"""The lines in which a run describes its data before it trains."""
 
 from __future__ import annotations
 

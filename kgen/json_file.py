@@ -1,4 +1,4 @@
-"""Reading JSON that somebody else may have written or damaged."""
+"""Reads JSON that somebody else may have written or damaged."""
 
 from __future__ import annotations
 

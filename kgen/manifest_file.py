@@ -1,4 +1,4 @@
-"""`manifest.json`: what a run is made of, and how far it has come. Its keys are added one after the other."""
+"""The schema of `manifest.json`: what a run is made of, and how far it has come. A run adds the keys step by step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files kgen made: it replaces those, and no others."""
+"""Knows which files kgen made: kgen replaces those, and no others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from kgen.errors import ConfigError
 
 SOFTWARE = "kgen"
-"""The value of "Software", the first text in the metadata of kgen's pictures."""
+"""The value of "Software", the first text in the metadata of kgen's images."""
 
 IMAGES = "images"
 """Key of the metadata of a PNG that shows several images in a grid: how many."""
@@ -22,7 +22,7 @@ BEGINNING = 1024
 
 
 def require_free(path: Path) -> None:
-    """Raises ConfigError where there is a file, and one that is not empty, that kgen did not make."""
+    """Raises ConfigError where there is a file that is not empty and that kgen did not make."""
     if not path.is_file() or not path.stat().st_size:
         return
     with path.open("rb") as file:

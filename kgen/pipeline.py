@@ -157,8 +157,9 @@ class Pipeline(LossModel):
         return {"image": images, "tokens": self.encoder.tokenize(list(captions))}
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, validation_data: Any = None, **kwargs: Any) -> Any:
-        """As in Keras, of a batch that is cut into smaller ones, of an iterator or tf.data.Dataset of batches, or of
-        images and captions (`y`). See `kgen.batches.batches` for what is read, and `inputs`."""
+        """As in Keras. Takes a batch, which is cut into smaller ones, an iterator or tf.data.Dataset of batches, or
+        images and captions (`y`). See `kgen.batches.batches`, and `inputs`.
+        """
         if isinstance(validation_data, tuple) and len(validation_data) == 2:
             validation_data = batches(validation_data[0], validation_data[1], self.inputs)
         elif validation_data is not None:
@@ -166,7 +167,7 @@ class Pipeline(LossModel):
         return super().fit(batches(x, y, self.inputs), None, *args, validation_data=validation_data, **kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """As in Keras, of what `fit` reads."""
+        """As in Keras. Takes what `fit` takes."""
         return super().evaluate(batches(x, y, self.inputs), None, *args, **kwargs)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
@@ -232,7 +233,7 @@ class Pipeline(LossModel):
             seed: Of the noise, from 0 to 2^31 - 1; or one per prompt.
             shared_noise: The noise depends on seed and number alone, and is the same for all prompts: what differs
                 between their images is then the text's effect. A text that is given twice gives the same images.
-            batch_size: At most so many images are made together; the next lower power of two, if it is none.
+            batch_size: The largest number of images that are made together; it is rounded down to a power of two.
             image: uint8 (height, width, channels), to change instead of drawing anew; for generators that have `edits`,
                 whose option `strength` says how much.
             mask: uint8 (height, width), white where `image` is drawn anew while the rest of it stays; for generators
@@ -331,14 +332,14 @@ class Pipeline(LossModel):
 
         Args:
             count: Images, at least 2; the first and the last are those that `generate` draws with the seeds. Only
-                normal noise has something between; any other stays that of the first seed.
+                normal noise is interpolated; other noise stays that of the first seed.
             shared_noise, decoder, **options: As in `generate`.
 
         Returns:
             uint8 (count, height, width, channels).
 
         Raises:
-            ConfigError: the generator makes its images of noise that has nothing between (it is not normal).
+            ConfigError: the generator has no normal noise.
         """
         (prompt,) = check_prompts([prompt])
         first, second = ([noise_keys([prompt], [s], 1, shared_noise)[0]] for s in check_seeds(seeds, 2))

@@ -20,7 +20,7 @@ from kgen.registry import NAME, PREFIX, Provenance, Registrar, Registry
 GROUP = "kgen"
 DISABLE = "KGEN_DISABLE_PLUGINS"  # namespaces, separated by commas
 CORE = "kgen-core"
-"""The distribution of kgen itself. The distribution `kgen` is of other people."""
+"""The distribution of kgen itself. The distribution `kgen` belongs to another project."""
 
 
 @functools.cache
@@ -62,27 +62,27 @@ def discover(entry_points: Iterable[Any], disabled: Iterable[str] = ()) -> Regis
 def _check_namespace(origin: Provenance, others: Iterable[Provenance]) -> None:
     """Raises PluginError where another distribution has the same namespace, unless it belongs to this one by its name.
 
-    The order in which plugins are found never decides: where neither has the right to the namespace, neither gets it.
+    The order in which plugins are found never decides: where neither owns the namespace by its name, neither gets it.
     """
     if not NAME.fullmatch(origin.namespace):
         raise PluginError(f"the namespace must be letters, digits and '._+-', not {origin.namespace!r}")
     rivals = [other for other in others if other.namespace == origin.namespace]
     for other in rivals:
-        if other.distribution == CORE or _has_right(other):
+        if other.distribution == CORE or _owns_namespace(other):
             raise PluginError(f"the namespace '{origin.namespace}' belongs to {other.distribution}")
-    if rivals and not _has_right(origin):
+    if rivals and not _owns_namespace(origin):
         raise PluginError(
             f"{rivals[0].distribution} claims the namespace '{origin.namespace}' too: uninstall one of the two"
         )
 
 
-def _has_right(origin: Provenance) -> bool:
+def _owns_namespace(origin: Provenance) -> bool:
     return canonicalize_name(origin.distribution) == canonicalize_name(PREFIX + origin.namespace)
 
 
 def _check_requirement(requires: Iterable[str], version: str) -> None:
-    """Raises PluginError where a distribution needs another version of kgen than there is, under its own name or as
-    `kgen`, which is what a plugin's author may take for it.
+    """Raises PluginError where a distribution needs another version of kgen than there is. It may name `kgen-core`, or
+    `kgen`, which a plugin's author may write by mistake.
     """
     for text in requires:
         needed = Requirement(text)

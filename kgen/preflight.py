@@ -1,8 +1,8 @@
-"""Tries all that a run will do once, on two images, before anything is trained: what would fail after hours fails now.
+"""Tries everything that a run will do on two images, before the training: what would fail after hours fails now.
 
 Two images are encoded, the losses of every training computed, two images drawn, decoded and scored, and one row of
-numbers written. What returns something wrong is refused here, by the name of its component and distribution; an
-exception gets its address from `kgen.faults`.
+numbers written. A component that returns something wrong is refused, by its name and its distribution; `kgen.faults`
+names the component of an exception.
 """
 
 from __future__ import annotations

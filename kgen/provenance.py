@@ -1,4 +1,4 @@
-"""What `manifest.json` says of a run: its parts, where they come from, its software and its data."""
+"""Writes into `manifest.json` where a run comes from: its components, its software and its data."""
 
 from __future__ import annotations
 

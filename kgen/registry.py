@@ -19,10 +19,10 @@ CONTRACTS: dict[Kind, str] = {kind: f"kgen.components.{kind}:{kind.capitalize()}
 """The classes that components of each kind are subclasses of."""
 
 PREFIX = "kgen-plugin-"
-"""The distribution that has the right to a namespace is named so, and the namespace after it."""
+"""The distribution that owns a namespace is named kgen-plugin-NAMESPACE."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-"""A name of a component, or of a plugin's namespace."""
+"""The form of a component's name, and of a plugin's namespace."""
 
 
 @dataclass(frozen=True)

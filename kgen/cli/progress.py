@@ -53,7 +53,7 @@ class TrainingDisplay:
             self.display.say(f"{prefix}step {step}/{self.total}: {numbers}{self._left(step)}")
 
     def _left(self, step: int) -> str:
-        """How long the rest takes, measured from the first row on; "" where that is not known yet, or is nothing."""
+        """How long the rest takes, by the time since the first row; "" where that is not known yet, or is nothing."""
         now = time.monotonic()
         first, began = self.first = self.first or (step, now)
         if step in (first, self.total):

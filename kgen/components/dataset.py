@@ -70,7 +70,7 @@ class Dataset(Configurable, ABC):
         return ()
 
     def notes(self) -> Sequence[str]:
-        """One line each on how the data were read that a user should know: the first lines of a run show them."""
+        """Lines on how the data were read that a user should know; a run begins with them. Default: nothing."""
         return ()
 
     def prompts(self, split: Split) -> list[str]:
@@ -97,7 +97,7 @@ class Dataset(Configurable, ABC):
         return digest.hexdigest()[:16]
 
     def inventory(self) -> Mapping[str, tuple[str, str]]:
-        """Every image by a name that people know it by, with digests of its pixels or file, and of its captions.
+        """Every image by a name that people recognize, with digests of its pixels or file, and of its captions.
 
         It says which images changed where the fingerprint changed (`kgen.data.inventory`). A digest is a short text; ""
         where none was computed. The default numbers the examples of each split and looks at their captions alone.

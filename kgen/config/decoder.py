@@ -67,7 +67,7 @@ def _check_stage(
     """Reports keys that are missing, and those that make no sense for this decoder.
 
     Args:
-        untrained: It is that of another run, whose configuration says neither `fit` nor `from`.
+        untrained: Whether it is the decoder of another run, whose configuration says neither `fit` nor `from`.
     """
     from kgen.components.decoder import has_losses, learns_from_images
 

@@ -23,8 +23,11 @@ def apply_overrides(source: Source, overrides: Sequence[str], bare: Mapping[str,
         origin = Origin(AFTER_FILE + number, f"--set {text if len(text) <= 100 else text[:97] + '...'}")
         key, equals, value = text.partition("=")
         path = tuple(key.strip().split("."))
-        if not equals or not all(path) or len(path) > MAX_DEPTH:
+        if not equals or not all(path):
             source.problems.append((origin, "must read KEY=VALUE, such as fit.steps=100"))
+            continue
+        if len(path) > MAX_DEPTH:
+            source.problems.append((origin, f"has a key of more than {MAX_DEPTH} parts"))
             continue
         head = path[0]
         if len(path) > 1 and head in bare and not isinstance(source.data.get(head), dict):

@@ -38,9 +38,9 @@ def stream(batches: Iterable[Batch]) -> Any:
 class Watched:
     """Batches read one ahead, so that an error while reading is known before the step that would meet it.
 
-    An error inside of Keras's loops would end them in the middle of a step, with the weights of before and the random
-    numbers of after; TensorFlow would hide it in an error of its own. Here it is kept as `failure`, and the last batch
-    is repeated: who runs the loop asks after each step, and raises it. An error in the first batch is raised at once.
+    An error inside of Keras's loops would end them in the middle of a step, with the weights from before it and the
+    random numbers from after it; TensorFlow would hide it in an error of its own. Here it is kept as `failure`, and the
+    last batch is repeated; `raise_failure` is called after each step. An error in the first batch is raised at once.
     """
 
     def __init__(self, batches: Iterable[Batch]) -> None:

@@ -82,7 +82,7 @@ class TransformerBlock(keras.layers.Layer):  # type: ignore[misc]
         self.norm.build(x_shape)
         self.self_attention.build(tokens)
         self.cross_attention.build(tokens, sequence_shape)
-        self.norm2 = None if self.cross_attention.single else self._norm("norm2")  # nothing is asked of a single word
+        self.norm2 = None if self.cross_attention.single else self._norm("norm2")  # a single position needs no queries
         for norm in filter(None, (self.norm1, self.norm2, self.norm3)):
             norm.build(tokens)
         self.inwards = keras.layers.Dense(channels, dtype=policy, name="inwards")

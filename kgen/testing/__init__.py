@@ -8,10 +8,9 @@ Subclass the class of the kind, say how to build a tiny component, and let pytes
         def build(self):
             return DDPM(Space("continuous", (8, 8, 3)), ConditionSpace(4, 16), network=TINY)
 
-A class builds its component once and gives the weights their first values before each check. Class attributes say
-what differs: options to sample with, how far the loss must fall, and so on. The classes need no
-pytest: a method whose name begins with ``test_`` fails by an `AssertionError` that says what is wrong, and why it
-matters.
+A class builds its component once, and gives the weights their first values before each check. Class attributes say what
+differs: options to sample with, how far the loss must fall, and so on. The classes need no pytest: a method whose name
+begins with ``test_`` fails by an `AssertionError` that says what is wrong, and why it matters.
 """
 
 from kgen.testing.dataset import DatasetConformance

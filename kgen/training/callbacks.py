@@ -52,7 +52,7 @@ class StepCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 class Position(keras.callbacks.Callback):  # type: ignore[misc]
-    """Knows the last step that is done, or None in the midst of one. To be called before all other callbacks."""
+    """Keeps the last step that is done; None during a step. It must be the first of the callbacks."""
 
     def __init__(self, start: int) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class Log(StepCallback):
         self.sums = metric_values(self.model)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        set_metrics(self.model, self.sums)  # Keras has just set them back
+        set_metrics(self.model, self.sums)  # Keras has just reset them
 
     def at_step(self, step: int, logs: dict[str, float]) -> None:
         if not math.isfinite(logs["loss"]):
@@ -103,7 +103,7 @@ class Validate(StepCallback):
     It is the mean over all images, however many devices share the batches.
 
     Args:
-        devices: How many do.
+        devices: The number of devices.
     """
 
     def __init__(self, start: int, total: int, every: int, journal: Journal, data: Loader, devices: int) -> None:
@@ -119,7 +119,7 @@ class Validate(StepCallback):
 
 
 class SaveCheckpoint(StepCallback):
-    """Writes checkpoints; on Ctrl-C (or SIGTERM) one more, and ends the training; one more too where that fails.
+    """Writes checkpoints; one more on Ctrl-C (or SIGTERM), which ends the training, and one where the training fails.
 
     Args:
         data: What is trained on.

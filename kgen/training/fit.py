@@ -104,7 +104,7 @@ def train(
 def _saved_after_error(saver: SaveCheckpoint, position: Position) -> Iterator[None]:
     """Saves the steps that were done when an error ends the training: a file that vanished, a plugin that failed.
 
-    Not where the training diverged, or a step was left in its midst: the checkpoint before is then the last good one.
+    Saves nothing where the training diverged, or ended within a step: the checkpoint before is then the last good one.
     """
     try:
         yield

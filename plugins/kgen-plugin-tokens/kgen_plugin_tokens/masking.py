@@ -49,8 +49,8 @@ def masked_counts(schedule: Schedule, tokens: int, steps: int, last_token_alone:
 def row_counts(schedule: Schedule, wanted: Tensor, steps: int, last_token_alone: bool = False) -> Tensor:
     """As `masked_counts`, of as many tokens as each row wants: (B,) int32 -> (steps, B, 1) int32.
 
-    A row that wants none has none. One that wants fewer than there are steps fills in one token a step, and draws the
-    last one again in the steps that are left.
+    A row that wants none has none. One that wants fewer than there are steps fills in one token per step, and draws
+    the last one again in the steps that are left.
     """
     shares = _shares(schedule, steps, last_token_alone).astype(np.float32)
     each = ops.convert_to_tensor(shares[:, None]) * ops.cast(wanted, "float32")  # (steps, B)
