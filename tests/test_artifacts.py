@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import yaml
@@ -23,6 +24,7 @@ from kgen.description import PipelineDescription, read_description
 from kgen.json_file import MAX_BYTES, read_json
 from kgen.rundir import RunDirectory
 from kgen.training.journal import read_rows
+from kgen.weights import load_variables, save_variables
 
 MISSING = object()
 WRONG: tuple[Any, ...] = (MISSING, None, "nope", -1, 2**62, 10**9, 1e300, [], {}, [[1]], {"name": 5}, "x" * 10_000)
@@ -133,8 +135,17 @@ def test_weights_of_another_type_or_size(saved: Path, tmp_path: Path, kind: str)
     tensor |= {"dtype": kind, "shape": [np.diff(tensor["data_offsets"]).item() // {"BF16": 2, "F64": 8}.get(kind, 1)]}
     text = json.dumps(head).encode()
     file.write_bytes(struct.pack("<Q", len(text)) + text + content[end:])
-    with pytest.raises(kgen.RunError, match=r"weights\.safetensors.*(cannot be read|has shape)"):
+    with pytest.raises(kgen.RunError, match=r"weights\.safetensors.*(cannot be read|is damaged)"):
         load(folder)
+
+
+def test_weights_of_a_layer_of_another_size(tmp_path: Path) -> None:
+    layers = [keras.layers.Dense(width, name="layer") for width in (3, 4)]
+    for layer in layers:
+        layer.build((None, 2))
+    save_variables(tmp_path / "weights.safetensors", {"layer": layers[0].weights}, {})
+    with pytest.raises(kgen.RunError, match=r"kernel has shape \(2, 3\), the model wants \(2, 4\)"):
+        load_variables(tmp_path / "weights.safetensors", {"layer": layers[1].weights})
 
 
 def test_a_disk_that_is_full_keeps_the_old_pipeline(saved: Path, tmp_path: Path) -> None:
