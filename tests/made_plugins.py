@@ -15,6 +15,18 @@ from kgen.plugins import registry
 
 NUMBERS = itertools.count()
 
+PLUGIN = """\
+import kgen
+
+
+@kgen.hookimpl
+def kgen_components(registry):
+    registry.decoder("codec", "parts:Codec", summary="A convolution either way")
+    registry.generator("painter", "parts:Painter", summary="A mean image, learned through noise")
+    registry.generator("editor", "parts:Editor", summary="The same, and it changes an image")
+"""
+"""The source of a plugin of the small parts, which TensorFlow traces quickly."""
+
 
 @contextmanager
 def installed(folder: Path) -> Iterator[None]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_plugins import Site, installed
+from made_plugins import PLUGIN, Site, installed
 from parts import Codec
 from safetensors.numpy import load_file
 
@@ -25,17 +25,6 @@ from kgen.saving import load
 from kgen.training.fit import Progress, train
 
 STEPS = 6
-
-PLUGIN = """\
-import kgen
-
-
-@kgen.hookimpl
-def kgen_components(registry):
-    registry.decoder("codec", "parts:Codec", summary="A convolution either way")
-    registry.generator("painter", "parts:Painter", summary="A mean image, learned through noise")
-"""
-"""Parts that TensorFlow traces quickly: these tests are about the stages."""
 
 
 def configuration(**changes: Any) -> RunConfig:

@@ -77,6 +77,16 @@ def run(folder: Path, steps: int, dataset: Patterns, stop: int = 0, **options: A
     return pipeline, progress
 
 
+Whole = tuple[Path, kgen.Pipeline]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """Twelve steps without a break: the run directory, and what was trained."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, run(folder, 12, Vanishing())[0]
+
+
 def batch_of(pipeline: kgen.Pipeline, dataset: Patterns, count: int) -> dict[str, Any]:
     return pipeline.inputs([dataset.image("train", i) for i in range(count)], dataset.captions("train")[:count])
 
@@ -226,8 +236,7 @@ def test_an_error_is_known_one_batch_ahead() -> None:
 
 @pytest.mark.backends
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_an_error_in_the_data_is_told_as_it_is_and_costs_no_step(split: Split, tmp_path: Path) -> None:
-    whole, _ = run(tmp_path / "whole", 12, Vanishing())
+def test_an_error_in_the_data_is_told_as_it_is_and_costs_no_step(split: Split, whole: Whole, tmp_path: Path) -> None:
     dataset = Vanishing()
     dataset.missing = (split, 5)
     with pytest.raises(kgen.DataError, match=r"pattern\.png has vanished\nThe checkpoint of step \d is saved"):
@@ -235,7 +244,7 @@ def test_an_error_in_the_data_is_told_as_it_is_and_costs_no_step(split: Split, t
     dataset.missing = None
     resumed, progress = run(tmp_path / "broken", 12, dataset)
     assert progress.step == 12
-    for one, other in zip(whole.trainable_variables, resumed.trainable_variables, strict=True):
+    for one, other in zip(whole[1].trainable_variables, resumed.trainable_variables, strict=True):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
@@ -248,13 +257,12 @@ def test_any_exception_of_a_dataset_passes_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.backends
-def test_the_rows_after_a_resume_cover_the_steps_before(tmp_path: Path) -> None:
+def test_the_rows_after_a_resume_cover_the_steps_before(whole: Whole, tmp_path: Path) -> None:
     """Rows after 3, 6, 9 and 12 steps; checkpoints after 4 and 8; a validation after 5 and 10."""
-    run(tmp_path / "whole", 12, Vanishing())
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "killed", 12, Vanishing(), stop=9)
     run(tmp_path / "killed", 12, Vanishing())
-    rows = [read_rows(tmp_path / name / "metrics.csv") for name in ("whole", "killed")]
+    rows = [read_rows(folder / "metrics.csv") for folder in (whole[0], tmp_path / "killed")]
     assert len(rows[0]) == len(rows[1]) > 5
     for one, other in zip(*rows, strict=True):
         for name in ("step", "loss", "noise", "val_loss", "val_noise"):
@@ -262,12 +270,10 @@ def test_the_rows_after_a_resume_cover_the_steps_before(tmp_path: Path) -> None:
 
 
 @pytest.mark.backends
-def test_a_validation_leaves_the_losses_of_the_training_alone(tmp_path: Path) -> None:
-    rows = []
-    for every in (5, 100):
-        run(tmp_path / str(every), 12, Vanishing(), validate_every=every)
-        found = read_rows(tmp_path / str(every) / "metrics.csv")
-        rows.append([row["loss"] for row in found if row["loss"]])
+def test_a_validation_leaves_the_losses_of_the_training_alone(whole: Whole, tmp_path: Path) -> None:
+    run(tmp_path, 12, Vanishing(), validate_every=100)
+    found = [read_rows(folder / "metrics.csv") for folder in (whole[0], tmp_path)]
+    rows = [[row["loss"] for row in of if row["loss"]] for of in found]
     assert rows[0] == rows[1] and len(rows[0]) == 4
 
 
