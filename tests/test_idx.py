@@ -55,6 +55,7 @@ def test_border_limit_and_holdout(folder: Path) -> None:
     data = Idx(path=str(folder), size=9, limit=10, validation=0, holdout=("1",))
     assert data.captions("train") == [str(i % 3) for i in range(10) if i % 3 != 1]
     assert data.captions("holdout") == ["1"] * 3 and not data.captions("validation")
+    np.testing.assert_array_equal(data.image("train", 1)[1:7, 2:7, 0], PICTURES["train"][2])  # 1 is held out
     picture = data.image("holdout", 1)[..., 0]
     np.testing.assert_array_equal(picture[1:7, 2:7], PICTURES["train"][4])
     assert picture.shape == (9, 9) and picture.sum(dtype=int) == PICTURES["train"][4].sum(dtype=int)
