@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import keras
 
 from kgen.random import seed_everything
-from kgen.testing.execution import Descent, Program, Tensor, Tree, evaluate, perturb, restore, rows, values
+from kgen.testing.execution import Descent, Losses, Program, Tree, evaluate, perturb, restore, rows, values
 
 
 class Bench:
@@ -45,10 +45,10 @@ class Bench:
         total = len(keras.tree.flatten(batch)[0])
         return [rows(batch, slice(start, start + count)) for start in range(0, total, count)]
 
-    def descent(self, loss: Callable[[Tree], Tensor]) -> Descent:
-        """Training by this loss. There is one per component: that of the first call."""
+    def descent(self, losses: Losses) -> Descent:
+        """Training by these losses. There is one per component: that of the first call."""
         if "descent" not in self._programs:
-            self._programs["descent"] = Descent(self.component, loss)
+            self._programs["descent"] = Descent(self.component, losses)
         return self._programs["descent"]  # type: ignore[no-any-return]
 
 

@@ -200,9 +200,9 @@ class EncoderConformance(Benched, ConfigurationConformance):
         shares["sequence"] = shares["sequence"] * condition["mask"][..., None]  # (B, L, D): what generators see
         weights = {name: ops.convert_to_tensor(share.astype("float32")) for name, share in shares.items()}
 
-        def score(tokens: Any) -> Any:
+        def score(tokens: Any) -> dict[str, Any]:
             made = encoder(tokens, training=True)
-            return ops.sum(made["sequence"] * weights["sequence"]) + ops.sum(made["pooled"] * weights["pooled"])
+            return {"loss": sum(ops.sum(made[name] * weights[name]) for name in ("sequence", "pooled"))}
 
         found = bench.descent(score).gradients(encoder.tokenize(self.texts))
         check_gradients(found, self.no_gradient)

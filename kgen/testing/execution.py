@@ -14,6 +14,7 @@ from kgen.devices import compile_sampling, compile_training
 
 Tensor = Any
 Tree = Any
+Losses = Callable[[Tree], Mapping[str, Tensor]]
 
 
 def tensors(tree: Tree) -> Tree:
@@ -203,7 +204,8 @@ def gradients(layer: keras.layers.Layer, function: Callable[[], Tensor]) -> dict
     """
     backend = keras.backend.backend()
     compute = _jax_step if backend == "jax" else _EAGER[backend]
-    return by_path(layer, compute(layer, lambda _: function())(None))
+    found, _ = compute(layer, lambda _: {"loss": function()})(None)
+    return by_path(layer, found)
 
 
 def by_path(layer: keras.layers.Layer, found: Sequence[Any]) -> dict[str, np.ndarray | None]:
@@ -222,19 +224,24 @@ class Descent:
 
     Args:
         layer: All of whose weights exist.
-        loss: Batch of tensors -> scalar.
+        losses: Batch of tensors -> losses by name, of which the mean of "loss" is minimised.
     """
 
     LONGEST = 10.0
     """The largest norm of a weight's gradient; what is longer is shortened to it."""
 
-    def __init__(self, layer: keras.layers.Layer, loss: Callable[[Tree], Tensor]) -> None:
+    def __init__(self, layer: keras.layers.Layer, losses: Losses) -> None:
         self.layer = layer
-        self._step = _STEPS[keras.backend.backend()](layer, loss)
+        self._step = _STEPS[keras.backend.backend()](layer, losses)
 
     def gradients(self, batch: Tree) -> dict[str, np.ndarray | None]:
         """As the function `gradients`, at this batch of arrays; seeds and other state move on as in training."""
-        return by_path(self.layer, self._step(tensors(batch)))
+        return by_path(self.layer, self._step(tensors(batch))[0])
+
+    def losses(self, batch: Tree) -> dict[str, Tensor]:
+        """The losses of this batch of arrays, as tensors; weights and seeds stay as they were."""
+        with unchanged(self.layer):
+            return dict(self._step(tensors(batch))[1])
 
     def fit(self, batch: Tree, steps: int, learning_rate: float, done: Callable[[], bool] = lambda: False) -> bool:
         """Fits one batch of arrays for `steps` steps, or until `done` says so, which is asked four times on the way.
@@ -249,7 +256,7 @@ class Descent:
         for step in range(1, steps + 1):
             if step % max(1, steps // 4) == 0 and done():
                 return True
-            for weight, gradient, m, v in zip(weights, self._step(given), first, second, strict=True):
+            for weight, gradient, m, v in zip(weights, self._step(given)[0], first, second, strict=True):
                 if gradient is None:
                     continue
                 g = np.asarray(ops.convert_to_numpy(gradient), np.float32)
@@ -261,58 +268,62 @@ class Descent:
         return done()
 
 
-Step = Callable[[Tree], Sequence[Any]]
+Step = Callable[[Tree], tuple[Sequence[Any], Mapping[str, Any]]]
+"""Batch of tensors -> the gradient of every trainable weight, and the losses."""
 
 
-def _tape(layer: keras.layers.Layer, loss: Callable[[Tree], Tensor]) -> Step:
+def _tape(layer: keras.layers.Layer, losses: Losses) -> Step:
     import tensorflow as tf
 
-    def step(batch: Tree) -> list[Any]:
+    def step(batch: Tree) -> tuple[list[Any], Mapping[str, Any]]:
         with tf.GradientTape() as tape:
-            value = loss(batch)
-        found = tape.gradient(value, [variable.value for variable in layer.trainable_variables])
-        return [None if g is None else tf.convert_to_tensor(g) for g in found]
+            found = losses(batch)
+            value = ops.mean(found["loss"])
+        parts = tape.gradient(value, [variable.value for variable in layer.trainable_variables])
+        return [None if part is None else tf.convert_to_tensor(part) for part in parts], found
 
     return step
 
 
-def _traced_tape(layer: keras.layers.Layer, loss: Callable[[Tree], Tensor]) -> Step:
+def _traced_tape(layer: keras.layers.Layer, losses: Losses) -> Step:
     import tensorflow as tf
 
-    return tf.function(_tape(layer, loss), jit_compile=compile_training(), autograph=False)  # type: ignore[no-any-return]
+    return tf.function(_tape(layer, losses), jit_compile=compile_training(), autograph=False)  # type: ignore[no-any-return]
 
 
-def _autograd(layer: keras.layers.Layer, loss: Callable[[Tree], Tensor]) -> Step:
+def _autograd(layer: keras.layers.Layer, losses: Losses) -> Step:
     import torch
 
-    def step(batch: Tree) -> list[Any]:
-        value = loss(batch)
-        variables = layer.trainable_variables
+    def step(batch: Tree) -> tuple[list[Any], Mapping[str, Any]]:
+        found = losses(batch)
+        value, variables = ops.mean(found["loss"]), layer.trainable_variables
         if not value.requires_grad:  # nothing depends on any weight
-            return [None] * len(variables)
-        return list(torch.autograd.grad(value, [variable.value for variable in variables], allow_unused=True))
+            return [None] * len(variables), found
+        weights = [variable.value for variable in variables]
+        return list(torch.autograd.grad(value, weights, allow_unused=True)), found
 
     return step
 
 
-def _jax_step(layer: keras.layers.Layer, loss: Callable[[Tree], Tensor]) -> Step:
+def _jax_step(layer: keras.layers.Layer, losses: Losses) -> Step:
     import jax
 
-    def pure(weights: list[Any], others: list[Any], batch: Tree) -> tuple[Tensor, list[Any]]:
+    def pure(weights: list[Any], others: list[Any], batch: Tree) -> tuple[Tensor, Any]:
         variables = [*layer.trainable_variables, *layer.non_trainable_variables]
         mapping = list(zip(variables, [*weights, *others], strict=True))
         with keras.StatelessScope(state_mapping=mapping) as scope:
-            value = loss(batch)
-        return value, [scope.get_current_value(variable) for variable in variables]
+            found = losses(batch)
+            value = ops.mean(found["loss"])
+        return value, (dict(found), [scope.get_current_value(variable) for variable in variables])
 
     compiled = jax.jit(jax.grad(pure, has_aux=True))
 
-    def step(batch: Tree) -> list[Any]:
+    def step(batch: Tree) -> tuple[list[Any], Mapping[str, Any]]:
         parts = [layer.trainable_variables, layer.non_trainable_variables]
-        found, state = compiled(*([variable.value for variable in part] for part in parts), batch)
+        gradients, (found, state) = compiled(*([variable.value for variable in part] for part in parts), batch)
         for variable, value in zip([*parts[0], *parts[1]], state, strict=True):
             variable.assign(value)
-        return list(found)
+        return list(gradients), found
 
     return step
 

@@ -17,7 +17,18 @@ from kgen.assembly import precision
 from kgen.devices import create_weights
 from kgen.testing.bench import Bench, Benched
 from kgen.testing.configuration import ConfigurationConformance
-from kgen.testing.execution import Descent, arrays, outline, reseed, restore, rows, swap_first, tensors, values
+from kgen.testing.execution import (
+    Descent,
+    arrays,
+    evaluate,
+    outline,
+    reseed,
+    restore,
+    rows,
+    swap_first,
+    tensors,
+    values,
+)
 from kgen.testing.replicas import ReplicaTraining, copies, mirrored
 from kgen.testing.state import check_seeds, check_tracked
 from kgen.weights import load_variables, save_variables
@@ -100,16 +111,19 @@ class LossConformance(Benched, ConfigurationConformance):
         return lambda batch: dict(self.loss_of(component, batch, training))
 
     def _loss_tensors(self, bench: Bench, batch: Batch, training: bool) -> dict[str, Tensor]:
-        """Losses of a batch of arrays, leaving weights and seeds as they were."""
-        function = self._function(bench.component, training)
-        return bench.evaluate(f"losses, training={training}", function, batch)  # type: ignore[no-any-return]
+        """Losses of a batch of arrays, compiled once, leaving weights and seeds as they were.
+
+        In training they come with the gradients, of which a class has a program anyway.
+        """
+        if training:
+            return self._descent(bench).losses(batch)
+        return bench.program("losses", self._function(bench.component, training)).compute(batch)  # type: ignore[no-any-return]
 
     def _losses(self, bench: Bench, batch: Batch, training: bool) -> dict[str, np.ndarray]:
         return arrays(self._loss_tensors(bench, batch, training))  # type: ignore[no-any-return]
 
     def _descent(self, bench: Bench) -> Descent:
-        function = self._function(bench.component, training=True)
-        return bench.descent(lambda batch: ops.mean(function(batch)["loss"]))
+        return bench.descent(self._function(bench.component, training=True))
 
     @where_trained
     def test_losses_are_finite_and_per_example(self) -> None:
@@ -262,8 +276,8 @@ class LossConformance(Benched, ConfigurationConformance):
     def test_mixed_precision(self) -> None:
         """Under ``precision: mixed_bfloat16``, losses are still float32, and finite."""
         with precision("mixed_bfloat16"):
-            bench = self.bench()
-            _check_losses(self._loss_tensors(bench, self.loss_batch(bench.component), True), BATCH)
+            component = self.bench().component
+            _check_losses(evaluate(component, self._function(component, True), self.loss_batch(component)), BATCH)
 
 
 def save_and_load(source: keras.layers.Layer, target: keras.layers.Layer, folder: Path) -> keras.layers.Layer:
