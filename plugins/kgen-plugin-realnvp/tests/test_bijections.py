@@ -248,6 +248,21 @@ def test_actnorm_measures(condition_of, array) -> None:
     np.testing.assert_allclose(array(norm(x, {})[0]), y, atol=1e-5)
 
 
+def test_actnorm_leaves_constant_channels_their_scale(condition_of, array) -> None:
+    """Six of them in a row move a number by as much as it moved, not 1e18 times as much."""
+    chain = Chain([ActNorm(name=f"norm{i}") for i in range(6)])
+    chain.build((None, 4, 4, 2))
+    x = 3.0 * numbers((4, 4, 2), 5)
+    x[..., 1] = 0.6
+    statistics: list[Any] = []
+    chain.measure(ops.convert_to_tensor(x), {}, statistics)
+    for variable, statistic in zip(chain.statistics_variables(), statistics, strict=True):
+        variable.assign(statistic)
+    y, log_det = chain(x + 0.01, {})
+    np.testing.assert_allclose(array(y)[..., 1], 0.01, rtol=1e-4)
+    np.testing.assert_allclose(array(log_det), -16 * np.log(x[..., 0].std()), rtol=1e-4)
+
+
 @pytest.mark.backends
 def test_mixing_starts_as_a_rotation(array) -> None:
     mixing = ChannelMixing()

@@ -10,7 +10,7 @@ from keras import ops
 from kgen_plugin_realnvp.bijections.base import Bijection, Condition, Shape, Tensor
 
 SMALLEST_VARIANCE = 1e-6
-"""Of a channel: one that never changes must not be divided by 0."""
+"""Of a channel: one that varies less counts as constant, and keeps its scale."""
 
 
 class ActNorm(Bijection):
@@ -18,7 +18,8 @@ class ActNorm(Bijection):
 
     `mean` and `deviation` are those of the first training batch. They are not trained: they are 0 and 1 until they are
     assigned what `measure` found, so that a loss never mixes the examples of its batch. `log_gain` and `bias` are
-    trained, from 0.
+    trained, from 0. A constant channel is not divided by its deviation: each `ActNorm` of a flow would divide it again,
+    until rounding errors are all that the last one sees.
     """
 
     def build(self, x_shape: Shape, condition_shape: Mapping[str, Shape] | None = None) -> None:
@@ -41,7 +42,8 @@ class ActNorm(Bijection):
 
     def measure(self, x: Tensor, condition: Condition, statistics: list[Tensor]) -> Tensor:
         mean = ops.mean(x, axis=(0, 1, 2))  # (C,)
-        deviation = ops.sqrt(ops.mean(ops.square(x - mean), axis=(0, 1, 2)) + SMALLEST_VARIANCE)
+        variance = ops.mean(ops.square(x - mean), axis=(0, 1, 2))
+        deviation = ops.where(variance < SMALLEST_VARIANCE, 1.0, ops.sqrt(variance))
         statistics += [mean, deviation]
         return (x - mean) / deviation * ops.exp(self.log_gain) + self.bias
 
