@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import keras
 
 from kgen.random import seed_everything
+from kgen.testing.configuration import ConfigurationConformance
 from kgen.testing.execution import Descent, Losses, Program, Tree, evaluate, perturb, restore, rows, values
 
 
@@ -52,7 +53,7 @@ class Bench:
         return self._programs["descent"]  # type: ignore[no-any-return]
 
 
-class Benched:
+class Benched(ConfigurationConformance):
     """A class of checks whose component is built once."""
 
     _benches: ClassVar[dict[str, Bench]]
@@ -78,4 +79,5 @@ class Benched:
 
     @classmethod
     def teardown_class(cls) -> None:
+        super().teardown_class()
         cls._benches = {}

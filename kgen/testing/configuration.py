@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pydantic
@@ -16,16 +16,29 @@ from kgen.signature import WIRED, option_model, options
 class ConfigurationConformance:
     """Checks that a component's options can be validated, shown, saved, and built again from what was saved."""
 
+    _example: ClassVar[Any]
+
     def build(self) -> Any:
         """Makes a tiny component; every call a new one with the same options."""
         raise NotImplementedError(f"{type(self).__name__}.build must return a tiny component")
 
+    def example(self) -> Any:
+        """A component for the checks that change nothing of it, built once a class; pytest drops it after the last."""
+        if "_example" not in type(self).__dict__:
+            type(self)._example = self.build()
+        return type(self)._example
+
+    @classmethod
+    def teardown_class(cls) -> None:
+        if "_example" in cls.__dict__:
+            del cls._example
+
     def test_signature_is_typed(self) -> None:
         """Every option has a type from which a validator and a JSON schema can be made."""
-        check_signature(type(self.build()))
+        check_signature(type(self.example()))
 
     def test_options_are_attributes(self) -> None:
-        component = self.build()
+        component = self.example()
         for name in options(type(component)):
             assert hasattr(component, name), (
                 f"{type(component).__name__} takes '{name}', but has no attribute of that name: its configuration "
@@ -33,7 +46,7 @@ class ConfigurationConformance:
             )
 
     def test_configuration_is_plain_data(self) -> None:
-        component = self.build()
+        component = self.example()
         for name in options(type(component)):
             check_plain(component, name)
         again = json.loads(json.dumps(component.config))
@@ -43,7 +56,7 @@ class ConfigurationConformance:
         )
 
     def test_rebuilds_from_configuration(self) -> None:
-        component = self.build()
+        component = self.example()
         again = rebuild(component)
         assert again.config == component.config, (
             f"{type(component).__name__} built from its own configuration {component.config} has another one: "

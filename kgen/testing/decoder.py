@@ -51,7 +51,7 @@ class DecoderConformance(LossConformance):
 
     @property
     def trains(self) -> bool:
-        return type(self.build()).compute_losses is not Decoder.compute_losses
+        return type(self.example()).compute_losses is not Decoder.compute_losses
 
     def loss_batch(self, component: Decoder, seed: int = 0) -> Batch:
         return {
@@ -118,7 +118,7 @@ class DecoderConformance(LossConformance):
         }
 
     def test_decode_options(self) -> None:
-        component = self.build()
+        component = self.example()
         for given in self.decode_options:
             check_method_options(type(component).decode, given)
             component.noise_spec(**given)
@@ -211,7 +211,7 @@ class DecoderConformance(LossConformance):
             _same(made[0][1], made[1][1], 1e-6, "decode")
 
     def test_lossless_as_declared(self) -> None:
-        assert self.build().lossless == (self.reconstruction == 0.0), (
+        assert self.example().lossless == (self.reconstruction == 0.0), (
             "a decoder is lossless where its reconstruction is 0.0 off: set 'lossless', and 'reconstruction' here"
         )
 

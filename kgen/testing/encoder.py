@@ -16,7 +16,6 @@ from kgen.assembly import precision
 from kgen.components.encoder import Encoder
 from kgen.devices import create_weights
 from kgen.testing.bench import Bench, Benched
-from kgen.testing.configuration import ConfigurationConformance
 from kgen.testing.execution import arrays, reseed, tensors
 from kgen.testing.losses import check_gradients, save_and_load
 from kgen.testing.state import check_seeds, check_tracked
@@ -25,7 +24,7 @@ Tokens = dict[str, np.ndarray]
 Conditions = dict[str, np.ndarray]
 
 
-class EncoderConformance(Benched, ConfigurationConformance):
+class EncoderConformance(Benched):
     """Checks an encoder: subclass it, and give `build`, which returns a tiny one (neither adapted nor loaded)."""
 
     texts: ClassVar[Sequence[str]] = ("red heart", "a big blue circle", "smiley", "grüne Äpfel 🍏")

@@ -62,7 +62,7 @@ class GeneratorConformance(LossConformance):
         return {**self.loss_batch(component), "x": constant_latents(component.space, BATCH, level)}
 
     def test_accepts_its_space(self) -> None:
-        component = self.build()
+        component = self.example()
         assert component.space.kind in component.accepts, (
             f"{type(component).__name__}.accepts {component.accepts} lacks the kind of its own space "
             f"({component.space}): kgen would refuse it"
@@ -127,7 +127,7 @@ class GeneratorConformance(LossConformance):
 
     def test_generate_options(self) -> None:
         """Named, typed, each with a default, and `noise_spec` takes the same."""
-        component = self.build()
+        component = self.example()
         for given in self.generate_options:
             check_method_options(type(component).generate, given)
         defaults = {name: p.default for name, p in options(type(component).generate).items()}
@@ -295,7 +295,7 @@ class GeneratorConformance(LossConformance):
     # ---- editing --------------------------------------------------------------------------------------------------
 
     def test_edits_as_declared(self) -> None:
-        component = self.build()
+        component = self.example()
         known = inspect.signature(type(component).generate).parameters
         for declared, argument in (("edits", "source"), ("inpaints", "region")):
             assert (argument in known) == getattr(component, declared), (
