@@ -77,11 +77,14 @@ def _levels(schedule: Schedule, steps: int, end_log_snr: float) -> tuple[Tensor,
     The times are found by bisection; the noise follows from the log-SNR, also beyond the schedule's time 0.
     """
     log_snr = START_LOG_SNR + (end_log_snr - START_LOG_SNR) * ops.arange(steps + 1, dtype="float32") / steps
-    low, high = ops.zeros((steps + 1,)), ops.ones((steps + 1,))
-    for _ in range(30):
+
+    def halve(_: Tensor, bounds: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        low, high = bounds
         middle = 0.5 * (low + high)
         noisier = schedule.log_snr(middle) < log_snr
-        low, high = ops.where(noisier, low, middle), ops.where(noisier, middle, high)
+        return ops.where(noisier, low, middle), ops.where(noisier, middle, high)
+
+    _, high = ops.fori_loop(0, 30, halve, (ops.zeros((steps + 1,)), ops.ones((steps + 1,))))
     alpha = schedule.alpha(high)
     return alpha, alpha * ops.exp(-0.5 * log_snr), schedule.level(high, schedule.sigma(high)), ops.exp(log_snr)
 

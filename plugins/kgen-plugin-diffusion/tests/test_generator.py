@@ -23,7 +23,7 @@ from kgen.testing.losses import check_gradients
 
 SPACE, CONDITIONS = Space("continuous", (8, 8, 3)), ConditionSpace(4, 12)
 TINY_DIT = DiT(patch=4, width=16, depth=1, heads=2)
-TINY_UNET = UNet(width=8, multipliers=(1, 2), blocks=1, attention=(1,), head_dim=8)
+TINY_UNET = UNet(width=8, multipliers=(1,), blocks=1, attention=(), head_dim=8)  # the middle has attention
 
 
 @pytest.mark.backends
@@ -45,7 +45,7 @@ class TestDDPM(GeneratorConformance):
     replicas: ClassVar = False
 
     def build(self) -> Diffusion:
-        return Diffusion(SPACE, CONDITIONS, network=TINY_UNET, schedule="linear", prediction="eps", times=Uniform())
+        return Diffusion(SPACE, CONDITIONS, network=TINY_DIT, schedule="linear", prediction="eps", times=Uniform())
 
 
 class TestEDM(GeneratorConformance):
@@ -123,8 +123,8 @@ def test_misfits_are_named() -> None:
         Diffusion(SPACE, CONDITIONS, network=TINY_DIT, times=LogNormal())
 
 
-@pytest.mark.parametrize("sampler", list(SAMPLERS))
-def test_a_picture_alone_is_the_one_in_a_batch_of_8(sampler: str) -> None:
+def test_a_unet_draws_an_image_alone_as_in_a_batch_of_8() -> None:
+    """Conformance tries all samplers, with a DiT."""
     keras.utils.set_random_seed(0)
     generator = Diffusion(SPACE, CONDITIONS, network=TINY_UNET)
     rng = np.random.default_rng(0)
@@ -141,9 +141,7 @@ def test_a_picture_alone_is_the_one_in_a_batch_of_8(sampler: str) -> None:
 
     def sample(index: slice) -> np.ndarray:
         given = rows([condition, null, noise], index)
-        return arrays(
-            evaluate(generator, lambda g: generator.generate(*g, sampler=sampler, steps=4, guidance=2.0), given)
-        )
+        return arrays(evaluate(generator, lambda g: generator.generate(*g, steps=2, guidance=2.0), given))
 
     together = sample(slice(0, 8))
     np.testing.assert_allclose(sample(slice(5, 6))[0], together[5], atol=1e-4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import keras
 import numpy as np
 import pydantic
@@ -17,6 +19,9 @@ NETWORKS = {
     "unet": UNet(width=8, multipliers=(1, 2), blocks=1, attention=(1,), head_dim=8, dropout=0.1),
     "dit": DiT(patch=4, width=16, depth=2, heads=2, mlp_ratio=2.0, dropout=0.1),
 }
+
+EAGERLY = keras.backend.backend() == "tensorflow"
+"""Whether to take a single step of training as it is: to trace its graph takes far longer there."""
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:
@@ -39,9 +44,17 @@ def scramble(layer: keras.layers.Layer, seed: int = 7) -> None:
         weight.assign(rng.standard_normal(weight.shape) * min(0.3, fan_in**-0.5))
 
 
-def built(name: str, out_channels: int = 2, **kwargs) -> keras.layers.Layer:
-    layer = NETWORKS[name].build(SPACE, CONDITION, out_channels)
+@functools.cache
+def _built(name: str, precision: str) -> tuple[keras.layers.Layer, list[np.ndarray]]:
+    layer = NETWORKS[name].build(SPACE, CONDITION, 2)
     layer(*inputs())
+    return layer, layer.get_weights()
+
+
+def built(name: str) -> keras.layers.Layer:
+    """One for all tests, with its first weights."""
+    layer, weights = _built(name, keras.config.dtype_policy().name)
+    layer.set_weights(weights)
     return layer
 
 
@@ -80,7 +93,7 @@ def test_every_weight_learns(name):
     scramble(network)
     before = [numpy(w).copy() for w in network.trainable_weights]
     model = Regression(network)
-    model.compile(optimizer=keras.optimizers.SGD(1.0), loss="mse", jit_compile=False)
+    model.compile(optimizer=keras.optimizers.SGD(1.0), loss="mse", jit_compile=False, run_eagerly=EAGERLY)
     x, level, condition = inputs()
     model.train_on_batch({"x": x, "level": level, "condition": condition}, random(3, 8, 12, 2, seed=4))
     assert len(before) == len(network.trainable_weights) > 20
