@@ -18,13 +18,14 @@ from kgen.testing import DecoderConformance
 
 SPACE = Space("continuous", (16, 16, 3))
 TINY = Network(width=8, multipliers=(1, 2), patch=2)
+ONE_LEVEL = Network(width=8, multipliers=(1,), patch=2, attention=False)  # the autoencoder of test_kl has more
 CRITIC = Discriminator(start=0, width=8, levels=2)
 RNG = np.random.default_rng(0)
 
 
 class TestWithCritic(DecoderConformance):
     def build(self) -> KLAutoencoder:
-        return KLAutoencoder(SPACE, channels=2, network=TINY, discriminator=CRITIC)
+        return KLAutoencoder(SPACE, channels=2, network=ONE_LEVEL, discriminator=CRITIC)
 
     def test_overfits_one_batch(self) -> None:
         """The sum of the losses of two that play against each other need not fall."""
@@ -62,7 +63,7 @@ def test_the_adaptive_weight_is_the_ratio_of_the_gradients() -> None:
     torch = pytest.importorskip("torch")
     layer = fidelity()
     x, y = images(64), images(64)
-    for _ in range(600):
+    for _ in range(30):  # of 64 directions each: the ratio is known to 3%
         layer(x, y, training=True)
     found = float(np.sqrt(float(layer.gradients[0]) / float(layer.gradients[1])))
     made = torch.tensor(ops.convert_to_numpy(y), requires_grad=True)
@@ -70,7 +71,7 @@ def test_the_adaptive_weight_is_the_ratio_of_the_gradients() -> None:
     (first,) = torch.autograd.grad(reconstruction, made)
     (second,) = torch.autograd.grad(opinion_in_torch(layer.critic, made).sum(), made)
     wanted = float((first.square().sum() / second.square().sum()).sqrt())
-    assert found == pytest.approx(wanted, rel=0.15)
+    assert found == pytest.approx(wanted, rel=0.1)
 
 
 def opinion_in_torch(critic: Critic, x):

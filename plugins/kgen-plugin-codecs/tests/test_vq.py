@@ -16,27 +16,28 @@ from kgen.testing import DecoderConformance
 
 SPACE = Space("continuous", (16, 16, 3))
 TINY = Network(width=8, multipliers=(1, 2), patch=2)
+ONE_LEVEL = Network(width=8, multipliers=(1,), patch=2, attention=False)  # the autoencoder of test_kl has more
 RNG = np.random.default_rng(0)
 
 
 @pytest.mark.backends
 class TestVector(DecoderConformance):
     def build(self) -> VQAutoencoder:
-        return VQAutoencoder(SPACE, quantizer=Vector(size=16, dim=4, revive=0.0), network=TINY)
+        return VQAutoencoder(SPACE, quantizer=Vector(size=16, dim=4, revive=0.0), network=ONE_LEVEL)
 
 
 class TestCosine(DecoderConformance):
     replicas: ClassVar = False  # revived codes are drawn from the first replica's vectors
 
     def build(self) -> VQAutoencoder:
-        return VQAutoencoder(SPACE, quantizer=Vector(size=16, dim=4, cosine=True, revive=0.1), network=TINY)
+        return VQAutoencoder(SPACE, quantizer=Vector(size=16, dim=4, cosine=True, revive=0.1), network=ONE_LEVEL)
 
 
 class TestFiniteScalar(DecoderConformance):
     replicas: ClassVar = False
 
     def build(self) -> VQAutoencoder:
-        return VQAutoencoder(SPACE, quantizer=FiniteScalar(levels=(4, 3, 3)), network=TINY, reconstruction="l2")
+        return VQAutoencoder(SPACE, quantizer=FiniteScalar(levels=(4, 3, 3)), network=ONE_LEVEL, reconstruction="l2")
 
 
 def test_tokens() -> None:
