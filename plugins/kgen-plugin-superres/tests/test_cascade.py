@@ -31,6 +31,7 @@ class TestConformance(DecoderConformance):
     """Of a cascade, and of each part in it."""
 
     condition_space: ClassVar = TEXT
+    replicas: ClassVar = False  # each part has a test of its own
     decode_options: ClassVar = ({"parts": [{"steps": 2}]}, {"parts": [{"steps": 1, "augmentation": 0.1}, {}]})
 
     def build(self) -> Cascade:

@@ -17,6 +17,7 @@ from kgen.testing import DecoderConformance
 SPACE = Space("continuous", (16, 16, 3))
 TEXT = ConditionSpace(4, 8)
 TINY = Network(width=8, multipliers=(1, 2), blocks=1, head_dim=8)
+ONE_LEVEL = Network(width=8, multipliers=(1,), blocks=1, head_dim=8)
 
 
 class TestConformance(DecoderConformance):
@@ -28,7 +29,7 @@ class TestConformance(DecoderConformance):
     )
 
     def build(self) -> DiffusionUpscaler:
-        return DiffusionUpscaler(SPACE, TEXT, network=TINY)
+        return DiffusionUpscaler(SPACE, TEXT, network=ONE_LEVEL)
 
 
 def condition(count: int) -> dict[str, object]:

@@ -29,7 +29,7 @@ class TestPlain(GeneratorConformance):
     replicas: ClassVar = False
 
     def build(self) -> VAE:
-        return VAE(SPACE, CONDITIONS, network=TINY, vector=4, prior="standard")
+        return VAE(SPACE, CONDITIONS, network=FLAT, vector=4, prior="standard")
 
 
 class TestLadder(GeneratorConformance):
@@ -51,7 +51,6 @@ class TestLadder(GeneratorConformance):
 
 
 class TestPatches(GeneratorConformance):
-    generate_options: ClassVar = EVERY
     replicas: ClassVar = False
 
     def build(self) -> VAE:
