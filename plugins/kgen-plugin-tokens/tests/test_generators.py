@@ -67,6 +67,7 @@ class TestMaskedWithPrefix(GeneratorConformance):
 
 @pytest.mark.backends
 class TestCombined(GeneratorConformance):
+    replicas: ClassVar = False  # its two parts are the generators above
     likelihood_options: ClassVar = {"samples": 4}
     generate_options: ClassVar = ({}, {"steps": 2, "rounds": 1, "guidance": 2.0, "last_token_alone": True})
 

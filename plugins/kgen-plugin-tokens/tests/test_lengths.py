@@ -33,6 +33,7 @@ LENGTHS = [2, 0, 5, 1]
 
 
 class TestFixed(GeneratorConformance):
+    replicas: ClassVar = False
     generate_options: ClassVar = ({}, {"temperature": 0.7, "top_k": 3, "guidance": 2.0})
 
     def build(self) -> Autoregressive:
@@ -40,6 +41,7 @@ class TestFixed(GeneratorConformance):
 
 
 class TestPredicted(GeneratorConformance):
+    replicas: ClassVar = False
     generate_options: ClassVar = ({}, {"temperature": 0.7, "top_p": 0.9, "guidance": 2.0})
 
     def build(self) -> Autoregressive:
@@ -47,6 +49,7 @@ class TestPredicted(GeneratorConformance):
 
 
 class TestFixedAtOnce(GeneratorConformance):
+    replicas: ClassVar = False
     likelihood_options: ClassVar = {"samples": 4}
     generate_options: ClassVar = ({"steps": 3}, {"steps": 1})
 
@@ -55,6 +58,7 @@ class TestFixedAtOnce(GeneratorConformance):
 
 
 class TestPredictedAtOnce(GeneratorConformance):
+    replicas: ClassVar = False
     likelihood_options: ClassVar = {"samples": 4}
     generate_options: ClassVar = (
         {"steps": 4},
