@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -12,13 +13,14 @@ from kgen_plugin_realnvp.couplings import Convolutional, Transformer
 from kgen_plugin_realnvp.generator import RealNVP
 
 from kgen import ConditionSpace, ConfigError, Space, SpaceError
+from kgen.assembly import precision
 from kgen.random import normal, uniform
 from kgen.sampler import validate_options
 from kgen.testing import GeneratorConformance, gradients
 from kgen.testing.losses import check_gradients
 
 SPACE, CONDITIONS = Space("continuous", (8, 8, 3)), ConditionSpace(4, 12)
-TINY_CONVOLUTIONAL = Convolutional(scales=2, couplings=2, width=8)
+TINY_CONVOLUTIONAL = Convolutional(scales=2, couplings=2, width=8, text_heads=2)
 TINY_TRANSFORMER = Transformer(patch=4, couplings=6, width=8, heads=2, text_heads=2)
 KINDS = (
     {"coupling": TINY_CONVOLUTIONAL},
@@ -33,11 +35,11 @@ class TestConvolutional(GeneratorConformance):
     replicas: ClassVar = False
 
     def build(self) -> RealNVP:
-        coupling = Convolutional(scales=1, couplings=2, width=8, text_heads=2)
+        coupling = Convolutional(scales=1, couplings=2, width=8)
         return RealNVP(SPACE, CONDITIONS, coupling=coupling, dequantization="none")
 
 
-@pytest.mark.backends
+@pytest.mark.slow
 class TestVariational(GeneratorConformance):
     fit_steps: ClassVar = 40
     likelihood_options: ClassVar = {"draws": 2}
@@ -48,6 +50,7 @@ class TestVariational(GeneratorConformance):
         return RealNVP(SPACE, CONDITIONS, coupling=coupling, dequantization="variational")
 
 
+@pytest.mark.backends
 class TestTransformer(GeneratorConformance):
     fit_steps: ClassVar = 40
 
@@ -77,6 +80,21 @@ def test_every_weight_of_two_scales_has_a_gradient(randomise, condition_of) -> N
     flow, condition = generator(randomise, coupling=TINY_CONVOLUTIONAL), condition_of(3)
     x = ops.convert_to_tensor(pictures(3))
     check_gradients(gradients(flow, lambda: ops.mean(flow.compute_losses(x, condition, training=False)["loss"])))
+
+
+@pytest.mark.backends
+def test_variational_dequantization_learns_of_any_images(randomise, condition_of) -> None:
+    """What conformance asks of losses; the dequantizer's densities and bounds have tests of their own."""
+    options = {"coupling": Transformer(patch=4, couplings=2, width=8, heads=2), "dequantization": "variational"}
+    flow, condition = generator(randomise, **options), condition_of(3)
+    for x in (pictures(3), np.full((3, *SPACE.shape), -1.0), np.full((3, *SPACE.shape), 1.0)):
+        given = ops.convert_to_tensor(x.astype("float32"))
+        check_gradients(
+            gradients(flow, lambda given=given: ops.mean(flow.compute_losses(given, condition, True)["loss"]))
+        )
+    with precision("mixed_bfloat16"):
+        loss = generator(randomise, **options).compute_losses(given, condition, True)["loss"]
+    assert np.isfinite(ops.convert_to_numpy(loss)).all() and keras.backend.standardize_dtype(loss.dtype) == "float32"
 
 
 @pytest.mark.parametrize("options", KINDS)

@@ -10,6 +10,7 @@ from keras import ops
 from kgen_plugin_superres.cascade import Cascade
 
 from kgen import ConditionSpace, ConfigError, Space, SpaceError
+from kgen.random import draw
 from kgen.testing import DecoderConformance
 
 SPACE = Space("continuous", (16, 16, 3))
@@ -31,7 +32,17 @@ class TestConformance(DecoderConformance):
     """Of a cascade, and of each part in it."""
 
     condition_space: ClassVar = TEXT
+    decode_options: ClassVar = ({}, {"parts": [{}, {}]})
     replicas: ClassVar = False  # each part has a test of its own
+
+    def build(self) -> Cascade:
+        return cascade(REGRESSION, REGRESSION)
+
+
+@pytest.mark.slow
+class TestOfDiffusion(DecoderConformance):
+    condition_space: ClassVar = TEXT
+    replicas: ClassVar = False
     decode_options: ClassVar = ({"parts": [{"steps": 2}]}, {"parts": [{"steps": 1, "augmentation": 0.1}, {}]})
 
     def build(self) -> Cascade:
@@ -72,6 +83,27 @@ def test_it_is_its_parts() -> None:
         np.clip(ops.convert_to_numpy(second.decode(between, {}, {})), -1, 1),
         atol=1e-5,
     )
+
+
+def test_parts_get_their_own_options_and_noise() -> None:
+    made = cascade(DIFFUSION, REGRESSION)
+    made.build(None)
+    rng = np.random.default_rng(0)
+    for weight in made.trainable_weights:
+        weight.assign(0.2 * rng.standard_normal(weight.shape))
+    text = {name: ops.ones(shape) for name, shape in (("sequence", (1, 4, 8)), ("mask", (1, 4)), ("pooled", (1, 8)))}
+    latent = ops.convert_to_tensor(rng.uniform(-1, 1, (1, 4, 4, 3)).astype("float32"))
+
+    def images(copy: int, *parts: dict[str, Any]) -> np.ndarray:
+        noise = draw(made.noise_spec(parts=parts), [(0, copy)])
+        given = {name: ops.convert_to_tensor(value) for name, value in noise.items()}
+        return ops.convert_to_numpy(made.decode(latent, text, given, parts=parts))
+
+    once = images(0, {"steps": 1})
+    assert once.shape == (1, 16, 16, 3)
+    np.testing.assert_array_equal(images(0, {"steps": 1}, {}), once)
+    for other in (images(1, {"steps": 1}), images(0, {"steps": 2}), images(0, {"steps": 1, "augmentation": 0.1}, {})):
+        assert np.abs(other - once).max() > 1e-4
 
 
 def test_parts_measure_pictures_of_their_own_size() -> None:
