@@ -27,7 +27,6 @@ def cascade(*decoders: dict[str, Any], space: Space = SPACE) -> Cascade:
     return Cascade(space, TEXT, decoders=decoders)
 
 
-@pytest.mark.backends
 class TestConformance(DecoderConformance):
     """Of a cascade, and of each part in it."""
 
@@ -85,6 +84,7 @@ def test_it_is_its_parts() -> None:
     )
 
 
+@pytest.mark.backends
 def test_parts_get_their_own_options_and_noise() -> None:
     made = cascade(DIFFUSION, REGRESSION)
     made.build(None)
