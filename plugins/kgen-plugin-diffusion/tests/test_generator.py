@@ -45,7 +45,8 @@ class TestDDPM(GeneratorConformance):
     replicas: ClassVar = False
 
     def build(self) -> Diffusion:
-        return Diffusion(SPACE, CONDITIONS, network=TINY_DIT, schedule="linear", prediction="eps", times=Uniform())
+        network = DiT(patch=2, width=16, depth=1, heads=2)  # to tell the noise, as wide as the numbers of a patch
+        return Diffusion(SPACE, CONDITIONS, network=network, schedule="linear", prediction="eps", times=Uniform())
 
 
 class TestEDM(GeneratorConformance):

@@ -28,8 +28,6 @@ def cascade(*decoders: dict[str, Any], space: Space = SPACE) -> Cascade:
 
 
 class TestConformance(DecoderConformance):
-    """Of a cascade, and of each part in it."""
-
     condition_space: ClassVar = TEXT
     decode_options: ClassVar = ({}, {"parts": [{}, {}]})
     replicas: ClassVar = False  # each part has a test of its own
