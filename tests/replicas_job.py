@@ -23,6 +23,7 @@ from parts import Painter, Patterns, Words
 from kgen import assemble
 from kgen.config import FitConfig
 from kgen.data.loader import Loader
+from kgen.random import seed_everything
 from kgen.training.distribution import open_distribution
 from kgen.training.fit import compile_model, train
 from kgen.training.journal import read_rows
@@ -43,7 +44,7 @@ FIT = FitConfig(
 def trained(mode: Any, noise: float, folder: Path) -> dict[str, Any]:
     """What the training ends with: weights, their averages, losses of the validation, images, and noise by replica."""
     distribution = open_distribution(mode)
-    keras.utils.set_random_seed(0)
+    seed_everything(0)
     dataset, encoder = Patterns(), Words()
     encoder.adapt(dataset.captions("train"))
     with distribution.scope():
@@ -76,4 +77,5 @@ def drawn(strategy: Any, painter: Painter) -> list[np.ndarray]:
 if __name__ == "__main__":
     for mode in sys.argv[4:]:
         folder = Path(sys.argv[3]) / mode
-        np.savez(folder.with_suffix(".npz"), **trained(mode, float(sys.argv[2]), folder))
+        found = trained(mode, float(sys.argv[2]), folder)
+        np.savez(folder.with_suffix(".npz"), tensorflow="tensorflow" in sys.modules, **found)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -15,6 +17,10 @@ from kgen.errors import RunError
 from kgen.files import disk_space, write_text
 
 Listener = Callable[[int, Mapping[str, float]], None]
+
+NO_TENSORFLOW = "tensorboard.compat.notf"
+"""With a module of this name, TensorBoard writes files by itself. Else it imports TensorFlow, if that is installed,
+which takes seconds and memory on another backend."""
 
 
 class Journal:
@@ -35,6 +41,8 @@ class Journal:
         self._spent = max((float(row["seconds"]) for row in rows), default=0.0)
         self._began = time.perf_counter()
         write_text(self.path, "\n".join([",".join(self.columns), *(self._line(row) for row in rows), ""]))
+        if "tensorflow" not in sys.modules:
+            sys.modules.setdefault(NO_TENSORFLOW, ModuleType(NO_TENSORFLOW))
         self._events = EventFileWriter(str(folder / "tensorboard"))
 
     @property
