@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_plugins import PLUGIN, Site
 from safetensors.numpy import load_file
 
 CONFIG = """\
@@ -25,12 +26,31 @@ decoder:
   network: {width: 8, multipliers: [1], patch: 2, attention: false}
   fit: {steps: 60, batch_size: 8, checkpoint_every: 20, validate_every: 40, log_every: 20}
 fit: {steps: 300, batch_size: 8, checkpoint_every: 20, validate_every: 100, log_every: 20}
-sample: {every: 0, prompts: [a large red circle in the middle], options: {steps: 2, sampler: euler}}
+sample: {every: 0, prompts: [a large red circle in the middle], options: {steps: 1, sampler: euler}}
 """
 
 
+SMALL = """\
+data: {name: shapes, size: 16, count: 200, holdout: [purple square]}
+encoder: {name: text/bag, dim: 8}
+generator: made/painter
+decoder:
+  name: made/codec
+  fit: {steps: 60, batch_size: 8, checkpoint_every: 20, validate_every: 40, log_every: 20}
+fit: {steps: 300, batch_size: 8, checkpoint_every: 20, validate_every: 100, log_every: 20}
+sample: {every: 0, prompts: [a large red circle in the middle]}
+"""
+"""The same trainings with parts that TensorFlow traces quickly. The painter trains with noise, too."""
+
+
 def start(folder: Path, backend: str) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    paths = [str(folder.parent / "site"), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    environment = {
+        **os.environ,
+        "KERAS_BACKEND": backend,
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+    }
     command = [str(Path(sys.executable).parent / "kgen"), "run", "run.yaml"]
     return subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
@@ -66,25 +86,27 @@ def kill_at_a_random_moment(folder: Path, backend: str, most: int) -> None:
 
 def test_killed_once_and_resumed(tmp_path: Path) -> None:
     """In either stage: the decoder's has three checkpoints."""
-    resumes("tensorflow", tmp_path, kills=1, most=6)
+    (tmp_path / "site").mkdir()
+    Site(tmp_path / "site").install("made", PLUGIN)
+    resumes("tensorflow", tmp_path, SMALL, kills=1, most=6)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
 def test_killed_four_times_in_two_stages_and_resumed(backend: str, tmp_path: Path) -> None:
-    resumes(backend, tmp_path, kills=4, most=1)
+    resumes(backend, tmp_path, CONFIG, kills=4, most=1)
 
 
-def resumes(backend: str, tmp_path: Path, kills: int, most: int) -> None:
+def resumes(backend: str, tmp_path: Path, config: str, kills: int, most: int) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
         folder.mkdir()
-        (folder / "run.yaml").write_text(CONFIG, encoding="utf-8")
+        (folder / "run.yaml").write_text(config, encoding="utf-8")
     for _ in range(kills):
         kill_at_a_random_moment(killed, backend, most)
     assert not (killed / "runs" / "run" / "model").exists()  # it was killed before its end
     resumed, expected = finish(killed, backend), finish(whole, backend)
-    assert resumed.keys() == expected.keys() and len(expected) > 50
+    assert resumed.keys() == expected.keys() and len(expected) > (50 if config == CONFIG else 20)
     for name, array in expected.items():
         np.testing.assert_array_equal(resumed[name], array, err_msg=name)
     rows = (killed / "runs" / "run" / "metrics.csv").read_text().splitlines()
