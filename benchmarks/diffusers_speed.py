@@ -63,7 +63,7 @@ def work_kgen(conn: Connection, settings: Settings) -> None:
         import tensorflow as tf
 
         tf.config.threading.set_intra_op_parallelism_threads(settings.threads)
-    from kgen.devices import compile_training
+    from kgen.backend.devices import compile_training
 
     keras.config.set_dtype_policy("float32" if settings.precision == "float32" else "mixed_bfloat16")
     pipeline = kgen_pipeline(settings)

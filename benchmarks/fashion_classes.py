@@ -76,8 +76,8 @@ def main() -> None:
     load_backend()  # quietly
     import kgen
     from kgen.config import RunConfig
-    from kgen.data.idx import Idx
-    from kgen.rundir import RunDirectory
+    from kgen.data.datasets.idx import Idx
+    from kgen.runs.directory import RunDirectory
 
     directory = RunDirectory(args.run)
     config = RunConfig.load(directory.config)

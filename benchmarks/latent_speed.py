@@ -25,10 +25,10 @@ def prepare(decoder: Any, cache: Path) -> tuple[Any, Any]:
     from kgen_plugin_diffusion.networks import DiT
 
     import kgen
-    from kgen.assembly import make_dataset
     from kgen.config import FitConfig
     from kgen.data.latents import cached_latents
     from kgen.data.loader import Loader
+    from kgen.pipeline.assembly import make_dataset
     from kgen.training.fit import compile_model
 
     dataset = make_dataset({"name": "openmoji", "size": 64, "match": ("^(red|blue|green) ",)})

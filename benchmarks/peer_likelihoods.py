@@ -34,7 +34,7 @@ Result = dict[str, Any]
 
 def read(folder: str, size: int, steps: int, pictures: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
     """Pictures (N, size, size, 1) uint8 and classes (N,): the training batches in their order, and what is measured."""
-    from kgen.data.idx import Idx
+    from kgen.data.datasets.idx import Idx
 
     dataset = Idx(path=folder, size=size, validation=pictures)
     count, random = len(dataset.captions("train")), np.random.default_rng(0)

@@ -54,7 +54,7 @@ def kgen_jobs(width: int, depth: int) -> tuple[dict[str, Job], dict[str, int]]:
     from kgen_plugin_tokens.transformer import Transformer
 
     from kgen import ConditionSpace, Space
-    from kgen.devices import compile_sampling, compile_training
+    from kgen.backend.devices import compile_sampling, compile_training
     from kgen.random import draw
 
     space, texts = Space("tokens", SHAPE, VOCABULARY), ConditionSpace(*TEXT)

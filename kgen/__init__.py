@@ -9,47 +9,47 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from kgen.errors import ConfigError, DataError, KgenError, PluginError, RunError, SpaceError
-from kgen.hookspecs import hookimpl
-from kgen.registry import Registrar
+from kgen.plugins.hookspecs import hookimpl
+from kgen.plugins.registry import Registrar
 from kgen.spaces import ConditionSpace, Space
 
 if TYPE_CHECKING:
-    from kgen.assembly import assemble, make_dataset, make_decoder
-    from kgen.components.dataset import Dataset, Problem, Split
-    from kgen.components.decoder import Decoder
-    from kgen.components.encoder import Encoder
-    from kgen.components.generator import Generator
-    from kgen.components.metric import Metric
-    from kgen.inputs import latents_of
-    from kgen.json_file import read_json
-    from kgen.likelihood import bits_per_dimension
-    from kgen.pipeline import Pipeline
+    from kgen.contracts.dataset import Dataset, Problem, Split
+    from kgen.contracts.decoder import Decoder
+    from kgen.contracts.encoder import Encoder
+    from kgen.contracts.generator import Generator
+    from kgen.contracts.metric import Metric
+    from kgen.options import Static, is_static
+    from kgen.pipeline.assembly import assemble, make_dataset, make_decoder
+    from kgen.pipeline.likelihood import bits_per_dimension
+    from kgen.pipeline.pipeline import Pipeline
+    from kgen.pipeline.saving import load
     from kgen.random import NoiseSpec, SeedGenerator
-    from kgen.run import open_decoder
-    from kgen.saving import load
-    from kgen.signature import Static, is_static
+    from kgen.runs.inputs import latents_of
+    from kgen.runs.run import open_decoder
+    from kgen.storage.json_file import read_json
 
 _LAZY = {
-    "assemble": "kgen.assembly",
-    "make_dataset": "kgen.assembly",
-    "make_decoder": "kgen.assembly",
-    "latents_of": "kgen.inputs",
-    "open_decoder": "kgen.run",
-    "bits_per_dimension": "kgen.likelihood",
-    "load": "kgen.saving",
-    "read_json": "kgen.json_file",
-    "Pipeline": "kgen.pipeline",
-    "Encoder": "kgen.components.encoder",
-    "Generator": "kgen.components.generator",
-    "Decoder": "kgen.components.decoder",
-    "Dataset": "kgen.components.dataset",
-    "Problem": "kgen.components.dataset",
-    "Split": "kgen.components.dataset",
-    "Metric": "kgen.components.metric",
+    "assemble": "kgen.pipeline.assembly",
+    "make_dataset": "kgen.pipeline.assembly",
+    "make_decoder": "kgen.pipeline.assembly",
+    "latents_of": "kgen.runs.inputs",
+    "open_decoder": "kgen.runs.run",
+    "bits_per_dimension": "kgen.pipeline.likelihood",
+    "load": "kgen.pipeline.saving",
+    "read_json": "kgen.storage.json_file",
+    "Pipeline": "kgen.pipeline.pipeline",
+    "Encoder": "kgen.contracts.encoder",
+    "Generator": "kgen.contracts.generator",
+    "Decoder": "kgen.contracts.decoder",
+    "Dataset": "kgen.contracts.dataset",
+    "Problem": "kgen.contracts.dataset",
+    "Split": "kgen.contracts.dataset",
+    "Metric": "kgen.contracts.metric",
     "NoiseSpec": "kgen.random",
     "SeedGenerator": "kgen.random",
-    "Static": "kgen.signature",
-    "is_static": "kgen.signature",
+    "Static": "kgen.options",
+    "is_static": "kgen.options",
 }
 
 __all__ = [
@@ -89,7 +89,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'kgen' has no attribute {name!r}")
-    from kgen.quiet import quiet_tensorflow
+    from kgen.backend.quiet import quiet_tensorflow
 
     with quiet_tensorflow():
         value = getattr(importlib.import_module(_LAZY[name]), name)

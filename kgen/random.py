@@ -21,7 +21,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kgen.replicas import replica_count, replica_id
+from kgen.backend.replicas import replica_count, replica_id
 
 Tensor = Any
 

@@ -17,7 +17,7 @@ import keras
 import pytest
 
 from kgen.cli import main
-from kgen.plugins import registry
+from kgen.plugins.discovery import registry
 
 TOY = Path(__file__).parent / "toy"
 EXECUTABLE = Path(sys.executable).parent / "kgen"

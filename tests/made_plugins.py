@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kgen.plugins import registry
+from kgen.plugins.discovery import registry
 
 NUMBERS = itertools.count()
 

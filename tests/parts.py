@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from kgen import ConditionSpace, Dataset, Decoder, Encoder, Generator, NoiseSpec, SeedGenerator, Space
-from kgen.components.dataset import Split
+from kgen.contracts.dataset import Split
 
 
 class Words(Encoder):

@@ -19,12 +19,12 @@ import yaml
 from parts import Painter, Patterns, Words
 
 import kgen
-from kgen.decoder_stage import _copy
-from kgen.description import PipelineDescription, read_description
-from kgen.json_file import MAX_BYTES, read_json
-from kgen.rundir import RunDirectory
+from kgen.pipeline.description import PipelineDescription, read_description
+from kgen.runs.decoder_stage import _copy
+from kgen.runs.directory import RunDirectory
+from kgen.storage.json_file import MAX_BYTES, read_json
+from kgen.storage.weights import load_variables, save_variables
 from kgen.training.journal import read_rows
-from kgen.weights import load_variables, save_variables
 
 MISSING = object()
 WRONG: tuple[Any, ...] = (MISSING, None, "nope", -1, 2**62, 10**9, 1e300, [], {}, [[1]], {"name": 5}, "x" * 10_000)

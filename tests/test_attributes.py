@@ -9,10 +9,10 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from kgen import DataError
-from kgen.components.dataset import Dataset
-from kgen.components.metric import Metric
-from kgen.data.drawing import SHAPES
-from kgen.data.shapes import COLOURS, POSITIONS, RADII, Scene, Shapes, Thing, caption, draw
+from kgen.contracts.dataset import Dataset
+from kgen.contracts.metric import Metric
+from kgen.data.datasets.drawing import SHAPES
+from kgen.data.datasets.shapes import COLOURS, POSITIONS, RADII, Scene, Shapes, Thing, caption, draw
 from kgen.metrics.attributes import Attributes, read
 from kgen.testing import MetricConformance
 

@@ -11,8 +11,8 @@ import keras
 import pytest
 
 from kgen import ConfigError, assemble
+from kgen.backend.quiet import quiet_tensorflow
 from kgen.cli.backend import load_backend
-from kgen.quiet import quiet_tensorflow
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from parts import Painter, Patterns, Words
 
 import kgen
-from kgen.batches import check_images
+from kgen.data.batches import check_images
 from kgen.errors import ImageRangeWarning
 
 

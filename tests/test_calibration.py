@@ -13,12 +13,12 @@ from keras import ops
 
 import kgen
 from kgen.config import RunConfig
-from kgen.data.shapes import Shapes
+from kgen.data.datasets.shapes import Shapes
 from kgen.errors import ConfigError
-from kgen.plugins import registry
-from kgen.run import check, run
-from kgen.rundir import RunDirectory
-from kgen.saving import load
+from kgen.pipeline.saving import load
+from kgen.plugins.discovery import registry
+from kgen.runs.directory import RunDirectory
+from kgen.runs.run import check, run
 from kgen.spaces import ConditionSpace
 
 SOURCE = """\
@@ -115,7 +115,7 @@ def test_a_run_calibrates_it_once_and_others_take_it(tmp_path: Path, monkeypatch
     def never(*arguments: Any) -> None:
         raise AssertionError("it is calibrated again")
 
-    monkeypatch.setattr("kgen.decoder_stage.save_decoder", never)
+    monkeypatch.setattr("kgen.runs.decoder_stage.save_decoder", never)
     run(configuration("fit.steps=3"), tmp_path / "run", restart=True, say=said.append)
     assert any("nothing that it depends on has changed" in text for text in said)
     run(configuration(f"decoder={{from: {tmp_path / 'run'}}}"), tmp_path / "other")

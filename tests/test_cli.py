@@ -112,9 +112,9 @@ def test_a_closed_pipe_and_a_full_disk_end_quietly_or_clearly(kgen) -> None:
 
 def test_a_fault_of_kgen_asks_for_a_report_and_shows_the_traceback_on_demand(kgen_process, site) -> None:
     (site.path / "sitecustomize.py").write_text(
-        "import kgen.registry\n"
+        "import kgen.plugins.registry\n"
         "def explode(*_): raise RuntimeError('as a test')\n"
-        "kgen.registry.Registry.of_kind = explode\n"
+        "kgen.plugins.registry.Registry.of_kind = explode\n"
     )
     quiet = kgen_process("plugins", "list", PYTHONPATH=str(site.path))
     assert quiet.status == 1 and "Traceback" not in quiet.err

@@ -12,9 +12,9 @@ import pytest
 from command_line import GOOD, Trained
 from PIL import Image
 
-from kgen.comparison import escape
+from kgen.comparison.facts import Table, better_scores, different_keys
+from kgen.comparison.page import escape
 from kgen.config import RunConfig
-from kgen.facts import Table, better_scores, different_keys
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_measur
     def measured(*arguments: object, **options: object) -> None:
         raise AssertionError("too late")
 
-    monkeypatch.setattr("kgen.compare.load", measured)
+    monkeypatch.setattr("kgen.comparison.compare.load", measured)
     (tmp_path / "file").write_text("precious")
     (tmp_path / "mine").mkdir()
     for name in ("pictures.png", "steps-speed.svg"):
@@ -149,7 +149,7 @@ def test_which_numbers_are_better_and_what_differs() -> None:
 def test_runs_of_different_sizes_are_refused_before_anything_is_measured(
     kgen, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kgen.compare.load", lambda path: pytest.fail("too late"))
+    monkeypatch.setattr("kgen.comparison.compare.load", lambda path: pytest.fail("too late"))
     larger = tmp_path / "larger"
     shutil.copytree(trained.directory, larger)
     text = (larger / "model" / "pipeline.yaml").read_text()

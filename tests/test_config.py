@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 import kgen
-from kgen.assembly import make_dataset
 from kgen.config import RunConfig, sampling_options
 from kgen.config.schema import run_file_schema
 from kgen.config.source import parse_value, read_file
+from kgen.pipeline.assembly import make_dataset
 
 SMALL = {"data": "squares", "encoder": "letters", "generator": "means", "fit": {"steps": 3}}
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
@@ -334,7 +334,7 @@ def test_a_problem_of_the_file_that_an_override_mends_is_none(tmp_path: Path) ->
 def test_options_of_one_drawing() -> None:
     from kgen_toy.parts import Means
 
-    from kgen.decoders import Identity
+    from kgen.contracts.identity import Identity
 
     assert sampling_options(["steps=2", "strength=0.5"], Means, Identity) == {"steps": 2, "strength": 0.5}
     with pytest.raises(kgen.ConfigError) as caught:

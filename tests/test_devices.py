@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from kgen.devices import create_weights
+from kgen.backend.devices import create_weights
 from kgen.random import SeedGenerator, seed_everything
 
 pytestmark = pytest.mark.backends

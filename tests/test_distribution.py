@@ -107,7 +107,7 @@ def test_two_jax_devices_equal_one(tmp_path: Path) -> None:
 def test_batches_are_filled_up_for_all_devices(
     devices: int, size: int, batches: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kgen.devices.batch_devices", lambda: devices)
+    monkeypatch.setattr("kgen.backend.devices.batch_devices", lambda: devices)
     cut = slices({"a": np.arange(5), "nested": {"b": np.arange(5)}}, size)
     assert [len(batch["a"]) for batch in cut] == batches
     rows = np.concatenate([batch["nested"]["b"] for batch in cut])

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from kgen import ConfigError, Decoder, Metric, PluginError, Space, assemble
-from kgen.assembly import make_dataset, make_metric
 from kgen.cli import app
 from kgen.errors import ComponentError
-from kgen.faults import address, component_errors, reason
 from kgen.metrics.retrieval import Retrieval
-from kgen.plugins import registry
+from kgen.pipeline.assembly import make_dataset, make_metric
+from kgen.plugins.discovery import registry
+from kgen.plugins.faults import address, component_errors, reason
 
 SHARP = "from kgen import *\nclass Sharp(Metric):\n    def __call__(self, *_): raise IndexError('boom in my metric')\n"
 HOOK = (

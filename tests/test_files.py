@@ -18,7 +18,7 @@ import pytest
 
 from kgen.data.cache import open_or_write
 from kgen.errors import ConfigError, RunError
-from kgen.files import atomic_file, atomic_folder, disk_space, remove_abandoned, write_text
+from kgen.storage.files import atomic_file, atomic_folder, disk_space, remove_abandoned, write_text
 
 
 @contextmanager
@@ -172,7 +172,7 @@ def test_a_full_disk_is_named_with_what_was_needed(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from kgen.files import atomic_file, atomic_folder
+from kgen.storage.files import atomic_file, atomic_folder
 folder = Path(sys.argv[1])
 rename = Path.rename
 def killing(self, target):

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from kgen import DataError
-from kgen.data.folder import read_folder
-from kgen.data.folder.rows import TextError, read_text
-from kgen.data.imagefolder import ImageFolder
+from kgen.data.datasets.folder import read_folder
+from kgen.data.datasets.folder.rows import TextError, read_text
+from kgen.data.datasets.imagefolder import ImageFolder
 
 SMALL = Image.new("RGB", (8, 8), (200, 30, 30))
 

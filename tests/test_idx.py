@@ -1,4 +1,4 @@
-"""kgen.data.idx."""
+"""kgen.data.datasets.idx."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kgen import DataError
-from kgen.data.idx import Idx, read_idx
+from kgen.data.datasets.idx import Idx, read_idx
 from kgen.testing import DatasetConformance
 
 CLASSES = ("shirt", "boot", "bag")

@@ -18,9 +18,9 @@ from PIL import Image
 import kgen
 from kgen import ConfigError, SpaceError
 from kgen.config import RunConfig
-from kgen.region import latent_region
-from kgen.run import open_decoder, run
-from kgen.upscaling import upscale
+from kgen.pipeline.region import latent_region
+from kgen.pipeline.upscaling import upscale
+from kgen.runs.run import open_decoder, run
 
 PROMPT = "a large red circle in the middle"
 PICTURE = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
@@ -95,7 +95,9 @@ def pixels(generator: str = "diffusion/diffusion") -> kgen.Pipeline:
 
 
 def test_the_strength_goes_from_the_picture_itself_to_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kgen.sampler.compile_sampling", lambda steps=1: False)  # XLA takes longer than four steps
+    monkeypatch.setattr(
+        "kgen.pipeline.sampler.compile_sampling", lambda steps=1: False
+    )  # XLA takes longer than four steps
     pipeline = pixels()
     options = {"sampler": "ddim", "steps": 4, "seed": 3}
 
@@ -143,9 +145,9 @@ def test_a_run_file_has_no_strength() -> None:
 def cells(size: int) -> kgen.Pipeline:
     """Whose latents are tokens of `size` x `size` pixels each, of one grey level: nothing of a picture is lost."""
     decoder = Blocks(kgen.Space("continuous", (16, 16, 1)), size=size)
-    encoder = kgen.assembly.make_encoder({"name": "text/bag", "dim": 8}, [PROMPT])
+    encoder = kgen.pipeline.assembly.make_encoder({"name": "text/bag", "dim": 8}, [PROMPT])
     network = {"width": 8, "depth": 1, "heads": 2}
-    generator = kgen.assembly.make_generator({"name": "tokens/nar", "network": network}, decoder, encoder)
+    generator = kgen.pipeline.assembly.make_generator({"name": "tokens/nar", "network": network}, decoder, encoder)
     return kgen.assemble(encoder=encoder, generator=generator, decoder=decoder, captions=[PROMPT])
 
 

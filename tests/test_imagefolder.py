@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 
 from kgen import DataError
-from kgen.components.dataset import Dataset
+from kgen.contracts.dataset import Dataset
 from kgen.data import images
-from kgen.data.imagefolder import ImageFolder
+from kgen.data.datasets.imagefolder import ImageFolder
 from kgen.testing import DatasetConformance
 
 RED, GREEN, BLUE, WHITE = (220, 30, 40), (30, 160, 60), (40, 60, 220), (255, 255, 255)
@@ -444,7 +444,7 @@ def test_a_file_that_vanishes_while_training_is_named(folder: Path) -> None:
 
 def test_needs_no_framework() -> None:
     code = (
-        "import sys, kgen.data.imagefolder\n"
+        "import sys, kgen.data.datasets.imagefolder\n"
         "print({'keras', 'tensorflow', 'jax', 'torch', 'tensorflow_datasets'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import ImageFont
 
-from kgen.images import LINE, MOST_LINES, _lines, grid, matrix
+from kgen.reporting.sheets import LINE, MOST_LINES, _lines, grid, matrix
 
 FONT = ImageFont.load_default(10)
 PICTURES = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.uint8)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from kgen import Dataset, Space, Split
-from kgen.data.imagefolder import ImageFolder
+from kgen.data.datasets.imagefolder import ImageFolder
 from kgen.data.inventory import changes, read_inventory, write_inventory
 
 

@@ -11,8 +11,8 @@ import pytest
 from keras import ops
 from kgen_plugin_superres.regression import Regression
 
+from kgen.data.datasets.shapes import Shapes
 from kgen.data.latents import CompiledCoder, LatentCache, cached_latents
-from kgen.data.shapes import Shapes
 from kgen.errors import RunError
 
 DATASET = Shapes(size=16, count=70, objects=1)  # more than one batch, and not a multiple

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 import kgen
-from kgen.assembly import component_id, make_encoder
-from kgen.plugins import registry
-from kgen.sampler import Sampler
+from kgen.pipeline.assembly import component_id, make_encoder
+from kgen.pipeline.sampler import Sampler
+from kgen.plugins.discovery import registry
 
 SPACE = kgen.Space("continuous", (4, 4, 3))
 SPACES = {

@@ -9,9 +9,9 @@ import pytest
 from parts import Painter, Patterns, Words
 
 import kgen
-from kgen import memory
-from kgen.memory import weights_fit
-from kgen.signature import option_model
+from kgen.backend import memory
+from kgen.backend.memory import weights_fit
+from kgen.options import option_model
 
 
 def test_weights_that_do_not_fit_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from command_line import EXECUTABLE, Outcome, Trained, environment
 from PIL import Image
 
 from kgen.errors import ConfigError
-from kgen.images import save_png
+from kgen.reporting.sheets import save_png
 
 Kgen = Callable[..., Outcome]
 

@@ -14,8 +14,8 @@ from parts import Painter, Patterns, Words
 from scipy import stats
 
 import kgen
-from kgen import devices
-from kgen.decoders import Identity
+from kgen.backend import devices
+from kgen.contracts.identity import Identity
 from kgen.errors import GuidanceWarning
 from kgen.training.averages import averaged_weights, fixed_noise
 from kgen.training.optimizer import AveragingAdamW, WarmUp

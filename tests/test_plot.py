@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from kgen.plot import HEIGHT, WIDTH, Line, line_plot
+from kgen.reporting.plot import HEIGHT, WIDTH, Line, line_plot
 
 SVG = "{http://www.w3.org/2000/svg}"
 

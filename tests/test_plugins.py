@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 import kgen
-from kgen import hookspecs, isolation, plugins
-from kgen.cli.plugins import list_plugins
-from kgen.cli.schema import command
+from kgen.cli.commands.plugins import list_plugins
+from kgen.cli.commands.schema import command
 from kgen.config import schema
-from kgen.plugins import discover
-from kgen.registry import Registrar
+from kgen.plugins import discovery, hookspecs, isolation
+from kgen.plugins.discovery import discover
+from kgen.plugins.registry import Registrar
 
 PLUGIN = """
 import kgen
@@ -59,19 +59,19 @@ def test_a_plugin_is_found_through_its_entry_point_and_its_provenance_is_known(s
 
 def test_the_process_wide_registry_sees_what_is_installed_but_for_disabled_plugins(site, monkeypatch) -> None:
     module = site.install("fruit", plugin("apple"))
-    plugins.registry.cache_clear()
+    discovery.registry.cache_clear()
     try:
-        assert plugins.registry().find("encoder", "fruit/apple")
+        assert discovery.registry().find("encoder", "fruit/apple")
         monkeypatch.setenv("KGEN_DISABLE_PLUGINS", "other, fruit")
         monkeypatch.delitem(sys.modules, module)
-        plugins.registry.cache_clear()
-        assert "fruit/apple" not in ids(plugins.registry())
+        discovery.registry.cache_clear()
+        assert "fruit/apple" not in ids(discovery.registry())
         assert module not in sys.modules, "a disabled plugin is not even imported"
-        assert "disabled by KGEN_DISABLE_PLUGINS" in plugins.registry().broken.values()
+        assert "disabled by KGEN_DISABLE_PLUGINS" in discovery.registry().broken.values()
         with pytest.raises(kgen.ConfigError, match=r"plugin 'fruit' .* could not be loaded: disabled by"):
-            plugins.registry().find("encoder", "fruit/apple")
+            discovery.registry().find("encoder", "fruit/apple")
     finally:
-        plugins.registry.cache_clear()
+        discovery.registry.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_namespace_that_belongs_to_none_of_two_distributions_is_given_to_neith
 def test_nobody_may_take_the_namespace_of_kgen_itself(site, distribution: str) -> None:
     site.install("kgen", plugin("identity"), distribution=distribution)
     found = discover(site.entry_points())
-    assert ids(found) == [] and found.find("decoder", "identity").origin.distribution == plugins.CORE
+    assert ids(found) == [] and found.find("decoder", "identity").origin.distribution == discovery.CORE
     assert [origin.distribution for origin in found.broken] == [distribution]
 
 
@@ -157,11 +157,14 @@ def test_a_namespace_must_be_a_name(site) -> None:
 @pytest.mark.parametrize(
     "requirement, reason",
     [
-        (f"{plugins.CORE}>=99", f"it needs {plugins.CORE}>=99, but this is {plugins.CORE} "),
-        (f"{plugins.CORE}[tensorflow]>=0.1,<0.1", f"it needs {plugins.CORE}<0.1,>=0.1, but this is {plugins.CORE} "),
-        ("kgen>=99", f"it needs kgen>=99, but this is {plugins.CORE} "),
-        (f"{plugins.CORE}>=0.1", None),
-        (f"{plugins.CORE}>=99; extra == 'future'", None),
+        (f"{discovery.CORE}>=99", f"it needs {discovery.CORE}>=99, but this is {discovery.CORE} "),
+        (
+            f"{discovery.CORE}[tensorflow]>=0.1,<0.1",
+            f"it needs {discovery.CORE}<0.1,>=0.1, but this is {discovery.CORE} ",
+        ),
+        ("kgen>=99", f"it needs kgen>=99, but this is {discovery.CORE} "),
+        (f"{discovery.CORE}>=0.1", None),
+        (f"{discovery.CORE}>=99; extra == 'future'", None),
         ("numpy>=99", None),
     ],
 )
@@ -202,7 +205,7 @@ def test_an_import_that_takes_long_is_named_while_it_lasts(site, capsys, monkeyp
 def test_the_list_prints_a_strangers_words_as_they_are(site, capsys, monkeypatch) -> None:
     site.install("markup", plugin("apple").replace("Made for a test", "[bold]x[/nope] :smile:"))
     site.install("ansi", "raise ValueError('\\x1b[2J')")
-    monkeypatch.setattr(plugins, "registry", lambda: discover(site.entry_points()))
+    monkeypatch.setattr(discovery, "registry", lambda: discover(site.entry_points()))
     list_plugins()
     printed = capsys.readouterr().out
     assert "markup/apple" in printed and "[bold]x[/nope] :smile:" in printed
@@ -235,7 +238,7 @@ def test_every_hook_is_tested_here() -> None:
 
 
 def test_the_hook_can_declare_every_kind_of_component() -> None:
-    from kgen.registry import KINDS
+    from kgen.plugins.registry import KINDS
 
     declared = {name for name, value in vars(Registrar).items() if not name.startswith("_") and callable(value)}
     assert declared == set(KINDS)
@@ -244,7 +247,7 @@ def test_the_hook_can_declare_every_kind_of_component() -> None:
 
 
 def test_kgens_own_components_can_all_be_imported() -> None:
-    own = [c for c in plugins.registry().components.values() if c.origin.namespace == "kgen"]
+    own = [c for c in discovery.registry().components.values() if c.origin.namespace == "kgen"]
     assert len(own) >= 5
     for component in own:
         if component.id != "kgen/tfds" or importlib.util.find_spec("tensorflow_datasets"):
@@ -267,7 +270,7 @@ def test_a_public_name_is_never_hidden_by_a_module_of_that_name() -> None:
 
 def test_importing_kgen_and_its_registry_loads_no_framework() -> None:
     script = (
-        "import sys, kgen; from kgen.plugins import registry; registry();"
+        "import sys, kgen; from kgen.plugins.discovery import registry; registry();"
         "print(sorted({'keras', 'tensorflow', 'jax', 'torch'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

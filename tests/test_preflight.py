@@ -17,7 +17,7 @@ from made_plugins import installed
 
 from kgen.config import RunConfig
 from kgen.errors import KgenError
-from kgen.run import check, run
+from kgen.runs.run import check, run
 
 SHAPES = """\
 data: {name: shapes, size: 16, count: 12, validation: 2, jitter: 0.03, holdout: [purple square]}
@@ -252,7 +252,7 @@ def test_the_stage_of_the_decoder_is_tried_too(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_decoder_without_losses_is_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kgen.decoders import Identity
+    from kgen.contracts.identity import Identity
 
     monkeypatch.setattr(Identity, "calibrate", boom)
     found = refusal(configuration())

@@ -15,12 +15,12 @@ from pydantic import Field
 
 import kgen
 from kgen import Static, is_static
-from kgen.assembly import find
-from kgen.plugins import registry
-from kgen.programs import Programs, program_batch
+from kgen.backend.programs import Programs, program_batch
+from kgen.options import option_model, options, split_options, wires
+from kgen.pipeline.assembly import find
+from kgen.plugins.discovery import registry
+from kgen.plugins.registry import Kind
 from kgen.random import draw
-from kgen.registry import Kind
-from kgen.signature import option_model, options, split_options, wires
 from kgen.testing.execution import Program, as_arrays, evaluate, perturb, tensors
 from kgen.testing.inputs import random_conditions, random_latents
 

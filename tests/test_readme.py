@@ -15,7 +15,9 @@ def test_the_python_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (example,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "kgen.assemble" in block)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("kgen.sampler.compile_sampling", lambda steps=1: False)  # XLA takes longer than four steps
+    monkeypatch.setattr(
+        "kgen.pipeline.sampler.compile_sampling", lambda steps=1: False
+    )  # XLA takes longer than four steps
     names: dict[str, object] = {}
     exec(compile(example, "README.md", "exec"), names)
     assert names["pictures"].shape == (4, 16, 16, 3)  # type: ignore[attr-defined]

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from kgen.errors import ConfigError, PluginError
-from kgen.registry import Component, Provenance, Registrar, Registry
+from kgen.plugins.registry import Component, Provenance, Registrar, Registry
 
 FRUIT = Provenance("fruit", "kgen-plugin-fruit", "1.0")
 NUTS = Provenance("nuts", "kgen-plugin-nuts", "2.0")
@@ -87,7 +87,7 @@ def test_declaring_imports_nothing_and_load_imports_the_class(registry: Registry
     assert found is not None and found.id == "nuts/retrieval" and registry.of_class(Registry) is None
 
 
-@pytest.mark.parametrize("target", ["json:dumps", "json:JSONDecoder", "kgen.data.shapes:Shapes"])
+@pytest.mark.parametrize("target", ["json:dumps", "json:JSONDecoder", "kgen.data.datasets.shapes:Shapes"])
 def test_what_is_no_class_of_its_kind_is_refused(registry: Registry, target: str) -> None:
     Registrar(registry, FRUIT).metric("m", target, summary="")
     with pytest.raises(PluginError, match=f"metric 'fruit/m' of .* 1.0: {target} is no subclass of kgen.Metric"):

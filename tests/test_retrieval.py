@@ -10,8 +10,8 @@ import pytest
 from sklearn.neighbors import NearestNeighbors
 
 from kgen import Space
-from kgen.components.dataset import Dataset, Split
-from kgen.components.metric import Metric
+from kgen.contracts.dataset import Dataset, Split
+from kgen.contracts.metric import Metric
 from kgen.metrics import retrieval
 from kgen.metrics.retrieval import Retrieval
 from kgen.testing import MetricConformance

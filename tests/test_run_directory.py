@@ -21,9 +21,9 @@ from safetensors.numpy import load_file
 from kgen.cli.progress import TrainingDisplay, duration
 from kgen.config import RunConfig
 from kgen.errors import ConfigError, PluginError, RunError
-from kgen.evaluation import evaluate
-from kgen.run import check, run
-from kgen.rundir import RunDirectory
+from kgen.runs.directory import RunDirectory
+from kgen.runs.evaluation import evaluate
+from kgen.runs.run import check, run
 
 
 def configuration(**changes: Any) -> RunConfig:
@@ -203,7 +203,7 @@ def test_the_mark_comes_after_the_report(copy: Path, monkeypatch: pytest.MonkeyP
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("kgen.evaluation.write_report", killed)
+        patch.setattr("kgen.runs.evaluation.write_report", killed)
         with pytest.raises(KeyboardInterrupt):
             quiet(configuration(evaluate__copies=2), copy)
     assert "finished" not in RunDirectory(copy).read_manifest()
@@ -275,7 +275,7 @@ def test_scores_that_are_not_finite_leave_valid_json(copy: Path, monkeypatch: py
 
 
 def test_the_report_names_what_was_skipped(copy: Path) -> None:
-    from kgen.report import write_report
+    from kgen.runs.report import write_report
 
     directory = RunDirectory(copy)
     manifest = directory.read_manifest()

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from kgen.data import scan as module
-from kgen.data.scan import scan
+from kgen.data.datasets.scan import scan
 
 
 @pytest.mark.parametrize("count", [0, 1, 64, 65, 1000])

@@ -7,9 +7,9 @@ import yaml
 from command_line import GOOD
 from parts import Patterns
 
-from kgen.components.dataset import Split
 from kgen.config import RunConfig
-from kgen.scoring import prompts_to_draw
+from kgen.contracts.dataset import Split
+from kgen.runs.scoring import prompts_to_draw
 
 
 class Faces(Patterns):

@@ -12,10 +12,10 @@ import pytest
 from pydantic import ValidationError
 
 from kgen import DataError, KgenError
-from kgen.components.dataset import Dataset
-from kgen.data.drawing import SHAPES, coverage
-from kgen.data.shapes import COLOURS, POSITIONS, RADII, Shapes, Thing, caption, draw, parse
-from kgen.signature import option_model
+from kgen.contracts.dataset import Dataset
+from kgen.data.datasets.drawing import SHAPES, coverage
+from kgen.data.datasets.shapes import COLOURS, POSITIONS, RADII, Shapes, Thing, caption, draw, parse
+from kgen.options import option_model
 from kgen.testing import DatasetConformance
 
 AREAS = {
@@ -258,7 +258,7 @@ def test_counts_are_limited_before_memory_is_taken() -> None:
 
 def test_needs_no_framework() -> None:
     code = (
-        "import sys; from kgen.data.shapes import Shapes; Shapes().image('train', 0)\n"
+        "import sys; from kgen.data.datasets.shapes import Shapes; Shapes().image('train', 0)\n"
         "print({'keras', 'tensorflow', 'jax', 'torch'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,7 +10,7 @@ import pytest
 from pydantic import Field
 
 from kgen.errors import ConfigError, PluginError
-from kgen.signature import Configurable, option_model, options, plain
+from kgen.options import Configurable, option_model, options, plain
 
 
 @dataclass(frozen=True)

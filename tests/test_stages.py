@@ -15,13 +15,13 @@ from parts import Codec
 from safetensors.numpy import load_file
 
 from kgen.config import RunConfig
+from kgen.data.datasets.shapes import Shapes
 from kgen.data.latents import cached_latents
-from kgen.data.shapes import Shapes
-from kgen.decoder_stage import DecoderStage
 from kgen.errors import ConfigError, RunError
-from kgen.run import check, run
-from kgen.rundir import RunDirectory
-from kgen.saving import load
+from kgen.pipeline.saving import load
+from kgen.runs.decoder_stage import DecoderStage
+from kgen.runs.directory import RunDirectory
+from kgen.runs.run import check, run
 from kgen.training.fit import Progress, train
 
 STEPS = 6
@@ -89,7 +89,7 @@ def refuse_to_train(monkeypatch: pytest.MonkeyPatch) -> None:
     def train(*arguments: Any, **options: Any) -> None:
         raise TrainingBegunError
 
-    monkeypatch.setattr("kgen.decoder_stage.train", train)
+    monkeypatch.setattr("kgen.runs.decoder_stage.train", train)
 
 
 @pytest.mark.backends
@@ -132,7 +132,7 @@ def test_latents_are_all_that_training_reads(tmp_path: Path, done: Path, monkeyp
                 patch.setattr(cls, name, lambda *a, name=name, **k: touched.append(name))
             return train(*arguments, **{**options, "draw": None})
 
-    monkeypatch.setattr("kgen.run.train", watched)
+    monkeypatch.setattr("kgen.runs.run.train", watched)
     result = run(configuration(), tmp_path / "second")
     assert result.step == 4 and not touched
 

@@ -14,11 +14,11 @@ from parts import Painter, Words
 from pydantic import Field
 
 import kgen
+from kgen.comparison.sweep import Trial, long_table, plots, seconds_a_picture, sweep, wide_table
 from kgen.config import RunConfig
 from kgen.metrics.attributes import Attributes
 from kgen.metrics.retrieval import Retrieval
-from kgen.scoring import headlines
-from kgen.sweep import Trial, long_table, plots, seconds_a_picture, sweep, wide_table
+from kgen.runs.scoring import headlines
 
 SPACE = kgen.Space("continuous", (8, 8, 3))
 

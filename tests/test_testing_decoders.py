@@ -12,7 +12,7 @@ from kit_checks import SPACE, fails, hoarding
 
 import kgen
 from kgen import Space
-from kgen.decoders import Identity
+from kgen.contracts.identity import Identity
 from kgen.testing import DecoderConformance
 
 

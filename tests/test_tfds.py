@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from kgen import DataError
-from kgen.components.dataset import Dataset
+from kgen.contracts.dataset import Dataset
 from kgen.data import tfds as module
-from kgen.data.tfds import TFDS
+from kgen.data.datasets.tfds import TFDS
 from kgen.testing import DatasetConformance
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -335,7 +335,7 @@ def test_the_memory_limit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_random_access_needs_no_tensorflow(folder: Path) -> None:
     code = (
         "import sys\n"
-        "from kgen.data.tfds import TFDS\n"
+        "from kgen.data.datasets.tfds import TFDS\n"
         "assert 'tensorflow_datasets' not in sys.modules\n"
         f"d = TFDS(dataset='array_record', data_dir={str(folder)!r}, caption_key='caption')\n"
         "print(d.image('train', 1).shape, {'keras', 'tensorflow', 'jax', 'torch'} & set(sys.modules))"

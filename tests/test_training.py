@@ -15,8 +15,8 @@ from parts import Painter, Patterns, Words
 from safetensors.numpy import load_file
 
 import kgen
-from kgen.components.dataset import Split
 from kgen.config import FitConfig
+from kgen.contracts.dataset import Split
 from kgen.data.loader import Loader
 from kgen.data.stream import Watched
 from kgen.training.averages import averaged_weights
@@ -201,7 +201,7 @@ def test_arrays_are_filled_up_for_all_devices(monkeypatch: pytest.MonkeyPatch) -
     batch, weight = batch_of(pipeline, dataset, 6), np.array([1, 0, 2, 0.5, 3, 0], np.float32)
     expected = pipeline.evaluate(batch, sample_weight=weight, batch_size=4, verbose=0)[0]
     rows: list[int] = []
-    monkeypatch.setattr("kgen.devices.batch_devices", lambda: 4)
+    monkeypatch.setattr("kgen.backend.devices.batch_devices", lambda: 4)
     monkeypatch.setattr(keras.Model, "evaluate", spy(keras.Model.evaluate, rows))
     assert pipeline.evaluate(batch, sample_weight=weight, batch_size=4, verbose=0)[0] == pytest.approx(expected)
     assert rows == [8]

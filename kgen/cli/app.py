@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli import caption, check, compare, evaluate, generate, plugins, reconstruct, run, schema, upscale
+from kgen.cli.commands import caption, check, compare, evaluate, generate, plugins, reconstruct, run, schema, upscale
 from kgen.cli.common import FAULT, printable, say_error, say_fault, show_warning
 from kgen.errors import ComponentError, KgenError, RunInterruptedError
-from kgen.faults import component_errors
+from kgen.plugins.faults import component_errors
 
 USER_ERROR = 2
 
@@ -34,7 +34,7 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        from kgen.plugins import CORE
+        from kgen.plugins.discovery import CORE
 
         typer.echo(f"kgen {version(CORE)}")
         raise typer.Exit

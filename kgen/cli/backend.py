@@ -8,8 +8,8 @@ import logging
 import os
 from pathlib import Path
 
+from kgen.backend.quiet import quiet_tensorflow
 from kgen.errors import ConfigError, PluginError
-from kgen.quiet import quiet_tensorflow
 
 BACKENDS = ("tensorflow", "jax", "torch")
 

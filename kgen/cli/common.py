@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kgen.errors import ComponentError, ConfigError, RunError
-from kgen.faults import reason
-from kgen.files import writable_folder
-from kgen.ownership import IMAGES, require_free
+from kgen.plugins.faults import reason
+from kgen.storage.files import writable_folder
+from kgen.storage.ownership import IMAGES, require_free
 
 FAULT = 1
 """The exit status of a fault of kgen or of a plugin."""
@@ -148,7 +148,7 @@ def require_directory(run: Path) -> None:
     the run needs is missing.
     """
     if run.is_dir():
-        from kgen.rundir import RunDirectory
+        from kgen.runs.directory import RunDirectory
 
         RunDirectory(run).require_plugins()
         return

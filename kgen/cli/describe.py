@@ -11,7 +11,7 @@ from rich.table import Table
 
 from kgen.cli.common import plain_console, printable, say
 from kgen.config.options import alternatives, model_of, schema_of
-from kgen.registry import Component
+from kgen.plugins.registry import Component
 
 TYPES = {"integer": "int", "number": "float", "string": "text", "boolean": "true|false", "null": "null"}
 LIMITS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}

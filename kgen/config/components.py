@@ -6,13 +6,13 @@ from typing import Any, Literal
 
 import pydantic
 
-from kgen.components.likelihood import check_likelihood
 from kgen.config.options import check, model_of
 from kgen.config.source import KeyPath, Source, show
+from kgen.contracts.likelihood import check_likelihood
 from kgen.errors import ConfigError, PluginError
-from kgen.plugins import registry
-from kgen.registry import Kind
-from kgen.signature import plain
+from kgen.options import plain
+from kgen.plugins.discovery import registry
+from kgen.plugins.registry import Kind
 
 PARTS: dict[str, Kind] = {"data": "dataset", "encoder": "encoder", "generator": "generator", "decoder": "decoder"}
 """The keys of a run file that hold one component each."""
@@ -31,7 +31,7 @@ class ComponentConfig(pydantic.BaseModel):
 
     @property
     def choice(self) -> dict[str, Any]:
-        """As the functions of `kgen.assembly` take it."""
+        """As the functions of `kgen.pipeline.assembly` take it."""
         return {"name": self.name, **self.options}
 
     def dump(self) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def _check_stage(
     Args:
         untrained: Whether it is the decoder of another run, whose configuration says neither `fit` nor `from`.
     """
-    from kgen.components.decoder import has_losses, learns_from_images
+    from kgen.contracts.decoder import has_losses, learns_from_images
 
     trains, learns = has_losses(cls), learns_from_images(cls)
     if "fit" in stage and "from" in stage:

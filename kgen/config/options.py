@@ -13,7 +13,7 @@ from pydantic_core import core_schema
 
 from kgen.config.source import MAX_INTEGER, KeyPath, show
 from kgen.errors import PluginError
-from kgen.signature import option_model
+from kgen.options import option_model
 
 Problem = tuple[KeyPath, str]
 

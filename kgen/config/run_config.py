@@ -26,7 +26,7 @@ from kgen.config.overrides import apply_overrides
 from kgen.config.sections import FitConfig, LikelihoodConfig, SampleConfig, Section, Seed
 from kgen.config.source import Origin, Source, read_file, show, to_yaml
 from kgen.errors import ConfigError, PluginError
-from kgen.signature import plain
+from kgen.options import plain
 
 
 def _folder_name(name: str) -> str:

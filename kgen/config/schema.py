@@ -9,9 +9,9 @@ from kgen.config.components import DEFAULTS, PARTS
 from kgen.config.options import model_of, schema_of
 from kgen.config.run_config import RunConfig
 from kgen.errors import PluginError
-from kgen.ownership import SCHEMA_TITLE
-from kgen.plugins import registry
-from kgen.registry import KINDS, Component, Kind
+from kgen.plugins.discovery import registry
+from kgen.plugins.registry import KINDS, Component, Kind
+from kgen.storage.ownership import SCHEMA_TITLE
 
 Schema = dict[str, Any]
 

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from kgen.errors import RunError
-from kgen.files import locked_folder, remove_abandoned, workspace, write_text
+from kgen.storage.files import locked_folder, remove_abandoned, workspace, write_text
 
 Opened = TypeVar("Opened")
 

@@ -11,11 +11,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from kgen.components.encoder import Encoder
+from kgen.backend.devices import compile_sampling
+from kgen.contracts.encoder import Encoder
 from kgen.data.cache import made_by, open_or_write, read_arrays, write_arrays
-from kgen.devices import compile_sampling
 from kgen.errors import DataError
-from kgen.files import write_text
+from kgen.storage.files import write_text
 
 NAMES = ("sequence", "mask", "pooled")
 FORMAT = 2

@@ -8,8 +8,8 @@ import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kgen.components.dataset import Dataset
-from kgen.files import atomic_file
+from kgen.contracts.dataset import Dataset
+from kgen.storage.files import atomic_file
 
 MAX_NAMED = 3
 """How many images of each kind of change a message names."""

@@ -11,11 +11,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from kgen.components.dataset import Dataset, Split
-from kgen.components.decoder import Decoder
+from kgen.backend.devices import compile_sampling
+from kgen.contracts.dataset import Dataset, Split
+from kgen.contracts.decoder import Decoder
 from kgen.data.cache import made_by, open_or_write, read_arrays, write_arrays
-from kgen.devices import compile_sampling
-from kgen.images import floats
+from kgen.pixels import floats
 
 FORMAT = 1
 BATCH = 64

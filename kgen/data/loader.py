@@ -8,8 +8,8 @@ from typing import Any
 import grain
 import numpy as np
 
-from kgen.components.dataset import Dataset, Split
-from kgen.components.encoder import Encoder
+from kgen.contracts.dataset import Dataset, Split
+from kgen.contracts.encoder import Encoder
 from kgen.data.conditions import ConditionCache
 from kgen.data.latents import LatentCache, picture_of
 

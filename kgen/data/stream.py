@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kgen.devices import shared_batch
+from kgen.backend.devices import shared_batch
 
 Batch = dict[str, Any]
 

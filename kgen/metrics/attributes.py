@@ -24,10 +24,10 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from kgen.components.dataset import Dataset, Split
-from kgen.components.metric import Metric
-from kgen.data.drawing import SHAPES, coverage
-from kgen.data.shapes import COLOURS, POSITIONS, RADII, Scene, Shapes, Thing, parse
+from kgen.contracts.dataset import Dataset, Split
+from kgen.contracts.metric import Metric
+from kgen.data.datasets.drawing import SHAPES, coverage
+from kgen.data.datasets.shapes import COLOURS, POSITIONS, RADII, Scene, Shapes, Thing, parse
 from kgen.errors import DataError
 
 LEAST_LIKENESS = 0.5

@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from kgen.components.dataset import SPLITS, Dataset, Split
-from kgen.components.metric import Metric
+from kgen.contracts.dataset import SPLITS, Dataset, Split
+from kgen.contracts.metric import Metric
 
 MANY = 10
 """Images per caption above which the scores say little."""

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pydantic
 
-from kgen.signature import WIRED, option_model, options
+from kgen.options import WIRED, option_model, options
 
 
 class ConfigurationConformance:

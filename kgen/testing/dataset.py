@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from kgen.components.dataset import SPLITS, Dataset, Split
-from kgen.signature import options
+from kgen.contracts.dataset import SPLITS, Dataset, Split
+from kgen.options import options
 from kgen.testing.configuration import ConfigurationConformance, rebuild
 
 

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 
-from kgen.components.decoder import Decoder
-from kgen.devices import create_weights
+from kgen.backend.devices import create_weights
+from kgen.contracts.decoder import Decoder
+from kgen.options import split_options
 from kgen.random import draw
-from kgen.signature import split_options
 from kgen.spaces import ConditionSpace
 from kgen.testing.bench import Bench
 from kgen.testing.configuration import check_method_options

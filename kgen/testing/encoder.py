@@ -12,9 +12,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from kgen.assembly import precision
-from kgen.components.encoder import Encoder
-from kgen.devices import create_weights
+from kgen.backend.devices import create_weights
+from kgen.contracts.encoder import Encoder
+from kgen.pipeline.assembly import precision
 from kgen.testing.bench import Bench, Benched
 from kgen.testing.execution import arrays, reseed, tensors
 from kgen.testing.losses import check_gradients, save_and_load

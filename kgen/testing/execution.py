@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kgen.devices import compile_sampling, compile_training
+from kgen.backend.devices import compile_sampling, compile_training
 
 Tensor = Any
 Tree = Any

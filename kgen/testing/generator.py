@@ -10,10 +10,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from kgen.assembly import precision
-from kgen.components.generator import Generator
+from kgen.contracts.generator import Generator
+from kgen.options import options, split_options
+from kgen.pipeline.assembly import precision
 from kgen.random import NoiseSpec, draw
-from kgen.signature import options, split_options
 from kgen.testing.bench import Bench
 from kgen.testing.configuration import allows, check_method_options
 from kgen.testing.execution import Tensor, arrays, as_arrays, check_built, outline, reseed, rows

@@ -13,8 +13,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from kgen.assembly import precision
-from kgen.devices import create_weights
+from kgen.backend.devices import create_weights
+from kgen.pipeline.assembly import precision
+from kgen.storage.weights import load_variables, save_variables
 from kgen.testing.bench import Bench, Benched
 from kgen.testing.execution import (
     Descent,
@@ -30,7 +31,6 @@ from kgen.testing.execution import (
 )
 from kgen.testing.replicas import ReplicaTraining, copies, mirrored
 from kgen.testing.state import check_seeds, check_tracked
-from kgen.weights import load_variables, save_variables
 
 Tensor = Any
 Batch = dict[str, Any]

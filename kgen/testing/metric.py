@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from kgen.components.dataset import Dataset, Split
-from kgen.components.metric import Metric
+from kgen.contracts.dataset import Dataset, Split
+from kgen.contracts.metric import Metric
 from kgen.testing.configuration import ConfigurationConformance
 
 Bounds = Mapping[str, tuple[float, float]]

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kgen.gradients import dense
+from kgen.backend.gradients import dense
 from kgen.testing.execution import Tree, arrays, tensors
 
 REPLICAS = 2

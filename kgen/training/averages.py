@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kgen.loss_model import LossModel
+from kgen.pipeline.loss_model import LossModel
 
 
 @contextmanager

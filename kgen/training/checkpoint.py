@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from kgen.backend.replicas import has_workers
 from kgen.errors import RunError
-from kgen.loss_model import LossModel
-from kgen.replicas import has_workers
-from kgen.rundir import CHECKPOINT, checkpoint_steps
-from kgen.weights import Groups, load_variables, save_variables
+from kgen.pipeline.loss_model import LossModel
+from kgen.runs.directory import CHECKPOINT, checkpoint_steps
+from kgen.storage.weights import Groups, load_variables, save_variables
 
 log = logging.getLogger(__name__)
 

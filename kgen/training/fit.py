@@ -12,7 +12,7 @@ from kgen.config import FitConfig
 from kgen.data.loader import Loader
 from kgen.data.stream import Watched
 from kgen.errors import DataError, RunError
-from kgen.loss_model import LossModel
+from kgen.pipeline.loss_model import LossModel
 from kgen.training.callbacks import DrawSamples, Log, Position, SaveCheckpoint, Validate
 from kgen.training.checkpoint import Checkpoints
 from kgen.training.distribution import Distribution

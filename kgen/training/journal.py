@@ -14,7 +14,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from kgen.errors import RunError
-from kgen.files import disk_space, write_text
+from kgen.storage.files import disk_space, write_text
 
 Listener = Callable[[int, Mapping[str, float]], None]
 

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from kgen.gradients import dense
-from kgen.replicas import replica_count
+from kgen.backend.gradients import dense
+from kgen.backend.replicas import replica_count
 
 
 class WarmUp(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]

@@ -10,8 +10,8 @@ from pydantic import Field, PositiveInt
 
 from kgen import ConditionSpace, Generator, NoiseSpec, SeedGenerator, Space, SpaceError
 from kgen.nn import threshold_dynamically
+from kgen.options import Static, is_static
 from kgen.random import normal
-from kgen.signature import Static, is_static
 from kgen_plugin_diffusion import predictions, schedules, weightings
 from kgen_plugin_diffusion.bound import END_LOG_SNR, variational_bound
 from kgen_plugin_diffusion.guidance import guide

@@ -6,7 +6,7 @@ from typing import Any
 
 from keras import ops
 
-from kgen.signature import is_static
+from kgen.options import is_static
 
 Tensor = Any
 

@@ -10,7 +10,7 @@ from keras import ops
 from kgen_plugin_diffusion.samplers import SAMPLERS, Grid, time_grid
 from kgen_plugin_diffusion.schedules import SCHEDULES, linear_alphas_cumprod
 
-from kgen.devices import as_graph
+from kgen.backend.devices import as_graph
 from kgen.random import normal
 
 STOCHASTIC = ("ddpm", "euler-ancestral")

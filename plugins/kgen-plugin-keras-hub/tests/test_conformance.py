@@ -9,7 +9,7 @@ from kgen_plugin_keras_hub.bert import BertText
 from kgen_plugin_keras_hub.clip import ClipText
 from kgen_plugin_keras_hub.t5 import T5Text
 
-from kgen.plugins import registry
+from kgen.plugins.discovery import registry
 from kgen.testing import EncoderConformance
 
 

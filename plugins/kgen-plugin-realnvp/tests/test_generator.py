@@ -13,9 +13,9 @@ from kgen_plugin_realnvp.couplings import Convolutional, Transformer
 from kgen_plugin_realnvp.generator import RealNVP
 
 from kgen import ConditionSpace, ConfigError, Space, SpaceError
-from kgen.assembly import precision
+from kgen.pipeline.assembly import precision
+from kgen.pipeline.sampler import validate_options
 from kgen.random import normal, uniform
-from kgen.sampler import validate_options
 from kgen.testing import GeneratorConformance, gradients
 from kgen.testing.losses import check_gradients
 

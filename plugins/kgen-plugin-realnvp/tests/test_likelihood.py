@@ -18,7 +18,7 @@ from kgen_plugin_realnvp.networks import ConvolutionalNetwork
 from scipy import special, stats
 
 from kgen import ConditionSpace, Space, bits_per_dimension
-from kgen.devices import as_graph
+from kgen.backend.devices import as_graph
 from kgen.random import normal, uniform
 
 CONDITIONS = ConditionSpace(4, 12)

@@ -12,7 +12,7 @@ from keras import ops
 from pydantic import Field
 
 from kgen import ConditionSpace, ConfigError, Decoder, NoiseSpec, Space, SpaceError, make_decoder
-from kgen.signature import option_model
+from kgen.options import option_model
 
 Tensor = Any
 Condition = dict[str, Tensor]

@@ -10,7 +10,7 @@ from kgen_plugin_text.label import ClassLabel
 from kgen_plugin_text.transformer import TransformerText
 from kgen_plugin_text.unconditional import Unconditional
 
-from kgen.plugins import registry
+from kgen.plugins.discovery import registry
 from kgen.testing import EncoderConformance
 
 

@@ -11,7 +11,7 @@ from keras import ops
 from pydantic import Field, PositiveInt
 
 from kgen import ConditionSpace, Generator, NoiseSpec, SeedGenerator, Space
-from kgen.signature import Static
+from kgen.options import Static
 from kgen_plugin_tokens.causal import CausalModel
 from kgen_plugin_tokens.choosing import choose, log_probability
 from kgen_plugin_tokens.lengths import (

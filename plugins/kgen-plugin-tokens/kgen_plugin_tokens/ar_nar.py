@@ -9,8 +9,8 @@ from keras import ops
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from kgen import ConditionSpace, Generator, NoiseSpec, SeedGenerator, Space, SpaceError
+from kgen.options import Static
 from kgen.random import uniform
-from kgen.signature import Static
 from kgen_plugin_tokens.ar import in_order
 from kgen_plugin_tokens.bidirectional import MaskedModel, any_order_bound, masked_loss
 from kgen_plugin_tokens.causal import CausalModel

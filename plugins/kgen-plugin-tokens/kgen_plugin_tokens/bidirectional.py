@@ -9,8 +9,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from kgen.options import is_static
 from kgen.random import uniform
-from kgen.signature import is_static
 from kgen_plugin_tokens.choosing import choose, guide, log_probability
 from kgen_plugin_tokens.masking import ranks
 from kgen_plugin_tokens.stack import Stack, places_initializer

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kgen.signature import is_static
+from kgen.options import is_static
 from kgen_plugin_tokens.choosing import guide
 from kgen_plugin_tokens.stack import Stack, places_initializer
 from kgen_plugin_tokens.transformer import Transformer

@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from kgen import Space, SpaceError
-from kgen.signature import is_static
+from kgen.options import is_static
 from kgen_plugin_tokens.choosing import choose, guide, log_probability
 
 Tensor = Any

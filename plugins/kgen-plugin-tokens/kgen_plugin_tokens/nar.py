@@ -10,8 +10,8 @@ from keras import ops
 from pydantic import Field, PositiveInt
 
 from kgen import ConditionSpace, Generator, NoiseSpec, SeedGenerator, Space
+from kgen.options import Static
 from kgen.random import uniform
-from kgen.signature import Static
 from kgen_plugin_tokens.bidirectional import MaskedModel, any_order_bound, masked_loss
 from kgen_plugin_tokens.lengths import (
     END,

@@ -17,10 +17,10 @@ from PIL import Image
 
 import kgen
 from kgen import ConfigError, DataError, RunError, Space, SpaceError
-from kgen.captioning import caption, open_captioner
-from kgen.cli.caption import command
+from kgen.cli.commands.caption import command
 from kgen.config import RunConfig
-from kgen.run import run
+from kgen.runs.captioning import caption, open_captioner
+from kgen.runs.run import run
 from kgen.testing import DatasetConformance, DecoderConformance, EncoderConformance, MetricConformance
 
 SHAPES = {
@@ -274,7 +274,7 @@ def test_from_pictures_to_words(folder: Path, codec: Path, capsys: pytest.Captur
     command(path, files, seed=3, settings=["steps=1"])
     assert capsys.readouterr().out == "".join(f"{f}: {t}\n" for f, t in zip(files, texts, strict=False))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kgen.captioning.open_captioner", lambda run: (pipeline, dataset))  # as above, in less time
+        patch.setattr("kgen.runs.captioning.open_captioner", lambda run: (pipeline, dataset))  # as above, in less time
         command(path, files[:1], seed=3, settings=["steps=1"])
         assert capsys.readouterr().out == f"{texts[0]}\n"
         with pytest.raises(ConfigError, match="unknown key"):

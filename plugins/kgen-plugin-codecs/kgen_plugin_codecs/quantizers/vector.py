@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt
 from scipy.cluster.vq import kmeans2
 
 from kgen import SeedGenerator
-from kgen.replicas import first_replica, sum_over_replicas
+from kgen.backend.replicas import first_replica, sum_over_replicas
 
 Tensor = Any
 EPSILON = 1e-5

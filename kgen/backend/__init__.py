@@ -1,0 +1,1 @@
+"""What depends on the hardware and on Keras's backend."""

@@ -1,0 +1,41 @@
+"""kgen caption: put pictures into words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kgen.cli.common import RunArgument, require_directory, require_single, say
+
+EXAMPLE = "Example: kgen caption runs/captioning circle.png star.png --set temperature=0.5"
+
+
+def command(
+    run: RunArgument,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures, which are cropped to fit.")],
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Of the noise.")] = 0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="An option of the generator; repeatable.", show_default=False),
+    ] = None,
+) -> None:
+    """Print a caption of each picture, with a run whose prompts are pictures, and whose pictures are writing."""
+    require_directory(run)
+    for image in images:
+        require_single(image)
+    from kgen.cli.backend import load_backend
+
+    load_backend()
+    from kgen.config import sampling_options
+    from kgen.data.images import read
+    from kgen.runs.captioning import caption, open_captioner
+
+    pipeline, dataset = open_captioner(run)
+    options = sampling_options(settings or (), type(pipeline.generator), type(pipeline.decoder))
+    assert dataset.prompt_space is not None
+    size, _, channels = dataset.prompt_space.shape
+    pictures = [read(image, channels, size) for image in images]
+    for image, text in zip(images, caption(pipeline, dataset, pictures, seed=seed, **options), strict=True):
+        say(text if len(images) == 1 else f"{image}: {text}")

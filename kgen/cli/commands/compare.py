@@ -1,0 +1,61 @@
+"""kgen compare: put trained runs side by side."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kgen.cli.common import plain_console, printable, require_directory, require_text, say
+from kgen.errors import ConfigError
+
+EXAMPLE = "Example: kgen compare runs/quickstart runs/openmoji-minilm -o encoders"
+
+
+def command(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Directories of finished runs.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="What to write into.")] = Path(
+        "comparison"
+    ),
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", metavar="TEXT", help="What to draw; repeatable.", show_default="the first run's"),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 2, help="Of the noise.")] = 0,
+    steps: Annotated[
+        str | None,
+        typer.Option(
+            "--steps", metavar="N,N,...", help="Quality against time: score each number of steps.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Write one table and one page on what runs cost, how likely they find pictures, and what they draw."""
+    numbers = () if steps is None else _numbers(steps)
+    require_text(prompts or ())
+    for run in runs:
+        require_directory(run)
+    from kgen.cli.backend import load_backend
+
+    load_backend()
+    from rich.table import Table
+
+    from kgen.comparison.compare import compare
+
+    made = compare(runs, output, prompts=prompts, seed=seed, steps=numbers)
+    shown = Table("", *(printable(row[0]) for row in made.rows))
+    for index, key in enumerate(made.head[1:], start=1):
+        shown.add_row(key, *(printable(row[index]) for row in made.rows))
+    plain_console().print(shown)
+    say(f"page:  {made.html}\ntable: {made.markdown}, {made.csv}")
+    if made.steps is not None:
+        say(f"steps: {made.steps}")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Reads what `--steps` was given."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch("0*[1-9][0-9]{0,5}", part) for part in parts):
+        raise ConfigError(f"--steps {text}: must be numbers of steps from 1 on, with commas, such as 1,2,4,8,16,32")
+    return tuple(map(int, parts))

@@ -1,0 +1,182 @@
+"""kgen generate: draw pictures from prompts."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kgen.cli.common import (
+    RunArgument,
+    printable,
+    require_directory,
+    require_single,
+    require_text,
+    say,
+)
+from kgen.errors import ConfigError
+from kgen.storage.files import writable_folder
+from kgen.storage.ownership import IMAGES, require_free
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from kgen.spaces import Space
+
+EXAMPLE = "Example: kgen generate runs/quickstart 'red heart' 'blue circle' -n 4 --set steps=20 -o hearts.png"
+
+LONGEST_SLUG = 50
+
+
+ImageOption = Annotated[Path | None, typer.Option("--image", metavar="FILE", help="An image to change.")]
+MaskOption = Annotated[
+    Path | None, typer.Option("--mask", metavar="FILE", help="White where --image is drawn anew; the rest stays.")
+]
+StrengthOption = Annotated[
+    float | None,
+    typer.Option("--strength", min=0.01, max=1.0, help="How much of --image is changed. Default: the generator's."),
+]
+ScaleOption = Annotated[
+    int | None,
+    typer.Option(
+        "--scale", min=1, max=64, help="Enlarge each image by this factor. Default: 1; in a grid, to 96 pixels."
+    ),
+]
+OutputOption = Annotated[
+    str | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="FILE.png|FOLDER/",
+        help="One PNG (a grid of several images), or a folder for one file per image. Default: PROMPT.png.",
+    ),
+]
+
+
+def command(
+    run: RunArgument,
+    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="What to draw.")],
+    number: Annotated[int, typer.Option("-n", "--number", min=1, max=100_000, help="Images per prompt.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Of the noise.")] = 0,
+    shared_noise: Annotated[
+        bool,
+        typer.Option("--shared-noise", help="Use the same noise for all prompts, to see the text's effect alone."),
+    ] = False,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the generator; repeatable.")
+    ] = None,
+    image: ImageOption = None,
+    mask: MaskOption = None,
+    strength: StrengthOption = None,
+    scale: ScaleOption = None,
+    output: OutputOption = None,
+) -> None:
+    """Draw pictures from prompts with a trained pipeline."""
+    require_text(prompts)
+    require_directory(run)
+    for name, given in (("strength", strength), ("mask", mask)):
+        if given is not None and image is None:
+            raise ConfigError(f"--{name} is of a picture to change: give it with --image FILE")
+    if image is not None:
+        require_single(image)
+    _note_single_words(prompts)
+    texts = [prompt for prompt in prompts for _ in range(number)]
+    target = _Target(output if output is not None else f"{_slug(prompts[0])}.png", texts)
+    from kgen.cli.backend import load_backend
+
+    load_backend()
+    from kgen.config import sampling_options
+    from kgen.pipeline.saving import load
+    from kgen.random import noise_keys
+
+    pipeline = load(run)
+    options = sampling_options(settings or (), type(pipeline.generator), type(pipeline.decoder))
+    source = {} if image is None else _source(image, mask, strength, pipeline.decoder.image_space)
+    images = pipeline.generate(prompts, n=number, seed=seed, shared_noise=shared_noise, **source, **options)
+    facts = {"seed": str(seed), "model": run.resolve().name, "options": json.dumps(options)}
+    facts |= {"shared_noise": "true"} if shared_noise else {}
+    facts |= {} if scale is None else {"scale": str(scale)}
+    facts |= {} if image is None else {"image": str(image), "strength": str(source.get("strength", ""))}
+    facts |= {} if mask is None else {"mask": str(mask)}
+    copies = [copy for _, copy, *_ in noise_keys(prompts, [seed] * len(prompts), number, shared_noise)]
+    target.write(images, copies, number, facts, scale)
+
+
+def _note_single_words(prompts: list[str]) -> None:
+    """Warns that several words are several prompts: the user may have forgotten the quotes around one prompt."""
+    if len(prompts) > 1 and not any(re.search(r"\s", prompt) for prompt in prompts):
+        shown = ", ".join(map(repr, prompts))
+        note = f"note: these are {len(prompts)} prompts: {shown}; quote a prompt of several words"
+        print(printable(note), file=sys.stderr)
+
+
+def _source(image: Path, mask: Path | None, strength: float | None, space: Space) -> dict[str, Any]:
+    """What `Pipeline.generate` takes of a picture to change; its mask is cropped as it is."""
+    from kgen.data.images import read
+
+    size, channels = space.shape[0], space.shape[-1]
+    given: dict[str, Any] = {} if strength is None else {"strength": strength}
+    if mask is not None:
+        (height, width), (rows, columns) = (read(path, 1).shape[:2] for path in (image, mask))
+        if (height, width) != (rows, columns):
+            raise ConfigError(f"--mask {mask}: must be of the size of {image}, {width}x{height}, not {columns}x{rows}")
+        given["mask"] = read(mask, 1, size)
+    return {"image": read(image, channels, size), **given}
+
+
+class _Target:
+    """Where images go: checked before the model is loaded.
+
+    Args:
+        output: A PNG file, or a folder (that exists, or is written with a slash at its end).
+        prompts: Of every image.
+    """
+
+    def __init__(self, output: str, prompts: list[str]) -> None:
+        self.path, self.prompts = Path(output), prompts
+        self.is_folder = output.endswith("/") or self.path.is_dir()
+        if not self.is_folder and self.path.suffix.lower() != ".png":
+            raise ConfigError(f"--output {output}: must end with '.png', or with '/' for a folder of files")
+        names = (f"{index:04d}-{_slug(prompt)}.png" for index, prompt in enumerate(prompts))
+        self.files = [self.path / name for name in names] if self.is_folder else [self.path]
+        for file in self.files:
+            require_free(file)
+        writable_folder(self.path if self.is_folder else self.path.parent)
+
+    def write(
+        self,
+        images: np.ndarray,
+        copies: list[int],
+        number: int,
+        facts: dict[str, Any],
+        scale: int | None = None,
+    ) -> None:
+        """Writes the images, with their prompts and `facts` in the metadata; says where.
+
+        Args:
+            copies: Number of each image among those of its prompt and seed.
+            number: Images per prompt, which lie side by side.
+            scale: Factor by which each is enlarged; None: they stay as they are, or as large as suits a grid.
+        """
+        from kgen.reporting.sheets import enlarged, grid, save_png
+
+        if not self.is_folder:
+            picture = enlarged(images[0], scale or 1)
+            if len(images) > 1:
+                picture = grid(images, self.prompts, columns=number if number > 1 else 0, scale=scale or 0)
+                facts = {**facts, IMAGES: str(len(images))}
+            save_png(self.path, picture, {"prompt": "; ".join(dict.fromkeys(self.prompts)), **facts})
+            say(str(self.path))
+            return
+        for path, image, prompt, copy in zip(self.files, images, self.prompts, copies, strict=True):
+            save_png(path, enlarged(image, scale or 1), {"prompt": prompt, **facts, "copy": str(copy)})
+            say(str(path))
+
+
+def _slug(prompt: str) -> str:
+    """A prompt as (part of) a file's name."""
+    return re.sub(r"\W+", "-", prompt.lower()).strip("-")[:LONGEST_SLUG] or "picture"

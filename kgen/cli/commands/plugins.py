@@ -1,0 +1,62 @@
+"""kgen plugins: what is installed."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Annotated
+
+import typer
+
+from kgen.cli.common import plain_console, printable, say
+from kgen.errors import ConfigError, KgenError, PluginError
+
+app = typer.Typer(
+    help="Show which components are installed, and their options.", no_args_is_help=True, rich_markup_mode="rich"
+)
+
+WIDE = 200
+"""Columns of a table that is not printed on a terminal."""
+
+
+@app.command("list", epilog="Example: kgen plugins list")
+def list_plugins() -> None:
+    """List every component: its kind, full id and where it comes from; and the plugins that could not be loaded."""
+    from rich.table import Table
+
+    from kgen.cli.backend import select_backend
+    from kgen.plugins.discovery import registry
+    from kgen.plugins.registry import KINDS
+
+    with contextlib.suppress(KgenError):  # a plugin that imports Keras needs one, the others do not
+        select_backend()
+    found = registry()
+    table = Table("kind", "id", "summary", "distribution", box=None, pad_edge=False)
+    for kind in KINDS:
+        for part in found.of_kind(kind):
+            row = (kind, part.id, part.summary, f"{part.origin.distribution} {part.origin.version}")
+            table.add_row(*map(printable, row))
+    plain_console(WIDE).print(table)
+    for origin, reason in found.broken.items():
+        say(f"broken: {origin}: {reason}")
+
+
+@app.command("show", epilog="Example: kgen plugins show text/bag")
+def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A component, or a plugin's namespace.")]) -> None:
+    """Show a component's documentation and options, or the components of a plugin."""
+    from kgen.cli.backend import load_backend, select_backend
+    from kgen.cli.describe import describe_component, describe_plugin
+    from kgen.plugins.discovery import registry
+
+    select_backend()
+    found = registry()
+    if reason := next((why for origin, why in found.broken.items() if origin.namespace == name), None):
+        raise PluginError(f"plugin '{name}' could not be loaded: {reason}")
+    components = [c for c in found.components.values() if name in (c.id, c.name)]
+    if components:
+        load_backend()
+        for component in components:
+            describe_component(component)
+    elif members := [c for c in found.components.values() if c.origin.namespace == name]:
+        describe_plugin(members)
+    else:
+        raise ConfigError(f"there is no component and no plugin '{name}': see 'kgen plugins list'")

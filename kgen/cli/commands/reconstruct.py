@@ -1,0 +1,48 @@
+"""kgen reconstruct: encode and decode pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kgen.cli.common import RunArgument, picture_file, require_directory, require_single, say
+
+EXAMPLE = "Example: kgen reconstruct runs/latents cat.png dog.jpg -o pets.png"
+
+
+def command(
+    run: RunArgument,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures, which are cropped to fit.")],
+    prompt: Annotated[str, typer.Option("--prompt", help="The text, for a decoder that reads it.")] = "",
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Of a decoder's noise.")] = 0,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.png", help="The sheet to write.")] = Path(
+        "reconstruct.png"
+    ),
+) -> None:
+    """Write a sheet of pictures, and of what a run's decoder makes of their latents."""
+    require_directory(run)
+    for image in images:
+        require_single(image)
+    picture_file(output)
+    from kgen.cli.backend import load_backend
+
+    load_backend()
+    import numpy as np
+
+    from kgen.data.images import read
+    from kgen.errors import ConfigError
+    from kgen.pipeline.decoder_model import Reconstructor
+    from kgen.reporting.sheets import save_png
+    from kgen.runs.decoder_stage import psnr, reconstructions
+    from kgen.runs.run import open_decoder
+
+    decoder, encoder = open_decoder(run)
+    if decoder.lossless:
+        raise ConfigError(f"the decoder of {run} changes nothing: its latents are the pictures")
+    size, _, channels = decoder.image_space.shape
+    pictures = np.stack([read(image, channels, size) for image in images])
+    sheet, made = reconstructions(Reconstructor(decoder, encoder), pictures, [prompt] * len(images), seed)
+    save_png(output, sheet, {"model": run.resolve().name})
+    say(f"{output}: PSNR {psnr(pictures, made):.1f} dB")

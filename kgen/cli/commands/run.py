@@ -1,0 +1,63 @@
+"""kgen run: train what a run file describes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from kgen.cli.common import ChangedData, Settings, load_config, require_directory, say
+from kgen.errors import RunError
+
+Stage = Literal["decoder"]
+
+EXAMPLE = "Example: kgen run configs/quickstart.yaml --set fit.steps=500 --out runs/short"
+
+
+def command(
+    config: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CONFIG", help="A run file (YAML), the name of a shipped one, or the directory of a run."
+        ),
+    ],
+    settings: Settings = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="The run directory.", show_default="runs/NAME")
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew; an older run is moved aside.")] = False,
+    stage: Annotated[
+        Stage | None, typer.Option("--stage", metavar="decoder", help="Train this part alone.", show_default=False)
+    ] = None,
+    changed_data: ChangedData = False,
+) -> None:
+    """Train the pipeline that a run file describes, or go on where an earlier run stopped.
+
+    A run can go on with more steps (--set fit.steps=N), and with other samples and metrics.
+    """
+    if config.is_dir():
+        out = config if out is None else out
+        config = config / "config.yaml"
+        if not config.is_file():
+            raise RunError(f"{config.parent} is a folder, but no run: give a run file, or the directory of a run")
+        require_directory(config.parent)
+    checked = load_config(config, settings or ())
+    from kgen.cli.progress import training_display
+    from kgen.runs.run import run
+
+    with training_display() as display:
+        result = run(
+            checked,
+            out,
+            restart,
+            stage=stage,
+            allow_changed_data=changed_data,
+            say=display.say,
+            listen=display.listen,
+        )
+    for split, scores in result.scores.items():
+        say(f"{split}: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
+    say(f"grid:   {result.grid}")
+    if stage is None:
+        say(f"report: {result.report}")

@@ -1,0 +1,169 @@
+"""Puts trained runs side by side: what they cost, how likely they find pictures, and what they draw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kgen.comparison.facts import BETTER, Better, Facts, Table, better_scores, different_keys, facts
+from kgen.comparison.page import PICTURES, WAYS, Comparison, Findings, claim, write_comparison
+from kgen.comparison.sweep import Trial, sweep
+from kgen.config import RunConfig
+from kgen.errors import ConfigError, RunError
+from kgen.pipeline.description import PipelineDescription, read_description
+from kgen.pipeline.pipeline import Pipeline
+from kgen.pipeline.saving import PIPELINE, load
+from kgen.reporting.sheets import matrix, save_png
+from kgen.runs.directory import RunDirectory
+from kgen.runs.inputs import read_dataset
+from kgen.runs.manifest import TRAINED
+from kgen.runs.scoring import prompts_to_draw
+
+MOST_PROMPTS = 8
+
+WAY = 8
+"""Pictures from one noise to another."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run, and what was measured of it."""
+
+    name: str
+    config: RunConfig
+    facts: Facts
+    better: Mapping[str, Better]
+    pictures: np.ndarray  # (prompts, H, W, C)
+    way: np.ndarray | None  # (WAY, H, W, C)
+
+
+def compare(
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    prompts: Sequence[str] | None = None,
+    seed: int = 0,
+    steps: Sequence[int] = (),
+    say: Callable[[str], None] = print,
+) -> Comparison:
+    """Measures finished runs, and writes `comparison.md`, `.csv`, `.html`, `pictures.png` and `interpolations.png`; of
+    numbers of steps also `steps.csv`, and a plot for each metric.
+
+    Args:
+        paths: Run directories.
+        out: The folder to write into.
+        prompts: What to draw; some of what the first run drew by default.
+        seed: Of the noise, the same for all.
+        steps: To draw each run's evaluation prompts with, for quality against time; none: that is not measured.
+
+    Raises:
+        RunError: a directory holds no finished run. ConfigError: their pictures are not of one size; `steps` are given,
+            but a run has no metric; `out` cannot be written to, or holds other files of the same names.
+    """
+    directories = [RunDirectory(path) for path in paths]
+    for directory in directories:
+        directory.require_run()
+    names = _names(directories)
+    configs = [RunConfig.load(directory.config) for directory in directories]
+    if steps:
+        _require_metrics(names, configs)
+    _require_one_size(names, directories)
+    claim(out)
+    if prompts is None:
+        drawn = prompts_to_draw(configs[0], read_dataset(configs[0].data))
+        prompts = [drawn[int(i)] for i in np.linspace(0, len(drawn) - 1, min(MOST_PROMPTS, len(drawn)))]
+    runs: list[_Run] = []
+    trials: list[Trial] = []
+    notes = _notes(directories, names)
+    for name, directory, config in zip(names, directories, configs, strict=True):
+        say(f"measuring {name}")
+        pipeline = load(directory.model)
+        runs.append(_measure(name, directory, config, pipeline, prompts, seed))
+        if steps:
+            made = sweep(name, pipeline, config, steps, say)
+            trials += made.trials
+            notes += made.notes
+    return _write(out, runs, trials, prompts, notes)
+
+
+def _names(directories: Sequence[RunDirectory]) -> list[str]:
+    """The directories' names, or whole paths where two are called the same."""
+    names = [directory.path.resolve().name for directory in directories]
+    return names if len(set(names)) == len(names) else [str(directory.path) for directory in directories]
+
+
+def _require_one_size(names: Sequence[str], directories: Sequence[RunDirectory]) -> None:
+    """Raises ConfigError where runs draw images of different sizes; RunError where one is not trained yet."""
+    shapes = []
+    for directory in directories:
+        file = directory.model / PIPELINE
+        if not file.is_file():
+            raise RunError(f"{directory.path} holds no trained pipeline: finish its training first")
+        shapes.append(read_description(file, PipelineDescription).image_shape)
+    if len(set(shapes)) > 1:
+        sizes = [f"{name}: {'x'.join(map(str, shape))}" for name, shape in zip(names, shapes, strict=True)]
+        raise ConfigError(f"these runs draw images of different sizes: {', '.join(sizes)}")
+
+
+def _require_metrics(names: Sequence[str], configs: Sequence[RunConfig]) -> None:
+    without = [name for name, config in zip(names, configs, strict=True) if not config.evaluate.metrics]
+    if without:
+        raise ConfigError(
+            f"quality over steps needs a metric, but {', '.join(without)} has none: name one under 'evaluate: "
+            "metrics:' of its config.yaml, or leave the steps out"
+        )
+
+
+def _measure(
+    name: str, directory: RunDirectory, config: RunConfig, pipeline: Pipeline, prompts: Sequence[str], seed: int
+) -> _Run:
+    drawing = config.sample.options
+    pictures = pipeline.generate(prompts, seed=seed, **drawing)
+    try:
+        way = pipeline.interpolate(prompts[0], count=WAY, seeds=(seed, seed + 1), **drawing)
+    except ConfigError:  # no noise that could be interpolated
+        way = None
+    better = {**BETTER, **better_scores(config)}
+    return _Run(name, config, facts(directory, config, pipeline), better, pictures, way)
+
+
+def _notes(directories: Sequence[RunDirectory], names: Sequence[str]) -> list[str]:
+    """What keeps the runs from being comparable."""
+    manifests = [directory.read_manifest(*TRAINED) for directory in directories]
+    notes = []
+    for what, values in (
+        ("pictures or captions", [m["data"]["fingerprint"] for m in manifests]),
+        ("encoder", [m["components"]["encoder"]["id"] for m in manifests]),
+        ("decoder", [m["components"]["decoder"]["id"] for m in manifests]),
+        ("backend", [m["software"]["backend"] for m in manifests]),
+    ):
+        if len(set(values)) > 1:
+            listed = ", ".join(f"{name}: {value}" for name, value in zip(names, values, strict=True))
+            notes.append(f"Not the same {what} in all runs ({listed}).")
+    return notes
+
+
+def _write(
+    out: Path, runs: Sequence[_Run], trials: Sequence[Trial], prompts: Sequence[str], notes: Sequence[str]
+) -> Comparison:
+    metadata = {"prompt": "; ".join(prompts), "model": ", ".join(run.name for run in runs)}
+    names = [run.name for run in runs]
+    save_png(out / PICTURES, matrix([run.pictures for run in runs], names, prompts), metadata)
+    movers = [run for run in runs if run.way is not None]
+    if movers:
+        sheet = matrix([run.way for run in movers if run.way is not None], [run.name for run in movers])
+        save_png(out / WAYS, sheet, {**metadata, "prompt": prompts[0]})
+    better: dict[str, Better] = {}
+    for run in runs:
+        better |= run.better
+    found = Findings(
+        table=Table(names, [run.facts for run in runs], better),
+        configuration=different_keys([run.config for run in runs]),
+        notes=notes,
+        interpolated=prompts[0] if movers else None,
+        trials=trials,
+    )
+    return write_comparison(out, found)

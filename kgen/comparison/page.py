@@ -1,0 +1,159 @@
+"""The files of a comparison: tables to read and to compute with, a page, and plots."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kgen.comparison.facts import Table
+from kgen.comparison.sweep import Trial, long_table, plots, section, wide_table
+from kgen.errors import ConfigError
+from kgen.reporting.page import page, picture, table
+from kgen.storage.files import writable_folder, write_text
+
+MARKDOWN, CSV, HTML, STEPS = "comparison.md", "comparison.csv", "comparison.html", "steps.csv"
+PICTURES, WAYS = "pictures.png", "interpolations.png"
+
+TITLE = "Comparison"
+
+DIFFERENT = "What differs in the run files"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Where a comparison lies, and its table; `steps` is None where none were asked for."""
+
+    markdown: Path
+    csv: Path
+    html: Path
+    steps: Path | None
+    head: list[str]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a comparison found, beside the images.
+
+    Args:
+        table: One row per run.
+        configuration: Keys of the run files that differ, with the value of each run.
+        notes: What keeps the runs from being comparable.
+        interpolated: The prompt of the interpolations; None: there are none.
+        trials: Quality against time.
+    """
+
+    table: Table
+    configuration: Mapping[str, Sequence[str]]
+    notes: Sequence[str]
+    interpolated: str | None
+    trials: Sequence[Trial]
+
+
+def claim(out: Path) -> None:
+    """Makes the folder of a comparison, before anything is measured.
+
+    Raises:
+        ConfigError: it cannot be written to, or holds files of these names that no comparison left there.
+    """
+    try:
+        writable_folder(out)
+    except OSError as error:
+        raise ConfigError(f"--output {out}: cannot be written to: {error.strerror}") from error
+    names = (MARKDOWN, CSV, HTML, STEPS, PICTURES, WAYS, *(path.name for path in out.glob("steps-*.svg")))
+    foreign = [name for name in names if (out / name).exists() or (out / name).is_symlink()]
+    if foreign and not _is_comparison(out / HTML):
+        raise ConfigError(f"--output {out}: holds {', '.join(foreign)}, but no comparison: choose another folder")
+
+
+def _is_comparison(path: Path) -> bool:
+    """Whether a file is the page of a comparison."""
+    start = page(TITLE, "").partition("<style>")[0].encode()
+    try:
+        with path.open("rb") as file:
+            return file.read(len(start)) == start
+    except OSError:
+        return False
+
+
+def write_comparison(out: Path, found: Findings) -> Comparison:
+    """Writes the tables and the page; the images must be there already."""
+    steps = _write_steps(out, found.trials) if found.trials else None
+    head, rows = found.table.to_read()
+    write_text(out / CSV, _csv(*found.table.to_compute()))
+    write_text(out / MARKDOWN, _markdown(found))
+    write_text(out / HTML, _html(out, found))
+    return Comparison(out / MARKDOWN, out / CSV, out / HTML, steps, head, rows)
+
+
+def _write_steps(out: Path, trials: Sequence[Trial]) -> Path:
+    for metric, svg in plots(trials).items():
+        write_text(out / _plot_name(metric), svg + "\n")
+    write_text(out / STEPS, _csv(*long_table(trials)))
+    return out / STEPS
+
+
+def _plot_name(metric: str) -> str:
+    return f"steps-{re.sub(r'[^a-z0-9]+', '-', metric.lower()).strip('-')}.svg"
+
+
+def _csv(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([head, *rows])
+    return text.getvalue()
+
+
+def _different(found: Findings) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the table of keys that differ."""
+    return ["key", *found.table.runs], [[key, *values] for key, values in found.configuration.items()]
+
+
+def _markdown(found: Findings) -> str:
+    lines = [*_markdown_table(*found.table.to_read()), *(f"{escape(note)}\n" for note in found.notes)]
+    if found.configuration:
+        lines += [f"## {DIFFERENT}\n", *_markdown_table(*_different(found))]
+    lines.append(f"![Images of the same prompts and seed]({PICTURES})")
+    if found.interpolated is not None:
+        lines.append(f'\n![From one noise to another: "{escape(found.interpolated)}"]({WAYS})')
+    if found.trials:
+        lines.append("\n## Quality against time\n")
+        names = plots(found.trials)
+        lines += [f"![{escape(name)} over the time an image takes]({_plot_name(name)})\n" for name in names]
+        lines += _markdown_table(*wide_table(found.trials))
+    return "\n".join([*lines, ""])
+
+
+def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Its lines, with an empty one after."""
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cells) + " |"
+
+    return [line(list(map(escape, head))), line(["---"] * len(head)), *(line(list(map(escape, r))) for r in rows), ""]
+
+
+def escape(text: str) -> str:
+    """A text as Markdown shows it, on one line: names and prompts may hold anything."""
+    text = html.escape(" ".join(text.split()), quote=False)
+    text = re.sub(r"([\\`*\[\]|~])", r"\\\1", text)
+    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
+
+
+def _html(out: Path, found: Findings) -> str:
+    head, rows = found.table.to_read()
+    turned = list(zip(head, *rows, strict=True))  # one column per run: there are fewer runs than facts
+    body = [f"<h1>{TITLE}</h1>", *(f'<p class="quiet">{html.escape(note)}</p>' for note in found.notes)]
+    body.append(table(turned[0], turned[1:]))
+    if found.configuration:
+        body += [f"<h2>{DIFFERENT}</h2>", table(*_different(found))]
+    body += ["<h2>The same prompts, the same seed</h2>", picture(out / PICTURES)]
+    if found.interpolated is not None:
+        body += [f"<h2>From one noise to another: {html.escape(found.interpolated)}</h2>", picture(out / WAYS)]
+    if found.trials:
+        body.append(section(found.trials))
+    return page(TITLE, "\n".join(body))

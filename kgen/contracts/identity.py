@@ -1,0 +1,25 @@
+"""kgen's own decoder: the latent is the image itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kgen.contracts.decoder import Decoder
+from kgen.contracts.encoder import Condition
+from kgen.spaces import Space
+
+
+class Identity(Decoder):
+    """For generators that work on pixels: nothing is encoded or decoded."""
+
+    lossless = True
+
+    @property
+    def latent_space(self) -> Space:
+        return self.image_space
+
+    def encode(self, images: Any) -> Any:
+        return images
+
+    def decode(self, latent: Any, condition: Condition, noise: dict[str, Any]) -> Any:
+        return latent

@@ -1,0 +1,19 @@
+"""Which parts give a likelihood of images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kgen.errors import ConfigError
+
+if TYPE_CHECKING:
+    from kgen.contracts.decoder import Decoder
+    from kgen.contracts.generator import Generator
+
+
+def check_likelihood(generator: type[Generator], decoder: type[Decoder]) -> None:
+    """Raises ConfigError where there is none."""
+    if generator.likelihood is None:
+        raise ConfigError(f"{generator.__name__} has no likelihood: it can only be compared by its pictures")
+    if not decoder.lossless:
+        raise ConfigError(f"{decoder.__name__} loses something of the images: a latent's likelihood is none of theirs")

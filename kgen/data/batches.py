@@ -1,0 +1,134 @@
+"""Makes batches of what `Pipeline.fit` and `evaluate` are given, or refuses it and says what to call instead."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from kgen.contracts.dataset import Dataset
+from kgen.errors import DataError, ImageRangeWarning
+
+Batch = dict[str, Any]
+MakeBatch = Callable[[Any, Sequence[str]], Batch]
+"""Images and captions -> a batch."""
+
+CALL = "call fit(pipeline.inputs(images, captions)), with images uint8 (N, height, width, channels) and N captions"
+ONE_OF = (("image", "latent"), ("tokens", "condition"))
+OPTIONAL = ("weight",)
+
+TOLERANCE = 1e-3
+"""How far images may reach beyond [-1, 1]: as far as resizing in half precision takes them."""
+
+
+def check_images(images: Any) -> np.ndarray:
+    """Images as arrays that a pipeline reads: uint8 as they are, floats in [-1, 1] as float32.
+
+    Raises:
+        DataError: they are of another type, or hold numbers outside of [-1, 1], or NaN.
+
+    Warns:
+        ImageRangeWarning: they are floats, and none is negative, as if they were in [0, 1].
+    """
+    try:
+        array = np.asarray(images)
+    except ValueError as error:
+        raise DataError(f"images must all be of one size: {error}") from error
+    if array.dtype == np.uint8:
+        return array
+    if not np.issubdtype(array.dtype, np.floating) and array.dtype.name != "bfloat16":
+        raise DataError(f"images must be uint8 in 0..255, or float in [-1, 1], not {array.dtype}: convert them")
+    array = array.astype(np.float32)
+    if not array.size:
+        return array
+    low, high = float(array.min()), float(array.max())
+    if not np.isfinite([low, high]).all():
+        raise DataError("images hold numbers that are not finite (NaN or infinity)")
+    if low < -1.0 - TOLERANCE or high > 1.0 + TOLERANCE:
+        hint = (
+            ": for images in 0..255, give uint8, or divide by 127.5 and subtract 1" if low >= 0 and high <= 255 else ""
+        )
+        raise DataError(f"float images must be in [-1, 1], but these are in [{low:g}, {high:g}]{hint}")
+    if low >= 0:
+        warnings.warn(
+            f"all numbers of these float images are in [{low:g}, {high:g}], as if black were 0, but kgen reads -1 as "
+            "black and 1 as white: for images in [0, 1], give 2 * images - 1",
+            ImageRangeWarning,
+            stacklevel=3,
+        )
+    return array
+
+
+def batches(x: Any, y: Any, make: MakeBatch) -> Any:
+    """Turns what a user gives to `fit` into what Keras's loops read.
+
+    Args:
+        x: A batch of arrays as `Pipeline` describes it, an iterator of such batches or of pairs (images, captions), or
+            images, whose captions are `y`. A tf.data.Dataset and other loaders of Keras pass.
+        make: Images and captions -> a batch.
+
+    Raises:
+        DataError: it is something else.
+    """
+    if isinstance(x, Dataset):
+        raise DataError(
+            f"fit reads no dataset: {CALL}, here np.stack([dataset.image('train', i) for i in range(N)]) and "
+            "dataset.captions('train'); or train with 'kgen run', which reads datasets that memory cannot hold"
+        )
+    if isinstance(x, Mapping):
+        if y is not None:
+            raise DataError(f"a batch holds its captions itself, as tokens, so that there is no y: {CALL}")
+        return _checked(x)
+    if isinstance(x, np.ndarray | list | tuple):
+        if y is None:
+            raise DataError(f"images need their captions: {CALL}")
+        return make(x, _captions(y))
+    if y is not None:
+        raise DataError(f"y is read with images only, not with {type(x).__name__}: {CALL}")
+    if isinstance(x, Iterator):
+        return (_item(item, make) for item in x)
+    _check_elements(x)
+    return x
+
+
+def _checked(batch: Mapping[str, Any]) -> Batch:
+    found = dict(batch)
+    for names in ONE_OF:
+        if sum(name in found for name in names) != 1:
+            raise DataError(f"a batch holds either {' or '.join(map(repr, names))}, but not {sorted(found)}: {CALL}")
+    if unknown := sorted(set(found) - {name for names in (*ONE_OF, OPTIONAL) for name in names}):
+        raise DataError(f"a batch holds no {', '.join(map(repr, unknown))}: {CALL}")
+    if isinstance(found.get("image"), np.ndarray | list):
+        found["image"] = check_images(found["image"])
+    return found
+
+
+def _item(item: Any, make: MakeBatch) -> tuple[Batch]:
+    """One batch of an iterator, in a tuple: Keras takes no dicts from an iterator."""
+    if isinstance(item, tuple) and len(item) == 1:
+        (item,) = item
+    if isinstance(item, Mapping):
+        return (_checked(item),)
+    if isinstance(item, tuple) and len(item) == 2:
+        return (make(item[0], _captions(item[1])),)
+    raise DataError(f"an iterator must give batches, or pairs (images, captions), not {type(item).__name__}: {CALL}")
+
+
+def _captions(y: Any) -> list[str]:
+    """Captions as a list. Raises DataError for anything else, such as labels or bytes."""
+    if not isinstance(y, Sequence | np.ndarray) or not all(isinstance(caption, str) for caption in y):
+        raise DataError(f"the captions must be texts, one per image: {CALL}")
+    return list(y)
+
+
+def _check_elements(x: Any) -> None:
+    """Refuses what Keras cannot read, and a tf.data.Dataset of something else than batches."""
+    spec = getattr(x, "element_spec", None)
+    if isinstance(spec, tuple) and len(spec) == 1:
+        (spec,) = spec
+    if spec is not None and not isinstance(spec, Mapping):
+        raise DataError(f"a tf.data.Dataset must give batches as dicts, made with pipeline.inputs: {CALL}")
+    if (not hasattr(x, "__iter__") and not hasattr(x, "__getitem__")) or isinstance(x, str | bytes):
+        raise DataError(f"fit cannot read {type(x).__name__}: {CALL}")

@@ -1,0 +1,1 @@
+"""kgen's own datasets: one module for each source."""

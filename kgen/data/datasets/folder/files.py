@@ -1,0 +1,138 @@
+"""Finds every file below a folder, behind symbolic links too, and knows what is an image by its name."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from kgen.contracts.dataset import Problem
+from kgen.errors import DataError
+
+SUFFIXES = frozenset(
+    (
+        *(".apng", ".avif", ".bmp", ".dib", ".gif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx"),
+        *(".mpo", ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".sgi", ".tga", ".tif", ".tiff", ".webp"),
+    )
+)
+"""Of the files that are read as images: those of `kgen.data.images.FORMATS`."""
+
+LEFT_BY_SYSTEMS = frozenset(("__macosx", "thumbs.db", "desktop.ini"))
+"""Files and folders that operating systems leave behind, in lower case. They are passed over, as hidden ones are."""
+
+MAX_KINDS = 8
+"""How many kinds of files `describe` names."""
+
+
+@dataclass
+class Files:
+    """What lies below a folder: names relative to it, sorted; and what could not be looked at."""
+
+    root: Path
+    images: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def find_files(root: Path) -> Files:
+    """Looks at every file and folder that is not hidden. Links are followed; a folder is read once, kgen's runs never.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    if not root.is_dir():
+        raise DataError(f"imagefolder: {root} is {'not a folder' if root.exists() else 'not there'}")
+    found = Files(root)
+    for name in sorted(_names(root, found.problems)):
+        if escaped(name) != name:
+            found.problems.append(Problem(escaped(name), "its name is not UTF-8 text: rename the file"))
+        else:
+            (found.images if suffix(name) in SUFFIXES else found.others).append(name)
+    return found
+
+
+def suffix(name: str) -> str:
+    """A name's suffix in lower case, such as ".png"; "" without one."""
+    return PurePosixPath(name).suffix.lower()
+
+
+def parent(name: str) -> str:
+    """The folder of a file, "" for the root itself."""
+    return name.rpartition("/")[0]
+
+
+def escaped(text: str) -> str:
+    """The same text; what UTF-8 cannot hold (half of a surrogate pair, from a text that was cut) is spelled out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def normalized(name: str) -> str:
+    """One form of all names that differ only in capitals, or in how Unicode writes an accent (NFC or NFD)."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def describe(names: Iterable[str]) -> str:
+    """Counts files by suffix, with an example of each: "2 .heic (cat/1.heic), 1 without a suffix (cat/f)"."""
+    examples: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for name in names:
+        kind = suffix(name) or "without a suffix"
+        counts[kind] += 1
+        examples.setdefault(kind, name)
+    kinds = [f"{count} {kind} ({examples[kind]})" for kind, count in counts.most_common()]
+    more = len(kinds) - MAX_KINDS
+    return ", ".join(kinds[:MAX_KINDS]) + (f", and {more} more kinds" if more > 0 else "")
+
+
+def some_names(names: Collection[str], limit: int = 3) -> str:
+    """The first few of several names, quoted."""
+    first = sorted(names)[:limit]
+    return ", ".join(f"'{name}'" for name in first) + (", ..." if len(names) > limit else "")
+
+
+def _names(root: Path, problems: list[Problem]) -> Iterator[str]:
+    """Relative names of all files. A folder that several links lead to is read where it is met first."""
+    status = root.stat()
+    seen = {(status.st_dev, status.st_ino): "."}
+
+    def unreadable(error: OSError) -> None:
+        where = Path(error.filename).relative_to(root).as_posix()
+        problems.append(Problem(escaped(where), f"the folder cannot be read: {error.strerror}"))
+
+    for place, folders, files in os.walk(root, followlinks=True, onerror=unreadable):
+        here = Path(place).relative_to(root).as_posix()
+        prefix = "" if here == "." else f"{here}/"
+        if _is_run(files):
+            folders.clear()
+            continue
+        folders[:] = sorted(f for f in folders if _is_wanted(f) and _is_new(place, f, prefix, seen, problems))
+        for name in filter(_is_wanted, files):
+            path = os.path.join(place, name)  # noqa: PTH118 - a million times, and faster
+            if os.path.isfile(path):  # noqa: PTH113
+                yield prefix + name
+            elif os.path.islink(path):  # noqa: PTH114
+                problems.append(Problem(escaped(prefix + name), "this symbolic link leads nowhere"))
+
+
+def _is_run(files: Collection[str]) -> bool:
+    """Whether a folder with these files is a run directory of kgen: its samples are not to be trained on."""
+    return "config.yaml" in files and (".lock" in files or "manifest.json" in files)
+
+
+def _is_wanted(name: str) -> bool:
+    return not name.startswith(".") and name.lower() not in LEFT_BY_SYSTEMS
+
+
+def _is_new(place: str, folder: str, prefix: str, seen: dict[tuple[int, int], str], problems: list[Problem]) -> bool:
+    """Whether a folder was not met before; if it was, that is a problem, unless a link leads back to where it is."""
+    status = os.stat(os.path.join(place, folder))  # noqa: PTH116, PTH118
+    name = prefix + folder
+    before = seen.setdefault((status.st_dev, status.st_ino), name)
+    if before == name:
+        return True
+    if before != "." and not name.startswith(f"{before}/"):
+        problems.append(Problem(escaped(name), f"this folder is the same as {escaped(before)}: it is read only once"))
+    return False

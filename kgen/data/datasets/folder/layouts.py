@@ -1,0 +1,112 @@
+"""Says what a folder seems to be that cannot be read as it is, and what makes it readable."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import PurePosixPath
+
+from kgen.data.datasets.folder.files import Files, describe, parent, suffix
+
+_TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".txt", ".xml", ".mat", ".xlsx", ".yaml", ".yml", ".pkl", ".npy")
+_EXAMPLE = '{"file_name": "a.png", "text": "a red heart"}'
+
+
+def seems_to_be(files: Files) -> str | None:
+    """What to do about a layout of another tool that is recognized; None: it is not."""
+    for recognize in (_parquet_table, _parquet, _arrow, _archive, _tfds, _idx):
+        if advice := recognize(files):
+            return advice
+    return None
+
+
+def where_captions_may_be(files: Files) -> str:
+    """A hint at files that could hold captions but are not read; "" where there is none."""
+    names = [name for name in files.others if suffix(name) in _TABLE_SUFFIXES]
+    beside = {name.rpartition(".")[0] for name in files.images}
+    tables = [name for name in names if name.rpartition(".")[0] not in beside]
+    if not tables:
+        return ""
+    likely = next((n for n in tables if re.search("caption|token|label|annot|meta|text", n, re.IGNORECASE)), tables[0])
+    return (
+        f"; if {likely} holds the captions, make it a metadata.csv whose first line is file_name,text, "
+        "in the folder above the images"
+    )
+
+
+def nothing_to_read(files: Files) -> str:
+    """Why there is no image in a folder, and what to do."""
+    if advice := seems_to_be(files):
+        return advice
+    if not files.others:
+        return "it is empty"
+    return f"it holds {describe(files.others)}: make them PNG or JPEG files"
+
+
+def _with_suffix(files: Files, *suffixes: str) -> list[str]:
+    return [name for name in files.others if suffix(name) in suffixes]
+
+
+def _parquet_table(files: Files) -> str | None:
+    tables = [
+        n for n in _with_suffix(files, ".parquet") if files.images and PurePosixPath(n).name == "metadata.parquet"
+    ]
+    if not tables:
+        return None
+    path = files.root / tables[0]
+    return (
+        f'the captions seem to be in {tables[0]}. Make a CSV of it: python -c "import pandas; '
+        f"pandas.read_parquet('{path}').to_csv('{path.with_suffix('.csv')}', index=False)\""
+    )
+
+
+def _parquet(files: Files) -> str | None:
+    return _hugging_face(files, _with_suffix(files, ".parquet"), f"load_dataset('{files.root}', split='train')")
+
+
+def _arrow(files: Files) -> str | None:
+    return _hugging_face(files, _with_suffix(files, ".arrow"), f"load_from_disk('{files.root}')")
+
+
+def _hugging_face(files: Files, names: Sequence[str], load: str) -> str | None:
+    if not names or files.images:
+        return None
+    return (
+        f'{names[0]} seems to be a data set of Hugging Face. Write its images and captions out: python -c "import '
+        f"datasets; [(row['image'].save(f'OUT/{{i}}.png'), open(f'OUT/{{i}}.txt', 'w').write(row['text'])) "
+        f'for i, row in enumerate(datasets.{load})]"'
+    )
+
+
+def _archive(files: Files) -> str | None:
+    if files.images:
+        return None
+    unpack: dict[str, Callable[[str], str]] = {
+        ".tar": lambda path: f"tar -xf '{path}' -C '{files.root}'",
+        ".tgz": lambda path: f"tar -xf '{path}' -C '{files.root}'",
+        ".gz": lambda path: f"tar -xf '{path}' -C '{files.root}'",
+        ".zip": lambda path: f"unzip '{path}' -d '{files.root}'",
+        ".7z": lambda path: f"7z x '{path}' -o'{files.root}'",
+        ".rar": lambda path: f"unrar x '{path}' '{files.root}'",
+    }
+    archives = [name for name in _with_suffix(files, *unpack) if not name.endswith("ubyte.gz")]
+    if not archives:
+        return None
+    many = f" (it is one of {len(archives)} archives)" if len(archives) > 1 else ""
+    command = unpack[suffix(archives[0])](str(files.root / archives[0]))
+    return f"the images seem to be in {archives[0]}{many}. Unpack it: {command}"
+
+
+def _tfds(files: Files) -> str | None:
+    infos = [name for name in files.others if PurePosixPath(name).name == "dataset_info.json"]
+    stored = [n for n in files.others if re.search(r"\.(tfrecord|array_record)", n)]
+    if not infos or not stored or files.images:
+        return None
+    return f"it seems to be of tensorflow-datasets: data: {{name: tfds, data_dir: '{files.root / parent(infos[0])}'}}"
+
+
+def _idx(files: Files) -> str | None:
+    names = [name for name in files.others if re.search(r"idx\d-ubyte(\.gz)?$", name)]
+    if not names or files.images:
+        return None
+    return f"it seems to hold IDX files, as MNIST does: data: {{name: idx, path: '{files.root / parent(names[0])}'}}"

@@ -1,0 +1,133 @@
+"""Reads a whole folder: finds its images, divides them into splits, and takes captions from where they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kgen.contracts.dataset import Problem, Split
+from kgen.data.datasets.folder.classes import from_classes, why_no_classes
+from kgen.data.datasets.folder.divisions import Divisions, find_divisions
+from kgen.data.datasets.folder.files import Files, describe, find_files
+from kgen.data.datasets.folder.layouts import nothing_to_read, seems_to_be, where_captions_may_be
+from kgen.data.datasets.folder.sidecars import find_sidecars, from_sidecars
+from kgen.data.datasets.folder.tables import Captions, CaptionsFrom, Entry, Table, from_tables, open_tables
+from kgen.errors import DataError
+
+DEFAULT_TEMPLATE = "{label}"
+"""A caption that is the name of the image's folder alone."""
+
+NO_CAPTION = "an image"
+"""What stands for a caption where there is none: a prompt must be a text."""
+
+
+@dataclass
+class Folder:
+    """What was found: files by split, each with a caption; problems; and lines about how the folder was read."""
+
+    entries: dict[Split, list[tuple[str, str]]]
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_folder(
+    path: Path,
+    captions_from: CaptionsFrom = "auto",
+    caption_key: str | None = None,
+    template: str = DEFAULT_TEMPLATE,
+    split_folders: bool = True,
+) -> Folder:
+    """Finds the images below `path`, and their captions in the first of these that there is:
+
+    1. Tables: ``metadata.jsonl``, ``.json``, ``.csv`` or ``.tsv``, in any folder; or ``captions*.json``, ``.csv``,
+       ``.txt`` (COCO, Flickr8k) whose contents are such. A row names an image ("file_name") and a caption, or a list of
+       captions. Names are relative to the table; where none of them is there, they are looked for in all folders.
+    2. Files beside the images: ``NAME.txt`` or ``NAME.caption``, each line a caption; ``NAME.json`` with a "caption".
+    3. The folder that an image lies in, its class: `template`, with {label} for the folder's name.
+
+    An image with several captions has several entries. Folders named train, validation, val, dev or test hold splits.
+
+    Raises:
+        DataError: there is no such folder, or no image in it; it is not clear what the images' captions are.
+    """
+    files = find_files(path)
+    if not files.images:
+        raise DataError(f"imagefolder: {path} holds no picture that can be read: {nothing_to_read(files)}")
+    divisions = find_divisions(files.images, str(path)) if split_folders else Divisions({})
+    found = _captions(files, divisions, captions_from, caption_key, template)
+    folder = Folder({"train": [], "validation": []}, [*files.problems, *found.problems])
+    outside: set[str] = set()
+    for entry in found.entries:
+        split = entry.split or divisions.of(entry.file)
+        if split is None:
+            outside.add(entry.file)
+        else:
+            folder.entries[split].append((entry.file, entry.caption))
+    beside = " and ".join(f"{name}/" for name in divisions.folders)
+    folder.problems += [Problem(name, f"it lies beside {beside}, in no split") for name in sorted(outside)]
+    folder.notes = _notes(files, divisions, found, folder)
+    if template != DEFAULT_TEMPLATE and found.kind != "folders":
+        folder.notes.append(f"imagefolder {path}: the option template is not used: only names of folders need it")
+    return folder
+
+
+def _captions(
+    files: Files, divisions: Divisions, captions_from: CaptionsFrom, caption_key: str | None, template: str
+) -> Captions:
+    """The captions from where they are said to be, or are."""
+    if captions_from == "none":
+        return Captions("none", "", [Entry(name, NO_CAPTION) for name in files.images])
+    tables: list[Table] = open_tables(files) if captions_from in ("auto", "tables") else []
+    if tables:
+        return from_tables(files, tables, caption_key)
+    sidecars = find_sidecars(files, caption_key) if captions_from in ("auto", "files") else {}
+    count = sum(name is not None for name in sidecars.values())
+    no_classes = why_no_classes(files.images, divisions)
+    if captions_from == "folders" and no_classes != "":
+        return from_classes(files, divisions, template)
+    if captions_from == "auto" and no_classes is None:
+        if 0 < count <= len(sidecars) / 2:
+            example = next(name for name in sidecars.values() if name)
+            raise DataError(
+                f"imagefolder: {files.root} has folders that could be classes, and {count} of {len(sidecars)} images "
+                f"have a text beside them, such as {example}: set captions_from: folders, or captions_from: files"
+            )
+        if not count:
+            return from_classes(files, divisions, template)
+    if count:
+        return from_sidecars(files, sidecars, caption_key)
+    raise DataError(_no_captions(files, captions_from, no_classes))
+
+
+def _no_captions(files: Files, captions_from: CaptionsFrom, no_classes: str | None) -> str:
+    """The message where nothing says what the images show."""
+    if captions_from != "auto":
+        return f"imagefolder: captions_from: {captions_from}, but {files.root} has none there"
+    why = f" ({no_classes})" if no_classes else ""
+    if advice := seems_to_be(files):
+        return f"imagefolder: nothing in {files.root} says what the pictures show{why}; {advice}"
+    folders = "captions_from: folders, if the folders' names are the captions; " if no_classes else ""
+    return (
+        f"imagefolder: nothing in {files.root} says what the pictures show{why}{where_captions_may_be(files)}. Write "
+        f'metadata.jsonl with a line such as {{"file_name": "{files.images[0]}", "text": "a red heart"}} for each, or '
+        f"NAME.txt beside each picture; or set {folders}captions_from: none, if a model shall learn the images alone"
+    )
+
+
+def _notes(files: Files, divisions: Divisions, found: Captions, folder: Folder) -> list[str]:
+    """How the folder was read."""
+    lines = [f"captions are from {found.source}" if found.source else "captions are not read"]
+    lines += found.notes
+    if folder.entries["validation"]:
+        train, validation = _count(folder, divisions, "train"), _count(folder, divisions, "validation")
+        lines.append(f"there are {train} to train on, and {validation} on which only the loss is measured")
+    if passed := [name for name in files.others if name not in found.used]:
+        lines.append(f"there are files that are no images which kgen reads: {describe(passed)}")
+    return [f"imagefolder {files.root}: {line}" for line in lines]
+
+
+def _count(folder: Folder, divisions: Divisions, split: Split) -> str:
+    """The number of a split's images, and their folders, if these hold the split."""
+    count = len({file for file, _ in folder.entries[split]})
+    names = [f"{name}/" for name, held in divisions.folders.items() if held == split]
+    return f"{count} image{'s' if count != 1 else ''}{' in ' if names else ''}{' and '.join(names)}"

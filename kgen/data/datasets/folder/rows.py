@@ -1,0 +1,195 @@
+"""Tables of several dialects -> rows: JSON lines, JSON arrays, COCO's JSON, and cells between separators."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from kgen.data.datasets.folder.files import SUFFIXES, suffix
+from kgen.errors import DataError
+
+FILE_COLUMNS = (
+    *("file_name", "filename", "file", "image_file_name", "image_name", "image_path", "image"),
+    *("img", "filepath", "path"),
+)
+"""What the column of the files' names may be called, in lower case; the first of them that is there is taken."""
+
+SEPARATORS = (",", ";", "\t", "|")
+
+MAX_LINES = 1000
+"""Lines of one cell in quotes; where it is longer, a quote is missing."""
+
+BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+Row = dict[Any, Any]
+"""Cells by column; under None what is beyond the last column."""
+
+Line = tuple[str, Row | str]
+"""Where a row stands in its table, such as ":3"; and the row, or what is wrong with it."""
+
+
+class TextError(ValueError):
+    """A file cannot be read as text; the message says why, and what helps."""
+
+
+class NotATableError(DataError):
+    """A file could have been a table of captions by its name, but is none by its contents."""
+
+
+def read_text(path: Path) -> str:
+    """UTF-8, or whatever a byte order mark says. Raises TextError."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise TextError(f"cannot be read: {error.strerror}") from error
+    encoding = next((name for mark, name in BYTE_ORDER_MARKS if data.startswith(mark)), "utf-8")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        number = len(data[: error.start + 1].splitlines())
+        line = data.splitlines()[number - 1][-60:].decode("cp1252", "replace")
+        raise TextError(
+            f"is not UTF-8 text in line {number}. If that is {line!r}, it is Windows-1252: "
+            f"iconv -f WINDOWS-1252 -t UTF-8 '{path}' > new && mv new '{path}'"
+        ) from error
+    if "\0" in text:
+        raise TextError(f"holds null bytes. If it is UTF-16: iconv -f UTF-16LE -t UTF-8 '{path}' > new")
+    return text
+
+
+def read_rows(path: Path) -> list[Line]:
+    """All rows of a table.
+
+    Raises:
+        NotATableError: it holds something else. DataError: it cannot be read.
+    """
+    try:
+        text = read_text(path)
+    except TextError as error:
+        raise DataError(f"imagefolder: {path} {error}") from error
+    if suffix(path.name) == ".jsonl":
+        return list(_json_lines(text))
+    if suffix(path.name) == ".json":
+        return list(_json(text, path))
+    return list(_cells(list(io.StringIO(text, newline="")), path))
+
+
+def _json_lines(text: str) -> Iterator[Line]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            yield f":{number}", f"this is not JSON: {error}"
+            continue
+        yield f":{number}", row if isinstance(row, dict) else "this is not a JSON object, such as {...}"
+
+
+def _json(text: str, path: Path) -> Iterator[Line]:
+    """An array of rows; COCO's captions; or a mapping from names to captions or rows."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"imagefolder: {path} is not JSON: {error}") from error
+    if isinstance(content, list) and content and all(isinstance(row, dict) for row in content):
+        rows = content
+    elif isinstance(content, dict) and {"images", "annotations"} <= content.keys():
+        rows = _coco(content, path)
+    elif isinstance(content, dict) and content and all(suffix(name) in SUFFIXES for name in content):
+        rows = [
+            {**value, "file_name": name} if isinstance(value, dict) else {"file_name": name, "text": value}
+            for name, value in content.items()
+        ]
+    else:
+        raise NotATableError(
+            f"imagefolder: {path} holds no list of captions, such as "
+            '[{"file_name": "1.png", "text": "a red heart"}, ...]'
+        )
+    for number, row in enumerate(rows, 1):
+        yield f", entry {number}", row
+
+
+def _coco(content: dict[str, Any], path: Path) -> list[Row]:
+    """The captions of COCO (https://cocodataset.org/#format-data): annotations that refer to images by a number."""
+    try:
+        names = {image["id"]: image["file_name"] for image in content["images"]}
+        return [{"file_name": names.get(a["image_id"]), "caption": a["caption"]} for a in content["annotations"]]
+    except (KeyError, TypeError) as error:
+        raise NotATableError(f"imagefolder: {path} is like COCO's files, but holds no captions ({error})") from error
+
+
+def _cells(lines: Sequence[str], path: Path) -> Iterator[Line]:
+    first, separator, columns = _columns(lines, path)
+    names = [name.lower() for name in columns]
+    column = names.index(next(name for name in FILE_COLUMNS if name in names))
+    number = first
+    while number < len(lines):
+        row, count = _record(lines, number, separator, column)
+        if isinstance(row, str):
+            yield f":{number + 1}", row
+        elif row:
+            found: Row = dict(zip(columns, [*row, *[None] * len(columns)], strict=False))
+            if len(row) > len(columns):
+                found[None] = row[len(columns) :]
+            yield f":{number + count}", found
+        number += count
+
+
+def _columns(lines: Sequence[str], path: Path) -> tuple[int, str, list[str]]:
+    """Where the rows begin, the separator, and the columns' names. Raises NotATableError."""
+    first = 0
+    separators: tuple[str, ...] = SEPARATORS
+    if lines and (said := re.fullmatch(r"sep=(.)\s*", lines[0])):  # as Excel writes it
+        first, separators = 1, (said[1],)
+    for separator in separators:
+        try:
+            rows = list(csv.reader(lines[first : first + 1], delimiter=separator, skipinitialspace=True))
+        except csv.Error:
+            continue
+        columns = [name.strip() for name in rows[0]] if rows else []
+        if {name.lower() for name in columns} & set(FILE_COLUMNS):
+            if len(set(columns)) < len(columns):
+                raise DataError(f"imagefolder: {path}: two of its columns have the same name: {columns}")
+            return first + 1, separator, columns
+    raise NotATableError(f"imagefolder: {path}: its first line must name the columns, one of them 'file_name'")
+
+
+def _record(lines: Sequence[str], first: int, separator: str, column: int) -> tuple[list[str] | str, int]:
+    """One row, or what is wrong with it, and over how many lines it goes.
+
+    A cell in quotes may hold line breaks. Where it would swallow a line that is a row by itself, or the rest of the
+    table, a quote is missing: only the line with the lone quote is then lost.
+    """
+    for count in range(1, MAX_LINES + 1):
+        last = first + count - 1
+        if last >= len(lines) or (count > 1 and _is_row(lines[last], separator, column)):
+            break
+        try:
+            rows = list(csv.reader(lines[first : last + 1], delimiter=separator, skipinitialspace=True, strict=True))
+        except csv.Error as error:
+            if "unexpected end of data" in str(error):
+                continue
+            if "field limit" in str(error):
+                return f"a cell is longer than {csv.field_size_limit():,} letters", 1
+            return 'a quote inside a cell must be doubled, and the cell be quoted: "a 24"" screen"', 1
+        return (rows[0] if rows else []), count
+    return 'a cell begins with a quote that is never closed: write "a 24"" screen" for a 24" screen', 1
+
+
+def _is_row(line: str, separator: str, column: int) -> bool:
+    """Whether a line has the name of an image where the column of names is."""
+    cells = line.split(separator)
+    return len(cells) > max(column, 1) and suffix(cells[column].strip().strip('"')) in SUFFIXES

@@ -1,0 +1,148 @@
+"""Captions from a file beside each image: NAME.txt, NAME.caption, or NAME.json as img2dataset writes it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from kgen.contracts.dataset import Problem
+from kgen.data.datasets.folder.files import Files, normalized, parent, suffix
+from kgen.data.datasets.folder.rows import TextError, read_text
+from kgen.data.datasets.folder.tables import CAPTION_COLUMNS, MAX_CAPTION, Captions, Entry
+from kgen.errors import DataError
+
+SUFFIXES = (".txt", ".caption", ".json")
+"""Of files with captions, in lower case; where an image has several, the first of these is read."""
+
+_BOXES = re.compile(r"\d+(\s+-?(\d+(\.\d*)?|\.\d+)){4,}")
+"""A line of YOLO's labels: a class, and the numbers of a box. Each number matches in one way: no line takes long."""
+
+_TRANSLATION = re.compile(r"[a-z]{2,3}(_[A-Z]{2})?(@\w+)?\.utf8=")
+"""A line of Tux Paint's descriptions that repeats the first in another language."""
+
+
+def find_sidecars(files: Files, caption_key: str | None) -> dict[str, str | None]:
+    """The file with captions of each image; None where there is none beside it."""
+    beside = _beside(files)
+    kinds = [kind for kind in SUFFIXES if kind != ".json" or _holds_captions(files, beside, caption_key)]
+    return {image: next((names[kind] for kind in kinds if kind in names), None) for image, names in beside.items()}
+
+
+def from_sidecars(files: Files, sidecars: Mapping[str, str | None], caption_key: str | None) -> Captions:
+    """An entry for every caption: each line of a text file is one, as are the items of a list in JSON."""
+    used = {name for name in sidecars.values() if name}
+    kinds = sorted({suffix(name) for name in used}) or [SUFFIXES[0]]
+    found = Captions("files", f"{' and '.join(f'NAME{kind}' for kind in kinds)} beside each image", used=used)
+    lines = translations = 0
+    boxes = True
+    for image, name in sidecars.items():
+        if name is None:
+            missing = PurePosixPath(image).with_suffix(kinds[0]).name
+            found.problems.append(Problem(image, f"there is no caption {missing} beside it"))
+            continue
+        try:
+            captions, left_out = _read(files, name, caption_key)
+        except TextError as error:
+            found.problems.append(Problem(image, f"its caption {PurePosixPath(name).name} {error}"))
+            continue
+        found.entries += [Entry(image, caption) for caption in captions]
+        lines += len(captions) > 1
+        translations += left_out
+        boxes = boxes and all(map(_BOXES.fullmatch, captions))
+    if found.entries and boxes:
+        raise DataError(
+            f"imagefolder: {min(used)} holds numbers of boxes, as YOLO's labels do, and no captions: move these files "
+            "away, or read the images without captions, with captions_from: none"
+        )
+    if lines:
+        found.notes.append(f"each line of a text file is a caption: {lines} of the images have several")
+    if translations:
+        found.notes.append(f"{translations} lines such as 'de.utf8=...' were left out, as translations of the first")
+    found.problems += _lonely(files, used)
+    return found
+
+
+def _stem(name: str) -> str:
+    return name[: len(name) - len(PurePosixPath(name).suffix)]
+
+
+def _beside(files: Files) -> dict[str, dict[str, str]]:
+    """For each image the files of its name, by their suffix.
+
+    A name may differ from the image's in capitals, or in how accents are written, unless it is another image's.
+    """
+    by_name: dict[str, list[str]] = {}
+    for name in files.others:
+        if suffix(name) in SUFFIXES:
+            by_name.setdefault(normalized(_stem(name)), []).append(name)
+    stems = {_stem(image) for image in files.images}
+    found: dict[str, dict[str, str]] = {}
+    for image in files.images:
+        names = by_name.get(normalized(_stem(image)), ())
+        own = [name for name in names if _stem(name) == _stem(image)]
+        found[image] = {suffix(name): name for name in (*(n for n in names if _stem(n) not in stems), *own)}
+    return found
+
+
+def _holds_captions(files: Files, beside: Mapping[str, Mapping[str, str]], caption_key: str | None) -> bool:
+    """Whether the first JSON file beside an image holds a caption: other tools keep boxes and settings in them."""
+    first = next((names[".json"] for names in beside.values() if ".json" in names), None)
+    if first is None:
+        return False
+    try:
+        content = json.loads(read_text(files.root / first))
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and _key(content, caption_key) is not None
+
+
+def _key(content: Mapping[str, Any], caption_key: str | None) -> str | None:
+    """Under which name a JSON object holds its caption."""
+    wanted = CAPTION_COLUMNS if caption_key is None else (caption_key,)
+    return next((name for name in wanted if name in content), None)
+
+
+def _read(files: Files, name: str, caption_key: str | None) -> tuple[list[str], int]:
+    """The captions of a file, and how many translations were left out. Raises TextError for what is wrong with it."""
+    text = read_text(files.root / name)
+    if suffix(name) == ".json":
+        return _from_json(text, caption_key), 0
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    captions = [line for line in lines if line and not _TRANSLATION.match(line)]
+    return _checked(captions), sum(bool(_TRANSLATION.match(line)) for line in lines)
+
+
+def _from_json(text: str, caption_key: str | None) -> list[str]:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise TextError(f"is not JSON: {error}") from error
+    key = _key(content, caption_key) if isinstance(content, dict) else None
+    if key is None:
+        raise TextError(f"has no '{caption_key or 'caption'}'")
+    value = content[key]
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(item, str) for item in values):
+        raise TextError(f"holds no text as '{key}'")
+    return _checked([" ".join(item.split()) for item in values])
+
+
+def _checked(captions: list[str]) -> list[str]:
+    """Different captions. Raises TextError if there is none, or one of them is no caption."""
+    captions = [caption for caption in dict.fromkeys(captions) if caption]
+    if not captions:
+        raise TextError("is empty")
+    if (longest := max(map(len, captions))) > MAX_CAPTION:
+        raise TextError(f"has {longest:,} letters in a line, more than {MAX_CAPTION:,}")
+    return captions
+
+
+def _lonely(files: Files, used: set[str]) -> list[Problem]:
+    """Files that look like captions, in folders where others are, but have no image beside them."""
+    kinds, folders = {suffix(name) for name in used}, {parent(name) for name in files.images}
+    stems = {_stem(name) for name in (*files.images, *used)}
+    lonely = [n for n in files.others if suffix(n) in kinds and parent(n) in folders and _stem(n) not in stems]
+    return [Problem(name, "there is no picture of this name beside it") for name in lonely]

@@ -1,0 +1,278 @@
+"""Captions from tables: metadata files as Hugging Face has them, Flickr8k's captions.txt, COCO's annotations."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import functools
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any, Literal, NamedTuple
+
+from kgen.contracts.dataset import Problem, Split
+from kgen.data.datasets.folder.divisions import split_named
+from kgen.data.datasets.folder.files import Files, escaped, normalized, parent
+from kgen.data.datasets.folder.rows import FILE_COLUMNS, Line, NotATableError, Row, read_rows
+from kgen.errors import DataError
+
+METADATA = re.compile(r"metadata\.(jsonl|csv|tsv)", re.IGNORECASE)
+"""Always a table of captions."""
+
+PERHAPS = re.compile(r"metadata\.json|captions?(_.*)?\.(jsonl|json|csv|tsv|txt)", re.IGNORECASE)
+"""A table of captions if its contents are such: COCO's captions_train2017.json, Flickr8k's captions.txt."""
+
+CAPTION_COLUMNS = ("text", "caption", "captions", "description", "prompt", "title", "comment")
+"""What the column of captions may be called, in lower case: "text" comes first, else it must be the only one."""
+
+MAX_CAPTION = csv.field_size_limit()
+"""Letters; a longer caption is a mistake."""
+
+
+CaptionsFrom = Literal["auto", "tables", "files", "folders", "none"]
+"""Where captions come from; "auto" finds out, and refuses where it is not clear."""
+
+
+class Entry(NamedTuple):
+    """A caption of an image; the split where the source names it."""
+
+    file: str
+    caption: str
+    split: Split | None = None
+
+
+@dataclass
+class Captions:
+    """What a source of captions gave.
+
+    Attributes:
+        kind: As the option captions_from names it.
+        source: The same for people to read.
+        used: The files that were read for the captions.
+    """
+
+    kind: CaptionsFrom
+    source: str
+    entries: list[Entry] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    used: set[str] = field(default_factory=set)
+
+
+@dataclass
+class Table:
+    """A table's name and rows."""
+
+    name: str
+    lines: list[Line]
+
+    @property
+    def columns(self) -> list[str]:
+        rows = (row for _, row in self.lines if isinstance(row, dict))
+        return list(dict.fromkeys(key for row in rows for key in row if isinstance(key, str)))
+
+    def holds_text(self, column: str) -> bool:
+        """Whether the first cell of a column is a text, or a list."""
+        cells = (row[column] for _, row in self.lines if isinstance(row, dict) and column in row)
+        return isinstance(next(cells, None), str | list)
+
+
+class _RowError(ValueError):
+    """A row cannot be used; the message says why."""
+
+
+def open_tables(files: Files) -> list[Table]:
+    """The tables of captions among the files. Raises DataError where one cannot be read, or two lie in one folder."""
+    names = [name for name in files.others if METADATA.fullmatch(PurePosixPath(name).name)]
+    _refuse_two(str(files.root), names)
+    tables = [Table(name, read_rows(files.root / name)) for name in names]
+    for name in files.others:
+        own = PurePosixPath(name).name.lower()
+        if PERHAPS.fullmatch(own) and (own == "metadata.json" or not names):
+            try:
+                tables.append(Table(name, read_rows(files.root / name)))
+            except NotATableError:
+                continue
+    metadata = [table.name for table in tables if PurePosixPath(table.name).name.lower().startswith("metadata.")]
+    _refuse_two(str(files.root), metadata)
+    return sorted(tables, key=lambda table: table.name)
+
+
+def _refuse_two(root: str, names: Sequence[str]) -> None:
+    """Raises DataError for two tables in one folder."""
+    seen: dict[str, str] = {}
+    for name in names:
+        if (other := seen.setdefault(parent(name), name)) != name:
+            both = f"{PurePosixPath(other).name} and {PurePosixPath(name).name}"
+            raise DataError(f"imagefolder: {PurePosixPath(root) / parent(name)} holds both {both}: keep one")
+
+
+def from_tables(files: Files, tables: Sequence[Table], caption_key: str | None) -> Captions:
+    """An entry for every caption of every row; an image may have several rows, or a list of captions."""
+    names = [table.name for table in tables]
+    found = Captions("tables", ", ".join(names) if len(names) < 4 else f"{len(names)} tables such as {names[0]}")
+    finder = Finder(files)
+    named: set[str] = set()
+    for table in tables:
+        found.used.add(table.name)
+        _read_table(table, finder, caption_key, found, named)
+    nowhere = f"{names[0]} has no caption" if len(names) == 1 else f"none of {found.source} has a caption"
+    found.problems += [Problem(name, f"{nowhere} for it") for name in files.images if name not in named]
+    return found
+
+
+def _read_table(table: Table, finder: Finder, caption_key: str | None, found: Captions, named: set[str]) -> None:
+    """Adds a table's entries and problems; `named` are the images that it has a row for."""
+    file_column = next((c for known in FILE_COLUMNS for c in table.columns if c.lower() == known), "file_name")
+    column = _caption_column(table, file_column, caption_key, f"{finder.files.root}/{table.name}")
+    rows = [row for _, row in table.lines if isinstance(row, dict)]
+    is_beside = finder.any_beside(table.name, dict.fromkeys(str(row.get(file_column)) for row in rows))
+    find = finder.beside if is_beside else finder.below
+    problems: list[Problem] = []
+    lost = 0
+    for where, row in table.lines:
+        try:
+            if isinstance(row, str):
+                raise _RowError(row)
+            name = _name_of(row, file_column)
+            matches = find(table.name, name)
+            lost += not matches
+            if len(matches) != 1:
+                raise _RowError(_no_match(name, matches))
+            named.add(matches[0])
+            found.entries += _entries(row, matches[0], name, column)
+        except _RowError as error:
+            problems.append(Problem(f"{table.name}{where}", str(error)))
+    if lost == len(rows) > 1:
+        problems = [Problem(table.name, f"none of the {lost:,} images that it names is here: {problems[0].what}")]
+    found.problems += problems
+
+
+class Finder:
+    """Finds the images that tables name."""
+
+    def __init__(self, files: Files) -> None:
+        self.files = files
+        self.names = {*files.images, *files.others}
+
+    def any_beside(self, table: str, names: Iterable[str]) -> bool:
+        """Whether any of these names is that of a file beside or below the table."""
+        return any("\0" not in name and self.beside(table, name) for name in names)
+
+    def beside(self, table: str, name: str) -> Sequence[str]:
+        """The file of this name, relative to the table; names in other capitals, or other Unicode, are found too."""
+        path = (PurePosixPath(parent(table)) / name.replace("\\", "/")).as_posix()
+        if path in self.names or self._is_file(path):
+            return (path,)
+        return self._by_path.get(normalized(path.strip()), ())
+
+    def below(self, table: str, name: str) -> Sequence[str]:
+        """Images whose path ends so, in any folder below the table; of all images, where none lies below it."""
+        wanted = normalized(PurePosixPath(name.replace("\\", "/").strip()).as_posix())
+        place = f"{parent(table)}/" if parent(table) in self._folders else ""
+        matches = self._by_name.get(wanted.rpartition("/")[2], ())
+        return [m for m in matches if m.startswith(place) and f"/{normalized(m)}".endswith(f"/{wanted}")]
+
+    def _is_file(self, name: str) -> bool:
+        try:
+            return (self.files.root / name).is_file()
+        except OSError:  # a name that is too long
+            return False
+
+    @functools.cached_property
+    def _by_path(self) -> dict[str, list[str]]:
+        return _grouped(self.files.images, normalized)
+
+    @functools.cached_property
+    def _by_name(self) -> dict[str, list[str]]:
+        return _grouped(self.files.images, lambda name: normalized(name).rpartition("/")[2])
+
+    @functools.cached_property
+    def _folders(self) -> set[str]:
+        """Folders with images in them or below them."""
+        found: set[str] = set()
+        for place in {parent(name) for name in self.files.images}:
+            while place and place not in found:
+                found.add(place)
+                place = parent(place)
+        return found
+
+
+def _grouped(names: Iterable[str], key: Callable[[str], str]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(key(name), []).append(name)
+    return groups
+
+
+def _caption_column(table: Table, file_column: str, wanted: str | None, place: str) -> str:
+    """The column of captions. Raises DataError where it is not there, or not known which it is."""
+    others = [column for column in table.columns if column not in (file_column, "split")]
+    if wanted is not None:
+        if wanted in table.columns or not others:
+            return wanted
+        near = difflib.get_close_matches(wanted, others, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise DataError(f"imagefolder: {place} has no '{wanted}': {hint}caption_key can be {_or(others)}")
+    known = [column for name in CAPTION_COLUMNS for column in others if column.lower() == name]
+    if (known and known[0].lower() == "text") or len(known) == 1:
+        return known[0]
+    if not others:
+        return CAPTION_COLUMNS[0]
+    texts = known or [column for column in others if table.holds_text(column)]
+    if not texts:
+        raise DataError(f"imagefolder: {place} holds no captions: there is {_or(others)}, which is no text")
+    raise DataError(f"imagefolder: {place} does not say what is a caption: set caption_key to {_or(texts)}")
+
+
+def _or(names: Sequence[str]) -> str:
+    return " or ".join(f"'{name}'" for name in names)
+
+
+def _name_of(row: Row, column: str) -> str:
+    """The name of a row's image. Raises _RowError."""
+    name = row.get(column)
+    if not isinstance(name, str) or not name.strip():
+        raise _RowError(f"it has no '{column}'")
+    parts = PurePosixPath(name.replace("\\", "/"))
+    if parts.is_absolute() or PureWindowsPath(name).drive or ".." in parts.parts or "\0" in name:
+        raise _RowError(f"{name!r} is outside the folder")
+    return name
+
+
+def _no_match(name: str, matches: Sequence[str]) -> str:
+    if matches:
+        return f"{escaped(name)} is there several times: {', '.join(matches[:3])}"
+    return f"there is no picture {escaped(name)}"
+
+
+def _entries(row: Row, file: str, name: str, column: str) -> list[Entry]:
+    """One for each caption of a row. Raises _RowError."""
+    if None in row:
+        raise _RowError(f"{name}: it has more fields than the table has columns: quote a caption that holds commas")
+    if column not in row:
+        keys = ", ".join(sorted(key for key in row if key.lower() not in FILE_COLUMNS))
+        raise _RowError(f"{name}: its caption '{column}' is not there (there is: {keys or 'nothing'})")
+    values = row[column] if isinstance(row[column], list) else [row[column]]
+    captions = [" ".join(value.split()) if isinstance(value, str) else value for value in values]
+    for caption in captions or [None]:
+        if problem := _wrong_caption(caption, column):
+            raise _RowError(f"{name}: its caption {problem}")
+    split = row.get("split")
+    if split is not None and split_named(str(split)) is None:
+        raise _RowError(f"{name}: its split {split!r} is none of train, validation and test")
+    return [Entry(file, caption, split_named(str(split))) for caption in dict.fromkeys(captions)]
+
+
+def _wrong_caption(caption: Any, column: str) -> str | None:
+    """What is wrong with a caption; None: nothing."""
+    if caption is None or caption == "":
+        return f"'{column}' is empty"
+    if not isinstance(caption, str):
+        return f"'{column}' is {str(caption)[:40]}, and no text"
+    if escaped(caption) != caption:
+        return f"{escaped(caption)!r} holds half a character"
+    if len(caption) > MAX_CAPTION:
+        return f"'{column}' has {len(caption):,} letters, more than {MAX_CAPTION:,}"
+    return None

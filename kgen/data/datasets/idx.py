@@ -1,0 +1,159 @@
+"""MNIST, Fashion-MNIST, and whatever else is kept in their file format."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from kgen.contracts.dataset import Dataset, Split, short_digest
+from kgen.data.datasets.splits import check_holdout
+from kgen.errors import DataError
+from kgen.spaces import Space
+
+MEMORY_LIMIT = 2**31
+"""Most bytes of a file, uncompressed, as it is held in memory; MNIST has 47 million."""
+
+FILES = {"train": "train", "validation": "t10k"}
+"""The first part of the files' names, by split."""
+
+
+class Idx(Dataset):
+    """Pictures with one of a few classes each, whose names are the captions, from IDX files (LeCun et al. 1998).
+
+    The folder holds ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, and for the validation split the same
+    with ``t10k``; each may be compressed (``.gz``). Debian's package dataset-fashion-mnist has such a folder.
+
+    Args:
+        path: The folder.
+        classes: The names of the labels 0, 1, 2 ...; none: the numbers themselves.
+        size: Height and width of the pictures, with a border of zeros; null: as they are in the file.
+        limit: Training pictures to use, the first ones; null: all.
+        validation: Test pictures on which only the loss is measured, the first ones.
+        holdout: Classes to keep out of training.
+
+    Raises:
+        DataError: a file is missing or damaged; a label has no name; `size` is too small.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: Annotated[str, Field(min_length=1)],
+        classes: tuple[str, ...] = (),
+        size: Annotated[int, Field(ge=4, le=4096)] | None = None,
+        limit: PositiveInt | None = None,
+        validation: NonNegativeInt = 1000,
+        holdout: tuple[str, ...] = (),
+    ) -> None:
+        self.path = path
+        self.classes = classes
+        self.size = size
+        self.limit = limit
+        self.validation = validation
+        self.holdout = holdout
+        folder = Path(path).expanduser()
+        images, captions = _read_pair(folder, FILES["train"], classes, limit)
+        check_holdout(holdout, captions, "idx")
+        held = np.isin(captions, holdout)
+        if held.all():
+            raise DataError("idx: holdout leaves no picture to train on")
+        self._images = {"train": images[~held], "holdout": images[held]}
+        self._captions = {"train": _where(captions, ~held), "holdout": _where(captions, held), "validation": []}
+        if validation:
+            images, captions = _read_pair(folder, FILES["validation"], classes, validation)
+            seen = ~np.isin(captions, holdout)
+            self._images["validation"], self._captions["validation"] = images[seen], _where(captions, seen)
+        self._border = _border(images.shape[1:], size)
+
+    @property
+    def image_space(self) -> Space:
+        (top, bottom), (left, right), _ = self._border
+        height, width = self._images["train"].shape[1:]
+        return Space("continuous", (top + height + bottom, left + width + right, 1))
+
+    def captions(self, split: Split) -> Sequence[str]:
+        return self._captions[split]
+
+    def image(self, split: Split, index: int) -> np.ndarray:
+        return np.pad(self._images[split][index][..., None], self._border)
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(super().fingerprint().encode())
+        for split in sorted(self._images):
+            digest.update(zlib.crc32(self._images[split].tobytes()).to_bytes(4, "big"))
+        return digest.hexdigest()[:16]
+
+    def inventory(self) -> Mapping[str, tuple[str, str]]:
+        return {
+            f"{split} {index}": (short_digest(image.tobytes()), short_digest(caption.encode()))
+            for split, images in self._images.items()
+            for index, (image, caption) in enumerate(zip(images, self._captions[split], strict=True))
+        }
+
+
+def _read_pair(folder: Path, first: str, classes: Sequence[str], limit: int | None) -> tuple[np.ndarray, list[str]]:
+    """Pictures uint8 (N, height, width), and N captions."""
+    images = read_idx(_find(folder, f"{first}-images-idx3-ubyte"), 3)[:limit]
+    labels = read_idx(_find(folder, f"{first}-labels-idx1-ubyte"), 1)[:limit]
+    if len(images) != len(labels):
+        raise DataError(f"idx: {folder} holds {len(images)} pictures, but {len(labels)} labels, called {first}")
+    if not len(images):
+        raise DataError(f"idx: {folder} holds no pictures called {first}")
+    if classes and labels.max() >= len(classes):
+        raise DataError(f"idx: {folder} has the label {labels.max()}, but classes names only 0 to {len(classes) - 1}")
+    return images, [classes[label] if classes else str(label) for label in labels]
+
+
+def _where(captions: list[str], chosen: np.ndarray) -> list[str]:
+    return [caption for caption, is_chosen in zip(captions, chosen, strict=True) if is_chosen]
+
+
+def _find(folder: Path, name: str) -> Path:
+    if not folder.is_dir():
+        raise DataError(f"idx: {folder} is {'not a folder' if folder.exists() else 'not there'}")
+    # as they are called in most places, and as some download them
+    names = [f"{stem}{end}" for stem in (name, name.replace("-idx", ".idx")) for end in ("", ".gz")]
+    found = next((folder / n for n in names if (folder / n).is_file()), None)
+    if found is None:
+        raise DataError(f"idx: {folder} holds no {name}, nor {name}.gz")
+    return found
+
+
+def read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """Reads an IDX file of unsigned bytes: 0, 0, 8, the number of dimensions, their sizes (big-endian), the bytes.
+
+    Raises:
+        DataError: it is not one of so many dimensions, or damaged.
+    """
+    begin = 4 + 4 * dimensions
+    try:
+        with path.open("rb") as file, gzip.open(file) if path.suffix == ".gz" else file as stream:
+            head = stream.read(begin)
+            if head[:4] != bytes((0, 0, 8, dimensions)):
+                raise DataError(f"idx: {path} is no IDX file of unsigned bytes in {dimensions} dimensions")
+            shape = tuple(int(n) for n in np.frombuffer(head[4:], ">u4")) if len(head) == begin else ()
+            size = math.prod(shape)
+            if size > MEMORY_LIMIT:
+                raise DataError(f"idx: {path} says that it holds {size:,} bytes: at most {MEMORY_LIMIT:,} are allowed")
+            data = stream.read(size + 1)  # one more, to see whether there is
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"idx: {path} cannot be read: {error}") from error
+    if len(shape) != dimensions or len(data) != size:
+        raise DataError(f"idx: {path} is damaged: its size is not what its beginning says")
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def _border(shape: tuple[int, ...], size: int | None) -> tuple[tuple[int, int], ...]:
+    """Rows above and below, columns left and right, and no channels, to reach `size`."""
+    if size is not None and size < max(shape):
+        raise DataError(f"idx: the pictures are {shape[0]}x{shape[1]}: size must be at least {max(shape)}, not {size}")
+    missing = [0 if size is None else size - length for length in shape]
+    return (*((n // 2, n - n // 2) for n in missing), (0, 0))

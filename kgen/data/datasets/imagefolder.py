@@ -1,0 +1,192 @@
+"""Captioned pictures in a folder of one's own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from kgen.contracts.dataset import Dataset, Problem, Split, short_digest
+from kgen.data.datasets.folder import CaptionsFrom, read_folder
+from kgen.data.datasets.problems import OnError, refuse
+from kgen.data.datasets.scan import scan
+from kgen.data.datasets.splits import check_holdout, some
+from kgen.data.images import PictureError, Resize, background_colour, decode, fit
+from kgen.errors import DataError
+from kgen.spaces import Space
+
+Entries = dict[Split, list[tuple[str, str]]]
+"""Files with captions, by split."""
+
+
+class ImageFolder(Dataset):
+    """Images of all formats and modes, with captions from tables, text files or the folders' names.
+
+    Every file is read once before training, so that none can break it later; the images themselves are decoded when
+    they are needed. Links are followed. Where captions come from, and in which order: see
+    `kgen.data.datasets.folder.read_folder`.
+    An image with several captions is an example with each of them.
+
+    Folders named ``train`` (also ``training``, ``train2017``) and ``validation``, ``valid``, ``val``, ``dev``, ``test``
+    divide the images, where they are the outermost ones: those of ``train`` are trained on, on those of all others only
+    the loss is measured. A table may do the same with a column "split".
+
+    Args:
+        path: The folder.
+        size: Height and width of the pictures, in pixels.
+        resize: What becomes of pictures that are not square: "crop" takes the middle, "pad" adds background, "stretch"
+            distorts them.
+        channels: 3, or 1 for grey.
+        background: Seen through transparent parts, and around padded pictures.
+        captions_from: "tables" (metadata.jsonl, .csv and the like), "files" (NAME.txt beside NAME.png), "folders" (a
+            class each), "none" (the same text for all: for models that read no text), or "auto": the first of the first
+            three that there is.
+        caption_key: Under which name tables and JSON files hold the caption; null: "text", or the only one of
+            "caption", "captions", "description", "prompt", "title", "comment".
+        template: Caption made of a class folder's name.
+        split_folders: Whether folders divide the images as said above; false: such names are like any others.
+        flip: Every training picture also as its mirror image.
+        validation: Share of the training images on which only the loss is measured; only where no folder or column says
+            which these are.
+        holdout: Captions to keep out of training, and out of validation: the split "holdout".
+        on_error: What to do about broken pictures and missing captions: "refuse" to train, or "skip" them.
+
+    Raises:
+        DataError: nothing to train on; it is not clear what the captions are; a problem, unless problems are to be
+            skipped; a wrong option.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: Annotated[str, Field(min_length=1)],
+        size: Annotated[int, Field(ge=4, le=4096)] = 64,
+        resize: Resize = "crop",
+        channels: Literal[1, 3] = 3,
+        background: str = "white",
+        captions_from: CaptionsFrom = "auto",
+        caption_key: str | None = None,
+        template: str = "{label}",
+        split_folders: bool = True,
+        flip: bool = False,
+        validation: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        holdout: tuple[str, ...] = (),
+        on_error: OnError = "refuse",
+    ) -> None:
+        self.path = path
+        self.size = size
+        self.resize = resize
+        self.channels = channels
+        self.background = background
+        self.captions_from = captions_from
+        self.caption_key = caption_key
+        self.template = template
+        self.split_folders = split_folders
+        self.flip = flip
+        self.validation = validation
+        self.holdout = holdout
+        self.on_error = on_error
+        self._colour = background_colour(background, "imagefolder")
+        if "{label}" not in template:
+            raise DataError(f"imagefolder: template '{template}' must hold {{label}}")
+        self._folder = Path(path).expanduser()
+        found = read_folder(self._folder, captions_from, caption_key, template, split_folders)
+        self._notes = found.notes
+        self._digests, broken = self._verify([file for entries in found.entries.values() for file, _ in entries])
+        self._problems = (*found.problems, *broken)
+        good: Entries = {
+            split: [entry for entry in entries if entry[0] in self._digests] for split, entries in found.entries.items()
+        }
+        refuse(self._problems, on_error, bool(good["train"]), "imagefolder", path)
+        self._entries = self._split(good)
+        self._captions = {split: [caption for _, caption in self._entries[split]] for split in self._entries}
+        if flip:
+            self._captions["train"] *= 2
+
+    @property
+    def image_space(self) -> Space:
+        return Space("continuous", (self.size, self.size, self.channels))
+
+    def captions(self, split: Split) -> Sequence[str]:
+        return self._captions.get(split, ())
+
+    def image(self, split: Split, index: int) -> np.ndarray:
+        entries = self._entries[split]
+        file = entries[index % len(entries)][0]
+        try:
+            pixels = self._read((self._folder / file).read_bytes())
+        except (PictureError, OSError) as error:
+            raise DataError(f"imagefolder: {self._folder / file} has changed since training began: {error}") from error
+        return pixels[:, ::-1].copy() if index >= len(entries) else pixels
+
+    def notes(self) -> Sequence[str]:
+        return self._notes
+
+    def problems(self) -> Sequence[Problem]:
+        return self._problems
+
+    def fingerprint(self) -> str:
+        """Of the captions, the bytes of all files, and how they are made into pictures."""
+        digest = hashlib.sha256(super().fingerprint().encode())
+        for file in sorted(self._digests):
+            digest.update(file.encode() + b"\0" + self._digests[file])
+        return digest.hexdigest()[:16]
+
+    def inventory(self) -> Mapping[str, tuple[str, str]]:
+        captions: dict[str, list[str]] = {}
+        for split, entries in self._entries.items():
+            for file, caption in entries:
+                captions.setdefault(file, []).append(f"{split}\0{caption}")
+        return {
+            file: (self._digests[file].hex()[:12], short_digest("\0".join(texts).encode()))
+            for file, texts in captions.items()
+        }
+
+    def _read(self, data: bytes) -> np.ndarray:
+        picture = decode(data, self._colour, least=2 * self.size)
+        return fit(picture if self.channels == 3 else picture.convert("L"), self.size, self.resize, self._colour)
+
+    def _verify(self, files: Sequence[str]) -> tuple[dict[str, bytes], list[Problem]]:
+        """Decodes every file once: digests of the good ones, and what is wrong with the others."""
+
+        def digest(file: str) -> bytes | Problem:
+            try:
+                data = (self._folder / file).read_bytes()
+                decode(data, self._colour, least=2 * self.size)
+            except (PictureError, OSError) as error:
+                return Problem(file, str(error))
+            return hashlib.sha256(data).digest()
+
+        different = list(dict.fromkeys(files))
+        results = dict(zip(different, scan(different, digest, f"imagefolder {self._folder}"), strict=True))
+        good = {file: result for file, result in results.items() if isinstance(result, bytes)}
+        return good, [result for result in results.values() if isinstance(result, Problem)]
+
+    def _split(self, found: Entries) -> Entries:
+        """Takes what is held out from all splits, and a share for validation from the training images."""
+        if self.validation and found["validation"]:
+            raise DataError(
+                f"imagefolder: {self._folder} says itself which images to validate on: leave the option validation "
+                "out, or name the folder to train on as path"
+            )
+        entries = [entry for split in found.values() for entry in split]
+        check_holdout(self.holdout, {caption for _, caption in entries}, "imagefolder")
+        held = [entry for entry in entries if entry[1] in self.holdout]
+        unseen = {file for file, _ in held}  # a picture may have other captions too
+        seen = [entry for entry in found["train"] if entry[0] not in unseen]
+        measured = some([file for file, _ in seen], self.validation)
+        splits: Entries = {
+            "train": [entry for entry in seen if entry[0] not in measured],
+            "validation": [
+                *(entry for entry in seen if entry[0] in measured),
+                *(entry for entry in found["validation"] if entry[0] not in unseen),
+            ],
+            "holdout": held,
+        }
+        if not splits["train"]:
+            raise DataError("imagefolder: holdout and validation leave no picture to train on")
+        return splits

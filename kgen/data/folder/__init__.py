@@ -1,6 +1,0 @@
-"""Reads a folder of images: which files they are, where their captions come from, and what each split holds."""
-
-from kgen.data.folder.reader import Folder, read_folder
-from kgen.data.folder.tables import CaptionsFrom
-
-__all__ = ["CaptionsFrom", "Folder", "read_folder"]

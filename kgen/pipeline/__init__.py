@@ -1,0 +1,1 @@
+"""Three parts as one model: assembled, trained on, sampled, saved."""

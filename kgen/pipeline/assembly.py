@@ -1,0 +1,232 @@
+"""Names or objects -> a pipeline whose parts fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import keras
+import pydantic
+
+from kgen.backend.memory import weights_fit
+from kgen.config.options import explain, model_of
+from kgen.config.source import dotted
+from kgen.contracts.dataset import Dataset
+from kgen.contracts.decoder import Decoder, has_losses, learns_from_images
+from kgen.contracts.encoder import Encoder
+from kgen.contracts.generator import Generator
+from kgen.contracts.metric import Metric
+from kgen.errors import ConfigError, SpaceError
+from kgen.options import wires
+from kgen.pipeline.pipeline import Pipeline
+from kgen.plugins.discovery import registry
+from kgen.plugins.faults import component_errors
+from kgen.plugins.registry import Kind
+from kgen.spaces import ConditionSpace, Space
+
+Choice = str | Mapping[str, Any]
+"""A component by name ("text/bag", "bag"), or with options: {"name": "bag", "dim": 64}."""
+
+
+@component_errors()
+def assemble(
+    *,
+    encoder: Choice | Encoder,
+    generator: Choice | Generator,
+    decoder: Choice | Decoder = "identity",
+    dataset: Choice | Dataset | None = None,
+    image_space: Space | Sequence[int] | None = None,
+    captions: Sequence[str] | None = None,
+    condition_dropout: float = 0.1,
+) -> Pipeline:
+    """Builds a pipeline from component names, from objects, or from a mixture.
+
+    Args:
+        encoder, generator, decoder: Names, mappings {"name": ..., options}, or objects (which no plugin needs to know).
+        dataset: Gives `image_space` and the training captions, where those are not given.
+        image_space: Of the images: (height, width, channels), or ``Space("continuous", (32, 32, 3))``.
+        captions: What an encoder that is given by name learns its vocabulary from. An encoder object is taken as it is.
+        condition_dropout: See `Pipeline`.
+
+    Returns:
+        A pipeline with all its weights.
+
+    Raises:
+        ConfigError: an unknown name or option. SpaceError: two neighbours do not fit.
+    """
+    if keras.config.image_data_format() != "channels_last":
+        raise ConfigError("kgen needs channels last: call keras.config.set_image_data_format('channels_last') first")
+    image_space = _as_space(image_space)
+    if isinstance(captions, str):
+        raise ConfigError("captions must be a list of texts, not one text")
+    if dataset is not None:
+        dataset = dataset if isinstance(dataset, Dataset) else make_dataset(dataset)
+        image_space = image_space or dataset.image_space
+        captions = dataset.captions("train") if captions is None else captions
+    if not isinstance(encoder, Encoder):
+        encoder = make_encoder(encoder, captions)
+    if not isinstance(decoder, Decoder):
+        if image_space is None:
+            raise ConfigError("the size of the images is not known: give `dataset` or `image_space`")
+        _check_ready(decoder)
+        decoder = make_decoder(decoder, image_space, encoder.condition_space)
+    if not isinstance(generator, Generator):
+        generator = make_generator(generator, decoder, encoder)
+    check_fit(encoder, generator, decoder)
+    return Pipeline(encoder, generator, decoder, condition_dropout=condition_dropout)
+
+
+def _as_space(given: Space | Sequence[int] | None) -> Space | None:
+    if given is None or isinstance(given, Space):
+        return given
+    if isinstance(given, tuple | list) and len(given) == 3 and all(isinstance(n, int) and n > 0 for n in given):
+        return Space("continuous", tuple(given))
+    raise ConfigError(f"image_space must be (height, width, channels), such as (32, 32, 3), not {given!r}")
+
+
+def make_dataset(choice: Choice) -> Dataset:
+    """Opens a dataset by name: ``make_dataset({"name": "shapes", "size": 16})``.
+
+    Raises:
+        ConfigError: an unknown name or option. DataError: the data are missing or damaged.
+    """
+    return cast(Dataset, _make("dataset", choice))
+
+
+def make_metric(choice: Choice) -> Metric:
+    """Makes a metric by name. Raises ConfigError for an unknown name or option."""
+    return cast(Metric, _make("metric", choice))
+
+
+def make_encoder(choice: Choice, captions: Sequence[str] | None) -> Encoder:
+    """Builds an encoder, and lets it learn from the captions if there are any."""
+    encoder = cast(Encoder, _make("encoder", choice))
+    if captions is not None:
+        with component_errors(encoder):
+            encoder.adapt(captions)
+    return encoder
+
+
+def make_decoder(choice: Choice, image_space: Space, condition_space: ConditionSpace) -> Decoder:
+    """Builds a decoder by name, with fresh weights.
+
+    Args:
+        image_space: Of the images that it reads and makes.
+        condition_space: Of the text's conditions, for a decoder that reads them.
+
+    Raises:
+        ConfigError: an unknown name or option. SpaceError: it cannot work with such images.
+    """
+    return cast(Decoder, _make("decoder", choice, image_space=image_space, condition_space=condition_space))
+
+
+def make_generator(choice: Choice, decoder: Decoder, encoder: Encoder) -> Generator:
+    """Builds a generator for the decoder's latents; refuses one that cannot model them before it exists."""
+    component, _ = find("generator", choice)
+    _check_kind(component.load(), component.id, decoder)
+    made = _make("generator", choice, space=decoder.latent_space, condition_space=encoder.condition_space)
+    return cast(Generator, made)
+
+
+def check_fit(encoder: Encoder, generator: Generator, decoder: Decoder) -> None:
+    """Compares the spaces of neighbours.
+
+    Raises:
+        SpaceError: naming both parts, and what each expects.
+    """
+    names = {part: type(part).__name__ for part in (encoder, generator, decoder)}
+    _check_kind(type(generator), names[generator], decoder)
+    if generator.space != decoder.latent_space:
+        raise SpaceError(
+            f"generator {names[generator]} makes latents {generator.space}, but decoder {names[decoder]} reads "
+            f"{decoder.latent_space}"
+        )
+    if generator.condition_space != encoder.condition_space:
+        raise SpaceError(
+            f"generator {names[generator]} reads conditions {generator.condition_space}, but encoder {names[encoder]} "
+            f"makes {encoder.condition_space}"
+        )
+
+
+def _check_kind(generator: type[Generator], name: str, decoder: Decoder) -> None:
+    space = decoder.latent_space
+    if space.kind not in generator.accepts:
+        raise SpaceError(
+            f"generator '{name}' models {' or '.join(generator.accepts)} latents, but decoder "
+            f"'{component_id(decoder)}' makes {space}: choose another generator or decoder"
+        )
+
+
+def _check_ready(choice: Choice) -> None:
+    """Refuses a decoder that must be calibrated on images, as `assemble` has none to show it."""
+    component, _ = find("decoder", choice)
+    cls = component.load()
+    if learns_from_images(cls) and not has_losses(cls):
+        raise ConfigError(
+            f"decoder '{component.id}' must be calibrated on images before it is used: build it by kgen.make_decoder, "
+            "call its build(None) and calibrate(batches), and give the object; 'kgen run' does all this"
+        )
+
+
+def find(kind: Kind, choice: Choice) -> tuple[Any, dict[str, Any]]:
+    """Looks a choice up: its declaration, and its options."""
+    if not isinstance(choice, str | Mapping):
+        what = f"the class {choice.__name__}" if isinstance(choice, type) else f"{type(choice).__name__} {choice!r}"
+        raise ConfigError(
+            f"{kind}: give the name of one, a mapping with its 'name' and options, or an object of kgen.{kind.title()}"
+            f", not {what:.80}"
+        )
+    given = {"name": choice} if isinstance(choice, str) else {str(key): value for key, value in choice.items()}
+    name = given.pop("name", None)
+    if not isinstance(name, str):
+        raise ConfigError(f"{kind}: 'name' is missing in {dict(given)}")
+    return registry().find(kind, name), given
+
+
+def component_id(part: object) -> str:
+    """The full id under which an object's class is registered; else its import path."""
+    cls = type(part)
+    component = registry().of_class(cls)
+    return f"{cls.__module__}:{cls.__qualname__}" if component is None else component.id
+
+
+def _make(kind: Kind, choice: Choice, **wiring: Any) -> object:
+    component, given = find(kind, choice)
+    return construct(kind, component.id, component.load(), given, wiring)
+
+
+def construct(kind: Kind, name: str, cls: type[Any], given: Mapping[str, Any], wiring: Mapping[str, Any]) -> Any:
+    """Makes a component of its class.
+
+    Args:
+        name: For messages.
+        given: Options, not yet checked.
+        wiring: Spaces of its neighbors, of which it gets those that its constructor takes.
+
+    Raises:
+        ConfigError: an option is wrong.
+    """
+    model = model_of(cls, name)
+    try:
+        checked = model(**given)
+    except pydantic.ValidationError as error:
+        problems = "; ".join(f"{dotted(path)}: {message}" for path, message in explain(error, model, given, name))
+        raise ConfigError(f"{kind} '{name}': {problems}") from error
+    wiring = {key: space for key, space in wiring.items() if key in wires(cls)}
+    with component_errors(cls), weights_fit():  # a pretrained part has its weights from the beginning
+        try:
+            return cls(**wiring, **{key: getattr(checked, key) for key in type(checked).model_fields})
+        except ValueError as error:  # by the contract: what the signature cannot say of the options
+            raise ConfigError(f"{kind} '{name}': {error}") from error
+
+
+@contextmanager
+def precision(policy: str) -> Iterator[None]:
+    """What is built inside computes in a precision of Keras, such as "mixed_bfloat16"."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)

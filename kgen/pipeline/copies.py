@@ -1,0 +1,39 @@
+"""Copies of a pipeline in memory, for `copy.deepcopy` and `pickle`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kgen.pipeline.description import PARTS
+from kgen.pipeline.pipeline import Pipeline
+from kgen.pipeline.saving import load, save
+
+Packed = tuple[dict[str, bytes], tuple[type[Any], ...]]
+"""The files of a saved pipeline by name, and the classes of its parts."""
+
+
+def pack(pipeline: Pipeline) -> tuple[Callable[..., Pipeline], Packed]:
+    """What `Pipeline.__reduce__` returns: the files that `save` writes, and what makes a pipeline of them."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        save(pipeline, folder)
+        files = {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
+        empty = {f"{f.relative_to(folder)}/": b"" for f in folder.rglob("*") if f.is_dir()}
+    return unpack, ({**empty, **files}, tuple(type(getattr(pipeline, part)) for part in PARTS))
+
+
+def unpack(files: dict[str, bytes], classes: tuple[type[Any], ...]) -> Pipeline:
+    """The reverse of `pack`."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        for name, content in files.items():
+            path = folder / name
+            if name.endswith("/"):
+                path.mkdir(parents=True, exist_ok=True)
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+        return load(folder, custom=classes)

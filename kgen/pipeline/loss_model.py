@@ -1,0 +1,176 @@
+"""What every model that is trained has in common: its `call` returns losses of every example."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from kgen.backend.devices import compile_training, shared_batch
+from kgen.backend.gradients import densify
+from kgen.backend.replicas import loggable, replica_count, sum_over_replicas
+from kgen.errors import ConfigError
+
+Tensor = Any
+
+WEIGHT = "weight"
+"""Name, in a batch, of the weights (B,) of its examples, where they do not all weigh the same."""
+
+
+class LossModel(keras.Model):  # type: ignore[misc]
+    """A Keras model whose `call` returns a dict of losses (B,): "loss" is minimized, the others are reported.
+
+    What is minimized and reported is the mean over the examples. They may have weights, none of them negative: Keras's
+    `sample_weight` (B,), or "weight" in the batch; an example of weight 0 does not count. Losses that layers add
+    (`add_loss`, regularizers) are minimized too.
+
+    A subclass creates all weights in ``__init__`` or ``build``, and ends with `track`.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(autocast=False, **kwargs)
+        self.trackers: dict[str, keras.metrics.Mean] = {}
+
+    def hide(self, name: str, value: Any) -> None:
+        """Sets an attribute that Keras must neither track nor wrap."""
+        object.__setattr__(self, name, value)
+
+    def track(self, losses: dict[str, Tensor], owner: object) -> None:
+        """Creates a tracker for each of the losses that `owner` reports, "loss" first."""
+        if "loss" not in losses:
+            raise ValueError(f"{type(owner).__name__}.compute_losses must return 'loss', not {sorted(losses)}")
+        names = ["loss", *(name for name in losses if name != "loss")]
+        self.trackers = {name: keras.metrics.Mean(name) for name in names}
+
+    @property
+    def training_variables(self) -> list[Any]:
+        """Every variable but the optimizer's that a training step may change, and what it starts from."""
+        return list(self.variables)
+
+    @property
+    def metrics(self) -> list[Any]:
+        """Without Keras's own tracker of the loss, which knows no weights of examples."""
+        return [metric for metric in super().metrics if metric is not getattr(self, "_loss_tracker", None)]
+
+    def compile(
+        self,
+        optimizer: Any = "adamw",
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        jit_compile: bool | str = "auto",
+        **kwargs: Any,
+    ) -> None:
+        """As in Keras, but for the losses and metrics. Creates the optimizer's variables at once.
+
+        On "auto", XLA compiles only what trains faster so: not TensorFlow on a CPU.
+
+        Raises:
+            ConfigError: a loss or metrics are given: the parts have losses of their own, which are all reported.
+        """
+        given = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics, "weighted_metrics": weighted_metrics}
+        if found := [name for name, value in given.items() if value is not None]:
+            raise ConfigError(
+                f"compile takes no {' and no '.join(found)}: {type(self).__name__} minimizes 'loss' of its part's "
+                "compute_losses, and reports whatever else that returns. Leave it out; to change the loss, set the "
+                "part's options, or override compute_losses"
+            )
+        if jit_compile == "auto" and not compile_training():
+            jit_compile = False
+        super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+        densify(self.optimizer)
+        self.optimizer.build(self.trainable_variables)
+
+    def fit(self, x: Any = None, *args: Any, sample_weight: Any = None, class_weight: Any = None, **kwargs: Any) -> Any:
+        """As in Keras, but that there are no classes.
+
+        Raises:
+            ConfigError: `class_weight` is given; `sample_weight` is not of arrays.
+        """
+        _refuse_classes(class_weight)
+        return super().fit(_filled(_weighted(x, sample_weight)), *args, **kwargs)
+
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        sample_weight: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As in Keras. Raises ConfigError where `sample_weight` is not of arrays."""
+        return super().evaluate(_filled(_weighted(x, sample_weight)), y, batch_size, verbose, **kwargs)
+
+    def train_on_batch(self, *args: Any, class_weight: Any = None, **kwargs: Any) -> Any:
+        """As `fit`, one step."""
+        _refuse_classes(class_weight)
+        return super().train_on_batch(*args, **kwargs)
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """Nothing is left to build; Keras would try, and fail on dict batches under MultiWorkerMirroredStrategy."""
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Tensor:
+        """Reduces the per-example losses: the one place that averages over the batch, and divides among replicas."""
+        if y is not None:
+            raise ConfigError(
+                f"{type(self).__name__} compares with no target: a batch holds all that is read, give no y"
+            )
+        weight = _weight(x, sample_weight)
+        for name, tracker in self.trackers.items():
+            tracker.update_state(y_pred[name], sample_weight=weight)
+        added = sum((self._aggregate_additional_loss(loss) for loss in self.losses), 0.0) / replica_count()
+        if weight is None and replica_count() == 1:
+            return ops.mean(y_pred["loss"]) + added
+        if weight is None:
+            weight = ops.ones_like(y_pred["loss"])
+        # replicas may have unequal shares of the batch, or none
+        total = ops.maximum(sum_over_replicas(ops.sum(weight)), keras.config.epsilon())
+        return ops.sum(weight * y_pred["loss"]) / total + added
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Tensor]:
+        return loggable(super().compute_metrics(x, y, y_pred, sample_weight))
+
+
+def _weighted(batch: Any, sample_weight: Any) -> Any:
+    """Keras drops the weights of examples that have no targets: they go into the batch."""
+    if sample_weight is None:
+        return batch
+    if not isinstance(batch, dict):
+        raise ConfigError(f"sample_weight needs a batch of arrays; other batches hold their weights as '{WEIGHT}' (B,)")
+    return {**batch, WEIGHT: sample_weight}
+
+
+def _filled(batch: Any) -> Any:
+    """Arrays whose rows, and so those of the last batch, divide evenly among the devices; filler has weight 0."""
+    if not isinstance(batch, dict):
+        return batch
+    count = len(keras.tree.flatten(batch)[0])
+    if not count or (size := shared_batch(count)) == count:
+        return batch
+    batch = {WEIGHT: np.ones(count, np.float32), **batch}
+    rows = np.arange(size)
+    filled = keras.tree.map_structure(lambda array: np.asarray(array)[rows % count], batch)
+    return {**filled, WEIGHT: np.where(rows < count, filled[WEIGHT], 0.0).astype(np.float32)}
+
+
+def _weight(batch: Any, sample_weight: Any) -> Tensor | None:
+    """The weights (B,) of a batch's examples, float32; None where all weigh the same."""
+    weight = batch.get(WEIGHT) if isinstance(batch, dict) else None
+    if sample_weight is not None:
+        weight = sample_weight if weight is None else ops.cast(weight, "float32") * ops.cast(sample_weight, "float32")
+    if weight is None:
+        return None
+    if len(weight.shape) != 1:
+        raise ConfigError(f"the weights of examples must be one number per example, (B,), not {tuple(weight.shape)}")
+    return ops.cast(weight, "float32")
+
+
+def _refuse_classes(class_weight: Any) -> None:
+    if class_weight is not None:
+        raise ConfigError("class_weight: there are no classes here; give sample_weight, one number per example")

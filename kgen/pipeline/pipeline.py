@@ -1,0 +1,404 @@
+"""The whole model: text encoder -> generator -> decoder, trained by Keras's `fit`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from kgen.backend.devices import create_weights
+from kgen.backend.memory import weights_fit
+from kgen.backend.programs import Programs
+from kgen.contracts.decoder import Decoder
+from kgen.contracts.encoder import Condition, Encoder
+from kgen.contracts.generator import Generator
+from kgen.contracts.likelihood import check_likelihood
+from kgen.data.batches import batches, check_images
+from kgen.errors import ConfigError, DataError, GuidanceWarning, UnreadTextWarning
+from kgen.options import split_options
+from kgen.pipeline.likelihood import Likelihood
+from kgen.pipeline.loss_model import LossModel
+from kgen.pipeline.prompts import check_memory, check_number, check_prompts, check_seeds
+from kgen.pipeline.region import latent_region
+from kgen.pipeline.sampler import Sampler, noise_spec, validate_options
+from kgen.pixels import floats, to_uint8
+from kgen.random import SeedGenerator, draw, interpolate, noise_keys
+
+Tensor = Any
+Batch = dict[str, Any]
+
+MAX_SAMPLE_BATCH = 64
+
+KERAS_FILES = (".keras", ".h5", ".hdf5")
+"""How the names of Keras's own files end."""
+
+
+class Pipeline(LossModel):
+    """Trains a generator on captioned images, and draws images from prompts.
+
+    Use `kgen.assemble` to make one; it checks that the parts fit. A pipeline is an ordinary Keras model: `compile` it
+    with an optimizer (the losses are the generator's own), `fit` it on batches, `evaluate` it.
+
+    A batch is a dict:
+        "image": uint8 (B, H, W, C) in 0..255, or float in [-1, 1]; or instead "latent", what the decoder made of it.
+        "tokens": what `encoder.tokenize` made of B texts; or instead "condition", what the encoder made of them.
+        "weight": (B,), how much each example counts in the mean; left out, all count the same.
+
+    Args:
+        encoder, generator, decoder: The three parts. Only the generator, and an encoder that is trainable, are trained.
+        condition_dropout: Probability, in [0, 1), that an example's condition is replaced by the empty text's while
+            training, which classifier-free guidance needs (Ho and Salimans 2022).
+    """
+
+    def __init__(
+        self, encoder: Encoder, generator: Generator, decoder: Decoder, *, condition_dropout: float = 0.1, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        if not isinstance(condition_dropout, int | float) or not 0.0 <= condition_dropout < 1.0:
+            raise ConfigError(f"condition_dropout must be a number in [0, 1), not {condition_dropout!r}")
+        self.encoder = encoder
+        self.generator = generator
+        self.decoder = decoder
+        self.condition_dropout = condition_dropout
+        self.seed_generator = SeedGenerator()
+        self.hide("null_tokens", dict(encoder.tokenize([""])))
+        self.hide("frozen_null", None)
+        self.hide("programs", Programs())
+        self.build()
+
+    # ---- training -------------------------------------------------------------------------------------------------
+
+    @weights_fit()
+    def build(self, input_shape: Any = None) -> None:
+        """Creates every weight, and a tracker for each of the generator's losses."""
+        if self.built:  # type: ignore[has-type]
+            return
+        if self.encoder.trainable:
+            condition = create_weights(self.encoder, self.null_tokens)
+        else:
+            condition = self.encoder(self.null_tokens)
+            self.hide("frozen_null", {k: ops.convert_to_numpy(v) for k, v in condition.items()})
+        if not self.decoder.built:
+            self.decoder.build(None)
+        image = ops.zeros((1, *self.decoder.image_space.shape))
+        latent = create_weights(self.decoder.encode, image)
+        self.decoder.trainable = False  # it is trained in a stage of its own, before the generator
+        losses = create_weights(
+            lambda latent, condition: self.generator.compute_losses(latent, condition, training=False),
+            latent,
+            condition,
+        )
+        self.track(losses, self.generator)
+        self.encoder.built = self.generator.built = self.decoder.built = self.built = True
+
+    @property
+    def training_variables(self) -> list[Any]:
+        """Without those of a decoder, which is trained before, or of an encoder that comes from elsewhere."""
+        foreign = {id(variable) for variable in self.decoder.variables}
+        if self.encoder.has_own_weights:
+            foreign |= {id(variable) for variable in self.encoder.variables}
+        return [variable for variable in self.variables if id(variable) not in foreign]
+
+    def call(self, batch: Batch, training: bool = False) -> dict[str, Tensor]:
+        """Computes the losses of every example: arrays (B,)."""
+        latent = (
+            batch["latent"] if "latent" in batch else ops.stop_gradient(self.decoder.encode(floats(batch["image"])))
+        )
+        condition = self.condition(batch, training)
+        if training and self.condition_dropout:
+            condition = self._drop(condition)
+        return self.generator.compute_losses(latent, condition, training=training)
+
+    def condition(self, batch: Batch, training: bool = False) -> Condition:
+        """The batch's conditions: read from it, or made by the encoder."""
+        if "condition" in batch:
+            return batch["condition"]  # type: ignore[no-any-return]
+        return self.encoder(batch["tokens"], training=training)  # type: ignore[no-any-return]
+
+    def null_condition(self) -> Condition:
+        """The empty text's condition, with a batch axis of 1."""
+        return self.encoder(self.null_tokens) if self.frozen_null is None else self.frozen_null  # type: ignore[no-any-return]
+
+    def _drop(self, condition: Condition) -> Condition:
+        null = self.null_condition()
+        count = ops.shape(condition["mask"])[0]
+        keep = keras.random.uniform((count,), seed=self.seed_generator) >= self.condition_dropout  # (B,)
+        return {
+            name: ops.where(ops.reshape(keep, (-1,) + (1,) * (len(value.shape) - 1)), value, null[name])
+            for name, value in condition.items()
+        }
+
+    def inputs(self, images: np.ndarray | Sequence[np.ndarray], captions: Sequence[str]) -> Batch:
+        """A batch for `fit` and `evaluate`.
+
+        Args:
+            images: uint8 (N, H, W, C) in 0..255, or float in [-1, 1].
+            captions: N texts.
+
+        Raises:
+            DataError: the images are of another size or type, or float outside of [-1, 1] or not finite; the numbers
+                of images and captions differ.
+
+        Warns:
+            ImageRangeWarning: float images that seem to be in [0, 1].
+        """
+        images = check_images(images)
+        expected = self.decoder.image_space.shape
+        if images.shape[1:] != expected:
+            raise DataError(f"images must be (N, {', '.join(map(str, expected))}), not {images.shape}")
+        if isinstance(captions, str) or len(images) != len(captions):
+            count = "one text for all" if isinstance(captions, str) else f"{len(captions)} captions"
+            raise DataError(f"{len(images)} images, but {count}")
+        return {"image": images, "tokens": self.encoder.tokenize(list(captions))}
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, validation_data: Any = None, **kwargs: Any) -> Any:
+        """As in Keras. Takes a batch, which is cut into smaller ones, an iterator or tf.data.Dataset of batches, or
+        images and captions (`y`). See `kgen.data.batches.batches`, and `inputs`.
+        """
+        if isinstance(validation_data, tuple) and len(validation_data) == 2:
+            validation_data = batches(validation_data[0], validation_data[1], self.inputs)
+        elif validation_data is not None:
+            validation_data = batches(validation_data, None, self.inputs)
+        return super().fit(batches(x, y, self.inputs), None, *args, validation_data=validation_data, **kwargs)
+
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As in Keras. Takes what `fit` takes."""
+        return super().evaluate(batches(x, y, self.inputs), None, *args, **kwargs)
+
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """The losses of every example, by name; images are drawn by `generate`."""
+        if isinstance(x, str) or (isinstance(x, Sequence) and all(isinstance(text, str) for text in x)):
+            raise ConfigError("predict gives losses of a batch; to draw images of prompts, call generate(prompts)")
+        return super().predict(batches(x, None, self.inputs), *args, **kwargs)
+
+    # ---- copies ---------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path, **options: Any) -> None:
+        """Writes the pipeline into the folder `path`, which `kgen.load` reads; a saved pipeline there is replaced.
+
+        Raises:
+            ConfigError: `path` is a file's name as Keras has it, there are options of Keras's `save`, or a folder of
+                another origin is there.
+        """
+        from kgen.pipeline.saving import save
+
+        if options or Path(path).suffix in KERAS_FILES:
+            raise ConfigError(
+                f"a pipeline is saved in a folder, not in a file of Keras such as {path}: call save('{Path(path).stem}'"
+                "), then kgen.load; checkpoints while training are written by 'kgen run'"
+            )
+        save(self, path)
+
+    def __reduce__(self) -> Any:
+        """For `copy.deepcopy` and `pickle`: as if saved and loaded, so without the optimizer."""
+        from kgen.pipeline.copies import pack
+
+        return pack(self)
+
+    def get_config(self) -> dict[str, Any]:
+        """Refused: Keras would keep neither options nor vocabularies of the parts."""
+        raise ConfigError(
+            "Keras can neither write a pipeline in its own format nor clone it: call pipeline.save(folder) and "
+            "kgen.load(folder), or copy.deepcopy(pipeline)"
+        )
+
+    # ---- sampling -------------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        n: int = 1,
+        seed: int | Sequence[int] = 0,
+        shared_noise: bool = False,
+        batch_size: int = MAX_SAMPLE_BATCH,
+        image: np.ndarray | None = None,
+        mask: np.ndarray | None = None,
+        negative_prompt: str | None = None,
+        decoder: Mapping[str, Any] | None = None,
+        verbose: int = 0,
+        **options: Any,
+    ) -> np.ndarray:
+        """Draws images. An image depends on its prompt, its seed and its number among `n` alone, not on its batch.
+
+        Args:
+            prompts: One text or several. Where a text is given several times, the copies of one seed are numbered on,
+                so that all its images differ.
+            n: Images per prompt.
+            seed: Of the noise, from 0 to 2^31 - 1; or one per prompt.
+            shared_noise: The noise depends on seed and number alone, and is the same for all prompts: what differs
+                between their images is then the text's effect. A text that is given twice gives the same images.
+            batch_size: The largest number of images that are made together; it is rounded down to a power of two.
+            image: uint8 (height, width, channels), to change instead of drawing anew; for generators that have `edits`,
+                whose option `strength` says how much.
+            mask: uint8 (height, width), white where `image` is drawn anew while the rest of it stays; for generators
+                that have `inpaints`. A latent's cell is drawn anew if any of its pixels is white.
+            negative_prompt: What guidance leads away from, in place of the empty text.
+            decoder: Options of the decoder's `decode`.
+            verbose: 1 shows Keras's progress bar.
+            **options: Options of the generator's `generate`, such as `steps` or `guidance`.
+
+        Returns:
+            uint8 (len(prompts) * n, height, width, channels), the `n` pictures of a prompt side by side.
+
+        Raises:
+            ConfigError: an option is unknown, or its value not allowed; the generator cannot start from an image, or
+                not with a mask; there are more images than memory holds. RunError: the images, or weights, are not
+                finite.
+
+        Warns:
+            GuidanceWarning: there is `guidance`, but the pipeline was trained without `condition_dropout`.
+            UnreadTextWarning: the encoder does not read a prompt whole.
+        """
+        prompts = check_prompts([prompts] if isinstance(prompts, str) else prompts)
+        seeds = check_seeds(seed, len(prompts))
+        count = check_number("n", n) * len(prompts)
+        batch_size = check_number("batch_size", batch_size)
+        if not prompts:
+            return np.zeros((0, *self.decoder.image_space.shape), np.uint8)
+        options = validate_options(self.generator, "generate", options)
+        self._check_source(image, mask, options)
+        self._check_guidance(options, negative_prompt)
+        self._check_read(prompts)
+        decoder_options = validate_options(self.decoder, "decode", decoder or {})
+        specs, decoder_specs = noise_spec(self.generator, options), noise_spec(self.decoder, decoder_options)
+        check_memory(count, self.decoder.image_space, [*specs.values(), *decoder_specs.values()])
+        texts = [prompt for prompt in prompts for _ in range(n)]
+        keys = noise_keys(prompts, seeds, n, shared_noise)
+        batch: Batch = {
+            "tokens": self.encoder.tokenize(texts),
+            "generator": draw(specs, keys),
+            "decoder": draw(decoder_specs, keys),
+        }
+        if negative_prompt is not None:
+            batch["negative"] = self.encoder.tokenize(check_prompts([negative_prompt]) * count)
+        if image is not None:
+            batch["image"] = np.repeat(image[None], len(texts), axis=0)
+        if mask is not None:
+            region = latent_region(mask, self.decoder.image_space, self.generator.space)  # (h, w)
+            batch["region"] = np.repeat(region[None], len(texts), axis=0)
+        return self._sample(batch, options, decoder_options, batch_size, verbose)
+
+    def _check_source(self, image: np.ndarray | None, mask: np.ndarray | None, options: Mapping[str, Any]) -> None:
+        name, expected = type(self.generator).__name__, self.decoder.image_space.shape
+        if image is None:
+            if mask is not None:
+                raise ConfigError("a mask is of an image to start from, but there is none")
+            if "strength" in options and self.generator.edits:
+                raise ConfigError(f"'strength' is of an image to start from, but {name} is given none")
+        elif not self.generator.edits:
+            raise ConfigError(f"{name} starts from no image: leave it out")
+        elif not isinstance(image, np.ndarray) or image.shape != expected or image.dtype != np.uint8:
+            image = np.asarray(image)
+            raise ConfigError(f"the image to start from must be uint8 {expected}, not {image.dtype} {image.shape}")
+        elif mask is not None:
+            if not self.generator.inpaints:
+                raise ConfigError(f"{name} changes an image as a whole: leave the mask out")
+            if "strength" in options:
+                raise ConfigError("'strength' is of an image as a whole: a mask's white is all drawn anew")
+
+    def _check_read(self, prompts: Sequence[str]) -> None:
+        for prompt in dict.fromkeys(prompts):
+            if unread := self.encoder.unread(prompt):
+                warnings.warn(f"prompt '{prompt[:80]}': {unread}", UnreadTextWarning, stacklevel=3)
+
+    def _check_guidance(self, options: Mapping[str, Any], negative_prompt: str | None = None) -> None:
+        if negative_prompt is not None and options.get("guidance", 1.0) == 1.0:
+            raise ConfigError("negative_prompt is what guidance leads away from: give a guidance other than 1, too")
+        if not self.condition_dropout and options.get("guidance", 1.0) != 1.0:
+            warnings.warn(
+                f"guidance {options['guidance']:g} compares with the empty text, but this pipeline was made with "
+                "condition_dropout 0, so that training never showed it: draw with guidance 1, or train it anew",
+                GuidanceWarning,
+                stacklevel=3,
+            )
+
+    def interpolate(
+        self,
+        prompt: str,
+        *,
+        count: int = 8,
+        seeds: tuple[int, int] = (0, 1),
+        shared_noise: bool = False,
+        decoder: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> np.ndarray:
+        """Draws one prompt from noise on the way from one seed's to another's.
+
+        Args:
+            count: Images, at least 2; the first and the last are those that `generate` draws with the seeds. Only
+                normal noise is interpolated; other noise stays that of the first seed.
+            shared_noise, decoder, **options: As in `generate`.
+
+        Returns:
+            uint8 (count, height, width, channels).
+
+        Raises:
+            ConfigError: the generator has no normal noise.
+        """
+        (prompt,) = check_prompts([prompt])
+        first, second = ([noise_keys([prompt], [s], 1, shared_noise)[0]] for s in check_seeds(seeds, 2))
+        check_number("count", count, least=2)
+        options = validate_options(self.generator, "generate", options)
+        self._check_guidance(options)
+        self._check_read([prompt])
+        decoder_options = validate_options(self.decoder, "decode", decoder or {})
+        specs, decoder_specs = noise_spec(self.generator, options), noise_spec(self.decoder, decoder_options)
+        if not any(spec.kind == "normal" for spec in specs.values()):
+            raise ConfigError(f"{type(self.generator).__name__} has no normal noise to interpolate")
+        at = np.linspace(0.0, 1.0, count)
+        batch = {
+            "tokens": self.encoder.tokenize([prompt] * count),
+            "generator": interpolate(specs, draw(specs, first), draw(specs, second), at),
+            "decoder": interpolate(decoder_specs, draw(decoder_specs, first), draw(decoder_specs, second), at),
+        }
+        return self._sample(batch, options, decoder_options, MAX_SAMPLE_BATCH)
+
+    def _sample(
+        self,
+        batch: Batch,
+        options: dict[str, Any],
+        decoder_options: dict[str, Any],
+        batch_size: int,
+        verbose: int = 0,
+    ) -> np.ndarray:
+        """Runs the program of these options, which is compiled where it is not there yet."""
+        static, numbers = split_options(type(self.generator).generate, options)
+        decoder_static, decoder_numbers = split_options(type(self.decoder).decode, decoder_options)
+        loops = self.generator.drawing_steps(**options) > 1
+        sampler: Sampler = self.programs.get(
+            ("generate", repr((static, decoder_static)), loops),
+            lambda: Sampler(self, static, decoder_static, loops),
+        )
+        return to_uint8(sampler.sample(batch, numbers, decoder_numbers, batch_size, verbose))
+
+    # ---- likelihood -----------------------------------------------------------------------------------------------
+
+    def log_likelihood(
+        self, images: np.ndarray, captions: Sequence[str], *, batch_size: int = MAX_SAMPLE_BATCH, **options: Any
+    ) -> np.ndarray:
+        """How likely the model finds images, given their captions.
+
+        Args:
+            images, captions: As for `inputs`: N of each.
+            **options: Of the generator's `log_likelihood`.
+
+        Returns:
+            (N,) nats, exact or a lower bound: `generator.likelihood` says which. `kgen.bits_per_dimension` converts
+            them.
+
+        Raises:
+            ConfigError: the generator has no likelihood, or the decoder loses something of the images.
+        """
+        check_likelihood(type(self.generator), type(self.decoder))
+        options = validate_options(self.generator, "log_likelihood", options)
+        batch = self.inputs(images, captions)
+        batch["image"] = ops.convert_to_numpy(floats(ops.convert_to_tensor(batch["image"])))
+        static, numbers = split_options(type(self.generator).log_likelihood, options)
+        program: Likelihood = self.programs.get(("log_likelihood", repr(static)), lambda: Likelihood(self, static))
+        return program.measure(batch, numbers, check_number("batch_size", batch_size))

@@ -1,0 +1,146 @@
+"""The sampling half of a pipeline, as a Keras model of its own, so that `predict` compiles it whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+import pydantic
+from keras import ops
+
+from kgen.backend.devices import compile_sampling
+from kgen.backend.programs import program_batch
+from kgen.config.options import explain, model_of
+from kgen.config.source import dotted
+from kgen.data.stream import slices, stream
+from kgen.errors import ConfigError, RunError
+from kgen.pixels import floats
+from kgen.random import NoiseSpec
+
+if TYPE_CHECKING:
+    from kgen.pipeline.pipeline import Pipeline
+
+PARTS = ("encoder", "generator", "decoder")
+"""Those whose weights must be finite."""
+
+
+class Sampler(keras.Model):  # type: ignore[misc]
+    """Tokens, noise and perhaps images to start from -> images in [-1, 1], with one set of static options.
+
+    Of images to start from, a region may be all that is drawn anew. Options that are numbers are part of the batch.
+    Shares the weights of the pipeline, which holds it.
+
+    Args:
+        options, decoder_options: Of `generate` and `decode`, those that are compiled in: see `split_options`.
+        loops: Whether images take several steps, one after the other.
+    """
+
+    def __init__(
+        self, pipeline: Pipeline, options: dict[str, Any], decoder_options: dict[str, Any], loops: bool
+    ) -> None:
+        super().__init__(autocast=False)
+        self.encoder = pipeline.encoder
+        self.generator = pipeline.generator
+        self.decoder = pipeline.decoder
+        for name, value in (("null_tokens", pipeline.null_tokens), ("options", (options, decoder_options))):
+            object.__setattr__(self, name, value)  # plain values, which Keras must not wrap
+        self.built = True
+        self.compile(jit_compile=compile_sampling(2 if loops else 1))
+
+    def call(self, batch: dict[str, Any]) -> dict[str, Any]:
+        options, decoder_options = (
+            {**static, **{name: values[0] for name, values in batch.get(numbers, {}).items()}}
+            for static, numbers in zip(self.options, ("numbers", "decoder_numbers"), strict=True)
+        )
+        condition = self.encoder(batch["tokens"])
+        null = self.encoder(batch.get("negative", self.null_tokens))
+        null = {name: ops.broadcast_to(null[name], ops.shape(value)) for name, value in condition.items()}
+        source = {"source": self.decoder.encode(floats(batch["image"]))} if "image" in batch else {}
+        source |= {"region": batch["region"]} if "region" in batch else {}
+        latent = self.generator.generate(condition, null, batch.get("generator", {}), **source, **options)
+        images = self.decoder.decode(latent, condition, batch.get("decoder", {}), **decoder_options)
+        images = ops.cast(images, "float32")
+        weights = ops.stack([_finite(getattr(self, part).weights) for part in PARTS])  # (3,)
+        drawn = ops.all(ops.isfinite(images), axis=(1, 2, 3))  # (B,), before clipping hides what is infinite
+        return {
+            "images": ops.clip(images, -1.0, 1.0),
+            "finite": drawn,
+            "finite_weights": ops.broadcast_to(weights[None], (ops.shape(images)[0], len(PARTS))),
+        }
+
+    def sample(
+        self,
+        batch: dict[str, Any],
+        numbers: dict[str, float],
+        decoder_numbers: dict[str, float],
+        batch_size: int,
+        verbose: int = 0,
+    ) -> np.ndarray:
+        """Draws N images.
+
+        Args:
+            batch: "tokens", "generator" and "decoder" (the noise), perhaps "negative" (tokens to lead away from),
+                "image" and "region": arrays (N, ...).
+            numbers, decoder_numbers: The options that are not compiled in.
+            batch_size: At most so many are drawn together. The last batch is filled up: see `program_batch`.
+
+        Returns:
+            (N, height, width, channels) in [-1, 1].
+
+        Raises:
+            RunError: the images, or weights of the pipeline, are not finite.
+        """
+        count = len(next(iter(batch["tokens"].values())))
+        for name, values in (("numbers", numbers), ("decoder_numbers", decoder_numbers)):
+            batch[name] = {option: np.full(count, value, np.float32) for option, value in values.items()}
+        given = {name: arrays for name, arrays in batch.items() if len(arrays)}
+        batches = slices(given, program_batch(count, batch_size))
+        made = self.predict(stream(batches), steps=len(batches), verbose=verbose)
+        for part, finite in zip(PARTS, np.asarray(made["finite_weights"]).reshape(-1, len(PARTS)).T, strict=True):
+            if not finite.all():
+                raise RunError(
+                    f"the weights of {part} {type(getattr(self, part)).__name__} hold NaN or infinity: its training "
+                    "failed. Train it anew, with a lower learning_rate or a clip_norm"
+                )
+        if not np.asarray(made["finite"]).all():
+            raise RunError(
+                f"{type(self.generator).__name__} and {type(self.decoder).__name__} made images that are not finite "
+                "(NaN or infinity), with weights that are: change their options"
+            )
+        return np.asarray(made["images"])[:count]
+
+
+def _finite(weights: Sequence[Any]) -> Any:
+    """Whether all numbers of all weights are finite: a bool scalar."""
+    kinds = [weight for weight in weights if keras.backend.is_float_dtype(weight.dtype)]
+    found = [ops.all(ops.isfinite(ops.convert_to_tensor(weight))) for weight in kinds]
+    return ops.all(ops.stack(found)) if found else ops.convert_to_tensor(True)
+
+
+def validate_options(part: Any, method: str, given: dict[str, Any] | Any) -> dict[str, Any]:
+    """Checks options against the signature of `part.generate` or `part.decode`.
+
+    Returns:
+        The options, converted to their annotated types; those not given are left to the method's defaults.
+    """
+    name, function = type(part).__name__, getattr(type(part), method)
+    if "guidance" in given and method == "generate" and not part.guidable:
+        raise ConfigError(f"{name} takes no guidance: leave 'guidance' out")
+    model = model_of(function, f"{name}.{method}")
+    try:
+        checked = model(**given)
+    except pydantic.ValidationError as error:
+        problems = explain(error, model, given, f"{name}.{method}")
+        lines = [f"{dotted(path)}: {message}" for path, message in problems]
+        raise ConfigError(f"options of {name}.{method}: {'; '.join(lines)}") from error
+    return {key: getattr(checked, key) for key in given}
+
+
+def noise_spec(part: Any, checked: Mapping[str, Any]) -> Mapping[str, NoiseSpec]:
+    """The random numbers that a generator or decoder needs; ConfigError where the options do not go together."""
+    try:
+        return part.noise_spec(**checked)  # type: ignore[no-any-return]
+    except ValueError as error:
+        raise ConfigError(f"options of {type(part).__name__}: {error}") from error

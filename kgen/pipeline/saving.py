@@ -1,0 +1,173 @@
+"""A pipeline on disk: its parts' names and options, what they learned, and their weights. Nothing is unpickled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kgen.backend.memory import weights_fit
+from kgen.config.source import to_yaml
+from kgen.contracts.decoder import Decoder
+from kgen.errors import ConfigError, RunError, SpaceError
+from kgen.pipeline.assembly import (
+    check_fit,
+    component_id,
+    construct,
+    make_decoder,
+    make_encoder,
+    make_generator,
+    precision,
+)
+from kgen.pipeline.description import FORMAT, PARTS, DecoderDescription, PipelineDescription, read_description, shorten
+from kgen.pipeline.pipeline import Pipeline
+from kgen.spaces import Space
+from kgen.storage.files import atomic_folder, files_in, remove_abandoned, write_text
+from kgen.storage.weights import load_variables, save_variables
+
+PIPELINE, DECODER = "pipeline.yaml", "decoder.yaml"
+
+
+def save(pipeline: Pipeline, path: str | Path) -> None:
+    """Writes a pipeline into the folder `path`, atomically: `pipeline.yaml`, `weights.safetensors`, and assets.
+
+    A saved pipeline in that folder is replaced. Nothing else is: not a file, and not a folder with files of another
+    origin, in it or below it.
+
+    Raises:
+        ConfigError: `path` is not such a folder. RunError: the disk is full.
+    """
+    with _described_folder(Path(path), PIPELINE, _describe(pipeline)) as folder:
+        for part in ("encoder", "decoder"):
+            (folder / part).mkdir()
+            getattr(pipeline, part).save_assets(folder / part)
+        save_variables(folder / "weights.safetensors", saved_weights(pipeline), {"format": str(FORMAT)})
+
+
+def load(path: str | Path, *, custom: Sequence[type[Any]] = ()) -> Pipeline:
+    """Reads a pipeline that `Pipeline.save` or `kgen run` wrote.
+
+    The optimizer's state is in a run's checkpoints: `kgen run RUNDIR --set fit.steps=N` goes on with a training.
+
+    Args:
+        path: The folder, or a run directory (whose `model/` is read).
+        custom: Classes of parts that no plugin registered.
+
+    Raises:
+        RunError: there is no pipeline, or it is damaged. ConfigError: a plugin that it needs is missing.
+    """
+    folder = Path(path)
+    if (folder / "model" / PIPELINE).is_file():
+        folder = folder / "model"
+    file = folder / PIPELINE
+    if not file.is_file():
+        raise RunError(f"{folder} holds no trained pipeline ({file.name} is missing): finish its training first")
+    description = read_description(file, PipelineDescription)
+    known = {f"{cls.__module__}:{cls.__qualname__}": cls for cls in custom}
+    try:
+        with precision(description.dtype):
+            pipeline = _build(description, folder, known)
+    except (ConfigError, SpaceError) as error:
+        raise type(error)(f"{file}: {shorten(str(error))}") from error
+    except ValueError as error:  # options that no space, or no network, can have
+        raise RunError(f"{file} is damaged: {error}") from error
+    load_variables(folder / "weights.safetensors", saved_weights(pipeline))
+    return pipeline
+
+
+def save_decoder(decoder: Decoder, path: str | Path) -> None:
+    """Writes a trained decoder into the folder `path`, atomically, as `save` does a pipeline."""
+    description = {
+        "format": FORMAT,
+        "dtype": decoder.dtype_policy.name,
+        "image_shape": list(decoder.image_space.shape),
+        "decoder": {"name": component_id(decoder), **decoder.config},
+    }
+    with _described_folder(Path(path), DECODER, description) as folder:
+        decoder.save_assets(folder)
+        save_variables(folder / "weights.safetensors", {"decoder": decoder.kept_weights}, {"format": str(FORMAT)})
+
+
+def load_decoder(path: str | Path, decoder: Decoder) -> Decoder:
+    """Fills a decoder, as it was built from its configuration, with what `save_decoder` wrote.
+
+    Raises:
+        RunError: the file is damaged, or of another decoder: of other options, or for pictures of another size.
+    """
+    folder = Path(path)
+    description = read_description(folder / DECODER, DecoderDescription)
+    wanted, found = {"name": component_id(decoder), **decoder.config}, description.decoder.choice
+    if odd := [key for key in {**wanted, **found} if wanted.get(key) != found.get(key)]:
+        raise RunError(f"{folder} holds another decoder than the run's: it differs in {', '.join(odd[:5])}")
+    if description.image_shape != decoder.image_space.shape:
+        there, here = ("x".join(map(str, shape)) for shape in (description.image_shape, decoder.image_space.shape))
+        raise RunError(f"{folder} holds a decoder for pictures of {there}, but the run's are {here}: set data.size")
+    decoder.load_assets(folder)
+    with weights_fit():
+        decoder.build(None)
+    load_variables(folder / "weights.safetensors", {"decoder": decoder.kept_weights})
+    return decoder
+
+
+def saved_weights(pipeline: Pipeline) -> dict[str, list[Any]]:
+    """By part, the weights that belong to the pipeline, without those that a part brings along by itself."""
+    parts = {name: getattr(pipeline, name) for name in PARTS}
+    kept = {name: part.kept_weights if name == "decoder" else list(part.weights) for name, part in parts.items()}
+    return {name: kept[name] for name, part in parts.items() if not getattr(part, "has_own_weights", False)}
+
+
+@contextmanager
+def _described_folder(path: Path, name: str, description: dict[str, Any]) -> Iterator[Path]:
+    """Yields a new folder, which takes the place of `path`; the file `name` describes it, and lists its files."""
+    if path.suffix in (".keras", ".h5"):
+        raise ConfigError(f"kgen saves into a folder, not into a file of Keras: give '{path.with_suffix('')}'")
+    remove_abandoned(path.parent)
+    with atomic_folder(path, owned=lambda folder: _owned(folder / name)) as folder:
+        yield folder
+        files = [name, *files_in(folder)]
+        write_text(folder / name, to_yaml({**description, "files": files}))
+
+
+def _owned(file: Path) -> list[str]:
+    """The files that a folder's description lists; none where there is no description."""
+    schema = PipelineDescription if file.name == PIPELINE else DecoderDescription
+    try:
+        return list(read_description(file, schema).files)
+    except RunError:
+        return []
+
+
+def _describe(pipeline: Pipeline) -> dict[str, Any]:
+    parts = {kind: getattr(pipeline, kind) for kind in PARTS}
+    return {
+        "format": FORMAT,
+        "dtype": pipeline.generator.dtype_policy.name,
+        "condition_dropout": pipeline.condition_dropout,
+        "image_shape": list(pipeline.decoder.image_space.shape),
+        **{kind: {"name": component_id(part), **part.config} for kind, part in parts.items()},
+    }
+
+
+def _build(description: PipelineDescription, folder: Path, custom: dict[str, type[Any]]) -> Pipeline:
+    def make(kind: Any, registered: Any, **wiring: Any) -> Any:
+        choice = getattr(description, kind)
+        if choice.name in custom:
+            return construct(kind, choice.name, custom[choice.name], choice.options, wiring)
+        if ":" in choice.name:
+            raise ConfigError(
+                f"{kind} {choice.name} is in no plugin: pass its class, "
+                f"kgen.load(..., custom=[{choice.name.split(':')[1]}])"
+            )
+        return registered(choice.choice)
+
+    image_space = Space("continuous", description.image_shape)
+    encoder = make("encoder", lambda choice: make_encoder(choice, captions=None))
+    encoder.load_assets(folder / "encoder")
+    spaces = {"image_space": image_space, "condition_space": encoder.condition_space}
+    decoder = make("decoder", lambda choice: make_decoder(choice, **spaces), **spaces)
+    decoder.load_assets(folder / "decoder")
+    spaces = {"space": decoder.latent_space, "condition_space": encoder.condition_space}
+    generator = make("generator", lambda choice: make_generator(choice, decoder, encoder), **spaces)
+    check_fit(encoder, generator, decoder)
+    return Pipeline(encoder, generator, decoder, condition_dropout=description.condition_dropout)

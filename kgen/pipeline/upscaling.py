@@ -1,0 +1,67 @@
+"""Making pictures of any size larger, with a decoder that was trained on pictures of one size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from kgen.contracts.decoder import Decoder
+from kgen.contracts.encoder import Encoder
+from kgen.errors import ConfigError
+from kgen.pipeline.assembly import component_id, make_decoder
+from kgen.pipeline.decoder_model import Reconstructor
+from kgen.pipeline.sampler import validate_options
+from kgen.spaces import Space
+
+
+def upscale(
+    decoder: Decoder,
+    encoder: Encoder,
+    image: np.ndarray,
+    prompt: str = "",
+    *,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+) -> np.ndarray:
+    """Decodes a picture as if a generator had made it.
+
+    Args:
+        decoder: Whose latents are small pictures.
+        encoder: Of the prompt, for a decoder that reads it.
+        image: uint8 (h, w, C).
+        options: Of `decode`.
+
+    Returns:
+        uint8 (h * factor, w * factor, C).
+
+    Raises:
+        ConfigError: the decoder's latents are no pictures; an option is unknown.
+        SpaceError: it cannot make pictures of this size.
+    """
+    if not decoder.latent_is_picture:
+        raise ConfigError(
+            f"decoder '{component_id(decoder)}' makes pictures of latents, not of small pictures: "
+            "take a run with a decoder for super-resolution"
+        )
+    small = image.astype(np.float32) / 127.5 - 1.0
+    checked = validate_options(decoder, "decode", options or {})
+    fitting = _for_latents_of(decoder, encoder, image.shape)
+    made = Reconstructor(fitting, encoder, checked).decode(small[None], [prompt], seed=seed)  # (1, H, W, C)
+    return np.asarray(made[0])
+
+
+def _for_latents_of(decoder: Decoder, encoder: Encoder, shape: tuple[int, ...]) -> Decoder:
+    """The decoder for small pictures of another size: its weights do not depend on it."""
+    if decoder.latent_space.shape == shape:
+        return decoder
+    factor = decoder.image_space.shape[0] // decoder.latent_space.shape[0]
+    large = Space("continuous", (shape[0] * factor, shape[1] * factor, shape[2]))
+    choice = {"name": component_id(decoder), **decoder.config}
+    made = make_decoder(choice, large, encoder.condition_space)
+    made.build(None)
+    made.built = True
+    for new, trained in zip(made.kept_weights, decoder.kept_weights, strict=True):
+        new.assign(trained)
+    return made

@@ -1,0 +1,1 @@
+"""What plugins can do, how they are found, and what they declare."""

@@ -1,0 +1,102 @@
+"""Finds plugins and asks each, in isolation, for its components. The only user of pluggy's manager."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import pluggy
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from kgen.errors import KgenError, PluginError
+from kgen.plugins import builtin, hookspecs
+from kgen.plugins.isolation import isolated
+from kgen.plugins.registry import NAME, PREFIX, Provenance, Registrar, Registry
+
+GROUP = "kgen"
+DISABLE = "KGEN_DISABLE_PLUGINS"  # namespaces, separated by commas
+CORE = "kgen-core"
+"""The distribution of kgen itself. The distribution `kgen` belongs to another project."""
+
+
+@functools.cache
+def registry() -> Registry:
+    """The registry of everything installed; found once a process."""
+    disabled = {name.strip() for name in os.environ.get(DISABLE, "").split(",")}
+    return discover(importlib.metadata.entry_points(group=GROUP), disabled)
+
+
+def discover(entry_points: Iterable[Any], disabled: Iterable[str] = ()) -> Registry:
+    """Builds a registry from kgen's own components and those of the given entry points.
+
+    A plugin that fails in any way is recorded in `Registry.broken` with its reason; the others still work.
+
+    Args:
+        disabled: Namespaces of plugins that are not even imported.
+    """
+    found = Registry()
+    own = Provenance("kgen", CORE, importlib.metadata.version(CORE))
+    _ask(builtin, own, found)
+    plugins = {(ep.name, ep.value, ep.dist.name): ep for ep in entry_points}
+    origins = {key: Provenance(ep.name, ep.dist.name, ep.dist.version) for key, ep in sorted(plugins.items())}
+    for key, origin in origins.items():
+        trial = Registry(components=dict(found.components))
+        try:
+            if origin.namespace in disabled:
+                raise PluginError(f"disabled by {DISABLE}")
+            _check_namespace(origin, [own, *(other for there, other in origins.items() if there != key)])
+            _check_requirement(plugins[key].dist.requires or [], own.version)
+            with isolated(str(origin), f" ({DISABLE}={origin.namespace} leaves it out)"):
+                _ask(plugins[key].load(), origin, trial)
+        except KgenError as error:
+            found.broken[origin] = str(error)
+        else:
+            found.components = trial.components
+    return found
+
+
+def _check_namespace(origin: Provenance, others: Iterable[Provenance]) -> None:
+    """Raises PluginError where another distribution has the same namespace, unless it belongs to this one by its name.
+
+    The order in which plugins are found never decides: where neither owns the namespace by its name, neither gets it.
+    """
+    if not NAME.fullmatch(origin.namespace):
+        raise PluginError(f"the namespace must be letters, digits and '._+-', not {origin.namespace!r}")
+    rivals = [other for other in others if other.namespace == origin.namespace]
+    for other in rivals:
+        if other.distribution == CORE or _owns_namespace(other):
+            raise PluginError(f"the namespace '{origin.namespace}' belongs to {other.distribution}")
+    if rivals and not _owns_namespace(origin):
+        raise PluginError(
+            f"{rivals[0].distribution} claims the namespace '{origin.namespace}' too: uninstall one of the two"
+        )
+
+
+def _owns_namespace(origin: Provenance) -> bool:
+    return canonicalize_name(origin.distribution) == canonicalize_name(PREFIX + origin.namespace)
+
+
+def _check_requirement(requires: Iterable[str], version: str) -> None:
+    """Raises PluginError where a distribution needs another version of kgen than there is. It may name `kgen-core`, or
+    `kgen`, which a plugin's author may write by mistake.
+    """
+    for text in requires:
+        needed = Requirement(text)
+        applies = needed.marker is None or needed.marker.evaluate({"extra": ""})
+        if canonicalize_name(needed.name) not in (CORE, "kgen") or not applies:
+            continue
+        if not needed.specifier.contains(version, prereleases=True):
+            raise PluginError(f"it needs {needed.name}{needed.specifier}, but this is {CORE} {version}")
+
+
+def _ask(plugin: object, origin: Provenance, found: Registry) -> None:
+    """Has one plugin declare its components; a misspelt hook is an error."""
+    manager = pluggy.PluginManager("kgen")
+    manager.add_hookspecs(hookspecs)
+    manager.register(plugin, name=origin.namespace)
+    manager.check_pending()
+    manager.hook.kgen_components(registry=Registrar(found, origin))

@@ -1,0 +1,101 @@
+"""Says of an unexpected exception which component it comes from, and which distribution brought that component."""
+
+from __future__ import annotations
+
+import errno
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+from kgen.errors import ComponentError, KgenError, PluginError
+from kgen.storage.files import FULL
+
+BOLD = re.compile(r"\x1b\[1m(.*?)\x1b\[0m", re.DOTALL)
+"""What Keras puts around the message of an exception that passes through a layer."""
+
+OF_THE_MACHINE = {*FULL, errno.EPIPE}
+"""Errors of the operating system that are no fault of a component."""
+
+
+@contextmanager
+def component_errors(part: object | None = None) -> Iterator[None]:
+    """Names the component that an unexpected exception comes from; also a decorator, `@component_errors()`.
+
+    The component is the innermost one whose method the exception passed through, else `part`. An error of kgen's own
+    kind, a full disk, and what comes from no component pass unchanged.
+
+    Args:
+        part: What is called inside: a component, its class, or another object that fails to be one.
+
+    Raises:
+        PluginError: the operating system refused something to a component (an `OSError`).
+        ComponentError: a component raised any other exception, or called `sys.exit`. The cause is the exception.
+    """
+    try:
+        yield
+    except (KgenError, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+            raise
+        owner = _owner(error.__traceback__)
+        owner = part if owner is None else owner
+        if owner is None:
+            raise
+        if isinstance(error, OSError):
+            raise PluginError(f"{address(owner)}: {_one_line(str(error)) or type(error).__name__}") from error
+        raise ComponentError(f"{address(owner)} failed{_place(error.__traceback__)}: {reason(error)}") from error
+
+
+def address(part: object) -> str:
+    """The words for a component (or a class) in an error: "metric 'mine/sharp' of kgen-plugin-mine 1.0"."""
+    from kgen.plugins.discovery import registry
+
+    cls = part if isinstance(part, type) else type(part)
+    component = registry().of_class(cls)
+    if component is None:
+        return f"{cls.__module__}:{cls.__qualname__} (which no plugin registers)"
+    return str(component)
+
+
+def reason(error: BaseException) -> str:
+    """An exception in one line, without what Keras writes around it: "IndexError: boom"."""
+    if isinstance(error, NotImplementedError) and not str(error):
+        return f"{type(error).__name__}: it does not define '{_innermost(error.__traceback__)}'"
+    bold = BOLD.search(str(error))
+    return f"{type(error).__name__}: {_one_line(bold.group(1) if bold else str(error))}".removesuffix(": ")
+
+
+def _owner(trace: TracebackType | None) -> Any:
+    """The component, or class of one, whose method is the innermost in a traceback; None where there is none."""
+    if "kgen.options" not in sys.modules:  # there is no component yet; `kgen --help` ends here
+        return None
+    from kgen.options import Configurable
+
+    found = None
+    for frame, _ in traceback.walk_tb(trace):
+        code = frame.f_code
+        first = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
+        cls = first if isinstance(first, type) else type(first)
+        if issubclass(cls, Configurable):
+            found = first
+    return found
+
+
+def _place(trace: TracebackType | None) -> str:
+    """The innermost file and line outside of libraries."""
+    frames = [f for f in traceback.extract_tb(trace) if "site-packages/keras/" not in f.filename]
+    return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+
+
+def _innermost(trace: TracebackType | None) -> str:
+    frames = traceback.extract_tb(trace)
+    return frames[-1].name if frames else ""
+
+
+def _one_line(text: str) -> str:
+    return (text.strip().splitlines() or [""])[0]

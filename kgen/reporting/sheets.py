@@ -1,0 +1,138 @@
+"""Pictures as arrays and as PNG files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+
+from kgen.storage.files import atomic_file
+from kgen.storage.ownership import SOFTWARE, require_free
+
+LINE = 12
+"""Height of a line of a caption, in pixels."""
+
+MOST_LINES = 3
+"""Of a caption; what does not fit into them is left out."""
+
+
+def as_picture(image: np.ndarray) -> Image.Image:
+    """An array uint8 (height, width, 1 or 3) as a Pillow image."""
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+
+
+def enlarged(image: np.ndarray, scale: int) -> Image.Image:
+    """An array uint8 (height, width, channels) as a Pillow image with squares of `scale` x `scale` pixels."""
+    height, width = image.shape[:2]
+    return as_picture(image).resize((width * scale, height * scale), Image.Resampling.NEAREST)
+
+
+def save_png(path: Path, picture: Image.Image | np.ndarray, metadata: Mapping[str, str]) -> None:
+    """Writes a PNG atomically, with text chunks such as prompt, seed and model.
+
+    Raises:
+        ConfigError: a file is there already that kgen did not make.
+    """
+    require_free(path)
+    info = PngInfo()
+    info.add_itxt("Software", SOFTWARE)
+    for key, text in metadata.items():
+        info.add_itxt(key, text)
+    if isinstance(picture, np.ndarray):
+        picture = as_picture(picture)
+    with atomic_file(path) as temporary:
+        picture.save(temporary, format="PNG", pnginfo=info)
+
+
+def grid(images: np.ndarray, captions: Sequence[str] | None = None, columns: int = 0, scale: int = 0) -> Image.Image:
+    """Lays pictures out in rows, each with its caption below.
+
+    Args:
+        images: uint8 (N, height, width, channels).
+        captions: N texts, in lines as wide as a picture; none: no text.
+        columns: Pictures a row; 0 makes the grid about square.
+        scale: Each picture is enlarged by this whole factor; 0 brings small ones to about 96 pixels.
+    """
+    count, height, width = images.shape[:3]
+    columns = columns or math.ceil(math.sqrt(count))
+    scale = scale or max(1, round(96 / max(height, width)))
+    font, gap = ImageFont.load_default(10), 4
+    cell_w, cell_h = width * scale, height * scale
+    texts = [_lines(caption, cell_w - gap, font) for caption in captions or ()]
+    text_h = LINE * max(map(len, texts), default=0) + 2
+    rows = math.ceil(count / columns)
+    sheet = Image.new("RGB", (columns * (cell_w + gap) + gap, rows * (cell_h + text_h + gap) + gap), "white")
+    pen = ImageDraw.Draw(sheet)
+    for i, image in enumerate(images):
+        x = gap + (i % columns) * (cell_w + gap)
+        y = gap + (i // columns) * (cell_h + text_h + gap)
+        sheet.paste(as_picture(image).convert("RGB").resize((cell_w, cell_h), Image.Resampling.NEAREST), (x, y))
+        if texts:
+            _write(pen, (x, y + cell_h + 1), texts[i], font)
+    return sheet
+
+
+def matrix(
+    rows: Sequence[np.ndarray], names: Sequence[str], columns: Sequence[str] = (), scale: int = 0
+) -> Image.Image:
+    """Lays rows of pictures out, each row with its name on the left, each column with its title on top.
+
+    Args:
+        rows: uint8 (N, height, width, channels) each.
+        names: One a row.
+        columns: N titles, in lines as wide as a picture; none: no titles.
+        scale: As for `grid`.
+    """
+    count, height, width = rows[0].shape[:3]
+    scale = scale or max(1, round(96 / max(height, width)))
+    font, gap = ImageFont.load_default(10), 4
+    left = gap + math.ceil(max(font.getlength(name) for name in names)) + gap
+    cell_w, cell_h = width * scale + gap, height * scale + gap
+    titles = [_lines(title, cell_w - 2 * gap, font) for title in columns]
+    top = LINE * max(map(len, titles), default=0) + gap + 2
+    sheet = Image.new("RGB", (left + count * cell_w, top + len(rows) * cell_h), "white")
+    pen = ImageDraw.Draw(sheet)
+    for j, title in enumerate(titles):
+        _write(pen, (left + j * cell_w, gap), title, font)
+    for i, (name, images) in enumerate(zip(names, rows, strict=True)):
+        pen.text((gap, top + i * cell_h + cell_h // 2 - 6), name, fill="black", font=font)
+        for j, image in enumerate(images):
+            enlarged = as_picture(image).convert("RGB").resize((cell_w - gap, cell_h - gap), Image.Resampling.NEAREST)
+            sheet.paste(enlarged, (left + j * cell_w, top + i * cell_h))
+    return sheet
+
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def _write(pen: ImageDraw.ImageDraw, place: tuple[int, int], lines: Sequence[str], font: Font) -> None:
+    left, top = place
+    for i, line in enumerate(lines):
+        pen.text((left, top + i * LINE), line, fill="black", font=font)
+
+
+def _lines(text: str, width: int, font: Font) -> list[str]:
+    """A text in lines of at most `width` pixels, broken between words; no more than `MOST_LINES`."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    kept = lines[:MOST_LINES]
+    if len(lines) > MOST_LINES:
+        kept[-1] += "…"
+    return [_shorten(line, width, font) for line in kept]
+
+
+def _shorten(text: str, width: int, font: Font) -> str:
+    if font.getlength(text) <= width:
+        return text
+    text = text.removesuffix("…")
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"

@@ -1,0 +1,55 @@
+"""Putting pictures into words, with a pipeline whose prompts are pictures, and whose pictures are writing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kgen.config import RunConfig
+from kgen.contracts.dataset import Dataset
+from kgen.contracts.decoder import Decoder
+from kgen.errors import ConfigError
+from kgen.pipeline.assembly import component_id, make_dataset
+from kgen.pipeline.pipeline import Pipeline
+from kgen.pipeline.saving import load
+from kgen.runs.directory import RunDirectory
+
+
+def open_captioner(path: str | Path) -> tuple[Pipeline, Dataset]:
+    """The pipeline of a finished run, and its dataset, which knows how a picture becomes a prompt.
+
+    Raises:
+        RunError: this is no run, or it is not finished. ConfigError: it captions no pictures.
+    """
+    directory = RunDirectory(path)
+    directory.require_run()
+    dataset = make_dataset(RunConfig.load(directory.config).data.choice)
+    if dataset.prompt_space is None:
+        raise ConfigError(
+            f"the prompts of {path} are texts that people write, its dataset is '{component_id(dataset)}': "
+            "give a run whose dataset makes prompts of pictures"
+        )
+    pipeline = load(path)
+    if type(pipeline.decoder).text_of is Decoder.text_of:
+        raise ConfigError(f"decoder '{component_id(pipeline.decoder)}' of {path} draws no writing")
+    return pipeline, dataset
+
+
+def caption(
+    pipeline: Pipeline, dataset: Dataset, images: Sequence[np.ndarray], *, seed: int = 0, **options: Any
+) -> list[str]:
+    """Puts pictures into words.
+
+    Args:
+        images: uint8 each, as `dataset.prompt_space` says.
+        seed: Of the noise.
+        **options: As in `Pipeline.generate`.
+
+    Returns:
+        A text a picture.
+    """
+    drawn = pipeline.generate([dataset.prompt_of(image) for image in images], seed=seed, **options)
+    return [pipeline.decoder.text_of(picture) for picture in drawn]

@@ -1,0 +1,145 @@
+"""What follows a training: the final grid, the scores and the report; also scoring again later."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kgen.config import RunConfig
+from kgen.contracts.dataset import Dataset
+from kgen.errors import ConfigError, RunError
+from kgen.pipeline.pipeline import Pipeline
+from kgen.pipeline.saving import load
+from kgen.plugins.faults import component_errors
+from kgen.reporting.sheets import grid, save_png
+from kgen.runs.directory import RunDirectory
+from kgen.runs.inputs import read_dataset
+from kgen.runs.provenance import changed_data
+from kgen.runs.report import write_report
+from kgen.runs.scoring import Scores, in_split, open_metrics, prompts_to_draw, score
+from kgen.storage.ownership import IMAGES
+
+Say = Callable[[str], None]
+
+CHANGED = "changed data"
+"""Part of the name of a split whose images or captions are not those of the training."""
+
+
+def finish(config: RunConfig, directory: RunDirectory, dataset: Dataset, say: Say = print) -> Scores:
+    """Draws and scores with the saved pipeline, and writes the report. The run is marked as finished last."""
+    pipeline = load(directory.model)
+    _draw(config, directory, pipeline, dataset)
+    return _publish(config, directory, dataset, score(config, pipeline, dataset), "", say)
+
+
+def is_finished(directory: RunDirectory) -> bool:
+    """Whether a run has ended, and all that it ends with is there."""
+    left = (directory.final_grid, directory.evaluation, directory.report)
+    return bool(directory.read_manifest().get("finished")) and all(path.is_file() for path in left)
+
+
+@component_errors()
+def evaluate(
+    path: str | Path, overrides: Sequence[str] = (), *, allow_changed_data: bool = False, say: Say = print
+) -> Scores:
+    """Draws the prompts of a finished run's dataset and scores the images; writes them into its report too.
+
+    Args:
+        overrides: Of the run's configuration, such as ["evaluate.copies=4"]; kept in its `config.yaml`. Only what does
+            not touch the training.
+        allow_changed_data: Score also where the images or captions are no longer those of the training; the names of
+            the splits then say so.
+        say: Gets a line about each thing that a reader of the scores should know.
+
+    Raises:
+        RunError: the data have changed; another process is working on the run. ConfigError: an override that would
+            need more training.
+    """
+    directory = RunDirectory(path)
+    directory.require_run()
+    with directory.locked():
+        config = RunConfig.load(directory.config, overrides)
+        _require_trained(directory, config)
+        changes = directory.changes(config)
+        if refused := [change for change in changes if change.affects_training]:
+            raise ConfigError(
+                "an evaluation changes nothing that the training depends on, but there is "
+                f"{'; '.join(map(str, refused))}: train another run with 'kgen run'"
+            )
+        dataset = read_dataset(config.data)
+        other_data = changed_data(directory, dataset, allow_changed_data)
+        pipeline = load(directory.model)
+        scores = score(config, pipeline, dataset)
+        if other_data:
+            scores = {f"{split}, {CHANGED}": numbers for split, numbers in scores.items()}
+        directory.prepare(config)
+        if any(change.key.startswith("sample.") for change in changes):
+            _draw(config, directory, pipeline, dataset)
+        return _publish(config, directory, dataset, scores, other_data, say)
+
+
+def _publish(
+    config: RunConfig, directory: RunDirectory, dataset: Dataset, scores: Scores, other_data: str, say: Say
+) -> Scores:
+    """Writes the scores and the report, then marks the run as finished.
+
+    Args:
+        other_data: How the images or captions differ from those of the training; "" where they do not.
+    """
+    notes = [caveat for metric in open_metrics(config, dataset).values() for caveat in metric.caveats(dataset)]
+    if other_data:
+        notes.append(f"these are scores on other images or captions than those of the training: {other_data}")
+    notes += [
+        f"{in_split(name, split)} is not a finite number"
+        for split, numbers in scores.items()
+        for name, value in numbers.items()
+        if not math.isfinite(value)
+    ]
+    for note in notes:
+        say(f"note: {note}")
+    directory.write_scores(scores)
+    directory.update_manifest(notes_on_scores=notes)
+    write_report(directory, dataset.credit)
+    directory.update_manifest(finished=time.strftime("%Y-%m-%d %H:%M:%S"))
+    return scores
+
+
+def _require_trained(directory: RunDirectory, config: RunConfig) -> None:
+    """Raises RunError where there is nothing to score yet; ConfigError where the configuration asks for more steps."""
+    step = directory.read_manifest().get("step", 0)
+    if not directory.is_trained(max(1, step)):
+        raise RunError(f"{directory.path} holds no trained pipeline: finish its training first, with 'kgen run'")
+    if config.fit.steps > step:
+        raise ConfigError(f"fit.steps: {config.fit.steps} asks for more training: give it to 'kgen run'")
+
+
+def _draw(config: RunConfig, directory: RunDirectory, pipeline: Pipeline, dataset: Dataset) -> None:
+    began = time.perf_counter()
+    prompts = prompts_to_draw(config, dataset)
+    images = draw_prompts(config, pipeline, prompts)
+    save_grid(config, directory.final_grid, prompts, images)
+    timings = {
+        **directory.read_manifest("timings")["timings"],
+        "drawing_seconds": round(time.perf_counter() - began, 1),
+    }
+    directory.update_manifest(timings=timings)
+
+
+def draw_prompts(config: RunConfig, pipeline: Pipeline, prompts: Sequence[str]) -> np.ndarray:
+    """One image of each prompt, as `sample` says: uint8 (N, H, W, C)."""
+    sample = config.sample
+    return pipeline.generate(prompts, seed=sample.seed, shared_noise=sample.shared_noise, **sample.options)
+
+
+def save_grid(config: RunConfig, path: Path, prompts: Sequence[str], images: np.ndarray) -> Any:
+    """Writes images uint8 (N, H, W, C), each with its prompt, as one PNG; returns it."""
+    sheet = grid(images, prompts)
+    metadata = {"prompt": "; ".join(prompts), "seed": str(config.sample.seed), "model": config.name}
+    metadata |= {IMAGES: str(len(images))} if len(images) > 1 else {}
+    save_png(path, sheet, metadata)
+    return sheet

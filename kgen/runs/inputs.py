@@ -1,0 +1,98 @@
+"""What a run reads: its dataset, what frozen parts made of it, and the batches that training sees."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kgen.config import ComponentConfig
+from kgen.contracts.dataset import SPLITS, Dataset, Split
+from kgen.contracts.decoder import Decoder
+from kgen.contracts.encoder import Encoder
+from kgen.data.conditions import ConditionCache, cached_conditions
+from kgen.data.latents import LatentCache, cached_latents
+from kgen.data.loader import Loader
+from kgen.errors import DataError
+from kgen.pipeline.assembly import make_dataset
+
+
+def read_dataset(component: ComponentConfig) -> Dataset:
+    """The dataset that a configuration names. Raises DataError where it has nothing to train on."""
+    dataset = make_dataset(component.choice)
+    if not dataset.captions("train"):
+        raise DataError(f"dataset '{component.name}' has no pictures to train on: see its options")
+    return dataset
+
+
+def all_captions(dataset: Dataset) -> list[str]:
+    """The different captions of all splits."""
+    return list(dict.fromkeys(caption for split in SPLITS for caption in dataset.captions(split)))
+
+
+def unseen_split(dataset: Dataset) -> Split | None:
+    """A split that training does not see: a validation split, else what was held out."""
+    splits: tuple[Split, ...] = ("validation", "holdout")
+    return next((split for split in splits if dataset.captions(split)), None)
+
+
+def cache_folder() -> Path:
+    """Where caches lie: $KGEN_CACHE, or the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("KGEN_CACHE") or Path(base) / "kgen")
+
+
+def latents_of(decoder: Decoder, dataset: Dataset, split: Split) -> np.ndarray:
+    """What a trained decoder makes of all pictures of a split, computed once and kept: (N, *latent_space.shape)."""
+    cache = cached_latents(decoder, dataset, split, cache_folder())
+    return cache.lookup(range(len(cache)))
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Makes the loaders of one training.
+
+    Args:
+        dataset: What to read.
+        encoder: Of its captions; None: they are not read.
+        decoder: Whose latents training wants instead of pictures; None: pictures.
+        flip: Whether to show every picture mirrored too.
+    """
+
+    dataset: Dataset
+    encoder: Encoder | None
+    decoder: Decoder | None = None
+    flip: bool = False
+
+    def conditions(self) -> ConditionCache | None:
+        """A frozen encoder's outputs, computed once for all captions; None for an encoder that is trained."""
+        if self.encoder is None or self.encoder.trainable or not self.encoder.weights:
+            return None
+        return cached_conditions(self.encoder, all_captions(self.dataset), cache_folder())
+
+    def latents(self, split: Split, flip: bool) -> LatentCache | None:
+        """A trained decoder's latents, computed once for all pictures; None where the latents are the pictures."""
+        if self.decoder is None or self.decoder.lossless:
+            return None
+        return cached_latents(self.decoder, self.dataset, split, cache_folder(), flip=flip)
+
+    def loader(self, split: Split, batch_size: int, shard: int = 0, shards: int = 1) -> Loader:
+        flip = self.flip and split == "train"
+        return Loader(
+            self.dataset,
+            self.encoder,
+            batch_size=batch_size,
+            split=split,
+            conditions=self.conditions(),
+            latents=self.latents(split, flip),
+            flip=flip,
+            shard=shard,
+            shards=shards,
+        )
+
+    def unseen(self, batch_size: int) -> Loader | None:
+        """What to measure the loss on while training."""
+        split = unseen_split(self.dataset)
+        return self.loader(split, batch_size) if split else None

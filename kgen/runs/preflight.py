@@ -1,0 +1,324 @@
+"""Tries everything that a run will do on two images, before the training: what would fail after hours fails now.
+
+Two images are encoded, the losses of every training computed, two images drawn, decoded and scored, and one row of
+numbers written. A component that returns something wrong is refused, by its name and its distribution;
+`kgen.plugins.faults` names the component of an exception.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import gc
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import keras
+import numpy as np
+import yaml
+from keras import ops
+
+from kgen.backend.devices import as_graph
+from kgen.config import RunConfig
+from kgen.contracts.dataset import SPLITS, Dataset, Split
+from kgen.contracts.decoder import Decoder, has_losses, learns_from_images
+from kgen.contracts.encoder import Condition, Encoder
+from kgen.errors import PluginError
+from kgen.options import options
+from kgen.pipeline.assembly import assemble, make_decoder
+from kgen.pipeline.decoder_model import DecoderModel, reads_text
+from kgen.pipeline.pipeline import Pipeline
+from kgen.pipeline.sampler import noise_spec, validate_options
+from kgen.pixels import floats, to_uint8
+from kgen.plugins.faults import address, component_errors
+from kgen.random import draw, noise_keys
+from kgen.runs.decoder_stage import SplitImages
+from kgen.runs.inputs import all_captions
+from kgen.runs.scoring import Metrics, open_metrics, prompts_to_draw
+from kgen.spaces import Space
+from kgen.training.journal import Journal, read_rows
+
+Result = TypeVar("Result")
+
+TRIED = 2
+"""Images that everything is tried on."""
+
+SHOWN_TO_METRICS = 64
+"""Images of each split that a metric finds in the dataset."""
+
+REPEATED = ("steps", "samples", "draws")
+"""Options that say how often a network is run: `TRIED` times are enough here, where a component allows so few."""
+
+LONG = 16
+"""Steps from which a loop is traced before it runs."""
+
+
+def preflight(config: RunConfig, dataset: Dataset, decoder_data: Dataset | None, encoder: Encoder) -> Pipeline:
+    """Builds everything that a run needs, and tries it.
+
+    Args:
+        decoder_data: What the decoder's stage reads; None where there is no such stage.
+        encoder: With what it learned from the captions.
+
+    Returns:
+        The pipeline, untrained.
+
+    Raises:
+        PluginError: a component returns what its contract does not allow. KgenError: whatever else is wrong.
+    """
+    metrics = open_metrics(config, dataset)
+    prompts = prompts_to_draw(config, dataset)
+    encoder.tokenize([*all_captions(dataset), *prompts])
+    decoder = make_decoder(config.decoder.choice, dataset.image_space, encoder.condition_space)
+    if config.decoder.source is None and learns_from_images(type(decoder)):
+        _try_decoder_stage(decoder, decoder_data or dataset, encoder)
+    images, captions = _examples(dataset)
+    latents = _try_encoding(decoder, images)  # or its fault would be met, and called its own, by the generator
+    pipeline = assemble(
+        encoder=encoder,
+        generator=config.generator.choice,
+        decoder=decoder,
+        dataset=dataset,
+        condition_dropout=config.condition_dropout,
+    )
+    losses = _try_losses(pipeline, latents, captions)
+    _try_journal(losses)
+    drawn = _try_drawing(config, pipeline, _two(prompts))
+    if config.evaluate.likelihood.pictures:
+        _try_likelihood(config, pipeline, images, captions)
+    _try_metrics(metrics, drawn, dataset)
+    _try_saving(pipeline)
+    gc.collect()  # Keras's models hold themselves in circles
+    return pipeline
+
+
+# ---- training ----------------------------------------------------------------------------------------------------
+
+
+def _try_decoder_stage(decoder: Decoder, data: Dataset, encoder: Encoder) -> None:
+    """The life of a decoder that learns from images: start, losses if it has any, calibration, scores."""
+    if has_losses(type(decoder)):
+        DecoderModel(decoder, encoder)  # builds all weights
+    else:
+        decoder.build(None)
+    images, captions = _examples(data)
+    if reads_text(decoder):
+        encoder.tokenize(all_captions(data))
+    condition = _condition(encoder, captions) if reads_text(decoder) else {}
+    # without losses, calibration is all of the training, and may need more than two images (as many as components, say)
+    batches = [images] if has_losses(type(decoder)) else SplitImages(data, "train")
+    decoder.initialise(batches)
+    if has_losses(type(decoder)):
+        losses = decoder.compute_losses(floats(ops.convert_to_tensor(images)), condition, training=True)
+        _check_losses(losses, decoder)
+    decoder.calibrate(batches)
+    scores = decoder.scores([images])
+    _check_numbers(scores, decoder, "scores")
+
+
+def _try_encoding(decoder: Decoder, images: np.ndarray) -> Any:
+    """The latents of two images."""
+    if not decoder.built:
+        decoder.build(None)
+    return _check_in_space(
+        decoder.encode(floats(ops.convert_to_tensor(images))), decoder.latent_space, decoder, "encode"
+    )
+
+
+def _try_losses(pipeline: Pipeline, latents: Any, captions: Sequence[str]) -> Mapping[str, np.ndarray]:
+    condition = _condition(pipeline.encoder, captions, training=True)
+    return _check_losses(pipeline.generator.compute_losses(latents, condition, training=True), pipeline.generator)
+
+
+def _condition(encoder: Encoder, texts: Sequence[str], training: bool = False) -> Condition:
+    """The condition of texts. Raises PluginError where it is not as `condition_space` says."""
+    condition: Condition = encoder(encoder.tokenize(list(texts)), training=training)
+    space = encoder.condition_space
+    expected = {
+        "sequence": (len(texts), space.length, space.dim),
+        "mask": (len(texts), space.length),
+        "pooled": (len(texts), space.pooled_dim),
+    }
+    found = {name: tuple(value.shape) for name, value in condition.items()}
+    if found != expected:
+        raise PluginError(f"{address(encoder)}: call returned {found}, but its condition_space says {expected}")
+    for name, value in condition.items():
+        _require_finite(value, encoder, f"call returned a '{name}'")
+    return condition
+
+
+def _check_losses(losses: Any, part: object) -> Mapping[str, np.ndarray]:
+    if not isinstance(losses, Mapping) or "loss" not in losses:
+        found = sorted(map(str, losses)) if isinstance(losses, Mapping) else type(losses).__name__
+        raise PluginError(f"{address(part)}: compute_losses must return a dict with 'loss', not {found}")
+    for name, value in losses.items():
+        what = f"{address(part)}: compute_losses returned '{name}'"
+        if not re.fullmatch(r"[^,\"\n\r]+", str(name)):
+            raise PluginError(f"{what}: a name in a table must hold no comma, quotation mark or line break")
+        shape, dtype = tuple(ops.shape(value)), keras.backend.standardize_dtype(value.dtype)
+        if shape != (TRIED,):
+            raise PluginError(f"{what} of shape {shape} for {TRIED} examples: it must be one number per example, (B,)")
+        if dtype != "float32":
+            raise PluginError(f"{what} of type {dtype}: losses must be float32, also under mixed precision")
+        _require_finite(value, part, f"compute_losses returned a '{name}'")
+    return {name: ops.convert_to_numpy(value) for name, value in losses.items()}
+
+
+def _try_journal(losses: Mapping[str, np.ndarray]) -> None:
+    """Writes a row of `metrics.csv` elsewhere, and reads it."""
+    row = {name: float(value.mean()) for name, value in losses.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Journal(Path(folder), list(row), 0)
+        journal.write(1, row)
+        journal.close()
+        (read,) = read_rows(journal.path)
+        if any(abs(float(read[name]) - value) > 1e-5 * abs(value) + 1e-9 for name, value in row.items()):
+            raise PluginError(f"the losses {row} were read back from metrics.csv as {read}")
+
+
+# ---- sampling and scoring ----------------------------------------------------------------------------------------
+
+
+def _try_drawing(config: RunConfig, pipeline: Pipeline, prompts: Sequence[str]) -> np.ndarray:
+    """Two images uint8 (2, H, W, C), as the untrained pipeline draws them."""
+    encoder, generator, decoder = pipeline.encoder, pipeline.generator, pipeline.decoder
+    given = dict(config.sample.options)
+    for_decoder = validate_options(decoder, "decode", given.pop("decoder", {}))
+    for_generator = validate_options(generator, "generate", given)
+    keys = noise_keys(prompts, [config.sample.seed] * TRIED, 1, config.sample.shared_noise)
+    condition, null = _condition(encoder, prompts), _condition(encoder, [""] * TRIED)
+
+    def generate(own: dict[str, Any]) -> Any:
+        noise = _tensors(draw(noise_spec(generator, own), keys))
+        run = as_graph(lambda: generator.generate(condition, null, noise, **own), generator.drawing_steps(**own) > LONG)
+        return _check_in_space(run(), generator.space, generator, "generate")
+
+    def decode(own: dict[str, Any]) -> Any:
+        noise = _tensors(draw(noise_spec(decoder, own), keys))
+        run = as_graph(lambda: decoder.decode(latents, condition, noise, **own), own.get("steps", 1) > LONG)
+        return _check_in_space(run(), decoder.image_space, decoder, "decode")
+
+    latents = _first_that_works(generate, _reduced(type(generator).generate, for_generator))
+    images = _first_that_works(decode, _reduced(type(decoder).decode, for_decoder))
+    return to_uint8(ops.convert_to_numpy(ops.cast(images, "float32")))
+
+
+def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """As a pipeline hands noise to a part: PyTorch's tensors do not mix with arrays."""
+    return {name: ops.convert_to_tensor(array) for name, array in arrays.items()}
+
+
+def _try_likelihood(config: RunConfig, pipeline: Pipeline, images: np.ndarray, captions: Sequence[str]) -> None:
+    generator = pipeline.generator
+    latents = pipeline.decoder.encode(floats(ops.convert_to_tensor(images)))
+    condition = _condition(pipeline.encoder, captions)
+
+    def measure(own: dict[str, Any]) -> None:
+        nats = generator.log_likelihood(latents, condition, **own)
+        if tuple(ops.shape(nats)) != (TRIED,):
+            raise PluginError(
+                f"{address(generator)}: log_likelihood returned shape {tuple(ops.shape(nats))} for {TRIED} images: "
+                "it must be one number per image, (B,)"
+            )
+        _require_finite(nats, generator, "log_likelihood returned something")
+
+    given = validate_options(generator, "log_likelihood", config.evaluate.likelihood.options)
+    _first_that_works(measure, _reduced(type(generator).log_likelihood, given))
+
+
+def _try_metrics(metrics: Metrics, images: np.ndarray, dataset: Dataset) -> None:
+    """Scores two images by every metric, against the first images of the dataset."""
+    few = copy.copy(dataset)
+    object.__setattr__(few, "captions", lambda split: dataset.captions(split)[:SHOWN_TO_METRICS])
+    splits: tuple[Split, ...] = ("train", "holdout")
+    for metric in metrics.values():
+        for split in splits:
+            if not few.captions(split):
+                continue
+            with component_errors(metric):
+                scores = metric(images, _two(few.prompts(split)), split, few)
+            _check_numbers(scores, metric, "the call")
+            if not scores:
+                raise PluginError(f"{address(metric)}: it returned no number")
+            if metric.headline is not None and metric.headline not in scores:
+                raise PluginError(f"{address(metric)}: its headline '{metric.headline}' is none of {list(scores)}")
+
+
+def _try_saving(pipeline: Pipeline) -> None:
+    """Writes what a saved pipeline holds beside its weights."""
+    for part in (pipeline.encoder, pipeline.generator, pipeline.decoder):
+        yaml.safe_dump(part.config)
+    with tempfile.TemporaryDirectory() as folder:
+        for part in (pipeline.encoder, pipeline.decoder):
+            part.save_assets(folder)
+
+
+# ---- help --------------------------------------------------------------------------------------------------------
+
+
+def _examples(dataset: Dataset) -> tuple[np.ndarray, list[str]]:
+    """Two images of the training, uint8 (2, H, W, C), with their captions; one of each other split is read, too."""
+    captions, space = dataset.captions("train"), dataset.image_space
+    for split in SPLITS:
+        if dataset.captions(split):
+            image = dataset.image(split, 0)
+            if tuple(image.shape) != space.shape or image.dtype != np.uint8:
+                raise PluginError(
+                    f"{address(dataset)}: image 0 of split '{split}' is {image.dtype} {tuple(image.shape)}, but its "
+                    f"image_space says uint8 {space.shape}"
+                )
+    rows = (0, len(captions) - 1)
+    return np.stack([dataset.image("train", row) for row in rows]), [captions[row] for row in rows]
+
+
+def _two(items: Sequence[str]) -> list[str]:
+    return [items[0], items[-1]]
+
+
+def _reduced(method: Callable[..., Any], given: dict[str, Any]) -> list[dict[str, Any]]:
+    """Options of a method with which it has little to do, if there are such; then those that are given."""
+    known = options(method)
+    values = {name: given.get(name, known[name].default) for name in REPEATED if name in known}
+    small = {name: TRIED for name, value in values.items() if isinstance(value, int) and value > TRIED}
+    return [{**given, **small}, given] if small else [given]
+
+
+def _first_that_works(function: Callable[[dict[str, Any]], Result], attempts: Sequence[dict[str, Any]]) -> Result:
+    """The result of the first attempt; what is wrong with the last one is raised."""
+    for attempt in attempts[:-1]:
+        with contextlib.suppress(Exception):
+            return function(attempt)
+    return function(attempts[-1])
+
+
+def _check_in_space(value: Any, space: Space, part: object, method: str) -> Any:
+    """The tensor (2, *space.shape) itself, if it is in `space`."""
+    what = f"{address(part)}: {method} returned"
+    shape, dtype = tuple(ops.shape(value)), keras.backend.standardize_dtype(value.dtype)
+    if shape != (TRIED, *space.shape):
+        raise PluginError(f"{what} shape {shape}, but it must be {(TRIED, *space.shape)}: {TRIED} times {space}")
+    if not dtype.startswith("int" if space.kind == "tokens" else ("float", "bfloat")):
+        raise PluginError(f"{what} type {dtype}, but it must be {'int32' if space.kind == 'tokens' else 'float32'}")
+    _require_finite(value, part, f"{method} returned something")
+    if space.vocabulary is not None:
+        tokens = ops.convert_to_numpy(value)
+        if tokens.min() < 0 or tokens.max() >= space.vocabulary:
+            raise PluginError(
+                f"{what} tokens {tokens.min()} to {tokens.max()}, but there are 0 to {space.vocabulary - 1}"
+            )
+    return value
+
+
+def _require_finite(value: Any, part: object, what: str) -> None:
+    if not np.isfinite(ops.convert_to_numpy(ops.cast(value, "float32"))).all():
+        raise PluginError(f"{address(part)}: {what} that is not finite")
+
+
+def _check_numbers(numbers: Any, part: object, what: str) -> None:
+    try:
+        _ = {str(name): float(value) for name, value in numbers.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise PluginError(f"{address(part)}: {what} must return numbers by name, not {numbers!r}: {error}") from error

@@ -1,0 +1,74 @@
+"""Writes into `manifest.json` where a run comes from: its components, its software and its data."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+
+import keras
+
+from kgen.config import RunConfig
+from kgen.config.components import PARTS
+from kgen.contracts.dataset import Dataset
+from kgen.data.inventory import changes, read_inventory, write_inventory
+from kgen.errors import RunError
+from kgen.plugins.discovery import CORE, registry
+from kgen.plugins.registry import Component
+from kgen.runs.directory import RunDirectory
+
+
+def describe(config: RunConfig, directory: RunDirectory, dataset: Dataset) -> None:
+    """Writes down what a run is made of."""
+    write_inventory(dataset, directory.inventory)
+    metrics = [registry().find("metric", metric.name) for metric in config.evaluate.metrics]
+    directory.update_manifest(
+        name=config.name,
+        seed=config.seed,
+        software=software(keras.backend.backend()),
+        components={kind: _origin(registry().find(kind, getattr(config, key).name)) for key, kind in PARTS.items()},
+        metrics=[_origin(metric) for metric in metrics],
+        data={
+            "fingerprint": dataset.fingerprint(),
+            "pictures": len(dataset.captions("train")),
+            "validation": len(dataset.captions("validation")),
+            "held_out": len(dataset.captions("holdout")),
+            "skipped": [f"{p.where}: {p.what}" for p in dataset.problems()],
+            "credit": dataset.credit,
+        },
+    )
+
+
+def changed_data(directory: RunDirectory, dataset: Dataset, allowed: bool) -> str:
+    """How the data differ from those that a run began with; "" where they are the same, or it has not begun.
+
+    Raises:
+        RunError: they differ, which is not `allowed`.
+    """
+    data = directory.read_manifest().get("data", {})
+    if data.get("fingerprint", now := dataset.fingerprint()) == now:
+        return ""
+    before = read_inventory(directory.inventory)
+    what = "" if before is None else changes(before, dataset.inventory())
+    what = what or "what has changed is not known"
+    if not allowed:
+        raise RunError(
+            f"the images or captions have changed since {directory.path} began: {what}. Go on with them as they are "
+            "now with --changed-data, or start again with 'kgen run CONFIG --restart'"
+        )
+    return what
+
+
+def software(backend: str) -> dict[str, str]:
+    """Versions of what a run was made with."""
+    packages = [CORE, "keras", "numpy", "grain", backend]
+    return {"python": platform.python_version(), "backend": backend} | {
+        name: importlib.metadata.version(name) for name in packages
+    }
+
+
+def _origin(component: Component) -> dict[str, str]:
+    return {
+        "id": component.id,
+        "distribution": component.origin.distribution,
+        "version": component.origin.version,
+    }

@@ -1,0 +1,135 @@
+"""Scores a trained pipeline: its pictures by metrics, other pictures by their likelihood."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from kgen.config import RunConfig
+from kgen.contracts.dataset import Dataset, Split
+from kgen.contracts.metric import Metric
+from kgen.errors import ConfigError
+from kgen.pipeline.assembly import make_metric
+from kgen.pipeline.likelihood import bits_per_dimension
+from kgen.pipeline.pipeline import Pipeline
+
+Scores = dict[str, dict[str, float]]
+Metrics = Mapping[str, Metric]
+"""By the name that their scores begin with."""
+
+BITS = "bits per dimension"
+"""Name of a score: of the negative log-likelihood, less is better."""
+
+MAX_PROMPTS_DRAWN = 16
+
+
+def prompts_to_draw(config: RunConfig, dataset: Dataset) -> list[str]:
+    """The prompts of a run's grids: those configured, else some of the dataset's, held-out ones last.
+
+    Where the dataset has a single caption, it stands there as often as there is room, for as many different images.
+    """
+    if config.sample.prompts is not None:
+        return list(config.sample.prompts)
+    held = dataset.prompts("holdout")[: MAX_PROMPTS_DRAWN // 4]
+    seen = dataset.prompts("train")
+    if len({*seen, *held}) == 1:
+        return seen * MAX_PROMPTS_DRAWN
+    return spread(seen, MAX_PROMPTS_DRAWN - len(held)) + held
+
+
+def spread(items: Sequence[str], count: int) -> list[str]:
+    """At most `count` items, evenly taken from the whole list."""
+    if len(items) <= count:
+        return list(items)
+    return [items[int(i)] for i in np.linspace(0, len(items) - 1, count)]
+
+
+def score(config: RunConfig, pipeline: Pipeline, dataset: Dataset) -> Scores:
+    """Scores by split ("train": prompts that were trained on; "holdout"), each metric's numbers under its name."""
+    scores = score_drawn(config, pipeline, dataset, open_metrics(config, dataset), config.sample.options)
+    for measured, bits in _likelihood(config, pipeline, dataset).items():
+        scores.setdefault(measured, {}).update(bits)
+    return scores
+
+
+def open_metrics(config: RunConfig, dataset: Dataset) -> Metrics:
+    """The metrics that a run asks for, by name: without the plugin's, unless two metrics share theirs.
+
+    Raises:
+        ConfigError: one makes no sense with the dataset, or is given twice.
+    """
+    chosen = config.evaluate.metrics
+    bare = Counter(metric.name.split("/")[-1] for metric in chosen)
+    metrics: dict[str, Metric] = {}
+    for choice in chosen:
+        name = choice.name.split("/")[-1]
+        name = name if bare[name] == 1 else choice.name
+        if name in metrics:
+            raise ConfigError(f"evaluate.metrics: '{name}' is given twice, and its scores have one name: keep one")
+        metric = make_metric(choice.choice)
+        if metric.requires is not None and not isinstance(dataset, metric.requires):
+            raise ConfigError(
+                f"evaluate.metrics: '{name}' needs the dataset {metric.requires.__name__}, not "
+                f"{type(dataset).__name__}: leave it out, or choose another metric"
+            )
+        metrics[name] = metric
+    return metrics
+
+
+def score_drawn(
+    config: RunConfig, pipeline: Pipeline, dataset: Dataset, metrics: Metrics, options: Mapping[str, Any]
+) -> Scores:
+    """Draws the prompts of each split that `evaluate` asks for, and scores the pictures by the metrics.
+
+    Args:
+        options: To draw with, in place of the run's own.
+    """
+    scores: Scores = {}
+    splits: tuple[Split, ...] = ("train", "holdout")
+    for split in splits:
+        prompts = spread(dataset.prompts(split), config.evaluate.limit)
+        if not metrics or not prompts:
+            continue
+        copies = config.evaluate.copies
+        images = pipeline.generate(
+            prompts, n=copies, seed=config.sample.seed, batch_size=config.evaluate.batch_size, **options
+        )
+        repeated = [prompt for prompt in prompts for _ in range(copies)]
+        scores[split] = {
+            f"{name} {key}": float(value)
+            for name, metric in metrics.items()
+            for key, value in metric(images, repeated, split, dataset).items()
+        }
+    return scores
+
+
+def headlines(metrics: Metrics, scores: Scores) -> dict[str, float]:
+    """Of all scores one a metric and split, the one that says most: its `headline`, else its first."""
+    found = {}
+    for split, numbers in scores.items():
+        for name, metric in metrics.items():
+            own = [key for key in numbers if key.startswith(f"{name} ")]
+            key = own[0] if metric.headline is None else f"{name} {metric.headline}"
+            found[in_split(key, split)] = numbers[key]
+    return found
+
+
+def in_split(name: str, split: str) -> str:
+    """A score's name, with its split unless that is the one of the training."""
+    return name if split == "train" else f"{name} ({split})"
+
+
+def _likelihood(config: RunConfig, pipeline: Pipeline, dataset: Dataset) -> Scores:
+    """Bits per dimension, by the split whose images were measured; empty where the configuration asks for none."""
+    wanted = config.evaluate.likelihood
+    if not wanted.pictures:
+        return {}
+    splits: tuple[Split, ...] = ("validation", "holdout", "train")
+    split = next(s for s in splits if dataset.captions(s))
+    captions = dataset.captions(split)[: wanted.pictures]
+    images = np.stack([dataset.image(split, i) for i in range(len(captions))])
+    nats = pipeline.log_likelihood(images, captions, batch_size=config.evaluate.batch_size, **wanted.options)
+    return {split: {BITS: float(bits_per_dimension(nats, dataset.image_space.size).mean())}}

@@ -1,0 +1,1 @@
+"""Files: written atomically, owned, and read with care."""
