@@ -46,7 +46,7 @@ class Gaussian(kgen.Generator):
     def compute_losses(self, x: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
         return {"loss": -self.log_likelihood(x, condition) / self.space.size}
 
-    def noise_spec(self, temperature: float = 1.0) -> Mapping[str, kgen.NoiseSpec]:
+    def noise_spec(self, *, temperature: float = 1.0) -> Mapping[str, kgen.NoiseSpec]:
         return {"normal": kgen.NoiseSpec("normal", self.space.shape)}
 
     def generate(
@@ -54,6 +54,7 @@ class Gaussian(kgen.Generator):
         condition: Condition,
         null_condition: Condition,
         noise: dict[str, Tensor],
+        *,
         temperature: Annotated[float, Field(ge=0)] = 1.0,
     ) -> Tensor:
         mean, scale = self.normal(condition)

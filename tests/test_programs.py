@@ -16,7 +16,7 @@ from pydantic import Field
 import kgen
 from kgen import Static, is_static
 from kgen.backend.programs import Programs, program_batch
-from kgen.options import option_model, options, split_options, wires
+from kgen.options import option_model, options, split_options, supplied
 from kgen.pipeline.assembly import find
 from kgen.plugins.discovery import registry
 from kgen.plugins.registry import Kind
@@ -266,7 +266,7 @@ def component(name: str) -> Any:
     checked = option_model(cls, name)(**given)
     made_of = {field: getattr(checked, field) for field in type(checked).model_fields}
     wiring = {"space": space, "image_space": space, "condition_space": CONDITIONS}
-    made = cls(**{key: value for key, value in wiring.items() if key in wires(cls)}, **made_of)
+    made = cls(**{key: value for key, value in wiring.items() if key in supplied(cls)}, **made_of)
     if kind == "decoder":
         made.build(None)
     else:

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from kgen.data import scan as module
+from kgen.data.datasets import scan as module
 from kgen.data.datasets.scan import scan
 
 

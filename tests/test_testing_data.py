@@ -16,7 +16,7 @@ from kgen.testing import DatasetConformance, MetricConformance
 class Colours(kgen.Dataset):
     """Pictures of one colour each."""
 
-    def __init__(self, size: int = 4) -> None:
+    def __init__(self, *, size: int = 4) -> None:
         self.size = size
 
     @property

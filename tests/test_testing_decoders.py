@@ -19,7 +19,7 @@ from kgen.testing import DecoderConformance
 class Halves(kgen.Decoder):
     """A trained decoder: half as many numbers, linear both ways."""
 
-    def __init__(self, image_space: Space, size: int = 24, **kwargs: Any) -> None:
+    def __init__(self, image_space: Space, *, size: int = 24, **kwargs: Any) -> None:
         super().__init__(image_space, **kwargs)
         self.size = size
         self.down = keras.layers.Dense(size)
@@ -43,7 +43,7 @@ class Halves(kgen.Decoder):
 class PCA(kgen.Decoder):
     """Principal components, scaled to unit variance: without losses, but calibrated."""
 
-    def __init__(self, image_space: Space, components: int = 6, **kwargs: Any) -> None:
+    def __init__(self, image_space: Space, *, components: int = 6, **kwargs: Any) -> None:
         super().__init__(image_space, **kwargs)
         self.components = components
 

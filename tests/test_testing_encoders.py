@@ -20,7 +20,7 @@ from kgen.testing import EncoderConformance
 class Letters(kgen.Encoder):
     """Learns one vector a letter; pooled by their mean."""
 
-    def __init__(self, dim: int = 8, length: int = 12, **kwargs: Any) -> None:
+    def __init__(self, *, dim: int = 8, length: int = 12, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.dim = dim
         self.length = length

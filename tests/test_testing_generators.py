@@ -39,7 +39,7 @@ class Flow(kgen.Generator):
         made = self.at((1 - share) * noise + share * x, t, condition)
         return {"loss": ops.mean(ops.square(made - (x - noise)), axis=(1, 2, 3))}
 
-    def noise_spec(self, steps: int = 4, guidance: float = 1.5) -> dict[str, Any]:
+    def noise_spec(self, *, steps: int = 4, guidance: float = 1.5) -> dict[str, Any]:
         return {"start": kgen.NoiseSpec("normal", self.space.shape)}
 
     def generate(
@@ -47,6 +47,7 @@ class Flow(kgen.Generator):
         condition: Any,
         null_condition: Any,
         noise: Any,
+        *,
         steps: Annotated[int, Field(ge=1)] = 4,
         guidance: float = 1.5,
     ) -> Any:
@@ -178,11 +179,11 @@ def careless(self: Any, condition: Any, null_condition: Any, noise: Any, **optio
     return Gaussian.generate(self, condition, null_condition, noise)
 
 
-def demanding(self: Any, condition: Any, null_condition: Any, noise: Any, steps: int) -> Any:
+def demanding(self: Any, condition: Any, null_condition: Any, noise: Any, *, steps: int) -> Any:
     return Gaussian.generate(self, condition, null_condition, noise)
 
 
-def unguided(self: Any, condition: Any, null_condition: Any, noise: Any, guidance: float = 1.0) -> Any:
+def unguided(self: Any, condition: Any, null_condition: Any, noise: Any, *, guidance: float = 1.0) -> Any:
     return Gaussian.generate(self, condition, null_condition, noise)
 
 
@@ -298,14 +299,18 @@ def flow(**members: Any) -> Any:
     return lambda: type("Broken", (Flow,), members)(SPACE, CONDITIONS)
 
 
-def impatient(self: Any, condition: Any, null_condition: Any, noise: Any, steps: int = 4, guidance: float = 1.5) -> Any:
+def impatient(
+    self: Any, condition: Any, null_condition: Any, noise: Any, *, steps: int = 4, guidance: float = 1.5
+) -> Any:
     times = [1.0, 0.75, 0.5, 0.25][:steps]
     assert times[3] == 0.25
-    return Flow.generate(self, condition, null_condition, noise, steps, guidance)
+    return Flow.generate(self, condition, null_condition, noise, steps=steps, guidance=guidance)
 
 
-def unconditioned(self: Any, condition: Any, null: Any, noise: Any, steps: int = 4, guidance: float = 1.5) -> Any:
-    return Flow.generate(self, condition, condition, noise, steps, guidance)
+def unconditioned(
+    self: Any, condition: Any, null_condition: Any, noise: Any, *, steps: int = 4, guidance: float = 1.5
+) -> Any:
+    return Flow.generate(self, condition, condition, noise, steps=steps, guidance=guidance)
 
 
 def with_keras_seeds(self: Any, space: Any, condition_space: Any) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from kgen import DataError
 from kgen.contracts.dataset import Dataset
-from kgen.data import tfds as module
+from kgen.data.datasets import tfds as module
 from kgen.data.datasets.tfds import TFDS
 from kgen.testing import DatasetConformance
 

@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from kgen.cli.common import plain_console, printable, say
-from kgen.config.options import alternatives, model_of, schema_of
+from kgen.options.validation import alternatives, model_of, schema_of
 from kgen.plugins.registry import Component
 
 TYPES = {"integer": "int", "number": "float", "string": "text", "boolean": "true|false", "null": "null"}

@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 import pydantic
 
-from kgen.config.options import check, model_of
-from kgen.config.source import KeyPath, Source, show
+from kgen.config.source import Source
 from kgen.contracts.likelihood import check_likelihood
 from kgen.errors import ConfigError, PluginError
 from kgen.options import plain
+from kgen.options.validation import KeyPath, check, model_of, show
 from kgen.plugins.discovery import registry
 from kgen.plugins.registry import Kind
 

@@ -9,8 +9,9 @@ import pydantic
 
 from kgen.config.components import ComponentConfig, resolve
 from kgen.config.sections import FitConfig
-from kgen.config.source import KeyPath, Source, dotted, read_file, show
+from kgen.config.source import Source, read_file
 from kgen.errors import ConfigError
+from kgen.options.validation import KeyPath, dotted, show
 
 STAGE_KEYS = ("fit", "data", "from")
 """The keys of a decoder that are no options of its own."""

@@ -21,12 +21,12 @@ from kgen.config.components import (
     resolve,
 )
 from kgen.config.decoder import DecoderConfig, resolve_decoder
-from kgen.config.options import check
 from kgen.config.overrides import apply_overrides
 from kgen.config.sections import FitConfig, LikelihoodConfig, SampleConfig, Section, Seed
-from kgen.config.source import Origin, Source, read_file, show, to_yaml
+from kgen.config.source import Origin, Source, read_file, to_yaml
 from kgen.errors import ConfigError, PluginError
 from kgen.options import plain
+from kgen.options.validation import check, show
 
 
 def _folder_name(name: str) -> str:

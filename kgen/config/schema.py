@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 from kgen.config.components import DEFAULTS, PARTS
-from kgen.config.options import model_of, schema_of
 from kgen.config.run_config import RunConfig
 from kgen.errors import PluginError
+from kgen.options.validation import model_of, schema_of
 from kgen.plugins.discovery import registry
 from kgen.plugins.registry import KINDS, Component, Kind
 from kgen.storage.ownership import SCHEMA_TITLE

@@ -16,14 +16,11 @@ from typing import Any
 import yaml
 
 from kgen.errors import ConfigError
-
-KeyPath = tuple[str | int, ...]
+from kgen.options.validation import KeyPath, dotted, show
 
 MAX_BYTES = 1_000_000
 """Of a run file."""
 MAX_DEPTH = 20
-MAX_INTEGER = 2**31 - 1
-"""The largest whole number of a configuration, such as a seed; YAML with more than 2^63 - 1 is refused at once."""
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MERGE = "<<"
@@ -88,20 +85,6 @@ class Source:
         if self.problems:
             ordered = sorted(dict.fromkeys(self.problems), key=lambda problem: problem[0].order)
             raise ConfigError("\n".join(f"{origin.label}: {message}" for origin, message in ordered))
-
-
-def dotted(path: KeyPath) -> str:
-    """("fit", "steps") -> "fit.steps"; ("evaluate", "metrics", 0) -> "evaluate.metrics[0]"."""
-    text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path)
-    return text.removeprefix(".")
-
-
-def show(value: Any) -> str:
-    """A value as a message can hold it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def read_file(path: Path, max_bytes: int = MAX_BYTES) -> Source:

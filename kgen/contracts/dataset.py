@@ -6,11 +6,11 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypedDict, get_args
+from typing import ClassVar, Literal, TypedDict, get_args
 
 import numpy as np
 
-from kgen.options import Configurable
+from kgen.options import Arguments, Configurable
 from kgen.spaces import Space
 
 Split = Literal["train", "validation", "holdout"]
@@ -42,6 +42,8 @@ class Dataset(Configurable, ABC):
     Attributes:
         credit: The credit line that the pictures' licence asks for; shown in reports.
     """
+
+    arguments: ClassVar[Mapping[str, Arguments]] = {"__init__": Arguments(reserved=frozenset({"name"}))}
 
     credit: str = ""
 

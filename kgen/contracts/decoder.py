@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
 
 from kgen.contracts.encoder import Condition
-from kgen.options import LARGEST, Configurable
+from kgen.options import MAX_OPTION, Arguments, Configurable
 from kgen.random import NoiseSpec
 from kgen.spaces import Space
 
 Tensor = Any
+
+OF_RUN_FILE = frozenset({"name", "fit", "data", "from"})
+"""Keys beside a decoder's options in a run file: which it is, how it is trained, or where it is taken from."""
+
 # A method that subclasses give options of their own has (*args: Any, **options: Any): mypy allows any then.
 
 
@@ -41,7 +45,12 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         SpaceError: from ``__init__``, where the decoder cannot work in `image_space`.
     """
 
-    largest_option = LARGEST
+    arguments: ClassVar[Mapping[str, Arguments]] = {
+        "__init__": Arguments(("image_space", "condition_space"), OF_RUN_FILE),
+        "noise_spec": Arguments(),
+        "decode": Arguments(("latent", "condition", "noise")),
+    }
+    largest_option = MAX_OPTION
 
     lossless: bool = False
     latent_is_picture: bool = False

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
 
-from kgen.options import LARGEST, Configurable
+from kgen.options import MAX_OPTION, Arguments, Configurable
 from kgen.spaces import ConditionSpace
 
 Condition = dict[str, Any]
@@ -29,7 +29,8 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         has_own_weights: True where the weights come from elsewhere (a preset, a folder): kgen then does not save them.
     """
 
-    largest_option = LARGEST
+    arguments: ClassVar[Mapping[str, Arguments]] = {"__init__": Arguments(reserved=frozenset({"name"}))}
+    largest_option = MAX_OPTION
 
     has_own_weights: bool = False
 

@@ -8,11 +8,22 @@ from typing import Any, ClassVar, Literal
 import keras
 
 from kgen.contracts.encoder import Condition
-from kgen.options import LARGEST, Configurable, options
+from kgen.options import MAX_OPTION, Arguments, Configurable, options
 from kgen.random import NoiseSpec
 from kgen.spaces import ConditionSpace, Space
 
 Tensor = Any
+OF_GENERATE = frozenset(
+    {
+        *("prompts", "prompt", "n", "seed", "seeds", "count", "shared_noise", "batch_size", "image", "mask"),
+        *("negative_prompt", "decoder", "verbose"),
+    }
+)
+"""Arguments of `Pipeline.generate` and `Pipeline.interpolate`, which take the options of `generate` beside them."""
+
+OF_LIKELIHOOD = frozenset({"images", "captions", "batch_size"})
+"""Arguments of `Pipeline.log_likelihood`."""
+
 # A method that subclasses give options of their own has (*args: Any, **options: Any): mypy allows any then.
 
 
@@ -41,7 +52,13 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
         SpaceError: from ``__init__``, where the model cannot work in `space` (its strides do not divide it, say).
     """
 
-    largest_option = LARGEST
+    arguments: ClassVar[Mapping[str, Arguments]] = {
+        "__init__": Arguments(("space", "condition_space"), frozenset({"name"})),
+        "noise_spec": Arguments(),
+        "generate": Arguments(("condition", "null_condition", "noise", "source", "region"), OF_GENERATE),
+        "log_likelihood": Arguments(("x", "condition"), OF_LIKELIHOOD),
+    }
+    largest_option = MAX_OPTION
 
     accepts: ClassVar[tuple[str, ...]] = ("continuous",)
     guidable: ClassVar[bool] = False

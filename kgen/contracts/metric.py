@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from kgen.contracts.dataset import Dataset, Split
-from kgen.options import Configurable
+from kgen.options import Arguments, Configurable
 
 
 class Metric(Configurable, ABC):
@@ -21,6 +21,8 @@ class Metric(Configurable, ABC):
         better: Whether higher or lower numbers are the better ones, where that holds for all of them; None: it is not
             said.
     """
+
+    arguments: ClassVar[Mapping[str, Arguments]] = {"__init__": Arguments(reserved=frozenset({"name"}))}
 
     requires: ClassVar[type[Any] | None] = None
     headline: ClassVar[str | None] = None

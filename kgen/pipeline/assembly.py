@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import keras
-import pydantic
 
 from kgen.backend.memory import weights_fit
-from kgen.config.options import explain, model_of
-from kgen.config.source import dotted
 from kgen.contracts.dataset import Dataset
 from kgen.contracts.decoder import Decoder, has_losses, learns_from_images
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.generator import Generator
 from kgen.contracts.metric import Metric
 from kgen.errors import ConfigError, SpaceError
-from kgen.options import wires
+from kgen.options import check_options, supplied
 from kgen.pipeline.pipeline import Pipeline
 from kgen.plugins.discovery import registry
 from kgen.plugins.faults import component_errors
@@ -207,26 +203,10 @@ def construct(kind: Kind, name: str, cls: type[Any], given: Mapping[str, Any], w
     Raises:
         ConfigError: an option is wrong.
     """
-    model = model_of(cls, name)
-    try:
-        checked = model(**given)
-    except pydantic.ValidationError as error:
-        problems = "; ".join(f"{dotted(path)}: {message}" for path, message in explain(error, model, given, name))
-        raise ConfigError(f"{kind} '{name}': {problems}") from error
-    wiring = {key: space for key, space in wiring.items() if key in wires(cls)}
+    checked = check_options(cls, given, name)
+    wiring = {key: space for key, space in wiring.items() if key in supplied(cls)}
     with component_errors(cls), weights_fit():  # a pretrained part has its weights from the beginning
         try:
-            return cls(**wiring, **{key: getattr(checked, key) for key in type(checked).model_fields})
+            return cls(**wiring, **checked)
         except ValueError as error:  # by the contract: what the signature cannot say of the options
             raise ConfigError(f"{kind} '{name}': {error}") from error
-
-
-@contextmanager
-def precision(policy: str) -> Iterator[None]:
-    """What is built inside computes in a precision of Keras, such as "mixed_bfloat16"."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)

@@ -15,7 +15,7 @@ from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Condition, Encoder
 from kgen.data.stream import slices, stream
 from kgen.errors import ConfigError
-from kgen.options import wires
+from kgen.options import supplied
 from kgen.pipeline.loss_model import LossModel
 from kgen.pixels import floats, to_uint8
 from kgen.random import draw
@@ -26,7 +26,7 @@ Batch = dict[str, Any]
 
 def reads_text(decoder: Decoder | type[Decoder]) -> bool:
     """Whether a decoder is given the text too: it then takes `condition_space`."""
-    return "condition_space" in wires(decoder if isinstance(decoder, type) else type(decoder))
+    return "condition_space" in supplied(decoder if isinstance(decoder, type) else type(decoder))
 
 
 class DecoderModel(LossModel):

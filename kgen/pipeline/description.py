@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal, TypeVar
 import pydantic
 from pydantic import Field, PositiveInt
 
-from kgen.config.options import check
-from kgen.config.source import dotted, read_file
+from kgen.config.source import read_file
 from kgen.errors import ConfigError, RunError
+from kgen.options.validation import check, dotted
 from kgen.plugins.registry import Kind
 
 FORMAT = 1

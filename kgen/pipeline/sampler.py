@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
-import pydantic
 from keras import ops
 
 from kgen.backend.devices import compile_sampling
 from kgen.backend.programs import program_batch
-from kgen.config.options import explain, model_of
-from kgen.config.source import dotted
 from kgen.data.stream import slices, stream
 from kgen.errors import ConfigError, RunError
+from kgen.options import check_options
 from kgen.pixels import floats
 from kgen.random import NoiseSpec
 
@@ -128,14 +126,7 @@ def validate_options(part: Any, method: str, given: dict[str, Any] | Any) -> dic
     name, function = type(part).__name__, getattr(type(part), method)
     if "guidance" in given and method == "generate" and not part.guidable:
         raise ConfigError(f"{name} takes no guidance: leave 'guidance' out")
-    model = model_of(function, f"{name}.{method}")
-    try:
-        checked = model(**given)
-    except pydantic.ValidationError as error:
-        problems = explain(error, model, given, f"{name}.{method}")
-        lines = [f"{dotted(path)}: {message}" for path, message in problems]
-        raise ConfigError(f"options of {name}.{method}: {'; '.join(lines)}") from error
-    return {key: getattr(checked, key) for key in given}
+    return check_options(function, given, f"{name}.{method}")
 
 
 def noise_spec(part: Any, checked: Mapping[str, Any]) -> Mapping[str, NoiseSpec]:

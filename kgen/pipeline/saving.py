@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kgen.backend.memory import weights_fit
+from kgen.backend.precision import precision
 from kgen.config.source import to_yaml
 from kgen.contracts.decoder import Decoder
 from kgen.errors import ConfigError, RunError, SpaceError
@@ -18,7 +19,6 @@ from kgen.pipeline.assembly import (
     make_decoder,
     make_encoder,
     make_generator,
-    precision,
 )
 from kgen.pipeline.description import FORMAT, PARTS, DecoderDescription, PipelineDescription, read_description, shorten
 from kgen.pipeline.pipeline import Pipeline

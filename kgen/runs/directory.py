@@ -7,7 +7,6 @@ import fcntl
 import json
 import math
 import os
-import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from kgen.config.source import read_file
 from kgen.errors import KgenError, PluginError, RunError
 from kgen.plugins.discovery import registry
 from kgen.runs.manifest import Manifest
+from kgen.storage.checkpoints import checkpoint_steps
 from kgen.storage.files import TEMPORARY, remove_abandoned, write_text
 from kgen.storage.json_file import read_json
 
@@ -29,9 +29,6 @@ TRACES = (LOCK, "manifest.json", "checkpoints", "decoder")
 """What lies beside `config.yaml` where a run has begun: one of them at least."""
 
 OTHER = "choose another directory with --out"
-
-CHECKPOINT = re.compile(r"step-(\d{8,})\.safetensors")
-"""The names of checkpoints."""
 
 
 class RunDirectory:
@@ -250,12 +247,6 @@ class RunDirectory:
             cure = f"pip install {part['distribution']}=={part['version']}"
             why = f"which is not installed: {cure}" if broken is None else f"which could not be loaded: {broken}"
             raise PluginError(f"{self.path} needs the {kind} '{part['id']}' of {origin}, {why}")
-
-
-def checkpoint_steps(folder: Path) -> list[int]:
-    """The steps of the checkpoints in a folder, in ascending order; files that kgen does not name so do not count."""
-    names = (CHECKPOINT.fullmatch(path.name) for path in folder.glob("step-*.safetensors"))
-    return sorted(int(name[1]) for name in names if name)
 
 
 def _free_name(path: Path) -> Path:

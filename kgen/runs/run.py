@@ -12,13 +12,14 @@ from typing import Literal
 import numpy as np
 
 from kgen.backend.devices import peak_memory
+from kgen.backend.precision import precision
 from kgen.config import FitConfig, RunConfig
 from kgen.config.changes import STEPS, Change
 from kgen.contracts.dataset import Dataset
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder
 from kgen.errors import ConfigError, RunInterruptedError
-from kgen.pipeline.assembly import Choice, assemble, make_encoder, precision
+from kgen.pipeline.assembly import Choice, assemble, make_encoder
 from kgen.pipeline.pipeline import Pipeline
 from kgen.pipeline.saving import load, save
 from kgen.plugins.faults import component_errors

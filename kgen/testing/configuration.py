@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pydantic
 
-from kgen.options import WIRED, option_model, options
+from kgen.options import option_model, options, supplied
 
 
 class ConfigurationConformance:
@@ -120,6 +120,5 @@ def rebuild(component: Any, **more: Any) -> Any:
     """Builds a component again from its configuration, in the same spaces."""
     cls = type(component)
     checked = option_model(cls, cls.__name__)(**json.loads(json.dumps(component.config)))
-    wired = (WIRED - {"self"}) & set(inspect.signature(cls).parameters)
     own = {name: getattr(checked, name) for name in type(checked).model_fields}
-    return cls(**{name: getattr(component, name) for name in wired}, **{**own, **more})
+    return cls(**{name: getattr(component, name) for name in supplied(cls)}, **{**own, **more})

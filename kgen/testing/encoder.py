@@ -13,8 +13,8 @@ import numpy as np
 from keras import ops
 
 from kgen.backend.devices import create_weights
+from kgen.backend.precision import precision
 from kgen.contracts.encoder import Encoder
-from kgen.pipeline.assembly import precision
 from kgen.testing.bench import Bench, Benched
 from kgen.testing.execution import arrays, reseed, tensors
 from kgen.testing.losses import check_gradients, save_and_load

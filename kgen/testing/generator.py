@@ -10,9 +10,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from kgen.backend.precision import precision
 from kgen.contracts.generator import Generator
 from kgen.options import options, split_options
-from kgen.pipeline.assembly import precision
 from kgen.random import NoiseSpec, draw
 from kgen.testing.bench import Bench
 from kgen.testing.configuration import allows, check_method_options

@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 
 from kgen.backend.devices import create_weights
-from kgen.pipeline.assembly import precision
+from kgen.backend.precision import precision
 from kgen.storage.weights import load_variables, save_variables
 from kgen.testing.bench import Bench, Benched
 from kgen.testing.execution import (

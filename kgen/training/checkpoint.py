@@ -10,7 +10,7 @@ import numpy as np
 from kgen.backend.replicas import has_workers
 from kgen.errors import RunError
 from kgen.pipeline.loss_model import LossModel
-from kgen.runs.directory import CHECKPOINT, checkpoint_steps
+from kgen.storage.checkpoints import CHECKPOINT, checkpoint_steps
 from kgen.storage.weights import Groups, load_variables, save_variables
 
 log = logging.getLogger(__name__)

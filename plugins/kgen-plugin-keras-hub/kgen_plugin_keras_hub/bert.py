@@ -41,7 +41,7 @@ class BertText(FrozenText):
         normalize: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(preset, length, **kwargs)
+        super().__init__(preset=preset, length=length, **kwargs)
         self.pooling = pooling
         self.normalize = normalize
         self.backbone = load_backbone(self.source, self.models, self.dtype_policy.name)

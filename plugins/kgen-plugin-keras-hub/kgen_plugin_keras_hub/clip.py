@@ -33,7 +33,7 @@ class ClipText(FrozenText):
     models = ("CLIPBackbone", "CLIPTextEncoder")
 
     def __init__(self, *, preset: str, length: PositiveInt = 77, project: bool = False, **kwargs: Any) -> None:
-        super().__init__(preset, length, **kwargs)
+        super().__init__(preset=preset, length=length, **kwargs)
         self.project = project
         self.text, self.projection = self._load()
         self.check_sizes(self.text.vocabulary_size, self.text.max_sequence_length)

@@ -47,7 +47,7 @@ class FrozenText(Encoder):
     models: ClassVar[tuple[str, ...]]
     """The classes of `keras_hub.models` that can be loaded."""
 
-    def __init__(self, preset: str, length: int, **kwargs: Any) -> None:
+    def __init__(self, *, preset: str, length: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.preset = preset
         self.length = length

@@ -32,7 +32,7 @@ class T5Text(FrozenText):
     models = ("T5Backbone",)
 
     def __init__(self, *, preset: str, length: PositiveInt = 64, **kwargs: Any) -> None:
-        super().__init__(preset, length, **kwargs)
+        super().__init__(preset=preset, length=length, **kwargs)
         backbone = self._load()
         self.check_sizes(backbone.vocabulary_size, None)
         self.dim = backbone.hidden_dim

@@ -13,7 +13,7 @@ from kgen_plugin_realnvp.couplings import Convolutional, Transformer
 from kgen_plugin_realnvp.generator import RealNVP
 
 from kgen import ConditionSpace, ConfigError, Space, SpaceError
-from kgen.pipeline.assembly import precision
+from kgen.backend.precision import precision
 from kgen.pipeline.sampler import validate_options
 from kgen.random import normal, uniform
 from kgen.testing import GeneratorConformance, gradients

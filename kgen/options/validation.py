@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import pydantic
 from pydantic.json_schema import GenerateJsonSchema
-from pydantic_core import core_schema
+from pydantic_core import PydanticSerializationError, core_schema
 
-from kgen.config.source import MAX_INTEGER, KeyPath, show
-from kgen.errors import PluginError
-from kgen.options import option_model
+from kgen.errors import ConfigError, PluginError
+from kgen.options.signature import option_model
 
+KeyPath = tuple[str | int, ...]
 Problem = tuple[KeyPath, str]
+
+MAX_INTEGER = 2**31 - 1
+"""The largest whole number of a configuration, such as a seed; YAML with more than 2^63 - 1 is refused at once."""
 
 UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 MUST_BE = {
@@ -52,6 +55,50 @@ class _TolerantSchema(GenerateJsonSchema):
 
     def handle_invalid_for_json_schema(self, schema: core_schema.CoreSchema, error_info: str) -> dict[str, Any]:
         return {}
+
+
+def plain(value: Any) -> Any:
+    """Options as YAML and JSON can hold them: dataclasses become mappings, tuples lists, NumPy's numbers Python's.
+
+    Raises:
+        PydanticSerializationError: the value holds what no file can.
+    """
+    return _PLAIN.dump_python(value, mode="json", fallback=_number)
+
+
+_PLAIN = pydantic.TypeAdapter(Any, config=pydantic.ConfigDict(ser_json_inf_nan="constants"))
+
+
+def _number(value: Any) -> Any:
+    if not hasattr(value, "tolist"):
+        raise PydanticSerializationError(f"a {type(value).__name__} is no plain value")
+    return value.tolist()
+
+
+def check_options(function: Callable[..., Any], given: Mapping[str, Any], owner: str) -> dict[str, Any]:
+    """Checks options that are given in Python exactly as `check` does those of a run file.
+
+    Args:
+        function: A component's class, or one of its methods.
+        given: Options by name.
+        owner: Who takes them, for messages.
+
+    Returns:
+        Those that were given, converted to their annotated types.
+
+    Raises:
+        ConfigError: an option is unknown, missing or wrong. PluginError: see `model_of`.
+    """
+    model, data, found = model_of(function, owner), {}, []
+    for name, value in given.items():
+        try:
+            data[name] = plain(value)
+        except PydanticSerializationError:
+            found.append(((name,), f"must be plain data, as a file can hold it, got {show(value)}"))
+    checked, problems = (None, found) if found else check(model, data, owner)
+    if checked is None:
+        raise ConfigError(f"{owner}: {'; '.join(f'{dotted(path)}: {message}' for path, message in problems)}")
+    return {name: getattr(checked, name) for name in given}
 
 
 def schema_of(model: type[pydantic.BaseModel]) -> dict[str, Any]:
@@ -206,3 +253,17 @@ def _agrees(node: dict[str, Any], data: Any) -> bool:
     return not isinstance(data, dict) or all(
         properties[key]["const"] == value for key, value in data.items() if "const" in properties.get(key, {})
     )
+
+
+def dotted(path: KeyPath) -> str:
+    """("fit", "steps") -> "fit.steps"; ("evaluate", "metrics", 0) -> "evaluate.metrics[0]"."""
+    text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path)
+    return text.removeprefix(".")
+
+
+def show(value: Any) -> str:
+    """A value as a message can hold it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,81 @@
+"""A component's signature is its configuration: validation, help and schema are all read from it.
+
+Arguments that kgen supplies stand first, by position; options stand after a ``*``, each with a type and a default::
+
+    def __init__(self, space, condition_space, *, width: int = 64, **kwargs): ...
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
+
+import pydantic
+
+MAX_OPTION = 1_000_000
+"""The largest number of steps, samples, layers or features that a method, or a part of a pipeline, may be asked for."""
+
+
+def options(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The options of a constructor (given the class) or of a method such as `generate`, annotations resolved.
+
+    They are the arguments that can only be given by name.
+    """
+    target = function.__init__ if inspect.isclass(function) else function
+    hints = typing.get_type_hints(target, include_extras=True)
+    return {
+        name: parameter.replace(annotation=hints.get(name, Any))
+        for name, parameter in inspect.signature(target).parameters.items()
+        if parameter.kind == parameter.KEYWORD_ONLY
+    }
+
+
+def supplied(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The arguments of a constructor (given the class) or method that kgen supplies: those before the ``*``."""
+    target = function.__init__ if inspect.isclass(function) else function
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(name for name, p in inspect.signature(target).parameters.items() if p.kind in kinds)[1:]
+
+
+def option_model(function: Callable[..., Any], title: str) -> type[pydantic.BaseModel]:
+    """A pydantic model of the options: unknown keys are refused, types and ranges are checked.
+
+    No whole number may be larger than the class allows (`Configurable.largest_option`), or `MAX_OPTION` for a method.
+
+    Raises:
+        TypeError: an option has a name that no option can have.
+        NameError, PydanticUserError: an annotation cannot be used.
+    """
+    for name in options(function):
+        if name.startswith("_") or hasattr(pydantic.BaseModel, name):
+            raise TypeError(f"'{name}' is a name that no option can have")
+    bounded = pydantic.AfterValidator(_at_most(getattr(function, "largest_option", MAX_OPTION)))
+    fields: dict[str, Any] = {
+        name: (Annotated[p.annotation, bounded], ... if p.default is p.empty else p.default)
+        for name, p in options(function).items()
+    }
+    config = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+    return pydantic.create_model(title, __config__=config, **fields)
+
+
+def _at_most(largest: int) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if any(abs(number) > largest for number in _integers(value)):
+            raise ValueError(f"must be at most {largest:,}")
+        return value
+
+    return check
+
+
+def _integers(value: Any) -> Iterator[int]:
+    """All whole numbers in an option."""
+    if isinstance(value, int):
+        yield value
+    elif isinstance(value, list | tuple | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _integers(item)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield from _integers(vars(value))
