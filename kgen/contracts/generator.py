@@ -30,7 +30,7 @@ OF_LIKELIHOOD = frozenset({"images", "captions", "batch_size"})
 class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
     """A generative model of latents, given a condition.
 
-    A subclass takes `space` and `condition_space` first, then its options as keyword arguments, stores each under its
+    A subclass takes `space` and `condition_space` first, then its options, after a ``*``; it stores each under its
     own name, and passes ``**kwargs`` (Keras's ``name`` and ``dtype``) to ``super().__init__``. Every weight is created
     by `compute_losses`'s path or in ``build``; one that should learn more slowly than the others gets an attribute
     `learning_rate_share`, its share of the learning rate. Random numbers in training come from a `kgen.SeedGenerator`.
