@@ -24,7 +24,7 @@ from kgen.options import split_options
 from kgen.pipeline.likelihood import Likelihood
 from kgen.pipeline.loss_model import LossModel
 from kgen.pipeline.prompts import check_memory, check_number, check_prompts, check_seeds
-from kgen.pipeline.region import latent_region
+from kgen.pipeline.region import check_source, latent_region
 from kgen.pipeline.sampler import Sampler, noise_spec, validate_options
 from kgen.pixels import floats, to_uint8
 from kgen.random import SeedGenerator, draw, interpolate, noise_keys
@@ -262,7 +262,7 @@ class Pipeline(LossModel):
         if not prompts:
             return np.zeros((0, *self.decoder.image_space.shape), np.uint8)
         options = validate_options(self.generator, "generate", options)
-        self._check_source(image, mask, options)
+        check_source(self.generator, self.decoder.image_space, image, mask, options)
         self._check_guidance(options, negative_prompt)
         self._check_read(prompts)
         decoder_options = validate_options(self.decoder, "decode", decoder or {})
@@ -283,24 +283,6 @@ class Pipeline(LossModel):
             region = latent_region(mask, self.decoder.image_space, self.generator.space)  # (h, w)
             batch["region"] = np.repeat(region[None], len(texts), axis=0)
         return self._sample(batch, options, decoder_options, batch_size, verbose)
-
-    def _check_source(self, image: np.ndarray | None, mask: np.ndarray | None, options: Mapping[str, Any]) -> None:
-        name, expected = type(self.generator).__name__, self.decoder.image_space.shape
-        if image is None:
-            if mask is not None:
-                raise ConfigError("a mask is of an image to start from, but there is none")
-            if "strength" in options and self.generator.edits:
-                raise ConfigError(f"'strength' is of an image to start from, but {name} is given none")
-        elif not self.generator.edits:
-            raise ConfigError(f"{name} starts from no image: leave it out")
-        elif not isinstance(image, np.ndarray) or image.shape != expected or image.dtype != np.uint8:
-            image = np.asarray(image)
-            raise ConfigError(f"the image to start from must be uint8 {expected}, not {image.dtype} {image.shape}")
-        elif mask is not None:
-            if not self.generator.inpaints:
-                raise ConfigError(f"{name} changes an image as a whole: leave the mask out")
-            if "strength" in options:
-                raise ConfigError("'strength' is of an image as a whole: a mask's white is all drawn anew")
 
     def _check_read(self, prompts: Sequence[str]) -> None:
         for prompt in dict.fromkeys(prompts):

@@ -1,9 +1,13 @@
-"""What part of a picture is to be drawn anew, from the picture's grid to its latents'."""
+"""The image to start from, and the part of it that is drawn anew: from the image's grid to that of its latents."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
+from kgen.contracts.generator import Generator
 from kgen.errors import ConfigError
 from kgen.spaces import Space
 
@@ -37,3 +41,34 @@ def latent_region(mask: np.ndarray, image_space: Space, latent_space: Space) -> 
     if not region.any():
         raise ConfigError("the mask has nothing white, which is what would be drawn anew")
     return region
+
+
+def check_source(
+    generator: Generator, image_space: Space, image: Any, mask: np.ndarray | None, options: Mapping[str, Any]
+) -> None:
+    """Checks the image that a generator is to start from, and the mask of what is drawn anew.
+
+    Args:
+        image: uint8, of the shape of `image_space`; None: nothing to start from.
+        mask: As for `latent_region`; None: the whole image changes.
+        options: Of the generator's `generate`.
+
+    Raises:
+        ConfigError: the image has another shape or type, the generator cannot do that, or `strength` has no effect.
+    """
+    name, expected = type(generator).__name__, image_space.shape
+    if image is None:
+        if mask is not None:
+            raise ConfigError("a mask is of an image to start from, but there is none")
+        if "strength" in options and generator.edits:
+            raise ConfigError(f"'strength' is of an image to start from, but {name} is given none")
+    elif not generator.edits:
+        raise ConfigError(f"{name} starts from no image: leave it out")
+    elif not isinstance(image, np.ndarray) or image.shape != expected or image.dtype != np.uint8:
+        image = np.asarray(image)
+        raise ConfigError(f"the image to start from must be uint8 {expected}, not {image.dtype} {image.shape}")
+    elif mask is not None:
+        if not generator.inpaints:
+            raise ConfigError(f"{name} changes an image as a whole: leave the mask out")
+        if "strength" in options:
+            raise ConfigError("'strength' is of an image as a whole: a mask's white is all drawn anew")
