@@ -24,7 +24,7 @@ class Gallery(Dataset):
     """Pictures that are given, by split."""
 
     def __init__(self, *, splits: Any) -> None:
-        self.splits = splits  # by name: images (N, SIZE, SIZE, 3), and N captions
+        self.splits = splits  # by name: images (N, SIZE, SIZE, 3) as lists, and N captions
 
     @property
     def image_space(self) -> Space:
@@ -34,7 +34,7 @@ class Gallery(Dataset):
         return self.splits[split][1] if split in self.splits else ()
 
     def image(self, split: Split, index: int) -> np.ndarray:
-        return self.splits[split][0][index]
+        return np.array(self.splits[split][0][index], np.uint8)
 
 
 def gallery(**splits: tuple[np.ndarray, Sequence[str]]) -> Gallery:

@@ -242,7 +242,7 @@ def test_jitter_moves_by_at_most_as_much_and_differently_each_time() -> None:
         ({"objects": 2, "positions": ("middle",)}, "no scene of two objects at these positions"),
         ({"count": 865}, "count 865 is more than the 864 scenes"),
         ({"colours": ()}, "colours is empty"),
-        ({"shapes": ("heart",)}, "shapes.0: Input should be 'circle', .* or 'star', not 'heart'"),
+        ({"shapes": ("heart",)}, r"shapes\[0\]: must be 'circle', .* or 'star', got 'heart'"),
     ],
 )
 def test_wrong_options(options: dict[str, object], message: str) -> None:

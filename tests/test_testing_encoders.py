@@ -106,8 +106,8 @@ def unpadded(self: Any, tokens: Any, training: bool = False) -> dict[str, Any]:
     return {**condition, "mask": ops.ones_like(condition["mask"])}
 
 
-def noisy_letters(self: Any, dim: int = 8, length: int = 12) -> None:
-    Letters.__init__(self, dim, length)
+def noisy_letters(self: Any, *, dim: int = 8, length: int = 12) -> None:
+    Letters.__init__(self, dim=dim, length=length)
     self.seeds = kgen.SeedGenerator(0)
 
 

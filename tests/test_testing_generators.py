@@ -242,7 +242,7 @@ def indifferent(self: Any, condition: Any, null_condition: Any, noise: Any) -> A
     return noise["normal"]
 
 
-def branching(self: Any, condition: Any, null_condition: Any, noise: Any, temperature: float = 1.0) -> Any:
+def branching(self: Any, condition: Any, null_condition: Any, noise: Any, *, temperature: float = 1.0) -> Any:
     x = Gaussian.generate(self, condition, null_condition, noise)
     return x if temperature > 0.5 else 0.5 * x
 
