@@ -29,6 +29,7 @@ class TestConformance(DecoderConformance):
         return KLAutoencoder(SPACE, channels=2, network=TINY)
 
 
+@pytest.mark.slow  # the tests of the critic, of VQ and FSQ train without attention, too
 class TestWithoutAttention(DecoderConformance):
     replicas: ClassVar = False
 

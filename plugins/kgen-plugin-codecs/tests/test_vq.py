@@ -26,6 +26,7 @@ class TestVector(DecoderConformance):
         return VQAutoencoder(SPACE, quantizer=Vector(size=16, dim=4, revive=0.0), network=ONE_LEVEL)
 
 
+@pytest.mark.slow  # test_quantizers compares its codes, gradients and updates with a peer's
 class TestCosine(DecoderConformance):
     replicas: ClassVar = False  # revived codes are drawn from the first replica's vectors
 

@@ -58,6 +58,7 @@ class TestEDM(GeneratorConformance):
         return Diffusion(SPACE, CONDITIONS, network=TINY_DIT, schedule="karras", prediction="edm", times=LogNormal())
 
 
+@pytest.mark.slow  # a weight of the loss, which test_maths computes
 class TestMinSNR(GeneratorConformance):
     likelihood_options: ClassVar = {"steps": 3}
     generate_options: ClassVar = ({"sampler": "euler-ancestral", "steps": 3},)

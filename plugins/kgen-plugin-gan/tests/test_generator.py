@@ -33,6 +33,7 @@ class TestRelativistic(Conformance):
         return tiny()
 
 
+@pytest.mark.slow  # its objective is tested by itself
 class TestHinge(Conformance):
     replicas: ClassVar = False
 
@@ -40,6 +41,7 @@ class TestHinge(Conformance):
         return tiny(objective="hinge", spectral_norm=True, penalty=0.0)
 
 
+@pytest.mark.slow
 class TestNonSaturating(Conformance):
     replicas: ClassVar = False
 

@@ -100,6 +100,7 @@ print(pooled[0] @ pooled[1])
 """
 
 
+@pytest.mark.slow  # a frozen BERT runs on JAX in its conformance, and kgen without TensorFlow in tests/
 def test_works_on_jax_without_tensorflow() -> None:
     pytest.importorskip("jax")
     environment = {**os.environ, "KERAS_BACKEND": "jax"}

@@ -92,10 +92,9 @@ def numbers(shape: Shape, count: int = 3, seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((count, *shape)).astype("float32")
 
 
-@pytest.mark.parametrize("scale", [0.1, 0.4])
-def test_it_comes_back(case, scale: float, randomise, condition_of, array) -> None:
+def test_it_comes_back(case, randomise, condition_of, array) -> None:
     bijection, shape = case
-    randomise(bijection, gentle(bijection, scale))
+    randomise(bijection, gentle(bijection, 0.4))
     x, condition = numbers(shape), condition_of(3)
     y, _ = bijection(x, condition)
     assert tuple(y.shape) == bijection.compute_output_shape((3, *shape))

@@ -34,6 +34,7 @@ class TestAutoregressive(GeneratorConformance):
         return Autoregressive(SPACE, CONDITIONS, network=CROSS)
 
 
+@pytest.mark.slow  # test_causal computes its logits and probabilities, with prefix and in random order
 class TestPrefixAndAnyOrder(GeneratorConformance):
     replicas: ClassVar = False
     generate_options: ClassVar = ({"guidance": 1.5},)

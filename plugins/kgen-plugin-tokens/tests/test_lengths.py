@@ -32,6 +32,7 @@ TEXTS = [[2, 1, 0, 2, 0], [0, 3, 0, 0, 0], [4, 3, 2, 1, 2], [1, 0, 0, 0, 0]]
 LENGTHS = [2, 0, 5, 1]
 
 
+@pytest.mark.slow  # fewer parts than where the length is predicted
 class TestFixed(GeneratorConformance):
     replicas: ClassVar = False
     generate_options: ClassVar = ({}, {"temperature": 0.7, "top_k": 3, "guidance": 2.0})
@@ -48,6 +49,7 @@ class TestPredicted(GeneratorConformance):
         return Autoregressive(SEQUENCE, CONDITIONS, network=NETWORK, length="predicted")
 
 
+@pytest.mark.slow
 class TestFixedAtOnce(GeneratorConformance):
     replicas: ClassVar = False
     likelihood_options: ClassVar = {"samples": 4}
