@@ -182,12 +182,9 @@ FEW = covering(EVERY, neighbors)
 """Every two neighbors meet: enough for each change."""
 BACKENDS = [
     ("text/bag", "diffusion/diffusion", "kgen/identity"),
-    ("text/transformer", "tokens/nar", "tokens/pixel-tokens"),
     ("text/class", "vae/vae", "codecs/kl-autoencoder"),
-    ("text/none", "gan/gan", "superres/regression"),
 ]
-"""Images, tokens, latents of an autoencoder, small images: enough for another backend, on which the parts' own tests
-run as well."""
+"""Images, and latents of an autoencoder: enough for another backend, on which the parts' own tests run as well."""
 
 
 def marked(triple: Triple) -> Any:

@@ -10,7 +10,6 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.backends
 def test_the_python_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (example,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "kgen.assemble" in block)

@@ -102,7 +102,6 @@ def test_hinge() -> None:
     assert float(hinge(real, fake)[0]) == pytest.approx(0.5 * (0.0 + 0.5 + 0.0 + 2.0) / 2)
 
 
-@pytest.mark.backends
 def test_neither_learns_from_the_others_loss() -> None:
     """The critic's loss moves the critic alone; the opinion moves the autoencoder alone: exactly."""
     codec = KLAutoencoder(SPACE, network=TINY, discriminator=CRITIC)

@@ -138,7 +138,6 @@ def test_t5(feed_forward: str, layers: int, sentence_pieces: bytes, tmp_path: Pa
     assert not any("decoder" in weight.path for weight in encoder.weights)
 
 
-@pytest.mark.backends
 def test_weights_in_several_files(sentence_pieces: bytes, tmp_path: Path) -> None:
     config = transformers.T5Config(vocab_size=40, d_model=16, d_kv=4, d_ff=32, num_layers=1, num_heads=2)
     model = transformers.T5EncoderModel(config)

@@ -82,7 +82,6 @@ def test_every_weight_of_two_scales_has_a_gradient(randomise, condition_of) -> N
     check_gradients(gradients(flow, lambda: ops.mean(flow.compute_losses(x, condition, training=False)["loss"])))
 
 
-@pytest.mark.backends
 def test_variational_dequantization_learns_of_any_images(randomise, condition_of) -> None:
     """What conformance asks of losses; the dequantizer's densities and bounds have tests of their own."""
     options = {"coupling": Transformer(patch=4, couplings=2, width=8, heads=2), "dequantization": "variational"}

@@ -82,7 +82,6 @@ def test_it_is_its_parts() -> None:
     )
 
 
-@pytest.mark.backends
 def test_parts_get_their_own_options_and_noise() -> None:
     made = cascade(DIFFUSION, REGRESSION)
     made.build(None)
