@@ -29,6 +29,7 @@ KINDS = (
 )
 
 
+@pytest.mark.slow  # test_bijections inverts and measures its couplings; below, each weight has a gradient
 class TestConvolutional(GeneratorConformance):
     fit_steps: ClassVar = 40
     generate_options: ClassVar = ({}, {"temperature": 0.7})

@@ -24,6 +24,7 @@ FLAT = Network(width=8, multipliers=(1,), attention=())
 EVERY = ({}, {"temperature": 0.7, "observe": "mode"}, {"observe": "sample"})
 
 
+@pytest.mark.slow  # the ladder has more of everything
 class TestPlain(GeneratorConformance):
     generate_options: ClassVar = EVERY
     replicas: ClassVar = False
