@@ -112,7 +112,6 @@ def test_commitment_is_the_distance_from_the_codes() -> None:
     np.testing.assert_allclose(slope, 0.5 * (z - book[codes]) / np.prod(z.shape[1:]), rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.backends
 def test_dead_codes_are_revived() -> None:
     """Codes far from every vector come back among them; those in use move little."""
     book = RNG.normal(size=(SIZE, DIM)).astype("float32")

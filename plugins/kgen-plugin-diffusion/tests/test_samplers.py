@@ -187,7 +187,6 @@ def test_eta_is_the_share_of_fresh_noise() -> None:
     assert spread(0.0) < 1e-6 < spread(0.5) < spread(1.0)
 
 
-@pytest.mark.backends
 def test_ancestral_steps_are_those_of_diffusers() -> None:
     """DDPM's mean over all 1000 discrete steps, without its noise."""
     torch = pytest.importorskip("torch")

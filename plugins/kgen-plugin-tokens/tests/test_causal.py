@@ -124,7 +124,6 @@ def test_the_likelihood_is_the_sum_of_the_tokens() -> None:
     np.testing.assert_allclose(ops.convert_to_numpy(losses["loss"]), -expected / COUNT, rtol=1e-5)
 
 
-@pytest.mark.backends
 def test_draws_follow_the_probabilities() -> None:
     """Of a tiny model, how often each picture is drawn, beside its likelihood."""
     keras.utils.set_random_seed(0)

@@ -165,7 +165,6 @@ def test_logistic_samples_have_its_probabilities(numbers: tuple[float, float]) -
     assert np.abs(empirical - cumulated).max() < 1.63 / math.sqrt(len(found))  # Kolmogorov and Smirnov, 1 %
 
 
-@pytest.mark.backends
 def test_a_mixture_is_sampled_by_its_weights() -> None:
     numbers = (*MIXTURE[:9], *(-6.0,) * 6)
     found = draws(Logistic(components=3), numbers)
