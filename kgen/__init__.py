@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from kgen.errors import ConfigError, DataError, KgenError, PluginError, RunError, SpaceError
-from kgen.plugins.hookspecs import hookimpl
+from kgen.plugins.hookspecs import API, hookimpl
 from kgen.plugins.registry import Registrar
 from kgen.spaces import ConditionSpace, Space
 
@@ -53,6 +53,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "API",
     "ConditionSpace",
     "ConfigError",
     "DataError",

@@ -23,6 +23,10 @@ class PluginError(KgenError):
     """A plugin could not be loaded, or breaks the extension contract."""
 
 
+class IncompatibleError(PluginError):
+    """A plugin was written for another contract than this kgen has."""
+
+
 class ComponentError(PluginError):
     """A component raised an exception that is none of kgen's: a fault of the distribution that it comes from."""
 

@@ -10,6 +10,8 @@ from pydantic import Field
 
 import kgen
 
+KGEN_API = 1  # the contract that this plugin was written for
+
 Tensor = Any
 Condition = dict[str, Tensor]
 

@@ -30,6 +30,7 @@ MISSING = object()
 WRONG: tuple[Any, ...] = (MISSING, None, "nope", -1, 2**62, 10**9, 1e300, [], {}, [[1]], {"name": 5}, "x" * 10_000)
 
 HARMLESS = {
+    ("api", "missing"),
     *(("files", value) for value in ("missing", "[]")),
     *(("generator.noise", value) for value in ("-1", str(2**62), str(10**9), "1e+300", "missing")),
     *((f"{part}.{key}", "missing") for part, key in (("encoder", "dim"), ("generator", "width"))),
@@ -95,7 +96,7 @@ def test_every_key_of_a_description_may_be_wrong(saved: Path, tmp_path: Path) ->
 def bomb() -> str:
     lines = ["a0: &a0 [x,x,x,x,x,x,x,x,x]"]
     lines += [f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)]
-    return "\n".join([*lines, "format: 1", "image_shape: [16, 16, 3]", "decoder: *a9"])
+    return "\n".join([*lines, "api: 1", "image_shape: [16, 16, 3]", "decoder: *a9"])
 
 
 @pytest.mark.parametrize(
@@ -109,9 +110,9 @@ def bomb() -> str:
         ("a: !!python/object/apply:os.system [ls]", "tags .* are not allowed"),
         ("\x00", "control character"),
         ("\xff\xfe", "is not UTF-8 text"),
-        ("format: 2\nmore: 1", "was written by a newer kgen"),
+        ("api: 2\nmore: 1", "was saved under contract 2 of kgen"),
         ("# " + "x" * 8_000_001, "is larger than 8,000,000 bytes"),
-        ("format: 0x" + "f" * 5000, "is no number that can be used"),
+        ("api: 0x" + "f" * 5000, "is no number that can be used"),
     ],
 )
 def test_a_description_that_is_dangerous_or_none(tmp_path: Path, content: str, message: str) -> None:

@@ -11,9 +11,9 @@ from pydantic import Field, PositiveInt
 from kgen.config.source import read_file
 from kgen.errors import ConfigError, RunError
 from kgen.options.validation import check, dotted
+from kgen.plugins.migrations import migrate
 from kgen.plugins.registry import Kind
 
-FORMAT = 1
 PARTS: tuple[Kind, ...] = ("encoder", "generator", "decoder")
 
 MAX_BYTES = 8_000_000
@@ -50,7 +50,8 @@ class DecoderDescription(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
-    format: PositiveInt
+    api: PositiveInt
+    """The contract that it was saved under."""
     dtype: Literal["float32", "float64", "float16", "bfloat16", "mixed_float16", "mixed_bfloat16"]
     image_shape: tuple[Side, Side, Annotated[int, Field(ge=1, le=4)]]
     decoder: Part
@@ -73,16 +74,14 @@ def read_description(file: Path, schema: type[Description]) -> Description:
     """Reads a description, and checks it as a whole.
 
     Raises:
-        RunError: it is missing, damaged, too large, or of a newer kgen.
+        RunError: it is missing, damaged, too large, or of a newer contract.
     """
     try:
         data = read_file(file, MAX_BYTES).data
     except ConfigError as error:
         first = str(error).splitlines()[0].removeprefix(f"{file}: ")
         raise RunError(f"{file} is damaged: {first}") from error
-    if isinstance(found := data.get("format"), int) and found > FORMAT:
-        raise RunError(f"{file} was written by a newer kgen: upgrade kgen to read it")
-    description, problems = check(schema, data, file.name)
+    description, problems = check(schema, migrate("description", data, file), file.name)
     if not isinstance(description, schema):
         told = "; ".join(f"{dotted(path)}: {message}" if path else message for path, message in problems[:5])
         raise RunError(f"{file} is damaged: {shorten(told)}")

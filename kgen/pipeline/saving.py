@@ -12,16 +12,10 @@ from kgen.backend.precision import precision
 from kgen.config.source import to_yaml
 from kgen.contracts.decoder import Decoder
 from kgen.errors import ConfigError, RunError, SpaceError
-from kgen.pipeline.assembly import (
-    check_fit,
-    component_id,
-    construct,
-    make_decoder,
-    make_encoder,
-    make_generator,
-)
-from kgen.pipeline.description import FORMAT, PARTS, DecoderDescription, PipelineDescription, read_description, shorten
+from kgen.pipeline.assembly import check_fit, component_id, construct, make_decoder, make_encoder, make_generator
+from kgen.pipeline.description import PARTS, DecoderDescription, PipelineDescription, read_description, shorten
 from kgen.pipeline.pipeline import Pipeline
+from kgen.plugins.hookspecs import API
 from kgen.spaces import Space
 from kgen.storage.files import atomic_folder, files_in, remove_abandoned, write_text
 from kgen.storage.weights import load_variables, save_variables
@@ -42,7 +36,7 @@ def save(pipeline: Pipeline, path: str | Path) -> None:
         for part in ("encoder", "decoder"):
             (folder / part).mkdir()
             getattr(pipeline, part).save_assets(folder / part)
-        save_variables(folder / "weights.safetensors", saved_weights(pipeline), {"format": str(FORMAT)})
+        save_variables(folder / "weights.safetensors", saved_weights(pipeline), {"api": str(API)})
 
 
 def load(path: str | Path, *, custom: Sequence[type[Any]] = ()) -> Pipeline:
@@ -79,14 +73,14 @@ def load(path: str | Path, *, custom: Sequence[type[Any]] = ()) -> Pipeline:
 def save_decoder(decoder: Decoder, path: str | Path) -> None:
     """Writes a trained decoder into the folder `path`, atomically, as `save` does a pipeline."""
     description = {
-        "format": FORMAT,
+        "api": API,
         "dtype": decoder.dtype_policy.name,
         "image_shape": list(decoder.image_space.shape),
         "decoder": {"name": component_id(decoder), **decoder.config},
     }
     with _described_folder(Path(path), DECODER, description) as folder:
         decoder.save_assets(folder)
-        save_variables(folder / "weights.safetensors", {"decoder": decoder.kept_weights}, {"format": str(FORMAT)})
+        save_variables(folder / "weights.safetensors", {"decoder": decoder.kept_weights}, {"api": str(API)})
 
 
 def load_decoder(path: str | Path, decoder: Decoder) -> Decoder:
@@ -141,7 +135,7 @@ def _owned(file: Path) -> list[str]:
 def _describe(pipeline: Pipeline) -> dict[str, Any]:
     parts = {kind: getattr(pipeline, kind) for kind in PARTS}
     return {
-        "format": FORMAT,
+        "api": API,
         "dtype": pipeline.generator.dtype_policy.name,
         "condition_dropout": pipeline.condition_dropout,
         "image_shape": list(pipeline.decoder.image_space.shape),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import os
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,13 +13,17 @@ import pluggy
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from kgen.errors import KgenError, PluginError
+from kgen.errors import IncompatibleError, KgenError, PluginError
 from kgen.plugins import builtin, hookspecs
+from kgen.plugins.hookspecs import API
 from kgen.plugins.isolation import isolated
 from kgen.plugins.registry import NAME, PREFIX, Provenance, Registrar, Registry
 
 GROUP = "kgen"
 DISABLE = "KGEN_DISABLE_PLUGINS"  # namespaces, separated by commas
+CONTRACT = "KGEN_API"
+"""The attribute by which a plugin says which contract it was written for."""
+
 CORE = "kgen-core"
 """The distribution of kgen itself. The distribution `kgen` belongs to another project."""
 
@@ -51,9 +56,13 @@ def discover(entry_points: Iterable[Any], disabled: Iterable[str] = ()) -> Regis
             _check_namespace(origin, [own, *(other for there, other in origins.items() if there != key)])
             _check_requirement(plugins[key].dist.requires or [], own.version)
             with isolated(str(origin), f" ({DISABLE}={origin.namespace} leaves it out)"):
-                _ask(plugins[key].load(), origin, trial)
+                plugin = plugins[key].load()
+                _check_contract(plugin, origin)
+                _ask(plugin, origin, trial)
         except KgenError as error:
             found.broken[origin] = str(error)
+            if isinstance(error, IncompatibleError):
+                found.incompatible.add(origin)
         else:
             found.components = trial.components
     return found
@@ -91,6 +100,30 @@ def _check_requirement(requires: Iterable[str], version: str) -> None:
             continue
         if not needed.specifier.contains(version, prereleases=True):
             raise PluginError(f"it needs {needed.name}{needed.specifier}, but this is {CORE} {version}")
+
+
+def running() -> str:
+    """The words for this kgen: "kgen-core 0.1.0"."""
+    return f"{CORE} {importlib.metadata.version(CORE)}"
+
+
+def _check_contract(plugin: Any, origin: Provenance) -> None:
+    """Raises IncompatibleError where a plugin was written for another contract than there is (`hookspecs.API`)."""
+    module = sys.modules.get(getattr(plugin, "__module__", None) or "")
+    number = getattr(plugin, CONTRACT, getattr(module, CONTRACT, API))
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise PluginError(f"{CONTRACT} must be the number of a contract, such as {API}, not {number!r}")
+    if number == API:
+        return
+    newer, own = f"'pip install --upgrade {CORE}'", f"'pip install --upgrade {origin.distribution}'"
+    raise IncompatibleError(
+        f"it was written for contract {number} of kgen, and this is {running()}, with contract {API}: "
+        + (
+            f"upgrade kgen ({newer}), or install an older {origin.distribution}"
+            if number > API
+            else f"upgrade it ({own})"
+        )
+    )
 
 
 def _ask(plugin: object, origin: Provenance, found: Registry) -> None:

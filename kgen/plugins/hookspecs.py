@@ -15,6 +15,9 @@ implementations. They declare components by name and import path, so that listin
         registry.generator("ddpm", "kgen_plugin_myplugin.generator:DDPM", summary="Ho et al. 2020")
 
 The component is then "myplugin/ddpm", or "ddpm" while no other plugin has a generator of that name.
+
+The module (or object) says which contract it was written for: ``KGEN_API = 1``. One that says nothing is taken for 1.
+A plugin of another contract is listed as incompatible, and nothing of it is used.
 """
 
 from __future__ import annotations
@@ -22,6 +25,9 @@ from __future__ import annotations
 import pluggy
 
 from kgen.plugins.registry import Registrar
+
+API = 1
+"""The number of this contract. It grows when a plugin has to be changed to go on working."""
 
 hookspec = pluggy.HookspecMarker("kgen")
 hookimpl = pluggy.HookimplMarker("kgen")

@@ -76,10 +76,13 @@ class Component:
 
 @dataclass
 class Registry:
-    """All declarations, and the reasons of the plugins that could not be loaded (`broken`)."""
+    """All declarations, and the reasons of the plugins that could not be loaded (`broken`); of these, some are
+    `incompatible`: they were written for another contract.
+    """
 
     components: dict[tuple[Kind, str], Component] = field(default_factory=dict)
     broken: dict[Provenance, str] = field(default_factory=dict)
+    incompatible: set[Provenance] = field(default_factory=set)
 
     def add(self, component: Component) -> None:
         key = (component.kind, component.id)

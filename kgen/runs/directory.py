@@ -18,10 +18,12 @@ from kgen.config.changes import Change, changes
 from kgen.config.source import read_file
 from kgen.errors import KgenError, PluginError, RunError
 from kgen.plugins.discovery import registry
+from kgen.plugins.hookspecs import API
+from kgen.plugins.migrations import migrate
 from kgen.runs.manifest import Manifest
 from kgen.storage.checkpoints import checkpoint_steps
 from kgen.storage.files import TEMPORARY, remove_abandoned, write_text
-from kgen.storage.json_file import read_json
+from kgen.storage.json_file import check_json, read_json
 
 LOCK = ".lock"
 
@@ -194,16 +196,20 @@ class RunDirectory:
             need: Keys without which it is of no use.
 
         Raises:
-            RunError: it is damaged, or lacks one of these.
+            RunError: it is damaged, lacks one of these, or was written under a newer contract.
         """
-        found = dict(read_json(self.manifest, Manifest)) if self.manifest.is_file() else {}
+        found: dict[str, Any] = {}
+        if self.manifest.is_file():
+            saved = migrate("manifest", read_json(self.manifest, dict[str, Any]), self.manifest)
+            found = dict(check_json(self.manifest, json.dumps(saved), Manifest))
         if missing := [key for key in need if key not in found]:
             raise RunError(f"{self.manifest} is damaged or of a training that has not ended: it lacks '{missing[0]}'")
         return found
 
     def update_manifest(self, **entries: Any) -> None:
         """Sets keys of the manifest; None removes one."""
-        found = {key: value for key, value in {**self.read_manifest(), **entries}.items() if value is not None}
+        found = {"api": API, **self.read_manifest(), **entries}
+        found = {key: value for key, value in found.items() if value is not None}
         write_text(self.manifest, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
 
     def is_trained(self, steps: int) -> bool:

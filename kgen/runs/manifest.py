@@ -54,6 +54,7 @@ class Manifest(TypedDict, total=False):
     """Of a run, or of the stage of its decoder."""
 
     __pydantic_config__ = OPEN  # type: ignore[misc]
+    api: int
     name: str
     seed: int
     step: int

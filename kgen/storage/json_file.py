@@ -34,6 +34,11 @@ def read_json(path: Path, schema: type[Value]) -> Value:
         raise RunError(f"{path} cannot be read: {error.strerror or error}") from error
     if len(content) > MAX_BYTES:
         raise RunError(f"{path} is damaged: it is larger than {MAX_BYTES:,} bytes")
+    return check_json(path, content, schema)
+
+
+def check_json(path: Path, content: bytes | str, schema: type[Value]) -> Value:
+    """As `read_json`, of what was read from `path` already."""
     try:
         return pydantic.TypeAdapter(schema).validate_json(content, strict=True)
     except pydantic.ValidationError as error:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from kgen.backend.replicas import has_workers
 from kgen.errors import RunError
 from kgen.pipeline.loss_model import LossModel
+from kgen.plugins.hookspecs import API
+from kgen.plugins.migrations import migrate
 from kgen.storage.checkpoints import CHECKPOINT, checkpoint_steps
-from kgen.storage.weights import Groups, load_variables, save_variables
+from kgen.storage.weights import Groups, load_variables, read_metadata, save_variables
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +52,7 @@ class Checkpoints:
         """
         if not all(np.isfinite(np.asarray(v.numpy())).all() for v in model.trainable_variables):
             raise diverged(step, self)
-        save_variables(self._path(step), training_state(model), {"step": str(step)})
+        save_variables(self._path(step), training_state(model), {"step": str(step), "api": str(API)})
         for old in self.steps()[: -self.keep]:
             self._path(old).unlink(missing_ok=True)
 
@@ -87,7 +90,11 @@ class Checkpoints:
 
     def _load(self, step: int, model: LossModel) -> None:
         path = self._path(step)
-        found = load_variables(path, training_state(model)).get("step")
+        metadata: dict[str, Any] = read_metadata(path)
+        if "api" in metadata:
+            metadata["api"] = int(metadata["api"]) if metadata["api"].isdecimal() else metadata["api"]
+        found = migrate("checkpoint", metadata, path).get("step")
+        load_variables(path, training_state(model))
         if found != str(step):
             raise RunError(f"{path} holds step {found}: it was renamed")
 

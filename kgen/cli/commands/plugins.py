@@ -37,7 +37,8 @@ def list_plugins() -> None:
             table.add_row(*map(printable, row))
     plain_console(WIDE).print(table)
     for origin, reason in found.broken.items():
-        say(f"broken: {origin}: {reason}")
+        state = "incompatible" if origin in found.incompatible else "broken"
+        say(f"{state}: {origin}: {reason}")
 
 
 @app.command("show", epilog="Example: kgen plugins show text/bag")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import kgen
 
+KGEN_API = 1
+
 
 @kgen.hookimpl
 def kgen_components(registry: kgen.Registrar) -> None:

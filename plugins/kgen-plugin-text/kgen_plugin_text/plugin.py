@@ -6,6 +6,8 @@ from typing import Any
 
 import kgen
 
+KGEN_API = 1
+
 
 @kgen.hookimpl
 def kgen_components(registry: Any) -> None:
