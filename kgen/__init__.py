@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kgen.contracts.encoder import Encoder
     from kgen.contracts.generator import Generator
     from kgen.contracts.metric import Metric
-    from kgen.options import Static, is_static
+    from kgen.options import OneOf, Static, is_static, part
     from kgen.pipeline.assembly import assemble, make_dataset, make_decoder
     from kgen.pipeline.likelihood import bits_per_dimension
     from kgen.pipeline.pipeline import Pipeline
@@ -48,8 +48,10 @@ _LAZY = {
     "Metric": "kgen.contracts.metric",
     "NoiseSpec": "kgen.random",
     "SeedGenerator": "kgen.random",
+    "OneOf": "kgen.options",
     "Static": "kgen.options",
     "is_static": "kgen.options",
+    "part": "kgen.options",
 }
 
 __all__ = [
@@ -64,6 +66,7 @@ __all__ = [
     "KgenError",
     "Metric",
     "NoiseSpec",
+    "OneOf",
     "Pipeline",
     "PluginError",
     "Problem",
@@ -83,6 +86,7 @@ __all__ = [
     "make_dataset",
     "make_decoder",
     "open_decoder",
+    "part",
     "read_json",
 ]
 

@@ -322,7 +322,7 @@ def test_plugins_show_prints_documentation_and_options_and_no_chatter_of_tensorf
     ):
         assert (row.split() in rows) == ("network.kind" not in row), row
     assert kgen("plugins", "show", "toy").out.startswith("plugin 'toy' of kgen-plugin-toy 1.2\n  dataset toy/squares")
-    kgen("plugins", "show", "meens").refuses("there is no component and no plugin 'meens'")
+    kgen("plugins", "show", "meens").refuses("there is no component, no kind and no plugin 'meens'")
 
 
 def test_ctrl_c_ends_with_a_checkpoint_and_says_how_to_go_on(good: Path, tmp_path: Path, kgen) -> None:

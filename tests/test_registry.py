@@ -31,7 +31,10 @@ def test_a_component_is_found_by_full_id_and_by_a_bare_name_while_it_is_unique(r
 
 
 def test_an_ambiguous_bare_name_is_refused_and_both_are_named(registry: Registry) -> None:
-    with pytest.raises(ConfigError, match="generator 'pear' is ambiguous: write one of 'fruit/pear', 'nuts/pear'"):
+    with pytest.raises(
+        ConfigError,
+        match=r"generator 'pear' is ambiguous: write one of 'fruit/pear' \(of kgen-plugin-fruit\), 'nuts/pear' \(of ",
+    ):
         registry.find("generator", "pear")
 
 

@@ -37,6 +37,10 @@ ChangedData = Annotated[
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory that 'kgen run' made.")]
 
 
+WIDE = 200
+"""Columns of a table that is not printed on a terminal."""
+
+
 def say_error(message: str, status: int) -> int:
     """Prints one message on stderr, and gives the exit status back."""
     print(f"error: {printable(message)}", file=sys.stderr)

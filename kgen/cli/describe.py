@@ -9,9 +9,9 @@ from typing import Any
 
 from rich.table import Table
 
-from kgen.cli.common import plain_console, printable, say
-from kgen.options.validation import alternatives, model_of, schema_of
-from kgen.plugins.registry import Component
+from kgen.cli.common import WIDE, plain_console, printable, say
+from kgen.options.validation import alternatives, model_of, schema_of, tag_names
+from kgen.plugins.registry import Component, DeclaredKind
 
 TYPES = {"integer": "int", "number": "float", "string": "text", "boolean": "true|false", "null": "null"}
 LIMITS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
@@ -21,11 +21,21 @@ Schema = dict[str, Any]
 Row = tuple[str, str, str]
 
 
-def describe_plugin(components: Sequence[Component]) -> None:
-    """Prints the components of one plugin."""
+def describe_plugin(components: Sequence[Component], kinds: Sequence[DeclaredKind]) -> None:
+    """Prints the kinds that one plugin declares, and its components."""
     say(str(components[0].origin))
+    for kind in kinds:
+        say(f"  kind {kind.name}: {kind.summary}")
     for component in components:
         say(f"  {component.kind} {component.id}: {component.summary}")
+
+
+def describe_kind(kind: DeclaredKind, components: Sequence[Component]) -> None:
+    """Prints what a plugin declares to be a kind, and the components of it, whichever plugin brings them."""
+    say(f"kind {kind.name}, of {kind.origin.release}: {kind.summary}")
+    say(f"each is a {kind.contract}")
+    for component in components:
+        say(f"  {component.short}: {component.summary} ({component.origin.release})")
 
 
 def describe_component(component: Component) -> None:
@@ -35,6 +45,9 @@ def describe_component(component: Component) -> None:
     say(f"{component.kind} {component.id}: {component.summary}")
     say(f"{origin.distribution} {origin.version}, {component.target}\n")
     say(f"{inspect.getdoc(cls) or ''}\n")
+    if not isinstance(cls, type):
+        print("options: none\n")
+        return
     _print_options("options", cls, component.id)
     if method := METHODS.get(component.kind):
         _print_options(f"options of {method} (in a run file: sample.options)", getattr(cls, method), component.id)
@@ -50,14 +63,14 @@ def _print_options(title: str, function: Callable[..., Any], owner: str) -> None
     table = Table("name", "value", "default", box=None, padding=(0, 2, 0, 0))
     for row in rows:
         table.add_row(*map(printable, row))
-    plain_console().print(table, "")
+    plain_console(WIDE).print(table, "")
 
 
 def option_rows(schema: Schema, root: Schema, prefix: str = "", kind: str = "") -> Iterator[Row]:
     """Name, allowed values and default of each option; those of a nested choice follow it."""
     required = schema.get("required", [])
     for name, node in schema.get("properties", {}).items():
-        if kind and node.get("const") == kind:
+        if kind and name == "kind":
             continue
         default = node.get("default")
         text = "required" if name in required else json.dumps(default, ensure_ascii=False)
@@ -72,12 +85,14 @@ def option_rows(schema: Schema, root: Schema, prefix: str = "", kind: str = "") 
 
 def values(node: Schema, root: Schema) -> str:
     """Which values a schema allows, in few words: "int >= 1 | null"."""
-    return " | ".join(dict.fromkeys(_leaf(leaf, root) for leaf in alternatives(node, root)))
+    words = list(dict.fromkeys(_leaf(leaf, root) for leaf in alternatives(node, root)))
+    listed = {name for word in words if "|" in word for name in word.split("|")}
+    return " | ".join(word for word in words if word not in listed)
 
 
 def _leaf(node: Schema, root: Schema) -> str:
     if "const" in node or "enum" in node:
-        return "|".join(str(value) for value in node.get("enum", [node.get("const")]))
+        return "|".join(_without_ids([str(value) for value in node.get("enum", [node.get("const")])]))
     if "prefixItems" in node:
         return f"[{', '.join(values(item, root) for item in node['prefixItems'])}]"
     if node.get("type") == "array":
@@ -88,5 +103,11 @@ def _leaf(node: Schema, root: Schema) -> str:
     return TYPES.get(node.get("type", ""), str(node.get("type", "anything"))).replace("object", "mapping") + limits
 
 
+def _without_ids(names: list[str]) -> list[str]:
+    """Without a full id beside the bare name of the same component."""
+    return [name for name in names if name.partition("/")[2] not in names]
+
+
 def _kind(node: Schema) -> str:
-    return str(node["properties"].get("kind", {}).get("const", ""))
+    names = tag_names(node)
+    return _without_ids(names)[0] if names else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kgen.options.arguments import Arguments
 from kgen.options.configurable import Configurable
+from kgen.options.kinds import OneOf, part
 from kgen.options.signature import MAX_OPTION, option_model, options, supplied
 from kgen.options.static import Static, is_static, split_options
 from kgen.options.validation import check, check_options, model_of, plain, schema_of
@@ -12,6 +13,7 @@ __all__ = [
     "MAX_OPTION",
     "Arguments",
     "Configurable",
+    "OneOf",
     "Static",
     "check",
     "check_options",
@@ -19,6 +21,7 @@ __all__ = [
     "model_of",
     "option_model",
     "options",
+    "part",
     "plain",
     "schema_of",
     "split_options",

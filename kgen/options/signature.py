@@ -22,8 +22,10 @@ MAX_OPTION = 1_000_000
 def options(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """The options of a constructor (given the class) or of a method such as `generate`, annotations resolved.
 
-    They are the arguments that can only be given by name.
+    They are the arguments that can only be given by name; of a dataclass, all of its constructor's.
     """
+    if inspect.isclass(function) and dataclasses.is_dataclass(function):
+        return _fields(function)
     target = function.__init__ if inspect.isclass(function) else function
     hints = typing.get_type_hints(target, include_extras=True)
     return {
@@ -31,6 +33,19 @@ def options(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
         for name, parameter in inspect.signature(target).parameters.items()
         if parameter.kind == parameter.KEYWORD_ONLY
     }
+
+
+def _fields(cls: type[Any]) -> dict[str, inspect.Parameter]:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    found = {}
+    for field in dataclasses.fields(cls):
+        default: Any = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        if field.init:
+            kind = inspect.Parameter.KEYWORD_ONLY
+            found[field.name] = inspect.Parameter(field.name, kind, default=default, annotation=hints[field.name])
+    return found
 
 
 def supplied(function: Callable[..., Any]) -> tuple[str, ...]:

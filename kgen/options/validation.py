@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -12,10 +13,15 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticSerializationError, core_schema
 
 from kgen.errors import ConfigError, PluginError
-from kgen.options.signature import option_model
+from kgen.options.signature import option_model, options
+from kgen.plugins import discovery
+from kgen.plugins.registry import KINDS
 
 KeyPath = tuple[str | int, ...]
 Problem = tuple[KeyPath, str]
+
+KIND = "kind"
+"""The key under which a mapping says which of several things it is."""
 
 MAX_INTEGER = 2**31 - 1
 """The largest whole number of a configuration, such as a seed; YAML with more than 2^63 - 1 is refused at once."""
@@ -40,10 +46,12 @@ def model_of(function: Callable[..., Any], title: str) -> type[pydantic.BaseMode
     """The option model of a component's class, or of its `generate` or `decode`.
 
     Raises:
-        PluginError: the signature cannot serve as a configuration.
+        PluginError: the signature cannot serve as a configuration, or an option takes a kind that nobody declares.
     """
     try:
         return option_model(function, title)
+    except PluginError as error:
+        raise PluginError(f"the options of '{title}': {error}") from error
     except (NameError, TypeError, ValueError, pydantic.errors.PydanticUserError) as error:
         raise PluginError(f"the signature of '{title}' cannot be read as options: {error}") from error
 
@@ -53,6 +61,9 @@ class _TolerantSchema(GenerateJsonSchema):
 
     ignored_warning_kinds: ClassVar[set[Any]] = {"skipped-choice", "non-serializable-default"}  # type: ignore[misc]
 
+    def encode_default(self, dft: Any) -> Any:
+        return super().encode_default(plain(dft))
+
     def handle_invalid_for_json_schema(self, schema: core_schema.CoreSchema, error_info: str) -> dict[str, Any]:
         return {}
 
@@ -60,10 +71,34 @@ class _TolerantSchema(GenerateJsonSchema):
 def plain(value: Any) -> Any:
     """Options as YAML and JSON can hold them: dataclasses become mappings, tuples lists, NumPy's numbers Python's.
 
+    A component of a kind that a plugin declares becomes a mapping with its name as `kind`, or its name alone.
+
     Raises:
         PydanticSerializationError: the value holds what no file can.
     """
-    return _PLAIN.dump_python(value, mode="json", fallback=_number)
+    return _PLAIN.dump_python(_named(value), mode="json", fallback=_number)
+
+
+def _named(value: Any) -> Any:
+    """A value in which the components of declared kinds, and all dataclasses, are mappings or names."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, dict):
+        return {key: _named(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_named(item) for item in value]
+    registry = discovery.registry()
+    if (entry := registry.of_class(value)) is not None and entry.kind not in KINDS:
+        return {KIND: entry.short} if isinstance(value, type) else entry.short
+    if isinstance(value, type):
+        return value
+    if (entry := registry.of_class(type(value))) is not None and entry.kind not in KINDS:
+        if missing := [name for name in options(type(value)) if not hasattr(value, name)]:
+            raise PluginError(f"{entry} must store its option '{missing[0]}' as self.{missing[0]}")
+        return {KIND: entry.short, **{name: _named(getattr(value, name)) for name in options(type(value))}}
+    if dataclasses.is_dataclass(value):
+        return {field.name: _named(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return value
 
 
 _PLAIN = pydantic.TypeAdapter(Any, config=pydantic.ConfigDict(ser_json_inf_nan="constants"))
@@ -214,8 +249,16 @@ def keys_at(schema: dict[str, Any], data: Any, path: KeyPath) -> list[str]:
 
 
 def _tags(schema: dict[str, Any], data: Any, path: KeyPath, tag: str) -> list[str]:
-    constants = (node.get("properties", {}).get(tag, {}).get("const") for node in _nodes(schema, data, path))
-    return [constant for constant in constants if constant]
+    found = (tag_names(node, tag) for node in _nodes(schema, data, path))
+    return [names[0] for names in found if names]
+
+
+def tag_names(node: dict[str, Any], tag: str = KIND) -> list[str]:
+    """The names under which a schema is chosen among several, the shortest first; none where it is not."""
+    found = node.get("properties", {}).get(tag, {})
+    if "const" in found:
+        return [found["const"]]
+    return list(found.get("enum", [])) if tag in node.get("required", []) else []
 
 
 def _nodes(schema: dict[str, Any], data: Any, path: KeyPath) -> list[dict[str, Any]]:
@@ -249,10 +292,9 @@ def _has(node: dict[str, Any], part: str | int) -> bool:
 
 def _agrees(node: dict[str, Any], data: Any) -> bool:
     """Whether a mapping has the constants (the `kind`) that a schema asks for."""
-    properties = node.get("properties", {})
-    return not isinstance(data, dict) or all(
-        properties[key]["const"] == value for key, value in data.items() if "const" in properties.get(key, {})
-    )
+    if not isinstance(data, dict):
+        return True
+    return all(value in names for key, value in data.items() if (names := tag_names(node, key)))
 
 
 def dotted(path: KeyPath) -> str:

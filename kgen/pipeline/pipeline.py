@@ -20,7 +20,7 @@ from kgen.contracts.generator import Generator
 from kgen.contracts.likelihood import check_likelihood
 from kgen.data.batches import batches, check_images
 from kgen.errors import ConfigError, DataError, GuidanceWarning, UnreadTextWarning
-from kgen.options import split_options
+from kgen.options import plain, split_options
 from kgen.pipeline.likelihood import Likelihood
 from kgen.pipeline.loss_model import LossModel
 from kgen.pipeline.prompts import check_memory, check_number, check_prompts, check_seeds
@@ -354,7 +354,7 @@ class Pipeline(LossModel):
         decoder_static, decoder_numbers = split_options(type(self.decoder).decode, decoder_options)
         loops = self.generator.drawing_steps(**options) > 1
         sampler: Sampler = self.programs.get(
-            ("generate", repr((static, decoder_static)), loops),
+            ("generate", repr(plain([static, decoder_static])), loops),
             lambda: Sampler(self, static, decoder_static, loops),
         )
         return to_uint8(sampler.sample(batch, numbers, decoder_numbers, batch_size, verbose))
@@ -382,5 +382,6 @@ class Pipeline(LossModel):
         batch = self.inputs(images, captions)
         batch["image"] = ops.convert_to_numpy(floats(ops.convert_to_tensor(batch["image"])))
         static, numbers = split_options(type(self.generator).log_likelihood, options)
-        program: Likelihood = self.programs.get(("log_likelihood", repr(static)), lambda: Likelihood(self, static))
+        key = ("log_likelihood", repr(plain(static)))
+        program: Likelihood = self.programs.get(key, lambda: Likelihood(self, static))
         return program.measure(batch, numbers, check_number("batch_size", batch_size))

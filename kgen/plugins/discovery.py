@@ -38,18 +38,19 @@ def registry() -> Registry:
 def discover(entry_points: Iterable[Any], disabled: Iterable[str] = ()) -> Registry:
     """Builds a registry from kgen's own components and those of the given entry points.
 
-    A plugin that fails in any way is recorded in `Registry.broken` with its reason; the others still work.
+    A plugin that fails in any way is recorded in `Registry.broken` with its reason; the others still work. So does a
+    plugin of which one component cannot be used, which is recorded in `Registry.refused`.
 
     Args:
         disabled: Namespaces of plugins that are not even imported.
     """
     found = Registry()
     own = Provenance("kgen", CORE, importlib.metadata.version(CORE))
-    _ask(builtin, own, found)
+    ask("kgen_components", builtin, own, registry=Registrar(found, own))
     plugins = {(ep.name, ep.value, ep.dist.name): ep for ep in entry_points}
     origins = {key: Provenance(ep.name, ep.dist.name, ep.dist.version) for key, ep in sorted(plugins.items())}
     for key, origin in origins.items():
-        trial = Registry(components=dict(found.components))
+        trial = Registry(components=dict(found.components), kinds=dict(found.kinds))
         try:
             if origin.namespace in disabled:
                 raise PluginError(f"disabled by {DISABLE}")
@@ -58,13 +59,15 @@ def discover(entry_points: Iterable[Any], disabled: Iterable[str] = ()) -> Regis
             with isolated(str(origin), f" ({DISABLE}={origin.namespace} leaves it out)"):
                 plugin = plugins[key].load()
                 _check_contract(plugin, origin)
-                _ask(plugin, origin, trial)
+                ask("kgen_components", plugin, origin, registry=Registrar(trial, origin))
         except KgenError as error:
             found.broken[origin] = str(error)
             if isinstance(error, IncompatibleError):
                 found.incompatible.add(origin)
         else:
-            found.components = trial.components
+            found.components, found.kinds = trial.components, trial.kinds
+            found.plugins[origin] = plugin
+    found.settle()
     return found
 
 
@@ -126,10 +129,10 @@ def _check_contract(plugin: Any, origin: Provenance) -> None:
     )
 
 
-def _ask(plugin: object, origin: Provenance, found: Registry) -> None:
-    """Has one plugin declare its components; a misspelt hook is an error."""
+def ask(hook: str, plugin: object, origin: Provenance, **arguments: Any) -> None:
+    """Calls one hook of one plugin, if it has it; a misspelt hook is an error."""
     manager = pluggy.PluginManager("kgen")
     manager.add_hookspecs(hookspecs)
     manager.register(plugin, name=origin.namespace)
     manager.check_pending()
-    manager.hook.kgen_components(registry=Registrar(found, origin))
+    getattr(manager.hook, hook)(**arguments)

@@ -72,16 +72,15 @@ def reason(error: BaseException) -> str:
 
 def _owner(trace: TracebackType | None) -> Any:
     """The component, or class of one, whose method is the innermost in a traceback; None where there is none."""
-    if "kgen.options" not in sys.modules:  # there is no component yet; `kgen --help` ends here
+    options = sys.modules.get("kgen.options")
+    if options is None:  # there is no component yet; `kgen --help` ends here
         return None
-    from kgen.options import Configurable
-
     found = None
     for frame, _ in traceback.walk_tb(trace):
         code = frame.f_code
         first = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
         cls = first if isinstance(first, type) else type(first)
-        if issubclass(cls, Configurable):
+        if issubclass(cls, options.Configurable):
             found = first
     return found
 

@@ -5,19 +5,20 @@ A plugin is a Python package with an entry point in the group ``kgen``::
     [project.entry-points.kgen]
     myplugin = "kgen_plugin_myplugin.plugin"
 
-The entry point's name is the plugin's namespace ("myplugin"), its value a module (or object) with hook
-implementations. They declare components by name and import path, so that listing plugins imports no framework::
+The entry point's name is the plugin's namespace ("myplugin"). Its value is a module (or object) with implementations of
+the hooks below, as many as the plugin needs, and with the number of the contract that it was written for::
 
     import kgen
+
+    KGEN_API = 1
 
     @kgen.hookimpl
     def kgen_components(registry):
         registry.generator("ddpm", "kgen_plugin_myplugin.generator:DDPM", summary="Ho et al. 2020")
 
-The component is then "myplugin/ddpm", or "ddpm" while no other plugin has a generator of that name.
-
-The module (or object) says which contract it was written for: ``KGEN_API = 1``. One that says nothing is taken for 1.
-A plugin of another contract is listed as incompatible, and nothing of it is used.
+A plugin that says no number is taken for 1. A plugin of another contract is listed as incompatible, with what to do,
+and nothing of it is used. All that a plugin declares is a name and an import path, so that listing plugins imports no
+framework. The component above is "myplugin/ddpm", or "ddpm" while no other plugin has a generator of that name.
 """
 
 from __future__ import annotations
@@ -35,7 +36,12 @@ hookimpl = pluggy.HookimplMarker("kgen")
 
 @hookspec
 def kgen_components(registry: Registrar) -> None:
-    """Declare components: ``registry.encoder | generator | decoder | dataset | metric(name, target, summary=...)``.
+    """Declares components, and kinds of components.
+
+    ``registry.encoder | generator | decoder | dataset | metric(name, target, summary=...)`` declares a component of one
+    of kgen's kinds. ``registry.add(kind, name, target, summary=...)`` declares one of any kind, such as
+    "myplugin.sampler". ``registry.kind("myplugin.KIND", contract, summary=...)`` declares a kind, to which every
+    plugin can add; an option that is annotated with ``kgen.OneOf("myplugin.KIND")`` takes any component of it.
 
     Args:
         registry: Takes the declarations of this plugin, under its namespace.

@@ -1,4 +1,7 @@
-"""Which components exist: (kind, full id) -> declaration. Imports nothing that it declares."""
+"""Which kinds of components exist, and which components: (kind, full id) -> declaration.
+
+Imports nothing that it declares, until that is used.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,26 @@ import importlib
 import re
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from kgen.errors import ConfigError, KgenError, PluginError
+from kgen.plugins.fit import misfit
 from kgen.plugins.isolation import isolated
 
 Kind = Literal["encoder", "generator", "decoder", "dataset", "metric"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 CONTRACTS: dict[Kind, str] = {kind: f"kgen.contracts.{kind}:{kind.capitalize()}" for kind in KINDS}
-"""The classes that components of each kind are subclasses of."""
+"""The classes that components of each kind are subclasses of. Plugins declare further kinds: see `DeclaredKind`."""
 
 PREFIX = "kgen-plugin-"
 """The distribution that owns a namespace is named kgen-plugin-NAMESPACE."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 """The form of a component's name, and of a plugin's namespace."""
+
+PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+"""The name of a kind after the namespace of the plugin that declares it: "sampler" of "myplugin.sampler"."""
 
 
 @dataclass(frozen=True)
@@ -34,25 +41,57 @@ class Provenance:
     version: str
 
     def __str__(self) -> str:
-        return f"plugin '{self.namespace}' of {self.distribution} {self.version}"
+        return f"plugin '{self.namespace}' of {self.release}"
+
+    @property
+    def release(self) -> str:
+        """The distribution with its version."""
+        return f"{self.distribution} {self.version}"
+
+
+@dataclass(frozen=True)
+class DeclaredKind:
+    """A kind that a plugin declares, such as "myplugin.sampler"; every plugin may contribute to it.
+
+    Args:
+        name: The plugin's namespace, a dot, and a name.
+        contract: What its components are, as "package.module:Name": see `kgen.plugins.fit`.
+        summary: One line.
+        origin: The plugin that declares it.
+    """
+
+    name: str
+    contract: str
+    summary: str
+    origin: Provenance
 
 
 @dataclass(frozen=True)
 class Component:
-    """The declaration of one component; `load` imports its class. As a text, it names its distribution too."""
+    """The declaration of one component; `load` imports it. As a text, it names its distribution too.
 
-    kind: Kind
+    Args:
+        contract: Of its kind, where a plugin declares that kind.
+    """
+
+    kind: str
     name: str
     target: str
     summary: str
     origin: Provenance
+    contract: str = field(default="", compare=False)
 
     @property
     def id(self) -> str:
         return f"{self.origin.namespace}/{self.name}"
 
+    @property
+    def short(self) -> str:
+        """The name in a saved configuration: bare where the plugin that declares the kind brings the component."""
+        return self.name if self.kind.rpartition(".")[0] == self.origin.namespace else self.id
+
     def __str__(self) -> str:
-        return f"{self.kind} '{self.id}' of {self.origin.distribution} {self.origin.version}"
+        return f"{self.kind} '{self.id}' of {self.origin.release}"
 
     @property
     def loaded(self) -> Any:
@@ -60,29 +99,41 @@ class Component:
         module, _, attribute = self.target.partition(":")
         return getattr(sys.modules.get(module), attribute, None)
 
-    def load(self) -> type[Any]:
-        """Imports the class. Raises PluginError, with the reason, where that fails or it is no class of this kind."""
-        module, _, attribute = self.target.partition(":")
-        contract, _, base = CONTRACTS[self.kind].partition(":")
+    def load(self) -> Any:
+        """Imports the class; of a kind that a plugin declares also a function or another object.
+
+        Raises:
+            PluginError: with the reason, where that fails, or it is none of this kind.
+        """
         try:
             with isolated(str(self)):
-                cls = getattr(importlib.import_module(module), attribute)
+                target = imported(self.target)
         except KgenError as error:
             raise PluginError(f"{self} cannot be imported from '{self.target}': {error}") from error
-        if not (isinstance(cls, type) and issubclass(cls, getattr(importlib.import_module(contract), base))):
-            raise PluginError(f"{self}: {self.target} is no subclass of kgen.{base}")
-        return cls
+        if self.kind in KINDS:
+            path = CONTRACTS[self.kind]
+            name = f"kgen.{path.partition(':')[2]}"
+            reason = misfit(target, imported(path), name) if isinstance(target, type) else f"is no subclass of {name}"
+        else:
+            reason = misfit(target, imported(self.contract), self.contract.partition(":")[2])
+        if reason:
+            raise PluginError(f"{self}: {self.target} {reason}")
+        return target
 
 
 @dataclass
 class Registry:
     """All declarations, and the reasons of the plugins that could not be loaded (`broken`); of these, some are
-    `incompatible`: they were written for another contract.
+    `incompatible`: they were written for another contract. A single component that cannot be used is `refused`.
     """
 
-    components: dict[tuple[Kind, str], Component] = field(default_factory=dict)
+    components: dict[tuple[str, str], Component] = field(default_factory=dict)
+    kinds: dict[str, DeclaredKind] = field(default_factory=dict)
+    refused: dict[Component, str] = field(default_factory=dict)
     broken: dict[Provenance, str] = field(default_factory=dict)
     incompatible: set[Provenance] = field(default_factory=set)
+    plugins: dict[Provenance, Any] = field(default_factory=dict)
+    """The modules or objects with the hooks, of the plugins that could be loaded."""
 
     def add(self, component: Component) -> None:
         key = (component.kind, component.id)
@@ -90,14 +141,49 @@ class Registry:
             raise PluginError(f"{component.kind} '{component.id}' is registered twice: keep one of the two")
         self.components[key] = component
 
-    def of_kind(self, kind: Kind) -> list[Component]:
+    def settle(self) -> None:
+        """Refuses components that cannot be used, now that all plugins were asked: their order does not matter."""
+        for key, component in list(self.components.items()):
+            if component.kind in KINDS:
+                continue
+            if reason := self._misplaced(component):
+                del self.components[key]
+                self.refused[component] = reason
+            else:
+                self.components[key] = replace(component, contract=self.kinds[component.kind].contract)
+
+    def _misplaced(self, component: Component) -> str:
+        """Why a component cannot be in its kind; "" where it can."""
+        namespace = component.kind.rpartition(".")[0]
+        if component.kind not in self.kinds:
+            return self.no_kind(component.kind)
+        own = self.components.get((component.kind, f"{namespace}/{component.name}"))
+        if own is not None and own.id != component.id:
+            return f"its name is that of {own}: rename it"
+        return ""
+
+    def no_kind(self, kind: str) -> str:
+        """The message about a kind that nobody declares."""
+        namespace = kind.rpartition(".")[0]
+        near = difflib.get_close_matches(kind, [*KINDS, *self.kinds], n=1)
+        hint = f": did you mean '{near[0]}'?" if near else ""
+        for origin in (origin for origin in self.broken if origin.namespace == namespace):
+            hint += f"; plugin '{namespace}' ({origin.release}) could not be loaded: {self.broken[origin]}"
+        declared = [found for found in self.kinds.values() if found.origin.namespace == namespace]
+        if declared:
+            hint += f"; {declared[0].origin.release} declares {quoted(sorted(found.name for found in declared))}"
+        elif not hint and namespace not in {c.origin.namespace for c in self.components.values()}:
+            hint = f": plugin '{namespace}' would declare it: pip install {PREFIX}{namespace}"
+        return f"no plugin declares the kind '{kind}'{hint}"
+
+    def of_kind(self, kind: str) -> list[Component]:
         return sorted((c for c in self.components.values() if c.kind == kind), key=lambda c: c.id)
 
-    def of_class(self, cls: type[Any]) -> Component | None:
-        """The declaration of a class; None where no plugin has registered it."""
+    def of_class(self, cls: Any) -> Component | None:
+        """The declaration of a class, or of another object; None where no plugin has registered it."""
         return next((component for component in self.components.values() if component.loaded is cls), None)
 
-    def find(self, kind: Kind, name: str) -> Component:
+    def find(self, kind: str, name: str) -> Component:
         """Looks up a full id ("plugin/name"), or a bare name while it is unique.
 
         Raises:
@@ -109,17 +195,21 @@ class Registry:
         if len(matches) == 1:
             return matches[0]
         if matches:
-            raise ConfigError(f"{kind} '{name}' is ambiguous: write one of {_quoted(c.id for c in matches)}")
+            rivals = ", ".join(f"'{c.id}' (of {c.origin.distribution})" for c in matches)
+            raise ConfigError(f"{kind} '{name}' is ambiguous: write one of {rivals}")
         raise ConfigError(f"unknown {kind} '{name}'{self._hint(kind, name)}")
 
-    def _hint(self, kind: Kind, name: str) -> str:
+    def _hint(self, kind: str, name: str) -> str:
         namespace, slash, _ = name.rpartition("/")
         names = {n for c in self.of_kind(kind) for n in (c.id, c.name)}
         near = difflib.get_close_matches(name, sorted(names), n=3)
         if near:
-            hint = f": did you mean {_quoted(near)}?"
+            hint = f": did you mean {quoted(near)}?"
         else:
-            hint = f": there are {_quoted(c.id for c in self.of_kind(kind)) or 'none'}"
+            hint = f": there are {quoted(c.short for c in self.of_kind(kind)) or 'none'}"
+        for refused, why in self.refused.items():
+            if refused.kind == kind and name in (refused.id, refused.name):
+                hint += f"; {refused} is refused: {why}"
         suspects = [o for o in self.broken if o.namespace == namespace or not (slash or near)]
         for origin in suspects:
             why = self.broken[origin]
@@ -130,6 +220,12 @@ class Registry:
         return hint
 
 
+def imported(path: str) -> Any:
+    """Imports what lies at "package.module:Name"."""
+    module, _, attribute = path.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
 class Registrar:
     """Takes the declarations of one plugin, and files them under its namespace.
 
@@ -138,47 +234,84 @@ class Registrar:
         target: Where its class is, as "package.module:Class". It is imported when the component is used, not before.
         summary: One line for `kgen plugins list`.
 
-    Each raises `PluginError` where an argument is not in order, or the name is taken by this plugin already: the plugin
-    is then listed as broken, with the reason, and none of its components can be used.
+    `kind` declares a kind of the plugin's own. Each raises `PluginError` where an argument is not in order, or the name
+    is taken by this plugin already: the plugin is then listed as broken, with the reason, and none of its components
+    can be used.
     """
 
     def __init__(self, registry: Registry, origin: Provenance) -> None:
         self._registry = registry
         self._origin = origin
 
-    def encoder(self, name: str, target: str, *, summary: str) -> None:
-        """Declares a subclass of `kgen.Encoder`; the arguments are those of every kind, see `Registrar`."""
-        self._declare("encoder", name, target, summary)
+    def kind(self, name: str, contract: str, *, summary: str) -> None:
+        """Declares a kind of components, to which every plugin can contribute by `add`.
 
-    def generator(self, name: str, target: str, *, summary: str) -> None:
-        """Declares a subclass of `kgen.Generator`; the arguments are those of every kind, see `Registrar`."""
-        self._declare("generator", name, target, summary)
+        Args:
+            name: "myplugin.KIND": the plugin's namespace, a dot, and letters, digits, ``_`` and ``-``.
+            contract: What its components are, as "package.module:Name": a base class; a protocol; or a function, whose
+                arguments they take.
+            summary: One line for `kgen plugins show myplugin`.
+        """
+        own, namespace = str(name).removeprefix(f"{self._origin.namespace}."), self._origin.namespace
+        if not isinstance(name, str) or own == name or not PART.fullmatch(own):
+            raise PluginError(f"kind {name!r} of plugin '{namespace}' must be named '{namespace}.KIND'")
+        if name in self._registry.kinds:
+            raise PluginError(f"kind '{name}' is declared twice: keep one of the two")
+        check_path(f"kind '{name}': the contract", contract)
+        check_summary(f"kind '{name}'", summary)
+        self._registry.kinds[name] = DeclaredKind(name, contract, summary, self._origin)
 
-    def decoder(self, name: str, target: str, *, summary: str) -> None:
-        """Declares a subclass of `kgen.Decoder`; the arguments are those of every kind, see `Registrar`."""
-        self._declare("decoder", name, target, summary)
+    def add(self, kind: str, name: str, target: str, *, summary: str) -> None:
+        """Declares a component of any kind; the arguments after `kind` are those of every kind, see `Registrar`.
 
-    def dataset(self, name: str, target: str, *, summary: str) -> None:
-        """Declares a subclass of `kgen.Dataset`; the arguments are those of every kind, see `Registrar`."""
-        self._declare("dataset", name, target, summary)
-
-    def metric(self, name: str, target: str, *, summary: str) -> None:
-        """Declares a subclass of `kgen.Metric`; the arguments are those of every kind, see `Registrar`."""
-        self._declare("metric", name, target, summary)
-
-    def _declare(self, kind: Kind, name: str, target: str, summary: str) -> None:
-        """Files one declaration. Raises PluginError where it is not in order."""
+        Args:
+            kind: One of kgen's ("encoder", "generator", "decoder", "dataset", "metric"), or one that a plugin declares
+                ("myplugin.sampler"), before or after this: there the target may also be a function or another object,
+                which then has no options.
+        """
+        if not isinstance(kind, str) or (kind not in KINDS and "." not in kind):
+            near = difflib.get_close_matches(str(kind), KINDS, n=1)
+            hint = f": did you mean '{near[0]}'?" if near else f": there are {quoted(KINDS)}, and those of plugins"
+            raise PluginError(f"there is no kind {kind!r}{hint}")
         if not (isinstance(name, str) and NAME.fullmatch(name)):
             raise PluginError(
                 f"{kind} name {name!r} of plugin '{self._origin.namespace}' must be letters, digits and '._+-', "
                 "and begin with a letter or digit"
             )
-        if not (isinstance(target, str) and target.count(":") == 1):
-            raise PluginError(f"{kind} '{name}': the target must read 'package.module:Class', not {target!r}")
-        if not (isinstance(summary, str) and summary.isprintable()):
-            raise PluginError(f"{kind} '{name}': the summary must be one line of text, not {summary!r}")
+        check_path(f"{kind} '{name}': the target", target)
+        check_summary(f"{kind} '{name}'", summary)
         self._registry.add(Component(kind, name, target, summary, self._origin))
 
+    def encoder(self, name: str, target: str, *, summary: str) -> None:
+        """Declares a subclass of `kgen.Encoder`; the arguments are those of every kind, see `Registrar`."""
+        self.add("encoder", name, target, summary=summary)
 
-def _quoted(names: Iterable[str]) -> str:
+    def generator(self, name: str, target: str, *, summary: str) -> None:
+        """Declares a subclass of `kgen.Generator`; the arguments are those of every kind, see `Registrar`."""
+        self.add("generator", name, target, summary=summary)
+
+    def decoder(self, name: str, target: str, *, summary: str) -> None:
+        """Declares a subclass of `kgen.Decoder`; the arguments are those of every kind, see `Registrar`."""
+        self.add("decoder", name, target, summary=summary)
+
+    def dataset(self, name: str, target: str, *, summary: str) -> None:
+        """Declares a subclass of `kgen.Dataset`; the arguments are those of every kind, see `Registrar`."""
+        self.add("dataset", name, target, summary=summary)
+
+    def metric(self, name: str, target: str, *, summary: str) -> None:
+        """Declares a subclass of `kgen.Metric`; the arguments are those of every kind, see `Registrar`."""
+        self.add("metric", name, target, summary=summary)
+
+
+def check_path(what: str, path: Any) -> None:
+    if not (isinstance(path, str) and path.count(":") == 1):
+        raise PluginError(f"{what} must read 'package.module:Class', not {path!r}")
+
+
+def check_summary(what: str, summary: Any) -> None:
+    if not (isinstance(summary, str) and summary.isprintable()):
+        raise PluginError(f"{what}: the summary must be one line of text, not {summary!r}")
+
+
+def quoted(names: Iterable[str]) -> str:
     return ", ".join(f"'{n}'" for n in names)

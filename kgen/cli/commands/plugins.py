@@ -7,15 +7,12 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.common import plain_console, printable, say
+from kgen.cli.common import WIDE, plain_console, printable, say
 from kgen.errors import ConfigError, KgenError, PluginError
 
 app = typer.Typer(
     help="Show which components are installed, and their options.", no_args_is_help=True, rich_markup_mode="rich"
 )
-
-WIDE = 200
-"""Columns of a table that is not printed on a terminal."""
 
 
 @app.command("list", epilog="Example: kgen plugins list")
@@ -31,33 +28,39 @@ def list_plugins() -> None:
         select_backend()
     found = registry()
     table = Table("kind", "id", "summary", "distribution", box=None, pad_edge=False)
-    for kind in KINDS:
+    for kind in (*KINDS, *sorted(found.kinds)):
         for part in found.of_kind(kind):
             row = (kind, part.id, part.summary, f"{part.origin.distribution} {part.origin.version}")
             table.add_row(*map(printable, row))
     plain_console(WIDE).print(table)
+    for component, reason in found.refused.items():
+        say(f"refused: {component}: {reason}")
     for origin, reason in found.broken.items():
         state = "incompatible" if origin in found.incompatible else "broken"
         say(f"{state}: {origin}: {reason}")
 
 
 @app.command("show", epilog="Example: kgen plugins show text/bag")
-def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A component, or a plugin's namespace.")]) -> None:
-    """Show a component's documentation and options, or the components of a plugin."""
+def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A component, a kind, or a plugin.")]) -> None:
+    """Show a component's documentation and options, or the components of a plugin or of a kind."""
     from kgen.cli.backend import load_backend, select_backend
-    from kgen.cli.describe import describe_component, describe_plugin
+    from kgen.cli.describe import describe_component, describe_kind, describe_plugin
     from kgen.plugins.discovery import registry
 
     select_backend()
     found = registry()
     if reason := next((why for origin, why in found.broken.items() if origin.namespace == name), None):
         raise PluginError(f"plugin '{name}' could not be loaded: {reason}")
+    if reasons := [f"{part} is refused: {why}" for part, why in found.refused.items() if name == part.id]:
+        raise PluginError("; ".join(reasons))
     components = [c for c in found.components.values() if name in (c.id, c.name)]
     if components:
         load_backend()
         for component in components:
             describe_component(component)
+    elif name in found.kinds:
+        describe_kind(found.kinds[name], found.of_kind(name))
     elif members := [c for c in found.components.values() if c.origin.namespace == name]:
-        describe_plugin(members)
+        describe_plugin(members, [kind for kind in found.kinds.values() if kind.origin.namespace == name])
     else:
-        raise ConfigError(f"there is no component and no plugin '{name}': see 'kgen plugins list'")
+        raise ConfigError(f"there is no component, no kind and no plugin '{name}': see 'kgen plugins list'")

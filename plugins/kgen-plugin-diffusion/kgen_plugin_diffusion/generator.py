@@ -8,16 +8,17 @@ import keras
 from keras import ops
 from pydantic import Field, PositiveInt
 
-from kgen import ConditionSpace, Generator, NoiseSpec, SeedGenerator, Space, SpaceError
+from kgen import ConditionSpace, Generator, NoiseSpec, OneOf, SeedGenerator, Space, SpaceError, part
 from kgen.nn import threshold_dynamically
 from kgen.options import Static, is_static
 from kgen.random import normal
-from kgen_plugin_diffusion import predictions, schedules, weightings
+from kgen_plugin_diffusion import weightings
 from kgen_plugin_diffusion.bound import END_LOG_SNR, variational_bound
 from kgen_plugin_diffusion.guidance import guide
-from kgen_plugin_diffusion.networks import DiT, UNet
-from kgen_plugin_diffusion.samplers import SAMPLERS, Spacing, time_grid
-from kgen_plugin_diffusion.samplers import Name as Sampler
+from kgen_plugin_diffusion.networks import DiT, Network
+from kgen_plugin_diffusion.predictions import Prediction
+from kgen_plugin_diffusion.samplers import Sampler, Spacing, time_grid
+from kgen_plugin_diffusion.schedules import Schedule
 from kgen_plugin_diffusion.times import LogitNormal, LogNormal, Uniform
 
 Tensor = Any
@@ -33,9 +34,9 @@ class Diffusion(Generator):
     prediction="edm", times={"kind": "log-normal"}``.
 
     Args:
-        network: `UNet` or `DiT`, with options of its own.
-        schedule: Noise over time: "linear", "cosine", "rectified-flow" or "karras".
-        prediction: What the network gives: "eps", "x0", "v", "velocity" or "edm".
+        network: `UNet`, `DiT` or another `diffusion.network`, with options of its own.
+        schedule: Noise over time: "linear", "cosine", "rectified-flow", "karras" or another `diffusion.schedule`.
+        prediction: What the network gives: "eps", "x0", "v", "velocity", "edm" or another `diffusion.prediction`.
         weighting: Of noise levels in the loss: "uniform", "snr" or "min-snr".
         gamma: Limit of the signal-to-noise ratio for "min-snr"; None: 5 (Hang et al. 2023).
         times: Which noise levels are trained on: uniform, logit-normal or log-normal.
@@ -54,9 +55,9 @@ class Diffusion(Generator):
         space: Space,
         condition_space: ConditionSpace,
         *,
-        network: Annotated[UNet | DiT, Field(discriminator="kind")] = DiT(),  # noqa: B008 (it is frozen)
-        schedule: schedules.Name = "rectified-flow",
-        prediction: predictions.Name = "velocity",
+        network: Annotated[Network, OneOf("diffusion.network")] = DiT(),  # noqa: B008 (it is frozen)
+        schedule: Annotated[Schedule | str, OneOf("diffusion.schedule")] = "rectified-flow",
+        prediction: Annotated[Prediction | str, OneOf("diffusion.prediction")] = "velocity",
         weighting: weightings.Name = "uniform",
         gamma: Annotated[float, Field(gt=0)] | None = None,
         times: Annotated[Uniform | LogitNormal | LogNormal, Field(discriminator="kind")] = LogitNormal(),  # noqa: B008
@@ -70,7 +71,9 @@ class Diffusion(Generator):
             raise ValueError("times 'log-normal' belong to the schedule 'karras'")
         if gamma is not None and weighting != "min-snr":
             raise ValueError(f"gamma is of weighting 'min-snr', and '{weighting}' would ignore it: leave gamma out")
-        if sigma_data is not None and prediction != "edm":
+        self._schedule: Schedule = part("diffusion.schedule", schedule)
+        self._prediction: Prediction = part("diffusion.prediction", prediction)
+        if sigma_data is not None and not self._prediction.scaled:
             raise ValueError(
                 f"sigma_data is of prediction 'edm', and '{prediction}' would ignore it: leave sigma_data out"
             )
@@ -85,7 +88,6 @@ class Diffusion(Generator):
         self._sigma_data = sigma_data or (0.5 if space.bounded else 1.0)
         self.model = network.build(space, condition_space, space.shape[-1])
         self.seed_generator = SeedGenerator()
-        self._schedule = schedules.SCHEDULES[schedule]
 
     # ---- training -------------------------------------------------------------------------------------------------
 
@@ -99,9 +101,9 @@ class Diffusion(Generator):
         alpha, sigma = (ops.reshape(v, (-1, 1, 1, 1)) for v in (self._schedule.alpha(t), sigma_t))
         noisy = alpha * x + sigma * eps
         output = self._network(noisy, alpha, sigma, self._schedule.level(t, sigma_t), condition, training)
-        wanted = predictions.target(self.prediction, x, eps, alpha, sigma, self._sigma_data)
+        wanted = self._prediction.target(x, eps, alpha, sigma, self._sigma_data)
         weight = weightings.weight(
-            self.weighting, self.prediction, alpha, sigma, gamma=self.gamma or 5.0, sigma_data=self._sigma_data
+            self.weighting, self._prediction, alpha, sigma, gamma=self.gamma or 5.0, sigma_data=self._sigma_data
         )
         error = ops.mean(ops.square(output - wanted), axis=(1, 2, 3))  # (B,)
         return {"loss": ops.reshape(weight, (-1,)) * error, "error": error}
@@ -109,21 +111,21 @@ class Diffusion(Generator):
     def _network(
         self, x: Tensor, alpha: Tensor, sigma: Tensor, level: Tensor, condition: Condition, training: bool = False
     ) -> Tensor:
-        scale = predictions.input_scale(self.prediction, alpha, sigma, self._sigma_data)
+        scale = self._prediction.input_scale(alpha, sigma, self._sigma_data)
         return ops.cast(self.model(scale * x, level, condition, training=training), "float32")
 
     def _denoised(self, x: Tensor, alpha: Tensor, sigma: Tensor, level: Tensor, condition: Condition) -> Tensor:
         """The clean picture in x (B, H, W, C), whose noise level is the same for all of the batch: scalars."""
         levels = ops.broadcast_to(ops.reshape(level, (1,)), (ops.shape(x)[0],))
         output = self._network(x, alpha, sigma, levels, condition)
-        return predictions.denoised(self.prediction, output, x, alpha, sigma, self._sigma_data)
+        return self._prediction.denoised(output, x, alpha, sigma, self._sigma_data)
 
     # ---- sampling -------------------------------------------------------------------------------------------------
 
     def noise_spec(
         self,
         *,
-        sampler: Sampler = "heun",
+        sampler: Sampler | str = "heun",
         eta: float = 0.0,
         guidance: float = 1.0,
         guidance_rescale: float = 0.0,
@@ -142,7 +144,7 @@ class Diffusion(Generator):
         noise: dict[str, Tensor],
         source: Tensor | None = None,
         *,
-        sampler: Sampler = "heun",
+        sampler: Annotated[Sampler | str, OneOf("diffusion.sampler")] = "heun",
         steps: PositiveInt = 20,
         spacing: Spacing = "uniform",
         guidance: Annotated[float, Field(ge=0), Static(1.0)] = 1.0,
@@ -154,7 +156,7 @@ class Diffusion(Generator):
         """Generates latents; from those of a picture, if there is a `source` (SDEdit, Meng et al. 2022, algorithm 1).
 
         Args:
-            sampler: "ddpm", "ddim", "euler", "euler-ancestral", "heun" or "dpm++2m".
+            sampler: "ddpm", "ddim", "euler", "euler-ancestral", "heun", "dpm++2m" or another `diffusion.sampler`.
             steps: Any number. Heun's steps cost two runs of the network each, but for the last.
             spacing: Of the times: "uniform" or "quadratic".
             guidance: Weight of classifier-free guidance; 1 is none, and costs half as much.
@@ -183,7 +185,7 @@ class Diffusion(Generator):
         start = noise["start"] * grid.sigma[0]
         if source is not None:
             start = start + ops.cast(source, "float32") * grid.alpha[0]
-        return SAMPLERS[sampler](denoise, start, grid, fresh, eta)
+        return part("diffusion.sampler", sampler)(denoise, start, grid, fresh, eta)
 
     # ---- likelihood -----------------------------------------------------------------------------------------------
 

@@ -1,53 +1,115 @@
 """What the network predicts, and how the clean picture follows from it.
 
-All of them are one affine map away from each other: a prediction is picture * x_0 + noise * eps, with weights that
-depend on alpha and sigma, so that x_0 and eps come back from it and x_t by solving two equations.
+Every plugin can add one: ``registry.add("diffusion.prediction", "mine", "package.module:MINE", summary=...)``. It is an
+object of a subclass of `Prediction`; or the subclass, such as a frozen dataclass whose fields are the options.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 from keras import ops
 
 Tensor = Any
-Name = Literal["eps", "x0", "v", "velocity", "edm"]
-
-_WEIGHTS: dict[Name, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
-    "eps": lambda alpha, sigma: (ops.zeros_like(alpha), ops.ones_like(sigma)),  # Ho et al. 2020
-    "x0": lambda alpha, sigma: (ops.ones_like(alpha), ops.zeros_like(sigma)),
-    "v": lambda alpha, sigma: (-sigma, alpha),  # Salimans and Ho 2022, appendix D
-    "velocity": lambda alpha, sigma: (-ops.ones_like(alpha), ops.ones_like(sigma)),  # Liu et al. 2022: eps - x_0
-}
 
 
-def target(name: Name, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
-    """What the network should give. Tensors broadcast: alpha and sigma are (B, 1, ...)."""
-    if name == "edm":
+class Prediction:
+    """What the network predicts; alpha and sigma are (B, 1, ...), and all tensors broadcast.
+
+    Most predictions are one affine map away from each other: picture * x_0 + noise * eps, with weights that depend on
+    alpha and sigma, so that x_0 and eps come back from it and x_t by solving two equations. One of these defines
+    `weights` alone.
+
+    Attributes:
+        scaled: Whether it depends on `sigma_data`, the standard deviation of the latents.
+    """
+
+    scaled: ClassVar[bool] = False
+
+    def weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """How much picture and how much noise there is in what the network gives."""
+        raise NotImplementedError
+
+    def target(self, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
+        """What the network should give."""
+        picture, noise = self.weights(alpha, sigma)
+        return picture * x0 + noise * eps
+
+    def denoised(self, output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
+        """The clean picture x_0 that a network output stands for, given the noisy picture x."""
+        _, noise = self.weights(alpha, sigma)
+        # x = alpha x0 + sigma eps and output = picture x0 + noise eps, solved for x0
+        return (noise * x - sigma * output) / self._determinant(alpha, sigma)
+
+    def input_scale(self, alpha: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
+        """What x is multiplied by before the network sees it."""
+        return ops.ones_like(sigma)
+
+    def x0_factor(self, alpha: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
+        """Squared error of x_0 per squared error of the network's output, at the same x_t."""
+        return (sigma / self._determinant(alpha, sigma)) ** 2
+
+    def _determinant(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        picture, noise = self.weights(alpha, sigma)
+        return ops.maximum(noise * alpha - sigma * picture, 1e-4)
+
+
+class Noise(Prediction):
+    """The noise (Ho et al. 2020)."""
+
+    def weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        return ops.zeros_like(alpha), ops.ones_like(sigma)
+
+
+class Picture(Prediction):
+    """The clean picture."""
+
+    def weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        return ops.ones_like(alpha), ops.zeros_like(sigma)
+
+    def denoised(self, output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
+        return output
+
+    def x0_factor(self, alpha: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
+        return ops.ones_like(sigma)
+
+
+class V(Prediction):
+    """alpha eps - sigma x_0 (Salimans and Ho 2022, appendix D)."""
+
+    def weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        return -sigma, alpha
+
+
+class Velocity(Prediction):
+    """eps - x_0, the velocity of rectified flow (Liu et al. 2022)."""
+
+    def weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        return -ops.ones_like(alpha), ops.ones_like(sigma)
+
+
+class Preconditioned(Prediction):
+    """EDM's preconditioning, in which the network sees and gives numbers of unit variance (Karras et al. 2022)."""
+
+    scaled = True
+
+    def target(self, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
         # (x0 - c_skip x) / c_out, multiplied out: it has no pole at sigma = 0
         deviation = ops.sqrt((alpha * sigma_data) ** 2 + sigma**2)
         return (sigma * x0 - alpha * sigma_data**2 * eps) / (sigma_data * deviation)
-    picture, noise = _WEIGHTS[name](alpha, sigma)
-    return picture * x0 + noise * eps
 
-
-def denoised(name: Name, output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
-    """The clean picture x_0 that a network output stands for, given the noisy picture x."""
-    if name == "edm":
+    def denoised(self, output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
         skip, out, _ = edm_scalings(alpha, sigma, sigma_data)
         return skip * x + out * output
-    if name == "x0":
-        return output
-    picture, noise = _WEIGHTS[name](alpha, sigma)
-    # x = alpha x0 + sigma eps and output = picture x0 + noise eps, solved for x0
-    determinant = noise * alpha - sigma * picture
-    return (noise * x - sigma * output) / ops.maximum(determinant, 1e-4)
+
+    def input_scale(self, alpha: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
+        return edm_scalings(alpha, sigma, sigma_data)[2]
+
+    def x0_factor(self, alpha: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
+        return edm_scalings(alpha, sigma, sigma_data)[1] ** 2
 
 
-def input_scale(name: Name, alpha: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
-    """What x is multiplied by before the network sees it: brings it to unit variance for "edm", else 1."""
-    return edm_scalings(alpha, sigma, sigma_data)[2] if name == "edm" else ops.ones_like(sigma)
+EPS, X0, V_PREDICTION, VELOCITY, EDM = Noise(), Picture(), V(), Velocity(), Preconditioned()
 
 
 def edm_scalings(alpha: Tensor, sigma: Tensor, sigma_data: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,40 +2,46 @@
 
 A noisy picture is x_t = alpha(t) x_0 + sigma(t) eps, with t from 0 (clean) to 1 (noise). A schedule is data for the
 algorithms of this package, which know it by alpha, sigma and `level`, the number that the network is told.
+
+Every plugin can add one: ``registry.add("diffusion.schedule", "mine", "package.module:MINE", summary=...)``. It is an
+object of a subclass of `Schedule`; or the subclass, such as a frozen dataclass whose fields are the options.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from keras import ops
 
 Tensor = Any
-Name = Literal["linear", "cosine", "rectified-flow", "karras"]
 
 STEPS = 1000  # of the discrete schedule of Ho et al. 2020
 SIGMA_MIN, SIGMA_MAX, RHO = 0.002, 80.0, 7.0  # Karras et al. 2022, table 1
 
 
-@dataclass(frozen=True)
 class Schedule:
     """One noise schedule.
 
-    Args:
-        alpha, sigma: Functions of t in [0, 1], elementwise on tensors.
-        level: From (t, sigma) to what the network is told, about 0 to 1000.
+    Attributes:
         picture_fades: Whether alpha falls to 0, as in the variance preserving schedules and rectified flow; in the
             variance exploding ones it stays 1.
     """
 
-    alpha: Callable[[Tensor], Tensor]
-    sigma: Callable[[Tensor], Tensor]
-    level: Callable[[Tensor, Tensor], Tensor]
-    picture_fades: bool = True
+    picture_fades: ClassVar[bool] = True
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """How much picture there is at times t in [0, 1], elementwise."""
+        raise NotImplementedError
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """How much noise there is at times t in [0, 1], elementwise."""
+        raise NotImplementedError
+
+    def level(self, t: Tensor, sigma: Tensor) -> Tensor:
+        """What the network is told of the noise, about 0 to 1000."""
+        return t * STEPS
 
     def log_snr(self, t: Tensor) -> Tensor:
         """log(alpha^2 / sigma^2), bounded to +-20."""
@@ -69,28 +75,49 @@ def _karras_sigma(t: Tensor) -> Tensor:
     return (low + t * (high - low)) ** RHO
 
 
-SCHEDULES: dict[Name, Schedule] = {
-    # Ho et al. 2020, section 4; sigma from expm1, which stays exact near t = 0
-    "linear": Schedule(
-        alpha=lambda t: ops.exp(0.5 * _linear_log_alpha_bar(t)),
-        sigma=lambda t: ops.sqrt(-ops.expm1(_linear_log_alpha_bar(t))),
-        level=lambda t, sigma: t * STEPS,
-    ),
-    "cosine": Schedule(
-        alpha=lambda t: ops.cos(_cosine_angle(t)),
-        sigma=lambda t: ops.sin(_cosine_angle(t)),
-        level=lambda t, sigma: t * STEPS,
-    ),
-    # Liu et al. 2022, equation 1; Lipman et al. 2023
-    "rectified-flow": Schedule(
-        alpha=lambda t: 1.0 - t,
-        sigma=lambda t: t * 1.0,
-        level=lambda t, sigma: t * STEPS,
-    ),
-    "karras": Schedule(
-        alpha=lambda t: ops.ones_like(t),
-        sigma=_karras_sigma,
-        level=lambda t, sigma: 250.0 * ops.log(sigma),  # 1000 times the c_noise of table 1
-        picture_fades=False,
-    ),
-}
+class Linear(Schedule):
+    """Betas that rise linearly (Ho et al. 2020, section 4)."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return ops.exp(0.5 * _linear_log_alpha_bar(t))
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return ops.sqrt(-ops.expm1(_linear_log_alpha_bar(t)))  # expm1 stays exact near t = 0
+
+
+class Cosine(Schedule):
+    """A cosine of the time (Nichol and Dhariwal 2021)."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return ops.cos(_cosine_angle(t))
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return ops.sin(_cosine_angle(t))
+
+
+class RectifiedFlow(Schedule):
+    """A straight line from picture to noise (Liu et al. 2022, equation 1; Lipman et al. 2023)."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return 1.0 - t
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return t * 1.0
+
+
+class Karras(Schedule):
+    """Noise that is added to a picture that stays (Karras et al. 2022, table 1)."""
+
+    picture_fades = False
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return ops.ones_like(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return _karras_sigma(t)
+
+    def level(self, t: Tensor, sigma: Tensor) -> Tensor:
+        return 250.0 * ops.log(sigma)  # 1000 times the c_noise of table 1
+
+
+LINEAR, COSINE, RECTIFIED_FLOW, KARRAS = Linear(), Cosine(), RectifiedFlow(), Karras()

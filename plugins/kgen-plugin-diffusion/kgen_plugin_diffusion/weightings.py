@@ -1,7 +1,8 @@
 """How much each noise level counts in the loss.
 
 A weight is given for the squared error of the network's own output. With r = alpha^2 / sigma^2, the error of x_0 that
-goes with an output error d is (x_0 error)^2 = d^2 * `x0_factor`, so that "uniform in x_0" is a factor of that.
+goes with an output error d is (x_0 error)^2 = d^2 * `Prediction.x0_factor`, so that "uniform in x_0" is a factor of
+that.
 """
 
 from __future__ import annotations
@@ -10,23 +11,10 @@ from typing import Any, Literal
 
 from keras import ops
 
-from kgen_plugin_diffusion.predictions import Name as Prediction
-from kgen_plugin_diffusion.predictions import edm_scalings
+from kgen_plugin_diffusion.predictions import Prediction
 
 Tensor = Any
 Name = Literal["uniform", "snr", "min-snr"]
-
-
-def x0_factor(prediction: Prediction, alpha: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
-    """Squared error of x_0 per squared error of the network's output, at the same x_t."""
-    if prediction == "edm":
-        return edm_scalings(alpha, sigma, sigma_data)[1] ** 2
-    return {
-        "x0": lambda: ops.ones_like(sigma),
-        "eps": lambda: (sigma / ops.maximum(alpha, 1e-4)) ** 2,
-        "v": lambda: (sigma / (alpha**2 + sigma**2)) ** 2,
-        "velocity": lambda: (sigma / (alpha + sigma)) ** 2,
-    }[prediction]()
 
 
 def weight(
@@ -40,4 +28,5 @@ def weight(
     if name == "uniform":
         return ops.ones_like(sigma)
     snr = (alpha / ops.maximum(sigma, 1e-4)) ** 2
-    return x0_factor(prediction, alpha, sigma, sigma_data) * (ops.minimum(snr, gamma) if name == "min-snr" else snr)
+    factor = prediction.x0_factor(alpha, sigma, sigma_data)
+    return factor * (ops.minimum(snr, gamma) if name == "min-snr" else snr)

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from keras import ops
 from kgen_plugin_diffusion.bound import END_LOG_SNR, _reconstruction, variational_bound
-from kgen_plugin_diffusion.schedules import SCHEDULES
 from scipy import stats
 
+import kgen
 from kgen import bits_per_dimension
+
+SCHEDULES = {name: kgen.part("diffusion.schedule", name) for name in ("linear", "cosine", "rectified-flow", "karras")}
 
 SPREAD = 0.5
 

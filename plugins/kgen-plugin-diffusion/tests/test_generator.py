@@ -11,15 +11,20 @@ import pytest
 from keras import ops
 from kgen_plugin_diffusion.generator import Diffusion
 from kgen_plugin_diffusion.networks import DiT, UNet
-from kgen_plugin_diffusion.samplers import SAMPLERS
 from kgen_plugin_diffusion.times import LogitNormal, LogNormal, Uniform
 
+import kgen
 from kgen import ConditionSpace, Space, SpaceError
 from kgen.random import draw
 from kgen.testing import GeneratorConformance, gradients
 from kgen.testing.execution import arrays, evaluate, perturb, rows, tensors
 from kgen.testing.inputs import random_conditions
 from kgen.testing.losses import check_gradients
+
+SAMPLERS = {
+    name: kgen.part("diffusion.sampler", name)
+    for name in ("ddpm", "ddim", "euler", "euler-ancestral", "heun", "dpm++2m")
+}
 
 SPACE, CONDITIONS = Space("continuous", (8, 8, 3)), ConditionSpace(4, 12)
 TINY_DIT = DiT(patch=4, width=16, depth=1, heads=2)

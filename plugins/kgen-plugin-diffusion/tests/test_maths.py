@@ -11,12 +11,16 @@ from keras import ops
 from kgen_plugin_diffusion import predictions, weightings
 from kgen_plugin_diffusion.guidance import guide
 from kgen_plugin_diffusion.samplers import time_grid
-from kgen_plugin_diffusion.schedules import SCHEDULES, linear_alphas_cumprod
+from kgen_plugin_diffusion.schedules import linear_alphas_cumprod
 from kgen_plugin_diffusion.times import LogitNormal, LogNormal, Uniform
 from scipy import stats
 
+import kgen
+
+SCHEDULES = {name: kgen.part("diffusion.schedule", name) for name in ("linear", "cosine", "rectified-flow", "karras")}
+PREDICTIONS = {name: kgen.part("diffusion.prediction", name) for name in ("eps", "x0", "v", "velocity", "edm")}
+
 SIGMA_DATA = 0.5
-PREDICTIONS = ("eps", "x0", "v", "velocity", "edm")
 LEVELS = [(0.9, math.sqrt(1 - 0.81)), (0.3, 0.7), (1.0, 5.0), (0.05, 0.99)]
 
 
@@ -81,14 +85,14 @@ def test_the_target_gives_the_clean_picture_back(name: str, alpha: float, sigma:
     rng = np.random.default_rng(0)
     x0, eps = tensor(rng.standard_normal((3, 4))), tensor(rng.standard_normal((3, 4)))
     level = tensor([[alpha]]), tensor([[sigma]])
-    output = predictions.target(name, x0, eps, *level, SIGMA_DATA)
-    back = predictions.denoised(name, output, alpha * x0 + sigma * eps, *level, SIGMA_DATA)
+    output = PREDICTIONS[name].target(x0, eps, *level, SIGMA_DATA)
+    back = PREDICTIONS[name].denoised(output, alpha * x0 + sigma * eps, *level, SIGMA_DATA)
     np.testing.assert_allclose(array(back), array(x0), atol=1e-4)
 
 
 def test_targets_are_the_papers() -> None:
     x0, eps, alpha, sigma = tensor([[2.0]]), tensor([[3.0]]), tensor([[0.6]]), tensor([[0.8]])
-    values = {name: array(predictions.target(name, x0, eps, alpha, sigma, 0.5))[0, 0] for name in PREDICTIONS}
+    values = {name: array(PREDICTIONS[name].target(x0, eps, alpha, sigma, 0.5))[0, 0] for name in PREDICTIONS}
     assert values["eps"] == 3.0 and values["x0"] == 2.0
     assert values["v"] == pytest.approx(0.6 * 3 - 0.8 * 2)  # Salimans and Ho: alpha eps - sigma x
     assert values["velocity"] == pytest.approx(3 - 2)
@@ -107,12 +111,12 @@ def test_edm_targets_have_unit_variance() -> None:
     x0, eps = tensor(0.5 * rng.standard_normal((1, 50000))), tensor(rng.standard_normal((1, 50000)))
     for sigma in (0.02, 0.5, 20.0):
         level = tensor([[1.0]]), tensor([[sigma]])
-        assert array(predictions.target("edm", x0, eps, *level, 0.5)).std() == pytest.approx(1.0, rel=0.02)
+        assert array(PREDICTIONS["edm"].target(x0, eps, *level, 0.5)).std() == pytest.approx(1.0, rel=0.02)
 
 
 def test_the_edm_target_is_finite_without_noise() -> None:
     x0, eps, alpha = tensor([[0.3]]), tensor([[1.5]]), tensor([[1.0]])
-    without, hardly = (array(predictions.target("edm", x0, eps, alpha, tensor([[s]]), 0.5)) for s in (0.0, 1e-6))
+    without, hardly = (array(PREDICTIONS["edm"].target(x0, eps, alpha, tensor([[s]]), 0.5)) for s in (0.0, 1e-6))
     np.testing.assert_allclose(without, [[-1.5]])  # all that is left to tell is the noise
     np.testing.assert_allclose(hardly, without, atol=1e-4)
 
@@ -125,8 +129,8 @@ def test_the_edm_target_is_finite_without_noise() -> None:
 def test_an_output_error_is_an_x0_error(name: str, alpha: float, sigma: float) -> None:
     level = tensor([[alpha]]), tensor([[sigma]])
     x, output = tensor([[0.3]]), tensor([[0.2]])
-    right, wrong = (array(predictions.denoised(name, output + d, x, *level, SIGMA_DATA))[0, 0] for d in (0.0, 0.1))
-    factor = array(weightings.x0_factor(name, *level, SIGMA_DATA))[0, 0]
+    right, wrong = (array(PREDICTIONS[name].denoised(output + d, x, *level, SIGMA_DATA))[0, 0] for d in (0.0, 0.1))
+    factor = array(PREDICTIONS[name].x0_factor(*level, SIGMA_DATA))[0, 0]
     assert (wrong - right) ** 2 == pytest.approx(0.1**2 * factor, rel=1e-3)
 
 
@@ -136,10 +140,10 @@ def test_snr_weights_make_every_prediction_the_same_loss(name: str) -> None:
     alpha, sigma = tensor([[0.8]]), tensor([[0.6]])
     snr = (0.8 / 0.6) ** 2
     weights = {
-        kind: array(weightings.weight(kind, name, alpha, sigma, gamma=1.5, sigma_data=SIGMA_DATA))[0, 0]
+        kind: array(weightings.weight(kind, PREDICTIONS[name], alpha, sigma, gamma=1.5, sigma_data=SIGMA_DATA))[0, 0]
         for kind in ("uniform", "snr", "min-snr")
     }
-    factor = array(weightings.x0_factor(name, alpha, sigma, SIGMA_DATA))[0, 0]
+    factor = array(PREDICTIONS[name].x0_factor(alpha, sigma, SIGMA_DATA))[0, 0]
     assert weights["uniform"] == 1.0
     assert weights["snr"] == pytest.approx(factor * snr, rel=1e-5)
     assert weights["min-snr"] == pytest.approx(factor * 1.5, rel=1e-5)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import functools
+from typing import Annotated, Any
 
 import keras
 import numpy as np
 import pydantic
 import pytest
 from keras import ops
-from kgen_plugin_diffusion.networks import DiT, Network, UNet
+from kgen_plugin_diffusion.networks import DiT, UNet
 from kgen_plugin_diffusion.networks.dit import DiTBlock
 
-from kgen import ConditionSpace, Space, SpaceError
+from kgen import ConditionSpace, OneOf, Space, SpaceError
 
 SPACE, CONDITION = Space("continuous", (8, 12, 3)), ConditionSpace(5, 6, 7)
 NETWORKS = {
@@ -187,7 +188,7 @@ def test_refuses_spaces_by_name(network, space, message):
 
 
 def test_options_come_from_plain_data():
-    adapter = pydantic.TypeAdapter(Network)
+    adapter = pydantic.TypeAdapter(Annotated[Any, OneOf("diffusion.network")])
     assert adapter.validate_python({"kind": "dit", "width": 96, "heads": 3}) == DiT(width=96, heads=3)
     assert adapter.validate_python({"kind": "unet", "multipliers": [1, 2], "attention": [1]}) == UNet(
         multipliers=(1, 2), attention=(1,)
@@ -197,7 +198,7 @@ def test_options_come_from_plain_data():
         ({"kind": "unet", "head_dim": 48}, "level . has 128 channels, which heads of 48 do not divide"),
         ({"kind": "dit", "heads": 5}, "width of 192 is not divisible into 5 heads"),
         ({"kind": "dit", "dropout": 1.0}, "less than 1"),
-        ({"kind": "resnet"}, "'unet', 'dit'"),
+        ({"kind": "resnet"}, "unknown diffusion.network 'resnet': there are 'dit', 'unet'"),
     ]:
         with pytest.raises(pydantic.ValidationError, match=message):
             adapter.validate_python(wrong)

@@ -7,11 +7,18 @@ import math
 import numpy as np
 import pytest
 from keras import ops
-from kgen_plugin_diffusion.samplers import SAMPLERS, Grid, time_grid
-from kgen_plugin_diffusion.schedules import SCHEDULES, linear_alphas_cumprod
+from kgen_plugin_diffusion.samplers import Grid, time_grid
+from kgen_plugin_diffusion.schedules import linear_alphas_cumprod
 
+import kgen
 from kgen.backend.devices import as_graph
 from kgen.random import normal
+
+SAMPLERS = {
+    name: kgen.part("diffusion.sampler", name)
+    for name in ("ddpm", "ddim", "euler", "euler-ancestral", "heun", "dpm++2m")
+}
+SCHEDULES = {name: kgen.part("diffusion.schedule", name) for name in ("linear", "cosine", "rectified-flow", "karras")}
 
 STOCHASTIC = ("ddpm", "euler-ancestral")
 

@@ -6,12 +6,15 @@ A network is a Keras layer, called as ``network(x, noise_level, condition, train
     condition: "sequence" (B, L, D), to which the network attends where "mask" (B, L) is 1; and "pooled" (B, P), which
         is added to the embedding of the noise level.
 It returns (B, H, W, out_channels) float32, which is 0 everywhere before training.
+
+Every plugin can add one: ``registry.add("diffusion.network", "mine", "package.module:Mine", summary=...)``. It is a
+class with the methods of `Network`, such as a frozen dataclass whose fields are the options.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Protocol
 
 import keras
 from pydantic import Field, PositiveInt
@@ -19,6 +22,16 @@ from pydantic import Field, PositiveInt
 from kgen import ConditionSpace, Space, SpaceError
 from kgen.nn import UNetLayer
 from kgen_plugin_diffusion.networks.dit import DiTLayer
+
+
+class Network(Protocol):
+    """What a `diffusion.network` is: the options of a network, of which `build` makes the layer."""
+
+    def check(self, space: Space) -> None:
+        """Raises SpaceError where the network cannot work in `space`."""
+
+    def build(self, space: Space, condition_space: ConditionSpace, out_channels: int) -> keras.layers.Layer:
+        """Makes the layer, in the current dtype policy; its first call, or its `build`, creates every weight."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +47,6 @@ class UNet:
         dropout: In the residual blocks, in [0, 1).
     """
 
-    kind: Literal["unet"] = "unet"
     width: Annotated[int, Field(ge=4, multiple_of=2)] = 64
     multipliers: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2, 2)
     blocks: PositiveInt = 2
@@ -90,7 +102,6 @@ class DiT:
         dropout: On what a block adds to its tokens, in [0, 1).
     """
 
-    kind: Literal["dit"] = "dit"
     patch: PositiveInt = 4
     width: Annotated[int, Field(ge=4, multiple_of=4)] = 192
     depth: PositiveInt = 6
@@ -124,10 +135,6 @@ class DiT:
             dropout=self.dropout,
             name="dit",
         )
-
-
-Network = Annotated[UNet | DiT, Field(discriminator="kind")]
-"""The type of an option that takes any network."""
 
 
 def _check(space: Space, stride: int, name: str, reason: str, remedy: str) -> None:

@@ -34,3 +34,13 @@ def sample_ddim(denoise: Denoise, x: Any, grid: Grid, noise: Noise, eta: Any = 0
         return x if is_static(eta, 0.0) else x + fresh * noise(i)
 
     return ops.fori_loop(0, grid.steps, step, x)
+
+
+def sample_ddpm(denoise: Denoise, x: Any, grid: Grid, noise: Noise, eta: Any = 0.0) -> Any:
+    """Ho et al. 2020, algorithm 2, for any number of steps: DDIM with eta = 1 (Song et al. 2021, section 4.1)."""
+    return sample_ddim(denoise, x, grid, noise, 1.0)
+
+
+def sample_euler_ancestral(denoise: Denoise, x: Any, grid: Grid, noise: Noise, eta: Any = 0.0) -> Any:
+    """k-diffusion's: a step down to less noise than wanted, then fresh noise; the same posterior as DDPM's."""
+    return sample_ddim(denoise, x, grid, noise, 1.0)
