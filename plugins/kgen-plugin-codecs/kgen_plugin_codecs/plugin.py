@@ -19,3 +19,18 @@ def kgen_components(registry: kgen.Registrar) -> None:
         "kgen_plugin_codecs.vq:VQAutoencoder",
         summary="Autoencoder with tokens as latents: vector or finite scalar quantisation",
     )
+    quantizers = "kgen_plugin_codecs.quantizers"
+    registry.kind(
+        "codecs.perceptual",
+        "kgen_plugin_codecs.perceptual:efficientnet_lite0",
+        summary="Classifiers whose features are compared",
+    )
+    registry.add(
+        "codecs.perceptual",
+        "efficientnet-lite0",
+        "kgen_plugin_codecs.perceptual:efficientnet_lite0",
+        summary="A small classifier, trained on ImageNet",
+    )
+    registry.kind("codecs.quantizer", f"{quantizers}:Quantizer", summary="How vectors become tokens")
+    registry.add("codecs.quantizer", "vq", f"{quantizers}:Vector", summary="The nearest code of a learned codebook")
+    registry.add("codecs.quantizer", "fsq", f"{quantizers}:FiniteScalar", summary="A few levels for each number")

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from keras import ops
 
-from kgen import Decoder, Space
+from kgen import Decoder, OneOf, Space
 from kgen_plugin_codecs.discriminator import Discriminator
 from kgen_plugin_codecs.fidelity import Fidelity
 from kgen_plugin_codecs.networks import Analysis, Network, Synthesis
 from kgen_plugin_codecs.perceptual import Perceptual
 from kgen_plugin_codecs.quantizers import Quantizer, Vector
-from kgen_plugin_codecs.quantizers.vector import VectorQuantizer
 from kgen_plugin_codecs.reconstruction import Name
 
 Tensor = Any
@@ -40,7 +39,7 @@ class VQAutoencoder(Decoder):
         self,
         image_space: Space,
         *,
-        quantizer: Quantizer = Vector(),  # noqa: B008 (it is frozen)
+        quantizer: Annotated[Quantizer, OneOf("codecs.quantizer")] = Vector(),  # noqa: B008 (it is frozen)
         network: Network = Network(),  # noqa: B008
         reconstruction: Name = "l1",
         perceptual: Perceptual | None = None,
@@ -78,7 +77,7 @@ class VQAutoencoder(Decoder):
     # ---- training -------------------------------------------------------------------------------------------------
 
     def initialise(self, batches: Iterable[np.ndarray]) -> None:
-        if not isinstance(self.quantise, VectorQuantizer):
+        if not hasattr(self.quantise, "start_from"):
             return
         wanted, found = STARTING_VECTORS * self.quantizer.vocabulary, []
         for vectors in self._vectors(batches):

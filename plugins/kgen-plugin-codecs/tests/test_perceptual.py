@@ -193,9 +193,12 @@ def test_bad_files(tmp_path: Path) -> None:
     broken = tmp_path / "broken.pth"
     broken.write_bytes(_packaged().read_bytes()[:5000])
     torch.save({"weight": torch.ones(3)}, tmp_path / "other.pth")
-    for path in (broken, tmp_path / "other.pth", tmp_path / "none.pth"):
+    for path in (broken, tmp_path / "other.pth"):
         with pytest.raises(ConfigError, match=f"{path.name} holds no EfficientNet-Lite0"):
             Perceptual(network=str(path)).build()
+    for name in (str(tmp_path / "none.pth"), "efficientnet-lite"):
+        with pytest.raises(ConfigError, match=rf"^perceptual: there is no file {name}, and unknown codecs.perceptual"):
+            Perceptual(network=name).build()
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """The two kinds of flow, as options: a configuration says ``coupling: {kind: transformer, patch: 4}``.
 
-Each builds a bijection from pictures (B, H, W, C) to noise of the same shape.
+Each builds a bijection from pictures (B, H, W, C) to noise of the same shape. Every plugin can add one:
+``registry.add("realnvp.coupling", "mine", "package.module:Mine", summary=...)``. It is a class with the methods of
+`Coupling`, such as a frozen dataclass whose fields are the options.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Protocol
 
 import keras
 import numpy as np
@@ -33,6 +35,20 @@ NetworkOf = Callable[[int, str], keras.layers.Layer]
 """(out_channels, name) -> the network of a coupling."""
 
 
+class Coupling(Protocol):
+    """What a `realnvp.coupling` is: the options of a flow, which `build` makes."""
+
+    def check(self, space: Space) -> None:
+        """Raises SpaceError where the flow cannot work in `space`."""
+
+    def build(self, space: Space, bound: float) -> Bijection:
+        """Makes the flow, in the current dtype policy.
+
+        Args:
+            bound: Largest logarithm of a scale.
+        """
+
+
 @dataclass(frozen=True)
 class Convolutional:
     """Scales of couplings with convolutional networks (Dinh et al. 2017; with `mixing`, Kingma and Dhariwal 2018).
@@ -49,7 +65,6 @@ class Convolutional:
         mixing: Whether a learned matrix mixes the channels before each coupling over halves of the channels.
     """
 
-    kind: Literal["convolutional"] = "convolutional"
     scales: PositiveInt = 3
     couplings: Annotated[int, Field(ge=2)] = 4
     width: Width = 48
@@ -114,7 +129,6 @@ class Transformer:
         mlp_ratio: Width of the hidden layer of a block's MLP, over `width`.
     """
 
-    kind: Literal["transformer"] = "transformer"
     patch: PositiveInt = 4
     couplings: Annotated[int, Field(ge=2)] = 12
     width: Width = 96

@@ -10,11 +10,11 @@ import numpy as np
 from keras import ops
 from pydantic import Field, PositiveInt
 
-from kgen import ConditionSpace, Generator, NoiseSpec, SeedGenerator, Space, SpaceError
+from kgen import ConditionSpace, Generator, NoiseSpec, OneOf, SeedGenerator, Space, SpaceError
 from kgen.random import normal, uniform
 from kgen_plugin_realnvp import dequantization as dq
 from kgen_plugin_realnvp.bijections import Logit
-from kgen_plugin_realnvp.couplings import Convolutional, Transformer
+from kgen_plugin_realnvp.couplings import Convolutional, Coupling
 
 Tensor = Any
 Condition = dict[str, Tensor]
@@ -47,7 +47,7 @@ class RealNVP(Generator):
         space: Space,
         condition_space: ConditionSpace,
         *,
-        coupling: Annotated[Convolutional | Transformer, Field(discriminator="kind")] = Convolutional(),  # noqa: B008
+        coupling: Annotated[Coupling, OneOf("realnvp.coupling")] = Convolutional(),  # noqa: B008 (it is frozen)
         dequantization: dq.Name | None = None,
         alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05,
         scale_bound: Annotated[float, Field(gt=0)] = 2.0,

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 from pydantic import Field, PositiveInt
 
-from kgen import ConditionSpace, Generator, NoiseSpec, SeedGenerator, Space
+from kgen import ConditionSpace, Generator, NoiseSpec, OneOf, SeedGenerator, Space
 from kgen.options import Static
 from kgen_plugin_tokens.causal import CausalModel
 from kgen_plugin_tokens.choosing import choose, log_probability
@@ -25,7 +25,7 @@ from kgen_plugin_tokens.lengths import (
     places_before,
     up_to_end,
 )
-from kgen_plugin_tokens.positions import Order, reading_order
+from kgen_plugin_tokens.positions import reading_order
 from kgen_plugin_tokens.transformer import Transformer
 
 Tensor = Any
@@ -61,7 +61,7 @@ class Autoregressive(Generator):
         condition_space: ConditionSpace,
         *,
         network: Transformer = Transformer(),  # noqa: B008 (it is frozen)
-        order: Order | Literal["random"] = "raster",
+        order: Annotated[Any, OneOf("tokens.order")] | Literal["random"] = "raster",
         length: Length | None = None,
         **kwargs: Any,
     ) -> None:

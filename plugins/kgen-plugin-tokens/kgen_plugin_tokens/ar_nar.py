@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from kgen import ConditionSpace, Generator, NoiseSpec, SeedGenerator, Space, SpaceError
+from kgen import ConditionSpace, Generator, NoiseSpec, OneOf, SeedGenerator, Space, SpaceError
 from kgen.options import Static
 from kgen.random import uniform
 from kgen_plugin_tokens.ar import in_order
@@ -56,7 +56,7 @@ class Combined(Generator):
         network: Transformer = Transformer(),  # noqa: B008 (it is frozen)
         draft: Transformer = Transformer(depth=4),  # noqa: B008
         stride: Annotated[int, Field(ge=2)] = 2,
-        schedule: Schedule = "cosine",
+        schedule: Annotated[Schedule | str, OneOf("tokens.schedule")] = "cosine",
         smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         **kwargs: Any,
     ) -> None:

@@ -3,30 +3,45 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Protocol
 
 import numpy as np
 from keras import ops
 
+from kgen import part
+
 Tensor = Any
 
-Schedule = Literal["cosine", "linear", "arccos"]
 
-SCHEDULES: Mapping[Schedule, Callable[[Any, Any], Any]] = MappingProxyType(
-    {
-        "cosine": lambda r, library: library.cos(r * (math.pi / 2)),
-        "linear": lambda r, library: 1.0 - r,
-        "arccos": lambda r, library: library.arccos(r) / (math.pi / 2),
-    }
-)
-"""The share that is masked, from 1 at r = 0 to 0 at r = 1 (Chang et al. 2022, MaskGIT, section 3.3).
+class Schedule(Protocol):
+    """What a `tokens.schedule` is: the share that is masked; every plugin can add one.
 
-Given r, and the library to compute with: `numpy`, or `keras.ops`."""
+    It is 1 at r = 0, and falls to 0 at r = 1 (Chang et al. 2022, MaskGIT, section 3.3).
+
+    Args of a call:
+        r: How far the drawing has come, in [0, 1].
+        library: To compute with: `numpy`, or `keras.ops`.
+    """
+
+    def __call__(self, r: Any, library: Any) -> Any: ...
 
 
-def masked_counts(schedule: Schedule, tokens: int, steps: int, last_token_alone: bool = False) -> np.ndarray:
+def cosine(r: Any, library: Any) -> Any:
+    """cos(pi r / 2): few tokens are filled in at first, and more at each later step."""
+    return library.cos(r * (math.pi / 2))
+
+
+def linear(r: Any, library: Any) -> Any:
+    """1 - r: as many tokens at each step."""
+    return 1.0 - r
+
+
+def arccos(r: Any, library: Any) -> Any:
+    """arccos(r) / (pi / 2)."""
+    return library.arccos(r) / (math.pi / 2)
+
+
+def masked_counts(schedule: Schedule | str, tokens: int, steps: int, last_token_alone: bool = False) -> np.ndarray:
     """How many of `tokens` are masked before each step: (steps,) int32, from all of them, fewer at each step.
 
     Before step t = 0 .. T-1 of T it is floor(tokens * share(t / T)) (Chang et al. 2022, section 3.2), where each step
@@ -46,7 +61,7 @@ def masked_counts(schedule: Schedule, tokens: int, steps: int, last_token_alone:
     return np.clip(counts, steps - number, tokens - number).astype(np.int32)
 
 
-def row_counts(schedule: Schedule, wanted: Tensor, steps: int, last_token_alone: bool = False) -> Tensor:
+def row_counts(schedule: Schedule | str, wanted: Tensor, steps: int, last_token_alone: bool = False) -> Tensor:
     """As `masked_counts`, of as many tokens as each row wants: (B,) int32 -> (steps, B, 1) int32.
 
     A row that wants none has none. One that wants fewer than there are steps fills in one token per step, and draws
@@ -60,10 +75,10 @@ def row_counts(schedule: Schedule, wanted: Tensor, steps: int, last_token_alone:
     return ops.clip(ops.cast(ops.floor(each + 1e-4), "int32"), least, most)[..., None]
 
 
-def _shares(schedule: Schedule, steps: int, last_token_alone: bool) -> np.ndarray:
+def _shares(schedule: Schedule | str, steps: int, last_token_alone: bool) -> np.ndarray:
     """The share that is masked before each step, (steps,) from 1."""
     last = steps - 1 if last_token_alone else steps
-    return np.asarray(SCHEDULES[schedule](np.arange(steps) / max(last, 1), np))
+    return np.asarray(part("tokens.schedule", schedule)(np.arange(steps) / max(last, 1), np))
 
 
 def ranks(values: Tensor) -> Tensor:

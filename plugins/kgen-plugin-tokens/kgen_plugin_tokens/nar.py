@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 from pydantic import Field, PositiveInt
 
-from kgen import ConditionSpace, Generator, NoiseSpec, SeedGenerator, Space
+from kgen import ConditionSpace, Generator, NoiseSpec, OneOf, SeedGenerator, Space, part
 from kgen.options import Static
 from kgen.random import uniform
 from kgen_plugin_tokens.bidirectional import MaskedModel, any_order_bound, masked_loss
@@ -23,7 +23,7 @@ from kgen_plugin_tokens.lengths import (
     lengths_of,
     places_before,
 )
-from kgen_plugin_tokens.masking import SCHEDULES, Schedule, masked_counts, ranks, row_counts
+from kgen_plugin_tokens.masking import Schedule, masked_counts, ranks, row_counts
 from kgen_plugin_tokens.transformer import Transformer
 
 Tensor = Any
@@ -67,7 +67,7 @@ class NonAutoregressive(Generator):
         condition_space: ConditionSpace,
         *,
         network: Transformer = Transformer(),  # noqa: B008 (it is frozen)
-        schedule: Schedule = "cosine",
+        schedule: Annotated[Schedule | str, OneOf("tokens.schedule")] = "cosine",
         smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         corruption: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         length: Length | None = None,
@@ -239,7 +239,7 @@ class NonAutoregressive(Generator):
 
 
 def random_mask(
-    tokens: Tensor, schedule: Schedule, seed: SeedGenerator, allowed: np.ndarray | Tensor | None = None
+    tokens: Tensor, schedule: Schedule | str, seed: SeedGenerator, allowed: np.ndarray | Tensor | None = None
 ) -> Tensor:
     """Masks random places, as many as the schedule says for a random time.
 
@@ -251,7 +251,7 @@ def random_mask(
         (B, N) bool, one or more of each row True, if any is allowed.
     """
     batch, size = ops.shape(tokens)[0], tokens.shape[1]
-    share = SCHEDULES[schedule](keras.random.uniform((batch, 1), seed=seed), ops)  # (B, 1)
+    share = part("tokens.schedule", schedule)(keras.random.uniform((batch, 1), seed=seed), ops)  # (B, 1)
     place = keras.random.uniform((batch, size), seed=seed)
     if allowed is None:
         return ops.cast(ranks(place), "float32") < ops.maximum(ops.ceil(share * size), 1.0)

@@ -33,4 +33,14 @@ def kgen_components(registry: kgen.Registrar) -> None:
     registry.dataset(
         "captions", "kgen_plugin_tokens.captions:Captions", summary="Captions as pictures, their pictures as texts"
     )
+    registry.kind("tokens.order", "kgen_plugin_tokens.positions:raster", summary="The order in which tokens are read")
+    for name, summary in (("raster", "Row by row"), ("columns", "Column by column"), ("spiral", "From the middle")):
+        registry.add("tokens.order", name, f"kgen_plugin_tokens.positions:{name}", summary=summary)
+    registry.kind("tokens.schedule", "kgen_plugin_tokens.masking:Schedule", summary="The share of masked tokens")
+    for name, summary in (
+        ("cosine", "cos(pi r / 2): few tokens at first"),
+        ("linear", "1 - r: as many tokens at each step"),
+        ("arccos", "arccos(r) / (pi / 2)"),
+    ):
+        registry.add("tokens.schedule", name, f"kgen_plugin_tokens.masking:{name}", summary=summary)
     registry.metric("wording", "kgen_plugin_tokens.captions:Wording", summary="Drawn captions are the right ones")

@@ -2,37 +2,57 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+import math
+from typing import Any
 
 import numpy as np
 from keras import ops
 
-Tensor = Any
+from kgen import part
 
-Order = Literal["raster", "columns", "spiral"]
-ORDERS: tuple[Order, ...] = get_args(Order)
+Tensor = Any
 
 PERIOD = 100.0
 """Of the slowest rotation, in units of 2 pi tokens: a few times the side of a grid (Heo et al. 2024, section 3.2)."""
 
 
-def reading_order(name: Order, shape: tuple[int, ...]) -> np.ndarray:
+def reading_order(order: Any, shape: tuple[int, ...]) -> np.ndarray:
     """The tokens of a grid, counted row by row, in the order in which they are to be read.
 
     Args:
-        name: "raster" (row by row), "columns" (column by column), or "spiral" (from the middle outwards).
+        order: A `tokens.order`: "raster", "columns", "spiral", or one of another plugin.
         shape: Of the grid; the axes after the first two (channels) are read together.
 
     Returns:
         (N,) int32, a permutation of 0 .. N-1.
+
+    Raises:
+        ValueError: what the order gives is none.
     """
-    count = int(np.prod(shape))
-    if name == "raster" or len(shape) < 2:
-        return np.arange(count, dtype=np.int32)
-    index = np.arange(count, dtype=np.int32).reshape(shape[0], shape[1], -1)  # (H, W, C)
-    if name == "columns":
-        return index.transpose(1, 0, 2).reshape(-1)
-    return np.concatenate([index[row, column] for row, column in _inwards(*shape[:2])][::-1]).astype(np.int32)
+    places = np.asarray(part("tokens.order", order)(shape))
+    if not np.array_equal(np.sort(places), np.arange(math.prod(shape))):
+        raise ValueError(f"order {order!r} does not name each of the {math.prod(shape)} tokens once")
+    return places.astype(np.int32)
+
+
+def raster(shape: tuple[int, ...]) -> np.ndarray:
+    """Row by row. What this takes and gives is what a `tokens.order` does, and every plugin can add one."""
+    return np.arange(math.prod(shape), dtype=np.int32)
+
+
+def columns(shape: tuple[int, ...]) -> np.ndarray:
+    """Column by column; of a sequence from the first token to the last."""
+    if len(shape) < 2:
+        return raster(shape)
+    return raster(shape).reshape(shape[0], shape[1], -1).transpose(1, 0, 2).reshape(-1)
+
+
+def spiral(shape: tuple[int, ...]) -> np.ndarray:
+    """From the middle outwards; of a sequence from the first token to the last."""
+    if len(shape) < 2:
+        return raster(shape)
+    index = raster(shape).reshape(shape[0], shape[1], -1)  # (H, W, C)
+    return np.concatenate([index[row, column] for row, column in _inwards(*shape[:2])][::-1])
 
 
 def _inwards(height: int, width: int) -> list[tuple[int, int]]:

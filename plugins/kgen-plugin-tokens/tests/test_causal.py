@@ -13,7 +13,7 @@ from keras import ops
 from kgen_plugin_tokens.ar import Autoregressive
 from kgen_plugin_tokens.causal import CausalModel
 from kgen_plugin_tokens.choosing import guide
-from kgen_plugin_tokens.positions import ORDERS, reading_order
+from kgen_plugin_tokens.positions import reading_order
 from kgen_plugin_tokens.transformer import Transformer
 from scipy.special import log_softmax
 
@@ -89,7 +89,7 @@ def test_nothing_leaks_from_the_future(positions: str, text: str) -> None:
         assert (size[:position] > 0).all()
 
 
-@pytest.mark.parametrize("order", [*ORDERS, "random"])
+@pytest.mark.parametrize("order", ["raster", "columns", "spiral", "random"])
 def test_the_probabilities_of_all_sequences_sum_to_one(order: Any) -> None:
     keras.utils.set_random_seed(0)
     options = Transformer(width=16, depth=2, heads=2)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from keras import ops
-from kgen_plugin_tokens.positions import ORDERS, reading_order, rotate, rotations
+from kgen_plugin_tokens.positions import reading_order, rotate, rotations
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", ["raster", "columns", "spiral"])
 @pytest.mark.parametrize("shape", [(5,), (3, 4), (4, 4), (1, 5), (3, 2, 3)])
 def test_every_token_is_read_once(order: str, shape: tuple[int, ...]) -> None:
     assert sorted(reading_order(order, shape)) == list(range(int(np.prod(shape))))  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from kgen import ConditionSpace, Generator, NoiseSpec, SeedGenerator, Space, SpaceError
+from kgen import ConditionSpace, Generator, NoiseSpec, OneOf, SeedGenerator, Space, SpaceError
 from kgen.random import normal, uniform
 from kgen_plugin_vae.bound import importance_weighted_bound
 from kgen_plugin_vae.latents import total_kl
@@ -61,7 +61,7 @@ class VAE(Generator):
         condition_space: ConditionSpace,
         *,
         network: Network = Network(),  # noqa: B008 (it is frozen)
-        observation: Observation | None = None,
+        observation: Annotated[Observation, OneOf("vae.observation")] | None = None,
         levels: PositiveInt = 1,
         vector: PositiveInt = 64,
         channels: PositiveInt = 8,
@@ -180,7 +180,8 @@ class VAE(Generator):
     def likelihood_label(self, *, samples: int = 1, **given: Any) -> str:
         """A bound; with Bernoulli observations, of black-and-white images only."""
         bound = f"a bound of {samples} draw{'s' * (samples > 1)}"
-        return f"{bound}, of black-and-white images" if self._observation.kind == "bernoulli" else bound
+        kind = self._observation.likelihood_of
+        return f"{bound}, of {kind} images" if kind else bound
 
     def log_likelihood(self, x: Tensor, condition: Condition, *, samples: PositiveInt = 1) -> Tensor:
         """A lower bound (B,), in nats, of the log probability of 8-bit pictures, or of what `observation` describes.
@@ -210,9 +211,9 @@ def _observation(asked: Observation | None, space: Space) -> Observation:
     """The observation model, by default that which suits the space."""
     if asked is None:
         return Logistic() if space.bounded else Gaussian(pixels=False)
-    if not space.bounded and (asked.kind != "gaussian" or asked.pixels):
+    if not space.bounded and asked.pixels:
         raise SpaceError(
-            f"observation '{asked.kind}' is of pixels, but the latents are {space}: leave it out, or use "
+            f"observation {type(asked).__name__} is of pixels, but the latents are {space}: leave it out, or use "
             "{kind: gaussian, pixels: false}"
         )
     return asked

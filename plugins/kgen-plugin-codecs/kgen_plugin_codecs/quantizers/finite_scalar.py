@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import keras
 import numpy as np
@@ -24,7 +24,6 @@ class FiniteScalar:
         levels: Of each number; their product is the vocabulary.
     """
 
-    kind: Literal["fsq"] = "fsq"
     levels: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1)] = (8, 5, 5, 5)
 
     @property

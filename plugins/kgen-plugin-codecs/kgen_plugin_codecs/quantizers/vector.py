@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import keras
 import numpy as np
@@ -33,7 +33,6 @@ class Vector:
             0: never.
     """
 
-    kind: Literal["vq"] = "vq"
     size: PositiveInt = 512
     dim: PositiveInt = 8
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.99

@@ -1,27 +1,61 @@
 """What the decoder's numbers say about the picture: p(x | z), as options.
 
-A configuration says ``observation: {kind: gaussian, deviation: pixel}``. An observation model is data: how many numbers
-it wants, and functions of them. `parameters` below are (B, H, W, N) float32.
-
-    initial(channels)           (N,) the numbers before training, everywhere in the picture.
-    shared                      How many of them, the last, are learned for all pixels of all pictures.
-    dither                      Width of the uniform noise that x is to get before `log_prob`, 0 for none.
-    log_prob(parameters, x)     (B,) nats.
-    mean(parameters)            (B, H, W, C), and `mode` the same.
-    sample(parameters, keys)    (B, H, W, C), drawn with `kgen.random` from keys (B, 2).
+A configuration says ``observation: {kind: gaussian, deviation: pixel}``. Every plugin can add a model:
+``registry.add("vae.observation", "mine", "package.module:Mine", summary=...)``. It is a class with the members of
+`Observation`, such as a frozen dataclass whose fields are the options.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Any, Protocol
 
-from pydantic import Field
+import numpy as np
 
 from kgen_plugin_vae.observations.bernoulli import Bernoulli
 from kgen_plugin_vae.observations.gaussian import Gaussian
 from kgen_plugin_vae.observations.logistic import Logistic
 
-Observation = Annotated[Logistic | Gaussian | Bernoulli, Field(discriminator="kind")]
-"""The type of an option that takes any observation model."""
+Tensor = Any
+
+
+class Observation(Protocol):
+    """What a `vae.observation` is: how many numbers it wants, and functions of these.
+
+    The numbers are `parameters` (B, H, W, N), float32.
+
+    Attributes:
+        shared: How many of the numbers, the last, are learned for all pixels of all pictures.
+        dither: Width of the uniform noise that x is to get before `log_prob`, 0 for none.
+        pixels: Whether x are 8-bit pictures in [-1, 1]; otherwise an autoencoder's latents, too.
+        likelihood_of: Of which pictures alone `log_prob` is a likelihood, for a label: "black-and-white"; "": of all.
+    """
+
+    @property
+    def shared(self) -> int: ...
+
+    @property
+    def dither(self) -> float: ...
+
+    @property
+    def pixels(self) -> bool: ...
+
+    @property
+    def likelihood_of(self) -> str: ...
+
+    def initial(self, channels: int) -> np.ndarray:
+        """The numbers before training, everywhere in the picture: (N,)."""
+
+    def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
+        """(B,) nats."""
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        """(B, H, W, C)."""
+
+    def mode(self, parameters: Tensor) -> Tensor:
+        """(B, H, W, C)."""
+
+    def sample(self, parameters: Tensor, keys: Tensor) -> Tensor:
+        """(B, H, W, C), drawn with `kgen.random` from keys (B, 2)."""
+
 
 __all__ = ["Bernoulli", "Gaussian", "Logistic", "Observation"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from keras import ops
@@ -22,10 +22,10 @@ class Bernoulli:
     probability (Loaiza-Ganem and Cunningham 2019), and not to be compared with the other models'.
     """
 
-    kind: Literal["bernoulli"] = "bernoulli"
-
-    shared = 0
-    dither = 0.0
+    shared: ClassVar[int] = 0
+    dither: ClassVar[float] = 0.0
+    pixels: ClassVar[bool] = True
+    likelihood_of: ClassVar[str] = "black-and-white"
 
     def initial(self, channels: int) -> np.ndarray:
         return np.zeros(channels)

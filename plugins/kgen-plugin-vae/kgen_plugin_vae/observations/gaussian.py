@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from keras import ops
@@ -30,10 +30,11 @@ class Gaussian:
         floor: Least natural logarithm of the standard deviation.
     """
 
-    kind: Literal["gaussian"] = "gaussian"
     deviation: Literal["shared", "pixel"] = "shared"
     pixels: bool = True
     floor: float = -7.0
+
+    likelihood_of: ClassVar[str] = ""
 
     @property
     def shared(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from keras import ops
@@ -29,12 +29,13 @@ class Logistic:
         floor: Least natural logarithm of the scale. At -7, an intensity that was met exactly has a probability of 0.97.
     """
 
-    kind: Literal["logistic"] = "logistic"
     components: PositiveInt = 1
     floor: float = -7.0
 
-    shared = 0
-    dither = 0.0
+    shared: ClassVar[int] = 0
+    dither: ClassVar[float] = 0.0
+    pixels: ClassVar[bool] = True
+    likelihood_of: ClassVar[str] = ""
 
     def initial(self, channels: int) -> np.ndarray:
         """Locations spread over the intensities: components that begin alike would stay so."""
