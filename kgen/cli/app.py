@@ -11,12 +11,14 @@ import typer
 
 from kgen.cli.commands import caption, check, compare, evaluate, generate, plugins, reconstruct, run, schema, upscale
 from kgen.cli.common import FAULT, printable, say_error, say_fault, show_warning
+from kgen.cli.plugin_commands import CommandsWithPlugins
 from kgen.errors import ComponentError, KgenError, RunInterruptedError
 from kgen.plugins.faults import component_errors
 
 USER_ERROR = 2
 
 app = typer.Typer(
+    cls=CommandsWithPlugins,
     help="Assemble, train and compare text-to-image models from plugins.",
     epilog="Example: kgen run configs/quickstart.yaml",
     no_args_is_help=True,

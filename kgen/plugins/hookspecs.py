@@ -23,9 +23,16 @@ framework. The component above is "myplugin/ddpm", or "ddpm" while no other plug
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import pluggy
 
 from kgen.plugins.registry import Registrar
+
+if TYPE_CHECKING:
+    from kgen.plugins.commands import Commands
 
 API = 1
 """The number of this contract. It grows when a plugin has to be changed to go on working."""
@@ -45,4 +52,25 @@ def kgen_components(registry: Registrar) -> None:
 
     Args:
         registry: Takes the declarations of this plugin, under its namespace.
+    """
+
+
+@hookspec
+def kgen_commands(commands: Commands) -> None:
+    """Adds commands to the command line: ``commands.add(name, target, summary=...)``, a function for Typer.
+
+    Args:
+        commands: Takes the commands of this plugin. A name that kgen or another plugin has is refused.
+    """
+
+
+@hookspec
+def kgen_run_finished(directory: Path, scores: Mapping[str, Mapping[str, float]]) -> None:
+    """Is told of a run that has finished, and of one that `kgen evaluate` has scored again.
+
+    An exception is shown as a warning, and the run stays finished.
+
+    Args:
+        directory: The run directory; everything is written.
+        scores: Numbers by split and name, as in `evaluation.json`.
     """

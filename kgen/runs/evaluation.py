@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +16,8 @@ from kgen.contracts.dataset import Dataset
 from kgen.errors import ConfigError, RunError
 from kgen.pipeline.pipeline import Pipeline
 from kgen.pipeline.saving import load
-from kgen.plugins.faults import component_errors
+from kgen.plugins.discovery import ask, registry
+from kgen.plugins.faults import component_errors, reason
 from kgen.reporting.sheets import grid, save_png
 from kgen.runs.directory import RunDirectory
 from kgen.runs.inputs import read_dataset
@@ -86,7 +88,7 @@ def evaluate(
 def _publish(
     config: RunConfig, directory: RunDirectory, dataset: Dataset, scores: Scores, other_data: str, say: Say
 ) -> Scores:
-    """Writes the scores and the report, then marks the run as finished.
+    """Writes the scores and the report, marks the run as finished, and tells the plugins.
 
     Args:
         other_data: How the images or captions differ from those of the training; "" where they do not.
@@ -106,7 +108,20 @@ def _publish(
     directory.update_manifest(notes_on_scores=notes)
     write_report(directory, dataset.credit)
     directory.update_manifest(finished=time.strftime("%Y-%m-%d %H:%M:%S"))
+    _tell_plugins(directory, scores, say)
     return scores
+
+
+def _tell_plugins(directory: RunDirectory, scores: Scores, say: Say) -> None:
+    """Calls `kgen_run_finished` of every plugin; one that fails costs a warning."""
+    for origin, plugin in registry().plugins.items():
+        try:
+            ask("kgen_run_finished", plugin, origin, directory=directory.path, scores=copy.deepcopy(dict(scores)))
+        except (Exception, SystemExit) as error:
+            say(
+                f"warning: kgen_run_finished of plugin '{origin.namespace}' of {origin} failed: {reason(error)}; "
+                "the run is finished"
+            )
 
 
 def _require_trained(directory: RunDirectory, config: RunConfig) -> None:

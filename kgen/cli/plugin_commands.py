@@ -1,0 +1,79 @@
+"""The commands of plugins on kgen's command line: they are looked for where kgen has none of that name."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import typer
+from rich.markup import escape
+from typer.core import TyperCommand, TyperGroup
+
+from kgen.cli.common import printable, show_warning
+from kgen.errors import ComponentError, ConfigError, KgenError
+from kgen.plugins.commands import Command, find_commands
+from kgen.plugins.faults import reason
+
+PANEL = "Commands of plugins"
+
+
+class CommandsWithPlugins(TyperGroup):
+    """kgen's own commands, and those that plugins add. A plugin is imported only where one of these is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        found, refused = self._of_plugins()
+        for message in refused.values():
+            show_warning(message, UserWarning, __file__)
+        return [*super().list_commands(ctx), *sorted(found)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of a name; None where there is none. Raises ConfigError where it is refused."""
+        own = super().get_command(ctx, cmd_name)
+        if own is not None:
+            return own
+        found, refused = self._of_plugins()
+        if cmd_name in refused:
+            raise ConfigError(refused[cmd_name])
+        return _Lazy(found[cmd_name]) if cmd_name in found else None
+
+    def _of_plugins(self) -> tuple[dict[str, Command], dict[str, str]]:
+        return find_commands(self.commands)
+
+
+class _Lazy(TyperCommand):
+    """A command of which only the name and the summary are known until it is given."""
+
+    def __init__(self, command: Command) -> None:
+        summary = escape(printable(f"{command.summary} ({command.origin.distribution})"))
+        super().__init__(command.name, help=summary, rich_help_panel=PANEL)
+        self._command = command
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        from kgen.cli.backend import select_backend
+
+        with contextlib.suppress(KgenError):  # a command that needs a backend says so itself
+            select_backend()
+        app = typer.Typer(
+            add_completion=False,
+            pretty_exceptions_enable=False,
+            context_settings={"help_option_names": ["-h", "--help"]},
+        )
+        app.command(self._command.name)(_with_address(self._command.load(), str(self._command)))
+        return typer.main.get_command(app).make_context(*args, **kwargs)
+
+
+def _with_address(function: Callable[..., Any], command: str) -> Callable[..., Any]:
+    """A function whose unexpected exceptions name the command, and the distribution that brought it."""
+
+    @functools.wraps(function)
+    def addressed(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except (KgenError, typer.Exit, typer.Abort, typer.BadParameter, OSError, MemoryError):
+            raise
+        except Exception as error:
+            raise ComponentError(f"{command} failed: {reason(error)}") from error
+
+    return addressed
