@@ -25,7 +25,7 @@ class Command:
     origin: Provenance
 
     def __str__(self) -> str:
-        return f"command '{self.name}' of {self.origin}"
+        return f"command '{self.name}' of {self.origin.release}"
 
     def load(self) -> Any:
         """Imports the function. Raises PluginError, with the reason, where that fails or it is none."""
@@ -80,10 +80,10 @@ def find_commands(taken: Collection[str]) -> tuple[dict[str, Command], dict[str,
     for origin, plugin in registry().plugins.items():
         commands = Commands(origin)
         try:
-            with isolated(f"kgen_commands of plugin '{origin.namespace}' of {origin}"):
+            with isolated(f"kgen_commands of {origin}"):
                 ask("kgen_commands", plugin, origin, commands=commands)
         except KgenError as error:
-            refused[origin.namespace] = f"plugin '{origin.namespace}' of {origin} adds no command: {error}"
+            refused[origin.namespace] = f"{origin} adds no command: {error}"
         else:
             added += commands.added
     found: dict[str, Command] = {}

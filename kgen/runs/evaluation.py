@@ -119,7 +119,7 @@ def _tell_plugins(directory: RunDirectory, scores: Scores, say: Say) -> None:
             ask("kgen_run_finished", plugin, origin, directory=directory.path, scores=copy.deepcopy(dict(scores)))
         except (Exception, SystemExit) as error:
             say(
-                f"warning: kgen_run_finished of plugin '{origin.namespace}' of {origin} failed: {reason(error)}; "
+                f"warning: kgen_run_finished of {origin} failed: {reason(error)}; "
                 "the run is finished"
             )
 
