@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import GOOD, TOY, Outcome, Trained, kgen, kgen_process
@@ -50,3 +56,32 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     path.mkdir()
     monkeypatch.syspath_prepend(str(path))
     return Site(path)
+
+
+@pytest.fixture
+def windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Windows refuses: to move or delete what is open, to open folders, to flush what is open for reading."""
+
+    def opened(path: Any) -> bool:
+        for descriptor in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if descriptor.readlink().is_relative_to(Path(os.path.realpath(path))):
+                    return True
+        return False
+
+    def refusing(name: str, refused: Callable[[Any], bool], number: int) -> None:
+        function = getattr(os, name)
+
+        def guarded(first: Any, *others: Any, **options: Any) -> Any:
+            if refused(first):
+                raise OSError(number, os.strerror(number), str(first))
+            return function(first, *others, **options)
+
+        monkeypatch.setattr(os, name, guarded)
+
+    monkeypatch.setattr("kgen.storage.locks.WINDOWS", True)
+    monkeypatch.setattr(shutil, "_use_fd_functions", False)  # which open folders
+    for name in ("rename", "replace", "unlink", "rmdir"):
+        refusing(name, opened, errno.EACCES)
+    refusing("open", os.path.isdir, errno.EACCES)
+    refusing("fsync", lambda file: fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY, errno.EBADF)

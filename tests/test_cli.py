@@ -18,6 +18,7 @@ from command_line import EXECUTABLE, Trained, environment, quickest_backend
 from PIL import Image
 
 from kgen.cli.backend import select_backend
+from kgen.cli.commands.generate import _slug
 from kgen.errors import ConfigError, PluginError
 
 COMMANDS = ["run", "generate", "caption", "evaluate", "compare", "check", "schema", "plugins list", "plugins show"]
@@ -41,12 +42,14 @@ def test_the_version(kgen_process) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["plugins", "list"]])
-def test_quick_commands_import_no_framework(arguments: list[str]) -> None:
+def test_quick_commands_import_no_framework_and_nothing_of_no_use(arguments: list[str]) -> None:
     script = (
         "import sys, kgen.cli\n"
         f"sys.argv = ['kgen', *{arguments}]\n"
+        "frameworks = {'keras', 'tensorflow', 'jax', 'torch'}\n"
+        "others = {'filelock', 'jinja2', 'matplotlib', 'psutil'}\n"
         "try: kgen.cli.main()\n"
-        "finally: print('LOADED', sorted({'keras', 'tensorflow', 'jax', 'torch'} & set(sys.modules)))"
+        "finally: print('LOADED', sorted((frameworks | others) & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "LOADED []"
@@ -120,6 +123,12 @@ def test_a_fault_of_kgen_asks_for_a_report_and_shows_the_traceback_on_demand(kge
     assert quiet.status == 1 and "Traceback" not in quiet.err
     assert "error: unexpected RuntimeError: as a test" in quiet.err and "KGEN_DEBUG=1" in quiet.err
     assert "Traceback" in kgen_process("plugins", "list", PYTHONPATH=str(site.path), KGEN_DEBUG="1").err
+
+
+@pytest.mark.parametrize("prompt, name", [("A red/heart!", "a-red-heart"), ("NUL", "picture-nul"), ("?", "picture")])
+def test_a_picture_is_named_after_its_prompt_as_every_system_allows(prompt: str, name: str) -> None:
+    """`nul.png` is no file on Windows, and holds nothing."""
+    assert _slug(prompt) == name
 
 
 # ---- the backend ---------------------------------------------------------------------------------

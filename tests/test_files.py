@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import resource
 import signal
@@ -15,10 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from filelock import Timeout
 
 from kgen.data.cache import open_or_write
 from kgen.errors import ConfigError, RunError
-from kgen.storage.files import atomic_file, atomic_folder, disk_space, remove_abandoned, write_text
+from kgen.runs.directory import RunDirectory
+from kgen.storage.files import atomic_file, atomic_folder, disk_space, locked_folder, remove_abandoned, write_text
+from kgen.storage.locks import take_lock
 
 
 @contextmanager
@@ -251,4 +255,54 @@ def test_a_cache_that_several_fill_at_once_is_never_taken_from_them(tmp_path: Pa
     for thread in threads:
         thread.join()
     assert not problems
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert not [path for path in tmp_path.iterdir() if path.suffix == ".kgen"]
+
+
+@pytest.mark.usefixtures("windows")
+def test_all_that_is_possible_on_windows_too(tmp_path: Path) -> None:
+    """Where nothing that is open can be moved or deleted, no folder be opened, and no file be flushed but written."""
+    for text in ("old", "new"):
+        write_text(tmp_path / "x", text)
+        with atomic_folder(tmp_path / "folder", lambda _: ["a"]) as folder:
+            (folder / "a").write_text(text)
+            (folder / "a").chmod(0o444)
+        assert (tmp_path / "x").read_text() == (tmp_path / "folder" / "a").read_text() == text
+    (tmp_path / ".y.12345678.kgen" / "old" / "y").mkdir(parents=True)
+    with atomic_file(tmp_path / "x") as temporary:
+        remove_abandoned(tmp_path)
+        assert temporary.is_file()
+    with locked_folder(tmp_path / "y"):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"x", "y", "folder"}
+    file, replaced = (tmp_path / "folder" / "a").open(), atomic_folder(tmp_path / "folder", lambda _: ["a"])
+    with file, pytest.raises(PermissionError), replaced:
+        pass
+    assert (tmp_path / "folder" / "a").read_text() == "new"
+    assert {path.name for path in tmp_path.iterdir()} == {"x", "y", "folder"}
+
+
+def test_a_disk_without_locks_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with atomic_file(tmp_path / "x") as temporary:
+        temporary.write_text("text")
+        remove_abandoned(tmp_path)
+    with locked_folder(tmp_path):
+        assert (tmp_path / "x").read_text() == "text"
+    assert not [path for path in tmp_path.iterdir() if path.suffix == ".kgen"]
+    locked = RunDirectory(tmp_path / "run").locked()
+    with pytest.raises(RunError, match="cannot be written to: No locks available"), locked:
+        pass
+
+
+def test_a_lock_is_free_for_one_at_a_time(tmp_path: Path) -> None:
+    lock = take_lock(tmp_path / "lock")
+    assert lock is not None
+    with pytest.raises(Timeout):
+        take_lock(tmp_path / "lock")
+    lock.release()
+    again = take_lock(tmp_path / "lock")
+    assert again is not None
+    again.release()

@@ -1,10 +1,15 @@
-"""What does not fit into the memory is refused before it takes any."""
+"""How much memory there is; what does not fit into it is refused before it takes any."""
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 
 import keras
+import psutil
 import pytest
 from parts import Painter, Patterns, Words
 
@@ -12,6 +17,29 @@ import kgen
 from kgen.backend import memory
 from kgen.backend.memory import weights_fit
 from kgen.options import option_model
+
+
+def test_a_machine_has_its_memory_and_a_container_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "LIMITS", ())
+    whole = memory.memory()
+    assert whole == pytest.approx(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), rel=0.01)
+    monkeypatch.setattr(memory, "LIMITS", (tmp_path / "missing", tmp_path / "limit"))
+    for text, expected in (("max\n", whole), ("9223372036854771712\n", whole), ("1048576\n", 2**20)):
+        (tmp_path / "limit").write_text(text)
+        assert memory.memory() == expected
+
+
+def test_the_peak_of_a_process_on_every_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux counts in KiB, macOS in bytes; Windows has no module `resource`."""
+    peak, now = memory.peak_memory(), psutil.Process().memory_info().rss // 2**20
+    assert 0.9 * now <= peak < memory.memory() // 2**20
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", "darwin")
+        assert memory.peak_memory() == pytest.approx(peak // 2**10, abs=1)
+    told = SimpleNamespace(peak_wset=3 * 2**20 + 5)
+    monkeypatch.setattr(memory.psutil, "Process", lambda: SimpleNamespace(memory_info=lambda: told))
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert memory.peak_memory() == 3
 
 
 def test_weights_that_do_not_fit_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,69 +1,126 @@
-"""Line plots: where things lie, and that they need nothing beside themselves."""
+"""Line plots: where things lie, that text is text, and that nothing else has a say in them."""
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
+from itertools import pairwise
+from pathlib import Path
 
+import matplotlib
 import pytest
 
-from kgen.reporting.plot import HEIGHT, WIDTH, Line, line_plot
+from kgen.reporting.plot import Line, line_plot
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def parsed(*lines: Line, logarithmic: bool = False) -> ElementTree.Element:
-    return ElementTree.fromstring(line_plot(lines, "seconds", "share", logarithmic=logarithmic))
+class Plot:
+    """What an SVG of matplotlib's shows."""
+
+    def __init__(self, *lines: Line, logarithmic: bool = False) -> None:
+        self.svg = line_plot(lines, "seconds", "share", logarithmic=logarithmic)
+        self.root = ElementTree.fromstring(self.svg)
+        self.axes = self.root.find(f".//{SVG}g[@id='axes_1']")
+        assert self.axes is not None
+        groups = [group for group in self.axes if group.attrib.get("id", "").startswith("line2d")]
+        self.marks = [_uses(group) for group in groups]
+        self.paths = [path.attrib["d"] for group in groups for path in group.findall(f"{SVG}path")]
+        self.texts = [text.strip() for text in self.root.itertext() if text.strip()]
+
+    def ticks(self, axis: int) -> dict[str, float]:
+        """The numbers of an axis (1: x, 2: y), and where they stand."""
+        found = {}
+        for group in self.axes.find(f"{SVG}g[@id='matplotlib.axis_{axis}']"):  # type: ignore[union-attr]
+            text, place = list(group.itertext()), _uses(group)
+            if place:
+                found["".join(text).strip()] = place[0][axis - 1]
+        return found
 
 
-def places(root: ElementTree.Element) -> list[list[tuple[float, float]]]:
-    """Of each line its points, in pixels."""
-    return [
-        [tuple(map(float, pair.split(","))) for pair in line.attrib["points"].split()]  # type: ignore[misc]
-        for line in root.iter(f"{SVG}polyline")
-    ]
-
-
-def texts(root: ElementTree.Element) -> list[str | None]:
-    return [element.text for element in root.iter(f"{SVG}text")]
+def _uses(group: ElementTree.Element) -> list[tuple[float, float]]:
+    return [(float(use.attrib["x"]), float(use.attrib["y"])) for use in group.iter(f"{SVG}use")]
 
 
 def test_a_logarithmic_axis_has_equal_factors_equally_far_apart() -> None:
-    (points,) = places(parsed(Line("a", [(0.01, 0.0), (0.1, 0.5), (1.0, 1.0)]), logarithmic=True))
-    (a, b, c), (low, middle, high) = zip(*points, strict=True)
-    assert b - a == pytest.approx(c - b, abs=0.11) and b - a > 100
-    assert low - middle == pytest.approx(middle - high, abs=0.11) and low - middle > 50  # up is more
-    (points,) = places(parsed(Line("a", [(0.01, 0.0), (0.1, 0.5), (1.0, 1.0)])))
-    assert points[1][0] - points[0][0] < 0.11 * (points[2][0] - points[1][0])
+    points = [(0.01, 0.0), (0.1, 0.5), (1.0, 1.0)]
+    (((a, low), (b, middle), (c, high)),) = Plot(Line("a", points, "123"), logarithmic=True).marks
+    assert b - a == pytest.approx(c - b) and b - a > 100
+    assert low - middle == pytest.approx(middle - high) and low - middle > 50  # up is more
+    (((a, _), (b, _), (c, _)),) = Plot(Line("a", points, "123")).marks
+    assert b - a == pytest.approx((c - b) / 10)
 
 
 def test_points_with_labels_have_marks_and_one_alone_has_no_line() -> None:
-    root = parsed(Line("many", [(1.0, 0.2), (2.0, 0.4)], ["1", "32"]), Line("one", [(5.0, 0.9)]), Line("bare", []))
-    assert len(places(root)) == 1
-    assert len(list(root.iter(f"{SVG}circle"))) == 3
-    assert {"many", "one", "1", "32", "seconds", "share"} <= set(texts(root))
+    plot = Plot(Line("many", [(1.0, 0.2), (2.0, 0.4)], ["p", "q"]), Line("one", [(5.0, 0.9)]), Line("bare", []))
+    assert [len(marks) for marks in plot.marks] == [2, 1, 0]
+    assert {"many", "one", "bare", "p", "q", "seconds", "share", "share over seconds"} <= set(plot.texts)
+    plot = Plot(Line("plain", [(1.0, 0.2), (2.0, 0.4), (3.0, 0.1)]))
+    assert plot.marks == [[]] and plot.paths[0].split().count("L") == 2
 
 
-def test_marks_lie_where_the_numbers_of_the_axis_say() -> None:
-    root = parsed(Line("a", [(1.0, 0.0), (10.0, 1.0)], ["p", "q"]), logarithmic=True)
-    ticks = {e.text: float(e.attrib["x"]) for e in root.iter(f"{SVG}text") if e.attrib["text-anchor"] == "middle"}
-    first, second = (float(circle.attrib["cx"]) for circle in root.iter(f"{SVG}circle"))
-    assert (ticks["1"], ticks["10"]) == (first, second) and first < ticks["2"] < ticks["5"] < second
+def test_marks_lie_where_the_numbers_of_the_axes_say() -> None:
+    plot = Plot(Line("a", [(1.0, 0.0), (10.0, 1.0)], ["p", "q"]), logarithmic=True)
+    (((left, bottom), (right, top)),) = plot.marks
+    x, y = plot.ticks(1), plot.ticks(2)
+    assert (x["1"], x["10"], y["0.0"], y["1.0"]) == pytest.approx((left, right, bottom, top), abs=1e-3)
+    assert left < x["2"] < x["5"] < right
 
 
-@pytest.mark.parametrize("value", [0.0, 1.0, -3.5, 1e-9, 1e9])
-@pytest.mark.parametrize("logarithmic", [False, True])
-def test_everything_lies_within(value: float, logarithmic: bool) -> None:
-    lines = [Line(f"a run with a long name {i}", [(0.5 + i, value), (3e3, value)], ["1", "2"]) for i in range(12)]
-    root = parsed(*lines, logarithmic=logarithmic)
-    for x, y in [point for line in places(root) for point in line]:
-        assert 0 < x < WIDTH and 0 < y < HEIGHT
-    assert all(
-        0 <= float(e.attrib["x"]) <= WIDTH and 0 <= float(e.attrib["y"]) <= HEIGHT for e in root.iter(f"{SVG}text")
-    )
-    assert len(texts(root)) >= 12 + 24 + 2 + 2
+@pytest.mark.parametrize("low, high", [(0.30, 0.31), (1e-4, 5e2), (2.1, 4.9), (3.0, 3.0)])
+def test_a_logarithmic_axis_names_some_numbers_and_not_too_many(low: float, high: float) -> None:
+    ticks = Plot(Line("a", [(low, 0.0), (high, 1.0)], "pq"), logarithmic=True).ticks(1)
+    assert 2 <= len(ticks) <= 14
+    places = sorted(ticks.values())
+    assert min(b - a for a, b in pairwise(places)) > 30
+
+
+@pytest.mark.parametrize("value", [0.0, -3.5, 1e-9, 1e9])
+def test_everything_lies_within_and_the_legend_above(value: float) -> None:
+    names = ["short", "a long name " * 20, *(f"name {i}" for i in range(10))]
+    plot = Plot(*(Line(name, [(1.0, value), (3e3, value)], "12") for name in names), logarithmic=True)
+    left, top, width, height = map(float, plot.root.attrib["viewBox"].split())
+    marks = [mark for line in plot.marks for mark in line]
+    assert len(marks) == 24 and all(left < x < width and top < y < height for x, y in marks)
+    legend = plot.root.find(f".//{SVG}g[@id='legend_1']")
+    assert legend is not None
+    heights = [float(re.findall(r"[\d.]+", text.attrib["transform"])[-1]) for text in legend.iter(f"{SVG}text")]
+    assert len(heights) >= 14 and min(heights) > 0 and max(heights) < min(y for _, y in marks)
 
 
 def test_names_are_texts() -> None:
-    assert "<b> & 'c'" in texts(parsed(Line("<b> & 'c'", [(1.0, 1.0)])))
+    for name in ("<b> & 'c' \"d\"", "$x^2$ \\alpha", "_hidden", "\N{GRINNING FACE} \N{CJK UNIFIED IDEOGRAPH-753B}"):
+        assert name in Plot(Line(name, [(1.0, 1.0)])).texts
+    assert r"\x1b[31m\x00" in Plot(Line("\x1b[31m\x00", [(1.0, 1.0)])).texts  # no such letter is allowed in XML
     with pytest.raises(ValueError, match="nothing"):
         line_plot([Line("a", [])], "x", "y")
+
+
+def test_the_same_plot_has_the_same_bytes_whatever_the_users_settings_are() -> None:
+    lines = [Line("a", [(1.0, 0.25), (2.0, 0.5)])]
+    before = line_plot(lines, "x", "y")
+    with matplotlib.rc_context({"axes.facecolor": "black", "svg.fonttype": "path", "font.size": 30.0}):
+        assert line_plot(lines, "x", "y") == before
+        assert matplotlib.rcParams["font.size"] == 30.0
+    assert "date" not in before
+
+
+ALONE = """
+import sys
+from kgen.reporting.plot import Line, line_plot
+assert "matplotlib" not in sys.modules, "too early"
+print(line_plot([Line("a", [(1.0, 0.25), (2.0, 0.5)])], "x", "\N{GRINNING FACE}"))
+assert "matplotlib.pyplot" not in sys.modules, "of no use"
+"""
+
+
+def test_the_first_plot_of_a_process_says_nothing_and_is_like_the_others(tmp_path: Path) -> None:
+    """Not even where matplotlib cannot keep what it finds out about fonts."""
+    (tmp_path / "file").touch()
+    environment = {**os.environ, "MPLCONFIGDIR": str(tmp_path / "file" / "none"), "PYTHONHASHSEED": "1"}
+    done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip() == line_plot([Line("a", [(1.0, 0.25), (2.0, 0.5)])], "x", "\N{GRINNING FACE}").strip()

@@ -143,6 +143,24 @@ def test_restart_moves_the_older_run_aside_and_says_where(
     assert RunDirectory(copy).read_manifest()["seed"] == 1
 
 
+@pytest.mark.usefixtures("windows")
+def test_a_run_is_moved_aside_on_windows_too(copy: Path, tmp_path: Path) -> None:
+    """Where nothing can be moved in which a file is open, the lock included."""
+    before, directory = everything(copy), RunDirectory(copy)
+    with directory.locked(), directory.moved_aside() as older:
+        assert everything(older) == before and everything(copy) == {".lock": b""}
+        for path in (copy, older):
+            with pytest.raises(RunError, match="another process is working on"), RunDirectory(path).locked():
+                pass
+    for path in (copy, tmp_path / "new"):
+        with RunDirectory(path).locked():
+            assert path.is_dir()
+    directory, refused = RunDirectory(older), pytest.raises(RunError, match=r"cannot be moved aside.*--out")
+    with directory.locked(), directory.metrics.open(), refused, directory.moved_aside():
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run-1"] and everything(older) == before
+
+
 # ---- going on ----------------------------------------------------------------------------------------------------
 
 

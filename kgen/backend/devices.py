@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -75,12 +73,6 @@ def as_graph(function: Callable[[], Any], wanted: bool = True) -> Callable[[], A
     import tensorflow as tf
 
     return tf.function(function, autograph=False)  # type: ignore[no-any-return]
-
-
-def peak_memory() -> int:
-    """The most memory that this process has used, in MiB; of an accelerator's own memory, nothing."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss: bytes there, KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
 
 
 def _tensorflow_gpu() -> bool:

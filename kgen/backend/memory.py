@@ -1,20 +1,21 @@
-"""How much memory there is, known before any is taken."""
+"""How much memory there is, known before any is taken; and how much was taken."""
 
 from __future__ import annotations
 
 import math
-import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import keras
+import psutil
 
 from kgen.errors import ConfigError
 
-CGROUP = Path("/sys/fs/cgroup/memory.max")
-"""Holds the limit of a container, in bytes, or "max"."""
+LIMITS = tuple(map(Path, ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")))
+"""Hold the limit of a container on Linux, in bytes, or "max": control groups of version 2, and of version 1."""
 
 SIZES = {"float64": 8, "int64": 8, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1, "bool": 1}
 """Bytes of a number by its type; those of all other types take 4."""
@@ -22,10 +23,21 @@ SIZES = {"float64": 8, "int64": 8, "float16": 2, "bfloat16": 2, "int8": 1, "uint
 
 def total_memory() -> int:
     """Bytes of memory that this machine, or the container in it, has."""
-    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    with suppress(OSError, ValueError):
-        found.append(int(CGROUP.read_text(encoding="ascii")))
+    found = [int(psutil.virtual_memory().total)]
+    for limit in LIMITS:
+        with suppress(OSError, ValueError):
+            found.append(int(limit.read_text(encoding="ascii")))
     return min(found)
+
+
+def peak_memory() -> int:
+    """The most memory that this process has used, in MiB; of an accelerator's own memory, nothing."""
+    try:
+        import resource  # psutil knows the peak on Windows alone, where this module is missing
+    except ImportError:
+        return int(psutil.Process().memory_info().peak_wset) // 2**20
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss: bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
 
 
 @contextmanager

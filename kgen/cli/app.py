@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -10,10 +11,11 @@ from typing import Annotated
 import typer
 
 from kgen.cli.commands import caption, check, compare, evaluate, generate, plugins, reconstruct, run, schema, upscale
-from kgen.cli.common import FAULT, printable, say_error, say_fault, show_warning
+from kgen.cli.common import FAULT, say_error, say_fault, show_warning
 from kgen.cli.plugin_commands import CommandsWithPlugins
 from kgen.errors import ComponentError, KgenError, RunInterruptedError
 from kgen.plugins.faults import component_errors
+from kgen.reporting.plain import printable
 
 USER_ERROR = 2
 
@@ -58,10 +60,17 @@ def main() -> None:
     _open_streams()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a file's name may be no text
+    if logging.lastResort is not None:  # prints the warnings of loggers
+        logging.lastResort.setFormatter(_Printable())
     with warnings.catch_warnings():
         warnings.showwarning = show_warning  # type: ignore[assignment]
         status = _guarded()
     sys.exit(status)
+
+
+class _Printable(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def _open_streams() -> None:

@@ -14,6 +14,7 @@ import typer
 
 from kgen.errors import ComponentError, ConfigError, RunError
 from kgen.plugins.faults import reason
+from kgen.reporting.plain import printable
 from kgen.storage.files import writable_folder
 from kgen.storage.ownership import IMAGES, require_free
 
@@ -74,11 +75,6 @@ def show_warning(message: Warning | str, category: type[Warning], filename: str,
 def say(text: str = "") -> None:
     """Prints a text that may hold words of others, such as the name of a file or a plugin's summary."""
     print(printable(text))
-
-
-def printable(text: str) -> str:
-    """The text with its control characters spelled out, so that it cannot command the terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
 def plain_console(width: int | None = None) -> Console:

@@ -9,9 +9,10 @@ from typing import Any
 
 from rich.table import Table
 
-from kgen.cli.common import WIDE, plain_console, printable, say
+from kgen.cli.common import WIDE, plain_console, say
 from kgen.options.validation import alternatives, model_of, schema_of, tag_names
 from kgen.plugins.registry import Component, DeclaredKind
+from kgen.reporting.plain import printable
 
 TYPES = {"integer": "int", "number": "float", "string": "text", "boolean": "true|false", "null": "null"}
 LIMITS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}

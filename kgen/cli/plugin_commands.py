@@ -11,10 +11,11 @@ import typer
 from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 
-from kgen.cli.common import printable, show_warning
+from kgen.cli.common import show_warning
 from kgen.errors import ComponentError, ConfigError, KgenError
 from kgen.plugins.commands import Command, find_commands
 from kgen.plugins.faults import reason
+from kgen.reporting.plain import printable
 
 PANEL = "Commands of plugins"
 

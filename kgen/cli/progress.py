@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from kgen.cli.common import printable
+from kgen.reporting.plain import printable
 
 LINES = 20
 """Lines that a whole training prints where there is no terminal."""

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kgen.comparison.facts import Table
-from kgen.comparison.sweep import Trial, long_table, plots, section, wide_table
+from kgen.comparison.sweep import Trial, long_table, metric_names, plots, wide_table
 from kgen.errors import ConfigError
-from kgen.reporting.page import page, picture, table
+from kgen.reporting.page import picture, plot, render
+from kgen.reporting.plain import printable
 from kgen.storage.files import writable_folder, write_text
 
 MARKDOWN, CSV, HTML, STEPS = "comparison.md", "comparison.csv", "comparison.html", "steps.csv"
@@ -22,6 +23,9 @@ PICTURES, WAYS = "pictures.png", "interpolations.png"
 TITLE = "Comparison"
 
 DIFFERENT = "What differs in the run files"
+
+BEGINNING = 1024
+"""Bytes of a page in which its title stands."""
 
 
 @dataclass(frozen=True)
@@ -73,29 +77,26 @@ def claim(out: Path) -> None:
 
 def _is_comparison(path: Path) -> bool:
     """Whether a file is the page of a comparison."""
-    start = page(TITLE, "").partition("<style>")[0].encode()
     try:
         with path.open("rb") as file:
-            return file.read(len(start)) == start
+            return f"<title>{TITLE} - kgen</title>".encode() in file.read(BEGINNING)
     except OSError:
         return False
 
 
 def write_comparison(out: Path, found: Findings) -> Comparison:
     """Writes the tables and the page; the images must be there already."""
-    steps = _write_steps(out, found.trials) if found.trials else None
+    drawn = plots(found.trials)
+    steps = None
+    if found.trials:
+        for metric, svg in drawn.items():
+            write_text(out / _plot_name(metric), svg)
+        write_text(steps := out / STEPS, _csv(*long_table(found.trials)))
     head, rows = found.table.to_read()
     write_text(out / CSV, _csv(*found.table.to_compute()))
     write_text(out / MARKDOWN, _markdown(found))
-    write_text(out / HTML, _html(out, found))
+    write_text(out / HTML, _html(out, found, drawn))
     return Comparison(out / MARKDOWN, out / CSV, out / HTML, steps, head, rows)
-
-
-def _write_steps(out: Path, trials: Sequence[Trial]) -> Path:
-    for metric, svg in plots(trials).items():
-        write_text(out / _plot_name(metric), svg + "\n")
-    write_text(out / STEPS, _csv(*long_table(trials)))
-    return out / STEPS
 
 
 def _plot_name(metric: str) -> str:
@@ -122,8 +123,10 @@ def _markdown(found: Findings) -> str:
         lines.append(f'\n![From one noise to another: "{escape(found.interpolated)}"]({WAYS})')
     if found.trials:
         lines.append("\n## Quality against time\n")
-        names = plots(found.trials)
-        lines += [f"![{escape(name)} over the time an image takes]({_plot_name(name)})\n" for name in names]
+        lines += [
+            f"![{escape(name)} over the time an image takes]({_plot_name(name)})\n"
+            for name in metric_names(found.trials)
+        ]
         lines += _markdown_table(*wide_table(found.trials))
     return "\n".join([*lines, ""])
 
@@ -139,21 +142,28 @@ def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[
 
 def escape(text: str) -> str:
     """A text as Markdown shows it, on one line: names and prompts may hold anything."""
-    text = html.escape(" ".join(text.split()), quote=False)
+    text = html.escape(printable(" ".join(text.split())), quote=False)
     text = re.sub(r"([\\`*\[\]|~])", r"\\\1", text)
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
 
 
-def _html(out: Path, found: Findings) -> str:
+def _html(out: Path, found: Findings, drawn: Mapping[str, str]) -> str:
+    """The page.
+
+    Args:
+        drawn: By metric the plot of it over time.
+    """
     head, rows = found.table.to_read()
-    turned = list(zip(head, *rows, strict=True))  # one column per run: there are fewer runs than facts
-    body = [f"<h1>{TITLE}</h1>", *(f'<p class="quiet">{html.escape(note)}</p>' for note in found.notes)]
-    body.append(table(turned[0], turned[1:]))
-    if found.configuration:
-        body += [f"<h2>{DIFFERENT}</h2>", table(*_different(found))]
-    body += ["<h2>The same prompts, the same seed</h2>", picture(out / PICTURES)]
-    if found.interpolated is not None:
-        body += [f"<h2>From one noise to another: {html.escape(found.interpolated)}</h2>", picture(out / WAYS)]
-    if found.trials:
-        body.append(section(found.trials))
-    return page(TITLE, "\n".join(body))
+    return render(
+        "comparison.html",
+        title=TITLE,
+        notes=found.notes,
+        facts=list(zip(head, *rows, strict=True)),  # one column per run: there are fewer runs than facts
+        different_title=DIFFERENT,
+        different=_different(found) if found.configuration else None,
+        pictures=picture(out / PICTURES),
+        interpolated=found.interpolated,
+        interpolations=picture(out / WAYS),
+        trials=wide_table(found.trials) if found.trials else None,
+        plots=[plot(svg, name) for name, svg in drawn.items()],
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from kgen.errors import ConfigError
 from kgen.options import options
 from kgen.pipeline.pipeline import Pipeline
 from kgen.pipeline.sampler import noise_spec, validate_options
-from kgen.reporting.page import table
 from kgen.reporting.plot import Line, line_plot
 from kgen.runs.inputs import read_dataset
 from kgen.runs.scoring import headlines, open_metrics, score_drawn
@@ -131,11 +129,3 @@ def plots(trials: Sequence[Trial]) -> dict[str, str]:
             lines.append(Line(run, points, ["" if trial.steps is None else str(trial.steps) for trial in own]))
         drawn[metric] = line_plot(lines, f"{SECONDS}; beside a point, its steps", metric, logarithmic=True)
     return drawn
-
-
-def section(trials: Sequence[Trial]) -> str:
-    """For a page: the plots and the numbers."""
-    figures = [
-        f"<figure>{svg}<figcaption>{html.escape(name)}</figcaption></figure>" for name, svg in plots(trials).items()
-    ]
-    return "\n".join(["<h2>Quality against time</h2>", *figures, table(*wide_table(trials))])

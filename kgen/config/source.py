@@ -2,6 +2,7 @@
 
 The reader follows YAML 1.2's core schema (`1e-3` is a number, `on` is text) and refuses what a run file never needs and
 an attacker may: anchors, aliases, tags, merge keys, several documents, duplicate keys, deep nesting, huge files.
+It goes by the parser's events: loaders, ruamel.yaml's too, build everything first, and stop at the first problem.
 """
 
 from __future__ import annotations

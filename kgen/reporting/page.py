@@ -1,52 +1,71 @@
-"""Pages in one file, without references to others: style, tables and pictures for reports."""
+"""Pages in one file, without references to others, from templates in which every value appears as text."""
 
 from __future__ import annotations
 
 import base64
-import html
-from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+import jinja2
 from PIL import Image
 
-_STYLE = """\
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1f2328 }
-h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2rem; border-bottom: 1px solid #d1d9e0 }
-img { max-width: 100%; image-rendering: pixelated } figure { margin: 0 0 1rem }
-figcaption, footer, .quiet { color: #59636e; font-size: 13px }
-.over-time { display: flex; gap: 1rem; overflow-x: auto }
-.over-time img { max-width: 15rem } table { border-collapse: collapse }
-td, th { padding: .2rem .8rem .2rem 0; text-align: left }
-pre { background: #f6f8fa; padding: 1rem; overflow-x: auto; font-size: 13px }
-"""
+from kgen.reporting.plain import printable
 
 
-def page(title: str, body: str) -> str:
-    """An HTML page; `title` is escaped here, `body` by the caller."""
-    return (
-        '<!doctype html>\n<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">\n'
-        f"<title>{html.escape(title)} - kgen</title>\n<style>\n{_STYLE}</style>\n{body}\n</html>\n"
-    )
+@dataclass(frozen=True)
+class Figure:
+    """An image within a page.
+
+    Args:
+        source: A data URI.
+        caption: Stands below the image.
+        prompt: What the image was drawn from; "": nothing is known.
+        kind: Its class in the style sheet: "pixels" are enlarged without smoothing, a "plot" is not.
+    """
+
+    source: str
+    caption: str
+    prompt: str = ""
+    kind: str = "pixels"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of texts, which are escaped here."""
+def render(template: str, **values: Any) -> str:
+    """An HTML page of a template in `templates/`, with all values that it names.
 
-    def line(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+    Raises:
+        jinja2.UndefinedError: the template names another value.
+    """
+    return _environment().get_template(template).render(values)
 
-    return "<table>" + line(head, "th") + "".join(line(row, "td") for row in rows) + "</table>"
 
-
-def picture(path: Path, caption: str = "") -> str:
-    """A PNG within the page, with the prompt from its metadata; nothing where there is no file."""
+def picture(path: Path, caption: str = "") -> Figure | None:
+    """A PNG within the page, with the prompt from its metadata; None where there is no file."""
     if not path.is_file():
-        return ""
+        return None
     with Image.open(path) as opened:
-        prompt = html.escape(str(opened.info.get("prompt", "")), quote=True)
-    data = base64.b64encode(path.read_bytes()).decode("ascii")
-    name = html.escape(caption or path.stem)
-    return (
-        f'<figure><img alt="{name}: {prompt}" title="{prompt}" '
-        f'src="data:image/png;base64,{data}"><figcaption>{name}</figcaption></figure>'
+        prompt = str(opened.info.get("prompt", ""))
+    return Figure(_data_uri("image/png", path.read_bytes()), caption or path.stem, prompt)
+
+
+def plot(svg: str, caption: str) -> Figure:
+    """An SVG within the page; its style and names of elements stay apart from those of the page and other plots."""
+    return Figure(_data_uri("image/svg+xml", svg.encode("utf-8")), caption, kind="plot")
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("kgen.reporting"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda value: printable(value) if type(value) is str else value,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )

@@ -1,26 +1,42 @@
-"""Line plots as SVG, with nothing to be loaded and nothing to be styled: for pages, and as files of their own."""
+"""Line plots as SVG, for pages and as files of their own."""
 
 from __future__ import annotations
 
-import html
-import math
-from collections.abc import Sequence
+import io
+import logging
+import textwrap
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
-WIDTH, HEIGHT = 720, 340
-LEFT, RIGHT, BOTTOM = 64, 20, 46
-ROW = 18
-"""Height of a line of the legend."""
+from kgen.reporting.plain import printable
 
-LETTER = 6.5
-"""About how wide a letter is."""
+SIZE = (10.0, 4.7)
+"""Width and height in inches, of 72 SVG units each."""
 
-COLOURS = ("#1f6feb", "#d1660f", "#1a7f37", "#8250df", "#cf222e", "#0e7c86", "#9a6700", "#bf3989")
+COLORS = ("#1f6feb", "#d1660f", "#1a7f37", "#8250df", "#cf222e", "#0e7c86", "#9a6700", "#bf3989")
 """Of lines, in turn: dark enough to be read on white."""
 
-TEXT, FAINT = "#424a53", "#d1d9e0"
+LEGEND_WIDTH = 110
+"""Letters of a row of the legend."""
 
-MOST_TICKS = 8
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "kgen",  # the same plot has the same bytes
+    "text.parse_math": False,  # a name may hold $
+    "axes.edgecolor": "#424a53",
+    "axes.labelcolor": "#424a53",
+    "xtick.color": "#424a53",
+    "ytick.color": "#424a53",
+    "text.color": "#424a53",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "grid.color": "#d1d9e0",
+}
 
 Point = tuple[float, float]
 
@@ -41,7 +57,7 @@ class Line:
 
 
 def line_plot(lines: Sequence[Line], x_label: str, y_label: str, *, logarithmic: bool = False) -> str:
-    """Draws lines over two axes, with a legend above: an `<svg>` element, which is a whole file too.
+    """Draws lines over two axes, with a legend above: an SVG file, whose text is text.
 
     Args:
         lines: Some points in all; their numbers are finite.
@@ -51,113 +67,61 @@ def line_plot(lines: Sequence[Line], x_label: str, y_label: str, *, logarithmic:
     Raises:
         ValueError: there is no point.
     """
-    points = [point for line in lines for point in line.points]
-    if not points:
+    if not any(line.points for line in lines):
         raise ValueError("there is nothing to be plotted")
-    places, rows = _legend_places([line.name for line in lines])
-    top = 14 + ROW * rows
-    x = _Axis.over([point[0] for point in points], LEFT, WIDTH - RIGHT, logarithmic)
-    y = _Axis.over([point[1] for point in points], HEIGHT - BOTTOM, top + 12)
-    drawn = [_line(line, COLOURS[i % len(COLOURS)], x, y) for i, line in enumerate(lines)]
-    legend = [
-        f'<rect x="{left}" y="{6 + ROW * row}" width="10" height="10" fill="{COLOURS[i % len(COLOURS)]}"/>'
-        + _text(left + 15, 15 + ROW * row, line.name)
-        for i, (line, (left, row)) in enumerate(zip(lines, places, strict=True))
-    ]
-    label = html.escape(f"{y_label} over {x_label}", quote=True)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="100%" role="img" '
-        f'aria-label="{label}" font-family="system-ui, sans-serif" font-size="11" fill="{TEXT}">'
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>'
-        + _frame(x, y, top, x_label, y_label)
-        + "".join(legend)
-        + "".join(drawn)
-        + "</svg>"
-    )
+    names = [textwrap.fill(printable(line.name), LEGEND_WIDTH) for line in lines]
+    with _matplotlib():
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
-
-@dataclass(frozen=True)
-class _Axis:
-    """Where numbers from `low` to `high` lie, between the pixels `start` and `end`."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-    logarithmic: bool = False
-
-    @classmethod
-    def over(cls, values: Sequence[float], start: float, end: float, logarithmic: bool = False) -> _Axis:
-        """With some room around the numbers, also where all are the same."""
-        low, high = min(values), max(values)
+        figure = Figure(SIZE, layout="constrained")
+        axes = figure.add_subplot(xlabel=printable(x_label), ylabel=printable(y_label))
         if logarithmic:
-            return cls(low / 1.25, high * 1.25, start, end, True)
-        room = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
-        return cls(low - room, high + room, start, end)
-
-    def at(self, value: float) -> float:
-        low, high = (math.log(self.low), math.log(self.high)) if self.logarithmic else (self.low, self.high)
-        share = ((math.log(value) if self.logarithmic else value) - low) / (high - low)
-        return self.start + (self.end - self.start) * share
-
-    def ticks(self) -> list[float]:
-        """Round numbers: 1, 2 and 5 times powers of ten, on a logarithmic axis; multiples of such a number else."""
-        if self.logarithmic:
-            powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            fine = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
-            inside = [tick for tick in fine if self.low <= tick <= self.high]
-            coarse = [tick for tick in inside if math.log10(tick).is_integer()]
-            if len(inside) >= 2:
-                return coarse if len(inside) > MOST_TICKS else inside
-        unit = 10.0 ** math.floor(math.log10((self.high - self.low) / MOST_TICKS))
-        step = next(unit * digit for digit in (1, 2, 5, 10) if (self.high - self.low) / (unit * digit) <= MOST_TICKS)
-        return [step * i for i in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
-
-
-def _frame(x: _Axis, y: _Axis, top: int, x_label: str, y_label: str) -> str:
-    """Grid, numbers and what the axes are."""
-    bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
-    parts = [f'<path d="M{LEFT},{top} V{bottom} H{right}" fill="none" stroke="{TEXT}"/>']
-    for tick in x.ticks():
-        place = f"{x.at(tick):.1f}"
-        parts.append(f'<path d="M{place},{top} V{bottom}" stroke="{FAINT}"/>')
-        parts.append(_text(place, bottom + 16, f"{tick:.4g}", "middle"))
-    for tick in y.ticks():
-        place = f"{y.at(tick):.1f}"
-        parts.append(f'<path d="M{LEFT},{place} H{right}" stroke="{FAINT}"/>')
-        parts.append(_text(LEFT - 6, f"{y.at(tick) + 4:.1f}", f"{tick:.4g}", "end"))
-    parts.append(_text((LEFT + right) // 2, HEIGHT - 10, x_label, "middle"))
-    middle = (top + bottom) // 2
-    parts.append(f'<g transform="rotate(-90 14 {middle})">{_text(14, middle + 4, y_label, "middle")}</g>')
-    return "".join(parts)
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=_digits(lines)))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.xaxis.set_major_formatter(FormatStrFormatter("%.4g"))
+        axes.margins(0.06, 0.1)
+        drawn = []
+        for i, line in enumerate(lines):
+            xs, ys = [x for x, _ in line.points], [y for _, y in line.points]
+            alone, color = len(xs) == 1, COLORS[i % len(COLORS)]
+            marker = "o" if alone or line.labels else ""
+            drawn += axes.plot(xs, ys, color=color, marker=marker, markersize=10 if alone else 6)
+            for point, label in zip(line.points, line.labels, strict=False):
+                axes.annotate(
+                    printable(label), point, (0, 7), textcoords="offset points", ha="center", color=color, fontsize=9
+                )
+        columns = max(1, LEGEND_WIDTH // (max(map(len, names)) + 6))
+        figure.legend(drawn, names, loc="outside upper left", ncols=columns, frameon=False, fontsize=9)
+        file = io.StringIO()
+        about = {"Title": f"{printable(y_label)} over {printable(x_label)}", "Date": None, "Creator": None}
+        figure.savefig(file, format="svg", bbox_inches="tight", metadata=about)
+    return file.getvalue()
 
 
-def _line(line: Line, colour: str, x: _Axis, y: _Axis) -> str:
-    places = [(x.at(first), y.at(second)) for first, second in line.points]
-    path = " ".join(f"{left:.1f},{top:.1f}" for left, top in places)
-    alone = len(places) == 1
-    parts = [] if len(places) < 2 else [f'<polyline fill="none" stroke="{colour}" stroke-width="1.5" points="{path}"/>']
-    if alone or line.labels:
-        parts += [
-            f'<circle cx="{left:.1f}" cy="{top:.1f}" r="{6 if alone else 3.5}" fill="{colour}"/>'
-            for left, top in places
-        ]
-    for (left, top), label in zip(places, line.labels, strict=False):
-        parts.append(_text(f"{left:.1f}", f"{top - 8:.1f}", label, "middle", colour))
-    return "".join(parts)
+def _digits(lines: Sequence[Line]) -> tuple[float, ...]:
+    """Which multiples of powers of ten a logarithmic axis names: fewer where it has many powers."""
+    xs = [x for line in lines for x, _ in line.points]
+    return (1, 2, 5) if max(xs) / min(xs) < 10_000 else (1,)
 
 
-def _legend_places(names: Sequence[str]) -> tuple[list[tuple[int, int]], int]:
-    """Where each name goes, (x, row), as in a text; and how many rows there are."""
-    places, left, row = [], LEFT, 0
-    for name in names:
-        width = 32 + math.ceil(LETTER * len(name))
-        if left > LEFT and left + width > WIDTH - RIGHT:
-            left, row = LEFT, row + 1
-        places.append((left, row))
-        left += width
-    return places, row + 1
+@contextmanager
+def _matplotlib() -> Iterator[None]:
+    """Matplotlib with its defaults and `STYLE`, whatever the user's settings are; it is loaded here, when a plot is
+    drawn. It says nothing of the fonts that it looks for first, nor of letters that its own font lacks: the browser
+    has others.
+    """
+    logger = logging.getLogger("matplotlib")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        import matplotlib
 
-
-def _text(x: int | str, y: int | str, text: str, anchor: str = "start", colour: str = TEXT) -> str:
-    return f'<text x="{x}" y="{y}" text-anchor="{anchor}" fill="{colour}">{html.escape(text)}</text>'
+        with matplotlib.rc_context(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing from")
+            matplotlib.rcdefaults()
+            matplotlib.rcParams.update(STYLE)
+            yield
+    finally:
+        logger.setLevel(level)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import BaseFileLock, FileLock, Timeout
 
 from kgen.config import RunConfig
 from kgen.config.changes import Change, changes
@@ -24,6 +24,7 @@ from kgen.runs.manifest import Manifest
 from kgen.storage.checkpoints import checkpoint_steps
 from kgen.storage.files import TEMPORARY, remove_abandoned, write_text
 from kgen.storage.json_file import check_json, read_json
+from kgen.storage.locks import release_to_move, take_lock
 
 LOCK = ".lock"
 
@@ -53,6 +54,7 @@ class RunDirectory:
         self.assets = self.checkpoints / "assets"
         self.model = self.path / "model"
         self.report = self.path / "report.html"
+        self._lock: BaseFileLock = FileLock(self.path / LOCK)  # not held yet
 
     @property
     def decoder_stage(self) -> RunDirectory:
@@ -72,7 +74,7 @@ class RunDirectory:
             RunError: another process works here; the path holds something that is no run; it cannot be written to.
         """
         self._require_usable()
-        with self._lock():
+        with self._held():
             yield
 
     @contextmanager
@@ -85,8 +87,15 @@ class RunDirectory:
         if Path.cwd().is_relative_to(path):
             raise RunError(f"--restart moves {self.path} aside, but it holds the current folder: leave it first")
         name = _free_name(path)
-        path.rename(name)
-        with self._lock():
+        release_to_move(self._lock)
+        try:
+            path.rename(name)
+        except OSError as error:
+            raise RunError(f"{self.path} cannot be moved aside: {error.strerror}: {OTHER}") from error
+        with contextlib.ExitStack() as stack:
+            if not self._lock.is_locked:
+                stack.enter_context(RunDirectory(name)._held())
+            stack.enter_context(RunDirectory(self.path)._held())
             yield name
 
     def prepare(self, config: RunConfig) -> list[Change]:
@@ -158,34 +167,37 @@ class RunDirectory:
             raise RunError(f"{self.path} is not empty and holds no run: {OTHER}")
 
     @contextmanager
-    def _lock(self) -> Iterator[None]:
+    def _held(self) -> Iterator[None]:
+        """Holds the lock, and removes what killed processes left."""
         began = self.path.exists()
-        while True:
+        self._lock = self._take_lock()
+        try:
+            remove_abandoned(self.path, deep=True)
+            yield
+        finally:
+            if not began:
+                self._remove_if_empty()
+            self._lock.release()
+
+    def _take_lock(self) -> BaseFileLock:
+        lock = None
+        while lock is None:  # another process may move the folder aside meanwhile
             try:
                 self.path.resolve().mkdir(parents=True, exist_ok=True)  # a link may lead to what was moved aside
-                file = (self.path / LOCK).open("a")
+                lock = take_lock(self.path / LOCK)
+            except Timeout as error:
+                raise RunError(
+                    f"another process is working on {self.path}: wait for it, or choose another --out"
+                ) from error
             except OSError as error:
                 raise RunError(f"{self.path} cannot be written to: {error.strerror}: {OTHER}") from error
-            with file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError as error:
-                    raise RunError(
-                        f"another process is working on {self.path}: wait for it, or choose another --out"
-                    ) from error
-                if _is_open_file(file.fileno(), self.path / LOCK):  # another process may have moved the folder aside
-                    try:
-                        remove_abandoned(self.path, deep=True)
-                        yield
-                    finally:
-                        if not began:
-                            self._remove_if_empty()
-                    return
+        return lock
 
     def _remove_if_empty(self) -> None:
         """Removes a folder in which nothing but the lock was made; this process holds that."""
         with contextlib.suppress(OSError):
             if [path.name for path in self.path.iterdir()] == [LOCK]:
+                release_to_move(self._lock)
                 (self.path / LOCK).unlink()
                 self.path.rmdir()
 
@@ -260,11 +272,3 @@ def _free_name(path: Path) -> Path:
     while (candidate := path.with_name(f"{path.name}-{number}")).exists():
         number += 1
     return candidate
-
-
-def _is_open_file(descriptor: int, path: Path) -> bool:
-    """Whether the path still leads to an opened file."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False

@@ -118,10 +118,7 @@ def _tell_plugins(directory: RunDirectory, scores: Scores, say: Say) -> None:
         try:
             ask("kgen_run_finished", plugin, origin, directory=directory.path, scores=copy.deepcopy(dict(scores)))
         except (Exception, SystemExit) as error:
-            say(
-                f"warning: kgen_run_finished of {origin} failed: {reason(error)}; "
-                "the run is finished"
-            )
+            say(f"warning: kgen_run_finished of {origin} failed: {reason(error)}; the run is finished")
 
 
 def _require_trained(directory: RunDirectory, config: RunConfig) -> None:

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from kgen.backend.devices import peak_memory
+from kgen.backend.memory import peak_memory
 from kgen.backend.precision import precision
 from kgen.config import FitConfig, RunConfig
 from kgen.config.changes import STEPS, Change

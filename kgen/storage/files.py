@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -14,10 +13,17 @@ from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from kgen.errors import ConfigError, RunError
+from kgen.storage import locks
+from kgen.storage.locks import release_to_move, take_lock
 
 TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.kgen")
 """The names of the folders in which kgen writes before it moves what it wrote to its place."""
+
+LOCK = "lock"
+"""A file in such a folder, locked as long as the process that made the folder uses it."""
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """The errors of a disk that is full, a quota that is used up, and a file that is larger than allowed."""
@@ -52,8 +58,8 @@ def atomic_file(path: Path, size: int = 0) -> Iterator[Path]:
             temporary.touch()
             mode = stat.S_IMODE((target if target.exists() else temporary).stat().st_mode)
             yield temporary
-            temporary.chmod(mode)
             _sync(temporary)
+            temporary.chmod(mode)
             temporary.replace(target)
             _sync(target.parent)
 
@@ -120,26 +126,29 @@ def workspace(target: Path) -> Iterator[Path]:
         folder = target.with_name(f".{target.name[:50]}.{uuid.uuid4().hex[:8]}.kgen")
         folder.mkdir()
         try:
-            lock = _lock(folder)
+            lock = take_lock(folder / LOCK)
+        except (FileNotFoundError, FileExistsError, Timeout):  # another process took it for abandoned, and removes it
+            continue
         except OSError:  # there are no locks on this disk: then nobody can take it for abandoned
-            lock = os.open(folder, os.O_RDONLY)
+            lock = FileLock(folder / LOCK)
     try:
         yield folder
     finally:
+        release_to_move(lock)
         shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
+        lock.release()
 
 
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
     """Keeps other processes, and other threads, out of the same block for this folder, where the disk has locks."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    lock = FileLock(folder / ".lock")
+    with suppress(OSError):
+        lock.acquire(poll_interval=0.01)
     try:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(descriptor)
+        lock.release()
 
 
 def writable_folder(folder: Path) -> None:
@@ -171,16 +180,17 @@ def remove_abandoned(folder: Path, *, deep: bool = False) -> None:
     for path in list(folder.rglob(".*.kgen") if deep else folder.glob(".*.kgen")):
         if not TEMPORARY.fullmatch(path.name) or path.is_symlink() or not path.is_dir():
             continue
-        with suppress(OSError):  # a disk that cannot be written, or that has no locks
-            if (lock := _lock(path)) is None:
+        with suppress(OSError):  # a disk that cannot be written, or has no locks; another process holds the lock
+            if (lock := take_lock(path / LOCK)) is None:
                 continue
             try:
                 for old in path.glob("old/*"):
                     if not path.with_name(old.name).exists():
                         old.rename(path.with_name(old.name))
+                release_to_move(lock)
                 shutil.rmtree(path)
             finally:
-                os.close(lock)
+                lock.release()
 
 
 def _require_replaceable(path: Path, target: Path, owned: Callable[[Path], Container[str]]) -> None:
@@ -206,39 +216,24 @@ def _followed(path: Path) -> Path:
     return Path(os.path.realpath(path)) if path.is_symlink() or not path.name else path
 
 
-def _lock(folder: Path) -> int | None:
-    """Locks a folder until the descriptor is closed; None where another process has locked or deleted it.
-
-    Raises:
-        OSError: there are no locks on this disk.
-    """
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if folder.exists():
-            return descriptor
-    except BlockingIOError:
-        pass
-    except OSError:
-        os.close(descriptor)
-        raise
-    os.close(descriptor)
-    return None
-
-
 def _error_number(error: Exception) -> int:
     """The errno of an error, also of one that safetensors tells in words."""
     if isinstance(error, OSError):
         return error.errno or 0
-    found = re.search(r"os error (\d+)", str(error))
-    return int(found[1]) if found else 0
+    if (found := re.search(r"os error (\d+)", str(error))) is None:
+        return 0
+    number = int(found[1])  # Windows has numbers of its own, which Python translates
+    return OSError(number, "", None, number).errno or 0
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    """Waits until the disk holds a file or a folder. Windows does so for files alone, and those that may be written."""
+    try:
+        descriptor = os.open(path, os.O_RDWR if locks.WINDOWS else os.O_RDONLY)
+    except PermissionError:
+        if locks.WINDOWS:
+            return
+        raise
     try:
         os.fsync(descriptor)
     finally:

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.common import plain_console, printable, require_directory, require_text, say
+from kgen.cli.common import plain_console, require_directory, require_text, say
 from kgen.errors import ConfigError
+from kgen.reporting.plain import printable
 
 EXAMPLE = "Example: kgen compare runs/quickstart runs/openmoji-minilm -o encoders"
 
@@ -43,10 +44,10 @@ def command(
 
     from kgen.comparison.compare import compare
 
-    made = compare(runs, output, prompts=prompts, seed=seed, steps=numbers)
+    made = compare(runs, output, prompts=prompts, seed=seed, steps=numbers, say=say)
     shown = Table("", *(printable(row[0]) for row in made.rows))
     for index, key in enumerate(made.head[1:], start=1):
-        shown.add_row(key, *(printable(row[index]) for row in made.rows))
+        shown.add_row(printable(key), *(printable(row[index]) for row in made.rows))
     plain_console().print(shown)
     say(f"page:  {made.html}\ntable: {made.markdown}, {made.csv}")
     if made.steps is not None:

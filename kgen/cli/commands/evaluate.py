@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.common import ChangedData, RunArgument, plain_console, printable, require_directory, say
+from kgen.cli.common import ChangedData, RunArgument, plain_console, require_directory, say
+from kgen.reporting.plain import printable
 
 EXAMPLE = "Example: kgen evaluate runs/quickstart --set evaluate.copies=4"
 
@@ -34,7 +35,7 @@ def command(
     from kgen.runs.evaluation import evaluate
 
     scores = evaluate(run, settings or (), allow_changed_data=changed_data, say=say)
-    table = Table("metric", *scores)
+    table = Table("metric", *map(printable, scores))
     for name in dict.fromkeys(name for values in scores.values() for name in values):
         table.add_row(printable(name), *(f"{values[name]:.4g}" if name in values else "" for values in scores.values()))
     if table.row_count:

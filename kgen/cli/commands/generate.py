@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -10,15 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kgen.cli.common import (
-    RunArgument,
-    printable,
-    require_directory,
-    require_single,
-    require_text,
-    say,
-)
+from kgen.cli.common import RunArgument, require_directory, require_single, require_text, say
 from kgen.errors import ConfigError
+from kgen.reporting.plain import printable
 from kgen.storage.files import writable_folder
 from kgen.storage.ownership import IMAGES, require_free
 
@@ -31,6 +26,8 @@ EXAMPLE = "Example: kgen generate runs/quickstart 'red heart' 'blue circle' -n 4
 
 LONGEST_SLUG = 50
 
+RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)")
+"""Names of devices on Windows, which swallow what is written into a file called so."""
 
 ImageOption = Annotated[Path | None, typer.Option("--image", metavar="FILE", help="An image to change.")]
 MaskOption = Annotated[
@@ -138,7 +135,7 @@ class _Target:
 
     def __init__(self, output: str, prompts: list[str]) -> None:
         self.path, self.prompts = Path(output), prompts
-        self.is_folder = output.endswith("/") or self.path.is_dir()
+        self.is_folder = output.endswith(("/", os.sep)) or self.path.is_dir()
         if not self.is_folder and self.path.suffix.lower() != ".png":
             raise ConfigError(f"--output {output}: must end with '.png', or with '/' for a folder of files")
         names = (f"{index:04d}-{_slug(prompt)}.png" for index, prompt in enumerate(prompts))
@@ -178,5 +175,6 @@ class _Target:
 
 
 def _slug(prompt: str) -> str:
-    """A prompt as (part of) a file's name."""
-    return re.sub(r"\W+", "-", prompt.lower()).strip("-")[:LONGEST_SLUG] or "picture"
+    """A prompt as (part of) a file's name, on every system."""
+    slug = re.sub(r"\W+", "-", prompt.lower()).strip("-")[:LONGEST_SLUG]
+    return f"picture-{slug}" if RESERVED.fullmatch(slug) else slug or "picture"

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.common import WIDE, plain_console, printable, say
+from kgen.cli.common import WIDE, plain_console, say
 from kgen.errors import ConfigError, KgenError, PluginError
+from kgen.reporting.plain import printable
 
 app = typer.Typer(
     help="Show which components are installed, and their options.", no_args_is_help=True, rich_markup_mode="rich"

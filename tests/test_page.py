@@ -1,0 +1,148 @@
+"""Pages and the terminal show every word of a stranger's as text: markup, quotes, and what commands a terminal."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import shutil
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pytest
+from command_line import Trained
+
+from kgen.comparison.facts import Table
+from kgen.comparison.page import PICTURES, WAYS, Findings, claim, write_comparison
+from kgen.comparison.sweep import Trial
+from kgen.errors import ConfigError
+from kgen.reporting.page import render
+from kgen.reporting.sheets import save_png
+from kgen.runs.directory import RunDirectory
+from kgen.runs.report import write_report
+
+EVIL = """<script>alert("1")</script> 'a' & {{ b }} \x1b[31m"""
+SHOWN = EVIL.replace("\x1b", "\\x1b")
+PIXELS = np.zeros((8, 8, 3), np.uint8)
+
+
+class Page(HTMLParser):
+    """What a browser finds in a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.texts: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.feed(page)
+        self.texts = [text.strip() for text in self.texts]
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        if tag == "img":
+            self.images.append(dict(attrs))
+        if tag not in ("meta", "img"):
+            self.texts.append("")
+
+    def handle_data(self, data: str) -> None:
+        self.texts[-1:] = ["".join(self.texts[-1:]) + data]
+
+    @property
+    def plots(self) -> list[str]:
+        """The texts of all plots, which are well-formed XML."""
+        start = "data:image/svg+xml;base64,"
+        svgs = [base64.b64decode(i["src"][len(start) :]) for i in self.images if i["src"].startswith(start)]  # type: ignore[union-attr, index]
+        return [text for svg in svgs for text in ElementTree.fromstring(svg).itertext()]
+
+
+def test_a_report_shows_every_word_as_text(trained: Trained, tmp_path: Path) -> None:
+    directory = RunDirectory(shutil.copytree(trained.directory, tmp_path / "run"))
+    manifest = directory.read_manifest()
+    part = {"id": EVIL, "distribution": EVIL, "version": "1"}
+    directory.update_manifest(
+        name=EVIL,
+        components={**manifest["components"], "encoder": part},
+        data={**manifest["data"], "skipped": [EVIL]},
+        timings={**manifest["timings"], EVIL: 1.0},
+        notes_on_scores=[EVIL],
+    )
+    directory.write_scores({EVIL: {EVIL: 0.5}})
+    directory.config.write_text(EVIL)
+    for path in (directory.final_grid, directory.samples / "step-00000003.png"):
+        save_png(path, PIXELS, {"prompt": EVIL})
+    write_report(directory, EVIL)
+    text = directory.report.read_text(encoding="utf-8")
+    page = Page(text)
+    assert "script" not in page.tags and "\x1b" not in text
+    assert page.texts.count(SHOWN) == 8, page.texts  # all but what stands in a sentence
+    assert f"{SHOWN} - kgen" in page.texts and f"Note: {SHOWN}." in page.texts and f"{SHOWN} 1" in page.texts
+    assert [image["title"] for image in page.images].count(SHOWN) >= 2
+    assert page.images[0]["alt"] == f"drawn after the last step: {SHOWN}"
+    assert {"step", "loss", "val_loss"} <= {found.strip() for found in page.plots}
+
+
+def test_a_comparison_shows_every_word_as_text(tmp_path: Path) -> None:
+    for name in (PICTURES, WAYS):
+        save_png(tmp_path / name, PIXELS, {"prompt": EVIL})
+    found = Findings(
+        table=Table([EVIL], [{EVIL: EVIL}], {}),
+        configuration={EVIL: [EVIL]},
+        notes=[EVIL],
+        interpolated=EVIL,
+        trials=[Trial(EVIL, 4, 0.1, {EVIL: 0.5})],
+    )
+    made = write_comparison(tmp_path, found)
+    text = made.html.read_text(encoding="utf-8")
+    page = Page(text)
+    assert "script" not in page.tags and "\x1b" not in text
+    assert page.texts.count(SHOWN) == 10, page.texts  # note, name, fact (2), key and value (3), caption, trial (2)
+    assert f"From one noise to another: {SHOWN}" in page.texts
+    assert [image["title"] for image in page.images] == [SHOWN, SHOWN, ""]
+    assert [image["alt"] for image in page.images] == [f"pictures: {SHOWN}", f"interpolations: {SHOWN}", SHOWN]
+    assert page.plots.count(SHOWN) == 2 and "4" in page.plots  # the run in the legend, the metric at the axis
+    markdown = made.markdown.read_text(encoding="utf-8")
+    assert "<script>" not in markdown and "\x1b" not in markdown
+    claim(tmp_path)  # it is known again
+    made.html.write_text(text.replace("<title>Comparison", "<title>Mine"))
+    with pytest.raises(ConfigError, match="but no comparison"):
+        claim(tmp_path)
+
+
+def test_a_template_that_names_what_there_is_not_is_an_error() -> None:
+    with pytest.raises(jinja2.UndefinedError, match="'title' is undefined"):
+        render("base.html")
+    with pytest.raises(jinja2.UndefinedError, match="undefined"):
+        render("comparison.html", title="x", notes=[])
+
+
+def test_commands_show_every_word_as_text(
+    kgen: Any, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run's folder, a metric's number and a prompt that would paint the terminal."""
+    from kgen_toy.parts import Brightness, Letters
+
+    evil, shown = "<b>'\x1b[31m\"", "<b>'\\x1b[31m\""
+    run = Path(shutil.copytree(trained.directory, tmp_path / evil))
+    monkeypatch.setattr(Brightness, "__call__", lambda *arguments: {evil: 1.0})
+    monkeypatch.setattr(Letters, "__doc__", f"Counts {evil}.")
+    for command in (
+        ("evaluate", run),
+        ("run", run),
+        ("compare", run, "-o", tmp_path / f"c{evil}", "--prompt", evil),
+        ("plugins", "list"),
+        ("plugins", "show", "toy/letters"),
+    ):
+        outcome = kgen(*command, COLUMNS="1000")
+        assert outcome.status == 0, outcome
+        assert "\x1b" not in outcome.out + outcome.err, command
+        assert shown in outcome.out or command[1] == "list", outcome
+    assert logging.lastResort is not None
+    record = logging.LogRecord("kgen", logging.WARNING, "", 0, "%s is damaged", (evil,), None)
+    assert logging.lastResort.format(record) == f"{shown} is damaged"
+    comparison = tmp_path / f"c{evil}" / "comparison.html"
+    assert f"From one noise to another: {shown}" in Page(comparison.read_text(encoding="utf-8")).texts
+    assert "\x1b" not in json.dumps(Page((run / "report.html").read_text(encoding="utf-8")).texts)
