@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from replicas_job import trained
 
-from kgen.data.stream import slices
+from kgen.backend.stream import slices
 from kgen.testing.replicas import mirrored
 
 JOB = Path(__file__).parent / "replicas_job.py"

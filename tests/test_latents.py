@@ -11,8 +11,9 @@ import pytest
 from keras import ops
 from kgen_plugin_superres.regression import Regression
 
+from kgen.backend.compiled import Compiled
 from kgen.data.datasets.shapes import Shapes
-from kgen.data.latents import CompiledCoder, LatentCache, cached_latents
+from kgen.data.latents import LatentCache, cached_latents
 from kgen.errors import RunError
 
 DATASET = Shapes(size=16, count=70, objects=1)  # more than one batch, and not a multiple
@@ -50,7 +51,7 @@ def test_is_read_again_without_encoding(decoder: Regression, tmp_path: Path, mon
     def refuse(*arguments: object, **options: object) -> None:
         raise AssertionError("pictures are encoded again")
 
-    monkeypatch.setattr(CompiledCoder, "__init__", refuse)
+    monkeypatch.setattr(Compiled, "__init__", refuse)
     second = cached_latents(decoder, DATASET, "train", tmp_path)
     np.testing.assert_array_equal(second.lookup(range(len(first))), first.lookup(range(len(first))))
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import kgen
+from kgen.backend.compiled import Compiled
 from kgen.pipeline.assembly import component_id, make_encoder
-from kgen.pipeline.sampler import Sampler
 from kgen.plugins.discovery import registry
 
 SPACE = kgen.Space("continuous", (4, 4, 3))
@@ -144,7 +144,7 @@ EAGER = keras.backend.backend() != "jax"
 @pytest.fixture(autouse=True)
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     if EAGER:
-        monkeypatch.setattr(Sampler, "compile", lambda self, **given: keras.Model.compile(self, run_eagerly=True))
+        monkeypatch.setattr(Compiled, "compile", lambda self, **given: keras.Model.compile(self, run_eagerly=True))
 
 
 def test_every_component_is_here() -> None:

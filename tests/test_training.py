@@ -15,10 +15,10 @@ from parts import Painter, Patterns, Words
 from safetensors.numpy import load_file
 
 import kgen
+from kgen.backend.stream import Watched
 from kgen.config import FitConfig
 from kgen.contracts.dataset import Split
 from kgen.data.loader import Loader
-from kgen.data.stream import Watched
 from kgen.training.averages import averaged_weights
 from kgen.training.checkpoint import Checkpoints
 from kgen.training.distribution import Distribution, check_cluster

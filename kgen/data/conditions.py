@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kgen.backend.devices import compile_sampling
+from kgen.backend.compiled import Compiled
 from kgen.contracts.encoder import Encoder
 from kgen.data.cache import made_by, open_or_write, read_arrays, write_arrays
 from kgen.errors import DataError
@@ -117,24 +117,11 @@ def _write(folder: Path, encoder: Encoder, texts: Sequence[str]) -> None:
 
 
 def _encoded(encoder: Encoder, texts: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
-    model = CompiledEncoder(encoder)
+    model = Compiled(encoder, [encoder])
     for batch in _batches(texts):
         filled = [*batch, *[""] * (BATCH - len(batch))]  # one shape: one program
         condition = model.predict_on_batch(encoder.tokenize(filled))
         yield {name: _float32(condition[name])[: len(batch)] for name in NAMES}
-
-
-class CompiledEncoder(keras.Model):  # type: ignore[misc]
-    """Compiles an encoder."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        super().__init__(autocast=False)
-        self.encoder = encoder
-        self.built = True
-        self.compile(jit_compile=compile_sampling())
-
-    def call(self, tokens: dict[str, Any]) -> dict[str, Any]:
-        return self.encoder(tokens)  # type: ignore[no-any-return]
 
 
 def _batches(texts: Sequence[str]) -> Iterator[list[str]]:

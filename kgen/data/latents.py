@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kgen.backend.devices import compile_sampling
+from kgen.backend.compiled import Compiled
 from kgen.contracts.dataset import Dataset, Split
 from kgen.contracts.decoder import Decoder
 from kgen.data.cache import made_by, open_or_write, read_arrays, write_arrays
@@ -125,24 +125,11 @@ def _open(folder: Path, decoder: Decoder, pictures: _Pictures) -> LatentCache | 
 
 
 def _encoded(decoder: Decoder, pictures: _Pictures) -> Iterator[dict[str, np.ndarray]]:
-    model = CompiledCoder(decoder)
+    model = Compiled(lambda images: decoder.encode(floats(images)), [decoder])
     for start in range(0, len(pictures), BATCH):
         rows = list(range(start, min(start + BATCH, len(pictures))))
         filled = rows + [rows[-1]] * (BATCH - len(rows))  # one shape: one program
         yield {NAME: _plain(model.predict_on_batch(pictures.read(filled)))[: len(rows)]}
-
-
-class CompiledCoder(keras.Model):  # type: ignore[misc]
-    """Compiles a decoder's `encode`."""
-
-    def __init__(self, decoder: Decoder) -> None:
-        super().__init__(autocast=False)
-        self.decoder = decoder
-        self.built = True
-        self.compile(jit_compile=compile_sampling())
-
-    def call(self, images: Any) -> Any:
-        return self.decoder.encode(floats(images))
 
 
 def _plain(latents: Any) -> np.ndarray:

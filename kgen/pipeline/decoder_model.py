@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
-from kgen.backend.devices import compile_sampling, create_weights
+from kgen.backend.compiled import Compiled
+from kgen.backend.devices import create_weights
 from kgen.backend.memory import weights_fit
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Condition, Encoder
-from kgen.data.stream import slices, stream
 from kgen.errors import ConfigError
 from kgen.options import supplied
 from kgen.pipeline.loss_model import LossModel
@@ -88,7 +87,7 @@ def condition_of(encoder: Encoder | None, batch: Batch) -> Condition:
     return batch["condition"] if "condition" in batch else encoder(batch["tokens"])  # type: ignore[no-any-return]
 
 
-class Reconstructor(keras.Model):  # type: ignore[misc]
+class Reconstructor:
     """Images -> latents -> images, with one set of options.
 
     Args:
@@ -100,14 +99,12 @@ class Reconstructor(keras.Model):  # type: ignore[misc]
     def __init__(
         self, decoder: Decoder, encoder: Encoder | None = None, options: Mapping[str, Any] | None = None
     ) -> None:
-        super().__init__(autocast=False)
         self.decoder = decoder
         self.encoder = encoder if reads_text(decoder) else None
-        object.__setattr__(self, "options", dict(options or {}))  # a plain value, which Keras must not wrap
-        self.built = True
-        self.compile(jit_compile=compile_sampling())
+        self.options = dict(options or {})
+        self.program = Compiled(self._reconstruct, [part for part in (decoder, self.encoder) if part is not None])
 
-    def call(self, batch: Batch) -> dict[str, Tensor]:
+    def _reconstruct(self, batch: Batch) -> dict[str, Tensor]:
         latent = batch["latent"] if "latent" in batch else self.decoder.encode(floats(batch["image"]))
         condition = condition_of(self.encoder, batch)
         images = self.decoder.decode(latent, condition, batch.get("noise", {}), **self.options)
@@ -138,6 +135,5 @@ class Reconstructor(keras.Model):  # type: ignore[misc]
         noise = draw(self.decoder.noise_spec(**self.options), [(seed, copy) for copy in range(count)])
         batch |= {"noise": noise} if noise else {}
         batch |= {} if self.encoder is None else {"tokens": self.encoder.tokenize(list(captions))}
-        batches = slices(batch, min(batch_size, count))
-        made = self.predict(stream(batches), steps=len(batches), verbose=0)
-        return np.asarray(made["latent"])[:count], to_uint8(np.asarray(made["image"])[:count])
+        made = self.program.run(batch, count, batch_size)
+        return made["latent"], to_uint8(made["image"])

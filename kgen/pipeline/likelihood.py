@@ -1,49 +1,46 @@
-"""The likelihood that a pipeline gives to images, as a Keras model of its own, so that `predict` compiles it whole."""
+"""The likelihood that a pipeline gives to images, as one compiled program."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import keras
 import numpy as np
 
-from kgen.backend.devices import compile_sampling
-from kgen.backend.programs import program_batch
-from kgen.data.stream import slices, stream
+from kgen.backend.compiled import Compiled
+from kgen.backend.stream import Batch
+from kgen.contracts.decoder import Decoder
+from kgen.contracts.encoder import Encoder
+from kgen.contracts.generator import Generator
 
-if TYPE_CHECKING:
-    from kgen.pipeline.pipeline import Pipeline
+Tensor = Any
 
 
-class Likelihood(keras.Model):  # type: ignore[misc]
-    """Images and tokens -> nats, with one set of static options. Shares the weights of the pipeline.
+class Likelihood:
+    """Images and tokens -> nats, with one set of static options. Shares the weights of the three parts.
 
     Args:
         options: Of `log_likelihood`, those that are compiled in: see `split_options`.
     """
 
-    def __init__(self, pipeline: Pipeline, options: dict[str, Any]) -> None:
-        super().__init__(autocast=False)
-        self.encoder = pipeline.encoder
-        self.generator = pipeline.generator
-        self.decoder = pipeline.decoder
-        object.__setattr__(self, "options", options)  # plain values, which Keras must not wrap
-        self.built = True
-        self.compile(jit_compile=compile_sampling())
+    def __init__(self, encoder: Encoder, generator: Generator, decoder: Decoder, options: dict[str, Any]) -> None:
+        self.encoder = encoder
+        self.generator = generator
+        self.decoder = decoder
+        self.options = options
+        self.program = Compiled(self._log_likelihood, [encoder, generator, decoder])
 
-    def call(self, batch: dict[str, Any]) -> Any:
+    def _log_likelihood(self, batch: Batch) -> Tensor:
         latent = self.decoder.encode(batch["image"])
         numbers = {name: values[0] for name, values in batch.get("numbers", {}).items()}
         return self.generator.log_likelihood(latent, self.encoder(batch["tokens"]), **self.options, **numbers)
 
-    def measure(self, batch: dict[str, Any], numbers: dict[str, float], batch_size: int) -> np.ndarray:
-        """Runs on N rows, at most `batch_size` together. The last batch is filled up: see `program_batch`."""
+    def measure(self, batch: Batch, numbers: dict[str, float], batch_size: int) -> np.ndarray:
+        """Computes (N,) nats of N rows, at most `batch_size` together."""
         count = len(batch["image"])
         if numbers:
             batch = {**batch, "numbers": {name: np.full(count, value, np.float32) for name, value in numbers.items()}}
-        batches = slices(batch, program_batch(count, batch_size))
-        return np.asarray(self.predict(stream(batches), steps=len(batches), verbose=0))[:count]
+        return np.asarray(self.program.run(batch, count, batch_size))
 
 
 def bits_per_dimension(log_likelihood: np.ndarray, size: int) -> np.ndarray:

@@ -353,9 +353,10 @@ class Pipeline(LossModel):
         static, numbers = split_options(type(self.generator).generate, options)
         decoder_static, decoder_numbers = split_options(type(self.decoder).decode, decoder_options)
         loops = self.generator.drawing_steps(**options) > 1
+        parts = self.encoder, self.generator, self.decoder
         sampler: Sampler = self.programs.get(
             ("generate", repr(plain([static, decoder_static])), loops),
-            lambda: Sampler(self, static, decoder_static, loops),
+            lambda: Sampler(*parts, self.null_tokens, static, decoder_static, loops),
         )
         return to_uint8(sampler.sample(batch, numbers, decoder_numbers, batch_size, verbose))
 
@@ -382,6 +383,6 @@ class Pipeline(LossModel):
         batch = self.inputs(images, captions)
         batch["image"] = ops.convert_to_numpy(floats(ops.convert_to_tensor(batch["image"])))
         static, numbers = split_options(type(self.generator).log_likelihood, options)
-        key = ("log_likelihood", repr(plain(static)))
-        program: Likelihood = self.programs.get(key, lambda: Likelihood(self, static))
+        key, parts = ("log_likelihood", repr(plain(static))), (self.encoder, self.generator, self.decoder)
+        program: Likelihood = self.programs.get(key, lambda: Likelihood(*parts, static))
         return program.measure(batch, numbers, check_number("batch_size", batch_size))

@@ -1,53 +1,58 @@
-"""The sampling half of a pipeline, as a Keras model of its own, so that `predict` compiles it whole."""
+"""The sampling half of a pipeline, as one compiled program."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from kgen.backend.devices import compile_sampling
-from kgen.backend.programs import program_batch
-from kgen.data.stream import slices, stream
+from kgen.backend.compiled import Compiled
+from kgen.backend.stream import Batch
+from kgen.contracts.decoder import Decoder
+from kgen.contracts.encoder import Encoder
+from kgen.contracts.generator import Generator
 from kgen.errors import ConfigError, RunError
 from kgen.options import check_options
 from kgen.pixels import floats
 from kgen.random import NoiseSpec
 
-if TYPE_CHECKING:
-    from kgen.pipeline.pipeline import Pipeline
-
 PARTS = ("encoder", "generator", "decoder")
 """Those whose weights must be finite."""
 
 
-class Sampler(keras.Model):  # type: ignore[misc]
+class Sampler:
     """Tokens, noise and perhaps images to start from -> images in [-1, 1], with one set of static options.
 
-    Of images to start from, a region may be all that is drawn anew. Options that are numbers are part of the batch.
-    Shares the weights of the pipeline, which holds it.
+    Where there are images to start from, a region of them may be all that changes. Options that are numbers are part of
+    the batch. Shares the weights of the three parts.
 
     Args:
+        null_tokens: The tokens of the empty text, one row.
         options, decoder_options: Of `generate` and `decode`, those that are compiled in: see `split_options`.
-        loops: Whether images take several steps, one after the other.
+        loops: Whether an image takes several steps, one after the other.
     """
 
     def __init__(
-        self, pipeline: Pipeline, options: dict[str, Any], decoder_options: dict[str, Any], loops: bool
+        self,
+        encoder: Encoder,
+        generator: Generator,
+        decoder: Decoder,
+        null_tokens: dict[str, np.ndarray],
+        options: dict[str, Any],
+        decoder_options: dict[str, Any],
+        loops: bool,
     ) -> None:
-        super().__init__(autocast=False)
-        self.encoder = pipeline.encoder
-        self.generator = pipeline.generator
-        self.decoder = pipeline.decoder
-        for name, value in (("null_tokens", pipeline.null_tokens), ("options", (options, decoder_options))):
-            object.__setattr__(self, name, value)  # plain values, which Keras must not wrap
-        self.built = True
-        self.compile(jit_compile=compile_sampling(2 if loops else 1))
+        self.encoder = encoder
+        self.generator = generator
+        self.decoder = decoder
+        self.null_tokens = null_tokens
+        self.options = options, decoder_options
+        self.program = Compiled(self._draw, [encoder, generator, decoder], loops)
 
-    def call(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def _draw(self, batch: Batch) -> dict[str, Any]:
         options, decoder_options = (
             {**static, **{name: values[0] for name, values in batch.get(numbers, {}).items()}}
             for static, numbers in zip(self.options, ("numbers", "decoder_numbers"), strict=True)
@@ -94,20 +99,19 @@ class Sampler(keras.Model):  # type: ignore[misc]
         for name, values in (("numbers", numbers), ("decoder_numbers", decoder_numbers)):
             batch[name] = {option: np.full(count, value, np.float32) for option, value in values.items()}
         given = {name: arrays for name, arrays in batch.items() if len(arrays)}
-        batches = slices(given, program_batch(count, batch_size))
-        made = self.predict(stream(batches), steps=len(batches), verbose=verbose)
-        for part, finite in zip(PARTS, np.asarray(made["finite_weights"]).reshape(-1, len(PARTS)).T, strict=True):
+        made = self.program.run(given, count, batch_size, verbose)
+        for part, finite in zip(PARTS, made["finite_weights"].T, strict=True):
             if not finite.all():
                 raise RunError(
                     f"the weights of {part} {type(getattr(self, part)).__name__} hold NaN or infinity: its training "
                     "failed. Train it anew, with a lower learning_rate or a clip_norm"
                 )
-        if not np.asarray(made["finite"]).all():
+        if not made["finite"].all():
             raise RunError(
                 f"{type(self.generator).__name__} and {type(self.decoder).__name__} made images that are not finite "
                 "(NaN or infinity), with weights that are: change their options"
             )
-        return np.asarray(made["images"])[:count]
+        return np.asarray(made["images"])
 
 
 def _finite(weights: Sequence[Any]) -> Any:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import keras
 
-from kgen.data.stream import stream
+from kgen.backend.stream import stream
 from kgen.errors import ConfigError
 
 Name = Literal["none", "mirrored", "multi_worker", "tpu", "data_parallel"]

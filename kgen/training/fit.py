@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kgen.backend.stream import Watched
 from kgen.config import FitConfig
 from kgen.data.loader import Loader
-from kgen.data.stream import Watched
 from kgen.errors import DataError, RunError
 from kgen.pipeline.loss_model import LossModel
 from kgen.training.callbacks import DrawSamples, Log, Position, SaveCheckpoint, Validate

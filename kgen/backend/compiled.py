@@ -1,0 +1,51 @@
+"""A function of a batch as one compiled program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from kgen.backend.devices import compile_sampling
+from kgen.backend.programs import program_batch
+from kgen.backend.stream import Batch, slices, stream
+
+Tensor = Any
+
+
+class Compiled(keras.Model):  # type: ignore[misc]
+    """A function of a batch and of some layers' weights, which Keras's `predict` compiles whole.
+
+    Args:
+        function: A batch of tensors -> tensors with a batch axis, nested in any way.
+        layers: All layers whose weights it reads; they are shared, not copied.
+        loops: Whether it takes several steps, one after the other, for which XLA pays on a CPU too.
+    """
+
+    def __init__(
+        self, function: Callable[[Any], Any], layers: Sequence[keras.layers.Layer], loops: bool = False
+    ) -> None:
+        super().__init__(autocast=False)
+        self.parts = list(layers)
+        object.__setattr__(self, "function", function)  # a plain value, which Keras must not wrap
+        self.built = True
+        self.compile(jit_compile=compile_sampling(2 if loops else 1))
+
+    def call(self, batch: Any) -> Any:
+        return self.function(batch)
+
+    def run(self, batch: Batch, count: int, batch_size: int, verbose: int = 0) -> Any:
+        """Computes the function of `count` rows.
+
+        Args:
+            batch: Arrays (count, ...), nested in any way.
+            batch_size: At most so many rows are computed together. The last batch is filled up: see `program_batch`.
+
+        Returns:
+            Arrays (count, ...), nested as the function nests them.
+        """
+        batches = slices(batch, program_batch(count, batch_size))
+        made = self.predict(stream(batches), steps=len(batches), verbose=verbose)
+        return keras.tree.map_structure(lambda array: np.asarray(array)[:count], made)
