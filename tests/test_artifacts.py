@@ -194,7 +194,7 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
     directory.update_manifest(name="a", seed=1)
     directory.update_manifest(timings={"training_seconds": 2.5, "more": 1}, other=[{"x": None}])
     assert directory.read_manifest("name") == {
-        **{"name": "a", "seed": 1},
+        **{"api": kgen.API, "name": "a", "seed": 1},
         **{"timings": {"training_seconds": 2.5, "more": 1}, "other": [{"x": None}]},
     }
     with pytest.raises(kgen.RunError, match="has not ended: it lacks 'components'"):
