@@ -55,13 +55,14 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A component, 
     if reasons := [f"{part} is refused: {why}" for part, why in found.refused.items() if name == part.id]:
         raise PluginError("; ".join(reasons))
     components = [c for c in found.components.values() if name in (c.id, c.name)]
+    members = [c for c in found.components.values() if c.origin.namespace == name]
     if components:
         load_backend()
-        for component in components:
-            describe_component(component)
-    elif name in found.kinds:
+    for component in components:
+        describe_component(component)
+    if name in found.kinds:
         describe_kind(found.kinds[name], found.of_kind(name))
-    elif members := [c for c in found.components.values() if c.origin.namespace == name]:
+    if members:
         describe_plugin(members, [kind for kind in found.kinds.values() if kind.origin.namespace == name])
-    else:
+    if not (components or members or name in found.kinds):
         raise ConfigError(f"there is no component, no kind and no plugin '{name}': see 'kgen plugins list'")
