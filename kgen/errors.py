@@ -3,6 +3,11 @@
 The command line prints any `KgenError` as one message, without a traceback, and exits with status 2.
 """
 
+import errno
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""The errors of a disk that is full, a quota that is used up, and a file that is larger than allowed."""
+
 
 class KgenError(Exception):
     """Base of every error that a user can mend."""

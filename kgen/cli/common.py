@@ -15,7 +15,6 @@ import typer
 from kgen.errors import ComponentError, ConfigError, RunError
 from kgen.plugins.faults import reason
 from kgen.reporting.plain import printable
-from kgen.storage.files import writable_folder
 from kgen.storage.ownership import IMAGES, require_free
 
 FAULT = 1
@@ -121,6 +120,8 @@ def picture_file(path: Path) -> None:
     if path.suffix.lower() != ".png":
         raise ConfigError(f"--output {path}: must end with '.png'")
     require_free(path)
+    from kgen.storage.files import writable_folder
+
     writable_folder(path.parent)
 
 

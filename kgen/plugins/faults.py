@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
-from kgen.errors import ComponentError, KgenError, PluginError
-from kgen.storage.files import FULL
+from kgen.errors import FULL, ComponentError, KgenError, PluginError
 
 BOLD = re.compile(r"\x1b\[1m(.*?)\x1b\[0m", re.DOTALL)
 """What Keras puts around the message of an exception that passes through a layer."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shutil
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from kgen.errors import ConfigError, RunError
+from kgen.errors import FULL, ConfigError, RunError
 from kgen.storage import locks
 from kgen.storage.locks import release_to_move, take_lock
 
@@ -24,9 +23,6 @@ TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.kgen")
 
 LOCK = "lock"
 """A file in such a folder, locked as long as the process that made the folder uses it."""
-
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""The errors of a disk that is full, a quota that is used up, and a file that is larger than allowed."""
 
 
 @contextmanager

@@ -14,7 +14,6 @@ import typer
 from kgen.cli.common import RunArgument, require_directory, require_single, require_text, say
 from kgen.errors import ConfigError
 from kgen.reporting.plain import printable
-from kgen.storage.files import writable_folder
 from kgen.storage.ownership import IMAGES, require_free
 
 if TYPE_CHECKING:
@@ -142,6 +141,8 @@ class _Target:
         self.files = [self.path / name for name in names] if self.is_folder else [self.path]
         for file in self.files:
             require_free(file)
+        from kgen.storage.files import writable_folder
+
         writable_folder(self.path if self.is_folder else self.path.parent)
 
     def write(

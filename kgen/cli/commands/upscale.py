@@ -10,7 +10,6 @@ import typer
 
 from kgen.cli.common import RunArgument, require_directory, require_single, require_text, say
 from kgen.errors import ConfigError
-from kgen.storage.files import writable_folder
 from kgen.storage.ownership import require_free
 
 EXAMPLE = "Example: kgen upscale runs/imagen-small small.png --prompt 'red heart' -o large/"
@@ -66,5 +65,7 @@ def _targets(images: Sequence[Path], folder: Path) -> list[Path]:
         if any(target.exists() and other.exists() and target.samefile(other) for other in images):
             raise ConfigError(f"{target} is one of the input images, which would be lost: give another folder with -o")
         require_free(target)
+    from kgen.storage.files import writable_folder
+
     writable_folder(folder)
     return targets
