@@ -69,7 +69,8 @@ def expected(encoder: Encoder, texts: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def folders(cache_dir: Path) -> list[str]:
-    return sorted(path.name for path in cache_dir.iterdir())
+    """All that lies there but the lock."""
+    return sorted(path.name for path in cache_dir.iterdir() if path.name != ".lock")
 
 
 def assert_holds(cache: ConditionCache, encoder: Encoder, texts: Sequence[str]) -> None:
