@@ -21,18 +21,18 @@ from kgen.options import option_model
 
 def test_a_machine_has_its_memory_and_a_container_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "LIMITS", ())
-    whole = memory.memory()
+    whole = memory.total_memory()
     assert whole == pytest.approx(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), rel=0.01)
     monkeypatch.setattr(memory, "LIMITS", (tmp_path / "missing", tmp_path / "limit"))
     for text, expected in (("max\n", whole), ("9223372036854771712\n", whole), ("1048576\n", 2**20)):
         (tmp_path / "limit").write_text(text)
-        assert memory.memory() == expected
+        assert memory.total_memory() == expected
 
 
 def test_the_peak_of_a_process_on_every_system(monkeypatch: pytest.MonkeyPatch) -> None:
     """Linux counts in KiB, macOS in bytes; Windows has no module `resource`."""
     peak, now = memory.peak_memory(), psutil.Process().memory_info().rss // 2**20
-    assert 0.9 * now <= peak < memory.memory() // 2**20
+    assert 0.9 * now <= peak < memory.total_memory() // 2**20
     with monkeypatch.context() as patch:
         patch.setattr(sys, "platform", "darwin")
         assert memory.peak_memory() == pytest.approx(peak // 2**10, abs=1)

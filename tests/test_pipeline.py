@@ -164,7 +164,7 @@ def test_on_a_cpu_xla_compiles_loops_alone(dataset: Patterns, monkeypatch: pytes
     pipeline = make(dataset)
     for spread in (0.5, 1.0):
         pipeline.generate("pattern 5", spread=spread)
-    assert [sampler.jit_compile for sampler in pipeline.programs] == [False, True]
+    assert [sampler.program.jit_compile for sampler in pipeline.programs] == [False, True]
     pipeline.compile("sgd")
     assert pipeline.jit_compile is False
     pipeline.compile("sgd", jit_compile=True)

@@ -15,7 +15,7 @@ def test_the_python_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (example,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "kgen.assemble" in block)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        "kgen.pipeline.sampler.compile_sampling", lambda steps=1: False
+        "kgen.backend.compiled.compile_sampling", lambda steps=1: False
     )  # XLA takes longer than four steps
     names: dict[str, object] = {}
     exec(compile(example, "README.md", "exec"), names)

@@ -23,7 +23,7 @@ class Display:
         self.progress = progress
 
     def say(self, text: str) -> None:
-        self.console.print(printable(text), emoji=False, highlight=False, markup=False)
+        self.console.print(printable(text), emoji=False, highlight=False, markup=False, soft_wrap=True)
 
     def listen(self, name: str, total: int) -> TrainingDisplay:
         """Shows one more training."""

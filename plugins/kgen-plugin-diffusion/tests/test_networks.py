@@ -198,7 +198,7 @@ def test_options_come_from_plain_data():
         ({"kind": "unet", "head_dim": 48}, "level . has 128 channels, which heads of 48 do not divide"),
         ({"kind": "dit", "heads": 5}, "width of 192 is not divisible into 5 heads"),
         ({"kind": "dit", "dropout": 1.0}, "less than 1"),
-        ({"kind": "resnet"}, "unknown diffusion.network 'resnet': there are 'dit', 'unet'"),
+        ({"kind": "resnet"}, "unknown diffusion.network 'resnet': did you mean 'unet'"),
     ]:
         with pytest.raises(pydantic.ValidationError, match=message):
             adapter.validate_python(wrong)
