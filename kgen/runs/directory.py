@@ -180,18 +180,17 @@ class RunDirectory:
             self._lock.release()
 
     def _take_lock(self) -> BaseFileLock:
-        lock = None
-        while lock is None:  # another process may move the folder aside meanwhile
-            try:
+        try:
+            while True:
                 self.path.resolve().mkdir(parents=True, exist_ok=True)  # a link may lead to what was moved aside
-                lock = take_lock(self.path / LOCK)
-            except Timeout as error:
-                raise RunError(
-                    f"another process is working on {self.path}: wait for it, or choose another --out"
-                ) from error
-            except OSError as error:
-                raise RunError(f"{self.path} cannot be written to: {error.strerror}: {OTHER}") from error
-        return lock
+                with contextlib.suppress(FileNotFoundError):  # another process moves the folder aside
+                    return take_lock(self.path / LOCK)
+        except Timeout as error:
+            raise RunError(
+                f"another process is working on {self.path}: wait for it, or choose another --out"
+            ) from error
+        except OSError as error:
+            raise RunError(f"{self.path} cannot be written to: {error.strerror}: {OTHER}") from error
 
     def _remove_if_empty(self) -> None:
         """Removes a folder in which nothing but the lock was made; this process holds that."""

@@ -177,8 +177,7 @@ def remove_abandoned(folder: Path, *, deep: bool = False) -> None:
         if not TEMPORARY.fullmatch(path.name) or path.is_symlink() or not path.is_dir():
             continue
         with suppress(OSError):  # a disk that cannot be written, or has no locks; another process holds the lock
-            if (lock := take_lock(path / LOCK)) is None:
-                continue
+            lock = take_lock(path / LOCK)
             try:
                 for old in path.glob("old/*"):
                     if not path.with_name(old.name).exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock
@@ -11,27 +12,24 @@ WINDOWS = os.name == "nt"
 """Whether open files can neither be moved nor deleted, and folders not be opened."""
 
 
-def take_lock(path: Path) -> BaseFileLock | None:
+def take_lock(path: Path) -> BaseFileLock:
     """Locks a file at once, which is made where there is none; its folder must exist.
 
-    Returns:
-        The lock; None where the file was moved or deleted meanwhile, so that the lock guards nothing.
+    Where the file is moved or deleted meanwhile, the lock would guard nothing: the one that is there then is taken.
 
     Raises:
         filelock.Timeout: another process, or another part of this one, holds the lock.
-        OSError: the file cannot be written, or the disk has no locks.
+        OSError: the file cannot be written, or the disk has no locks. FileNotFoundError: the folder is not there.
     """
-    path.touch()
-    before = path.stat()
-    lock = FileLock(path)
-    lock.acquire(timeout=0)
-    try:
-        if os.path.samestat(before, path.stat()):
-            return lock
-    except FileNotFoundError:
-        pass
-    lock.release()
-    return None
+    while True:
+        path.touch()
+        before = path.stat()
+        lock = FileLock(path)
+        lock.acquire(timeout=0)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(before, path.stat()):
+                return lock
+        lock.release()
 
 
 def release_to_move(lock: BaseFileLock) -> None:
