@@ -58,6 +58,10 @@ class UnreadTextWarning(UserWarning):
     """A prompt of which the encoder does not read everything: it is too long, or has words that were not learned."""
 
 
+class HookWarning(UserWarning):
+    """A plugin failed where it was told of something; kgen goes on without it."""
+
+
 class RunInterruptedError(KgenError):
     """The user stopped a run (Ctrl-C); nothing is lost."""
 

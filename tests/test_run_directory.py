@@ -158,7 +158,7 @@ def test_a_run_is_moved_aside_on_windows_too(copy: Path, tmp_path: Path) -> None
     directory, refused = RunDirectory(older), pytest.raises(RunError, match=r"cannot be moved aside.*--out")
     with directory.locked(), directory.metrics.open(), refused, directory.moved_aside():
         pass
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run-1"] and everything(older) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run-1"] and everything(older) == before
 
 
 # ---- going on ----------------------------------------------------------------------------------------------------

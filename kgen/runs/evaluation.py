@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 
 from kgen.config import RunConfig
 from kgen.contracts.dataset import Dataset
-from kgen.errors import ConfigError, RunError
+from kgen.errors import ConfigError, HookWarning, RunError
 from kgen.pipeline.pipeline import Pipeline
 from kgen.pipeline.saving import load
 from kgen.plugins.discovery import ask, registry
@@ -108,17 +109,18 @@ def _publish(
     directory.update_manifest(notes_on_scores=notes)
     write_report(directory, dataset.credit)
     directory.update_manifest(finished=time.strftime("%Y-%m-%d %H:%M:%S"))
-    _tell_plugins(directory, scores, say)
+    _tell_plugins(directory, scores)
     return scores
 
 
-def _tell_plugins(directory: RunDirectory, scores: Scores, say: Say) -> None:
+def _tell_plugins(directory: RunDirectory, scores: Scores) -> None:
     """Calls `kgen_run_finished` of every plugin; one that fails costs a warning."""
     for origin, plugin in registry().plugins.items():
         try:
             ask("kgen_run_finished", plugin, origin, directory=directory.path, scores=copy.deepcopy(dict(scores)))
         except (Exception, SystemExit) as error:
-            say(f"warning: kgen_run_finished of {origin} failed: {reason(error)}; the run is finished")
+            message = f"kgen_run_finished of {origin} failed: {reason(error)}"
+            warnings.warn(f"{message}; the run is finished", HookWarning, stacklevel=2)
 
 
 def _require_trained(directory: RunDirectory, config: RunConfig) -> None:
