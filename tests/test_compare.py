@@ -62,10 +62,10 @@ def test_quality_against_time(kgen, trained: Trained, tmp_path: Path) -> None:
     assert [(row["run"], row["steps"], row["metric"]) for row in rows] == [
         ("good", steps, metric) for steps in ("1", "2") for metric in metrics
     ]
-    assert all(float(row["seconds a picture"]) > 0 and 0 <= float(row["value"]) <= 1 for row in rows)
+    assert all(float(row["seconds per image"]) > 0 and 0 <= float(row["value"]) <= 1 for row in rows)
     page, markdown = ((tmp_path / "c" / f"comparison.{kind}").read_text() for kind in ("html", "md"))
     assert page.count("data:image/svg+xml;base64,") == 2 and "Quality against time" in page
-    assert "| run | steps | seconds a picture | brightness mean |" in markdown
+    assert "| run | steps | seconds per image | brightness mean |" in markdown
     for name in ("steps-brightness-mean.svg", "steps-brightness-mean-holdout.svg"):
         assert f"({name})" in markdown and (tmp_path / "c" / name).read_text().startswith("<?xml")
     assert "steps.csv" in outcome.out

@@ -124,7 +124,7 @@ TRIALS = [
 
 def test_tables_and_plots() -> None:
     head, rows = wide_table(TRIALS)
-    assert head == ["run", "steps", "seconds a picture", "retrieval R@1", "other"]
+    assert head == ["run", "steps", "seconds per image", "retrieval R@1", "other"]
     assert rows[0] == ["all", "1", "0.01", "0.250", ""] and rows[2] == ["one", "", "0.64", "0.800", "0.333"]
     assert long_table(TRIALS)[1][-1] == ["one", "", "0.64", "other", "0.333333"] and len(long_table(TRIALS)[1]) == 4
     drawn = plots(TRIALS)
@@ -135,7 +135,7 @@ def test_tables_and_plots() -> None:
         found = [len(line.findall(".//{*}use")) for line in lines if line.attrib["id"].startswith("line2d")]
         assert found == marks
         shown = [text.strip() for text in root.itertext()]
-        assert {*texts, metric, f"{metric} over seconds a picture; beside a point, its steps"} <= set(shown)
+        assert {*texts, metric, f"{metric} over seconds per image; beside a point, its steps"} <= set(shown)
 
 
 def test_options_that_do_not_go_together_are_no_fault(config: RunConfig) -> None:

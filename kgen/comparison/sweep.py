@@ -19,7 +19,7 @@ from kgen.runs.scoring import headlines, open_metrics, score_drawn
 TIMED_PICTURES = 32
 """How many are drawn to measure the speed of sampling."""
 
-SECONDS = "seconds a picture"
+SECONDS = "seconds per image"
 
 
 @dataclass(frozen=True)
