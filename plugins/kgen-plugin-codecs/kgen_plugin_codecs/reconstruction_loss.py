@@ -27,7 +27,7 @@ MAX_WEIGHT = 1e4
 
 
 class ReconstructionLoss(keras.layers.Layer):
-    """The distance of pixels, and if asked for of features, and a adversarial loss (Esser et al. 2021, section 3.1).
+    """The distance of pixels, and if asked for of features, and an adversarial loss (Esser et al. 2021, section 3.1).
 
     The adaptive weight of the adversarial loss is there the ratio of two gradients with respect to the last layer; here
     with respect to the image, for which one need not differentiate within the loss: for a direction v ~ N(0, I), the
@@ -69,7 +69,8 @@ class ReconstructionLoss(keras.layers.Layer):
             images, made: (B, H, W, C) float32.
 
         Returns:
-            (B,) each: "fidelity", the weighted sum, and its terms: "reconstruction", "perceptual", "discriminator", "adversarial".
+            (B,) each: "fidelity", the weighted sum, and its terms "reconstruction", "perceptual", "discriminator" and
+            "adversarial".
         """
         distances = self._distances(images, made)
         total = self._weighted(distances)
