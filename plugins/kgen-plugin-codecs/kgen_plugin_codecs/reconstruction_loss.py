@@ -69,13 +69,13 @@ class ReconstructionLoss(keras.layers.Layer):
             images, made: (B, H, W, C) float32.
 
         Returns:
-            (B,) each: "fidelity", the weighted sum, and its terms "reconstruction", "perceptual", "discriminator" and
+            (B,) each: "reconstruction_loss", the weighted sum, and its terms "reconstruction", "perceptual", "discriminator" and
             "adversarial".
         """
         distances = self._distances(images, made)
         total = self._weighted(distances)
         if self.discriminator is None:
-            return {"fidelity": total, **distances}
+            return {"reconstruction_loss": total, **distances}
         on = ops.cast(self.step >= self.discriminator.start, "float32")
         weight = ops.minimum(ops.sqrt(self.gradients[0] / (self.gradients[1] + 1e-12)), MAX_WEIGHT)
         discriminator = hinge(self.discriminator(images), self.discriminator(ops.stop_gradient(made)))
@@ -83,7 +83,7 @@ class ReconstructionLoss(keras.layers.Layer):
         if training:
             self._measure(images, ops.stop_gradient(made))
         total = total + on * (discriminator + self.discriminator.weight * weight * adversarial)
-        return {"fidelity": total, **distances, "discriminator": discriminator, "adversarial": adversarial}
+        return {"reconstruction_loss": total, **distances, "discriminator": discriminator, "adversarial": adversarial}
 
     def _distances(self, images: Tensor, made: Tensor) -> Losses:
         found = {"reconstruction": reconstruction_loss(self.reconstruction, images, made)}

@@ -50,9 +50,9 @@ def test_the_critic_is_warmed_up() -> None:
     terms = [layer(x, y, training=True) for _ in range(3)]
     for early in terms[:2]:
         np.testing.assert_array_equal(
-            ops.convert_to_numpy(early["fidelity"]), ops.convert_to_numpy(early["reconstruction"])
+            ops.convert_to_numpy(early["reconstruction_loss"]), ops.convert_to_numpy(early["reconstruction"])
         )
-    assert np.abs(ops.convert_to_numpy(terms[2]["fidelity"] - terms[2]["reconstruction"])).min() > 1e-4
+    assert np.abs(ops.convert_to_numpy(terms[2]["reconstruction_loss"] - terms[2]["reconstruction"])).min() > 1e-4
     step = float(layer.step)
     layer(x, y, training=False)
     assert step == 3.0 == float(layer.step)
