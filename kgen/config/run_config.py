@@ -31,7 +31,7 @@ from kgen.options.validation import check, show
 
 RENAMED: Mapping[tuple[str, ...], Mapping[str, str]] = {
     ("evaluate",): {"copies": "samples_per_prompt", "limit": "max_prompts"},
-    ("evaluate", "likelihood"): {"images": "images"},
+    ("evaluate", "likelihood"): {"pictures": "images"},
 }
 """Keys of earlier releases and their names now, by section."""
 

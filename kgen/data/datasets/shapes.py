@@ -100,7 +100,7 @@ class Shapes(Dataset):
 
     credit = ""
 
-    renamed: ClassVar[Mapping[str, str]] = {"colors": "colors"}
+    renamed: ClassVar[Mapping[str, str]] = {"colours": "colors"}
 
     def __init__(
         self,

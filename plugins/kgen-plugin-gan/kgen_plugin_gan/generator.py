@@ -47,7 +47,7 @@ class GAN(Generator):
         SpaceError: the space is no grid of (height, width, channels), or `patch` and the levels do not divide it.
     """
 
-    renamed: ClassVar[Mapping[str, str]] = {"latent_dim": "latent_dim", "generator_lr_scale": "generator_lr_scale"}
+    renamed: ClassVar[Mapping[str, str]] = {"code": "latent_dim", "painter_rate": "generator_lr_scale"}
 
     def __init__(
         self,

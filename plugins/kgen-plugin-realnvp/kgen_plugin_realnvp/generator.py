@@ -43,7 +43,7 @@ class RealNVP(Generator):
 
     likelihood = "lower bound"
 
-    renamed: ClassVar[Mapping[str, str]] = {"samples": "samples"}
+    renamed: ClassVar[Mapping[str, str]] = {"draws": "samples"}
 
     def __init__(
         self,
