@@ -103,7 +103,7 @@ def test_hinge() -> None:
 
 
 def test_neither_learns_from_the_others_loss() -> None:
-    """The discriminator's loss moves the discriminator alone; the adversarial loss moves the autoencoder alone: exactly."""
+    """Each loss moves one part, exactly: the discriminator its own weights, the adversarial loss the autoencoder."""
     codec = KLAutoencoder(SPACE, network=TINY, discriminator=DISCRIMINATOR)
     codec.build(None)
     x = images()
