@@ -125,7 +125,7 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
         return steps if isinstance(steps, int) else 1
 
     def likelihood_label(self, **given: Any) -> str:
-        """What `log_likelihood` gives with options of its own, for tables: "exact", "a bound of 16 draws".
+        """What `log_likelihood` gives with options of its own, for tables: "exact", "a bound of 16 samples".
 
         Default: `likelihood`, or "none".
         """
