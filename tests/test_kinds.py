@@ -333,12 +333,12 @@ class Sub(Base): ...
     [
         (Sub, Base, ""),
         (Sub(), Base, ""),
-        (int, Base, "is no subclass of N"),
-        (3, Base, "is no subclass of N"),
+        (int, Base, "is not a subclass of N"),
+        (3, Base, "is not a subclass of N"),
         (lambda a, b: 0, lambda a, b: 0, ""),
         (lambda a, *, b: 0, lambda a, b: 0, "cannot be called as it(a, b): "),
-        (3, lambda a: 0, "cannot be called, as N asks for"),
-        (Sub, lambda a: 0, "cannot be called, as N asks for"),
+        (3, lambda a: 0, "cannot be called, which N requires"),
+        (Sub, lambda a: 0, "cannot be called, which N requires"),
         (max, lambda a: 0, ""),
     ],
 )
