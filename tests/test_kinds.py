@@ -484,7 +484,8 @@ def test_check_show_and_schema_know_a_strangers_parts(kgen, stranger, site) -> N
         assert row in rows, row
     kind = kgen("plugins", "show", "diffusion.sampler", **where).out
     assert "  mine/lazy: A single step (kgen-plugin-mine 0.5)\n" in kind
-    assert "  kind diffusion.schedule: How much noise there is" in kgen("plugins", "show", "diffusion", **where).out
+    kinds = kgen("plugins", "show", "diffusion", **where).out
+    assert "  kind diffusion.schedule: Amounts of image and noise over time" in kinds
     assert kgen("plugins", "show", "mine/lazy", **where).out.endswith("options: none\n\n")
     text = json.loads(kgen("schema", **where).out)
     mappings = json.dumps(text["$defs"]["generator"])
