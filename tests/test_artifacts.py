@@ -145,7 +145,7 @@ def test_weights_of_a_layer_of_another_size(tmp_path: Path) -> None:
     for layer in layers:
         layer.build((None, 2))
     save_variables(tmp_path / "weights.safetensors", {"layer": layers[0].weights}, {})
-    with pytest.raises(kgen.RunError, match=r"kernel has shape \(2, 3\), the model wants \(2, 4\)"):
+    with pytest.raises(kgen.RunError, match=r"kernel has the shape \(2, 3\), the model needs \(2, 4\)"):
         load_variables(tmp_path / "weights.safetensors", {"layer": layers[1].weights})
 
 
