@@ -1,4 +1,4 @@
-"""Looking at a model with its averaged weights, or with frozen randomness, while it trains; and its running losses."""
+"""Temporary changes of a model in training: EMA weights, fixed noise, and saved running losses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kgen.pipeline.loss_model import LossModel
 
 @contextmanager
 def averaged_weights(model: LossModel) -> Iterator[bool]:
-    """Puts the optimizer's running averages in place of the weights; gives False where it keeps none."""
+    """Replaces the weights by their EMA in the optimizer; yields False if there is none."""
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # inside of a LossScaleOptimizer
     averages = getattr(optimizer, "averages", [])
     if not averages:
@@ -33,7 +33,7 @@ def averaged_weights(model: LossModel) -> Iterator[bool]:
 
 @contextmanager
 def fixed_noise(model: LossModel, seed: int = 0) -> Iterator[None]:
-    """Sets every random state to a fixed one, so that a loss can be compared over time; then puts them back."""
+    """Sets all random states to fixed values, so that losses can be compared over time, and restores them."""
     states = [v for v in model.variables if v.name == "seed_generator_state"]
     before = [_value(v) for v in states]
     for number, state in enumerate(states):
@@ -47,7 +47,7 @@ def fixed_noise(model: LossModel, seed: int = 0) -> Iterator[None]:
 
 @contextmanager
 def kept_metrics(model: LossModel) -> Iterator[None]:
-    """Keeps the training's running losses as they are, whatever is measured inside the block."""
+    """Restores the training's running losses after the block."""
     values = metric_values(model)
     try:
         yield
@@ -56,12 +56,12 @@ def kept_metrics(model: LossModel) -> Iterator[None]:
 
 
 def metric_values(model: LossModel) -> list[np.ndarray]:
-    """The sums and counts behind the running losses."""
+    """The sums and counts of the running losses."""
     return [_value(variable) for variable in model.metrics_variables]
 
 
 def set_metrics(model: LossModel, values: list[np.ndarray]) -> None:
-    """Sets them to what `metric_values` gave."""
+    """Sets the sums and counts to values of `metric_values`."""
     for variable, value in zip(model.metrics_variables, values, strict=True):
         variable.assign(value)
 
