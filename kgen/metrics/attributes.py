@@ -39,7 +39,7 @@ PALEST = 0.6
 MAX_OBJECTS = 3
 """Largest number of objects to find: one more than in a scene, to detect an additional one."""
 
-ENOUGH = 64
+MAX_SIZE = 64
 """Height and width, in pixels, that are sufficient for reading."""
 
 PHASES = 4
@@ -103,8 +103,8 @@ def _right(wanted: Scene, found: Scene) -> np.ndarray:
 
 
 def _shrink(image: np.ndarray) -> np.ndarray:
-    """Halves large images while that is exact, because `ENOUGH` pixels are sufficient for reading."""
-    while len(image) > ENOUGH and len(image) % 2 == 0:
+    """Halves large images while that is exact, because `MAX_SIZE` pixels are sufficient for reading."""
+    while len(image) > MAX_SIZE and len(image) % 2 == 0:
         half = len(image) // 2
         image = image.reshape(half, 2, half, 2, -1).mean((1, 3))
     return image

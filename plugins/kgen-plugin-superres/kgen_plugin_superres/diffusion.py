@@ -18,7 +18,7 @@ from kgen_plugin_superres.small_image import Factor, SmallImage
 Tensor = Any
 Condition = dict[str, Tensor]
 
-TOLD = 32
+LEVEL_DIM = 32
 """Dimension of the embedding of the small image's noise level."""
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -120,7 +120,7 @@ class DiffusionUpscaler(SmallImage):
         (height, width, channels), patch, text = self.image_space.shape, self.network.patch, self.condition_space
         self.unet.build(
             (None, height // patch, width // patch, 2 * channels * patch**2),
-            {"sequence": (None, text.length, text.dim), "pooled": (None, text.pooled_dim + TOLD)},
+            {"sequence": (None, text.length, text.dim), "pooled": (None, text.pooled_dim + LEVEL_DIM)},
         )
 
     # ---- training -------------------------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ class DiffusionUpscaler(SmallImage):
         patch = self.network.patch
         both = space_to_depth(ops.concatenate([x, given], axis=-1), patch)  # (B, H/p, W/p, 2 p^2 C)
         pooled = ops.cast(condition["pooled"], "float32")
-        told = {**condition, "pooled": ops.concatenate([pooled, sinusoidal(1000.0 * level, TOLD)], axis=-1)}
+        told = {**condition, "pooled": ops.concatenate([pooled, sinusoidal(1000.0 * level, LEVEL_DIM)], axis=-1)}
         return given + depth_to_space(self.unet(both, 1000.0 * t, told, training=training), patch)
 
     # ---- sampling -------------------------------------------------------------------------------------------------
