@@ -81,7 +81,7 @@ def test_a_report_shows_every_word_as_text(trained: Trained, tmp_path: Path) -> 
     assert page.texts.count(SHOWN) == 8, page.texts  # all but what stands in a sentence
     assert f"{SHOWN} - kgen" in page.texts and f"Note: {SHOWN}." in page.texts and f"{SHOWN} 1" in page.texts
     assert [image["title"] for image in page.images].count(SHOWN) >= 2
-    assert page.images[0]["alt"] == f"drawn after the last step: {SHOWN}"
+    assert page.images[0]["alt"] == f"images after the last step: {SHOWN}"
     assert {"step", "loss", "val_loss"} <= {found.strip() for found in page.plots}
 
 

@@ -291,7 +291,7 @@ def test_runs_that_caption_nothing(folder: Path, codec: Path) -> None:
         open_captioner(other)
     config = configuration(codec, "tokens/ar").to_yaml()
     (other / "config.yaml").write_text(config, encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"decoder 'tokens/palette-tokens' of .* draws no writing"):
+    with pytest.raises(ConfigError, match=r"decoder 'tokens/palette-tokens' of .* does not generate texts"):
         open_captioner(other)
     with pytest.raises(RunError, match="is not a run directory"):
         open_captioner(folder / "nowhere")
