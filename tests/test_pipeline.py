@@ -388,7 +388,7 @@ def test_weights_that_are_not_finite_are_an_error(dataset: Patterns, part: str) 
 
 @pytest.mark.backends
 def test_images_that_are_not_finite_are_an_error(dataset: Patterns) -> None:
-    with pytest.raises(kgen.RunError, match="Painter and Identity made images that are not finite"):
+    with pytest.raises(kgen.RunError, match="Painter and Identity generated images that are not finite"):
         make(dataset).generate("pattern 1", spread=float("inf"))
 
 

@@ -49,8 +49,8 @@ class DecoderModel(LossModel):
         self.encoder = encoder if reads_text(decoder) else None
         if reads_text(decoder) and (encoder is None or (encoder.trainable and encoder.weights)):
             raise ConfigError(
-                f"decoder {type(decoder).__name__} reads the text, which must mean the same later: use an encoder that "
-                "is trained already, and frozen"
+                f"decoder {type(decoder).__name__} reads the text, so that its encoder must not change later: use an "
+                "encoder that is trained and frozen"
             )
         self.build()
 

@@ -118,9 +118,7 @@ class LossModel(keras.Model):  # type: ignore[misc]
     ) -> Tensor:
         """Reduces the losses per example. This is the only place that averages over the batch and over replicas."""
         if y is not None:
-            raise ConfigError(
-                f"{type(self).__name__} compares with no target: a batch holds all that is read, give no y"
-            )
+            raise ConfigError(f"{type(self).__name__} has no targets: a batch contains all inputs, so leave y out")
         weight = _weight(x, sample_weight)
         for name, tracker in self.trackers.items():
             tracker.update_state(y_pred[name], sample_weight=weight)

@@ -175,7 +175,7 @@ class Pipeline(LossModel):
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """Computes the losses of every example, by name. To generate images, use `generate`."""
         if isinstance(x, str) or (isinstance(x, Sequence) and all(isinstance(text, str) for text in x)):
-            raise ConfigError("predict gives losses of a batch; to draw images of prompts, call generate(prompts)")
+            raise ConfigError("predict returns losses of a batch; to generate images, call generate(prompts)")
         return super().predict(batches(x, None, self.inputs), *args, **kwargs)
 
     # ---- copies ---------------------------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ class Pipeline(LossModel):
         if options or Path(path).suffix in KERAS_FILES:
             raise ConfigError(
                 f"a pipeline is saved in a folder, not in a file of Keras such as {path}: call save('{Path(path).stem}'"
-                "), then kgen.load; checkpoints while training are written by 'kgen run'"
+                "), then kgen.load; 'kgen run' writes checkpoints during training"
             )
         save(self, path)
 

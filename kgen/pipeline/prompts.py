@@ -20,7 +20,7 @@ def check_prompts(prompts: Sequence[str]) -> list[str]:
         if not isinstance(prompt, str):
             raise ConfigError(f"a prompt is a text, not {type(prompt).__name__}")
         if any("\ud800" <= character <= "\udfff" for character in prompt):
-            raise ConfigError(f"the prompt {prompt!r} is not UTF-8 text: it holds half of a surrogate pair")
+            raise ConfigError(f"the prompt {prompt!r} is not UTF-8 text: it contains half of a surrogate pair")
     return list(prompts)
 
 
@@ -55,5 +55,5 @@ def check_memory(count: int, image_space: Space, specs: Iterable[NoiseSpec]) -> 
     if needed > room:
         raise ConfigError(
             f"{count:,} images of {image_space} need {needed / 2**30:,.1f} GiB of memory at once, but there are "
-            f"{room / 2**30:,.1f} GiB: draw fewer at a time, with other seeds"
+            f"{room / 2**30:,.1f} GiB: generate fewer at a time, with other seeds"
         )

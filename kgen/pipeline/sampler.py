@@ -106,13 +106,13 @@ class Sampler:
         for part, finite in zip(PARTS, made["finite_weights"].T, strict=True):
             if not finite.all():
                 raise RunError(
-                    f"the weights of {part} {type(getattr(self, part)).__name__} hold NaN or infinity: its training "
-                    "failed. Train it anew, with a lower learning_rate or a clip_norm"
+                    f"the weights of {part} {type(getattr(self, part)).__name__} contain NaN or infinity: its training "
+                    "failed. Train it again, with a lower learning_rate or a clip_norm"
                 )
         if not made["finite"].all():
             raise RunError(
-                f"{type(self.generator).__name__} and {type(self.decoder).__name__} made images that are not finite "
-                "(NaN or infinity), with weights that are: change their options"
+                f"{type(self.generator).__name__} and {type(self.decoder).__name__} generated images that are not "
+                "finite (NaN or infinity), although the weights are finite: change their options"
             )
         return np.asarray(made["images"])
 

@@ -44,8 +44,8 @@ def upscale(
     """
     if not decoder.latent_is_image:
         raise ConfigError(
-            f"decoder '{component_id(decoder)}' makes images of latents, not of small images: "
-            "take a run with a decoder for super-resolution"
+            f"decoder '{component_id(decoder)}' decodes latents, not small images: "
+            "give a run with a super-resolution decoder"
         )
     small = image.astype(np.float32) / 127.5 - 1.0
     checked = validate_options(decoder, "decode", options or {})

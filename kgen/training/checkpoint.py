@@ -68,11 +68,11 @@ class Checkpoints:
         """
         for path in self.folder.glob("step-*"):
             if not CHECKPOINT.fullmatch(path.name):
-                log.warning("%s is not named as kgen names a checkpoint, and is not read", path)
+                log.warning("%s does not have the name of a checkpoint, and is ignored", path)
         steps = self.steps()
         if steps and steps[-1] > last:
             raise RunError(
-                f"{self._path(steps[-1])} is of a step beyond the training's last, {last}: it belongs to another run. "
+                f"{self._path(steps[-1])} has a step beyond the last one, {last}: it belongs to another run. "
                 "Move it away, and give the same command again"
             )
         for step in reversed(steps):
@@ -82,9 +82,9 @@ class Checkpoints:
                 if step == steps[0]:
                     raise RunError(
                         f"{error}\nNo checkpoint in {self.folder} can be read. Put a copy of one back there; or move "
-                        "step-*.safetensors away to begin this training anew; or begin the run anew with --restart"
+                        "step-*.safetensors away to start this training again; or start the run again with --restart"
                     ) from error
-                log.warning("%s; taking the checkpoint before it", error)
+                log.warning("%s; using the checkpoint before it", error)
             else:
                 return step
         return 0

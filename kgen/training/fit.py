@@ -123,6 +123,6 @@ def _saved_after_error(saver: SaveCheckpoint, position: Position) -> Iterator[No
             raise error from None
         if isinstance(error, DataError) and step:
             raise DataError(
-                f"{error}\nThe checkpoint of step {step} is saved: mend this, and give the same command again to go on"
+                f"{error}\nThe checkpoint of step {step} is saved: fix this, and continue with the same command"
             ) from error
         raise
