@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kgen.contracts.decoder import Decoder
     from kgen.contracts.encoder import Encoder
     from kgen.contracts.generator import Generator
-    from kgen.contracts.metric import Metric
+    from kgen.contracts.metric import GeneratedImages, Metric
     from kgen.options import OneOf, Static, is_static, part
     from kgen.pipeline.assembly import assemble, make_dataset, make_decoder
     from kgen.pipeline.likelihood import bits_per_dimension
@@ -45,6 +45,7 @@ _LAZY = {
     "Dataset": "kgen.contracts.dataset",
     "Problem": "kgen.contracts.dataset",
     "Split": "kgen.contracts.dataset",
+    "GeneratedImages": "kgen.contracts.metric",
     "Metric": "kgen.contracts.metric",
     "NoiseSpec": "kgen.random",
     "SeedGenerator": "kgen.random",
@@ -62,6 +63,7 @@ __all__ = [
     "Dataset",
     "Decoder",
     "Encoder",
+    "GeneratedImages",
     "Generator",
     "KgenError",
     "Metric",

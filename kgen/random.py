@@ -74,7 +74,9 @@ NoiseKey = tuple[int, ...]
 """Of one image: (seed, copy), or (seed, copy, *numbers of its prompt); none is negative."""
 
 
-def noise_keys(prompts: Sequence[str], seeds: Sequence[int], n: int, shared: bool = False) -> list[NoiseKey]:
+def noise_keys(
+    prompts: Sequence[str], seeds: Sequence[int], n: int, shared: bool = False, first: int = 0
+) -> list[NoiseKey]:
     """The keys of `n` images per prompt, those of one prompt side by side.
 
     A key holds the seed, the number of the copy and a hash of the prompt, so that the noise of different prompts is
@@ -88,17 +90,18 @@ def noise_keys(prompts: Sequence[str], seeds: Sequence[int], n: int, shared: boo
         n: Images per prompt.
         shared: The key is (seed, copy), without the prompt, and copies are counted from 0 for each prompt in the list:
             images of different prompts, or of the same one given again, are then made of the same noise.
+        first: The number from which copies are counted.
     """
     if shared:
-        return [(seed, copy) for seed in seeds for copy in range(n)]
+        return [(seed, first + copy) for seed in seeds for copy in range(n)]
     given: Counter[tuple[int, str]] = Counter()
     keys: list[NoiseKey] = []
     for prompt, seed in zip(prompts, seeds, strict=True):
-        first = n * given[seed, prompt]
+        before = first + n * given[seed, prompt]
         given[seed, prompt] += 1
         digest = hashlib.blake2b(prompt.encode(), digest_size=16).digest()
         words = np.frombuffer(digest, "<u4").tolist()
-        keys += [(seed, first + copy, *words) for copy in range(n)]
+        keys += [(seed, before + copy, *words) for copy in range(n)]
     return keys
 
 

@@ -102,16 +102,16 @@ WRONG: dict[str, tuple[str, str, Any, str]] = {
     "comma": ("Means", "compute_losses", losses(lambda x: x, "a,b"), f"{MEANS}: compute_losses returned 'a,b': a name"),
     "score": (
         "Brightness",
-        "__call__",
+        "update",
         boom,
         "metric 'toy/brightness' of kgen-plugin-toy 1.2 failed",
     ),
     "no metric": ("Brightness", "__init__", boom, "metric 'toy/brightness' of kgen-plugin-toy 1.2 failed"),
     "no number": (
         "Brightness",
-        "__call__",
+        "compute",
         lambda *arguments: {"mean": "bright"},
-        "metric 'toy/brightness' of kgen-plugin-toy 1.2: the call must return numbers by name",
+        "metric 'toy/brightness' of kgen-plugin-toy 1.2: compute must return numbers by name",
     ),
     "headline": (
         "Brightness",

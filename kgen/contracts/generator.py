@@ -15,7 +15,7 @@ from kgen.spaces import ConditionSpace, Space
 Tensor = Any
 OF_GENERATE = frozenset(
     {
-        *("prompts", "prompt", "n", "seed", "seeds", "count", "shared_noise", "batch_size", "image", "mask"),
+        *("prompts", "prompt", "n", "first", "seed", "seeds", "count", "shared_noise", "batch_size", "image", "mask"),
         *("negative_prompt", "decoder", "verbose"),
     }
 )

@@ -214,6 +214,7 @@ class Pipeline(LossModel):
         prompts: str | Sequence[str],
         *,
         n: int = 1,
+        first: int = 0,
         seed: int | Sequence[int] = 0,
         shared_noise: bool = False,
         batch_size: int = MAX_SAMPLE_BATCH,
@@ -230,6 +231,7 @@ class Pipeline(LossModel):
             prompts: One text or several. Where a text is given several times, the copies of one seed are numbered on,
                 so that all its images differ.
             n: Images per prompt.
+            first: The number of the first of them: ``n=4, first=4`` makes the last four images of ``n=8``.
             seed: Of the noise, from 0 to 2^31 - 1; or one per prompt.
             shared_noise: The noise depends on seed and number alone, and is the same for all prompts: what differs
                 between their images is then the text's effect. A text that is given twice gives the same images.
@@ -269,7 +271,7 @@ class Pipeline(LossModel):
         specs, decoder_specs = noise_spec(self.generator, options), noise_spec(self.decoder, decoder_options)
         check_memory(count, self.decoder.image_space, [*specs.values(), *decoder_specs.values()])
         texts = [prompt for prompt in prompts for _ in range(n)]
-        keys = noise_keys(prompts, seeds, n, shared_noise)
+        keys = noise_keys(prompts, seeds, n, shared_noise, check_number("first", first, least=0))
         batch: Batch = {
             "tokens": self.encoder.tokenize(texts),
             "generator": draw(specs, keys),

@@ -26,6 +26,7 @@ from kgen.config import RunConfig
 from kgen.contracts.dataset import SPLITS, Dataset, Split
 from kgen.contracts.decoder import Decoder, has_losses, learns_from_images
 from kgen.contracts.encoder import Condition, Encoder
+from kgen.contracts.metric import GeneratedImages, measure
 from kgen.errors import PluginError
 from kgen.options import options
 from kgen.pipeline.assembly import assemble, make_decoder
@@ -239,10 +240,11 @@ def _try_metrics(metrics: Metrics, images: np.ndarray, dataset: Dataset) -> None
             if not few.captions(split):
                 continue
             with component_errors(metric):
-                scores = metric(images, _two(few.prompts(split)), split, few)
-            _check_numbers(scores, metric, "the call")
+                batch = GeneratedImages(images, _two(few.prompts(split)))
+                scores = measure(metric, few, split, [batch])
+            _check_numbers(scores, metric, "compute")
             if not scores:
-                raise PluginError(f"{address(metric)}: it returned no number")
+                raise PluginError(f"{address(metric)}: compute returned no number")
             if metric.headline is not None and metric.headline not in scores:
                 raise PluginError(f"{address(metric)}: its headline '{metric.headline}' is none of {list(scores)}")
 

@@ -1,16 +1,20 @@
-"""Scores a trained pipeline: its pictures by metrics, other pictures by their likelihood."""
+"""Scores a trained pipeline: the images that it generates by metrics, images of the dataset by their likelihood.
+
+Neither lies in memory as a whole: the images are scored portion by portion.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from kgen.config import RunConfig
 from kgen.contracts.dataset import Dataset, Split
-from kgen.contracts.metric import Metric
+from kgen.contracts.metric import GeneratedImages, Metric
 from kgen.errors import ConfigError
 from kgen.pipeline.assembly import make_metric
 from kgen.pipeline.likelihood import bits_per_dimension
@@ -24,6 +28,12 @@ BITS = "bits per dimension"
 """Name of a score: of the negative log-likelihood, less is better."""
 
 MAX_PROMPTS_DRAWN = 16
+
+PORTION_BYTES = 2**28
+"""Of memory that the images of a portion may take."""
+
+BYTES_PER_NUMBER = 10
+"""Of memory that one number of a generated image takes: as float32, with copies."""
 
 
 def prompts_to_draw(config: RunConfig, dataset: Dataset) -> list[str]:
@@ -93,17 +103,49 @@ def score_drawn(
         prompts = spread(dataset.prompts(split), config.evaluate.limit)
         if not metrics or not prompts:
             continue
-        copies = config.evaluate.copies
-        images = pipeline.generate(
-            prompts, n=copies, seed=config.sample.seed, batch_size=config.evaluate.batch_size, **options
-        )
-        repeated = [prompt for prompt in prompts for _ in range(copies)]
+        for metric in metrics.values():
+            metric.start(dataset, split)
+        for batch in _generated(config, pipeline, prompts, options):
+            for metric in metrics.values():
+                metric.update(batch)
         scores[split] = {
-            f"{name} {key}": float(value)
-            for name, metric in metrics.items()
-            for key, value in metric(images, repeated, split, dataset).items()
+            f"{name} {key}": float(value) for name, metric in metrics.items() for key, value in metric.compute().items()
         }
     return scores
+
+
+def _generated(
+    config: RunConfig, pipeline: Pipeline, prompts: Sequence[str], options: Mapping[str, Any]
+) -> Iterator[GeneratedImages]:
+    """The images of different prompts, as `evaluate` asks for them, portion by portion.
+
+    They are those that would be generated all at once: every portion fills the batches of the same program.
+    """
+    most = _portion(config, pipeline)
+    for copies in _parts(config.evaluate.copies, config.evaluate.copies / most):
+        for rows in _parts(len(prompts), len(prompts) * len(copies) / most):
+            some = prompts[rows.start : rows.stop]
+            images = pipeline.generate(
+                some,
+                n=len(copies),
+                first=copies.start,
+                seed=config.sample.seed,
+                batch_size=config.evaluate.batch_size,
+                **options,
+            )
+            yield GeneratedImages(images, [prompt for prompt in some for _ in copies])
+
+
+def _portion(config: RunConfig, pipeline: Pipeline) -> int:
+    """About how many images are held in memory together: two batches at least."""
+    size = pipeline.decoder.image_space.size
+    return max(2 * config.evaluate.batch_size, PORTION_BYTES // (BYTES_PER_NUMBER * size))
+
+
+def _parts(count: int, number: float) -> list[range]:
+    """The numbers below `count` in at least `number` parts of about the same length, as far as there are so many."""
+    parts = min(count, max(1, math.ceil(number)))
+    return [range(count * part // parts, count * (part + 1) // parts) for part in range(parts)]
 
 
 def headlines(metrics: Metrics, scores: Scores) -> dict[str, float]:
@@ -130,6 +172,10 @@ def _likelihood(config: RunConfig, pipeline: Pipeline, dataset: Dataset) -> Scor
     splits: tuple[Split, ...] = ("validation", "holdout", "train")
     split = next(s for s in splits if dataset.captions(s))
     captions = dataset.captions(split)[: wanted.pictures]
-    images = np.stack([dataset.image(split, i) for i in range(len(captions))])
-    nats = pipeline.log_likelihood(images, captions, batch_size=config.evaluate.batch_size, **wanted.options)
-    return {split: {BITS: float(bits_per_dimension(nats, dataset.image_space.size).mean())}}
+    nats = []
+    for rows in _parts(len(captions), len(captions) / _portion(config, pipeline)):
+        images = np.stack([dataset.image(split, row) for row in rows])
+        some = captions[rows.start : rows.stop]
+        size = config.evaluate.batch_size
+        nats.append(pipeline.log_likelihood(images, some, batch_size=size, **wanted.options))
+    return {split: {BITS: float(bits_per_dimension(np.concatenate(nats), dataset.image_space.size).mean())}}

@@ -146,5 +146,8 @@ class Tokens(Means):
 class Brightness(Metric):
     """The mean of all pixels, from 0 to 1."""
 
-    def __call__(self, images, prompts, split, dataset):
-        return {"mean": float(images.mean()) / 255}
+    def update(self, batch):
+        self.add(levels=batch.images.sum(dtype=np.float64), count=batch.images.size)
+
+    def compute(self):
+        return {"mean": float(self.sums["levels"] / self.sums["count"]) / 255}
