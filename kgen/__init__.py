@@ -14,6 +14,7 @@ from kgen.plugins.registry import Registrar
 from kgen.spaces import ConditionSpace, Space
 
 if TYPE_CHECKING:
+    from kgen.contracts.capabilities import Guidance, Samples, Steps, Strength
     from kgen.contracts.dataset import Dataset, Problem, Split
     from kgen.contracts.decoder import Decoder
     from kgen.contracts.encoder import Encoder
@@ -39,6 +40,10 @@ _LAZY = {
     "load": "kgen.pipeline.saving",
     "read_json": "kgen.storage.json_file",
     "Pipeline": "kgen.pipeline.pipeline",
+    "Guidance": "kgen.contracts.capabilities",
+    "Samples": "kgen.contracts.capabilities",
+    "Steps": "kgen.contracts.capabilities",
+    "Strength": "kgen.contracts.capabilities",
     "Encoder": "kgen.contracts.encoder",
     "Generator": "kgen.contracts.generator",
     "Decoder": "kgen.contracts.decoder",
@@ -65,6 +70,7 @@ __all__ = [
     "Encoder",
     "GeneratedImages",
     "Generator",
+    "Guidance",
     "KgenError",
     "Metric",
     "NoiseSpec",
@@ -74,11 +80,14 @@ __all__ = [
     "Problem",
     "Registrar",
     "RunError",
+    "Samples",
     "SeedGenerator",
     "Space",
     "SpaceError",
-    "Static",
     "Split",
+    "Static",
+    "Steps",
+    "Strength",
     "assemble",
     "bits_per_dimension",
     "hookimpl",

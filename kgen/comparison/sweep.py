@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from kgen.config import RunConfig
+from kgen.contracts.capabilities import Capability, option_of
 from kgen.errors import ConfigError
-from kgen.options import options
 from kgen.pipeline.pipeline import Pipeline
 from kgen.pipeline.sampler import noise_spec, validate_options
 from kgen.reporting.plot import Line, line_plot
@@ -57,10 +57,6 @@ def seconds_a_picture(pipeline: Pipeline, drawing: Mapping[str, Any]) -> float:
     return min(seconds[1:]) / TIMED_PICTURES
 
 
-def takes_steps(pipeline: Pipeline) -> bool:
-    return "steps" in options(type(pipeline.generator).generate)
-
-
 def sweep(
     name: str, pipeline: Pipeline, config: RunConfig, steps: Sequence[int], say: Callable[[str], None] = print
 ) -> Sweep:
@@ -73,8 +69,9 @@ def sweep(
     dataset = read_dataset(config.data)
     metrics = open_metrics(config, dataset)
     trials, notes = [], []
-    for number in sorted(set(steps)) if takes_steps(pipeline) else [None]:
-        drawing = config.sample.options if number is None else {**config.sample.options, "steps": number}
+    option = option_of(type(pipeline.generator).generate, Capability.STEPS)
+    for number in [None] if option is None else sorted(set(steps)):
+        drawing = dict(config.sample.options) if option is None else {**config.sample.options, option: number}
         if refusal := _refusal(pipeline, drawing):
             notes.append(f"{name} was not drawn in {number} steps: {refusal}.")
             continue

@@ -7,8 +7,10 @@ from typing import Any, ClassVar, Literal
 
 import keras
 
+from kgen.contracts.capabilities import Capability, option_of, sampling_steps
 from kgen.contracts.encoder import Condition
-from kgen.options import MAX_OPTION, Arguments, Configurable, options
+from kgen.errors import PluginError
+from kgen.options import MAX_OPTION, Arguments, Configurable, supplied
 from kgen.random import NoiseSpec
 from kgen.spaces import ConditionSpace, Space
 
@@ -41,15 +43,15 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
 
     Attributes:
         accepts: The kinds of space that this generator can model.
-        guidable: True where `generate` takes `guidance`, the weight of classifier-free guidance.
-        edits: True where `generate` takes a `source`, the latents of pictures to start from, and a `strength`.
-        inpaints: True where it `edits`, and `generate` takes a `region` too, the only part of a source that is drawn
-            anew.
+        supports_guidance, supports_img2img, supports_inpainting: What `generate` can do, read from its arguments: it
+            has an option of the type `kgen.Guidance`; it takes a `source`, and an option of the type `kgen.Strength`
+            says how much of it changes; it takes a `region` of the source too.
         likelihood: What `log_likelihood` gives: the log-likelihood; what is below it, on average over random numbers;
             or what may be above or below it. None where there is none.
 
     Raises:
         SpaceError: from ``__init__``, where the model cannot work in `space` (its strides do not divide it, say).
+        PluginError: from the definition of a subclass whose `generate` has only a part of what a capability needs.
     """
 
     arguments: ClassVar[Mapping[str, Arguments]] = {
@@ -61,10 +63,24 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
     largest_option = MAX_OPTION
 
     accepts: ClassVar[tuple[str, ...]] = ("continuous",)
-    guidable: ClassVar[bool] = False
-    edits: ClassVar[bool] = False
-    inpaints: ClassVar[bool] = False
+    supports_guidance: ClassVar[bool] = False
+    supports_img2img: ClassVar[bool] = False
+    supports_inpainting: ClassVar[bool] = False
     likelihood: ClassVar[Literal["exact", "lower bound", "estimate"] | None] = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        arguments = supplied(cls.generate)
+        cls.supports_guidance = option_of(cls.generate, Capability.GUIDANCE) is not None
+        cls.supports_img2img = "source" in arguments and cls.generate is not Generator.generate
+        cls.supports_inpainting = "region" in arguments
+        owner, strength = f"{cls.__module__}:{cls.__qualname__}", option_of(cls.generate, Capability.STRENGTH)
+        if cls.supports_img2img != (strength is not None):
+            has, lacks = "a source", "option of the type kgen.Strength, which says how much of it changes"
+            has, lacks = (has, lacks) if strength is None else (f"'{strength}' of the type kgen.Strength", "source")
+            raise PluginError(f"{owner}: generate takes {has}, but no {lacks}")
+        if cls.supports_inpainting and not cls.supports_img2img:
+            raise PluginError(f"{owner}: generate takes a region, but no source that the region could be of")
 
     def __init__(self, space: Space, condition_space: ConditionSpace, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -96,17 +112,19 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
 
         An option annotated as ``float``, or ``float | None``, comes as a float32 scalar tensor, so that one program
         serves all of its values: do not ask for its value with Python's `if`. A value that is to change the computation
-        is declared, ``guidance: Annotated[float, kgen.Static(1.0)] = 1.0``; it comes as a plain number, and
-        ``kgen.is_static(guidance, 1.0)`` finds it. Options of all other types come as they are, and each of their
-        values is compiled anew. The same goes for `log_likelihood`, and for `decode` of a decoder.
+        is declared, ``rescale: Annotated[float, kgen.Static(0.0)] = 0.0``; it comes as a plain number, and
+        ``kgen.is_static(rescale, 0.0)`` finds it. The weight 1.0 of a `kgen.Guidance` is declared so. Options of all
+        other types come as they are, and each of their values is compiled anew. The same goes for `log_likelihood`, and
+        for `decode` of a decoder.
 
         Args:
             condition: As in `compute_losses`.
             null_condition: The empty text's condition, same shapes: what the model saw where conditions were dropped.
             noise: By name (B, *shape), as `noise_spec` asked for.
-            source: Only where `edits`, and only where pictures are to be changed: their latents (B, *space.shape).
-            region: Only where `inpaints`, and only with a `source`: (B, *space.shape[:2]) bool, True where the latents
-                are drawn anew; the others stay exactly, and `strength` does not matter.
+            source: Only where `supports_img2img`, and only where images are to be changed: their latents
+                (B, *space.shape).
+            region: Only where `supports_inpainting`, and only with a `source`: (B, *space.shape[:2]) bool, True where
+                the latents are drawn anew; the others stay exactly, and the strength does not matter.
 
         Returns:
             (B, *space.shape); row i depends on row i of the arguments alone.
@@ -116,11 +134,9 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
     def drawing_steps(self, **given: Any) -> int:
         """How many steps, one after the other, a picture takes with options of `generate`.
 
-        Default: the option `steps`, where `generate` has it and it is a number, else one.
+        Default: the option of the type `kgen.Steps`, where `generate` has one and it is a number, else one.
         """
-        known = options(type(self).generate)
-        steps = given.get("steps", known["steps"].default) if "steps" in known else 1
-        return steps if isinstance(steps, int) else 1
+        return sampling_steps(type(self).generate, given)
 
     def likelihood_label(self, **given: Any) -> str:
         """What `log_likelihood` gives with options of its own, for tables: "exact", "a bound of 16 draws".

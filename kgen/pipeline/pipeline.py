@@ -14,6 +14,7 @@ from keras import ops
 from kgen.backend.devices import create_weights
 from kgen.backend.memory import weights_fit
 from kgen.backend.programs import Programs
+from kgen.contracts.capabilities import NO_GUIDANCE, Capability, guides, value_of
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Condition, Encoder
 from kgen.contracts.generator import Generator
@@ -236,10 +237,10 @@ class Pipeline(LossModel):
             shared_noise: The noise depends on seed and number alone, and is the same for all prompts: what differs
                 between their images is then the text's effect. A text that is given twice gives the same images.
             batch_size: The largest number of images that are made together; it is rounded down to a power of two.
-            image: uint8 (height, width, channels), to change instead of drawing anew; for generators that have `edits`,
-                whose option `strength` says how much.
+            image: uint8 (height, width, channels), to change instead of drawing anew; for generators that
+                have `supports_img2img`; their option of the type `kgen.Strength` says how much.
             mask: uint8 (height, width), white where `image` is drawn anew while the rest of it stays; for generators
-                that have `inpaints`. A latent's cell is drawn anew if any of its pixels is white.
+                that have `supports_inpainting`. A latent's cell is drawn anew if any of its pixels is white.
             negative_prompt: What guidance leads away from, in place of the empty text.
             decoder: Options of the decoder's `decode`.
             verbose: 1 shows Keras's progress bar.
@@ -292,11 +293,16 @@ class Pipeline(LossModel):
                 warnings.warn(f"prompt '{prompt[:80]}': {unread}", UnreadTextWarning, stacklevel=3)
 
     def _check_guidance(self, options: Mapping[str, Any], negative_prompt: str | None = None) -> None:
-        if negative_prompt is not None and options.get("guidance", 1.0) == 1.0:
-            raise ConfigError("negative_prompt is what guidance leads away from: give a guidance other than 1, too")
-        if not self.condition_dropout and options.get("guidance", 1.0) != 1.0:
+        generate = type(self.generator).generate
+        guided = guides(generate, options)
+        if negative_prompt is not None and not guided:
+            raise ConfigError(
+                f"negative_prompt is what guidance leads away from: give a guidance other than {NO_GUIDANCE:g}, too"
+            )
+        if guided and not self.condition_dropout:
+            weight = value_of(generate, Capability.GUIDANCE, options)
             warnings.warn(
-                f"guidance {options['guidance']:g} compares with the empty text, but this pipeline was made with "
+                f"guidance {weight:g} compares with the empty text, but this pipeline was made with "
                 "condition_dropout 0, so that training never showed it: draw with guidance 1, or train it anew",
                 GuidanceWarning,
                 stacklevel=3,

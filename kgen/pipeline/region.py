@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from kgen.contracts.capabilities import Capability, option_of
 from kgen.contracts.generator import Generator
 from kgen.errors import ConfigError
 from kgen.spaces import Space
@@ -54,21 +55,22 @@ def check_source(
         options: Of the generator's `generate`.
 
     Raises:
-        ConfigError: the image has another shape or type, the generator cannot do that, or `strength` has no effect.
+        ConfigError: the image has another shape or type, the generator cannot do that, or the strength has no effect.
     """
     name, expected = type(generator).__name__, image_space.shape
+    strength = option_of(type(generator).generate, Capability.STRENGTH)
     if image is None:
         if mask is not None:
             raise ConfigError("a mask is of an image to start from, but there is none")
-        if "strength" in options and generator.edits:
-            raise ConfigError(f"'strength' is of an image to start from, but {name} is given none")
-    elif not generator.edits:
+        if strength in options:
+            raise ConfigError(f"'{strength}' is of an image to start from, but {name} is given none")
+    elif not generator.supports_img2img:
         raise ConfigError(f"{name} starts from no image: leave it out")
     elif not isinstance(image, np.ndarray) or image.shape != expected or image.dtype != np.uint8:
         image = np.asarray(image)
         raise ConfigError(f"the image to start from must be uint8 {expected}, not {image.dtype} {image.shape}")
     elif mask is not None:
-        if not generator.inpaints:
+        if not generator.supports_inpainting:
             raise ConfigError(f"{name} changes an image as a whole: leave the mask out")
-        if "strength" in options:
-            raise ConfigError("'strength' is of an image as a whole: a mask's white is all drawn anew")
+        if strength in options:
+            raise ConfigError(f"'{strength}' is of an image as a whole: a mask's white is all drawn anew")

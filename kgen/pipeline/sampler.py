@@ -128,8 +128,6 @@ def validate_options(part: Any, method: str, given: dict[str, Any] | Any) -> dic
         The options, converted to their annotated types; those not given are left to the method's defaults.
     """
     name, function = type(part).__name__, getattr(type(part), method)
-    if "guidance" in given and method == "generate" and not part.guidable:
-        raise ConfigError(f"{name} takes no guidance: leave 'guidance' out")
     return check_options(function, given, f"{name}.{method}")
 
 

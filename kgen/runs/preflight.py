@@ -23,6 +23,7 @@ from keras import ops
 
 from kgen.backend.devices import as_graph
 from kgen.config import RunConfig
+from kgen.contracts.capabilities import Capability, option_of, sampling_steps
 from kgen.contracts.dataset import SPLITS, Dataset, Split
 from kgen.contracts.decoder import Decoder, has_losses, learns_from_images
 from kgen.contracts.encoder import Condition, Encoder
@@ -50,8 +51,8 @@ TRIED = 2
 SHOWN_TO_METRICS = 64
 """Images of each split that a metric finds in the dataset."""
 
-REPEATED = ("steps", "samples", "draws")
-"""Options that say how often a network is run: `TRIED` times are enough here, where a component allows so few."""
+REPEATED = (Capability.STEPS, Capability.SAMPLES)
+"""What says how often a network is run: `TRIED` times are enough here, where a component allows so few."""
 
 LONG = 16
 """Steps from which a loop is traced before it runs."""
@@ -199,7 +200,8 @@ def _try_drawing(config: RunConfig, pipeline: Pipeline, prompts: Sequence[str]) 
 
     def decode(own: dict[str, Any]) -> Any:
         noise = _tensors(draw(noise_spec(decoder, own), keys))
-        run = as_graph(lambda: decoder.decode(latents, condition, noise, **own), own.get("steps", 1) > LONG)
+        loops = sampling_steps(type(decoder).decode, own) > LONG
+        run = as_graph(lambda: decoder.decode(latents, condition, noise, **own), loops)
         return _check_in_space(run(), decoder.image_space, decoder, "decode")
 
     latents = _first_that_works(generate, _reduced(type(generator).generate, for_generator))
@@ -283,7 +285,8 @@ def _two(items: Sequence[str]) -> list[str]:
 def _reduced(method: Callable[..., Any], given: dict[str, Any]) -> list[dict[str, Any]]:
     """Options of a method with which it has little to do, if there are such; then those that are given."""
     known = options(method)
-    values = {name: given.get(name, known[name].default) for name in REPEATED if name in known}
+    repeated = [name for capability in REPEATED if (name := option_of(method, capability)) is not None]
+    values = {name: given.get(name, known[name].default) for name in repeated}
     small = {name: TRIED for name, value in values.items() if isinstance(value, int) and value > TRIED}
     return [{**given, **small}, given] if small else [given]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -11,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from kgen.backend.precision import precision
+from kgen.contracts.capabilities import Capability, guides, option_of, value_of
 from kgen.contracts.generator import Generator
 from kgen.options import options, split_options
 from kgen.random import NoiseSpec, draw
@@ -192,21 +192,27 @@ class GeneratorConformance(LossConformance):
                     err_msg=f"generate({_show(given)}): picture {index} differs alone and in a batch",
                 )
 
-    def test_guidance_as_declared(self) -> None:
+    def test_capabilities_are_declared(self) -> None:
+        """What has the usual name of a capability's option has its type, too."""
+        generate = type(self.example()).generate
+        for capability, kind in ((Capability.GUIDANCE, "Guidance"), (Capability.STEPS, "Steps")):
+            assert capability.value not in options(generate) or option_of(generate, capability) is not None, (
+                f"generate takes '{capability.value}', but its type does not say what it is, so that kgen cannot use "
+                f"it: annotate it as kgen.{kind}, or give it another name"
+            )
+
+    def test_guidance_matters(self) -> None:
         bench = self.bench(perturbed=True)
         component = bench.component
-        named = "guidance" in options(type(component).generate)
-        assert named == component.guidable, (
-            f"guidable is {component.guidable}, but generate {'takes' if named else 'does not take'} 'guidance'"
-        )
-        if not named:
+        guidance = option_of(type(component).generate, Capability.GUIDANCE)
+        if guidance is None:
             return
         given = dict(self.generate_options[0])
-        usual = float(given.get("guidance", options(type(component).generate)["guidance"].default))
+        usual = float(value_of(type(component).generate, Capability.GUIDANCE, given))
         batch = self._sampling_batch(component, given)
         weak = self._generate(bench, batch, given)
-        strong = self._generate(bench, batch, {**given, "guidance": usual + 3.0})
-        assert np.isfinite(strong).all(), f"generate(guidance={usual + 3.0}) is not finite"
+        strong = self._generate(bench, batch, {**given, guidance: usual + 3.0})
+        assert np.isfinite(strong).all(), f"generate({guidance}={usual + 3.0}) is not finite"
         assert not np.allclose(weak, strong, atol=1e-6), "generate makes the same sample whatever the guidance"
 
     def test_generates_in_mixed_precision(self) -> None:
@@ -217,15 +223,16 @@ class GeneratorConformance(LossConformance):
             check_in_space(x, bench.component.space, BATCH, f"generate({_show(given)}) in mixed precision", narrow=True)
 
     def test_takes_any_number_of_steps(self) -> None:
-        """One step, two and three, where the type of the option `steps` allows it."""
+        """One step, two and three, where the type of the option allows it."""
         bench = self.bench(perturbed=True)
         generate = type(bench.component).generate
-        if "steps" not in options(generate):
+        option = option_of(generate, Capability.STEPS)
+        if option is None:
             return
         for number, given in enumerate(self.generate_options):
             for steps in (1, 2, 3) if number == 0 else (1, 2):
-                asked = {**given, "steps": steps}
-                if steps == given.get("steps") or not allows(generate, asked):
+                asked = {**given, option: steps}
+                if steps == given.get(option) or not allows(generate, asked):
                     continue
                 try:
                     batch = self._sampling_batch(bench.component, asked)
@@ -237,7 +244,7 @@ class GeneratorConformance(LossConformance):
 
     def test_condition_and_null_condition_matter(self) -> None:
         bench = self.bench(perturbed=True)
-        guided = bench.component.guidable
+        generate = type(bench.component).generate
         for given in self.generate_options if self.conditional else ():
             batch = self._sampling_batch(bench.component, given)
             loud = {**batch, "condition": _louder(batch["condition"]), "null": _louder(batch["null"])}
@@ -247,7 +254,7 @@ class GeneratorConformance(LossConformance):
                 f"generate({_show(given)}) makes the same sample whatever the condition; a generator that needs none "
                 "says conditional = False in its test"
             )
-            if guided and given.get("guidance", 1.0) != 1.0:
+            if guides(generate, given):
                 other = {**loud, "null": _louder(loud["null"], -1.0)}
                 assert not np.allclose(x, self._generate(bench, other, given), atol=1e-6), (
                     f"generate({_show(given)}) makes the same sample whatever null_condition is"
@@ -294,21 +301,10 @@ class GeneratorConformance(LossConformance):
 
     # ---- editing --------------------------------------------------------------------------------------------------
 
-    def test_edits_as_declared(self) -> None:
-        component = self.example()
-        known = inspect.signature(type(component).generate).parameters
-        for declared, argument in (("edits", "source"), ("inpaints", "region")):
-            assert (argument in known) == getattr(component, declared), (
-                f"{declared} is {getattr(component, declared)}, but generate "
-                f"{'takes' if argument in known else 'does not take'} '{argument}'"
-            )
-        assert "strength" in known or not component.edits, "edits is True, but generate does not take 'strength'"
-        assert component.edits or not component.inpaints, "inpaints is True, but edits is not"
-
     def test_draws_a_region_anew_and_keeps_the_rest(self) -> None:
         bench = self.bench(perturbed=True)
         component = bench.component
-        if not component.inpaints or len(component.space.shape) < 2:  # a sequence has no region
+        if not component.supports_inpainting or len(component.space.shape) < 2:  # a sequence has no region
             return
         source = random_latents(component.space, BATCH, 2)
         region = np.random.default_rng(0).random((BATCH, *component.space.shape[:2])) < 0.5  # another for each row

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import keras
 import numpy as np
 from keras import ops
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
-from kgen import ConditionSpace, Generator, NoiseSpec, OneOf, SeedGenerator, Space, SpaceError
+from kgen import ConditionSpace, Generator, NoiseSpec, OneOf, Samples, SeedGenerator, Space, SpaceError
 from kgen.random import normal, uniform
 from kgen_plugin_realnvp import dequantization as dq
 from kgen_plugin_realnvp.bijections import Logit
@@ -183,7 +183,7 @@ class RealNVP(Generator):
         """Of an autoencoder's latents, whose density is known, "exact"; of 8-bit images a bound."""
         return "exact" if self.dequantizer is None else f"a bound of {draws} draw{'s' * (draws > 1)}"
 
-    def log_likelihood(self, x: Tensor, condition: Condition, *, draws: PositiveInt = 1) -> Tensor:
+    def log_likelihood(self, x: Tensor, condition: Condition, *, draws: Samples = 1) -> Tensor:
         """Log-probability (B,) of 8-bit pictures, in nats; of "none", log-density.
 
         The density of the flow is exact. Of the probability of 8-bit images it gives a lower bound: the logarithm of

@@ -9,7 +9,7 @@ import keras
 from keras import ops
 from pydantic import Field, PositiveInt
 
-from kgen import ConditionSpace, NoiseSpec, SeedGenerator, Space, SpaceError
+from kgen import ConditionSpace, NoiseSpec, SeedGenerator, Space, SpaceError, Steps
 from kgen.nn import UNetLayer, depth_to_space, sinusoidal, space_to_depth, threshold_dynamically
 from kgen_plugin_superres import process
 from kgen_plugin_superres.resize import agree, enlarge
@@ -164,7 +164,7 @@ class DiffusionUpscaler(SmallPicture):
         condition: Condition,
         noise: dict[str, Tensor],
         *,
-        steps: PositiveInt = 16,
+        steps: Steps = 16,
         augmentation: Share = 0.0,
         consistency: Annotated[float, Field(ge=0, le=1)] = 1.0,
         dynamic_threshold: Annotated[float, Field(gt=0, le=1)] | None = None,

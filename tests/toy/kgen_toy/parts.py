@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 from pydantic import Field, PositiveInt
 
-from kgen import ConditionSpace, Dataset, Encoder, Generator, Metric, NoiseSpec, Space, SpaceError
+from kgen import ConditionSpace, Dataset, Encoder, Generator, Metric, NoiseSpec, Space, SpaceError, Steps
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
 
@@ -126,7 +126,7 @@ class Means(Generator):
         noise,
         *,
         strength: Annotated[float, Field(ge=0)] = 0.0,
-        steps: PositiveInt = 1,
+        steps: Steps = 1,
     ):
         return self.predict_mean(condition) + strength * noise["z"]
 
