@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 from keras import ops
 
+from kgen.nn import cosine_schedule, ddim, end_clean
+
 Tensor = Any
+ENDS = {"offset": 0.004 / 0.996, "end": 0.992 / 0.996}
+"""Of the cosine schedule: alpha and sigma lie between the sine and the cosine of 0.004 * pi / 2."""
+
 LEAST_SIGMA = 0.3
 """Below it, an error of the picture costs no more."""
 
@@ -16,18 +20,9 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 """(x (B, H, W, C), t: a scalar) -> the clean picture that x seems to hold."""
 
 
-def alpha(t: Tensor) -> Tensor:
-    """How much picture there is: the cosine schedule (Nichol and Dhariwal 2021), whose ends stay clear of 0."""
-    return ops.cos(_angle(t))
-
-
-def sigma(t: Tensor) -> Tensor:
-    """How much noise there is; alpha^2 + sigma^2 = 1."""
-    return ops.sin(_angle(t))
-
-
-def _angle(t: Tensor) -> Tensor:
-    return (0.004 + 0.992 * t) * (math.pi / 2)
+def levels(t: Tensor) -> tuple[Tensor, Tensor]:
+    """How much image (alpha) and how much noise (sigma) there is at times t, elementwise; alpha^2 + sigma^2 = 1."""
+    return cosine_schedule(t, **ENDS)
 
 
 def weight(t: Tensor) -> Tensor:
@@ -35,7 +30,7 @@ def weight(t: Tensor) -> Tensor:
 
     (Salimans and Ho 2022, appendix D.) Where there is little noise it is kept from growing, as in Li and He 2025.
     """
-    return 1.0 / ops.maximum(sigma(t), LEAST_SIGMA) ** 2
+    return 1.0 / ops.maximum(levels(t)[1], LEAST_SIGMA) ** 2
 
 
 def sample(denoise: Denoise, x: Tensor, steps: int) -> Tensor:
@@ -46,12 +41,5 @@ def sample(denoise: Denoise, x: Tensor, steps: int) -> Tensor:
         steps: Evenly spaced in t.
     """
 
-    def step(i: Tensor, x: Tensor) -> Tensor:
-        t = 1.0 - ops.cast(i, "float32") / steps
-        later = t - 1.0 / steps
-        picture = denoise(x, t)
-        eps = (x - alpha(t) * picture) / sigma(t)
-        return alpha(later) * picture + sigma(later) * eps
-
-    x = ops.fori_loop(0, steps - 1, step, x)
-    return denoise(x, ops.convert_to_tensor(1.0 / steps, "float32"))
+    times = 1.0 - ops.arange(steps + 1, dtype="float32") / steps
+    return ddim(lambda x, i: denoise(x, ops.take(times, i)), x, *end_clean(*levels(times)))

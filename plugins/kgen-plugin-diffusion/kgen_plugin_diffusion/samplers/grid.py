@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from keras import ops
 
+from kgen.nn import end_clean
 from kgen_plugin_diffusion.schedules import Schedule
 
 Tensor = Any
@@ -62,6 +63,4 @@ def time_grid(schedule: Schedule, steps: int, spacing: Spacing = "uniform", star
     times = start * (times**2 if spacing == "quadratic" else times)
     alpha, sigma = schedule.alpha(times), schedule.sigma(times)
     level = schedule.level(times, sigma)
-    # the last level holds no noise, whatever the schedule says of t = 0
-    clean = ops.cast(ops.arange(steps + 1) == steps, "float32")
-    return Grid(alpha * (1.0 - clean) + clean, sigma * (1.0 - clean), level, schedule.picture_fades)
+    return Grid(*end_clean(alpha, sigma), level, schedule.picture_fades)
