@@ -13,7 +13,8 @@ import math
 import random
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -36,6 +37,17 @@ def seed_everything(seed: int) -> None:
     """
     random.seed(seed)  # Keras seeds its generators from here
     np.random.seed(seed)
+
+
+@contextmanager
+def kept_randomness() -> Iterator[None]:
+    """Leaves what `seed_everything` set as it was: what is made after the block gets the same seeds as without it."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 class SeedGenerator(keras.random.SeedGenerator):  # type: ignore[misc]
