@@ -23,7 +23,7 @@ class Renamed(Painter):
         null_condition: Any,
         noise: Any,
         source: Any = None,
-        region: Any = None,
+        edit_mask: Any = None,
         *,
         weight: kgen.Guidance = 3.0,
         passes: Annotated[kgen.Steps, Field(le=9)] | None = None,

@@ -15,7 +15,7 @@ import kgen
 from kgen.config import RunConfig
 from kgen.contracts.dataset import Dataset, Split
 from kgen.runs import scoring
-from kgen.runs.scoring import prompts_to_draw
+from kgen.runs.scoring import prompts_to_generate
 
 
 class Faces(Patterns):
@@ -32,8 +32,8 @@ def config(toy: None) -> RunConfig:
 
 def test_the_single_caption_of_a_dataset_fills_the_grid(config: RunConfig) -> None:
     """The copies are counted on, so that `generate` makes 16 different images of them."""
-    assert prompts_to_draw(config, Faces()) == ["a face"] * 16
-    drawn = prompts_to_draw(config, Patterns())
+    assert prompts_to_generate(config, Faces()) == ["a face"] * 16
+    drawn = prompts_to_generate(config, Patterns())
     assert len(set(drawn)) == 16 and drawn[-1] == "pattern 23"  # 15 of 23, and the one that is held out
 
 
@@ -72,7 +72,7 @@ def test_images_are_generated_in_portions_and_are_those_of_one_call(
     evaluation = config.evaluate.model_copy(update={"copies": copies, "limit": prompts, "batch_size": 1})
     monkeypatch.setattr(scoring, "PORTION_BYTES", 0)  # two batches of one image make a portion
     kept = Kept()
-    scoring.score_drawn(config.model_copy(update={"evaluate": evaluation}), pipeline, dataset, {"kept": kept}, {})
+    scoring.score_generated(config.model_copy(update={"evaluate": evaluation}), pipeline, dataset, {"kept": kept}, {})
     assert [len(batch.images) <= 2 for batch in kept.batches] == [True] * portions
     chosen = scoring.spread(dataset.prompts("train"), prompts)
     made = {
@@ -102,7 +102,7 @@ def test_the_likelihood_is_measured_in_portions(config: RunConfig, monkeypatch: 
     encoder.adapt(dataset.captions("train"))
     generator = Gaussian(dataset.image_space, encoder.condition_space)
     pipeline = kgen.assemble(encoder=encoder, generator=generator, decoder="identity", dataset=dataset)
-    likelihood = config.evaluate.likelihood.model_copy(update={"pictures": 7})
+    likelihood = config.evaluate.likelihood.model_copy(update={"images": 7})
     evaluation = config.evaluate.model_copy(update={"metrics": (), "likelihood": likelihood, "batch_size": 2})
     config = config.model_copy(update={"evaluate": evaluation})
     ((split, whole),) = scoring.score(config, pipeline, dataset).items()

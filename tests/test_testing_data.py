@@ -13,8 +13,8 @@ from kgen import Space
 from kgen.testing import DatasetConformance, MetricConformance
 
 
-class Colours(kgen.Dataset):
-    """Pictures of one colour each."""
+class Colors(kgen.Dataset):
+    """Images of one color each."""
 
     def __init__(self, *, size: int = 4) -> None:
         self.size = size
@@ -27,13 +27,13 @@ class Colours(kgen.Dataset):
         return {"train": ["red", "green", "blue"], "validation": [], "holdout": ["white"]}[split]
 
     def image(self, split: str, index: int) -> np.ndarray:
-        colour = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
+        color = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
         caption = self.captions(split)[index]
-        return np.broadcast_to(np.array(colour[caption], np.uint8), self.image_space.shape).copy()
+        return np.broadcast_to(np.array(color[caption], np.uint8), self.image_space.shape).copy()
 
 
 class Exact(kgen.Metric):
-    """Share of pixels as in the first training picture of the prompt."""
+    """Share of pixels as in the first training image of the prompt."""
 
     def update(self, batch: kgen.GeneratedImages) -> None:
         captions = list(self.dataset.captions(self.split))
@@ -44,9 +44,9 @@ class Exact(kgen.Metric):
         return {"exact": float(self.sums["exact"] / self.sums["pixels"])}
 
 
-class TestColours(DatasetConformance):
-    def build(self) -> Colours:
-        return Colours()
+class TestColors(DatasetConformance):
+    def build(self) -> Colors:
+        return Colors()
 
 
 class TestExact(MetricConformance):
@@ -56,22 +56,22 @@ class TestExact(MetricConformance):
     def build(self) -> Exact:
         return Exact()
 
-    def dataset(self) -> Colours:
-        return Colours()
+    def dataset(self) -> Colors:
+        return Colors()
 
 
-def colours(**members: Any) -> Any:
-    return lambda: type("Broken", (Colours,), members)()
+def colors(**members: Any) -> Any:
+    return lambda: type("Broken", (Colors,), members)()
 
 
 def counting(self: Any, split: str, index: int) -> np.ndarray:
     self.reads = getattr(self, "reads", 0) + 1
-    return Colours.image(self, split, index) // np.uint8(self.reads)
+    return Colors.image(self, split, index) // np.uint8(self.reads)
 
 
 def shared(self: Any, split: str, index: int) -> np.ndarray:
     cache = self.__dict__.setdefault("cache", {})
-    return cache.setdefault((split, index), Colours.image(self, split, index))
+    return cache.setdefault((split, index), Colors.image(self, split, index))
 
 
 def overlapping(self: Any, split: str) -> list[str]:
@@ -90,8 +90,8 @@ DATASETS = [
     ("test_splits_are_disjoint", {"captions": repeated}, "in 'train' too"),
     ("test_captions_are_texts", {"captions": lambda self, split: []}, "is empty"),
     (
-        "test_pictures_are_what_the_space_says",
-        {"image": lambda self, split, index: Colours.image(self, split, index) / 255},
+        "test_images_are_what_the_space_says",
+        {"image": lambda self, split, index: Colors.image(self, split, index) / 255},
         "uint8",
     ),
     (
@@ -104,7 +104,7 @@ DATASETS = [
 
 @pytest.mark.parametrize(("check", "members", "match"), DATASETS, ids=[f"{c}-{m}" for c, _, m in DATASETS])
 def test_broken_dataset_fails(check: str, members: dict[str, Any], match: str) -> None:
-    fails(DatasetConformance, check, colours(**members), match)
+    fails(DatasetConformance, check, colors(**members), match)
 
 
 def metric(**members: Any) -> Any:
@@ -141,7 +141,7 @@ def writing(self: Any, batch: Any) -> None:
 
 
 METRICS = [
-    ("test_real_pictures_score_as_they_must", {"compute": half}, "must lie between"),
+    ("test_real_images_score_as_they_must", {"compute": half}, "must lie between"),
     ("test_scores_are_named_numbers", {"compute": lambda self: {"exact": float("nan")}}, "finite number"),
     ("test_order_does_not_matter", {"update": first}, "in another order"),
     ("test_scores_are_named_numbers", {"update": writing}, "writes to"),
@@ -154,7 +154,7 @@ METRICS = [
 
 @pytest.mark.parametrize(("check", "members", "match"), METRICS, ids=[f"{c}-{m}" for c, _, m in METRICS])
 def test_broken_metric_fails(check: str, members: dict[str, Any], match: str) -> None:
-    attributes = {"dataset": lambda self: Colours(), "real": {"exact": (1.0, 1.0)}}
+    attributes = {"dataset": lambda self: Colors(), "real": {"exact": (1.0, 1.0)}}
     fails(MetricConformance, check, metric(**members), match, **attributes)
 
 

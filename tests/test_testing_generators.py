@@ -272,7 +272,7 @@ GENERATORS = [
     ("test_generates_what_the_space_says", {"generate": flat}, "must make"),
     ("test_generates_what_the_space_says", {"generate": lazy}, "creates weights|Variable"),
     ("test_generates_what_the_space_says", {"__init__": hoarding}, "has not built .*spare"),
-    ("test_generate_options", {"generate": careless}, "misspelt"),
+    ("test_generate_options", {"generate": careless}, "misspelled"),
     ("test_generate_options", {"generate": demanding}, "no default"),
     ("test_guidance_matters", {"generate": unguided}, "whatever the guidance"),
     ("test_capabilities_are_declared", {"generate": unmarked}, "annotate it as kgen.Guidance"),
@@ -340,8 +340,8 @@ if keras.backend.backend() != "torch":  # which compiles nothing
 
 
 if keras.backend.backend() == "tensorflow":
-    unsynchronised = {"compute_losses": counting, "__init__": counted}
-    GENERATORS.append(("test_two_replicas_train_in_step", unsynchronised, "two replicas"))
+    unsynchronized = {"compute_losses": counting, "__init__": counted}
+    GENERATORS.append(("test_two_replicas_train_in_step", unsynchronized, "two replicas"))
 
 
 @pytest.mark.parametrize(("check", "members", "match"), GENERATORS, ids=[f"{c}-{m}" for c, _, m in GENERATORS])

@@ -126,7 +126,7 @@ def check_likelihood_options(
     source: Source, path: KeyPath, given: dict[str, Any], generator: type[Any] | None, decoder: type[Any] | None
 ) -> None:
     """Checks that there is a likelihood of images, if one is asked for, and the options of `log_likelihood`."""
-    if not given.get("pictures") or generator is None or decoder is None:
+    if not given.get("images") or generator is None or decoder is None:
         return
     try:
         check_likelihood(generator, decoder)

@@ -45,7 +45,7 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
         accepts: The kinds of space that this generator can model.
         supports_guidance, supports_img2img, supports_inpainting: What `generate` can do, read from its arguments: it
             has an option of the type `kgen.Guidance`; it takes a `source`, and an option of the type `kgen.Strength`
-            says how much of it changes; it takes a `region` of the source too.
+            says how much of it changes; it takes a `edit_mask` of the source too.
         likelihood: What `log_likelihood` gives: the log-likelihood; what is below it, on average over random numbers;
             or what may be above or below it. None where there is none.
 
@@ -57,7 +57,7 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
     arguments: ClassVar[Mapping[str, Arguments]] = {
         "__init__": Arguments(("space", "condition_space"), frozenset({"name"})),
         "noise_spec": Arguments(),
-        "generate": Arguments(("condition", "null_condition", "noise", "source", "region"), OF_GENERATE),
+        "generate": Arguments(("condition", "null_condition", "noise", "source", "edit_mask"), OF_GENERATE),
         "log_likelihood": Arguments(("x", "condition"), OF_LIKELIHOOD),
     }
     largest_option = MAX_OPTION
@@ -73,7 +73,7 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
         arguments = supplied(cls.generate)
         cls.supports_guidance = option_of(cls.generate, Capability.GUIDANCE) is not None
         cls.supports_img2img = "source" in arguments and cls.generate is not Generator.generate
-        cls.supports_inpainting = "region" in arguments
+        cls.supports_inpainting = "edit_mask" in arguments
         owner, strength = f"{cls.__module__}:{cls.__qualname__}", option_of(cls.generate, Capability.STRENGTH)
         if cls.supports_img2img != (strength is not None):
             has, lacks = "a source", "option of the type kgen.Strength, which says how much of it changes"
@@ -96,13 +96,13 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
             training: As in Keras.
 
         Returns:
-            Arrays (B,), float32 also under mixed precision, where layers give less. "loss" is minimised; the others
+            Arrays (B,), float32 also under mixed precision, where layers give less. "loss" is minimized; the others
             are reported.
         """
         raise NotImplementedError
 
     def noise_spec(self, *args: Any, **options: Any) -> Mapping[str, NoiseSpec]:
-        """The random numbers that `generate` needs for one picture, given the same options."""
+        """The random numbers that `generate` needs for one image, given the same options."""
         raise NotImplementedError
 
     def generate(
@@ -123,7 +123,7 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
             noise: By name (B, *shape), as `noise_spec` asked for.
             source: Only where `supports_img2img`, and only where images are to be changed: their latents
                 (B, *space.shape).
-            region: Only where `supports_inpainting`, and only with a `source`: (B, *space.shape[:2]) bool, True where
+            edit_mask: Only where `supports_inpainting`, and only with a `source`: (B, *space.shape[:2]) bool, True where
                 the latents are drawn anew; the others stay exactly, and the strength does not matter.
 
         Returns:
@@ -131,8 +131,8 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
         """
         raise NotImplementedError
 
-    def drawing_steps(self, **given: Any) -> int:
-        """How many steps, one after the other, a picture takes with options of `generate`.
+    def num_sampling_steps(self, **given: Any) -> int:
+        """How many steps, one after the other, an image takes with options of `generate`.
 
         Default: the option of the type `kgen.Steps`, where `generate` has one and it is a number, else one.
         """
@@ -149,10 +149,10 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
         """How likely x is, or a lower bound of it: see `likelihood`. Subclasses may name options, with defaults.
 
         Args:
-            x: As in `compute_losses`. For pixels, numbers 2 v / 255 - 1 of 8-bit pictures v.
+            x: As in `compute_losses`. For pixels, numbers 2 v / 255 - 1 of 8-bit images v.
 
         Returns:
-            (B,) nats. For pixels, the logarithm of the probability of the 8-bit picture: of the density where numbers
-            are dequantised, times the volume of a bin, (2 / 255) a number. Any random numbers are the same each time.
+            (B,) nats. For pixels, the logarithm of the probability of the 8-bit image: of the density where numbers
+            are dequantized, times the volume of a bin, (2 / 255) a number. Any random numbers are the same each time.
         """
         raise NotImplementedError

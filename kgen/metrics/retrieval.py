@@ -1,4 +1,4 @@
-"""Is the real picture that a generated one is nearest to the one it was asked for?"""
+"""Is the real image that a generated one is nearest to the one it was asked for?"""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ WAITING_BYTES = 2**28
 
 
 class Retrieval(Metric):
-    """R@K: the share of pictures among whose K nearest real pictures one has the prompt as its caption.
+    """R@K: the share of images among whose K nearest real images one has the prompt as its caption.
 
     The distance is the mean squared error of pixels; all splits of the dataset are searched, whatever split the prompts
-    come from. Real pictures that are equally near count as the nearest together: a prompt is not missed because
-    another caption has the very same picture. Meant for datasets with few pictures a caption.
+    come from. Real images that are equally near count as the nearest together: a prompt is not missed because
+    another caption has the very same image. Meant for datasets with few images a caption.
 
     Args:
         k: The values of K.
@@ -88,7 +88,7 @@ class Retrieval(Metric):
 
 
 def _chunks(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Every picture of every split as a row (M, D) of float64, with the captions (M,); some at a time."""
+    """Every image of every split as a row (M, D) of float64, with the captions (M,); some at a time."""
     count = max(1, CHUNK_BYTES // (8 * dataset.image_space.size))
     for split in SPLITS:
         captions = np.array(dataset.captions(split), object)

@@ -17,19 +17,19 @@ Bounds = Mapping[str, tuple[float, float]]
 class MetricConformance(ConfigurationConformance):
     """Checks a metric: subclass it, and give `build` (the metric) and `dataset` (a small one that it can score).
 
-    `real` and `noise` say what it must find for the dataset's own pictures, and for noise.
+    `real` and `noise` say what it must find for the dataset's own images, and for noise.
     """
 
     split: ClassVar[Split] = "train"
 
     count: ClassVar[int] = 64
-    """How many of the dataset's pictures to score."""
+    """How many of the dataset's images to score."""
 
     real: ClassVar[Bounds] = {}
-    """By the score's name the least and the greatest value for the dataset's own pictures."""
+    """By the score's name the least and the greatest value for the dataset's own images."""
 
     noise: ClassVar[Bounds] = {}
-    """The same for pictures of uniform noise."""
+    """The same for images of uniform noise."""
 
     def dataset(self) -> Dataset:
         raise NotImplementedError(f"{type(self).__name__}.dataset must return a small dataset")
@@ -123,9 +123,9 @@ class MetricConformance(ConfigurationConformance):
         images[::2] = np.random.default_rng(0).integers(0, 256, images[::2].shape, dtype=np.uint8)
         return images
 
-    def test_real_pictures_score_as_they_must(self) -> None:
+    def test_real_images_score_as_they_must(self) -> None:
         dataset = self.dataset()
-        self._check(self._score(self.build(), self._real(dataset), dataset), self.real, "the dataset's own pictures")
+        self._check(self._score(self.build(), self._real(dataset), dataset), self.real, "the dataset's own images")
 
     def test_noise_scores_as_it_must(self) -> None:
         dataset = self.dataset()

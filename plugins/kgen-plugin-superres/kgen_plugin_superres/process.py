@@ -1,4 +1,4 @@
-"""The noise of the diffusion model: x_t = alpha(t) x_0 + sigma(t) eps, with t from 0 (picture) to 1 (noise)."""
+"""The noise of the diffusion model: x_t = alpha(t) x_0 + sigma(t) eps, with t from 0 (image) to 1 (noise)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Tensor = Any
 ENDS = {"offset": 0.004 / 0.996, "end": 0.992 / 0.996}
 """Of the cosine schedule: alpha and sigma lie between the sine and the cosine of 0.004 * pi / 2."""
 
-LEAST_SIGMA = 0.3
-"""Below it, an error of the picture costs no more."""
+MIN_SIGMA = 0.3
+"""Below it, an error of the image costs no more."""
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
-"""(x (B, H, W, C), t: a scalar) -> the clean picture that x seems to hold."""
+"""(x (B, H, W, C), t: a scalar) -> the clean image that x seems to hold."""
 
 
 def levels(t: Tensor) -> tuple[Tensor, Tensor]:
@@ -26,15 +26,15 @@ def levels(t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def weight(t: Tensor) -> Tensor:
-    """Of the squared error of a predicted picture: that makes it the error of the velocity alpha eps - sigma x_0.
+    """Of the squared error of a predicted image: that makes it the error of the velocity alpha eps - sigma x_0.
 
     (Salimans and Ho 2022, appendix D.) Where there is little noise it is kept from growing, as in Li and He 2025.
     """
-    return 1.0 / ops.maximum(levels(t)[1], LEAST_SIGMA) ** 2
+    return 1.0 / ops.maximum(levels(t)[1], MIN_SIGMA) ** 2
 
 
 def sample(denoise: Denoise, x: Tensor, steps: int) -> Tensor:
-    """DDIM without fresh noise (Song et al. 2021, equation 12): from noise at t = 1 to a picture.
+    """DDIM without fresh noise (Song et al. 2021, equation 12): from noise at t = 1 to an image.
 
     Args:
         x: (B, H, W, C), normal noise.
