@@ -43,9 +43,9 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
 
     Attributes:
         accepts: The kinds of space that this generator can model.
-        supports_guidance, supports_img2img, supports_inpainting: What `generate` can do, read from its arguments: it
-            has an option of the type `kgen.Guidance`; it takes a `source`, and an option of the type `kgen.Strength`
-            says how much of it changes; it takes a `edit_mask` of the source too.
+        supports_guidance, supports_img2img, supports_inpainting: What `generate` can do. They are read from its
+            arguments: it has an option of the type `kgen.Guidance`; it takes a `source`, and an option of the type
+            `kgen.Strength` says how much of the source changes; it takes an `edit_mask` of the source, too.
         likelihood: What `log_likelihood` gives: the log-likelihood; what is below it, on average over random numbers;
             or what may be above or below it. None where there is none.
 
@@ -121,10 +121,11 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
             condition: As in `compute_losses`.
             null_condition: The empty text's condition, same shapes: what the model saw where conditions were dropped.
             noise: By name (B, *shape), as `noise_spec` asked for.
-            source: Only where `supports_img2img`, and only where images are to be changed: their latents
-                (B, *space.shape).
-            edit_mask: Only where `supports_inpainting`, and only with a `source`: (B, *space.shape[:2]) bool, True where
-                the latents are drawn anew; the others stay exactly, and the strength does not matter.
+            source: (B, *space.shape), the latents of images to change. It is given only to a generator that
+                `supports_img2img`, and only where there are such images.
+            edit_mask: (B, *space.shape[:2]) bool, True where the latents are generated anew; the others stay exactly as
+                they are, and the strength does not matter. It is given only with a `source`, and only to a generator
+                that `supports_inpainting`.
 
         Returns:
             (B, *space.shape); row i depends on row i of the arguments alone.

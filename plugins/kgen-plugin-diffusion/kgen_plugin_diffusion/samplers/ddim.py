@@ -12,7 +12,7 @@ def sample_ddim(denoise: Denoise, x: Any, grid: Grid, noise: Noise, eta: Any = 0
     """DDIM over the levels of a grid: see `kgen.nn.ddim`.
 
     Args:
-        x: (B, ...) at the grid's first noise_cond.
+        x: (B, ...) at the grid's first level.
         eta: Share of fresh noise, 0 to 1.
     """
     return ddim(lambda x, i: denoise(x, *grid.at(i)), x, grid.alpha, grid.sigma, eta, noise)
