@@ -69,7 +69,7 @@ def test_images_are_generated_in_portions_and_are_those_of_one_call(
 ) -> None:
     """Both of many prompts, and of many images per prompt."""
     pipeline, dataset = painter()
-    evaluation = config.evaluate.model_copy(update={"copies": copies, "limit": prompts, "batch_size": 1})
+    evaluation = config.evaluate.model_copy(update={"samples_per_prompt": copies, "max_prompts": prompts, "batch_size": 1})
     monkeypatch.setattr(scoring, "PORTION_BYTES", 0)  # two batches of one image make a portion
     kept = Kept()
     scoring.score_generated(config.model_copy(update={"evaluate": evaluation}), pipeline, dataset, {"kept": kept}, {})
