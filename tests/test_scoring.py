@@ -15,7 +15,8 @@ import kgen
 from kgen.config import RunConfig
 from kgen.contracts.dataset import Dataset, Split
 from kgen.runs import scoring
-from kgen.runs.scoring import prompts_to_generate
+from kgen.runs.experiment import Experiment
+from kgen.runs.prompts import prompts_to_generate, spread
 
 
 class Faces(Patterns):
@@ -69,12 +70,15 @@ def test_images_are_generated_in_portions_and_are_those_of_one_call(
 ) -> None:
     """Both of many prompts, and of many images per prompt."""
     pipeline, dataset = painter()
-    evaluation = config.evaluate.model_copy(update={"samples_per_prompt": copies, "max_prompts": prompts, "batch_size": 1})
+    evaluation = config.evaluate.model_copy(
+        update={"samples_per_prompt": copies, "max_prompts": prompts, "batch_size": 1}
+    )
     monkeypatch.setattr(scoring, "PORTION_BYTES", 0)  # two batches of one image make a portion
     kept = Kept()
-    scoring.score_generated(config.model_copy(update={"evaluate": evaluation}), pipeline, dataset, {"kept": kept}, {})
+    config = config.model_copy(update={"evaluate": evaluation})
+    scoring.score_generated(Experiment(config, dataset, None, {"kept": kept}), pipeline, {})
     assert [len(batch.images) <= 2 for batch in kept.batches] == [True] * portions
-    chosen = scoring.spread(dataset.prompts("train"), prompts)
+    chosen = spread(dataset.prompts("train"), prompts)
     made = {
         prompt: np.stack(
             [i for b in kept.batches for i, text in zip(b.images, b.prompts, strict=True) if text == prompt]
@@ -105,7 +109,8 @@ def test_the_likelihood_is_measured_in_portions(config: RunConfig, monkeypatch: 
     likelihood = config.evaluate.likelihood.model_copy(update={"images": 7})
     evaluation = config.evaluate.model_copy(update={"metrics": (), "likelihood": likelihood, "batch_size": 2})
     config = config.model_copy(update={"evaluate": evaluation})
-    ((split, whole),) = scoring.score(config, pipeline, dataset).items()
+    experiment = Experiment(config, dataset, None, {})
+    ((split, whole),) = scoring.score(experiment, pipeline).items()
     monkeypatch.setattr(scoring, "PORTION_BYTES", 0)
     portions: list[int] = []
     measured = type(pipeline).log_likelihood
@@ -115,7 +120,7 @@ def test_the_likelihood_is_measured_in_portions(config: RunConfig, monkeypatch: 
         return measured(self, images, *given, **options)
 
     monkeypatch.setattr(type(pipeline), "log_likelihood", watched)
-    assert scoring.score(config, pipeline, dataset)[split] == pytest.approx(whole, rel=1e-6)
+    assert scoring.score(experiment, pipeline)[split] == pytest.approx(whole, rel=1e-6)
     assert split == "validation" and portions == [3, 4]
 
 

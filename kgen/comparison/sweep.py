@@ -13,8 +13,8 @@ from kgen.errors import ConfigError
 from kgen.pipeline.pipeline import Pipeline
 from kgen.pipeline.sampler import noise_spec, validate_options
 from kgen.reporting.plot import Line, line_plot
-from kgen.runs.inputs import read_dataset
-from kgen.runs.scoring import headlines, open_metrics, score_generated
+from kgen.runs.experiment import open_experiment
+from kgen.runs.scoring import headlines, score_generated
 
 TIMED_IMAGES = 32
 """How many are drawn to measure the speed of sampling."""
@@ -66,8 +66,7 @@ def sweep(
         config: The run's: its metrics, of which the headlines are kept, and its other options of drawing.
         steps: Numbers; those that the generator refuses are left out, with a note.
     """
-    dataset = read_dataset(config.data)
-    metrics = open_metrics(config, dataset)
+    experiment = open_experiment(config, trained=True)
     trials, notes = [], []
     option = option_of(type(pipeline.generator).generate, Capability.STEPS)
     for number in [None] if option is None else sorted(set(steps)):
@@ -76,7 +75,7 @@ def sweep(
             notes.append(f"{name} was not drawn in {number} steps: {refusal}.")
             continue
         log(f"  in {number} steps" if number else "  as it is: it takes no steps")
-        scores = headlines(metrics, score_generated(config, pipeline, dataset, metrics, drawing))
+        scores = headlines(experiment.metrics, score_generated(experiment, pipeline, drawing))
         trials.append(Trial(name, number, seconds_a_image(pipeline, drawing), scores))
     return Sweep(trials, notes)
 
