@@ -20,7 +20,7 @@ from kgen.options import option_model, options, split_options, supplied
 from kgen.pipeline.assembly import find
 from kgen.plugins.discovery import registry
 from kgen.plugins.registry import Kind
-from kgen.random import draw
+from kgen.random import sample
 from kgen.testing.execution import Program, as_arrays, evaluate, perturb, tensors
 from kgen.testing.inputs import random_conditions, random_latents
 
@@ -284,7 +284,7 @@ def arguments(part: Any, method: str, given: dict[str, Any], source: bool) -> di
     latents, condition = random_latents(space, 2, 1), conditions(2)
     if method == "log_likelihood":
         return {"x": latents, "condition": condition}
-    noise = {"noise": draw(part.noise_spec(**given), [(0, 0), (0, 1)])}
+    noise = {"noise": sample(part.noise_spec(**given), [(0, 0), (0, 1)])}
     if method == "decode":
         return {"latent": latents, "condition": condition, **noise}
     return {

@@ -47,9 +47,10 @@ def ddim(
 ) -> Tensor:
     """Denoising diffusion implicit models (Song et al. 2021, equations 12 and 16).
 
-    Written for any alpha and sigma: between levels s > t, the posterior of x_t given x_s and x_0 has the variance
-    sigma_t^2 (1 - (alpha_s sigma_t / (alpha_t sigma_s))^2); eta^2 of it is sampled anew, the rest follows the predicted
-    noise. eta = 0 is deterministic, and first order; eta = 1 is ancestral sampling (Ho et al. 2020, algorithm 2).
+    This form holds for any alpha and sigma. Between levels s > t, the posterior of x_t given x_s and x_0 has the
+    variance sigma_t^2 (1 - (alpha_s sigma_t / (alpha_t sigma_s))^2). A share eta^2 of this variance is fresh noise, and
+    the rest of sigma_t^2 is the predicted noise. eta = 0 is deterministic and first order. eta = 1 is ancestral
+    sampling (Ho et al. 2020, algorithm 2).
 
     Args:
         denoise: x and the number of its noise level -> the clean image that x seems to hold.

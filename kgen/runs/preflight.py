@@ -100,7 +100,8 @@ def preflight(experiment: Experiment, encoder: Encoder) -> Pipeline:
 
 def _changeable(part: Any) -> list[Any]:
     """What trying a part may change: not the weights that come from elsewhere, of which copies would be large."""
-    return [v for v in part.variables if not part.weights_are_external or v.name == "seed_generator_state"]
+    external = getattr(part, "weights_are_external", False)
+    return [v for v in part.variables if not external or v.name == "seed_generator_state"]
 
 
 # ---- training ----------------------------------------------------------------------------------------------------

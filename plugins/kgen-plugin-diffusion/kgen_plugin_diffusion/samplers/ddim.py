@@ -1,4 +1,4 @@
-"""DDIM, and with eta = 1 DDPM's ancestral sampling."""
+"""DDIM, which with eta = 1 is DDPM's ancestral sampling."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def sample_ddim(denoise: Denoise, x: Any, grid: Grid, noise: Noise, eta: Any = 0
 
 
 def sample_ddpm(denoise: Denoise, x: Any, grid: Grid, noise: Noise, eta: Any = 0.0) -> Any:
-    """Ho et al. 2020, algorithm 2, for any number of steps: DDIM with eta = 1 (Song et al. 2021, section 4.1)."""
+    """DDPM (Ho et al. 2020, algorithm 2) for any number of steps: DDIM with eta = 1 (Song et al. 2021, section 4.1)."""
     return sample_ddim(denoise, x, grid, noise, 1.0)
 
 
 def sample_euler_ancestral(denoise: Denoise, x: Any, grid: Grid, noise: Noise, eta: Any = 0.0) -> Any:
-    """k-diffusion's: a step down to less noise than wanted, then fresh noise; the same posterior as DDPM's."""
+    """k-diffusion's Euler ancestral sampler: a step to less noise, then fresh noise. It equals `sample_ddpm`."""
     return sample_ddim(denoise, x, grid, noise, 1.0)
