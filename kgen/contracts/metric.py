@@ -1,4 +1,4 @@
-"""The contract of a measure of generated images."""
+"""The contract of a metric of generated images."""
 
 from __future__ import annotations
 
@@ -56,12 +56,11 @@ class Metric(Configurable, ABC):
     One that must keep something else overrides `start`, `state` and `merge`.
 
     Attributes:
-        requires: The dataset class without which the metric makes no sense; None: any dataset.
-        headline: The name of the number that says most, where only one can be shown; None: the first that is returned.
-        better: Whether higher or lower numbers are the better ones, where that holds for all of them; None: it is not
-            said.
-        dataset, split: What `start` was given.
-        sums: float64 arrays by name: what `add` added up.
+        requires: The dataset class that the metric needs; None: any dataset.
+        headline: The name of the main number, for places that show only one; None: the first that is returned.
+        better: Whether higher or lower numbers are better, if that holds for all of them; None: it is not known.
+        dataset, split: The arguments of `start`.
+        sums: float64 arrays by name, which `add` added up.
 
     Raises:
         PluginError: from the definition of a subclass that is written as metrics were before they took batches.
@@ -90,15 +89,15 @@ class Metric(Configurable, ABC):
         super().__init_subclass__(**kwargs)
 
     def caveats(self, dataset: Dataset) -> Sequence[str]:
-        """What a reader of the scores must know because of the dataset, a sentence each. Default: nothing."""
+        """Sentences about the dataset that a reader of the scores must know. Default: none."""
         return ()
 
     def start(self, dataset: Dataset, split: Split) -> None:
         """Begins to measure, and forgets what was measured before.
 
         Args:
-            dataset: What the pipeline was trained on.
-            split: Where the prompts come from: "train" (seen in training) or "holdout".
+            dataset: The dataset that the pipeline was trained on.
+            split: The split of the prompts: "train" (seen in training) or "holdout".
         """
         self.dataset = dataset
         self.split = split

@@ -14,31 +14,32 @@ ENDS = {"offset": 0.004 / 0.996, "end": 0.992 / 0.996}
 """Of the cosine schedule: alpha and sigma lie between the sine and the cosine of 0.004 * pi / 2."""
 
 MIN_SIGMA = 0.3
-"""Below it, an error of the image costs no more."""
+"""Below this noise level, the weight of the loss does not grow further."""
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
-"""(x (B, H, W, C), t: a scalar) -> the clean image that x seems to hold."""
+"""(x (B, H, W, C), t: a scalar) -> the denoised image (B, H, W, C)."""
 
 
 def levels(t: Tensor) -> tuple[Tensor, Tensor]:
-    """How much image (alpha) and how much noise (sigma) there is at times t, elementwise; alpha^2 + sigma^2 = 1."""
+    """Returns the amounts of image (alpha) and of noise (sigma), which are never 0; alpha^2 + sigma^2 = 1."""
     return cosine_schedule(t, **ENDS)
 
 
 def weight(t: Tensor) -> Tensor:
-    """Of the squared error of a predicted image: that makes it the error of the velocity alpha eps - sigma x_0.
+    """Returns the weight of the squared error of a predicted image, 1 / sigma^2.
 
-    (Salimans and Ho 2022, appendix D.) Where there is little noise it is kept from growing, as in Li and He 2025.
+    It turns the error into that of the velocity alpha eps - sigma x_0 (Salimans and Ho 2022, appendix D). At small
+    noise levels it is bounded, as in Li and He 2025.
     """
     return 1.0 / ops.maximum(levels(t)[1], MIN_SIGMA) ** 2
 
 
 def sample(denoise: Denoise, x: Tensor, steps: int) -> Tensor:
-    """DDIM without fresh noise (Song et al. 2021, equation 12): from noise at t = 1 to an image.
+    """Samples an image from noise at t = 1, by DDIM without fresh noise (Song et al. 2021, equation 12).
 
     Args:
         x: (B, H, W, C), normal noise.
-        steps: Evenly spaced in t.
+        steps: Number of steps, evenly spaced in t.
     """
 
     times = 1.0 - ops.arange(steps + 1, dtype="float32") / steps

@@ -1,4 +1,4 @@
-"""What both networks are made of."""
+"""Building blocks of the encoder and the decoder."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Shape = tuple[int | None, ...]
 
 
 class TextEmbedding(keras.layers.Layer):
-    """What every block knows of the text as a whole: ``SiLU(MLP(pooled))``.
+    """The text embedding that modulates every block: ``SiLU(MLP(pooled))``.
 
     Args:
-        width: Of the result, and of the hidden layer.
+        width: Dimension of the embedding and of the hidden layer.
     """
 
     def __init__(self, width: int, **kwargs: Any) -> None:
@@ -35,7 +35,7 @@ class TextEmbedding(keras.layers.Layer):
 
 
 class Block(keras.layers.Layer):
-    """A residual block and, unless `heads` is 0, attention of every pixel to the words of the text."""
+    """A residual block and, unless `heads` is 0, attention of every pixel to the words."""
 
     def __init__(self, channels: int, heads: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
