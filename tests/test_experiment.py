@@ -139,7 +139,7 @@ def test_the_final_images_are_those_of_the_saved_pipeline(
         return rendered[-1]
 
     monkeypatch.setattr("kgen.runs.samples.generate_prompts", watched)
-    config = RunConfig.load(file, ["fit.ema=0.5"])
+    config = RunConfig.load(file, ["fit.ema=0.5", "fit.learning_rate=0.1", "fit.warmup_steps=0"])
     run(config, tmp_path / "run", log=lambda text: None)
     np.testing.assert_array_equal(
         rendered[-1], generate_prompts(config, load(tmp_path / "run"), ["pattern 1", "pattern 3"])

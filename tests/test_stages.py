@@ -89,7 +89,7 @@ def refuse_to_train(monkeypatch: pytest.MonkeyPatch) -> None:
     def train(*arguments: Any, **options: Any) -> None:
         raise TrainingBegunError
 
-    monkeypatch.setattr("kgen.runs.trainer.train", train)
+    monkeypatch.setattr(DecoderStage, "train", train)
 
 
 @pytest.mark.backends

@@ -14,6 +14,7 @@ from keras import ops
 from kgen.backend.devices import create_weights
 from kgen.backend.memory import weights_fit
 from kgen.backend.programs import Programs
+from kgen.backend.variables import kept_variables
 from kgen.contracts.capabilities import NO_GUIDANCE, Capability, guides, value_of
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Condition, Encoder
@@ -82,7 +83,9 @@ class Pipeline(LossModel):
             raise SpaceError(
                 f"the generator makes latents {self.generator.space}, but the decoder reads {decoder.latent_space}"
             )
-        made = type(self)(self.encoder, self.generator, decoder, condition_dropout=self.condition_dropout)
+        states = [v for v in self.training_variables if v.name == "seed_generator_state"]
+        with kept_variables(states):  # building calls the parts
+            made = type(self)(self.encoder, self.generator, decoder, condition_dropout=self.condition_dropout)
         made.seed_generator.state.assign(self.seed_generator.state)
         return made
 
