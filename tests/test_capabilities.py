@@ -58,7 +58,7 @@ def test_values_are_those_given_or_the_defaults() -> None:
     [
         ("source=None, *, strength: float = 0.5", "takes a source, but no option of the type kgen.Strength"),
         ("*, change: kgen.Strength = 0.5", "takes 'change' of the type kgen.Strength, but no source"),
-        ("region=None", "takes a region, but no source that the region could be of"),
+        ("edit_mask=None", "takes an edit_mask, but no source that the mask could belong to"),
     ],
 )
 def test_half_a_capability_is_refused_when_the_class_is_defined(arguments: str, message: str) -> None:

@@ -21,7 +21,7 @@ from kgen.backend.variables import copied
 from kgen.config import RunConfig
 from kgen.errors import SpaceError
 from kgen.metrics.retrieval import Retrieval
-from kgen.pipeline.assembly import assemble, make_decoder
+from kgen.pipeline.assembly import assemble, make_decoder, with_decoder
 from kgen.pipeline.pipeline import Pipeline
 from kgen.pipeline.saving import load
 from kgen.random import kept_randomness, seed_everything
@@ -117,7 +117,7 @@ def test_what_was_tried_begins_as_if_it_had_not_been(file: Path, overrides: tupl
     untried = assemble(encoder=encoder, generator=config.generator.choice, decoder=decoder, dataset=experiment.dataset)
     assert after == (random.random(), np.random.random())
     if overrides:
-        tried = tried.with_decoder(decoder)
+        tried = with_decoder(tried, decoder)
     for one, other in zip(states(tried), states(untried), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -152,10 +152,10 @@ def test_another_decoder_must_fit(file: Path) -> None:
     experiment = open_experiment(config)
     pipeline = preflight(experiment, open_encoder(config, experiment.dataset, None))
     state = keras.ops.convert_to_numpy(pipeline.seed_generator.state)
-    with pytest.raises(SpaceError, match=r"the generator makes latents .*8x8x3.*, but the decoder reads .*4x4x2"):
-        pipeline.with_decoder(Codec(experiment.dataset.image_space))
-    other = pipeline.with_decoder(
-        make_decoder("identity", experiment.dataset.image_space, pipeline.encoder.condition_space)
+    with pytest.raises(SpaceError, match=r"generator Painter makes latents 8x8x3 .*, but decoder Codec reads 4x4x2"):
+        with_decoder(pipeline, Codec(experiment.dataset.image_space))
+    other = with_decoder(
+        pipeline, make_decoder("identity", experiment.dataset.image_space, pipeline.encoder.condition_space)
     )
     assert other.generator is pipeline.generator and other.encoder is pipeline.encoder
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(other.seed_generator.state), state)

@@ -81,7 +81,7 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
             has, lacks = (has, lacks) if strength is None else (f"'{strength}' of the type kgen.Strength", "source")
             raise PluginError(f"{owner}: generate takes {has}, but no {lacks}")
         if cls.supports_inpainting and not cls.supports_img2img:
-            raise PluginError(f"{owner}: generate takes a region, but no source that the region could be of")
+            raise PluginError(f"{owner}: generate takes an edit_mask, but no source that the mask could belong to")
 
     def __init__(self, space: Space, condition_space: ConditionSpace, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -14,14 +14,13 @@ from keras import ops
 from kgen.backend.devices import create_weights
 from kgen.backend.memory import weights_fit
 from kgen.backend.programs import Programs
-from kgen.backend.variables import kept_variables
 from kgen.contracts.capabilities import NO_GUIDANCE, Capability, guides, value_of
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Condition, Encoder
 from kgen.contracts.generator import Generator
 from kgen.contracts.likelihood import check_likelihood
 from kgen.data.batches import batches, check_images
-from kgen.errors import ConfigError, DataError, GuidanceWarning, SpaceError, UnreadTextWarning
+from kgen.errors import ConfigError, DataError, GuidanceWarning, UnreadTextWarning
 from kgen.options import plain, split_options
 from kgen.pipeline.inpainting import check_source, downsample_mask
 from kgen.pipeline.likelihood import Likelihood
@@ -72,22 +71,6 @@ class Pipeline(LossModel):
         self.set_untracked("frozen_null", None)
         self.set_untracked("programs", Programs())
         self.build()
-
-    def with_decoder(self, decoder: Decoder) -> Pipeline:
-        """The same encoder and generator, and the same state of the random numbers, with another decoder.
-
-        Raises:
-            SpaceError: the generator makes no latents of this decoder.
-        """
-        if decoder.latent_space != self.generator.space:
-            raise SpaceError(
-                f"the generator makes latents {self.generator.space}, but the decoder reads {decoder.latent_space}"
-            )
-        states = [v for v in self.training_variables if v.name == "seed_generator_state"]
-        with kept_variables(states):  # building calls the parts
-            made = type(self)(self.encoder, self.generator, decoder, condition_dropout=self.condition_dropout)
-        made.seed_generator.state.assign(self.seed_generator.state)
-        return made
 
     # ---- training -------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from kgen.config.changes import Change
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder
 from kgen.errors import ConfigError
-from kgen.pipeline.assembly import make_decoder
+from kgen.pipeline.assembly import make_decoder, with_decoder
 from kgen.pipeline.pipeline import Pipeline
 from kgen.pipeline.saving import load, load_decoder, save
 from kgen.plugins.faults import component_errors
@@ -106,7 +106,7 @@ def run(
                 if stage == "decoder":
                     return _result(decoder_stage.directory, decoder_stage.directory.read_manifest("step")["step"], {})
                 with trainer.distribution.scope():
-                    pipeline = pipeline.with_decoder(decoder)
+                    pipeline = with_decoder(pipeline, decoder)
             _train(experiment, directory, trainer, pipeline, stack)
         if not trainer.distribution.is_chief:
             return _result(directory, config.fit.steps, {})
