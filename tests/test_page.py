@@ -127,7 +127,7 @@ def test_commands_show_every_word_as_text(
 
     evil, shown = "<b>'\x1b[31m\"", "<b>'\\x1b[31m\""
     run = Path(shutil.copytree(trained.directory, tmp_path / evil))
-    monkeypatch.setattr(Brightness, "__call__", lambda *arguments: {evil: 1.0})
+    monkeypatch.setattr(Brightness, "compute", lambda *arguments: {evil: 1.0})
     monkeypatch.setattr(Letters, "__doc__", f"Counts {evil}.")
     for command in (
         ("evaluate", run),

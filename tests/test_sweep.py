@@ -38,7 +38,7 @@ class Brighter(Painter):
         null_condition: Any,
         noise: Any,
         *,
-        steps: Annotated[int, Field(ge=1, le=4)] = 1,
+        steps: Annotated[kgen.Steps, Field(le=4)] = 1,
         half: bool = False,
     ) -> Any:
         return ops.zeros_like(noise["z"]) + (steps / (5.0 if half else 2.5) - 1.0)

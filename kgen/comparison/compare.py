@@ -20,7 +20,7 @@ from kgen.reporting.sheets import matrix, save_png
 from kgen.runs.directory import RunDirectory
 from kgen.runs.inputs import read_dataset
 from kgen.runs.manifest import TRAINED
-from kgen.runs.scoring import prompts_to_generate
+from kgen.runs.prompts import prompts_to_generate
 
 MAX_PROMPTS = 8
 

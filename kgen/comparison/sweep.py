@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from kgen.config import RunConfig
+from kgen.contracts.capabilities import Capability, option_of
 from kgen.errors import ConfigError
-from kgen.options import options
 from kgen.pipeline.pipeline import Pipeline
 from kgen.pipeline.sampler import noise_spec, validate_options
 from kgen.reporting.plot import Line, line_plot
-from kgen.runs.inputs import read_dataset
-from kgen.runs.scoring import headlines, open_metrics, score_generated
+from kgen.runs.experiment import open_experiment
+from kgen.runs.scoring import headlines, score_generated
 
 TIMED_IMAGES = 32
 """Number of images that are generated to measure the speed of sampling."""
@@ -57,10 +57,6 @@ def seconds_a_image(pipeline: Pipeline, drawing: Mapping[str, Any]) -> float:
     return min(seconds[1:]) / TIMED_IMAGES
 
 
-def takes_steps(pipeline: Pipeline) -> bool:
-    return "steps" in options(type(pipeline.generator).generate)
-
-
 def sweep(
     name: str, pipeline: Pipeline, config: RunConfig, steps: Sequence[int], log: Callable[[str], None] = print
 ) -> Sweep:
@@ -74,16 +70,16 @@ def sweep(
         steps: Numbers of steps. Those that the generator refuses are left out, with a note.
         log: Receives a line about each number of steps.
     """
-    dataset = read_dataset(config.data)
-    metrics = open_metrics(config, dataset)
+    experiment = open_experiment(config, trained=True)
     trials, notes = [], []
-    for number in sorted(set(steps)) if takes_steps(pipeline) else [None]:
-        drawing = config.sample.options if number is None else {**config.sample.options, "steps": number}
+    option = option_of(type(pipeline.generator).generate, Capability.STEPS)
+    for number in [None] if option is None else sorted(set(steps)):
+        drawing = dict(config.sample.options) if option is None else {**config.sample.options, option: number}
         if refusal := _refusal(pipeline, drawing):
             notes.append(f"{name} was not sampled in {number} steps: {refusal}.")
             continue
         log(f"  in {number} steps" if number else "  without the option steps")
-        scores = headlines(metrics, score_generated(config, pipeline, dataset, metrics, drawing))
+        scores = headlines(experiment.metrics, score_generated(experiment, pipeline, drawing))
         trials.append(Trial(name, number, seconds_a_image(pipeline, drawing), scores))
     return Sweep(trials, notes)
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 import keras
 
 from kgen.backend.memory import weights_fit
+from kgen.backend.variables import kept_variables
 from kgen.contracts.dataset import Dataset
 from kgen.contracts.decoder import Decoder, has_losses, learns_from_images
 from kgen.contracts.encoder import Encoder
@@ -72,6 +73,21 @@ def assemble(
         generator = make_generator(generator, decoder, encoder)
     check_fit(encoder, generator, decoder)
     return Pipeline(encoder, generator, decoder, condition_dropout=condition_dropout)
+
+
+def with_decoder(pipeline: Pipeline, decoder: Decoder) -> Pipeline:
+    """The encoder and the generator of a pipeline, and the state of its random numbers, with another decoder.
+
+    Raises:
+        SpaceError: the generator makes no latents of this decoder.
+    """
+    encoder, generator = pipeline.encoder, pipeline.generator
+    check_fit(encoder, generator, decoder)
+    states = [v for v in pipeline.training_variables if v.name == "seed_generator_state"]
+    with kept_variables(states):  # building calls the parts
+        made = Pipeline(encoder, generator, decoder, condition_dropout=pipeline.condition_dropout)
+    made.seed_generator.state.assign(pipeline.seed_generator.state)
+    return made
 
 
 def _as_space(given: Space | Sequence[int] | None) -> Space | None:

@@ -47,7 +47,9 @@ class DecoderModel(LossModel):
         self.decoder = decoder
         self.decoder.trainable = True
         self.encoder = encoder if reads_text(decoder) else None
-        if reads_text(decoder) and (encoder is None or (encoder.trainable and encoder.weights)):
+        if self.encoder is not None and not self.encoder.built:
+            self.encoder(self.encoder.tokenize([""]))
+        if reads_text(decoder) and (encoder is None or encoder.trainable_weights):
             raise ConfigError(
                 f"decoder {type(decoder).__name__} reads the text, so that its encoder must not change later: use an "
                 "encoder that is trained and frozen"

@@ -14,6 +14,7 @@ from keras import ops
 from kgen.backend.devices import create_weights
 from kgen.backend.memory import weights_fit
 from kgen.backend.programs import Programs
+from kgen.contracts.capabilities import NO_GUIDANCE, Capability, guides, value_of
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Condition, Encoder
 from kgen.contracts.generator import Generator
@@ -216,6 +217,7 @@ class Pipeline(LossModel):
         prompts: str | Sequence[str],
         *,
         n: int = 1,
+        first: int = 0,
         seed: int | Sequence[int] = 0,
         shared_noise: bool = False,
         batch_size: int = MAX_SAMPLE_BATCH,
@@ -232,12 +234,13 @@ class Pipeline(LossModel):
             prompts: One text or several. If a text occurs several times with one seed, its images are numbered on, so
                 that all of them differ.
             n: Images per prompt.
+            first: Number of the first image per prompt: ``n=4, first=4`` gives the last four images of ``n=8``.
             seed: The seed of the noise, from 0 to 2^31 - 1; or one seed per prompt.
             shared_noise: Whether the noise depends only on seed and number, so that all prompts share it. Differences
                 between their images are then the effect of the text. A text that is given twice gives equal images.
             batch_size: Largest number of images in a batch, which is rounded down to a power of two.
             image: uint8 (height, width, channels), the image to start from. The generator must have
-                `supports_img2img`; its option `strength` says how much changes.
+                `supports_img2img`; its option of the type `kgen.Strength` says how much changes.
             mask: uint8 (height, width), white for the part of `image` that changes; the rest stays. The generator must
                 have `supports_inpainting`. A cell of the latent changes if any of its pixels is white.
             negative_prompt: The text from which guidance leads away, in place of the empty text.
@@ -271,7 +274,7 @@ class Pipeline(LossModel):
         specs, decoder_specs = noise_spec(self.generator, options), noise_spec(self.decoder, decoder_options)
         check_memory(count, self.decoder.image_space, [*specs.values(), *decoder_specs.values()])
         texts = [prompt for prompt in prompts for _ in range(n)]
-        keys = noise_keys(prompts, seeds, n, shared_noise)
+        keys = noise_keys(prompts, seeds, n, shared_noise, check_number("first", first, least=0))
         batch: Batch = {
             "tokens": self.encoder.tokenize(texts),
             "generator": sample(specs, keys),
@@ -292,11 +295,16 @@ class Pipeline(LossModel):
                 warnings.warn(f"prompt '{prompt[:80]}': {unread}", UnreadTextWarning, stacklevel=3)
 
     def _check_guidance(self, options: Mapping[str, Any], negative_prompt: str | None = None) -> None:
-        if negative_prompt is not None and options.get("guidance", 1.0) == 1.0:
-            raise ConfigError("negative_prompt is what guidance leads away from: give a guidance other than 1, too")
-        if not self.condition_dropout and options.get("guidance", 1.0) != 1.0:
+        generate = type(self.generator).generate
+        guided = guides(generate, options)
+        if negative_prompt is not None and not guided:
+            raise ConfigError(
+                f"negative_prompt is what guidance leads away from: give a guidance other than {NO_GUIDANCE:g}, too"
+            )
+        if guided and not self.condition_dropout:
+            weight = value_of(generate, Capability.GUIDANCE, options)
             warnings.warn(
-                f"guidance {options['guidance']:g} compares with the empty text, but this pipeline was made with "
+                f"guidance {weight:g} compares with the empty text, but this pipeline was made with "
                 "condition_dropout 0, so that training never showed it: draw with guidance 1, or train it anew",
                 GuidanceWarning,
                 stacklevel=3,

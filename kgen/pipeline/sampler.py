@@ -131,8 +131,6 @@ def validate_options(part: Any, method: str, given: dict[str, Any] | Any) -> dic
         The given options, converted to their annotated types. For all others, the method has defaults.
     """
     name, function = type(part).__name__, getattr(type(part), method)
-    if "guidance" in given and method == "generate" and not part.supports_guidance:
-        raise ConfigError(f"{name} takes no guidance: leave 'guidance' out")
     return check_options(function, given, f"{name}.{method}")
 
 

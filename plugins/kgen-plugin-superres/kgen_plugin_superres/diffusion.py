@@ -9,8 +9,8 @@ import keras
 from keras import ops
 from pydantic import Field, PositiveInt
 
-from kgen import ConditionSpace, NoiseSpec, SeedGenerator, Space, SpaceError
-from kgen.nn import UNetLayer, depth_to_space, sinusoidal, space_to_depth, threshold_dynamically
+from kgen import ConditionSpace, NoiseSpec, SeedGenerator, Space, SpaceError, Steps
+from kgen.nn import UNetLayer, check_levels, depth_to_space, sinusoidal, space_to_depth, threshold_dynamically
 from kgen_plugin_superres import process
 from kgen_plugin_superres.resize import agree, enlarge
 from kgen_plugin_superres.small_image import Factor, SmallImage
@@ -47,15 +47,7 @@ class Network:
     head_dim: PositiveInt = 32
 
     def __post_init__(self) -> None:
-        last = len(self.multipliers) - 1
-        if beyond := [level for level in self.attention if level > last]:
-            raise ValueError(f"attention at level {beyond[0]}, but the levels of this U-Net are 0 to {last}")
-        for level in {*self.attention, last}:
-            if (channels := self.width * self.multipliers[level]) % self.head_dim:
-                raise ValueError(
-                    f"level {level} has {channels} channels, which heads of {self.head_dim} do not divide: "
-                    "change head_dim, width or multipliers"
-                )
+        check_levels(self.width, self.multipliers, self.attention, self.head_dim)
 
     @property
     def stride(self) -> int:
@@ -131,7 +123,8 @@ class DiffusionUpscaler(SmallImage):
         count, small = ops.shape(images)[0], self.encode(images)
         t = keras.random.uniform((count, 1, 1, 1), seed=self.seed_generator)
         eps = keras.random.normal(ops.shape(images), seed=self.seed_generator)
-        noisy = process.alpha(t) * images + process.sigma(t) * eps
+        alpha, sigma = process.levels(t)
+        noisy = alpha * images + sigma * eps
         level = self.augmentation * keras.random.uniform((count,), seed=self.seed_generator)
         noise = keras.random.normal(ops.shape(small), seed=self.seed_generator)
         given = self._given(small, noise, level)
@@ -167,7 +160,7 @@ class DiffusionUpscaler(SmallImage):
         condition: Condition,
         noise: dict[str, Tensor],
         *,
-        steps: PositiveInt = 16,
+        steps: Steps = 16,
         augmentation: Share = 0.0,
         consistency: Annotated[float, Field(ge=0, le=1)] = 1.0,
         dynamic_threshold: Annotated[float, Field(gt=0, le=1)] | None = None,
