@@ -183,7 +183,9 @@ def test_more_steps_are_as_if_they_had_been_asked_for_at_once_but_for_the_schedu
 def test_more_steps_of_a_cosine(copy: Path) -> None:
     said: list[str] = []
     quiet(configuration(fit__steps=12), copy, log=said.append)  # half of a cosine is left
-    assert any("schedule of 12 steps: 0.025 there; by that of 6 steps it would be 0" in text for text in said), said
+    assert any(
+        "schedule of 12 steps: it is 0.025 there; in the schedule of 6 steps it would be 0" in text for text in said
+    ), said
     rows = (copy / "metrics.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows[1:]].count("12") >= 1
 
@@ -239,7 +241,7 @@ def test_evaluate_takes_options_and_keeps_them(copy: Path) -> None:
     assert quiet(config, copy).scores == scores  # nothing is left to do
     with pytest.raises(ConfigError, match=r"fit\.steps: 9 asks for more training"):
         evaluate(copy, ["fit.steps=9"])
-    with pytest.raises(ConfigError, match=r"depends on, but there is seed: 0 there, 4 now: train another run"):
+    with pytest.raises(ConfigError, match=r"affect the training: seed: 0 there, 4 now: train another run"):
         evaluate(copy, ["seed=4"])
     shutil.rmtree(copy / "model")
     with pytest.raises(RunError, match="finish its training first"):

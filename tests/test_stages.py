@@ -248,7 +248,7 @@ def test_changed_images_of_the_decoder_are_refused_or_noted(
     data = Shapes(size=16, count=20, holdout=("purple square",))
     stage = DecoderStage(configuration(), RunDirectory(tmp_path / "run"), data, None)  # type: ignore[arg-type]
     monkeypatch.setattr(Shapes, "fingerprint", lambda self: "other")
-    with pytest.raises(RunError, match=r"the images or captions have changed: --changed-data"):
+    with pytest.raises(RunError, match=r"the images or captions have changed: continue with the changed data"):
         stage.check()
     stage.check(changed_data=True)
     stage.check()

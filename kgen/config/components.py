@@ -116,13 +116,13 @@ def check_method(
 
 
 def check_no_guidance(source: Source, path: KeyPath, options: Any, generator: type[Any] | None) -> None:
-    """Refuses guidance among the options of `generate`, at `path`, where training never shows the empty text."""
+    """Refuses guidance among the options of `generate`, at `path`, if training never uses the empty text."""
     if generator is None or not isinstance(options, dict) or not guides(generator.generate, options):
         return
     weight = value_of(generator.generate, Capability.GUIDANCE, options)
     source.report(
         (*path, str(option_of(generator.generate, Capability.GUIDANCE))),
-        f"{show(weight)} compares with the empty text, but condition_dropout is 0, so training never shows it: give a "
+        f"{show(weight)} compares with the empty text, which training never uses if condition_dropout is 0: give a "
         "condition_dropout, such as 0.1, or leave guidance out",
     )
 

@@ -76,7 +76,7 @@ def assemble(
 
 
 def with_decoder(pipeline: Pipeline, decoder: Decoder) -> Pipeline:
-    """The encoder and the generator of a pipeline, and the state of its random numbers, with another decoder.
+    """Makes a pipeline with another decoder, but the same encoder, generator and state of random numbers.
 
     Raises:
         SpaceError: the generator makes no latents of this decoder.

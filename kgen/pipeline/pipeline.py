@@ -299,13 +299,13 @@ class Pipeline(LossModel):
         guided = guides(generate, options)
         if negative_prompt is not None and not guided:
             raise ConfigError(
-                f"negative_prompt is what guidance leads away from: give a guidance other than {NO_GUIDANCE:g}, too"
+                f"negative_prompt has an effect only with guidance: give a guidance other than {NO_GUIDANCE:g}, too"
             )
         if guided and not self.condition_dropout:
             weight = value_of(generate, Capability.GUIDANCE, options)
             warnings.warn(
                 f"guidance {weight:g} compares with the empty text, but this pipeline was made with "
-                "condition_dropout 0, so that training never showed it: draw with guidance 1, or train it anew",
+                "condition_dropout 0, so that training never used it: generate with guidance 1, or train it again",
                 GuidanceWarning,
                 stacklevel=3,
             )

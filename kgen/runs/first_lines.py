@@ -1,4 +1,4 @@
-"""The lines in which a run describes its data before it trains."""
+"""The lines about the data that a run logs before it trains."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kgen.training.optimizer import WarmUp
 
 
 def first_lines(experiment: Experiment) -> Iterator[str]:
-    """The number of images in each split, how they were read, what was skipped, and what to know of the metrics."""
+    """Lines about the number of images in each split, how they were read, what was skipped, and about the metrics."""
     dataset, decoder_data = experiment.dataset, experiment.decoder_data
     train, validation, holdout = (len(dataset.captions(split)) for split in SPLITS)
     yield (
@@ -37,19 +37,19 @@ def _how_read(dataset: Dataset) -> Iterator[str]:
 
 
 def unread_captions(dataset: Dataset, encoder: Encoder) -> Iterator[str]:
-    """How many captions the encoder does not read whole, with an example; nothing where it reads all."""
+    """A line about captions that the encoder does not read completely, with an example; nothing if it reads all."""
     captions = all_captions(dataset)
     unread = [(caption, what) for caption in captions if (what := encoder.unread(caption))]
     if unread:
         caption, what = unread[0]
         yield (
-            f"{len(unread):,} of {len(captions):,} different captions are not read whole by encoder "
+            f"{len(unread):,} of {len(captions):,} different captions are not read completely by encoder "
             f"'{component_id(encoder)}', such as '{caption[:80]}': {what}"
         )
 
 
 def going_on(config: RunConfig, changes: Sequence[Change], step: int) -> Iterator[str]:
-    """What a run says that goes on, after `step` steps, with a changed configuration."""
+    """Lines about a run that continues after `step` steps with a changed configuration."""
     for change in changes:
         yield f"changed since the run began: {change}"
         if change.key == STEPS:
@@ -57,12 +57,12 @@ def going_on(config: RunConfig, changes: Sequence[Change], step: int) -> Iterato
 
 
 def _new_schedule(fit: FitConfig, step: int, change: Change) -> str:
-    """What more steps do to the learning rate."""
+    """A line about the effect of more steps on the learning rate."""
     before, now = (
         float(WarmUp(fit.learning_rate, fit.warmup_steps, steps if fit.schedule == "cosine" else None)(step))
         for steps in (change.before, change.now)
     )
     return (
-        f"from step {step} on, the learning rate follows the schedule of {change.now} steps: {now:.3g} there; "
-        f"by that of {change.before} steps it would be {before:.3g}"
+        f"from step {step} on, the learning rate follows the schedule of {change.now} steps: it is {now:.3g} there; "
+        f"in the schedule of {change.before} steps it would be {before:.3g}"
     )

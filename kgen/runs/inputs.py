@@ -1,4 +1,4 @@
-"""What a run reads: its dataset, what frozen parts made of it, and the batches that training sees."""
+"""The inputs of a run: its dataset, caches of the outputs of frozen parts, and the training batches."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from kgen.errors import DataError
 from kgen.pipeline.assembly import make_dataset
 
 BATCH = 32
-"""Images of a batch that is shown to a decoder."""
+"""Number of images in a batch for the initialization and calibration of a decoder."""
 
 
 def read_dataset(component: ComponentConfig) -> Dataset:
-    """The dataset that a configuration names. Raises DataError where it has nothing to train on."""
+    """Opens the dataset of a configuration; raises DataError if it has no training images."""
     dataset = make_dataset(component.choice)
     if not dataset.captions("train"):
         raise DataError(f"dataset '{component.name}' has no images to train on: see its options")
@@ -32,37 +32,37 @@ def read_dataset(component: ComponentConfig) -> Dataset:
 
 
 def all_captions(dataset: Dataset) -> list[str]:
-    """The different captions of all splits."""
+    """The distinct captions of all splits."""
     return list(dict.fromkeys(caption for split in SPLITS for caption in dataset.captions(split)))
 
 
 def eval_split(dataset: Dataset) -> Split | None:
-    """A split that training does not see: a validation split, else what was held out."""
+    """A split that is not used in training: "validation" if there is one, else "holdout"."""
     splits: tuple[Split, ...] = ("validation", "holdout")
     return next((split for split in splits if dataset.captions(split)), None)
 
 
 def cache_folder() -> Path:
-    """Where caches lie: $KGEN_CACHE, or the user's cache folder."""
+    """The folder of caches: $KGEN_CACHE, or a folder in the user's cache."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("KGEN_CACHE") or Path(base) / "kgen")
 
 
 def latents_of(decoder: Decoder, dataset: Dataset, split: Split) -> np.ndarray:
-    """What a trained decoder makes of all images of a split, computed once and kept: (N, *latent_space.shape)."""
+    """A trained decoder's latents of all images of a split, (N, *latent_space.shape), from a cache on disk."""
     cache = cached_latents(decoder, dataset, split, cache_folder())
     return cache.lookup(range(len(cache)))
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Makes the loaders of one training.
+    """Makes the loaders of a training.
 
     Args:
-        dataset: What to read.
-        encoder: Of its captions; None: they are not read.
-        decoder: Whose latents training wants instead of images; None: images.
-        flip: Whether to show every image mirrored too.
+        dataset: The dataset.
+        encoder: The encoder of its captions; None: captions are not read.
+        decoder: The decoder whose latents replace the images; None: images are used.
+        flip: Whether every image is also used mirrored.
     """
 
     dataset: Dataset
@@ -71,13 +71,13 @@ class Inputs:
     flip: bool = False
 
     def conditions(self) -> ConditionCache | None:
-        """A frozen encoder's outputs, computed once for all captions; None for an encoder that is trained."""
+        """A frozen encoder's outputs for all captions, from a cache on disk; None for a trainable encoder."""
         if self.encoder is None or self.encoder.trainable or not self.encoder.weights:
             return None
         return cached_conditions(self.encoder, all_captions(self.dataset), cache_folder())
 
     def latents(self, split: Split, flip: bool) -> LatentCache | None:
-        """A trained decoder's latents, computed once for all images; None where the latents are the images."""
+        """A trained decoder's latents for all images, from a cache on disk; None if the latents are the images."""
         if self.decoder is None or self.decoder.lossless:
             return None
         return cached_latents(self.decoder, self.dataset, split, cache_folder(), flip=flip)
@@ -97,7 +97,7 @@ class Inputs:
         )
 
     def validation_loader(self, batch_size: int) -> Loader | None:
-        """What to measure the loss on while training."""
+        """The loader for the validation loss; None if there is no such split."""
         split = eval_split(self.dataset)
         return self.loader(split, batch_size) if split else None
 

@@ -1,8 +1,8 @@
-"""Tries everything that a run will do on two images, before the training: what would fail after hours fails now.
+"""Tries everything that a run will do on two images, before the training, to find errors that would occur hours later.
 
-Two images are encoded, the losses of every training computed, two images drawn, decoded and scored, and one row of
-numbers written. A component that returns something wrong is refused, by its name and its distribution;
-`kgen.plugins.faults` names the component of an exception.
+Two images are encoded, the losses of every training are computed, two images are generated, decoded and scored, and one
+row of numbers is written. If a component returns something wrong, the error names it and its distribution.
+`kgen.plugins.faults` does the same for exceptions.
 """
 
 from __future__ import annotations
@@ -47,29 +47,31 @@ from kgen.training.journal import Journal, read_rows
 Result = TypeVar("Result")
 
 TRIED = 2
-"""Images that everything is tried on."""
+"""Number of images on which everything is tried."""
 
 SHOWN_TO_METRICS = 64
-"""Images of each split that a metric finds in the dataset."""
+"""Number of images per split that a metric finds in the dataset."""
 
 REPEATED = (Capability.STEPS, Capability.SAMPLES)
-"""What says how often a network is run: `TRIED` times are enough here, where a component allows so few."""
+"""Capabilities whose options are numbers of network passes. `TRIED` passes are enough here, if this is allowed."""
 
 LONG = 16
-"""Steps from which a loop is traced before it runs."""
+"""Number of steps above which a loop is traced before it runs."""
 
 
 def preflight(experiment: Experiment, encoder: Encoder) -> Pipeline:
     """Builds the pipeline of a run, and tries everything that the run will do with it.
 
-    Trying leaves no trace: the pipeline begins its training as if it had not been tried. Where the decoder has a stage
-    of its own before, the pipeline's is a stand-in, to be replaced by the trained one.
+    This does not change the pipeline, which starts its training as if it had not been tried. If the decoder is trained
+    in a separate stage, the decoder of the pipeline is only a substitute for the trained one.
 
     Args:
-        encoder: With what it learned from the captions; its weights need not be built.
+        experiment: The experiment.
+        encoder: The encoder with its assets. Its weights need not be built.
 
     Raises:
-        PluginError: a component returns what its contract does not allow. KgenError: whatever else is wrong.
+        PluginError: a component violates its contract.
+        KgenError: there is another error.
     """
     config, dataset, staged = experiment.config, experiment.dataset, experiment.decoder_data is not None
     prompts = prompts_to_generate(config, dataset)
@@ -77,7 +79,7 @@ def preflight(experiment: Experiment, encoder: Encoder) -> Pipeline:
     images, captions = _examples(dataset)
     with kept_randomness() if staged else contextlib.nullcontext():
         decoder = _tried_decoder(experiment, encoder)
-        latents = _try_encoding(decoder, images)  # or its fault would be met, and called its own, by the generator
+        latents = _try_encoding(decoder, images)  # otherwise the generator would be blamed for an error here
     pipeline = assemble(
         encoder=encoder,
         generator=config.generator.choice,
@@ -94,12 +96,12 @@ def preflight(experiment: Experiment, encoder: Encoder) -> Pipeline:
             _try_likelihood(config, pipeline, images, captions)
         _try_metrics(experiment.metrics, made, dataset)
         _try_saving(pipeline)
-    gc.collect()  # Keras's models hold themselves in circles
+    gc.collect()  # Keras's models contain reference cycles
     return pipeline
 
 
 def _changeable(part: Any) -> list[Any]:
-    """What trying a part may change: not the weights that come from elsewhere, of which copies would be large."""
+    """The variables that trying a part may change, without external weights, whose copies could be large."""
     external = getattr(part, "weights_are_external", False)
     return [v for v in part.variables if not external or v.name == "seed_generator_state"]
 
@@ -108,7 +110,7 @@ def _changeable(part: Any) -> list[Any]:
 
 
 def _tried_decoder(experiment: Experiment, encoder: Encoder) -> Decoder:
-    """A decoder as the configuration says, built; one that learns from images has seen some."""
+    """Builds the decoder of the configuration, and tries its training stage if it has one."""
     config, data = experiment.config, experiment.decoder_data
     decoder = make_decoder(config.decoder.choice, experiment.dataset.image_space, encoder.condition_space)
     if data is not None and config.decoder.source is None:
@@ -119,7 +121,7 @@ def _tried_decoder(experiment: Experiment, encoder: Encoder) -> Decoder:
 
 
 def _try_decoder_stage(decoder: Decoder, data: Dataset, encoder: Encoder) -> None:
-    """The life of a decoder that learns from images: start, losses if it has any, calibration, scores."""
+    """Tries all steps of a decoder's training: initialization, losses if it has any, calibration, and scores."""
     if has_losses(type(decoder)):
         DecoderModel(decoder, encoder)  # builds all weights
     else:
@@ -128,7 +130,7 @@ def _try_decoder_stage(decoder: Decoder, data: Dataset, encoder: Encoder) -> Non
     if reads_text(decoder):
         encoder.tokenize(all_captions(data))
     condition = _condition(encoder, captions) if reads_text(decoder) else {}
-    # without losses, calibration is all of the training, and may need more than two images (as many as components, say)
+    # without losses, the calibration is the training, which may need more than two images
     batches = [images] if has_losses(type(decoder)) else SplitImages(data, "train")
     decoder.initialize(batches)
     if has_losses(type(decoder)):
@@ -152,7 +154,7 @@ def _try_losses(pipeline: Pipeline, latents: Any, captions: Sequence[str]) -> Ma
 
 
 def _condition(encoder: Encoder, texts: Sequence[str], training: bool = False) -> Condition:
-    """The condition of texts. Raises PluginError where it is not as `condition_space` says."""
+    """The condition of texts; raises PluginError if it does not fit `condition_space`."""
     condition: Condition = encoder(encoder.tokenize(list(texts)), training=training)
     space = encoder.condition_space
     expected = {
@@ -175,7 +177,7 @@ def _check_losses(losses: Any, part: object) -> Mapping[str, np.ndarray]:
     for name, value in losses.items():
         what = f"{address(part)}: compute_losses returned '{name}'"
         if not re.fullmatch(r"[^,\"\n\r]+", str(name)):
-            raise PluginError(f"{what}: a name in a table must hold no comma, quotation mark or line break")
+            raise PluginError(f"{what}: a name in a table must not contain a comma, quotation mark or line break")
         shape, dtype = tuple(ops.shape(value)), keras.backend.standardize_dtype(value.dtype)
         if shape != (TRIED,):
             raise PluginError(f"{what} of shape {shape} for {TRIED} examples: it must be one number per example, (B,)")
@@ -186,7 +188,7 @@ def _check_losses(losses: Any, part: object) -> Mapping[str, np.ndarray]:
 
 
 def _try_journal(losses: Mapping[str, np.ndarray]) -> None:
-    """Writes a row of `metrics.csv` elsewhere, and reads it."""
+    """Writes a row of `metrics.csv` to a temporary folder, and reads it."""
     row = {name: float(value.mean()) for name, value in losses.items()}
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder), list(row), 0)
@@ -201,7 +203,7 @@ def _try_journal(losses: Mapping[str, np.ndarray]) -> None:
 
 
 def _try_generation(config: RunConfig, pipeline: Pipeline, prompts: Sequence[str]) -> np.ndarray:
-    """Two images uint8 (2, H, W, C), as the untrained pipeline draws them."""
+    """Generates two images with the untrained pipeline: uint8 (2, H, W, C)."""
     encoder, generator, decoder = pipeline.encoder, pipeline.generator, pipeline.decoder
     given = dict(config.sample.options)
     for_decoder = validate_options(decoder, "decode", given.pop("decoder", {}))
@@ -228,7 +230,7 @@ def _try_generation(config: RunConfig, pipeline: Pipeline, prompts: Sequence[str
 
 
 def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """As a pipeline hands noise to a part: PyTorch's tensors do not mix with arrays."""
+    """Converts noise to tensors, as a pipeline does, because PyTorch's tensors do not mix with arrays."""
     return {name: ops.convert_to_tensor(array) for name, array in arrays.items()}
 
 
@@ -266,11 +268,11 @@ def _try_metrics(metrics: Metrics, images: np.ndarray, dataset: Dataset) -> None
             if not scores:
                 raise PluginError(f"{address(metric)}: compute returned no number")
             if metric.headline is not None and metric.headline not in scores:
-                raise PluginError(f"{address(metric)}: its headline '{metric.headline}' is none of {list(scores)}")
+                raise PluginError(f"{address(metric)}: its headline '{metric.headline}' is not one of {list(scores)}")
 
 
 def _try_saving(pipeline: Pipeline) -> None:
-    """Writes what a saved pipeline holds beside its weights."""
+    """Writes the content of a saved pipeline except its weights."""
     for part in (pipeline.encoder, pipeline.generator, pipeline.decoder):
         yaml.safe_dump(part.config)
     with tempfile.TemporaryDirectory() as folder:
@@ -282,7 +284,7 @@ def _try_saving(pipeline: Pipeline) -> None:
 
 
 def _examples(dataset: Dataset) -> tuple[np.ndarray, list[str]]:
-    """Two images of the training, uint8 (2, H, W, C), with their captions; one of each other split is read, too."""
+    """Reads two training images, uint8 (2, H, W, C), with their captions, and checks one image of each split."""
     captions, space = dataset.captions("train"), dataset.image_space
     for split in SPLITS:
         if dataset.captions(split):
@@ -301,7 +303,7 @@ def _two(items: Sequence[str]) -> list[str]:
 
 
 def _reduced(method: Callable[..., Any], given: dict[str, Any]) -> list[dict[str, Any]]:
-    """Options of a method with which it has little to do, if there are such; then those that are given."""
+    """A list of options for a method: reduced ones that need less work, if there are any, and the given ones."""
     known = options(method)
     repeated = [name for capability in REPEATED if (name := option_of(method, capability)) is not None]
     values = {name: given.get(name, known[name].default) for name in repeated}
@@ -310,7 +312,7 @@ def _reduced(method: Callable[..., Any], given: dict[str, Any]) -> list[dict[str
 
 
 def _first_that_works(function: Callable[[dict[str, Any]], Result], attempts: Sequence[dict[str, Any]]) -> Result:
-    """The result of the first attempt; what is wrong with the last one is raised."""
+    """Returns the result of the first attempt that works; raises the error of the last one."""
     for attempt in attempts[:-1]:
         with contextlib.suppress(Exception):
             return function(attempt)
@@ -318,7 +320,7 @@ def _first_that_works(function: Callable[[dict[str, Any]], Result], attempts: Se
 
 
 def _check_in_space(value: Any, space: Space, part: object, method: str) -> Any:
-    """The tensor (2, *space.shape) itself, if it is in `space`."""
+    """Returns the tensor, (2, *space.shape), if it is in `space`; raises PluginError otherwise."""
     what = f"{address(part)}: {method} returned"
     shape, dtype = tuple(ops.shape(value)), keras.backend.standardize_dtype(value.dtype)
     if shape != (TRIED, *space.shape):

@@ -1,4 +1,4 @@
-"""Which prompts a run renders images of."""
+"""The prompts of a run's sample grids."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from kgen.config import RunConfig
 from kgen.contracts.dataset import Dataset
 
 MAX_PROMPTS = 16
-"""Of a grid."""
+"""Largest number of prompts in a grid."""
 
 
 def prompts_to_generate(config: RunConfig, dataset: Dataset) -> list[str]:
-    """The prompts of a run's grids: those configured, else some of the dataset's, held-out ones last.
+    """The prompts of a run's grids: those in the configuration, else some of the dataset's, with held-out ones last.
 
-    Where the dataset has a single caption, it stands there as often as there is room, for as many different images.
+    If the dataset has a single caption, it is repeated `MAX_PROMPTS` times, for different images.
     """
     if config.sample.prompts is not None:
         return list(config.sample.prompts)
@@ -28,7 +28,7 @@ def prompts_to_generate(config: RunConfig, dataset: Dataset) -> list[str]:
 
 
 def spread(items: Sequence[str], count: int) -> list[str]:
-    """At most `count` items, evenly taken from the whole list."""
+    """Up to `count` items, at even distances in the list."""
     if len(items) <= count:
         return list(items)
     return [items[int(i)] for i in np.linspace(0, len(items) - 1, count)]

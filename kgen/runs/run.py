@@ -1,4 +1,4 @@
-"""Executes a configuration: data, parts, trainings, samples, scores and report, all in a run directory."""
+"""Executes a configuration in a run directory: data, parts, trainings, samples, scores and report."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Stage = Literal["decoder"]
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run left behind; `scores` are empty where it ended before its images were scored."""
+    """The results of a run. `scores` is empty if the run ended before its images were scored."""
 
     directory: Path
     grid: Path
@@ -61,25 +61,26 @@ def run(
     log: Log = print,
     on_metrics: OnMetrics | None = None,
 ) -> RunResult:
-    """Trains what the configuration describes, or goes on where an earlier process stopped.
+    """Trains the pipeline of a configuration, or continues where an earlier process stopped.
 
-    What the training does not depend on (`name`, `sample`, `evaluate`, how often `fit` logs and saves) may have changed
-    since the run began, and `fit.steps` may have grown: the manifest notes it, and a finished run is scored again after
-    the further steps. The learning rate then follows the schedule of the new `fit.steps`, so it may rise again.
+    Settings that do not affect the training (`name`, `sample`, `evaluate`, how often `fit` logs and saves) may have
+    changed since the run began, and `fit.steps` may have increased. The manifest records the changes, and a finished
+    run is scored again. The learning rate follows the schedule of the new `fit.steps`, so that it may increase again.
 
     Args:
-        out: The run directory; `runs/NAME` by default.
-        restart: Begin anew; an older run in that directory is moved aside. Its trained decoder is kept, if nothing has
-            changed that it depends on, unless the stage is "decoder".
-        stage: Stop after this stage, "decoder".
-        allow_changed_data: Go on with the images and captions as they are now, where they have changed.
-        log: Gets a line about each thing that begins.
-        on_metrics: Is called with the name and the number of steps of each training that begins. What it returns is
-            called with the step and the values of each row of that training's journal.
+        config: The configuration.
+        out: The run directory; None: `runs/NAME`.
+        restart: Whether to start again. An older run in the directory is renamed. Its trained decoder is reused if
+            nothing that it depends on has changed, unless the stage is "decoder".
+        stage: "decoder" stops after the training of the decoder; None: all stages run.
+        allow_changed_data: Whether to continue if images or captions have changed.
+        log: Receives a line at the beginning of each step.
+        on_metrics: Called at the beginning of each training, with its name and number of steps. It returns a function
+            that is called with the step and the values of each row of the training's journal.
 
     Raises:
         RunInterruptedError: the user pressed Ctrl-C; the run can be resumed.
-        KgenError: anything that the user can mend.
+        KgenError: any other error that the user can fix.
     """
     directory = RunDirectory(out or Path("runs") / config.name)
     if stage == "decoder" and not needs_stage(config):
@@ -117,10 +118,12 @@ def run(
 
 
 def _build(experiment: Experiment, distribution: Distribution, directory: RunDirectory | None) -> Pipeline:
-    """Makes the parts, and finds out what would fail only later; writes nothing.
+    """Makes the parts, and tries everything that could fail later. It writes nothing.
 
     Args:
-        directory: Of the run; None where what lies there will be moved aside.
+        experiment: The experiment.
+        distribution: The devices of the training.
+        directory: The run directory; None if an older run there will be renamed.
     """
     config = experiment.config
     if experiment.decoder_data is not None and distribution.workers > 1:
@@ -144,16 +147,19 @@ def _begin(
     changes: Sequence[Change],
     changed: str,
 ) -> None:
-    """Says what there is to train on, and writes down what the run is made of.
+    """Logs the first lines of the run, and records its configuration, components and data.
 
     Args:
-        pipeline: What is to be trained, if anything is.
-        changes: Of the configuration, since the run began.
-        changed: How the images and captions have changed since then.
+        experiment: The experiment.
+        directory: The run directory.
+        trainer: Receives the lines.
+        pipeline: The pipeline to be trained; None: it is already trained.
+        changes: The changes of the configuration since the run began.
+        changed: A description of the changes of images and captions since then; "": there are none.
     """
     config, dataset = experiment.config, experiment.dataset
     if changed:
-        trainer.log(f"going on with changed images or captions ({changed})")
+        trainer.log(f"continuing with changed images or captions ({changed})")
     unread = [] if pipeline is None else unread_captions(dataset, pipeline.encoder)
     for line in (*going_on(config, changes, directory.newest_step), *first_lines(experiment), *unread):
         trainer.log(line)
@@ -177,10 +183,14 @@ def _train(
     pipeline: Pipeline,
     stack: contextlib.ExitStack,
 ) -> None:
-    """Trains the pipeline (the generator, and an encoder that is not frozen) and saves it.
+    """Trains the pipeline (the generator, and a trainable encoder) and saves it.
 
     Args:
-        stack: Until it is closed, the pipeline has its averaged weights.
+        experiment: The experiment.
+        directory: The run directory.
+        trainer: The trainer.
+        pipeline: The pipeline.
+        stack: Until it is closed, the pipeline has its EMA weights.
     """
     fit = experiment.config.fit
     trainer.log(f"{count_weights(pipeline):,} weights to train")
@@ -199,10 +209,10 @@ def _result(directory: RunDirectory, step: int, scores: Scores) -> RunResult:
 
 @component_errors()
 def check(config: RunConfig) -> Pipeline:
-    """Builds everything that a run needs and tries it on two images, without training.
+    """Builds everything that a run needs, and tries it on two images, without training.
 
     Raises:
-        KgenError: what is wrong.
+        KgenError: the run would fail; the message says why.
     """
     with precision(config.precision):
         return _build(open_experiment(config), Distribution(), None)
@@ -210,10 +220,10 @@ def check(config: RunConfig) -> Pipeline:
 
 @component_errors()
 def open_decoder(path: str | Path) -> tuple[Decoder, Encoder]:
-    """The trained decoder of a run, finished or just its stage, and the encoder.
+    """Opens the trained decoder of a run, and the encoder. Only the decoder's training must be finished.
 
     Raises:
-        RunError: this is no run, or it has trained nothing yet.
+        RunError: this is not a run, or nothing is trained yet.
     """
     directory = RunDirectory(path)
     directory.require_run()

@@ -1,4 +1,4 @@
-"""The images that a run shows: rendered of its prompts while it trains, and at its end."""
+"""The sample grids of a run, during its training and at its end."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from kgen.training.journal import Journal
 
 
 def generate_prompts(config: RunConfig, pipeline: Pipeline, prompts: Sequence[str]) -> np.ndarray:
-    """One image of each prompt, as `sample` says: uint8 (N, H, W, C)."""
+    """Generates one image per prompt, uint8 (N, H, W, C), with the settings in `sample`."""
     sample = config.sample
     return pipeline.generate(prompts, seed=sample.seed, shared_noise=sample.shared_noise, **sample.options)
 
 
 def renderer(experiment: Experiment, directory: RunDirectory, pipeline: Pipeline) -> Render:
-    """What renders a grid of the run's prompts in the course of its training."""
+    """Returns the function that generates a grid of the run's prompts during the training."""
     config = experiment.config
     prompts = prompts_to_generate(config, experiment.dataset)
 
@@ -43,7 +43,7 @@ def renderer(experiment: Experiment, directory: RunDirectory, pipeline: Pipeline
 
 
 def render_final(experiment: Experiment, directory: RunDirectory, pipeline: Pipeline) -> None:
-    """Writes the last grid, and how long it took."""
+    """Writes the final grid, and records the time that it took."""
     began = time.perf_counter()
     prompts = prompts_to_generate(experiment.config, experiment.dataset)
     images = generate_prompts(experiment.config, pipeline, prompts)
@@ -56,7 +56,7 @@ def render_final(experiment: Experiment, directory: RunDirectory, pipeline: Pipe
 
 
 def save_grid(config: RunConfig, path: Path, prompts: Sequence[str], images: np.ndarray) -> Any:
-    """Writes images uint8 (N, H, W, C), each with its prompt, as one PNG; returns it."""
+    """Writes images, uint8 (N, H, W, C), with their prompts, as one PNG. Returns the sheet."""
     sheet = grid(images, prompts)
     metadata = {"prompt": "; ".join(prompts), "seed": str(config.sample.seed), "model": config.name}
     metadata |= {IMAGES: str(len(images))} if len(images) > 1 else {}

@@ -69,7 +69,7 @@ class MetricConformance(ConfigurationConformance):
             raise
         assert scores, f"{type(metric).__name__} returns no score"
         assert metric.headline is None or metric.headline in scores, (
-            f"{type(metric).__name__}.headline is '{metric.headline}', which is none of its scores {sorted(scores)}"
+            f"{type(metric).__name__}.headline is '{metric.headline}', which is not one of its scores {sorted(scores)}"
         )
         for name, value in scores.items():
             assert isinstance(name, str) and np.isfinite(float(value)), (

@@ -116,14 +116,14 @@ def _note_single_words(prompts: list[str]) -> None:
 
 
 def _strength(given: float | None, generator: Generator) -> dict[str, float]:
-    """The option of `generate` that says how much of an image is changed."""
+    """The option of `generate` that controls how much an image changes."""
     from kgen.contracts.capabilities import Capability, option_of
 
     if given is None:
         return {}
     option = option_of(type(generator).generate, Capability.STRENGTH)
     if option is None:
-        raise ConfigError(f"--strength: {type(generator).__name__} starts from no image: leave it and --image out")
+        raise ConfigError(f"--strength: {type(generator).__name__} cannot start from an image: leave out --image")
     return {option: given}
 
 
