@@ -146,7 +146,7 @@ def _notes(directories: Sequence[RunDirectory], names: Sequence[str]) -> list[st
     ):
         if len(set(values)) > 1:
             listed = ", ".join(f"{name}: {value}" for name, value in zip(names, values, strict=True))
-            notes.append(f"Not the same {what} in all runs ({listed}).")
+            notes.append(f"The runs differ in {what} ({listed}).")
     return notes
 
 
