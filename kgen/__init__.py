@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from kgen.contracts.generator import Generator
     from kgen.contracts.metric import Metric
     from kgen.options import OneOf, Static, is_static, part
-    from kgen.pipeline.assembly import assemble, make_dataset, make_decoder
+    from kgen.parts.construction import make_dataset, make_decoder
+    from kgen.parts.saving import save
+    from kgen.pipeline.assembly import assemble
     from kgen.pipeline.likelihood import bits_per_dimension
-    from kgen.pipeline.pipeline import Pipeline
-    from kgen.pipeline.saving import load
+    from kgen.pipeline.loading import load
+    from kgen.pipeline.model import Pipeline
     from kgen.random import NoiseSpec, SeedGenerator
     from kgen.runs.inputs import latents_of
     from kgen.runs.run import open_decoder
@@ -31,14 +33,15 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "assemble": "kgen.pipeline.assembly",
-    "make_dataset": "kgen.pipeline.assembly",
-    "make_decoder": "kgen.pipeline.assembly",
+    "make_dataset": "kgen.parts.construction",
+    "make_decoder": "kgen.parts.construction",
     "latents_of": "kgen.runs.inputs",
     "open_decoder": "kgen.runs.run",
     "bits_per_dimension": "kgen.pipeline.likelihood",
-    "load": "kgen.pipeline.saving",
+    "load": "kgen.pipeline.loading",
+    "save": "kgen.parts.saving",
     "read_json": "kgen.storage.json_file",
-    "Pipeline": "kgen.pipeline.pipeline",
+    "Pipeline": "kgen.pipeline.model",
     "Encoder": "kgen.contracts.encoder",
     "Generator": "kgen.contracts.generator",
     "Decoder": "kgen.contracts.decoder",
@@ -88,6 +91,7 @@ __all__ = [
     "open_decoder",
     "part",
     "read_json",
+    "save",
 ]
 
 

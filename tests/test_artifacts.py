@@ -19,7 +19,7 @@ import yaml
 from parts import Painter, Patterns, Words
 
 import kgen
-from kgen.pipeline.description import PipelineDescription, read_description
+from kgen.parts.description import PipelineDescription, read_description
 from kgen.runs.decoder_stage import _copy
 from kgen.runs.directory import RunDirectory
 from kgen.storage.json_file import MAX_BYTES, read_json

@@ -11,7 +11,7 @@ from kgen import ConfigError, Decoder, Metric, PluginError, Space, assemble
 from kgen.cli import app
 from kgen.errors import ComponentError
 from kgen.metrics.retrieval import Retrieval
-from kgen.pipeline.assembly import make_dataset, make_metric
+from kgen.parts.construction import make_dataset, make_metric
 from kgen.plugins.discovery import registry
 from kgen.plugins.faults import address, component_errors, reason
 

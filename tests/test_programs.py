@@ -17,7 +17,7 @@ import kgen
 from kgen import Static, is_static
 from kgen.backend.programs import Programs, program_batch
 from kgen.options import option_model, options, split_options, supplied
-from kgen.pipeline.assembly import find
+from kgen.parts.construction import find
 from kgen.plugins.discovery import registry
 from kgen.plugins.registry import Kind
 from kgen.random import draw

@@ -18,9 +18,9 @@ from kgen.contracts.dataset import Dataset, Split
 from kgen.contracts.decoder import Decoder, learns_from_images
 from kgen.contracts.encoder import Encoder
 from kgen.errors import RunError
-from kgen.pipeline.assembly import find, make_decoder
+from kgen.parts.construction import find, make_decoder
+from kgen.parts.saving import load_decoder, save_decoder
 from kgen.pipeline.decoder_model import DecoderModel, Reconstructor, reads_text
-from kgen.pipeline.saving import load_decoder, save_decoder
 from kgen.pixels import to_uint8
 from kgen.plugins.discovery import CORE
 from kgen.random import seed_everything

@@ -15,8 +15,8 @@ import numpy as np
 from kgen.config import RunConfig
 from kgen.contracts.dataset import Dataset
 from kgen.errors import ConfigError, HookWarning, RunError
-from kgen.pipeline.pipeline import Pipeline
-from kgen.pipeline.saving import load
+from kgen.pipeline.loading import load
+from kgen.pipeline.model import Pipeline
 from kgen.plugins.discovery import ask, registry
 from kgen.plugins.faults import component_errors, reason
 from kgen.reporting.sheets import grid, save_png

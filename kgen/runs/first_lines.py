@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from kgen.config import RunConfig
 from kgen.contracts.dataset import SPLITS, Dataset
 from kgen.contracts.encoder import Encoder
-from kgen.pipeline.assembly import component_id
+from kgen.parts.construction import component_id
 from kgen.runs.inputs import all_captions
 from kgen.runs.scoring import open_metrics
 

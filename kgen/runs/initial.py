@@ -8,8 +8,8 @@ from pathlib import Path
 from kgen.config import RunConfig
 from kgen.contracts.encoder import Encoder
 from kgen.errors import RunError
-from kgen.pipeline.pipeline import Pipeline
-from kgen.pipeline.saving import saved_weights
+from kgen.parts.saving import saved_weights
+from kgen.pipeline.model import Pipeline
 from kgen.runs.directory import RunDirectory
 from kgen.storage.weights import load_groups
 

@@ -16,7 +16,7 @@ from kgen.data.conditions import ConditionCache, cached_conditions
 from kgen.data.latents import LatentCache, cached_latents
 from kgen.data.loader import Loader
 from kgen.errors import DataError
-from kgen.pipeline.assembly import make_dataset
+from kgen.parts.construction import make_dataset
 
 
 def read_dataset(component: ComponentConfig) -> Dataset:

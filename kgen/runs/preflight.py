@@ -28,9 +28,10 @@ from kgen.contracts.decoder import Decoder, has_losses, learns_from_images
 from kgen.contracts.encoder import Condition, Encoder
 from kgen.errors import PluginError
 from kgen.options import options
-from kgen.pipeline.assembly import assemble, make_decoder
+from kgen.parts.construction import make_decoder
+from kgen.pipeline.assembly import assemble
 from kgen.pipeline.decoder_model import DecoderModel, reads_text
-from kgen.pipeline.pipeline import Pipeline
+from kgen.pipeline.model import Pipeline
 from kgen.pipeline.sampler import noise_spec, validate_options
 from kgen.pixels import floats, to_uint8
 from kgen.plugins.faults import address, component_errors

@@ -19,9 +19,11 @@ from kgen.contracts.dataset import Dataset
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder
 from kgen.errors import ConfigError, RunInterruptedError
-from kgen.pipeline.assembly import Choice, assemble, make_encoder
-from kgen.pipeline.pipeline import Pipeline
-from kgen.pipeline.saving import load, save
+from kgen.parts.construction import Choice, make_encoder
+from kgen.parts.saving import save
+from kgen.pipeline.assembly import assemble
+from kgen.pipeline.loading import load
+from kgen.pipeline.model import Pipeline
 from kgen.plugins.faults import component_errors
 from kgen.random import seed_everything
 from kgen.runs.decoder_stage import DecoderStage, needs_stage

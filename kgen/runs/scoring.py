@@ -12,9 +12,9 @@ from kgen.config import RunConfig
 from kgen.contracts.dataset import Dataset, Split
 from kgen.contracts.metric import Metric
 from kgen.errors import ConfigError
-from kgen.pipeline.assembly import make_metric
+from kgen.parts.construction import make_metric
 from kgen.pipeline.likelihood import bits_per_dimension
-from kgen.pipeline.pipeline import Pipeline
+from kgen.pipeline.model import Pipeline
 
 Scores = dict[str, dict[str, float]]
 Metrics = Mapping[str, Metric]

@@ -41,7 +41,7 @@ class Part(pydantic.BaseModel):
 
     @property
     def choice(self) -> dict[str, Any]:
-        """As the functions of `kgen.pipeline.assembly` take it."""
+        """As the functions of `kgen.parts.construction` take it."""
         return {"name": self.name, **self.options}
 
 

@@ -21,6 +21,8 @@ from kgen.contracts.likelihood import check_likelihood
 from kgen.data.batches import batches, check_images
 from kgen.errors import ConfigError, DataError, GuidanceWarning, UnreadTextWarning
 from kgen.options import plain, split_options
+from kgen.parts.saving import save
+from kgen.pipeline.copies import pack
 from kgen.pipeline.likelihood import Likelihood
 from kgen.pipeline.loss_model import LossModel
 from kgen.pipeline.prompts import check_memory, check_number, check_prompts, check_seeds
@@ -179,14 +181,12 @@ class Pipeline(LossModel):
     # ---- copies ---------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path, **options: Any) -> None:
-        """Writes the pipeline into the folder `path`, which `kgen.load` reads; a saved pipeline there is replaced.
+        """As `kgen.save`: writes the pipeline into the folder `path`, which `kgen.load` reads.
 
         Raises:
             ConfigError: `path` is a file's name as Keras has it, there are options of Keras's `save`, or a folder of
                 another origin is there.
         """
-        from kgen.pipeline.saving import save
-
         if options or Path(path).suffix in KERAS_FILES:
             raise ConfigError(
                 f"a pipeline is saved in a folder, not in a file of Keras such as {path}: call save('{Path(path).stem}'"
@@ -196,8 +196,6 @@ class Pipeline(LossModel):
 
     def __reduce__(self) -> Any:
         """For `copy.deepcopy` and `pickle`: as if saved and loaded, so without the optimizer."""
-        from kgen.pipeline.copies import pack
-
         return pack(self)
 
     def get_config(self) -> dict[str, Any]:

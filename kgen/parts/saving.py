@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from kgen.backend.memory import weights_fit
 from kgen.backend.precision import precision
 from kgen.config.source import to_yaml
 from kgen.contracts.decoder import Decoder
+from kgen.contracts.encoder import Encoder
+from kgen.contracts.generator import Generator
 from kgen.errors import ConfigError, RunError, SpaceError
-from kgen.pipeline.assembly import check_fit, component_id, construct, make_decoder, make_encoder, make_generator
-from kgen.pipeline.description import PARTS, DecoderDescription, PipelineDescription, read_description, shorten
-from kgen.pipeline.pipeline import Pipeline
+from kgen.parts.construction import check_fit, component_id, construct, make_decoder, make_encoder, make_generator
+from kgen.parts.description import PARTS, DecoderDescription, PipelineDescription, read_description, shorten
 from kgen.plugins.hookspecs import API
 from kgen.spaces import Space
 from kgen.storage.files import atomic_folder, files_in, remove_abandoned, write_text
@@ -23,7 +24,19 @@ from kgen.storage.weights import load_variables, save_variables
 PIPELINE, DECODER = "pipeline.yaml", "decoder.yaml"
 
 
-def save(pipeline: Pipeline, path: str | Path) -> None:
+class Assembled(Protocol):
+    """What is saved of a pipeline."""
+
+    encoder: Encoder
+    generator: Generator
+    decoder: Decoder
+    condition_dropout: float
+
+
+Made = TypeVar("Made", bound=Assembled)
+
+
+def save(pipeline: Assembled, path: str | Path) -> None:
     """Writes a pipeline into the folder `path`, atomically: `pipeline.yaml`, `weights.safetensors`, and assets.
 
     A saved pipeline in that folder is replaced. Nothing else is: not a file, and not a folder with files of another
@@ -39,14 +52,12 @@ def save(pipeline: Pipeline, path: str | Path) -> None:
         save_variables(folder / "weights.safetensors", saved_weights(pipeline), {"api": str(API)})
 
 
-def load(path: str | Path, *, custom: Sequence[type[Any]] = ()) -> Pipeline:
-    """Reads a pipeline that `Pipeline.save` or `kgen run` wrote.
-
-    The optimizer's state is in a run's checkpoints: `kgen run RUNDIR --set fit.steps=N` goes on with a training.
+def restore(make: Callable[..., Made], path: str | Path, custom: Sequence[type[Any]] = ()) -> Made:
+    """Reads what `save` wrote.
 
     Args:
-        path: The folder, or a run directory (whose `model/` is read).
-        custom: Classes of parts that no plugin registered.
+        make: The class of the pipeline: it is given the three parts and `condition_dropout`, and creates all weights.
+        path, custom: As for `kgen.load`.
 
     Raises:
         RunError: there is no pipeline, or it is damaged. ConfigError: a plugin that it needs is missing.
@@ -61,7 +72,8 @@ def load(path: str | Path, *, custom: Sequence[type[Any]] = ()) -> Pipeline:
     known = {f"{cls.__module__}:{cls.__qualname__}": cls for cls in custom}
     try:
         with precision(description.dtype):
-            pipeline = _build(description, folder, known)
+            parts = _build(description, folder, known)
+            pipeline = make(*parts, condition_dropout=description.condition_dropout)
     except (ConfigError, SpaceError) as error:
         raise type(error)(f"{file}: {shorten(str(error))}") from error
     except ValueError as error:  # options that no space, or no network, can have
@@ -104,7 +116,7 @@ def load_decoder(path: str | Path, decoder: Decoder) -> Decoder:
     return decoder
 
 
-def saved_weights(pipeline: Pipeline) -> dict[str, list[Any]]:
+def saved_weights(pipeline: Assembled) -> dict[str, list[Any]]:
     """By part, the weights that belong to the pipeline, without those that a part brings along by itself."""
     parts = {name: getattr(pipeline, name) for name in PARTS}
     kept = {name: part.kept_weights if name == "decoder" else list(part.weights) for name, part in parts.items()}
@@ -132,7 +144,7 @@ def _owned(file: Path) -> list[str]:
         return []
 
 
-def _describe(pipeline: Pipeline) -> dict[str, Any]:
+def _describe(pipeline: Assembled) -> dict[str, Any]:
     parts = {kind: getattr(pipeline, kind) for kind in PARTS}
     return {
         "api": API,
@@ -143,7 +155,11 @@ def _describe(pipeline: Pipeline) -> dict[str, Any]:
     }
 
 
-def _build(description: PipelineDescription, folder: Path, custom: dict[str, type[Any]]) -> Pipeline:
+def _build(
+    description: PipelineDescription, folder: Path, custom: dict[str, type[Any]]
+) -> tuple[Encoder, Generator, Decoder]:
+    """Makes the three parts, with what they learned beside their weights."""
+
     def make(kind: Any, registered: Any, **wiring: Any) -> Any:
         choice = getattr(description, kind)
         if choice.name in custom:
@@ -164,4 +180,4 @@ def _build(description: PipelineDescription, folder: Path, custom: dict[str, typ
     spaces = {"space": decoder.latent_space, "condition_space": encoder.condition_space}
     generator = make("generator", lambda choice: make_generator(choice, decoder, encoder), **spaces)
     check_fit(encoder, generator, decoder)
-    return Pipeline(encoder, generator, decoder, condition_dropout=description.condition_dropout)
+    return encoder, generator, decoder
