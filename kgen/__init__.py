@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from kgen.contracts.metric import Metric
     from kgen.options import OneOf, Static, is_static, part
     from kgen.parts.construction import make_dataset, make_decoder
+    from kgen.parts.freezing import freeze
+    from kgen.parts.initial import init_weights
     from kgen.parts.saving import save
     from kgen.pipeline.assembly import assemble
     from kgen.pipeline.likelihood import bits_per_dimension
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from kgen.runs.inputs import latents_of
     from kgen.runs.run import open_decoder
     from kgen.storage.json_file import read_json
+    from kgen.storage.paths import weight_paths
 
 _LAZY = {
     "assemble": "kgen.pipeline.assembly",
@@ -40,6 +43,9 @@ _LAZY = {
     "bits_per_dimension": "kgen.pipeline.likelihood",
     "load": "kgen.pipeline.loading",
     "save": "kgen.parts.saving",
+    "init_weights": "kgen.parts.initial",
+    "freeze": "kgen.parts.freezing",
+    "weight_paths": "kgen.storage.paths",
     "read_json": "kgen.storage.json_file",
     "Pipeline": "kgen.pipeline.model",
     "Encoder": "kgen.contracts.encoder",
@@ -82,7 +88,9 @@ __all__ = [
     "Split",
     "assemble",
     "bits_per_dimension",
+    "freeze",
     "hookimpl",
+    "init_weights",
     "is_static",
     "latents_of",
     "load",
@@ -92,6 +100,7 @@ __all__ = [
     "part",
     "read_json",
     "save",
+    "weight_paths",
 ]
 
 

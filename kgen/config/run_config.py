@@ -22,11 +22,11 @@ from kgen.config.components import (
 )
 from kgen.config.decoder import DecoderConfig, resolve_decoder
 from kgen.config.overrides import apply_overrides
-from kgen.config.sections import FitConfig, LikelihoodConfig, SampleConfig, Section, Seed
+from kgen.config.sections import FitConfig, InitConfig, LikelihoodConfig, SampleConfig, Section, Seed, as_sources
 from kgen.config.source import Origin, Source, read_file, to_yaml
 from kgen.errors import ConfigError, PluginError
 from kgen.options import plain
-from kgen.options.validation import check, show
+from kgen.options.validation import KeyPath, check, show
 
 
 def _folder_name(name: str) -> str:
@@ -76,8 +76,8 @@ class RunConfig(Section):
     """Latent -> image; with `fit`, it is trained first."""
     condition_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of training examples that lose their condition; classifier-free guidance needs it."""
-    init: str | None = None
-    """The directory of a run whose encoder and generator training starts from; null: from random weights."""
+    init: tuple[InitConfig, ...] = ()
+    """Weights of the encoder and the generator to start from: a run, or `from`, `include` and `exclude`, or several."""
     fit: FitConfig
     sample: SampleConfig = SampleConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -108,7 +108,7 @@ class RunConfig(Section):
     @classmethod
     def _build(cls, source: Source, overrides: Sequence[str], name: str) -> Self:
         apply_overrides(source, overrides, DEFAULTS)
-        data = {"name": name, **source.data}
+        data = {"name": name, **source.data, "init": as_sources(source.data.get("init"))}
         classes: dict[str, type[Any] | None] = {}
         for key, kind in PARTS.items():
             if (value := data.get(key, DEFAULTS[key])) is not None or key in data:
@@ -142,7 +142,7 @@ class RunConfig(Section):
             data["evaluate"] = {**evaluate, "metrics": [metric.model_dump() for metric in found]}
         checked, problems = check(cls, data, "a run file")
         for path, message in problems:
-            source.report(path, message)
+            source.report(_as_written(path, source.data), message)
         source.raise_problems()
         assert isinstance(checked, cls)
         return checked
@@ -151,12 +151,23 @@ class RunConfig(Section):
         """The whole configuration as plain data, with every default; `from_dict` reads it."""
         data = self.model_dump(mode="json")
         data |= {key: getattr(self, key).dump() for key in PARTS}
+        data["init"] = [source.dump() for source in self.init]
         data["evaluate"]["metrics"] = [metric.dump() for metric in self.evaluate.metrics]
         return data
 
     def to_yaml(self) -> str:
         """`dump` as a run file; `load` reads it."""
         return to_yaml(self.dump())
+
+
+def _as_written(path: KeyPath, data: Any) -> KeyPath:
+    """The path of a key below `init`, whose only item may be written without a list."""
+    for depth, key in enumerate(path):
+        if isinstance(data, dict) and key in data:
+            data = data[key]
+        elif key == 0 and path[depth - 1 : depth] == ("init",):
+            return (*path[:depth], *path[depth + 1 :])
+    return path
 
 
 def sampling_options(overrides: Sequence[str], generator: type[Any], decoder: type[Any]) -> dict[str, Any]:

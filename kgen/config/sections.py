@@ -8,12 +8,35 @@ import pydantic
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Patterns = tuple[Annotated[str, Field(min_length=1)], ...]
 
 
 class Section(pydantic.BaseModel):
     """What every section is: checked, frozen, without unknown keys."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class InitConfig(Section):
+    """Weights that a training starts from. A pattern fits paths of weights, such as `generator/model/up/*`."""
+
+    model_config = pydantic.ConfigDict(populate_by_name=True)
+
+    source: str = Field(alias="from")
+    """A run directory, a folder that `kgen.save` wrote, or a file of weights."""
+    include: Patterns = ("*",)
+    """Patterns of the weights to take."""
+    exclude: Patterns = ()
+    """Patterns of the weights not to take; `encoder/assets` stands for the encoder's vocabulary."""
+
+    def dump(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def as_sources(value: Any) -> Any:
+    """`init` of a run file as a list of mappings: it may be one, or a path alone, or null for none."""
+    given = [] if value is None else value if isinstance(value, list) else [value]
+    return [{"from": source} if isinstance(source, str) else source for source in given]
 
 
 class FitConfig(Section):
@@ -39,6 +62,10 @@ class FitConfig(Section):
     """Longest global gradient; null: no limit."""
     ema: Annotated[float, Field(ge=0, lt=1)] | None = 0.999
     """Decay a step of the average of the weights that samples are drawn with; null: no average."""
+    trainable: Patterns = ("*",)
+    """Patterns of the only weights that are trained, such as `generator/model/up/*`."""
+    frozen: Patterns = ()
+    """Patterns of weights that stay as they are, such as `encoder/*`."""
     flip: bool = False
     """Whether to show every picture mirrored too; not where captions say left or right."""
     log_every: PositiveInt = 50

@@ -16,7 +16,7 @@ from kgen.spaces import Space
 
 Tensor = Any
 
-OF_RUN_FILE = frozenset({"name", "fit", "data", "from"})
+OF_RUN_FILE = frozenset({"name", "fit", "data", "init", "from"})
 """Keys beside a decoder's options in a run file: which it is, how it is trained, or where it is taken from."""
 
 # A method that subclasses give options of their own has (*args: Any, **options: Any): mypy allows any then.

@@ -17,11 +17,13 @@ from kgen.errors import ConfigError, RunError, SpaceError
 from kgen.parts.construction import check_fit, component_id, construct, make_decoder, make_encoder, make_generator
 from kgen.parts.description import PARTS, DecoderDescription, PipelineDescription, read_description, shorten
 from kgen.plugins.hookspecs import API
+from kgen.plugins.migrations import positions_became_paths
 from kgen.spaces import Space
 from kgen.storage.files import atomic_folder, files_in, remove_abandoned, write_text
-from kgen.storage.weights import load_variables, save_variables
+from kgen.storage.paths import weight_paths
+from kgen.storage.weights import Arrays, Variables, load_variables, save_variables
 
-PIPELINE, DECODER = "pipeline.yaml", "decoder.yaml"
+PIPELINE, DECODER, WEIGHTS = "pipeline.yaml", "decoder.yaml", "weights.safetensors"
 
 
 class Assembled(Protocol):
@@ -49,7 +51,7 @@ def save(pipeline: Assembled, path: str | Path) -> None:
         for part in ("encoder", "decoder"):
             (folder / part).mkdir()
             getattr(pipeline, part).save_assets(folder / part)
-        save_variables(folder / "weights.safetensors", saved_weights(pipeline), {"api": str(API)})
+        save_variables(folder / WEIGHTS, saved_weights(pipeline), {"api": str(API)})
 
 
 def restore(make: Callable[..., Made], path: str | Path, custom: Sequence[type[Any]] = ()) -> Made:
@@ -78,7 +80,7 @@ def restore(make: Callable[..., Made], path: str | Path, custom: Sequence[type[A
         raise type(error)(f"{file}: {shorten(str(error))}") from error
     except ValueError as error:  # options that no space, or no network, can have
         raise RunError(f"{file} is damaged: {error}") from error
-    load_variables(folder / "weights.safetensors", saved_weights(pipeline))
+    load_variables(folder / WEIGHTS, saved_weights(pipeline), lambda arrays: with_paths(arrays, pipeline))
     return pipeline
 
 
@@ -92,7 +94,7 @@ def save_decoder(decoder: Decoder, path: str | Path) -> None:
     }
     with _described_folder(Path(path), DECODER, description) as folder:
         decoder.save_assets(folder)
-        save_variables(folder / "weights.safetensors", {"decoder": decoder.kept_weights}, {"api": str(API)})
+        save_variables(folder / WEIGHTS, decoder_weights(decoder), {"api": str(API)})
 
 
 def load_decoder(path: str | Path, decoder: Decoder) -> Decoder:
@@ -112,12 +114,36 @@ def load_decoder(path: str | Path, decoder: Decoder) -> Decoder:
     decoder.load_assets(folder)
     with weights_fit():
         decoder.build(None)
-    load_variables(folder / "weights.safetensors", {"decoder": decoder.kept_weights})
+    weights = decoder_weights(decoder)
+    groups = {"decoder": decoder.kept_weights}
+    load_variables(folder / WEIGHTS, weights, lambda arrays: positions_became_paths(arrays, groups, weights))
     return decoder
 
 
-def saved_weights(pipeline: Assembled) -> dict[str, list[Any]]:
-    """By part, the weights that belong to the pipeline, without those that a part brings along by itself."""
+def saved_weights(pipeline: Assembled) -> Variables:
+    """The weights that belong to the pipeline, by paths such as `generator/model/blocks/0/out/kernel`.
+
+    Those that a part brings along by itself are left out.
+    """
+    return {
+        f"{name}/{path}": variable
+        for name, variables in _groups(pipeline).items()
+        for path, variable in weight_paths(getattr(pipeline, name), variables).items()
+    }
+
+
+def decoder_weights(decoder: Decoder) -> Variables:
+    """The weights of a decoder that `encode` and `decode` use, by paths such as `decoder/network/out/kernel`."""
+    return {f"decoder/{path}": variable for path, variable in weight_paths(decoder, decoder.kept_weights).items()}
+
+
+def with_paths(arrays: Arrays, pipeline: Assembled) -> Arrays:
+    """What a file of weights holds, by their paths in this pipeline where they were saved under numbers."""
+    return positions_became_paths(arrays, _groups(pipeline), saved_weights(pipeline))
+
+
+def _groups(pipeline: Assembled) -> dict[str, list[Any]]:
+    """The saved weights by part, in the order of the layers that hold them."""
     parts = {name: getattr(pipeline, name) for name in PARTS}
     kept = {name: part.kept_weights if name == "decoder" else list(part.weights) for name, part in parts.items()}
     return {name: kept[name] for name, part in parts.items() if not getattr(part, "has_own_weights", False)}

@@ -69,7 +69,7 @@ class Pipeline(LossModel):
         self.condition_dropout = condition_dropout
         self.seed_generator = SeedGenerator()
         self.hide("null_tokens", dict(encoder.tokenize([""])))
-        self.hide("frozen_null", None)
+        self.hide("frozen_null", {})
         self.hide("programs", Programs())
         self.build()
 
@@ -84,7 +84,6 @@ class Pipeline(LossModel):
             condition = create_weights(self.encoder, self.null_tokens)
         else:
             condition = self.encoder(self.null_tokens)
-            self.hide("frozen_null", {k: ops.convert_to_numpy(v) for k, v in condition.items()})
         if not self.decoder.built:
             self.decoder.build(None)
         image = ops.zeros((1, *self.decoder.image_space.shape))
@@ -106,6 +105,14 @@ class Pipeline(LossModel):
             foreign |= {id(variable) for variable in self.encoder.variables}
         return [variable for variable in self.variables if id(variable) not in foreign]
 
+    def make_train_function(self, force: bool = False) -> Any:
+        """As in Keras; an encoder that is not trained encodes the empty text here, once."""
+        if force or self.train_function is None:
+            known = self.condition_dropout and not self.encoder.trainable
+            condition = self.encoder(self.null_tokens) if known else {}
+            self.hide("frozen_null", {name: ops.convert_to_numpy(value) for name, value in condition.items()})
+        return super().make_train_function(force)
+
     def call(self, batch: Batch, training: bool = False) -> dict[str, Tensor]:
         """Computes the losses of every example: arrays (B,)."""
         latent = (
@@ -124,7 +131,7 @@ class Pipeline(LossModel):
 
     def null_condition(self) -> Condition:
         """The empty text's condition, with a batch axis of 1."""
-        return self.encoder(self.null_tokens) if self.frozen_null is None else self.frozen_null  # type: ignore[no-any-return]
+        return self.frozen_null or self.encoder(self.null_tokens)  # type: ignore[no-any-return]
 
     def _drop(self, condition: Condition) -> Condition:
         null = self.null_condition()

@@ -5,13 +5,15 @@ Every file that kgen saves says under which contract it was saved: ``api: 1``. A
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from kgen.errors import RunError
 from kgen.plugins.discovery import running
 from kgen.plugins.hookspecs import API
+from kgen.storage.paths import COUNTER
+from kgen.storage.weights import Arrays, Variables
 
 Saved = dict[str, Any]
 File = Literal["description", "manifest", "checkpoint"]
@@ -34,6 +36,23 @@ MIGRATIONS: Mapping[File, tuple[Callable[[Saved], Saved], ...]] = {
     "checkpoint": (nothing_changed,),
 }
 """For each file, the step from contract 0 to 1, from 1 to 2, and so on."""
+
+
+def positions_became_paths(arrays: Arrays, groups: Mapping[str, Sequence[Any]], paths: Variables) -> Arrays:
+    """0 -> 1: a weight had the name of its part and a number, `generator.0012.kernel`; it now has its path.
+
+    Args:
+        arrays: What a file of weights or a checkpoint holds, of either contract.
+        groups: The variables of the model by part, in the order in which they were numbered.
+        paths: The same variables by their paths.
+    """
+    path_of = {id(variable): path for path, variable in paths.items()}
+    renamed = {
+        f"{group}.{index:04d}.{COUNTER.sub('', variable.name)}": path_of[id(variable)]
+        for group, variables in groups.items()
+        for index, variable in enumerate(variables)
+    }
+    return {renamed.get(name, name): array for name, array in arrays.items()}
 
 
 def migrate(file: File, saved: Saved, path: Path) -> Saved:

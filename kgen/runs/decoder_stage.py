@@ -19,6 +19,7 @@ from kgen.contracts.decoder import Decoder, learns_from_images
 from kgen.contracts.encoder import Encoder
 from kgen.errors import RunError
 from kgen.parts.construction import find, make_decoder
+from kgen.parts.freezing import freeze
 from kgen.parts.saving import load_decoder, save_decoder
 from kgen.pipeline.decoder_model import DecoderModel, Reconstructor, reads_text
 from kgen.pixels import to_uint8
@@ -26,10 +27,10 @@ from kgen.plugins.discovery import CORE
 from kgen.random import seed_everything
 from kgen.reporting.sheets import matrix, save_png
 from kgen.runs.directory import RunDirectory
+from kgen.runs.initial import Start, load_initial_decoder
 from kgen.runs.inputs import Inputs, unseen_split
 from kgen.storage.files import atomic_folder, files_in
 from kgen.training.averages import averaged_weights
-from kgen.training.checkpoint import Checkpoints
 from kgen.training.distribution import Distribution
 from kgen.training.fit import Progress, compile_model, train
 from kgen.training.journal import Journal, Listener
@@ -83,7 +84,11 @@ class DecoderStage:
         own, decoder = self.config.decoder, find("decoder", self.config.decoder.name)[0]
         text = {"encoder": self.config.encoder.dump()} if reads_text(decoder.load()) else {}
         return {
-            "decoder": {**own.choice, "fit": own.fit and own.fit.model_dump(mode="json")},
+            "decoder": {
+                **own.choice,
+                "fit": own.fit and own.fit.model_dump(mode="json"),
+                **({"init": [source.dump() for source in own.init]} if own.init else {}),
+            },
             "data": {"pictures": self.dataset.fingerprint(), **(own.data or self.config.data).dump()},
             "seed": self.config.seed,
             "precision": self.config.precision,
@@ -183,13 +188,17 @@ class DecoderStage:
         seed_everything(self.config.seed)
         with distribution.scope():
             model = DecoderModel(self.decoder(), self.encoder)
+            start = None if self.directory.newest_step else self._first_weights(model.decoder)
+            freeze(model, fit.frozen, trainable=fit.trainable)
             compile_model(model, fit)
         if distribution.is_chief:
             self._begin()
+            if start is not None and start.sources:
+                self.directory.update_manifest(init=start.describe())
         weights = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
         say(f"the decoder: {len(self.dataset.captions('train'))} pictures, {weights:,} weights to train")
-        if not Checkpoints(self.directory.checkpoints, fit.keep).steps():
-            model.decoder.initialise(SplitImages(self.dataset, "train"))
+        for line in start.lines() if start is not None else ():
+            say(f"the decoder: {line}")
         inputs = Inputs(self.dataset, model.encoder, flip=fit.flip)
         alone = distribution.workers == 1
         progress = train(
@@ -208,6 +217,11 @@ class DecoderStage:
             with averaged_weights(model):
                 self._finish(model.decoder, progress)
         return progress
+
+    def _first_weights(self, decoder: Decoder) -> Start:
+        """Gives a decoder the weights that its training starts from."""
+        decoder.initialise(SplitImages(self.dataset, "train"))
+        return load_initial_decoder(self.config.decoder.init, decoder)
 
     def _finish(self, trained: Decoder, progress: Progress) -> None:
         """Calibrates the decoder, writes it, and scores what was written."""

@@ -22,13 +22,14 @@ import yaml
 from keras import ops
 
 from kgen.backend.devices import as_graph
-from kgen.config import RunConfig
+from kgen.config import DecoderConfig, RunConfig
 from kgen.contracts.dataset import SPLITS, Dataset, Split
 from kgen.contracts.decoder import Decoder, has_losses, learns_from_images
 from kgen.contracts.encoder import Condition, Encoder
 from kgen.errors import PluginError
 from kgen.options import options
 from kgen.parts.construction import make_decoder
+from kgen.parts.freezing import freeze
 from kgen.pipeline.assembly import assemble
 from kgen.pipeline.decoder_model import DecoderModel, reads_text
 from kgen.pipeline.model import Pipeline
@@ -75,7 +76,7 @@ def preflight(config: RunConfig, dataset: Dataset, decoder_data: Dataset | None,
     encoder.tokenize([*all_captions(dataset), *prompts])
     decoder = make_decoder(config.decoder.choice, dataset.image_space, encoder.condition_space)
     if config.decoder.source is None and learns_from_images(type(decoder)):
-        _try_decoder_stage(decoder, decoder_data or dataset, encoder)
+        _try_decoder_stage(decoder, decoder_data or dataset, encoder, config.decoder)
     images, captions = _examples(dataset)
     latents = _try_encoding(decoder, images)  # or its fault would be met, and called its own, by the generator
     pipeline = assemble(
@@ -99,10 +100,12 @@ def preflight(config: RunConfig, dataset: Dataset, decoder_data: Dataset | None,
 # ---- training ----------------------------------------------------------------------------------------------------
 
 
-def _try_decoder_stage(decoder: Decoder, data: Dataset, encoder: Encoder) -> None:
+def _try_decoder_stage(decoder: Decoder, data: Dataset, encoder: Encoder, stage: DecoderConfig) -> None:
     """The life of a decoder that learns from images: start, losses if it has any, calibration, scores."""
     if has_losses(type(decoder)):
-        DecoderModel(decoder, encoder)  # builds all weights
+        model = DecoderModel(decoder, encoder)  # builds all weights
+        if stage.fit is not None:
+            freeze(model, stage.fit.frozen, trainable=stage.fit.trainable)
     else:
         decoder.build(None)
     images, captions = _examples(data)

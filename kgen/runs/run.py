@@ -20,6 +20,7 @@ from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder
 from kgen.errors import ConfigError, RunInterruptedError
 from kgen.parts.construction import Choice, make_encoder
+from kgen.parts.freezing import freeze
 from kgen.parts.saving import save
 from kgen.pipeline.assembly import assemble
 from kgen.pipeline.loading import load
@@ -30,13 +31,14 @@ from kgen.runs.decoder_stage import DecoderStage, needs_stage
 from kgen.runs.directory import RunDirectory
 from kgen.runs.evaluation import draw_prompts, finish, is_finished, save_grid
 from kgen.runs.first_lines import first_lines, unread_captions
-from kgen.runs.initial import describe_initial, initial_assets, load_initial
+from kgen.runs.initial import initial_assets, load_initial, load_initial_decoder
 from kgen.runs.inputs import Inputs, read_dataset
 from kgen.runs.preflight import preflight
 from kgen.runs.provenance import changed_data, describe
 from kgen.runs.scoring import Scores, prompts_to_draw
 from kgen.storage.files import atomic_folder
 from kgen.training.averages import averaged_weights
+from kgen.training.checkpoint import Checkpoints
 from kgen.training.distribution import Distribution, open_distribution
 from kgen.training.fit import Progress, compile_model, train
 from kgen.training.journal import Journal, Listener
@@ -153,8 +155,9 @@ def check(config: RunConfig) -> Pipeline:
     with precision(config.precision):
         dataset = read_dataset(config.data)
         pipeline = preflight(config, dataset, _decoder_data(config, dataset), _encoder(config, dataset, None))
-        if config.init is not None:
-            load_initial(config, pipeline)
+        load_initial_decoder(config.decoder.init, pipeline.decoder)
+        load_initial(config.init, pipeline)
+        freeze(pipeline, config.fit.frozen, trainable=config.fit.trainable)
         return pipeline
 
 
@@ -207,8 +210,11 @@ class _Runner:
         encoder = _encoder(self.config, self.dataset, None if anew else self.directory, write=False)
         self.unread = list(unread_captions(self.dataset, encoder))
         pipeline = preflight(self.config, self.dataset, self.decoder_data, encoder)
-        if self.config.init is not None and (anew or not self.directory.newest_step):
-            load_initial(self.config, pipeline)
+        if anew or not self.directory.decoder_stage.newest_step:
+            load_initial_decoder(self.config.decoder.init, pipeline.decoder)
+        if anew or not self.directory.newest_step:
+            load_initial(self.config.init, pipeline)
+        freeze(pipeline, self.config.fit.frozen, trainable=self.config.fit.trainable)
 
     def start(self, changes: Sequence[Change], changed: str, allow_changed_data: bool) -> None:
         """Says what there is to train on, and writes down what the run is made of.
@@ -230,8 +236,6 @@ class _Runner:
             if changed:
                 directory.record(changed=[f"data: {changed}"])
             describe(config, directory, self.dataset)
-            if config.init is not None and not directory.newest_step:
-                directory.update_manifest(init=describe_initial(config))
         if self.decoder_data is not None:
             self.stage = DecoderStage(config, directory, self.decoder_data, self._new_encoder())
 
@@ -263,9 +267,12 @@ class _Runner:
         seed_everything(config.seed)
         with distribution.scope():
             pipeline = _assemble(config, dataset, self._new_encoder(), decoder)
-            if config.init is not None and not directory.newest_step:
-                load_initial(config, pipeline)
+            if not directory.newest_step:
+                self._load_initial(pipeline)
+            freeze(pipeline, config.fit.frozen, trainable=config.fit.trainable)
             compile_model(pipeline, config.fit)
+            if not pipeline.encoder.trainable:  # what it makes of the captions is cached before the training goes on
+                Checkpoints(directory.checkpoints, config.fit.keep).restore(pipeline, config.fit.steps)
         self.say(f"{sum(int(np.prod(v.shape)) for v in pipeline.trainable_variables):,} weights to train")
         inputs = Inputs(dataset, pipeline.encoder, pipeline.decoder, config.fit.flip)
         alone = distribution.workers == 1
@@ -289,6 +296,13 @@ class _Runner:
             timings = {"training_seconds": round(progress.seconds, 1)}
             directory.update_manifest(step=progress.step, timings=timings, peak_memory_mib=peak_memory())
         return progress
+
+    def _load_initial(self, pipeline: Pipeline) -> None:
+        start = load_initial(self.config.init, pipeline)
+        for line in start.lines():
+            self.say(line)
+        if self.config.init and self.distribution.is_chief:
+            self.directory.update_manifest(init=start.describe())
 
     def _new_encoder(self) -> Encoder:
         return _encoder(self.config, self.dataset, self.directory if self.distribution.is_chief else None)
@@ -340,11 +354,9 @@ def _encoder(config: RunConfig, dataset: Dataset, directory: RunDirectory | None
         encoder = make_encoder(config.encoder.choice, captions=None)
         encoder.load_assets(directory.assets)
         return encoder
-    if config.init is None:
+    encoder = make_encoder(config.encoder.choice, captions=None)
+    if not initial_assets(config.init, encoder):
         encoder = make_encoder(config.encoder.choice, dataset.captions("train"))
-    else:
-        encoder = make_encoder(config.encoder.choice, captions=None)
-        initial_assets(config, encoder)
     if directory is not None and write:
         with atomic_folder(directory.assets) as folder:
             encoder.save_assets(folder)

@@ -1,10 +1,9 @@
-"""Keeps variables in safetensors files, by part, number and name, with a checksum that reveals damage."""
+"""Keeps variables in safetensors files, by name, with a checksum that reveals damage."""
 
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,66 +14,49 @@ from safetensors.numpy import save_file
 from kgen.errors import RunError
 from kgen.storage.files import atomic_file
 
-Groups = Mapping[str, Sequence[Any]]
+Variables = Mapping[str, Any]
+"""Keras variables by name, such as their paths: see `kgen.storage.paths`."""
+
+Arrays = dict[str, np.ndarray]
 
 CHECKSUM = "checksum"
 """Key of the metadata: of all arrays, with their names, types and shapes."""
 
-COUNTER = re.compile(r"_\d+(?![^_/])")
-"""What Keras appends to the names of things without one: "variable_12", "pipeline_dense_2_kernel_momentum"."""
+MAX_NAMED = 3
+"""Names in a message about a file that holds others."""
 
 
-def save_variables(path: Path, groups: Groups, metadata: Mapping[str, str]) -> None:
-    """Writes Keras variables atomically.
-
-    Args:
-        groups: By part ("generator"), its variables in their order.
-        metadata: Kept with them, as text.
-    """
-    arrays = {key: np.array(v.numpy(), order="C") for key, v in _keys(groups).items()}
+def save_variables(path: Path, variables: Variables, metadata: Mapping[str, str]) -> None:
+    """Writes variables atomically, with metadata as text."""
+    arrays = {name: np.array(variable.numpy(), order="C") for name, variable in variables.items()}
     with atomic_file(path, sum(array.nbytes for array in arrays.values())) as temporary:
         save_file(arrays, temporary, metadata={**metadata, CHECKSUM: _checksum(arrays)})
 
 
-def load_variables(path: Path, groups: Groups) -> dict[str, str]:
+def load_variables(
+    path: Path, variables: Variables, migrated: Callable[[Arrays], Arrays] = lambda arrays: arrays
+) -> dict[str, str]:
     """Assigns what `save_variables` wrote; returns the metadata.
+
+    Args:
+        migrated: Gives what lies in the file the names of today.
 
     Raises:
         RunError: the file is damaged, or was written for other variables; no variable has changed then.
     """
-    variables = _keys(groups)
-    arrays, metadata = _read(path)
-    if odd := sorted(set(arrays) ^ set(variables))[:3]:
+    arrays, metadata = read_arrays(path)
+    arrays = migrated(arrays)
+    if odd := sorted(set(arrays) ^ set(variables))[:MAX_NAMED]:
         raise RunError(f"{path} was written for another model: it differs in {', '.join(odd)}")
-    for key, variable in variables.items():
-        if arrays[key].shape != tuple(variable.shape):
-            raise RunError(f"{path}: {key} has shape {arrays[key].shape}, the model wants {tuple(variable.shape)}")
-    for key, variable in variables.items():
-        variable.assign(arrays[key])
+    for name, variable in variables.items():
+        if arrays[name].shape != tuple(variable.shape):
+            raise RunError(f"{path}: {name} has shape {arrays[name].shape}, the model wants {tuple(variable.shape)}")
+    for name, variable in variables.items():
+        variable.assign(arrays[name])
     return metadata
 
 
-def load_groups(path: Path, groups: Groups) -> None:
-    """Assigns some of the groups that `save_variables` wrote.
-
-    Raises:
-        RunError: the file is damaged, or a variable is missing on either side or has another shape: all are named, one
-            per line, and none is assigned.
-    """
-    variables = _keys(groups)
-    found = {key: array for key, array in _read(path)[0].items() if key.partition(".")[0] in groups}
-    wrong = []
-    for key in sorted({*found, *variables}):
-        there, here = (tuple(side[key].shape) if key in side else "nothing" for side in (found, variables))
-        if there != here:
-            wrong.append(f"{key}: {there} there, {here} here")
-    if wrong:
-        raise RunError("\n  ".join(wrong))
-    for key, variable in variables.items():
-        variable.assign(found[key])
-
-
-def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read_arrays(path: Path) -> tuple[Arrays, dict[str, str]]:
     """The arrays of a file and its metadata. Raises RunError where it is damaged."""
     try:
         with safe_open(path, framework="numpy") as file:
@@ -102,16 +84,3 @@ def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
         digest.update(f"{key} {array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
-
-
-def _keys(groups: Groups) -> dict[str, Any]:
-    """Unique by their numbers. The names are for people, and to see what does not match.
-
-    They do not hold the numbers by which Keras tells layers and variables without a name apart ("dense_2"): these count
-    what the process has made before.
-    """
-    return {
-        f"{group}.{index:04d}.{COUNTER.sub('', variable.name)}": variable
-        for group, variables in groups.items()
-        for index, variable in enumerate(variables)
-    }
