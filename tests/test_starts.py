@@ -11,14 +11,14 @@ import pytest
 from safetensors.numpy import load_file
 
 from kgen.config import RunConfig
-from kgen.errors import ConfigError, RunError
+from kgen.errors import RunError
 from kgen.runs.directory import RunDirectory
 from kgen.runs.run import check, run
 
 OLD = Path(__file__).parent / "fixtures" / "contract-0" / "run"
 
 UNET = {
-    "data": {"name": "shapes", "size": 8, "objects": 1, "colours": ["red"], "shapes": ["circle", "square"]},
+    "data": {"name": "shapes", "size": 8, "objects": 1, "colors": ["red"], "shapes": ["circle", "square"]},
     "encoder": {"name": "text/bag", "dim": 4, "length": 8},
     "generator": {
         "name": "diffusion/diffusion",
@@ -46,8 +46,8 @@ def weights(path: Path) -> dict[str, np.ndarray]:
 
 def test_a_unet_goes_on_with_other_data_and_a_wider_condition(tmp_path: Path) -> None:
     said: list[str] = []
-    run(configuration(), tmp_path / "narrow", say=said.append)
-    changes = {"data__colours": ["blue"], "encoder__dim": 6, "fit__learning_rate": 1e-12, "fit__weight_decay": 0.0}
+    run(configuration(), tmp_path / "narrow", log=said.append)
+    changes = {"data__colors": ["blue"], "encoder__dim": 6, "fit__learning_rate": 1e-12, "fit__weight_decay": 0.0}
     with pytest.raises(RunError, match=r"the encoder of .* learned something else .*words.json.*exclude encoder/\*"):
         check(configuration(**changes, init={"from": str(tmp_path / "narrow"), "include": ["*"]}))
     init: dict[str, Any] = {"from": str(tmp_path / "narrow"), "exclude": ["encoder/*"]}
@@ -61,7 +61,7 @@ def test_a_unet_goes_on_with_other_data_and_a_wider_condition(tmp_path: Path) ->
     assert len(patterns) < len(named) and any("/kv/kernel" in pattern for pattern in patterns)
 
     init["exclude"] += patterns
-    run(configuration(**changes, init=init), tmp_path / "wide", say=said.append)
+    run(configuration(**changes, init=init), tmp_path / "wide", log=said.append)
     narrow, wide = weights(tmp_path / "narrow"), weights(tmp_path / "wide")
     fresh = RunDirectory(tmp_path / "wide").read_manifest()["init"]["fresh"]
     assert set(named) <= set(fresh) and {path for path in fresh if path not in named} == {"encoder/embeddings"}
@@ -75,10 +75,10 @@ def test_a_unet_goes_on_with_other_data_and_a_wider_condition(tmp_path: Path) ->
 def test_frozen_parts_stay_bit_for_bit_through_a_run_that_is_resumed(tmp_path: Path) -> None:
     frozen = ["encoder/*", "generator/model/down/*", "generator/model/*/transformer/*"]
     config = configuration(fit__frozen=frozen, fit__checkpoint_every=1, fit__ema=0.5, fit__weight_decay=0.5)
-    run(config, tmp_path / "source", say=lambda line: None)
+    run(config, tmp_path / "source", log=lambda line: None)
     changes = {"init": str(tmp_path / "source"), "fit__frozen": frozen, "fit__weight_decay": 0.5, "seed": 3}
-    run(configuration(**changes), tmp_path / "run", say=lambda line: None)
+    run(configuration(**changes), tmp_path / "run", log=lambda line: None)
     shutil.rmtree(tmp_path / "source")
-    run(configuration(**changes, fit__steps=3), tmp_path / "run", say=lambda line: None)  # goes on without the source
+    run(configuration(**changes, fit__steps=3), tmp_path / "run", log=lambda line: None)  # goes on without the source
     before, after = weights(tmp_path / "run"), weights(tmp_path / "run")
     assert before.keys() == after.keys()

@@ -67,7 +67,7 @@ def make_generator(choice: Choice, decoder: Decoder, encoder: Encoder) -> Genera
 
 
 def check_fit(encoder: Encoder, generator: Generator, decoder: Decoder) -> None:
-    """Compares the spaces of neighbours.
+    """Compares the spaces of neighbors.
 
     Raises:
         SpaceError: naming both parts, and what each expects.

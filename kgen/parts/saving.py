@@ -101,7 +101,7 @@ def load_decoder(path: str | Path, decoder: Decoder) -> Decoder:
     """Fills a decoder, as it was built from its configuration, with what `save_decoder` wrote.
 
     Raises:
-        RunError: the file is damaged, or of another decoder: of other options, or for pictures of another size.
+        RunError: the file is damaged, or of another decoder: of other options, or for images of another size.
     """
     folder = Path(path)
     description = read_description(folder / DECODER, DecoderDescription)
@@ -110,12 +110,12 @@ def load_decoder(path: str | Path, decoder: Decoder) -> Decoder:
         raise RunError(f"{folder} holds another decoder than the run's: it differs in {', '.join(odd[:5])}")
     if description.image_shape != decoder.image_space.shape:
         there, here = ("x".join(map(str, shape)) for shape in (description.image_shape, decoder.image_space.shape))
-        raise RunError(f"{folder} holds a decoder for pictures of {there}, but the run's are {here}: set data.size")
+        raise RunError(f"{folder} holds a decoder for images of {there}, but the run's are {here}: set data.size")
     decoder.load_assets(folder)
     with weights_fit():
         decoder.build(None)
     weights = decoder_weights(decoder)
-    groups = {"decoder": decoder.kept_weights}
+    groups = {"decoder": decoder.inference_weights}
     load_variables(folder / WEIGHTS, weights, lambda arrays: positions_became_paths(arrays, groups, weights))
     return decoder
 
@@ -134,7 +134,7 @@ def saved_weights(pipeline: Assembled) -> Variables:
 
 def decoder_weights(decoder: Decoder) -> Variables:
     """The weights of a decoder that `encode` and `decode` use, by paths such as `decoder/network/out/kernel`."""
-    return {f"decoder/{path}": variable for path, variable in weight_paths(decoder, decoder.kept_weights).items()}
+    return {f"decoder/{path}": variable for path, variable in weight_paths(decoder, decoder.inference_weights).items()}
 
 
 def with_paths(arrays: Arrays, pipeline: Assembled) -> Arrays:
@@ -145,8 +145,8 @@ def with_paths(arrays: Arrays, pipeline: Assembled) -> Arrays:
 def _groups(pipeline: Assembled) -> dict[str, list[Any]]:
     """The saved weights by part, in the order of the layers that hold them."""
     parts = {name: getattr(pipeline, name) for name in PARTS}
-    kept = {name: part.kept_weights if name == "decoder" else list(part.weights) for name, part in parts.items()}
-    return {name: kept[name] for name, part in parts.items() if not getattr(part, "has_own_weights", False)}
+    kept = {name: part.inference_weights if name == "decoder" else list(part.weights) for name, part in parts.items()}
+    return {name: kept[name] for name, part in parts.items() if not getattr(part, "weights_are_external", False)}
 
 
 @contextmanager

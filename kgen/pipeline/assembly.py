@@ -49,7 +49,7 @@ def assemble(
         A pipeline with all its weights.
 
     Raises:
-        ConfigError: an unknown name or option. SpaceError: two neighbours do not fit.
+        ConfigError: an unknown name or option. SpaceError: two neighbors do not fit.
     """
     if keras.config.image_data_format() != "channels_last":
         raise ConfigError("kgen needs channels last: call keras.config.set_image_data_format('channels_last') first")

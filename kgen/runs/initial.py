@@ -89,7 +89,7 @@ def load_initial(sources: Sequence[InitConfig], pipeline: Pipeline) -> Start:
 
 def load_initial_decoder(sources: Sequence[InitConfig], decoder: Decoder) -> Start:
     """As `load_initial`, the weights of a decoder that `decoder.init` names, before it is trained."""
-    weights, groups = decoder_weights(decoder), {"decoder": decoder.kept_weights}
+    weights, groups = decoder_weights(decoder), {"decoder": decoder.inference_weights}
     return _load("decoder.init", sources, weights, lambda arrays: positions_became_paths(arrays, groups, weights))
 
 

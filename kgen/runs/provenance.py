@@ -29,7 +29,7 @@ def describe(config: RunConfig, directory: RunDirectory, dataset: Dataset) -> No
         metrics=[_origin(metric) for metric in metrics],
         data={
             "fingerprint": dataset.fingerprint(),
-            "pictures": len(dataset.captions("train")),
+            "images": len(dataset.captions("train")),
             "validation": len(dataset.captions("validation")),
             "held_out": len(dataset.captions("holdout")),
             "skipped": [f"{p.where}: {p.what}" for p in dataset.problems()],
