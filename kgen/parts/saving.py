@@ -14,6 +14,7 @@ from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.generator import Generator
 from kgen.errors import ConfigError, RunError, SpaceError
+from kgen.options.renamed import rename_keys
 from kgen.parts.construction import check_fit, component_id, construct, make_decoder, make_encoder, make_generator
 from kgen.parts.description import PARTS, DecoderDescription, PipelineDescription, read_description, shorten
 from kgen.plugins.hookspecs import API
@@ -106,6 +107,7 @@ def load_decoder(path: str | Path, decoder: Decoder) -> Decoder:
     folder = Path(path)
     description = read_description(folder / DECODER, DecoderDescription)
     wanted, found = {"name": component_id(decoder), **decoder.config}, description.decoder.choice
+    rename_keys(found, decoder.renamed, str(folder))
     if odd := [key for key in {**wanted, **found} if wanted.get(key) != found.get(key)]:
         raise RunError(f"{folder} holds another decoder than the run's: it differs in {', '.join(odd[:5])}")
     if description.image_shape != decoder.image_space.shape:

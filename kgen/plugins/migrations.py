@@ -5,6 +5,7 @@ Every file that kgen saves says under which contract it was saved: ``api: 1``. A
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,10 +13,12 @@ from typing import Any, Literal
 from kgen.errors import RunError
 from kgen.plugins.discovery import running
 from kgen.plugins.hookspecs import API
-from kgen.storage.paths import COUNTER
 from kgen.storage.weights import Arrays, Variables
 
 Saved = dict[str, Any]
+NUMBERED = re.compile(r"(?P<group>\w+)\.(?P<number>\d{4,})\..+")
+"""The name of a weight under contract 0."""
+
 File = Literal["description", "manifest", "checkpoint"]
 """`pipeline.yaml` and `decoder.yaml`; `manifest.json`; the metadata of a checkpoint."""
 
@@ -25,6 +28,20 @@ def format_became_api(saved: Saved) -> Saved:
     return {key: value for key, value in saved.items() if key != "format"}
 
 
+def pictures_became_images(saved: Saved) -> Saved:
+    """0 -> 1: a manifest says "images", and `shapes` has "colors"."""
+    names = {"pictures": "images", "colours": "colors"}
+
+    def renamed(data: Saved) -> Saved:
+        return {names.get(key, key): value for key, value in data.items()}
+
+    if isinstance(data := saved.get("data"), dict):
+        saved = {**saved, "data": renamed(data)}
+    if isinstance(made_from := saved.get("depends_on"), dict) and isinstance(data := made_from.get("data"), dict):
+        saved = {**saved, "depends_on": {**made_from, "data": renamed(data)}}
+    return saved
+
+
 def nothing_changed(saved: Saved) -> Saved:
     """For a file that two contracts write alike, but for the number."""
     return saved
@@ -32,14 +49,16 @@ def nothing_changed(saved: Saved) -> Saved:
 
 MIGRATIONS: Mapping[File, tuple[Callable[[Saved], Saved], ...]] = {
     "description": (format_became_api,),
-    "manifest": (nothing_changed,),
+    "manifest": (pictures_became_images,),
     "checkpoint": (nothing_changed,),
 }
 """For each file, the step from contract 0 to 1, from 1 to 2, and so on."""
 
 
 def positions_became_paths(arrays: Arrays, groups: Mapping[str, Sequence[Any]], paths: Variables) -> Arrays:
-    """0 -> 1: a weight had the name of its part and a number, `generator.0012.kernel`; it now has its path.
+    """0 -> 1: a weight had the name of its part, a number and a name, `generator.0012.kernel`; it now has its path.
+
+    The names have changed since; the numbers say which weights are meant, and their shapes must be the same.
 
     Args:
         arrays: What a file of weights or a checkpoint holds, of either contract.
@@ -47,12 +66,13 @@ def positions_became_paths(arrays: Arrays, groups: Mapping[str, Sequence[Any]], 
         paths: The same variables by their paths.
     """
     path_of = {id(variable): path for path, variable in paths.items()}
-    renamed = {
-        f"{group}.{index:04d}.{COUNTER.sub('', variable.name)}": path_of[id(variable)]
-        for group, variables in groups.items()
-        for index, variable in enumerate(variables)
-    }
-    return {renamed.get(name, name): array for name, array in arrays.items()}
+    renamed: Arrays = {}
+    for name, array in arrays.items():
+        old = NUMBERED.fullmatch(name)
+        variables = groups.get(old["group"], ()) if old else ()
+        number = int(old["number"]) if old else 0
+        renamed[path_of[id(variables[number])] if number < len(variables) else name] = array
+    return renamed
 
 
 def migrate(file: File, saved: Saved, path: Path) -> Saved:
