@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from typing import Any
 
 import keras
 
 MAX_PROGRAMS = 8
 """How many programs are kept, each with one variant per batch size (a power of two)."""
+
+MAX_BATCHES = 4
+"""How many batches of a program that is there are no slower than compiling a larger one: that takes seconds."""
 
 
 class Programs:
@@ -35,9 +38,20 @@ class Programs:
         return len(self._kept)
 
 
-def program_batch(count: int, most: int) -> int:
-    """The batch size for `count` rows: the smallest power of two that holds them, or the largest up to `most`.
+def program_batch(count: int, most: int, compiled: Collection[int] = ()) -> int:
+    """The batch size for `count` rows: one that is compiled already, where that wastes little, else a power of two.
 
-    The last batch is filled up, to less than twice the rows. There are at most ``log2(most) + 1`` batch sizes.
+    A compiled size serves where it takes at most `MAX_BATCHES` batches, and at most twice the rows. Else a new program
+    has the smallest power of two that holds all rows, or the largest up to `most`. The last batch is filled up. There
+    are at most ``log2(most) + 1`` batch sizes.
+
+    Args:
+        compiled: Batch sizes of before.
     """
-    return min(1 << max(0, count - 1).bit_length(), 1 << (most.bit_length() - 1))
+    largest = 1 << (most.bit_length() - 1)
+    serving = [
+        size
+        for size in compiled
+        if size <= largest and count <= MAX_BATCHES * size and -(-count // size) * size <= 2 * count
+    ]
+    return max(serving) if serving else min(1 << max(0, count - 1).bit_length(), largest)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -19,15 +18,23 @@ from kgen.contracts.encoder import Condition, Encoder
 from kgen.contracts.generator import Generator
 from kgen.contracts.likelihood import check_likelihood
 from kgen.data.batches import batches, check_images
-from kgen.errors import ConfigError, DataError, GuidanceWarning, UnreadTextWarning
+from kgen.errors import ConfigError, DataError
 from kgen.options import plain, split_options
 from kgen.parts.saving import save
 from kgen.pipeline.copies import pack
 from kgen.pipeline.inpainting import check_source, downsample_mask
 from kgen.pipeline.likelihood import Likelihood
 from kgen.pipeline.loss_model import LossModel
-from kgen.pipeline.prompts import check_memory, check_number, check_prompts, check_seeds
-from kgen.pipeline.sampler import Sampler, noise_spec, validate_options
+from kgen.pipeline.prompts import (
+    check_guidance,
+    check_memory,
+    check_number,
+    check_output,
+    check_prompts,
+    check_read,
+    check_seeds,
+)
+from kgen.pipeline.sampler import Sampler, latent_type, noise_spec, validate_options
 from kgen.pixels import floats, to_uint8
 from kgen.random import SeedGenerator, interpolate, noise_keys, sample
 
@@ -226,6 +233,7 @@ class Pipeline(LossModel):
         mask: np.ndarray | None = None,
         negative_prompt: str | None = None,
         decoder: Mapping[str, Any] | None = None,
+        output: Literal["images", "latents"] = "images",
         verbose: int = 0,
         **options: Any,
     ) -> np.ndarray:
@@ -245,11 +253,13 @@ class Pipeline(LossModel):
                 that have `supports_inpainting`. A latent's cell is drawn anew if any of its pixels is white.
             negative_prompt: What guidance leads away from, in place of the empty text.
             decoder: Options of the decoder's `decode`.
+            output: "latents" for what the generator makes, which is then not decoded.
             verbose: 1 shows Keras's progress bar.
             **options: Options of the generator's `generate`, such as `steps` or `guidance`.
 
         Returns:
-            uint8 (len(prompts) * n, height, width, channels), the `n` images of a prompt side by side.
+            uint8 (len(prompts) * n, height, width, channels), the `n` images of a prompt side by side; of latents,
+            float32 or int32 (len(prompts) * n, *generator.space.shape).
 
         Raises:
             ConfigError: an option is unknown, or its value not allowed; the generator cannot start from an image, or
@@ -264,12 +274,14 @@ class Pipeline(LossModel):
         seeds = check_seeds(seed, len(prompts))
         count = check_number("n", n) * len(prompts)
         batch_size = check_number("batch_size", batch_size)
+        latents = check_output(output, decoder)
         if not prompts:
-            return np.zeros((0, *self.decoder.image_space.shape), np.uint8)
+            space = self.generator.space if latents else self.decoder.image_space
+            return np.zeros((0, *space.shape), latent_type(space) if latents else np.uint8)
         options = validate_options(self.generator, "generate", options)
         check_source(self.generator, self.decoder.image_space, image, mask, options)
-        self._check_guidance(options, negative_prompt)
-        self._check_read(prompts)
+        check_guidance(options, self.condition_dropout, negative_prompt)
+        check_read(self.encoder, prompts)
         decoder_options = validate_options(self.decoder, "decode", decoder or {})
         specs, decoder_specs = noise_spec(self.generator, options), noise_spec(self.decoder, decoder_options)
         check_memory(count, self.decoder.image_space, [*specs.values(), *decoder_specs.values()])
@@ -278,7 +290,7 @@ class Pipeline(LossModel):
         batch: Batch = {
             "tokens": self.encoder.tokenize(texts),
             "generator": sample(specs, keys),
-            "decoder": sample(decoder_specs, keys),
+            "decoder": {} if latents else sample(decoder_specs, keys),
         }
         if negative_prompt is not None:
             batch["negative"] = self.encoder.tokenize(check_prompts([negative_prompt]) * count)
@@ -287,23 +299,7 @@ class Pipeline(LossModel):
         if mask is not None:
             edit_mask = downsample_mask(mask, self.decoder.image_space, self.generator.space)  # (h, w)
             batch["edit_mask"] = np.repeat(edit_mask[None], len(texts), axis=0)
-        return self._sample(batch, options, decoder_options, batch_size, verbose)
-
-    def _check_read(self, prompts: Sequence[str]) -> None:
-        for prompt in dict.fromkeys(prompts):
-            if unread := self.encoder.unread(prompt):
-                warnings.warn(f"prompt '{prompt[:80]}': {unread}", UnreadTextWarning, stacklevel=3)
-
-    def _check_guidance(self, options: Mapping[str, Any], negative_prompt: str | None = None) -> None:
-        if negative_prompt is not None and options.get("guidance", 1.0) == 1.0:
-            raise ConfigError("negative_prompt is what guidance leads away from: give a guidance other than 1, too")
-        if not self.condition_dropout and options.get("guidance", 1.0) != 1.0:
-            warnings.warn(
-                f"guidance {options['guidance']:g} compares with the empty text, but this pipeline was made with "
-                "condition_dropout 0, so that training never showed it: draw with guidance 1, or train it anew",
-                GuidanceWarning,
-                stacklevel=3,
-            )
+        return self._sample(batch, options, decoder_options, batch_size, verbose, latents)
 
     def interpolate(
         self,
@@ -332,8 +328,8 @@ class Pipeline(LossModel):
         first, second = ([noise_keys([prompt], [s], 1, shared_noise)[0]] for s in check_seeds(seeds, 2))
         check_number("count", count, least=2)
         options = validate_options(self.generator, "generate", options)
-        self._check_guidance(options)
-        self._check_read([prompt])
+        check_guidance(options, self.condition_dropout)
+        check_read(self.encoder, [prompt])
         decoder_options = validate_options(self.decoder, "decode", decoder or {})
         specs, decoder_specs = noise_spec(self.generator, options), noise_spec(self.decoder, decoder_options)
         if not any(spec.kind == "normal" for spec in specs.values()):
@@ -353,6 +349,7 @@ class Pipeline(LossModel):
         decoder_options: dict[str, Any],
         batch_size: int,
         verbose: int = 0,
+        latents: bool = False,
     ) -> np.ndarray:
         """Runs the program of these options, which is compiled where it is not there yet."""
         static, numbers = split_options(type(self.generator).generate, options)
@@ -360,10 +357,11 @@ class Pipeline(LossModel):
         loops = self.generator.num_sampling_steps(**options) > 1
         parts = self.encoder, self.generator, self.decoder
         sampler: Sampler = self.programs.get(
-            ("generate", repr(plain([static, decoder_static])), loops),
-            lambda: Sampler(*parts, self.null_tokens, static, decoder_static, loops),
+            ("generate", repr(plain([static, decoder_static])), loops, latents),
+            lambda: Sampler(*parts, self.null_tokens, static, decoder_static, loops, latents),
         )
-        return to_uint8(sampler.sample(batch, numbers, decoder_numbers, batch_size, verbose))
+        made = sampler.sample(batch, numbers, decoder_numbers, batch_size, verbose)
+        return made if latents else to_uint8(made)
 
     # ---- likelihood -----------------------------------------------------------------------------------------------
 

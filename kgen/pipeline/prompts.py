@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from kgen.backend.memory import total_memory
-from kgen.errors import ConfigError
+from kgen.contracts.encoder import Encoder
+from kgen.errors import ConfigError, GuidanceWarning, UnreadTextWarning
 from kgen.random import MAX_SEED, NoiseSpec
 from kgen.spaces import Space
 
@@ -56,4 +58,37 @@ def check_memory(count: int, image_space: Space, specs: Iterable[NoiseSpec]) -> 
         raise ConfigError(
             f"{count:,} images of {image_space} need {needed / 2**30:,.1f} GiB of memory at once, but there are "
             f"{room / 2**30:,.1f} GiB: draw fewer at a time, with other seeds"
+        )
+
+
+def check_output(output: str, decoder_options: Mapping[str, Any] | None) -> bool:
+    """Whether latents are wanted. Raises ConfigError for an unknown word, or options of a decoder that does nothing."""
+    if output not in ("images", "latents"):
+        raise ConfigError(f"output must be 'images' or 'latents', not {output!r}")
+    if output == "latents" and decoder_options:
+        raise ConfigError("output='latents' decodes nothing: leave the options of the decoder out")
+    return output == "latents"
+
+
+def check_read(encoder: Encoder, prompts: Sequence[str]) -> None:
+    """Warns the caller's caller of prompts that the encoder does not read whole."""
+    for prompt in dict.fromkeys(prompts):
+        if unread := encoder.unread(prompt):
+            warnings.warn(f"prompt '{prompt[:80]}': {unread}", UnreadTextWarning, stacklevel=3)
+
+
+def check_guidance(options: Mapping[str, Any], condition_dropout: float, negative_prompt: str | None = None) -> None:
+    """Warns the caller's caller of guidance that compares with what training never showed.
+
+    Raises:
+        ConfigError: there is a negative prompt, but no guidance.
+    """
+    if negative_prompt is not None and options.get("guidance", 1.0) == 1.0:
+        raise ConfigError("negative_prompt is what guidance leads away from: give a guidance other than 1, too")
+    if not condition_dropout and options.get("guidance", 1.0) != 1.0:
+        warnings.warn(
+            f"guidance {options['guidance']:g} compares with the empty text, but this pipeline was made with "
+            "condition_dropout 0, so that training never showed it: draw with guidance 1, or train it anew",
+            GuidanceWarning,
+            stacklevel=3,
         )

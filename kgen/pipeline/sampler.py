@@ -18,13 +18,14 @@ from kgen.errors import ConfigError, RunError
 from kgen.options import check_options
 from kgen.pixels import floats
 from kgen.random import NoiseSpec
+from kgen.spaces import Space
 
 PARTS = ("encoder", "generator", "decoder")
 """Those whose weights must be finite."""
 
 
 class Sampler:
-    """Tokens, noise and perhaps images to start from -> images in [-1, 1], with one set of static options.
+    """Tokens, noise and perhaps images to start from -> images in [-1, 1], or latents, with one set of static options.
 
     Where there are images to start from, a region of them may be all that changes. Options that are numbers are part of
     the batch. Shares the weights of the three parts.
@@ -33,6 +34,7 @@ class Sampler:
         null_tokens: The tokens of the empty text, one row.
         options, decoder_options: Of `generate` and `decode`, those that are compiled in: see `split_options`.
         loops: Whether an image takes several steps, one after the other.
+        latents: Whether the generator's latents are wanted, which are then not decoded.
     """
 
     def __init__(
@@ -44,7 +46,9 @@ class Sampler:
         options: dict[str, Any],
         decoder_options: dict[str, Any],
         loops: bool,
+        latents: bool = False,
     ) -> None:
+        self.latents = latents
         self.encoder = encoder
         self.generator = generator
         self.decoder = decoder
@@ -63,14 +67,17 @@ class Sampler:
         source = {"source": self.decoder.encode(floats(batch["image"]))} if "image" in batch else {}
         source |= {"edit_mask": batch["edit_mask"]} if "edit_mask" in batch else {}
         latent = self.generator.generate(condition, null, batch.get("generator", {}), **source, **options)
-        images = self.decoder.decode(latent, condition, batch.get("decoder", {}), **decoder_options)
-        images = ops.cast(images, "float32")
+        if self.latents:
+            made = latent
+        else:
+            images = self.decoder.decode(latent, condition, batch.get("decoder", {}), **decoder_options)
+            made = ops.cast(images, "float32")
         weights = ops.stack([_finite(getattr(self, part).weights) for part in PARTS])  # (3,)
-        drawn = ops.all(ops.isfinite(images), axis=(1, 2, 3))  # (B,), before clipping hides what is infinite
+        numbers = ops.reshape(ops.cast(made, "float32"), (ops.shape(made)[0], -1))  # (B, n)
         return {
-            "images": ops.clip(images, -1.0, 1.0),
-            "finite": drawn,
-            "finite_weights": ops.broadcast_to(weights[None], (ops.shape(images)[0], len(PARTS))),
+            "made": made if self.latents else ops.clip(made, -1.0, 1.0),
+            "finite": ops.all(ops.isfinite(numbers), axis=1),  # (B,), before clipping hides what is infinite
+            "finite_weights": ops.broadcast_to(weights[None], (ops.shape(made)[0], len(PARTS))),
         }
 
     def sample(
@@ -81,7 +88,7 @@ class Sampler:
         batch_size: int,
         verbose: int = 0,
     ) -> np.ndarray:
-        """Draws N images.
+        """Makes N images, or their latents.
 
         Args:
             batch: "tokens", "generator" and "decoder" (the noise), perhaps "negative" (tokens to lead away from),
@@ -90,7 +97,7 @@ class Sampler:
             batch_size: At most so many are drawn together. The last batch is filled up: see `program_batch`.
 
         Returns:
-            (N, height, width, channels) in [-1, 1].
+            (N, height, width, channels) in [-1, 1]; of latents, float32 or int32 (N, *generator.space.shape).
 
         Raises:
             RunError: the images, or weights of the pipeline, are not finite.
@@ -111,7 +118,12 @@ class Sampler:
                 f"{type(self.generator).__name__} and {type(self.decoder).__name__} made images that are not finite "
                 "(NaN or infinity), with weights that are: change their options"
             )
-        return np.asarray(made["images"])
+        return np.asarray(made["made"]).astype(latent_type(self.generator.space) if self.latents else np.float32)
+
+
+def latent_type(space: Space) -> type[np.generic]:
+    """Of arrays of latents: int32 for tokens, else float32."""
+    return np.int32 if space.kind == "tokens" else np.float32
 
 
 def _finite(weights: Sequence[Any]) -> Any:
