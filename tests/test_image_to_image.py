@@ -263,7 +263,7 @@ def test_a_mask_belongs_to_its_image(kgen, trained: Path, file: Path, tmp_path: 
     mask = tmp_path / "mask.png"
     Image.new("L", (40, 31), "white").save(mask)
     given = ("generate", trained, "star", "--image", file, "--mask", mask)
-    kgen(*given, cwd=tmp_path).refuses(f"--mask {mask}: must be of the size of {file}, 40x30, not 40x31")
+    kgen(*given, cwd=tmp_path).refuses(f"--mask {mask}: must have the size of {file}, 40x30, not 40x31")
     Image.new("L", (40, 30), "white").save(mask)
     kgen(*given, cwd=tmp_path).refuses("Editor changes an image as a whole: leave the mask out")
 
