@@ -259,12 +259,12 @@ GENERATORS = [
     ("test_accepts_its_space", {"accepts": ("tokens",)}, "lacks the kind"),
     ("test_losses_do_not_mix_examples", {"compute_losses": averaging}, "other examples of the batch"),
     ("test_data_and_condition_matter", {"compute_losses": blind}, "data are not used"),
-    ("test_losses_are_finite_and_per_example", {"compute_losses": reduced}, "one number an example"),
+    ("test_losses_are_finite_and_per_example", {"compute_losses": reduced}, "one number per example"),
     ("test_losses_are_finite_and_per_example", {"compute_losses": infinite}, "not finite"),
     ("test_data_and_condition_matter", {"compute_losses": deaf}, "condition is not used"),
     ("test_every_weight_has_a_gradient", {"compute_losses": half_trained}, "does not depend on"),
     ("test_no_weights_appear_late", {"compute_losses": late}, "creates weights"),
-    ("test_overfits_one_batch", {"compute_losses": climbing}, "must fall"),
+    ("test_overfits_one_batch", {"compute_losses": climbing}, "must decrease"),
     ("test_alone_as_in_a_batch", {"generate": mixing}, "alone and in a batch"),
     ("test_same_noise_same_sample", {"generate": moody, "__init__": seeded}, "makes another sample"),
     ("test_other_noise_other_sample", {"generate": still}, "from other noise"),
@@ -279,7 +279,7 @@ GENERATORS = [
     ("test_likelihood_as_declared", {"likelihood": None}, "implemented"),
     ("test_likelihood_as_declared", {"log_likelihood": summed}, "mixes"),
     ("test_generates_what_the_space_says", {"generate": half}, "must make float32, not float16"),
-    ("test_generate_options", {"noise_spec": lambda self: {}}, "must take the options of generate"),
+    ("test_generate_options", {"noise_spec": lambda self: {}}, "must accept the options of generate"),
     ("test_condition_and_null_condition_matter", {"generate": indifferent}, "whatever the condition"),
     ("test_configuration_is_plain_data", {"__init__": keeping_layers}, "holds a Dense, but 'widths' is an option"),
     ("test_kgen_knows_its_weights_and_seeds", {"__init__": hidden, "compute_losses": with_secret}, "not among its own"),
@@ -290,7 +290,7 @@ GENERATORS = [
     (
         "test_samples_come_near_what_it_learned",
         {"log_likelihood": wrong_sign, "compute_losses": lambda self, *a: {"loss": wrong_sign(self, *a[:2])}},
-        "it must rise",
+        "it must increase",
     ),
 ]
 
@@ -320,7 +320,7 @@ def with_keras_seeds(self: Any, space: Any, condition_space: Any) -> None:
 
 FLOWS = [
     ("test_takes_any_number_of_steps", {"generate": impatient}, "steps=1.* fails: IndexError"),
-    ("test_samples_come_near_what_it_learned", {"direction": -1.0}, "must come nearer"),
+    ("test_samples_come_near_what_it_learned", {"direction": -1.0}, "must come closer"),
     ("test_kgen_knows_its_weights_and_seeds", {"__init__": with_keras_seeds}, "use kgen.SeedGenerator"),
     ("test_condition_and_null_condition_matter", {"generate": unconditioned}, "whatever null_condition is"),
 ]

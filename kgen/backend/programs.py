@@ -1,4 +1,4 @@
-"""Keeps few compiled programs for many calls, whatever the number of images and the values of numeric options."""
+"""A cache of compiled programs, which are reused for other numbers of images and other values of numeric options."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 import keras
 
 MAX_PROGRAMS = 8
-"""How many programs are kept, each with one variant per batch size (a power of two)."""
+"""Number of programs in a cache, each with one variant per batch size (a power of two)."""
 
 MAX_BATCHES = 4
 """How many batches of a program that is there are no slower than compiling a larger one: that takes seconds."""
 
 
 class Programs:
-    """The programs that were used last, by what they were compiled for."""
+    """The most recently used programs, by the options that they were compiled for."""
 
     def __init__(self, limit: int = MAX_PROGRAMS) -> None:
         self.limit = limit
         self._kept: OrderedDict[Hashable, keras.Model] = OrderedDict()
 
     def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """The program of a key, which is made if there is none; the one not used for longest is then dropped."""
+        """Returns the program of a key. If there is none, makes it, and drops the least recently used one."""
         if key not in self._kept:
             self._kept[key] = make()
             while len(self._kept) > self.limit:
@@ -39,14 +39,16 @@ class Programs:
 
 
 def program_batch(count: int, most: int, compiled: Collection[int] = ()) -> int:
-    """The batch size for `count` rows: one that is compiled already, where that wastes little, else a power of two.
+    """The batch size for `count` rows: a size that is compiled already if it wastes little, else a power of two.
 
-    A compiled size serves where it takes at most `MAX_BATCHES` batches, and at most twice the rows. Else a new program
-    has the smallest power of two that holds all rows, or the largest up to `most`. The last batch is filled up. There
-    are at most ``log2(most) + 1`` batch sizes.
+    A compiled size serves if it needs at most `MAX_BATCHES` batches, and at most twice the rows. A new size is the
+    smallest power of two that holds all rows, or the largest one up to `most`. The last batch is padded. There are at
+    most ``log2(most) + 1`` batch sizes.
 
     Args:
-        compiled: Batch sizes of before.
+        count: Number of rows.
+        most: Largest number of rows in a batch.
+        compiled: Batch sizes that are compiled already.
     """
     largest = 1 << (most.bit_length() - 1)
     serving = [

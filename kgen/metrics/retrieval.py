@@ -1,4 +1,4 @@
-"""Is the real image that a generated one is nearest to the one it was asked for?"""
+"""Retrieval: whether the nearest real image has the prompt of a generated image."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ CHUNK_BYTES = 2**25
 
 
 class Retrieval(Metric):
-    """R@K: the share of images among whose K nearest real images one has the prompt as its caption.
+    """R@K: the share of generated images whose prompt is the caption of one of the K nearest real images.
 
-    The distance is the mean squared error of pixels; all splits of the dataset are searched, whatever split the prompts
-    come from. Real images that are equally near count as the nearest together: a prompt is not missed because
-    another caption has the very same image. Meant for datasets with few images a caption.
+    The distance is the mean squared error of pixels. All splits of the dataset are searched, independent of the split
+    of the prompts. Real images at the same distance count as equally near, so that a prompt is not missed because
+    another caption has an identical image. The metric is meant for datasets with few images per caption.
 
     Args:
         k: The values of K.
@@ -42,7 +42,7 @@ class Retrieval(Metric):
             return ()
         return (
             f"retrieval compares an image with all images of its caption, and here {len(captions):,} images share "
-            f"{different:,} captions: R@K then says little about single images, choose another metric",
+            f"{different:,} captions: R@K then says little about single images; choose another metric",
         )
 
     def __call__(
@@ -63,7 +63,7 @@ class Retrieval(Metric):
 
 
 def _chunks(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Every image of every split as a row (M, D) of float64, with the captions (M,); some at a time."""
+    """Yields chunks of all images of all splits, float64 (M, D), with their captions (M,)."""
     count = max(1, CHUNK_BYTES // (8 * dataset.image_space.size))
     for split in SPLITS:
         captions = np.array(dataset.captions(split), object)
@@ -74,6 +74,6 @@ def _chunks(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def _distances(queries: np.ndarray, reals: np.ndarray) -> np.ndarray:
-    """Squared distances (N, M); exact, as all are whole numbers below 2^53."""
+    """Squared distances (N, M), which are exact because all are integers below 2^53."""
     squares = np.square(queries).sum(1)[:, None] + np.square(reals).sum(1)[None, :]
     return np.asarray(squares - 2.0 * queries @ reals.T)

@@ -1,4 +1,4 @@
-"""Plain Keras layers that plugins share: they know nothing of pipelines, and work on every backend."""
+"""Keras layers that plugins share. They are independent of pipelines, and work on every backend."""
 
 from kgen.nn.attention import MultiHeadAttention, attention_weights
 from kgen.nn.dropout import Dropout

@@ -1,4 +1,4 @@
-"""Keeps variables in safetensors files, by name, with a checksum that reveals damage."""
+"""Saves variables in safetensors files, by name, with a checksum that reveals damage."""
 
 from __future__ import annotations
 
@@ -20,49 +20,59 @@ Variables = Mapping[str, Any]
 Arrays = dict[str, np.ndarray]
 
 CHECKSUM = "checksum"
-"""Key of the metadata: of all arrays, with their names, types and shapes."""
+"""The key of the checksum in the metadata. It covers all arrays, with their names, types and shapes."""
 
 MAX_NAMED = 3
-"""Names in a message about a file that holds others."""
+"""Number of names in a message about a file that was written for another model."""
 
 
 def save_variables(path: Path, variables: Variables, metadata: Mapping[str, str]) -> None:
-    """Writes variables atomically, with metadata as text."""
+    """Writes Keras variables atomically.
+
+    Args:
+        path: The file.
+        variables: The variables by name.
+        metadata: Texts that are saved with them.
+    """
     arrays = {name: np.array(variable.numpy(), order="C") for name, variable in variables.items()}
     with atomic_file(path, sum(array.nbytes for array in arrays.values())) as temporary:
         save_file(arrays, temporary, metadata={**metadata, CHECKSUM: _checksum(arrays)})
 
 
 def load_variables(
-    path: Path, variables: Variables, migrated: Callable[[Arrays], Arrays] = lambda arrays: arrays
+    path: Path, variables: Variables, migrate: Callable[[Arrays], Arrays] = lambda arrays: arrays
 ) -> dict[str, str]:
-    """Assigns what `save_variables` wrote; returns the metadata.
+    """Assigns the variables that `save_variables` wrote, and returns the metadata.
 
     Args:
-        migrated: Gives what lies in the file the names of today.
+        path: The file.
+        variables: The variables by name.
+        migrate: Changes the names in an older file to those of today.
 
     Raises:
-        RunError: the file is damaged, or was written for other variables; no variable has changed then.
+        RunError: the file is damaged, or was written for other variables. No variable is changed then.
     """
     arrays, metadata = read_arrays(path)
-    arrays = migrated(arrays)
+    arrays = migrate(arrays)
     if odd := sorted(set(arrays) ^ set(variables))[:MAX_NAMED]:
         raise RunError(f"{path} was written for another model: it differs in {', '.join(odd)}")
     for name, variable in variables.items():
         if arrays[name].shape != tuple(variable.shape):
-            raise RunError(f"{path}: {name} has shape {arrays[name].shape}, the model wants {tuple(variable.shape)}")
+            raise RunError(
+                f"{path}: {name} has the shape {arrays[name].shape}, the model needs {tuple(variable.shape)}"
+            )
     for name, variable in variables.items():
         variable.assign(arrays[name])
     return metadata
 
 
 def read_arrays(path: Path) -> tuple[Arrays, dict[str, str]]:
-    """The arrays of a file and its metadata. Raises RunError where it is damaged."""
+    """The arrays of a file and its metadata. Raises RunError if the file is damaged."""
     try:
         with safe_open(path, framework="numpy") as file:
             arrays = {key: file.get_tensor(key) for key in sorted(file.keys())}
             metadata = dict(file.metadata() or {})
-    except (SafetensorError, OSError, AttributeError, TypeError) as error:  # the last two: a type that numpy lacks
+    except (SafetensorError, OSError, AttributeError, TypeError) as error:  # the last two: numpy lacks the type
         raise RunError(f"{path} cannot be read: {error}") from error
     if metadata.pop(CHECKSUM, found := _checksum(arrays)) != found:
         raise RunError(f"{path} is damaged: its numbers do not match their checksum")
@@ -70,7 +80,7 @@ def read_arrays(path: Path) -> tuple[Arrays, dict[str, str]]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What `save_variables` kept beside the variables. Raises RunError where the file cannot be read."""
+    """The metadata that `save_variables` wrote. Raises RunError if the file cannot be read."""
     try:
         with safe_open(path, framework="numpy") as file:
             return dict(file.metadata() or {})
