@@ -14,11 +14,12 @@ from kgen.plugins.registry import Registrar
 from kgen.spaces import ConditionSpace, Space
 
 if TYPE_CHECKING:
+    from kgen.contracts.capabilities import Guidance, Samples, Steps, Strength
     from kgen.contracts.dataset import Dataset, Problem, Split
     from kgen.contracts.decoder import Decoder
     from kgen.contracts.encoder import Encoder
     from kgen.contracts.generator import Generator
-    from kgen.contracts.metric import Metric
+    from kgen.contracts.metric import GeneratedImages, Metric
     from kgen.options import OneOf, Static, is_static, part
     from kgen.parts.construction import make_dataset, make_decoder
     from kgen.parts.freezing import freeze
@@ -48,12 +49,17 @@ _LAZY = {
     "weight_paths": "kgen.storage.paths",
     "read_json": "kgen.storage.json_file",
     "Pipeline": "kgen.pipeline.model",
+    "Guidance": "kgen.contracts.capabilities",
+    "Samples": "kgen.contracts.capabilities",
+    "Steps": "kgen.contracts.capabilities",
+    "Strength": "kgen.contracts.capabilities",
     "Encoder": "kgen.contracts.encoder",
     "Generator": "kgen.contracts.generator",
     "Decoder": "kgen.contracts.decoder",
     "Dataset": "kgen.contracts.dataset",
     "Problem": "kgen.contracts.dataset",
     "Split": "kgen.contracts.dataset",
+    "GeneratedImages": "kgen.contracts.metric",
     "Metric": "kgen.contracts.metric",
     "NoiseSpec": "kgen.random",
     "SeedGenerator": "kgen.random",
@@ -71,7 +77,9 @@ __all__ = [
     "Dataset",
     "Decoder",
     "Encoder",
+    "GeneratedImages",
     "Generator",
+    "Guidance",
     "KgenError",
     "Metric",
     "NoiseSpec",
@@ -81,11 +89,14 @@ __all__ = [
     "Problem",
     "Registrar",
     "RunError",
+    "Samples",
     "SeedGenerator",
     "Space",
     "SpaceError",
-    "Static",
     "Split",
+    "Static",
+    "Steps",
+    "Strength",
     "assemble",
     "bits_per_dimension",
     "freeze",

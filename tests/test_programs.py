@@ -105,8 +105,6 @@ def test_the_program_that_was_not_used_for_longest_is_forgotten() -> None:
 class Counting(Painter):
     """Counts how often its methods are run in Python: once per program."""
 
-    supports_guidance = True
-    supports_img2img = True
     likelihood = "exact"
     traced = 0
 
@@ -118,9 +116,9 @@ class Counting(Painter):
         source: Any = None,
         *,
         steps: int = 1,
-        guidance: Annotated[float, Static(1.0)] = 1.0,
+        guidance: kgen.Guidance = 1.0,
         temperature: float = 1.0,
-        strength: float = 0.5,
+        strength: kgen.Strength = 0.5,
     ) -> Any:
         type(self).traced += 1
         x = self.mean(condition)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,7 +10,6 @@ import pytest
 from gaussian import Gaussian
 from keras import ops
 from kit_checks import CONDITIONS, SPACE, fails, hoarding
-from pydantic import Field
 
 import kgen
 from kgen import ConditionSpace, Space
@@ -19,8 +18,6 @@ from kgen.testing import GeneratorConformance
 
 class Flow(kgen.Generator):
     """Flow matching (Lipman et al. 2023) with a linear velocity, guided, integrated by Euler's method."""
-
-    supports_guidance = True
 
     def __init__(self, space: Space, condition_space: ConditionSpace, **kwargs: Any) -> None:
         super().__init__(space, condition_space, **kwargs)
@@ -48,8 +45,8 @@ class Flow(kgen.Generator):
         null_condition: Any,
         noise: Any,
         *,
-        steps: Annotated[int, Field(ge=1)] = 4,
-        guidance: float = 1.5,
+        steps: kgen.Steps = 4,
+        guidance: kgen.Guidance = 1.5,
     ) -> Any:
         x = noise["start"]
         for step in range(steps):
@@ -183,7 +180,11 @@ def demanding(self: Any, condition: Any, null_condition: Any, noise: Any, *, ste
     return Gaussian.generate(self, condition, null_condition, noise)
 
 
-def unguided(self: Any, condition: Any, null_condition: Any, noise: Any, *, guidance: float = 1.0) -> Any:
+def unguided(self: Any, condition: Any, null_condition: Any, noise: Any, *, weight: kgen.Guidance = 1.0) -> Any:
+    return Gaussian.generate(self, condition, null_condition, noise)
+
+
+def unmarked(self: Any, condition: Any, null_condition: Any, noise: Any, *, guidance: float = 1.0) -> Any:
     return Gaussian.generate(self, condition, null_condition, noise)
 
 
@@ -273,9 +274,8 @@ GENERATORS = [
     ("test_generates_what_the_space_says", {"__init__": hoarding}, "has not built .*spare"),
     ("test_generate_options", {"generate": careless}, "misspelled"),
     ("test_generate_options", {"generate": demanding}, "no default"),
-    ("test_guidance_as_declared", {"supports_guidance": True}, "does not take"),
-    ("test_guidance_as_declared", {"supports_guidance": True, "generate": unguided}, "whatever the guidance"),
-    ("test_guidance_as_declared", {"generate": unguided}, "takes 'guidance'"),
+    ("test_guidance_matters", {"generate": unguided}, "whatever the guidance"),
+    ("test_capabilities_are_declared", {"generate": unmarked}, "annotate it as kgen.Guidance"),
     ("test_likelihood_as_declared", {"likelihood": None}, "implemented"),
     ("test_likelihood_as_declared", {"log_likelihood": summed}, "mixes"),
     ("test_generates_what_the_space_says", {"generate": half}, "must make float32, not float16"),
@@ -300,7 +300,7 @@ def flow(**members: Any) -> Any:
 
 
 def impatient(
-    self: Any, condition: Any, null_condition: Any, noise: Any, *, steps: int = 4, guidance: float = 1.5
+    self: Any, condition: Any, null_condition: Any, noise: Any, *, steps: kgen.Steps = 4, guidance: kgen.Guidance = 1.5
 ) -> Any:
     times = [1.0, 0.75, 0.5, 0.25][:steps]
     assert times[3] == 0.25
@@ -308,7 +308,7 @@ def impatient(
 
 
 def unconditioned(
-    self: Any, condition: Any, null_condition: Any, noise: Any, *, steps: int = 4, guidance: float = 1.5
+    self: Any, condition: Any, null_condition: Any, noise: Any, *, steps: kgen.Steps = 4, guidance: kgen.Guidance = 1.5
 ) -> Any:
     return Flow.generate(self, condition, condition, noise, steps=steps, guidance=guidance)
 

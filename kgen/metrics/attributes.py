@@ -19,13 +19,12 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from kgen.contracts.dataset import Dataset, Split
-from kgen.contracts.metric import Metric
+from kgen.contracts.metric import GeneratedImages, Metric
 from kgen.data.datasets.drawing import SHAPES, coverage
 from kgen.data.datasets.shapes import COLORS, POSITIONS, RADII, Scene, Shapes, Thing, parse
 from kgen.errors import DataError
@@ -39,7 +38,7 @@ PALEST = 0.6
 MAX_OBJECTS = 3
 """Largest number of objects to find: one more than in a scene, to detect an additional one."""
 
-ENOUGH = 64
+MAX_SIZE = 64
 """Height and width, in pixels, that are sufficient for reading."""
 
 PHASES = 4
@@ -62,13 +61,16 @@ class Attributes(Metric):
     headline: ClassVar[str | None] = "accuracy"
     better: ClassVar[Literal["higher", "lower"] | None] = "higher"
 
-    def __call__(
-        self, images: np.ndarray, prompts: Sequence[str], split: Split, dataset: Dataset
-    ) -> Mapping[str, float]:
-        pairs = [(parse(prompt), read(image)) for image, prompt in zip(images, prompts, strict=True)]
+    def update(self, batch: GeneratedImages) -> None:
+        pairs = [(parse(prompt), read(image)) for image, prompt in zip(batch.images, batch.prompts, strict=True)]
         right = np.concatenate([_right(*pair) for pair in pairs])  # (objects, attributes)
         exact = [sorted(wanted) == sorted(found) for wanted, found in pairs]
-        return {**dict(zip(Thing._fields, map(float, right.mean(0)), strict=True)), "accuracy": float(np.mean(exact))}
+        self.add(right=right.sum(0), objects=len(right), exact=sum(exact), images=len(exact))
+
+    def compute(self) -> Mapping[str, float]:
+        shares = self.sums["right"] / self.sums["objects"]  # (attributes,)
+        accuracy = self.sums["exact"] / self.sums["images"]
+        return {**dict(zip(Thing._fields, map(float, shares), strict=True)), "accuracy": float(accuracy)}
 
 
 def read(image: np.ndarray) -> Scene:
@@ -103,8 +105,8 @@ def _right(wanted: Scene, found: Scene) -> np.ndarray:
 
 
 def _shrink(image: np.ndarray) -> np.ndarray:
-    """Halves large images while that is exact, because `ENOUGH` pixels are sufficient for reading."""
-    while len(image) > ENOUGH and len(image) % 2 == 0:
+    """Halves large images while that is exact, because `MAX_SIZE` pixels are sufficient for reading."""
+    while len(image) > MAX_SIZE and len(image) % 2 == 0:
         half = len(image) // 2
         image = image.reshape(half, 2, half, 2, -1).mean((1, 3))
     return image

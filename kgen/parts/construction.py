@@ -1,4 +1,4 @@
-"""Names -> components, and parts that fit together."""
+"""Builds components by their names, and checks that the parts of a pipeline fit together."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from kgen.plugins.registry import Kind
 from kgen.spaces import ConditionSpace, Space
 
 Choice = str | Mapping[str, Any]
-"""A component by name ("text/bag", "bag"), or with options: {"name": "bag", "dim": 64}."""
+"""A component as a name ("text/bag", "bag"), or as a mapping with options: {"name": "bag", "dim": 64}."""
 
 
 def make_dataset(choice: Choice) -> Dataset:
     """Opens a dataset by name: ``make_dataset({"name": "shapes", "size": 16})``.
 
     Raises:
-        ConfigError: an unknown name or option. DataError: the data are missing or damaged.
+        ConfigError: the name or an option is unknown.
+        DataError: the data are missing or damaged.
     """
     return cast(Dataset, _make("dataset", choice))
 
@@ -46,20 +47,22 @@ def make_encoder(choice: Choice, captions: Sequence[str] | None) -> Encoder:
 
 
 def make_decoder(choice: Choice, image_space: Space, condition_space: ConditionSpace) -> Decoder:
-    """Builds a decoder by name, with fresh weights.
+    """Builds a decoder by name, with new weights.
 
     Args:
-        image_space: Of the images that it reads and makes.
-        condition_space: Of the text's conditions, for a decoder that reads them.
+        choice: The name, or a mapping with options.
+        image_space: The space of the images that it encodes and decodes.
+        condition_space: The space of the conditions, for decoders that read the text.
 
     Raises:
-        ConfigError: an unknown name or option. SpaceError: it cannot work with such images.
+        ConfigError: the name or an option is unknown.
+        SpaceError: the decoder does not support such images.
     """
     return cast(Decoder, _make("decoder", choice, image_space=image_space, condition_space=condition_space))
 
 
 def make_generator(choice: Choice, decoder: Decoder, encoder: Encoder) -> Generator:
-    """Builds a generator for the decoder's latents; refuses one that cannot model them before it exists."""
+    """Builds a generator for the decoder's latents. If it cannot model them, this fails before it is constructed."""
     component, _ = find("generator", choice)
     _check_kind(component.load(), component.id, decoder)
     made = _make("generator", choice, space=decoder.latent_space, condition_space=encoder.condition_space)
@@ -67,10 +70,10 @@ def make_generator(choice: Choice, decoder: Decoder, encoder: Encoder) -> Genera
 
 
 def check_fit(encoder: Encoder, generator: Generator, decoder: Decoder) -> None:
-    """Compares the spaces of neighbors.
+    """Compares the spaces of neighboring parts.
 
     Raises:
-        SpaceError: naming both parts, and what each expects.
+        SpaceError: two spaces differ. The message names both parts and their spaces.
     """
     names = {part: type(part).__name__ for part in (encoder, generator, decoder)}
     _check_kind(type(generator), names[generator], decoder)
@@ -96,7 +99,7 @@ def _check_kind(generator: type[Generator], name: str, decoder: Decoder) -> None
 
 
 def find(kind: Kind, choice: Choice) -> tuple[Any, dict[str, Any]]:
-    """Looks a choice up: its declaration, and its options."""
+    """Looks up a choice. Returns the declaration of the component, and the options."""
     if not isinstance(choice, str | Mapping):
         what = f"the class {choice.__name__}" if isinstance(choice, type) else f"{type(choice).__name__} {choice!r}"
         raise ConfigError(
@@ -111,7 +114,7 @@ def find(kind: Kind, choice: Choice) -> tuple[Any, dict[str, Any]]:
 
 
 def component_id(part: object) -> str:
-    """The full id under which an object's class is registered; else its import path."""
+    """The full id under which an object's class is registered, or its import path."""
     cls = type(part)
     component = registry().of_class(cls)
     return f"{cls.__module__}:{cls.__qualname__}" if component is None else component.id
@@ -123,12 +126,14 @@ def _make(kind: Kind, choice: Choice, **wiring: Any) -> object:
 
 
 def construct(kind: Kind, name: str, cls: type[Any], given: Mapping[str, Any], wiring: Mapping[str, Any]) -> Any:
-    """Makes a component of its class.
+    """Constructs a component.
 
     Args:
-        name: For messages.
-        given: Options, not yet checked.
-        wiring: Spaces of its neighbors, of which it gets those that its constructor takes.
+        kind: The kind of the component, for messages.
+        name: The name of the component, for messages.
+        cls: The class.
+        given: Options that are not yet validated.
+        wiring: The spaces of neighboring parts. The constructor gets those that it takes.
 
     Raises:
         ConfigError: an option is wrong.

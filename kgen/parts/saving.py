@@ -1,4 +1,4 @@
-"""A pipeline on disk: its parts' names and options, what they learned, and their weights. Nothing is unpickled."""
+"""Saves and loads pipelines: the names and options of the parts, their assets and weights. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PIPELINE, DECODER, WEIGHTS = "pipeline.yaml", "decoder.yaml", "weights.safetenso
 
 
 class Assembled(Protocol):
-    """What is saved of a pipeline."""
+    """The attributes of a pipeline that are saved."""
 
     encoder: Encoder
     generator: Generator
@@ -40,13 +40,13 @@ Made = TypeVar("Made", bound=Assembled)
 
 
 def save(pipeline: Assembled, path: str | Path) -> None:
-    """Writes a pipeline into the folder `path`, atomically: `pipeline.yaml`, `weights.safetensors`, and assets.
+    """Writes a pipeline to the folder `path`, atomically: `pipeline.yaml`, `weights.safetensors`, and assets.
 
-    A saved pipeline in that folder is replaced. Nothing else is: not a file, and not a folder with files of another
-    origin, in it or below it.
+    A saved pipeline in that folder is replaced. A file, or a folder that contains other files at any depth, is not.
 
     Raises:
-        ConfigError: `path` is not such a folder. RunError: the disk is full.
+        ConfigError: `path` is a file, or a folder with other files.
+        RunError: the disk is full.
     """
     with _described_folder(Path(path), PIPELINE, _describe(pipeline)) as folder:
         for part in ("encoder", "decoder"):
@@ -56,14 +56,15 @@ def save(pipeline: Assembled, path: str | Path) -> None:
 
 
 def restore(make: Callable[..., Made], path: str | Path, custom: Sequence[type[Any]] = ()) -> Made:
-    """Reads what `save` wrote.
+    """Reads a pipeline that `save` wrote.
 
     Args:
-        make: The class of the pipeline: it is given the three parts and `condition_dropout`, and creates all weights.
-        path, custom: As for `kgen.load`.
+        make: The class of the pipeline. It takes the three parts and `condition_dropout`, and creates all weights.
+        path, custom: See `kgen.load`.
 
     Raises:
-        RunError: there is no pipeline, or it is damaged. ConfigError: a plugin that it needs is missing.
+        RunError: there is no pipeline, or it is damaged.
+        ConfigError: a plugin that it needs is missing.
     """
     folder = Path(path)
     if (folder / "model" / PIPELINE).is_file():
@@ -86,7 +87,7 @@ def restore(make: Callable[..., Made], path: str | Path, custom: Sequence[type[A
 
 
 def save_decoder(decoder: Decoder, path: str | Path) -> None:
-    """Writes a trained decoder into the folder `path`, atomically, as `save` does a pipeline."""
+    """Writes a trained decoder to the folder `path`, atomically, as `save` writes a pipeline."""
     description = {
         "api": API,
         "dtype": decoder.dtype_policy.name,
@@ -99,10 +100,10 @@ def save_decoder(decoder: Decoder, path: str | Path) -> None:
 
 
 def load_decoder(path: str | Path, decoder: Decoder) -> Decoder:
-    """Fills a decoder, as it was built from its configuration, with what `save_decoder` wrote.
+    """Loads the assets and weights that `save_decoder` wrote into a decoder that was built from its configuration.
 
     Raises:
-        RunError: the file is damaged, or of another decoder: of other options, or for images of another size.
+        RunError: the file is damaged, or belongs to a decoder with other options, or for images of another size.
     """
     folder = Path(path)
     description = read_description(folder / DECODER, DecoderDescription)
@@ -153,7 +154,7 @@ def _groups(pipeline: Assembled) -> dict[str, list[Any]]:
 
 @contextmanager
 def _described_folder(path: Path, name: str, description: dict[str, Any]) -> Iterator[Path]:
-    """Yields a new folder, which takes the place of `path`; the file `name` describes it, and lists its files."""
+    """Yields a new folder, which replaces `path` after the block. The file `name` describes it, and lists its files."""
     if path.suffix in (".keras", ".h5"):
         raise ConfigError(f"kgen saves into a folder, not into a file of Keras: give '{path.with_suffix('')}'")
     remove_abandoned(path.parent)
@@ -164,7 +165,7 @@ def _described_folder(path: Path, name: str, description: dict[str, Any]) -> Ite
 
 
 def _owned(file: Path) -> list[str]:
-    """The files that a folder's description lists; none where there is no description."""
+    """The files that a folder's description lists; an empty list if there is no description."""
     schema = PipelineDescription if file.name == PIPELINE else DecoderDescription
     try:
         return list(read_description(file, schema).files)

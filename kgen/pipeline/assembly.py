@@ -1,4 +1,4 @@
-"""Names or objects -> a pipeline whose parts fit together."""
+"""Builds a pipeline from the names of components or from objects, and checks that the parts fit together."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import keras
 
+from kgen.backend.variables import kept_variables
 from kgen.contracts.dataset import Dataset
 from kgen.contracts.decoder import Decoder, has_losses, learns_from_images
 from kgen.contracts.encoder import Encoder
@@ -36,20 +37,21 @@ def assemble(
     captions: Sequence[str] | None = None,
     condition_dropout: float = 0.1,
 ) -> Pipeline:
-    """Builds a pipeline from component names, from objects, or from a mixture.
+    """Builds a pipeline from names of components, from objects, or from both.
 
     Args:
-        encoder, generator, decoder: Names, mappings {"name": ..., options}, or objects (which no plugin needs to know).
-        dataset: Gives `image_space` and the training captions, where those are not given.
-        image_space: Of the images: (height, width, channels), or ``Space("continuous", (32, 32, 3))``.
-        captions: What an encoder that is given by name learns its vocabulary from. An encoder object is taken as it is.
+        encoder, generator, decoder: Names, mappings {"name": ..., options}, or objects, which need not be registered.
+        dataset: The source of `image_space` and of the training captions, if these are not given.
+        image_space: The space of the images: (height, width, channels), or ``Space("continuous", (32, 32, 3))``.
+        captions: Texts from which an encoder given by name learns its vocabulary. An encoder object is used as it is.
         condition_dropout: See `Pipeline`.
 
     Returns:
         A pipeline with all its weights.
 
     Raises:
-        ConfigError: an unknown name or option. SpaceError: two neighbors do not fit.
+        ConfigError: a name or an option is unknown.
+        SpaceError: two neighboring parts do not fit together.
     """
     if keras.config.image_data_format() != "channels_last":
         raise ConfigError("kgen needs channels last: call keras.config.set_image_data_format('channels_last') first")
@@ -73,6 +75,21 @@ def assemble(
     return Pipeline(encoder, generator, decoder, condition_dropout=condition_dropout)
 
 
+def with_decoder(pipeline: Pipeline, decoder: Decoder) -> Pipeline:
+    """The encoder and the generator of a pipeline, and the state of its random numbers, with another decoder.
+
+    Raises:
+        SpaceError: the generator makes no latents of this decoder.
+    """
+    encoder, generator = pipeline.encoder, pipeline.generator
+    check_fit(encoder, generator, decoder)
+    states = [v for v in pipeline.training_variables if v.name == "seed_generator_state"]
+    with kept_variables(states):  # building calls the parts
+        made = Pipeline(encoder, generator, decoder, condition_dropout=pipeline.condition_dropout)
+    made.seed_generator.state.assign(pipeline.seed_generator.state)
+    return made
+
+
 def _as_space(given: Space | Sequence[int] | None) -> Space | None:
     if given is None or isinstance(given, Space):
         return given
@@ -82,7 +99,7 @@ def _as_space(given: Space | Sequence[int] | None) -> Space | None:
 
 
 def _check_ready(choice: Choice) -> None:
-    """Refuses a decoder that must be calibrated on images, as `assemble` has none to show it."""
+    """Refuses a decoder that must be calibrated on images, because `assemble` has no images."""
     component, _ = find("decoder", choice)
     cls = component.load()
     if learns_from_images(cls) and not has_losses(cls):

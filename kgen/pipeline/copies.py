@@ -15,7 +15,7 @@ Packed = tuple[type[Any], dict[str, bytes], tuple[type[Any], ...]]
 
 
 def pack(pipeline: Assembled) -> tuple[Callable[..., Any], Packed]:
-    """What `Pipeline.__reduce__` returns: the files that `save` writes, and what makes a pipeline of them."""
+    """The return value of `Pipeline.__reduce__`: a function that makes a pipeline, and the files that `save` writes."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         save(pipeline, folder)
@@ -25,7 +25,7 @@ def pack(pipeline: Assembled) -> tuple[Callable[..., Any], Packed]:
 
 
 def unpack(make: type[Any], files: dict[str, bytes], custom: tuple[type[Any], ...]) -> Any:
-    """The reverse of `pack`: a pipeline of the class `make`."""
+    """Makes a pipeline of the class `make` from the files of `pack`."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         for name, content in files.items():

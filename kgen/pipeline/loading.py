@@ -1,4 +1,4 @@
-"""A folder -> the pipeline that was saved in it."""
+"""Loads a pipeline from the folder in which it was saved."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from kgen.pipeline.model import Pipeline
 def load(path: str | Path, *, custom: Sequence[type[Any]] = ()) -> Pipeline:
     """Reads a pipeline that `kgen.save` or `kgen run` wrote.
 
-    The optimizer's state is in a run's checkpoints: `kgen run RUNDIR --set fit.steps=N` goes on with a training.
+    It does not contain the optimizer's state, which is in the checkpoints of a run: `kgen run RUNDIR --set fit.steps=N`
+    continues a training.
 
     Args:
-        path: The folder, or a run directory (whose `model/` is read).
-        custom: Classes of parts that no plugin registered.
+        path: The folder, or a run directory, whose `model/` is read.
+        custom: Classes of parts that no plugin has registered.
 
     Raises:
-        RunError: there is no pipeline, or it is damaged. ConfigError: a plugin that it needs is missing.
+        RunError: there is no pipeline, or it is damaged.
+        ConfigError: a plugin that it needs is missing.
     """
     return restore(Pipeline, path, custom)

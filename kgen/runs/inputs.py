@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from kgen.data.latents import LatentCache, cached_latents
 from kgen.data.loader import Loader
 from kgen.errors import DataError
 from kgen.parts.construction import make_dataset
+
+BATCH = 32
+"""Images of a batch that is shown to a decoder."""
 
 
 def read_dataset(component: ComponentConfig) -> Dataset:
@@ -66,9 +70,14 @@ class Inputs:
     decoder: Decoder | None = None
     flip: bool = False
 
+    @property
+    def caches_conditions(self) -> bool:
+        """Whether the encoder has weights that are not trained."""
+        return self.encoder is not None and not self.encoder.trainable and bool(self.encoder.weights)
+
     def conditions(self) -> ConditionCache | None:
         """A frozen encoder's outputs, computed once for all captions; None for an encoder that is trained."""
-        if self.encoder is None or self.encoder.trainable or not self.encoder.weights:
+        if self.encoder is None or not self.caches_conditions:
             return None
         return cached_conditions(self.encoder, all_captions(self.dataset), cache_folder())
 
@@ -96,3 +105,16 @@ class Inputs:
         """What to measure the loss on while training."""
         split = eval_split(self.dataset)
         return self.loader(split, batch_size) if split else None
+
+
+class SplitImages:
+    """All images of a split, in batches uint8 (B, H, W, C). It can be iterated several times."""
+
+    def __init__(self, dataset: Dataset, split: Split) -> None:
+        self.dataset, self.split = dataset, split
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        count = len(self.dataset.captions(self.split))
+        for start in range(0, count, BATCH):
+            rows = range(start, min(start + BATCH, count))
+            yield np.stack([self.dataset.image(self.split, row) for row in rows])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -11,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from kgen.backend.precision import precision
+from kgen.contracts.capabilities import Capability, guides, option_of, value_of
 from kgen.contracts.generator import Generator
 from kgen.options import options, split_options
 from kgen.random import NoiseSpec, sample
@@ -195,22 +195,27 @@ class GeneratorConformance(LossConformance):
                     err_msg=f"generate({_show(given)}): image {index} differs alone and in a batch",
                 )
 
-    def test_guidance_as_declared(self) -> None:
+    def test_capabilities_are_declared(self) -> None:
+        """What has the usual name of a capability's option has its type, too."""
+        generate = type(self.example()).generate
+        for capability, kind in ((Capability.GUIDANCE, "Guidance"), (Capability.STEPS, "Steps")):
+            assert capability.value not in options(generate) or option_of(generate, capability) is not None, (
+                f"generate takes '{capability.value}', but its type does not say what it is, so that kgen cannot use "
+                f"it: annotate it as kgen.{kind}, or give it another name"
+            )
+
+    def test_guidance_matters(self) -> None:
         bench = self.bench(perturbed=True)
         component = bench.component
-        named = "guidance" in options(type(component).generate)
-        assert named == component.supports_guidance, (
-            f"supports_guidance is {component.supports_guidance}, but generate "
-            f"{'takes' if named else 'does not take'} 'guidance'"
-        )
-        if not named:
+        guidance = option_of(type(component).generate, Capability.GUIDANCE)
+        if guidance is None:
             return
         given = dict(self.generate_options[0])
-        usual = float(given.get("guidance", options(type(component).generate)["guidance"].default))
+        usual = float(value_of(type(component).generate, Capability.GUIDANCE, given))
         batch = self._sampling_batch(component, given)
         weak = self._generate(bench, batch, given)
-        strong = self._generate(bench, batch, {**given, "guidance": usual + 3.0})
-        assert np.isfinite(strong).all(), f"generate(guidance={usual + 3.0}) is not finite"
+        strong = self._generate(bench, batch, {**given, guidance: usual + 3.0})
+        assert np.isfinite(strong).all(), f"generate({guidance}={usual + 3.0}) is not finite"
         assert not np.allclose(weak, strong, atol=1e-6), "generate makes the same sample whatever the guidance"
 
     def test_generates_in_mixed_precision(self) -> None:
@@ -221,15 +226,16 @@ class GeneratorConformance(LossConformance):
             check_in_space(x, bench.component.space, BATCH, f"generate({_show(given)}) in mixed precision", narrow=True)
 
     def test_takes_any_number_of_steps(self) -> None:
-        """Checks one, two and three steps, if the type of the option `steps` allows them."""
+        """Checks one, two and three steps, if the type of the option of steps allows them."""
         bench = self.bench(perturbed=True)
         generate = type(bench.component).generate
-        if "steps" not in options(generate):
+        option = option_of(generate, Capability.STEPS)
+        if option is None:
             return
         for number, given in enumerate(self.generate_options):
             for steps in (1, 2, 3) if number == 0 else (1, 2):
-                asked = {**given, "steps": steps}
-                if steps == given.get("steps") or not allows(generate, asked):
+                asked = {**given, option: steps}
+                if steps == given.get(option) or not allows(generate, asked):
                     continue
                 try:
                     batch = self._sampling_batch(bench.component, asked)
@@ -241,7 +247,7 @@ class GeneratorConformance(LossConformance):
 
     def test_condition_and_null_condition_matter(self) -> None:
         bench = self.bench(perturbed=True)
-        guided = bench.component.supports_guidance
+        generate = type(bench.component).generate
         for given in self.generate_options if self.conditional else ():
             batch = self._sampling_batch(bench.component, given)
             loud = {**batch, "condition": _louder(batch["condition"]), "null": _louder(batch["null"])}
@@ -251,7 +257,7 @@ class GeneratorConformance(LossConformance):
                 f"generate({_show(given)}) makes the same sample whatever the condition; if the generator needs none, "
                 "set conditional = False in its test"
             )
-            if guided and given.get("guidance", 1.0) != 1.0:
+            if guides(generate, given):
                 other = {**loud, "null": _louder(loud["null"], -1.0)}
                 assert not np.allclose(x, self._generate(bench, other, given), atol=1e-6), (
                     f"generate({_show(given)}) makes the same sample whatever null_condition is"
@@ -298,21 +304,6 @@ class GeneratorConformance(LossConformance):
         return result
 
     # ---- editing --------------------------------------------------------------------------------------------------
-
-    def test_edits_as_declared(self) -> None:
-        component = self.example()
-        known = inspect.signature(type(component).generate).parameters
-        for declared, argument in (("supports_img2img", "source"), ("supports_inpainting", "edit_mask")):
-            assert (argument in known) == getattr(component, declared), (
-                f"{declared} is {getattr(component, declared)}, but generate "
-                f"{'takes' if argument in known else 'does not take'} '{argument}'"
-            )
-        assert "strength" in known or not component.supports_img2img, (
-            "supports_img2img is True, but generate does not take 'strength'"
-        )
-        assert component.supports_img2img or not component.supports_inpainting, (
-            "supports_inpainting is True, but supports_img2img is not"
-        )
 
     def test_draws_a_region_anew_and_keeps_the_rest(self) -> None:
         bench = self.bench(perturbed=True)
