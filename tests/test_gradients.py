@@ -12,8 +12,8 @@ import pytest
 from parts import Painter, Patterns, Words
 
 import kgen
+from kgen.parts.construction import make_encoder
 from kgen.pipeline import assembly
-from kgen.pipeline.assembly import make_encoder
 from kgen.testing.inputs import random_conditions, random_latents
 from kgen.testing.replicas import copies, mirrored
 from kgen.training.optimizer import AveragingAdamW, _clip_globally

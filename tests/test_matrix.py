@@ -16,7 +16,7 @@ import pytest
 
 import kgen
 from kgen.backend.compiled import Compiled
-from kgen.pipeline.assembly import component_id, make_encoder
+from kgen.parts.construction import component_id, make_encoder
 from kgen.plugins.discovery import registry
 
 SPACE = kgen.Space("continuous", (4, 4, 3))

@@ -18,7 +18,7 @@ from kgen.config import RunConfig
 from kgen.data.datasets.shapes import Shapes
 from kgen.data.latents import cached_latents
 from kgen.errors import ConfigError, RunError
-from kgen.pipeline.saving import load
+from kgen.pipeline.loading import load
 from kgen.runs.decoder_stage import DecoderStage
 from kgen.runs.directory import RunDirectory
 from kgen.runs.run import check, run

@@ -13,9 +13,10 @@ from kgen.comparison.page import IMAGES, INTERPOLATIONS, Comparison, Findings, c
 from kgen.comparison.sweep import Trial, sweep
 from kgen.config import RunConfig
 from kgen.errors import ConfigError, RunError
-from kgen.pipeline.description import PipelineDescription, read_description
-from kgen.pipeline.pipeline import Pipeline
-from kgen.pipeline.saving import PIPELINE, load
+from kgen.parts.description import PipelineDescription, read_description
+from kgen.parts.saving import PIPELINE
+from kgen.pipeline.loading import load
+from kgen.pipeline.model import Pipeline
 from kgen.reporting.sheets import matrix, save_png
 from kgen.runs.directory import RunDirectory
 from kgen.runs.inputs import read_dataset

@@ -12,7 +12,7 @@ import numpy as np
 
 from kgen.comparison.sweep import seconds_a_image
 from kgen.config import RunConfig
-from kgen.pipeline.pipeline import Pipeline
+from kgen.pipeline.model import Pipeline
 from kgen.plugins.discovery import registry
 from kgen.runs.directory import RunDirectory
 from kgen.runs.manifest import TRAINED

@@ -33,7 +33,7 @@ class ComponentConfig(pydantic.BaseModel):
 
     @property
     def choice(self) -> dict[str, Any]:
-        """The mapping that the functions of `kgen.pipeline.assembly` accept."""
+        """The mapping that the functions of `kgen.parts.construction` accept."""
         return {"name": self.name, **self.options}
 
     def dump(self) -> dict[str, Any]:

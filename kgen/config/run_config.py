@@ -23,12 +23,12 @@ from kgen.config.components import (
 )
 from kgen.config.decoder import DecoderConfig, resolve_decoder
 from kgen.config.overrides import apply_overrides
-from kgen.config.sections import FitConfig, LikelihoodConfig, SampleConfig, Section, Seed
+from kgen.config.sections import FitConfig, InitConfig, LikelihoodConfig, SampleConfig, Section, Seed, as_sources
 from kgen.config.source import Origin, Source, read_file, to_yaml
 from kgen.errors import ConfigError, PluginError
 from kgen.options import plain
 from kgen.options.renamed import rename_keys
-from kgen.options.validation import check, show
+from kgen.options.validation import KeyPath, check, show
 
 RENAMED: Mapping[tuple[str, ...], Mapping[str, str]] = {
     ("evaluate",): {"copies": "samples_per_prompt", "limit": "max_prompts"},
@@ -84,8 +84,9 @@ class RunConfig(Section):
     """The decoder, which turns a latent into an image; with `fit`, it is trained before the generator."""
     condition_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of training examples whose condition is dropped, which classifier-free guidance needs."""
-    init: str | None = None
-    """Directory of a run with whose encoder and generator the training starts; null: random weights."""
+    init: tuple[InitConfig, ...] = ()
+    """Weights of the encoder and the generator with which the training starts: the directory of a run, or a mapping of
+    `from`, `include` and `exclude`, or a list of these; null: random weights."""
     fit: FitConfig
     sample: SampleConfig = SampleConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -118,7 +119,7 @@ class RunConfig(Section):
     def _build(cls, source: Source, overrides: Sequence[str], name: str) -> Self:
         apply_overrides(source, overrides, DEFAULTS)
         _rename(source.data)
-        data = {"name": name, **source.data}
+        data = {"name": name, **source.data, "init": as_sources(source.data.get("init"))}
         classes: dict[str, type[Any] | None] = {}
         for key, kind in PARTS.items():
             if (value := data.get(key, DEFAULTS[key])) is not None or key in data:
@@ -146,7 +147,7 @@ class RunConfig(Section):
             data["evaluate"] = {**evaluate, "metrics": [metric.model_dump() for metric in found]}
         checked, problems = check(cls, data, "a run file")
         for path, message in problems:
-            source.report(path, message)
+            source.report(_as_written(path, source.data), message)
         source.raise_problems()
         assert isinstance(checked, cls)
         return checked
@@ -155,12 +156,23 @@ class RunConfig(Section):
         """The whole configuration as plain data, with every default; `from_dict` reads it."""
         data = self.model_dump(mode="json")
         data |= {key: getattr(self, key).dump() for key in PARTS}
+        data["init"] = [source.dump() for source in self.init]
         data["evaluate"]["metrics"] = [metric.dump() for metric in self.evaluate.metrics]
         return data
 
     def to_yaml(self) -> str:
         """The text of `dump` as a run file, which `load` reads."""
         return to_yaml(self.dump())
+
+
+def _as_written(path: KeyPath, data: Any) -> KeyPath:
+    """The path of a key below `init`, whose only item may be written without a list."""
+    for depth, key in enumerate(path):
+        if isinstance(data, dict) and key in data:
+            data = data[key]
+        elif key == 0 and path[depth - 1 : depth] == ("init",):
+            return (*path[:depth], *path[depth + 1 :])
+    return path
 
 
 def _rename(data: dict[str, Any]) -> None:

@@ -15,13 +15,15 @@ from kgen.storage.ownership import SCHEMA_TITLE
 
 Schema = dict[str, Any]
 
-_SECTIONS = ("FitConfig", "SampleConfig", "EvaluateConfig", "LikelihoodConfig")
+_SECTIONS = ("InitConfig", "FitConfig", "SampleConfig", "EvaluateConfig", "LikelihoodConfig")
 
 _STAGE: Schema = {
     "fit": {"$ref": "#/$defs/FitConfig", "description": "Settings of the decoder's training, before the generator's."},
     "data": {"$ref": "#/$defs/dataset", "description": "Dataset of the decoder's training; by default the run's data."},
+    "init": {"$ref": "#/$defs/Init", "description": "Weights with which the decoder's training starts."},
     "from": {"type": "string", "description": "Another run, whose trained decoder is used."},
 }
+_SOURCE: Schema = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/InitConfig"}]}
 _REUSED: Schema = {
     "type": "object",
     "description": "The decoder of another run.",
@@ -38,11 +40,13 @@ def run_file_schema() -> Schema:
         definitions[kind] = _any_of_kind(kind, definitions)
     schema = schema_of(RunConfig)
     definitions |= {name: _section(schema["$defs"][name]) for name in _SECTIONS}
+    definitions["Init"] = {"anyOf": [{"type": "null"}, *_SOURCE["anyOf"], {"type": "array", "items": _SOURCE}]}
     properties = {name: dict(found) for name, found in schema["properties"].items()}
     for mapping in definitions["decoder"]["anyOf"]:
         if mapping["type"] == "object":
             mapping["properties"] |= _STAGE
     definitions["decoder"]["anyOf"].append(_REUSED)
+    properties["init"] = _refer("Init", description=properties["init"]["description"])
     for key, kind in PARTS.items():
         properties[key] = _refer(kind, description=properties[key].get("description", ""))
         if (name := DEFAULTS[key]) is not None:

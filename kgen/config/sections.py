@@ -8,12 +8,35 @@ import pydantic
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Patterns = tuple[Annotated[str, Field(min_length=1)], ...]
 
 
 class Section(pydantic.BaseModel):
     """Base class of all sections: validated, frozen, without unknown keys."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class InitConfig(Section):
+    """Weights that a training starts from. A pattern fits paths of weights, such as `generator/model/up/*`."""
+
+    model_config = pydantic.ConfigDict(populate_by_name=True)
+
+    source: str = Field(alias="from")
+    """A run directory, a folder that `kgen.save` wrote, or a file of weights."""
+    include: Patterns = ("*",)
+    """Patterns of the weights to take."""
+    exclude: Patterns = ()
+    """Patterns of the weights not to take; `encoder/assets` stands for the encoder's vocabulary."""
+
+    def dump(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def as_sources(value: Any) -> Any:
+    """`init` of a run file as a list of mappings: it may be one, or a path alone, or null for none."""
+    given = [] if value is None else value if isinstance(value, list) else [value]
+    return [{"from": source} if isinstance(source, str) else source for source in given]
 
 
 class FitConfig(Section):
@@ -39,6 +62,10 @@ class FitConfig(Section):
     """Largest norm of the global gradient, which is clipped to it; null: no clipping."""
     ema: Annotated[float, Field(ge=0, lt=1)] | None = 0.999
     """Decay per step of the EMA of the weights, which sampling uses; null: no EMA."""
+    trainable: Patterns = ("*",)
+    """Patterns of the paths of the weights that are trained, such as `generator/model/up/*`; all others are frozen."""
+    frozen: Patterns = ()
+    """Patterns of the paths of weights that are frozen, such as `encoder/*`."""
     flip: bool = False
     """Whether every image is also shown mirrored; unsuitable if captions say left or right."""
     log_every: PositiveInt = 50

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from kgen.backend.memory import total_memory
-from kgen.errors import ConfigError
+from kgen.contracts.capabilities import NO_GUIDANCE, Capability, guides, value_of
+from kgen.contracts.encoder import Encoder
+from kgen.contracts.generator import Generator
+from kgen.errors import ConfigError, GuidanceWarning, UnreadTextWarning
 from kgen.random import MAX_SEED, NoiseSpec
 from kgen.spaces import Space
 
@@ -56,4 +60,43 @@ def check_memory(count: int, image_space: Space, specs: Iterable[NoiseSpec]) -> 
         raise ConfigError(
             f"{count:,} images of {image_space} need {needed / 2**30:,.1f} GiB of memory at once, but there are "
             f"{room / 2**30:,.1f} GiB: generate fewer at a time, with other seeds"
+        )
+
+
+def check_output(output: str, decoder_options: Mapping[str, Any] | None) -> bool:
+    """Whether latents are wanted. Raises ConfigError for an unknown word, or options of a decoder that does nothing."""
+    if output not in ("images", "latents"):
+        raise ConfigError(f"output must be 'images' or 'latents', not {output!r}")
+    if output == "latents" and decoder_options:
+        raise ConfigError("output='latents' decodes nothing: leave the options of the decoder out")
+    return output == "latents"
+
+
+def check_read(encoder: Encoder, prompts: Sequence[str]) -> None:
+    """Warns of prompts that the encoder does not read whole."""
+    for prompt in dict.fromkeys(prompts):
+        if unread := encoder.unread(prompt):
+            warnings.warn(f"prompt '{prompt[:80]}': {unread}", UnreadTextWarning, stacklevel=3)
+
+
+def check_guidance(
+    generator: Generator, options: Mapping[str, Any], condition_dropout: float, negative_prompt: str | None = None
+) -> None:
+    """Warns of guidance that compares with a condition that the training never showed.
+
+    Raises:
+        ConfigError: there is a negative prompt, but no guidance.
+    """
+    guided = guides(type(generator).generate, options)
+    if negative_prompt is not None and not guided:
+        raise ConfigError(
+            f"negative_prompt has an effect only with guidance: give a guidance other than {NO_GUIDANCE:g}, too"
+        )
+    if guided and not condition_dropout:
+        weight = value_of(type(generator).generate, Capability.GUIDANCE, options)
+        warnings.warn(
+            f"guidance {weight:g} compares with the empty text, but this pipeline was made with "
+            "condition_dropout 0, so that training never used it: generate with guidance 1, or train it again",
+            GuidanceWarning,
+            stacklevel=3,
         )

@@ -10,7 +10,7 @@ import numpy as np
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder
 from kgen.errors import ConfigError
-from kgen.pipeline.assembly import component_id, make_decoder
+from kgen.parts.construction import component_id, make_decoder
 from kgen.pipeline.decoder_model import Reconstructor
 from kgen.pipeline.sampler import validate_options
 from kgen.spaces import Space

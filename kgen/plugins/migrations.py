@@ -5,15 +5,20 @@ Every file that kgen saves holds the number of its contract, ``api: 1``. A file 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from kgen.errors import RunError
 from kgen.plugins.discovery import running
 from kgen.plugins.hookspecs import API
+from kgen.storage.weights import Arrays, Variables
 
 Saved = dict[str, Any]
+NUMBERED = re.compile(r"(?P<group>\w+)\.(?P<number>\d{4,})\..+")
+"""The name of a weight under contract 0."""
+
 File = Literal["description", "manifest", "checkpoint"]
 """`pipeline.yaml` and `decoder.yaml`; `manifest.json`; the metadata of a checkpoint."""
 
@@ -48,6 +53,26 @@ MIGRATIONS: Mapping[File, tuple[Callable[[Saved], Saved], ...]] = {
     "checkpoint": (nothing_changed,),
 }
 """For each file, the step from contract 0 to 1, from 1 to 2, and so on."""
+
+
+def positions_became_paths(arrays: Arrays, groups: Mapping[str, Sequence[Any]], paths: Variables) -> Arrays:
+    """0 -> 1: a weight had the name of its part, a number and a name, `generator.0012.kernel`; it now has its path.
+
+    The names have changed since; the numbers say which weights are meant, and their shapes must be the same.
+
+    Args:
+        arrays: What a file of weights or a checkpoint holds, of either contract.
+        groups: The variables of the model by part, in the order in which they were numbered.
+        paths: The same variables by their paths.
+    """
+    path_of = {id(variable): path for path, variable in paths.items()}
+    renamed: Arrays = {}
+    for name, array in arrays.items():
+        old = NUMBERED.fullmatch(name)
+        variables = groups.get(old["group"], ()) if old else ()
+        number = int(old["number"]) if old else 0
+        renamed[path_of[id(variables[number])] if number < len(variables) else name] = array
+    return renamed
 
 
 def migrate(file: File, saved: Saved, path: Path) -> Saved:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from kgen.config import RunConfig
 from kgen.errors import ConfigError, HookWarning, RunError
-from kgen.pipeline.pipeline import Pipeline
-from kgen.pipeline.saving import load
+from kgen.pipeline.loading import load
+from kgen.pipeline.model import Pipeline
 from kgen.plugins.discovery import ask, registry
 from kgen.plugins.faults import component_errors, reason
 from kgen.runs.directory import RunDirectory

@@ -8,7 +8,7 @@ from kgen.config import FitConfig, RunConfig
 from kgen.config.changes import STEPS, Change
 from kgen.contracts.dataset import SPLITS, Dataset
 from kgen.contracts.encoder import Encoder
-from kgen.pipeline.assembly import component_id
+from kgen.parts.construction import component_id
 from kgen.runs.experiment import Experiment
 from kgen.runs.inputs import all_captions
 from kgen.training.optimizer import WarmUp

@@ -1,61 +1,131 @@
-"""Starts a training from the weights of another run: `init: RUN` in a run file."""
+"""Starts a training from weights of before: `init` in a run file, for the pipeline and for its decoder's stage."""
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from kgen.config import RunConfig
+from kgen.config import InitConfig
+from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder
-from kgen.errors import RunError
-from kgen.pipeline.pipeline import Pipeline
-from kgen.pipeline.saving import saved_weights
+from kgen.errors import ConfigError, KgenError
+from kgen.parts.initial import InitialWeights, assign_weights
+from kgen.parts.saving import decoder_weights, saved_weights, with_paths
+from kgen.parts.sources import WeightSource, check_assets, load_assets, takes_assets
+from kgen.pipeline.model import Pipeline
+from kgen.plugins.migrations import positions_became_paths
 from kgen.runs.directory import RunDirectory
-from kgen.storage.weights import load_groups
+from kgen.storage.weights import Arrays, Variables
 
 PARTS = ("encoder", "generator")
-"""The parts whose weights are taken; a decoder is taken by `decoder: {from: RUN}`."""
+"""The parts whose weights `init` takes; a decoder is taken by `decoder: {from: RUN}`, or starts from `decoder.init`."""
+
+MAX_NAMED = 10
+"""Weights that a run names when it begins; its manifest names all."""
 
 
-def initial_assets(config: RunConfig, encoder: Encoder) -> None:
-    """Gives an encoder what the other run's learned from its captions, so that the weights fit.
+@dataclass(frozen=True)
+class Start:
+    """Which weights a training starts from."""
+
+    sources: Sequence[tuple[WeightSource, InitialWeights]]
+
+    @property
+    def fresh(self) -> list[str]:
+        """The weights that are taken from nowhere."""
+        taken = {path for _, weights in self.sources for path in weights.taken}
+        return sorted({path for _, weights in self.sources for path in weights.fresh} - taken)
+
+    def lines(self) -> Iterator[str]:
+        """What a run says of it."""
+        for source, weights in self.sources:
+            yield f"{len(weights.taken):,} weights are those of {source.path}"
+        for what, paths in (("begin anew", self.fresh), ("are not taken", self._unused())):
+            if self.sources and paths:
+                more = f", and {len(paths) - MAX_NAMED:,} more" if len(paths) > MAX_NAMED else ""
+                yield f"{len(paths):,} weights {what}: {', '.join(paths[:MAX_NAMED])}{more}"
+
+    def describe(self) -> dict[str, Any]:
+        """For the manifest."""
+        sources = [
+            {"from": str(source.path), "step": _step(source), "weights": source.digest, "taken": len(weights.taken)}
+            for source, weights in self.sources
+        ]
+        return {"sources": sources, "fresh": self.fresh, "unused": self._unused()}
+
+    def _unused(self) -> list[str]:
+        return sorted({path for _, weights in self.sources for path in weights.unused})
+
+
+def initial_assets(sources: Sequence[InitConfig], encoder: Encoder) -> bool:
+    """Gives an encoder what a source's learned from its captions, so that the weights fit.
+
+    Returns:
+        Whether there is such a source: else the encoder has yet to learn from captions.
 
     Raises:
-        RunError: the other run has no trained pipeline, or other components.
+        RunError: a source has no weights, or is of another encoder.
     """
-    encoder.load_assets(_other_run(config).model / "encoder")
+    for source in sources:
+        if takes_assets(source.include, source.exclude):
+            with _naming("init"):
+                if load_assets(encoder, WeightSource(Path(source.source))):
+                    return True
+    return False
 
 
-def load_initial(config: RunConfig, pipeline: Pipeline) -> None:
-    """Gives a pipeline the other run's weights of the encoder and the generator.
+def load_initial(sources: Sequence[InitConfig], pipeline: Pipeline) -> Start:
+    """Gives a pipeline the weights of its encoder and generator that `init` names.
 
     Raises:
-        RunError: a weight is missing on either side, or its shape differs; all such weights are named.
+        RunError: the weights do not fit; all that do not are named. ConfigError: a pattern fits nothing.
     """
-    other = _other_run(config)
-    weights = {name: variables for name, variables in saved_weights(pipeline).items() if name in PARTS}
+    weights = {path: v for path, v in saved_weights(pipeline).items() if path.partition("/")[0] in PARTS}
+    return _load("init", sources, weights, lambda arrays: with_paths(arrays, pipeline), pipeline.encoder)
+
+
+def load_initial_decoder(sources: Sequence[InitConfig], decoder: Decoder) -> Start:
+    """As `load_initial`, the weights of a decoder that `decoder.init` names, before it is trained."""
+    weights, groups = decoder_weights(decoder), {"decoder": decoder.inference_weights}
+    return _load("decoder.init", sources, weights, lambda arrays: positions_became_paths(arrays, groups, weights))
+
+
+def _load(
+    key: str,
+    sources: Sequence[InitConfig],
+    weights: Variables,
+    migrated: Callable[[Arrays], Arrays],
+    encoder: Encoder | None = None,
+) -> Start:
+    loaded: list[tuple[WeightSource, InitialWeights]] = []
+    with _naming(key):
+        for source in sources:
+            found = WeightSource(Path(source.source))
+            if encoder is not None and takes_assets(source.include, source.exclude):
+                check_assets(encoder, found)
+            made = assign_weights(weights, found, source.include, source.exclude, migrated)
+            for other, before in loaded:
+                if twice := sorted({*made.taken} & {*before.taken}):
+                    raise ConfigError(
+                        f"{twice[0]} would be taken from {other.path} and from {found.path}: exclude it from one"
+                    )
+            loaded.append((found, made))
+    return Start(loaded)
+
+
+@contextmanager
+def _naming(key: str) -> Iterator[None]:
+    """Begins the message of an error with the key of the run file."""
     try:
-        load_groups(other.model / "weights.safetensors", weights)
-    except RunError as error:
-        raise RunError(f"init: the weights of {other.path} do not fit this run:\n  {error}") from error
+        yield
+    except KgenError as error:
+        raise type(error)(f"{key}: {error}") from error
 
 
-def describe_initial(config: RunConfig) -> dict[str, object]:
-    """For the manifest: which weights training started from."""
-    other = _other_run(config)
-    with (other.model / "weights.safetensors").open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"run": str(other.path), "step": other.read_manifest().get("step", 0), "weights": digest}
-
-
-def _other_run(config: RunConfig) -> RunDirectory:
-    other = RunDirectory(Path(str(config.init)))
-    other.require_run()
-    if not (other.model / "weights.safetensors").is_file():
-        raise RunError(f"init: {other.path} has no trained pipeline: finish its training first")
-    theirs = RunConfig.load(other.config)
-    for part in PARTS:
-        here, there = getattr(config, part).name, getattr(theirs, part).name
-        if here != there:
-            raise RunError(f"init: the {part} of {other.path} is '{there}', but this run's is '{here}'")
-    return other
+def _step(source: WeightSource) -> int | None:
+    """The step of the run that made the weights; None where they are no run's."""
+    run = RunDirectory(source.path)
+    return run.read_manifest().get("step") if run.config.is_file() else None

@@ -17,7 +17,7 @@ from kgen.data.conditions import ConditionCache, cached_conditions
 from kgen.data.latents import LatentCache, cached_latents
 from kgen.data.loader import Loader
 from kgen.errors import DataError
-from kgen.pipeline.assembly import make_dataset
+from kgen.parts.construction import make_dataset
 
 BATCH = 32
 """Number of images in a batch for the initialization and calibration of a decoder."""
@@ -70,9 +70,14 @@ class Inputs:
     decoder: Decoder | None = None
     flip: bool = False
 
+    @property
+    def caches_conditions(self) -> bool:
+        """Whether the encoder has weights that are not trained."""
+        return self.encoder is not None and not self.encoder.trainable and bool(self.encoder.weights)
+
     def conditions(self) -> ConditionCache | None:
         """A frozen encoder's outputs for all captions, from a cache on disk; None for a trainable encoder."""
-        if self.encoder is None or self.encoder.trainable or not self.encoder.weights:
+        if self.encoder is None or not self.caches_conditions:
             return None
         return cached_conditions(self.encoder, all_captions(self.dataset), cache_folder())
 

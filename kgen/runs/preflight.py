@@ -23,7 +23,7 @@ from keras import ops
 
 from kgen.backend.devices import as_graph
 from kgen.backend.variables import kept_variables
-from kgen.config import RunConfig
+from kgen.config import FitConfig, RunConfig
 from kgen.contracts.capabilities import Capability, option_of, sampling_steps
 from kgen.contracts.dataset import SPLITS, Dataset, Split
 from kgen.contracts.decoder import Decoder, has_losses
@@ -31,9 +31,11 @@ from kgen.contracts.encoder import Condition, Encoder
 from kgen.contracts.metric import GeneratedImages, measure
 from kgen.errors import PluginError
 from kgen.options import options
-from kgen.pipeline.assembly import assemble, make_decoder
+from kgen.parts.construction import make_decoder
+from kgen.parts.freezing import freeze
+from kgen.pipeline.assembly import assemble
 from kgen.pipeline.decoder_model import DecoderModel, reads_text
-from kgen.pipeline.pipeline import Pipeline
+from kgen.pipeline.model import Pipeline
 from kgen.pipeline.sampler import noise_spec, validate_options
 from kgen.pixels import floats, to_uint8
 from kgen.plugins.faults import address, component_errors
@@ -114,16 +116,18 @@ def _tried_decoder(experiment: Experiment, encoder: Encoder) -> Decoder:
     config, data = experiment.config, experiment.decoder_data
     decoder = make_decoder(config.decoder.choice, experiment.dataset.image_space, encoder.condition_space)
     if data is not None and config.decoder.source is None:
-        _try_decoder_stage(decoder, data, encoder)
+        _try_decoder_stage(decoder, data, encoder, config.decoder.fit)
     if not decoder.built:
         decoder.build(None)
     return decoder
 
 
-def _try_decoder_stage(decoder: Decoder, data: Dataset, encoder: Encoder) -> None:
+def _try_decoder_stage(decoder: Decoder, data: Dataset, encoder: Encoder, fit: FitConfig | None) -> None:
     """Tries all steps of a decoder's training: initialization, losses if it has any, calibration, and scores."""
     if has_losses(type(decoder)):
-        DecoderModel(decoder, encoder)  # builds all weights
+        model = DecoderModel(decoder, encoder)  # builds all weights
+        if fit is not None:
+            freeze(model, fit.frozen, trainable=fit.trainable)
     else:
         decoder.build(None)
     images, captions = _examples(data)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from kgen.config import RunConfig
-from kgen.pipeline.pipeline import Pipeline
+from kgen.pipeline.model import Pipeline
 from kgen.reporting.sheets import grid, save_png
 from kgen.runs.directory import RunDirectory
 from kgen.runs.experiment import Experiment

@@ -15,7 +15,7 @@ from kgen.config import RunConfig
 from kgen.contracts.dataset import Dataset, Split
 from kgen.contracts.metric import GeneratedImages
 from kgen.pipeline.likelihood import bits_per_dimension
-from kgen.pipeline.pipeline import Pipeline
+from kgen.pipeline.model import Pipeline
 from kgen.runs.experiment import Experiment, Metrics
 from kgen.runs.prompts import spread
 

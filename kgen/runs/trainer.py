@@ -12,6 +12,7 @@ from kgen.config import FitConfig, RunConfig
 from kgen.errors import RunInterruptedError
 from kgen.pipeline.loss_model import LossModel
 from kgen.runs.inputs import Inputs
+from kgen.training.checkpoint import Checkpoints
 from kgen.training.distribution import Distribution
 from kgen.training.fit import Progress, compile_model, train
 from kgen.training.journal import Journal, Listener
@@ -58,6 +59,8 @@ class Trainer:
         distribution, alone = self.distribution, self.distribution.workers == 1
         with distribution.scope():
             compile_model(model, fit)
+        if inputs.caches_conditions:  # with the weights that the encoder has in the checkpoint
+            Checkpoints(folder / "checkpoints", fit.keep).restore(model, fit.steps)
         progress = train(
             model,
             fit,

@@ -90,7 +90,7 @@ def command(
 
     load_backend()
     from kgen.config import sampling_options
-    from kgen.pipeline.saving import load
+    from kgen.pipeline.loading import load
     from kgen.random import noise_keys
 
     pipeline = load(run)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -14,19 +13,28 @@ from keras import ops
 from kgen.backend.devices import create_weights
 from kgen.backend.memory import weights_fit
 from kgen.backend.programs import Programs
-from kgen.contracts.capabilities import NO_GUIDANCE, Capability, guides, value_of
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Condition, Encoder
 from kgen.contracts.generator import Generator
 from kgen.contracts.likelihood import check_likelihood
 from kgen.data.batches import batches, check_images
-from kgen.errors import ConfigError, DataError, GuidanceWarning, UnreadTextWarning
+from kgen.errors import ConfigError, DataError
 from kgen.options import plain, split_options
+from kgen.parts.saving import save
+from kgen.pipeline.copies import pack
 from kgen.pipeline.inpainting import check_source, downsample_mask
 from kgen.pipeline.likelihood import Likelihood
 from kgen.pipeline.loss_model import LossModel
-from kgen.pipeline.prompts import check_memory, check_number, check_prompts, check_seeds
-from kgen.pipeline.sampler import Sampler, noise_spec, validate_options
+from kgen.pipeline.prompts import (
+    check_guidance,
+    check_memory,
+    check_number,
+    check_output,
+    check_prompts,
+    check_read,
+    check_seeds,
+)
+from kgen.pipeline.sampler import Sampler, latent_type, noise_spec, validate_options
 from kgen.pixels import floats, to_uint8
 from kgen.random import SeedGenerator, interpolate, noise_keys, sample
 
@@ -68,7 +76,7 @@ class Pipeline(LossModel):
         self.condition_dropout = condition_dropout
         self.seed_generator = SeedGenerator()
         self.set_untracked("null_tokens", dict(encoder.tokenize([""])))
-        self.set_untracked("frozen_null", None)
+        self.set_untracked("frozen_null", {})
         self.set_untracked("programs", Programs())
         self.build()
 
@@ -83,7 +91,6 @@ class Pipeline(LossModel):
             condition = create_weights(self.encoder, self.null_tokens)
         else:
             condition = self.encoder(self.null_tokens)
-            self.set_untracked("frozen_null", {k: ops.convert_to_numpy(v) for k, v in condition.items()})
         if not self.decoder.built:
             self.decoder.build(None)
         image = ops.zeros((1, *self.decoder.image_space.shape))
@@ -105,6 +112,14 @@ class Pipeline(LossModel):
             foreign |= {id(variable) for variable in self.encoder.variables}
         return [variable for variable in self.variables if id(variable) not in foreign]
 
+    def make_train_function(self, force: bool = False) -> Any:
+        """As in Keras; an encoder that is not trained encodes the empty text here, once."""
+        if force or self.train_function is None:
+            known = self.condition_dropout and not self.encoder.trainable
+            condition = self.encoder(self.null_tokens) if known else {}
+            self.set_untracked("frozen_null", {name: ops.convert_to_numpy(value) for name, value in condition.items()})
+        return super().make_train_function(force)
+
     def call(self, batch: Batch, training: bool = False) -> dict[str, Tensor]:
         """Computes the losses of every example: arrays (B,)."""
         latent = (
@@ -123,7 +138,7 @@ class Pipeline(LossModel):
 
     def null_condition(self) -> Condition:
         """The condition of the empty text, with a batch axis of 1."""
-        return self.encoder(self.null_tokens) if self.frozen_null is None else self.frozen_null  # type: ignore[no-any-return]
+        return self.frozen_null or self.encoder(self.null_tokens)  # type: ignore[no-any-return]
 
     def _drop(self, condition: Condition) -> Condition:
         null = self.null_condition()
@@ -182,14 +197,12 @@ class Pipeline(LossModel):
     # ---- copies ---------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path, **options: Any) -> None:
-        """Writes the pipeline to the folder `path`, which `kgen.load` reads. A saved pipeline there is replaced.
+        """Writes the pipeline to the folder `path` like `kgen.save`; `kgen.load` reads it.
 
         Raises:
             ConfigError: `path` is the name of a Keras file, there are options of Keras's `save`, or the folder contains
                 other files.
         """
-        from kgen.pipeline.saving import save
-
         if options or Path(path).suffix in KERAS_FILES:
             raise ConfigError(
                 f"a pipeline is saved in a folder, not in a file of Keras such as {path}: call save('{Path(path).stem}'"
@@ -199,8 +212,6 @@ class Pipeline(LossModel):
 
     def __reduce__(self) -> Any:
         """Supports `copy.deepcopy` and `pickle` by saving and loading, and therefore without the optimizer."""
-        from kgen.pipeline.copies import pack
-
         return pack(self)
 
     def get_config(self) -> dict[str, Any]:
@@ -225,6 +236,7 @@ class Pipeline(LossModel):
         mask: np.ndarray | None = None,
         negative_prompt: str | None = None,
         decoder: Mapping[str, Any] | None = None,
+        output: Literal["images", "latents"] = "images",
         verbose: int = 0,
         **options: Any,
     ) -> np.ndarray:
@@ -245,11 +257,13 @@ class Pipeline(LossModel):
                 have `supports_inpainting`. A cell of the latent changes if any of its pixels is white.
             negative_prompt: The text from which guidance leads away, in place of the empty text.
             decoder: Options of the decoder's `decode`.
+            output: "latents" for what the generator makes, which is then not decoded.
             verbose: 1 shows Keras's progress bar.
             **options: Options of the generator's `generate`, such as `steps` or `guidance`.
 
         Returns:
-            uint8 (len(prompts) * n, height, width, channels), with the `n` images of a prompt in a row.
+            uint8 (len(prompts) * n, height, width, channels), with the `n` images of a prompt in a row; latents are
+            float32 or int32 (len(prompts) * n, *generator.space.shape).
 
         Raises:
             ConfigError: an option is unknown, or its value is not allowed; the generator does not support an image or a
@@ -264,12 +278,14 @@ class Pipeline(LossModel):
         seeds = check_seeds(seed, len(prompts))
         count = check_number("n", n) * len(prompts)
         batch_size = check_number("batch_size", batch_size)
+        latents = check_output(output, decoder)
         if not prompts:
-            return np.zeros((0, *self.decoder.image_space.shape), np.uint8)
+            space = self.generator.space if latents else self.decoder.image_space
+            return np.zeros((0, *space.shape), latent_type(space) if latents else np.uint8)
         options = validate_options(self.generator, "generate", options)
         check_source(self.generator, self.decoder.image_space, image, mask, options)
-        self._check_guidance(options, negative_prompt)
-        self._check_read(prompts)
+        check_guidance(self.generator, options, self.condition_dropout, negative_prompt)
+        check_read(self.encoder, prompts)
         decoder_options = validate_options(self.decoder, "decode", decoder or {})
         specs, decoder_specs = noise_spec(self.generator, options), noise_spec(self.decoder, decoder_options)
         check_memory(count, self.decoder.image_space, [*specs.values(), *decoder_specs.values()])
@@ -278,7 +294,7 @@ class Pipeline(LossModel):
         batch: Batch = {
             "tokens": self.encoder.tokenize(texts),
             "generator": sample(specs, keys),
-            "decoder": sample(decoder_specs, keys),
+            "decoder": {} if latents else sample(decoder_specs, keys),
         }
         if negative_prompt is not None:
             batch["negative"] = self.encoder.tokenize(check_prompts([negative_prompt]) * count)
@@ -287,28 +303,7 @@ class Pipeline(LossModel):
         if mask is not None:
             edit_mask = downsample_mask(mask, self.decoder.image_space, self.generator.space)  # (h, w)
             batch["edit_mask"] = np.repeat(edit_mask[None], len(texts), axis=0)
-        return self._sample(batch, options, decoder_options, batch_size, verbose)
-
-    def _check_read(self, prompts: Sequence[str]) -> None:
-        for prompt in dict.fromkeys(prompts):
-            if unread := self.encoder.unread(prompt):
-                warnings.warn(f"prompt '{prompt[:80]}': {unread}", UnreadTextWarning, stacklevel=3)
-
-    def _check_guidance(self, options: Mapping[str, Any], negative_prompt: str | None = None) -> None:
-        generate = type(self.generator).generate
-        guided = guides(generate, options)
-        if negative_prompt is not None and not guided:
-            raise ConfigError(
-                f"negative_prompt has an effect only with guidance: give a guidance other than {NO_GUIDANCE:g}, too"
-            )
-        if guided and not self.condition_dropout:
-            weight = value_of(generate, Capability.GUIDANCE, options)
-            warnings.warn(
-                f"guidance {weight:g} compares with the empty text, but this pipeline was made with "
-                "condition_dropout 0, so that training never used it: generate with guidance 1, or train it again",
-                GuidanceWarning,
-                stacklevel=3,
-            )
+        return self._sample(batch, options, decoder_options, batch_size, verbose, latents)
 
     def interpolate(
         self,
@@ -339,8 +334,8 @@ class Pipeline(LossModel):
         first, second = ([noise_keys([prompt], [s], 1, shared_noise)[0]] for s in check_seeds(seeds, 2))
         check_number("count", count, least=2)
         options = validate_options(self.generator, "generate", options)
-        self._check_guidance(options)
-        self._check_read([prompt])
+        check_guidance(self.generator, options, self.condition_dropout)
+        check_read(self.encoder, [prompt])
         decoder_options = validate_options(self.decoder, "decode", decoder or {})
         specs, decoder_specs = noise_spec(self.generator, options), noise_spec(self.decoder, decoder_options)
         if not any(spec.kind == "normal" for spec in specs.values()):
@@ -360,6 +355,7 @@ class Pipeline(LossModel):
         decoder_options: dict[str, Any],
         batch_size: int,
         verbose: int = 0,
+        latents: bool = False,
     ) -> np.ndarray:
         """Runs the program of these options, which is compiled on its first use."""
         static, numbers = split_options(type(self.generator).generate, options)
@@ -367,10 +363,11 @@ class Pipeline(LossModel):
         loops = self.generator.num_sampling_steps(**options) > 1
         parts = self.encoder, self.generator, self.decoder
         sampler: Sampler = self.programs.get(
-            ("generate", repr(plain([static, decoder_static])), loops),
-            lambda: Sampler(*parts, self.null_tokens, static, decoder_static, loops),
+            ("generate", repr(plain([static, decoder_static])), loops, latents),
+            lambda: Sampler(*parts, self.null_tokens, static, decoder_static, loops, latents),
         )
-        return to_uint8(sampler.sample(batch, numbers, decoder_numbers, batch_size, verbose))
+        made = sampler.sample(batch, numbers, decoder_numbers, batch_size, verbose)
+        return made if latents else to_uint8(made)
 
     # ---- likelihood -----------------------------------------------------------------------------------------------
 
