@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kgen.contracts.decoder import Decoder
     from kgen.contracts.encoder import Encoder
     from kgen.contracts.generator import Generator
+    from kgen.contracts.logger import Logger
     from kgen.contracts.metric import Metric
     from kgen.options import OneOf, Static, is_static, part
     from kgen.pipeline.assembly import assemble, make_dataset, make_decoder
@@ -43,6 +44,7 @@ _LAZY = {
     "Generator": "kgen.contracts.generator",
     "Decoder": "kgen.contracts.decoder",
     "Dataset": "kgen.contracts.dataset",
+    "Logger": "kgen.contracts.logger",
     "Problem": "kgen.contracts.dataset",
     "Split": "kgen.contracts.dataset",
     "Metric": "kgen.contracts.metric",
@@ -64,6 +66,7 @@ __all__ = [
     "Encoder",
     "Generator",
     "KgenError",
+    "Logger",
     "Metric",
     "NoiseSpec",
     "OneOf",

@@ -20,6 +20,9 @@ PARTS: dict[str, Kind] = {"data": "dataset", "encoder": "encoder", "generator": 
 DEFAULTS: dict[str, str | None] = {"data": None, "encoder": None, "generator": None, "decoder": "identity"}
 """What these keys hold when they are absent."""
 
+OPTIMIZERS: dict[str, str | None] = {"fit.optimizer": "adamw", "decoder.fit.optimizer": "adamw"}
+"""Those of a section."""
+
 
 class ComponentConfig(pydantic.BaseModel):
     """A component's full id and all its options, as plain data."""
@@ -69,6 +72,19 @@ def resolve(source: Source, path: KeyPath, kind: Kind, value: Any) -> tuple[Comp
         return nothing, cls
     resolved = {key: plain(getattr(checked, key)) for key in type(checked).model_fields}
     return ComponentConfig(name=component.id, options=resolved), cls
+
+
+def resolve_all(source: Source, path: KeyPath, kind: Kind, values: list[Any]) -> list[dict[str, Any]]:
+    """As `resolve`, each item of a list, as plain data."""
+    return [resolve(source, (*path, number), kind, value)[0].model_dump() for number, value in enumerate(values)]
+
+
+def report_twice(source: Source, path: KeyPath, found: list[dict[str, Any]]) -> None:
+    """Reports items of a resolved list that name a component that an earlier one names."""
+    names = [component["name"] for component in found]
+    for number, name in enumerate(names):
+        if name in names[:number] and name != "?":
+            source.report((*path, number), f"'{name}' is given twice: keep one")
 
 
 def check_sampling(

@@ -8,6 +8,7 @@ from typing import Any
 import pydantic
 
 from kgen.config.components import ComponentConfig, resolve
+from kgen.config.fit import resolve_fit
 from kgen.config.sections import FitConfig
 from kgen.config.source import Source, read_file
 from kgen.errors import ConfigError
@@ -31,7 +32,7 @@ class DecoderConfig(ComponentConfig):
 
     def dump(self) -> dict[str, Any]:
         stage = {
-            "fit": self.fit and self.fit.model_dump(mode="json"),
+            "fit": self.fit and self.fit.dump(),
             "data": self.data and self.data.dump(),
             "from": self.source,
         }
@@ -42,7 +43,8 @@ def resolve_decoder(source: Source, path: KeyPath, value: Any) -> tuple[dict[str
     """As `resolve`, with the keys of the stage; one that says just `from: RUN` is that run's decoder.
 
     Returns:
-        What `DecoderConfig` is made of (its `fit` not yet checked), and the decoder's class, if it is known.
+        What `DecoderConfig` is made of (its `fit` not yet checked, but for the components in it), and the decoder's
+        class, if it is known.
     """
     given, untrained = dict(value) if isinstance(value, dict) else value, False
     stage = {key: given.pop(key) for key in STAGE_KEYS if isinstance(given, dict) and given.get(key) is not None}
@@ -59,6 +61,8 @@ def resolve_decoder(source: Source, path: KeyPath, value: Any) -> tuple[dict[str
         _check_stage(source, path, component.name, cls, stage, untrained)
     if "data" in stage:
         stage["data"] = resolve(source, (*path, "data"), "dataset", stage["data"])[0].model_dump()
+    if "fit" in stage:
+        stage["fit"] = resolve_fit(source, (*path, "fit"), stage["fit"])
     return {**component.model_dump(), **stage}, cls
 
 

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field, NonNegativeInt, PositiveInt
 
+from kgen.config.components import ComponentConfig
+
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -24,17 +26,13 @@ class FitConfig(Section):
     batch_size: PositiveInt = 32
     """Pictures a step, over all replicas and workers."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    """Peak learning rate of AdamW."""
+    """Peak learning rate of the optimizer."""
     warmup_steps: NonNegativeInt = 100
     """Steps in which the learning rate rises from 0."""
     schedule: Literal["constant", "cosine"] = "cosine"
     """How the learning rate goes on after the warm-up."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    """AdamW's weight decay."""
-    beta_1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """AdamW's decay of the mean gradient; adversarial trainings want less, or 0."""
-    beta_2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    """AdamW's decay of the mean squared gradient."""
+    optimizer: ComponentConfig = ComponentConfig(name="kgen/adamw")
+    """How a gradient becomes a step: the name of an optimizer, or a mapping with its options too."""
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Longest global gradient; null: no limit."""
     ema: Annotated[float, Field(ge=0, lt=1)] | None = 0.999
@@ -49,6 +47,13 @@ class FitConfig(Section):
     """Newest checkpoints to keep."""
     validate_every: PositiveInt = 500
     """Steps between measurements of the validation loss."""
+    callbacks: tuple[ComponentConfig, ...] = ()
+    """Callbacks of Keras that plugins bring: names, or mappings with options too."""
+
+    def dump(self) -> dict[str, Any]:
+        """As a run file holds it."""
+        components = {"optimizer": self.optimizer.dump(), "callbacks": [each.dump() for each in self.callbacks]}
+        return {**self.model_dump(mode="json"), **components}
 
 
 class SampleConfig(Section):

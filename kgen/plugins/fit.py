@@ -31,6 +31,26 @@ def misfit(target: Any, contract: Any, name: str) -> str:
     return _arguments(_member(target, "__call__"), contract, "it")
 
 
+def wrong_arguments(cls: type[Any], supplied: str) -> str:
+    """What is wrong with the constructor of a class of Keras's; "" where it is in order.
+
+    Args:
+        supplied: The one argument that kgen may supply, before the ``*``; all others are options, after it.
+    """
+    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+    first = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if others := [name for name in first if name != supplied]:
+        return (
+            f"has an argument '{others[0]}' before the '*', where kgen supplies '{supplied}' alone: options stand "
+            f"after a '*', as in __init__(self, {supplied}, *, {others[0]}=...)"
+        )
+    for name in ("name", supplied):
+        if any(p.name == name and p.kind == p.KEYWORD_ONLY for p in parameters):
+            reason = "kgen supplies it: put it before the '*'" if name == supplied else "its own name stands there"
+            return f"can have no option named '{name}': {reason}"
+    return ""
+
+
 def _has(target: Any, member: str) -> bool:
     """Whether an object, or the objects of a class, have a member; one of a class may be set when it is made."""
     if not isinstance(target, type):

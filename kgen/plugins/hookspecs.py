@@ -45,10 +45,11 @@ hookimpl = pluggy.HookimplMarker("kgen")
 def kgen_components(registry: Registrar) -> None:
     """Declares components, and kinds of components.
 
-    ``registry.encoder | generator | decoder | dataset | metric(name, target, summary=...)`` declares a component of one
-    of kgen's kinds. ``registry.add(kind, name, target, summary=...)`` declares one of any kind, such as
-    "myplugin.sampler". ``registry.kind("myplugin.KIND", contract, summary=...)`` declares a kind, to which every
-    plugin can add; an option that is annotated with ``kgen.OneOf("myplugin.KIND")`` takes any component of it.
+    ``registry.KIND(name, target, summary=...)`` declares a component of one of kgen's kinds: encoder, generator,
+    decoder, dataset, metric, optimizer, callback, logger. ``registry.add(kind, name, target, summary=...)`` declares
+    one of any kind, such as "myplugin.sampler". ``registry.kind("myplugin.KIND", contract, summary=...)`` declares a
+    kind, to which every plugin can add; an option that is annotated with ``kgen.OneOf("myplugin.KIND")`` takes any
+    component of it.
 
     Args:
         registry: Takes the declarations of this plugin, under its namespace.

@@ -23,6 +23,18 @@ def format_became_api(saved: Saved) -> Saved:
     return {key: value for key, value in saved.items() if key != "format"}
 
 
+def optimizer_has_its_options(saved: Saved) -> Saved:
+    """0 -> 1: the options of AdamW, the only optimizer, stood in `fit` itself; a decoder's stage depends on them."""
+    depends_on = saved.get("depends_on", {})
+    decoder = depends_on.get("decoder", {})
+    if not isinstance(fit := decoder.get("fit"), dict):
+        return saved
+    moved = {key: fit[key] for key in ("weight_decay", "beta_1", "beta_2") if key in fit}
+    optimizer = {"name": "kgen/adamw", **moved, "epsilon": 1e-7, "amsgrad": False}
+    fit = {**{key: value for key, value in fit.items() if key not in moved}, "optimizer": optimizer, "callbacks": []}
+    return {**saved, "depends_on": {**depends_on, "decoder": {**decoder, "fit": fit}}}
+
+
 def nothing_changed(saved: Saved) -> Saved:
     """For a file that two contracts write alike, but for the number."""
     return saved
@@ -30,7 +42,7 @@ def nothing_changed(saved: Saved) -> Saved:
 
 MIGRATIONS: Mapping[File, tuple[Callable[[Saved], Saved], ...]] = {
     "description": (format_became_api,),
-    "manifest": (nothing_changed,),
+    "manifest": (optimizer_has_its_options,),
     "checkpoint": (nothing_changed,),
 }
 """For each file, the step from contract 0 to 1, from 1 to 2, and so on."""

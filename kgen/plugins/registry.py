@@ -14,12 +14,21 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from kgen.errors import ConfigError, KgenError, PluginError
-from kgen.plugins.fit import misfit
+from kgen.plugins.fit import misfit, wrong_arguments
 from kgen.plugins.isolation import isolated
 
-Kind = Literal["encoder", "generator", "decoder", "dataset", "metric"]
+Kind = Literal["encoder", "generator", "decoder", "dataset", "metric", "optimizer", "callback", "logger"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-CONTRACTS: dict[Kind, str] = {kind: f"kgen.contracts.{kind}:{kind.capitalize()}" for kind in KINDS}
+
+OF_KERAS: dict[Kind, tuple[str, str]] = {
+    "optimizer": ("keras.optimizers:Optimizer", "learning_rate"),
+    "callback": ("keras.callbacks:Callback", "directory"),
+}
+"""The kinds whose contract is a class of Keras, and the argument of their constructors that kgen supplies."""
+
+CONTRACTS: dict[Kind, str] = {
+    kind: OF_KERAS[kind][0] if kind in OF_KERAS else f"kgen.contracts.{kind}:{kind.capitalize()}" for kind in KINDS
+}
 """The classes that components of each kind are subclasses of. Plugins declare further kinds: see `DeclaredKind`."""
 
 PREFIX = "kgen-plugin-"
@@ -112,8 +121,10 @@ class Component:
             raise PluginError(f"{self} cannot be imported from '{self.target}': {error}") from error
         if self.kind in KINDS:
             path = CONTRACTS[self.kind]
-            name = f"kgen.{path.partition(':')[2]}"
+            name = path.replace(":", ".") if self.kind in OF_KERAS else f"kgen.{path.partition(':')[2]}"
             reason = misfit(target, imported(path), name) if isinstance(target, type) else f"is no subclass of {name}"
+            if not reason and self.kind in OF_KERAS:
+                reason = wrong_arguments(target, OF_KERAS[self.kind][1])
         else:
             reason = misfit(target, imported(self.contract), self.contract.partition(":")[2])
         if reason:
@@ -265,9 +276,9 @@ class Registrar:
         """Declares a component of any kind; the arguments after `kind` are those of every kind, see `Registrar`.
 
         Args:
-            kind: One of kgen's ("encoder", "generator", "decoder", "dataset", "metric"), or one that a plugin declares
-                ("myplugin.sampler"), before or after this: there the target may also be a function or another object,
-                which then has no options.
+            kind: One of kgen's ("encoder", "generator", "decoder", "dataset", "metric", "optimizer", "callback",
+                "logger"), or one that a plugin declares ("myplugin.sampler"), before or after this: there the target
+                may also be a function or another object, which then has no options.
         """
         if not isinstance(kind, str) or (kind not in KINDS and "." not in kind):
             near = difflib.get_close_matches(str(kind), KINDS, n=1)
@@ -301,6 +312,26 @@ class Registrar:
     def metric(self, name: str, target: str, *, summary: str) -> None:
         """Declares a subclass of `kgen.Metric`; the arguments are those of every kind, see `Registrar`."""
         self.add("metric", name, target, summary=summary)
+
+    def optimizer(self, name: str, target: str, *, summary: str) -> None:
+        """Declares a subclass of `keras.optimizers.Optimizer`; the arguments are those of every kind, see `Registrar`.
+
+        Its constructor takes `learning_rate` first, a number or a schedule, and its options after a ``*``. It makes its
+        steps in `update_step`. kgen adds the clipping of gradients and the average of the weights.
+        """
+        self.add("optimizer", name, target, summary=summary)
+
+    def callback(self, name: str, target: str, *, summary: str) -> None:
+        """Declares a subclass of `keras.callbacks.Callback`; the arguments are those of every kind, see `Registrar`.
+
+        Its constructor takes its options after a ``*``. Where it has an argument `directory` before that, it is told of
+        the directory of the training, a `pathlib.Path`: it may write files there, under names of its own.
+        """
+        self.add("callback", name, target, summary=summary)
+
+    def logger(self, name: str, target: str, *, summary: str) -> None:
+        """Declares a subclass of `kgen.Logger`; the arguments are those of every kind, see `Registrar`."""
+        self.add("logger", name, target, summary=summary)
 
 
 def check_path(what: str, path: Any) -> None:

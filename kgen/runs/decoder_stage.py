@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import io
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +32,7 @@ from kgen.training.checkpoint import Checkpoints
 from kgen.training.distribution import Distribution
 from kgen.training.fit import Progress, compile_model, train
 from kgen.training.journal import Journal, Listener
+from kgen.training.loggers import Loggers
 
 Say = Callable[[str], None]
 
@@ -83,7 +83,7 @@ class DecoderStage:
         own, decoder = self.config.decoder, find("decoder", self.config.decoder.name)[0]
         text = {"encoder": self.config.encoder.dump()} if reads_text(decoder.load()) else {}
         return {
-            "decoder": {**own.choice, "fit": own.fit and own.fit.model_dump(mode="json")},
+            "decoder": {**own.choice, "fit": own.fit and own.fit.dump()},
             "data": {"pictures": self.dataset.fingerprint(), **(own.data or self.config.data).dump()},
             "seed": self.config.seed,
             "precision": self.config.precision,
@@ -172,7 +172,12 @@ class DecoderStage:
         return Progress(manifest["step"], False, manifest["timings"]["training_seconds"])
 
     def train(
-        self, distribution: Distribution, say: Say, listener: Listener | None, changed_data: bool = False
+        self,
+        distribution: Distribution,
+        say: Say,
+        listener: Listener | None,
+        loggers: Loggers,
+        changed_data: bool = False,
     ) -> Progress:
         """Trains it, or goes on with its training, on changed images only with `changed_data`."""
         fit = self.config.decoder.fit
@@ -203,6 +208,8 @@ class DecoderStage:
             sample_every=self.config.sample.every,
             draw=self._drawer(model) if alone else None,
             listeners=[listener] if listener else [],
+            loggers=loggers,
+            stage="decoder",
         )
         if distribution.is_chief and not progress.interrupted:
             with averaged_weights(model):
@@ -248,9 +255,7 @@ class DecoderStage:
 
         def draw(step: int, suffix: str, journal: Journal) -> None:
             sheet = self._sheet(reconstructor, self.directory.samples / f"step-{step:08d}{suffix}.png")
-            buffer = io.BytesIO()
-            sheet.save(buffer, format="PNG")
-            journal.picture(step, f"reconstructions{suffix}", buffer.getvalue(), sheet.size)
+            journal.image(step, f"reconstructions{suffix}", np.asarray(sheet))
 
         return draw
 

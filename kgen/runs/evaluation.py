@@ -26,6 +26,7 @@ from kgen.runs.provenance import changed_data
 from kgen.runs.report import write_report
 from kgen.runs.scoring import Scores, in_split, open_metrics, prompts_to_draw, score
 from kgen.storage.ownership import IMAGES
+from kgen.training.loggers import Loggers, opened_loggers
 
 Say = Callable[[str], None]
 
@@ -33,11 +34,13 @@ CHANGED = "changed data"
 """Part of the name of a split whose images or captions are not those of the training."""
 
 
-def finish(config: RunConfig, directory: RunDirectory, dataset: Dataset, say: Say = print) -> Scores:
+def finish(config: RunConfig, directory: RunDirectory, dataset: Dataset, loggers: Loggers, say: Say = print) -> Scores:
     """Draws and scores with the saved pipeline, and writes the report. The run is marked as finished last."""
     pipeline = load(directory.model)
     _draw(config, directory, pipeline, dataset)
-    return _publish(config, directory, dataset, score(config, pipeline, dataset), "", say)
+    scores = _publish(config, directory, dataset, score(config, pipeline, dataset), "", say)
+    loggers.scores = scores
+    return scores
 
 
 def is_finished(directory: RunDirectory) -> bool:
@@ -83,7 +86,9 @@ def evaluate(
         directory.prepare(config)
         if any(change.key.startswith("sample.") for change in changes):
             _draw(config, directory, pipeline, dataset)
-        return _publish(config, directory, dataset, scores, other_data, say)
+        with opened_loggers(config.loggers, directory.path, config.dump()) as loggers:
+            loggers.scores = _publish(config, directory, dataset, scores, other_data, say)
+        return scores
 
 
 def _publish(
@@ -128,7 +133,7 @@ def _require_trained(directory: RunDirectory, config: RunConfig) -> None:
     step = directory.read_manifest().get("step", 0)
     if not directory.is_trained(max(1, step)):
         raise RunError(f"{directory.path} holds no trained pipeline: finish its training first, with 'kgen run'")
-    if config.fit.steps > step:
+    if not directory.is_trained(config.fit.steps):
         raise ConfigError(f"fit.steps: {config.fit.steps} asks for more training: give it to 'kgen run'")
 
 

@@ -22,7 +22,7 @@ import yaml
 from keras import ops
 
 from kgen.backend.devices import as_graph
-from kgen.config import RunConfig
+from kgen.config import FitConfig, RunConfig
 from kgen.contracts.dataset import SPLITS, Dataset, Split
 from kgen.contracts.decoder import Decoder, has_losses, learns_from_images
 from kgen.contracts.encoder import Condition, Encoder
@@ -40,6 +40,7 @@ from kgen.runs.inputs import all_captions
 from kgen.runs.scoring import Metrics, open_metrics, prompts_to_draw
 from kgen.spaces import Space
 from kgen.training.journal import Journal, read_rows
+from kgen.training.trial import try_fit, try_loggers
 
 Result = TypeVar("Result")
 
@@ -74,7 +75,7 @@ def preflight(config: RunConfig, dataset: Dataset, decoder_data: Dataset | None,
     encoder.tokenize([*all_captions(dataset), *prompts])
     decoder = make_decoder(config.decoder.choice, dataset.image_space, encoder.condition_space)
     if config.decoder.source is None and learns_from_images(type(decoder)):
-        _try_decoder_stage(decoder, decoder_data or dataset, encoder)
+        _try_decoder_stage(decoder, decoder_data or dataset, encoder, config.decoder.fit)
     images, captions = _examples(dataset)
     latents = _try_encoding(decoder, images)  # or its fault would be met, and called its own, by the generator
     pipeline = assemble(
@@ -85,7 +86,9 @@ def preflight(config: RunConfig, dataset: Dataset, decoder_data: Dataset | None,
         condition_dropout=config.condition_dropout,
     )
     losses = _try_losses(pipeline, latents, captions)
+    try_fit(config.fit, pipeline.trainable_variables)
     _try_journal(losses)
+    try_loggers(config.loggers, config.dump(), losses)
     drawn = _try_drawing(config, pipeline, _two(prompts))
     if config.evaluate.likelihood.pictures:
         _try_likelihood(config, pipeline, images, captions)
@@ -98,10 +101,12 @@ def preflight(config: RunConfig, dataset: Dataset, decoder_data: Dataset | None,
 # ---- training ----------------------------------------------------------------------------------------------------
 
 
-def _try_decoder_stage(decoder: Decoder, data: Dataset, encoder: Encoder) -> None:
+def _try_decoder_stage(decoder: Decoder, data: Dataset, encoder: Encoder, fit: FitConfig | None) -> None:
     """The life of a decoder that learns from images: start, losses if it has any, calibration, scores."""
     if has_losses(type(decoder)):
-        DecoderModel(decoder, encoder)  # builds all weights
+        model = DecoderModel(decoder, encoder)  # builds all weights
+        if fit is not None:
+            try_fit(fit, model.trainable_variables)
     else:
         decoder.build(None)
     images, captions = _examples(data)
@@ -173,7 +178,6 @@ def _try_journal(losses: Mapping[str, np.ndarray]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder), list(row), 0)
         journal.write(1, row)
-        journal.close()
         (read,) = read_rows(journal.path)
         if any(abs(float(read[name]) - value) > 1e-5 * abs(value) + 1e-9 for name, value in row.items()):
             raise PluginError(f"the losses {row} were read back from metrics.csv as {read}")

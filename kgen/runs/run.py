@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +37,8 @@ from kgen.training.averages import averaged_weights
 from kgen.training.distribution import Distribution, open_distribution
 from kgen.training.fit import Progress, compile_model, train
 from kgen.training.journal import Journal, Listener
-from kgen.training.optimizer import WarmUp
+from kgen.training.loggers import Loggers, opened_loggers
+from kgen.training.optimizers.warmup import WarmUp
 
 Stage = Literal["decoder"]
 Say = Callable[[str], None]
@@ -93,7 +93,7 @@ def run(
     with directory.locked(), contextlib.ExitStack() as stack:
         changes = [] if restart else directory.compare(config)
         if not restart and not changes and is_finished(directory):
-            return _result(directory, config.fit.steps, directory.read_scores())
+            return _result(directory, directory.read_manifest("step")["step"], directory.read_scores())
         distribution = open_distribution(config.distribute)
         stack.enter_context(precision(config.precision))
         runner = _Runner(config, directory, distribution, say, listen)
@@ -106,6 +106,8 @@ def run(
             older = stack.enter_context(directory.moved_aside())
             say(f"the older run was moved to {older}")
         runner.start(changes, changed, allow_changed_data)
+        if distribution.is_chief:
+            runner.loggers = stack.enter_context(opened_loggers(config.loggers, directory.path, config.dump()))
         if not trained or stage == "decoder":
             progress = runner.prepare_decoder(older if stage is None else None)
             if stage == "decoder":
@@ -114,7 +116,8 @@ def run(
         if not distribution.is_chief:
             return _result(directory, config.fit.steps, {})
         say("drawing the final images, and scoring")
-        return _result(directory, config.fit.steps, finish(config, directory, runner.dataset, say))
+        scores = finish(config, directory, runner.dataset, runner.loggers, say)
+        return _result(directory, directory.read_manifest("step")["step"], scores)
 
 
 def _going_on(directory: RunDirectory, changes: Sequence[Change], config: RunConfig) -> Iterator[str]:
@@ -190,6 +193,7 @@ class _Runner:
         self.unread: list[str] = []
         self.stage: DecoderStage | None = None
         self.changed_data = False
+        self.loggers = Loggers()
 
     def check(self, anew: bool) -> None:
         """Finds out what would fail only later; writes nothing.
@@ -250,8 +254,8 @@ class _Runner:
         if own.fit is None:
             return self.stage.calibrate(self.say, self.changed_data)
         listener = self._listener("decoder", own.fit.steps, self.stage.finished)
-        progress = self.stage.train(self.distribution, self.say, listener, self.changed_data)
-        self._stop_if_interrupted(progress, own.fit.steps, "the decoder's ")
+        progress = self.stage.train(self.distribution, self.say, listener, self.loggers, self.changed_data)
+        self._stop_if_ended(progress, own.fit.steps, "the decoder's ")
         return progress
 
     def train(self) -> Progress:
@@ -279,13 +283,17 @@ class _Runner:
             sample_every=config.sample.every,
             draw=_drawer(config, directory, pipeline, dataset) if alone else None,
             listeners=[listener] if listener else [],
+            loggers=self.loggers,
         )
-        self._stop_if_interrupted(progress, config.fit.steps)
+        self._stop_if_ended(progress, config.fit.steps)
         if distribution.is_chief:
             with averaged_weights(pipeline):
                 save(pipeline, directory.model)
             timings = {"training_seconds": round(progress.seconds, 1)}
-            directory.update_manifest(step=progress.step, timings=timings, peak_memory_mib=peak_memory())
+            stopped = config.fit.steps if progress.step < config.fit.steps else None
+            directory.update_manifest(
+                step=progress.step, stopped_before=stopped, timings=timings, peak_memory_mib=peak_memory()
+            )
         return progress
 
     def _new_encoder(self) -> Encoder:
@@ -294,12 +302,15 @@ class _Runner:
     def _listener(self, name: str, steps: int, finished: bool = False) -> Listener | None:
         return None if self.listen is None or finished else self.listen(name, steps)
 
-    def _stop_if_interrupted(self, progress: Progress, steps: int, whose: str = "") -> None:
+    def _stop_if_ended(self, progress: Progress, steps: int, whose: str = "") -> None:
+        """Raises RunInterruptedError where the user stopped a training; says so where a callback did."""
         if progress.interrupted:
             raise RunInterruptedError(
                 f"stopped at {whose}step {progress.step} of {steps}; a checkpoint is saved. "
                 "Give the same command again to go on"
             )
+        if progress.step < steps:
+            self.say(f"a callback ended the training at {whose}step {progress.step} of {steps}")
 
 
 def _decoder_data(config: RunConfig, dataset: Dataset) -> Dataset | None:
@@ -357,8 +368,6 @@ def _drawer(
     def draw(step: int, suffix: str, journal: Journal) -> None:
         images = draw_prompts(config, pipeline, prompts)
         sheet = save_grid(config, directory.samples / f"step-{step:08d}{suffix}.png", prompts, images)
-        buffer = io.BytesIO()
-        sheet.save(buffer, format="PNG")
-        journal.picture(step, f"samples{suffix}", buffer.getvalue(), sheet.size)
+        journal.image(step, f"samples{suffix}", np.asarray(sheet))
 
     return draw

@@ -1,9 +1,10 @@
-"""AdamW with warm-up, and with a running average of the weights."""
+"""What training adds to any optimizer of Keras: clipping, and a running average of the weights."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import functools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -11,43 +12,24 @@ from keras import ops
 
 from kgen.backend.gradients import dense
 from kgen.backend.replicas import replica_count
+from kgen.errors import ConfigError
+from kgen.options import check_options
+from kgen.pipeline.assembly import find
+from kgen.plugins.faults import component_errors
 
 
-class WarmUp(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
-    """Raises the learning rate linearly from 0, then holds it or lets it fall to 0 along half a cosine.
-
-    Args:
-        peak: Highest learning rate.
-        warmup_steps: Length of the rise.
-        total_steps: Where the cosine ends; None: the rate stays at `peak`.
-    """
-
-    def __init__(self, peak: float, warmup_steps: int, total_steps: int | None) -> None:
-        super().__init__()
-        self.peak, self.warmup_steps, self.total_steps = peak, warmup_steps, total_steps
-
-    def __call__(self, step: Any) -> Any:
-        step = ops.cast(step, "float32")
-        rate = self.peak * ops.minimum(1.0, (step + 1.0) / max(1, self.warmup_steps))
-        if self.total_steps is None:
-            return rate
-        length = max(1, self.total_steps - self.warmup_steps)
-        progress = ops.clip((step - self.warmup_steps) / length, 0.0, 1.0)
-        return rate * 0.5 * (1.0 + ops.cos(progress * 3.141592653589793))
-
-    def get_config(self) -> dict[str, Any]:
-        return {"peak": self.peak, "warmup_steps": self.warmup_steps, "total_steps": self.total_steps}
-
-
-class AveragingAdamW(keras.optimizers.AdamW):  # type: ignore[misc]
-    """AdamW (Loshchilov and Hutter 2019) that keeps an exponential moving average of the weights beside them.
+class Averaging:
+    """Adds to an optimizer class of Keras (see `averaging`) an exponential moving average of the weights, and clipping.
 
     Unlike Keras's `use_ema`, the average warms up, and never overwrites the weights by itself. Gradients are clipped
-    by the norm of the whole batch's gradient, also under tf.distribute, where Keras would clip each replica's part. A
-    weight with an attribute `learning_rate_share` takes so much of each step (not of the decay), others take all of it.
+    by the norm of the whole batch's gradient, also under tf.distribute, where Keras would clip each replica's part.
+    Biases, gains and other vectors are not decayed. A weight with an attribute `learning_rate_share` is stepped with
+    that share of the learning rate (its decay takes the whole), others with all of it.
+
+    The class must make its steps in `update_step`, one variable at a time, as all of Keras's do.
 
     Args:
-        learning_rate, weight_decay, and further options: As in Keras. Biases, gains and other vectors are not decayed.
+        learning_rate, and further options: Of the class.
         clip_norm: Largest global norm of the gradient; None: no limit.
         average: Final decay of the average, in [0, 1); step t uses min(average, t / (t + 10)). None: no average.
 
@@ -59,12 +41,11 @@ class AveragingAdamW(keras.optimizers.AdamW):  # type: ignore[misc]
         self,
         learning_rate: Any = 1e-3,
         *,
-        weight_decay: float = 0.01,
         clip_norm: float | None = 1.0,
         average: float | None = 0.999,
-        **kwargs: Any,
+        **options: Any,
     ) -> None:
-        super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
+        super().__init__(learning_rate, **options)  # type: ignore[call-arg]
         if clip_norm is not None and self.gradient_accumulation_steps:
             raise ValueError("gradient_accumulation_steps needs clip_norm=None: each part would be clipped by itself")
         self.clip_norm = clip_norm
@@ -78,7 +59,7 @@ class AveragingAdamW(keras.optimizers.AdamW):  # type: ignore[misc]
         vectors = [v for v in variables if len(v.shape) < 2]
         if vectors:
             self.exclude_from_weight_decay(var_list=vectors)
-        super().build(variables)
+        super().build(variables)  # type: ignore[misc]
         self.shares = [getattr(v, "learning_rate_share", 1.0) for v in variables]
         if self.average is not None:
             self.averages = [self.add_variable_from_reference(v, name="average") for v in variables]
@@ -89,11 +70,11 @@ class AveragingAdamW(keras.optimizers.AdamW):  # type: ignore[misc]
         grads = [dense(gradient) for gradient in grads]
         if self.clip_norm is not None:
             grads = _clip_globally(grads, self.clip_norm)
-        super().apply(grads, trainable_variables)
+        super().apply(grads, trainable_variables)  # type: ignore[misc]
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         index = self._get_variable_index(variable)
-        super().update_step(gradient, variable, learning_rate * self.shares[index])
+        super().update_step(gradient, variable, learning_rate * self.shares[index])  # type: ignore[misc]
         if self.average is None:
             return
         average = self.averages[index]
@@ -102,7 +83,39 @@ class AveragingAdamW(keras.optimizers.AdamW):  # type: ignore[misc]
         self.assign_add(average, rate * (ops.convert_to_tensor(variable) - ops.convert_to_tensor(average)))
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "clip_norm": self.clip_norm, "average": self.average}
+        return {**super().get_config(), "clip_norm": self.clip_norm, "average": self.average}  # type: ignore[misc]
+
+    if TYPE_CHECKING:  # what comes from the optimizer class
+
+        def __getattr__(self, name: str) -> Any: ...
+
+
+@functools.cache
+def averaging(cls: type[Any]) -> type[Any]:
+    """The subclass of an optimizer class that does what `Averaging` says; its constructor takes the options of both."""
+    return type(f"Averaging{cls.__name__}", (Averaging, cls), {"__doc__": cls.__doc__})
+
+
+def make_optimizer(
+    choice: str | Mapping[str, Any], learning_rate: Any, *, clip_norm: float | None, average: float | None
+) -> keras.optimizers.Optimizer:
+    """An optimizer by its name, or a mapping with `name` and options.
+
+    Args:
+        learning_rate: Number or schedule.
+        clip_norm, average: See `Averaging`.
+
+    Raises:
+        ConfigError: an unknown name, or an option that is wrong. PluginError: it cannot be imported.
+    """
+    component, given = find("optimizer", choice)
+    cls = component.load()
+    checked = check_options(cls, given, component.id)
+    with component_errors(cls):
+        try:
+            return averaging(cls)(learning_rate, clip_norm=clip_norm, average=average, **checked)
+        except ValueError as error:  # what the signature cannot say of the options
+            raise ConfigError(f"optimizer '{component.id}': {error}") from error
 
 
 def _clip_globally(grads: list[Any], limit: float) -> list[Any]:
