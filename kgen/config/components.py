@@ -20,7 +20,7 @@ PARTS: dict[str, Kind] = {"data": "dataset", "encoder": "encoder", "generator": 
 DEFAULTS: dict[str, str | None] = {"data": None, "encoder": None, "generator": None, "decoder": "identity"}
 """What these keys hold when they are absent."""
 
-OPTIMIZERS: dict[str, str | None] = {"fit.optimizer": "adamw", "decoder.fit.optimizer": "adamw"}
+OPTIMIZERS: dict[str, str | None] = {"fit.optimizer": "kgen/adamw", "decoder.fit.optimizer": "kgen/adamw"}
 """Those of a section."""
 
 

@@ -9,7 +9,7 @@ from kgen.config.source import Source
 from kgen.contracts.callback import refusal
 from kgen.options.validation import KeyPath, show
 
-OPTIMIZER = "adamw"
+OPTIMIZER = "kgen/adamw"
 """The optimizer where a run file names none."""
 
 MOVED = ("weight_decay", "beta_1", "beta_2")
@@ -60,7 +60,7 @@ def _moved(source: Source, path: KeyPath, value: dict[str, Any]) -> dict[str, An
     chosen = fit.get("optimizer", OPTIMIZER)
     own = dict(chosen) if isinstance(chosen, dict) else {"name": chosen}
     for key, given in former.items():
-        if own.get("name") not in (OPTIMIZER, f"kgen/{OPTIMIZER}"):
+        if own.get("name") not in (OPTIMIZER, OPTIMIZER.removeprefix("kgen/")):
             where = f"{{name: {own.get('name')}, {key}: {show(given)}}}"
             source.report((*path, key), f"is an option of the optimizer: write it as optimizer: {where}")
         elif key in own:

@@ -52,7 +52,7 @@ def run_file_schema() -> Schema:
     fit = definitions["FitConfig"]["properties"]
     fit["optimizer"] = _refer("optimizer", default=OPTIMIZER, description=fit["optimizer"]["description"])
     fit["callbacks"] = _list_of("callback", fit["callbacks"], [])
-    properties["loggers"] = _list_of("logger", properties["loggers"], ["tensorboard"])
+    properties["loggers"] = _list_of("logger", properties["loggers"], ["kgen/tensorboard"])
     optional = {"name"} | {key for key, default in DEFAULTS.items() if default}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -182,7 +182,7 @@ class Adamax(keras.optimizers.Adamax):  # type: ignore[misc]
 
 
 class Adafactor(keras.optimizers.Adafactor):  # type: ignore[misc]
-    """Adam without momentum, whose mean squares take a row and a column per matrix (Shazeer and Stern 2018, algorithm 4).
+    """Adam without momentum, whose mean squares a row and a column per matrix (Shazeer and Stern 2018, algorithm 4).
 
     Its steps are a share of each weight's root mean square: min(learning rate, 1 / sqrt(step)), so that a learning rate
     of 0.01 suits where AdamW takes 0.001. Keras's `relative_step` has no effect on a schedule, and is left out.

@@ -23,7 +23,8 @@ class GAN(Generator):
     Both are trained by one optimizer in one `fit`, on the sum of two losses that do not see each other: the critic's is
     of painted pictures through which no gradient passes; the painter's is of a critic whose weights take none. A text
     encoder that is trained learns from the critic's loss alone. The defaults are those of R3GAN (Huang et al. 2024):
-    relativistic pairs, and both penalties. Train it with ``fit: {beta_1: 0.0, beta_2: 0.99, clip_norm: null}``.
+    relativistic pairs, and both penalties. Train it with ``fit: {optimizer: {name: adamw, beta_1: 0.0, beta_2: 0.99},
+    clip_norm: null}``.
 
     Args:
         width: Channels of the largest map of painter and critic.
