@@ -42,7 +42,7 @@ def command(
     if decoder.lossless:
         raise ConfigError(f"the decoder of {run} changes nothing: its latents are the pictures")
     size, _, channels = decoder.image_space.shape
-    pictures = np.stack([read(image, channels, size) for image in images])
-    sheet, made = reconstructions(Reconstructor(decoder, encoder), pictures, [prompt] * len(images), seed)
+    arrays = np.stack([read(image, channels, size) for image in images])
+    sheet, made = reconstructions(Reconstructor(decoder, encoder), arrays, [prompt] * len(images), seed)
     save_png(output, sheet, {"model": run.resolve().name})
-    say(f"{output}: PSNR {psnr(pictures, made):.1f} dB")
+    say(f"{output}: PSNR {psnr(arrays, made):.1f} dB")
