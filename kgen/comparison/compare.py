@@ -1,4 +1,4 @@
-"""Puts trained runs side by side: what they cost, how likely they find pictures, and what they draw."""
+"""Puts trained runs side by side: what they cost, how likely they find images, and what they draw."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from kgen.comparison.facts import BETTER, Better, Facts, Table, better_scores, different_keys, facts
-from kgen.comparison.page import PICTURES, WAYS, Comparison, Findings, claim, write_comparison
+from kgen.comparison.page import IMAGES, INTERPOLATIONS, Comparison, Findings, claim, write_comparison
 from kgen.comparison.sweep import Trial, sweep
 from kgen.config import RunConfig
 from kgen.errors import ConfigError, RunError
@@ -20,12 +20,12 @@ from kgen.reporting.sheets import matrix, save_png
 from kgen.runs.directory import RunDirectory
 from kgen.runs.inputs import read_dataset
 from kgen.runs.manifest import TRAINED
-from kgen.runs.scoring import prompts_to_draw
+from kgen.runs.scoring import prompts_to_generate
 
-MOST_PROMPTS = 8
+MAX_PROMPTS = 8
 
-WAY = 8
-"""Pictures from one noise to another."""
+INTERPOLATION_STEPS = 8
+"""Images from one noise to another."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class _Run:
     config: RunConfig
     facts: Facts
     better: Mapping[str, Better]
-    pictures: np.ndarray  # (prompts, H, W, C)
-    way: np.ndarray | None  # (WAY, H, W, C)
+    images: np.ndarray  # (prompts, H, W, C)
+    interpolation: np.ndarray | None  # (INTERPOLATION_STEPS, H, W, C)
 
 
 def compare(
@@ -47,9 +47,9 @@ def compare(
     prompts: Sequence[str] | None = None,
     seed: int = 0,
     steps: Sequence[int] = (),
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> Comparison:
-    """Measures finished runs, and writes `comparison.md`, `.csv`, `.html`, `pictures.png` and `interpolations.png`; of
+    """Measures finished runs, and writes `comparison.md`, `.csv`, `.html`, `images.png` and `interpolations.png`; of
     numbers of steps also `steps.csv`, and a plot for each metric.
 
     Args:
@@ -60,7 +60,7 @@ def compare(
         steps: To draw each run's evaluation prompts with, for quality against time; none: that is not measured.
 
     Raises:
-        RunError: a directory holds no finished run. ConfigError: their pictures are not of one size; `steps` are given,
+        RunError: a directory holds no finished run. ConfigError: their images are not of one size; `steps` are given,
             but a run has no metric; `out` cannot be written to, or holds other files of the same names.
     """
     directories = [RunDirectory(path) for path in paths]
@@ -73,17 +73,17 @@ def compare(
     _require_one_size(names, directories)
     claim(out)
     if prompts is None:
-        drawn = prompts_to_draw(configs[0], read_dataset(configs[0].data))
-        prompts = [drawn[int(i)] for i in np.linspace(0, len(drawn) - 1, min(MOST_PROMPTS, len(drawn)))]
+        drawn = prompts_to_generate(configs[0], read_dataset(configs[0].data))
+        prompts = [drawn[int(i)] for i in np.linspace(0, len(drawn) - 1, min(MAX_PROMPTS, len(drawn)))]
     runs: list[_Run] = []
     trials: list[Trial] = []
     notes = _notes(directories, names)
     for name, directory, config in zip(names, directories, configs, strict=True):
-        say(f"measuring {name}")
+        log(f"measuring {name}")
         pipeline = load(directory.model)
         runs.append(_measure(name, directory, config, pipeline, prompts, seed))
         if steps:
-            made = sweep(name, pipeline, config, steps, say)
+            made = sweep(name, pipeline, config, steps, log)
             trials += made.trials
             notes += made.notes
     return _write(out, runs, trials, prompts, notes)
@@ -121,13 +121,13 @@ def _measure(
     name: str, directory: RunDirectory, config: RunConfig, pipeline: Pipeline, prompts: Sequence[str], seed: int
 ) -> _Run:
     drawing = config.sample.options
-    pictures = pipeline.generate(prompts, seed=seed, **drawing)
+    images = pipeline.generate(prompts, seed=seed, **drawing)
     try:
-        way = pipeline.interpolate(prompts[0], count=WAY, seeds=(seed, seed + 1), **drawing)
+        interpolation = pipeline.interpolate(prompts[0], count=INTERPOLATION_STEPS, seeds=(seed, seed + 1), **drawing)
     except ConfigError:  # no noise that could be interpolated
-        way = None
+        interpolation = None
     better = {**BETTER, **better_scores(config)}
-    return _Run(name, config, facts(directory, config, pipeline), better, pictures, way)
+    return _Run(name, config, facts(directory, config, pipeline), better, images, interpolation)
 
 
 def _notes(directories: Sequence[RunDirectory], names: Sequence[str]) -> list[str]:
@@ -135,7 +135,7 @@ def _notes(directories: Sequence[RunDirectory], names: Sequence[str]) -> list[st
     manifests = [directory.read_manifest(*TRAINED) for directory in directories]
     notes = []
     for what, values in (
-        ("pictures or captions", [m["data"]["fingerprint"] for m in manifests]),
+        ("images or captions", [m["data"]["fingerprint"] for m in manifests]),
         ("encoder", [m["components"]["encoder"]["id"] for m in manifests]),
         ("decoder", [m["components"]["decoder"]["id"] for m in manifests]),
         ("backend", [m["software"]["backend"] for m in manifests]),
@@ -151,11 +151,14 @@ def _write(
 ) -> Comparison:
     metadata = {"prompt": "; ".join(prompts), "model": ", ".join(run.name for run in runs)}
     names = [run.name for run in runs]
-    save_png(out / PICTURES, matrix([run.pictures for run in runs], names, prompts), metadata)
-    movers = [run for run in runs if run.way is not None]
-    if movers:
-        sheet = matrix([run.way for run in movers if run.way is not None], [run.name for run in movers])
-        save_png(out / WAYS, sheet, {**metadata, "prompt": prompts[0]})
+    save_png(out / IMAGES, matrix([run.images for run in runs], names, prompts), metadata)
+    interpolable = [run for run in runs if run.interpolation is not None]
+    if interpolable:
+        sheet = matrix(
+            [run.interpolation for run in interpolable if run.interpolation is not None],
+            [run.name for run in interpolable],
+        )
+        save_png(out / INTERPOLATIONS, sheet, {**metadata, "prompt": prompts[0]})
     better: dict[str, Better] = {}
     for run in runs:
         better |= run.better
@@ -163,7 +166,7 @@ def _write(
         table=Table(names, [run.facts for run in runs], better),
         configuration=different_keys([run.config for run in runs]),
         notes=notes,
-        interpolated=prompts[0] if movers else None,
+        interpolated=prompts[0] if interpolable else None,
         trials=trials,
     )
     return write_comparison(out, found)

@@ -26,13 +26,13 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
     must be known.
 
     Attributes:
-        has_own_weights: True where the weights come from elsewhere (a preset, a folder): kgen then does not save them.
+        weights_are_external: True where the weights come from elsewhere (a preset, a folder): kgen then does not save them.
     """
 
     arguments: ClassVar[Mapping[str, Arguments]] = {"__init__": Arguments(reserved=frozenset({"name"}))}
     largest_option = MAX_OPTION
 
-    has_own_weights: bool = False
+    weights_are_external: bool = False
 
     @property
     def condition_space(self) -> ConditionSpace:

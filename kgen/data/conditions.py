@@ -13,7 +13,7 @@ import numpy as np
 
 from kgen.backend.compiled import Compiled
 from kgen.contracts.encoder import Encoder
-from kgen.data.cache import made_by, open_or_write, read_arrays, write_arrays
+from kgen.data.cache import open_or_write, provenance, read_arrays, write_arrays
 from kgen.errors import DataError
 from kgen.storage.files import write_text
 
@@ -89,7 +89,7 @@ def cached_conditions(encoder: Encoder, captions: Sequence[str], cache_dir: str 
 
 
 def _key(encoder: Encoder, texts: Sequence[str]) -> str:
-    digest = hashlib.blake2b(json.dumps({"format": FORMAT, **made_by(encoder)}).encode(), digest_size=16)
+    digest = hashlib.blake2b(json.dumps({"format": FORMAT, **provenance(encoder)}).encode(), digest_size=16)
     for batch in _batches(texts):
         digest.update(json.dumps(batch).encode())
         for name, array in sorted(encoder.tokenize(batch).items()):

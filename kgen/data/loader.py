@@ -11,12 +11,12 @@ import numpy as np
 from kgen.contracts.dataset import Dataset, Split
 from kgen.contracts.encoder import Encoder
 from kgen.data.conditions import ConditionCache
-from kgen.data.latents import LatentCache, picture_of
+from kgen.data.latents import LatentCache, image_of
 
 Batch = dict[str, Any]
 
 MEMORY_LIMIT = 2**30
-"""Bytes of decoded pictures that are kept in memory."""
+"""Bytes of decoded images that are kept in memory."""
 
 
 ENDLESS = 2**32
@@ -28,11 +28,11 @@ class Loader:
 
     Args:
         dataset, split: What to read.
-        encoder: Tokenises the captions; None: they are not read.
+        encoder: Tokenizes the captions; None: they are not read.
         batch_size: Of the global batch, over all shards.
         conditions: What a frozen encoder made of the captions; replaces the tokens.
-        latents: What a frozen decoder made of the pictures, which are then not read.
-        flip: Whether to show every picture mirrored too; `latents` must hold both.
+        latents: What a frozen decoder made of the images, which are then not read.
+        flip: Whether to show every image mirrored too; `latents` must hold both.
         shard, shards: Which equal part of every batch to read, under several workers.
     """
 
@@ -59,7 +59,7 @@ class Loader:
         self.flip = flip
         self.shard, self.shards = shard, shards
         self.count = len(self.captions) * (2 if flip else 1)
-        self.picture = _keep(dataset, split, self.count, flip)
+        self.image = _keep(dataset, split, self.count, flip)
 
     def training(self, *, start: int = 0, seed: int = 0) -> grain.IterDataset:
         """Batches, from step `start` on, of endless passes over the split, each in a new order."""
@@ -98,7 +98,7 @@ class Loader:
         if self.latents is not None:
             batch["latent"] = self.latents.lookup(rows)  # (B, *latent_space.shape)
         else:
-            batch["image"] = np.stack([self.picture(int(row)) for row in rows])  # (B, H, W, C)
+            batch["image"] = np.stack([self.image(int(row)) for row in rows])  # (B, H, W, C)
         if self.conditions is not None:
             batch["condition"] = self.conditions.lookup(texts)
         elif self.encoder is not None:
@@ -107,15 +107,15 @@ class Loader:
 
 
 def _keep(dataset: Dataset, split: Split, count: int, flip: bool) -> Callable[[int], np.ndarray]:
-    """Reads pictures by their row; keeps each in memory once read, if all of them fit."""
+    """Reads images by their row; keeps each in memory once read, if all of them fit."""
     shape = dataset.image_space.shape
     if count * int(np.prod(shape)) > MEMORY_LIMIT:
-        return lambda row: picture_of(dataset.image, split, row, flip)
+        return lambda row: image_of(dataset.image, split, row, flip)
     kept: dict[int, np.ndarray] = {}
 
-    def picture(row: int) -> np.ndarray:
+    def image(row: int) -> np.ndarray:
         if row not in kept:
-            kept[row] = picture_of(dataset.image, split, row, flip)
+            kept[row] = image_of(dataset.image, split, row, flip)
         return kept[row]
 
-    return picture
+    return image

@@ -49,7 +49,7 @@ def assemble(
         A pipeline with all its weights.
 
     Raises:
-        ConfigError: an unknown name or option. SpaceError: two neighbours do not fit.
+        ConfigError: an unknown name or option. SpaceError: two neighbors do not fit.
     """
     if keras.config.image_data_format() != "channels_last":
         raise ConfigError("kgen needs channels last: call keras.config.set_image_data_format('channels_last') first")
@@ -126,7 +126,7 @@ def make_generator(choice: Choice, decoder: Decoder, encoder: Encoder) -> Genera
 
 
 def check_fit(encoder: Encoder, generator: Generator, decoder: Decoder) -> None:
-    """Compares the spaces of neighbours.
+    """Compares the spaces of neighbors.
 
     Raises:
         SpaceError: naming both parts, and what each expects.

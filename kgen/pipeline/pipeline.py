@@ -21,13 +21,13 @@ from kgen.contracts.likelihood import check_likelihood
 from kgen.data.batches import batches, check_images
 from kgen.errors import ConfigError, DataError, GuidanceWarning, UnreadTextWarning
 from kgen.options import plain, split_options
+from kgen.pipeline.inpainting import check_source, downsample_mask
 from kgen.pipeline.likelihood import Likelihood
 from kgen.pipeline.loss_model import LossModel
 from kgen.pipeline.prompts import check_memory, check_number, check_prompts, check_seeds
-from kgen.pipeline.region import check_source, latent_region
 from kgen.pipeline.sampler import Sampler, noise_spec, validate_options
 from kgen.pixels import floats, to_uint8
-from kgen.random import SeedGenerator, draw, interpolate, noise_keys
+from kgen.random import SeedGenerator, interpolate, noise_keys, sample
 
 Tensor = Any
 Batch = dict[str, Any]
@@ -66,9 +66,9 @@ class Pipeline(LossModel):
         self.decoder = decoder
         self.condition_dropout = condition_dropout
         self.seed_generator = SeedGenerator()
-        self.hide("null_tokens", dict(encoder.tokenize([""])))
-        self.hide("frozen_null", None)
-        self.hide("programs", Programs())
+        self.set_untracked("null_tokens", dict(encoder.tokenize([""])))
+        self.set_untracked("frozen_null", None)
+        self.set_untracked("programs", Programs())
         self.build()
 
     # ---- training -------------------------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ class Pipeline(LossModel):
             condition = create_weights(self.encoder, self.null_tokens)
         else:
             condition = self.encoder(self.null_tokens)
-            self.hide("frozen_null", {k: ops.convert_to_numpy(v) for k, v in condition.items()})
+            self.set_untracked("frozen_null", {k: ops.convert_to_numpy(v) for k, v in condition.items()})
         if not self.decoder.built:
             self.decoder.build(None)
         image = ops.zeros((1, *self.decoder.image_space.shape))
@@ -100,7 +100,7 @@ class Pipeline(LossModel):
     def training_variables(self) -> list[Any]:
         """Without those of a decoder, which is trained before, or of an encoder that comes from elsewhere."""
         foreign = {id(variable) for variable in self.decoder.variables}
-        if self.encoder.has_own_weights:
+        if self.encoder.weights_are_external:
             foreign |= {id(variable) for variable in self.encoder.variables}
         return [variable for variable in self.variables if id(variable) not in foreign]
 
@@ -234,17 +234,17 @@ class Pipeline(LossModel):
             shared_noise: The noise depends on seed and number alone, and is the same for all prompts: what differs
                 between their images is then the text's effect. A text that is given twice gives the same images.
             batch_size: The largest number of images that are made together; it is rounded down to a power of two.
-            image: uint8 (height, width, channels), to change instead of drawing anew; for generators that have `edits`,
+            image: uint8 (height, width, channels), to change instead of drawing anew; for generators that have `supports_img2img`,
                 whose option `strength` says how much.
             mask: uint8 (height, width), white where `image` is drawn anew while the rest of it stays; for generators
-                that have `inpaints`. A latent's cell is drawn anew if any of its pixels is white.
+                that have `supports_inpainting`. A latent's cell is drawn anew if any of its pixels is white.
             negative_prompt: What guidance leads away from, in place of the empty text.
             decoder: Options of the decoder's `decode`.
             verbose: 1 shows Keras's progress bar.
             **options: Options of the generator's `generate`, such as `steps` or `guidance`.
 
         Returns:
-            uint8 (len(prompts) * n, height, width, channels), the `n` pictures of a prompt side by side.
+            uint8 (len(prompts) * n, height, width, channels), the `n` images of a prompt side by side.
 
         Raises:
             ConfigError: an option is unknown, or its value not allowed; the generator cannot start from an image, or
@@ -272,16 +272,16 @@ class Pipeline(LossModel):
         keys = noise_keys(prompts, seeds, n, shared_noise)
         batch: Batch = {
             "tokens": self.encoder.tokenize(texts),
-            "generator": draw(specs, keys),
-            "decoder": draw(decoder_specs, keys),
+            "generator": sample(specs, keys),
+            "decoder": sample(decoder_specs, keys),
         }
         if negative_prompt is not None:
             batch["negative"] = self.encoder.tokenize(check_prompts([negative_prompt]) * count)
         if image is not None:
             batch["image"] = np.repeat(image[None], len(texts), axis=0)
         if mask is not None:
-            region = latent_region(mask, self.decoder.image_space, self.generator.space)  # (h, w)
-            batch["region"] = np.repeat(region[None], len(texts), axis=0)
+            edit_mask = downsample_mask(mask, self.decoder.image_space, self.generator.space)  # (h, w)
+            batch["edit_mask"] = np.repeat(edit_mask[None], len(texts), axis=0)
         return self._sample(batch, options, decoder_options, batch_size, verbose)
 
     def _check_read(self, prompts: Sequence[str]) -> None:
@@ -336,8 +336,8 @@ class Pipeline(LossModel):
         at = np.linspace(0.0, 1.0, count)
         batch = {
             "tokens": self.encoder.tokenize([prompt] * count),
-            "generator": interpolate(specs, draw(specs, first), draw(specs, second), at),
-            "decoder": interpolate(decoder_specs, draw(decoder_specs, first), draw(decoder_specs, second), at),
+            "generator": interpolate(specs, sample(specs, first), sample(specs, second), at),
+            "decoder": interpolate(decoder_specs, sample(decoder_specs, first), sample(decoder_specs, second), at),
         }
         return self._sample(batch, options, decoder_options, MAX_SAMPLE_BATCH)
 
@@ -352,7 +352,7 @@ class Pipeline(LossModel):
         """Runs the program of these options, which is compiled where it is not there yet."""
         static, numbers = split_options(type(self.generator).generate, options)
         decoder_static, decoder_numbers = split_options(type(self.decoder).decode, decoder_options)
-        loops = self.generator.drawing_steps(**options) > 1
+        loops = self.generator.num_sampling_steps(**options) > 1
         parts = self.encoder, self.generator, self.decoder
         sampler: Sampler = self.programs.get(
             ("generate", repr(plain([static, decoder_static])), loops),

@@ -34,10 +34,10 @@ from kgen.pipeline.pipeline import Pipeline
 from kgen.pipeline.sampler import noise_spec, validate_options
 from kgen.pixels import floats, to_uint8
 from kgen.plugins.faults import address, component_errors
-from kgen.random import draw, noise_keys
+from kgen.random import noise_keys, sample
 from kgen.runs.decoder_stage import SplitImages
 from kgen.runs.inputs import all_captions
-from kgen.runs.scoring import Metrics, open_metrics, prompts_to_draw
+from kgen.runs.scoring import Metrics, open_metrics, prompts_to_generate
 from kgen.spaces import Space
 from kgen.training.journal import Journal, read_rows
 from kgen.training.trial import try_fit, try_loggers
@@ -71,7 +71,7 @@ def preflight(config: RunConfig, dataset: Dataset, decoder_data: Dataset | None,
         PluginError: a component returns what its contract does not allow. KgenError: whatever else is wrong.
     """
     metrics = open_metrics(config, dataset)
-    prompts = prompts_to_draw(config, dataset)
+    prompts = prompts_to_generate(config, dataset)
     encoder.tokenize([*all_captions(dataset), *prompts])
     decoder = make_decoder(config.decoder.choice, dataset.image_space, encoder.condition_space)
     if config.decoder.source is None and learns_from_images(type(decoder)):
@@ -89,8 +89,8 @@ def preflight(config: RunConfig, dataset: Dataset, decoder_data: Dataset | None,
     try_fit(config.fit, pipeline.trainable_variables)
     _try_journal(losses)
     try_loggers(config.loggers, config.dump(), losses)
-    drawn = _try_drawing(config, pipeline, _two(prompts))
-    if config.evaluate.likelihood.pictures:
+    drawn = _try_generation(config, pipeline, _two(prompts))
+    if config.evaluate.likelihood.images:
         _try_likelihood(config, pipeline, images, captions)
     _try_metrics(metrics, drawn, dataset)
     _try_saving(pipeline)
@@ -115,7 +115,7 @@ def _try_decoder_stage(decoder: Decoder, data: Dataset, encoder: Encoder, fit: F
     condition = _condition(encoder, captions) if reads_text(decoder) else {}
     # without losses, calibration is all of the training, and may need more than two images (as many as components, say)
     batches = [images] if has_losses(type(decoder)) else SplitImages(data, "train")
-    decoder.initialise(batches)
+    decoder.initialize(batches)
     if has_losses(type(decoder)):
         losses = decoder.compute_losses(floats(ops.convert_to_tensor(images)), condition, training=True)
         _check_losses(losses, decoder)
@@ -186,7 +186,7 @@ def _try_journal(losses: Mapping[str, np.ndarray]) -> None:
 # ---- sampling and scoring ----------------------------------------------------------------------------------------
 
 
-def _try_drawing(config: RunConfig, pipeline: Pipeline, prompts: Sequence[str]) -> np.ndarray:
+def _try_generation(config: RunConfig, pipeline: Pipeline, prompts: Sequence[str]) -> np.ndarray:
     """Two images uint8 (2, H, W, C), as the untrained pipeline draws them."""
     encoder, generator, decoder = pipeline.encoder, pipeline.generator, pipeline.decoder
     given = dict(config.sample.options)
@@ -196,12 +196,14 @@ def _try_drawing(config: RunConfig, pipeline: Pipeline, prompts: Sequence[str]) 
     condition, null = _condition(encoder, prompts), _condition(encoder, [""] * TRIED)
 
     def generate(own: dict[str, Any]) -> Any:
-        noise = _tensors(draw(noise_spec(generator, own), keys))
-        run = as_graph(lambda: generator.generate(condition, null, noise, **own), generator.drawing_steps(**own) > LONG)
+        noise = _tensors(sample(noise_spec(generator, own), keys))
+        run = as_graph(
+            lambda: generator.generate(condition, null, noise, **own), generator.num_sampling_steps(**own) > LONG
+        )
         return _check_in_space(run(), generator.space, generator, "generate")
 
     def decode(own: dict[str, Any]) -> Any:
-        noise = _tensors(draw(noise_spec(decoder, own), keys))
+        noise = _tensors(sample(noise_spec(decoder, own), keys))
         run = as_graph(lambda: decoder.decode(latents, condition, noise, **own), own.get("steps", 1) > LONG)
         return _check_in_space(run(), decoder.image_space, decoder, "decode")
 

@@ -30,7 +30,7 @@ def describe(config: RunConfig, directory: RunDirectory, dataset: Dataset) -> No
         loggers=[_origin("logger", logger) for logger in config.loggers],
         data={
             "fingerprint": dataset.fingerprint(),
-            "pictures": len(dataset.captions("train")),
+            "images": len(dataset.captions("train")),
             "validation": len(dataset.captions("validation")),
             "held_out": len(dataset.captions("holdout")),
             "skipped": [f"{p.where}: {p.what}" for p in dataset.problems()],

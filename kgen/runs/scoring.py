@@ -1,4 +1,4 @@
-"""Scores a trained pipeline: its pictures by metrics, other pictures by their likelihood."""
+"""Scores a trained pipeline: its images by metrics, other images by their likelihood."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ Metrics = Mapping[str, Metric]
 BITS = "bits per dimension"
 """Name of a score: of the negative log-likelihood, less is better."""
 
-MAX_PROMPTS_DRAWN = 16
+MAX_PROMPTS = 16
 
 
-def prompts_to_draw(config: RunConfig, dataset: Dataset) -> list[str]:
+def prompts_to_generate(config: RunConfig, dataset: Dataset) -> list[str]:
     """The prompts of a run's grids: those configured, else some of the dataset's, held-out ones last.
 
     Where the dataset has a single caption, it stands there as often as there is room, for as many different images.
     """
     if config.sample.prompts is not None:
         return list(config.sample.prompts)
-    held = dataset.prompts("holdout")[: MAX_PROMPTS_DRAWN // 4]
+    held = dataset.prompts("holdout")[: MAX_PROMPTS // 4]
     seen = dataset.prompts("train")
     if len({*seen, *held}) == 1:
-        return seen * MAX_PROMPTS_DRAWN
-    return spread(seen, MAX_PROMPTS_DRAWN - len(held)) + held
+        return seen * MAX_PROMPTS
+    return spread(seen, MAX_PROMPTS - len(held)) + held
 
 
 def spread(items: Sequence[str], count: int) -> list[str]:
@@ -49,7 +49,7 @@ def spread(items: Sequence[str], count: int) -> list[str]:
 
 def score(config: RunConfig, pipeline: Pipeline, dataset: Dataset) -> Scores:
     """Scores by split ("train": prompts that were trained on; "holdout"), each metric's numbers under its name."""
-    scores = score_drawn(config, pipeline, dataset, open_metrics(config, dataset), config.sample.options)
+    scores = score_generated(config, pipeline, dataset, open_metrics(config, dataset), config.sample.options)
     for measured, bits in _likelihood(config, pipeline, dataset).items():
         scores.setdefault(measured, {}).update(bits)
     return scores
@@ -79,10 +79,10 @@ def open_metrics(config: RunConfig, dataset: Dataset) -> Metrics:
     return metrics
 
 
-def score_drawn(
+def score_generated(
     config: RunConfig, pipeline: Pipeline, dataset: Dataset, metrics: Metrics, options: Mapping[str, Any]
 ) -> Scores:
-    """Draws the prompts of each split that `evaluate` asks for, and scores the pictures by the metrics.
+    """Draws the prompts of each split that `evaluate` asks for, and scores the images by the metrics.
 
     Args:
         options: To draw with, in place of the run's own.
@@ -90,10 +90,10 @@ def score_drawn(
     scores: Scores = {}
     splits: tuple[Split, ...] = ("train", "holdout")
     for split in splits:
-        prompts = spread(dataset.prompts(split), config.evaluate.limit)
+        prompts = spread(dataset.prompts(split), config.evaluate.max_prompts)
         if not metrics or not prompts:
             continue
-        copies = config.evaluate.copies
+        copies = config.evaluate.samples_per_prompt
         images = pipeline.generate(
             prompts, n=copies, seed=config.sample.seed, batch_size=config.evaluate.batch_size, **options
         )
@@ -125,11 +125,11 @@ def in_split(name: str, split: str) -> str:
 def _likelihood(config: RunConfig, pipeline: Pipeline, dataset: Dataset) -> Scores:
     """Bits per dimension, by the split whose images were measured; empty where the configuration asks for none."""
     wanted = config.evaluate.likelihood
-    if not wanted.pictures:
+    if not wanted.images:
         return {}
     splits: tuple[Split, ...] = ("validation", "holdout", "train")
     split = next(s for s in splits if dataset.captions(s))
-    captions = dataset.captions(split)[: wanted.pictures]
+    captions = dataset.captions(split)[: wanted.images]
     images = np.stack([dataset.image(split, i) for i in range(len(captions))])
     nats = pipeline.log_likelihood(images, captions, batch_size=config.evaluate.batch_size, **wanted.options)
     return {split: {BITS: float(bits_per_dimension(nats, dataset.image_space.size).mean())}}

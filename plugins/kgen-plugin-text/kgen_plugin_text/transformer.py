@@ -21,7 +21,7 @@ FILE = "tokenizer.json"
 class TransformerText(Encoder):
     """A bidirectional pre-norm transformer (Vaswani et al. 2017; Xiong et al. 2020) with learned positions.
 
-    "sequence" is the normalised output, a position a token, the first of which stands for the text's begin; "pooled" is
+    "sequence" is the normalized output, a position a token, the first of which stands for the text's begin; "pooled" is
     its mean over the real positions. The empty text is the begin alone.
 
     Args:
@@ -112,7 +112,7 @@ class TransformerText(Encoder):
 
 
 class Block(keras.layers.Layer):
-    """Attention and a hidden layer, each normalised before and added to its input."""
+    """Attention and a hidden layer, each normalized before and added to its input."""
 
     def __init__(self, dim: int, heads: int, hidden: int, dropout: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
