@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from kgen.config.components import ComponentConfig, resolve
 from kgen.config.source import Source
 from kgen.contracts.callback import refusal
-from kgen.options.validation import KeyPath, show
+from kgen.options.validation import KeyPath, dotted, show
 
 OPTIMIZER = "kgen/adamw"
 """The optimizer where a run file names none."""
@@ -67,6 +68,7 @@ def _moved(source: Source, path: KeyPath, value: dict[str, Any]) -> dict[str, An
             source.report((*path, key), "is given twice: leave it out here, as 'optimizer' has it")
         else:
             own[key] = given
+            warnings.warn(f"{dotted(path)}: '{key}' is an option of 'optimizer' now", FutureWarning, stacklevel=3)
             source.where[(*path, "optimizer", key)] = source.at((*path, key))
     return {**fit, "optimizer": own}
 

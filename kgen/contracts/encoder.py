@@ -26,7 +26,7 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
     must be known.
 
     Attributes:
-        weights_are_external: True where the weights come from elsewhere (a preset, a folder): kgen then does not save them.
+        weights_are_external: True where the weights come from elsewhere (a preset, a folder). kgen does not save them.
     """
 
     arguments: ClassVar[Mapping[str, Arguments]] = {"__init__": Arguments(reserved=frozenset({"name"}))}

@@ -35,6 +35,25 @@ def optimizer_has_its_options(saved: Saved) -> Saved:
     return {**saved, "depends_on": {**depends_on, "decoder": {**decoder, "fit": fit}}}
 
 
+def pictures_became_images(saved: Saved) -> Saved:
+    """0 -> 1: a manifest says "images", and `shapes` has "colors"."""
+    names = {"pictures": "images", "colours": "colors"}
+
+    def renamed(data: Saved) -> Saved:
+        return {names.get(key, key): value for key, value in data.items()}
+
+    if isinstance(data := saved.get("data"), dict):
+        saved = {**saved, "data": renamed(data)}
+    if isinstance(made_from := saved.get("depends_on"), dict) and isinstance(data := made_from.get("data"), dict):
+        saved = {**saved, "depends_on": {**made_from, "data": renamed(data)}}
+    return saved
+
+
+def manifest_of_contract_1(saved: Saved) -> Saved:
+    """0 -> 1: both of these."""
+    return optimizer_has_its_options(pictures_became_images(saved))
+
+
 def nothing_changed(saved: Saved) -> Saved:
     """For a file that two contracts write alike, but for the number."""
     return saved
@@ -42,7 +61,7 @@ def nothing_changed(saved: Saved) -> Saved:
 
 MIGRATIONS: Mapping[File, tuple[Callable[[Saved], Saved], ...]] = {
     "description": (format_became_api,),
-    "manifest": (optimizer_has_its_options,),
+    "manifest": (manifest_of_contract_1,),
     "checkpoint": (nothing_changed,),
 }
 """For each file, the step from contract 0 to 1, from 1 to 2, and so on."""
