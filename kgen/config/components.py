@@ -66,7 +66,7 @@ def resolve(source: Source, path: KeyPath, kind: Kind, value: Any) -> tuple[Comp
     except (ConfigError, PluginError) as error:
         source.report(path, str(error))
         return nothing, None
-    rename_keys(options, cls.renamed, component.id)
+    rename_keys(options, getattr(cls, "renamed", {}), component.id)
     checked, problems = check(model, options, component.id)
     for below, message in problems:
         source.report((*path, *below), message)
