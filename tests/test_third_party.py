@@ -186,7 +186,7 @@ def test_they_are_shown_and_checked(kgen, installed: Path, config: Path) -> None
     )
     config.write_text(text.replace("name: notes", "name: ntes").replace("- tensorboard", "- tensorbord"))
     kgen("check", config, **where).refuses(
-        "fit.callbacks[0].name: unknown callback 'ntes': did you mean 'notes'",
+        "fit.callbacks[0]: unknown callback 'ntes': did you mean 'notes'",
         "loggers[0]: unknown logger 'tensorbord': did you mean 'tensorboard'",
     )
 
