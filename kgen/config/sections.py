@@ -1,4 +1,4 @@
-"""The sections of a run file that hold plain values: how to train, draw, and measure likelihoods."""
+"""The sections of a run file that hold plain values: training, sampling, and measuring likelihoods."""
 
 from __future__ import annotations
 
@@ -13,68 +13,68 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Section(pydantic.BaseModel):
-    """What every section is: checked, frozen, without unknown keys."""
+    """Base class of all sections: validated, frozen, without unknown keys."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class FitConfig(Section):
-    """How the pipeline is trained."""
+    """Settings of the training."""
 
     steps: PositiveInt
-    """Training steps, of one batch each."""
+    """Number of training steps, one batch each."""
     batch_size: PositiveInt = 32
-    """Images a step, over all replicas and workers."""
+    """Images per step, summed over all replicas and workers."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     """Peak learning rate of the optimizer."""
     warmup_steps: NonNegativeInt = 100
-    """Steps in which the learning rate rises from 0."""
+    """Steps of the warm-up, in which the learning rate rises from 0."""
     schedule: Literal["constant", "cosine"] = "cosine"
-    """How the learning rate goes on after the warm-up."""
+    """Schedule of the learning rate after the warm-up."""
     optimizer: ComponentConfig = ComponentConfig(name="kgen/adamw")
-    """How a gradient becomes a step: the name of an optimizer, or a mapping with its options too."""
+    """Optimizer: its name, or a mapping with its name and options."""
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
-    """Longest global gradient; null: no limit."""
+    """Largest norm of the global gradient, which is clipped to it; null: no clipping."""
     ema: Annotated[float, Field(ge=0, lt=1)] | None = 0.999
-    """Decay a step of the average of the weights that samples are drawn with; null: no average."""
+    """Decay per step of the EMA of the weights, which sampling uses; null: no EMA."""
     flip: bool = False
-    """Whether to show every image mirrored too; not where captions say left or right."""
+    """Whether every image is also shown mirrored; unsuitable if captions say left or right."""
     log_every: PositiveInt = 50
-    """Steps between rows of metrics.csv."""
+    """Steps between two rows of metrics.csv."""
     checkpoint_every: PositiveInt = 500
-    """Steps between checkpoints."""
+    """Steps between two checkpoints."""
     keep: PositiveInt = 2
-    """Newest checkpoints to keep."""
+    """Number of checkpoints to keep; older ones are deleted."""
     validate_every: PositiveInt = 500
-    """Steps between measurements of the validation loss."""
+    """Steps between two measurements of the validation loss."""
     callbacks: tuple[ComponentConfig, ...] = ()
-    """Callbacks of Keras that plugins bring: names, or mappings with options too."""
+    """Callbacks from plugins: names, or mappings with names and options."""
 
     def dump(self) -> dict[str, Any]:
-        """As a run file holds it."""
+        """Returns the section as plain data, in the form of a run file."""
         components = {"optimizer": self.optimizer.dump(), "callbacks": [each.dump() for each in self.callbacks]}
         return {**self.model_dump(mode="json"), **components}
 
 
 class SampleConfig(Section):
-    """What is drawn while training, and at its end."""
+    """Images that are generated during the training and at its end."""
 
     every: NonNegativeInt = 500
-    """Steps between sample grids; 0: none before the end."""
+    """Steps between two sample grids; 0: no grid before the end."""
     prompts: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """What to draw; null: up to 16 of the dataset's captions, held-out ones last."""
+    """Prompts of the images; null: up to 16 of the dataset's captions, with held-out ones last."""
     seed: Seed = 0
-    """Of the noise that images are made of."""
+    """Seed of the noise from which images are generated."""
     shared_noise: bool = False
-    """Whether grids make all prompts of the same noise, to show the text's effect alone; scores never do."""
+    """Whether all prompts of a grid share one noise, which shows the effect of the text; scores never share it."""
     options: dict[str, Any] = {}
     """Options of the generator's `generate`, such as steps or guidance; `decoder:` holds those of `decode`."""
 
 
 class LikelihoodConfig(Section):
-    """How likely a trained pipeline finds images that it has not seen."""
+    """The likelihood of images that the pipeline was not trained on."""
 
     images: NonNegativeInt = 0
-    """How many, of the validation split, else of what was held out, else of the training's; 0: not measured."""
+    """Number of images, of the validation split if there is one, else held out, else of training; 0: not measured."""
     options: dict[str, Any] = {}
     """Options of the generator's `log_likelihood`, such as steps or samples."""

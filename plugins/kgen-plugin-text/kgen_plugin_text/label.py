@@ -1,4 +1,4 @@
-"""The caption is the class."""
+"""Class labels: each caption is a class."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ FILE = "classes.json"
 
 
 class ClassLabel(Encoder):
-    """A learned vector a class, and one for the empty text ("no class"). Space around a caption does not count.
+    """A learned vector per class, and one for the empty text ("no class"). Spaces around a caption are ignored.
 
     Args:
-        dim: Width of the vectors.
-        classes: All classes; by default the different captions of the training data.
+        dim: Dimension of the vectors.
+        classes: All classes. None means the different captions of the training data.
 
     Raises:
-        ValueError: `classes` is empty, or names a class twice.
+        ValueError: `classes` is empty, or has an empty or repeated class.
     """
 
     def __init__(self, *, dim: PositiveInt = 192, classes: tuple[str, ...] | None = None, **kwargs: Any) -> None:
@@ -38,7 +38,7 @@ class ClassLabel(Encoder):
         if classes is not None:
             rows = _rows(classes)
             if len(rows) != len(classes) + 1 or not classes:
-                raise ValueError(f"classes must be different texts, at least one and none empty, not {list(classes)}")
+                raise ValueError(f"classes must be one or more different, non-empty texts, not {list(classes)}")
             self.rows = rows
 
     @property
@@ -63,17 +63,17 @@ class ClassLabel(Encoder):
         names = [name for name in self._known() if name]
         near = difflib.get_close_matches(text, names, n=3) or names[:3]
         shown = ", ".join(f"'{name}'" for name in near)
-        return f"'{text[:80]}' is none of the {len(names)} classes of encoder 'class': did you mean {shown}?"
+        return f"'{text[:80]}' is not one of the {len(names)} classes of encoder 'class': did you mean {shown}?"
 
     def build(self, input_shape: Any) -> None:
         normal = keras.initializers.RandomNormal(stddev=1.0)
         self.table = self.add_weight(shape=(len(self._known()), self.dim), initializer=normal, name="table")
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        """int32 (B,); the empty text is 0.
+        """Returns class numbers, int32 (B,). The empty text is 0.
 
         Raises:
-            ConfigError: a text is no class; near ones are named.
+            ConfigError: A text is not a class. The message suggests similar ones.
         """
         rows = self._known()
         names = [clean(text) for text in texts]
@@ -93,5 +93,5 @@ class ClassLabel(Encoder):
 
 
 def _rows(names: Sequence[str]) -> dict[str, int]:
-    """Numbers the different names in their order; the empty one is 0."""
+    """Numbers the different names in their order. The empty name is 0."""
     return {name: row for row, name in enumerate(dict.fromkeys(["", *map(clean, names)]))}

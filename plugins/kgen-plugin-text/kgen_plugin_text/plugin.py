@@ -1,4 +1,4 @@
-"""Declares the encoders."""
+"""Registers the plugin's encoders."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def kgen_components(registry: Any) -> None:
     registry.encoder(
         "transformer",
         "kgen_plugin_text.transformer:TransformerText",
-        summary="Transformer over byte pairs learned from the captions",
+        summary="A transformer over byte pairs that are learned from the captions",
     )
-    registry.encoder("bag", "kgen_plugin_text.bag:BagOfWords", summary="A vector a word, in no order")
-    registry.encoder("class", "kgen_plugin_text.label:ClassLabel", summary="A vector a class; a class is a caption")
+    registry.encoder("bag", "kgen_plugin_text.bag:BagOfWords", summary="A learned vector per word, without order")
+    registry.encoder("class", "kgen_plugin_text.label:ClassLabel", summary="A learned vector per class (caption)")
     registry.encoder("none", "kgen_plugin_text.unconditional:Unconditional", summary="Ignores the text")

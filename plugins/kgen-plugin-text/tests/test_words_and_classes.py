@@ -1,4 +1,4 @@
-"""Bags of words, classes, and no condition."""
+"""Bags of words, classes, and the encoder without text."""
 
 from __future__ import annotations
 
@@ -82,19 +82,19 @@ def test_configured_classes() -> None:
     encoder = ClassLabel(dim=4, classes=("circle", "apple", "heart"))
     encoder.adapt(["apple"])
     assert encoder.tokenize(["", "circle", "apple", "heart"])["class"].tolist() == [0, 1, 2, 3]
-    with pytest.raises(DataError, match=r"'hart' is none of the 3 classes.*did you mean 'heart'"):
+    with pytest.raises(DataError, match=r"'hart' is not one of the 3 classes.*did you mean 'heart'"):
         encoder.adapt(["apple", "hart"])
     for wrong in ((), ("a", "a "), ("a", " ")):
-        with pytest.raises(ValueError, match="different texts"):
+        with pytest.raises(ValueError, match="different, non-empty texts"):
             ClassLabel(classes=wrong)
 
 
 def test_unknown_class_is_refused_with_near_names() -> None:
     encoder = ClassLabel(dim=4)
     encoder.adapt(CAPTIONS)
-    with pytest.raises(ConfigError, match=r"'red hart' is none of the 3 classes.*'red heart'"):
+    with pytest.raises(ConfigError, match=r"'red hart' is not one of the 3 classes.*'red heart'"):
         encoder.tokenize(["", "red hart"])
-    with pytest.raises(ConfigError, match=r"'.' is none of the 3 classes.*'blue heart', 'red circle', 'red heart'"):
+    with pytest.raises(ConfigError, match=r"'.' is not one of the 3 classes.*'blue heart', 'red circle', 'red heart'"):
         encoder.tokenize(["\u4e2d"])
 
 
