@@ -157,15 +157,15 @@ def test_callbacks_of_keras_that_kgen_makes_superfluous_are_refused_with_what_to
     with pytest.raises(ConfigError) as caught:
         RunConfig.from_dict(fit(name))
     assert str(caught.value) == (
-        f"configuration: fit.callbacks[0]: '{name}' is a callback of Keras that is not taken: kgen writes checkpoints "
-        "by itself: fit.checkpoint_every and fit.keep"
+        "configuration: fit.callbacks[0]: kgen does not accept Keras's ModelCheckpoint: a run writes checkpoints "
+        "itself (fit.checkpoint_every, fit.keep)"
     )
 
 
 @pytest.mark.parametrize(
     "callback, message",
     [
-        ("seeing/saver", "fit.callbacks[0]: callback 'seeing/saver' is a ModelCheckpoint of Keras, which is not taken"),
+        ("seeing/saver", "fit.callbacks[0]: callback 'seeing/saver' is a subclass of Keras's ModelCheckpoint, which"),
         ("seeing/old", "Old has an argument 'every' before the '*', where kgen supplies 'directory' alone: options"),
         ("watchr", "fit.callbacks[0]: unknown callback 'watchr': did you mean 'watcher'"),
         ({"name": "watcher", "stop_at": "3"}, "fit.callbacks[0].stop_at: must be a whole number, got '3'"),

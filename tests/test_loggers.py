@@ -73,8 +73,8 @@ def test_a_logger_that_fails_is_warned_of_and_told_nothing_more(method: str, tmp
     assert good.told[4] == ("end", {"train": {"a": 1.0}})
     assert bad.told[-1][0] == method
     assert [str(warning.message) for warning in caught] == [
-        f"{method} of {Told.__module__}:Told (which no plugin registers) failed: LookupError: gone; the run goes on, "
-        "and it is told nothing more"
+        f"{Told.__module__}:Told (which no plugin registers) failed in {method}: LookupError: gone; the run continues "
+        "without this logger"
     ]
 
 

@@ -209,7 +209,7 @@ def test_muon_leaves_the_layers_that_one_names_to_adam() -> None:
     optimizer.build(variables)
     assert [velocity is not None for velocity in optimizer.adam_velocities] == [True, True, False]
     optimizer = make_optimizer({"name": "muon", "exclude_layers": ["autput"]}, RATE, clip_norm=None, average=None)
-    with pytest.raises(ConfigError, match="'autput' fits no matrix: there are output/kernel, hidden/kernel"):
+    with pytest.raises(ConfigError, match="'autput' matches no matrix: there are output/kernel, hidden/kernel"):
         optimizer.build(variables)
 
 
@@ -313,8 +313,8 @@ def test_an_optimizer_of_another_package_is_averaged_and_clipped_too() -> None:
         ("none", {}, "cannot be imported|is no subclass of keras.optimizers.Optimizer"),
         ("signs", {"factor": "2"}, "others/signs: factor: must be a number, got '2'"),
         ("signs", {"factor": 13}, "optimizer 'others/signs': 13 is an unlucky factor"),
-        ("aside", {}, "others/aside.*changes weights without its update_step, so no average can follow them"),
-        ("nan", {}, "others/nan.*a step made a weight of 1, with a gradient of 1, infinite or NaN"),
+        ("aside", {}, "others/aside.*changes weights outside of update_step, so kgen cannot average them"),
+        ("nan", {}, "others/nan.*a weight of 1 with a gradient of 1 became infinite or NaN"),
         ("adamw", {}, r"'adamw' is ambiguous: write one of 'kgen/adamw' .*, 'others/adamw'"),
     ],
 )

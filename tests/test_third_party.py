@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -213,3 +214,23 @@ def test_two_packages_of_one_namespace_are_both_refused(kgen, installed: Path, c
         "plugin 'stranger' (strangers-log) could not be loaded: rivals-log claims the namespace 'stranger' too: "
         "uninstall one of the two"
     )
+
+
+def test_the_example_of_the_readme_adds_all_three(kgen, site, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (example,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class Notes" in block)
+    (run_file,) = (block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "loggers:" in block)
+    site.install("mine", example)
+    shown = yaml.safe_load(run_file)
+    data = yaml.safe_load(GOOD)
+    data["fit"] |= {**shown["fit"], "steps": 20, "optimizer": {"name": "sign-descent", "scale": 0.5}}
+    data["loggers"] = ["lines"]
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
+    done = kgen("run", "run.yaml", "--set", "fit.log_every=10", cwd=tmp_path, PYTHONPATH=f"{site.path}:{TOY}")
+    assert done.status == 0, done
+    notes, lines = (
+        (tmp_path / "runs" / "run" / name).read_text().splitlines() for name in ("notes.txt", "lines.jsonl")
+    )
+    assert [line.split()[0] for line in notes] == ["10", "20"]
+    logged = [json.loads(line) for line in lines]
+    assert [row["step"] for row in logged if "loss" in row] == [10, 20]

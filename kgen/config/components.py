@@ -22,7 +22,7 @@ DEFAULTS: dict[str, str | None] = {"data": None, "encoder": None, "generator": N
 """The default values of these keys; None: the key is required."""
 
 OPTIMIZERS: dict[str, str | None] = {"fit.optimizer": "kgen/adamw", "decoder.fit.optimizer": "kgen/adamw"}
-"""Those of a section."""
+"""The defaults of the optimizers, by the dotted key."""
 
 
 class ComponentConfig(pydantic.BaseModel):
@@ -77,12 +77,12 @@ def resolve(source: Source, path: KeyPath, kind: Kind, value: Any) -> tuple[Comp
 
 
 def resolve_all(source: Source, path: KeyPath, kind: Kind, values: list[Any]) -> list[dict[str, Any]]:
-    """As `resolve`, each item of a list, as plain data."""
+    """Resolves each item of a list, and returns the components as plain data."""
     return [resolve(source, (*path, number), kind, value)[0].model_dump() for number, value in enumerate(values)]
 
 
 def report_twice(source: Source, path: KeyPath, found: list[dict[str, Any]]) -> None:
-    """Reports items of a resolved list that name a component that an earlier one names."""
+    """Reports the items of a resolved list that name the same component as an earlier item."""
     names = [component["name"] for component in found]
     for number, name in enumerate(names):
         if name in names[:number] and name != "?":

@@ -1,4 +1,4 @@
-"""The components of a `fit` section: its optimizer and its callbacks."""
+"""Resolves the components of a `fit` section: its optimizer and its callbacks."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from kgen.contracts.callback import refusal
 from kgen.options.validation import KeyPath, dotted, show
 
 OPTIMIZER = "kgen/adamw"
-"""The optimizer where a run file names none."""
+"""The default optimizer."""
 
 MOVED = ("weight_decay", "beta_1", "beta_2")
-"""Options of AdamW that run files of before contract 1 have in `fit` itself."""
+"""Options of AdamW that were keys of `fit` before contract 1."""
 
 
 INSTEAD = {
@@ -25,15 +25,16 @@ INSTEAD = {
     "use_ema": "fit.ema",
     "ema_momentum": "fit.ema",
 }
-"""What to give instead of options that Keras's optimizers have, and kgen sets."""
+"""The keys of a run file that replace arguments of Keras's optimizers."""
 
 
 def resolve_fit(source: Source, path: KeyPath, value: Any) -> Any:
-    """A `fit` section with its components looked up and checked; problems are reported to `source`.
+    """Returns a `fit` section with resolved components, and reports problems to `source`.
 
     Args:
-        path: Where the section lies.
-        value: The section; what is no mapping is given back as it is.
+        source: The configuration that contains the section.
+        path: Key path of the section.
+        value: The section. A value that is not a mapping is returned unchanged.
     """
     if not isinstance(value, dict):
         return value
@@ -42,7 +43,7 @@ def resolve_fit(source: Source, path: KeyPath, value: Any) -> Any:
     chosen = fit.get("optimizer", OPTIMIZER)
     if isinstance(chosen, dict):
         for key in INSTEAD.keys() & chosen.keys():
-            source.report((*place, key), f"is no option here: give {INSTEAD[key]}")
+            source.report((*place, key), f"is not an option of an optimizer: set {INSTEAD[key]}")
         chosen = {key: given for key, given in chosen.items() if key not in INSTEAD}
     optimizer, _ = resolve(source, place, "optimizer", chosen)
     fit["optimizer"] = optimizer.model_dump()
@@ -53,7 +54,7 @@ def resolve_fit(source: Source, path: KeyPath, value: Any) -> Any:
 
 
 def _moved(source: Source, path: KeyPath, value: dict[str, Any]) -> dict[str, Any]:
-    """The section with AdamW's options where they belong: run files of before had them beside `optimizer`."""
+    """Returns the section with the options of AdamW moved into `optimizer`, where older run files lack it."""
     fit = {key: given for key, given in value.items() if key not in MOVED}
     former = {key: given for key, given in value.items() if key in MOVED}
     if not former:
@@ -63,9 +64,9 @@ def _moved(source: Source, path: KeyPath, value: dict[str, Any]) -> dict[str, An
     for key, given in former.items():
         if own.get("name") not in (OPTIMIZER, OPTIMIZER.removeprefix("kgen/")):
             where = f"{{name: {own.get('name')}, {key}: {show(given)}}}"
-            source.report((*path, key), f"is an option of the optimizer: write it as optimizer: {where}")
+            source.report((*path, key), f"is an option of the optimizer: write optimizer: {where}")
         elif key in own:
-            source.report((*path, key), "is given twice: leave it out here, as 'optimizer' has it")
+            source.report((*path, key), "is given twice: delete it here, because 'optimizer' has it")
         else:
             own[key] = given
             warnings.warn(f"{dotted(path)}: '{key}' is an option of 'optimizer' now", FutureWarning, stacklevel=3)

@@ -41,7 +41,7 @@ def apply_overrides(source: Source, overrides: Sequence[str], bare: Mapping[str,
 
 
 def _name_first(data: Any, path: tuple[str, ...], bare: Mapping[str, str | None]) -> None:
-    """Makes a mapping with `name` of a component that is given by its name alone, or not at all."""
+    """Converts a component that is given by its name, or is absent, to a mapping with `name`."""
     for key in path[:-1]:
         data = data.get(key) if isinstance(data, dict) else None
     if isinstance(data, dict) and not isinstance(data.get(path[-1]), dict):

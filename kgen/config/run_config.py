@@ -93,7 +93,7 @@ class RunConfig(Section):
     sample: SampleConfig = SampleConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     loggers: tuple[ComponentConfig, ...] = (ComponentConfig(name="kgen/tensorboard"),)
-    """Who is told of the run as it goes on, beside metrics.csv: names, or mappings with options too."""
+    """Loggers of metrics, images and scores, besides metrics.csv: names, or mappings with names and options."""
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:

@@ -92,7 +92,7 @@ def _any_of_kind(kind: Kind, definitions: Schema) -> Schema:
         if mapping["required"] == ["name"]:
             bare += names
     alternatives = [{"type": "string", "enum": bare}, *alternatives] if bare else alternatives
-    return {"anyOf": alternatives} if alternatives else {"not": {}}  # of a kind that no plugin has, there is none
+    return {"anyOf": alternatives} if alternatives else {"not": {}}  # no plugin has a component of this kind
 
 
 def _mapping(component: Component, names: list[str], definitions: Schema) -> Schema:

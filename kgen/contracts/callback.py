@@ -1,14 +1,15 @@
-"""Which callbacks a training takes: any `keras.callbacks.Callback` that does not do what kgen does itself.
+"""The callbacks that a training accepts: subclasses of `keras.callbacks.Callback`, except those that duplicate kgen.
 
-A plugin registers a callback (`registry.callback`), and a run file names it: ``fit: {callbacks: [mine, {name: other,
-every: 10}]}``. Its options stand after a ``*`` in its constructor. An argument `directory` before that is supplied: the
-directory of the training, a `pathlib.Path` (of the run, or its folder `decoder` for the stage of the decoder).
+A plugin registers a callback with `registry.callback`, and a run file names it: ``fit: {callbacks: [mine, {name: other,
+every: 10}]}``. The options of a callback follow the ``*`` of its constructor. If the constructor has an argument
+`directory` before the ``*``, kgen supplies the directory of the training, a `pathlib.Path`: the run directory, or its
+folder `decoder` for the training of a decoder.
 
-A training is one epoch. `batch` counts the steps from the beginning of the run, in whichever process: `batch` 0 is the
-first step of all, and a resumed training goes on with the number of its next one. In `on_train_batch_end`, `logs` holds
-the mean losses since the last row of the journal, and the model's variables are up to date on every backend. A callback
-that sets ``self.model.stop_training = True`` ends the training after that step, as if `fit.steps` had been as few.
-kgen saves no state of a callback: one that has some keeps it in the directory.
+A training is one Keras epoch. `batch` counts the steps of the whole run: 0 is the first step, and a resumed training
+continues the count. In `on_train_batch_end`, `logs` contains the mean losses since the last row of metrics.csv, and the
+model's variables are current on every backend. A callback that sets ``self.model.stop_training = True`` ends the
+training after that step; the run then continues with the final images and scores. kgen does not save the state of a
+callback: a callback that needs its state after a resume writes it to the directory.
 """
 
 from __future__ import annotations
@@ -17,33 +18,33 @@ import re
 from typing import Any
 
 INSTEAD = {
-    "BackupAndRestore": "kgen resumes by itself, from the checkpoints of fit.checkpoint_every",
-    "CSVLogger": "kgen writes metrics.csv by itself, every fit.log_every steps",
-    "EarlyStopping": "a training is one epoch, so it would never act: write a callback that sets "
+    "BackupAndRestore": "a run resumes from its own checkpoints (fit.checkpoint_every)",
+    "CSVLogger": "a run writes metrics.csv every fit.log_every steps",
+    "EarlyStopping": "it acts after an epoch, and a training is a single epoch; write a callback that sets "
     "self.model.stop_training in on_train_batch_end",
-    "LambdaCallback": "a run file holds no functions: write a subclass of keras.callbacks.Callback",
+    "LambdaCallback": "a run file cannot contain functions; write a subclass of keras.callbacks.Callback",
     "LearningRateScheduler": "fit.learning_rate, fit.warmup_steps and fit.schedule set the learning rate",
-    "ModelCheckpoint": "kgen writes checkpoints by itself: fit.checkpoint_every and fit.keep",
-    "ProgbarLogger": "kgen shows the progress by itself",
+    "ModelCheckpoint": "a run writes checkpoints itself (fit.checkpoint_every, fit.keep)",
+    "ProgbarLogger": "a run shows its progress itself",
     "ReduceLROnPlateau": "fit.learning_rate, fit.warmup_steps and fit.schedule set the learning rate",
-    "SwapEMAWeights": "kgen averages the weights by itself: fit.ema",
-    "TensorBoard": "it is a logger: write loggers: [tensorboard]",
-    "TerminateOnNaN": "kgen stops by itself where the loss is not finite, and keeps the last good checkpoint",
+    "SwapEMAWeights": "a run averages the weights itself (fit.ema)",
+    "TensorBoard": "TensorBoard is a logger: write loggers: [tensorboard]",
+    "TerminateOnNaN": "a run stops when the loss is not finite, and keeps the last good checkpoint",
 }
-"""What to do instead of a callback of Keras, by the name of its class."""
+"""For each callback of Keras that kgen does not accept: why, and what to use instead."""
 
 
 def refusal(callback: str | type[Any]) -> str:
-    """Why a callback is not taken; "" where it is.
+    """Returns why kgen does not accept a callback, or "" if it does.
 
     Args:
-        callback: A class; or a name from a run file, which may be that of a class of Keras, however it is written.
+        callback: A class; or a name from a run file, which is compared with the names of Keras's classes.
     """
     if isinstance(callback, str):
-        named = {re.sub(r"[^a-z]", "", name.lower()): name for name in INSTEAD}
-        name = named.get(re.sub(r"[^a-z]", "", callback.lower().removeprefix("keras/")))
-        return f"'{callback}' is a callback of Keras that is not taken: {INSTEAD[name]}" if name else ""
+        known = {re.sub(r"[^a-z]", "", name.lower()): name for name in INSTEAD}
+        name = known.get(re.sub(r"[^a-z]", "", callback.lower().removeprefix("keras/")))
+        return f"kgen does not accept Keras's {name}: {INSTEAD[name]}" if name else ""
     for base in callback.__mro__:
         if base.__module__.startswith("keras.") and base.__name__ in INSTEAD:
-            return f"is a {base.__name__} of Keras, which is not taken: {INSTEAD[base.__name__]}"
+            return f"is a subclass of Keras's {base.__name__}, which kgen does not accept: {INSTEAD[base.__name__]}"
     return ""

@@ -1,4 +1,4 @@
-"""The contract of what is told of a run as it goes on."""
+"""The contract of a logger, which records a run while it trains."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import numpy as np
 from kgen.options import Arguments, Configurable
 
 Stage = Literal["decoder", "generator"]
-"""The trainings of a run, in their order; most runs have the second alone."""
+"""The trainings of a run, in this order. Most runs have only the second."""
 
 
 class Logger(Configurable, ABC):
-    """Is told of a run, and keeps or sends on what it is told.
+    """Records the metrics, images and scores of a run, or sends them to a service.
 
-    A run file names its loggers: ``loggers: [tensorboard, {name: mine, option: 1}]``. Each process of a run makes its
-    own, so a run that is resumed has a new logger, which finds in the directory what an earlier one has left there. Its
-    methods are called in the order in which they stand here, by the process that writes the run directory.
+    A run file names its loggers: ``loggers: [tensorboard, {name: mine, option: 1}]``. Each process of a run creates its
+    own loggers, so a logger of a resumed run finds in the directory what the logger of an earlier process wrote there.
+    kgen calls the methods in the order below, only in the process that writes the run directory.
 
-    An exception is shown as a warning; the logger is then told nothing more, and the run goes on.
+    If a method raises an exception, kgen prints a warning, does not call this logger again, and the run continues.
 
     Args:
-        directory: Of the run; the logger may write into it, under names of its own. A constructor that does not need it
-            leaves it out. It opens and sends nothing yet.
+        directory: The run directory. A logger may write files of its own into it. A constructor that does not need the
+            directory omits this argument. The constructor must not open files or connections.
 
     Attributes:
-        remote: Whether what it is told leaves the directory. kgen tries a logger in another directory before the
-            training, with a row and an image; of one that is remote, it calls no more than `check`.
+        remote: Whether the logger sends data to a service. Before the training, kgen tries every other logger in a
+            temporary directory with one row and one image; for a remote logger, it only calls `check`.
     """
 
     arguments: ClassVar[Mapping[str, Arguments]] = {
@@ -39,44 +39,51 @@ class Logger(Configurable, ABC):
     remote: ClassVar[bool] = False
 
     def check(self) -> None:
-        """Raises `ConfigError` or `PluginError` where something is missing that it will need. Default: nothing is."""
+        """Raises `ConfigError` or `PluginError` if the logger cannot work, for example without a package or a login.
+
+        kgen calls it before the training. By default, it does nothing.
+        """
 
     def begin(self, config: Mapping[str, Any]) -> None:
-        """Is told first, in each process.
+        """Starts the log of a process.
 
         Args:
-            config: The whole configuration of the run, as plain data.
+            config: The complete configuration of the run, as plain data.
         """
 
     def resume(self, stage: Stage, step: int) -> None:
-        """Is told that a training begins, or goes on.
+        """Starts the log of a training, which begins or continues.
 
         Args:
-            step: The last step that is done, 0 at the beginning. An earlier process may have told of later ones before
-                it was killed: these will be told again.
+            stage: Which training.
+            step: The last completed step, 0 at the beginning. If an earlier process was killed, it may have logged
+                later steps; these steps are trained and logged again.
         """
 
     @abstractmethod
     def log(self, stage: Stage, step: int, values: Mapping[str, float]) -> None:
-        """Takes a row of the journal of a training.
+        """Records a row of metrics.csv.
 
         Args:
-            step: From 1 on. A step may have several rows, with different names.
-            values: By name: "loss" and the other losses, "learning_rate", "images_per_second"; validation losses under
-                "val_loss" and so on.
+            stage: Which training.
+            step: The step, from 1. The same step can have two rows: one of the training and one of the validation.
+            values: Numbers by name: "loss" and the other losses, "learning_rate" and "images_per_second"; or "val_loss"
+                and the other validation losses.
         """
 
     def image(self, stage: Stage, step: int, name: str, image: np.ndarray) -> None:
-        """Takes an image, such as a grid of samples.
+        """Records an image, such as a grid of samples.
 
         Args:
-            name: Such as "samples"; the same at each step.
+            stage: Which training.
+            step: The step after which the image was made.
+            name: Such as "samples"; the same for every step.
             image: uint8 (height, width, channels).
         """
 
     def end(self, scores: Mapping[str, Mapping[str, float]] | None) -> None:
-        """Is told last, in each process.
+        """Ends the log of a process.
 
         Args:
-            scores: Numbers by split and name, as in `evaluation.json`; None: the run was stopped, or has failed.
+            scores: Numbers by split and name, as in `evaluation.json`; None if the run was interrupted or failed.
         """

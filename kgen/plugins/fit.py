@@ -32,10 +32,11 @@ def misfit(target: Any, contract: Any, name: str) -> str:
 
 
 def wrong_arguments(cls: type[Any], supplied: str) -> str:
-    """What is wrong with the constructor of a class of Keras's; "" where it is in order.
+    """Returns what is wrong with the constructor of a subclass of a Keras class, or "" if it is valid.
 
     Args:
-        supplied: The one argument that kgen may supply, before the ``*``; all others are options, after it.
+        cls: The subclass.
+        supplied: The only argument that may stand before the ``*``. All other arguments are options.
     """
     parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
     first = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]

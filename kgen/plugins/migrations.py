@@ -24,7 +24,7 @@ def format_became_api(saved: Saved) -> Saved:
 
 
 def optimizer_has_its_options(saved: Saved) -> Saved:
-    """0 -> 1: the options of AdamW, the only optimizer, stood in `fit` itself; a decoder's stage depends on them."""
+    """0 -> 1: the options of AdamW, which were keys of `fit`, move to `fit.optimizer`, on which a decoder depends."""
     depends_on = saved.get("depends_on", {})
     decoder = depends_on.get("decoder", {})
     if not isinstance(fit := decoder.get("fit"), dict):
@@ -50,7 +50,7 @@ def pictures_became_images(saved: Saved) -> Saved:
 
 
 def manifest_of_contract_1(saved: Saved) -> Saved:
-    """0 -> 1: both of these."""
+    """0 -> 1: applies both functions above."""
     return optimizer_has_its_options(pictures_became_images(saved))
 
 

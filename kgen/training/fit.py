@@ -28,7 +28,7 @@ from kgen.training.own_callbacks import OwnCallbacks, make_callbacks
 class Progress:
     """Where a training stands: its last step, whether the user stopped it, seconds over all processes.
 
-    One that was not interrupted, and has fewer steps than `fit` says, was ended by a callback.
+    If it was not interrupted and has fewer steps than `fit.steps`, a callback ended it.
     """
 
     step: int
@@ -65,7 +65,8 @@ def train(
         data, validation: What to train on, and what to measure the loss on.
         render: Called with step, suffix of a file name and journal, to draw sample images.
         listeners: Are told of every row of the journal.
-        loggers, stage: Are told of every row and image, and of which training these are.
+        loggers: Record every row and image.
+        stage: Which training this is, for the loggers.
 
     Raises:
         RunError: the loss became NaN or infinite; the last good checkpoint is kept.
@@ -85,7 +86,9 @@ def train(
     batches = Watched(data.training(start=start, seed=seed))
     position = Position(start)
     saver = SaveCheckpoint(start, fit.steps, fit.checkpoint_every, checkpoints, batches, chief)
-    own = OwnCallbacks(make_callbacks(fit.callbacks, own_folder), start, fit.steps)  # before what saves their effects
+    own = OwnCallbacks(
+        make_callbacks(fit.callbacks, own_folder), start, fit.steps
+    )  # before the callbacks that save their effects
     log = Log(start, fit.steps, fit.log_every, journal, checkpoints, fit.batch_size)
     callbacks: list[Any] = [position, own, log]
     if validation is not None:
@@ -104,7 +107,7 @@ def train(
                 feed = distribution.feed(batches)
                 model.fit(feed, steps_per_epoch=steps, epochs=1, callbacks=callbacks, verbose=0, shuffle=False)
         step = position.step or 0
-        saver.save_at(step)  # where a callback ended the training
+        saver.save_at(step)  # if a callback ended the training
         return Progress(step, saver.interrupted_at is not None, journal.seconds)
 
 

@@ -1,4 +1,4 @@
-"""The numbers of a training, as they come: `metrics.csv`, which is always written, and the loggers."""
+"""Records the metrics of a training: always in `metrics.csv`, and with the loggers of the run."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Listener = Callable[[int, Mapping[str, float]], None]
 
 
 class Journal:
-    """Appends rows to `metrics.csv` of a run directory, and tells the loggers of them.
+    """Appends rows to `metrics.csv` of a training, and passes them to the loggers.
 
     Args:
         folder: The run directory.
         columns: Names that may be written, beside "step" and "seconds".
         start: Rows of later steps, left by a process that died after its last checkpoint, are dropped.
         listener: Is told of every row (a progress bar).
-        loggers: Are told of every row, and of images.
-        stage: Which training this is, for them.
+        loggers: Record every row, and images.
+        stage: Which training this is, for the loggers.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Journal:
             self.listener(step, values)
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
-        """Shows an image, uint8 (H, W, C), to the loggers."""
+        """Passes an image, uint8 (H, W, C), to the loggers."""
         self.loggers.image(self.stage, step, name, image)
 
     def _line(self, row: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""The loggers of a run, told together; one that fails costs a warning, and is told nothing more."""
+"""Calls all loggers of a run. A logger that fails causes a warning and is not called again."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from kgen.plugins.faults import address, reason
 
 
 def make_logger(choice: str | Mapping[str, Any], directory: Path) -> Logger:
-    """A logger by its name, or a mapping with `name` and options.
+    """Creates a logger from its name, or from a mapping with `name` and options.
 
     Raises:
-        ConfigError: an unknown name, or an option that is wrong. PluginError: it cannot be imported.
+        ConfigError: the name or an option is wrong. PluginError: the class cannot be imported.
     """
     component, given = find("logger", choice)
     found: Logger = construct("logger", component.id, component.load(), given, {"directory": directory})
@@ -30,10 +30,13 @@ def make_logger(choice: str | Mapping[str, Any], directory: Path) -> Logger:
 
 
 class Loggers:
-    """Several loggers as one.
+    """A group of loggers.
 
     Args:
-        loggers: Those that are told.
+        loggers: The members.
+
+    Attributes:
+        scores: The scores that `end` passes on; None until the run has them.
     """
 
     def __init__(self, loggers: Sequence[Logger] = ()) -> None:
@@ -41,39 +44,44 @@ class Loggers:
         self.scores: Mapping[str, Mapping[str, float]] | None = None
 
     def begin(self, config: Mapping[str, Any]) -> None:
-        self._tell("begin", config)
+        self._call("begin", config)
 
     def resume(self, stage: Stage, step: int) -> None:
-        self._tell("resume", stage, step)
+        self._call("resume", stage, step)
 
     def log(self, stage: Stage, step: int, values: Mapping[str, float]) -> None:
-        self._tell("log", stage, step, values)
+        self._call("log", stage, step, values)
 
     def image(self, stage: Stage, step: int, name: str, image: np.ndarray) -> None:
-        self._tell("image", stage, step, name, image)
+        self._call("image", stage, step, name, image)
 
     def end(self) -> None:
-        """Tells them of the end, with `scores`, if the run has come so far."""
-        self._tell("end", self.scores)
+        """Ends all logs."""
+        self._call("end", self.scores)
         self.loggers = []
 
-    def _tell(self, method: str, *arguments: Any) -> None:
+    def _call(self, method: str, *arguments: Any) -> None:
         for logger in list(self.loggers):
             try:
                 getattr(logger, method)(*copy.deepcopy(arguments))
             except (Exception, SystemExit) as error:
                 self.loggers.remove(logger)
                 why = str(error) if isinstance(error, KgenError) else reason(error)
-                message = f"{method} of {address(logger)} failed: {why}; the run goes on, and it is told nothing more"
+                message = f"{address(logger)} failed in {method}: {why}; the run continues without this logger"
                 warnings.warn(message, HookWarning, stacklevel=2)
 
 
 @contextmanager
 def opened_loggers(choices: Sequence[ComponentConfig], directory: Path, config: Mapping[str, Any]) -> Iterator[Loggers]:
-    """Makes the loggers of a run, tells them of its configuration, and of the end with the block.
+    """Creates the loggers of a run and starts their logs, which end with the block.
+
+    Args:
+        choices: The loggers.
+        directory: The run directory.
+        config: The complete configuration of the run.
 
     Raises:
-        KgenError: one cannot be made.
+        KgenError: a logger cannot be created.
     """
     loggers = Loggers([make_logger(choice.choice, directory) for choice in choices])
     loggers.begin(config)

@@ -1,4 +1,4 @@
-"""Event files for TensorBoard, in the folder `tensorboard` of each training."""
+"""Writes event files for TensorBoard."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from kgen.contracts.logger import Logger, Stage
 
 NO_TENSORFLOW = "tensorboard.compat.notf"
-"""With a module of this name, TensorBoard writes files by itself. Else it imports TensorFlow, if that is installed,
-which takes seconds and memory on another backend."""
+"""If a module of this name exists, TensorBoard writes files without TensorFlow. Otherwise it imports an installed
+TensorFlow, which takes seconds and memory on another backend."""
 
 
 class TensorBoard(Logger):
-    """Writes event files into `tensorboard/` of the run directory; those of the decoder's stage into `decoder/`.
+    """Writes event files to the folder `tensorboard` of the run directory, and of its folder `decoder`.
 
-    Show them with `tensorboard --logdir runs`. After a resume, TensorBoard hides what a killed process had written
-    beyond its last checkpoint.
+    `tensorboard --logdir runs` shows them. After a resume, TensorBoard hides the steps that a killed process logged
+    after its last checkpoint.
     """
 
     def __init__(self, directory: Path) -> None:

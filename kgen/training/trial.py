@@ -1,4 +1,4 @@
-"""Tries what a training names, before it begins: its optimizer, its callbacks and its loggers."""
+"""Tries the optimizer, the callbacks and the loggers of a training before it begins."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ from kgen.training.optimizers.averaging import make_optimizer
 from kgen.training.own_callbacks import make_callbacks
 
 SMALL: Mapping[str, tuple[int, ...]] = {"kernel": (2, 3), "bias": (3,)}
-"""Shapes of the weights that are stepped, by name."""
+"""The weights that `try_fit` updates: shapes by name."""
 
 
 def try_fit(fit: FitConfig, weights: Sequence[Any]) -> None:
-    """Makes the optimizer and the callbacks of a `fit` section. The optimizer makes two steps of two small weights.
+    """Creates the optimizer and the callbacks of a `fit` section, and updates two small weights twice.
 
     Args:
-        weights: What will be trained; the optimizer's state is made for them, and they are not changed.
+        fit: The section.
+        weights: The weights of the model. The optimizer creates its state for them; they do not change.
 
     Raises:
-        ConfigError: the options do not suit the weights. PluginError: the optimizer breaks its contract, or something
-            cannot be made.
+        ConfigError: an option does not suit the weights. PluginError: the optimizer violates its contract, or a
+            component cannot be created.
     """
     component, _ = find("optimizer", fit.optimizer.choice)
     optimizer = make_optimizer(fit.optimizer.choice, fit.learning_rate, clip_norm=fit.clip_norm, average=0.5)
@@ -43,9 +44,9 @@ def try_fit(fit: FitConfig, weights: Sequence[Any]) -> None:
     for weight, average in zip(small, optimizer.averages, strict=False):
         stepped, followed = (keras.ops.convert_to_numpy(variable) for variable in (weight, average))
         if not np.isfinite(stepped).all():
-            raise PluginError(f"{component}: a step made a weight of 1, with a gradient of 1, infinite or NaN")
+            raise PluginError(f"{component}: a weight of 1 with a gradient of 1 became infinite or NaN")
         if (stepped != 1).any() and (followed == 1).all():
-            raise PluginError(f"{component}: it changes weights without its update_step, so no average can follow them")
+            raise PluginError(f"{component}: it changes weights outside of update_step, so kgen cannot average them")
     with tempfile.TemporaryDirectory() as folder:
         make_callbacks(fit.callbacks, Path(folder))
 
@@ -53,14 +54,15 @@ def try_fit(fit: FitConfig, weights: Sequence[Any]) -> None:
 def try_loggers(
     choices: Sequence[ComponentConfig], config: Mapping[str, Any], losses: Mapping[str, np.ndarray]
 ) -> None:
-    """Tells each logger of a run that ends after one row, in another directory; one that is remote, only checks.
+    """Calls each logger with one row and one image, in a temporary directory; of a remote logger, calls only `check`.
 
     Args:
-        config: Of the run, as plain data.
-        losses: Of a few examples, by name.
+        choices: The loggers.
+        config: The complete configuration of the run.
+        losses: The losses of a few examples, by name.
 
     Raises:
-        KgenError: one lacks something, or fails.
+        KgenError: a logger lacks something, or fails.
     """
     row = {name: float(value.mean()) for name, value in losses.items()}
     for choice in choices:
@@ -69,10 +71,10 @@ def try_loggers(
             with component_errors(logger):
                 logger.check()
                 if not logger.remote:
-                    _tell(logger, config, row)
+                    _try(logger, config, row)
 
 
-def _tell(logger: Logger, config: Mapping[str, Any], row: Mapping[str, float]) -> None:
+def _try(logger: Logger, config: Mapping[str, Any], row: Mapping[str, float]) -> None:
     logger.begin(config)
     logger.resume("generator", 0)
     logger.log("generator", 1, row)

@@ -1,1 +1,1 @@
-"""The optimizers of a training, by name, and what kgen adds to each of them."""
+"""The optimizers that a training can use, and the clipping and averaging that kgen adds to each of them."""

@@ -1,4 +1,4 @@
-"""What training adds to any optimizer of Keras: clipping, and a running average of the weights."""
+"""Adds global clipping and a moving average of the weights to any optimizer of Keras."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ from kgen.plugins.faults import component_errors
 
 
 class Averaging:
-    """Adds to an optimizer class of Keras (see `averaging`) an exponential moving average of the weights, and clipping.
+    """A mixin for optimizer classes: global clipping and an exponential moving average (EMA) of the weights.
 
-    Unlike Keras's `use_ema`, the average warms up, and never overwrites the weights by itself. Gradients are clipped
-    by the norm of the whole batch's gradient, also under tf.distribute, where Keras would clip each replica's part.
-    Biases, gains and other vectors are not decayed. A weight with an attribute `learning_rate_share` is stepped with
-    that share of the learning rate (its decay takes the whole), others with all of it.
+    `averaging` combines it with a class. Unlike Keras's `use_ema`, the average has a warm-up and never overwrites the
+    weights. The gradient of the whole batch is clipped, also under tf.distribute, where Keras would clip each replica's
+    gradient. Vectors, such as biases and gains, have no weight decay. A weight with an attribute `learning_rate_share`
+    is trained with that share of the learning rate; its weight decay takes the whole rate.
 
-    The class must make its steps in `update_step`, one variable at a time, as all of Keras's do.
+    The optimizer class must update each variable in `update_step`, as all optimizers of Keras do.
 
     Args:
-        learning_rate, and further options: Of the class.
-        clip_norm: Largest global norm of the gradient; None: no limit.
-        average: Final decay of the average, in [0, 1); step t uses min(average, t / (t + 10)). None: no average.
+        learning_rate: A number or a schedule.
+        clip_norm: Largest global norm of the gradient; None: no clipping.
+        average: Final decay of the EMA, in [0, 1); step t uses min(average, t / (t + 10)). None: no EMA.
+        options: Arguments of the optimizer class.
 
     Raises:
-        ValueError: gradients are to be accumulated and clipped: each part would be clipped by itself.
+        ValueError: gradients are accumulated and clipped; clipping would apply to each part of the sum.
     """
 
     def __init__(
@@ -85,28 +86,29 @@ class Averaging:
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "clip_norm": self.clip_norm, "average": self.average}  # type: ignore[misc]
 
-    if TYPE_CHECKING:  # what comes from the optimizer class
+    if TYPE_CHECKING:  # attributes of the optimizer class
 
         def __getattr__(self, name: str) -> Any: ...
 
 
 @functools.cache
 def averaging(cls: type[Any]) -> type[Any]:
-    """The subclass of an optimizer class that does what `Averaging` says; its constructor takes the options of both."""
+    """Returns the class that combines `Averaging` with an optimizer class."""
     return type(f"Averaging{cls.__name__}", (Averaging, cls), {"__doc__": cls.__doc__})
 
 
 def make_optimizer(
     choice: str | Mapping[str, Any], learning_rate: Any, *, clip_norm: float | None, average: float | None
 ) -> keras.optimizers.Optimizer:
-    """An optimizer by its name, or a mapping with `name` and options.
+    """Creates an optimizer that clips and averages.
 
     Args:
-        learning_rate: Number or schedule.
+        choice: The name of an optimizer, or a mapping with `name` and options.
+        learning_rate: A number or a schedule.
         clip_norm, average: See `Averaging`.
 
     Raises:
-        ConfigError: an unknown name, or an option that is wrong. PluginError: it cannot be imported.
+        ConfigError: the name or an option is wrong. PluginError: the class cannot be imported.
     """
     component, given = find("optimizer", choice)
     cls = component.load()

@@ -1,4 +1,4 @@
-"""Muon: orthogonal steps of matrices."""
+"""Muon, with typed options for run files."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from kgen.errors import ConfigError
 from kgen.training.optimizers.of_keras import Decay, NotNegative, Rate
 
 MAX_NAMED = 12
-"""Paths of matrices that an error names."""
+"""Largest number of paths in an error message."""
 
 
 KERNEL = "kernel"
-"""Name of the weight by which a layer multiplies its input."""
+"""Name of the matrix of a dense layer."""
 
 
 def _pattern(text: str) -> str:
@@ -32,26 +32,26 @@ Pattern = Annotated[str, AfterValidator(_pattern)]
 
 
 class Muon(keras.optimizers.Muon):  # type: ignore[misc]
-    """Makes the momentum of each matrix orthogonal; AdamW for all other weights (Jordan 2024; Liu et al. 2025, eq. 4).
+    """Orthogonalized momentum for matrices, and AdamW for all other weights (Jordan 2024; Liu et al. 2025, equation 4).
 
-    A matrix is here the `kernel` of a dense layer. Keras takes every weight of two dimensions for one, but a table of
-    tokens, positions or codes maps nothing, and its rows are stepped one by one. Name the layers that make the output
-    in `exclude_layers`. With `rms_rate`, the learning rate is that of AdamW.
+    Only the `kernel` of a dense layer is a matrix here. Keras also treats tables of tokens, positions and codes as
+    matrices, but their rows are independent vectors, for which AdamW suits better. List the output layers in
+    `exclude_layers`. With `rms_rate`, Muon has the same learning rate as AdamW.
 
     Args:
-        momentum: Share that the momentum keeps per step.
-        nesterov: Whether to take the gradient as if the momentum's step had been made.
-        ns_steps: Newton-Schulz iterations.
-        muon_a, muon_b, muon_c: Coefficients of each iteration, a quintic polynomial.
-        rms_rate: Root mean square of the steps of a matrix, in learning rates; null: steps of spectral norm 1.
-        weight_decay: Share of a matrix, times the learning rate, that each step takes away.
-        exclude_layers: Regular expressions; a matrix whose path has one is left to AdamW.
-        exclude_embeddings: Whether AdamW takes matrices of layers that have "embedding" in their path.
-        adam_beta_1, adam_beta_2, epsilon, adam_weight_decay: Of AdamW.
-        adam_lr_ratio: AdamW's share of the learning rate.
+        momentum: Decay rate of the momentum.
+        nesterov: Whether to use Nesterov momentum.
+        ns_steps: Number of Newton-Schulz iterations.
+        muon_a, muon_b, muon_c: Coefficients of the quintic polynomial of an iteration.
+        rms_rate: Root mean square of a step, relative to the learning rate; null: spectral norm 1 instead.
+        weight_decay: Weight decay of matrices; each step subtracts the weight times this times the learning rate.
+        exclude_layers: Regular expressions. AdamW trains a matrix if one of them matches a part of its path.
+        exclude_embeddings: Whether AdamW trains matrices with "embedding" in their path.
+        adam_beta_1, adam_beta_2, epsilon, adam_weight_decay: Options of AdamW.
+        adam_lr_ratio: Learning rate of AdamW, as a share of Muon's.
 
     Raises:
-        ConfigError: from `build`: one of `exclude_layers` fits no matrix.
+        ConfigError: in `build`, if an expression of `exclude_layers` matches no matrix.
     """
 
     def __init__(
@@ -100,7 +100,9 @@ class Muon(keras.optimizers.Muon):  # type: ignore[misc]
         for pattern in self.exclude_layers:
             if not any(re.search(pattern, path) for path in matrices):
                 named = ", ".join(matrices[:MAX_NAMED]) + (", ..." if len(matrices) > MAX_NAMED else "")
-                raise ConfigError(f"optimizer: exclude_layers: '{pattern}' fits no matrix: there are {named or 'none'}")
+                raise ConfigError(
+                    f"optimizer: exclude_layers: '{pattern}' matches no matrix: there are {named or 'none'}"
+                )
         super().build(var_list)
 
     def _should_use_adamw(self, variable: Any) -> bool:

@@ -1,7 +1,8 @@
-"""The optimizers of Keras, with the options that a run file may give them.
+"""The optimizers of Keras, with typed options for run files.
 
-What kgen does itself is left out: the learning rate and its schedule (`fit.learning_rate`, `warmup_steps`, `schedule`),
-clipping (`fit.clip_norm`) and averages of the weights (`fit.ema`). Defaults are Keras's, except where a class says so.
+kgen itself sets the learning rate and its schedule (`fit.learning_rate`, `fit.warmup_steps`, `fit.schedule`), clips
+gradients (`fit.clip_norm`) and averages weights (`fit.ema`), so these classes have no options for that. The defaults
+are those of Keras, unless a class documents another.
 """
 
 from __future__ import annotations
@@ -12,21 +13,21 @@ import keras
 from pydantic import Field, PositiveFloat
 
 Rate = Any
-"""A learning rate: a number or a schedule. kgen supplies it."""
+"""A learning rate: a number or a schedule."""
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
-"""Share that a running mean keeps per step."""
+"""Decay rate of a running mean."""
 
 NotNegative = Annotated[float, Field(ge=0)]
 
 
 class SGD(keras.optimizers.SGD):  # type: ignore[misc]
-    """Gradient descent, with momentum where that is above 0 (Polyak 1964; Nesterov 1983).
+    """Gradient descent with optional momentum (Polyak 1964; Nesterov 1983).
 
     Args:
-        momentum: Share of the last step that the next one repeats.
-        nesterov: Whether to take the gradient as if the momentum's step had been made.
-        weight_decay: Share of a weight, times the learning rate, that each step takes away.
+        momentum: Momentum; the next step repeats this share of the last one.
+        nesterov: Whether to use Nesterov momentum.
+        weight_decay: Weight decay; each step subtracts the weight times this times the learning rate.
     """
 
     def __init__(
@@ -42,14 +43,14 @@ class SGD(keras.optimizers.SGD):  # type: ignore[misc]
 
 
 class RMSprop(keras.optimizers.RMSprop):  # type: ignore[misc]
-    """Divides gradients by the root of their running mean square (Hinton 2012, lecture 6e).
+    """Gradients divided by the root of their running mean square (Hinton 2012, lecture 6e).
 
     Args:
-        rho: Share that the mean square keeps per step.
-        momentum: Share of the last step that the next one repeats.
-        epsilon: Added to the mean square.
-        centered: Whether to divide by the variance, not by the mean square.
-        weight_decay: Share of a weight, times the learning rate, that each step takes away.
+        rho: Decay rate of the mean squared gradient.
+        momentum: Momentum; the next step repeats this share of the last one.
+        epsilon: Constant added to the mean squared gradient.
+        centered: Whether to divide by the variance instead of the mean square.
+        weight_decay: Weight decay; each step subtracts the weight times this times the learning rate.
     """
 
     def __init__(
@@ -67,14 +68,14 @@ class RMSprop(keras.optimizers.RMSprop):  # type: ignore[misc]
 
 
 class Adam(keras.optimizers.Adam):  # type: ignore[misc]
-    """Divides a running mean of the gradients by the root of their mean square (Kingma and Ba 2015, algorithm 1).
+    """The mean gradient divided by the root of the mean squared gradient (Kingma and Ba 2015, algorithm 1).
 
     Args:
-        beta_1: Share that the mean gradient keeps per step; adversarial trainings want less, or 0.
-        beta_2: Share that the mean square keeps per step.
-        epsilon: Added to the root of the mean square.
-        amsgrad: Whether to divide by the largest mean square so far (Reddi et al. 2018).
-        weight_decay: Share of a weight, times the learning rate, that each step takes away.
+        beta_1: Decay rate of the mean gradient; adversarial training needs a smaller value, or 0.
+        beta_2: Decay rate of the mean squared gradient.
+        epsilon: Constant added to the root of the mean squared gradient.
+        amsgrad: Whether to divide by the largest mean squared gradient so far (Reddi et al. 2018).
+        weight_decay: Weight decay; each step subtracts the weight times this times the learning rate.
     """
 
     def __init__(
@@ -92,14 +93,15 @@ class Adam(keras.optimizers.Adam):  # type: ignore[misc]
 
 
 class AdamW(keras.optimizers.AdamW):  # type: ignore[misc]
-    """Adam with weight decay apart from the gradient (Loshchilov and Hutter 2019, algorithm 2). kgen's default.
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2). This is the default optimizer.
 
     Args:
-        weight_decay: Share of a weight, times the learning rate, that each step takes away; 0.004 in Keras.
-        beta_1: Share that the mean gradient keeps per step; adversarial trainings want less, or 0.
-        beta_2: Share that the mean square keeps per step.
-        epsilon: Added to the root of the mean square.
-        amsgrad: Whether to divide by the largest mean square so far (Reddi et al. 2018).
+        weight_decay: Weight decay; each step subtracts the weight times this times the learning rate. Keras's default
+            is 0.004.
+        beta_1: Decay rate of the mean gradient; adversarial training needs a smaller value, or 0.
+        beta_2: Decay rate of the mean squared gradient.
+        epsilon: Constant added to the root of the mean squared gradient.
+        amsgrad: Whether to divide by the largest mean squared gradient so far (Reddi et al. 2018).
     """
 
     def __init__(
@@ -117,12 +119,12 @@ class AdamW(keras.optimizers.AdamW):  # type: ignore[misc]
 
 
 class Adadelta(keras.optimizers.Adadelta):  # type: ignore[misc]
-    """Steps as long as the last ones were (Zeiler 2012, algorithm 1). The paper's learning rate is 1.
+    """Gradients scaled to the size of the last steps (Zeiler 2012, algorithm 1). The paper uses a learning rate of 1.
 
     Args:
-        rho: Share that the mean squares, of gradients and of steps, keep per step.
-        epsilon: Added to both mean squares.
-        weight_decay: Share of a weight, times the learning rate, that each step takes away.
+        rho: Decay rate of the mean squared gradients and of the mean squared steps.
+        epsilon: Constant added to both mean squares.
+        weight_decay: Weight decay; each step subtracts the weight times this times the learning rate.
     """
 
     def __init__(
@@ -138,12 +140,12 @@ class Adadelta(keras.optimizers.Adadelta):  # type: ignore[misc]
 
 
 class Adagrad(keras.optimizers.Adagrad):  # type: ignore[misc]
-    """Divides gradients by the root of the sum of all their squares so far (Duchi et al. 2011).
+    """Gradients divided by the root of the sum of all squared gradients so far (Duchi et al. 2011).
 
     Args:
-        initial_accumulator_value: What that sum starts from.
-        epsilon: Added to it.
-        weight_decay: Share of a weight, times the learning rate, that each step takes away.
+        initial_accumulator_value: Initial value of the sum of squared gradients.
+        epsilon: Constant added to the sum.
+        weight_decay: Weight decay; each step subtracts the weight times this times the learning rate.
     """
 
     def __init__(
@@ -159,13 +161,13 @@ class Adagrad(keras.optimizers.Adagrad):  # type: ignore[misc]
 
 
 class Adamax(keras.optimizers.Adamax):  # type: ignore[misc]
-    """Adam with the largest of the recent gradients in place of their mean square (Kingma and Ba 2015, algorithm 2).
+    """Adam with the largest recent gradient instead of the mean squared gradient (Kingma and Ba 2015, algorithm 2).
 
     Args:
-        beta_1: Share that the mean gradient keeps per step.
-        beta_2: Share that the largest gradient keeps per step.
-        epsilon: Added to the largest gradient.
-        weight_decay: Share of a weight, times the learning rate, that each step takes away.
+        beta_1: Decay rate of the mean gradient.
+        beta_2: Decay rate of the largest gradient.
+        epsilon: Constant added to the largest gradient.
+        weight_decay: Weight decay; each step subtracts the weight times this times the learning rate.
     """
 
     def __init__(
@@ -184,15 +186,15 @@ class Adamax(keras.optimizers.Adamax):  # type: ignore[misc]
 class Adafactor(keras.optimizers.Adafactor):  # type: ignore[misc]
     """Adam without momentum, whose mean squares a row and a column per matrix (Shazeer and Stern 2018, algorithm 4).
 
-    Its steps are a share of each weight's root mean square: min(learning rate, 1 / sqrt(step)), so that a learning rate
-    of 0.01 suits where AdamW takes 0.001. Keras's `relative_step` has no effect on a schedule, and is left out.
+    A step is the root mean square of the weight times min(learning rate, 1 / sqrt(step)), so Adafactor needs a larger
+    learning rate than AdamW, such as 0.01. Keras's option `relative_step` has no effect with a schedule and is missing.
 
     Args:
-        beta_2_decay: At step t, the mean squares keep 1 - t^beta_2_decay.
-        epsilon_1: Added to the squares of gradients.
-        epsilon_2: The least root mean square of a weight that counts.
-        clip_threshold: The largest root mean square of a weight's step before it is scaled.
-        weight_decay: Share of a weight, times the learning rate, that each step takes away.
+        beta_2_decay: Exponent; at step t, the decay rate of the mean squares is 1 - t^beta_2_decay.
+        epsilon_1: Constant added to the squared gradients.
+        epsilon_2: Lower bound of the root mean square of a weight.
+        clip_threshold: Upper bound of the root mean square of a step before it is scaled.
+        weight_decay: Weight decay; each step subtracts the weight times this times the learning rate.
     """
 
     def __init__(
@@ -221,10 +223,10 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]
     """Adam with Nesterov's momentum (Dozat 2016, algorithm 2).
 
     Args:
-        beta_1: Share that the mean gradient keeps per step.
-        beta_2: Share that the mean square keeps per step.
-        epsilon: Added to the root of the mean square.
-        weight_decay: Share of a weight, times the learning rate, that each step takes away.
+        beta_1: Decay rate of the mean gradient.
+        beta_2: Decay rate of the mean squared gradient.
+        epsilon: Constant added to the root of the mean squared gradient.
+        weight_decay: Weight decay; each step subtracts the weight times this times the learning rate.
     """
 
     def __init__(
@@ -241,15 +243,15 @@ class Nadam(keras.optimizers.Nadam):  # type: ignore[misc]
 
 
 class Ftrl(keras.optimizers.Ftrl):  # type: ignore[misc]
-    """Follows the regularized leader: weights that are sparse or small (McMahan et al. 2013, algorithm 1).
+    """Follow the regularized leader, for sparse or small weights (McMahan et al. 2013, algorithm 1).
 
     Args:
-        learning_rate_power: How the rate falls with the sum of squared gradients; 0: it does not.
-        initial_accumulator_value: What that sum starts from.
-        l1_regularization_strength, l2_regularization_strength: Penalties on the weights.
-        l2_shrinkage_regularization_strength: A penalty on the weights within the gradient.
-        beta: The paper's, of the learning rate.
-        weight_decay: Share of a weight, times the learning rate, that each step takes away.
+        learning_rate_power: Exponent of the sum of squared gradients in the learning rate; 0: a constant rate.
+        initial_accumulator_value: Initial value of the sum of squared gradients.
+        l1_regularization_strength, l2_regularization_strength: L1 and L2 penalties of the weights.
+        l2_shrinkage_regularization_strength: L2 penalty that is added to the gradient.
+        beta: The paper's constant beta of the learning rate.
+        weight_decay: Weight decay; each step subtracts the weight times this times the learning rate.
     """
 
     def __init__(
@@ -279,14 +281,14 @@ class Ftrl(keras.optimizers.Ftrl):  # type: ignore[misc]
 
 
 class Lion(keras.optimizers.Lion):  # type: ignore[misc]
-    """Steps along the sign of the momentum, all of the same length (Chen et al. 2023, algorithm 2).
+    """The sign of the momentum, with steps of equal size for all weights (Chen et al. 2023, algorithm 2).
 
-    The paper takes a learning rate 3 to 10 times smaller than AdamW's, and a weight decay as many times larger.
+    The paper recommends a learning rate 3 to 10 times smaller than AdamW's, and a weight decay larger by that factor.
 
     Args:
-        beta_1: Share of the mean gradient in a step, beside the newest gradient.
-        beta_2: Share that the mean gradient keeps per step.
-        weight_decay: Share of a weight, times the learning rate, that each step takes away.
+        beta_1: Weight of the mean gradient in a step; the newest gradient has the rest.
+        beta_2: Decay rate of the mean gradient.
+        weight_decay: Weight decay; each step subtracts the weight times this times the learning rate.
     """
 
     def __init__(
@@ -302,13 +304,13 @@ class Lion(keras.optimizers.Lion):  # type: ignore[misc]
 
 
 class Lamb(keras.optimizers.Lamb):  # type: ignore[misc]
-    """Adam whose steps are as long as the weights, layer by layer, for large batches (You et al. 2020, algorithm 2).
+    """Adam for large batches, with steps in proportion to the norm of each weight (You et al. 2020, algorithm 2).
 
     Args:
-        beta_1: Share that the mean gradient keeps per step.
-        beta_2: Share that the mean square keeps per step.
-        epsilon: Added to the root of the mean square.
-        weight_decay: Share of a weight, times the learning rate, that each step takes away.
+        beta_1: Decay rate of the mean gradient.
+        beta_2: Decay rate of the mean squared gradient.
+        epsilon: Constant added to the root of the mean squared gradient.
+        weight_decay: Weight decay; each step subtracts the weight times this times the learning rate.
     """
 
     def __init__(
@@ -325,16 +327,16 @@ class Lamb(keras.optimizers.Lamb):  # type: ignore[misc]
 
 
 class ScheduleFreeAdamW(keras.optimizers.ScheduleFreeAdamW):  # type: ignore[misc]
-    """AdamW that averages its own steps in place of a schedule (Defazio et al. 2024, algorithm 1).
+    """AdamW that averages its iterates instead of a learning rate schedule (Defazio et al. 2024, algorithm 1).
 
-    Give `fit` a constant `schedule`; its `warmup_steps` are those of Keras's option of that name. The paper evaluates
-    the average of the steps; kgen's samples are made with the average of `fit.ema`, of the weights that are trained.
+    Use it with `fit.schedule: constant`. `fit.warmup_steps` replaces Keras's option `warmup_steps`. The paper evaluates
+    the averaged iterates; kgen samples with the EMA (`fit.ema`) of the trained weights, as for every optimizer.
 
     Args:
-        beta_1: Share of the average in the weights that are trained, beside the newest step.
-        beta_2: Share that the mean square keeps per step.
-        epsilon: Added to the root of the mean square.
-        weight_decay: Share of a weight, times the learning rate, that each step takes away.
+        beta_1: Weight of the average in the trained weights; the newest iterate has the rest.
+        beta_2: Decay rate of the mean squared gradient.
+        epsilon: Constant added to the root of the mean squared gradient.
+        weight_decay: Weight decay; each step subtracts the weight times this times the learning rate.
     """
 
     def __init__(

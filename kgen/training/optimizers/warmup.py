@@ -1,4 +1,4 @@
-"""How the learning rate goes: a linear rise, then a constant or half a cosine."""
+"""The learning rate schedule: a linear warm-up, then a constant or half a cosine."""
 
 from __future__ import annotations
 
