@@ -333,3 +333,13 @@ def test_the_default_is_keras_adamw_whatever_others_register() -> None:
 
 def test_the_class_of_an_optimizer_is_made_once() -> None:
     assert averaging(keras.optimizers.SGD) is averaging(keras.optimizers.SGD)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.distribute is TensorFlow's")
+def test_an_optimizer_is_tried_in_the_scope_of_a_strategy() -> None:
+    with mirrored().scope():
+        variables = weights()
+        before = arrays(variables)
+        try_fit(FitConfig(steps=3, optimizer=ComponentConfig(name="muon")), variables)
+    for start, weight in zip(before, arrays(variables), strict=True):
+        np.testing.assert_array_equal(weight, start)

@@ -18,6 +18,7 @@ from kgen.config.components import (
     ComponentConfig,
     check_likelihood_options,
     check_method,
+    check_no_guidance,
     check_sampling,
     report_twice,
     resolve,
@@ -141,14 +142,8 @@ class RunConfig(Section):
                 )
             except PluginError as error:
                 source.report(place, str(error))
-            given = sample.get("options")
-            guidance = given.get("guidance", 1) if isinstance(given, dict) else 1
-            if guidance != 1 and data.get("condition_dropout") == 0:
-                source.report(
-                    (*place, "guidance"),
-                    f"{show(guidance)} compares with the empty text, but condition_dropout is 0, so training never "
-                    "shows it: give a condition_dropout, such as 0.1, or leave guidance out",
-                )
+            if data.get("condition_dropout") == 0:
+                check_no_guidance(source, place, sample.get("options", {}), classes.get("generator"))
         if isinstance(evaluate, dict) and isinstance(likelihood := evaluate.get("likelihood"), dict):
             place = ("evaluate", "likelihood")
             check_likelihood_options(source, place, likelihood, classes.get("generator"), classes.get("decoder"))

@@ -6,41 +6,32 @@ import copy
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from kgen.config import RunConfig
-from kgen.contracts.dataset import Dataset
 from kgen.errors import ConfigError, HookWarning, RunError
 from kgen.pipeline.pipeline import Pipeline
 from kgen.pipeline.saving import load
 from kgen.plugins.discovery import ask, registry
 from kgen.plugins.faults import component_errors, reason
-from kgen.reporting.sheets import grid, save_png
 from kgen.runs.directory import RunDirectory
-from kgen.runs.inputs import read_dataset
+from kgen.runs.experiment import Experiment, open_experiment
 from kgen.runs.provenance import changed_data
 from kgen.runs.report import write_report
-from kgen.runs.scoring import Scores, in_split, open_metrics, prompts_to_generate, score
-from kgen.storage.ownership import IMAGES
-from kgen.training.loggers import Loggers, opened_loggers
-
-Log = Callable[[str], None]
+from kgen.runs.samples import render_final
+from kgen.runs.scoring import Scores, in_split, score
+from kgen.runs.trainer import Log
+from kgen.training.loggers import opened_loggers
 
 CHANGED = "changed data"
 """Part of the name of a split whose images or captions are not those of the training."""
 
 
-def finish(config: RunConfig, directory: RunDirectory, dataset: Dataset, loggers: Loggers, log: Log = print) -> Scores:
-    """Draws and scores with the saved pipeline, and writes the report. The run is marked as finished last."""
-    pipeline = load(directory.model)
-    _render(config, directory, pipeline, dataset)
-    scores = _publish(config, directory, dataset, score(config, pipeline, dataset), "", log)
-    loggers.scores = scores
-    return scores
+def finish(experiment: Experiment, directory: RunDirectory, pipeline: Pipeline, log: Log = print) -> Scores:
+    """Renders and scores with the trained pipeline, and writes the report. The run is marked as finished last."""
+    render_final(experiment, directory, pipeline)
+    return _publish(experiment, directory, score(experiment, pipeline), "", log)
 
 
 def is_finished(directory: RunDirectory) -> bool:
@@ -77,29 +68,28 @@ def evaluate(
                 "an evaluation changes nothing that the training depends on, but there is "
                 f"{'; '.join(map(str, refused))}: train another run with 'kgen run'"
             )
-        dataset = read_dataset(config.data)
-        other_data = changed_data(directory, dataset, allow_changed_data)
+        experiment = open_experiment(config, trained=True)
+        other_data = changed_data(directory, experiment.dataset, allow_changed_data)
         pipeline = load(directory.model)
-        scores = score(config, pipeline, dataset)
+        scores = score(experiment, pipeline)
         if other_data:
             scores = {f"{split}, {CHANGED}": numbers for split, numbers in scores.items()}
         directory.prepare(config)
         if any(change.key.startswith("sample.") for change in changes):
-            _render(config, directory, pipeline, dataset)
+            render_final(experiment, directory, pipeline)
         with opened_loggers(config.loggers, directory.path, config.dump()) as loggers:
-            loggers.scores = _publish(config, directory, dataset, scores, other_data, log)
+            loggers.scores = _publish(experiment, directory, scores, other_data, log)
         return scores
 
 
-def _publish(
-    config: RunConfig, directory: RunDirectory, dataset: Dataset, scores: Scores, other_data: str, log: Log
-) -> Scores:
+def _publish(experiment: Experiment, directory: RunDirectory, scores: Scores, other_data: str, log: Log) -> Scores:
     """Writes the scores and the report, marks the run as finished, and tells the plugins.
 
     Args:
         other_data: How the images or captions differ from those of the training; "" where they do not.
     """
-    notes = [caveat for metric in open_metrics(config, dataset).values() for caveat in metric.caveats(dataset)]
+    dataset = experiment.dataset
+    notes = [caveat for metric in experiment.metrics.values() for caveat in metric.caveats(dataset)]
     if other_data:
         notes.append(f"these are scores on other images or captions than those of the training: {other_data}")
     notes += [
@@ -135,30 +125,3 @@ def _require_trained(directory: RunDirectory, config: RunConfig) -> None:
         raise RunError(f"{directory.path} holds no trained pipeline: finish its training first, with 'kgen run'")
     if not directory.is_trained(config.fit.steps):
         raise ConfigError(f"fit.steps: {config.fit.steps} asks for more training: give it to 'kgen run'")
-
-
-def _render(config: RunConfig, directory: RunDirectory, pipeline: Pipeline, dataset: Dataset) -> None:
-    began = time.perf_counter()
-    prompts = prompts_to_generate(config, dataset)
-    images = generate_prompts(config, pipeline, prompts)
-    save_grid(config, directory.final_grid, prompts, images)
-    timings = {
-        **directory.read_manifest("timings")["timings"],
-        "drawing_seconds": round(time.perf_counter() - began, 1),
-    }
-    directory.update_manifest(timings=timings)
-
-
-def generate_prompts(config: RunConfig, pipeline: Pipeline, prompts: Sequence[str]) -> np.ndarray:
-    """One image of each prompt, as `sample` says: uint8 (N, H, W, C)."""
-    sample = config.sample
-    return pipeline.generate(prompts, seed=sample.seed, shared_noise=sample.shared_noise, **sample.options)
-
-
-def save_grid(config: RunConfig, path: Path, prompts: Sequence[str], images: np.ndarray) -> Any:
-    """Writes images uint8 (N, H, W, C), each with its prompt, as one PNG; returns it."""
-    sheet = grid(images, prompts)
-    metadata = {"prompt": "; ".join(prompts), "seed": str(config.sample.seed), "model": config.name}
-    metadata |= {IMAGES: str(len(images))} if len(images) > 1 else {}
-    save_png(path, sheet, metadata)
-    return sheet

@@ -1,4 +1,4 @@
-"""What every encoder must fulfil."""
+"""The requirements of encoders."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ Conditions = dict[str, np.ndarray]
 
 
 class EncoderConformance(Benched):
-    """Checks an encoder: subclass it, and give `build`, which returns a tiny one (neither adapted nor loaded)."""
+    """Checks an encoder. Subclass it, and implement `build`, which returns a tiny one, neither adapted nor loaded."""
 
     texts: ClassVar[Sequence[str]] = ("red heart", "a big blue circle", "smiley", "grüne Äpfel 🍏")
-    """What it learns from, and is tried on; at least two, of different lengths."""
+    """Texts for `adapt` and for the checks: at least two, of different lengths."""
 
     distinguishes: ClassVar[bool] = True
-    """False for an encoder that makes the same condition of every text."""
+    """False for an encoder that returns the same condition for every text."""
 
     pads: ClassVar[bool] = True
     """False for an encoder whose conditions have no padding."""
 
     no_gradient: ClassVar[tuple[str, ...]] = ()
-    """Patterns of the paths of trainable weights that rightly have no gradient on `texts`."""
+    """Patterns of the paths of trainable weights that correctly have no gradient on `texts`."""
 
     tolerance: ClassVar[float] = 1e-4
-    """How far a condition may differ alone and in a batch."""
+    """Largest difference of a condition between a batch of one and a larger batch."""
 
     def adapted(self) -> Encoder:
         encoder: Encoder = self.build()
@@ -48,7 +48,7 @@ class EncoderConformance(Benched):
         return encoder
 
     def ready(self) -> Encoder:
-        """Adapted, with all its weights."""
+        """Returns an adapted encoder that has all its weights."""
         encoder = self.adapted()
         create_weights(encoder, tensors(encoder.tokenize([""])))
         return encoder
@@ -68,7 +68,7 @@ class EncoderConformance(Benched):
     # ---- tokens ---------------------------------------------------------------------------------------------------
 
     def test_tokens_are_plain_arrays_of_fixed_shape(self) -> None:
-        """On the host (they may cross process borders), and of types that every backend has."""
+        """Checks that tokens are numpy arrays (other processes may get them), of types that every backend has."""
         encoder = self.adapted()
         expected = {name: array.shape[1:] for name, array in encoder.tokenize([""]).items()}
         for texts in ([text] for text in self._hard_texts), [self._hard_texts]:
@@ -86,7 +86,7 @@ class EncoderConformance(Benched):
                     )
 
     def test_tokens_of_a_text_are_always_the_same(self) -> None:
-        """Alone, in a batch, and from several threads, as the loader reads."""
+        """Checks the tokens of a text alone, in a batch, and from several threads, as in the data loader."""
         encoder = self.adapted()
         texts = self._hard_texts
         together = encoder.tokenize(texts)
@@ -120,11 +120,11 @@ class EncoderConformance(Benched):
             assert np.isfinite(value).all(), f"'{name}' is not finite"
         assert np.isin(condition["mask"], (0.0, 1.0)).all(), "'mask' must be 0.0 or 1.0"
         assert condition["mask"].any(axis=1).all(), (
-            "'mask' must have at least one 1.0 a text, the empty one too: attention over nothing is not a number"
+            "'mask' must have at least one 1.0 per text, also for the empty one: attention over nothing is not a number"
         )
 
     def test_mask_covers_no_padding(self) -> None:
-        """An empty text has fewer real positions than the longest, where there is more than one."""
+        """Checks that an empty text has fewer real positions than the longest, if there is more than one."""
         bench = self.bench()
         if bench.component.condition_space.length == 1 or not self.pads:
             return
@@ -132,11 +132,11 @@ class EncoderConformance(Benched):
         long = max(others)
         assert empty < long, (
             f"'mask' has {empty:.0f} real positions for the empty text and {long:.0f} for a long one: it must be 0.0 "
-            "for padding; an encoder that pads nothing says pads = False in its test"
+            "for padding; if an encoder pads nothing, set pads = False in its test"
         )
 
     def test_same_text_same_condition(self) -> None:
-        """Outside training, an encoder draws no random numbers."""
+        """Checks that an encoder uses no random numbers outside of training."""
         bench = self.bench(perturbed=True)
         made = []
         for seed in (1, 2):
@@ -159,7 +159,7 @@ class EncoderConformance(Benched):
             )
 
     def test_batch_neighbors_change_nothing(self) -> None:
-        """Neither padding nor statistics of the batch leak into a condition."""
+        """Checks that neither padding nor statistics of the batch affect a condition."""
         bench = self.bench(perturbed=True)
         together = self._encode(bench, self._hard_texts)
         for index, text in enumerate(self._hard_texts):
@@ -174,7 +174,7 @@ class EncoderConformance(Benched):
                 )
 
     def test_traced_as_eager(self) -> None:
-        """Inside `predict`, which traces or compiles it, an encoder does the same."""
+        """Checks that an encoder returns the same in `predict`, which traces or compiles it."""
         bench = self.bench()
         encoder: Encoder = bench.component
         tokens = encoder.tokenize(self.texts)
@@ -188,7 +188,7 @@ class EncoderConformance(Benched):
     # ---- weights --------------------------------------------------------------------------------------------------
 
     def test_every_weight_has_a_gradient(self) -> None:
-        """Every trainable one; a frozen encoder has none."""
+        """Checks the gradients of all trainable weights; a frozen encoder has none."""
         bench = self.bench(perturbed=True)
         encoder: Encoder = bench.component
         if not encoder.trainable_variables:
@@ -196,7 +196,7 @@ class EncoderConformance(Benched):
         condition = self._encode(bench, self.texts)
         rng = np.random.default_rng(0)
         shares = {name: rng.standard_normal(condition[name].shape) for name in ("sequence", "pooled")}
-        shares["sequence"] = shares["sequence"] * condition["mask"][..., None]  # (B, L, D): what generators see
+        shares["sequence"] = shares["sequence"] * condition["mask"][..., None]  # (B, L, D): what generators use
         weights = {name: ops.convert_to_tensor(share.astype("float32")) for name, share in shares.items()}
 
         def score(tokens: Any) -> dict[str, Any]:

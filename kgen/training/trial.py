@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kgen.backend.replicas import on_replicas
 from kgen.config import ComponentConfig, FitConfig
 from kgen.contracts.logger import Logger
 from kgen.errors import PluginError
@@ -40,7 +41,7 @@ def try_fit(fit: FitConfig, weights: Sequence[Any]) -> None:
     with component_errors(component.load()):
         optimizer.build([*small, *weights])
         for _ in range(2):
-            optimizer.apply([keras.ops.ones(weight.shape) for weight in small], small)
+            on_replicas(lambda: optimizer.apply([keras.ops.ones(weight.shape) for weight in small], small))
     for weight, average in zip(small, optimizer.averages, strict=False):
         stepped, followed = (keras.ops.convert_to_numpy(variable) for variable in (weight, average))
         if not np.isfinite(stepped).all():
