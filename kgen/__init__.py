@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kgen.contracts.decoder import Decoder
     from kgen.contracts.encoder import Encoder
     from kgen.contracts.generator import Generator
+    from kgen.contracts.logger import Logger
     from kgen.contracts.metric import GeneratedImages, Metric
     from kgen.options import OneOf, Static, is_static, part
     from kgen.parts.construction import make_dataset, make_decoder
@@ -57,6 +58,7 @@ _LAZY = {
     "Generator": "kgen.contracts.generator",
     "Decoder": "kgen.contracts.decoder",
     "Dataset": "kgen.contracts.dataset",
+    "Logger": "kgen.contracts.logger",
     "Problem": "kgen.contracts.dataset",
     "Split": "kgen.contracts.dataset",
     "GeneratedImages": "kgen.contracts.metric",
@@ -81,6 +83,7 @@ __all__ = [
     "Generator",
     "Guidance",
     "KgenError",
+    "Logger",
     "Metric",
     "NoiseSpec",
     "OneOf",

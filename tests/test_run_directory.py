@@ -310,7 +310,7 @@ def test_the_report_names_what_was_skipped(copy: Path) -> None:
 
 
 def test_starting_from_another_run(done: Path, tmp_path: Path) -> None:
-    still = {"fit__learning_rate": 1e-12, "fit__weight_decay": 0, "fit__steps": 1, "init": done}
+    still = {"fit__learning_rate": 1e-12, "fit__optimizer__weight_decay": 0, "fit__steps": 1, "init": done}
     config = configuration(**still, seed=5, data__colors="[blue, green]")
     quiet(config, tmp_path / "tuned")
     before, after = weights(done), weights(tmp_path / "tuned")

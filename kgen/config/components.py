@@ -22,6 +22,9 @@ PARTS: dict[str, Kind] = {"data": "dataset", "encoder": "encoder", "generator": 
 DEFAULTS: dict[str, str | None] = {"data": None, "encoder": None, "generator": None, "decoder": "identity"}
 """The default values of these keys; None: the key is required."""
 
+OPTIMIZERS: dict[str, str | None] = {"fit.optimizer": "kgen/adamw", "decoder.fit.optimizer": "kgen/adamw"}
+"""The defaults of the optimizers, by the dotted key."""
+
 
 class ComponentConfig(pydantic.BaseModel):
     """A component's full id and all its options, as plain data."""
@@ -64,7 +67,7 @@ def resolve(source: Source, path: KeyPath, kind: Kind, value: Any) -> tuple[Comp
     except (ConfigError, PluginError) as error:
         source.report(path, str(error))
         return nothing, None
-    rename_keys(options, cls.renamed, component.id)
+    rename_keys(options, getattr(cls, "renamed", {}), component.id)
     checked, problems = check(model, options, component.id)
     for below, message in problems:
         source.report((*path, *below), message)
@@ -72,6 +75,19 @@ def resolve(source: Source, path: KeyPath, kind: Kind, value: Any) -> tuple[Comp
         return nothing, cls
     resolved = {key: plain(getattr(checked, key)) for key in type(checked).model_fields}
     return ComponentConfig(name=component.id, options=resolved), cls
+
+
+def resolve_all(source: Source, path: KeyPath, kind: Kind, values: list[Any]) -> list[dict[str, Any]]:
+    """Resolves each item of a list, and returns the components as plain data."""
+    return [resolve(source, (*path, number), kind, value)[0].model_dump() for number, value in enumerate(values)]
+
+
+def report_twice(source: Source, path: KeyPath, found: list[dict[str, Any]]) -> None:
+    """Reports the items of a resolved list that name the same component as an earlier item."""
+    names = [component["name"] for component in found]
+    for number, name in enumerate(names):
+        if name in names[:number] and name != "?":
+            source.report((*path, number), f"'{name}' is given twice: keep one")
 
 
 def check_sampling(

@@ -8,6 +8,7 @@ from typing import Any
 import pydantic
 
 from kgen.config.components import ComponentConfig, resolve
+from kgen.config.fit import resolve_fit
 from kgen.config.sections import FitConfig, InitConfig, as_sources
 from kgen.config.source import Source, read_file
 from kgen.errors import ConfigError
@@ -33,7 +34,7 @@ class DecoderConfig(ComponentConfig):
 
     def dump(self) -> dict[str, Any]:
         stage = {
-            "fit": self.fit and self.fit.model_dump(mode="json"),
+            "fit": self.fit and self.fit.dump(),
             "data": self.data and self.data.dump(),
             "init": [source.dump() for source in self.init] or None,
             "from": self.source,
@@ -45,7 +46,8 @@ def resolve_decoder(source: Source, path: KeyPath, value: Any) -> tuple[dict[str
     """Resolves a decoder like `resolve`, with the keys of its stage. Only `from: RUN` means the decoder of that run.
 
     Returns:
-        The data of a `DecoderConfig` (whose `fit` is not yet validated), and the decoder's class, if it is known.
+        The data of a `DecoderConfig`, and the decoder's class, if it is known. Of its `fit`, only the components are
+        validated yet.
     """
     given, untrained = dict(value) if isinstance(value, dict) else value, False
     stage = {key: given.pop(key) for key in STAGE_KEYS if isinstance(given, dict) and given.get(key) is not None}
@@ -64,6 +66,8 @@ def resolve_decoder(source: Source, path: KeyPath, value: Any) -> tuple[dict[str
         stage["init"] = as_sources(stage["init"])
     if "data" in stage:
         stage["data"] = resolve(source, (*path, "data"), "dataset", stage["data"])[0].model_dump()
+    if "fit" in stage:
+        stage["fit"] = resolve_fit(source, (*path, "fit"), stage["fit"])
     return {**component.model_dump(), **stage}, cls
 
 

@@ -13,15 +13,19 @@ from pydantic import Field, PositiveInt
 
 from kgen.config.components import (
     DEFAULTS,
+    OPTIMIZERS,
     PARTS,
     ComponentConfig,
     check_likelihood_options,
     check_method,
     check_no_guidance,
     check_sampling,
+    report_twice,
     resolve,
+    resolve_all,
 )
 from kgen.config.decoder import DecoderConfig, resolve_decoder
+from kgen.config.fit import resolve_fit
 from kgen.config.overrides import apply_overrides
 from kgen.config.sections import FitConfig, InitConfig, LikelihoodConfig, SampleConfig, Section, Seed, as_sources
 from kgen.config.source import Origin, Source, read_file, to_yaml
@@ -90,6 +94,8 @@ class RunConfig(Section):
     fit: FitConfig
     sample: SampleConfig = SampleConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    loggers: tuple[ComponentConfig, ...] = (ComponentConfig(name="kgen/tensorboard"),)
+    """Loggers of metrics, images and scores, besides metrics.csv: names, or mappings with names and options."""
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
@@ -117,7 +123,7 @@ class RunConfig(Section):
 
     @classmethod
     def _build(cls, source: Source, overrides: Sequence[str], name: str) -> Self:
-        apply_overrides(source, overrides, DEFAULTS)
+        apply_overrides(source, overrides, {**DEFAULTS, **OPTIMIZERS})
         _rename(source.data)
         data = {"name": name, **source.data, "init": as_sources(source.data.get("init"))}
         classes: dict[str, type[Any] | None] = {}
@@ -143,8 +149,12 @@ class RunConfig(Section):
             place = ("evaluate", "likelihood")
             check_likelihood_options(source, place, likelihood, classes.get("generator"), classes.get("decoder"))
         if isinstance(evaluate, dict) and isinstance(metrics := evaluate.get("metrics"), list):
-            found = [resolve(source, ("evaluate", "metrics", i), "metric", m)[0] for i, m in enumerate(metrics)]
-            data["evaluate"] = {**evaluate, "metrics": [metric.model_dump() for metric in found]}
+            data["evaluate"] = {**evaluate, "metrics": resolve_all(source, ("evaluate", "metrics"), "metric", metrics)}
+        if "fit" in data:
+            data["fit"] = resolve_fit(source, ("fit",), data["fit"])
+        if isinstance(loggers := data.get("loggers"), list):
+            data["loggers"] = resolve_all(source, ("loggers",), "logger", loggers)
+            report_twice(source, ("loggers",), data["loggers"])
         checked, problems = check(cls, data, "a run file")
         for path, message in problems:
             source.report(_as_written(path, source.data), message)
@@ -157,6 +167,8 @@ class RunConfig(Section):
         data = self.model_dump(mode="json")
         data |= {key: getattr(self, key).dump() for key in PARTS}
         data["init"] = [source.dump() for source in self.init]
+        data["fit"] = self.fit.dump()
+        data["loggers"] = [logger.dump() for logger in self.loggers]
         data["evaluate"]["metrics"] = [metric.dump() for metric in self.evaluate.metrics]
         return data
 

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from kgen.config.components import DEFAULTS, PARTS
+from kgen.config.fit import OPTIMIZER
 from kgen.config.run_config import RunConfig
 from kgen.errors import PluginError
 from kgen.options.validation import model_of, schema_of
@@ -52,6 +53,10 @@ def run_file_schema() -> Schema:
         if (name := DEFAULTS[key]) is not None:
             properties[key]["default"] = name
     definitions["EvaluateConfig"]["properties"]["metrics"]["items"] = _refer("metric")
+    fit = definitions["FitConfig"]["properties"]
+    fit["optimizer"] = _refer("optimizer", default=OPTIMIZER, description=fit["optimizer"]["description"])
+    fit["callbacks"] = _list_of("callback", fit["callbacks"], [])
+    properties["loggers"] = _list_of("logger", properties["loggers"], ["kgen/tensorboard"])
     optional = {"name"} | {key for key, default in DEFAULTS.items() if default}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -73,6 +78,10 @@ def _refer(name: str, **more: Any) -> Schema:
     return {**more, "$ref": f"#/$defs/{name}"}
 
 
+def _list_of(kind: Kind, found: Schema, default: list[str]) -> Schema:
+    return {"type": "array", "items": _refer(kind), "default": default, "description": found["description"]}
+
+
 def _any_of_kind(kind: Kind, definitions: Schema) -> Schema:
     """The alternatives for a kind: for each component, a mapping, and its name alone if it needs no options."""
     components = registry().of_kind(kind)
@@ -86,7 +95,8 @@ def _any_of_kind(kind: Kind, definitions: Schema) -> Schema:
         alternatives.append(mapping)
         if mapping["required"] == ["name"]:
             bare += names
-    return {"anyOf": [{"type": "string", "enum": bare}, *alternatives]} if bare else {"anyOf": alternatives}
+    alternatives = [{"type": "string", "enum": bare}, *alternatives] if bare else alternatives
+    return {"anyOf": alternatives} if alternatives else {"not": {}}  # no plugin has a component of this kind
 
 
 def _mapping(component: Component, names: list[str], definitions: Schema) -> Schema:

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field, NonNegativeInt, PositiveInt
 
+from kgen.config.components import ComponentConfig
+
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Patterns = tuple[Annotated[str, Field(min_length=1)], ...]
 
@@ -47,17 +49,13 @@ class FitConfig(Section):
     batch_size: PositiveInt = 32
     """Images per step, summed over all replicas and workers."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    """Peak learning rate of AdamW."""
+    """Peak learning rate of the optimizer."""
     warmup_steps: NonNegativeInt = 100
     """Steps of the warm-up, in which the learning rate rises from 0."""
     schedule: Literal["constant", "cosine"] = "cosine"
     """Schedule of the learning rate after the warm-up."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    """Weight decay of AdamW."""
-    beta_1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """AdamW's decay rate of the mean gradient; adversarial training needs a smaller value, or 0."""
-    beta_2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    """AdamW's decay rate of the mean squared gradient."""
+    optimizer: ComponentConfig = ComponentConfig(name="kgen/adamw")
+    """Optimizer: its name, or a mapping with its name and options."""
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Largest norm of the global gradient, which is clipped to it; null: no clipping."""
     ema: Annotated[float, Field(ge=0, lt=1)] | None = 0.999
@@ -76,6 +74,13 @@ class FitConfig(Section):
     """Number of checkpoints to keep; older ones are deleted."""
     validate_every: PositiveInt = 500
     """Steps between two measurements of the validation loss."""
+    callbacks: tuple[ComponentConfig, ...] = ()
+    """Callbacks from plugins: names, or mappings with names and options."""
+
+    def dump(self) -> dict[str, Any]:
+        """Returns the section as plain data, in the form of a run file."""
+        components = {"optimizer": self.optimizer.dump(), "callbacks": [each.dump() for each in self.callbacks]}
+        return {**self.model_dump(mode="json"), **components}
 
 
 class SampleConfig(Section):

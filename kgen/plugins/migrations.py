@@ -28,6 +28,18 @@ def format_became_api(saved: Saved) -> Saved:
     return {key: value for key, value in saved.items() if key != "format"}
 
 
+def optimizer_has_its_options(saved: Saved) -> Saved:
+    """0 -> 1: the options of AdamW, which were keys of `fit`, move to `fit.optimizer`, on which a decoder depends."""
+    depends_on = saved.get("depends_on", {})
+    decoder = depends_on.get("decoder", {})
+    if not isinstance(fit := decoder.get("fit"), dict):
+        return saved
+    moved = {key: fit[key] for key in ("weight_decay", "beta_1", "beta_2") if key in fit}
+    optimizer = {"name": "kgen/adamw", **moved, "epsilon": 1e-7, "amsgrad": False}
+    fit = {**{key: value for key, value in fit.items() if key not in moved}, "optimizer": optimizer, "callbacks": []}
+    return {**saved, "depends_on": {**depends_on, "decoder": {**decoder, "fit": fit}}}
+
+
 def pictures_became_images(saved: Saved) -> Saved:
     """0 -> 1: in a manifest, "pictures" became "images", and the option "colours" of `shapes` became "colors"."""
     names = {"pictures": "images", "colours": "colors"}
@@ -42,6 +54,11 @@ def pictures_became_images(saved: Saved) -> Saved:
     return saved
 
 
+def manifest_of_contract_1(saved: Saved) -> Saved:
+    """0 -> 1: applies both functions above."""
+    return optimizer_has_its_options(pictures_became_images(saved))
+
+
 def nothing_changed(saved: Saved) -> Saved:
     """For a file that differs between two contracts only in the number."""
     return saved
@@ -49,7 +66,7 @@ def nothing_changed(saved: Saved) -> Saved:
 
 MIGRATIONS: Mapping[File, tuple[Callable[[Saved], Saved], ...]] = {
     "description": (format_became_api,),
-    "manifest": (pictures_became_images,),
+    "manifest": (manifest_of_contract_1,),
     "checkpoint": (nothing_changed,),
 }
 """For each file, the step from contract 0 to 1, from 1 to 2, and so on."""

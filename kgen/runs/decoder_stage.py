@@ -85,7 +85,7 @@ class DecoderStage:
         return {
             "decoder": {
                 **own.choice,
-                "fit": own.fit and own.fit.model_dump(mode="json"),
+                "fit": own.fit and own.fit.dump(),
                 **({"init": [source.dump() for source in own.init]} if own.init else {}),
             },
             "data": {"images": self.dataset.fingerprint(), **(own.data or self.config.data).dump()},

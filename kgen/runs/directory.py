@@ -224,8 +224,10 @@ class RunDirectory:
         write_text(self.manifest, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
 
     def is_trained(self, steps: int) -> bool:
-        """Whether the training has reached this step, and its model exists."""
-        return int(self.read_manifest().get("step", 0)) >= steps and self.model.is_dir()
+        """Whether the training has reached this step, or a callback ended it before, and its model exists."""
+        manifest = self.read_manifest()
+        ended = int(manifest.get("step", 0)) >= steps or manifest.get("stopped_before") == steps
+        return ended and self.model.is_dir()
 
     def write_scores(self, scores: Mapping[str, Mapping[str, float]]) -> None:
         """Writes `evaluation.json`: numbers by split and name. Numbers that are not finite become null."""

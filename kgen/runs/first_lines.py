@@ -11,7 +11,7 @@ from kgen.contracts.encoder import Encoder
 from kgen.parts.construction import component_id
 from kgen.runs.experiment import Experiment
 from kgen.runs.inputs import all_captions
-from kgen.training.optimizer import WarmUp
+from kgen.training.optimizers.warmup import WarmUp
 
 
 def first_lines(experiment: Experiment) -> Iterator[str]:

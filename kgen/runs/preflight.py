@@ -45,6 +45,7 @@ from kgen.runs.inputs import SplitImages, all_captions
 from kgen.runs.prompts import prompts_to_generate
 from kgen.spaces import Space
 from kgen.training.journal import Journal, read_rows
+from kgen.training.trial import try_fit, try_loggers
 
 Result = TypeVar("Result")
 
@@ -92,7 +93,9 @@ def preflight(experiment: Experiment, encoder: Encoder) -> Pipeline:
     parts = [encoder, pipeline.generator, *([] if staged else [decoder])]
     with kept_randomness(), kept_variables(variable for part in parts for variable in _changeable(part)):
         losses = _try_losses(pipeline, latents, captions)
+        try_fit(config.fit, pipeline.trainable_variables)
         _try_journal(losses)
+        try_loggers(config.loggers, config.dump(), losses)
         made = _try_generation(config, pipeline, _two(prompts))
         if config.evaluate.likelihood.images:
             _try_likelihood(config, pipeline, images, captions)
@@ -128,6 +131,7 @@ def _try_decoder_stage(decoder: Decoder, data: Dataset, encoder: Encoder, fit: F
         model = DecoderModel(decoder, encoder)  # builds all weights
         if fit is not None:
             freeze(model, fit.frozen, trainable=fit.trainable)
+            try_fit(fit, model.trainable_variables)
     else:
         decoder.build(None)
     images, captions = _examples(data)
@@ -197,7 +201,6 @@ def _try_journal(losses: Mapping[str, np.ndarray]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder), list(row), 0)
         journal.write(1, row)
-        journal.close()
         (read,) = read_rows(journal.path)
         if any(abs(float(read[name]) - value) > 1e-5 * abs(value) + 1e-9 for name, value in row.items()):
             raise PluginError(f"the losses {row} were read back from metrics.csv as {read}")

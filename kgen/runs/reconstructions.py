@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +63,7 @@ class Reconstructions:
         def render(step: int, suffix: str, journal: Journal) -> None:
             sheet = self._sheet(reconstructor)
             save_png(directory.samples / f"step-{step:08d}{suffix}.png", sheet, {"model": self.name})
-            buffer = io.BytesIO()
-            sheet.save(buffer, format="PNG")
-            journal.image(step, f"reconstructions{suffix}", buffer.getvalue(), sheet.size)
+            journal.image(step, f"reconstructions{suffix}", np.asarray(sheet))
 
         return render
 

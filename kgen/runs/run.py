@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -38,6 +38,7 @@ from kgen.runs.trainer import Log, OnMetrics, Trainer, count_weights
 from kgen.storage.files import atomic_folder
 from kgen.training.averages import averaged_weights
 from kgen.training.distribution import Distribution, open_distribution
+from kgen.training.loggers import opened_loggers
 
 Stage = Literal["decoder"]
 
@@ -91,7 +92,7 @@ def run(
     with directory.locked(), contextlib.ExitStack() as stack:
         changes = [] if restart else directory.compare(config)
         if not restart and not changes and is_finished(directory):
-            return _result(directory, config.fit.steps, directory.read_scores())
+            return _result(directory, directory.read_manifest("step")["step"], directory.read_scores())
         trainer = Trainer(config, open_distribution(config.distribute), log, on_metrics)
         stack.enter_context(precision(config.precision))
         experiment = open_experiment(config)
@@ -105,6 +106,9 @@ def run(
             older = stack.enter_context(directory.moved_aside())
             log(f"the older run was moved to {older}")
         _begin(experiment, directory, trainer, pipeline, start, changes, changed)
+        if trainer.distribution.is_chief:
+            loggers = stack.enter_context(opened_loggers(config.loggers, directory.path, config.dump()))
+            trainer = replace(trainer, loggers=loggers)
         if pipeline is not None:
             if experiment.decoder_data is not None:
                 decoder_stage = DecoderStage(config, directory, experiment.decoder_data, pipeline.encoder)
@@ -119,7 +123,8 @@ def run(
         log("generating the final images, and scoring")
         if pipeline is None or trainer.distribution.strategy is not None:
             pipeline = load(directory.model)
-        return _result(directory, config.fit.steps, finish(experiment, directory, pipeline, log))
+        trainer.loggers.scores = finish(experiment, directory, pipeline, log)
+        return _result(directory, directory.read_manifest("step")["step"], trainer.loggers.scores)
 
 
 def _build(
@@ -214,8 +219,12 @@ def _train(
     if trainer.distribution.is_chief:
         stack.enter_context(averaged_weights(pipeline))
         save(pipeline, directory.model)
-        timings = {"training_seconds": round(progress.seconds, 1)}
-        directory.update_manifest(step=progress.step, timings=timings, peak_memory_mib=peak_memory())
+        directory.update_manifest(
+            step=progress.step,
+            stopped_before=fit.steps if progress.step < fit.steps else None,
+            timings={"training_seconds": round(progress.seconds, 1)},
+            peak_memory_mib=peak_memory(),
+        )
 
 
 def _result(directory: RunDirectory, step: int, scores: Scores) -> RunResult:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,9 +34,7 @@ def renderer(experiment: Experiment, directory: RunDirectory, pipeline: Pipeline
     def render(step: int, suffix: str, journal: Journal) -> None:
         images = generate_prompts(config, pipeline, prompts)
         sheet = save_grid(config, directory.samples / f"step-{step:08d}{suffix}.png", prompts, images)
-        buffer = io.BytesIO()
-        sheet.save(buffer, format="PNG")
-        journal.image(step, f"samples{suffix}", buffer.getvalue(), sheet.size)
+        journal.image(step, f"samples{suffix}", np.asarray(sheet))
 
     return render
 
