@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from kgen.reporting.sheets import matrix, save_png
 from kgen.runs.directory import RunDirectory
 from kgen.runs.inputs import read_dataset
 from kgen.runs.manifest import TRAINED
-from kgen.runs.scoring import prompts_to_draw
+from kgen.runs.prompts import Prompts, prompts_to_draw
 
 MOST_PROMPTS = 8
 
@@ -55,7 +56,7 @@ def compare(
     Args:
         paths: Run directories.
         out: The folder to write into.
-        prompts: What to draw; some of what the first run drew by default.
+        prompts: What to draw, as on the command line; some of what the first run drew by default.
         seed: Of the noise, the same for all.
         steps: To draw each run's evaluation prompts with, for quality against time; none: that is not measured.
 
@@ -72,21 +73,22 @@ def compare(
         _require_metrics(names, configs)
     _require_one_size(names, directories)
     claim(out)
-    if prompts is None:
-        drawn = prompts_to_draw(configs[0], read_dataset(configs[0].data))
-        prompts = [drawn[int(i)] for i in np.linspace(0, len(drawn) - 1, min(MOST_PROMPTS, len(drawn)))]
+    chosen, data = Prompts([], prompts or []), read_dataset(configs[0].data)
     runs: list[_Run] = []
     trials: list[Trial] = []
     notes = _notes(directories, names)
     for name, directory, config in zip(names, directories, configs, strict=True):
         say(f"measuring {name}")
         pipeline = load(directory.model)
-        runs.append(_measure(name, directory, config, pipeline, prompts, seed))
+        if not chosen.texts:
+            chosen = prompts_to_draw(config, data, pipeline.encoder).some(MOST_PROMPTS)
+        own = chosen.for_encoder(pipeline.encoder, data)
+        runs.append(_measure(name, directory, config, pipeline, own.inputs, seed))
         if steps:
             made = sweep(name, pipeline, config, steps, say)
             trials += made.trials
             notes += made.notes
-    return _write(out, runs, trials, prompts, notes)
+    return _write(out, runs, trials, chosen.texts, notes)
 
 
 def _names(directories: Sequence[RunDirectory]) -> list[str]:
@@ -118,7 +120,7 @@ def _require_metrics(names: Sequence[str], configs: Sequence[RunConfig]) -> None
 
 
 def _measure(
-    name: str, directory: RunDirectory, config: RunConfig, pipeline: Pipeline, prompts: Sequence[str], seed: int
+    name: str, directory: RunDirectory, config: RunConfig, pipeline: Pipeline, prompts: Sequence[Any], seed: int
 ) -> _Run:
     drawing = config.sample.options
     pictures = pipeline.generate(prompts, seed=seed, **drawing)

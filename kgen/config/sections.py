@@ -56,8 +56,9 @@ class SampleConfig(Section):
 
     every: NonNegativeInt = 500
     """Steps between sample grids; 0: none before the end."""
-    prompts: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """What to draw; null: up to 16 of the dataset's captions, held-out ones last."""
+    prompts: Annotated[tuple[str | int | dict[str, str | int], ...], Field(min_length=1)] | None = None
+    """What to draw: texts, labels, paths of images, or mappings of fields, as the encoder reads them; null: up to 16 of
+    the dataset's captions, or of what else the encoder reads, held-out ones last."""
     seed: Seed = 0
     """Of the noise that pictures are made of."""
     shared_noise: bool = False

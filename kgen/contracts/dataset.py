@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypedDict, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
+from kgen.errors import DataError
 from kgen.options import Arguments, Configurable
 from kgen.spaces import Space
 
@@ -17,11 +19,8 @@ Split = Literal["train", "validation", "holdout"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 
-class Example(TypedDict):
-    """One captioned picture: "image" uint8 (height, width, channels), "caption"."""
-
-    image: np.ndarray
-    caption: str
+Example = dict[str, Any]
+"""The fields of one example, by name."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +38,23 @@ class Dataset(Configurable, ABC):
     and example i of a split always the same. Bad input raises `DataError` from ``__init__``, but for single pictures
     that may be skipped: those are `problems`.
 
+    An example is a mapping of fields. Every dataset has "image" and "caption"; one may have more, which encoders read:
+
+    - "label", the name of the example's class, a text;
+    - any other, such as a vector, or an image that steers the generation. An array uint8 (height, width, channels) is
+      an image: where `fit.flip` mirrors the examples, it is mirrored with them.
+
+    A dataset with more fields names them in `fields`, and gives their values in `values`.
+
     Attributes:
         credit: The credit line that the pictures' licence asks for; shown in reports.
+        fields: The names of what an example holds.
     """
 
     arguments: ClassVar[Mapping[str, Arguments]] = {"__init__": Arguments(reserved=frozenset({"name"}))}
 
     credit: str = ""
+    fields: tuple[str, ...] = ("image", "caption")
 
     @property
     @abstractmethod
@@ -63,9 +72,21 @@ class Dataset(Configurable, ABC):
     def image(self, split: Split, index: int) -> np.ndarray:
         """One picture: uint8 (height, width, channels) as `image_space` says."""
 
+    def values(self, split: Split, field: str) -> Sequence[Any]:
+        """One field of every example of a split, in the order of `captions`. An image is read when it is asked for.
+
+        Raises:
+            DataError: this dataset has no such field.
+        """
+        if field == "image":
+            return Column(len(self.captions(split)), functools.partial(self.image, split))
+        if field == "caption":
+            return self.captions(split)
+        raise DataError(f"{type(self).__name__} has no field '{field}': it has {', '.join(self.fields)}")
+
     def example(self, split: Split, index: int) -> Example:
-        """One image with its caption: a dict of "image", as `image` gives it, and "caption"."""
-        return {"image": self.image(split, index), "caption": self.captions(split)[index]}
+        """One example: all of its fields, by name."""
+        return {field: self.values(split, field)[index] for field in self.fields}
 
     def problems(self) -> Sequence[Problem]:
         """What was skipped on loading, or would break training; found without training. Default: nothing."""
@@ -89,7 +110,11 @@ class Dataset(Configurable, ABC):
         raise NotImplementedError
 
     def fingerprint(self) -> str:
-        """Changes when captions or pictures do; the default looks at captions and a few pictures of each split."""
+        """Changes when captions, pictures or other fields do.
+
+        The default looks at the captions and a few pictures of each split: one whose other fields may change alone
+        overrides it.
+        """
         digest = hashlib.sha256()
         for split in ("train", "validation", "holdout"):
             captions = self.captions(split)
@@ -109,6 +134,25 @@ class Dataset(Configurable, ABC):
             for split in SPLITS
             for index, caption in enumerate(self.captions(split))
         }
+
+
+class Column(Sequence[Any]):
+    """One field of many examples, each value of which is made when it is asked for.
+
+    Args:
+        count: How many there are.
+        read: Makes the value of an index.
+    """
+
+    def __init__(self, count: int, read: Callable[[int], Any]) -> None:
+        self._count = count
+        self._read = read
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._read(range(self._count)[index])
 
 
 def short_digest(data: bytes) -> str:

@@ -1,4 +1,4 @@
-"""The contract of the first part: text -> condition."""
+"""The contract of the first part: a text, a label, an image -> condition."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ Condition = dict[str, Any]
 
 
 class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
-    """Turns texts into conditions.
+    """Turns what it reads of examples into conditions: their captions, or other fields.
+
+    An input is what one example holds in the field that `fields` names: a text of "caption", an image of "image". Of an
+    encoder that reads several fields, an input is a mapping of them. A prompt is an input, too.
 
     A subclass takes its options as keyword arguments of ``__init__``, stores each under its own name, and passes
     ``**kwargs`` (Keras's ``name`` and ``dtype``) to ``super().__init__``. An encoder whose weights are not to be
@@ -26,12 +29,19 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
     must be known.
 
     Attributes:
+        fields: The fields of an example that it reads (see `Dataset`). An encoder of "image" reads the image that is to
+            be generated: training then learns to make an image again from what the encoder keeps of it, and a prompt is
+            an image to be varied.
+        null: The input that says nothing. Its condition is what classifier-free guidance leads away from, and what
+            training shows in place of a share of the conditions. The empty text, or None where the field is no text.
         has_own_weights: True where the weights come from elsewhere (a preset, a folder): kgen then does not save them.
     """
 
     arguments: ClassVar[Mapping[str, Arguments]] = {"__init__": Arguments(reserved=frozenset({"name"}))}
     largest_option = MAX_OPTION
 
+    fields: tuple[str, ...] = ("caption",)
+    null: Any = ""
     has_own_weights: bool = False
 
     @property
@@ -39,22 +49,42 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         """The shape of one condition."""
         raise NotImplementedError
 
-    def adapt(self, texts: Sequence[str]) -> None:
-        """Learns from the training captions what is not a weight: a vocabulary, the classes. Default: nothing."""
+    def adapt(self, inputs: Sequence[Any]) -> None:
+        """Learns from the training inputs what is not a weight: a vocabulary, the classes. Default: nothing.
 
-    def tokenize(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        """Turns B texts into arrays of fixed shapes (B, ...), on the host, without a tensor library.
+        Images are read when they are asked for, so an encoder that needs to know no more than their size asks for one.
+        """
 
-        The empty text must be accepted: it stands for "no condition" in classifier-free guidance.
+    def tokenize(self, inputs: Sequence[Any]) -> dict[str, np.ndarray]:
+        """Turns B inputs into arrays of fixed shapes (B, ...), on the host, without a tensor library.
+
+        `null` must be accepted. An image may be of any size: prompts are.
+
+        Raises:
+            ConfigError: an input is none that can be read, such as an unknown class.
         """
         raise NotImplementedError
 
-    def unread(self, text: str) -> str:
-        """Says what of a text `tokenize` leaves out ("only the first 31 of its 40 words are read"), or "".
+    def unread(self, value: Any) -> str:
+        """Says what of an input `tokenize` leaves out ("only the first 31 of its 40 words are read"), or "".
 
         A run counts the captions that are not read whole, and `Pipeline.generate` warns of such prompts. Default: "".
         """
         return ""
+
+    def parse(self, text: str, field: str) -> Any:
+        """The value of a field as a user writes it, on the command line or in a run file: an image by its path.
+
+        Default: the text itself.
+
+        Raises:
+            ConfigError, DataError: it stands for no such value.
+        """
+        return text
+
+    def null_tokens(self) -> dict[str, np.ndarray]:
+        """The tokens of `null`: arrays (1, ...)."""
+        return self.tokenize([self.null])
 
     def call(self, tokens: dict[str, Any], training: bool = False) -> Condition:
         """Encodes tokens.

@@ -11,6 +11,7 @@ import numpy as np
 from kgen.contracts.dataset import Dataset, Split
 from kgen.contracts.encoder import Encoder
 from kgen.data.conditions import ConditionCache
+from kgen.data.examples import EncoderInputs
 from kgen.data.latents import LatentCache, picture_of
 
 Batch = dict[str, Any]
@@ -28,9 +29,9 @@ class Loader:
 
     Args:
         dataset, split: What to read.
-        encoder: Tokenises the captions; None: they are not read.
+        encoder: Tokenizes the fields that it reads, such as the captions; None: they are not read.
         batch_size: Of the global batch, over all shards.
-        conditions: What a frozen encoder made of the captions; replaces the tokens.
+        conditions: What a frozen encoder made of these fields; replaces the tokens.
         latents: What a frozen decoder made of the pictures, which are then not read.
         flip: Whether to show every picture mirrored too; `latents` must hold both.
         shard, shards: Which equal part of every batch to read, under several workers.
@@ -51,15 +52,15 @@ class Loader:
     ) -> None:
         if batch_size % shards:
             raise ValueError(f"batch_size {batch_size} must be a multiple of the {shards} workers")
-        self.captions = dataset.captions(split)
         self.encoder = encoder
         self.batch_size = batch_size
         self.conditions = conditions
         self.latents = latents
         self.flip = flip
         self.shard, self.shards = shard, shards
-        self.count = len(self.captions) * (2 if flip else 1)
+        self.count = len(dataset.captions(split)) * (2 if flip else 1)
         self.picture = _keep(dataset, split, self.count, flip)
+        self.inputs = encoder and EncoderInputs(dataset, split, encoder.fields, flip=flip, image=self.picture)
 
     def training(self, *, start: int = 0, seed: int = 0) -> grain.IterDataset:
         """Batches, from step `start` on, of endless passes over the split, each in a new order."""
@@ -93,17 +94,17 @@ class Loader:
         return batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
 
     def _batch(self, rows: np.ndarray) -> Batch:
-        texts = [self.captions[row // 2 if self.flip else row] for row in rows]
         batch: Batch = {}
         if self.latents is not None:
             batch["latent"] = self.latents.lookup(rows)  # (B, *latent_space.shape)
         else:
             batch["image"] = np.stack([self.picture(int(row)) for row in rows])  # (B, H, W, C)
-        if self.conditions is not None:
-            batch["condition"] = self.conditions.lookup(texts)
-        elif self.encoder is not None:
-            batch["tokens"] = self.encoder.tokenize(texts)
-        return batch
+        if self.encoder is None or self.inputs is None:
+            return batch
+        inputs = [self.inputs[int(row)] for row in rows]
+        if self.conditions is None:
+            return {**batch, "tokens": self.encoder.tokenize(inputs)}
+        return {**batch, "condition": self.conditions.lookup(inputs)}
 
 
 def _keep(dataset: Dataset, split: Split, count: int, flip: bool) -> Callable[[int], np.ndarray]:

@@ -12,11 +12,13 @@ from kgen.contracts.dataset import Dataset
 from kgen.contracts.decoder import Decoder, has_losses, learns_from_images
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.generator import Generator
+from kgen.contracts.inputs import require_fields
 from kgen.contracts.metric import Metric
+from kgen.data.examples import training_inputs
 from kgen.errors import ConfigError, SpaceError
 from kgen.options import check_options, supplied
 from kgen.pipeline.pipeline import Pipeline
-from kgen.plugins.discovery import registry
+from kgen.plugins.discovery import component_id, registry
 from kgen.plugins.faults import component_errors
 from kgen.plugins.registry import Kind
 from kgen.spaces import ConditionSpace, Space
@@ -33,23 +35,26 @@ def assemble(
     decoder: Choice | Decoder = "identity",
     dataset: Choice | Dataset | None = None,
     image_space: Space | Sequence[int] | None = None,
-    captions: Sequence[str] | None = None,
+    captions: Sequence[Any] | None = None,
     condition_dropout: float = 0.1,
 ) -> Pipeline:
     """Builds a pipeline from component names, from objects, or from a mixture.
 
     Args:
         encoder, generator, decoder: Names, mappings {"name": ..., options}, or objects (which no plugin needs to know).
-        dataset: Gives `image_space` and the training captions, where those are not given.
+        dataset: Gives `image_space`, and the training captions or whatever else the encoder reads, where those are not
+            given.
         image_space: Of the images: (height, width, channels), or ``Space("continuous", (32, 32, 3))``.
-        captions: What an encoder that is given by name learns its vocabulary from. An encoder object is taken as it is.
+        captions: What an encoder that is given by name learns its vocabulary from: captions, or values of the field
+            that it reads, such as labels. An encoder object is taken as it is.
         condition_dropout: See `Pipeline`.
 
     Returns:
         A pipeline with all its weights.
 
     Raises:
-        ConfigError: an unknown name or option. SpaceError: two neighbours do not fit.
+        ConfigError: an unknown name or option; the encoder reads a field that the dataset does not have.
+        SpaceError: two neighbours do not fit.
     """
     if keras.config.image_data_format() != "channels_last":
         raise ConfigError("kgen needs channels last: call keras.config.set_image_data_format('channels_last') first")
@@ -59,9 +64,10 @@ def assemble(
     if dataset is not None:
         dataset = dataset if isinstance(dataset, Dataset) else make_dataset(dataset)
         image_space = image_space or dataset.image_space
-        captions = dataset.captions("train") if captions is None else captions
     if not isinstance(encoder, Encoder):
-        encoder = make_encoder(encoder, captions)
+        encoder = make_encoder(encoder, captions, dataset if captions is None else None)
+    if dataset is not None:
+        require_fields(encoder, dataset)
     if not isinstance(decoder, Decoder):
         if image_space is None:
             raise ConfigError("the size of the images is not known: give `dataset` or `image_space`")
@@ -95,12 +101,23 @@ def make_metric(choice: Choice) -> Metric:
     return cast(Metric, _make("metric", choice))
 
 
-def make_encoder(choice: Choice, captions: Sequence[str] | None) -> Encoder:
-    """Builds an encoder, and lets it learn from the captions if there are any."""
+def make_encoder(choice: Choice, inputs: Sequence[Any] | None, dataset: Dataset | None = None) -> Encoder:
+    """Builds an encoder, and lets it learn.
+
+    Args:
+        inputs: What it learns from, such as captions.
+        dataset: From whose training examples it learns instead.
+
+    Raises:
+        ConfigError: an unknown name or option; it reads a field that the dataset does not have.
+    """
     encoder = cast(Encoder, _make("encoder", choice))
-    if captions is not None:
+    if dataset is not None:
+        require_fields(encoder, dataset)
+        inputs = training_inputs(dataset, encoder)
+    if inputs is not None:
         with component_errors(encoder):
-            encoder.adapt(captions)
+            encoder.adapt(inputs)
     return encoder
 
 
@@ -178,13 +195,6 @@ def find(kind: Kind, choice: Choice) -> tuple[Any, dict[str, Any]]:
     if not isinstance(name, str):
         raise ConfigError(f"{kind}: 'name' is missing in {dict(given)}")
     return registry().find(kind, name), given
-
-
-def component_id(part: object) -> str:
-    """The full id under which an object's class is registered; else its import path."""
-    cls = type(part)
-    component = registry().of_class(cls)
-    return f"{cls.__module__}:{cls.__qualname__}" if component is None else component.id
 
 
 def _make(kind: Kind, choice: Choice, **wiring: Any) -> object:

@@ -62,7 +62,7 @@ class DecoderModel(LossModel):
         if not self.decoder.built:
             self.decoder.build(None)
         images = ops.zeros((1, *self.decoder.image_space.shape))
-        condition = {} if self.encoder is None else self.encoder(self.encoder.tokenize([""]))
+        condition = {} if self.encoder is None else self.encoder(self.encoder.null_tokens())
         losses = create_weights(
             lambda images, condition: self.decoder.compute_losses(images, condition, training=False), images, condition
         )
@@ -111,29 +111,27 @@ class Reconstructor:
         return {"latent": latent, "image": ops.clip(ops.cast(images, "float32"), -1.0, 1.0)}
 
     def reconstruct(
-        self, images: np.ndarray, captions: Sequence[str], *, seed: int = 0, batch_size: int = 32
+        self, images: np.ndarray, prompts: Sequence[Any], *, seed: int = 0, batch_size: int = 32
     ) -> tuple[np.ndarray, np.ndarray]:
         """Encodes and decodes.
 
         Args:
             images: uint8 (N, H, W, C).
-            captions: N texts; only read for a decoder that reads them.
+            prompts: N inputs of the encoder; only read for a decoder that reads the text.
 
         Returns:
             Latents (N, *latent_space.shape), and images uint8 (N, H, W, C).
         """
-        return self._run({"image": images}, captions, seed, batch_size)
+        return self._run({"image": images}, prompts, seed, batch_size)
 
-    def decode(
-        self, latents: np.ndarray, captions: Sequence[str], *, seed: int = 0, batch_size: int = 32
-    ) -> np.ndarray:
+    def decode(self, latents: np.ndarray, prompts: Sequence[Any], *, seed: int = 0, batch_size: int = 32) -> np.ndarray:
         """Latents (N, *latent_space.shape) -> images uint8 (N, H, W, C)."""
-        return self._run({"latent": latents}, captions, seed, batch_size)[1]
+        return self._run({"latent": latents}, prompts, seed, batch_size)[1]
 
-    def _run(self, batch: Batch, captions: Sequence[str], seed: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-        count = len(captions)
+    def _run(self, batch: Batch, prompts: Sequence[Any], seed: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+        count = len(prompts)
         noise = draw(self.decoder.noise_spec(**self.options), [(seed, copy) for copy in range(count)])
         batch |= {"noise": noise} if noise else {}
-        batch |= {} if self.encoder is None else {"tokens": self.encoder.tokenize(list(captions))}
+        batch |= {} if self.encoder is None else {"tokens": self.encoder.tokenize(list(prompts))}
         made = self.program.run(batch, count, batch_size)
         return made["latent"], to_uint8(made["image"])

@@ -1,4 +1,4 @@
-"""The whole model: text encoder -> generator -> decoder, trained by Keras's `fit`."""
+"""The whole model: encoder -> generator -> decoder, trained by Keras's `fit`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,21 @@ from kgen.backend.programs import Programs
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Condition, Encoder
 from kgen.contracts.generator import Generator
+from kgen.contracts.inputs import distinct, input_key
 from kgen.contracts.likelihood import check_likelihood
 from kgen.data.batches import batches, check_images
 from kgen.errors import ConfigError, DataError, GuidanceWarning, UnreadTextWarning
 from kgen.options import plain, split_options
 from kgen.pipeline.likelihood import Likelihood
 from kgen.pipeline.loss_model import LossModel
-from kgen.pipeline.prompts import check_memory, check_number, check_prompts, check_seeds
+from kgen.pipeline.prompts import (
+    check_memory,
+    check_number,
+    check_prompts,
+    check_seeds,
+    inputs_beside,
+    shown,
+)
 from kgen.pipeline.region import check_source, latent_region
 from kgen.pipeline.sampler import Sampler, noise_spec, validate_options
 from kgen.pixels import floats, to_uint8
@@ -46,13 +54,14 @@ class Pipeline(LossModel):
 
     A batch is a dict:
         "image": uint8 (B, H, W, C) in 0..255, or float in [-1, 1]; or instead "latent", what the decoder made of it.
-        "tokens": what `encoder.tokenize` made of B texts; or instead "condition", what the encoder made of them.
+        "tokens": what `encoder.tokenize` made of B captions, or of other fields; or instead "condition", what the
+            encoder made of them.
         "weight": (B,), how much each example counts in the mean; left out, all count the same.
 
     Args:
         encoder, generator, decoder: The three parts. Only the generator, and an encoder that is trainable, are trained.
-        condition_dropout: Probability, in [0, 1), that an example's condition is replaced by the empty text's while
-            training, which classifier-free guidance needs (Ho and Salimans 2022).
+        condition_dropout: Probability, in [0, 1), that an example's condition is replaced by that of nothing (the empty
+            text) while training, which classifier-free guidance needs (Ho and Salimans 2022).
     """
 
     def __init__(
@@ -66,7 +75,7 @@ class Pipeline(LossModel):
         self.decoder = decoder
         self.condition_dropout = condition_dropout
         self.seed_generator = SeedGenerator()
-        self.hide("null_tokens", dict(encoder.tokenize([""])))
+        self.hide("null_tokens", dict(encoder.null_tokens()))
         self.hide("frozen_null", None)
         self.hide("programs", Programs())
         self.build()
@@ -121,7 +130,7 @@ class Pipeline(LossModel):
         return self.encoder(batch["tokens"], training=training)  # type: ignore[no-any-return]
 
     def null_condition(self) -> Condition:
-        """The empty text's condition, with a batch axis of 1."""
+        """The condition of nothing (of the empty text), with a batch axis of 1."""
         return self.encoder(self.null_tokens) if self.frozen_null is None else self.frozen_null  # type: ignore[no-any-return]
 
     def _drop(self, condition: Condition) -> Condition:
@@ -133,16 +142,17 @@ class Pipeline(LossModel):
             for name, value in condition.items()
         }
 
-    def inputs(self, images: np.ndarray | Sequence[np.ndarray], captions: Sequence[str]) -> Batch:
+    def inputs(self, images: np.ndarray | Sequence[np.ndarray], captions: Sequence[Any] | None = None) -> Batch:
         """A batch for `fit` and `evaluate`.
 
         Args:
             images: uint8 (N, H, W, C) in 0..255, or float in [-1, 1].
-            captions: N texts.
+            captions: N texts; or of an encoder that reads another field, N of its values, or N mappings of fields.
+                Where the encoder reads "image", which is missing in these, it gets the images.
 
         Raises:
             DataError: the images are of another size or type, or float outside of [-1, 1] or not finite; the numbers
-                of images and captions differ.
+                of images and captions differ. ConfigError: a caption is nothing that the encoder reads.
 
         Warns:
             ImageRangeWarning: float images that seem to be in [0, 1].
@@ -151,10 +161,7 @@ class Pipeline(LossModel):
         expected = self.decoder.image_space.shape
         if images.shape[1:] != expected:
             raise DataError(f"images must be (N, {', '.join(map(str, expected))}), not {images.shape}")
-        if isinstance(captions, str) or len(images) != len(captions):
-            count = "one text for all" if isinstance(captions, str) else f"{len(captions)} captions"
-            raise DataError(f"{len(images)} images, but {count}")
-        return {"image": images, "tokens": self.encoder.tokenize(list(captions))}
+        return {"image": images, "tokens": self.encoder.tokenize(inputs_beside(self.encoder, images, captions))}
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, validation_data: Any = None, **kwargs: Any) -> Any:
         """As in Keras. Takes a batch, which is cut into smaller ones, an iterator or tf.data.Dataset of batches, or
@@ -211,7 +218,7 @@ class Pipeline(LossModel):
 
     def generate(
         self,
-        prompts: str | Sequence[str],
+        prompts: Any,
         *,
         n: int = 1,
         seed: int | Sequence[int] = 0,
@@ -219,7 +226,7 @@ class Pipeline(LossModel):
         batch_size: int = MAX_SAMPLE_BATCH,
         image: np.ndarray | None = None,
         mask: np.ndarray | None = None,
-        negative_prompt: str | None = None,
+        negative_prompt: Any = None,
         decoder: Mapping[str, Any] | None = None,
         verbose: int = 0,
         **options: Any,
@@ -227,12 +234,14 @@ class Pipeline(LossModel):
         """Draws images. An image depends on its prompt, its seed and its number among `n` alone, not on its batch.
 
         Args:
-            prompts: One text or several. Where a text is given several times, the copies of one seed are numbered on,
-                so that all its images differ.
+            prompts: One text, or several in a list. Of an encoder that reads no captions: values of its field, such as
+                labels, or images (uint8, of any size); of one that reads several, mappings of fields, in which a field
+                may be missing. Where a prompt is given several times, the copies of one seed are numbered on, so that
+                all its images differ.
             n: Images per prompt.
             seed: Of the noise, from 0 to 2^31 - 1; or one per prompt.
             shared_noise: The noise depends on seed and number alone, and is the same for all prompts: what differs
-                between their images is then the text's effect. A text that is given twice gives the same images.
+                between their images is then the prompt's effect. A prompt that is given twice gives the same images.
             batch_size: The largest number of images that are made together; it is rounded down to a power of two.
             image: uint8 (height, width, channels), to change instead of drawing anew; for generators that have `edits`,
                 whose option `strength` says how much.
@@ -255,7 +264,7 @@ class Pipeline(LossModel):
             GuidanceWarning: there is `guidance`, but the pipeline was trained without `condition_dropout`.
             UnreadTextWarning: the encoder does not read a prompt whole.
         """
-        prompts = check_prompts([prompts] if isinstance(prompts, str) else prompts)
+        prompts = check_prompts(self.encoder, prompts)
         seeds = check_seeds(seed, len(prompts))
         count = check_number("n", n) * len(prompts)
         batch_size = check_number("batch_size", batch_size)
@@ -268,28 +277,28 @@ class Pipeline(LossModel):
         decoder_options = validate_options(self.decoder, "decode", decoder or {})
         specs, decoder_specs = noise_spec(self.generator, options), noise_spec(self.decoder, decoder_options)
         check_memory(count, self.decoder.image_space, [*specs.values(), *decoder_specs.values()])
-        texts = [prompt for prompt in prompts for _ in range(n)]
-        keys = noise_keys(prompts, seeds, n, shared_noise)
+        repeated = [prompt for prompt in prompts for _ in range(n)]
+        keys = noise_keys([input_key(prompt) for prompt in prompts], seeds, n, shared_noise)
         batch: Batch = {
-            "tokens": self.encoder.tokenize(texts),
+            "tokens": self.encoder.tokenize(repeated),
             "generator": draw(specs, keys),
             "decoder": draw(decoder_specs, keys),
         }
         if negative_prompt is not None:
-            batch["negative"] = self.encoder.tokenize(check_prompts([negative_prompt]) * count)
+            batch["negative"] = self.encoder.tokenize(check_prompts(self.encoder, [negative_prompt]) * count)
         if image is not None:
-            batch["image"] = np.repeat(image[None], len(texts), axis=0)
+            batch["image"] = np.repeat(image[None], count, axis=0)
         if mask is not None:
             region = latent_region(mask, self.decoder.image_space, self.generator.space)  # (h, w)
-            batch["region"] = np.repeat(region[None], len(texts), axis=0)
+            batch["region"] = np.repeat(region[None], count, axis=0)
         return self._sample(batch, options, decoder_options, batch_size, verbose)
 
-    def _check_read(self, prompts: Sequence[str]) -> None:
-        for prompt in dict.fromkeys(prompts):
-            if unread := self.encoder.unread(prompt):
-                warnings.warn(f"prompt '{prompt[:80]}': {unread}", UnreadTextWarning, stacklevel=3)
+    def _check_read(self, prompts: Sequence[Any]) -> None:
+        for index in distinct(prompts).values():
+            if unread := self.encoder.unread(prompts[index]):
+                warnings.warn(f"prompt '{shown(prompts[index])[:80]}': {unread}", UnreadTextWarning, stacklevel=3)
 
-    def _check_guidance(self, options: Mapping[str, Any], negative_prompt: str | None = None) -> None:
+    def _check_guidance(self, options: Mapping[str, Any], negative_prompt: Any = None) -> None:
         if negative_prompt is not None and options.get("guidance", 1.0) == 1.0:
             raise ConfigError("negative_prompt is what guidance leads away from: give a guidance other than 1, too")
         if not self.condition_dropout and options.get("guidance", 1.0) != 1.0:
@@ -302,7 +311,7 @@ class Pipeline(LossModel):
 
     def interpolate(
         self,
-        prompt: str,
+        prompt: Any,
         *,
         count: int = 8,
         seeds: tuple[int, int] = (0, 1),
@@ -323,8 +332,9 @@ class Pipeline(LossModel):
         Raises:
             ConfigError: the generator has no normal noise.
         """
-        (prompt,) = check_prompts([prompt])
-        first, second = ([noise_keys([prompt], [s], 1, shared_noise)[0]] for s in check_seeds(seeds, 2))
+        (prompt,) = check_prompts(self.encoder, [prompt])
+        key = input_key(prompt)
+        first, second = ([noise_keys([key], [s], 1, shared_noise)[0]] for s in check_seeds(seeds, 2))
         check_number("count", count, least=2)
         options = validate_options(self.generator, "generate", options)
         self._check_guidance(options)
@@ -363,7 +373,12 @@ class Pipeline(LossModel):
     # ---- likelihood -----------------------------------------------------------------------------------------------
 
     def log_likelihood(
-        self, images: np.ndarray, captions: Sequence[str], *, batch_size: int = MAX_SAMPLE_BATCH, **options: Any
+        self,
+        images: np.ndarray,
+        captions: Sequence[Any] | None = None,
+        *,
+        batch_size: int = MAX_SAMPLE_BATCH,
+        **options: Any,
     ) -> np.ndarray:
         """How likely the model finds images, given their captions.
 

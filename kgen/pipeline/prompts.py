@@ -3,25 +3,99 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from kgen.backend.memory import total_memory
-from kgen.errors import ConfigError
+from kgen.config.source import parse_value
+from kgen.contracts.encoder import Encoder
+from kgen.contracts.inputs import as_input, input_key
+from kgen.data.batches import CALL
+from kgen.errors import ConfigError, DataError
 from kgen.random import MAX_SEED, NoiseSpec
 from kgen.spaces import Space
 
 
-def check_prompts(prompts: Sequence[str]) -> list[str]:
-    """The prompts as a list. Raises ConfigError for anything that is no text."""
-    for prompt in prompts:
-        if not isinstance(prompt, str):
-            raise ConfigError(f"a prompt is a text, not {type(prompt).__name__}")
-        if any("\ud800" <= character <= "\udfff" for character in prompt):
-            raise ConfigError(f"the prompt {prompt!r} is not UTF-8 text: it holds half of a surrogate pair")
-    return list(prompts)
+def check_prompts(encoder: Encoder, prompts: Any) -> list[Any]:
+    """Prompts as a list of the encoder's inputs.
+
+    Args:
+        prompts: One prompt, or several in a list, a tuple or an array of texts.
+
+    Raises:
+        ConfigError: one is nothing that the encoder reads.
+    """
+    several = isinstance(prompts, Sequence) and not isinstance(prompts, str | bytes)
+    several |= isinstance(prompts, np.ndarray) and prompts.dtype.kind in "UO"
+    return [_checked(encoder, prompt) for prompt in (prompts if several else [prompts])]
+
+
+def _checked(encoder: Encoder, prompt: Any) -> Any:
+    found = as_input(encoder, prompt)
+    key = input_key(found)
+    if encoder.fields == ("caption",) and not isinstance(found, str):
+        raise ConfigError(f"a prompt is a text, not {type(prompt).__name__}")
+    if any("\ud800" <= character <= "\udfff" for character in key):
+        raise ConfigError(f"the prompt {found!r} is not UTF-8 text: it holds half of a surrogate pair")
+    return found
+
+
+def inputs_beside(encoder: Encoder, images: np.ndarray, captions: Sequence[Any] | None) -> list[Any]:
+    """The encoder's inputs of N images (N, H, W, C), as `Pipeline.inputs` is given them beside the images.
+
+    Raises:
+        DataError: their number is another, or they are left out though the encoder reads more than the images.
+        ConfigError: one is nothing that the encoder reads.
+    """
+    others = [field for field in encoder.fields if field != "image"]
+    if captions is None and others:
+        raise DataError(f"images need their captions, or whatever the encoder reads ({', '.join(others)}): {CALL}")
+    beside: Sequence[Any] = list(images) if captions is None else captions
+    if isinstance(beside, str) or len(images) != len(beside):
+        count = "one text for all" if isinstance(beside, str) else f"{len(beside)} captions"
+        raise DataError(f"{len(images)} images, but {count}")
+    if others == ["caption"] and not all(isinstance(caption, str | Mapping) for caption in beside):
+        raise DataError(f"the captions must be texts, one per image: {CALL}")
+    if not others or "image" not in encoder.fields:
+        return [_checked(encoder, value) for value in beside]
+    if len(others) == 1:
+        beside = [value if isinstance(value, Mapping) else {others[0]: value} for value in beside]
+    return [_checked(encoder, {"image": i, **value}) for i, value in zip(images, beside, strict=True)]
+
+
+def parse_prompts(encoder: Encoder, written: Sequence[Any]) -> list[Any]:
+    """Prompts as a user writes them, on the command line or in a run file -> the encoder's inputs.
+
+    Args:
+        written: Texts (or numbers, of a label); or mappings of fields to such. A text for an encoder of several fields
+            is a mapping in YAML: "{caption: a red heart, label: circle}".
+
+    Raises:
+        ConfigError, DataError: one is nothing that the encoder reads.
+    """
+    return [_parsed(encoder, prompt) for prompt in written]
+
+
+def _parsed(encoder: Encoder, prompt: Any) -> Any:
+    if isinstance(prompt, str) and prompt and len(encoder.fields) > 1:
+        prompt = parse_value(prompt)
+    if not isinstance(prompt, Mapping):
+        if prompt == "" or len(encoder.fields) > 1:
+            return as_input(encoder, encoder.null if prompt == "" else prompt)
+        prompt = {encoder.fields[0]: prompt}
+    as_input(encoder, prompt)  # refuses a field that is not read
+    return as_input(encoder, {field: encoder.parse(str(text), field) for field, text in prompt.items()})
+
+
+def shown(prompt: Any) -> str:
+    """A prompt as a message can show it."""
+    if isinstance(prompt, Mapping):
+        return ", ".join(f"{field}: {shown(value)}" for field, value in prompt.items())
+    if isinstance(prompt, np.ndarray):
+        return f"{'x'.join(map(str, prompt.shape))} numbers"
+    return str(prompt)
 
 
 def check_seeds(seed: Any, prompts: int) -> list[int]:

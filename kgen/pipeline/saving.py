@@ -12,9 +12,10 @@ from kgen.backend.precision import precision
 from kgen.config.source import to_yaml
 from kgen.contracts.decoder import Decoder
 from kgen.errors import ConfigError, RunError, SpaceError
-from kgen.pipeline.assembly import check_fit, component_id, construct, make_decoder, make_encoder, make_generator
+from kgen.pipeline.assembly import check_fit, construct, make_decoder, make_encoder, make_generator
 from kgen.pipeline.description import PARTS, DecoderDescription, PipelineDescription, read_description, shorten
 from kgen.pipeline.pipeline import Pipeline
+from kgen.plugins.discovery import component_id
 from kgen.plugins.hookspecs import API
 from kgen.spaces import Space
 from kgen.storage.files import atomic_folder, files_in, remove_abandoned, write_text
@@ -156,7 +157,7 @@ def _build(description: PipelineDescription, folder: Path, custom: dict[str, typ
         return registered(choice.choice)
 
     image_space = Space("continuous", description.image_shape)
-    encoder = make("encoder", lambda choice: make_encoder(choice, captions=None))
+    encoder = make("encoder", lambda choice: make_encoder(choice, None))
     encoder.load_assets(folder / "encoder")
     spaces = {"image_space": image_space, "condition_space": encoder.condition_space}
     decoder = make("decoder", lambda choice: make_decoder(choice, **spaces), **spaces)

@@ -12,9 +12,10 @@ from kgen.config import RunConfig
 from kgen.contracts.dataset import Dataset
 from kgen.contracts.decoder import Decoder
 from kgen.errors import ConfigError
-from kgen.pipeline.assembly import component_id, make_dataset
+from kgen.pipeline.assembly import make_dataset
 from kgen.pipeline.pipeline import Pipeline
 from kgen.pipeline.saving import load
+from kgen.plugins.discovery import component_id
 from kgen.runs.directory import RunDirectory
 
 

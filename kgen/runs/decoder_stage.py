@@ -6,7 +6,7 @@ import importlib.metadata
 import io
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from kgen.config.changes import changes
 from kgen.contracts.dataset import Dataset, Split
 from kgen.contracts.decoder import Decoder, learns_from_images
 from kgen.contracts.encoder import Encoder
+from kgen.data.examples import EncoderInputs
 from kgen.errors import RunError
 from kgen.pipeline.assembly import find, make_decoder
 from kgen.pipeline.decoder_model import DecoderModel, Reconstructor, reads_text
@@ -72,6 +73,11 @@ class DecoderStage:
         self.dataset = dataset
         self.encoder = encoder
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether the decoder is given the encoder's conditions."""
+        return reads_text(find("decoder", self.config.decoder.name)[0].load())
+
     # ---- what there is already ------------------------------------------------------------------------------------
 
     @property
@@ -81,7 +87,7 @@ class DecoderStage:
     def depends_on(self) -> dict[str, Any]:
         """All that the trained decoder is a function of: if it is as it was, there is nothing to train."""
         own, decoder = self.config.decoder, find("decoder", self.config.decoder.name)[0]
-        text = {"encoder": self.config.encoder.dump()} if reads_text(decoder.load()) else {}
+        text = {"encoder": self.config.encoder.dump()} if self.reads_text else {}
         return {
             "decoder": {**own.choice, "fit": own.fit and own.fit.model_dump(mode="json")},
             "data": {"pictures": self.dataset.fingerprint(), **(own.data or self.config.data).dump()},
@@ -224,21 +230,23 @@ class DecoderStage:
 
     # ---- looking at it --------------------------------------------------------------------------------------------
 
-    def _pictures(self, split: Any, count: int) -> tuple[np.ndarray, list[str]]:
-        """At most `count` pictures of a split, evenly taken, and their captions."""
+    def _pictures(self, split: Any, count: int) -> tuple[np.ndarray, list[Any], list[str]]:
+        """At most `count` pictures of a split, evenly taken, the encoder's inputs beside them, and their captions."""
         captions = self.dataset.captions(split)
         rows = [int(i) for i in np.linspace(0, len(captions) - 1, min(count, len(captions)))]
-        return np.stack([self.dataset.image(split, row) for row in rows]), [captions[row] for row in rows]
+        images = np.stack([self.dataset.image(split, row) for row in rows])
+        inputs = EncoderInputs(self.dataset, split, self.encoder.fields if self.reads_text else ("caption",))
+        return images, [inputs[row] for row in rows], [captions[row] for row in rows]
 
     def scores(self, decoder: Decoder) -> dict[str, Any]:
         """What the decoder says of itself, and its reconstructions' PSNR, on pictures that it has not seen."""
         split = unseen_split(self.dataset) or "train"
-        images, captions = self._pictures(split, MOST_SCORED)
+        images, prompts, _ = self._pictures(split, MOST_SCORED)
         reconstructor = Reconstructor(decoder, self.encoder)
-        latents, made = reconstructor.reconstruct(images, captions)
+        latents, made = reconstructor.reconstruct(images, prompts)
         found = {"pictures": f"{len(images)} ({split})", "PSNR": psnr(images, made)}
         if decoder.latent_is_picture:
-            again = reconstructor.reconstruct(made, captions)[0]
+            again = reconstructor.reconstruct(made, prompts)[0]
             found["encoded again, mean absolute error"] = float(np.abs(again - latents).mean())
         batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
         return found | {name: float(value) for name, value in decoder.scores(batches).items()}
@@ -255,22 +263,26 @@ class DecoderStage:
         return draw
 
     def _sheet(self, reconstructor: Reconstructor, path: Path) -> Any:
-        images, captions = self._pictures(unseen_split(self.dataset) or "train", SHOWN)
-        sheet, _ = reconstructions(reconstructor, images, captions)
+        images, prompts, captions = self._pictures(unseen_split(self.dataset) or "train", SHOWN)
+        sheet, _ = reconstructions(reconstructor, images, prompts, captions)
         save_png(path, sheet, {"model": self.config.name})
         return sheet
 
 
 def reconstructions(
-    reconstructor: Reconstructor, images: np.ndarray, captions: list[str], seed: int = 0
+    reconstructor: Reconstructor, images: np.ndarray, prompts: Sequence[Any], captions: list[str], seed: int = 0
 ) -> tuple[Any, np.ndarray]:
     """Pictures uint8 (N, H, W, C), encoded and decoded.
+
+    Args:
+        prompts: N inputs of the encoder, for a decoder that reads them.
+        captions: N texts, which the sheet shows.
 
     Returns:
         A sheet of the pictures, their latents where those can be looked at, and what is decoded of these; and the
         latter, uint8 (N, H, W, C).
     """
-    latents, made = reconstructor.reconstruct(images, captions, seed=seed)
+    latents, made = reconstructor.reconstruct(images, prompts, seed=seed)
     rows, names = [images, made], ["picture", "decoded"]
     if reconstructor.decoder.latent_is_picture:
         rows.insert(1, _enlarged(latents, images.shape[1:3]))

@@ -22,9 +22,10 @@ from kgen.plugins.faults import component_errors, reason
 from kgen.reporting.sheets import grid, save_png
 from kgen.runs.directory import RunDirectory
 from kgen.runs.inputs import read_dataset
+from kgen.runs.prompts import Prompts, prompts_to_draw
 from kgen.runs.provenance import changed_data
 from kgen.runs.report import write_report
-from kgen.runs.scoring import Scores, in_split, open_metrics, prompts_to_draw, score
+from kgen.runs.scoring import Scores, in_split, open_metrics, score
 from kgen.storage.ownership import IMAGES
 
 Say = Callable[[str], None]
@@ -134,9 +135,9 @@ def _require_trained(directory: RunDirectory, config: RunConfig) -> None:
 
 def _draw(config: RunConfig, directory: RunDirectory, pipeline: Pipeline, dataset: Dataset) -> None:
     began = time.perf_counter()
-    prompts = prompts_to_draw(config, dataset)
+    prompts = prompts_to_draw(config, dataset, pipeline.encoder)
     images = draw_prompts(config, pipeline, prompts)
-    save_grid(config, directory.final_grid, prompts, images)
+    save_grid(config, directory.final_grid, prompts.texts, images)
     timings = {
         **directory.read_manifest("timings")["timings"],
         "drawing_seconds": round(time.perf_counter() - began, 1),
@@ -144,10 +145,10 @@ def _draw(config: RunConfig, directory: RunDirectory, pipeline: Pipeline, datase
     directory.update_manifest(timings=timings)
 
 
-def draw_prompts(config: RunConfig, pipeline: Pipeline, prompts: Sequence[str]) -> np.ndarray:
+def draw_prompts(config: RunConfig, pipeline: Pipeline, prompts: Prompts) -> np.ndarray:
     """One image of each prompt, as `sample` says: uint8 (N, H, W, C)."""
     sample = config.sample
-    return pipeline.generate(prompts, seed=sample.seed, shared_noise=sample.shared_noise, **sample.options)
+    return pipeline.generate(prompts.inputs, seed=sample.seed, shared_noise=sample.shared_noise, **sample.options)
 
 
 def save_grid(config: RunConfig, path: Path, prompts: Sequence[str], images: np.ndarray) -> Any:

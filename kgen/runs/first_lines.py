@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from kgen.config import RunConfig
 from kgen.contracts.dataset import SPLITS, Dataset
 from kgen.contracts.encoder import Encoder
-from kgen.pipeline.assembly import component_id
-from kgen.runs.inputs import all_captions
+from kgen.contracts.inputs import are_texts, distinct
+from kgen.data.examples import AllEncoderInputs
+from kgen.plugins.discovery import component_id
 from kgen.runs.scoring import open_metrics
 
 
@@ -39,11 +40,14 @@ def _how_read(dataset: Dataset) -> Iterator[str]:
 
 def unread_captions(dataset: Dataset, encoder: Encoder) -> Iterator[str]:
     """How many captions the encoder does not read whole, with an example; nothing where it reads all."""
-    captions = all_captions(dataset)
-    unread = [(caption, what) for caption in captions if (what := encoder.unread(caption))]
+    inputs = AllEncoderInputs(dataset, encoder.fields)
+    if not are_texts(inputs):
+        return
+    different = distinct(inputs)
+    unread = [(key, what) for key, row in different.items() if (what := encoder.unread(inputs[row]))]
     if unread:
-        caption, what = unread[0]
+        key, what = unread[0]
         yield (
-            f"{len(unread):,} of {len(captions):,} different captions are not read whole by encoder "
-            f"'{component_id(encoder)}', such as '{caption[:80]}': {what}"
+            f"{len(unread):,} of {len(different):,} different captions are not read whole by encoder "
+            f"'{component_id(encoder)}', such as '{key[:80]}': {what}"
         )

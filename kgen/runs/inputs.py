@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from kgen.config import ComponentConfig
-from kgen.contracts.dataset import SPLITS, Dataset, Split
+from kgen.contracts.dataset import Dataset, Split
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder
 from kgen.data.conditions import ConditionCache, cached_conditions
+from kgen.data.examples import AllEncoderInputs
 from kgen.data.latents import LatentCache, cached_latents
 from kgen.data.loader import Loader
 from kgen.errors import DataError
@@ -25,11 +26,6 @@ def read_dataset(component: ComponentConfig) -> Dataset:
     if not dataset.captions("train"):
         raise DataError(f"dataset '{component.name}' has no pictures to train on: see its options")
     return dataset
-
-
-def all_captions(dataset: Dataset) -> list[str]:
-    """The different captions of all splits."""
-    return list(dict.fromkeys(caption for split in SPLITS for caption in dataset.captions(split)))
 
 
 def unseen_split(dataset: Dataset) -> Split | None:
@@ -56,7 +52,7 @@ class Inputs:
 
     Args:
         dataset: What to read.
-        encoder: Of its captions; None: they are not read.
+        encoder: Of its captions, or of other fields; None: they are not read.
         decoder: Whose latents training wants instead of pictures; None: pictures.
         flip: Whether to show every picture mirrored too.
     """
@@ -67,10 +63,11 @@ class Inputs:
     flip: bool = False
 
     def conditions(self) -> ConditionCache | None:
-        """A frozen encoder's outputs, computed once for all captions; None for an encoder that is trained."""
+        """A frozen encoder's outputs, computed once for all inputs; None for an encoder that is trained."""
         if self.encoder is None or self.encoder.trainable or not self.encoder.weights:
             return None
-        return cached_conditions(self.encoder, all_captions(self.dataset), cache_folder())
+        inputs = AllEncoderInputs(self.dataset, self.encoder.fields, flip=self.flip)
+        return cached_conditions(self.encoder, inputs, cache_folder())
 
     def latents(self, split: Split, flip: bool) -> LatentCache | None:
         """A trained decoder's latents, computed once for all pictures; None where the latents are the pictures."""

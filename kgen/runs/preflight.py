@@ -26,6 +26,8 @@ from kgen.config import RunConfig
 from kgen.contracts.dataset import SPLITS, Dataset, Split
 from kgen.contracts.decoder import Decoder, has_losses, learns_from_images
 from kgen.contracts.encoder import Condition, Encoder
+from kgen.contracts.inputs import are_texts, distinct, input_key, require_fields
+from kgen.data.examples import AllEncoderInputs, EncoderInputs
 from kgen.errors import PluginError
 from kgen.options import options
 from kgen.pipeline.assembly import assemble, make_decoder
@@ -36,12 +38,13 @@ from kgen.pixels import floats, to_uint8
 from kgen.plugins.faults import address, component_errors
 from kgen.random import draw, noise_keys
 from kgen.runs.decoder_stage import SplitImages
-from kgen.runs.inputs import all_captions
-from kgen.runs.scoring import Metrics, open_metrics, prompts_to_draw
+from kgen.runs.prompts import prompts_to_draw
+from kgen.runs.scoring import Metrics, open_metrics
 from kgen.spaces import Space
 from kgen.training.journal import Journal, read_rows
 
 Result = TypeVar("Result")
+Item = TypeVar("Item")
 
 TRIED = 2
 """Images that everything is tried on."""
@@ -70,12 +73,13 @@ def preflight(config: RunConfig, dataset: Dataset, decoder_data: Dataset | None,
         PluginError: a component returns what its contract does not allow. KgenError: whatever else is wrong.
     """
     metrics = open_metrics(config, dataset)
-    prompts = prompts_to_draw(config, dataset)
-    encoder.tokenize([*all_captions(dataset), *prompts])
+    require_fields(encoder, dataset)
+    prompts = prompts_to_draw(config, dataset, encoder).inputs
+    encoder.tokenize([*_all_texts(dataset, encoder), *prompts])
     decoder = make_decoder(config.decoder.choice, dataset.image_space, encoder.condition_space)
     if config.decoder.source is None and learns_from_images(type(decoder)):
         _try_decoder_stage(decoder, decoder_data or dataset, encoder)
-    images, captions = _examples(dataset)
+    images, inputs = _examples(dataset, encoder)
     latents = _try_encoding(decoder, images)  # or its fault would be met, and called its own, by the generator
     pipeline = assemble(
         encoder=encoder,
@@ -84,11 +88,11 @@ def preflight(config: RunConfig, dataset: Dataset, decoder_data: Dataset | None,
         dataset=dataset,
         condition_dropout=config.condition_dropout,
     )
-    losses = _try_losses(pipeline, latents, captions)
+    losses = _try_losses(pipeline, latents, inputs)
     _try_journal(losses)
     drawn = _try_drawing(config, pipeline, _two(prompts))
     if config.evaluate.likelihood.pictures:
-        _try_likelihood(config, pipeline, images, captions)
+        _try_likelihood(config, pipeline, images, inputs)
     _try_metrics(metrics, drawn, dataset)
     _try_saving(pipeline)
     gc.collect()  # Keras's models hold themselves in circles
@@ -104,10 +108,11 @@ def _try_decoder_stage(decoder: Decoder, data: Dataset, encoder: Encoder) -> Non
         DecoderModel(decoder, encoder)  # builds all weights
     else:
         decoder.build(None)
-    images, captions = _examples(data)
     if reads_text(decoder):
-        encoder.tokenize(all_captions(data))
-    condition = _condition(encoder, captions) if reads_text(decoder) else {}
+        require_fields(encoder, data, "decoder.data")
+        encoder.tokenize(_all_texts(data, encoder))
+    images, inputs = _examples(data, encoder if reads_text(decoder) else None)
+    condition = _condition(encoder, inputs) if reads_text(decoder) else {}
     # without losses, calibration is all of the training, and may need more than two images (as many as components, say)
     batches = [images] if has_losses(type(decoder)) else SplitImages(data, "train")
     decoder.initialise(batches)
@@ -128,19 +133,19 @@ def _try_encoding(decoder: Decoder, images: np.ndarray) -> Any:
     )
 
 
-def _try_losses(pipeline: Pipeline, latents: Any, captions: Sequence[str]) -> Mapping[str, np.ndarray]:
-    condition = _condition(pipeline.encoder, captions, training=True)
+def _try_losses(pipeline: Pipeline, latents: Any, inputs: Sequence[Any]) -> Mapping[str, np.ndarray]:
+    condition = _condition(pipeline.encoder, inputs, training=True)
     return _check_losses(pipeline.generator.compute_losses(latents, condition, training=True), pipeline.generator)
 
 
-def _condition(encoder: Encoder, texts: Sequence[str], training: bool = False) -> Condition:
-    """The condition of texts. Raises PluginError where it is not as `condition_space` says."""
-    condition: Condition = encoder(encoder.tokenize(list(texts)), training=training)
+def _condition(encoder: Encoder, inputs: Sequence[Any], training: bool = False) -> Condition:
+    """The condition of inputs. Raises PluginError where it is not as `condition_space` says."""
+    condition: Condition = encoder(encoder.tokenize(list(inputs)), training=training)
     space = encoder.condition_space
     expected = {
-        "sequence": (len(texts), space.length, space.dim),
-        "mask": (len(texts), space.length),
-        "pooled": (len(texts), space.pooled_dim),
+        "sequence": (len(inputs), space.length, space.dim),
+        "mask": (len(inputs), space.length),
+        "pooled": (len(inputs), space.pooled_dim),
     }
     found = {name: tuple(value.shape) for name, value in condition.items()}
     if found != expected:
@@ -182,14 +187,16 @@ def _try_journal(losses: Mapping[str, np.ndarray]) -> None:
 # ---- sampling and scoring ----------------------------------------------------------------------------------------
 
 
-def _try_drawing(config: RunConfig, pipeline: Pipeline, prompts: Sequence[str]) -> np.ndarray:
+def _try_drawing(config: RunConfig, pipeline: Pipeline, prompts: Sequence[Any]) -> np.ndarray:
     """Two images uint8 (2, H, W, C), as the untrained pipeline draws them."""
     encoder, generator, decoder = pipeline.encoder, pipeline.generator, pipeline.decoder
     given = dict(config.sample.options)
     for_decoder = validate_options(decoder, "decode", given.pop("decoder", {}))
     for_generator = validate_options(generator, "generate", given)
-    keys = noise_keys(prompts, [config.sample.seed] * TRIED, 1, config.sample.shared_noise)
-    condition, null = _condition(encoder, prompts), _condition(encoder, [""] * TRIED)
+    keys = noise_keys(
+        [input_key(prompt) for prompt in prompts], [config.sample.seed] * TRIED, 1, config.sample.shared_noise
+    )
+    condition, null = _condition(encoder, prompts), _condition(encoder, [encoder.null] * TRIED)
 
     def generate(own: dict[str, Any]) -> Any:
         noise = _tensors(draw(noise_spec(generator, own), keys))
@@ -211,10 +218,10 @@ def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return {name: ops.convert_to_tensor(array) for name, array in arrays.items()}
 
 
-def _try_likelihood(config: RunConfig, pipeline: Pipeline, images: np.ndarray, captions: Sequence[str]) -> None:
+def _try_likelihood(config: RunConfig, pipeline: Pipeline, images: np.ndarray, inputs: Sequence[Any]) -> None:
     generator = pipeline.generator
     latents = pipeline.decoder.encode(floats(ops.convert_to_tensor(images)))
-    condition = _condition(pipeline.encoder, captions)
+    condition = _condition(pipeline.encoder, inputs)
 
     def measure(own: dict[str, Any]) -> None:
         nats = generator.log_likelihood(latents, condition, **own)
@@ -259,9 +266,18 @@ def _try_saving(pipeline: Pipeline) -> None:
 # ---- help --------------------------------------------------------------------------------------------------------
 
 
-def _examples(dataset: Dataset) -> tuple[np.ndarray, list[str]]:
-    """Two images of the training, uint8 (2, H, W, C), with their captions; one of each other split is read, too."""
-    captions, space = dataset.captions("train"), dataset.image_space
+def _all_texts(dataset: Dataset, encoder: Encoder) -> list[Any]:
+    """The encoder's different inputs of all examples, where these are texts; else two, which are read."""
+    inputs = AllEncoderInputs(dataset, encoder.fields)
+    return [inputs[row] for row in (distinct(inputs).values() if are_texts(inputs) else (0, len(inputs) - 1))]
+
+
+def _examples(dataset: Dataset, encoder: Encoder | None) -> tuple[np.ndarray, list[Any]]:
+    """Two images of the training, uint8 (2, H, W, C), and what the encoder reads beside them.
+
+    One image of each other split is read, too.
+    """
+    space, rows = dataset.image_space, (0, len(dataset.captions("train")) - 1)
     for split in SPLITS:
         if dataset.captions(split):
             image = dataset.image(split, 0)
@@ -270,11 +286,14 @@ def _examples(dataset: Dataset) -> tuple[np.ndarray, list[str]]:
                     f"{address(dataset)}: image 0 of split '{split}' is {image.dtype} {tuple(image.shape)}, but its "
                     f"image_space says uint8 {space.shape}"
                 )
-    rows = (0, len(captions) - 1)
-    return np.stack([dataset.image("train", row) for row in rows]), [captions[row] for row in rows]
+    images = np.stack([dataset.image("train", row) for row in rows])
+    if encoder is None:
+        return images, []
+    inputs = EncoderInputs(dataset, "train", encoder.fields)
+    return images, [inputs[row] for row in rows]
 
 
-def _two(items: Sequence[str]) -> list[str]:
+def _two(items: Sequence[Item]) -> list[Item]:
     return [items[0], items[-1]]
 
 

@@ -31,8 +31,9 @@ from kgen.runs.first_lines import first_lines, unread_captions
 from kgen.runs.initial import describe_initial, initial_assets, load_initial
 from kgen.runs.inputs import Inputs, read_dataset
 from kgen.runs.preflight import preflight
+from kgen.runs.prompts import prompts_to_draw
 from kgen.runs.provenance import changed_data, describe
-from kgen.runs.scoring import Scores, prompts_to_draw
+from kgen.runs.scoring import Scores
 from kgen.storage.files import atomic_folder
 from kgen.training.averages import averaged_weights
 from kgen.training.distribution import Distribution, open_distribution
@@ -335,13 +336,13 @@ def _encoder(config: RunConfig, dataset: Dataset, directory: RunDirectory | None
         write: Whether it is to be kept there, if it is not yet.
     """
     if directory is not None and directory.assets.is_dir():
-        encoder = make_encoder(config.encoder.choice, captions=None)
+        encoder = make_encoder(config.encoder.choice, None)
         encoder.load_assets(directory.assets)
         return encoder
     if config.init is None:
-        encoder = make_encoder(config.encoder.choice, dataset.captions("train"))
+        encoder = make_encoder(config.encoder.choice, None, dataset)
     else:
-        encoder = make_encoder(config.encoder.choice, captions=None)
+        encoder = make_encoder(config.encoder.choice, None)
         initial_assets(config, encoder)
     if directory is not None and write:
         with atomic_folder(directory.assets) as folder:
@@ -352,11 +353,11 @@ def _encoder(config: RunConfig, dataset: Dataset, directory: RunDirectory | None
 def _drawer(
     config: RunConfig, directory: RunDirectory, pipeline: Pipeline, dataset: Dataset
 ) -> Callable[[int, str, Journal], None]:
-    prompts = prompts_to_draw(config, dataset)
+    prompts = prompts_to_draw(config, dataset, pipeline.encoder)
 
     def draw(step: int, suffix: str, journal: Journal) -> None:
         images = draw_prompts(config, pipeline, prompts)
-        sheet = save_grid(config, directory.samples / f"step-{step:08d}{suffix}.png", prompts, images)
+        sheet = save_grid(config, directory.samples / f"step-{step:08d}{suffix}.png", prompts.texts, images)
         buffer = io.BytesIO()
         sheet.save(buffer, format="PNG")
         journal.picture(step, f"samples{suffix}", buffer.getvalue(), sheet.size)

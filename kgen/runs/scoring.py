@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,12 @@ import numpy as np
 from kgen.config import RunConfig
 from kgen.contracts.dataset import Dataset, Split
 from kgen.contracts.metric import Metric
+from kgen.data.examples import EncoderInputs
 from kgen.errors import ConfigError
 from kgen.pipeline.assembly import make_metric
 from kgen.pipeline.likelihood import bits_per_dimension
 from kgen.pipeline.pipeline import Pipeline
+from kgen.runs.prompts import prompts_to_score
 
 Scores = dict[str, dict[str, float]]
 Metrics = Mapping[str, Metric]
@@ -22,29 +24,6 @@ Metrics = Mapping[str, Metric]
 
 BITS = "bits per dimension"
 """Name of a score: of the negative log-likelihood, less is better."""
-
-MAX_PROMPTS_DRAWN = 16
-
-
-def prompts_to_draw(config: RunConfig, dataset: Dataset) -> list[str]:
-    """The prompts of a run's grids: those configured, else some of the dataset's, held-out ones last.
-
-    Where the dataset has a single caption, it stands there as often as there is room, for as many different images.
-    """
-    if config.sample.prompts is not None:
-        return list(config.sample.prompts)
-    held = dataset.prompts("holdout")[: MAX_PROMPTS_DRAWN // 4]
-    seen = dataset.prompts("train")
-    if len({*seen, *held}) == 1:
-        return seen * MAX_PROMPTS_DRAWN
-    return spread(seen, MAX_PROMPTS_DRAWN - len(held)) + held
-
-
-def spread(items: Sequence[str], count: int) -> list[str]:
-    """At most `count` items, evenly taken from the whole list."""
-    if len(items) <= count:
-        return list(items)
-    return [items[int(i)] for i in np.linspace(0, len(items) - 1, count)]
 
 
 def score(config: RunConfig, pipeline: Pipeline, dataset: Dataset) -> Scores:
@@ -90,14 +69,14 @@ def score_drawn(
     scores: Scores = {}
     splits: tuple[Split, ...] = ("train", "holdout")
     for split in splits:
-        prompts = spread(dataset.prompts(split), config.evaluate.limit)
-        if not metrics or not prompts:
+        prompts = prompts_to_score(dataset, split, pipeline.encoder, config.evaluate.limit) if metrics else None
+        if not prompts:
             continue
         copies = config.evaluate.copies
         images = pipeline.generate(
-            prompts, n=copies, seed=config.sample.seed, batch_size=config.evaluate.batch_size, **options
+            prompts.inputs, n=copies, seed=config.sample.seed, batch_size=config.evaluate.batch_size, **options
         )
-        repeated = [prompt for prompt in prompts for _ in range(copies)]
+        repeated = [caption for caption in prompts.texts for _ in range(copies)]
         scores[split] = {
             f"{name} {key}": float(value)
             for name, metric in metrics.items()
@@ -129,7 +108,10 @@ def _likelihood(config: RunConfig, pipeline: Pipeline, dataset: Dataset) -> Scor
         return {}
     splits: tuple[Split, ...] = ("validation", "holdout", "train")
     split = next(s for s in splits if dataset.captions(s))
-    captions = dataset.captions(split)[: wanted.pictures]
-    images = np.stack([dataset.image(split, i) for i in range(len(captions))])
-    nats = pipeline.log_likelihood(images, captions, batch_size=config.evaluate.batch_size, **wanted.options)
+    rows = range(min(wanted.pictures, len(dataset.captions(split))))
+    images, inputs = (
+        [values[row] for row in rows]
+        for values in (dataset.values(split, "image"), EncoderInputs(dataset, split, pipeline.encoder.fields))
+    )
+    nats = pipeline.log_likelihood(np.stack(images), inputs, batch_size=config.evaluate.batch_size, **wanted.options)
     return {split: {BITS: float(bits_per_dimension(nats, dataset.image_space.size).mean())}}

@@ -28,6 +28,8 @@ LONGEST_SLUG = 50
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)")
 """Names of devices on Windows, which swallow what is written into a file called so."""
 
+PROMPTS = "What to draw: texts, or what else the run's encoder reads: labels, paths of images."
+
 ImageOption = Annotated[Path | None, typer.Option("--image", metavar="FILE", help="An image to change.")]
 MaskOption = Annotated[
     Path | None, typer.Option("--mask", metavar="FILE", help="White where --image is drawn anew; the rest stays.")
@@ -55,7 +57,7 @@ OutputOption = Annotated[
 
 def command(
     run: RunArgument,
-    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="What to draw.")],
+    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help=PROMPTS)],
     number: Annotated[int, typer.Option("-n", "--number", min=1, max=100_000, help="Images per prompt.")] = 1,
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Of the noise.")] = 0,
     shared_noise: Annotated[
@@ -86,19 +88,23 @@ def command(
 
     load_backend()
     from kgen.config import sampling_options
+    from kgen.contracts.inputs import input_key
+    from kgen.pipeline.prompts import parse_prompts
     from kgen.pipeline.saving import load
     from kgen.random import noise_keys
 
     pipeline = load(run)
     options = sampling_options(settings or (), type(pipeline.generator), type(pipeline.decoder))
     source = {} if image is None else _source(image, mask, strength, pipeline.decoder.image_space)
-    images = pipeline.generate(prompts, n=number, seed=seed, shared_noise=shared_noise, **source, **options)
+    inputs = parse_prompts(pipeline.encoder, prompts)
+    images = pipeline.generate(inputs, n=number, seed=seed, shared_noise=shared_noise, **source, **options)
     facts = {"seed": str(seed), "model": run.resolve().name, "options": json.dumps(options)}
     facts |= {"shared_noise": "true"} if shared_noise else {}
     facts |= {} if scale is None else {"scale": str(scale)}
     facts |= {} if image is None else {"image": str(image), "strength": str(source.get("strength", ""))}
     facts |= {} if mask is None else {"mask": str(mask)}
-    copies = [copy for _, copy, *_ in noise_keys(prompts, [seed] * len(prompts), number, shared_noise)]
+    keys = [input_key(prompt) for prompt in inputs]
+    copies = [copy for _, copy, *_ in noise_keys(keys, [seed] * len(prompts), number, shared_noise)]
     target.write(images, copies, number, facts, scale)
 
 

@@ -34,6 +34,7 @@ def command(
     from kgen.data.images import read
     from kgen.errors import ConfigError
     from kgen.pipeline.decoder_model import Reconstructor
+    from kgen.pipeline.prompts import parse_prompts
     from kgen.reporting.sheets import save_png
     from kgen.runs.decoder_stage import psnr, reconstructions
     from kgen.runs.run import open_decoder
@@ -43,6 +44,7 @@ def command(
         raise ConfigError(f"the decoder of {run} changes nothing: its latents are the pictures")
     size, _, channels = decoder.image_space.shape
     pictures = np.stack([read(image, channels, size) for image in images])
-    sheet, made = reconstructions(Reconstructor(decoder, encoder), pictures, [prompt] * len(images), seed)
+    prompts = parse_prompts(encoder, [prompt] * len(images))
+    sheet, made = reconstructions(Reconstructor(decoder, encoder), pictures, prompts, [prompt] * len(images), seed)
     save_png(output, sheet, {"model": run.resolve().name})
     say(f"{output}: PSNR {psnr(pictures, made):.1f} dB")

@@ -17,5 +17,6 @@ def kgen_components(registry: Any) -> None:
         summary="Transformer over byte pairs learned from the captions",
     )
     registry.encoder("bag", "kgen_plugin_text.bag:BagOfWords", summary="A vector a word, in no order")
-    registry.encoder("class", "kgen_plugin_text.label:ClassLabel", summary="A vector a class; a class is a caption")
+    registry.encoder("label", "kgen_plugin_text.label:ClassLabel", summary="A vector for each class label")
+    registry.encoder("class", "kgen_plugin_text.label:CaptionClass", summary="A vector for each different caption")
     registry.encoder("none", "kgen_plugin_text.unconditional:Unconditional", summary="Ignores the text")

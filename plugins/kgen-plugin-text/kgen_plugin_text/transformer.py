@@ -71,10 +71,10 @@ class TransformerText(Encoder):
     def condition_space(self) -> ConditionSpace:
         return ConditionSpace(self.length, self.dim)
 
-    def adapt(self, texts: Sequence[str]) -> None:
-        if not texts:
+    def adapt(self, inputs: Sequence[str]) -> None:
+        if not inputs:
             raise DataError("encoder 'transformer' cannot learn a vocabulary: there are no captions")
-        self.tokenizer = BytePairs.learn(texts, self.vocabulary, self.lowercase)
+        self.tokenizer = BytePairs.learn(inputs, self.vocabulary, self.lowercase)
 
     def _learned(self) -> BytePairs:
         if self.tokenizer is None:
@@ -89,11 +89,11 @@ class TransformerText(Encoder):
             block.build((None, self.length, self.dim))
         self.norm.build((None, self.length, self.dim))
 
-    def tokenize(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        return {"ids": self._learned()(texts, self.length)}  # (B, L)
+    def tokenize(self, inputs: Sequence[str]) -> dict[str, np.ndarray]:
+        return {"ids": self._learned()(inputs, self.length)}  # (B, L)
 
-    def unread(self, text: str) -> str:
-        return self._learned().unread(text, self.length)
+    def unread(self, value: str) -> str:
+        return self._learned().unread(value, self.length)
 
     def call(self, tokens: dict[str, Any], training: bool = False) -> dict[str, Any]:
         mask = ops.cast(ops.not_equal(tokens["ids"], PAD), self.compute_dtype)  # (B, L)

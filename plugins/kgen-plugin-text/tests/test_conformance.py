@@ -31,7 +31,7 @@ class TestSummedBag(EncoderConformance):
         return BagOfWords(dim=16, length=6, min_count=2, vocabulary=3, pooling="sum")
 
     distinguishes: ClassVar[bool] = True
-    texts: ClassVar[Any] = ("red heart", "a big blue heart", "red smiley")
+    inputs: ClassVar[Any] = ("red heart", "a big blue heart", "red smiley")
 
 
 @pytest.mark.backends
@@ -40,8 +40,8 @@ class TestClass(EncoderConformance):
         return ClassLabel(dim=16)
 
     @property
-    def _hard_texts(self) -> list[str]:
-        return [*self.texts, "", "  \n", f"\t{self.texts[0]} "]
+    def hard_inputs(self) -> list[str]:
+        return [*self.inputs, "", "  \n", f"\t{self.inputs[0]} "]
 
 
 @pytest.mark.backends
