@@ -141,8 +141,8 @@ class EncoderConformance(Benched):
             assert np.isfinite(value).all(), f"'{name}' is not finite"
         assert np.isin(condition["mask"], (0.0, 1.0)).all(), "'mask' must be 0.0 or 1.0"
         assert condition["mask"].any(axis=1).all(), (
-            "'mask' must have at least one 1.0 per input, the one that says nothing too: attention over nothing is not a "
-            "number"
+            "'mask' must have at least one 1.0 per input, also for the one that says nothing: attention over nothing "
+            "is not a number"
         )
 
     def test_mask_covers_no_padding(self) -> None:
@@ -153,8 +153,8 @@ class EncoderConformance(Benched):
         empty, *others = self._encode(bench, [bench.component.null, *self.hard_inputs])["mask"].sum(axis=1)
         long = max(others)
         assert empty < long, (
-            f"'mask' has {empty:.0f} real positions for the input that says nothing and {long:.0f} for a long one: it must "
-            "be 0.0 for padding; an encoder that pads nothing says pads = False in its test"
+            f"'mask' has {empty:.0f} real positions for the input that says nothing and {long:.0f} for a long one: it "
+            "must be 0.0 for padding; an encoder that pads nothing says pads = False in its test"
         )
 
     def test_same_input_same_condition(self) -> None:
