@@ -14,11 +14,13 @@ from kgen.plugins.registry import Registrar
 from kgen.spaces import ConditionSpace, Space
 
 if TYPE_CHECKING:
-    from kgen.contracts.dataset import Dataset, Problem, Split
+    from kgen.contracts.dataset import Column, Dataset, Problem, Split
     from kgen.contracts.decoder import Decoder
     from kgen.contracts.encoder import Encoder
     from kgen.contracts.generator import Generator
+    from kgen.contracts.joint import Joint
     from kgen.contracts.metric import Metric
+    from kgen.data.images import read_image
     from kgen.options import OneOf, Static, is_static, part
     from kgen.pipeline.assembly import assemble, make_dataset, make_decoder
     from kgen.pipeline.likelihood import bits_per_dimension
@@ -41,8 +43,11 @@ _LAZY = {
     "Pipeline": "kgen.pipeline.pipeline",
     "Encoder": "kgen.contracts.encoder",
     "Generator": "kgen.contracts.generator",
+    "Joint": "kgen.contracts.joint",
     "Decoder": "kgen.contracts.decoder",
+    "Column": "kgen.contracts.dataset",
     "Dataset": "kgen.contracts.dataset",
+    "read_image": "kgen.data.images",
     "Problem": "kgen.contracts.dataset",
     "Split": "kgen.contracts.dataset",
     "Metric": "kgen.contracts.metric",
@@ -56,6 +61,7 @@ _LAZY = {
 
 __all__ = [
     "API",
+    "Column",
     "ConditionSpace",
     "ConfigError",
     "DataError",
@@ -63,6 +69,7 @@ __all__ = [
     "Decoder",
     "Encoder",
     "Generator",
+    "Joint",
     "KgenError",
     "Metric",
     "NoiseSpec",
@@ -87,6 +94,7 @@ __all__ = [
     "make_decoder",
     "open_decoder",
     "part",
+    "read_image",
     "read_json",
 ]
 

@@ -78,6 +78,9 @@ class Lengths(Encoder):
 
     fields = ("caption", "label")
 
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
     @property
     def null(self) -> dict[str, str]:
         return {"caption": "", "label": ""}

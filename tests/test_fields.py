@@ -13,11 +13,10 @@ from parts import Lengths, MeanColor, Painter, Patterns, Words
 from PIL import Image
 
 import kgen
-from kgen.contracts.inputs import as_input, input_key
+from kgen.contracts.inputs import AllEncoderInputs, EncoderInputs, as_input, input_key
 from kgen.data.conditions import cached_conditions
 from kgen.data.datasets.imagefolder import ImageFolder
 from kgen.data.datasets.shapes import Shapes
-from kgen.data.examples import AllEncoderInputs, EncoderInputs
 from kgen.data.loader import Loader
 from kgen.pipeline.prompts import parse_prompts
 from kgen.runs.prompts import prompts_to_draw, prompts_to_score

@@ -17,6 +17,9 @@ from kgen.plugins.registry import Kind
 PARTS: dict[str, Kind] = {"data": "dataset", "encoder": "encoder", "generator": "generator", "decoder": "decoder"}
 """The keys of a run file that hold one component each."""
 
+JOINT = "kgen/joint"
+"""The encoder that joins others, which a run file may write as a list of these."""
+
 DEFAULTS: dict[str, str | None] = {"data": None, "encoder": None, "generator": None, "decoder": "identity"}
 """What these keys hold when they are absent."""
 
@@ -34,6 +37,19 @@ class ComponentConfig(pydantic.BaseModel):
         """As the functions of `kgen.pipeline.assembly` take it."""
         return {"name": self.name, **self.options}
 
+    @property
+    def joined(self) -> list[ComponentConfig]:
+        """The encoders that this one joins, at any depth; none for other components."""
+        members = self.options.get("encoders", []) if self.name == JOINT else []
+        own = [ComponentConfig(name=m["name"], options={k: v for k, v in m.items() if k != "name"}) for m in members]
+        return [found for member in own for found in (member, *member.joined)]
+
+    @property
+    def shows_null(self) -> bool:
+        """Whether an encoder shows the condition of nothing by itself: one of encoders that all have a dropout."""
+        members = self.options.get("encoders", []) if self.name == JOINT else []
+        return bool(members) and all(member.get("condition_dropout") for member in members)
+
     def dump(self) -> dict[str, Any]:
         """As a run file holds it."""
         return self.choice
@@ -47,6 +63,11 @@ def resolve(source: Source, path: KeyPath, kind: Kind, value: Any) -> tuple[Comp
     """
     nothing = ComponentConfig(name="?")
     given = {"name": value} if isinstance(value, str) else value
+    several = kind == "encoder" and isinstance(given, list)
+    if several:
+        given = {"name": JOINT, "encoders": given}
+    elif kind == "encoder" and isinstance(given, dict) and "encoders" in given:
+        given = {"name": JOINT, **given}
     if not isinstance(given, dict):
         source.report(path, f"must be the name of one {kind}, or a mapping with 'name' and options, got {show(value)}")
         return nothing, None
@@ -64,7 +85,7 @@ def resolve(source: Source, path: KeyPath, kind: Kind, value: Any) -> tuple[Comp
         return nothing, None
     checked, problems = check(model, options, component.id)
     for below, message in problems:
-        source.report((*path, *below), message)
+        source.report((*path, *(below[1:] if several else below)), message)
     if checked is None:
         return nothing, cls
     resolved = {key: plain(getattr(checked, key)) for key in type(checked).model_fields}

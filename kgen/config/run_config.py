@@ -69,7 +69,7 @@ class RunConfig(Section):
     data: ComponentConfig
     """Captioned pictures."""
     encoder: ComponentConfig
-    """Text -> condition."""
+    """Text, label or image -> condition; a list of several is joined."""
     generator: ComponentConfig
     """Noise and condition -> latent."""
     decoder: DecoderConfig
@@ -128,7 +128,8 @@ class RunConfig(Section):
                 source.report(place, str(error))
             given = sample.get("options")
             guidance = given.get("guidance", 1) if isinstance(given, dict) else 1
-            if guidance != 1 and data.get("condition_dropout") == 0:
+            shown = isinstance(encoder := data.get("encoder"), dict) and ComponentConfig(**encoder).shows_null
+            if guidance != 1 and data.get("condition_dropout") == 0 and not shown:
                 source.report(
                     (*place, "guidance"),
                     f"{show(guidance)} compares with the empty text, but condition_dropout is 0, so training never "

@@ -14,6 +14,9 @@ from kgen.spaces import ConditionSpace
 
 Condition = dict[str, Any]
 
+RESERVED = frozenset({"name", "condition_dropout"})
+"""Keys beside an encoder's options in a run file: which it is, and its dropout, where it is one of several."""
+
 
 class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
     """Turns what it reads of examples into conditions: their captions, or other fields.
@@ -37,7 +40,7 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         has_own_weights: True where the weights come from elsewhere (a preset, a folder): kgen then does not save them.
     """
 
-    arguments: ClassVar[Mapping[str, Arguments]] = {"__init__": Arguments(reserved=frozenset({"name"}))}
+    arguments: ClassVar[Mapping[str, Arguments]] = {"__init__": Arguments(reserved=RESERVED)}
     largest_option = MAX_OPTION
 
     fields: tuple[str, ...] = ("caption",)
@@ -82,9 +85,23 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         """
         return text
 
+    @property
+    def parts(self) -> tuple[Encoder, ...]:
+        """The encoders that this one is made of; itself, where it is made of no others."""
+        return (self,)
+
+    @property
+    def shows_null(self) -> bool:
+        """Whether training shows the condition of `null` now and then, without a pipeline's `condition_dropout`."""
+        return False
+
     def null_tokens(self) -> dict[str, np.ndarray]:
         """The tokens of `null`: arrays (1, ...)."""
         return self.tokenize([self.null])
+
+    def null_condition(self) -> Condition:
+        """The condition of `null`, with a batch axis of 1."""
+        return self(self.null_tokens())  # type: ignore[no-any-return]
 
     def call(self, tokens: dict[str, Any], training: bool = False) -> Condition:
         """Encodes tokens.

@@ -8,12 +8,12 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from kgen.contracts.dataset import Dataset
+from kgen.contracts.dataset import SPLITS, Dataset, Split
 from kgen.contracts.encoder import Encoder
 from kgen.errors import ConfigError
 from kgen.plugins.discovery import component_id
@@ -95,3 +95,97 @@ def are_texts(inputs: Sequence[Any]) -> bool:
     """Whether inputs are texts, which are few bytes and may be gone through as often as wanted: captions, labels."""
     first = inputs[0] if len(inputs) else ""
     return all(isinstance(value, str) for value in (first.values() if isinstance(first, Mapping) else [first]))
+
+
+class EncoderInputs(Sequence[Any]):
+    """An encoder's inputs of all examples of a split. Each is read when it is asked for.
+
+    Args:
+        fields: The fields that the encoder reads: an input is the value of the one, or a mapping of several.
+        flip: Whether every example is there mirrored, too: row 2 i is example i, row 2 i + 1 its mirror image.
+        image: Reads the field "image" by its row, where that is kept elsewhere.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: Split,
+        fields: Sequence[str],
+        *,
+        flip: bool = False,
+        image: Callable[[int], np.ndarray] | None = None,
+    ) -> None:
+        self.columns = {field: dataset.values(split, field) for field in fields}
+        self.length = len(dataset.captions(split)) * (2 if flip else 1)
+        self.flip = flip
+        self.image = image
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: Any) -> Any:
+        row = range(self.length)[index]
+        return self.value(row, *self.columns) if len(self.columns) == 1 else _Fields(self, row)
+
+    def value(self, row: int, field: str) -> Any:
+        """One field of an input."""
+        if field == "image" and self.image is not None:
+            return self.image(row)
+        value = self.columns[field][row // 2 if self.flip else row]
+        return mirrored(value) if self.flip and row % 2 else value
+
+
+class _Fields(Mapping[str, Any]):
+    """An input of several fields, each of which is read when it is asked for, and kept."""
+
+    def __init__(self, inputs: EncoderInputs, row: int) -> None:
+        self.inputs, self.row = inputs, row
+        self.known: dict[str, Any] = {}
+
+    def __getitem__(self, field: str) -> Any:
+        if field not in self.known:
+            if field not in self.inputs.columns:
+                raise KeyError(field)
+            self.known[field] = self.inputs.value(self.row, field)
+        return self.known[field]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.inputs.columns)
+
+    def __len__(self) -> int:
+        return len(self.inputs.columns)
+
+
+class AllEncoderInputs(Sequence[Any]):
+    """An encoder's inputs of all examples of all splits, one split after the other.
+
+    Args:
+        flip: Whether the examples of "train" are there mirrored, too.
+    """
+
+    def __init__(self, dataset: Dataset, fields: Sequence[str], *, flip: bool = False) -> None:
+        self.parts = [EncoderInputs(dataset, split, fields, flip=flip and split == "train") for split in SPLITS]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __getitem__(self, index: Any) -> Any:
+        row = range(len(self))[index]
+        for part in self.parts:
+            if row < len(part):
+                return part[row]
+            row -= len(part)
+        raise IndexError(index)
+
+
+def training_inputs(dataset: Dataset, encoder: Encoder) -> Sequence[Any]:
+    """What an encoder learns from: its inputs of the training examples."""
+    if len(encoder.fields) == 1:
+        return dataset.values("train", encoder.fields[0])
+    return EncoderInputs(dataset, "train", encoder.fields)
+
+
+def mirrored(value: Any) -> Any:
+    """The mirror image of an image, uint8 (height, width, channels); other values stay."""
+    is_image = isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3
+    return value[:, ::-1] if is_image else value

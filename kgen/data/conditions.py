@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,13 @@ import numpy as np
 from kgen.backend.compiled import Compiled
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.inputs import distinct, input_key
+from kgen.contracts.joint import Joint
 from kgen.data.cache import made_by, open_or_write, read_arrays, write_arrays
 from kgen.errors import DataError
 from kgen.storage.files import write_text
+
+Batch = dict[str, Any]
+Reader = Callable[[Sequence[Any]], Batch]
 
 NAMES = ("sequence", "mask", "pooled")
 FORMAT = 2
@@ -94,6 +98,34 @@ def cached_conditions(encoder: Encoder, inputs: Sequence[Any], cache_dir: str | 
         open_=lambda folder: _open(folder, encoder, different),
         write=lambda folder: _write(folder, encoder, different),
     )
+
+
+def condition_reader(encoder: Encoder, inputs: Sequence[Any], cache_dir: str | Path) -> Reader:
+    """What turns B inputs into the "tokens" or the "condition" of a batch.
+
+    Conditions of a frozen encoder are looked up, and computed first where they are not there yet. Of encoders that are
+    joined, those of each frozen one are.
+
+    Args:
+        encoder, inputs, cache_dir: As for `cached_conditions`.
+
+    Raises:
+        RunError: `cache_dir` cannot be written.
+    """
+    if isinstance(encoder, Joint):
+        return _joint_reader(encoder, inputs, cache_dir)
+    if encoder.trainable or not encoder.weights:
+        return lambda values: {"tokens": encoder.tokenize(values)}
+    cache = cached_conditions(encoder, inputs, cache_dir)
+    return lambda values: {"condition": cache.lookup(values)}
+
+
+def _joint_reader(encoder: Joint, inputs: Sequence[Any], cache_dir: str | Path) -> Reader:
+    readers = [condition_reader(e, encoder.own(i, inputs), cache_dir) for i, e in enumerate(encoder.joined)]
+    for index, (joined, read) in enumerate(zip(encoder.joined, readers, strict=True)):
+        if "condition" in (null := read([joined.null])):
+            encoder.remember_null(index, null["condition"])
+    return lambda values: {"tokens": encoder.pack([read(encoder.own(i, values)) for i, read in enumerate(readers)])}
 
 
 class _Different:

@@ -10,8 +10,8 @@ import numpy as np
 
 from kgen.contracts.dataset import Dataset, Split
 from kgen.contracts.encoder import Encoder
-from kgen.data.conditions import ConditionCache
-from kgen.data.examples import EncoderInputs
+from kgen.contracts.inputs import EncoderInputs
+from kgen.data.conditions import Reader
 from kgen.data.latents import LatentCache, picture_of
 
 Batch = dict[str, Any]
@@ -29,9 +29,10 @@ class Loader:
 
     Args:
         dataset, split: What to read.
-        encoder: Tokenizes the fields that it reads, such as the captions; None: they are not read.
+        encoder: Whose fields are read, such as the captions; None: none are.
         batch_size: Of the global batch, over all shards.
-        conditions: What a frozen encoder made of these fields; replaces the tokens.
+        read: Turns inputs of the encoder into "tokens", or into the "condition" that a frozen one makes; by default its
+            `tokenize` does. See `condition_reader`.
         latents: What a frozen decoder made of the pictures, which are then not read.
         flip: Whether to show every picture mirrored too; `latents` must hold both.
         shard, shards: Which equal part of every batch to read, under several workers.
@@ -44,7 +45,7 @@ class Loader:
         *,
         batch_size: int,
         split: Split = "train",
-        conditions: ConditionCache | None = None,
+        read: Reader | None = None,
         latents: LatentCache | None = None,
         flip: bool = False,
         shard: int = 0,
@@ -52,9 +53,8 @@ class Loader:
     ) -> None:
         if batch_size % shards:
             raise ValueError(f"batch_size {batch_size} must be a multiple of the {shards} workers")
-        self.encoder = encoder
         self.batch_size = batch_size
-        self.conditions = conditions
+        self.read = read or (lambda inputs: {"tokens": encoder.tokenize(inputs)} if encoder else {})
         self.latents = latents
         self.flip = flip
         self.shard, self.shards = shard, shards
@@ -99,12 +99,9 @@ class Loader:
             batch["latent"] = self.latents.lookup(rows)  # (B, *latent_space.shape)
         else:
             batch["image"] = np.stack([self.picture(int(row)) for row in rows])  # (B, H, W, C)
-        if self.encoder is None or self.inputs is None:
+        if self.inputs is None:
             return batch
-        inputs = [self.inputs[int(row)] for row in rows]
-        if self.conditions is None:
-            return {**batch, "tokens": self.encoder.tokenize(inputs)}
-        return {**batch, "condition": self.conditions.lookup(inputs)}
+        return {**batch, **self.read([self.inputs[int(row)] for row in rows])}
 
 
 def _keep(dataset: Dataset, split: Split, count: int, flip: bool) -> Callable[[int], np.ndarray]:

@@ -6,6 +6,7 @@ from kgen.nn.embeddings import NoiseEmbedding, grid_positions, sequence_position
 from kgen.nn.normalization import GroupNorm
 from kgen.nn.resampling import Upsample, depth_to_space, space_to_depth
 from kgen.nn.thresholding import threshold_dynamically
+from kgen.nn.transformer import TransformerBlock
 from kgen.nn.unet import UNetLayer
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "GroupNorm",
     "MultiHeadAttention",
     "NoiseEmbedding",
+    "TransformerBlock",
     "UNetLayer",
     "Upsample",
     "attention_weights",

@@ -8,13 +8,13 @@ from typing import Any, cast
 import keras
 
 from kgen.backend.memory import weights_fit
+from kgen.config.components import JOINT
 from kgen.contracts.dataset import Dataset
 from kgen.contracts.decoder import Decoder, has_losses, learns_from_images
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.generator import Generator
-from kgen.contracts.inputs import require_fields
+from kgen.contracts.inputs import require_fields, training_inputs
 from kgen.contracts.metric import Metric
-from kgen.data.examples import training_inputs
 from kgen.errors import ConfigError, SpaceError
 from kgen.options import check_options, supplied
 from kgen.pipeline.pipeline import Pipeline
@@ -26,11 +26,14 @@ from kgen.spaces import ConditionSpace, Space
 Choice = str | Mapping[str, Any]
 """A component by name ("text/bag", "bag"), or with options: {"name": "bag", "dim": 64}."""
 
+EncoderChoice = Choice | Sequence[Choice | Encoder]
+"""One encoder, or several that are joined."""
+
 
 @component_errors()
 def assemble(
     *,
-    encoder: Choice | Encoder,
+    encoder: EncoderChoice | Encoder,
     generator: Choice | Generator,
     decoder: Choice | Decoder = "identity",
     dataset: Choice | Dataset | None = None,
@@ -42,6 +45,8 @@ def assemble(
 
     Args:
         encoder, generator, decoder: Names, mappings {"name": ..., options}, or objects (which no plugin needs to know).
+            Several encoders are joined in length: ["text/bag", {"name": "text/label", "condition_dropout": 0.1}]; see
+            `kgen.Joint`.
         dataset: Gives `image_space`, and the training captions or whatever else the encoder reads, where those are not
             given.
         image_space: Of the images: (height, width, channels), or ``Space("continuous", (32, 32, 3))``.
@@ -101,8 +106,8 @@ def make_metric(choice: Choice) -> Metric:
     return cast(Metric, _make("metric", choice))
 
 
-def make_encoder(choice: Choice, inputs: Sequence[Any] | None, dataset: Dataset | None = None) -> Encoder:
-    """Builds an encoder, and lets it learn.
+def make_encoder(choice: EncoderChoice, inputs: Sequence[Any] | None, dataset: Dataset | None = None) -> Encoder:
+    """Builds an encoder, or several that are joined, and lets it learn.
 
     Args:
         inputs: What it learns from, such as captions.
@@ -111,7 +116,7 @@ def make_encoder(choice: Choice, inputs: Sequence[Any] | None, dataset: Dataset 
     Raises:
         ConfigError: an unknown name or option; it reads a field that the dataset does not have.
     """
-    encoder = cast(Encoder, _make("encoder", choice))
+    encoder = build_encoder(choice)
     if dataset is not None:
         require_fields(encoder, dataset)
         inputs = training_inputs(dataset, encoder)
@@ -119,6 +124,55 @@ def make_encoder(choice: Choice, inputs: Sequence[Any] | None, dataset: Dataset 
         with component_errors(encoder):
             encoder.adapt(inputs)
     return encoder
+
+
+def build_encoder(choice: EncoderChoice, custom: Mapping[str, type[Any]] | None = None) -> Encoder:
+    """An encoder that has not learned yet.
+
+    Args:
+        custom: Classes that no plugin registered, by their import paths.
+
+    Raises:
+        ConfigError: an unknown name or option.
+    """
+    given: Any = {"name": JOINT, "encoders": choice} if isinstance(choice, list | tuple) else choice
+    if isinstance(given, Mapping) and (cls := unregistered("encoder", given.get("name"), custom or {})) is not None:
+        options = {key: value for key, value in given.items() if key != "name"}
+        return cast(Encoder, construct("encoder", str(given["name"]), cls, options, {}))
+    component, options = find("encoder", given)
+    if component.id != JOINT:
+        return cast(Encoder, construct("encoder", component.id, component.load(), options, {}))
+    joined, options["encoders"] = _members(options.get("encoders"), custom)
+    return cast(Encoder, construct("encoder", JOINT, component.load(), options, {"joined": joined}))
+
+
+def _members(choices: Any, custom: Mapping[str, type[Any]] | None) -> tuple[list[Encoder], list[dict[str, Any]]]:
+    """The encoders that are to be joined, and what `Joint` is told of each: name, options, and its own dropout."""
+    if not isinstance(choices, list | tuple):
+        raise ConfigError(f"encoder '{JOINT}': encoders must be a list of encoders")
+    joined, told = [], []
+    for choice in choices:
+        own = dict(choice) if isinstance(choice, Mapping) else {}
+        rate = {"condition_dropout": own.pop("condition_dropout")} if "condition_dropout" in own else {}
+        encoder = choice if isinstance(choice, Encoder) else build_encoder(own or choice, custom)
+        joined.append(encoder)
+        told.append({"name": component_id(encoder), **encoder.config, **rate})
+    return joined, told
+
+
+def unregistered(kind: Kind, name: Any, custom: Mapping[str, type[Any]]) -> type[Any] | None:
+    """The class of a component that was saved under its import path; None for a component of a plugin.
+
+    Raises:
+        ConfigError: the class is not among `custom`.
+    """
+    if not isinstance(name, str) or ":" not in name:
+        return None
+    if name not in custom:
+        raise ConfigError(
+            f"{kind} {name} is in no plugin: pass its class, kgen.load(..., custom=[{name.split(':')[1]}])"
+        )
+    return custom[name]
 
 
 def make_decoder(choice: Choice, image_space: Space, condition_space: ConditionSpace) -> Decoder:

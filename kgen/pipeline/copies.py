@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kgen.pipeline.description import PARTS
 from kgen.pipeline.pipeline import Pipeline
 from kgen.pipeline.saving import load, save
 
@@ -21,8 +20,9 @@ def pack(pipeline: Pipeline) -> tuple[Callable[..., Pipeline], Packed]:
         folder = Path(temporary) / "model"
         save(pipeline, folder)
         files = {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
+        parts = (*pipeline.encoder.parts, pipeline.encoder, pipeline.generator, pipeline.decoder)
         empty = {f"{f.relative_to(folder)}/": b"" for f in folder.rglob("*") if f.is_dir()}
-    return unpack, ({**empty, **files}, tuple(type(getattr(pipeline, part)) for part in PARTS))
+    return unpack, ({**empty, **files}, tuple(type(part) for part in parts))
 
 
 def unpack(files: dict[str, bytes], classes: tuple[type[Any], ...]) -> Pipeline:

@@ -18,6 +18,7 @@ from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Condition, Encoder
 from kgen.contracts.generator import Generator
 from kgen.contracts.inputs import distinct, input_key
+from kgen.contracts.joint import replace_where
 from kgen.contracts.likelihood import check_likelihood
 from kgen.data.batches import batches, check_images
 from kgen.errors import ConfigError, DataError, GuidanceWarning, UnreadTextWarning
@@ -87,11 +88,13 @@ class Pipeline(LossModel):
         """Creates every weight, and a tracker for each of the generator's losses."""
         if self.built:  # type: ignore[has-type]
             return
-        if self.encoder.trainable:
-            condition = create_weights(self.encoder, self.null_tokens)
-        else:
-            condition = self.encoder(self.null_tokens)
+        for part in self.encoder.parts:  # the frozen ones at once: what their build assigns must not be lost
+            condition = create_weights(part, part.null_tokens()) if part.trainable else part.null_condition()
+        if not self.encoder.trainable:
+            condition = self.encoder.null_condition()
             self.hide("frozen_null", {k: ops.convert_to_numpy(v) for k, v in condition.items()})
+        elif len(self.encoder.parts) > 1:
+            condition = create_weights(self.encoder, self.null_tokens)
         if not self.decoder.built:
             self.decoder.build(None)
         image = ops.zeros((1, *self.decoder.image_space.shape))
@@ -108,9 +111,9 @@ class Pipeline(LossModel):
     @property
     def training_variables(self) -> list[Any]:
         """Without those of a decoder, which is trained before, or of an encoder that comes from elsewhere."""
-        foreign = {id(variable) for variable in self.decoder.variables}
-        if self.encoder.has_own_weights:
-            foreign |= {id(variable) for variable in self.encoder.variables}
+        encoders = [part for part in self.encoder.parts if part.has_own_weights]
+        elsewhere: list[keras.layers.Layer] = [self.decoder, *encoders]
+        foreign = {id(variable) for part in elsewhere for variable in part.variables}
         return [variable for variable in self.variables if id(variable) not in foreign]
 
     def call(self, batch: Batch, training: bool = False) -> dict[str, Tensor]:
@@ -131,16 +134,12 @@ class Pipeline(LossModel):
 
     def null_condition(self) -> Condition:
         """The condition of nothing (of the empty text), with a batch axis of 1."""
-        return self.encoder(self.null_tokens) if self.frozen_null is None else self.frozen_null  # type: ignore[no-any-return]
+        return self.encoder.null_condition() if self.frozen_null is None else self.frozen_null
 
     def _drop(self, condition: Condition) -> Condition:
-        null = self.null_condition()
         count = ops.shape(condition["mask"])[0]
         keep = keras.random.uniform((count,), seed=self.seed_generator) >= self.condition_dropout  # (B,)
-        return {
-            name: ops.where(ops.reshape(keep, (-1,) + (1,) * (len(value.shape) - 1)), value, null[name])
-            for name, value in condition.items()
-        }
+        return replace_where(keep, condition, self.null_condition())
 
     def inputs(self, images: np.ndarray | Sequence[np.ndarray], captions: Sequence[Any] | None = None) -> Batch:
         """A batch for `fit` and `evaluate`.
@@ -301,7 +300,8 @@ class Pipeline(LossModel):
     def _check_guidance(self, options: Mapping[str, Any], negative_prompt: Any = None) -> None:
         if negative_prompt is not None and options.get("guidance", 1.0) == 1.0:
             raise ConfigError("negative_prompt is what guidance leads away from: give a guidance other than 1, too")
-        if not self.condition_dropout and options.get("guidance", 1.0) != 1.0:
+        shown = self.condition_dropout or self.encoder.shows_null
+        if not shown and options.get("guidance", 1.0) != 1.0:
             warnings.warn(
                 f"guidance {options['guidance']:g} compares with the empty text, but this pipeline was made with "
                 "condition_dropout 0, so that training never showed it: draw with guidance 1, or train it anew",

@@ -12,7 +12,14 @@ from kgen.backend.precision import precision
 from kgen.config.source import to_yaml
 from kgen.contracts.decoder import Decoder
 from kgen.errors import ConfigError, RunError, SpaceError
-from kgen.pipeline.assembly import check_fit, construct, make_decoder, make_encoder, make_generator
+from kgen.pipeline.assembly import (
+    build_encoder,
+    check_fit,
+    construct,
+    make_decoder,
+    make_generator,
+    unregistered,
+)
 from kgen.pipeline.description import PARTS, DecoderDescription, PipelineDescription, read_description, shorten
 from kgen.pipeline.pipeline import Pipeline
 from kgen.plugins.discovery import component_id
@@ -107,9 +114,13 @@ def load_decoder(path: str | Path, decoder: Decoder) -> Decoder:
 
 def saved_weights(pipeline: Pipeline) -> dict[str, list[Any]]:
     """By part, the weights that belong to the pipeline, without those that a part brings along by itself."""
-    parts = {name: getattr(pipeline, name) for name in PARTS}
-    kept = {name: part.kept_weights if name == "decoder" else list(part.weights) for name, part in parts.items()}
-    return {name: kept[name] for name, part in parts.items() if not getattr(part, "has_own_weights", False)}
+    encoders = [part for part in pipeline.encoder.parts if not part.has_own_weights]
+    kept = {
+        "encoder": [weight for part in encoders for weight in part.weights],
+        "generator": list(pipeline.generator.weights),
+        "decoder": [] if pipeline.decoder.has_own_weights else pipeline.decoder.kept_weights,
+    }
+    return kept
 
 
 @contextmanager
@@ -147,19 +158,14 @@ def _describe(pipeline: Pipeline) -> dict[str, Any]:
 def _build(description: PipelineDescription, folder: Path, custom: dict[str, type[Any]]) -> Pipeline:
     def make(kind: Any, registered: Any, **wiring: Any) -> Any:
         choice = getattr(description, kind)
-        if choice.name in custom:
-            return construct(kind, choice.name, custom[choice.name], choice.options, wiring)
-        if ":" in choice.name:
-            raise ConfigError(
-                f"{kind} {choice.name} is in no plugin: pass its class, "
-                f"kgen.load(..., custom=[{choice.name.split(':')[1]}])"
-            )
+        if (cls := unregistered(kind, choice.name, custom)) is not None:
+            return construct(kind, choice.name, cls, choice.options, wiring)
         return registered(choice.choice)
 
     image_space = Space("continuous", description.image_shape)
-    encoder = make("encoder", lambda choice: make_encoder(choice, None))
+    encoder = build_encoder(description.encoder.choice, custom)
     encoder.load_assets(folder / "encoder")
-    spaces = {"image_space": image_space, "condition_space": encoder.condition_space}
+    spaces: dict[str, Any] = {"image_space": image_space, "condition_space": encoder.condition_space}
     decoder = make("decoder", lambda choice: make_decoder(choice, **spaces), **spaces)
     decoder.load_assets(folder / "decoder")
     spaces = {"space": decoder.latent_space, "condition_space": encoder.condition_space}

@@ -17,7 +17,7 @@ from kgen.config.changes import changes
 from kgen.contracts.dataset import Dataset, Split
 from kgen.contracts.decoder import Decoder, learns_from_images
 from kgen.contracts.encoder import Encoder
-from kgen.data.examples import EncoderInputs
+from kgen.contracts.inputs import EncoderInputs
 from kgen.errors import RunError
 from kgen.pipeline.assembly import find, make_decoder
 from kgen.pipeline.decoder_model import DecoderModel, Reconstructor, reads_text

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from kgen.config import RunConfig
 from kgen.contracts.dataset import SPLITS, Dataset
 from kgen.contracts.encoder import Encoder
-from kgen.contracts.inputs import are_texts, distinct
-from kgen.data.examples import AllEncoderInputs
+from kgen.contracts.inputs import AllEncoderInputs, are_texts, distinct
 from kgen.plugins.discovery import component_id
 from kgen.runs.scoring import open_metrics
 
@@ -40,14 +39,13 @@ def _how_read(dataset: Dataset) -> Iterator[str]:
 
 def unread_captions(dataset: Dataset, encoder: Encoder) -> Iterator[str]:
     """How many captions the encoder does not read whole, with an example; nothing where it reads all."""
-    inputs = AllEncoderInputs(dataset, encoder.fields)
-    if not are_texts(inputs):
-        return
-    different = distinct(inputs)
-    unread = [(key, what) for key, row in different.items() if (what := encoder.unread(inputs[row]))]
-    if unread:
-        key, what = unread[0]
-        yield (
-            f"{len(unread):,} of {len(different):,} different captions are not read whole by encoder "
-            f"'{component_id(encoder)}', such as '{key[:80]}': {what}"
-        )
+    for part in encoder.parts:
+        inputs = AllEncoderInputs(dataset, part.fields)
+        different = distinct(inputs) if are_texts(inputs) else {}
+        unread = [(key, what) for key, row in different.items() if (what := part.unread(inputs[row]))]
+        if unread:
+            key, what = unread[0]
+            yield (
+                f"{len(unread):,} of {len(different):,} different captions are not read whole by encoder "
+                f"'{component_id(part)}', such as '{key[:80]}': {what}"
+            )

@@ -12,8 +12,8 @@ from kgen.config import ComponentConfig
 from kgen.contracts.dataset import Dataset, Split
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder
-from kgen.data.conditions import ConditionCache, cached_conditions
-from kgen.data.examples import AllEncoderInputs
+from kgen.contracts.inputs import AllEncoderInputs
+from kgen.data.conditions import Reader, condition_reader
 from kgen.data.latents import LatentCache, cached_latents
 from kgen.data.loader import Loader
 from kgen.errors import DataError
@@ -62,12 +62,12 @@ class Inputs:
     decoder: Decoder | None = None
     flip: bool = False
 
-    def conditions(self) -> ConditionCache | None:
-        """A frozen encoder's outputs, computed once for all inputs; None for an encoder that is trained."""
-        if self.encoder is None or self.encoder.trainable or not self.encoder.weights:
+    def reader(self) -> Reader | None:
+        """What gives a batch its tokens or conditions; frozen encoders' are computed once for all inputs."""
+        if self.encoder is None:
             return None
         inputs = AllEncoderInputs(self.dataset, self.encoder.fields, flip=self.flip)
-        return cached_conditions(self.encoder, inputs, cache_folder())
+        return condition_reader(self.encoder, inputs, cache_folder())
 
     def latents(self, split: Split, flip: bool) -> LatentCache | None:
         """A trained decoder's latents, computed once for all pictures; None where the latents are the pictures."""
@@ -82,7 +82,7 @@ class Inputs:
             self.encoder,
             batch_size=batch_size,
             split=split,
-            conditions=self.conditions(),
+            read=self.reader(),
             latents=self.latents(split, flip),
             flip=flip,
             shard=shard,

@@ -66,6 +66,7 @@ class Manifest(TypedDict, total=False):
     scores: dict[str, Any]
     depends_on: dict[str, Any]
     metrics: list[Component]
+    encoders: list[Component]
     changes: list[dict[str, Any]]
     notes_on_scores: list[str]
 

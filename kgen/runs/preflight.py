@@ -26,8 +26,7 @@ from kgen.config import RunConfig
 from kgen.contracts.dataset import SPLITS, Dataset, Split
 from kgen.contracts.decoder import Decoder, has_losses, learns_from_images
 from kgen.contracts.encoder import Condition, Encoder
-from kgen.contracts.inputs import are_texts, distinct, input_key, require_fields
-from kgen.data.examples import AllEncoderInputs, EncoderInputs
+from kgen.contracts.inputs import AllEncoderInputs, EncoderInputs, are_texts, distinct, input_key, require_fields
 from kgen.errors import PluginError
 from kgen.options import options
 from kgen.pipeline.assembly import assemble, make_decoder
@@ -75,7 +74,8 @@ def preflight(config: RunConfig, dataset: Dataset, decoder_data: Dataset | None,
     metrics = open_metrics(config, dataset)
     require_fields(encoder, dataset)
     prompts = prompts_to_draw(config, dataset, encoder).inputs
-    encoder.tokenize([*_all_texts(dataset, encoder), *prompts])
+    _tokenize_all(dataset, encoder)
+    encoder.tokenize(prompts)
     decoder = make_decoder(config.decoder.choice, dataset.image_space, encoder.condition_space)
     if config.decoder.source is None and learns_from_images(type(decoder)):
         _try_decoder_stage(decoder, decoder_data or dataset, encoder)
@@ -110,7 +110,7 @@ def _try_decoder_stage(decoder: Decoder, data: Dataset, encoder: Encoder) -> Non
         decoder.build(None)
     if reads_text(decoder):
         require_fields(encoder, data, "decoder.data")
-        encoder.tokenize(_all_texts(data, encoder))
+        _tokenize_all(data, encoder)
     images, inputs = _examples(data, encoder if reads_text(decoder) else None)
     condition = _condition(encoder, inputs) if reads_text(decoder) else {}
     # without losses, calibration is all of the training, and may need more than two images (as many as components, say)
@@ -266,10 +266,12 @@ def _try_saving(pipeline: Pipeline) -> None:
 # ---- help --------------------------------------------------------------------------------------------------------
 
 
-def _all_texts(dataset: Dataset, encoder: Encoder) -> list[Any]:
-    """The encoder's different inputs of all examples, where these are texts; else two, which are read."""
-    inputs = AllEncoderInputs(dataset, encoder.fields)
-    return [inputs[row] for row in (distinct(inputs).values() if are_texts(inputs) else (0, len(inputs) - 1))]
+def _tokenize_all(dataset: Dataset, encoder: Encoder) -> None:
+    """Tokenizes all captions, labels and other texts that an encoder reads; of other inputs, such as images, two."""
+    for part in encoder.parts:
+        inputs = AllEncoderInputs(dataset, part.fields)
+        rows = distinct(inputs).values() if are_texts(inputs) else (0, len(inputs) - 1)
+        part.tokenize([inputs[row] for row in rows])
 
 
 def _examples(dataset: Dataset, encoder: Encoder | None) -> tuple[np.ndarray, list[Any]]:

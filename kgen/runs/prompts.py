@@ -11,8 +11,7 @@ import numpy as np
 from kgen.config import RunConfig
 from kgen.contracts.dataset import Dataset, Split
 from kgen.contracts.encoder import Encoder
-from kgen.contracts.inputs import are_texts, distinct, require_fields
-from kgen.data.examples import EncoderInputs
+from kgen.contracts.inputs import EncoderInputs, are_texts, distinct, require_fields
 from kgen.pipeline.prompts import parse_prompts, shown
 
 Item = TypeVar("Item")

@@ -27,6 +27,7 @@ def describe(config: RunConfig, directory: RunDirectory, dataset: Dataset) -> No
         software=software(keras.backend.backend()),
         components={kind: _origin(registry().find(kind, getattr(config, key).name)) for key, kind in PARTS.items()},
         metrics=[_origin(metric) for metric in metrics],
+        encoders=[_origin(registry().find("encoder", joined.name)) for joined in config.encoder.joined],
         data={
             "fingerprint": dataset.fingerprint(),
             "pictures": len(dataset.captions("train")),

@@ -10,8 +10,8 @@ import numpy as np
 
 from kgen.config import RunConfig
 from kgen.contracts.dataset import Dataset, Split
+from kgen.contracts.inputs import EncoderInputs
 from kgen.contracts.metric import Metric
-from kgen.data.examples import EncoderInputs
 from kgen.errors import ConfigError
 from kgen.pipeline.assembly import make_metric
 from kgen.pipeline.likelihood import bits_per_dimension

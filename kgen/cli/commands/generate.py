@@ -118,16 +118,16 @@ def _note_single_words(prompts: list[str]) -> None:
 
 def _source(image: Path, mask: Path | None, strength: float | None, space: Space) -> dict[str, Any]:
     """What `Pipeline.generate` takes of a picture to change; its mask is cropped as it is."""
-    from kgen.data.images import read
+    from kgen.data.images import read_image
 
     size, channels = space.shape[0], space.shape[-1]
     given: dict[str, Any] = {} if strength is None else {"strength": strength}
     if mask is not None:
-        (height, width), (rows, columns) = (read(path, 1).shape[:2] for path in (image, mask))
+        (height, width), (rows, columns) = (read_image(path, 1).shape[:2] for path in (image, mask))
         if (height, width) != (rows, columns):
             raise ConfigError(f"--mask {mask}: must be of the size of {image}, {width}x{height}, not {columns}x{rows}")
-        given["mask"] = read(mask, 1, size)
-    return {"image": read(image, channels, size), **given}
+        given["mask"] = read_image(mask, 1, size)
+    return {"image": read_image(image, channels, size), **given}
 
 
 class _Target:

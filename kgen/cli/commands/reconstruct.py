@@ -31,7 +31,7 @@ def command(
     load_backend()
     import numpy as np
 
-    from kgen.data.images import read
+    from kgen.data.images import read_image
     from kgen.errors import ConfigError
     from kgen.pipeline.decoder_model import Reconstructor
     from kgen.pipeline.prompts import parse_prompts
@@ -43,7 +43,7 @@ def command(
     if decoder.lossless:
         raise ConfigError(f"the decoder of {run} changes nothing: its latents are the pictures")
     size, _, channels = decoder.image_space.shape
-    pictures = np.stack([read(image, channels, size) for image in images])
+    pictures = np.stack([read_image(image, channels, size) for image in images])
     prompts = parse_prompts(encoder, [prompt] * len(images))
     sheet, made = reconstructions(Reconstructor(decoder, encoder), pictures, prompts, [prompt] * len(images), seed)
     save_png(output, sheet, {"model": run.resolve().name})

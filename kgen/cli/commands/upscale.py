@@ -38,7 +38,7 @@ def command(
 
     load_backend()
     from kgen.config import decoding_options
-    from kgen.data.images import read
+    from kgen.data.images import read_image
     from kgen.pipeline.prompts import parse_prompts
     from kgen.pipeline.upscaling import upscale
     from kgen.reporting.sheets import save_png
@@ -49,7 +49,7 @@ def command(
     (given,) = parse_prompts(encoder, [prompt])
     channels = decoder.image_space.shape[-1]
     for image, path in zip(images, targets, strict=True):
-        large = upscale(decoder, encoder, read(image, channels), given, seed=seed, options=options)
+        large = upscale(decoder, encoder, read_image(image, channels), given, seed=seed, options=options)
         save_png(path, large, {"prompt": prompt, "seed": str(seed), "model": run.resolve().name})
         say(str(path))
 

@@ -12,7 +12,7 @@ from keras import ops
 from pydantic import Field, PositiveInt
 
 from kgen import ConditionSpace, ConfigError, DataError, Encoder
-from kgen.nn import Dropout, MultiHeadAttention
+from kgen.nn import TransformerBlock
 from kgen_plugin_text.bpe import PAD, SMALLEST, BytePairs
 
 FILE = "tokenizer.json"
@@ -62,7 +62,7 @@ class TransformerText(Encoder):
         self.lowercase = lowercase
         self.tokenizer: BytePairs | None = None
         self.blocks = [
-            Block(dim, heads, expansion * dim, dropout, dtype=self.dtype_policy, name=f"block_{i}")
+            TransformerBlock(heads, expansion * dim, dropout, dtype=self.dtype_policy, name=f"block_{i}")
             for i in range(depth)
         ]
         self.norm = keras.layers.LayerNormalization(epsilon=1e-6, dtype=self.dtype_policy, name="norm")
@@ -109,29 +109,6 @@ class TransformerText(Encoder):
 
     def load_assets(self, path: str | Path) -> None:
         self.tokenizer = BytePairs.load(Path(path) / FILE, self.lowercase)
-
-
-class Block(keras.layers.Layer):
-    """Attention and a hidden layer, each normalised before and added to its input."""
-
-    def __init__(self, dim: int, heads: int, hidden: int, dropout: float, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        policy = self.dtype_policy
-        self.norm1 = keras.layers.LayerNormalization(epsilon=1e-6, dtype=policy, name="norm1")
-        self.attention = MultiHeadAttention(heads, use_bias=False, dtype=policy, name="attention")
-        self.norm2 = keras.layers.LayerNormalization(epsilon=1e-6, dtype=policy, name="norm2")
-        self.widen = keras.layers.Dense(hidden, activation="gelu", dtype=policy, name="widen")
-        self.narrow = keras.layers.Dense(dim, dtype=policy, name="narrow")
-        self.drop = Dropout(dropout, dtype=policy, name="drop")
-
-    def build(self, shape: Any) -> None:
-        for layer in (self.norm1, self.attention, self.norm2, self.widen):
-            layer.build(shape)
-        self.narrow.build((*shape[:-1], self.widen.units))
-
-    def call(self, x: Any, mask: Any, training: bool = False) -> Any:
-        x = x + self.drop(self.attention(self.norm1(x), key_mask=mask), training=training)
-        return x + self.drop(self.narrow(self.widen(self.norm2(x))), training=training)
 
 
 def masked_mean(x: Any, mask: Any) -> Any:
