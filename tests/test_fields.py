@@ -228,3 +228,29 @@ def test_grids_show_each_label_once(toy: None) -> None:
     assert chosen.rows[-1] == ("holdout", 0)
     images = prompts_to_draw(config, SHAPES, MeanColor())
     assert images.texts[0] == "a large red circle in the middle" and images.inputs[0].shape == (16, 16, 3)
+
+
+VARIATIONS = """\
+data: {name: shapes, size: 16, count: 24}
+encoder: {name: vision/patches, dim: 8, depth: 1, heads: 2, pool: true}
+generator: {name: diffusion/diffusion, network: {kind: dit, patch: 4, width: 8, depth: 1, heads: 2}}
+condition_dropout: 0.2
+fit: {steps: 2, batch_size: 4, flip: true}
+sample: {every: 2, options: {steps: 2, guidance: 1.5}}
+evaluate: {metrics: [attributes], limit: 4}
+"""
+
+
+def test_an_image_encoder_trains_a_diffusion(kgen: Callable[..., Outcome], tmp_path: Path) -> None:
+    config = tmp_path / "variations.yaml"
+    config.write_text(VARIATIONS, encoding="utf-8")
+    outcome = kgen("run", config, cwd=tmp_path)
+    assert outcome.status == 0, outcome
+    Image.fromarray(SHAPES.image("train", 0)).resize((40, 30)).save(tmp_path / "star.png")
+    run = tmp_path / "runs" / "variations"
+    outcome = kgen("generate", run, "star.png", "-n", "2", "--set", "steps=2", "-o", "out/", cwd=tmp_path)
+    assert outcome.status == 0, outcome
+    assert len(list((tmp_path / "out").iterdir())) == 2
+    kgen("generate", run, "no.png", cwd=tmp_path).refuses("no.png: No such file")
+    outcome = kgen("compare", run, "-o", "both", cwd=tmp_path)
+    assert outcome.status == 0, outcome

@@ -225,7 +225,7 @@ class EncoderConformance(Benched):
             made = encoder(tokens, training=True)
             return {"loss": sum(ops.sum(made[name] * weights[name]) for name in ("sequence", "pooled"))}
 
-        found = bench.descent(score).gradients(encoder.tokenize(self.inputs))
+        found = bench.descent(score).gradients(encoder.tokenize([*self.inputs, encoder.null]))
         check_gradients(found, self.no_gradient)
 
     def test_assets_and_weights_survive_files(self) -> None:

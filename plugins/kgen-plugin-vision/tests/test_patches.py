@@ -26,7 +26,6 @@ def images(count: int = 3, size: int = 8, channels: int = 3) -> list[np.ndarray]
 class TestPatches(EncoderConformance):
     inputs: ClassVar[Any] = tuple(images())
     pads: ClassVar[bool] = False
-    no_gradient: ClassVar[tuple[str, ...]] = ("nothing",)  # none of the inputs is missing
 
     def build(self) -> Patches:
         return Patches(patch=4, dim=8, depth=1, heads=2)
