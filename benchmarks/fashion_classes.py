@@ -20,7 +20,7 @@ import numpy as np
 EPOCHS, BATCH, RIGHT_ENOUGH = 4, 128, 0.9
 
 
-def pictures(dataset: Any, split: str, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def read_images(dataset: Any, split: str, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """(N, H, W, C) float32 in [0, 1], and (N,) the numbers of the classes."""
     captions = dataset.captions(split)
     images = np.stack([dataset.image(split, i) for i in range(len(captions))])
@@ -67,7 +67,7 @@ def judge(model: Any, images: np.ndarray) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
-    parser.add_argument("--pictures", type=int, default=200, help="to draw of each class")
+    parser.add_argument("--number", type=int, default=200, help="to draw of each class")
     parser.add_argument("--output", type=Path, help="append the table to this file")
     args = parser.parse_args()
 
@@ -83,12 +83,12 @@ def main() -> None:
     config = RunConfig.load(directory.config)
     dataset = Idx(**{**config.data.options, "limit": None, "validation": 10_000, "holdout": ()})
     classes = list(dataset.classes) or sorted(set(dataset.captions("train")))
-    model = train_classifier(*pictures(dataset, "train", classes), len(classes))
-    images, labels = pictures(dataset, "validation", classes)
+    model = train_classifier(*read_images(dataset, "train", classes), len(classes))
+    images, labels = read_images(dataset, "validation", classes)
     right = float((judge(model, images) == labels).mean())
 
     pipeline = kgen.load(directory.model)
-    drawn = [pipeline.generate([name], n=args.pictures, seed=0, **config.sample.options) for name in classes]
+    drawn = [pipeline.generate([name], n=args.number, seed=0, **config.sample.options) for name in classes]
     found = np.stack([judge(model, images.astype("float32") / 255.0) for images in drawn])  # (classes, pictures)
     shares = (found == np.arange(len(classes))[:, None]).mean(1)
     lines = ["| asked for | drawn |", "|---|---|"]

@@ -4,8 +4,8 @@
     python benchmarks/peer_likelihoods.py vae FOLDER
 
 FOLDER holds the four files of Fashion-MNIST. "flow": kgen's RealNVP beside normflows' multiscale flow (Glow's blocks),
-28x28 pictures in a border of 2, uniform dequantisation, given the class; bits per dimension of test pictures. "vae":
-kgen's VAE beside pythae's with its residual networks, the Bernoulli likelihood of grey pictures, 16 latents, no class;
+28x28 images in a border of 2, uniform dequantisation, given the class; bits per dimension of test images. "vae":
+kgen's VAE beside pythae's with its residual networks, the Bernoulli likelihood of grey images, 16 latents, no class;
 the bound, in nats. Both libraries train in turn, in processes of their own: AdamW, 100 steps of warm-up, half a cosine,
 gradients of norm 1 at most, no average of the weights. kgen's size is chosen to have no more parameters than its peer.
 
@@ -32,15 +32,15 @@ UNITS = {"flow": "bits per dimension", "vae": "nats, of the bound"}
 Result = dict[str, Any]
 
 
-def read(folder: str, size: int, steps: int, pictures: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+def read(folder: str, size: int, steps: int, test_images: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
     """Pictures (N, size, size, 1) uint8 and classes (N,): the training batches in their order, and what is measured."""
     from kgen.data.datasets.idx import Idx
 
-    dataset = Idx(path=folder, size=size, validation=pictures)
+    dataset = Idx(path=folder, size=size, validation=test_images)
     count, random = len(dataset.captions("train")), np.random.default_rng(0)
     epochs = -(-steps * BATCH // count)
     order = np.concatenate([random.permutation(count) for _ in range(epochs)])[: steps * BATCH]
-    return _take(dataset, "train", order), _take(dataset, "validation", np.arange(pictures))
+    return _take(dataset, "train", order), _take(dataset, "validation", np.arange(test_images))
 
 
 def _take(dataset: Any, split: str, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -51,7 +51,7 @@ def _take(dataset: Any, split: str, indices: np.ndarray) -> tuple[np.ndarray, np
 # ---- kgen -----------------------------------------------------------------------------------------------------------
 
 
-def train_kgen(kind: str, folder: str, steps: int, pictures: int) -> Result:
+def train_kgen(kind: str, folder: str, steps: int, test_images: int) -> Result:
     from kgen.cli.backend import load_backend
 
     load_backend()  # quietly
@@ -64,7 +64,7 @@ def train_kgen(kind: str, folder: str, steps: int, pictures: int) -> Result:
     from kgen.training.fit import compile_model
 
     keras.utils.set_random_seed(0)
-    (images, classes), test = read(folder, SIZES[kind], steps, pictures)
+    (images, classes), test = read(folder, SIZES[kind], steps, test_images)
     encoder = ClassLabel(dim=64) if kind == "flow" else Unconditional()
     encoder.adapt([str(i) for i in range(CLASSES)])
     space = kgen.Space("continuous", images.shape[1:])
@@ -114,11 +114,11 @@ def result(kind: str, log_likelihoods: np.ndarray, size: int, parameters: int, s
 # ---- the peers ------------------------------------------------------------------------------------------------------
 
 
-def train_peer(kind: str, folder: str, steps: int, pictures: int) -> Result:
+def train_peer(kind: str, folder: str, steps: int, test_images: int) -> Result:
     import torch
 
     torch.manual_seed(0)
-    (images, classes), test = read(folder, SIZES[kind], steps, pictures)
+    (images, classes), test = read(folder, SIZES[kind], steps, test_images)
     model = normflows_glow() if kind == "flow" else pythae_vae()
     loss, log_likelihood = (flow_loss, flow_likelihood) if kind == "flow" else (vae_loss, vae_likelihood)
     optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=0.01)
@@ -138,7 +138,7 @@ def train_peer(kind: str, folder: str, steps: int, pictures: int) -> Result:
     seconds = time.perf_counter() - start
     model.eval()
     with torch.no_grad():
-        found = [log_likelihood(model, *batch(*test, i, 100)).numpy() for i in range(0, pictures, 100)]
+        found = [log_likelihood(model, *batch(*test, i, 100)).numpy() for i in range(0, test_images, 100)]
     return result(kind, np.concatenate(found), images[0].size, count(model.parameters()), seconds)
 
 
@@ -155,7 +155,7 @@ def normflows_glow() -> Any:
     levels, blocks, hidden = 3, 8, 192
     bases, flows, merges = [], [], []
     for i in range(levels):  # the coarsest scale first
-        channels = 2 ** (levels + 1 - i)  # of 1x32x32 pictures, squeezed, and halved at every scale but the coarsest
+        channels = 2 ** (levels + 1 - i)  # of 1x32x32 images, squeezed, and halved at every scale but the coarsest
         flows.append([*(nf.flows.GlowBlock(channels, hidden) for _ in range(blocks)), nf.flows.Squeeze()])
         merges += [nf.flows.Merge()] if i else []
         side = 32 // 2 ** (levels - i)
@@ -208,17 +208,17 @@ def main() -> None:
     parser.add_argument("kind", choices=["flow", "vae"])
     parser.add_argument("folder")
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--pictures", type=int, default=2000, help="test pictures to measure")
+    parser.add_argument("--test-images", type=int, default=2000, help="test images to measure")
     parser.add_argument("--output", type=Path, help="append the table to this file")
     args = parser.parse_args()
     peer = PEERS[args.kind]
     lines = [f"| library | parameters | seconds of training | {UNITS[args.kind]} |", "|---|---|---|---|"]
     for name, train in ((f"{peer} {version(peer)}", train_peer), (f"kgen {version('kgen-core')}", train_kgen)):
-        found = apart(train, args.kind, args.folder, args.steps, args.pictures)
+        found = apart(train, args.kind, args.folder, args.steps, args.test_images)
         score = f"{found['score']:.3f} ± {found['error']:.3f}"
         lines.append(f"| {name} | {found['parameters']:,} | {found['seconds']:.0f} | {score} |")
     lines.append(
-        f"\n{args.steps} steps of {BATCH}; {args.pictures} test pictures, with the standard error of the mean."
+        f"\n{args.steps} steps of {BATCH}; {args.test_images} test images, with the standard error of the mean."
     )
     text = "\n".join(lines)
     print(text)

@@ -25,7 +25,7 @@ from kgen.testing import DatasetConformance
 RED, GREEN, BLUE, WHITE = (220, 30, 40), (30, 160, 60), (40, 60, 220), (255, 255, 255)
 
 
-def picture(colour: tuple[int, ...] = RED, size: tuple[int, int] = (24, 24), mode: str = "RGB") -> Image.Image:
+def solid_image(colour: tuple[int, ...] = RED, size: tuple[int, int] = (24, 24), mode: str = "RGB") -> Image.Image:
     return Image.new("RGB", size, colour).convert(mode)
 
 
@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
     path = tmp_path / "pictures"
     path.mkdir()
     for i in range(12):
-        picture((20 * i, 100, 255 - 20 * i)).save(path / f"{i:02}.png")
+        solid_image((20 * i, 100, 255 - 20 * i)).save(path / f"{i:02}.png")
     return table(path, [{"file_name": f"{i:02}.png", "text": f"picture {i}"} for i in range(12)])
 
 
@@ -65,7 +65,7 @@ def grey_16(path: Path) -> None:
 
 
 def palette_with_transparency(path: Path) -> None:
-    image = picture().convert("P", palette=Image.Palette.ADAPTIVE, colors=2)
+    image = solid_image().convert("P", palette=Image.Palette.ADAPTIVE, colors=2)
     image.save(path, transparency=image.getpixel((0, 0)))
 
 
@@ -78,11 +78,11 @@ def grey_with_alpha(path: Path) -> None:
 
 
 def animation(path: Path) -> None:
-    picture(RED).save(path, save_all=True, append_images=[picture(BLUE)], duration=100)
+    solid_image(RED).save(path, save_all=True, append_images=[solid_image(BLUE)], duration=100)
 
 
 def cmyk(path: Path) -> None:
-    picture().convert("CMYK").save(path, quality=95)
+    solid_image().convert("CMYK").save(path, quality=95)
 
 
 def floats(path: Path) -> None:
@@ -90,28 +90,28 @@ def floats(path: Path) -> None:
 
 
 def keyed(path: Path) -> None:
-    picture().save(path, transparency=RED)
+    solid_image().save(path, transparency=RED)
 
 
 FORMATS: list[tuple[str, Callable[[Path], None], tuple[int, int, int], int]] = [
-    ("rgb.png", lambda p: picture().save(p), RED, 0),
-    ("rgb.jpg", lambda p: picture().save(p, quality=95), RED, 4),
-    ("rgb.webp", lambda p: picture().save(p, lossless=True), RED, 0),
-    ("rgb.bmp", lambda p: picture().save(p), RED, 0),
-    ("rgb.tiff", lambda p: picture().save(p), RED, 0),
-    ("UPPER.PNG", lambda p: picture().save(p), RED, 0),
+    ("rgb.png", lambda p: solid_image().save(p), RED, 0),
+    ("rgb.jpg", lambda p: solid_image().save(p, quality=95), RED, 4),
+    ("rgb.webp", lambda p: solid_image().save(p, lossless=True), RED, 0),
+    ("rgb.bmp", lambda p: solid_image().save(p), RED, 0),
+    ("rgb.tiff", lambda p: solid_image().save(p), RED, 0),
+    ("UPPER.PNG", lambda p: solid_image().save(p), RED, 0),
     ("first.gif", animation, RED, 4),
     ("grey.png", lambda p: Image.new("L", (24, 24), 77).save(p), (77, 77, 77), 0),
     ("bits.png", lambda p: Image.new("1", (24, 24), 1).save(p), WHITE, 0),
     ("grey16.png", grey_16, (128, 128, 128), 0),
     ("floats.tiff", floats, (128, 128, 128), 0),
     ("grey_alpha.png", grey_with_alpha, GREEN, 0),
-    ("palette.png", lambda p: picture().convert("P", palette=Image.Palette.ADAPTIVE).save(p), RED, 0),
+    ("palette.png", lambda p: solid_image().convert("P", palette=Image.Palette.ADAPTIVE).save(p), RED, 0),
     ("palette_alpha.png", palette_with_transparency, GREEN, 0),
     ("keyed.png", keyed, GREEN, 0),
     ("rgba.png", half_transparent, tuple(round((r + g) / 2) for r, g in zip(RED, GREEN, strict=True)), 1),  # type: ignore[list-item]
     ("cmyk.jpg", cmyk, RED, 4),
-    ("ycbcr.jpg", lambda p: picture(mode="YCbCr").save(p, quality=95), RED, 4),
+    ("ycbcr.jpg", lambda p: solid_image(mode="YCbCr").save(p, quality=95), RED, 4),
 ]
 
 
@@ -164,7 +164,7 @@ def test_pad_keeps_everything(wide: Path) -> None:
 
 def test_pad_keeps_a_line_visible(tmp_path: Path) -> None:
     """5000 x 1: less than half a pixel high once resized."""
-    picture(RED, (5000, 1)).save(tmp_path / "line.png")
+    solid_image(RED, (5000, 1)).save(tmp_path / "line.png")
     table(tmp_path, [{"file_name": "line.png", "text": "a"}])
     image = ImageFolder(path=str(tmp_path), size=16, resize="pad").image("train", 0)
     np.testing.assert_array_equal(image[7], np.broadcast_to(RED, (16, 3)))
@@ -208,8 +208,8 @@ def test_flip_adds_mirror_images(wide: Path) -> None:
 
 def test_metadata_csv(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
-    picture(RED).save(tmp_path / "deep" / "a.png")
-    picture(BLUE).save(tmp_path / "b.png")
+    solid_image(RED).save(tmp_path / "deep" / "a.png")
+    solid_image(BLUE).save(tmp_path / "b.png")
     rows = 'file_name,caption,other\n./deep/a.png,"red, ""very"" red",1\nb.png,"blue\nas the sky",2\n'
     (tmp_path / "metadata.csv").write_text("\ufeff" + rows, encoding="utf-8")
     dataset = ImageFolder(path=str(tmp_path), size=16, caption_key="caption")
@@ -221,9 +221,9 @@ def test_metadata_in_folders_below(tmp_path: Path) -> None:
     """As Hugging Face has it: one table a folder; names are relative to the table."""
     for place, colour in (("first", RED), ("more/deep", BLUE)):
         (tmp_path / place).mkdir(parents=True)
-        picture(colour).save(tmp_path / place / "a.png")
+        solid_image(colour).save(tmp_path / place / "a.png")
         table(tmp_path / place, [{"file_name": "a.png", "text": place}])
-    picture().save(tmp_path / "more" / "b.png")
+    solid_image().save(tmp_path / "more" / "b.png")
     dataset = ImageFolder(path=str(tmp_path), on_error="skip")
     assert list(dataset.captions("train")) == ["first", "more/deep"]
     np.testing.assert_array_equal(dataset.image("train", 1)[0, 0], BLUE)
@@ -233,8 +233,8 @@ def test_metadata_in_folders_below(tmp_path: Path) -> None:
 
 
 def test_a_picture_may_have_several_captions(tmp_path: Path) -> None:
-    picture().save(tmp_path / "a.png")
-    picture(BLUE).save(tmp_path / "b.png")
+    solid_image().save(tmp_path / "a.png")
+    solid_image(BLUE).save(tmp_path / "b.png")
     rows = [("a.png", "red"), ("a.png", "scarlet"), ("b.png", "blue")]
     table(tmp_path, [{"file_name": file, "text": text} for file, text in rows])
     assert list(ImageFolder(path=str(tmp_path)).captions("train")) == ["red", "scarlet", "blue"]
@@ -245,7 +245,7 @@ def test_a_picture_may_have_several_captions(tmp_path: Path) -> None:
 
 def test_text_files(tmp_path: Path) -> None:
     for name, colour in (("b", BLUE), ("a", RED)):
-        picture(colour).save(tmp_path / f"{name}.jpg", quality=95)
+        solid_image(colour).save(tmp_path / f"{name}.jpg", quality=95)
         (tmp_path / f"{name}.txt").write_text(f"\n  picture   {name} \n\n", encoding="utf-8")
     dataset = ImageFolder(path=str(tmp_path))
     assert list(dataset.captions("train")) == ["picture a", "picture b"]
@@ -254,9 +254,9 @@ def test_text_files(tmp_path: Path) -> None:
 def test_class_folders(tmp_path: Path) -> None:
     for name, colour in (("red_fox", RED), ("sky", BLUE)):
         (tmp_path / name).mkdir()
-        picture(colour).save(tmp_path / name / "1.png")
+        solid_image(colour).save(tmp_path / name / "1.png")
     (tmp_path / ".hidden").mkdir()
-    picture().save(tmp_path / ".hidden" / "1.png")
+    solid_image().save(tmp_path / ".hidden" / "1.png")
     dataset = ImageFolder(path=str(tmp_path), template="a photo of a {label}")
     assert list(dataset.captions("train")) == ["a photo of a red fox", "a photo of a sky"]
 
@@ -265,7 +265,7 @@ def test_validation_and_holdout(folder: Path) -> None:
     dataset = ImageFolder(path=str(folder), validation=0.25, holdout=("picture 3", "picture 5"))
     sizes = {split: len(dataset.captions(split)) for split in ("train", "validation", "holdout")}
     assert sizes == {"train": 8, "validation": 2, "holdout": 2}
-    picture().save(folder / "12.png")
+    solid_image().save(folder / "12.png")
     with (folder / "metadata.jsonl").open("a") as file:
         file.write('{"file_name": "12.png", "text": "picture 12"}\n')
     more = ImageFolder(path=str(folder), validation=0.25, holdout=("picture 3", "picture 5"))
@@ -275,7 +275,7 @@ def test_validation_and_holdout(folder: Path) -> None:
 
 def test_fingerprint_sees_every_file(folder: Path) -> None:
     before = ImageFolder(path=str(folder)).fingerprint()
-    picture((1, 2, 3)).save(folder / "03.png")
+    solid_image((1, 2, 3)).save(folder / "03.png")
     assert ImageFolder(path=str(folder)).fingerprint() != before
 
 
@@ -304,7 +304,7 @@ def corrupt(path: Path) -> None:
 BROKEN: list[tuple[Callable[[Path], Any], str]] = [
     (lambda p: p.write_bytes(b""), "the file is empty"),
     (lambda p: p.write_text("<html>"), "no picture that can be read"),
-    (lambda p: picture().save(p, "EPS"), "EPS files are not read"),  # Pillow would run Ghostscript
+    (lambda p: solid_image().save(p, "EPS"), "EPS files are not read"),  # Pillow would run Ghostscript
     (truncated, "the file is damaged"),
     (corrupt, "the file is damaged"),
     (claim(20000, 20000), "more than the 67108864"),
@@ -326,7 +326,7 @@ def test_broken_pictures_are_refused_or_skipped(folder: Path, spoil: Callable[[P
 
 def test_rows_that_are_wrong_are_all_named(folder: Path) -> None:
     outside = folder.parent / "secret.png"
-    picture().save(outside)
+    solid_image().save(outside)
     rows = [
         {"file_name": "../secret.png", "text": "a"},
         {"file_name": str(outside), "text": "a"},
@@ -371,7 +371,7 @@ def test_rows_that_are_wrong_are_all_named(folder: Path) -> None:
 
 
 def test_csv_that_is_wrong(tmp_path: Path) -> None:
-    picture().save(tmp_path / "a.png")
+    solid_image().save(tmp_path / "a.png")
     (tmp_path / "metadata.csv").write_text("file_name,text\na.png,a large, red heart\n")
     with pytest.raises(DataError, match=r"metadata\.csv:2: a\.png: .*more fields than .* quote"):
         ImageFolder(path=str(tmp_path))
@@ -383,7 +383,7 @@ def test_csv_that_is_wrong(tmp_path: Path) -> None:
 
 def test_text_files_that_are_wrong(tmp_path: Path) -> None:
     for name in ("good", "lonely", "empty", "latin"):
-        picture().save(tmp_path / f"{name}.png")
+        solid_image().save(tmp_path / f"{name}.png")
     (tmp_path / "good.txt").write_text("good")
     (tmp_path / "empty.txt").write_text(" \n")
     (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
@@ -404,7 +404,7 @@ def test_folders_that_are_wrong(tmp_path: Path) -> None:
         ImageFolder(path=str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match="holds no picture"):
         ImageFolder(path=str(tmp_path))
-    picture().save(tmp_path / "a.png")
+    solid_image().save(tmp_path / "a.png")
     with pytest.raises(DataError, match="is not a folder"):
         ImageFolder(path=str(tmp_path / "a.png"))
     with pytest.raises(DataError, match=r'nothing in .*"file_name": "a\.png"'):
@@ -454,6 +454,6 @@ def test_needs_no_framework() -> None:
 def test_the_limit_is_checked_before_pixels_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "MOST_PIXELS", 100)
     data = io.BytesIO()
-    picture(size=(10, 11)).save(data, "PNG")
+    solid_image(size=(10, 11)).save(data, "PNG")
     with pytest.raises(images.PictureError, match="10 x 11 pixels"):
         images.decode(data.getvalue()[:60], WHITE)  # only the header is there

@@ -74,12 +74,12 @@ def test_by_hand() -> None:
 
 def test_all_splits_are_searched() -> None:
     """A picture of what is held out is wrong if it looks like one from training, and the other way round."""
-    pictures = {"train": greys(0, 50), "validation": greys(100), "holdout": greys(150, 200)}
+    by_split = {"train": greys(0, 50), "validation": greys(100), "holdout": greys(150, 200)}
     dataset = gallery(
-        **{split: (images, names(len(images), 10 * i)) for i, (split, images) in enumerate(pictures.items())}
+        **{split: (images, names(len(images), 10 * i)) for i, (split, images) in enumerate(by_split.items())}
     )
-    for i, split in enumerate(pictures):
-        images = np.concatenate([*pictures.values()])
+    for i, split in enumerate(by_split):
+        images = np.concatenate([*by_split.values()])
         scores = Retrieval(k=(1,))(images, [f"caption {10 * i}"] * 5, "holdout", dataset)
         assert scores == {"R@1": 0.2}, split
 

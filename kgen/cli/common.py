@@ -136,8 +136,8 @@ def require_single(image: Path) -> None:
     """Raises ConfigError for a grid of images that kgen drew, as a single image is wanted."""
     from PIL import Image
 
-    with contextlib.suppress(OSError, SyntaxError, ValueError), Image.open(image) as picture:
-        count = getattr(picture, "text", {}).get(IMAGES, "1")
+    with contextlib.suppress(OSError, SyntaxError, ValueError), Image.open(image) as opened:
+        count = getattr(opened, "text", {}).get(IMAGES, "1")
         if count != "1":
             raise ConfigError(
                 f"{image}: is a grid of {count} images: give one of them, which 'kgen generate -o FOLDER/' writes"

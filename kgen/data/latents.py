@@ -125,7 +125,7 @@ def _open(folder: Path, decoder: Decoder, pictures: _Pictures) -> LatentCache | 
 
 
 def _encoded(decoder: Decoder, pictures: _Pictures) -> Iterator[dict[str, np.ndarray]]:
-    model = Compiled(lambda images: decoder.encode(floats(images)), [decoder])
+    model = Compiled(lambda batch: decoder.encode(floats(batch)), [decoder])
     for start in range(0, len(pictures), BATCH):
         rows = list(range(start, min(start + BATCH, len(pictures))))
         filled = rows + [rows[-1]] * (BATCH - len(rows))  # one shape: one program

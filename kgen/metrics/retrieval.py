@@ -51,9 +51,9 @@ class Retrieval(Metric):
         queries = images.reshape(len(images), -1).astype(np.float64)  # (N, D)
         wanted = np.array(prompts, object)
         own = np.full(len(queries), np.inf)  # distance to the nearest picture of the prompt
-        others = np.full((len(queries), max(self.k)), np.inf)  # the least distances to pictures of other captions
-        for pictures, captions in _chunks(dataset):
-            distances = _distances(queries, pictures)  # (N, M)
+        others = np.full((len(queries), max(self.k)), np.inf)  # the least distances to reals of other captions
+        for reals, captions in _chunks(dataset):
+            distances = _distances(queries, reals)  # (N, M)
             same = wanted[:, None] == captions[None, :]
             own = np.minimum(own, np.where(same, distances, np.inf).min(1))
             others = np.hstack([others, np.where(same, np.inf, distances)])
@@ -69,11 +69,11 @@ def _chunks(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         captions = np.array(dataset.captions(split), object)
         for start in range(0, len(captions), count):
             rows = range(start, min(start + count, len(captions)))
-            pictures = np.stack([dataset.image(split, row).reshape(-1) for row in rows])
-            yield pictures.astype(np.float64), captions[start : start + count]
+            reals = np.stack([dataset.image(split, row).reshape(-1) for row in rows])
+            yield reals.astype(np.float64), captions[start : start + count]
 
 
-def _distances(queries: np.ndarray, pictures: np.ndarray) -> np.ndarray:
+def _distances(queries: np.ndarray, reals: np.ndarray) -> np.ndarray:
     """Squared distances (N, M); exact, as all are whole numbers below 2^53."""
-    squares = np.square(queries).sum(1)[:, None] + np.square(pictures).sum(1)[None, :]
-    return np.asarray(squares - 2.0 * queries @ pictures.T)
+    squares = np.square(queries).sum(1)[:, None] + np.square(reals).sum(1)[None, :]
+    return np.asarray(squares - 2.0 * queries @ reals.T)

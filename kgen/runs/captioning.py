@@ -53,4 +53,4 @@ def caption(
         A text a picture.
     """
     drawn = pipeline.generate([dataset.prompt_of(image) for image in images], seed=seed, **options)
-    return [pipeline.decoder.text_of(picture) for picture in drawn]
+    return [pipeline.decoder.text_of(writing) for writing in drawn]

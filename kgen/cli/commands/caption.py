@@ -36,6 +36,6 @@ def command(
     options = sampling_options(settings or (), type(pipeline.generator), type(pipeline.decoder))
     assert dataset.prompt_space is not None
     size, _, channels = dataset.prompt_space.shape
-    pictures = [read_image(image, channels, size) for image in images]
-    for image, text in zip(images, caption(pipeline, dataset, pictures, seed=seed, **options), strict=True):
+    arrays = [read_image(image, channels, size) for image in images]
+    for image, text in zip(images, caption(pipeline, dataset, arrays, seed=seed, **options), strict=True):
         say(text if len(images) == 1 else f"{image}: {text}")

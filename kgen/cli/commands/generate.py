@@ -169,11 +169,11 @@ class _Target:
         from kgen.reporting.sheets import enlarged, grid, save_png
 
         if not self.is_folder:
-            picture = enlarged(images[0], scale or 1)
+            sheet = enlarged(images[0], scale or 1)
             if len(images) > 1:
-                picture = grid(images, self.prompts, columns=number if number > 1 else 0, scale=scale or 0)
+                sheet = grid(images, self.prompts, columns=number if number > 1 else 0, scale=scale or 0)
                 facts = {**facts, IMAGES: str(len(images))}
-            save_png(self.path, picture, {"prompt": "; ".join(dict.fromkeys(self.prompts)), **facts})
+            save_png(self.path, sheet, {"prompt": "; ".join(dict.fromkeys(self.prompts)), **facts})
             say(str(self.path))
             return
         for path, image, prompt, copy in zip(self.files, images, self.prompts, copies, strict=True):

@@ -43,8 +43,8 @@ def command(
     if decoder.lossless:
         raise ConfigError(f"the decoder of {run} changes nothing: its latents are the pictures")
     size, _, channels = decoder.image_space.shape
-    pictures = np.stack([read_image(image, channels, size) for image in images])
+    arrays = np.stack([read_image(image, channels, size) for image in images])
     prompts = parse_prompts(encoder, [prompt] * len(images))
-    sheet, made = reconstructions(Reconstructor(decoder, encoder), pictures, prompts, [prompt] * len(images), seed)
+    sheet, made = reconstructions(Reconstructor(decoder, encoder), arrays, prompts, [prompt] * len(images), seed)
     save_png(output, sheet, {"model": run.resolve().name})
-    say(f"{output}: PSNR {psnr(pictures, made):.1f} dB")
+    say(f"{output}: PSNR {psnr(arrays, made):.1f} dB")

@@ -39,14 +39,14 @@ class TestWithoutAttention(DecoderConformance):
         )
 
 
-def pictures(count: int) -> np.ndarray:
+def random_images(count: int) -> np.ndarray:
     return RNG.integers(0, 256, (count, 16, 16, 3)).astype(np.uint8)
 
 
 def test_calibrated_latents_have_unit_variance() -> None:
     codec = KLAutoencoder(SPACE, channels=3, network=TINY)
     codec.build(None)
-    batches = [pictures(16) for _ in range(4)]
+    batches = [random_images(16) for _ in range(4)]
     codec.calibrate(iter(batches))
     latents = ops.convert_to_numpy(codec.encode(ops.convert_to_tensor(np.concatenate(batches) / 127.5 - 1.0)))
     np.testing.assert_allclose(latents.mean((0, 1, 2)), 0.0, atol=1e-4)
@@ -58,9 +58,9 @@ def test_calibrated_latents_have_unit_variance() -> None:
 def test_scaling_does_not_change_what_is_decoded() -> None:
     codec = KLAutoencoder(SPACE, network=TINY)
     codec.build(None)
-    images = ops.convert_to_tensor(pictures(4) / np.float32(127.5) - np.float32(1.0))
+    images = ops.convert_to_tensor(random_images(4) / np.float32(127.5) - np.float32(1.0))
     before = ops.convert_to_numpy(codec.decode(codec.encode(images), {}, {}))
-    codec.calibrate([pictures(32)])
+    codec.calibrate([random_images(32)])
     after = ops.convert_to_numpy(codec.decode(codec.encode(images), {}, {}))
     np.testing.assert_allclose(after, before, atol=1e-4)
 
@@ -91,7 +91,7 @@ def test_kl_is_that_of_two_normal_distributions() -> None:
     codec._posterior = lambda images: tuple(  # type: ignore[method-assign]
         ops.full((ops.shape(images)[0], 4, 4, 1), value) for value in (mean, log_variance)
     )
-    images = ops.convert_to_tensor(pictures(2) / np.float32(127.5) - np.float32(1.0))
+    images = ops.convert_to_tensor(random_images(2) / np.float32(127.5) - np.float32(1.0))
     assert float(codec.compute_losses(images, {}, training=False)["kl"][0]) == pytest.approx(0.5)
     mean, log_variance = 0.3, -1.0
     z = mean + np.exp(0.5 * log_variance) * RNG.normal(size=400_000)

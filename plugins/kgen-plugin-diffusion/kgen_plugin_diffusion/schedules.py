@@ -25,11 +25,11 @@ class Schedule:
     """One noise schedule.
 
     Attributes:
-        picture_fades: Whether alpha falls to 0, as in the variance preserving schedules and rectified flow; in the
-            variance exploding ones it stays 1.
+        variance_exploding: Whether alpha stays 1 while sigma grows (Song et al. 2021, section 3.4). It is False for
+            the variance preserving schedules and for rectified flow, where alpha falls to 0.
     """
 
-    picture_fades: ClassVar[bool] = True
+    variance_exploding: ClassVar[bool] = False
 
     def alpha(self, t: Tensor) -> Tensor:
         """How much picture there is at times t in [0, 1], elementwise."""
@@ -108,7 +108,7 @@ class RectifiedFlow(Schedule):
 class Karras(Schedule):
     """Noise that is added to a picture that stays (Karras et al. 2022, table 1)."""
 
-    picture_fades = False
+    variance_exploding = True
 
     def alpha(self, t: Tensor) -> Tensor:
         return ops.ones_like(t)

@@ -92,7 +92,7 @@ def test_euler_as_diffusers_tests_it() -> None:
 
     x = tensor(dummy_sample() * sigmas[0])
     for i in range(10):
-        grid = Grid(tensor([1.0, 1.0]), tensor(sigmas[i : i + 2]), tensor(times[i : i + 2]), picture_fades=False)
+        grid = Grid(tensor([1.0, 1.0]), tensor(sigmas[i : i + 2]), tensor(times[i : i + 2]), variance_exploding=True)
         x = SAMPLERS["euler"](denoise, x / float(np.sqrt(sigmas[i] ** 2 + 1)), grid, silence, 0.0)
     assert np.abs(ops.convert_to_numpy(x)).sum() == pytest.approx(10.0807, rel=1e-3)
 
@@ -108,7 +108,7 @@ def test_euler_against_diffusers() -> None:
     for t in theirs.timesteps:
         seen = theirs.scale_model_input(x, t)
         x = theirs.step(seen * t / (t + 1), t, x).prev_sample
-    grid = Grid(tensor(np.ones(11)), tensor(sigmas), tensor(times), picture_fades=False)
+    grid = Grid(tensor(np.ones(11)), tensor(sigmas), tensor(times), variance_exploding=True)
 
     def denoise(x, alpha, sigma, level):
         return x - sigma * (x / ops.sqrt(sigma**2 + 1.0) * level / (level + 1.0))

@@ -36,4 +36,4 @@ def velocity(denoise: Denoise, y: Any, grid: Grid, line: Grid, index: Any, scale
     x = y * scale
     picture = denoise(x, alpha, sigma, level)
     eps = (x - alpha * picture) / sigma
-    return eps - picture if grid.picture_fades else eps
+    return eps if grid.variance_exploding else eps - picture

@@ -24,13 +24,13 @@ class Grid:
 
     Args:
         alpha, sigma, level: (N + 1,) each.
-        picture_fades: See `Schedule`.
+        variance_exploding: See `Schedule`.
     """
 
     alpha: Tensor
     sigma: Tensor
     level: Tensor
-    picture_fades: bool = True
+    variance_exploding: bool = False
 
     @property
     def steps(self) -> int:
@@ -42,8 +42,8 @@ class Grid:
 
     def straight(self) -> Grid:
         """x / scale and sigma / scale, in which x moves on a line while the denoised picture stays the same."""
-        scale = self.alpha + self.sigma if self.picture_fades else self.alpha
-        return Grid(self.alpha / scale, self.sigma / scale, scale, self.picture_fades)
+        scale = self.alpha if self.variance_exploding else self.alpha + self.sigma
+        return Grid(self.alpha / scale, self.sigma / scale, scale, self.variance_exploding)
 
 
 def time_grid(schedule: Schedule, steps: int, spacing: Spacing = "uniform", start: float = 1.0) -> Grid:
@@ -54,14 +54,14 @@ def time_grid(schedule: Schedule, steps: int, spacing: Spacing = "uniform", star
             one has sigma 0.002), or "quadratic": finer towards the picture (Song et al. 2021, appendix D.2).
         start: The first time, in (0, 1].
     """
-    if schedule.picture_fades:
-        times = 1.0 - ops.arange(steps + 1, dtype="float32") / steps
-    else:
+    if schedule.variance_exploding:
         times = 1.0 - ops.arange(steps, dtype="float32") / max(1, steps - 1)
         times = ops.concatenate([times, times[-1:]])
+    else:
+        times = 1.0 - ops.arange(steps + 1, dtype="float32") / steps
     times = start * (times**2 if spacing == "quadratic" else times)
     alpha, sigma = schedule.alpha(times), schedule.sigma(times)
     level = schedule.level(times, sigma)
     # the last level holds no noise, whatever the schedule says of t = 0
     clean = ops.cast(ops.arange(steps + 1) == steps, "float32")
-    return Grid(alpha * (1.0 - clean) + clean, sigma * (1.0 - clean), level, schedule.picture_fades)
+    return Grid(alpha * (1.0 - clean) + clean, sigma * (1.0 - clean), level, schedule.variance_exploding)
