@@ -83,7 +83,7 @@ def work_kgen(conn: Connection, settings: Settings) -> None:
     pipeline.compile(optimizer=keras.optimizers.AdamW(1e-4, weight_decay=0.01), jit_compile=compile_training())
     steps = WARM_UP + settings.train_repeats
     images = np.random.default_rng(0).integers(0, 256, (settings.batch, SIZE, SIZE, 3), np.uint8)
-    prompts = [f"picture {i}" for i in range(settings.batch)]
+    prompts = [f"image {i}" for i in range(settings.batch)]
     inputs = pipeline.inputs(np.tile(images, (steps, 1, 1, 1)), prompts * steps)
     pipeline.fit(inputs, batch_size=settings.batch, epochs=1, verbose=0, callbacks=[Metronome()])
     answer(
@@ -148,12 +148,12 @@ def work_diffusers(conn: Connection, settings: Settings) -> None:
     scheduler = DDIMScheduler()
     text = torch.randn(settings.batch, TOKENS, TEXT_WIDTH)
     condition = (text, torch.ones(settings.batch, TOKENS), text.mean(1))
-    pictures = torch.rand(settings.batch, 3, SIZE, SIZE) * 2 - 1
+    images = torch.rand(settings.batch, 3, SIZE, SIZE) * 2 - 1
     lower = torch.autocast("cpu", torch.bfloat16, enabled=settings.precision != "float32")
 
     def train() -> None:
-        noise, t = torch.randn_like(pictures), torch.randint(0, 1000, (settings.batch,))
-        noisy = scheduler.add_noise(pictures, noise, t)
+        noise, t = torch.randn_like(images), torch.randint(0, 1000, (settings.batch,))
+        noisy = scheduler.add_noise(images, noise, t)
         with lower:
             output = network(noisy, t, *condition)
         loss = torch.nn.functional.mse_loss(output.float(), noise)
@@ -164,7 +164,7 @@ def work_diffusers(conn: Connection, settings: Settings) -> None:
 
     def sample() -> None:
         scheduler.set_timesteps(settings.sample_steps)
-        x = torch.randn_like(pictures)
+        x = torch.randn_like(images)
         with torch.inference_mode(), lower:
             for t in scheduler.timesteps:
                 x = scheduler.step(network(x, t.expand(settings.batch), *condition), t, x).prev_sample
@@ -296,8 +296,8 @@ def header(arguments: argparse.Namespace) -> str:
     names = ("kgen-core", "keras", "tensorflow", "diffusers", "torch")
     packages = ", ".join(f"{name} {version(name)}" for name in names)
     return (
-        f"kgen (Keras on {os.environ.get('KERAS_BACKEND', 'tensorflow')}) beside diffusers (PyTorch): images a second "
-        f"on {processor()}, {arguments.threads} threads.\nBatches of {arguments.batch} pictures of {SIZE}x{SIZE}x3, "
+        f"kgen (Keras on {os.environ.get('KERAS_BACKEND', 'tensorflow')}) beside diffusers (PyTorch): images per second "
+        f"on {processor()}, {arguments.threads} threads.\nBatches of {arguments.batch} images of {SIZE}x{SIZE}x3, "
         f"{arguments.precision}; medians of single steps taken in turn.\n"
         f"{packages}. Python {platform.python_version()}.\n\n"
         "| network | parameters kgen | diffusers | job | kgen | diffusers | ratio |\n|---|---|---|---|---|---|---|"

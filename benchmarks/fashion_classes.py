@@ -1,11 +1,11 @@
-"""Whether a run's pictures of clothes are of the class that was asked for, judged by a classifier that is trained here.
+"""Whether a run's images of clothes are of the class that was asked for, judged by a classifier that is trained here.
 
     kgen run configs/fashion-mnist/gan.yaml
-    python benchmarks/fashion_classes.py runs/fashion-mnist-gan [--pictures 200] [--output benchmarks/RESULTS.md]
+    python benchmarks/fashion_classes.py runs/fashion-mnist-gan [--images 200] [--output benchmarks/RESULTS.md]
 
-The classifier, a small convolutional network, learns from all training pictures of the run's own data, and is tested on
-all test pictures. Then the run draws so many pictures a class, and the table says which share of them it puts into
-that class. Exits with 1 if the classifier is right on less than 90% of the test pictures, or a class is never drawn.
+The classifier, a small convolutional network, learns from all training images of the run's own data, and is tested on
+all test images. Then the run draws so many images per class, and the table says which share of them it puts into
+that class. Exits with 1 if the classifier is right on less than 90% of the test images, or a class is never drawn.
 """
 
 from __future__ import annotations
@@ -89,11 +89,11 @@ def main() -> None:
 
     pipeline = kgen.load(directory.model)
     drawn = [pipeline.generate([name], n=args.number, seed=0, **config.sample.options) for name in classes]
-    found = np.stack([judge(model, images.astype("float32") / 255.0) for images in drawn])  # (classes, pictures)
+    found = np.stack([judge(model, images.astype("float32") / 255.0) for images in drawn])  # (classes, images)
     shares = (found == np.arange(len(classes))[:, None]).mean(1)
     lines = ["| asked for | drawn |", "|---|---|"]
     lines += [f"| {name} | {share:.2f} |" for name, share in zip(classes, shares, strict=True)]
-    lines += [f"| all | {shares.mean():.3f} |", "", f"The classifier is right on {right:.3f} of the test pictures."]
+    lines += [f"| all | {shares.mean():.3f} |", "", f"The classifier is right on {right:.3f} of the test images."]
     text = "\n".join(lines)
     print(text)
     if args.output:

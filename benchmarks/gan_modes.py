@@ -2,7 +2,7 @@
 
     KERAS_BACKEND=jax python benchmarks/gan_modes.py [--steps 8000]
 
-A picture is one pixel of two channels: a point. The modes lie 0.4 apart, with a standard deviation of 0.02. A point is
+An image is one pixel of two channels: a point. The modes lie 0.4 apart, with a standard deviation of 0.02. A point is
 good if it is within 3 deviations of a mode; a mode is found if 20 of 5,000 points are good ones of it (of points drawn
 evenly from the square, 15 would be). Exits with 1 unless all are found.
 

@@ -1,4 +1,4 @@
-"""Diffusion of latents beside diffusion of pixels: the same pictures, transformer and batch; training steps in turn.
+"""Diffusion of latents beside diffusion of pixels: the same images, transformer and batch; training steps in turn.
 
     python benchmarks/latent_speed.py [--rounds 3] [--output benchmarks/RESULTS.md]
 

@@ -4,8 +4,8 @@
     python benchmarks/peer_likelihoods.py vae FOLDER
 
 FOLDER holds the four files of Fashion-MNIST. "flow": kgen's RealNVP beside normflows' multiscale flow (Glow's blocks),
-28x28 images in a border of 2, uniform dequantisation, given the class; bits per dimension of test images. "vae":
-kgen's VAE beside pythae's with its residual networks, the Bernoulli likelihood of grey images, 16 latents, no class;
+28x28 images in a border of 2, uniform dequantization, given the class; bits per dimension of test images. "vae":
+kgen's VAE beside pythae's with its residual networks, the Bernoulli likelihood of gray images, 16 latents, no class;
 the bound, in nats. Both libraries train in turn, in processes of their own: AdamW, 100 steps of warm-up, half a cosine,
 gradients of norm 1 at most, no average of the weights. kgen's size is chosen to have no more parameters than its peer.
 
@@ -33,7 +33,7 @@ Result = dict[str, Any]
 
 
 def read(folder: str, size: int, steps: int, test_images: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-    """Pictures (N, size, size, 1) uint8 and classes (N,): the training batches in their order, and what is measured."""
+    """Images (N, size, size, 1) uint8 and classes (N,): the training batches in their order, and what is measured."""
     from kgen.data.datasets.idx import Idx
 
     dataset = Idx(path=folder, size=size, validation=test_images)

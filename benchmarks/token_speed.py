@@ -31,7 +31,7 @@ SHAPE, COUNT, VOCABULARY = (16, 16), 256, 1024
 HEADS = 4
 TEXT = (8, 64)  # positions of the text, and their width
 BATCH, NAR_STEPS, UNCACHED = 16, 8, 16
-"""Pictures at once; NAR's passes; and tokens that are drawn without what is kept, which takes very long."""
+"""Images at once; NAR's passes; and tokens that are drawn without what is kept, which takes very long."""
 
 Job = Callable[[], Any]
 
@@ -55,7 +55,7 @@ def kgen_jobs(width: int, depth: int) -> tuple[dict[str, Job], dict[str, int]]:
 
     from kgen import ConditionSpace, Space
     from kgen.backend.devices import compile_sampling, compile_training
-    from kgen.random import draw
+    from kgen.random import sample
 
     space, texts = Space("tokens", SHAPE, VOCABULARY), ConditionSpace(*TEXT)
     network = Transformer(width=width, depth=depth, heads=HEADS)
@@ -81,8 +81,8 @@ def kgen_jobs(width: int, depth: int) -> tuple[dict[str, Job], dict[str, int]]:
             return ops.mean(y_pred)
 
     def sampler(generator: Any, batch: int, **options: Any) -> Job:
-        steps = generator.drawing_steps(**options)
-        noise = draw(generator.noise_spec(**options), [(0, copy) for copy in range(batch)])
+        steps = generator.num_sampling_steps(**options)
+        noise = sample(generator.noise_spec(**options), [(0, copy) for copy in range(batch)])
         model = Run(lambda b: generator.generate(b["text"], b["text"], b["noise"], **options), [generator], steps)
         given = {"text": condition(batch), "noise": noise}
         return lambda: model.predict_on_batch(given)
@@ -108,11 +108,11 @@ def kgen_jobs(width: int, depth: int) -> tuple[dict[str, Job], dict[str, int]]:
         return lambda: model.train_on_batch(given, np.zeros(BATCH, "float32"))
 
     jobs = {
-        "AR, 1 picture": sampler(ar, 1),
-        f"AR, {BATCH} pictures": sampler(ar, BATCH),
-        f"AR, {BATCH} pictures, {UNCACHED} tokens without what is kept": uncached(BATCH),
-        f"NAR of {NAR_STEPS} steps, {BATCH} pictures": sampler(nar, BATCH, steps=NAR_STEPS),
-        f"NAR of {NAR_STEPS} steps, 1 picture": sampler(nar, 1, steps=NAR_STEPS),
+        "AR, 1 image": sampler(ar, 1),
+        f"AR, {BATCH} images": sampler(ar, BATCH),
+        f"AR, {BATCH} images, {UNCACHED} tokens without what is kept": uncached(BATCH),
+        f"NAR of {NAR_STEPS} steps, {BATCH} images": sampler(nar, BATCH, steps=NAR_STEPS),
+        f"NAR of {NAR_STEPS} steps, 1 image": sampler(nar, 1, steps=NAR_STEPS),
         "NAR, training step": trainer(),
     }
     return jobs, {"AR": weights(ar), "NAR": weights(nar)}
@@ -218,9 +218,9 @@ def report(seconds: dict[str, float], sizes: dict[str, int]) -> str:
     lines = ["| job | milliseconds |", "|---|---|", *(f"| {k} | {1000 * v:,.0f} |" for k, v in seconds.items()), ""]
     ratios = {
         "AR faster with what is kept": slow * COUNT / UNCACHED / many,
-        f"a batch of {BATCH} costs, of one picture": many / one,
-        f"NAR of {NAR_STEPS} steps faster than AR, {BATCH} pictures": many / few,
-        f"NAR of {NAR_STEPS} steps faster than AR, 1 picture": one / single,
+        f"a batch of {BATCH} costs, of one image": many / one,
+        f"NAR of {NAR_STEPS} steps faster than AR, {BATCH} images": many / few,
+        f"NAR of {NAR_STEPS} steps faster than AR, 1 image": one / single,
         f"AR faster than GPT-2 ({sizes['AR']:,} and {sizes['GPT-2']:,} weights)": peer / many,
         f"NAR's training step faster than muse's ({sizes['NAR']:,} and {sizes['muse']:,} weights)": other / training,
     }

@@ -39,7 +39,7 @@ class ComponentError(PluginError):
 
 
 class SpaceError(KgenError):
-    """Two neighbouring parts of a pipeline do not fit together."""
+    """Two neighboring parts of a pipeline do not fit together."""
 
 
 class RunError(KgenError):

@@ -1,9 +1,9 @@
 """Random numbers: different on each replica in training, and a function of an image's own key in sampling.
 
-`SeedGenerator` is for training. For sampling, a picture's noise is declared as `NoiseSpec`s and drawn on the host by
-`draw`, one picture at a time; a sampler that needs fresh noise at many steps declares a "key" and calls `normal` or
+`SeedGenerator` is for training. For sampling, an image's noise is declared as `NoiseSpec`s and drawn on the host by
+`draw`, one image at a time; a sampler that needs fresh noise at many steps declares a "key" and calls `normal` or
 `uniform` in the graph. These are counter-based (Threefry-2x32, Salmon et al. 2011, "Parallel random numbers: as easy as
-1, 2, 3"), so that a picture's noise depends on its own key alone, and is the same on every backend.
+1, 2, 3"), so that an image's noise depends on its own key alone, and is the same on every backend.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ class SeedGenerator(keras.random.SeedGenerator):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class NoiseSpec:
-    """Random numbers that one picture needs.
+    """Random numbers that one image needs.
 
     Args:
         kind: "normal" (mean 0, variance 1), "uniform" ([0, 1)), or "key" (shape ignored: two int32 numbers that
             `normal` and `uniform` of this module turn into as much noise as wanted).
-        shape: For one picture, without the batch axis.
+        shape: For one image, without the batch axis.
     """
 
     kind: Literal["normal", "uniform", "key"]
@@ -102,7 +102,7 @@ def noise_keys(prompts: Sequence[str], seeds: Sequence[int], n: int, shared: boo
     return keys
 
 
-def draw(specs: Mapping[str, NoiseSpec], keys: Sequence[NoiseKey]) -> dict[str, np.ndarray]:
+def sample(specs: Mapping[str, NoiseSpec], keys: Sequence[NoiseKey]) -> dict[str, np.ndarray]:
     """Draws the noise of a batch, that of each image from its own key.
 
     Args:
@@ -113,12 +113,12 @@ def draw(specs: Mapping[str, NoiseSpec], keys: Sequence[NoiseKey]) -> dict[str, 
         By name an array (B, *shape): float32, or int32 for keys.
     """
     return {
-        name: np.stack([_draw_one(spec, zlib.crc32(name.encode()), key) for key in keys])
+        name: np.stack([_sample_one(spec, zlib.crc32(name.encode()), key) for key in keys])
         for name, spec in specs.items()
     }
 
 
-def _draw_one(spec: NoiseSpec, stream: int, key: NoiseKey) -> np.ndarray:
+def _sample_one(spec: NoiseSpec, stream: int, key: NoiseKey) -> np.ndarray:
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([*key, stream])))
     if spec.kind == "key":
         return rng.integers(-(2**31), 2**31, size=2, dtype=np.int64).astype(np.int32)
@@ -130,7 +130,7 @@ def _draw_one(spec: NoiseSpec, stream: int, key: NoiseKey) -> np.ndarray:
 def interpolate(
     specs: Mapping[str, NoiseSpec], first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray], at: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Noise on the way from one picture's to another's.
+    """Noise on the way from one image's to another's.
 
     Normal noise turns, and keeps its length (spherical interpolation, Shoemake 1985); other kinds stay the first's.
 
@@ -160,9 +160,9 @@ def normal(keys: Tensor, counter: Tensor, shape: Sequence[int]) -> Tensor:
     """Normal noise in the graph (Box and Muller 1958).
 
     Args:
-        keys: (B, 2) int32, one a picture.
-        counter: int32 scalar that numbers the draws of a picture (a sampler's step).
-        shape: Of one picture.
+        keys: (B, 2) int32, one an image.
+        counter: int32 scalar that numbers the draws of an image (a sampler's step).
+        shape: Of one image.
 
     Returns:
         (B, *shape) float32.

@@ -9,7 +9,7 @@ from typing import Literal
 from kgen.errors import SpaceError
 
 MAX_SIZE = 2**28
-"""Numbers of one example; a picture of so many is 1 GiB of floats."""
+"""Numbers of one example; an image of so many is 1 GiB of floats."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ TOY = Path(__file__).parent / "toy"
 EXECUTABLE = Path(sys.executable).parent / "kgen"
 
 GOOD = """\
-data: {name: squares, colours: [red, green], held: true}
+data: {name: squares, colors: [red, green], held: true}
 encoder: letters
 generator: toy/means
 fit: {steps: 6, batch_size: 4, warmup_steps: 0, learning_rate: 0.05, checkpoint_every: 3, validate_every: 3}

@@ -129,7 +129,7 @@ class Painter(Generator):
 class Editor(Painter):
     """Starts from an image, too: it goes a part of the way to the mean."""
 
-    edits = True
+    supports_img2img = True
 
     def generate(
         self,
@@ -185,11 +185,11 @@ class Codec(Decoder):
 
 
 class Patterns(Dataset):
-    """Random pictures that never change, each with a caption of its own; the last one is held out."""
+    """Random images that never change, each with a caption of its own; the last one is held out."""
 
     def __init__(self, *, count: int = 24, size: int = 8) -> None:
         self.count, self.size = count, size
-        self._pictures = np.random.default_rng(0).integers(0, 256, (count, size, size, 3)).astype(np.uint8)
+        self._images = np.random.default_rng(0).integers(0, 256, (count, size, size, 3)).astype(np.uint8)
 
     @property
     def image_space(self) -> Space:
@@ -200,4 +200,4 @@ class Patterns(Dataset):
         return {"train": names[:-1], "validation": [], "holdout": names[-1:]}[split]
 
     def image(self, split: Split, index: int) -> np.ndarray:
-        return self._pictures[index if split == "train" else -1]
+        return self._images[index if split == "train" else -1]

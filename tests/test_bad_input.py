@@ -67,7 +67,7 @@ def test_keys_components_types_ranges_and_overrides_are_all_reported_at_once(kge
     path = write(tmp_path / "bad.yaml", text)
     outcome = kgen("run", path, "--set", "fit.stpes=10", "--set", "sample.options.strength=-1", cwd=tmp_path)
     outcome.refuses(
-        f"{path}:1: data.hedl: unknown key; did you mean 'held'? (toy/squares takes: size, colours, held)",
+        f"{path}:1: data.hedl: unknown key; did you mean 'held'? (toy/squares takes: size, colors, held)",
         f"{path}:2: encoder: unknown encoder 'lettres': did you mean 'letters'",
         f"{path}:4: fit.steps: must be a whole number, got 'six'",
         f"{path}:4: fit.learning_rate: must be greater than 0, got -1",
@@ -82,20 +82,20 @@ def test_keys_components_types_ranges_and_overrides_are_all_reported_at_once(kge
 def test_parts_that_do_not_fit_and_data_that_is_not_there(kgen, tmp_path: Path, site) -> None:
     """One process checks several files: each gets one message, and those in order are still built."""
     site.install("sour", "import a_module_that_is_not_there")
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    Image.new("RGB", (8, 8)).save(pictures / "there.png")
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.new("RGB", (8, 8)).save(images / "there.png")
     rows = [{"file_name": "there.png", "text": "red"}, {"file_name": "gone.png", "text": "green"}]
-    write(pictures / "metadata.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    write(images / "metadata.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "empty").mkdir()
-    data = "data: {name: squares, colours: [red, green], held: true}"
+    data = "data: {name: squares, colors: [red, green], held: true}"
     assert data in GOOD
     changes = {
         "tokens": ("toy/means", "{name: toy/tokens, vocabulary: 4}"),
         "stride": ("toy/means", "{name: toy/means, stride: 3}"),
         "missing": (data, f"data: {{name: imagefolder, path: {tmp_path}/nowhere}}"),
         "empty": (data, f"data: {{name: imagefolder, path: {tmp_path}/empty}}"),
-        "gone": (data, f"data: {{name: imagefolder, path: {pictures}}}"),
+        "gone": (data, f"data: {{name: imagefolder, path: {images}}}"),
         "sour": ("letters", "sour/lemon"),
         "fine": ("toy/means", "toy/means"),
     }
@@ -110,7 +110,7 @@ def test_parts_that_do_not_fit_and_data_that_is_not_there(kgen, tmp_path: Path, 
     messages = {path.stem: line for path in paths.values() for line in lines if str(path) in line}
     assert set(messages) == set(paths) - {"fine"} and len(lines) == len(messages), outcome.err
     assert "generator 'toy/tokens' models tokens latents, but decoder 'kgen/identity' makes 8x8x3" in messages["tokens"]
-    assert "stride of 3, which does not divide pictures of 8x8x3" in messages["stride"]
+    assert "stride of 3, which does not divide images of 8x8x3" in messages["stride"]
     assert f"{tmp_path}/nowhere" in messages["missing"]
     assert f"{tmp_path}/empty" in messages["empty"]
     assert "gone.png" in messages["gone"]

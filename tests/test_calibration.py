@@ -98,7 +98,7 @@ def configuration(*changes: str) -> RunConfig:
 
 def test_a_run_calibrates_it_once_and_others_take_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    run(configuration(), tmp_path / "run", say=said.append)
+    run(configuration(), tmp_path / "run", log=said.append)
     assert any("calibrated on 60 images" in text for text in said)
     pipeline = load(tmp_path / "run")
     data = Shapes(size=16, count=60)
@@ -116,7 +116,7 @@ def test_a_run_calibrates_it_once_and_others_take_it(tmp_path: Path, monkeypatch
         raise AssertionError("it is calibrated again")
 
     monkeypatch.setattr("kgen.runs.decoder_stage.save_decoder", never)
-    run(configuration("fit.steps=3"), tmp_path / "run", restart=True, say=said.append)
+    run(configuration("fit.steps=3"), tmp_path / "run", restart=True, log=said.append)
     assert any("nothing that it depends on has changed" in text for text in said)
     run(configuration(f"decoder={{from: {tmp_path / 'run'}}}"), tmp_path / "other")
     taken = load(tmp_path / "other").decoder

@@ -125,8 +125,8 @@ def test_a_fault_of_kgen_asks_for_a_report_and_shows_the_traceback_on_demand(kge
     assert "Traceback" in kgen_process("plugins", "list", PYTHONPATH=str(site.path), KGEN_DEBUG="1").err
 
 
-@pytest.mark.parametrize("prompt, name", [("A red/heart!", "a-red-heart"), ("NUL", "picture-nul"), ("?", "picture")])
-def test_a_picture_is_named_after_its_prompt_as_every_system_allows(prompt: str, name: str) -> None:
+@pytest.mark.parametrize("prompt, name", [("A red/heart!", "a-red-heart"), ("NUL", "image-nul"), ("?", "image")])
+def test_a_image_is_named_after_its_prompt_as_every_system_allows(prompt: str, name: str) -> None:
     """`nul.png` is no file on Windows, and holds nothing."""
     assert _slug(prompt) == name
 
@@ -212,7 +212,7 @@ def test_run_trains_and_says_where_things_are(trained: Trained) -> None:
     with (directory / "metrics.csv").open() as file:
         assert list(csv.DictReader(file))
     assert "toy/means" in (directory / "config.yaml").read_text()
-    assert "Pictures over time" in (directory / "report.html").read_text()
+    assert "Images over time" in (directory / "report.html").read_text()
 
 
 def test_a_run_says_first_how_its_images_were_read(kgen, tmp_path: Path) -> None:
@@ -244,27 +244,25 @@ def test_run_again_is_quick_and_changes_nothing(kgen, trained: Trained) -> None:
     assert (trained.directory / "manifest.json").read_text() == before
 
 
-def test_generate_writes_one_picture_or_a_grid_or_a_folder(
-    kgen, kgen_process, trained: Trained, tmp_path: Path
-) -> None:
+def test_generate_writes_one_image_or_a_grid_or_a_folder(kgen, kgen_process, trained: Trained, tmp_path: Path) -> None:
     alone = kgen_process("generate", trained.directory, "red", "--seed", "7", "--set", "strength=0.5", cwd=tmp_path)
     assert alone.status == 0 and alone.out == "red.png\n", alone
-    with Image.open(tmp_path / "red.png") as picture:
-        single = np.asarray(picture)
+    with Image.open(tmp_path / "red.png") as image:
+        single = np.asarray(image)
         assert single.shape == (8, 8, 3)
-        assert picture.text["prompt"] == "red" and picture.text["seed"] == "7" and picture.text["model"] == "good"
-        assert json.loads(picture.text["options"]) == {"strength": 0.5}
+        assert image.text["prompt"] == "red" and image.text["seed"] == "7" and image.text["model"] == "good"
+        assert json.loads(image.text["options"]) == {"strength": 0.5}
     options = ["-n", "2", "--seed", "7", "--set", "strength=0.5"]
     folder = kgen("generate", trained.directory, "Red, red!", "red", *options, "-o", "many/", cwd=tmp_path)
     names = ["0000-red-red.png", "0001-red-red.png", "0002-red.png", "0003-red.png"]
     assert folder.out.split() == [f"many/{name}" for name in names]
-    pictures = [np.asarray(Image.open(tmp_path / "many" / name)) for name in names]
-    assert np.abs(pictures[2].astype(int) - single).max() <= 1, "the same prompt and seed, in another process and batch"
-    assert np.abs(pictures[3].astype(int) - single).max() > 8, "another copy"
+    images = [np.asarray(Image.open(tmp_path / "many" / name)) for name in names]
+    assert np.abs(images[2].astype(int) - single).max() <= 1, "the same prompt and seed, in another process and batch"
+    assert np.abs(images[3].astype(int) - single).max() > 8, "another copy"
     grid = kgen("generate", trained.directory, "red", "green", "-n", "3", "-o", "sub/grid.png", cwd=tmp_path)
     assert grid.out == "sub/grid.png\n"
-    with Image.open(tmp_path / "sub" / "grid.png") as picture:
-        assert picture.width > picture.height and picture.text["prompt"] == "red; green"
+    with Image.open(tmp_path / "sub" / "grid.png") as image:
+        assert image.width > image.height and image.text["prompt"] == "red; green"
 
 
 def test_generate_tells_prompts_from_words_and_enlarges(kgen, trained: Trained, tmp_path: Path) -> None:
@@ -272,9 +270,9 @@ def test_generate_tells_prompts_from_words_and_enlarges(kgen, trained: Trained, 
     assert words.status == 0 and "note: these are 2 prompts: 'purple', 'square'; quote a prompt" in words.err
     quoted = kgen("generate", trained.directory, "purple square", "red", "-o", "grid.png", cwd=tmp_path)
     assert quoted.status == 0 and not quoted.err
-    with Image.open(tmp_path / "many" / "0000-purple.png") as picture:
-        assert picture.size == (24, 24) and picture.text["scale"] == "3"
-        assert len(np.unique(np.asarray(picture)[:3, :3].reshape(-1, 3), axis=0)) == 1
+    with Image.open(tmp_path / "many" / "0000-purple.png") as image:
+        assert image.size == (24, 24) and image.text["scale"] == "3"
+        assert len(np.unique(np.asarray(image)[:3, :3].reshape(-1, 3), axis=0)) == 1
     twice = kgen("generate", trained.directory, "red", "red", "-o", "many/", cwd=tmp_path)
     copies = [Image.open(tmp_path / name).text["copy"] for name in twice.out.split()]
     assert copies == ["0", "1"]

@@ -29,7 +29,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "runs" / "other"
 
 
-def test_table_page_and_pictures(kgen, trained: Trained, other: Path, tmp_path: Path) -> None:
+def test_table_page_and_images(kgen, trained: Trained, other: Path, tmp_path: Path) -> None:
     outcome = kgen("compare", trained.directory, other, "-o", tmp_path / "c", "--prompt", "red", "--prompt", "white")
     assert outcome.status == 0, outcome.err
     with (tmp_path / "c" / "comparison.csv").open(newline="") as file:
@@ -38,17 +38,17 @@ def test_table_page_and_pictures(kgen, trained: Trained, other: Path, tmp_path: 
     for row in (first, second):
         assert row["generator"] == "toy/means" and row["parameters"] == "5184" and row["training steps"] == "6"
         assert row["likelihood"] == "none" and row["bits per dimension"] == "" and row["steps to draw"] == "1"
-        assert float(row["pictures/s drawn"]) > 0 and int(row["peak MiB"]) > 50
+        assert float(row["images/s drawn"]) > 0 and int(row["peak MiB"]) > 50
         assert 0 <= float(row["brightness mean"]) <= 255 and row["brightness mean (holdout)"]
     page = (tmp_path / "c" / "comparison.html").read_text()
-    assert "Not the same pictures or captions in all runs" in page and page.count("data:image/png;base64,") == 2
+    assert "Not the same images or captions in all runs" in page and page.count("data:image/png;base64,") == 2
     assert not re.search(r"(src|href)=\"(?!data:)", page), "the page refers to other files"
     markdown = (tmp_path / "c" / "comparison.md").read_text()
-    assert markdown.startswith("| run | generator | encoder | decoder |") and "(pictures.png)" in markdown
+    assert markdown.startswith("| run | generator | encoder | decoder |") and "(images.png)" in markdown
     assert "| 5,184 |" in markdown and "bits per dimension \N{DOWNWARDS ARROW}" in markdown
-    assert '| data.colours | \\["red", "green"\\] | \\["red", "green", "blue"\\] |' in markdown
-    assert "<td>data.colours</td>" in page and first["decoder"] == "kgen/identity"
-    with Image.open(tmp_path / "c" / "pictures.png") as sheet:
+    assert '| data.colors | \\["red", "green"\\] | \\["red", "green", "blue"\\] |' in markdown
+    assert "<td>data.colors</td>" in page and first["decoder"] == "kgen/identity"
+    with Image.open(tmp_path / "c" / "images.png") as sheet:
         assert sheet.info["prompt"] == "red; white"
     assert "generator" in outcome.out and "comparison.html" in outcome.out
 
@@ -93,7 +93,7 @@ def test_what_cannot_be_compared(kgen, trained: Trained, tmp_path: Path) -> None
 
 
 def test_a_likelihood_is_asked_of_a_generator_without_one(kgen, good: Path) -> None:
-    good.write_text(good.read_text().replace("{metrics:", "{likelihood: {pictures: 4}, metrics:"), encoding="utf-8")
+    good.write_text(good.read_text().replace("{metrics:", "{likelihood: {images: 4}, metrics:"), encoding="utf-8")
     kgen("check", good).refuses("evaluate.likelihood: Means has no likelihood", "good.yaml")
 
 
@@ -106,16 +106,16 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_measur
     monkeypatch.setattr("kgen.comparison.compare.load", measured)
     (tmp_path / "file").write_text("precious")
     (tmp_path / "mine").mkdir()
-    for name in ("pictures.png", "steps-speed.svg"):
+    for name in ("images.png", "steps-speed.svg"):
         (tmp_path / "mine" / name).write_text("precious")
     for out, message in (
         ("file", "cannot be written to"),
         ("file/below", "cannot be written to"),
         ("/proc/comparison", "cannot be written to"),
-        ("mine", "holds pictures.png, steps-speed.svg, but no comparison: choose another folder"),
+        ("mine", "holds images.png, steps-speed.svg, but no comparison: choose another folder"),
     ):
         kgen("compare", trained.directory, "-o", tmp_path / out).refuses(message)
-    assert (tmp_path / "mine" / "pictures.png").read_text() == "precious"
+    assert (tmp_path / "mine" / "images.png").read_text() == "precious"
 
 
 def test_names_and_prompts_are_escaped_in_markdown() -> None:

@@ -138,7 +138,7 @@ def test_a_file_that_is_none(tmp_path: Path, name: str, message: str) -> None:
 def test_defaults_are_filled_in_and_names_become_full_ids() -> None:
     config = RunConfig.from_dict(SMALL)
     assert config.name == "run" and config.decoder.name == "kgen/identity" and config.fit.schedule == "cosine"
-    assert config.data.dump() == {"name": "toy/squares", "size": 8, "colours": ["red", "green"], "held": False}
+    assert config.data.dump() == {"name": "toy/squares", "size": 8, "colors": ["red", "green"], "held": False}
     assert config.generator.options["network"] == {"kind": "linear", "bias": True}
     assert config.sample.options == {}, "these defaults belong to the sampler"
 
@@ -172,12 +172,12 @@ def test_a_configuration_is_frozen() -> None:
 
 
 def test_resolved_options_build_the_component() -> None:
-    config = RunConfig.from_dict({**SMALL, "data": {"name": "squares", "size": 4, "colours": ["blue"]}})
+    config = RunConfig.from_dict({**SMALL, "data": {"name": "squares", "size": 4, "colors": ["blue"]}})
     assert make_dataset(config.data.dump()).image("train", 0).tolist() == [[[0, 0, 255]] * 4] * 4
 
 
 BAD = """\
-data: {name: squares, colours: red}
+data: {name: squares, colors: red}
 encoder: {name: lettres}
 generator:
   name: toy/means
@@ -206,7 +206,7 @@ def test_all_problems_of_a_file_are_reported_one_a_line_in_its_order(tmp_path: P
     path = write(tmp_path, BAD)
     lines = [line.removeprefix(f"{path}:") for line in refuse(path).splitlines()]
     expected = [
-        "1: data.colours: must be a list or 'all', got 'red'",
+        "1: data.colors: must be a list or 'all', got 'red'",
         "2: encoder: unknown encoder 'lettres': did you mean 'letters'",
         "5: generator.netwrok: unknown key; did you mean 'network'? (toy/means takes: network, limit, size, stride)",
         "8: generator.network.widht: unknown key; did you mean 'width'? ('network' takes: kind, width, depth, rates)",
@@ -250,7 +250,7 @@ def test_all_problems_of_a_file_are_reported_one_a_line_in_its_order(tmp_path: P
         ({"generator": {"name": "means", "fit": {"steps": 3}}}, "generator.fit: unknown key"),
         ({"generator": {"name": "means", "from": "x"}}, "generator.from: unknown key"),
         ({"generator": "tokens"}, "generator.vocabulary: is required"),
-        ({"data": {"name": "squares", "colours": [1]}}, "data.colours[0]: must be text, got 1"),
+        ({"data": {"name": "squares", "colors": [1]}}, "data.colors[0]: must be text, got 1"),
         ({"generator": {"name": 3}}, "generator.name: must be text, got 3"),
         ({"name": "../x"}, "name: names a folder"),
         ({"name": ""}, "name: names a folder"),
@@ -283,7 +283,7 @@ def test_overrides_set_options_and_replace_components() -> None:
     overrides = [
         "fit.steps=10",
         "fit.learning_rate=1e-4",
-        "data.colours=[blue, white]",
+        "data.colors=[blue, white]",
         "generator.network.depth=4",
         "encoder.scale=2",
         "sample.options.strength=0.5",
@@ -291,7 +291,7 @@ def test_overrides_set_options_and_replace_components() -> None:
     ]
     config = RunConfig.from_dict(given, overrides)
     assert (config.fit.steps, config.fit.learning_rate) == (10, 1e-4)
-    assert config.data.options["colours"] == ["blue", "white"]
+    assert config.data.options["colors"] == ["blue", "white"]
     assert config.generator.options["network"] == {"kind": "deep", "width": 16, "depth": 4, "rates": [0.5, 1.0]}
     assert config.encoder.dump() == {"name": "toy/letters", "scale": 2.0}
     assert config.sample.options == {"strength": 0.5}
@@ -309,8 +309,8 @@ def test_overrides_set_options_and_replace_components() -> None:
         ("=3", "--set =3: must read KEY=VALUE"),
         ("fit.steps.x=3", "--set fit.steps.x=3: 'fit.steps' is 3, no mapping with keys"),
         ("fit.steps=[1", "--set fit.steps=[1: is not valid YAML"),
-        ("data.colours=*all", "--set data.colours=*all: aliases (*all) are not allowed: quote the text"),
-        ("data.colours=!!set {a}", "tags (tag:yaml.org,2002:set) are not allowed"),
+        ("data.colors=*all", "--set data.colors=*all: aliases (*all) are not allowed: quote the text"),
+        ("data.colors=!!set {a}", "tags (tag:yaml.org,2002:set) are not allowed"),
         ("encoder=lettres", "--set encoder=lettres: encoder: unknown encoder 'lettres'"),
         ("decoder.x=1", "--set decoder.x=1: decoder.x: unknown key (kgen/identity takes: no options)"),
     ],
@@ -320,9 +320,9 @@ def test_a_wrong_override_is_reported_as_it_was_written(override: str, message: 
 
 
 def test_a_problem_in_a_value_that_an_override_replaced_is_the_overrides(tmp_path: Path) -> None:
-    path = write(tmp_path, yaml.safe_dump({**SMALL, "data": {"name": "squares", "colours": ["red"]}}))
-    found = refuse(path, ["data.colours=[blue, 1]", "data.colours=[1]"])
-    assert found == "--set data.colours=[1]: data.colours[0]: must be text, got 1"
+    path = write(tmp_path, yaml.safe_dump({**SMALL, "data": {"name": "squares", "colors": ["red"]}}))
+    found = refuse(path, ["data.colors=[blue, 1]", "data.colors=[1]"])
+    assert found == "--set data.colors=[1]: data.colors[0]: must be text, got 1"
 
 
 def test_a_problem_of_the_file_that_an_override_mends_is_none(tmp_path: Path) -> None:

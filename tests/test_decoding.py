@@ -14,9 +14,9 @@ from kgen.data import images
 WHITE = (255, 255, 255)
 
 
-def encoded(picture: Image.Image, format: str, **options: Any) -> bytes:
+def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
     data = io.BytesIO()
-    picture.save(data, format, **options)
+    image.save(data, format, **options)
     return data.getvalue()
 
 
@@ -51,7 +51,7 @@ def test_floats_in_either_range_are_read_and_others_refused() -> None:
     np.testing.assert_array_equal(gray(np.array([[0, 0.5, 1]], "float32"))[0], [0, 128, 255])
     np.testing.assert_array_equal(gray(np.array([[0, 128, 255]], "float32"))[0], [0, 128, 255])
     for values, reason in (([[0, 1000]], "floats up to 1000"), ([[-1, 1]], "negative")):
-        with pytest.raises(images.PictureError, match=reason):
+        with pytest.raises(images.ImageError, match=reason):
             gray(np.array(values, "float32"))
 
 
@@ -92,10 +92,10 @@ def test_colors_of_another_space_are_converted() -> None:
     """Adobe RGB's (150, 200, 150) has less red in sRGB's numbers: the matrices of both spaces say so."""
     profile = wide_profile()
     assert ImageCms.getProfileName(ImageCms.ImageCmsProfile(io.BytesIO(profile))).strip() == "wide"
-    picture = Image.new("RGB", (8, 8), (150, 200, 150))
+    image = Image.new("RGB", (8, 8), (150, 200, 150))
     expected = srgb_of_adobe(np.array([150, 200, 150]) / 255)
     for mode in ("RGB", "RGBA"):
-        read = images.decode(encoded(picture.convert(mode), "PNG", icc_profile=profile), WHITE)
+        read = images.decode(encoded(image.convert(mode), "PNG", icc_profile=profile), WHITE)
         np.testing.assert_allclose(np.asarray(read)[0, 0], expected * 255, atol=2)
     assert np.abs(expected * 255 - [150, 200, 150]).max() > 10
 
@@ -109,25 +109,25 @@ def srgb_of_adobe(color: np.ndarray) -> np.ndarray:
 
 
 def test_a_damaged_profile_and_srgb_change_nothing() -> None:
-    picture = Image.new("RGB", (8, 8), (150, 200, 150))
+    image = Image.new("RGB", (8, 8), (150, 200, 150))
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for profile in (b"nothing", srgb):
-        read = images.decode(encoded(picture, "PNG", icc_profile=profile), WHITE)
+        read = images.decode(encoded(image, "PNG", icc_profile=profile), WHITE)
         np.testing.assert_array_equal(np.asarray(read)[0, 0], [150, 200, 150])
 
 
 def test_a_large_image_is_shrunk_in_strips_before_it_is_composed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same pixels as by Pillow's own reduction of the whole; no copy of it is made on the way."""
     values = np.random.default_rng(0).integers(0, 256, (300, 420, 4)).astype(np.uint8)
-    picture = Image.fromarray(values)
+    image = Image.fromarray(values)
     monkeypatch.setattr(images, "LARGE", 1000)
     seen = []
-    monkeypatch.setattr(images, "_rgb", lambda picture, background: seen.append(picture) or picture)
-    images.decode(encoded(picture, "PNG"), WHITE, least=32)
+    monkeypatch.setattr(images, "_rgb", lambda image, background: seen.append(image) or image)
+    images.decode(encoded(image, "PNG"), WHITE, least=32)
     (small,) = seen
     assert small.size == (105, 75) and small.mode == "RGBA"
-    np.testing.assert_array_equal(np.asarray(small), np.asarray(picture.reduce(4)))
-    images.decode(encoded(picture, "PNG"), WHITE)
+    np.testing.assert_array_equal(np.asarray(small), np.asarray(image.reduce(4)))
+    images.decode(encoded(image, "PNG"), WHITE)
     assert seen[1].size == (420, 300)  # as it is, where no size is asked for
 
 

@@ -32,7 +32,7 @@ def test_they_check(kgen) -> None:
             "generator.coupling={kind: convolutional, scales: 7}",
             "can be halved 5 times: use at most 5",
         ),
-        ("gan", "evaluate.likelihood.pictures=8", "GAN has no likelihood: it can only be compared by its pictures"),
+        ("gan", "evaluate.likelihood.images=8", "GAN has no likelihood: it can only be compared by its images"),
         ("vae", "sample.options={guidance: 2}", "unknown key (VAE.generate takes: temperature, observe)"),
         ("realnvp", "sample.options={temperature: 0}", "sample.options.temperature: must be greater than 0, got 0"),
     ],

@@ -19,17 +19,17 @@ from kgen.data.datasets.imagefolder import ImageFolder
 from kgen.data.datasets.shapes import Shapes
 from kgen.data.loader import Loader
 from kgen.pipeline.prompts import parse_prompts
-from kgen.runs.prompts import prompts_to_draw, prompts_to_score
+from kgen.runs.prompts import prompts_to_generate, prompts_to_score
 from kgen.testing import EncoderConformance
 
-SHAPES = Shapes(size=16, colours=("red", "blue"), holdout=("blue star",), sizes=("large",), positions=("middle",))
+SHAPES = Shapes(size=16, colors=("red", "blue"), holdout=("blue star",), sizes=("large",), positions=("middle",))
 RUN = """\
 data: {name: shapes, size: 16, count: 24, holdout: [purple square]}
 encoder: {name: text/label, dim: 8}
 generator: {name: diffusion/diffusion, network: {kind: dit, patch: 4, width: 8, depth: 1, heads: 2}}
 fit: {steps: 2, batch_size: 4}
 sample: {every: 0, options: {steps: 2}}
-evaluate: {metrics: [attributes], limit: 4}
+evaluate: {metrics: [attributes], max_prompts: 4}
 """
 
 
@@ -55,7 +55,7 @@ def test_examples_hold_all_fields() -> None:
     example = SHAPES.example("holdout", 0)
     assert example["caption"] == "a large blue star in the middle" and example["label"] == "star"
     np.testing.assert_array_equal(example["image"], SHAPES.image("holdout", 0))
-    two = Shapes(objects=2, size=16, colours=("red",), shapes=("circle", "star"), sizes=("small",))
+    two = Shapes(objects=2, size=16, colors=("red",), shapes=("circle", "star"), sizes=("small",))
     assert set(two.values("train", "label")) == {f"{a} and {b}" for a in ("circle", "star") for b in ("circle", "star")}
     with pytest.raises(kgen.DataError, match=r"Patterns has no field 'label': it has image, caption"):
         Patterns().values("train", "label")
@@ -223,10 +223,10 @@ def test_grids_show_each_label_once(toy: None) -> None:
         {"data": "squares", "encoder": "letters", "generator": "toy/means", "fit": {"steps": 1}}
     )
     encoder: Any = ClassLabel(dim=4)
-    chosen = prompts_to_draw(config, SHAPES, encoder)
+    chosen = prompts_to_generate(config, SHAPES, encoder)
     assert list(chosen.texts) == ["circle", "square", "triangle", "diamond", "cross", "star", "star"]
     assert chosen.rows[-1] == ("holdout", 0)
-    images = prompts_to_draw(config, SHAPES, MeanColor())
+    images = prompts_to_generate(config, SHAPES, MeanColor())
     assert images.texts[0] == "a large red circle in the middle" and images.inputs[0].shape == (16, 16, 3)
 
 
@@ -237,7 +237,7 @@ generator: {name: diffusion/diffusion, network: {kind: dit, patch: 4, width: 8, 
 condition_dropout: 0.2
 fit: {steps: 2, batch_size: 4, flip: true}
 sample: {every: 2, options: {steps: 2, guidance: 1.5}}
-evaluate: {metrics: [attributes], limit: 4}
+evaluate: {metrics: [attributes], max_prompts: 4}
 """
 
 

@@ -148,7 +148,7 @@ def test_names_are_looked_for_elsewhere_only_if_none_is_beside_the_table(tmp_pat
     """Else an image of another folder would get the caption of one that was deleted."""
     make(tmp_path, {"1.png": None, "more/2.png": None, "metadata.csv": "file_name,text\n1.png,a\n2.png,b\n"})
     assert problems(tmp_path) == {
-        "metadata.csv:3": "there is no picture 2.png",
+        "metadata.csv:3": "there is no image 2.png",
         "more/2.png": "metadata.csv has no caption for it",
     }
 

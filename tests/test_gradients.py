@@ -31,7 +31,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "text/bag": {"dim": 8},
     "text/class": {"dim": 8},
     "text/transformer": {"dim": 8, "depth": 1, "heads": 2, "vocabulary": 300, "length": 8},
-    "tokens/pictures": {"dim": 8, "depth": 1, "heads": 1},
+    "tokens/images": {"dim": 8, "depth": 1, "heads": 1},
 }
 GENERATORS: dict[str, dict[str, Any]] = {
     "tokens/ar": {"network": {**TRANSFORMER, "text": "prefix", "positions": "learned"}, "order": "random"},
@@ -65,7 +65,7 @@ def loss_of(name: str) -> tuple[keras.layers.Layer, Callable[[Any, int], Any]]:
 
         losses(0, 4)
         return generator, losses
-    texts = NUMBERS if name == "tokens/pictures" else TEXTS
+    texts = NUMBERS if name == "tokens/images" else TEXTS
     encoder = make_encoder({"name": name, **ENCODERS[name]}, texts)
     tokens = encoder.tokenize(texts)
     signs = (
@@ -246,8 +246,8 @@ def test_a_token_that_is_repeated_128_times() -> None:
     ones = tf.IndexedSlices(tf.ones((128, 1)), tf.zeros(128, tf.int32), tf.constant([2, 1]))
     table = keras.Variable(np.zeros((2, 1), "float32"))
     assert norm([clipped([ones], table)]) == pytest.approx(1.0, rel=1e-6)
-    cancelled = tf.IndexedSlices(tf.constant([[5.0], [-5.0], [0.5]]), tf.constant([0, 0, 1]), tf.constant([2, 1]))
-    np.testing.assert_allclose(clipped([cancelled], table), [[0.0], [0.5]], atol=1e-6)  # of norm 0.5: below the limit
+    canceled = tf.IndexedSlices(tf.constant([[5.0], [-5.0], [0.5]]), tf.constant([0, 0, 1]), tf.constant([2, 1]))
+    np.testing.assert_allclose(clipped([canceled], table), [[0.0], [0.5]], atol=1e-6)  # of norm 0.5: below the limit
 
 
 def clipped(gradients: list[Any], table: keras.Variable) -> np.ndarray:

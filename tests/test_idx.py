@@ -15,7 +15,7 @@ from kgen.testing import DatasetConformance
 
 CLASSES = ("shirt", "boot", "bag")
 RNG = np.random.default_rng(0)
-PICTURES = {"train": RNG.integers(0, 256, (30, 6, 5), np.uint8), "t10k": RNG.integers(0, 256, (9, 6, 5), np.uint8)}
+IMAGES = {"train": RNG.integers(0, 256, (30, 6, 5), np.uint8), "t10k": RNG.integers(0, 256, (9, 6, 5), np.uint8)}
 LABELS = {"train": np.arange(30, dtype=np.uint8) % 3, "t10k": np.arange(9, dtype=np.uint8)[::-1] % 3}
 
 
@@ -26,8 +26,8 @@ def encode(array: np.ndarray) -> bytes:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for part in PICTURES:
-        (tmp_path / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(encode(PICTURES[part])))
+    for part in IMAGES:
+        (tmp_path / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(encode(IMAGES[part])))
         (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(encode(LABELS[part]))
     return tmp_path
 
@@ -41,29 +41,29 @@ class TestIdx(DatasetConformance):
         return Idx(path=str(self.folder), classes=CLASSES, size=8, holdout=("bag",))
 
 
-def test_pictures_and_names(folder: Path) -> None:
+def test_images_and_names(folder: Path) -> None:
     data = Idx(path=str(folder), classes=CLASSES, validation=4)
     assert data.image_space.shape == (6, 5, 1)
     assert data.captions("train")[:4] == ["shirt", "boot", "bag", "shirt"]
     assert data.captions("validation") == ["bag", "boot", "shirt", "bag"]
     for index in (0, 7, 29):
-        np.testing.assert_array_equal(data.image("train", index)[..., 0], PICTURES["train"][index])
-    np.testing.assert_array_equal(data.image("validation", 3)[..., 0], PICTURES["t10k"][3])
+        np.testing.assert_array_equal(data.image("train", index)[..., 0], IMAGES["train"][index])
+    np.testing.assert_array_equal(data.image("validation", 3)[..., 0], IMAGES["t10k"][3])
 
 
 def test_border_limit_and_holdout(folder: Path) -> None:
     data = Idx(path=str(folder), size=9, limit=10, validation=0, holdout=("1",))
     assert data.captions("train") == [str(i % 3) for i in range(10) if i % 3 != 1]
     assert data.captions("holdout") == ["1"] * 3 and not data.captions("validation")
-    np.testing.assert_array_equal(data.image("train", 1)[1:7, 2:7, 0], PICTURES["train"][2])  # 1 is held out
-    picture = data.image("holdout", 1)[..., 0]
-    np.testing.assert_array_equal(picture[1:7, 2:7], PICTURES["train"][4])
-    assert picture.shape == (9, 9) and picture.sum(dtype=int) == PICTURES["train"][4].sum(dtype=int)
+    np.testing.assert_array_equal(data.image("train", 1)[1:7, 2:7, 0], IMAGES["train"][2])  # 1 is held out
+    image = data.image("holdout", 1)[..., 0]
+    np.testing.assert_array_equal(image[1:7, 2:7], IMAGES["train"][4])
+    assert image.shape == (9, 9) and image.sum(dtype=int) == IMAGES["train"][4].sum(dtype=int)
 
 
-def test_fingerprint_sees_every_picture(folder: Path) -> None:
+def test_fingerprint_sees_every_image(folder: Path) -> None:
     before = Idx(path=str(folder)).fingerprint()
-    changed = PICTURES["train"].copy()
+    changed = IMAGES["train"].copy()
     changed[17, 3, 3] ^= 1
     (folder / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(encode(changed)))
     assert Idx(path=str(folder)).fingerprint() != before
@@ -78,14 +78,14 @@ def test_what_is_wrong_is_said(folder: Path) -> None:
     refuses("the label 2, but classes names only 0 to 1", classes=("a", "b"))
     refuses("size must be at least 6, not 5", size=5)
     refuses("no caption 'boots': did you mean 'boot'", classes=CLASSES, holdout=("boots",))
-    refuses("leaves no picture", classes=("a", "a", "a"), holdout=("a",))
+    refuses("leaves no image", classes=("a", "a", "a"), holdout=("a",))
     images = folder / "train-images-idx3-ubyte.gz"
     images.write_bytes(images.read_bytes()[:-20])
     refuses("train-images-idx3-ubyte.gz cannot be read")
-    images.write_bytes(gzip.compress(encode(PICTURES["train"])[:-1]))
+    images.write_bytes(gzip.compress(encode(IMAGES["train"])[:-1]))
     refuses("is damaged")
-    images.write_bytes(gzip.compress(encode(PICTURES["train"][:29])))
-    refuses("29 pictures, but 30 labels")
+    images.write_bytes(gzip.compress(encode(IMAGES["train"][:29])))
+    refuses("29 images, but 30 labels")
     images.write_bytes(gzip.compress(b"PK nothing"))
     refuses("no IDX file")
     images.unlink()

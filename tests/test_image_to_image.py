@@ -1,4 +1,4 @@
-"""Pictures that begin as pictures: changed by a generator, encoded and decoded, made larger."""
+"""Images that begin as images: changed by a generator, encoded and decoded, made larger."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from PIL import Image
 import kgen
 from kgen import ConfigError, SpaceError
 from kgen.config import RunConfig
-from kgen.pipeline.region import latent_region
+from kgen.pipeline.inpainting import downsample_mask
 from kgen.pipeline.upscaling import upscale
 from kgen.runs.run import open_decoder, run
 
 PROMPT = "a large red circle in the middle"
-PICTURE = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
 
 
 def configuration() -> RunConfig:
@@ -53,7 +53,7 @@ def editor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of which the decoder is trained, and nothing else, not to be written to."""
     path = tmp_path_factory.mktemp("image-to-image") / "alone"
-    run(configuration(), path, stage="decoder", say=lambda text: None)
+    run(configuration(), path, stage="decoder", log=lambda text: None)
     return path
 
 
@@ -63,14 +63,14 @@ def trained(alone: Path) -> Path:
     path = Path(shutil.copytree(alone, alone.with_name("run")))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KGEN_CACHE", str(path.parent / "cache"))
-        run(configuration(), path, say=lambda text: None)
+        run(configuration(), path, log=lambda text: None)
     return path
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("pictures") / "picture.png"
-    Image.fromarray(PICTURE).resize((40, 30)).save(path)
+    path = tmp_path_factory.mktemp("images") / "image.png"
+    Image.fromarray(IMAGE).resize((40, 30)).save(path)
     return path
 
 
@@ -91,10 +91,10 @@ def pixels(generator: str = "diffusion/diffusion") -> kgen.Pipeline:
     )
 
 
-# ---- changing a picture ----------------------------------------------------------------------------------------------
+# ---- changing an image ----------------------------------------------------------------------------------------------
 
 
-def test_the_strength_goes_from_the_picture_itself_to_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_strength_goes_from_the_image_itself_to_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "kgen.backend.compiled.compile_sampling", lambda steps=1: False
     )  # XLA takes longer than four steps
@@ -102,34 +102,34 @@ def test_the_strength_goes_from_the_picture_itself_to_a_new_one(monkeypatch: pyt
     options = {"sampler": "ddim", "steps": 4, "seed": 3}
 
     def far(strength: float) -> float:
-        made = pipeline.generate(PROMPT, image=PICTURE, strength=strength, **options)[0]
-        return float(np.abs(made.astype(float) - PICTURE).mean())
+        made = pipeline.generate(PROMPT, image=IMAGE, strength=strength, **options)[0]
+        return float(np.abs(made.astype(float) - IMAGE).mean())
 
     # an untrained network says that the velocity is 0: x stays what the noise made of it
     distances = [far(strength) for strength in (0.01, 0.1, 0.3)]
     assert distances[0] < 3.0 and distances == sorted(distances)
-    whole = pipeline.generate(PROMPT, image=PICTURE, strength=1.0, **options)
+    whole = pipeline.generate(PROMPT, image=IMAGE, strength=1.0, **options)
     np.testing.assert_array_equal(whole, pipeline.generate(PROMPT, **options))
 
 
 @pytest.mark.backends
-def test_prompts_and_copies_start_from_the_same_picture() -> None:
+def test_prompts_and_copies_start_from_the_same_image() -> None:
     pipeline = pixels()
-    made = pipeline.generate([PROMPT, "a blue star"], n=2, image=PICTURE, strength=0.05, steps=1)
+    made = pipeline.generate([PROMPT, "a blue star"], n=2, image=IMAGE, strength=0.05, steps=1)
     assert made.shape == (4, 16, 16, 3)
-    assert np.abs(made.astype(float) - PICTURE).mean() < 20
+    assert np.abs(made.astype(float) - IMAGE).mean() < 20
     assert np.abs(made[0].astype(float) - made[1]).max() > 0
 
 
-def test_who_cannot_start_from_a_picture_says_so() -> None:
+def test_who_cannot_start_from_a_image_says_so() -> None:
     with pytest.raises(ConfigError, match="starts from no image"):
-        pixels("vae/vae").generate(PROMPT, image=PICTURE)
+        pixels("vae/vae").generate(PROMPT, image=IMAGE)
     with pytest.raises(ConfigError, match="'strength' is of an image"):
         pixels().generate(PROMPT, strength=0.5)
     with pytest.raises(ConfigError, match=r"uint8 \(16, 16, 3\), not uint8 \(8, 16, 3\)"):
-        pixels().generate(PROMPT, image=PICTURE[:8])
+        pixels().generate(PROMPT, image=IMAGE[:8])
     with pytest.raises(ConfigError, match="strength"):
-        pixels().generate(PROMPT, image=PICTURE, strength=0.0)
+        pixels().generate(PROMPT, image=IMAGE, strength=0.0)
 
 
 def test_a_run_file_has_no_strength() -> None:
@@ -138,12 +138,12 @@ def test_a_run_file_has_no_strength() -> None:
         RunConfig.from_dict(data)
 
 
-# ---- drawing a part of a picture anew --------------------------------------------------------------------------------
+# ---- drawing a part of an image anew --------------------------------------------------------------------------------
 
 
 @functools.cache
 def cells(size: int) -> kgen.Pipeline:
-    """Whose latents are tokens of `size` x `size` pixels each, of one grey level: nothing of a picture is lost."""
+    """Whose latents are tokens of `size` x `size` pixels each, of one gray level: nothing of an image is lost."""
     decoder = Blocks(kgen.Space("continuous", (16, 16, 1)), size=size)
     encoder = kgen.pipeline.assembly.make_encoder({"name": "text/bag", "dim": 8}, [PROMPT])
     network = {"width": 8, "depth": 1, "heads": 2}
@@ -174,55 +174,55 @@ class Blocks(kgen.Decoder):
 
 @pytest.mark.backends
 def test_a_mask_chooses_the_cells_that_are_drawn_anew() -> None:
-    picture = np.kron(np.random.default_rng(0).integers(0, 256, (4, 4)), np.ones((4, 4))).astype(np.uint8)[..., None]
+    image = np.kron(np.random.default_rng(0).integers(0, 256, (4, 4)), np.ones((4, 4))).astype(np.uint8)[..., None]
     mask = np.zeros((16, 16), np.uint8)
     mask[3, 4], mask[8:, 12:], mask[8, 0] = 255, 128, 127  # one pixel of a cell; two cells; not white
-    region = np.zeros((4, 4), bool)
-    region[0, 1] = region[2:, 3] = True
-    outside = ~np.kron(region, np.ones((4, 4), bool)).astype(bool)
-    made = cells(4).generate([PROMPT, "star"], n=2, image=picture, mask=mask, steps=2)
+    edit_mask = np.zeros((4, 4), bool)
+    edit_mask[0, 1] = edit_mask[2:, 3] = True
+    outside = ~np.kron(edit_mask, np.ones((4, 4), bool)).astype(bool)
+    made = cells(4).generate([PROMPT, "star"], n=2, image=image, mask=mask, steps=2)
     assert made.shape == (4, 16, 16, 1)
     for drawn in made:
-        np.testing.assert_array_equal(drawn[outside], picture[outside])
-        assert all((drawn[4 * i, 4 * j] != picture[4 * i, 4 * j]).any() for i, j in np.argwhere(region))
+        np.testing.assert_array_equal(drawn[outside], image[outside])
+        assert all((drawn[4 * i, 4 * j] != image[4 * i, 4 * j]).any() for i, j in np.argwhere(edit_mask))
     assert (made[0] != made[1]).any()
-    np.testing.assert_array_equal(latent_region(mask[..., None], *SPACES), region)
+    np.testing.assert_array_equal(downsample_mask(mask[..., None], *SPACES), edit_mask)
 
 
 SPACES = (kgen.Space("continuous", (16, 16, 1)), kgen.Space("tokens", (4, 4), vocabulary=2))
 
 
 def test_a_mask_that_cannot_be_used() -> None:
-    picture, mask = PICTURE[..., :1], np.full((16, 16), 255, np.uint8)
+    image, mask = IMAGE[..., :1], np.full((16, 16), 255, np.uint8)
     pipeline = cells(4)
     with pytest.raises(ConfigError, match="a mask is of an image to start from, but there is none"):
         pipeline.generate(PROMPT, mask=mask)
     with pytest.raises(ConfigError, match=r"the mask must be uint8 \(16, 16\), not uint8 \(8, 16\)"):
-        pipeline.generate(PROMPT, image=picture, mask=mask[:8])
+        pipeline.generate(PROMPT, image=image, mask=mask[:8])
     with pytest.raises(ConfigError, match="not float64"):
-        pipeline.generate(PROMPT, image=picture, mask=mask / 255.0)
+        pipeline.generate(PROMPT, image=image, mask=mask / 255.0)
     with pytest.raises(ConfigError, match="nothing white"):
-        pipeline.generate(PROMPT, image=picture, mask=mask // 2)
+        pipeline.generate(PROMPT, image=image, mask=mask // 2)
     with pytest.raises(ConfigError, match="'strength' is of an image as a whole"):
-        pipeline.generate(PROMPT, image=picture, mask=mask, strength=0.5)
+        pipeline.generate(PROMPT, image=image, mask=mask, strength=0.5)
     with pytest.raises(ConfigError, match="Diffusion changes an image as a whole: leave the mask out"):
-        pixels().generate(PROMPT, image=PICTURE, mask=mask)
+        pixels().generate(PROMPT, image=IMAGE, mask=mask)
     with pytest.raises(ConfigError, match="VAE starts from no image"):
-        pixels("vae/vae").generate(PROMPT, image=PICTURE, mask=mask)
+        pixels("vae/vae").generate(PROMPT, image=IMAGE, mask=mask)
     for shape in ((5, 4), (16,)):
-        with pytest.raises(ConfigError, match="divide a picture into cells"):
-            latent_region(mask, SPACES[0], kgen.Space("tokens", shape, vocabulary=2))
+        with pytest.raises(ConfigError, match="divide an image into cells"):
+            downsample_mask(mask, SPACES[0], kgen.Space("tokens", shape, vocabulary=2))
 
 
-# ---- making pictures larger ------------------------------------------------------------------------------------------
+# ---- making images larger ------------------------------------------------------------------------------------------
 
 
 def test_upscale_works_at_any_size_with_the_trained_weights(trained: Path) -> None:
     decoder, encoder = open_decoder(trained)
     assert isinstance(decoder, Regression)
-    small = PICTURE[:8, :8]
+    small = IMAGE[:8, :8]
     large = upscale(decoder, encoder, small)
-    other = upscale(decoder, encoder, PICTURE[:8, :12])
+    other = upscale(decoder, encoder, IMAGE[:8, :12])
     assert large.shape == (16, 16, 3) and other.shape == (16, 24, 3)
     # far from the edge that was added, both see the same
     np.testing.assert_allclose(large[:, :2].astype(int), other[:, :2].astype(int), atol=1)
@@ -232,14 +232,14 @@ def test_upscale_works_at_any_size_with_the_trained_weights(trained: Path) -> No
 
 def test_upscale_refuses_what_it_cannot_do() -> None:
     pipeline = pixels()
-    with pytest.raises(ConfigError, match="not of small pictures"):
-        upscale(pipeline.decoder, pipeline.encoder, PICTURE)
+    with pytest.raises(ConfigError, match="not of small images"):
+        upscale(pipeline.decoder, pipeline.encoder, IMAGE)
     spaces = {"image_space": kgen.Space("continuous", (16, 16, 3)), "condition_space": pipeline.encoder.condition_space}
     network = {"width": 4, "multipliers": [1, 1, 1], "blocks": 1, "head_dim": 4}
     decoder = kgen.make_decoder({"name": "superres/diffusion", "factor": 2, "network": network}, **spaces)
     decoder.build(None)
     with pytest.raises(SpaceError, match="10x16"):
-        upscale(decoder, pipeline.encoder, PICTURE[:5, :8])
+        upscale(decoder, pipeline.encoder, IMAGE[:5, :8])
 
 
 # ---- the command line ------------------------------------------------------------------------------------------------
@@ -248,17 +248,17 @@ def test_upscale_refuses_what_it_cannot_do() -> None:
 def test_commands(kgen, trained: Path, file: Path, tmp_path: Path) -> None:
     done = kgen("generate", trained, "star", "--image", file, "--strength", "0.3", cwd=tmp_path)
     assert done.status == 0, done.err
-    with Image.open(tmp_path / "star.png") as picture:
-        assert picture.size == (16, 16) and picture.text["strength"] == "0.3"
+    with Image.open(tmp_path / "star.png") as image:
+        assert image.size == (16, 16) and image.text["strength"] == "0.3"
     done = kgen("reconstruct", trained, file, file, cwd=tmp_path)
     assert done.status == 0 and "reconstruct.png: PSNR" in done.out, done.err
     done = kgen("upscale", trained, file, "-o", "large", cwd=tmp_path)
     assert done.status == 0, done.err
-    with Image.open(tmp_path / "large" / "picture.png") as picture:
-        assert picture.size == (80, 60)
+    with Image.open(tmp_path / "large" / "image.png") as image:
+        assert image.size == (80, 60)
 
 
-def test_a_mask_belongs_to_its_picture(kgen, trained: Path, file: Path, tmp_path: Path) -> None:
+def test_a_mask_belongs_to_its_image(kgen, trained: Path, file: Path, tmp_path: Path) -> None:
     mask = tmp_path / "mask.png"
     Image.new("L", (40, 31), "white").save(mask)
     given = ("generate", trained, "star", "--image", file, "--mask", mask)

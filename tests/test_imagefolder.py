@@ -1,4 +1,4 @@
-"""Folders of pictures: every format and mode, captions from three places, and all that can be wrong with either."""
+"""Folders of images: every format and mode, captions from three places, and all that can be wrong with either."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from kgen.testing import DatasetConformance
 RED, GREEN, BLUE, WHITE = (220, 30, 40), (30, 160, 60), (40, 60, 220), (255, 255, 255)
 
 
-def solid_image(colour: tuple[int, ...] = RED, size: tuple[int, int] = (24, 24), mode: str = "RGB") -> Image.Image:
-    return Image.new("RGB", size, colour).convert(mode)
+def solid_image(color: tuple[int, ...] = RED, size: tuple[int, int] = (24, 24), mode: str = "RGB") -> Image.Image:
+    return Image.new("RGB", size, color).convert(mode)
 
 
 def table(folder: Path, rows: list[dict[str, Any]]) -> Path:
@@ -36,12 +36,12 @@ def table(folder: Path, rows: list[dict[str, Any]]) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Twelve pictures in order, named by metadata."""
-    path = tmp_path / "pictures"
+    """Twelve images in order, named by metadata."""
+    path = tmp_path / "images"
     path.mkdir()
     for i in range(12):
         solid_image((20 * i, 100, 255 - 20 * i)).save(path / f"{i:02}.png")
-    return table(path, [{"file_name": f"{i:02}.png", "text": f"picture {i}"} for i in range(12)])
+    return table(path, [{"file_name": f"{i:02}.png", "text": f"image {i}"} for i in range(12)])
 
 
 class TestFolder(DatasetConformance):
@@ -50,17 +50,17 @@ class TestFolder(DatasetConformance):
         self.folder = folder
 
     def build(self) -> Dataset:
-        return ImageFolder(path=str(self.folder), size=16, validation=0.25, holdout=("picture 3",), flip=True)
+        return ImageFolder(path=str(self.folder), size=16, validation=0.25, holdout=("image 3",), flip=True)
 
 
 # What is read
 
 
-def colours(image: np.ndarray) -> np.ndarray:
+def colors(image: np.ndarray) -> np.ndarray:
     return image.reshape(-1, 3).mean(0)
 
 
-def grey_16(path: Path) -> None:
+def gray_16(path: Path) -> None:
     Image.fromarray(np.full((24, 24), 32896, np.uint16)).save(path)  # 128 / 255 of 65535
 
 
@@ -73,7 +73,7 @@ def half_transparent(path: Path) -> None:
     Image.new("RGBA", (24, 24), (*RED, 128)).save(path)
 
 
-def grey_with_alpha(path: Path) -> None:
+def gray_with_alpha(path: Path) -> None:
     Image.new("LA", (24, 24), (100, 0)).save(path)
 
 
@@ -101,11 +101,11 @@ FORMATS: list[tuple[str, Callable[[Path], None], tuple[int, int, int], int]] = [
     ("rgb.tiff", lambda p: solid_image().save(p), RED, 0),
     ("UPPER.PNG", lambda p: solid_image().save(p), RED, 0),
     ("first.gif", animation, RED, 4),
-    ("grey.png", lambda p: Image.new("L", (24, 24), 77).save(p), (77, 77, 77), 0),
+    ("gray.png", lambda p: Image.new("L", (24, 24), 77).save(p), (77, 77, 77), 0),
     ("bits.png", lambda p: Image.new("1", (24, 24), 1).save(p), WHITE, 0),
-    ("grey16.png", grey_16, (128, 128, 128), 0),
+    ("gray16.png", gray_16, (128, 128, 128), 0),
     ("floats.tiff", floats, (128, 128, 128), 0),
-    ("grey_alpha.png", grey_with_alpha, GREEN, 0),
+    ("gray_alpha.png", gray_with_alpha, GREEN, 0),
     ("palette.png", lambda p: solid_image().convert("P", palette=Image.Palette.ADAPTIVE).save(p), RED, 0),
     ("palette_alpha.png", palette_with_transparency, GREEN, 0),
     ("keyed.png", keyed, GREEN, 0),
@@ -115,15 +115,15 @@ FORMATS: list[tuple[str, Callable[[Path], None], tuple[int, int, int], int]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "save", "colour", "tolerance"), FORMATS, ids=[f[0] for f in FORMATS])
+@pytest.mark.parametrize(("name", "save", "color", "tolerance"), FORMATS, ids=[f[0] for f in FORMATS])
 def test_every_format_and_mode(
-    tmp_path: Path, name: str, save: Callable[[Path], None], colour: tuple[int, int, int], tolerance: int
+    tmp_path: Path, name: str, save: Callable[[Path], None], color: tuple[int, int, int], tolerance: int
 ) -> None:
     save(tmp_path / name)
     dataset = ImageFolder(path=str(table(tmp_path, [{"file_name": name, "text": "a"}])), size=16, background="#1ea03c")
     image = dataset.image("train", 0)
     assert image.shape == (16, 16, 3) and image.dtype == np.uint8
-    np.testing.assert_allclose(image.reshape(-1, 3), np.broadcast_to(colour, (256, 3)), atol=tolerance)
+    np.testing.assert_allclose(image.reshape(-1, 3), np.broadcast_to(color, (256, 3)), atol=tolerance)
 
 
 def test_exif_rotation(tmp_path: Path) -> None:
@@ -157,9 +157,9 @@ def test_pad_keeps_everything(wide: Path) -> None:
     image = ImageFolder(path=str(wide), size=32, resize="pad", background="yellow").image("train", 0)
     np.testing.assert_array_equal(image[8:24], np.asarray(Image.open(wide / "wide.png")))
     np.testing.assert_array_equal(image[[0, 7, 24, 31]], np.broadcast_to((255, 255, 0), (4, 32, 3)))
-    grey = ImageFolder(path=str(wide), size=32, resize="pad", background="yellow", channels=1).image("train", 0)
-    assert grey.shape == (32, 32, 1)
-    assert set(grey[[0, 31]].flat) == {226}  # ITU-R 601: 0.299 * 255 + 0.587 * 255
+    gray = ImageFolder(path=str(wide), size=32, resize="pad", background="yellow", channels=1).image("train", 0)
+    assert gray.shape == (32, 32, 1)
+    assert set(gray[[0, 31]].flat) == {226}  # ITU-R 601: 0.299 * 255 + 0.587 * 255
 
 
 def test_pad_keeps_a_line_visible(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_stretch_distorts(wide: Path) -> None:
 
 
 def test_shrinking_does_not_alias(tmp_path: Path) -> None:
-    """Stripes of one pixel become grey: nearest or bilinear sampling would show stripes."""
+    """Stripes of one pixel become gray: nearest or bilinear sampling would show stripes."""
     stripes = np.zeros((256, 256, 3), np.uint8)
     stripes[:, ::2] = 255
     Image.fromarray(stripes).save(tmp_path / "a.png")
@@ -219,9 +219,9 @@ def test_metadata_csv(tmp_path: Path) -> None:
 
 def test_metadata_in_folders_below(tmp_path: Path) -> None:
     """As Hugging Face has it: one table a folder; names are relative to the table."""
-    for place, colour in (("first", RED), ("more/deep", BLUE)):
+    for place, color in (("first", RED), ("more/deep", BLUE)):
         (tmp_path / place).mkdir(parents=True)
-        solid_image(colour).save(tmp_path / place / "a.png")
+        solid_image(color).save(tmp_path / place / "a.png")
         table(tmp_path / place, [{"file_name": "a.png", "text": place}])
     solid_image().save(tmp_path / "more" / "b.png")
     dataset = ImageFolder(path=str(tmp_path), on_error="skip")
@@ -232,29 +232,29 @@ def test_metadata_in_folders_below(tmp_path: Path) -> None:
     assert problem.what == "none of first/metadata.jsonl, more/deep/metadata.jsonl has a caption for it"
 
 
-def test_a_picture_may_have_several_captions(tmp_path: Path) -> None:
+def test_a_image_may_have_several_captions(tmp_path: Path) -> None:
     solid_image().save(tmp_path / "a.png")
     solid_image(BLUE).save(tmp_path / "b.png")
     rows = [("a.png", "red"), ("a.png", "scarlet"), ("b.png", "blue")]
     table(tmp_path, [{"file_name": file, "text": text} for file, text in rows])
     assert list(ImageFolder(path=str(tmp_path)).captions("train")) == ["red", "scarlet", "blue"]
     dataset = ImageFolder(path=str(tmp_path), holdout=("scarlet",))
-    assert list(dataset.captions("train")) == ["blue"], "the picture that is held out must not be seen as 'red' either"
+    assert list(dataset.captions("train")) == ["blue"], "the image that is held out must not be seen as 'red' either"
     assert list(dataset.captions("holdout")) == ["scarlet"]
 
 
 def test_text_files(tmp_path: Path) -> None:
-    for name, colour in (("b", BLUE), ("a", RED)):
-        solid_image(colour).save(tmp_path / f"{name}.jpg", quality=95)
-        (tmp_path / f"{name}.txt").write_text(f"\n  picture   {name} \n\n", encoding="utf-8")
+    for name, color in (("b", BLUE), ("a", RED)):
+        solid_image(color).save(tmp_path / f"{name}.jpg", quality=95)
+        (tmp_path / f"{name}.txt").write_text(f"\n  image   {name} \n\n", encoding="utf-8")
     dataset = ImageFolder(path=str(tmp_path))
-    assert list(dataset.captions("train")) == ["picture a", "picture b"]
+    assert list(dataset.captions("train")) == ["image a", "image b"]
 
 
 def test_class_folders(tmp_path: Path) -> None:
-    for name, colour in (("red_fox", RED), ("sky", BLUE)):
+    for name, color in (("red_fox", RED), ("sky", BLUE)):
         (tmp_path / name).mkdir()
-        solid_image(colour).save(tmp_path / name / "1.png")
+        solid_image(color).save(tmp_path / name / "1.png")
     (tmp_path / ".hidden").mkdir()
     solid_image().save(tmp_path / ".hidden" / "1.png")
     dataset = ImageFolder(path=str(tmp_path), template="a photo of a {label}")
@@ -262,15 +262,15 @@ def test_class_folders(tmp_path: Path) -> None:
 
 
 def test_validation_and_holdout(folder: Path) -> None:
-    dataset = ImageFolder(path=str(folder), validation=0.25, holdout=("picture 3", "picture 5"))
+    dataset = ImageFolder(path=str(folder), validation=0.25, holdout=("image 3", "image 5"))
     sizes = {split: len(dataset.captions(split)) for split in ("train", "validation", "holdout")}
     assert sizes == {"train": 8, "validation": 2, "holdout": 2}
     solid_image().save(folder / "12.png")
     with (folder / "metadata.jsonl").open("a") as file:
-        file.write('{"file_name": "12.png", "text": "picture 12"}\n')
-    more = ImageFolder(path=str(folder), validation=0.25, holdout=("picture 3", "picture 5"))
+        file.write('{"file_name": "12.png", "text": "image 12"}\n')
+    more = ImageFolder(path=str(folder), validation=0.25, holdout=("image 3", "image 5"))
     moved = set(dataset.captions("validation")) - set(more.captions("validation"))
-    assert len(moved) <= 1, "a picture more must not change who is in which split"
+    assert len(moved) <= 1, "an image more must not change who is in which split"
 
 
 def test_fingerprint_sees_every_file(folder: Path) -> None:
@@ -303,7 +303,7 @@ def corrupt(path: Path) -> None:
 
 BROKEN: list[tuple[Callable[[Path], Any], str]] = [
     (lambda p: p.write_bytes(b""), "the file is empty"),
-    (lambda p: p.write_text("<html>"), "no picture that can be read"),
+    (lambda p: p.write_text("<html>"), "no image that can be read"),
     (lambda p: solid_image().save(p, "EPS"), "EPS files are not read"),  # Pillow would run Ghostscript
     (truncated, "the file is damaged"),
     (corrupt, "the file is damaged"),
@@ -314,12 +314,12 @@ BROKEN: list[tuple[Callable[[Path], Any], str]] = [
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(("spoil", "message"), BROKEN)
-def test_broken_pictures_are_refused_or_skipped(folder: Path, spoil: Callable[[Path], Any], message: str) -> None:
+def test_broken_images_are_refused_or_skipped(folder: Path, spoil: Callable[[Path], Any], message: str) -> None:
     spoil(folder / "07.png")
     with pytest.raises(DataError, match=rf"1 problem in (?s:.*)07\.png: .*{message}(?s:.*)on_error: skip"):
         ImageFolder(path=str(folder))
     dataset = ImageFolder(path=str(folder), on_error="skip")
-    assert len(dataset.captions("train")) == 11 and "picture 7" not in dataset.captions("train")
+    assert len(dataset.captions("train")) == 11 and "image 7" not in dataset.captions("train")
     (problem,) = dataset.problems()
     assert problem.where == "07.png" and message in problem.what
 
@@ -350,13 +350,13 @@ def test_rows_that_are_wrong_are_all_named(folder: Path) -> None:
         "metadata.jsonl:1: '../secret.png' is outside the folder",
         f"metadata.jsonl:2: {str(outside)!r} is outside the folder",
         "metadata.jsonl:3: '..\\\\secret.png' is outside the folder",
-        "metadata.jsonl:4: there is no picture none.png",
+        "metadata.jsonl:4: there is no image none.png",
         "metadata.jsonl:5: it has no 'file_name'",
         "metadata.jsonl:6: 01.png: its caption 'text' is empty",
         "metadata.jsonl:7: 02.png: its caption 'text' is not there (there is: caption)",
         "metadata.jsonl:8: 03.png: its caption 'text' is 7, and no text",
-        "metadata.jsonl:9: there is no picture ./",
-        "metadata.jsonl:10: there is no picture longlong",
+        "metadata.jsonl:9: there is no image ./",
+        "metadata.jsonl:10: there is no image longlong",
         "metadata.jsonl:11: 04.png: its caption 'cut in the middle of an emoji \\\\ud83d' holds half a character",
         "metadata.jsonl:12: this is not JSON",
         "metadata.jsonl:13: this is not a JSON object",
@@ -387,7 +387,7 @@ def test_text_files_that_are_wrong(tmp_path: Path) -> None:
     (tmp_path / "good.txt").write_text("good")
     (tmp_path / "empty.txt").write_text(" \n")
     (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
-    (tmp_path / "nobody.txt").write_text("no picture")
+    (tmp_path / "nobody.txt").write_text("no image")
     dataset = ImageFolder(path=str(tmp_path), on_error="skip")
     assert list(dataset.captions("train")) == ["good"]
     assert {problem.where: problem.what for problem in dataset.problems()} == {
@@ -395,14 +395,14 @@ def test_text_files_that_are_wrong(tmp_path: Path) -> None:
         "latin.png": "its caption latin.txt is not UTF-8 text in line 1. If that is 'café', it is Windows-1252: "
         f"iconv -f WINDOWS-1252 -t UTF-8 '{tmp_path}/latin.txt' > new && mv new '{tmp_path}/latin.txt'",
         "lonely.png": "there is no caption lonely.txt beside it",
-        "nobody.txt": "there is no picture of this name beside it",
+        "nobody.txt": "there is no image of this name beside it",
     }
 
 
 def test_folders_that_are_wrong(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not there"):
         ImageFolder(path=str(tmp_path / "nowhere"))
-    with pytest.raises(DataError, match="holds no picture"):
+    with pytest.raises(DataError, match="holds no image"):
         ImageFolder(path=str(tmp_path))
     solid_image().save(tmp_path / "a.png")
     with pytest.raises(DataError, match="is not a folder"):
@@ -425,14 +425,14 @@ def test_nothing_left_to_train_on(folder: Path) -> None:
 
 
 def test_wrong_options(folder: Path) -> None:
-    with pytest.raises(DataError, match="no caption 'pictur 3': did you mean 'picture 3'"):
+    with pytest.raises(DataError, match="no caption 'pictur 3': did you mean 'image 3'"):
         ImageFolder(path=str(folder), holdout=("pictur 3",))
-    with pytest.raises(DataError, match="background 'rde' is no colour"):
+    with pytest.raises(DataError, match="background 'rde' is no color"):
         ImageFolder(path=str(folder), background="rde")
     with pytest.raises(DataError, match=r"must hold \{label\}"):
         ImageFolder(path=str(folder), template="a photo")
-    with pytest.raises(DataError, match="leave no picture"):
-        ImageFolder(path=str(folder), holdout=tuple(f"picture {i}" for i in range(12)))
+    with pytest.raises(DataError, match="leave no image"):
+        ImageFolder(path=str(folder), holdout=tuple(f"image {i}" for i in range(12)))
 
 
 def test_a_file_that_vanishes_while_training_is_named(folder: Path) -> None:
@@ -452,8 +452,8 @@ def test_needs_no_framework() -> None:
 
 
 def test_the_limit_is_checked_before_pixels_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "MOST_PIXELS", 100)
+    monkeypatch.setattr(images, "MAX_PIXELS", 100)
     data = io.BytesIO()
     solid_image(size=(10, 11)).save(data, "PNG")
-    with pytest.raises(images.PictureError, match="10 x 11 pixels"):
+    with pytest.raises(images.ImageError, match="10 x 11 pixels"):
         images.decode(data.getvalue()[:60], WHITE)  # only the header is there

@@ -26,7 +26,7 @@ from kgen.pipeline.saving import saved_weights
 from kgen.runs.first_lines import unread_captions
 from kgen.testing import EncoderConformance
 
-SHAPES = Shapes(size=16, colours=("red", "blue"), holdout=("blue star",), sizes=("large",), positions=("middle",))
+SHAPES = Shapes(size=16, colors=("red", "blue"), holdout=("blue star",), sizes=("large",), positions=("middle",))
 
 RUN = """\
 data: {name: shapes, size: 16, count: 24, holdout: [purple square]}
@@ -37,7 +37,7 @@ encoder:
 generator: {name: diffusion/diffusion, network: {kind: dit, patch: 4, width: 8, depth: 1, heads: 2}}
 fit: {steps: 2, batch_size: 4}
 sample: {every: 0, options: {steps: 2}}
-evaluate: {metrics: [attributes], limit: 4}
+evaluate: {metrics: [attributes], max_prompts: 4}
 """
 
 
@@ -206,7 +206,7 @@ def test_unread_captions_are_counted_for_each() -> None:
 class Elsewhere(Ragged):
     """Its weights come from elsewhere."""
 
-    has_own_weights = True
+    weights_are_external = True
 
 
 def test_saved_and_loaded(tmp_path: Path) -> None:

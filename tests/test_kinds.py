@@ -431,7 +431,7 @@ def kgen_components(registry):
 '''
 
 RUN = """\
-data: {name: shapes, size: 16, colours: [red, blue], shapes: [circle], sizes: [small], positions: [left]}
+data: {name: shapes, size: 16, colors: [red, blue], shapes: [circle], sizes: [small], positions: [left]}
 encoder: {name: bag, dim: 4}
 generator:
   name: diffusion
@@ -439,7 +439,7 @@ generator:
   schedule: {kind: shifted, shift: 2.0}
 fit: {steps: 2, batch_size: 4, warmup_steps: 0}
 sample: {every: 0, prompts: [red], options: {sampler: lazy, steps: 2}}
-evaluate: {limit: 2}
+evaluate: {max_prompts: 2}
 """
 
 

@@ -49,7 +49,7 @@ def test_is_read_again_without_encoding(decoder: Regression, tmp_path: Path, mon
     first = cached_latents(decoder, DATASET, "train", tmp_path)
 
     def refuse(*arguments: object, **options: object) -> None:
-        raise AssertionError("pictures are encoded again")
+        raise AssertionError("images are encoded again")
 
     monkeypatch.setattr(Compiled, "__init__", refuse)
     second = cached_latents(decoder, DATASET, "train", tmp_path)

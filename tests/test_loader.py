@@ -31,7 +31,7 @@ def test_step_k_is_the_same_from_the_start_or_resumed(parts: tuple[Patterns, Wor
         np.testing.assert_array_equal(one["tokens"]["id"], other["tokens"]["id"])
 
 
-def test_every_pass_sees_every_picture_once_in_a_new_order(parts: tuple[Patterns, Words]) -> None:
+def test_every_pass_sees_every_image_once_in_a_new_order(parts: tuple[Patterns, Words]) -> None:
     loader = Loader(*parts, batch_size=1)
     ids = [int(batch["tokens"]["id"][0]) for batch in take(loader.training(seed=0), 46)]
     assert sorted(ids[:23]) == sorted(ids[23:]) == list(range(2, 25))

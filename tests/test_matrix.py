@@ -28,7 +28,7 @@ SPACES = {
 """Of the images, where they are no ordinary ones."""
 CAPTIONS = ["red heart", "blue circle", "red circle", "blue heart"]
 NUMBERS = ["3 1", "0 2 2", "3 2", "0 1 2"]
-"""Captions of pictures, instead of texts that people write."""
+"""Captions of images, instead of texts that people write."""
 
 KERAS_HUB_TESTS = Path(__file__).parents[1] / "plugins" / "kgen-plugin-keras-hub" / "tests" / "conftest.py"
 
@@ -40,7 +40,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "keras-hub/bert": {"length": 8},
     "keras-hub/clip-text": {"length": 8},
     "keras-hub/t5": {"length": 8},
-    "tokens/pictures": {"dim": 8, "depth": 1, "heads": 1},
+    "tokens/images": {"dim": 8, "depth": 1, "heads": 1},
 }
 TRANSFORMER = {"width": 8, "depth": 1, "heads": 2}
 GENERATORS: dict[str, dict[str, Any]] = {
@@ -62,7 +62,7 @@ DECODERS: dict[str, dict[str, Any]] = {
     "superres/diffusion": {"factor": 2, "network": UPSCALER},
     "superres/cascade": {"decoders": [{"name": "superres/regression", "factor": 2, "width": 4, "blocks": 1}]},
     "tokens/letters": {},
-    "tokens/palette-tokens": {"colours": 4},
+    "tokens/palette-tokens": {"colors": 4},
     "tokens/pixel-tokens": {},
 }
 OF_TOKENS = {"codecs/vq-autoencoder", "tokens/letters", "tokens/palette-tokens", "tokens/pixel-tokens"}
@@ -113,7 +113,7 @@ def encoder_of(presets: Callable[[str], dict[str, Any]]) -> Callable[[str], kgen
 
 
 def captions_of(encoder: str) -> list[str]:
-    return NUMBERS if encoder == "tokens/pictures" else CAPTIONS
+    return NUMBERS if encoder == "tokens/images" else CAPTIONS
 
 
 def images_of(decoder: str) -> np.ndarray:
@@ -238,6 +238,6 @@ def test_what_does_not_fit_is_refused_by_name(encoder: str, encoder_of: Callable
             kgen.assemble(**parts, decoder=decoder_of(decoder, reader.condition_space))
 
 
-def test_letters_fit_pictures_of_letters_alone() -> None:
+def test_letters_fit_images_of_letters_alone() -> None:
     with pytest.raises(kgen.SpaceError, match=r"'letters' draws a row of letters, .* but these are 4x4x3 continuous"):
         kgen.make_decoder("letters", SPACE, kgen.ConditionSpace(3, 8))

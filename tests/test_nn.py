@@ -71,11 +71,11 @@ def test_group_norm_computes_in_float32():
 
 
 @pytest.mark.backends
-@pytest.mark.parametrize("materialised", [2**20, 0], ids=["matrix", "backend"])
+@pytest.mark.parametrize("materialized", [2**20, 0], ids=["matrix", "backend"])
 @pytest.mark.parametrize("cross", [False, True], ids=["self", "cross"])
-def test_attention_is_torch_attention(cross, materialised, monkeypatch):
+def test_attention_is_torch_attention(cross, materialized, monkeypatch):
     torch = pytest.importorskip("torch")
-    monkeypatch.setattr(kgen.nn.attention, "MATERIALISED", materialised)
+    monkeypatch.setattr(kgen.nn.attention, "MATERIALISED", materialized)
     x, context = random(2, 5, 8), random(2, 7, 6, seed=1) if cross else None
     mask = np.array([[1, 0, 1, 1, 0, 0, 1][: 7 if cross else 5], [1] * (7 if cross else 5)], np.float32)
     layer = MultiHeadAttention(2)
@@ -200,7 +200,7 @@ def test_dropout_scales_what_it_keeps():
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_layers_serialise(name):
+def test_layers_serialize(name):
     layer = LAYERS[name](dtype="mixed_bfloat16", name="here")
     again = type(layer).from_config(layer.get_config())
     assert again.get_config() == layer.get_config()

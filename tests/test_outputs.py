@@ -50,7 +50,7 @@ def desk(tmp_path: Path) -> Path:
     (desk / "late").mkdir()
     for name in ("mine.png", "small.png", "holiday/0000-red.png", "holiday/small.png", "late/0001-red.png"):
         Image.new("RGB", (8, 8), "red").save(desk / name)
-    (desk / "text.png").write_text("no picture at all")
+    (desk / "text.png").write_text("no image at all")
     (desk / "link.png").symlink_to(desk / "mine.png")
     return desk
 
@@ -67,7 +67,7 @@ def test_a_file_of_the_users_stays(kgen: Kgen, trained: Trained, desk: Path, com
         kgen(*fill(command, trained, target), cwd=desk).refuses(f"{target} is there already, and kgen did not make it")
     for target in ("mine.png/sub/x.png", "/proc/x.png", "holiday/../mine.png"):
         kgen(*fill(command, trained, target), cwd=desk).refuses()
-    if command[0] != "generate":  # which writes a picture into a folder
+    if command[0] != "generate":  # which writes an image into a folder
         for target in (".", "/", "holiday"):
             kgen(*fill(command, trained, target), cwd=desk).refuses(target)
     assert snapshot(desk) == before
@@ -88,7 +88,7 @@ def test_files_in_a_folder_stay(kgen: Kgen, trained: Trained, desk: Path, comman
     assert snapshot(desk) == before
 
 
-def test_kgen_replaces_its_own_pictures_and_empty_files(kgen: Kgen, trained: Trained, desk: Path) -> None:
+def test_kgen_replaces_its_own_images_and_empty_files(kgen: Kgen, trained: Trained, desk: Path) -> None:
     (desk / "empty.png").touch()
     (desk / "through.png").symlink_to("/dev/null")
     for target in ("new.png", "new.png", "empty.png", "through.png"):
@@ -100,7 +100,7 @@ def test_kgen_replaces_its_own_pictures_and_empty_files(kgen: Kgen, trained: Tra
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_picture_of_any_kind_is_known_again(tmp_path: Path, channels: int) -> None:
+def test_a_image_of_any_kind_is_known_again(tmp_path: Path, channels: int) -> None:
     path = tmp_path / "x.png"
     for prompt in ("", "a" * 10_000):
         save_png(path, np.zeros((300, 300, channels), np.uint8), {"prompt": prompt})

@@ -17,7 +17,7 @@ import pytest
 from command_line import Trained
 
 from kgen.comparison.facts import Table
-from kgen.comparison.page import PICTURES, WAYS, Findings, claim, write_comparison
+from kgen.comparison.page import IMAGES, INTERPOLATIONS, Findings, claim, write_comparison
 from kgen.comparison.sweep import Trial
 from kgen.errors import ConfigError
 from kgen.reporting.page import render
@@ -86,7 +86,7 @@ def test_a_report_shows_every_word_as_text(trained: Trained, tmp_path: Path) -> 
 
 
 def test_a_comparison_shows_every_word_as_text(tmp_path: Path) -> None:
-    for name in (PICTURES, WAYS):
+    for name in (IMAGES, INTERPOLATIONS):
         save_png(tmp_path / name, PIXELS, {"prompt": EVIL})
     found = Findings(
         table=Table([EVIL], [{EVIL: EVIL}], {}),
@@ -102,7 +102,7 @@ def test_a_comparison_shows_every_word_as_text(tmp_path: Path) -> None:
     assert page.texts.count(SHOWN) == 10, page.texts  # note, name, fact (2), key and value (3), caption, trial (2)
     assert f"From one noise to another: {SHOWN}" in page.texts
     assert [image["title"] for image in page.images] == [SHOWN, SHOWN, ""]
-    assert [image["alt"] for image in page.images] == [f"pictures: {SHOWN}", f"interpolations: {SHOWN}", SHOWN]
+    assert [image["alt"] for image in page.images] == [f"images: {SHOWN}", f"interpolations: {SHOWN}", SHOWN]
     assert page.plots.count(SHOWN) == 2 and "4" in page.plots  # the run in the legend, the metric at the axis
     markdown = made.markdown.read_text(encoding="utf-8")
     assert "<script>" not in markdown and "\x1b" not in markdown

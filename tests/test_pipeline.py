@@ -83,7 +83,7 @@ def test_conditions_are_dropped_at_the_given_rate_only_in_training(dataset: Patt
 
 
 @pytest.mark.backends
-def test_a_picture_depends_on_prompt_and_seed_alone(dataset: Patterns) -> None:
+def test_a_image_depends_on_prompt_and_seed_alone(dataset: Patterns) -> None:
     pipeline = make(dataset)
     names = [f"pattern {i}" for i in range(8)]
     together = pipeline.generate(names, seed=3, spread=0.5)
@@ -160,7 +160,7 @@ def test_what_is_no_prompt_is_refused(dataset: Patterns, prompts: object) -> Non
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the others have one way to run")
 def test_on_a_cpu_xla_compiles_loops_alone(dataset: Patterns, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "_tensorflow_gpu", lambda: False)
-    monkeypatch.setattr(Painter, "drawing_steps", lambda self, spread=0.1: 1 if spread < 1 else 2)
+    monkeypatch.setattr(Painter, "num_sampling_steps", lambda self, spread=0.1: 1 if spread < 1 else 2)
     pipeline = make(dataset)
     for spread in (0.5, 1.0):
         pipeline.generate("pattern 5", spread=spread)
@@ -178,7 +178,7 @@ def test_the_number_of_steps_may_be_left_open(steps: dict[str, int], counted: in
             return super().generate(condition, null_condition, noise)
 
     generator = Open(kgen.Space("continuous", (8, 8, 3)), kgen.ConditionSpace(1, 8))
-    assert generator.drawing_steps(**steps) == counted
+    assert generator.num_sampling_steps(**steps) == counted
 
 
 def test_options_of_generate_are_checked(dataset: Patterns) -> None:
@@ -205,7 +205,7 @@ def test_inputs_are_checked(dataset: Patterns) -> None:
 
 
 @pytest.mark.backends
-def test_save_and_load_give_the_same_pictures(dataset: Patterns, tmp_path) -> None:
+def test_save_and_load_give_the_same_images(dataset: Patterns, tmp_path) -> None:
     pipeline = make(dataset)
     pipeline.compile(AveragingAdamW(0.01))
     pipeline.fit(pipeline.inputs(*arrays(dataset)), epochs=2, batch_size=8, verbose=0)
@@ -395,7 +395,7 @@ def test_images_that_are_not_finite_are_an_error(dataset: Patterns) -> None:
 class Guided(Painter):
     """What guidance leads away from is subtracted."""
 
-    guidable = True
+    supports_guidance = True
 
     def generate(self, condition, null_condition, noise, *, guidance: float = 1.0):
         return self.mean(null_condition) + guidance * (self.mean(condition) - self.mean(null_condition))
@@ -465,7 +465,7 @@ def test_what_assemble_cannot_use_is_refused_in_one_message(dataset: Patterns) -
 
 
 @pytest.mark.backends
-def test_likelihood_of_eight_bit_pictures(dataset: Patterns) -> None:
+def test_likelihood_of_eight_bit_images(dataset: Patterns) -> None:
     encoder = Words()
     encoder.adapt(dataset.captions("train"))
     pipeline = kgen.assemble(
@@ -487,13 +487,13 @@ def test_no_likelihood_where_there_is_none(dataset: Patterns) -> None:
 
 
 @pytest.mark.backends
-def test_interpolation_begins_and_ends_with_the_seeds_own_pictures(dataset: Patterns) -> None:
+def test_interpolation_begins_and_ends_with_the_seeds_own_images(dataset: Patterns) -> None:
     pipeline = make(dataset)
     prompt = dataset.captions("train")[0]
     way = pipeline.interpolate(prompt, count=5, seeds=(3, 4), spread=0.5)
-    for picture, seed in ((way[0], 3), (way[-1], 4)):
+    for image, seed in ((way[0], 3), (way[-1], 4)):
         alone = pipeline.generate(prompt, seed=seed, spread=0.5)[0]
-        assert np.abs(alone.astype(int) - picture).max() <= 1
+        assert np.abs(alone.astype(int) - image).max() <= 1
     shared = pipeline.interpolate(prompt, count=2, seeds=(3, 4), shared_noise=True, spread=0.5)
     alone = pipeline.generate(prompt, seed=4, shared_noise=True, spread=0.5)[0]
     assert (shared[0] != way[0]).any() and np.abs(alone.astype(int) - shared[-1]).max() <= 1

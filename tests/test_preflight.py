@@ -25,7 +25,7 @@ encoder: {name: text/bag, dim: 8}
 generator: {name: diffusion/diffusion, network: {kind: dit, patch: 4, width: 8, depth: 1, heads: 2}}
 fit: {steps: 4, batch_size: 4}
 sample: {options: {steps: 500}}
-evaluate: {metrics: [attributes], likelihood: {pictures: 4}}
+evaluate: {metrics: [attributes], likelihood: {images: 4}}
 """
 
 STAGED = """\
@@ -140,7 +140,7 @@ def test_what_a_component_does_wrong_is_found_and_named(
     assert message in refusal(configuration())
     if wrong in ("15x16", "score"):  # a run finds it as well, and leaves nothing behind
         with pytest.raises(KgenError) as error:
-            run(configuration(), tmp_path / "run", say=lambda text: None)
+            run(configuration(), tmp_path / "run", log=lambda text: None)
         assert message in str(error.value) and not (tmp_path / "run").exists()
 
 

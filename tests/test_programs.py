@@ -95,8 +95,8 @@ def test_the_program_that_was_not_used_for_longest_is_forgotten() -> None:
 class Counting(Painter):
     """Counts how often its methods are run in Python: once per program."""
 
-    guidable = True
-    edits = True
+    supports_guidance = True
+    supports_img2img = True
     likelihood = "exact"
     traced = 0
 

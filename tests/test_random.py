@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 from scipy import stats
 
-from kgen.random import NoiseSpec, SeedGenerator, draw, interpolate, noise_keys, normal, threefry, uniform
+from kgen.random import NoiseSpec, SeedGenerator, interpolate, noise_keys, normal, sample, threefry, uniform
 
 pytestmark = pytest.mark.backends
 
@@ -25,7 +25,7 @@ def signed(number: int) -> np.ndarray:
 
 
 def keys(count: int) -> np.ndarray:
-    return draw({"key": NoiseSpec("key")}, [(3, copy) for copy in range(count)])["key"]
+    return sample({"key": NoiseSpec("key")}, [(3, copy) for copy in range(count)])["key"]
 
 
 @pytest.mark.parametrize(("key", "counter", "result"), KNOWN_ANSWERS)
@@ -81,7 +81,7 @@ def test_noise_differs_by_key_counter_and_position() -> None:
     assert abs(np.corrcoef(made[0, :-1], made[0, 1:])[0, 1]) < 0.1
 
 
-def test_noise_of_a_picture_does_not_depend_on_its_batch() -> None:
+def test_noise_of_a_image_does_not_depend_on_its_batch() -> None:
     key = keys(5)
     together = ops.convert_to_numpy(normal(ops.convert_to_tensor(key), 2, (3, 4)))
     assert together.shape == (5, 3, 4) and together.dtype == np.float32
@@ -101,14 +101,14 @@ SPECS = {"x": NoiseSpec("normal", (3, 2)), "choice": NoiseSpec("uniform", (4,)),
 
 
 def test_draw_depends_on_seed_and_copy_alone() -> None:
-    together = draw(SPECS, [(0, 0), (0, 1), (7, 0), (0, 0)])
+    together = sample(SPECS, [(0, 0), (0, 1), (7, 0), (0, 0)])
     assert {name: (a.shape, a.dtype.name) for name, a in together.items()} == {
         "x": ((4, 3, 2), "float32"),
         "choice": ((4, 4), "float32"),
         "key": ((4, 2), "int32"),
     }
     for index, pair in enumerate([(0, 0), (0, 1), (7, 0)]):
-        alone = draw({"key": SPECS["key"], "x": SPECS["x"]}, [pair])  # neither on other names, nor on their order
+        alone = sample({"key": SPECS["key"], "x": SPECS["x"]}, [pair])  # neither on other names, nor on their order
         assert np.array_equal(alone["x"][0], together["x"][index])
         assert np.array_equal(alone["key"][0], together["key"][index])
     for array in together.values():
@@ -117,8 +117,8 @@ def test_draw_depends_on_seed_and_copy_alone() -> None:
 
 
 def test_draw_is_the_same_in_every_version() -> None:
-    """Pictures of a seed stay what they are: a change of these numbers is a change that users see."""
-    noise = draw({"x": NoiseSpec("normal", (3,)), "key": NoiseSpec("key")}, [(1, 2)])
+    """Images of a seed stay what they are: a change of these numbers is a change that users see."""
+    noise = sample({"x": NoiseSpec("normal", (3,)), "key": NoiseSpec("key")}, [(1, 2)])
     np.testing.assert_allclose(noise["x"][0], [-1.5687486, -0.06764563, 0.28174984], rtol=1e-6)
     assert noise["key"][0].tolist() == [2021556915, 1827801470]
     words = [0x914A47C8, 0x7E276E4A, 0x271FF886, 0x962F4BDC]  # b2sum --length=128 of "red", as little-endian words
@@ -143,26 +143,26 @@ def test_noise_keys_hold_seed_copy_and_prompt() -> None:
 
 def test_noise_of_prompts_seeds_and_copies_is_independent() -> None:
     keys = noise_keys(["red", "blue", "red ", ""], [0] * 4, 2) + noise_keys(["red"], [1], 1) + [(0, 0)]
-    noise = draw({"x": NoiseSpec("normal", (5000,))}, keys)["x"]
+    noise = sample({"x": NoiseSpec("normal", (5000,))}, keys)["x"]
     correlations = np.corrcoef(noise) - np.eye(len(keys))
     assert np.abs(correlations).max() < 0.06  # 4 standard deviations
 
 
 def test_draw_is_independent_between_names() -> None:
     spec = NoiseSpec("normal", (5000,))
-    noise = draw({"a": spec, "b": spec}, [(0, 0)])
+    noise = sample({"a": spec, "b": spec}, [(0, 0)])
     assert abs(np.corrcoef(noise["a"][0], noise["b"][0])[0, 1]) < 0.05
 
 
 def test_draw_has_the_distributions_it_names() -> None:
-    noise = draw({"n": NoiseSpec("normal", (5000,)), "u": NoiseSpec("uniform", (5000,))}, [(0, c) for c in range(4)])
+    noise = sample({"n": NoiseSpec("normal", (5000,)), "u": NoiseSpec("uniform", (5000,))}, [(0, c) for c in range(4)])
     assert stats.kstest(noise["n"].ravel(), "norm").pvalue > 1e-3
     assert stats.kstest(noise["u"].ravel(), "uniform").pvalue > 1e-3
     assert noise["u"].max() < 1
 
 
 def test_draw_of_nothing_is_nothing() -> None:
-    assert draw({}, [(0, 0)]) == {}
+    assert sample({}, [(0, 0)]) == {}
 
 
 def test_seed_generator_is_kerass_on_one_device() -> None:
@@ -173,7 +173,7 @@ def test_seed_generator_is_kerass_on_one_device() -> None:
 
 def test_interpolation_keeps_normal_noise_normal() -> None:
     specs = {"z": NoiseSpec("normal", (64, 64)), "key": NoiseSpec("key"), "u": NoiseSpec("uniform", (3,))}
-    first, second = draw(specs, [(0, 0)]), draw(specs, [(1, 0)])
+    first, second = sample(specs, [(0, 0)]), sample(specs, [(1, 0)])
     between = interpolate(specs, first, second, np.array([0.0, 0.25, 0.5, 1.0]))
     np.testing.assert_allclose(between["z"][0], first["z"][0], atol=1e-6)
     np.testing.assert_allclose(between["z"][3], second["z"][0], atol=1e-5)
@@ -186,6 +186,6 @@ def test_interpolation_keeps_normal_noise_normal() -> None:
 
 def test_interpolation_between_equal_noise_is_that_noise() -> None:
     specs = {"z": NoiseSpec("normal", (8,))}
-    noise = draw(specs, [(0, 0)])
+    noise = sample(specs, [(0, 0)])
     same = interpolate(specs, noise, noise, np.array([0.0, 0.5, 1.0]))
     np.testing.assert_allclose(same["z"], np.repeat(noise["z"], 3, axis=0), atol=1e-6)

@@ -19,7 +19,7 @@ def test_the_python_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     )  # XLA takes longer than four steps
     names: dict[str, object] = {}
     exec(compile(example, "README.md", "exec"), names)
-    assert names["pictures"].shape == (4, 16, 16, 3)  # type: ignore[attr-defined]
+    assert names["images"].shape == (4, 16, 16, 3)  # type: ignore[attr-defined]
 
 
 def test_the_run_file(tmp_path: Path) -> None:

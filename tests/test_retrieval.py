@@ -1,4 +1,4 @@
-"""Nearest real pictures: what is found, compared with a plain search by scikit-learn and with cases done by hand."""
+"""Nearest real images: what is found, compared with a plain search by scikit-learn and with cases done by hand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIZE = 6
 
 
 class Gallery(Dataset):
-    """Pictures that are given, by split."""
+    """Images that are given, by split."""
 
     def __init__(self, *, splits: Any) -> None:
         self.splits = splits  # by name: images (N, SIZE, SIZE, 3) as lists, and N captions
@@ -45,7 +45,7 @@ def noise(count: int, seed: int = 5) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, SIZE, SIZE, 3), np.uint8)
 
 
-def greys(*levels: int) -> np.ndarray:
+def grays(*levels: int) -> np.ndarray:
     return np.stack([np.full((SIZE, SIZE, 3), level, np.uint8) for level in levels])
 
 
@@ -65,16 +65,16 @@ class TestRetrieval(MetricConformance):
 
 
 def test_by_hand() -> None:
-    """Real greys 0, 10, 20, 30, 40 named a..e; what is drawn lies nearest to the 1st, 2nd, 3rd of its caption."""
-    dataset = gallery(train=(greys(0, 10, 20), ["a", "b", "c"]), holdout=(greys(30, 40), ["d", "e"]))
-    drawn = greys(1, 14, 4, 18)  # nearest: a; b c; a b c; c b d
+    """Real grays 0, 10, 20, 30, 40 named a..e; what is drawn lies nearest to the 1st, 2nd, 3rd of its caption."""
+    dataset = gallery(train=(grays(0, 10, 20), ["a", "b", "c"]), holdout=(grays(30, 40), ["d", "e"]))
+    drawn = grays(1, 14, 4, 18)  # nearest: a; b c; a b c; c b d
     scores = Retrieval(k=(1, 2, 3, 5))(drawn, ["a", "c", "c", "d"], "train", dataset)
     assert scores == {"R@1": 0.25, "R@2": 0.5, "R@3": 1.0, "R@5": 1.0}
 
 
 def test_all_splits_are_searched() -> None:
-    """A picture of what is held out is wrong if it looks like one from training, and the other way round."""
-    by_split = {"train": greys(0, 50), "validation": greys(100), "holdout": greys(150, 200)}
+    """An image of what is held out is wrong if it looks like one from training, and the other way round."""
+    by_split = {"train": grays(0, 50), "validation": grays(100), "holdout": grays(150, 200)}
     dataset = gallery(
         **{split: (images, names(len(images), 10 * i)) for i, (split, images) in enumerate(by_split.items())}
     )
@@ -86,7 +86,7 @@ def test_all_splits_are_searched() -> None:
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 1000])
 def test_agrees_with_a_plain_search(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    """Several pictures a caption, in chunks of any size."""
+    """Several images a caption, in chunks of any size."""
     monkeypatch.setattr(retrieval, "CHUNK_BYTES", chunk * 8 * SIZE * SIZE * 3)
     real, drawn = noise(60), noise(50, 2)
     captions = [f"caption {i % 12}" for i in range(60)]
@@ -102,18 +102,18 @@ def test_agrees_with_a_plain_search(monkeypatch: pytest.MonkeyPatch, chunk: int)
         assert scores[f"R@{k}"] == np.mean(hits)
 
 
-def test_captions_of_the_same_picture_are_both_right() -> None:
+def test_captions_of_the_same_image_are_both_right() -> None:
     """Also where numbers are large: a difference of one in one pixel still counts."""
-    real = greys(255, 255, 255)
+    real = grays(255, 255, 255)
     real[2, 0, 0, 0] = 254
     dataset = gallery(train=(real, ["a", "b", "c"]))
     for prompt, right in (("a", 1.0), ("b", 1.0), ("c", 0.0)):
-        assert Retrieval(k=(1,))(greys(255), [prompt], "train", dataset) == {"R@1": right}
+        assert Retrieval(k=(1,))(grays(255), [prompt], "train", dataset) == {"R@1": right}
 
 
 def test_unknown_prompts_and_small_datasets() -> None:
-    dataset = gallery(train=(greys(0), ["a"]))
-    assert Retrieval()(greys(0, 0), ["a", "no such caption"], "train", dataset) == {"R@1": 0.5, "R@5": 0.5}
+    dataset = gallery(train=(grays(0), ["a"]))
+    assert Retrieval()(grays(0, 0), ["a", "no such caption"], "train", dataset) == {"R@1": 0.5, "R@5": 0.5}
 
 
 def test_k_must_be_positive() -> None:

@@ -18,7 +18,7 @@ from command_line import GOOD, TOY
 from made_plugins import installed
 from safetensors.numpy import load_file
 
-from kgen.cli.progress import TrainingDisplay, duration
+from kgen.cli.progress import TrainingProgress, duration
 from kgen.config import RunConfig
 from kgen.errors import ConfigError, PluginError, RunError
 from kgen.runs.directory import RunDirectory
@@ -137,7 +137,7 @@ def test_restart_moves_the_older_run_aside_and_says_where(
     with pytest.raises(RunError, match="holds the current folder"):
         quiet(configuration(seed=1), copy, restart=True)
     monkeypatch.chdir(tmp_path)
-    quiet(configuration(seed=1), link, restart=True, say=said.append)
+    quiet(configuration(seed=1), link, restart=True, log=said.append)
     assert any(f"moved to {tmp_path}/run-1" in text for text in said)
     assert link.is_symlink() and everything(tmp_path / "run-1") == before
     assert RunDirectory(copy).read_manifest()["seed"] == 1
@@ -168,7 +168,7 @@ def test_more_steps_are_as_if_they_had_been_asked_for_at_once_but_for_the_schedu
     said: list[str] = []
     constant = {"fit__schedule": "constant", "sample__every": 0, "evaluate__metrics": "[]"}
     quiet(configuration(**constant), tmp_path / "grown")
-    result = quiet(configuration(**constant, fit__steps=9), tmp_path / "grown", say=said.append)
+    result = quiet(configuration(**constant, fit__steps=9), tmp_path / "grown", log=said.append)
     quiet(configuration(**constant, fit__steps=9), tmp_path / "whole")
     assert result.step == 9
     for name, array in weights(tmp_path / "whole").items():
@@ -182,7 +182,7 @@ def test_more_steps_are_as_if_they_had_been_asked_for_at_once_but_for_the_schedu
 
 def test_more_steps_of_a_cosine(copy: Path) -> None:
     said: list[str] = []
-    quiet(configuration(fit__steps=12), copy, say=said.append)  # half of a cosine is left
+    quiet(configuration(fit__steps=12), copy, log=said.append)  # half of a cosine is left
     assert any("schedule of 12 steps: 0.025 there; by that of 6 steps it would be 0" in text for text in said), said
     rows = (copy / "metrics.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows[1:]].count("12") >= 1
@@ -232,10 +232,10 @@ def test_the_mark_comes_after_the_report(copy: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_evaluate_takes_options_and_keeps_them(copy: Path) -> None:
-    scores = evaluate(copy, ["sample.options={strength: 3.0}", "evaluate.copies=3"])
+    scores = evaluate(copy, ["sample.options={strength: 3.0}", "evaluate.samples_per_prompt=3"])
     assert RunDirectory(copy).read_scores() == scores
     config = RunConfig.load(copy / "config.yaml")
-    assert config.evaluate.copies == 3 and "strength: 3.0" in (copy / "report.html").read_text()
+    assert config.evaluate.samples_per_prompt == 3 and "strength: 3.0" in (copy / "report.html").read_text()
     assert quiet(config, copy).scores == scores  # nothing is left to do
     with pytest.raises(ConfigError, match=r"fit\.steps: 9 asks for more training"):
         evaluate(copy, ["fit.steps=9"])
@@ -268,7 +268,7 @@ def test_scores_on_changed_data_are_refused_or_called_so(copy: Path, monkeypatch
         in (copy / "report.html").read_text()
     )
     said: list[str] = []
-    result = quiet(configuration(fit__steps=9), copy, allow_changed_data=True, say=said.append)
+    result = quiet(configuration(fit__steps=9), copy, allow_changed_data=True, log=said.append)
     assert set(result.scores) == {"train", "holdout"} and any("changed images or captions" in text for text in said)
     assert "scores on other images" not in (copy / "report.html").read_text()
     assert any("data: 1 image was added (train 2)" in str(c) for c in RunDirectory(copy).read_manifest()["changes"])
@@ -280,7 +280,7 @@ def test_scores_that_are_not_finite_leave_valid_json(copy: Path, monkeypatch: py
 
     monkeypatch.setattr(Brightness, "__call__", lambda *arguments: {"mean": math.nan, "most": math.inf})
     said: list[str] = []
-    evaluate(copy, say=said.append)
+    evaluate(copy, log=said.append)
     assert "note: brightness mean (holdout) is not a finite number" in said
 
     def refuse(word: str) -> None:
@@ -309,7 +309,7 @@ def test_the_report_names_what_was_skipped(copy: Path) -> None:
 
 def test_starting_from_another_run(done: Path, tmp_path: Path) -> None:
     still = {"fit__learning_rate": 1e-12, "fit__weight_decay": 0, "fit__steps": 1, "init": done}
-    config = configuration(**still, seed=5, data__colours="[blue, green]")
+    config = configuration(**still, seed=5, data__colors="[blue, green]")
     quiet(config, tmp_path / "tuned")
     before, after = weights(done), weights(tmp_path / "tuned")
     assert before.keys() == after.keys() and len(before) >= 2
@@ -354,11 +354,11 @@ def test_there_must_be_something_to_start_from(done: Path, tmp_path: Path) -> No
 
 
 def test_run_goes_on_with_a_directory_and_check_takes_overrides(copy: Path, good: Path, kgen: Any) -> None:
-    outcome = kgen("run", copy, "--set", "evaluate.copies=2", "--set", "fit.steps=7")
+    outcome = kgen("run", copy, "--set", "evaluate.samples_per_prompt=2", "--set", "fit.steps=7")
     assert outcome.status == 0 and "fit.steps: 6 there, 7 now" in outcome.out, outcome
     assert "2 images of 8x8x3 continuous to train on, 0 in the validation split, 1 held out" in outcome.out
     assert RunDirectory(copy).read_manifest()["step"] == 7
-    outcome = kgen("evaluate", copy, "--set", "evaluate.copies=1")
+    outcome = kgen("evaluate", copy, "--set", "evaluate.samples_per_prompt=1")
     assert outcome.status == 0 and "brightness mean" in outcome.out, outcome
     kgen("run", copy.parent).refuses(f"{copy.parent} is a folder, but no run")
     kgen("check", good, "--set", "evaluate.metrics=[{name: retrieval, k: [0]}]").refuses("k must be positive numbers")
@@ -398,10 +398,10 @@ def test_plain_logs_say_how_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> No
     display = SimpleNamespace(
         progress=SimpleNamespace(add_task=lambda *a, **k: 0, update=lambda *a, **k: None),
         console=SimpleNamespace(is_terminal=False),
-        say=said.append,
+        log=said.append,
     )
     monkeypatch.setattr("kgen.cli.progress.time.monotonic", lambda: next(clock))
-    training = TrainingDisplay(display, "training", 400)  # type: ignore[arg-type]
+    training = TrainingProgress(display, "training", 400)  # type: ignore[arg-type]
     for step in (100, 200, 400):
         training(step, {"loss": 1.0, "images_per_second": 5.0})
     assert [line.partition("/s")[2] for line in said] == ["", ", 20 s left", ""]

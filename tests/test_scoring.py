@@ -9,7 +9,7 @@ from parts import Patterns, Words
 
 from kgen.config import RunConfig
 from kgen.contracts.dataset import Split
-from kgen.runs.prompts import prompts_to_draw
+from kgen.runs.prompts import prompts_to_generate
 
 
 class Faces(Patterns):
@@ -26,6 +26,6 @@ def config(toy: None) -> RunConfig:
 
 def test_the_single_caption_of_a_dataset_fills_the_grid(config: RunConfig) -> None:
     """The copies are counted on, so that `generate` makes 16 different images of them."""
-    assert prompts_to_draw(config, Faces(), Words()).inputs == ["a face"] * 16
-    drawn = prompts_to_draw(config, Patterns(), Words()).inputs
+    assert prompts_to_generate(config, Faces(), Words()).inputs == ["a face"] * 16
+    drawn = prompts_to_generate(config, Patterns(), Words()).inputs
     assert len(set(drawn)) == 16 and drawn[-1] == "pattern 23"  # 15 of 23, and the one that is held out

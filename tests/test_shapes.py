@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from kgen import DataError, KgenError
 from kgen.contracts.dataset import Dataset
 from kgen.data.datasets.drawing import SHAPES, coverage
-from kgen.data.datasets.shapes import COLOURS, POSITIONS, RADII, Shapes, Thing, caption, draw, parse
+from kgen.data.datasets.shapes import COLORS, POSITIONS, RADII, Shapes, Thing, caption, parse, render
 from kgen.options import option_model
 from kgen.testing import DatasetConformance
 
@@ -24,30 +24,30 @@ AREAS = {
     "triangle": 2.0,
     "diamond": 2.0,
     "cross": 4 * 0.3 * 2 - 4 * 0.3**2,
-    # ten triangles between the centre, a tip (radius 1) and a notch (radius 1 / golden ratio squared)
+    # ten triangles between the center, a tip (radius 1) and a notch (radius 1 / golden ratio squared)
     "star": 10 * 0.5 * math.sin(math.pi / 5) / ((1 + math.sqrt(5)) / 2) ** 2,
 }
 """Of shapes of half-width 1."""
 
-TWO = Shapes(objects=2, colours=("red", "blue"), shapes=("circle", "square"), holdout=("blue square",))
+TWO = Shapes(objects=2, colors=("red", "blue"), shapes=("circle", "square"), holdout=("blue square",))
 
 
 class TestOneObject(DatasetConformance):
     def build(self) -> Dataset:
         return Shapes(
-            size=16, colours=("red", "blue"), shapes=("circle", "star"), holdout=("blue star",), count=60, jitter=0.02
+            size=16, colors=("red", "blue"), shapes=("circle", "star"), holdout=("blue star",), count=60, jitter=0.02
         )
 
 
 class TestTwoObjects(DatasetConformance):
     def build(self) -> Dataset:
-        return Shapes(objects=2, colours=("red", "blue"), shapes=("circle", "square"), holdout=("blue square",))
+        return Shapes(objects=2, colors=("red", "blue"), shapes=("circle", "square"), holdout=("blue square",))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("centre", [(20.0, 20.0), (17.3, 22.9)])
-def test_covered_area_is_the_shapes(shape: str, centre: tuple[float, float]) -> None:
-    covered = coverage(shape, 12.0, centre, 40)
+@pytest.mark.parametrize("center", [(20.0, 20.0), (17.3, 22.9)])
+def test_covered_area_is_the_shapes(shape: str, center: tuple[float, float]) -> None:
+    covered = coverage(shape, 12.0, center, 40)
     assert covered.min() == 0 and covered.max() == 1
     assert covered.sum() == pytest.approx(AREAS[shape] * 12.0**2, rel=0.015)  # samples on an edge count as inside
 
@@ -77,14 +77,14 @@ def test_objects_at_the_edge_are_cut_off_not_wrapped() -> None:
 
 @pytest.mark.parametrize("size", [16, 32, 64])
 def test_every_object_is_whole_and_where_its_caption_says(size: int) -> None:
-    """Colour, centre of mass and area, measured without the oracle, over every combination."""
+    """Color, center of mass and area, measured without the oracle, over every combination."""
     for name, position, shape in itertools.product(RADII, POSITIONS, SHAPES):
         thing = Thing("black", shape, name, position)
-        ink = (255.0 - draw((thing,), size)).mean(-1) / (255.0 - 25)  # (H, W): how much is covered
+        ink = (255.0 - render((thing,), size)).mean(-1) / (255.0 - 25)  # (H, W): how much is covered
         assert ink.sum() == pytest.approx(AREAS[shape] * (RADII[name] * size) ** 2, rel=0.06), thing
         x, y = ((ink.sum(axis) * (np.arange(size) + 0.5)).sum() / ink.sum() / size for axis in (0, 1))
         assert x == pytest.approx(POSITIONS[position][0], abs=0.01), thing
-        # a triangle's and a star's centre of mass lie off their boxes' middle
+        # a triangle's and a star's center of mass lie off their boxes' middle
         assert y == pytest.approx(POSITIONS[position][1], abs=RADII[name] * 0.4), thing
 
 
@@ -100,35 +100,35 @@ def test_every_object_is_whole_and_where_its_caption_says(size: int) -> None:
     ],
 )
 def test_positions_mean_what_they_say(position: str, rows: slice, columns: slice) -> None:
-    ink = 255 - draw((Thing("black", "square", "small", position),), 32)
+    ink = 255 - render((Thing("black", "square", "small", position),), 32)
     assert ink.any() and ink[rows, columns].sum() == ink.sum()
 
 
 @pytest.mark.parametrize(
-    ("colour", "most", "least"), [("red", 0, 2), ("green", 1, 0), ("blue", 2, 0), ("purple", 2, 1), ("yellow", 0, 2)]
+    ("color", "most", "least"), [("red", 0, 2), ("green", 1, 0), ("blue", 2, 0), ("purple", 2, 1), ("yellow", 0, 2)]
 )
-def test_colours_mean_what_they_say(colour: str, most: int, least: int) -> None:
-    red_green_blue = draw((Thing(colour, "square", "large", "middle"),), 32)[16, 16].tolist()
+def test_colors_mean_what_they_say(color: str, most: int, least: int) -> None:
+    red_green_blue = render((Thing(color, "square", "large", "middle"),), 32)[16, 16].tolist()
     assert red_green_blue.index(max(red_green_blue)) == most
     assert red_green_blue[least] < max(red_green_blue) / 2
 
 
 def test_large_is_larger_than_small() -> None:
-    small, large = ((255 - draw((Thing("red", "circle", s, "middle"),), 32)).sum() for s in ("small", "large"))
+    small, large = ((255 - render((Thing("red", "circle", s, "middle"),), 32)).sum() for s in ("small", "large"))
     assert large > 2 * small
 
 
-def test_middles_have_the_colour_and_corners_are_white() -> None:
-    for colour, shape in itertools.product(COLOURS, SHAPES):
-        picture = draw((Thing(colour, shape, "large", "middle"),), 32)
-        assert tuple(picture[16, 16]) == COLOURS[colour]
-        assert (picture[[0, 0, -1, -1], [0, -1, 0, -1]] == 255).all()
+def test_middles_have_the_color_and_corners_are_white() -> None:
+    for color, shape in itertools.product(COLORS, SHAPES):
+        image = render((Thing(color, shape, "large", "middle"),), 32)
+        assert tuple(image[16, 16]) == COLORS[color]
+        assert (image[[0, 0, -1, -1], [0, -1, 0, -1]] == 255).all()
 
 
 def test_the_whole_is_every_combination_once() -> None:
     dataset = Shapes()
     captions = dataset.captions("train")
-    count = len(COLOURS) * len(SHAPES) * len(RADII) * len(POSITIONS)
+    count = len(COLORS) * len(SHAPES) * len(RADII) * len(POSITIONS)
     assert len(captions) == len(set(captions)) == count
     assert not dataset.captions("holdout") and not dataset.captions("validation")
     assert len({dataset.image("train", i).tobytes() for i in range(count)}) == count, "no two captions look the same"
@@ -171,7 +171,7 @@ def test_two_objects_never_touch_and_come_in_reading_order() -> None:
     names = list(POSITIONS)
     for first, second in scenes:
         assert names.index(first.position) < names.index(second.position)
-        ink = [draw((thing,), 32).min(-1) < 255 for thing in (first, second)]
+        ink = [render((thing,), 32).min(-1) < 255 for thing in (first, second)]
         grown = ink[0] | np.roll(ink[0], 1, 0) | np.roll(ink[0], -1, 0)
         grown = grown | np.roll(grown, 1, 1) | np.roll(grown, -1, 1)
         assert not (grown & ink[1]).any(), (first, second)
@@ -179,7 +179,7 @@ def test_two_objects_never_touch_and_come_in_reading_order() -> None:
 
 def test_two_objects_are_both_drawn() -> None:
     red, blue = Thing("red", "circle", "large", "top left"), Thing("blue", "cross", "small", "bottom right")
-    both, alone = draw((red, blue), 32), [draw((thing,), 32) for thing in (red, blue)]
+    both, alone = render((red, blue), 32), [render((thing,), 32) for thing in (red, blue)]
     np.testing.assert_array_equal(both, np.minimum(*alone))
 
 
@@ -205,7 +205,7 @@ def test_holdout_of_two_objects_keeps_every_scene_with_it_out() -> None:
     for split, inside in (("train", False), ("holdout", True)):
         assert TWO.scenes(split)
         for scene in TWO.scenes(split):
-            assert any(thing.colour == "blue" and thing.shape == "square" for thing in scene) == inside
+            assert any(thing.color == "blue" and thing.shape == "square" for thing in scene) == inside
 
 
 def test_count_chooses_without_repeats_and_by_seed() -> None:
@@ -218,14 +218,14 @@ def test_count_chooses_without_repeats_and_by_seed() -> None:
 
 
 def test_jitter_moves_by_at_most_as_much_and_differently_each_time() -> None:
-    options = {"size": 64, "colours": ("black",), "shapes": ("square",), "sizes": ("large",), "positions": ("middle",)}
+    options = {"size": 64, "colors": ("black",), "shapes": ("square",), "sizes": ("large",), "positions": ("middle",)}
     dataset = Shapes(**options, count=50, jitter=0.03)  # type: ignore[arg-type]
-    centres = []
+    centers = []
     for i in range(50):
         ink = 255.0 - dataset.image("train", i).mean(-1)
-        centres.append([(ink.sum(a) * (np.arange(64) + 0.5)).sum() / ink.sum() / 64 - 0.5 for a in (0, 1)])
-    assert 0.02 < np.abs(centres).max() <= 0.031
-    assert len(np.unique(np.round(centres, 3), axis=0)) > 40
+        centers.append([(ink.sum(a) * (np.arange(64) + 0.5)).sum() / ink.sum() / 64 - 0.5 for a in (0, 1)])
+    assert 0.02 < np.abs(centers).max() <= 0.031
+    assert len(np.unique(np.round(centers, 3), axis=0)) > 40
     still = Shapes(**options).image("train", 0)  # type: ignore[arg-type]
     np.testing.assert_array_equal(still, still[::-1])
 
@@ -234,14 +234,14 @@ def test_jitter_moves_by_at_most_as_much_and_differently_each_time() -> None:
     ("options", "message"),
     [
         ({"holdout": ("purpel square",)}, "'purpel' is none of .* did you mean 'purple'"),
-        ({"holdout": ("purple square",), "colours": ("red",)}, "'purple' is none of"),
+        ({"holdout": ("purple square",), "colors": ("red",)}, "'purple' is none of"),
         ({"holdout": ("square",)}, "must combine two attributes or more"),
         ({"holdout": ("red blue",)}, "two attributes of one kind"),
         ({"holdout": ("red circle", "red square"), "shapes": ("circle", "square")}, "leaves no red to train on"),
-        ({"holdout": ("red circle",), "colours": ("red",), "shapes": ("circle",)}, "no scene of what holdout leaves"),
+        ({"holdout": ("red circle",), "colors": ("red",), "shapes": ("circle",)}, "no scene of what holdout leaves"),
         ({"objects": 2, "positions": ("middle",)}, "no scene of two objects at these positions"),
         ({"count": 865}, "count 865 is more than the 864 scenes"),
-        ({"colours": ()}, "colours is empty"),
+        ({"colors": ()}, "colors is empty"),
         ({"shapes": ("heart",)}, r"shapes\[0\]: must be 'circle', .* or 'star', got 'heart'"),
     ],
 )
@@ -265,20 +265,20 @@ def test_needs_no_framework() -> None:
     assert done.stdout.strip() == "set()"
 
 
-def test_pictures_are_the_same_for_ever() -> None:
+def test_images_are_the_same_for_ever() -> None:
     """Guards runs that are resumed: the fingerprint of a dataset changes only on purpose."""
-    dataset = Shapes(size=16, colours=("red",), shapes=("star",), count=30, jitter=0.02, seed=5)
-    again = Shapes(size=16, colours=("red",), shapes=("star",), count=30, jitter=0.02, seed=5)
+    dataset = Shapes(size=16, colors=("red",), shapes=("star",), count=30, jitter=0.02, seed=5)
+    again = Shapes(size=16, colors=("red",), shapes=("star",), count=30, jitter=0.02, seed=5)
     order = np.random.default_rng(0).permutation(30)
-    pictures = {int(i): again.image("train", int(i)) for i in order}
+    images = {int(i): again.image("train", int(i)) for i in order}
     for i in range(30):
-        np.testing.assert_array_equal(dataset.image("train", i), pictures[i])
-    other = Shapes(size=16, colours=("red",), shapes=("star",), count=30, jitter=0.02, seed=6)
+        np.testing.assert_array_equal(dataset.image("train", i), images[i])
+    other = Shapes(size=16, colors=("red",), shapes=("star",), count=30, jitter=0.02, seed=6)
     assert dataset.fingerprint() == again.fingerprint() != other.fingerprint()
 
 
 def test_validation_shows_the_same_scenes_moved_otherwise() -> None:
-    data = Shapes(colours=("red", "blue"), jitter=0.03, count=100, validation=100, holdout=("red square",))
+    data = Shapes(colors=("red", "blue"), jitter=0.03, count=100, validation=100, holdout=("red square",))
     assert data.captions("validation") == data.captions("train")
     pairs = [(data.image("train", i), data.image("validation", i)) for i in range(100)]
     assert not any(np.array_equal(*pair) for pair in pairs)

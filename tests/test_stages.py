@@ -64,7 +64,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("done") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KGEN_CACHE", str(path.parent / "cache"))
-        run(configuration(), path, say=lambda text: None)
+        run(configuration(), path, log=lambda text: None)
     return path
 
 
@@ -100,7 +100,7 @@ def test_two_stages_leave_two_trainings(done: Path) -> None:
     assert (done / "decoder" / "samples" / "final.png").is_file()
     report = (done / "report.html").read_text()
     assert "latent deviation" in report and "PSNR" in report
-    assert "Pictures over time" not in report  # none were asked for
+    assert "Images over time" not in report  # none were asked for
     pipeline = load(done)
     assert pipeline.generator.space == pipeline.decoder.latent_space
     trained = weights(done)
@@ -142,7 +142,7 @@ def test_restart_keeps_a_decoder_that_would_be_the_same(
 ) -> None:
     shutil.copytree(done, tmp_path / "run")
     refuse_to_train(monkeypatch)
-    run(configuration(fit__steps=5), tmp_path / "run", restart=True, say=said.append)
+    run(configuration(fit__steps=5), tmp_path / "run", restart=True, log=said.append)
     assert any("nothing that it depends on has changed" in text for text in said)
     assert same(weights(tmp_path / "run"), weights(done))
 
@@ -152,7 +152,7 @@ def test_restart_keeps_a_decoder_that_would_be_the_same(
     [
         ({"decoder__channels": 3}, "decoder.channels: 2 there, 3 now"),
         ({"decoder__fit__steps": 5}, "decoder.fit.steps: 6 there, 5 now"),
-        ({"data__count": 21}, "data.pictures"),
+        ({"data__count": 21}, "data.images"),
         ({"seed": 1}, "seed: 0 there, 1 now"),
     ],
     ids=["option", "fit", "data", "seed"],
@@ -168,7 +168,7 @@ def test_restart_trains_what_has_changed_and_says_why(
     shutil.copytree(done, tmp_path / "run")
     refuse_to_train(monkeypatch)
     with pytest.raises(TrainingBegunError):
-        run(configuration(**change), tmp_path / "run", restart=True, say=said.append)
+        run(configuration(**change), tmp_path / "run", restart=True, log=said.append)
     assert any("trained again" in text and reason in text for text in said), said
     assert not RunDirectory(tmp_path / "run").decoder_stage.read_manifest().get("finished")
 
@@ -210,7 +210,7 @@ def test_refuses_to_take_what_is_not_there(tmp_path: Path, done: Path) -> None:
     RunDirectory(pixels).prepare(configuration(decoder="identity"))
     with pytest.raises(ConfigError, match="has trained no decoder"):
         configuration(decoder=f"{{from: {pixels}}}")
-    with pytest.raises(RunError, match="pictures of 16x16x3, but the run's are 32x32x3"):
+    with pytest.raises(RunError, match="images of 16x16x3, but the run's are 32x32x3"):
         run(configuration(decoder=f"{{from: {done}}}", data__size=32), tmp_path / "larger")
 
 
@@ -236,7 +236,7 @@ def test_bad_configurations(change: dict[str, str], message: str) -> None:
 def test_data_of_its_own(tmp_path: Path) -> None:
     own = configuration(decoder__data="{name: shapes, size: 16, count: 12}", fit__steps=2)
     run(own, tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"its pictures are 32x32x3 .*, but the run's are 16x16x3"):
+    with pytest.raises(ConfigError, match=r"its images are 32x32x3 .*, but the run's are 16x16x3"):
         run(configuration(decoder__data="{name: shapes, size: 32, count: 12}"), tmp_path / "other")
     assert check(own).decoder.latent_space.shape == (8, 8, 2)
 

@@ -15,7 +15,7 @@ from parts import Painter, Words
 from pydantic import Field
 
 import kgen
-from kgen.comparison.sweep import Trial, long_table, plots, seconds_a_picture, sweep, wide_table
+from kgen.comparison.sweep import Trial, long_table, plots, seconds_a_image, sweep, wide_table
 from kgen.config import RunConfig
 from kgen.metrics.attributes import Attributes
 from kgen.metrics.retrieval import Retrieval
@@ -102,12 +102,12 @@ def test_compiling_is_not_timed() -> None:
             self.calls += 1
             time.sleep(0.5 if self.calls == 1 else 0.032)
 
-    assert 0.001 <= seconds_a_picture(Slow(), {"steps": 7}) < 0.01  # type: ignore[arg-type]
+    assert 0.001 <= seconds_a_image(Slow(), {"steps": 7}) < 0.01  # type: ignore[arg-type]
 
 
 def test_the_headline_of_each_metric() -> None:
     metrics = {"attributes": Attributes(), "retrieval": Retrieval(k=(5, 1))}
-    numbers = {"attributes colour": 0.1, "attributes accuracy": 0.2, "retrieval R@5": 0.3, "retrieval R@1": 0.4}
+    numbers = {"attributes color": 0.1, "attributes accuracy": 0.2, "retrieval R@5": 0.3, "retrieval R@1": 0.4}
     assert headlines(metrics, {"train": numbers}) == {"attributes accuracy": 0.2, "retrieval R@5": 0.3}
     assert list(headlines(metrics, {"holdout": numbers})) == [
         "attributes accuracy (holdout)",

@@ -13,8 +13,8 @@ from kgen import Space
 from kgen.testing import DatasetConformance, MetricConformance
 
 
-class Colours(kgen.Dataset):
-    """Pictures of one colour each."""
+class Colors(kgen.Dataset):
+    """Images of one color each."""
 
     def __init__(self, *, size: int = 4) -> None:
         self.size = size
@@ -27,13 +27,13 @@ class Colours(kgen.Dataset):
         return {"train": ["red", "green", "blue"], "validation": [], "holdout": ["white"]}[split]
 
     def image(self, split: str, index: int) -> np.ndarray:
-        colour = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
+        color = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
         caption = self.captions(split)[index]
-        return np.broadcast_to(np.array(colour[caption], np.uint8), self.image_space.shape).copy()
+        return np.broadcast_to(np.array(color[caption], np.uint8), self.image_space.shape).copy()
 
 
 class Exact(kgen.Metric):
-    """Share of pixels as in the first training picture of the prompt."""
+    """Share of pixels as in the first training image of the prompt."""
 
     def __call__(self, images: Any, prompts: Any, split: Any, dataset: Any) -> dict[str, float]:
         captions = list(dataset.captions(split))
@@ -41,9 +41,9 @@ class Exact(kgen.Metric):
         return {"exact": float((real == images).mean())}
 
 
-class TestColours(DatasetConformance):
-    def build(self) -> Colours:
-        return Colours()
+class TestColors(DatasetConformance):
+    def build(self) -> Colors:
+        return Colors()
 
 
 class TestExact(MetricConformance):
@@ -53,22 +53,22 @@ class TestExact(MetricConformance):
     def build(self) -> Exact:
         return Exact()
 
-    def dataset(self) -> Colours:
-        return Colours()
+    def dataset(self) -> Colors:
+        return Colors()
 
 
-def colours(**members: Any) -> Any:
-    return lambda: type("Broken", (Colours,), members)()
+def colors(**members: Any) -> Any:
+    return lambda: type("Broken", (Colors,), members)()
 
 
 def counting(self: Any, split: str, index: int) -> np.ndarray:
     self.reads = getattr(self, "reads", 0) + 1
-    return Colours.image(self, split, index) // np.uint8(self.reads)
+    return Colors.image(self, split, index) // np.uint8(self.reads)
 
 
 def shared(self: Any, split: str, index: int) -> np.ndarray:
     cache = self.__dict__.setdefault("cache", {})
-    return cache.setdefault((split, index), Colours.image(self, split, index))
+    return cache.setdefault((split, index), Colors.image(self, split, index))
 
 
 def overlapping(self: Any, split: str) -> list[str]:
@@ -87,8 +87,8 @@ DATASETS = [
     ("test_splits_are_disjoint", {"captions": repeated}, "in 'train' too"),
     ("test_captions_are_texts", {"captions": lambda self, split: []}, "is empty"),
     (
-        "test_pictures_are_what_the_space_says",
-        {"image": lambda self, split, index: Colours.image(self, split, index) / 255},
+        "test_images_are_what_the_space_says",
+        {"image": lambda self, split, index: Colors.image(self, split, index) / 255},
         "uint8",
     ),
     (
@@ -101,7 +101,7 @@ DATASETS = [
 
 @pytest.mark.parametrize(("check", "members", "match"), DATASETS, ids=[f"{c}-{m}" for c, _, m in DATASETS])
 def test_broken_dataset_fails(check: str, members: dict[str, Any], match: str) -> None:
-    fails(DatasetConformance, check, colours(**members), match)
+    fails(DatasetConformance, check, colors(**members), match)
 
 
 def writing(self: Any, images: Any, *given: Any) -> dict[str, float]:
@@ -110,9 +110,9 @@ def writing(self: Any, images: Any, *given: Any) -> dict[str, float]:
 
 
 def test_broken_metric_fails() -> None:
-    attributes = {"dataset": lambda self: Colours(), "real": {"exact": (1.0, 1.0)}}
+    attributes = {"dataset": lambda self: Colors(), "real": {"exact": (1.0, 1.0)}}
     half = type("Half", (Exact,), {"__call__": lambda self, *a: {"exact": Exact.__call__(self, *a)["exact"] / 2}})
-    fails(MetricConformance, "test_real_pictures_score_as_they_must", half, "must lie between", **attributes)
+    fails(MetricConformance, "test_real_images_score_as_they_must", half, "must lie between", **attributes)
     none = type("Nothing", (Exact,), {"__call__": lambda self, *a: {"exact": float("nan")}})
     fails(MetricConformance, "test_scores_are_named_numbers", none, "finite number", **attributes)
     first = type("First", (Exact,), {"__call__": lambda self, images, *a: {"exact": float(images[0, 0, 0, 0])}})

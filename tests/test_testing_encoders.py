@@ -128,7 +128,7 @@ ENCODERS = [
     ("test_tokens_are_plain_arrays_of_fixed_shape", {"tokenize": ragged}, "must have the shape"),
     ("test_tokens_are_plain_arrays_of_fixed_shape", {"tokenize": wide}, "every backend"),
     ("test_tokens_of_an_input_are_always_the_same", {"tokenize": crowded}, "alone and in a batch"),
-    ("test_batch_neighbours_change_nothing", {"call": leaking}, "alone and in a batch"),
+    ("test_batch_neighbors_change_nothing", {"call": leaking}, "alone and in a batch"),
     ("test_conditions_are_what_the_space_says", {"call": blank}, "at least one"),
     ("test_conditions_are_what_the_space_says", {"call": narrow}, "must have the shape"),
     ("test_every_weight_has_a_gradient", {"call": frozen_by_mistake}, "does not depend on"),

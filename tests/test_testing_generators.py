@@ -20,7 +20,7 @@ from kgen.testing import GeneratorConformance
 class Flow(kgen.Generator):
     """Flow matching (Lipman et al. 2023) with a linear velocity, guided, integrated by Euler's method."""
 
-    guidable = True
+    supports_guidance = True
 
     def __init__(self, space: Space, condition_space: ConditionSpace, **kwargs: Any) -> None:
         super().__init__(space, condition_space, **kwargs)
@@ -271,10 +271,10 @@ GENERATORS = [
     ("test_generates_what_the_space_says", {"generate": flat}, "must make"),
     ("test_generates_what_the_space_says", {"generate": lazy}, "creates weights|Variable"),
     ("test_generates_what_the_space_says", {"__init__": hoarding}, "has not built .*spare"),
-    ("test_generate_options", {"generate": careless}, "misspelt"),
+    ("test_generate_options", {"generate": careless}, "misspelled"),
     ("test_generate_options", {"generate": demanding}, "no default"),
-    ("test_guidance_as_declared", {"guidable": True}, "does not take"),
-    ("test_guidance_as_declared", {"guidable": True, "generate": unguided}, "whatever the guidance"),
+    ("test_guidance_as_declared", {"supports_guidance": True}, "does not take"),
+    ("test_guidance_as_declared", {"supports_guidance": True, "generate": unguided}, "whatever the guidance"),
     ("test_guidance_as_declared", {"generate": unguided}, "takes 'guidance'"),
     ("test_likelihood_as_declared", {"likelihood": None}, "implemented"),
     ("test_likelihood_as_declared", {"log_likelihood": summed}, "mixes"),
@@ -340,8 +340,8 @@ if keras.backend.backend() != "torch":  # which compiles nothing
 
 
 if keras.backend.backend() == "tensorflow":
-    unsynchronised = {"compute_losses": counting, "__init__": counted}
-    GENERATORS.append(("test_two_replicas_train_in_step", unsynchronised, "two replicas"))
+    unsynchronized = {"compute_losses": counting, "__init__": counted}
+    GENERATORS.append(("test_two_replicas_train_in_step", unsynchronized, "two replicas"))
 
 
 @pytest.mark.parametrize(("check", "members", "match"), GENERATORS, ids=[f"{c}-{m}" for c, _, m in GENERATORS])

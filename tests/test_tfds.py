@@ -20,7 +20,7 @@ tfds = pytest.importorskip("tensorflow_datasets")
 
 
 def example(i: int) -> dict[str, Any]:
-    """A picture of 20 x 30, grey i * 20 but for its red left third."""
+    """An image of 20 x 30, gray i * 20 but for its red left third."""
     image = np.full((20, 30, 3), 20 * i, np.uint8)
     image[:, :10] = (200, 0, 0)
     captions = [{"text": f"first {i}"}, {"text": "second"}]
@@ -28,11 +28,11 @@ def example(i: int) -> dict[str, Any]:
 
 
 class BreakableImage(tfds.features.Image):
-    """Stores "broken" as bytes that are no picture."""
+    """Stores "broken" as bytes that are no image."""
 
     def encode_example(self, image_or_path_or_fobj: Any) -> Any:
         if isinstance(image_or_path_or_fobj, str):
-            return b"no picture"
+            return b"no image"
         return super().encode_example(image_or_path_or_fobj)
 
 
@@ -42,7 +42,7 @@ def write(folder: Path, file_format: str, keys: tuple[str, ...], examples: dict[
         "image": BreakableImage(shape=(None, None, 3)),
         "floats": tfds.features.Image(shape=(4, 4, 1), dtype=np.float32),
         "id": tfds.features.Text(),
-        "deep": {"picture": tfds.features.Image(), "text": tfds.features.Scalar(dtype=np.str_)},
+        "deep": {"image": tfds.features.Image(), "text": tfds.features.Scalar(dtype=np.str_)},
         "label": tfds.features.ClassLabel(names=["red_fox", "sky"]),
         "caption": tfds.features.Text(),
         "captions": tfds.features.Sequence({"text": tfds.features.Text()}),
@@ -102,23 +102,23 @@ class TestTFRecord(TestArrayRecord):
 
 
 @pytest.mark.parametrize("name", ["array_record", "tfrecord"])
-def test_pictures_captions_and_splits(folder: Path, name: str) -> None:
+def test_images_captions_and_splits(folder: Path, name: str) -> None:
     dataset = open_(folder, name, validation="test", holdout=("number 3", "number 7"))
     assert list(dataset.captions("train")) == [f"number {i}" for i in (0, 1, 2, 4, 5)]
     assert list(dataset.captions("validation")) == ["number 6", "number 8"]
     assert list(dataset.captions("holdout")) == ["number 3", "number 7"]
     for split in ("train", "validation", "holdout"):
         for index, caption in enumerate(dataset.captions(split)):
-            grey = 20 * int(caption.split()[1])
-            np.testing.assert_array_equal(dataset.image(split, index)[:, 10:], np.full((20, 10, 3), grey))
+            gray = 20 * int(caption.split()[1])
+            np.testing.assert_array_equal(dataset.image(split, index)[:, 10:], np.full((20, 10, 3), gray))
     assert f"{name}" in dataset.credit and "TensorFlow Datasets" in dataset.credit
 
 
 def test_resizing_and_channels(folder: Path) -> None:
     stretched = open_(folder, resize="stretch", size=30).image("train", 5)
     np.testing.assert_array_equal(stretched[15, [0, 29]], [(200, 0, 0), (100, 100, 100)])
-    grey = open_(folder, channels=1, size=20, resize="pad", background="black").image("train", 5)
-    assert grey.shape == (20, 20, 1) and grey[0].max() == 0 and grey[10, -1, 0] == 100
+    gray = open_(folder, channels=1, size=20, resize="pad", background="black").image("train", 5)
+    assert gray.shape == (20, 20, 1) and gray[0].max() == 0 and gray[10, -1, 0] == 100
 
 
 @pytest.mark.parametrize("name", ["array_record", "tfrecord"])
@@ -169,28 +169,28 @@ def test_ids_are_no_captions(tmp_path: Path) -> None:
     assert list(dataset.captions("train")) == ["a photo of a red fox", "a photo of a sky"]
 
 
-def test_nested_pictures_and_plain_strings(tmp_path: Path) -> None:
-    examples = [{"deep": {"picture": example(i)["image"], "text": f"number {i}"}} for i in range(2)]
+def test_nested_images_and_plain_strings(tmp_path: Path) -> None:
+    examples = [{"deep": {"image": example(i)["image"], "text": f"number {i}"}} for i in range(2)]
     write(tmp_path, "array_record", ("deep",), {"train": examples})
-    dataset = TFDS(dataset="array_record", data_dir=str(tmp_path), image_key="deep/picture", size=20)
+    dataset = TFDS(dataset="array_record", data_dir=str(tmp_path), image_key="deep/image", size=20)
     assert list(dataset.captions("train")) == ["number 0", "number 1"]
     np.testing.assert_array_equal(dataset.image("train", 1)[0, -1], (20, 20, 20))
 
 
-def test_pictures_of_floats_are_refused(tmp_path: Path) -> None:
+def test_images_of_floats_are_refused(tmp_path: Path) -> None:
     """They are stored as RGBA files, which would be read as noise."""
     examples = [{"floats": np.full((4, 4, 1), 0.5, np.float32), "caption": "a"}]
     write(tmp_path, "array_record", ("floats", "caption"), {"train": examples})
-    with pytest.raises(DataError, match="no picture in image_key 'floats'"):
+    with pytest.raises(DataError, match="no image in image_key 'floats'"):
         TFDS(dataset="array_record", data_dir=str(tmp_path), image_key="floats")
 
 
 @pytest.mark.parametrize("name", ["array_record", "tfrecord"])
-def test_broken_pictures_are_found_before_training(tmp_path: Path, name: str) -> None:
+def test_broken_images_are_found_before_training(tmp_path: Path, name: str) -> None:
     examples = [example(i) for i in range(4)]
     examples[2]["image"] = "broken"
     write(tmp_path, name, KEYS, {"train": examples})
-    with pytest.raises(DataError, match=rf"1 problem in {name}/1\.0\.0:\n  train, example 2: this is no picture"):
+    with pytest.raises(DataError, match=rf"1 problem in {name}/1\.0\.0:\n  train, example 2: this is no image"):
         open_(tmp_path, name)
     dataset = open_(tmp_path, name, on_error="skip")
     assert list(dataset.captions("train")) == ["number 0", "number 1", "number 3"]
@@ -210,11 +210,11 @@ def test_damaged_files(tmp_path: Path, name: str, damage: str) -> None:
         open_(tmp_path, name, on_error="skip")
 
 
-def test_fingerprint_sees_every_picture(tmp_path: Path) -> None:
+def test_fingerprint_sees_every_image(tmp_path: Path) -> None:
     found = set()
-    for folder, grey in (("a", 0), ("b", 1), ("c", 1)):
+    for folder, gray in (("a", 0), ("b", 1), ("c", 1)):
         examples = [example(i) for i in range(8)]
-        examples[2]["image"][0, 0] = grey
+        examples[2]["image"][0, 0] = gray
         write(tmp_path / folder, "array_record", KEYS, {"train": examples})
         found.add(open_(tmp_path / folder).fingerprint())
     assert len(found) == 2
@@ -303,14 +303,14 @@ def test_texts_that_are_not_utf_8_are_problems(tmp_path: Path) -> None:
         ({"validation": "train[:1]"}, "holds examples of 'train', that is trained on"),
         ({"split": "train[:3]", "validation": "test+train[2:]"}, "holds examples of"),
         ({"split": "train[:0]"}, "has no example to train on"),
-        ({"image_key": "picture"}, r"no picture in image_key 'picture': there are pictures in \['image'\]"),
-        ({"image_key": "caption"}, "no picture in image_key 'caption'"),  # a text is bytes too
+        ({"image_key": "image"}, r"no image in image_key 'image': there are images in \['image'\]"),
+        ({"image_key": "caption"}, "no image in image_key 'caption'"),  # a text is bytes too
         ({"caption_key": "text"}, r"no caption_key 'text': there are the texts \['caption', 'captions/text'\]"),
         ({"caption_key": None}, "caption_key must name one of the texts"),
         ({"caption_key": "image"}, "no caption_key 'image'"),
         ({"holdout": ("number 33",)}, "no caption 'number 33': did you mean 'number 3'"),
         ({"template": "a photo"}, r"must hold \{label\}"),
-        ({"background": "rde"}, "'rde' is no colour"),
+        ({"background": "rde"}, "'rde' is no color"),
     ],
 )
 def test_wrong_options(folder: Path, options: dict[str, Any], message: str) -> None:

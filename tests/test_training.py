@@ -30,7 +30,7 @@ FIT = {"batch_size": 4, "warmup_steps": 0, "log_every": 3, "checkpoint_every": 4
 
 
 class Vanishing(Patterns):
-    """Pictures of which one can no longer be read from some time on."""
+    """Images of which one can no longer be read from some time on."""
 
     missing: tuple[Split, int] | None = None
     error: Exception = kgen.DataError("pattern.png has vanished")

@@ -71,7 +71,7 @@ def show_warning(message: Warning | str, category: type[Warning], filename: str,
     print(f"warning: {printable(' '.join(str(message).split()))}{source}", file=sys.stderr)
 
 
-def say(text: str = "") -> None:
+def log(text: str = "") -> None:
     """Prints a text that may hold words of others, such as the name of a file or a plugin's summary."""
     print(printable(text))
 
@@ -115,7 +115,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     return RunConfig.load(path, overrides)
 
 
-def picture_file(path: Path) -> None:
+def image_file(path: Path) -> None:
     """Raises ConfigError where no PNG can be written, or a file is in the way."""
     if path.suffix.lower() != ".png":
         raise ConfigError(f"--output {path}: must end with '.png'")

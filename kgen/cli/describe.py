@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from kgen.cli.common import WIDE, plain_console, say
+from kgen.cli.common import WIDE, log, plain_console
 from kgen.options.validation import alternatives, model_of, schema_of, tag_names
 from kgen.plugins.registry import Component, DeclaredKind
 from kgen.reporting.plain import printable
@@ -24,28 +24,28 @@ Row = tuple[str, str, str]
 
 def describe_plugin(components: Sequence[Component], kinds: Sequence[DeclaredKind]) -> None:
     """Prints the kinds that one plugin declares, and its components."""
-    say(str(components[0].origin))
+    log(str(components[0].origin))
     for kind in kinds:
-        say(f"  kind {kind.name}: {kind.summary}")
+        log(f"  kind {kind.name}: {kind.summary}")
     for component in components:
-        say(f"  {component.kind} {component.id}: {component.summary}")
+        log(f"  {component.kind} {component.id}: {component.summary}")
 
 
 def describe_kind(kind: DeclaredKind, components: Sequence[Component]) -> None:
     """Prints what a plugin declares to be a kind, and the components of it, whichever plugin brings them."""
-    say(f"kind {kind.name}, of {kind.origin.release}: {kind.summary}")
-    say(f"each is a {kind.contract}")
+    log(f"kind {kind.name}, of {kind.origin.release}: {kind.summary}")
+    log(f"each is a {kind.contract}")
     for component in components:
-        say(f"  {component.short}: {component.summary} ({component.origin.release})")
+        log(f"  {component.short}: {component.summary} ({component.origin.release})")
 
 
 def describe_component(component: Component) -> None:
     """Prints a component's documentation and options; imports its class."""
     cls = component.load()
     origin = component.origin
-    say(f"{component.kind} {component.id}: {component.summary}")
-    say(f"{origin.distribution} {origin.version}, {component.target}\n")
-    say(f"{inspect.getdoc(cls) or ''}\n")
+    log(f"{component.kind} {component.id}: {component.summary}")
+    log(f"{origin.distribution} {origin.version}, {component.target}\n")
+    log(f"{inspect.getdoc(cls) or ''}\n")
     if not isinstance(cls, type):
         print("options: none\n")
         return

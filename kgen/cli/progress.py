@@ -15,42 +15,42 @@ LINES = 20
 """Lines that a whole training prints where there is no terminal."""
 
 
-class Display:
+class ProgressReporter:
     """The voice of a run, and who listens to its trainings."""
 
     def __init__(self, console: Console, progress: Progress) -> None:
         self.console = console
         self.progress = progress
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         self.console.print(printable(text), emoji=False, highlight=False, markup=False, soft_wrap=True)
 
-    def listen(self, name: str, total: int) -> TrainingDisplay:
+    def on_metrics(self, name: str, total: int) -> TrainingProgress:
         """Shows one more training."""
-        return TrainingDisplay(self, name, total)
+        return TrainingProgress(self, name, total)
 
 
-class TrainingDisplay:
+class TrainingProgress:
     """A listener of a training's journal."""
 
-    def __init__(self, display: Display, name: str, total: int) -> None:
-        self.display = display
+    def __init__(self, reporter: ProgressReporter, name: str, total: int) -> None:
+        self.reporter = reporter
         self.name, self.total = name, total
-        self.task = display.progress.add_task(name, total=total, numbers="")
+        self.task = reporter.progress.add_task(name, total=total, numbers="")
         self.printed = 0
         self.first: tuple[int, float] | None = None
 
     def __call__(self, step: int, values: Mapping[str, float]) -> None:
         if "loss" in values:
-            numbers = f"loss {values['loss']:.4f}, {values['images_per_second']:.0f} pictures/s"
+            numbers = f"loss {values['loss']:.4f}, {values['images_per_second']:.0f} images/s"
         else:
             numbers = f"validation loss {values['val_loss']:.4f}"
-        self.display.progress.update(self.task, completed=step, numbers=numbers)
+        self.reporter.progress.update(self.task, completed=step, numbers=numbers)
         due = step - self.printed >= self.total / LINES or step == self.total or "val_loss" in values
-        if not self.display.console.is_terminal and due:
+        if not self.reporter.console.is_terminal and due:
             self.printed = step
             prefix = "" if self.name == "training" else f"{self.name} "
-            self.display.say(f"{prefix}step {step}/{self.total}: {numbers}{self._left(step)}")
+            self.reporter.log(f"{prefix}step {step}/{self.total}: {numbers}{self._left(step)}")
 
     def _left(self, step: int) -> str:
         """How long the rest takes, by the time since the first row; "" where that is not known yet, or is nothing."""
@@ -69,7 +69,7 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def training_display() -> Iterator[Display]:
+def progress_reporter() -> Iterator[ProgressReporter]:
     """A display of trainings, which ends with the block."""
     console = Console()
     columns = (
@@ -81,4 +81,4 @@ def training_display() -> Iterator[Display]:
         TextColumn("{task.fields[numbers]}"),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        yield Display(console, progress)
+        yield ProgressReporter(console, progress)

@@ -1,4 +1,4 @@
-"""Puts trained runs side by side: what they cost, how likely they find pictures, and what they draw."""
+"""Puts trained runs side by side: what they cost, how likely they find images, and what they draw."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kgen.comparison.facts import BETTER, Better, Facts, Table, better_scores, different_keys, facts
-from kgen.comparison.page import PICTURES, WAYS, Comparison, Findings, claim, write_comparison
+from kgen.comparison.page import IMAGES, INTERPOLATIONS, Comparison, Findings, claim, write_comparison
 from kgen.comparison.sweep import Trial, sweep
 from kgen.config import RunConfig
 from kgen.errors import ConfigError, RunError
@@ -21,12 +21,12 @@ from kgen.reporting.sheets import matrix, save_png
 from kgen.runs.directory import RunDirectory
 from kgen.runs.inputs import read_dataset
 from kgen.runs.manifest import TRAINED
-from kgen.runs.prompts import Prompts, prompts_to_draw
+from kgen.runs.prompts import Prompts, prompts_to_generate
 
-MOST_PROMPTS = 8
+MAX_PROMPTS = 8
 
-WAY = 8
-"""Pictures from one noise to another."""
+INTERPOLATION_STEPS = 8
+"""Images from one noise to another."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class _Run:
     config: RunConfig
     facts: Facts
     better: Mapping[str, Better]
-    pictures: np.ndarray  # (prompts, H, W, C)
-    way: np.ndarray | None  # (WAY, H, W, C)
+    images: np.ndarray  # (prompts, H, W, C)
+    interpolation: np.ndarray | None  # (INTERPOLATION_STEPS, H, W, C)
 
 
 def compare(
@@ -48,9 +48,9 @@ def compare(
     prompts: Sequence[str] | None = None,
     seed: int = 0,
     steps: Sequence[int] = (),
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> Comparison:
-    """Measures finished runs, and writes `comparison.md`, `.csv`, `.html`, `pictures.png` and `interpolations.png`; of
+    """Measures finished runs, and writes `comparison.md`, `.csv`, `.html`, `images.png` and `interpolations.png`; of
     numbers of steps also `steps.csv`, and a plot for each metric.
 
     Args:
@@ -61,7 +61,7 @@ def compare(
         steps: To draw each run's evaluation prompts with, for quality against time; none: that is not measured.
 
     Raises:
-        RunError: a directory holds no finished run. ConfigError: their pictures are not of one size; `steps` are given,
+        RunError: a directory holds no finished run. ConfigError: their images are not of one size; `steps` are given,
             but a run has no metric; `out` cannot be written to, or holds other files of the same names.
     """
     directories = [RunDirectory(path) for path in paths]
@@ -78,14 +78,14 @@ def compare(
     trials: list[Trial] = []
     notes = _notes(directories, names)
     for name, directory, config in zip(names, directories, configs, strict=True):
-        say(f"measuring {name}")
+        log(f"measuring {name}")
         pipeline = load(directory.model)
         if not chosen.texts:
-            chosen = prompts_to_draw(config, data, pipeline.encoder).some(MOST_PROMPTS)
+            chosen = prompts_to_generate(config, data, pipeline.encoder).some(MAX_PROMPTS)
         own = chosen.for_encoder(pipeline.encoder, data)
         runs.append(_measure(name, directory, config, pipeline, own.inputs, seed))
         if steps:
-            made = sweep(name, pipeline, config, steps, say)
+            made = sweep(name, pipeline, config, steps, log)
             trials += made.trials
             notes += made.notes
     return _write(out, runs, trials, chosen.texts, notes)
@@ -123,13 +123,13 @@ def _measure(
     name: str, directory: RunDirectory, config: RunConfig, pipeline: Pipeline, prompts: Sequence[Any], seed: int
 ) -> _Run:
     drawing = config.sample.options
-    pictures = pipeline.generate(prompts, seed=seed, **drawing)
+    images = pipeline.generate(prompts, seed=seed, **drawing)
     try:
-        way = pipeline.interpolate(prompts[0], count=WAY, seeds=(seed, seed + 1), **drawing)
+        interpolation = pipeline.interpolate(prompts[0], count=INTERPOLATION_STEPS, seeds=(seed, seed + 1), **drawing)
     except ConfigError:  # no noise that could be interpolated
-        way = None
+        interpolation = None
     better = {**BETTER, **better_scores(config)}
-    return _Run(name, config, facts(directory, config, pipeline), better, pictures, way)
+    return _Run(name, config, facts(directory, config, pipeline), better, images, interpolation)
 
 
 def _notes(directories: Sequence[RunDirectory], names: Sequence[str]) -> list[str]:
@@ -137,7 +137,7 @@ def _notes(directories: Sequence[RunDirectory], names: Sequence[str]) -> list[st
     manifests = [directory.read_manifest(*TRAINED) for directory in directories]
     notes = []
     for what, values in (
-        ("pictures or captions", [m["data"]["fingerprint"] for m in manifests]),
+        ("images or captions", [m["data"]["fingerprint"] for m in manifests]),
         ("encoder", [m["components"]["encoder"]["id"] for m in manifests]),
         ("decoder", [m["components"]["decoder"]["id"] for m in manifests]),
         ("backend", [m["software"]["backend"] for m in manifests]),
@@ -153,11 +153,14 @@ def _write(
 ) -> Comparison:
     metadata = {"prompt": "; ".join(prompts), "model": ", ".join(run.name for run in runs)}
     names = [run.name for run in runs]
-    save_png(out / PICTURES, matrix([run.pictures for run in runs], names, prompts), metadata)
-    movers = [run for run in runs if run.way is not None]
-    if movers:
-        sheet = matrix([run.way for run in movers if run.way is not None], [run.name for run in movers])
-        save_png(out / WAYS, sheet, {**metadata, "prompt": prompts[0]})
+    save_png(out / IMAGES, matrix([run.images for run in runs], names, prompts), metadata)
+    interpolable = [run for run in runs if run.interpolation is not None]
+    if interpolable:
+        sheet = matrix(
+            [run.interpolation for run in interpolable if run.interpolation is not None],
+            [run.name for run in interpolable],
+        )
+        save_png(out / INTERPOLATIONS, sheet, {**metadata, "prompt": prompts[0]})
     better: dict[str, Better] = {}
     for run in runs:
         better |= run.better
@@ -165,7 +168,7 @@ def _write(
         table=Table(names, [run.facts for run in runs], better),
         configuration=different_keys([run.config for run in runs]),
         notes=notes,
-        interpolated=prompts[0] if movers else None,
+        interpolated=prompts[0] if interpolable else None,
         trials=trials,
     )
     return write_comparison(out, found)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kgen.comparison.sweep import seconds_a_picture
+from kgen.comparison.sweep import seconds_a_image
 from kgen.config import RunConfig
 from kgen.pipeline.pipeline import Pipeline
 from kgen.plugins.discovery import registry
@@ -46,9 +46,9 @@ def facts(directory: RunDirectory, config: RunConfig, pipeline: Pipeline) -> Fac
         "decoder parameters": sum(int(np.prod(variable.shape)) for variable in pipeline.decoder.weights),
         "training steps": manifest["step"],
         "training s": manifest["timings"]["training_seconds"],
-        "pictures/s trained": statistics.median(speeds) if speeds else None,
-        "pictures/s drawn": 1 / seconds_a_picture(pipeline, drawing),
-        "steps to draw": pipeline.generator.drawing_steps(**drawing),
+        "images/s trained": statistics.median(speeds) if speeds else None,
+        "images/s drawn": 1 / seconds_a_image(pipeline, drawing),
+        "steps to draw": pipeline.generator.num_sampling_steps(**drawing),
         BITS: scores.pop(BITS, None),
         "likelihood": pipeline.generator.likelihood_label(**config.evaluate.likelihood.options),
         **scores,
@@ -104,7 +104,14 @@ class Table:
 
     def label(self, key: str) -> str:
         """A name with an arrow that says which numbers are better."""
-        better = next((way for start, way in self.better.items() if key == start or key.startswith(f"{start} ")), None)
+        better = next(
+            (
+                interpolation
+                for start, interpolation in self.better.items()
+                if key == start or key.startswith(f"{start} ")
+            ),
+            None,
+        )
         return key if better is None else f"{key} {ARROWS[better]}"
 
     def to_read(self) -> tuple[list[str], list[list[str]]]:

@@ -13,12 +13,12 @@ from pathlib import Path
 from kgen.comparison.facts import Table
 from kgen.comparison.sweep import Trial, long_table, metric_names, plots, wide_table
 from kgen.errors import ConfigError
-from kgen.reporting.page import picture, plot, render
+from kgen.reporting.page import image, plot, render
 from kgen.reporting.plain import printable
 from kgen.storage.files import writable_folder, write_text
 
 MARKDOWN, CSV, HTML, STEPS = "comparison.md", "comparison.csv", "comparison.html", "steps.csv"
-PICTURES, WAYS = "pictures.png", "interpolations.png"
+IMAGES, INTERPOLATIONS = "images.png", "interpolations.png"
 
 TITLE = "Comparison"
 
@@ -69,7 +69,7 @@ def claim(out: Path) -> None:
         writable_folder(out)
     except OSError as error:
         raise ConfigError(f"--output {out}: cannot be written to: {error.strerror}") from error
-    names = (MARKDOWN, CSV, HTML, STEPS, PICTURES, WAYS, *(path.name for path in out.glob("steps-*.svg")))
+    names = (MARKDOWN, CSV, HTML, STEPS, IMAGES, INTERPOLATIONS, *(path.name for path in out.glob("steps-*.svg")))
     foreign = [name for name in names if (out / name).exists() or (out / name).is_symlink()]
     if foreign and not _is_comparison(out / HTML):
         raise ConfigError(f"--output {out}: holds {', '.join(foreign)}, but no comparison: choose another folder")
@@ -118,9 +118,9 @@ def _markdown(found: Findings) -> str:
     lines = [*_markdown_table(*found.table.to_read()), *(f"{escape(note)}\n" for note in found.notes)]
     if found.configuration:
         lines += [f"## {DIFFERENT}\n", *_markdown_table(*_different(found))]
-    lines.append(f"![Images of the same prompts and seed]({PICTURES})")
+    lines.append(f"![Images of the same prompts and seed]({IMAGES})")
     if found.interpolated is not None:
-        lines.append(f'\n![From one noise to another: "{escape(found.interpolated)}"]({WAYS})')
+        lines.append(f'\n![From one noise to another: "{escape(found.interpolated)}"]({INTERPOLATIONS})')
     if found.trials:
         lines.append("\n## Quality against time\n")
         lines += [
@@ -161,9 +161,9 @@ def _html(out: Path, found: Findings, drawn: Mapping[str, str]) -> str:
         facts=list(zip(head, *rows, strict=True)),  # one column per run: there are fewer runs than facts
         different_title=DIFFERENT,
         different=_different(found) if found.configuration else None,
-        pictures=picture(out / PICTURES),
+        images=image(out / IMAGES),
         interpolated=found.interpolated,
-        interpolations=picture(out / WAYS),
+        interpolations=image(out / INTERPOLATIONS),
         trials=wide_table(found.trials) if found.trials else None,
         plots=[plot(svg, name) for name, svg in drawn.items()],
     )

@@ -14,9 +14,9 @@ from kgen.pipeline.pipeline import Pipeline
 from kgen.pipeline.sampler import noise_spec, validate_options
 from kgen.reporting.plot import Line, line_plot
 from kgen.runs.inputs import read_dataset
-from kgen.runs.scoring import headlines, open_metrics, score_drawn
+from kgen.runs.scoring import headlines, open_metrics, score_generated
 
-TIMED_PICTURES = 32
+TIMED_IMAGES = 32
 """How many are drawn to measure the speed of sampling."""
 
 SECONDS = "seconds per image"
@@ -29,7 +29,7 @@ class Trial:
     Args:
         run: The run's name.
         steps: None for a generator that has no such option.
-        seconds: A picture, once compiled.
+        seconds: An image, once compiled.
         scores: By the metric's name.
     """
 
@@ -47,14 +47,14 @@ class Sweep:
     notes: Sequence[str]
 
 
-def seconds_a_picture(pipeline: Pipeline, drawing: Mapping[str, Any]) -> float:
-    """How long a picture takes to be drawn, among `TIMED_PICTURES`, once everything is compiled."""
+def seconds_a_image(pipeline: Pipeline, drawing: Mapping[str, Any]) -> float:
+    """How long an image takes to be drawn, among `TIMED_IMAGES`, once everything is compiled."""
     seconds = []
     for _ in range(3):
         began = time.perf_counter()
-        pipeline.generate([pipeline.encoder.null], n=TIMED_PICTURES, batch_size=TIMED_PICTURES, **drawing)
+        pipeline.generate([pipeline.encoder.null], n=TIMED_IMAGES, batch_size=TIMED_IMAGES, **drawing)
         seconds.append(time.perf_counter() - began)
-    return min(seconds[1:]) / TIMED_PICTURES
+    return min(seconds[1:]) / TIMED_IMAGES
 
 
 def takes_steps(pipeline: Pipeline) -> bool:
@@ -62,7 +62,7 @@ def takes_steps(pipeline: Pipeline) -> bool:
 
 
 def sweep(
-    name: str, pipeline: Pipeline, config: RunConfig, steps: Sequence[int], say: Callable[[str], None] = print
+    name: str, pipeline: Pipeline, config: RunConfig, steps: Sequence[int], log: Callable[[str], None] = print
 ) -> Sweep:
     """Draws a run's evaluation prompts with each number of steps, and as it is where its generator takes none.
 
@@ -78,9 +78,9 @@ def sweep(
         if refusal := _refusal(pipeline, drawing):
             notes.append(f"{name} was not drawn in {number} steps: {refusal}.")
             continue
-        say(f"  in {number} steps" if number else "  as it is: it takes no steps")
-        scores = headlines(metrics, score_drawn(config, pipeline, dataset, metrics, drawing))
-        trials.append(Trial(name, number, seconds_a_picture(pipeline, drawing), scores))
+        log(f"  in {number} steps" if number else "  as it is: it takes no steps")
+        scores = headlines(metrics, score_generated(config, pipeline, dataset, metrics, drawing))
+        trials.append(Trial(name, number, seconds_a_image(pipeline, drawing), scores))
     return Sweep(trials, notes)
 
 

@@ -121,7 +121,7 @@ def check_method(
     if not isinstance(given, dict):
         source.report(path, f"must be a mapping, got {show(given)}")
         return
-    if method == "generate" and "strength" in given and cls.edits:
+    if method == "generate" and "strength" in given and cls.supports_img2img:
         source.report((*path, "strength"), "is of an image to start from: kgen generate RUN --image FILE")
         return
     owner = f"{cls.__name__}.{method}"
@@ -133,7 +133,7 @@ def check_likelihood_options(
     source: Source, path: KeyPath, given: dict[str, Any], generator: type[Any] | None, decoder: type[Any] | None
 ) -> None:
     """Checks that there is a likelihood of images, if one is asked for, and the options of `log_likelihood`."""
-    if not given.get("pictures") or generator is None or decoder is None:
+    if not given.get("images") or generator is None or decoder is None:
         return
     try:
         check_likelihood(generator, decoder)

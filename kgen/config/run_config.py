@@ -47,12 +47,12 @@ class EvaluateConfig(Section):
     """What to measure."""
     likelihood: LikelihoodConfig = LikelihoodConfig()
     """The likelihood in bits per dimension, of the families that have one."""
-    copies: PositiveInt = 1
-    """Pictures a prompt."""
-    limit: PositiveInt = 256
+    samples_per_prompt: PositiveInt = 1
+    """Images a prompt."""
+    max_prompts: PositiveInt = 256
     """Most prompts of a split to draw."""
     batch_size: PositiveInt = 64
-    """Pictures that are drawn together."""
+    """Images that are drawn together."""
 
 
 class RunConfig(Section):
@@ -67,7 +67,7 @@ class RunConfig(Section):
     distribute: Literal["none", "mirrored", "multi_worker", "tpu", "data_parallel"] = "none"
     """Over which devices: mirrored, multi_worker and tpu on TensorFlow, data_parallel on JAX."""
     data: ComponentConfig
-    """Captioned pictures."""
+    """Captioned images."""
     encoder: ComponentConfig
     """Text, label or image -> condition; a list of several is joined."""
     generator: ComponentConfig

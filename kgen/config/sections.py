@@ -22,7 +22,7 @@ class FitConfig(Section):
     steps: PositiveInt
     """Training steps, of one batch each."""
     batch_size: PositiveInt = 32
-    """Pictures a step, over all replicas and workers."""
+    """Images a step, over all replicas and workers."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     """Peak learning rate of AdamW."""
     warmup_steps: NonNegativeInt = 100
@@ -40,7 +40,7 @@ class FitConfig(Section):
     ema: Annotated[float, Field(ge=0, lt=1)] | None = 0.999
     """Decay a step of the average of the weights that samples are drawn with; null: no average."""
     flip: bool = False
-    """Whether to show every picture mirrored too; not where captions say left or right."""
+    """Whether to show every image mirrored too; not where captions say left or right."""
     log_every: PositiveInt = 50
     """Steps between rows of metrics.csv."""
     checkpoint_every: PositiveInt = 500
@@ -60,7 +60,7 @@ class SampleConfig(Section):
     """What to draw: texts, labels, paths of images, or mappings of fields, as the encoder reads them; null: up to 16 of
     the dataset's captions, or of what else the encoder reads, held-out ones last."""
     seed: Seed = 0
-    """Of the noise that pictures are made of."""
+    """Of the noise that images are made of."""
     shared_noise: bool = False
     """Whether grids make all prompts of the same noise, to show the text's effect alone; scores never do."""
     options: dict[str, Any] = {}
@@ -68,9 +68,9 @@ class SampleConfig(Section):
 
 
 class LikelihoodConfig(Section):
-    """How likely a trained pipeline finds pictures that it has not seen."""
+    """How likely a trained pipeline finds images that it has not seen."""
 
-    pictures: NonNegativeInt = 0
+    images: NonNegativeInt = 0
     """How many, of the validation split, else of what was held out, else of the training's; 0: not measured."""
     options: dict[str, Any] = {}
     """Options of the generator's `log_likelihood`, such as steps or samples."""

@@ -1,4 +1,4 @@
-"""The contract of a source of captioned pictures."""
+"""The contract of a source of captioned images."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ Example = dict[str, Any]
 
 @dataclass(frozen=True)
 class Problem:
-    """A picture or caption that cannot be used."""
+    """An image or caption that cannot be used."""
 
     where: str
     what: str
 
 
 class Dataset(Configurable, ABC):
-    """Random access to captioned pictures of one size, in splits.
+    """Random access to captioned images of one size, in splits.
 
     A subclass takes its options as keyword arguments and stores each under its own name. Reading must be thread-safe,
-    and example i of a split always the same. Bad input raises `DataError` from ``__init__``, but for single pictures
+    and example i of a split always the same. Bad input raises `DataError` from ``__init__``, but for single images
     that may be skipped: those are `problems`.
 
     An example is a mapping of fields. Every dataset has "image" and "caption"; one may have more, which encoders read:
@@ -47,7 +47,7 @@ class Dataset(Configurable, ABC):
     A dataset with more fields names them in `fields`, and gives their values in `values`.
 
     Attributes:
-        credit: The credit line that the pictures' licence asks for; shown in reports.
+        credit: The credit line that the images' license asks for; shown in reports.
         fields: The names of what an example holds.
     """
 
@@ -63,14 +63,14 @@ class Dataset(Configurable, ABC):
 
     @abstractmethod
     def captions(self, split: Split) -> Sequence[str]:
-        """The captions of a split, one an example, without reading pictures. Empty for a split that is not there.
+        """The captions of a split, one an example, without reading images. Empty for a split that is not there.
 
         "validation" is for measuring the loss, "holdout" for captions that training must not see (combinations, say).
         """
 
     @abstractmethod
     def image(self, split: Split, index: int) -> np.ndarray:
-        """One picture: uint8 (height, width, channels) as `image_space` says."""
+        """One image: uint8 (height, width, channels) as `image_space` says."""
 
     def values(self, split: Split, field: str) -> Sequence[Any]:
         """One field of every example of a split, in the order of `captions`. An image is read when it is asked for.
@@ -102,17 +102,17 @@ class Dataset(Configurable, ABC):
 
     @property
     def prompt_space(self) -> Space | None:
-        """Of the pictures that `prompt_of` reads, where prompts are made of pictures; None: people write them."""
+        """Of the images that `prompt_of` reads, where prompts are made of images; None: people write them."""
         return None
 
     def prompt_of(self, image: np.ndarray) -> str:
-        """The prompt that stands for a picture, uint8 as `prompt_space` says; only where there is one."""
+        """The prompt that stands for an image, uint8 as `prompt_space` says; only where there is one."""
         raise NotImplementedError
 
     def fingerprint(self) -> str:
-        """Changes when captions, pictures or other fields do.
+        """Changes when captions, images or other fields do.
 
-        The default looks at the captions and a few pictures of each split: one whose other fields may change alone
+        The default looks at the captions and a few images of each split: one whose other fields may change alone
         overrides it.
         """
         digest = hashlib.sha256()

@@ -29,8 +29,8 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
     `compute_losses` and `decode` read the text takes `condition_space` second. The weights of `encode` and `decode` are
     created in ``build``, which gets no shape; those that only training needs, by `compute_losses`.
 
-    A decoder that implements `compute_losses` is trained before the generator, in a stage of its own: `initialise`
-    once, `compute_losses` step by step, `calibrate` once. One that only implements `initialise` or `calibrate` (as a
+    A decoder that implements `compute_losses` is trained before the generator, in a stage of its own: `initialize`
+    once, `compute_losses` step by step, `calibrate` once. One that only implements `initialize` or `calibrate` (as a
     principal component analysis does) goes through that stage too, without the steps: its configuration has no `fit`.
 
     Args:
@@ -38,8 +38,8 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
 
     Attributes:
         lossless: True where ``decode(encode(images))`` is `images`: a latent's likelihood is then that of the image.
-        latent_is_picture: True where a latent can be looked at, as a small picture can.
-        has_own_weights: True where the weights come from elsewhere (a preset, a folder): kgen then does not save them.
+        latent_is_image: True where a latent can be looked at, as a small image can.
+        weights_are_external: True where the weights come from elsewhere (a preset, a folder): kgen then does not save them.
 
     Raises:
         SpaceError: from ``__init__``, where the decoder cannot work in `image_space`.
@@ -53,8 +53,8 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
     largest_option = MAX_OPTION
 
     lossless: bool = False
-    latent_is_picture: bool = False
-    has_own_weights: bool = False
+    latent_is_image: bool = False
+    weights_are_external: bool = False
 
     def __init__(self, image_space: Space, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -73,7 +73,7 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         raise NotImplementedError
 
     def noise_spec(self, *args: Any, **options: Any) -> Mapping[str, NoiseSpec]:
-        """The random numbers that `decode` needs for one picture, given the same options. Default: none."""
+        """The random numbers that `decode` needs for one image, given the same options. Default: none."""
         return {}
 
     def decode(
@@ -86,25 +86,25 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         raise NotImplementedError
 
     def text_of(self, image: np.ndarray) -> str:
-        """What a picture, uint8 (*image_space.shape), says; only for decoders whose pictures are writing."""
+        """What an image, uint8 (*image_space.shape), says; only for decoders whose images are writing."""
         raise NotImplementedError
 
     def compute_losses(self, images: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
         """Losses of every example (B,), as a generator's; only for decoders that are trained, in an own stage."""
         raise NotImplementedError
 
-    def initialise(self, batches: Iterable[np.ndarray]) -> None:
-        """Gives weights a start that depends on the pictures, before the first step of training. Default: nothing.
+    def initialize(self, batches: Iterable[np.ndarray]) -> None:
+        """Gives weights a start that depends on the images, before the first step of training. Default: nothing.
 
         Args:
-            batches: Of training pictures, uint8 (B, *image_space.shape); to be gone through as often as wanted.
+            batches: Of training images, uint8 (B, *image_space.shape); to be gone through as often as wanted.
         """
 
     def calibrate(self, batches: Iterable[np.ndarray]) -> None:
         """Measures what `encode` needs to know of the finished weights, such as the latents' mean and variance.
 
         Args:
-            batches: As for `initialise`. To be kept, what is measured must be a weight (not trainable), or written by
+            batches: As for `initialize`. To be kept, what is measured must be a weight (not trainable), or written by
                 `save_assets`.
         """
 
@@ -112,12 +112,12 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         """What a report should say of a trained decoder, by name, beside the error of its reconstructions.
 
         Args:
-            batches: As for `calibrate`, but of pictures that it was not trained on, where there are any.
+            batches: As for `calibrate`, but of images that it was not trained on, where there are any.
         """
         return {}
 
     @property
-    def kept_weights(self) -> list[Any]:
+    def inference_weights(self) -> list[Any]:
         """Those of `weights` that `encode` and `decode` use; a subclass leaves out what only training needs."""
         return list(self.weights)
 
@@ -135,5 +135,5 @@ def has_losses(decoder: type[Decoder]) -> bool:
 
 def learns_from_images(decoder: type[Decoder]) -> bool:
     """Whether a decoder must see the images before it can be used, in the stage before the generator's training."""
-    measures = decoder.initialise is not Decoder.initialise or decoder.calibrate is not Decoder.calibrate
+    measures = decoder.initialize is not Decoder.initialize or decoder.calibrate is not Decoder.calibrate
     return has_losses(decoder) or measures

@@ -41,9 +41,9 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
 
     Attributes:
         accepts: The kinds of space that this generator can model.
-        guidable: True where `generate` takes `guidance`, the weight of classifier-free guidance.
-        edits: True where `generate` takes a `source`, the latents of pictures to start from, and a `strength`.
-        inpaints: True where it `edits`, and `generate` takes a `region` too, the only part of a source that is drawn
+        supports_guidance: True where `generate` takes `guidance`, the weight of classifier-free guidance.
+        supports_img2img: True where `generate` takes a `source`, the latents of images to start from, and a `strength`.
+        supports_inpainting: True where it `supports_img2img`, and `generate` takes a `edit_mask` too, the only part of a source that is drawn
             anew.
         likelihood: What `log_likelihood` gives: the log-likelihood; what is below it, on average over random numbers;
             or what may be above or below it. None where there is none.
@@ -55,15 +55,15 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
     arguments: ClassVar[Mapping[str, Arguments]] = {
         "__init__": Arguments(("space", "condition_space"), frozenset({"name"})),
         "noise_spec": Arguments(),
-        "generate": Arguments(("condition", "null_condition", "noise", "source", "region"), OF_GENERATE),
+        "generate": Arguments(("condition", "null_condition", "noise", "source", "edit_mask"), OF_GENERATE),
         "log_likelihood": Arguments(("x", "condition"), OF_LIKELIHOOD),
     }
     largest_option = MAX_OPTION
 
     accepts: ClassVar[tuple[str, ...]] = ("continuous",)
-    guidable: ClassVar[bool] = False
-    edits: ClassVar[bool] = False
-    inpaints: ClassVar[bool] = False
+    supports_guidance: ClassVar[bool] = False
+    supports_img2img: ClassVar[bool] = False
+    supports_inpainting: ClassVar[bool] = False
     likelihood: ClassVar[Literal["exact", "lower bound", "estimate"] | None] = None
 
     def __init__(self, space: Space, condition_space: ConditionSpace, **kwargs: Any) -> None:
@@ -80,13 +80,13 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
             training: As in Keras.
 
         Returns:
-            Arrays (B,), float32 also under mixed precision, where layers give less. "loss" is minimised; the others
+            Arrays (B,), float32 also under mixed precision, where layers give less. "loss" is minimized; the others
             are reported.
         """
         raise NotImplementedError
 
     def noise_spec(self, *args: Any, **options: Any) -> Mapping[str, NoiseSpec]:
-        """The random numbers that `generate` needs for one picture, given the same options."""
+        """The random numbers that `generate` needs for one image, given the same options."""
         raise NotImplementedError
 
     def generate(
@@ -104,8 +104,8 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
             condition: As in `compute_losses`.
             null_condition: The empty text's condition, same shapes: what the model saw where conditions were dropped.
             noise: By name (B, *shape), as `noise_spec` asked for.
-            source: Only where `edits`, and only where pictures are to be changed: their latents (B, *space.shape).
-            region: Only where `inpaints`, and only with a `source`: (B, *space.shape[:2]) bool, True where the latents
+            source: Only where `supports_img2img`, and only where images are to be changed: their latents (B, *space.shape).
+            edit_mask: Only where `supports_inpainting`, and only with a `source`: (B, *space.shape[:2]) bool, True where the latents
                 are drawn anew; the others stay exactly, and `strength` does not matter.
 
         Returns:
@@ -113,8 +113,8 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
         """
         raise NotImplementedError
 
-    def drawing_steps(self, **given: Any) -> int:
-        """How many steps, one after the other, a picture takes with options of `generate`.
+    def num_sampling_steps(self, **given: Any) -> int:
+        """How many steps, one after the other, an image takes with options of `generate`.
 
         Default: the option `steps`, where `generate` has it and it is a number, else one.
         """
@@ -133,10 +133,10 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
         """How likely x is, or a lower bound of it: see `likelihood`. Subclasses may name options, with defaults.
 
         Args:
-            x: As in `compute_losses`. For pixels, numbers 2 v / 255 - 1 of 8-bit pictures v.
+            x: As in `compute_losses`. For pixels, numbers 2 v / 255 - 1 of 8-bit images v.
 
         Returns:
-            (B,) nats. For pixels, the logarithm of the probability of the 8-bit picture: of the density where numbers
-            are dequantised, times the volume of a bin, (2 / 255) a number. Any random numbers are the same each time.
+            (B,) nats. For pixels, the logarithm of the probability of the 8-bit image: of the density where numbers
+            are dequantized, times the volume of a bin, (2 / 255) a number. Any random numbers are the same each time.
         """
         raise NotImplementedError

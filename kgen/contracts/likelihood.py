@@ -14,6 +14,6 @@ if TYPE_CHECKING:
 def check_likelihood(generator: type[Generator], decoder: type[Decoder]) -> None:
     """Raises ConfigError where there is none."""
     if generator.likelihood is None:
-        raise ConfigError(f"{generator.__name__} has no likelihood: it can only be compared by its pictures")
+        raise ConfigError(f"{generator.__name__} has no likelihood: it can only be compared by its images")
     if not decoder.lossless:
         raise ConfigError(f"{decoder.__name__} loses something of the images: a latent's likelihood is none of theirs")

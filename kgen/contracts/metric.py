@@ -1,4 +1,4 @@
-"""The contract of a measure of generated pictures."""
+"""The contract of a measure of generated images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kgen.options import Arguments, Configurable
 
 
 class Metric(Configurable, ABC):
-    """Scores pictures against the prompts that they were generated from, and against the dataset.
+    """Scores images against the prompts that they were generated from, and against the dataset.
 
     Attributes:
         requires: The dataset class without which the metric makes no sense; None: any dataset.
@@ -36,7 +36,7 @@ class Metric(Configurable, ABC):
     def __call__(
         self, images: np.ndarray, prompts: Sequence[str], split: Split, dataset: Dataset
     ) -> Mapping[str, float]:
-        """Scores N pictures.
+        """Scores N images.
 
         Args:
             images: uint8 (N, height, width, channels).

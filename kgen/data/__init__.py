@@ -1,1 +1,1 @@
-"""Captioned pictures: kgen's own datasets, and the loader that feeds `fit`."""
+"""Captioned images: kgen's own datasets, and the loader that feeds `fit`."""

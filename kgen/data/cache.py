@@ -86,7 +86,7 @@ def read_arrays(folder: Path, check: bool = True) -> dict[str, np.ndarray]:
     return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in checksums}
 
 
-def made_by(part: Any) -> dict[str, str]:
+def provenance(part: Any) -> dict[str, str]:
     """All that a frozen part's outputs depend on, but for its inputs: class, options, precision, backend, weights."""
     cls = type(part)
     return {

@@ -15,7 +15,7 @@ from kgen.backend.compiled import Compiled
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.inputs import distinct, input_key
 from kgen.contracts.joint import Joint
-from kgen.data.cache import made_by, open_or_write, read_arrays, write_arrays
+from kgen.data.cache import open_or_write, provenance, read_arrays, write_arrays
 from kgen.errors import DataError
 from kgen.storage.files import write_text
 
@@ -145,7 +145,7 @@ class _Different:
 
 
 def _key(encoder: Encoder, different: _Different) -> str:
-    digest = hashlib.blake2b(json.dumps({"format": FORMAT, **made_by(encoder)}).encode(), digest_size=16)
+    digest = hashlib.blake2b(json.dumps({"format": FORMAT, **provenance(encoder)}).encode(), digest_size=16)
     for keys in different.batches():
         digest.update(json.dumps(keys).encode())
         for name, array in sorted(encoder.tokenize(different.read(keys)).items()):

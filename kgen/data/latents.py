@@ -1,4 +1,4 @@
-"""A trained decoder's latents on disk: every picture is encoded once, in this run and in all later ones."""
+"""A trained decoder's latents on disk: every image is encoded once, in this run and in all later ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from kgen.backend.compiled import Compiled
 from kgen.contracts.dataset import Dataset, Split
 from kgen.contracts.decoder import Decoder
-from kgen.data.cache import made_by, open_or_write, read_arrays, write_arrays
+from kgen.data.cache import open_or_write, provenance, read_arrays, write_arrays
 from kgen.pixels import floats
 
 FORMAT = 1
@@ -23,7 +23,7 @@ NAME = "latent"
 
 
 class LatentCache:
-    """Latents by the number of their picture; the array stays on disk. It can be pickled, and read from threads.
+    """Latents by the number of their image; the array stays on disk. It can be pickled, and read from threads.
 
     Args:
         folder: What `cached_latents` wrote.
@@ -51,7 +51,7 @@ class LatentCache:
 def cached_latents(
     decoder: Decoder, dataset: Dataset, split: Split, cache_dir: str | Path, *, flip: bool = False
 ) -> LatentCache:
-    """Encodes every picture of a split, unless that was done before.
+    """Encodes every image of a split, unless that was done before.
 
     What lies in `cache_dir` is found by a hash of the decoder's class, configuration, precision and weights, of the
     backend, and of the dataset's options and fingerprint. Before it is used, its first and last rows are computed again
@@ -59,31 +59,31 @@ def cached_latents(
 
     Args:
         decoder: Its weights must stay as they are.
-        flip: Whether to encode every picture mirrored too: row 2 i is picture i, row 2 i + 1 its mirror image.
+        flip: Whether to encode every image mirrored too: row 2 i is image i, row 2 i + 1 its mirror image.
         cache_dir: Created where needed.
 
     Raises:
         RunError: `cache_dir` cannot be written.
     """
-    pictures = _Pictures(dataset, split, flip)
+    images = _Images(dataset, split, flip)
     return open_or_write(
         Path(cache_dir),
-        f"latents-{_key(decoder, pictures)}",
-        open_=lambda folder: _open(folder, decoder, pictures),
-        write=lambda folder: write_arrays(folder, len(pictures), _encoded(decoder, pictures)),
+        f"latents-{_key(decoder, images)}",
+        open_=lambda folder: _open(folder, decoder, images),
+        write=lambda folder: write_arrays(folder, len(images), _encoded(decoder, images)),
     )
 
 
-def picture_of(read: Callable[[Split, int], np.ndarray], split: Split, row: int, flip: bool) -> np.ndarray:
-    """A picture, or where `flip` is asked for and `row` odd, its mirror image: uint8 (H, W, C)."""
+def image_of(read: Callable[[Split, int], np.ndarray], split: Split, row: int, flip: bool) -> np.ndarray:
+    """An image, or where `flip` is asked for and `row` odd, its mirror image: uint8 (H, W, C)."""
     if not flip:
         return read(split, row)
     image = read(split, row // 2)
     return image[:, ::-1] if row % 2 else image
 
 
-class _Pictures:
-    """The pictures of a split in the order of the cache's rows."""
+class _Images:
+    """The images of a split in the order of the cache's rows."""
 
     def __init__(self, dataset: Dataset, split: Split, flip: bool) -> None:
         self.dataset, self.split, self.flip = dataset, split, flip
@@ -93,43 +93,43 @@ class _Pictures:
 
     def read(self, rows: Sequence[int]) -> np.ndarray:
         """uint8 (B, H, W, C)."""
-        return np.stack([picture_of(self.dataset.image, self.split, row, self.flip) for row in rows])
+        return np.stack([image_of(self.dataset.image, self.split, row, self.flip) for row in rows])
 
 
-def _key(decoder: Decoder, pictures: _Pictures) -> str:
-    dataset = pictures.dataset
+def _key(decoder: Decoder, images: _Images) -> str:
+    dataset = images.dataset
     described = {
         "format": FORMAT,
-        **made_by(decoder),
+        **provenance(decoder),
         "image_shape": decoder.image_space.shape,
         "dataset": f"{type(dataset).__module__}:{type(dataset).__qualname__}",
         "options": dataset.config,
         "fingerprint": dataset.fingerprint(),
-        "split": pictures.split,
-        "flip": pictures.flip,
+        "split": images.split,
+        "flip": images.flip,
     }
     return hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def _open(folder: Path, decoder: Decoder, pictures: _Pictures) -> LatentCache | None:
+def _open(folder: Path, decoder: Decoder, images: _Images) -> LatentCache | None:
     """The cache in `folder`, if it is whole and holds what the decoder makes today."""
-    ends = [0, len(pictures) - 1]
+    ends = [0, len(images) - 1]
     try:
         cache = LatentCache(folder, check=True)
         stored = cache.lookup(ends)
     except (OSError, EOFError, ValueError, KeyError, IndexError):
         return None
-    made = _plain(decoder.encode(floats(keras.ops.convert_to_tensor(pictures.read(ends)))))
-    same = len(cache) == len(pictures) and np.allclose(stored, made, rtol=1e-2, atol=1e-2)
+    made = _plain(decoder.encode(floats(keras.ops.convert_to_tensor(images.read(ends)))))
+    same = len(cache) == len(images) and np.allclose(stored, made, rtol=1e-2, atol=1e-2)
     return cache if same else None
 
 
-def _encoded(decoder: Decoder, pictures: _Pictures) -> Iterator[dict[str, np.ndarray]]:
+def _encoded(decoder: Decoder, images: _Images) -> Iterator[dict[str, np.ndarray]]:
     model = Compiled(lambda batch: decoder.encode(floats(batch)), [decoder])
-    for start in range(0, len(pictures), BATCH):
-        rows = list(range(start, min(start + BATCH, len(pictures))))
+    for start in range(0, len(images), BATCH):
+        rows = list(range(start, min(start + BATCH, len(images))))
         filled = rows + [rows[-1]] * (BATCH - len(rows))  # one shape: one program
-        yield {NAME: _plain(model.predict_on_batch(pictures.read(filled)))[: len(rows)]}
+        yield {NAME: _plain(model.predict_on_batch(images.read(filled)))[: len(rows)]}
 
 
 def _plain(latents: Any) -> np.ndarray:

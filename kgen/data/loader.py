@@ -12,12 +12,12 @@ from kgen.contracts.dataset import Dataset, Split
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.inputs import EncoderInputs
 from kgen.data.conditions import Reader
-from kgen.data.latents import LatentCache, picture_of
+from kgen.data.latents import LatentCache, image_of
 
 Batch = dict[str, Any]
 
 MEMORY_LIMIT = 2**30
-"""Bytes of decoded pictures that are kept in memory."""
+"""Bytes of decoded images that are kept in memory."""
 
 
 ENDLESS = 2**32
@@ -33,8 +33,8 @@ class Loader:
         batch_size: Of the global batch, over all shards.
         read: Turns inputs of the encoder into "tokens", or into the "condition" that a frozen one makes; by default its
             `tokenize` does. See `condition_reader`.
-        latents: What a frozen decoder made of the pictures, which are then not read.
-        flip: Whether to show every picture mirrored too; `latents` must hold both.
+        latents: What a frozen decoder made of the images, which are then not read.
+        flip: Whether to show every image mirrored too; `latents` must hold both.
         shard, shards: Which equal part of every batch to read, under several workers.
     """
 
@@ -59,8 +59,8 @@ class Loader:
         self.flip = flip
         self.shard, self.shards = shard, shards
         self.count = len(dataset.captions(split)) * (2 if flip else 1)
-        self.picture = _keep(dataset, split, self.count, flip)
-        self.inputs = encoder and EncoderInputs(dataset, split, encoder.fields, flip=flip, image=self.picture)
+        self.image = _keep(dataset, split, self.count, flip)
+        self.inputs = encoder and EncoderInputs(dataset, split, encoder.fields, flip=flip, image=self.image)
 
     def training(self, *, start: int = 0, seed: int = 0) -> grain.IterDataset:
         """Batches, from step `start` on, of endless passes over the split, each in a new order."""
@@ -98,22 +98,22 @@ class Loader:
         if self.latents is not None:
             batch["latent"] = self.latents.lookup(rows)  # (B, *latent_space.shape)
         else:
-            batch["image"] = np.stack([self.picture(int(row)) for row in rows])  # (B, H, W, C)
+            batch["image"] = np.stack([self.image(int(row)) for row in rows])  # (B, H, W, C)
         if self.inputs is None:
             return batch
         return {**batch, **self.read([self.inputs[int(row)] for row in rows])}
 
 
 def _keep(dataset: Dataset, split: Split, count: int, flip: bool) -> Callable[[int], np.ndarray]:
-    """Reads pictures by their row; keeps each in memory once read, if all of them fit."""
+    """Reads images by their row; keeps each in memory once read, if all of them fit."""
     shape = dataset.image_space.shape
     if count * int(np.prod(shape)) > MEMORY_LIMIT:
-        return lambda row: picture_of(dataset.image, split, row, flip)
+        return lambda row: image_of(dataset.image, split, row, flip)
     kept: dict[int, np.ndarray] = {}
 
-    def picture(row: int) -> np.ndarray:
+    def image(row: int) -> np.ndarray:
         if row not in kept:
-            kept[row] = picture_of(dataset.image, split, row, flip)
+            kept[row] = image_of(dataset.image, split, row, flip)
         return kept[row]
 
-    return picture
+    return image

@@ -1,1 +1,1 @@
-"""Measures of generated pictures."""
+"""Measures of generated images."""

@@ -1,12 +1,12 @@
-"""Reads colour, shape, size and position from pictures of `Shapes`, and compares them with the prompts.
+"""Reads color, shape, size and position from images of `Shapes`, and compares them with the prompts.
 
-The reading is a search for the likeliest scene. If a picture is white, with an object of colour c where the template t
+The reading is a search for the likeliest scene. If an image is white, with an object of color c where the template t
 covers it, and Gaussian noise, then the log-likelihood ratio of "this object is here" is, but for a factor,
 
-    score(c, t) = 2 <y, c t> - |c t|^2 = |y|^2 - |y - c t|^2,        y = 255 - picture, c = 255 - colour
+    score(c, t) = 2 <y, c t> - |c t|^2 = |y|^2 - |y - c t|^2,        y = 255 - image, c = 255 - color
 
-(Turin 1960, "An introduction to matched filters"). It is searched over all colours, shapes, sizes and places of the
-picture: pixel by pixel first, with the correlations from a Fourier transform, then by quarters of a pixel around the
+(Turin 1960, "An introduction to matched filters"). It is searched over all colors, shapes, sizes and places of the
+image: pixel by pixel first, with the correlations from a Fourier transform, then by quarters of a pixel around the
 best. There the object may be paler than it should be, as one drawn with blurred edges is: the score is the greatest of
 
     score(a, c, t) = 2 a <y, c t> - a^2 |c t|^2,        PALEST <= a <= 1,
@@ -27,16 +27,16 @@ import numpy as np
 from kgen.contracts.dataset import Dataset, Split
 from kgen.contracts.metric import Metric
 from kgen.data.datasets.drawing import SHAPES, coverage
-from kgen.data.datasets.shapes import COLOURS, POSITIONS, RADII, Scene, Shapes, Thing, parse
+from kgen.data.datasets.shapes import COLORS, POSITIONS, RADII, Scene, Shapes, Thing, parse
 from kgen.errors import DataError
 
-LEAST_LIKENESS = 0.5
+MIN_LIKENESS = 0.5
 """An object is there if its score is at least this share of a perfectly drawn one's."""
 
 PALEST = 0.6
-"""Strength of the palest object that still has its colour."""
+"""Strength of the palest object that still has its color."""
 
-MOST_OBJECTS = 3
+MAX_OBJECTS = 3
 """One more than a scene has: to see what should not be there."""
 
 ENOUGH = 64
@@ -45,17 +45,17 @@ ENOUGH = 64
 PHASES = 4
 """Places a pixel in each direction, in the fine search."""
 
-PALETTE = 255.0 - np.array(list(COLOURS.values()), float)  # (C, 3)
+PALETTE = 255.0 - np.array(list(COLORS.values()), float)  # (C, 3)
 ENERGIES = np.square(PALETTE).sum(1)  # (C,)
 KINDS = tuple(itertools.product(SHAPES, RADII))
 
 
 class Attributes(Metric):
-    """How many of the attributes that the prompts ask for are in the pictures.
+    """How many of the attributes that the prompts ask for are in the images.
 
-    "colour", "shape", "size", "position" are shares of the objects asked for; an object that is not there has none.
-    "accuracy" is the share of pictures in which all objects are there with all attributes, and no other object is. The
-    oracle makes no mistake on the dataset's own pictures.
+    "color", "shape", "size", "position" are shares of the objects asked for; an object that is not there has none.
+    "accuracy" is the share of images in which all objects are there with all attributes, and no other object is. The
+    oracle makes no mistake on the dataset's own images.
     """
 
     requires: ClassVar[type[Any] | None] = Shapes
@@ -72,15 +72,15 @@ class Attributes(Metric):
 
 
 def read(image: np.ndarray) -> Scene:
-    """Reads the objects of a picture, uint8 (size, size, 3), the clearest first; at most `MOST_OBJECTS`."""
+    """Reads the objects of an image, uint8 (size, size, 3), the clearest first; at most `MAX_OBJECTS`."""
     if image.ndim != 3 or image.shape[0] != image.shape[1] or image.shape[2] != 3:
-        raise DataError(f"attributes: pictures must be square and in colour, not of the shape {image.shape}")
+        raise DataError(f"attributes: images must be square and in color, not of the shape {image.shape}")
     remains = _shrink(255.0 - image.astype(float))  # (H, W, 3)
     templates = _Templates.of(len(remains))
     found: list[Thing] = []
-    while len(found) < MOST_OBJECTS and np.square(remains).sum() >= templates.least_energy:
+    while len(found) < MAX_OBJECTS and np.square(remains).sum() >= templates.least_energy:
         thing, drawn, likeness = templates.search(remains)
-        if likeness < LEAST_LIKENESS:
+        if likeness < MIN_LIKENESS:
             break
         found.append(thing)
         remains = remains - drawn
@@ -102,12 +102,12 @@ def _right(wanted: Scene, found: Scene) -> np.ndarray:
     return max(tables, key=np.sum)
 
 
-def _shrink(picture: np.ndarray) -> np.ndarray:
-    """Halves large pictures while that can be done exactly: all that is to be read is there at `ENOUGH` pixels."""
-    while len(picture) > ENOUGH and len(picture) % 2 == 0:
-        half = len(picture) // 2
-        picture = picture.reshape(half, 2, half, 2, -1).mean((1, 3))
-    return picture
+def _shrink(image: np.ndarray) -> np.ndarray:
+    """Halves large images while that can be done exactly: all that is to be read is there at `ENOUGH` pixels."""
+    while len(image) > ENOUGH and len(image) % 2 == 0:
+        half = len(image) // 2
+        image = image.reshape(half, 2, half, 2, -1).mean((1, 3))
+    return image
 
 
 class _Templates:
@@ -122,7 +122,7 @@ class _Templates:
         )  # (K, P, k, k)
         self.squares = np.square(self.boxes).sum((2, 3))  # (K, P)
         # no score is above |y|^2
-        self.least_energy = LEAST_LIKENESS * self.squares.min() * ENERGIES.min()
+        self.least_energy = MIN_LIKENESS * self.squares.min() * ENERGIES.min()
         self.padded = size + 2 * k
         self.spectra = np.fft.rfft2(self.boxes[:, 0], (self.padded, self.padded)).conj()  # (K, N, N / 2 + 1)
 
@@ -132,7 +132,7 @@ class _Templates:
         return _Templates(size)
 
     def search(self, y: np.ndarray) -> tuple[Thing, np.ndarray, float]:
-        """The likeliest object of y (size, size, 3): what it is, its picture in y, and its likeness, at most 1."""
+        """The likeliest object of y (size, size, 3): what it is, its image in y, and its likeness, at most 1."""
         padded = np.pad(y, ((self.k, self.k), (self.k, self.k), (0, 0)))  # (N, N, 3)
         row, column = self._coarse(padded)
         k, steps = self.k, (-1, 0, 1)
@@ -143,21 +143,21 @@ class _Templates:
         products = correlations @ PALETTE.T  # (K, P, 9, C)
         strengths = np.clip(products / expected, PALEST, 1.0)
         scores = 2 * strengths * products - strengths**2 * expected
-        kind, place, corner, colour = np.unravel_index(scores.argmax(), scores.shape)
+        kind, place, corner, color = np.unravel_index(scores.argmax(), scores.shape)
         canvas = np.zeros_like(padded)
         i, j = corners[corner]
-        strength = strengths[kind, place, corner, colour]
-        canvas[i : i + k, j : j + k] = strength * self.boxes[kind, place, :, :, None] * PALETTE[colour]
-        centre = (
+        strength = strengths[kind, place, corner, color]
+        canvas[i : i + k, j : j + k] = strength * self.boxes[kind, place, :, :, None] * PALETTE[color]
+        center = (
             (j - k / 2 + place % PHASES / PHASES) / self.size,
             (i - k / 2 + place // PHASES / PHASES) / self.size,
         )
-        thing = Thing(list(COLOURS)[colour], *KINDS[kind], _nearest_position(centre))
-        likeness = scores[kind, place, corner, colour] / expected[kind, place, 0, colour]
+        thing = Thing(list(COLORS)[color], *KINDS[kind], _nearest_position(center))
+        likeness = scores[kind, place, corner, color] / expected[kind, place, 0, color]
         return thing, canvas[k:-k, k:-k], float(likeness)
 
     def _coarse(self, padded: np.ndarray) -> tuple[int, int]:
-        """Where the box (its row and column in the padded picture) of the likeliest object is, to a pixel."""
+        """Where the box (its row and column in the padded image) of the likeliest object is, to a pixel."""
         spectrum = np.fft.rfft2(padded, axes=(0, 1))  # (N, N / 2 + 1, 3)
         products = spectrum * self.spectra[..., None]  # (K, N, N / 2 + 1, 3)
         channels = np.fft.irfft2(products, (self.padded, self.padded), axes=(1, 2))  # (K, N, N, 3)
@@ -167,5 +167,5 @@ class _Templates:
         return int(row) + 1, int(column) + 1
 
 
-def _nearest_position(centre: tuple[float, float]) -> str:
-    return min(POSITIONS, key=lambda name: math.dist(POSITIONS[name], centre))
+def _nearest_position(center: tuple[float, float]) -> str:
+    return min(POSITIONS, key=lambda name: math.dist(POSITIONS[name], center))

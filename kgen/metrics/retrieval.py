@@ -1,4 +1,4 @@
-"""Is the real picture that a generated one is nearest to the one it was asked for?"""
+"""Is the real image that a generated one is nearest to the one it was asked for?"""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ MANY = 10
 """Images per caption above which the scores say little."""
 
 CHUNK_BYTES = 2**25
-"""Of real pictures that are compared at a time."""
+"""Of real images that are compared at a time."""
 
 
 class Retrieval(Metric):
-    """R@K: the share of pictures among whose K nearest real pictures one has the prompt as its caption.
+    """R@K: the share of images among whose K nearest real images one has the prompt as its caption.
 
     The distance is the mean squared error of pixels; all splits of the dataset are searched, whatever split the prompts
-    come from. Real pictures that are equally near count as the nearest together: a prompt is not missed because
-    another caption has the very same picture. Meant for datasets with few pictures a caption.
+    come from. Real images that are equally near count as the nearest together: a prompt is not missed because
+    another caption has the very same image. Meant for datasets with few images a caption.
 
     Args:
         k: The values of K.
@@ -50,7 +50,7 @@ class Retrieval(Metric):
     ) -> Mapping[str, float]:
         queries = images.reshape(len(images), -1).astype(np.float64)  # (N, D)
         wanted = np.array(prompts, object)
-        own = np.full(len(queries), np.inf)  # distance to the nearest picture of the prompt
+        own = np.full(len(queries), np.inf)  # distance to the nearest image of the prompt
         others = np.full((len(queries), max(self.k)), np.inf)  # the least distances to reals of other captions
         for reals, captions in _chunks(dataset):
             distances = _distances(queries, reals)  # (N, M)
@@ -63,7 +63,7 @@ class Retrieval(Metric):
 
 
 def _chunks(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Every picture of every split as a row (M, D) of float64, with the captions (M,); some at a time."""
+    """Every image of every split as a row (M, D) of float64, with the captions (M,); some at a time."""
     count = max(1, CHUNK_BYTES // (8 * dataset.image_space.size))
     for split in SPLITS:
         captions = np.array(dataset.captions(split), object)

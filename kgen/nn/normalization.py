@@ -1,4 +1,4 @@
-"""Group normalisation that costs one multiply-add."""
+"""Group normalization that costs one multiply-add."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Tensor = Any
 
 
 class GroupNorm(keras.layers.Layer):  # type: ignore[misc]
-    """Group normalisation (Wu and He 2018), optionally modulated by a condition (Dhariwal and Nichol 2021, eq. 2).
+    """Group normalization (Wu and He 2018), optionally modulated by a condition (Dhariwal and Nichol 2021, eq. 2).
 
     Means and mean squares are taken a channel at a time and combined a group at a time, so that the large array is read
-    twice and written once: normalisation, gain, bias and modulation are one multiply-add. Computed in float32.
+    twice and written once: normalization, gain, bias and modulation are one multiply-add. Computed in float32.
 
     Args:
         groups: How many groups to aim for. It becomes the nearest smaller number that divides the channels and leaves
@@ -33,11 +33,11 @@ class GroupNorm(keras.layers.Layer):  # type: ignore[misc]
         self.bias = self.add_weight(name="bias", shape=(channels,), initializer="zeros", autocast=False)
 
     def call(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
-        """Normalises.
+        """Normalizes.
 
         Args:
             x: (B, ..., C).
-            scale, shift: (B, C) each or absent: the result is ``normalised * (1 + scale) + shift``.
+            scale, shift: (B, C) each or absent: the result is ``normalized * (1 + scale) + shift``.
 
         Returns:
             As x.

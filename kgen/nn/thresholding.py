@@ -1,4 +1,4 @@
-"""Keeping pictures within bounds."""
+"""Keeping images within bounds."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from keras import ops
 Tensor = Any
 
 
-def threshold_dynamically(picture: Tensor, quantile: float) -> Tensor:
-    """Clips each picture to the quantile of its own absolute values, at least 1, and divides by it.
+def threshold_dynamically(image: Tensor, quantile: float) -> Tensor:
+    """Clips each image to the quantile of its own absolute values, at least 1, and divides by it.
 
-    Dynamic thresholding (Saharia et al. 2022, section 2.3), for pictures in [-1, 1].
+    Dynamic thresholding (Saharia et al. 2022, section 2.3), for images in [-1, 1].
     """
-    axes = tuple(range(1, len(picture.shape)))
-    flat = ops.reshape(ops.abs(picture), (ops.shape(picture)[0], -1))
+    axes = tuple(range(1, len(image.shape)))
+    flat = ops.reshape(ops.abs(image), (ops.shape(image)[0], -1))
     limit = ops.maximum(ops.quantile(flat, quantile, axis=1), 1.0)
     limit = ops.reshape(limit, (-1,) + (1,) * len(axes))
-    return ops.clip(picture, -limit, limit) / limit
+    return ops.clip(image, -limit, limit) / limit

@@ -77,7 +77,7 @@ class TransformerBlock(keras.layers.Layer):  # type: ignore[misc]
         self.cross_attention = MultiHeadAttention(heads, use_bias=False, dtype=policy, name="cross_attention")
 
     def build(self, x_shape: Shape, sequence_shape: Shape) -> None:
-        channels, policy = int(x_shape[-1]), self.dtype_policy  # type: ignore[arg-type]  # of pictures, they are known
+        channels, policy = int(x_shape[-1]), self.dtype_policy  # type: ignore[arg-type]  # of images, they are known
         tokens = (x_shape[0], None, channels)
         self.norm.build(x_shape)
         self.self_attention.build(tokens)

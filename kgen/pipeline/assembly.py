@@ -59,7 +59,7 @@ def assemble(
 
     Raises:
         ConfigError: an unknown name or option; the encoder reads a field that the dataset does not have.
-        SpaceError: two neighbours do not fit.
+        SpaceError: two neighbors do not fit.
     """
     if keras.config.image_data_format() != "channels_last":
         raise ConfigError("kgen needs channels last: call keras.config.set_image_data_format('channels_last') first")
@@ -197,7 +197,7 @@ def make_generator(choice: Choice, decoder: Decoder, encoder: Encoder) -> Genera
 
 
 def check_fit(encoder: Encoder, generator: Generator, decoder: Decoder) -> None:
-    """Compares the spaces of neighbours.
+    """Compares the spaces of neighbors.
 
     Raises:
         SpaceError: naming both parts, and what each expects.

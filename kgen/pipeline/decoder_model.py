@@ -17,7 +17,7 @@ from kgen.errors import ConfigError
 from kgen.options import supplied
 from kgen.pipeline.loss_model import LossModel
 from kgen.pixels import floats, to_uint8
-from kgen.random import draw
+from kgen.random import sample
 
 Tensor = Any
 Batch = dict[str, Any]
@@ -29,7 +29,7 @@ def reads_text(decoder: Decoder | type[Decoder]) -> bool:
 
 
 class DecoderModel(LossModel):
-    """Trains a decoder on pictures, by Keras's `fit`.
+    """Trains a decoder on images, by Keras's `fit`.
 
     A batch is a dict: "image", uint8 (B, H, W, C) or float in [-1, 1]; and, for a decoder that reads the text, "tokens"
     or "condition", as for a `Pipeline`.
@@ -130,7 +130,7 @@ class Reconstructor:
 
     def _run(self, batch: Batch, prompts: Sequence[Any], seed: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
         count = len(prompts)
-        noise = draw(self.decoder.noise_spec(**self.options), [(seed, copy) for copy in range(count)])
+        noise = sample(self.decoder.noise_spec(**self.options), [(seed, copy) for copy in range(count)])
         batch |= {"noise": noise} if noise else {}
         batch |= {} if self.encoder is None else {"tokens": self.encoder.tokenize(list(prompts))}
         made = self.program.run(batch, count, batch_size)

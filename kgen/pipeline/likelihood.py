@@ -44,5 +44,5 @@ class Likelihood:
 
 
 def bits_per_dimension(log_likelihood: np.ndarray, size: int) -> np.ndarray:
-    """Nats of whole pictures -> bits for each of their `size` numbers. Uniform over 8-bit numbers: 8."""
+    """Nats of whole images -> bits for each of their `size` numbers. Uniform over 8-bit numbers: 8."""
     return -np.asarray(log_likelihood) / (size * math.log(2.0))

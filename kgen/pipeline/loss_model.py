@@ -33,7 +33,7 @@ class LossModel(keras.Model):  # type: ignore[misc]
         super().__init__(autocast=False, **kwargs)
         self.trackers: dict[str, keras.metrics.Mean] = {}
 
-    def hide(self, name: str, value: Any) -> None:
+    def set_untracked(self, name: str, value: Any) -> None:
         """Sets an attribute that Keras must neither track nor wrap."""
         object.__setattr__(self, name, value)
 

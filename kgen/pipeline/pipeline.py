@@ -23,6 +23,7 @@ from kgen.contracts.likelihood import check_likelihood
 from kgen.data.batches import batches, check_images
 from kgen.errors import ConfigError, DataError, GuidanceWarning, UnreadTextWarning
 from kgen.options import plain, split_options
+from kgen.pipeline.inpainting import check_source, downsample_mask
 from kgen.pipeline.likelihood import Likelihood
 from kgen.pipeline.loss_model import LossModel
 from kgen.pipeline.prompts import (
@@ -33,10 +34,9 @@ from kgen.pipeline.prompts import (
     inputs_beside,
     shown,
 )
-from kgen.pipeline.region import check_source, latent_region
 from kgen.pipeline.sampler import Sampler, noise_spec, validate_options
 from kgen.pixels import floats, to_uint8
-from kgen.random import SeedGenerator, draw, interpolate, noise_keys
+from kgen.random import SeedGenerator, interpolate, noise_keys, sample
 
 Tensor = Any
 Batch = dict[str, Any]
@@ -76,9 +76,9 @@ class Pipeline(LossModel):
         self.decoder = decoder
         self.condition_dropout = condition_dropout
         self.seed_generator = SeedGenerator()
-        self.hide("null_tokens", dict(encoder.null_tokens()))
-        self.hide("frozen_null", None)
-        self.hide("programs", Programs())
+        self.set_untracked("null_tokens", dict(encoder.null_tokens()))
+        self.set_untracked("frozen_null", None)
+        self.set_untracked("programs", Programs())
         self.build()
 
     # ---- training -------------------------------------------------------------------------------------------------
@@ -92,7 +92,7 @@ class Pipeline(LossModel):
             condition = create_weights(part, part.null_tokens()) if part.trainable else part.null_condition()
         if not self.encoder.trainable:
             condition = self.encoder.null_condition()
-            self.hide("frozen_null", {k: ops.convert_to_numpy(v) for k, v in condition.items()})
+            self.set_untracked("frozen_null", {k: ops.convert_to_numpy(v) for k, v in condition.items()})
         elif len(self.encoder.parts) > 1:
             condition = create_weights(self.encoder, self.null_tokens)
         if not self.decoder.built:
@@ -111,7 +111,7 @@ class Pipeline(LossModel):
     @property
     def training_variables(self) -> list[Any]:
         """Without those of a decoder, which is trained before, or of an encoder that comes from elsewhere."""
-        encoders = [part for part in self.encoder.parts if part.has_own_weights]
+        encoders = [part for part in self.encoder.parts if part.weights_are_external]
         elsewhere: list[keras.layers.Layer] = [self.decoder, *encoders]
         foreign = {id(variable) for part in elsewhere for variable in part.variables}
         return [variable for variable in self.variables if id(variable) not in foreign]
@@ -242,17 +242,17 @@ class Pipeline(LossModel):
             shared_noise: The noise depends on seed and number alone, and is the same for all prompts: what differs
                 between their images is then the prompt's effect. A prompt that is given twice gives the same images.
             batch_size: The largest number of images that are made together; it is rounded down to a power of two.
-            image: uint8 (height, width, channels), to change instead of drawing anew; for generators that have `edits`,
+            image: uint8 (height, width, channels), to change instead of drawing anew; for generators that have `supports_img2img`,
                 whose option `strength` says how much.
             mask: uint8 (height, width), white where `image` is drawn anew while the rest of it stays; for generators
-                that have `inpaints`. A latent's cell is drawn anew if any of its pixels is white.
+                that have `supports_inpainting`. A latent's cell is drawn anew if any of its pixels is white.
             negative_prompt: What guidance leads away from, in place of the empty text.
             decoder: Options of the decoder's `decode`.
             verbose: 1 shows Keras's progress bar.
             **options: Options of the generator's `generate`, such as `steps` or `guidance`.
 
         Returns:
-            uint8 (len(prompts) * n, height, width, channels), the `n` pictures of a prompt side by side.
+            uint8 (len(prompts) * n, height, width, channels), the `n` images of a prompt side by side.
 
         Raises:
             ConfigError: an option is unknown, or its value not allowed; the generator cannot start from an image, or
@@ -280,16 +280,16 @@ class Pipeline(LossModel):
         keys = noise_keys([input_key(prompt) for prompt in prompts], seeds, n, shared_noise)
         batch: Batch = {
             "tokens": self.encoder.tokenize(repeated),
-            "generator": draw(specs, keys),
-            "decoder": draw(decoder_specs, keys),
+            "generator": sample(specs, keys),
+            "decoder": sample(decoder_specs, keys),
         }
         if negative_prompt is not None:
             batch["negative"] = self.encoder.tokenize(check_prompts(self.encoder, [negative_prompt]) * count)
         if image is not None:
             batch["image"] = np.repeat(image[None], count, axis=0)
         if mask is not None:
-            region = latent_region(mask, self.decoder.image_space, self.generator.space)  # (h, w)
-            batch["region"] = np.repeat(region[None], count, axis=0)
+            edit_mask = downsample_mask(mask, self.decoder.image_space, self.generator.space)  # (h, w)
+            batch["edit_mask"] = np.repeat(edit_mask[None], count, axis=0)
         return self._sample(batch, options, decoder_options, batch_size, verbose)
 
     def _check_read(self, prompts: Sequence[Any]) -> None:
@@ -346,8 +346,8 @@ class Pipeline(LossModel):
         at = np.linspace(0.0, 1.0, count)
         batch = {
             "tokens": self.encoder.tokenize([prompt] * count),
-            "generator": interpolate(specs, draw(specs, first), draw(specs, second), at),
-            "decoder": interpolate(decoder_specs, draw(decoder_specs, first), draw(decoder_specs, second), at),
+            "generator": interpolate(specs, sample(specs, first), sample(specs, second), at),
+            "decoder": interpolate(decoder_specs, sample(decoder_specs, first), sample(decoder_specs, second), at),
         }
         return self._sample(batch, options, decoder_options, MAX_SAMPLE_BATCH)
 
@@ -362,7 +362,7 @@ class Pipeline(LossModel):
         """Runs the program of these options, which is compiled where it is not there yet."""
         static, numbers = split_options(type(self.generator).generate, options)
         decoder_static, decoder_numbers = split_options(type(self.decoder).decode, decoder_options)
-        loops = self.generator.drawing_steps(**options) > 1
+        loops = self.generator.num_sampling_steps(**options) > 1
         parts = self.encoder, self.generator, self.decoder
         sampler: Sampler = self.programs.get(
             ("generate", repr(plain([static, decoder_static])), loops),

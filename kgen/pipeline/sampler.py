@@ -50,9 +50,9 @@ class Sampler:
         self.decoder = decoder
         self.null_tokens = null_tokens
         self.options = options, decoder_options
-        self.program = Compiled(self._draw, [encoder, generator, decoder], loops)
+        self.program = Compiled(self._sample, [encoder, generator, decoder], loops)
 
-    def _draw(self, batch: Batch) -> dict[str, Any]:
+    def _sample(self, batch: Batch) -> dict[str, Any]:
         options, decoder_options = (
             {**static, **{name: values[0] for name, values in batch.get(numbers, {}).items()}}
             for static, numbers in zip(self.options, ("numbers", "decoder_numbers"), strict=True)
@@ -61,7 +61,7 @@ class Sampler:
         null = self.encoder(batch.get("negative", self.null_tokens))
         null = {name: ops.broadcast_to(null[name], ops.shape(value)) for name, value in condition.items()}
         source = {"source": self.decoder.encode(floats(batch["image"]))} if "image" in batch else {}
-        source |= {"region": batch["region"]} if "region" in batch else {}
+        source |= {"edit_mask": batch["edit_mask"]} if "edit_mask" in batch else {}
         latent = self.generator.generate(condition, null, batch.get("generator", {}), **source, **options)
         images = self.decoder.decode(latent, condition, batch.get("decoder", {}), **decoder_options)
         images = ops.cast(images, "float32")
@@ -85,7 +85,7 @@ class Sampler:
 
         Args:
             batch: "tokens", "generator" and "decoder" (the noise), perhaps "negative" (tokens to lead away from),
-                "image" and "region": arrays (N, ...).
+                "image" and "edit_mask": arrays (N, ...).
             numbers, decoder_numbers: The options that are not compiled in.
             batch_size: At most so many are drawn together. The last batch is filled up: see `program_batch`.
 
@@ -128,7 +128,7 @@ def validate_options(part: Any, method: str, given: dict[str, Any] | Any) -> dic
         The options, converted to their annotated types; those not given are left to the method's defaults.
     """
     name, function = type(part).__name__, getattr(type(part), method)
-    if "guidance" in given and method == "generate" and not part.guidable:
+    if "guidance" in given and method == "generate" and not part.supports_guidance:
         raise ConfigError(f"{name} takes no guidance: leave 'guidance' out")
     return check_options(function, given, f"{name}.{method}")
 

@@ -88,14 +88,14 @@ def save_decoder(decoder: Decoder, path: str | Path) -> None:
     }
     with _described_folder(Path(path), DECODER, description) as folder:
         decoder.save_assets(folder)
-        save_variables(folder / "weights.safetensors", {"decoder": decoder.kept_weights}, {"api": str(API)})
+        save_variables(folder / "weights.safetensors", {"decoder": decoder.inference_weights}, {"api": str(API)})
 
 
 def load_decoder(path: str | Path, decoder: Decoder) -> Decoder:
     """Fills a decoder, as it was built from its configuration, with what `save_decoder` wrote.
 
     Raises:
-        RunError: the file is damaged, or of another decoder: of other options, or for pictures of another size.
+        RunError: the file is damaged, or of another decoder: of other options, or for images of another size.
     """
     folder = Path(path)
     description = read_description(folder / DECODER, DecoderDescription)
@@ -104,21 +104,21 @@ def load_decoder(path: str | Path, decoder: Decoder) -> Decoder:
         raise RunError(f"{folder} holds another decoder than the run's: it differs in {', '.join(odd[:5])}")
     if description.image_shape != decoder.image_space.shape:
         there, here = ("x".join(map(str, shape)) for shape in (description.image_shape, decoder.image_space.shape))
-        raise RunError(f"{folder} holds a decoder for pictures of {there}, but the run's are {here}: set data.size")
+        raise RunError(f"{folder} holds a decoder for images of {there}, but the run's are {here}: set data.size")
     decoder.load_assets(folder)
     with weights_fit():
         decoder.build(None)
-    load_variables(folder / "weights.safetensors", {"decoder": decoder.kept_weights})
+    load_variables(folder / "weights.safetensors", {"decoder": decoder.inference_weights})
     return decoder
 
 
 def saved_weights(pipeline: Pipeline) -> dict[str, list[Any]]:
     """By part, the weights that belong to the pipeline, without those that a part brings along by itself."""
-    encoders = [part for part in pipeline.encoder.parts if not part.has_own_weights]
+    encoders = [part for part in pipeline.encoder.parts if not part.weights_are_external]
     kept = {
         "encoder": [weight for part in encoders for weight in part.weights],
         "generator": list(pipeline.generator.weights),
-        "decoder": [] if pipeline.decoder.has_own_weights else pipeline.decoder.kept_weights,
+        "decoder": [] if pipeline.decoder.weights_are_external else pipeline.decoder.inference_weights,
     }
     return kept
 

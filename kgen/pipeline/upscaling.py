@@ -1,4 +1,4 @@
-"""Making pictures of any size larger, with a decoder that was trained on pictures of one size."""
+"""Making images of any size larger, with a decoder that was trained on images of one size."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def upscale(
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
 ) -> np.ndarray:
-    """Decodes a picture as if a generator had made it.
+    """Decodes an image as if a generator had made it.
 
     Args:
-        decoder: Whose latents are small pictures.
+        decoder: Whose latents are small images.
         encoder: Of the prompt, for a decoder that reads it.
         prompt: An input of the encoder; "" says nothing.
         image: uint8 (h, w, C).
@@ -39,12 +39,12 @@ def upscale(
         uint8 (h * factor, w * factor, C).
 
     Raises:
-        ConfigError: the decoder's latents are no pictures; an option is unknown.
-        SpaceError: it cannot make pictures of this size.
+        ConfigError: the decoder's latents are no images; an option is unknown.
+        SpaceError: it cannot make images of this size.
     """
-    if not decoder.latent_is_picture:
+    if not decoder.latent_is_image:
         raise ConfigError(
-            f"decoder '{component_id(decoder)}' makes pictures of latents, not of small pictures: "
+            f"decoder '{component_id(decoder)}' makes images of latents, not of small images: "
             "take a run with a decoder for super-resolution"
         )
     small = image.astype(np.float32) / 127.5 - 1.0
@@ -56,7 +56,7 @@ def upscale(
 
 
 def _for_latents_of(decoder: Decoder, encoder: Encoder, shape: tuple[int, ...]) -> Decoder:
-    """The decoder for small pictures of another size: its weights do not depend on it."""
+    """The decoder for small images of another size: its weights do not depend on it."""
     if decoder.latent_space.shape == shape:
         return decoder
     factor = decoder.image_space.shape[0] // decoder.latent_space.shape[0]
@@ -65,6 +65,6 @@ def _for_latents_of(decoder: Decoder, encoder: Encoder, shape: tuple[int, ...]) 
     made = make_decoder(choice, large, encoder.condition_space)
     made.build(None)
     made.built = True
-    for new, trained in zip(made.kept_weights, decoder.kept_weights, strict=True):
+    for new, trained in zip(made.inference_weights, decoder.inference_weights, strict=True):
         new.assign(trained)
     return made

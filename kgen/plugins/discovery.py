@@ -137,7 +137,7 @@ def _check_contract(plugin: Any, origin: Provenance) -> None:
 
 
 def ask(hook: str, plugin: object, origin: Provenance, **arguments: Any) -> None:
-    """Calls one hook of one plugin, if it has it; a misspelt hook is an error."""
+    """Calls one hook of one plugin, if it has it; a misspelled hook is an error."""
     manager = pluggy.PluginManager("kgen")
     manager.add_hookspecs(hookspecs)
     manager.register(plugin, name=origin.namespace)

@@ -40,7 +40,7 @@ def render(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(values)
 
 
-def picture(path: Path, caption: str = "") -> Figure | None:
+def image(path: Path, caption: str = "") -> Figure | None:
     """A PNG within the page, with the prompt from its metadata; None where there is no file."""
     if not path.is_file():
         return None

@@ -1,4 +1,4 @@
-"""Pictures as arrays and as PNG files."""
+"""Images as arrays and as PNG files."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from kgen.storage.ownership import SOFTWARE, require_free
 LINE = 12
 """Height of a line of a caption, in pixels."""
 
-MOST_LINES = 3
+MAX_LINES = 3
 """Of a caption; what does not fit into them is left out."""
 
 
-def as_picture(image: np.ndarray) -> Image.Image:
+def as_image(image: np.ndarray) -> Image.Image:
     """An array uint8 (height, width, 1 or 3) as a Pillow image."""
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
@@ -28,10 +28,10 @@ def as_picture(image: np.ndarray) -> Image.Image:
 def enlarged(image: np.ndarray, scale: int) -> Image.Image:
     """An array uint8 (height, width, channels) as a Pillow image with squares of `scale` x `scale` pixels."""
     height, width = image.shape[:2]
-    return as_picture(image).resize((width * scale, height * scale), Image.Resampling.NEAREST)
+    return as_image(image).resize((width * scale, height * scale), Image.Resampling.NEAREST)
 
 
-def save_png(path: Path, picture: Image.Image | np.ndarray, metadata: Mapping[str, str]) -> None:
+def save_png(path: Path, image: Image.Image | np.ndarray, metadata: Mapping[str, str]) -> None:
     """Writes a PNG atomically, with text chunks such as prompt, seed and model.
 
     Raises:
@@ -42,20 +42,20 @@ def save_png(path: Path, picture: Image.Image | np.ndarray, metadata: Mapping[st
     info.add_itxt("Software", SOFTWARE)
     for key, text in metadata.items():
         info.add_itxt(key, text)
-    if isinstance(picture, np.ndarray):
-        picture = as_picture(picture)
+    if isinstance(image, np.ndarray):
+        image = as_image(image)
     with atomic_file(path) as temporary:
-        picture.save(temporary, format="PNG", pnginfo=info)
+        image.save(temporary, format="PNG", pnginfo=info)
 
 
 def grid(images: np.ndarray, captions: Sequence[str] | None = None, columns: int = 0, scale: int = 0) -> Image.Image:
-    """Lays pictures out in rows, each with its caption below.
+    """Lays images out in rows, each with its caption below.
 
     Args:
         images: uint8 (N, height, width, channels).
-        captions: N texts, in lines as wide as a picture; none: no text.
-        columns: Pictures a row; 0 makes the grid about square.
-        scale: Each picture is enlarged by this whole factor; 0 brings small ones to about 96 pixels.
+        captions: N texts, in lines as wide as an image; none: no text.
+        columns: Images a row; 0 makes the grid about square.
+        scale: Each image is enlarged by this whole factor; 0 brings small ones to about 96 pixels.
     """
     count, height, width = images.shape[:3]
     columns = columns or math.ceil(math.sqrt(count))
@@ -70,7 +70,7 @@ def grid(images: np.ndarray, captions: Sequence[str] | None = None, columns: int
     for i, image in enumerate(images):
         x = gap + (i % columns) * (cell_w + gap)
         y = gap + (i // columns) * (cell_h + text_h + gap)
-        sheet.paste(as_picture(image).convert("RGB").resize((cell_w, cell_h), Image.Resampling.NEAREST), (x, y))
+        sheet.paste(as_image(image).convert("RGB").resize((cell_w, cell_h), Image.Resampling.NEAREST), (x, y))
         if texts:
             _write(pen, (x, y + cell_h + 1), texts[i], font)
     return sheet
@@ -79,12 +79,12 @@ def grid(images: np.ndarray, captions: Sequence[str] | None = None, columns: int
 def matrix(
     rows: Sequence[np.ndarray], names: Sequence[str], columns: Sequence[str] = (), scale: int = 0
 ) -> Image.Image:
-    """Lays rows of pictures out, each row with its name on the left, each column with its title on top.
+    """Lays rows of images out, each row with its name on the left, each column with its title on top.
 
     Args:
         rows: uint8 (N, height, width, channels) each.
         names: One a row.
-        columns: N titles, in lines as wide as a picture; none: no titles.
+        columns: N titles, in lines as wide as an image; none: no titles.
         scale: As for `grid`.
     """
     count, height, width = rows[0].shape[:3]
@@ -101,7 +101,7 @@ def matrix(
     for i, (name, images) in enumerate(zip(names, rows, strict=True)):
         pen.text((gap, top + i * cell_h + cell_h // 2 - 6), name, fill="black", font=font)
         for j, image in enumerate(images):
-            enlarged = as_picture(image).convert("RGB").resize((cell_w - gap, cell_h - gap), Image.Resampling.NEAREST)
+            enlarged = as_image(image).convert("RGB").resize((cell_w - gap, cell_h - gap), Image.Resampling.NEAREST)
             sheet.paste(enlarged, (left + j * cell_w, top + i * cell_h))
     return sheet
 
@@ -116,15 +116,15 @@ def _write(pen: ImageDraw.ImageDraw, place: tuple[int, int], lines: Sequence[str
 
 
 def _lines(text: str, width: int, font: Font) -> list[str]:
-    """A text in lines of at most `width` pixels, broken between words; no more than `MOST_LINES`."""
+    """A text in lines of at most `width` pixels, broken between words; no more than `MAX_LINES`."""
     lines: list[str] = []
     for word in text.split():
         if lines and font.getlength(f"{lines[-1]} {word}") <= width:
             lines[-1] += f" {word}"
         else:
             lines.append(word)
-    kept = lines[:MOST_LINES]
-    if len(lines) > MOST_LINES:
+    kept = lines[:MAX_LINES]
+    if len(lines) > MAX_LINES:
         kept[-1] += "…"
     return [_shorten(line, width, font) for line in kept]
 

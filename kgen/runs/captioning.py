@@ -1,4 +1,4 @@
-"""Putting pictures into words, with a pipeline whose prompts are pictures, and whose pictures are writing."""
+"""Putting images into words, with a pipeline whose prompts are images, and whose images are writing."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from kgen.runs.directory import RunDirectory
 
 
 def open_captioner(path: str | Path) -> tuple[Pipeline, Dataset]:
-    """The pipeline of a finished run, and its dataset, which knows how a picture becomes a prompt.
+    """The pipeline of a finished run, and its dataset, which knows how an image becomes a prompt.
 
     Raises:
-        RunError: this is no run, or it is not finished. ConfigError: it captions no pictures.
+        RunError: this is no run, or it is not finished. ConfigError: it captions no images.
     """
     directory = RunDirectory(path)
     directory.require_run()
@@ -31,7 +31,7 @@ def open_captioner(path: str | Path) -> tuple[Pipeline, Dataset]:
     if dataset.prompt_space is None:
         raise ConfigError(
             f"the prompts of {path} are texts that people write, its dataset is '{component_id(dataset)}': "
-            "give a run whose dataset makes prompts of pictures"
+            "give a run whose dataset makes prompts of images"
         )
     pipeline = load(path)
     if type(pipeline.decoder).text_of is Decoder.text_of:
@@ -42,7 +42,7 @@ def open_captioner(path: str | Path) -> tuple[Pipeline, Dataset]:
 def caption(
     pipeline: Pipeline, dataset: Dataset, images: Sequence[np.ndarray], *, seed: int = 0, **options: Any
 ) -> list[str]:
-    """Puts pictures into words.
+    """Puts images into words.
 
     Args:
         images: uint8 each, as `dataset.prompt_space` says.
@@ -50,7 +50,7 @@ def caption(
         **options: As in `Pipeline.generate`.
 
     Returns:
-        A text a picture.
+        A text an image.
     """
     drawn = pipeline.generate([dataset.prompt_of(image) for image in images], seed=seed, **options)
     return [pipeline.decoder.text_of(writing) for writing in drawn]

@@ -27,7 +27,7 @@ from kgen.plugins.discovery import CORE
 from kgen.random import seed_everything
 from kgen.reporting.sheets import matrix, save_png
 from kgen.runs.directory import RunDirectory
-from kgen.runs.inputs import Inputs, unseen_split
+from kgen.runs.inputs import Inputs, eval_split
 from kgen.storage.files import atomic_folder, files_in
 from kgen.training.averages import averaged_weights
 from kgen.training.checkpoint import Checkpoints
@@ -35,17 +35,17 @@ from kgen.training.distribution import Distribution
 from kgen.training.fit import Progress, compile_model, train
 from kgen.training.journal import Journal, Listener
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 SHOWN = 8
-"""Pictures on a sheet of reconstructions."""
+"""Images on a sheet of reconstructions."""
 
-MOST_SCORED = 512
-"""Pictures that a trained decoder is scored on."""
+MAX_SCORED = 512
+"""Images that a trained decoder is scored on."""
 
 BATCH = 32
 
-FINGERPRINT = "data.pictures"
+FINGERPRINT = "data.images"
 """Where `depends_on` holds the fingerprint of the images."""
 
 DATA_HINT = "\nthe images or captions have changed: --changed-data goes on with them as they are now"
@@ -90,7 +90,7 @@ class DecoderStage:
         text = {"encoder": self.config.encoder.dump()} if self.reads_text else {}
         return {
             "decoder": {**own.choice, "fit": own.fit and own.fit.model_dump(mode="json")},
-            "data": {"pictures": self.dataset.fingerprint(), **(own.data or self.config.data).dump()},
+            "data": {"images": self.dataset.fingerprint(), **(own.data or self.config.data).dump()},
             "seed": self.config.seed,
             "precision": self.config.precision,
             "version": {
@@ -100,16 +100,16 @@ class DecoderStage:
             **text,
         }
 
-    def reuse(self, older: Path, say: Say) -> None:
+    def reuse_previous(self, older: Path, log: Log) -> None:
         """Takes the decoder of an older run of this configuration that was moved aside, if it would be the same."""
         there = RunDirectory(older).decoder_stage
         before = there.read_manifest()
         if not before.get("finished"):
             return
         if changed := self._changed(before.get("depends_on", {})):
-            say(f"the decoder is trained again, as this has changed since {older}:\n  " + "\n  ".join(changed))
+            log(f"the decoder is trained again, as this has changed since {older}:\n  " + "\n  ".join(changed))
             return
-        say(f"the decoder is that of {older}: nothing that it depends on has changed")
+        log(f"the decoder is that of {older}: nothing that it depends on has changed")
         _copy(there.path, self.directory.path)
 
     def check(self, changed_data: bool = False) -> None:
@@ -142,18 +142,18 @@ class DecoderStage:
         decoder = make_decoder(own.choice, self.dataset.image_space, self.encoder.condition_space)
         return load_decoder(self.directory.model, decoder) if load else decoder
 
-    def take(self, say: Say) -> None:
+    def import_from_run(self, log: Log) -> None:
         """Copies the decoder of the run that the configuration says it is from. Raises RunError where it has none."""
         if self.finished:
             return
         source = RunDirectory(str(self.config.decoder.source))
         if not source.decoder_stage.read_manifest().get("finished"):
             raise RunError(f"{source.path} has no trained decoder: give 'kgen run' for it first, or another 'from'")
-        say(f"the decoder is that of {source.path}")
+        log(f"the decoder is that of {source.path}")
         load_decoder(source.decoder_stage.model, self.decoder())  # fails now, or never
         _copy(source.decoder_stage.path, self.directory.path)
 
-    def calibrate(self, say: Say, changed_data: bool = False) -> Progress:
+    def calibrate(self, log: Log, changed_data: bool = False) -> Progress:
         """Shows the images to a decoder that has no losses to train by; see `train`."""
         self.check(changed_data)
         if self.finished:
@@ -162,9 +162,9 @@ class DecoderStage:
         decoder = self.decoder()
         decoder.build(None)
         self._begin()
-        say(f"the decoder: calibrated on {len(self.dataset.captions('train'))} images, without training")
+        log(f"the decoder: calibrated on {len(self.dataset.captions('train'))} images, without training")
         began = time.perf_counter()
-        decoder.initialise(SplitImages(self.dataset, "train"))
+        decoder.initialize(SplitImages(self.dataset, "train"))
         self._finish(decoder, Progress(0, False, time.perf_counter() - began))
         return self._progress()
 
@@ -178,7 +178,7 @@ class DecoderStage:
         return Progress(manifest["step"], False, manifest["timings"]["training_seconds"])
 
     def train(
-        self, distribution: Distribution, say: Say, listener: Listener | None, changed_data: bool = False
+        self, distribution: Distribution, log: Log, listener: Listener | None, changed_data: bool = False
     ) -> Progress:
         """Trains it, or goes on with its training, on changed images only with `changed_data`."""
         fit = self.config.decoder.fit
@@ -193,9 +193,9 @@ class DecoderStage:
         if distribution.is_chief:
             self._begin()
         weights = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
-        say(f"the decoder: {len(self.dataset.captions('train'))} pictures, {weights:,} weights to train")
+        log(f"the decoder: {len(self.dataset.captions('train'))} images, {weights:,} weights to train")
         if not Checkpoints(self.directory.checkpoints, fit.keep).steps():
-            model.decoder.initialise(SplitImages(self.dataset, "train"))
+            model.decoder.initialize(SplitImages(self.dataset, "train"))
         inputs = Inputs(self.dataset, model.encoder, flip=fit.flip)
         alone = distribution.workers == 1
         progress = train(
@@ -203,11 +203,11 @@ class DecoderStage:
             fit,
             self.directory.path,
             data=inputs.loader("train", fit.batch_size, distribution.worker, distribution.workers),
-            validation=inputs.unseen(fit.batch_size) if alone else None,
+            validation=inputs.validation_loader(fit.batch_size) if alone else None,
             distribution=distribution,
             seed=self.config.seed,
             sample_every=self.config.sample.every,
-            draw=self._drawer(model) if alone else None,
+            render=self._renderer(model) if alone else None,
             listeners=[listener] if listener else [],
         )
         if distribution.is_chief and not progress.interrupted:
@@ -230,8 +230,8 @@ class DecoderStage:
 
     # ---- looking at it --------------------------------------------------------------------------------------------
 
-    def _pictures(self, split: Any, count: int) -> tuple[np.ndarray, list[Any], list[str]]:
-        """At most `count` pictures of a split, evenly taken, the encoder's inputs beside them, and their captions."""
+    def _images(self, split: Any, count: int) -> tuple[np.ndarray, list[Any], list[str]]:
+        """At most `count` images of a split, evenly taken, the encoder's inputs beside them, and their captions."""
         captions = self.dataset.captions(split)
         rows = [int(i) for i in np.linspace(0, len(captions) - 1, min(count, len(captions)))]
         images = np.stack([self.dataset.image(split, row) for row in rows])
@@ -239,31 +239,31 @@ class DecoderStage:
         return images, [inputs[row] for row in rows], [captions[row] for row in rows]
 
     def scores(self, decoder: Decoder) -> dict[str, Any]:
-        """What the decoder says of itself, and its reconstructions' PSNR, on pictures that it has not seen."""
-        split = unseen_split(self.dataset) or "train"
-        images, prompts, _ = self._pictures(split, MOST_SCORED)
+        """What the decoder says of itself, and its reconstructions' PSNR, on images that it has not seen."""
+        split = eval_split(self.dataset) or "train"
+        images, prompts, _ = self._images(split, MAX_SCORED)
         reconstructor = Reconstructor(decoder, self.encoder)
         latents, made = reconstructor.reconstruct(images, prompts)
-        found = {"pictures": f"{len(images)} ({split})", "PSNR": psnr(images, made)}
-        if decoder.latent_is_picture:
+        found = {"images": f"{len(images)} ({split})", "PSNR": psnr(images, made)}
+        if decoder.latent_is_image:
             again = reconstructor.reconstruct(made, prompts)[0]
             found["encoded again, mean absolute error"] = float(np.abs(again - latents).mean())
         batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
         return found | {name: float(value) for name, value in decoder.scores(batches).items()}
 
-    def _drawer(self, model: DecoderModel) -> Callable[[int, str, Journal], None]:
+    def _renderer(self, model: DecoderModel) -> Callable[[int, str, Journal], None]:
         reconstructor = Reconstructor(model.decoder, self.encoder)
 
-        def draw(step: int, suffix: str, journal: Journal) -> None:
+        def render(step: int, suffix: str, journal: Journal) -> None:
             sheet = self._sheet(reconstructor, self.directory.samples / f"step-{step:08d}{suffix}.png")
             buffer = io.BytesIO()
             sheet.save(buffer, format="PNG")
-            journal.picture(step, f"reconstructions{suffix}", buffer.getvalue(), sheet.size)
+            journal.image(step, f"reconstructions{suffix}", buffer.getvalue(), sheet.size)
 
-        return draw
+        return render
 
     def _sheet(self, reconstructor: Reconstructor, path: Path) -> Any:
-        images, prompts, captions = self._pictures(unseen_split(self.dataset) or "train", SHOWN)
+        images, prompts, captions = self._images(eval_split(self.dataset) or "train", SHOWN)
         sheet, _ = reconstructions(reconstructor, images, prompts, captions)
         save_png(path, sheet, {"model": self.config.name})
         return sheet
@@ -272,32 +272,32 @@ class DecoderStage:
 def reconstructions(
     reconstructor: Reconstructor, images: np.ndarray, prompts: Sequence[Any], captions: list[str], seed: int = 0
 ) -> tuple[Any, np.ndarray]:
-    """Pictures uint8 (N, H, W, C), encoded and decoded.
+    """Images uint8 (N, H, W, C), encoded and decoded.
 
     Args:
         prompts: N inputs of the encoder, for a decoder that reads them.
         captions: N texts, which the sheet shows.
 
     Returns:
-        A sheet of the pictures, their latents where those can be looked at, and what is decoded of these; and the
+        A sheet of the images, their latents where those can be looked at, and what is decoded of these; and the
         latter, uint8 (N, H, W, C).
     """
     latents, made = reconstructor.reconstruct(images, prompts, seed=seed)
-    rows, names = [images, made], ["picture", "decoded"]
-    if reconstructor.decoder.latent_is_picture:
+    rows, names = [images, made], ["image", "decoded"]
+    if reconstructor.decoder.latent_is_image:
         rows.insert(1, _enlarged(latents, images.shape[1:3]))
         names.insert(1, "latent")
     return matrix(rows, names, captions), made
 
 
 def psnr(images: np.ndarray, others: np.ndarray) -> float:
-    """The mean over pictures uint8 (N, H, W, C) of the peak signal-to-noise ratio, in dB."""
+    """The mean over images uint8 (N, H, W, C) of the peak signal-to-noise ratio, in dB."""
     error = np.square(images.astype(np.float64) - others).mean(axis=(1, 2, 3))
     return float(np.mean(10.0 * np.log10(255.0**2 / np.maximum(error, 1e-10))))
 
 
 def _enlarged(latents: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """Latents (N, h, w, C) in [-1, 1] as pictures uint8 of `size`, each number a square of pixels."""
+    """Latents (N, h, w, C) in [-1, 1] as images uint8 of `size`, each number a square of pixels."""
     factor = size[0] // latents.shape[1]
     return to_uint8(latents.repeat(factor, axis=1).repeat(factor, axis=2))
 

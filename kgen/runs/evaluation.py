@@ -22,23 +22,23 @@ from kgen.plugins.faults import component_errors, reason
 from kgen.reporting.sheets import grid, save_png
 from kgen.runs.directory import RunDirectory
 from kgen.runs.inputs import read_dataset
-from kgen.runs.prompts import Prompts, prompts_to_draw
+from kgen.runs.prompts import Prompts, prompts_to_generate
 from kgen.runs.provenance import changed_data
 from kgen.runs.report import write_report
 from kgen.runs.scoring import Scores, in_split, open_metrics, score
 from kgen.storage.ownership import IMAGES
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 CHANGED = "changed data"
 """Part of the name of a split whose images or captions are not those of the training."""
 
 
-def finish(config: RunConfig, directory: RunDirectory, dataset: Dataset, say: Say = print) -> Scores:
+def finish(config: RunConfig, directory: RunDirectory, dataset: Dataset, log: Log = print) -> Scores:
     """Draws and scores with the saved pipeline, and writes the report. The run is marked as finished last."""
     pipeline = load(directory.model)
-    _draw(config, directory, pipeline, dataset)
-    return _publish(config, directory, dataset, score(config, pipeline, dataset), "", say)
+    _render(config, directory, pipeline, dataset)
+    return _publish(config, directory, dataset, score(config, pipeline, dataset), "", log)
 
 
 def is_finished(directory: RunDirectory) -> bool:
@@ -49,16 +49,16 @@ def is_finished(directory: RunDirectory) -> bool:
 
 @component_errors()
 def evaluate(
-    path: str | Path, overrides: Sequence[str] = (), *, allow_changed_data: bool = False, say: Say = print
+    path: str | Path, overrides: Sequence[str] = (), *, allow_changed_data: bool = False, log: Log = print
 ) -> Scores:
     """Draws the prompts of a finished run's dataset and scores the images; writes them into its report too.
 
     Args:
-        overrides: Of the run's configuration, such as ["evaluate.copies=4"]; kept in its `config.yaml`. Only what does
+        overrides: Of the run's configuration, such as ["evaluate.samples_per_prompt=4"]; kept in its `config.yaml`. Only what does
             not touch the training.
         allow_changed_data: Score also where the images or captions are no longer those of the training; the names of
             the splits then say so.
-        say: Gets a line about each thing that a reader of the scores should know.
+        log: Gets a line about each thing that a reader of the scores should know.
 
     Raises:
         RunError: the data have changed; another process is working on the run. ConfigError: an override that would
@@ -83,12 +83,12 @@ def evaluate(
             scores = {f"{split}, {CHANGED}": numbers for split, numbers in scores.items()}
         directory.prepare(config)
         if any(change.key.startswith("sample.") for change in changes):
-            _draw(config, directory, pipeline, dataset)
-        return _publish(config, directory, dataset, scores, other_data, say)
+            _render(config, directory, pipeline, dataset)
+        return _publish(config, directory, dataset, scores, other_data, log)
 
 
 def _publish(
-    config: RunConfig, directory: RunDirectory, dataset: Dataset, scores: Scores, other_data: str, say: Say
+    config: RunConfig, directory: RunDirectory, dataset: Dataset, scores: Scores, other_data: str, log: Log
 ) -> Scores:
     """Writes the scores and the report, marks the run as finished, and tells the plugins.
 
@@ -105,7 +105,7 @@ def _publish(
         if not math.isfinite(value)
     ]
     for note in notes:
-        say(f"note: {note}")
+        log(f"note: {note}")
     directory.write_scores(scores)
     directory.update_manifest(notes_on_scores=notes)
     write_report(directory, dataset.credit)
@@ -133,10 +133,10 @@ def _require_trained(directory: RunDirectory, config: RunConfig) -> None:
         raise ConfigError(f"fit.steps: {config.fit.steps} asks for more training: give it to 'kgen run'")
 
 
-def _draw(config: RunConfig, directory: RunDirectory, pipeline: Pipeline, dataset: Dataset) -> None:
+def _render(config: RunConfig, directory: RunDirectory, pipeline: Pipeline, dataset: Dataset) -> None:
     began = time.perf_counter()
-    prompts = prompts_to_draw(config, dataset, pipeline.encoder)
-    images = draw_prompts(config, pipeline, prompts)
+    prompts = prompts_to_generate(config, dataset, pipeline.encoder)
+    images = generate_prompts(config, pipeline, prompts)
     save_grid(config, directory.final_grid, prompts.texts, images)
     timings = {
         **directory.read_manifest("timings")["timings"],
@@ -145,7 +145,7 @@ def _draw(config: RunConfig, directory: RunDirectory, pipeline: Pipeline, datase
     directory.update_manifest(timings=timings)
 
 
-def draw_prompts(config: RunConfig, pipeline: Pipeline, prompts: Prompts) -> np.ndarray:
+def generate_prompts(config: RunConfig, pipeline: Pipeline, prompts: Prompts) -> np.ndarray:
     """One image of each prompt, as `sample` says: uint8 (N, H, W, C)."""
     sample = config.sample
     return pipeline.generate(prompts.inputs, seed=sample.seed, shared_noise=sample.shared_noise, **sample.options)

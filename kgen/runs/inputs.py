@@ -24,11 +24,11 @@ def read_dataset(component: ComponentConfig) -> Dataset:
     """The dataset that a configuration names. Raises DataError where it has nothing to train on."""
     dataset = make_dataset(component.choice)
     if not dataset.captions("train"):
-        raise DataError(f"dataset '{component.name}' has no pictures to train on: see its options")
+        raise DataError(f"dataset '{component.name}' has no images to train on: see its options")
     return dataset
 
 
-def unseen_split(dataset: Dataset) -> Split | None:
+def eval_split(dataset: Dataset) -> Split | None:
     """A split that training does not see: a validation split, else what was held out."""
     splits: tuple[Split, ...] = ("validation", "holdout")
     return next((split for split in splits if dataset.captions(split)), None)
@@ -41,7 +41,7 @@ def cache_folder() -> Path:
 
 
 def latents_of(decoder: Decoder, dataset: Dataset, split: Split) -> np.ndarray:
-    """What a trained decoder makes of all pictures of a split, computed once and kept: (N, *latent_space.shape)."""
+    """What a trained decoder makes of all images of a split, computed once and kept: (N, *latent_space.shape)."""
     cache = cached_latents(decoder, dataset, split, cache_folder())
     return cache.lookup(range(len(cache)))
 
@@ -53,8 +53,8 @@ class Inputs:
     Args:
         dataset: What to read.
         encoder: Of its captions, or of other fields; None: they are not read.
-        decoder: Whose latents training wants instead of pictures; None: pictures.
-        flip: Whether to show every picture mirrored too.
+        decoder: Whose latents training wants instead of images; None: images.
+        flip: Whether to show every image mirrored too.
     """
 
     dataset: Dataset
@@ -70,7 +70,7 @@ class Inputs:
         return condition_reader(self.encoder, inputs, cache_folder())
 
     def latents(self, split: Split, flip: bool) -> LatentCache | None:
-        """A trained decoder's latents, computed once for all pictures; None where the latents are the pictures."""
+        """A trained decoder's latents, computed once for all images; None where the latents are the images."""
         if self.decoder is None or self.decoder.lossless:
             return None
         return cached_latents(self.decoder, self.dataset, split, cache_folder(), flip=flip)
@@ -89,7 +89,7 @@ class Inputs:
             shards=shards,
         )
 
-    def unseen(self, batch_size: int) -> Loader | None:
+    def validation_loader(self, batch_size: int) -> Loader | None:
         """What to measure the loss on while training."""
-        split = unseen_split(self.dataset)
+        split = eval_split(self.dataset)
         return self.loader(split, batch_size) if split else None

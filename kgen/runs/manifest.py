@@ -40,7 +40,7 @@ class Data(TypedDict):
 
     __pydantic_config__ = OPEN  # type: ignore[misc]
     fingerprint: str
-    pictures: int
+    images: int
 
 
 class Timings(TypedDict):

@@ -35,9 +35,9 @@ from kgen.pipeline.pipeline import Pipeline
 from kgen.pipeline.sampler import noise_spec, validate_options
 from kgen.pixels import floats, to_uint8
 from kgen.plugins.faults import address, component_errors
-from kgen.random import draw, noise_keys
+from kgen.random import noise_keys, sample
 from kgen.runs.decoder_stage import SplitImages
-from kgen.runs.prompts import prompts_to_draw
+from kgen.runs.prompts import prompts_to_generate
 from kgen.runs.scoring import Metrics, open_metrics
 from kgen.spaces import Space
 from kgen.training.journal import Journal, read_rows
@@ -73,7 +73,7 @@ def preflight(config: RunConfig, dataset: Dataset, decoder_data: Dataset | None,
     """
     metrics = open_metrics(config, dataset)
     require_fields(encoder, dataset)
-    prompts = prompts_to_draw(config, dataset, encoder).inputs
+    prompts = prompts_to_generate(config, dataset, encoder).inputs
     _tokenize_all(dataset, encoder)
     encoder.tokenize(prompts)
     decoder = make_decoder(config.decoder.choice, dataset.image_space, encoder.condition_space)
@@ -90,8 +90,8 @@ def preflight(config: RunConfig, dataset: Dataset, decoder_data: Dataset | None,
     )
     losses = _try_losses(pipeline, latents, inputs)
     _try_journal(losses)
-    drawn = _try_drawing(config, pipeline, _two(prompts))
-    if config.evaluate.likelihood.pictures:
+    drawn = _try_generation(config, pipeline, _two(prompts))
+    if config.evaluate.likelihood.images:
         _try_likelihood(config, pipeline, images, inputs)
     _try_metrics(metrics, drawn, dataset)
     _try_saving(pipeline)
@@ -115,7 +115,7 @@ def _try_decoder_stage(decoder: Decoder, data: Dataset, encoder: Encoder) -> Non
     condition = _condition(encoder, inputs) if reads_text(decoder) else {}
     # without losses, calibration is all of the training, and may need more than two images (as many as components, say)
     batches = [images] if has_losses(type(decoder)) else SplitImages(data, "train")
-    decoder.initialise(batches)
+    decoder.initialize(batches)
     if has_losses(type(decoder)):
         losses = decoder.compute_losses(floats(ops.convert_to_tensor(images)), condition, training=True)
         _check_losses(losses, decoder)
@@ -187,7 +187,7 @@ def _try_journal(losses: Mapping[str, np.ndarray]) -> None:
 # ---- sampling and scoring ----------------------------------------------------------------------------------------
 
 
-def _try_drawing(config: RunConfig, pipeline: Pipeline, prompts: Sequence[Any]) -> np.ndarray:
+def _try_generation(config: RunConfig, pipeline: Pipeline, prompts: Sequence[Any]) -> np.ndarray:
     """Two images uint8 (2, H, W, C), as the untrained pipeline draws them."""
     encoder, generator, decoder = pipeline.encoder, pipeline.generator, pipeline.decoder
     given = dict(config.sample.options)
@@ -199,12 +199,14 @@ def _try_drawing(config: RunConfig, pipeline: Pipeline, prompts: Sequence[Any]) 
     condition, null = _condition(encoder, prompts), _condition(encoder, [encoder.null] * TRIED)
 
     def generate(own: dict[str, Any]) -> Any:
-        noise = _tensors(draw(noise_spec(generator, own), keys))
-        run = as_graph(lambda: generator.generate(condition, null, noise, **own), generator.drawing_steps(**own) > LONG)
+        noise = _tensors(sample(noise_spec(generator, own), keys))
+        run = as_graph(
+            lambda: generator.generate(condition, null, noise, **own), generator.num_sampling_steps(**own) > LONG
+        )
         return _check_in_space(run(), generator.space, generator, "generate")
 
     def decode(own: dict[str, Any]) -> Any:
-        noise = _tensors(draw(noise_spec(decoder, own), keys))
+        noise = _tensors(sample(noise_spec(decoder, own), keys))
         run = as_graph(lambda: decoder.decode(latents, condition, noise, **own), own.get("steps", 1) > LONG)
         return _check_in_space(run(), decoder.image_space, decoder, "decode")
 

@@ -57,7 +57,7 @@ def written(encoder: Encoder, prompts: Sequence[Any]) -> Prompts:
     return Prompts(parse_prompts(encoder, prompts), [shown(prompt) for prompt in prompts])
 
 
-def prompts_to_draw(config: RunConfig, dataset: Dataset, encoder: Encoder) -> Prompts:
+def prompts_to_generate(config: RunConfig, dataset: Dataset, encoder: Encoder) -> Prompts:
     """The prompts of a run's grids: those configured, else different ones of the dataset's, held-out ones last.
 
     Where all examples have the same, it stands there as often as there is room, for as many different images.

@@ -30,7 +30,7 @@ def describe(config: RunConfig, directory: RunDirectory, dataset: Dataset) -> No
         encoders=[_origin(registry().find("encoder", joined.name)) for joined in config.encoder.joined],
         data={
             "fingerprint": dataset.fingerprint(),
-            "pictures": len(dataset.captions("train")),
+            "images": len(dataset.captions("train")),
             "validation": len(dataset.captions("validation")),
             "held_out": len(dataset.captions("holdout")),
             "skipped": [f"{p.where}: {p.what}" for p in dataset.problems()],

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kgen.reporting.page import Figure, picture, plot, render
+from kgen.reporting.page import Figure, image, plot, render
 from kgen.reporting.plot import Line, line_plot
 from kgen.runs.directory import RunDirectory
 from kgen.runs.manifest import TRAINED
@@ -23,14 +23,14 @@ def write_report(directory: RunDirectory, credit: str) -> None:
     """Writes the page from what lies in the run directory.
 
     Args:
-        credit: The credit line that the pictures' licence asks for.
+        credit: The credit line that the images' license asks for.
     """
     manifest = directory.read_manifest(*TRAINED)
     page = render(
         "run.html",
         title=manifest["name"],
         manifest=manifest,
-        final=picture(directory.final_grid, "drawn after the last step"),
+        final=image(directory.final_grid, "drawn after the last step"),
         scores=[
             (split, name, f"{value:.3f}")
             for split, numbers in directory.read_scores().items()
@@ -60,7 +60,7 @@ def _decoder(stage: RunDirectory) -> dict[str, Any] | None:
     manifest = stage.read_manifest("scores", "timings")
     scores = {**manifest["scores"], "training seconds": manifest["timings"]["training_seconds"]}
     return {
-        "final": picture(stage.final_grid, "after the last step"),
+        "final": image(stage.final_grid, "after the last step"),
         "scores": [(name, f"{v:.3f}" if isinstance(v, float) else v) for name, v in scores.items()],
         "loss": _loss(read_rows(stage.metrics)),
         "samples": _over_time(stage),
@@ -68,14 +68,14 @@ def _decoder(stage: RunDirectory) -> dict[str, Any] | None:
 
 
 def _over_time(directory: RunDirectory) -> list[Figure]:
-    """What was drawn during training: at most MAX_GRIDS pictures, evenly over time; of raw weights only where there
+    """What was drawn during training: at most MAX_GRIDS images, evenly over time; of raw weights only where there
     are no others.
     """
     paths = sorted(directory.samples.glob("step-*.png"))
     paths = [path for path in paths if not path.stem.endswith("-raw")] or paths
     if len(paths) > MAX_GRIDS:
         paths = [paths[round(i * (len(paths) - 1) / (MAX_GRIDS - 1))] for i in range(MAX_GRIDS)]
-    return [shown for path in paths if (shown := picture(path, _caption(path)))]
+    return [shown for path in paths if (shown := image(path, _caption(path)))]
 
 
 def _caption(path: Path) -> str:

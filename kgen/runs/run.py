@@ -26,12 +26,12 @@ from kgen.plugins.faults import component_errors
 from kgen.random import seed_everything
 from kgen.runs.decoder_stage import DecoderStage, needs_stage
 from kgen.runs.directory import RunDirectory
-from kgen.runs.evaluation import draw_prompts, finish, is_finished, save_grid
+from kgen.runs.evaluation import finish, generate_prompts, is_finished, save_grid
 from kgen.runs.first_lines import first_lines, unread_captions
 from kgen.runs.initial import describe_initial, initial_assets, load_initial
 from kgen.runs.inputs import Inputs, read_dataset
 from kgen.runs.preflight import preflight
-from kgen.runs.prompts import prompts_to_draw
+from kgen.runs.prompts import prompts_to_generate
 from kgen.runs.provenance import changed_data, describe
 from kgen.runs.scoring import Scores
 from kgen.storage.files import atomic_folder
@@ -42,13 +42,13 @@ from kgen.training.journal import Journal, Listener
 from kgen.training.optimizer import WarmUp
 
 Stage = Literal["decoder"]
-Say = Callable[[str], None]
-Listen = Callable[[str, int], Listener]
+Log = Callable[[str], None]
+OnMetrics = Callable[[str, int], Listener]
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run left behind; `scores` are empty where it ended before its pictures were scored."""
+    """What a run left behind; `scores` are empty where it ended before its images were scored."""
 
     directory: Path
     grid: Path
@@ -65,8 +65,8 @@ def run(
     *,
     stage: Stage | None = None,
     allow_changed_data: bool = False,
-    say: Say = print,
-    listen: Listen | None = None,
+    log: Log = print,
+    on_metrics: OnMetrics | None = None,
 ) -> RunResult:
     """Trains what the configuration describes, or goes on where an earlier process stopped.
 
@@ -80,8 +80,8 @@ def run(
             changed that it depends on, unless the stage is "decoder".
         stage: Stop after this stage, "decoder".
         allow_changed_data: Go on with the images and captions as they are now, where they have changed.
-        say: Gets a line about each thing that begins.
-        listen: Is told of each training that begins, by name and number of steps; what it returns is told of every row
+        log: Gets a line about each thing that begins.
+        on_metrics: Is told of each training that begins, by name and number of steps; what it returns is told of every row
             of that training's journal: step and values.
 
     Raises:
@@ -97,7 +97,7 @@ def run(
             return _result(directory, config.fit.steps, directory.read_scores())
         distribution = open_distribution(config.distribute)
         stack.enter_context(precision(config.precision))
-        runner = _Runner(config, directory, distribution, say, listen)
+        runner = _Runner(config, directory, distribution, log, on_metrics)
         changed = "" if restart else changed_data(directory, runner.dataset, allow_changed_data)
         trained = not restart and directory.is_trained(config.fit.steps)
         if not trained or stage == "decoder":
@@ -105,7 +105,7 @@ def run(
         older = None
         if restart and directory.config.is_file():
             older = stack.enter_context(directory.moved_aside())
-            say(f"the older run was moved to {older}")
+            log(f"the older run was moved to {older}")
         runner.start(changes, changed, allow_changed_data)
         if not trained or stage == "decoder":
             progress = runner.prepare_decoder(older if stage is None else None)
@@ -114,8 +114,8 @@ def run(
             runner.train()
         if not distribution.is_chief:
             return _result(directory, config.fit.steps, {})
-        say("drawing the final images, and scoring")
-        return _result(directory, config.fit.steps, finish(config, directory, runner.dataset, say))
+        log("drawing the final images, and scoring")
+        return _result(directory, config.fit.steps, finish(config, directory, runner.dataset, log))
 
 
 def _going_on(directory: RunDirectory, changes: Sequence[Change], config: RunConfig) -> Iterator[str]:
@@ -179,13 +179,18 @@ class _Runner:
     """The trainings of one run, in their order."""
 
     def __init__(
-        self, config: RunConfig, directory: RunDirectory, distribution: Distribution, say: Say, listen: Listen | None
+        self,
+        config: RunConfig,
+        directory: RunDirectory,
+        distribution: Distribution,
+        log: Log,
+        on_metrics: OnMetrics | None,
     ) -> None:
         self.config = config
         self.directory = directory
         self.distribution = distribution
-        self.say = say
-        self.listen = listen
+        self.log = log
+        self.on_metrics = on_metrics
         self.dataset = read_dataset(config.data)
         self.decoder_data = _decoder_data(config, self.dataset)
         self.unread: list[str] = []
@@ -220,10 +225,10 @@ class _Runner:
         config, directory = self.config, self.directory
         self.changed_data = allow_changed_data
         if changed:
-            self.say(f"going on with changed images or captions ({changed})")
+            self.log(f"going on with changed images or captions ({changed})")
         data = first_lines(config, self.dataset, self.decoder_data)
         for line in (*_going_on(directory, changes, config), *data, *self.unread):
-            self.say(line)
+            self.log(line)
         directory.prepare(config)
         if self.distribution.is_chief:
             if changed:
@@ -244,14 +249,14 @@ class _Runner:
             return Progress(0, False, 0.0)
         own = self.config.decoder
         if older is not None and own.source is None:
-            self.stage.reuse(older, self.say)
+            self.stage.reuse_previous(older, self.log)
         if own.source is not None:
-            self.stage.take(self.say)
+            self.stage.import_from_run(self.log)
             return Progress(0, False, 0.0)
         if own.fit is None:
-            return self.stage.calibrate(self.say, self.changed_data)
+            return self.stage.calibrate(self.log, self.changed_data)
         listener = self._listener("decoder", own.fit.steps, self.stage.finished)
-        progress = self.stage.train(self.distribution, self.say, listener, self.changed_data)
+        progress = self.stage.train(self.distribution, self.log, listener, self.changed_data)
         self._stop_if_interrupted(progress, own.fit.steps, "the decoder's ")
         return progress
 
@@ -265,7 +270,7 @@ class _Runner:
             if config.init is not None and not directory.newest_step:
                 load_initial(config, pipeline)
             compile_model(pipeline, config.fit)
-        self.say(f"{sum(int(np.prod(v.shape)) for v in pipeline.trainable_variables):,} weights to train")
+        self.log(f"{sum(int(np.prod(v.shape)) for v in pipeline.trainable_variables):,} weights to train")
         inputs = Inputs(dataset, pipeline.encoder, pipeline.decoder, config.fit.flip)
         alone = distribution.workers == 1
         listener = self._listener("training", config.fit.steps)
@@ -274,11 +279,11 @@ class _Runner:
             config.fit,
             directory.path,
             data=inputs.loader("train", config.fit.batch_size, distribution.worker, distribution.workers),
-            validation=inputs.unseen(config.fit.batch_size) if alone else None,
+            validation=inputs.validation_loader(config.fit.batch_size) if alone else None,
             distribution=distribution,
             seed=config.seed,
             sample_every=config.sample.every,
-            draw=_drawer(config, directory, pipeline, dataset) if alone else None,
+            render=_renderer(config, directory, pipeline, dataset) if alone else None,
             listeners=[listener] if listener else [],
         )
         self._stop_if_interrupted(progress, config.fit.steps)
@@ -293,7 +298,7 @@ class _Runner:
         return _encoder(self.config, self.dataset, self.directory if self.distribution.is_chief else None)
 
     def _listener(self, name: str, steps: int, finished: bool = False) -> Listener | None:
-        return None if self.listen is None or finished else self.listen(name, steps)
+        return None if self.on_metrics is None or finished else self.on_metrics(name, steps)
 
     def _stop_if_interrupted(self, progress: Progress, steps: int, whose: str = "") -> None:
         if progress.interrupted:
@@ -314,7 +319,7 @@ def _decoder_data(config: RunConfig, dataset: Dataset) -> Dataset | None:
         return None
     data = dataset if own.data is None else read_dataset(own.data)
     if data.image_space != dataset.image_space:
-        raise ConfigError(f"decoder.data: its pictures are {data.image_space}, but the run's are {dataset.image_space}")
+        raise ConfigError(f"decoder.data: its images are {data.image_space}, but the run's are {dataset.image_space}")
     return data
 
 
@@ -350,16 +355,16 @@ def _encoder(config: RunConfig, dataset: Dataset, directory: RunDirectory | None
     return encoder
 
 
-def _drawer(
+def _renderer(
     config: RunConfig, directory: RunDirectory, pipeline: Pipeline, dataset: Dataset
 ) -> Callable[[int, str, Journal], None]:
-    prompts = prompts_to_draw(config, dataset, pipeline.encoder)
+    prompts = prompts_to_generate(config, dataset, pipeline.encoder)
 
-    def draw(step: int, suffix: str, journal: Journal) -> None:
-        images = draw_prompts(config, pipeline, prompts)
+    def render(step: int, suffix: str, journal: Journal) -> None:
+        images = generate_prompts(config, pipeline, prompts)
         sheet = save_grid(config, directory.samples / f"step-{step:08d}{suffix}.png", prompts.texts, images)
         buffer = io.BytesIO()
         sheet.save(buffer, format="PNG")
-        journal.picture(step, f"samples{suffix}", buffer.getvalue(), sheet.size)
+        journal.image(step, f"samples{suffix}", buffer.getvalue(), sheet.size)
 
-    return draw
+    return render

@@ -1,4 +1,4 @@
-"""Scores a trained pipeline: its pictures by metrics, other pictures by their likelihood."""
+"""Scores a trained pipeline: its images by metrics, other images by their likelihood."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BITS = "bits per dimension"
 
 def score(config: RunConfig, pipeline: Pipeline, dataset: Dataset) -> Scores:
     """Scores by split ("train": prompts that were trained on; "holdout"), each metric's numbers under its name."""
-    scores = score_drawn(config, pipeline, dataset, open_metrics(config, dataset), config.sample.options)
+    scores = score_generated(config, pipeline, dataset, open_metrics(config, dataset), config.sample.options)
     for measured, bits in _likelihood(config, pipeline, dataset).items():
         scores.setdefault(measured, {}).update(bits)
     return scores
@@ -58,10 +58,10 @@ def open_metrics(config: RunConfig, dataset: Dataset) -> Metrics:
     return metrics
 
 
-def score_drawn(
+def score_generated(
     config: RunConfig, pipeline: Pipeline, dataset: Dataset, metrics: Metrics, options: Mapping[str, Any]
 ) -> Scores:
-    """Draws the prompts of each split that `evaluate` asks for, and scores the pictures by the metrics.
+    """Draws the prompts of each split that `evaluate` asks for, and scores the images by the metrics.
 
     Args:
         options: To draw with, in place of the run's own.
@@ -69,10 +69,10 @@ def score_drawn(
     scores: Scores = {}
     splits: tuple[Split, ...] = ("train", "holdout")
     for split in splits:
-        prompts = prompts_to_score(dataset, split, pipeline.encoder, config.evaluate.limit) if metrics else None
+        prompts = prompts_to_score(dataset, split, pipeline.encoder, config.evaluate.max_prompts) if metrics else None
         if not prompts:
             continue
-        copies = config.evaluate.copies
+        copies = config.evaluate.samples_per_prompt
         images = pipeline.generate(
             prompts.inputs, n=copies, seed=config.sample.seed, batch_size=config.evaluate.batch_size, **options
         )
@@ -104,11 +104,11 @@ def in_split(name: str, split: str) -> str:
 def _likelihood(config: RunConfig, pipeline: Pipeline, dataset: Dataset) -> Scores:
     """Bits per dimension, by the split whose images were measured; empty where the configuration asks for none."""
     wanted = config.evaluate.likelihood
-    if not wanted.pictures:
+    if not wanted.images:
         return {}
     splits: tuple[Split, ...] = ("validation", "holdout", "train")
     split = next(s for s in splits if dataset.captions(s))
-    rows = range(min(wanted.pictures, len(dataset.captions(split))))
+    rows = range(min(wanted.images, len(dataset.captions(split))))
     images, inputs = (
         [values[row] for row in rows]
         for values in (dataset.values(split, "image"), EncoderInputs(dataset, split, pipeline.encoder.fields))

@@ -93,11 +93,11 @@ def check_method_options(function: Callable[..., Any], given: Mapping[str, Any])
     check_signature(function)
     kinds = [parameter.kind for parameter in inspect.signature(function).parameters.values()]
     assert inspect.Parameter.VAR_KEYWORD not in kinds, (
-        f"{function.__qualname__} takes **kwargs, so that a misspelt option goes unseen: name its options"
+        f"{function.__qualname__} takes **kwargs, so that a misspelled option goes unseen: name its options"
     )
     for option, parameter in options(function).items():
         assert parameter.default is not parameter.empty, (
-            f"{function.__qualname__}: option '{option}' has no default, so that pictures cannot be made without it"
+            f"{function.__qualname__}: option '{option}' has no default, so that images cannot be made without it"
         )
     try:
         option_model(function, function.__qualname__)(**given)

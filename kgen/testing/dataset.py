@@ -17,8 +17,8 @@ from kgen.testing.configuration import ConfigurationConformance, rebuild
 class DatasetConformance(ConfigurationConformance):
     """Checks a dataset: subclass it, and give `build`, which returns a small one (or a small part of it)."""
 
-    pictures: ClassVar[int] = 24
-    """How many pictures a split to read at most."""
+    images: ClassVar[int] = 24
+    """How many images a split to read at most."""
 
     def build(self) -> Dataset:
         raise NotImplementedError(f"{type(self).__name__}.build must return a small dataset")
@@ -36,7 +36,7 @@ class DatasetConformance(ConfigurationConformance):
         found: list[tuple[Split, int]] = []
         for split in SPLITS:
             count = len(dataset.captions(split))
-            found += [(split, i) for i in sorted({int(n) for n in np.linspace(0, count - 1, self.pictures)}) if count]
+            found += [(split, i) for i in sorted({int(n) for n in np.linspace(0, count - 1, self.images)}) if count]
         return found
 
     def test_captions_are_texts(self) -> None:
@@ -63,7 +63,7 @@ class DatasetConformance(ConfigurationConformance):
             dataset.values("train", "no such field")
             raise AssertionError(f"{name}.values must raise DataError for a field that is not there")
 
-    def test_pictures_are_what_the_space_says(self) -> None:
+    def test_images_are_what_the_space_says(self) -> None:
         dataset = self.build()
         space = dataset.image_space
         assert space.kind == "continuous" and len(space.shape) == 3, (
@@ -72,15 +72,15 @@ class DatasetConformance(ConfigurationConformance):
         for split, index in self._some(dataset):
             image = dataset.image(split, index)
             assert type(image) is np.ndarray and image.dtype == np.uint8, (
-                f"picture {index} of '{split}' must be a numpy array of uint8, not {type(image)} of "
+                f"image {index} of '{split}' must be a numpy array of uint8, not {type(image)} of "
                 f"{getattr(image, 'dtype', '?')}"
             )
-            assert image.shape == space.shape, f"picture {index} of '{split}' is {image.shape}, not {space.shape}"
+            assert image.shape == space.shape, f"image {index} of '{split}' is {image.shape}, not {space.shape}"
 
-    def test_pictures_differ(self) -> None:
+    def test_images_differ(self) -> None:
         dataset = self.build()
-        pictures = [dataset.image(*where).tobytes() for where in self._some(dataset)]
-        assert len(pictures) == 1 or len(set(pictures)) > 1, "all pictures are the same"
+        images = [dataset.image(*where).tobytes() for where in self._some(dataset)]
+        assert len(images) == 1 or len(set(images)) > 1, "all images are the same"
 
     def test_reading_is_deterministic(self) -> None:
         """Example i is always the same: in another process, another order, after its array was written to."""
@@ -98,8 +98,8 @@ class DatasetConformance(ConfigurationConformance):
         after = [first.image(*w) for w in where]
         other = [second.image(*w) for w in reversed(where)][::-1]
         for w, a, b, c in zip(where, before, after, other, strict=True):
-            assert np.array_equal(a, b), f"picture {w} differs when it is read again, after its array was written to"
-            assert np.array_equal(a, c), f"picture {w} differs between two datasets of the same options"
+            assert np.array_equal(a, b), f"image {w} differs when it is read again, after its array was written to"
+            assert np.array_equal(a, c), f"image {w} differs between two datasets of the same options"
 
     def test_reading_is_thread_safe(self) -> None:
         dataset = self.build()
@@ -108,7 +108,7 @@ class DatasetConformance(ConfigurationConformance):
         with ThreadPoolExecutor(8) as pool:
             found = list(pool.map(lambda w: dataset.example(*w), where))
         for (split, index), image, example in zip(where, expected, found, strict=True):
-            assert np.array_equal(image, example["image"]), f"picture {index} of '{split}' differs by thread"
+            assert np.array_equal(image, example["image"]), f"image {index} of '{split}' differs by thread"
             assert example["caption"] == dataset.captions(split)[index], (
                 f"caption {index} of '{split}' differs by thread"
             )

@@ -13,7 +13,7 @@ import numpy as np
 from kgen.backend.devices import create_weights
 from kgen.contracts.decoder import Decoder
 from kgen.options import split_options
-from kgen.random import draw
+from kgen.random import sample
 from kgen.spaces import ConditionSpace
 from kgen.testing.bench import Bench
 from kgen.testing.configuration import check_method_options
@@ -45,7 +45,7 @@ class DecoderConformance(LossConformance):
     where there is no `calibrate`."""
 
     tolerance: ClassVar[float] = 1e-4
-    """How far a latent or picture may differ alone and in a batch."""
+    """How far a latent or image may differ alone and in a batch."""
 
     # ---- losses, where the decoder is trained ---------------------------------------------------------------------
 
@@ -68,7 +68,7 @@ class DecoderConformance(LossConformance):
     def ready(self) -> Decoder:
         """With all its weights, and what it learns of the images, as before and after a training."""
         component = self._with_weights(self.build())
-        component.initialise(Images(component.image_space))
+        component.initialize(Images(component.image_space))
         component.calibrate(Images(component.image_space))
         return component
 
@@ -83,7 +83,7 @@ class DecoderConformance(LossConformance):
 
     def _call(self, component: Decoder, batch: Batch) -> None:
         latent = component.encode(batch["images"])
-        noise = tensors(draw(component.noise_spec(), [(0, copy) for copy in range(BATCH)]))
+        noise = tensors(sample(component.noise_spec(), [(0, copy) for copy in range(BATCH)]))
         component.decode(latent, batch["condition"], noise)
 
     # ---- both directions ------------------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ class DecoderConformance(LossConformance):
 
     def _decoding_batch(self, bench: Bench, given: Options) -> Batch:
         images = self.loss_batch(bench.component)["images"]
-        noise = draw(bench.component.noise_spec(**given), [(0, copy) for copy in range(BATCH)])
+        noise = sample(bench.component.noise_spec(**given), [(0, copy) for copy in range(BATCH)])
         return {
             "latent": self._encode(bench, images),
             "condition": random_conditions(self.condition_space, BATCH, 0),
@@ -157,7 +157,7 @@ class DecoderConformance(LossConformance):
         are."""
         bench = self.bench()
         component = bench.component
-        if component.latent_space.kind == "tokens" or component.latent_is_picture:
+        if component.latent_space.kind == "tokens" or component.latent_is_image:
             return
         images = np.concatenate(list(Images(component.image_space))).astype("float32") / 127.5 - 1.0
         deviation = float(np.concatenate([self._encode(bench, images[i : i + 4]) for i in range(0, 24, 4)]).std())

@@ -180,7 +180,7 @@ class EncoderConformance(Benched):
                 f"'{name}' of {self.inputs[0]!r} and {self.inputs[1]!r} is {'the same' if same else 'different'}"
             )
 
-    def test_batch_neighbours_change_nothing(self) -> None:
+    def test_batch_neighbors_change_nothing(self) -> None:
         """Neither padding nor statistics of the batch leak into a condition."""
         bench = self.bench(perturbed=True)
         together = self._encode(bench, self.hard_inputs)

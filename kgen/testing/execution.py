@@ -224,7 +224,7 @@ class Descent:
 
     Args:
         layer: All of whose weights exist.
-        losses: Batch of tensors -> losses by name, of which the mean of "loss" is minimised.
+        losses: Batch of tensors -> losses by name, of which the mean of "loss" is minimized.
     """
 
     LONGEST = 10.0

@@ -13,7 +13,7 @@ from keras import ops
 from kgen.backend.precision import precision
 from kgen.contracts.generator import Generator
 from kgen.options import options, split_options
-from kgen.random import NoiseSpec, draw
+from kgen.random import NoiseSpec, sample
 from kgen.testing.bench import Bench
 from kgen.testing.configuration import allows, check_method_options
 from kgen.testing.execution import Tensor, arrays, as_arrays, check_built, outline, reseed, rows
@@ -36,7 +36,7 @@ class GeneratorConformance(LossConformance):
     """False for a generator that ignores its condition."""
 
     deterministic: ClassVar[bool] = False
-    """True for a generator that makes the same picture whatever the noise."""
+    """True for a generator that makes the same image whatever the noise."""
 
     learns: ClassVar[bool] = True
     """False for a generator that a short training on one image need not bring nearer to it; say why."""
@@ -45,7 +45,7 @@ class GeneratorConformance(LossConformance):
     """That training must reduce the distance of the samples from the image to this share of it, or less."""
 
     tolerance: ClassVar[float] = 1e-4
-    """How far a picture may differ alone and in a batch."""
+    """How far an image may differ alone and in a batch."""
 
     # ---- training -------------------------------------------------------------------------------------------------
 
@@ -87,7 +87,7 @@ class GeneratorConformance(LossConformance):
 
     def _samples(self, bench: Bench, batch: Batch, given: Options, traced: bool = True) -> Tensor:
         """The same as tensors; not traced where that is costly, unless `traced`."""
-        source = [name for name in ("source", "region") if name in batch]
+        source = [name for name in ("source", "edit_mask") if name in batch]
         name, function, arguments = self._program(bench.component, batch, given)
         try:
             if traced:
@@ -107,7 +107,7 @@ class GeneratorConformance(LossConformance):
         static, numbers = split_options(type(component).generate, given)
 
         def function(b: Batch) -> Tensor:
-            source = {name: b[name] for name in ("source", "region") if name in b}
+            source = {name: b[name] for name in ("source", "edit_mask") if name in b}
             noise = b.get("noise", {})
             return component.generate(b["condition"], b["null"], noise, **source, **static, **b.get("numbers", {}))
 
@@ -122,7 +122,7 @@ class GeneratorConformance(LossConformance):
     def _sampling_batch(self, component: Generator, given: Options, seed: int = 0) -> Batch:
         condition = random_conditions(component.condition_space, BATCH, seed=0)
         null = rows(random_conditions(component.condition_space, 1, seed=9), [0] * BATCH)
-        noise = draw(component.noise_spec(**given), [(seed, copy) for copy in range(BATCH)])
+        noise = sample(component.noise_spec(**given), [(seed, copy) for copy in range(BATCH)])
         return {"condition": condition, "null": null, **({"noise": noise} if noise else {})}
 
     def test_generate_options(self) -> None:
@@ -150,7 +150,7 @@ class GeneratorConformance(LossConformance):
         check_built(component)
 
     def test_same_noise_same_sample(self) -> None:
-        """Pictures depend on the noise that they are given alone, not on any state or seed of the generator."""
+        """Images depend on the noise that they are given alone, not on any state or seed of the generator."""
         bench = self.bench(perturbed=True)
         for given in self.generate_options:
             batch = self._sampling_batch(bench.component, given)
@@ -172,14 +172,14 @@ class GeneratorConformance(LossConformance):
             assert self.deterministic or not same, f"generate({_show(given)}) makes the same sample from other noise"
 
     def test_alone_as_in_a_batch(self) -> None:
-        """A picture depends on its own row of the arguments alone."""
+        """An image depends on its own row of the arguments alone."""
         bench = self.bench(perturbed=True)
         for number, given in enumerate(self.generate_options):
             batch = self._sampling_batch(bench.component, given)
             together = self._generate(bench, batch, given)
             others = self._sampling_batch(bench.component, given, seed=1)
-            neighbours = keras.tree.map_structure(lambda a, b: np.concatenate([a[:1], b[:0:-1]]), batch, others)
-            found = [(0, self._generate(bench, neighbours, given))]
+            neighbors = keras.tree.map_structure(lambda a, b: np.concatenate([a[:1], b[:0:-1]]), batch, others)
+            found = [(0, self._generate(bench, neighbors, given))]
             if keras.backend.backend() != "jax" or number == 0:  # which compiles for every size of a batch
                 alone = [(i, rows(batch, slice(i, i + 1))) for i in (0, BATCH - 1)]
                 found += [(i, self._generate(bench, one, given)) for i, one in alone]
@@ -189,15 +189,15 @@ class GeneratorConformance(LossConformance):
                     together[index],
                     rtol=0,
                     atol=self.tolerance,
-                    err_msg=f"generate({_show(given)}): picture {index} differs alone and in a batch",
+                    err_msg=f"generate({_show(given)}): image {index} differs alone and in a batch",
                 )
 
     def test_guidance_as_declared(self) -> None:
         bench = self.bench(perturbed=True)
         component = bench.component
         named = "guidance" in options(type(component).generate)
-        assert named == component.guidable, (
-            f"guidable is {component.guidable}, but generate {'takes' if named else 'does not take'} 'guidance'"
+        assert named == component.supports_guidance, (
+            f"supports_guidance is {component.supports_guidance}, but generate {'takes' if named else 'does not take'} 'guidance'"
         )
         if not named:
             return
@@ -237,7 +237,7 @@ class GeneratorConformance(LossConformance):
 
     def test_condition_and_null_condition_matter(self) -> None:
         bench = self.bench(perturbed=True)
-        guided = bench.component.guidable
+        guided = bench.component.supports_guidance
         for given in self.generate_options if self.conditional else ():
             batch = self._sampling_batch(bench.component, given)
             loud = {**batch, "condition": _louder(batch["condition"]), "null": _louder(batch["null"])}
@@ -297,30 +297,36 @@ class GeneratorConformance(LossConformance):
     def test_edits_as_declared(self) -> None:
         component = self.example()
         known = inspect.signature(type(component).generate).parameters
-        for declared, argument in (("edits", "source"), ("inpaints", "region")):
+        for declared, argument in (("supports_img2img", "source"), ("supports_inpainting", "edit_mask")):
             assert (argument in known) == getattr(component, declared), (
                 f"{declared} is {getattr(component, declared)}, but generate "
                 f"{'takes' if argument in known else 'does not take'} '{argument}'"
             )
-        assert "strength" in known or not component.edits, "edits is True, but generate does not take 'strength'"
-        assert component.edits or not component.inpaints, "inpaints is True, but edits is not"
+        assert "strength" in known or not component.supports_img2img, (
+            "supports_img2img is True, but generate does not take 'strength'"
+        )
+        assert component.supports_img2img or not component.supports_inpainting, (
+            "supports_inpainting is True, but supports_img2img is not"
+        )
 
     def test_draws_a_region_anew_and_keeps_the_rest(self) -> None:
         bench = self.bench(perturbed=True)
         component = bench.component
-        if not component.inpaints or len(component.space.shape) < 2:  # a sequence has no region
+        if not component.supports_inpainting or len(component.space.shape) < 2:  # a sequence has no region
             return
         source = random_latents(component.space, BATCH, 2)
-        region = np.random.default_rng(0).random((BATCH, *component.space.shape[:2])) < 0.5  # another for each row
+        edit_mask = np.random.default_rng(0).random((BATCH, *component.space.shape[:2])) < 0.5  # another for each row
         for given in self.generate_options:
-            batch = {**self._sampling_batch(component, given), "source": source, "region": region}
+            batch = {**self._sampling_batch(component, given), "source": source, "edit_mask": edit_mask}
             x = self._generate(bench, batch, given)
             check_in_space(x, component.space, BATCH, f"generate({_show(given)}) of a region")
-            assert np.array_equal(x[~region], source[~region]), f"generate({_show(given)}) changes more than its region"
+            assert np.array_equal(x[~edit_mask], source[~edit_mask]), (
+                f"generate({_show(given)}) changes more than its region"
+            )
             assert not np.array_equal(x, source), f"generate({_show(given)}) draws nothing of its region anew"
             other = self._generate(bench, rows(batch, [3, 1, 0, 2]), given)
             np.testing.assert_allclose(
-                other[1], x[1], rtol=0, atol=self.tolerance, err_msg="a region changes with its neighbours in the batch"
+                other[1], x[1], rtol=0, atol=self.tolerance, err_msg="a region changes with its neighbors in the batch"
             )
 
     # ---- likelihood -----------------------------------------------------------------------------------------------

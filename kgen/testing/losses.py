@@ -37,7 +37,7 @@ Batch = dict[str, Any]
 
 BATCH = 4
 
-DRAWS = 16
+SAMPLES = 16
 """How often the noise of every example is drawn, for the estimate of a typical loss."""
 
 Check = Callable[[Any], None]
@@ -72,12 +72,12 @@ class LossConformance(Benched):
     no_gradient: ClassVar[tuple[str, ...]] = ()
     """Patterns of the paths of trainable weights that rightly have no gradient, such as ``*/codebook``."""
 
-    neighbours: ClassVar[tuple[str, ...]] = ()
-    """Losses of an example that rightly look at its neighbours, as where a wrong text is taken from another picture: on
+    neighbors: ClassVar[tuple[str, ...]] = ()
+    """Losses of an example that rightly look at its neighbors, as where a wrong text is taken from another image: on
     N replicas they are then the same on average only."""
 
     loss_tolerance: ClassVar[float] = 1e-4
-    """How far (relatively) an example's loss may move with its neighbours in the batch, by rounding."""
+    """How far (relatively) an example's loss may move with its neighbors in the batch, by rounding."""
 
     replicas: ClassVar[bool] = True
     """Whether to train under two replicas, which takes long to trace: one class of several alike is enough."""
@@ -156,7 +156,7 @@ class LossConformance(Benched):
             assert not np.allclose(before["loss"][0], after["loss"][0], rtol=1e-6), (
                 "'loss' of an example is the same for another example: it does not depend on the data"
             )
-            for name in before.keys() - set(self.neighbours):
+            for name in before.keys() - set(self.neighbors):
                 np.testing.assert_allclose(
                     after[name][1:],
                     before[name][1:],
@@ -208,7 +208,7 @@ class LossConformance(Benched):
 
     def _typical_loss(self, bench: Bench, batch: Batch) -> float:
         """Mean over many draws of the noise, always the same."""
-        many = rows(batch, np.tile(np.arange(BATCH), DRAWS))
+        many = rows(batch, np.tile(np.arange(BATCH), SAMPLES))
         before, found = values(bench.component), []
         for seed, part in enumerate(bench.portions(many, BATCH)):
             reseed(bench.component, seed)

@@ -17,19 +17,19 @@ Bounds = Mapping[str, tuple[float, float]]
 class MetricConformance(ConfigurationConformance):
     """Checks a metric: subclass it, and give `build` (the metric) and `dataset` (a small one that it can score).
 
-    `real` and `noise` say what it must find for the dataset's own pictures, and for noise.
+    `real` and `noise` say what it must find for the dataset's own images, and for noise.
     """
 
     split: ClassVar[Split] = "train"
 
     count: ClassVar[int] = 64
-    """How many of the dataset's pictures to score."""
+    """How many of the dataset's images to score."""
 
     real: ClassVar[Bounds] = {}
-    """By the score's name the least and the greatest value for the dataset's own pictures."""
+    """By the score's name the least and the greatest value for the dataset's own images."""
 
     noise: ClassVar[Bounds] = {}
-    """The same for pictures of uniform noise."""
+    """The same for images of uniform noise."""
 
     def dataset(self) -> Dataset:
         raise NotImplementedError(f"{type(self).__name__}.dataset must return a small dataset")
@@ -61,11 +61,11 @@ class MetricConformance(ConfigurationConformance):
             assert isinstance(name, str) and np.isfinite(float(value)), (
                 f"{name!r} must be a finite number, not {value!r}"
             )
-        assert np.array_equal(images, kept), f"{type(metric).__name__} writes to the pictures that it is given"
+        assert np.array_equal(images, kept), f"{type(metric).__name__} writes to the images that it is given"
         for name, value in scores.items():
             assert not isinstance(value, np.ndarray) or value.ndim == 0, f"{name!r} must be one number, not {value!r}"
         again = self._score(self.build(), images, dataset)
-        assert again == scores, f"the same pictures have two scores, {scores} and {again}"
+        assert again == scores, f"the same images have two scores, {scores} and {again}"
 
     def test_order_does_not_matter(self) -> None:
         """The scores are the same for the images, each with its prompt, in another order."""
@@ -79,9 +79,9 @@ class MetricConformance(ConfigurationConformance):
                 f"'{name}' is {value}, but {second[name]} for the same images and prompts in another order"
             )
 
-    def test_real_pictures_score_as_they_must(self) -> None:
+    def test_real_images_score_as_they_must(self) -> None:
         dataset = self.dataset()
-        self._check(self._score(self.build(), self._real(dataset), dataset), self.real, "the dataset's own pictures")
+        self._check(self._score(self.build(), self._real(dataset), dataset), self.real, "the dataset's own images")
 
     def test_noise_scores_as_it_must(self) -> None:
         dataset = self.dataset()

@@ -39,10 +39,10 @@ class StepCallback(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         step = self.start + batch + 1
         if self.every and (step % self.every == 0 or step == self.total):
-            self.synchronise()
+            self.synchronize()
             self.at_step(step, {name: _scalar(value) for name, value in (logs or {}).items()})
 
-    def synchronise(self) -> None:
+    def synchronize(self) -> None:
         """Brings the variables up to date on JAX, whose `fit` keeps them elsewhere."""
         if hasattr(self.model, "jax_state_sync"):
             self.model.jax_state_sync()
@@ -157,7 +157,7 @@ class SaveCheckpoint(StepCallback):
         if self._asked.is_set() and step < self.total:
             self.interrupted_at = step
             self.model.stop_training = True
-            self.synchronise()
+            self.synchronize()
             self.at_step(step, {})
         else:
             super().on_train_batch_end(batch, logs)
@@ -171,22 +171,22 @@ class SaveCheckpoint(StepCallback):
     def save_after_error(self, step: int) -> None:
         """Writes a checkpoint of the last step that was done, unless there is one already."""
         if step > self.start and step not in self.checkpoints.steps():
-            self.synchronise()
+            self.synchronize()
             self.at_step(step, {})
 
 
-class DrawSamples(StepCallback):
+class RenderSamples(StepCallback):
     """Draws the same prompts from the same noise, with the trained and with the averaged weights."""
 
-    def __init__(self, start: int, total: int, every: int, draw: Callable[[int, str], None]) -> None:
+    def __init__(self, start: int, total: int, every: int, render: Callable[[int, str], None]) -> None:
         super().__init__(start, total, every)
-        self.draw = draw
+        self.render = render
 
     def at_step(self, step: int, logs: dict[str, float]) -> None:
         with averaged_weights(self.model) as averaged:
             if averaged:
-                self.draw(step, "")
-        self.draw(step, "-raw" if averaged else "")
+                self.render(step, "")
+        self.render(step, "-raw" if averaged else "")
 
 
 def _scalar(value: Any) -> float:

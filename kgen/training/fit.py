@@ -13,7 +13,7 @@ from kgen.config import FitConfig
 from kgen.data.loader import Loader
 from kgen.errors import DataError, RunError
 from kgen.pipeline.loss_model import LossModel
-from kgen.training.callbacks import DrawSamples, Log, Position, SaveCheckpoint, Validate
+from kgen.training.callbacks import Log, Position, RenderSamples, SaveCheckpoint, Validate
 from kgen.training.checkpoint import Checkpoints
 from kgen.training.distribution import Distribution
 from kgen.training.journal import Journal, Listener
@@ -53,7 +53,7 @@ def train(
     distribution: Distribution,
     seed: int,
     sample_every: int = 0,
-    draw: Callable[[int, str, Journal], None] | None = None,
+    render: Callable[[int, str, Journal], None] | None = None,
     listeners: Sequence[Listener] = (),
 ) -> Progress:
     """Trains a compiled model, or goes on with a training that was interrupted.
@@ -61,7 +61,7 @@ def train(
     Args:
         folder: The run directory; gets `checkpoints/`, `metrics.csv` and `tensorboard/`.
         data, validation: What to train on, and what to measure the loss on.
-        draw: Called with step, suffix of a file name and journal, to draw sample pictures.
+        render: Called with step, suffix of a file name and journal, to draw sample images.
         listeners: Are told of every row of the journal.
 
     Raises:
@@ -86,8 +86,10 @@ def train(
         replicas = distribution.replicas
         callbacks.append(Validate(start, fit.steps, fit.validate_every, journal, validation, replicas))
     callbacks.append(saver)
-    if draw is not None:
-        callbacks.append(DrawSamples(start, fit.steps, sample_every, lambda step, suffix: draw(step, suffix, journal)))
+    if render is not None:
+        callbacks.append(
+            RenderSamples(start, fit.steps, sample_every, lambda step, suffix: render(step, suffix, journal))
+        )
     with contextlib.ExitStack() as stack:
         stack.callback(journal.close)
         stack.callback(saver.restore_signals)

@@ -60,8 +60,8 @@ class Journal:
         if self.listener:
             self.listener(step, values)
 
-    def picture(self, step: int, name: str, png: bytes, size: tuple[int, int]) -> None:
-        """Adds a picture, (width, height) in pixels, to TensorBoard."""
+    def image(self, step: int, name: str, png: bytes, size: tuple[int, int]) -> None:
+        """Adds an image, (width, height) in pixels, to TensorBoard."""
         image = Summary.Image(width=size[0], height=size[1], encoded_image_string=png)
         summary = Summary(value=[Summary.Value(tag=name, image=image)])
         self._events.add_event(Event(wall_time=time.time(), step=step, summary=summary))

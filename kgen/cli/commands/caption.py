@@ -1,4 +1,4 @@
-"""kgen caption: put pictures into words."""
+"""kgen caption: put images into words."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.common import RunArgument, require_directory, require_single, say
+from kgen.cli.common import RunArgument, log, require_directory, require_single
 
 EXAMPLE = "Example: kgen caption runs/captioning circle.png star.png --set temperature=0.5"
 
 
 def command(
     run: RunArgument,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures, which are cropped to fit.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images, which are cropped to fit.")],
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Of the noise.")] = 0,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="An option of the generator; repeatable.", show_default=False),
     ] = None,
 ) -> None:
-    """Print a caption of each picture, with a run whose prompts are pictures, and whose pictures are writing."""
+    """Print a caption of each image, with a run whose prompts are images, and whose images are writing."""
     require_directory(run)
     for image in images:
         require_single(image)
@@ -38,4 +38,4 @@ def command(
     size, _, channels = dataset.prompt_space.shape
     arrays = [read_image(image, channels, size) for image in images]
     for image, text in zip(images, caption(pipeline, dataset, arrays, seed=seed, **options), strict=True):
-        say(text if len(images) == 1 else f"{image}: {text}")
+        log(text if len(images) == 1 else f"{image}: {text}")

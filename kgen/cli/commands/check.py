@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.common import Settings, load_config, say, say_error, say_fault
+from kgen.cli.common import Settings, load_config, log, say_error, say_fault
 from kgen.errors import ComponentError, KgenError
 
 EXAMPLE = "Example: kgen check configs/*.yaml"
@@ -35,5 +35,5 @@ def _check(config: Path, settings: list[str]) -> int:
         return say_error(str(error) if str(config) in str(error) else f"{config}: {error}", error.exit_code)
     except Exception as error:  # the other files are to be checked, too
         return say_fault(error, f"{config}: ")
-    say(f"{config}: ok")
+    log(f"{config}: ok")
     return 0

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.common import plain_console, require_directory, require_text, say
+from kgen.cli.common import log, plain_console, require_directory, require_text
 from kgen.errors import ConfigError
 from kgen.reporting.plain import printable
 
@@ -32,7 +32,7 @@ def command(
         ),
     ] = None,
 ) -> None:
-    """Write one table and one page on what runs cost, how likely they find pictures, and what they draw."""
+    """Write one table and one page on what runs cost, how likely they find images, and what they draw."""
     numbers = () if steps is None else _numbers(steps)
     require_text(prompts or ())
     for run in runs:
@@ -44,14 +44,14 @@ def command(
 
     from kgen.comparison.compare import compare
 
-    made = compare(runs, output, prompts=prompts, seed=seed, steps=numbers, say=say)
+    made = compare(runs, output, prompts=prompts, seed=seed, steps=numbers, log=log)
     shown = Table("", *(printable(row[0]) for row in made.rows))
     for index, key in enumerate(made.head[1:], start=1):
         shown.add_row(printable(key), *(printable(row[index]) for row in made.rows))
     plain_console().print(shown)
-    say(f"page:  {made.html}\ntable: {made.markdown}, {made.csv}")
+    log(f"page:  {made.html}\ntable: {made.markdown}, {made.csv}")
     if made.steps is not None:
-        say(f"steps: {made.steps}")
+        log(f"steps: {made.steps}")
 
 
 def _numbers(text: str) -> tuple[int, ...]:

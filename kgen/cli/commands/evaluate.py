@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.common import ChangedData, RunArgument, plain_console, require_directory, say
+from kgen.cli.common import ChangedData, RunArgument, log, plain_console, require_directory
 from kgen.reporting.plain import printable
 
-EXAMPLE = "Example: kgen evaluate runs/quickstart --set evaluate.copies=4"
+EXAMPLE = "Example: kgen evaluate runs/quickstart --set evaluate.samples_per_prompt=4"
 
 
 def command(
@@ -34,7 +34,7 @@ def command(
 
     from kgen.runs.evaluation import evaluate
 
-    scores = evaluate(run, settings or (), allow_changed_data=changed_data, say=say)
+    scores = evaluate(run, settings or (), allow_changed_data=changed_data, log=log)
     table = Table("metric", *map(printable, scores))
     for name in dict.fromkeys(name for values in scores.values() for name in values):
         table.add_row(printable(name), *(f"{values[name]:.4g}" if name in values else "" for values in scores.values()))

@@ -1,4 +1,4 @@
-"""kgen generate: draw pictures from prompts."""
+"""kgen generate: draw images from prompts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kgen.cli.common import RunArgument, require_directory, require_single, require_text, say
+from kgen.cli.common import RunArgument, log, require_directory, require_single, require_text
 from kgen.errors import ConfigError
 from kgen.reporting.plain import printable
 from kgen.storage.ownership import IMAGES, require_free
@@ -73,12 +73,12 @@ def command(
     scale: ScaleOption = None,
     output: OutputOption = None,
 ) -> None:
-    """Draw pictures from prompts with a trained pipeline."""
+    """Draw images from prompts with a trained pipeline."""
     require_text(prompts)
     require_directory(run)
     for name, given in (("strength", strength), ("mask", mask)):
         if given is not None and image is None:
-            raise ConfigError(f"--{name} is of a picture to change: give it with --image FILE")
+            raise ConfigError(f"--{name} is of an image to change: give it with --image FILE")
     if image is not None:
         require_single(image)
     _note_single_words(prompts)
@@ -117,7 +117,7 @@ def _note_single_words(prompts: list[str]) -> None:
 
 
 def _source(image: Path, mask: Path | None, strength: float | None, space: Space) -> dict[str, Any]:
-    """What `Pipeline.generate` takes of a picture to change; its mask is cropped as it is."""
+    """What `Pipeline.generate` takes of an image to change; its mask is cropped as it is."""
     from kgen.data.images import read_image
 
     size, channels = space.shape[0], space.shape[-1]
@@ -174,14 +174,14 @@ class _Target:
                 sheet = grid(images, self.prompts, columns=number if number > 1 else 0, scale=scale or 0)
                 facts = {**facts, IMAGES: str(len(images))}
             save_png(self.path, sheet, {"prompt": "; ".join(dict.fromkeys(self.prompts)), **facts})
-            say(str(self.path))
+            log(str(self.path))
             return
         for path, image, prompt, copy in zip(self.files, images, self.prompts, copies, strict=True):
             save_png(path, enlarged(image, scale or 1), {"prompt": prompt, **facts, "copy": str(copy)})
-            say(str(path))
+            log(str(path))
 
 
 def _slug(prompt: str) -> str:
     """A prompt as (part of) a file's name, on every system."""
     slug = re.sub(r"\W+", "-", prompt.lower()).strip("-")[:LONGEST_SLUG]
-    return f"picture-{slug}" if RESERVED.fullmatch(slug) else slug or "picture"
+    return f"image-{slug}" if RESERVED.fullmatch(slug) else slug or "image"

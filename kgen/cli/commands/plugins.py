@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.common import WIDE, plain_console, say
+from kgen.cli.common import WIDE, log, plain_console
 from kgen.errors import ConfigError, KgenError, PluginError
 from kgen.reporting.plain import printable
 
@@ -35,10 +35,10 @@ def list_plugins() -> None:
             table.add_row(*map(printable, row))
     plain_console(WIDE).print(table)
     for component, reason in found.refused.items():
-        say(f"refused: {component}: {reason}")
+        log(f"refused: {component}: {reason}")
     for origin, reason in found.broken.items():
         state = "incompatible" if origin in found.incompatible else "broken"
-        say(f"{state}: {origin}: {reason}")
+        log(f"{state}: {origin}: {reason}")
 
 
 @app.command("show", epilog="Example: kgen plugins show text/bag")

@@ -1,4 +1,4 @@
-"""kgen reconstruct: encode and decode pictures."""
+"""kgen reconstruct: encode and decode images."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.common import RunArgument, picture_file, require_directory, require_single, say
+from kgen.cli.common import RunArgument, image_file, log, require_directory, require_single
 
 EXAMPLE = "Example: kgen reconstruct runs/latents cat.png dog.jpg -o pets.png"
 
 
 def command(
     run: RunArgument,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures, which are cropped to fit.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images, which are cropped to fit.")],
     prompt: Annotated[str, typer.Option("--prompt", help="The text, for a decoder that reads it.")] = "",
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Of a decoder's noise.")] = 0,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.png", help="The sheet to write.")] = Path(
         "reconstruct.png"
     ),
 ) -> None:
-    """Write a sheet of pictures, and of what a run's decoder makes of their latents."""
+    """Write a sheet of images, and of what a run's decoder makes of their latents."""
     require_directory(run)
     for image in images:
         require_single(image)
-    picture_file(output)
+    image_file(output)
     from kgen.cli.backend import load_backend
 
     load_backend()
@@ -41,10 +41,10 @@ def command(
 
     decoder, encoder = open_decoder(run)
     if decoder.lossless:
-        raise ConfigError(f"the decoder of {run} changes nothing: its latents are the pictures")
+        raise ConfigError(f"the decoder of {run} changes nothing: its latents are the images")
     size, _, channels = decoder.image_space.shape
     arrays = np.stack([read_image(image, channels, size) for image in images])
     prompts = parse_prompts(encoder, [prompt] * len(images))
     sheet, made = reconstructions(Reconstructor(decoder, encoder), arrays, prompts, [prompt] * len(images), seed)
     save_png(output, sheet, {"model": run.resolve().name})
-    say(f"{output}: PSNR {psnr(arrays, made):.1f} dB")
+    log(f"{output}: PSNR {psnr(arrays, made):.1f} dB")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from kgen.cli.common import ChangedData, Settings, load_config, require_directory, say
+from kgen.cli.common import ChangedData, Settings, load_config, log, require_directory
 from kgen.errors import RunError
 
 Stage = Literal["decoder"]
@@ -43,21 +43,21 @@ def command(
             raise RunError(f"{config.parent} is a folder, but no run: give a run file, or the directory of a run")
         require_directory(config.parent)
     checked = load_config(config, settings or ())
-    from kgen.cli.progress import training_display
+    from kgen.cli.progress import progress_reporter
     from kgen.runs.run import run
 
-    with training_display() as display:
+    with progress_reporter() as reporter:
         result = run(
             checked,
             out,
             restart,
             stage=stage,
             allow_changed_data=changed_data,
-            say=display.say,
-            listen=display.listen,
+            log=reporter.log,
+            on_metrics=reporter.on_metrics,
         )
     for split, scores in result.scores.items():
-        say(f"{split}: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
-    say(f"grid:   {result.grid}")
+        log(f"{split}: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
+    log(f"grid:   {result.grid}")
     if stage is None:
-        say(f"report: {result.report}")
+        log(f"report: {result.report}")

@@ -1,4 +1,4 @@
-"""kgen upscale: make pictures larger."""
+"""kgen upscale: make images larger."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.common import RunArgument, require_directory, require_single, require_text, say
+from kgen.cli.common import RunArgument, log, require_directory, require_single, require_text
 from kgen.errors import ConfigError
 from kgen.storage.ownership import require_free
 
@@ -17,7 +17,7 @@ EXAMPLE = "Example: kgen upscale runs/imagen-small small.png --prompt 'red heart
 
 def command(
     run: RunArgument,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Small pictures, of any size.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Small images, of any size.")],
     prompt: Annotated[str, typer.Option("--prompt", help="The text, for a decoder that reads it.")] = "",
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Of the decoder's noise.")] = 0,
     settings: Annotated[
@@ -28,7 +28,7 @@ def command(
         "upscaled"
     ),
 ) -> None:
-    """Make pictures larger with the decoder of a run whose latents are small pictures."""
+    """Make images larger with the decoder of a run whose latents are small images."""
     require_text([prompt])
     require_directory(run)
     for image in images:
@@ -51,7 +51,7 @@ def command(
     for image, path in zip(images, targets, strict=True):
         large = upscale(decoder, encoder, read_image(image, channels), given, seed=seed, options=options)
         save_png(path, large, {"prompt": prompt, "seed": str(seed), "model": run.resolve().name})
-        say(str(path))
+        log(str(path))
 
 
 def _targets(images: Sequence[Path], folder: Path) -> list[Path]:

@@ -14,21 +14,21 @@ SAMPLES = 8
 """Samples a pixel in each direction."""
 
 
-def coverage(shape: str, radius: float, centre: tuple[float, float], size: int) -> np.ndarray:
+def coverage(shape: str, radius: float, center: tuple[float, float], size: int) -> np.ndarray:
     """How much of each pixel a shape covers.
 
     Args:
-        shape: One of `SHAPES`; it fills the box of half-width `radius` around `centre`.
+        shape: One of `SHAPES`; it fills the box of half-width `radius` around `center`.
         radius: In pixels.
-        centre: (x, y) in pixels; (0, 0) is the picture's top left corner.
-        size: Of the picture, which is square.
+        center: (x, y) in pixels; (0, 0) is the image's top left corner.
+        size: Of the image, which is square.
 
     Returns:
         float64 (size, size) in [0, 1].
     """
-    columns, rows = (_span(middle, radius, size) for middle in centre)
-    x = (_samples(columns)[None, :] - centre[0]) / radius  # (1, W)
-    y = (_samples(rows)[:, None] - centre[1]) / radius  # (H, 1)
+    columns, rows = (_span(middle, radius, size) for middle in center)
+    x = (_samples(columns)[None, :] - center[0]) / radius  # (1, W)
+    y = (_samples(rows)[:, None] - center[1]) / radius  # (H, 1)
     inside = _inside(shape, x, y)  # (H, W)
     covered = np.zeros((size, size))
     covered[rows, columns] = inside.reshape(len(y) // SAMPLES, SAMPLES, -1, SAMPLES).mean((1, 3))

@@ -26,7 +26,7 @@ FILES = {"train": "train", "validation": "t10k"}
 
 
 class Idx(Dataset):
-    """Pictures with one of a few classes each, from IDX files (LeCun et al. 1998): captions and labels are their names.
+    """Images with one of a few classes each, from IDX files (LeCun et al. 1998): captions and labels are their names.
 
     The folder holds ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, and for the validation split the same
     with ``t10k``; each may be compressed (``.gz``). Debian's package dataset-fashion-mnist has such a folder.
@@ -34,9 +34,9 @@ class Idx(Dataset):
     Args:
         path: The folder.
         classes: The names of the labels 0, 1, 2 ...; none: the numbers themselves.
-        size: Height and width of the pictures, with a border of zeros; null: as they are in the file.
-        limit: Training pictures to use, the first ones; null: all.
-        validation: Test pictures on which only the loss is measured, the first ones.
+        size: Height and width of the images, with a border of zeros; null: as they are in the file.
+        limit: Training images to use, the first ones; null: all.
+        validation: Test images on which only the loss is measured, the first ones.
         holdout: Classes to keep out of training.
 
     Raises:
@@ -66,7 +66,7 @@ class Idx(Dataset):
         check_holdout(holdout, captions, "idx")
         held = np.isin(captions, holdout)
         if held.all():
-            raise DataError("idx: holdout leaves no picture to train on")
+            raise DataError("idx: holdout leaves no image to train on")
         self._images = {"train": images[~held], "holdout": images[held]}
         self._captions = {"train": _where(captions, ~held), "holdout": _where(captions, held), "validation": []}
         if validation:
@@ -105,13 +105,13 @@ class Idx(Dataset):
 
 
 def _read_pair(folder: Path, first: str, classes: Sequence[str], limit: int | None) -> tuple[np.ndarray, list[str]]:
-    """Pictures uint8 (N, height, width), and N captions."""
+    """Images uint8 (N, height, width), and N captions."""
     images = read_idx(_find(folder, f"{first}-images-idx3-ubyte"), 3)[:limit]
     labels = read_idx(_find(folder, f"{first}-labels-idx1-ubyte"), 1)[:limit]
     if len(images) != len(labels):
-        raise DataError(f"idx: {folder} holds {len(images)} pictures, but {len(labels)} labels, called {first}")
+        raise DataError(f"idx: {folder} holds {len(images)} images, but {len(labels)} labels, called {first}")
     if not len(images):
-        raise DataError(f"idx: {folder} holds no pictures called {first}")
+        raise DataError(f"idx: {folder} holds no images called {first}")
     if classes and labels.max() >= len(classes):
         raise DataError(f"idx: {folder} has the label {labels.max()}, but classes names only 0 to {len(classes) - 1}")
     return images, [classes[label] if classes else str(label) for label in labels]
@@ -159,6 +159,6 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
 def _border(shape: tuple[int, ...], size: int | None) -> tuple[tuple[int, int], ...]:
     """Rows above and below, columns left and right, and no channels, to reach `size`."""
     if size is not None and size < max(shape):
-        raise DataError(f"idx: the pictures are {shape[0]}x{shape[1]}: size must be at least {max(shape)}, not {size}")
+        raise DataError(f"idx: the images are {shape[0]}x{shape[1]}: size must be at least {max(shape)}, not {size}")
     missing = [0 if size is None else size - length for length in shape]
     return (*((n // 2, n - n // 2) for n in missing), (0, 0))

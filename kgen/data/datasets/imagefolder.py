@@ -1,4 +1,4 @@
-"""Captioned pictures in a folder of one's own."""
+"""Captioned images in a folder of one's own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kgen.data.datasets.folder import CaptionsFrom, read_folder
 from kgen.data.datasets.problems import OnError, refuse
 from kgen.data.datasets.scan import scan
 from kgen.data.datasets.splits import check_holdout, some
-from kgen.data.images import PictureError, Resize, background_colour, decode, fit
+from kgen.data.images import ImageError, Resize, background_color, decode, fit
 from kgen.errors import DataError
 from kgen.spaces import Space
 
@@ -38,11 +38,11 @@ class ImageFolder(Dataset):
 
     Args:
         path: The folder.
-        size: Height and width of the pictures, in pixels.
-        resize: What becomes of pictures that are not square: "crop" takes the middle, "pad" adds background, "stretch"
+        size: Height and width of the images, in pixels.
+        resize: What becomes of images that are not square: "crop" takes the middle, "pad" adds background, "stretch"
             distorts them.
-        channels: 3, or 1 for grey.
-        background: Seen through transparent parts, and around padded pictures.
+        channels: 3, or 1 for gray.
+        background: Seen through transparent parts, and around padded images.
         captions_from: "tables" (metadata.jsonl, .csv and the like), "files" (NAME.txt beside NAME.png), "folders" (a
             class each), "none" (the same text for all: for models that read no text), or "auto": the first of the first
             three that there is.
@@ -50,11 +50,11 @@ class ImageFolder(Dataset):
             "caption", "captions", "description", "prompt", "title", "comment".
         template: Caption made of a class folder's name.
         split_folders: Whether folders divide the images as said above; false: such names are like any others.
-        flip: Every training picture also as its mirror image.
+        flip: Every training image also as its mirror image.
         validation: Share of the training images on which only the loss is measured; only where no folder or column says
             which these are.
         holdout: Captions to keep out of training, and out of validation: the split "holdout".
-        on_error: What to do about broken pictures and missing captions: "refuse" to train, or "skip" them.
+        on_error: What to do about broken images and missing captions: "refuse" to train, or "skip" them.
 
     Raises:
         DataError: nothing to train on; it is not clear what the captions are; a problem, unless problems are to be
@@ -91,7 +91,7 @@ class ImageFolder(Dataset):
         self.validation = validation
         self.holdout = holdout
         self.on_error = on_error
-        self._colour = background_colour(background, "imagefolder")
+        self._color = background_color(background, "imagefolder")
         if "{label}" not in template:
             raise DataError(f"imagefolder: template '{template}' must hold {{label}}")
         self._folder = Path(path).expanduser()
@@ -122,7 +122,7 @@ class ImageFolder(Dataset):
         file = entries[index % len(entries)][0]
         try:
             pixels = self._read((self._folder / file).read_bytes())
-        except (PictureError, OSError) as error:
+        except (ImageError, OSError) as error:
             raise DataError(f"imagefolder: {self._folder / file} has changed since training began: {error}") from error
         return pixels[:, ::-1].copy() if index >= len(entries) else pixels
 
@@ -139,7 +139,7 @@ class ImageFolder(Dataset):
         return self._problems
 
     def fingerprint(self) -> str:
-        """Of the captions, the bytes of all files, and how they are made into pictures."""
+        """Of the captions, the bytes of all files, and how they are made into images."""
         digest = hashlib.sha256(super().fingerprint().encode())
         for file in sorted(self._digests):
             digest.update(file.encode() + b"\0" + self._digests[file])
@@ -156,8 +156,8 @@ class ImageFolder(Dataset):
         }
 
     def _read(self, data: bytes) -> np.ndarray:
-        picture = decode(data, self._colour, least=2 * self.size)
-        return fit(picture if self.channels == 3 else picture.convert("L"), self.size, self.resize, self._colour)
+        image = decode(data, self._color, least=2 * self.size)
+        return fit(image if self.channels == 3 else image.convert("L"), self.size, self.resize, self._color)
 
     def _verify(self, files: Sequence[str]) -> tuple[dict[str, bytes], list[Problem]]:
         """Decodes every file once: digests of the good ones, and what is wrong with the others."""
@@ -165,8 +165,8 @@ class ImageFolder(Dataset):
         def digest(file: str) -> bytes | Problem:
             try:
                 data = (self._folder / file).read_bytes()
-                decode(data, self._colour, least=2 * self.size)
-            except (PictureError, OSError) as error:
+                decode(data, self._color, least=2 * self.size)
+            except (ImageError, OSError) as error:
                 return Problem(file, str(error))
             return hashlib.sha256(data).digest()
 
@@ -185,7 +185,7 @@ class ImageFolder(Dataset):
         entries = [entry for split in found.values() for entry in split]
         check_holdout(self.holdout, {caption for _, caption in entries}, "imagefolder")
         held = [entry for entry in entries if entry[1] in self.holdout]
-        unseen = {file for file, _ in held}  # a picture may have other captions too
+        unseen = {file for file, _ in held}  # an image may have other captions too
         seen = [entry for entry in found["train"] if entry[0] not in unseen]
         measured = some([file for file, _ in seen], self.validation)
         splits: Entries = {
@@ -197,5 +197,5 @@ class ImageFolder(Dataset):
             "holdout": held,
         }
         if not splits["train"]:
-            raise DataError("imagefolder: holdout and validation leave no picture to train on")
+            raise DataError("imagefolder: holdout and validation leave no image to train on")
         return splits

@@ -1,4 +1,4 @@
-"""What becomes of pictures and captions that cannot be used."""
+"""What becomes of images and captions that cannot be used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kgen.errors import DataError
 OnError = Literal["refuse", "skip"]
 """What to do about problems: not to train, or to leave out what has them."""
 
-MOST_PRINTED = 10
+MAX_PRINTED = 10
 
 
 def refuse(problems: Sequence[Problem], on_error: OnError, anything: bool, owner: str, place: str) -> None:
@@ -23,9 +23,9 @@ def refuse(problems: Sequence[Problem], on_error: OnError, anything: bool, owner
     """
     if not problems or (on_error == "skip" and anything):
         return
-    lines = [f"  {problem.where}: {problem.what}" for problem in problems[:MOST_PRINTED]]
-    if len(problems) > MOST_PRINTED:
-        lines.append(f"  and {len(problems) - MOST_PRINTED} more")
+    lines = [f"  {problem.where}: {problem.what}" for problem in problems[:MAX_PRINTED]]
+    if len(problems) > MAX_PRINTED:
+        lines.append(f"  and {len(problems) - MAX_PRINTED} more")
     end = "mend them, or leave them out with on_error: skip" if anything else "there is nothing else to train on"
     count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
     raise DataError("\n".join([f"{owner}: {count} in {place}:", *lines, end]))

@@ -1,4 +1,4 @@
-"""Drawn scenes with captions: every combination of colour, shape, size and position, so that any can be held out."""
+"""Drawn scenes with captions: every combination of color, shape, size and position, so that any can be held out."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from kgen.data.datasets.drawing import SHAPES, Shape, coverage
 from kgen.errors import DataError
 from kgen.spaces import Space
 
-Colour = Literal["red", "orange", "yellow", "green", "blue", "purple", "brown", "black"]
+Color = Literal["red", "orange", "yellow", "green", "blue", "purple", "brown", "black"]
 Size = Literal["small", "large"]
 Position = Literal["top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right"]
 
-COLOURS: dict[str, tuple[int, int, int]] = {
+COLORS: dict[str, tuple[int, int, int]] = {
     "red": (220, 35, 40),
     "orange": (255, 140, 20),
     "yellow": (250, 220, 40),
@@ -34,7 +34,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 """RGB; the background is white."""
 
 RADII: dict[str, float] = {"small": 0.12, "large": 0.2}
-"""Half the width, as a share of the picture's."""
+"""Half the width, as a share of the image's."""
 
 POSITIONS: dict[str, tuple[float, float]] = {
     name: (x, y)
@@ -42,7 +42,7 @@ POSITIONS: dict[str, tuple[float, float]] = {
     for (x, column) in ((0.24, "left"), (0.5, ""), (0.76, "right"))
     for name in [f"{row} {column}".strip() or "middle"]
 }
-"""Centre (x, y), as shares of the picture's width and height; (0, 0) is the top left corner."""
+"""Center (x, y), as shares of the image's width and height; (0, 0) is the top left corner."""
 
 STREAMS: dict[Split, int] = {"train": 1, "holdout": 2, "validation": 3}
 """Numbers that keep the splits' jitter apart."""
@@ -51,20 +51,20 @@ MAX_IMAGES = 10_000_000
 """Of a split: what is known of each is kept in memory, some 16 bytes."""
 
 MARGIN = 0.1
-"""Least gap between the boxes of two objects, as a share of the picture's width."""
+"""Least gap between the boxes of two objects, as a share of the image's width."""
 
 
 class Thing(NamedTuple):
     """One object of a scene."""
 
-    colour: str
+    color: str
     shape: str
     size: str
     position: str
 
     def __str__(self) -> str:
         where = "in the middle" if self.position == "middle" else f"at the {self.position}"
-        return f"a {self.size} {self.colour} {self.shape} {where}"
+        return f"a {self.size} {self.color} {self.shape} {where}"
 
 
 Scene = tuple[Thing, ...]
@@ -72,7 +72,7 @@ Scene = tuple[Thing, ...]
 _EXAMPLE = Thing("red", "circle", "large", "top left")
 _THING = re.compile(
     "a ({}) ({}) ({}) (?:in the middle|at the ({}))".format(
-        *("|".join(names) for names in (RADII, COLOURS, SHAPES, sorted(POSITIONS.keys() - {"middle"})))
+        *("|".join(names) for names in (RADII, COLORS, SHAPES, sorted(POSITIONS.keys() - {"middle"})))
     )
 )
 
@@ -86,12 +86,12 @@ class Shapes(Dataset):
     Args:
         size: Height and width in pixels.
         objects: How many are in a scene.
-        colours, shapes, sizes, positions: What scenes are made of.
+        colors, shapes, sizes, positions: What scenes are made of.
         holdout: Combinations to keep out of training, such as "purple square" or "small red bottom left": scenes with
             an object of all these attributes are the split "holdout".
-        count: Training pictures. null: every scene once; fewer: some of them; more: again, moved otherwise by `jitter`.
-        validation: Pictures of the same scenes, moved otherwise by `jitter`, on which only the loss is measured.
-        jitter: Objects are moved by up to this share of the picture's width, in each direction.
+        count: Training images. null: every scene once; fewer: some of them; more: again, moved otherwise by `jitter`.
+        validation: Images of the same scenes, moved otherwise by `jitter`, on which only the loss is measured.
+        jitter: Objects are moved by up to this share of the image's width, in each direction.
         seed: Of the choice of scenes and of the jitter.
 
     Raises:
@@ -105,7 +105,7 @@ class Shapes(Dataset):
         *,
         size: Annotated[int, Field(ge=16, le=512)] = 32,
         objects: Literal[1, 2] = 1,
-        colours: tuple[Colour, ...] = get_args(Colour),
+        colors: tuple[Color, ...] = get_args(Color),
         shapes: tuple[Shape, ...] = SHAPES,
         sizes: tuple[Size, ...] = get_args(Size),
         positions: tuple[Position, ...] = get_args(Position),
@@ -117,7 +117,7 @@ class Shapes(Dataset):
     ) -> None:
         self.size = size
         self.objects = objects
-        self.colours = colours
+        self.colors = colors
         self.shapes = shapes
         self.sizes = sizes
         self.positions = positions
@@ -133,7 +133,7 @@ class Shapes(Dataset):
         return Space("continuous", (self.size, self.size, 3))
 
     def scenes(self, split: Split) -> Sequence[Scene]:
-        """What is to be seen in the pictures of a split."""
+        """What is to be seen in the images of a split."""
         return self._scenes.get(split, ())
 
     @functools.cached_property
@@ -147,7 +147,7 @@ class Shapes(Dataset):
     def image(self, split: Split, index: int) -> np.ndarray:
         rng = np.random.default_rng([self.seed, STREAMS[split], index])
         offsets = rng.uniform(-self.jitter, self.jitter, (self.objects, 2))
-        return draw(self._scenes[split][index], self.size, offsets)
+        return render(self._scenes[split][index], self.size, offsets)
 
     def values(self, split: Split, field: str) -> Sequence[Any]:
         if field != "label":
@@ -156,7 +156,7 @@ class Shapes(Dataset):
         return Column(len(scenes), lambda index: " and ".join(thing.shape for thing in scenes[index]))
 
     def _enumerate(self) -> list[Scene]:
-        every = {"colours": COLOURS, "shapes": SHAPES, "sizes": RADII, "positions": POSITIONS}
+        every = {"colors": COLORS, "shapes": SHAPES, "sizes": RADII, "positions": POSITIONS}
         kinds = [_checked(option, getattr(self, option), known) for option, known in every.items()]
         things = sorted(itertools.starmap(Thing, itertools.product(*kinds)), key=_reading_order)
         if self.objects == 1:
@@ -172,7 +172,7 @@ class Shapes(Dataset):
     def _split(self, scenes: list[Scene]) -> dict[str, tuple[Scene, ...]]:
         held = [self._combination(text) for text in self.holdout]
         things = {thing for scene in scenes for thing in scene}
-        attributes = {thing: {thing.colour, thing.shape, thing.size, thing.position} for thing in things}
+        attributes = {thing: {thing.color, thing.shape, thing.size, thing.position} for thing in things}
         unseen = {thing for thing in things if any(combination <= attributes[thing] for combination in held)}
         holdout = tuple(scene for scene in scenes if not unseen.isdisjoint(scene))
         train = tuple(scene for scene in scenes if unseen.isdisjoint(scene))
@@ -190,14 +190,14 @@ class Shapes(Dataset):
         if self.count > len(scenes) and not self.jitter:
             raise DataError(
                 f"shapes: count {self.count} is more than the {len(scenes)} scenes there are: "
-                "the pictures would be the same, unless jitter moves them"
+                "the images would be the same, unless jitter moves them"
             )
         order = np.random.default_rng([self.seed, 0]).permutation(len(scenes))
         return tuple(scenes[i] for i in np.resize(order, self.count))
 
     def _choose_others(self, scenes: tuple[Scene, ...]) -> tuple[Scene, ...]:
         if self.validation and not self.jitter:
-            raise DataError("shapes: validation needs jitter: the pictures would be those of the training")
+            raise DataError("shapes: validation needs jitter: the images would be those of the training")
         order = np.random.default_rng([self.seed, 0]).permutation(len(scenes))
         return tuple(scenes[i] for i in np.resize(order, self.validation))
 
@@ -205,7 +205,7 @@ class Shapes(Dataset):
         """Reads "small red bottom left" as {"small", "red", "bottom left"}."""
         found: set[str] = set()
         words = text.split()
-        known = {*self.colours, *self.shapes, *self.sizes, *self.positions}
+        known = {*self.colors, *self.shapes, *self.sizes, *self.positions}
         while words:
             pair, word = " ".join(words[:2]), words[0]
             name = pair if pair in known else word
@@ -213,13 +213,13 @@ class Shapes(Dataset):
                 near = difflib.get_close_matches(name, sorted(known), n=3)
                 hint = f": did you mean {', '.join(map(repr, near))}?" if near else f"; there are {sorted(known)}"
                 raise DataError(
-                    f"shapes: holdout '{text}': '{name}' is none of the colours, shapes, sizes or positions{hint}"
+                    f"shapes: holdout '{text}': '{name}' is none of the colors, shapes, sizes or positions{hint}"
                 )
             found.add(name)
             words = words[len(name.split()) :]
         if len(found) < 2:
             raise DataError(f"shapes: holdout '{text}' must combine two attributes or more, such as 'purple square'")
-        if not any(found <= set(c) for c in itertools.product(self.colours, self.shapes, self.sizes, self.positions)):
+        if not any(found <= set(c) for c in itertools.product(self.colors, self.shapes, self.sizes, self.positions)):
             raise DataError(f"shapes: holdout '{text}' names two attributes of one kind: no object can have both")
         return frozenset(found)
 
@@ -235,16 +235,16 @@ def parse(text: str) -> Scene:
         found = _THING.fullmatch(part)
         if found is None:
             raise DataError(f"shapes: '{text}' is not a caption of this dataset, such as '{caption((_EXAMPLE,))}'")
-        size, colour, shape, position = found.groups()
-        things.append(Thing(colour, shape, size, position or "middle"))
+        size, color, shape, position = found.groups()
+        things.append(Thing(color, shape, size, position or "middle"))
     return tuple(things)
 
 
-def draw(scene: Scene, size: int, offsets: np.ndarray | None = None) -> np.ndarray:
+def render(scene: Scene, size: int, offsets: np.ndarray | None = None) -> np.ndarray:
     """Draws a scene on white, anti-aliased.
 
     Args:
-        offsets: By how much each object is moved (x, y), as shares of the picture's width: (objects, 2).
+        offsets: By how much each object is moved (x, y), as shares of the image's width: (objects, 2).
 
     Returns:
         uint8 (size, size, 3).
@@ -253,7 +253,7 @@ def draw(scene: Scene, size: int, offsets: np.ndarray | None = None) -> np.ndarr
     for i, thing in enumerate(scene):
         x, y = POSITIONS[thing.position] if offsets is None else POSITIONS[thing.position] + offsets[i]
         covered = coverage(thing.shape, RADII[thing.size] * size, (x * size, y * size), size)[..., None]  # (H, W, 1)
-        canvas += covered * (np.array(COLOURS[thing.colour]) - canvas)
+        canvas += covered * (np.array(COLORS[thing.color]) - canvas)
     return np.asarray(np.rint(canvas), np.uint8)
 
 
@@ -265,8 +265,8 @@ def _apart(first: tuple[str, str], second: tuple[str, str]) -> bool:
 
 def _reading_order(thing: Thing) -> list[int]:
     """Row by row; then as the attributes are listed here, so that the order does not depend on the options'."""
-    known: tuple[Iterable[str], ...] = (POSITIONS, COLOURS, SHAPES, RADII)
-    names = (thing.position, thing.colour, thing.shape, thing.size)
+    known: tuple[Iterable[str], ...] = (POSITIONS, COLORS, SHAPES, RADII)
+    names = (thing.position, thing.color, thing.shape, thing.size)
     return [list(every).index(name) for every, name in zip(known, names, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""Divides captioned pictures into training, validation and what is held out."""
+"""Divides captioned images into training, validation and what is held out."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from kgen.data.datasets.problems import OnError, refuse
 from kgen.data.datasets.scan import scan
 from kgen.data.datasets.splits import check_holdout
 from kgen.data.datasets.tfds_builder import open_builder, package
-from kgen.data.images import PictureError, Resize, background_colour, decode, fit
+from kgen.data.images import ImageError, Resize, background_color, decode, fit
 from kgen.errors import DataError
 from kgen.plugins.faults import reason
 from kgen.spaces import Space
@@ -31,7 +31,7 @@ Row = tuple[str, int]
 
 
 class Keys(NamedTuple):
-    """Where pictures and captions are in an example ("/" between nested names).
+    """Where images and captions are in an example ("/" between nested names).
 
     `labels` are the names of the labels, if that is what captions are made of.
     """
@@ -42,12 +42,12 @@ class Keys(NamedTuple):
 
 
 class TFDS(Dataset):
-    """Pictures with captions, or with labels made into captions, from tensorflow-datasets.
+    """Images with captions, or with labels made into captions, from tensorflow-datasets.
 
     Where captions are made of labels, the examples have the field "label", too: the label's name.
 
     Files in the formats array_record and parquet are read at random, without TensorFlow; others are read into memory,
-    pictures still compressed. What kgen has tensorflow-datasets prepare becomes array_record. Every example is read
+    images still compressed. What kgen has tensorflow-datasets prepare becomes array_record. Every example is read
     once before training, so that none can break it later.
 
     Args:
@@ -56,17 +56,17 @@ class TFDS(Dataset):
         data_dir: Where datasets are, or shall be prepared; null: as tensorflow-datasets is set up.
         split: To train on, such as "train", "train[:90%]", "train+test".
         validation: Split on which only the loss is measured, such as "test" or "train[90%:]"; null: none.
-        image_key: Name of the pictures, "/" between nested names.
+        image_key: Name of the images, "/" between nested names.
         caption_key: Name of the text or label; of several captions the first is taken. null: the only text that is
             named as captions are ("caption", "text", ...), else "label", else the only label.
         template: Caption made of a label's name ("_" becomes a space).
-        size: Height and width of the pictures, in pixels.
-        resize: What becomes of pictures that are not square: "crop" takes the middle, "pad" adds background, "stretch"
+        size: Height and width of the images, in pixels.
+        resize: What becomes of images that are not square: "crop" takes the middle, "pad" adds background, "stretch"
             distorts them.
-        channels: 3, or 1 for grey.
-        background: Seen through transparent parts, and around padded pictures.
+        channels: 3, or 1 for gray.
+        background: Seen through transparent parts, and around padded images.
         holdout: Captions to keep out of training.
-        on_error: What to do about broken pictures and missing captions: "refuse" to train, or "skip" them.
+        on_error: What to do about broken images and missing captions: "refuse" to train, or "skip" them.
 
     Raises:
         DataError: tensorflow-datasets is not installed; the dataset, a split or a key is not there; the data cannot be
@@ -103,7 +103,7 @@ class TFDS(Dataset):
         self.background = background
         self.holdout = holdout
         self.on_error = on_error
-        self._colour = background_colour(background, "tfds")
+        self._color = background_color(background, "tfds")
         if "{label}" not in template:
             raise DataError(f"tfds: template '{template}' must hold {{label}}")
         builder = open_builder(dataset, data_dir)
@@ -138,16 +138,16 @@ class TFDS(Dataset):
     def image(self, split: Split, index: int) -> np.ndarray:
         name, number = self._rows[split][index]
         try:
-            picture = self._picture(self._example(name, number))
-        except PictureError as error:
+            image = self._image(self._example(name, number))
+        except ImageError as error:
             raise DataError(f"tfds: {self._place}, '{name}', example {number}: {error}") from error
-        return fit(picture if self.channels == 3 else picture.convert("L"), self.size, self.resize, self._colour)
+        return fit(image if self.channels == 3 else image.convert("L"), self.size, self.resize, self._color)
 
     def problems(self) -> Sequence[Problem]:
         return self._problems
 
     def fingerprint(self) -> str:
-        """Of the captions, all pictures, and how they are made into arrays."""
+        """Of the captions, all images, and how they are made into arrays."""
         return hashlib.sha256(super().fingerprint().encode() + self._digest).hexdigest()[:16]
 
     def inventory(self) -> Mapping[str, tuple[str, str]]:
@@ -161,16 +161,16 @@ class TFDS(Dataset):
         try:
             return self._sources[name][number]
         except Exception as error:  # a damaged file: the readers raise what C++ does
-            raise PictureError(f"it cannot be read: {reason(error)}") from error
+            raise ImageError(f"it cannot be read: {reason(error)}") from error
 
-    def _picture(self, example: Any) -> Image.Image:
+    def _image(self, example: Any) -> Image.Image:
         value = _at(example, self._keys.image)
         if isinstance(value, bytes):
-            return decode(value, self._colour, least=2 * self.size)
+            return decode(value, self._color, least=2 * self.size)
         return _from_pixels(value)
 
     def _check(self, digest: Any) -> tuple[list[tuple[Row, str]], list[Problem]]:
-        """Reads and decodes every example once: rows with captions, and problems; updates the digest of pictures."""
+        """Reads and decodes every example once: rows with captions, and problems; updates the digest of images."""
         found: list[tuple[Row, str]] = []
         problems: list[Problem] = []
 
@@ -179,8 +179,8 @@ class TFDS(Dataset):
             try:
                 example = self._example(*row)
                 caption = self._caption(example)
-                self._picture(example)
-            except PictureError as error:
+                self._image(example)
+            except ImageError as error:
                 return row, str(error), b""
             if not caption:
                 return row, f"'{self._keys.caption}' holds no caption", b""
@@ -188,11 +188,11 @@ class TFDS(Dataset):
             return row, caption, hashlib.sha256(value if isinstance(value, bytes) else value.tobytes()).digest()
 
         rows = [(name, number) for name, source in self._sources.items() for number in range(len(source))]
-        for row, text, picture in scan(rows, check, f"tfds {self._place}"):
-            digest.update(picture)
-            if picture:
+        for row, text, image in scan(rows, check, f"tfds {self._place}"):
+            digest.update(image)
+            if image:
                 found.append((row, text))
-                self._digests[row] = picture.hex()[:12]
+                self._digests[row] = image.hex()[:12]
             else:
                 problems.append(Problem(f"{row[0]}, example {row[1]}", text))
         return found, problems
@@ -227,7 +227,7 @@ class TFDS(Dataset):
         try:
             text = value.decode() if isinstance(value, bytes) else str(value)
         except UnicodeDecodeError as error:
-            raise PictureError(f"'{self._keys.caption}' is not UTF-8 text: {error}") from error
+            raise ImageError(f"'{self._keys.caption}' is not UTF-8 text: {error}") from error
         return " ".join(text.split())
 
     def _of_label(self, label: str) -> str:
@@ -258,7 +258,7 @@ def _check_apart(ranges: Sequence[dict[str, list[tuple[int, int]]]], names: Sequ
 
 
 def _source(builder: Any, split: str) -> Sequence[Any]:
-    """The examples of a split, their pictures still compressed."""
+    """The examples of a split, their images still compressed."""
     tfds = package()
     what = f"{builder.info.full_name}, '{split}',"
     if not builder.info.splits[split].num_examples:
@@ -310,13 +310,13 @@ def _bytes(value: Any) -> int:
 
 
 def _keys(features: Any, image_key: str, caption_key: str | None) -> Keys:
-    """Finds pictures and captions among the features. Raises DataError unless they are there."""
+    """Finds images and captions among the features. Raises DataError unless they are there."""
     tfds = package()
     leaves = sorted(_leaves(features, ""), key=lambda leaf: leaf[0])  # files keep no order
-    pictures = [key for key, leaf, many in leaves if not many and _is_picture(leaf)]
-    if image_key not in pictures:
-        there = f"there are pictures in {pictures}" if pictures else "nor any other picture"
-        raise DataError(f"tfds: there is no picture in image_key '{image_key}': {there}")
+    images = [key for key, leaf, many in leaves if not many and _is_image(leaf)]
+    if image_key not in images:
+        there = f"there are images in {images}" if images else "nor any other image"
+        raise DataError(f"tfds: there is no image in image_key '{image_key}': {there}")
     texts = [key for key, leaf, many in leaves if many < 2 and _is_text(leaf)]
     labels = {
         key: tuple(leaf.names)
@@ -348,7 +348,7 @@ def _leaves(feature: Any, path: str, many: int = 0) -> Iterator[tuple[str, Any, 
         yield path, feature, many
 
 
-def _is_picture(feature: Any) -> bool:
+def _is_image(feature: Any) -> bool:
     """An image whose file holds whole numbers (floats are stored as if they were RGBA), or pixels as an array."""
     tfds = package()
     if isinstance(feature, tfds.features.Image):
@@ -374,10 +374,10 @@ def _at(example: Any, path: str) -> Any:
 def _from_pixels(value: Any) -> Image.Image:
     """Pixels that are stored as numbers: uint8 (height, width), or (height, width, 1 or 3)."""
     if value is None:
-        raise PictureError("it holds no picture")
+        raise ImageError("it holds no image")
     pixels = np.asarray(value)
     if pixels.ndim == 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[-1] != 3):
-        raise PictureError(f"an array {pixels.dtype} {pixels.shape} is no picture: it must be uint8, grey or RGB")
+        raise ImageError(f"an array {pixels.dtype} {pixels.shape} is no image: it must be uint8, gray or RGB")
     return Image.fromarray(pixels).convert("RGB")

@@ -1,1 +1,1 @@
-"""Autoencoders as decoders for kgen: latents or tokens into pictures."""
+"""Autoencoders as decoders for kgen: latents or tokens into images."""

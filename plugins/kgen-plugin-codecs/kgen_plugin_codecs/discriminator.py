@@ -17,10 +17,10 @@ Shape = tuple[int | None, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Discriminator:
-    """A term of the loss: what a critic, trained beside the autoencoder, says of the reconstruction.
+    """A term of the loss: what a discriminator, trained beside the autoencoder, says of the reconstruction.
 
     Args:
-        weight: Of the critic's opinion, on top of the adaptive weight that makes its gradient as large as that of the
+        weight: Of the adversarial loss, on top of the adaptive weight that makes its gradient as large as that of the
             reconstruction (Esser et al. 2021, equation 7).
         start: Steps of training before it begins.
         width: Channels of its first convolution.
@@ -33,8 +33,8 @@ class Discriminator:
     levels: PositiveInt = 3
 
 
-class Critic(keras.layers.Layer):
-    """Pictures -> a score for each of their squares, high for real ones: (B, H, W, C) -> (B, h, w)."""
+class DiscriminatorNetwork(keras.layers.Layer):
+    """Images -> a score for each of their squares, high for real ones: (B, H, W, C) -> (B, h, w)."""
 
     def __init__(self, width: int, levels: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -59,13 +59,13 @@ class Critic(keras.layers.Layer):
         return ops.cast(self.score(x), "float32")[..., 0]
 
     def frozen(self, x: Tensor) -> Tensor:
-        """The scores, as a function of the pictures alone: the weights take no gradient."""
+        """The scores, as a function of the images alone: the weights take no gradient."""
         weights = [ops.stop_gradient(v.value) for v in self.trainable_variables]
         return self.stateless_call(weights, [], x)[0]
 
 
 def hinge(real: Tensor, fake: Tensor) -> Tensor:
-    """The critic's loss of scores (B, h, w), (B,) (Lim and Ye 2017)."""
+    """The discriminator's loss of scores (B, h, w), (B,) (Lim and Ye 2017)."""
     return 0.5 * ops.mean(ops.relu(1.0 - real) + ops.relu(1.0 + fake), axis=(1, 2))
 
 

@@ -12,10 +12,10 @@ from pydantic import Field, PositiveInt
 
 from kgen import Decoder, SeedGenerator, Space
 from kgen_plugin_codecs.discriminator import Discriminator
-from kgen_plugin_codecs.fidelity import Fidelity
-from kgen_plugin_codecs.networks import Analysis, Network, Synthesis
+from kgen_plugin_codecs.networks import DecoderNetwork, EncoderNetwork, Network
 from kgen_plugin_codecs.perceptual import Perceptual
 from kgen_plugin_codecs.reconstruction import Name
+from kgen_plugin_codecs.reconstruction_loss import ReconstructionLoss
 from kgen_plugin_codecs.scale import Scale, moments
 
 Tensor = Any
@@ -25,9 +25,9 @@ LOG_VARIANCE = (-30.0, 20.0)
 
 
 class KLAutoencoder(Decoder):
-    """Pictures as small maps of numbers, from which they are drawn again (Rombach et al. 2022, section 3.1).
+    """Images as small maps of numbers, from which they are drawn again (Rombach et al. 2022, section 3.1).
 
-    Latents are the means of a posterior that training pulls towards N(0, I) with a small weight; they are handed on at
+    Latents are the means of a posterior that training pulls toward N(0, I) with a small weight; they are handed on at
     unit variance, with a mean and a deviation a channel that are measured after training.
 
     Args:
@@ -35,7 +35,7 @@ class KLAutoencoder(Decoder):
         network: Size of both halves, which sets the downsampling factor.
         reconstruction: "l1", "l2" or "logistic", see `reconstruction_loss`.
         perceptual: The distance of features too; None: of pixels only.
-        discriminator: A critic's opinion too; None: none.
+        discriminator: A adversarial loss too; None: none.
         kl_weight: Of the KL divergence from N(0, I), in nats a number of the latent.
 
     Raises:
@@ -63,10 +63,12 @@ class KLAutoencoder(Decoder):
         self.kl_weight = kl_weight
         self.grid = network.grid(image_space)
         policy = self.dtype_policy
-        self.analysis = Analysis(network, 2 * channels, dtype=policy, name="analysis")
-        self.synthesis = Synthesis(network, image_space.shape[-1], dtype=policy, name="synthesis")
+        self.encoder_network = EncoderNetwork(network, 2 * channels, dtype=policy, name="analysis")
+        self.decoder_network = DecoderNetwork(network, image_space.shape[-1], dtype=policy, name="synthesis")
         self.scale = Scale(dtype="float32", name="scale")
-        self.fidelity = Fidelity(reconstruction, perceptual, discriminator, dtype="float32", name="fidelity")
+        self.reconstruction_loss = ReconstructionLoss(
+            reconstruction, perceptual, discriminator, dtype="float32", name="reconstruction_loss"
+        )
         self.seed_generator = SeedGenerator()
 
     @property
@@ -75,14 +77,14 @@ class KLAutoencoder(Decoder):
 
     def build(self, input_shape: None = None) -> None:
         images, latent = (None, *self.image_space.shape), (None, *self.latent_space.shape)
-        self.analysis.build(images)
-        self.synthesis.build(latent)
+        self.encoder_network.build(images)
+        self.decoder_network.build(latent)
         self.scale.build(latent)
-        self.fidelity.build(images, images)
+        self.reconstruction_loss.build(images, images)
 
     @property
-    def kept_weights(self) -> list[Any]:
-        return [*self.analysis.weights, *self.synthesis.weights, *self.scale.weights]
+    def inference_weights(self) -> list[Any]:
+        return [*self.encoder_network.weights, *self.decoder_network.weights, *self.scale.weights]
 
     # ---- training -------------------------------------------------------------------------------------------------
 
@@ -90,19 +92,19 @@ class KLAutoencoder(Decoder):
         """The distance of the reconstruction, from one draw of the posterior, plus the weighted KL divergence.
 
         Returns:
-            (B,) each: "loss", "kl" in nats a number of the latent, and the terms of `Fidelity`.
+            (B,) each: "loss", "kl" in nats a number of the latent, and the terms of `ReconstructionLoss`.
         """
         images = ops.cast(images, "float32")
         mean, log_variance = self._posterior(images)
         noise = keras.random.normal(ops.shape(mean), seed=self.seed_generator)
-        made = self.synthesis(mean + ops.exp(0.5 * log_variance) * noise)
-        terms = self.fidelity(images, made, training=training)
+        made = self.decoder_network(mean + ops.exp(0.5 * log_variance) * noise)
+        terms = self.reconstruction_loss(images, made, training=training)
         kl = 0.5 * ops.mean(ops.square(mean) + ops.exp(log_variance) - 1.0 - log_variance, axis=(1, 2, 3))
-        return {"loss": terms.pop("fidelity") + self.kl_weight * kl, "kl": kl, **terms}
+        return {"loss": terms.pop("reconstruction_loss") + self.kl_weight * kl, "kl": kl, **terms}
 
     def _posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, H, W, C) -> mean and log variance (B, h, w, channels) each."""
-        mean, log_variance = ops.split(self.analysis(images), 2, axis=-1)
+        mean, log_variance = ops.split(self.encoder_network(images), 2, axis=-1)
         return mean, ops.clip(log_variance, *LOG_VARIANCE)
 
     def calibrate(self, batches: Iterable[np.ndarray]) -> None:
@@ -129,4 +131,4 @@ class KLAutoencoder(Decoder):
         return self.scale(self._posterior(images)[0])
 
     def decode(self, latent: Tensor, condition: dict[str, Tensor], noise: dict[str, Tensor]) -> Tensor:  # type: ignore[override]  # it takes no options
-        return self.synthesis(self.scale.undo(latent))
+        return self.decoder_network(self.scale.undo(latent))

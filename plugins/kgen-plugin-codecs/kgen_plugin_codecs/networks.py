@@ -1,4 +1,4 @@
-"""The two halves of an autoencoder: pictures -> features, features -> pictures (as in Esser et al. 2021, table 7)."""
+"""The two halves of an autoencoder: images -> features, features -> images (as in Esser et al. 2021, table 7)."""
 
 from __future__ import annotations
 
@@ -44,20 +44,20 @@ class Network:
         return self.width * self.multipliers[stage]
 
     def grid(self, space: Space) -> tuple[int, int]:
-        """Height and width of the latents of pictures. Raises SpaceError where the factor does not divide them."""
+        """Height and width of the latents of images. Raises SpaceError where the factor does not divide them."""
         if space.kind != "continuous" or len(space.shape) != 3:
-            raise SpaceError(f"an autoencoder reads pictures (height, width, channels), not {space}")
+            raise SpaceError(f"an autoencoder reads images (height, width, channels), not {space}")
         height, width, _ = space.shape
         if height % self.factor or width % self.factor:
             raise SpaceError(
                 f"an autoencoder with the factor {self.factor} needs a height and a width that it divides, but the "
-                f"pictures are {height}x{width}: change the dataset's size, or network.patch and multipliers"
+                f"images are {height}x{width}: change the dataset's size, or network.patch and multipliers"
             )
         return height // self.factor, width // self.factor
 
 
 class ResidualBlock(keras.layers.Layer):
-    """Two normalised convolutions around a residual (He et al. 2016)."""
+    """Two normalized convolutions around a residual (He et al. 2016)."""
 
     def __init__(self, channels: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -141,8 +141,8 @@ class Half(keras.layers.Layer):
         return x if self.attention is None or stage != self.stages[-1] else self.attention(x)
 
 
-class Analysis(Half):
-    """Pictures -> features: (B, H, W, C) -> (B, H / factor, W / factor, out_channels), float32."""
+class EncoderNetwork(Half):
+    """Images -> features: (B, H, W, C) -> (B, H / factor, W / factor, out_channels), float32."""
 
     def build(self, x_shape: Shape) -> None:
         network, policy = self.network, self.dtype_policy
@@ -167,8 +167,8 @@ class Analysis(Half):
         return ops.cast(self.conv_out(ops.silu(self.norm(x))), "float32")
 
 
-class Synthesis(Half):
-    """Features -> pictures: (B, h, w, C) -> (B, h * factor, w * factor, out_channels), float32."""
+class DecoderNetwork(Half):
+    """Features -> images: (B, h, w, C) -> (B, h * factor, w * factor, out_channels), float32."""
 
     def build(self, z_shape: Shape) -> None:
         network, policy = self.network, self.dtype_policy

@@ -17,7 +17,7 @@ def kgen_components(registry: kgen.Registrar) -> None:
     registry.decoder(
         "vq-autoencoder",
         "kgen_plugin_codecs.vq:VQAutoencoder",
-        summary="Autoencoder with tokens as latents: vector or finite scalar quantisation",
+        summary="Autoencoder with tokens as latents: vector or finite scalar quantization",
     )
     quantizers = "kgen_plugin_codecs.quantizers"
     registry.kind(

@@ -1,4 +1,4 @@
-"""How far a reconstruction is from its picture."""
+"""How far a reconstruction is from its image."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Name = Literal["l1", "l2", "logistic"]
 
 
 def reconstruction_loss(name: Name, images: Tensor, made: Tensor) -> Tensor:
-    """The distance of pictures from what was made of them, of every example.
+    """The distance of images from what was made of them, of every example.
 
     "l1": the mean absolute difference; "l2": the mean squared difference; "logistic": the negative log-likelihood in
-    nats a number, of a logistic distribution around `made` whose scale is the best for each picture (its mean absolute
-    difference over 2 log 2, as a logistic variable's is): the logarithm makes good pictures better still.
+    nats a number, of a logistic distribution around `made` whose scale is the best for each image (its mean absolute
+    difference over 2 log 2, as a logistic variable's is): the logarithm makes good images better still.
 
     Args:
         images, made: (B, H, W, C) in [-1, 1].

@@ -10,11 +10,11 @@ from keras import ops
 
 from kgen import Decoder, OneOf, Space
 from kgen_plugin_codecs.discriminator import Discriminator
-from kgen_plugin_codecs.fidelity import Fidelity
-from kgen_plugin_codecs.networks import Analysis, Network, Synthesis
+from kgen_plugin_codecs.networks import DecoderNetwork, EncoderNetwork, Network
 from kgen_plugin_codecs.perceptual import Perceptual
 from kgen_plugin_codecs.quantizers import Quantizer, Vector
 from kgen_plugin_codecs.reconstruction import Name
+from kgen_plugin_codecs.reconstruction_loss import ReconstructionLoss
 
 Tensor = Any
 STARTING_VECTORS = 100
@@ -22,14 +22,14 @@ STARTING_VECTORS = 100
 
 
 class VQAutoencoder(Decoder):
-    """Pictures as small maps of tokens, from which they are drawn again (van den Oord et al. 2017).
+    """Images as small maps of tokens, from which they are drawn again (van den Oord et al. 2017).
 
     Args:
         quantizer: `Vector`, with a codebook that is learned, or `FiniteScalar`, without; with options of its own.
         network: Size of both halves, which sets the downsampling factor.
         reconstruction: "l1", "l2" or "logistic", see `reconstruction_loss`.
         perceptual: The distance of features too; None: of pixels only.
-        discriminator: A critic's opinion too; None: none (with both, this is VQGAN, Esser et al. 2021).
+        discriminator: A adversarial loss too; None: none (with both, this is VQGAN, Esser et al. 2021).
 
     Raises:
         SpaceError: the images are no grid of (height, width, channels), or the factor does not divide them.
@@ -54,10 +54,12 @@ class VQAutoencoder(Decoder):
         self.discriminator = discriminator
         self.grid = network.grid(image_space)
         policy = self.dtype_policy
-        self.analysis = Analysis(network, quantizer.dim, dtype=policy, name="analysis")
-        self.synthesis = Synthesis(network, image_space.shape[-1], dtype=policy, name="synthesis")
-        self.quantise = quantizer.build()
-        self.fidelity = Fidelity(reconstruction, perceptual, discriminator, dtype="float32", name="fidelity")
+        self.encoder_network = EncoderNetwork(network, quantizer.dim, dtype=policy, name="analysis")
+        self.decoder_network = DecoderNetwork(network, image_space.shape[-1], dtype=policy, name="synthesis")
+        self.quantize = quantizer.build()
+        self.reconstruction_loss = ReconstructionLoss(
+            reconstruction, perceptual, discriminator, dtype="float32", name="reconstruction_loss"
+        )
 
     @property
     def latent_space(self) -> Space:
@@ -65,19 +67,19 @@ class VQAutoencoder(Decoder):
 
     def build(self, input_shape: None = None) -> None:
         images, vectors = (None, *self.image_space.shape), (None, *self.grid, self.quantizer.dim)
-        self.analysis.build(images)
-        self.quantise.build(vectors)
-        self.synthesis.build(vectors)
-        self.fidelity.build(images, images)
+        self.encoder_network.build(images)
+        self.quantize.build(vectors)
+        self.decoder_network.build(vectors)
+        self.reconstruction_loss.build(images, images)
 
     @property
-    def kept_weights(self) -> list[Any]:
-        return [*self.analysis.weights, *self.synthesis.weights, *self.quantise.weights]
+    def inference_weights(self) -> list[Any]:
+        return [*self.encoder_network.weights, *self.decoder_network.weights, *self.quantize.weights]
 
     # ---- training -------------------------------------------------------------------------------------------------
 
-    def initialise(self, batches: Iterable[np.ndarray]) -> None:
-        if not hasattr(self.quantise, "start_from"):
+    def initialize(self, batches: Iterable[np.ndarray]) -> None:
+        if not hasattr(self.quantize, "start_from"):
             return
         wanted, found = STARTING_VECTORS * self.quantizer.vocabulary, []
         for vectors in self._vectors(batches):
@@ -86,23 +88,23 @@ class VQAutoencoder(Decoder):
                 break
         together = np.concatenate(found)[:wanted]
         if len(together) > self.quantizer.vocabulary:
-            self.quantise.start_from(together)
+            self.quantize.start_from(together)
 
     def compute_losses(self, images: Tensor, condition: dict[str, Tensor], training: bool) -> dict[str, Tensor]:
         """The distance of the reconstruction, plus that of the vectors from their codes (equation 3 there).
 
         Returns:
-            (B,) each: "loss", "commitment", weighted, and the terms of `Fidelity`.
+            (B,) each: "loss", "commitment", weighted, and the terms of `ReconstructionLoss`.
         """
         images = ops.cast(images, "float32")
-        quantised, _, commitment = self.quantise(self.analysis(images), training=training)
-        terms = self.fidelity(images, self.synthesis(quantised), training=training)
-        return {"loss": terms.pop("fidelity") + commitment, "commitment": commitment, **terms}
+        quantized, _, commitment = self.quantize(self.encoder_network(images), training=training)
+        terms = self.reconstruction_loss(images, self.decoder_network(quantized), training=training)
+        return {"loss": terms.pop("reconstruction_loss") + commitment, "commitment": commitment, **terms}
 
     def _vectors(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         for batch in batches:
             images = ops.convert_to_tensor(batch.astype("float32") / 127.5 - 1.0)
-            yield ops.convert_to_numpy(self.analysis(images))
+            yield ops.convert_to_numpy(self.encoder_network(images))
 
     def scores(self, batches: Iterable[np.ndarray]) -> dict[str, float]:
         """How evenly the codes are used: their number, and their perplexity (2 to the entropy of their frequencies)."""
@@ -123,7 +125,7 @@ class VQAutoencoder(Decoder):
     # ---- both directions ------------------------------------------------------------------------------------------
 
     def encode(self, images: Tensor) -> Tensor:
-        return self.quantise(self.analysis(images))[1]
+        return self.quantize(self.encoder_network(images))[1]
 
     def decode(self, latent: Tensor, condition: dict[str, Tensor], noise: dict[str, Tensor]) -> Tensor:  # type: ignore[override]  # it takes no options
-        return self.synthesis(self.quantise.lookup(ops.cast(latent, "int32")))
+        return self.decoder_network(self.quantize.lookup(ops.cast(latent, "int32")))

@@ -23,13 +23,13 @@ RNG = np.random.default_rng(0)
 
 @pytest.mark.backends
 class TestConformance(DecoderConformance):
-    replicas: ClassVar = False  # the one with a critic trains on two
+    replicas: ClassVar = False  # the one with a discriminator trains on two
 
     def build(self) -> KLAutoencoder:
         return KLAutoencoder(SPACE, channels=2, network=TINY)
 
 
-@pytest.mark.slow  # the tests of the critic, of VQ and FSQ train without attention, too
+@pytest.mark.slow  # the tests of the discriminator, of VQ and FSQ train without attention, too
 class TestWithoutAttention(DecoderConformance):
     replicas: ClassVar = False
 
@@ -121,7 +121,7 @@ def test_factor() -> None:
     assert codec.latent_space == Space("continuous", (8, 4, 5), bounded=False)
     with pytest.raises(SpaceError, match=r"factor 8 .* 20x20"):
         KLAutoencoder(Space("continuous", (20, 20, 3)), network=Network(width=8, multipliers=(1, 1, 1), patch=2))
-    with pytest.raises(SpaceError, match="pictures"):
+    with pytest.raises(SpaceError, match="images"):
         KLAutoencoder(Space("continuous", (20,)))
 
 
@@ -130,7 +130,7 @@ def test_what_it_learns_survives_averaging(tmp_path) -> None:
     """The measured numbers are weights that no optimizer touches."""
     codec = KLAutoencoder(SPACE, network=TINY)
     codec.build(None)
-    kept = {id(w) for w in codec.kept_weights}
+    kept = {id(w) for w in codec.inference_weights}
     assert {id(codec.scale.mean), id(codec.scale.deviation)} <= kept
     assert not {id(codec.scale.mean), id(codec.scale.deviation)} & {id(w) for w in codec.trainable_weights}
     assert keras.backend.standardize_dtype(codec.scale.mean.dtype) == "float32"

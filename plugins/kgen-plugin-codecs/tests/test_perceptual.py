@@ -75,10 +75,10 @@ def test_blur_is_further_than_noise_of_the_same_error() -> None:
     assert far[0] > far[1] > 0
 
 
-def test_a_grey_picture_is_one_of_three_equal_channels() -> None:
-    grey = ops.convert_to_tensor(RNG.uniform(-1, 1, (1, 32, 32, 1)).astype("float32"))
+def test_a_gray_image_is_one_of_three_equal_channels() -> None:
+    gray = ops.convert_to_tensor(RNG.uniform(-1, 1, (1, 32, 32, 1)).astype("float32"))
     network = EfficientNetLite0()
-    for one, other in zip(network(grey), network(ops.repeat(grey, 3, axis=-1)), strict=True):
+    for one, other in zip(network(gray), network(ops.repeat(gray, 3, axis=-1)), strict=True):
         np.testing.assert_array_equal(ops.convert_to_numpy(one), ops.convert_to_numpy(other))
 
 

@@ -1,4 +1,4 @@
-"""The quantisers, beside vector-quantize-pytorch on the same vectors and codebooks."""
+"""The quantizers, beside vector-quantize-pytorch on the same vectors and codebooks."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def vectors(scale: float = 1.0) -> np.ndarray:
 
 
 def peer(z: np.ndarray, book: np.ndarray, cosine: bool, train: bool) -> tuple[np.ndarray, np.ndarray, Any]:
-    """Quantised vectors and codes of vector-quantize-pytorch, and its codebook after the step."""
+    """Quantized vectors and codes of vector-quantize-pytorch, and its codebook after the step."""
     torch = pytest.importorskip("torch")
     library = pytest.importorskip("vector_quantize_pytorch")
     layer = library.VectorQuantize(
@@ -64,11 +64,11 @@ def peer(z: np.ndarray, book: np.ndarray, cosine: bool, train: bool) -> tuple[np
     inner.cluster_size.data.fill_(1.0)
     layer.train(train)
     flat = torch.tensor(z.reshape(len(z), -1, DIM), requires_grad=True)
-    quantised, codes, _ = layer(flat)
+    quantized, codes, _ = layer(flat)
     weight = torch.tensor(WEIGHT.reshape(len(z), -1, DIM))
-    straight = torch.autograd.grad((quantised * weight).sum(), flat)[0]
+    straight = torch.autograd.grad((quantized * weight).sum(), flat)[0]
     return (
-        quantised.detach().numpy().reshape(z.shape),
+        quantized.detach().numpy().reshape(z.shape),
         codes.numpy().reshape(z.shape[:-1]),
         (inner.embed[0].numpy(), straight.numpy().reshape(z.shape)),
     )
@@ -129,8 +129,8 @@ def test_dead_codes_are_revived() -> None:
 
 @pytest.mark.backends
 def test_starts_at_the_centres_of_clusters() -> None:
-    centres = RNG.normal(size=(SIZE, DIM)) * 10
-    sample = (np.repeat(centres, 50, axis=0) + 0.01 * RNG.normal(size=(SIZE * 50, DIM))).astype("float32")
+    centers = RNG.normal(size=(SIZE, DIM)) * 10
+    sample = (np.repeat(centers, 50, axis=0) + 0.01 * RNG.normal(size=(SIZE * 50, DIM))).astype("float32")
     quantizer = ours(np.zeros((SIZE, DIM), "float32"), False)
     quantizer.start_from(sample)
     book = array(quantizer.codebook)

@@ -49,9 +49,9 @@ def test_tokens() -> None:
 def test_scores_count_the_codes() -> None:
     codec = VQAutoencoder(SPACE, quantizer=Vector(size=8, dim=4), network=TINY)
     codec.build(None)
-    pictures = RNG.integers(0, 256, (6, 16, 16, 3)).astype(np.uint8)
-    codes = ops.convert_to_numpy(codec.encode(ops.convert_to_tensor(pictures / np.float32(127.5) - np.float32(1))))
-    scores = codec.scores([pictures[:4], pictures[4:]])
+    images = RNG.integers(0, 256, (6, 16, 16, 3)).astype(np.uint8)
+    codes = ops.convert_to_numpy(codec.encode(ops.convert_to_tensor(images / np.float32(127.5) - np.float32(1))))
+    scores = codec.scores([images[:4], images[4:]])
     share = np.bincount(codes.reshape(-1), minlength=8) / codes.size
     share = share[share > 0]
     assert scores["codes used"] == len(share)
@@ -61,8 +61,8 @@ def test_scores_count_the_codes() -> None:
 def test_starts_with_codes_that_are_used() -> None:
     codec = VQAutoencoder(SPACE, quantizer=Vector(size=16, dim=4), network=TINY)
     codec.build(None)
-    pictures = RNG.integers(0, 256, (32, 16, 16, 3)).astype(np.uint8)
-    codec.quantise.set_codebook(np.full((16, 4), 50.0, "float32") + np.eye(16, 4, dtype="float32"))
-    before = codec.scores([pictures])["perplexity"]
-    codec.initialise([pictures])
-    assert codec.scores([pictures])["perplexity"] > max(8.0, 2 * before)
+    images = RNG.integers(0, 256, (32, 16, 16, 3)).astype(np.uint8)
+    codec.quantize.set_codebook(np.full((16, 4), 50.0, "float32") + np.eye(16, 4, dtype="float32"))
+    before = codec.scores([images])["perplexity"]
+    codec.initialize([images])
+    assert codec.scores([images])["perplexity"] > max(8.0, 2 * before)

@@ -1,4 +1,4 @@
-"""The variational bound: how likely a picture is, at least."""
+"""The variational bound: how likely an image is, at least."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def variational_bound(
         denoise: See `Denoise`.
         x0: (B, ...) in [-1, 1].
         discrete: The data are 8-bit images, x0 = 2 v / 255 - 1, and the bound is of their probability: L_0 is the
-            discretised Gaussian of Ho et al. 2020, equation 13. Otherwise it is of the density, and L_0 a Gaussian.
+            discretized Gaussian of Ho et al. 2020, equation 13. Otherwise it is of the density, and L_0 a Gaussian.
         end_log_snr: log(alpha^2 / sigma^2) of the last level. Where the schedule has no such time, its time 0 is what
             the network is told.
 
@@ -86,7 +86,7 @@ def _levels(schedule: Schedule, steps: int, end_log_snr: float) -> tuple[Tensor,
 
     _, high = ops.fori_loop(0, 30, halve, (ops.zeros((steps + 1,)), ops.ones((steps + 1,))))
     alpha = schedule.alpha(high)
-    return alpha, alpha * ops.exp(-0.5 * log_snr), schedule.level(high, schedule.sigma(high)), ops.exp(log_snr)
+    return alpha, alpha * ops.exp(-0.5 * log_snr), schedule.noise_cond(high, schedule.sigma(high)), ops.exp(log_snr)
 
 
 def _prior(x0: Tensor, alpha: Tensor, sigma: Tensor, axes: tuple[int, ...]) -> Tensor:
@@ -96,14 +96,14 @@ def _prior(x0: Tensor, alpha: Tensor, sigma: Tensor, axes: tuple[int, ...]) -> T
 
 
 def _reconstruction(
-    x0: Tensor, picture: Tensor, alpha: Tensor, sigma: Tensor, axes: tuple[int, ...], discrete: bool
+    x0: Tensor, image: Tensor, alpha: Tensor, sigma: Tensor, axes: tuple[int, ...], discrete: bool
 ) -> Tensor:
-    """L_0: -log p(x_0 | least noisy x), a Gaussian around the denoised picture, as wide as its noise."""
+    """L_0: -log p(x_0 | least noisy x), a Gaussian around the denoised image, as wide as its noise."""
     deviation = sigma / alpha
     if not discrete:
-        normalised = 0.5 * ((x0 - picture) / deviation) ** 2 + ops.log(deviation) + 0.5 * math.log(2 * math.pi)
-        return ops.sum(normalised, axis=axes)
-    upper, lower = (x0 + BIN / 2 - picture) / deviation, (x0 - BIN / 2 - picture) / deviation
+        normalized = 0.5 * ((x0 - image) / deviation) ** 2 + ops.log(deviation) + 0.5 * math.log(2 * math.pi)
+        return ops.sum(normalized, axis=axes)
+    upper, lower = (x0 + BIN / 2 - image) / deviation, (x0 - BIN / 2 - image) / deviation
     upper_cdf = ops.where(x0 > 0.999, 1.0, _cdf(upper))
     lower_cdf = ops.where(x0 < -0.999, 0.0, _cdf(lower))
     mass = upper_cdf - lower_cdf

@@ -28,7 +28,7 @@ Condition = dict[str, Tensor]
 class Diffusion(Generator):
     """Learns to remove noise; generates by removing it step by step (Ho et al. 2020).
 
-    The defaults are flow matching with a transformer: straight paths from noise to picture (Liu et al. 2022), velocity
+    The defaults are flow matching with a transformer: straight paths from noise to image (Liu et al. 2022), velocity
     prediction, logit-normal times (Esser et al. 2024). Ho et al.'s DDPM is ``network={"kind": "unet"},
     schedule="linear", prediction="eps", times={"kind": "uniform"}``; Karras et al.'s EDM is ``schedule="karras",
     prediction="edm", times={"kind": "log-normal"}``.
@@ -46,8 +46,8 @@ class Diffusion(Generator):
         SpaceError: the space is no grid of (height, width, channels), or the network's stride does not divide it.
     """
 
-    guidable: ClassVar[bool] = True
-    edits: ClassVar[bool] = True
+    supports_guidance: ClassVar[bool] = True
+    supports_img2img: ClassVar[bool] = True
     likelihood = "lower bound"
 
     def __init__(
@@ -100,7 +100,7 @@ class Diffusion(Generator):
         sigma_t = self._schedule.sigma(t)
         alpha, sigma = (ops.reshape(v, (-1, 1, 1, 1)) for v in (self._schedule.alpha(t), sigma_t))
         noisy = alpha * x + sigma * eps
-        output = self._network(noisy, alpha, sigma, self._schedule.level(t, sigma_t), condition, training)
+        output = self._network(noisy, alpha, sigma, self._schedule.noise_cond(t, sigma_t), condition, training)
         wanted = self._prediction.target(x, eps, alpha, sigma, self._sigma_data)
         weight = weightings.weight(
             self.weighting, self._prediction, alpha, sigma, gamma=self.gamma or 5.0, sigma_data=self._sigma_data
@@ -115,7 +115,7 @@ class Diffusion(Generator):
         return ops.cast(self.model(scale * x, level, condition, training=training), "float32")
 
     def _denoised(self, x: Tensor, alpha: Tensor, sigma: Tensor, level: Tensor, condition: Condition) -> Tensor:
-        """The clean picture in x (B, H, W, C), whose noise level is the same for all of the batch: scalars."""
+        """The clean image in x (B, H, W, C), whose noise level is the same for all of the batch: scalars."""
         levels = ops.broadcast_to(ops.reshape(level, (1,)), (ops.shape(x)[0],))
         output = self._network(x, alpha, sigma, levels, condition)
         return self._prediction.denoised(output, x, alpha, sigma, self._sigma_data)
@@ -153,7 +153,7 @@ class Diffusion(Generator):
         eta: Annotated[float, Field(ge=0, le=1), Static(0.0)] = 0.0,
         strength: Annotated[float, Field(gt=0, le=1)] = 0.6,
     ) -> Tensor:
-        """Generates latents; from those of a picture, if there is a `source` (SDEdit, Meng et al. 2022, algorithm 1).
+        """Generates latents; from those of an image, if there is a `source` (SDEdit, Meng et al. 2022, algorithm 1).
 
         Args:
             sampler: "ddpm", "ddim", "euler", "euler-ancestral", "heun", "dpm++2m" or another `diffusion.sampler`.
@@ -170,14 +170,14 @@ class Diffusion(Generator):
 
         def denoise(x: Tensor, alpha: Tensor, sigma: Tensor, level: Tensor) -> Tensor:
             if is_static(guidance, 1.0):
-                picture = self._denoised(x, alpha, sigma, level, condition)
+                image = self._denoised(x, alpha, sigma, level, condition)
             else:
                 both = {name: ops.concatenate([condition[name], null_condition[name]]) for name in condition}
-                pictures = self._denoised(ops.concatenate([x, x]), alpha, sigma, level, both)
-                picture = guide(*ops.split(pictures, 2), guidance, guidance_rescale)
+                images = self._denoised(ops.concatenate([x, x]), alpha, sigma, level, both)
+                image = guide(*ops.split(images, 2), guidance, guidance_rescale)
             if dynamic_threshold is not None:
-                return threshold_dynamically(picture, dynamic_threshold)
-            return ops.clip(picture, -1.0, 1.0) if self.space.bounded else picture
+                return threshold_dynamically(image, dynamic_threshold)
+            return ops.clip(image, -1.0, 1.0) if self.space.bounded else image
 
         def fresh(step: Tensor) -> Tensor:
             return normal(noise["steps"], step, self.space.shape)
@@ -211,7 +211,7 @@ class Diffusion(Generator):
         """
 
         def denoise(noisy: Tensor, alpha: Tensor, sigma: Tensor, level: Tensor) -> Tensor:
-            picture = self._denoised(noisy, alpha, sigma, level, condition)
-            return ops.clip(picture, -1.0, 1.0) if self.space.bounded else picture
+            image = self._denoised(noisy, alpha, sigma, level, condition)
+            return ops.clip(image, -1.0, 1.0) if self.space.bounded else image
 
         return variational_bound(denoise, x, self._schedule, steps, end_log_snr=end_log_snr)

@@ -1,4 +1,4 @@
-"""Steering the denoised picture: classifier-free guidance."""
+"""Steering the denoised image: classifier-free guidance."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Tensor = Any
 
 
 def guide(conditional: Tensor, unconditional: Tensor, weight: Tensor | float, rescale: Tensor | float) -> Tensor:
-    """Classifier-free guidance (Ho and Salimans 2022), of the clean pictures that two conditions suggest.
+    """Classifier-free guidance (Ho and Salimans 2022), of the clean images that two conditions suggest.
 
     Args:
-        weight: 1 is the conditional picture; more exaggerates what the condition changes.
-        rescale: Share, 0 to 1, by which the standard deviation of each picture is brought back to that of the
+        weight: 1 is the conditional image; more exaggerates what the condition changes.
+        rescale: Share, 0 to 1, by which the standard deviation of each image is brought back to that of the
             conditional one (Lin et al. 2024, equation 16).
     """
     guided = unconditional + weight * (conditional - unconditional)

@@ -1,4 +1,4 @@
-"""What the network predicts, and how the clean picture follows from it.
+"""What the network predicts, and how the clean image follows from it.
 
 Every plugin can add one: ``registry.add("diffusion.prediction", "mine", "package.module:MINE", summary=...)``. It is an
 object of a subclass of `Prediction`; or the subclass, such as a frozen dataclass whose fields are the options.
@@ -16,7 +16,7 @@ Tensor = Any
 class Prediction:
     """What the network predicts; alpha and sigma are (B, 1, ...), and all tensors broadcast.
 
-    Most predictions are one affine map away from each other: picture * x_0 + noise * eps, with weights that depend on
+    Most predictions are one affine map away from each other: image * x_0 + noise * eps, with weights that depend on
     alpha and sigma, so that x_0 and eps come back from it and x_t by solving two equations. One of these defines
     `weights` alone.
 
@@ -27,18 +27,18 @@ class Prediction:
     scaled: ClassVar[bool] = False
 
     def weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """How much picture and how much noise there is in what the network gives."""
+        """How much image and how much noise there is in what the network gives."""
         raise NotImplementedError
 
     def target(self, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
         """What the network should give."""
-        picture, noise = self.weights(alpha, sigma)
-        return picture * x0 + noise * eps
+        image, noise = self.weights(alpha, sigma)
+        return image * x0 + noise * eps
 
     def denoised(self, output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
-        """The clean picture x_0 that a network output stands for, given the noisy picture x."""
+        """The clean image x_0 that a network output stands for, given the noisy image x."""
         _, noise = self.weights(alpha, sigma)
-        # x = alpha x0 + sigma eps and output = picture x0 + noise eps, solved for x0
+        # x = alpha x0 + sigma eps and output = image x0 + noise eps, solved for x0
         return (noise * x - sigma * output) / self._determinant(alpha, sigma)
 
     def input_scale(self, alpha: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
@@ -50,8 +50,8 @@ class Prediction:
         return (sigma / self._determinant(alpha, sigma)) ** 2
 
     def _determinant(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        picture, noise = self.weights(alpha, sigma)
-        return ops.maximum(noise * alpha - sigma * picture, 1e-4)
+        image, noise = self.weights(alpha, sigma)
+        return ops.maximum(noise * alpha - sigma * image, 1e-4)
 
 
 class Noise(Prediction):
@@ -61,8 +61,8 @@ class Noise(Prediction):
         return ops.zeros_like(alpha), ops.ones_like(sigma)
 
 
-class Picture(Prediction):
-    """The clean picture."""
+class Image(Prediction):
+    """The clean image."""
 
     def weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         return ops.ones_like(alpha), ops.zeros_like(sigma)
@@ -109,7 +109,7 @@ class Preconditioned(Prediction):
         return edm_scalings(alpha, sigma, sigma_data)[1] ** 2
 
 
-EPS, X0, V_PREDICTION, VELOCITY, EDM = Noise(), Picture(), V(), Velocity(), Preconditioned()
+EPS, X0, V_PREDICTION, VELOCITY, EDM = Noise(), Image(), V(), Velocity(), Preconditioned()
 
 
 def edm_scalings(alpha: Tensor, sigma: Tensor, sigma_data: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,6 +1,6 @@
-"""Noise schedules: how much picture (alpha) and how much noise (sigma) there is at time t.
+"""Noise schedules: how much image (alpha) and how much noise (sigma) there is at time t.
 
-A noisy picture is x_t = alpha(t) x_0 + sigma(t) eps, with t from 0 (clean) to 1 (noise). A schedule is data for the
+A noisy image is x_t = alpha(t) x_0 + sigma(t) eps, with t from 0 (clean) to 1 (noise). A schedule is data for the
 algorithms of this package, which know it by alpha, sigma and `level`, the number that the network is told.
 
 Every plugin can add one: ``registry.add("diffusion.schedule", "mine", "package.module:MINE", summary=...)``. It is an
@@ -32,14 +32,14 @@ class Schedule:
     variance_exploding: ClassVar[bool] = False
 
     def alpha(self, t: Tensor) -> Tensor:
-        """How much picture there is at times t in [0, 1], elementwise."""
+        """How much image there is at times t in [0, 1], elementwise."""
         raise NotImplementedError
 
     def sigma(self, t: Tensor) -> Tensor:
         """How much noise there is at times t in [0, 1], elementwise."""
         raise NotImplementedError
 
-    def level(self, t: Tensor, sigma: Tensor) -> Tensor:
+    def noise_cond(self, t: Tensor, sigma: Tensor) -> Tensor:
         """What the network is told of the noise, about 0 to 1000."""
         return t * STEPS
 
@@ -96,7 +96,7 @@ class Cosine(Schedule):
 
 
 class RectifiedFlow(Schedule):
-    """A straight line from picture to noise (Liu et al. 2022, equation 1; Lipman et al. 2023)."""
+    """A straight line from image to noise (Liu et al. 2022, equation 1; Lipman et al. 2023)."""
 
     def alpha(self, t: Tensor) -> Tensor:
         return 1.0 - t
@@ -106,7 +106,7 @@ class RectifiedFlow(Schedule):
 
 
 class Karras(Schedule):
-    """Noise that is added to a picture that stays (Karras et al. 2022, table 1)."""
+    """Noise that is added to an image that stays (Karras et al. 2022, table 1)."""
 
     variance_exploding = True
 
@@ -116,7 +116,7 @@ class Karras(Schedule):
     def sigma(self, t: Tensor) -> Tensor:
         return _karras_sigma(t)
 
-    def level(self, t: Tensor, sigma: Tensor) -> Tensor:
+    def noise_cond(self, t: Tensor, sigma: Tensor) -> Tensor:
         return 250.0 * ops.log(sigma)  # 1000 times the c_noise of table 1
 
 

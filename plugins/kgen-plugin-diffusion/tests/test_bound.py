@@ -23,7 +23,7 @@ def ideal(x, alpha, sigma, level):
 
 
 def bound_per_number(compiled, denoise, schedule: str, steps: int, data: np.ndarray) -> float:
-    """The bound of one "picture" of independent numbers, over their count."""
+    """The bound of one "image" of independent numbers, over their count."""
 
     def of_density(x):
         return variational_bound(denoise, x, SCHEDULES[schedule], steps, discrete=False, end_log_snr=9.21)
@@ -53,8 +53,8 @@ def test_a_worse_model_has_a_lower_bound(compiled, data: np.ndarray) -> None:
     assert worse < right - 0.1
 
 
-def test_discretised_data_are_counted_in_bits_of_256_values() -> None:
-    """A model that knows the picture pays for the last level's noise alone: the chance to miss the bin."""
+def test_discretized_data_are_counted_in_bits_of_256_values() -> None:
+    """A model that knows the image pays for the last level's noise alone: the chance to miss the bin."""
     data = ops.convert_to_tensor((np.array([[0, 17, 128, 255]]) / 127.5 - 1.0).astype("float32"))
 
     def knows(x, alpha, sigma, level):
@@ -72,7 +72,7 @@ def test_discretised_data_are_counted_in_bits_of_256_values() -> None:
 @pytest.mark.backends
 @pytest.mark.parametrize("miss", [0.02, 0.1, 0.7])
 def test_it_stays_a_bound_far_from_the_truth(miss: float) -> None:
-    """L_0 of a picture that is wrong by `miss`, against the exact mass of the bin."""
+    """L_0 of an image that is wrong by `miss`, against the exact mass of the bin."""
     data = ops.convert_to_tensor(np.array([[0.5 * 2 / 255 * 127 + 1 / 255]], "float32"))
     alpha, sigma = ops.convert_to_tensor(np.float32(1.0)), ops.convert_to_tensor(np.float32(0.01))
     cost = float(ops.convert_to_numpy(_reconstruction(data, data - miss, alpha, sigma, (1,), True))[0])
@@ -84,14 +84,14 @@ def test_it_stays_a_bound_far_from_the_truth(miss: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("schedule", "greys"), [("rectified-flow", (127, 128, 129)), ("cosine", (60, 128, 200)), ("karras", (9, 90, 91))]
+    ("schedule", "grays"), [("rectified-flow", (127, 128, 129)), ("cosine", (60, 128, 200)), ("karras", (9, 90, 91))]
 )
-def test_a_perfect_model_of_three_greys_pays_little_more_than_their_entropy(
-    compiled, schedule: str, greys: tuple[int, ...]
+def test_a_perfect_model_of_three_grays_pays_little_more_than_their_entropy(
+    compiled, schedule: str, grays: tuple[int, ...]
 ) -> None:
     """One pixel, drawn 4,000 times: with the exact mean of the posterior, the bound is near log p."""
     shares = np.array([0.3, 0.2, 0.5])
-    values = np.array(greys, "float32") * 2 / 255 - 1
+    values = np.array(grays, "float32") * 2 / 255 - 1
     pixels = np.repeat(values, (4000 * shares).astype(int))[None]
 
     def mean(x, alpha, sigma, level):

@@ -15,7 +15,7 @@ from kgen_plugin_diffusion.times import LogitNormal, LogNormal, Uniform
 
 import kgen
 from kgen import ConditionSpace, Space, SpaceError
-from kgen.random import draw
+from kgen.random import sample
 from kgen.testing import GeneratorConformance, gradients
 from kgen.testing.execution import arrays, evaluate, perturb, rows, tensors
 from kgen.testing.inputs import random_conditions
@@ -143,7 +143,7 @@ def test_a_unet_draws_an_image_alone_as_in_a_batch_of_8() -> None:
     generator.compute_losses(ops.zeros((8, *SPACE.shape)), tensors(condition), training=False)
     for weight in generator.trainable_variables:  # the output layer begins at zero
         weight.assign(weight + 0.1 * keras.random.normal(weight.shape, seed=1))
-    noise = draw(generator.noise_spec(), [(3, copy) for copy in range(8)])
+    noise = sample(generator.noise_spec(), [(3, copy) for copy in range(8)])
     null = {name: np.zeros_like(value) + (name == "mask") for name, value in condition.items()}
 
     def sample(index: slice) -> np.ndarray:
@@ -163,7 +163,7 @@ def test_guidance_of_one_is_no_guidance() -> None:
     for weight in generator.trainable_variables:
         weight.assign(weight + 0.1 * keras.random.normal(weight.shape, seed=1))
     zeros = {**ones, "sequence": ops.zeros((1, 4, 12)), "pooled": ops.zeros((1, 12))}
-    noise = tensors(draw(generator.noise_spec(), [(0, 0)]))
+    noise = tensors(sample(generator.noise_spec(), [(0, 0)]))
 
     def sample(guidance: float) -> np.ndarray:
         x = generator.generate(ones, zeros, noise, steps=3, sampler="euler", guidance=guidance)

@@ -69,7 +69,7 @@ def test_karras_grid_is_equation_5() -> None:
 
 @pytest.mark.parametrize("name", list(SCHEDULES))
 @pytest.mark.parametrize("spacing", ["uniform", "quadratic"])
-def test_a_grid_falls_from_noise_to_a_clean_picture(name: str, spacing: str) -> None:
+def test_a_grid_falls_from_noise_to_a_clean_image(name: str, spacing: str) -> None:
     grid = time_grid(SCHEDULES[name], 7, spacing)
     assert grid.steps == 7
     assert (np.diff(array(grid.sigma)) < 0).all()
@@ -81,7 +81,7 @@ def test_a_grid_falls_from_noise_to_a_clean_picture(name: str, spacing: str) -> 
 
 @pytest.mark.parametrize("name", PREDICTIONS)
 @pytest.mark.parametrize(("alpha", "sigma"), LEVELS)
-def test_the_target_gives_the_clean_picture_back(name: str, alpha: float, sigma: float) -> None:
+def test_the_target_gives_the_clean_image_back(name: str, alpha: float, sigma: float) -> None:
     rng = np.random.default_rng(0)
     x0, eps = tensor(rng.standard_normal((3, 4))), tensor(rng.standard_normal((3, 4)))
     level = tensor([[alpha]]), tensor([[sigma]])

@@ -137,7 +137,7 @@ def test_dropout_only_in_training(name):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_symbolic_call_builds_and_layer_serialises(name):
+def test_symbolic_call_builds_and_layer_serializes(name):
     network = built(name)
     again = type(network).from_config(network.get_config())
     x, level, condition = inputs()

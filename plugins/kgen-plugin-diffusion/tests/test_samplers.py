@@ -207,10 +207,10 @@ def test_ancestral_steps_are_those_of_diffusers() -> None:
             break
         out = x * float(t) / (float(t) + 1)
         alpha_t, alpha_s = theirs.alphas_cumprod[t].double(), theirs.alphas_cumprod[t - 1].double()
-        picture = (x - (1 - alpha_t).sqrt() * out) / alpha_t.sqrt()
+        image = (x - (1 - alpha_t).sqrt() * out) / alpha_t.sqrt()
         beta = 1 - alpha_t / alpha_s
         x = (
-            alpha_s.sqrt() * beta / (1 - alpha_t) * picture
+            alpha_s.sqrt() * beta / (1 - alpha_t) * image
             + (alpha_t / alpha_s).sqrt() * (1 - alpha_s) / (1 - alpha_t) * x
         )
     grid = discrete_grid(list(range(999, 950, -1)), float(linear_alphas_cumprod()[1:][950]))

@@ -1,4 +1,4 @@
-"""DiffAugment (Zhao et al. 2020): pictures are changed before the critic sees them, painted and real ones alike."""
+"""DiffAugment (Zhao et al. 2020): images are changed before the discriminator sees them, generated and real ones alike."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from kgen import SeedGenerator
 
 Tensor = Any
 
-Policy = Literal["colour", "translation", "cutout"]
+Policy = Literal["color", "translation", "cutout"]
 
 SHIFT = 0.125
-"""Largest translation, as a share of the picture's height and width."""
+"""Largest translation, as a share of the image's height and width."""
 
 HOLE = 0.5
-"""Height and width of what "cutout" makes grey, as a share of the picture's."""
+"""Height and width of what "cutout" makes gray, as a share of the image's."""
 
 
 def augment(images: Tensor, policies: Sequence[Policy], seed: SeedGenerator) -> Tensor:
-    """Changes each picture (B, H, W, C) in its own way; gradients pass through."""
+    """Changes each image (B, H, W, C) in its own way; gradients pass through."""
     for policy in policies:
         images = _POLICIES[policy](images, seed)
     return images
@@ -32,11 +32,11 @@ def _uniform(images: Tensor, seed: SeedGenerator) -> Tensor:
     return keras.random.uniform((ops.shape(images)[0], 1, 1, 1), seed=seed)  # (B, 1, 1, 1)
 
 
-def _colour(images: Tensor, seed: SeedGenerator) -> Tensor:
+def _color(images: Tensor, seed: SeedGenerator) -> Tensor:
     """Brightness by up to 0.5, saturation by 0 to 2, contrast by 0.5 to 1.5."""
     images = images + _uniform(images, seed) - 0.5
-    grey = ops.mean(images, axis=3, keepdims=True)
-    images = grey + (images - grey) * 2.0 * _uniform(images, seed)
+    gray = ops.mean(images, axis=3, keepdims=True)
+    images = gray + (images - gray) * 2.0 * _uniform(images, seed)
     mean = ops.mean(images, axis=(1, 2, 3), keepdims=True)
     return mean + (images - mean) * (_uniform(images, seed) + 0.5)
 
@@ -70,4 +70,4 @@ def _cutout(images: Tensor, seed: SeedGenerator) -> Tensor:
     return images * (1.0 - hole)
 
 
-_POLICIES = {"colour": _colour, "translation": _translation, "cutout": _cutout}
+_POLICIES = {"color": _color, "translation": _translation, "cutout": _cutout}

@@ -1,4 +1,4 @@
-"""Convolutions and matrix products, with spectral normalisation where it is wanted."""
+"""Convolutions and matrix products, with spectral normalization where it is wanted."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Shape = tuple[int | None, ...]
 class Convolution(keras.layers.Layer):
     """A convolution with "same" padding; with a 1x1 kernel, a matrix product on every pixel.
 
-    Spectral normalisation (Miyato et al. 2018, algorithm 1) divides the kernel, as a matrix (size^2 C, channels), by
+    Spectral normalization (Miyato et al. 2018, algorithm 1) divides the kernel, as a matrix (size^2 C, channels), by
     its largest singular value, for which every training step makes one step of the power iteration.
 
     Args:
         channels: Of the output.
         size: Height and width of the kernel.
         use_bias: Whether to add one.
-        spectral_norm: Whether to normalise.
+        spectral_norm: Whether to normalize.
         kernel_initializer: As in Keras.
     """
 
@@ -59,11 +59,11 @@ class Convolution(keras.layers.Layer):
 
     def call(self, x: Tensor, training: bool = False) -> Tensor:
         """(B, H, W, C) -> (B, H, W, channels)."""
-        kernel = self._normalised(training) if self.spectral_norm else self.kernel
+        kernel = self._normalized(training) if self.spectral_norm else self.kernel
         y = ops.conv(x, ops.cast(kernel, x.dtype), padding="same")
         return y + self.bias if self.use_bias else y
 
-    def _normalised(self, training: bool) -> Tensor:
+    def _normalized(self, training: bool) -> Tensor:
         kernel = ops.cast(self.kernel, "float32")
         matrix = ops.reshape(kernel, (-1, self.channels))  # (N, channels)
         fixed = ops.stop_gradient(matrix)

@@ -1,4 +1,4 @@
-"""The two players: the painter makes pictures, the critic scores them."""
+"""The two players: the generator network makes images, the discriminator scores them."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ Shape = tuple[int | None, ...]
 Grid = tuple[int, int, int]
 
 
-class Painter(keras.layers.Layer):
-    """Code and text -> picture: a small map, then residual blocks that the code modulates, each after a doubling.
+class GeneratorNetwork(keras.layers.Layer):
+    """Code and text -> image: a small map, then residual blocks that the code modulates, each after a doubling.
 
     Args:
-        picture: (height, width, channels) to paint.
-        code: Numbers of the code z.
+        image: (height, width, channels) to paint.
+        latent_dim: Numbers of the code z.
         channels: Of every level, the smallest map first.
         patch: Height and width of the squares of pixels that the last map's positions become: all pixels of a square
             alike, and a convolution over pixels to tell them apart. (Numbers of their own for a square's pixels give
-            the painter a pattern that it repeats from square to square, and that it is slow to unlearn.)
+            the generator network a pattern that it repeats from square to square, and that it is slow to unlearn.)
         rate: Share of the learning rate for every weight.
-        bounded: Whether the numbers of a picture lie in [-1, 1], as an autoencoder's latents do not.
+        bounded: Whether the numbers of an image lie in [-1, 1], as an autoencoder's latents do not.
     """
 
     def __init__(
         self,
-        picture: Grid,
-        code: int,
+        image: Grid,
+        latent_dim: int,
         channels: tuple[int, ...],
         patch: int,
         rate: float = 1.0,
@@ -41,18 +41,18 @@ class Painter(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         self.rate, self.bounded = rate, bounded
-        self.picture, self.code, self.channels, self.patch = picture, code, tuple(channels), patch
+        self.image, self.latent_dim, self.channels, self.patch = image, latent_dim, tuple(channels), patch
         policy, shrink = self.dtype_policy, patch * 2 ** (len(channels) - 1)
-        self.start_shape = (picture[0] // shrink, picture[1] // shrink, channels[0])
-        self.style = Style(code, dtype=policy, name="style")
+        self.start_shape = (image[0] // shrink, image[1] // shrink, channels[0])
+        self.style = Style(latent_dim, dtype=policy, name="style")
         self.start = keras.layers.Dense(
             self.start_shape[0] * self.start_shape[1] * channels[0], dtype=policy, name="start"
         )
-        self.blocks = [PainterBlock(count, dtype=policy, name=f"block{i}") for i, count in enumerate(channels)]
+        self.blocks = [GeneratorBlock(count, dtype=policy, name=f"block{i}") for i, count in enumerate(channels)]
         self.norm = GroupNorm(dtype=policy, name="norm")
-        self.pixels = max(channels[-1] // 2, picture[2])  # channels of a pixel
+        self.pixels = max(channels[-1] // 2, image[2])  # channels of a pixel
         self.thin = Convolution(self.pixels, dtype=policy, name="thin")
-        self.out = Convolution(picture[2], dtype=policy, name="out", kernel_initializer="lecun_normal")
+        self.out = Convolution(image[2], dtype=policy, name="out", kernel_initializer="lecun_normal")
 
     def build(self, z_shape: Shape, text_shape: Shape) -> None:
         style = (None, self.style.width)
@@ -64,7 +64,7 @@ class Painter(keras.layers.Layer):
             shape = (*shape[:-1], channels)
         self.norm.build(shape)
         self.thin.build(shape)
-        self.out.build((None, *self.picture[:2], self.pixels))
+        self.out.build((None, *self.image[:2], self.pixels))
         for weight in self.trainable_variables:
             weight.learning_rate_share = self.rate
 
@@ -82,17 +82,17 @@ class Painter(keras.layers.Layer):
 
 
 class Style(keras.layers.Layer):
-    """Code and text -> what modulates the painter: two layers of numbers whose mean square is about 1.
+    """Code and text -> what modulates the generator network: two layers of numbers whose mean square is about 1.
 
-    A text's vector is as long as its encoder makes it; unless normalised, a long one would drown z.
+    A text's vector is as long as its encoder makes it; unless normalized, a long one would drown z.
 
     Args:
-        code: Numbers of the code z; the style has four times as many.
+        latent_dim: Numbers of the code z; the style has four times as many.
     """
 
-    def __init__(self, code: int, **kwargs: Any) -> None:
+    def __init__(self, latent_dim: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.width = 4 * code
+        self.width = 4 * latent_dim
         options = {"kernel_initializer": "lecun_normal", "dtype": self.dtype_policy}
         self.of_code = keras.layers.Dense(self.width, name="of_code", **options)
         self.of_text = keras.layers.Dense(self.width, name="of_text", **options)
@@ -105,11 +105,11 @@ class Style(keras.layers.Layer):
 
     def call(self, z: Tensor, text: Tensor) -> Tensor:
         """(B, code), (B, P) -> (B, 4 code)."""
-        both = self.of_code(z) + self.of_text(normalised(text))  # (B, 4 code)
-        return normalised(self.mix(ops.silu(both)))
+        both = self.of_code(z) + self.of_text(normalized(text))  # (B, 4 code)
+        return normalized(self.mix(ops.silu(both)))
 
 
-class PainterBlock(keras.layers.Layer):
+class GeneratorBlock(keras.layers.Layer):
     """Two convolutions around a residual; the code scales and shifts what each sees (Karras et al. 2019, eq. 1)."""
 
     def __init__(self, channels: int, **kwargs: Any) -> None:
@@ -141,15 +141,15 @@ class PainterBlock(keras.layers.Layer):
         return h + (x if self.shortcut is None else self.shortcut(x))
 
 
-class Critic(keras.layers.Layer):
-    """Picture -> features, and features and text -> score (the projection of Miyato and Koyama 2018, equation 3).
+class DiscriminatorNetwork(keras.layers.Layer):
+    """Image -> features, and features and text -> score (the projection of Miyato and Koyama 2018, equation 3).
 
-    No normalisation but, if wanted, that of the kernels: a picture's score depends on no other picture.
+    No normalization but, if wanted, that of the kernels: an image's score depends on no other image.
 
     Args:
         channels: Of every level, the largest map first; each after the first has half the height and width.
         patch: Height and width of the squares of pixels that are one position of the first map.
-        features: Of a picture, which the text's are multiplied with.
+        features: Of an image, which the text's are multiplied with.
         spectral_norm: See `Convolution`.
     """
 
@@ -160,7 +160,7 @@ class Critic(keras.layers.Layer):
         self.channels, self.patch, self.features, self.spectral_norm = tuple(channels), patch, features, spectral_norm
         options = {"spectral_norm": spectral_norm, "dtype": self.dtype_policy}
         self.conv_in = Convolution(channels[0], name="conv_in", **options)
-        self.blocks = [CriticBlock(count, name=f"block{i}", **options) for i, count in enumerate(channels)]
+        self.blocks = [DiscriminatorBlock(count, name=f"block{i}", **options) for i, count in enumerate(channels)]
         self.collect = Convolution(features, 1, name="collect", **options)
         self.realism = Convolution(1, 1, use_bias=False, name="realism", **options)  # pairs would cancel it
         self.text = Convolution(features, 1, name="text", **options)
@@ -179,7 +179,7 @@ class Critic(keras.layers.Layer):
         self.text.build((None, texts_shape[1], 1, texts_shape[-1]))
 
     def call(self, x: Tensor, texts: Tensor, training: bool = False) -> Tensor:
-        """Scores pictures with one or more texts each: (B, H, W, C), (B, T, P) -> (B, T), float32."""
+        """Scores images with one or more texts each: (B, H, W, C), (B, T, P) -> (B, T), float32."""
         x = self.conv_in(space_to_depth(x, self.patch), training=training)
         for index, block in enumerate(self.blocks):
             if index:
@@ -193,7 +193,7 @@ class Critic(keras.layers.Layer):
         return ops.cast((realism + fit)[..., 0, 0], "float32")
 
 
-class CriticBlock(keras.layers.Layer):
+class DiscriminatorBlock(keras.layers.Layer):
     """Two convolutions around a residual."""
 
     def __init__(self, channels: int, spectral_norm: bool = False, **kwargs: Any) -> None:
@@ -225,6 +225,6 @@ def enlarged(x: Tensor, factor: int) -> Tensor:
     return ops.repeat(ops.repeat(x, factor, axis=1), factor, axis=2)
 
 
-def normalised(x: Tensor) -> Tensor:
+def normalized(x: Tensor) -> Tensor:
     """Scales each row to a mean square of 1; zeros stay zeros."""
     return x * ops.rsqrt(ops.mean(ops.square(x), axis=-1, keepdims=True) + 1e-6)

@@ -1,4 +1,4 @@
-"""What painter and critic each minimise, given the critic's scores. Every function is of one example at a time."""
+"""What generator and discriminator each minimize, given the discriminator's scores. Every function is of one example at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Name = Literal["non-saturating", "hinge", "relativistic"]
 
 
 class Scores(NamedTuple):
-    """The critic's scores (B,) of a picture with its text, of a painted one with the same, and of the picture with a
+    """The discriminator's scores (B,) of an image with its text, of a generated one with the same, and of the image with a
     text that belongs to another one."""
 
     real: Tensor
@@ -20,8 +20,8 @@ class Scores(NamedTuple):
     wrong: Tensor
 
 
-def critic_loss(name: Name, scores: Scores, matched: Tensor) -> Tensor:
-    """(B,). Painted pictures, and pictures with a wrong text, count as negatives (Reed et al. 2016, algorithm 1).
+def discriminator_loss(name: Name, scores: Scores, matched: Tensor) -> Tensor:
+    """(B,). Painted images, and images with a wrong text, count as negatives (Reed et al. 2016, algorithm 1).
 
     With s for the sigmoid:
     "non-saturating": -log s(real) - (log s(-fake) + log s(-wrong)) / 2 (Goodfellow et al. 2014, equation 1).
@@ -42,7 +42,7 @@ def critic_loss(name: Name, scores: Scores, matched: Tensor) -> Tensor:
     return positive + share * negative(scores.fake) + (1.0 - share) * negative(scores.wrong)
 
 
-def painter_loss(name: Name, real: Tensor, fake: Tensor) -> Tensor:
+def generator_loss(name: Name, real: Tensor, fake: Tensor) -> Tensor:
     """(B,). "non-saturating": -log s(fake). "hinge": -fake. "relativistic": -log s(fake - real)."""
     if name == "relativistic":
         return ops.softplus(real - fake)
@@ -50,7 +50,7 @@ def painter_loss(name: Name, real: Tensor, fake: Tensor) -> Tensor:
 
 
 def gradient_penalty(score: Tensor, moved: Tensor, distance: float) -> Tensor:
-    """The squared norm of the critic's gradient, without a gradient of a gradient.
+    """The squared norm of the discriminator's gradient, without a gradient of a gradient.
 
     If e is normal, then (D(x + s e) - D(x))^2 / s^2 has the expectation |grad D(x)|^2 + O(s^2) (the finite-difference
     form of R1 and R2, Mescheder et al. 2018, that Lin et al. 2025, section 3.4, train with).

@@ -12,5 +12,5 @@ def kgen_components(registry: kgen.Registrar) -> None:
     registry.generator(
         "gan",
         "kgen_plugin_gan.generator:GAN",
-        summary="A painter against a critic: non-saturating, hinge and relativistic losses",
+        summary="A generator network against a discriminator: non-saturating, hinge and relativistic losses",
     )

@@ -18,12 +18,12 @@ SPACE, CONDITIONS = Space("continuous", (8, 8, 3)), ConditionSpace(4, 12)
 
 
 def tiny(**options: object) -> GAN:
-    return GAN(SPACE, CONDITIONS, **{"width": 8, "multipliers": (1, 2), "code": 4, "features": 8, **options})
+    return GAN(SPACE, CONDITIONS, **{"width": 8, "multipliers": (1, 2), "latent_dim": 4, "features": 8, **options})
 
 
 class Conformance(GeneratorConformance):
     fit_loss: ClassVar = None  # a game: what one player wins, the other loses
-    neighbours: ClassVar = ("loss", "critic", "painter")  # the wrong text is another picture's
+    neighbors: ClassVar = ("loss", "discriminator", "generator")  # the wrong text is another image's
     generate_options: ClassVar = ({}, {"truncation": 0.5})
 
 
@@ -46,7 +46,7 @@ class TestNonSaturating(Conformance):
     replicas: ClassVar = False
 
     def build(self) -> GAN:
-        return tiny(objective="non-saturating", augmentation=("colour", "translation", "cutout"), patch=1)
+        return tiny(objective="non-saturating", augmentation=("color", "translation", "cutout"), patch=1)
 
 
 def losses(generator: GAN) -> dict[str, object]:
@@ -62,29 +62,32 @@ def test_no_player_learns_from_the_others_loss(objective: str) -> None:
 
     def norms(loss: str) -> dict[str, float]:
         found = gradients(generator, lambda: ops.sum(losses(generator)[loss]))
-        sums = {"painter": 0.0, "critic": 0.0}
+        sums = {"generator": 0.0, "discriminator": 0.0}
         for path, gradient in found.items():
-            player = "painter" if "painter" in path else "critic"
+            player = "generator" if "generator" in path else "discriminator"
             sums[player] += 0.0 if gradient is None else float(np.abs(gradient).sum())
         return sums
 
-    for loss, learner, other in (("critic", "critic", "painter"), ("painter", "painter", "critic")):
+    for loss, learner, other in (
+        ("discriminator", "discriminator", "generator"),
+        ("generator", "generator", "discriminator"),
+    ):
         sums = norms(loss)
         assert sums[learner] > 0 and sums[other] == 0.0, (loss, sums)
-    assert norms("penalty")["painter"] == 0.0 and norms("penalty")["critic"] > 0
+    assert norms("penalty")["generator"] == 0.0 and norms("penalty")["discriminator"] > 0
 
 
 def test_a_text_that_says_the_same_is_no_wrong_text() -> None:
-    """Where all texts are one, the critic's relativistic loss is that of the painted pictures alone."""
+    """Where all texts are one, the discriminator's relativistic loss is that of the generated images alone."""
     generator = tiny()
     x = random_latents(SPACE, 4, 0)
     condition = random_conditions(CONDITIONS, 4, 0)
     same = {name: np.repeat(value[:1], 4, axis=0) for name, value in condition.items()}
     generator.compute_losses(tensors(x), tensors(same), True)
-    for layer in (generator.critic.realism, generator.critic.text):
+    for layer in (generator.discriminator.realism, generator.discriminator.text):
         layer.kernel.assign(np.zeros(layer.kernel.shape))
     for given, expected in ((same, np.log(2.0)), (condition, 2 * np.log(2.0))):  # all scores are 0
-        found = generator.compute_losses(tensors(x), tensors(given), True)["critic"]
+        found = generator.compute_losses(tensors(x), tensors(given), True)["discriminator"]
         np.testing.assert_allclose(ops.convert_to_numpy(found), expected, rtol=1e-5)
 
 

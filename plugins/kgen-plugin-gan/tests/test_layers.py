@@ -1,4 +1,4 @@
-"""Spectral normalisation, augmentation, and the rearrangement of pixels."""
+"""Spectral normalization, augmentation, and the rearrangement of pixels."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def test_spectral_norm_makes_the_largest_singular_value_one() -> None:
 
 
 @pytest.mark.backends
-def test_augmentation_changes_each_picture_in_its_own_way() -> None:
+def test_augmentation_changes_each_image_in_its_own_way() -> None:
     same = np.repeat(images(1), 6, axis=0)
-    for policy in ("colour", "translation", "cutout"):
+    for policy in ("color", "translation", "cutout"):
         changed = ops.convert_to_numpy(augment(ops.convert_to_tensor(same), (policy,), SeedGenerator(1)))
         assert changed.shape == same.shape
-        assert len({picture.tobytes() for picture in changed}) >= 5, policy
+        assert len({image.tobytes() for image in changed}) >= 5, policy
 
 
 def test_no_augmentation_is_the_identity() -> None:
@@ -63,7 +63,7 @@ def test_translation_moves_whole_pixels_and_fills_with_zeros() -> None:
     assert len(shifts) > 8
 
 
-def test_cutout_makes_one_rectangle_grey() -> None:
+def test_cutout_makes_one_rectangle_gray() -> None:
     x = images(32, 16)
     cut = ops.convert_to_numpy(augment(ops.convert_to_tensor(x), ("cutout",), SeedGenerator(3)))
     for before, after in zip(x, cut, strict=True):
@@ -95,10 +95,10 @@ def test_translation_reaches_as_far_as_diffaugment_s() -> None:
     assert set(moved[..., 0].sum(2).argmax(1)) == set(range(7, 14))  # int(20 / 8 + 0.5) = 3 pixels up or down
 
 
-def test_colour_keeps_the_shape_of_things() -> None:
+def test_color_keeps_the_shape_of_things() -> None:
     """Black and white stay apart, by the contrast's share."""
     x = np.concatenate([np.full((8, 4, 8, 3), -1.0), np.full((8, 4, 8, 3), 1.0)], axis=1).astype("float32")
-    changed = ops.convert_to_numpy(augment(ops.convert_to_tensor(x), ("colour",), SeedGenerator(4)))
+    changed = ops.convert_to_numpy(augment(ops.convert_to_tensor(x), ("color",), SeedGenerator(4)))
     contrast = changed[:, 4:].mean((1, 2, 3)) - changed[:, :4].mean((1, 2, 3))
     assert (contrast >= 1.0 - 1e-4).all() and (contrast <= 3.0 + 1e-4).all() and contrast.std() > 0.1
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from keras import ops
-from kgen_plugin_gan.objectives import Scores, critic_loss, gradient_penalty, painter_loss
+from kgen_plugin_gan.objectives import Scores, discriminator_loss, generator_loss, gradient_penalty
 
 RNG = np.random.default_rng(0)
 REAL, FAKE, WRONG = (RNG.normal(size=6).astype("float32") for _ in range(3))
@@ -17,7 +17,7 @@ def log_sigmoid(x: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.logsigmoid(x)
 
 
-def expected_critic(name: str) -> np.ndarray:
+def expected_discriminator(name: str) -> np.ndarray:
     real, fake, wrong = map(torch.tensor, (REAL, FAKE, WRONG))
     if name == "relativistic":
         loss = -log_sigmoid(real - fake) - torch.tensor(MATCHED) * log_sigmoid(real - wrong)
@@ -33,21 +33,21 @@ def expected_critic(name: str) -> np.ndarray:
 @pytest.mark.parametrize("name", ["non-saturating", "hinge", "relativistic"])
 def test_critic(name: str) -> None:
     scores = Scores(*map(ops.convert_to_tensor, (REAL, FAKE, WRONG)))
-    found = ops.convert_to_numpy(critic_loss(name, scores, ops.convert_to_tensor(MATCHED)))
-    np.testing.assert_allclose(found, expected_critic(name), rtol=1e-5, atol=1e-6)
+    found = ops.convert_to_numpy(discriminator_loss(name, scores, ops.convert_to_tensor(MATCHED)))
+    np.testing.assert_allclose(found, expected_discriminator(name), rtol=1e-5, atol=1e-6)
 
 
 def test_painter() -> None:
     real, fake = map(torch.tensor, (REAL, FAKE))
     expected = {"non-saturating": -log_sigmoid(fake), "hinge": -fake, "relativistic": -log_sigmoid(fake - real)}
     for name, loss in expected.items():
-        found = painter_loss(name, ops.convert_to_tensor(REAL), ops.convert_to_tensor(FAKE))
+        found = generator_loss(name, ops.convert_to_tensor(REAL), ops.convert_to_tensor(FAKE))
         np.testing.assert_allclose(ops.convert_to_numpy(found), loss.numpy(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.backends
 def test_the_penalty_is_the_squared_gradient_on_average() -> None:
-    """Of a smooth critic D(x) = tanh(w . x) + |x|^2 / 4, whose gradient autodiff gives."""
+    """Of a smooth discriminator D(x) = tanh(w . x) + |x|^2 / 4, whose gradient autodiff gives."""
     w = RNG.normal(size=12)
     x = torch.tensor(RNG.normal(size=12), requires_grad=True)
     score = torch.tanh(torch.tensor(w) @ x) + (x**2).sum() / 4

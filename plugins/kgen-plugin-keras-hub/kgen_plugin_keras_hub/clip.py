@@ -16,13 +16,13 @@ from kgen_plugin_keras_hub.presets import load_backbone, read_config
 class ClipText(FrozenText):
     """The frozen text tower of a CLIP (Radford et al. 2021), as Stable Diffusion reads it.
 
-    "sequence" is the normalised output of the last layer; "pooled" is its position at the mark of the text's end.
+    "sequence" is the normalized output of the last layer; "pooled" is its position at the mark of the text's end.
 
     Args:
         preset: A folder (KerasHub's or Hugging Face's; Stable Diffusion's ``text_encoder`` with ``tokenizer`` beside
             it), "hf://USER/NAME", or a name that KerasHub knows, such as "clip_vit_base_patch32".
         length: Tokens a text, with the marks of begin and end; longer texts are cut off.
-        project: Whether "pooled" is projected into the space that texts share with pictures.
+        project: Whether "pooled" is projected into the space that texts share with images.
 
     Raises:
         ConfigError, PluginError: the preset cannot be had, or has no projection.

@@ -39,7 +39,7 @@ class FrozenText(Encoder):
         length: Tokens a text, with the marks of begin and end; longer texts are cut off.
     """
 
-    has_own_weights = True
+    weights_are_external = True
 
     kind: ClassVar[Kind]
     """Of tokenizer."""

@@ -108,7 +108,7 @@ def test_clip_text_tower(activation: str, byte_pairs: Pairs, tmp_path: Path) -> 
 
 
 def test_whole_clip(byte_pairs: Pairs, tmp_path: Path) -> None:
-    """The picture's tower has weights of the same names."""
+    """The image's tower has weights of the same names."""
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = transformers.CLIPConfig(
         text_config=clip_text_config(byte_pairs).to_dict(),

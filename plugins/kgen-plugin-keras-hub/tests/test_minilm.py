@@ -127,7 +127,7 @@ def test_tokens_are_the_models_own(encoder: BertText) -> None:
 
 def test_is_frozen_and_can_be_cached(encoder: BertText, tmp_path: Path) -> None:
     assert encoder.condition_space == ConditionSpace(32, 384)
-    assert encoder.has_own_weights
+    assert encoder.weights_are_external
     assert not encoder.trainable_variables
     assert len(encoder.weights) > 100
     cache = cached_conditions(encoder, TEXTS, tmp_path)

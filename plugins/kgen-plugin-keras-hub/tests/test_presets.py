@@ -23,7 +23,7 @@ def pooled(encoder: Any) -> np.ndarray:
     return ops.convert_to_numpy(encoder(encoder.tokenize(["a red heart", ""]))["pooled"])
 
 
-def test_clip_with_and_without_pictures(clip_folder: Path, tower_folder: Path) -> None:
+def test_clip_with_and_without_images(clip_folder: Path, tower_folder: Path) -> None:
     whole, tower = ClipText(preset=str(clip_folder), length=16), ClipText(preset=str(tower_folder), length=16)
     assert not any("vision" in weight.path for weight in whole.weights)
     assert whole.condition_space == tower.condition_space

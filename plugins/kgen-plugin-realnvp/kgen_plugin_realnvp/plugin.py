@@ -12,7 +12,7 @@ def kgen_components(registry: kgen.Registrar) -> None:
     registry.generator(
         "realnvp",
         "kgen_plugin_realnvp.generator:RealNVP",
-        summary="An invertible map from pictures to noise, with a known density: RealNVP, Glow and Jet",
+        summary="An invertible map from images to noise, with a known density: RealNVP, Glow and Jet",
     )
     couplings = "kgen_plugin_realnvp.couplings"
     registry.kind("realnvp.coupling", f"{couplings}:Coupling", summary="What the map is made of")

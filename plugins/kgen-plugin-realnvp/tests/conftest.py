@@ -38,7 +38,7 @@ def condition_of() -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture
-def randomise() -> Callable[..., None]:
+def randomize() -> Callable[..., None]:
     """Adds noise to the trainable weights, and makes up the statistics that a first batch would leave."""
 
     def change(layer: keras.layers.Layer, scale: float, seed: int = 0) -> None:

@@ -92,9 +92,9 @@ def numbers(shape: Shape, count: int = 3, seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((count, *shape)).astype("float32")
 
 
-def test_it_comes_back(case, randomise, condition_of, array) -> None:
+def test_it_comes_back(case, randomize, condition_of, array) -> None:
     bijection, shape = case
-    randomise(bijection, gentle(bijection, 0.4))
+    randomize(bijection, gentle(bijection, 0.4))
     x, condition = numbers(shape), condition_of(3)
     y, _ = bijection(x, condition)
     assert tuple(y.shape) == bijection.compute_output_shape((3, *shape))
@@ -104,9 +104,9 @@ def test_it_comes_back(case, randomise, condition_of, array) -> None:
     np.testing.assert_allclose(array(again), z, rtol=0, atol=1e-4)
 
 
-def test_log_determinant(case, randomise, condition_of, slogdet, array) -> None:
+def test_log_determinant(case, randomize, condition_of, slogdet, array) -> None:
     bijection, shape = case
-    randomise(bijection, gentle(bijection, 0.4))
+    randomize(bijection, gentle(bijection, 0.4))
     x, condition = numbers(shape, 2), condition_of(2)
     found = np.broadcast_to(array(bijection(x, condition)[1]), 2)
     wanted = slogdet(lambda rows: bijection(rows, condition)[0], x)
@@ -115,7 +115,7 @@ def test_log_determinant(case, randomise, condition_of, slogdet, array) -> None:
     assert moves or np.abs(found).min() > 1e-3
 
 
-def test_log_determinants_of_a_chain_add_up_with_its_steps(randomise, condition_of, slogdet, array) -> None:
+def test_log_determinants_of_a_chain_add_up_with_its_steps(randomize, condition_of, slogdet, array) -> None:
     """Shapes change on the way."""
     chain = Chain(
         [
@@ -127,7 +127,7 @@ def test_log_determinants_of_a_chain_add_up_with_its_steps(randomise, condition_
         ]
     )
     chain.build((None, 4, 4, 1), CONDITION_SHAPE)
-    randomise(chain, 0.3)
+    randomize(chain, 0.3)
     x, condition = numbers((4, 4, 1)), condition_of(3)
     wanted = slogdet(lambda rows: chain(rows, condition)[0], x)
     np.testing.assert_allclose(array(chain(x, condition)[1]), wanted, atol=1e-4)
@@ -175,14 +175,14 @@ def test_squeeze_and_its_checkerboard(shape: Shape, factor: int, array) -> None:
 
 @pytest.mark.parametrize("make", [convolutional, transformer])
 @pytest.mark.parametrize("mask", [checkerboard(4, 4, 1), 1.0 - halves(2, 2, 3)])
-def test_a_coupling_changes_what_its_mask_says(make, mask: np.ndarray, randomise, condition_of, array) -> None:
+def test_a_coupling_changes_what_its_mask_says(make, mask: np.ndarray, randomize, condition_of, array) -> None:
     coupling = make(mask, text_heads=2)
     coupling.build((None, *mask.shape), CONDITION_SHAPE)
     x, condition = numbers(mask.shape), condition_of(3)
     start, log_det = coupling(x, condition)
     np.testing.assert_array_equal(array(start), x)  # before training
     np.testing.assert_array_equal(array(log_det), 0.0)
-    randomise(coupling, 0.3)
+    randomize(coupling, 0.3)
     y, other = array(coupling(x, condition)[0]), array(coupling(x, condition_of(3, seed=1))[0])
     np.testing.assert_array_equal(y[:, mask == 1], x[:, mask == 1])
     assert np.abs(y - x)[:, mask == 0].min() > 1e-5
@@ -190,11 +190,11 @@ def test_a_coupling_changes_what_its_mask_says(make, mask: np.ndarray, randomise
 
 
 @pytest.mark.parametrize("make", [convolutional, transformer])
-def test_padded_words_are_not_read(make, randomise, condition_of, array) -> None:
+def test_padded_words_are_not_read(make, randomize, condition_of, array) -> None:
     mask = halves(2, 2, 4)
     coupling = make(mask, text_heads=2)
     coupling.build((None, *mask.shape), CONDITION_SHAPE)
-    randomise(coupling, 0.3)
+    randomize(coupling, 0.3)
     x, condition = numbers(mask.shape), condition_of(3)
     words = array(condition["sequence"])
     for word, matters in ((2, True), (3, False)):
@@ -206,12 +206,12 @@ def test_padded_words_are_not_read(make, randomise, condition_of, array) -> None
 
 
 @pytest.mark.parametrize("bound", [0.5, 2.0])
-def test_scales_are_bounded(bound: float, randomise, condition_of, array) -> None:
+def test_scales_are_bounded(bound: float, randomize, condition_of, array) -> None:
     """However large the weights: a coupling of 6 changed numbers stretches by at most exp(6 bound)."""
     mask = halves(1, 2, 6)
     coupling = AffineCoupling(mask, ConvolutionalNetwork(12, 8, 1, name="network"), bound)
     coupling.build((None, *mask.shape), CONDITION_SHAPE)
-    randomise(coupling, 30.0)
+    randomize(coupling, 30.0)
     log_det = array(coupling(numbers(mask.shape, 8), condition_of(8))[1])
     assert np.abs(log_det).max() <= 6 * bound * (1 + 1e-6)
     x = ops.zeros((1, *mask.shape))
@@ -219,17 +219,17 @@ def test_scales_are_bounded(bound: float, randomise, condition_of, array) -> Non
     np.testing.assert_allclose(np.abs(array(log_scale)).max(), bound, rtol=1e-3)
 
 
-def test_what_is_factored_out_stays(randomise, condition_of, array) -> None:
+def test_what_is_factored_out_stays(randomize, condition_of, array) -> None:
     bijection = FactorOut(convolutional(checkerboard(2, 2, 2)))
     bijection.build((None, 2, 2, 4), CONDITION_SHAPE)
-    randomise(bijection, 0.3)
+    randomize(bijection, 0.3)
     x, condition = numbers((2, 2, 4)), condition_of(3)
     y = array(bijection(x, condition)[0])
     np.testing.assert_array_equal(y[..., 2:], x[..., 2:])
     np.testing.assert_allclose(y[..., :2], array(bijection.rest(x[..., :2], condition)[0]), atol=1e-6)
 
 
-# ---- normalisation and mixing ----------------------------------------------------------------------------------------
+# ---- normalization and mixing ----------------------------------------------------------------------------------------
 
 
 def test_actnorm_measures(condition_of, array) -> None:
@@ -271,14 +271,14 @@ def test_mixing_starts_as_a_rotation(array) -> None:
     assert np.abs(matrix - np.eye(5)).max() > 0.1
 
 
-# ---- variational dequantisation --------------------------------------------------------------------------------------
+# ---- variational dequantization --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(2, 2, 2), (1, 3, 2), (1, 2, 1)])
-def test_density_of_dequantising_noise(shape: Shape, randomise, condition_of, slogdet, array) -> None:
+def test_density_of_dequantising_noise(shape: Shape, randomize, condition_of, slogdet, array) -> None:
     dequantizer = VariationalDequantizer(width=8)
     dequantizer.build((None, *shape), CONDITION_SHAPE)
-    randomise(dequantizer, 0.2)
+    randomize(dequantizer, 0.2)
     noise, condition = numbers(shape), condition_of(3)
     levels = np.random.default_rng(0).integers(0, 256, (3, *shape)).astype("float32")
     u, log_density = dequantizer(levels, noise, condition)
@@ -286,15 +286,15 @@ def test_density_of_dequantising_noise(shape: Shape, randomise, condition_of, sl
     wanted = wanted - slogdet(lambda rows: dequantizer(levels, rows, condition)[0], noise)
     np.testing.assert_allclose(array(log_density), wanted, atol=1e-4)
     other, _ = dequantizer(255.0 - levels, noise, condition)
-    assert np.abs(array(u) - array(other)).max() > 1e-3  # it sees the picture
+    assert np.abs(array(u) - array(other)).max() > 1e-3  # it sees the image
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.3, 3.0])
-def test_dequantising_noise_stays_in_its_bin(scale: float, randomise, condition_of, array) -> None:
+def test_dequantising_noise_stays_in_its_bin(scale: float, randomize, condition_of, array) -> None:
     """However large the weights and the noise: [0, 1), and finite densities."""
     dequantizer = VariationalDequantizer(width=8)
     dequantizer.build((None, 2, 2, 3), CONDITION_SHAPE)
-    randomise(dequantizer, scale)
+    randomize(dequantizer, scale)
     noise = 5.0 * numbers((2, 2, 3), 64)
     levels = np.random.default_rng(0).integers(0, 256, noise.shape).astype("float32")
     u, log_density = (array(value) for value in dequantizer(levels, noise, condition_of(64)))

@@ -43,7 +43,7 @@ class TestConvolutional(GeneratorConformance):
 @pytest.mark.slow
 class TestVariational(GeneratorConformance):
     fit_steps: ClassVar = 40
-    likelihood_options: ClassVar = {"draws": 2}
+    likelihood_options: ClassVar = {"samples": 2}
     replicas: ClassVar = False
 
     def build(self) -> RealNVP:
@@ -62,44 +62,44 @@ class TestTransformer(GeneratorConformance):
 # ---- what conformance does not know ----------------------------------------------------------------------------------
 
 
-def pictures(count: int, shape: tuple[int, ...] = SPACE.shape) -> np.ndarray:
-    """8-bit pictures, black and white included, as numbers in [-1, 1]."""
+def images(count: int, shape: tuple[int, ...] = SPACE.shape) -> np.ndarray:
+    """8-bit images, black and white included, as numbers in [-1, 1]."""
     levels = np.random.default_rng(0).integers(0, 256, (count, *shape))
     levels[0, 0, 0, 0], levels[-1, 0, 0, 0] = 0, 255
     return (levels / 127.5 - 1.0).astype("float32")
 
 
-def generator(randomise: Any, space: Space = SPACE, scale: float = 0.1, **options: Any) -> RealNVP:
+def generator(randomize: Any, space: Space = SPACE, scale: float = 0.1, **options: Any) -> RealNVP:
     """With weights that are 0 before training, and would hide mistakes, changed."""
     made = RealNVP(space, CONDITIONS, **options)
-    randomise(made, scale)
+    randomize(made, scale)
     return made
 
 
-def test_every_weight_of_two_scales_has_a_gradient(randomise, condition_of) -> None:
+def test_every_weight_of_two_scales_has_a_gradient(randomize, condition_of) -> None:
     """Those that are factored out, and those that go on."""
-    flow, condition = generator(randomise, coupling=TINY_CONVOLUTIONAL), condition_of(3)
-    x = ops.convert_to_tensor(pictures(3))
+    flow, condition = generator(randomize, coupling=TINY_CONVOLUTIONAL), condition_of(3)
+    x = ops.convert_to_tensor(images(3))
     check_gradients(gradients(flow, lambda: ops.mean(flow.compute_losses(x, condition, training=False)["loss"])))
 
 
-def test_variational_dequantization_learns_of_any_images(randomise, condition_of) -> None:
+def test_variational_dequantization_learns_of_any_images(randomize, condition_of) -> None:
     """What conformance asks of losses; the dequantizer's densities and bounds have tests of their own."""
     options = {"coupling": Transformer(patch=4, couplings=2, width=8, heads=2), "dequantization": "variational"}
-    flow, condition = generator(randomise, **options), condition_of(3)
-    for x in (pictures(3), np.full((3, *SPACE.shape), -1.0), np.full((3, *SPACE.shape), 1.0)):
+    flow, condition = generator(randomize, **options), condition_of(3)
+    for x in (images(3), np.full((3, *SPACE.shape), -1.0), np.full((3, *SPACE.shape), 1.0)):
         given = ops.convert_to_tensor(x.astype("float32"))
         check_gradients(
             gradients(flow, lambda given=given: ops.mean(flow.compute_losses(given, condition, True)["loss"]))
         )
     with precision("mixed_bfloat16"):
-        loss = generator(randomise, **options).compute_losses(given, condition, True)["loss"]
+        loss = generator(randomize, **options).compute_losses(given, condition, True)["loss"]
     assert np.isfinite(ops.convert_to_numpy(loss)).all() and keras.backend.standardize_dtype(loss.dtype) == "float32"
 
 
 @pytest.mark.parametrize("options", KINDS)
-def test_codes_make_the_picture_and_pictures_the_code(options, randomise, condition_of, array) -> None:
-    flow, condition, x = generator(randomise, scale=0.05, **options), condition_of(3), pictures(3)
+def test_codes_make_the_image_and_images_the_code(options, randomize, condition_of, array) -> None:
+    flow, condition, x = generator(randomize, scale=0.05, **options), condition_of(3), images(3)
     codes = flow.encode(ops.convert_to_tensor(x), condition)
     assert {name: tuple(code.shape[1:]) for name, code in codes.items()} == {
         name: spec.shape for name, spec in flow.noise_spec().items()
@@ -111,8 +111,8 @@ def test_codes_make_the_picture_and_pictures_the_code(options, randomise, condit
         np.testing.assert_allclose(array(flow.encode(made, condition)["latent"]), z, rtol=0, atol=1e-4)
 
 
-def test_temperature_scales_the_noise(randomise, condition_of, array) -> None:
-    flow, condition = generator(randomise, coupling=TINY_TRANSFORMER), condition_of(2)
+def test_temperature_scales_the_noise(randomize, condition_of, array) -> None:
+    flow, condition = generator(randomize, coupling=TINY_TRANSFORMER), condition_of(2)
     z = np.random.default_rng(0).standard_normal((2, *SPACE.shape)).astype("float32")
     cool = flow.generate(condition, condition, {"latent": ops.convert_to_tensor(z)}, temperature=0.5)
     half = flow.generate(condition, condition, {"latent": ops.convert_to_tensor(0.5 * z)})
@@ -135,7 +135,7 @@ def test_misfits_are_named() -> None:
     three = Convolutional(scales=3, couplings=2, width=8)
     with pytest.raises(SpaceError, match=r"3 scales .* 12x8, which can be halved 2 times: use at most 2 .* of 8"):
         on(12, 8, 3, coupling=three)
-    with pytest.raises(SpaceError, match="can be halved 0 times: use a picture of even height and width"):
+    with pytest.raises(SpaceError, match="can be halved 0 times: use an image of even height and width"):
         on(8, 7, 3)
     with pytest.raises(SpaceError, match="height, width, channels"):
         on(8)
@@ -150,9 +150,9 @@ def test_misfits_are_named() -> None:
     on(4, 8, 3, coupling=Convolutional(scales=2, couplings=2, width=8))  # as often as it goes
 
 
-def test_the_loss_is_what_it_says(randomise, condition_of, array) -> None:
-    x, condition = ops.convert_to_tensor(pictures(3)), condition_of(3)
-    flow = generator(randomise, **KINDS[2])
+def test_the_loss_is_what_it_says(randomize, condition_of, array) -> None:
+    x, condition = ops.convert_to_tensor(images(3)), condition_of(3)
+    flow = generator(randomize, **KINDS[2])
     losses = {name: array(value) for name, value in flow.compute_losses(x, condition, False).items()}
     np.testing.assert_allclose(losses["loss"], losses["prior"] - losses["log_det"], rtol=1e-5)
     np.testing.assert_array_equal(losses["loss"], losses["bits_per_dimension"])
@@ -161,15 +161,15 @@ def test_the_loss_is_what_it_says(randomise, condition_of, array) -> None:
 
 
 @pytest.mark.parametrize(("dequantization", "draw"), [("uniform", uniform), ("variational", normal)])
-def test_the_loss_is_the_bound(dequantization, draw, randomise, condition_of, array, monkeypatch) -> None:
-    flow = generator(randomise, coupling=TINY_TRANSFORMER, dequantization=dequantization)
-    x, condition = ops.convert_to_tensor(pictures(3)), condition_of(3)
+def test_the_loss_is_the_bound(dequantization, sample, randomize, condition_of, array, monkeypatch) -> None:
+    flow = generator(randomize, coupling=TINY_TRANSFORMER, dequantization=dequantization)
+    x, condition = ops.convert_to_tensor(images(3)), condition_of(3)
     noise = array(flow._training_noise(x))
     assert noise.reshape(3, -1).std(1).min() > 0.2
     assert np.abs(np.diff(noise, axis=0)).mean() > 0.2  # every example has its own
     keys = ops.convert_to_tensor(np.array([[0, 1912]] * 3, "int32"))
     zero = ops.convert_to_tensor(np.int32(0))
-    monkeypatch.setattr(flow, "_training_noise", lambda x: draw(keys, zero, SPACE.shape))
+    monkeypatch.setattr(flow, "_training_noise", lambda x: sample(keys, zero, SPACE.shape))
     losses = {name: array(value) for name, value in flow.compute_losses(x, condition, False).items()}
     bits = -array(flow.log_likelihood(x, condition)) / (math.log(2.0) * SPACE.size)
     np.testing.assert_allclose(losses["loss"], bits, rtol=1e-5)
@@ -179,7 +179,7 @@ def test_statistics_are_those_of_the_first_training_batch(condition_of, array) -
     """Losses do not use them at once: they would mix examples. Later batches leave them."""
     coupling = Convolutional(scales=2, couplings=2, width=8, mixing=False)
     flow, condition = RealNVP(SPACE, CONDITIONS, coupling=coupling, dequantization="none"), condition_of(16)
-    x = ops.convert_to_tensor(0.2 * pictures(16) + 0.5)
+    x = ops.convert_to_tensor(0.2 * images(16) + 0.5)
     before = array(flow.compute_losses(x, condition, training=False)["loss"])
     assert float(array(flow.measured)) == 0.0
     np.testing.assert_allclose(array(flow.compute_losses(x, condition, training=True)["loss"]), before, rtol=1e-6)

@@ -1,4 +1,4 @@
-"""Densities that integrate to 1, and what they say about 8-bit pictures."""
+"""Densities that integrate to 1, and what they say about 8-bit images."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def of_a_row() -> tuple[Bijection, tuple[int, int, int]]:
 
 @pytest.mark.parametrize("scale", [0.1, 0.2])
 @pytest.mark.parametrize("make", [of_pixels, of_channels, of_a_row])
-def test_a_density_integrates_to_1(make: Callable[[], Any], scale: float, randomise, condition_of, array) -> None:
+def test_a_density_integrates_to_1(make: Callable[[], Any], scale: float, randomize, condition_of, array) -> None:
     flow, shape = make()
     flow.build((None, *shape), CONDITION_SHAPE)
-    randomise(flow, scale)
+    randomize(flow, scale)
     condition = condition_of(1)
     noise = np.random.default_rng(0).standard_normal((2000, *shape)).astype("float32")
     sample = array(flow.inverse(ops.convert_to_tensor(noise), rows_of(condition, 2000))).reshape(-1, 2)
@@ -77,13 +77,13 @@ def test_a_density_integrates_to_1(make: Callable[[], Any], scale: float, random
     assert density.sum() * np.prod((high - low) / 249) == pytest.approx(1.0, abs=0.01)
 
 
-# ---- of 8-bit pictures -----------------------------------------------------------------------------------------------
+# ---- of 8-bit images -----------------------------------------------------------------------------------------------
 
 
-def test_probabilities_of_all_pictures_add_up_to_1(randomise, condition_of, array) -> None:
+def test_probabilities_of_all_images_add_up_to_1(randomize, condition_of, array) -> None:
     """All 65536 of two pixels: with the same noise in every bin, the sum is a Riemann sum of the density."""
     flow = two_pixels(alpha=1e-3)
-    randomise(flow, 0.15)
+    randomize(flow, 0.15)
     levels = np.stack(np.meshgrid(np.arange(256), np.arange(256)), axis=-1).reshape(-1, 1, 2, 1)
     x = (levels / 127.5 - 1.0).astype("float32")
     log_likelihood = array(flow.log_likelihood(ops.convert_to_tensor(x), rows_of(condition_of(1), len(x))))
@@ -91,31 +91,31 @@ def test_probabilities_of_all_pictures_add_up_to_1(randomise, condition_of, arra
 
 
 def test_a_flow_that_does_nothing_is_logistic(condition_of, array) -> None:
-    """Before training, f is the identity: the density of the pictures is that of a logit-normal distribution."""
+    """Before training, f is the identity: the density of the images is that of a logit-normal distribution."""
     flow = two_pixels(alpha=1e-6)
     levels = np.array([10, 128, 200, 255]).reshape(2, 1, 2, 1)
     edges = special.logit(1e-6 + (1 - 2e-6) * np.stack([levels, levels + 1]) / 256)
     exact = np.log(np.diff(stats.norm.cdf(edges), axis=0)[0]).sum((1, 2, 3))
     x = ops.convert_to_tensor((levels / 127.5 - 1.0).astype("float32"))
     condition = condition_of(2)
-    found = array(as_graph(lambda: flow.log_likelihood(x, condition, draws=24))())
+    found = array(as_graph(lambda: flow.log_likelihood(x, condition, samples=24))())
     np.testing.assert_allclose(found, exact, atol=0.15)
     assert (bits_per_dimension(found, 2) > 0).all()
 
 
 @pytest.mark.parametrize("dequantization", ["uniform", "variational"])
 def test_one_draw_against_automatic_differentiation(
-    dequantization: str, randomise, condition_of, slogdet, array
+    dequantization: str, randomize, condition_of, slogdet, array
 ) -> None:
-    """log p of one dequantised picture in units of its levels, so that a bin's volume is 1, less log q."""
+    """log p of one dequantized image in units of its levels, so that a bin's volume is 1, less log q."""
     shape, condition = (2, 2, 2), condition_of(3)
     coupling = Transformer(patch=2, couplings=4, width=8, heads=2)
     flow = RealNVP(Space("continuous", shape), CONDITIONS, coupling=coupling, dequantization=dequantization)
-    randomise(flow, 0.1)
+    randomize(flow, 0.1)
     levels = np.random.default_rng(0).integers(0, 256, (3, *shape)).astype("float32")
     keys = ops.convert_to_tensor(np.array([[0, 1912]] * 3, "int32"))
-    draw = uniform if dequantization == "uniform" else normal
-    noise = draw(keys, ops.convert_to_tensor(np.int32(0)), shape)
+    sample = uniform if dequantization == "uniform" else normal
+    noise = sample(keys, ops.convert_to_tensor(np.int32(0)), shape)
     u, log_q = noise, 0.0
     if dequantization == "variational":
         u = flow.dequantizer(levels, noise, condition)[0]
@@ -135,17 +135,17 @@ def test_one_draw_against_automatic_differentiation(
 def test_the_label_says_of_how_many_draws_the_bound_is() -> None:
     flow = two_pixels(alpha=0.01)
     assert flow.likelihood == "lower bound"
-    assert flow.likelihood_label() == "a bound of 1 draw" and flow.likelihood_label(draws=16) == "a bound of 16 draws"
+    assert flow.likelihood_label() == "a bound of 1 draw" and flow.likelihood_label(samples=16) == "a bound of 16 draws"
     latents = RealNVP(Space("continuous", (2, 2, 2), bounded=False), CONDITIONS, coupling=Transformer(patch=2, width=8))
     assert latents.likelihood_label() == "exact"
 
 
 @pytest.mark.parametrize("dequantization", ["uniform", "variational"])
-def test_bounds_are_bounds_and_grow_tight(dequantization: str, randomise, condition_of, array) -> None:
+def test_bounds_are_bounds_and_grow_tight(dequantization: str, randomize, condition_of, array) -> None:
     """Against the bin's probability, by quadrature, of a density that is steep within a bin."""
     flow = two_pixels(dequantization=dequantization, alpha=0.01)
-    randomise(flow.flow, 0.15)
-    randomise(flow.dequantizer, 0.02)  # wide enough for draws to reach all of the bin
+    randomize(flow.flow, 0.15)
+    randomize(flow.dequantizer, 0.02)  # wide enough for draws to reach all of the bin
     for deviation in flow.flow.statistics_variables()[3::2]:
         deviation.assign([1.0])
     flow.flow.steps[1].deviation.assign([0.012])  # a bin is about 0.016 wide, as the logit has it
@@ -166,15 +166,15 @@ def test_bounds_are_bounds_and_grow_tight(dequantization: str, randomise, condit
     )
     x = tensor(levels / 127.5 - 1.0)
     one, many = (
-        float(array(as_graph(lambda draws=draws: flow.log_likelihood(x, condition, draws=draws))())[0])
-        for draws in (1, 40)
+        float(array(as_graph(lambda samples=samples: flow.log_likelihood(x, condition, samples=samples))())[0])
+        for samples in (1, 40)
     )
     assert many == pytest.approx(exact, abs=0.5)
     assert abs(many - exact) < abs(one - exact)
 
 
 def log_p(flow: RealNVP, real: np.ndarray, condition: dict[str, Any], array: Any) -> np.ndarray:
-    """Log-density of dequantised levels."""
+    """Log-density of dequantized levels."""
     text = rows_of(condition, len(real))
     y, log_det = flow.logit(tensor(real / 256.0), text)
     z, more = flow.flow(y, text)

@@ -1,1 +1,1 @@
-"""Decoders that turn small pictures into large ones, for kgen."""
+"""Decoders that turn small images into large ones, for kgen."""

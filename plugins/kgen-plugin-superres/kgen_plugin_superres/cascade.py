@@ -22,15 +22,15 @@ Choice = dict[str, Any]
 class Cascade(Decoder):
     """The first decoder decodes the latent, each of the others what the one before made (Ho et al. 2022).
 
-    All are trained in one fit, each on its own targets: what the later ones make of the training pictures, the other
+    All are trained in one fit, each on its own targets: what the later ones make of the training images, the other
     way round.
 
     Args:
-        decoders: The name and options of each, from the smallest picture to the largest: each works on pictures of the
+        decoders: The name and options of each, from the smallest image to the largest: each works on images of the
             size that the next one's latents have.
 
     Raises:
-        SpaceError: the latents of one that is not the first are no pictures; or from the decoders themselves.
+        SpaceError: the latents of one that is not the first are no images; or from the decoders themselves.
     """
 
     def __init__(
@@ -47,13 +47,13 @@ class Cascade(Decoder):
         for choice in reversed(decoders):
             if image_space.kind != "continuous" or not image_space.bounded:
                 raise SpaceError(
-                    f"in a cascade, only the first decoder may have latents that are no pictures, but "
+                    f"in a cascade, only the first decoder may have latents that are no images, but "
                     f"{type(parts[0]).__name__} has {image_space}"
                 )
             parts.insert(0, make_decoder(choice, image_space, condition_space))
             image_space = parts[0].latent_space
         self.parts = parts
-        self.latent_is_picture = parts[0].latent_is_picture
+        self.latent_is_image = parts[0].latent_is_image
         self.decoders = tuple(
             {"name": choice["name"], **part.config} for choice, part in zip(decoders, parts, strict=True)
         )
@@ -69,8 +69,8 @@ class Cascade(Decoder):
                 part.built = True
 
     @property
-    def kept_weights(self) -> list[Any]:
-        return [weight for part in self.parts for weight in part.kept_weights]
+    def inference_weights(self) -> list[Any]:
+        return [weight for part in self.parts for weight in part.inference_weights]
 
     # ---- both directions ------------------------------------------------------------------------------------------
 
@@ -129,9 +129,9 @@ class Cascade(Decoder):
         total = sum(value for name, value in losses.items() if name.endswith("_loss"))
         return {"loss": total, **losses}
 
-    def initialise(self, batches: Iterable[np.ndarray]) -> None:
+    def initialize(self, batches: Iterable[np.ndarray]) -> None:
         for i, part in enumerate(self.parts):
-            part.initialise(self._seen_by(i, batches))
+            part.initialize(self._seen_by(i, batches))
 
     def calibrate(self, batches: Iterable[np.ndarray]) -> None:
         for i, part in enumerate(self.parts):
@@ -145,7 +145,7 @@ class Cascade(Decoder):
         }
 
     def _seen_by(self, number: int, batches: Iterable[np.ndarray]) -> Iterable[np.ndarray]:
-        """The pictures that a part works on, uint8, of those that the whole works on."""
+        """The images that a part works on, uint8, of those that the whole works on."""
 
         def shrunk(batch: np.ndarray) -> np.ndarray:
             images = ops.convert_to_tensor(batch.astype("float32") / 127.5 - 1.0)

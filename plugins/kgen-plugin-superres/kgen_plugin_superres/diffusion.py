@@ -1,4 +1,4 @@
-"""Super-resolution by diffusion: one of the large pictures that the small one may have been."""
+"""Super-resolution by diffusion: one of the large images that the small one may have been."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from kgen import ConditionSpace, NoiseSpec, SeedGenerator, Space, SpaceError
 from kgen.nn import UNetLayer, depth_to_space, sinusoidal, space_to_depth, threshold_dynamically
 from kgen_plugin_superres import process
 from kgen_plugin_superres.resize import agree, enlarge
-from kgen_plugin_superres.small_picture import Factor, SmallPicture
+from kgen_plugin_superres.small_image import Factor, SmallImage
 
 Tensor = Any
 Condition = dict[str, Tensor]
 
 TOLD = 32
-"""Numbers that tell the network how noisy the small picture is."""
+"""Numbers that tell the network how noisy the small image is."""
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -57,27 +57,27 @@ class Network:
 
     @property
     def stride(self) -> int:
-        """What the picture's height and width must be multiples of."""
+        """What the image's height and width must be multiples of."""
         return int(self.patch * 2 ** (len(self.multipliers) - 1))
 
 
-class DiffusionUpscaler(SmallPicture):
-    """A diffusion model of large pictures, given the small one and the text (SR3, Saharia et al. 2021; Imagen, 2022).
+class DiffusionUpscaler(SmallImage):
+    """A diffusion model of large images, given the small one and the text (SR3, Saharia et al. 2021; Imagen, 2022).
 
-    The network sees the noisy large picture beside the small one, enlarged, and says what the latter lacks. It predicts
-    pictures and not their noise, which has more numbers than a square of pixels has channels (Li and He 2025).
+    The network sees the noisy large image beside the small one, enlarged, and says what the latter lacks. It predicts
+    images and not their noise, which has more numbers than a square of pixels has channels (Li and He 2025).
 
-    In training, the small picture is noisy too, to a random degree that the network is told (noise conditioning
-    augmentation, Ho et al. 2022): then it forgives a small picture that a generator made the generator's mistakes.
+    In training, the small image is noisy too, to a random degree that the network is told (noise conditioning
+    augmentation, Ho et al. 2022): then it forgives a small image that a generator made the generator's mistakes.
 
     Args:
         factor: Of height and width.
         network: Size of the U-Net.
-        augmentation: Most noise on the small picture in training: the noisiest is
+        augmentation: Most noise on the small image in training: the noisiest is
             ``sqrt(1 - augmentation^2) * small + augmentation * noise``.
 
     Raises:
-        SpaceError: see `SmallPicture`; or the network's levels do not divide the pictures.
+        SpaceError: see `SmallImage`; or the network's levels do not divide the images.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class DiffusionUpscaler(SmallPicture):
         if height % network.stride or width % network.stride:
             raise SpaceError(
                 f"a U-Net with {len(network.multipliers)} levels on squares of {network.patch} needs a height and a "
-                f"width that {network.stride} divides, but the pictures are {height}x{width}: change the dataset's "
+                f"width that {network.stride} divides, but the images are {height}x{width}: change the dataset's "
                 "size, or network.patch and multipliers"
             )
         self.condition_space = condition_space
@@ -123,7 +123,7 @@ class DiffusionUpscaler(SmallPicture):
     # ---- training -------------------------------------------------------------------------------------------------
 
     def compute_losses(self, images: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
-        """The squared error of the predicted picture, weighted, at one noise level an example: (B,)."""
+        """The squared error of the predicted image, weighted, at one noise level an example: (B,)."""
         images = ops.cast(images, "float32")
         count, small = ops.shape(images)[0], self.encode(images)
         t = keras.random.uniform((count, 1, 1, 1), seed=self.seed_generator)
@@ -132,18 +132,18 @@ class DiffusionUpscaler(SmallPicture):
         level = self.augmentation * keras.random.uniform((count,), seed=self.seed_generator)
         noise = keras.random.normal(ops.shape(small), seed=self.seed_generator)
         given = self._given(small, noise, level)
-        found = self._picture(noisy, given, ops.reshape(t, (-1,)), level, condition, training)
+        found = self._image(noisy, given, ops.reshape(t, (-1,)), level, condition, training)
         return {"loss": ops.mean(process.weight(t) * ops.square(found - images), axis=(1, 2, 3))}
 
     def _given(self, small: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-        """The small picture with noise of a level (B,), enlarged: (B, H, W, C)."""
+        """The small image with noise of a level (B,), enlarged: (B, H, W, C)."""
         level = ops.reshape(level, (-1, 1, 1, 1))
         return enlarge(ops.sqrt(1.0 - level**2) * small + level * noise, self.factor)
 
-    def _picture(
+    def _image(
         self, x: Tensor, given: Tensor, t: Tensor, level: Tensor, condition: Condition, training: bool = False
     ) -> Tensor:
-        """The clean picture in x: (B, H, W, C) twice, (B,) twice, condition -> (B, H, W, C)."""
+        """The clean image in x: (B, H, W, C) twice, (B,) twice, condition -> (B, H, W, C)."""
         patch = self.network.patch
         both = space_to_depth(ops.concatenate([x, given], axis=-1), patch)  # (B, H/p, W/p, 2 p^2 C)
         pooled = ops.cast(condition["pooled"], "float32")
@@ -169,14 +169,14 @@ class DiffusionUpscaler(SmallPicture):
         consistency: Annotated[float, Field(ge=0, le=1)] = 1.0,
         dynamic_threshold: Annotated[float, Field(gt=0, le=1)] | None = None,
     ) -> Tensor:
-        """Enlarges small pictures.
+        """Enlarges small images.
 
         Args:
             steps: Runs of the network.
-            augmentation: Noise on the small picture: some, such as 0.1, where a generator made it. No more than the
+            augmentation: Noise on the small image: some, such as 0.1, where a generator made it. No more than the
                 decoder was trained with.
-            consistency: How far each step's picture is moved towards one that is the small picture, if made small: 1
-                for a small picture that is right, less for one that should be repaired. See `resize.agree`.
+            consistency: How far each step's image is moved toward one that is the small image, if made small: 1
+                for a small image that is right, less for one that should be repaired. See `resize.agree`.
             dynamic_threshold: Quantile, such as 0.995, see `kgen.nn.threshold_dynamically`; None: -1 and 1.
         """
         rows = ops.zeros_like(ops.reshape(latent, (ops.shape(latent)[0], -1))[:, 0])  # (B,)
@@ -185,10 +185,10 @@ class DiffusionUpscaler(SmallPicture):
         given = self._given(small, noise["augmentation"], level)
 
         def denoise(x: Tensor, t: Tensor) -> Tensor:
-            picture = self._picture(x, given, rows + t, level, condition)
-            picture = agree(picture, small, consistency)
+            image = self._image(x, given, rows + t, level, condition)
+            image = agree(image, small, consistency)
             if dynamic_threshold is not None:
-                return threshold_dynamically(picture, dynamic_threshold)
-            return ops.clip(picture, -1.0, 1.0)
+                return threshold_dynamically(image, dynamic_threshold)
+            return ops.clip(image, -1.0, 1.0)
 
         return process.sample(denoise, noise["start"], steps)

@@ -12,12 +12,12 @@ def kgen_components(registry: kgen.Registrar) -> None:
     registry.decoder(
         "regression",
         "kgen_plugin_superres.regression:Regression",
-        summary="Enlarges small pictures by residual convolutions, as EDSR does",
+        summary="Enlarges small images by residual convolutions, as EDSR does",
     )
     registry.decoder(
         "diffusion",
         "kgen_plugin_superres.diffusion:DiffusionUpscaler",
-        summary="Enlarges small pictures by a diffusion model that is given them, as Imagen does",
+        summary="Enlarges small images by a diffusion model that is given them, as Imagen does",
     )
     registry.decoder(
         "cascade",

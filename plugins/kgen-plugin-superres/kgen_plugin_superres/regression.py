@@ -1,4 +1,4 @@
-"""Super-resolution by regression: the large picture that is best on average."""
+"""Super-resolution by regression: the large image that is best on average."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pydantic import Field, PositiveInt
 from kgen import Space
 from kgen.nn import depth_to_space
 from kgen_plugin_superres.resize import enlarge
-from kgen_plugin_superres.small_picture import Factor, SmallPicture
+from kgen_plugin_superres.small_image import Factor, SmallImage
 
 Tensor = Any
 Shape = tuple[int | None, ...]
 
 
-class Regression(SmallPicture):
-    """Enlarges by residual convolutions on the small picture (EDSR, Lim et al. 2017), trained on absolute differences.
+class Regression(SmallImage):
+    """Enlarges by residual convolutions on the small image (EDSR, Lim et al. 2017), trained on absolute differences.
 
     Convolutions work at the small size; then pixels are shuffled into the large one (Shi et al. 2016), once for each
     prime factor. What they give is added to the bicubic interpolation.
@@ -29,7 +29,7 @@ class Regression(SmallPicture):
         blocks: Residual blocks of two convolutions.
 
     Raises:
-        SpaceError: see `SmallPicture`.
+        SpaceError: see `SmallImage`.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Regression(SmallPicture):
         self.network.build((None, *self.latent_space.shape))
 
     def compute_losses(self, images: Tensor, condition: dict[str, Tensor], training: bool) -> dict[str, Tensor]:
-        """The mean absolute difference of the enlarged small picture from the picture, (B,)."""
+        """The mean absolute difference of the enlarged small image from the image, (B,)."""
         images = ops.cast(images, "float32")
         return {"loss": ops.mean(ops.abs(self._enlarged(self.encode(images)) - images), axis=(1, 2, 3))}
 
@@ -62,7 +62,7 @@ class Regression(SmallPicture):
 
 
 class Residual(keras.layers.Layer):
-    """What a large picture has that interpolation has not: (B, h, w, C) -> (B, h * factor, w * factor, C) float32."""
+    """What a large image has that interpolation has not: (B, h, w, C) -> (B, h * factor, w * factor, C) float32."""
 
     def __init__(self, factor: int, width: int, blocks: int, channels: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)

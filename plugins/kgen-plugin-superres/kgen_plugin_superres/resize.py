@@ -1,4 +1,4 @@
-"""Making pictures smaller and larger, the same way on every backend."""
+"""Making images smaller and larger, the same way on every backend."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def enlarge(images: Tensor, factor: int) -> Tensor:
 def agree(images: Tensor, small: Tensor, share: float) -> Tensor:
     """Moves images so that, made small, they are `small`: every square of pixels by the same amount.
 
-    The projection onto the pictures that agree (range and null space, Wang et al. 2023, equation 13).
+    The projection onto the images that agree (range and null space, Wang et al. 2023, equation 13).
 
     Args:
         images: (B, H, W, C).
@@ -42,8 +42,8 @@ def agree(images: Tensor, small: Tensor, share: float) -> Tensor:
 @cache
 def bicubic(size: int, factor: int) -> np.ndarray:
     """The weights (size * factor, size) of `size` pixels in each pixel of the larger row; beyond its ends, none."""
-    centres = (np.arange(size * factor) + 0.5) / factor - 0.5
-    weights = _keys(np.abs(centres[:, None] - np.arange(size)[None, :]))
+    centers = (np.arange(size * factor) + 0.5) / factor - 0.5
+    weights = _keys(np.abs(centers[:, None] - np.arange(size)[None, :]))
     return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
 
 

@@ -10,7 +10,7 @@ from keras import ops
 from kgen_plugin_superres.cascade import Cascade
 
 from kgen import ConditionSpace, ConfigError, Space, SpaceError
-from kgen.random import draw
+from kgen.random import sample
 from kgen.testing import DecoderConformance
 
 SPACE = Space("continuous", (16, 16, 3))
@@ -92,7 +92,7 @@ def test_parts_get_their_own_options_and_noise() -> None:
     latent = ops.convert_to_tensor(rng.uniform(-1, 1, (1, 4, 4, 3)).astype("float32"))
 
     def images(copy: int, *parts: dict[str, Any]) -> np.ndarray:
-        noise = draw(made.noise_spec(parts=parts), [(0, copy)])
+        noise = sample(made.noise_spec(parts=parts), [(0, copy)])
         given = {name: ops.convert_to_tensor(value) for name, value in noise.items()}
         return ops.convert_to_numpy(made.decode(latent, text, given, parts=parts))
 
@@ -103,17 +103,17 @@ def test_parts_get_their_own_options_and_noise() -> None:
         assert np.abs(other - once).max() > 1e-4
 
 
-def test_parts_measure_pictures_of_their_own_size() -> None:
+def test_parts_measure_images_of_their_own_size() -> None:
     made = cascade(REGRESSION, REGRESSION)
     batches = [np.full((2, 16, 16, 3), 100, np.uint8)] * 2
     assert [batch.shape for batch in made._seen_by(0, batches)] == [(2, 8, 8, 3)] * 2
     assert set(made.scores(batches)) == {"Regression 1: PSNR, bicubic", "Regression 2: PSNR, bicubic"}
 
 
-def test_a_latent_that_is_no_picture_comes_first() -> None:
+def test_a_latent_that_is_no_image_comes_first() -> None:
     codec = {"name": "codecs/kl-autoencoder", "network": {"width": 4, "multipliers": [1], "patch": 2}}
     pytest.importorskip("kgen_plugin_codecs")
-    assert not cascade(codec, REGRESSION).latent_is_picture
+    assert not cascade(codec, REGRESSION).latent_is_image
     with pytest.raises(SpaceError, match=r"only the first decoder .* KLAutoencoder has 8x8x4"):
         cascade(REGRESSION, codec)
 

@@ -11,7 +11,7 @@ from kgen_plugin_superres import process
 from kgen_plugin_superres.diffusion import DiffusionUpscaler, Network
 
 from kgen import ConditionSpace, Space, SpaceError
-from kgen.random import draw
+from kgen.random import sample
 from kgen.testing import DecoderConformance
 
 SPACE = Space("continuous", (16, 16, 3))
@@ -38,8 +38,8 @@ def condition(count: int) -> dict[str, object]:
 
 
 @pytest.mark.backends
-def test_an_error_of_the_picture_counts_as_that_of_the_velocity() -> None:
-    """With x_t given, a picture that is d off goes with a noise, and so with a velocity, that is off too."""
+def test_an_error_of_the_image_counts_as_that_of_the_velocity() -> None:
+    """With x_t given, an image that is d off goes with a noise, and so with a velocity, that is off too."""
     rng = np.random.default_rng(0)
     x0, eps, d = rng.standard_normal((3, 5, 2, 2, 1))
     t = ops.reshape(ops.convert_to_tensor(np.linspace(0.2, 1, 5, dtype="float32")), (5, 1, 1, 1))
@@ -65,7 +65,7 @@ def test_sampling_a_normal_distribution(steps: int) -> None:
         return mean + gain * (x - alpha * mean)
 
     made = ops.convert_to_numpy(process.sample(denoise, ops.convert_to_tensor(noise), steps))
-    if steps == 1:  # the mean: nothing is known of the picture
+    if steps == 1:  # the mean: nothing is known of the image
         np.testing.assert_allclose(made, mean, atol=0.01)
     elif steps == 50:
         np.testing.assert_allclose(made, mean + deviation * noise, atol=0.06)
@@ -73,14 +73,14 @@ def test_sampling_a_normal_distribution(steps: int) -> None:
         assert made.std() < deviation
 
 
-def test_the_text_and_the_noise_of_the_small_picture_are_heard() -> None:
+def test_the_text_and_the_noise_of_the_small_image_are_heard() -> None:
     decoder = DiffusionUpscaler(SPACE, TEXT, network=TINY)
     decoder.build(None)
     rng = np.random.default_rng(0)
     for weight in decoder.trainable_weights:
         weight.assign(0.2 * rng.standard_normal(weight.shape))
     small = ops.zeros((1, 4, 4, 3))
-    noise = {name: ops.convert_to_tensor(a) for name, a in draw(decoder.noise_spec(), [(0, 0)]).items()}
+    noise = {name: ops.convert_to_tensor(a) for name, a in sample(decoder.noise_spec(), [(0, 0)]).items()}
 
     def made(**changes) -> np.ndarray:
         given = {"steps": 2, **{k: v for k, v in changes.items() if k != "text"}}
@@ -94,7 +94,7 @@ def test_the_text_and_the_noise_of_the_small_picture_are_heard() -> None:
 
 
 def test_augmentation_keeps_the_variance() -> None:
-    """What the network is given of a small picture of unit variance has unit variance at every level of noise."""
+    """What the network is given of a small image of unit variance has unit variance at every level of noise."""
     decoder = DiffusionUpscaler(SPACE, TEXT, network=TINY)
     rng = np.random.default_rng(0)
     small, noise = (ops.convert_to_tensor(rng.standard_normal((400, 4, 4, 3)).astype("float32")) for _ in range(2))
@@ -108,7 +108,7 @@ def test_augmentation_keeps_the_variance() -> None:
 def test_bad_sizes() -> None:
     with pytest.raises(SpaceError, match=r"super-resolution by 3 .* 16x16"):
         DiffusionUpscaler(SPACE, TEXT, factor=3)
-    with pytest.raises(SpaceError, match=r"3 levels on squares of 8 .* 32 divides, but the pictures are 16x16"):
+    with pytest.raises(SpaceError, match=r"3 levels on squares of 8 .* 32 divides, but the images are 16x16"):
         DiffusionUpscaler(SPACE, TEXT, network=Network(patch=8))
     with pytest.raises(ValueError, match="heads of 24 do not divide"):
         Network(head_dim=24)

@@ -40,7 +40,7 @@ def test_starts_as_bicubic_interpolation() -> None:
 
 
 def test_learns_what_interpolation_loses() -> None:
-    """Stripes of one pixel, whose side says how bright the small picture's pixel is: interpolation sees none."""
+    """Stripes of one pixel, whose side says how bright the small image's pixel is: interpolation sees none."""
     keras.utils.set_random_seed(0)
     bright = np.random.default_rng(0).uniform(-0.5, 0.5, (64, 4, 4, 1))
     large = np.repeat(np.repeat(bright, 2, axis=1), 2, axis=2)
@@ -84,5 +84,5 @@ def test_prime_factors() -> None:
 def test_a_factor_that_does_not_divide() -> None:
     with pytest.raises(SpaceError, match=r"super-resolution by 3 .* 16x16"):
         Regression(SPACE, factor=3)
-    with pytest.raises(SpaceError, match="pictures"):
+    with pytest.raises(SpaceError, match="images"):
         Regression(Space("continuous", (12,)))

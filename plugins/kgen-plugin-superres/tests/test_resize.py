@@ -13,9 +13,9 @@ pytestmark = pytest.mark.backends
 RNG = np.random.default_rng(0)
 
 
-def resized(picture: np.ndarray, size: tuple[int, int], how: Image.Resampling) -> np.ndarray:
+def resized(image: np.ndarray, size: tuple[int, int], how: Image.Resampling) -> np.ndarray:
     """(H, W, C) -> (height, width, C)."""
-    planes = [Image.fromarray(plane).resize(size[::-1], how) for plane in np.moveaxis(picture, -1, 0)]
+    planes = [Image.fromarray(plane).resize(size[::-1], how) for plane in np.moveaxis(image, -1, 0)]
     return np.stack([np.asarray(plane) for plane in planes], axis=-1)
 
 
@@ -35,18 +35,18 @@ def test_shrinks_to_means(factor: int) -> None:
     np.testing.assert_allclose(made, wanted, atol=1e-6)
 
 
-def test_agreeing_pictures_are_the_nearest_that_are_the_small_one() -> None:
+def test_agreeing_images_are_the_nearest_that_are_the_small_one() -> None:
     images, small = (RNG.uniform(-1, 1, (2, side, side, 3)).astype("float32") for side in (12, 4))
     tensors = [ops.convert_to_tensor(x) for x in (images, small)]
     moved = agree(*tensors, 1.0)
     np.testing.assert_allclose(ops.convert_to_numpy(shrink(moved, 3)), small, atol=1e-5)
     np.testing.assert_allclose(ops.convert_to_numpy(agree(moved, tensors[1], 1.0)), moved, atol=1e-5)
     np.testing.assert_array_equal(ops.convert_to_numpy(agree(*tensors, 0.0)), images)
-    # nearest: what is left to any other picture that agrees stands at right angles on the way
+    # nearest: what is left to any other image that agrees stands at right angles on the way
     other = agree(ops.convert_to_tensor(RNG.uniform(-1, 1, images.shape).astype("float32")), tensors[1], 1.0)
     way, rest = ops.convert_to_numpy(moved) - images, ops.convert_to_numpy(other - moved)
     assert abs((way * rest).sum()) < 1e-2
 
 
-def test_weights_keep_a_plain_picture_plain() -> None:
+def test_weights_keep_a_plain_image_plain() -> None:
     np.testing.assert_allclose(bicubic(5, 3).sum(axis=1), 1.0, rtol=1e-6)

@@ -21,7 +21,7 @@ FILE = "tokenizer.json"
 class TransformerText(Encoder):
     """A bidirectional pre-norm transformer (Vaswani et al. 2017; Xiong et al. 2020) with learned positions.
 
-    "sequence" is the normalised output, a position a token, the first of which stands for the text's begin; "pooled" is
+    "sequence" is the normalized output, a position a token, the first of which stands for the text's begin; "pooled" is
     its mean over the real positions. The empty text is the begin alone.
 
     Args:

@@ -158,14 +158,14 @@ def test_learns_to_tell_captions_apart() -> None:
     """The meaning of a caption can be read off its condition after a short training."""
     encoder = TransformerText(vocabulary=300, length=8, dim=16, depth=1, heads=2)
     encoder.adapt(CAPTIONS)
-    colours = np.array([["red", "blue", "green"].index(c.split()[0]) for c in CAPTIONS])
+    colors = np.array([["red", "blue", "green"].index(c.split()[0]) for c in CAPTIONS])
     inputs = {"ids": keras.Input((8,), dtype="int32", name="ids")}
     encoder(encoder.tokenize([""]))
     model = keras.Model(inputs, keras.layers.Dense(3)(encoder(inputs)["pooled"]))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(1e-2), loss, jit_compile=False)
-    model.fit(encoder.tokenize(CAPTIONS), colours, epochs=30, batch_size=12, verbose=0)
-    assert (model.predict(encoder.tokenize(CAPTIONS), verbose=0).argmax(1) == colours).all()
+    model.fit(encoder.tokenize(CAPTIONS), colors, epochs=30, batch_size=12, verbose=0)
+    assert (model.predict(encoder.tokenize(CAPTIONS), verbose=0).argmax(1) == colors).all()
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from pydantic import Field, PositiveInt
 from kgen import ConditionSpace, Generator, NoiseSpec, OneOf, SeedGenerator, Space
 from kgen.options import Static
 from kgen_plugin_tokens.causal import CausalModel
-from kgen_plugin_tokens.choosing import choose, log_probability
 from kgen_plugin_tokens.lengths import (
     END,
     Length,
@@ -26,6 +25,7 @@ from kgen_plugin_tokens.lengths import (
     up_to_end,
 )
 from kgen_plugin_tokens.positions import reading_order
+from kgen_plugin_tokens.sampling import log_probability, sample_tokens
 from kgen_plugin_tokens.transformer import Transformer
 
 Tensor = Any
@@ -36,15 +36,15 @@ ORDERS = 16
 
 
 class Autoregressive(Generator):
-    """Writes pictures as texts are written, each token given the text and all tokens before (Ramesh et al. 2021).
+    """Writes images as texts are written, each token given the text and all tokens before (Ramesh et al. 2021).
 
     Args:
         network: The transformer.
         order: In which tokens are read and written: "raster", "columns" or "spiral"; "random" learns all orders
-            (Uria et al. 2014), and writes each picture in one of its own.
+            (Uria et al. 2014), and writes each image in one of its own.
         length: Of sequences, whose token 0 is the end. "fixed": a sequence is written until its end is drawn, like any
             other token, and filled up with ends. "predicted": the text says how long the sequence is, and so many
-            tokens are written. None: there is no end, as for pictures.
+            tokens are written. None: there is no end, as for images.
 
     Raises:
         SpaceError: there is a `length`, but the tokens are no sequence.
@@ -52,7 +52,7 @@ class Autoregressive(Generator):
     """
 
     accepts: ClassVar[tuple[str, ...]] = ("tokens",)
-    guidable: ClassVar[bool] = True
+    supports_guidance: ClassVar[bool] = True
     likelihood = "exact"  # but of "random" orders: see `likelihood_label`
 
     def __init__(
@@ -72,13 +72,15 @@ class Autoregressive(Generator):
         self.network = network
         self.order = order
         self.length = length
-        pooled, never = condition_space.pooled_dim, None
+        pooled, forbidden_token = condition_space.pooled_dim, None
         if length == "predicted":
             self.lengths = LengthHead(space.size, dtype=self.dtype_policy, name="lengths")
             self.lengths.build((None, pooled))
-            pooled, never = pooled + space.size + 1, END  # the model is told the length
+            pooled, forbidden_token = pooled + space.size + 1, END  # the model is told the length
         policy = self.dtype_policy
-        self.model = CausalModel(network, space.shape, space.vocabulary, never=never, dtype=policy, name="model")
+        self.model = CausalModel(
+            network, space.shape, space.vocabulary, forbidden_token=forbidden_token, dtype=policy, name="model"
+        )
         self.model.build((None, condition_space.length, condition_space.dim), (None, pooled))
         self.seed_generator = SeedGenerator()
         self._order = reading_order("raster" if order == "random" else order, space.shape)[None]  # (1, N)
@@ -114,7 +116,7 @@ class Autoregressive(Generator):
         if self.length == "predicted":
             counted, lengths = before_end(tokens), lengths_of(tokens)
             length = self.lengths.log_probability(lengths, condition)  # (B,)
-            condition = self.lengths.tell(lengths, condition)
+            condition = self.lengths.condition_on_length(lengths, condition)
         logits = self.model(tokens, ops.convert_to_tensor(self._order), condition, training=training)
         log_p = ops.sum(ops.where(counted, log_probability(logits, tokens), 0.0), axis=1)
         return log_p if length is None else log_p + length, length
@@ -149,21 +151,23 @@ class Autoregressive(Generator):
         order = _permutations(noise["order"]) if self.order == "random" else ops.convert_to_tensor(self._order)
         options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
 
-        def draw(logits: Tensor, index: Tensor) -> Tensor:
+        def sample(logits: Tensor, index: Tensor) -> Tensor:
             uniform = ops.take(noise["tokens"], index, axis=1)  # (B,)
-            return choose(logits, uniform, **options)
+            return sample_tokens(logits, uniform, **options)
 
         if self.length == "predicted":
-            lengths = self.lengths.draw(noise["length"], condition, null_condition, guidance, **options)
-            condition, null_condition = (self.lengths.tell(lengths, c) for c in (condition, null_condition))
-        tokens = self.model.draw(order, condition, null_condition, draw, guidance)
+            lengths = self.lengths.sample(noise["length"], condition, null_condition, guidance, **options)
+            condition, null_condition = (
+                self.lengths.condition_on_length(lengths, c) for c in (condition, null_condition)
+            )
+        tokens = self.model.sample(order, condition, null_condition, sample, guidance)
         if self.length == "fixed":
             tokens = ended(tokens)
         if self.length == "predicted":
             tokens = ops.where(places_before(lengths, self.space.size), tokens, END)
         return ops.reshape(in_order(tokens, ops.argsort(order, axis=1)), (-1, *self.space.shape))
 
-    def drawing_steps(self, **given: Any) -> int:
+    def num_sampling_steps(self, **given: Any) -> int:
         return self.space.size
 
     # ---- likelihood -----------------------------------------------------------------------------------------------

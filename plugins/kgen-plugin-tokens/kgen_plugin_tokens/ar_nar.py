@@ -14,9 +14,9 @@ from kgen.random import uniform
 from kgen_plugin_tokens.ar import in_order
 from kgen_plugin_tokens.bidirectional import MaskedModel, any_order_bound, masked_loss
 from kgen_plugin_tokens.causal import CausalModel
-from kgen_plugin_tokens.choosing import choose, log_probability
 from kgen_plugin_tokens.masking import Schedule, masked_counts, ranks
 from kgen_plugin_tokens.nar import random_mask
+from kgen_plugin_tokens.sampling import log_probability, sample_tokens
 from kgen_plugin_tokens.transformer import Transformer
 
 Tensor = Any
@@ -29,7 +29,7 @@ ROUND = 2**16
 class Combined(Generator):
     """An autoregressive model drafts some tokens, and a non-autoregressive one fills in the others.
 
-    The draft, of every `stride`-th token of every `stride`-th row, is short, and settles what the picture is to be; the
+    The draft, of every `stride`-th token of every `stride`-th row, is short, and settles what the image is to be; the
     rest is then filled in in a few passes. After that, `rounds` may go over the result: the tokens that the model is
     least sure of, given all the others, are drawn again.
 
@@ -45,7 +45,7 @@ class Combined(Generator):
     """
 
     accepts: ClassVar[tuple[str, ...]] = ("tokens",)
-    guidable: ClassVar[bool] = True
+    supports_guidance: ClassVar[bool] = True
     likelihood = "estimate"
 
     def __init__(
@@ -144,10 +144,10 @@ class Combined(Generator):
             last_token_alone: As for `NonAutoregressive`.
         """
 
-        def draw(logits: Tensor, index: Tensor) -> Tensor:
-            return choose(logits, ops.take(noise["draft"], index, axis=1), temperature=temperature, top_p=top_p)
+        def sample(logits: Tensor, index: Tensor) -> Tensor:
+            return sample_tokens(logits, ops.take(noise["draft"], index, axis=1), temperature=temperature, top_p=top_p)
 
-        drafted = self.drafter.draw(ops.convert_to_tensor(self._order), condition, null_condition, draw, guidance)
+        drafted = self.drafter.sample(ops.convert_to_tensor(self._order), condition, null_condition, sample, guidance)
         blank = ops.full((ops.shape(drafted)[0], len(self.rest)), self.filler.vocabulary, dtype="int32")
         back = np.argsort(np.concatenate([self.places.reshape(-1), self.rest])).astype(np.int32)[None]
         tokens = in_order(ops.concatenate([drafted, blank], axis=1), ops.convert_to_tensor(back))
@@ -165,15 +165,15 @@ class Combined(Generator):
             tokens, _ = self.filler.fill(doubted, again, keys, condition, null_condition, **options)
         return ops.reshape(tokens, (-1, *self.space.shape))
 
-    def drawing_steps(self, *, steps: int = 4, rounds: int = 0, **given: Any) -> int:
+    def num_sampling_steps(self, *, steps: int = 4, rounds: int = 0, **given: Any) -> int:
         return self.places.size + steps + 3 * rounds
 
     def _certainty(self, tokens: Tensor, condition: Condition) -> Tensor:
-        """The log-probability (B, N) of each token given half of the others: those of a chessboard's other colour."""
-        colour = np.indices(self.space.shape).sum(axis=0).reshape(1, -1) % 2  # (1, N)
+        """The log-probability (B, N) of each token given half of the others: those of a chessboard's other color."""
+        color = np.indices(self.space.shape).sum(axis=0).reshape(1, -1) % 2  # (1, N)
         certainty = ops.zeros_like(ops.cast(tokens, "float32"))
         for side in (0, 1):
-            hidden = ops.broadcast_to(ops.convert_to_tensor(colour == side), ops.shape(tokens))
+            hidden = ops.broadcast_to(ops.convert_to_tensor(color == side), ops.shape(tokens))
             logits = self.filler(self.filler.masked(tokens, hidden), condition)
             certainty = ops.where(hidden, log_probability(logits, tokens), certainty)
         return certainty

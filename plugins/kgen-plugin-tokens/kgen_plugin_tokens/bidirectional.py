@@ -11,8 +11,8 @@ from keras import ops
 
 from kgen.options import is_static
 from kgen.random import uniform
-from kgen_plugin_tokens.choosing import choose, guide, log_probability
 from kgen_plugin_tokens.masking import ranks
+from kgen_plugin_tokens.sampling import guide, log_probability, sample_tokens
 from kgen_plugin_tokens.stack import Stack, places_initializer
 from kgen_plugin_tokens.transformer import Transformer
 
@@ -32,7 +32,7 @@ class MaskedModel(keras.layers.Layer):
         options: The transformer.
         shape: Of the grid of tokens.
         vocabulary: Number of different tokens; this number itself stands for a masked one.
-        never: A token that is never predicted, if there is one.
+        forbidden_token: A token that is never predicted, if there is one.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class MaskedModel(keras.layers.Layer):
         shape: tuple[int, ...],
         vocabulary: int,
         *,
-        never: int | None = None,
+        forbidden_token: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)
@@ -51,7 +51,7 @@ class MaskedModel(keras.layers.Layer):
         policy = self.dtype_policy
         self.embedding = keras.layers.Embedding(vocabulary + 1, options.width, dtype=policy, name="embedding")
         self.pooled = keras.layers.Dense(options.width, dtype=policy, name="pooled")
-        self.stack = Stack(options, shape, vocabulary, never=never, dtype=policy, name="stack")
+        self.stack = Stack(options, shape, vocabulary, forbidden_token=forbidden_token, dtype=policy, name="stack")
 
     def build(self, sequence_shape: tuple[int | None, ...], pooled_shape: tuple[int | None, ...]) -> None:
         self.embedding.build((None, None))
@@ -127,7 +127,7 @@ class MaskedModel(keras.layers.Layer):
             tokens, certainty = state
             progress = ops.cast(step + 1, "float32") / steps
             logits = logits_of(tokens, progress)
-            drawn = choose(logits, uniform(keys, 2 * step, (self.count,)), temperature=temperature, top_p=top_p)
+            drawn = sample_tokens(logits, uniform(keys, 2 * step, (self.count,)), temperature=temperature, top_p=top_p)
             empty = tokens == self.vocabulary
             filled = ops.where(empty, drawn, tokens)
             if revise:  # what was there is judged by what the model thinks of it now

@@ -1,4 +1,4 @@
-"""Captioning is generating with the pair turned round: a caption is drawn as a picture, and the picture is the text."""
+"""Captioning is generating with the pair turned round: a caption is drawn as an image, and the image is the text."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "holdout")
 
 
 class Captions(Dataset):
-    """Another dataset's captions, drawn as letters; the caption of each is its picture, as tokens: "17 3 120 ...".
+    """Another dataset's captions, drawn as letters; the caption of each is its image, as tokens: "17 3 120 ...".
 
     Args:
         of: The other dataset: its name, or a mapping of its name and options.
-        codec: A run whose decoder, once trained, makes tokens of that dataset's pictures.
+        codec: A run whose decoder, once trained, makes tokens of that dataset's images.
         length: Letters of the longest caption.
 
     Raises:
         DataError: a caption is longer than `length`, or has letters that cannot be drawn.
-        ConfigError: there is no such run, its decoder makes no tokens, or it is of pictures of another size.
+        ConfigError: there is no such run, its decoder makes no tokens, or it is of images of another size.
     """
 
     def __init__(self, *, of: str | dict[str, Any], codec: str, length: PositiveInt = 48) -> None:
         self.of = of
         self.codec = codec
         self.length = length
-        self.pictures = make_dataset(of)
-        self.credit = self.pictures.credit
-        for caption in dict.fromkeys(caption for split in SPLITS for caption in self.pictures.captions(split)):
+        self.images = make_dataset(of)
+        self.credit = self.images.credit
+        for caption in dict.fromkeys(caption for split in SPLITS for caption in self.images.captions(split)):
             _checked(caption, length)
-        self._decoder = _open(codec, self.pictures.image_space)
+        self._decoder = _open(codec, self.images.image_space)
 
     @property
     def image_space(self) -> Space:
@@ -58,27 +58,27 @@ class Captions(Dataset):
 
     @functools.cached_property
     def _captions(self) -> dict[str, list[str]]:
-        return {split: self._texts(split) for split in SPLITS if self.pictures.captions(split)}
+        return {split: self._texts(split) for split in SPLITS if self.images.captions(split)}
 
     def _texts(self, split: Split) -> list[str]:
-        return [_as_text(tokens) for tokens in latents_of(self._decoder, self.pictures, split)]
+        return [_as_text(tokens) for tokens in latents_of(self._decoder, self.images, split)]
 
     def captions(self, split: Split) -> Sequence[str]:
         return self._captions.get(split, [])
 
     def wording(self, split: Split, index: int) -> str:
         """The caption that is drawn."""
-        return self.pictures.captions(split)[index].strip().lower()
+        return self.images.captions(split)[index].strip().lower()
 
     def image(self, split: Split, index: int) -> np.ndarray:
         return written(self.wording(split, index), self.length)
 
     def problems(self) -> Sequence[Problem]:
-        return self.pictures.problems()
+        return self.images.problems()
 
     @property
     def prompt_space(self) -> Space:
-        return self.pictures.image_space
+        return self.images.image_space
 
     def prompt_of(self, image: np.ndarray) -> str:
         scaled = (image[None] / 127.5 - 1.0).astype(np.float32)
@@ -93,7 +93,7 @@ def _checked(caption: str, length: int) -> None:
 
 
 def _open(codec: str, space: Space) -> Decoder:
-    """The decoder of a run, which makes tokens of pictures of this space."""
+    """The decoder of a run, which makes tokens of images of this space."""
     try:
         decoder, _ = open_decoder(codec)
     except RunError as error:
@@ -105,18 +105,18 @@ def _open(codec: str, space: Space) -> Decoder:
         )
     if decoder.image_space != space:
         raise ConfigError(
-            f"captions: codec: {codec} is of pictures {decoder.image_space}, but those to be captioned are {space}"
+            f"captions: codec: {codec} is of images {decoder.image_space}, but those to be captioned are {space}"
         )
     return decoder
 
 
 def _as_text(tokens: np.ndarray) -> str:
-    """The tokens of a picture, row by row."""
+    """The tokens of an image, row by row."""
     return " ".join(map(str, tokens.reshape(-1).tolist()))
 
 
 class Wording(Metric):
-    """Are the captions that were drawn those of their pictures?
+    """Are the captions that were drawn those of their images?
 
     "exact" is the share that is right to the letter, "length" the share of the right length, "letters" the share of the
     letters of the right caption that stand in their places.
@@ -134,7 +134,7 @@ class Wording(Metric):
 
 
 def _right(dataset: Captions, split: Split) -> dict[str, str]:
-    """By prompt, the caption of the first picture of these tokens."""
+    """By prompt, the caption of the first image of these tokens."""
     found: dict[str, str] = {}
     for index, prompt in enumerate(dataset.captions(split)):
         found.setdefault(prompt, dataset.wording(split, index))

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from kgen.options import is_static
-from kgen_plugin_tokens.choosing import guide
+from kgen_plugin_tokens.sampling import guide
 from kgen_plugin_tokens.stack import Stack, places_initializer
 from kgen_plugin_tokens.transformer import Transformer
 
@@ -28,7 +28,7 @@ class CausalModel(keras.layers.Layer):
         options: The transformer.
         shape: Of the grid of tokens.
         vocabulary: Number of different tokens.
-        never: A token that is never predicted, if there is one.
+        forbidden_token: A token that is never predicted, if there is one.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class CausalModel(keras.layers.Layer):
         shape: tuple[int, ...],
         vocabulary: int,
         *,
-        never: int | None = None,
+        forbidden_token: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)
@@ -46,7 +46,7 @@ class CausalModel(keras.layers.Layer):
         policy = self.dtype_policy
         self.embedding = keras.layers.Embedding(vocabulary, options.width, dtype=policy, name="embedding")
         self.start = keras.layers.Dense(options.width, dtype=policy, name="start")
-        self.stack = Stack(options, shape, vocabulary, never=never, dtype=policy, name="stack")
+        self.stack = Stack(options, shape, vocabulary, forbidden_token=forbidden_token, dtype=policy, name="stack")
 
     def build(self, sequence_shape: tuple[int | None, ...], pooled_shape: tuple[int | None, ...]) -> None:
         self.embedding.build((None, None))
@@ -83,19 +83,19 @@ class CausalModel(keras.layers.Layer):
 
     # ---- tokens are drawn -----------------------------------------------------------------------------------------
 
-    def draw(
+    def sample(
         self,
         order: Tensor,
         condition: Condition,
         null_condition: Condition,
-        choose: Callable[[Tensor, Tensor], Tensor],
+        sample_tokens: Callable[[Tensor, Tensor], Tensor],
         guidance: Tensor | float = 1.0,
     ) -> Tensor:
         """Draws one token after the other; keys and values of those before are kept.
 
         Args:
             order: (B or 1, N) int32.
-            choose: Logits (B, vocabulary) and the number of the token -> tokens (B,) int32.
+            sample_token: Logits (B, vocabulary) and the number of the token -> tokens (B,) int32.
             guidance: Weight of classifier-free guidance; 1 is none, and costs half as much.
 
         Returns:
@@ -118,7 +118,7 @@ class CausalModel(keras.layers.Layer):
             logits, caches = self.stack.step(self._placed(shown, here, before), index, here, before, memory, caches)
             if guided:
                 logits = guide(*ops.split(logits, 2), guidance)
-            token = choose(logits, index)  # (B,)
+            token = sample_tokens(logits, index)  # (B,)
             tokens = ops.slice_update(tokens, (0, index), token[:, None])
             return tokens, ops.tile(token, 2) if guided else token, caches
 

@@ -10,7 +10,7 @@ from keras import ops
 
 from kgen import Space, SpaceError
 from kgen.options import is_static
-from kgen_plugin_tokens.choosing import choose, guide, log_probability
+from kgen_plugin_tokens.sampling import guide, log_probability, sample_tokens
 
 Tensor = Any
 Condition = Mapping[str, Tensor]
@@ -85,7 +85,7 @@ class LengthHead(keras.layers.Layer):
         """Of lengths (B,): (B,) nats."""
         return log_probability(self(condition), lengths)
 
-    def draw(
+    def sample(
         self, uniform: Tensor, condition: Condition, null_condition: Condition, guidance: Tensor | float, **options: Any
     ) -> Tensor:
         """Draws lengths (B,) int32.
@@ -93,14 +93,14 @@ class LengthHead(keras.layers.Layer):
         Args:
             uniform: (B, 1) in [0, 1).
             guidance: Weight of classifier-free guidance.
-            **options: Of `choose`.
+            **options: Of `sample_tokens`.
         """
         logits = self(condition)
         if not is_static(guidance, 1.0):
             logits = guide(logits, self(null_condition), guidance)
-        return choose(logits, uniform[:, 0], **options)
+        return sample_tokens(logits, uniform[:, 0], **options)
 
-    def tell(self, lengths: Tensor, condition: Condition) -> dict[str, Tensor]:
+    def condition_on_length(self, lengths: Tensor, condition: Condition) -> dict[str, Tensor]:
         """The condition, with the length (B,) written behind "pooled": (B, P + N + 1)."""
         pooled = condition["pooled"]
         known = ops.one_hot(lengths, self.count + 1, dtype=pooled.dtype)  # (B, N + 1)

@@ -1,4 +1,4 @@
-"""Texts as pictures, whose tokens are the letters."""
+"""Texts as images, whose tokens are the letters."""
 
 from __future__ import annotations
 
@@ -61,24 +61,24 @@ def read(tokens: Iterable[int]) -> str:
 
 
 def written(text: str, cells: int) -> np.ndarray:
-    """A picture of a text, a row of cells: uint8 (height, cells * width, 1). Raises DataError, as `spell` does."""
+    """An image of a text, a row of cells: uint8 (height, cells * width, 1). Raises DataError, as `spell` does."""
     row = glyphs()[spell(text, cells)]  # (cells, h, w)
     return row.transpose(1, 0, 2).reshape(HEIGHT, cells * WIDTH, 1)
 
 
 def letter_space(cells: int) -> Space:
-    """Of the pictures of texts of at most so many letters."""
+    """Of the images of texts of at most so many letters."""
     return Space("continuous", (HEIGHT, cells * WIDTH, 1))
 
 
 class Letters(Decoder):
-    """A picture is a row of letters, and each letter a token; 0 is the end, after which all is blank.
+    """An image is a row of letters, and each letter a token; 0 is the end, after which all is blank.
 
-    Each cell is the letter whose glyph is nearest, so that a picture of a text comes back as it was; blank cells after
+    Each cell is the letter whose glyph is nearest, so that an image of a text comes back as it was; blank cells after
     the last letter are ends.
 
     Raises:
-        SpaceError: pictures of this shape are no row of letters.
+        SpaceError: images of this shape are no row of letters.
     """
 
     lossless = True
@@ -88,7 +88,7 @@ class Letters(Decoder):
         height, width, channels = image_space.shape
         if (height, channels) != (HEIGHT, 1) or width % WIDTH:
             raise SpaceError(
-                f"decoder 'letters' draws a row of letters, grey pictures of {HEIGHT} x {WIDTH} pixels a letter, but "
+                f"decoder 'letters' draws a row of letters, gray images of {HEIGHT} x {WIDTH} pixels a letter, but "
                 f"these are {image_space}: take the dataset 'tokens/captions'"
             )
 

@@ -32,7 +32,7 @@ Pace = tuple[int, bool]
 """The options of `generate` that say how many tokens each step fills in: `steps` and `last_token_alone`."""
 
 CHOICE = 2**20
-"""The number, of a key's draws, that says which tokens of a picture are drawn anew; those of steps are smaller."""
+"""The number, of a key's draws, that says which tokens of an image are drawn anew; those of steps are smaller."""
 
 
 class NonAutoregressive(Generator):
@@ -46,19 +46,19 @@ class NonAutoregressive(Generator):
         schedule: Of the share that is masked, in training and drawing: "cosine", "linear" or "arccos".
         smoothing: Of labels, in [0, 1).
         corruption: The share of the tokens not masked that are replaced by random ones in training, and to be
-            recognised: `generate` can then `revise`. In [0, 1).
+            recognized: `generate` can then `revise`. In [0, 1).
         length: Of sequences, whose token 0 is the end. "fixed": they are filled up with ends, which are masked and
             drawn like any other token. "predicted": the text says how long the sequence is, and only the tokens before
-            the end are masked and drawn. None: there is no end, as for pictures.
+            the end are masked and drawn. None: there is no end, as for images.
 
     Raises:
         SpaceError: there is a `length`, but the tokens are no sequence.
     """
 
     accepts: ClassVar[tuple[str, ...]] = ("tokens",)
-    guidable: ClassVar[bool] = True
-    edits: ClassVar[bool] = True
-    inpaints: ClassVar[bool] = True
+    supports_guidance: ClassVar[bool] = True
+    supports_img2img: ClassVar[bool] = True
+    supports_inpainting: ClassVar[bool] = True
     likelihood = "estimate"
 
     def __init__(
@@ -80,8 +80,10 @@ class NonAutoregressive(Generator):
         self.smoothing = smoothing
         self.corruption = corruption
         self.length = length
-        policy, never = self.dtype_policy, END if length == "predicted" else None
-        self.model = MaskedModel(network, space.shape, space.vocabulary, never=never, dtype=policy, name="model")
+        policy, forbidden_token = self.dtype_policy, END if length == "predicted" else None
+        self.model = MaskedModel(
+            network, space.shape, space.vocabulary, forbidden_token=forbidden_token, dtype=policy, name="model"
+        )
         self.model.build((None, condition_space.length, condition_space.dim), (None, condition_space.pooled_dim))
         if length == "predicted":
             self.lengths = LengthHead(space.size, dtype=policy, name="lengths")
@@ -146,7 +148,7 @@ class NonAutoregressive(Generator):
         null_condition: Condition,
         noise: dict[str, Tensor],
         source: Tensor | None = None,
-        region: Tensor | None = None,
+        edit_mask: Tensor | None = None,
         *,
         steps: PositiveInt = 8,
         temperature: Annotated[float, Field(gt=0)] = 1.0,
@@ -158,7 +160,7 @@ class NonAutoregressive(Generator):
         last_token_alone: bool = False,
         strength: Annotated[float, Field(gt=0, le=1)] = 0.6,
     ) -> Tensor:
-        """Fills in all tokens; or some of those of a picture, if there is a `source`: random ones, or a `region`'s.
+        """Fills in all tokens; or some of those of an image, if there is a `source`: random ones, or a `edit_mask`'s.
 
         Args:
             steps: Passes through the network, from 1 to the number of tokens.
@@ -170,17 +172,17 @@ class NonAutoregressive(Generator):
             revise: Whether tokens that stayed can be drawn again when the model doubts them; wants `corruption`.
             last_token_alone: Whether the last of several steps fills in a single token, see `masked_counts`: that is
                 one step less for all the others.
-            strength: Share of the tokens of a `source` that are drawn anew, where there is no `region`. Its length
+            strength: Share of the tokens of a `source` that are drawn anew, where there is no `edit_mask`. Its length
                 stays.
         """
         drawing = {"temperature": temperature, "top_p": top_p, "guidance": guidance}
         pace = (steps, last_token_alone)
-        if region is not None:
-            tokens, counts = self._opened_region(source, region, pace)
+        if edit_mask is not None:
+            tokens, counts = self._opened_mask(source, edit_mask, pace)
         elif self.length != "predicted":
             tokens, counts = self._opened(ops.shape(condition["mask"])[0], noise, source, pace, strength)
         elif source is None:
-            lengths = self.lengths.draw(noise["length"], condition, null_condition, **drawing)  # (B,)
+            lengths = self.lengths.sample(noise["length"], condition, null_condition, **drawing)  # (B,)
             tokens = ops.where(places_before(lengths, self.space.size), self.model.vocabulary, END)
             counts = row_counts(self.schedule, lengths, *pace)
         else:
@@ -213,10 +215,10 @@ class NonAutoregressive(Generator):
         order = ops.where(before_end(tokens), uniform(noise["steps"], CHOICE, (self.space.size,)), 2.0)
         return self.model.masked(tokens, ranks(order) < wanted[:, None]), row_counts(self.schedule, wanted, *pace)
 
-    def _opened_region(self, source: Tensor, region: Tensor, pace: Pace) -> tuple[Tensor, Tensor]:
+    def _opened_mask(self, source: Tensor, edit_mask: Tensor, pace: Pace) -> tuple[Tensor, Tensor]:
         """As `_opened`, but of the tokens of a region (B, h, w): the counts are (steps, B, 1)."""
         inner = self.space.shape[2:]
-        cells = ops.reshape(region, (-1, *self.space.shape[:2], *(1 for _ in inner)))
+        cells = ops.reshape(edit_mask, (-1, *self.space.shape[:2], *(1 for _ in inner)))
         mask = ops.reshape(ops.tile(cells, (1, 1, 1, *inner)), (-1, self.space.size))  # (B, N)
         wanted = ops.sum(ops.cast(mask, "int32"), axis=1)  # (B,)
         return self.model.masked(self._tokens(source), mask), row_counts(self.schedule, wanted, *pace)

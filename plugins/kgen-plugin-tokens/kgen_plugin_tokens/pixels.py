@@ -19,9 +19,9 @@ SEEN = 100_000
 
 
 class PixelTokens(Decoder):
-    """Each number of a picture, 0 to 255, is a token: "a picture one pixel at a time" (van den Oord et al. 2016).
+    """Each number of an image, 0 to 255, is a token: "an image one pixel at a time" (van den Oord et al. 2016).
 
-    Nothing is lost: the likelihood of the tokens is that of the 8-bit picture.
+    Nothing is lost: the likelihood of the tokens is that of the 8-bit image.
     """
 
     lossless = True
@@ -40,29 +40,29 @@ class PixelTokens(Decoder):
 
 
 class PaletteTokens(Decoder):
-    """Each pixel is the nearest colour of a palette, which k-means finds, and gradients refine (as in Image GPT).
+    """Each pixel is the nearest color of a palette, which k-means finds, and gradients refine (as in Image GPT).
 
     Args:
-        colours: Of the palette.
+        colors: Of the palette.
     """
 
     def __init__(
-        self, image_space: Space, *, colours: Annotated[int, Field(ge=2, le=65536)] = 64, **kwargs: Any
+        self, image_space: Space, *, colors: Annotated[int, Field(ge=2, le=65536)] = 64, **kwargs: Any
     ) -> None:
         super().__init__(image_space, **kwargs)
-        self.colours = colours
+        self.colors = colors
 
     @property
     def latent_space(self) -> Space:
-        return Space("tokens", self.image_space.shape[:-1], vocabulary=self.colours)
+        return Space("tokens", self.image_space.shape[:-1], vocabulary=self.colors)
 
     def build(self, input_shape: None = None) -> None:
         self.palette = self.add_weight(
-            name="palette", shape=(self.colours, self.image_space.shape[-1]), initializer="glorot_uniform"
+            name="palette", shape=(self.colors, self.image_space.shape[-1]), initializer="glorot_uniform"
         )
 
-    def initialise(self, batches: Iterable[np.ndarray]) -> None:
-        """Clusters pixels. Raises DataError where there are fewer different ones than colours."""
+    def initialize(self, batches: Iterable[np.ndarray]) -> None:
+        """Clusters pixels. Raises DataError where there are fewer different ones than colors."""
         channels, found, count = self.image_space.shape[-1], [], 0
         for batch in batches:
             found.append(batch.reshape(-1, channels))
@@ -71,24 +71,24 @@ class PaletteTokens(Decoder):
                 break
         pixels = np.concatenate(found)
         different = np.unique(pixels, axis=0)
-        if len(different) < self.colours:
+        if len(different) < self.colors:
             raise DataError(
-                f"a palette of {self.colours} colours is larger than the {len(different)} distinct colours of the "
-                f"pictures: give 'colours' at most {len(different)}"
+                f"a palette of {self.colors} colors is larger than the {len(different)} distinct colors of the "
+                f"images: give 'colors' at most {len(different)}"
             )
         rng = np.random.default_rng(0)
         scaled = pixels[rng.permutation(len(pixels))[:SEEN]] / 127.5 - 1.0
-        start = different[rng.permutation(len(different))[: self.colours]] / 127.5 - 1.0
+        start = different[rng.permutation(len(different))[: self.colors]] / 127.5 - 1.0
         palette, _ = kmeans2(scaled.astype(np.float32), start.astype(np.float32), minit="matrix", missing="warn")
         self.palette.assign(palette)
 
     def compute_losses(self, images: Tensor, condition: dict[str, Tensor], training: bool) -> dict[str, Tensor]:
-        """The mean squared distance (B,) of pixels from the nearest colour, which k-means minimises."""
+        """The mean squared distance (B,) of pixels from the nearest color, which k-means minimizes."""
         nearest = ops.min(self._distances(images), axis=-1)  # (B, H, W)
         return {"loss": ops.mean(nearest, axis=(1, 2))}
 
     def _distances(self, images: Tensor) -> Tensor:
-        """(B, H, W, C) -> squared distances (B, H, W, colours)."""
+        """(B, H, W, C) -> squared distances (B, H, W, colors)."""
         pixels = ops.cast(images, "float32")
         palette = ops.cast(self.palette, "float32")
         products = ops.matmul(pixels, ops.transpose(palette))

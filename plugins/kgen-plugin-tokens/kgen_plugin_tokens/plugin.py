@@ -19,19 +19,19 @@ def kgen_components(registry: kgen.Registrar) -> None:
         "ar-nar", "kgen_plugin_tokens.ar_nar:Combined", summary="A draft of a few tokens by AR, completed by NAR"
     )
     registry.decoder(
-        "pixel-tokens", "kgen_plugin_tokens.pixels:PixelTokens", summary="Each 8-bit number of a picture is a token"
+        "pixel-tokens", "kgen_plugin_tokens.pixels:PixelTokens", summary="Each 8-bit number of an image is a token"
     )
     registry.decoder(
-        "palette-tokens", "kgen_plugin_tokens.pixels:PaletteTokens", summary="Each pixel is a colour of a palette"
+        "palette-tokens", "kgen_plugin_tokens.pixels:PaletteTokens", summary="Each pixel is a color of a palette"
     )
     registry.decoder(
-        "letters", "kgen_plugin_tokens.letters:Letters", summary="Each letter of a picture of a text is a token"
+        "letters", "kgen_plugin_tokens.letters:Letters", summary="Each letter of an image of a text is a token"
     )
     registry.encoder(
-        "pictures", "kgen_plugin_tokens.pictures:Pictures", summary="Reads a picture's tokens, written as numbers"
+        "images", "kgen_plugin_tokens.images:Images", summary="Reads an image's tokens, written as numbers"
     )
     registry.dataset(
-        "captions", "kgen_plugin_tokens.captions:Captions", summary="Captions as pictures, their pictures as texts"
+        "captions", "kgen_plugin_tokens.captions:Captions", summary="Captions as images, their images as texts"
     )
     registry.kind("tokens.order", "kgen_plugin_tokens.positions:raster", summary="The order in which tokens are read")
     for name, summary in (("raster", "Row by row"), ("columns", "Column by column"), ("spiral", "From the middle")):

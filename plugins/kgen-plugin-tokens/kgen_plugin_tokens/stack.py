@@ -10,8 +10,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from kgen_plugin_tokens.choosing import IMPOSSIBLE
 from kgen_plugin_tokens.positions import rotations
+from kgen_plugin_tokens.sampling import IMPOSSIBLE
 from kgen_plugin_tokens.transformer import Block, Pair, Transformer, key_mask, rms_norm
 
 Tensor = Any
@@ -40,7 +40,7 @@ class Stack(keras.layers.Layer):
         options: Its size.
         shape: Of the grid on which the tokens lie.
         vocabulary: Number of different tokens.
-        never: A token that is never predicted, if there is one.
+        forbidden_token: A token that is never predicted, if there is one.
     """
 
     def __init__(
@@ -49,13 +49,15 @@ class Stack(keras.layers.Layer):
         shape: tuple[int, ...],
         vocabulary: int,
         *,
-        never: int | None = None,
+        forbidden_token: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)
         self.options = options
         self.count = int(np.prod(shape))
-        self.barred = None if never is None else np.eye(vocabulary, dtype=np.float32)[never] * IMPOSSIBLE  # (V,)
+        self.barred = (
+            None if forbidden_token is None else np.eye(vocabulary, dtype=np.float32)[forbidden_token] * IMPOSSIBLE
+        )  # (V,)
         policy = self.dtype_policy
         self.angles = rotations(shape, options.head_dim) if options.positions == "rotary" else None
         self.blocks = [Block(options, dtype=policy, name=f"block{i}") for i in range(options.depth)]

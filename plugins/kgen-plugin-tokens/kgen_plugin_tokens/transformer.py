@@ -1,4 +1,4 @@
-"""The transformer of all generators here: RMSNorm, SwiGLU, normalised queries and keys; text by attention or prefix."""
+"""The transformer of all generators here: RMSNorm, SwiGLU, normalized queries and keys; text by attention or prefix."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Transformer:
 
 
 class Attention(keras.layers.Layer):
-    """Attention with normalised queries and keys (Henry et al. 2020), which may be turned, and kept for later.
+    """Attention with normalized queries and keys (Henry et al. 2020), which may be turned, and kept for later.
 
     Args:
         heads: Must divide the width.
@@ -169,7 +169,7 @@ def key_mask(mask: Tensor) -> Tensor:
 
 
 def rms_norm(policy: Any, name: str) -> keras.layers.Layer:
-    """Root mean square normalisation (Zhang and Sennrich 2019)."""
+    """Root mean square normalization (Zhang and Sennrich 2019)."""
     return keras.layers.RMSNormalization(epsilon=1e-6, dtype=policy, name=name)
 
 

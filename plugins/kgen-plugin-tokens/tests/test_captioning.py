@@ -1,4 +1,4 @@
-"""Captions drawn as letters, of pictures read as tokens."""
+"""Captions drawn as letters, of images read as tokens."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from keras import ops
 from kgen_plugin_tokens.captions import Captions, Wording
+from kgen_plugin_tokens.images import Images
 from kgen_plugin_tokens.letters import ALPHABET, HEIGHT, WIDTH, Letters, glyphs, letter_space, read, spell, written
-from kgen_plugin_tokens.pictures import Pictures
 from PIL import Image
 
 import kgen
@@ -26,7 +26,7 @@ from kgen.testing import DatasetConformance, DecoderConformance, EncoderConforma
 SHAPES = {
     "name": "shapes",
     "size": 16,
-    "colours": ["red", "blue"],
+    "colors": ["red", "blue"],
     "shapes": ["circle", "square"],
     "sizes": ["large"],
     "positions": ["left", "right"],
@@ -49,7 +49,7 @@ class TestLetters(DecoderConformance):
         return Letters(letter_space(9))
 
     def loss_batch(self, component: Letters, seed: int = 0) -> Any:
-        """Pictures of texts: it loses nothing of these."""
+        """Images of texts: it loses nothing of these."""
         rng = np.random.default_rng(seed)
         lengths = rng.integers(1, 10, 4)
         texts = ["".join(rng.choice(list(ALPHABET), length)) + "." for length in lengths - 1]
@@ -90,52 +90,50 @@ def test_what_cannot_be_written_is_named() -> None:
     with pytest.raises(DataError, match="'grün' has a letter 'ü'"):
         spell("grün", 10)
     for shape in ((HEIGHT, 3 * WIDTH, 3), (HEIGHT, 3 * WIDTH + 1, 1), (HEIGHT + 1, 3 * WIDTH, 1)):
-        with pytest.raises(SpaceError, match=r"grey pictures of 11 x 6 pixels a letter.*'tokens/captions'"):
+        with pytest.raises(SpaceError, match=r"gray images of 11 x 6 pixels a letter.*'tokens/captions'"):
             Letters(Space("continuous", shape))
 
 
-# ---- pictures as texts -----------------------------------------------------------------------------------------------
+# ---- images as texts -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.backends
-class TestPictures(EncoderConformance):
+class TestImages(EncoderConformance):
     inputs: ClassVar = ("3 1 2 0", "7 7", "2", "5 4 3 2 1 0")
 
-    def build(self) -> Pictures:
-        return Pictures(dim=16, depth=2, heads=2)
+    def build(self) -> Images:
+        return Images(dim=16, depth=2, heads=2)
 
     @property
     def hard_inputs(self) -> list[str]:
         return [*self.inputs, "", "  \n", "9999999", "1\t2"]
 
 
-def test_tokens_of_pictures(tmp_path: Path) -> None:
-    encoder = Pictures(dim=8, depth=1, heads=2)
+def test_tokens_of_images(tmp_path: Path) -> None:
+    encoder = Images(dim=8, depth=1, heads=2)
     with pytest.raises(ConfigError, match="adapt"):
         encoder.tokenize(["1"])
     encoder.adapt(["3 1 2", "0 4"])
     assert encoder.condition_space == kgen.ConditionSpace(3, 8)
     assert encoder.tokenize(["0 4 5", "", "2"])["ids"].tolist() == [[3, 7, 2], [1, 0, 0], [5, 0, 0]]
-    with pytest.raises(
-        ConfigError, match=r"'red heart' is not the tokens of a picture.*'red' is no such.*kgen caption"
-    ):
+    with pytest.raises(ConfigError, match=r"'red heart' is not the tokens of an image.*'red' is no such.*kgen caption"):
         encoder.tokenize(["red heart"])
-    with pytest.raises(ConfigError, match="has 4 tokens, but pictures have at most 3"):
+    with pytest.raises(ConfigError, match="has 4 tokens, but images have at most 3"):
         encoder.tokenize(["1 1 1 1"])
     with pytest.raises(DataError, match="cannot learn from these captions"):
-        Pictures().adapt(["1 -2"])
+        Images().adapt(["1 -2"])
     with pytest.raises(DataError, match="there are no captions"):
-        Pictures().adapt([])
+        Images().adapt([])
     with pytest.raises(RunError, match="cannot be read"):
         encoder.load_assets("/nowhere")
     for content in ("5", '{"vocabulary": 4}', '{"vocabulary": "4", "length": 3}', '{"vocabulary": -4, "length": 3}'):
-        (tmp_path / "pictures.json").write_text(content)
-        with pytest.raises(RunError, match=r"pictures\.json is damaged: "):
+        (tmp_path / "images.json").write_text(content)
+        with pytest.raises(RunError, match=r"images\.json is damaged: "):
             encoder.load_assets(tmp_path)
 
 
 def test_places_matter() -> None:
-    encoder = Pictures(dim=8, depth=1, heads=2)
+    encoder = Images(dim=8, depth=1, heads=2)
     encoder.adapt(["1 2 3"])
     pooled = ops.convert_to_numpy(encoder(encoder.tokenize(["1 2 3", "3 2 1"]))["pooled"])
     assert np.abs(pooled[0] - pooled[1]).max() > 1e-4
@@ -154,11 +152,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def codec(folder: Path) -> Path:
-    """A run directory whose decoder makes tokens of 4 colours, which are given, not trained."""
+    """A run directory whose decoder makes tokens of 4 colors, which are given, not trained."""
     pipeline = kgen.assemble(
-        encoder={"name": "tokens/pictures", "dim": 8, "depth": 1, "heads": 1},
+        encoder={"name": "tokens/images", "dim": 8, "depth": 1, "heads": 1},
         generator={"name": "tokens/ar", "network": {"width": 8, "depth": 1, "heads": 1}},
-        decoder={"name": "tokens/palette-tokens", "colours": 4},
+        decoder={"name": "tokens/palette-tokens", "colors": 4},
         image_space=Space("continuous", (16, 16, 3)),
         captions=["1"],
     )
@@ -199,10 +197,10 @@ def test_the_pair_is_turned_round(codec: Path) -> None:
     for split in ("train", "validation", "holdout"):
         assert len(made.captions(split)) == len(before.captions(split))
         for index, text in enumerate(made.captions(split)):
-            picture = before.image(split, index)
+            image = before.image(split, index)
             assert Letters(made.image_space).text_of(made.image(split, index)) == before.captions(split)[index]
-            assert made.prompt_of(picture) == text
-            tokens = decoder.encode(ops.convert_to_tensor((picture[None] / 127.5 - 1.0).astype(np.float32)))
+            assert made.prompt_of(image) == text
+            tokens = decoder.encode(ops.convert_to_tensor((image[None] / 127.5 - 1.0).astype(np.float32)))
             assert text == " ".join(map(str, ops.convert_to_numpy(tokens).reshape(-1).tolist()))
     assert made.prompt_space == before.image_space
 
@@ -223,7 +221,7 @@ def test_what_is_wrong_is_named(folder: Path, codec: Path, monkeypatch: pytest.M
         Captions(of=SHAPES, codec=str(codec), length=20)
     with pytest.raises(ConfigError, match=r"captions: codec: .*nowhere is no run directory"):
         Captions(of=SHAPES, codec=str(folder / "nowhere"))
-    with pytest.raises(ConfigError, match="is of pictures 16x16x3 continuous, but those to be captioned are 32x32x3"):
+    with pytest.raises(ConfigError, match="is of images 16x16x3 continuous, but those to be captioned are 32x32x3"):
         Captions(of={**SHAPES, "size": 32}, codec=str(codec))
     with pytest.raises(ConfigError, match="unknown dataset 'shoes'"):
         Captions(of="shoes", codec=str(codec))
@@ -244,7 +242,7 @@ def configuration(codec: Path, generator: str) -> RunConfig:
         {
             "name": "captioning",
             "data": {"name": "tokens/captions", "of": SHAPES, "codec": str(codec), "length": LONGEST},
-            "encoder": {"name": "tokens/pictures", "dim": 8, "depth": 1, "heads": 1},
+            "encoder": {"name": "tokens/images", "dim": 8, "depth": 1, "heads": 1},
             "generator": {
                 "name": generator,
                 "length": "predicted",
@@ -253,24 +251,24 @@ def configuration(codec: Path, generator: str) -> RunConfig:
             "decoder": "tokens/letters",
             "fit": {"steps": 2, "batch_size": 4},
             "sample": {"every": 0, "options": steps},
-            "evaluate": {"metrics": ["wording"], "limit": 4, "likelihood": {"pictures": 2, "options": samples}},
+            "evaluate": {"metrics": ["wording"], "max_prompts": 4, "likelihood": {"images": 2, "options": samples}},
         }
     )
 
 
-def test_from_pictures_to_words(folder: Path, codec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_images_to_words(folder: Path, codec: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = folder / "run"
-    result = run(configuration(codec, "tokens/nar"), path, say=lambda text: None)
+    result = run(configuration(codec, "tokens/nar"), path, log=lambda text: None)
     assert {"wording exact", "wording length", "wording letters"} <= set(result.scores["holdout"])
     assert result.scores["validation"]["bits per dimension"] > 0
     pipeline, dataset = open_captioner(path)
-    pictures = [dataset.pictures.image("train", index) for index in range(3)]
-    texts = caption(pipeline, dataset, pictures, seed=3, steps=1)
+    images = [dataset.images.image("train", index) for index in range(3)]
+    texts = caption(pipeline, dataset, images, seed=3, steps=1)
     assert len(texts) == 3 and all(set(text) <= set(ALPHABET) for text in texts)
-    assert caption(pipeline, dataset, pictures[1:2], seed=3, steps=1) == texts[1:2]  # whatever the batch
+    assert caption(pipeline, dataset, images[1:2], seed=3, steps=1) == texts[1:2]  # whatever the batch
     files = [folder / f"{index}.png" for index in range(2)]
-    for file, picture in zip(files, pictures, strict=False):
-        Image.fromarray(picture).save(file)
+    for file, image in zip(files, images, strict=False):
+        Image.fromarray(image).save(file)
     command(path, files, seed=3, settings=["steps=1"])
     assert capsys.readouterr().out == "".join(f"{f}: {t}\n" for f, t in zip(files, texts, strict=False))
     with pytest.MonkeyPatch.context() as patch:
@@ -285,7 +283,7 @@ def test_runs_that_caption_nothing(folder: Path, codec: Path) -> None:
     other = folder / "other"
     shutil.copytree(codec, other)
     (other / "config.yaml").write_text(
-        "data: {name: shapes, size: 16}\nencoder: tokens/pictures\ngenerator: tokens/ar\n"
+        "data: {name: shapes, size: 16}\nencoder: tokens/images\ngenerator: tokens/ar\n"
         "decoder: tokens/pixel-tokens\nfit: {steps: 1}\n",
         encoding="utf-8",
     )

@@ -12,8 +12,8 @@ import pytest
 from keras import ops
 from kgen_plugin_tokens.ar import Autoregressive
 from kgen_plugin_tokens.causal import CausalModel
-from kgen_plugin_tokens.choosing import guide
 from kgen_plugin_tokens.positions import reading_order
+from kgen_plugin_tokens.sampling import guide
 from kgen_plugin_tokens.transformer import Transformer
 from scipy.special import log_softmax
 
@@ -66,7 +66,7 @@ def test_logits_are_those_without_what_is_kept(positions: str, text: str, guidan
         return ops.convert_to_tensor(tokens[:, int(index)])
 
     with eager():
-        written = made.draw(ops.convert_to_tensor(orders), condition, null, follow, guidance)
+        written = made.sample(ops.convert_to_tensor(orders), condition, null, follow, guidance)
     np.testing.assert_array_equal(ops.convert_to_numpy(written), tokens)
     np.testing.assert_allclose(np.stack(seen, axis=1), ops.convert_to_numpy(expected), rtol=1e-5, atol=1e-5)
 
@@ -125,7 +125,7 @@ def test_the_likelihood_is_the_sum_of_the_tokens() -> None:
 
 
 def test_draws_follow_the_probabilities() -> None:
-    """Of a tiny model, how often each picture is drawn, beside its likelihood."""
+    """Of a tiny model, how often each image is drawn, beside its likelihood."""
     keras.utils.set_random_seed(0)
     space = Space("tokens", (2, 1), vocabulary=3)
     generator = Autoregressive(space, CONDITIONS, network=Transformer(width=16, depth=1, heads=2), order="random")

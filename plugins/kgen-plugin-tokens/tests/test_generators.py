@@ -15,7 +15,7 @@ from kgen_plugin_tokens.nar import NonAutoregressive
 from kgen_plugin_tokens.transformer import Transformer
 
 from kgen import ConditionSpace, Space, SpaceError
-from kgen.random import draw
+from kgen.random import sample
 from kgen.testing import GeneratorConformance, gradients
 from kgen.testing.execution import perturb
 from kgen.testing.inputs import random_conditions, random_latents
@@ -148,10 +148,10 @@ def test_the_likelihood_of_filling_in_is_called_an_estimate() -> None:
 
 def test_steps_are_those_of_one_after_the_other() -> None:
     parts = SPACE, CONDITIONS
-    assert Autoregressive(*parts, network=CROSS).drawing_steps(temperature=0.7) == 16
-    assert NonAutoregressive(*parts, network=CROSS).drawing_steps(temperature=0.7) == 8
+    assert Autoregressive(*parts, network=CROSS).num_sampling_steps(temperature=0.7) == 16
+    assert NonAutoregressive(*parts, network=CROSS).num_sampling_steps(temperature=0.7) == 8
     combined = Combined(*parts, network=CROSS, draft=CROSS)
-    assert combined.drawing_steps() == 4 + 4 and combined.drawing_steps(steps=2, rounds=2) == 4 + 2 + 6
+    assert combined.num_sampling_steps() == 4 + 4 and combined.num_sampling_steps(steps=2, rounds=2) == 4 + 2 + 6
 
 
 def arguments(count: int) -> tuple[dict[str, Any], ...]:
@@ -160,7 +160,7 @@ def arguments(count: int) -> tuple[dict[str, Any], ...]:
 
 
 def noise_of(generator: Any, count: int, **options: Any) -> dict[str, Any]:
-    drawn = draw(generator.noise_spec(**options), [(0, copy) for copy in range(count)])
+    drawn = sample(generator.noise_spec(**options), [(0, copy) for copy in range(count)])
     return {name: ops.convert_to_tensor(value) for name, value in drawn.items()}
 
 
@@ -181,17 +181,19 @@ def test_a_region_is_drawn_anew_and_nothing_else(shape: tuple[int, ...]) -> None
     keras.utils.set_random_seed(0)
     generator = NonAutoregressive(Space("tokens", shape, vocabulary=50), CONDITIONS, network=CROSS)
     source = random_latents(generator.space, 3, 0)
-    region = np.zeros((3, *shape[:2]), bool)
-    region[0, :, 4:], region[1, 1, 2] = True, True  # half of it, a single cell, nothing
+    edit_mask = np.zeros((3, *shape[:2]), bool)
+    edit_mask[0, :, 4:], edit_mask[1, 1, 2] = True, True  # half of it, a single cell, nothing
     for options in ({}, {"steps": 1}, {"revise": True, "guidance": 2.0}):
-        given = [ops.convert_to_tensor(array) for array in (source, region)]
+        given = [ops.convert_to_tensor(array) for array in (source, edit_mask)]
         made = ops.convert_to_numpy(generator.generate(*arguments(3), noise_of(generator, 3), *given, **options))
-        np.testing.assert_array_equal(made[~region], source[~region])
-        assert (made[0][region[0]] != source[0][region[0]]).mean() > 0.8  # of 50 tokens few are drawn as they were
+        np.testing.assert_array_equal(made[~edit_mask], source[~edit_mask])
+        assert (
+            made[0][edit_mask[0]] != source[0][edit_mask[0]]
+        ).mean() > 0.8  # of 50 tokens few are drawn as they were
         assert made.min() >= 0 and made.max() < 50
 
 
-def test_a_region_of_all_is_a_new_picture() -> None:
+def test_a_region_of_all_is_a_new_image() -> None:
     """In the same steps, with as many masked before each, from the same random numbers."""
     keras.utils.set_random_seed(0)
     generator = NonAutoregressive(Space("tokens", (8, 8), vocabulary=50), CONDITIONS, network=CROSS)

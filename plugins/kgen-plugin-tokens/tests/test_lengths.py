@@ -18,7 +18,7 @@ from kgen_plugin_tokens.transformer import Transformer
 from scipy.special import log_softmax, softmax
 
 from kgen import ConditionSpace, SeedGenerator, Space, SpaceError
-from kgen.random import draw
+from kgen.random import sample
 from kgen.testing import GeneratorConformance
 from kgen.testing.execution import Program, arrays, perturb
 from kgen.testing.inputs import random_conditions
@@ -184,7 +184,9 @@ def test_the_autoregressive_model_is_told_the_length() -> None:
     made = generator(Autoregressive, "predicted")
     order = ops.convert_to_tensor(np.arange(3, dtype=np.int32)[None])
     short, long = (
-        ops.convert_to_numpy(made.model(tensor([[1, 1, 1]]), order, made.lengths.tell(tensor([count]), texts(1))))
+        ops.convert_to_numpy(
+            made.model(tensor([[1, 1, 1]]), order, made.lengths.condition_on_length(tensor([count]), texts(1)))
+        )
         for count in (1, 3)
     )
     assert np.abs(short[:, :, 1:] - long[:, :, 1:]).max() > 1e-3
@@ -248,7 +250,7 @@ def test_the_loss_is_of_masked_tokens_and_of_the_length() -> None:
 
 
 def drawn(made: Any, count: int, **options: Any) -> np.ndarray:
-    noise = draw(made.noise_spec(**options), [(0, copy) for copy in range(count)])
+    noise = sample(made.noise_spec(**options), [(0, copy) for copy in range(count)])
     given = {name: ops.convert_to_tensor(value) for name, value in noise.items()}
     return np.asarray(ops.convert_to_numpy(made.generate(texts(count), texts(count, 1), given, **options)))
 
@@ -297,7 +299,7 @@ def test_a_variation_of_a_sequence(length: str) -> None:
     source = np.random.default_rng(0).integers(1, 40, (5, 12)).astype(np.int32)
     for row, until in enumerate([12, 8, 4, 1, 0]):
         source[row, until:] = 0
-    noise = draw(made.noise_spec(), [(0, copy) for copy in range(5)])
+    noise = sample(made.noise_spec(), [(0, copy) for copy in range(5)])
     given = {name: ops.convert_to_tensor(value) for name, value in noise.items()}
     found = ops.convert_to_numpy(made.generate(texts(5), texts(5, 1), given, tensor(source), strength=0.5))
     if length == "predicted":

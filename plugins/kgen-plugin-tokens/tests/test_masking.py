@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from keras import ops
 from kgen_plugin_tokens.bidirectional import MaskedModel, any_order_bound, masked_loss
-from kgen_plugin_tokens.choosing import choose
 from kgen_plugin_tokens.masking import masked_counts, ranks
 from kgen_plugin_tokens.nar import random_mask
+from kgen_plugin_tokens.sampling import sample_tokens
 from kgen_plugin_tokens.transformer import Transformer
 from scipy.special import log_softmax
 
@@ -159,7 +159,7 @@ def test_one_step_draws_every_token_by_itself() -> None:
     blank = ops.full((3, 16), 9, dtype="int32")
     tokens, certainty = made.fill(blank, masked_counts("cosine", 16, 1), keys, texts(3), texts(3, 1), randomness=4.0)
     logits = made(blank, texts(3))
-    expected = choose(logits, uniform(keys, 0, (16,)))
+    expected = sample_tokens(logits, uniform(keys, 0, (16,)))
     np.testing.assert_array_equal(ops.convert_to_numpy(tokens), ops.convert_to_numpy(expected))
     log_p = log_softmax(ops.convert_to_numpy(logits), axis=-1)
     chosen = np.take_along_axis(log_p, ops.convert_to_numpy(tokens)[..., None], -1)[..., 0]
@@ -197,7 +197,7 @@ def test_the_bound_is_the_mean_over_all_orders() -> None:
 
 
 class Pairs(MaskedModel):
-    """The ideal model of pictures whose tokens 2i and 2i + 1 are the same one, any of 8: exact in all that it says."""
+    """The ideal model of images whose tokens 2i and 2i + 1 are the same one, any of 8: exact in all that it says."""
 
     def call(self, tokens: Any, condition: Any, training: bool = False) -> Any:
         partner = ops.reshape(ops.flip(ops.reshape(tokens, (-1, self.count // 2, 2)), axis=-1), (-1, self.count))

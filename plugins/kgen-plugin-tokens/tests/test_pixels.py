@@ -15,7 +15,7 @@ from kgen.testing import DecoderConformance
 
 SPACE = Space("continuous", (6, 6, 3))
 RNG = np.random.default_rng(0)
-PICTURES = RNG.integers(0, 256, (20, 6, 6, 3)).astype(np.uint8)
+IMAGES = RNG.integers(0, 256, (20, 6, 6, 3)).astype(np.uint8)
 
 
 @pytest.mark.backends
@@ -23,7 +23,7 @@ class TestPalette(DecoderConformance):
     fit_fall: ClassVar = 0.05
 
     def build(self) -> PaletteTokens:
-        return PaletteTokens(SPACE, colours=8)
+        return PaletteTokens(SPACE, colors=8)
 
 
 @pytest.mark.backends
@@ -34,26 +34,26 @@ class TestPixels(DecoderConformance):
         return PixelTokens(SPACE)
 
     def test_lossless_as_declared(self) -> None:
-        """Of 8-bit pictures, not of any real numbers: see below."""
+        """Of 8-bit images, not of any real numbers: see below."""
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_all_8_bit_pictures_come_back(channels: int) -> None:
+def test_all_8_bit_images_come_back(channels: int) -> None:
     decoder = PixelTokens(Space("continuous", (16, 16, channels)))
     assert decoder.lossless and decoder.latent_space.size == 256 * channels
-    pictures = np.arange(256 * channels).reshape(1, 16, 16, channels) % 256
-    tokens = decoder.encode(ops.convert_to_tensor((pictures / 127.5 - 1.0).astype("float32")))
-    np.testing.assert_array_equal(ops.convert_to_numpy(tokens).reshape(pictures.shape), pictures)
+    images = np.arange(256 * channels).reshape(1, 16, 16, channels) % 256
+    tokens = decoder.encode(ops.convert_to_tensor((images / 127.5 - 1.0).astype("float32")))
+    np.testing.assert_array_equal(ops.convert_to_numpy(tokens).reshape(images.shape), images)
     made = ops.convert_to_numpy(decoder.decode(tokens, {}, {}))
-    np.testing.assert_array_equal(np.round((made + 1.0) * 127.5), pictures)
+    np.testing.assert_array_equal(np.round((made + 1.0) * 127.5), images)
 
 
-def test_colours_are_the_nearest_ones_of_k_means() -> None:
-    decoder = PaletteTokens(SPACE, colours=16)
+def test_colors_are_the_nearest_ones_of_k_means() -> None:
+    decoder = PaletteTokens(SPACE, colors=16)
     decoder.build(None)
-    decoder.initialise([PICTURES[:10], PICTURES[10:]])
+    decoder.initialize([IMAGES[:10], IMAGES[10:]])
     palette = ops.convert_to_numpy(decoder.palette)
-    scaled = (PICTURES / 127.5 - 1.0).astype("float32")
+    scaled = (IMAGES / 127.5 - 1.0).astype("float32")
     codes, distances = vq(scaled.reshape(-1, 3), palette)
     np.testing.assert_array_equal(
         ops.convert_to_numpy(decoder.encode(ops.convert_to_tensor(scaled))).reshape(-1), codes
@@ -62,12 +62,12 @@ def test_colours_are_the_nearest_ones_of_k_means() -> None:
     expected = np.square(distances).reshape(20, -1).mean(axis=1)
     np.testing.assert_allclose(ops.convert_to_numpy(losses), expected, rtol=1e-3, atol=1e-5)
     means = np.stack([scaled.reshape(-1, 3)[codes == code].mean(axis=0) for code in np.unique(codes)])
-    assert np.abs(means - palette[np.unique(codes)]).mean() < 0.05  # each colour is the mean of its pixels
+    assert np.abs(means - palette[np.unique(codes)]).mean() < 0.05  # each color is the mean of its pixels
 
 
-def test_a_palette_larger_than_the_distinct_colours() -> None:
-    decoder = PaletteTokens(SPACE, colours=8)
+def test_a_palette_larger_than_the_distinct_colors() -> None:
+    decoder = PaletteTokens(SPACE, colors=8)
     decoder.build(None)
     few = np.tile(np.array([[0, 0, 0], [255, 0, 0], [0, 0, 255]], np.uint8), (2, 6, 2, 1))
-    with pytest.raises(DataError, match="palette of 8 colours is larger than the 3 distinct colours"):
-        decoder.initialise([few])
+    with pytest.raises(DataError, match="palette of 8 colors is larger than the 3 distinct colors"):
+        decoder.initialize([few])

@@ -21,7 +21,7 @@ def test_orders() -> None:
     spiral = reading_order("spiral", (3, 3)).tolist()
     assert spiral[0] == 4 and spiral[-1] == 0
     steps = np.abs(np.diff([divmod(place, 3) for place in spiral], axis=0)).sum(axis=1)
-    assert (steps == 1).all()  # from a cell to its neighbour
+    assert (steps == 1).all()  # from a cell to its neighbor
 
 
 @pytest.mark.parametrize("shape", [(9,), (5, 6), (4, 4, 3)])

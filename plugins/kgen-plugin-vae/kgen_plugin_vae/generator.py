@@ -27,7 +27,7 @@ LIKELIHOOD_KEY = (0, 83)
 
 
 class VAE(Generator):
-    """Learns latents from which a decoder draws the picture; generates in one pass (Kingma and Welling 2014).
+    """Learns latents from which a decoder draws the image; generates in one pass (Kingma and Welling 2014).
 
     Encoder, decoder and prior are given the text (Sohn et al. 2015, equation 4). With one level of latents, a vector,
     this is the plain model; with more, it is a ladder: each level is a map at twice the resolution of the one above,
@@ -35,7 +35,7 @@ class VAE(Generator):
 
     Args:
         network: Size of encoder and decoder.
-        observation: p(picture | latents): `Logistic`, `Gaussian` or `Bernoulli`, with options of its own. None:
+        observation: p(image | latents): `Logistic`, `Gaussian` or `Bernoulli`, with options of its own. None:
             `Logistic`, or for an autoencoder's latents ``Gaussian(pixels=False)``.
         levels: Number of levels of latents, at most one more than the network has stages.
         vector: Latents of the first level.
@@ -110,7 +110,7 @@ class VAE(Generator):
         """The negative ELBO (Kingma and Welling 2014, equation 7), at one draw of the latents.
 
         Returns:
-            (B,) each. "reconstruction", -log p(x | z), and "kl", KL(q(z | x) || p(z)): nats of the picture. "loss" is
+            (B,) each. "reconstruction", -log p(x | z), and "kl", KL(q(z | x) || p(z)): nats of the image. "loss" is
             their sum, with beta and free bits, in bits per dimension.
         """
         x = ops.cast(x, "float32")
@@ -148,11 +148,11 @@ class VAE(Generator):
         temperature: Annotated[float, Field(gt=0)] = 1.0,
         observe: Literal["mean", "mode", "sample"] = "mean",
     ) -> Tensor:
-        """Generates pictures from latents of the prior.
+        """Generates images from latents of the prior.
 
         Args:
             temperature: Of the latents: the prior's deviations are multiplied by it.
-            observe: What to show of p(picture | latents): its "mean", its "mode" (the location of the heaviest
+            observe: What to show of p(image | latents): its "mean", its "mode" (the location of the heaviest
                 component; black or white), or a "sample", which has the noise of every pixel.
         """
         latents = [temperature * noise[f"level{i}"] for i in range(self.levels)]
@@ -184,7 +184,7 @@ class VAE(Generator):
         return f"{bound}, of {kind} images" if kind else bound
 
     def log_likelihood(self, x: Tensor, condition: Condition, *, samples: PositiveInt = 1) -> Tensor:
-        """A lower bound (B,), in nats, of the log probability of 8-bit pictures, or of what `observation` describes.
+        """A lower bound (B,), in nats, of the log probability of 8-bit images, or of what `observation` describes.
 
         Args:
             samples: Draws of the latents. 1: the ELBO, its KL divergence in closed form. More: the importance-weighted
@@ -195,10 +195,10 @@ class VAE(Generator):
         keys = ops.broadcast_to(ops.convert_to_tensor(np.array([LIKELIHOOD_KEY], np.int32)), (ops.shape(x)[0], 2))
 
         def log_weight(k: Tensor) -> Tensor:
-            draw = k * (self.levels + 1)  # numbers of this sample's draws: one a level, and one for the dither
-            noise = [normal(keys, draw + i, shape) for i, shape in enumerate(self.latent_shapes)]
+            sample = k * (self.levels + 1)  # numbers of this sample's draws: one a level, and one for the dither
+            noise = [normal(keys, sample + i, shape) for i, shape in enumerate(self.latent_shapes)]
             parameters, latents = self.top_down(noise, condition, features)
-            dither = self._observation.dither * (uniform(keys, draw + self.levels, self.space.shape) - 0.5)
+            dither = self._observation.dither * (uniform(keys, sample + self.levels, self.space.shape) - 0.5)
             log_prob = self._observation.log_prob(parameters, x + dither if self._observation.dither else x)
             if samples == 1:
                 return log_prob - total_kl(latents)

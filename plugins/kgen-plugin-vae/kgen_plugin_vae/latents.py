@@ -16,7 +16,7 @@ class Latent:
     """Latents u of one level, drawn from a posterior, in the coordinates in which the prior is N(0, I).
 
     With the prior N(prior mean, prior deviation^2) of z, u is (z - prior mean) / prior deviation. The posterior of u
-    is N(shift, exp(log_ratio)^2): that is the residual parameterisation of Vahdat and Kautz (2020, section 3.2), whose
+    is N(shift, exp(log_ratio)^2): that is the residual parameterization of Vahdat and Kautz (2020, section 3.2), whose
     delta mu is ``shift * prior deviation``, and whose delta sigma is ``exp(log_ratio)``. Densities of z under posterior
     and prior have the same Jacobian, so that their ratio is that of u.
 
@@ -31,7 +31,7 @@ class Latent:
 
     @property
     def u(self) -> Tensor:
-        """(B, ..., C), by reparameterisation (Kingma and Welling 2014, section 2.4)."""
+        """(B, ..., C), by reparameterization (Kingma and Welling 2014, section 2.4)."""
         return self.shift + ops.exp(self.log_ratio) * self.eps
 
     def kl(self) -> Tensor:

@@ -83,7 +83,7 @@ def test_the_sum_of_weights_as_it_goes_is_logsumexp(scale: float) -> None:
 
 # ---- a linear model (Tipping and Bishop 1999) ------------------------------------------------------------------------
 
-SIZE, LATENTS, NOISE = 12, 3, 0.3  # a picture is 2x2x3
+SIZE, LATENTS, NOISE = 12, 3, 0.3  # an image is 2x2x3
 
 
 class Linear:
@@ -93,22 +93,22 @@ class Linear:
         rng = np.random.default_rng(0)
         basis = np.linalg.qr(rng.standard_normal((SIZE, LATENTS)))[0]
         self.weights = basis * np.array([1.5, 0.8, 0.4])  # orthogonal columns: the true posterior is diagonal
-        self.centre = 0.2 * rng.standard_normal(SIZE)
+        self.center = 0.2 * rng.standard_normal(SIZE)
         precision = 1.0 + (self.weights**2).sum(0) / NOISE**2
         self.inference = (self.weights / NOISE**2 / precision).T + spoil * rng.standard_normal((LATENTS, SIZE))
         self.log_ratio = -0.5 * np.log(precision) + spoil
         self.covariance = self.weights @ self.weights.T + NOISE**2 * np.eye(SIZE)
 
     def log_likelihood(self, x: np.ndarray) -> np.ndarray:
-        return stats.multivariate_normal(self.centre, self.covariance).logpdf(x.reshape(-1, SIZE))
+        return stats.multivariate_normal(self.center, self.covariance).logpdf(x.reshape(-1, SIZE))
 
     def bottom_up(self, x: Any, condition: Any) -> Any:
-        return [ops.matmul(ops.reshape(x, (-1, SIZE)) - tensor(self.centre), tensor(self.inference.T))]
+        return [ops.matmul(ops.reshape(x, (-1, SIZE)) - tensor(self.center), tensor(self.inference.T))]
 
     def top_down(self, noise: Any, condition: Any, features: Any) -> Any:
         log_ratio = ops.zeros_like(features[0]) + tensor(self.log_ratio)
         q = Latent(noise[0], features[0], log_ratio)
-        mean = ops.reshape(ops.matmul(q.u, tensor(self.weights.T)) + tensor(self.centre), (-1, 2, 2, 3))
+        mean = ops.reshape(ops.matmul(q.u, tensor(self.weights.T)) + tensor(self.center), (-1, 2, 2, 3))
         raw = math.log(math.expm1(math.log(NOISE) + 7.0)) - 7.0
         return ops.concatenate([mean, ops.zeros_like(mean[..., :1]) + raw], axis=-1), [q]
 
@@ -117,7 +117,7 @@ class Linear:
 def data() -> np.ndarray:
     model = Linear()
     rng = np.random.default_rng(5)
-    return rng.multivariate_normal(model.centre, model.covariance, 400).reshape(-1, 2, 2, 3).astype("float32")
+    return rng.multivariate_normal(model.center, model.covariance, 400).reshape(-1, 2, 2, 3).astype("float32")
 
 
 def linear_vae(model: Linear) -> VAE:
@@ -166,7 +166,7 @@ def test_more_draws_close_the_gap_of_a_wrong_posterior(data: np.ndarray, monkeyp
     bounds = {k: averaged(monkeypatch, vae, data, k, times) for k, times in ((1, 30), (2, 20), (10, 8), (100, 1))}
     assert bounds[1] + 0.3 < bounds[2] < bounds[10] - 0.3 < bounds[100] - 0.3 < exact + 0.1
     assert bounds[100] == pytest.approx(exact, abs=0.15)
-    error = (data.reshape(-1, SIZE) - model.centre) @ (model.inference - ideal.inference).T
+    error = (data.reshape(-1, SIZE) - model.center) @ (model.inference - ideal.inference).T
     variance, ratio = np.exp(2 * ideal.log_ratio), np.exp(2 * (model.log_ratio - ideal.log_ratio))
     gap = 0.5 * (error**2 / variance + ratio - 1.0 - np.log(ratio)).sum(1)
     assert exact - bounds[1] == pytest.approx(gap.mean(), abs=0.25)

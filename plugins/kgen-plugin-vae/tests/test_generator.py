@@ -15,7 +15,7 @@ from kgen_plugin_vae.networks.levels import soft_clamp
 from kgen_plugin_vae.observations import Bernoulli, Logistic
 
 from kgen import ConditionSpace, Space, SpaceError
-from kgen.random import draw
+from kgen.random import sample
 from kgen.testing import GeneratorConformance
 
 SPACE, CONDITIONS = Space("continuous", (8, 8, 3)), ConditionSpace(4, 12)
@@ -179,11 +179,11 @@ def test_codes_are_noise_that_reconstructs(levels: int, prior: str) -> None:
 def test_every_level_matters_and_temperature_scales_it() -> None:
     vae = trained(levels=3)
     _, condition = batch()
-    noise = tensors(draw(vae.noise_spec(), [(0, copy) for copy in range(3)]))
-    picture = array(vae.generate(condition, condition, noise))
+    noise = tensors(sample(vae.noise_spec(), [(0, copy) for copy in range(3)]))
+    image = array(vae.generate(condition, condition, noise))
     for name in noise:
         other = array(vae.generate(condition, condition, {**noise, name: noise[name] + 1.0}))
-        assert np.abs(other - picture).reshape(3, -1).max(1).min() > 1e-4, name
+        assert np.abs(other - image).reshape(3, -1).max(1).min() > 1e-4, name
     cool = array(vae.generate(condition, condition, noise, temperature=0.5))
     half = array(vae.generate(condition, condition, {name: 0.5 * value for name, value in noise.items()}))
     np.testing.assert_allclose(cool, half, atol=1e-6)

@@ -25,12 +25,12 @@ def array(x: Any) -> np.ndarray:
 
 
 def parameters(numbers: Any, count: int = 256) -> Any:
-    """The same numbers for `count` pictures of one pixel."""
+    """The same numbers for `count` images of one pixel."""
     return tensor(np.tile(numbers, (count, 1, 1, 1)))
 
 
-def all_greys(observation: Any, numbers: Any) -> np.ndarray:
-    """log_prob of each of the 256 pictures of one grey pixel."""
+def all_grays(observation: Any, numbers: Any) -> np.ndarray:
+    """log_prob of each of the 256 images of one gray pixel."""
     return array(observation.log_prob(parameters(numbers), tensor(GREYS[:, None, None, None])))
 
 
@@ -47,18 +47,18 @@ def log_mass(location: float, raw_log_scale: float, floor: float = -7.0) -> np.n
 
 @pytest.mark.parametrize("numbers", [SHARP, WIDE, AWAY, (-1.0, -4.0), (1.0, -7.0), (0.0, -30.0)])
 def test_logistic_sums_to_one_over_the_256_intensities(numbers: tuple[float, float]) -> None:
-    assert np.exp(all_greys(Logistic(), numbers).astype(float)).sum() == pytest.approx(1.0, abs=2e-5)
+    assert np.exp(all_grays(Logistic(), numbers).astype(float)).sum() == pytest.approx(1.0, abs=2e-5)
 
 
 @pytest.mark.parametrize("numbers", [WIDE, AWAY, (0.2, -3.0)])
 def test_logistic_is_scipys(numbers: tuple[float, float]) -> None:
-    np.testing.assert_allclose(all_greys(Logistic(), numbers), log_mass(*numbers), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(all_grays(Logistic(), numbers), log_mass(*numbers), rtol=1e-4, atol=1e-4)
 
 
 def test_logistic_loses_nothing_in_the_tails() -> None:
     """500 nats from the truth: far beyond what the difference of two float32 sigmoids can tell."""
     scale = 2.0 * math.exp(-7.0)  # a raw -7 at a floor of -7
-    got = all_greys(Logistic(), (0.0, -7.0))
+    got = all_grays(Logistic(), (0.0, -7.0))
     assert got[255] == pytest.approx(-(1.0 - BIN / 2) / scale, rel=1e-4)  # log sigmoid(x) = x, so far out
     inside = -(GREYS[250] - BIN / 2) / scale + math.log(-math.expm1(-BIN / scale))
     assert got[250] == pytest.approx(inside, rel=1e-4)
@@ -80,7 +80,7 @@ def test_a_mixture_is_one_of_whole_pixels() -> None:
 
 @pytest.mark.parametrize("numbers", [SHARP, WIDE, AWAY, (-1.6, -0.5), (-1.0, -4.0), (1.0, -3.0)])
 def test_the_mean_is_that_of_the_256_intensities(numbers: tuple[float, float]) -> None:
-    """Not the location: a wide distribution around black is grey on average."""
+    """Not the location: a wide distribution around black is gray on average."""
     wanted = GREYS @ np.exp(log_mass(*numbers))
     assert array(Logistic().mean(parameters(numbers, 1)))[0, 0, 0, 0] == pytest.approx(wanted, abs=BIN / 2)
 
@@ -118,7 +118,7 @@ def test_gaussian_is_scipys(deviation: str) -> None:
     np.testing.assert_allclose(array(got), stats.norm(mean, spread).logpdf(x).sum((1, 2, 3)), rtol=1e-5)
 
 
-def test_the_dithered_density_is_below_the_probability_of_the_picture() -> None:
+def test_the_dithered_density_is_below_the_probability_of_the_image() -> None:
     """Averaged over the dither: Jensen's inequality, and close to it where the density is flat over a bin."""
     for mean, deviation, gap in ((0.1, 0.3, 1e-3), (0.113, 0.02, 0.05), (0.113, 0.004, 2.0)):
         raw = math.log(math.expm1(math.log(deviation) + 7.0)) - 7.0
@@ -141,11 +141,11 @@ def test_bernoulli_is_scipys() -> None:
     assert array(Bernoulli().log_prob(tensor(logits), tensor(x)))[0] == pytest.approx(wanted, rel=1e-5)
 
 
-def test_grey_is_a_mean_over_black_and_white() -> None:
-    black, white, grey = (
+def test_gray_is_a_mean_over_black_and_white() -> None:
+    black, white, gray = (
         array(Bernoulli().log_prob(tensor([[[[0.7]]]]), tensor([[[[value]]]])))[0] for value in (-1.0, 1.0, 0.5)
     )
-    assert grey == pytest.approx(0.25 * black + 0.75 * white, rel=1e-5)
+    assert gray == pytest.approx(0.25 * black + 0.75 * white, rel=1e-5)
     assert array(Bernoulli().mean(tensor([[[[0.7]]]])))[0, 0, 0, 0] == pytest.approx(2 * special.expit(0.7) - 1)
 
 

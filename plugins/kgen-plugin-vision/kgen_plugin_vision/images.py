@@ -33,11 +33,11 @@ def as_bytes(image: Any) -> np.ndarray:
 
 
 def resized(image: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """The middle of an image, resized with anti-aliasing, and grey or in color as wanted: uint8, of that shape."""
+    """The middle of an image, resized with anti-aliasing, and gray or in color as wanted: uint8, of that shape."""
     height, width, channels = shape
     if image.shape == shape:
         return image
-    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).convert("L" if channels == 1 else "RGB")
-    large = picture.width >= width and picture.height >= height
-    fitted = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS if large else Image.Resampling.BICUBIC)
+    image = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).convert("L" if channels == 1 else "RGB")
+    large = image.width >= width and image.height >= height
+    fitted = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS if large else Image.Resampling.BICUBIC)
     return np.asarray(fitted).reshape(shape)

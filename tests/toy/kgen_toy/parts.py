@@ -13,21 +13,21 @@ from pydantic import Field, PositiveInt
 
 from kgen import ConditionSpace, Dataset, Encoder, Generator, Metric, NoiseSpec, Space, SpaceError
 
-COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
+COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
 
 
 class Squares(Dataset):
-    """Each picture is one colour, and its caption that colour's name."""
+    """Each image is one color, and its caption that color's name."""
 
     def __init__(
         self,
         *,
         size: PositiveInt = 8,
-        colours: tuple[str, ...] | Literal["all"] = ("red", "green"),
+        colors: tuple[str, ...] | Literal["all"] = ("red", "green"),
         held: bool = False,
     ) -> None:
         self.size = size
-        self.colours = colours
+        self.colors = colors
         self.held = held
 
     @property
@@ -35,12 +35,12 @@ class Squares(Dataset):
         return Space("continuous", (self.size, self.size, 3))
 
     def captions(self, split):
-        seen = list(COLOURS) if self.colours == "all" else list(self.colours)
+        seen = list(COLORS) if self.colors == "all" else list(self.colors)
         return {"train": seen, "holdout": ["white"] if self.held else []}.get(split, [])
 
     def image(self, split, index: int) -> np.ndarray:
-        colour = COLOURS[self.captions(split)[index]]
-        return np.broadcast_to(np.array(colour, np.uint8), (self.size, self.size, 3))
+        color = COLORS[self.captions(split)[index]]
+        return np.broadcast_to(np.array(color, np.uint8), (self.size, self.size, 3))
 
 
 class Letters(Encoder):
@@ -83,7 +83,7 @@ class Deep:
 
 
 class Means(Generator):
-    """Predicts the picture from the condition; adds noise of a chosen strength when it generates."""
+    """Predicts the image from the condition; adds noise of a chosen strength when it generates."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class Means(Generator):
     ) -> None:
         super().__init__(space, condition_space, **kwargs)
         if space.shape[0] % stride:
-            raise SpaceError(f"toy/means has a stride of {stride}, which does not divide pictures of {space}")
+            raise SpaceError(f"toy/means has a stride of {stride}, which does not divide images of {space}")
         self.network = network
         self.limit = limit
         self.size = size

@@ -11,7 +11,7 @@ from kgen.data.datasets.folder.files import Files, some_names
 from kgen.data.datasets.folder.tables import Captions, Entry
 
 GENERIC = re.compile(
-    r"(jpe?g|png|raw)?[-_ ]?(images?|imgs?|pictures?|pics|photos?|frames?|masks?|labels?|annotations?|data|files?)"
+    r"(jpe?g|png|raw)?[-_ ]?(images?|imgs?|images?|pics|photos?|frames?|masks?|labels?|annotations?|data|files?)"
     r"|jpe?g|png|thumbnails?|originals?|all",
     re.IGNORECASE,
 )

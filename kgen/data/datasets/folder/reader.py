@@ -56,7 +56,7 @@ def read_folder(
     """
     files = find_files(path)
     if not files.images:
-        raise DataError(f"imagefolder: {path} holds no picture that can be read: {nothing_to_read(files)}")
+        raise DataError(f"imagefolder: {path} holds no image that can be read: {nothing_to_read(files)}")
     divisions = find_divisions(files.images, str(path)) if split_folders else Divisions({})
     found = _captions(files, divisions, captions_from, caption_key, template)
     folder = Folder({"train": [], "validation": []}, [*files.problems, *found.problems], labels=found.labels)
@@ -109,12 +109,12 @@ def _no_captions(files: Files, captions_from: CaptionsFrom, no_classes: str | No
         return f"imagefolder: captions_from: {captions_from}, but {files.root} has none there"
     why = f" ({no_classes})" if no_classes else ""
     if advice := seems_to_be(files):
-        return f"imagefolder: nothing in {files.root} says what the pictures show{why}; {advice}"
+        return f"imagefolder: nothing in {files.root} says what the images show{why}; {advice}"
     folders = "captions_from: folders, if the folders' names are the captions; " if no_classes else ""
     return (
-        f"imagefolder: nothing in {files.root} says what the pictures show{why}{where_captions_may_be(files)}. Write "
+        f"imagefolder: nothing in {files.root} says what the images show{why}{where_captions_may_be(files)}. Write "
         f'metadata.jsonl with a line such as {{"file_name": "{files.images[0]}", "text": "a red heart"}} for each, or '
-        f"NAME.txt beside each picture; or set {folders}captions_from: none, if a model shall learn the images alone"
+        f"NAME.txt beside each image; or set {folders}captions_from: none, if a model shall learn the images alone"
     )
 
 

@@ -145,4 +145,4 @@ def _lonely(files: Files, used: set[str]) -> list[Problem]:
     kinds, folders = {suffix(name) for name in used}, {parent(name) for name in files.images}
     stems = {_stem(name) for name in (*files.images, *used)}
     lonely = [n for n in files.others if suffix(n) in kinds and parent(n) in folders and _stem(n) not in stems]
-    return [Problem(name, "there is no picture of this name beside it") for name in lonely]
+    return [Problem(name, "there is no image of this name beside it") for name in lonely]

@@ -246,7 +246,7 @@ def _name_of(row: Row, column: str) -> str:
 def _no_match(name: str, matches: Sequence[str]) -> str:
     if matches:
         return f"{escaped(name)} is there several times: {', '.join(matches[:3])}"
-    return f"there is no picture {escaped(name)}"
+    return f"there is no image {escaped(name)}"
 
 
 def _entries(row: Row, file: str, name: str, column: str) -> list[Entry]:

@@ -1,7 +1,7 @@
-"""Perceptual distance: pictures compared by what a classifier of photographs sees in them.
+"""Perceptual distance: images compared by what a classifier of photographs sees in them.
 
 Every plugin can add a classifier: ``registry.add("codecs.perceptual", "mine", "package.module:mine", summary=...)``. It
-is a function without arguments, such as `efficientnet_lite0` here, that gives a layer: from pictures (B, H, W, C) in
+is a function without arguments, such as `efficientnet_lite0` here, that gives a layer: from images (B, H, W, C) in
 [-1, 1] to the features of every layer, a list of (B, h, w, C).
 """
 

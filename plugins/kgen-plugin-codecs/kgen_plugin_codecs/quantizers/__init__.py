@@ -1,8 +1,8 @@
 """What turns the analysis's vectors into tokens, as options: a configuration says ``quantizer: {kind: fsq}``.
 
-`build` makes the layer. A quantiser of D numbers a position and `vocabulary` codes gives
-``quantizer(z (B, h, w, D), training) -> (quantised (B, h, w, D), codes (B, h, w) int32, commitment (B,))``,
-the gradient of the quantised vectors going straight through to z (Bengio et al. 2013); and
+`build` makes the layer. A quantizer of D numbers a position and `vocabulary` codes gives
+``quantizer(z (B, h, w, D), training) -> (quantized (B, h, w, D), codes (B, h, w) int32, commitment (B,))``,
+the gradient of the quantized vectors going straight through to z (Bengio et al. 2013); and
 ``quantizer.lookup(codes) -> (B, h, w, D)``. A layer with a method `start_from` gets vectors (N, D) before the training.
 
 Every plugin can add one: ``registry.add("codecs.quantizer", "mine", "package.module:Mine", summary=...)``, a class with

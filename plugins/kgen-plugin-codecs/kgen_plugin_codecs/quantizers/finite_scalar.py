@@ -1,4 +1,4 @@
-"""Finite scalar quantisation (Mentzer et al. 2023): a few levels a number, and no codebook to learn."""
+"""Finite scalar quantization (Mentzer et al. 2023): a few levels a number, and no codebook to learn."""
 
 from __future__ import annotations
 

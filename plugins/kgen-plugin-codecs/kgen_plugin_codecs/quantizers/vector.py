@@ -1,4 +1,4 @@
-"""Vector quantisation (van den Oord et al. 2017), the codebook a running mean of what its codes stand for."""
+"""Vector quantization (van den Oord et al. 2017), the codebook a running mean of what its codes stand for."""
 
 from __future__ import annotations
 
@@ -73,13 +73,13 @@ class VectorQuantizer(keras.layers.Layer):
         self.counts.assign(np.ones(len(codebook), "float32"))
 
     def start_from(self, vectors: np.ndarray) -> None:
-        """Starts anew from the centres of clusters of vectors (N, dim), of which there are more than codes."""
+        """Starts anew from the centers of clusters of vectors (N, dim), of which there are more than codes."""
         if self.options.cosine:
             vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
-        centres, _ = kmeans2(vectors.astype(np.float64), self.options.size, iter=10, minit="points", seed=0)
+        centers, _ = kmeans2(vectors.astype(np.float64), self.options.size, iter=10, minit="points", seed=0)
         if self.options.cosine:
-            centres /= np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), 1e-6)
-        self.set_codebook(centres.astype("float32"))
+            centers /= np.maximum(np.linalg.norm(centers, axis=1, keepdims=True), 1e-6)
+        self.set_codebook(centers.astype("float32"))
 
     def call(self, z: Tensor, training: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         shape = ops.shape(z)
@@ -87,11 +87,11 @@ class VectorQuantizer(keras.layers.Layer):
         vectors = ops.reshape(z, (-1, self.options.dim))  # (N, D)
         nearest = self._nearest(ops.stop_gradient(vectors))  # (N,)
         codes = ops.reshape(nearest, shape[:-1])
-        quantised = self.lookup(codes)
-        commitment = self.options.commitment * ops.mean(ops.square(z - ops.stop_gradient(quantised)), axis=(1, 2, 3))
+        quantized = self.lookup(codes)
+        commitment = self.options.commitment * ops.mean(ops.square(z - ops.stop_gradient(quantized)), axis=(1, 2, 3))
         if training:
             self._follow(ops.stop_gradient(vectors), nearest)
-        return z + ops.stop_gradient(quantised - z), codes, commitment
+        return z + ops.stop_gradient(quantized - z), codes, commitment
 
     def lookup(self, codes: Tensor) -> Tensor:
         """(B, h, w) int32 -> (B, h, w, D)."""
@@ -104,7 +104,7 @@ class VectorQuantizer(keras.layers.Layer):
         return ops.cast(ops.argmin(distance, axis=1), "int32")
 
     def _follow(self, vectors: Tensor, nearest: Tensor) -> None:
-        """Moves every code towards the mean of the vectors that it stands for, over all replicas."""
+        """Moves every code toward the mean of the vectors that it stands for, over all replicas."""
         size, decay = self.options.size, self.options.decay
         chosen = ops.one_hot(nearest, size, dtype="float32")  # (N, K)
         count = sum_over_replicas(ops.sum(chosen, axis=0))  # (K,)

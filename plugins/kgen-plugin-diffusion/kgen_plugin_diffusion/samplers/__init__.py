@@ -1,4 +1,4 @@
-"""Samplers: from noise to a picture, given a function that denoises.
+"""Samplers: from noise to an image, given a function that denoises.
 
 Every sampler is a pure function ``(denoise, x, grid, noise, eta) -> x`` over a `Grid` of noise levels. Every plugin can
 add one: ``registry.add("diffusion.sampler", "mine", "package.module:sample_mine", summary=...)``, such a function, or a
@@ -21,7 +21,7 @@ class Sampler(Protocol):
 
     Args of a call:
         denoise: See `Denoise`.
-        x: (B, ...) at the grid's first level.
+        x: (B, ...) at the grid's first noise_cond.
         grid: The noise levels.
         noise: See `Noise`.
         eta: The option of DDIM; 0 for all others.

@@ -18,19 +18,19 @@ def sample_ddim(denoise: Denoise, x: Any, grid: Grid, noise: Noise, eta: Any = 0
     noise. eta = 0 is deterministic, and first order; eta = 1 is ancestral sampling (Ho et al. 2020, algorithm 2).
 
     Args:
-        x: (B, ...) at the grid's first level.
+        x: (B, ...) at the grid's first noise_cond.
         eta: Share of fresh noise, 0 to 1.
     """
 
     def step(i: Any, x: Any) -> Any:
-        alpha, sigma, level = grid.at(i)
+        alpha, sigma, noise_cond = grid.at(i)
         next_alpha, next_sigma, _ = grid.at(i + 1)
-        picture = denoise(x, alpha, sigma, level)
-        eps = (x - alpha * picture) / sigma
+        image = denoise(x, alpha, sigma, noise_cond)
+        eps = (x - alpha * image) / sigma
         variance = next_sigma**2 * (1.0 - (alpha * next_sigma / (next_alpha * sigma)) ** 2)
         fresh = eta * ops.sqrt(ops.maximum(variance, 0.0))
         kept = ops.sqrt(ops.maximum(next_sigma**2 - fresh**2, 0.0))
-        x = next_alpha * picture + kept * eps
+        x = next_alpha * image + kept * eps
         return x if is_static(eta, 0.0) else x + fresh * noise(i)
 
     return ops.fori_loop(0, grid.steps, step, x)

@@ -12,12 +12,12 @@ from kgen_plugin_diffusion.samplers.grid import Denoise, Grid, Noise
 def sample_dpm_solver_2m(denoise: Denoise, x: Any, grid: Grid, noise: Noise, eta: float = 0.0) -> Any:
     """DPM-Solver++(2M), the multistep midpoint method (Lu et al. 2022b, algorithm 2).
 
-    One denoising a step, second order: the picture is extrapolated from the last two, in lambda = log(alpha / sigma).
-    The first step is first order, and so is one to or from a level without noise, or without picture, where lambda is
+    One denoising a step, second order: the image is extrapolated from the last two, in lambda = log(alpha / sigma).
+    The first step is first order, and so is one to or from a noise_cond without noise, or without image, where lambda is
     infinite.
 
     Args:
-        x: (B, ...) at the grid's first level.
+        x: (B, ...) at the grid's first noise_cond.
         noise, eta: Not used: the method is deterministic.
     """
     tiny = 1e-12
@@ -28,16 +28,16 @@ def sample_dpm_solver_2m(denoise: Denoise, x: Any, grid: Grid, noise: Noise, eta
 
     def step(i: Any, state: tuple[Any, Any]) -> tuple[Any, Any]:
         x, before = state
-        alpha, sigma, level = grid.at(i)
+        alpha, sigma, noise_cond = grid.at(i)
         next_alpha, next_sigma, _ = grid.at(i + 1)
-        picture = denoise(x, alpha, sigma, level)
+        image = denoise(x, alpha, sigma, noise_cond)
         last = log_ratio(ops.maximum(i - 1, 0))
         here, there = log_ratio(i), log_ratio(i + 1)
         earlier_alpha = grid.at(ops.maximum(i - 1, 0))[0]
         second_order = ops.logical_and(ops.logical_and(i > 0, earlier_alpha > tiny), next_sigma > 0)
         lean = ops.where(second_order, 0.5 * (there - here) / ops.maximum(here - last, tiny), 0.0)
-        guess = picture + lean * (picture - before)
+        guess = image + lean * (image - before)
         x = next_sigma / sigma * x + (next_alpha - alpha * next_sigma / sigma) * guess
-        return x, picture
+        return x, image
 
     return ops.fori_loop(0, grid.steps, step, (x, ops.zeros_like(x)))[0]

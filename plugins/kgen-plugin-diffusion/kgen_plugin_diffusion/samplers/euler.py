@@ -12,28 +12,28 @@ from kgen_plugin_diffusion.samplers.grid import Denoise, Grid, Noise
 def sample_euler(denoise: Denoise, x: Any, grid: Grid, noise: Noise, eta: float = 0.0) -> Any:
     """First order steps along the straightened probability flow (Karras et al. 2022, algorithm 1 without correction).
 
-    In the coordinates of `Grid.straight` the flow's velocity is eps - picture (rectified flow) or eps (exploding
-    variance), and the step from one level to the next is x + (difference of sigma) * velocity.
+    In the coordinates of `Grid.rescaled` the flow's velocity is eps - image (rectified flow) or eps (exploding
+    variance), and the step from one noise_cond to the next is x + (difference of sigma) * velocity.
 
     Args:
-        x: (B, ...) at the grid's first level.
+        x: (B, ...) at the grid's first noise_cond.
         noise, eta: Not used: the method is deterministic.
     """
-    line = grid.straight()
+    line = grid.rescaled()
 
     def step(i: Any, y: Any) -> Any:
         _, sigma, scale = line.at(i)
         _, next_sigma, _ = line.at(i + 1)
         return y + (next_sigma - sigma) * velocity(denoise, y, grid, line, i, scale)
 
-    y = ops.fori_loop(0, grid.steps, step, x / line.level[0])
-    return y * line.level[grid.steps]
+    y = ops.fori_loop(0, grid.steps, step, x / line.noise_cond[0])
+    return y * line.noise_cond[grid.steps]
 
 
 def velocity(denoise: Denoise, y: Any, grid: Grid, line: Grid, index: Any, scale: Any) -> Any:
     """dy / dsigma at an entry of the grid, y = x / scale in straight coordinates."""
-    alpha, sigma, level = grid.at(index)
+    alpha, sigma, noise_cond = grid.at(index)
     x = y * scale
-    picture = denoise(x, alpha, sigma, level)
-    eps = (x - alpha * picture) / sigma
-    return eps if grid.variance_exploding else eps - picture
+    image = denoise(x, alpha, sigma, noise_cond)
+    eps = (x - alpha * image) / sigma
+    return eps if grid.variance_exploding else eps - image

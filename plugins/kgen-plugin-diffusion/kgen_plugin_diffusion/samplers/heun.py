@@ -14,10 +14,10 @@ def sample_heun(denoise: Denoise, x: Any, grid: Grid, noise: Noise, eta: float =
     """Second order steps (Karras et al. 2022, algorithm 1), each of two denoisings; the last is Euler's.
 
     Args:
-        x: (B, ...) at the grid's first level.
+        x: (B, ...) at the grid's first noise_cond.
         noise, eta: Not used: the method is deterministic.
     """
-    line = grid.straight()
+    line = grid.rescaled()
 
     def euler(i: Any, y: Any) -> tuple[Any, Any, Any]:
         _, sigma, scale = line.at(i)
@@ -30,6 +30,6 @@ def sample_heun(denoise: Denoise, x: Any, grid: Grid, noise: Noise, eta: float =
         slope_there = velocity(denoise, guess, grid, line, i + 1, line.at(i + 1)[2])
         return y + length * 0.5 * (slope + slope_there)
 
-    y = ops.fori_loop(0, grid.steps - 1, step, x / line.level[0])
+    y = ops.fori_loop(0, grid.steps - 1, step, x / line.noise_cond[0])
     y = euler(grid.steps - 1, y)[0]
-    return y * line.level[grid.steps]
+    return y * line.noise_cond[grid.steps]

@@ -33,7 +33,7 @@ class Bijection(keras.layers.Layer):
         return x_shape
 
     def call(self, x: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
-        """Maps data towards noise.
+        """Maps data toward noise.
 
         Args:
             x: (B, H, W, C) float32.
@@ -46,11 +46,11 @@ class Bijection(keras.layers.Layer):
         raise NotImplementedError
 
     def inverse(self, y: Tensor, condition: Condition) -> Tensor:
-        """Maps noise towards data: the x of which `call` makes y."""
+        """Maps noise toward data: the x of which `call` makes y."""
         raise NotImplementedError
 
     def measure(self, x: Tensor, condition: Condition, statistics: list[Tensor]) -> Tensor:
-        """As `call`, while the normalisations within measure this batch.
+        """As `call`, while the normalizations within measure this batch.
 
         Args:
             statistics: Gets what each `ActNorm` found, in the order of `statistics_variables`.

@@ -13,7 +13,7 @@ from kgen_plugin_realnvp.bijections.base import Bijection, Condition, Tensor
 class Logit(Bijection):
     """``y = logit(alpha + (1 - 2 alpha) x)`` (Dinh et al. 2017, section 4.1; Papamakarios et al. 2017, appendix C).
 
-    The flow may then have the whole real line, but pictures the interval only.
+    The flow may then have the whole real line, but images the interval only.
 
     Args:
         alpha: In [0, 0.5); keeps black and white pixels, x = 0 and 1, from infinity. As in the code of the paper, it is

@@ -42,7 +42,7 @@ class ConvolutionalNetwork(keras.layers.Layer):
         width: Channels within; a multiple of 4.
         blocks: Residual blocks.
         text_heads: Heads of an attention to the words of the text; 0: none, only the text as a whole is known.
-        picture: Whether the condition holds a "picture" (B, H, W, C') to be seen beside x.
+        image: Whether the condition holds a "image" (B, H, W, C') to be seen beside x.
     """
 
     def __init__(
@@ -51,14 +51,14 @@ class ConvolutionalNetwork(keras.layers.Layer):
         width: int,
         blocks: int,
         text_heads: int = 0,
-        picture: bool = False,
+        image: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)
         self.out_channels = out_channels
         self.width = width
         self.text_heads = text_heads
-        self.picture = picture
+        self.image = image
         policy = self.dtype_policy
         self.embedding = keras.layers.Dense(width, activation="silu", dtype=policy, name="embedding")
         self.conv_in = keras.layers.Conv2D(width, 3, padding="same", dtype=policy, name="conv_in")
@@ -74,7 +74,7 @@ class ConvolutionalNetwork(keras.layers.Layer):
         inner = (batch, height, width, self.width)
         self.positions = grid_positions(height, width, self.width).reshape(height, width, self.width)
         self.embedding.build(condition_shape["pooled"])
-        self.conv_in.build((*x_shape[:-1], channels + (condition_shape["picture"][-1] if self.picture else 0)))
+        self.conv_in.build((*x_shape[:-1], channels + (condition_shape["image"][-1] if self.image else 0)))
         for block in self.blocks:
             block.build(inner, (batch, self.width))
         if self.attention is not None:
@@ -84,8 +84,8 @@ class ConvolutionalNetwork(keras.layers.Layer):
 
     def call(self, x: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
         """(B, H, W, C), condition -> (B, H, W, out_channels) float32."""
-        if self.picture:
-            x = ops.concatenate([x, condition["picture"]], axis=-1)
+        if self.image:
+            x = ops.concatenate([x, condition["image"]], axis=-1)
         embedding = self.embedding(condition["pooled"])  # (B, D)
         x = self.conv_in(x)  # (B, H, W, D)
         x = x + ops.cast(self.positions, x.dtype)

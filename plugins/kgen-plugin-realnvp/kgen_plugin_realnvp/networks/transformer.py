@@ -60,7 +60,7 @@ class TransformerBlock(keras.layers.Layer):
 
 
 class TransformerNetwork(keras.layers.Layer):
-    """Every pixel of the array, which is a patch of the picture, is a token (Kolesnikov et al. 2024, section 3).
+    """Every pixel of the array, which is a patch of the image, is a token (Kolesnikov et al. 2024, section 3).
 
     Args:
         out_channels: Of the result.

@@ -1,7 +1,7 @@
 """The networks, as options: a configuration says ``network: {width: 48}``; two methods make the layers.
 
-`bottom_up` reads the picture: ``(x (B, H, W, C), condition) -> features``, a list by stage, (B, h, w, c) each.
-`top_down` draws the latents level by level, and with them the picture:
+`bottom_up` reads the image: ``(x (B, H, W, C), condition) -> features``, a list by stage, (B, h, w, c) each.
+`top_down` draws the latents level by level, and with them the image:
 ``(noise, condition[, features]) -> (parameters (B, H, W, N) float32, latents)``, see `TopDown`.
 """
 

@@ -1,4 +1,4 @@
-"""The encoder: from the picture up to what it is about."""
+"""The encoder: from the image up to what it is about."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Shape = tuple[int | None, ...]
 
 
 class BottomUp(keras.layers.Layer):
-    """Reads a picture and its text: the part of the posteriors that no latent has a say in, computed once a picture."""
+    """Reads an image and its text: the part of the posteriors that no latent has a say in, computed once an image."""
 
     def __init__(self, network: Network, space: Space, **kwargs: Any) -> None:
         super().__init__(**kwargs)

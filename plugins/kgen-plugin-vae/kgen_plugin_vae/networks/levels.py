@@ -1,4 +1,4 @@
-"""One level of latents each: a vector for the whole picture, or a map of them.
+"""One level of latents each: a vector for the whole image, or a map of them.
 
 A level is called as ``level(state, eps[, features]) -> (state, Latent or None)``: with features, it draws the latents
 from the posterior; without, from the prior, of which eps are then the latents themselves, u = eps.
@@ -20,7 +20,7 @@ Prior = Literal["standard", "learned"]
 
 
 class VectorLevel(keras.layers.Layer):
-    """The first level: `size` latents for the picture as a whole; its state is the embedding of the text.
+    """The first level: `size` latents for the image as a whole; its state is the embedding of the text.
 
     Args:
         size: Number of latents.

@@ -1,4 +1,4 @@
-"""The decoder: from the latents of the first level down to the picture."""
+"""The decoder: from the latents of the first level down to the image."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ Shape = tuple[int | None, ...]
 
 
 class TopDown(keras.layers.Layer):
-    """Draws latents level by level, each given those above, and with them the picture (Sonderby et al. 2016, figure 1).
+    """Draws latents level by level, each given those above, and with them the image (Sonderby et al. 2016, figure 1).
 
     The first level is a vector; further ones are maps: of the last stage, of the one before it, and so on. Training and
     sampling are one pass through the same layers: in training, the latents come from the posteriors.
 
     Args:
         network: See `Network`.
-        space: Of the pictures.
+        space: Of the images.
         sizes: Number of latents of every level; from the second on, a pixel.
         prior: See `VAE`.
         initial: (N,) the parameters of the observation model before training.
-        shared: How many of them, the last, are the same for all pixels of all pictures.
+        shared: How many of them, the last, are the same for all pixels of all images.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class TopDown(keras.layers.Layer):
         return self.network.stages - max(1, level)
 
     def latent_shapes(self) -> list[tuple[int, ...]]:
-        """Of the latents of one picture, by level."""
+        """Of the latents of one image, by level."""
         maps = [(*self.network.grid(self.space, self.stage(i)), size) for i, size in enumerate(self.sizes)]
         return [(self.sizes[0],), *maps[1:]]
 

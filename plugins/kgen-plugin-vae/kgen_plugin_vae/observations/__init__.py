@@ -1,4 +1,4 @@
-"""What the decoder's numbers say about the picture: p(x | z), as options.
+"""What the decoder's numbers say about the image: p(x | z), as options.
 
 A configuration says ``observation: {kind: gaussian, deviation: pixel}``. Every plugin can add a model:
 ``registry.add("vae.observation", "mine", "package.module:Mine", summary=...)``. It is a class with the members of
@@ -24,10 +24,10 @@ class Observation(Protocol):
     The numbers are `parameters` (B, H, W, N), float32.
 
     Attributes:
-        shared: How many of the numbers, the last, are learned for all pixels of all pictures.
+        shared: How many of the numbers, the last, are learned for all pixels of all images.
         dither: Width of the uniform noise that x is to get before `log_prob`, 0 for none.
-        pixels: Whether x are 8-bit pictures in [-1, 1]; otherwise an autoencoder's latents, too.
-        likelihood_of: Of which pictures alone `log_prob` is a likelihood, for a label: "black-and-white"; "": of all.
+        pixels: Whether x are 8-bit images in [-1, 1]; otherwise an autoencoder's latents, too.
+        likelihood_of: Of which images alone `log_prob` is a likelihood, for a label: "black-and-white"; "": of all.
     """
 
     @property
@@ -43,7 +43,7 @@ class Observation(Protocol):
     def likelihood_of(self) -> str: ...
 
     def initial(self, channels: int) -> np.ndarray:
-        """The numbers before training, everywhere in the picture: (N,)."""
+        """The numbers before training, everywhere in the image: (N,)."""
 
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
         """(B,) nats."""

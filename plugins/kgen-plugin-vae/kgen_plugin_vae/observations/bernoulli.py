@@ -15,10 +15,10 @@ Tensor = Any
 
 @dataclass(frozen=True, kw_only=True)
 class Bernoulli:
-    """Every number of a picture is -1 or 1 (Kingma and Welling 2014, appendix C.1).
+    """Every number of an image is -1 or 1 (Kingma and Welling 2014, appendix C.1).
 
     A number between them is taken for the probability, (x + 1) / 2, that it is 1: `log_prob` is then the mean over such
-    binary pictures. It is a likelihood of black-and-white pictures only: of grey ones, it is neither a density nor a
+    binary images. It is a likelihood of black-and-white images only: of gray ones, it is neither a density nor a
     probability (Loaiza-Ganem and Cunningham 2019), and not to be compared with the other models'.
     """
 

@@ -17,14 +17,14 @@ Tensor = Any
 
 @dataclass(frozen=True, kw_only=True)
 class Gaussian:
-    """A normal distribution around the decoder's picture, with a learned standard deviation.
+    """A normal distribution around the decoder's image, with a learned standard deviation.
 
     Args:
-        deviation: "shared": one number for all pixels of all pictures, the optimum of which weighs reconstruction
+        deviation: "shared": one number for all pixels of all images, the optimum of which weighs reconstruction
             against the KL divergence as the likelihood wants it (Rybkin et al. 2021); or "pixel": the decoder gives
             one for every number of every pixel.
-        pixels: x are 8-bit pictures in [-1, 1]. Uniform noise as wide as a bin makes their density one that is bounded;
-            its logarithm plus that of the bin's volume is, on average, below the logarithm of the picture's
+        pixels: x are 8-bit images in [-1, 1]. Uniform noise as wide as a bin makes their density one that is bounded;
+            its logarithm plus that of the bin's volume is, on average, below the logarithm of the image's
             probability (Theis et al. 2016, section 3.1). Turn it off for an autoencoder's latents: likelihoods are
             then densities, and generated latents are not kept in [-1, 1].
         floor: Least natural logarithm of the standard deviation.

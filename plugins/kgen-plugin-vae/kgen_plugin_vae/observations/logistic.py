@@ -18,7 +18,7 @@ Tensor = Any
 
 @dataclass(frozen=True, kw_only=True)
 class Logistic:
-    """A mixture of discretised logistic distributions (Salimans et al. 2017, section 2.1).
+    """A mixture of discretized logistic distributions (Salimans et al. 2017, section 2.1).
 
     An 8-bit intensity has the mass that a logistic distribution puts on its bin; the darkest and the brightest have
     what lies beyond them, too. The components' weights are a pixel's; given the component, the channels are
@@ -54,7 +54,7 @@ class Logistic:
         return logits[..., None, :], rest[..., 0, :, :], floored(rest[..., 1, :, :], self.floor)
 
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
-        """Logarithm of the probability of the 8-bit picture x (B, H, W, C) in [-1, 1]: (B,) nats.
+        """Logarithm of the probability of the 8-bit image x (B, H, W, C) in [-1, 1]: (B,) nats.
 
         The mass between a < b is sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)), whose logarithm
         loses no digits, however narrow the distribution, and however far away.

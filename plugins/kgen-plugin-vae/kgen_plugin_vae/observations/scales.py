@@ -1,4 +1,4 @@
-"""8-bit pictures in [-1, 1], and logarithms of widths that cannot fall below a floor."""
+"""8-bit images in [-1, 1], and logarithms of widths that cannot fall below a floor."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ def floored(raw: Tensor, floor: float) -> Tensor:
 
 
 def to_8_bits(x: Tensor) -> Tensor:
-    """The nearest intensity of an 8-bit picture."""
+    """The nearest intensity of an 8-bit image."""
     return ops.round((ops.clip(x, -1.0, 1.0) + 1.0) / BIN) * BIN - 1.0

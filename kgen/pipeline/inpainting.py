@@ -15,7 +15,7 @@ WHITE = 128
 """The least level, of 0 to 255, that is white."""
 
 
-def latent_region(mask: np.ndarray, image_space: Space, latent_space: Space) -> np.ndarray:
+def downsample_mask(mask: np.ndarray, image_space: Space, latent_space: Space) -> np.ndarray:
     """Which cells of a latent's grid have something white of a mask.
 
     Args:
@@ -32,15 +32,15 @@ def latent_region(mask: np.ndarray, image_space: Space, latent_space: Space) -> 
         raise ConfigError(f"the mask must be uint8 {size}, not {mask.dtype} {mask.shape}")
     if len(grid) < 2 or any(pixels % cells for pixels, cells in zip(size, grid, strict=True)):
         raise ConfigError(
-            f"a mask needs latents that divide a picture into cells, but of {size[0]}x{size[1]} pixels they are "
+            f"a mask needs latents that divide an image into cells, but of {size[0]}x{size[1]} pixels they are "
             f"{latent_space}"
         )
     (height, width), (rows, columns) = size, grid
     cells = (mask.reshape(size) >= WHITE).reshape(rows, height // rows, columns, width // columns)
-    region = np.asarray(cells.any(axis=(1, 3)))  # (h, w)
-    if not region.any():
+    edit_mask = np.asarray(cells.any(axis=(1, 3)))  # (h, w)
+    if not edit_mask.any():
         raise ConfigError("the mask has nothing white, which is what would be drawn anew")
-    return region
+    return edit_mask
 
 
 def check_source(
@@ -50,7 +50,7 @@ def check_source(
 
     Args:
         image: uint8, of the shape of `image_space`; None: nothing to start from.
-        mask: As for `latent_region`; None: the whole image changes.
+        mask: As for `downsample_mask`; None: the whole image changes.
         options: Of the generator's `generate`.
 
     Raises:
@@ -60,15 +60,15 @@ def check_source(
     if image is None:
         if mask is not None:
             raise ConfigError("a mask is of an image to start from, but there is none")
-        if "strength" in options and generator.edits:
+        if "strength" in options and generator.supports_img2img:
             raise ConfigError(f"'strength' is of an image to start from, but {name} is given none")
-    elif not generator.edits:
+    elif not generator.supports_img2img:
         raise ConfigError(f"{name} starts from no image: leave it out")
     elif not isinstance(image, np.ndarray) or image.shape != expected or image.dtype != np.uint8:
         image = np.asarray(image)
         raise ConfigError(f"the image to start from must be uint8 {expected}, not {image.dtype} {image.shape}")
     elif mask is not None:
-        if not generator.inpaints:
+        if not generator.supports_inpainting:
             raise ConfigError(f"{name} changes an image as a whole: leave the mask out")
         if "strength" in options:
             raise ConfigError("'strength' is of an image as a whole: a mask's white is all drawn anew")

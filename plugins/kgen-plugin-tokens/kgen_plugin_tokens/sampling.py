@@ -18,7 +18,7 @@ def guide(logits: Tensor, null_logits: Tensor, weight: Any) -> Tensor:
     return null_logits + weight * (logits - null_logits)
 
 
-def choose(
+def sample_tokens(
     logits: Tensor, uniform: Tensor, *, temperature: Any = 1.0, top_k: int | None = None, top_p: Any = 1.0
 ) -> Tensor:
     """Draws tokens by the inverse of the cumulative distribution: one uniform number makes one token.
@@ -34,14 +34,14 @@ def choose(
     Returns:
         (...) int32.
     """
-    probabilities = ops.softmax(restrict(logits / temperature, top_k, top_p), axis=-1)
+    probabilities = ops.softmax(filter_logits(logits / temperature, top_k, top_p), axis=-1)
     reached = ops.cumsum(probabilities, axis=-1)  # (..., V)
     wanted = uniform * reached[..., -1] * (1.0 - 1e-6)  # less than the last sum, though it is rounded
     return ops.sum(ops.cast(reached <= wanted[..., None], "int32"), axis=-1)
 
 
-def restrict(logits: Tensor, top_k: int | None = None, top_p: Any = 1.0) -> Tensor:
-    """Makes tokens impossible that are too improbable: see `choose`. Those as probable as the last one stay."""
+def filter_logits(logits: Tensor, top_k: int | None = None, top_p: Any = 1.0) -> Tensor:
+    """Makes tokens impossible that are too improbable: see `sample_tokens`. Those as probable as the last one stay."""
     vocabulary = logits.shape[-1]
     if top_k is not None and top_k < vocabulary:
         least = ops.top_k(logits, top_k)[0][..., -1:]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from keras import ops
-from kgen_plugin_tokens.choosing import choose, guide, log_probability, restrict
+from kgen_plugin_tokens.sampling import filter_logits, guide, log_probability, sample_tokens
 from scipy.special import log_softmax, softmax
 
 pytestmark = pytest.mark.backends
@@ -16,7 +16,7 @@ GRID = ((np.arange(20_000) + 0.5) / 20_000).astype("float32")
 
 def drawn(**options: float) -> np.ndarray:
     logits = ops.convert_to_tensor(np.tile(LOGITS, (len(GRID), 1)))
-    return np.asarray(ops.convert_to_numpy(choose(logits, ops.convert_to_tensor(GRID), **options)))  # type: ignore[arg-type]
+    return np.asarray(ops.convert_to_numpy(sample_tokens(logits, ops.convert_to_tensor(GRID), **options)))  # type: ignore[arg-type]
 
 
 def test_even_numbers_make_tokens_as_often_as_they_are_probable() -> None:
@@ -34,7 +34,7 @@ def test_top_k_and_top_p_keep_the_most_probable() -> None:
         before = np.cumsum(probabilities[falling]) - probabilities[falling]
         kept = set(falling[before < top_p])
         assert set(drawn(top_p=top_p)) == kept, top_p
-    kept = restrict(ops.convert_to_tensor(LOGITS[None]), top_k=3, top_p=0.6)
+    kept = filter_logits(ops.convert_to_tensor(LOGITS[None]), top_k=3, top_p=0.6)
     assert (ops.convert_to_numpy(kept)[0] > -1e8).tolist() == [True, False, False, False, True]
 
 
@@ -43,10 +43,10 @@ def test_no_number_draws_what_is_impossible(number: float) -> None:
     logits = np.full((3, 1000), -1e9, np.float32)
     logits[0, 0] = logits[1, 500] = logits[2, -1] = 0.0
     numbers = ops.convert_to_tensor(np.full(3, number, np.float32))
-    assert ops.convert_to_numpy(choose(ops.convert_to_tensor(logits), numbers)).tolist() == [0, 500, 999]
+    assert ops.convert_to_numpy(sample_tokens(ops.convert_to_tensor(logits), numbers)).tolist() == [0, 500, 999]
     logits = np.random.default_rng(0).standard_normal((1, 5000)).astype("float32")
     numbers = ops.convert_to_tensor(np.full(1, number, np.float32))
-    token = int(ops.convert_to_numpy(choose(ops.convert_to_tensor(logits), numbers, top_k=10))[0])
+    token = int(ops.convert_to_numpy(sample_tokens(ops.convert_to_tensor(logits), numbers, top_k=10))[0])
     assert token in np.argsort(-logits[0])[:10]
 
 

@@ -1,4 +1,4 @@
-"""Pictures as conditions: their tokens, written as numbers, are the text."""
+"""Images as conditions: their tokens, written as numbers, are the text."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from kgen import ConditionSpace, ConfigError, DataError, Encoder, read_json
 from kgen_plugin_tokens.stack import places_initializer
 from kgen_plugin_tokens.transformer import Block, Transformer, key_mask, rms_norm
 
-FILE = "pictures.json"
+FILE = "images.json"
 
 PAD, START, UNKNOWN = 0, 1, 2
 RESERVED = 3
 
-MOST = 2**24
+MAX_VOCABULARY = 2**24
 """Numbers are smaller."""
 
 
 class Learned(TypedDict):
     """What a file of that name holds."""
 
-    vocabulary: Annotated[int, Field(ge=1, le=MOST)]
-    length: Annotated[int, Field(ge=1, le=MOST)]
+    vocabulary: Annotated[int, Field(ge=1, le=MAX_VOCABULARY)]
+    length: Annotated[int, Field(ge=1, le=MAX_VOCABULARY)]
 
 
-class Pictures(Encoder):
-    """Reads texts such as "17 3 120", the tokens of a picture in their order, with a small bidirectional transformer.
+class Images(Encoder):
+    """Reads texts such as "17 3 120", the tokens of an image in their order, with a small bidirectional transformer.
 
     "sequence" has a position a token, "pooled" is its mean over the real ones. How many different tokens there are, and
-    how many a text, is learned from the captions. The empty text is one position that stands for no picture; tokens
+    how many a text, is learned from the captions. The empty text is one position that stands for no image; tokens
     that were not learned share a vector.
 
     Args:
@@ -75,15 +75,15 @@ class Pictures(Encoder):
         try:
             rows = [numbers(text) for text in texts]
         except ConfigError as error:
-            raise DataError(f"encoder 'pictures' cannot learn from these captions: {error}") from error
+            raise DataError(f"encoder 'images' cannot learn from these captions: {error}") from error
         if not any(rows):
-            raise DataError("encoder 'pictures' cannot learn tokens: there are no captions")
+            raise DataError("encoder 'images' cannot learn tokens: there are no captions")
         self.learned = 1 + max(max(row) for row in rows if row), max(map(len, rows))
 
     def _learned(self) -> tuple[int, int]:
         """How many tokens there are, and how many a text."""
         if self.learned is None:
-            raise ConfigError("encoder 'pictures' knows no tokens yet: call its adapt(captions) first")
+            raise ConfigError("encoder 'images' knows no tokens yet: call its adapt(captions) first")
         return self.learned
 
     def build(self, input_shape: Any) -> None:
@@ -107,9 +107,7 @@ class Pictures(Encoder):
         for row, text in zip(ids, texts, strict=True):
             found = np.array(numbers(text), np.int32)
             if len(found) > length:
-                raise ConfigError(
-                    f"prompt '{_short(text)}' has {len(found)} tokens, but pictures have at most {length}"
-                )
+                raise ConfigError(f"prompt '{_short(text)}' has {len(found)} tokens, but images have at most {length}")
             row[: len(found)] = np.where(found < vocabulary, found + RESERVED, UNKNOWN)
             row[0] = row[0] or START
         return {"ids": ids}
@@ -135,13 +133,13 @@ class Pictures(Encoder):
 
 
 def numbers(text: str) -> list[int]:
-    """The tokens of a picture. Raises ConfigError where the text is something else."""
+    """The tokens of an image. Raises ConfigError where the text is something else."""
     words = text.split()
     for word in words:
-        if not (word.isascii() and word.isdecimal() and len(word) <= 8 and int(word) < MOST):
+        if not (word.isascii() and word.isdecimal() and len(word) <= 8 and int(word) < MAX_VOCABULARY):
             raise ConfigError(
-                f"'{_short(text)}' is not the tokens of a picture, such as '17 3 120': '{_short(word)}' is no such "
-                "number (pictures are read by 'kgen caption')"
+                f"'{_short(text)}' is not the tokens of an image, such as '17 3 120': '{_short(word)}' is no such "
+                "number (images are read by 'kgen caption')"
             )
     return [int(word) for word in words]
 

@@ -1,4 +1,4 @@
-"""Decoders whose latent is the picture itself, made smaller."""
+"""Decoders whose latent is the image itself, made smaller."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Tensor = Any
 Factor = Annotated[int, Field(ge=2)]
 
 
-class SmallPicture(Decoder):
-    """What the decoders of small pictures have in common.
+class SmallImage(Decoder):
+    """What the decoders of small images have in common.
 
     Args:
         factor: Of height and width.
@@ -26,16 +26,16 @@ class SmallPicture(Decoder):
         SpaceError: the images are no grid of (height, width, channels), or `factor` does not divide them.
     """
 
-    latent_is_picture = True
+    latent_is_image = True
 
     def __init__(self, image_space: Space, *, factor: int, **kwargs: Any) -> None:
         super().__init__(image_space, **kwargs)
         if image_space.kind != "continuous" or len(image_space.shape) != 3:
-            raise SpaceError(f"super-resolution makes pictures (height, width, channels), not {image_space}")
+            raise SpaceError(f"super-resolution makes images (height, width, channels), not {image_space}")
         height, width, _ = image_space.shape
         if height % factor or width % factor:
             raise SpaceError(
-                f"super-resolution by {factor} needs a height and a width that {factor} divides, but the pictures are "
+                f"super-resolution by {factor} needs a height and a width that {factor} divides, but the images are "
                 f"{height}x{width}: change the dataset's size, or factor"
             )
         self.factor = factor

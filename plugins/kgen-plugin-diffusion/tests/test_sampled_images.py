@@ -1,4 +1,4 @@
-"""A picture depends on its prompt and seed alone, whatever is drawn beside it and wherever."""
+"""An image depends on its prompt and seed alone, whatever is drawn beside it and wherever."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-JOB = Path(__file__).parent / "drawing_job.py"
-PROMPTS = [f"{colour} {shape}" for colour in ("red", "green", "blue", "black") for shape in ("square", "circle")]
+JOB = Path(__file__).parent / "sampling_job.py"
+PROMPTS = [f"{color} {shape}" for color in ("red", "green", "blue", "black") for shape in ("square", "circle")]
 
 
 def job() -> Any:
-    spec = importlib.util.spec_from_file_location("drawing_job", JOB)
+    spec = importlib.util.spec_from_file_location("sampling_job", JOB)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

