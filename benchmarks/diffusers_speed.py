@@ -296,9 +296,9 @@ def header(arguments: argparse.Namespace) -> str:
     names = ("kgen-core", "keras", "tensorflow", "diffusers", "torch")
     packages = ", ".join(f"{name} {version(name)}" for name in names)
     return (
-        f"kgen (Keras on {os.environ.get('KERAS_BACKEND', 'tensorflow')}) beside diffusers (PyTorch): images per second "
-        f"on {processor()}, {arguments.threads} threads.\nBatches of {arguments.batch} images of {SIZE}x{SIZE}x3, "
-        f"{arguments.precision}; medians of single steps taken in turn.\n"
+        f"kgen (Keras on {os.environ.get('KERAS_BACKEND', 'tensorflow')}) beside diffusers (PyTorch): images per "
+        f"second on {processor()}, {arguments.threads} threads.\nBatches of {arguments.batch} images of "
+        f"{SIZE}x{SIZE}x3, {arguments.precision}; medians of single steps taken in turn.\n"
         f"{packages}. Python {platform.python_version()}.\n\n"
         "| network | parameters kgen | diffusers | job | kgen | diffusers | ratio |\n|---|---|---|---|---|---|---|"
     )

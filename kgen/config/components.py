@@ -10,6 +10,7 @@ from kgen.config.source import Source
 from kgen.contracts.likelihood import check_likelihood
 from kgen.errors import ConfigError, PluginError
 from kgen.options import plain
+from kgen.options.renamed import rename_keys
 from kgen.options.validation import KeyPath, check, model_of, show
 from kgen.plugins.discovery import registry
 from kgen.plugins.registry import Kind
@@ -83,6 +84,7 @@ def resolve(source: Source, path: KeyPath, kind: Kind, value: Any) -> tuple[Comp
     except (ConfigError, PluginError) as error:
         source.report(path, str(error))
         return nothing, None
+    rename_keys(options, cls.renamed, component.id)
     checked, problems = check(model, options, component.id)
     for below, message in problems:
         source.report((*path, *(below[1:] if several else below)), message)
@@ -121,10 +123,11 @@ def check_method(
     if not isinstance(given, dict):
         source.report(path, f"must be a mapping, got {show(given)}")
         return
+    owner = f"{cls.__name__}.{method}"
+    rename_keys(given, cls.renamed, owner)
     if method == "generate" and "strength" in given and cls.supports_img2img:
         source.report((*path, "strength"), "is of an image to start from: kgen generate RUN --image FILE")
         return
-    owner = f"{cls.__name__}.{method}"
     for below, message in check(model_of(getattr(cls, method), owner), given, owner)[1]:
         source.report((*path, *below), message)
 
@@ -142,6 +145,7 @@ def check_likelihood_options(
         return
     if isinstance(options := given.get("options", {}), dict):
         owner = f"{generator.__name__}.log_likelihood"
+        rename_keys(options, generator.renamed, owner)
         for below, message in check(model_of(generator.log_likelihood, owner), options, owner)[1]:
             source.report((*path, "options", *below), message)
 

@@ -26,7 +26,14 @@ from kgen.config.sections import FitConfig, LikelihoodConfig, SampleConfig, Sect
 from kgen.config.source import Origin, Source, read_file, to_yaml
 from kgen.errors import ConfigError, PluginError
 from kgen.options import plain
+from kgen.options.renamed import rename_keys
 from kgen.options.validation import check, show
+
+RENAMED: Mapping[tuple[str, ...], Mapping[str, str]] = {
+    ("evaluate",): {"copies": "samples_per_prompt", "limit": "max_prompts"},
+    ("evaluate", "likelihood"): {"pictures": "images"},
+}
+"""Keys of earlier releases and their names now, by section."""
 
 
 def _folder_name(name: str) -> str:
@@ -108,6 +115,7 @@ class RunConfig(Section):
     @classmethod
     def _build(cls, source: Source, overrides: Sequence[str], name: str) -> Self:
         apply_overrides(source, overrides, DEFAULTS)
+        _rename(source.data)
         data = {"name": name, **source.data}
         classes: dict[str, type[Any] | None] = {}
         for key, kind in PARTS.items():
@@ -158,6 +166,16 @@ class RunConfig(Section):
     def to_yaml(self) -> str:
         """`dump` as a run file; `load` reads it."""
         return to_yaml(self.dump())
+
+
+def _rename(data: dict[str, Any]) -> None:
+    """Reads the keys of earlier releases under the names that they have now."""
+    for path, renamed in RENAMED.items():
+        section: Any = data
+        for key in path:
+            section = section.get(key) if isinstance(section, dict) else None
+        if isinstance(section, dict):
+            rename_keys(section, renamed, ".".join(path))
 
 
 def sampling_options(overrides: Sequence[str], generator: type[Any], decoder: type[Any]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
     Attributes:
         lossless: True where ``decode(encode(images))`` is `images`: a latent's likelihood is then that of the image.
         latent_is_image: True where a latent can be looked at, as a small image can.
-        weights_are_external: True where the weights come from elsewhere (a preset, a folder): kgen then does not save them.
+        weights_are_external: True where the weights come from elsewhere (a preset, a folder). kgen does not save them.
 
     Raises:
         SpaceError: from ``__init__``, where the decoder cannot work in `image_space`.

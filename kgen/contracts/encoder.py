@@ -37,7 +37,7 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
             an image to be varied.
         null: The input that says nothing. Its condition is what classifier-free guidance leads away from, and what
             training shows in place of a share of the conditions. The empty text, or None where the field is no text.
-        weights_are_external: True where the weights come from elsewhere (a preset, a folder): kgen then does not save them.
+        weights_are_external: True where the weights come from elsewhere (a preset, a folder). kgen does not save them.
     """
 
     arguments: ClassVar[Mapping[str, Arguments]] = {"__init__": Arguments(reserved=RESERVED)}

@@ -43,8 +43,8 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
         accepts: The kinds of space that this generator can model.
         supports_guidance: True where `generate` takes `guidance`, the weight of classifier-free guidance.
         supports_img2img: True where `generate` takes a `source`, the latents of images to start from, and a `strength`.
-        supports_inpainting: True where it `supports_img2img`, and `generate` takes a `edit_mask` too, the only part of a source that is drawn
-            anew.
+        supports_inpainting: True where the generator `supports_img2img`, and `generate` also takes an `edit_mask`, the
+            only part of a source that changes.
         likelihood: What `log_likelihood` gives: the log-likelihood; what is below it, on average over random numbers;
             or what may be above or below it. None where there is none.
 
@@ -104,9 +104,11 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
             condition: As in `compute_losses`.
             null_condition: The empty text's condition, same shapes: what the model saw where conditions were dropped.
             noise: By name (B, *shape), as `noise_spec` asked for.
-            source: Only where `supports_img2img`, and only where images are to be changed: their latents (B, *space.shape).
-            edit_mask: Only where `supports_inpainting`, and only with a `source`: (B, *space.shape[:2]) bool, True where the latents
-                are drawn anew; the others stay exactly, and `strength` does not matter.
+            source: (B, *space.shape), the latents of images to change. It is given only to a generator that
+                `supports_img2img`, and only where there are such images.
+            edit_mask: (B, *space.shape[:2]) bool, True where the latents are generated anew; the others stay exactly as
+                they are, and `strength` does not matter. It is given only with a `source`, and only to a generator that
+                `supports_inpainting`.
 
         Returns:
             (B, *space.shape); row i depends on row i of the arguments alone.

@@ -11,6 +11,7 @@ import pydantic_core
 
 from kgen.errors import PluginError
 from kgen.options.arguments import Arguments, problems
+from kgen.options.renamed import rename_keys
 from kgen.options.signature import options, supplied
 from kgen.options.validation import check_options, plain
 
@@ -27,6 +28,8 @@ class Configurable:
     Attributes:
         arguments: By the name of a method, which of its arguments kgen supplies; all others are options. A subclass
             where that is not clear is refused when it is defined.
+        renamed: Old name -> new name, of options that had another name in an earlier release. Old names are still read,
+            with a warning.
         largest_option: The largest whole number that an option may be; a seed needs 2^31 - 1.
 
     Raises:
@@ -34,6 +37,7 @@ class Configurable:
     """
 
     arguments: ClassVar[Mapping[str, Arguments]] = {"__init__": Arguments()}
+    renamed: ClassVar[Mapping[str, str]] = {}
     largest_option: ClassVar[int] = 2**31 - 1
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -73,6 +77,7 @@ def _checked(init: Callable[..., None]) -> Callable[..., None]:
     def checked(self: Any, *args: Any, **kwargs: Any) -> None:
         cls: Any = type(self)
         if cls.__init__ is checked:
+            rename_keys(kwargs, cls.renamed, cls.__name__)
             kwargs |= check_options(cls, _options_among(cls, kwargs), cls.__name__)
         init(self, *args, **kwargs)
 

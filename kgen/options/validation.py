@@ -13,6 +13,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticSerializationError, core_schema
 
 from kgen.errors import ConfigError, PluginError
+from kgen.options.renamed import rename_keys
 from kgen.options.signature import option_model, options
 from kgen.plugins import discovery
 from kgen.plugins.registry import KINDS
@@ -125,6 +126,8 @@ def check_options(function: Callable[..., Any], given: Mapping[str, Any], owner:
         ConfigError: an option is unknown, missing or wrong. PluginError: see `model_of`.
     """
     model, data, found = model_of(function, owner), {}, []
+    given = dict(given)
+    rename_keys(given, getattr(function, "renamed", {}), owner)
     for name, value in given.items():
         try:
             data[name] = plain(value)

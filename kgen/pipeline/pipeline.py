@@ -242,8 +242,8 @@ class Pipeline(LossModel):
             shared_noise: The noise depends on seed and number alone, and is the same for all prompts: what differs
                 between their images is then the prompt's effect. A prompt that is given twice gives the same images.
             batch_size: The largest number of images that are made together; it is rounded down to a power of two.
-            image: uint8 (height, width, channels), to change instead of drawing anew; for generators that have `supports_img2img`,
-                whose option `strength` says how much.
+            image: uint8 (height, width, channels), the image to change. The generator must have `supports_img2img`;
+                its option `strength` says how much changes.
             mask: uint8 (height, width), white where `image` is drawn anew while the rest of it stays; for generators
                 that have `supports_inpainting`. A latent's cell is drawn anew if any of its pixels is white.
             negative_prompt: What guidance leads away from, in place of the empty text.

@@ -12,6 +12,7 @@ from kgen.backend.precision import precision
 from kgen.config.source import to_yaml
 from kgen.contracts.decoder import Decoder
 from kgen.errors import ConfigError, RunError, SpaceError
+from kgen.options.renamed import rename_keys
 from kgen.pipeline.assembly import (
     build_encoder,
     check_fit,
@@ -100,6 +101,7 @@ def load_decoder(path: str | Path, decoder: Decoder) -> Decoder:
     folder = Path(path)
     description = read_description(folder / DECODER, DecoderDescription)
     wanted, found = {"name": component_id(decoder), **decoder.config}, description.decoder.choice
+    rename_keys(found, decoder.renamed, str(folder))
     if odd := [key for key in {**wanted, **found} if wanted.get(key) != found.get(key)]:
         raise RunError(f"{folder} holds another decoder than the run's: it differs in {', '.join(odd[:5])}")
     if description.image_shape != decoder.image_space.shape:

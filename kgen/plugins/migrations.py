@@ -23,6 +23,20 @@ def format_became_api(saved: Saved) -> Saved:
     return {key: value for key, value in saved.items() if key != "format"}
 
 
+def pictures_became_images(saved: Saved) -> Saved:
+    """0 -> 1: a manifest says "images", and `shapes` has "colors"."""
+    names = {"pictures": "images", "colours": "colors"}
+
+    def renamed(data: Saved) -> Saved:
+        return {names.get(key, key): value for key, value in data.items()}
+
+    if isinstance(data := saved.get("data"), dict):
+        saved = {**saved, "data": renamed(data)}
+    if isinstance(made_from := saved.get("depends_on"), dict) and isinstance(data := made_from.get("data"), dict):
+        saved = {**saved, "depends_on": {**made_from, "data": renamed(data)}}
+    return saved
+
+
 def nothing_changed(saved: Saved) -> Saved:
     """For a file that two contracts write alike, but for the number."""
     return saved
@@ -30,7 +44,7 @@ def nothing_changed(saved: Saved) -> Saved:
 
 MIGRATIONS: Mapping[File, tuple[Callable[[Saved], Saved], ...]] = {
     "description": (format_became_api,),
-    "manifest": (nothing_changed,),
+    "manifest": (pictures_became_images,),
     "checkpoint": (nothing_changed,),
 }
 """For each file, the step from contract 0 to 1, from 1 to 2, and so on."""

@@ -54,8 +54,8 @@ def evaluate(
     """Draws the prompts of a finished run's dataset and scores the images; writes them into its report too.
 
     Args:
-        overrides: Of the run's configuration, such as ["evaluate.samples_per_prompt=4"]; kept in its `config.yaml`. Only what does
-            not touch the training.
+        overrides: Of the run's configuration, such as ["evaluate.max_prompts=4"]; kept in its `config.yaml`. Only
+            what does not touch the training.
         allow_changed_data: Score also where the images or captions are no longer those of the training; the names of
             the splits then say so.
         log: Gets a line about each thing that a reader of the scores should know.

@@ -81,8 +81,8 @@ def run(
         stage: Stop after this stage, "decoder".
         allow_changed_data: Go on with the images and captions as they are now, where they have changed.
         log: Gets a line about each thing that begins.
-        on_metrics: Is told of each training that begins, by name and number of steps; what it returns is told of every row
-            of that training's journal: step and values.
+        on_metrics: Is called with the name and the number of steps of each training that begins. What it returns is
+            called with the step and the values of each row of that training's journal.
 
     Raises:
         RunInterruptedError: the user pressed Ctrl-C; the run can be resumed.

@@ -197,7 +197,8 @@ class GeneratorConformance(LossConformance):
         component = bench.component
         named = "guidance" in options(type(component).generate)
         assert named == component.supports_guidance, (
-            f"supports_guidance is {component.supports_guidance}, but generate {'takes' if named else 'does not take'} 'guidance'"
+            f"supports_guidance is {component.supports_guidance}, but generate "
+            f"{'takes' if named else 'does not take'} 'guidance'"
         )
         if not named:
             return

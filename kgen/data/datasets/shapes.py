@@ -6,8 +6,8 @@ import difflib
 import functools
 import itertools
 import re
-from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
 from pydantic import Field
@@ -99,6 +99,8 @@ class Shapes(Dataset):
     """
 
     fields = ("image", "caption", "label")
+
+    renamed: ClassVar[Mapping[str, str]] = {"colours": "colors"}
 
     def __init__(
         self,

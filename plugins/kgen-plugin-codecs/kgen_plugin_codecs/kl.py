@@ -35,7 +35,7 @@ class KLAutoencoder(Decoder):
         network: Size of both halves, which sets the downsampling factor.
         reconstruction: "l1", "l2" or "logistic", see `reconstruction_loss`.
         perceptual: The distance of features too; None: of pixels only.
-        discriminator: A adversarial loss too; None: none.
+        discriminator: An adversarial loss too; None: none.
         kl_weight: Of the KL divergence from N(0, I), in nats a number of the latent.
 
     Raises:

@@ -27,7 +27,7 @@ MAX_WEIGHT = 1e4
 
 
 class ReconstructionLoss(keras.layers.Layer):
-    """The distance of pixels, and if asked for of features, and a adversarial loss (Esser et al. 2021, section 3.1).
+    """The distance of pixels, and if asked for of features, and an adversarial loss (Esser et al. 2021, section 3.1).
 
     The adaptive weight of the adversarial loss is there the ratio of two gradients with respect to the last layer; here
     with respect to the image, for which one need not differentiate within the loss: for a direction v ~ N(0, I), the
@@ -48,14 +48,14 @@ class ReconstructionLoss(keras.layers.Layer):
         self.discriminator = discriminator
         self.features: Callable[[Tensor], list[Tensor]] | None = None
         if discriminator is not None:
-            self.discriminator = DiscriminatorNetwork(
+            self.network = DiscriminatorNetwork(
                 discriminator.width, discriminator.levels, dtype=self.dtype_policy, name="discriminator"
             )
             self.seed_generator = SeedGenerator()
 
     def build(self, images_shape: tuple[int | None, ...], made_shape: tuple[int | None, ...]) -> None:
         if self.discriminator is not None:
-            self.discriminator.build(images_shape)
+            self.network.build(images_shape)
             names = ("step", "reconstruction_gradient", "adversarial_gradient")
             self.step, *self.gradients = (
                 self.add_weight(name=name, shape=(), initializer="zeros", trainable=False, aggregation="mean")
@@ -69,7 +69,8 @@ class ReconstructionLoss(keras.layers.Layer):
             images, made: (B, H, W, C) float32.
 
         Returns:
-            (B,) each: "reconstruction_loss", the weighted sum, and its terms: "reconstruction", "perceptual", "discriminator", "adversarial".
+            (B,) each: "reconstruction_loss", the weighted sum, and its terms "reconstruction", "perceptual",
+            "discriminator" and "adversarial".
         """
         distances = self._distances(images, made)
         total = self._weighted(distances)
@@ -77,7 +78,7 @@ class ReconstructionLoss(keras.layers.Layer):
             return {"reconstruction_loss": total, **distances}
         on = ops.cast(self.step >= self.discriminator.start, "float32")
         weight = ops.minimum(ops.sqrt(self.gradients[0] / (self.gradients[1] + 1e-12)), MAX_WEIGHT)
-        discriminator = hinge(self.discriminator(images), self.discriminator(ops.stop_gradient(made)))
+        discriminator = hinge(self.network(images), self.network(ops.stop_gradient(made)))
         adversarial = self._adversarial(made)
         if training:
             self._measure(images, ops.stop_gradient(made))
@@ -98,7 +99,7 @@ class ReconstructionLoss(keras.layers.Layer):
 
     def _adversarial(self, made: Tensor) -> Tensor:
         """Low where the discriminator finds what was made real: (B,)."""
-        return -ops.mean(self.discriminator.frozen(made), axis=(1, 2))
+        return -ops.mean(self.network.frozen(made), axis=(1, 2))
 
     def _measure(self, images: Tensor, made: Tensor) -> None:
         """Takes this step's squared gradients into the running means."""

@@ -29,7 +29,7 @@ class VQAutoencoder(Decoder):
         network: Size of both halves, which sets the downsampling factor.
         reconstruction: "l1", "l2" or "logistic", see `reconstruction_loss`.
         perceptual: The distance of features too; None: of pixels only.
-        discriminator: A adversarial loss too; None: none (with both, this is VQGAN, Esser et al. 2021).
+        discriminator: An adversarial loss too; None: none (with both, this is VQGAN, Esser et al. 2021).
 
     Raises:
         SpaceError: the images are no grid of (height, width, channels), or the factor does not divide them.

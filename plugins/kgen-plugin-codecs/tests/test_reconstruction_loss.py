@@ -38,13 +38,13 @@ def images(count: int = 4, side: int = 16) -> keras.KerasTensor:
 def fidelity(**options) -> ReconstructionLoss:
     layer = ReconstructionLoss("l1", None, Discriminator(**{"start": 0, "width": 8, "levels": 2, **options}))
     layer.build((None, 16, 16, 3), (None, 16, 16, 3))
-    for weight in layer.discriminator.trainable_weights:
+    for weight in layer.network.trainable_weights:
         weight.assign(0.2 * RNG.standard_normal(weight.shape))
     return layer
 
 
 @pytest.mark.backends
-def test_the_critic_is_warmed_up() -> None:
+def test_the_discriminator_is_warmed_up() -> None:
     layer = fidelity(start=2)
     x, y = images(), images()
     terms = [layer(x, y, training=True) for _ in range(3)]
@@ -69,7 +69,7 @@ def test_the_adaptive_weight_is_the_ratio_of_the_gradients() -> None:
     made = torch.tensor(ops.convert_to_numpy(y), requires_grad=True)
     reconstruction = (made - torch.tensor(ops.convert_to_numpy(x))).abs().mean((1, 2, 3)).sum()
     (first,) = torch.autograd.grad(reconstruction, made)
-    (second,) = torch.autograd.grad(adversarial_in_torch(layer.discriminator, made).sum(), made)
+    (second,) = torch.autograd.grad(adversarial_in_torch(layer.network, made).sum(), made)
     wanted = float((first.square().sum() / second.square().sum()).sqrt())
     assert found == pytest.approx(wanted, rel=0.1)
 
@@ -103,14 +103,14 @@ def test_hinge() -> None:
 
 
 def test_neither_learns_from_the_others_loss() -> None:
-    """The discriminator's loss moves the discriminator alone; the adversarial moves the autoencoder alone: exactly."""
+    """Each loss moves one part, exactly: the discriminator its own weights, the adversarial loss the autoencoder."""
     codec = KLAutoencoder(SPACE, network=TINY, discriminator=DISCRIMINATOR)
     codec.build(None)
     x = images()
     codec.compute_losses(x, {}, training=False)
     for weight in codec.trainable_weights:
         weight.assign(weight + 0.1 * RNG.standard_normal(weight.shape))
-    discriminators = {id(weight) for weight in codec.fidelity.discriminator.trainable_weights}
+    discriminators = {id(weight) for weight in codec.reconstruction_loss.network.trainable_weights}
     for term, learns in (("discriminator", True), ("adversarial", False)):
         for weight, gradient in zip(codec.trainable_weights, gradients(codec, x, term), strict=True):
             size = 0.0 if gradient is None else float(np.abs(gradient).max())
@@ -172,5 +172,5 @@ def test_all_terms_together() -> None:
     assert set(losses) == {"loss", "commitment", "reconstruction", "perceptual", "discriminator", "adversarial"}
     terms = {name: ops.convert_to_numpy(value) for name, value in losses.items()}
     wanted = terms["reconstruction"] + 0.3 * terms["perceptual"] + terms["commitment"] + terms["discriminator"]
-    ratio = np.sqrt(float(codec.fidelity.gradients[0]) / float(codec.fidelity.gradients[1]))
+    ratio = np.sqrt(float(codec.reconstruction_loss.gradients[0]) / float(codec.reconstruction_loss.gradients[1]))
     np.testing.assert_allclose(terms["loss"], wanted + 0.5 * ratio * terms["adversarial"], rtol=1e-3)

@@ -146,12 +146,12 @@ def test_a_unet_draws_an_image_alone_as_in_a_batch_of_8() -> None:
     noise = sample(generator.noise_spec(), [(3, copy) for copy in range(8)])
     null = {name: np.zeros_like(value) + (name == "mask") for name, value in condition.items()}
 
-    def sample(index: slice) -> np.ndarray:
+    def generated(index: slice) -> np.ndarray:
         given = rows([condition, null, noise], index)
         return arrays(evaluate(generator, lambda g: generator.generate(*g, steps=2, guidance=2.0), given))
 
-    together = sample(slice(0, 8))
-    np.testing.assert_allclose(sample(slice(5, 6))[0], together[5], atol=1e-4)
+    together = generated(slice(0, 8))
+    np.testing.assert_allclose(generated(slice(5, 6))[0], together[5], atol=1e-4)
     assert together.std() > 0.05
 
 
@@ -165,9 +165,9 @@ def test_guidance_of_one_is_no_guidance() -> None:
     zeros = {**ones, "sequence": ops.zeros((1, 4, 12)), "pooled": ops.zeros((1, 12))}
     noise = tensors(sample(generator.noise_spec(), [(0, 0)]))
 
-    def sample(guidance: float) -> np.ndarray:
+    def generated(guidance: float) -> np.ndarray:
         x = generator.generate(ones, zeros, noise, steps=3, sampler="euler", guidance=guidance)
         return np.asarray(ops.convert_to_numpy(x))
 
-    np.testing.assert_allclose(sample(1.0), sample(1.0 + 1e-6), atol=1e-4)
-    assert np.abs(sample(1.0) - sample(4.0)).max() > 1e-3
+    np.testing.assert_allclose(generated(1.0), generated(1.0 + 1e-6), atol=1e-4)
+    assert np.abs(generated(1.0) - generated(4.0)).max() > 1e-3

@@ -1,4 +1,4 @@
-"""DiffAugment (Zhao et al. 2020): images are changed before the discriminator sees them, generated and real ones alike."""
+"""DiffAugment (Zhao et al. 2020): the discriminator sees changed images, real and generated ones alike."""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 import keras
 from keras import ops
@@ -18,31 +19,35 @@ Condition = dict[str, Tensor]
 
 
 class GAN(Generator):
-    """A generator network learns to make images that a discriminator cannot tell from real ones (Goodfellow et al. 2014).
+    """A generative adversarial network: a generator network against a discriminator (Goodfellow et al. 2014).
 
-    Both are trained by one optimizer in one `fit`, on the sum of two losses that do not see each other: the discriminator's is
-    of generated images through which no gradient passes; the generator network's is of a discriminator whose weights take none. A text
-    encoder that is trained learns from the discriminator's loss alone. The defaults are those of R3GAN (Huang et al. 2024):
-    relativistic pairs, and both penalties. Train it with ``fit: {beta_1: 0.0, beta_2: 0.99, clip_norm: null}``.
+    One optimizer trains both in one `fit`, on the sum of two losses that do not see each other. The discriminator's
+    loss takes generated images through which no gradient passes. The generator network's loss takes a discriminator
+    whose weights get no gradient. A text encoder that is trained learns from the discriminator's loss alone. The
+    defaults are those of R3GAN (Huang et al. 2024): relativistic pairs, and both penalties. Train it with
+    ``fit: {beta_1: 0.0, beta_2: 0.99, clip_norm: null}``.
 
     Args:
-        width: Channels of the largest map of generator and discriminator.
-        multipliers: Channels of every level, times `width`, the largest map first; each after the first has half the
-            height and width.
-        patch: Height and width of the squares of pixels that are one position of the largest map.
-        latent_dim: Numbers of the code z that an image is generated from.
-        features: Of an image, which the discriminator compares with the text's.
+        width: Channels of the largest map of both networks.
+        multipliers: Channels of each level as a multiple of `width`, the largest map first. Each level has half the
+            height and width of the one before.
+        patch: Height and width of the square of pixels that is one position of the largest map.
+        latent_dim: Size of the latent vector z that an image is generated from.
+        features: Number of features of an image that the discriminator compares with the text's.
         objective: "relativistic", "non-saturating" or "hinge".
         penalty: Weight gamma of ``gamma / 2 (R1 + R2)``, the squared gradients at real and at generated images.
-        penalty_distance: How far apart the two points are that a gradient is measured between, in each number.
-        generator_lr_scale: Share of the learning rate at which the generator network learns (two time-scales, Heusel et al. 2017): as
-            fast as the discriminator, it would follow the discriminator from texture to texture and lose what z should vary.
-        augmentation: What images undergo before the discriminator sees them: "color", "translation", "cutout".
+        penalty_distance: Distance, in each pixel channel, between the two points that a gradient is measured between.
+        generator_lr_scale: Learning rate of the generator network, as a share of the discriminator's (two time-scales,
+            Heusel et al. 2017). With 1.0, the generator network follows the discriminator from texture to texture, and
+            images stop depending on z.
+        augmentation: How images are changed before the discriminator sees them: "color", "translation", "cutout".
         spectral_norm: Whether the discriminator's kernels are divided by their spectral norms.
 
     Raises:
         SpaceError: the space is no grid of (height, width, channels), or `patch` and the levels do not divide it.
     """
+
+    renamed: ClassVar[Mapping[str, str]] = {"code": "latent_dim", "painter_rate": "generator_lr_scale"}
 
     def __init__(
         self,
@@ -95,7 +100,7 @@ class GAN(Generator):
     # ---- training -------------------------------------------------------------------------------------------------
 
     def compute_losses(self, x: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
-        """The sum of the discriminator's loss and the generator network's; each, and the mean gradient penalty, by itself.
+        """The sum of both networks' losses; each of them, and the mean gradient penalty, by itself.
 
         The wrong text is that of the next image in the batch: the only thing an example takes from another one.
         """

@@ -1,4 +1,4 @@
-"""What generator and discriminator each minimize, given the discriminator's scores. Every function is of one example at a time."""
+"""The losses of the generator network and of the discriminator, per example, given the discriminator's scores."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ Name = Literal["non-saturating", "hinge", "relativistic"]
 
 
 class Scores(NamedTuple):
-    """The discriminator's scores (B,) of an image with its text, of a generated one with the same, and of the image with a
-    text that belongs to another one."""
+    """The discriminator's scores, (B,) each: of a real image with its text, of a generated image with the same text,
+    and of the real image with the text of another one."""
 
     real: Tensor
     fake: Tensor
@@ -21,7 +21,7 @@ class Scores(NamedTuple):
 
 
 def discriminator_loss(name: Name, scores: Scores, matched: Tensor) -> Tensor:
-    """(B,). Painted images, and images with a wrong text, count as negatives (Reed et al. 2016, algorithm 1).
+    """(B,). Generated images, and images with a wrong text, count as negatives (Reed et al. 2016, algorithm 1).
 
     With s for the sigmoid:
     "non-saturating": -log s(real) - (log s(-fake) + log s(-wrong)) / 2 (Goodfellow et al. 2014, equation 1).

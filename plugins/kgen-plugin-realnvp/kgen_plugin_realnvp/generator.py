@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 import keras
 import numpy as np
@@ -41,6 +42,8 @@ class RealNVP(Generator):
     """
 
     likelihood = "lower bound"
+
+    renamed: ClassVar[Mapping[str, str]] = {"draws": "samples"}
 
     def __init__(
         self,

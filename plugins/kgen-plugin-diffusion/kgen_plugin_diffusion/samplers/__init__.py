@@ -21,7 +21,7 @@ class Sampler(Protocol):
 
     Args of a call:
         denoise: See `Denoise`.
-        x: (B, ...) at the grid's first noise_cond.
+        x: (B, ...) at the grid's first level.
         grid: The noise levels.
         noise: See `Noise`.
         eta: The option of DDIM; 0 for all others.

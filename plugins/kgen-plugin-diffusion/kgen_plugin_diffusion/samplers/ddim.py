@@ -18,7 +18,7 @@ def sample_ddim(denoise: Denoise, x: Any, grid: Grid, noise: Noise, eta: Any = 0
     noise. eta = 0 is deterministic, and first order; eta = 1 is ancestral sampling (Ho et al. 2020, algorithm 2).
 
     Args:
-        x: (B, ...) at the grid's first noise_cond.
+        x: (B, ...) at the grid's first level.
         eta: Share of fresh noise, 0 to 1.
     """
 

@@ -13,11 +13,11 @@ def sample_dpm_solver_2m(denoise: Denoise, x: Any, grid: Grid, noise: Noise, eta
     """DPM-Solver++(2M), the multistep midpoint method (Lu et al. 2022b, algorithm 2).
 
     One denoising a step, second order: the image is extrapolated from the last two, in lambda = log(alpha / sigma).
-    The first step is first order, and so is one to or from a noise_cond without noise, or without image, where lambda is
+    The first step is first order, and so is one to or from a level without noise, or without image, where lambda is
     infinite.
 
     Args:
-        x: (B, ...) at the grid's first noise_cond.
+        x: (B, ...) at the grid's first level.
         noise, eta: Not used: the method is deterministic.
     """
     tiny = 1e-12

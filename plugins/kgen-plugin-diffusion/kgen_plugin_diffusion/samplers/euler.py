@@ -13,10 +13,10 @@ def sample_euler(denoise: Denoise, x: Any, grid: Grid, noise: Noise, eta: float 
     """First order steps along the straightened probability flow (Karras et al. 2022, algorithm 1 without correction).
 
     In the coordinates of `Grid.rescaled` the flow's velocity is eps - image (rectified flow) or eps (exploding
-    variance), and the step from one noise_cond to the next is x + (difference of sigma) * velocity.
+    variance), and the step from one level to the next is x + (difference of sigma) * velocity.
 
     Args:
-        x: (B, ...) at the grid's first noise_cond.
+        x: (B, ...) at the grid's first level.
         noise, eta: Not used: the method is deterministic.
     """
     line = grid.rescaled()

@@ -62,6 +62,6 @@ def time_grid(schedule: Schedule, steps: int, spacing: Spacing = "uniform", star
     times = start * (times**2 if spacing == "quadratic" else times)
     alpha, sigma = schedule.alpha(times), schedule.sigma(times)
     noise_cond = schedule.noise_cond(times, sigma)
-    # the last noise_cond holds no noise, whatever the schedule says of t = 0
+    # the last level holds no noise, whatever the schedule says of t = 0
     clean = ops.cast(ops.arange(steps + 1) == steps, "float32")
     return Grid(alpha * (1.0 - clean) + clean, sigma * (1.0 - clean), noise_cond, schedule.variance_exploding)

@@ -14,7 +14,7 @@ def sample_heun(denoise: Denoise, x: Any, grid: Grid, noise: Noise, eta: float =
     """Second order steps (Karras et al. 2022, algorithm 1), each of two denoisings; the last is Euler's.
 
     Args:
-        x: (B, ...) at the grid's first noise_cond.
+        x: (B, ...) at the grid's first level.
         noise, eta: Not used: the method is deterministic.
     """
     line = grid.rescaled()
