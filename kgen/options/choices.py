@@ -13,6 +13,7 @@ import pydantic
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
 from kgen.errors import KgenError
+from kgen.options.renamed import rename_keys
 from kgen.options.validation import KeyPath, check, model_of, plain, show
 from kgen.plugins import discovery
 from kgen.plugins.registry import Kind
@@ -51,9 +52,11 @@ class Choice:
             return {NAME: name, **options, **beside}
         try:
             component = discovery.registry().find(self.kind, name)
-            model = model_of(component.load(), component.id)
+            cls = component.load()
+            model = model_of(cls, component.id)
         except KgenError as error:
             raise _refusal({() if isinstance(value, str) else (NAME,): str(error)}, value) from error
+        rename_keys(options, cls.renamed, component.id)
         checked, problems = check(model, options, component.id)
         if self.beside is not None:
             problems += check(self.beside, beside, component.id)[1]
