@@ -215,7 +215,8 @@ class EncoderConformance(Benched):
         encoder: Encoder = bench.component
         if not encoder.trainable_variables:
             return
-        condition = self._encode(bench, self.inputs)
+        inputs = [*self.inputs, encoder.null]
+        condition = self._encode(bench, inputs)
         rng = np.random.default_rng(0)
         shares = {name: rng.standard_normal(condition[name].shape) for name in ("sequence", "pooled")}
         shares["sequence"] = shares["sequence"] * condition["mask"][..., None]  # (B, L, D): what generators see
@@ -225,7 +226,7 @@ class EncoderConformance(Benched):
             made = encoder(tokens, training=True)
             return {"loss": sum(ops.sum(made[name] * weights[name]) for name in ("sequence", "pooled"))}
 
-        found = bench.descent(score).gradients(encoder.tokenize([*self.inputs, encoder.null]))
+        found = bench.descent(score).gradients(encoder.tokenize(inputs))
         check_gradients(found, self.no_gradient)
 
     def test_assets_and_weights_survive_files(self) -> None:
