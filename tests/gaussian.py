@@ -17,7 +17,7 @@ Condition = dict[str, Tensor]
 
 
 class Gaussian(kgen.Generator):
-    """Pixels are independent and normal, their means and scales linear in the pooled text."""
+    """Pixels are independent and normal; their means and scales are linear in the pooled text."""
 
     likelihood = "estimate"
 
@@ -43,7 +43,7 @@ class Gaussian(kgen.Generator):
         mean, scale = self.normal(condition)
         density = -0.5 * ops.square((x - mean) / scale) - ops.log(scale) - 0.5 * math.log(2 * math.pi)
         nats = ops.sum(ops.reshape(density, (-1, self.space.size)), axis=1)  # (B,)
-        return nats + self.space.size * math.log(2 / 255)  # of 8-bit images: density times a bin's volume
+        return nats + self.space.size * math.log(2 / 255)  # an 8-bit image's probability: density * volume of a bin
 
     def compute_losses(self, x: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
         return {"loss": -self.log_likelihood(x, condition) / self.space.size}

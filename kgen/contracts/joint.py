@@ -35,7 +35,7 @@ class Joint(Encoder):
     """Joins the conditions of several encoders, which may read different fields, and be frozen or trained.
 
     In length, their sequences stand one after the other, and narrower ones are filled up with zeros to the width of the
-    widest, as in Stable Diffusion 3 (Esser et al. 2024, figure 2). In width, they stand side by side, and shorter ones
+    widest, as in SD3 (Esser et al. 2024, figure 2). In width, they stand side by side, and shorter ones
     are filled up with zeros, as in SDXL (Podell et al. 2023, section 2.1). Pooled vectors are concatenated.
 
     Each encoder may have a dropout of its own: that share of the training examples loses the condition of this encoder,

@@ -17,11 +17,11 @@ from kgen.backend.programs import Programs
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Condition, Encoder
 from kgen.contracts.generator import Generator
-from kgen.contracts.inputs import distinct, input_key
+from kgen.contracts.inputs import input_key
 from kgen.contracts.joint import replace_where
 from kgen.contracts.likelihood import check_likelihood
 from kgen.data.batches import batches, check_images
-from kgen.errors import ConfigError, DataError, GuidanceWarning, UnreadTextWarning
+from kgen.errors import ConfigError, DataError, GuidanceWarning
 from kgen.options import plain, split_options
 from kgen.pipeline.inpainting import check_source, downsample_mask
 from kgen.pipeline.likelihood import Likelihood
@@ -32,7 +32,7 @@ from kgen.pipeline.prompts import (
     check_prompts,
     check_seeds,
     inputs_beside,
-    shown,
+    warn_of_unread,
 )
 from kgen.pipeline.sampler import Sampler, noise_spec, validate_options
 from kgen.pixels import floats, to_uint8
@@ -272,7 +272,7 @@ class Pipeline(LossModel):
         options = validate_options(self.generator, "generate", options)
         check_source(self.generator, self.decoder.image_space, image, mask, options)
         self._check_guidance(options, negative_prompt)
-        self._check_read(prompts)
+        warn_of_unread(self.encoder, prompts)
         decoder_options = validate_options(self.decoder, "decode", decoder or {})
         specs, decoder_specs = noise_spec(self.generator, options), noise_spec(self.decoder, decoder_options)
         check_memory(count, self.decoder.image_space, [*specs.values(), *decoder_specs.values()])
@@ -291,11 +291,6 @@ class Pipeline(LossModel):
             edit_mask = downsample_mask(mask, self.decoder.image_space, self.generator.space)  # (h, w)
             batch["edit_mask"] = np.repeat(edit_mask[None], count, axis=0)
         return self._sample(batch, options, decoder_options, batch_size, verbose)
-
-    def _check_read(self, prompts: Sequence[Any]) -> None:
-        for index in distinct(prompts).values():
-            if unread := self.encoder.unread(prompts[index]):
-                warnings.warn(f"prompt '{shown(prompts[index])[:80]}': {unread}", UnreadTextWarning, stacklevel=3)
 
     def _check_guidance(self, options: Mapping[str, Any], negative_prompt: Any = None) -> None:
         if negative_prompt is not None and options.get("guidance", 1.0) == 1.0:
@@ -338,7 +333,7 @@ class Pipeline(LossModel):
         check_number("count", count, least=2)
         options = validate_options(self.generator, "generate", options)
         self._check_guidance(options)
-        self._check_read([prompt])
+        warn_of_unread(self.encoder, [prompt])
         decoder_options = validate_options(self.decoder, "decode", decoder or {})
         specs, decoder_specs = noise_spec(self.generator, options), noise_spec(self.decoder, decoder_options)
         if not any(spec.kind == "normal" for spec in specs.values()):

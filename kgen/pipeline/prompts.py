@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,9 +12,9 @@ import numpy as np
 from kgen.backend.memory import total_memory
 from kgen.config.source import parse_value
 from kgen.contracts.encoder import Encoder
-from kgen.contracts.inputs import as_input, input_key
+from kgen.contracts.inputs import as_input, distinct, input_key
 from kgen.data.batches import CALL
-from kgen.errors import ConfigError, DataError
+from kgen.errors import ConfigError, DataError, UnreadTextWarning
 from kgen.random import MAX_SEED, NoiseSpec
 from kgen.spaces import Space
 
@@ -87,6 +88,13 @@ def _parsed(encoder: Encoder, prompt: Any) -> Any:
         prompt = {encoder.fields[0]: prompt}
     as_input(encoder, prompt)  # refuses a field that is not read
     return as_input(encoder, {field: encoder.parse(str(text), field) for field, text in prompt.items()})
+
+
+def warn_of_unread(encoder: Encoder, prompts: Sequence[Any]) -> None:
+    """Warns the caller's caller of prompts that the encoder does not read whole, of each once."""
+    for index in distinct(prompts).values():
+        if unread := encoder.unread(prompts[index]):
+            warnings.warn(f"prompt '{shown(prompts[index])[:80]}': {unread}", UnreadTextWarning, stacklevel=3)
 
 
 def shown(prompt: Any) -> str:

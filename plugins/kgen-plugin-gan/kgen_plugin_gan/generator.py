@@ -1,4 +1,4 @@
-"""The generator: a generator network, and the discriminator that it is trained against."""
+"""The GAN: a generator network, and the discriminator that it is trained against."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ Condition = dict[str, Tensor]
 class GAN(Generator):
     """A generative adversarial network: a generator network against a discriminator (Goodfellow et al. 2014).
 
-    One optimizer trains both in one `fit`, on the sum of two losses that do not see each other. The discriminator's
-    loss takes generated images through which no gradient passes. The generator network's loss takes a discriminator
-    whose weights get no gradient. A text encoder that is trained learns from the discriminator's loss alone. The
-    defaults are those of R3GAN (Huang et al. 2024): relativistic pairs, and both penalties. Train it with
+    One optimizer trains both networks in one `fit`, on the sum of their losses. The discriminator's loss passes no
+    gradient to the generated images. The generator network's loss passes no gradient to the discriminator's weights.
+    A trainable text encoder learns from the discriminator's loss alone. The defaults are those of R3GAN (Huang et al.
+    2024): the relativistic loss with both gradient penalties. Train it with
     ``fit: {beta_1: 0.0, beta_2: 0.99, clip_norm: null}``.
 
     Args:
-        width: Channels of the largest map of both networks.
-        multipliers: Channels of each level as a multiple of `width`, the largest map first. Each level has half the
-            height and width of the one before.
-        patch: Height and width of the square of pixels that is one position of the largest map.
-        latent_dim: Size of the latent vector z that an image is generated from.
-        features: Number of features of an image that the discriminator compares with the text's.
-        objective: "relativistic", "non-saturating" or "hinge".
+        width: Number of channels of the largest feature map of both networks.
+        multipliers: Number of channels of each level as a multiple of `width`, from the largest feature map to the
+            smallest. Each level has half the height and width of the level before.
+        patch: Height and width of the square of pixels that becomes one position of the largest feature map.
+        latent_dim: Dimension of the latent vector z that an image is generated from.
+        features: Number of image features that the discriminator compares with those of the text.
+        objective: Adversarial loss: "relativistic", "non-saturating" or "hinge".
         penalty: Weight gamma of ``gamma / 2 (R1 + R2)``, the squared gradients at real and at generated images.
-        penalty_distance: Distance, in each pixel channel, between the two points that a gradient is measured between.
+        penalty_distance: Standard deviation, per pixel channel, of the random step with which a gradient is measured.
         generator_lr_scale: Learning rate of the generator network, as a share of the discriminator's (two time-scales,
             Heusel et al. 2017). With 1.0, the generator network follows the discriminator from texture to texture, and
             images stop depending on z.
-        augmentation: How images are changed before the discriminator sees them: "color", "translation", "cutout".
-        spectral_norm: Whether the discriminator's kernels are divided by their spectral norms.
+        augmentation: Augmentations of the discriminator's images: "color", "translation", "cutout".
+        spectral_norm: Whether to divide the discriminator's kernels by their spectral norms.
 
     Raises:
-        SpaceError: the space is no grid of (height, width, channels), or `patch` and the levels do not divide it.
+        SpaceError: The space is not a grid of (height, width, channels), or `patch` and the levels do not divide it.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {"code": "latent_dim", "painter_rate": "generator_lr_scale"}
@@ -100,9 +100,10 @@ class GAN(Generator):
     # ---- training -------------------------------------------------------------------------------------------------
 
     def compute_losses(self, x: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
-        """The sum of both networks' losses; each of them, and the mean gradient penalty, by itself.
+        """Returns the sum of both networks' losses, and separately each loss and the gradient penalty R1 + R2.
 
-        The wrong text is that of the next image in the batch: the only thing an example takes from another one.
+        The wrong text of an image is the text of the image before it in the batch. Nothing else is shared between
+        examples.
         """
         x, text = ops.cast(x, "float32"), ops.cast(condition["pooled"], "float32")
         z = keras.random.normal((ops.shape(x)[0], self.latent_dim), seed=self.seed_generator)  # (B, Z)
@@ -120,7 +121,7 @@ class GAN(Generator):
     def _discriminate(
         self, x: Tensor, generated: Tensor, text: Tensor, training: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The discriminator's loss, R1 + R2, and its scores of the real images: (B,) each."""
+        """Returns the discriminator's loss, R1 + R2, and its scores of the real images: (B,) each."""
         wrong_text = ops.roll(text, 1, axis=0)
         matched = ops.cast(ops.any(ops.abs(wrong_text - text) > 1e-6, axis=-1), "float32")  # (B,)
         images = self._augment(ops.concatenate([x, generated]))  # (2B, H, W, C)
@@ -136,7 +137,7 @@ class GAN(Generator):
         return loss, penalty, real
 
     def _frozen_score(self, images: Tensor, text: Tensor) -> Tensor:
-        """The discriminator's scores (B,), as a function of the images alone: its weights take no gradient."""
+        """Returns the discriminator's scores (B,). The gradient reaches the images, but not its weights."""
         trained = [ops.stop_gradient(v.value) for v in self.discriminator.trainable_variables]
         others = [ops.stop_gradient(v.value) for v in self.discriminator.non_trainable_variables]
         scores, _ = self.discriminator.stateless_call(trained, others, images, text[:, None], training=False)
@@ -158,10 +159,10 @@ class GAN(Generator):
         *,
         truncation: Annotated[float, Field(gt=0, le=1)] = 1.0,
     ) -> Tensor:
-        """Paints, in one step.
+        """Generates latents in one pass through the generator network.
 
         Args:
-            truncation: Scales the code: below 1, images vary less, and fewer go wrong (compare Brock et al. 2019).
+            truncation: Factor on z. Below 1, images vary less, and fewer of them fail (compare Brock et al. 2019).
         """
         return self.generator(truncation * noise["z"], ops.cast(condition["pooled"], "float32"))
 
@@ -172,6 +173,6 @@ def _check(space: Space, stride: int) -> None:
     height, width, _ = space.shape
     if height % stride or width % stride:
         raise SpaceError(
-            f"a GAN with these levels and this patch needs a height and a width that {stride} divides, but the latents "
+            f"a GAN with these levels and this patch needs a height and a width divisible by {stride}, but the latents "
             f"are {height}x{width}: change the size of the images to a multiple of {stride}, or use fewer multipliers"
         )

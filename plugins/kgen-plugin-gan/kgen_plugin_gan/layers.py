@@ -1,4 +1,4 @@
-"""Convolutions and matrix products, with spectral normalization where it is wanted."""
+"""Convolutions and matrix products, with optional spectral normalization."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class Convolution(keras.layers.Layer):
     """A convolution with "same" padding; with a 1x1 kernel, a matrix product on every pixel.
 
     Spectral normalization (Miyato et al. 2018, algorithm 1) divides the kernel, as a matrix (size^2 C, channels), by
-    its largest singular value, for which every training step makes one step of the power iteration.
+    its largest singular value. Every training step runs one step of the power iteration for that value.
 
     Args:
-        channels: Of the output.
+        channels: Number of output channels.
         size: Height and width of the kernel.
-        use_bias: Whether to add one.
-        spectral_norm: Whether to normalize.
-        kernel_initializer: As in Keras.
+        use_bias: Whether to add a bias.
+        spectral_norm: Whether to normalize the kernel.
+        kernel_initializer: Initializer of the kernel, as in Keras.
     """
 
     def __init__(

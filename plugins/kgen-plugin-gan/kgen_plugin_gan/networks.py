@@ -1,4 +1,4 @@
-"""The two players: the generator network makes images, the discriminator scores them."""
+"""The two networks: the generator network makes images, the discriminator scores them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Grid = tuple[int, int, int]
 
 
 class GeneratorNetwork(keras.layers.Layer):
-    """Code and text -> image: a small map, then residual blocks that the code modulates, each after a doubling.
+    """Maps z and a text to an image: a small feature map, then residual blocks, modulated by z and text, that upsample.
 
     Args:
-        image: (height, width, channels) to paint.
-        latent_dim: Numbers of the code z.
-        channels: Of every level, the smallest map first.
-        patch: Height and width of the squares of pixels that the last map's positions become: all pixels of a square
-            alike, and a convolution over pixels to tell them apart. (Numbers of their own for a square's pixels give
-            the generator network a pattern that it repeats from square to square, and that it is slow to unlearn.)
-        rate: Share of the learning rate for every weight.
-        bounded: Whether the numbers of an image lie in [-1, 1], as an autoencoder's latents do not.
+        image: Shape (height, width, channels) of the image.
+        latent_dim: Dimension of the latent vector z.
+        channels: Number of channels of each level, from the smallest feature map to the largest.
+        patch: Height and width of the square of pixels that each position of the last feature map becomes. All pixels
+            of a square start equal, and a convolution then tells them apart. (Separate channels for each pixel of a
+            square would give the network a pattern that repeats from square to square and disappears slowly.)
+        rate: Factor on the learning rate of every weight.
+        bounded: Whether image values are in [-1, 1]. Latents of an autoencoder are not bounded.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class GeneratorNetwork(keras.layers.Layer):
             weight.learning_rate_share = self.rate
 
     def call(self, z: Tensor, text: Tensor) -> Tensor:
-        """(B, code), (B, P) -> (B, H, W, C), float32, in [-1, 1] if bounded."""
+        """(B, Z), (B, P) -> (B, H, W, C), float32, in [-1, 1] if bounded."""
         style = self.style(z, ops.cast(text, z.dtype))  # (B, S)
         x = ops.reshape(self.start(style), (-1, *self.start_shape))  # (B, h, w, C0)
         for index, block in enumerate(self.blocks):
@@ -82,12 +82,12 @@ class GeneratorNetwork(keras.layers.Layer):
 
 
 class Style(keras.layers.Layer):
-    """Code and text -> what modulates the generator network: two layers of numbers whose mean square is about 1.
+    """Maps z and a text to the style vector that modulates the generator network: two dense layers, normalized.
 
-    A text's vector is as long as its encoder makes it; unless normalized, a long one would drown z.
+    Text vectors are normalized first. Otherwise those of an encoder with large outputs would outweigh z.
 
     Args:
-        latent_dim: Numbers of the code z; the style has four times as many.
+        latent_dim: Dimension Z of the latent vector z. The style vector has 4 Z dimensions.
     """
 
     def __init__(self, latent_dim: int, **kwargs: Any) -> None:
@@ -104,13 +104,13 @@ class Style(keras.layers.Layer):
         self.mix.build((None, self.width))
 
     def call(self, z: Tensor, text: Tensor) -> Tensor:
-        """(B, code), (B, P) -> (B, 4 code)."""
-        both = self.of_code(z) + self.of_text(normalized(text))  # (B, 4 code)
+        """(B, Z), (B, P) -> (B, 4 Z)."""
+        both = self.of_code(z) + self.of_text(normalized(text))  # (B, 4 Z)
         return normalized(self.mix(ops.silu(both)))
 
 
 class GeneratorBlock(keras.layers.Layer):
-    """Two convolutions around a residual; the code scales and shifts what each sees (Karras et al. 2019, eq. 1)."""
+    """A residual block: the style scales and shifts the input of both convolutions (Karras et al. 2019, eq. 1)."""
 
     def __init__(self, channels: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -142,15 +142,16 @@ class GeneratorBlock(keras.layers.Layer):
 
 
 class DiscriminatorNetwork(keras.layers.Layer):
-    """Image -> features, and features and text -> score (the projection of Miyato and Koyama 2018, equation 3).
+    """Maps an image to features, and features and a text to a score (projection, Miyato and Koyama 2018, equation 3).
 
-    No normalization but, if wanted, that of the kernels: an image's score depends on no other image.
+    Only the kernels may be normalized, so an image's score depends on no other image.
 
     Args:
-        channels: Of every level, the largest map first; each after the first has half the height and width.
-        patch: Height and width of the squares of pixels that are one position of the first map.
-        features: Of an image, which the text's are multiplied with.
-        spectral_norm: See `Convolution`.
+        channels: Number of channels of each level, from the largest feature map to the smallest. Each level has half
+            the height and width of the level before.
+        patch: Height and width of the square of pixels that becomes one position of the first feature map.
+        features: Number of image features, which are multiplied with those of the text.
+        spectral_norm: Whether to normalize the kernels, see `Convolution`.
     """
 
     def __init__(
@@ -162,7 +163,7 @@ class DiscriminatorNetwork(keras.layers.Layer):
         self.conv_in = Convolution(channels[0], name="conv_in", **options)
         self.blocks = [DiscriminatorBlock(count, name=f"block{i}", **options) for i, count in enumerate(channels)]
         self.collect = Convolution(features, 1, name="collect", **options)
-        self.realism = Convolution(1, 1, use_bias=False, name="realism", **options)  # pairs would cancel it
+        self.realism = Convolution(1, 1, use_bias=False, name="realism", **options)  # relativistic pairs cancel a bias
         self.text = Convolution(features, 1, name="text", **options)
 
     def build(self, x_shape: Shape, texts_shape: Shape) -> None:
@@ -194,7 +195,7 @@ class DiscriminatorNetwork(keras.layers.Layer):
 
 
 class DiscriminatorBlock(keras.layers.Layer):
-    """Two convolutions around a residual."""
+    """A residual block of two convolutions."""
 
     def __init__(self, channels: int, spectral_norm: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -217,7 +218,7 @@ class DiscriminatorBlock(keras.layers.Layer):
         h = self.conv1(ops.leaky_relu(x, 0.2), training=training)
         h = self.conv2(ops.leaky_relu(h, 0.2), training=training)
         kept = x if self.shortcut is None else self.shortcut(x, training=training)
-        return (h + kept) * 0.5**0.5  # keeps the variance
+        return (h + kept) * 0.5**0.5  # preserves the variance
 
 
 def enlarged(x: Tensor, factor: int) -> Tensor:

@@ -13,7 +13,7 @@ Name = Literal["non-saturating", "hinge", "relativistic"]
 
 class Scores(NamedTuple):
     """The discriminator's scores, (B,) each: of a real image with its text, of a generated image with the same text,
-    and of the real image with the text of another one."""
+    and of the real image with the text of another image."""
 
     real: Tensor
     fake: Tensor
@@ -21,7 +21,7 @@ class Scores(NamedTuple):
 
 
 def discriminator_loss(name: Name, scores: Scores, matched: Tensor) -> Tensor:
-    """(B,). Generated images, and images with a wrong text, count as negatives (Reed et al. 2016, algorithm 1).
+    """Returns the loss (B,). Generated images and images with a wrong text are negatives (Reed et al. 2016, alg. 1).
 
     With s for the sigmoid:
     "non-saturating": -log s(real) - (log s(-fake) + log s(-wrong)) / 2 (Goodfellow et al. 2014, equation 1).
@@ -29,7 +29,7 @@ def discriminator_loss(name: Name, scores: Scores, matched: Tensor) -> Tensor:
     "relativistic": -log s(real - fake) - log s(real - wrong) (Jolicoeur-Martineau 2019; Huang et al. 2024, eq. 2).
 
     Args:
-        matched: (B,), 1 where the wrong text is a wrong one indeed, 0 where by chance it says the same.
+        matched: (B,), 1 where the wrong text differs from the image's own text, 0 where it is by chance the same.
     """
     if name == "relativistic":
         return ops.softplus(scores.fake - scores.real) + matched * ops.softplus(scores.wrong - scores.real)
@@ -38,25 +38,25 @@ def discriminator_loss(name: Name, scores: Scores, matched: Tensor) -> Tensor:
         if name == "hinge"
         else (ops.softplus(-scores.real), ops.softplus)
     )
-    share = 1.0 / (1.0 + matched)  # of each kind of negatives
+    share = 1.0 / (1.0 + matched)  # weight of the generated images among the negatives
     return positive + share * negative(scores.fake) + (1.0 - share) * negative(scores.wrong)
 
 
 def generator_loss(name: Name, real: Tensor, fake: Tensor) -> Tensor:
-    """(B,). "non-saturating": -log s(fake). "hinge": -fake. "relativistic": -log s(fake - real)."""
+    """Returns the loss (B,): "non-saturating" -log s(fake), "hinge" -fake, "relativistic" -log s(fake - real)."""
     if name == "relativistic":
         return ops.softplus(real - fake)
     return -fake if name == "hinge" else ops.softplus(-fake)
 
 
 def gradient_penalty(score: Tensor, moved: Tensor, distance: float) -> Tensor:
-    """The squared norm of the discriminator's gradient, without a gradient of a gradient.
+    """Estimates the squared norm of the discriminator's gradient, without a second-order gradient.
 
-    If e is normal, then (D(x + s e) - D(x))^2 / s^2 has the expectation |grad D(x)|^2 + O(s^2) (the finite-difference
-    form of R1 and R2, Mescheder et al. 2018, that Lin et al. 2025, section 3.4, train with).
+    If e is standard normal, the expectation of (D(x + s e) - D(x))^2 / s^2 is |grad D(x)|^2 + O(s^2). This is the
+    finite-difference form of R1 and R2 (Mescheder et al. 2018) that Lin et al. 2025, section 3.4, train with.
 
     Args:
         score, moved: D(x) and D(x + s e), (B,).
-        distance: s.
+        distance: Step size s.
     """
     return ops.square((moved - score) / distance)

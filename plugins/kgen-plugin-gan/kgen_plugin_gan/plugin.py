@@ -1,4 +1,4 @@
-"""What this plugin declares."""
+"""Registers the plugin's components."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ def kgen_components(registry: kgen.Registrar) -> None:
     registry.generator(
         "gan",
         "kgen_plugin_gan.generator:GAN",
-        summary="A generator network against a discriminator: non-saturating, hinge and relativistic losses",
+        summary="Generative adversarial network: non-saturating, hinge and relativistic losses",
     )

@@ -1,4 +1,4 @@
-"""The generator as a whole: who learns from what, and the conformance kit."""
+"""The whole GAN: which network learns from which loss, and the conformance kit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def tiny(**options: object) -> GAN:
 
 
 class Conformance(GeneratorConformance):
-    fit_loss: ClassVar = None  # a game: what one player wins, the other loses
+    fit_loss: ClassVar = None  # the sum of two opposed losses does not fall
     neighbors: ClassVar = ("loss", "discriminator", "generator")  # the wrong text is another image's
     generate_options: ClassVar = ({}, {"truncation": 0.5})
 
@@ -78,7 +78,7 @@ def test_no_player_learns_from_the_others_loss(objective: str) -> None:
 
 
 def test_a_text_that_says_the_same_is_no_wrong_text() -> None:
-    """Where all texts are one, the discriminator's relativistic loss is that of the generated images alone."""
+    """If all texts are equal, the discriminator's relativistic loss is that of the generated images alone."""
     generator = tiny()
     x = random_latents(SPACE, 4, 0)
     condition = random_conditions(CONDITIONS, 4, 0)
@@ -92,7 +92,7 @@ def test_a_text_that_says_the_same_is_no_wrong_text() -> None:
 
 
 def test_sizes_that_do_not_fit() -> None:
-    with pytest.raises(SpaceError, match="a height and a width that 8 divides, but the latents are 12x8"):
+    with pytest.raises(SpaceError, match="a height and a width divisible by 8, but the latents are 12x8"):
         GAN(Space("continuous", (12, 8, 3)), CONDITIONS)
     with pytest.raises(SpaceError, match="not on 7 continuous"):
         GAN(Space("continuous", (7,)), CONDITIONS)

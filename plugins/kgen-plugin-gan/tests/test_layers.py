@@ -77,7 +77,7 @@ def test_cutout_makes_one_rectangle_gray() -> None:
 @pytest.mark.backends
 @pytest.mark.parametrize("size", [10, 16])
 def test_cutout_covers_the_first_row_as_often_as_the_last(size: int) -> None:
-    """As often as every place that DiffAugment's hole can have says, written out."""
+    """The expected shares come from a list of all positions of DiffAugment's rectangle."""
     x = ops.ones((20_000, size, size, 1))
     share = 1 - ops.convert_to_numpy(augment(x, ("cutout",), SeedGenerator(5))).mean((0, 3))  # (size, size)
     hole = size // 2
@@ -96,7 +96,7 @@ def test_translation_reaches_as_far_as_diffaugment_s() -> None:
 
 
 def test_color_keeps_the_shape_of_things() -> None:
-    """Black and white stay apart, by the contrast's share."""
+    """Black and white stay apart, by the random contrast."""
     x = np.concatenate([np.full((8, 4, 8, 3), -1.0), np.full((8, 4, 8, 3), 1.0)], axis=1).astype("float32")
     changed = ops.convert_to_numpy(augment(ops.convert_to_tensor(x), ("color",), SeedGenerator(4)))
     contrast = changed[:, 4:].mean((1, 2, 3)) - changed[:, :4].mean((1, 2, 3))

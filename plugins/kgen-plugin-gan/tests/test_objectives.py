@@ -47,7 +47,7 @@ def test_painter() -> None:
 
 @pytest.mark.backends
 def test_the_penalty_is_the_squared_gradient_on_average() -> None:
-    """Of a smooth discriminator D(x) = tanh(w . x) + |x|^2 / 4, whose gradient autodiff gives."""
+    """The discriminator is smooth, D(x) = tanh(w . x) + |x|^2 / 4, and autodiff gives its gradient."""
     w = RNG.normal(size=12)
     x = torch.tensor(RNG.normal(size=12), requires_grad=True)
     score = torch.tanh(torch.tensor(w) @ x) + (x**2).sum() / 4
