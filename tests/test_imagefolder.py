@@ -425,8 +425,8 @@ def test_nothing_left_to_train_on(folder: Path) -> None:
 
 
 def test_wrong_options(folder: Path) -> None:
-    with pytest.raises(DataError, match="no caption 'pictur 3': did you mean 'image 3'"):
-        ImageFolder(path=str(folder), holdout=("pictur 3",))
+    with pytest.raises(DataError, match="no caption 'imag 3': did you mean 'image 3'"):
+        ImageFolder(path=str(folder), holdout=("imag 3",))
     with pytest.raises(DataError, match="background 'rde' is no color"):
         ImageFolder(path=str(folder), background="rde")
     with pytest.raises(DataError, match=r"must hold \{label\}"):
