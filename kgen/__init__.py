@@ -1,6 +1,6 @@
 """kgen: assemble, train and compare generative image models from plugins.
 
-The public names; importing this module loads no framework.
+This module holds the public names. Importing it loads no framework.
 """
 
 from __future__ import annotations

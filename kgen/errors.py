@@ -1,19 +1,19 @@
-"""What can go wrong through no fault of kgen: each error says what, where and what to do.
+"""Errors that are not faults of kgen. Each message says what is wrong, where, and what to do.
 
-The command line prints any `KgenError` as one message, without a traceback, and exits with status 2.
+The command line prints a `KgenError` as one message, without a traceback, and exits with the status `exit_code`.
 """
 
 import errno
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""The errors of a disk that is full, a quota that is used up, and a file that is larger than allowed."""
+"""Error numbers of a full disk, an exhausted quota, and a file that is larger than allowed."""
 
 
 class KgenError(Exception):
-    """Base of every error that a user can mend."""
+    """Base class of all errors that a user can fix."""
 
     exit_code = 2
-    _keras_call_info_injected = True  # else Keras, in whose layers it may be raised, writes arguments into its message
+    _keras_call_info_injected = True  # otherwise Keras adds the arguments of a layer's call to the message
 
 
 class ConfigError(KgenError):
@@ -29,11 +29,11 @@ class PluginError(KgenError):
 
 
 class IncompatibleError(PluginError):
-    """A plugin was written for another contract than this kgen has."""
+    """A plugin was written for a different contract than that of this kgen."""
 
 
 class ComponentError(PluginError):
-    """A component raised an exception that is none of kgen's: a fault of the distribution that it comes from."""
+    """A component raised an exception that is not a `KgenError`: a fault of the distribution that provides it."""
 
     exit_code = 1
 
@@ -43,23 +43,23 @@ class SpaceError(KgenError):
 
 
 class RunError(KgenError):
-    """A run directory cannot be used, or a run could not go on."""
+    """A run directory cannot be used, or a run cannot continue."""
 
 
 class ImageRangeWarning(UserWarning):
-    """Float images that are in [-1, 1], but seem to have been scaled to [0, 1]."""
+    """Float images are expected in [-1, 1], but seem to be in [0, 1]."""
 
 
 class GuidanceWarning(UserWarning):
-    """Guidance by a pipeline that was trained without dropping conditions."""
+    """Guidance is used with a pipeline that was trained without dropping conditions."""
 
 
 class UnreadTextWarning(UserWarning):
-    """A prompt of which the encoder does not read everything: it is too long, or has words that were not learned."""
+    """The encoder does not read a whole prompt: it is too long, or contains words that were not learned."""
 
 
 class HookWarning(UserWarning):
-    """A plugin failed where it was told of something; kgen goes on without it."""
+    """A plugin's hook failed; kgen continues without it."""
 
 
 class RunInterruptedError(KgenError):

@@ -1,9 +1,9 @@
-"""Random numbers: different on each replica in training, and a function of an image's own key in sampling.
+"""Random numbers: different on each replica in training, and a function of each image's key in sampling.
 
-`SeedGenerator` is for training. For sampling, an image's noise is declared as `NoiseSpec`s and drawn on the host by
-`draw`, one image at a time; a sampler that needs fresh noise at many steps declares a "key" and calls `normal` or
-`uniform` in the graph. These are counter-based (Threefry-2x32, Salmon et al. 2011, "Parallel random numbers: as easy as
-1, 2, 3"), so that an image's noise depends on its own key alone, and is the same on every backend.
+`SeedGenerator` is for training. For sampling, a component declares the noise of an image as `NoiseSpec`s, and `sample`
+generates it on the host, one image at a time. A sampler that needs new noise in many steps declares a "key" and calls
+`normal` or `uniform` in the graph. These are counter-based (Threefry-2x32, Salmon et al. 2011, "Parallel random
+numbers: as easy as 1, 2, 3"), so that the noise of an image depends only on its key, and is the same on every backend.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from kgen.backend.replicas import replica_count, replica_id
 Tensor = Any
 
 MAX_SEED = 2**31 - 1
-"""The largest seed that a run file, the command line and Python take."""
+"""The largest seed that run files, the command line and Python accept."""
 
 
 def seed_everything(seed: int) -> None:
-    """Makes what Keras draws without a seed of its own (initial weights, dropout) a function of `seed`.
+    """Seeds the random numbers that Keras generates without an explicit seed (initial weights, dropout).
 
-    As `keras.utils.set_random_seed`, which imports TensorFlow wherever it is installed.
+    It replaces `keras.utils.set_random_seed`, which imports TensorFlow if it is installed.
     """
     random.seed(seed)  # Keras seeds its generators from here
     np.random.seed(seed)
 
 
 class SeedGenerator(keras.random.SeedGenerator):  # type: ignore[misc]
-    """Keras's generator of seeds, but different on every replica of a tf.distribute strategy.
+    """A `keras.random.SeedGenerator` whose seeds differ on every replica of a tf.distribute strategy.
 
-    It always has a seed of its own: on PyTorch, Keras's dropout would ignore a generator that was made without one, and
-    take PyTorch's global random numbers, which no checkpoint holds.
+    It always has a seed: on PyTorch, Keras's dropout ignores a generator that was made without one, and uses PyTorch's
+    global random numbers, which no checkpoint contains.
     """
 
     def __init__(self, seed: int | None = None, **kwargs: Any) -> None:
@@ -61,9 +61,9 @@ class NoiseSpec:
     """Random numbers that one image needs.
 
     Args:
-        kind: "normal" (mean 0, variance 1), "uniform" ([0, 1)), or "key" (shape ignored: two int32 numbers that
-            `normal` and `uniform` of this module turn into as much noise as wanted).
-        shape: For one image, without the batch axis.
+        kind: "normal" (mean 0, variance 1), "uniform" (in [0, 1)), or "key" (two int32 numbers, whatever the shape,
+            from which `normal` and `uniform` of this module generate any amount of noise).
+        shape: Shape for one image, without the batch axis.
     """
 
     kind: Literal["normal", "uniform", "key"]
@@ -71,23 +71,23 @@ class NoiseSpec:
 
 
 NoiseKey = tuple[int, ...]
-"""Of one image: (seed, copy), or (seed, copy, *numbers of its prompt); none is negative."""
+"""Key of one image: (seed, copy), or (seed, copy, *numbers of the prompt). No number is negative."""
 
 
 def noise_keys(prompts: Sequence[str], seeds: Sequence[int], n: int, shared: bool = False) -> list[NoiseKey]:
-    """The keys of `n` images per prompt, those of one prompt side by side.
+    """The keys of `n` images per prompt; those of the same prompt are neighbors.
 
-    A key holds the seed, the number of the copy and a hash of the prompt, so that the noise of different prompts is
-    independent, and that of one image does not depend on what else is drawn. Where a prompt stands in the list several
-    times with the same seed, the number of the copy counts on: `n` copies of a prompt that is given twice are the same
-    images as `2 * n` copies of one.
+    A key holds the seed, the number of the copy and a hash of the prompt. The noise of different prompts is therefore
+    independent, and the noise of an image does not depend on the other images. If a prompt occurs several times with
+    the same seed, the number of the copy continues: `n` copies of a prompt that is given twice are the same images as
+    `2 * n` copies of a prompt that is given once.
 
     Args:
         prompts: Any texts.
         seeds: One per prompt, from 0 to `MAX_SEED`.
         n: Images per prompt.
-        shared: The key is (seed, copy), without the prompt, and copies are counted from 0 for each prompt in the list:
-            images of different prompts, or of the same one given again, are then made of the same noise.
+        shared: Whether keys are (seed, copy), without the prompt, with copies counted from 0 for each prompt in the
+            list. Images of different prompts, or of a repeated prompt, then start from the same noise.
     """
     if shared:
         return [(seed, copy) for seed in seeds for copy in range(n)]
@@ -103,14 +103,14 @@ def noise_keys(prompts: Sequence[str], seeds: Sequence[int], n: int, shared: boo
 
 
 def sample(specs: Mapping[str, NoiseSpec], keys: Sequence[NoiseKey]) -> dict[str, np.ndarray]:
-    """Draws the noise of a batch, that of each image from its own key.
+    """Generates the noise of a batch, each image from its own key.
 
     Args:
-        specs: By name, what one image needs.
-        keys: Of every image, as `noise_keys` makes them.
+        specs: The random numbers that one image needs, by name.
+        keys: The key of every image, from `noise_keys`.
 
     Returns:
-        By name an array (B, *shape): float32, or int32 for keys.
+        Arrays (B, *shape) by name: float32, or int32 for keys.
     """
     return {
         name: np.stack([_sample_one(spec, zlib.crc32(name.encode()), key) for key in keys])
@@ -123,23 +123,24 @@ def _sample_one(spec: NoiseSpec, stream: int, key: NoiseKey) -> np.ndarray:
     if spec.kind == "key":
         return rng.integers(-(2**31), 2**31, size=2, dtype=np.int64).astype(np.int32)
     numbers = rng.standard_normal(spec.shape) if spec.kind == "normal" else rng.random(spec.shape)
-    # float32 rounds numbers just below 1 up to it: keep the half-open interval
+    # float32 rounds numbers just below 1 up to 1: this keeps the half-open interval
     return numbers.astype(np.float32) if spec.kind == "normal" else np.minimum(numbers, 1 - 2**-24).astype(np.float32)
 
 
 def interpolate(
     specs: Mapping[str, NoiseSpec], first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray], at: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Noise on the way from one image's to another's.
+    """Interpolates between the noise of two images.
 
-    Normal noise turns, and keeps its length (spherical interpolation, Shoemake 1985); other kinds stay the first's.
+    Normal noise is interpolated spherically (Shoemake 1985), which keeps its norm. Other kinds stay those of `first`.
 
     Args:
-        first, second: By name (1, *shape), as `draw` makes them.
-        at: (N,) from 0, the first, to 1, the second.
+        specs: The random numbers that one image needs, by name.
+        first, second: Arrays (1, *shape) by name, from `sample`.
+        at: (N,) positions from 0, the first, to 1, the second.
 
     Returns:
-        By name (N, *shape).
+        Arrays (N, *shape) by name.
     """
     return {
         name: _turn(first[name], second[name], at) if spec.kind == "normal" else np.repeat(first[name], len(at), axis=0)
@@ -160,9 +161,9 @@ def normal(keys: Tensor, counter: Tensor, shape: Sequence[int]) -> Tensor:
     """Normal noise in the graph (Box and Muller 1958).
 
     Args:
-        keys: (B, 2) int32, one an image.
-        counter: int32 scalar that numbers the draws of an image (a sampler's step).
-        shape: Of one image.
+        keys: (B, 2) int32, one key per image.
+        counter: int32 scalar that numbers the calls for an image, such as the sampling step.
+        shape: Shape for one image.
 
     Returns:
         (B, *shape) float32.
@@ -173,7 +174,7 @@ def normal(keys: Tensor, counter: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def uniform(keys: Tensor, counter: Tensor, shape: Sequence[int]) -> Tensor:
-    """Uniform noise in [0, 1), as `normal`."""
+    """Uniform noise in [0, 1), with the arguments of `normal`."""
     return ops.reshape(_unit(_bits(keys, counter, math.prod(shape))[0]), (-1, *shape))
 
 
@@ -192,7 +193,7 @@ _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
 
 def threefry(key0: Tensor, key1: Tensor, x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
-    """Threefry-2x32 with 20 rounds, on int32 (whose sums wrap around, as the algorithm wants)."""
+    """Threefry-2x32 with 20 rounds, on int32, whose sums wrap around as the algorithm requires."""
     keys = (key0, key1, key0 ^ key1 ^ np.int32(0x1BD11BDA))
     x0, x1 = x0 + key0, x1 + key1
     for group in range(5):
@@ -209,5 +210,5 @@ def _rotate_left(x: Tensor, bits: int) -> Tensor:
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
-    """Logical shift: int32's own would copy the sign bit."""
+    """Logical right shift (the shift of int32 would copy the sign bit)."""
     return ops.bitwise_and(ops.right_shift(x, np.int32(bits)), np.int32((1 << (32 - bits)) - 1))

@@ -1,4 +1,4 @@
-"""What flows between the three parts of a pipeline, described before any weight exists."""
+"""Descriptions of images, latents and conditions, which the parts compare before any weight exists."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ from typing import Literal
 from kgen.errors import SpaceError
 
 MAX_SIZE = 2**28
-"""Numbers of one example; an image of so many is 1 GiB of floats."""
+"""Largest number of elements in an example; as float32, these take 1 GiB."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """The space of images or latents of one example (no batch axis).
+    """The space of images or latents, for one example (without the batch axis).
 
     Args:
-        kind: "continuous" for real numbers (of images, latents, vectors), or
-            "tokens" for int32 indices.
-        shape: Of one example: (height, width, channels) for a grid, (n,) for a vector or a sequence.
+        kind: "continuous" for real numbers (images, latents, vectors), or "tokens" for int32 indices.
+        shape: Shape of one example: (height, width, channels) for a grid, (n,) for a vector or a sequence.
         vocabulary: Number of different tokens; only for "tokens".
-        bounded: Whether numbers lie in [-1, 1], as those of images do; else they have about unit variance, and no
-            bounds, as latents do.
+        bounded: Whether all numbers are in [-1, 1], as in images. Otherwise they are unbounded and have about unit
+            variance, as in latents.
     """
 
     kind: Literal["continuous", "tokens"]
@@ -43,7 +42,7 @@ class Space:
 
     @property
     def size(self) -> int:
-        """How many numbers (or tokens) one example has."""
+        """Number of elements (numbers or tokens) of one example."""
         return math.prod(self.shape)
 
     def __str__(self) -> str:
@@ -55,12 +54,12 @@ class Space:
 
 @dataclass(frozen=True)
 class ConditionSpace:
-    """The shape of what an encoder makes of one text.
+    """The shape of the condition that an encoder makes of one text.
 
     Args:
         length: Number L of positions of "sequence" (L, dim) and "mask" (L,).
         dim: Width D of "sequence".
-        pooled_dim: Width of "pooled"; `dim` unless given (CLIP's text tower, for one, has two widths).
+        pooled_dim: Width of "pooled"; `dim` by default. (CLIP's text tower, for example, has two widths.)
     """
 
     length: int

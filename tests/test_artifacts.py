@@ -112,7 +112,7 @@ def bomb() -> str:
         ("\xff\xfe", "is not UTF-8 text"),
         ("api: 2\nmore: 1", "was saved under contract 2 of kgen"),
         ("# " + "x" * 8_000_001, "is larger than 8,000,000 bytes"),
-        ("api: 0x" + "f" * 5000, "is no number that can be used"),
+        ("api: 0x" + "f" * 5000, "is not a usable number"),
     ],
 )
 def test_a_description_that_is_dangerous_or_none(tmp_path: Path, content: str, message: str) -> None:
@@ -145,7 +145,7 @@ def test_weights_of_a_layer_of_another_size(tmp_path: Path) -> None:
     for layer in layers:
         layer.build((None, 2))
     save_variables(tmp_path / "weights.safetensors", {"layer": layers[0].weights}, {})
-    with pytest.raises(kgen.RunError, match=r"kernel has shape \(2, 3\), the model wants \(2, 4\)"):
+    with pytest.raises(kgen.RunError, match=r"kernel has the shape \(2, 3\), the model needs \(2, 4\)"):
         load_variables(tmp_path / "weights.safetensors", {"layer": layers[1].weights})
 
 

@@ -50,7 +50,7 @@ def test_a_keras_json_that_keras_cannot_read_is_named(tmp_path: Path, settings: 
     command = [sys.executable, "-m", "kgen.cli", "schema"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith(f"error: {tmp_path}/keras.json: Keras cannot use these settings, mend or delete them")
+    assert done.stderr.startswith(f"error: {tmp_path}/keras.json: Keras cannot use these settings, fix or delete them")
 
 
 def test_what_native_code_prints_while_keras_is_first_imported_is_not_shown(monkeypatch, capfd) -> None:

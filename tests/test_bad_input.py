@@ -49,7 +49,9 @@ def test_an_output_that_cannot_be_written(kgen, trained: Trained, tmp_path: Path
 
 def test_a_run_that_is_not_there(kgen, trained: Trained, tmp_path: Path) -> None:
     missing = trained.directory.with_name("godo")
-    kgen("generate", missing, "red").refuses(f"there is no run directory {missing}: there are {trained.directory}")
+    kgen("generate", missing, "red").refuses(
+        f"there is no run directory {missing}: existing runs are {trained.directory}"
+    )
     kgen("evaluate", tmp_path / "x").refuses(f"there is no run directory {tmp_path}/x: train one with 'kgen run")
     kgen("evaluate", trained.config).refuses("is a file: give a run directory")
 

@@ -206,7 +206,7 @@ def test_a_class_label_trains_a_diffusion(kgen: Callable[..., Outcome], tmp_path
     outcome = kgen("generate", run, "circle", "square", "--set", "steps=2", "-o", "out/", cwd=tmp_path)
     assert outcome.status == 0, outcome
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0000-circle.png", "0001-square.png"]
-    kgen("generate", run, "squares", cwd=tmp_path).refuses("prompt 'squares' is none of the 6 classes", "'square'")
+    kgen("generate", run, "squares", cwd=tmp_path).refuses("prompt 'squares' is not one of the 6 classes", "'square'")
     other = tmp_path / "other.yaml"
     other.write_text(RUN.replace("shapes, size: 16, count: 24, holdout: [purple square]", "openmoji, match: [heart]"))
     kgen("check", other, cwd=tmp_path).refuses(

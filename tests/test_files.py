@@ -141,7 +141,7 @@ def test_a_folder_is_replaced_only_if_all_of_it_is_owned(tmp_path: Path, monkeyp
     assert (folder / "sub" / "thesis.txt").read_text() == "precious"
     monkeypatch.chdir(folder)
     for path in (".", "..", str(folder), "/"):
-        with pytest.raises(ConfigError, match="is the current folder"), atomic_folder(Path(path)):
+        with pytest.raises(ConfigError, match="is or contains the current folder"), atomic_folder(Path(path)):
             pass
     with pytest.raises(ConfigError, match="is a file"), atomic_folder(Path("new")):
         pass

@@ -122,9 +122,9 @@ def test_prompts_and_copies_start_from_the_same_image() -> None:
 
 
 def test_who_cannot_start_from_a_image_says_so() -> None:
-    with pytest.raises(ConfigError, match="starts from no image"):
+    with pytest.raises(ConfigError, match="cannot start from an image"):
         pixels("vae/vae").generate(PROMPT, image=IMAGE)
-    with pytest.raises(ConfigError, match="'strength' is of an image"):
+    with pytest.raises(ConfigError, match="'strength' needs an image"):
         pixels().generate(PROMPT, strength=0.5)
     with pytest.raises(ConfigError, match=r"uint8 \(16, 16, 3\), not uint8 \(8, 16, 3\)"):
         pixels().generate(PROMPT, image=IMAGE[:8])
@@ -134,7 +134,7 @@ def test_who_cannot_start_from_a_image_says_so() -> None:
 
 def test_a_run_file_has_no_strength() -> None:
     data = {**configuration().dump(), "sample": {"options": {"strength": 0.5}}}
-    with pytest.raises(ConfigError, match=r"sample\.options\.strength: is of an image .*--image"):
+    with pytest.raises(ConfigError, match=r"sample\.options\.strength: needs an image .*--image"):
         RunConfig.from_dict(data)
 
 
@@ -195,7 +195,7 @@ SPACES = (kgen.Space("continuous", (16, 16, 1)), kgen.Space("tokens", (4, 4), vo
 def test_a_mask_that_cannot_be_used() -> None:
     image, mask = IMAGE[..., :1], np.full((16, 16), 255, np.uint8)
     pipeline = cells(4)
-    with pytest.raises(ConfigError, match="a mask is of an image to start from, but there is none"):
+    with pytest.raises(ConfigError, match="a mask needs an image to start from, but there is none"):
         pipeline.generate(PROMPT, mask=mask)
     with pytest.raises(ConfigError, match=r"the mask must be uint8 \(16, 16\), not uint8 \(8, 16\)"):
         pipeline.generate(PROMPT, image=image, mask=mask[:8])
@@ -203,11 +203,11 @@ def test_a_mask_that_cannot_be_used() -> None:
         pipeline.generate(PROMPT, image=image, mask=mask / 255.0)
     with pytest.raises(ConfigError, match="nothing white"):
         pipeline.generate(PROMPT, image=image, mask=mask // 2)
-    with pytest.raises(ConfigError, match="'strength' is of an image as a whole"):
+    with pytest.raises(ConfigError, match="'strength' has no effect with a mask"):
         pipeline.generate(PROMPT, image=image, mask=mask, strength=0.5)
     with pytest.raises(ConfigError, match="Diffusion changes an image as a whole: leave the mask out"):
         pixels().generate(PROMPT, image=IMAGE, mask=mask)
-    with pytest.raises(ConfigError, match="VAE starts from no image"):
+    with pytest.raises(ConfigError, match="VAE cannot start from an image"):
         pixels("vae/vae").generate(PROMPT, image=IMAGE, mask=mask)
     for shape in ((5, 4), (16,)):
         with pytest.raises(ConfigError, match="divide an image into cells"):
@@ -262,7 +262,7 @@ def test_a_mask_belongs_to_its_image(kgen, trained: Path, file: Path, tmp_path: 
     mask = tmp_path / "mask.png"
     Image.new("L", (40, 31), "white").save(mask)
     given = ("generate", trained, "star", "--image", file, "--mask", mask)
-    kgen(*given, cwd=tmp_path).refuses(f"--mask {mask}: must be of the size of {file}, 40x30, not 40x31")
+    kgen(*given, cwd=tmp_path).refuses(f"--mask {mask}: must have the size of {file}, 40x30, not 40x31")
     Image.new("L", (40, 30), "white").save(mask)
     kgen(*given, cwd=tmp_path).refuses("Editor changes an image as a whole: leave the mask out")
 

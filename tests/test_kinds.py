@@ -333,12 +333,12 @@ class Sub(Base): ...
     [
         (Sub, Base, ""),
         (Sub(), Base, ""),
-        (int, Base, "is no subclass of N"),
-        (3, Base, "is no subclass of N"),
+        (int, Base, "is not a subclass of N"),
+        (3, Base, "is not a subclass of N"),
         (lambda a, b: 0, lambda a, b: 0, ""),
         (lambda a, *, b: 0, lambda a, b: 0, "cannot be called as it(a, b): "),
-        (3, lambda a: 0, "cannot be called, as N asks for"),
-        (Sub, lambda a: 0, "cannot be called, as N asks for"),
+        (3, lambda a: 0, "cannot be called, which N requires"),
+        (Sub, lambda a: 0, "cannot be called, which N requires"),
         (max, lambda a: 0, ""),
     ],
 )
@@ -484,7 +484,8 @@ def test_check_show_and_schema_know_a_strangers_parts(kgen, stranger, site) -> N
         assert row in rows, row
     kind = kgen("plugins", "show", "diffusion.sampler", **where).out
     assert "  mine/lazy: A single step (kgen-plugin-mine 0.5)\n" in kind
-    assert "  kind diffusion.schedule: How much noise there is" in kgen("plugins", "show", "diffusion", **where).out
+    kinds = kgen("plugins", "show", "diffusion", **where).out
+    assert "  kind diffusion.schedule: Amounts of image and noise over time" in kinds
     assert kgen("plugins", "show", "mine/lazy", **where).out.endswith("options: none\n\n")
     text = json.loads(kgen("schema", **where).out)
     mappings = json.dumps(text["$defs"]["generator"])

@@ -120,7 +120,7 @@ def test_options_from_python_are_checked_and_converted_as_those_of_a_run_file() 
         ({"steps": 3, "network": {"kind": "huge"}}, "^Part: network.kind: must be 'small' or 'large', got 'huge'$"),
         ({"steps": "3"}, "^Part: steps: must be a whole number, got '3'$"),
         ({"steps": True}, "^Part: steps: must be a whole number, got true$"),
-        ({"steps": 3, "rate": object()}, "^Part: rate: must be plain data, as a file can hold it, got <object"),
+        ({"steps": 3, "rate": object()}, "^Part: rate: must be plain data that a file can hold, got <object"),
     ):
         with pytest.raises(ConfigError, match=message):
             Part(None, None, **given)  # type: ignore[arg-type]
@@ -181,23 +181,31 @@ class Odd(Configurable):
 @pytest.mark.parametrize(
     ("method", "signature", "message"),
     [
-        ("__init__", "self, space, width=3", "'width' is no argument that kgen supplies (space, condition_space), and"),
-        ("__init__", "self, condition_space, space", "must stand in this order: space, condition_space"),
-        ("__init__", "self, *, space=None", "'space' stands after the '*', but kgen supplies it: put it before"),
+        (
+            "__init__",
+            "self, space, width=3",
+            "'width' is not an argument that kgen supplies (space, condition_space), and",
+        ),
+        ("__init__", "self, condition_space, space", "must have this order: space, condition_space"),
+        ("__init__", "self, *, space=None", "'space' comes after the '*', but kgen supplies it: put it before"),
         ("__init__", "self, space, *, name='x'", "no option can be named 'name', which means something else"),
         ("__init__", "self, space, *, config=1", "no option can be named 'config': Configurable.config is there"),
         ("__init__", "self, space, *, get_config=1", "no option can be named 'get_config': Layer.get_config is there"),
         ("__init__", "self, space, *, losses=1", "no option can be named 'losses': Layer.losses is there"),
-        ("generate", "self, condition, null_condition, noise, steps=1", "'steps' is no argument that kgen supplies"),
+        (
+            "generate",
+            "self, condition, null_condition, noise, steps=1",
+            "'steps' is not an argument that kgen supplies",
+        ),
         (
             "generate",
             "self, condition, null_condition, *, noise=1.0",
-            "'noise' stands after the '*', but kgen supplies",
+            "'noise' comes after the '*', but kgen supplies",
         ),
-        ("generate", "self, condition, null_condition, noise, *, source=1", "'source' stands after the '*'"),
+        ("generate", "self, condition, null_condition, noise, *, source=1", "'source' comes after the '*'"),
         ("generate", "self, condition, null_condition, noise, *, seed=1", "no option can be named 'seed', which"),
         ("log_likelihood", "self, x, condition, *, images=1", "no option can be named 'images'"),
-        ("noise_spec", "self, steps=1", "'steps' is no argument that kgen supplies (there is none)"),
+        ("noise_spec", "self, steps=1", "'steps' is not an argument that kgen supplies (there is none)"),
     ],
 )
 def test_arguments_that_cannot_be_told_apart_are_refused_when_the_class_is_defined(

@@ -64,7 +64,7 @@ def fill(command: tuple[str, ...], trained: Trained, target: str) -> list[str]:
 def test_a_file_of_the_users_stays(kgen: Kgen, trained: Trained, desk: Path, command: tuple[str, ...]) -> None:
     before = snapshot(desk)
     for target in ("mine.png", "text.png", "link.png"):
-        kgen(*fill(command, trained, target), cwd=desk).refuses(f"{target} is there already, and kgen did not make it")
+        kgen(*fill(command, trained, target), cwd=desk).refuses(f"{target} already exists, and kgen did not make it")
     for target in ("mine.png/sub/x.png", "/proc/x.png", "holiday/../mine.png"):
         kgen(*fill(command, trained, target), cwd=desk).refuses()
     if command[0] != "generate":  # which writes an image into a folder
@@ -76,11 +76,11 @@ def test_a_file_of_the_users_stays(kgen: Kgen, trained: Trained, desk: Path, com
 @pytest.mark.parametrize("command", FOLDERS.values(), ids=FOLDERS)
 def test_files_in_a_folder_stay(kgen: Kgen, trained: Trained, desk: Path, command: tuple[str, ...]) -> None:
     before = snapshot(desk)
-    kgen(*fill(command, trained, "holiday"), cwd=desk).refuses("is there already, and kgen did not make it")
+    kgen(*fill(command, trained, "holiday"), cwd=desk).refuses("already exists, and kgen did not make it")
     for target in ("mine.png", "mine.png/sub", "/proc/x"):
         kgen(*fill(command, trained, target), cwd=desk).refuses()
     if command[0] == "generate":
-        kgen(*fill(command, trained, "late"), "-n", 2, cwd=desk).refuses("0001-red.png is there already")
+        kgen(*fill(command, trained, "late"), "-n", 2, cwd=desk).refuses("0001-red.png already exists")
     if command[0] == "upscale":
         kgen(*fill(command, trained, "."), cwd=desk).refuses("small.png is one of the input images, which would")
         twice = [*fill(command, trained, "new"), "holiday/small.png"]

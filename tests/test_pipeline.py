@@ -243,13 +243,13 @@ def test_saving_replaces_a_saved_pipeline_and_nothing_else(
     for path, message in (
         ("precious", r"precious holds files that kgen did not write there \(pipeline.yaml, thesis.txt\)"),
         (model, r"model holds files that kgen did not write there \(encoder/notes.txt\)"),
-        ("file", "file is a file, but a folder"),
-        ("dangling", "dangling is a file, but a folder"),
-        (".", "is the current folder"),
-        ("", "is the current folder"),
-        ("..", "is the current folder"),
+        ("file", "file is a file, but kgen has to write a folder"),
+        ("dangling", "dangling is a file, but kgen has to write a folder"),
+        (".", "is or contains the current folder"),
+        ("", "is or contains the current folder"),
+        ("..", "is or contains the current folder"),
         ("m.keras", r"not in a file of Keras such as m.keras: call save\('m'\)"),
-        ("/dev/null", "is a file, but a folder"),
+        ("/dev/null", "is a file, but kgen has to write a folder"),
     ):
         with pytest.raises(kgen.ConfigError, match=message):
             pipeline.save(path)

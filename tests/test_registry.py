@@ -93,7 +93,7 @@ def test_declaring_imports_nothing_and_load_imports_the_class(registry: Registry
 @pytest.mark.parametrize("target", ["json:dumps", "json:JSONDecoder", "kgen.data.datasets.shapes:Shapes"])
 def test_what_is_no_class_of_its_kind_is_refused(registry: Registry, target: str) -> None:
     Registrar(registry, FRUIT).metric("m", target, summary="")
-    with pytest.raises(PluginError, match=f"metric 'fruit/m' of .* 1.0: {target} is no subclass of kgen.Metric"):
+    with pytest.raises(PluginError, match=f"metric 'fruit/m' of .* 1.0: {target} is not a subclass of kgen.Metric"):
         registry.find("metric", "m").load()
 
 

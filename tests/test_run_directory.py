@@ -342,7 +342,7 @@ def test_weights_that_do_not_fit_are_named_by_check_and_before_training(
 
 
 def test_there_must_be_something_to_start_from(done: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="is no run directory"):
+    with pytest.raises(RunError, match="is not a run directory"):
         check(configuration(init=tmp_path))
     half = Path(shutil.copytree(done, tmp_path / "half"))
     shutil.rmtree(half / "model")

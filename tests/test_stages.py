@@ -200,7 +200,7 @@ def test_taken_from_another_run(tmp_path: Path, done: Path, monkeypatch: pytest.
 
 
 def test_refuses_to_take_what_is_not_there(tmp_path: Path, done: Path) -> None:
-    with pytest.raises(ConfigError, match="is no run directory"):
+    with pytest.raises(ConfigError, match="is not a run directory"):
         configuration(decoder=f"{{from: {tmp_path}}}")
     untrained = tmp_path / "untrained"
     RunDirectory(untrained).prepare(configuration())
@@ -219,7 +219,7 @@ def test_refuses_to_take_what_is_not_there(tmp_path: Path, done: Path) -> None:
     [
         ({"decoder": "codecs/kl-autoencoder"}, "must be trained: give it 'fit"),
         ({"decoder": "{name: identity, fit: {steps: 3}}"}, "'kgen/identity' has nothing to train: leave 'fit' out"),
-        ({"decoder__from": "runs/x"}, "is trained already: leave out one of the two"),
+        ({"decoder__from": "runs/x"}, "is already trained: leave out one of the two"),
         ({"decoder": "{from: 3}"}, "must be a run directory, got 3"),
         ({"decoder__fit": "{stepps: 3}"}, "decoder.fit.stepps: unknown"),
         ({"decoder__fit": "3"}, "decoder.fit: must be a mapping"),

@@ -1,1 +1,1 @@
-"""What depends on the hardware and on Keras's backend."""
+"""Code that depends on the hardware and on the backend of Keras."""

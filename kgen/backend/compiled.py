@@ -16,12 +16,12 @@ Tensor = Any
 
 
 class Compiled(keras.Model):  # type: ignore[misc]
-    """A function of a batch and of some layers' weights, which Keras's `predict` compiles whole.
+    """A function of a batch and of the weights of some layers, which Keras's `predict` compiles as a whole.
 
     Args:
-        function: A batch of tensors -> tensors with a batch axis, nested in any way.
-        layers: All layers whose weights it reads; they are shared, not copied.
-        loops: Whether it takes several steps, one after the other, for which XLA pays on a CPU too.
+        function: Maps a batch of tensors to tensors with a batch axis, nested in any way.
+        layers: All layers whose weights the function reads. They are shared, not copied.
+        loops: Whether the function takes several consecutive steps, so that XLA makes it faster on a CPU, too.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class Compiled(keras.Model):  # type: ignore[misc]
     ) -> None:
         super().__init__(autocast=False)
         self.parts = list(layers)
-        object.__setattr__(self, "function", function)  # a plain value, which Keras must not wrap
+        object.__setattr__(self, "function", function)  # keeps Keras from wrapping it
         self.built = True
         self.compile(jit_compile=compile_sampling(2 if loops else 1))
 
@@ -41,7 +41,9 @@ class Compiled(keras.Model):  # type: ignore[misc]
 
         Args:
             batch: Arrays (count, ...), nested in any way.
-            batch_size: At most so many rows are computed together. The last batch is filled up: see `program_batch`.
+            count: Number of rows.
+            batch_size: Largest number of rows in a batch. The last batch is padded: see `program_batch`.
+            verbose: As in Keras.
 
         Returns:
             Arrays (count, ...), nested as the function nests them.

@@ -1,4 +1,4 @@
-"""What the hardware and the backend make worth while."""
+"""Decisions that depend on the hardware and on the backend: batch sizes, XLA, and the creation of weights."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from kgen.backend.replicas import replica_count
 
 
 def shared_batch(size: int) -> int:
-    """The smallest batch size, `size` or more, that can be divided evenly among all devices.
+    """The smallest batch size of at least `size` that can be divided evenly among all devices.
 
     Keras divides every batch of `fit`, `evaluate` and `predict` among the devices of a `keras.distribution` (JAX) or of
-    a tf.distribute strategy. JAX fails where a batch does not divide, and TensorFlow leaves a device without any rows:
-    fill the batch up, and leave the filler out of what is made of it.
+    a tf.distribute strategy. If a batch does not divide evenly, JAX fails, and TensorFlow gives a device no rows.
+    Callers must therefore pad the batch, and ignore the results of the padding.
     """
     count = batch_devices()
     return -(-size // count) * count
 
 
 def batch_devices() -> int:
-    """The number of devices that share every batch; on TensorFlow, of the strategy whose scope is entered."""
+    """The number of devices that share every batch; on TensorFlow, those of the current strategy."""
     if keras.backend.backend() != "jax":
         return replica_count()
     distribution = keras.distribution.distribution()
@@ -33,14 +33,15 @@ def batch_devices() -> int:
 
 
 def compile_training() -> bool:
-    """Whether XLA should compile a training step: on a CPU, TensorFlow's own kernels train convolutions faster."""
+    """Whether XLA should compile a training step. On a CPU, TensorFlow trains convolutions faster without it."""
     return keras.backend.backend() == "jax" or (keras.backend.backend() == "tensorflow" and _tensorflow_gpu())
 
 
 def compile_sampling(steps: int = 1) -> bool:
-    """Whether XLA should compile what is drawn in so many steps, one after the other.
+    """Whether XLA should compile sampling in `steps` consecutive steps.
 
-    On a CPU too, TensorFlow's loops gain by it: a cached token costs down to a tenth. One step is no faster.
+    XLA makes TensorFlow's loops faster on a CPU, too: a token with a cache can take a tenth of the time. A single step
+    does not become faster.
     """
     return compile_training() or (keras.backend.backend() == "tensorflow" and steps > 1)
 
@@ -48,11 +49,16 @@ def compile_sampling(steps: int = 1) -> bool:
 def create_weights(function: Callable[..., Any], *arguments: Any) -> Any:
     """Calls a function of tensors whose layers create their weights when they are called.
 
-    JAX only traces it: computed outside of a program, each operation would be compiled by itself, which takes many
-    times as long. A layer's weights must come from initializers, then; what its `build` assigns would be lost.
+    On JAX, the function is only traced. Otherwise JAX would compile each operation separately, which takes many times
+    longer. The weights of layers must therefore come from initializers; values that `build` assigns would be lost.
+
+    Args:
+        function: The function.
+        arguments: Its arguments.
 
     Returns:
-        What the function returns; on JAX, the shapes and types of these tensors, which another call takes as arguments.
+        The result of the function. On JAX, these are shapes and types in place of tensors; they can be arguments of
+        another call.
     """
     if keras.backend.backend() != "jax":
         return function(*arguments)
@@ -62,12 +68,12 @@ def create_weights(function: Callable[..., Any], *arguments: Any) -> Any:
         with keras.StatelessScope():
             return function(*traced)
 
-    with keras.StatelessScope():  # gives the weights their values when it ends, which is after the tracing
+    with keras.StatelessScope():  # assigns the weights when it ends, after the tracing
         return jax.eval_shape(stateless, *arguments)
 
 
 def as_graph(function: Callable[[], Any], wanted: bool = True) -> Callable[[], Any]:
-    """On TensorFlow, `function` as one graph, if `wanted`: a function that loops many times is faster as a graph."""
+    """On TensorFlow, `function` as one graph, if `wanted`: a function with many iterations is faster as a graph."""
     if not wanted or keras.backend.backend() != "tensorflow":
         return function
     import tensorflow as tf

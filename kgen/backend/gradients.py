@@ -1,4 +1,4 @@
-"""Gradients in the form in which every optimizer treats them alike."""
+"""Converts sparse gradients to dense ones, so that all optimizers treat them correctly."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import keras
 
 
 def dense(gradient: Any) -> Any:
-    """A gradient as one tensor of its variable's shape; None stays None.
+    """A gradient as one tensor of the shape of its variable; None stays None.
 
     On TensorFlow, the gradient of a table whose rows are looked up (an embedding, `ops.take`) is a `tf.IndexedSlices`:
-    a list of rows, in which a row that was looked up twice stands twice. A norm, or Adam's squares, must see their sum.
+    a list of rows, in which a row that was looked up twice occurs twice. Norms, and the squares of Adam, must be
+    computed from the sum of such rows.
     """
     if gradient is None or keras.backend.backend() != "tensorflow":
         return gradient
@@ -23,7 +24,7 @@ def dense(gradient: Any) -> Any:
 
 
 def densify(optimizer: keras.optimizers.Optimizer) -> None:
-    """Makes an optimizer add up the rows of sparse gradients before it clips, accumulates or squares them."""
+    """Makes an optimizer sum the rows of sparse gradients before it clips, accumulates or squares them."""
     if keras.backend.backend() == "tensorflow":
         optimizer.apply = functools.partial(_apply, optimizer)
 

@@ -1,4 +1,4 @@
-"""How much memory there is, known before any is taken; and how much was taken."""
+"""Measures the memory of the machine and its use, and refuses weights that do not fit."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import psutil
 from kgen.errors import ConfigError
 
 LIMITS = tuple(map(Path, ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")))
-"""Hold the limit of a container on Linux, in bytes, or "max": control groups of version 2, and of version 1."""
+"""Files with the memory limit of a container on Linux, in bytes or "max": control groups of versions 2 and 1."""
 
 SIZES = {"float64": 8, "int64": 8, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1, "bool": 1}
-"""Bytes of a number by its type; those of all other types take 4."""
+"""Bytes per number by type; all other types take 4 bytes."""
 
 
 def total_memory() -> int:
-    """Bytes of memory that this machine, or the container in it, has."""
+    """The memory of this machine, or of the container, in bytes."""
     found = [int(psutil.virtual_memory().total)]
     for limit in LIMITS:
         with suppress(OSError, ValueError):
@@ -31,21 +31,21 @@ def total_memory() -> int:
 
 
 def peak_memory() -> int:
-    """The most memory that this process has used, in MiB; of an accelerator's own memory, nothing."""
+    """The peak memory of this process, in MiB, without the memory of an accelerator."""
     try:
-        import resource  # psutil knows the peak on Windows alone, where this module is missing
+        import resource  # missing on Windows, the only system where psutil knows the peak
     except ImportError:
         return int(psutil.Process().memory_info().peak_wset) // 2**20
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss: bytes there, KiB elsewhere
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes there, in KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
 
 
 @contextmanager
 def weights_fit() -> Iterator[None]:
-    """Refuses weights that all together take more memory than there is, before they take it; also a decorator.
+    """Refuses weights whose total size exceeds the memory, before they are allocated. It also works as a decorator.
 
     Raises:
-        ConfigError: with the weight at which the memory ends.
+        ConfigError: the weights do not fit; the message names the weight that exceeds the memory.
     """
     add_weight, room, taken = keras.layers.Layer.add_weight, total_memory(), 0
 

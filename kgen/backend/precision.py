@@ -10,7 +10,7 @@ import keras
 
 @contextmanager
 def precision(policy: str) -> Iterator[None]:
-    """What is built inside computes in a precision of Keras, such as "mixed_bfloat16"."""
+    """Sets the dtype policy, such as "mixed_bfloat16", of all layers that are constructed in the block."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:

@@ -1,4 +1,4 @@
-"""Keeps few compiled programs for many calls, whatever the number of images and the values of numeric options."""
+"""A cache of compiled programs, which are reused for other numbers of images and other values of numeric options."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 import keras
 
 MAX_PROGRAMS = 8
-"""How many programs are kept, each with one variant per batch size (a power of two)."""
+"""Number of programs in a cache, each with one variant per batch size (a power of two)."""
 
 
 class Programs:
-    """The programs that were used last, by what they were compiled for."""
+    """The most recently used programs, by the options that they were compiled for."""
 
     def __init__(self, limit: int = MAX_PROGRAMS) -> None:
         self.limit = limit
         self._kept: OrderedDict[Hashable, keras.Model] = OrderedDict()
 
     def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """The program of a key, which is made if there is none; the one not used for longest is then dropped."""
+        """Returns the program of a key. If there is none, makes it, and drops the least recently used one."""
         if key not in self._kept:
             self._kept[key] = make()
             while len(self._kept) > self.limit:
@@ -36,8 +36,8 @@ class Programs:
 
 
 def program_batch(count: int, most: int) -> int:
-    """The batch size for `count` rows: the smallest power of two that holds them, or the largest up to `most`.
+    """The batch size for `count` rows: the smallest power of two that holds them, or the largest one up to `most`.
 
-    The last batch is filled up, to less than twice the rows. There are at most ``log2(most) + 1`` batch sizes.
+    The last batch is padded, to less than twice its rows. There are at most ``log2(most) + 1`` batch sizes.
     """
     return min(1 << max(0, count - 1).bit_length(), 1 << (most.bit_length() - 1))

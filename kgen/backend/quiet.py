@@ -1,4 +1,4 @@
-"""Loads Keras without the lines that TensorFlow's C++ prints while it is loaded."""
+"""Loads Keras without the log lines of TensorFlow's C++ code."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import sys
 from collections.abc import Iterator
 
 LEVEL = "3"
-"""The value of TF_CPP_MIN_LOG_LEVEL for no messages; TensorFlow still prints some while it is loaded."""
+"""The value of TF_CPP_MIN_LOG_LEVEL that turns messages off. TensorFlow still prints some while it is loaded."""
 
 
 @contextlib.contextmanager
 def quiet_tensorflow() -> Iterator[None]:
-    """Around the first import of Keras: what native code writes to stderr goes nowhere. Exceptions are not touched.
+    """Discards the output of native code to stderr during the first import of Keras. Exceptions pass unchanged.
 
-    Does nothing where Keras or TensorFlow is there already, where another backend is chosen, or where
-    TF_CPP_MIN_LOG_LEVEL asks for messages.
+    It does nothing if Keras or TensorFlow has been imported, if another backend is selected, or if TF_CPP_MIN_LOG_LEVEL
+    enables messages.
     """
     loaded = {"keras", "tensorflow"} & set(sys.modules)
     chosen = os.environ.get("KERAS_BACKEND", "tensorflow")

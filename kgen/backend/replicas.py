@@ -1,4 +1,4 @@
-"""How many copies of the model train together (tf.distribute), and which of them runs this code."""
+"""The replicas of tf.distribute: their number, the index of the current one, and sums over all of them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import keras
 
 
 def replica_count() -> int:
-    """Number of replicas that train in sync: 1 but under a tf.distribute strategy.
+    """Number of replicas that train in sync; 1 without a tf.distribute strategy.
 
-    tf.distribute sums gradients over replicas; a loss must be divided by this number.
-    JAX's data parallelism computes the mean over the global batch by itself, and counts as one replica.
+    tf.distribute sums gradients over replicas, so that a loss must be divided by this number. JAX's data parallelism
+    computes the mean over the global batch by itself, and counts as one replica.
     """
     if keras.backend.backend() != "tensorflow":
         return 1
@@ -21,7 +21,7 @@ def replica_count() -> int:
 
 
 def replica_id() -> Any:
-    """Index of the running replica, 0 outside of a tf.distribute strategy: an int, or an int32 scalar in a graph."""
+    """Index of the current replica: an int, or an int32 scalar in a graph; 0 outside of a tf.distribute strategy."""
     if keras.backend.backend() != "tensorflow":
         return 0
     import tensorflow as tf
@@ -31,7 +31,7 @@ def replica_id() -> Any:
 
 
 def has_workers(strategy: Any) -> bool:
-    """Whether a tf.distribute strategy spans several processes, which must then all take part in reading sums."""
+    """Whether a tf.distribute strategy spans several processes, all of which must then take part in reading sums."""
     if keras.backend.backend() != "tensorflow":
         return False
     import tensorflow as tf
@@ -40,7 +40,7 @@ def has_workers(strategy: Any) -> bool:
 
 
 def sum_over_replicas(x: Any) -> Any:
-    """The sum of a float tensor over all replicas, the same on each; x itself where there is one."""
+    """The sum of a float tensor over all replicas, equal on each of them; x itself if there is only one."""
     if replica_count() == 1:
         return x
     import tensorflow as tf
@@ -50,14 +50,14 @@ def sum_over_replicas(x: Any) -> Any:
 
 
 def first_replica(x: Any) -> Any:
-    """The first replica's float tensor, on each."""
+    """The float tensor of the first replica, on every replica."""
     if replica_count() == 1:
         return x
     return sum_over_replicas(x * keras.ops.cast(keras.ops.equal(replica_id(), 0), x.dtype))
 
 
 def loggable(logs: dict[str, Any]) -> dict[str, Any]:
-    """Gives a step's logs a shape that Keras can reduce over workers.
+    """Reshapes the logs of a step so that Keras can reduce them over workers.
 
     Under MultiWorkerMirroredStrategy, Keras 3's `fit` concatenates the replicas' logs, which fails for scalars.
     """

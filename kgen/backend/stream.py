@@ -1,4 +1,4 @@
-"""Batches, in the form in which Keras's loops take them quickest."""
+"""Batches in the form that Keras's loops process fastest."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ Batch = dict[str, Any]
 
 
 def stream(batches: Iterable[Batch]) -> Any:
-    """Batches for one `fit`, `evaluate` or `predict`.
+    """Prepares batches for one `fit`, `evaluate` or `predict`.
 
-    On TensorFlow they become a tf.data.Dataset that does not tune itself: Keras's own would, in a thread that sleeps
-    for twice as long each time, and for which the loop waits at its end. Measured: 1.3 s for 0.7 s of sampling.
+    On TensorFlow, they become a tf.data.Dataset without autotuning. The dataset that Keras makes has autotuning, in a
+    thread that sleeps twice as long each time, and that the loop waits for at its end: this took 1.3 s for 0.7 s of
+    sampling.
 
     Args:
-        batches: Nested dicts of arrays (B, ...); the shapes of all are the same, but for B. Read once more from the
-            beginning on TensorFlow, to learn them.
+        batches: Nested dicts of arrays (B, ...), all of the same shapes except for B. On TensorFlow, they are iterated
+            once more, to read the shapes from the first batch.
     """
     if keras.backend.backend() != "tensorflow":
         return _once(batches) if isinstance(batches, Sequence | Watched) else batches
@@ -29,24 +30,25 @@ def stream(batches: Iterable[Batch]) -> Any:
 
     options = tf.data.Options()
     options.autotune.enabled = False
-    if isinstance(batches, Sequence) and len(batches) == 1:  # a generator costs four traced functions more
+    if isinstance(batches, Sequence) and len(batches) == 1:  # a generator needs four more traced functions
         rows = len(keras.tree.flatten(batches[0])[0])
         return tf.data.Dataset.from_tensor_slices(batches[0]).batch(rows).with_options(options)
     return tf.data.Dataset.from_generator(lambda: batches, output_signature=signature(batches)).with_options(options)
 
 
 class Watched:
-    """Batches read one ahead, so that an error while reading is known before the step that would meet it.
+    """Reads batches one step ahead, so that an error is found before the step whose batch cannot be read.
 
     An error inside of Keras's loops would end them in the middle of a step, with the weights from before it and the
-    random numbers from after it; TensorFlow would hide it in an error of its own. Here it is kept as `failure`, and the
-    last batch is repeated; `raise_failure` is called after each step. An error in the first batch is raised at once.
+    random numbers from after it; TensorFlow would wrap it in another error. Here, the error is stored in `failure`, the
+    last batch is repeated, and `raise_failure` is called after each step. An error in the first batch is raised at
+    once.
     """
 
     def __init__(self, batches: Iterable[Batch]) -> None:
         self.batches = batches
         self.failure: tuple[int, Exception] | None = None
-        """How many batches could be read, and the error that the next one met."""
+        """The number of batches that could be read, and the error in the next one."""
 
     def __iter__(self) -> Iterator[Batch]:
         self.failure = None
@@ -65,22 +67,22 @@ class Watched:
             batch = following
 
     def raise_failure(self, count: int) -> None:
-        """Raises the error, if no more than `count` batches could be read."""
+        """Raises the error if at most `count` batches could be read."""
         if self.failure is not None and self.failure[0] <= count:
             raise self.failure[1]
 
 
 def signature(batches: Iterable[Batch]) -> Any:
-    """What TensorFlow must know of batches: tf.TensorSpec of each of their arrays."""
+    """The tf.TensorSpec of each array in the batches, for TensorFlow."""
     import tensorflow as tf
 
     return tf.nest.map_structure(lambda a: tf.TensorSpec((None, *a.shape[1:]), a.dtype), next(iter(batches)))
 
 
 def slices(arrays: Batch, size: int) -> list[Batch]:
-    """Cuts nested arrays (N, ...) into batches of `size` rows; the last one is filled up with the first rows.
+    """Cuts nested arrays (N, ...) into batches of `size` rows, and pads the last one with the first rows.
 
-    Where several devices share a batch, `size` is raised to the next number that they can divide evenly.
+    If several devices share a batch, `size` is rounded up to a number that they can divide evenly.
     """
     count, size = len(keras.tree.flatten(arrays)[0]), shared_batch(size)
     rows = np.arange(-(-count // size) * size) % count
@@ -89,4 +91,4 @@ def slices(arrays: Batch, size: int) -> list[Batch]:
 
 def _once(batches: Iterable[Batch]) -> Iterator[tuple[Batch]]:
     for batch in batches:
-        yield (batch,)  # Keras takes no dicts from a generator
+        yield (batch,)  # Keras does not accept dicts from a generator

@@ -1,4 +1,4 @@
-"""The commands of `kgen`, and what becomes of an error."""
+"""The commands of `kgen`, and the handling of errors."""
 
 from __future__ import annotations
 
@@ -54,12 +54,14 @@ def _options(
 
 
 def main() -> None:
-    """Runs the command line: exit status 0; 1 for a fault of kgen or of a plugin; 2 for what the user can mend; 130 for
-    Ctrl-C.
+    """Runs the command line.
+
+    The exit status is 0 for success, 1 for a fault of kgen or of a plugin, 2 for an error that the user can fix, and
+    130 for Ctrl-C.
     """
     _open_streams()
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a file's name may be no text
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names may be any bytes
     if logging.lastResort is not None:  # prints the warnings of loggers
         logging.lastResort.setFormatter(_Printable())
     with warnings.catch_warnings():
@@ -74,12 +76,12 @@ class _Printable(logging.Formatter):
 
 
 def _open_streams() -> None:
-    """Opens /dev/null in place of a closed stdin, stdout or stderr (`>&-`), before a file of kgen's gets its number."""
+    """Opens /dev/null in place of a closed stdin, stdout or stderr (`>&-`), so that no file gets its number."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
@@ -103,13 +105,13 @@ def _guarded() -> int:
         _drop_output()
         place = f"{error.filename}: " if error.filename else ""
         return say_error(f"{place}{error.strerror or error}", USER_ERROR)
-    except Exception as error:  # the last resort: whatever is left is a fault of kgen
+    except Exception as error:  # any other exception is a fault of kgen
         return say_fault(error)
 
 
 def _run() -> int:
     try:
-        with component_errors():  # the SystemExit by which typer ends passes: it comes from no component
+        with component_errors():  # lets pass the SystemExit of typer, which comes from no component
             app(prog_name="kgen")
     except SystemExit as end:
         sys.stdout.flush()
@@ -118,7 +120,7 @@ def _run() -> int:
 
 
 def _drop_output() -> None:
-    """Stdout takes no more: keep Python from failing once again when it flushes at exit."""
+    """Redirects a broken stdout to /dev/null, so that Python does not fail again when it flushes at exit."""
     try:
         sys.stdout.flush()
     except OSError:

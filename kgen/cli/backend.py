@@ -1,4 +1,4 @@
-"""Chooses Keras's backend, and loads it quietly: before anything imports Keras."""
+"""Chooses Keras's backend and loads it without log lines, before anything imports Keras."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BACKENDS = ("tensorflow", "jax", "torch")
 
 
 def load_backend() -> str:
-    """Selects a backend and imports Keras with it, quietly; sets what kgen relies on, whatever keras.json says.
+    """Selects a backend, imports Keras without log lines, and sets what kgen relies on, whatever keras.json says.
 
     Raises:
         ConfigError: Keras refuses the settings of keras.json. PluginError: the backend cannot be imported.
@@ -28,24 +28,25 @@ def load_backend() -> str:
         raise PluginError(f"Keras cannot be imported on {name}: {error}") from error
     except Exception as error:
         file = _settings()
-        raise ConfigError(f"{file}: Keras cannot use these settings, mend or delete them: {error}") from error
+        raise ConfigError(f"{file}: Keras cannot use these settings, fix or delete them: {error}") from error
     keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("float32")
     keras.config.set_epsilon(1e-7)
     keras.config.set_image_data_format("channels_last")
     if name == "tensorflow":
-        logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it calls several models in one process an accident
-    logging.getLogger("absl").setLevel(logging.ERROR)  # grain, for one, warns where jax is not installed
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of several models in one process
+    logging.getLogger("absl").setLevel(logging.ERROR)  # grain, for example, warns if jax is not installed
     return str(keras.backend.backend())
 
 
 def select_backend() -> str:
-    """Sets KERAS_BACKEND: as the environment says, else as ~/.keras/keras.json does, else the first one installed.
+    """Sets KERAS_BACKEND to the environment's choice, else to that of ~/.keras/keras.json, else to an installed one.
 
-    Keras writes keras.json by itself, so what that names counts only if it is installed.
+    Keras writes keras.json by itself, so kgen ignores a backend named there that is not installed.
 
     Raises:
-        ConfigError: the environment asks for what kgen cannot use. PluginError: no backend is installed.
+        ConfigError: the environment names a backend that kgen cannot use.
+        PluginError: the named backend is not installed, or none is.
     """
     asked = os.environ.get("KERAS_BACKEND")
     if asked and asked not in BACKENDS:

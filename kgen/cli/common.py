@@ -1,4 +1,4 @@
-"""What several commands share."""
+"""Options and functions that several commands share."""
 
 from __future__ import annotations
 
@@ -32,27 +32,29 @@ Settings = Annotated[
     ),
 ]
 ChangedData = Annotated[
-    bool, typer.Option("--changed-data", help="Go on although images or captions have changed since the run began.")
+    bool, typer.Option("--changed-data", help="Continue even if images or captions have changed since the run began.")
 ]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory that 'kgen run' made.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The run directory, which 'kgen run' made.")]
 
 
 WIDE = 200
-"""Columns of a table that is not printed on a terminal."""
+"""Width in columns of a table that is not printed on a terminal."""
 
 
 def say_error(message: str, status: int) -> int:
-    """Prints one message on stderr, and gives the exit status back."""
+    """Prints one message on stderr, and returns the exit status."""
     print(f"error: {printable(message)}", file=sys.stderr)
     return status
 
 
 def say_fault(error: Exception, place: str = "") -> int:
-    """Prints what the user cannot mend, and who can; with KGEN_DEBUG=1 also the traceback. Gives the exit status 1.
+    """Prints a fault of kgen or of a plugin, and whose authors can fix it. Returns the exit status 1.
+
+    With KGEN_DEBUG=1, it also prints the traceback.
 
     Args:
         error: The exception that is being handled.
-        place: What stands before the message: "FILE: ".
+        place: Prefix of the message, such as "FILE: ".
     """
     if os.environ.get("KGEN_DEBUG") == "1":
         traceback.print_exc()
@@ -64,7 +66,7 @@ def say_fault(error: Exception, place: str = "") -> int:
 
 
 def show_warning(message: Warning | str, category: type[Warning], filename: str, *_: Any) -> None:
-    """Prints a warning in one line, as `warnings.showwarning`; that of another package with the package's name."""
+    """Prints a warning in one line, in place of `warnings.showwarning`; names the package if it is not kgen's."""
     parts = Path(filename).parts
     package = parts[parts.index("site-packages") + 1] if "site-packages" in parts[:-1] else ""
     source = f" ({category.__name__} of {package})" if package and not package.startswith("kgen") else ""
@@ -72,15 +74,15 @@ def show_warning(message: Warning | str, category: type[Warning], filename: str,
 
 
 def log(text: str = "") -> None:
-    """Prints a text that may hold words of others, such as the name of a file or a plugin's summary."""
+    """Prints a text that may contain untrusted words, such as the name of a file or a plugin's summary."""
     print(printable(text))
 
 
 def plain_console(width: int | None = None) -> Console:
-    """A console that prints words as they are: '[bold]' and ':smile:' in a name mean nothing.
+    """A console that prints text literally: '[bold]' and ':smile:' in a name have no effect.
 
     Args:
-        width: Columns where it is no terminal.
+        width: Width in columns if stdout is not a terminal.
     """
     from rich.console import Console
 
@@ -89,7 +91,7 @@ def plain_console(width: int | None = None) -> Console:
 
 @contextlib.contextmanager
 def output_to_stderr() -> Iterator[None]:
-    """Sends what is written to stdout, also by native code, to stderr: what a command prints itself stays clean."""
+    """Redirects stdout to stderr, also for native code, so that only the command's own output reaches stdout."""
     sys.stdout.flush()
     kept = os.dup(1)
     try:
@@ -103,7 +105,7 @@ def output_to_stderr() -> Iterator[None]:
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Reads a run file, or one that kgen ships; what is no YAML fails before the framework is loaded."""
+    """Reads a run file, or one that kgen ships. A file that is not YAML fails before the framework is loaded."""
     from kgen.cli.backend import load_backend
     from kgen.config import RunConfig
     from kgen.config.shipped import find_run_file
@@ -116,7 +118,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def image_file(path: Path) -> None:
-    """Raises ConfigError where no PNG can be written, or a file is in the way."""
+    """Raises ConfigError if no PNG can be written to `path`, or if a file there is not to be replaced."""
     if path.suffix.lower() != ".png":
         raise ConfigError(f"--output {path}: must end with '.png'")
     require_free(path)
@@ -126,27 +128,30 @@ def image_file(path: Path) -> None:
 
 
 def require_text(prompts: Sequence[str]) -> None:
-    """Raises ConfigError for bytes that are not UTF-8, which Python passes on as halves of surrogate pairs."""
+    """Raises ConfigError for bytes that are not UTF-8, which Python represents as halves of surrogate pairs."""
     for prompt in prompts:
         if any("\ud800" <= character <= "\udfff" for character in prompt):
             raise ConfigError(f"prompt {prompt!r} is not UTF-8 text")
 
 
 def require_single(image: Path) -> None:
-    """Raises ConfigError for a grid of images that kgen drew, as a single image is wanted."""
+    """Raises ConfigError for a grid of images that kgen made, because a single image is needed."""
     from PIL import Image
 
     with contextlib.suppress(OSError, SyntaxError, ValueError), Image.open(image) as opened:
         count = getattr(opened, "text", {}).get(IMAGES, "1")
         if count != "1":
             raise ConfigError(
-                f"{image}: is a grid of {count} images: give one of them, which 'kgen generate -o FOLDER/' writes"
+                f"{image}: is a grid of {count} images: give a single image, as 'kgen generate -o FOLDER/' writes them"
             )
 
 
 def require_directory(run: Path) -> None:
-    """Raises RunError where there is no such directory, naming those that there are; PluginError where a plugin that
-    the run needs is missing.
+    """Checks that a run directory exists and that its plugins are installed.
+
+    Raises:
+        RunError: there is no such directory; the message names the existing ones.
+        PluginError: a plugin that the run needs is missing.
     """
     if run.is_dir():
         from kgen.runs.directory import RunDirectory
@@ -156,5 +161,5 @@ def require_directory(run: Path) -> None:
     if run.exists():
         raise RunError(f"{run} is a file: give a run directory that 'kgen run' made")
     others = sorted(str(found.parent) for found in run.parent.glob("*/manifest.json"))
-    there = f"there are {', '.join(others)}" if others else "train one with 'kgen run CONFIG'"
+    there = f"existing runs are {', '.join(others)}" if others else "train one with 'kgen run CONFIG'"
     raise RunError(f"there is no run directory {run}: {there}")

@@ -1,4 +1,4 @@
-"""Components and their options, for reading."""
+"""Prints components, kinds and plugins with their options."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Row = tuple[str, str, str]
 
 
 def describe_plugin(components: Sequence[Component], kinds: Sequence[DeclaredKind]) -> None:
-    """Prints the kinds that one plugin declares, and its components."""
+    """Prints the kinds that a plugin declares, and its components."""
     log(str(components[0].origin))
     for kind in kinds:
         log(f"  kind {kind.name}: {kind.summary}")
@@ -32,7 +32,7 @@ def describe_plugin(components: Sequence[Component], kinds: Sequence[DeclaredKin
 
 
 def describe_kind(kind: DeclaredKind, components: Sequence[Component]) -> None:
-    """Prints what a plugin declares to be a kind, and the components of it, whichever plugin brings them."""
+    """Prints a kind that a plugin declares, and its components from all plugins."""
     log(f"kind {kind.name}, of {kind.origin.release}: {kind.summary}")
     log(f"each is a {kind.contract}")
     for component in components:
@@ -40,7 +40,7 @@ def describe_kind(kind: DeclaredKind, components: Sequence[Component]) -> None:
 
 
 def describe_component(component: Component) -> None:
-    """Prints a component's documentation and options; imports its class."""
+    """Imports a component's class, and prints its documentation and options."""
     cls = component.load()
     origin = component.origin
     log(f"{component.kind} {component.id}: {component.summary}")
@@ -68,7 +68,7 @@ def _print_options(title: str, function: Callable[..., Any], owner: str) -> None
 
 
 def option_rows(schema: Schema, root: Schema, prefix: str = "", kind: str = "") -> Iterator[Row]:
-    """Name, allowed values and default of each option; those of a nested choice follow it."""
+    """Yields name, allowed values and default of each option; the options of a nested choice follow it."""
     required = schema.get("required", [])
     for name, node in schema.get("properties", {}).items():
         if kind and name == "kind":
@@ -85,7 +85,7 @@ def option_rows(schema: Schema, root: Schema, prefix: str = "", kind: str = "") 
 
 
 def values(node: Schema, root: Schema) -> str:
-    """Which values a schema allows, in few words: "int >= 1 | null"."""
+    """The values that a schema allows, in short: "int >= 1 | null"."""
     words = list(dict.fromkeys(_leaf(leaf, root) for leaf in alternatives(node, root)))
     listed = {name for word in words if "|" in word for name in word.split("|")}
     return " | ".join(word for word in words if word not in listed)
@@ -105,7 +105,7 @@ def _leaf(node: Schema, root: Schema) -> str:
 
 
 def _without_ids(names: list[str]) -> list[str]:
-    """Without a full id beside the bare name of the same component."""
+    """Removes a full id if the bare name of the same component is also there."""
     return [name for name in names if name.partition("/")[2] not in names]
 
 

@@ -1,4 +1,4 @@
-"""The commands of plugins on kgen's command line: they are looked for where kgen has none of that name."""
+"""The commands of plugins on kgen's command line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PANEL = "Commands of plugins"
 
 
 class CommandsWithPlugins(TyperGroup):
-    """kgen's own commands, and those that plugins add. A plugin is imported only where one of these is asked for."""
+    """kgen's own commands, and those of plugins, which are looked up only if kgen has no command of the name."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         found, refused = self._of_plugins()
@@ -30,7 +30,7 @@ class CommandsWithPlugins(TyperGroup):
         return [*super().list_commands(ctx), *sorted(found)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command of a name; None where there is none. Raises ConfigError where it is refused."""
+        """Returns the command of a name, or None if there is none; raises ConfigError if the command is refused."""
         own = super().get_command(ctx, cmd_name)
         if own is not None:
             return own
@@ -44,7 +44,7 @@ class CommandsWithPlugins(TyperGroup):
 
 
 class _Lazy(TyperCommand):
-    """A command of which only the name and the summary are known until it is given."""
+    """A command of a plugin, whose function is imported only when the command is called."""
 
     def __init__(self, command: Command) -> None:
         summary = escape(printable(f"{command.summary} ({command.origin.distribution})"))
@@ -66,7 +66,7 @@ class _Lazy(TyperCommand):
 
 
 def _with_address(function: Callable[..., Any], command: str) -> Callable[..., Any]:
-    """A function whose unexpected exceptions name the command, and the distribution that brought it."""
+    """Wraps a function so that unexpected exceptions name the command and its distribution."""
 
     @functools.wraps(function)
     def addressed(*args: Any, **kwargs: Any) -> Any:

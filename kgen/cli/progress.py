@@ -1,4 +1,4 @@
-"""Shows a training as it goes on: a bar in a terminal, lines elsewhere."""
+"""Shows the progress of a training: a bar in a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from kgen.reporting.plain import printable
 
 LINES = 20
-"""Lines that a whole training prints where there is no terminal."""
+"""Number of lines that a whole training prints if there is no terminal."""
 
 
 class ProgressReporter:
-    """The voice of a run, and who listens to its trainings."""
+    """Prints the messages of a run and the progress of its trainings."""
 
     def __init__(self, console: Console, progress: Progress) -> None:
         self.console = console
@@ -26,12 +26,12 @@ class ProgressReporter:
         self.console.print(printable(text), emoji=False, highlight=False, markup=False, soft_wrap=True)
 
     def on_metrics(self, name: str, total: int) -> TrainingProgress:
-        """Shows one more training."""
+        """Shows another training of `total` steps; returns the function that takes its metrics."""
         return TrainingProgress(self, name, total)
 
 
 class TrainingProgress:
-    """A listener of a training's journal."""
+    """Prints the metrics of one training."""
 
     def __init__(self, reporter: ProgressReporter, name: str, total: int) -> None:
         self.reporter = reporter
@@ -53,7 +53,7 @@ class TrainingProgress:
             self.reporter.log(f"{prefix}step {step}/{self.total}: {numbers}{self._left(step)}")
 
     def _left(self, step: int) -> str:
-        """How long the rest takes, by the time since the first row; "" where that is not known yet, or is nothing."""
+        """The remaining time, estimated from the time since the first row; "" if it is not known yet, or is zero."""
         now = time.monotonic()
         first, began = self.first = self.first or (step, now)
         if step in (first, self.total):
@@ -62,7 +62,7 @@ class TrainingProgress:
 
 
 def duration(seconds: float) -> str:
-    """A time for people: "50 s", "12 min", "3.4 h"."""
+    """A readable time: "50 s", "12 min", "3.4 h"."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
@@ -70,7 +70,7 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def progress_reporter() -> Iterator[ProgressReporter]:
-    """A display of trainings, which ends with the block."""
+    """Yields a reporter whose progress bars end with the block."""
     console = Console()
     columns = (
         TextColumn("{task.description}"),

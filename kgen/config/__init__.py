@@ -1,4 +1,4 @@
-"""YAML -> a checked, frozen configuration of a run."""
+"""Reads YAML into a validated, frozen configuration of a run."""
 
 from kgen.config.components import ComponentConfig
 from kgen.config.decoder import DecoderConfig

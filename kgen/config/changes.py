@@ -1,4 +1,4 @@
-"""What may change in the configuration of a run that has begun, and what may not."""
+"""Tells which keys may change in the configuration of a run that has begun."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ WITHOUT_EFFECT_ON_TRAINING = (
     *(f"{fit}.{key}" for fit in ("fit", "decoder.fit") for key in ("log_every", "checkpoint_every", "keep")),
     *("fit.validate_every", "decoder.fit.validate_every"),
 )
-"""Keys of a run file that may change at any time; a section stands for all of its keys."""
+"""Keys of a run file that may change at any time; a section includes all of its keys."""
 
 STEPS = "fit.steps"
-"""The key whose value may grow: training then goes on."""
+"""The key whose value may increase; the training then continues."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One key with different values; None: it is not there.
+    """A key with different values.
 
     Args:
-        key: With dots between its parts.
-        before, now: The values in the older and in the newer mapping.
+        key: The key, with dots between its parts.
+        before, now: The values in the older and in the newer mapping; None: the key is missing.
     """
 
     key: str
@@ -41,12 +41,12 @@ class Change:
 
     @property
     def allowed(self) -> bool:
-        """Whether a run that has begun may go on with it."""
+        """Whether a run that has begun may continue with this change."""
         return not self.affects_training or (self.key == STEPS and self.now > self.before)
 
 
 def changes(old: Any, new: Any, key: str = "") -> Iterator[Change]:
-    """What differs between two nested mappings."""
+    """Yields the differences between two nested mappings."""
     if isinstance(old, dict) and isinstance(new, dict):
         for name in dict.fromkeys([*old, *new]):
             yield from changes(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))

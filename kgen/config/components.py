@@ -1,4 +1,4 @@
-"""A component in a configuration: its name, and options that its own signature has checked."""
+"""A component in a configuration: its name, and its options, validated against its signature."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ JOINT = "kgen/joint"
 """The encoder that joins others, which a run file may write as a list of these."""
 
 DEFAULTS: dict[str, str | None] = {"data": None, "encoder": None, "generator": None, "decoder": "identity"}
-"""What these keys hold when they are absent."""
+"""The default values of these keys; None: the key is required."""
 
 
 class ComponentConfig(pydantic.BaseModel):
@@ -35,7 +35,7 @@ class ComponentConfig(pydantic.BaseModel):
 
     @property
     def choice(self) -> dict[str, Any]:
-        """As the functions of `kgen.pipeline.assembly` take it."""
+        """The mapping that the functions of `kgen.pipeline.assembly` accept."""
         return {"name": self.name, **self.options}
 
     @property
@@ -52,15 +52,15 @@ class ComponentConfig(pydantic.BaseModel):
         return bool(members) and all(member.get("condition_dropout") for member in members)
 
     def dump(self) -> dict[str, Any]:
-        """As a run file holds it."""
+        """The plain data for a run file."""
         return self.choice
 
 
 def resolve(source: Source, path: KeyPath, kind: Kind, value: Any) -> tuple[ComponentConfig, type[Any] | None]:
-    """Looks a component up, checks its options and fills in their defaults; problems are reported to `source`.
+    """Looks up a component, validates its options and fills in defaults. Reports problems to `source`.
 
     Returns:
-        The component (a placeholder, where something is wrong) and its class, if it could be imported.
+        The component (or a placeholder, if there is a problem) and its class, if it could be imported.
     """
     nothing = ComponentConfig(name="?")
     given = {"name": value} if isinstance(value, str) else value
@@ -97,11 +97,13 @@ def resolve(source: Source, path: KeyPath, kind: Kind, value: Any) -> tuple[Comp
 def check_sampling(
     source: Source, path: KeyPath, options: Any, generator: type[Any] | None, decoder: type[Any] | None
 ) -> None:
-    """Checks the options of a generator's `generate`, and under "decoder" those of a decoder's `decode`.
+    """Validates the options of a generator's `generate`, and under "decoder" those of a decoder's `decode`.
 
     Args:
-        path: Where `options` lie.
-        generator, decoder: The classes; None: not known, not checked.
+        source: The configuration, which receives the problems.
+        path: The path of `options` in it.
+        options: The options.
+        generator, decoder: The classes; None: unknown, so that nothing is checked.
     """
     if not isinstance(options, dict):
         source.report(path, f"must be a mapping, got {show(options)}")
@@ -119,14 +121,14 @@ def check_sampling(
 def check_method(
     source: Source, path: KeyPath, given: Any, cls: type[Any], method: Literal["generate", "decode"]
 ) -> None:
-    """Checks the options, at `path`, of a method of a component."""
+    """Validates the options, at `path`, of a method of a component."""
     if not isinstance(given, dict):
         source.report(path, f"must be a mapping, got {show(given)}")
         return
     owner = f"{cls.__name__}.{method}"
     rename_keys(given, cls.renamed, owner)
     if method == "generate" and "strength" in given and cls.supports_img2img:
-        source.report((*path, "strength"), "is of an image to start from: kgen generate RUN --image FILE")
+        source.report((*path, "strength"), "needs an image to start from: kgen generate RUN --image FILE")
         return
     for below, message in check(model_of(getattr(cls, method), owner), given, owner)[1]:
         source.report((*path, *below), message)
@@ -135,7 +137,7 @@ def check_method(
 def check_likelihood_options(
     source: Source, path: KeyPath, given: dict[str, Any], generator: type[Any] | None, decoder: type[Any] | None
 ) -> None:
-    """Checks that there is a likelihood of images, if one is asked for, and the options of `log_likelihood`."""
+    """Checks, if a likelihood is to be measured, that there is one, and validates the options of `log_likelihood`."""
     if not given.get("images") or generator is None or decoder is None:
         return
     try:

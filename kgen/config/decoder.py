@@ -1,4 +1,4 @@
-"""A decoder in a configuration: which one, and how it comes to be trained before the generator."""
+"""A decoder in a configuration: the component, and its training before the generator."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from kgen.errors import ConfigError
 from kgen.options.validation import KeyPath, dotted, show
 
 STAGE_KEYS = ("fit", "data", "from")
-"""The keys of a decoder that are no options of its own."""
+"""The keys of a decoder in a run file that are not options of the component."""
 
 
 class DecoderConfig(ComponentConfig):
-    """A decoder's full id, its options, and its stage."""
+    """A decoder's full id, its options, and the settings of its training stage."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     fit: FitConfig | None = None
-    """How it is trained, before the generator."""
+    """Settings of the decoder's training, before the generator's."""
     data: ComponentConfig | None = None
-    """What it is trained on; null: the run's data."""
+    """Dataset of the decoder's training; null: the run's data."""
     source: str | None = pydantic.Field(None, alias="from")
-    """The run that trained it, if another one did."""
+    """Another run, whose trained decoder is used."""
 
     def dump(self) -> dict[str, Any]:
         stage = {
@@ -39,10 +39,10 @@ class DecoderConfig(ComponentConfig):
 
 
 def resolve_decoder(source: Source, path: KeyPath, value: Any) -> tuple[dict[str, Any], type[Any] | None]:
-    """As `resolve`, with the keys of the stage; one that says just `from: RUN` is that run's decoder.
+    """Resolves a decoder like `resolve`, with the keys of its stage. Only `from: RUN` means the decoder of that run.
 
     Returns:
-        What `DecoderConfig` is made of (its `fit` not yet checked), and the decoder's class, if it is known.
+        The data of a `DecoderConfig` (whose `fit` is not yet validated), and the decoder's class, if it is known.
     """
     given, untrained = dict(value) if isinstance(value, dict) else value, False
     stage = {key: given.pop(key) for key in STAGE_KEYS if isinstance(given, dict) and given.get(key) is not None}
@@ -65,16 +65,21 @@ def resolve_decoder(source: Source, path: KeyPath, value: Any) -> tuple[dict[str
 def _check_stage(
     source: Source, path: KeyPath, name: str, cls: type[Any], stage: dict[str, Any], untrained: bool
 ) -> None:
-    """Reports keys that are missing, and those that make no sense for this decoder.
+    """Reports keys that are missing, and keys that have no meaning for this decoder.
 
     Args:
-        untrained: Whether it is the decoder of another run, whose configuration says neither `fit` nor `from`.
+        source: The configuration, which receives the problems.
+        path: The path of the decoder in it.
+        name: The full id of the decoder.
+        cls: The class of the decoder.
+        stage: The keys of the stage.
+        untrained: Whether it is the decoder of another run whose configuration has neither `fit` nor `from`.
     """
     from kgen.contracts.decoder import has_losses, learns_from_images
 
     trains, learns = has_losses(cls), learns_from_images(cls)
     if "fit" in stage and "from" in stage:
-        source.report((*path, "fit"), "a decoder 'from' another run is trained already: leave out one of the two")
+        source.report((*path, "fit"), "a decoder 'from' another run is already trained: leave out one of the two")
     elif untrained and (trains or not learns):
         run = stage["from"]
         source.report((*path, "from"), f"{run} has trained no decoder: look at decoder in its config.yaml")
@@ -89,20 +94,20 @@ def _check_stage(
     elif trains and not {"fit", "from"} & set(stage):
         source.report(path, f"decoder '{name}' must be trained: give it 'fit: {{steps: ...}}', or take it 'from: RUN'")
     elif "data" in stage and trains and "fit" not in stage:
-        source.report((*path, "data"), "is what 'fit' trains on, which is missing")
+        source.report((*path, "data"), "has no effect without 'fit': add 'fit', or leave 'data' out")
     elif "data" in stage and "from" in stage:
-        source.report((*path, "data"), "a decoder 'from' another run has seen its data: leave out one of the two")
+        source.report((*path, "data"), "a decoder 'from' another run is already trained: leave out one of the two")
 
 
 def _decoder_of(source: Source, path: KeyPath, run: Any) -> dict[str, Any] | None:
-    """The decoder in another run's configuration, with its stage."""
+    """The decoder in the configuration of another run, with the keys of its stage."""
     if not isinstance(run, str):
         source.report(path, f"must be a run directory, got {show(run)}")
         return None
     try:
         found = read_file(Path(run) / "config.yaml").data.get("decoder")
     except ConfigError:
-        source.report(path, f"{run} is no run directory: give one that 'kgen run' made")
+        source.report(path, f"{run} is not a run directory: give one that 'kgen run' made")
         return None
     if not isinstance(found, dict | str):
         source.report(path, f"{run} has trained no decoder: look at {dotted(('decoder',))} in its config.yaml")

@@ -1,4 +1,4 @@
-"""KEY=VALUE on the command line -> changes of a configuration."""
+"""Applies KEY=VALUE from the command line to a configuration."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from kgen.config.source import MAX_DEPTH, Origin, Source, parse_value
 from kgen.errors import ConfigError
 
 AFTER_FILE = 10**9
-"""Overrides are listed after the problems of the file."""
+"""The order of overrides among problems: after all lines of the file."""
 
 
 def apply_overrides(source: Source, overrides: Sequence[str], bare: Mapping[str, str | None]) -> None:
-    """Sets the keys that `overrides` name, in order, and reports those that cannot be.
+    """Sets the keys that `overrides` name, in order, and reports those that cannot be set.
 
     Args:
-        overrides: Such as "fit.steps=10"; the value is a YAML scalar, list or mapping.
-        bare: The keys whose value may be just a component's name, with the name to assume where they are absent:
-            "encoder.dim=64" then keeps the name and sets one option, "encoder=none" replaces all.
+        source: The configuration, which is changed, and which receives the problems.
+        overrides: Texts such as "fit.steps=10"; the value is a YAML scalar, list or mapping.
+        bare: The keys whose value may be only the name of a component, with the default name of each. For these keys,
+            "encoder.dim=64" keeps the name and sets one option, and "encoder=none" replaces the whole component.
     """
     for number, text in enumerate(overrides):
         origin = Origin(AFTER_FILE + number, f"--set {text if len(text) <= 100 else text[:97] + '...'}")

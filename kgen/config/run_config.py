@@ -1,4 +1,4 @@
-"""What a run file holds, after it was checked."""
+"""The validated content of a run file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ RENAMED: Mapping[tuple[str, ...], Mapping[str, str]] = {
     ("evaluate",): {"copies": "samples_per_prompt", "limit": "max_prompts"},
     ("evaluate", "likelihood"): {"pictures": "images"},
 }
-"""Keys of earlier releases and their names now, by section."""
+"""Keys of earlier releases and their present names, by section."""
 
 
 def _folder_name(name: str) -> str:
@@ -48,64 +48,65 @@ Name = Annotated[str, pydantic.AfterValidator(_folder_name)]
 
 
 class EvaluateConfig(Section):
-    """How a trained pipeline is scored."""
+    """Settings of the evaluation of a trained pipeline."""
 
     metrics: tuple[ComponentConfig, ...] = ()
-    """What to measure."""
+    """Metrics that score the generated images."""
     likelihood: LikelihoodConfig = LikelihoodConfig()
-    """The likelihood in bits per dimension, of the families that have one."""
+    """Measurement of the likelihood in bits per dimension, for families that have one."""
     samples_per_prompt: PositiveInt = 1
-    """Images a prompt."""
+    """Images per prompt."""
     max_prompts: PositiveInt = 256
-    """Most prompts of a split to draw."""
+    """Largest number of prompts per split."""
     batch_size: PositiveInt = 64
-    """Images that are drawn together."""
+    """Images that are generated in one batch."""
 
 
 class RunConfig(Section):
-    """One experiment: a dataset, three parts, and how to train, draw and score."""
+    """One experiment: a dataset, the three parts, and the settings of training, sampling and evaluation."""
 
     name: Name
-    """Of the run, and of its directory; the file's by default."""
+    """Name of the run and of its directory; by default that of the file."""
     seed: Seed = 0
-    """Of the weights, the order of the data and the noise of training."""
+    """Seed of the initial weights, the order of the data and the noise of training."""
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
-    """What the arithmetic of training is done in."""
+    """Dtype policy of the training."""
     distribute: Literal["none", "mirrored", "multi_worker", "tpu", "data_parallel"] = "none"
-    """Over which devices: mirrored, multi_worker and tpu on TensorFlow, data_parallel on JAX."""
+    """Strategy for several devices: mirrored, multi_worker and tpu need TensorFlow, data_parallel needs JAX."""
     data: ComponentConfig
-    """Captioned images."""
+    """The dataset: captioned images."""
     encoder: ComponentConfig
-    """Text, label or image -> condition; a list of several is joined."""
+    """The encoder, which turns a text, a label or an image into a condition; several in a list are joined."""
     generator: ComponentConfig
-    """Noise and condition -> latent."""
+    """The generator, which turns noise and a condition into a latent."""
     decoder: DecoderConfig
-    """Latent -> image; with `fit`, it is trained first."""
+    """The decoder, which turns a latent into an image; with `fit`, it is trained before the generator."""
     condition_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of training examples that lose their condition; classifier-free guidance needs it."""
+    """Share of training examples whose condition is dropped, which classifier-free guidance needs."""
     init: str | None = None
-    """The directory of a run whose encoder and generator training starts from; null: from random weights."""
+    """Directory of a run with whose encoder and generator the training starts; null: random weights."""
     fit: FitConfig
     sample: SampleConfig = SampleConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
-        """Reads and checks a run file; imports the classes of its components.
+        """Reads and validates a run file; imports the classes of its components.
 
         Args:
-            overrides: Such as ["fit.steps=10", "encoder.dim=64", "data.match=[red, blue]"]. A whole component is
-                replaced by "encoder=none".
+            path: The run file.
+            overrides: Keys to change, such as ["fit.steps=10", "encoder.dim=64", "data.match=[red, blue]"].
+                "encoder=none" replaces a whole component.
 
         Raises:
-            ConfigError: all that is wrong, one problem a line, each with its place.
+            ConfigError: the message lists all errors, one per line, each with its place.
         """
         path = Path(path)
         return cls._build(read_file(path), overrides, path.stem)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], overrides: Sequence[str] = ()) -> Self:
-        """As `load`, from plain data; `name` is "run" by default."""
+        """Validates plain data in the same way as `load`; `name` is "run" by default."""
         try:
             copied = plain(dict(data))
         except pydantic_core.PydanticSerializationError as error:
@@ -164,12 +165,12 @@ class RunConfig(Section):
         return data
 
     def to_yaml(self) -> str:
-        """`dump` as a run file; `load` reads it."""
+        """The text of `dump` as a run file, which `load` reads."""
         return to_yaml(self.dump())
 
 
 def _rename(data: dict[str, Any]) -> None:
-    """Reads the keys of earlier releases under the names that they have now."""
+    """Replaces the keys of earlier releases by their present names."""
     for path, renamed in RENAMED.items():
         section: Any = data
         for key in path:
@@ -179,10 +180,10 @@ def _rename(data: dict[str, Any]) -> None:
 
 
 def sampling_options(overrides: Sequence[str], generator: type[Any], decoder: type[Any]) -> dict[str, Any]:
-    """Reads options for `Pipeline.generate`: ["steps=20", "guidance=3", "decoder.KEY=VALUE"].
+    """Reads options of `Pipeline.generate`, such as ["steps=20", "guidance=3", "decoder.KEY=VALUE"].
 
     Raises:
-        ConfigError: all that is wrong, one problem a line.
+        ConfigError: the message lists all errors, one per line.
     """
     source = _overridden(overrides)
     check_sampling(source, (), source.data, generator, decoder)
@@ -191,7 +192,7 @@ def sampling_options(overrides: Sequence[str], generator: type[Any], decoder: ty
 
 
 def decoding_options(overrides: Sequence[str], decoder: type[Any]) -> dict[str, Any]:
-    """Reads options of a decoder's `decode`: ["steps=20"]. Raises ConfigError, as `sampling_options`."""
+    """Reads options of a decoder's `decode`, such as ["steps=20"]. Raises ConfigError, as `sampling_options` does."""
     source = _overridden(overrides)
     check_method(source, (), source.data, decoder, "decode")
     source.raise_problems()

@@ -1,4 +1,4 @@
-"""The JSON schema (draft 2020-12) of a run file, for editors: with the options of every component installed."""
+"""The JSON schema (draft 2020-12) of run files, for editors, with the options of every installed component."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Schema = dict[str, Any]
 _SECTIONS = ("FitConfig", "SampleConfig", "EvaluateConfig", "LikelihoodConfig")
 
 _STAGE: Schema = {
-    "fit": {"$ref": "#/$defs/FitConfig", "description": "How it is trained, before the generator."},
-    "data": {"$ref": "#/$defs/dataset", "description": "What it is trained on, if not the run's data."},
-    "from": {"type": "string", "description": "The run that trained it, if another one did."},
+    "fit": {"$ref": "#/$defs/FitConfig", "description": "Settings of the decoder's training, before the generator's."},
+    "data": {"$ref": "#/$defs/dataset", "description": "Dataset of the decoder's training; by default the run's data."},
+    "from": {"type": "string", "description": "Another run, whose trained decoder is used."},
 }
 _REUSED: Schema = {
     "type": "object",
@@ -33,7 +33,7 @@ _REUSED: Schema = {
 
 
 def run_file_schema() -> Schema:
-    """Describes run files; imports every component's class. One that cannot be imported may have any options."""
+    """The JSON schema of run files. Imports the class of every component; if that fails, it allows any options."""
     definitions: Schema = {}
     for kind in KINDS:
         definitions[kind] = _any_of_kind(kind, definitions)
@@ -88,7 +88,7 @@ def _one_or_several(encoder: Schema, definitions: Schema) -> Schema:
 
 
 def _any_of_kind(kind: Kind, definitions: Schema) -> Schema:
-    """One alternative a component: its bare name where it needs no options, and a mapping."""
+    """The alternatives for a kind: for each component, a mapping, and its name alone if it needs no options."""
     components = registry().of_kind(kind)
     alternatives: list[Schema] = []
     bare: list[str] = []
@@ -104,7 +104,7 @@ def _any_of_kind(kind: Kind, definitions: Schema) -> Schema:
 
 
 def _mapping(component: Component, names: list[str], definitions: Schema) -> Schema:
-    """A component with its options; the types these need are added to `definitions`."""
+    """The schema of a component with its options. Adds the types that these need to `definitions`."""
     try:
         options = schema_of(model_of(component.load(), component.id))
     except PluginError:

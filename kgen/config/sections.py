@@ -1,4 +1,4 @@
-"""The sections of a run file that hold plain values: how to train, draw, and measure likelihoods."""
+"""The sections of a run file that hold plain values: training, sampling, and measuring likelihoods."""
 
 from __future__ import annotations
 
@@ -11,66 +11,66 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Section(pydantic.BaseModel):
-    """What every section is: checked, frozen, without unknown keys."""
+    """Base class of all sections: validated, frozen, without unknown keys."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class FitConfig(Section):
-    """How the pipeline is trained."""
+    """Settings of the training."""
 
     steps: PositiveInt
-    """Training steps, of one batch each."""
+    """Number of training steps, one batch each."""
     batch_size: PositiveInt = 32
-    """Images a step, over all replicas and workers."""
+    """Images per step, summed over all replicas and workers."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     """Peak learning rate of AdamW."""
     warmup_steps: NonNegativeInt = 100
-    """Steps in which the learning rate rises from 0."""
+    """Steps of the warm-up, in which the learning rate rises from 0."""
     schedule: Literal["constant", "cosine"] = "cosine"
-    """How the learning rate goes on after the warm-up."""
+    """Schedule of the learning rate after the warm-up."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    """AdamW's weight decay."""
+    """Weight decay of AdamW."""
     beta_1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """AdamW's decay of the mean gradient; adversarial trainings want less, or 0."""
+    """AdamW's decay rate of the mean gradient; adversarial training needs a smaller value, or 0."""
     beta_2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    """AdamW's decay of the mean squared gradient."""
+    """AdamW's decay rate of the mean squared gradient."""
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
-    """Longest global gradient; null: no limit."""
+    """Largest norm of the global gradient, which is clipped to it; null: no clipping."""
     ema: Annotated[float, Field(ge=0, lt=1)] | None = 0.999
-    """Decay a step of the average of the weights that samples are drawn with; null: no average."""
+    """Decay per step of the EMA of the weights, which sampling uses; null: no EMA."""
     flip: bool = False
-    """Whether to show every image mirrored too; not where captions say left or right."""
+    """Whether every image is also shown mirrored; unsuitable if captions say left or right."""
     log_every: PositiveInt = 50
-    """Steps between rows of metrics.csv."""
+    """Steps between two rows of metrics.csv."""
     checkpoint_every: PositiveInt = 500
-    """Steps between checkpoints."""
+    """Steps between two checkpoints."""
     keep: PositiveInt = 2
-    """Newest checkpoints to keep."""
+    """Number of checkpoints to keep; older ones are deleted."""
     validate_every: PositiveInt = 500
-    """Steps between measurements of the validation loss."""
+    """Steps between two measurements of the validation loss."""
 
 
 class SampleConfig(Section):
-    """What is drawn while training, and at its end."""
+    """Images that are generated during the training and at its end."""
 
     every: NonNegativeInt = 500
-    """Steps between sample grids; 0: none before the end."""
+    """Steps between two sample grids; 0: no grid before the end."""
     prompts: Annotated[tuple[str | int | dict[str, str | int], ...], Field(min_length=1)] | None = None
-    """What to draw: texts, labels, paths of images, or mappings of fields, as the encoder reads them; null: up to 16 of
-    the dataset's captions, or of what else the encoder reads, held-out ones last."""
+    """Prompts of the images: texts, labels, paths of images or mappings of fields, as the encoder reads them; null: up to
+    16 of the dataset's captions, or of what the encoder reads, with held-out ones last."""
     seed: Seed = 0
-    """Of the noise that images are made of."""
+    """Seed of the noise from which images are generated."""
     shared_noise: bool = False
-    """Whether grids make all prompts of the same noise, to show the text's effect alone; scores never do."""
+    """Whether all prompts of a grid share one noise, which shows the effect of the text; scores never share it."""
     options: dict[str, Any] = {}
     """Options of the generator's `generate`, such as steps or guidance; `decoder:` holds those of `decode`."""
 
 
 class LikelihoodConfig(Section):
-    """How likely a trained pipeline finds images that it has not seen."""
+    """The likelihood of images that the pipeline was not trained on."""
 
     images: NonNegativeInt = 0
-    """How many, of the validation split, else of what was held out, else of the training's; 0: not measured."""
+    """Number of images, of the validation split if there is one, else held out, else of training; 0: not measured."""
     options: dict[str, Any] = {}
     """Options of the generator's `log_likelihood`, such as steps or samples."""

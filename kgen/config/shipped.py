@@ -1,4 +1,4 @@
-"""The run files that kgen ships: `kgen run quickstart` needs no clone of its repository."""
+"""The run files that kgen ships, so that `kgen run quickstart` works without a clone of the repository."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def shipped() -> list[str]:
 
 
 def find_run_file(path: str | Path) -> Path:
-    """A file of that path, else the run file that kgen ships under that name, with or without `.yaml`.
+    """Returns the path if the file exists, else the run file that kgen ships under that name, with or without `.yaml`.
 
     Raises:
-        ConfigError: there is neither.
+        ConfigError: there is neither a file nor a run file of that name.
     """
     path = Path(path)
     if path.exists():

@@ -1,8 +1,9 @@
-"""YAML -> plain data that remembers where each key was written.
+"""Reads YAML into plain data, with the place of each key in the file.
 
-The reader follows YAML 1.2's core schema (`1e-3` is a number, `on` is text) and refuses what a run file never needs and
-an attacker may: anchors, aliases, tags, merge keys, several documents, duplicate keys, deep nesting, huge files.
-It goes by the parser's events: loaders, ruamel.yaml's too, build everything first, and stop at the first problem.
+The reader follows YAML 1.2's core schema (`1e-3` is a number, `on` is text). It refuses features that run files do not
+need, and that could be abused: anchors, aliases, tags, merge keys, several documents, duplicate keys, deep nesting and
+huge files. It processes the events of the parser, because loaders (also that of ruamel.yaml) build the whole document
+first, and stop at the first problem.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from kgen.errors import ConfigError
 from kgen.options.validation import KeyPath, dotted, show
 
 MAX_BYTES = 1_000_000
-"""Of a run file."""
+"""Largest size of a run file, in bytes."""
 MAX_DEPTH = 20
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -34,7 +35,7 @@ FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.
 
 @dataclass(order=True, frozen=True)
 class Origin:
-    """Where a key was written: `order` sorts problems, `label` names the place to a user ("x.yaml:12")."""
+    """The place of a key: `order` sorts problems, `label` names the place to a user ("x.yaml:12")."""
 
     order: int
     label: str
@@ -42,12 +43,13 @@ class Origin:
 
 @dataclass
 class Source:
-    """A configuration as it was written.
+    """A configuration as plain data, with the places of its keys and the problems that were found.
 
     Args:
         data: Plain mappings, lists and scalars.
-        origin: Names the whole.
-        where: The place of each key and list item; a path that is missing lies where its nearest parent does.
+        origin: The place of the whole configuration.
+        where: The place of each key and list item. A path that is missing has the place of its nearest parent.
+        problems: The problems so far, with their places.
     """
 
     data: dict[str, Any]
@@ -62,16 +64,16 @@ class Source:
         return self.where.get(path, self.origin)
 
     def put(self, path: KeyPath, value: Any, origin: Origin) -> None:
-        """Sets one key, making the mappings on the way; what lay below it is gone.
+        """Sets a key, and creates the mappings above it. The old value and all keys below it are replaced.
 
         Raises:
-            ValueError: a key on the way holds something else than a mapping.
+            ValueError: a key above it does not hold a mapping.
         """
         node = self.data
         for depth, key in enumerate(path[:-1], 1):
             child = node.setdefault(str(key), {})
             if not isinstance(child, dict):
-                raise ValueError(f"'{dotted(path[:depth])}' is {show(child)}, no mapping with keys: set it as a whole")
+                raise ValueError(f"'{dotted(path[:depth])}' is {show(child)}, not a mapping: set it as a whole")
             node = child
         node[str(path[-1])] = value
         self.where = {known: place for known, place in self.where.items() if known[: len(path)] != path}
@@ -82,7 +84,7 @@ class Source:
         self.problems.append((self.at(path), f"{dotted(path)}: {message}" if path else message))
 
     def raise_problems(self) -> None:
-        """Raises one ConfigError with all problems, one a line, in the order of the file."""
+        """Raises one ConfigError with all problems, one per line, in the order of the file."""
         if self.problems:
             ordered = sorted(dict.fromkeys(self.problems), key=lambda problem: problem[0].order)
             raise ConfigError("\n".join(f"{origin.label}: {message}" for origin, message in ordered))
@@ -92,10 +94,12 @@ def read_file(path: Path, max_bytes: int = MAX_BYTES) -> Source:
     """Reads a YAML file.
 
     Args:
-        max_bytes: A larger file is refused.
+        path: The file.
+        max_bytes: Largest size; a larger file is refused.
 
     Raises:
-        ConfigError: it is missing, damaged, or uses what is refused; all such problems, one a line.
+        ConfigError: the file is missing or damaged, or uses a feature that is refused. The message lists all problems,
+            one per line.
     """
     if not path.is_file():
         raise ConfigError(f"{path}: {'is a folder, not a YAML file' if path.is_dir() else 'there is no such file'}")
@@ -119,10 +123,10 @@ def read_file(path: Path, max_bytes: int = MAX_BYTES) -> Source:
 
 
 def parse_value(text: str) -> Any:
-    """The value of KEY=VALUE: a YAML scalar, or a list or mapping in flow style.
+    """Parses the value of KEY=VALUE: a YAML scalar, or a list or mapping in flow style.
 
     Raises:
-        ConfigError: it is no YAML, or uses what is refused.
+        ConfigError: the text is not YAML, or uses a feature that is refused.
     """
     origin = Origin(0, "")
     source = Source({}, origin)
@@ -151,11 +155,11 @@ def _read(text: str, source: Source, place: Any) -> Any:
 
 
 class _TooDeepError(Exception):
-    """Carries the line."""
+    """The document is nested too deeply; the argument is the line."""
 
 
 class _Builder:
-    """Makes data of the parser's events, one by one, so that nothing large is built before it is refused."""
+    """Builds data from the parser's events, one by one, so that nothing large is built before it is refused."""
 
     def __init__(self, events: Iterator[Any], source: Source, place: Any) -> None:
         self.events = events
@@ -219,7 +223,7 @@ class _Builder:
     def scalar(self, event: Any) -> Any:
         text: str = event.value
         if any("\ud800" <= character <= "\udfff" for character in text):
-            self.refuse(event, "half of a surrogate pair is no text")
+            self.refuse(event, "half of a surrogate pair is not text")
             return None
         if not event.implicit[0]:  # quoted, or a block
             return text
@@ -229,7 +233,7 @@ class _Builder:
             return bool(TRUE.fullmatch(text))
         number = _number(text)
         if number is not None and not math.isfinite(number):
-            self.refuse(event, f"{text[:20]} is no number that can be used")
+            self.refuse(event, f"{text[:20]} is not a usable number")
             return None
         return text if number is None else number
 
@@ -238,7 +242,7 @@ class _Builder:
 
 
 def _number(text: str) -> int | float | None:
-    """The number that a plain scalar is; infinite where it is too large to be used, and None where it is text."""
+    """The number in a plain scalar: infinite if it is too large to be used, None if the scalar is text."""
     try:
         if INTEGER.fullmatch(text):
             whole = int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
@@ -251,12 +255,12 @@ def _number(text: str) -> int | float | None:
 
 
 def to_yaml(data: Any) -> str:
-    """Plain data as YAML that `read_file` reads; text that looks like a number is quoted."""
+    """Writes plain data as YAML that `read_file` reads; quotes text that looks like a number."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what this module would read as something else than text."""
+    """Quotes text that this module would otherwise read as another type."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

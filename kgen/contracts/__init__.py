@@ -1,1 +1,1 @@
-"""What each part of a pipeline must do."""
+"""The contracts of the parts of a pipeline."""

@@ -25,7 +25,7 @@ Example = dict[str, Any]
 
 @dataclass(frozen=True)
 class Problem:
-    """An image or caption that cannot be used."""
+    """An image or caption that cannot be used: where it is, and what is wrong with it."""
 
     where: str
     what: str
@@ -35,8 +35,8 @@ class Dataset(Configurable, ABC):
     """Random access to captioned images of one size, in splits.
 
     A subclass takes its options as keyword arguments and stores each under its own name. Reading must be thread-safe,
-    and example i of a split always the same. Bad input raises `DataError` from ``__init__``, but for single images
-    that may be skipped: those are `problems`.
+    and example i of a split must always be the same. Bad input raises `DataError` in ``__init__``. Single images that
+    can be skipped raise nothing; `problems` lists them.
 
     An example is a mapping of fields. Every dataset has "image" and "caption"; one may have more, which encoders read:
 
@@ -47,8 +47,8 @@ class Dataset(Configurable, ABC):
     A dataset with more fields names them in `fields`, and gives their values in `values`.
 
     Attributes:
-        credit: The credit line that the images' license asks for; shown in reports.
-        fields: The names of what an example holds.
+        credit: The credit line that the license of the images requires. Reports show it.
+        fields: The names of the fields of an example.
     """
 
     arguments: ClassVar[Mapping[str, Arguments]] = {"__init__": Arguments(reserved=frozenset({"name"}))}
@@ -59,18 +59,19 @@ class Dataset(Configurable, ABC):
     @property
     @abstractmethod
     def image_space(self) -> Space:
-        """Continuous, (height, width, channels)."""
+        """The space of the images: continuous, of the shape (height, width, channels)."""
 
     @abstractmethod
     def captions(self, split: Split) -> Sequence[str]:
-        """The captions of a split, one an example, without reading images. Empty for a split that is not there.
+        """The captions of a split, one per example, without reading images. Empty if there is no such split.
 
-        "validation" is for measuring the loss, "holdout" for captions that training must not see (combinations, say).
+        "validation" is for measuring the loss. "holdout" is for captions that training must not see, such as
+        combinations of attributes.
         """
 
     @abstractmethod
     def image(self, split: Split, index: int) -> np.ndarray:
-        """One image: uint8 (height, width, channels) as `image_space` says."""
+        """One image: uint8 (height, width, channels), the shape of `image_space`."""
 
     def values(self, split: Split, field: str) -> Sequence[Any]:
         """One field of every example of a split, in the order of `captions`. An image is read when it is asked for.
@@ -89,31 +90,30 @@ class Dataset(Configurable, ABC):
         return {field: self.values(split, field)[index] for field in self.fields}
 
     def problems(self) -> Sequence[Problem]:
-        """What was skipped on loading, or would break training; found without training. Default: nothing."""
+        """The images and captions that were skipped or that would break the training. Default: none."""
         return ()
 
     def notes(self) -> Sequence[str]:
-        """Lines on how the data were read that a user should know; a run begins with them. Default: nothing."""
+        """Lines that tell the user how the data were read; a run prints them first. Default: none."""
         return ()
 
     def prompts(self, split: Split) -> list[str]:
-        """The different captions of a split, in order of first appearance."""
+        """The distinct captions of a split, in order of first appearance."""
         return list(dict.fromkeys(self.captions(split)))
 
     @property
     def prompt_space(self) -> Space | None:
-        """Of the images that `prompt_of` reads, where prompts are made of images; None: people write them."""
+        """The space of the images that `prompt_of` turns into prompts; None: prompts are texts that people write."""
         return None
 
     def prompt_of(self, image: np.ndarray) -> str:
-        """The prompt that stands for an image, uint8 as `prompt_space` says; only where there is one."""
+        """The prompt for an image, uint8 of the shape of `prompt_space`. Only for datasets that have one."""
         raise NotImplementedError
 
     def fingerprint(self) -> str:
-        """Changes when captions, images or other fields do.
+        """A text that changes if captions, images or other fields change.
 
-        The default looks at the captions and a few images of each split: one whose other fields may change alone
-        overrides it.
+        Default: a digest of the captions and of a few images. A dataset with fields that can change alone overrides it.
         """
         digest = hashlib.sha256()
         for split in ("train", "validation", "holdout"):
@@ -124,10 +124,10 @@ class Dataset(Configurable, ABC):
         return digest.hexdigest()[:16]
 
     def inventory(self) -> Mapping[str, tuple[str, str]]:
-        """Every image by a name that people recognize, with digests of its pixels or file, and of its captions.
+        """Digests of every image (its pixels or its file) and of its captions, by a name that people recognize.
 
-        It says which images changed where the fingerprint changed (`kgen.data.inventory`). A digest is a short text; ""
-        where none was computed. The default numbers the examples of each split and looks at their captions alone.
+        If the fingerprint has changed, the inventory tells which images have (`kgen.data.inventory`). A digest is a
+        short text, or "" if none was computed. Default: examples are numbered, and only captions have a digest.
         """
         return {
             f"{split} {index}": ("", short_digest(caption.encode()))
@@ -156,5 +156,5 @@ class Column(Sequence[Any]):
 
 
 def short_digest(data: bytes) -> str:
-    """12 hexadecimal digits of a SHA-256: enough to see a change, short enough to be kept for a million images."""
+    """The first 12 hexadecimal digits of a SHA-256: enough to detect a change, short enough for a million images."""
     return hashlib.sha256(data).hexdigest()[:12]

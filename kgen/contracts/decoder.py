@@ -1,4 +1,4 @@
-"""The contract of the third part: latent -> image, and image -> latent, which gives training its targets."""
+"""The contract of the third part: latent -> image, and image -> latent, which gives the generator's training data."""
 
 from __future__ import annotations
 
@@ -17,32 +17,33 @@ from kgen.spaces import Space
 Tensor = Any
 
 OF_RUN_FILE = frozenset({"name", "fit", "data", "from"})
-"""Keys beside a decoder's options in a run file: which it is, how it is trained, or where it is taken from."""
+"""Keys beside a decoder's options in a run file: its name, its training, or the run that trained it."""
 
-# A method that subclasses give options of their own has (*args: Any, **options: Any): mypy allows any then.
+# A method for which subclasses declare options takes (*args: Any, **options: Any), which mypy lets them override.
 
 
 class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
-    """Both directions between images and latents.
+    """Encodes images as latents, and decodes latents to images.
 
-    A subclass takes `image_space` first, then its options as keyword arguments, as a generator does; one whose
-    `compute_losses` and `decode` read the text takes `condition_space` second. The weights of `encode` and `decode` are
-    created in ``build``, which gets no shape; those that only training needs, by `compute_losses`.
+    A subclass takes `image_space` first, then its options as keyword arguments, as a generator does. If its
+    `compute_losses` and `decode` read the text, it takes `condition_space` second. ``build``, which gets no shape,
+    creates the weights of `encode` and `decode`; `compute_losses` creates those that only training needs.
 
-    A decoder that implements `compute_losses` is trained before the generator, in a stage of its own: `initialize`
-    once, `compute_losses` step by step, `calibrate` once. One that only implements `initialize` or `calibrate` (as a
-    principal component analysis does) goes through that stage too, without the steps: its configuration has no `fit`.
+    A decoder that implements `compute_losses` is trained in a separate stage before the generator: `initialize` once,
+    `compute_losses` in each step, `calibrate` once. A decoder that only implements `initialize` or `calibrate` (such as
+    a principal component analysis) goes through the stage without training steps; its configuration has no `fit`.
 
     Args:
-        image_space: Of the images in [-1, 1] to read and to make.
+        image_space: The space of the images, whose numbers are in [-1, 1].
 
     Attributes:
-        lossless: True where ``decode(encode(images))`` is `images`: a latent's likelihood is then that of the image.
-        latent_is_image: True where a latent can be looked at, as a small image can.
-        weights_are_external: True where the weights come from elsewhere (a preset, a folder). kgen does not save them.
+        lossless: True if ``decode(encode(images))`` equals `images`. The likelihood of a latent is then that of the
+            image.
+        latent_is_image: True if a latent is itself a (small) image that people can look at.
+        weights_are_external: True if the weights come from elsewhere (a preset, a folder). kgen does not save them.
 
     Raises:
-        SpaceError: from ``__init__``, where the decoder cannot work in `image_space`.
+        SpaceError: in ``__init__``, if the decoder does not support `image_space`.
     """
 
     arguments: ClassVar[Mapping[str, Arguments]] = {
@@ -61,79 +62,88 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         self.image_space = image_space
 
     def build(self, input_shape: None = None) -> None:
-        """Creates the weights of `encode` and `decode`, and builds all layers that training adds. Default: none."""
+        """Creates the weights of `encode` and `decode`, and builds layers that only training uses. Default: none."""
 
     @property
     def latent_space(self) -> Space:
-        """The space the generator works in."""
+        """The space of the latents, which the generator models."""
         raise NotImplementedError
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images (B, *image_space.shape) in [-1, 1] -> latents (B, *latent_space.shape): unit variance, or tokens."""
+        """Encodes images.
+
+        Args:
+            images: (B, *image_space.shape) in [-1, 1].
+
+        Returns:
+            (B, *latent_space.shape): numbers of unit variance, or tokens.
+        """
         raise NotImplementedError
 
     def noise_spec(self, *args: Any, **options: Any) -> Mapping[str, NoiseSpec]:
-        """The random numbers that `decode` needs for one image, given the same options. Default: none."""
+        """The random numbers that `decode` needs per image, given the same options. Default: none."""
         return {}
 
     def decode(
         self, latent: Tensor, condition: Condition, noise: dict[str, Tensor], *args: Any, **options: Any
     ) -> Tensor:
-        """Latents -> images in [-1, 1] (the pipeline clips). Subclasses name their options, with types and defaults.
+        """Decodes latents to images in [-1, 1] (the pipeline clips them).
 
-        An option annotated as float comes as a scalar tensor: see `Generator.generate`.
+        Subclasses declare their options, with types and defaults. An option annotated as float is passed as a scalar
+        tensor: see `Generator.generate`.
         """
         raise NotImplementedError
 
     def text_of(self, image: np.ndarray) -> str:
-        """What an image, uint8 (*image_space.shape), says; only for decoders whose images are writing."""
+        """The text that an image, uint8 (*image_space.shape), shows. Only for decoders whose images are texts."""
         raise NotImplementedError
 
     def compute_losses(self, images: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
-        """Losses of every example (B,), as a generator's; only for decoders that are trained, in an own stage."""
+        """Losses per example (B,), as for a generator. Only for decoders that are trained in a stage."""
         raise NotImplementedError
 
     def initialize(self, batches: Iterable[np.ndarray]) -> None:
-        """Gives weights a start that depends on the images, before the first step of training. Default: nothing.
+        """Initializes weights from the images, before the first training step. Default: does nothing.
 
         Args:
-            batches: Of training images, uint8 (B, *image_space.shape); to be gone through as often as wanted.
+            batches: Batches of training images, uint8 (B, *image_space.shape). They can be iterated repeatedly.
         """
 
     def calibrate(self, batches: Iterable[np.ndarray]) -> None:
-        """Measures what `encode` needs to know of the finished weights, such as the latents' mean and variance.
+        """Measures what `encode` needs after the training, such as the mean and variance of the latents.
+
+        Store the result in non-trainable weights, or write it in `save_assets`; else it is not saved.
 
         Args:
-            batches: As for `initialize`. To be kept, what is measured must be a weight (not trainable), or written by
-                `save_assets`.
+            batches: As for `initialize`.
         """
 
     def scores(self, batches: Iterable[np.ndarray]) -> dict[str, float]:
-        """What a report should say of a trained decoder, by name, beside the error of its reconstructions.
+        """Numbers by name that a report shows for a trained decoder, beside its reconstruction error.
 
         Args:
-            batches: As for `calibrate`, but of images that it was not trained on, where there are any.
+            batches: As for `calibrate`, but of images that were not used in training, if there are any.
         """
         return {}
 
     @property
     def inference_weights(self) -> list[Any]:
-        """Those of `weights` that `encode` and `decode` use; a subclass leaves out what only training needs."""
+        """The weights that `encode` and `decode` use. A subclass leaves out those that only training needs."""
         return list(self.weights)
 
     def save_assets(self, path: str | Path) -> None:
-        """Writes what is measured or learned but not a weight into the folder `path`. Default: nothing."""
+        """Writes what was measured or learned, except weights, to the folder `path`. Default: nothing."""
 
     def load_assets(self, path: str | Path) -> None:
-        """Reads what `save_assets` wrote; called before any weight exists. Default: nothing."""
+        """Reads what `save_assets` wrote. Called before any weight exists. Default: nothing."""
 
 
 def has_losses(decoder: type[Decoder]) -> bool:
-    """Whether a decoder is trained step by step, as its `fit` says."""
+    """Whether a decoder has losses, so that its `fit` configures training steps."""
     return decoder.compute_losses is not Decoder.compute_losses
 
 
 def learns_from_images(decoder: type[Decoder]) -> bool:
-    """Whether a decoder must see the images before it can be used, in the stage before the generator's training."""
+    """Whether a decoder needs the training images before use, in the stage before the generator's training."""
     measures = decoder.initialize is not Decoder.initialize or decoder.calibrate is not Decoder.calibrate
     return has_losses(decoder) or measures

@@ -25,11 +25,11 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
     encoder that reads several fields, an input is a mapping of them. A prompt is an input, too.
 
     A subclass takes its options as keyword arguments of ``__init__``, stores each under its own name, and passes
-    ``**kwargs`` (Keras's ``name`` and ``dtype``) to ``super().__init__``. An encoder whose weights are not to be
-    trained sets ``self.trainable = False``: its outputs may then be cached.
+    ``**kwargs`` (Keras's ``name`` and ``dtype``) to ``super().__init__``. An encoder with frozen weights sets
+    ``self.trainable = False``; kgen may then cache its outputs.
 
-    Life of an encoder: ``__init__``; ``adapt`` or ``load_assets``; only then weights are built, and `condition_space`
-    must be known.
+    kgen calls ``__init__`` first, then ``adapt`` or ``load_assets``. After that, `condition_space` must be known, and
+    kgen builds the weights.
 
     Attributes:
         fields: The fields of an example that it reads (see `Dataset`). An encoder of "image" reads the image that is to
@@ -37,7 +37,7 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
             an image to be varied.
         null: The input that says nothing. Its condition is what classifier-free guidance leads away from, and what
             training shows in place of a share of the conditions. The empty text, or None where the field is no text.
-        weights_are_external: True where the weights come from elsewhere (a preset, a folder). kgen does not save them.
+        weights_are_external: True if the weights come from elsewhere (a preset, a folder). kgen does not save them.
     """
 
     arguments: ClassVar[Mapping[str, Arguments]] = {"__init__": Arguments(reserved=RESERVED)}
@@ -53,25 +53,26 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         raise NotImplementedError
 
     def adapt(self, inputs: Sequence[Any]) -> None:
-        """Learns from the training inputs what is not a weight: a vocabulary, the classes. Default: nothing.
+        """Learns from the training inputs what is not a weight, such as a vocabulary. Default: nothing.
 
-        Images are read when they are asked for, so an encoder that needs to know no more than their size asks for one.
+        Images are read when they are asked for: an encoder that only needs their size asks for one.
         """
 
     def tokenize(self, inputs: Sequence[Any]) -> dict[str, np.ndarray]:
-        """Turns B inputs into arrays of fixed shapes (B, ...), on the host, without a tensor library.
+        """Turns B inputs into numpy arrays of fixed shapes (B, ...), on the host.
 
-        `null` must be accepted. An image may be of any size: prompts are.
+        It must accept `null`, and images of any size.
 
         Raises:
-            ConfigError: an input is none that can be read, such as an unknown class.
+            ConfigError: it cannot read an input, such as an unknown class.
         """
         raise NotImplementedError
 
     def unread(self, value: Any) -> str:
-        """Says what of an input `tokenize` leaves out ("only the first 31 of its 40 words are read"), or "".
+        """Says which part of an input `tokenize` leaves out ("only the first 31 of its 40 words are read"), or "".
 
-        A run counts the captions that are not read whole, and `Pipeline.generate` warns of such prompts. Default: "".
+        A run counts the captions that are not read completely, and `Pipeline.generate` warns of such prompts. Default:
+        "".
         """
         return ""
 
@@ -106,14 +107,18 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
     def call(self, tokens: dict[str, Any], training: bool = False) -> Condition:
         """Encodes tokens.
 
+        Args:
+            tokens: The arrays of `tokenize`.
+            training: As in Keras.
+
         Returns:
-            "sequence" (B, L, D), "mask" (B, L) of 1.0 for a real position and 0.0 for padding (at least one position is
-            real), and "pooled" (B, P), as `condition_space` says; float.
+            "sequence" (B, L, D), "mask" (B, L) and "pooled" (B, P), in float, of the shapes in `condition_space`. The
+            mask is 1.0 for a real position and 0.0 for padding; at least one position is real.
         """
         raise NotImplementedError
 
     def save_assets(self, path: str | Path) -> None:
-        """Writes what `adapt` learned into the folder `path`. Default: nothing."""
+        """Writes what `adapt` learned to the folder `path`. Default: nothing."""
 
     def load_assets(self, path: str | Path) -> None:
-        """Reads what `save_assets` wrote; called before any weight exists. Default: nothing."""
+        """Reads what `save_assets` wrote. Called before any weight exists. Default: nothing."""

@@ -1,4 +1,4 @@
-"""Which parts give a likelihood of images."""
+"""Checks whether a generator and a decoder give a likelihood of images."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 def check_likelihood(generator: type[Generator], decoder: type[Decoder]) -> None:
-    """Raises ConfigError where there is none."""
+    """Raises ConfigError if the generator has no likelihood, or the decoder is not lossless."""
     if generator.likelihood is None:
         raise ConfigError(f"{generator.__name__} has no likelihood: it can only be compared by its images")
     if not decoder.lossless:
-        raise ConfigError(f"{decoder.__name__} loses something of the images: a latent's likelihood is none of theirs")
+        raise ConfigError(f"{decoder.__name__} is not lossless: the likelihood of a latent is not that of the image")

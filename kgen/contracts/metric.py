@@ -1,4 +1,4 @@
-"""The contract of a measure of generated images."""
+"""The contract of a metric of generated images."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ class Metric(Configurable, ABC):
     """Scores images against the prompts that they were generated from, and against the dataset.
 
     Attributes:
-        requires: The dataset class without which the metric makes no sense; None: any dataset.
-        headline: The name of the number that says most, where only one can be shown; None: the first that is returned.
-        better: Whether higher or lower numbers are the better ones, where that holds for all of them; None: it is not
-            said.
+        requires: The dataset class that the metric needs; None: any dataset.
+        headline: The name of the main number, for places that show only one; None: the first that is returned.
+        better: Whether higher or lower numbers are better, if that holds for all of them; None: it is not known.
     """
 
     arguments: ClassVar[Mapping[str, Arguments]] = {"__init__": Arguments(reserved=frozenset({"name"}))}
@@ -29,7 +28,7 @@ class Metric(Configurable, ABC):
     better: ClassVar[Literal["higher", "lower"] | None] = None
 
     def caveats(self, dataset: Dataset) -> Sequence[str]:
-        """What a reader of the scores must know because of the dataset, a sentence each. Default: nothing."""
+        """Sentences about the dataset that a reader of the scores must know. Default: none."""
         return ()
 
     @abstractmethod
@@ -41,8 +40,8 @@ class Metric(Configurable, ABC):
         Args:
             images: uint8 (N, height, width, channels).
             prompts: N texts.
-            split: Where the prompts come from: "train" (seen in training) or "holdout".
-            dataset: What the pipeline was trained on.
+            split: The split of the prompts: "train" (seen in training) or "holdout".
+            dataset: The dataset that the pipeline was trained on.
 
         Returns:
             Named numbers.

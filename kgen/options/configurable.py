@@ -1,4 +1,4 @@
-"""What all components share: options that are checked when they are given, and kept as plain data."""
+"""The base class of all components: it validates options, and returns them as plain data."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ KERAS = {"name", "dtype", "trainable", "autocast", "activity_regularizer"}
 
 
 class Configurable:
-    """Checks a component's options when it is constructed, and gives `config`: them as plain data.
+    """Validates the options of a component when it is constructed; `config` returns them as plain data.
 
-    Options that are given in Python are checked and converted as those of a run file are: ``network={"kind": "dit"}``
-    becomes the dataclass that the signature names. `config` is read from the attributes of the options' names.
+    Options that are given in Python are validated and converted like those of a run file: ``network={"kind": "dit"}``
+    becomes the dataclass that the signature names. `config` reads the attributes that have the names of the options.
 
     Attributes:
-        arguments: By the name of a method, which of its arguments kgen supplies; all others are options. A subclass
-            where that is not clear is refused when it is defined.
-        renamed: Old name -> new name, of options that had another name in an earlier release. Old names are still read,
-            with a warning.
-        largest_option: The largest whole number that an option may be; a seed needs 2^31 - 1.
+        arguments: The arguments that kgen supplies, by the name of the method; all others are options. The definition
+            of a subclass in which this is ambiguous raises an error.
+        renamed: Old name -> new name, for options that had another name in an earlier release. Old names are still
+            accepted, with a warning.
+        largest_option: The largest integer that an option may be; a seed needs 2^31 - 1.
 
     Raises:
-        PluginError: from the definition of a subclass whose arguments are not in order.
+        PluginError: in the definition of a subclass whose arguments are wrong.
     """
 
     arguments: ClassVar[Mapping[str, Arguments]] = {"__init__": Arguments()}
@@ -49,10 +49,10 @@ class Configurable:
 
     @property
     def config(self) -> dict[str, Any]:
-        """All options, as YAML and JSON can hold them.
+        """All options, as plain data for YAML and JSON.
 
         Raises:
-            PluginError: an option is not stored under its own name, or what is stored there is no plain value.
+            PluginError: an option is not stored under its own name, or the stored value is not plain data.
         """
         return {name: self._option(name) for name in options(type(self))}
 
@@ -65,13 +65,13 @@ class Configurable:
         except pydantic_core.PydanticSerializationError as error:
             kind = type(getattr(self, name)).__name__
             raise PluginError(
-                f"{owner} must store its option '{name}' as self.{name}, as it was given, but what is there, "
-                f"a {kind}, holds what no file can: store layers under another name"
+                f"{owner} must store its option '{name}' as self.{name}, as it was given, but the value there, "
+                f"a {kind}, cannot be written to a file: store layers under another name"
             ) from error
 
 
 def _checked(init: Callable[..., None]) -> Callable[..., None]:
-    """A constructor that checks and converts its options first, unless a subclass's constructor has called it."""
+    """Wraps a constructor so that it validates options first, unless the constructor of a subclass called it."""
 
     @functools.wraps(init)
     def checked(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -86,7 +86,7 @@ def _checked(init: Callable[..., None]) -> Callable[..., None]:
 
 
 def _options_among(cls: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a constructor's arguments is neither supplied by kgen nor Keras's own."""
+    """The arguments of a constructor that are neither supplied by kgen nor by Keras."""
     parameters = inspect.signature(cls.__init__).parameters.values()
     passes_on = any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters)
     others = {*supplied(cls), *(KERAS if passes_on else ())} - set(options(cls))

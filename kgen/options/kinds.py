@@ -1,12 +1,12 @@
-"""Options that take any component of a kind, whichever plugin brings it: ``Annotated[Network, OneOf("mine.network")]``.
+"""Options that accept any component of a kind, from any plugin: ``Annotated[Network, OneOf("mine.network")]``.
 
-In a run file such an option is the component's name, or a mapping with its name as ``kind`` and its own options::
+In a run file, such an option is the component's name, or a mapping with its name as ``kind`` and its options::
 
     network: {kind: dit, width: 128}
     sampler: heun
 
-The component that owns the option gets the object of a class, made with its options; of a function or another object,
-which has no options, it gets the name. `part` gives the object in either case.
+The owner of the option receives an instance if the component is a class, constructed with its options. If it is a
+function or another object, which has no options, the owner receives the name. `part` returns the object in both cases.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from kgen.plugins import discovery
 from kgen.plugins.registry import Component, Registry
 
 _described: ContextVar[tuple[str, ...]] = ContextVar("described", default=())
-"""The kinds that a schema is being written of: a part of a kind may hold another of the same kind."""
+"""The kinds whose schemas are being written, because a part of a kind may contain a part of the same kind."""
 
 
 class OneOf:
-    """Marks an option that takes any component of a kind that a plugin declares.
+    """Marks an option that accepts any component of a kind that a plugin declares.
 
     Args:
-        kind: Such as "myplugin.network".
+        kind: The kind, such as "myplugin.network".
     """
 
     def __init__(self, kind: str) -> None:
@@ -45,7 +45,7 @@ class OneOf:
         )
 
     def _validate(self, value: Any) -> Any:
-        """A name, a mapping, or an object that was made already -> the object, or the name where it has no options."""
+        """Turns a name, a mapping or an instance into the instance, or into the name if the part has no options."""
         if not isinstance(value, str | Mapping):
             for component in (discovery.registry().of_class(found) for found in (value, type(value))):
                 if component is not None and component.kind == self.kind:
@@ -86,14 +86,15 @@ class OneOf:
 
 
 def part(kind: str, value: Any) -> Any:
-    """The object that an option stands for.
+    """Returns the object that an option names.
 
     Args:
-        kind: Of the option, as its `OneOf` says.
-        value: What the option holds: a name, a mapping with `kind` and options, or the object itself.
+        kind: The kind of the option, as in its `OneOf`.
+        value: The option: a name, a mapping with `kind` and options, or the object itself.
 
     Raises:
-        ConfigError: there is no such component, or its options are wrong. PluginError: it cannot be imported.
+        ConfigError: there is no such component, or its options are wrong.
+        PluginError: the component cannot be imported.
     """
     if not isinstance(value, str | Mapping):
         return value
@@ -110,7 +111,7 @@ def part(kind: str, value: Any) -> Any:
 
 
 def _declared(kind: str) -> Registry:
-    """The registry. Raises PluginError where no plugin declares the kind."""
+    """Returns the registry; raises PluginError if no plugin declares the kind."""
     found = discovery.registry()
     if kind not in found.kinds:
         raise PluginError(found.no_kind(kind))
@@ -118,17 +119,17 @@ def _declared(kind: str) -> Registry:
 
 
 def _model(component: Component, target: type[Any]) -> type[pydantic.BaseModel]:
-    """The options of a class. Raises PluginError where they cannot be options."""
+    """Returns the option model of a class; raises PluginError if its signature cannot be one."""
     model = model_of(target, component.id)
     if KIND in model.model_fields:
-        raise PluginError(f"{component}: no option can be named '{KIND}': that is where its own name stands")
+        raise PluginError(f"{component}: no option can be named '{KIND}': that key holds the component's name")
     return model
 
 
 def _made(component: Component, target: type[Any], given: Mapping[str, Any]) -> Any:
     try:
         return target(**given)
-    except (KgenError, ValueError):  # by the contract: what the signature cannot say of the options
+    except (KgenError, ValueError):  # the contract allows these, for checks that a signature cannot express
         raise
     except Exception as error:
         raise PluginError(f"{component} cannot be made: {type(error).__name__}: {error}") from error
@@ -142,7 +143,7 @@ def _at(place: tuple[str, ...], message: str, value: Any) -> pydantic.Validation
 
 
 def _schema(kind: str) -> dict[str, Any]:
-    """The JSON schema of an option: a name, or a mapping for each class. What cannot be imported is left out."""
+    """The JSON schema of an option: a name, or a mapping for each class. Omits parts that cannot be imported."""
     names: list[str] = []
     mappings: list[dict[str, Any]] = []
     components = _declared(kind).of_kind(kind)
@@ -174,7 +175,7 @@ def _mapping(component: Component, names: list[str], schema: dict[str, Any]) -> 
 
 
 def _inlined(node: Any, definitions: Mapping[str, Any], above: tuple[str, ...] = ()) -> Any:
-    """A schema with the definitions that it refers to in their places; one that holds itself may be anything there."""
+    """Replaces references in a schema by their definitions; a recursive reference becomes {}, which allows anything."""
     if isinstance(node, list):
         return [_inlined(item, definitions, above) for item in node]
     if not isinstance(node, dict):

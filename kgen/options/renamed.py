@@ -1,4 +1,4 @@
-"""Options that had another name in an earlier release: they are read under the new one, with a warning."""
+"""Reads options that had another name in an earlier release under their new names, with a warning."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 
 def rename_keys(given: dict[str, Any], renamed: Mapping[str, str], owner: str) -> None:
-    """Moves what was given under an old name to the new name, in place, and warns of each.
+    """Replaces old names of options by new names, in place, with a warning for each.
 
     Args:
-        given: Options by name. Where both names are given, the old one stays, and is refused as any unknown option.
+        given: Options by name. If both names are given, the old one stays, and is later refused as an unknown option.
         renamed: Old name -> new name.
-        owner: The component or section that takes the options, for the warning.
+        owner: The component or section that the options belong to, for the warning.
     """
     for old, new in renamed.items():
         if old in given and new not in given:

@@ -1,6 +1,6 @@
-"""A component's signature is its configuration: validation, help and schema are all read from it.
+"""A component's signature is its configuration: validation, help and schema are derived from it.
 
-Arguments that kgen supplies stand first, by position; options stand after a ``*``, each with a type and a default::
+Arguments that kgen supplies come first, by position. Options come after a ``*``, each with a type and a default::
 
     def __init__(self, space, condition_space, *, width: int = 64, **kwargs): ...
 """
@@ -16,13 +16,13 @@ from typing import Annotated, Any
 import pydantic
 
 MAX_OPTION = 1_000_000
-"""The largest number of steps, samples, layers or features that a method, or a part of a pipeline, may be asked for."""
+"""The largest integer option of a method or of a part of a pipeline: steps, samples, layers or features."""
 
 
 def options(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The options of a constructor (given the class) or of a method such as `generate`, annotations resolved.
+    """The options of a constructor (given the class) or of a method such as `generate`, with annotations resolved.
 
-    They are the arguments that can only be given by name; of a dataclass, all of its constructor's.
+    Options are the keyword-only arguments. Of a dataclass, they are all arguments of its constructor.
     """
     if inspect.isclass(function) and dataclasses.is_dataclass(function):
         return _fields(function)
@@ -56,9 +56,9 @@ def supplied(function: Callable[..., Any]) -> tuple[str, ...]:
 
 
 def option_model(function: Callable[..., Any], title: str) -> type[pydantic.BaseModel]:
-    """A pydantic model of the options: unknown keys are refused, types and ranges are checked.
+    """A pydantic model of the options, which refuses unknown keys and checks types and ranges.
 
-    No whole number may be larger than the class allows (`Configurable.largest_option`), or `MAX_OPTION` for a method.
+    Integers may not exceed `Configurable.largest_option` of the class, or `MAX_OPTION` for a method.
 
     Raises:
         TypeError: an option has a name that no option can have.
@@ -86,7 +86,7 @@ def _at_most(largest: int) -> Callable[[Any], Any]:
 
 
 def _integers(value: Any) -> Iterator[int]:
-    """All whole numbers in an option."""
+    """Yields all integers in an option."""
     if isinstance(value, int):
         yield value
     elif isinstance(value, list | tuple | dict):

@@ -1,4 +1,4 @@
-"""Options that are compiled into a program, and options that one program serves all values of."""
+"""Separates options that are compiled into a program from numbers that are arguments of the program."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from kgen.options.signature import options
 
 
 class Static:
-    """Values of a float option that are compiled into the program, because they change what has to be computed.
+    """Values of a float option that are compiled into the program, because they change the computation.
 
-    An option of `generate`, `decode` or `log_likelihood` that is annotated as float comes as a scalar tensor, so that
-    one program serves all of its values. Where a value saves work (a `guidance` of 1 needs no second pass), declare it,
-    ``guidance: Annotated[float, Static(1.0)] = 1.0``, and ask with `is_static`.
+    An option of `generate`, `decode` or `log_likelihood` that is annotated as float is passed as a scalar tensor, so
+    that one program works for all of its values. If a value saves work (a `guidance` of 1 needs no second pass),
+    declare it, as in ``guidance: Annotated[float, Static(1.0)] = 1.0``, and test for it with `is_static`.
     """
 
     def __init__(self, *values: float) -> None:
@@ -24,14 +24,14 @@ class Static:
 
 
 def is_static(option: Any, value: float) -> bool:
-    """Whether an option is this number; never true of a tensor, which stands for all values that are not `Static`."""
+    """Whether an option is this number. It is False for a tensor, which represents all values that are not `Static`."""
     return isinstance(option, int | float) and option == value
 
 
 def split_options(function: Callable[..., Any], given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
-    """Divides all options of a method, with its defaults, into those of a program's structure and plain numbers.
+    """Divides all options of a method, including defaults, into static options and numbers.
 
-    Numbers are the values of options annotated as float, also where they can be None, but for `Static` ones.
+    Numbers are the values of options annotated as ``float`` or ``float | None``, except `Static` values and None.
 
     Returns:
         Static options by name, and numbers by name.
@@ -51,7 +51,7 @@ def split_options(function: Callable[..., Any], given: Mapping[str, Any]) -> tup
 
 
 def _static_values(annotation: Any) -> tuple[float, ...] | None:
-    """The values of `Static` in the annotation of a float; None where it is no float."""
+    """The values of `Static` in the annotation of a float; None if the annotation is not a float."""
     if annotation is float:
         return ()
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)

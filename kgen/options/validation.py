@@ -1,4 +1,4 @@
-"""Checks options against a signature (or a pydantic model), and says what is wrong in a user's words."""
+"""Validates options against a signature (or a pydantic model), with messages for users."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ KeyPath = tuple[str | int, ...]
 Problem = tuple[KeyPath, str]
 
 KIND = "kind"
-"""The key under which a mapping says which of several things it is."""
+"""The key of a mapping that names which of several types it is."""
 
 MAX_INTEGER = 2**31 - 1
-"""The largest whole number of a configuration, such as a seed; YAML with more than 2^63 - 1 is refused at once."""
+"""The largest integer in a configuration, such as a seed. YAML with integers above 2^63 - 1 is refused at once."""
 
 UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 MUST_BE = {
@@ -47,7 +47,7 @@ def model_of(function: Callable[..., Any], title: str) -> type[pydantic.BaseMode
     """The option model of a component's class, or of its `generate` or `decode`.
 
     Raises:
-        PluginError: the signature cannot serve as a configuration, or an option takes a kind that nobody declares.
+        PluginError: the signature cannot be used as a configuration, or an option takes an undeclared kind.
     """
     try:
         return option_model(function, title)
@@ -58,7 +58,7 @@ def model_of(function: Callable[..., Any], title: str) -> type[pydantic.BaseMode
 
 
 class _TolerantSchema(GenerateJsonSchema):
-    """Describes as 'anything' what JSON has no words for."""
+    """Allows anything where a JSON schema cannot describe a type."""
 
     ignored_warning_kinds: ClassVar[set[Any]] = {"skipped-choice", "non-serializable-default"}  # type: ignore[misc]
 
@@ -70,18 +70,19 @@ class _TolerantSchema(GenerateJsonSchema):
 
 
 def plain(value: Any) -> Any:
-    """Options as YAML and JSON can hold them: dataclasses become mappings, tuples lists, NumPy's numbers Python's.
+    """Converts options to plain data for YAML and JSON.
 
-    A component of a kind that a plugin declares becomes a mapping with its name as `kind`, or its name alone.
+    Dataclasses become mappings, tuples become lists, and NumPy's numbers become Python's. A component of a declared
+    kind becomes a mapping with its name as `kind`, or only its name.
 
     Raises:
-        PydanticSerializationError: the value holds what no file can.
+        PydanticSerializationError: the value cannot be written to a file.
     """
     return _PLAIN.dump_python(_named(value), mode="json", fallback=_number)
 
 
 def _named(value: Any) -> Any:
-    """A value in which the components of declared kinds, and all dataclasses, are mappings or names."""
+    """Replaces the components of declared kinds, and all dataclasses, in a value by mappings or names."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, dict):
@@ -107,23 +108,24 @@ _PLAIN = pydantic.TypeAdapter(Any, config=pydantic.ConfigDict(ser_json_inf_nan="
 
 def _number(value: Any) -> Any:
     if not hasattr(value, "tolist"):
-        raise PydanticSerializationError(f"a {type(value).__name__} is no plain value")
+        raise PydanticSerializationError(f"a {type(value).__name__} is not plain data")
     return value.tolist()
 
 
 def check_options(function: Callable[..., Any], given: Mapping[str, Any], owner: str) -> dict[str, Any]:
-    """Checks options that are given in Python exactly as `check` does those of a run file.
+    """Validates options that are given in Python exactly as `check` validates those of a run file.
 
     Args:
         function: A component's class, or one of its methods.
         given: Options by name.
-        owner: Who takes them, for messages.
+        owner: The name of the class or method, for messages.
 
     Returns:
-        Those that were given, converted to their annotated types.
+        The given options, converted to their annotated types.
 
     Raises:
-        ConfigError: an option is unknown, missing or wrong. PluginError: see `model_of`.
+        ConfigError: an option is unknown, missing or wrong.
+        PluginError: see `model_of`.
     """
     model, data, found = model_of(function, owner), {}, []
     given = dict(given)
@@ -132,7 +134,7 @@ def check_options(function: Callable[..., Any], given: Mapping[str, Any], owner:
         try:
             data[name] = plain(value)
         except PydanticSerializationError:
-            found.append(((name,), f"must be plain data, as a file can hold it, got {show(value)}"))
+            found.append(((name,), f"must be plain data that a file can hold, got {show(value)}"))
     checked, problems = (None, found) if found else check(model, data, owner)
     if checked is None:
         raise ConfigError(f"{owner}: {'; '.join(f'{dotted(path)}: {message}' for path, message in problems)}")
@@ -148,10 +150,12 @@ def check(model: type[pydantic.BaseModel], data: Any, owner: str) -> tuple[pydan
     """Validates plain data strictly: no text for numbers, no booleans for integers, no unknown keys.
 
     Args:
-        owner: Who takes the keys of the top level, for messages: "text/bag".
+        model: The model to validate against.
+        data: The data.
+        owner: The owner of the top-level keys, for messages, such as "text/bag".
 
     Returns:
-        The validated model or None, and what is wrong: key paths below `data`, and messages.
+        The validated model or None, and the errors: key paths below `data`, with messages.
     """
     large = list(_integers_above(2**63, data))  # JSON cannot hold them all
     try:  # JSON: the strict mode in which a list may become a tuple, and a mapping a dataclass
@@ -164,7 +168,7 @@ def check(model: type[pydantic.BaseModel], data: Any, owner: str) -> tuple[pydan
 
 
 def _integers_above(limit: int, data: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
-    """Where in plain data whole numbers are that lie beyond a limit."""
+    """Yields the paths of integers in plain data that exceed a limit."""
     if isinstance(data, int) and abs(data) > limit:
         yield path
     elif isinstance(data, dict | list):
@@ -173,7 +177,7 @@ def _integers_above(limit: int, data: Any, path: KeyPath = ()) -> Iterator[KeyPa
 
 
 def explain(error: pydantic.ValidationError, model: type[pydantic.BaseModel], data: Any, owner: str) -> list[Problem]:
-    """What is wrong with data that a model has refused: key paths below `data`, and messages."""
+    """The errors in data that a model has refused: key paths below `data`, with messages."""
     return list(_explain(error, schema_of(model), data, owner))
 
 
@@ -189,7 +193,7 @@ def _explain(error: pydantic.ValidationError, schema: dict[str, Any], data: Any,
         inputs[path] = detail["input"]
     for path, texts in reasons.items():
         if any(other[: len(path)] == path and other != path for other in reasons):
-            continue  # one alternative of a union says more: the one that got further
+            continue  # reports only the alternative of a union that matched best
         if all(text.startswith("must be ") for text in texts):
             choices = dict.fromkeys(text.removeprefix("must be ") for text in texts)
             yield path, f"must be {' or '.join(choices)}, got {show(inputs[path])}{_near(inputs[path], texts)}"
@@ -198,14 +202,14 @@ def _explain(error: pydantic.ValidationError, schema: dict[str, Any], data: Any,
 
 
 def _key_path(loc: tuple[str | int, ...], data: Any) -> KeyPath:
-    """pydantic's location without the names of union members in it."""
+    """The location of a pydantic error, without the names of union members."""
     path: KeyPath = ()
     for number, part in enumerate(loc):
         known = part in data if isinstance(data, dict) else isinstance(data, list) and part in range(len(data))
         if known:
             path, data = (*path, part), data[part]
         elif number == len(loc) - 1 and isinstance(data, dict) and number == len(path):
-            path = (*path, part)  # a required key that is not there
+            path = (*path, part)  # a missing required key
     return path
 
 
@@ -228,14 +232,14 @@ def _reason(detail: Any, path: KeyPath, schema: dict[str, Any], data: Any, owner
 
 
 def unknown_key(key: str, known: list[str], owner: str) -> str:
-    """The message about a key that `owner` does not take."""
+    """The message about a key that `owner` does not accept."""
     near = difflib.get_close_matches(key, known, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else ""
     return f"unknown key{hint} ({owner} takes: {', '.join(known) or 'no options'})"
 
 
 def _near(value: Any, texts: list[str]) -> str:
-    """A hint at the allowed word that was meant."""
+    """Suggests the allowed word that is closest to the value."""
     words = [word.strip("'") for text in texts for word in text.split() if word.startswith("'")]
     words = [word.rstrip(",").strip("'") for word in words]
     near = difflib.get_close_matches(value, words, n=1) if isinstance(value, str) else []
@@ -247,7 +251,7 @@ def _either(words: list[str]) -> str:
 
 
 def keys_at(schema: dict[str, Any], data: Any, path: KeyPath) -> list[str]:
-    """The keys that the mapping at `path` takes, given which alternatives `data` chooses."""
+    """The keys that the mapping at `path` accepts, given the alternatives that `data` selects."""
     return list(dict.fromkeys(key for node in _nodes(schema, data, path) for key in node.get("properties", {})))
 
 
@@ -257,7 +261,7 @@ def _tags(schema: dict[str, Any], data: Any, path: KeyPath, tag: str) -> list[st
 
 
 def tag_names(node: dict[str, Any], tag: str = KIND) -> list[str]:
-    """The names under which a schema is chosen among several, the shortest first; none where it is not."""
+    """The names that select a schema among several, the shortest first; an empty list if nothing selects it."""
     found = node.get("properties", {}).get(tag, {})
     if "const" in found:
         return [found["const"]]
@@ -278,7 +282,7 @@ def _nodes(schema: dict[str, Any], data: Any, path: KeyPath) -> list[dict[str, A
 
 
 def alternatives(node: dict[str, Any], root: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A schema's members, if it is a union, with references followed."""
+    """Yields the members of a schema that is a union, or the schema itself, with references resolved."""
     if "$ref" in node:
         node = root["$defs"][node["$ref"].rpartition("/")[2]]
     members = node.get("anyOf") or node.get("oneOf")
@@ -294,7 +298,7 @@ def _has(node: dict[str, Any], part: str | int) -> bool:
 
 
 def _agrees(node: dict[str, Any], data: Any) -> bool:
-    """Whether a mapping has the constants (the `kind`) that a schema asks for."""
+    """Whether a mapping has the constants (such as `kind`) that a schema requires."""
     if not isinstance(data, dict):
         return True
     return all(value in names for key, value in data.items() if (names := tag_names(node, key)))
@@ -307,7 +311,7 @@ def dotted(path: KeyPath) -> str:
 
 
 def show(value: Any) -> str:
-    """A value as a message can hold it."""
+    """A short text of a value, for messages."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     text = repr(value)

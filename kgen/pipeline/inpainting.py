@@ -1,4 +1,4 @@
-"""The image to start from, and the part of it that is drawn anew: from the image's grid to that of its latents."""
+"""The image that a generator starts from, and the mask of the part that changes, on the grid of the latents."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from kgen.errors import ConfigError
 from kgen.spaces import Space
 
 WHITE = 128
-"""The least level, of 0 to 255, that is white."""
+"""The lowest gray level, from 0 to 255, that counts as white."""
 
 
 def downsample_mask(mask: np.ndarray, image_space: Space, latent_space: Space) -> np.ndarray:
-    """Which cells of a latent's grid have something white of a mask.
+    """Converts a mask to the grid of the latents: a cell is True if any of its pixels is white.
 
     Args:
         mask: uint8 (height, width), or (height, width, 1).
+        image_space: The space of the images.
+        latent_space: The space of the latents.
 
     Returns:
         bool, latent_space.shape[:2].
 
     Raises:
-        ConfigError: the mask is not of the images' size, or all black; the latents are no grid of cells of the images.
+        ConfigError: the mask does not have the size of the images, or is black; or the latents do not divide the
+            images into a grid of cells.
     """
     size, grid = image_space.shape[:2], latent_space.shape[:2]
     if mask.dtype != np.uint8 or mask.shape not in (size, (*size, 1)):
@@ -39,31 +42,34 @@ def downsample_mask(mask: np.ndarray, image_space: Space, latent_space: Space) -
     cells = (mask.reshape(size) >= WHITE).reshape(rows, height // rows, columns, width // columns)
     edit_mask = np.asarray(cells.any(axis=(1, 3)))  # (h, w)
     if not edit_mask.any():
-        raise ConfigError("the mask has nothing white, which is what would be drawn anew")
+        raise ConfigError("the mask has nothing white, so that nothing would change")
     return edit_mask
 
 
 def check_source(
     generator: Generator, image_space: Space, image: Any, mask: np.ndarray | None, options: Mapping[str, Any]
 ) -> None:
-    """Checks the image that a generator is to start from, and the mask of what is drawn anew.
+    """Checks the image that a generator starts from, and the mask of the part that changes.
 
     Args:
-        image: uint8, of the shape of `image_space`; None: nothing to start from.
+        generator: The generator.
+        image_space: The space of the images.
+        image: uint8, of the shape of `image_space`; None: there is no such image.
         mask: As for `downsample_mask`; None: the whole image changes.
-        options: Of the generator's `generate`.
+        options: The options of the generator's `generate`.
 
     Raises:
-        ConfigError: the image has another shape or type, the generator cannot do that, or `strength` has no effect.
+        ConfigError: the image has another shape or type, the generator does not support images or masks, or `strength`
+            has no effect.
     """
     name, expected = type(generator).__name__, image_space.shape
     if image is None:
         if mask is not None:
-            raise ConfigError("a mask is of an image to start from, but there is none")
+            raise ConfigError("a mask needs an image to start from, but there is none")
         if "strength" in options and generator.supports_img2img:
-            raise ConfigError(f"'strength' is of an image to start from, but {name} is given none")
+            raise ConfigError(f"'strength' needs an image to start from, but {name} gets none")
     elif not generator.supports_img2img:
-        raise ConfigError(f"{name} starts from no image: leave it out")
+        raise ConfigError(f"{name} cannot start from an image: leave it out")
     elif not isinstance(image, np.ndarray) or image.shape != expected or image.dtype != np.uint8:
         image = np.asarray(image)
         raise ConfigError(f"the image to start from must be uint8 {expected}, not {image.dtype} {image.shape}")
@@ -71,4 +77,4 @@ def check_source(
         if not generator.supports_inpainting:
             raise ConfigError(f"{name} changes an image as a whole: leave the mask out")
         if "strength" in options:
-            raise ConfigError("'strength' is of an image as a whole: a mask's white is all drawn anew")
+            raise ConfigError("'strength' has no effect with a mask, whose white part is generated completely")

@@ -1,1 +1,1 @@
-"""What plugins can do, how they are found, and what they declare."""
+"""The hooks of plugins, the discovery of plugins, and the registry of their declarations."""

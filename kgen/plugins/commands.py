@@ -1,4 +1,4 @@
-"""The commands that plugins add to `kgen`, declared by name and import path, as components are."""
+"""The commands that plugins add to `kgen`, declared by name and import path, like components."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ class Command:
         return f"command '{self.name}' of {self.origin.release}"
 
     def load(self) -> Any:
-        """Imports the function. Raises PluginError, with the reason, where that fails or it is none."""
+        """Imports the function; raises PluginError, with the reason, if that fails or if it is not a function."""
         try:
             with isolated(str(self)):
                 function = imported(self.target)
         except KgenError as error:
             raise PluginError(f"{self} cannot be imported from '{self.target}': {error}") from error
         if not callable(function):
-            raise PluginError(f"{self}: {self.target} is no function")
+            raise PluginError(f"{self}: {self.target} is not a function")
         return function
 
 
 class Commands:
-    """Takes the commands of one plugin."""
+    """Receives the commands of one plugin."""
 
     def __init__(self, origin: Provenance) -> None:
         self._origin = origin
@@ -50,13 +50,13 @@ class Commands:
         """Declares a command.
 
         Args:
-            name: What follows `kgen` on the command line: lower case letters, digits and ``-``.
-            target: Where its function is, as "package.module:function". It is imported when the command is given, not
-                before. Its arguments are those of the command line, as Typer reads them from the annotations.
+            name: The name of the command, after `kgen`: lower case letters, digits and ``-``.
+            target: The import path of its function, "package.module:function". It is imported when the command is run,
+                not before. Typer derives the arguments of the command line from the function's annotations.
             summary: One line for `kgen --help`.
 
         Raises:
-            PluginError: an argument is not in order; the plugin then adds no command.
+            PluginError: an argument is wrong; the plugin then adds no command.
         """
         if not (isinstance(name, str) and NAME.fullmatch(name)):
             raise PluginError(f"a command's name must be lower case letters, digits and '-', not {name!r}")
@@ -66,14 +66,14 @@ class Commands:
 
 
 def find_commands(taken: Collection[str]) -> tuple[dict[str, Command], dict[str, str]]:
-    """Asks all plugins for their commands, by `kgen_commands`.
+    """Calls the hook `kgen_commands` of all plugins.
 
     Args:
         taken: The names of kgen's own commands.
 
     Returns:
-        The commands by name; and what was refused, with the reason: a plugin whose hook failed, by its namespace, or a
-        command, by its name.
+        The commands by name, and the reasons for those that are refused. A reason is filed under the name of the
+        command, or under the namespace of the plugin if its hook failed.
     """
     added: list[Command] = []
     refused: dict[str, str] = {}

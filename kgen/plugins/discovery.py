@@ -1,4 +1,4 @@
-"""Finds plugins and asks each, in isolation, for its components. The only user of pluggy's manager."""
+"""Finds plugins, and asks each in isolation for its components. No other module uses pluggy's manager."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kgen.plugins.registry import NAME, PREFIX, Provenance, Registrar, Registry
 GROUP = "kgen"
 DISABLE = "KGEN_DISABLE_PLUGINS"  # namespaces, separated by commas
 CONTRACT = "KGEN_API"
-"""The attribute by which a plugin says which contract it was written for."""
+"""The attribute of a plugin that holds the number of the contract that it was written for."""
 
 CORE = "kgen-core"
 """The distribution of kgen itself. The distribution `kgen` belongs to another project."""
@@ -30,7 +30,7 @@ CORE = "kgen-core"
 
 @functools.cache
 def registry() -> Registry:
-    """The registry of everything installed; found once a process."""
+    """The registry of all installed plugins, which is built once per process."""
     disabled = {name.strip() for name in os.environ.get(DISABLE, "").split(",")}
     return discover(importlib.metadata.entry_points(group=GROUP), disabled)
 
@@ -38,11 +38,12 @@ def registry() -> Registry:
 def discover(entry_points: Iterable[Any], disabled: Iterable[str] = ()) -> Registry:
     """Builds a registry from kgen's own components and those of the given entry points.
 
-    A plugin that fails in any way is recorded in `Registry.broken` with its reason; the others still work. So does a
-    plugin of which one component cannot be used, which is recorded in `Registry.refused`.
+    A plugin that fails in any way is recorded in `Registry.broken`, with the reason; the others still work. If a single
+    component cannot be used, it is recorded in `Registry.refused`, and the rest of its plugin still works.
 
     Args:
-        disabled: Namespaces of plugins that are not even imported.
+        entry_points: The entry points of plugins.
+        disabled: Namespaces of plugins that are not imported.
     """
     found = Registry()
     own = Provenance("kgen", CORE, importlib.metadata.version(CORE))
@@ -79,9 +80,9 @@ def component_id(part: object) -> str:
 
 
 def _check_namespace(origin: Provenance, others: Iterable[Provenance]) -> None:
-    """Raises PluginError where another distribution has the same namespace, unless it belongs to this one by its name.
+    """Raises PluginError if another distribution has the same namespace, unless this one owns it by its name.
 
-    The order in which plugins are found never decides: where neither owns the namespace by its name, neither gets it.
+    The order in which plugins are found has no effect: if neither owns the namespace by its name, neither gets it.
     """
     if not NAME.fullmatch(origin.namespace):
         raise PluginError(f"the namespace must be letters, digits and '._+-', not {origin.namespace!r}")
@@ -100,8 +101,9 @@ def _owns_namespace(origin: Provenance) -> bool:
 
 
 def _check_requirement(requires: Iterable[str], version: str) -> None:
-    """Raises PluginError where a distribution needs another version of kgen than there is. It may name `kgen-core`, or
-    `kgen`, which a plugin's author may write by mistake.
+    """Raises PluginError if a distribution requires another version of kgen.
+
+    The requirement may name `kgen-core`, or `kgen`, which a plugin's author may write by mistake.
     """
     for text in requires:
         needed = Requirement(text)
@@ -113,12 +115,12 @@ def _check_requirement(requires: Iterable[str], version: str) -> None:
 
 
 def running() -> str:
-    """The words for this kgen: "kgen-core 0.1.0"."""
+    """The name and version of this kgen: "kgen-core 0.1.0"."""
     return f"{CORE} {importlib.metadata.version(CORE)}"
 
 
 def _check_contract(plugin: Any, origin: Provenance) -> None:
-    """Raises IncompatibleError where a plugin was written for another contract than there is (`hookspecs.API`)."""
+    """Raises IncompatibleError if a plugin was written for another contract than `hookspecs.API`."""
     module = sys.modules.get(getattr(plugin, "__module__", None) or "")
     number = getattr(plugin, CONTRACT, getattr(module, CONTRACT, API))
     if not isinstance(number, int) or isinstance(number, bool):
@@ -137,7 +139,7 @@ def _check_contract(plugin: Any, origin: Provenance) -> None:
 
 
 def ask(hook: str, plugin: object, origin: Provenance, **arguments: Any) -> None:
-    """Calls one hook of one plugin, if it has it; a misspelled hook is an error."""
+    """Calls a hook of a plugin, if the plugin implements it. A misspelled hook is an error."""
     manager = pluggy.PluginManager("kgen")
     manager.add_hookspecs(hookspecs)
     manager.register(plugin, name=origin.namespace)

@@ -1,4 +1,4 @@
-"""Says of an unexpected exception which component it comes from, and which distribution brought that component."""
+"""Names the component, and its distribution, that an unexpected exception comes from."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from typing import Any
 from kgen.errors import FULL, ComponentError, KgenError, PluginError
 
 BOLD = re.compile(r"\x1b\[1m(.*?)\x1b\[0m", re.DOTALL)
-"""What Keras puts around the message of an exception that passes through a layer."""
+"""The markup that Keras puts around the message of an exception in a layer."""
 
 OF_THE_MACHINE = {*FULL, errno.EPIPE}
-"""Errors of the operating system that are no fault of a component."""
+"""Errors of the operating system that are not faults of a component."""
 
 
 @contextmanager
 def component_errors(part: object | None = None) -> Iterator[None]:
-    """Names the component that an unexpected exception comes from; also a decorator, `@component_errors()`.
+    """Names the component that an unexpected exception comes from. It also works as a decorator, `@component_errors()`.
 
-    The component is the innermost one whose method the exception passed through, else `part`. An error of kgen's own
-    kind, a full disk, and what comes from no component pass unchanged.
+    The component is the innermost one whose method the exception passed through, else `part`. A `KgenError`, a full
+    disk, and exceptions that come from no component pass unchanged.
 
     Args:
-        part: What is called inside: a component, its class, or another object that fails to be one.
+        part: The object that is called inside the block: a component, its class, or an object of another type.
 
     Raises:
-        PluginError: the operating system refused something to a component (an `OSError`).
+        PluginError: a component raised an `OSError`.
         ComponentError: a component raised any other exception, or called `sys.exit`. The cause is the exception.
     """
     try:
@@ -51,7 +51,7 @@ def component_errors(part: object | None = None) -> Iterator[None]:
 
 
 def address(part: object) -> str:
-    """The words for a component (or a class) in an error: "metric 'mine/sharp' of kgen-plugin-mine 1.0"."""
+    """The name of a component (or of a class) in an error: "metric 'mine/sharp' of kgen-plugin-mine 1.0"."""
     from kgen.plugins.discovery import registry
 
     cls = part if isinstance(part, type) else type(part)
@@ -62,7 +62,7 @@ def address(part: object) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """An exception in one line, without what Keras writes around it: "IndexError: boom"."""
+    """An exception in one line, without the text that Keras adds: "IndexError: boom"."""
     if isinstance(error, NotImplementedError) and not str(error):
         return f"{type(error).__name__}: it does not define '{_innermost(error.__traceback__)}'"
     bold = BOLD.search(str(error))
@@ -70,9 +70,9 @@ def reason(error: BaseException) -> str:
 
 
 def _owner(trace: TracebackType | None) -> Any:
-    """The component, or class of one, whose method is the innermost in a traceback; None where there is none."""
+    """The component (or its class) whose method is the innermost in a traceback; None if there is none."""
     options = sys.modules.get("kgen.options")
-    if options is None:  # there is no component yet; `kgen --help` ends here
+    if options is None:  # no component is loaded yet, as in `kgen --help`
         return None
     found = None
     for frame, _ in traceback.walk_tb(trace):
@@ -85,7 +85,7 @@ def _owner(trace: TracebackType | None) -> Any:
 
 
 def _place(trace: TracebackType | None) -> str:
-    """The innermost file and line outside of libraries."""
+    """The innermost file and line outside of Keras."""
     frames = [f for f in traceback.extract_tb(trace) if "site-packages/keras/" not in f.filename]
     return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
 

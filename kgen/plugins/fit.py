@@ -1,4 +1,4 @@
-"""Whether what a plugin registers is what the kind asks for: a base class, a protocol, or a function's arguments."""
+"""Checks that a registered object fits its kind: a base class, a protocol, or the arguments of a function."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from typing_extensions import get_protocol_members, is_protocol
 
 
 def misfit(target: Any, contract: Any, name: str) -> str:
-    """Why a target is none of a kind; "" where it is one.
+    """Says why a target does not fit a kind; "" if it does.
 
     Args:
-        target: A class, which is made with options, or any other object, which is used as it is.
-        contract: A class: targets are subclasses, or objects, of it. A protocol: they have its members. A function:
-            they take its arguments.
-        name: Of the contract, for the message.
+        target: A class, which is constructed with options, or any other object, which is used as it is.
+        contract: A class, of which targets must be subclasses or instances; a protocol, whose members they must have;
+            or a function, whose arguments they must accept.
+        name: The name of the contract, for the message.
     """
     if is_protocol(contract):
         members = sorted(get_protocol_members(contract))
         if missing := [member for member in members if not _has(target, member)]:
-            return f"lacks {', '.join(missing)}, which {name} asks for"
+            return f"lacks {', '.join(missing)}, which {name} requires"
         problems = (_arguments(_member(target, member), vars(contract).get(member), member) for member in members)
         return next(filter(None, problems), "")
     if isinstance(contract, type):
         fits = issubclass(target, contract) if isinstance(target, type) else isinstance(target, contract)
-        return "" if fits else f"is no subclass of {name}"
+        return "" if fits else f"is not a subclass of {name}"
     if not _has(target, "__call__"):
-        return f"cannot be called, as {name} asks for"
+        return f"cannot be called, which {name} requires"
     return _arguments(_member(target, "__call__"), contract, "it")
 
 
 def _has(target: Any, member: str) -> bool:
-    """Whether an object, or the objects of a class, have a member; one of a class may be set when it is made."""
+    """Whether an object, or the instances of a class, have a member. A constructor may set an annotated member."""
     if not isinstance(target, type):
         return hasattr(target, member)
     bases = target.__mro__
@@ -40,14 +40,14 @@ def _has(target: Any, member: str) -> bool:
 
 
 def _member(target: Any, member: str) -> Any:
-    """The member of an object; of a class, what its objects have, which takes `self` first."""
+    """The member of an object, or the unbound member of a class, which takes `self` first."""
     if not isinstance(target, type):
         return target if member == "__call__" else getattr(target, member)
     return next((vars(base)[member] for base in target.__mro__ if member in vars(base)), None)
 
 
 def _arguments(function: Any, wanted: Any, name: str) -> str:
-    """Why a function cannot be called with the arguments of another; "" where it can, or where one is no function."""
+    """Says why `function` cannot be called with the arguments of `wanted`; "" if it can, or if it cannot be checked."""
     if not (inspect.isfunction(wanted) and callable(function)):
         return ""
     names = [argument for argument in inspect.signature(wanted).parameters if argument != "self"]

@@ -1,12 +1,12 @@
-"""The extension contract: everything that a kgen plugin can do.
+"""The extension contract: all hooks that a kgen plugin can implement.
 
 A plugin is a Python package with an entry point in the group ``kgen``::
 
     [project.entry-points.kgen]
     myplugin = "kgen_plugin_myplugin.plugin"
 
-The entry point's name is the plugin's namespace ("myplugin"). Its value is a module (or object) with implementations of
-the hooks below, as many as the plugin needs, and with the number of the contract that it was written for::
+The entry point's name is the plugin's namespace ("myplugin"). Its value is a module (or object) that implements any of
+the hooks below, and that declares the number of the contract that the plugin was written for::
 
     import kgen
 
@@ -16,9 +16,9 @@ the hooks below, as many as the plugin needs, and with the number of the contrac
     def kgen_components(registry):
         registry.generator("ddpm", "kgen_plugin_myplugin.generator:DDPM", summary="Ho et al. 2020")
 
-A plugin that says no number is taken for 1. A plugin of another contract is listed as incompatible, with what to do,
-and nothing of it is used. All that a plugin declares is a name and an import path, so that listing plugins imports no
-framework. The component above is "myplugin/ddpm", or "ddpm" while no other plugin has a generator of that name.
+If a plugin declares no number, kgen assumes 1. A plugin of another contract is listed as incompatible, with advice what
+to do, and is not used. A plugin declares each component as a name and an import path, so that listing plugins imports
+no framework. The component above is called "myplugin/ddpm", or "ddpm" if no other plugin has a generator of that name.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from kgen.plugins.commands import Commands
 
 API = 1
-"""The number of this contract. It grows when a plugin has to be changed to go on working."""
+"""The number of this contract. It increases when plugins must be changed to keep working."""
 
 hookspec = pluggy.HookspecMarker("kgen")
 hookimpl = pluggy.HookimplMarker("kgen")
@@ -46,31 +46,32 @@ def kgen_components(registry: Registrar) -> None:
     """Declares components, and kinds of components.
 
     ``registry.encoder | generator | decoder | dataset | metric(name, target, summary=...)`` declares a component of one
-    of kgen's kinds. ``registry.add(kind, name, target, summary=...)`` declares one of any kind, such as
+    of kgen's kinds. ``registry.add(kind, name, target, summary=...)`` declares a component of any kind, such as
     "myplugin.sampler". ``registry.kind("myplugin.KIND", contract, summary=...)`` declares a kind, to which every
-    plugin can add; an option that is annotated with ``kgen.OneOf("myplugin.KIND")`` takes any component of it.
+    plugin can add components. An option that is annotated with ``kgen.OneOf("myplugin.KIND")`` accepts all of them.
 
     Args:
-        registry: Takes the declarations of this plugin, under its namespace.
+        registry: Receives the declarations of this plugin, in its namespace.
     """
 
 
 @hookspec
 def kgen_commands(commands: Commands) -> None:
-    """Adds commands to the command line: ``commands.add(name, target, summary=...)``, a function for Typer.
+    """Adds commands to the command line: ``commands.add(name, target, summary=...)``.
 
     Args:
-        commands: Takes the commands of this plugin. A name that kgen or another plugin has is refused.
+        commands: Receives the commands of this plugin. The target of each is a function for Typer. A name that kgen or
+            another plugin already uses is refused.
     """
 
 
 @hookspec
 def kgen_run_finished(directory: Path, scores: Mapping[str, Mapping[str, float]]) -> None:
-    """Is told of a run that has finished, and of one that `kgen evaluate` has scored again.
+    """Called after a run has finished, and after `kgen evaluate` has scored a run again.
 
-    An exception is shown as a warning, and the run stays finished.
+    kgen shows an exception as a warning; the run stays finished.
 
     Args:
-        directory: The run directory; everything is written.
+        directory: The run directory, with all files written.
         scores: Numbers by split and name, as in `evaluation.json`.
     """

@@ -1,4 +1,4 @@
-"""Imports a plugin's code so that it can neither end kgen, nor write into its output, nor hang without a word."""
+"""Imports a plugin's code so that it cannot end kgen, write to its output, or hang without a message."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from collections.abc import Iterator
 from kgen.errors import KgenError, PluginError
 
 PATIENCE = 10.0
-"""Seconds after which a line says what kgen is waiting for."""
+"""Seconds after which a message says what kgen is waiting for."""
 
 
 @contextlib.contextmanager
 def isolated(what: str, remedy: str = "") -> Iterator[None]:
-    """Around an import of foreign code: what it prints goes to stderr, and if it takes long, a line there says so.
+    """Isolates an import of foreign code. Its output goes to stderr, and so does a message if the import takes long.
 
     Args:
-        what: What is imported: "plugin 'mine' of kgen-plugin-mine 1.0".
+        what: The imported object, for messages: "plugin 'mine' of kgen-plugin-mine 1.0".
         remedy: What the user can do if the import does not end.
 
     Raises:
-        PluginError: the code raised anything (`sys.exit` too) but an error of kgen's own kind, or Ctrl-C.
+        PluginError: the code raised an exception, including SystemExit. A `KgenError` and Ctrl-C pass unchanged.
     """
 
     def tell() -> None:

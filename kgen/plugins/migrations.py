@@ -1,6 +1,6 @@
-"""What was saved under an older contract becomes what this one reads: one small function for each step.
+"""Converts files that were saved under an older contract: one small function for each step.
 
-Every file that kgen saves says under which contract it was saved: ``api: 1``. A file without a number is of contract 0.
+Every file that kgen saves holds the number of its contract, ``api: 1``. A file without a number is of contract 0.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ File = Literal["description", "manifest", "checkpoint"]
 
 
 def format_became_api(saved: Saved) -> Saved:
-    """0 -> 1: a description had a number of its own, `format`, which the contract's number replaces."""
+    """0 -> 1: the contract's number replaces `format`, the number of a description."""
     return {key: value for key, value in saved.items() if key != "format"}
 
 
 def pictures_became_images(saved: Saved) -> Saved:
-    """0 -> 1: a manifest says "images", and `shapes` has "colors"."""
+    """0 -> 1: in a manifest, "pictures" became "images", and the option "colours" of `shapes` became "colors"."""
     names = {"pictures": "images", "colours": "colors"}
 
     def renamed(data: Saved) -> Saved:
@@ -38,7 +38,7 @@ def pictures_became_images(saved: Saved) -> Saved:
 
 
 def nothing_changed(saved: Saved) -> Saved:
-    """For a file that two contracts write alike, but for the number."""
+    """For a file that differs between two contracts only in the number."""
     return saved
 
 
@@ -51,10 +51,15 @@ MIGRATIONS: Mapping[File, tuple[Callable[[Saved], Saved], ...]] = {
 
 
 def migrate(file: File, saved: Saved, path: Path) -> Saved:
-    """Brings what was read from `path` to the contract of this kgen.
+    """Converts the content of a file to the contract of this kgen.
+
+    Args:
+        file: The type of the file.
+        saved: The content of the file.
+        path: The path of the file, for messages.
 
     Raises:
-        RunError: the number is no contract's, or that of a newer one; nothing is read then.
+        RunError: the number is not that of a contract, or it is that of a newer one.
     """
     number = saved.get("api", 0)
     if not isinstance(number, int) or isinstance(number, bool) or number < 0:

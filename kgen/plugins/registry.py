@@ -1,6 +1,6 @@
-"""Which kinds of components exist, and which components: (kind, full id) -> declaration.
+"""The registry of kinds and of components: (kind, full id) -> declaration.
 
-Imports nothing that it declares, until that is used.
+A component is imported only when it is used.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kgen.plugins.isolation import isolated
 Kind = Literal["encoder", "generator", "decoder", "dataset", "metric"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 CONTRACTS: dict[Kind, str] = {kind: f"kgen.contracts.{kind}:{kind.capitalize()}" for kind in KINDS}
-"""The classes that components of each kind are subclasses of. Plugins declare further kinds: see `DeclaredKind`."""
+"""The base class of the components of each kind. Plugins declare further kinds: see `DeclaredKind`."""
 
 PREFIX = "kgen-plugin-"
 """The distribution that owns a namespace is named kgen-plugin-NAMESPACE."""
@@ -29,12 +29,12 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 """The form of a component's name, and of a plugin's namespace."""
 
 PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-"""The name of a kind after the namespace of the plugin that declares it: "sampler" of "myplugin.sampler"."""
+"""The form of a kind's name after the namespace of its plugin: "sampler" of "myplugin.sampler"."""
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a plugin comes from: its namespace and the distribution (name, version) that brought it."""
+    """The origin of a plugin: its namespace, and the name and version of its distribution."""
 
     namespace: str
     distribution: str
@@ -51,13 +51,13 @@ class Provenance:
 
 @dataclass(frozen=True)
 class DeclaredKind:
-    """A kind that a plugin declares, such as "myplugin.sampler"; every plugin may contribute to it.
+    """A kind that a plugin declares, such as "myplugin.sampler". Every plugin may contribute to it.
 
     Args:
         name: The plugin's namespace, a dot, and a name.
-        contract: What its components are, as "package.module:Name": see `kgen.plugins.fit`.
+        contract: The import path, "package.module:Name", of the contract of its components: see `kgen.plugins.fit`.
         summary: One line.
-        origin: The plugin that declares it.
+        origin: The plugin that declares the kind.
     """
 
     name: str
@@ -68,10 +68,15 @@ class DeclaredKind:
 
 @dataclass(frozen=True)
 class Component:
-    """The declaration of one component; `load` imports it. As a text, it names its distribution too.
+    """The declaration of a component; `load` imports it. `str` also names its distribution.
 
     Args:
-        contract: Of its kind, where a plugin declares that kind.
+        kind: The kind of the component.
+        name: The name without the namespace.
+        target: The import path of the component, "package.module:Name".
+        summary: One line.
+        origin: The plugin that declares it.
+        contract: The contract of the kind, if a plugin declares that kind.
     """
 
     kind: str
@@ -87,7 +92,7 @@ class Component:
 
     @property
     def short(self) -> str:
-        """The name in a saved configuration: bare where the plugin that declares the kind brings the component."""
+        """The name in a saved configuration: without the namespace if the same plugin declares the kind."""
         return self.name if self.kind.rpartition(".")[0] == self.origin.namespace else self.id
 
     def __str__(self) -> str:
@@ -95,15 +100,15 @@ class Component:
 
     @property
     def loaded(self) -> Any:
-        """The class, if its module is imported already; else None."""
+        """The class, if its module has been imported; else None."""
         module, _, attribute = self.target.partition(":")
         return getattr(sys.modules.get(module), attribute, None)
 
     def load(self) -> Any:
-        """Imports the class; of a kind that a plugin declares also a function or another object.
+        """Imports the class. In a kind that a plugin declares, it may also be a function or another object.
 
         Raises:
-            PluginError: with the reason, where that fails, or it is none of this kind.
+            PluginError: the import failed, or the object does not fit the kind; the message gives the reason.
         """
         try:
             with isolated(str(self)):
@@ -113,7 +118,9 @@ class Component:
         if self.kind in KINDS:
             path = CONTRACTS[self.kind]
             name = f"kgen.{path.partition(':')[2]}"
-            reason = misfit(target, imported(path), name) if isinstance(target, type) else f"is no subclass of {name}"
+            reason = (
+                misfit(target, imported(path), name) if isinstance(target, type) else f"is not a subclass of {name}"
+            )
         else:
             reason = misfit(target, imported(self.contract), self.contract.partition(":")[2])
         if reason:
@@ -123,8 +130,10 @@ class Component:
 
 @dataclass
 class Registry:
-    """All declarations, and the reasons of the plugins that could not be loaded (`broken`); of these, some are
-    `incompatible`: they were written for another contract. A single component that cannot be used is `refused`.
+    """All declarations of components and kinds.
+
+    `broken` holds the plugins that could not be loaded, with the reasons. Those of them that were written for another
+    contract are also in `incompatible`. `refused` holds single components that cannot be used, with the reasons.
     """
 
     components: dict[tuple[str, str], Component] = field(default_factory=dict)
@@ -133,7 +142,7 @@ class Registry:
     broken: dict[Provenance, str] = field(default_factory=dict)
     incompatible: set[Provenance] = field(default_factory=set)
     plugins: dict[Provenance, Any] = field(default_factory=dict)
-    """The modules or objects with the hooks, of the plugins that could be loaded."""
+    """The modules or objects that implement the hooks, for all loaded plugins."""
 
     def add(self, component: Component) -> None:
         key = (component.kind, component.id)
@@ -142,7 +151,7 @@ class Registry:
         self.components[key] = component
 
     def settle(self) -> None:
-        """Refuses components that cannot be used, now that all plugins were asked: their order does not matter."""
+        """Refuses components that cannot be used. Call it after all plugins, so that their order has no effect."""
         for key, component in list(self.components.items()):
             if component.kind in KINDS:
                 continue
@@ -153,7 +162,7 @@ class Registry:
                 self.components[key] = replace(component, contract=self.kinds[component.kind].contract)
 
     def _misplaced(self, component: Component) -> str:
-        """Why a component cannot be in its kind; "" where it can."""
+        """Says why a component cannot be in its kind; "" if it can."""
         namespace = component.kind.rpartition(".")[0]
         if component.kind not in self.kinds:
             return self.no_kind(component.kind)
@@ -163,7 +172,7 @@ class Registry:
         return ""
 
     def no_kind(self, kind: str) -> str:
-        """The message about a kind that nobody declares."""
+        """The message about a kind that no plugin declares."""
         namespace = kind.rpartition(".")[0]
         near = difflib.get_close_matches(kind, [*KINDS, *self.kinds], n=1)
         hint = f": did you mean '{near[0]}'?" if near else ""
@@ -180,14 +189,15 @@ class Registry:
         return sorted((c for c in self.components.values() if c.kind == kind), key=lambda c: c.id)
 
     def of_class(self, cls: Any) -> Component | None:
-        """The declaration of a class, or of another object; None where no plugin has registered it."""
+        """The declaration of a class or of another object; None if no plugin has registered it."""
         return next((component for component in self.components.values() if component.loaded is cls), None)
 
     def find(self, kind: str, name: str) -> Component:
-        """Looks up a full id ("plugin/name"), or a bare name while it is unique.
+        """Looks up a full id ("plugin/name"), or a name without the namespace if it is unique.
 
         Raises:
-            ConfigError: unknown (near names are suggested; a broken plugin of that namespace is named) or ambiguous.
+            ConfigError: the name is ambiguous or unknown. The message suggests similar names, and names a broken
+                plugin of that namespace.
         """
         if found := self.components.get((kind, name)):
             return found
@@ -221,22 +231,22 @@ class Registry:
 
 
 def imported(path: str) -> Any:
-    """Imports what lies at "package.module:Name"."""
+    """Imports the object at "package.module:Name"."""
     module, _, attribute = path.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 
 class Registrar:
-    """Takes the declarations of one plugin, and files them under its namespace.
+    """Receives the declarations of one plugin, and registers them under its namespace.
 
-    Each method takes the same arguments:
-        name: Of the component in run files, "myplugin/NAME": letters, digits and ``._+-``.
-        target: Where its class is, as "package.module:Class". It is imported when the component is used, not before.
+    The methods that declare a component take the same arguments:
+        name: The name of the component in run files, "myplugin/NAME": letters, digits and ``._+-``.
+        target: The import path of its class, "package.module:Class". It is imported when the component is used, not
+            before.
         summary: One line for `kgen plugins list`.
 
-    `kind` declares a kind of the plugin's own. Each raises `PluginError` where an argument is not in order, or the name
-    is taken by this plugin already: the plugin is then listed as broken, with the reason, and none of its components
-    can be used.
+    `kind` declares a new kind. All methods raise `PluginError` if an argument is wrong, or if the plugin has already
+    used the name. The plugin is then listed as broken, with the reason, and none of its components can be used.
     """
 
     def __init__(self, registry: Registry, origin: Provenance) -> None:
@@ -248,8 +258,8 @@ class Registrar:
 
         Args:
             name: "myplugin.KIND": the plugin's namespace, a dot, and letters, digits, ``_`` and ``-``.
-            contract: What its components are, as "package.module:Name": a base class; a protocol; or a function, whose
-                arguments they take.
+            contract: The import path, "package.module:Name", of the contract of its components: a base class; a
+                protocol; or a function, whose arguments they must accept.
             summary: One line for `kgen plugins show myplugin`.
         """
         own, namespace = str(name).removeprefix(f"{self._origin.namespace}."), self._origin.namespace
@@ -262,12 +272,12 @@ class Registrar:
         self._registry.kinds[name] = DeclaredKind(name, contract, summary, self._origin)
 
     def add(self, kind: str, name: str, target: str, *, summary: str) -> None:
-        """Declares a component of any kind; the arguments after `kind` are those of every kind, see `Registrar`.
+        """Declares a component of any kind. For the arguments after `kind`, see `Registrar`.
 
         Args:
-            kind: One of kgen's ("encoder", "generator", "decoder", "dataset", "metric"), or one that a plugin declares
-                ("myplugin.sampler"), before or after this: there the target may also be a function or another object,
-                which then has no options.
+            kind: A kind of kgen ("encoder", "generator", "decoder", "dataset", "metric"), or a kind that any plugin
+                declares ("myplugin.sampler"). In the latter, the target may also be a function or another object, which
+                has no options.
         """
         if not isinstance(kind, str) or (kind not in KINDS and "." not in kind):
             near = difflib.get_close_matches(str(kind), KINDS, n=1)
@@ -283,23 +293,23 @@ class Registrar:
         self._registry.add(Component(kind, name, target, summary, self._origin))
 
     def encoder(self, name: str, target: str, *, summary: str) -> None:
-        """Declares a subclass of `kgen.Encoder`; the arguments are those of every kind, see `Registrar`."""
+        """Declares a subclass of `kgen.Encoder`. For the arguments, see `Registrar`."""
         self.add("encoder", name, target, summary=summary)
 
     def generator(self, name: str, target: str, *, summary: str) -> None:
-        """Declares a subclass of `kgen.Generator`; the arguments are those of every kind, see `Registrar`."""
+        """Declares a subclass of `kgen.Generator`. For the arguments, see `Registrar`."""
         self.add("generator", name, target, summary=summary)
 
     def decoder(self, name: str, target: str, *, summary: str) -> None:
-        """Declares a subclass of `kgen.Decoder`; the arguments are those of every kind, see `Registrar`."""
+        """Declares a subclass of `kgen.Decoder`. For the arguments, see `Registrar`."""
         self.add("decoder", name, target, summary=summary)
 
     def dataset(self, name: str, target: str, *, summary: str) -> None:
-        """Declares a subclass of `kgen.Dataset`; the arguments are those of every kind, see `Registrar`."""
+        """Declares a subclass of `kgen.Dataset`. For the arguments, see `Registrar`."""
         self.add("dataset", name, target, summary=summary)
 
     def metric(self, name: str, target: str, *, summary: str) -> None:
-        """Declares a subclass of `kgen.Metric`; the arguments are those of every kind, see `Registrar`."""
+        """Declares a subclass of `kgen.Metric`. For the arguments, see `Registrar`."""
         self.add("metric", name, target, summary=summary)
 
 

@@ -246,9 +246,9 @@ class RunDirectory:
         }
 
     def require_run(self) -> None:
-        """Raises RunError where this is no run directory."""
+        """Raises RunError if this is not a run directory."""
         if not self.config.is_file():
-            raise RunError(f"{self.path} is no run directory (it has no config.yaml): give one that 'kgen run' made")
+            raise RunError(f"{self.path} is not a run directory (it has no config.yaml): give one that 'kgen run' made")
         self.require_plugins()
 
     def require_plugins(self) -> None:

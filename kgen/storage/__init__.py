@@ -1,1 +1,1 @@
-"""Files: written atomically, owned, and read with care."""
+"""Reading and writing files: atomically, with locks and checksums, and without replacing the user's files."""

@@ -1,4 +1,4 @@
-"""How the files of checkpoints are named."""
+"""The file names of checkpoints."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 CHECKPOINT = re.compile(r"step-(\d{8,})\.safetensors")
-"""The names of checkpoints."""
+"""The form of a checkpoint's file name."""
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
-    """The steps of the checkpoints in a folder, in ascending order; files that kgen does not name so do not count."""
+    """The steps of the checkpoints in a folder, in ascending order. Files with other names are ignored."""
     names = (CHECKPOINT.fullmatch(path.name) for path in folder.glob("step-*.safetensors"))
     return sorted(int(name[1]) for name in names if name)

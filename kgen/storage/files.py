@@ -1,4 +1,4 @@
-"""Writing that never leaves half a file behind, and never replaces what is not kgen's own."""
+"""Writes files completely or not at all, and replaces only kgen's own files."""
 
 from __future__ import annotations
 
@@ -19,24 +19,26 @@ from kgen.storage import locks
 from kgen.storage.locks import release_to_move, take_lock
 
 TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.kgen")
-"""The names of the folders in which kgen writes before it moves what it wrote to its place."""
+"""The form of the names of temporary folders, in which kgen writes files before it moves them to their place."""
 
 LOCK = "lock"
-"""A file in such a folder, locked as long as the process that made the folder uses it."""
+"""A file in such a folder, which is locked while the process that made the folder uses it."""
 
 
 @contextmanager
 def atomic_file(path: Path, size: int = 0) -> Iterator[Path]:
-    """Yields a temporary path, which takes the place of `path` when the block ends well, and vanishes otherwise.
+    """Yields a temporary path. It replaces `path` if the block ends without an error, and is deleted otherwise.
 
-    A symbolic link stays: the file that it points to is replaced. A device or a pipe stays too: the bytes are written
-    into it. A file that is replaced keeps its mode; a new one has the mode that the umask gives.
+    A symbolic link stays, and the file that it points to is replaced. A device or a pipe stays, and the bytes are
+    written into it. A replaced file keeps its mode; the mode of a new file follows from the umask.
 
     Args:
-        size: Bytes that are needed, for the message where the disk is full.
+        path: The file to write.
+        size: Number of bytes that are needed, for the message if the disk is full.
 
     Raises:
-        ConfigError: `path` is a folder. RunError: the disk is full.
+        ConfigError: `path` is a folder.
+        RunError: the disk is full.
     """
     if path.is_dir():
         raise ConfigError(f"{path} is a folder: give the name of a file")
@@ -62,13 +64,15 @@ def atomic_file(path: Path, size: int = 0) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path, owned: Callable[[Path], Container[str]] = lambda path: ()) -> Iterator[Path]:
-    """As `atomic_file`, for a folder. One that is there already is replaced whole, if it holds nothing but owned files.
+    """Writes a folder like `atomic_file`. An existing folder is replaced as a whole, if it holds only owned files.
 
     Args:
-        owned: Given the folder that is there already, the files that may be deleted ("encoder/words.json").
+        path: The folder to write.
+        owned: A function of the existing folder that returns the files that may be deleted ("encoder/words.json").
 
     Raises:
-        ConfigError: `path` is no folder, is the current folder, or holds other files. RunError: the disk is full.
+        ConfigError: `path` is not a folder, is the current folder, or holds other files.
+        RunError: the disk is full.
     """
     target = _followed(path)
     _require_replaceable(path, target, owned)
@@ -101,7 +105,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def disk_space(path: Path, size: int = 0) -> Iterator[None]:
-    """Turns the error of a full disk into a RunError that says where, and how many bytes were needed (if known)."""
+    """Turns the error of a full disk into a RunError with the path and, if it is known, the number of bytes needed."""
     try:
         yield
     except Exception as error:
@@ -116,16 +120,16 @@ def disk_space(path: Path, size: int = 0) -> Iterator[None]:
 
 @contextmanager
 def workspace(target: Path) -> Iterator[Path]:
-    """A new folder beside `target`, which vanishes with the block. It is locked, as a sign that somebody uses it."""
+    """Yields a new folder beside `target`, which is deleted after the block. A lock shows that it is in use."""
     lock = None
     while lock is None:
         folder = target.with_name(f".{target.name[:50]}.{uuid.uuid4().hex[:8]}.kgen")
         folder.mkdir()
         try:
             lock = take_lock(folder / LOCK)
-        except (FileNotFoundError, FileExistsError, Timeout):  # another process took it for abandoned, and removes it
+        except (FileNotFoundError, FileExistsError, Timeout):  # another process thinks it is abandoned, and deletes it
             continue
-        except OSError:  # there are no locks on this disk: then nobody can take it for abandoned
+        except OSError:  # this disk has no locks, so that no process can think that it is abandoned
             lock = FileLock(folder / LOCK)
     try:
         yield folder
@@ -137,7 +141,7 @@ def workspace(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Keeps other processes, and other threads, out of the same block for this folder, where the disk has locks."""
+    """Excludes other processes and threads from the same block for this folder, if the disk has locks."""
     lock = FileLock(folder / ".lock")
     with suppress(OSError):
         lock.acquire(poll_interval=0.01)
@@ -148,10 +152,10 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
 
 def writable_folder(folder: Path) -> None:
-    """Makes a folder that is to be written into, tries it, and removes what killed processes left in it.
+    """Creates a folder, checks that it can be written to, and deletes what killed processes left in it.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the folder cannot be written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
@@ -160,23 +164,24 @@ def writable_folder(folder: Path) -> None:
 
 
 def files_in(folder: Path) -> list[str]:
-    """The files in a folder and below it, by their paths from there; a symbolic link is a file."""
+    """The relative paths of all files in a folder and below it. A symbolic link counts as a file."""
     found = (Path(parent) / name for parent, folders, names in os.walk(folder) for name in (*names, *folders))
     return sorted(path.relative_to(folder).as_posix() for path in found if path.is_symlink() or not path.is_dir())
 
 
 def remove_abandoned(folder: Path, *, deep: bool = False) -> None:
-    """Deletes what killed processes left half-written in a folder; a folder that one had moved aside is moved back.
+    """Deletes unfinished files that killed processes left in a folder, and moves replaced folders back to their place.
 
-    What another process is still writing stays, and so does everything that is not named as kgen names it.
+    Files that another process is still writing stay, and so do files with other names than those of kgen.
 
     Args:
-        deep: Look into the folders below, too.
+        folder: The folder.
+        deep: Whether to search the folders below, too.
     """
     for path in list(folder.rglob(".*.kgen") if deep else folder.glob(".*.kgen")):
         if not TEMPORARY.fullmatch(path.name) or path.is_symlink() or not path.is_dir():
             continue
-        with suppress(OSError):  # a disk that cannot be written, or has no locks; another process holds the lock
+        with suppress(OSError):  # the disk is read-only or has no locks, or another process holds the lock
             lock = take_lock(path / LOCK)
             try:
                 for old in path.glob("old/*"):
@@ -192,10 +197,10 @@ def _require_replaceable(path: Path, target: Path, owned: Callable[[Path], Conta
     if not target.exists():
         return
     if not target.is_dir():
-        raise ConfigError(f"{path} is a file, but a folder is to be written: give another name")
+        raise ConfigError(f"{path} is a file, but kgen has to write a folder: give another name")
     here = Path.cwd()
     if target.resolve() in (here, *here.parents):
-        raise ConfigError(f"{path} is the current folder, or holds it: give a folder of its own, such as 'model'")
+        raise ConfigError(f"{path} is or contains the current folder: give a separate folder, such as 'model'")
     if files := files_in(target):
         known = owned(target)
         if foreign := [file for file in files if file not in known]:
@@ -207,22 +212,22 @@ def _require_replaceable(path: Path, target: Path, owned: Callable[[Path], Conta
 
 
 def _followed(path: Path) -> Path:
-    """Where a symbolic link points to; any other path as it is."""
+    """The target of a symbolic link; any other path unchanged."""
     return Path(os.path.realpath(path)) if path.is_symlink() or not path.name else path
 
 
 def _error_number(error: Exception) -> int:
-    """The errno of an error, also of one that safetensors tells in words."""
+    """The errno of an error, also of an error of safetensors, which has it in its message."""
     if isinstance(error, OSError):
         return error.errno or 0
     if (found := re.search(r"os error (\d+)", str(error))) is None:
         return 0
-    number = int(found[1])  # Windows has numbers of its own, which Python translates
+    number = int(found[1])  # Python translates the numbers of Windows
     return OSError(number, "", None, number).errno or 0
 
 
 def _sync(path: Path) -> None:
-    """Waits until the disk holds a file or a folder. Windows does so for files alone, and those that may be written."""
+    """Waits until a file or a folder is on the disk. On Windows, this works only for writable files."""
     try:
         descriptor = os.open(path, os.O_RDWR if locks.WINDOWS else os.O_RDONLY)
     except PermissionError:

@@ -1,4 +1,4 @@
-"""Reads JSON that somebody else may have written or damaged."""
+"""Reads JSON files that others may have written or damaged."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from kgen.errors import RunError
 Value = TypeVar("Value")
 
 MAX_BYTES = 100_000_000
-"""Of a file: a vocabulary of a million words is some 20 MB."""
+"""Largest size of a file. (A vocabulary of a million words takes about 20 MB.)"""
 
 MAX_TEXT = 200
-"""Letters of a message that quotes the file."""
+"""Largest number of characters in a message that quotes the file."""
 
 
 def read_json(path: Path, schema: type[Value]) -> Value:
-    """Reads a JSON file, and checks it strictly against a schema.
+    """Reads a JSON file, and validates it strictly against a schema.
 
     Args:
+        path: The file.
         schema: A type (``list[str]``), a `TypedDict`, or a pydantic model.
 
     Raises:
-        RunError: the file is missing, too large, no JSON, or not what the schema says; with the key that is wrong.
+        RunError: the file is missing or too large, is not JSON, or does not match the schema. The message names the
+            wrong key.
     """
     try:
         with path.open("rb") as file:
@@ -38,7 +40,7 @@ def read_json(path: Path, schema: type[Value]) -> Value:
 
 
 def check_json(path: Path, content: bytes | str, schema: type[Value]) -> Value:
-    """As `read_json`, of what was read from `path` already."""
+    """Validates content that was read from `path`, like `read_json`."""
     try:
         return pydantic.TypeAdapter(schema).validate_json(content, strict=True)
     except pydantic.ValidationError as error:

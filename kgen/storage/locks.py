@@ -1,4 +1,4 @@
-"""Locks on files between processes, which end with the process that holds them, however it ends."""
+"""Locks on files between processes. A lock ends with the process that holds it, even if that is killed."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock
 
 WINDOWS = os.name == "nt"
-"""Whether open files can neither be moved nor deleted, and folders not be opened."""
+"""Whether the system is Windows, where open files cannot be moved or deleted, and folders cannot be opened."""
 
 
 def take_lock(path: Path) -> BaseFileLock:
-    """Locks a file at once, which is made where there is none; its folder must exist.
+    """Locks a file without waiting. The file is created if it is missing; its folder must exist.
 
-    Where the file is moved or deleted meanwhile, the lock would guard nothing: the one that is there then is taken.
+    If the file is moved or deleted in the meantime, the lock would protect nothing, so that this function tries again.
 
     Raises:
         filelock.Timeout: another process, or another part of this one, holds the lock.
-        OSError: the file cannot be written, or the disk has no locks. FileNotFoundError: the folder is not there.
+        FileNotFoundError: the folder does not exist.
+        OSError: the file cannot be written, or the disk has no locks.
     """
     while True:
         path.touch()
@@ -33,9 +34,10 @@ def take_lock(path: Path) -> BaseFileLock:
 
 
 def release_to_move(lock: BaseFileLock) -> None:
-    """Releases a lock whose folder is about to be moved or deleted, where the system allows that only then.
+    """On Windows, releases a lock whose folder is about to be moved or deleted, which fails while a file is open.
 
-    It refuses that, too, while another process holds the lock; elsewhere the lock goes with its folder.
+    Moving or deleting then still fails if another process holds the lock. On other systems, the lock moves along with
+    its folder.
     """
     if WINDOWS:
         lock.release()

@@ -1,4 +1,4 @@
-"""Knows which files kgen made: kgen replaces those, and no others."""
+"""Recognizes files that kgen made. kgen replaces only those."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ SOFTWARE = "kgen"
 """The value of "Software", the first text in the metadata of kgen's images."""
 
 IMAGES = "images"
-"""Key of the metadata of a PNG that shows several images in a grid: how many."""
+"""The key for the number of images in the metadata of a PNG that shows a grid."""
 
 SCHEMA_TITLE = "kgen run file"
-"""Of the schema of run files."""
+"""The title of the JSON schema of run files."""
 
 MARKS = (f"Software\0\0\0\0\0{SOFTWARE}".encode(), f'"title": "{SCHEMA_TITLE}"'.encode())
-"""What stands near the beginning of kgen's files; of a PNG, in a chunk iTXt."""
+"""Bytes near the beginning of kgen's files; in a PNG, they are in an iTXt chunk."""
 
 BEGINNING = 1024
 
 
 def require_free(path: Path) -> None:
-    """Raises ConfigError where there is a file that is not empty and that kgen did not make."""
+    """Raises ConfigError if there is a file that is not empty and that kgen did not make."""
     if not path.is_file() or not path.stat().st_size:
         return
     with path.open("rb") as file:
         beginning = file.read(BEGINNING)
     if not any(mark in beginning for mark in MARKS):
-        raise ConfigError(f"{path} is there already, and kgen did not make it: give another name, or move it away")
+        raise ConfigError(f"{path} already exists, and kgen did not make it: give another name, or move it away")

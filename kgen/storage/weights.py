@@ -1,4 +1,4 @@
-"""Keeps variables in safetensors files, by part, number and name, with a checksum that reveals damage."""
+"""Saves variables in safetensors files, by part, number and name, with a checksum that reveals damage."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from kgen.storage.files import atomic_file
 Groups = Mapping[str, Sequence[Any]]
 
 CHECKSUM = "checksum"
-"""Key of the metadata: of all arrays, with their names, types and shapes."""
+"""The key of the checksum in the metadata. It covers all arrays, with their names, types and shapes."""
 
 COUNTER = re.compile(r"_\d+(?![^_/])")
-"""What Keras appends to the names of things without one: "variable_12", "pipeline_dense_2_kernel_momentum"."""
+"""The counter in default names of Keras: "variable_12", "pipeline_dense_2_kernel_momentum"."""
 
 
 def save_variables(path: Path, groups: Groups, metadata: Mapping[str, str]) -> None:
     """Writes Keras variables atomically.
 
     Args:
-        groups: By part ("generator"), its variables in their order.
-        metadata: Kept with them, as text.
+        path: The file.
+        groups: The variables of each part ("generator"), in their order.
+        metadata: Texts that are saved with them.
     """
     arrays = {key: np.array(v.numpy(), order="C") for key, v in _keys(groups).items()}
     with atomic_file(path, sum(array.nbytes for array in arrays.values())) as temporary:
@@ -37,10 +38,10 @@ def save_variables(path: Path, groups: Groups, metadata: Mapping[str, str]) -> N
 
 
 def load_variables(path: Path, groups: Groups) -> dict[str, str]:
-    """Assigns what `save_variables` wrote; returns the metadata.
+    """Assigns the variables that `save_variables` wrote, and returns the metadata.
 
     Raises:
-        RunError: the file is damaged, or was written for other variables; no variable has changed then.
+        RunError: the file is damaged, or was written for other variables. No variable is changed then.
     """
     variables = _keys(groups)
     arrays, metadata = _read(path)
@@ -48,7 +49,7 @@ def load_variables(path: Path, groups: Groups) -> dict[str, str]:
         raise RunError(f"{path} was written for another model: it differs in {', '.join(odd)}")
     for key, variable in variables.items():
         if arrays[key].shape != tuple(variable.shape):
-            raise RunError(f"{path}: {key} has shape {arrays[key].shape}, the model wants {tuple(variable.shape)}")
+            raise RunError(f"{path}: {key} has the shape {arrays[key].shape}, the model needs {tuple(variable.shape)}")
     for key, variable in variables.items():
         variable.assign(arrays[key])
     return metadata
@@ -58,8 +59,8 @@ def load_groups(path: Path, groups: Groups) -> None:
     """Assigns some of the groups that `save_variables` wrote.
 
     Raises:
-        RunError: the file is damaged, or a variable is missing on either side or has another shape: all are named, one
-            per line, and none is assigned.
+        RunError: the file is damaged, or a variable is missing on either side or has another shape. The message lists
+            all such variables, one per line, and none is assigned.
     """
     variables = _keys(groups)
     found = {key: array for key, array in _read(path)[0].items() if key.partition(".")[0] in groups}
@@ -75,12 +76,12 @@ def load_groups(path: Path, groups: Groups) -> None:
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The arrays of a file and its metadata. Raises RunError where it is damaged."""
+    """The arrays of a file and its metadata. Raises RunError if the file is damaged."""
     try:
         with safe_open(path, framework="numpy") as file:
             arrays = {key: file.get_tensor(key) for key in sorted(file.keys())}
             metadata = dict(file.metadata() or {})
-    except (SafetensorError, OSError, AttributeError, TypeError) as error:  # the last two: a type that numpy lacks
+    except (SafetensorError, OSError, AttributeError, TypeError) as error:  # the last two: numpy lacks the type
         raise RunError(f"{path} cannot be read: {error}") from error
     if metadata.pop(CHECKSUM, found := _checksum(arrays)) != found:
         raise RunError(f"{path} is damaged: its numbers do not match their checksum")
@@ -88,7 +89,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What `save_variables` kept beside the variables. Raises RunError where the file cannot be read."""
+    """The metadata that `save_variables` wrote. Raises RunError if the file cannot be read."""
     try:
         with safe_open(path, framework="numpy") as file:
             return dict(file.metadata() or {})
@@ -105,10 +106,9 @@ def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def _keys(groups: Groups) -> dict[str, Any]:
-    """Unique by their numbers. The names are for people, and to see what does not match.
+    """The variables by keys that their number makes unique. The name in a key helps people, and reveals a mismatch.
 
-    They do not hold the numbers by which Keras tells layers and variables without a name apart ("dense_2"): these count
-    what the process has made before.
+    Keys omit the counters of Keras's default names ("dense_2"), which depend on what the process has created before.
     """
     return {
         f"{group}.{index:04d}.{COUNTER.sub('', variable.name)}": variable

@@ -1,4 +1,4 @@
-"""kgen caption: put images into words."""
+"""kgen caption: write captions of images."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ EXAMPLE = "Example: kgen caption runs/captioning circle.png star.png --set tempe
 
 def command(
     run: RunArgument,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images, which are cropped to fit.")],
-    seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Of the noise.")] = 0,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="The images to caption, cropped to fit.")],
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="The seed of the noise.")] = 0,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="An option of the generator; repeatable.", show_default=False),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Set an option of the generator; repeatable.", show_default=False
+        ),
     ] = None,
 ) -> None:
-    """Print a caption of each image, with a run whose prompts are images, and whose images are writing."""
+    """Print a caption of each image. The run must be a captioning model, such as configs/captioning.yaml."""
     require_directory(run)
     for image in images:
         require_single(image)

@@ -1,4 +1,4 @@
-"""kgen check: find what is wrong with run files."""
+"""kgen check: find errors in run files."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ EXAMPLE = "Example: kgen check configs/*.yaml"
 
 
 def command(
-    configs: Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="Run files (YAML).")],
+    configs: Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="The run files (YAML) to check.")],
     settings: Settings = None,
 ) -> None:
-    """Read run files, their data and their parts, build every model and try it on two images, without training."""
+    """Find errors in run files without training: read the data, build each model, and try it on two images."""
     failed = [status for config in configs if (status := _check(config, settings or []))]
     raise typer.Exit(max(failed, default=0))
 
 
 def _check(config: Path, settings: list[str]) -> int:
-    """Prints what is wrong with one file, or that nothing is; gives the exit status of that."""
+    """Prints the errors of one run file, or "ok"; returns the exit status."""
     try:
         checked = load_config(config, settings)
         from kgen.runs.run import check
@@ -33,7 +33,7 @@ def _check(config: Path, settings: list[str]) -> int:
         return say_fault(error, f"{config}: ")
     except KgenError as error:
         return say_error(str(error) if str(config) in str(error) else f"{config}: {error}", error.exit_code)
-    except Exception as error:  # the other files are to be checked, too
+    except Exception as error:  # continues with the other files
         return say_fault(error, f"{config}: ")
     log(f"{config}: ok")
     return 0

@@ -16,23 +16,26 @@ EXAMPLE = "Example: kgen compare runs/quickstart runs/openmoji-minilm -o encoder
 
 
 def command(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Directories of finished runs.")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="What to write into.")] = Path(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="The directories of finished runs.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="The folder to write.")] = Path(
         "comparison"
     ),
     prompts: Annotated[
         list[str] | None,
-        typer.Option("--prompt", metavar="TEXT", help="What to draw; repeatable.", show_default="the first run's"),
+        typer.Option("--prompt", metavar="TEXT", help="A prompt; repeatable.", show_default="prompts of the first run"),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 2, help="Of the noise.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 2, help="The seed of the noise.")] = 0,
     steps: Annotated[
         str | None,
         typer.Option(
-            "--steps", metavar="N,N,...", help="Quality against time: score each number of steps.", show_default=False
+            "--steps",
+            metavar="N,N,...",
+            help="Numbers of sampling steps to score, which plots quality over time.",
+            show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Write one table and one page on what runs cost, how likely they find images, and what they draw."""
+    """Compare runs in one table and one page: their costs, their likelihoods, their scores and their images."""
     numbers = () if steps is None else _numbers(steps)
     require_text(prompts or ())
     for run in runs:
@@ -55,7 +58,7 @@ def command(
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """Reads what `--steps` was given."""
+    """Parses the value of `--steps`."""
     parts = [part.strip() for part in text.split(",")]
     if not all(re.fullmatch("0*[1-9][0-9]{0,5}", part) for part in parts):
         raise ConfigError(f"--steps {text}: must be numbers of steps from 1 on, with commas, such as 1,2,4,8,16,32")

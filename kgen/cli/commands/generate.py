@@ -1,4 +1,4 @@
-"""kgen generate: draw images from prompts."""
+"""kgen generate: generate images from prompts."""
 
 from __future__ import annotations
 
@@ -26,17 +26,18 @@ EXAMPLE = "Example: kgen generate runs/quickstart 'red heart' 'blue circle' -n 4
 LONGEST_SLUG = 50
 
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)")
-"""Names of devices on Windows, which swallow what is written into a file called so."""
+"""Names of devices on Windows; what is written into a file of such a name is lost."""
 
-PROMPTS = "What to draw: texts, or what else the run's encoder reads: labels, paths of images."
+PROMPTS = "The prompts; quote each one. They are texts, or whatever the run's encoder reads: labels, paths of images."
 
-ImageOption = Annotated[Path | None, typer.Option("--image", metavar="FILE", help="An image to change.")]
+ImageOption = Annotated[Path | None, typer.Option("--image", metavar="FILE", help="An image to start from.")]
 MaskOption = Annotated[
-    Path | None, typer.Option("--mask", metavar="FILE", help="White where --image is drawn anew; the rest stays.")
+    Path | None,
+    typer.Option("--mask", metavar="FILE", help="A mask; only the part of --image under its white pixels changes."),
 ]
 StrengthOption = Annotated[
     float | None,
-    typer.Option("--strength", min=0.01, max=1.0, help="How much of --image is changed. Default: the generator's."),
+    typer.Option("--strength", min=0.01, max=1.0, help="How much --image changes. Default: set by the generator."),
 ]
 ScaleOption = Annotated[
     int | None,
@@ -50,7 +51,8 @@ OutputOption = Annotated[
         "-o",
         "--output",
         metavar="FILE.png|FOLDER/",
-        help="One PNG (a grid of several images), or a folder for one file per image. Default: PROMPT.png.",
+        help="A PNG to write (a grid if there are several images), or a folder with one file per image. "
+        "Default: PROMPT.png.",
     ),
 ]
 
@@ -59,13 +61,14 @@ def command(
     run: RunArgument,
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help=PROMPTS)],
     number: Annotated[int, typer.Option("-n", "--number", min=1, max=100_000, help="Images per prompt.")] = 1,
-    seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Of the noise.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="The seed of the noise.")] = 0,
     shared_noise: Annotated[
         bool,
-        typer.Option("--shared-noise", help="Use the same noise for all prompts, to see the text's effect alone."),
+        typer.Option("--shared-noise", help="Use the same noise for all prompts, to show the effect of the text."),
     ] = False,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the generator; repeatable.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Set an option of the generator; repeatable."),
     ] = None,
     image: ImageOption = None,
     mask: MaskOption = None,
@@ -73,12 +76,12 @@ def command(
     scale: ScaleOption = None,
     output: OutputOption = None,
 ) -> None:
-    """Draw images from prompts with a trained pipeline."""
+    """Generate images from prompts with a trained pipeline."""
     require_text(prompts)
     require_directory(run)
     for name, given in (("strength", strength), ("mask", mask)):
         if given is not None and image is None:
-            raise ConfigError(f"--{name} is of an image to change: give it with --image FILE")
+            raise ConfigError(f"--{name} needs an image to start from: give it with --image FILE")
     if image is not None:
         require_single(image)
     _note_single_words(prompts)
@@ -109,7 +112,7 @@ def command(
 
 
 def _note_single_words(prompts: list[str]) -> None:
-    """Warns that several words are several prompts: the user may have forgotten the quotes around one prompt."""
+    """Notes that several words were read as several prompts: the user may have forgotten the quotes around one."""
     if len(prompts) > 1 and not any(re.search(r"\s", prompt) for prompt in prompts):
         shown = ", ".join(map(repr, prompts))
         note = f"note: these are {len(prompts)} prompts: {shown}; quote a prompt of several words"
@@ -117,7 +120,7 @@ def _note_single_words(prompts: list[str]) -> None:
 
 
 def _source(image: Path, mask: Path | None, strength: float | None, space: Space) -> dict[str, Any]:
-    """What `Pipeline.generate` takes of an image to change; its mask is cropped as it is."""
+    """The arguments of `Pipeline.generate` for an image to start from; the mask is cropped in the same way."""
     from kgen.data.images import read_image
 
     size, channels = space.shape[0], space.shape[-1]
@@ -125,17 +128,17 @@ def _source(image: Path, mask: Path | None, strength: float | None, space: Space
     if mask is not None:
         (height, width), (rows, columns) = (read_image(path, 1).shape[:2] for path in (image, mask))
         if (height, width) != (rows, columns):
-            raise ConfigError(f"--mask {mask}: must be of the size of {image}, {width}x{height}, not {columns}x{rows}")
+            raise ConfigError(f"--mask {mask}: must have the size of {image}, {width}x{height}, not {columns}x{rows}")
         given["mask"] = read_image(mask, 1, size)
     return {"image": read_image(image, channels, size), **given}
 
 
 class _Target:
-    """Where images go: checked before the model is loaded.
+    """The files to write. They are checked before the model is loaded.
 
     Args:
-        output: A PNG file, or a folder (that exists, or is written with a slash at its end).
-        prompts: Of every image.
+        output: A PNG file, or a folder (an existing one, or a path that ends with a slash).
+        prompts: The prompt of every image.
     """
 
     def __init__(self, output: str, prompts: list[str]) -> None:
@@ -159,12 +162,12 @@ class _Target:
         facts: dict[str, Any],
         scale: int | None = None,
     ) -> None:
-        """Writes the images, with their prompts and `facts` in the metadata; says where.
+        """Writes the images, with their prompts and `facts` in the metadata, and prints the paths.
 
         Args:
             copies: Number of each image among those of its prompt and seed.
-            number: Images per prompt, which lie side by side.
-            scale: Factor by which each is enlarged; None: they stay as they are, or as large as suits a grid.
+            number: Images per prompt, which are neighbors in `images`.
+            scale: Factor by which each image is enlarged; None: no enlargement, or in a grid a suitable one.
         """
         from kgen.reporting.sheets import enlarged, grid, save_png
 
@@ -182,6 +185,6 @@ class _Target:
 
 
 def _slug(prompt: str) -> str:
-    """A prompt as (part of) a file's name, on every system."""
+    """A prompt as (part of) a file name that is valid on every system."""
     slug = re.sub(r"\W+", "-", prompt.lower()).strip("-")[:LONGEST_SLUG]
     return f"image-{slug}" if RESERVED.fullmatch(slug) else slug or "image"

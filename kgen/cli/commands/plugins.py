@@ -1,4 +1,4 @@
-"""kgen plugins: what is installed."""
+"""kgen plugins: show the installed components."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from kgen.errors import ConfigError, KgenError, PluginError
 from kgen.reporting.plain import printable
 
 app = typer.Typer(
-    help="Show which components are installed, and their options.", no_args_is_help=True, rich_markup_mode="rich"
+    help="Show the installed components and their options.", no_args_is_help=True, rich_markup_mode="rich"
 )
 
 
 @app.command("list", epilog="Example: kgen plugins list")
 def list_plugins() -> None:
-    """List every component: its kind, full id and where it comes from; and the plugins that could not be loaded."""
+    """List every component with its kind, id and distribution, and the plugins that could not be loaded."""
     from rich.table import Table
 
     from kgen.cli.backend import select_backend
     from kgen.plugins.discovery import registry
     from kgen.plugins.registry import KINDS
 
-    with contextlib.suppress(KgenError):  # a plugin that imports Keras needs one, the others do not
+    with contextlib.suppress(KgenError):  # only plugins that import Keras need a backend
         select_backend()
     found = registry()
     table = Table("kind", "id", "summary", "distribution", box=None, pad_edge=False)
@@ -42,8 +42,8 @@ def list_plugins() -> None:
 
 
 @app.command("show", epilog="Example: kgen plugins show text/bag")
-def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A component, a kind, or a plugin.")]) -> None:
-    """Show a component's documentation and options, or the components of a plugin or of a kind."""
+def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A component, a kind or a plugin.")]) -> None:
+    """Show the documentation and options of a component, or list the components of a plugin or of a kind."""
     from kgen.cli.backend import load_backend, select_backend
     from kgen.cli.describe import describe_component, describe_kind, describe_plugin
     from kgen.plugins.discovery import registry

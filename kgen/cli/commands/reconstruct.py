@@ -14,14 +14,14 @@ EXAMPLE = "Example: kgen reconstruct runs/latents cat.png dog.jpg -o pets.png"
 
 def command(
     run: RunArgument,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images, which are cropped to fit.")],
-    prompt: Annotated[str, typer.Option("--prompt", help="The text, for a decoder that reads it.")] = "",
-    seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Of a decoder's noise.")] = 0,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="The images to encode, cropped to fit.")],
+    prompt: Annotated[str, typer.Option("--prompt", help="The text, for decoders that read it.")] = "",
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="The seed of the decoder's noise.")] = 0,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.png", help="The sheet to write.")] = Path(
         "reconstruct.png"
     ),
 ) -> None:
-    """Write a sheet of images, and of what a run's decoder makes of their latents."""
+    """Encode and decode images with the decoder of a run; write a sheet of originals and reconstructions."""
     require_directory(run)
     for image in images:
         require_single(image)
@@ -41,7 +41,7 @@ def command(
 
     decoder, encoder = open_decoder(run)
     if decoder.lossless:
-        raise ConfigError(f"the decoder of {run} changes nothing: its latents are the images")
+        raise ConfigError(f"the decoder of {run} is lossless: its latents are the images")
     size, _, channels = decoder.image_space.shape
     arrays = np.stack([read_image(image, channels, size) for image in images])
     prompts = parse_prompts(encoder, [prompt] * len(images))

@@ -1,4 +1,4 @@
-"""kgen run: train what a run file describes."""
+"""kgen run: train the pipeline of a run file."""
 
 from __future__ import annotations
 
@@ -19,28 +19,30 @@ def command(
     config: Annotated[
         Path,
         typer.Argument(
-            metavar="CONFIG", help="A run file (YAML), the name of a shipped one, or the directory of a run."
+            metavar="CONFIG", help="A run file (YAML), the name of a run file that kgen ships, or a run directory."
         ),
     ],
     settings: Settings = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="The run directory.", show_default="runs/NAME")
     ] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Begin anew; an older run is moved aside.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Start again, and move the older run to another directory.")
+    ] = False,
     stage: Annotated[
-        Stage | None, typer.Option("--stage", metavar="decoder", help="Train this part alone.", show_default=False)
+        Stage | None, typer.Option("--stage", metavar="decoder", help="Train the decoder only.", show_default=False)
     ] = None,
     changed_data: ChangedData = False,
 ) -> None:
-    """Train the pipeline that a run file describes, or go on where an earlier run stopped.
+    """Train the pipeline that a run file describes, or continue a run that stopped.
 
-    A run can go on with more steps (--set fit.steps=N), and with other samples and metrics.
+    A run can be continued with more steps (--set fit.steps=N), and with other samples and metrics.
     """
     if config.is_dir():
         out = config if out is None else out
         config = config / "config.yaml"
         if not config.is_file():
-            raise RunError(f"{config.parent} is a folder, but no run: give a run file, or the directory of a run")
+            raise RunError(f"{config.parent} is a folder, but no run: give a run file or a run directory")
         require_directory(config.parent)
     checked = load_config(config, settings or ())
     from kgen.cli.progress import progress_reporter

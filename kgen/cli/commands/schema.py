@@ -14,10 +14,10 @@ EXAMPLE = "Example: kgen schema -o kgen.schema.json"
 
 def command(
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Where to write it.", show_default="stdout")
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="The file to write.", show_default="stdout")
     ] = None,
 ) -> None:
-    """Describe run files as a JSON schema for editors, with the options of all components installed."""
+    """Print a JSON schema of run files, for editors, with the options of all installed components."""
     import json
 
     if output is not None:

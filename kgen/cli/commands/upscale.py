@@ -17,18 +17,20 @@ EXAMPLE = "Example: kgen upscale runs/imagen-small small.png --prompt 'red heart
 
 def command(
     run: RunArgument,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Small images, of any size.")],
-    prompt: Annotated[str, typer.Option("--prompt", help="The text, for a decoder that reads it.")] = "",
-    seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="Of the decoder's noise.")] = 0,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="The small images, of any size.")],
+    prompt: Annotated[str, typer.Option("--prompt", help="The text, for decoders that read it.")] = "",
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="The seed of the decoder's noise.")] = 0,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="An option of the decoder; repeatable.", show_default=False),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Set an option of the decoder; repeatable.", show_default=False
+        ),
     ] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where to write a PNG each.")] = Path(
-        "upscaled"
-    ),
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FOLDER", help="The folder for the PNG files.")
+    ] = Path("upscaled"),
 ) -> None:
-    """Make images larger with the decoder of a run whose latents are small images."""
+    """Enlarge images with the super-resolution decoder of a run, whose latents are small images."""
     require_text([prompt])
     require_directory(run)
     for image in images:
@@ -58,7 +60,7 @@ def _targets(images: Sequence[Path], folder: Path) -> list[Path]:
     """The files to write, checked before the model is loaded.
 
     Raises:
-        ConfigError: one of them would replace an input or a file that kgen did not make, or stands for two inputs.
+        ConfigError: a target would replace an input or a file that kgen did not make, or two inputs share a target.
     """
     targets = [folder / f"{image.stem}.png" for image in images]
     for number, (image, target) in enumerate(zip(images, targets, strict=True)):

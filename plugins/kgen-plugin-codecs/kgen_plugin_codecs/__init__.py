@@ -1,1 +1,1 @@
-"""Autoencoders as decoders for kgen: latents or tokens into images."""
+"""Autoencoder decoders for kgen, which turn latents or tokens into images."""

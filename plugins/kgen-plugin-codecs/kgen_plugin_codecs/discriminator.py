@@ -1,4 +1,4 @@
-"""A discriminator of squares of pixels: what is decoded should look real everywhere (Isola et al. 2017)."""
+"""A patch discriminator, which scores how real each part of an image looks (PatchGAN, Isola et al. 2017)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Shape = tuple[int | None, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Discriminator:
-    """A term of the loss: what a discriminator, trained beside the autoencoder, says of the reconstruction.
+    """Options of the adversarial loss: the discriminator is trained together with the autoencoder.
 
     Args:
-        weight: Of the adversarial loss, on top of the adaptive weight that makes its gradient as large as that of the
-            reconstruction (Esser et al. 2021, equation 7).
-        start: Steps of training before it begins.
-        width: Channels of its first convolution.
-        levels: Convolutions that halve height and width.
+        weight: Weight of the adversarial loss. It multiplies the adaptive weight, which makes the gradient of this loss
+            as large as that of the reconstruction (Esser et al. 2021, equation 7).
+        start: Number of training steps before the adversarial loss and the discriminator's training start.
+        width: Number of channels of the discriminator's first convolution.
+        levels: Number of convolutions that halve height and width.
     """
 
     weight: Annotated[float, Field(gt=0)] = 0.5
@@ -34,7 +34,7 @@ class Discriminator:
 
 
 class DiscriminatorNetwork(keras.layers.Layer):
-    """Images -> a score for each of their squares, high for real ones: (B, H, W, C) -> (B, h, w)."""
+    """Maps images to a score per patch, high for real ones: (B, H, W, C) -> (B, h, w)."""
 
     def __init__(self, width: int, levels: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -59,13 +59,13 @@ class DiscriminatorNetwork(keras.layers.Layer):
         return ops.cast(self.score(x), "float32")[..., 0]
 
     def frozen(self, x: Tensor) -> Tensor:
-        """The scores, as a function of the images alone: the weights take no gradient."""
+        """Returns the scores. The gradient reaches the images, but not the weights."""
         weights = [ops.stop_gradient(v.value) for v in self.trainable_variables]
         return self.stateless_call(weights, [], x)[0]
 
 
 def hinge(real: Tensor, fake: Tensor) -> Tensor:
-    """The discriminator's loss of scores (B, h, w), (B,) (Lim and Ye 2017)."""
+    """Returns the discriminator's hinge loss (B,) of scores (B, h, w) (Lim and Ye 2017)."""
     return 0.5 * ops.mean(ops.relu(1.0 - real) + ops.relu(1.0 + fake), axis=(1, 2))
 
 

@@ -1,4 +1,4 @@
-"""An autoencoder whose latents are kept near a normal distribution: the decoder of latent diffusion."""
+"""An autoencoder with a KL penalty toward a normal distribution: the decoder of latent diffusion."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from kgen_plugin_codecs.scale import Scale, moments
 Tensor = Any
 
 LOG_VARIANCE = (-30.0, 20.0)
-"""Bounds of the posterior's log variance, so that its exponential stays finite."""
+"""Bounds of the posterior's log variance, which keep its exponential finite."""
 
 
 class KLAutoencoder(Decoder):
-    """Images as small maps of numbers, from which they are drawn again (Rombach et al. 2022, section 3.1).
+    """An autoencoder of images with small continuous latents (Rombach et al. 2022, section 3.1).
 
-    Latents are the means of a posterior that training pulls toward N(0, I) with a small weight; they are handed on at
-    unit variance, with a mean and a deviation a channel that are measured after training.
+    Latents are the means of a posterior, which a small KL penalty pulls toward N(0, I). After training, the mean and
+    the deviation of each channel are measured, and generators get latents of unit variance.
 
     Args:
-        channels: Numbers of a latent's position.
-        network: Size of both halves, which sets the downsampling factor.
-        reconstruction: "l1", "l2" or "logistic", see `reconstruction_loss`.
-        perceptual: The distance of features too; None: of pixels only.
-        discriminator: An adversarial loss too; None: none.
-        kl_weight: Of the KL divergence from N(0, I), in nats a number of the latent.
+        channels: Number of channels of the latents.
+        network: Size of encoder and decoder network, which also sets the downsampling factor.
+        reconstruction: Distance of pixels: "l1", "l2" or "logistic", see `reconstruction_loss`.
+        perceptual: Options of the perceptual loss. None means no perceptual loss.
+        discriminator: Options of the adversarial loss. None means no adversarial loss.
+        kl_weight: Weight of the KL divergence from N(0, I), in nats per dimension of the latent.
 
     Raises:
-        SpaceError: the images are no grid of (height, width, channels), or the factor does not divide them.
+        SpaceError: The images are not a grid of (height, width, channels), or the factor does not divide them.
     """
 
     def __init__(
@@ -89,10 +89,10 @@ class KLAutoencoder(Decoder):
     # ---- training -------------------------------------------------------------------------------------------------
 
     def compute_losses(self, images: Tensor, condition: dict[str, Tensor], training: bool) -> dict[str, Tensor]:
-        """The distance of the reconstruction, from one draw of the posterior, plus the weighted KL divergence.
+        """Returns the reconstruction loss, with one sample of the posterior, plus the weighted KL divergence.
 
         Returns:
-            (B,) each: "loss", "kl" in nats a number of the latent, and the terms of `ReconstructionLoss`.
+            (B,) each: "loss", "kl" in nats per dimension of the latent, and the terms of `ReconstructionLoss`.
         """
         images = ops.cast(images, "float32")
         mean, log_variance = self._posterior(images)
@@ -116,7 +116,7 @@ class KLAutoencoder(Decoder):
             yield ops.convert_to_numpy(self._posterior(images)[0])
 
     def scores(self, batches: Iterable[np.ndarray]) -> dict[str, float]:
-        """The latents, as they are handed on: the channel's mean that is furthest from 0, the deviations' range."""
+        """Returns statistics of the scaled latents: the largest absolute channel mean, the range of deviations."""
         scaled = (self.scale(ops.convert_to_tensor(z)) for z in self._means(batches))
         mean, deviation = moments(ops.convert_to_numpy(z) for z in scaled)
         return {

@@ -1,4 +1,4 @@
-"""The two halves of an autoencoder: images -> features, features -> images (as in Esser et al. 2021, table 7)."""
+"""The encoder and decoder network of an autoencoder (as in Esser et al. 2021, table 7)."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Shape = tuple[int | None, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """Stages of residual convolutions; each after the first has half the height and width.
+    """Stages of residual convolutions. Each has half the height and width of the stage before.
 
     The downsampling factor is ``patch * 2 ** (stages - 1)``.
 
     Args:
-        width: Channels of the first stage.
-        multipliers: Channels of every stage, times `width`.
-        blocks: Residual blocks a stage, in either half.
-        patch: Height and width of the squares of pixels that are one position of the first stage.
-        attention: Whether positions attend to one another in the last stage.
+        width: Number of channels of the first stage.
+        multipliers: Number of channels of each stage as a multiple of `width`.
+        blocks: Number of residual blocks per stage, in the encoder and in the decoder network.
+        patch: Height and width of the square of pixels that becomes one position of the first stage.
+        attention: Whether the last stage has self-attention.
     """
 
     width: Annotated[int, Field(ge=4, multiple_of=2)] = 64
@@ -44,20 +44,20 @@ class Network:
         return self.width * self.multipliers[stage]
 
     def grid(self, space: Space) -> tuple[int, int]:
-        """Height and width of the latents of images. Raises SpaceError where the factor does not divide them."""
+        """Returns the height and width of the latents. Raises SpaceError if the factor does not divide the images."""
         if space.kind != "continuous" or len(space.shape) != 3:
-            raise SpaceError(f"an autoencoder reads images (height, width, channels), not {space}")
+            raise SpaceError(f"an autoencoder needs images of shape (height, width, channels), not {space}")
         height, width, _ = space.shape
         if height % self.factor or width % self.factor:
             raise SpaceError(
-                f"an autoencoder with the factor {self.factor} needs a height and a width that it divides, but the "
-                f"images are {height}x{width}: change the dataset's size, or network.patch and multipliers"
+                f"an autoencoder with factor {self.factor} needs a height and a width divisible by it, but the images "
+                f"are {height}x{width}: change the dataset's size, or network.patch and multipliers"
             )
         return height // self.factor, width // self.factor
 
 
 class ResidualBlock(keras.layers.Layer):
-    """Two normalized convolutions around a residual (He et al. 2016)."""
+    """A residual block of two normalized convolutions (He et al. 2016)."""
 
     def __init__(self, channels: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -83,7 +83,7 @@ class ResidualBlock(keras.layers.Layer):
 
 
 class Attention(keras.layers.Layer):
-    """Positions attend to one another, around a residual."""
+    """Self-attention among positions, with a residual connection."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -106,11 +106,11 @@ class Attention(keras.layers.Layer):
 
 
 class Half(keras.layers.Layer):
-    """What both halves are made of: blocks by stage, and attention in the stage with the fewest positions.
+    """Base class of both networks: blocks by stage, and attention in the stage with the fewest positions.
 
     Args:
-        network: Size.
-        out_channels: Of the result.
+        network: Options of the network.
+        out_channels: Number of output channels.
     """
 
     def __init__(self, network: Network, out_channels: int, **kwargs: Any) -> None:
@@ -142,7 +142,7 @@ class Half(keras.layers.Layer):
 
 
 class EncoderNetwork(Half):
-    """Images -> features: (B, H, W, C) -> (B, H / factor, W / factor, out_channels), float32."""
+    """Maps images to features: (B, H, W, C) -> (B, H / factor, W / factor, out_channels), float32."""
 
     def build(self, x_shape: Shape) -> None:
         network, policy = self.network, self.dtype_policy
@@ -168,7 +168,7 @@ class EncoderNetwork(Half):
 
 
 class DecoderNetwork(Half):
-    """Features -> images: (B, h, w, C) -> (B, h * factor, w * factor, out_channels), float32."""
+    """Maps features to images: (B, h, w, C) -> (B, h * factor, w * factor, out_channels), float32."""
 
     def build(self, z_shape: Shape) -> None:
         network, policy = self.network, self.dtype_policy
@@ -195,5 +195,5 @@ class DecoderNetwork(Half):
 
 
 def conv(channels: int, policy: Any, name: str, **options: Any) -> keras.layers.Conv2D:
-    """A 3x3 convolution."""
+    """Returns a 3x3 convolution."""
     return keras.layers.Conv2D(channels, 3, padding="same", dtype=policy, name=name, **options)

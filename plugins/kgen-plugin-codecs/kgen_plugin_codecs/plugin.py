@@ -1,4 +1,4 @@
-"""What this plugin declares."""
+"""Registers the plugin's components and kinds."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def kgen_components(registry: kgen.Registrar) -> None:
     registry.kind(
         "codecs.perceptual",
         "kgen_plugin_codecs.perceptual:efficientnet_lite0",
-        summary="Classifiers whose features are compared",
+        summary="Classifiers for the perceptual distance",
     )
     registry.add(
         "codecs.perceptual",
         "efficientnet-lite0",
         "kgen_plugin_codecs.perceptual:efficientnet_lite0",
-        summary="A small classifier, trained on ImageNet",
+        summary="A small classifier trained on ImageNet",
     )
-    registry.kind("codecs.quantizer", f"{quantizers}:Quantizer", summary="How vectors become tokens")
+    registry.kind("codecs.quantizer", f"{quantizers}:Quantizer", summary="Methods to turn vectors into tokens")
     registry.add("codecs.quantizer", "vq", f"{quantizers}:Vector", summary="The nearest code of a learned codebook")
-    registry.add("codecs.quantizer", "fsq", f"{quantizers}:FiniteScalar", summary="A few levels for each number")
+    registry.add("codecs.quantizer", "fsq", f"{quantizers}:FiniteScalar", summary="A few levels per dimension")

@@ -1,4 +1,4 @@
-"""How far a reconstruction is from its image."""
+"""The distance of a reconstruction from its image, in pixels."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ Name = Literal["l1", "l2", "logistic"]
 
 
 def reconstruction_loss(name: Name, images: Tensor, made: Tensor) -> Tensor:
-    """The distance of images from what was made of them, of every example.
+    """Returns the distance between images and their reconstructions, per example.
 
-    "l1": the mean absolute difference; "l2": the mean squared difference; "logistic": the negative log-likelihood in
-    nats a number, of a logistic distribution around `made` whose scale is the best for each image (its mean absolute
-    difference over 2 log 2, as a logistic variable's is): the logarithm makes good images better still.
+    "l1": the mean absolute difference. "l2": the mean squared difference. "logistic": the negative log-likelihood, in
+    nats per dimension, of a logistic distribution around `made`. Its scale is fitted to each image: the mean absolute
+    difference over 2 log 2, which is the relation for a logistic variable. The logarithm rewards improvements of images
+    that are already good.
 
     Args:
-        images, made: (B, H, W, C) in [-1, 1].
+        images, made: Images and reconstructions, (B, H, W, C) in [-1, 1].
 
     Returns:
         (B,).

@@ -1,4 +1,4 @@
-"""The part of an autoencoder's loss that compares what it makes with the image."""
+"""The part of an autoencoder's loss that compares the reconstruction with the image."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ Tensor = Any
 Losses = dict[str, Tensor]
 
 MEMORY = 0.99
-"""Share of the past in the running means of the squared gradients."""
+"""Decay per step of the running means of the squared gradients."""
 
 STEP = 1e-2
-"""How far apart the images are between which a gradient is measured, in each number."""
+"""Step size, per pixel channel, of the finite difference that measures a gradient."""
 
 MAX_WEIGHT = 1e4
 """Limit of the adaptive weight."""
 
 
 class ReconstructionLoss(keras.layers.Layer):
-    """The distance of pixels, and if asked for of features, and an adversarial loss (Esser et al. 2021, section 3.1).
+    """The distance of pixels, with an optional perceptual and adversarial loss (Esser et al. 2021, section 3.1).
 
-    The adaptive weight of the adversarial loss is there the ratio of two gradients with respect to the last layer; here
-    with respect to the image, for which one need not differentiate within the loss: for a direction v ~ N(0, I), the
-    mean of ((f(x + h v) - f(x)) / h)^2 is the squared gradient of f. Both are running means over the steps before, so
-    that no example's loss depends on the others of its batch; they begin at 0, but only their ratio counts.
+    The adaptive weight of the adversarial loss is the ratio of two gradients. The paper takes them with respect to the
+    last layer. Here they are with respect to the image, and are measured without differentiation: for a direction
+    v ~ N(0, I), the mean of ((f(x + h v) - f(x)) / h)^2 is the squared gradient of f. Both are running means over
+    earlier steps, so the loss of an example does not depend on the rest of its batch. They start at 0, but only their
+    ratio matters.
 
     Args:
-        reconstruction: See `reconstruction_loss`.
-        perceptual, discriminator: The other two terms; None: none.
+        reconstruction: Distance of pixels, see `reconstruction_loss`.
+        perceptual, discriminator: Options of the other two terms. None leaves the term out.
     """
 
     def __init__(
@@ -63,10 +64,10 @@ class ReconstructionLoss(keras.layers.Layer):
             )
 
     def call(self, images: Tensor, made: Tensor, training: bool = False) -> Losses:
-        """Compares.
+        """Compares reconstructions with images.
 
         Args:
-            images, made: (B, H, W, C) float32.
+            images, made: Images and reconstructions, (B, H, W, C) float32.
 
         Returns:
             (B,) each: "reconstruction_loss", the weighted sum, and its terms "reconstruction", "perceptual",
@@ -88,7 +89,7 @@ class ReconstructionLoss(keras.layers.Layer):
     def _distances(self, images: Tensor, made: Tensor) -> Losses:
         found = {"reconstruction": reconstruction_loss(self.reconstruction, images, made)}
         if self.perceptual is not None:
-            self.features = self.features or self.perceptual.build()  # read where it is needed: not to draw
+            self.features = self.features or self.perceptual.build()  # only training reads the network
             found["perceptual"] = feature_distance(self.features(images), self.features(made))
         return found
 
@@ -98,11 +99,11 @@ class ReconstructionLoss(keras.layers.Layer):
         return distances["reconstruction"] + self.perceptual.weight * distances["perceptual"]
 
     def _adversarial(self, made: Tensor) -> Tensor:
-        """Low where the discriminator finds what was made real: (B,)."""
+        """Returns the adversarial loss (B,), which is low if the discriminator scores the reconstruction as real."""
         return -ops.mean(self.network.frozen(made), axis=(1, 2))
 
     def _measure(self, images: Tensor, made: Tensor) -> None:
-        """Takes this step's squared gradients into the running means."""
+        """Updates the running means with this step's squared gradients."""
         moved = made + STEP * keras.random.normal(ops.shape(made), seed=self.seed_generator)
         functions = (lambda x: self._weighted(self._distances(images, x)), self._adversarial)
         for variable, function in zip(self.gradients, functions, strict=True):

@@ -1,4 +1,4 @@
-"""Latents at unit variance: their mean and deviation are measured once, after training, and kept with the weights."""
+"""Scaling of latents to unit variance: mean and deviation are measured once, after training, and saved as weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Shape = tuple[int | None, ...]
 
 
 class Scale(keras.layers.Layer):
-    """Turns latents (B, h, w, C) into ones whose channels have mean 0 and variance 1, and back; before it, as is."""
+    """Scales latents (B, h, w, C) to channels of mean 0 and variance 1, and back. It starts as the identity."""
 
     def build(self, z_shape: Shape) -> None:
         self.mean = self.add_weight(name="mean", shape=z_shape[-1:], initializer="zeros", trainable=False)
@@ -26,14 +26,14 @@ class Scale(keras.layers.Layer):
         return z * self.deviation + self.mean
 
     def measure(self, latents: Iterable[np.ndarray]) -> None:
-        """Sets both from batches of latents as they are, before scaling."""
+        """Sets mean and deviation from batches of unscaled latents."""
         mean, deviation = moments(latents)
         self.mean.assign(mean)
         self.deviation.assign(np.maximum(deviation, 1e-6))
 
 
 def moments(latents: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (C,) of each channel over batches (B, h, w, C)."""
+    """Returns the mean and the standard deviation (C,) of each channel over batches (B, h, w, C)."""
     count, total, squares = 0, 0.0, 0.0
     for batch in latents:
         rows = batch.reshape(-1, batch.shape[-1]).astype(np.float64)

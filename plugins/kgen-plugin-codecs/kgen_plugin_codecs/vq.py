@@ -1,4 +1,4 @@
-"""An autoencoder whose latents are tokens: the decoder of token models."""
+"""An autoencoder with tokens as latents: the decoder of token models."""
 
 from __future__ import annotations
 
@@ -18,21 +18,24 @@ from kgen_plugin_codecs.reconstruction_loss import ReconstructionLoss
 
 Tensor = Any
 STARTING_VECTORS = 100
-"""So many vectors a code, at most, are clustered for the first codebook."""
+"""Largest number of vectors per code that are clustered for the initial codebook."""
 
 
 class VQAutoencoder(Decoder):
-    """Images as small maps of tokens, from which they are drawn again (van den Oord et al. 2017).
+    """An autoencoder of images with small maps of tokens as latents (van den Oord et al. 2017).
+
+    With a perceptual and an adversarial loss, it is a VQGAN (Esser et al. 2021).
 
     Args:
-        quantizer: `Vector`, with a codebook that is learned, or `FiniteScalar`, without; with options of its own.
-        network: Size of both halves, which sets the downsampling factor.
-        reconstruction: "l1", "l2" or "logistic", see `reconstruction_loss`.
-        perceptual: The distance of features too; None: of pixels only.
-        discriminator: An adversarial loss too; None: none (with both, this is VQGAN, Esser et al. 2021).
+        quantizer: Quantizer: `Vector` with a learned codebook, `FiniteScalar` without, or another `codecs.quantizer`,
+            with its options.
+        network: Size of encoder and decoder network, which also sets the downsampling factor.
+        reconstruction: Distance of pixels: "l1", "l2" or "logistic", see `reconstruction_loss`.
+        perceptual: Options of the perceptual loss. None means no perceptual loss.
+        discriminator: Options of the adversarial loss. None means no adversarial loss.
 
     Raises:
-        SpaceError: the images are no grid of (height, width, channels), or the factor does not divide them.
+        SpaceError: The images are not a grid of (height, width, channels), or the factor does not divide them.
     """
 
     def __init__(
@@ -91,10 +94,10 @@ class VQAutoencoder(Decoder):
             self.quantize.start_from(together)
 
     def compute_losses(self, images: Tensor, condition: dict[str, Tensor], training: bool) -> dict[str, Tensor]:
-        """The distance of the reconstruction, plus that of the vectors from their codes (equation 3 there).
+        """Returns the reconstruction loss plus the distance of vectors from their codes (equation 3 of the paper).
 
         Returns:
-            (B,) each: "loss", "commitment", weighted, and the terms of `ReconstructionLoss`.
+            (B,) each: "loss", the weighted "commitment", and the terms of `ReconstructionLoss`.
         """
         images = ops.cast(images, "float32")
         quantized, _, commitment = self.quantize(self.encoder_network(images), training=training)
@@ -107,7 +110,7 @@ class VQAutoencoder(Decoder):
             yield ops.convert_to_numpy(self.encoder_network(images))
 
     def scores(self, batches: Iterable[np.ndarray]) -> dict[str, float]:
-        """How evenly the codes are used: their number, and their perplexity (2 to the entropy of their frequencies)."""
+        """Returns the number of codes in use, and their perplexity (exponential of the entropy of frequencies)."""
         size = self.quantizer.vocabulary
         counts = np.zeros(size)
         for batch in batches:

@@ -23,13 +23,13 @@ RNG = np.random.default_rng(0)
 
 @pytest.mark.backends
 class TestConformance(DecoderConformance):
-    replicas: ClassVar = False  # the one with a discriminator trains on two
+    replicas: ClassVar = False  # the test with a discriminator trains on two replicas
 
     def build(self) -> KLAutoencoder:
         return KLAutoencoder(SPACE, channels=2, network=TINY)
 
 
-@pytest.mark.slow  # the tests of the discriminator, of VQ and FSQ train without attention, too
+@pytest.mark.slow  # the tests of the discriminator, of VQ and of FSQ also train without attention
 class TestWithoutAttention(DecoderConformance):
     replicas: ClassVar = False
 
@@ -101,7 +101,7 @@ def test_kl_is_that_of_two_normal_distributions() -> None:
 
 @pytest.mark.parametrize("name", ["l1", "l2", "logistic"])
 def test_reconstruction_losses(name: str) -> None:
-    """Against numpy, and (the logistic's scale) against the best of many scales."""
+    """The losses agree with numpy, and the logistic's scale with the best of many scales."""
     x, y = (RNG.uniform(-1, 1, (3, 4, 4, 3)) for _ in range(2))
     found = ops.convert_to_numpy(reconstruction_loss(name, ops.convert_to_tensor(x), ops.convert_to_tensor(y)))
     error = np.abs(x - y)
@@ -127,7 +127,7 @@ def test_factor() -> None:
 
 @pytest.mark.backends
 def test_what_it_learns_survives_averaging(tmp_path) -> None:
-    """The measured numbers are weights that no optimizer touches."""
+    """The measured statistics are weights that no optimizer changes."""
     codec = KLAutoencoder(SPACE, network=TINY)
     codec.build(None)
     kept = {id(w) for w in codec.inference_weights}

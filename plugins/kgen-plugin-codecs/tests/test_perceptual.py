@@ -1,4 +1,4 @@
-"""Features and their distance against the network as PyTorch has it, with the weights that its package brings."""
+"""Features and their distance, compared with the network in PyTorch with the weights of its package."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_features_are_those_of_the_network_in_pytorch() -> None:
 
 @pytest.mark.backends
 def test_the_distance_is_that_of_unit_vectors() -> None:
-    """By cosines: |a - b|^2 = 2 - 2 cos(a, b)."""
+    """The test uses |a - b|^2 = 2 - 2 cos(a, b)."""
     x, y = (RNG.normal(size=(2, 3, 3, 8)) for _ in range(2))
     cosine = (x * y).sum(-1) / (np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1))
     wanted = (2.0 - 2.0 * cosine).mean((1, 2))
@@ -62,7 +62,7 @@ def test_the_distance_is_that_of_unit_vectors() -> None:
 
 
 def test_blur_is_further_than_noise_of_the_same_error() -> None:
-    """What the term is for: pixels alone find both equally far."""
+    """By pixels alone, both would be equally far, so this is the purpose of the term."""
     photo = np.kron(RNG.uniform(-0.8, 0.8, (1, 16, 16, 3)), np.ones((1, 4, 4, 1))).astype("float32")
     blurred = sum(np.roll(photo, (i, j), (1, 2)) for i in range(-3, 4) for j in range(-3, 4)) / 49
     error = np.sqrt(np.square(blurred - photo).mean())
@@ -84,7 +84,7 @@ def test_a_gray_image_is_one_of_three_equal_channels() -> None:
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_reads_what_pytorch_writes(tmp_path: Path, legacy: bool) -> None:
-    """Of both formats; of tensors that share a storage, are transposed, or start in its middle."""
+    """Both formats work, also for tensors that share a storage, are transposed, or start in its middle."""
     base = torch.arange(24, dtype=torch.float32)
     saved = OrderedDict(
         whole=base,
@@ -118,7 +118,7 @@ def test_nothing_in_a_file_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 class Forged:
-    """Is pickled as a tensor of any shape, strides and offset, of a storage of four numbers."""
+    """An object that is pickled as a tensor of any shape, strides and offset, in a storage of four numbers."""
 
     def __init__(self, offset: Any, shape: Any, strides: Any) -> None:
         self.place = offset, shape, strides
@@ -145,7 +145,7 @@ def forge(path: Path, *place: Any, compression: int = zipfile.ZIP_STORED) -> Pat
 
 
 def test_a_tensor_lies_inside_its_storage(tmp_path: Path) -> None:
-    """numpy believes any strides: -1 reads the memory before a buffer, -10^9 ends the process, 0 makes 10^11 of 4."""
+    """numpy accepts any strides: -1 reads memory before a buffer, -10^9 crashes, and 0 makes 10^11 numbers of 4."""
     file = tmp_path / "x.pt"
     assert read_torch_file(forge(file, 1, (3,), (1,)))["x"].tolist() == [1, 2, 3]
     assert read_torch_file(forge(file, 0, (2, 2), (1, 2)))["x"].tolist() == [[0, 2], [1, 3]]
@@ -168,7 +168,7 @@ def test_a_tensor_lies_inside_its_storage(tmp_path: Path) -> None:
         (0, ("a",), (1,)),
         (0, (2**70, 2**70), (2**70, 1)),
     ):
-        with pytest.raises(ValueError, match=r"x\.pt is no file of PyTorch tensors"):
+        with pytest.raises(ValueError, match=r"x\.pt is not a file of PyTorch tensors"):
             read_torch_file(forge(file, *place))
 
 
@@ -185,7 +185,7 @@ def test_a_file_that_unpacks_to_more_than_it_is_is_refused(tmp_path: Path) -> No
         read_torch_file(file)
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("nothing", b"")
-    with pytest.raises(ValueError, match="is no file of PyTorch tensors"):
+    with pytest.raises(ValueError, match="is not a file of PyTorch tensors"):
         read_torch_file(file)
 
 
@@ -194,7 +194,7 @@ def test_bad_files(tmp_path: Path) -> None:
     broken.write_bytes(_packaged().read_bytes()[:5000])
     torch.save({"weight": torch.ones(3)}, tmp_path / "other.pth")
     for path in (broken, tmp_path / "other.pth"):
-        with pytest.raises(ConfigError, match=f"{path.name} holds no EfficientNet-Lite0"):
+        with pytest.raises(ConfigError, match=f"{path.name} is not an EfficientNet-Lite0"):
             Perceptual(network=str(path)).build()
     for name in (str(tmp_path / "none.pth"), "efficientnet-lite"):
         with pytest.raises(ConfigError, match=rf"^perceptual: there is no file {name}, and unknown codecs.perceptual"):
@@ -204,6 +204,6 @@ def test_bad_files(tmp_path: Path) -> None:
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     decoder = KLAutoencoder(Space("continuous", (16, 16, 3)), network=Network(width=4), perceptual=Perceptual())
-    decoder.build(None)  # what is trained already needs no such network
+    decoder.build(None)  # a trained decoder does not need the network
     with pytest.raises(ConfigError, match=r"pip install 'kgen-plugin-codecs\[perceptual\]'"):
         decoder.compute_losses(ops.zeros((1, 16, 16, 3)), {}, training=False)

@@ -1,4 +1,4 @@
-"""The quantizers, beside vector-quantize-pytorch on the same vectors and codebooks."""
+"""The quantizers, compared with vector-quantize-pytorch on the same vectors and codebooks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def array(x: Any) -> np.ndarray:
 
 
 def gradient(function: Any, x: np.ndarray) -> np.ndarray:
-    """Of a scalar function, by the backend at hand."""
+    """Returns the gradient of a scalar function by the backend's autodiff."""
     import keras
 
     if keras.backend.backend() == "tensorflow":
@@ -41,12 +41,12 @@ def gradient(function: Any, x: np.ndarray) -> np.ndarray:
 
 
 def vectors(scale: float = 1.0) -> np.ndarray:
-    """(B, h, w, D)."""
+    """Returns random vectors (B, h, w, D)."""
     return (scale * RNG.normal(size=(3, 4, 5, DIM))).astype("float32")
 
 
 def peer(z: np.ndarray, book: np.ndarray, cosine: bool, train: bool) -> tuple[np.ndarray, np.ndarray, Any]:
-    """Quantized vectors and codes of vector-quantize-pytorch, and its codebook after the step."""
+    """Returns quantized vectors and codes of vector-quantize-pytorch, and its codebook after the step."""
     torch = pytest.importorskip("torch")
     library = pytest.importorskip("vector_quantize_pytorch")
     layer = library.VectorQuantize(
@@ -113,7 +113,7 @@ def test_commitment_is_the_distance_from_the_codes() -> None:
 
 
 def test_dead_codes_are_revived() -> None:
-    """Codes far from every vector come back among them; those in use move little."""
+    """Codes far from all vectors are moved to some of them; codes in use move little."""
     book = RNG.normal(size=(SIZE, DIM)).astype("float32")
     book[SIZE // 2 :] += 100.0
     quantizer = Vector(size=SIZE, dim=DIM, decay=DECAY, revive=0.1).build()
@@ -174,7 +174,7 @@ def test_every_code_is_one_vector(levels: tuple[int, ...]) -> None:
 
 
 def test_two_levels_part_at_zero() -> None:
-    """Half of what is symmetric about 0 goes to each, and the gradient is the greatest there."""
+    """Each level gets half of the values that are symmetric about 0, and the gradient is largest at 0."""
     quantizer = FiniteScalar(levels=(2, 2, 2)).build()
     z = np.random.default_rng(1).normal(scale=1.5, size=(1, 60, 60, 3)).astype("float32")
     rounded, codes, _ = quantizer(ops.convert_to_tensor(z))

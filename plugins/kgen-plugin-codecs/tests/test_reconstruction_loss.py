@@ -1,4 +1,4 @@
-"""The discriminator beside the autoencoder: who learns from what, when, and how much it weighs."""
+"""The discriminator with the autoencoder: which part learns from which loss, when, and with what weight."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kgen.testing import DecoderConformance
 
 SPACE = Space("continuous", (16, 16, 3))
 TINY = Network(width=8, multipliers=(1, 2), patch=2)
-ONE_LEVEL = Network(width=8, multipliers=(1,), patch=2, attention=False)  # the autoencoder of test_kl has more
+ONE_LEVEL = Network(width=8, multipliers=(1,), patch=2, attention=False)  # test_kl has more levels
 DISCRIMINATOR = Discriminator(start=0, width=8, levels=2)
 RNG = np.random.default_rng(0)
 
@@ -28,7 +28,7 @@ class TestWithDiscriminator(DecoderConformance):
         return KLAutoencoder(SPACE, channels=2, network=ONE_LEVEL, discriminator=DISCRIMINATOR)
 
     def test_overfits_one_batch(self) -> None:
-        """The sum of the losses of two that play against each other need not fall."""
+        """The sum of two opposed losses need not fall."""
 
 
 def images(count: int = 4, side: int = 16) -> keras.KerasTensor:
@@ -59,11 +59,11 @@ def test_the_discriminator_is_warmed_up() -> None:
 
 
 def test_the_adaptive_weight_is_the_ratio_of_the_gradients() -> None:
-    """Against PyTorch's autodiff: |d reconstruction| / |d adversarial|, with respect to the image."""
+    """It agrees with PyTorch's autodiff: |d reconstruction| / |d adversarial|, with respect to the image."""
     torch = pytest.importorskip("torch")
     layer = fidelity()
     x, y = images(64), images(64)
-    for _ in range(30):  # of 64 directions each: the ratio is known to 3%
+    for _ in range(30):  # 64 directions each, which give the ratio to 3%
         layer(x, y, training=True)
     found = float(np.sqrt(float(layer.gradients[0]) / float(layer.gradients[1])))
     made = torch.tensor(ops.convert_to_numpy(y), requires_grad=True)
@@ -75,7 +75,7 @@ def test_the_adaptive_weight_is_the_ratio_of_the_gradients() -> None:
 
 
 def adversarial_in_torch(discriminator: DiscriminatorNetwork, x):
-    """The adversarial loss, written once more."""
+    """A second implementation of the adversarial loss."""
     torch = pytest.importorskip("torch")
 
     def conv(layer, x):
@@ -103,7 +103,7 @@ def test_hinge() -> None:
 
 
 def test_neither_learns_from_the_others_loss() -> None:
-    """Each loss moves one part, exactly: the discriminator its own weights, the adversarial loss the autoencoder."""
+    """Each loss changes one part only: the discriminator's loss the discriminator, the adversarial the autoencoder."""
     codec = KLAutoencoder(SPACE, network=TINY, discriminator=DISCRIMINATOR)
     codec.build(None)
     x = images()
@@ -121,7 +121,7 @@ def test_neither_learns_from_the_others_loss() -> None:
 
 
 def gradients(codec: KLAutoencoder, x, term: str) -> list[np.ndarray | None]:
-    """Of the mean of one term, on whatever the backend is."""
+    """Returns the gradient of the mean of one term by the backend's autodiff."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf

@@ -16,7 +16,7 @@ from kgen.testing import DecoderConformance
 
 SPACE = Space("continuous", (16, 16, 3))
 TINY = Network(width=8, multipliers=(1, 2), patch=2)
-ONE_LEVEL = Network(width=8, multipliers=(1,), patch=2, attention=False)  # the autoencoder of test_kl has more
+ONE_LEVEL = Network(width=8, multipliers=(1,), patch=2, attention=False)  # test_kl has more levels
 RNG = np.random.default_rng(0)
 
 
@@ -26,9 +26,9 @@ class TestVector(DecoderConformance):
         return VQAutoencoder(SPACE, quantizer=Vector(size=16, dim=4, revive=0.0), network=ONE_LEVEL)
 
 
-@pytest.mark.slow  # test_quantizers compares its codes, gradients and updates with a peer's
+@pytest.mark.slow  # test_quantizers compares its codes, gradients and updates with another library
 class TestCosine(DecoderConformance):
-    replicas: ClassVar = False  # revived codes are drawn from the first replica's vectors
+    replicas: ClassVar = False  # revived codes come from the first replica's vectors
 
     def build(self) -> VQAutoencoder:
         return VQAutoencoder(SPACE, quantizer=Vector(size=16, dim=4, cosine=True, revive=0.1), network=ONE_LEVEL)

@@ -1,4 +1,4 @@
-"""The variational bound: how likely an image is, at least."""
+"""The variational lower bound of an image's log-likelihood."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kgen_plugin_diffusion.schedules import Schedule
 
 Tensor = Any
 BIN = 2.0 / 255.0  # distance of two 8-bit intensities in [-1, 1]
-START_LOG_SNR = -7.0  # of the first level: to tell it from noise costs at most 0.0007 bits per dimension in [-1, 1]
+START_LOG_SNR = -7.0  # of the first level: its KL from pure noise is at most 0.0007 bits per dimension in [-1, 1]
 END_LOG_SNR = 13.3  # of the last level (Kingma et al. 2021, section 6): its noise leaves a bin with probability 0.0024
 
 
@@ -28,25 +28,26 @@ def variational_bound(
     end_log_snr: float = END_LOG_SNR,
     seed: int = 0,
 ) -> Tensor:
-    """Lower bound of log p(x0): -(L_T + sum of L_t + L_0) of Ho et al. 2020, equation 5.
+    """Returns a lower bound of log p(x0): -(L_T + sum of L_t + L_0) of Ho et al. 2020, equation 5.
 
-    The model's process has the given number of steps, with the variances of the true posteriors. Their noise levels are
-    spread evenly over the log-SNR, on whose ends alone the bound depends in the limit of many steps (Kingma et al.
-    2021, section 5.1). A step between levels s < t costs 0.5 (SNR(s) - SNR(t)) |x0 - denoised|^2 (equation 13
-    there), at one draw of the noise from a fixed seed.
+    The model's process has the given number of steps, with the variances of the true posteriors. The noise levels are
+    spaced evenly in log-SNR. In the limit of many steps the bound depends only on the first and the last level (Kingma
+    et al. 2021, section 5.1). A step between levels s < t costs 0.5 (SNR(s) - SNR(t)) |x0 - denoised|^2 (equation 13
+    there), estimated with one noise sample from a fixed seed.
 
-    What a perfect model of 8-bit images pays on top of their true cost has two parts. The last level's noise leaves a
-    bin with the probability 2 (1 - Phi(exp(end_log_snr / 2) / 255)): at 13.3 that is 0.0035 bits per dimension, at 12
-    it would be 0.17 and at 9.21 (sigma / alpha = 0.01, as at DDPM's first step) 1.71. And each step counts the error at
-    its noisier end: about 10 / `steps` of the steps' cost, 1% of it at 1000 steps.
+    Even for a perfect model of 8-bit images, the bound is loose for two reasons. First, the noise of the last level
+    leaves a bin with probability 2 (1 - Phi(exp(end_log_snr / 2) / 255)). At 13.3 that costs 0.0035 bits per dimension,
+    at 12 it would cost 0.17, and at 9.21 (sigma / alpha = 0.01, as at DDPM's first step) 1.71. Second, each step counts
+    the error at its noisier end. That costs about 10 / `steps` of the sum of L_t, or 1% of it at 1000 steps.
 
     Args:
-        denoise: See `Denoise`.
+        denoise: Denoising function, see `Denoise`.
         x0: (B, ...) in [-1, 1].
-        discrete: The data are 8-bit images, x0 = 2 v / 255 - 1, and the bound is of their probability: L_0 is the
-            discretized Gaussian of Ho et al. 2020, equation 13. Otherwise it is of the density, and L_0 a Gaussian.
-        end_log_snr: log(alpha^2 / sigma^2) of the last level. Where the schedule has no such time, its time 0 is what
-            the network is told.
+        discrete: Whether the data are 8-bit images, x0 = 2 v / 255 - 1. Then the bound is of their probability, and L_0
+            is the discretized Gaussian of Ho et al. 2020, equation 13. Otherwise the bound is of the density, and L_0
+            is a Gaussian.
+        end_log_snr: log(alpha^2 / sigma^2) of the last level. If the schedule reaches it at no time, the network gets
+            the schedule's time 0 there.
 
     Returns:
         (B,) nats.
@@ -72,9 +73,9 @@ def variational_bound(
 
 
 def _levels(schedule: Schedule, steps: int, end_log_snr: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """alpha, sigma, what the network is told, and the SNR: (steps + 1,) each, of a log-SNR that rises evenly.
+    """Returns alpha, sigma, the network's noise level and the SNR, (steps + 1,) each, evenly spaced in log-SNR.
 
-    The times are found by bisection; the noise follows from the log-SNR, also beyond the schedule's time 0.
+    The times are found by bisection. Sigma follows from the log-SNR, even beyond the schedule's time 0.
     """
     log_snr = START_LOG_SNR + (end_log_snr - START_LOG_SNR) * ops.arange(steps + 1, dtype="float32") / steps
 
@@ -90,7 +91,7 @@ def _levels(schedule: Schedule, steps: int, end_log_snr: float) -> tuple[Tensor,
 
 
 def _prior(x0: Tensor, alpha: Tensor, sigma: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """L_T: KL(q(x_T | x_0) || N(0, alpha^2 + sigma^2)), a variance of 1 for variance preserving schedules."""
+    """Returns L_T: KL(q(x_T | x_0) || N(0, alpha^2 + sigma^2)). Variance-preserving schedules have a variance of 1."""
     total = alpha**2 + sigma**2
     return 0.5 * ops.sum((sigma**2 + (alpha * x0) ** 2) / total - 1.0 - ops.log(sigma**2 / total), axis=axes)
 
@@ -98,7 +99,7 @@ def _prior(x0: Tensor, alpha: Tensor, sigma: Tensor, axes: tuple[int, ...]) -> T
 def _reconstruction(
     x0: Tensor, image: Tensor, alpha: Tensor, sigma: Tensor, axes: tuple[int, ...], discrete: bool
 ) -> Tensor:
-    """L_0: -log p(x_0 | least noisy x), a Gaussian around the denoised image, as wide as its noise."""
+    """Returns L_0: -log p(x_0 | least noisy x), a Gaussian around the denoised image with deviation sigma / alpha."""
     deviation = sigma / alpha
     if not discrete:
         normalized = 0.5 * ((x0 - image) / deviation) ** 2 + ops.log(deviation) + 0.5 * math.log(2 * math.pi)
@@ -107,7 +108,7 @@ def _reconstruction(
     upper_cdf = ops.where(x0 > 0.999, 1.0, _cdf(upper))
     lower_cdf = ops.where(x0 < -0.999, 0.0, _cdf(lower))
     mass = upper_cdf - lower_cdf
-    # float32 cannot tell the two apart in the tails: there, the bin's width times its least density, which is less
+    # float32 does not resolve the mass in the tails: take the bin's width times its lowest density, a lower bound
     farthest = ops.maximum(ops.abs(upper), ops.abs(lower))
     less = ops.log(BIN / deviation) - 0.5 * farthest**2 - 0.5 * math.log(2 * math.pi)
     return -ops.sum(ops.where(mass > 1e-4, ops.log(ops.maximum(mass, 1e-4)), less), axis=axes)

@@ -1,4 +1,4 @@
-"""The generator: a network, a schedule, what is predicted, and how to sample."""
+"""The generator: a network, a noise schedule, a prediction target, and sampling."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Condition = dict[str, Tensor]
 
 
 class Diffusion(Generator):
-    """Learns to remove noise; generates by removing it step by step (Ho et al. 2020).
+    """A diffusion model, which learns to remove noise and generates by removing it step by step (Ho et al. 2020).
 
     The defaults are flow matching with a transformer: straight paths from noise to image (Liu et al. 2022), velocity
     prediction, logit-normal times (Esser et al. 2024). Ho et al.'s DDPM is ``network={"kind": "unet"},
@@ -34,16 +34,17 @@ class Diffusion(Generator):
     prediction="edm", times={"kind": "log-normal"}``.
 
     Args:
-        network: `UNet`, `DiT` or another `diffusion.network`, with options of its own.
-        schedule: Noise over time: "linear", "cosine", "rectified-flow", "karras" or another `diffusion.schedule`.
-        prediction: What the network gives: "eps", "x0", "v", "velocity", "edm" or another `diffusion.prediction`.
-        weighting: Of noise levels in the loss: "uniform", "snr" or "min-snr".
-        gamma: Limit of the signal-to-noise ratio for "min-snr"; None: 5 (Hang et al. 2023).
-        times: Which noise levels are trained on: uniform, logit-normal or log-normal.
-        sigma_data: Standard deviation of the latents, for "edm"; None: 0.5 for pixels, 1 for an autoencoder's latents.
+        network: Network, `UNet`, `DiT` or another `diffusion.network`, with its options.
+        schedule: Noise schedule: "linear", "cosine", "rectified-flow", "karras" or another `diffusion.schedule`.
+        prediction: Target of the network: "eps", "x0", "v", "velocity", "edm" or another `diffusion.prediction`.
+        weighting: Weighting of noise levels in the loss: "uniform", "snr" or "min-snr".
+        gamma: Largest signal-to-noise ratio for "min-snr". None means 5 (Hang et al. 2023).
+        times: Distribution of the times in training: uniform, logit-normal or log-normal.
+        sigma_data: Standard deviation of the latents, for "edm". None means 0.5 for pixels and 1 for an autoencoder's
+            latents.
 
     Raises:
-        SpaceError: the space is no grid of (height, width, channels), or the network's stride does not divide it.
+        SpaceError: The space is not a grid of (height, width, channels), or the network's stride does not divide it.
     """
 
     supports_guidance: ClassVar[bool] = True
@@ -68,14 +69,16 @@ class Diffusion(Generator):
         if len(space.shape) != 3:
             raise SpaceError(f"diffusion works on (height, width, channels), not on {space}")
         if isinstance(times, LogNormal) and schedule != "karras":
-            raise ValueError("times 'log-normal' belong to the schedule 'karras'")
+            raise ValueError("times 'log-normal' work only with schedule 'karras': change times or schedule")
         if gamma is not None and weighting != "min-snr":
-            raise ValueError(f"gamma is of weighting 'min-snr', and '{weighting}' would ignore it: leave gamma out")
+            raise ValueError(
+                f"gamma is an option of weighting 'min-snr', and '{weighting}' would ignore it: leave gamma out"
+            )
         self._schedule: Schedule = part("diffusion.schedule", schedule)
         self._prediction: Prediction = part("diffusion.prediction", prediction)
         if sigma_data is not None and not self._prediction.scaled:
             raise ValueError(
-                f"sigma_data is of prediction 'edm', and '{prediction}' would ignore it: leave sigma_data out"
+                f"sigma_data is an option of prediction 'edm', and '{prediction}' would ignore it: leave sigma_data out"
             )
         network.check(space)
         self.network = network
@@ -92,7 +95,7 @@ class Diffusion(Generator):
     # ---- training -------------------------------------------------------------------------------------------------
 
     def compute_losses(self, x: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
-        """Weighted squared error of what the network predicts, at one noise level an example (Ho et al. 2020, (14))."""
+        """Returns the weighted squared error of the prediction at one time per example (Ho et al. 2020, eq. 14)."""
         x = ops.cast(x, "float32")
         count = ops.shape(x)[0]
         t = self.times.sample(count, self.seed_generator)  # (B,)
@@ -115,7 +118,7 @@ class Diffusion(Generator):
         return ops.cast(self.model(scale * x, level, condition, training=training), "float32")
 
     def _denoised(self, x: Tensor, alpha: Tensor, sigma: Tensor, level: Tensor, condition: Condition) -> Tensor:
-        """The clean image in x (B, H, W, C), whose noise level is the same for all of the batch: scalars."""
+        """Returns the denoised image of x (B, H, W, C). The noise level, three scalars, is the same for all of x."""
         levels = ops.broadcast_to(ops.reshape(level, (1,)), (ops.shape(x)[0],))
         output = self._network(x, alpha, sigma, levels, condition)
         return self._prediction.denoised(output, x, alpha, sigma, self._sigma_data)
@@ -132,9 +135,9 @@ class Diffusion(Generator):
         **options: Any,
     ) -> dict[str, NoiseSpec]:
         if eta and sampler != "ddim":
-            raise ValueError(f"eta is of sampler 'ddim', and '{sampler}' would ignore it: leave eta out")
+            raise ValueError(f"eta is an option of sampler 'ddim', and '{sampler}' would ignore it: leave eta out")
         if guidance_rescale and guidance == 1.0:
-            raise ValueError("guidance_rescale changes what guidance does, but there is none: leave it out")
+            raise ValueError("guidance_rescale needs a guidance other than 1: set guidance, or leave it out")
         return {"start": NoiseSpec("normal", self.space.shape), "steps": NoiseSpec("key")}
 
     def generate(
@@ -153,18 +156,19 @@ class Diffusion(Generator):
         eta: Annotated[float, Field(ge=0, le=1), Static(0.0)] = 0.0,
         strength: Annotated[float, Field(gt=0, le=1)] = 0.6,
     ) -> Tensor:
-        """Generates latents; from those of an image, if there is a `source` (SDEdit, Meng et al. 2022, algorithm 1).
+        """Generates latents from noise, or from the latents of an image, `source` (SDEdit, Meng et al. 2022, alg. 1).
 
         Args:
-            sampler: "ddpm", "ddim", "euler", "euler-ancestral", "heun", "dpm++2m" or another `diffusion.sampler`.
-            steps: Any number. Heun's steps cost two runs of the network each, but for the last.
-            spacing: Of the times: "uniform" or "quadratic".
-            guidance: Weight of classifier-free guidance; 1 is none, and costs half as much.
-            guidance_rescale: 0 to 1, see `guide`.
-            dynamic_threshold: Quantile, such as 0.995, see `threshold_dynamically`; None: -1 and 1, for pixels.
-            eta: Fresh noise of "ddim", from 0 to 1; refused with other samplers, which would ignore it.
-            strength: Of what is changed of a `source`: the time up to which it is made noisy. `steps` are then taken
-                from there.
+            sampler: Sampler: "ddpm", "ddim", "euler", "euler-ancestral", "heun", "dpm++2m" or another
+                `diffusion.sampler`.
+            steps: Number of sampling steps. Each of Heun's steps evaluates the network twice, except the last.
+            spacing: Spacing of the times: "uniform" or "quadratic".
+            guidance: Weight of classifier-free guidance. 1 means no guidance, at half the cost.
+            guidance_rescale: Share, 0 to 1, of the conditional image's contrast that is restored; see `guide`.
+            dynamic_threshold: Quantile for `threshold_dynamically`, such as 0.995. None clips pixels to [-1, 1].
+            eta: Share of fresh noise of "ddim", from 0 to 1. Other samplers raise an error if it is not 0.
+            strength: Strength of the change of a `source`: the time up to which noise is added to it. All `steps` are
+                then taken from there.
         """
         grid = time_grid(self._schedule, steps, spacing, 1.0 if source is None else strength)
 
@@ -201,13 +205,13 @@ class Diffusion(Generator):
         steps: PositiveInt = 1000,
         end_log_snr: Annotated[float, Field(gt=0, le=16)] = END_LOG_SNR,
     ) -> Tensor:
-        """The variational bound (B,), in nats, of 8-bit images: see `variational_bound`.
+        """Returns the variational bound (B,) of 8-bit images, in nats: see `variational_bound`.
 
         Args:
-            steps: Of the process; more make the bound tighter.
-            end_log_snr: log(alpha^2 / sigma^2) of its last level. At 13.3 a perfect model pays 0.0035 bits per
-                dimension for the noise that is left. A network that was not trained on so little noise may have a
-                tighter bound that ends earlier, where a perfect model would pay more.
+            steps: Number of steps of the process. More steps make the bound tighter.
+            end_log_snr: log(alpha^2 / sigma^2) of the last noise level. At 13.3 the remaining noise costs a perfect
+                model 0.0035 bits per dimension. A network that was not trained on so little noise may have a tighter
+                bound at a smaller value, although a perfect model would have a looser one.
         """
 
         def denoise(noisy: Tensor, alpha: Tensor, sigma: Tensor, level: Tensor) -> Tensor:

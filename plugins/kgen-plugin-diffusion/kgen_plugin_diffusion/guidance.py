@@ -1,4 +1,4 @@
-"""Steering the denoised image: classifier-free guidance."""
+"""Classifier-free guidance of the denoised image."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ Tensor = Any
 
 
 def guide(conditional: Tensor, unconditional: Tensor, weight: Tensor | float, rescale: Tensor | float) -> Tensor:
-    """Classifier-free guidance (Ho and Salimans 2022), of the clean images that two conditions suggest.
+    """Applies classifier-free guidance (Ho and Salimans 2022) to the denoised images of two conditions.
 
     Args:
-        weight: 1 is the conditional image; more exaggerates what the condition changes.
+        conditional, unconditional: (B, ...), denoised with the prompt and with the empty text.
+        weight: Guidance weight. 1 gives the conditional image; more exaggerates what the condition changes.
         rescale: Share, 0 to 1, by which the standard deviation of each image is brought back to that of the
             conditional one (Lin et al. 2024, equation 16).
     """

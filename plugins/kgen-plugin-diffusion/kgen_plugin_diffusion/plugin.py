@@ -1,4 +1,4 @@
-"""What this plugin declares."""
+"""Registers the plugin's components and kinds."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ def kgen_components(registry: kgen.Registrar) -> None:
     registry.generator(
         "diffusion",
         f"{HERE}.generator:Diffusion",
-        summary="Learns to take noise away: DDPM, score, EDM and flow matching",
+        summary="Diffusion models: DDPM, score-based, EDM and flow matching",
     )
 
-    registry.kind("diffusion.network", f"{HERE}.networks:Network", summary="Networks that predict from noisy images")
+    registry.kind("diffusion.network", f"{HERE}.networks:Network", summary="Networks that see noisy images")
     registry.add("diffusion.network", "unet", f"{HERE}.networks:UNet", summary="A U-Net with attention")
     registry.add("diffusion.network", "dit", f"{HERE}.networks:DiT", summary="A transformer over patches, adaLN-zero")
 
-    registry.kind("diffusion.schedule", f"{HERE}.schedules:Schedule", summary="How much noise there is at each time")
+    registry.kind("diffusion.schedule", f"{HERE}.schedules:Schedule", summary="Amounts of image and noise over time")
     for name, target, summary in (
         ("linear", "LINEAR", "Betas that rise linearly (Ho et al. 2020)"),
-        ("cosine", "COSINE", "Less noise at both ends (Nichol and Dhariwal 2021)"),
+        ("cosine", "COSINE", "A cosine of the time (Nichol and Dhariwal 2021)"),
         ("rectified-flow", "RECTIFIED_FLOW", "Straight lines from noise to image (Liu et al. 2022)"),
-        ("karras", "KARRAS", "Noise that grows to 80 times the image (Karras et al. 2022)"),
+        ("karras", "KARRAS", "Variance exploding, sigma from 0.002 to 80 (Karras et al. 2022)"),
     ):
         registry.add("diffusion.schedule", name, f"{HERE}.schedules:{target}", summary=summary)
 
-    registry.kind("diffusion.prediction", f"{HERE}.predictions:Prediction", summary="What the network predicts")
+    registry.kind("diffusion.prediction", f"{HERE}.predictions:Prediction", summary="Targets that the network predicts")
     for name, target, summary in (
         ("eps", "EPS", "The noise (Ho et al. 2020)"),
         ("x0", "X0", "The clean image"),
@@ -40,13 +40,13 @@ def kgen_components(registry: kgen.Registrar) -> None:
     ):
         registry.add("diffusion.prediction", name, f"{HERE}.predictions:{target}", summary=summary)
 
-    registry.kind("diffusion.sampler", f"{HERE}.samplers:Sampler", summary="How an image is sampled, step by step")
+    registry.kind("diffusion.sampler", f"{HERE}.samplers:Sampler", summary="Methods to sample an image step by step")
     for name, target, summary in (
         ("ddpm", "sample_ddpm", "Ancestral sampling (Ho et al. 2020)"),
-        ("ddim", "sample_ddim", "Deterministic, or with fresh noise: eta (Song et al. 2021)"),
-        ("euler", "sample_euler", "First order steps along the probability flow"),
+        ("ddim", "sample_ddim", "Deterministic, or with fresh noise by eta (Song et al. 2021)"),
+        ("euler", "sample_euler", "First-order steps along the probability flow"),
         ("euler-ancestral", "sample_euler_ancestral", "Euler steps with fresh noise, as in k-diffusion"),
-        ("heun", "sample_heun", "Second order steps (Karras et al. 2022)"),
-        ("dpm++2m", "sample_dpm_solver_2m", "Second order multistep DPM-Solver++ (Lu et al. 2022)"),
+        ("heun", "sample_heun", "Second-order steps (Karras et al. 2022)"),
+        ("dpm++2m", "sample_dpm_solver_2m", "Second-order multistep DPM-Solver++ (Lu et al. 2022)"),
     ):
         registry.add("diffusion.sampler", name, f"{HERE}.samplers:{target}", summary=summary)

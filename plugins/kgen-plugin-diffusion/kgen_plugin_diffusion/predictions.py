@@ -1,7 +1,8 @@
-"""What the network predicts, and how the clean image follows from it.
+"""Prediction targets of the network, and how the clean image follows from its output.
 
-Every plugin can add one: ``registry.add("diffusion.prediction", "mine", "package.module:MINE", summary=...)``. It is an
-object of a subclass of `Prediction`; or the subclass, such as a frozen dataclass whose fields are the options.
+Any plugin can add one: ``registry.add("diffusion.prediction", "mine", "package.module:MINE", summary=...)``. The target
+is an instance of a subclass of `Prediction`, or the subclass itself, such as a frozen dataclass whose fields are its
+options.
 """
 
 from __future__ import annotations
@@ -14,39 +15,38 @@ Tensor = Any
 
 
 class Prediction:
-    """What the network predicts; alpha and sigma are (B, 1, ...), and all tensors broadcast.
+    """Base class of prediction targets; alpha and sigma are (B, 1, ...), and all tensors broadcast.
 
-    Most predictions are one affine map away from each other: image * x_0 + noise * eps, with weights that depend on
-    alpha and sigma, so that x_0 and eps come back from it and x_t by solving two equations. One of these defines
-    `weights` alone.
+    Most targets are linear: image * x_0 + noise * eps, with weights that depend on alpha and sigma. Together with
+    x_t = alpha x_0 + sigma eps, such a target determines x_0 and eps. A subclass for it defines `weights` alone.
 
     Attributes:
-        scaled: Whether it depends on `sigma_data`, the standard deviation of the latents.
+        scaled: Whether the target depends on `sigma_data`, the standard deviation of the latents.
     """
 
     scaled: ClassVar[bool] = False
 
     def weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """How much image and how much noise there is in what the network gives."""
+        """Returns the weights of x_0 and of eps in the target."""
         raise NotImplementedError
 
     def target(self, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
-        """What the network should give."""
+        """Returns the target of the network's output."""
         image, noise = self.weights(alpha, sigma)
         return image * x0 + noise * eps
 
     def denoised(self, output: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
-        """The clean image x_0 that a network output stands for, given the noisy image x."""
+        """Returns the clean image x_0 that the network's output implies, given the noisy image x."""
         _, noise = self.weights(alpha, sigma)
         # x = alpha x0 + sigma eps and output = image x0 + noise eps, solved for x0
         return (noise * x - sigma * output) / self._determinant(alpha, sigma)
 
     def input_scale(self, alpha: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
-        """What x is multiplied by before the network sees it."""
+        """Returns the factor on the network's input x."""
         return ops.ones_like(sigma)
 
     def x0_factor(self, alpha: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
-        """Squared error of x_0 per squared error of the network's output, at the same x_t."""
+        """Returns the squared error of x_0 per squared error of the network's output, at the same x_t."""
         return (sigma / self._determinant(alpha, sigma)) ** 2
 
     def _determinant(self, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class Velocity(Prediction):
 
 
 class Preconditioned(Prediction):
-    """EDM's preconditioning, in which the network sees and gives numbers of unit variance (Karras et al. 2022)."""
+    """EDM's preconditioning, which gives the network's input and output unit variance (Karras et al. 2022)."""
 
     scaled = True
 
@@ -113,6 +113,6 @@ EPS, X0, V_PREDICTION, VELOCITY, EDM = Noise(), Image(), V(), Velocity(), Precon
 
 
 def edm_scalings(alpha: Tensor, sigma: Tensor, sigma_data: float) -> tuple[Tensor, Tensor, Tensor]:
-    """c_skip, c_out and c_in of Karras et al. 2022, table 1, for any alpha (with alpha = 1 they are the paper's)."""
+    """Returns c_skip, c_out and c_in of Karras et al. 2022, table 1, for any alpha (the paper has alpha = 1)."""
     variance = (alpha * sigma_data) ** 2 + sigma**2
     return alpha * sigma_data**2 / variance, sigma * sigma_data / ops.sqrt(variance), 1.0 / ops.sqrt(variance)

@@ -1,10 +1,11 @@
-"""Noise schedules: how much image (alpha) and how much noise (sigma) there is at time t.
+"""Noise schedules: the amounts of image (alpha) and of noise (sigma) at time t.
 
-A noisy image is x_t = alpha(t) x_0 + sigma(t) eps, with t from 0 (clean) to 1 (noise). A schedule is data for the
-algorithms of this package, which know it by alpha, sigma and `level`, the number that the network is told.
+A noisy image is x_t = alpha(t) x_0 + sigma(t) eps, with t from 0 (clean) to 1 (noise). The algorithms of this package
+use alpha, sigma and `noise_cond`, the noise level that is the network's input.
 
-Every plugin can add one: ``registry.add("diffusion.schedule", "mine", "package.module:MINE", summary=...)``. It is an
-object of a subclass of `Schedule`; or the subclass, such as a frozen dataclass whose fields are the options.
+Any plugin can add one: ``registry.add("diffusion.schedule", "mine", "package.module:MINE", summary=...)``. The schedule
+is an instance of a subclass of `Schedule`, or the subclass itself, such as a frozen dataclass whose fields are its
+options.
 """
 
 from __future__ import annotations
@@ -22,40 +23,40 @@ SIGMA_MIN, SIGMA_MAX, RHO = 0.002, 80.0, 7.0  # Karras et al. 2022, table 1
 
 
 class Schedule:
-    """One noise schedule.
+    """Base class of noise schedules.
 
     Attributes:
         variance_exploding: Whether alpha stays 1 while sigma grows (Song et al. 2021, section 3.4). It is False for
-            the variance preserving schedules and for rectified flow, where alpha falls to 0.
+            variance-preserving schedules and for rectified flow, where alpha falls to 0.
     """
 
     variance_exploding: ClassVar[bool] = False
 
     def alpha(self, t: Tensor) -> Tensor:
-        """How much image there is at times t in [0, 1], elementwise."""
+        """Returns the amount of image at times t in [0, 1], elementwise."""
         raise NotImplementedError
 
     def sigma(self, t: Tensor) -> Tensor:
-        """How much noise there is at times t in [0, 1], elementwise."""
+        """Returns the amount of noise at times t in [0, 1], elementwise."""
         raise NotImplementedError
 
     def noise_cond(self, t: Tensor, sigma: Tensor) -> Tensor:
-        """What the network is told of the noise, about 0 to 1000."""
+        """Returns the noise level that is the network's input, about 0 to 1000."""
         return t * STEPS
 
     def log_snr(self, t: Tensor) -> Tensor:
-        """log(alpha^2 / sigma^2), bounded to +-20."""
+        """Returns log(alpha^2 / sigma^2), bounded to +-20."""
         return 2.0 * (ops.log(ops.maximum(self.alpha(t), 4e-5)) - ops.log(ops.maximum(self.sigma(t), 4e-5)))
 
 
 def linear_alphas_cumprod() -> np.ndarray:
-    """The products of 1 - beta_t, beta from 1e-4 to 0.02, at the discrete times 0 (clean) to 1000: (1001,) float64."""
+    """Returns the cumulative products of 1 - beta_t, beta from 1e-4 to 0.02, at times 0 (clean) to 1000: (1001,)."""
     betas = np.linspace(1e-4, 0.02, STEPS)
     return np.concatenate([[1.0], np.cumprod(1.0 - betas)])
 
 
 def _linear_log_alpha_bar(t: Tensor) -> Tensor:
-    """log of `linear_alphas_cumprod` at t * 1000, interpolated between the discrete times."""
+    """Returns the log of `linear_alphas_cumprod` at t * 1000, interpolated between the discrete times."""
     table = ops.convert_to_tensor(np.log(linear_alphas_cumprod()).astype("float32"))
     position = ops.clip(t, 0.0, 1.0) * STEPS
     lower = ops.minimum(ops.floor(position), STEPS - 1.0)
@@ -106,7 +107,7 @@ class RectifiedFlow(Schedule):
 
 
 class Karras(Schedule):
-    """Noise that is added to an image that stays (Karras et al. 2022, table 1)."""
+    """Variance exploding: noise is added to an unscaled image (Karras et al. 2022, table 1)."""
 
     variance_exploding = True
 

@@ -1,4 +1,4 @@
-"""Which noise levels training looks at."""
+"""Distributions of the times, and so of the noise levels, in training."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Tensor = Any
 
 @dataclass(frozen=True, kw_only=True)
 class Uniform:
-    """Every time equally often.
+    """Uniformly distributed times.
 
     Args:
-        stratified: Spread a batch's times evenly over [0, 1], which lowers the variance of the loss
+        stratified: Whether to spread the times of a batch evenly over [0, 1], which lowers the variance of the loss
             (Kingma et al. 2021, appendix I.1).
     """
 
@@ -27,7 +27,7 @@ class Uniform:
     stratified: bool = True
 
     def sample(self, count: Tensor, seed: Any) -> Tensor:
-        """Times (count,) in [0, 1]."""
+        """Samples times (count,) in [0, 1]."""
         if not self.stratified:
             return keras.random.uniform((count,), seed=seed)
         offset = keras.random.uniform((1,), seed=seed)
@@ -36,7 +36,7 @@ class Uniform:
 
 @dataclass(frozen=True, kw_only=True)
 class LogitNormal:
-    """Times whose logit is normal: the middle more often than the ends (Esser et al. 2024, section 3.1)."""
+    """Times whose logit is normal; by default, times near 0.5 are most frequent (Esser et al. 2024, section 3.1)."""
 
     kind: Literal["logit-normal"] = "logit-normal"
     mean: float = 0.0

@@ -1,8 +1,7 @@
-"""How much each noise level counts in the loss.
+"""Weights of the noise levels in the loss.
 
-A weight is given for the squared error of the network's own output. With r = alpha^2 / sigma^2, the error of x_0 that
-goes with an output error d is (x_0 error)^2 = d^2 * `Prediction.x0_factor`, so that "uniform in x_0" is a factor of
-that.
+A weight multiplies the squared error of the network's output. An output error d implies a squared error of x_0 of
+d^2 * `Prediction.x0_factor`, so this factor turns a weight for the error of x_0 into one for the output.
 """
 
 from __future__ import annotations
@@ -20,10 +19,11 @@ Name = Literal["uniform", "snr", "min-snr"]
 def weight(
     name: Name, prediction: Prediction, alpha: Tensor, sigma: Tensor, *, gamma: float, sigma_data: float
 ) -> Tensor:
-    """Weight of the squared error of the network's output.
+    """Returns the weight of the squared error of the network's output.
 
-    "uniform": 1 (for "edm" this is the weighting of Karras et al. 2022, table 1). "snr": the error of eps, whatever is
-    predicted. "min-snr": that of x_0 weighted by min(SNR, gamma) (Hang et al. 2023, equation 7).
+    "uniform": 1 (for "edm" this is the weighting of Karras et al. 2022, table 1). "snr": the loss is the squared error
+    of eps, whatever is predicted. "min-snr": it is the squared error of x_0, weighted by min(SNR, gamma) (Hang et al.
+    2023, equation 7).
     """
     if name == "uniform":
         return ops.ones_like(sigma)

@@ -20,7 +20,7 @@ class Compiled(keras.Model):
 
 @pytest.fixture
 def compiled() -> Callable[..., np.ndarray]:
-    """Runs a function of arrays as `Pipeline.generate` runs a sampler: compiled whole by `predict`."""
+    """Runs a function of arrays in one compiled program by `predict`, as `Pipeline.generate` does."""
 
     def run(function: Callable[..., Any], **inputs: np.ndarray) -> np.ndarray:
         rows = len(next(iter(inputs.values())))

@@ -1,4 +1,4 @@
-"""Draws prompts: by `drawings` here, and as a script in a process of its own."""
+"""Generates images of prompts: by `drawings` here, and as a script in another process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kgen.testing.execution import perturb
 
 
 class Letters(kgen.Encoder):
-    """Every text has a vector of its own."""
+    """Encodes each text as random vectors that depend on the text alone."""
 
     @property
     def condition_space(self) -> kgen.ConditionSpace:
@@ -34,9 +34,9 @@ class Letters(kgen.Encoder):
 
 
 def drawings(*batches: Sequence[str]) -> list[np.ndarray]:
-    """Draws batches of prompts, one image per prompt: uint8 (len(prompts), 8, 8, 3) each.
+    """Generates one image per prompt, batch by batch: uint8 (len(prompts), 8, 8, 3) each.
 
-    By DDIM with fresh noise at each step; conformance tries the other samplers.
+    The sampler is DDIM with fresh noise at each step. The conformance kit tests the other samplers.
     """
     seed_everything(7)
     space, encoder = kgen.Space("continuous", (8, 8, 3)), Letters()

@@ -23,7 +23,7 @@ def ideal(x, alpha, sigma, level):
 
 
 def bound_per_number(compiled, denoise, schedule: str, steps: int, data: np.ndarray) -> float:
-    """The bound of one "image" of independent numbers, over their count."""
+    """Returns the bound of one "image" of independent numbers, divided by their count."""
 
     def of_density(x):
         return variational_bound(denoise, x, SCHEDULES[schedule], steps, discrete=False, end_log_snr=9.21)
@@ -54,7 +54,7 @@ def test_a_worse_model_has_a_lower_bound(compiled, data: np.ndarray) -> None:
 
 
 def test_discretized_data_are_counted_in_bits_of_256_values() -> None:
-    """A model that knows the image pays for the last level's noise alone: the chance to miss the bin."""
+    """For a model that knows the image, only the last level's noise costs: it may leave the bin."""
     data = ops.convert_to_tensor((np.array([[0, 17, 128, 255]]) / 127.5 - 1.0).astype("float32"))
 
     def knows(x, alpha, sigma, level):
@@ -62,7 +62,7 @@ def test_discretized_data_are_counted_in_bits_of_256_values() -> None:
 
     for end, schedule in ((9.21, "linear"), (12.0, "cosine"), (END_LOG_SNR, "rectified-flow")):
         bound = variational_bound(knows, data, SCHEDULES[schedule], 10, end_log_snr=end)
-        hit = stats.norm.cdf(math.exp(end / 2) / 255)  # of the upper edge of a bin; 0 and 255 have but one edge
+        hit = stats.norm.cdf(math.exp(end / 2) / 255)  # of the upper edge of a bin; 0 and 255 have only one edge
         bits = -(2 * math.log2(hit) + 2 * math.log2(2 * hit - 1)) / 4
         assert bits_per_dimension(ops.convert_to_numpy(bound), 4)[0] == pytest.approx(bits, rel=0.01, abs=7e-4)
     assert bits < 0.05
@@ -72,14 +72,14 @@ def test_discretized_data_are_counted_in_bits_of_256_values() -> None:
 @pytest.mark.backends
 @pytest.mark.parametrize("miss", [0.02, 0.1, 0.7])
 def test_it_stays_a_bound_far_from_the_truth(miss: float) -> None:
-    """L_0 of an image that is wrong by `miss`, against the exact mass of the bin."""
+    """L_0 of an image with an error of `miss`, compared with the exact mass of the bin."""
     data = ops.convert_to_tensor(np.array([[0.5 * 2 / 255 * 127 + 1 / 255]], "float32"))
     alpha, sigma = ops.convert_to_tensor(np.float32(1.0)), ops.convert_to_tensor(np.float32(0.01))
     cost = float(ops.convert_to_numpy(_reconstruction(data, data - miss, alpha, sigma, (1,), True))[0])
     deviation = 0.01
     upper, lower = (miss + 1 / 255) / deviation, (miss - 1 / 255) / deviation
     exact = -(stats.norm.logsf(lower) + math.log1p(-math.exp(stats.norm.logsf(upper) - stats.norm.logsf(lower))))
-    # at most what the logarithm of the density changes by within the bin is given away
+    # the loss is at most the change of the log-density within the bin
     assert exact * (1 - 1e-4) <= cost <= exact + (upper**2 - lower**2) / 2 + 1.0
 
 
@@ -89,7 +89,7 @@ def test_it_stays_a_bound_far_from_the_truth(miss: float) -> None:
 def test_a_perfect_model_of_three_grays_pays_little_more_than_their_entropy(
     compiled, schedule: str, grays: tuple[int, ...]
 ) -> None:
-    """One pixel, drawn 4,000 times: with the exact mean of the posterior, the bound is near log p."""
+    """One pixel, sampled 4,000 times: with the exact posterior mean, the bound is near log p."""
     shares = np.array([0.3, 0.2, 0.5])
     values = np.array(grays, "float32") * 2 / 255 - 1
     pixels = np.repeat(values, (4000 * shares).astype(int))[None]

@@ -1,4 +1,4 @@
-"""The generator as a whole."""
+"""The whole generator."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class TestDDPM(GeneratorConformance):
     replicas: ClassVar = False
 
     def build(self) -> Diffusion:
-        network = DiT(patch=2, width=16, depth=1, heads=2)  # to tell the noise, as wide as the numbers of a patch
+        network = DiT(patch=2, width=16, depth=1, heads=2)  # wider than the 12 values of a patch
         return Diffusion(SPACE, CONDITIONS, network=network, schedule="linear", prediction="eps", times=Uniform())
 
 
@@ -63,7 +63,7 @@ class TestEDM(GeneratorConformance):
         return Diffusion(SPACE, CONDITIONS, network=TINY_DIT, schedule="karras", prediction="edm", times=LogNormal())
 
 
-@pytest.mark.slow  # a weight of the loss, which test_maths computes
+@pytest.mark.slow  # test_maths tests the weights of the loss
 class TestMinSNR(GeneratorConformance):
     likelihood_options: ClassVar = {"steps": 3}
     generate_options: ClassVar = ({"sampler": "euler-ancestral", "steps": 3},)
@@ -83,7 +83,7 @@ class TestMinSNR(GeneratorConformance):
 
 @pytest.mark.parametrize("network", [TINY_DIT, TINY_UNET])
 def test_a_text_of_one_position_needs_no_queries(network: DiT | UNet) -> None:
-    """All weights have a gradient, and the network looks at the text."""
+    """All weights have a gradient, and the output depends on the text."""
     keras.utils.set_random_seed(0)
     text = ConditionSpace(1, 12)
     generator = Diffusion(SPACE, text, network=network)
@@ -109,15 +109,15 @@ def test_the_label_says_of_how_many_steps_the_bound_is() -> None:
 def test_options_that_would_do_nothing_are_refused() -> None:
     generator = Diffusion(SPACE, CONDITIONS, network=TINY_DIT)
     for sampler in sorted(set(SAMPLERS) - {"ddim"}):
-        with pytest.raises(ValueError, match=re.escape(f"eta is of sampler 'ddim', and '{sampler}'")):
+        with pytest.raises(ValueError, match=re.escape(f"eta is an option of sampler 'ddim', and '{sampler}'")):
             generator.noise_spec(sampler=sampler, eta=0.5)
     generator.noise_spec(sampler="ddim", eta=0.5)
     generator.noise_spec(sampler="heun", eta=0.0)
     with pytest.raises(ValueError, match="guidance_rescale"):
         generator.noise_spec(guidance_rescale=0.7)
-    with pytest.raises(ValueError, match="gamma is of weighting 'min-snr'"):
+    with pytest.raises(ValueError, match="gamma is an option of weighting 'min-snr'"):
         Diffusion(SPACE, CONDITIONS, network=TINY_DIT, gamma=3.0)
-    with pytest.raises(ValueError, match="sigma_data is of prediction 'edm'"):
+    with pytest.raises(ValueError, match="sigma_data is an option of prediction 'edm'"):
         Diffusion(SPACE, CONDITIONS, network=TINY_DIT, sigma_data=1.0)
 
 
@@ -131,7 +131,7 @@ def test_misfits_are_named() -> None:
 
 
 def test_a_unet_draws_an_image_alone_as_in_a_batch_of_8() -> None:
-    """Conformance tries all samplers, with a DiT."""
+    """The conformance kit tests all samplers with a DiT."""
     keras.utils.set_random_seed(0)
     generator = Diffusion(SPACE, CONDITIONS, network=TINY_UNET)
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Schedules, predictions, weights and times against closed forms."""
+"""Schedules, predictions, weights and times, compared with closed forms."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_edm_targets_have_unit_variance() -> None:
 def test_the_edm_target_is_finite_without_noise() -> None:
     x0, eps, alpha = tensor([[0.3]]), tensor([[1.5]]), tensor([[1.0]])
     without, hardly = (array(PREDICTIONS["edm"].target(x0, eps, alpha, tensor([[s]]), 0.5)) for s in (0.0, 1e-6))
-    np.testing.assert_allclose(without, [[-1.5]])  # all that is left to tell is the noise
+    np.testing.assert_allclose(without, [[-1.5]])  # the target is -eps
     np.testing.assert_allclose(hardly, without, atol=1e-4)
 
 
@@ -136,7 +136,7 @@ def test_an_output_error_is_an_x0_error(name: str, alpha: float, sigma: float) -
 
 @pytest.mark.parametrize("name", PREDICTIONS)
 def test_snr_weights_make_every_prediction_the_same_loss(name: str) -> None:
-    """SNR * |x0 error|^2 is |eps error|^2: for "eps" the weight is 1; min-SNR is 1 / SNR of Hang et al.'s."""
+    """SNR * |x0 error|^2 is |eps error|^2. So for "eps", "snr" is 1 and "min-snr" is min(SNR, gamma) / SNR."""
     alpha, sigma = tensor([[0.8]]), tensor([[0.6]])
     snr = (0.8 / 0.6) ** 2
     weights = {

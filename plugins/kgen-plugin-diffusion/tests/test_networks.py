@@ -1,4 +1,4 @@
-"""The networks, and their equality with diffusers' of the same weights."""
+"""The networks, and a comparison with those of diffusers with the same weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NETWORKS = {
 }
 
 EAGERLY = keras.backend.backend() == "tensorflow"
-"""Whether to take a single step of training as it is: to trace its graph takes far longer there."""
+"""Whether a single training step runs eagerly: on TensorFlow, tracing its graph takes far longer."""
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:
@@ -38,7 +38,7 @@ def inputs(batch: int = 3, space: Space = SPACE) -> tuple[np.ndarray, np.ndarray
 
 
 def scramble(layer: keras.layers.Layer, seed: int = 7) -> None:
-    """Gives every weight numbers of its own: what starts at zero hides mistakes."""
+    """Sets every weight to random numbers, because weights that start at zero hide mistakes."""
     rng = np.random.default_rng(seed)
     for weight in layer.trainable_weights:
         fan_in = max(1, int(np.prod(weight.shape[:-1])))
@@ -53,7 +53,7 @@ def _built(name: str, precision: str) -> tuple[keras.layers.Layer, list[np.ndarr
 
 
 def built(name: str) -> keras.layers.Layer:
-    """One for all tests, with its first weights."""
+    """Returns the network that all tests share, with its initial weights."""
     layer, weights = _built(name, keras.config.dtype_policy().name)
     layer.set_weights(weights)
     return layer
@@ -175,7 +175,7 @@ def test_mixed_precision(name, bfloat16):
         (
             UNet(),
             Space("continuous", (32, 30, 3)),
-            "U-Net with 3 levels .* 4 divides, but the latents are 32x30: .* 4,",
+            "U-Net with 3 levels .* divisible by 4, but the latents are 32x30: .* 4,",
         ),
         (DiT(patch=8), Space("continuous", (36, 32, 3)), "DiT with patches of 8 .* latents are 36x32.* another patch"),
         (DiT(), Space("continuous", (64,)), r"\(height, width, channels\), not on 64 continuous"),
@@ -213,7 +213,7 @@ def test_dit_block_starts_as_the_identity():
 
 
 def copy_dense(layer: keras.layers.Dense, *sources) -> None:
-    """Weights of one or more linear layers (or 1x1 convolutions), side by side."""
+    """Copies the weights of one or more linear layers (or 1x1 convolutions), concatenated."""
     kernel = np.concatenate([s.weight.detach().numpy().reshape(s.weight.shape[:2]).T for s in sources], axis=1)
     layer.set_weights(
         [kernel] + ([np.concatenate([s.bias.detach().numpy() for s in sources])] if layer.use_bias else [])
@@ -221,8 +221,8 @@ def copy_dense(layer: keras.layers.Dense, *sources) -> None:
 
 
 def copy_convolution(layer: keras.layers.Layer, source) -> None:
-    """Upside down and mirrored: PyTorch pads an image of even size before the first pixel where TensorFlow does so
-    after the last one, if the stride is 2, so that one network is the other one's mirror image."""
+    """Flips the kernel in both axes. With stride 2 and an even size, PyTorch pads before the first pixel and TensorFlow
+    after the last one, so one network is the mirror image of the other."""
     kernel = source.weight.detach().numpy().transpose(2, 3, 1, 0)[::-1, ::-1]
     layer.set_weights([kernel, source.bias.detach().numpy()])
 

@@ -1,4 +1,4 @@
-"""An image depends on its prompt and seed alone, whatever is drawn beside it and wherever."""
+"""An image depends on its prompt and seed alone, not on its batch or process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The samplers against public numbers, closed forms and diffusers, through the code that `generate` runs."""
+"""The samplers, compared with published numbers, closed forms and diffusers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def dummy_sample() -> np.ndarray:
 
 
 def discrete_grid(times: list[int], last: float) -> Grid:
-    """The linear schedule at discrete times, numbered from 0 as diffusers does, and a last cumulated product."""
+    """The linear schedule at discrete times, numbered from 0 as in diffusers, and a last cumulative product."""
     products = np.array([*linear_alphas_cumprod()[1:][times], last])
     return Grid(tensor(np.sqrt(products)), tensor(np.sqrt(1 - products)), tensor([*times, 0]))
 
@@ -84,7 +84,7 @@ def euler_levels() -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_euler_as_diffusers_tests_it() -> None:
-    """Their loop goes on from the scaled input of the model, not from the sample: so one step at a time."""
+    """The test of diffusers continues from the scaled model input, not from the sample, so each step runs alone."""
     times, sigmas = euler_levels()
 
     def denoise(x, alpha, sigma, level):
@@ -128,7 +128,7 @@ def ideal(x, alpha, sigma, level):
 
 
 def sampled(sampler: str, grid: Grid) -> float:
-    """What becomes of the noise 1.0, by the ideal denoiser."""
+    """Returns the sample that the ideal denoiser makes from the noise 1.0."""
     return number(as_graph(lambda: SAMPLERS[sampler](ideal, tensor([1.0]), grid, silence, 0.0))())
 
 
@@ -146,7 +146,7 @@ def test_karras_steps_of_the_ideal_denoiser(sampler: str, values: tuple[float, .
 
 
 def flow_between(schedule: str, steps: int) -> tuple[Grid, float]:
-    """Levels from t = 0.95 to 0.05, where everything is smooth, and the factor of the exact flow between them."""
+    """Returns levels from t = 0.95 to 0.05, where the flow is smooth, and the exact factor of the flow between them."""
     times = ops.convert_to_tensor(np.linspace(0.95, 0.05, steps + 1, dtype="float32"))
     alpha, sigma = SCHEDULES[schedule].alpha(times), SCHEDULES[schedule].sigma(times)
     deviation = ops.convert_to_numpy(ops.sqrt((alpha * SPREAD) ** 2 + sigma**2))  # of x_t: the flow keeps quantiles

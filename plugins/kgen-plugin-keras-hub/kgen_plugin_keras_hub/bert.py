@@ -1,4 +1,4 @@
-"""BERT and its descendants, such as MiniLM."""
+"""BERT and similar models, such as MiniLM."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ class BertText(FrozenText):
     """A frozen BERT (Devlin et al. 2018) or sentence transformer (Reimers and Gurevych 2019).
 
     Args:
-        preset: "minilm" (all-MiniLM-L6-v2, 384 wide), a folder (KerasHub's or Hugging Face's), "hf://USER/NAME", or a
-            name that KerasHub knows, such as "bert_tiny_en_uncased".
-        length: Tokens a text, with the marks of begin and end; longer texts are cut off.
-        pooling: What "pooled" is: "mean" of the real positions, as sentence transformers take it; "cls", the first
-            position; or "pooler", BERT's own layer on it.
-        normalize: Whether "pooled" is brought to length 1, as sentence transformers do for comparing texts. Generators
-            learn better from larger numbers.
+        preset: Pretrained model: "minilm" (all-MiniLM-L6-v2, 384 dimensions), a folder (KerasHub's or Hugging Face's),
+            "hf://USER/NAME", or a preset of KerasHub, such as "bert_tiny_en_uncased".
+        length: Number of tokens per text, including start and end token. Longer texts are truncated.
+        pooling: Content of "pooled": "mean" of the real positions, as in sentence transformers; "cls", the first
+            position; or "pooler", BERT's pooler layer on the first position.
+        normalize: Whether "pooled" is normalized to length 1, which sentence transformers do to compare texts.
+            Generators learn better from larger values.
 
     Raises:
-        ConfigError, PluginError: the preset cannot be had. ValueError: `length` is too long for it.
+        ConfigError, PluginError: The preset cannot be loaded.
+        ValueError: `length` is too long for the preset.
     """
 
     kind = "Bert"

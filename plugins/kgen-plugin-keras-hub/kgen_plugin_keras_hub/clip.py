@@ -1,4 +1,4 @@
-"""CLIP's text tower."""
+"""CLIP's text encoder."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from kgen_plugin_keras_hub.presets import load_backbone, read_config
 
 
 class ClipText(FrozenText):
-    """The frozen text tower of a CLIP (Radford et al. 2021), as Stable Diffusion reads it.
+    """The frozen text encoder of a CLIP (Radford et al. 2021), as in Stable Diffusion.
 
-    "sequence" is the normalized output of the last layer; "pooled" is its position at the mark of the text's end.
+    "sequence" is the normalized output of the last layer. "pooled" is its position at the end token.
 
     Args:
-        preset: A folder (KerasHub's or Hugging Face's; Stable Diffusion's ``text_encoder`` with ``tokenizer`` beside
-            it), "hf://USER/NAME", or a name that KerasHub knows, such as "clip_vit_base_patch32".
-        length: Tokens a text, with the marks of begin and end; longer texts are cut off.
-        project: Whether "pooled" is projected into the space that texts share with images.
+        preset: Pretrained model: a folder (KerasHub's or Hugging Face's; Stable Diffusion's ``text_encoder`` with
+            ``tokenizer`` beside it), "hf://USER/NAME", or a preset of KerasHub, such as "clip_vit_base_patch32".
+        length: Number of tokens per text, including start and end token. Longer texts are truncated.
+        project: Whether "pooled" is projected into the embedding space that texts share with images.
 
     Raises:
-        ConfigError, PluginError: the preset cannot be had, or has no projection.
-        ValueError: `length` is too long for it.
+        ConfigError, PluginError: The preset cannot be loaded, or has no projection.
+        ValueError: `length` is too long for the preset.
     """
 
     kind = "CLIP"
@@ -38,11 +38,11 @@ class ClipText(FrozenText):
         self.text, self.projection = self._load()
         self.check_sizes(self.text.vocabulary_size, self.text.max_sequence_length)
         if project and self.projection is None:
-            raise ConfigError(f"preset '{preset}' has no projection: leave 'project' out, or take a whole CLIP")
+            raise ConfigError(f"preset '{preset}' has no projection: leave 'project' out, or use a whole CLIP")
         self.trainable = False
 
     def _load(self) -> tuple[Any, Any]:
-        """The tower, and its projection if there is one."""
+        """Returns the text encoder, and its projection or None."""
         config, dtype = read_config(self.source), self.dtype_policy.name
         if not isinstance(self.source, str) and config.get("model_type") in ("clip", "clip_text_model"):
             return clip_text(self.source, config, dtype)

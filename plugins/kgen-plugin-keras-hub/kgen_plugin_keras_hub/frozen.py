@@ -1,4 +1,4 @@
-"""What the pretrained encoders share."""
+"""The base class of the pretrained encoders."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from kgen_plugin_keras_hub.tokenizers import Kind, plain, read_tokenizer
 FILE = "preset.json"
 PROBE = "a red heart"
 DRIFT = 0.05
-"""How far (relatively) a precision or a backend may move the probe's condition."""
+"""Largest relative change of the probe's condition that another precision or backend may cause."""
 
 
 class Fingerprint(TypedDict):
-    """What that file holds: a text, and its condition "pooled"."""
+    """The content of `FILE`: a text, and its condition "pooled"."""
 
     text: str
     pooled: list[float]
 
 
 class FrozenText(Encoder):
-    """A pretrained encoder that is not trained on. Its weights stay in the preset; kgen does not save them.
+    """A frozen pretrained encoder. Its weights stay in the preset, and kgen does not save them.
 
-    With a pipeline, the condition of a short text is saved, and compared when the pipeline is loaded: a preset that was
-    replaced in the meantime is refused.
+    A saved pipeline holds the condition of a short text. Loading the pipeline compares it, and raises an error if the
+    preset has been replaced in the meantime.
 
     Args:
-        preset: "minilm" (BERT only), a folder, "hf://USER/NAME", or a name that KerasHub knows.
-        length: Tokens a text, with the marks of begin and end; longer texts are cut off.
+        preset: Pretrained model: "minilm" (BERT only), a folder, "hf://USER/NAME", or a preset of KerasHub.
+        length: Number of tokens per text, including special tokens. Longer texts are truncated.
     """
 
     weights_are_external = True
 
     kind: ClassVar[Kind]
-    """Of tokenizer."""
+    """Kind of tokenizer."""
 
     models: ClassVar[tuple[str, ...]]
-    """The classes of `keras_hub.models` that can be loaded."""
+    """Names of the classes of `keras_hub.models` that can be loaded."""
 
     def __init__(self, *, preset: str, length: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -58,11 +58,12 @@ class FrozenText(Encoder):
         """Compares tokenizer and options with the model.
 
         Args:
-            vocabulary: How many tokens the model knows.
-            longest: Most positions that the model has; None: no limit.
+            vocabulary: Number of tokens of the model.
+            longest: Number of positions of the model. None means no limit.
 
         Raises:
-            ConfigError: the tokenizer is another model's. ValueError: `length` is too long.
+            ConfigError: The tokenizer has more tokens than the model.
+            ValueError: `length` is too long.
         """
         if self.tokenizer.size > vocabulary:
             tokens = f"the tokenizer has {self.tokenizer.size} tokens, but the model knows {vocabulary}"
@@ -74,11 +75,11 @@ class FrozenText(Encoder):
         return self.tokenizer(texts)
 
     def unread(self, text: str) -> str:
-        """Says what is beyond `length`, and what the preset's vocabulary has no token for."""
+        """Returns a message about tokens beyond `length` and unknown tokens, or ""."""
         count, unknown = self.tokenizer.counts(plain(text))
         problems = [f"only {self.length} of its {count} tokens are read"] if count > self.length else []
         if unknown:
-            problems.append(f"its tokens hold {unknown} that preset '{self.preset}' does not know")
+            problems.append(f"{unknown} of its tokens are unknown to preset '{self.preset}'")
         return "; ".join(problems)
 
     def save_assets(self, path: str | Path) -> None:
@@ -90,8 +91,8 @@ class FrozenText(Encoder):
         before, now = np.asarray(data["pooled"], np.float32), self._pooled(data["text"])
         if before.shape != now.shape or np.linalg.norm(now - before) > DRIFT * np.linalg.norm(before):
             raise RunError(
-                f"preset '{self.preset}' is not what this pipeline was trained with: it makes another condition of "
-                f"'{data['text']}'; restore the preset, or train again"
+                f"preset '{self.preset}' is not the one that this pipeline was trained with, because it encodes "
+                f"'{data['text']}' differently: restore the preset, or train again"
             )
 
     def _pooled(self, text: str) -> np.ndarray:
@@ -100,5 +101,5 @@ class FrozenText(Encoder):
 
 
 def real_mean(x: Any, mask: Any) -> Any:
-    """Mean over the real positions: x (B, L, D), mask (B, L) -> (B, D)."""
+    """Returns the mean over the real positions: x (B, L, D), mask (B, L) -> (B, D)."""
     return ops.sum(x * mask[..., None], axis=1) / ops.sum(mask, axis=1)[:, None]

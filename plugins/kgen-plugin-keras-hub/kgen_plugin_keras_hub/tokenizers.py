@@ -1,7 +1,7 @@
-"""The tokenizers that models were trained with, read from a model's folder; on the host, and without TensorFlow.
+"""Reads the tokenizer of a model from its folder. Tokenizers run on the host, without TensorFlow.
 
-A folder may hold Hugging Face's ``tokenizer.json``, which says all, or the vocabulary files of the original models or
-of KerasHub, from which the same is built.
+A folder may hold Hugging Face's ``tokenizer.json``, which describes the whole tokenizer, or the vocabulary files of the
+original models or of KerasHub, from which an equal tokenizer is built.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ Kind = Literal["Bert", "CLIP", "T5"]
 
 
 class TextTokenizer(ABC):
-    """Text -> numbers, with the model's own marks of begin and end. It can be pickled, and used by several threads."""
+    """Turns text into ids, with the model's special tokens. It can be pickled, and used by several threads."""
 
     length: int
 
     @property
     @abstractmethod
     def size(self) -> int:
-        """How many different numbers there are."""
+        """Number of different ids."""
 
     @abstractmethod
     def ids(self, text: str) -> list[int]:
-        """At most `length` numbers; the last is the mark of the end, in a text that was cut off too."""
+        """Returns at most `length` ids. The last is the end token, even if the text was truncated."""
 
     @abstractmethod
     def counts(self, text: str) -> tuple[int, int]:
-        """The number of tokens of a whole text, with the marks; and how many of those that are read are unknown."""
+        """Returns the number of tokens of a whole text, including special ones, and that of unknown tokens it reads."""
 
     def __call__(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        """ "token_ids" and "padding_mask" (1 for a token, 0 for padding), int32 (B, length)."""
+        """Returns "token_ids" and "padding_mask" (1 for a token, 0 for padding), int32 (B, length)."""
         ids = np.zeros((len(texts), self.length), np.int32)  # (B, L)
         mask = np.zeros_like(ids)
         for row, text in enumerate(texts):
@@ -53,12 +53,12 @@ class TextTokenizer(ABC):
 
 
 def plain(text: str) -> str:
-    """The text with "?" in place of lone surrogates, which no tokenizer takes."""
+    """Replaces lone surrogates, which no tokenizer accepts, by "?"."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 class Pieces(TextTokenizer):
-    """A tokenizer of the package `tokenizers`, whose post-processor adds the marks."""
+    """A tokenizer of the package `tokenizers`, whose post-processor adds the special tokens."""
 
     def __init__(self, tokenizer: Tokenizer, length: int) -> None:
         self.tokenizer = tokenizer
@@ -83,7 +83,7 @@ class Pieces(TextTokenizer):
 
 
 class Sentences(TextTokenizer):
-    """A SentencePiece model, as T5 was trained with; the end is marked."""
+    """A SentencePiece model, as in T5, with an end token."""
 
     def __init__(self, proto: bytes, length: int) -> None:
         try:
@@ -112,12 +112,13 @@ def read_tokenizer(source: Source, kind: Kind, length: int) -> TextTokenizer:
     """Finds a model's tokenizer.
 
     Args:
-        source: The model's folder (the tokenizer may lie beside it, in "tokenizer"), or a name that KerasHub knows.
-        kind: Of model.
-        length: Of all texts, in tokens.
+        source: Folder of the model (the tokenizer may be beside it, in "tokenizer"), or a preset of KerasHub.
+        kind: Kind of model.
+        length: Number of tokens per text.
 
     Raises:
-        ConfigError: there is none, or it cannot be read.
+        ConfigError: There is no tokenizer, or it cannot be read.
+        PluginError: The tokenizer needs the package sentencepiece, which is not installed.
     """
     if isinstance(source, str):
         with tempfile.TemporaryDirectory() as folder:
@@ -135,20 +136,22 @@ def read_tokenizer(source: Source, kind: Kind, length: int) -> TextTokenizer:
 
 
 def _export(name: str, kind: Kind, folder: str) -> None:
-    """Has KerasHub write the vocabulary files of one of its presets."""
+    """Lets KerasHub write the vocabulary files of one of its presets."""
     import keras_hub
 
     try:
         getattr(keras_hub.tokenizers, f"{kind}Tokenizer").from_preset(name).save_to_preset(folder)
     except Exception as error:  # no network, no permission, a package missing
-        raise ConfigError(f"the tokenizer of preset '{name}' cannot be had: {type(error).__name__}: {error}") from error
+        raise ConfigError(
+            f"the tokenizer of preset '{name}' cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
 
 
 WANTED = {"Bert": "vocab.txt", "CLIP": "vocab.json and merges.txt", "T5": "spiece.model"}
 
 
 def _settings(source: Path, folder: Path) -> dict[str, Any]:
-    """KerasHub's options of a tokenizer, or Hugging Face's, by KerasHub's names."""
+    """Returns KerasHub's options of a tokenizer, or Hugging Face's, under KerasHub's names."""
     hub = _json(source / "tokenizer.json").get("config", {})
     face = _json(folder / "tokenizer_config.json")
     lowercase = face.get("do_lower_case", True)
@@ -202,7 +205,7 @@ CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]
 
 
 def clip_tokenizer(vocabulary: dict[str, int], merges: Sequence[str]) -> Tokenizer:
-    """CLIP's byte-pair encoding of lowercase text (Radford et al. 2021), between a begin and an end."""
+    """Returns CLIP's byte-pair encoding of lowercase text (Radford et al. 2021), with start and end token."""
     pairs = [tuple(line.split()) for line in merges if line.strip() and not line.startswith("#version")]
     tokenizer = Tokenizer(models.BPE(vocabulary, pairs, end_of_word_suffix="</w>", unk_token=END))
     spaces = normalizers.Replace(Regex(r"\s+"), " ")

@@ -1,4 +1,4 @@
-"""Tiny models with tokenizers of their own, saved as KerasHub saves them."""
+"""Tiny models with tokenizers, saved in KerasHub's format."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def make_word_pieces() -> list[str]:
 
 
 def make_byte_pairs() -> tuple[dict[str, int], list[str]]:
-    """A vocabulary and merges as CLIP has them: every byte, inside and at the end of a word, and a few pairs."""
+    """Returns a vocabulary and merges like CLIP's: every byte, inside and at the end of a word, and a few pairs."""
     signs = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = ["r e", "re d</w>", "h e", "a r", "ar t</w>", "he art</w>"]
     words = [*signs, *(f"{sign}</w>" for sign in signs), *(merge.replace(" ", "") for merge in merges), *CLIP_MARKS]
@@ -49,7 +49,7 @@ def make_sentence_pieces() -> bytes:
 
 
 def randomize(model: keras.Model) -> keras.Model:
-    """Gives every weight a random value: what begins at zero or one would hide where it went."""
+    """Gives every weight a random value, because zeros and ones would hide weights that were swapped."""
     keras.utils.set_random_seed(1)
     for weight in model.weights:
         if "float" in weight.dtype:
@@ -99,7 +99,7 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tower_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """CLIP's text tower alone."""
+    """CLIP's text encoder alone."""
     folder = tmp_path_factory.mktemp("tower")
     randomize(clip_text_tower()).save_to_preset(folder)
     vocabulary, merges = make_byte_pairs()

@@ -1,4 +1,4 @@
-"""Every encoder keeps kgen's contract."""
+"""Every encoder passes the conformance kit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders that Hugging Face's library wrote: the plugin computes what that library computes."""
+"""For folders in Hugging Face's format, the plugin computes the same as Hugging Face's library."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Pairs = tuple[dict[str, int], list[str]]
 
 
 def save(model: Any, folder: Path) -> Any:
-    """Saves a model whose every weight is random: what begins at zero or one would hide where it went."""
+    """Saves a model with random weights, because zeros and ones would hide weights that were swapped."""
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -94,7 +94,7 @@ def write_byte_pairs(pairs: Pairs, folder: Path) -> None:
 
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 def test_clip_text_tower(activation: str, byte_pairs: Pairs, tmp_path: Path) -> None:
-    """In the layout of Stable Diffusion: the tokenizer in a folder beside the model's."""
+    """The folder has the layout of Stable Diffusion: the tokenizer is in a folder beside the model's."""
     folder = tmp_path / "text_encoder"
     model = save(transformers.CLIPTextModel(clip_text_config(byte_pairs, activation)), folder)
     write_byte_pairs(byte_pairs, tmp_path / "tokenizer")
@@ -108,7 +108,7 @@ def test_clip_text_tower(activation: str, byte_pairs: Pairs, tmp_path: Path) -> 
 
 
 def test_whole_clip(byte_pairs: Pairs, tmp_path: Path) -> None:
-    """The image's tower has weights of the same names."""
+    """CLIP's image encoder has weights of the same names."""
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = transformers.CLIPConfig(
         text_config=clip_text_config(byte_pairs).to_dict(),
@@ -166,7 +166,7 @@ def config_of_t5(**changes: object) -> bytes:
         ("model.safetensors", b"half", "cannot be read as safetensors"),
         ("config.json", b"{", "config.json cannot be read"),
         ("config.json", b'{"model_type": "t5", "d_ff": 8}', "lacks d_kv, d_model, num_heads, num_layers, vocab_size"),
-        ("config.json", None, "holds no model"),
+        ("config.json", None, "is not a model"),
         ("config.json", b"[" * 3000, "config.json cannot be read"),
         ("config.json", config_of_t5(d_model="wide"), "does not describe a model"),
         ("config.json", config_of_t5(feed_forward_proj=5), "does not describe a model"),
@@ -193,7 +193,7 @@ def test_missing_and_misshapen_weights_are_named(sentence_pieces: bytes, tmp_pat
     name = "encoder.block.0.layer.1.DenseReluDense.wo.weight"
     weights = load_file(tmp_path / "model.safetensors")
     save_file({**weights, name: weights[name][:3]}, tmp_path / "model.safetensors")
-    with pytest.raises(ConfigError, match=r"wo\.weight' is \(32, 3\)"):
+    with pytest.raises(ConfigError, match=r"wo\.weight' has shape \(32, 3\)"):
         T5Text(preset=str(tmp_path))
     del weights[name]
     save_file(weights, tmp_path / "model.safetensors")

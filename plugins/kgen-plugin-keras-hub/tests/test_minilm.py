@@ -1,4 +1,4 @@
-"""The real all-MiniLM-L6-v2: against published numbers, and against a BERT in numpy."""
+"""The real all-MiniLM-L6-v2, compared with published numbers and with a BERT in numpy."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def encode(encoder: BertText, texts: list[str]) -> dict[str, np.ndarray]:
 
 
 def numpy_bert(weights: dict[str, np.ndarray], ids: np.ndarray, heads: int = 12, layers: int = 6) -> np.ndarray:
-    """One text's hidden states (L, D): Devlin et al. 2018, by hand, in double precision and without padding."""
+    """Returns one text's hidden states (L, D): Devlin et al. 2018 in numpy, in float64 and without padding."""
     w = {name: array.astype(np.float64) for name, array in weights.items() if array.dtype.kind == "f"}
     erf = np.vectorize(math.erf)
 
@@ -74,7 +74,7 @@ def test_equals_a_bert_in_numpy(encoder: BertText) -> None:
 
 
 def test_published_similarities(encoder: BertText) -> None:
-    """The example in the documentation of sentence-transformers for this model."""
+    """Tests the example in the documentation of sentence-transformers for this model."""
     texts = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."]
     pooled = encode(encoder, texts)["pooled"]
     expected = [[1.0, 0.6660, 0.1046], [0.6660, 1.0, 0.1411], [0.1046, 0.1411, 1.0]]
@@ -100,7 +100,7 @@ print(pooled[0] @ pooled[1])
 """
 
 
-@pytest.mark.slow  # a frozen BERT runs on JAX in its conformance, and kgen without TensorFlow in tests/
+@pytest.mark.slow  # the conformance kit runs a frozen BERT on JAX, and tests/ run kgen without TensorFlow
 def test_works_on_jax_without_tensorflow() -> None:
     pytest.importorskip("jax")
     environment = {**os.environ, "KERAS_BACKEND": "jax"}

@@ -1,4 +1,4 @@
-"""Where presets come from, and what is said when they cannot be had."""
+"""The sources of presets, and the errors if a preset cannot be loaded."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_too_long_is_refused(bert_folder: Path) -> None:
         ("./no/such/folder", "there is no such folder"),
         ("~/no-such-folder", "there is no such folder"),
         ("bert_tiny_en_uncasd", "unknown preset.*bert_tiny_en_uncased"),
-        ("", "holds no model|unknown preset"),
+        ("", "is not a model|unknown preset"),
     ],
 )
 def test_unknown_presets_are_refused(preset: str, message: str) -> None:
@@ -82,7 +82,7 @@ def test_minilm_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_hugging_faces_cache(bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that was downloaded before is found without a network; one that was not is refused."""
+    """A model that was downloaded before is found without a network. Another model raises an error."""
     if importlib.util.find_spec("huggingface_hub") is None:
         pytest.skip("huggingface_hub is not installed")
     from huggingface_hub import constants
@@ -95,12 +95,12 @@ def test_hugging_faces_cache(bert_folder: Path, tmp_path: Path, monkeypatch: pyt
     (tmp_path / "models--someone--bert" / "refs" / "main").write_text(commit)
     found = BertText(preset="hf://someone/bert", length=12)
     np.testing.assert_allclose(pooled(found), pooled(BertText(preset=str(bert_folder), length=12)), atol=1e-6)
-    with pytest.raises(ConfigError, match="hf://someone/else' cannot be had"):
+    with pytest.raises(ConfigError, match="hf://someone/else' cannot be downloaded"):
         BertText(preset="hf://someone/else", length=12)
 
 
 def test_keras_hubs_names(bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A preset of KerasHub's, downloaded before."""
+    """Tests a preset of KerasHub that was downloaded before."""
     import keras_hub
     from kagglehub import cache, handle
 
@@ -125,7 +125,7 @@ def test_a_replaced_preset_is_noticed(kind: Any, tmp_path: Path, request: pytest
     kind(preset=str(folder), length=12).load_assets(tmp_path)
     for weight in encoder.weights:
         weight.assign(weight * 0.7)
-    with pytest.raises(RunError, match="is not what this pipeline was trained with"):
+    with pytest.raises(RunError, match="is not the one that this pipeline was trained with"):
         encoder.load_assets(tmp_path)
     (tmp_path / "preset.json").write_text(json.dumps({"text": "a"}))
     with pytest.raises(RunError, match=r"preset\.json is damaged: pooled: Field required"):

@@ -1,4 +1,4 @@
-"""The vocabulary files of the original models and of KerasHub are read as those who made them read them."""
+"""Vocabulary files of the original models and of KerasHub give the same tokens as their own libraries."""
 
 from __future__ import annotations
 

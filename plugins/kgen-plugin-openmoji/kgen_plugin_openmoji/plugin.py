@@ -1,4 +1,4 @@
-"""What this plugin declares."""
+"""Registers the plugin's dataset."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ KGEN_API = 1
 @kgen.hookimpl
 def kgen_components(registry: kgen.Registrar) -> None:
     registry.dataset(
-        "openmoji", "kgen_plugin_openmoji.dataset:OpenMoji", summary="1,900 emoji with names in many languages"
+        "openmoji", "kgen_plugin_openmoji.dataset:OpenMoji", summary="1,900 captioned emoji, in several languages"
     )

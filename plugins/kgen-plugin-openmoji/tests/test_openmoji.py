@@ -58,10 +58,10 @@ def test_other_languages() -> None:
     ("options", "message"),
     [
         ({"match": ("unobtainium",)}, "none of .* captions passes"),
-        ({"match": ("(",)}, "no regular expression"),
+        ({"match": ("(",)}, "not a regular expression"),
         ({"holdout": ("blue hart",)}, "blue heart"),
         ({"language": "xx"}, "language 'xx'"),
-        ({"background": "blurple"}, "no color"),
+        ({"background": "blurple"}, "not a color"),
     ],
 )
 def test_wrong_options_are_named(options: dict, message: str) -> None:

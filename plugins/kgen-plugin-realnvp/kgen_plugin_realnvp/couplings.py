@@ -1,8 +1,8 @@
-"""The two kinds of flow, as options: a configuration says ``coupling: {kind: transformer, patch: 4}``.
+"""The options of the two kinds of flow: a configuration has ``coupling: {kind: transformer, patch: 4}``.
 
-Each builds a bijection from images (B, H, W, C) to noise of the same shape. Every plugin can add one:
-``registry.add("realnvp.coupling", "mine", "package.module:Mine", summary=...)``. It is a class with the methods of
-`Coupling`, such as a frozen dataclass whose fields are the options.
+Each builds a bijection from images (B, H, W, C) to noise of the same shape. Any plugin can add one:
+``registry.add("realnvp.coupling", "mine", "package.module:Mine", summary=...)``. The target is a class with the methods
+of `Coupling`, such as a frozen dataclass whose fields are its options.
 """
 
 from __future__ import annotations
@@ -36,33 +36,35 @@ NetworkOf = Callable[[int, str], keras.layers.Layer]
 
 
 class Coupling(Protocol):
-    """What a `realnvp.coupling` is: the options of a flow, which `build` makes."""
+    """The protocol of a `realnvp.coupling`: the options of a flow, from which `build` makes it."""
 
     def check(self, space: Space) -> None:
-        """Raises SpaceError where the flow cannot work in `space`."""
+        """Raises SpaceError if the flow cannot work in `space`."""
 
     def build(self, space: Space, bound: float) -> Bijection:
-        """Makes the flow, in the current dtype policy.
+        """Makes the flow in the current dtype policy.
 
         Args:
-            bound: Largest logarithm of a scale.
+            bound: Largest absolute logarithm of a scale.
         """
 
 
 @dataclass(frozen=True)
 class Convolutional:
-    """Scales of couplings with convolutional networks (Dinh et al. 2017; with `mixing`, Kingma and Dhariwal 2018).
+    """Couplings with convolutional networks at several scales (Dinh et al. 2017; `mixing`: Kingma and Dhariwal 2018).
 
-    Every scale squeezes 2x2 pixels into channels; couplings over the checkerboard of these pixels and couplings over
-    halves of the channels follow; half of the channels are then done, and the others go on to the next scale.
+    Each scale squeezes 2x2 pixels into channels. Then it applies couplings with a checkerboard mask over these pixels,
+    and couplings with a mask over half of the channels. After that, half of the channels are factored out as noise, and
+    the next scale transforms the other half.
 
     Args:
-        scales: Each halves height and width.
-        couplings: Of each of the two kinds, a scale; consecutive ones keep what the other changed.
-        width: Channels of a network.
-        blocks: Residual blocks of a network.
-        text_heads: Heads of attention to the words, in each network; 0: the text is known as a whole only.
-        mixing: Whether a learned matrix mixes the channels before each coupling over halves of the channels.
+        scales: Number of scales. Each halves height and width.
+        couplings: Number of couplings of each of the two kinds per scale. A coupling keeps what the one before changed.
+        width: Number of channels of each network, a multiple of 4.
+        blocks: Number of residual blocks of each network.
+        text_heads: Number of heads of attention to the words, in each network. With 0, networks use only the pooled
+            text.
+        mixing: Whether a learned matrix mixes the channels before each coupling over half of the channels.
     """
 
     scales: PositiveInt = 3
@@ -76,7 +78,7 @@ class Convolutional:
         _check_heads(self.width, text_heads=self.text_heads)
 
     def check(self, space: Space) -> None:
-        """Raises SpaceError where `space` cannot be halved as often as there are scales."""
+        """Raises SpaceError if the size of `space` cannot be halved once per scale."""
         height, width, _ = space.shape
         common = math.gcd(height, width)
         fits = (common & -common).bit_length() - 1  # the largest power of 2 that divides both
@@ -88,12 +90,12 @@ class Convolutional:
             )
 
     def build(self, space: Space, bound: float) -> Bijection:
-        """Makes the flow, in the current dtype policy."""
+        """Makes the flow in the current dtype policy."""
         self.check(space)
         return self._scale(0, space.shape, bound)
 
     def _scale(self, level: int, shape: tuple[int, ...], bound: float) -> Chain:
-        """A scale and all that follow it, as one bijection that keeps the shape."""
+        """Returns a scale and all later scales as one bijection that keeps the shape."""
         height, width, channels = shape[0] // 2, shape[1] // 2, shape[2] * 4
         masks = [squeezed_checkerboard(height, width, channels, 2), halves(height, width, channels)]
         steps: list[Bijection] = [Squeeze(2, name="squeeze")]
@@ -116,17 +118,17 @@ class Convolutional:
 class Transformer:
     """Couplings with transformers over patches, at one scale, as in Jet (Kolesnikov et al. 2024).
 
-    What a coupling keeps is, in turn: a checkerboard of the pixels of every patch, half of its channels, and a
-    checkerboard of patches; each is followed by its opposite.
+    The masks alternate between a checkerboard of the pixels in each patch, half of the channels, and a checkerboard of
+    patches. Each mask is followed by its complement.
 
     Args:
-        patch: Height and width of the squares that become tokens.
-        couplings: How many.
-        width: Of a token; a multiple of 4 and of both heads.
-        blocks: Transformer blocks of a coupling.
-        heads: Of the attention among tokens.
-        text_heads: Heads of attention to the words, in each block; 0: the text is known as a whole only.
-        mlp_ratio: Width of the hidden layer of a block's MLP, over `width`.
+        patch: Height and width of the square of pixels that becomes one token.
+        couplings: Number of couplings.
+        width: Dimension of a token, a multiple of 4, of `heads` and of `text_heads`.
+        blocks: Number of transformer blocks per coupling.
+        heads: Number of heads of the attention among tokens.
+        text_heads: Number of heads of attention to the words, in each block. With 0, networks use only the pooled text.
+        mlp_ratio: Width of the MLP's hidden layer as a multiple of `width`.
     """
 
     patch: PositiveInt = 4
@@ -141,7 +143,7 @@ class Transformer:
         _check_heads(self.width, heads=self.heads, text_heads=self.text_heads)
 
     def check(self, space: Space) -> None:
-        """Raises SpaceError where `space` cannot be cut into patches, or leaves nothing to divide."""
+        """Raises SpaceError if patches do not divide `space`, or it has a single dimension, which no mask divides."""
         height, width, _ = space.shape
         if height % self.patch or width % self.patch:
             raise SpaceError(
@@ -149,14 +151,14 @@ class Transformer:
                 f"size of the images to a multiple of {self.patch}"
             )
         if space.size < 2:
-            raise SpaceError(f"a flow of couplings needs two numbers or more, but the latents are {space}")
+            raise SpaceError(f"a flow of couplings needs two dimensions or more, but the latents are {space}")
 
     def build(self, space: Space, bound: float) -> Bijection:
-        """Makes the flow, in the current dtype policy."""
+        """Makes the flow in the current dtype policy."""
         self.check(space)
         shape = (space.shape[0] // self.patch, space.shape[1] // self.patch, space.shape[2] * self.patch**2)
         masks = [squeezed_checkerboard(*shape, self.patch), halves(*shape), checkerboard(*shape)]
-        masks = [mask for mask in masks if mask.min() < mask.max()]  # those that divide anything
+        masks = [mask for mask in masks if mask.min() < mask.max()]  # drop masks that are all 0 or all 1
         steps: list[Bijection] = [Squeeze(self.patch, name="squeeze")]
         for i in range(self.couplings):
             mask = masks[i // 2 % len(masks)]

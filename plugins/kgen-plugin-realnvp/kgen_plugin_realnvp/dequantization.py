@@ -1,10 +1,11 @@
-"""Noise that fills the gaps between 8-bit intensities, so that images have a density.
+"""Dequantization: noise between 8-bit intensities, which gives images a density.
 
 A dequantizer is a Keras layer, called as ``u, log_density = dequantizer(levels, noise, condition)``:
     levels: (B, H, W, C) intensities, 0 to 255.
-    noise: (B, H, W, C), "uniform" or "normal", as its attribute `noise` says.
-u is in [0, 1), and log_density (B,) is that of u, in nats. As E[log p(levels + u) - log q(u)] is at most log P(levels)
-(Theis et al. 2016; Ho et al. 2019, equation 12), a flow of dequantized images bounds their probability from below.
+    noise: (B, H, W, C), with the distribution that its attribute `noise` names, "uniform" or "normal".
+u is in [0, 1), and log_density (B,) is its log-density in nats. E[log p(levels + u) - log q(u)] is at most
+log P(levels) (Theis et al. 2016; Ho et al. 2019, equation 12), so a flow of dequantized images gives a lower bound of
+their log-probability.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Shape = tuple[int | None, ...]
 Name = Literal["uniform", "variational", "none"]
 
 MAX_OPTION = 1.0 - 2.0**-24
-"""The float32 before 1."""
+"""The largest float32 below 1."""
 
 
 class UniformDequantizer(keras.layers.Layer):
@@ -44,14 +45,14 @@ class UniformDequantizer(keras.layers.Layer):
 
 
 class VariationalDequantizer(keras.layers.Layer):
-    """u is what a small flow, which sees the image, makes of the noise (Ho et al. 2019, section 3.1).
+    """A small flow, conditioned on the image, maps the noise to u (Ho et al. 2019, section 3.1).
 
-    Two pairs of couplings over squeezed pixels, and a sigmoid: a narrow q is learned where the image's flow would
-    rather not have the edges of a uniform distribution.
+    The flow has two pairs of couplings over squeezed pixels, and a sigmoid. It can learn a narrow q where the edges of
+    a uniform distribution would be hard for the flow of the image.
 
     Args:
-        width: Channels of the couplings' networks; a multiple of 4.
-        bound: Of the logarithm of a scale, see `AffineCoupling`.
+        width: Number of channels of the couplings' networks, a multiple of 4.
+        bound: Largest absolute logarithm of a scale, see `AffineCoupling`.
     """
 
     noise: ClassVar = "normal"
@@ -83,5 +84,5 @@ class VariationalDequantizer(keras.layers.Layer):
 
 
 def normal_log_density(x: Tensor) -> Tensor:
-    """Logarithm of the standard normal density of x (B, H, W, C), summed up: (B,) nats."""
+    """Returns the log-density (B,) of x (B, H, W, C) under a standard normal distribution, in nats."""
     return ops.sum(-0.5 * ops.square(x) - 0.9189385332046727, axis=(1, 2, 3))  # log sqrt(2 pi)

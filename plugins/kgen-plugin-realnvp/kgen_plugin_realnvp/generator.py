@@ -1,4 +1,4 @@
-"""The generator: a flow, how images enter and leave it, and what its likelihood is."""
+"""The generator: a flow, the conversion between images and its input, and its likelihood."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ Condition = dict[str, Tensor]
 class RealNVP(Generator):
     """A normalizing flow: an invertible map f from images to Gaussian noise, given a text (Dinh et al. 2017).
 
-    Trained by maximum likelihood, ``log p(x) = log N(f(x); 0, I) + log |det df/dx|`` (equations 2 and 3 there); samples
-    are f's inverse of noise. Pixels are dequantized and pass a logit first.
+    It is trained by maximum likelihood, ``log p(x) = log N(f(x); 0, I) + log |det df/dx|`` (equations 2 and 3 there).
+    It generates by applying the inverse of f to noise. Pixels are first dequantized and mapped by a logit.
 
     Args:
-        coupling: What f is made of: `Convolutional` couplings at several scales (Dinh et al.; Glow), or `Transformer`
-            couplings over patches (Jet), with options of its own.
-        dequantization: Of 8-bit images: "uniform", or "variational" (Ho et al. 2019). "none": the latents are real
-            numbers, such as an autoencoder's; no logit then, and `log_likelihood` is that of a density. None: "uniform"
-            for pixels, "none" for an autoencoder's latents.
-        alpha: Keeps the logit of black and white pixels finite (Dinh et al. 2017, section 4.1).
-        scale_bound: Largest logarithm of a coupling's scale.
+        coupling: Architecture of f: `Convolutional` couplings at several scales (Dinh et al.; Glow), `Transformer`
+            couplings over patches (Jet), or another `realnvp.coupling`, with its options.
+        dequantization: Dequantization of 8-bit images: "uniform" or "variational" (Ho et al. 2019). "none" is for
+            real-valued latents, such as an autoencoder's: there is no logit, and `log_likelihood` gives log-densities.
+            None means "uniform" for pixels and "none" for an autoencoder's latents.
+        alpha: Margin that keeps the logit of black and white pixels finite (Dinh et al. 2017, section 4.1).
+        scale_bound: Largest absolute logarithm of a coupling's scale.
 
     Raises:
-        SpaceError: the space is no grid of (height, width, channels), or cannot be halved, or cut into patches, as
-            often as `coupling` wants.
+        SpaceError: The space is not a grid of (height, width, channels), or its size does not fit the scales or patches
+            of `coupling`.
     """
 
     likelihood = "lower bound"
@@ -60,7 +60,7 @@ class RealNVP(Generator):
         if len(space.shape) != 3:
             raise SpaceError(f"RealNVP works on (height, width, channels), not on {space}")
         if not space.bounded and dequantization not in (None, "none"):
-            raise SpaceError(f"'{dequantization}' dequantization is of pixels, the latents are {space}: leave it out")
+            raise SpaceError(f"'{dequantization}' dequantization needs pixels, not {space}: leave dequantization out")
         self.coupling = coupling
         self.dequantization = dequantization
         self.alpha = alpha
@@ -90,18 +90,18 @@ class RealNVP(Generator):
     # ---- training -------------------------------------------------------------------------------------------------
 
     def compute_losses(self, x: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
-        """Negative log-likelihood in bits per dimension, and its parts: loss = prior - log_det.
+        """Returns the negative log-likelihood in bits per dimension, and its parts: loss = prior - log_det.
 
-        "prior" is that of the noise, ``-log N(f(x); 0, I)``; "log_det" is all the rest: what f and the logit stretch,
-        the bins' volume, and the density of variational dequantization.
+        "prior" is ``-log N(f(x); 0, I)``. "log_det" is the rest: the log-determinants of f and of the logit, the volume
+        of the bins, and the density of variational dequantization.
 
-        The first call with `training` also measures the batch for `ActNorm`; its own losses are still without that.
+        The first call with `training` also measures the batch for `ActNorm`. Its losses do not use these statistics.
         """
         x = ops.cast(x, "float32")
         y, volume = self._enter(x, condition, self._training_noise(x))
         z, log_det = self.flow(y, condition)
         if training:
-            self._measure(y, condition)  # for the steps to come: a loss must not depend on the rest of its batch
+            self._measure(y, condition)  # for later steps, because a loss must not depend on the rest of its batch
         to_bits = 1.0 / (math.log(2.0) * self.space.size)
         prior, log_det = -dq.normal_log_density(z) * to_bits, (volume + log_det) * to_bits
         bits = prior - log_det
@@ -114,7 +114,7 @@ class RealNVP(Generator):
         return sample(ops.shape(x), seed=self.seed_generator)
 
     def _measure(self, y: Tensor, condition: Condition) -> None:
-        """Gives `ActNorm`s the statistics of this batch, if it is the first (Kingma and Dhariwal 2018, section 3.1)."""
+        """Sets every `ActNorm` to the statistics of the first batch (Kingma and Dhariwal 2018, section 3.1)."""
         variables = self.flow.statistics_variables()
 
         def known() -> list[Tensor]:
@@ -133,7 +133,7 @@ class RealNVP(Generator):
     # ---- from images to the real line and back ------------------------------------------------------------------
 
     def _enter(self, x: Tensor, condition: Condition, noise: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Images (B, H, W, C) in [-1, 1] -> what the flow maps, and the log-volume that comes with it, (B,) nats."""
+        """Maps images (B, H, W, C) in [-1, 1] to the flow's input, and returns the log-volume change (B,) in nats."""
         if self.dequantizer is None:
             return x, ops.zeros(())
         levels = (x + 1.0) * 127.5  # 0 to 255
@@ -142,7 +142,7 @@ class RealNVP(Generator):
         return y, log_det - log_density - self.space.size * math.log(256.0)
 
     def _leave(self, y: Tensor, condition: Condition) -> Tensor:
-        """The images whose bins hold y, to fractions of a level: bins' middles become the levels themselves."""
+        """Maps the flow's input y back to images. The middle of a bin becomes its level; others become fractions."""
         if self.dequantizer is None:
             return y
         levels = self.logit.inverse(y, condition) * 256.0 - 0.5
@@ -164,16 +164,16 @@ class RealNVP(Generator):
         """Maps noise back to images.
 
         Args:
-            temperature: Deviation of the noise; below 1, images are more typical and less various (Kingma and
+            temperature: Standard deviation of the noise. Below 1, images are more typical and less diverse (Kingma and
                 Dhariwal 2018, section 6).
         """
         y = self.flow.inverse(noise["latent"] * temperature, condition)
         return self._leave(y, condition)
 
     def encode(self, x: Tensor, condition: Condition) -> dict[str, Tensor]:
-        """The noise of which `generate` makes x (B, H, W, C), named as in `noise_spec`: "latent" (B, H, W, C).
+        """Returns the noise from which `generate` makes x (B, H, W, C), as in `noise_spec`: "latent" (B, H, W, C).
 
-        Pixels are taken in the middle of their bins.
+        Each pixel is encoded as the middle of its bin.
         """
         x = ops.cast(x, "float32")
         if self.dequantizer is not None:
@@ -183,15 +183,18 @@ class RealNVP(Generator):
     # ---- likelihood -----------------------------------------------------------------------------------------------
 
     def likelihood_label(self, *, samples: int = 1, **given: Any) -> str:
-        """Of an autoencoder's latents, whose density is known, "exact"; of 8-bit images a bound."""
-        return "exact" if self.dequantizer is None else f"a bound of {samples} draw{'s' * (samples > 1)}"
+        """Returns "exact" without dequantization, where the density is known, and a bound for 8-bit images."""
+        return "exact" if self.dequantizer is None else f"a bound of {samples} sample{'s' * (samples > 1)}"
 
     def log_likelihood(self, x: Tensor, condition: Condition, *, samples: PositiveInt = 1) -> Tensor:
-        """Log-probability (B,) of 8-bit images, in nats; of "none", log-density.
+        """Returns a lower bound of log P(x) (B,) of 8-bit images, in nats; without dequantization, the log-density.
 
-        The density of the flow is exact. Of the probability of 8-bit images it gives a lower bound: the logarithm of
-        the mean of p(x + u) / q(u) over `samples` dequantizations (Ho et al. 2019, equation 12; Burda et al. 2016,
-        equation 8), which rises with their number toward the probability. They come from a fixed seed.
+        The log-density is exact. The bound for 8-bit images is the logarithm of the mean of p(x + u) / q(u) over
+        `samples` dequantizations (Ho et al. 2019, equation 12; Burda et al. 2016, equation 8). On average it rises with
+        their number toward log P(x). Their noise comes from a fixed seed.
+
+        Args:
+            samples: Number of dequantizations.
         """
         x = ops.cast(x, "float32")
         if self.dequantizer is None:

@@ -1,4 +1,4 @@
-"""What this plugin declares."""
+"""Registers the plugin's components and kinds."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ def kgen_components(registry: kgen.Registrar) -> None:
     registry.generator(
         "realnvp",
         "kgen_plugin_realnvp.generator:RealNVP",
-        summary="An invertible map from images to noise, with a known density: RealNVP, Glow and Jet",
+        summary="Normalizing flows of affine couplings: RealNVP, Glow and Jet",
     )
     couplings = "kgen_plugin_realnvp.couplings"
-    registry.kind("realnvp.coupling", f"{couplings}:Coupling", summary="What the map is made of")
+    registry.kind("realnvp.coupling", f"{couplings}:Coupling", summary="Architectures of the flow")
     registry.add(
         "realnvp.coupling", "convolutional", f"{couplings}:Convolutional", summary="Couplings at several scales (Glow)"
     )

@@ -1,4 +1,4 @@
-"""Looks at a bijection from outside, on any backend."""
+"""Fixtures that test a bijection on any backend."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def array() -> Callable[[Any], np.ndarray]:
 
 @pytest.fixture
 def condition_of() -> Callable[..., dict[str, Any]]:
-    """Random conditions of 4 words of 12 numbers, the last of which is padding."""
+    """Returns random conditions of 4 words with dimension 12; the last word is padding."""
 
     def make(count: int, seed: int = 0) -> dict[str, Any]:
         rng = np.random.default_rng(seed)
@@ -39,7 +39,7 @@ def condition_of() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def randomize() -> Callable[..., None]:
-    """Adds noise to the trainable weights, and makes up the statistics that a first batch would leave."""
+    """Adds noise to the trainable weights, and sets random statistics in place of those of a first batch."""
 
     def change(layer: keras.layers.Layer, scale: float, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
@@ -58,7 +58,7 @@ def randomize() -> Callable[..., None]:
 
 @pytest.fixture
 def slogdet() -> Callable[[Callable[[Any], Any], np.ndarray], np.ndarray]:
-    """log |det| of the Jacobian of a function of rows (B, ...), by the backend's own differentiation: (B,)."""
+    """Returns log |det| (B,) of the Jacobian of a function of rows (B, ...), by the backend's autodiff."""
 
     def find(function: Callable[[Any], Any], x: np.ndarray) -> np.ndarray:
         def flat(rows: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Every bijection: its inverse, and its log-determinant against automatic differentiation."""
+"""Each bijection's inverse, and its log-determinant compared with automatic differentiation."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def case(request: pytest.FixtureRequest) -> tuple[Bijection, Shape]:
 
 
 def gentle(bijection: Bijection, scale: float) -> float:
-    """Jacobians of many wild couplings are too ill-conditioned for float32."""
+    """Reduces the scale for long chains, whose Jacobians would be too ill-conditioned for float32."""
     return 0.25 * scale if len(getattr(bijection, "steps", [])) > 4 else scale
 
 
@@ -116,7 +116,7 @@ def test_log_determinant(case, randomize, condition_of, slogdet, array) -> None:
 
 
 def test_log_determinants_of_a_chain_add_up_with_its_steps(randomize, condition_of, slogdet, array) -> None:
-    """Shapes change on the way."""
+    """The chain's steps change the shape."""
     chain = Chain(
         [
             Squeeze(name="down"),
@@ -186,7 +186,7 @@ def test_a_coupling_changes_what_its_mask_says(make, mask: np.ndarray, randomize
     y, other = array(coupling(x, condition)[0]), array(coupling(x, condition_of(3, seed=1))[0])
     np.testing.assert_array_equal(y[:, mask == 1], x[:, mask == 1])
     assert np.abs(y - x)[:, mask == 0].min() > 1e-5
-    assert np.abs(y - other)[:, mask == 0].max() > 1e-3  # by the text
+    assert np.abs(y - other)[:, mask == 0].max() > 1e-3  # the text matters
 
 
 @pytest.mark.parametrize("make", [convolutional, transformer])
@@ -207,7 +207,7 @@ def test_padded_words_are_not_read(make, randomize, condition_of, array) -> None
 
 @pytest.mark.parametrize("bound", [0.5, 2.0])
 def test_scales_are_bounded(bound: float, randomize, condition_of, array) -> None:
-    """However large the weights: a coupling of 6 changed numbers stretches by at most exp(6 bound)."""
+    """With any weights, a coupling that changes 6 elements scales volumes by at most exp(6 bound)."""
     mask = halves(1, 2, 6)
     coupling = AffineCoupling(mask, ConvolutionalNetwork(12, 8, 1, name="network"), bound)
     coupling.build((None, *mask.shape), CONDITION_SHAPE)
@@ -248,7 +248,7 @@ def test_actnorm_measures(condition_of, array) -> None:
 
 
 def test_actnorm_leaves_constant_channels_their_scale(condition_of, array) -> None:
-    """Six of them in a row move a number by as much as it moved, not 1e18 times as much."""
+    """Six of them in a row keep a difference in such a channel, and do not amplify it by 1e18."""
     chain = Chain([ActNorm(name=f"norm{i}") for i in range(6)])
     chain.build((None, 4, 4, 2))
     x = 3.0 * numbers((4, 4, 2), 5)
@@ -286,12 +286,12 @@ def test_density_of_dequantising_noise(shape: Shape, randomize, condition_of, sl
     wanted = wanted - slogdet(lambda rows: dequantizer(levels, rows, condition)[0], noise)
     np.testing.assert_allclose(array(log_density), wanted, atol=1e-4)
     other, _ = dequantizer(255.0 - levels, noise, condition)
-    assert np.abs(array(u) - array(other)).max() > 1e-3  # it sees the image
+    assert np.abs(array(u) - array(other)).max() > 1e-3  # it depends on the image
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.3, 3.0])
 def test_dequantising_noise_stays_in_its_bin(scale: float, randomize, condition_of, array) -> None:
-    """However large the weights and the noise: [0, 1), and finite densities."""
+    """With any weights and noise, u is in [0, 1) and densities are finite."""
     dequantizer = VariationalDequantizer(width=8)
     dequantizer.build((None, 2, 2, 3), CONDITION_SHAPE)
     randomize(dequantizer, scale)

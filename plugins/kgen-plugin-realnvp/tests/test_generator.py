@@ -1,4 +1,4 @@
-"""The generator as a whole."""
+"""The whole generator."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class TestTransformer(GeneratorConformance):
         return RealNVP(SPACE, CONDITIONS, coupling=Transformer(patch=4, couplings=2, width=8, heads=2, text_heads=2))
 
 
-# ---- what conformance does not know ----------------------------------------------------------------------------------
+# ---- beyond the conformance kit --------------------------------------------------------------------------------------
 
 
 def images(count: int, shape: tuple[int, ...] = SPACE.shape) -> np.ndarray:
@@ -70,21 +70,21 @@ def images(count: int, shape: tuple[int, ...] = SPACE.shape) -> np.ndarray:
 
 
 def generator(randomize: Any, space: Space = SPACE, scale: float = 0.1, **options: Any) -> RealNVP:
-    """With weights that are 0 before training, and would hide mistakes, changed."""
+    """Makes a generator and changes the weights that start at 0, because they would hide mistakes."""
     made = RealNVP(space, CONDITIONS, **options)
     randomize(made, scale)
     return made
 
 
 def test_every_weight_of_two_scales_has_a_gradient(randomize, condition_of) -> None:
-    """Those that are factored out, and those that go on."""
+    """The weights of channels that are factored out, and those of the next scale."""
     flow, condition = generator(randomize, coupling=TINY_CONVOLUTIONAL), condition_of(3)
     x = ops.convert_to_tensor(images(3))
     check_gradients(gradients(flow, lambda: ops.mean(flow.compute_losses(x, condition, training=False)["loss"])))
 
 
 def test_variational_dequantization_learns_of_any_images(randomize, condition_of) -> None:
-    """What conformance asks of losses; the dequantizer's densities and bounds have tests of their own."""
+    """The conformance kit's tests of losses. Other tests cover the dequantizer's densities and bounds."""
     options = {"coupling": Transformer(patch=4, couplings=2, width=8, heads=2), "dequantization": "variational"}
     flow, condition = generator(randomize, **options), condition_of(3)
     for x in (images(3), np.full((3, *SPACE.shape), -1.0), np.full((3, *SPACE.shape), 1.0)):
@@ -105,7 +105,7 @@ def test_codes_make_the_image_and_images_the_code(options, randomize, condition_
         name: spec.shape for name, spec in flow.noise_spec().items()
     }
     np.testing.assert_allclose(array(flow.generate(condition, condition, codes)), x, rtol=0, atol=1e-4)
-    if options.get("dequantization") == "none":  # a pixel that was clipped has lost its noise
+    if options.get("dequantization") == "none":  # clipping pixels would lose their noise
         z = np.random.default_rng(1).standard_normal(x.shape).astype("float32")
         made = flow.generate(condition, condition, {"latent": ops.convert_to_tensor(z)})
         np.testing.assert_allclose(array(flow.encode(made, condition)["latent"]), z, rtol=0, atol=1e-4)
@@ -141,13 +141,13 @@ def test_misfits_are_named() -> None:
         on(8)
     with pytest.raises(SpaceError, match="multiple of 4"):
         on(8, 10, 3, coupling=TINY_TRANSFORMER)
-    with pytest.raises(SpaceError, match="two numbers or more"):
+    with pytest.raises(SpaceError, match="two dimensions or more"):
         on(4, 4, 1, coupling=Transformer(patch=4)) or on(1, 1, 1, coupling=Transformer(patch=1))
     with pytest.raises(ValueError, match="not divisible into 3 text_heads"):
         Convolutional(width=8, text_heads=3)
     with pytest.raises(ValueError, match="not divisible into 3 heads"):
         Transformer(width=8, heads=3)
-    on(4, 8, 3, coupling=Convolutional(scales=2, couplings=2, width=8))  # as often as it goes
+    on(4, 8, 3, coupling=Convolutional(scales=2, couplings=2, width=8))  # as often as possible
 
 
 def test_the_loss_is_what_it_says(randomize, condition_of, array) -> None:
@@ -160,13 +160,13 @@ def test_the_loss_is_what_it_says(randomize, condition_of, array) -> None:
     np.testing.assert_allclose(losses["loss"], bits, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("dequantization", "draw"), [("uniform", uniform), ("variational", normal)])
+@pytest.mark.parametrize(("dequantization", "sample"), [("uniform", uniform), ("variational", normal)])
 def test_the_loss_is_the_bound(dequantization, sample, randomize, condition_of, array, monkeypatch) -> None:
     flow = generator(randomize, coupling=TINY_TRANSFORMER, dequantization=dequantization)
     x, condition = ops.convert_to_tensor(images(3)), condition_of(3)
     noise = array(flow._training_noise(x))
     assert noise.reshape(3, -1).std(1).min() > 0.2
-    assert np.abs(np.diff(noise, axis=0)).mean() > 0.2  # every example has its own
+    assert np.abs(np.diff(noise, axis=0)).mean() > 0.2  # each example has different noise
     keys = ops.convert_to_tensor(np.array([[0, 1912]] * 3, "int32"))
     zero = ops.convert_to_tensor(np.int32(0))
     monkeypatch.setattr(flow, "_training_noise", lambda x: sample(keys, zero, SPACE.shape))
@@ -176,7 +176,7 @@ def test_the_loss_is_the_bound(dequantization, sample, randomize, condition_of, 
 
 
 def test_statistics_are_those_of_the_first_training_batch(condition_of, array) -> None:
-    """Losses do not use them at once: they would mix examples. Later batches leave them."""
+    """The losses of that batch do not use them, because they would mix examples. Later batches do not change them."""
     coupling = Convolutional(scales=2, couplings=2, width=8, mixing=False)
     flow, condition = RealNVP(SPACE, CONDITIONS, coupling=coupling, dequantization="none"), condition_of(16)
     x = ops.convert_to_tensor(0.2 * images(16) + 0.5)
@@ -184,7 +184,7 @@ def test_statistics_are_those_of_the_first_training_batch(condition_of, array) -
     assert float(array(flow.measured)) == 0.0
     np.testing.assert_allclose(array(flow.compute_losses(x, condition, training=True)["loss"]), before, rtol=1e-6)
     assert float(array(flow.measured)) == 1.0
-    z = array(flow.encode(x, condition)["latent"])  # (B, 8, 8, 3), of which the last couplings are still identities
+    z = array(flow.encode(x, condition)["latent"])  # (B, 8, 8, 3); all couplings are still identities
     squeezed = z.reshape(16, 4, 2, 4, 2, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, 12)[:, 6:]
     np.testing.assert_allclose(squeezed.mean(0), 0.0, atol=1e-4)
     np.testing.assert_allclose(squeezed.std(0), 1.0, atol=1e-3)

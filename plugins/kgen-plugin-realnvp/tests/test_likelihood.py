@@ -1,4 +1,4 @@
-"""Densities that integrate to 1, and what they say about 8-bit images."""
+"""Densities integrate to 1, and bound the probabilities of 8-bit images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TINY = Transformer(patch=1, couplings=4, width=8, heads=2)
 
 
 def rows_of(condition: dict[str, Any], count: int) -> dict[str, Any]:
-    """The same text for every row."""
+    """Repeats the same text for every row."""
     return {name: ops.repeat(value[:1], count, axis=0) for name, value in condition.items()}
 
 
@@ -77,11 +77,11 @@ def test_a_density_integrates_to_1(make: Callable[[], Any], scale: float, random
     assert density.sum() * np.prod((high - low) / 249) == pytest.approx(1.0, abs=0.01)
 
 
-# ---- of 8-bit images -----------------------------------------------------------------------------------------------
+# ---- 8-bit images --------------------------------------------------------------------------------------------------
 
 
 def test_probabilities_of_all_images_add_up_to_1(randomize, condition_of, array) -> None:
-    """All 65536 of two pixels: with the same noise in every bin, the sum is a Riemann sum of the density."""
+    """There are 65536 images of two pixels. With equal noise in every bin, this is a Riemann sum of the density."""
     flow = two_pixels(alpha=1e-3)
     randomize(flow, 0.15)
     levels = np.stack(np.meshgrid(np.arange(256), np.arange(256)), axis=-1).reshape(-1, 1, 2, 1)
@@ -107,7 +107,7 @@ def test_a_flow_that_does_nothing_is_logistic(condition_of, array) -> None:
 def test_one_draw_against_automatic_differentiation(
     dequantization: str, randomize, condition_of, slogdet, array
 ) -> None:
-    """log p of one dequantized image in units of its levels, so that a bin's volume is 1, less log q."""
+    """Expects log p - log q of one dequantized image, in units of levels, so that the volume of a bin is 1."""
     shape, condition = (2, 2, 2), condition_of(3)
     coupling = Transformer(patch=2, couplings=4, width=8, heads=2)
     flow = RealNVP(Space("continuous", shape), CONDITIONS, coupling=coupling, dequantization=dequantization)
@@ -135,20 +135,21 @@ def test_one_draw_against_automatic_differentiation(
 def test_the_label_says_of_how_many_draws_the_bound_is() -> None:
     flow = two_pixels(alpha=0.01)
     assert flow.likelihood == "lower bound"
-    assert flow.likelihood_label() == "a bound of 1 draw" and flow.likelihood_label(samples=16) == "a bound of 16 draws"
+    assert flow.likelihood_label() == "a bound of 1 sample"
+    assert flow.likelihood_label(samples=16) == "a bound of 16 samples"
     latents = RealNVP(Space("continuous", (2, 2, 2), bounded=False), CONDITIONS, coupling=Transformer(patch=2, width=8))
     assert latents.likelihood_label() == "exact"
 
 
 @pytest.mark.parametrize("dequantization", ["uniform", "variational"])
 def test_bounds_are_bounds_and_grow_tight(dequantization: str, randomize, condition_of, array) -> None:
-    """Against the bin's probability, by quadrature, of a density that is steep within a bin."""
+    """Compares the bounds with the probability of a bin, by quadrature of a density that is steep within it."""
     flow = two_pixels(dequantization=dequantization, alpha=0.01)
     randomize(flow.flow, 0.15)
-    randomize(flow.dequantizer, 0.02)  # wide enough for draws to reach all of the bin
+    randomize(flow.dequantizer, 0.02)  # wide enough for samples to cover the bin
     for deviation in flow.flow.statistics_variables()[3::2]:
         deviation.assign([1.0])
-    flow.flow.steps[1].deviation.assign([0.012])  # a bin is about 0.016 wide, as the logit has it
+    flow.flow.steps[1].deviation.assign([0.012])  # after the logit, a bin is about 0.016 wide
     condition, count, rng = condition_of(1), 4000, np.random.default_rng(0)
     likely = array(flow.generate(condition, condition, {"latent": ops.zeros((1, 1, 2, 1))}))
     levels = np.round((likely + 1.0) * 127.5)  # (1, 1, 2, 1)
@@ -174,7 +175,7 @@ def test_bounds_are_bounds_and_grow_tight(dequantization: str, randomize, condit
 
 
 def log_p(flow: RealNVP, real: np.ndarray, condition: dict[str, Any], array: Any) -> np.ndarray:
-    """Log-density of dequantized levels."""
+    """Returns the log-density of dequantized levels."""
     text = rows_of(condition, len(real))
     y, log_det = flow.logit(tensor(real / 256.0), text)
     z, more = flow.flow(y, text)

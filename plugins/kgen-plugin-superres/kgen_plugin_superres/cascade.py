@@ -20,17 +20,16 @@ Choice = dict[str, Any]
 
 
 class Cascade(Decoder):
-    """The first decoder decodes the latent, each of the others what the one before made (Ho et al. 2022).
+    """Several decoders in a row: each decodes the output of the one before (Ho et al. 2022).
 
-    All are trained in one fit, each on its own targets: what the later ones make of the training images, the other
-    way round.
+    All are trained in one fit. Each learns to decode training images that the later decoders have encoded.
 
     Args:
-        decoders: The name and options of each, from the smallest image to the largest: each works on images of the
-            size that the next one's latents have.
+        decoders: Name and options of each decoder, from the smallest image to the largest. The latents of a decoder are
+            the images of the one before.
 
     Raises:
-        SpaceError: the latents of one that is not the first are no images; or from the decoders themselves.
+        SpaceError: The latents of a decoder other than the first are not images; or a decoder raises it.
     """
 
     def __init__(
@@ -47,7 +46,7 @@ class Cascade(Decoder):
         for choice in reversed(decoders):
             if image_space.kind != "continuous" or not image_space.bounded:
                 raise SpaceError(
-                    f"in a cascade, only the first decoder may have latents that are no images, but "
+                    f"in a cascade, only the first decoder may have latents that are not images, but "
                     f"{type(parts[0]).__name__} has {image_space}"
                 )
             parts.insert(0, make_decoder(choice, image_space, condition_space))
@@ -78,7 +77,7 @@ class Cascade(Decoder):
         return self._encode(images, down_to=0)
 
     def _encode(self, images: Tensor, down_to: int) -> Tensor:
-        """The latents of the part with the number `down_to`."""
+        """Returns the latents of part number `down_to`."""
         for part in reversed(self.parts[down_to:]):
             images = part.encode(images)
         return images
@@ -98,10 +97,10 @@ class Cascade(Decoder):
         *,
         parts: tuple[dict[str, Any], ...] = (),
     ) -> Tensor:
-        """Decodes step by step; what lies between is clipped to [-1, 1].
+        """Decodes with one decoder after the other, and clips each output to [-1, 1].
 
         Args:
-            parts: Options of `decode`, for each decoder in turn; those that are left out have their defaults.
+            parts: Options of `decode` for each decoder, in order. Options that are left out have their defaults.
         """
         for i, (part, given) in enumerate(zip(self.parts, self._options(parts), strict=True)):
             prefix = f"part{i}_"
@@ -111,15 +110,15 @@ class Cascade(Decoder):
         return latent
 
     def _options(self, parts: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
-        """Each part's options, checked."""
+        """Returns the validated options of each part."""
         if len(parts) > len(self.parts):
             raise ConfigError(f"parts: options of {len(parts)} decoders, but the cascade has {len(self.parts)}")
-        return [_checked(part, given) for part, given in zip(self.parts, [*parts, *[{}] * len(self.parts)])]  # noqa: B905 (what is left out is {})
+        return [_checked(part, given) for part, given in zip(self.parts, [*parts, *[{}] * len(self.parts)])]  # noqa: B905 (missing options are {})
 
     # ---- training -------------------------------------------------------------------------------------------------
 
     def compute_losses(self, images: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
-        """The sum of the parts' losses, (B,), and each of them."""
+        """Returns the sum of the parts' losses (B,), and each of them."""
         losses: dict[str, Tensor] = {}
         for i, part in enumerate(self.parts):
             if _trains(part):
@@ -145,7 +144,7 @@ class Cascade(Decoder):
         }
 
     def _seen_by(self, number: int, batches: Iterable[np.ndarray]) -> Iterable[np.ndarray]:
-        """The images that a part works on, uint8, of those that the whole works on."""
+        """Returns the images that a part encodes, uint8, given batches of the cascade's images."""
 
         def shrunk(batch: np.ndarray) -> np.ndarray:
             images = ops.convert_to_tensor(batch.astype("float32") / 127.5 - 1.0)
@@ -168,7 +167,7 @@ class Cascade(Decoder):
 
 
 class _Mapped(Iterable[np.ndarray]):
-    """Batches, changed one by one; they can be gone through as often as those that they are made of."""
+    """Applies a function to each batch. It can be iterated as often as the original batches."""
 
     def __init__(self, function: Callable[[np.ndarray], np.ndarray], batches: Iterable[np.ndarray]) -> None:
         self.function, self.batches = function, batches

@@ -1,4 +1,4 @@
-"""Super-resolution by diffusion: one of the large images that the small one may have been."""
+"""Super-resolution by diffusion, which samples one of the possible large images."""
 
 from __future__ import annotations
 
@@ -19,22 +19,24 @@ Tensor = Any
 Condition = dict[str, Tensor]
 
 TOLD = 32
-"""Numbers that tell the network how noisy the small image is."""
+"""Dimension of the embedding of the small image's noise level."""
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """A U-Net on squares of pixels (as in Imagen's efficient U-Net, most of it works at a low resolution).
+    """A U-Net on patches (as in Imagen's efficient U-Net, most of it works at a low resolution).
 
     Args:
-        patch: Height and width of the squares of pixels that are one position of the first level.
-        width: Channels of the first level.
-        multipliers: Channels of every level, times `width`; each level after the first has half the height and width.
-        blocks: Residual blocks a level, on the way down; there is one more on the way up.
-        attention: The levels, counted from 0, with attention to themselves and the text (the middle always has it).
-        head_dim: Channels an attention head; must divide the channels of these levels.
+        patch: Height and width of the square of pixels that becomes one position of the first level.
+        width: Number of channels of the first level.
+        multipliers: Number of channels of each level as a multiple of `width`. Each level has half the height and width
+            of the level before.
+        blocks: Number of residual blocks per level on the way down. There is one more on the way up.
+        attention: Levels with self-attention and attention to the text, counted from 0. The middle always has both.
+        head_dim: Number of channels per attention head. It must divide the channels of the levels with attention, and
+            of the last level.
     """
 
     patch: PositiveInt = 2
@@ -57,27 +59,28 @@ class Network:
 
     @property
     def stride(self) -> int:
-        """What the image's height and width must be multiples of."""
+        """Number that must divide the image's height and width."""
         return int(self.patch * 2 ** (len(self.multipliers) - 1))
 
 
 class DiffusionUpscaler(SmallImage):
     """A diffusion model of large images, given the small one and the text (SR3, Saharia et al. 2021; Imagen, 2022).
 
-    The network sees the noisy large image beside the small one, enlarged, and says what the latter lacks. It predicts
-    images and not their noise, which has more numbers than a square of pixels has channels (Li and He 2025).
+    The network gets the noisy large image and the enlarged small image, and predicts the difference between the clean
+    image and the latter. It does not predict the noise, because noise in a patch may have more dimensions than the
+    network has channels (Li and He 2025).
 
-    In training, the small image is noisy too, to a random degree that the network is told (noise conditioning
-    augmentation, Ho et al. 2022): then it forgives a small image that a generator made the generator's mistakes.
+    In training, the small image gets noise of a random level, which is also an input of the network (noise conditioning
+    augmentation, Ho et al. 2022). This makes the decoder robust to errors of a generator.
 
     Args:
-        factor: Of height and width.
+        factor: Factor of height and width.
         network: Size of the U-Net.
-        augmentation: Most noise on the small image in training: the noisiest is
+        augmentation: Largest noise level of the small image in training:
             ``sqrt(1 - augmentation^2) * small + augmentation * noise``.
 
     Raises:
-        SpaceError: see `SmallImage`; or the network's levels do not divide the images.
+        SpaceError: See `SmallImage`; or the levels of the network do not divide the images.
     """
 
     def __init__(
@@ -94,8 +97,8 @@ class DiffusionUpscaler(SmallImage):
         height, width, channels = image_space.shape
         if height % network.stride or width % network.stride:
             raise SpaceError(
-                f"a U-Net with {len(network.multipliers)} levels on squares of {network.patch} needs a height and a "
-                f"width that {network.stride} divides, but the images are {height}x{width}: change the dataset's "
+                f"a U-Net with {len(network.multipliers)} levels on patches of {network.patch} needs a height and a "
+                f"width divisible by {network.stride}, but the images are {height}x{width}: change the dataset's "
                 "size, or network.patch and multipliers"
             )
         self.condition_space = condition_space
@@ -123,7 +126,7 @@ class DiffusionUpscaler(SmallImage):
     # ---- training -------------------------------------------------------------------------------------------------
 
     def compute_losses(self, images: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
-        """The squared error of the predicted image, weighted, at one noise level an example: (B,)."""
+        """Returns the weighted squared error of the predicted image at one noise level per example: (B,)."""
         images = ops.cast(images, "float32")
         count, small = ops.shape(images)[0], self.encode(images)
         t = keras.random.uniform((count, 1, 1, 1), seed=self.seed_generator)
@@ -136,14 +139,14 @@ class DiffusionUpscaler(SmallImage):
         return {"loss": ops.mean(process.weight(t) * ops.square(found - images), axis=(1, 2, 3))}
 
     def _given(self, small: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-        """The small image with noise of a level (B,), enlarged: (B, H, W, C)."""
+        """Returns the small image with noise of `level` (B,), enlarged: (B, H, W, C)."""
         level = ops.reshape(level, (-1, 1, 1, 1))
         return enlarge(ops.sqrt(1.0 - level**2) * small + level * noise, self.factor)
 
     def _image(
         self, x: Tensor, given: Tensor, t: Tensor, level: Tensor, condition: Condition, training: bool = False
     ) -> Tensor:
-        """The clean image in x: (B, H, W, C) twice, (B,) twice, condition -> (B, H, W, C)."""
+        """Predicts the clean image: (B, H, W, C) twice, (B,) twice, condition -> (B, H, W, C)."""
         patch = self.network.patch
         both = space_to_depth(ops.concatenate([x, given], axis=-1), patch)  # (B, H/p, W/p, 2 p^2 C)
         pooled = ops.cast(condition["pooled"], "float32")
@@ -172,12 +175,12 @@ class DiffusionUpscaler(SmallImage):
         """Enlarges small images.
 
         Args:
-            steps: Runs of the network.
-            augmentation: Noise on the small image: some, such as 0.1, where a generator made it. No more than the
-                decoder was trained with.
-            consistency: How far each step's image is moved toward one that is the small image, if made small: 1
-                for a small image that is right, less for one that should be repaired. See `resize.agree`.
-            dynamic_threshold: Quantile, such as 0.995, see `kgen.nn.threshold_dynamically`; None: -1 and 1.
+            steps: Number of sampling steps.
+            augmentation: Noise level of the small image. Use some, such as 0.1, if a generator made it, but no more
+                than in training.
+            consistency: Share, 0 to 1, of the correction that makes each step's image agree with the small one. Use 1
+                if the small image is right, and less if it has errors to repair. See `resize.agree`.
+            dynamic_threshold: Quantile for `kgen.nn.threshold_dynamically`, such as 0.995. None clips to [-1, 1].
         """
         rows = ops.zeros_like(ops.reshape(latent, (ops.shape(latent)[0], -1))[:, 0])  # (B,)
         level = rows + augmentation

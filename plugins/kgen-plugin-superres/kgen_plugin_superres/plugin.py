@@ -1,4 +1,4 @@
-"""What this plugin declares."""
+"""Registers the plugin's components."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ def kgen_components(registry: kgen.Registrar) -> None:
     registry.decoder(
         "regression",
         "kgen_plugin_superres.regression:Regression",
-        summary="Enlarges small images by residual convolutions, as EDSR does",
+        summary="Enlarges small images with residual convolutions, as in EDSR",
     )
     registry.decoder(
         "diffusion",
         "kgen_plugin_superres.diffusion:DiffusionUpscaler",
-        summary="Enlarges small images by a diffusion model that is given them, as Imagen does",
+        summary="Enlarges small images with a conditional diffusion model, as in Imagen",
     )
     registry.decoder(
         "cascade",
         "kgen_plugin_superres.cascade:Cascade",
-        summary="Several decoders in a row, each of which works on what the one before made",
+        summary="Several decoders in a row, each of which decodes the output of the one before",
     )

@@ -10,19 +10,19 @@ from keras import ops
 
 Tensor = Any
 MIN_SIGMA = 0.3
-"""Below it, an error of the image costs no more."""
+"""Below this noise level, the weight of the loss does not grow further."""
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
-"""(x (B, H, W, C), t: a scalar) -> the clean image that x seems to hold."""
+"""(x (B, H, W, C), t: a scalar) -> the denoised image (B, H, W, C)."""
 
 
 def alpha(t: Tensor) -> Tensor:
-    """How much image there is: the cosine schedule (Nichol and Dhariwal 2021), whose ends stay clear of 0."""
+    """Returns the amount of image by the cosine schedule (Nichol and Dhariwal 2021), never 0."""
     return ops.cos(_angle(t))
 
 
 def sigma(t: Tensor) -> Tensor:
-    """How much noise there is; alpha^2 + sigma^2 = 1."""
+    """Returns the amount of noise, never 0; alpha^2 + sigma^2 = 1."""
     return ops.sin(_angle(t))
 
 
@@ -31,19 +31,20 @@ def _angle(t: Tensor) -> Tensor:
 
 
 def weight(t: Tensor) -> Tensor:
-    """Of the squared error of a predicted image: that makes it the error of the velocity alpha eps - sigma x_0.
+    """Returns the weight of the squared error of a predicted image, 1 / sigma^2.
 
-    (Salimans and Ho 2022, appendix D.) Where there is little noise it is kept from growing, as in Li and He 2025.
+    It turns the error into that of the velocity alpha eps - sigma x_0 (Salimans and Ho 2022, appendix D). At small
+    noise levels it is bounded, as in Li and He 2025.
     """
     return 1.0 / ops.maximum(sigma(t), MIN_SIGMA) ** 2
 
 
 def sample(denoise: Denoise, x: Tensor, steps: int) -> Tensor:
-    """DDIM without fresh noise (Song et al. 2021, equation 12): from noise at t = 1 to an image.
+    """Samples an image from noise at t = 1, by DDIM without fresh noise (Song et al. 2021, equation 12).
 
     Args:
         x: (B, H, W, C), normal noise.
-        steps: Evenly spaced in t.
+        steps: Number of steps, evenly spaced in t.
     """
 
     def step(i: Tensor, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Super-resolution by regression: the large image that is best on average."""
+"""Super-resolution by regression, which predicts the large image that is best on average."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Shape = tuple[int | None, ...]
 class Regression(SmallImage):
     """Enlarges by residual convolutions on the small image (EDSR, Lim et al. 2017), trained on absolute differences.
 
-    Convolutions work at the small size; then pixels are shuffled into the large one (Shi et al. 2016), once for each
-    prime factor. What they give is added to the bicubic interpolation.
+    The convolutions work at the small size. Then a pixel shuffle per prime factor enlarges their output (Shi et al.
+    2016), which is added to the bicubic interpolation.
 
     Args:
-        factor: Of height and width.
-        width: Channels of the convolutions.
-        blocks: Residual blocks of two convolutions.
+        factor: Factor of height and width.
+        width: Number of channels of the convolutions.
+        blocks: Number of residual blocks, of two convolutions each.
 
     Raises:
-        SpaceError: see `SmallImage`.
+        SpaceError: See `SmallImage`.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Regression(SmallImage):
         self.network.build((None, *self.latent_space.shape))
 
     def compute_losses(self, images: Tensor, condition: dict[str, Tensor], training: bool) -> dict[str, Tensor]:
-        """The mean absolute difference of the enlarged small image from the image, (B,)."""
+        """Returns the mean absolute difference between the enlarged small image and the image, (B,)."""
         images = ops.cast(images, "float32")
         return {"loss": ops.mean(ops.abs(self._enlarged(self.encode(images)) - images), axis=(1, 2, 3))}
 
@@ -62,7 +62,7 @@ class Regression(SmallImage):
 
 
 class Residual(keras.layers.Layer):
-    """What a large image has that interpolation has not: (B, h, w, C) -> (B, h * factor, w * factor, C) float32."""
+    """Predicts the residual of the interpolation: (B, h, w, C) -> (B, h * factor, w * factor, C) float32."""
 
     def __init__(self, factor: int, width: int, blocks: int, channels: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -97,7 +97,7 @@ class Residual(keras.layers.Layer):
 
 
 def prime_factors(number: int) -> list[int]:
-    """Of a number of at least 2, the smallest first: 12 -> [2, 2, 3]."""
+    """Returns the prime factors of a number of at least 2, in ascending order: 12 -> [2, 2, 3]."""
     found, prime = [], 2
     while number > 1:
         while number % prime == 0:

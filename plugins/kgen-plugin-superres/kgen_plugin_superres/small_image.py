@@ -1,4 +1,4 @@
-"""Decoders whose latent is the image itself, made smaller."""
+"""Decoders whose latent is a smaller version of the image."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Factor = Annotated[int, Field(ge=2)]
 
 
 class SmallImage(Decoder):
-    """What the decoders of small images have in common.
+    """Base class of decoders whose latents are small images.
 
     Args:
-        factor: Of height and width.
+        factor: Factor of height and width.
 
     Raises:
-        SpaceError: the images are no grid of (height, width, channels), or `factor` does not divide them.
+        SpaceError: The images are not a grid of (height, width, channels), or `factor` does not divide them.
     """
 
     latent_is_image = True
@@ -31,11 +31,11 @@ class SmallImage(Decoder):
     def __init__(self, image_space: Space, *, factor: int, **kwargs: Any) -> None:
         super().__init__(image_space, **kwargs)
         if image_space.kind != "continuous" or len(image_space.shape) != 3:
-            raise SpaceError(f"super-resolution makes images (height, width, channels), not {image_space}")
+            raise SpaceError(f"super-resolution needs images of shape (height, width, channels), not {image_space}")
         height, width, _ = image_space.shape
         if height % factor or width % factor:
             raise SpaceError(
-                f"super-resolution by {factor} needs a height and a width that {factor} divides, but the images are "
+                f"super-resolution by {factor} needs a height and a width divisible by {factor}, but the images are "
                 f"{height}x{width}: change the dataset's size, or factor"
             )
         self.factor = factor
@@ -49,7 +49,7 @@ class SmallImage(Decoder):
         return shrink(images, self.factor)
 
     def scores(self, batches: Iterable[np.ndarray]) -> dict[str, float]:
-        """The PSNR of bicubic interpolation, in dB, to compare with."""
+        """Returns the PSNR of bicubic interpolation, in dB, for comparison."""
         found: list[np.ndarray] = []
         for batch in batches:
             images = ops.convert_to_tensor(batch.astype("float32") / 127.5 - 1.0)

@@ -30,7 +30,7 @@ def cascade(*decoders: dict[str, Any], space: Space = SPACE) -> Cascade:
 class TestConformance(DecoderConformance):
     condition_space: ClassVar = TEXT
     decode_options: ClassVar = ({}, {"parts": [{}, {}]})
-    replicas: ClassVar = False  # each part has a test of its own
+    replicas: ClassVar = False  # other tests cover each part
 
     def build(self) -> Cascade:
         return cascade(REGRESSION, REGRESSION)

@@ -39,7 +39,7 @@ def condition(count: int) -> dict[str, object]:
 
 @pytest.mark.backends
 def test_an_error_of_the_image_counts_as_that_of_the_velocity() -> None:
-    """With x_t given, an image that is d off goes with a noise, and so with a velocity, that is off too."""
+    """At a given x_t, an error of the image implies an error of the noise, and so of the velocity."""
     rng = np.random.default_rng(0)
     x0, eps, d = rng.standard_normal((3, 5, 2, 2, 1))
     t = ops.reshape(ops.convert_to_tensor(np.linspace(0.2, 1, 5, dtype="float32")), (5, 1, 1, 1))
@@ -55,7 +55,7 @@ def test_an_error_of_the_image_counts_as_that_of_the_velocity() -> None:
 @pytest.mark.backends
 @pytest.mark.parametrize("steps", [1, 4, 50])
 def test_sampling_a_normal_distribution(steps: int) -> None:
-    """With the ideal denoiser of N(m, s^2), many steps of DDIM carry noise to m + s * noise (the exact flow)."""
+    """With the ideal denoiser of N(m, s^2), many steps of DDIM map noise to m + s * noise, as the exact flow does."""
     mean, deviation = 0.3, 0.5
     noise = np.random.default_rng(0).standard_normal((64, 2, 2, 1)).astype("float32")
 
@@ -65,7 +65,7 @@ def test_sampling_a_normal_distribution(steps: int) -> None:
         return mean + gain * (x - alpha * mean)
 
     made = ops.convert_to_numpy(process.sample(denoise, ops.convert_to_tensor(noise), steps))
-    if steps == 1:  # the mean: nothing is known of the image
+    if steps == 1:  # one step from pure noise gives the mean
         np.testing.assert_allclose(made, mean, atol=0.01)
     elif steps == 50:
         np.testing.assert_allclose(made, mean + deviation * noise, atol=0.06)
@@ -94,7 +94,7 @@ def test_the_text_and_the_noise_of_the_small_image_are_heard() -> None:
 
 
 def test_augmentation_keeps_the_variance() -> None:
-    """What the network is given of a small image of unit variance has unit variance at every level of noise."""
+    """A small image of unit variance keeps unit variance at every noise level."""
     decoder = DiffusionUpscaler(SPACE, TEXT, network=TINY)
     rng = np.random.default_rng(0)
     small, noise = (ops.convert_to_tensor(rng.standard_normal((400, 4, 4, 3)).astype("float32")) for _ in range(2))
@@ -108,7 +108,7 @@ def test_augmentation_keeps_the_variance() -> None:
 def test_bad_sizes() -> None:
     with pytest.raises(SpaceError, match=r"super-resolution by 3 .* 16x16"):
         DiffusionUpscaler(SPACE, TEXT, factor=3)
-    with pytest.raises(SpaceError, match=r"3 levels on squares of 8 .* 32 divides, but the images are 16x16"):
+    with pytest.raises(SpaceError, match=r"3 levels on patches of 8 .* divisible by 32, but the images are 16x16"):
         DiffusionUpscaler(SPACE, TEXT, network=Network(patch=8))
     with pytest.raises(ValueError, match="heads of 24 do not divide"):
         Network(head_dim=24)

@@ -40,7 +40,7 @@ def test_starts_as_bicubic_interpolation() -> None:
 
 
 def test_learns_what_interpolation_loses() -> None:
-    """Stripes of one pixel, whose side says how bright the small image's pixel is: interpolation sees none."""
+    """The images have stripes of one pixel, whose side depends on the small pixel. Interpolation cannot show them."""
     keras.utils.set_random_seed(0)
     bright = np.random.default_rng(0).uniform(-0.5, 0.5, (64, 4, 4, 1))
     large = np.repeat(np.repeat(bright, 2, axis=1), 2, axis=2)
@@ -73,7 +73,7 @@ def test_scores_tell_bicubic_interpolation() -> None:
     checkered = plain.copy()
     checkered[:, ::2, ::2] = checkered[:, 1::2, 1::2] = 255
     assert decoder.scores([plain])["PSNR, bicubic"] > 60
-    # means of 51 and 255: every pixel is 102 off
+    # means of 51 and 255: every pixel has an error of 102
     assert decoder.scores([checkered])["PSNR, bicubic"] == pytest.approx(20 * np.log10(255 / 102), abs=0.01)
 
 

@@ -1,4 +1,4 @@
-"""Resizing against Pillow, which works on 32-bit floats too."""
+"""Resizing, compared with Pillow on 32-bit floats."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_agreeing_images_are_the_nearest_that_are_the_small_one() -> None:
     np.testing.assert_allclose(ops.convert_to_numpy(shrink(moved, 3)), small, atol=1e-5)
     np.testing.assert_allclose(ops.convert_to_numpy(agree(moved, tensors[1], 1.0)), moved, atol=1e-5)
     np.testing.assert_array_equal(ops.convert_to_numpy(agree(*tensors, 0.0)), images)
-    # nearest: what is left to any other image that agrees stands at right angles on the way
+    # nearest: the difference to any other image that agrees is orthogonal to the correction
     other = agree(ops.convert_to_tensor(RNG.uniform(-1, 1, images.shape).astype("float32")), tensors[1], 1.0)
     way, rest = ops.convert_to_numpy(moved) - images, ops.convert_to_numpy(other - moved)
     assert abs((way * rest).sum()) < 1e-2

@@ -1,4 +1,4 @@
-"""A vector for every word, in no order."""
+"""Bags of words: a learned vector per word, without order."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ FILE = "words.json"
 
 
 class BagOfWords(Encoder):
-    """Learned word vectors: "sequence" holds the words' and, first, one that every text has; "pooled" combines them.
+    """Learned word vectors: "sequence" holds a start vector and those of the words, and "pooled" combines them.
 
-    The empty text has that first vector alone. All words that were not learned share one, which is zero at first, and
-    trained where `min_count` or `vocabulary` left words of the captions out.
+    The empty text has the start vector alone. All words outside the vocabulary share one vector. It starts at zero, and
+    is trained if `min_count` or `vocabulary` exclude words of the captions.
 
     Args:
-        dim: Width of the vectors.
-        length: Vectors a text, with the first; further words are left out.
-        vocabulary: Largest number of words, of which the most frequent are learned.
-        min_count: How often a word must occur in the captions to be learned.
-        pooling: "mean" or "sum" of the vectors.
+        dim: Dimension of the vectors.
+        length: Number of vectors per text, including the start vector. Further words are ignored.
+        vocabulary: Largest number of words. The most frequent words are learned.
+        min_count: Number of times that a word must occur in the captions to be learned.
+        pooling: Pooling of the vectors: "mean" or "sum".
     """
 
     def __init__(

@@ -13,16 +13,16 @@ from kgen_plugin_text.cleaning import clean
 
 PAD, START = 0, 1
 RESERVED = 2
-"""Ids below it are kgen's own; they cannot be written in a text."""
+"""Number of kgen's special ids, which come first. No text contains them."""
 BYTES = 256
 SMALLEST = RESERVED + BYTES
 
 
 class BytePairs:
-    """Text -> ids. Every byte is in the vocabulary, so that any text can be told; it can be pickled.
+    """Turns text into ids. The vocabulary holds every byte, so it can encode any text. The object can be pickled.
 
     Args:
-        tokenizer: A trained tokenizer of the package `tokenizers`, without special tokens.
+        tokenizer: Trained tokenizer of the package `tokenizers`, without special tokens.
         lowercase: Whether texts are lowercased first.
     """
 
@@ -32,7 +32,7 @@ class BytePairs:
 
     @classmethod
     def learn(cls, texts: Sequence[str], vocabulary: int, lowercase: bool) -> BytePairs:
-        """Learns at most `vocabulary` ids, of which `SMALLEST` are given; a pair must occur twice to be learned."""
+        """Learns at most `vocabulary` ids, including `SMALLEST` fixed ones. A pair must occur twice to be learned."""
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
         trainer = trainers.BpeTrainer(
@@ -47,7 +47,7 @@ class BytePairs:
 
     @classmethod
     def load(cls, path: Path, lowercase: bool) -> BytePairs:
-        """Raises RunError where the file is missing or damaged."""
+        """Reads a file of `save`. Raises RunError if the file is missing or damaged."""
         try:
             return cls(Tokenizer.from_str(path.read_text(encoding="utf-8")), lowercase)
         except Exception as error:  # the package raises bare Exception
@@ -65,7 +65,7 @@ class BytePairs:
         """Encodes B texts.
 
         Returns:
-            int32 (B, length): `START`, then the text, cut off or filled up with `PAD`.
+            int32 (B, length): `START`, then the text, truncated or padded with `PAD`.
         """
         ids = np.full((len(texts), length), PAD, np.int32)  # (B, L)
         ids[:, 0] = START
@@ -75,7 +75,7 @@ class BytePairs:
         return ids
 
     def unread(self, text: str, length: int) -> str:
-        """Says how many tokens of a text are beyond `length`."""
+        """Returns a message about the tokens of a text beyond `length`, or ""."""
         count = len(self.tokenizer.encode(self._prepare(text)).ids) + 1
         return f"only the first {length} of its {count} tokens are read" if count > length else ""
 

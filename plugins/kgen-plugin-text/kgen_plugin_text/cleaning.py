@@ -1,4 +1,4 @@
-"""Any Python string -> valid, composed Unicode without space around it."""
+"""Turns any Python string into valid, composed Unicode without surrounding spaces."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import unicodedata
 
 
 def clean(text: str) -> str:
-    """NFC, stripped; lone surrogates, which no encoding can hold, become question marks."""
+    """Returns the text in NFC, stripped. Lone surrogates, which cannot be encoded, become question marks."""
     return unicodedata.normalize("NFC", text.encode("utf-8", "replace").decode("utf-8")).strip()

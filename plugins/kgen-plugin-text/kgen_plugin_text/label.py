@@ -1,4 +1,4 @@
-"""The class of an example: its label, or its caption."""
+"""Class labels, and captions as classes."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ FILE = "classes.json"
 
 
 class ClassLabel(Encoder):
-    """A learned vector for each class, and one for no class (the empty text). It reads the label of an example.
+    """A learned vector per class, and one for the empty text ("no class"). It reads the label of an example.
 
-    A label is a class's name, or a number, which stands for the name that it is written as. Space around it does not
-    count.
+    A label is the name of a class. A whole number stands for the name that has the same digits. Spaces around a name
+    are ignored.
 
     Args:
-        dim: Width of the vectors.
-        classes: All classes; by default the different labels of the training data.
+        dim: Dimension of the vectors.
+        classes: All classes. None means the different labels of the training data.
 
     Raises:
-        ValueError: `classes` is empty, or names a class twice.
+        ValueError: `classes` is empty, or has an empty or repeated class.
     """
 
     fields = ("label",)
@@ -43,7 +43,7 @@ class ClassLabel(Encoder):
         if classes is not None:
             rows = _rows(classes)
             if len(rows) != len(classes) + 1 or not classes:
-                raise ValueError(f"classes must be different texts, at least one and none empty, not {list(classes)}")
+                raise ValueError(f"classes must be one or more different, non-empty texts, not {list(classes)}")
             self.rows = rows
 
     @property
@@ -75,7 +75,7 @@ class ClassLabel(Encoder):
         names = [name for name in self._known() if name]
         near = difflib.get_close_matches(text, names, n=3) or names[:3]
         shown = ", ".join(f"'{name}'" for name in near)
-        return f"'{text[:80]}' is none of the {len(names)} classes of encoder '{self._name}': did you mean {shown}?"
+        return f"'{text[:80]}' is not one of the {len(names)} classes of encoder '{self._name}': did you mean {shown}?"
 
     def _text(self, label: Any) -> str:
         """A label as a text."""
@@ -88,10 +88,10 @@ class ClassLabel(Encoder):
         self.table = self.add_weight(shape=(len(self._known()), self.dim), initializer=normal, name="table")
 
     def tokenize(self, inputs: Sequence[str | int]) -> dict[str, np.ndarray]:
-        """int32 (B,); the empty text is 0.
+        """Returns class numbers, int32 (B,). The empty text is 0.
 
         Raises:
-            ConfigError: an input is no class; near ones are named.
+            ConfigError: An input is not a class. The message suggests similar ones.
         """
         rows = self._known()
         names = list(map(self._text, inputs))
@@ -111,16 +111,16 @@ class ClassLabel(Encoder):
 
 
 class CaptionClass(ClassLabel):
-    """A class label, of data without labels: each different caption is a class.
+    """A class label for data without labels: it reads the caption of an example, and each caption is a class.
 
     Args:
-        dim: Width of the vectors.
-        classes: All classes; by default the different captions of the training data.
+        dim: Dimension of the vectors.
+        classes: All classes. None means the different captions of the training data.
     """
 
     fields = ("caption",)
 
 
 def _rows(names: Sequence[str]) -> dict[str, int]:
-    """Numbers the different names in their order; the empty one is 0."""
+    """Numbers the different names in their order. The empty name is 0."""
     return {name: row for row, name in enumerate(dict.fromkeys(["", *map(clean, names)]))}

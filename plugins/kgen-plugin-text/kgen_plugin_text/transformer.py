@@ -21,16 +21,18 @@ FILE = "tokenizer.json"
 class TransformerText(Encoder):
     """A bidirectional pre-norm transformer (Vaswani et al. 2017; Xiong et al. 2020) with learned positions.
 
-    "sequence" is the normalized output, a position a token, the first of which stands for the text's begin; "pooled" is
-    its mean over the real positions. The empty text is the begin alone.
+    "sequence" is the normalized output, one position per token, after one for a start token. "pooled" is its mean over
+    the real positions. The empty text is the start token alone.
 
     Args:
-        vocabulary: Largest number of tokens; as many are learned from the captions as occur twice.
-        length: Tokens a text, with the begin; longer texts are cut off.
-        dim: Width. depth: Blocks. heads: Of attention; they must divide `dim`.
-        expansion: Width of the blocks' hidden layer, in multiples of `dim`.
-        dropout: Share of each block's output that is dropped while training.
-        lowercase: Whether capital letters are the same as small ones.
+        vocabulary: Largest number of tokens. Only byte pairs that occur twice in the captions are learned.
+        length: Number of tokens per text, including the start token. Longer texts are truncated.
+        dim: Dimension of the embeddings.
+        depth: Number of blocks.
+        heads: Number of attention heads. It must divide `dim`.
+        expansion: Width of the blocks' hidden layer as a multiple of `dim`.
+        dropout: Dropout rate on the output of each attention and hidden layer, in [0, 1).
+        lowercase: Whether texts are lowercased.
 
     Raises:
         ValueError: `heads` does not divide `dim`.
@@ -112,5 +114,5 @@ class TransformerText(Encoder):
 
 
 def masked_mean(x: Any, mask: Any) -> Any:
-    """Mean over the real positions: x (B, L, D), mask (B, L) -> (B, D)."""
+    """Returns the mean over the real positions: x (B, L, D), mask (B, L) -> (B, D)."""
     return ops.sum(x * mask[..., None], axis=1) / ops.sum(mask, axis=1)[:, None]

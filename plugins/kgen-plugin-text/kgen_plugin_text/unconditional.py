@@ -1,4 +1,4 @@
-"""No condition at all."""
+"""An encoder for models without text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kgen import ConditionSpace, Encoder
 
 
 class Unconditional(Encoder):
-    """Makes the same condition of every caption: one position that holds a zero. It has no weights."""
+    """Returns the same condition for every caption: one position with a zero. It has no weights."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -1,4 +1,4 @@
-"""Text -> words, and the words that captions use."""
+"""Splitting of text into words, and the vocabulary of words."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _WORD = re.compile(
 
 
 def split(text: str) -> list[str]:
-    """Lowercase words; each sign that is no letter or digit, and each Chinese or Japanese one, is a word."""
+    """Returns lowercase words. Each punctuation mark, and each Chinese or Japanese character, is a word."""
     return _WORD.findall(clean(text).lower())
 
 
 class Words:
-    """The words that have an id of their own."""
+    """A vocabulary of words, each with an id."""
 
     def __init__(self, words: Sequence[str]) -> None:
         self.words = tuple(words)
@@ -32,7 +32,7 @@ class Words:
 
     @classmethod
     def learn(cls, texts: Sequence[str], limit: int, min_count: int) -> Words:
-        """The at most `limit` most frequent words that occur at least `min_count` times."""
+        """Learns the most frequent words, at most `limit`, that occur at least `min_count` times."""
         counts = Counter(word for text in texts for word in split(text))
         ranked = sorted(counts, key=lambda word: (-counts[word], word))
         return cls([word for word in ranked[:limit] if counts[word] >= min_count])
@@ -43,7 +43,7 @@ class Words:
         return len(self.words) + RESERVED
 
     def unread(self, text: str, length: int) -> str:
-        """Names the words of a text that are beyond `length`, and those that have no id of their own."""
+        """Returns a message about the words of a text beyond `length` and those outside the vocabulary, or ""."""
         words = split(text)
         kept = words[: length - 1]
         unknown = [word for word in dict.fromkeys(kept) if word not in self._ids]
@@ -56,7 +56,7 @@ class Words:
         return "; ".join(problems)
 
     def __call__(self, texts: Sequence[str], length: int) -> np.ndarray:
-        """int32 (B, length): `START`, then the text's words, cut off or filled up with `PAD`."""
+        """Encodes B texts as int32 (B, length): `START`, then the words, truncated or padded with `PAD`."""
         ids = np.full((len(texts), length), PAD, np.int32)  # (B, L)
         ids[:, 0] = START
         for row, text in zip(ids, texts, strict=True):

@@ -1,4 +1,4 @@
-"""The vocabulary, and a transformer that reads it."""
+"""The vocabulary of byte pairs, and the transformer."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def learned(vocabulary: int = 300) -> BytePairs:
 
 
 def decode(pairs: BytePairs, ids: np.ndarray) -> str:
-    """Back to text: GPT-2's table of byte signs, written down again."""
+    """Decodes ids with a second implementation of GPT-2's table of byte characters."""
     signs = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in signs]
     byte_of = {chr(s): s for s in signs} | {chr(256 + i): byte for i, byte in enumerate(others)}
@@ -57,7 +57,7 @@ def test_bytes_lose_nothing(text: str) -> None:
 
 def test_common_words_become_one_token() -> None:
     pairs = learned()
-    assert (pairs(["red heart"], 8)[0] != PAD).sum() == 3  # begin, " red", " heart"
+    assert (pairs(["red heart"], 8)[0] != PAD).sum() == 3  # start, " red", " heart"
     assert (BytePairs.learn(CAPTIONS, SMALLEST, True)(["red heart"], 32)[0] != PAD).sum() == 1 + len(" red heart")
 
 
@@ -92,7 +92,7 @@ def test_vocabulary_is_bounded_and_shapes_the_weights() -> None:
     few = TransformerText(vocabulary=4096, length=8, dim=8, depth=1, heads=2)
     few.adapt(["ab", "ab"])
     few(few.tokenize([""]))
-    assert SMALLEST < few.tokens.shape[0] <= SMALLEST + 3  # " a" and " ab", say
+    assert SMALLEST < few.tokens.shape[0] <= SMALLEST + 3  # such as " a" and " ab"
 
 
 def test_learning_is_the_same_in_another_process() -> None:
@@ -111,7 +111,7 @@ def test_pickles() -> None:
 
 
 def test_padding_is_never_looked_at() -> None:
-    """A text's condition is the same, whatever stands in its padding."""
+    """The condition of a text does not depend on its padding."""
     encoder = TransformerText(vocabulary=300, length=8, dim=16, depth=2, heads=2)
     encoder.adapt(CAPTIONS)
     encoder(encoder.tokenize([""]))
@@ -155,7 +155,7 @@ def test_dropout_only_in_training() -> None:
 
 
 def test_learns_to_tell_captions_apart() -> None:
-    """The meaning of a caption can be read off its condition after a short training."""
+    """After a short training with a linear layer, the conditions of captions tell their colors apart."""
     encoder = TransformerText(vocabulary=300, length=8, dim=16, depth=1, heads=2)
     encoder.adapt(CAPTIONS)
     colors = np.array([["red", "blue", "green"].index(c.split()[0]) for c in CAPTIONS])

@@ -1,4 +1,4 @@
-"""Bags of words, classes, and no condition."""
+"""Bags of words, classes, and the encoder without text."""
 
 from __future__ import annotations
 
@@ -82,19 +82,19 @@ def test_configured_classes() -> None:
     encoder = CaptionClass(dim=4, classes=("circle", "apple", "heart"))
     encoder.adapt(["apple"])
     assert encoder.tokenize(["", "circle", "apple", "heart"])["class"].tolist() == [0, 1, 2, 3]
-    with pytest.raises(DataError, match=r"'hart' is none of the 3 classes.*did you mean 'heart'"):
+    with pytest.raises(DataError, match=r"'hart' is not one of the 3 classes.*did you mean 'heart'"):
         encoder.adapt(["apple", "hart"])
     for wrong in ((), ("a", "a "), ("a", " ")):
-        with pytest.raises(ValueError, match="different texts"):
+        with pytest.raises(ValueError, match="different, non-empty texts"):
             CaptionClass(classes=wrong)
 
 
 def test_unknown_class_is_refused_with_near_names() -> None:
     encoder = CaptionClass(dim=4)
     encoder.adapt(CAPTIONS)
-    with pytest.raises(ConfigError, match=r"'red hart' is none of the 3 classes.*'red heart'"):
+    with pytest.raises(ConfigError, match=r"'red hart' is not one of the 3 classes.*'red heart'"):
         encoder.tokenize(["", "red hart"])
-    with pytest.raises(ConfigError, match=r"'.' is none of the 3 classes.*'blue heart', 'red circle', 'red heart'"):
+    with pytest.raises(ConfigError, match=r"'.' is not one of the 3 classes.*'blue heart', 'red circle', 'red heart'"):
         encoder.tokenize(["\u4e2d"])
 
 
@@ -103,7 +103,7 @@ def test_labels_are_texts_or_numbers() -> None:
     assert encoder.fields == ("label",) and CaptionClass(dim=4).fields == ("caption",)
     encoder.adapt([7, "10", 7, "9"])
     assert encoder.tokenize(["", 10, "7", 9])["class"].tolist() == [0, 1, 2, 3]
-    with pytest.raises(ConfigError, match=r"'8' is none of the 3 classes of encoder 'label'"):
+    with pytest.raises(ConfigError, match=r"'8' is not one of the 3 classes of encoder 'label'"):
         encoder.tokenize([8])
     for wrong in (True, 1.5, None, ["7"]):
         with pytest.raises(ConfigError, match="a label is a text or a whole number"):

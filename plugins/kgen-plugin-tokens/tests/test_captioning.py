@@ -219,7 +219,7 @@ def test_half_right_captions(codec: Path) -> None:
 def test_what_is_wrong_is_named(folder: Path, codec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match=r"captions: 'a large .*' has \d+ letters, more than the length 20"):
         Captions(of=SHAPES, codec=str(codec), length=20)
-    with pytest.raises(ConfigError, match=r"captions: codec: .*nowhere is no run directory"):
+    with pytest.raises(ConfigError, match=r"captions: codec: .*nowhere is not a run directory"):
         Captions(of=SHAPES, codec=str(folder / "nowhere"))
     with pytest.raises(ConfigError, match="is of images 16x16x3 continuous, but those to be captioned are 32x32x3"):
         Captions(of={**SHAPES, "size": 32}, codec=str(codec))
@@ -293,5 +293,5 @@ def test_runs_that_caption_nothing(folder: Path, codec: Path) -> None:
     (other / "config.yaml").write_text(config, encoding="utf-8")
     with pytest.raises(ConfigError, match=r"decoder 'tokens/palette-tokens' of .* draws no writing"):
         open_captioner(other)
-    with pytest.raises(RunError, match="is no run directory"):
+    with pytest.raises(RunError, match="is not a run directory"):
         open_captioner(folder / "nowhere")

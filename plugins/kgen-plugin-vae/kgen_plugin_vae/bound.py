@@ -1,4 +1,4 @@
-"""The importance-weighted bound, one draw at a time."""
+"""The importance-weighted bound, computed one sample at a time."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ Tensor = Any
 
 
 def importance_weighted_bound(log_weight: Callable[[Tensor], Tensor], samples: int) -> Tensor:
-    """L_K = log mean_k w_k, with w_k = p(x, z_k) / q(z_k | x) (Burda et al. 2016, equation 8).
+    """Returns L_K = log mean_k w_k, with w_k = p(x, z_k) / q(z_k | x) (Burda et al. 2016, equation 8).
 
-    Its mean over draws is a lower bound of log p(x) that does not fall as K grows (theorem 1 there); L_1 is the ELBO.
-    The logarithm of the sum is carried on as (m, s), sum = s exp(m) with m the greatest log w so far: nothing
-    overflows, and the memory is that of one draw.
+    Its expectation is a lower bound of log p(x) that does not fall as K grows (theorem 1 there). L_1 is the ELBO. The
+    sum is kept as (m, s), sum = s exp(m), where m is the largest log w so far. So nothing overflows, and the memory is
+    that of one sample.
 
     Args:
-        log_weight: Number of the draw, an int32 scalar from 0 -> log w_k (B,).
-        samples: K.
+        log_weight: Function from the sample's number, an int32 scalar from 0, to log w_k (B,).
+        samples: Number of samples K.
 
     Returns:
         (B,) nats.

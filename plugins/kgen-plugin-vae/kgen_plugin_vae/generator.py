@@ -27,29 +27,32 @@ LIKELIHOOD_KEY = (0, 83)
 
 
 class VAE(Generator):
-    """Learns latents from which a decoder draws the image; generates in one pass (Kingma and Welling 2014).
+    """A variational autoencoder, which generates in one pass through its decoder (Kingma and Welling 2014).
 
-    Encoder, decoder and prior are given the text (Sohn et al. 2015, equation 4). With one level of latents, a vector,
-    this is the plain model; with more, it is a ladder: each level is a map at twice the resolution of the one above,
-    which its prior and posterior depend on (Sonderby et al. 2016; Vahdat and Kautz 2020; Child 2021).
+    Encoder, decoder and prior are conditioned on the text (Sohn et al. 2015, equation 4). With one level of latents, a
+    vector, this is the plain model. With more, it is hierarchical: each further level is a map, the first at the lowest
+    resolution and each next at twice that of the one before, and its prior and posterior depend on the levels before
+    (Sonderby et al. 2016; Vahdat and Kautz 2020; Child 2021).
 
     Args:
         network: Size of encoder and decoder.
-        observation: p(image | latents): `Logistic`, `Gaussian` or `Bernoulli`, with options of its own. None:
-            `Logistic`, or for an autoencoder's latents ``Gaussian(pixels=False)``.
+        observation: Distribution p(image | latents): `Logistic`, `Gaussian`, `Bernoulli` or another `vae.observation`,
+            with its options. None means `Logistic` for pixels, and ``Gaussian(pixels=False)`` for an autoencoder's
+            latents.
         levels: Number of levels of latents, at most one more than the network has stages.
-        vector: Latents of the first level.
-        channels: Latents a pixel of every further level.
-        prior: "standard": N(0, I); or "learned": normal, its mean and deviation computed from the text and from the
-            levels above.
-        beta: Weight of the KL divergence in training: 1 is the bound, more asks for latents that say less and are
-            closer to the prior (Higgins et al. 2017).
-        beta_warmup: Training steps in which beta rises from 0 to its value (Sonderby et al. 2016, section 2.3).
-        free_bits: Nats that a channel of latents may hold at no cost, see `total_kl`.
+        vector: Number of latents of the first level.
+        channels: Number of latents per pixel of each further level.
+        prior: Prior of the latents: "standard" is N(0, I); "learned" is normal, with a mean and a deviation that the
+            decoder computes from the text and the levels before.
+        beta: Weight of the KL divergence in training. 1 gives the ELBO; more makes the latents carry less information
+            and keeps them closer to the prior (Higgins et al. 2017).
+        beta_warmup: Number of training steps in which beta rises from 0 to its value (Sonderby et al. 2016, section
+            2.3).
+        free_bits: Nats per channel of latents that cost nothing, see `total_kl`.
 
     Raises:
-        SpaceError: the space is no grid of (height, width, channels), or the network's stride does not divide it, or
-            it has fewer stages than `levels` needs.
+        SpaceError: The space is not a grid of (height, width, channels), or the network's stride does not divide it, or
+            the network has fewer stages than `levels` needs.
     """
 
     likelihood = "lower bound"
@@ -107,10 +110,10 @@ class VAE(Generator):
     # ---- training -------------------------------------------------------------------------------------------------
 
     def compute_losses(self, x: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
-        """The negative ELBO (Kingma and Welling 2014, equation 7), at one draw of the latents.
+        """Returns the negative ELBO (Kingma and Welling 2014, equation 7), with one sample of the latents.
 
         Returns:
-            (B,) each. "reconstruction", -log p(x | z), and "kl", KL(q(z | x) || p(z)): nats of the image. "loss" is
+            (B,) each. "reconstruction", -log p(x | z), and "kl", KL(q(z | x) || p(z)), are in nats per image. "loss" is
             their sum, with beta and free bits, in bits per dimension.
         """
         x = ops.cast(x, "float32")
@@ -126,7 +129,7 @@ class VAE(Generator):
         return {"loss": loss, "reconstruction": reconstruction, "kl": kl}
 
     def _beta(self, training: bool) -> Tensor | float:
-        """The weight of this step, which is counted; without training, the last one."""
+        """Returns beta at this training step, and counts the step. Outside training, returns the final beta."""
         if not self.beta_warmup or not training:
             return self.beta
         share = ops.cast(self.step, "float32") / self.beta_warmup
@@ -151,9 +154,9 @@ class VAE(Generator):
         """Generates images from latents of the prior.
 
         Args:
-            temperature: Of the latents: the prior's deviations are multiplied by it.
-            observe: What to show of p(image | latents): its "mean", its "mode" (the location of the heaviest
-                component; black or white), or a "sample", which has the noise of every pixel.
+            temperature: Factor on the prior's standard deviations.
+            observe: Image to take from p(image | latents): its "mean", its "mode" (the location of the heaviest
+                component; black or white for Bernoulli), or a "sample", which includes the noise of every pixel.
         """
         latents = [temperature * noise[f"level{i}"] for i in range(self.levels)]
         parameters, _ = self.top_down(latents, condition)
@@ -162,10 +165,10 @@ class VAE(Generator):
         return getattr(self._observation, observe)(parameters)
 
     def encode(self, x: Tensor, condition: Condition) -> dict[str, Tensor]:
-        """Means of the posteriors, each given the means above, as the noise that `generate` would take.
+        """Returns the means of the posteriors, each given the means before it, as noise for `generate`.
 
         In these coordinates the prior is N(0, I). ``generate(condition, null_condition, encode(x, condition))``
-        reconstructs x; with another condition, it draws another text in the same way; mixtures interpolate.
+        reconstructs x. Another condition renders another text with the same latents. Latents can be interpolated.
 
         Returns:
             "level0" (B, vector), and for every further level (B, h, w, channels).
@@ -178,24 +181,25 @@ class VAE(Generator):
     # ---- likelihood -----------------------------------------------------------------------------------------------
 
     def likelihood_label(self, *, samples: int = 1, **given: Any) -> str:
-        """A bound; with Bernoulli observations, of black-and-white images only."""
-        bound = f"a bound of {samples} draw{'s' * (samples > 1)}"
+        """Returns the label of the bound, which for Bernoulli observations names black-and-white images."""
+        bound = f"a bound of {samples} sample{'s' * (samples > 1)}"
         kind = self._observation.likelihood_of
         return f"{bound}, of {kind} images" if kind else bound
 
     def log_likelihood(self, x: Tensor, condition: Condition, *, samples: PositiveInt = 1) -> Tensor:
-        """A lower bound (B,), in nats, of the log probability of 8-bit images, or of what `observation` describes.
+        """Returns a lower bound (B,), in nats, of log p(x) under `observation`, by default of 8-bit images.
 
         Args:
-            samples: Draws of the latents. 1: the ELBO, its KL divergence in closed form. More: the importance-weighted
-                bound, see `importance_weighted_bound`; its time grows with them, its memory does not.
+            samples: Number of samples of the latents. With 1 this is the ELBO, whose KL divergence has a closed form.
+                With more, it is the importance-weighted bound, see `importance_weighted_bound`. Its time grows with
+                their number, but not its memory.
         """
         x = ops.cast(x, "float32")
         features = self.bottom_up(x, condition)
         keys = ops.broadcast_to(ops.convert_to_tensor(np.array([LIKELIHOOD_KEY], np.int32)), (ops.shape(x)[0], 2))
 
         def log_weight(k: Tensor) -> Tensor:
-            sample = k * (self.levels + 1)  # numbers of this sample's draws: one a level, and one for the dither
+            sample = k * (self.levels + 1)  # first counter of this sample: one per level, and one for the dither
             noise = [normal(keys, sample + i, shape) for i, shape in enumerate(self.latent_shapes)]
             parameters, latents = self.top_down(noise, condition, features)
             dither = self._observation.dither * (uniform(keys, sample + self.levels, self.space.shape) - 0.5)
@@ -208,12 +212,12 @@ class VAE(Generator):
 
 
 def _observation(asked: Observation | None, space: Space) -> Observation:
-    """The observation model, by default that which suits the space."""
+    """Returns the observation model, by default one that fits the space."""
     if asked is None:
         return Logistic() if space.bounded else Gaussian(pixels=False)
     if not space.bounded and asked.pixels:
         raise SpaceError(
-            f"observation {type(asked).__name__} is of pixels, but the latents are {space}: leave it out, or use "
-            "{kind: gaussian, pixels: false}"
+            f"observation {type(asked).__name__} needs pixels, but the latents are {space}: leave observation out, or "
+            "use {kind: gaussian, pixels: false}"
         )
     return asked

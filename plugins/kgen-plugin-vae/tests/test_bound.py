@@ -1,4 +1,4 @@
-"""KL divergences and bounds against torch.distributions, and a linear model whose exact likelihood is known."""
+"""KL divergences and bounds, compared with torch.distributions and with a linear model of known likelihood."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def latent(shape: tuple[int, ...], seed: int) -> tuple[Latent, tuple[np.ndarray,
 
 
 def test_kl_and_densities_are_those_of_torch() -> None:
-    """Also in the coordinates of z, with a prior that is not N(0, I)."""
+    """It also holds in the coordinates of z, with a prior that is not N(0, I)."""
     torch = pytest.importorskip("torch")
     q, (eps, shift, log_ratio) = latent((3, 2, 2, 4), 0)
     rng = np.random.default_rng(9)
@@ -68,7 +68,7 @@ def test_free_bits_are_a_channels_of_an_example() -> None:
     assert (by_hand > array(total_kl([vector, cells])) + 0.1).all()
 
 
-# ---- many draws ------------------------------------------------------------------------------------------------------
+# ---- many samples ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.backends
@@ -87,7 +87,7 @@ SIZE, LATENTS, NOISE = 12, 3, 0.3  # an image is 2x2x3
 
 
 class Linear:
-    """x = W u + c + noise, with the posterior N(A (x - c), diag(spread^2)): stands in for both networks."""
+    """x = W u + c + noise, with the posterior N(A (x - c), diag(spread^2)). It replaces both networks."""
 
     def __init__(self, spoil: float = 0.0) -> None:
         rng = np.random.default_rng(0)
@@ -128,19 +128,19 @@ def linear_vae(model: Linear) -> VAE:
         observation=Gaussian(pixels=False),
         vector=LATENTS,
     )
-    vars(vae).update(bottom_up=model.bottom_up, top_down=model.top_down)  # they are no layers: PyTorch would refuse
+    vars(vae).update(bottom_up=model.bottom_up, top_down=model.top_down)  # PyTorch refuses attributes but layers
     return vae
 
 
 def test_with_the_true_posterior_the_weights_are_the_likelihood(data: np.ndarray) -> None:
-    """p(x, z) / q(z | x) = p(x) for every z: no number of draws changes anything."""
+    """p(x, z) / q(z | x) = p(x) for every z, so the number of samples does not matter."""
     model = Linear()
     bound = array(linear_vae(model).log_likelihood(tensor(data), {}, samples=3))
     np.testing.assert_allclose(bound, model.log_likelihood(data), rtol=1e-3, atol=2e-3)
 
 
 def averaged(monkeypatch: pytest.MonkeyPatch, vae: VAE, data: np.ndarray, samples: int, times: int = 30) -> float:
-    """The bound's mean over data and random numbers, of which `log_likelihood` takes the same for every row."""
+    """Returns the bound's mean over data and random numbers; `log_likelihood` uses the same numbers for every row."""
     found = []
     for seed in range(times):
         monkeypatch.setattr(generator, "LIKELIHOOD_KEY", (seed, 1))
@@ -159,7 +159,7 @@ def test_the_elbo_is_the_likelihood_on_average_and_the_loss_its_negative(data: n
 
 
 def test_more_draws_close_the_gap_of_a_wrong_posterior(data: np.ndarray, monkeypatch) -> None:
-    """Burda et al. 2016, theorem 1; and the ELBO's gap in closed form, KL(q || true posterior)."""
+    """Tests Burda et al. 2016, theorem 1, and the ELBO's gap in closed form, KL(q || true posterior)."""
     model, ideal = Linear(spoil=0.1), Linear()
     exact = model.log_likelihood(data).mean()
     vae = linear_vae(model)

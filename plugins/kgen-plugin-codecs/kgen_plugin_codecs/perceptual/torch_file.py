@@ -1,4 +1,4 @@
-"""Reads tensors that PyTorch saved, without PyTorch, and without running anything that the file may hold."""
+"""Reads PyTorch files of tensors without PyTorch, and without running code from the file."""
 
 from __future__ import annotations
 
@@ -29,18 +29,19 @@ def read_torch_file(path: Path) -> dict[str, np.ndarray]:
     """Reads a state dict: name -> array.
 
     Args:
-        path: What ``torch.save`` wrote, in its present form (a zip archive) or that of before 2020.
+        path: File from ``torch.save``, in its present format (a zip archive) or in that of before 2020.
 
     Raises:
-        OSError: it cannot be read. ValueError: it holds anything but a dict of tensors.
+        OSError: The file cannot be read.
+        ValueError: The file holds anything but a dict of tensors.
     """
     try:
         with path.open("rb") as file:
             found = _read_archive(file) if zipfile.is_zipfile(file) else _read_legacy(file)
     except DAMAGES as error:
-        raise ValueError(f"{path} is no file of PyTorch tensors: {error}") from error
+        raise ValueError(f"{path} is not a file of PyTorch tensors: {error}") from error
     if not isinstance(found, dict) or not all(isinstance(value, np.ndarray) for value in found.values()):
-        raise ValueError(f"{path} holds no dict of tensors")
+        raise ValueError(f"{path} does not hold a dict of tensors")
     return dict(found)
 
 
@@ -48,12 +49,12 @@ DAMAGES = (
     *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, LookupError, StopIteration),
     *(TypeError, AttributeError, ValueError, ArithmeticError, MemoryError, RuntimeError),
 )
-"""What pickle, zipfile and numpy raise of files that are damaged, or made to do harm."""
+"""Exceptions of pickle, zipfile and numpy for files that are damaged or malicious."""
 
 
 @dataclass(frozen=True)
 class _View:
-    """A tensor, as it is pickled: where in which storage it lies."""
+    """A pickled tensor: its storage, and its place in it."""
 
     key: str
     offset: int
@@ -61,25 +62,25 @@ class _View:
     strides: tuple[int, ...]
 
     def of(self, storages: dict[str, np.ndarray]) -> np.ndarray:
-        """The tensor's numbers.
+        """Returns the tensor's values.
 
         Raises:
-            ValueError: it does not lie inside its storage, or has more numbers than that (a file may say so, and numpy
-                would read memory of others).
+            ValueError: The tensor is not inside its storage, or is larger than it. A file may claim this, and numpy
+                would then read memory outside the storage.
         """
         if any(type(number) is not int or number < 0 for number in (self.offset, *self.shape, *self.strides)):
-            raise ValueError("a tensor has a shape, strides or an offset that are no whole numbers from 0 on")
+            raise ValueError("a tensor has a shape, strides or an offset that are not non-negative integers")
         storage = storages[self.key][self.offset :]
         last = sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
         count = math.prod(self.shape)
         if count > len(storage) or (count and last >= len(storage)):
-            raise ValueError("a tensor is larger than what is stored of it")
+            raise ValueError("a tensor is larger than its storage")
         strides = tuple(stride * storage.itemsize for stride in self.strides)
         return np.lib.stride_tricks.as_strided(storage, self.shape, strides).copy()
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the few names that a state dict needs, and refuses all others."""
+    """Unpickles the few types of a state dict, and rejects all others."""
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__(file, encoding="utf-8")
@@ -94,7 +95,7 @@ class _Unpickler(pickle.Unpickler):
             return known[module, name]
         if module == "torch" and name in TYPES:
             return TYPES[name]
-        raise pickle.UnpicklingError(f"it names {module}.{name}")
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which is not allowed")
 
     def persistent_load(self, saved: Any) -> str:
         _, kind, key, *_ = saved
@@ -124,7 +125,7 @@ def _read_legacy(file: IO[bytes]) -> Any:
 def _read_archive(file: IO[bytes]) -> Any:
     with zipfile.ZipFile(file) as archive:
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-            raise ValueError("it is compressed, as PyTorch never does")
+            raise ValueError("it is compressed, but PyTorch does not compress its files")
         root = next(name for name in archive.namelist() if name.endswith("data.pkl")).removesuffix("data.pkl")
         with archive.open(f"{root}data.pkl") as inner:
             pickled = _Unpickler(inner)

@@ -1,12 +1,12 @@
-"""What turns the analysis's vectors into tokens, as options: a configuration says ``quantizer: {kind: fsq}``.
+"""The options of quantizers, which turn the encoder network's vectors into tokens: ``quantizer: {kind: fsq}``.
 
-`build` makes the layer. A quantizer of D numbers a position and `vocabulary` codes gives
+`build` makes the layer. A quantizer of D dimensions and `vocabulary` codes is called as
 ``quantizer(z (B, h, w, D), training) -> (quantized (B, h, w, D), codes (B, h, w) int32, commitment (B,))``,
-the gradient of the quantized vectors going straight through to z (Bengio et al. 2013); and
-``quantizer.lookup(codes) -> (B, h, w, D)``. A layer with a method `start_from` gets vectors (N, D) before the training.
+where the gradient of the quantized vectors passes straight through to z (Bengio et al. 2013). It has
+``quantizer.lookup(codes) -> (B, h, w, D)``. If it has a method `start_from`, this gets vectors (N, D) before training.
 
-Every plugin can add one: ``registry.add("codecs.quantizer", "mine", "package.module:Mine", summary=...)``, a class with
-the members of `Quantizer`, such as a frozen dataclass whose fields are the options.
+Any plugin can add one: ``registry.add("codecs.quantizer", "mine", "package.module:Mine", summary=...)``. The target is
+a class with the members of `Quantizer`, such as a frozen dataclass whose fields are its options.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from kgen_plugin_codecs.quantizers.vector import Vector
 
 
 class Quantizer(Protocol):
-    """What a `codecs.quantizer` is: the options of a quantizer, of which `build` makes the layer."""
+    """The protocol of a `codecs.quantizer`: the options of a quantizer, from which `build` makes the layer."""
 
     @property
     def dim(self) -> int:
-        """Numbers of a position."""
+        """Dimension of the vectors."""
 
     @property
     def vocabulary(self) -> int:
-        """How many codes there are."""
+        """Number of codes."""
 
     def build(self) -> keras.layers.Layer:
-        """Makes the layer, float32."""
+        """Makes the layer, in float32."""
 
 
 __all__ = ["FiniteScalar", "Quantizer", "Vector"]

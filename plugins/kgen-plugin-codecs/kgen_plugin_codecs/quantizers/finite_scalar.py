@@ -1,4 +1,4 @@
-"""Finite scalar quantization (Mentzer et al. 2023): a few levels a number, and no codebook to learn."""
+"""Finite scalar quantization (Mentzer et al. 2023): a few levels per dimension, without a learned codebook."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pydantic import Field
 
 Tensor = Any
 EPSILON = 1e-3
-"""By how much the bound exceeds the outermost levels, which are reached so."""
+"""Relative margin of the bound beyond the outermost levels, which makes them reachable."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FiniteScalar:
-    """Each number of a vector is bounded, and rounded to one of a few levels; a code is one of their combinations.
+    """Bounds each dimension of a vector and rounds it to one of a few levels. A code is a combination of levels.
 
     Args:
-        levels: Of each number; their product is the vocabulary.
+        levels: Number of levels of each dimension. Their product is the vocabulary.
     """
 
     levels: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1)] = (8, 5, 5, 5)
@@ -39,25 +39,25 @@ class FiniteScalar:
 
 
 class FiniteScalarQuantizer(keras.layers.Layer):
-    """Mentzer et al. 2023, section 3.1 and appendix A.1; see `kgen_plugin_codecs.quantizers` for its call.
+    """The quantizer of Mentzer et al. 2023, section 3.1 and appendix A.1. `kgen_plugin_codecs.quantizers` has its call.
 
-    The paper shifts an even number of levels such that z = 0 is the middle of one of them. Of two levels it would be
-    the outermost point of one, reached by -3.8 and without a gradient; so two levels are not shifted: z = 0 lies
-    between them.
+    The paper shifts an even number of levels so that z = 0 is in the middle of one of them. With two levels, z = 0
+    would then be at the end of one, where the gradient is almost 0, and only z < -3.8 would reach the other. So two
+    levels are not shifted, and z = 0 is between them.
     """
 
     def __init__(self, levels: tuple[int, ...], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         counts = np.array(levels)
         self.levels = tuple(levels)
-        self._half = (counts // 2).astype("float32")  # as an integer, level 0 of L
+        self._half = (counts // 2).astype("float32")  # index of the level with value 0
         self._basis = np.concatenate([[1], np.cumprod(counts[:-1])]).astype("int32")
         self._reach = ((counts - 1) * (1 + EPSILON) / 2).astype("float32")
         self._offset = np.where(counts % 2 == 0, 0.5, 0.0).astype("float32")
         self._shift = np.where(counts == 2, 0.0, np.arctanh(self._offset / self._reach)).astype("float32")
 
     def build(self, z_shape: Any = None) -> None:
-        """It has no weights."""
+        """Does nothing, because there are no weights."""
 
     def call(self, z: Tensor, training: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         bounded = ops.subtract(ops.multiply(ops.tanh(ops.add(z, self._shift)), self._reach), self._offset)

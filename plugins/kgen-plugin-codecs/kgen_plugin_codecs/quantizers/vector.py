@@ -1,4 +1,4 @@
-"""Vector quantization (van den Oord et al. 2017), the codebook a running mean of what its codes stand for."""
+"""Vector quantization (van den Oord et al. 2017) with a codebook of running means."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from kgen.backend.replicas import first_replica, sum_over_replicas
 
 Tensor = Any
 EPSILON = 1e-5
-"""Keeps the mean of a code that nothing stands for finite (Laplace smoothing)."""
+"""Laplace smoothing, which keeps the mean of an unused code finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vector:
-    """Each vector becomes the nearest one of a codebook.
+    """Replaces each vector by the nearest code of a codebook.
 
     Args:
-        size: Codes in the book.
-        dim: Numbers of a code.
-        decay: A step of the running counts and sums that the codebook is the quotient of.
+        size: Number of codes.
+        dim: Dimension of a code.
+        decay: Decay per step of the running counts and sums, whose quotients are the codes.
         commitment: Weight of the squared distance of vectors from their codes.
-        cosine: Whether vectors and codes are compared by their direction alone, at length 1 (Yu et al. 2022).
-        revive: A code whose running count falls below this share of the mean count is moved to a vector of the batch;
-            0: never.
+        cosine: Whether vectors and codes are normalized to length 1, and so compared by direction (Yu et al. 2022).
+        revive: Share of the mean running count. A code whose count falls below it is moved to a vector of the batch. 0
+            means never.
     """
 
     size: PositiveInt = 512
@@ -49,7 +49,7 @@ class Vector:
 
 
 class VectorQuantizer(keras.layers.Layer):
-    """The codebook and how it follows the vectors (appendix A.1 there); see `kgen_plugin_codecs.quantizers`."""
+    """The codebook and its updates (appendix A.1 of the paper). `kgen_plugin_codecs.quantizers` describes its call."""
 
     def __init__(self, options: Vector, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -67,13 +67,13 @@ class VectorQuantizer(keras.layers.Layer):
         self.set_codebook(start)
 
     def set_codebook(self, codebook: np.ndarray) -> None:
-        """Starts anew from codes (size, dim), each standing for one vector."""
+        """Resets the codebook to codes (size, dim), each with a count of one vector."""
         self.codebook.assign(codebook)
         self.sums.assign(codebook)
         self.counts.assign(np.ones(len(codebook), "float32"))
 
     def start_from(self, vectors: np.ndarray) -> None:
-        """Starts anew from the centers of clusters of vectors (N, dim), of which there are more than codes."""
+        """Resets the codebook to the centers of clusters of vectors (N, dim), where N is more than `size`."""
         if self.options.cosine:
             vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
         centers, _ = kmeans2(vectors.astype(np.float64), self.options.size, iter=10, minit="points", seed=0)
@@ -100,11 +100,11 @@ class VectorQuantizer(keras.layers.Layer):
     def _nearest(self, vectors: Tensor) -> Tensor:
         book = ops.convert_to_tensor(self.codebook)
         likeness = ops.matmul(vectors, ops.transpose(book))  # (N, K)
-        distance = ops.sum(ops.square(book), axis=1)[None] - 2.0 * likeness  # less |vector|^2
+        distance = ops.sum(ops.square(book), axis=1)[None] - 2.0 * likeness  # minus |vector|^2, which is constant
         return ops.cast(ops.argmin(distance, axis=1), "int32")
 
     def _follow(self, vectors: Tensor, nearest: Tensor) -> None:
-        """Moves every code toward the mean of the vectors that it stands for, over all replicas."""
+        """Moves each code toward the mean of the vectors that are assigned to it, over all replicas."""
         size, decay = self.options.size, self.options.decay
         chosen = ops.one_hot(nearest, size, dtype="float32")  # (N, K)
         count = sum_over_replicas(ops.sum(chosen, axis=0))  # (K,)
@@ -127,7 +127,7 @@ class VectorQuantizer(keras.layers.Layer):
         self.counts.assign(counts)
 
     def _some(self, vectors: Tensor) -> Tensor:
-        """(size, D) vectors of this batch, drawn at random; on every replica the first one's."""
+        """Samples vectors (size, D) of this batch. All replicas use those of the first replica."""
         draws = keras.random.uniform((self.options.size,), seed=self.seed_generator)
         number = ops.cast(ops.shape(vectors)[0], "float32")
         rows = ops.minimum(ops.cast(draws * number, "int32"), ops.shape(vectors)[0] - 1)

@@ -1,14 +1,14 @@
-"""The networks, as options: a configuration says ``network: {kind: dit, width: 192}``; `build` makes the layer.
+"""The options of networks: a configuration has ``network: {kind: dit, width: 192}``, and `build` makes the layer.
 
 A network is a Keras layer, called as ``network(x, noise_level, condition, training=...)``:
     x: (B, H, W, C).
-    noise_level: (B,) float32, how noisy x is, on any scale of about 1000: the timestep, 1000 t, 250 log(sigma) ...
-    condition: "sequence" (B, L, D), to which the network attends where "mask" (B, L) is 1; and "pooled" (B, P), which
+    noise_level: (B,) float32, noise level of x on a scale of about 1000: the timestep, 1000 t, 250 log(sigma) ...
+    condition: "sequence" (B, L, D), to which the network attends where "mask" (B, L) is 1, and "pooled" (B, P), which
         is added to the embedding of the noise level.
 It returns (B, H, W, out_channels) float32, which is 0 everywhere before training.
 
-Every plugin can add one: ``registry.add("diffusion.network", "mine", "package.module:Mine", summary=...)``. It is a
-class with the methods of `Network`, such as a frozen dataclass whose fields are the options.
+Any plugin can add one: ``registry.add("diffusion.network", "mine", "package.module:Mine", summary=...)``. The target is
+a class with the methods of `Network`, such as a frozen dataclass whose fields are its options.
 """
 
 from __future__ import annotations
@@ -25,26 +25,28 @@ from kgen_plugin_diffusion.networks.dit import DiTLayer
 
 
 class Network(Protocol):
-    """What a `diffusion.network` is: the options of a network, of which `build` makes the layer."""
+    """The protocol of a `diffusion.network`: the options of a network, from which `build` makes the layer."""
 
     def check(self, space: Space) -> None:
-        """Raises SpaceError where the network cannot work in `space`."""
+        """Raises SpaceError if the network cannot work in `space`."""
 
     def build(self, space: Space, condition_space: ConditionSpace, out_channels: int) -> keras.layers.Layer:
-        """Makes the layer, in the current dtype policy; its first call, or its `build`, creates every weight."""
+        """Makes the layer in the current dtype policy. Its first call, or its `build`, creates every weight."""
 
 
 @dataclass(frozen=True)
 class UNet:
-    """A U-Net with attention to itself and to the text (Dhariwal and Nichol 2021; Rombach et al. 2022).
+    """A U-Net with self-attention and cross-attention to the text (Dhariwal and Nichol 2021; Rombach et al. 2022).
 
     Args:
-        width: Channels of the first level.
-        multipliers: Channels of every level, times `width`; each level after the first has half the height and width.
-        blocks: Residual blocks a level, on the way down; there is one more on the way up.
-        attention: The levels, counted from 0, with attention (the middle always has it).
-        head_dim: Channels an attention head; must divide the channels of these levels.
-        dropout: In the residual blocks, in [0, 1).
+        width: Number of channels of the first level.
+        multipliers: Number of channels of each level as a multiple of `width`. Each level has half the height and width
+            of the level before.
+        blocks: Number of residual blocks per level on the way down. There is one more on the way up.
+        attention: Levels with attention, counted from 0. The middle always has attention.
+        head_dim: Number of channels per attention head. It must divide the channels of the levels with attention, and
+            of the last level.
+        dropout: Dropout rate in the residual blocks, in [0, 1).
     """
 
     width: Annotated[int, Field(ge=4, multiple_of=2)] = 64
@@ -91,15 +93,15 @@ class UNet:
 
 @dataclass(frozen=True)
 class DiT:
-    """A diffusion transformer with adaLN-zero (Peebles and Xie 2023), and attention to the text (Chen et al. 2023).
+    """A diffusion transformer with adaLN-zero (Peebles and Xie 2023) and attention to the text (Chen et al. 2023).
 
     Args:
-        patch: Height and width of the squares that become tokens.
-        width: Of a token; a multiple of 4 and of `heads`.
+        patch: Height and width of the square of pixels that becomes one token.
+        width: Dimension of a token, a multiple of 4 and of `heads`.
         depth: Number of blocks.
-        heads: Of every attention.
-        mlp_ratio: Width of the hidden layer of a block's MLP, over `width`.
-        dropout: On what a block adds to its tokens, in [0, 1).
+        heads: Number of attention heads.
+        mlp_ratio: Width of the MLP's hidden layer as a multiple of `width`.
+        dropout: Dropout rate on the output of each attention and MLP, in [0, 1).
     """
 
     patch: PositiveInt = 4
@@ -143,6 +145,6 @@ def _check(space: Space, stride: int, name: str, reason: str, remedy: str) -> No
     height, width, _ = space.shape
     if height % stride or width % stride:
         raise SpaceError(
-            f"a {name} with {reason} needs a height and a width that {stride} divides, but the latents are "
+            f"a {name} with {reason} needs a height and a width divisible by {stride}, but the latents are "
             f"{height}x{width}: change the size of the images to a multiple of {stride}, or {remedy}"
         )

@@ -1,4 +1,4 @@
-"""The diffusion transformer of Peebles and Xie (2023), with attention to the text as in PixArt-alpha (Chen 2023)."""
+"""The diffusion transformer of Peebles and Xie (2023), with cross-attention to the text (PixArt-alpha, Chen 2023)."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ Shape = tuple[int | None, ...]
 
 
 class DiTBlock(keras.layers.Layer):
-    """Attention to the other tokens, attention to the text, and an MLP.
+    """Self-attention, cross-attention to the text, and an MLP.
 
-    The embedding scales, shifts and gates the first and the last (adaLN-zero); all gates, and the output of the second,
-    are 0 at first, so that the block starts as the identity.
+    The embedding scales, shifts and gates the self-attention and the MLP (adaLN-zero). All gates and the output of the
+    cross-attention start at 0, so that the block starts as the identity.
 
     Args:
-        heads: Must divide the width of the tokens.
-        mlp_ratio: Width of the MLP's hidden layer, over the tokens'.
-        dropout: On what each of the three adds.
+        heads: Number of attention heads. It must divide the width of the tokens.
+        mlp_ratio: Width of the MLP's hidden layer as a multiple of the tokens' width.
+        dropout: Dropout rate on the output of each of the three.
     """
 
     def __init__(self, heads: int, mlp_ratio: float = 4.0, dropout: float = 0.0, **kwargs: Any) -> None:
@@ -63,7 +63,7 @@ class DiTBlock(keras.layers.Layer):
 
 
 class DiTLayer(keras.layers.Layer):
-    """The transformer; see `kgen_plugin_diffusion.networks` for its call, and `DiT` there for its arguments."""
+    """The transformer. `kgen_plugin_diffusion.networks` describes its call, and `DiT` there its arguments."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class DiTLayer(keras.layers.Layer):
         dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(autocast=False, **kwargs)  # the layers within cast what they take; the noise level must not be
+        super().__init__(autocast=False, **kwargs)  # the inner layers cast their inputs; the noise level stays float32
         self.out_channels = out_channels
         self.patch = patch
         self.width = width

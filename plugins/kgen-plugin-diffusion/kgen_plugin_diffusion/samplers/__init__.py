@@ -1,8 +1,8 @@
-"""Samplers: from noise to an image, given a function that denoises.
+"""Samplers, which turn noise into an image with a denoising function.
 
-Every sampler is a pure function ``(denoise, x, grid, noise, eta) -> x`` over a `Grid` of noise levels. Every plugin can
-add one: ``registry.add("diffusion.sampler", "mine", "package.module:sample_mine", summary=...)``, such a function, or a
-class whose objects can be called so, and whose keyword arguments are the sampler's own options.
+A sampler is a pure function ``(denoise, x, grid, noise, eta) -> x`` over a `Grid` of noise levels. Any plugin can add
+one: ``registry.add("diffusion.sampler", "mine", "package.module:sample_mine", summary=...)``. The target is such a
+function, or a class whose instances are called like it and whose keyword arguments are the sampler's options.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from kgen_plugin_diffusion.samplers.heun import sample_heun
 
 
 class Sampler(Protocol):
-    """What a `diffusion.sampler` is.
+    """The protocol of a `diffusion.sampler`.
 
     Args of a call:
-        denoise: See `Denoise`.
+        denoise: Denoising function, see `Denoise`.
         x: (B, ...) at the grid's first level.
-        grid: The noise levels.
-        noise: See `Noise`.
-        eta: The option of DDIM; 0 for all others.
+        grid: Noise levels.
+        noise: Source of fresh noise, see `Noise`.
+        eta: Option of DDIM, 0 for all others.
     """
 
     def __call__(self, denoise: Denoise, x: Any, grid: Grid, noise: Noise, eta: float) -> Any: ...

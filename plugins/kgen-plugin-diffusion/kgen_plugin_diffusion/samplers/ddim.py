@@ -1,4 +1,4 @@
-"""DDIM, and with eta = 1 DDPM's ancestral sampling."""
+"""DDIM, which with eta = 1 is DDPM's ancestral sampling."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from kgen_plugin_diffusion.samplers.grid import Denoise, Grid, Noise
 def sample_ddim(denoise: Denoise, x: Any, grid: Grid, noise: Noise, eta: Any = 0.0) -> Any:
     """Denoising diffusion implicit models (Song et al. 2021, equations 12 and 16).
 
-    Written for any alpha and sigma: between levels s > t, the posterior of x_t given x_s and x_0 has the variance
-    sigma_t^2 (1 - (alpha_s sigma_t / (alpha_t sigma_s))^2); eta^2 of it is drawn anew, the rest follows the predicted
-    noise. eta = 0 is deterministic, and first order; eta = 1 is ancestral sampling (Ho et al. 2020, algorithm 2).
+    This form holds for any alpha and sigma. Between levels s > t, the posterior of x_t given x_s and x_0 has the
+    variance sigma_t^2 (1 - (alpha_s sigma_t / (alpha_t sigma_s))^2). A share eta^2 of this variance is fresh noise, and
+    the rest of sigma_t^2 is the predicted noise. eta = 0 is deterministic and first order. eta = 1 is ancestral
+    sampling (Ho et al. 2020, algorithm 2).
 
     Args:
         x: (B, ...) at the grid's first level.
@@ -37,10 +38,10 @@ def sample_ddim(denoise: Denoise, x: Any, grid: Grid, noise: Noise, eta: Any = 0
 
 
 def sample_ddpm(denoise: Denoise, x: Any, grid: Grid, noise: Noise, eta: Any = 0.0) -> Any:
-    """Ho et al. 2020, algorithm 2, for any number of steps: DDIM with eta = 1 (Song et al. 2021, section 4.1)."""
+    """DDPM (Ho et al. 2020, algorithm 2) for any number of steps: DDIM with eta = 1 (Song et al. 2021, section 4.1)."""
     return sample_ddim(denoise, x, grid, noise, 1.0)
 
 
 def sample_euler_ancestral(denoise: Denoise, x: Any, grid: Grid, noise: Noise, eta: Any = 0.0) -> Any:
-    """k-diffusion's: a step down to less noise than wanted, then fresh noise; the same posterior as DDPM's."""
+    """k-diffusion's Euler ancestral sampler: a step to less noise, then fresh noise. It equals `sample_ddpm`."""
     return sample_ddim(denoise, x, grid, noise, 1.0)

@@ -12,13 +12,13 @@ from kgen_plugin_diffusion.samplers.grid import Denoise, Grid, Noise
 def sample_dpm_solver_2m(denoise: Denoise, x: Any, grid: Grid, noise: Noise, eta: float = 0.0) -> Any:
     """DPM-Solver++(2M), the multistep midpoint method (Lu et al. 2022b, algorithm 2).
 
-    One denoising a step, second order: the image is extrapolated from the last two, in lambda = log(alpha / sigma).
-    The first step is first order, and so is one to or from a level without noise, or without image, where lambda is
-    infinite.
+    Each step is second order and denoises once. It extrapolates from the last two denoised images, linearly in
+    lambda = log(alpha / sigma). The first step is first order. So is a step to a level without noise, and a step after
+    a level without image, where lambda is infinite.
 
     Args:
         x: (B, ...) at the grid's first level.
-        noise, eta: Not used: the method is deterministic.
+        noise, eta: Not used, because the method is deterministic.
     """
     tiny = 1e-12
 

@@ -10,14 +10,14 @@ from kgen_plugin_diffusion.samplers.grid import Denoise, Grid, Noise
 
 
 def sample_euler(denoise: Denoise, x: Any, grid: Grid, noise: Noise, eta: float = 0.0) -> Any:
-    """First order steps along the straightened probability flow (Karras et al. 2022, algorithm 1 without correction).
+    """First-order steps along the rescaled probability flow (Karras et al. 2022, algorithm 1 without correction).
 
-    In the coordinates of `Grid.rescaled` the flow's velocity is eps - image (rectified flow) or eps (exploding
-    variance), and the step from one level to the next is x + (difference of sigma) * velocity.
+    In the coordinates of `Grid.rescaled`, the velocity of the flow is eps (variance exploding) or eps - image (all
+    others), and a step to the next level adds (difference of sigma) * velocity.
 
     Args:
         x: (B, ...) at the grid's first level.
-        noise, eta: Not used: the method is deterministic.
+        noise, eta: Not used, because the method is deterministic.
     """
     line = grid.rescaled()
 
@@ -31,7 +31,7 @@ def sample_euler(denoise: Denoise, x: Any, grid: Grid, noise: Noise, eta: float 
 
 
 def velocity(denoise: Denoise, y: Any, grid: Grid, line: Grid, index: Any, scale: Any) -> Any:
-    """dy / dsigma at an entry of the grid, y = x / scale in straight coordinates."""
+    """Returns dy / dsigma at an entry of the grid, where y = x / scale, as in `Grid.rescaled`."""
     alpha, sigma, noise_cond = grid.at(index)
     x = y * scale
     image = denoise(x, alpha, sigma, noise_cond)

@@ -12,15 +12,15 @@ from kgen_plugin_diffusion.schedules import Schedule
 
 Tensor = Any
 Denoise = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""(x (B, ...), alpha, sigma, noise_cond: scalars) -> the clean image that x seems to hold."""
+"""(x (B, ...), alpha, sigma, noise_cond: scalars) -> the denoised image (B, ...)."""
 Noise = Callable[[Tensor], Tensor]
-"""Number of the step -> fresh normal noise of x's shape."""
+"""Number of the step -> fresh normal noise with the shape of x."""
 Spacing = Literal["uniform", "quadratic"]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Noise levels from noise to image: N steps lie between the N + 1 entries.
+    """Noise levels from noise to image: N + 1 levels for N steps.
 
     Args:
         alpha, sigma, noise_cond: (N + 1,) each.
@@ -37,22 +37,25 @@ class Grid:
         return int(self.alpha.shape[0]) - 1
 
     def at(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """alpha, sigma and noise_cond at an entry."""
+        """Returns alpha, sigma and noise_cond at an entry."""
         return tuple(ops.take(values, index) for values in (self.alpha, self.sigma, self.noise_cond))  # type: ignore[return-value]
 
     def rescaled(self) -> Grid:
-        """x / scale and sigma / scale, in which x moves on a line while the denoised image stays the same."""
+        """Returns the grid of x / scale, which moves on a straight line while the denoised image stays the same.
+
+        Its `noise_cond` holds the scale: alpha if variance exploding, otherwise alpha + sigma.
+        """
         scale = self.alpha if self.variance_exploding else self.alpha + self.sigma
         return Grid(self.alpha / scale, self.sigma / scale, scale, self.variance_exploding)
 
 
 def time_grid(schedule: Schedule, steps: int, spacing: Spacing = "uniform", start: float = 1.0) -> Grid:
-    """A schedule's noise levels at `steps` times from `start` down, and a last one without noise.
+    """Returns a schedule's noise levels at `steps` falling times from `start`, and a last level without noise.
 
     Args:
-        spacing: "uniform" in t (which for the Karras schedule is equation 5 of Karras et al. 2022, whose last time but
-            one has sigma 0.002), or "quadratic": finer toward the image (Song et al. 2021, appendix D.2).
-        start: The first time, in (0, 1].
+        spacing: "uniform" in t, or "quadratic", which is finer toward the image (Song et al. 2021, appendix D.2). For
+            the Karras schedule, "uniform" is equation 5 of Karras et al. 2022; its last level but one has sigma 0.002.
+        start: First time, in (0, 1].
     """
     if schedule.variance_exploding:
         times = 1.0 - ops.arange(steps, dtype="float32") / max(1, steps - 1)
@@ -62,6 +65,6 @@ def time_grid(schedule: Schedule, steps: int, spacing: Spacing = "uniform", star
     times = start * (times**2 if spacing == "quadratic" else times)
     alpha, sigma = schedule.alpha(times), schedule.sigma(times)
     noise_cond = schedule.noise_cond(times, sigma)
-    # the last level holds no noise, whatever the schedule says of t = 0
+    # the last level has no noise, even if the schedule has some at t = 0
     clean = ops.cast(ops.arange(steps + 1) == steps, "float32")
     return Grid(alpha * (1.0 - clean) + clean, sigma * (1.0 - clean), noise_cond, schedule.variance_exploding)

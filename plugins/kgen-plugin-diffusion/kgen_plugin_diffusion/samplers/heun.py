@@ -11,11 +11,11 @@ from kgen_plugin_diffusion.samplers.grid import Denoise, Grid, Noise
 
 
 def sample_heun(denoise: Denoise, x: Any, grid: Grid, noise: Noise, eta: float = 0.0) -> Any:
-    """Second order steps (Karras et al. 2022, algorithm 1), each of two denoisings; the last is Euler's.
+    """Second-order steps that denoise twice (Karras et al. 2022, algorithm 1). The last step is an Euler step.
 
     Args:
         x: (B, ...) at the grid's first level.
-        noise, eta: Not used: the method is deterministic.
+        noise, eta: Not used, because the method is deterministic.
     """
     line = grid.rescaled()
 

@@ -1,4 +1,4 @@
-"""Invertible maps whose Jacobian's determinant is known, one a file.
+"""Invertible maps with known Jacobian determinants, one per file.
 
 A bijection is a Keras layer: ``y, log_det = bijection(x, condition)``, and ``x = bijection.inverse(y, condition)``.
 """

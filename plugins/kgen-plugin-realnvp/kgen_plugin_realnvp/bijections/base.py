@@ -1,4 +1,4 @@
-"""What every invertible map has."""
+"""The base class of invertible maps."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ Condition = Mapping[str, Tensor]
 
 
 class Bijection(keras.layers.Layer):
-    """An invertible map of arrays (B, H, W, C), given a condition; always in float32, so that it can be inverted.
+    """An invertible map of arrays (B, H, W, C), given a condition. It computes in float32, so that it can be inverted.
 
-    A subclass gives `call` and `inverse`, and where it changes the shape, `compute_output_shape`. It is built
-    explicitly, by ``build(x_shape, condition_shape)``, before any of them runs.
+    A subclass defines `call` and `inverse`, and `compute_output_shape` if it changes the shape. It must be built
+    explicitly, by ``build(x_shape, condition_shape)``, before any of these methods is called.
     """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(dtype="float32", autocast=False, **kwargs)
 
     def add_weight(self, *args: Any, **kwargs: Any) -> keras.Variable:
-        """As Keras's, but in float32 wherever it is used: `inverse`, unlike `call`, runs in the caller's precision."""
+        """Adds a weight that is never autocast, because `inverse`, unlike `call`, runs in the caller's precision."""
         return super().add_weight(*args, **{"autocast": False, **kwargs})
 
     def build(self, x_shape: Shape, condition_shape: Mapping[str, Shape] | None = None) -> None:
@@ -40,26 +40,26 @@ class Bijection(keras.layers.Layer):
             condition: "sequence" (B, L, D), "mask" (B, L), "pooled" (B, P).
 
         Returns:
-            y, and the logarithm of the Jacobian's absolute determinant, in nats: (B,), or a scalar where it is the same
-            for every x.
+            y, and the logarithm of the Jacobian's absolute determinant in nats: (B,), or a scalar if it is the same for
+            every x.
         """
         raise NotImplementedError
 
     def inverse(self, y: Tensor, condition: Condition) -> Tensor:
-        """Maps noise toward data: the x of which `call` makes y."""
+        """Maps noise toward data: returns the x that `call` maps to y."""
         raise NotImplementedError
 
     def measure(self, x: Tensor, condition: Condition, statistics: list[Tensor]) -> Tensor:
-        """As `call`, while the normalizations within measure this batch.
+        """Computes y like `call`, while the normalization layers inside measure this batch.
 
         Args:
-            statistics: Gets what each `ActNorm` found, in the order of `statistics_variables`.
+            statistics: List to which each `ActNorm` appends its statistics, in the order of `statistics_variables`.
 
         Returns:
-            y, as it will be with these statistics.
+            y, computed with these statistics.
         """
         return self(x, condition)[0]
 
     def statistics_variables(self) -> list[keras.Variable]:
-        """Where the statistics that `measure` finds belong."""
+        """Returns the variables for the statistics of `measure`."""
         return []

@@ -1,4 +1,4 @@
-"""One bijection after another."""
+"""The composition of bijections."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from kgen_plugin_realnvp.bijections.base import Bijection, Condition, Shape, Ten
 
 
 class Chain(Bijection):
-    """Composes bijections: log-determinants add up (Dinh et al. 2017, section 3.5).
+    """A composition of bijections, whose log-determinants add up (Dinh et al. 2017, section 3.5).
 
     Args:
-        steps: From data to noise.
+        steps: Bijections in the order from data to noise.
     """
 
     def __init__(self, steps: Sequence[Bijection], **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""One part of the numbers decides how the others are scaled and shifted."""
+"""Affine couplings: one part of x determines the scale and shift of the other part."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from kgen_plugin_realnvp.bijections.base import Bijection, Condition, Shape, Ten
 class AffineCoupling(Bijection):
     """``y = b x + (1 - b) (x exp(s(b x)) + t(b x))`` with a mask b (Dinh et al. 2017, equation 9).
 
-    s is ``bound * tanh(raw / bound)``, so that no single coupling can blow up a number, on the way or back.
+    s is ``bound * tanh(raw / bound)``, which limits the scale of a single coupling in both directions.
 
     Args:
-        mask: (H, W, C) of 1 for what is kept, and read by the network, and 0 for what is changed.
-        network: A layer, called as ``network(x, condition)``, that makes (B, H, W, C) into (B, H, W, 2 C): raw and t.
-            It is 0 everywhere before training, so that the coupling starts as the identity.
-        bound: Of the logarithm of a scale.
+        mask: (H, W, C), 1 for the elements that are kept and that the network reads, 0 for those that are changed.
+        network: Layer, called as ``network(x, condition)``, that maps (B, H, W, C) to (B, H, W, 2 C): raw and t. Its
+            output is 0 everywhere before training, so that the coupling starts as the identity.
+        bound: Largest absolute logarithm of a scale.
     """
 
     def __init__(self, mask: np.ndarray, network: keras.layers.Layer, bound: float = 2.0, **kwargs: Any) -> None:
@@ -44,7 +44,7 @@ class AffineCoupling(Bijection):
         return (y - shift) * ops.exp(-log_scale)
 
     def _affine(self, x: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
-        """s and t, both 0 where the mask is 1; x and y are the same there, so either will do."""
+        """Returns s and t, both 0 where the mask is 1. The network reads only that part, where x and y are equal."""
         kept, changed = ops.convert_to_tensor(self.mask), ops.convert_to_tensor(1.0 - self.mask)
         output = ops.cast(self.network(x * kept, condition), "float32")  # (B, H, W, 2C)
         raw, shift = ops.split(output, 2, axis=-1)  # (B, H, W, C) each

@@ -1,4 +1,4 @@
-"""Half of the channels are done; the others go on."""
+"""The multi-scale architecture: half of the channels are factored out."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from kgen_plugin_realnvp.bijections.base import Bijection, Condition, Shape, Ten
 
 
 class FactorOut(Bijection):
-    """Maps the first half of the channels by `rest`, and leaves the second half as it is.
+    """Applies `rest` to the first half of the channels, and leaves the second half unchanged.
 
-    What is left becomes noise at this scale (Dinh et al. 2017, section 3.6, equations 13 to 16), and `rest` works at
-    half the cost. Both stay in one array, so that a flow of many scales is a bijection like any other.
+    The second half becomes noise at this scale (Dinh et al. 2017, section 3.6, equations 13 to 16), and `rest` costs
+    only half. Both halves stay in one array, so a flow of several scales is also a `Bijection`.
 
     Args:
-        rest: Keeps the shape.
+        rest: Bijection that keeps the shape.
     """
 
     def __init__(self, rest: Bijection, **kwargs: Any) -> None:

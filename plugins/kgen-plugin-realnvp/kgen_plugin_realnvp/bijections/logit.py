@@ -1,4 +1,4 @@
-"""From the unit interval to the real line."""
+"""The logit, which maps the unit interval to the real line."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from kgen_plugin_realnvp.bijections.base import Bijection, Condition, Tensor
 class Logit(Bijection):
     """``y = logit(alpha + (1 - 2 alpha) x)`` (Dinh et al. 2017, section 4.1; Papamakarios et al. 2017, appendix C).
 
-    The flow may then have the whole real line, but images the interval only.
+    The flow then works on the whole real line, while images stay in the interval.
 
     Args:
-        alpha: In [0, 0.5); keeps black and white pixels, x = 0 and 1, from infinity. As in the code of the paper, it is
-            taken from both ends.
+        alpha: Margin at both ends, in [0, 0.5), as in the code of the paper. It keeps the logit finite for black and
+            white pixels, x = 0 and 1.
     """
 
     def __init__(self, alpha: float = 0.05, **kwargs: Any) -> None:
@@ -30,5 +30,5 @@ class Logit(Bijection):
         return low - high, ops.sum(math.log(1.0 - 2.0 * self.alpha) - low - high, axis=(1, 2, 3))
 
     def inverse(self, y: Tensor, condition: Condition) -> Tensor:
-        """May leave [0, 1], by alpha at most."""
+        """Inverts the map. The result may leave [0, 1] by at most alpha / (1 - 2 alpha)."""
         return (ops.sigmoid(y) - self.alpha) / (1.0 - 2.0 * self.alpha)

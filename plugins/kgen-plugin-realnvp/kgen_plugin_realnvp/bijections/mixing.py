@@ -1,4 +1,4 @@
-"""A matrix that mixes the channels of every pixel."""
+"""A learned invertible matrix that mixes the channels of each pixel."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from kgen_plugin_realnvp.bijections.base import Bijection, Condition, Shape, Ten
 class ChannelMixing(Bijection):
     """Glow's invertible 1x1 convolution ``y = x W`` with ``W = R L U`` (Kingma and Dhariwal 2018, section 3.2).
 
-    L is lower triangular with ones on its diagonal, U upper triangular with ``exp(log_diagonal)`` on its own: the
-    log-determinant is H W times the sum of `log_diagonal`. R is a random rotation that stays as it is (Glow: the
-    permutation and the signs of the rotation's LU decomposition), and W is R at first.
+    L is lower triangular with ones on its diagonal, and U is upper triangular with ``exp(log_diagonal)`` on its
+    diagonal, so the log-determinant is H W times the sum of `log_diagonal`. R is a fixed random rotation, and W starts
+    as R. (Glow fixes the permutation and the signs of the rotation's LU decomposition instead.)
     """
 
     def build(self, x_shape: Shape, condition_shape: Mapping[str, Shape] | None = None) -> None:

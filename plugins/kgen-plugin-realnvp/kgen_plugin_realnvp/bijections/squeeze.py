@@ -1,4 +1,4 @@
-"""Squares of pixels become channels, and back."""
+"""Space-to-depth rearrangement of pixels, and its inverse."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kgen_plugin_realnvp.bijections.base import Bijection, Condition, Shape, Ten
 
 
 def squeeze(x: Any, factor: int, module: ModuleType = ops) -> Any:
-    """(B, H, W, C) -> (B, H/f, W/f, f*f*C), whose channels go by row, column and channel of the square of pixels."""
+    """(B, H, W, C) -> (B, H/f, W/f, f*f*C), with channels ordered by row, column and channel of the square."""
     _, height, width, channels = x.shape
     rows, columns = height // factor, width // factor
     x = module.reshape(x, (-1, rows, factor, columns, factor, channels))
@@ -29,7 +29,7 @@ def unsqueeze(x: Tensor, factor: int) -> Tensor:
 
 
 class Squeeze(Bijection):
-    """`squeeze` (Dinh et al. 2017, section 3.6), which moves numbers and changes none.
+    """`squeeze` as a bijection (Dinh et al. 2017, section 3.6). It only rearranges x.
 
     Args:
         factor: Height and width of a square of pixels.
@@ -51,7 +51,7 @@ class Squeeze(Bijection):
 
 
 class Unsqueeze(Bijection):
-    """`unsqueeze`: undoes a `Squeeze`.
+    """`unsqueeze` as a bijection, the inverse of `Squeeze`.
 
     Args:
         factor: Height and width of a square of pixels.

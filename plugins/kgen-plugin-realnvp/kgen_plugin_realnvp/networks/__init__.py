@@ -1,7 +1,7 @@
-"""What couplings compute with.
+"""The networks of couplings.
 
-A network is a Keras layer, called as ``network(x, condition)``, x (B, H, W, C), that returns (B, H, W, out_channels)
-float32, which is 0 everywhere before training. It is built explicitly, by ``build(x_shape, condition_shape)``.
+A network is a Keras layer, called as ``network(x, condition)`` with x (B, H, W, C). It returns (B, H, W, out_channels)
+float32, which is 0 everywhere before training. It must be built explicitly, by ``build(x_shape, condition_shape)``.
 """
 
 from kgen_plugin_realnvp.networks.convolutional import ConvolutionalNetwork

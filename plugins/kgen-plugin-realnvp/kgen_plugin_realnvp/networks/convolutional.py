@@ -1,4 +1,4 @@
-"""Residual convolutions that know where they are and what the text says."""
+"""A residual convolutional network with position embeddings, conditioned on the text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Shape = tuple[int | None, ...]
 
 
 class ResidualBlock(keras.layers.Layer):
-    """Two convolutions around a residual; the text scales and shifts what each one sees (FiLM, Perez et al. 2018)."""
+    """A residual block: the text scales and shifts the input of both convolutions (FiLM, Perez et al. 2018)."""
 
     def build(self, x_shape: Shape, embedding_shape: Shape) -> None:
         channels, policy = x_shape[-1], self.dtype_policy
@@ -35,14 +35,14 @@ class ResidualBlock(keras.layers.Layer):
 
 
 class ConvolutionalNetwork(keras.layers.Layer):
-    """3x3 convolutions: one in, residual blocks, optionally attention to the text, one out.
+    """A 3x3 convolution, residual blocks, optional attention to the text, and a last 3x3 convolution.
 
     Args:
-        out_channels: Of the result.
-        width: Channels within; a multiple of 4.
-        blocks: Residual blocks.
-        text_heads: Heads of an attention to the words of the text; 0: none, only the text as a whole is known.
-        image: Whether the condition holds a "image" (B, H, W, C') to be seen beside x.
+        out_channels: Number of output channels.
+        width: Number of channels inside, a multiple of 4.
+        blocks: Number of residual blocks.
+        text_heads: Number of heads of attention to the words. With 0, the network uses only the pooled text.
+        image: Whether the condition has an "image" (B, H, W, C'), which is concatenated to x.
     """
 
     def __init__(
@@ -99,5 +99,5 @@ class ConvolutionalNetwork(keras.layers.Layer):
 
 
 def _norm(channels: int, policy: Any, name: str) -> GroupNorm:
-    """Groups of 16 channels or more: of a few numbers, little but signs would be left, too steep to be inverted."""
+    """Uses groups of 16 channels or more: smaller groups keep little but signs, which is too steep to invert."""
     return GroupNorm(max(1, channels // 16), dtype=policy, name=name)

@@ -15,12 +15,12 @@ Shape = tuple[int | None, ...]
 
 
 class TransformerBlock(keras.layers.Layer):
-    """Attention to the other tokens, optionally to the text, and an MLP; the text as a whole modulates (adaLN).
+    """Self-attention, optional attention to the words, and an MLP. The pooled text modulates the first and the last.
 
     Args:
-        heads: Must divide the width of the tokens.
-        text_heads: Of the attention to the words of the text; 0: none.
-        mlp_ratio: Width of the MLP's hidden layer, over the tokens'.
+        heads: Number of heads of self-attention. It must divide the width of the tokens.
+        text_heads: Number of heads of attention to the words. 0 means no such attention.
+        mlp_ratio: Width of the MLP's hidden layer as a multiple of the tokens' width.
     """
 
     def __init__(self, heads: int, text_heads: int, mlp_ratio: float, **kwargs: Any) -> None:
@@ -60,15 +60,15 @@ class TransformerBlock(keras.layers.Layer):
 
 
 class TransformerNetwork(keras.layers.Layer):
-    """Every pixel of the array, which is a patch of the image, is a token (Kolesnikov et al. 2024, section 3).
+    """A transformer whose tokens are the positions of x, each a patch of the image (Kolesnikov et al. 2024, section 3).
 
     Args:
-        out_channels: Of the result.
-        width: Of a token; a multiple of 4 and of both heads.
-        blocks: Transformer blocks.
-        heads: Of the attention among tokens.
-        text_heads: Of an attention to the words of the text; 0: none, only the text as a whole is known.
-        mlp_ratio: Width of the hidden layer of a block's MLP, over `width`.
+        out_channels: Number of output channels.
+        width: Dimension of a token, a multiple of 4, of `heads` and of `text_heads`.
+        blocks: Number of transformer blocks.
+        heads: Number of heads of the attention among tokens.
+        text_heads: Number of heads of attention to the words. With 0, the network uses only the pooled text.
+        mlp_ratio: Width of the MLP's hidden layer as a multiple of `width`.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""The networks, as options: a configuration says ``network: {width: 48}``; two methods make the layers.
+"""The options of the two networks: a configuration has ``network: {width: 48}``.
 
-`bottom_up` reads the image: ``(x (B, H, W, C), condition) -> features``, a list by stage, (B, h, w, c) each.
-`top_down` draws the latents level by level, and with them the image:
-``(noise, condition[, features]) -> (parameters (B, H, W, N) float32, latents)``, see `TopDown`.
+The encoder `BottomUp` reads the image: ``(x (B, H, W, C), condition) -> features``, a list by stage of (B, h, w, c).
+The decoder `TopDown` samples the latents level by level, and computes the image from them:
+``(noise, condition[, features]) -> (parameters (B, H, W, N) float32, latents)``.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from kgen import Space, SpaceError
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """Stages of residual convolutions; each after the first has half the height and width (He et al. 2016).
+    """Stages of residual convolutions (He et al. 2016). Each has half the height and width of the stage before.
 
-    The text as a whole scales and shifts the features of every block (FiLM, Perez et al. 2018); in some stages, pixels
-    also attend to its words.
+    The pooled text scales and shifts the features of every block (FiLM, Perez et al. 2018). In some stages, pixels also
+    attend to the words.
 
     Args:
-        width: Channels of the first stage.
-        multipliers: Channels of every stage, times `width`.
-        blocks: Residual blocks a stage, on the way up, and on the way down.
-        patch: Height and width of the squares of pixels that are one position of the first stage.
-        attention: The stages, counted from 0, with attention to the text.
-        head_dim: Channels an attention head; must divide the channels of these stages.
+        width: Number of channels of the first stage.
+        multipliers: Number of channels of each stage as a multiple of `width`.
+        blocks: Number of residual blocks per stage, in the encoder and in the decoder.
+        patch: Height and width of the square of pixels that becomes one position of the first stage.
+        attention: Stages with attention to the text, counted from 0.
+        head_dim: Number of channels per attention head. It must divide the channels of the stages with attention.
     """
 
     width: Annotated[int, Field(ge=4, multiple_of=2)] = 32
@@ -58,22 +58,22 @@ class Network:
         return self.width * self.multipliers[stage]
 
     def heads(self, stage: int) -> int:
-        """Of the attention to the text, 0 where there is none."""
+        """Returns the number of heads of attention to the text, 0 for stages without attention."""
         return self.channels(stage) // self.head_dim if stage in self.attention else 0
 
     def grid(self, space: Space, stage: int) -> tuple[int, int]:
-        """Height and width at a stage."""
+        """Returns the height and width at a stage."""
         height, width, _ = space.shape
         return height // self.patch >> stage, width // self.patch >> stage
 
     def check(self, space: Space) -> None:
-        """Raises SpaceError where the network cannot work in `space`."""
+        """Raises SpaceError if the network cannot work in `space`."""
         if space.kind != "continuous" or len(space.shape) != 3:
             raise SpaceError(f"a VAE works on continuous latents of shape (height, width, channels), not on {space}")
         height, width, _ = space.shape
         stride = self.patch * 2 ** (self.stages - 1)
         if height % stride or width % stride:
             raise SpaceError(
-                f"a VAE of {self.stages} stages needs a height and a width that {stride} divides, but the latents are "
+                f"a VAE of {self.stages} stages needs a height and a width divisible by {stride}, but the latents are "
                 f"{height}x{width}: change the size of the images to a multiple of {stride}, or use fewer multipliers"
             )

@@ -1,4 +1,4 @@
-"""What both networks are made of."""
+"""Building blocks of the encoder and the decoder."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Shape = tuple[int | None, ...]
 
 
 class TextEmbedding(keras.layers.Layer):
-    """What every block knows of the text as a whole: ``SiLU(MLP(pooled))``.
+    """The text embedding that modulates every block: ``SiLU(MLP(pooled))``.
 
     Args:
-        width: Of the result, and of the hidden layer.
+        width: Dimension of the embedding and of the hidden layer.
     """
 
     def __init__(self, width: int, **kwargs: Any) -> None:
@@ -35,10 +35,10 @@ class TextEmbedding(keras.layers.Layer):
 
 
 class ResidualBlock(keras.layers.Layer):
-    """Two convolutions around a residual; the text scales and shifts what the second one sees.
+    """A residual block: the text scales and shifts the input of the second of two convolutions.
 
     Args:
-        channels: Of the output.
+        channels: Number of output channels.
     """
 
     def __init__(self, channels: int, **kwargs: Any) -> None:
@@ -72,7 +72,7 @@ class ResidualBlock(keras.layers.Layer):
 
 
 class Block(keras.layers.Layer):
-    """A residual block and, unless `heads` is 0, attention of every pixel to the words of the text."""
+    """A residual block and, unless `heads` is 0, attention of every pixel to the words."""
 
     def __init__(self, channels: int, heads: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -101,5 +101,5 @@ class Block(keras.layers.Layer):
 
 
 def conv(channels: int, policy: Any, name: str, **kwargs: Any) -> keras.layers.Layer:
-    """A 3x3 convolution that keeps height and width, unless it has strides."""
+    """Returns a 3x3 convolution that keeps height and width, unless it has strides."""
     return keras.layers.Conv2D(channels, 3, padding="same", dtype=policy, name=name, **kwargs)

@@ -1,4 +1,4 @@
-"""The encoder: from the image up to what it is about."""
+"""The encoder network, from the image to the coarsest features."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Shape = tuple[int | None, ...]
 
 
 class BottomUp(keras.layers.Layer):
-    """Reads an image and its text: the part of the posteriors that no latent has a say in, computed once an image."""
+    """Computes the features of an image and its text from which the posteriors are made, once per image."""
 
     def __init__(self, network: Network, space: Space, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -56,7 +56,7 @@ class BottomUp(keras.layers.Layer):
         features = []
         for stage, blocks in enumerate(self.blocks):
             if stage:
-                x = self.downsample[stage - 1](x)  # (B, h, w, c), half as high and wide
+                x = self.downsample[stage - 1](x)  # (B, h, w, c), half the height and width
             for block in blocks:
                 x = block(x, *others)
             features.append(x)

@@ -1,7 +1,7 @@
-"""One level of latents each: a vector for the whole image, or a map of them.
+"""Levels of latents: a vector for the whole image, or a map.
 
-A level is called as ``level(state, eps[, features]) -> (state, Latent or None)``: with features, it draws the latents
-from the posterior; without, from the prior, of which eps are then the latents themselves, u = eps.
+A level is called as ``level(state, eps[, features]) -> (state, Latent or None)``. With features, it samples the latents
+from the posterior. Without, it samples them from the prior, so that u = eps.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Prior = Literal["standard", "learned"]
 
 
 class VectorLevel(keras.layers.Layer):
-    """The first level: `size` latents for the image as a whole; its state is the embedding of the text.
+    """The first level: `size` latents for the whole image. Its input state is the embedding of the text.
 
     Args:
         size: Number of latents.
-        prior: See `VAE`.
-        grid: (height, width, channels) of what they are spread over.
+        prior: Prior of the latents, see `VAE`.
+        grid: Shape (height, width, channels) of the output.
     """
 
     def __init__(self, size: int, prior: Prior, grid: tuple[int, int, int], **kwargs: Any) -> None:
@@ -60,12 +60,12 @@ class VectorLevel(keras.layers.Layer):
 
 
 class MapLevel(keras.layers.Layer):
-    """A further level: `size` latents for every pixel of a stage; its state is what the decoder has drawn there so far.
+    """A further level: `size` latents for each pixel of a stage. Its state is the decoder's feature map at this stage.
 
     Args:
-        size: Number of latents a pixel.
-        prior: See `VAE`.
-        channels: Of the state, and of the features.
+        size: Number of latents per pixel.
+        prior: Prior of the latents, see `VAE`.
+        channels: Number of channels of the state and of the features.
     """
 
     def __init__(self, size: int, prior: Prior, channels: int, **kwargs: Any) -> None:
@@ -107,7 +107,7 @@ def _posterior(output: Tensor, eps: Tensor) -> Latent:
 
 
 def _latents(latent: Latent | None, eps: Tensor, prior: Tensor | None) -> Tensor:
-    """z, from u and what the prior's layer gave: its mean and the logarithm of its deviation, N(0, I) if absent."""
+    """Returns z, from u and the prior's mean and log-deviation, which are 0 if `prior` is None."""
     u = ops.cast(eps, "float32") if latent is None else latent.u
     if prior is None:
         return u
@@ -116,7 +116,7 @@ def _latents(latent: Latent | None, eps: Tensor, prior: Tensor | None) -> Tensor
 
 
 def soft_clamp(x: Tensor, limit: float = 5.0) -> Tensor:
-    """Between -limit and limit, with a gradient everywhere, as in NVAE's published code."""
+    """Limits x to (-limit, limit) with a gradient everywhere, as in NVAE's published code."""
     return limit * ops.tanh(x / limit)
 
 

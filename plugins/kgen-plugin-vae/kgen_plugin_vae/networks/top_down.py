@@ -1,4 +1,4 @@
-"""The decoder: from the latents of the first level down to the image."""
+"""The decoder network, from the latents of the first level to the image."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ Shape = tuple[int | None, ...]
 
 
 class TopDown(keras.layers.Layer):
-    """Draws latents level by level, each given those above, and with them the image (Sonderby et al. 2016, figure 1).
+    """Samples latents level by level, each given the levels before, and decodes them (Sonderby et al. 2016, figure 1).
 
-    The first level is a vector; further ones are maps: of the last stage, of the one before it, and so on. Training and
-    sampling are one pass through the same layers: in training, the latents come from the posteriors.
+    The first level is a vector. Further levels are maps: at the last stage, at the one before it, and so on. Training
+    and sampling use the same layers, but in training the latents come from the posteriors.
 
     Args:
-        network: See `Network`.
-        space: Of the images.
-        sizes: Number of latents of every level; from the second on, a pixel.
-        prior: See `VAE`.
-        initial: (N,) the parameters of the observation model before training.
-        shared: How many of them, the last, are the same for all pixels of all images.
+        network: Options of the network, see `Network`.
+        space: Space of the images.
+        sizes: Number of latents of each level, from the second on per pixel.
+        prior: Prior of the latents, see `VAE`.
+        initial: (N,), parameters of the observation model before training.
+        shared: Number of these parameters, the last ones, that are equal for all pixels of all images.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class TopDown(keras.layers.Layer):
         shared: int = 0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(autocast=False, **kwargs)  # the layers within cast what they take; the latents must not be
+        super().__init__(autocast=False, **kwargs)  # the inner layers cast their inputs; the latents stay float32
         self.network = network
         self.space = space
         self.sizes = tuple(sizes)
@@ -105,15 +105,16 @@ class TopDown(keras.layers.Layer):
     def call(
         self, noise: Sequence[Tensor], condition: Mapping[str, Tensor], features: Sequence[Tensor] | None = None
     ) -> tuple[Tensor, list[Latent]]:
-        """Draws latents from the posteriors that the features speak for, or without features from the priors.
+        """Samples latents from the posteriors given the features, or from the priors if there are no features.
 
         Args:
-            noise: By level (B, *latent shape), N(0, I).
-            condition: As everywhere.
-            features: By stage, from `BottomUp`.
+            noise: (B, *latent shape) per level, N(0, I).
+            condition: "sequence" (B, L, D), "mask" (B, L), "pooled" (B, P).
+            features: Features by stage, from `BottomUp`.
 
         Returns:
-            Parameters of the observation model (B, H, W, N) float32, and the latents by level; none without features.
+            Parameters of the observation model (B, H, W, N) float32, and the latents by level, an empty list without
+            features.
         """
         embedding = self.embedding(condition["pooled"])  # (B, E)
         others = (embedding, condition["sequence"], condition["mask"])

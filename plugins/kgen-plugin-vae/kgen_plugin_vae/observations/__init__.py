@@ -1,8 +1,8 @@
-"""What the decoder's numbers say about the image: p(x | z), as options.
+"""The options of observation models: the distribution p(x | z) with the decoder's output as parameters.
 
-A configuration says ``observation: {kind: gaussian, deviation: pixel}``. Every plugin can add a model:
-``registry.add("vae.observation", "mine", "package.module:Mine", summary=...)``. It is a class with the members of
-`Observation`, such as a frozen dataclass whose fields are the options.
+A configuration has ``observation: {kind: gaussian, deviation: pixel}``. Any plugin can add a model:
+``registry.add("vae.observation", "mine", "package.module:Mine", summary=...)``. The target is a class with the members
+of `Observation`, such as a frozen dataclass whose fields are its options.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ Tensor = Any
 
 
 class Observation(Protocol):
-    """What a `vae.observation` is: how many numbers it wants, and functions of these.
+    """The protocol of a `vae.observation`: the number of its parameters, and functions of them.
 
-    The numbers are `parameters` (B, H, W, N), float32.
+    The decoder's output is `parameters` (B, H, W, N), float32.
 
     Attributes:
-        shared: How many of the numbers, the last, are learned for all pixels of all images.
-        dither: Width of the uniform noise that x is to get before `log_prob`, 0 for none.
-        pixels: Whether x are 8-bit images in [-1, 1]; otherwise an autoencoder's latents, too.
-        likelihood_of: Of which images alone `log_prob` is a likelihood, for a label: "black-and-white"; "": of all.
+        shared: Number of parameters, the last ones, that are shared by all pixels of all images.
+        dither: Width of the uniform noise to add to x before `log_prob`, 0 for none.
+        pixels: Whether x must be 8-bit images in [-1, 1]. If not, x may also be an autoencoder's latents.
+        likelihood_of: Kind of images for which alone `log_prob` is a likelihood, for a label, such as
+            "black-and-white". "" means all images.
     """
 
     @property
@@ -43,19 +44,19 @@ class Observation(Protocol):
     def likelihood_of(self) -> str: ...
 
     def initial(self, channels: int) -> np.ndarray:
-        """The numbers before training, everywhere in the image: (N,)."""
+        """Returns the parameters of every pixel before training: (N,)."""
 
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
-        """(B,) nats."""
+        """Returns log p(x | z): (B,) nats."""
 
     def mean(self, parameters: Tensor) -> Tensor:
-        """(B, H, W, C)."""
+        """Returns the mean image (B, H, W, C)."""
 
     def mode(self, parameters: Tensor) -> Tensor:
-        """(B, H, W, C)."""
+        """Returns the most likely image (B, H, W, C), or an approximation of it."""
 
     def sample(self, parameters: Tensor, keys: Tensor) -> Tensor:
-        """(B, H, W, C), drawn with `kgen.random` from keys (B, 2)."""
+        """Samples an image (B, H, W, C) with `kgen.random` from keys (B, 2)."""
 
 
 __all__ = ["Bernoulli", "Gaussian", "Logistic", "Observation"]

@@ -1,4 +1,4 @@
-"""Black or white."""
+"""Bernoulli distributions, for black-and-white images."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Tensor = Any
 
 @dataclass(frozen=True, kw_only=True)
 class Bernoulli:
-    """Every number of an image is -1 or 1 (Kingma and Welling 2014, appendix C.1).
+    """Every value of an image is -1 or 1 (Kingma and Welling 2014, appendix C.1).
 
-    A number between them is taken for the probability, (x + 1) / 2, that it is 1: `log_prob` is then the mean over such
-    binary images. It is a likelihood of black-and-white images only: of gray ones, it is neither a density nor a
-    probability (Loaiza-Ganem and Cunningham 2019), and not to be compared with the other models'.
+    A value x between them is read as a probability (x + 1) / 2 of 1, and `log_prob` is the mean over such binary
+    images. This is a likelihood of black-and-white images only. For gray images it is neither a density nor a
+    probability (Loaiza-Ganem and Cunningham 2019), and must not be compared with that of other models.
     """
 
     shared: ClassVar[int] = 0
@@ -31,7 +31,7 @@ class Bernoulli:
         return np.zeros(channels)
 
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
-        """Logarithm of the probability of x (B, H, W, C) in [-1, 1]: (B,) nats."""
+        """Returns the log-probability of x (B, H, W, C) in [-1, 1]: (B,) nats."""
         white = (x + 1.0) / 2.0
         return ops.sum(white * parameters - ops.softplus(parameters), axis=(1, 2, 3))
 

@@ -20,14 +20,14 @@ class Gaussian:
     """A normal distribution around the decoder's image, with a learned standard deviation.
 
     Args:
-        deviation: "shared": one number for all pixels of all images, the optimum of which weighs reconstruction
-            against the KL divergence as the likelihood wants it (Rybkin et al. 2021); or "pixel": the decoder gives
-            one for every number of every pixel.
-        pixels: x are 8-bit images in [-1, 1]. Uniform noise as wide as a bin makes their density one that is bounded;
-            its logarithm plus that of the bin's volume is, on average, below the logarithm of the image's
-            probability (Theis et al. 2016, section 3.1). Turn it off for an autoencoder's latents: likelihoods are
-            then densities, and generated latents are not kept in [-1, 1].
-        floor: Least natural logarithm of the standard deviation.
+        deviation: Standard deviation. "shared": one for all pixels of all images, which balances reconstruction and
+            KL divergence by maximum likelihood (Rybkin et al. 2021). "pixel": one for each channel of each pixel, from
+            the decoder.
+        pixels: Whether x are 8-bit images in [-1, 1]. Then uniform noise as wide as a bin keeps the density bounded.
+            The log-density plus the logarithm of the bin's volume is, on average, below the log-probability of the
+            image (Theis et al. 2016, section 3.1). Use false for an autoencoder's latents: likelihoods are then
+            densities, and generated latents are not clipped to [-1, 1].
+        floor: Lower limit of the natural logarithm of the standard deviation.
     """
 
     deviation: Literal["shared", "pixel"] = "shared"
@@ -48,13 +48,13 @@ class Gaussian:
         return np.zeros(channels + 1 if self.shared else 2 * channels)
 
     def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean (B, H, W, C) and logarithm of the deviation, (B, H, W, C or 1)."""
+        """Returns the mean (B, H, W, C) and the logarithm of the deviation (B, H, W, C or 1)."""
         numbers = parameters.shape[-1]
         channels = numbers - 1 if self.shared else numbers // 2
         return parameters[..., :channels], floored(parameters[..., channels:], self.floor)
 
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
-        """Logarithm of the density of x (B, H, W, C), plus that of the bins' volume if x are `pixels`: (B,) nats."""
+        """Returns the log-density (B,) of x (B, H, W, C) in nats; for `pixels`, plus the log-volume of the bins."""
         mean, log_deviation = self._split(parameters)
         terms = -0.5 * ops.square((x - mean) * ops.exp(-log_deviation)) - log_deviation - 0.5 * math.log(2 * math.pi)
         return ops.sum(terms + math.log(BIN) if self.pixels else terms, axis=(1, 2, 3))

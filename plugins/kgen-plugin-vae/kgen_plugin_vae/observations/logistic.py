@@ -20,13 +20,14 @@ Tensor = Any
 class Logistic:
     """A mixture of discretized logistic distributions (Salimans et al. 2017, section 2.1).
 
-    An 8-bit intensity has the mass that a logistic distribution puts on its bin; the darkest and the brightest have
-    what lies beyond them, too. The components' weights are a pixel's; given the component, the channels are
-    independent (there is no regression of one channel on another).
+    The probability of an 8-bit intensity is the mass that a logistic distribution has in its bin. The bins of black and
+    of white include the tails. The channels of a pixel share the weights of the components, and are independent given
+    the component (one channel is not regressed on another).
 
     Args:
-        components: Of the mixture; 1 is none.
-        floor: Least natural logarithm of the scale. At -7, an intensity that was met exactly has a probability of 0.97.
+        components: Number of components of the mixture. 1 is a single logistic distribution.
+        floor: Lower limit of the natural logarithm of the scale. At -7, an intensity that was predicted exactly has a
+            probability of 0.97.
     """
 
     components: PositiveInt = 1
@@ -38,13 +39,13 @@ class Logistic:
     likelihood_of: ClassVar[str] = ""
 
     def initial(self, channels: int) -> np.ndarray:
-        """Locations spread over the intensities: components that begin alike would stay so."""
+        """Returns locations spread over the intensities, because components that start equal would stay equal."""
         k = self.components
         locations = np.tile((2.0 * np.arange(k) + 1.0) / k - 1.0, channels)
         return np.concatenate([np.zeros(k if k > 1 else 0), locations, np.full(k * channels, -math.log(k))])
 
     def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits of the weights (B, H, W, 1, K), locations and logarithms of scales (B, H, W, C, K)."""
+        """Returns the logits of the weights (B, H, W, 1, K), the locations and the log-scales (B, H, W, C, K)."""
         _, height, width, _ = parameters.shape
         k = self.components
         logits = parameters[..., :k] if k > 1 else ops.zeros_like(parameters[..., :1])
@@ -54,10 +55,10 @@ class Logistic:
         return logits[..., None, :], rest[..., 0, :, :], floored(rest[..., 1, :, :], self.floor)
 
     def log_prob(self, parameters: Tensor, x: Tensor) -> Tensor:
-        """Logarithm of the probability of the 8-bit image x (B, H, W, C) in [-1, 1]: (B,) nats.
+        """Returns the log-probability (B,) of the 8-bit image x (B, H, W, C) in [-1, 1], in nats.
 
-        The mass between a < b is sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)), whose logarithm
-        loses no digits, however narrow the distribution, and however far away.
+        The mass between a < b is sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)). The logarithm of
+        this product is accurate even for narrow or distant distributions.
         """
         logits, location, log_scale = self._split(parameters)
         x = x[..., None]  # (B, H, W, C, 1)
@@ -72,10 +73,11 @@ class Logistic:
         return ops.sum(pixel, axis=(1, 2))
 
     def mean(self, parameters: Tensor) -> Tensor:
-        """The mean of the mixture, to half an intensity.
+        """Returns the mean of the mixture, accurate to half an intensity.
 
-        Of a component, whose mass beyond black and white is theirs, it is not the location, but that of X clipped to
-        [-1, 1]: ``1 - integral of P(X < x) from -1 to 1``; that of a logistic distribution function is a softplus.
+        The mean of a component is not its location, but the mean of X clipped to [-1, 1], because black and white
+        include the tails. It is ``1 - integral of P(X < x) from -1 to 1``, and the integral of a logistic distribution
+        function is a softplus.
         """
         logits, location, log_scale = self._split(parameters)
         scale = ops.exp(log_scale)
@@ -83,12 +85,12 @@ class Logistic:
         return ops.sum(_weights(logits) * (1.0 - below), axis=-1)
 
     def mode(self, parameters: Tensor) -> Tensor:
-        """The location of the heaviest component."""
+        """Returns the location of the heaviest component."""
         logits, location, _ = self._split(parameters)
         return ops.clip(_choose(location, ops.argmax(logits, axis=-1)), -1.0, 1.0)
 
     def sample(self, parameters: Tensor, keys: Tensor) -> Tensor:
-        """8-bit intensities, by inverse distribution functions: of the weights, then of the logistic."""
+        """Samples 8-bit intensities by inverse distribution functions: first a component, then the logistic."""
         logits, location, log_scale = self._split(parameters)
         shape = tuple(location.shape[1:-1])  # (H, W, C)
         cumulated = ops.cumsum(_weights(logits), axis=-1)  # (B, H, W, 1, K)
