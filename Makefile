@@ -12,56 +12,56 @@ DECLARED := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 
 .PHONY: help run install develop test test-backends test-all test-alone lint format bench clean
 
-help:  ## Show what can be made
+help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 24
 
-run: $(VENV)/.installed  ## Install kgen and all plugins, and train the quickstart (CONFIG=... another)
+run: $(VENV)/.installed  ## Install kgen and all plugins, and train the quickstart, or another run file (CONFIG=...)
 	$(BIN)/kgen run $(CONFIG)
 
 install: $(VENV)/.installed  ## Install kgen, all plugins and TensorFlow into .venv
 
-develop: $(VENV)/.developing  ## The same, and what tests, linters and benchmarks need
+develop: $(VENV)/.developing  ## Install also the dependencies of tests, linters and benchmarks
 
-test: $(VENV)/.developing  ## The tests, on TensorFlow
+test: $(VENV)/.developing  ## Run the tests, on TensorFlow
 	KERAS_BACKEND=tensorflow $(PYTEST) -m 'not slow'
 
-test-backends: $(VENV)/.developing  ## The tests that depend on the backend, on JAX and on PyTorch
+test-backends: $(VENV)/.developing  ## Run the tests that depend on the backend, on JAX and PyTorch
 	KERAS_BACKEND=jax $(PYTEST) -m 'backends and not slow'
 	KERAS_BACKEND=torch $(PYTEST) -m 'backends and not slow'
 
-test-all: $(VENV)/.developing  ## Every test on every backend: an hour and more
+test-all: $(VENV)/.developing  ## Run every test on every backend, which takes more than an hour
 	KERAS_BACKEND=tensorflow $(PYTEST)
 	KERAS_BACKEND=jax $(PYTEST)
 	KERAS_BACKEND=torch $(PYTEST)
 
-test-alone:  ## One plugin's tests where no other plugin is: make test-alone PLUGIN=vae
+test-alone:  ## Run one plugin's tests without other plugins: make test-alone PLUGIN=vae
 	$(PYTHON) -m venv --clear $(VENV)-alone
 	$(VENV)-alone/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt \
 		'.[tensorflow]' './plugins/kgen-plugin-$(PLUGIN)[test]'
 	$(VENV)-alone/bin/pytest plugins/kgen-plugin-$(PLUGIN)
 
-lint: $(VENV)/.developing  ## Style, types, and who may import whom
+lint: $(VENV)/.developing  ## Check style, types and import rules
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-format: $(VENV)/.developing  ## Put the source into its form
+format: $(VENV)/.developing  ## Format the source
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(VENV)/.developing  ## Time kgen beside its peers
+bench: $(VENV)/.developing  ## Time kgen and other libraries
 	set -e; for script in benchmarks/*.py; do $(BIN)/python $$script; done
 
-clean:  ## Remove .venv and what tools left (not runs/)
+clean:  ## Remove .venv and caches of tools, but not runs/
 	rm -rf $(VENV) $(VENV)-alone .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kgen needs Python 3.11 or newer: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) 'setuptools>=77'  # once, for kgen and all plugins; pip would install it anew to build each of them
+	$(PIP) 'setuptools>=77'  # once for kgen and all plugins; else pip installs it to build each of them
 
-# Editable: a change of the source needs no installation, a change of what is declared does.
+# Editable installation: only changes of pyproject.toml files need a new one.
 $(VENV)/.installed: $(DECLARED) | $(VENV)/bin/python
 	$(PIP) --no-build-isolation --editable '.[tensorflow,tfds]' $(addprefix --editable ./,$(PLUGINS))
 	@touch $@

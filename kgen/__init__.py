@@ -14,12 +14,13 @@ from kgen.plugins.registry import Registrar
 from kgen.spaces import ConditionSpace, Space
 
 if TYPE_CHECKING:
+    from kgen.contracts.capabilities import Guidance, Samples, Steps, Strength
     from kgen.contracts.dataset import Column, Dataset, Problem, Split
     from kgen.contracts.decoder import Decoder
     from kgen.contracts.encoder import Encoder
     from kgen.contracts.generator import Generator
     from kgen.contracts.joint import Joint
-    from kgen.contracts.metric import Metric
+    from kgen.contracts.metric import GeneratedImages, Metric
     from kgen.data.images import read_image
     from kgen.options import OneOf, Static, is_static, part
     from kgen.pipeline.assembly import assemble, make_dataset, make_decoder
@@ -41,6 +42,10 @@ _LAZY = {
     "load": "kgen.pipeline.saving",
     "read_json": "kgen.storage.json_file",
     "Pipeline": "kgen.pipeline.pipeline",
+    "Guidance": "kgen.contracts.capabilities",
+    "Samples": "kgen.contracts.capabilities",
+    "Steps": "kgen.contracts.capabilities",
+    "Strength": "kgen.contracts.capabilities",
     "Encoder": "kgen.contracts.encoder",
     "Generator": "kgen.contracts.generator",
     "Joint": "kgen.contracts.joint",
@@ -50,6 +55,7 @@ _LAZY = {
     "read_image": "kgen.data.images",
     "Problem": "kgen.contracts.dataset",
     "Split": "kgen.contracts.dataset",
+    "GeneratedImages": "kgen.contracts.metric",
     "Metric": "kgen.contracts.metric",
     "NoiseSpec": "kgen.random",
     "SeedGenerator": "kgen.random",
@@ -68,7 +74,9 @@ __all__ = [
     "Dataset",
     "Decoder",
     "Encoder",
+    "GeneratedImages",
     "Generator",
+    "Guidance",
     "Joint",
     "KgenError",
     "Metric",
@@ -79,11 +87,14 @@ __all__ = [
     "Problem",
     "Registrar",
     "RunError",
+    "Samples",
     "SeedGenerator",
     "Space",
     "SpaceError",
-    "Static",
     "Split",
+    "Static",
+    "Steps",
+    "Strength",
     "assemble",
     "bits_per_dimension",
     "hookimpl",

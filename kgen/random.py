@@ -13,7 +13,8 @@ import math
 import random
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -36,6 +37,17 @@ def seed_everything(seed: int) -> None:
     """
     random.seed(seed)  # Keras seeds its generators from here
     np.random.seed(seed)
+
+
+@contextmanager
+def kept_randomness() -> Iterator[None]:
+    """Leaves what `seed_everything` set as it was: what is made after the block gets the same seeds as without it."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 class SeedGenerator(keras.random.SeedGenerator):  # type: ignore[misc]
@@ -74,7 +86,9 @@ NoiseKey = tuple[int, ...]
 """Key of one image: (seed, copy), or (seed, copy, *numbers of the prompt). No number is negative."""
 
 
-def noise_keys(prompts: Sequence[str], seeds: Sequence[int], n: int, shared: bool = False) -> list[NoiseKey]:
+def noise_keys(
+    prompts: Sequence[str], seeds: Sequence[int], n: int, shared: bool = False, first: int = 0
+) -> list[NoiseKey]:
     """The keys of `n` images per prompt; those of the same prompt are neighbors.
 
     A key holds the seed, the number of the copy and a hash of the prompt. The noise of different prompts is therefore
@@ -88,17 +102,18 @@ def noise_keys(prompts: Sequence[str], seeds: Sequence[int], n: int, shared: boo
         n: Images per prompt.
         shared: Whether keys are (seed, copy), without the prompt, with copies counted from 0 for each prompt in the
             list. Images of different prompts, or of a repeated prompt, then start from the same noise.
+        first: The number of the first copy.
     """
     if shared:
-        return [(seed, copy) for seed in seeds for copy in range(n)]
+        return [(seed, first + copy) for seed in seeds for copy in range(n)]
     given: Counter[tuple[int, str]] = Counter()
     keys: list[NoiseKey] = []
     for prompt, seed in zip(prompts, seeds, strict=True):
-        first = n * given[seed, prompt]
+        before = first + n * given[seed, prompt]
         given[seed, prompt] += 1
         digest = hashlib.blake2b(prompt.encode(), digest_size=16).digest()
         words = np.frombuffer(digest, "<u4").tolist()
-        keys += [(seed, first + copy, *words) for copy in range(n)]
+        keys += [(seed, before + copy, *words) for copy in range(n)]
     return keys
 
 

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kgen import ConditionSpace, Dataset, Decoder, Encoder, Generator, NoiseSpec, SeedGenerator, Space
+from kgen import ConditionSpace, Dataset, Decoder, Encoder, Generator, NoiseSpec, SeedGenerator, Space, Strength
 from kgen.contracts.dataset import Split
 
 
@@ -129,8 +129,6 @@ class Painter(Generator):
 class Editor(Painter):
     """Starts from an image, too: it goes a part of the way to the mean."""
 
-    supports_img2img = True
-
     def generate(
         self,
         condition: dict[str, Any],
@@ -138,7 +136,7 @@ class Editor(Painter):
         noise: dict[str, Any],
         source: Any = None,
         *,
-        strength: float = 0.5,
+        strength: Strength = 0.5,
     ) -> Any:
         made = super().generate(condition, null_condition, noise)
         return made if source is None else (1.0 - strength) * source + strength * made

@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 
 from kgen import DataError
 from kgen.contracts.dataset import Dataset
-from kgen.contracts.metric import Metric
+from kgen.contracts.metric import GeneratedImages, Metric, measure
 from kgen.data.datasets.drawing import SHAPES
 from kgen.data.datasets.shapes import COLORS, POSITIONS, RADII, Scene, Shapes, Thing, caption, render
 from kgen.metrics.attributes import Attributes, read
@@ -51,7 +51,8 @@ class TestTwoObjects(MetricConformance):
 def score(pairs: list[tuple[Scene, Scene]]) -> dict[str, float]:
     """Of pairs (drawn, asked for)."""
     images = np.stack([render(drawn, 32) for drawn, _ in pairs])
-    return dict(Attributes()(images, [caption(wanted) for _, wanted in pairs], "train", DATASET))
+    batch = GeneratedImages(images, [caption(wanted) for _, wanted in pairs])
+    return dict(measure(Attributes(), DATASET, "train", [batch]))
 
 
 def spoil(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -140,6 +141,6 @@ def test_swapped_colors_are_wrong() -> None:
 
 def test_refuses_prompts_of_other_datasets_and_gray_images() -> None:
     with pytest.raises(DataError, match="not a caption of this dataset"):
-        Attributes()(render((RED,), 32)[None], ["red heart"], "train", DATASET)
+        measure(Attributes(), DATASET, "train", [GeneratedImages(render((RED,), 32)[None], ["red heart"])])
     with pytest.raises(DataError, match="square and in color"):
         read(np.zeros((32, 32, 1), np.uint8))

@@ -113,7 +113,7 @@ BAD_IMAGES = {
     "infinity": (lambda images: np.where(images > 254, np.inf, 0.5), "not finite"),
     "complex": (lambda images: images.astype("complex64"), "not complex64"),
     "texts": (lambda images: images.astype(str), "must be uint8"),
-    "of two sizes": (lambda images: [images[0], images[1][:4]], "one size"),
+    "of two sizes": (lambda images: [images[0], images[1][:4]], "the same size"),
 }
 
 

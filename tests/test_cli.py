@@ -229,10 +229,10 @@ def test_a_run_says_first_how_its_images_were_read(kgen, tmp_path: Path) -> None
     said = " ".join(outcome.out.split()).split("imagefolder .: ")
     assert said[1:3] == [
         "captions are from the folders' names ",
-        "there are 2 images in train/ to train on, and 1 image in test/ on which only the loss is measured ",
+        "there are 2 images in train/ for training, and 1 image in test/ for validation ",
     ]
     assert said[3].startswith(
-        "there are files that are no images which kgen reads: 1 .yaml (good.yaml), 1 .heic (train/red/3.heic) "
+        "files that kgen does not read as images: 1 .yaml (good.yaml), 1 .heic (train/red/3.heic) "
     )
     assert "validation loss" in outcome.out
 

@@ -37,8 +37,8 @@ def test_table_page_and_images(kgen, trained: Trained, other: Path, tmp_path: Pa
     assert (first["run"], second["run"]) == ("good", "other")
     for row in (first, second):
         assert row["generator"] == "toy/means" and row["parameters"] == "5184" and row["training steps"] == "6"
-        assert row["likelihood"] == "none" and row["bits per dimension"] == "" and row["steps to draw"] == "1"
-        assert float(row["images/s drawn"]) > 0 and int(row["peak MiB"]) > 50
+        assert row["likelihood"] == "none" and row["bits per dimension"] == "" and row["sampling steps"] == "1"
+        assert float(row["images/s sampled"]) > 0 and int(row["peak MiB"]) > 50
         assert 0 <= float(row["brightness mean"]) <= 255 and row["brightness mean (holdout)"]
     page = (tmp_path / "c" / "comparison.html").read_text()
     assert "Not the same images or captions in all runs" in page and page.count("data:image/png;base64,") == 2

@@ -9,13 +9,19 @@ import pytest
 
 from kgen import ConfigError, Decoder, Metric, PluginError, Space, assemble
 from kgen.cli import app
+from kgen.contracts.metric import GeneratedImages, measure
 from kgen.errors import ComponentError
 from kgen.metrics.retrieval import Retrieval
 from kgen.pipeline.assembly import make_dataset, make_metric
 from kgen.plugins.discovery import registry
 from kgen.plugins.faults import address, component_errors, reason
 
-SHARP = "from kgen import *\nclass Sharp(Metric):\n    def __call__(self, *_): raise IndexError('boom in my metric')\n"
+SHARP = """\
+from kgen import *
+class Sharp(Metric):
+    def update(self, batch): raise IndexError('boom in my metric')
+    compute = None
+"""
 HOOK = (
     "@hookimpl\ndef kgen_components(registry):\n    registry.{kind}('sharp', __name__ + ':{cls}', summary='A test')\n"
 )
@@ -26,12 +32,20 @@ class Disk(Dataset):
     def captions(self, split): return ['a']
     def image(self, split, index): raise OSError('disk')
 """
-EXITS = "from kgen import *\nclass Exits(Metric):\n    def __init__(self): raise SystemExit(7)\n    __call__ = None\n"
+EXITS = """\
+from kgen import *
+class Exits(Metric):
+    def __init__(self): raise SystemExit(7)
+    update = compute = None
+"""
 
 
 class Local(Metric):
-    def __call__(self, images, prompts, split, dataset):
-        return {"first": float(images[0].mean()), "second": float(dataset.image(split, 0).mean())}
+    def update(self, batch):
+        self.add(first=batch.images[0].mean(), second=self.dataset.image(self.split, 0).mean())
+
+    def compute(self):
+        return self.sums
 
 
 @pytest.fixture
@@ -54,7 +68,7 @@ def test_a_metric_of_a_plugin_is_named_with_its_distribution_and_line(mine) -> N
         "IndexError: boom in my metric$"
     )
     with pytest.raises(ComponentError, match=expected) as caught, component_errors(metric):
-        metric(None, [], "train", None)
+        metric.update(None)
     assert isinstance(caught.value.__cause__, IndexError) and caught.value.exit_code == 1
 
 
@@ -69,7 +83,8 @@ def test_an_error_of_the_operating_system_is_named_and_is_no_fault_to_report(min
 def test_the_innermost_component_is_to_blame_not_the_one_that_called_it(mine) -> None:
     mine("dataset", "Disk", DISK)
     with pytest.raises(PluginError, match=r"^dataset 'mine/sharp'"), component_errors():
-        Retrieval()(np.zeros((1, 4, 4, 3), np.uint8), ["a"], "train", make_dataset("mine/sharp"))
+        batch = GeneratedImages(np.zeros((1, 4, 4, 3), np.uint8), ["a"])
+        measure(Retrieval(), make_dataset("mine/sharp"), "train", [batch])
 
 
 def test_a_constructor_that_fails_or_exits_is_named(mine) -> None:
@@ -111,7 +126,7 @@ def test_addresses_and_reasons_are_one_line() -> None:
 
 def test_the_command_line_names_the_component_and_whom_to_tell(mine, monkeypatch, capsys) -> None:
     mine("metric", "Sharp", SHARP)
-    monkeypatch.setattr(app, "app", lambda prog_name: make_metric("sharp")(None, [], "train", None))
+    monkeypatch.setattr(app, "app", lambda prog_name: make_metric("sharp").update(None))
     assert app._guarded() == 1
     error = capsys.readouterr().err
     assert error.startswith("error: metric 'mine/sharp' of kgen-plugin-mine 0.5 failed") and "Traceback" not in error

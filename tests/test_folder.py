@@ -158,7 +158,7 @@ def test_a_name_that_fits_two_images_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "captions").mkdir()
     (tmp_path / "metadata.csv").rename(tmp_path / "captions" / "metadata.csv")
     found = problems(tmp_path)
-    assert found["captions/metadata.csv:3"] == "1.png is there several times: a/1.png, b/1.png"
+    assert found["captions/metadata.csv:3"] == "1.png exists several times: a/1.png, b/1.png"
     assert "b/1.png" not in found
 
 
@@ -180,15 +180,18 @@ def test_a_table_of_images_that_are_not_here_is_one_problem(tmp_path: Path) -> N
 NO_CAPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "one class": ({"cat/1.png": None, "cat/2.png": None}, "one folder, 'cat', names no classes"),
     "a split": ({"train/1.png": None, "metadata.parquet": "PAR1"}, r"metadata\.parquet.*pandas\.read_parquet"),
-    "generic": ({"images/1.png": None, "masks/1.png": None}, "a folder named 'images', 'masks' is no class"),
+    "generic": (
+        {"images/1.png": None, "masks/1.png": None, "pictures/1.png": None},
+        "a folder named 'images', 'masks', 'pictures' is not a class",
+    ),
     "numbers": ({"000/1.png": None, "001/1.png": None}, "numbers, which may just divide many files"),
     "flat": ({"1.png": None}, 'Write metadata.jsonl with a line such as .*"1.png"'),
     "tokens": ({"i/1.jpg": None, "Flickr8k.token.txt": "1.jpg#0\ta"}, r"if Flickr8k\.token\.txt holds the captions"),
     "coco boxes": ({"train2017/1.jpg": None, "annotations/instances_train2017.json": COCO}, "if annotations/instances"),
-    "boxes": ({"1.png": None, "1.txt": "0 0.5 0.5 0.2 0.3\n3 0.1 .2 0.2 0.3\n"}, "numbers of boxes, as YOLO's"),
+    "boxes": ({"1.png": None, "1.txt": "0 0.5 0.5 0.2 0.3\n3 0.1 .2 0.2 0.3\n"}, "numbers of boxes, like YOLO's"),
     "no column": ({"1.png": None, "metadata.jsonl": {"file_name": "1.png", "note": "a"}}, "set caption_key to 'note'"),
     "two": ({"1.png": None, "metadata.csv": "image,title,caption\n1.png,a,b\n"}, "caption_key to 'caption' or 'title'"),
-    "label": ({"1.png": None, "metadata.jsonl": {"file_name": "1.png", "label": 3}}, "'label', which is no text"),
+    "label": ({"1.png": None, "metadata.jsonl": {"file_name": "1.png", "label": 3}}, "'label', which is not text"),
     "stray text": ({f"{c}/{i}.png": None for c in "ab" for i in "12"} | {"a/1.txt": "notes"}, "1 of 4 .*a/1.txt: set"),
     "latin": ({"1.png": None, "metadata.csv": b"file_name,text\n1.png,M\xe4dchen\n"}, r"line 2.*Mädchen.*iconv -f WIN"),
     "utf-16": ({"1.png": None, "metadata.csv": "file_name,text\n".encode("utf-16-le")}, "iconv -f UTF-16LE"),
@@ -297,8 +300,8 @@ def test_test_images_validate(tmp_path: Path) -> None:
     assert list(dataset.captions("train")) == ["cat", "cat", "dog", "dog"]
     assert list(dataset.captions("validation")) == ["cat", "cat", "dog", "dog"] * 2
     assert dataset.notes()[1] == (
-        f"imagefolder {tmp_path}: there are 4 images in train/ to train on, "
-        "and 8 images in Testing/ and val/ on which only the loss is measured"
+        f"imagefolder {tmp_path}: there are 4 images in train/ for training, "
+        "and 8 images in Testing/ and val/ for validation"
     )
     held = ImageFolder(path=str(tmp_path), size=8, holdout=("cat",))
     assert {s: len(held.captions(s)) for s in ("train", "validation", "holdout")} == {
@@ -306,7 +309,7 @@ def test_test_images_validate(tmp_path: Path) -> None:
         "validation": 4,
         "holdout": 6,
     }
-    with pytest.raises(DataError, match="says itself which images to validate on: leave the option validation out"):
+    with pytest.raises(DataError, match="already defines a validation split: leave the option validation out"):
         ImageFolder(path=str(tmp_path), size=8, validation=0.5)
     train = ImageFolder(path=str(tmp_path / "train"), size=8, validation=0.5)
     assert len(train.captions("train")) == len(train.captions("validation")) == 2
@@ -333,13 +336,13 @@ def test_splits_with_captions_of_every_source(tmp_path: Path, contents: dict[str
 
 def test_a_split_that_is_unknown_is_a_problem(tmp_path: Path) -> None:
     make(tmp_path, {"1.png": None, "metadata.csv": "file_name,split,text\n1.png,fold 1,a\n"})
-    assert "split 'fold 1' is none of train" in problems(tmp_path)["metadata.csv:2"]
+    assert "split 'fold 1' is not train" in problems(tmp_path)["metadata.csv:2"]
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (("test/1.png", "test/2.png"), "holds images to validate on only, in 'test'"),
+        (("test/1.png", "test/2.png"), "holds only validation images, in 'test'"),
         (("test/1.png", "cat/1.png"), "holds 'test' beside 'cat': is that a split"),
         (("train/1.png", "truck/1.png"), "holds 'train' beside 'truck': is that a split"),
         (("cat/train/1.png", "cat/test/1.png", "dog/train/1.png", "dog/test/1.png"), "is cat/test a split"),
@@ -355,7 +358,7 @@ def test_what_may_be_a_split_is_refused(tmp_path: Path, names: tuple[str, ...], 
 
 def test_images_beside_split_folders_are_problems(tmp_path: Path) -> None:
     make(tmp_path, {"train/a/1.png": None, "train/b/1.png": None, "test/a/1.png": None, "more/a/1.png": None})
-    assert problems(tmp_path) == {"more/a/1.png": "it lies beside test/ and train/, in no split"}
+    assert problems(tmp_path) == {"more/a/1.png": "it is beside test/ and train/, in no split"}
 
 
 # Files
@@ -377,7 +380,7 @@ def test_links_are_followed(tmp_path: Path) -> None:
     (folder / "red" / "3.png").symlink_to(tmp_path / "nowhere")
     assert problems(folder) == {
         "blue": "this folder is the same as azure: it is read only once",
-        "red/3.png": "this symbolic link leads nowhere",
+        "red/3.png": "this symbolic link is broken",
     }
 
 
@@ -420,6 +423,6 @@ def test_files_that_are_no_images_are_counted(tmp_path: Path) -> None:
     dataset = ImageFolder(path=str(tmp_path), size=8)
     assert len(dataset.captions("train")) == 6
     assert dataset.notes()[-1] == (
-        f"imagefolder {tmp_path}: there are files that are no images which kgen reads: "
+        f"imagefolder {tmp_path}: files that kgen does not read as images: "
         "2 .heic (a/x.heic), 1 without a suffix (b/file), 1 .svg (b/z.svg)"
     )

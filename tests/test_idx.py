@@ -87,7 +87,7 @@ def test_what_is_wrong_is_said(folder: Path) -> None:
     images.write_bytes(gzip.compress(encode(IMAGES["train"][:29])))
     refuses("29 images, but 30 labels")
     images.write_bytes(gzip.compress(b"PK nothing"))
-    refuses("no IDX file")
+    refuses("not an IDX file")
     images.unlink()
     refuses("holds no train-images-idx3-ubyte, nor")
 

@@ -232,7 +232,7 @@ def test_upscale_works_at_any_size_with_the_trained_weights(trained: Path) -> No
 
 def test_upscale_refuses_what_it_cannot_do() -> None:
     pipeline = pixels()
-    with pytest.raises(ConfigError, match="not of small images"):
+    with pytest.raises(ConfigError, match="not small images"):
         upscale(pipeline.decoder, pipeline.encoder, IMAGE)
     spaces = {"image_space": kgen.Space("continuous", (16, 16, 3)), "condition_space": pipeline.encoder.condition_space}
     network = {"width": 4, "multipliers": [1, 1, 1], "blocks": 1, "head_dim": 4}

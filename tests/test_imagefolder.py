@@ -303,7 +303,7 @@ def corrupt(path: Path) -> None:
 
 BROKEN: list[tuple[Callable[[Path], Any], str]] = [
     (lambda p: p.write_bytes(b""), "the file is empty"),
-    (lambda p: p.write_text("<html>"), "no image that can be read"),
+    (lambda p: p.write_text("<html>"), "not an image that can be read"),
     (lambda p: solid_image().save(p, "EPS"), "EPS files are not read"),  # Pillow would run Ghostscript
     (truncated, "the file is damaged"),
     (corrupt, "the file is damaged"),
@@ -353,8 +353,8 @@ def test_rows_that_are_wrong_are_all_named(folder: Path) -> None:
         "metadata.jsonl:4: there is no image none.png",
         "metadata.jsonl:5: it has no 'file_name'",
         "metadata.jsonl:6: 01.png: its caption 'text' is empty",
-        "metadata.jsonl:7: 02.png: its caption 'text' is not there (there is: caption)",
-        "metadata.jsonl:8: 03.png: its caption 'text' is 7, and no text",
+        "metadata.jsonl:7: 02.png: its caption 'text' is missing (it has: caption)",
+        "metadata.jsonl:8: 03.png: its caption 'text' is 7, which is not text",
         "metadata.jsonl:9: there is no image ./",
         "metadata.jsonl:10: there is no image longlong",
         "metadata.jsonl:11: 04.png: its caption 'cut in the middle of an emoji \\\\ud83d' holds half a character",
@@ -427,7 +427,7 @@ def test_nothing_left_to_train_on(folder: Path) -> None:
 def test_wrong_options(folder: Path) -> None:
     with pytest.raises(DataError, match="no caption 'imag 3': did you mean 'image 3'"):
         ImageFolder(path=str(folder), holdout=("imag 3",))
-    with pytest.raises(DataError, match="background 'rde' is no color"):
+    with pytest.raises(DataError, match="background 'rde' is not a color"):
         ImageFolder(path=str(folder), background="rde")
     with pytest.raises(DataError, match=r"must hold \{label\}"):
         ImageFolder(path=str(folder), template="a photo")

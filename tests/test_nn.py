@@ -13,8 +13,13 @@ from kgen.nn import (
     Dropout,
     GroupNorm,
     MultiHeadAttention,
+    ResidualBlock,
     Upsample,
+    check_levels,
+    cosine_schedule,
+    ddim,
     depth_to_space,
+    end_clean,
     grid_positions,
     sequence_positions,
     sinusoidal,
@@ -217,3 +222,70 @@ def test_dynamic_thresholding() -> None:
     limit = np.quantile(np.abs(x[0]), 0.9)
     np.testing.assert_allclose(out[0], np.clip(x[0], -limit, limit) / limit, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(out[1], x[1], rtol=1e-5)  # within [-1, 1] already: unchanged
+
+
+# ---- residual blocks -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [4, 8])
+def test_residual_block_is_its_layers_of_keras(channels: int) -> None:
+    x, embedding = random(2, 5, 5, 4), random(2, 6, seed=1)
+    block = ResidualBlock(channels)
+    block.build(x.shape, embedding.shape)
+    if channels == 4:
+        np.testing.assert_array_equal(numpy(block(x, embedding)), x)  # it starts as the identity
+    scramble(block)
+    norms = [keras.layers.GroupNormalization(min(32, count // 2), epsilon=1e-5) for count in (4, channels)]
+    for norm, own, count in zip(norms, (block.norm1, block.norm2), (4, channels), strict=True):
+        norm.build((None, 5, 5, count))
+        norm.set_weights(own.get_weights())
+    scale, shift = np.split(numpy(block.modulation(embedding))[:, None, None], 2, axis=-1)
+    h = block.conv1(ops.silu(norms[0](x)))
+    h = block.conv2(ops.silu(norms[1](h) * (1 + scale) + shift))
+    kept = x if block.shortcut is None else block.shortcut(x)
+    assert (block.shortcut is None) == (channels == 4)
+    np.testing.assert_allclose(numpy(block(x, embedding)), numpy(h + kept), atol=1e-4)
+
+
+def test_levels_of_a_unet_are_checked() -> None:
+    check_levels(8, (1, 2), (0, 1), 4)
+    with pytest.raises(ValueError, match="attention at level 2, but the levels of this U-Net are 0 to 1"):
+        check_levels(8, (1, 2), (2,), 4)
+    with pytest.raises(ValueError, match="level 1 has 16 channels, which heads of 3 do not divide"):
+        check_levels(8, (1, 2), (), 3)
+
+
+# ---- DDIM ------------------------------------------------------------------------------------------------------------
+
+
+def test_cosine_schedule_is_that_of_nichol_and_dhariwal() -> None:
+    """alpha^2 falls as f(t) of their equation 17, and alpha^2 + sigma^2 = 1."""
+    t = np.linspace(0, 1, 11)
+    alpha, sigma = (
+        numpy(level).astype(float) for level in cosine_schedule(ops.convert_to_tensor(t, "float32"), 0.008, 1)
+    )
+    np.testing.assert_allclose(alpha**2, np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2, atol=1e-6)
+    np.testing.assert_allclose(alpha**2 + sigma**2, 1.0, atol=1e-6)
+    first, last = (numpy(level) for level in end_clean(*(ops.convert_to_tensor(x, "float32") for x in (alpha, sigma))))
+    assert (first[-1], last[-1]) == (1, 0) and np.array_equal(first[:-1], alpha[:-1].astype("float32"))
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_ddim_samples_a_normal_distribution(eta: float) -> None:
+    """With the ideal denoiser of N(0.3, 0.5^2), in many steps: the exact flow, or the same distribution."""
+    times = 1.0 - ops.arange(201, dtype="float32") / 200
+    alpha, sigma = end_clean(*cosine_schedule(times, 0.008, 0.9999))
+    start, fresh = random(4000), random(200, 4000, seed=1)
+
+    def denoise(x, i):
+        a, s = ops.take(alpha, i), ops.take(sigma, i)
+        return 0.3 + a * 0.25 / (a**2 * 0.25 + s**2) * (x - a * 0.3)
+
+    noise = ops.convert_to_tensor(fresh)
+    made = numpy(ddim(denoise, ops.convert_to_tensor(start), alpha, sigma, eta, lambda i: ops.take(noise, i, axis=0)))
+    if eta == 0.0:
+        np.testing.assert_allclose(made, 0.3 + 0.5 * start, atol=0.03)
+    else:
+        assert abs(np.corrcoef(made, start)[0, 1]) < 0.1
+    assert made.mean() == pytest.approx(0.3, abs=0.04) and made.std() == pytest.approx(0.5, rel=0.05)

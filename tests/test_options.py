@@ -189,9 +189,13 @@ class Odd(Configurable):
         ("__init__", "self, condition_space, space", "must have this order: space, condition_space"),
         ("__init__", "self, *, space=None", "'space' comes after the '*', but kgen supplies it: put it before"),
         ("__init__", "self, space, *, name='x'", "no option can be named 'name', which means something else"),
-        ("__init__", "self, space, *, config=1", "no option can be named 'config': Configurable.config is there"),
-        ("__init__", "self, space, *, get_config=1", "no option can be named 'get_config': Layer.get_config is there"),
-        ("__init__", "self, space, *, losses=1", "no option can be named 'losses': Layer.losses is there"),
+        ("__init__", "self, space, *, config=1", "no option can be named 'config': Configurable.config already exists"),
+        (
+            "__init__",
+            "self, space, *, get_config=1",
+            "no option can be named 'get_config': Layer.get_config already exists",
+        ),
+        ("__init__", "self, space, *, losses=1", "no option can be named 'losses': Layer.losses already exists"),
         (
             "generate",
             "self, condition, null_condition, noise, steps=1",

@@ -81,7 +81,7 @@ def test_a_report_shows_every_word_as_text(trained: Trained, tmp_path: Path) -> 
     assert page.texts.count(SHOWN) == 8, page.texts  # all but what stands in a sentence
     assert f"{SHOWN} - kgen" in page.texts and f"Note: {SHOWN}." in page.texts and f"{SHOWN} 1" in page.texts
     assert [image["title"] for image in page.images].count(SHOWN) >= 2
-    assert page.images[0]["alt"] == f"drawn after the last step: {SHOWN}"
+    assert page.images[0]["alt"] == f"images after the last step: {SHOWN}"
     assert {"step", "loss", "val_loss"} <= {found.strip() for found in page.plots}
 
 
@@ -127,7 +127,7 @@ def test_commands_show_every_word_as_text(
 
     evil, shown = "<b>'\x1b[31m\"", "<b>'\\x1b[31m\""
     run = Path(shutil.copytree(trained.directory, tmp_path / evil))
-    monkeypatch.setattr(Brightness, "__call__", lambda *arguments: {evil: 1.0})
+    monkeypatch.setattr(Brightness, "compute", lambda *arguments: {evil: 1.0})
     monkeypatch.setattr(Letters, "__doc__", f"Counts {evil}.")
     for command in (
         ("evaluate", run),

@@ -174,7 +174,7 @@ def test_on_a_cpu_xla_compiles_loops_alone(dataset: Patterns, monkeypatch: pytes
 @pytest.mark.parametrize(("steps", "counted"), [({}, 1), ({"steps": 3}, 3)])
 def test_the_number_of_steps_may_be_left_open(steps: dict[str, int], counted: int) -> None:
     class Open(Painter):
-        def generate(self, condition, null_condition, noise, *, steps: int | None = None):
+        def generate(self, condition, null_condition, noise, *, steps: kgen.Steps | None = None):
             return super().generate(condition, null_condition, noise)
 
     generator = Open(kgen.Space("continuous", (8, 8, 3)), kgen.ConditionSpace(1, 8))
@@ -187,7 +187,7 @@ def test_options_of_generate_are_checked(dataset: Patterns) -> None:
         pipeline.generate("x", stps=3)
     with pytest.raises(kgen.ConfigError, match="spread"):
         pipeline.generate("x", spread="wide")
-    with pytest.raises(kgen.ConfigError, match="Painter takes no guidance"):
+    with pytest.raises(kgen.ConfigError, match=r"guidance: unknown key .Painter.generate takes: spread"):
         pipeline.generate("x", guidance=3.0)
     with pytest.raises(kgen.ConfigError, match="Identity"):
         pipeline.generate("x", decoder={"steps": 3})
@@ -388,16 +388,14 @@ def test_weights_that_are_not_finite_are_an_error(dataset: Patterns, part: str) 
 
 @pytest.mark.backends
 def test_images_that_are_not_finite_are_an_error(dataset: Patterns) -> None:
-    with pytest.raises(kgen.RunError, match="Painter and Identity made images that are not finite"):
+    with pytest.raises(kgen.RunError, match="Painter and Identity generated images that are not finite"):
         make(dataset).generate("pattern 1", spread=float("inf"))
 
 
 class Guided(Painter):
     """What guidance leads away from is subtracted."""
 
-    supports_guidance = True
-
-    def generate(self, condition, null_condition, noise, *, guidance: float = 1.0):
+    def generate(self, condition, null_condition, noise, *, guidance: kgen.Guidance = 1.0):
         return self.mean(null_condition) + guidance * (self.mean(condition) - self.mean(null_condition))
 
 

@@ -30,7 +30,8 @@ LOUD = """
 import kgen
 
 class Loud(kgen.Metric):
-    def __call__(self, *_): return {}
+    def update(self, batch): pass
+    def compute(self): return {}
 
 print("built")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from command_line import GOOD, TOY
 from keras import ops
 from made_plugins import installed
 
+from kgen import Steps
 from kgen.config import RunConfig
 from kgen.errors import KgenError
 from kgen.runs.run import check, run
@@ -77,7 +79,7 @@ def losses(change: Callable[[Any], Any], name: str = "loss") -> Callable[..., An
 
 
 def images(change: Callable[[Any], Any]) -> Callable[..., Any]:
-    def generate(self: Any, condition: Any, null_condition: Any, noise: Any, *, steps: int = 1) -> Any:
+    def generate(self: Any, condition: Any, null_condition: Any, noise: Any, *, steps: Steps = 1) -> Any:
         return change(self.predict_mean(condition))
 
     return generate
@@ -102,16 +104,16 @@ WRONG: dict[str, tuple[str, str, Any, str]] = {
     "comma": ("Means", "compute_losses", losses(lambda x: x, "a,b"), f"{MEANS}: compute_losses returned 'a,b': a name"),
     "score": (
         "Brightness",
-        "__call__",
+        "update",
         boom,
         "metric 'toy/brightness' of kgen-plugin-toy 1.2 failed",
     ),
     "no metric": ("Brightness", "__init__", boom, "metric 'toy/brightness' of kgen-plugin-toy 1.2 failed"),
     "no number": (
         "Brightness",
-        "__call__",
+        "compute",
         lambda *arguments: {"mean": "bright"},
-        "metric 'toy/brightness' of kgen-plugin-toy 1.2: the call must return numbers by name",
+        "metric 'toy/brightness' of kgen-plugin-toy 1.2: compute must return numbers by name",
     ),
     "headline": (
         "Brightness",
@@ -196,11 +198,11 @@ def test_everything_is_tried_in_a_few_seconds_and_little_of_it() -> None:
         for name in ("generate", "log_likelihood"):
             method = getattr(Diffusion, name)
 
+            @functools.wraps(method)  # its signature holds the options
             def counted(self: Any, *arguments: Any, method: Any = method, **options: Any) -> Any:
                 steps.append(options.get("steps"))
                 return method(self, *arguments, **options)
 
-            counted.__wrapped__ = method  # type: ignore[attr-defined]  # its signature holds the options
             patch.setattr(Diffusion, name, counted)
         check(config)
         began = time.process_time()
@@ -214,7 +216,7 @@ def test_a_sampler_that_refuses_few_steps_gets_those_that_are_asked_for(monkeypa
 
     seen = []
 
-    def generate(self: Any, condition: Any, null_condition: Any, noise: Any, *, steps: int = 7) -> Any:
+    def generate(self: Any, condition: Any, null_condition: Any, noise: Any, *, steps: Steps = 7) -> Any:
         seen.append(steps)
         if steps < 4:
             raise ValueError("too few")

@@ -20,7 +20,7 @@ from kgen.options import option_model, options, split_options, supplied
 from kgen.pipeline.assembly import find
 from kgen.plugins.discovery import registry
 from kgen.plugins.registry import Kind
-from kgen.random import draw
+from kgen.random import sample
 from kgen.testing.execution import Program, as_arrays, evaluate, perturb, tensors
 from kgen.testing.inputs import random_conditions, random_latents
 
@@ -95,8 +95,6 @@ def test_the_program_that_was_not_used_for_longest_is_forgotten() -> None:
 class Counting(Painter):
     """Counts how often its methods are run in Python: once per program."""
 
-    supports_guidance = True
-    supports_img2img = True
     likelihood = "exact"
     traced = 0
 
@@ -108,9 +106,9 @@ class Counting(Painter):
         source: Any = None,
         *,
         steps: int = 1,
-        guidance: Annotated[float, Static(1.0)] = 1.0,
+        guidance: kgen.Guidance = 1.0,
         temperature: float = 1.0,
-        strength: float = 0.5,
+        strength: kgen.Strength = 0.5,
     ) -> Any:
         type(self).traced += 1
         x = self.mean(condition)
@@ -286,7 +284,7 @@ def arguments(part: Any, method: str, given: dict[str, Any], source: bool) -> di
     latents, condition = random_latents(space, 2, 1), conditions(2)
     if method == "log_likelihood":
         return {"x": latents, "condition": condition}
-    noise = {"noise": draw(part.noise_spec(**given), [(0, 0), (0, 1)])}
+    noise = {"noise": sample(part.noise_spec(**given), [(0, 0), (0, 1)])}
     if method == "decode":
         return {"latent": latents, "condition": condition, **noise}
     return {

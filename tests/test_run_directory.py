@@ -278,7 +278,7 @@ def test_scores_on_changed_data_are_refused_or_called_so(copy: Path, monkeypatch
 def test_scores_that_are_not_finite_leave_valid_json(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from kgen_toy.parts import Brightness
 
-    monkeypatch.setattr(Brightness, "__call__", lambda *arguments: {"mean": math.nan, "most": math.inf})
+    monkeypatch.setattr(Brightness, "compute", lambda *arguments: {"mean": math.nan, "most": math.inf})
     said: list[str] = []
     evaluate(copy, log=said.append)
     assert "note: brightness mean (holdout) is not a finite number" in said

@@ -89,7 +89,7 @@ def refuse_to_train(monkeypatch: pytest.MonkeyPatch) -> None:
     def train(*arguments: Any, **options: Any) -> None:
         raise TrainingBegunError
 
-    monkeypatch.setattr("kgen.runs.decoder_stage.train", train)
+    monkeypatch.setattr(DecoderStage, "train", train)
 
 
 @pytest.mark.backends
@@ -130,9 +130,9 @@ def test_latents_are_all_that_training_reads(tmp_path: Path, done: Path, monkeyp
         with pytest.MonkeyPatch.context() as patch:
             for cls, name in ((Shapes, "image"), (Codec, "encode")):
                 patch.setattr(cls, name, lambda *a, name=name, **k: touched.append(name))
-            return train(*arguments, **{**options, "draw": None})
+            return train(*arguments, **{**options, "render": None})
 
-    monkeypatch.setattr("kgen.runs.run.train", watched)
+    monkeypatch.setattr("kgen.runs.trainer.train", watched)
     result = run(configuration(), tmp_path / "second")
     assert result.step == 4 and not touched
 

@@ -38,7 +38,7 @@ class Brighter(Painter):
         null_condition: Any,
         noise: Any,
         *,
-        steps: Annotated[int, Field(ge=1, le=4)] = 1,
+        steps: Annotated[kgen.Steps, Field(le=4)] = 1,
         half: bool = False,
     ) -> Any:
         return ops.zeros_like(noise["z"]) + (steps / (5.0 if half else 2.5) - 1.0)
@@ -84,8 +84,8 @@ def test_what_the_generator_refuses_is_noted(config: RunConfig) -> None:
     made = sweep("bright", pipeline(Brighter), config, [2, 3, 9], lambda text: None)
     assert [trial.steps for trial in made.trials] == [2]
     few, many = made.notes
-    assert "bright was not drawn in 3 steps" in few and "3 is a crowd" in few
-    assert "bright was not drawn in 9 steps" in many and "less than or equal to 4" in many
+    assert "bright was not sampled in 3 steps" in few and "3 is a crowd" in few
+    assert "bright was not sampled in 9 steps" in many and "less than or equal to 4" in many
 
 
 def test_without_steps_there_is_one_trial(config: RunConfig) -> None:
@@ -135,7 +135,7 @@ def test_tables_and_plots() -> None:
         found = [len(line.findall(".//{*}use")) for line in lines if line.attrib["id"].startswith("line2d")]
         assert found == marks
         shown = [text.strip() for text in root.itertext()]
-        assert {*texts, metric, f"{metric} over seconds per image; beside a point, its steps"} <= set(shown)
+        assert {*texts, metric, f"{metric} over seconds per image (numbers: steps)"} <= set(shown)
 
 
 def test_options_that_do_not_go_together_are_no_fault(config: RunConfig) -> None:

@@ -35,10 +35,13 @@ class Colors(kgen.Dataset):
 class Exact(kgen.Metric):
     """Share of pixels as in the first training image of the prompt."""
 
-    def __call__(self, images: Any, prompts: Any, split: Any, dataset: Any) -> dict[str, float]:
-        captions = list(dataset.captions(split))
-        real = np.stack([dataset.image(split, captions.index(prompt)) for prompt in prompts])
-        return {"exact": float((real == images).mean())}
+    def update(self, batch: kgen.GeneratedImages) -> None:
+        captions = list(self.dataset.captions(self.split))
+        real = np.stack([self.dataset.image(self.split, captions.index(prompt)) for prompt in batch.prompts])
+        self.add(exact=(real == batch.images).sum(), pixels=real.size)
+
+    def compute(self) -> dict[str, float]:
+        return {"exact": float(self.sums["exact"] / self.sums["pixels"])}
 
 
 class TestColors(DatasetConformance):
@@ -104,23 +107,57 @@ def test_broken_dataset_fails(check: str, members: dict[str, Any], match: str) -
     fails(DatasetConformance, check, colors(**members), match)
 
 
-def writing(self: Any, images: Any, *given: Any) -> dict[str, float]:
-    images[:] = 0
-    return {"exact": 0.0}
+def metric(**members: Any) -> Any:
+    return lambda: type("Broken", (Exact,), members)()
 
 
-def test_broken_metric_fails() -> None:
+def half(self: Any) -> dict[str, float]:
+    return {"exact": Exact.compute(self)["exact"] / 2}
+
+
+def first(self: Any, batch: Any) -> None:
+    self.add(exact=batch.images[0, 0, 0, 0] * len(batch.images), pixels=len(batch.images))
+
+
+def mean_of_batches(self: Any, batch: Any) -> None:
+    before = dict(self.sums)
+    Exact.update(self, batch)
+    share = (self.sums["exact"] - before.get("exact", 0)) / (self.sums["pixels"] - before.get("pixels", 0))
+    self.sums = {"exact": before.get("exact", 0) + share, "pixels": before.get("pixels", 0) + 1}
+
+
+def forgetful(self: Any, state: Any) -> None:
+    self.sums = dict(state)
+
+
+def remembering(self: Any, dataset: Any, split: Any) -> None:
+    before = getattr(self, "sums", {})
+    kgen.Metric.start(self, dataset, split)
+    self.sums = {name: 2 * value for name, value in before.items() if name == "exact"}
+
+
+def writing(self: Any, batch: Any) -> None:
+    batch.images[:] = 0
+
+
+METRICS = [
+    ("test_real_images_score_as_they_must", {"compute": half}, "must lie between"),
+    ("test_scores_are_named_numbers", {"compute": lambda self: {"exact": float("nan")}}, "finite number"),
+    ("test_order_does_not_matter", {"update": first}, "in another order"),
+    ("test_scores_are_named_numbers", {"update": writing}, "writes to"),
+    ("test_scores_are_named_numbers", {"start": remembering}, "start must forget"),
+    ("test_sizes_of_batches_do_not_matter", {"update": mean_of_batches}, "in batches of 2"),
+    ("test_workers_measure_what_one_does", {"merge": forgetful}, "shared the images"),
+    ("test_workers_measure_what_one_does", {"state": lambda self: {"exact": [0.0]}}, "arrays of numbers"),
+]
+
+
+@pytest.mark.parametrize(("check", "members", "match"), METRICS, ids=[f"{c}-{m}" for c, _, m in METRICS])
+def test_broken_metric_fails(check: str, members: dict[str, Any], match: str) -> None:
     attributes = {"dataset": lambda self: Colors(), "real": {"exact": (1.0, 1.0)}}
-    half = type("Half", (Exact,), {"__call__": lambda self, *a: {"exact": Exact.__call__(self, *a)["exact"] / 2}})
-    fails(MetricConformance, "test_real_images_score_as_they_must", half, "must lie between", **attributes)
-    none = type("Nothing", (Exact,), {"__call__": lambda self, *a: {"exact": float("nan")}})
-    fails(MetricConformance, "test_scores_are_named_numbers", none, "finite number", **attributes)
-    first = type("First", (Exact,), {"__call__": lambda self, images, *a: {"exact": float(images[0, 0, 0, 0])}})
-    fails(MetricConformance, "test_order_does_not_matter", first, "in another order", **attributes)
-    fails(
-        MetricConformance,
-        "test_scores_are_named_numbers",
-        type("Writes", (Exact,), {"__call__": writing}),
-        "writes to",
-        **attributes,
-    )
+    fails(MetricConformance, check, metric(**members), match, **attributes)
+
+
+def test_a_metric_of_the_older_contract_is_told_what_to_write() -> None:
+    with pytest.raises(kgen.PluginError, match=r"Old: a metric is no longer called .* write update\(batch\)"):
+        type("Old", (kgen.Metric,), {"__call__": lambda self, images, prompts, split, dataset: {}})

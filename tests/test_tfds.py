@@ -190,7 +190,7 @@ def test_broken_images_are_found_before_training(tmp_path: Path, name: str) -> N
     examples = [example(i) for i in range(4)]
     examples[2]["image"] = "broken"
     write(tmp_path, name, KEYS, {"train": examples})
-    with pytest.raises(DataError, match=rf"1 problem in {name}/1\.0\.0:\n  train, example 2: this is no image"):
+    with pytest.raises(DataError, match=rf"1 problem in {name}/1\.0\.0:\n  train, example 2: this is not an image"):
         open_(tmp_path, name)
     dataset = open_(tmp_path, name, on_error="skip")
     assert list(dataset.captions("train")) == ["number 0", "number 1", "number 3"]
@@ -260,7 +260,7 @@ def test_a_folder_at_another_level_is_named(folder: Path, tmp_path: Path) -> Non
     with pytest.raises(DataError, match=f"data_dir: '{version}', or one of 1 more"):
         TFDS(data_dir=str(folder))
     for wrong in (folder.parent, folder / "array_record"):
-        with pytest.raises(DataError, match=f"'array_record' does not lie in {wrong}, but in .*data_dir: '{folder}'"):
+        with pytest.raises(DataError, match=f"'array_record' is not in {wrong}, but in .*data_dir: '{folder}'"):
             TFDS(dataset="array_record", data_dir=str(wrong))
     with pytest.raises(DataError, match=rf"holds no dataset_info\.json.*name: imagefolder, path: '{tmp_path}'"):
         TFDS(data_dir=str(tmp_path))
@@ -278,7 +278,7 @@ def test_features_of_foreign_modules_are_not_imported(
     stored.write_text(text.replace("tensorflow_datasets.core.features.text_feature.Text", "kgen_test_evil.Text"))
     (tmp_path / "kgen_test_evil.py").write_text("raise SystemExit('code was run')")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(DataError, match=r"features\.json names 'kgen_test_evil\.Text', which is no feature of"):
+    with pytest.raises(DataError, match=r"features\.json names 'kgen_test_evil\.Text', which is not a feature of"):
         open_(tmp_path) if by_name else TFDS(data_dir=str(path))
     stored.write_text(text)
     assert len(open_(tmp_path).captions("train")) == 1, "the guard is taken away, and lets its own features pass"
@@ -299,8 +299,8 @@ def test_texts_that_are_not_utf_8_are_problems(tmp_path: Path) -> None:
         ({"name": "not a name"}, "there is no dataset 'not a name'"),
         ({"split": "tran"}, "has no split 'tran': there are 'train', 'test'"),
         ({"validation": "val"}, "has no split 'val'"),
-        ({"validation": "train"}, "'train' holds examples of 'train', that is trained on"),
-        ({"validation": "train[:1]"}, "holds examples of 'train', that is trained on"),
+        ({"validation": "train"}, "'train' holds examples of 'train', the training split"),
+        ({"validation": "train[:1]"}, "holds examples of 'train', the training split"),
         ({"split": "train[:3]", "validation": "test+train[2:]"}, "holds examples of"),
         ({"split": "train[:0]"}, "has no example to train on"),
         ({"image_key": "photo"}, r"no image in image_key 'photo': there are images in \['image'\]"),
@@ -310,7 +310,7 @@ def test_texts_that_are_not_utf_8_are_problems(tmp_path: Path) -> None:
         ({"caption_key": "image"}, "no caption_key 'image'"),
         ({"holdout": ("number 33",)}, "no caption 'number 33': did you mean 'number 3'"),
         ({"template": "a photo"}, r"must hold \{label\}"),
-        ({"background": "rde"}, "'rde' is no color"),
+        ({"background": "rde"}, "'rde' is not a color"),
     ],
 )
 def test_wrong_options(folder: Path, options: dict[str, Any], message: str) -> None:

@@ -1,4 +1,4 @@
-"""Puts trained runs side by side: what they cost, how likely they find images, and what they draw."""
+"""Compares trained runs: their costs, likelihoods, scores and images."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from kgen.runs.prompts import Prompts, prompts_to_generate
 MAX_PROMPTS = 8
 
 INTERPOLATION_STEPS = 8
-"""Images from one noise to another."""
+"""Number of images in an interpolation between two noises."""
 
 
 @dataclass(frozen=True)
 class _Run:
-    """One run, and what was measured of it."""
+    """A run and its measurements."""
 
     name: str
     config: RunConfig
@@ -50,19 +50,23 @@ def compare(
     steps: Sequence[int] = (),
     log: Callable[[str], None] = print,
 ) -> Comparison:
-    """Measures finished runs, and writes `comparison.md`, `.csv`, `.html`, `images.png` and `interpolations.png`; of
-    numbers of steps also `steps.csv`, and a plot for each metric.
+    """Measures finished runs, and writes `comparison.md`, `.csv`, `.html`, `images.png` and `interpolations.png`.
+
+    With `steps`, it also writes `steps.csv`, and a plot for each metric.
 
     Args:
         paths: Run directories.
-        out: The folder to write into.
-        prompts: What to draw, as on the command line; some of what the first run drew by default.
-        seed: Of the noise, the same for all.
-        steps: To draw each run's evaluation prompts with, for quality against time; none: that is not measured.
+        out: The folder to write.
+        prompts: The prompts of the images, as on the command line; None: some of the prompts of the first run.
+        seed: The seed of the noise, the same for all runs.
+        steps: Numbers of sampling steps with which each run's evaluation prompts are scored, for quality over time;
+            empty: this is not measured.
+        log: Receives a line about each measurement.
 
     Raises:
-        RunError: a directory holds no finished run. ConfigError: their images are not of one size; `steps` are given,
-            but a run has no metric; `out` cannot be written to, or holds other files of the same names.
+        RunError: a directory contains no finished run.
+        ConfigError: the images of the runs have different sizes; `steps` are given, but a run has no metric; or `out`
+            cannot be written to, or contains other files of the same names.
     """
     directories = [RunDirectory(path) for path in paths]
     for directory in directories:
@@ -92,13 +96,13 @@ def compare(
 
 
 def _names(directories: Sequence[RunDirectory]) -> list[str]:
-    """The directories' names, or whole paths where two are called the same."""
+    """The names of the directories, or their paths if two names are equal."""
     names = [directory.path.resolve().name for directory in directories]
     return names if len(set(names)) == len(names) else [str(directory.path) for directory in directories]
 
 
 def _require_one_size(names: Sequence[str], directories: Sequence[RunDirectory]) -> None:
-    """Raises ConfigError where runs draw images of different sizes; RunError where one is not trained yet."""
+    """Raises ConfigError if the images of the runs have different sizes, and RunError if a run is not trained yet."""
     shapes = []
     for directory in directories:
         file = directory.model / PIPELINE
@@ -107,7 +111,7 @@ def _require_one_size(names: Sequence[str], directories: Sequence[RunDirectory])
         shapes.append(read_description(file, PipelineDescription).image_shape)
     if len(set(shapes)) > 1:
         sizes = [f"{name}: {'x'.join(map(str, shape))}" for name, shape in zip(names, shapes, strict=True)]
-        raise ConfigError(f"these runs draw images of different sizes: {', '.join(sizes)}")
+        raise ConfigError(f"these runs generate images of different sizes: {', '.join(sizes)}")
 
 
 def _require_metrics(names: Sequence[str], configs: Sequence[RunConfig]) -> None:
@@ -133,7 +137,7 @@ def _measure(
 
 
 def _notes(directories: Sequence[RunDirectory], names: Sequence[str]) -> list[str]:
-    """What keeps the runs from being comparable."""
+    """The differences that make the runs less comparable."""
     manifests = [directory.read_manifest(*TRAINED) for directory in directories]
     notes = []
     for what, values in (

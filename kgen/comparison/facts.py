@@ -1,4 +1,4 @@
-"""The facts by which runs are compared: what they are made of, what they cost, and how good they are."""
+"""The facts about a run: its components, its costs and its scores."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from kgen.training.journal import read_rows
 
 Better = Literal["higher", "lower"]
 Facts = Mapping[str, str | int | float | None]
-"""Of one run, by name; None: there is no such number."""
+"""The facts about one run, by name; None: the number does not exist."""
 
 BETTER: Mapping[str, Better] = {BITS: "lower"}
-"""Whether higher or lower numbers are better, of those that are not a metric's."""
+"""Whether higher or lower numbers are better, for numbers that do not come from a metric."""
 
 ARROWS: Mapping[Better, str] = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWNWARDS ARROW}"}
 
@@ -32,7 +32,7 @@ LAST = "peak MiB"
 
 
 def facts(directory: RunDirectory, config: RunConfig, pipeline: Pipeline) -> Facts:
-    """What is known of a finished run, and how fast it draws."""
+    """The facts about a finished run, including the measured speed of sampling."""
     manifest, drawing = directory.read_manifest(*TRAINED), config.sample.options
     speeds = [float(row["images_per_second"]) for row in read_rows(directory.metrics) if row.get("images_per_second")]
     scores = {
@@ -47,8 +47,8 @@ def facts(directory: RunDirectory, config: RunConfig, pipeline: Pipeline) -> Fac
         "training steps": manifest["step"],
         "training s": manifest["timings"]["training_seconds"],
         "images/s trained": statistics.median(speeds) if speeds else None,
-        "images/s drawn": 1 / seconds_a_image(pipeline, drawing),
-        "steps to draw": pipeline.generator.num_sampling_steps(**drawing),
+        "images/s sampled": 1 / seconds_a_image(pipeline, drawing),
+        "sampling steps": pipeline.generator.num_sampling_steps(**drawing),
         BITS: scores.pop(BITS, None),
         "likelihood": pipeline.generator.likelihood_label(**config.evaluate.likelihood.options),
         **scores,
@@ -57,7 +57,7 @@ def facts(directory: RunDirectory, config: RunConfig, pipeline: Pipeline) -> Fac
 
 
 def better_scores(config: RunConfig) -> dict[str, Better]:
-    """The direction of a run's metrics, by the name that their scores begin with; without those that say none."""
+    """Whether higher or lower scores are better, by the prefix of their names, for metrics that declare it."""
     found: dict[str, Better] = {}
     for metric in config.evaluate.metrics:
         better = registry().find("metric", metric.name).load().better
@@ -67,7 +67,7 @@ def better_scores(config: RunConfig) -> dict[str, Better]:
 
 
 def different_keys(configs: Sequence[RunConfig]) -> dict[str, list[str]]:
-    """The keys of run files, with dots, whose values differ, and the values, one per run; "": there is no such key."""
+    """The keys of run files whose values differ, with one value per run; "": the key does not exist."""
     flat = [_flat({**config.dump(), "name": None}) for config in configs]
     keys = dict.fromkeys(key for one in flat for key in one)
     values = {key: [one.get(key, "") for one in flat] for key in keys}
@@ -75,7 +75,7 @@ def different_keys(configs: Sequence[RunConfig]) -> dict[str, list[str]]:
 
 
 def _flat(data: Any, key: str = "") -> dict[str, str]:
-    """Nested mappings -> keys with dots, and their values as text."""
+    """Flattens nested mappings to keys with dots, with the values as text."""
     if not isinstance(data, dict) or not data:
         return {key: data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)}
     parts = [_flat(value, f"{key}.{name}" if key else str(name)) for name, value in data.items()]
@@ -84,12 +84,12 @@ def _flat(data: Any, key: str = "") -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Table:
-    """The facts of several runs.
+    """The facts about several runs.
 
     Args:
-        runs: Their names.
-        facts: In the same order.
-        better: Direction of numbers, by the beginning of their name.
+        runs: The names of the runs.
+        facts: The facts about the runs, in the same order.
+        better: Whether higher or lower numbers are better, by the prefix of their names.
     """
 
     runs: Sequence[str]
@@ -98,12 +98,12 @@ class Table:
 
     @property
     def keys(self) -> list[str]:
-        """The names of all facts, in an order that suits every run."""
+        """The names of all facts, in the order of the runs."""
         keys = list(dict.fromkeys(key for facts in self.facts for key in facts))
         return [*(key for key in keys if key != LAST), LAST]
 
     def label(self, key: str) -> str:
-        """A name with an arrow that says which numbers are better."""
+        """A name with an arrow for the better direction."""
         better = next(
             (
                 interpolation
@@ -115,13 +115,13 @@ class Table:
         return key if better is None else f"{key} {ARROWS[better]}"
 
     def to_read(self) -> tuple[list[str], list[list[str]]]:
-        """Head and rows, a run each, with few digits."""
+        """The head and one row per run, with few digits."""
         keys = self.keys
         rows = [[run, *(_short(own.get(key)) for key in keys)] for run, own in zip(self.runs, self.facts, strict=True)]
         return ["run", *map(self.label, keys)], rows
 
     def to_compute(self) -> tuple[list[str], list[list[str]]]:
-        """As `to_read`, with plain names and all digits."""
+        """The same as `to_read`, but with plain names and all digits."""
         keys = self.keys
         rows = [[run, *(_whole(own.get(key)) for key in keys)] for run, own in zip(self.runs, self.facts, strict=True)]
         return ["run", *keys], rows

@@ -1,4 +1,4 @@
-"""The files of a comparison: tables to read and to compute with, a page, and plots."""
+"""The files of a comparison: tables in Markdown and CSV, a page, and plots."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ TITLE = "Comparison"
 DIFFERENT = "What differs in the run files"
 
 BEGINNING = 1024
-"""Bytes of a page in which its title stands."""
+"""Number of bytes at the beginning of a page that contain its title."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Where a comparison lies, and its table; `steps` is None where none were asked for."""
+    """The files of a comparison, and its table; `steps` is None if no steps were measured."""
 
     markdown: Path
     csv: Path
@@ -42,14 +42,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a comparison found, beside the images.
+    """The results of a comparison, except the images.
 
     Args:
-        table: One row per run.
+        table: The facts, with one row per run.
         configuration: Keys of the run files that differ, with the value of each run.
-        notes: What keeps the runs from being comparable.
+        notes: The differences that make the runs less comparable.
         interpolated: The prompt of the interpolations; None: there are none.
-        trials: Quality against time.
+        trials: The measurements of quality over time.
     """
 
     table: Table
@@ -60,10 +60,10 @@ class Findings:
 
 
 def claim(out: Path) -> None:
-    """Makes the folder of a comparison, before anything is measured.
+    """Creates the folder of a comparison, before anything is measured.
 
     Raises:
-        ConfigError: it cannot be written to, or holds files of these names that no comparison left there.
+        ConfigError: the folder cannot be written to, or contains files of these names that are not from a comparison.
     """
     try:
         writable_folder(out)
@@ -85,7 +85,7 @@ def _is_comparison(path: Path) -> bool:
 
 
 def write_comparison(out: Path, found: Findings) -> Comparison:
-    """Writes the tables and the page; the images must be there already."""
+    """Writes the tables and the page. The images must exist already."""
     drawn = plots(found.trials)
     steps = None
     if found.trials:
@@ -110,7 +110,7 @@ def _csv(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _different(found: Findings) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of the table of keys that differ."""
+    """The head and rows of the table of keys that differ."""
     return ["key", *found.table.runs], [[key, *values] for key, values in found.configuration.items()]
 
 
@@ -124,15 +124,14 @@ def _markdown(found: Findings) -> str:
     if found.trials:
         lines.append("\n## Quality against time\n")
         lines += [
-            f"![{escape(name)} over the time an image takes]({_plot_name(name)})\n"
-            for name in metric_names(found.trials)
+            f"![{escape(name)} over seconds per image]({_plot_name(name)})\n" for name in metric_names(found.trials)
         ]
         lines += _markdown_table(*wide_table(found.trials))
     return "\n".join([*lines, ""])
 
 
 def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Its lines, with an empty one after."""
+    """The lines of a Markdown table, followed by an empty line."""
 
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cells) + " |"
@@ -141,17 +140,19 @@ def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[
 
 
 def escape(text: str) -> str:
-    """A text as Markdown shows it, on one line: names and prompts may hold anything."""
+    """Escapes a text for Markdown, on one line, because names and prompts may contain any characters."""
     text = html.escape(printable(" ".join(text.split())), quote=False)
     text = re.sub(r"([\\`*\[\]|~])", r"\\\1", text)
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
 
 
 def _html(out: Path, found: Findings, drawn: Mapping[str, str]) -> str:
-    """The page.
+    """Renders the page.
 
     Args:
-        drawn: By metric the plot of it over time.
+        out: The folder of the comparison.
+        found: The results.
+        drawn: The plots of metrics over time, by metric.
     """
     head, rows = found.table.to_read()
     return render(

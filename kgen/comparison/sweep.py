@@ -1,4 +1,4 @@
-"""Quality against time: the same prompts drawn in few steps and in many, each scored and timed."""
+"""Measures quality over time: images of the same prompts with different numbers of sampling steps."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from dataclasses import dataclass
 from typing import Any
 
 from kgen.config import RunConfig
+from kgen.contracts.capabilities import Capability, option_of
 from kgen.errors import ConfigError
-from kgen.options import options
 from kgen.pipeline.pipeline import Pipeline
 from kgen.pipeline.sampler import noise_spec, validate_options
 from kgen.reporting.plot import Line, line_plot
-from kgen.runs.inputs import read_dataset
-from kgen.runs.scoring import headlines, open_metrics, score_generated
+from kgen.runs.experiment import open_experiment
+from kgen.runs.scoring import headlines, score_generated
 
 TIMED_IMAGES = 32
-"""How many are drawn to measure the speed of sampling."""
+"""Number of images that are generated to measure the speed of sampling."""
 
 SECONDS = "seconds per image"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One way of drawing, and what came of it.
+    """The measurements of one run with one number of sampling steps.
 
     Args:
-        run: The run's name.
-        steps: None for a generator that has no such option.
-        seconds: An image, once compiled.
-        scores: By the metric's name.
+        run: The name of the run.
+        steps: Number of sampling steps; None for a generator without this option.
+        seconds: Seconds per image, without compilation.
+        scores: Scores by the name of the metric.
     """
 
     run: str
@@ -41,14 +41,14 @@ class Trial:
 
 @dataclass(frozen=True)
 class Sweep:
-    """The trials of a run, and why some were not made."""
+    """The trials of a run, and notes on numbers of steps that were left out."""
 
     trials: Sequence[Trial]
     notes: Sequence[str]
 
 
 def seconds_a_image(pipeline: Pipeline, drawing: Mapping[str, Any]) -> float:
-    """How long an image takes to be drawn, among `TIMED_IMAGES`, once everything is compiled."""
+    """Seconds per image for `TIMED_IMAGES` images, without compilation."""
     seconds = []
     for _ in range(3):
         began = time.perf_counter()
@@ -57,35 +57,35 @@ def seconds_a_image(pipeline: Pipeline, drawing: Mapping[str, Any]) -> float:
     return min(seconds[1:]) / TIMED_IMAGES
 
 
-def takes_steps(pipeline: Pipeline) -> bool:
-    return "steps" in options(type(pipeline.generator).generate)
-
-
 def sweep(
     name: str, pipeline: Pipeline, config: RunConfig, steps: Sequence[int], log: Callable[[str], None] = print
 ) -> Sweep:
-    """Draws a run's evaluation prompts with each number of steps, and as it is where its generator takes none.
+    """Scores a run's evaluation prompts with each number of steps, or once if its generator has no steps.
 
     Args:
-        config: The run's: its metrics, of which the headlines are kept, and its other options of drawing.
-        steps: Numbers; those that the generator refuses are left out, with a note.
+        name: The name of the run.
+        pipeline: The trained pipeline.
+        config: The configuration of the run, with its metrics (of which only the headlines are used) and the other
+            sampling options.
+        steps: Numbers of steps. Those that the generator refuses are left out, with a note.
+        log: Receives a line about each number of steps.
     """
-    dataset = read_dataset(config.data)
-    metrics = open_metrics(config, dataset)
+    experiment = open_experiment(config, trained=True)
     trials, notes = [], []
-    for number in sorted(set(steps)) if takes_steps(pipeline) else [None]:
-        drawing = config.sample.options if number is None else {**config.sample.options, "steps": number}
+    option = option_of(type(pipeline.generator).generate, Capability.STEPS)
+    for number in [None] if option is None else sorted(set(steps)):
+        drawing = dict(config.sample.options) if option is None else {**config.sample.options, option: number}
         if refusal := _refusal(pipeline, drawing):
-            notes.append(f"{name} was not drawn in {number} steps: {refusal}.")
+            notes.append(f"{name} was not sampled in {number} steps: {refusal}.")
             continue
-        log(f"  in {number} steps" if number else "  as it is: it takes no steps")
-        scores = headlines(metrics, score_generated(config, pipeline, dataset, metrics, drawing))
+        log(f"  in {number} steps" if number else "  without the option steps")
+        scores = headlines(experiment.metrics, score_generated(experiment, pipeline, drawing))
         trials.append(Trial(name, number, seconds_a_image(pipeline, drawing), scores))
     return Sweep(trials, notes)
 
 
 def _refusal(pipeline: Pipeline, drawing: Mapping[str, Any]) -> str:
-    """Why the generator cannot draw so; "" if it can."""
+    """Says why the generator refuses the sampling options; "" if it accepts them."""
     own = {key: value for key, value in drawing.items() if key != "decoder"}
     try:
         noise_spec(pipeline.generator, validate_options(pipeline.generator, "generate", own))
@@ -99,7 +99,7 @@ def metric_names(trials: Sequence[Trial]) -> list[str]:
 
 
 def wide_table(trials: Sequence[Trial]) -> tuple[list[str], list[list[str]]]:
-    """To be read: a trial a row, a metric a column."""
+    """A table to read, with one row per trial and one column per metric."""
     names = metric_names(trials)
     rows = [
         [*_first(trial), *(f"{trial.scores[name]:.3f}" if name in trial.scores else "" for name in names)]
@@ -109,7 +109,7 @@ def wide_table(trials: Sequence[Trial]) -> tuple[list[str], list[list[str]]]:
 
 
 def long_table(trials: Sequence[Trial]) -> tuple[list[str], list[list[str]]]:
-    """To be computed with: a row for each number, as it was measured."""
+    """A table to compute with, with one row per measured number."""
     rows = [[*_first(trial), name, f"{value:.6g}"] for trial in trials for name, value in trial.scores.items()]
     return ["run", "steps", SECONDS, "metric", "value"], rows
 
@@ -119,7 +119,7 @@ def _first(trial: Trial) -> list[str]:
 
 
 def plots(trials: Sequence[Trial]) -> dict[str, str]:
-    """By metric a plot of it over the time, as SVG: a line a run, or a point for a run that takes no steps."""
+    """Plots of each metric over time, as SVG, with one line per run, or a point for a run without steps."""
     drawn = {}
     for metric in metric_names(trials):
         lines = []
@@ -127,5 +127,5 @@ def plots(trials: Sequence[Trial]) -> dict[str, str]:
             own = [trial for trial in trials if trial.run == run]
             points = [(trial.seconds, trial.scores[metric]) for trial in own]
             lines.append(Line(run, points, ["" if trial.steps is None else str(trial.steps) for trial in own]))
-        drawn[metric] = line_plot(lines, f"{SECONDS}; beside a point, its steps", metric, logarithmic=True)
+        drawn[metric] = line_plot(lines, f"{SECONDS} (numbers: steps)", metric, logarithmic=True)
     return drawn

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import pydantic
 
 from kgen.config.source import Source
+from kgen.contracts.capabilities import Capability, guides, option_of, value_of
 from kgen.contracts.likelihood import check_likelihood
 from kgen.errors import ConfigError, PluginError
 from kgen.options import plain
@@ -127,11 +128,24 @@ def check_method(
         return
     owner = f"{cls.__name__}.{method}"
     rename_keys(given, cls.renamed, owner)
-    if method == "generate" and "strength" in given and cls.supports_img2img:
-        source.report((*path, "strength"), "needs an image to start from: kgen generate RUN --image FILE")
+    strength = option_of(getattr(cls, method), Capability.STRENGTH)
+    if strength is not None and strength in given:
+        source.report((*path, strength), "needs an image to start from: kgen generate RUN --image FILE")
         return
     for below, message in check(model_of(getattr(cls, method), owner), given, owner)[1]:
         source.report((*path, *below), message)
+
+
+def check_no_guidance(source: Source, path: KeyPath, options: Any, generator: type[Any] | None) -> None:
+    """Refuses guidance among the options of `generate`, at `path`, where training never shows the empty text."""
+    if generator is None or not isinstance(options, dict) or not guides(generator.generate, options):
+        return
+    weight = value_of(generator.generate, Capability.GUIDANCE, options)
+    source.report(
+        (*path, str(option_of(generator.generate, Capability.GUIDANCE))),
+        f"{show(weight)} compares with the empty text, but condition_dropout is 0, so training never shows it: give a "
+        "condition_dropout, such as 0.1, or leave guidance out",
+    )
 
 
 def check_likelihood_options(

@@ -17,6 +17,7 @@ from kgen.config.components import (
     ComponentConfig,
     check_likelihood_options,
     check_method,
+    check_no_guidance,
     check_sampling,
     resolve,
 )
@@ -135,15 +136,9 @@ class RunConfig(Section):
                 )
             except PluginError as error:
                 source.report(place, str(error))
-            given = sample.get("options")
-            guidance = given.get("guidance", 1) if isinstance(given, dict) else 1
             shown = isinstance(encoder := data.get("encoder"), dict) and ComponentConfig(**encoder).shows_null
-            if guidance != 1 and data.get("condition_dropout") == 0 and not shown:
-                source.report(
-                    (*place, "guidance"),
-                    f"{show(guidance)} compares with the empty text, but condition_dropout is 0, so training never "
-                    "shows it: give a condition_dropout, such as 0.1, or leave guidance out",
-                )
+            if data.get("condition_dropout") == 0 and not shown:
+                check_no_guidance(source, place, sample.get("options", {}), classes.get("generator"))
         if isinstance(evaluate, dict) and isinstance(likelihood := evaluate.get("likelihood"), dict):
             place = ("evaluate", "likelihood")
             check_likelihood_options(source, place, likelihood, classes.get("generator"), classes.get("decoder"))

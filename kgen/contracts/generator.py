@@ -7,15 +7,17 @@ from typing import Any, ClassVar, Literal
 
 import keras
 
+from kgen.contracts.capabilities import Capability, option_of, sampling_steps
 from kgen.contracts.encoder import Condition
-from kgen.options import MAX_OPTION, Arguments, Configurable, options
+from kgen.errors import PluginError
+from kgen.options import MAX_OPTION, Arguments, Configurable, supplied
 from kgen.random import NoiseSpec
 from kgen.spaces import ConditionSpace, Space
 
 Tensor = Any
 OF_GENERATE = frozenset(
     {
-        *("prompts", "prompt", "n", "seed", "seeds", "count", "shared_noise", "batch_size", "image", "mask"),
+        *("prompts", "prompt", "n", "first", "seed", "seeds", "count", "shared_noise", "batch_size", "image", "mask"),
         *("negative_prompt", "decoder", "verbose"),
     }
 )
@@ -41,16 +43,16 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
 
     Attributes:
         accepts: The kinds of space that this generator can model.
-        supports_guidance: True if `generate` takes `guidance`, the weight of classifier-free guidance.
-        supports_img2img: True if `generate` takes a `source`, the latents of images to start from, and a `strength`.
-        supports_inpainting: True if the generator `supports_img2img`, and `generate` also takes an `edit_mask`, the
-            only part of the source that changes.
+        supports_guidance, supports_img2img, supports_inpainting: What `generate` can do, read from its arguments: it
+            has an option of the type `kgen.Guidance`; it takes a `source`, the latents of images to start from, and an
+            option of the type `kgen.Strength`; it takes an `edit_mask`, too, the only part of the source that changes.
         likelihood: What `log_likelihood` returns: "exact", the log-likelihood; "lower bound", a number whose average
             over random numbers is below it; "estimate", a number that may be above or below it. None: there is none.
 
     Raises:
         SpaceError: in ``__init__``, if the model does not support `space`, for example because its strides do not
             divide the shape.
+        PluginError: from the definition of a subclass whose `generate` has only a part of what a capability needs.
     """
 
     arguments: ClassVar[Mapping[str, Arguments]] = {
@@ -66,6 +68,20 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
     supports_img2img: ClassVar[bool] = False
     supports_inpainting: ClassVar[bool] = False
     likelihood: ClassVar[Literal["exact", "lower bound", "estimate"] | None] = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        arguments = supplied(cls.generate)
+        cls.supports_guidance = option_of(cls.generate, Capability.GUIDANCE) is not None
+        cls.supports_img2img = "source" in arguments and cls.generate is not Generator.generate
+        cls.supports_inpainting = "edit_mask" in arguments
+        owner, strength = f"{cls.__module__}:{cls.__qualname__}", option_of(cls.generate, Capability.STRENGTH)
+        if cls.supports_img2img != (strength is not None):
+            has, lacks = "a source", "option of the type kgen.Strength, which says how much of it changes"
+            has, lacks = (has, lacks) if strength is None else (f"'{strength}' of the type kgen.Strength", "source")
+            raise PluginError(f"{owner}: generate takes {has}, but no {lacks}")
+        if cls.supports_inpainting and not cls.supports_img2img:
+            raise PluginError(f"{owner}: generate takes an edit_mask, but no source that the mask could belong to")
 
     def __init__(self, space: Space, condition_space: ConditionSpace, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -97,9 +113,10 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
 
         An option annotated as ``float``, or ``float | None``, is passed as a float32 scalar tensor, so that one program
         works for all of its values: do not branch on it with Python's `if`. A value that changes the computation is
-        declared, as in ``guidance: Annotated[float, kgen.Static(1.0)] = 1.0``; it is then passed as a plain number, and
-        ``kgen.is_static(guidance, 1.0)`` recognizes it. Options of all other types are passed as they are, and each new
-        value compiles a new program. The same holds for `log_likelihood`, and for `decode` of a decoder.
+        declared, as in ``rescale: Annotated[float, kgen.Static(0.0)] = 0.0``; it is then passed as a plain number, and
+        ``kgen.is_static(rescale, 0.0)`` recognizes it. The weight 1.0 of a `kgen.Guidance` is declared in this way.
+        Options of all other types are passed as they are, and each new value compiles a new program. The same holds for
+        `log_likelihood`, and for `decode` of a decoder.
 
         Args:
             condition: As in `compute_losses`.
@@ -109,8 +126,8 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
             source: (B, *space.shape), the latents of images to start from. It is passed only to a generator that
                 `supports_img2img`, and only if there are such images.
             edit_mask: (B, *space.shape[:2]) bool, True where latents are generated again. All others stay exactly as
-                they are, and `strength` has no effect. It is passed only with a `source`, and only to a generator that
-                `supports_inpainting`.
+                they are, and the strength has no effect. It is passed only with a `source`, and only to a generator
+                that `supports_inpainting`.
 
         Returns:
             (B, *space.shape). Row i depends only on row i of the arguments.
@@ -120,11 +137,9 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
     def num_sampling_steps(self, **given: Any) -> int:
         """Number of consecutive sampling steps that an image takes, given options of `generate`.
 
-        Default: the option `steps`, if `generate` has it and it is a number, else 1.
+        Default: the option of the type `kgen.Steps`, if `generate` has one and it is a number, else 1.
         """
-        known = options(type(self).generate)
-        steps = given.get("steps", known["steps"].default) if "steps" in known else 1
-        return steps if isinstance(steps, int) else 1
+        return sampling_steps(type(self).generate, given)
 
     def likelihood_label(self, **given: Any) -> str:
         """A label for tables that says what `log_likelihood` returns, given its options: "exact", for example.

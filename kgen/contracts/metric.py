@@ -3,46 +3,131 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from kgen.contracts.dataset import Dataset, Split
+from kgen.errors import PluginError
 from kgen.options import Arguments, Configurable
+
+State = Mapping[str, np.ndarray]
+"""What a metric has measured so far, by name: arrays that can be sent to another process."""
+
+
+@dataclass(frozen=True)
+class GeneratedImages:
+    """A batch of generated images, each with its prompt.
+
+    Args:
+        images: uint8 (B, height, width, channels); they cannot be written to.
+        prompts: B texts.
+    """
+
+    images: np.ndarray
+    prompts: Sequence[str]
+
+    def __post_init__(self) -> None:
+        if len(self.images) != len(self.prompts):
+            raise ValueError(f"{len(self.images)} images, but {len(self.prompts)} prompts")
+        view = self.images.view()
+        view.flags.writeable = False
+        object.__setattr__(self, "images", view)
 
 
 class Metric(Configurable, ABC):
     """Scores images against the prompts that they were generated from, and against the dataset.
 
+    The images come in batches, and never lie in memory together: `start`, then `update` for each batch, then `compute`.
+    Several workers can share the images: each has a metric of its own, and one `merge`s the `state` of the others. The
+    numbers depend neither on the sizes of the batches, nor on their order, nor on who measured them.
+
+    A metric whose numbers follow from sums over images adds them up by `add`, and needs no more than that::
+
+        class Brightness(Metric):
+            def update(self, batch):
+                self.add(levels=batch.images.sum(dtype=np.float64), count=batch.images.size)
+
+            def compute(self):
+                return {"mean": float(self.sums["levels"] / self.sums["count"]) / 255}
+
+    One that must keep something else overrides `start`, `state` and `merge`.
+
     Attributes:
         requires: The dataset class that the metric needs; None: any dataset.
         headline: The name of the main number, for places that show only one; None: the first that is returned.
         better: Whether higher or lower numbers are better, if that holds for all of them; None: it is not known.
+        dataset, split: The arguments of `start`.
+        sums: float64 arrays by name, which `add` added up.
+
+    Raises:
+        PluginError: from the definition of a subclass that is written as metrics were before they took batches.
     """
 
-    arguments: ClassVar[Mapping[str, Arguments]] = {"__init__": Arguments(reserved=frozenset({"name"}))}
+    arguments: ClassVar[Mapping[str, Arguments]] = {
+        "__init__": Arguments(reserved=frozenset({"name", "dataset", "split", "sums"}))
+    }
 
     requires: ClassVar[type[Any] | None] = None
     headline: ClassVar[str | None] = None
     better: ClassVar[Literal["higher", "lower"] | None] = None
 
+    dataset: Dataset
+    split: Split
+    sums: dict[str, np.ndarray]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        if "__call__" in vars(cls):
+            raise PluginError(
+                f"{cls.__module__}:{cls.__qualname__}: a metric is no longer called with all images at once: in place "
+                "of __call__(images, prompts, split, dataset) write update(batch), which is called with "
+                "batch.images and batch.prompts and finds self.split and self.dataset, and compute(), which returns "
+                "the numbers; see kgen.Metric"
+            )
+        super().__init_subclass__(**kwargs)
+
     def caveats(self, dataset: Dataset) -> Sequence[str]:
         """Sentences about the dataset that a reader of the scores must know. Default: none."""
         return ()
 
-    @abstractmethod
-    def __call__(
-        self, images: np.ndarray, prompts: Sequence[str], split: Split, dataset: Dataset
-    ) -> Mapping[str, float]:
-        """Scores N images.
+    def start(self, dataset: Dataset, split: Split) -> None:
+        """Begins to measure, and forgets what was measured before.
 
         Args:
-            images: uint8 (N, height, width, channels).
-            prompts: N texts.
-            split: The split of the prompts: "train" (seen in training) or "holdout".
             dataset: The dataset that the pipeline was trained on.
-
-        Returns:
-            Named numbers.
+            split: The split of the prompts: "train" (seen in training) or "holdout".
         """
+        self.dataset = dataset
+        self.split = split
+        self.sums = {}
+
+    @abstractmethod
+    def update(self, batch: GeneratedImages) -> None:
+        """Measures a batch of images."""
+
+    @abstractmethod
+    def compute(self) -> Mapping[str, float]:
+        """The numbers, by name, of all images of `update`, and of all that was merged; at least one image was."""
+
+    def add(self, **numbers: Any) -> None:
+        """Adds numbers, or arrays that always have the same shape, to `sums`, in float64."""
+        for name, number in numbers.items():
+            self.sums[name] = np.asarray(self.sums.get(name, 0.0) + np.asarray(number, np.float64))
+
+    def state(self) -> State:
+        """What was measured so far, for the `merge` of another metric of the same options. Default: `sums`."""
+        return dict(self.sums)
+
+    def merge(self, state: State) -> None:
+        """Takes in what another metric has measured of other images. Default: the sums are added."""
+        self.add(**state)
+
+
+def measure(metric: Metric, dataset: Dataset, split: Split, batches: Iterable[GeneratedImages]) -> Mapping[str, float]:
+    """The numbers of a metric for all images of the batches, of which there is at least one."""
+    metric.start(dataset, split)
+    for batch in batches:
+        metric.update(batch)
+    return metric.compute()

@@ -1,1 +1,1 @@
-"""Captioned images: kgen's own datasets, and the loader that feeds `fit`."""
+"""kgen's own datasets of captioned images, the loader for `fit`, and the caches of conditions and latents."""

@@ -1,4 +1,4 @@
-"""Makes batches of what `Pipeline.fit` and `evaluate` are given, or refuses it and says what to call instead."""
+"""Makes batches from the arguments of `Pipeline.fit` and `evaluate`, or refuses them and says what to call instead."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ ONE_OF = (("image", "latent"), ("tokens", "condition"))
 OPTIONAL = ("weight",)
 
 TOLERANCE = 1e-3
-"""How far images may reach beyond [-1, 1]: as far as resizing in half precision takes them."""
+"""How far images may exceed [-1, 1], which is the error of resizing in half precision."""
 
 
 def check_images(images: Any) -> np.ndarray:
-    """Images as arrays that a pipeline reads: uint8 as they are, floats in [-1, 1] as float32.
+    """Converts images to an array that a pipeline reads: uint8 unchanged, floats in [-1, 1] as float32.
 
     Raises:
-        DataError: they are of another type, or hold numbers outside of [-1, 1], or NaN.
+        DataError: the images are of another type, or contain numbers outside of [-1, 1], or NaN.
 
     Warns:
-        ImageRangeWarning: they are floats, and none is negative, as if they were in [0, 1].
+        ImageRangeWarning: the images are floats without negative numbers, as if they were in [0, 1].
     """
     try:
         array = np.asarray(images)
     except ValueError as error:
-        raise DataError(f"images must all be of one size: {error}") from error
+        raise DataError(f"all images must have the same size: {error}") from error
     if array.dtype == np.uint8:
         return array
     if not np.issubdtype(array.dtype, np.floating) and array.dtype.name != "bfloat16":
@@ -62,7 +62,7 @@ def check_images(images: Any) -> np.ndarray:
 
 
 def batches(x: Any, y: Any, make: MakeBatch) -> Any:
-    """Turns what a user gives to `fit` into what Keras's loops read.
+    """Converts the arguments of `fit` for Keras's loops.
 
     Args:
         x: A batch of arrays as `Pipeline` describes it, an iterator of such batches or of pairs (images, captions), or
@@ -105,7 +105,7 @@ def _checked(batch: Mapping[str, Any]) -> Batch:
 
 
 def _item(item: Any, make: MakeBatch) -> tuple[Batch]:
-    """One batch of an iterator, in a tuple: Keras takes no dicts from an iterator."""
+    """One batch of an iterator, in a tuple, because Keras does not accept dicts from an iterator."""
     if isinstance(item, tuple) and len(item) == 1:
         (item,) = item
     if isinstance(item, Mapping):
@@ -125,7 +125,7 @@ def _captions(y: Any) -> list[Any] | None:
 
 
 def _check_elements(x: Any) -> None:
-    """Refuses what Keras cannot read, and a tf.data.Dataset of something else than batches."""
+    """Refuses objects that Keras cannot read, and a tf.data.Dataset whose elements are not batches."""
     spec = getattr(x, "element_spec", None)
     if isinstance(spec, tuple) and len(spec) == 1:
         (spec,) = spec

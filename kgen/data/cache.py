@@ -1,4 +1,4 @@
-"""Arrays that are dear to compute: written once, atomically, found by a key, and checked before they are used."""
+"""A cache of arrays that are expensive to compute: written atomically, found by a key, and checked before use."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ Opened = TypeVar("Opened")
 def open_or_write(
     cache_dir: Path, name: str, *, open_: Callable[[Path], Opened | None], write: Callable[[Path], None]
 ) -> Opened:
-    """Opens the folder `name` in `cache_dir`, which is written first where it is missing or damaged.
+    """Opens the folder `name` in `cache_dir`. If it is missing or damaged, it is written first.
 
-    Writing is atomic: an interrupted or simultaneous one does no harm. What is whole is never removed.
+    Writing is atomic, so that interrupted or simultaneous writing does no harm. A complete folder is never deleted.
 
     Args:
-        name: "KIND-KEY"; the key is of all that the contents depend on.
-        open_: Gives None for what cannot be used.
+        cache_dir: The folder of the cache.
+        name: "KIND-KEY", where the key depends on everything that determines the contents.
+        open_: Opens a folder, or returns None if it cannot be used.
         write: Fills an empty folder.
 
     Raises:
@@ -75,10 +76,14 @@ def write_arrays(folder: Path, count: int, batches: Iterable[Mapping[str, np.nda
 
 
 def read_arrays(folder: Path, check: bool = True) -> dict[str, np.ndarray]:
-    """What `write_arrays` wrote; the arrays stay on disk.
+    """Reads the arrays that `write_arrays` wrote. They stay on disk.
+
+    Args:
+        folder: The folder.
+        check: Whether to compare checksums.
 
     Raises:
-        OSError, EOFError, ValueError: the folder is not there, or damaged.
+        OSError, EOFError, ValueError: the folder is missing or damaged.
     """
     checksums = json.loads((folder / "checksums.json").read_text(encoding="utf-8"))
     if check and any(_checksum(folder / f"{name}.npy") != found for name, found in checksums.items()):
@@ -87,7 +92,7 @@ def read_arrays(folder: Path, check: bool = True) -> dict[str, np.ndarray]:
 
 
 def provenance(part: Any) -> dict[str, str]:
-    """All that a frozen part's outputs depend on, but for its inputs: class, options, precision, backend, weights."""
+    """Everything that determines the outputs of a frozen part: class, options, precision, backend and weights."""
     cls = type(part)
     return {
         "class": f"{cls.__module__}:{cls.__qualname__}",

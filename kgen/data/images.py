@@ -1,4 +1,4 @@
-"""Images of any kind -> uint8 arrays of one size."""
+"""Reads image files of many formats as uint8 arrays, and resizes them."""
 
 from __future__ import annotations
 
@@ -16,54 +16,55 @@ from PIL import Image, ImageCms, ImageColor, ImageOps, TiffImagePlugin, Unidenti
 from kgen.errors import DataError
 
 Resize = Literal["crop", "pad", "stretch"]
-"""How an image of another shape becomes a square: its middle, all of it with background around, or distorted."""
+"""How an image becomes square: "crop" takes its middle, "pad" adds background, "stretch" distorts it."""
 
 MAX_PIXELS = 2**26
-"""An image of more is refused: a small file may hold one that fills the memory."""
+"""Largest number of pixels. Larger images are refused, because a small file may contain one that fills the memory."""
 
 LARGE = 2**23
-"""An image of more pixels takes 100 MB and more: such images are decoded one at a time, and shrunk first of all."""
+"""An image with more pixels takes 100 MB or more. Such images are decoded one at a time, and reduced first."""
 
 _one_at_a_time = threading.Lock()
 
 GRAY_BITS = (8, 12, 16, 24, 32)
-"""Depths of gray images whose file does not say how many of its container's bits are used."""
+"""Possible bit depths of gray images whose file does not say how many bits are used."""
 
 FORMATS = (
     *("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX"),
     *("PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP"),
 )
-"""Pillow's names of what is read: pixels only, and nothing (EPS) that another program must be run for."""
+"""Pillow's names of the formats that kgen reads. All hold pixels, and none (such as EPS) needs another program."""
 
 
 class ImageError(ValueError):
-    """A file is no image, or damaged; the message says how."""
+    """A file is not an image, or is damaged; the message says how."""
 
 
 def background_color(name: str, owner: str) -> tuple[int, int, int]:
-    """Reads a color as CSS writes it. Raises DataError in the name of `owner`."""
+    """Reads a color in the syntax of CSS. Raises DataError with the name of `owner`."""
     try:
         red, green, blue = ImageColor.getrgb(name)[:3]
     except ValueError:
-        raise DataError(f"{owner}: background '{name}' is no color: try 'white' or '#ffffff'") from None
+        raise DataError(f"{owner}: background '{name}' is not a color: try 'white' or '#ffffff'") from None
     return red, green, blue
 
 
 def decode(data: bytes, background: tuple[int, int, int], least: int = 0) -> Image.Image:
-    """Decodes a file of any of `FORMATS` and any mode; of several frames the first.
+    """Decodes a file in any of `FORMATS` and in any mode. If it has several frames, the first is read.
 
-    Gray of more than 8 bits is scaled by the depth that a TIFF's tags name, else by the smallest of `GRAY_BITS` that
-    holds its largest value. Colors of another color space (an ICC profile) are converted to sRGB.
+    Gray values of more than 8 bits are scaled by the depth in the tags of a TIFF, else by the smallest of `GRAY_BITS`
+    that holds the largest value. Colors of another color space (an ICC profile) are converted to sRGB.
 
     Args:
-        background: What is seen through transparent parts.
-        least: The image may come back smaller than it is, but not below this height and width (JPEG: much faster).
+        data: The content of the file.
+        background: The RGB color behind transparent parts.
+        least: If not 0, the image may be reduced, but not below this height and width. (For JPEG, this is much faster.)
 
     Returns:
-        An RGB image, turned as its EXIF data say.
+        An RGB image, rotated according to its EXIF data.
 
     Raises:
-        ImageError: not an image, truncated, or too large.
+        ImageError: the file is not an image, is truncated, or is too large.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -80,7 +81,7 @@ def decode(data: bytes, background: tuple[int, int, int], least: int = 0) -> Ima
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError("this is no image that can be read" if data else "the file is empty") from None
+        raise ImageError("this is not an image that can be read" if data else "the file is empty") from None
     except Image.DecompressionBombError:
         raise ImageError(f"more than the {MAX_PIXELS} pixels allowed") from None
     except Exception as error:  # damaged files make Pillow's codecs fail in many ways
@@ -92,10 +93,10 @@ def read_image(path: Path, channels: int, size: int = 0) -> np.ndarray:
 
     Args:
         channels: 1 or 3.
-        size: Height and width to crop it to; 0: as it is.
+        size: Height and width of the cropped image; 0: the image is not cropped.
 
     Raises:
-        DataError: it cannot be read, or is no image.
+        DataError: the file cannot be read, or is not an image.
     """
     try:
         image = decode(path.read_bytes(), (255, 255, 255))
@@ -126,7 +127,7 @@ def fit(image: Image.Image, size: int, resize: Resize, background: tuple[int, in
 
 
 def _shrunk(image: Image.Image, least: int) -> Image.Image:
-    """Makes a large image smaller by a whole factor, to at least twice `least`; in strips, to make no large copy."""
+    """Reduces a large image by an integer factor, to at least twice `least`, in strips that need no large copy."""
     factor = min(image.size) // (2 * least) if least else 1
     if factor < 2 or image.mode not in ("L", "LA", "RGB", "RGBA", "CMYK"):
         return image
@@ -166,7 +167,7 @@ def _applied(transform: Any, image: Image.Image) -> Image.Image:
 
 @functools.lru_cache(maxsize=16)
 def _to_srgb(profile: bytes | None, mode: str) -> Any:
-    """The transform from a profile to sRGB; None where it is sRGB already, is missing, or does not fit the mode."""
+    """The transform from a profile to sRGB; None if the profile is sRGB, is missing, or does not fit the mode."""
     if not profile:
         return None
     try:
@@ -180,19 +181,20 @@ def _to_srgb(profile: bytes | None, mode: str) -> Any:
 
 
 def _eight_bits(image: Image.Image, limit: float) -> Image.Image:
-    """Gray of 12, 16 or 32 bits, or of floats in [0, 1] or [0, 255], to 8 bits.
+    """Converts gray of 12, 16 or 32 bits, or of floats in [0, 1] or [0, 255], to 8 bits.
 
     Args:
-        limit: The value of white, as the file names it; 0 where it names none, or one that is too small.
+        image: A gray image.
+        limit: The value of white in the file; 0 if the file has none.
     """
     values = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all():
-        raise ImageError("it holds numbers that are not finite")
+        raise ImageError("it contains numbers that are not finite")
     if values.min() < 0:
-        raise ImageError("it holds negative numbers: save it with values from 0")
+        raise ImageError("it contains negative numbers: save it with values from 0")
     largest = values.max()
     if image.mode == "F" and not limit and largest > 255:
-        raise ImageError(f"it holds floats up to {largest:g}: save it with values in [0, 1] or [0, 255]")
+        raise ImageError(f"it contains floats up to {largest:g}: save it with values in [0, 1] or [0, 255]")
     if limit < max(largest, 1):
         usual = (1.0, 255.0) if image.mode == "F" else (2.0**bits - 1 for bits in GRAY_BITS)
         limit = next(white for white in usual if largest <= white)
@@ -200,7 +202,7 @@ def _eight_bits(image: Image.Image, limit: float) -> Image.Image:
 
 
 def _named_limit(image: Image.Image) -> float:
-    """The value of white by a TIFF's tags SMaxSampleValue, MaxSampleValue, or BitsPerSample below 16; else 0."""
+    """The value of white in the tags of a TIFF (SMaxSampleValue, MaxSampleValue, or BitsPerSample below 16), or 0."""
     tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
     for tag in (341, 281):
         if tag in tags:

@@ -1,4 +1,4 @@
-"""Which images of a dataset changed since a run began: a list of digests, kept in the run directory."""
+"""Tells which images of a dataset changed since a run began, by a list of digests in the run directory."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from kgen.contracts.dataset import Dataset
 from kgen.storage.files import atomic_file
 
 MAX_NAMED = 3
-"""How many images of each kind of change a message names."""
+"""Largest number of images that a message names for each kind of change."""
 
 Inventory = Mapping[str, tuple[str, str]]
 """`Dataset.inventory`: digests of an image and of its captions, by the image's name."""
 
 
 def write_inventory(dataset: Dataset, path: Path) -> None:
-    """Writes the dataset's inventory: gzip-compressed JSON lines, [name, image's digest, captions' digest].
+    """Writes the dataset's inventory as gzip-compressed JSON lines: [name, digest of image, digest of captions].
 
-    It takes some 20 bytes per image. The same dataset gives the same bytes.
+    It takes about 20 bytes per image. The same dataset gives the same bytes.
     """
     lines = (json.dumps([name, *digests], ensure_ascii=True) for name, digests in sorted(dataset.inventory().items()))
     data = "".join(f"{line}\n" for line in lines).encode()
@@ -30,7 +30,7 @@ def write_inventory(dataset: Dataset, path: Path) -> None:
 
 
 def read_inventory(path: Path) -> Inventory | None:
-    """What `write_inventory` wrote; None where the file is missing, empty or damaged, as it only serves a message."""
+    """Reads an inventory; None if the file is missing, empty or damaged, because only a message depends on it."""
     try:
         rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
         return {name: (image, captions) for name, image, captions in rows} or None
@@ -39,9 +39,9 @@ def read_inventory(path: Path) -> Inventory | None:
 
 
 def changes(before: Inventory, after: Inventory) -> str:
-    """Says what differs: "1 image was added (cat/9.png), the captions of 2 changed (a.png, b.png)"; "" for nothing.
+    """Says what differs: "1 image was added (cat/9.png), the captions of 2 changed (a.png, b.png)".
 
-    An image that was renamed counts as one removed and one added.
+    It returns "" if nothing differs. A renamed image counts as one removed and one added image.
     """
     both = sorted(before.keys() & after.keys())
     images = [name for name in both if before[name][0] != after[name][0]]

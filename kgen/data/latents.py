@@ -1,4 +1,4 @@
-"""A trained decoder's latents on disk: every image is encoded once, in this run and in all later ones."""
+"""A cache of a trained decoder's latents on disk. Every image is encoded only once, also over several runs."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ NAME = "latent"
 
 
 class LatentCache:
-    """Latents by the number of their image; the array stays on disk. It can be pickled, and read from threads.
+    """Latents by row. The array stays on disk. The cache can be pickled, and read from several threads.
 
     Args:
-        folder: What `cached_latents` wrote.
+        folder: The folder that `cached_latents` wrote.
         check: Whether to compare checksums.
 
     Raises:
-        OSError, EOFError, ValueError, KeyError: the folder is not there, or damaged.
+        OSError, EOFError, ValueError, KeyError: the folder is missing or damaged.
     """
 
     def __init__(self, folder: Path, check: bool = False) -> None:
@@ -41,7 +41,7 @@ class LatentCache:
         return len(self._array)
 
     def lookup(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The latents (B, *latent_space.shape) of B rows, as `cached_latents` numbers them."""
+        """The latents (B, *latent_space.shape) of B rows, in the numbering of `cached_latents`."""
         return np.asarray(self._array[list(rows)])
 
     def __reduce__(self) -> tuple[type[LatentCache], tuple[Path]]:
@@ -51,16 +51,18 @@ class LatentCache:
 def cached_latents(
     decoder: Decoder, dataset: Dataset, split: Split, cache_dir: str | Path, *, flip: bool = False
 ) -> LatentCache:
-    """Encodes every image of a split, unless that was done before.
+    """Encodes every image of a split, or finds the latents in the cache.
 
-    What lies in `cache_dir` is found by a hash of the decoder's class, configuration, precision and weights, of the
-    backend, and of the dataset's options and fingerprint. Before it is used, its first and last rows are computed again
-    and compared, which finds a change of the code.
+    The key of the cache is a hash of the decoder's class, configuration, precision and weights, of the backend, and of
+    the dataset's options and fingerprint. Before the latents are used, the first and last rows are computed again and
+    compared, which detects a change of the code.
 
     Args:
-        decoder: Its weights must stay as they are.
-        flip: Whether to encode every image mirrored too: row 2 i is image i, row 2 i + 1 its mirror image.
-        cache_dir: Created where needed.
+        decoder: A decoder whose weights do not change.
+        dataset: The dataset.
+        split: The split to encode.
+        cache_dir: The folder of the cache, which is created if needed.
+        flip: Whether to encode every image also mirrored: row 2 i is image i, row 2 i + 1 its mirror image.
 
     Raises:
         RunError: `cache_dir` cannot be written.
@@ -75,7 +77,7 @@ def cached_latents(
 
 
 def image_of(read: Callable[[Split, int], np.ndarray], split: Split, row: int, flip: bool) -> np.ndarray:
-    """An image, or where `flip` is asked for and `row` odd, its mirror image: uint8 (H, W, C)."""
+    """An image, or, if `flip` is set and `row` is odd, its mirror image: uint8 (H, W, C)."""
     if not flip:
         return read(split, row)
     image = read(split, row // 2)
@@ -112,7 +114,7 @@ def _key(decoder: Decoder, images: _Images) -> str:
 
 
 def _open(folder: Path, decoder: Decoder, images: _Images) -> LatentCache | None:
-    """The cache in `folder`, if it is whole and holds what the decoder makes today."""
+    """Opens the cache in `folder`, if it is complete and holds what the decoder computes now."""
     ends = [0, len(images) - 1]
     try:
         cache = LatentCache(folder, check=True)

@@ -1,4 +1,4 @@
-"""Dataset -> batches for `fit`, addressed by step: what step k sees is a function of the seed and k alone."""
+"""Reads a dataset in batches for `fit`. The batch of step k is a function of the seed and k only."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from kgen.data.latents import LatentCache, image_of
 Batch = dict[str, Any]
 
 MEMORY_LIMIT = 2**30
-"""Bytes of decoded images that are kept in memory."""
+"""Largest total size of decoded images, in bytes, that is kept in memory."""
 
 
 ENDLESS = 2**32
-"""Passes over the data in "endless" training: their length must still fit into an index."""
+"""Number of passes over the data in "endless" training. The total length must fit into an index."""
 
 
 class Loader:
@@ -63,21 +63,21 @@ class Loader:
         self.inputs = encoder and EncoderInputs(dataset, split, encoder.fields, flip=flip, image=self.image)
 
     def training(self, *, start: int = 0, seed: int = 0) -> grain.IterDataset:
-        """Batches, from step `start` on, of endless passes over the split, each in a new order."""
+        """Batches from step `start` on. There are endless passes over the split, each in a new order."""
         rows = grain.MapDataset.range(self.count).seed(seed).shuffle().repeat(ENDLESS)
         rows = rows[self.shard :: self.shards].batch(self.batch_size // self.shards)
         return self._read(rows[start:])
 
     def __len__(self) -> int:
-        """Batches in one pass."""
+        """Number of batches in one pass."""
         return -(-self.count // self.batch_size)
 
     def once(self, devices: int = 1) -> grain.IterDataset:
-        """One pass in order, in batches of one size, with a "weight" (B,) for each example: 1, or 0 for filler.
+        """One pass in order, in batches of one size, with a "weight" (B,) per example: 1, or 0 for padding.
 
         Args:
-            devices: Number of devices that share a batch. The last batch, or the only one of a small split, is filled
-                up with rows of before, so that it divides among them.
+            devices: Number of devices that share a batch. The last batch, or the only one of a small split, is padded
+                with earlier rows, so that it can be divided among them.
         """
         size = min(self.batch_size, -(-self.count // devices) * devices)
         rows = grain.MapDataset.range(-(-self.count // size) * size).batch(size).map(self._weighted)
@@ -105,7 +105,7 @@ class Loader:
 
 
 def _keep(dataset: Dataset, split: Split, count: int, flip: bool) -> Callable[[int], np.ndarray]:
-    """Reads images by their row; keeps each in memory once read, if all of them fit."""
+    """Returns a function that reads images by row, and keeps them in memory if all of them fit."""
     shape = dataset.image_space.shape
     if count * int(np.prod(shape)) > MEMORY_LIMIT:
         return lambda row: image_of(dataset.image, split, row, flip)

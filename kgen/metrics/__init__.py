@@ -1,1 +1,1 @@
-"""Measures of generated images."""
+"""kgen's own metrics of generated images."""

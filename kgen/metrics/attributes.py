@@ -1,17 +1,17 @@
 """Reads color, shape, size and position from images of `Shapes`, and compares them with the prompts.
 
-The reading is a search for the likeliest scene. If an image is white, with an object of color c where the template t
-covers it, and Gaussian noise, then the log-likelihood ratio of "this object is here" is, but for a factor,
+It searches for the most likely scene. If an image is white, with an object of color c where the template t covers it,
+and with Gaussian noise, then the log-likelihood ratio of "this object is here" is, up to a factor,
 
     score(c, t) = 2 <y, c t> - |c t|^2 = |y|^2 - |y - c t|^2,        y = 255 - image, c = 255 - color
 
-(Turin 1960, "An introduction to matched filters"). It is searched over all colors, shapes, sizes and places of the
-image: pixel by pixel first, with the correlations from a Fourier transform, then by quarters of a pixel around the
-best. There the object may be paler than it should be, as one drawn with blurred edges is: the score is the greatest of
+(Turin 1960, "An introduction to matched filters"). The search covers all colors, shapes, sizes and places in the image:
+first pixel by pixel, with correlations from a Fourier transform, then in quarters of a pixel around the best place.
+There the object may be paler than its color, for example because of blurred edges. The score is the largest of
 
     score(a, c, t) = 2 a <y, c t> - a^2 |c t|^2,        PALEST <= a <= 1,
 
-so that a pale black is not taken for brown. The object is taken away, and the next one is searched in what remains.
+so that a pale black is not confused with brown. The object is then subtracted, and the search continues with the rest.
 """
 
 from __future__ import annotations
@@ -19,31 +19,30 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from kgen.contracts.dataset import Dataset, Split
-from kgen.contracts.metric import Metric
+from kgen.contracts.metric import GeneratedImages, Metric
 from kgen.data.datasets.drawing import SHAPES, coverage
 from kgen.data.datasets.shapes import COLORS, POSITIONS, RADII, Scene, Shapes, Thing, parse
 from kgen.errors import DataError
 
 MIN_LIKENESS = 0.5
-"""An object is there if its score is at least this share of a perfectly drawn one's."""
+"""An object exists if its score is at least this share of the score of a perfect object."""
 
 PALEST = 0.6
-"""Strength of the palest object that still has its color."""
+"""Strength of the palest object that is still recognized in its color."""
 
 MAX_OBJECTS = 3
-"""One more than a scene has: to see what should not be there."""
+"""Largest number of objects to find: one more than in a scene, to detect an additional one."""
 
-ENOUGH = 64
-"""Pixels of height and width that are enough to read from."""
+MAX_SIZE = 64
+"""Height and width, in pixels, that are sufficient for reading."""
 
 PHASES = 4
-"""Places a pixel in each direction, in the fine search."""
+"""Number of places per pixel in each direction, in the fine search."""
 
 PALETTE = 255.0 - np.array(list(COLORS.values()), float)  # (C, 3)
 ENERGIES = np.square(PALETTE).sum(1)  # (C,)
@@ -51,28 +50,31 @@ KINDS = tuple(itertools.product(SHAPES, RADII))
 
 
 class Attributes(Metric):
-    """How many of the attributes that the prompts ask for are in the images.
+    """Measures whether the images show the attributes in their prompts.
 
-    "color", "shape", "size", "position" are shares of the objects asked for; an object that is not there has none.
-    "accuracy" is the share of images in which all objects are there with all attributes, and no other object is. The
-    oracle makes no mistake on the dataset's own images.
+    "color", "shape", "size" and "position" are the shares of the objects in the prompts that have the right attribute;
+    a missing object has none. "accuracy" is the share of images that show all objects with all attributes, and no other
+    object. The oracle makes no mistakes on the dataset's own images.
     """
 
     requires: ClassVar[type[Any] | None] = Shapes
     headline: ClassVar[str | None] = "accuracy"
     better: ClassVar[Literal["higher", "lower"] | None] = "higher"
 
-    def __call__(
-        self, images: np.ndarray, prompts: Sequence[str], split: Split, dataset: Dataset
-    ) -> Mapping[str, float]:
-        pairs = [(parse(prompt), read(image)) for image, prompt in zip(images, prompts, strict=True)]
+    def update(self, batch: GeneratedImages) -> None:
+        pairs = [(parse(prompt), read(image)) for image, prompt in zip(batch.images, batch.prompts, strict=True)]
         right = np.concatenate([_right(*pair) for pair in pairs])  # (objects, attributes)
         exact = [sorted(wanted) == sorted(found) for wanted, found in pairs]
-        return {**dict(zip(Thing._fields, map(float, right.mean(0)), strict=True)), "accuracy": float(np.mean(exact))}
+        self.add(right=right.sum(0), objects=len(right), exact=sum(exact), images=len(exact))
+
+    def compute(self) -> Mapping[str, float]:
+        shares = self.sums["right"] / self.sums["objects"]  # (attributes,)
+        accuracy = self.sums["exact"] / self.sums["images"]
+        return {**dict(zip(Thing._fields, map(float, shares), strict=True)), "accuracy": float(accuracy)}
 
 
 def read(image: np.ndarray) -> Scene:
-    """Reads the objects of an image, uint8 (size, size, 3), the clearest first; at most `MAX_OBJECTS`."""
+    """Reads up to `MAX_OBJECTS` objects of an image, uint8 (size, size, 3), the clearest first."""
     if image.ndim != 3 or image.shape[0] != image.shape[1] or image.shape[2] != 3:
         raise DataError(f"attributes: images must be square and in color, not of the shape {image.shape}")
     remains = _shrink(255.0 - image.astype(float))  # (H, W, 3)
@@ -88,7 +90,7 @@ def read(image: np.ndarray) -> Scene:
 
 
 def _right(wanted: Scene, found: Scene) -> np.ndarray:
-    """Which attributes are right (objects, 4), where found objects are matched to the wanted ones as well as can be."""
+    """Which attributes are right, (objects, 4), for the best assignment of found objects to wanted ones."""
     padded = [*found, *[None] * len(wanted)]
     tables = [
         np.array(
@@ -103,8 +105,8 @@ def _right(wanted: Scene, found: Scene) -> np.ndarray:
 
 
 def _shrink(image: np.ndarray) -> np.ndarray:
-    """Halves large images while that can be done exactly: all that is to be read is there at `ENOUGH` pixels."""
-    while len(image) > ENOUGH and len(image) % 2 == 0:
+    """Halves large images while that is exact, because `MAX_SIZE` pixels are sufficient for reading."""
+    while len(image) > MAX_SIZE and len(image) % 2 == 0:
         half = len(image) // 2
         image = image.reshape(half, 2, half, 2, -1).mean((1, 3))
     return image
@@ -132,7 +134,7 @@ class _Templates:
         return _Templates(size)
 
     def search(self, y: np.ndarray) -> tuple[Thing, np.ndarray, float]:
-        """The likeliest object of y (size, size, 3): what it is, its image in y, and its likeness, at most 1."""
+        """The most likely object of y, (size, size, 3): the object, its image in y, and its likeness, at most 1."""
         padded = np.pad(y, ((self.k, self.k), (self.k, self.k), (0, 0)))  # (N, N, 3)
         row, column = self._coarse(padded)
         k, steps = self.k, (-1, 0, 1)
@@ -157,7 +159,7 @@ class _Templates:
         return thing, canvas[k:-k, k:-k], float(likeness)
 
     def _coarse(self, padded: np.ndarray) -> tuple[int, int]:
-        """Where the box (its row and column in the padded image) of the likeliest object is, to a pixel."""
+        """The row and column, in the padded image, of the box of the most likely object."""
         spectrum = np.fft.rfft2(padded, axes=(0, 1))  # (N, N / 2 + 1, 3)
         products = spectrum * self.spectra[..., None]  # (K, N, N / 2 + 1, 3)
         channels = np.fft.irfft2(products, (self.padded, self.padded), axes=(1, 2))  # (K, N, N, 3)

@@ -1,4 +1,4 @@
-"""Is the real image that a generated one is nearest to the one it was asked for?"""
+"""Retrieval: whether the nearest real image has the prompt of a generated image."""
 
 from __future__ import annotations
 
@@ -8,21 +8,24 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from kgen.contracts.dataset import SPLITS, Dataset, Split
-from kgen.contracts.metric import Metric
+from kgen.contracts.metric import GeneratedImages, Metric, State
 
 MANY = 10
 """Images per caption above which the scores say little."""
 
 CHUNK_BYTES = 2**25
-"""Of real images that are compared at a time."""
+"""Of real images that are compared at a time, in float64."""
+
+WAITING_BYTES = 2**28
+"""Of generated images, in float64, that wait until the real images are read once for all of them."""
 
 
 class Retrieval(Metric):
-    """R@K: the share of images among whose K nearest real images one has the prompt as its caption.
+    """R@K: the share of generated images whose prompt is the caption of one of the K nearest real images.
 
-    The distance is the mean squared error of pixels; all splits of the dataset are searched, whatever split the prompts
-    come from. Real images that are equally near count as the nearest together: a prompt is not missed because
-    another caption has the very same image. Meant for datasets with few images a caption.
+    The distance is the mean squared error of pixels. All splits of the dataset are searched, independent of the split
+    of the prompts. Real images at the same distance count as equally near, so that a prompt is not missed because
+    another caption has an identical image. The metric is meant for datasets with few images per caption.
 
     Args:
         k: The values of K.
@@ -34,6 +37,7 @@ class Retrieval(Metric):
         if not k or min(k) < 1:
             raise ValueError(f"k must be positive numbers, not {k}")
         self.k = k
+        self._waiting: list[GeneratedImages] = []
 
     def caveats(self, dataset: Dataset) -> Sequence[str]:
         captions = [caption for split in SPLITS for caption in dataset.captions(split)]
@@ -42,28 +46,49 @@ class Retrieval(Metric):
             return ()
         return (
             f"retrieval compares an image with all images of its caption, and here {len(captions):,} images share "
-            f"{different:,} captions: R@K then says little about single images, choose another metric",
+            f"{different:,} captions: R@K then says little about single images; choose another metric",
         )
 
-    def __call__(
-        self, images: np.ndarray, prompts: Sequence[str], split: Split, dataset: Dataset
-    ) -> Mapping[str, float]:
+    def start(self, dataset: Dataset, split: Split) -> None:
+        super().start(dataset, split)
+        self._waiting = []
+
+    def update(self, batch: GeneratedImages) -> None:
+        self._waiting.append(batch)
+        if 8 * sum(waiting.images.size for waiting in self._waiting) >= WAITING_BYTES:
+            self._search()
+
+    def state(self) -> State:
+        self._search()
+        return super().state()
+
+    def compute(self) -> Mapping[str, float]:
+        self._search()
+        return {f"R@{k}": float(self.sums[f"R@{k}"] / self.sums["count"]) for k in self.k}
+
+    def _search(self) -> None:
+        """Reads the real images, and counts what of the waiting images is near enough to one of its prompt's."""
+        if not self._waiting:
+            return
+        images = np.concatenate([batch.images for batch in self._waiting])
+        wanted = np.array([prompt for batch in self._waiting for prompt in batch.prompts], object)
+        self._waiting = []
         queries = images.reshape(len(images), -1).astype(np.float64)  # (N, D)
-        wanted = np.array(prompts, object)
         own = np.full(len(queries), np.inf)  # distance to the nearest image of the prompt
-        others = np.full((len(queries), max(self.k)), np.inf)  # the least distances to reals of other captions
-        for reals, captions in _chunks(dataset):
+        others = np.full((len(queries), max(self.k)), np.inf)  # the least distances to images of other captions
+        for reals, captions in _chunks(self.dataset):
             distances = _distances(queries, reals)  # (N, M)
             same = wanted[:, None] == captions[None, :]
             own = np.minimum(own, np.where(same, distances, np.inf).min(1))
             others = np.hstack([others, np.where(same, np.inf, distances)])
             others = np.partition(others, max(self.k) - 1, axis=1)[:, : max(self.k)]
         nearer = (others < own[:, None]).sum(1)
-        return {f"R@{k}": float(np.mean((nearer < k) & np.isfinite(own))) for k in self.k}
+        found = {f"R@{k}": ((nearer < k) & np.isfinite(own)).sum() for k in self.k}
+        self.add(count=len(queries), **found)
 
 
 def _chunks(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Every image of every split as a row (M, D) of float64, with the captions (M,); some at a time."""
+    """Yields chunks of all images of all splits, float64 (M, D), with their captions (M,)."""
     count = max(1, CHUNK_BYTES // (8 * dataset.image_space.size))
     for split in SPLITS:
         captions = np.array(dataset.captions(split), object)
@@ -74,6 +99,6 @@ def _chunks(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def _distances(queries: np.ndarray, reals: np.ndarray) -> np.ndarray:
-    """Squared distances (N, M); exact, as all are whole numbers below 2^53."""
+    """Squared distances (N, M), which are exact because all are integers below 2^53."""
     squares = np.square(queries).sum(1)[:, None] + np.square(reals).sum(1)[None, :]
     return np.asarray(squares - 2.0 * queries @ reals.T)

@@ -1,24 +1,32 @@
-"""Plain Keras layers that plugins share: they know nothing of pipelines, and work on every backend."""
+"""Keras layers that plugins share. They are independent of pipelines, and work on every backend."""
 
 from kgen.nn.attention import MultiHeadAttention, attention_weights
+from kgen.nn.ddim import cosine_schedule, ddim, end_clean
 from kgen.nn.dropout import Dropout
 from kgen.nn.embeddings import NoiseEmbedding, grid_positions, sequence_positions, sinusoidal
 from kgen.nn.normalization import GroupNorm
 from kgen.nn.resampling import Upsample, depth_to_space, space_to_depth
+from kgen.nn.residual import ResidualBlock, conv3x3
 from kgen.nn.thresholding import threshold_dynamically
 from kgen.nn.transformer import TransformerBlock
-from kgen.nn.unet import UNetLayer
+from kgen.nn.unet import UNetLayer, check_levels
 
 __all__ = [
     "Dropout",
     "GroupNorm",
     "MultiHeadAttention",
     "NoiseEmbedding",
+    "ResidualBlock",
     "TransformerBlock",
     "UNetLayer",
     "Upsample",
     "attention_weights",
+    "check_levels",
+    "conv3x3",
+    "cosine_schedule",
+    "ddim",
     "depth_to_space",
+    "end_clean",
     "grid_positions",
     "sequence_positions",
     "sinusoidal",

@@ -1,4 +1,4 @@
-"""Multi-head attention, to oneself or to a context of which some positions are padding."""
+"""Multi-head self-attention, and cross-attention to a context with padding."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from keras import ops
 Tensor = Any
 
 MATERIALISED = 2**20
-"""Up to this many weights a head, they are computed as one array, which is quickest; beyond, the backend's own
-attention, which may need less memory, takes over."""
+"""Largest number of attention weights per head that are computed as one array, which is fastest. For more, the
+backend's own attention is used, which may need less memory."""
 
 
 class MultiHeadAttention(keras.layers.Layer):  # type: ignore[misc]
-    """Scaled dot-product attention (Vaswani et al. 2017, section 3.2); the softmax is in float32.
+    """Scaled dot-product attention (Vaswani et al. 2017, section 3.2), with the softmax in float32.
 
-    Queries, keys and values come from one matrix product (keys and values, where there is a context). A context of one
-    position is all that can be attended to, so there are only values then: queries and keys would have no gradient.
+    Queries, keys and values come from one matrix product; with a context, keys and values do. For a context of one
+    position, there are only values, because queries and keys would have no gradient.
 
     Args:
-        heads: Must divide the width of `x`.
-        use_bias: Of the projections to queries, keys and values; the output's always has one.
-        output_initializer: Of the output's kernel: "zeros" starts a residual branch as nothing.
+        heads: Number of heads, which must divide the width of `x`.
+        use_bias: Whether the projections to queries, keys and values have a bias. The output always has one.
+        output_initializer: Initializer of the output's kernel. With "zeros", a residual branch starts as zero.
     """
 
     def __init__(
@@ -58,12 +58,12 @@ class MultiHeadAttention(keras.layers.Layer):  # type: ignore[misc]
         return layer
 
     def call(self, x: Tensor, context: Tensor | None = None, key_mask: Tensor | None = None) -> Tensor:
-        """Attends.
+        """Computes attention.
 
         Args:
-            x: (B, N, C), where the queries come from.
-            context: (B, L, D), where keys and values come from; `x` itself where absent (then L = N).
-            key_mask: (B, L) of 1 for positions to attend to and 0 for the others; absent: all. At least one is 1.
+            x: (B, N, C), the input for queries.
+            context: (B, L, D), the input for keys and values; None: `x` itself, with L = N.
+            key_mask: (B, L), 1 for positions to attend to and 0 for others, with at least one 1; None: all positions.
 
         Returns:
             (B, N, C).
@@ -94,14 +94,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> T
     Args:
         q: (B, H, N, d).
         k, v: (B, H, L, d).
-        key_mask: (B, L) of 1 and 0, or absent.
+        key_mask: (B, L) of 1 and 0, or None.
 
     Returns:
         (B, H, N, d).
     """
     length, dim = q.shape[2], q.shape[3]
     bias = None
-    if key_mask is not None:  # so low that the weight underflows to 0, yet within every floating-point type
+    if key_mask is not None:  # low enough that the weight underflows to 0, but finite in every type
         bias = ((ops.cast(key_mask, "float32") - 1.0) * 30_000.0)[:, None, None, :]  # (B, 1, 1, L)
     if length * k.shape[2] > MATERIALISED:
         q, k, v = (ops.transpose(y, (0, 2, 1, 3)) for y in (q, k, v))  # (B, N, H, d)
@@ -114,5 +114,5 @@ def attend(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> T
 
 
 def attention_weights(logits: Tensor) -> Tensor:
-    """The softmax over the last axis: 1 where there is but one place to attend to, of which Keras would warn."""
+    """The softmax over the last axis. For a single position, it is 1 without the warning of Keras."""
     return ops.softmax(logits, axis=-1) if logits.shape[-1] != 1 else ops.ones_like(logits)

@@ -12,10 +12,10 @@ Tensor = Any
 
 
 class Dropout(keras.layers.Layer):  # type: ignore[misc]
-    """Dropout (Srivastava et al. 2014) whose mask, unlike that of Keras's layer, is different on every replica.
+    """Dropout (Srivastava et al. 2014) with a different mask on every replica, in contrast to Keras's layer.
 
     Args:
-        rate: Probability, in [0, 1), that a number becomes 0 in training; the others are divided by ``1 - rate``.
+        rate: Probability, in [0, 1), that a number becomes 0 in training. The others are divided by ``1 - rate``.
     """
 
     def __init__(self, rate: float, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""Numbers and positions as vectors of sines and cosines."""
+"""Sinusoidal embeddings of numbers and positions."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Tensor = Any
 
 
 def sinusoidal(x: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
-    """Features of real numbers: cosines, then sines, of periods from 2 pi to 2 pi `max_period` (Ho et al. 2020).
+    """Embeds real numbers as cosines, then sines, with periods from 2 pi to 2 pi `max_period` (Ho et al. 2020).
 
     Args:
-        x: (B,), of a range of about 1 to 1000.
-        dim: Even.
-        max_period: In units of 2 pi.
+        x: (B,), with a range of about 1 to 1000.
+        dim: Number of features, which must be even.
+        max_period: The longest period, in units of 2 pi.
 
     Returns:
         (B, dim) float32.
@@ -28,16 +28,16 @@ def sinusoidal(x: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
 
 
 def sequence_positions(length: int, dim: int) -> np.ndarray:
-    """Fixed positions of a sequence (Vaswani et al. 2017, section 3.5): (length, dim) float32; `dim` is even."""
+    """Position embeddings of a sequence (Vaswani et al. 2017, section 3.5): (length, dim) float32, with even `dim`."""
     return _waves(np.arange(length, dtype=np.float32), dim)
 
 
 def grid_positions(height: int, width: int, dim: int) -> np.ndarray:
-    """Fixed positions of a grid, row by row: one half of the features for the column, one for the row (MAE, He 2022).
+    """Position embeddings of a grid, row by row: half of the features for the column, half for the row (MAE, He 2022).
 
     Args:
-        height, width: Of the grid.
-        dim: A multiple of 4.
+        height, width: Size of the grid.
+        dim: Number of features, a multiple of 4.
 
     Returns:
         (height * width, dim) float32.
@@ -60,17 +60,17 @@ def _frequencies(dim: int, max_period: float) -> np.ndarray:
 
 
 class NoiseEmbedding(keras.layers.Layer):  # type: ignore[misc]
-    """What every block of a network learns about the noise level and the text as a whole.
+    """Embeds the noise level and the pooled text, for all blocks of a network.
 
-    ``MLP(sinusoidal(noise_level)) + MLP(pooled)``, followed by SiLU (every user begins with it).
+    It computes ``silu(MLP(sinusoidal(noise_level)) + MLP(pooled))``.
 
     Args:
-        features: Number of sines and cosines; even.
-        width: Of the result, and of the hidden layers.
+        features: Number of sines and cosines, which must be even.
+        width: Width of the result, and of the hidden layers.
     """
 
     def __init__(self, features: int, width: int, **kwargs: Any) -> None:
-        super().__init__(autocast=False, **kwargs)  # a noise level of 999 has no place in bfloat16
+        super().__init__(autocast=False, **kwargs)  # bfloat16 cannot represent a noise level of 999
         self.features = features
         self.width = width
         self.level_in = keras.layers.Dense(width, activation="silu", dtype=self.dtype_policy, name="level_in")
@@ -85,6 +85,6 @@ class NoiseEmbedding(keras.layers.Layer):  # type: ignore[misc]
         self.pooled_out.build((None, self.width))
 
     def call(self, noise_level: Tensor, pooled: Tensor) -> Tensor:
-        """(B,), (B, P) -> (B, width)."""
+        """Maps (B,) and (B, P) to (B, width)."""
         level = self.level_out(self.level_in(sinusoidal(noise_level, self.features)))
         return ops.silu(level + self.pooled_out(self.pooled_in(pooled)))

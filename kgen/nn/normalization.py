@@ -1,4 +1,4 @@
-"""Group normalization that costs one multiply-add."""
+"""Group normalization with a single multiply-add."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Tensor = Any
 class GroupNorm(keras.layers.Layer):  # type: ignore[misc]
     """Group normalization (Wu and He 2018), optionally modulated by a condition (Dhariwal and Nichol 2021, eq. 2).
 
-    Means and mean squares are taken a channel at a time and combined a group at a time, so that the large array is read
-    twice and written once: normalization, gain, bias and modulation are one multiply-add. Computed in float32.
+    Means and mean squares are computed per channel and combined per group, so that the large array is read twice and
+    written once. Normalization, gain, bias and modulation are one multiply-add. All is computed in float32.
 
     Args:
-        groups: How many groups to aim for. It becomes the nearest smaller number that divides the channels and leaves
-            two or more in a group.
-        epsilon: Added to the variance.
+        groups: Largest number of groups. The layer uses the largest number up to it that divides the channels into
+            groups of two or more.
+        epsilon: Number that is added to the variance.
     """
 
     def __init__(self, groups: int = 32, epsilon: float = 1e-5, **kwargs: Any) -> None:
@@ -37,10 +37,10 @@ class GroupNorm(keras.layers.Layer):  # type: ignore[misc]
 
         Args:
             x: (B, ..., C).
-            scale, shift: (B, C) each or absent: the result is ``normalized * (1 + scale) + shift``.
+            scale, shift: (B, C) each, or None. The result is ``normalized * (1 + scale) + shift``.
 
         Returns:
-            As x.
+            An array of the shape and type of x.
         """
         wide = ops.cast(x, "float32")
         space = tuple(range(1, len(x.shape) - 1))
@@ -57,7 +57,7 @@ class GroupNorm(keras.layers.Layer):  # type: ignore[misc]
         return ops.cast(wide * ops.reshape(factor, broadcast) + ops.reshape(offset, broadcast), x.dtype)
 
     def _pool(self, statistic: Tensor) -> Tensor:
-        """Replaces each channel's number (B, C) by the mean over its group."""
+        """Replaces the number of each channel, (B, C), by the mean over its group."""
         channels = statistic.shape[-1]
         groups = group_count(channels, self.groups)
         grouped = ops.reshape(statistic, (-1, groups, channels // groups))  # (B, G, C/G)

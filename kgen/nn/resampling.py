@@ -1,4 +1,4 @@
-"""Doubling the size of an image, and trading its size for channels."""
+"""Doubling the size of images, and moving pixels into channels."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ Tensor = Any
 
 
 class Upsample(keras.layers.Layer):  # type: ignore[misc]
-    """Repeats every pixel 2x2 and convolves with a 3x3 kernel, at 4/9 of the multiplications.
+    """Repeats every pixel 2x2 and convolves with a 3x3 kernel, with 4/9 of the multiplications.
 
-    A 3x3 kernel on repeated pixels sees each pixel several times, with the sum of the taps that fall on it. That is a
-    transposed convolution of stride 2 with a 4x4 kernel: the 3x3 kernel convolved with a 2x2 box.
+    A 3x3 kernel on repeated pixels reads each pixel several times, with the sum of the corresponding weights. This
+    equals a transposed convolution of stride 2 with a 4x4 kernel: the 3x3 kernel convolved with a 2x2 box.
 
     Args:
-        channels: Of the output.
+        channels: Number of channels of the output.
     """
 
     def __init__(self, channels: int, **kwargs: Any) -> None:
@@ -40,7 +40,7 @@ class Upsample(keras.layers.Layer):  # type: ignore[misc]
 
 
 def space_to_depth(x: Tensor, patch: int) -> Tensor:
-    """Makes every square of `patch` by `patch` pixels one position: (B, H, W, C) -> (B, H/p, W/p, p*p*C)."""
+    """Turns squares of `patch` by `patch` pixels into single positions: (B, H, W, C) -> (B, H/p, W/p, p*p*C)."""
     if patch == 1:
         return x
     _, height, width, channels = x.shape
@@ -49,7 +49,7 @@ def space_to_depth(x: Tensor, patch: int) -> Tensor:
 
 
 def depth_to_space(x: Tensor, patch: int) -> Tensor:
-    """Undoes `space_to_depth`."""
+    """The inverse of `space_to_depth`: (B, H/p, W/p, p*p*C) -> (B, H, W, C)."""
     if patch == 1:
         return x
     _, rows, columns, depth = x.shape

@@ -1,4 +1,4 @@
-"""Keeping images within bounds."""
+"""Clipping images to their range."""
 
 from __future__ import annotations
 
@@ -10,9 +10,16 @@ Tensor = Any
 
 
 def threshold_dynamically(image: Tensor, quantile: float) -> Tensor:
-    """Clips each image to the quantile of its own absolute values, at least 1, and divides by it.
+    """Dynamic thresholding (Saharia et al. 2022, section 2.3), for images in [-1, 1].
 
-    Dynamic thresholding (Saharia et al. 2022, section 2.3), for images in [-1, 1].
+    It clips each image to a quantile of its absolute values, which is at least 1, and divides the image by it.
+
+    Args:
+        image: (B, ...).
+        quantile: The quantile, in [0, 1].
+
+    Returns:
+        An array of the shape of `image`, in [-1, 1].
     """
     axes = tuple(range(1, len(image.shape)))
     flat = ops.reshape(ops.abs(image), (ops.shape(image)[0], -1))

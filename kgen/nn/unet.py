@@ -10,54 +10,13 @@ import keras
 from keras import ops
 
 from kgen.nn.attention import MultiHeadAttention
-from kgen.nn.dropout import Dropout
 from kgen.nn.embeddings import NoiseEmbedding
 from kgen.nn.normalization import GroupNorm
 from kgen.nn.resampling import Upsample
+from kgen.nn.residual import ResidualBlock, conv3x3
 
 Tensor = Any
 Shape = tuple[int | None, ...]
-
-
-class ResidualBlock(keras.layers.Layer):  # type: ignore[misc]
-    """Two convolutions around a residual; the embedding scales and shifts what the second one sees.
-
-    Args:
-        channels: Of the output.
-        dropout: Before the second convolution.
-    """
-
-    def __init__(self, channels: int, dropout: float = 0.0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.channels = channels
-        policy = self.dtype_policy
-        self.norm1 = GroupNorm(dtype=policy, name="norm1")
-        self.conv1 = _conv(channels, policy, "conv1")
-        self.modulation = keras.layers.Dense(2 * channels, dtype=policy, name="modulation")
-        self.norm2 = GroupNorm(dtype=policy, name="norm2")
-        self.dropout = Dropout(dropout, dtype=policy, name="dropout")
-        self.conv2 = _conv(channels, policy, "conv2", kernel_initializer="zeros")
-        self.shortcut: keras.layers.Layer | None = None
-
-    def build(self, x_shape: Shape, embedding_shape: Shape) -> None:
-        inner = (*x_shape[:-1], self.channels)
-        self.norm1.build(x_shape)
-        self.conv1.build(x_shape)
-        self.modulation.build(embedding_shape)
-        self.norm2.build(inner)
-        self.dropout.build(inner)
-        self.conv2.build(inner)
-        if x_shape[-1] != self.channels:
-            self.shortcut = keras.layers.Dense(self.channels, dtype=self.dtype_policy, name="shortcut")
-            self.shortcut.build(x_shape)
-
-    def call(self, x: Tensor, embedding: Tensor, training: bool = False) -> Tensor:
-        """(B, H, W, C), (B, E) -> (B, H, W, channels)."""
-        scale, shift = ops.split(self.modulation(embedding), 2, axis=-1)  # (B, channels) each
-        h = self.conv1(ops.silu(self.norm1(x)))  # (B, H, W, channels)
-        h = ops.silu(self.norm2(h, scale, shift))
-        h = self.conv2(self.dropout(h, training=training))
-        return h + (x if self.shortcut is None else self.shortcut(x))
 
 
 class TransformerBlock(keras.layers.Layer):  # type: ignore[misc]
@@ -163,15 +122,15 @@ class UNetLayer(keras.layers.Layer):  # type: ignore[misc]
         policy, last = self.dtype_policy, len(self.multipliers) - 1
         channels = [width * m for m in self.multipliers]
         self.embedding = NoiseEmbedding(width, 4 * width, dtype=policy, name="embedding")
-        self.conv_in = _conv(width, policy, "conv_in")
+        self.conv_in = conv3x3(width, policy, "conv_in")
         self.down = [self._block(i, f"down{i}_{j}") for i in range(last + 1) for j in range(blocks)]
-        self.downsample = [_conv(channels[i], policy, f"downsample{i}", strides=2) for i in range(last)]
+        self.downsample = [conv3x3(channels[i], policy, f"downsample{i}", strides=2) for i in range(last)]
         self.middle_in = self._block(last, "middle_in", attention=True)
         self.middle_out = self._block(last, "middle_out", attention=False)
         self.up = [self._block(i, f"up{i}_{j}") for i in range(last, -1, -1) for j in range(blocks + 1)]
         self.upsample = [Upsample(channels[i], dtype=policy, name=f"upsample{i}") for i in range(last, 0, -1)]
         self.norm_out = GroupNorm(dtype=policy, name="norm_out")
-        self.conv_out = _conv(out_channels, policy, "conv_out", kernel_initializer="zeros")
+        self.conv_out = conv3x3(out_channels, policy, "conv_out", kernel_initializer="zeros")
 
     def _block(self, level: int, name: str, attention: bool | None = None) -> Block:
         channels = self.width * self.multipliers[level]
@@ -238,9 +197,18 @@ class UNetLayer(keras.layers.Layer):  # type: ignore[misc]
         return ops.cast(self.conv_out(ops.silu(self.norm_out(x))), "float32")  # (B, H, W, out_channels)
 
 
-def _conv(channels: int, policy: Any, name: str, **kwargs: Any) -> keras.layers.Layer:
-    return keras.layers.Conv2D(channels, 3, padding="same", dtype=policy, name=name, **kwargs)
-
-
 def _pixels(channels: int) -> Shape:
     return (None, None, None, channels)
+
+
+def check_levels(width: int, multipliers: tuple[int, ...], attention: tuple[int, ...], head_dim: int) -> None:
+    """Raises ValueError where no `UNetLayer` can have these levels, with what to change."""
+    last = len(multipliers) - 1
+    if beyond := [level for level in attention if level > last]:
+        raise ValueError(f"attention at level {beyond[0]}, but the levels of this U-Net are 0 to {last}")
+    for level in {*attention, last}:
+        if (channels := width * multipliers[level]) % head_dim:
+            raise ValueError(
+                f"level {level} has {channels} channels, which heads of {head_dim} do not divide: "
+                "change head_dim, width or multipliers"
+            )

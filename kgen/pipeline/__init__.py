@@ -1,1 +1,1 @@
-"""Three parts as one model: assembled, trained on, sampled, saved."""
+"""The pipeline: assembly, training losses, sampling, likelihoods, saving and loading."""

@@ -1,4 +1,4 @@
-"""Names or objects -> a pipeline whose parts fit together."""
+"""Builds a pipeline from the names of components or from objects, and checks that the parts fit together."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, cast
 import keras
 
 from kgen.backend.memory import weights_fit
+from kgen.backend.variables import kept_variables
 from kgen.config.components import JOINT
 from kgen.contracts.dataset import Dataset
 from kgen.contracts.decoder import Decoder, has_losses, learns_from_images
@@ -24,7 +25,7 @@ from kgen.plugins.registry import Kind
 from kgen.spaces import ConditionSpace, Space
 
 Choice = str | Mapping[str, Any]
-"""A component by name ("text/bag", "bag"), or with options: {"name": "bag", "dim": 64}."""
+"""A component as a name ("text/bag", "bag"), or as a mapping with options: {"name": "bag", "dim": 64}."""
 
 EncoderChoice = Choice | Sequence[Choice | Encoder]
 """One encoder, or several that are joined."""
@@ -41,25 +42,25 @@ def assemble(
     captions: Sequence[Any] | None = None,
     condition_dropout: float = 0.1,
 ) -> Pipeline:
-    """Builds a pipeline from component names, from objects, or from a mixture.
+    """Builds a pipeline from names of components, from objects, or from both.
 
     Args:
-        encoder, generator, decoder: Names, mappings {"name": ..., options}, or objects (which no plugin needs to know).
-            Several encoders are joined in length: ["text/bag", {"name": "text/label", "condition_dropout": 0.1}]; see
+        encoder, generator, decoder: Names, mappings {"name": ..., options}, or objects, which need not be registered.
+            A list of encoders is joined in length: ["text/bag", {"name": "text/label", "condition_dropout": 0.1}]; see
             `kgen.Joint`.
-        dataset: Gives `image_space`, and the training captions or whatever else the encoder reads, where those are not
-            given.
-        image_space: Of the images: (height, width, channels), or ``Space("continuous", (32, 32, 3))``.
-        captions: What an encoder that is given by name learns its vocabulary from: captions, or values of the field
-            that it reads, such as labels. An encoder object is taken as it is.
+        dataset: The source of `image_space`, and of the training captions or whatever else the encoder reads, if these
+            are not given.
+        image_space: The space of the images: (height, width, channels), or ``Space("continuous", (32, 32, 3))``.
+        captions: Texts from which an encoder given by name learns its vocabulary; or values of another field that it
+            reads, such as labels. An encoder object is used as it is.
         condition_dropout: See `Pipeline`.
 
     Returns:
         A pipeline with all its weights.
 
     Raises:
-        ConfigError: an unknown name or option; the encoder reads a field that the dataset does not have.
-        SpaceError: two neighbors do not fit.
+        ConfigError: a name or an option is unknown; or the encoder reads a field that the dataset does not have.
+        SpaceError: two neighboring parts do not fit together.
     """
     if keras.config.image_data_format() != "channels_last":
         raise ConfigError("kgen needs channels last: call keras.config.set_image_data_format('channels_last') first")
@@ -84,6 +85,21 @@ def assemble(
     return Pipeline(encoder, generator, decoder, condition_dropout=condition_dropout)
 
 
+def with_decoder(pipeline: Pipeline, decoder: Decoder) -> Pipeline:
+    """The encoder and the generator of a pipeline, and the state of its random numbers, with another decoder.
+
+    Raises:
+        SpaceError: the generator makes no latents of this decoder.
+    """
+    encoder, generator = pipeline.encoder, pipeline.generator
+    check_fit(encoder, generator, decoder)
+    states = [v for v in pipeline.training_variables if v.name == "seed_generator_state"]
+    with kept_variables(states):  # building calls the parts
+        made = Pipeline(encoder, generator, decoder, condition_dropout=pipeline.condition_dropout)
+    made.seed_generator.state.assign(pipeline.seed_generator.state)
+    return made
+
+
 def _as_space(given: Space | Sequence[int] | None) -> Space | None:
     if given is None or isinstance(given, Space):
         return given
@@ -96,7 +112,8 @@ def make_dataset(choice: Choice) -> Dataset:
     """Opens a dataset by name: ``make_dataset({"name": "shapes", "size": 16})``.
 
     Raises:
-        ConfigError: an unknown name or option. DataError: the data are missing or damaged.
+        ConfigError: the name or an option is unknown.
+        DataError: the data are missing or damaged.
     """
     return cast(Dataset, _make("dataset", choice))
 
@@ -176,20 +193,22 @@ def unregistered(kind: Kind, name: Any, custom: Mapping[str, type[Any]]) -> type
 
 
 def make_decoder(choice: Choice, image_space: Space, condition_space: ConditionSpace) -> Decoder:
-    """Builds a decoder by name, with fresh weights.
+    """Builds a decoder by name, with new weights.
 
     Args:
-        image_space: Of the images that it reads and makes.
-        condition_space: Of the text's conditions, for a decoder that reads them.
+        choice: The name, or a mapping with options.
+        image_space: The space of the images that it encodes and decodes.
+        condition_space: The space of the conditions, for decoders that read the text.
 
     Raises:
-        ConfigError: an unknown name or option. SpaceError: it cannot work with such images.
+        ConfigError: the name or an option is unknown.
+        SpaceError: the decoder does not support such images.
     """
     return cast(Decoder, _make("decoder", choice, image_space=image_space, condition_space=condition_space))
 
 
 def make_generator(choice: Choice, decoder: Decoder, encoder: Encoder) -> Generator:
-    """Builds a generator for the decoder's latents; refuses one that cannot model them before it exists."""
+    """Builds a generator for the decoder's latents. If it cannot model them, this fails before it is constructed."""
     component, _ = find("generator", choice)
     _check_kind(component.load(), component.id, decoder)
     made = _make("generator", choice, space=decoder.latent_space, condition_space=encoder.condition_space)
@@ -197,10 +216,10 @@ def make_generator(choice: Choice, decoder: Decoder, encoder: Encoder) -> Genera
 
 
 def check_fit(encoder: Encoder, generator: Generator, decoder: Decoder) -> None:
-    """Compares the spaces of neighbors.
+    """Compares the spaces of neighboring parts.
 
     Raises:
-        SpaceError: naming both parts, and what each expects.
+        SpaceError: two spaces differ. The message names both parts and their spaces.
     """
     names = {part: type(part).__name__ for part in (encoder, generator, decoder)}
     _check_kind(type(generator), names[generator], decoder)
@@ -226,7 +245,7 @@ def _check_kind(generator: type[Generator], name: str, decoder: Decoder) -> None
 
 
 def _check_ready(choice: Choice) -> None:
-    """Refuses a decoder that must be calibrated on images, as `assemble` has none to show it."""
+    """Refuses a decoder that must be calibrated on images, because `assemble` has no images."""
     component, _ = find("decoder", choice)
     cls = component.load()
     if learns_from_images(cls) and not has_losses(cls):
@@ -237,7 +256,7 @@ def _check_ready(choice: Choice) -> None:
 
 
 def find(kind: Kind, choice: Choice) -> tuple[Any, dict[str, Any]]:
-    """Looks a choice up: its declaration, and its options."""
+    """Looks up a choice. Returns the declaration of the component, and the options."""
     if not isinstance(choice, str | Mapping):
         what = f"the class {choice.__name__}" if isinstance(choice, type) else f"{type(choice).__name__} {choice!r}"
         raise ConfigError(
@@ -257,12 +276,14 @@ def _make(kind: Kind, choice: Choice, **wiring: Any) -> object:
 
 
 def construct(kind: Kind, name: str, cls: type[Any], given: Mapping[str, Any], wiring: Mapping[str, Any]) -> Any:
-    """Makes a component of its class.
+    """Constructs a component.
 
     Args:
-        name: For messages.
-        given: Options, not yet checked.
-        wiring: Spaces of its neighbors, of which it gets those that its constructor takes.
+        kind: The kind of the component, for messages.
+        name: The name of the component, for messages.
+        cls: The class.
+        given: Options that are not yet validated.
+        wiring: The spaces of neighboring parts. The constructor gets those that it takes.
 
     Raises:
         ConfigError: an option is wrong.

@@ -15,7 +15,7 @@ Packed = tuple[dict[str, bytes], tuple[type[Any], ...]]
 
 
 def pack(pipeline: Pipeline) -> tuple[Callable[..., Pipeline], Packed]:
-    """What `Pipeline.__reduce__` returns: the files that `save` writes, and what makes a pipeline of them."""
+    """The return value of `Pipeline.__reduce__`: a function that makes a pipeline, and the files that `save` writes."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         save(pipeline, folder)
@@ -26,7 +26,7 @@ def pack(pipeline: Pipeline) -> tuple[Callable[..., Pipeline], Packed]:
 
 
 def unpack(files: dict[str, bytes], classes: tuple[type[Any], ...]) -> Pipeline:
-    """The reverse of `pack`."""
+    """Makes a pipeline from the files of `pack`."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         for name, content in files.items():

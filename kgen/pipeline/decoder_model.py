@@ -1,4 +1,4 @@
-"""A decoder as a model of its own: trained before the generator, and looked at by its reconstructions."""
+"""A decoder as a model: for its training before the generator's, and for reconstructions."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ Batch = dict[str, Any]
 
 
 def reads_text(decoder: Decoder | type[Decoder]) -> bool:
-    """Whether a decoder is given the text too: it then takes `condition_space`."""
+    """Whether a decoder reads the text, so that its constructor takes `condition_space`."""
     return "condition_space" in supplied(decoder if isinstance(decoder, type) else type(decoder))
 
 
 class DecoderModel(LossModel):
     """Trains a decoder on images, by Keras's `fit`.
 
-    A batch is a dict: "image", uint8 (B, H, W, C) or float in [-1, 1]; and, for a decoder that reads the text, "tokens"
-    or "condition", as for a `Pipeline`.
+    A batch is a dict with "image", uint8 (B, H, W, C) or float in [-1, 1]. For a decoder that reads the text, it also
+    has "tokens" or "condition", as for a `Pipeline`.
 
     Args:
-        decoder: One that implements `compute_losses`.
-        encoder: Of the texts, for a decoder that reads them; it is not trained.
+        decoder: A decoder that implements `compute_losses`.
+        encoder: The encoder of the texts, for a decoder that reads them. It is not trained.
 
     Raises:
-        ConfigError: the decoder reads the text, but there is no encoder, or one that has yet to be trained.
+        ConfigError: the decoder reads the text, but there is no encoder, or it is not trained yet.
     """
 
     def __init__(self, decoder: Decoder, encoder: Encoder | None = None, **kwargs: Any) -> None:
@@ -47,10 +47,12 @@ class DecoderModel(LossModel):
         self.decoder = decoder
         self.decoder.trainable = True
         self.encoder = encoder if reads_text(decoder) else None
-        if reads_text(decoder) and (encoder is None or (encoder.trainable and encoder.weights)):
+        if self.encoder is not None and not self.encoder.built:
+            self.encoder.null_condition()
+        if reads_text(decoder) and (encoder is None or encoder.trainable_weights):
             raise ConfigError(
-                f"decoder {type(decoder).__name__} reads the text, which must mean the same later: use an encoder that "
-                "is trained already, and frozen"
+                f"decoder {type(decoder).__name__} reads the text, so that its encoder must not change later: use an "
+                "encoder that is trained and frozen"
             )
         self.build()
 
@@ -62,7 +64,7 @@ class DecoderModel(LossModel):
         if not self.decoder.built:
             self.decoder.build(None)
         images = ops.zeros((1, *self.decoder.image_space.shape))
-        condition = {} if self.encoder is None else self.encoder(self.encoder.null_tokens())
+        condition = {} if self.encoder is None else self.encoder.null_condition()
         losses = create_weights(
             lambda images, condition: self.decoder.compute_losses(images, condition, training=False), images, condition
         )
@@ -71,7 +73,7 @@ class DecoderModel(LossModel):
 
     @property
     def training_variables(self) -> list[Any]:
-        """Without those of the encoder."""
+        """All variables except those of the encoder."""
         foreign = {id(variable) for variable in self.encoder.variables} if self.encoder else set()
         return [variable for variable in self.variables if id(variable) not in foreign]
 
@@ -81,19 +83,19 @@ class DecoderModel(LossModel):
 
 
 def condition_of(encoder: Encoder | None, batch: Batch) -> Condition:
-    """The batch's conditions, for a decoder: {} where it reads no text."""
+    """The conditions of a batch, for a decoder; {} if it does not read the text."""
     if encoder is None:
         return {}
     return batch["condition"] if "condition" in batch else encoder(batch["tokens"])  # type: ignore[no-any-return]
 
 
 class Reconstructor:
-    """Images -> latents -> images, with one set of options.
+    """Encodes and decodes images, with one set of options.
 
     Args:
-        decoder: Shares its weights.
-        encoder: Of the texts, for a decoder that reads them.
-        options: Of `decode`, already checked.
+        decoder: The decoder, whose weights are shared.
+        encoder: The encoder of the texts, for a decoder that reads them.
+        options: Validated options of `decode`.
     """
 
     def __init__(
@@ -113,19 +115,21 @@ class Reconstructor:
     def reconstruct(
         self, images: np.ndarray, prompts: Sequence[Any], *, seed: int = 0, batch_size: int = 32
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Encodes and decodes.
+        """Encodes and decodes images.
 
         Args:
             images: uint8 (N, H, W, C).
-            prompts: N inputs of the encoder; only read for a decoder that reads the text.
+            prompts: N inputs of the encoder, which only decoders that read the text use.
+            seed: The seed of the decoder's noise.
+            batch_size: Largest number of images in a batch.
 
         Returns:
-            Latents (N, *latent_space.shape), and images uint8 (N, H, W, C).
+            Latents (N, *latent_space.shape), and images, uint8 (N, H, W, C).
         """
         return self._run({"image": images}, prompts, seed, batch_size)
 
     def decode(self, latents: np.ndarray, prompts: Sequence[Any], *, seed: int = 0, batch_size: int = 32) -> np.ndarray:
-        """Latents (N, *latent_space.shape) -> images uint8 (N, H, W, C)."""
+        """Decodes latents (N, *latent_space.shape) to images, uint8 (N, H, W, C)."""
         return self._run({"latent": latents}, prompts, seed, batch_size)[1]
 
     def _run(self, batch: Batch, prompts: Sequence[Any], seed: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The schema of `pipeline.yaml` and `decoder.yaml`, which say what a folder with trained weights holds."""
+"""The schema of `pipeline.yaml` and `decoder.yaml`, which describe folders with trained weights."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from kgen.plugins.registry import Kind
 PARTS: tuple[Kind, ...] = ("encoder", "generator", "decoder")
 
 MAX_BYTES = 8_000_000
-"""Of a description: the names of 100,000 classes are some 2 MB."""
+"""Largest size of a description, in bytes. (The names of 100,000 classes take about 2 MB.)"""
 
 MAX_TEXT = 500
-"""Letters of a message that quotes a description."""
+"""Largest number of characters in a message that quotes a description."""
 
 MAX_SIDE = 2**14
-"""Of an image, in pixels."""
+"""Largest height and width of an image, in pixels."""
 
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 
 
 class Part(pydantic.BaseModel):
-    """The full id of a component, and its options, which its own signature checks."""
+    """The full id of a component, and its options, which its signature validates."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="allow")
 
@@ -41,26 +41,26 @@ class Part(pydantic.BaseModel):
 
     @property
     def choice(self) -> dict[str, Any]:
-        """As the functions of `kgen.pipeline.assembly` take it."""
+        """The mapping that the functions of `kgen.pipeline.assembly` accept."""
         return {"name": self.name, **self.options}
 
 
 class DecoderDescription(pydantic.BaseModel):
-    """What `save_decoder` wrote."""
+    """The content of `decoder.yaml`, which `save_decoder` writes."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
     api: PositiveInt
-    """The contract that it was saved under."""
+    """The number of the contract under which it was saved."""
     dtype: Literal["float32", "float64", "float16", "bfloat16", "mixed_float16", "mixed_bfloat16"]
     image_shape: tuple[Side, Side, Annotated[int, Field(ge=1, le=4)]]
     decoder: Part
     files: tuple[str, ...] = ()
-    """All files of the folder: what else lies in it is not kgen's."""
+    """All files of the folder; other files in it are not kgen's."""
 
 
 class PipelineDescription(DecoderDescription):
-    """What `save` wrote."""
+    """The content of `pipeline.yaml`, which `save` writes."""
 
     encoder: Part
     generator: Part
@@ -71,10 +71,10 @@ Description = TypeVar("Description", bound=DecoderDescription)
 
 
 def read_description(file: Path, schema: type[Description]) -> Description:
-    """Reads a description, and checks it as a whole.
+    """Reads and validates a description.
 
     Raises:
-        RunError: it is missing, damaged, too large, or of a newer contract.
+        RunError: the file is missing, damaged, too large, or of a newer contract.
     """
     try:
         data = read_file(file, MAX_BYTES).data
@@ -89,5 +89,5 @@ def read_description(file: Path, schema: type[Description]) -> Description:
 
 
 def shorten(text: str) -> str:
-    """A message that may quote a file of any size."""
+    """Shortens a message that may quote a file of any size."""
     return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}..."

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from kgen.contracts.capabilities import Capability, option_of
 from kgen.contracts.generator import Generator
 from kgen.errors import ConfigError
 from kgen.spaces import Space
@@ -59,15 +60,16 @@ def check_source(
         options: The options of the generator's `generate`.
 
     Raises:
-        ConfigError: the image has another shape or type, the generator does not support images or masks, or `strength`
-            has no effect.
+        ConfigError: the image has another shape or type, the generator does not support images or masks, or the
+            strength has no effect.
     """
     name, expected = type(generator).__name__, image_space.shape
+    strength = option_of(type(generator).generate, Capability.STRENGTH)
     if image is None:
         if mask is not None:
             raise ConfigError("a mask needs an image to start from, but there is none")
-        if "strength" in options and generator.supports_img2img:
-            raise ConfigError(f"'strength' needs an image to start from, but {name} gets none")
+        if strength in options:
+            raise ConfigError(f"'{strength}' needs an image to start from, but {name} gets none")
     elif not generator.supports_img2img:
         raise ConfigError(f"{name} cannot start from an image: leave it out")
     elif not isinstance(image, np.ndarray) or image.shape != expected or image.dtype != np.uint8:
@@ -76,5 +78,5 @@ def check_source(
     elif mask is not None:
         if not generator.supports_inpainting:
             raise ConfigError(f"{name} changes an image as a whole: leave the mask out")
-        if "strength" in options:
-            raise ConfigError("'strength' has no effect with a mask, whose white part is generated completely")
+        if strength in options:
+            raise ConfigError(f"'{strength}' has no effect with a mask, whose white part is generated completely")

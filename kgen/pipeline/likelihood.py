@@ -1,4 +1,4 @@
-"""The likelihood that a pipeline gives to images, as one compiled program."""
+"""The likelihood of images under a pipeline, as one compiled program."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ Tensor = Any
 
 
 class Likelihood:
-    """Images and tokens -> nats, with one set of static options. Shares the weights of the three parts.
+    """Computes the log-likelihood of images in nats, given tokens, with one set of static options.
 
     Args:
-        options: Of `log_likelihood`, those that are compiled in: see `split_options`.
+        encoder, generator, decoder: The three parts, whose weights are shared.
+        options: The static options of `log_likelihood`, which are compiled in: see `split_options`.
     """
 
     def __init__(self, encoder: Encoder, generator: Generator, decoder: Decoder, options: dict[str, Any]) -> None:
@@ -36,7 +37,7 @@ class Likelihood:
         return self.generator.log_likelihood(latent, self.encoder(batch["tokens"]), **self.options, **numbers)
 
     def measure(self, batch: Batch, numbers: dict[str, float], batch_size: int) -> np.ndarray:
-        """Computes (N,) nats of N rows, at most `batch_size` together."""
+        """Computes the log-likelihood of N rows, (N,) nats, in batches of at most `batch_size`."""
         count = len(batch["image"])
         if numbers:
             batch = {**batch, "numbers": {name: np.full(count, value, np.float32) for name, value in numbers.items()}}
@@ -44,5 +45,10 @@ class Likelihood:
 
 
 def bits_per_dimension(log_likelihood: np.ndarray, size: int) -> np.ndarray:
-    """Nats of whole images -> bits for each of their `size` numbers. Uniform over 8-bit numbers: 8."""
+    """Converts log-likelihoods of images, in nats, to bits per dimension. Uniform 8-bit numbers have 8.
+
+    Args:
+        log_likelihood: (N,) nats per image.
+        size: Number of dimensions of an image.
+    """
     return -np.asarray(log_likelihood) / (size * math.log(2.0))

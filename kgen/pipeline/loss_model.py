@@ -1,4 +1,4 @@
-"""What every model that is trained has in common: its `call` returns losses of every example."""
+"""The base class of trained models, whose `call` returns losses per example."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from kgen.errors import ConfigError
 Tensor = Any
 
 WEIGHT = "weight"
-"""Name, in a batch, of the weights (B,) of its examples, where they do not all weigh the same."""
+"""The key of the weights (B,) of the examples in a batch, if the weights are not all equal."""
 
 
 class LossModel(keras.Model):  # type: ignore[misc]
     """A Keras model whose `call` returns a dict of losses (B,): "loss" is minimized, the others are reported.
 
-    What is minimized and reported is the mean over the examples. They may have weights, none of them negative: Keras's
-    `sample_weight` (B,), or "weight" in the batch; an example of weight 0 does not count. Losses that layers add
-    (`add_loss`, regularizers) are minimized too.
+    The mean over the examples is minimized and reported. Examples may have weights that are not negative: Keras's
+    `sample_weight` (B,), or "weight" in the batch. An example of weight 0 does not count. Losses that layers add
+    (`add_loss`, regularizers) are minimized, too.
 
-    A subclass creates all weights in ``__init__`` or ``build``, and ends with `track`.
+    A subclass creates all weights in ``__init__`` or ``build``, and then calls `track`.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -38,7 +38,7 @@ class LossModel(keras.Model):  # type: ignore[misc]
         object.__setattr__(self, name, value)
 
     def track(self, losses: dict[str, Tensor], owner: object) -> None:
-        """Creates a tracker for each of the losses that `owner` reports, "loss" first."""
+        """Creates a tracker for each of the losses of `owner`, with "loss" first."""
         if "loss" not in losses:
             raise ValueError(f"{type(owner).__name__}.compute_losses must return 'loss', not {sorted(losses)}")
         names = ["loss", *(name for name in losses if name != "loss")]
@@ -46,12 +46,12 @@ class LossModel(keras.Model):  # type: ignore[misc]
 
     @property
     def training_variables(self) -> list[Any]:
-        """Every variable but the optimizer's that a training step may change, and what it starts from."""
+        """All variables that training may change or starts from, except those of the optimizer."""
         return list(self.variables)
 
     @property
     def metrics(self) -> list[Any]:
-        """Without Keras's own tracker of the loss, which knows no weights of examples."""
+        """All metrics except Keras's own tracker of the loss, which ignores the weights of examples."""
         return [metric for metric in super().metrics if metric is not getattr(self, "_loss_tracker", None)]
 
     def compile(
@@ -64,12 +64,12 @@ class LossModel(keras.Model):  # type: ignore[misc]
         jit_compile: bool | str = "auto",
         **kwargs: Any,
     ) -> None:
-        """As in Keras, but for the losses and metrics. Creates the optimizer's variables at once.
+        """Compiles as in Keras, but without losses and metrics, and creates the optimizer's variables at once.
 
-        On "auto", XLA compiles only what trains faster so: not TensorFlow on a CPU.
+        With "auto", XLA compiles the training step only where that is faster, which excludes TensorFlow on a CPU.
 
         Raises:
-            ConfigError: a loss or metrics are given: the parts have losses of their own, which are all reported.
+            ConfigError: a loss or metrics are given, but the parts define the losses, which are all reported.
         """
         given = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics, "weighted_metrics": weighted_metrics}
         if found := [name for name, value in given.items() if value is not None]:
@@ -85,10 +85,10 @@ class LossModel(keras.Model):  # type: ignore[misc]
         self.optimizer.build(self.trainable_variables)
 
     def fit(self, x: Any = None, *args: Any, sample_weight: Any = None, class_weight: Any = None, **kwargs: Any) -> Any:
-        """As in Keras, but that there are no classes.
+        """Trains as in Keras, but without classes.
 
         Raises:
-            ConfigError: `class_weight` is given; `sample_weight` is not of arrays.
+            ConfigError: `class_weight` is given, or `sample_weight` is given without a batch of arrays.
         """
         _refuse_classes(class_weight)
         return super().fit(_filled(_weighted(x, sample_weight)), *args, **kwargs)
@@ -102,25 +102,23 @@ class LossModel(keras.Model):  # type: ignore[misc]
         sample_weight: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """As in Keras. Raises ConfigError where `sample_weight` is not of arrays."""
+        """Evaluates as in Keras. Raises ConfigError if `sample_weight` is given without a batch of arrays."""
         return super().evaluate(_filled(_weighted(x, sample_weight)), y, batch_size, verbose, **kwargs)
 
     def train_on_batch(self, *args: Any, class_weight: Any = None, **kwargs: Any) -> Any:
-        """As `fit`, one step."""
+        """Trains one step, like `fit`."""
         _refuse_classes(class_weight)
         return super().train_on_batch(*args, **kwargs)
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        """Nothing is left to build; Keras would try, and fail on dict batches under MultiWorkerMirroredStrategy."""
+        """Does nothing: all is built, and Keras would fail on dict batches under MultiWorkerMirroredStrategy."""
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Tensor:
-        """Reduces the per-example losses: the one place that averages over the batch, and divides among replicas."""
+        """Reduces the losses per example. This is the only place that averages over the batch and over replicas."""
         if y is not None:
-            raise ConfigError(
-                f"{type(self).__name__} compares with no target: a batch holds all that is read, give no y"
-            )
+            raise ConfigError(f"{type(self).__name__} has no targets: a batch contains all inputs, so leave y out")
         weight = _weight(x, sample_weight)
         for name, tracker in self.trackers.items():
             tracker.update_state(y_pred[name], sample_weight=weight)
@@ -138,7 +136,7 @@ class LossModel(keras.Model):  # type: ignore[misc]
 
 
 def _weighted(batch: Any, sample_weight: Any) -> Any:
-    """Keras drops the weights of examples that have no targets: they go into the batch."""
+    """Puts weights of examples into the batch, because Keras drops them if there are no targets."""
     if sample_weight is None:
         return batch
     if not isinstance(batch, dict):
@@ -147,7 +145,7 @@ def _weighted(batch: Any, sample_weight: Any) -> Any:
 
 
 def _filled(batch: Any) -> Any:
-    """Arrays whose rows, and so those of the last batch, divide evenly among the devices; filler has weight 0."""
+    """Pads arrays so that the rows, also of the last batch, divide evenly among devices. Padding has weight 0."""
     if not isinstance(batch, dict):
         return batch
     count = len(keras.tree.flatten(batch)[0])
@@ -160,7 +158,7 @@ def _filled(batch: Any) -> Any:
 
 
 def _weight(batch: Any, sample_weight: Any) -> Tensor | None:
-    """The weights (B,) of a batch's examples, float32; None where all weigh the same."""
+    """The weights (B,) of a batch's examples, float32; None if all are equal."""
     weight = batch.get(WEIGHT) if isinstance(batch, dict) else None
     if sample_weight is not None:
         weight = sample_weight if weight is None else ops.cast(weight, "float32") * ops.cast(sample_weight, "float32")

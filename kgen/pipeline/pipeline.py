@@ -14,6 +14,7 @@ from keras import ops
 from kgen.backend.devices import create_weights
 from kgen.backend.memory import weights_fit
 from kgen.backend.programs import Programs
+from kgen.contracts.capabilities import NO_GUIDANCE, Capability, guides, value_of
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Condition, Encoder
 from kgen.contracts.generator import Generator
@@ -44,25 +45,25 @@ Batch = dict[str, Any]
 MAX_SAMPLE_BATCH = 64
 
 KERAS_FILES = (".keras", ".h5", ".hdf5")
-"""How the names of Keras's own files end."""
+"""Suffixes of Keras's own files."""
 
 
 class Pipeline(LossModel):
-    """Trains a generator on captioned images, and draws images from prompts.
+    """Trains a generator on captioned images, and generates images from prompts.
 
-    Use `kgen.assemble` to make one; it checks that the parts fit. A pipeline is an ordinary Keras model: `compile` it
-    with an optimizer (the losses are the generator's own), `fit` it on batches, `evaluate` it.
+    Make a pipeline with `kgen.assemble`, which checks that the parts fit together. A pipeline is an ordinary Keras
+    model: `compile` it with an optimizer (the generator defines the losses), `fit` it on batches, `evaluate` it.
 
     A batch is a dict:
-        "image": uint8 (B, H, W, C) in 0..255, or float in [-1, 1]; or instead "latent", what the decoder made of it.
-        "tokens": what `encoder.tokenize` made of B captions, or of other fields; or instead "condition", what the
-            encoder made of them.
-        "weight": (B,), how much each example counts in the mean; left out, all count the same.
+        "image": uint8 (B, H, W, C) in 0..255, or float in [-1, 1]; or in its place "latent", the decoder's encoding.
+        "tokens": B captions or other inputs from `encoder.tokenize`; or in their place "condition", the encoder's
+            outputs.
+        "weight": (B,), the weight of each example in the mean; optional, by default 1.
 
     Args:
-        encoder, generator, decoder: The three parts. Only the generator, and an encoder that is trainable, are trained.
-        condition_dropout: Probability, in [0, 1), that an example's condition is replaced by that of nothing (the empty
-            text) while training, which classifier-free guidance needs (Ho and Salimans 2022).
+        encoder, generator, decoder: The three parts. The generator is trained, and the encoder if it is trainable.
+        condition_dropout: Probability, in [0, 1), that training replaces the condition of an example by that of
+            nothing (of the empty text), which classifier-free guidance needs (Ho and Salimans 2022).
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class Pipeline(LossModel):
             self.decoder.build(None)
         image = ops.zeros((1, *self.decoder.image_space.shape))
         latent = create_weights(self.decoder.encode, image)
-        self.decoder.trainable = False  # it is trained in a stage of its own, before the generator
+        self.decoder.trainable = False  # it is trained in a separate stage, before the generator
         losses = create_weights(
             lambda latent, condition: self.generator.compute_losses(latent, condition, training=False),
             latent,
@@ -110,7 +111,7 @@ class Pipeline(LossModel):
 
     @property
     def training_variables(self) -> list[Any]:
-        """Without those of a decoder, which is trained before, or of an encoder that comes from elsewhere."""
+        """All variables except those of the decoder, and of encoders whose weights come from elsewhere."""
         encoders = [part for part in self.encoder.parts if part.weights_are_external]
         elsewhere: list[keras.layers.Layer] = [self.decoder, *encoders]
         foreign = {id(variable) for part in elsewhere for variable in part.variables}
@@ -127,7 +128,7 @@ class Pipeline(LossModel):
         return self.generator.compute_losses(latent, condition, training=training)
 
     def condition(self, batch: Batch, training: bool = False) -> Condition:
-        """The batch's conditions: read from it, or made by the encoder."""
+        """The conditions of a batch, which are read from it, or computed by the encoder."""
         if "condition" in batch:
             return batch["condition"]  # type: ignore[no-any-return]
         return self.encoder(batch["tokens"], training=training)  # type: ignore[no-any-return]
@@ -142,7 +143,7 @@ class Pipeline(LossModel):
         return replace_where(keep, condition, self.null_condition())
 
     def inputs(self, images: np.ndarray | Sequence[np.ndarray], captions: Sequence[Any] | None = None) -> Batch:
-        """A batch for `fit` and `evaluate`.
+        """Makes a batch for `fit` and `evaluate`.
 
         Args:
             images: uint8 (N, H, W, C) in 0..255, or float in [-1, 1].
@@ -150,11 +151,12 @@ class Pipeline(LossModel):
                 Where the encoder reads "image", which is missing in these, it gets the images.
 
         Raises:
-            DataError: the images are of another size or type, or float outside of [-1, 1] or not finite; the numbers
-                of images and captions differ. ConfigError: a caption is nothing that the encoder reads.
+            DataError: the images have another size or type, or are floats outside of [-1, 1] or not finite; or the
+                numbers of images and captions differ.
+            ConfigError: the encoder cannot read a caption.
 
         Warns:
-            ImageRangeWarning: float images that seem to be in [0, 1].
+            ImageRangeWarning: the images are floats that seem to be in [0, 1].
         """
         images = check_images(images)
         expected = self.decoder.image_space.shape
@@ -163,8 +165,10 @@ class Pipeline(LossModel):
         return {"image": images, "tokens": self.encoder.tokenize(inputs_beside(self.encoder, images, captions))}
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, validation_data: Any = None, **kwargs: Any) -> Any:
-        """As in Keras. Takes a batch, which is cut into smaller ones, an iterator or tf.data.Dataset of batches, or
-        images and captions (`y`). See `kgen.data.batches.batches`, and `inputs`.
+        """Trains as in Keras.
+
+        `x` is a batch, which is cut into smaller ones, an iterator or tf.data.Dataset of batches, or images, with
+        captions as `y`. See `kgen.data.batches.batches`, and `inputs`.
         """
         if isinstance(validation_data, tuple) and len(validation_data) == 2:
             validation_data = batches(validation_data[0], validation_data[1], self.inputs)
@@ -173,41 +177,41 @@ class Pipeline(LossModel):
         return super().fit(batches(x, y, self.inputs), None, *args, validation_data=validation_data, **kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """As in Keras. Takes what `fit` takes."""
+        """Evaluates as in Keras, with the arguments of `fit`."""
         return super().evaluate(batches(x, y, self.inputs), None, *args, **kwargs)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """The losses of every example, by name; images are drawn by `generate`."""
+        """Computes the losses of every example, by name. To generate images, use `generate`."""
         if isinstance(x, str) or (isinstance(x, Sequence) and all(isinstance(text, str) for text in x)):
-            raise ConfigError("predict gives losses of a batch; to draw images of prompts, call generate(prompts)")
+            raise ConfigError("predict returns losses of a batch; to generate images, call generate(prompts)")
         return super().predict(batches(x, None, self.inputs), *args, **kwargs)
 
     # ---- copies ---------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path, **options: Any) -> None:
-        """Writes the pipeline into the folder `path`, which `kgen.load` reads; a saved pipeline there is replaced.
+        """Writes the pipeline to the folder `path`, which `kgen.load` reads. A saved pipeline there is replaced.
 
         Raises:
-            ConfigError: `path` is a file's name as Keras has it, there are options of Keras's `save`, or a folder of
-                another origin is there.
+            ConfigError: `path` is the name of a Keras file, there are options of Keras's `save`, or the folder contains
+                other files.
         """
         from kgen.pipeline.saving import save
 
         if options or Path(path).suffix in KERAS_FILES:
             raise ConfigError(
                 f"a pipeline is saved in a folder, not in a file of Keras such as {path}: call save('{Path(path).stem}'"
-                "), then kgen.load; checkpoints while training are written by 'kgen run'"
+                "), then kgen.load; 'kgen run' writes checkpoints during training"
             )
         save(self, path)
 
     def __reduce__(self) -> Any:
-        """For `copy.deepcopy` and `pickle`: as if saved and loaded, so without the optimizer."""
+        """Supports `copy.deepcopy` and `pickle` by saving and loading, and therefore without the optimizer."""
         from kgen.pipeline.copies import pack
 
         return pack(self)
 
     def get_config(self) -> dict[str, Any]:
-        """Refused: Keras would keep neither options nor vocabularies of the parts."""
+        """Raises ConfigError, because Keras would save neither options nor vocabularies of the parts."""
         raise ConfigError(
             "Keras can neither write a pipeline in its own format nor clone it: call pipeline.save(folder) and "
             "kgen.load(folder), or copy.deepcopy(pipeline)"
@@ -220,6 +224,7 @@ class Pipeline(LossModel):
         prompts: Any,
         *,
         n: int = 1,
+        first: int = 0,
         seed: int | Sequence[int] = 0,
         shared_noise: bool = False,
         batch_size: int = MAX_SAMPLE_BATCH,
@@ -230,38 +235,39 @@ class Pipeline(LossModel):
         verbose: int = 0,
         **options: Any,
     ) -> np.ndarray:
-        """Draws images. An image depends on its prompt, its seed and its number among `n` alone, not on its batch.
+        """Generates images. An image depends only on its prompt, its seed and its number among `n`, not on its batch.
 
         Args:
-            prompts: One text, or several in a list. Of an encoder that reads no captions: values of its field, such as
-                labels, or images (uint8, of any size); of one that reads several, mappings of fields, in which a field
-                may be missing. Where a prompt is given several times, the copies of one seed are numbered on, so that
-                all its images differ.
+            prompts: One text, or a list of several. If the encoder reads another field, a prompt is a value of it: a
+                label, or an image (uint8, of any size). If it reads several, a prompt is a mapping, which may leave
+                fields out. If a prompt occurs several times with one seed, its images are numbered on, so that all of
+                them differ.
             n: Images per prompt.
-            seed: Of the noise, from 0 to 2^31 - 1; or one per prompt.
-            shared_noise: The noise depends on seed and number alone, and is the same for all prompts: what differs
-                between their images is then the prompt's effect. A prompt that is given twice gives the same images.
-            batch_size: The largest number of images that are made together; it is rounded down to a power of two.
-            image: uint8 (height, width, channels), the image to change. The generator must have `supports_img2img`;
-                its option `strength` says how much changes.
-            mask: uint8 (height, width), white where `image` is drawn anew while the rest of it stays; for generators
-                that have `supports_inpainting`. A latent's cell is drawn anew if any of its pixels is white.
-            negative_prompt: What guidance leads away from, in place of the empty text.
+            first: Number of the first image per prompt: ``n=4, first=4`` gives the last four images of ``n=8``.
+            seed: The seed of the noise, from 0 to 2^31 - 1; or one seed per prompt.
+            shared_noise: Whether the noise depends only on seed and number, so that all prompts share it. Differences
+                between their images are then the effect of the prompt. A prompt that is given twice gives equal images.
+            batch_size: Largest number of images in a batch, which is rounded down to a power of two.
+            image: uint8 (height, width, channels), the image to start from. The generator must have
+                `supports_img2img`; its option of the type `kgen.Strength` says how much changes.
+            mask: uint8 (height, width), white for the part of `image` that changes; the rest stays. The generator must
+                have `supports_inpainting`. A cell of the latent changes if any of its pixels is white.
+            negative_prompt: The prompt from which guidance leads away, in place of the empty text.
             decoder: Options of the decoder's `decode`.
             verbose: 1 shows Keras's progress bar.
             **options: Options of the generator's `generate`, such as `steps` or `guidance`.
 
         Returns:
-            uint8 (len(prompts) * n, height, width, channels), the `n` images of a prompt side by side.
+            uint8 (len(prompts) * n, height, width, channels), with the `n` images of a prompt in a row.
 
         Raises:
-            ConfigError: an option is unknown, or its value not allowed; the generator cannot start from an image, or
-                not with a mask; there are more images than memory holds. RunError: the images, or weights, are not
-                finite.
+            ConfigError: an option is unknown, or its value is not allowed; the generator does not support an image or a
+                mask; or the images do not fit into memory.
+            RunError: the images, or weights, are not finite.
 
         Warns:
             GuidanceWarning: there is `guidance`, but the pipeline was trained without `condition_dropout`.
-            UnreadTextWarning: the encoder does not read a prompt whole.
+            UnreadTextWarning: the encoder does not read a whole prompt.
         """
         prompts = check_prompts(self.encoder, prompts)
         seeds = check_seeds(seed, len(prompts))
@@ -277,7 +283,8 @@ class Pipeline(LossModel):
         specs, decoder_specs = noise_spec(self.generator, options), noise_spec(self.decoder, decoder_options)
         check_memory(count, self.decoder.image_space, [*specs.values(), *decoder_specs.values()])
         repeated = [prompt for prompt in prompts for _ in range(n)]
-        keys = noise_keys([input_key(prompt) for prompt in prompts], seeds, n, shared_noise)
+        names = [input_key(prompt) for prompt in prompts]
+        keys = noise_keys(names, seeds, n, shared_noise, check_number("first", first, least=0))
         batch: Batch = {
             "tokens": self.encoder.tokenize(repeated),
             "generator": sample(specs, keys),
@@ -293,12 +300,16 @@ class Pipeline(LossModel):
         return self._sample(batch, options, decoder_options, batch_size, verbose)
 
     def _check_guidance(self, options: Mapping[str, Any], negative_prompt: Any = None) -> None:
-        if negative_prompt is not None and options.get("guidance", 1.0) == 1.0:
-            raise ConfigError("negative_prompt is what guidance leads away from: give a guidance other than 1, too")
-        shown = self.condition_dropout or self.encoder.shows_null
-        if not shown and options.get("guidance", 1.0) != 1.0:
+        generate = type(self.generator).generate
+        guided = guides(generate, options)
+        if negative_prompt is not None and not guided:
+            raise ConfigError(
+                f"negative_prompt is what guidance leads away from: give a guidance other than {NO_GUIDANCE:g}, too"
+            )
+        if guided and not (self.condition_dropout or self.encoder.shows_null):
+            weight = value_of(generate, Capability.GUIDANCE, options)
             warnings.warn(
-                f"guidance {options['guidance']:g} compares with the empty text, but this pipeline was made with "
+                f"guidance {weight:g} compares with the empty text, but this pipeline was made with "
                 "condition_dropout 0, so that training never showed it: draw with guidance 1, or train it anew",
                 GuidanceWarning,
                 stacklevel=3,
@@ -314,11 +325,13 @@ class Pipeline(LossModel):
         decoder: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> np.ndarray:
-        """Draws one prompt from noise on the way from one seed's to another's.
+        """Generates images of one prompt from noise that is interpolated between two seeds.
 
         Args:
-            count: Images, at least 2; the first and the last are those that `generate` draws with the seeds. Only
-                normal noise is interpolated; other noise stays that of the first seed.
+            prompt: The text.
+            count: Number of images, at least 2. The first and the last are those of `generate` with the two seeds.
+                Only normal noise is interpolated; other noise stays that of the first seed.
+            seeds: The two seeds.
             shared_noise, decoder, **options: As in `generate`.
 
         Returns:
@@ -354,7 +367,7 @@ class Pipeline(LossModel):
         batch_size: int,
         verbose: int = 0,
     ) -> np.ndarray:
-        """Runs the program of these options, which is compiled where it is not there yet."""
+        """Runs the program of these options, which is compiled on its first use."""
         static, numbers = split_options(type(self.generator).generate, options)
         decoder_static, decoder_numbers = split_options(type(self.decoder).decode, decoder_options)
         loops = self.generator.num_sampling_steps(**options) > 1
@@ -375,18 +388,19 @@ class Pipeline(LossModel):
         batch_size: int = MAX_SAMPLE_BATCH,
         **options: Any,
     ) -> np.ndarray:
-        """How likely the model finds images, given their captions.
+        """Computes the log-likelihood of images, given their captions.
 
         Args:
-            images, captions: As for `inputs`: N of each.
-            **options: Of the generator's `log_likelihood`.
+            images, captions: N of each, as for `inputs`.
+            batch_size: Largest number of images in a batch.
+            **options: Options of the generator's `log_likelihood`.
 
         Returns:
-            (N,) nats, exact or a lower bound: `generator.likelihood` says which. `kgen.bits_per_dimension` converts
-            them.
+            (N,) nats: exact, a lower bound or an estimate, as in `generator.likelihood`. `kgen.bits_per_dimension`
+            converts them.
 
         Raises:
-            ConfigError: the generator has no likelihood, or the decoder loses something of the images.
+            ConfigError: the generator has no likelihood, or the decoder is not lossless.
         """
         check_likelihood(type(self.generator), type(self.decoder))
         options = validate_options(self.generator, "log_likelihood", options)

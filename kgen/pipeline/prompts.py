@@ -1,4 +1,4 @@
-"""Checks what a user wants drawn: prompts, seeds, and how many images."""
+"""Checks prompts, seeds, and numbers of images."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _checked(encoder: Encoder, prompt: Any) -> Any:
     if encoder.fields == ("caption",) and not isinstance(found, str):
         raise ConfigError(f"a prompt is a text, not {type(prompt).__name__}")
     if any("\ud800" <= character <= "\udfff" for character in key):
-        raise ConfigError(f"the prompt {found!r} is not UTF-8 text: it holds half of a surrogate pair")
+        raise ConfigError(f"the prompt {found!r} is not UTF-8 text: it contains half of a surrogate pair")
     return found
 
 
@@ -107,7 +107,7 @@ def shown(prompt: Any) -> str:
 
 
 def check_seeds(seed: Any, prompts: int) -> list[int]:
-    """One seed per prompt. Raises ConfigError for anything that is no seed, and for a wrong number of seeds."""
+    """Returns one seed per prompt; raises ConfigError for an invalid seed, or a wrong number of seeds."""
     several = isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str)
     seeds = list(seed) if several else [seed] * prompts
     for given in seeds if several else [seed]:
@@ -120,22 +120,22 @@ def check_seeds(seed: Any, prompts: int) -> list[int]:
 
 
 def check_number(name: str, value: Any, least: int = 1) -> int:
-    """A whole number. Raises ConfigError for anything else, or for less than `least`."""
+    """Returns an integer; raises ConfigError for another type, or for a number below `least`."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
         raise ConfigError(f"{name} must be a whole number, {least} or more, not {value!r}")
     return int(value)
 
 
 def check_memory(count: int, image_space: Space, specs: Iterable[NoiseSpec]) -> None:
-    """Refuses more images than memory holds, before any of it is taken.
+    """Refuses more images than fit into memory, before any memory is allocated.
 
     Raises:
-        ConfigError: with what is needed, and what there is.
+        ConfigError: the images do not fit. The message gives the needed and the available memory.
     """
     numbers = 2.5 * image_space.size + 2 * sum(math.prod(spec.shape) for spec in specs)  # of 4 bytes, with copies
     needed, room = 4 * numbers * count, total_memory()
     if needed > room:
         raise ConfigError(
             f"{count:,} images of {image_space} need {needed / 2**30:,.1f} GiB of memory at once, but there are "
-            f"{room / 2**30:,.1f} GiB: draw fewer at a time, with other seeds"
+            f"{room / 2**30:,.1f} GiB: generate fewer at a time, with other seeds"
         )

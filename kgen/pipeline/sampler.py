@@ -1,4 +1,4 @@
-"""The sampling half of a pipeline, as one compiled program."""
+"""Sampling from a pipeline, as one compiled program."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ from kgen.pixels import floats
 from kgen.random import NoiseSpec
 
 PARTS = ("encoder", "generator", "decoder")
-"""Those whose weights must be finite."""
+"""The parts whose weights must be finite."""
 
 
 class Sampler:
-    """Tokens, noise and perhaps images to start from -> images in [-1, 1], with one set of static options.
+    """Generates images in [-1, 1] from tokens and noise, with one set of static options.
 
-    Where there are images to start from, a region of them may be all that changes. Options that are numbers are part of
-    the batch. Shares the weights of the three parts.
+    A batch may contain images to start from, and a mask of the part of them that changes. Options that are numbers are
+    also in the batch.
 
     Args:
+        encoder, generator, decoder: The three parts, whose weights are shared.
         null_tokens: The tokens of the empty text, one row.
-        options, decoder_options: Of `generate` and `decode`, those that are compiled in: see `split_options`.
-        loops: Whether an image takes several steps, one after the other.
+        options, decoder_options: The static options of `generate` and `decode`, which are compiled in: see
+            `split_options`.
+        loops: Whether an image takes several consecutive steps.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class Sampler:
         images = self.decoder.decode(latent, condition, batch.get("decoder", {}), **decoder_options)
         images = ops.cast(images, "float32")
         weights = ops.stack([_finite(getattr(self, part).weights) for part in PARTS])  # (3,)
-        drawn = ops.all(ops.isfinite(images), axis=(1, 2, 3))  # (B,), before clipping hides what is infinite
+        drawn = ops.all(ops.isfinite(images), axis=(1, 2, 3))  # (B,), before clipping hides infinite numbers
         return {
             "images": ops.clip(images, -1.0, 1.0),
             "finite": drawn,
@@ -81,19 +83,20 @@ class Sampler:
         batch_size: int,
         verbose: int = 0,
     ) -> np.ndarray:
-        """Draws N images.
+        """Generates N images.
 
         Args:
-            batch: "tokens", "generator" and "decoder" (the noise), perhaps "negative" (tokens to lead away from),
-                "image" and "edit_mask": arrays (N, ...).
+            batch: Arrays (N, ...): "tokens", "generator" and "decoder" (the noise), and optionally "negative" (tokens
+                of negative prompts), "image" and "edit_mask".
             numbers, decoder_numbers: The options that are not compiled in.
-            batch_size: At most so many are drawn together. The last batch is filled up: see `program_batch`.
+            batch_size: Largest number of images in a batch. The last batch is padded: see `program_batch`.
+            verbose: As in Keras.
 
         Returns:
             (N, height, width, channels) in [-1, 1].
 
         Raises:
-            RunError: the images, or weights of the pipeline, are not finite.
+            RunError: images, or weights of the pipeline, are not finite.
         """
         count = len(next(iter(batch["tokens"].values())))
         for name, values in (("numbers", numbers), ("decoder_numbers", decoder_numbers)):
@@ -103,13 +106,13 @@ class Sampler:
         for part, finite in zip(PARTS, made["finite_weights"].T, strict=True):
             if not finite.all():
                 raise RunError(
-                    f"the weights of {part} {type(getattr(self, part)).__name__} hold NaN or infinity: its training "
-                    "failed. Train it anew, with a lower learning_rate or a clip_norm"
+                    f"the weights of {part} {type(getattr(self, part)).__name__} contain NaN or infinity: its training "
+                    "failed. Train it again, with a lower learning_rate or a clip_norm"
                 )
         if not made["finite"].all():
             raise RunError(
-                f"{type(self.generator).__name__} and {type(self.decoder).__name__} made images that are not finite "
-                "(NaN or infinity), with weights that are: change their options"
+                f"{type(self.generator).__name__} and {type(self.decoder).__name__} generated images that are not "
+                "finite (NaN or infinity), although the weights are finite: change their options"
             )
         return np.asarray(made["images"])
 
@@ -122,19 +125,17 @@ def _finite(weights: Sequence[Any]) -> Any:
 
 
 def validate_options(part: Any, method: str, given: dict[str, Any] | Any) -> dict[str, Any]:
-    """Checks options against the signature of `part.generate` or `part.decode`.
+    """Validates options against the signature of a method, such as `generate` or `decode`.
 
     Returns:
-        The options, converted to their annotated types; those not given are left to the method's defaults.
+        The given options, converted to their annotated types. For all others, the method has defaults.
     """
     name, function = type(part).__name__, getattr(type(part), method)
-    if "guidance" in given and method == "generate" and not part.supports_guidance:
-        raise ConfigError(f"{name} takes no guidance: leave 'guidance' out")
     return check_options(function, given, f"{name}.{method}")
 
 
 def noise_spec(part: Any, checked: Mapping[str, Any]) -> Mapping[str, NoiseSpec]:
-    """The random numbers that a generator or decoder needs; ConfigError where the options do not go together."""
+    """The random numbers that a generator or decoder needs. Raises ConfigError if options contradict each other."""
     try:
         return part.noise_spec(**checked)  # type: ignore[no-any-return]
     except ValueError as error:

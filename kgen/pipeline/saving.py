@@ -1,4 +1,4 @@
-"""A pipeline on disk: its parts' names and options, what they learned, and their weights. Nothing is unpickled."""
+"""Saves and loads pipelines: the names and options of the parts, their assets and weights. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ PIPELINE, DECODER = "pipeline.yaml", "decoder.yaml"
 
 
 def save(pipeline: Pipeline, path: str | Path) -> None:
-    """Writes a pipeline into the folder `path`, atomically: `pipeline.yaml`, `weights.safetensors`, and assets.
+    """Writes a pipeline to the folder `path`, atomically: `pipeline.yaml`, `weights.safetensors`, and assets.
 
-    A saved pipeline in that folder is replaced. Nothing else is: not a file, and not a folder with files of another
-    origin, in it or below it.
+    A saved pipeline in that folder is replaced. A file, or a folder that contains other files at any depth, is not.
 
     Raises:
-        ConfigError: `path` is not such a folder. RunError: the disk is full.
+        ConfigError: `path` is a file, or a folder with other files.
+        RunError: the disk is full.
     """
     with _described_folder(Path(path), PIPELINE, _describe(pipeline)) as folder:
         for part in ("encoder", "decoder"):
@@ -51,14 +51,16 @@ def save(pipeline: Pipeline, path: str | Path) -> None:
 def load(path: str | Path, *, custom: Sequence[type[Any]] = ()) -> Pipeline:
     """Reads a pipeline that `Pipeline.save` or `kgen run` wrote.
 
-    The optimizer's state is in a run's checkpoints: `kgen run RUNDIR --set fit.steps=N` goes on with a training.
+    It does not contain the optimizer's state, which is in the checkpoints of a run: `kgen run RUNDIR --set fit.steps=N`
+    continues a training.
 
     Args:
-        path: The folder, or a run directory (whose `model/` is read).
-        custom: Classes of parts that no plugin registered.
+        path: The folder, or a run directory, whose `model/` is read.
+        custom: Classes of parts that no plugin has registered.
 
     Raises:
-        RunError: there is no pipeline, or it is damaged. ConfigError: a plugin that it needs is missing.
+        RunError: there is no pipeline, or it is damaged.
+        ConfigError: a plugin that it needs is missing.
     """
     folder = Path(path)
     if (folder / "model" / PIPELINE).is_file():
@@ -80,7 +82,7 @@ def load(path: str | Path, *, custom: Sequence[type[Any]] = ()) -> Pipeline:
 
 
 def save_decoder(decoder: Decoder, path: str | Path) -> None:
-    """Writes a trained decoder into the folder `path`, atomically, as `save` does a pipeline."""
+    """Writes a trained decoder to the folder `path`, atomically, as `save` writes a pipeline."""
     description = {
         "api": API,
         "dtype": decoder.dtype_policy.name,
@@ -93,10 +95,10 @@ def save_decoder(decoder: Decoder, path: str | Path) -> None:
 
 
 def load_decoder(path: str | Path, decoder: Decoder) -> Decoder:
-    """Fills a decoder, as it was built from its configuration, with what `save_decoder` wrote.
+    """Loads the assets and weights that `save_decoder` wrote into a decoder that was built from its configuration.
 
     Raises:
-        RunError: the file is damaged, or of another decoder: of other options, or for images of another size.
+        RunError: the file is damaged, or belongs to a decoder with other options, or for images of another size.
     """
     folder = Path(path)
     description = read_description(folder / DECODER, DecoderDescription)
@@ -115,7 +117,7 @@ def load_decoder(path: str | Path, decoder: Decoder) -> Decoder:
 
 
 def saved_weights(pipeline: Pipeline) -> dict[str, list[Any]]:
-    """By part, the weights that belong to the pipeline, without those that a part brings along by itself."""
+    """The weights of a pipeline by part, without those that come from elsewhere (`weights_are_external`)."""
     encoders = [part for part in pipeline.encoder.parts if not part.weights_are_external]
     kept = {
         "encoder": [weight for part in encoders for weight in part.weights],
@@ -127,7 +129,7 @@ def saved_weights(pipeline: Pipeline) -> dict[str, list[Any]]:
 
 @contextmanager
 def _described_folder(path: Path, name: str, description: dict[str, Any]) -> Iterator[Path]:
-    """Yields a new folder, which takes the place of `path`; the file `name` describes it, and lists its files."""
+    """Yields a new folder, which replaces `path` after the block. The file `name` describes it, and lists its files."""
     if path.suffix in (".keras", ".h5"):
         raise ConfigError(f"kgen saves into a folder, not into a file of Keras: give '{path.with_suffix('')}'")
     remove_abandoned(path.parent)
@@ -138,7 +140,7 @@ def _described_folder(path: Path, name: str, description: dict[str, Any]) -> Ite
 
 
 def _owned(file: Path) -> list[str]:
-    """The files that a folder's description lists; none where there is no description."""
+    """The files that a folder's description lists; an empty list if there is no description."""
     schema = PipelineDescription if file.name == PIPELINE else DecoderDescription
     try:
         return list(read_description(file, schema).files)

@@ -1,4 +1,4 @@
-"""Making images of any size larger, with a decoder that was trained on images of one size."""
+"""Enlarges images of any size, with a decoder that was trained on images of one size."""
 
 from __future__ import annotations
 
@@ -26,26 +26,28 @@ def upscale(
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
 ) -> np.ndarray:
-    """Decodes an image as if a generator had made it.
+    """Enlarges an image by decoding it as a latent.
 
     Args:
-        decoder: Whose latents are small images.
-        encoder: Of the prompt, for a decoder that reads it.
+        decoder: A decoder whose latents are small images.
+        encoder: The encoder of the prompt, for a decoder that reads it.
         prompt: An input of the encoder; "" says nothing.
         image: uint8 (h, w, C).
-        options: Of `decode`.
+        prompt: The prompt, for a decoder that reads it.
+        seed: The seed of the decoder's noise.
+        options: Options of `decode`.
 
     Returns:
         uint8 (h * factor, w * factor, C).
 
     Raises:
-        ConfigError: the decoder's latents are no images; an option is unknown.
-        SpaceError: it cannot make images of this size.
+        ConfigError: the decoder's latents are not images, or an option is unknown.
+        SpaceError: the decoder does not support images of this size.
     """
     if not decoder.latent_is_image:
         raise ConfigError(
-            f"decoder '{component_id(decoder)}' makes images of latents, not of small images: "
-            "take a run with a decoder for super-resolution"
+            f"decoder '{component_id(decoder)}' decodes latents, not small images: "
+            "give a run with a super-resolution decoder"
         )
     small = image.astype(np.float32) / 127.5 - 1.0
     checked = validate_options(decoder, "decode", options or {})
@@ -56,7 +58,7 @@ def upscale(
 
 
 def _for_latents_of(decoder: Decoder, encoder: Encoder, shape: tuple[int, ...]) -> Decoder:
-    """The decoder for small images of another size: its weights do not depend on it."""
+    """The decoder for small images of another size, with the same weights, which do not depend on the size."""
     if decoder.latent_space.shape == shape:
         return decoder
     factor = decoder.image_space.shape[0] // decoder.latent_space.shape[0]

@@ -1,4 +1,4 @@
-"""Pages in one file, without references to others, from templates in which every value appears as text."""
+"""Self-contained HTML pages, made from templates that escape every value."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from kgen.reporting.plain import printable
 
 @dataclass(frozen=True)
 class Figure:
-    """An image within a page.
+    """An image in a page.
 
     Args:
         source: A data URI.
-        caption: Stands below the image.
-        prompt: What the image was drawn from; "": nothing is known.
-        kind: Its class in the style sheet: "pixels" are enlarged without smoothing, a "plot" is not.
+        caption: The text below the image.
+        prompt: The prompt of the image; "": unknown.
+        kind: The class in the style sheet: "pixels" are enlarged without smoothing, a "plot" is not.
     """
 
     source: str
@@ -32,16 +32,20 @@ class Figure:
 
 
 def render(template: str, **values: Any) -> str:
-    """An HTML page of a template in `templates/`, with all values that it names.
+    """Renders a template in `templates/` to an HTML page.
+
+    Args:
+        template: The file name of the template.
+        values: The values that it names.
 
     Raises:
-        jinja2.UndefinedError: the template names another value.
+        jinja2.UndefinedError: the template names a value that is missing.
     """
     return _environment().get_template(template).render(values)
 
 
 def image(path: Path, caption: str = "") -> Figure | None:
-    """A PNG within the page, with the prompt from its metadata; None where there is no file."""
+    """A PNG for a page, with the prompt from its metadata; None if there is no file."""
     if not path.is_file():
         return None
     with Image.open(path) as opened:
@@ -50,7 +54,7 @@ def image(path: Path, caption: str = "") -> Figure | None:
 
 
 def plot(svg: str, caption: str) -> Figure:
-    """An SVG within the page; its style and names of elements stay apart from those of the page and other plots."""
+    """An SVG for a page. Its styles and element names do not affect the page or other plots."""
     return Figure(_data_uri("image/svg+xml", svg.encode("utf-8")), caption, kind="plot")
 
 

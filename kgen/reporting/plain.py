@@ -1,10 +1,10 @@
-"""Texts of strangers: names of files and runs, prompts, captions, a plugin's summary."""
+"""Makes untrusted texts printable: names of files and runs, prompts, captions, the summary of a plugin."""
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """A text whose control characters are spelled out, so that it cannot command a terminal: `\\x1b[31m`."""
+    """A text with escaped control characters, so that it cannot control a terminal: `\\x1b[31m`."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)

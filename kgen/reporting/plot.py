@@ -1,4 +1,4 @@
-"""Line plots as SVG, for pages and as files of their own."""
+"""Line plots as SVG, for pages and for separate files."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Any
 from kgen.reporting.plain import printable
 
 SIZE = (10.0, 4.7)
-"""Width and height in inches, of 72 SVG units each."""
+"""Width and height in inches; an inch is 72 SVG units."""
 
 COLORS = ("#1f6feb", "#d1660f", "#1a7f37", "#8250df", "#cf222e", "#0e7c86", "#9a6700", "#bf3989")
-"""Of lines, in turn: dark enough to be read on white."""
+"""Colors of the lines, in turn. All are dark enough to be read on white."""
 
 LEGEND_WIDTH = 110
-"""Letters of a row of the legend."""
+"""Width of a row of the legend, in characters."""
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
@@ -43,12 +43,12 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Line:
-    """What one line shows.
+    """A line of a plot.
 
     Args:
-        name: For the legend.
-        points: (x, y), in order; a single one is drawn as a larger mark.
-        labels: A text for each point, which then has a mark too; none: a plain line.
+        name: The name in the legend.
+        points: (x, y), in order. A single point becomes a larger marker.
+        labels: A text for each point, which then also gets a marker; empty: a plain line.
     """
 
     name: str
@@ -57,15 +57,15 @@ class Line:
 
 
 def line_plot(lines: Sequence[Line], x_label: str, y_label: str, *, logarithmic: bool = False) -> str:
-    """Draws lines over two axes, with a legend above: an SVG file, whose text is text.
+    """Plots lines over two axes, with a legend above. Returns an SVG file, in which text remains text.
 
     Args:
-        lines: Some points in all; their numbers are finite.
-        x_label, y_label: What the axes show, with the unit.
-        logarithmic: Whether the x axis is; all x are then above 0.
+        lines: The lines, with at least one point in total. All numbers are finite.
+        x_label, y_label: The labels of the axes, with units.
+        logarithmic: Whether the x axis is logarithmic; all x must then be positive.
 
     Raises:
-        ValueError: there is no point.
+        ValueError: there are no points.
     """
     if not any(line.points for line in lines):
         raise ValueError("there is nothing to be plotted")
@@ -101,16 +101,17 @@ def line_plot(lines: Sequence[Line], x_label: str, y_label: str, *, logarithmic:
 
 
 def _digits(lines: Sequence[Line]) -> tuple[float, ...]:
-    """Which multiples of powers of ten a logarithmic axis names: fewer where it has many powers."""
+    """The multiples of powers of ten at which a logarithmic axis has ticks: fewer if it spans many powers."""
     xs = [x for line in lines for x, _ in line.points]
     return (1, 2, 5) if max(xs) / min(xs) < 10_000 else (1,)
 
 
 @contextmanager
 def _matplotlib() -> Iterator[None]:
-    """Matplotlib with its defaults and `STYLE`, whatever the user's settings are; it is loaded here, when a plot is
-    drawn. It says nothing of the fonts that it looks for first, nor of letters that its own font lacks: the browser
-    has others.
+    """Imports matplotlib, with its defaults and `STYLE` in place of the user's settings, for the block.
+
+    It suppresses warnings about missing fonts, and about characters that are missing in matplotlib's font, because
+    browsers have other fonts.
     """
     logger = logging.getLogger("matplotlib")
     level = logger.level

@@ -17,25 +17,30 @@ LINE = 12
 """Height of a line of a caption, in pixels."""
 
 MAX_LINES = 3
-"""Of a caption; what does not fit into them is left out."""
+"""Largest number of lines in a caption; the rest is cut off."""
 
 
 def as_image(image: np.ndarray) -> Image.Image:
-    """An array uint8 (height, width, 1 or 3) as a Pillow image."""
+    """Converts an array, uint8 (height, width, 1 or 3), to a Pillow image."""
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
 def enlarged(image: np.ndarray, scale: int) -> Image.Image:
-    """An array uint8 (height, width, channels) as a Pillow image with squares of `scale` x `scale` pixels."""
+    """Converts an array, uint8 (height, width, channels), to a Pillow image, enlarged by an integer factor."""
     height, width = image.shape[:2]
     return as_image(image).resize((width * scale, height * scale), Image.Resampling.NEAREST)
 
 
 def save_png(path: Path, image: Image.Image | np.ndarray, metadata: Mapping[str, str]) -> None:
-    """Writes a PNG atomically, with text chunks such as prompt, seed and model.
+    """Writes a PNG atomically.
+
+    Args:
+        path: The file.
+        image: A Pillow image, or an array as for `as_image`.
+        metadata: Text chunks, such as prompt, seed and model.
 
     Raises:
-        ConfigError: a file is there already that kgen did not make.
+        ConfigError: there is already a file that kgen did not make.
     """
     require_free(path)
     info = PngInfo()
@@ -49,13 +54,13 @@ def save_png(path: Path, image: Image.Image | np.ndarray, metadata: Mapping[str,
 
 
 def grid(images: np.ndarray, captions: Sequence[str] | None = None, columns: int = 0, scale: int = 0) -> Image.Image:
-    """Lays images out in rows, each with its caption below.
+    """Arranges images in a grid, each with its caption below.
 
     Args:
         images: uint8 (N, height, width, channels).
-        captions: N texts, in lines as wide as an image; none: no text.
-        columns: Images a row; 0 makes the grid about square.
-        scale: Each image is enlarged by this whole factor; 0 brings small ones to about 96 pixels.
+        captions: N texts, broken into lines as wide as an image; None: no captions.
+        columns: Images per row; 0: a grid that is about square.
+        scale: Integer factor by which each image is enlarged; 0: small images are enlarged to about 96 pixels.
     """
     count, height, width = images.shape[:3]
     columns = columns or math.ceil(math.sqrt(count))
@@ -79,12 +84,12 @@ def grid(images: np.ndarray, captions: Sequence[str] | None = None, columns: int
 def matrix(
     rows: Sequence[np.ndarray], names: Sequence[str], columns: Sequence[str] = (), scale: int = 0
 ) -> Image.Image:
-    """Lays rows of images out, each row with its name on the left, each column with its title on top.
+    """Arranges rows of images, with the name of each row on the left, and the title of each column on top.
 
     Args:
-        rows: uint8 (N, height, width, channels) each.
-        names: One a row.
-        columns: N titles, in lines as wide as an image; none: no titles.
+        rows: Arrays, uint8 (N, height, width, channels).
+        names: One name per row.
+        columns: N titles, broken into lines as wide as an image; empty: no titles.
         scale: As for `grid`.
     """
     count, height, width = rows[0].shape[:3]
@@ -116,7 +121,7 @@ def _write(pen: ImageDraw.ImageDraw, place: tuple[int, int], lines: Sequence[str
 
 
 def _lines(text: str, width: int, font: Font) -> list[str]:
-    """A text in lines of at most `width` pixels, broken between words; no more than `MAX_LINES`."""
+    """Breaks a text between words into lines of at most `width` pixels, and at most `MAX_LINES` lines."""
     lines: list[str] = []
     for word in text.split():
         if lines and font.getlength(f"{lines[-1]} {word}") <= width:

@@ -1,1 +1,1 @@
-"""A run: from its file to its report."""
+"""Runs: from the run file to the report."""

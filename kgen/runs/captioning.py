@@ -1,4 +1,4 @@
-"""Putting images into words, with a pipeline whose prompts are images, and whose images are writing."""
+"""Captioning, with a pipeline whose prompts represent images, and whose images represent texts."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from kgen.runs.directory import RunDirectory
 
 
 def open_captioner(path: str | Path) -> tuple[Pipeline, Dataset]:
-    """The pipeline of a finished run, and its dataset, which knows how an image becomes a prompt.
+    """Opens the pipeline of a finished run, and its dataset, which turns images into prompts.
 
     Raises:
-        RunError: this is no run, or it is not finished. ConfigError: it captions no images.
+        RunError: this is not a run, or it is not finished.
+        ConfigError: the run does not caption images.
     """
     directory = RunDirectory(path)
     directory.require_run()
@@ -35,22 +36,23 @@ def open_captioner(path: str | Path) -> tuple[Pipeline, Dataset]:
         )
     pipeline = load(path)
     if type(pipeline.decoder).text_of is Decoder.text_of:
-        raise ConfigError(f"decoder '{component_id(pipeline.decoder)}' of {path} draws no writing")
+        raise ConfigError(f"decoder '{component_id(pipeline.decoder)}' of {path} does not generate texts")
     return pipeline, dataset
 
 
 def caption(
     pipeline: Pipeline, dataset: Dataset, images: Sequence[np.ndarray], *, seed: int = 0, **options: Any
 ) -> list[str]:
-    """Puts images into words.
+    """Generates captions of images.
 
     Args:
-        images: uint8 each, as `dataset.prompt_space` says.
-        seed: Of the noise.
+        pipeline, dataset: As from `open_captioner`.
+        images: uint8 arrays of the shape of `dataset.prompt_space`.
+        seed: The seed of the noise.
         **options: As in `Pipeline.generate`.
 
     Returns:
-        A text an image.
+        One text per image.
     """
     drawn = pipeline.generate([dataset.prompt_of(image) for image in images], seed=seed, **options)
     return [pipeline.decoder.text_of(writing) for writing in drawn]

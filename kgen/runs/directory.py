@@ -1,4 +1,4 @@
-"""A run's directory: where things lie in it, who may write to it, and whether it belongs to a configuration."""
+"""The run directory: its files, its lock, and whether it belongs to a configuration."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from kgen.storage.locks import release_to_move, take_lock
 LOCK = ".lock"
 
 TRACES = (LOCK, "manifest.json", "checkpoints", "decoder")
-"""What lies beside `config.yaml` where a run has begun: one of them at least."""
+"""Files beside `config.yaml`, at least one of which exists if a run has begun."""
 
 OTHER = "choose another directory with --out"
 
 
 class RunDirectory:
-    """Names of everything that a run leaves behind.
+    """The files of a run.
 
     Args:
-        path: The directory; it need not exist.
+        path: The directory, which need not exist.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -58,20 +58,20 @@ class RunDirectory:
 
     @property
     def decoder_stage(self) -> RunDirectory:
-        """Where the decoder's own training lies, if it has one."""
+        """The directory of the decoder's training, if there is one."""
         return RunDirectory(self.path / "decoder")
 
     @property
     def holds_run(self) -> bool:
-        """Whether a run has begun here: a configuration alone, such as one's own `config.yaml`, is none."""
+        """Whether a run has begun here. A single `config.yaml` may be the user's, and does not count."""
         return self.config.is_file() and any((self.path / name).exists() for name in TRACES)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other processes from writing to the run; makes the folder where there is none.
+        """Keeps other processes from writing to the run. Creates the folder if needed.
 
         Raises:
-            RunError: another process works here; the path holds something that is no run; it cannot be written to.
+            RunError: another process works here, the path contains something else, or it cannot be written to.
         """
         self._require_usable()
         with self._held():
@@ -79,9 +79,9 @@ class RunDirectory:
 
     @contextmanager
     def moved_aside(self) -> Iterator[Path]:
-        """Renames a locked run to NAME-1, NAME-2, ... (where the path is a link, the folder that it leads to).
+        """Renames a locked run to NAME-1, NAME-2, ... If the path is a link, the folder that it leads to is renamed.
 
-        Makes an empty folder in its place, which is locked, too; gives the new name of the run.
+        It creates an empty folder in its place, which is also locked, and yields the new name of the run.
         """
         path = self.path.resolve()
         if Path.cwd().is_relative_to(path):
@@ -99,13 +99,13 @@ class RunDirectory:
             yield name
 
     def prepare(self, config: RunConfig) -> list[Change]:
-        """Writes the configuration down, in a locked directory.
+        """Writes the configuration of the run, in a locked directory.
 
         Returns:
-            What has changed since the run began, as `compare` says; the run is then unfinished again.
+            The changes since the run began, as in `compare`. If there are any, the run is unfinished again.
 
         Raises:
-            RunError: the directory belongs to a different configuration; what differs is named.
+            RunError: the directory belongs to a different configuration. The message names the differences.
         """
         if not self.config.is_file():
             write_text(self.config, config.to_yaml())
@@ -117,44 +117,44 @@ class RunDirectory:
         return changed
 
     def compare(self, config: RunConfig) -> list[Change]:
-        """What has changed since the run began, and may change (`kgen.config.changes`). Nothing, where it begins now.
+        """The changes since the run began that are allowed (`kgen.config.changes`); an empty list for a new run.
 
         Raises:
-            RunError: something else has changed, too; what differs is named.
+            RunError: there are changes that are not allowed. The message names them.
         """
         changed = self.changes(config)
         if refused := [change for change in changed if not change.allowed]:
             raise RunError(
                 f"{self.path} holds a run of a different configuration:\n  "
                 + "\n  ".join(map(str, refused))
-                + "\nstart again with --restart (the old run is moved aside), or choose another directory with --out"
+                + "\nstart again with --restart, which renames the old run, or choose another directory with --out"
             )
         return changed
 
     def changes(self, config: RunConfig) -> list[Change]:
-        """What differs from the configuration with which the run began. Nothing, where it begins now."""
+        """All changes since the run began; an empty list for a new run."""
         return list(changes(self._written(), config.dump())) if self.config.is_file() else []
 
     def _written(self) -> dict[str, Any]:
-        """The configuration that lies there: as it was written, where a plugin that it names is gone."""
+        """The configuration in the directory. If one of its plugins is missing, it is not validated."""
         try:
             return RunConfig.load(self.config).dump()
         except KgenError:
             return dict(read_file(self.config).data)
 
     def record(self, **what: Any) -> None:
-        """Notes in the manifest that a run goes on with something changed; it is then unfinished."""
+        """Records in the manifest that a run continues with a change. The run is then unfinished."""
         manifest = self.read_manifest()
         entry = {"when": time.strftime("%Y-%m-%d %H:%M:%S"), "step": self.newest_step, **what}
         self.update_manifest(changes=[*manifest.get("changes", []), entry], finished=None)
 
     @property
     def newest_step(self) -> int:
-        """The step of the newest checkpoint; 0 where there is none."""
+        """The step of the newest checkpoint; 0 if there is none."""
         return max(checkpoint_steps(self.checkpoints), default=0)
 
     def _require_usable(self) -> None:
-        """Raises RunError where the path is neither free, nor empty, nor a run."""
+        """Raises RunError unless the path is free, an empty folder, or a run."""
         if self.path.is_symlink() and not self.path.exists():
             raise RunError(f"{self.path} is a link to {self.path.readlink()}, which does not exist: {OTHER}")
         if self.path.exists() and not self.path.is_dir():
@@ -168,7 +168,7 @@ class RunDirectory:
 
     @contextmanager
     def _held(self) -> Iterator[None]:
-        """Holds the lock, and removes what killed processes left."""
+        """Holds the lock, and deletes unfinished files of killed processes."""
         began = self.path.exists()
         self._lock = self._take_lock()
         try:
@@ -182,8 +182,8 @@ class RunDirectory:
     def _take_lock(self) -> BaseFileLock:
         try:
             while True:
-                self.path.resolve().mkdir(parents=True, exist_ok=True)  # a link may lead to what was moved aside
-                with contextlib.suppress(FileNotFoundError):  # another process moves the folder aside
+                self.path.resolve().mkdir(parents=True, exist_ok=True)  # a link may lead to a renamed folder
+                with contextlib.suppress(FileNotFoundError):  # another process renames the folder
                     return take_lock(self.path / LOCK)
         except Timeout as error:
             raise RunError(
@@ -193,7 +193,7 @@ class RunDirectory:
             raise RunError(f"{self.path} cannot be written to: {error.strerror}: {OTHER}") from error
 
     def _remove_if_empty(self) -> None:
-        """Removes a folder in which nothing but the lock was made; this process holds that."""
+        """Removes a folder that contains only the lock, which this process holds."""
         with contextlib.suppress(OSError):
             if [path.name for path in self.path.iterdir()] == [LOCK]:
                 release_to_move(self._lock)
@@ -201,13 +201,13 @@ class RunDirectory:
                 self.path.rmdir()
 
     def read_manifest(self, *need: str) -> dict[str, Any]:
-        """The manifest; {} where there is none yet.
+        """Reads the manifest; {} if there is none.
 
         Args:
-            need: Keys without which it is of no use.
+            need: Keys that the manifest must have.
 
         Raises:
-            RunError: it is damaged, lacks one of these, or was written under a newer contract.
+            RunError: the manifest is damaged, lacks one of the keys, or was written under a newer contract.
         """
         found: dict[str, Any] = {}
         if self.manifest.is_file():
@@ -224,11 +224,11 @@ class RunDirectory:
         write_text(self.manifest, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
 
     def is_trained(self, steps: int) -> bool:
-        """Whether the training has come to this step, and its model is there."""
+        """Whether the training has reached this step, and its model exists."""
         return int(self.read_manifest().get("step", 0)) >= steps and self.model.is_dir()
 
     def write_scores(self, scores: Mapping[str, Mapping[str, float]]) -> None:
-        """Writes `evaluation.json`: numbers by split and name. What is not finite becomes null, as in JSON it must."""
+        """Writes `evaluation.json`: numbers by split and name. Numbers that are not finite become null."""
         plain = {
             split: {name: value if math.isfinite(value) else None for name, value in numbers.items()}
             for split, numbers in scores.items()
@@ -236,7 +236,7 @@ class RunDirectory:
         write_text(self.evaluation, json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
     def read_scores(self) -> dict[str, dict[str, float]]:
-        """What `write_scores` wrote, NaN for null; {} where there are none yet. Raises RunError where it is damaged."""
+        """Reads `evaluation.json`, with NaN for null; {} if there are no scores. Raises RunError if it is damaged."""
         if not self.evaluation.is_file():
             return {}
         found = read_json(self.evaluation, dict[str, dict[str, float | None]])
@@ -252,7 +252,7 @@ class RunDirectory:
         self.require_plugins()
 
     def require_plugins(self) -> None:
-        """Raises PluginError where a component of the run is missing: the manifest knows where it came from."""
+        """Raises PluginError if a component of the run is missing. The manifest has its distribution."""
         manifest, found = self.read_manifest(), registry()
         parts = list(manifest.get("components", {}).items())
         parts += [(kind, part) for kind in ("metric", "encoder") for part in manifest.get(f"{kind}s", [])]

@@ -6,39 +6,31 @@ import copy
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from kgen.config import RunConfig
-from kgen.contracts.dataset import Dataset
 from kgen.errors import ConfigError, HookWarning, RunError
 from kgen.pipeline.pipeline import Pipeline
 from kgen.pipeline.saving import load
 from kgen.plugins.discovery import ask, registry
 from kgen.plugins.faults import component_errors, reason
-from kgen.reporting.sheets import grid, save_png
 from kgen.runs.directory import RunDirectory
-from kgen.runs.inputs import read_dataset
-from kgen.runs.prompts import Prompts, prompts_to_generate
+from kgen.runs.experiment import Experiment, open_experiment
 from kgen.runs.provenance import changed_data
 from kgen.runs.report import write_report
-from kgen.runs.scoring import Scores, in_split, open_metrics, score
-from kgen.storage.ownership import IMAGES
-
-Log = Callable[[str], None]
+from kgen.runs.samples import render_final
+from kgen.runs.scoring import Scores, in_split, score
+from kgen.runs.trainer import Log
 
 CHANGED = "changed data"
 """Part of the name of a split whose images or captions are not those of the training."""
 
 
-def finish(config: RunConfig, directory: RunDirectory, dataset: Dataset, log: Log = print) -> Scores:
-    """Draws and scores with the saved pipeline, and writes the report. The run is marked as finished last."""
-    pipeline = load(directory.model)
-    _render(config, directory, pipeline, dataset)
-    return _publish(config, directory, dataset, score(config, pipeline, dataset), "", log)
+def finish(experiment: Experiment, directory: RunDirectory, pipeline: Pipeline, log: Log = print) -> Scores:
+    """Renders and scores with the trained pipeline, and writes the report. The run is marked as finished last."""
+    render_final(experiment, directory, pipeline)
+    return _publish(experiment, directory, score(experiment, pipeline), "", log)
 
 
 def is_finished(directory: RunDirectory) -> bool:
@@ -75,27 +67,26 @@ def evaluate(
                 "an evaluation changes nothing that the training depends on, but there is "
                 f"{'; '.join(map(str, refused))}: train another run with 'kgen run'"
             )
-        dataset = read_dataset(config.data)
-        other_data = changed_data(directory, dataset, allow_changed_data)
+        experiment = open_experiment(config, trained=True)
+        other_data = changed_data(directory, experiment.dataset, allow_changed_data)
         pipeline = load(directory.model)
-        scores = score(config, pipeline, dataset)
+        scores = score(experiment, pipeline)
         if other_data:
             scores = {f"{split}, {CHANGED}": numbers for split, numbers in scores.items()}
         directory.prepare(config)
         if any(change.key.startswith("sample.") for change in changes):
-            _render(config, directory, pipeline, dataset)
-        return _publish(config, directory, dataset, scores, other_data, log)
+            render_final(experiment, directory, pipeline)
+        return _publish(experiment, directory, scores, other_data, log)
 
 
-def _publish(
-    config: RunConfig, directory: RunDirectory, dataset: Dataset, scores: Scores, other_data: str, log: Log
-) -> Scores:
+def _publish(experiment: Experiment, directory: RunDirectory, scores: Scores, other_data: str, log: Log) -> Scores:
     """Writes the scores and the report, marks the run as finished, and tells the plugins.
 
     Args:
         other_data: How the images or captions differ from those of the training; "" where they do not.
     """
-    notes = [caveat for metric in open_metrics(config, dataset).values() for caveat in metric.caveats(dataset)]
+    dataset = experiment.dataset
+    notes = [caveat for metric in experiment.metrics.values() for caveat in metric.caveats(dataset)]
     if other_data:
         notes.append(f"these are scores on other images or captions than those of the training: {other_data}")
     notes += [
@@ -131,30 +122,3 @@ def _require_trained(directory: RunDirectory, config: RunConfig) -> None:
         raise RunError(f"{directory.path} holds no trained pipeline: finish its training first, with 'kgen run'")
     if config.fit.steps > step:
         raise ConfigError(f"fit.steps: {config.fit.steps} asks for more training: give it to 'kgen run'")
-
-
-def _render(config: RunConfig, directory: RunDirectory, pipeline: Pipeline, dataset: Dataset) -> None:
-    began = time.perf_counter()
-    prompts = prompts_to_generate(config, dataset, pipeline.encoder)
-    images = generate_prompts(config, pipeline, prompts)
-    save_grid(config, directory.final_grid, prompts.texts, images)
-    timings = {
-        **directory.read_manifest("timings")["timings"],
-        "drawing_seconds": round(time.perf_counter() - began, 1),
-    }
-    directory.update_manifest(timings=timings)
-
-
-def generate_prompts(config: RunConfig, pipeline: Pipeline, prompts: Prompts) -> np.ndarray:
-    """One image of each prompt, as `sample` says: uint8 (N, H, W, C)."""
-    sample = config.sample
-    return pipeline.generate(prompts.inputs, seed=sample.seed, shared_noise=sample.shared_noise, **sample.options)
-
-
-def save_grid(config: RunConfig, path: Path, prompts: Sequence[str], images: np.ndarray) -> Any:
-    """Writes images uint8 (N, H, W, C), each with its prompt, as one PNG; returns it."""
-    sheet = grid(images, prompts)
-    metadata = {"prompt": "; ".join(prompts), "seed": str(config.sample.seed), "model": config.name}
-    metadata |= {IMAGES: str(len(images))} if len(images) > 1 else {}
-    save_png(path, sheet, metadata)
-    return sheet

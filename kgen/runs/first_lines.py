@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from kgen.config import RunConfig
+from kgen.config import FitConfig, RunConfig
+from kgen.config.changes import STEPS, Change
 from kgen.contracts.dataset import SPLITS, Dataset
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.inputs import AllEncoderInputs, are_texts, distinct
 from kgen.plugins.discovery import component_id
-from kgen.runs.scoring import open_metrics
+from kgen.runs.experiment import Experiment
+from kgen.training.optimizer import WarmUp
 
 
-def first_lines(config: RunConfig, dataset: Dataset, decoder_data: Dataset | None) -> Iterator[str]:
-    """The number of images in each split, how they were read, what was skipped, and what to know of the metrics.
-
-    Args:
-        decoder_data: What the decoder's stage reads; None where there is no such stage.
-    """
+def first_lines(experiment: Experiment) -> Iterator[str]:
+    """The number of images in each split, how they were read, what was skipped, and what to know of the metrics."""
+    dataset, decoder_data = experiment.dataset, experiment.decoder_data
     train, validation, holdout = (len(dataset.captions(split)) for split in SPLITS)
     yield (
         f"{train:,} images of {dataset.image_space} to train on, {validation:,} in the validation split, "
@@ -27,7 +26,7 @@ def first_lines(config: RunConfig, dataset: Dataset, decoder_data: Dataset | Non
     if decoder_data is not None and decoder_data is not dataset:
         yield f"decoder.data: {len(decoder_data.captions('train')):,} images to train on"
         yield from (f"decoder.data: {line}" for line in _how_read(decoder_data))
-    for metric in open_metrics(config, dataset).values():
+    for metric in experiment.metrics.values():
         yield from metric.caveats(dataset)
 
 
@@ -49,3 +48,23 @@ def unread_captions(dataset: Dataset, encoder: Encoder) -> Iterator[str]:
                 f"{len(unread):,} of {len(different):,} different captions are not read whole by encoder "
                 f"'{component_id(part)}', such as '{key[:80]}': {what}"
             )
+
+
+def going_on(config: RunConfig, changes: Sequence[Change], step: int) -> Iterator[str]:
+    """What a run says that goes on, after `step` steps, with a changed configuration."""
+    for change in changes:
+        yield f"changed since the run began: {change}"
+        if change.key == STEPS:
+            yield _new_schedule(config.fit, step, change)
+
+
+def _new_schedule(fit: FitConfig, step: int, change: Change) -> str:
+    """What more steps do to the learning rate."""
+    before, now = (
+        float(WarmUp(fit.learning_rate, fit.warmup_steps, steps if fit.schedule == "cosine" else None)(step))
+        for steps in (change.before, change.now)
+    )
+    return (
+        f"from step {step} on, the learning rate follows the schedule of {change.now} steps: {now:.3g} there; "
+        f"by that of {change.before} steps it would be {before:.3g}"
+    )

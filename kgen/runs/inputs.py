@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from kgen.data.latents import LatentCache, cached_latents
 from kgen.data.loader import Loader
 from kgen.errors import DataError
 from kgen.pipeline.assembly import make_dataset
+
+BATCH = 32
+"""Images of a batch that is shown to a decoder."""
 
 
 def read_dataset(component: ComponentConfig) -> Dataset:
@@ -93,3 +97,16 @@ class Inputs:
         """What to measure the loss on while training."""
         split = eval_split(self.dataset)
         return self.loader(split, batch_size) if split else None
+
+
+class SplitImages:
+    """All images of a split, in batches uint8 (B, H, W, C). It can be iterated several times."""
+
+    def __init__(self, dataset: Dataset, split: Split) -> None:
+        self.dataset, self.split = dataset, split
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        count = len(self.dataset.captions(self.split))
+        for start in range(0, count, BATCH):
+            rows = range(start, min(start + BATCH, count))
+            yield np.stack([self.dataset.image(self.split, row) for row in rows])

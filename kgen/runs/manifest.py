@@ -1,4 +1,4 @@
-"""The schema of `manifest.json`: what a run is made of, and how far it has come. A run adds the keys step by step."""
+"""The schema of `manifest.json`, which describes a run and its progress. A run adds the keys one after the other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ OPEN = pydantic.ConfigDict(extra="allow")
 
 
 class Component(TypedDict):
-    """A part of the run, and the distribution that it came from."""
+    """A component of the run, and its distribution."""
 
     id: str
     distribution: str
@@ -19,7 +19,7 @@ class Component(TypedDict):
 
 
 class Components(TypedDict):
-    """All parts of the run."""
+    """All components of the run."""
 
     dataset: Component
     encoder: Component
@@ -28,7 +28,7 @@ class Components(TypedDict):
 
 
 class Software(TypedDict):
-    """Versions, also of the backend, under its own name."""
+    """Versions of packages. The version of the backend is under its name."""
 
     __pydantic_config__ = OPEN  # type: ignore[misc]
     backend: str
@@ -36,7 +36,7 @@ class Software(TypedDict):
 
 
 class Data(TypedDict):
-    """What was trained on."""
+    """The training data."""
 
     __pydantic_config__ = OPEN  # type: ignore[misc]
     fingerprint: str
@@ -44,14 +44,14 @@ class Data(TypedDict):
 
 
 class Timings(TypedDict):
-    """Seconds, of all processes together."""
+    """Times in seconds, summed over all processes."""
 
     __pydantic_config__ = OPEN  # type: ignore[misc]
     training_seconds: float
 
 
 class Manifest(TypedDict, total=False):
-    """Of a run, or of the stage of its decoder."""
+    """The manifest of a run, or of the training of its decoder."""
 
     __pydantic_config__ = OPEN  # type: ignore[misc]
     api: int
@@ -72,4 +72,4 @@ class Manifest(TypedDict, total=False):
 
 
 TRAINED = ("name", "seed", "step", "software", "components", "data", "timings")
-"""The keys of a run whose training has ended."""
+"""The keys that the manifest of a trained run must have."""

@@ -22,11 +22,14 @@ import yaml
 from keras import ops
 
 from kgen.backend.devices import as_graph
+from kgen.backend.variables import kept_variables
 from kgen.config import RunConfig
+from kgen.contracts.capabilities import Capability, option_of, sampling_steps
 from kgen.contracts.dataset import SPLITS, Dataset, Split
-from kgen.contracts.decoder import Decoder, has_losses, learns_from_images
+from kgen.contracts.decoder import Decoder, has_losses
 from kgen.contracts.encoder import Condition, Encoder
 from kgen.contracts.inputs import AllEncoderInputs, EncoderInputs, are_texts, distinct, input_key, require_fields
+from kgen.contracts.metric import GeneratedImages, measure
 from kgen.errors import PluginError
 from kgen.options import options
 from kgen.pipeline.assembly import assemble, make_decoder
@@ -35,10 +38,10 @@ from kgen.pipeline.pipeline import Pipeline
 from kgen.pipeline.sampler import noise_spec, validate_options
 from kgen.pixels import floats, to_uint8
 from kgen.plugins.faults import address, component_errors
-from kgen.random import noise_keys, sample
-from kgen.runs.decoder_stage import SplitImages
+from kgen.random import kept_randomness, noise_keys, sample
+from kgen.runs.experiment import Experiment, Metrics
+from kgen.runs.inputs import SplitImages
 from kgen.runs.prompts import prompts_to_generate
-from kgen.runs.scoring import Metrics, open_metrics
 from kgen.spaces import Space
 from kgen.training.journal import Journal, read_rows
 
@@ -51,36 +54,34 @@ TRIED = 2
 SHOWN_TO_METRICS = 64
 """Images of each split that a metric finds in the dataset."""
 
-REPEATED = ("steps", "samples", "draws")
-"""Options that say how often a network is run: `TRIED` times are enough here, where a component allows so few."""
+REPEATED = (Capability.STEPS, Capability.SAMPLES)
+"""What says how often a network is run: `TRIED` times are enough here, where a component allows so few."""
 
 LONG = 16
 """Steps from which a loop is traced before it runs."""
 
 
-def preflight(config: RunConfig, dataset: Dataset, decoder_data: Dataset | None, encoder: Encoder) -> Pipeline:
-    """Builds everything that a run needs, and tries it.
+def preflight(experiment: Experiment, encoder: Encoder) -> Pipeline:
+    """Builds the pipeline of a run, and tries everything that the run will do with it.
+
+    Trying leaves no trace: the pipeline begins its training as if it had not been tried. Where the decoder has a stage
+    of its own before, the pipeline's is a stand-in, to be replaced by the trained one.
 
     Args:
-        decoder_data: What the decoder's stage reads; None where there is no such stage.
-        encoder: With what it learned from the captions.
-
-    Returns:
-        The pipeline, untrained.
+        encoder: With what it learned from the captions; its weights need not be built.
 
     Raises:
         PluginError: a component returns what its contract does not allow. KgenError: whatever else is wrong.
     """
-    metrics = open_metrics(config, dataset)
+    config, dataset, staged = experiment.config, experiment.dataset, experiment.decoder_data is not None
     require_fields(encoder, dataset)
     prompts = prompts_to_generate(config, dataset, encoder).inputs
     _tokenize_all(dataset, encoder)
     encoder.tokenize(prompts)
-    decoder = make_decoder(config.decoder.choice, dataset.image_space, encoder.condition_space)
-    if config.decoder.source is None and learns_from_images(type(decoder)):
-        _try_decoder_stage(decoder, decoder_data or dataset, encoder)
     images, inputs = _examples(dataset, encoder)
-    latents = _try_encoding(decoder, images)  # or its fault would be met, and called its own, by the generator
+    with kept_randomness() if staged else contextlib.nullcontext():
+        decoder = _tried_decoder(experiment, encoder)
+        latents = _try_encoding(decoder, images)  # or its fault would be met, and called its own, by the generator
     pipeline = assemble(
         encoder=encoder,
         generator=config.generator.choice,
@@ -88,18 +89,39 @@ def preflight(config: RunConfig, dataset: Dataset, decoder_data: Dataset | None,
         dataset=dataset,
         condition_dropout=config.condition_dropout,
     )
-    losses = _try_losses(pipeline, latents, inputs)
-    _try_journal(losses)
-    drawn = _try_generation(config, pipeline, _two(prompts))
-    if config.evaluate.likelihood.images:
-        _try_likelihood(config, pipeline, images, inputs)
-    _try_metrics(metrics, drawn, dataset)
-    _try_saving(pipeline)
+    parts = [encoder, pipeline.generator, *([] if staged else [decoder])]
+    with kept_randomness(), kept_variables(variable for part in parts for variable in _changeable(part)):
+        losses = _try_losses(pipeline, latents, inputs)
+        _try_journal(losses)
+        made = _try_generation(config, pipeline, _two(prompts))
+        if config.evaluate.likelihood.images:
+            _try_likelihood(config, pipeline, images, inputs)
+        _try_metrics(experiment.metrics, made, dataset)
+        _try_saving(pipeline)
     gc.collect()  # Keras's models hold themselves in circles
     return pipeline
 
 
+def _changeable(part: Any) -> list[Any]:
+    """What trying a part may change: not the weights that come from elsewhere, of which copies would be large."""
+    parts = part.parts if isinstance(part, Encoder) else (part,)
+    external = [variable for own in parts if getattr(own, "weights_are_external", False) for variable in own.variables]
+    kept = {id(variable) for variable in external if variable.name != "seed_generator_state"}
+    return [variable for variable in part.variables if id(variable) not in kept]
+
+
 # ---- training ----------------------------------------------------------------------------------------------------
+
+
+def _tried_decoder(experiment: Experiment, encoder: Encoder) -> Decoder:
+    """A decoder as the configuration says, built; one that learns from images has seen some."""
+    config, data = experiment.config, experiment.decoder_data
+    decoder = make_decoder(config.decoder.choice, experiment.dataset.image_space, encoder.condition_space)
+    if data is not None and config.decoder.source is None:
+        _try_decoder_stage(decoder, data, encoder)
+    if not decoder.built:
+        decoder.build(None)
+    return decoder
 
 
 def _try_decoder_stage(decoder: Decoder, data: Dataset, encoder: Encoder) -> None:
@@ -126,11 +148,9 @@ def _try_decoder_stage(decoder: Decoder, data: Dataset, encoder: Encoder) -> Non
 
 def _try_encoding(decoder: Decoder, images: np.ndarray) -> Any:
     """The latents of two images."""
-    if not decoder.built:
-        decoder.build(None)
-    return _check_in_space(
-        decoder.encode(floats(ops.convert_to_tensor(images))), decoder.latent_space, decoder, "encode"
-    )
+    with kept_variables(_changeable(decoder)):
+        latents = decoder.encode(floats(ops.convert_to_tensor(images)))
+    return _check_in_space(latents, decoder.latent_space, decoder, "encode")
 
 
 def _try_losses(pipeline: Pipeline, latents: Any, inputs: Sequence[Any]) -> Mapping[str, np.ndarray]:
@@ -193,9 +213,8 @@ def _try_generation(config: RunConfig, pipeline: Pipeline, prompts: Sequence[Any
     given = dict(config.sample.options)
     for_decoder = validate_options(decoder, "decode", given.pop("decoder", {}))
     for_generator = validate_options(generator, "generate", given)
-    keys = noise_keys(
-        [input_key(prompt) for prompt in prompts], [config.sample.seed] * TRIED, 1, config.sample.shared_noise
-    )
+    texts = [input_key(prompt) for prompt in prompts]
+    keys = noise_keys(texts, [config.sample.seed] * TRIED, 1, config.sample.shared_noise)
     condition, null = _condition(encoder, prompts), _condition(encoder, [encoder.null] * TRIED)
 
     def generate(own: dict[str, Any]) -> Any:
@@ -207,7 +226,8 @@ def _try_generation(config: RunConfig, pipeline: Pipeline, prompts: Sequence[Any
 
     def decode(own: dict[str, Any]) -> Any:
         noise = _tensors(sample(noise_spec(decoder, own), keys))
-        run = as_graph(lambda: decoder.decode(latents, condition, noise, **own), own.get("steps", 1) > LONG)
+        loops = sampling_steps(type(decoder).decode, own) > LONG
+        run = as_graph(lambda: decoder.decode(latents, condition, noise, **own), loops)
         return _check_in_space(run(), decoder.image_space, decoder, "decode")
 
     latents = _first_that_works(generate, _reduced(type(generator).generate, for_generator))
@@ -248,10 +268,11 @@ def _try_metrics(metrics: Metrics, images: np.ndarray, dataset: Dataset) -> None
             if not few.captions(split):
                 continue
             with component_errors(metric):
-                scores = metric(images, _two(few.prompts(split)), split, few)
-            _check_numbers(scores, metric, "the call")
+                batch = GeneratedImages(images, _two(few.prompts(split)))
+                scores = measure(metric, few, split, [batch])
+            _check_numbers(scores, metric, "compute")
             if not scores:
-                raise PluginError(f"{address(metric)}: it returned no number")
+                raise PluginError(f"{address(metric)}: compute returned no number")
             if metric.headline is not None and metric.headline not in scores:
                 raise PluginError(f"{address(metric)}: its headline '{metric.headline}' is none of {list(scores)}")
 
@@ -304,7 +325,8 @@ def _two(items: Sequence[Item]) -> list[Item]:
 def _reduced(method: Callable[..., Any], given: dict[str, Any]) -> list[dict[str, Any]]:
     """Options of a method with which it has little to do, if there are such; then those that are given."""
     known = options(method)
-    values = {name: given.get(name, known[name].default) for name in REPEATED if name in known}
+    repeated = [name for capability in REPEATED if (name := option_of(method, capability)) is not None]
+    values = {name: given.get(name, known[name].default) for name in repeated}
     small = {name: TRIED for name, value in values.items() if isinstance(value, int) and value > TRIED}
     return [{**given, **small}, given] if small else [given]
 

@@ -1,4 +1,4 @@
-"""Writes into `manifest.json` where a run comes from: its components, its software and its data."""
+"""Records the components, the software and the data of a run in `manifest.json`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kgen.runs.directory import RunDirectory
 
 
 def describe(config: RunConfig, directory: RunDirectory, dataset: Dataset) -> None:
-    """Writes down what a run is made of."""
+    """Writes the components, the software and the data of a run to its manifest."""
     write_inventory(dataset, directory.inventory)
     metrics = [registry().find("metric", metric.name) for metric in config.evaluate.metrics]
     directory.update_manifest(
@@ -40,10 +40,10 @@ def describe(config: RunConfig, directory: RunDirectory, dataset: Dataset) -> No
 
 
 def changed_data(directory: RunDirectory, dataset: Dataset, allowed: bool) -> str:
-    """How the data differ from those that a run began with; "" where they are the same, or it has not begun.
+    """Says how the data differ from those at the beginning of a run; "" if they are equal, or if the run is new.
 
     Raises:
-        RunError: they differ, which is not `allowed`.
+        RunError: the data differ, which is not `allowed`.
     """
     data = directory.read_manifest().get("data", {})
     if data.get("fingerprint", now := dataset.fingerprint()) == now:
@@ -53,14 +53,14 @@ def changed_data(directory: RunDirectory, dataset: Dataset, allowed: bool) -> st
     what = what or "what has changed is not known"
     if not allowed:
         raise RunError(
-            f"the images or captions have changed since {directory.path} began: {what}. Go on with them as they are "
-            "now with --changed-data, or start again with 'kgen run CONFIG --restart'"
+            f"the images or captions have changed since {directory.path} began: {what}. Continue with the changed data "
+            "with --changed-data, or start again with 'kgen run CONFIG --restart'"
         )
     return what
 
 
 def software(backend: str) -> dict[str, str]:
-    """Versions of what a run was made with."""
+    """The versions of the software of a run."""
     packages = [CORE, "keras", "numpy", "grain", backend]
     return {"python": platform.python_version(), "backend": backend} | {
         name: importlib.metadata.version(name) for name in packages

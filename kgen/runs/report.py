@@ -1,4 +1,4 @@
-"""`report.html`: one page, without references to other files, that shows what a run did."""
+"""Writes `report.html`, a self-contained page about a run."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ MAX_SKIPPED = 10
 
 
 def write_report(directory: RunDirectory, credit: str) -> None:
-    """Writes the page from what lies in the run directory.
+    """Writes the page from the files in the run directory.
 
     Args:
-        credit: The credit line that the images' license asks for.
+        directory: The run directory.
+        credit: The credit line that the license of the images requires.
     """
     manifest = directory.read_manifest(*TRAINED)
     page = render(
         "run.html",
         title=manifest["name"],
         manifest=manifest,
-        final=image(directory.final_grid, "drawn after the last step"),
+        final=image(directory.final_grid, "images after the last step"),
         scores=[
             (split, name, f"{value:.3f}")
             for split, numbers in directory.read_scores().items()
@@ -54,7 +55,7 @@ def write_report(directory: RunDirectory, credit: str) -> None:
 
 
 def _decoder(stage: RunDirectory) -> dict[str, Any] | None:
-    """What a decoder's own training did; None where it had none."""
+    """The results of the decoder's training; None if it was not trained in this run."""
     if not stage.read_manifest().get("finished"):
         return None
     manifest = stage.read_manifest("scores", "timings")
@@ -68,8 +69,9 @@ def _decoder(stage: RunDirectory) -> dict[str, Any] | None:
 
 
 def _over_time(directory: RunDirectory) -> list[Figure]:
-    """What was drawn during training: at most MAX_GRIDS images, evenly over time; of raw weights only where there
-    are no others.
+    """Up to MAX_GRIDS sample grids of the training, evenly over time.
+
+    Grids of the weights without EMA are only used if there are no others.
     """
     paths = sorted(directory.samples.glob("step-*.png"))
     paths = [path for path in paths if not path.stem.endswith("-raw")] or paths
@@ -79,13 +81,13 @@ def _over_time(directory: RunDirectory) -> list[Figure]:
 
 
 def _caption(path: Path) -> str:
-    """Of an image "step-00000500-raw.png": "step 500, weights not averaged"."""
+    """The caption of a grid: "step 500, weights without EMA" for "step-00000500-raw.png"."""
     _, step, *raw = path.stem.split("-")
-    return f"step {int(step):,}" + (", weights not averaged" if raw else "") if step.isdecimal() else path.stem
+    return f"step {int(step):,}" + (", weights without EMA" if raw else "") if step.isdecimal() else path.stem
 
 
 def _loss(rows: Sequence[Mapping[str, str]]) -> Figure | None:
-    """The loss and the validation loss over the steps; None where no row holds one."""
+    """A plot of the loss and the validation loss over the steps; None if there are no losses."""
     lines = [
         Line(
             name, [(int(row["step"]), float(row[name])) for row in rows if math.isfinite(float(row.get(name) or "nan"))]

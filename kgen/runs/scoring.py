@@ -1,9 +1,12 @@
-"""Scores a trained pipeline: its images by metrics, other images by their likelihood."""
+"""Scores a trained pipeline: the images that it generates by metrics, images of the dataset by their likelihood.
+
+Neither lies in memory as a whole: the images are scored portion by portion.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,78 +14,87 @@ import numpy as np
 from kgen.config import RunConfig
 from kgen.contracts.dataset import Dataset, Split
 from kgen.contracts.inputs import EncoderInputs
-from kgen.contracts.metric import Metric
-from kgen.errors import ConfigError
-from kgen.pipeline.assembly import make_metric
+from kgen.contracts.metric import GeneratedImages
 from kgen.pipeline.likelihood import bits_per_dimension
 from kgen.pipeline.pipeline import Pipeline
-from kgen.runs.prompts import prompts_to_score
+from kgen.runs.experiment import Experiment, Metrics
+from kgen.runs.prompts import Prompts, prompts_to_score
 
 Scores = dict[str, dict[str, float]]
-Metrics = Mapping[str, Metric]
-"""By the name that their scores begin with."""
 
 BITS = "bits per dimension"
 """Name of a score: of the negative log-likelihood, less is better."""
 
+PORTION_BYTES = 2**28
+"""Of memory that the images of a portion may take."""
 
-def score(config: RunConfig, pipeline: Pipeline, dataset: Dataset) -> Scores:
+BYTES_PER_NUMBER = 10
+"""Of memory that one number of a generated image takes: as float32, with copies."""
+
+
+def score(experiment: Experiment, pipeline: Pipeline) -> Scores:
     """Scores by split ("train": prompts that were trained on; "holdout"), each metric's numbers under its name."""
-    scores = score_generated(config, pipeline, dataset, open_metrics(config, dataset), config.sample.options)
-    for measured, bits in _likelihood(config, pipeline, dataset).items():
+    scores = score_generated(experiment, pipeline, experiment.config.sample.options)
+    for measured, bits in _likelihood(experiment.config, pipeline, experiment.dataset).items():
         scores.setdefault(measured, {}).update(bits)
     return scores
 
 
-def open_metrics(config: RunConfig, dataset: Dataset) -> Metrics:
-    """The metrics that a run asks for, by name: without the plugin's, unless two metrics share theirs.
-
-    Raises:
-        ConfigError: one makes no sense with the dataset, or is given twice.
-    """
-    chosen = config.evaluate.metrics
-    bare = Counter(metric.name.split("/")[-1] for metric in chosen)
-    metrics: dict[str, Metric] = {}
-    for choice in chosen:
-        name = choice.name.split("/")[-1]
-        name = name if bare[name] == 1 else choice.name
-        if name in metrics:
-            raise ConfigError(f"evaluate.metrics: '{name}' is given twice, and its scores have one name: keep one")
-        metric = make_metric(choice.choice)
-        if metric.requires is not None and not isinstance(dataset, metric.requires):
-            raise ConfigError(
-                f"evaluate.metrics: '{name}' needs the dataset {metric.requires.__name__}, not "
-                f"{type(dataset).__name__}: leave it out, or choose another metric"
-            )
-        metrics[name] = metric
-    return metrics
-
-
-def score_generated(
-    config: RunConfig, pipeline: Pipeline, dataset: Dataset, metrics: Metrics, options: Mapping[str, Any]
-) -> Scores:
+def score_generated(experiment: Experiment, pipeline: Pipeline, options: Mapping[str, Any]) -> Scores:
     """Draws the prompts of each split that `evaluate` asks for, and scores the images by the metrics.
 
     Args:
         options: To draw with, in place of the run's own.
     """
+    config, dataset, metrics = experiment.config, experiment.dataset, experiment.metrics
     scores: Scores = {}
     splits: tuple[Split, ...] = ("train", "holdout")
     for split in splits:
-        prompts = prompts_to_score(dataset, split, pipeline.encoder, config.evaluate.max_prompts) if metrics else None
-        if not prompts:
+        if not metrics or not dataset.captions(split):
             continue
-        copies = config.evaluate.samples_per_prompt
-        images = pipeline.generate(
-            prompts.inputs, n=copies, seed=config.sample.seed, batch_size=config.evaluate.batch_size, **options
-        )
-        repeated = [caption for caption in prompts.texts for _ in range(copies)]
+        prompts = prompts_to_score(dataset, split, pipeline.encoder, config.evaluate.max_prompts)
+        for metric in metrics.values():
+            metric.start(dataset, split)
+        for batch in _generated(config, pipeline, prompts, options):
+            for metric in metrics.values():
+                metric.update(batch)
         scores[split] = {
-            f"{name} {key}": float(value)
-            for name, metric in metrics.items()
-            for key, value in metric(images, repeated, split, dataset).items()
+            f"{name} {key}": float(value) for name, metric in metrics.items() for key, value in metric.compute().items()
         }
     return scores
+
+
+def _generated(
+    config: RunConfig, pipeline: Pipeline, prompts: Prompts, options: Mapping[str, Any]
+) -> Iterator[GeneratedImages]:
+    """The images of different prompts, as `evaluate` asks for them, portion by portion.
+
+    They are those that would be generated all at once: every portion fills the batches of the same program.
+    """
+    most = _portion(config, pipeline)
+    for copies in _parts(config.evaluate.samples_per_prompt, config.evaluate.samples_per_prompt / most):
+        for rows in _parts(len(prompts), len(prompts) * len(copies) / most):
+            images = pipeline.generate(
+                prompts.inputs[rows.start : rows.stop],
+                n=len(copies),
+                first=copies.start,
+                seed=config.sample.seed,
+                batch_size=config.evaluate.batch_size,
+                **options,
+            )
+            yield GeneratedImages(images, [prompts.texts[row] for row in rows for _ in copies])
+
+
+def _portion(config: RunConfig, pipeline: Pipeline) -> int:
+    """About how many images are held in memory together: two batches at least."""
+    size = pipeline.decoder.image_space.size
+    return max(2 * config.evaluate.batch_size, PORTION_BYTES // (BYTES_PER_NUMBER * size))
+
+
+def _parts(count: int, number: float) -> list[range]:
+    """The numbers below `count` in at least `number` parts of about the same length, as far as there are so many."""
+    parts = min(count, max(1, math.ceil(number)))
+    return [range(count * part // parts, count * (part + 1) // parts) for part in range(parts)]
 
 
 def headlines(metrics: Metrics, scores: Scores) -> dict[str, float]:
@@ -108,10 +120,10 @@ def _likelihood(config: RunConfig, pipeline: Pipeline, dataset: Dataset) -> Scor
         return {}
     splits: tuple[Split, ...] = ("validation", "holdout", "train")
     split = next(s for s in splits if dataset.captions(s))
-    rows = range(min(wanted.images, len(dataset.captions(split))))
-    images, inputs = (
-        [values[row] for row in rows]
-        for values in (dataset.values(split, "image"), EncoderInputs(dataset, split, pipeline.encoder.fields))
-    )
-    nats = pipeline.log_likelihood(np.stack(images), inputs, batch_size=config.evaluate.batch_size, **wanted.options)
-    return {split: {BITS: float(bits_per_dimension(nats, dataset.image_space.size).mean())}}
+    inputs = EncoderInputs(dataset, split, pipeline.encoder.fields)
+    count, size, nats = min(wanted.images, len(inputs)), config.evaluate.batch_size, []
+    for rows in _parts(count, count / _portion(config, pipeline)):
+        images = np.stack([dataset.image(split, row) for row in rows])
+        some = [inputs[row] for row in rows]
+        nats.append(pipeline.log_likelihood(images, some, batch_size=size, **wanted.options))
+    return {split: {BITS: float(bits_per_dimension(np.concatenate(nats), dataset.image_space.size).mean())}}

@@ -1,6 +1,6 @@
-"""The conformance kit: what every component must fulfil, as test classes for a plugin's own tests.
+"""The conformance kit: test classes with the requirements of each kind of component, for the tests of plugins.
 
-Subclass the class of the kind, say how to build a tiny component, and let pytest collect it::
+Subclass the class of the kind, implement `build`, which returns a tiny component, and let pytest collect it::
 
     from kgen.testing import GeneratorConformance
 
@@ -8,9 +8,9 @@ Subclass the class of the kind, say how to build a tiny component, and let pytes
         def build(self):
             return DDPM(Space("continuous", (8, 8, 3)), ConditionSpace(4, 16), network=TINY)
 
-A class builds its component once, and gives the weights their first values before each check. Class attributes say what
-differs: options to sample with, how far the loss must fall, and so on. The classes need no pytest: a method whose name
-begins with ``test_`` fails by an `AssertionError` that says what is wrong, and why it matters.
+A class builds its component once, and resets the weights to their initial values before each check. Class attributes
+configure the checks: the options for sampling, how far the loss must fall, and so on. The classes do not need pytest: a
+method whose name begins with ``test_`` raises an `AssertionError` that says what is wrong, and why it matters.
 """
 
 from kgen.testing.dataset import DatasetConformance

@@ -1,4 +1,4 @@
-"""One component for all checks of a class: building it, and compiling what it computes, takes most of their time."""
+"""One component for all checks of a class, because building and compiling it takes most of their time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kgen.testing.execution import Descent, Losses, Program, Tree, evaluate, per
 
 
 class Bench:
-    """A component that has all its weights, their first values, and the programs that were compiled for it."""
+    """A component with all its weights, their initial values, and the programs that were compiled for it."""
 
     def __init__(self, component: Any) -> None:
         self.component = component
@@ -22,32 +22,32 @@ class Bench:
         self._programs: dict[str, Any] = {}
 
     def reset(self, perturbed: bool) -> None:
-        """Gives the weights and seeds their first values, or values as after some training."""
+        """Resets the weights and seeds to their initial values, or to perturbed values as after some training."""
         restore(self._begin)
         if perturbed:
             perturb(self.component)
 
     def program(self, name: str, function: Callable[[Tree], Tree]) -> Program:
-        """The function, compiled. There is one program per name: that of the first call."""
+        """Returns the compiled function. There is one program per name, that of the first call."""
         if name not in self._programs:
             self._programs[name] = Program(self.component, function)
         return self._programs[name]  # type: ignore[no-any-return]
 
     def evaluate(self, name: str, function: Callable[[Tree], Tree], batch: Tree) -> Tree:
-        """Computes the function of a batch of arrays, as cheaply as the backend can; JAX compiles it once per name."""
+        """Computes the function of a batch of arrays in the cheapest way; on JAX, it is compiled once per name."""
         if keras.backend.backend() == "jax":
             return self.program(name, function).compute(batch)
         return evaluate(self.component, function, batch)
 
     def portions(self, batch: Tree, count: int) -> list[Tree]:
-        """The batch in portions that `evaluate` computes cheaply: on JAX of `count`, for which it is compiled."""
+        """Divides a batch into portions for `evaluate`: on JAX, of `count` rows, for which it is compiled."""
         if keras.backend.backend() != "jax":
             return [batch]
         total = len(keras.tree.flatten(batch)[0])
         return [rows(batch, slice(start, start + count)) for start in range(0, total, count)]
 
     def descent(self, losses: Losses) -> Descent:
-        """Training by these losses. There is one per component: that of the first call."""
+        """Training with these losses. There is one per component, that of the first call."""
         if "descent" not in self._programs:
             self._programs["descent"] = Descent(self.component, losses)
         return self._programs["descent"]  # type: ignore[no-any-return]
@@ -59,13 +59,13 @@ class Benched(ConfigurationConformance):
     _benches: ClassVar[dict[str, Bench]]
 
     def ready(self) -> Any:
-        """A new component that has all its weights."""
+        """Returns a new component that has all its weights."""
         raise NotImplementedError
 
     def bench(self, perturbed: bool = False) -> Bench:
-        """The component of this class, as it began, or with weights as after some training.
+        """The component of this class with its initial weights, or with perturbed weights as after some training.
 
-        There is one for each of Keras's dtype policies; pytest drops them after the last check of the class.
+        There is one for each dtype policy of Keras. pytest drops them after the last check of the class.
         """
         if "_benches" not in type(self).__dict__:
             type(self)._benches = {}

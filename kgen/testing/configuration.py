@@ -1,4 +1,4 @@
-"""The signature is the configuration: what holds for every kind of component."""
+"""Checks of the configuration, for every kind of component."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from kgen.options import option_model, options, supplied
 
 
 class ConfigurationConformance:
-    """Checks that a component's options can be validated, shown, saved, and built again from what was saved."""
+    """Checks that a component's options can be validated, shown and saved, and that it can be rebuilt from them."""
 
     _example: ClassVar[Any]
 
     def build(self) -> Any:
-        """Makes a tiny component; every call a new one with the same options."""
+        """Returns a new, tiny component. Every call uses the same options."""
         raise NotImplementedError(f"{type(self).__name__}.build must return a tiny component")
 
     def example(self) -> Any:
-        """A component for the checks that change nothing of it, built once a class; pytest drops it after the last."""
+        """A component for checks that do not change it. It is built once per class; pytest drops it at the end."""
         if "_example" not in type(self).__dict__:
             type(self)._example = self.build()
         return type(self)._example
@@ -34,7 +34,7 @@ class ConfigurationConformance:
             del cls._example
 
     def test_signature_is_typed(self) -> None:
-        """Every option has a type from which a validator and a JSON schema can be made."""
+        """Checks that every option has a type from which a validator and a JSON schema can be made."""
         check_signature(type(self.example()))
 
     def test_options_are_attributes(self) -> None:
@@ -65,7 +65,7 @@ class ConfigurationConformance:
 
 
 def check_plain(component: Any, name: str) -> None:
-    """Checks that an option's attribute holds the option as it was given, and not what was made of it."""
+    """Checks that an option's attribute holds the option as it was given, not an object that was made from it."""
     import keras
 
     value = getattr(component, name, None)
@@ -78,7 +78,7 @@ def check_plain(component: Any, name: str) -> None:
 
 
 def check_signature(function: Callable[..., Any]) -> None:
-    """Checks that an option model can be made of a constructor (given the class) or method."""
+    """Checks that an option model can be made from a constructor (given the class) or method."""
     name = function.__qualname__
     for option, parameter in options(function).items():
         assert parameter.annotation is not Any, f"{name}: option '{option}' has no type"
@@ -89,7 +89,7 @@ def check_signature(function: Callable[..., Any]) -> None:
 
 
 def check_method_options(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
-    """Checks the options of `generate` or `decode`: named, typed, and allowing the values that the test gives."""
+    """Checks that the options of `generate` or `decode` are named and typed, and allow the values of the test."""
     check_signature(function)
     kinds = [parameter.kind for parameter in inspect.signature(function).parameters.values()]
     assert inspect.Parameter.VAR_KEYWORD not in kinds, (
@@ -117,7 +117,7 @@ def allows(function: Callable[..., Any], given: Mapping[str, Any]) -> bool:
 
 
 def rebuild(component: Any, **more: Any) -> Any:
-    """Builds a component again from its configuration, in the same spaces."""
+    """Rebuilds a component from its configuration, in the same spaces."""
     cls = type(component)
     checked = option_model(cls, cls.__name__)(**json.loads(json.dumps(component.config)))
     own = {name: getattr(checked, name) for name in type(checked).model_fields}

@@ -1,4 +1,4 @@
-"""What every dataset must fulfil."""
+"""The requirements of datasets."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from kgen.testing.configuration import ConfigurationConformance, rebuild
 
 
 class DatasetConformance(ConfigurationConformance):
-    """Checks a dataset: subclass it, and give `build`, which returns a small one (or a small part of it)."""
+    """Checks a dataset. Subclass it, and implement `build`, which returns a small dataset, or a small part of one."""
 
     images: ClassVar[int] = 24
-    """How many images a split to read at most."""
+    """Largest number of images to read per split."""
 
     def build(self) -> Dataset:
         raise NotImplementedError(f"{type(self).__name__}.build must return a small dataset")
 
     def changed(self) -> Dataset | None:
-        """The same with an option that changes its images or captions; by default another `size`, if it has one."""
+        """The dataset with other images or captions, by another option. Default: another `size`, if it has one."""
         dataset = self.build()
         size = getattr(dataset, "size", None)
         if not isinstance(size, int) or "size" not in options(type(dataset)):
@@ -32,7 +32,7 @@ class DatasetConformance(ConfigurationConformance):
         return rebuild(dataset, size=2 * size)  # type: ignore[no-any-return]
 
     def _some(self, dataset: Dataset) -> list[tuple[Split, int]]:
-        """Examples spread over every split."""
+        """Examples from all parts of every split."""
         found: list[tuple[Split, int]] = []
         for split in SPLITS:
             count = len(dataset.captions(split))
@@ -83,7 +83,7 @@ class DatasetConformance(ConfigurationConformance):
         assert len(images) == 1 or len(set(images)) > 1, "all images are the same"
 
     def test_reading_is_deterministic(self) -> None:
-        """Example i is always the same: in another process, another order, after its array was written to."""
+        """Checks that example i is always the same: in another dataset or order, and after a write to its array."""
         first, second = self.build(), self.build()
         for split in SPLITS:
             assert list(first.captions(split)) == list(second.captions(split)), (
@@ -114,7 +114,7 @@ class DatasetConformance(ConfigurationConformance):
             )
 
     def test_splits_are_disjoint(self) -> None:
-        """What is held out is seen in no other split; no validation example is a training example."""
+        """Checks that held-out captions are in no other split, and that no validation example is a training example."""
         dataset = self.build()
         captions = {split: set(dataset.captions(split)) for split in SPLITS}
         for split in ("train", "validation"):
@@ -129,10 +129,10 @@ class DatasetConformance(ConfigurationConformance):
     def test_fingerprint_is_stable(self) -> None:
         first, second = self.build().fingerprint(), self.build().fingerprint()
         assert isinstance(first, str) and first, f"fingerprint must be a text, not {first!r}"
-        assert first == second, f"the same data have two fingerprints, {first} and {second}: a run could not go on"
+        assert first == second, f"the same data have two fingerprints, {first} and {second}: a run could not continue"
 
     def test_fingerprint_follows_the_options(self) -> None:
-        """Else a run would go on with other images, or with latents of them that were kept."""
+        """Checks that other images have another fingerprint; else a run would continue with them or use old latents."""
         changed = self.changed()
         if changed is not None:
             assert changed.fingerprint() != self.build().fingerprint(), (

@@ -1,4 +1,4 @@
-"""What every decoder must fulfil."""
+"""The requirements of decoders."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ Options = Mapping[str, Any]
 
 
 class DecoderConformance(LossConformance):
-    """Checks a decoder: subclass it, and give `build`, which returns a tiny one.
+    """Checks a decoder. Subclass it, and implement `build`, which returns a tiny decoder.
 
-    One that implements `compute_losses` is checked as a generator's losses are.
+    If the decoder implements `compute_losses`, its losses are checked like those of a generator.
     """
 
     condition_space: ClassVar[ConditionSpace] = ConditionSpace(4, 8)
-    """Of the conditions that `decode` and `compute_losses` get."""
+    """The space of the conditions that `decode` and `compute_losses` receive."""
 
     decode_options: ClassVar[Sequence[Options]] = ({},)
-    """Options of `decode` to check, each set by itself."""
+    """Sets of options of `decode`, each of which is checked."""
 
     reconstruction: ClassVar[float | None] = None
-    """Mean absolute error of decode(encode(images)) allowed without training: 0.0 for a lossless decoder."""
+    """Largest mean absolute error of decode(encode(images)) without training; 0.0 for a lossless decoder."""
 
     latent_deviation: ClassVar[tuple[float, float] | None] = None
-    """The least and the greatest standard deviation that the latents may have; None: about 1, and between 0.1 and 10
-    where there is no `calibrate`."""
+    """Smallest and largest standard deviation of the latents; None: about 1, or, without `calibrate`, from 0.1 to
+    10."""
 
     tolerance: ClassVar[float] = 1e-4
-    """How far a latent or image may differ alone and in a batch."""
+    """Largest difference of a latent or image between a batch of one and a larger batch."""
 
-    # ---- losses, where the decoder is trained ---------------------------------------------------------------------
+    # ---- losses, if the decoder is trained ------------------------------------------------------------------------
 
     @property
     def trains(self) -> bool:
@@ -66,7 +66,7 @@ class DecoderConformance(LossConformance):
         return {**self.loss_batch(component), "images": constant_latents(component.image_space, BATCH, level)}
 
     def ready(self) -> Decoder:
-        """With all its weights, and what it learns of the images, as before and after a training."""
+        """Returns a new component that has all its weights, initialized and calibrated on images."""
         component = self._with_weights(self.build())
         component.initialize(Images(component.image_space))
         component.calibrate(Images(component.image_space))
@@ -98,7 +98,7 @@ class DecoderConformance(LossConformance):
         return arrays(self._images(bench, batch, given))  # type: ignore[no-any-return]
 
     def _images(self, bench: Bench, batch: Batch, given: Options) -> Tensor:
-        """Decodes as the pipeline does: traced, or compiled, as a whole."""
+        """Decodes like the pipeline: traced or compiled as a whole."""
         static, numbers = split_options(type(bench.component).decode, given)
 
         def function(b: Batch) -> Any:
@@ -195,11 +195,11 @@ class DecoderConformance(LossConformance):
             together = self._decode(bench, batch, given)[:1]
             swapped = self._decode(bench, rows(batch, [0, 2, 3, 1]), given)[:1]
             _same(together, swapped, self.tolerance, "decode, among other latents,")
-            if keras.backend.backend() != "jax" or number == 0:  # which compiles for every size of a batch
+            if keras.backend.backend() != "jax" or number == 0:  # JAX compiles for every batch size
                 _same(together, self._decode(bench, rows(batch, slice(0, 1)), given), self.tolerance, "decode, alone,")
 
     def test_same_input_same_output(self) -> None:
-        """Neither direction draws random numbers but those that noise_spec declares."""
+        """Checks that encode and decode use no random numbers except those that noise_spec declares."""
         bench = self.bench(perturbed=True)
         for given in self.decode_options:
             made = []
@@ -212,7 +212,7 @@ class DecoderConformance(LossConformance):
 
     def test_lossless_as_declared(self) -> None:
         assert self.example().lossless == (self.reconstruction == 0.0), (
-            "a decoder is lossless where its reconstruction is 0.0 off: set 'lossless', and 'reconstruction' here"
+            "a decoder is lossless if its reconstruction error is 0.0: set 'lossless', and 'reconstruction' here"
         )
 
     def test_reconstructs(self) -> None:

@@ -1,4 +1,4 @@
-"""What every encoder must fulfil."""
+"""The requirements of encoders."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ Conditions = dict[str, np.ndarray]
 
 
 class EncoderConformance(Benched):
-    """Checks an encoder: subclass it, and give `build`, which returns a tiny one (neither adapted nor loaded)."""
+    """Checks an encoder. Subclass it, and implement `build`, which returns a tiny one, neither adapted nor loaded."""
 
     inputs: ClassVar[Sequence[Any]] = ("red heart", "a big blue circle", "smiley", "grüne Äpfel 🍏")
-    """What it learns from, and is tried on, as its `fields` say; at least two, of different lengths."""
+    """Inputs for `adapt` and for the checks, of the encoder's `fields`: at least two, of different lengths."""
 
     distinguishes: ClassVar[bool] = True
-    """False for an encoder that makes the same condition of every input."""
+    """False for an encoder that returns the same condition for every input."""
 
     pads: ClassVar[bool] = True
     """False for an encoder whose conditions have no padding."""
 
     no_gradient: ClassVar[tuple[str, ...]] = ()
-    """Patterns of the paths of trainable weights that rightly have no gradient on `inputs`."""
+    """Patterns of the paths of trainable weights that correctly have no gradient on `inputs`."""
 
     tolerance: ClassVar[float] = 1e-4
-    """How far a condition may differ alone and in a batch."""
+    """Largest difference of a condition between a batch of one and a larger batch."""
 
     def adapted(self) -> Encoder:
         encoder: Encoder = self.build()
@@ -49,7 +49,7 @@ class EncoderConformance(Benched):
         return encoder
 
     def ready(self) -> Encoder:
-        """Adapted, with all its weights."""
+        """Returns an adapted encoder that has all its weights."""
         encoder = self.adapted()
         create_weights(encoder, tensors(encoder.null_tokens()))
         return encoder
@@ -64,7 +64,7 @@ class EncoderConformance(Benched):
 
     @property
     def hard_inputs(self) -> list[Any]:
-        """`inputs`, and what else it must accept: the input that says nothing and, for a caption, any text."""
+        """`inputs`, and other inputs that it must accept: the null input and, for captions, any text."""
         encoder = self.example()
         if encoder.fields != ("caption",):
             return [*self.inputs, encoder.null]
@@ -88,7 +88,7 @@ class EncoderConformance(Benched):
     # ---- tokens ---------------------------------------------------------------------------------------------------
 
     def test_tokens_are_plain_arrays_of_fixed_shape(self) -> None:
-        """On the host (they may cross process borders), and of types that every backend has."""
+        """Checks that tokens are numpy arrays (other processes may get them), of types that every backend has."""
         encoder = self.adapted()
         expected = {name: array.shape[1:] for name, array in encoder.null_tokens().items()}
         for inputs in ([value] for value in self.hard_inputs), [self.hard_inputs]:
@@ -106,7 +106,7 @@ class EncoderConformance(Benched):
                     )
 
     def test_tokens_of_an_input_are_always_the_same(self) -> None:
-        """Alone, in a batch, and from several threads, as the loader reads."""
+        """Checks the tokens of an input alone, in a batch, and from several threads, as in the data loader."""
         encoder = self.adapted()
         inputs = self.hard_inputs
         together = encoder.tokenize(inputs)
@@ -141,24 +141,23 @@ class EncoderConformance(Benched):
             assert np.isfinite(value).all(), f"'{name}' is not finite"
         assert np.isin(condition["mask"], (0.0, 1.0)).all(), "'mask' must be 0.0 or 1.0"
         assert condition["mask"].any(axis=1).all(), (
-            "'mask' must have at least one 1.0 per input, also for the one that says nothing: attention over nothing "
-            "is not a number"
+            "'mask' must have at least one 1.0 per input, also for the null one: attention over nothing is not a number"
         )
 
     def test_mask_covers_no_padding(self) -> None:
-        """The input that says nothing has fewer real positions than the longest, where there is more than one."""
+        """Checks that the null input has fewer real positions than the longest, if there is more than one."""
         bench = self.bench()
         if bench.component.condition_space.length == 1 or not self.pads:
             return
         empty, *others = self._encode(bench, [bench.component.null, *self.hard_inputs])["mask"].sum(axis=1)
         long = max(others)
         assert empty < long, (
-            f"'mask' has {empty:.0f} real positions for the input that says nothing and {long:.0f} for a long one: it "
-            "must be 0.0 for padding; an encoder that pads nothing says pads = False in its test"
+            f"'mask' has {empty:.0f} real positions for the null input and {long:.0f} for a long one: it must be 0.0 "
+            "for padding; if an encoder pads nothing, set pads = False in its test"
         )
 
     def test_same_input_same_condition(self) -> None:
-        """Outside training, an encoder draws no random numbers."""
+        """Checks that an encoder uses no random numbers outside of training."""
         bench = self.bench(perturbed=True)
         made = []
         for seed in (1, 2):
@@ -181,7 +180,7 @@ class EncoderConformance(Benched):
             )
 
     def test_batch_neighbors_change_nothing(self) -> None:
-        """Neither padding nor statistics of the batch leak into a condition."""
+        """Checks that neither padding nor statistics of the batch affect a condition."""
         bench = self.bench(perturbed=True)
         together = self._encode(bench, self.hard_inputs)
         for index, value in enumerate(self.hard_inputs):
@@ -196,7 +195,7 @@ class EncoderConformance(Benched):
                 )
 
     def test_traced_as_eager(self) -> None:
-        """Inside `predict`, which traces or compiles it, an encoder does the same."""
+        """Checks that an encoder returns the same in `predict`, which traces or compiles it."""
         bench = self.bench()
         encoder: Encoder = bench.component
         tokens = encoder.tokenize(self.inputs)
@@ -210,7 +209,7 @@ class EncoderConformance(Benched):
     # ---- weights --------------------------------------------------------------------------------------------------
 
     def test_every_weight_has_a_gradient(self) -> None:
-        """Every trainable one; a frozen encoder has none."""
+        """Checks the gradients of all trainable weights; a frozen encoder has none."""
         bench = self.bench(perturbed=True)
         encoder: Encoder = bench.component
         if not encoder.trainable_variables:
@@ -219,7 +218,7 @@ class EncoderConformance(Benched):
         condition = self._encode(bench, inputs)
         rng = np.random.default_rng(0)
         shares = {name: rng.standard_normal(condition[name].shape) for name in ("sequence", "pooled")}
-        shares["sequence"] = shares["sequence"] * condition["mask"][..., None]  # (B, L, D): what generators see
+        shares["sequence"] = shares["sequence"] * condition["mask"][..., None]  # (B, L, D): what generators use
         weights = {name: ops.convert_to_tensor(share.astype("float32")) for name, share in shares.items()}
 
         def score(tokens: Any) -> dict[str, Any]:

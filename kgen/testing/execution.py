@@ -1,4 +1,4 @@
-"""Runs components as training and sampling do, and reads their gradients, on any backend."""
+"""Runs components as in training and sampling, and computes their gradients, on any backend."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Losses = Callable[[Tree], Mapping[str, Tensor]]
 
 
 def tensors(tree: Tree) -> Tree:
-    """Arrays of any nesting -> the backend's tensors."""
+    """Converts nested arrays to tensors of the backend."""
     return keras.tree.map_structure(ops.convert_to_tensor, tree)
 
 
 def arrays(tree: Tree) -> Tree:
-    """Tensors of any nesting -> numpy arrays; bfloat16 becomes float32."""
+    """Converts nested tensors to numpy arrays; bfloat16 and float16 become float32."""
     return keras.tree.map_structure(_array, tree)
 
 
@@ -33,7 +33,7 @@ def _array(value: Tensor) -> np.ndarray:
 
 
 def as_arrays(numbers: Mapping[str, float]) -> dict[str, np.ndarray]:
-    """Numbers by name -> float32 scalars, as options of a program."""
+    """Converts numbers by name to float32 scalars, as options of a program."""
     return {name: np.asarray(value, np.float32) for name, value in numbers.items()}
 
 
@@ -43,12 +43,12 @@ def rows(tree: Tree, index: Any) -> Tree:
 
 
 def swap_first(batch: Tree, other: Tree) -> Tree:
-    """The batch with its first example taken from another batch."""
+    """Replaces the first example of a batch by that of another batch."""
     return keras.tree.map_structure(lambda a, b: np.concatenate([b[:1], a[1:]]), batch, other)
 
 
 def perturb(layer: keras.layers.Layer, scale: float = 0.05) -> None:
-    """Adds a little noise to the trainable weights: layers that start at zero hide whatever is wrong behind them."""
+    """Adds a little noise to the trainable weights, because layers that start at zero hide errors before them."""
     rng = np.random.default_rng(0)
     for variable in layer.trainable_variables:
         noise = scale * rng.standard_normal(tuple(variable.shape))
@@ -63,17 +63,17 @@ def reseed(layer: keras.layers.Layer, seed: int) -> None:
 
 
 def check_built(layer: keras.layers.Layer) -> None:
-    """Checks that nothing is left to build: else Keras on JAX computes each `predict` once more, without compiling."""
+    """Checks that all layers are built; else Keras on JAX computes each `predict` once more, without compiling it."""
     waiting = [inner.path or inner.name for inner in layer._flatten_layers(include_self=False) if not inner.built]
     assert not waiting, (
-        f"{type(layer).__name__} could draw, but has not built {', '.join(waiting)}: build them with the rest, or "
-        "Keras on JAX draws each time once more, uncompiled"
+        f"{type(layer).__name__} has generated samples, but has not built {', '.join(waiting)}: build them with the "
+        "rest, or Keras on JAX samples once more each time, without compiling"
     )
 
 
 @contextmanager
 def unchanged(layer: keras.layers.Layer) -> Iterator[None]:
-    """Undoes what the block does to weights and seeds."""
+    """Restores weights and seeds after the block."""
     before = values(layer)
     try:
         yield
@@ -85,12 +85,12 @@ Values = list[tuple[Any, np.ndarray]]
 
 
 def values(layer: keras.layers.Layer) -> Values:
-    """Every variable of the layer, with a copy of its value."""
+    """All variables of the layer, with copies of their values."""
     return [(variable, np.array(ops.convert_to_numpy(variable))) for variable in layer.variables]
 
 
 def restore(before: Values) -> None:
-    """Gives variables their earlier values back, where these have changed."""
+    """Restores the earlier values of variables that have changed."""
     for variable, value in before:
         if not np.array_equal(ops.convert_to_numpy(variable), value, equal_nan=value.dtype.kind == "f"):
             variable.assign(value)
@@ -100,13 +100,14 @@ def restore(before: Values) -> None:
 
 
 class Program:
-    """A function of one layer and a batch, compiled once, as a pipeline compiles what it computes.
+    """A function of one layer and a batch, compiled as in a pipeline.
 
-    TensorFlow traces it once for any number of examples, JAX compiles it once for each; PyTorch runs it as it is.
+    TensorFlow traces it once for any number of examples. JAX compiles it for each number of examples. PyTorch runs it
+    without compiling.
 
     Args:
-        layer: All of whose weights exist.
-        function: Batch of tensors -> tensors with a batch axis.
+        layer: A layer that has all its weights.
+        function: Maps a batch of tensors to tensors with a batch axis.
     """
 
     def __init__(self, layer: keras.layers.Layer, function: Callable[[Tree], Tree]) -> None:
@@ -114,19 +115,19 @@ class Program:
         self._compiled = _COMPILERS[keras.backend.backend()](layer, function)
 
     def __call__(self, batch: Tree) -> Tree:
-        """Computes the function of a batch of arrays; weights and seeds stay as they were."""
+        """Computes the function of a batch of arrays. Weights and seeds do not change."""
         return arrays(self.compute(batch))
 
     def compute(self, batch: Tree) -> Tree:
-        """The same, as the backend's tensors."""
+        """Computes the function like `__call__`, but returns tensors of the backend."""
         with unchanged(self.layer):
             return self._compiled(tensors(batch))
 
 
 def evaluate(layer: keras.layers.Layer, function: Callable[[Tree], Tree], inputs: Tree) -> Tree:
-    """Computes a function of arrays that uses the layer, once, leaving weights and seeds as they were.
+    """Computes a function of arrays that uses the layer. Weights and seeds do not change.
 
-    JAX compiles it as a whole: by itself, every operation would be compiled alone, which takes far longer.
+    JAX compiles it as a whole; otherwise JAX would compile every operation separately, which takes much longer.
     """
     with unchanged(layer):
         if keras.backend.backend() == "jax":
@@ -135,7 +136,7 @@ def evaluate(layer: keras.layers.Layer, function: Callable[[Tree], Tree], inputs
 
 
 def outline(layer: keras.layers.Layer, function: Callable[[Tree], Tree], inputs: Tree) -> Tree:
-    """Tensors of the shapes and types that the function would return; JAX finds them without computing anything."""
+    """Tensors of the shapes and types that the function returns. On JAX, nothing is computed: they have no values."""
     if keras.backend.backend() != "jax":
         return evaluate(layer, function, inputs)
     import jax
@@ -193,14 +194,15 @@ _COMPILERS: dict[str, Callable[[keras.layers.Layer, Callable[[Tree], Tree]], Cal
 
 
 def gradients(layer: keras.layers.Layer, function: Callable[[], Tensor]) -> dict[str, np.ndarray | None]:
-    """Gradients of a scalar with respect to every trainable weight of a layer.
+    """Computes the gradients of a scalar with respect to every trainable weight of a layer.
 
     Args:
-        layer: Has all its weights.
-        function: Computes the scalar from the layer, afresh.
+        layer: A layer that has all its weights.
+        function: Computes the scalar from the layer.
 
     Returns:
-        By the weight's path (numbered where two are called the same) the gradient; None where nothing depends on it.
+        Gradients by the paths of the weights, which are numbered if two are equal. A gradient is None if the scalar
+        does not depend on the weight.
     """
     backend = keras.backend.backend()
     compute = _jax_step if backend == "jax" else _EAGER[backend]
@@ -209,7 +211,7 @@ def gradients(layer: keras.layers.Layer, function: Callable[[], Tensor]) -> dict
 
 
 def by_path(layer: keras.layers.Layer, found: Sequence[Any]) -> dict[str, np.ndarray | None]:
-    """Gradients in the order of a layer's trainable weights, by the weights' paths, as arrays."""
+    """Converts gradients in the order of a layer's trainable weights to arrays by the paths of the weights."""
     names: dict[str, int] = {}
     result: dict[str, np.ndarray | None] = {}
     for variable, gradient in zip(layer.trainable_variables, found, strict=True):
@@ -220,34 +222,34 @@ def by_path(layer: keras.layers.Layer, found: Sequence[Any]) -> dict[str, np.nda
 
 
 class Descent:
-    """Training of one layer on one batch: the step is compiled once; Adam (Kingma and Ba 2015) runs on the host.
+    """Training of one layer on one batch. The step is compiled once; Adam (Kingma and Ba 2015) runs on the host.
 
     Args:
-        layer: All of whose weights exist.
-        losses: Batch of tensors -> losses by name, of which the mean of "loss" is minimized.
+        layer: A layer that has all its weights.
+        losses: Maps a batch of tensors to losses by name; the mean of "loss" is minimized.
     """
 
     LONGEST = 10.0
-    """The largest norm of a weight's gradient; what is longer is shortened to it."""
+    """The largest norm of a weight's gradient, to which gradients are clipped."""
 
     def __init__(self, layer: keras.layers.Layer, losses: Losses) -> None:
         self.layer = layer
         self._step = _STEPS[keras.backend.backend()](layer, losses)
 
     def gradients(self, batch: Tree) -> dict[str, np.ndarray | None]:
-        """As the function `gradients`, at this batch of arrays; seeds and other state move on as in training."""
+        """Computes gradients like the function `gradients`, for a batch of arrays. Seeds and other state advance."""
         return by_path(self.layer, self._step(tensors(batch))[0])
 
     def losses(self, batch: Tree) -> dict[str, Tensor]:
-        """The losses of this batch of arrays, as tensors; weights and seeds stay as they were."""
+        """The losses of a batch of arrays, as tensors. Weights and seeds do not change."""
         with unchanged(self.layer):
             return dict(self._step(tensors(batch))[1])
 
     def fit(self, batch: Tree, steps: int, learning_rate: float, done: Callable[[], bool] = lambda: False) -> bool:
-        """Fits one batch of arrays for `steps` steps, or until `done` says so, which is asked four times on the way.
+        """Fits one batch of arrays for `steps` steps, or until `done` returns True. It is called four times.
 
         Returns:
-            Whether it was done.
+            The last value of `done`.
         """
         given = tensors(batch)
         weights = self.layer.trainable_variables
@@ -269,7 +271,7 @@ class Descent:
 
 
 Step = Callable[[Tree], tuple[Sequence[Any], Mapping[str, Any]]]
-"""Batch of tensors -> the gradient of every trainable weight, and the losses."""
+"""Maps a batch of tensors to the gradient of every trainable weight, and to the losses."""
 
 
 def _tape(layer: keras.layers.Layer, losses: Losses) -> Step:
@@ -297,7 +299,7 @@ def _autograd(layer: keras.layers.Layer, losses: Losses) -> Step:
     def step(batch: Tree) -> tuple[list[Any], Mapping[str, Any]]:
         found = losses(batch)
         value, variables = ops.mean(found["loss"]), layer.trainable_variables
-        if not value.requires_grad:  # nothing depends on any weight
+        if not value.requires_grad:  # the loss depends on no weight
             return [None] * len(variables), found
         weights = [variable.value for variable in variables]
         return list(torch.autograd.grad(value, weights, allow_unused=True)), found

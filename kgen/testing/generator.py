@@ -1,8 +1,7 @@
-"""What every generator must fulfil."""
+"""The requirements of generators."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -11,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from kgen.backend.precision import precision
+from kgen.contracts.capabilities import Capability, guides, option_of, value_of
 from kgen.contracts.generator import Generator
 from kgen.options import options, split_options
 from kgen.random import NoiseSpec, sample
@@ -24,28 +24,28 @@ Options = Mapping[str, Any]
 
 
 class GeneratorConformance(LossConformance):
-    """Checks a generator: subclass it, and give `build`, which returns a tiny one."""
+    """Checks a generator. Subclass it, and implement `build`, which returns a tiny generator."""
 
     generate_options: ClassVar[Sequence[Options]] = ({},)
-    """Options of `generate` to check, each set by itself: every sampler with a few steps, say."""
+    """Sets of options of `generate`, each of which is checked: for example every sampler with a few steps."""
 
     likelihood_options: ClassVar[Options] = {}
-    """Options of `log_likelihood`, where it has some: fewer steps, say."""
+    """Options of `log_likelihood`, if it has any, such as fewer steps."""
 
     conditional: ClassVar[bool] = True
     """False for a generator that ignores its condition."""
 
     deterministic: ClassVar[bool] = False
-    """True for a generator that makes the same image whatever the noise."""
+    """True for a generator that returns the same image for any noise."""
 
     learns: ClassVar[bool] = True
-    """False for a generator that a short training on one image need not bring nearer to it; say why."""
+    """False if samples need not come closer to an image after a short training on it; give the reason in a comment."""
 
     nearer: ClassVar[float] = 0.9
-    """That training must reduce the distance of the samples from the image to this share of it, or less."""
+    """The training must reduce the distance of the samples from the image at least to this share of it."""
 
     tolerance: ClassVar[float] = 1e-4
-    """How far an image may differ alone and in a batch."""
+    """Largest difference of an image between a batch of one and a larger batch."""
 
     # ---- training -------------------------------------------------------------------------------------------------
 
@@ -82,11 +82,11 @@ class GeneratorConformance(LossConformance):
     # ---- sampling -------------------------------------------------------------------------------------------------
 
     def _generate(self, bench: Bench, batch: Batch, given: Options) -> np.ndarray:
-        """Samples as the pipeline does: traced, or compiled, as a whole."""
+        """Generates samples like the pipeline: traced or compiled as a whole."""
         return arrays(self._samples(bench, batch, given))  # type: ignore[no-any-return]
 
     def _samples(self, bench: Bench, batch: Batch, given: Options, traced: bool = True) -> Tensor:
-        """The same as tensors; not traced where that is costly, unless `traced`."""
+        """Generates samples as tensors. If `traced` is False, nothing is traced where that is costly."""
         source = [name for name in ("source", "edit_mask") if name in batch]
         name, function, arguments = self._program(bench.component, batch, given)
         try:
@@ -95,15 +95,18 @@ class GeneratorConformance(LossConformance):
             return bench.evaluate(name, function, arguments)
         except Exception as error:
             raise AssertionError(
-                f"generate({_show(given)}) fails as a pipeline computes it, compiled whole, with float options as "
+                f"generate({_show(given)}) fails in a pipeline, which compiles it as a whole, with float options as "
                 f"tensors (see Generator.generate): {error!r}"
             ) from error
 
     def _program(
         self, component: Generator, batch: Batch, given: Options
     ) -> tuple[str, Callable[[Batch], Tensor], Batch]:
-        """`generate` as the pipeline compiles it, with numbers as tensors: the name of the program, the function of a
-        batch of arrays, and the batch."""
+        """`generate` in the form that the pipeline compiles, with numbers as tensors.
+
+        Returns:
+            The name of the program, the function of a batch of arrays, and the batch.
+        """
         static, numbers = split_options(type(component).generate, given)
 
         def function(b: Batch) -> Tensor:
@@ -115,7 +118,7 @@ class GeneratorConformance(LossConformance):
         return f"generate({_show(static)}, {sorted(numbers)})", function, arguments
 
     def _outline(self, bench: Bench, batch: Batch, given: Options) -> Tensor:
-        """Samples; on JAX only their shape and type, which takes no compiling."""
+        """Generates samples; on JAX only their shape and type, which needs no compiling."""
         _, function, arguments = self._program(bench.component, batch, given)
         return outline(bench.component, function, arguments)
 
@@ -126,7 +129,7 @@ class GeneratorConformance(LossConformance):
         return {"condition": condition, "null": null, **({"noise": noise} if noise else {})}
 
     def test_generate_options(self) -> None:
-        """Named, typed, each with a default, and `noise_spec` takes the same."""
+        """Checks that options are named and typed, that each has a default, and that `noise_spec` accepts the same."""
         component = self.example()
         for given in self.generate_options:
             check_method_options(type(component).generate, given)
@@ -135,7 +138,7 @@ class GeneratorConformance(LossConformance):
             try:
                 specs = component.noise_spec(**given)
             except TypeError as error:
-                raise AssertionError(f"noise_spec must take the options of generate: {error}") from error
+                raise AssertionError(f"noise_spec must accept the options of generate: {error}") from error
             assert all(isinstance(spec, NoiseSpec) for spec in specs.values()), (
                 f"noise_spec must return NoiseSpecs by name, not {specs}"
             )
@@ -150,7 +153,7 @@ class GeneratorConformance(LossConformance):
         check_built(component)
 
     def test_same_noise_same_sample(self) -> None:
-        """Images depend on the noise that they are given alone, not on any state or seed of the generator."""
+        """Checks that images depend only on the given noise, not on any state or seed of the generator."""
         bench = self.bench(perturbed=True)
         for given in self.generate_options:
             batch = self._sampling_batch(bench.component, given)
@@ -159,8 +162,8 @@ class GeneratorConformance(LossConformance):
                 reseed(bench.component, seed)
                 made.append(self._generate(bench, batch, given))
             assert np.allclose(made[0], made[1], atol=1e-6), (
-                f"generate({_show(given)}) with the same noise makes another sample: draw no random numbers in it but "
-                f"those that noise_spec declares (a 'key' gives as many as wanted, through kgen.random)"
+                f"generate({_show(given)}) with the same noise makes another sample: use no random numbers in it "
+                f"except those that noise_spec declares (with a 'key', kgen.random generates any amount of noise)"
             )
 
     def test_other_noise_other_sample(self) -> None:
@@ -172,7 +175,7 @@ class GeneratorConformance(LossConformance):
             assert self.deterministic or not same, f"generate({_show(given)}) makes the same sample from other noise"
 
     def test_alone_as_in_a_batch(self) -> None:
-        """An image depends on its own row of the arguments alone."""
+        """Checks that an image depends only on its own row of the arguments."""
         bench = self.bench(perturbed=True)
         for number, given in enumerate(self.generate_options):
             batch = self._sampling_batch(bench.component, given)
@@ -180,7 +183,7 @@ class GeneratorConformance(LossConformance):
             others = self._sampling_batch(bench.component, given, seed=1)
             neighbors = keras.tree.map_structure(lambda a, b: np.concatenate([a[:1], b[:0:-1]]), batch, others)
             found = [(0, self._generate(bench, neighbors, given))]
-            if keras.backend.backend() != "jax" or number == 0:  # which compiles for every size of a batch
+            if keras.backend.backend() != "jax" or number == 0:  # JAX compiles for every batch size
                 alone = [(i, rows(batch, slice(i, i + 1))) for i in (0, BATCH - 1)]
                 found += [(i, self._generate(bench, one, given)) for i, one in alone]
             for index, other in found:
@@ -192,22 +195,27 @@ class GeneratorConformance(LossConformance):
                     err_msg=f"generate({_show(given)}): image {index} differs alone and in a batch",
                 )
 
-    def test_guidance_as_declared(self) -> None:
+    def test_capabilities_are_declared(self) -> None:
+        """What has the usual name of a capability's option has its type, too."""
+        generate = type(self.example()).generate
+        for capability, kind in ((Capability.GUIDANCE, "Guidance"), (Capability.STEPS, "Steps")):
+            assert capability.value not in options(generate) or option_of(generate, capability) is not None, (
+                f"generate takes '{capability.value}', but its type does not say what it is, so that kgen cannot use "
+                f"it: annotate it as kgen.{kind}, or give it another name"
+            )
+
+    def test_guidance_matters(self) -> None:
         bench = self.bench(perturbed=True)
         component = bench.component
-        named = "guidance" in options(type(component).generate)
-        assert named == component.supports_guidance, (
-            f"supports_guidance is {component.supports_guidance}, but generate "
-            f"{'takes' if named else 'does not take'} 'guidance'"
-        )
-        if not named:
+        guidance = option_of(type(component).generate, Capability.GUIDANCE)
+        if guidance is None:
             return
         given = dict(self.generate_options[0])
-        usual = float(given.get("guidance", options(type(component).generate)["guidance"].default))
+        usual = float(value_of(type(component).generate, Capability.GUIDANCE, given))
         batch = self._sampling_batch(component, given)
         weak = self._generate(bench, batch, given)
-        strong = self._generate(bench, batch, {**given, "guidance": usual + 3.0})
-        assert np.isfinite(strong).all(), f"generate(guidance={usual + 3.0}) is not finite"
+        strong = self._generate(bench, batch, {**given, guidance: usual + 3.0})
+        assert np.isfinite(strong).all(), f"generate({guidance}={usual + 3.0}) is not finite"
         assert not np.allclose(weak, strong, atol=1e-6), "generate makes the same sample whatever the guidance"
 
     def test_generates_in_mixed_precision(self) -> None:
@@ -218,37 +226,38 @@ class GeneratorConformance(LossConformance):
             check_in_space(x, bench.component.space, BATCH, f"generate({_show(given)}) in mixed precision", narrow=True)
 
     def test_takes_any_number_of_steps(self) -> None:
-        """One step, two and three, where the type of the option `steps` allows it."""
+        """Checks one, two and three steps, if the type of the option of steps allows them."""
         bench = self.bench(perturbed=True)
         generate = type(bench.component).generate
-        if "steps" not in options(generate):
+        option = option_of(generate, Capability.STEPS)
+        if option is None:
             return
         for number, given in enumerate(self.generate_options):
             for steps in (1, 2, 3) if number == 0 else (1, 2):
-                asked = {**given, "steps": steps}
-                if steps == given.get("steps") or not allows(generate, asked):
+                asked = {**given, option: steps}
+                if steps == given.get(option) or not allows(generate, asked):
                     continue
                 try:
                     batch = self._sampling_batch(bench.component, asked)
                     x = self._outline(bench, batch, asked)
                 except Exception as error:
                     raise AssertionError(f"generate({_show(asked)}) fails: {error!r}") from error
-                if ops.is_tensor(x):  # JAX finds out the shape alone
+                if ops.is_tensor(x):  # JAX computes only the shape
                     check_in_space(x, bench.component.space, BATCH, f"generate({_show(asked)})")
 
     def test_condition_and_null_condition_matter(self) -> None:
         bench = self.bench(perturbed=True)
-        guided = bench.component.supports_guidance
+        generate = type(bench.component).generate
         for given in self.generate_options if self.conditional else ():
             batch = self._sampling_batch(bench.component, given)
             loud = {**batch, "condition": _louder(batch["condition"]), "null": _louder(batch["null"])}
             x = self._generate(bench, loud, given)
             other = {**loud, "condition": rows(loud["condition"], [1, 2, 3, 0])}
             assert not np.allclose(x, self._generate(bench, other, given), atol=1e-6), (
-                f"generate({_show(given)}) makes the same sample whatever the condition; a generator that needs none "
-                "says conditional = False in its test"
+                f"generate({_show(given)}) makes the same sample whatever the condition; if the generator needs none, "
+                "set conditional = False in its test"
             )
-            if guided and given.get("guidance", 1.0) != 1.0:
+            if guides(generate, given):
                 other = {**loud, "null": _louder(loud["null"], -1.0)}
                 assert not np.allclose(x, self._generate(bench, other, given), atol=1e-6), (
                     f"generate({_show(given)}) makes the same sample whatever null_condition is"
@@ -257,7 +266,7 @@ class GeneratorConformance(LossConformance):
     # ---- what training does to samples ----------------------------------------------------------------------------
 
     def test_samples_come_near_what_it_learned(self) -> None:
-        """After training on images of one value, samples are nearer to it than before, and these images likelier."""
+        """Checks that training on images of one value brings samples closer to it, and makes these images likelier."""
         bench = self.bench()
         component = bench.component
         if not self.learns or not component.trainable_variables:
@@ -273,19 +282,20 @@ class GeneratorConformance(LossConformance):
         near = self._descent(bench).fit(batch, self.fit_steps, self.learning_rate, lambda: max(shares()) < self.nearer)
         for given, share in zip(self.generate_options, shares(), strict=True):
             assert near or share < self.nearer, (
-                f"training for {self.fit_steps} steps on one image brings generate({_show(given)}) to {share:.0%} of "
-                f"the distance from it that it had before: samples must come nearer to what is learned (set fit_steps "
-                "or learning_rate where this is asking too much; learns = False, with the reason, where it cannot be)"
+                f"after training for {self.fit_steps} steps on one image, the distance of generate({_show(given)}) "
+                f"from it is {share:.0%} of the distance before: samples must come closer to the training data (if "
+                "that needs more training, set fit_steps or learning_rate; if it is impossible, set learns = False, "
+                "and give the reason)"
             )
         if likely is not None:
             after = float(np.mean(self._likelihood(bench, batch)))
             assert after > np.mean(likely), (
                 f"after training on one image, log_likelihood of it is {after:.4g} nats; before, it was "
-                f"{np.mean(likely):.4g}: it must rise"
+                f"{np.mean(likely):.4g}: it must increase"
             )
 
     def _distances(self, bench: Bench, target: np.ndarray) -> list[float]:
-        """With each set of options the mean distance of samples from what they should be."""
+        """The mean distance of samples from the target, for each set of options."""
         tokens = bench.component.space.kind == "tokens"
         result = []
         for given in self.generate_options:
@@ -295,39 +305,24 @@ class GeneratorConformance(LossConformance):
 
     # ---- editing --------------------------------------------------------------------------------------------------
 
-    def test_edits_as_declared(self) -> None:
-        component = self.example()
-        known = inspect.signature(type(component).generate).parameters
-        for declared, argument in (("supports_img2img", "source"), ("supports_inpainting", "edit_mask")):
-            assert (argument in known) == getattr(component, declared), (
-                f"{declared} is {getattr(component, declared)}, but generate "
-                f"{'takes' if argument in known else 'does not take'} '{argument}'"
-            )
-        assert "strength" in known or not component.supports_img2img, (
-            "supports_img2img is True, but generate does not take 'strength'"
-        )
-        assert component.supports_img2img or not component.supports_inpainting, (
-            "supports_inpainting is True, but supports_img2img is not"
-        )
-
     def test_draws_a_region_anew_and_keeps_the_rest(self) -> None:
         bench = self.bench(perturbed=True)
         component = bench.component
-        if not component.supports_inpainting or len(component.space.shape) < 2:  # a sequence has no region
+        if not component.supports_inpainting or len(component.space.shape) < 2:  # a sequence has no mask
             return
         source = random_latents(component.space, BATCH, 2)
         edit_mask = np.random.default_rng(0).random((BATCH, *component.space.shape[:2])) < 0.5  # another for each row
         for given in self.generate_options:
             batch = {**self._sampling_batch(component, given), "source": source, "edit_mask": edit_mask}
             x = self._generate(bench, batch, given)
-            check_in_space(x, component.space, BATCH, f"generate({_show(given)}) of a region")
+            check_in_space(x, component.space, BATCH, f"generate({_show(given)}) with an edit_mask")
             assert np.array_equal(x[~edit_mask], source[~edit_mask]), (
-                f"generate({_show(given)}) changes more than its region"
+                f"generate({_show(given)}) changes latents outside of edit_mask"
             )
-            assert not np.array_equal(x, source), f"generate({_show(given)}) draws nothing of its region anew"
+            assert not np.array_equal(x, source), f"generate({_show(given)}) changes nothing inside of edit_mask"
             other = self._generate(bench, rows(batch, [3, 1, 0, 2]), given)
             np.testing.assert_allclose(
-                other[1], x[1], rtol=0, atol=self.tolerance, err_msg="a region changes with its neighbors in the batch"
+                other[1], x[1], rtol=0, atol=self.tolerance, err_msg="an edited sample depends on its batch"
             )
 
     # ---- likelihood -----------------------------------------------------------------------------------------------
@@ -355,7 +350,7 @@ class GeneratorConformance(LossConformance):
         changed = {**batch, "x": np.concatenate([random_latents(component.space, 1, 1), batch["x"][1:]])}
 
         first, second = (self._likelihood(bench, b) for b in (batch, changed))
-        assert first.shape == (BATCH,), f"log_likelihood must be one number an example, (B,), not {first.shape}"
+        assert first.shape == (BATCH,), f"log_likelihood must be one number per example, (B,), not {first.shape}"
         assert np.isfinite(first).all(), f"log_likelihood is not finite: {first}"
         assert not np.isclose(first[0], second[0], rtol=1e-7), "log_likelihood does not depend on x"
         np.testing.assert_allclose(
@@ -364,7 +359,7 @@ class GeneratorConformance(LossConformance):
 
 
 def _louder(condition: Batch, factor: float = 10.0) -> Batch:
-    """A condition of larger numbers, whose mask stays."""
+    """Scales a condition by a factor, except the mask."""
     return {name: value if name == "mask" else factor * value for name, value in condition.items()}
 
 

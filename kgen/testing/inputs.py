@@ -1,4 +1,4 @@
-"""Random inputs of the shapes that spaces describe, and the check that outputs have them."""
+"""Random inputs in given spaces, and the check that outputs are in their space."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kgen.testing.execution import arrays
 
 
 def random_latents(space: Space, count: int, seed: int) -> np.ndarray:
-    """float32 (B, *shape) in [-1, 1], of every scale from smooth to rough; or int32 tokens (B, *shape)."""
+    """float32 (B, *shape), uniform in [-1, 1]; or int32 tokens (B, *shape)."""
     rng = np.random.default_rng([seed, 0])
     if space.kind == "tokens":
         return rng.integers(0, space.vocabulary, (count, *space.shape), dtype=np.int32)
@@ -21,7 +21,7 @@ def random_latents(space: Space, count: int, seed: int) -> np.ndarray:
 
 
 def random_conditions(space: ConditionSpace, count: int, seed: int) -> dict[str, np.ndarray]:
-    """Conditions of B texts of different lengths, the first of full length; float32."""
+    """Conditions of B texts of different lengths, float32; the first has the full length."""
     rng = np.random.default_rng([seed, 1])
     lengths = np.maximum(1, space.length - np.arange(count) % space.length)  # (B,)
     return {
@@ -32,14 +32,14 @@ def random_conditions(space: ConditionSpace, count: int, seed: int) -> dict[str,
 
 
 def constant_latents(space: Space, count: int, level: float) -> np.ndarray:
-    """Latents as `random_latents` makes them, all of one value: `level` in [-1, 1], or a token as far up."""
+    """Latents like those of `random_latents`, all of one value: `level` in [-1, 1], or the corresponding token."""
     if space.vocabulary is not None:
         level = round((level + 1.0) / 2.0 * (space.vocabulary - 1))
     return np.full((count, *space.shape), level, "int32" if space.kind == "tokens" else "float32")
 
 
 class Images:
-    """Random images uint8 (B, H, W, C) in two batches, which can be iterated several times."""
+    """Two batches of random images, uint8 (B, H, W, C), which can be iterated several times."""
 
     def __init__(self, space: Space) -> None:
         rng = np.random.default_rng(5)
@@ -53,7 +53,11 @@ def check_in_space(value: Any, space: Space, count: int, what: str, narrow: bool
     """Checks the shape, type and range of a batch of tensors.
 
     Args:
-        narrow: Numbers may be of less than 32 bits, as in mixed precision.
+        value: The batch.
+        space: The space of its examples.
+        count: Number of examples.
+        what: The origin of the batch, for messages.
+        narrow: Whether numbers may have less than 32 bits, as in mixed precision.
     """
     shape, dtype = tuple(value.shape), keras.backend.standardize_dtype(value.dtype)
     assert shape == (count, *space.shape), f"{what} must make {(count, *space.shape)}, not {shape}: {space}"

@@ -1,4 +1,4 @@
-"""Losses of every example: finite, independent of one another, and a way down for every weight."""
+"""Checks of losses: they are finite and per example, and every weight has a gradient."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ Batch = dict[str, Any]
 BATCH = 4
 
 SAMPLES = 16
-"""How often the noise of every example is drawn, for the estimate of a typical loss."""
+"""Number of noise samples per example, for the estimate of a typical loss."""
 
 Check = Callable[[Any], None]
 
 
 def where_trained(check: Check) -> Check:
-    """Makes a check of `compute_losses` pass for a component that is not trained."""
+    """Decorates a check of `compute_losses` so that it passes for a component that is not trained."""
 
     @wraps(check)
     def checked(self: LossConformance) -> None:
@@ -55,32 +55,32 @@ def where_trained(check: Check) -> Check:
 
 
 class LossConformance(Benched):
-    """Checks `compute_losses`; what generators and trained decoders share."""
+    """Checks `compute_losses` of generators and of trained decoders."""
 
     fit_loss: ClassVar[str | None] = "loss"
-    """The loss that must fall in a short training; None where none does (in an adversarial game, say)."""
+    """The loss that must decrease in a short training; None if none does, as in adversarial training."""
 
     fit_steps: ClassVar[int] = 80
-    """Steps of that training."""
+    """Number of steps of that training."""
 
     learning_rate: ClassVar[float] = 5e-3
-    """Adam's, in that training."""
+    """Learning rate of Adam in that training."""
 
     fit_fall: ClassVar[float] = 0.1
-    """By how much of its first value the loss must fall at least."""
+    """Smallest decrease of the loss, as a share of its initial value."""
 
     no_gradient: ClassVar[tuple[str, ...]] = ()
-    """Patterns of the paths of trainable weights that rightly have no gradient, such as ``*/codebook``."""
+    """Patterns of the paths of trainable weights that correctly have no gradient, such as ``*/codebook``."""
 
     neighbors: ClassVar[tuple[str, ...]] = ()
-    """Losses of an example that rightly look at its neighbors, as where a wrong text is taken from another image: on
-    N replicas they are then the same on average only."""
+    """Losses of an example that correctly depend on other examples, for example because these supply a wrong text. On N
+    replicas, such losses are equal only on average."""
 
     loss_tolerance: ClassVar[float] = 1e-4
-    """How far (relatively) an example's loss may move with its neighbors in the batch, by rounding."""
+    """Largest relative change of an example's loss with the other examples of the batch, from rounding."""
 
     replicas: ClassVar[bool] = True
-    """Whether to train under two replicas, which takes long to trace: one class of several alike is enough."""
+    """Whether to train under two replicas, which takes long to trace. One of several similar classes is enough."""
 
     def loss_batch(self, component: Any, seed: int = 0) -> Batch:
         """Random arguments of `loss_of`, as arrays of `BATCH` examples."""
@@ -90,7 +90,7 @@ class LossConformance(Benched):
         raise NotImplementedError
 
     def flat_batch(self, component: Any, level: float) -> Batch:
-        """As `loss_batch`, but all data have one value, `level` in [-1, 1]."""
+        """Arguments like those of `loss_batch`, but all data have one value, `level` in [-1, 1]."""
         raise NotImplementedError
 
     @property
@@ -99,7 +99,7 @@ class LossConformance(Benched):
         return True
 
     def ready(self) -> Any:
-        """A new component that has all its weights."""
+        """Returns a new component that has all its weights."""
         component = self.build()
         batch = tensors(self.loss_batch(component))
         create_weights(self._function(component, training=False), batch)
@@ -110,9 +110,9 @@ class LossConformance(Benched):
         return lambda batch: dict(self.loss_of(component, batch, training))
 
     def _loss_tensors(self, bench: Bench, batch: Batch, training: bool) -> dict[str, Tensor]:
-        """Losses of a batch of arrays, compiled once, leaving weights and seeds as they were.
+        """Losses of a batch of arrays, compiled once. Weights and seeds do not change.
 
-        In training they come with the gradients, of which a class has a program anyway.
+        In training mode, the program that computes gradients computes them, because a class has it anyway.
         """
         if training:
             return self._descent(bench).losses(batch)
@@ -135,19 +135,19 @@ class LossConformance(Benched):
 
     @where_trained
     def test_losses_of_flat_data_are_finite(self) -> None:
-        """So are their gradients: of images of one color, and of the darkest and the brightest."""
+        """Checks losses and gradients for images of one color, also for the darkest and the brightest."""
         bench = self.bench(perturbed=True)
         for level in (-1.0, 0.0, 1.0):
             batch = self.flat_batch(bench.component, level)
             _check_losses(self._loss_tensors(bench, batch, True), BATCH)
             for path, gradient in self._descent(bench).gradients(batch).items():
                 assert gradient is None or np.isfinite(gradient).all(), (
-                    f"the gradient of weight {path} is not finite where all data are {level}"
+                    f"the gradient of weight {path} is not finite if all data are {level}"
                 )
 
     @where_trained
     def test_losses_do_not_mix_examples(self) -> None:
-        """Where examples mixed, N replicas would not compute what one device computes."""
+        """Checks that losses are independent of other examples; else N replicas would differ from one device."""
         bench = self.bench(perturbed=True)
         batch = self.loss_batch(bench.component)
         changed = swap_first(batch, self.loss_batch(bench.component, seed=1))
@@ -163,7 +163,7 @@ class LossConformance(Benched):
                     rtol=self.loss_tolerance,
                     atol=self.loss_tolerance,
                     err_msg=f"'{name}' (training={training}) changes with the other examples of the batch: return one "
-                    f"number an example, on which nothing was averaged over the batch",
+                    f"number per example, without averaging over the batch",
                 )
 
     @where_trained
@@ -173,7 +173,7 @@ class LossConformance(Benched):
 
     @where_trained
     def test_no_weights_appear_late(self) -> None:
-        """The optimizer knows only the weights that exist when training begins."""
+        """Checks that training creates no weights, because the optimizer knows only those that exist before."""
         bench = self.bench()
         outline(bench.component, self._function(bench.component, training=True), self.loss_batch(bench.component))
         assert len(bench.component.variables) == bench.count, (
@@ -202,12 +202,12 @@ class LossConformance(Benched):
         fallen = self._descent(bench).fit(batch, self.fit_steps, self.learning_rate, lambda: fall() > enough)
         assert fallen, (
             f"'{self.fit_loss}' went from {before:.4g} to {before - fall():.4g} in {self.fit_steps} steps on one "
-            f"batch: it must fall by {self.fit_fall:.0%}; set fit_steps, learning_rate or fit_fall where this is "
-            f"asking too much"
+            f"batch: it must decrease by {self.fit_fall:.0%}; set fit_steps, learning_rate or fit_fall if that is too "
+            f"much"
         )
 
     def _typical_loss(self, bench: Bench, batch: Batch) -> float:
-        """Mean over many draws of the noise, always the same."""
+        """The mean over many noise samples, which are the same in every call."""
         many = rows(batch, np.tile(np.arange(BATCH), SAMPLES))
         before, found = values(bench.component), []
         for seed, part in enumerate(bench.portions(many, BATCH)):
@@ -218,7 +218,7 @@ class LossConformance(Benched):
 
     @where_trained
     def test_two_replicas_train_in_step(self) -> None:
-        """Under tf.distribute, both replicas hold the same weights and state after some steps. TensorFlow only."""
+        """Checks that two replicas of tf.distribute have equal weights and state after some steps. TensorFlow only."""
         if keras.backend.backend() != "tensorflow" or not self.replicas:
             return
         batch = self.loss_batch(self.bench().component)
@@ -237,7 +237,7 @@ class LossConformance(Benched):
             except Exception as error:
                 raise AssertionError(f"training fails under two replicas (tf.distribute): {error}") from error
         assert not random or not np.array_equal(first, second), (
-            "'loss' is random, but draws the same numbers on both replicas: use kgen.SeedGenerator"
+            "'loss' is random, but uses the same numbers on both replicas: use kgen.SeedGenerator"
         )
         for variable in component.variables:
             first, second = copies(strategy, variable)
@@ -249,7 +249,7 @@ class LossConformance(Benched):
         )
 
     def _is_random(self, batch: Batch) -> bool:
-        """Whether 'loss' depends on seeds."""
+        """Whether "loss" depends on seeds."""
         bench, found = self.bench(), []
         for seed in (1, 2):
             reseed(bench.component, seed)
@@ -271,20 +271,20 @@ class LossConformance(Benched):
         )
 
     def _loss_once(self, bench: Bench, batch: Batch) -> np.ndarray:
-        """'loss' of a batch, computed once: by operations, where that is cheaper than a program."""
+        """The "loss" of a batch, computed without a program where that is cheaper."""
         reseed(bench.component, 0)
         return arrays(bench.evaluate("losses", self._function(bench.component, False), batch)["loss"])  # type: ignore[no-any-return]
 
     @where_trained
     def test_mixed_precision(self) -> None:
-        """Under ``precision: mixed_bfloat16``, losses are still float32, and finite."""
+        """Checks that losses are float32 and finite under ``precision: mixed_bfloat16``."""
         with precision("mixed_bfloat16"):
             component = self.bench().component
             _check_losses(evaluate(component, self._function(component, True), self.loss_batch(component)), BATCH)
 
 
 def save_and_load(source: keras.layers.Layer, target: keras.layers.Layer, folder: Path) -> keras.layers.Layer:
-    """Takes the weights of one layer to another of the same kind, through a file."""
+    """Copies the weights of a layer to another one of the same structure, through a file."""
     if source.weights:
         save_variables(folder / "weights.safetensors", {"part": source.weights}, {})
         load_variables(folder / "weights.safetensors", {"part": target.weights})
@@ -304,7 +304,7 @@ def _check_losses(losses: Mapping[str, Tensor], count: int) -> None:
     assert "loss" in losses, f"compute_losses must return 'loss', which is minimized; it returned {sorted(losses)}"
     for name, value in losses.items():
         assert tuple(value.shape) == (count,), (
-            f"'{name}' must be one number an example, ({count},), but has the shape {tuple(value.shape)}"
+            f"'{name}' must be one number per example, ({count},), but has the shape {tuple(value.shape)}"
         )
         dtype = keras.backend.standardize_dtype(value.dtype)
         assert dtype == "float32", f"'{name}' must be float32, not {dtype}: cast before you reduce"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from kgen.contracts.dataset import Dataset, Split
-from kgen.contracts.metric import Metric
+from kgen.contracts.metric import GeneratedImages, Metric, measure
 from kgen.testing.configuration import ConfigurationConformance
 
 Bounds = Mapping[str, tuple[float, float]]
@@ -34,9 +34,19 @@ class MetricConformance(ConfigurationConformance):
     def dataset(self) -> Dataset:
         raise NotImplementedError(f"{type(self).__name__}.dataset must return a small dataset")
 
-    def _score(self, metric: Metric, images: np.ndarray, dataset: Dataset) -> dict[str, float]:
-        prompts = list(dataset.captions(self.split))[: len(images)]
-        return dict(metric(images, prompts, self.split, dataset))
+    def _score(
+        self, metric: Metric, images: np.ndarray, dataset: Dataset, prompts: Sequence[str] | None = None, size: int = 0
+    ) -> dict[str, float]:
+        """The metric's numbers; in batches of `size`, or all images in one."""
+        return dict(measure(metric, dataset, self.split, self._batches(images, dataset, prompts, size)))
+
+    def _batches(
+        self, images: np.ndarray, dataset: Dataset, prompts: Sequence[str] | None = None, size: int = 0
+    ) -> list[GeneratedImages]:
+        texts = list(dataset.captions(self.split) if prompts is None else prompts)[: len(images)]
+        size = size or len(images)
+        starts = range(0, len(images), size)
+        return [GeneratedImages(images[start : start + size], texts[start : start + size]) for start in starts]
 
     def _real(self, dataset: Dataset) -> np.ndarray:
         count = min(self.count, len(dataset.captions(self.split)))
@@ -52,7 +62,11 @@ class MetricConformance(ConfigurationConformance):
         metric, dataset = self.build(), self.dataset()
         images = self._real(dataset)
         kept = images.copy()
-        scores = self._score(metric, images, dataset)
+        try:
+            scores = self._score(metric, images, dataset)
+        except ValueError as error:
+            assert "read-only" not in str(error), f"{type(metric).__name__} writes to the images that it is given"
+            raise
         assert scores, f"{type(metric).__name__} returns no score"
         assert metric.headline is None or metric.headline in scores, (
             f"{type(metric).__name__}.headline is '{metric.headline}', which is none of its scores {sorted(scores)}"
@@ -66,6 +80,8 @@ class MetricConformance(ConfigurationConformance):
             assert not isinstance(value, np.ndarray) or value.ndim == 0, f"{name!r} must be one number, not {value!r}"
         again = self._score(self.build(), images, dataset)
         assert again == scores, f"the same images have two scores, {scores} and {again}"
+        again = self._score(metric, images, dataset)
+        assert again == scores, f"after another start the scores are {again}, not {scores}: start must forget all"
 
     def test_order_does_not_matter(self) -> None:
         """The scores are the same for the images, each with its prompt, in another order."""
@@ -73,11 +89,39 @@ class MetricConformance(ConfigurationConformance):
         images, captions = self._real(dataset), list(dataset.captions(self.split))
         order = np.arange(len(images))[::-1]
         first = self._score(self.build(), images, dataset)
-        second = dict(self.build()(images[order], [captions[i] for i in order], self.split, dataset))
-        for name, value in first.items():
-            assert np.isclose(value, second[name], rtol=1e-5, atol=1e-8), (
-                f"'{name}' is {value}, but {second[name]} for the same images and prompts in another order"
-            )
+        second = self._score(self.build(), images[order], dataset, [captions[i] for i in order])
+        _same(first, second, "in another order")
+
+    def test_sizes_of_batches_do_not_matter(self) -> None:
+        """The scores are the same for the images one by one, and in batches of which the last one is smaller."""
+        dataset = self.dataset()
+        images = self._mixed(dataset)
+        first = self._score(self.build(), images, dataset)
+        for size in (1, len(images) // 2 + 1):
+            _same(first, self._score(self.build(), images, dataset, size=size), f"in batches of {size}")
+
+    def test_workers_measure_what_one_does(self) -> None:
+        """The scores are the same if three metrics share the images, one of them gets none, and all merge."""
+        dataset = self.dataset()
+        images = self._mixed(dataset)
+        first = self._score(self.build(), images, dataset)
+        batches = self._batches(images, dataset, size=len(images) // 3 + 1)
+        nothing: list[GeneratedImages] = []
+        for shares in ((batches[:1], nothing, batches[1:]), (nothing, batches[1:], batches[:1])):
+            one, *others = workers = [self.build() for _ in shares]
+            for worker, share in zip(workers, shares, strict=True):
+                worker.start(dataset, self.split)
+                for batch in share:
+                    worker.update(batch)
+            for other in others:
+                one.merge(_sent(other))
+            _same(first, one.compute(), "where workers have shared the images and merged")
+
+    def _mixed(self, dataset: Dataset) -> np.ndarray:
+        """The dataset's own images, every other one replaced by noise, so that scores are neither best nor worst."""
+        images = self._real(dataset)
+        images[::2] = np.random.default_rng(0).integers(0, 256, images[::2].shape, dtype=np.uint8)
+        return images
 
     def test_real_images_score_as_they_must(self) -> None:
         dataset = self.dataset()
@@ -95,3 +139,20 @@ class MetricConformance(ConfigurationConformance):
             assert least <= scores[name] <= greatest, (
                 f"'{name}' of {what} is {scores[name]}, but must lie between {least} and {greatest}"
             )
+
+
+def _same(first: Mapping[str, float], second: Mapping[str, float], how: str) -> None:
+    for name, value in first.items():
+        assert np.isclose(value, second[name], rtol=1e-5, atol=1e-8), (
+            f"'{name}' is {value}, but {second[name]} for the same images and prompts {how}"
+        )
+
+
+def _sent(metric: Metric) -> dict[str, np.ndarray]:
+    """A metric's state, as another process would get it."""
+    state = metric.state()
+    for name, array in state.items():
+        assert isinstance(array, np.ndarray) and array.dtype.kind in "fiub", (
+            f"state() holds {type(array).__name__} '{name}', but must hold arrays of numbers, which can be sent"
+        )
+    return {name: array.copy() for name, array in state.items()}

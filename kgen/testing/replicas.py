@@ -1,4 +1,4 @@
-"""Two replicas on one CPU: tf.distribute as it is on a machine with two accelerators."""
+"""Two replicas of tf.distribute on one CPU, which behave like two accelerators."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ REPLICAS = 2
 
 
 def prepare() -> None:
-    """Divides TensorFlow's CPU into devices, if it has not started yet, and turns off its optimization of graphs.
+    """Divides TensorFlow's CPU into devices, if it has not started yet, and turns off the optimization of graphs.
 
-    Optimizing a small graph takes longer than running it a few times. Does nothing on other backends.
+    Optimizing a small graph takes longer than running it a few times. On other backends, this does nothing.
     """
     if keras.backend.backend() != "tensorflow":
         return
@@ -42,17 +42,17 @@ def mirrored() -> Any:
 
 
 def copies(strategy: Any, variable: Any) -> list[Any]:
-    """What each replica holds of a Keras variable, as arrays."""
+    """The values of a Keras variable on each replica, as arrays."""
     return [copy.numpy() for copy in strategy.experimental_local_results(variable.value)]
 
 
 class ReplicaTraining:
-    """Plain steps down the gradient on both replicas, each with its own part of the batch; traced once.
+    """Plain gradient descent on both replicas, each with its own part of the batch. The step is traced once.
 
     Args:
-        strategy: Under whose scope the layer was built.
-        layer: All of whose weights exist.
-        losses: Batch of tensors -> losses of every example, by name, among them "loss".
+        strategy: The strategy under whose scope the layer was built.
+        layer: A layer that has all its weights.
+        losses: Maps a batch of tensors to losses per example, by name, including "loss".
     """
 
     def __init__(self, strategy: Any, layer: keras.layers.Layer, losses: Callable[[Tree], dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""What a component holds: whether kgen knows of all its weights, and whether its seeds differ on every replica."""
+"""Checks that kgen knows all weights of a component, and that its seeds differ on every replica."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kgen.testing.execution import Tree, outline
 
 
 class _Watch(keras.StatelessScope):  # type: ignore[misc]
-    """Collects the variables that are read under it."""
+    """Collects the variables that are read in the scope."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class _Watch(keras.StatelessScope):  # type: ignore[misc]
 
 
 def check_tracked(layer: keras.layers.Layer, function: Callable[[Tree], Tree], batch: Tree) -> None:
-    """Checks that all variables that a function of a batch of arrays reads are among the layer's."""
+    """Checks that a function of a batch of arrays reads only variables of the layer."""
     read: dict[int, Any] = {}
 
     def watched(b: Tree) -> Tree:
@@ -44,12 +44,12 @@ def check_tracked(layer: keras.layers.Layer, function: Callable[[Tree], Tree], b
 
 
 def check_seeds(layer: keras.layers.Layer) -> None:
-    """Checks that random numbers come from kgen's seed generators; Keras's own layers keep theirs."""
+    """Checks that random numbers come from kgen's seed generators, except those of Keras's own layers."""
     for part in layer._flatten_layers():
         if type(part).__module__.startswith("keras."):
             continue
         for generator in part._seed_generators:
             assert isinstance(generator, SeedGenerator), (
-                f"{type(part).__name__} holds a keras.random.SeedGenerator, which draws the same numbers on every "
+                f"{type(part).__name__} holds a keras.random.SeedGenerator, which gives the same numbers on every "
                 "replica: use kgen.SeedGenerator"
             )

@@ -1,1 +1,1 @@
-"""Keras's `fit`, made exact to resume, distributed, and watched."""
+"""Training by Keras's `fit`: exact resume, distribution over devices, validation, checkpoints and logs."""

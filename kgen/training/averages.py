@@ -1,53 +1,45 @@
-"""Looking at a model with its averaged weights, or with frozen randomness, while it trains; and its running losses."""
+"""Temporary changes of a model in training: EMA weights, fixed noise, and saved running losses."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import keras
 import numpy as np
 
+from kgen.backend.variables import copied, kept_variables
 from kgen.pipeline.loss_model import LossModel
 
 
 @contextmanager
 def averaged_weights(model: LossModel) -> Iterator[bool]:
-    """Puts the optimizer's running averages in place of the weights; gives False where it keeps none."""
+    """Replaces the weights by their EMA in the optimizer; yields False if there is none."""
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # inside of a LossScaleOptimizer
     averages = getattr(optimizer, "averages", [])
     if not averages:
         yield False
         return
     weights = model.trainable_variables
-    raw = [_value(v) for v in weights]
-    for variable, average in zip(weights, averages, strict=True):
-        variable.assign(_value(average))
-    try:
+    with kept_variables(weights):
+        for variable, average in zip(weights, averages, strict=True):
+            variable.assign(copied(average))
         yield True
-    finally:
-        for variable, value in zip(weights, raw, strict=True):
-            variable.assign(value)
 
 
 @contextmanager
 def fixed_noise(model: LossModel, seed: int = 0) -> Iterator[None]:
-    """Sets every random state to a fixed one, so that a loss can be compared over time; then puts them back."""
+    """Sets all random states to fixed values, so that losses can be compared over time, and restores them."""
     states = [v for v in model.variables if v.name == "seed_generator_state"]
-    before = [_value(v) for v in states]
-    for number, state in enumerate(states):
-        state.assign(np.array([seed, number], dtype=keras.backend.standardize_dtype(state.dtype)))
-    try:
+    with kept_variables(states):
+        for number, state in enumerate(states):
+            state.assign(np.array([seed, number], dtype=keras.backend.standardize_dtype(state.dtype)))
         yield
-    finally:
-        for state, value in zip(states, before, strict=True):
-            state.assign(value)
 
 
 @contextmanager
 def kept_metrics(model: LossModel) -> Iterator[None]:
-    """Keeps the training's running losses as they are, whatever is measured inside the block."""
+    """Restores the training's running losses after the block."""
     values = metric_values(model)
     try:
         yield
@@ -56,16 +48,11 @@ def kept_metrics(model: LossModel) -> Iterator[None]:
 
 
 def metric_values(model: LossModel) -> list[np.ndarray]:
-    """The sums and counts behind the running losses."""
-    return [_value(variable) for variable in model.metrics_variables]
+    """The sums and counts of the running losses."""
+    return [copied(variable) for variable in model.metrics_variables]
 
 
 def set_metrics(model: LossModel, values: list[np.ndarray]) -> None:
-    """Sets them to what `metric_values` gave."""
+    """Sets the sums and counts to values of `metric_values`."""
     for variable, value in zip(model.metrics_variables, values, strict=True):
         variable.assign(value)
-
-
-def _value(variable: Any) -> np.ndarray:
-    """A copy: on JAX, `numpy()` may be a view of a buffer that the next step gives away."""
-    return np.array(keras.ops.convert_to_numpy(variable))

@@ -1,6 +1,6 @@
-"""What happens beside the steps of a training: journal, validation, checkpoints, sample grids, a clean stop.
+"""Callbacks of a training: journal, validation, checkpoints, sample grids, and a clean stop.
 
-A training is one Keras epoch; every callback counts its steps from the beginning of the run, not of the process.
+A training is one Keras epoch. Every callback counts steps from the beginning of the run, not of the process.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from kgen.training.journal import Journal
 
 
 class StepCallback(keras.callbacks.Callback):  # type: ignore[misc]
-    """Calls `at_step` after the steps that are multiples of `every`, and after the last.
+    """Calls `at_step` after each multiple of `every` steps, and after the last step.
 
     Args:
-        start: Step at which this process began.
-        total: Last step of the run.
-        every: 0: never.
+        start: The step at which this process began.
+        total: The last step of the run.
+        every: Steps between two calls; 0: it is never called.
     """
 
     def __init__(self, start: int, total: int, every: int) -> None:
@@ -43,7 +43,7 @@ class StepCallback(keras.callbacks.Callback):  # type: ignore[misc]
             self.at_step(step, {name: _scalar(value) for name, value in (logs or {}).items()})
 
     def synchronize(self) -> None:
-        """Brings the variables up to date on JAX, whose `fit` keeps them elsewhere."""
+        """Updates the variables on JAX, whose `fit` keeps their values elsewhere."""
         if hasattr(self.model, "jax_state_sync"):
             self.model.jax_state_sync()
 
@@ -52,7 +52,7 @@ class StepCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 class Position(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keeps the last step that is done; None during a step. It must be the first of the callbacks."""
+    """Stores the last completed step, or None during a step. It must be the first of the callbacks."""
 
     def __init__(self, start: int) -> None:
         super().__init__()
@@ -67,9 +67,9 @@ class Position(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 class Log(StepCallback):
-    """Writes the mean losses since the last row into the journal; stops a training that has diverged.
+    """Writes the mean losses since the last row to the journal, and stops a training that has diverged.
 
-    After a resume, the first row covers the steps before it too: the sums come with the checkpoint.
+    After a resume, the first row also covers the steps before it, because the checkpoint contains the sums.
     """
 
     def __init__(
@@ -98,12 +98,15 @@ class Log(StepCallback):
 
 
 class Validate(StepCallback):
-    """Measures the loss on other images, always with the same noise, and with the averaged weights if there are.
+    """Measures the validation loss, always with the same noise, and with the EMA weights if there are any.
 
-    It is the mean over all images, however many devices share the batches.
+    The loss is the mean over all images, for any number of devices.
 
     Args:
-        devices: The number of devices.
+        start, total, every: As for `StepCallback`.
+        journal: The journal that gets the losses.
+        data: The validation images.
+        devices: Number of devices that share a batch.
     """
 
     def __init__(self, start: int, total: int, every: int, journal: Journal, data: Loader, devices: int) -> None:
@@ -119,11 +122,13 @@ class Validate(StepCallback):
 
 
 class SaveCheckpoint(StepCallback):
-    """Writes checkpoints; one more on Ctrl-C (or SIGTERM), which ends the training, and one where the training fails.
+    """Writes checkpoints, also on Ctrl-C or SIGTERM, which end the training, and after an error.
 
     Args:
-        data: What is trained on.
-        is_chief: Whether this process writes.
+        start, total, every: As for `StepCallback`.
+        checkpoints: The checkpoints.
+        data: The training batches.
+        is_chief: Whether this process writes checkpoints.
     """
 
     def __init__(
@@ -148,7 +153,7 @@ class SaveCheckpoint(StepCallback):
         self._before = {}
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self._asked.is_set():  # asked twice: stop at once
+        if self._asked.is_set():  # a second signal stops at once
             raise KeyboardInterrupt
         self._asked.set()
 
@@ -169,14 +174,14 @@ class SaveCheckpoint(StepCallback):
             self.checkpoints.save(step, self.model)
 
     def save_after_error(self, step: int) -> None:
-        """Writes a checkpoint of the last step that was done, unless there is one already."""
+        """Writes a checkpoint of the last completed step, unless it exists."""
         if step > self.start and step not in self.checkpoints.steps():
             self.synchronize()
             self.at_step(step, {})
 
 
 class RenderSamples(StepCallback):
-    """Draws the same prompts from the same noise, with the trained and with the averaged weights."""
+    """Generates images of the same prompts from the same noise, with the trained weights and with their EMA."""
 
     def __init__(self, start: int, total: int, every: int, render: Callable[[int, str], None]) -> None:
         super().__init__(start, total, every)

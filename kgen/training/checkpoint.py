@@ -1,4 +1,4 @@
-"""Checkpoints that hold everything training needs to go on as if it had never stopped."""
+"""Checkpoints, which contain everything that a training needs to continue exactly."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def training_state(model: LossModel) -> Groups:
 
 
 class Checkpoints:
-    """The checkpoints of one training in a folder, of which the newest few are kept.
+    """The checkpoints of a training, in a folder that keeps the newest ones.
 
     Args:
-        folder: Where to write `step-NNNNNNNN.safetensors`.
-        keep: How many to keep, at least 1.
+        folder: The folder of `step-NNNNNNNN.safetensors`.
+        keep: Number of checkpoints to keep, at least 1.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
@@ -45,10 +45,10 @@ class Checkpoints:
         return checkpoint_steps(self.folder)
 
     def save(self, step: int, model: LossModel) -> None:
-        """Writes a checkpoint atomically, then removes the oldest ones.
+        """Writes a checkpoint atomically, then deletes the oldest ones.
 
         Raises:
-            RunError: a weight is not finite; the older checkpoints stay.
+            RunError: a weight is not finite. The older checkpoints stay.
         """
         if not all(np.isfinite(np.asarray(v.numpy())).all() for v in model.trainable_variables):
             raise diverged(step, self)
@@ -57,21 +57,22 @@ class Checkpoints:
             self._path(old).unlink(missing_ok=True)
 
     def restore(self, model: LossModel, last: int) -> int:
-        """Loads the newest checkpoint that can be read; returns its step, 0 if there is none.
+        """Loads the newest checkpoint that can be read. Returns its step, or 0 if there is no checkpoint.
 
         Args:
-            last: The training's last step.
+            model: The model to load it into.
+            last: The last step of the training.
 
         Raises:
-            RunError: none of the checkpoints can be read, or one is of a step beyond the last.
+            RunError: no checkpoint can be read, or one has a step beyond the last.
         """
         for path in self.folder.glob("step-*"):
             if not CHECKPOINT.fullmatch(path.name):
-                log.warning("%s is not named as kgen names a checkpoint, and is not read", path)
+                log.warning("%s does not have the name of a checkpoint, and is ignored", path)
         steps = self.steps()
         if steps and steps[-1] > last:
             raise RunError(
-                f"{self._path(steps[-1])} is of a step beyond the training's last, {last}: it belongs to another run. "
+                f"{self._path(steps[-1])} has a step beyond the last one, {last}: it belongs to another run. "
                 "Move it away, and give the same command again"
             )
         for step in reversed(steps):
@@ -81,9 +82,9 @@ class Checkpoints:
                 if step == steps[0]:
                     raise RunError(
                         f"{error}\nNo checkpoint in {self.folder} can be read. Put a copy of one back there; or move "
-                        "step-*.safetensors away to begin this training anew; or begin the run anew with --restart"
+                        "step-*.safetensors away to start this training again; or start the run again with --restart"
                     ) from error
-                log.warning("%s; taking the checkpoint before it", error)
+                log.warning("%s; using the checkpoint before it", error)
             else:
                 return step
         return 0
@@ -103,7 +104,7 @@ class Checkpoints:
 
 
 def diverged(step: int, checkpoints: Checkpoints) -> RunError:
-    """The error for a loss or weights that are no longer finite."""
+    """The error for a loss, or for weights, that are not finite."""
     last = checkpoints.steps()[-1:]
     kept = f"the checkpoint of step {last[0]} is kept" if last else "no checkpoint had been written yet"
     return RunError(

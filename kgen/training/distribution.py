@@ -20,12 +20,12 @@ Name = Literal["none", "mirrored", "multi_worker", "tpu", "data_parallel"]
 
 @dataclass(frozen=True)
 class Distribution:
-    """How a run is spread over devices.
+    """The distribution of a run over devices.
 
     Args:
         strategy: The tf.distribute strategy, if there is one.
         replicas: Number of devices that share a batch.
-        worker, workers: Index of this process, and how many there are; worker 0 writes the run directory.
+        worker, workers: Index of this process, and number of processes. Worker 0 writes the run directory.
     """
 
     strategy: Any = None
@@ -34,7 +34,7 @@ class Distribution:
     workers: int = 1
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
-        """Everything that makes variables, and `fit`, belongs inside."""
+        """The scope for code that creates variables, and for `fit`."""
         return contextlib.nullcontext() if self.strategy is None else self.strategy.scope()
 
     @property
@@ -46,15 +46,15 @@ class Distribution:
             raise ConfigError(f"fit.batch_size: {batch_size} must be a multiple of the {self.replicas} devices")
 
     def feed(self, batches: Any) -> Any:
-        """What `fit` takes: each worker reads its own part of every batch; one worker's batches Keras splits itself."""
+        """The data for `fit`: each worker reads its part of every batch. For one worker, Keras splits the batches."""
         return stream(batches) if self.workers == 1 else _per_replica(self.strategy, batches)
 
 
 def open_distribution(name: Name) -> Distribution:
-    """Sets up the devices; call before any tensor exists.
+    """Sets up the devices. It must be called before any tensor exists.
 
     Raises:
-        ConfigError: the backend, or the machine, has no such thing.
+        ConfigError: the backend or the machine does not support this.
     """
     if name == "none":
         return Distribution()
@@ -103,7 +103,7 @@ def _tpu() -> Distribution:
 
 
 def check_cluster(text: str) -> None:
-    """Checks the environment variable TF_CONFIG. Raises ConfigError where it does not name workers, and one of them."""
+    """Checks the environment variable TF_CONFIG, which must name the workers and this one. Raises ConfigError."""
     example = '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
     try:
         found = json.loads(text)
@@ -135,7 +135,7 @@ _OPEN: dict[str, Callable[[], Distribution]] = {
 
 
 def _per_replica(strategy: Any, batches: Any) -> Any:
-    """A worker's own batches as a distributed dataset, so that TensorFlow does not shard them once more."""
+    """The batches of a worker as a distributed dataset, so that TensorFlow does not shard them again."""
     import tensorflow as tf
 
     size = len(tf.nest.flatten(next(iter(batches)))[0])

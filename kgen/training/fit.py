@@ -1,4 +1,4 @@
-"""One training: `fit`, from the newest checkpoint to the last step."""
+"""Runs `fit` from the newest checkpoint to the last step."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def train(
     render: Callable[[int, str, Journal], None] | None = None,
     listeners: Sequence[Listener] = (),
 ) -> Progress:
-    """Trains a compiled model, or goes on with a training that was interrupted.
+    """Trains a compiled model, or continues a training that was interrupted.
 
     Args:
         folder: The run directory; gets `checkpoints/`, `metrics.csv` and `tensorboard/`.
-        data, validation: What to train on, and what to measure the loss on.
-        render: Called with step, suffix of a file name and journal, to draw sample images.
+        data, validation: The training and the validation data.
+        render: Function that generates sample images, given a step, a suffix of a file name, and the journal.
         listeners: Are told of every row of the journal.
 
     Raises:
@@ -104,9 +104,9 @@ def train(
 
 @contextlib.contextmanager
 def _saved_after_error(saver: SaveCheckpoint, position: Position) -> Iterator[None]:
-    """Saves the steps that were done when an error ends the training: a file that vanished, a plugin that failed.
+    """Saves the completed steps if an error ends the training, such as a missing file or a failing plugin.
 
-    Saves nothing where the training diverged, or ended within a step: the checkpoint before is then the last good one.
+    If the training diverged, or ended within a step, nothing is saved. The previous checkpoint is then the last one.
     """
     try:
         yield
@@ -123,6 +123,6 @@ def _saved_after_error(saver: SaveCheckpoint, position: Position) -> Iterator[No
             raise error from None
         if isinstance(error, DataError) and step:
             raise DataError(
-                f"{error}\nThe checkpoint of step {step} is saved: mend this, and give the same command again to go on"
+                f"{error}\nThe checkpoint of step {step} is saved: fix this, and continue with the same command"
             ) from error
         raise

@@ -19,6 +19,7 @@ from kgen.storage.ownership import IMAGES, require_free
 if TYPE_CHECKING:
     import numpy as np
 
+    from kgen.contracts.generator import Generator
     from kgen.spaces import Space
 
 EXAMPLE = "Example: kgen generate runs/quickstart 'red heart' 'blue circle' -n 4 --set steps=20 -o hearts.png"
@@ -98,13 +99,14 @@ def command(
 
     pipeline = load(run)
     options = sampling_options(settings or (), type(pipeline.generator), type(pipeline.decoder))
-    source = {} if image is None else _source(image, mask, strength, pipeline.decoder.image_space)
+    source = {} if image is None else _source(image, mask, pipeline.decoder.image_space)
+    source |= _strength(strength, pipeline.generator)
     inputs = parse_prompts(pipeline.encoder, prompts)
     images = pipeline.generate(inputs, n=number, seed=seed, shared_noise=shared_noise, **source, **options)
     facts = {"seed": str(seed), "model": run.resolve().name, "options": json.dumps(options)}
     facts |= {"shared_noise": "true"} if shared_noise else {}
     facts |= {} if scale is None else {"scale": str(scale)}
-    facts |= {} if image is None else {"image": str(image), "strength": str(source.get("strength", ""))}
+    facts |= {} if image is None else {"image": str(image), "strength": "" if strength is None else str(strength)}
     facts |= {} if mask is None else {"mask": str(mask)}
     keys = [input_key(prompt) for prompt in inputs]
     copies = [copy for _, copy, *_ in noise_keys(keys, [seed] * len(prompts), number, shared_noise)]
@@ -119,12 +121,24 @@ def _note_single_words(prompts: list[str]) -> None:
         print(printable(note), file=sys.stderr)
 
 
-def _source(image: Path, mask: Path | None, strength: float | None, space: Space) -> dict[str, Any]:
+def _strength(given: float | None, generator: Generator) -> dict[str, float]:
+    """The option of `generate` that says how much of an image is changed."""
+    from kgen.contracts.capabilities import Capability, option_of
+
+    if given is None:
+        return {}
+    option = option_of(type(generator).generate, Capability.STRENGTH)
+    if option is None:
+        raise ConfigError(f"--strength: {type(generator).__name__} starts from no image: leave it and --image out")
+    return {option: given}
+
+
+def _source(image: Path, mask: Path | None, space: Space) -> dict[str, Any]:
     """The arguments of `Pipeline.generate` for an image to start from; the mask is cropped in the same way."""
     from kgen.data.images import read_image
 
     size, channels = space.shape[0], space.shape[-1]
-    given: dict[str, Any] = {} if strength is None else {"strength": strength}
+    given: dict[str, Any] = {}
     if mask is not None:
         (height, width), (rows, columns) = (read_image(path, 1).shape[:2] for path in (image, mask))
         if (height, width) != (rows, columns):

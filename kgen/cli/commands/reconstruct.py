@@ -36,7 +36,7 @@ def command(
     from kgen.pipeline.decoder_model import Reconstructor
     from kgen.pipeline.prompts import parse_prompts
     from kgen.reporting.sheets import save_png
-    from kgen.runs.decoder_stage import psnr, reconstructions
+    from kgen.runs.reconstructions import psnr, reconstructions
     from kgen.runs.run import open_decoder
 
     decoder, encoder = open_decoder(run)

@@ -1,1 +1,1 @@
-"""kgen's own datasets: one module for each source."""
+"""kgen's own datasets, with one module per source."""

@@ -11,17 +11,17 @@ Shape = Literal["circle", "square", "triangle", "diamond", "cross", "star"]
 SHAPES: tuple[Shape, ...] = get_args(Shape)
 
 SAMPLES = 8
-"""Samples a pixel in each direction."""
+"""Number of samples per pixel in each direction."""
 
 
 def coverage(shape: str, radius: float, center: tuple[float, float], size: int) -> np.ndarray:
-    """How much of each pixel a shape covers.
+    """The share of each pixel that a shape covers.
 
     Args:
-        shape: One of `SHAPES`; it fills the box of half-width `radius` around `center`.
-        radius: In pixels.
-        center: (x, y) in pixels; (0, 0) is the image's top left corner.
-        size: Of the image, which is square.
+        shape: One of `SHAPES`. It fills the box of half-width `radius` around `center`.
+        radius: Half the width of the shape, in pixels.
+        center: The center (x, y), in pixels; (0, 0) is the image's top left corner.
+        size: Height and width of the image, in pixels.
 
     Returns:
         float64 (size, size) in [0, 1].
@@ -36,7 +36,7 @@ def coverage(shape: str, radius: float, center: tuple[float, float], size: int) 
 
 
 def _span(middle: float, radius: float, size: int) -> slice:
-    """The pixels, at least one, that the box may reach."""
+    """The pixels that the box may cover; at least one."""
     first = min(max(math.floor(middle - radius), 0), size - 1)
     return slice(first, min(max(math.ceil(middle + radius), first + 1), size))
 
@@ -46,7 +46,7 @@ def _samples(span: slice) -> np.ndarray:
 
 
 def _inside(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Whether points belong to the shape of half-width 1 around the origin; y points down."""
+    """Whether points are inside of the shape of half-width 1 around the origin; y points down."""
     box = np.maximum(np.abs(x), np.abs(y)) <= 1
     if shape == "circle":
         return np.asarray(x**2 + y**2 <= 1)
@@ -60,11 +60,11 @@ def _inside(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return np.asarray(box & (np.minimum(np.abs(x), np.abs(y)) <= 0.3))
     if shape == "star":
         return _inside_star(x, y)
-    raise ValueError(f"no shape is called {shape!r}: there are {SHAPES}")
+    raise ValueError(f"there is no shape {shape!r}: the shapes are {SHAPES}")
 
 
 def _inside_star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """A five-pointed star: a point is inside if it is inside at least four of the five lines through its tips."""
+    """A five-pointed star: a point is inside if it is inside of at least four of the five lines through the tips."""
     angles = np.pi / 2 + np.arange(5) * 2 * np.pi / 5
     sides = sum((np.cos(a) * x + np.sin(a) * y <= np.cos(2 * np.pi / 5)).astype(int) for a in angles)
     return np.asarray(sides >= 4)

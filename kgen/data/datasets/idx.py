@@ -1,4 +1,4 @@
-"""MNIST, Fashion-MNIST, and whatever else is kept in their file format."""
+"""MNIST, Fashion-MNIST, and other datasets in the IDX format."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from kgen.errors import DataError
 from kgen.spaces import Space
 
 MEMORY_LIMIT = 2**31
-"""Most bytes of a file, uncompressed, as it is held in memory; MNIST has 47 million."""
+"""Largest uncompressed size of a file, in bytes, because files are held in memory. MNIST has 47 million bytes."""
 
 FILES = {"train": "train", "validation": "t10k"}
-"""The first part of the files' names, by split."""
+"""The prefix of the file names, by split."""
 
 
 class Idx(Dataset):
     """Images with one of a few classes each, from IDX files (LeCun et al. 1998): captions and labels are their names.
 
-    The folder holds ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, and for the validation split the same
-    with ``t10k``; each may be compressed (``.gz``). Debian's package dataset-fashion-mnist has such a folder.
+    The folder contains ``train-images-idx3-ubyte`` and ``train-labels-idx1-ubyte``, and the same with ``t10k`` for the
+    validation split. Each file may be compressed (``.gz``). Debian's package dataset-fashion-mnist has such a folder.
 
     Args:
         path: The folder.
-        classes: The names of the labels 0, 1, 2 ...; none: the numbers themselves.
-        size: Height and width of the images, with a border of zeros; null: as they are in the file.
-        limit: Training images to use, the first ones; null: all.
-        validation: Test images on which only the loss is measured, the first ones.
+        classes: The names of the labels 0, 1, 2 ...; empty: the numbers themselves.
+        size: Height and width of the images, which are padded with zeros; null: the size in the file.
+        limit: Number of training images to use, from the first on; null: all.
+        validation: Number of test images to use for validation, from the first on.
         holdout: Classes to keep out of training.
 
     Raises:
@@ -105,7 +105,7 @@ class Idx(Dataset):
 
 
 def _read_pair(folder: Path, first: str, classes: Sequence[str], limit: int | None) -> tuple[np.ndarray, list[str]]:
-    """Images uint8 (N, height, width), and N captions."""
+    """Reads images, uint8 (N, height, width), and N captions."""
     images = read_idx(_find(folder, f"{first}-images-idx3-ubyte"), 3)[:limit]
     labels = read_idx(_find(folder, f"{first}-labels-idx1-ubyte"), 1)[:limit]
     if len(images) != len(labels):
@@ -124,7 +124,7 @@ def _where(captions: list[str], chosen: np.ndarray) -> list[str]:
 def _find(folder: Path, name: str) -> Path:
     if not folder.is_dir():
         raise DataError(f"idx: {folder} is {'not a folder' if folder.exists() else 'not there'}")
-    # as they are called in most places, and as some download them
+    # some downloads have a dot before "idx"
     names = [f"{stem}{end}" for stem in (name, name.replace("-idx", ".idx")) for end in ("", ".gz")]
     found = next((folder / n for n in names if (folder / n).is_file()), None)
     if found is None:
@@ -133,31 +133,33 @@ def _find(folder: Path, name: str) -> Path:
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """Reads an IDX file of unsigned bytes: 0, 0, 8, the number of dimensions, their sizes (big-endian), the bytes.
+    """Reads an IDX file of unsigned bytes.
+
+    It contains the bytes 0, 0, 8, the number of dimensions, their sizes (big-endian), and the data.
 
     Raises:
-        DataError: it is not one of so many dimensions, or damaged.
+        DataError: the file is damaged, or not such a file of this number of dimensions.
     """
     begin = 4 + 4 * dimensions
     try:
         with path.open("rb") as file, gzip.open(file) if path.suffix == ".gz" else file as stream:
             head = stream.read(begin)
             if head[:4] != bytes((0, 0, 8, dimensions)):
-                raise DataError(f"idx: {path} is no IDX file of unsigned bytes in {dimensions} dimensions")
+                raise DataError(f"idx: {path} is not an IDX file of unsigned bytes in {dimensions} dimensions")
             shape = tuple(int(n) for n in np.frombuffer(head[4:], ">u4")) if len(head) == begin else ()
             size = math.prod(shape)
             if size > MEMORY_LIMIT:
                 raise DataError(f"idx: {path} says that it holds {size:,} bytes: at most {MEMORY_LIMIT:,} are allowed")
-            data = stream.read(size + 1)  # one more, to see whether there is
+            data = stream.read(size + 1)  # one more, to detect extra bytes
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"idx: {path} cannot be read: {error}") from error
     if len(shape) != dimensions or len(data) != size:
-        raise DataError(f"idx: {path} is damaged: its size is not what its beginning says")
+        raise DataError(f"idx: {path} is damaged: its size differs from that in its header")
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def _border(shape: tuple[int, ...], size: int | None) -> tuple[tuple[int, int], ...]:
-    """Rows above and below, columns left and right, and no channels, to reach `size`."""
+    """The padding of rows, columns and channels that gives images of `size`."""
     if size is not None and size < max(shape):
         raise DataError(f"idx: the images are {shape[0]}x{shape[1]}: size must be at least {max(shape)}, not {size}")
     missing = [0 if size is None else size - length for length in shape]

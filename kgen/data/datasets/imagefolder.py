@@ -1,4 +1,4 @@
-"""Captioned images in a folder of one's own."""
+"""Captioned images in a folder."""
 
 from __future__ import annotations
 
@@ -20,45 +20,43 @@ from kgen.errors import DataError
 from kgen.spaces import Space
 
 Entries = dict[Split, list[tuple[str, str]]]
-"""Files with captions, by split."""
+"""Files and captions, by split."""
 
 
 class ImageFolder(Dataset):
-    """Images of all formats and modes, with captions from tables, text files or the folders' names.
+    """Images of many formats and modes, with captions from tables, text files or the names of folders.
 
-    Every file is read once before training, so that none can break it later; the images themselves are decoded when
-    they are needed. Links are followed. Where captions come from, and in which order: see
-    `kgen.data.datasets.folder.read_folder`.
-    An image with several captions is an example with each of them. Where the folders' names are the captions, they are
+    Every file is read once before training, so that no damaged file can stop the training later. The images are decoded
+    when they are needed. Symbolic links are followed. `kgen.data.datasets.folder.read_folder` documents the sources of
+    captions and their order.
+    An image with several captions is an example with each of them. If the captions are the names of folders, these are
     the labels, too.
 
-    Folders named ``train`` (also ``training``, ``train2017``) and ``validation``, ``valid``, ``val``, ``dev``, ``test``
-    divide the images, where they are the outermost ones: those of ``train`` are trained on, on those of all others only
-    the loss is measured. A table may do the same with a column "split".
+    Outermost folders named ``train`` (also ``training``, ``train2017``) and ``validation``, ``valid``, ``val``,
+    ``dev``, ``test`` are splits. Images of ``train`` are for training, those of all others for validation. A column
+    "split" of a table has the same effect.
 
     Args:
         path: The folder.
         size: Height and width of the images, in pixels.
-        resize: What becomes of images that are not square: "crop" takes the middle, "pad" adds background, "stretch"
-            distorts them.
-        channels: 3, or 1 for gray.
-        background: Seen through transparent parts, and around padded images.
-        captions_from: "tables" (metadata.jsonl, .csv and the like), "files" (NAME.txt beside NAME.png), "folders" (a
-            class each), "none" (the same text for all: for models that read no text), or "auto": the first of the first
-            three that there is.
-        caption_key: Under which name tables and JSON files hold the caption; null: "text", or the only one of
-            "caption", "captions", "description", "prompt", "title", "comment".
-        template: Caption made of a class folder's name.
-        split_folders: Whether folders divide the images as said above; false: such names are like any others.
-        flip: Every training image also as its mirror image.
-        validation: Share of the training images on which only the loss is measured; only where no folder or column says
-            which these are.
-        holdout: Captions to keep out of training, and out of validation: the split "holdout".
-        on_error: What to do about broken images and missing captions: "refuse" to train, or "skip" them.
+        resize: How images become square: "crop" takes the middle, "pad" adds background, "stretch" distorts them.
+        channels: Number of channels: 3, or 1 for gray.
+        background: Color behind transparent parts, and around padded images.
+        captions_from: Source of the captions: "tables" (metadata.jsonl, .csv and the like), "files" (NAME.txt beside
+            NAME.png), "folders" (one per class), "none" (the same text for all images, for models that read no text),
+            or "auto", which takes the first of "tables", "files" and "folders" that exists.
+        caption_key: Key of the caption in tables and JSON files; null: "text", or the only one of "caption",
+            "captions", "description", "prompt", "title", "comment".
+        template: Caption with {label} in place of the name of a class folder.
+        split_folders: Whether folders with the names above are splits; false: they are like all other folders.
+        flip: Whether every training image is also used mirrored.
+        validation: Share of the training images that is used for validation, if no folder or column defines a split.
+        holdout: Captions to keep out of training and validation; they form the split "holdout".
+        on_error: What to do about damaged images and missing captions: "refuse" to train, or "skip" them.
 
     Raises:
-        DataError: nothing to train on; it is not clear what the captions are; a problem, unless problems are to be
-            skipped; a wrong option.
+        DataError: there is nothing to train on; the captions are ambiguous; there is a problem that is not to be
+            skipped; an option is wrong.
     """
 
     def __init__(
@@ -139,7 +137,7 @@ class ImageFolder(Dataset):
         return self._problems
 
     def fingerprint(self) -> str:
-        """Of the captions, the bytes of all files, and how they are made into images."""
+        """A digest of the captions, of the bytes of all files, and of the options that affect images."""
         digest = hashlib.sha256(super().fingerprint().encode())
         for file in sorted(self._digests):
             digest.update(file.encode() + b"\0" + self._digests[file])
@@ -160,7 +158,7 @@ class ImageFolder(Dataset):
         return fit(image if self.channels == 3 else image.convert("L"), self.size, self.resize, self._color)
 
     def _verify(self, files: Sequence[str]) -> tuple[dict[str, bytes], list[Problem]]:
-        """Decodes every file once: digests of the good ones, and what is wrong with the others."""
+        """Decodes every file once. Returns the digests of valid files, and the problems of the others."""
 
         def digest(file: str) -> bytes | Problem:
             try:
@@ -176,11 +174,11 @@ class ImageFolder(Dataset):
         return good, [result for result in results.values() if isinstance(result, Problem)]
 
     def _split(self, found: Entries) -> Entries:
-        """Takes what is held out from all splits, and a share for validation from the training images."""
+        """Moves held-out captions from all splits to "holdout", and a share of the training images to validation."""
         if self.validation and found["validation"]:
             raise DataError(
-                f"imagefolder: {self._folder} says itself which images to validate on: leave the option validation "
-                "out, or name the folder to train on as path"
+                f"imagefolder: {self._folder} already defines a validation split: leave the option validation out, or "
+                "give the training folder as path"
             )
         entries = [entry for split in found.values() for entry in split]
         check_holdout(self.holdout, {caption for _, caption in entries}, "imagefolder")

@@ -1,4 +1,4 @@
-"""What becomes of images and captions that cannot be used."""
+"""Refuses or skips images and captions that cannot be used."""
 
 from __future__ import annotations
 
@@ -9,23 +9,26 @@ from kgen.contracts.dataset import Problem
 from kgen.errors import DataError
 
 OnError = Literal["refuse", "skip"]
-"""What to do about problems: not to train, or to leave out what has them."""
+"""What to do about problems: refuse to train, or skip the images that have them."""
 
 MAX_PRINTED = 10
 
 
 def refuse(problems: Sequence[Problem], on_error: OnError, anything: bool, owner: str, place: str) -> None:
-    """Raises DataError in the name of `owner` if there are problems that must not, or cannot, be skipped.
+    """Raises DataError if there are problems that must not, or cannot, be skipped.
 
     Args:
-        anything: Whether something is left to train on.
-        place: Where the data are.
+        problems: The problems.
+        on_error: Whether problems may be skipped.
+        anything: Whether there are other examples to train on.
+        owner: The name of the dataset, for the message.
+        place: The place of the data, for the message.
     """
     if not problems or (on_error == "skip" and anything):
         return
     lines = [f"  {problem.where}: {problem.what}" for problem in problems[:MAX_PRINTED]]
     if len(problems) > MAX_PRINTED:
         lines.append(f"  and {len(problems) - MAX_PRINTED} more")
-    end = "mend them, or leave them out with on_error: skip" if anything else "there is nothing else to train on"
+    end = "fix them, or leave them out with on_error: skip" if anything else "there is nothing else to train on"
     count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
     raise DataError("\n".join([f"{owner}: {count} in {place}:", *lines, end]))

@@ -1,4 +1,4 @@
-"""Looks at every example of a dataset in several threads; Ctrl-C ends this at once."""
+"""Checks every example of a dataset in several threads, which Ctrl-C stops at once."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ Item = TypeVar("Item")
 Found = TypeVar("Found")
 
 CHUNK = 64
-"""Items that a thread takes at once; as many are looked at without threads, which would cost more."""
+"""Number of items that a thread takes at once. For so few items in total, no threads are started."""
 
 SAY_AFTER = 10.0
-"""Seconds between the lines in which a long scan says how far it is."""
+"""Seconds between two progress messages of a long scan."""
 
 
 def scan(items: Sequence[Item], look: Callable[[Item], Found], what: str) -> list[Found]:
-    """What `look` says of each item, in their order.
+    """Returns the result of `look` for each item, in order.
 
-    Threads take chunks from one iterator, and nothing is queued. So an interrupt, which reaches the main thread alone,
-    finds no queue to empty and no lock that it could leave locked, as it would inside a pool's `submit`.
+    Threads take chunks from one iterator, without a queue. Therefore an interrupt, which only the main thread receives,
+    cannot leave a lock locked or a queue full, as it could inside of a pool's `submit`.
 
     Args:
-        look: Must be thread-safe; what it raises is raised here.
-        what: What is looked at, for the line on standard error that a long scan writes: "imagefolder my-images".
+        items: The items.
+        look: A thread-safe function of an item. Its exceptions are raised here.
+        what: The name of the items in progress messages on stderr: "imagefolder my-images".
     """
     if len(items) <= CHUNK:
         return [look(item) for item in items]
@@ -45,7 +46,7 @@ def scan(items: Sequence[Item], look: Callable[[Item], Found], what: str) -> lis
                         return
                     found[index] = look(items[index])
                 done.append(start)
-        except BaseException as error:  # raised where the scan was called
+        except BaseException as error:  # raised again in the calling thread
             failures.append(error)
 
     threads = [threading.Thread(target=work, daemon=True) for _ in range(_workers())]
@@ -57,11 +58,11 @@ def scan(items: Sequence[Item], look: Callable[[Item], Found], what: str) -> lis
         ended = True  # each thread stops after its current item
     if failures:
         raise failures[0]
-    return found  # type: ignore[return-value]  # all of them were looked at
+    return found  # type: ignore[return-value]  # no item is None
 
 
 def _wait(threads: Sequence[threading.Thread], count: Callable[[], int], total: int, what: str) -> None:
-    """Waits until all threads have ended, and says how far a long scan is."""
+    """Waits until all threads have ended, and prints the progress of a long scan."""
     began = said = time.monotonic()
     pause = 0.001
     while any(thread.is_alive() for thread in threads):
@@ -74,5 +75,5 @@ def _wait(threads: Sequence[threading.Thread], count: Callable[[], int], total: 
 
 
 def _workers() -> int:
-    """As many threads as Python's own pools would have."""
+    """The number of threads, which is that of Python's thread pools."""
     return min(32, (os.cpu_count() or 1) + 4)

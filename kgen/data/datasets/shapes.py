@@ -1,4 +1,4 @@
-"""Drawn scenes with captions: every combination of color, shape, size and position, so that any can be held out."""
+"""Synthetic scenes with captions: every combination of color, shape, size and position, which can be held out."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ COLORS: dict[str, tuple[int, int, int]] = {
     "brown": (125, 75, 40),
     "black": (25, 25, 25),
 }
-"""RGB; the background is white."""
+"""RGB colors; the background is white."""
 
 RADII: dict[str, float] = {"small": 0.12, "large": 0.2}
-"""Half the width, as a share of the image's."""
+"""Half the width of an object, as a share of the image's width."""
 
 POSITIONS: dict[str, tuple[float, float]] = {
     name: (x, y)
@@ -42,16 +42,16 @@ POSITIONS: dict[str, tuple[float, float]] = {
     for (x, column) in ((0.24, "left"), (0.5, ""), (0.76, "right"))
     for name in [f"{row} {column}".strip() or "middle"]
 }
-"""Center (x, y), as shares of the image's width and height; (0, 0) is the top left corner."""
+"""Centers (x, y), as shares of the image's width and height; (0, 0) is the top left corner."""
 
 STREAMS: dict[Split, int] = {"train": 1, "holdout": 2, "validation": 3}
-"""Numbers that keep the splits' jitter apart."""
+"""Seeds that give the splits different jitter."""
 
 MAX_IMAGES = 10_000_000
-"""Of a split: what is known of each is kept in memory, some 16 bytes."""
+"""Largest number of images in a split. Each takes about 16 bytes of memory."""
 
 MARGIN = 0.1
-"""Least gap between the boxes of two objects, as a share of the image's width."""
+"""Smallest gap between the boxes of two objects, as a share of the image's width."""
 
 
 class Thing(NamedTuple):
@@ -85,17 +85,18 @@ class Shapes(Dataset):
 
     Args:
         size: Height and width in pixels.
-        objects: How many are in a scene.
-        colors, shapes, sizes, positions: What scenes are made of.
-        holdout: Combinations to keep out of training, such as "purple square" or "small red bottom left": scenes with
-            an object of all these attributes are the split "holdout".
-        count: Training images. null: every scene once; fewer: some of them; more: again, moved otherwise by `jitter`.
-        validation: Images of the same scenes, moved otherwise by `jitter`, on which only the loss is measured.
-        jitter: Objects are moved by up to this share of the image's width, in each direction.
-        seed: Of the choice of scenes and of the jitter.
+        objects: Number of objects in a scene.
+        colors, shapes, sizes, positions: The attributes of the objects.
+        holdout: Combinations to keep out of training, such as "purple square" or "small red bottom left". Scenes with
+            an object of all these attributes form the split "holdout".
+        count: Number of training images; null: every scene once. If it is smaller than the number of scenes, some are
+            left out. If it is larger, scenes are repeated with another `jitter`.
+        validation: Number of validation images. They show the same scenes with another `jitter`.
+        jitter: Largest random shift of objects in each direction, as a share of the image's width.
+        seed: Seed of the choice of scenes and of the jitter.
 
     Raises:
-        DataError: options that leave nothing to draw, or hold out what training would then never see at all.
+        DataError: the options leave no scene, or hold out all scenes with one of the attributes.
     """
 
     fields = ("image", "caption", "label")
@@ -135,7 +136,7 @@ class Shapes(Dataset):
         return Space("continuous", (self.size, self.size, 3))
 
     def scenes(self, split: Split) -> Sequence[Scene]:
-        """What is to be seen in the images of a split."""
+        """The scenes in the images of a split."""
         return self._scenes.get(split, ())
 
     @functools.cached_property
@@ -215,7 +216,7 @@ class Shapes(Dataset):
                 near = difflib.get_close_matches(name, sorted(known), n=3)
                 hint = f": did you mean {', '.join(map(repr, near))}?" if near else f"; there are {sorted(known)}"
                 raise DataError(
-                    f"shapes: holdout '{text}': '{name}' is none of the colors, shapes, sizes or positions{hint}"
+                    f"shapes: holdout '{text}': '{name}' is not one of the colors, shapes, sizes or positions{hint}"
                 )
             found.add(name)
             words = words[len(name.split()) :]
@@ -231,7 +232,7 @@ def caption(scene: Scene) -> str:
 
 
 def parse(text: str) -> Scene:
-    """Reads a caption. Raises DataError where `caption` could not have written it."""
+    """Parses a caption. Raises DataError if `caption` could not have written it."""
     things = []
     for part in text.split(" and "):
         found = _THING.fullmatch(part)
@@ -243,10 +244,12 @@ def parse(text: str) -> Scene:
 
 
 def render(scene: Scene, size: int, offsets: np.ndarray | None = None) -> np.ndarray:
-    """Draws a scene on white, anti-aliased.
+    """Renders a scene on a white background, with anti-aliasing.
 
     Args:
-        offsets: By how much each object is moved (x, y), as shares of the image's width: (objects, 2).
+        scene: The scene.
+        size: Height and width in pixels.
+        offsets: (objects, 2), the shift (x, y) of each object, as shares of the image's width; None: no shift.
 
     Returns:
         uint8 (size, size, 3).
@@ -266,7 +269,7 @@ def _apart(first: tuple[str, str], second: tuple[str, str]) -> bool:
 
 
 def _reading_order(thing: Thing) -> list[int]:
-    """Row by row; then as the attributes are listed here, so that the order does not depend on the options'."""
+    """A sort key: row by row, then by the order of attributes in this module, so that options do not change it."""
     known: tuple[Iterable[str], ...] = (POSITIONS, COLORS, SHAPES, RADII)
     names = (thing.position, thing.color, thing.shape, thing.size)
     return [list(every).index(name) for every, name in zip(known, names, strict=True)]

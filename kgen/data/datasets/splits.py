@@ -1,4 +1,4 @@
-"""Divides captioned images into training, validation and what is held out."""
+"""Divides captioned images into the splits for training, validation and holdout."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kgen.errors import DataError
 
 
 def check_holdout(holdout: Sequence[str], captions: Collection[str], owner: str) -> None:
-    """Raises DataError in the name of `owner` for what is to be held out but is not there, with near captions."""
+    """Raises DataError if a caption to be held out does not exist; the message suggests similar captions."""
     known = set(captions)
     for text in holdout:
         if text not in known:
@@ -20,7 +20,7 @@ def check_holdout(holdout: Sequence[str], captions: Collection[str], owner: str)
 
 
 def some(keys: Sequence[str], fraction: float) -> set[str]:
-    """A share of the different keys, at least one if any is wanted, that hardly changes when keys are added."""
+    """A share of the distinct keys, at least one if `fraction` is not 0. It hardly changes if keys are added."""
     ordered = sorted(set(keys), key=lambda key: hashlib.sha256(key.encode()).digest())
     count = max(1, round(fraction * len(ordered))) if fraction and len(ordered) > 1 else 0
     return set(ordered[:count])

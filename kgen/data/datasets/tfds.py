@@ -1,4 +1,4 @@
-"""Datasets of tensorflow-datasets, or stored in its format."""
+"""Datasets of tensorflow-datasets, and datasets in its file format."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from kgen.plugins.faults import reason
 from kgen.spaces import Space
 
 MEMORY_LIMIT = 2**31
-"""Most bytes of a dataset that must be held in memory, as its files allow no random access."""
+"""Largest size in bytes of a dataset that must be held in memory because its files do not allow random access."""
 
 CAPTION_KEYS = frozenset(("caption", "captions", "description", "text", "title"))
-"""Names of texts that are taken for captions unasked; other texts are often ids and file names."""
+"""Names of texts that are captions by default. Other texts are often ids and file names."""
 
 Row = tuple[str, int]
-"""Where an example is: in which split of tensorflow-datasets, and at which index."""
+"""The place of an example: the split of tensorflow-datasets, and the index in it."""
 
 
 class Keys(NamedTuple):
-    """Where images and captions are in an example ("/" between nested names).
+    """The keys of images and captions in an example, with "/" between nested names.
 
-    `labels` are the names of the labels, if that is what captions are made of.
+    `labels` holds the names of the labels if captions are made from labels.
     """
 
     image: str
@@ -42,35 +42,34 @@ class Keys(NamedTuple):
 
 
 class TFDS(Dataset):
-    """Images with captions, or with labels made into captions, from tensorflow-datasets.
+    """Images with captions, or with captions made from labels, from tensorflow-datasets.
 
-    Where captions are made of labels, the examples have the field "label", too: the label's name.
+    If the captions are made from labels, examples have the field "label", too: the name of the label.
 
-    Files in the formats array_record and parquet are read at random, without TensorFlow; others are read into memory,
-    images still compressed. What kgen has tensorflow-datasets prepare becomes array_record. Every example is read
-    once before training, so that none can break it later.
+    Files in the formats array_record and parquet allow random access, without TensorFlow. Other files are read into
+    memory, with compressed images. Datasets that kgen prepares are stored as array_record. Every example is read once
+    before training, so that no damaged example can stop the training later.
 
     Args:
-        dataset: Its name there, such as "cifar10" or "name/config:1.0.0"; null: `data_dir` is itself the folder of one
-            version (it holds dataset_info.json).
-        data_dir: Where datasets are, or shall be prepared; null: as tensorflow-datasets is set up.
-        split: To train on, such as "train", "train[:90%]", "train+test".
-        validation: Split on which only the loss is measured, such as "test" or "train[90%:]"; null: none.
-        image_key: Name of the images, "/" between nested names.
-        caption_key: Name of the text or label; of several captions the first is taken. null: the only text that is
-            named as captions are ("caption", "text", ...), else "label", else the only label.
-        template: Caption made of a label's name ("_" becomes a space).
+        dataset: Name of the dataset, such as "cifar10" or "name/config:1.0.0"; null: `data_dir` is the folder of one
+            version, which contains dataset_info.json.
+        data_dir: Folder of the datasets, in which they are also prepared; null: the default of tensorflow-datasets.
+        split: Split for training, such as "train", "train[:90%]", "train+test".
+        validation: Split for validation, such as "test" or "train[90%:]"; null: none.
+        image_key: Key of the images, with "/" between nested names.
+        caption_key: Key of the text or label. Of several captions, the first is used. null: the only text with a usual
+            name ("caption", "text", ...), else "label", else the only label.
+        template: Caption with {label} in place of the name of a label, in which "_" becomes a space.
         size: Height and width of the images, in pixels.
-        resize: What becomes of images that are not square: "crop" takes the middle, "pad" adds background, "stretch"
-            distorts them.
-        channels: 3, or 1 for gray.
-        background: Seen through transparent parts, and around padded images.
+        resize: How images become square: "crop" takes the middle, "pad" adds background, "stretch" distorts them.
+        channels: Number of channels: 3, or 1 for gray.
+        background: Color behind transparent parts, and around padded images.
         holdout: Captions to keep out of training.
-        on_error: What to do about broken images and missing captions: "refuse" to train, or "skip" them.
+        on_error: What to do about damaged images and missing captions: "refuse" to train, or "skip" them.
 
     Raises:
-        DataError: tensorflow-datasets is not installed; the dataset, a split or a key is not there; the data cannot be
-            prepared or read; training and validation share examples; a problem, unless problems are to be skipped.
+        DataError: tensorflow-datasets is not installed; the dataset, a split or a key does not exist; the data cannot
+            be prepared or read; training and validation share examples; there is a problem that is not to be skipped.
     """
 
     def __init__(
@@ -147,7 +146,7 @@ class TFDS(Dataset):
         return self._problems
 
     def fingerprint(self) -> str:
-        """Of the captions, all images, and how they are made into arrays."""
+        """A digest of the captions, of all images, and of the options that affect arrays."""
         return hashlib.sha256(super().fingerprint().encode() + self._digest).hexdigest()[:16]
 
     def inventory(self) -> Mapping[str, tuple[str, str]]:
@@ -160,7 +159,7 @@ class TFDS(Dataset):
     def _example(self, name: str, number: int) -> Any:
         try:
             return self._sources[name][number]
-        except Exception as error:  # a damaged file: the readers raise what C++ does
+        except Exception as error:  # readers of damaged files raise errors of C++
             raise ImageError(f"it cannot be read: {reason(error)}") from error
 
     def _image(self, example: Any) -> Image.Image:
@@ -170,12 +169,16 @@ class TFDS(Dataset):
         return _from_pixels(value)
 
     def _check(self, digest: Any) -> tuple[list[tuple[Row, str]], list[Problem]]:
-        """Reads and decodes every example once: rows with captions, and problems; updates the digest of images."""
+        """Reads and decodes every example once, and updates the digest of images.
+
+        Returns:
+            The rows with their captions, and the problems.
+        """
         found: list[tuple[Row, str]] = []
         problems: list[Problem] = []
 
         def check(row: Row) -> tuple[Row, str, bytes]:
-            """Caption and digest; in place of the digest nothing: the text is a problem."""
+            """Returns the row, its caption and a digest. If the digest is empty, the text describes a problem."""
             try:
                 example = self._example(*row)
                 caption = self._caption(example)
@@ -200,7 +203,7 @@ class TFDS(Dataset):
     def _divide(
         self, found: list[tuple[Row, str]], problems: list[Problem]
     ) -> tuple[dict[str, list[Row]], dict[str, list[str]], tuple[Problem, ...]]:
-        """Rows and captions by split. Raises DataError for problems that are not to be skipped."""
+        """Returns rows and captions by split; raises DataError for problems that are not to be skipped."""
         refuse(problems, self.on_error, any(name == self.split for (name, _), _ in found), "tfds", self._place)
         check_holdout(self.holdout, {caption for _, caption in found}, "tfds")
         rows: dict[str, list[Row]] = {"train": [], "validation": [], "holdout": []}
@@ -215,14 +218,14 @@ class TFDS(Dataset):
         return rows, captions, tuple(problems)
 
     def _caption(self, example: Any) -> str:
-        """An example's caption; empty if there is none."""
+        """The caption of an example; "" if there is none."""
         value = _at(example, self._keys.caption)
         if isinstance(value, list | np.ndarray) and np.ndim(value):
             value = value[0] if len(value) else None
         if value is None:
             return ""
         if self._keys.labels is not None:
-            number = int(value)  # -1 where the label is not told, in some test splits
+            number = int(value)  # -1 if the label is unknown, as in some test splits
             return self._of_label(self._keys.labels[number]) if number >= 0 else ""
         try:
             text = value.decode() if isinstance(value, bytes) else str(value)
@@ -236,7 +239,7 @@ class TFDS(Dataset):
 
 
 def _ranges(info: Any, split: str) -> dict[str, list[tuple[int, int]]]:
-    """Which examples a split has: [start, end) of each file."""
+    """The examples of a split: ranges [start, end) in each file."""
     try:
         instructions = info.splits[split].file_instructions
     except (KeyError, ValueError) as error:
@@ -250,15 +253,15 @@ def _ranges(info: Any, split: str) -> dict[str, list[tuple[int, int]]]:
 
 
 def _check_apart(ranges: Sequence[dict[str, list[tuple[int, int]]]], names: Sequence[str]) -> None:
-    """Raises DataError if the second of two splits has examples of the first."""
+    """Raises DataError if the second of two splits contains examples of the first."""
     for file, parts in ranges[-1].items() if len(ranges) == 2 else ():
         for start, end in parts:
             if any(start < other_end and other_start < end for other_start, other_end in ranges[0].get(file, ())):
-                raise DataError(f"tfds: validation '{names[1]}' holds examples of '{names[0]}', that is trained on")
+                raise DataError(f"tfds: validation '{names[1]}' holds examples of '{names[0]}', the training split")
 
 
 def _source(builder: Any, split: str) -> Sequence[Any]:
-    """The examples of a split, their images still compressed."""
+    """The examples of a split, with compressed images."""
     tfds = package()
     what = f"{builder.info.full_name}, '{split}',"
     if not builder.info.splits[split].num_examples:
@@ -283,7 +286,7 @@ def _source(builder: Any, split: str) -> Sequence[Any]:
         raise
     except ImportError as error:
         raise DataError(
-            f"tfds: {what} allows no random access; to read it takes TensorFlow ({error}): "
+            f"tfds: {what} allows no random access; reading it needs TensorFlow ({error}): "
             'pip install "kgen-core[tensorflow]", or prepare it as array_record'
         ) from error
     except Exception as error:
@@ -310,7 +313,7 @@ def _bytes(value: Any) -> int:
 
 
 def _keys(features: Any, image_key: str, caption_key: str | None) -> Keys:
-    """Finds images and captions among the features. Raises DataError unless they are there."""
+    """Finds the keys of images and captions among the features; raises DataError if they are missing."""
     tfds = package()
     leaves = sorted(_leaves(features, ""), key=lambda leaf: leaf[0])  # files keep no order
     images = [key for key, leaf, many in leaves if not many and _is_image(leaf)]
@@ -337,7 +340,7 @@ def _keys(features: Any, image_key: str, caption_key: str | None) -> Keys:
 
 
 def _leaves(feature: Any, path: str, many: int = 0) -> Iterator[tuple[str, Any, int]]:
-    """Features that are no collection, with their names, and how many sequences they are in."""
+    """Yields all features that are not collections, with their keys and the number of sequences around them."""
     tfds = package()
     if isinstance(feature, tfds.features.FeaturesDict):
         for key in feature:
@@ -349,7 +352,7 @@ def _leaves(feature: Any, path: str, many: int = 0) -> Iterator[tuple[str, Any, 
 
 
 def _is_image(feature: Any) -> bool:
-    """An image whose file holds whole numbers (floats are stored as if they were RGBA), or pixels as an array."""
+    """Whether a feature is an image of integers (floats are stored as if they were RGBA), or an array of pixels."""
     tfds = package()
     if isinstance(feature, tfds.features.Image):
         return np.issubdtype(feature.np_dtype, np.integer)
@@ -365,19 +368,19 @@ def _is_text(feature: Any) -> bool:
 
 
 def _at(example: Any, path: str) -> Any:
-    """The value at a path; None if it is missing, as it is in damaged files."""
+    """The value at a path; None if it is missing, as in damaged files."""
     for key in path.split("/"):
         example = None if example is None else example[key]
     return example
 
 
 def _from_pixels(value: Any) -> Image.Image:
-    """Pixels that are stored as numbers: uint8 (height, width), or (height, width, 1 or 3)."""
+    """Converts an array of pixels, uint8 (height, width) or (height, width, 1 or 3), to an image."""
     if value is None:
         raise ImageError("it holds no image")
     pixels = np.asarray(value)
     if pixels.ndim == 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[-1] != 3):
-        raise ImageError(f"an array {pixels.dtype} {pixels.shape} is no image: it must be uint8, gray or RGB")
+        raise ImageError(f"an array {pixels.dtype} {pixels.shape} is not an image: it must be uint8, gray or RGB")
     return Image.fromarray(pixels).convert("RGB")

@@ -1,4 +1,4 @@
-"""Opens a dataset of tensorflow-datasets, or prepares it; says where it is if it lies elsewhere."""
+"""Opens or prepares a dataset of tensorflow-datasets; if it is in another folder, the error says where."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from kgen.errors import DataError
 from kgen.plugins.faults import reason
 
 INFO = "dataset_info.json"
-"""The file that a version's folder holds."""
+"""The file that identifies the folder of a version."""
 
 
 def package() -> Any:
-    """The module tensorflow_datasets, imported when it is needed. Raises DataError without it."""
+    """Imports the module tensorflow_datasets; raises DataError if it is not installed."""
     try:
         import tensorflow_datasets
     except ImportError as error:
@@ -26,10 +26,10 @@ def package() -> Any:
 
 
 def open_builder(dataset: str | None, data_dir: str | None) -> Any:
-    """The builder of a dataset whose files are there; they are prepared, if need be.
+    """Returns the builder of a dataset. Its files are prepared if they do not exist.
 
     Raises:
-        DataError: there is no such dataset, it lies elsewhere, or it cannot be prepared.
+        DataError: there is no such dataset, it is in another folder, or it cannot be prepared.
     """
     tfds = package()
     if dataset is None and data_dir is None:
@@ -43,18 +43,18 @@ def open_builder(dataset: str | None, data_dir: str | None) -> Any:
             builder = tfds.builder(dataset, data_dir=data_dir) if dataset else tfds.builder_from_directory(data_dir)
     except DataError:
         raise
-    except Exception as error:  # registry, parser and file system each raise their own
+    except Exception as error:  # registry, parser and file system raise different errors
         raise DataError(f"tfds: there is no dataset {what}: {reason(error)}") from error
     if not builder.is_prepared():
         try:
             builder.download_and_prepare(file_format="array_record")
-        except Exception as error:  # the network, a full disk, a missing package: all that preparing may meet
+        except Exception as error:  # such as a network error, a full disk, or a missing package
             raise DataError(f"tfds: dataset {what} cannot be prepared: {reason(error)}") from error
     return builder
 
 
 def _check_level(dataset: str | None, data_dir: Path) -> None:
-    """Raises DataError where the dataset's files lie in another folder near by, or are no files of this format."""
+    """Raises DataError if the dataset's files are in another folder nearby, or are not files of this format."""
     if dataset is None:
         if not data_dir.is_dir() or (data_dir / INFO).is_file():
             return
@@ -74,15 +74,15 @@ def _check_level(dataset: str | None, data_dir: Path) -> None:
         above = [data_dir.parent] if data_dir.name == name and any(versions) else []
         below = sorted({path.parents[2] for path in data_dir.glob(f"*/{name}/*/{INFO}")})
         if near := next(iter((*above, *below)), None):
-            raise DataError(f"tfds: dataset '{name}' does not lie in {data_dir}, but in {near}: data_dir: '{near}'")
+            raise DataError(f"tfds: dataset '{name}' is not in {data_dir}, but in {near}: data_dir: '{near}'")
 
 
 @contextmanager
 def _no_foreign_features() -> Iterator[None]:
-    """Keeps tensorflow-datasets from importing what a dataset's features.json names, unless it is its own.
+    """Keeps tensorflow-datasets from importing foreign modules that a dataset's features.json names.
 
-    It would import any module, from the current folder too, so that files of a stranger could run code. A feature of
-    one's own can be read once its module is imported.
+    It would import any module, also from the current folder, so that downloaded files could run code. A user's own
+    feature can be read after its module has been imported.
     """
     connector = package().features.FeatureConnector
     original = connector.__dict__["cls_from_name"]
@@ -90,8 +90,8 @@ def _no_foreign_features() -> Iterator[None]:
     def checked(cls: Any, name: str) -> Any:
         if not name.startswith("tensorflow_datasets.") and name not in connector._registered_features:
             raise DataError(
-                f"tfds: the dataset's features.json names '{name}', which is no feature of tensorflow-datasets: kgen "
-                "imports no other modules. If you trust it, import its module before, in Python"
+                f"tfds: the dataset's features.json names '{name}', which is not a feature of tensorflow-datasets: "
+                "kgen imports no other modules. If you trust it, import its module before, in Python"
             )
         return original.__get__(None, cls)(name)
 

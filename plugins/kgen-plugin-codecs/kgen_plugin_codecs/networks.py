@@ -10,7 +10,7 @@ from keras import ops
 from pydantic import Field, PositiveInt
 
 from kgen import Space, SpaceError
-from kgen.nn import GroupNorm, MultiHeadAttention, Upsample, depth_to_space, space_to_depth
+from kgen.nn import GroupNorm, MultiHeadAttention, Upsample, conv3x3, depth_to_space, space_to_depth
 
 Tensor = Any
 Shape = tuple[int | None, ...]
@@ -64,8 +64,8 @@ class ResidualBlock(keras.layers.Layer):
         policy = self.dtype_policy
         self.channels = channels
         self.norm1, self.norm2 = (GroupNorm(dtype=policy, name=f"norm{i}") for i in (1, 2))
-        self.conv1 = conv(channels, policy, "conv1")
-        self.conv2 = conv(channels, policy, "conv2", kernel_initializer="zeros")
+        self.conv1 = conv3x3(channels, policy, "conv1")
+        self.conv2 = conv3x3(channels, policy, "conv2", kernel_initializer="zeros")
         self.shortcut: keras.layers.Layer | None = None
 
     def build(self, x_shape: Shape) -> None:
@@ -147,17 +147,17 @@ class EncoderNetwork(Half):
     def build(self, x_shape: Shape) -> None:
         network, policy = self.network, self.dtype_policy
         height, width = x_shape[1] // network.patch, x_shape[2] // network.patch
-        self.conv_in = conv(network.channels(0), policy, "conv_in")
+        self.conv_in = conv3x3(network.channels(0), policy, "conv_in")
         self.conv_in.build((None, height, width, x_shape[3] * network.patch**2))
         shape: Shape = (None, height, width, network.channels(0))
-        self.downsample = [conv(network.channels(s), policy, f"downsample{s}", strides=2) for s in self.stages[1:]]
+        self.downsample = [conv3x3(network.channels(s), policy, f"downsample{s}", strides=2) for s in self.stages[1:]]
         for stage in self.stages:
             if stage:
                 self.downsample[stage - 1].build(shape)
                 shape = (None, shape[1] // 2, shape[2] // 2, network.channels(stage))
             shape = self._build_stage(stage, shape)
         self.norm.build(shape)
-        self.conv_out = conv(self.out_channels, policy, "conv_out")
+        self.conv_out = conv3x3(self.out_channels, policy, "conv_out")
         self.conv_out.build(shape)
 
     def call(self, x: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ class DecoderNetwork(Half):
     def build(self, z_shape: Shape) -> None:
         network, policy = self.network, self.dtype_policy
         last = self.stages[-1]
-        self.conv_in = conv(network.channels(last), policy, "conv_in")
+        self.conv_in = conv3x3(network.channels(last), policy, "conv_in")
         self.conv_in.build(z_shape)
         shape: Shape = (*z_shape[:-1], network.channels(last))
         self.upsample = [Upsample(network.channels(s), dtype=policy, name=f"upsample{s}") for s in self.stages[:-1]]
@@ -183,7 +183,7 @@ class DecoderNetwork(Half):
                 shape = (None, shape[1] * 2, shape[2] * 2, network.channels(stage))
             shape = self._build_stage(stage, shape)
         self.norm.build(shape)
-        self.conv_out = conv(self.out_channels * network.patch**2, policy, "conv_out")
+        self.conv_out = conv3x3(self.out_channels * network.patch**2, policy, "conv_out")
         self.conv_out.build(shape)
 
     def call(self, z: Tensor) -> Tensor:
@@ -192,8 +192,3 @@ class DecoderNetwork(Half):
             x = self._stage(stage, x if stage == self.stages[-1] else self.upsample[stage](x))
         x = depth_to_space(self.conv_out(ops.silu(self.norm(x))), self.network.patch)
         return ops.cast(x, "float32")
-
-
-def conv(channels: int, policy: Any, name: str, **options: Any) -> keras.layers.Conv2D:
-    """Returns a 3x3 convolution."""
-    return keras.layers.Conv2D(channels, 3, padding="same", dtype=policy, name=name, **options)

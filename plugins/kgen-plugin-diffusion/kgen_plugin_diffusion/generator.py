@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import keras
 from keras import ops
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
-from kgen import ConditionSpace, Generator, NoiseSpec, OneOf, SeedGenerator, Space, SpaceError, part
+from kgen import (
+    ConditionSpace,
+    Generator,
+    Guidance,
+    NoiseSpec,
+    OneOf,
+    SeedGenerator,
+    Space,
+    SpaceError,
+    Steps,
+    Strength,
+    part,
+)
 from kgen.nn import threshold_dynamically
 from kgen.options import Static, is_static
 from kgen.random import normal
@@ -47,8 +59,6 @@ class Diffusion(Generator):
         SpaceError: The space is not a grid of (height, width, channels), or the network's stride does not divide it.
     """
 
-    supports_guidance: ClassVar[bool] = True
-    supports_img2img: ClassVar[bool] = True
     likelihood = "lower bound"
 
     def __init__(
@@ -148,13 +158,13 @@ class Diffusion(Generator):
         source: Tensor | None = None,
         *,
         sampler: Annotated[Sampler | str, OneOf("diffusion.sampler")] = "heun",
-        steps: PositiveInt = 20,
+        steps: Steps = 20,
         spacing: Spacing = "uniform",
-        guidance: Annotated[float, Field(ge=0), Static(1.0)] = 1.0,
+        guidance: Guidance = 1.0,
         guidance_rescale: Annotated[float, Field(ge=0, le=1), Static(0.0)] = 0.0,
         dynamic_threshold: Annotated[float, Field(gt=0, le=1)] | None = None,
         eta: Annotated[float, Field(ge=0, le=1), Static(0.0)] = 0.0,
-        strength: Annotated[float, Field(gt=0, le=1)] = 0.6,
+        strength: Strength = 0.6,
     ) -> Tensor:
         """Generates latents from noise, or from the latents of an image, `source` (SDEdit, Meng et al. 2022, alg. 1).
 
@@ -202,7 +212,7 @@ class Diffusion(Generator):
         x: Tensor,
         condition: Condition,
         *,
-        steps: PositiveInt = 1000,
+        steps: Steps = 1000,
         end_log_snr: Annotated[float, Field(gt=0, le=16)] = END_LOG_SNR,
     ) -> Tensor:
         """Returns the variational bound (B,) of 8-bit images, in nats: see `variational_bound`.

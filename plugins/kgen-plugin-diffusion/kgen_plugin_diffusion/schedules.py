@@ -10,11 +10,12 @@ options.
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar
 
 import numpy as np
 from keras import ops
+
+from kgen.nn import cosine_schedule
 
 Tensor = Any
 
@@ -65,11 +66,6 @@ def _linear_log_alpha_bar(t: Tensor) -> Tensor:
     return (1.0 - share) * ops.take(table, index) + share * ops.take(table, index + 1)
 
 
-def _cosine_angle(t: Tensor) -> Tensor:
-    """Nichol and Dhariwal 2021, equation 17, without the division by f(0); the largest t keeps beta below 0.999."""
-    return (t * 0.9999 + 0.008) / 1.008 * (math.pi / 2)
-
-
 def _karras_sigma(t: Tensor) -> Tensor:
     """Karras et al. 2022, equation 5, from sigma 0.002 at t = 0 to 80 at t = 1."""
     low, high = SIGMA_MIN ** (1 / RHO), SIGMA_MAX ** (1 / RHO)
@@ -87,13 +83,13 @@ class Linear(Schedule):
 
 
 class Cosine(Schedule):
-    """A cosine of the time (Nichol and Dhariwal 2021)."""
+    """A cosine of the time (Nichol and Dhariwal 2021); the largest t keeps their beta below 0.999."""
 
     def alpha(self, t: Tensor) -> Tensor:
-        return ops.cos(_cosine_angle(t))
+        return cosine_schedule(t, 0.008, 0.9999)[0]
 
     def sigma(self, t: Tensor) -> Tensor:
-        return ops.sin(_cosine_angle(t))
+        return cosine_schedule(t, 0.008, 0.9999)[1]
 
 
 class RectifiedFlow(Schedule):

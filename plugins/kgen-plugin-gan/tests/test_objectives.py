@@ -31,13 +31,13 @@ def expected_discriminator(name: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["non-saturating", "hinge", "relativistic"])
-def test_critic(name: str) -> None:
+def test_discriminator_loss(name: str) -> None:
     scores = Scores(*map(ops.convert_to_tensor, (REAL, FAKE, WRONG)))
     found = ops.convert_to_numpy(discriminator_loss(name, scores, ops.convert_to_tensor(MATCHED)))
     np.testing.assert_allclose(found, expected_discriminator(name), rtol=1e-5, atol=1e-6)
 
 
-def test_painter() -> None:
+def test_generator_loss() -> None:
     real, fake = map(torch.tensor, (REAL, FAKE))
     expected = {"non-saturating": -log_sigmoid(fake), "hinge": -fake, "relativistic": -log_sigmoid(fake - real)}
     for name, loss in expected.items():

@@ -25,7 +25,7 @@ Tensor = Any
 Shape = tuple[int | None, ...]
 Name = Literal["uniform", "variational", "none"]
 
-MAX_OPTION = 1.0 - 2.0**-24
+LARGEST_BELOW_1 = 1.0 - 2.0**-24
 """The largest float32 below 1."""
 
 
@@ -80,7 +80,7 @@ class VariationalDequantizer(keras.layers.Layer):
         y, log_det = self.flow(noise, {**condition, "image": image})
         # du/dy = sigmoid(y) sigmoid(-y)
         log_det = log_det + ops.sum(ops.log_sigmoid(y) + ops.log_sigmoid(-y), axis=(1, 2, 3))
-        return ops.minimum(ops.sigmoid(y), MAX_OPTION), normal_log_density(noise) - log_det
+        return ops.minimum(ops.sigmoid(y), LARGEST_BELOW_1), normal_log_density(noise) - log_det
 
 
 def normal_log_density(x: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ from typing import Annotated, Any, ClassVar
 import keras
 import numpy as np
 from keras import ops
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
-from kgen import ConditionSpace, Generator, NoiseSpec, OneOf, SeedGenerator, Space, SpaceError
+from kgen import ConditionSpace, Generator, NoiseSpec, OneOf, Samples, SeedGenerator, Space, SpaceError
 from kgen.random import normal, uniform
 from kgen_plugin_realnvp import dequantization as dq
 from kgen_plugin_realnvp.bijections import Logit
@@ -186,7 +186,7 @@ class RealNVP(Generator):
         """Returns "exact" without dequantization, where the density is known, and a bound for 8-bit images."""
         return "exact" if self.dequantizer is None else f"a bound of {samples} sample{'s' * (samples > 1)}"
 
-    def log_likelihood(self, x: Tensor, condition: Condition, *, samples: PositiveInt = 1) -> Tensor:
+    def log_likelihood(self, x: Tensor, condition: Condition, *, samples: Samples = 1) -> Tensor:
         """Returns a lower bound of log P(x) (B,) of 8-bit images, in nats; without dequantization, the log-density.
 
         The log-density is exact. The bound for 8-bit images is the logarithm of the mean of p(x + u) / q(u) over

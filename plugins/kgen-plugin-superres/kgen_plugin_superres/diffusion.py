@@ -9,8 +9,8 @@ import keras
 from keras import ops
 from pydantic import Field, PositiveInt
 
-from kgen import ConditionSpace, NoiseSpec, SeedGenerator, Space, SpaceError
-from kgen.nn import UNetLayer, depth_to_space, sinusoidal, space_to_depth, threshold_dynamically
+from kgen import ConditionSpace, NoiseSpec, SeedGenerator, Space, SpaceError, Steps
+from kgen.nn import UNetLayer, check_levels, depth_to_space, sinusoidal, space_to_depth, threshold_dynamically
 from kgen_plugin_superres import process
 from kgen_plugin_superres.resize import agree, enlarge
 from kgen_plugin_superres.small_image import Factor, SmallImage
@@ -18,7 +18,7 @@ from kgen_plugin_superres.small_image import Factor, SmallImage
 Tensor = Any
 Condition = dict[str, Tensor]
 
-TOLD = 32
+LEVEL_DIM = 32
 """Dimension of the embedding of the small image's noise level."""
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -47,15 +47,7 @@ class Network:
     head_dim: PositiveInt = 32
 
     def __post_init__(self) -> None:
-        last = len(self.multipliers) - 1
-        if beyond := [level for level in self.attention if level > last]:
-            raise ValueError(f"attention at level {beyond[0]}, but the levels of this U-Net are 0 to {last}")
-        for level in {*self.attention, last}:
-            if (channels := self.width * self.multipliers[level]) % self.head_dim:
-                raise ValueError(
-                    f"level {level} has {channels} channels, which heads of {self.head_dim} do not divide: "
-                    "change head_dim, width or multipliers"
-                )
+        check_levels(self.width, self.multipliers, self.attention, self.head_dim)
 
     @property
     def stride(self) -> int:
@@ -120,7 +112,7 @@ class DiffusionUpscaler(SmallImage):
         (height, width, channels), patch, text = self.image_space.shape, self.network.patch, self.condition_space
         self.unet.build(
             (None, height // patch, width // patch, 2 * channels * patch**2),
-            {"sequence": (None, text.length, text.dim), "pooled": (None, text.pooled_dim + TOLD)},
+            {"sequence": (None, text.length, text.dim), "pooled": (None, text.pooled_dim + LEVEL_DIM)},
         )
 
     # ---- training -------------------------------------------------------------------------------------------------
@@ -131,7 +123,8 @@ class DiffusionUpscaler(SmallImage):
         count, small = ops.shape(images)[0], self.encode(images)
         t = keras.random.uniform((count, 1, 1, 1), seed=self.seed_generator)
         eps = keras.random.normal(ops.shape(images), seed=self.seed_generator)
-        noisy = process.alpha(t) * images + process.sigma(t) * eps
+        alpha, sigma = process.levels(t)
+        noisy = alpha * images + sigma * eps
         level = self.augmentation * keras.random.uniform((count,), seed=self.seed_generator)
         noise = keras.random.normal(ops.shape(small), seed=self.seed_generator)
         given = self._given(small, noise, level)
@@ -150,7 +143,7 @@ class DiffusionUpscaler(SmallImage):
         patch = self.network.patch
         both = space_to_depth(ops.concatenate([x, given], axis=-1), patch)  # (B, H/p, W/p, 2 p^2 C)
         pooled = ops.cast(condition["pooled"], "float32")
-        told = {**condition, "pooled": ops.concatenate([pooled, sinusoidal(1000.0 * level, TOLD)], axis=-1)}
+        told = {**condition, "pooled": ops.concatenate([pooled, sinusoidal(1000.0 * level, LEVEL_DIM)], axis=-1)}
         return given + depth_to_space(self.unet(both, 1000.0 * t, told, training=training), patch)
 
     # ---- sampling -------------------------------------------------------------------------------------------------
@@ -167,7 +160,7 @@ class DiffusionUpscaler(SmallImage):
         condition: Condition,
         noise: dict[str, Tensor],
         *,
-        steps: PositiveInt = 16,
+        steps: Steps = 16,
         augmentation: Share = 0.0,
         consistency: Annotated[float, Field(ge=0, le=1)] = 1.0,
         dynamic_threshold: Annotated[float, Field(gt=0, le=1)] | None = None,

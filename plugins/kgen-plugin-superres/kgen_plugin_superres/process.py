@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 from keras import ops
 
+from kgen.nn import cosine_schedule, ddim, end_clean
+
 Tensor = Any
+ENDS = {"offset": 0.004 / 0.996, "end": 0.992 / 0.996}
+"""Of the cosine schedule: alpha and sigma lie between the sine and the cosine of 0.004 * pi / 2."""
+
 MIN_SIGMA = 0.3
 """Below this noise level, the weight of the loss does not grow further."""
 
@@ -16,18 +20,9 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 """(x (B, H, W, C), t: a scalar) -> the denoised image (B, H, W, C)."""
 
 
-def alpha(t: Tensor) -> Tensor:
-    """Returns the amount of image by the cosine schedule (Nichol and Dhariwal 2021), never 0."""
-    return ops.cos(_angle(t))
-
-
-def sigma(t: Tensor) -> Tensor:
-    """Returns the amount of noise, never 0; alpha^2 + sigma^2 = 1."""
-    return ops.sin(_angle(t))
-
-
-def _angle(t: Tensor) -> Tensor:
-    return (0.004 + 0.992 * t) * (math.pi / 2)
+def levels(t: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the amounts of image (alpha) and of noise (sigma), which are never 0; alpha^2 + sigma^2 = 1."""
+    return cosine_schedule(t, **ENDS)
 
 
 def weight(t: Tensor) -> Tensor:
@@ -36,7 +31,7 @@ def weight(t: Tensor) -> Tensor:
     It turns the error into that of the velocity alpha eps - sigma x_0 (Salimans and Ho 2022, appendix D). At small
     noise levels it is bounded, as in Li and He 2025.
     """
-    return 1.0 / ops.maximum(sigma(t), MIN_SIGMA) ** 2
+    return 1.0 / ops.maximum(levels(t)[1], MIN_SIGMA) ** 2
 
 
 def sample(denoise: Denoise, x: Tensor, steps: int) -> Tensor:
@@ -47,12 +42,5 @@ def sample(denoise: Denoise, x: Tensor, steps: int) -> Tensor:
         steps: Number of steps, evenly spaced in t.
     """
 
-    def step(i: Tensor, x: Tensor) -> Tensor:
-        t = 1.0 - ops.cast(i, "float32") / steps
-        later = t - 1.0 / steps
-        image = denoise(x, t)
-        eps = (x - alpha(t) * image) / sigma(t)
-        return alpha(later) * image + sigma(later) * eps
-
-    x = ops.fori_loop(0, steps - 1, step, x)
-    return denoise(x, ops.convert_to_tensor(1.0 / steps, "float32"))
+    times = 1.0 - ops.arange(steps + 1, dtype="float32") / steps
+    return ddim(lambda x, i: denoise(x, ops.take(times, i)), x, *end_clean(*levels(times)))

@@ -43,7 +43,7 @@ def test_an_error_of_the_image_counts_as_that_of_the_velocity() -> None:
     rng = np.random.default_rng(0)
     x0, eps, d = rng.standard_normal((3, 5, 2, 2, 1))
     t = ops.reshape(ops.convert_to_tensor(np.linspace(0.2, 1, 5, dtype="float32")), (5, 1, 1, 1))
-    alpha, sigma = (ops.convert_to_numpy(f(t)).astype(float) for f in (process.alpha, process.sigma))
+    alpha, sigma = (ops.convert_to_numpy(level).astype(float) for level in process.levels(t))
     np.testing.assert_allclose(alpha**2 + sigma**2, 1.0, rtol=1e-6)
     x = alpha * x0 + sigma * eps
     eps_too = (x - alpha * (x0 + d)) / sigma
@@ -60,7 +60,7 @@ def test_sampling_a_normal_distribution(steps: int) -> None:
     noise = np.random.default_rng(0).standard_normal((64, 2, 2, 1)).astype("float32")
 
     def denoise(x, t):
-        alpha, sigma = process.alpha(t), process.sigma(t)
+        alpha, sigma = process.levels(t)
         gain = alpha * deviation**2 / (alpha**2 * deviation**2 + sigma**2)
         return mean + gain * (x - alpha * mean)
 

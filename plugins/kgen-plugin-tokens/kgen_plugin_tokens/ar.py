@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 from pydantic import Field, PositiveInt
 
-from kgen import ConditionSpace, Generator, NoiseSpec, OneOf, SeedGenerator, Space
+from kgen import ConditionSpace, Generator, Guidance, NoiseSpec, OneOf, SeedGenerator, Space
 from kgen.options import Static
 from kgen_plugin_tokens.causal import CausalModel
 from kgen_plugin_tokens.lengths import (
@@ -52,7 +52,6 @@ class Autoregressive(Generator):
     """
 
     accepts: ClassVar[tuple[str, ...]] = ("tokens",)
-    supports_guidance: ClassVar[bool] = True
     likelihood = "exact"  # but of "random" orders: see `likelihood_label`
 
     def __init__(
@@ -138,7 +137,7 @@ class Autoregressive(Generator):
         temperature: Annotated[float, Field(gt=0)] = 1.0,
         top_k: PositiveInt | None = None,
         top_p: Annotated[float, Field(gt=0, le=1), Static(1.0)] = 1.0,
-        guidance: Annotated[float, Field(ge=0), Static(1.0)] = 1.0,
+        guidance: Guidance = 1.0,
     ) -> Tensor:
         """Draws the tokens one by one.
 

@@ -6,9 +6,20 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from keras import ops
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt
 
-from kgen import ConditionSpace, Generator, NoiseSpec, OneOf, SeedGenerator, Space, SpaceError
+from kgen import (
+    ConditionSpace,
+    Generator,
+    Guidance,
+    NoiseSpec,
+    OneOf,
+    Samples,
+    SeedGenerator,
+    Space,
+    SpaceError,
+    Steps,
+)
 from kgen.options import Static
 from kgen.random import uniform
 from kgen_plugin_tokens.ar import in_order
@@ -45,7 +56,6 @@ class Combined(Generator):
     """
 
     accepts: ClassVar[tuple[str, ...]] = ("tokens",)
-    supports_guidance: ClassVar[bool] = True
     likelihood = "estimate"
 
     def __init__(
@@ -122,13 +132,13 @@ class Combined(Generator):
         null_condition: Condition,
         noise: dict[str, Tensor],
         *,
-        steps: PositiveInt = 4,
+        steps: Steps = 4,
         rounds: NonNegativeInt = 0,
         rewrite: Annotated[float, Field(gt=0, le=1)] | None = None,
         temperature: Annotated[float, Field(gt=0)] = 1.0,
         top_p: Annotated[float, Field(gt=0, le=1), Static(1.0)] = 1.0,
         randomness: Annotated[float, Field(ge=0)] = 4.5,
-        guidance: Annotated[float, Field(ge=0), Static(1.0)] = 1.0,
+        guidance: Guidance = 1.0,
         last_token_alone: bool = False,
     ) -> Tensor:
         """Drafts, fills in, and goes over the result.
@@ -183,7 +193,7 @@ class Combined(Generator):
     def likelihood_label(self, *, samples: int = 64, **given: Any) -> str:
         return f"an estimate of {samples} mask{'s' * (samples > 1)}"
 
-    def log_likelihood(self, x: Tensor, condition: Condition, *, samples: PositiveInt = 64) -> Tensor:
+    def log_likelihood(self, x: Tensor, condition: Condition, *, samples: Samples = 64) -> Tensor:
         """In nats (B,): exact of the draft, and of the others given the draft an estimate of `any_order_bound`."""
         tokens = ops.reshape(ops.cast(x, "int32"), (-1, self.space.size))
         bound = any_order_bound(self.filler, tokens, condition, samples, self.rest)

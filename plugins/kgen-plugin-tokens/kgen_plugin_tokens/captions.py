@@ -15,6 +15,7 @@ from kgen import (
     DataError,
     Dataset,
     Decoder,
+    GeneratedImages,
     Metric,
     Problem,
     RunError,
@@ -124,13 +125,18 @@ class Wording(Metric):
 
     requires: ClassVar[type[Any] | None] = Captions
 
-    def __call__(
-        self, images: np.ndarray, prompts: Sequence[str], split: Split, dataset: Dataset
-    ) -> Mapping[str, float]:
+    def start(self, dataset: Dataset, split: Split) -> None:
+        super().start(dataset, split)
         assert isinstance(dataset, Captions)
-        reader, right = Letters(dataset.image_space), _right(dataset, split)
-        scores = [_compare(reader.text_of(image), right[prompt]) for image, prompt in zip(images, prompts, strict=True)]
-        return dict(zip(("exact", "length", "letters"), map(float, np.mean(scores, axis=0)), strict=True))
+        self._reader, self._right = Letters(dataset.image_space), _right(dataset, split)
+
+    def update(self, batch: GeneratedImages) -> None:
+        for image, prompt in zip(batch.images, batch.prompts, strict=True):
+            exact, length, letters = _compare(self._reader.text_of(image), self._right[prompt])
+            self.add(exact=exact, length=length, letters=letters, count=1)
+
+    def compute(self) -> Mapping[str, float]:
+        return {name: float(self.sums[name] / self.sums["count"]) for name in ("exact", "length", "letters")}
 
 
 def _right(dataset: Captions, split: Split) -> dict[str, str]:

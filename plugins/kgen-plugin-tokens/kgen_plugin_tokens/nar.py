@@ -7,9 +7,21 @@ from typing import Annotated, Any, ClassVar
 import keras
 import numpy as np
 from keras import ops
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
-from kgen import ConditionSpace, Generator, NoiseSpec, OneOf, SeedGenerator, Space, part
+from kgen import (
+    ConditionSpace,
+    Generator,
+    Guidance,
+    NoiseSpec,
+    OneOf,
+    Samples,
+    SeedGenerator,
+    Space,
+    Steps,
+    Strength,
+    part,
+)
 from kgen.options import Static
 from kgen.random import uniform
 from kgen_plugin_tokens.bidirectional import MaskedModel, any_order_bound, masked_loss
@@ -56,9 +68,6 @@ class NonAutoregressive(Generator):
     """
 
     accepts: ClassVar[tuple[str, ...]] = ("tokens",)
-    supports_guidance: ClassVar[bool] = True
-    supports_img2img: ClassVar[bool] = True
-    supports_inpainting: ClassVar[bool] = True
     likelihood = "estimate"
 
     def __init__(
@@ -150,15 +159,15 @@ class NonAutoregressive(Generator):
         source: Tensor | None = None,
         edit_mask: Tensor | None = None,
         *,
-        steps: PositiveInt = 8,
+        steps: Steps = 8,
         temperature: Annotated[float, Field(gt=0)] = 1.0,
         top_p: Annotated[float, Field(gt=0, le=1), Static(1.0)] = 1.0,
         randomness: Annotated[float, Field(ge=0)] = 4.5,
-        guidance: Annotated[float, Field(ge=0), Static(1.0)] = 1.0,
+        guidance: Guidance = 1.0,
         guidance_rises: bool = False,
         revise: bool = False,
         last_token_alone: bool = False,
-        strength: Annotated[float, Field(gt=0, le=1)] = 0.6,
+        strength: Strength = 0.6,
     ) -> Tensor:
         """Fills in all tokens; or some of those of an image, if there is a `source`: random ones, or a `edit_mask`'s.
 
@@ -228,7 +237,7 @@ class NonAutoregressive(Generator):
     def likelihood_label(self, *, samples: int = 64, **given: Any) -> str:
         return f"an estimate of {samples} mask{'s' * (samples > 1)}"
 
-    def log_likelihood(self, x: Tensor, condition: Condition, *, samples: PositiveInt = 64) -> Tensor:
+    def log_likelihood(self, x: Tensor, condition: Condition, *, samples: Samples = 64) -> Tensor:
         """An estimate (B,), in nats, of the lower bound `any_order_bound`, from `samples` masks.
 
         Of a sequence, it is the logarithm of p(length) p(tokens | length), where the length is predicted.

@@ -14,7 +14,7 @@ from kgen import DataError, Decoder, Space
 
 Tensor = Any
 
-SEEN = 100_000
+MAX_PIXELS = 100_000
 """So many pixels, at most, are clustered for a palette."""
 
 
@@ -67,7 +67,7 @@ class PaletteTokens(Decoder):
         for batch in batches:
             found.append(batch.reshape(-1, channels))
             count += len(found[-1])
-            if count >= 20 * SEEN:
+            if count >= 20 * MAX_PIXELS:
                 break
         pixels = np.concatenate(found)
         different = np.unique(pixels, axis=0)
@@ -77,7 +77,7 @@ class PaletteTokens(Decoder):
                 f"images: give 'colors' at most {len(different)}"
             )
         rng = np.random.default_rng(0)
-        scaled = pixels[rng.permutation(len(pixels))[:SEEN]] / 127.5 - 1.0
+        scaled = pixels[rng.permutation(len(pixels))[:MAX_PIXELS]] / 127.5 - 1.0
         start = different[rng.permutation(len(different))[: self.colors]] / 127.5 - 1.0
         palette, _ = kmeans2(scaled.astype(np.float32), start.astype(np.float32), minit="matrix", missing="warn")
         self.palette.assign(palette)

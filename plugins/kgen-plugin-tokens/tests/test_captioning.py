@@ -19,6 +19,7 @@ import kgen
 from kgen import ConfigError, DataError, RunError, Space, SpaceError
 from kgen.cli.commands.caption import command
 from kgen.config import RunConfig
+from kgen.contracts.metric import GeneratedImages, measure
 from kgen.runs.captioning import caption, open_captioner
 from kgen.runs.run import run
 from kgen.testing import DatasetConformance, DecoderConformance, EncoderConformance, MetricConformance
@@ -208,11 +209,11 @@ def test_the_pair_is_turned_round(codec: Path) -> None:
 def test_half_right_captions(codec: Path) -> None:
     made = Captions(of=SHAPES, codec=str(codec), length=LONGEST)
     images = np.stack([made.image("train", 0), written(made.wording("train", 1)[:-1] + "z", LONGEST)])
-    scores = Wording()(images, list(made.captions("train"))[:2], "train", made)
+    scores = measure(Wording(), made, "train", [GeneratedImages(images, made.captions("train")[:2])])
     letters = len(made.wording("train", 1))
     assert scores == pytest.approx({"exact": 0.5, "length": 1.0, "letters": 1 - 0.5 / letters})
     images[1] = written(made.wording("train", 1)[:-1], LONGEST)
-    scores = Wording()(images, list(made.captions("train"))[:2], "train", made)
+    scores = measure(Wording(), made, "train", [GeneratedImages(images, made.captions("train")[:2])])
     assert scores == pytest.approx({"exact": 0.5, "length": 0.5, "letters": 1 - 0.5 / letters})
 
 
@@ -291,7 +292,7 @@ def test_runs_that_caption_nothing(folder: Path, codec: Path) -> None:
         open_captioner(other)
     config = configuration(codec, "tokens/ar").to_yaml()
     (other / "config.yaml").write_text(config, encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"decoder 'tokens/palette-tokens' of .* draws no writing"):
+    with pytest.raises(ConfigError, match=r"decoder 'tokens/palette-tokens' of .* does not generate texts"):
         open_captioner(other)
     with pytest.raises(RunError, match="is not a run directory"):
         open_captioner(folder / "nowhere")

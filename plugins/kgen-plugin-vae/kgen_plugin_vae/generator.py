@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from kgen import ConditionSpace, Generator, NoiseSpec, OneOf, SeedGenerator, Space, SpaceError
+from kgen import ConditionSpace, Generator, NoiseSpec, OneOf, Samples, SeedGenerator, Space, SpaceError
 from kgen.random import normal, uniform
 from kgen_plugin_vae.bound import importance_weighted_bound
 from kgen_plugin_vae.latents import total_kl
@@ -186,7 +186,7 @@ class VAE(Generator):
         kind = self._observation.likelihood_of
         return f"{bound}, of {kind} images" if kind else bound
 
-    def log_likelihood(self, x: Tensor, condition: Condition, *, samples: PositiveInt = 1) -> Tensor:
+    def log_likelihood(self, x: Tensor, condition: Condition, *, samples: Samples = 1) -> Tensor:
         """Returns a lower bound (B,), in nats, of log p(x) under `observation`, by default of 8-bit images.
 
         Args:

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 from pydantic import Field, PositiveInt
 
-from kgen import ConditionSpace, Dataset, Encoder, Generator, Metric, NoiseSpec, Space, SpaceError
+from kgen import ConditionSpace, Dataset, Encoder, Generator, Metric, NoiseSpec, Space, SpaceError, Steps
 
 COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
 
@@ -126,7 +126,7 @@ class Means(Generator):
         noise,
         *,
         strength: Annotated[float, Field(ge=0)] = 0.0,
-        steps: PositiveInt = 1,
+        steps: Steps = 1,
     ):
         return self.predict_mean(condition) + strength * noise["z"]
 
@@ -146,5 +146,8 @@ class Tokens(Means):
 class Brightness(Metric):
     """The mean of all pixels, from 0 to 1."""
 
-    def __call__(self, images, prompts, split, dataset):
-        return {"mean": float(images.mean()) / 255}
+    def update(self, batch):
+        self.add(levels=batch.images.sum(dtype=np.float64), count=batch.images.size)
+
+    def compute(self):
+        return {"mean": float(self.sums["levels"] / self.sums["count"]) / 255}

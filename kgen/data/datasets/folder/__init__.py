@@ -1,4 +1,4 @@
-"""Reads a folder of images: which files they are, where their captions come from, and what each split holds."""
+"""Reads a folder of images: finds the images and their captions, and divides them into splits."""
 
 from kgen.data.datasets.folder.reader import Folder, read_folder
 from kgen.data.datasets.folder.tables import CaptionsFrom

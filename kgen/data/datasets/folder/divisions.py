@@ -1,4 +1,4 @@
-"""Folders that divide images into those to train on and those to validate on, as most published data have them."""
+"""Split folders, which divide images into training and validation images, as in most published datasets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _VALIDATION = re.compile(r"(validation|valid|val|dev|eval|test|testing)" + _END,
 
 
 def split_named(name: str) -> Split | None:
-    """The split that a name means: "train", "Training", "train2017"; "val", "dev", "test" mean "validation"."""
+    """The split of a folder name: "train" for "Training" or "train2017", "validation" for "val", "dev" or "test"."""
     if _TRAIN.fullmatch(name):
         return "train"
     return "validation" if _VALIDATION.fullmatch(name) else None
@@ -24,33 +24,33 @@ def split_named(name: str) -> Split | None:
 
 @dataclass(frozen=True)
 class Divisions:
-    """Which folders hold which split.
+    """The folders of the splits.
 
     Attributes:
-        folders: The split folders, with their splits; empty: all images are to be trained on.
-        depth: How many folders a split folder lies in.
+        folders: The split folders, with their splits; empty: all images are for training.
+        depth: Number of folders above a split folder.
     """
 
     folders: dict[str, Split]
     depth: int = 0
 
     def of(self, file: str) -> Split | None:
-        """The split of an image; None for one that lies beside the split folders."""
+        """The split of an image; None for an image outside of the split folders."""
         if not self.folders:
             return "train"
         return self.folders.get("/".join(file.split("/")[: self.depth + 1]))
 
     def inside(self, file: str) -> str:
-        """The folders of an image below its split folder, or below the root."""
+        """The path of an image's folder below its split folder, or below the root."""
         return parent("/".join(file.split("/")[self.depth + 1 :]) if self.folders else file)
 
 
 def find_divisions(images: Sequence[str], root: str) -> Divisions:
-    """Looks for split folders: where the tree first has more than one folder, or before.
+    """Looks for split folders at or above the first level with more than one folder.
 
     Raises:
-        DataError: only images to validate on; names of splits at another place, so that images of a test set would be
-            trained on.
+        DataError: there are only validation images; or folders at another level have names of splits, so that images of
+            a test set would be used for training.
     """
     paths = [name.split("/")[:-1] for name in images]
     for depth in range(max(map(len, paths))):
@@ -72,7 +72,7 @@ def _divisions(paths: Sequence[Sequence[str]], depth: int, splits: dict[str, Spl
 
 
 def _check(splits: dict[str, Split], names: set[str], root: str) -> None:
-    """Raises DataError unless there is something to train on, and the names mean splits beyond doubt."""
+    """Raises DataError if there are no training images, or if the names are ambiguous."""
     others = names - splits.keys()
     if others and len(set(splits.values())) < 2:
         raise DataError(
@@ -81,13 +81,13 @@ def _check(splits: dict[str, Split], names: set[str], root: str) -> None:
         )
     if "train" not in splits.values():
         raise DataError(
-            f"imagefolder: {root} holds images to validate on only, in {some_names(splits)}. To train on them, name "
-            "that folder as path, or set split_folders: false"
+            f"imagefolder: {root} holds only validation images, in {some_names(splits)}. To train on them, give that "
+            "folder as path, or set split_folders: false"
         )
 
 
 def _check_rest(paths: Sequence[Sequence[str]], depth: int, root: str) -> None:
-    """Raises DataError for folders inside others that are named as splits are."""
+    """Raises DataError for nested folders that have names of splits."""
     for path in paths:
         for place in range(depth, len(path)):
             if split_named(path[place]) == "validation":

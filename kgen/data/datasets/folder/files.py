@@ -1,4 +1,4 @@
-"""Finds every file below a folder, behind symbolic links too, and knows what is an image by its name."""
+"""Finds all files below a folder, also behind symbolic links, and recognizes images by their names."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ SUFFIXES = frozenset(
         *(".mpo", ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".sgi", ".tga", ".tif", ".tiff", ".webp"),
     )
 )
-"""Of the files that are read as images: those of `kgen.data.images.FORMATS`."""
+"""Suffixes of image files: those of `kgen.data.images.FORMATS`."""
 
 LEFT_BY_SYSTEMS = frozenset(("__macosx", "thumbs.db", "desktop.ini"))
-"""Files and folders that operating systems leave behind, in lower case. They are passed over, as hidden ones are."""
+"""Files and folders that operating systems create, in lower case. They are ignored, like hidden ones."""
 
 MAX_KINDS = 8
-"""How many kinds of files `describe` names."""
+"""Largest number of file types that `describe` names."""
 
 
 @dataclass
 class Files:
-    """What lies below a folder: names relative to it, sorted; and what could not be looked at."""
+    """The files below a folder, as sorted names relative to it, and the problems that were found."""
 
     root: Path
     images: list[str] = field(default_factory=list)
@@ -38,7 +38,9 @@ class Files:
 
 
 def find_files(root: Path) -> Files:
-    """Looks at every file and folder that is not hidden. Links are followed; a folder is read once, kgen's runs never.
+    """Finds all files in folders that are not hidden.
+
+    Symbolic links are followed. Each folder is read only once, and run directories of kgen are ignored.
 
     Raises:
         DataError: there is no such folder.
@@ -55,22 +57,22 @@ def find_files(root: Path) -> Files:
 
 
 def suffix(name: str) -> str:
-    """A name's suffix in lower case, such as ".png"; "" without one."""
+    """The suffix of a name in lower case, such as ".png"; "" if it has none."""
     return PurePosixPath(name).suffix.lower()
 
 
 def parent(name: str) -> str:
-    """The folder of a file, "" for the root itself."""
+    """The folder of a file; "" for the root."""
     return name.rpartition("/")[0]
 
 
 def escaped(text: str) -> str:
-    """The same text; what UTF-8 cannot hold (half of a surrogate pair, from a text that was cut) is spelled out."""
+    """Escapes the parts of a text that UTF-8 cannot represent (halves of surrogate pairs, from texts that were cut)."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def normalized(name: str) -> str:
-    """One form of all names that differ only in capitals, or in how Unicode writes an accent (NFC or NFD)."""
+    """A normal form of names that differ only in case, or in the Unicode form of accents (NFC or NFD)."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
@@ -88,13 +90,13 @@ def describe(names: Iterable[str]) -> str:
 
 
 def some_names(names: Collection[str], limit: int = 3) -> str:
-    """The first few of several names, quoted."""
+    """The first `limit` names, quoted."""
     first = sorted(names)[:limit]
     return ", ".join(f"'{name}'" for name in first) + (", ..." if len(names) > limit else "")
 
 
 def _names(root: Path, problems: list[Problem]) -> Iterator[str]:
-    """Relative names of all files. A folder that several links lead to is read where it is met first."""
+    """Yields the relative names of all files. If several links lead to a folder, it is read only the first time."""
     status = root.stat()
     seen = {(status.st_dev, status.st_ino): "."}
 
@@ -110,15 +112,15 @@ def _names(root: Path, problems: list[Problem]) -> Iterator[str]:
             continue
         folders[:] = sorted(f for f in folders if _is_wanted(f) and _is_new(place, f, prefix, seen, problems))
         for name in filter(_is_wanted, files):
-            path = os.path.join(place, name)  # noqa: PTH118 - a million times, and faster
+            path = os.path.join(place, name)  # noqa: PTH118 - faster, for millions of files
             if os.path.isfile(path):  # noqa: PTH113
                 yield prefix + name
             elif os.path.islink(path):  # noqa: PTH114
-                problems.append(Problem(escaped(prefix + name), "this symbolic link leads nowhere"))
+                problems.append(Problem(escaped(prefix + name), "this symbolic link is broken"))
 
 
 def _is_run(files: Collection[str]) -> bool:
-    """Whether a folder with these files is a run directory of kgen: its samples are not to be trained on."""
+    """Whether a folder with these files is a run directory of kgen, whose samples are not training images."""
     return "config.yaml" in files and (".lock" in files or "manifest.json" in files)
 
 
@@ -127,7 +129,7 @@ def _is_wanted(name: str) -> bool:
 
 
 def _is_new(place: str, folder: str, prefix: str, seen: dict[tuple[int, int], str], problems: list[Problem]) -> bool:
-    """Whether a folder was not met before; if it was, that is a problem, unless a link leads back to where it is."""
+    """Whether a folder is new. If it is not, a problem is added, unless a link leads back to a folder above."""
     status = os.stat(os.path.join(place, folder))  # noqa: PTH116, PTH118
     name = prefix + folder
     before = seen.setdefault((status.st_dev, status.st_ino), name)

@@ -1,4 +1,4 @@
-"""Says what a folder seems to be that cannot be read as it is, and what makes it readable."""
+"""Recognizes folders in formats of other tools, and says how to make them readable."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _EXAMPLE = '{"file_name": "a.png", "text": "a red heart"}'
 
 
 def seems_to_be(files: Files) -> str | None:
-    """What to do about a layout of another tool that is recognized; None: it is not."""
+    """Advice for a folder in a known format of another tool; None if the format is not recognized."""
     for recognize in (_parquet_table, _parquet, _arrow, _archive, _tfds, _idx):
         if advice := recognize(files):
             return advice
@@ -21,7 +21,7 @@ def seems_to_be(files: Files) -> str | None:
 
 
 def where_captions_may_be(files: Files) -> str:
-    """A hint at files that could hold captions but are not read; "" where there is none."""
+    """A hint at files that could contain captions but are not read; "" if there are none."""
     names = [name for name in files.others if suffix(name) in _TABLE_SUFFIXES]
     beside = {name.rpartition(".")[0] for name in files.images}
     tables = [name for name in names if name.rpartition(".")[0] not in beside]
@@ -35,7 +35,7 @@ def where_captions_may_be(files: Files) -> str:
 
 
 def nothing_to_read(files: Files) -> str:
-    """Why there is no image in a folder, and what to do."""
+    """Says why a folder has no images, and what to do."""
     if advice := seems_to_be(files):
         return advice
     if not files.others:

@@ -1,4 +1,4 @@
-"""Reads a whole folder: finds its images, divides them into splits, and takes captions from where they are."""
+"""Reads a folder: finds images and captions, and divides them into splits."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from kgen.data.datasets.folder.tables import Captions, CaptionsFrom, Entry, Tabl
 from kgen.errors import DataError
 
 DEFAULT_TEMPLATE = "{label}"
-"""A caption that is the name of the image's folder alone."""
+"""A caption that is only the name of the image's folder."""
 
 NO_CAPTION = "an image"
-"""What stands for a caption where there is none: a prompt must be a text."""
+"""The caption of all images if captions are not read, because a prompt must be a text."""
 
 
 @dataclass
@@ -41,18 +41,19 @@ def read_folder(
     template: str = DEFAULT_TEMPLATE,
     split_folders: bool = True,
 ) -> Folder:
-    """Finds the images below `path`, and their captions in the first of these that there is:
+    """Finds the images below `path`, and their captions in the first of these sources that exists:
 
     1. Tables: ``metadata.jsonl``, ``.json``, ``.csv`` or ``.tsv``, in any folder; or ``captions*.json``, ``.csv``,
-       ``.txt`` (COCO, Flickr8k) whose contents are such. A row names an image ("file_name") and a caption, or a list of
-       captions. Names are relative to the table; where none of them is there, they are looked for in all folders.
-    2. Files beside the images: ``NAME.txt`` or ``NAME.caption``, each line a caption; ``NAME.json`` with a "caption".
-    3. The folder that an image lies in, its class: `template`, with {label} for the folder's name.
+       ``.txt`` (COCO, Flickr8k) if they contain a table. A row has the name of an image ("file_name") and a caption, or
+       a list of captions. Names are relative to the table. If none of them exists, all folders are searched.
+    2. Files beside the images: ``NAME.txt`` or ``NAME.caption`` with one caption per line; ``NAME.json`` with a
+       "caption".
+    3. The image's folder, which is its class: `template`, with the name of the folder for {label}.
 
-    An image with several captions has several entries. Folders named train, validation, val, dev or test hold splits.
+    An image with several captions has several entries. Folders named train, validation, val, dev or test are splits.
 
     Raises:
-        DataError: there is no such folder, or no image in it; it is not clear what the images' captions are.
+        DataError: there is no such folder, it has no images, or it is not clear what the captions are.
     """
     files = find_files(path)
     if not files.images:
@@ -68,7 +69,7 @@ def read_folder(
         else:
             folder.entries[split].append((entry.file, entry.caption))
     beside = " and ".join(f"{name}/" for name in divisions.folders)
-    folder.problems += [Problem(name, f"it lies beside {beside}, in no split") for name in sorted(outside)]
+    folder.problems += [Problem(name, f"it is beside {beside}, in no split") for name in sorted(outside)]
     folder.notes = _notes(files, divisions, found, folder)
     if template != DEFAULT_TEMPLATE and found.kind != "folders":
         folder.notes.append(f"imagefolder {path}: the option template is not used: only names of folders need it")
@@ -78,7 +79,7 @@ def read_folder(
 def _captions(
     files: Files, divisions: Divisions, captions_from: CaptionsFrom, caption_key: str | None, template: str
 ) -> Captions:
-    """The captions from where they are said to be, or are."""
+    """Reads the captions from the source in `captions_from`, or from the first one that exists."""
     if captions_from == "none":
         return Captions("none", "", [Entry(name, NO_CAPTION) for name in files.images])
     tables: list[Table] = open_tables(files) if captions_from in ("auto", "tables") else []
@@ -104,9 +105,9 @@ def _captions(
 
 
 def _no_captions(files: Files, captions_from: CaptionsFrom, no_classes: str | None) -> str:
-    """The message where nothing says what the images show."""
+    """The message if there are no captions."""
     if captions_from != "auto":
-        return f"imagefolder: captions_from: {captions_from}, but {files.root} has none there"
+        return f"imagefolder: captions_from: {captions_from}, but {files.root} has no captions there"
     why = f" ({no_classes})" if no_classes else ""
     if advice := seems_to_be(files):
         return f"imagefolder: nothing in {files.root} says what the images show{why}; {advice}"
@@ -114,24 +115,24 @@ def _no_captions(files: Files, captions_from: CaptionsFrom, no_classes: str | No
     return (
         f"imagefolder: nothing in {files.root} says what the images show{why}{where_captions_may_be(files)}. Write "
         f'metadata.jsonl with a line such as {{"file_name": "{files.images[0]}", "text": "a red heart"}} for each, or '
-        f"NAME.txt beside each image; or set {folders}captions_from: none, if a model shall learn the images alone"
+        f"NAME.txt beside each image; or set {folders}captions_from: none, to train on images without captions"
     )
 
 
 def _notes(files: Files, divisions: Divisions, found: Captions, folder: Folder) -> list[str]:
-    """How the folder was read."""
+    """Lines that say how the folder was read."""
     lines = [f"captions are from {found.source}" if found.source else "captions are not read"]
     lines += found.notes
     if folder.entries["validation"]:
         train, validation = _count(folder, divisions, "train"), _count(folder, divisions, "validation")
-        lines.append(f"there are {train} to train on, and {validation} on which only the loss is measured")
+        lines.append(f"there are {train} for training, and {validation} for validation")
     if passed := [name for name in files.others if name not in found.used]:
-        lines.append(f"there are files that are no images which kgen reads: {describe(passed)}")
+        lines.append(f"files that kgen does not read as images: {describe(passed)}")
     return [f"imagefolder {files.root}: {line}" for line in lines]
 
 
 def _count(folder: Folder, divisions: Divisions, split: Split) -> str:
-    """The number of a split's images, and their folders, if these hold the split."""
+    """The number of images in a split, and the folders of the split, if there are any."""
     count = len({file for file, _ in folder.entries[split]})
     names = [f"{name}/" for name, held in divisions.folders.items() if held == split]
     return f"{count} image{'s' if count != 1 else ''}{' in ' if names else ''}{' and '.join(names)}"

@@ -1,4 +1,4 @@
-"""Tables of several dialects -> rows: JSON lines, JSON arrays, COCO's JSON, and cells between separators."""
+"""Reads the rows of tables in several formats: JSON lines, JSON arrays, COCO's JSON, and separated values."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ FILE_COLUMNS = (
     *("file_name", "filename", "file", "image_file_name", "image_name", "image_path", "image"),
     *("img", "filepath", "path"),
 )
-"""What the column of the files' names may be called, in lower case; the first of them that is there is taken."""
+"""Names of the column with file names, in lower case; the first one that exists is used."""
 
 SEPARATORS = (",", ";", "\t", "|")
 
 MAX_LINES = 1000
-"""Lines of one cell in quotes; where it is longer, a quote is missing."""
+"""Largest number of lines in a quoted cell; in a longer one, a quote is missing."""
 
 BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -34,22 +34,22 @@ BYTE_ORDER_MARKS = (
 )
 
 Row = dict[Any, Any]
-"""Cells by column; under None what is beyond the last column."""
+"""Cells by column; the key None holds the cells beyond the last column."""
 
 Line = tuple[str, Row | str]
-"""Where a row stands in its table, such as ":3"; and the row, or what is wrong with it."""
+"""The place of a row in its table, such as ":3", and the row, or the error in it."""
 
 
 class TextError(ValueError):
-    """A file cannot be read as text; the message says why, and what helps."""
+    """A file cannot be read as text; the message says why, and what to do."""
 
 
 class NotATableError(DataError):
-    """A file could have been a table of captions by its name, but is none by its contents."""
+    """A file has the name of a table of captions, but its content is not a table."""
 
 
 def read_text(path: Path) -> str:
-    """UTF-8, or whatever a byte order mark says. Raises TextError."""
+    """Reads a file as UTF-8, or in the encoding of its byte order mark. Raises TextError."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -70,10 +70,11 @@ def read_text(path: Path) -> str:
 
 
 def read_rows(path: Path) -> list[Line]:
-    """All rows of a table.
+    """Reads all rows of a table.
 
     Raises:
-        NotATableError: it holds something else. DataError: it cannot be read.
+        NotATableError: the content is not a table.
+        DataError: the file cannot be read.
     """
     try:
         text = read_text(path)
@@ -99,7 +100,7 @@ def _json_lines(text: str) -> Iterator[Line]:
 
 
 def _json(text: str, path: Path) -> Iterator[Line]:
-    """An array of rows; COCO's captions; or a mapping from names to captions or rows."""
+    """Reads an array of rows, COCO's captions, or a mapping from names to captions or rows."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -123,7 +124,7 @@ def _json(text: str, path: Path) -> Iterator[Line]:
 
 
 def _coco(content: dict[str, Any], path: Path) -> list[Row]:
-    """The captions of COCO (https://cocodataset.org/#format-data): annotations that refer to images by a number."""
+    """Reads captions of COCO (https://cocodataset.org/#format-data): annotations that refer to images by a number."""
     try:
         names = {image["id"]: image["file_name"] for image in content["images"]}
         return [{"file_name": names.get(a["image_id"]), "caption": a["caption"]} for a in content["annotations"]]
@@ -149,7 +150,7 @@ def _cells(lines: Sequence[str], path: Path) -> Iterator[Line]:
 
 
 def _columns(lines: Sequence[str], path: Path) -> tuple[int, str, list[str]]:
-    """Where the rows begin, the separator, and the columns' names. Raises NotATableError."""
+    """Returns the first line of the rows, the separator, and the names of the columns. Raises NotATableError."""
     first = 0
     separators: tuple[str, ...] = SEPARATORS
     if lines and (said := re.fullmatch(r"sep=(.)\s*", lines[0])):  # as Excel writes it
@@ -168,10 +169,10 @@ def _columns(lines: Sequence[str], path: Path) -> tuple[int, str, list[str]]:
 
 
 def _record(lines: Sequence[str], first: int, separator: str, column: int) -> tuple[list[str] | str, int]:
-    """One row, or what is wrong with it, and over how many lines it goes.
+    """Returns a row, or the error in it, and its number of lines.
 
-    A cell in quotes may hold line breaks. Where it would swallow a line that is a row by itself, or the rest of the
-    table, a quote is missing: only the line with the lone quote is then lost.
+    A quoted cell may contain line breaks. If it would include another row, or the rest of the table, a quote is
+    missing. Then only the line with the single quote is lost.
     """
     for count in range(1, MAX_LINES + 1):
         last = first + count - 1
@@ -190,6 +191,6 @@ def _record(lines: Sequence[str], first: int, separator: str, column: int) -> tu
 
 
 def _is_row(line: str, separator: str, column: int) -> bool:
-    """Whether a line has the name of an image where the column of names is."""
+    """Whether a line has the name of an image in the column of names."""
     cells = line.split(separator)
     return len(cells) > max(column, 1) and suffix(cells[column].strip().strip('"')) in SUFFIXES

@@ -1,4 +1,4 @@
-"""Captions from a file beside each image: NAME.txt, NAME.caption, or NAME.json as img2dataset writes it."""
+"""Captions from a file beside each image: NAME.txt, NAME.caption, or NAME.json, as img2dataset writes it."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from kgen.data.datasets.folder.tables import CAPTION_COLUMNS, MAX_CAPTION, Capti
 from kgen.errors import DataError
 
 SUFFIXES = (".txt", ".caption", ".json")
-"""Of files with captions, in lower case; where an image has several, the first of these is read."""
+"""Suffixes of files with captions, in lower case. If an image has several, the first of these is read."""
 
 _BOXES = re.compile(r"\d+(\s+-?(\d+(\.\d*)?|\.\d+)){4,}")
-"""A line of YOLO's labels: a class, and the numbers of a box. Each number matches in one way: no line takes long."""
+"""A line of YOLO's labels: a class, and the numbers of a box. Each number matches only once, so that this is fast."""
 
 _TRANSLATION = re.compile(r"[a-z]{2,3}(_[A-Z]{2})?(@\w+)?\.utf8=")
-"""A line of Tux Paint's descriptions that repeats the first in another language."""
+"""A line in descriptions of Tux Paint that translates the first line into another language."""
 
 
 def find_sidecars(files: Files, caption_key: str | None) -> dict[str, str | None]:
-    """The file with captions of each image; None where there is none beside it."""
+    """The file with the captions of each image; None if there is no such file."""
     beside = _beside(files)
     kinds = [kind for kind in SUFFIXES if kind != ".json" or _holds_captions(files, beside, caption_key)]
     return {image: next((names[kind] for kind in kinds if kind in names), None) for image, names in beside.items()}
 
 
 def from_sidecars(files: Files, sidecars: Mapping[str, str | None], caption_key: str | None) -> Captions:
-    """An entry for every caption: each line of a text file is one, as are the items of a list in JSON."""
+    """Makes an entry for every caption: each line of a text file, and each item of a list in JSON."""
     used = {name for name in sidecars.values() if name}
     kinds = sorted({suffix(name) for name in used}) or [SUFFIXES[0]]
     found = Captions("files", f"{' and '.join(f'NAME{kind}' for kind in kinds)} beside each image", used=used)
@@ -54,7 +54,7 @@ def from_sidecars(files: Files, sidecars: Mapping[str, str | None], caption_key:
         boxes = boxes and all(map(_BOXES.fullmatch, captions))
     if found.entries and boxes:
         raise DataError(
-            f"imagefolder: {min(used)} holds numbers of boxes, as YOLO's labels do, and no captions: move these files "
+            f"imagefolder: {min(used)} holds numbers of boxes, like YOLO's labels, and no captions: move these files "
             "away, or read the images without captions, with captions_from: none"
         )
     if lines:
@@ -70,9 +70,9 @@ def _stem(name: str) -> str:
 
 
 def _beside(files: Files) -> dict[str, dict[str, str]]:
-    """For each image the files of its name, by their suffix.
+    """The files with the name of each image, by suffix.
 
-    A name may differ from the image's in capitals, or in how accents are written, unless it is another image's.
+    A name may differ from that of the image in case, or in the form of accents, unless it belongs to another image.
     """
     by_name: dict[str, list[str]] = {}
     for name in files.others:
@@ -100,13 +100,13 @@ def _holds_captions(files: Files, beside: Mapping[str, Mapping[str, str]], capti
 
 
 def _key(content: Mapping[str, Any], caption_key: str | None) -> str | None:
-    """Under which name a JSON object holds its caption."""
+    """The key of the caption in a JSON object."""
     wanted = CAPTION_COLUMNS if caption_key is None else (caption_key,)
     return next((name for name in wanted if name in content), None)
 
 
 def _read(files: Files, name: str, caption_key: str | None) -> tuple[list[str], int]:
-    """The captions of a file, and how many translations were left out. Raises TextError for what is wrong with it."""
+    """Returns the captions of a file, and the number of translations that were left out. Raises TextError."""
     text = read_text(files.root / name)
     if suffix(name) == ".json":
         return _from_json(text, caption_key), 0
@@ -131,7 +131,7 @@ def _from_json(text: str, caption_key: str | None) -> list[str]:
 
 
 def _checked(captions: list[str]) -> list[str]:
-    """Different captions. Raises TextError if there is none, or one of them is no caption."""
+    """Returns the distinct captions. Raises TextError if there is none, or if one is too long."""
     captions = [caption for caption in dict.fromkeys(captions) if caption]
     if not captions:
         raise TextError("is empty")
@@ -141,7 +141,7 @@ def _checked(captions: list[str]) -> list[str]:
 
 
 def _lonely(files: Files, used: set[str]) -> list[Problem]:
-    """Files that look like captions, in folders where others are, but have no image beside them."""
+    """Returns problems for files that look like captions, among images, but have no image of their name."""
     kinds, folders = {suffix(name) for name in used}, {parent(name) for name in files.images}
     stems = {_stem(name) for name in (*files.images, *used)}
     lonely = [n for n in files.others if suffix(n) in kinds and parent(n) in folders and _stem(n) not in stems]

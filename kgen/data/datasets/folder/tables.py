@@ -1,4 +1,4 @@
-"""Captions from tables: metadata files as Hugging Face has them, Flickr8k's captions.txt, COCO's annotations."""
+"""Captions from tables: metadata files in the format of Hugging Face, Flickr8k's captions.txt, COCO's annotations."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from kgen.data.datasets.folder.rows import FILE_COLUMNS, Line, NotATableError, R
 from kgen.errors import DataError
 
 METADATA = re.compile(r"metadata\.(jsonl|csv|tsv)", re.IGNORECASE)
-"""Always a table of captions."""
+"""Names of files that must be tables of captions."""
 
 PERHAPS = re.compile(r"metadata\.json|captions?(_.*)?\.(jsonl|json|csv|tsv|txt)", re.IGNORECASE)
-"""A table of captions if its contents are such: COCO's captions_train2017.json, Flickr8k's captions.txt."""
+"""Names of files that may be tables of captions: COCO's captions_train2017.json, Flickr8k's captions.txt."""
 
 CAPTION_COLUMNS = ("text", "caption", "captions", "description", "prompt", "title", "comment")
-"""What the column of captions may be called, in lower case: "text" comes first, else it must be the only one."""
+"""Names of the column of captions, in lower case. "text" is preferred; any other must be the only one."""
 
 MAX_CAPTION = csv.field_size_limit()
-"""Letters; a longer caption is a mistake."""
+"""Largest number of characters in a caption; a longer one is an error."""
 
 
 CaptionsFrom = Literal["auto", "tables", "files", "folders", "none"]
-"""Where captions come from; "auto" finds out, and refuses where it is not clear."""
+"""The source of captions; "auto" finds it, and refuses if it is ambiguous."""
 
 
 class Entry(NamedTuple):
-    """A caption of an image; the split where the source names it."""
+    """A caption of an image, and the split, if the source names it."""
 
     file: str
     caption: str
@@ -44,7 +44,7 @@ class Entry(NamedTuple):
 
 @dataclass
 class Captions:
-    """What a source of captions gave.
+    """The captions of a source.
 
     Attributes:
         kind: As the option captions_from names it.
@@ -85,7 +85,7 @@ class _RowError(ValueError):
 
 
 def open_tables(files: Files) -> list[Table]:
-    """The tables of captions among the files. Raises DataError where one cannot be read, or two lie in one folder."""
+    """Opens the tables of captions. Raises DataError if one cannot be read, or if a folder contains two of them."""
     names = [name for name in files.others if METADATA.fullmatch(PurePosixPath(name).name)]
     _refuse_two(str(files.root), names)
     tables = [Table(name, read_rows(files.root / name)) for name in names]
@@ -111,7 +111,7 @@ def _refuse_two(root: str, names: Sequence[str]) -> None:
 
 
 def from_tables(files: Files, tables: Sequence[Table], caption_key: str | None) -> Captions:
-    """An entry for every caption of every row; an image may have several rows, or a list of captions."""
+    """Makes an entry for every caption of every row. An image may have several rows, or a list of captions."""
     names = [table.name for table in tables]
     found = Captions("tables", ", ".join(names) if len(names) < 4 else f"{len(names)} tables such as {names[0]}")
     finder = Finder(files)
@@ -125,7 +125,7 @@ def from_tables(files: Files, tables: Sequence[Table], caption_key: str | None) 
 
 
 def _read_table(table: Table, finder: Finder, caption_key: str | None, found: Captions, named: set[str]) -> None:
-    """Adds a table's entries and problems; `named` are the images that it has a row for."""
+    """Adds the entries and problems of a table to `found`, and the images that have a row to `named`."""
     file_column = next((c for known in FILE_COLUMNS for c in table.columns if c.lower() == known), "file_name")
     column = _caption_column(table, file_column, caption_key, f"{finder.files.root}/{table.name}")
     rows = [row for _, row in table.lines if isinstance(row, dict)]
@@ -159,18 +159,18 @@ class Finder:
         self.names = {*files.images, *files.others}
 
     def any_beside(self, table: str, names: Iterable[str]) -> bool:
-        """Whether any of these names is that of a file beside or below the table."""
+        """Whether any of the names is that of a file beside or below the table."""
         return any("\0" not in name and self.beside(table, name) for name in names)
 
     def beside(self, table: str, name: str) -> Sequence[str]:
-        """The file of this name, relative to the table; names in other capitals, or other Unicode, are found too."""
+        """Finds the file of a name, relative to the table. Names may differ in case and in the form of accents."""
         path = (PurePosixPath(parent(table)) / name.replace("\\", "/")).as_posix()
         if path in self.names or self._is_file(path):
             return (path,)
         return self._by_path.get(normalized(path.strip()), ())
 
     def below(self, table: str, name: str) -> Sequence[str]:
-        """Images whose path ends so, in any folder below the table; of all images, where none lies below it."""
+        """Finds images whose path ends with the name, below the table, or anywhere if no images are below it."""
         wanted = normalized(PurePosixPath(name.replace("\\", "/").strip()).as_posix())
         place = f"{parent(table)}/" if parent(table) in self._folders else ""
         matches = self._by_name.get(wanted.rpartition("/")[2], ())
@@ -192,7 +192,7 @@ class Finder:
 
     @functools.cached_property
     def _folders(self) -> set[str]:
-        """Folders with images in them or below them."""
+        """The folders that contain images at any depth."""
         found: set[str] = set()
         for place in {parent(name) for name in self.files.images}:
             while place and place not in found:
@@ -209,7 +209,7 @@ def _grouped(names: Iterable[str], key: Callable[[str], str]) -> dict[str, list[
 
 
 def _caption_column(table: Table, file_column: str, wanted: str | None, place: str) -> str:
-    """The column of captions. Raises DataError where it is not there, or not known which it is."""
+    """Returns the column of captions. Raises DataError if it does not exist, or is ambiguous."""
     others = [column for column in table.columns if column not in (file_column, "split")]
     if wanted is not None:
         if wanted in table.columns or not others:
@@ -224,7 +224,7 @@ def _caption_column(table: Table, file_column: str, wanted: str | None, place: s
         return CAPTION_COLUMNS[0]
     texts = known or [column for column in others if table.holds_text(column)]
     if not texts:
-        raise DataError(f"imagefolder: {place} holds no captions: there is {_or(others)}, which is no text")
+        raise DataError(f"imagefolder: {place} holds no captions: there is {_or(others)}, which is not text")
     raise DataError(f"imagefolder: {place} does not say what is a caption: set caption_key to {_or(texts)}")
 
 
@@ -233,7 +233,7 @@ def _or(names: Sequence[str]) -> str:
 
 
 def _name_of(row: Row, column: str) -> str:
-    """The name of a row's image. Raises _RowError."""
+    """Returns the name of a row's image. Raises _RowError."""
     name = row.get(column)
     if not isinstance(name, str) or not name.strip():
         raise _RowError(f"it has no '{column}'")
@@ -245,17 +245,17 @@ def _name_of(row: Row, column: str) -> str:
 
 def _no_match(name: str, matches: Sequence[str]) -> str:
     if matches:
-        return f"{escaped(name)} is there several times: {', '.join(matches[:3])}"
+        return f"{escaped(name)} exists several times: {', '.join(matches[:3])}"
     return f"there is no image {escaped(name)}"
 
 
 def _entries(row: Row, file: str, name: str, column: str) -> list[Entry]:
-    """One for each caption of a row. Raises _RowError."""
+    """Returns one entry per caption of a row. Raises _RowError."""
     if None in row:
         raise _RowError(f"{name}: it has more fields than the table has columns: quote a caption that holds commas")
     if column not in row:
         keys = ", ".join(sorted(key for key in row if key.lower() not in FILE_COLUMNS))
-        raise _RowError(f"{name}: its caption '{column}' is not there (there is: {keys or 'nothing'})")
+        raise _RowError(f"{name}: its caption '{column}' is missing (it has: {keys or 'nothing'})")
     values = row[column] if isinstance(row[column], list) else [row[column]]
     captions = [" ".join(value.split()) if isinstance(value, str) else value for value in values]
     for caption in captions or [None]:
@@ -263,16 +263,16 @@ def _entries(row: Row, file: str, name: str, column: str) -> list[Entry]:
             raise _RowError(f"{name}: its caption {problem}")
     split = row.get("split")
     if split is not None and split_named(str(split)) is None:
-        raise _RowError(f"{name}: its split {split!r} is none of train, validation and test")
+        raise _RowError(f"{name}: its split {split!r} is not train, validation or test")
     return [Entry(file, caption, split_named(str(split))) for caption in dict.fromkeys(captions)]
 
 
 def _wrong_caption(caption: Any, column: str) -> str | None:
-    """What is wrong with a caption; None: nothing."""
+    """Describes the error in a caption; None if there is none."""
     if caption is None or caption == "":
         return f"'{column}' is empty"
     if not isinstance(caption, str):
-        return f"'{column}' is {str(caption)[:40]}, and no text"
+        return f"'{column}' is {str(caption)[:40]}, which is not text"
     if escaped(caption) != caption:
         return f"{escaped(caption)!r} holds half a character"
     if len(caption) > MAX_CAPTION:

@@ -20,7 +20,7 @@ import keras
 from pydantic import Field, PositiveInt
 
 from kgen import ConditionSpace, Space, SpaceError
-from kgen.nn import UNetLayer
+from kgen.nn import UNetLayer, check_levels
 from kgen_plugin_diffusion.networks.dit import DiTLayer
 
 
@@ -57,15 +57,7 @@ class UNet:
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     def __post_init__(self) -> None:
-        last = len(self.multipliers) - 1
-        if beyond := [level for level in self.attention if level > last]:
-            raise ValueError(f"attention at level {beyond[0]}, but the levels of this U-Net are 0 to {last}")
-        for level in {*self.attention, last}:
-            if (channels := self.width * self.multipliers[level]) % self.head_dim:
-                raise ValueError(
-                    f"level {level} has {channels} channels, which heads of {self.head_dim} do not divide: "
-                    "change head_dim, width or multipliers"
-                )
+        check_levels(self.width, self.multipliers, self.attention, self.head_dim)
 
     @property
     def stride(self) -> int:

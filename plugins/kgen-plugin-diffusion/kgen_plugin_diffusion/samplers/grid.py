@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from keras import ops
 
+from kgen.nn import end_clean
 from kgen_plugin_diffusion.schedules import Schedule
 
 Tensor = Any
@@ -65,6 +66,4 @@ def time_grid(schedule: Schedule, steps: int, spacing: Spacing = "uniform", star
     times = start * (times**2 if spacing == "quadratic" else times)
     alpha, sigma = schedule.alpha(times), schedule.sigma(times)
     noise_cond = schedule.noise_cond(times, sigma)
-    # the last level has no noise, even if the schedule has some at t = 0
-    clean = ops.cast(ops.arange(steps + 1) == steps, "float32")
-    return Grid(alpha * (1.0 - clean) + clean, sigma * (1.0 - clean), noise_cond, schedule.variance_exploding)
+    return Grid(*end_clean(alpha, sigma), noise_cond, schedule.variance_exploding)

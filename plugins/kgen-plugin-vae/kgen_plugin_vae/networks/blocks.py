@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kgen.nn import GroupNorm, MultiHeadAttention
+from kgen.nn import GroupNorm, MultiHeadAttention, ResidualBlock
 
 Tensor = Any
 Shape = tuple[int | None, ...]
@@ -32,43 +32,6 @@ class TextEmbedding(keras.layers.Layer):
     def call(self, pooled: Tensor) -> Tensor:
         """(B, P) -> (B, width)."""
         return self.out(self.hidden(pooled))
-
-
-class ResidualBlock(keras.layers.Layer):
-    """A residual block: the text scales and shifts the input of the second of two convolutions.
-
-    Args:
-        channels: Number of output channels.
-    """
-
-    def __init__(self, channels: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.channels = channels
-        policy = self.dtype_policy
-        self.norm1 = GroupNorm(dtype=policy, name="norm1")
-        self.conv1 = conv(channels, policy, "conv1")
-        self.modulation = keras.layers.Dense(2 * channels, dtype=policy, name="modulation")
-        self.norm2 = GroupNorm(dtype=policy, name="norm2")
-        self.conv2 = conv(channels, policy, "conv2", kernel_initializer="zeros")
-        self.shortcut: keras.layers.Layer | None = None
-
-    def build(self, x_shape: Shape, embedding_shape: Shape) -> None:
-        inner = (*x_shape[:-1], self.channels)
-        self.norm1.build(x_shape)
-        self.conv1.build(x_shape)
-        self.modulation.build(embedding_shape)
-        self.norm2.build(inner)
-        self.conv2.build(inner)
-        if x_shape[-1] != self.channels:
-            self.shortcut = keras.layers.Dense(self.channels, dtype=self.dtype_policy, name="shortcut")
-            self.shortcut.build(x_shape)
-
-    def call(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """(B, H, W, C), (B, E) -> (B, H, W, channels)."""
-        scale, shift = ops.split(self.modulation(embedding), 2, axis=-1)  # (B, channels) each
-        h = self.conv1(ops.silu(self.norm1(x)))  # (B, H, W, channels)
-        h = self.conv2(ops.silu(self.norm2(h, scale, shift)))
-        return h + (x if self.shortcut is None else self.shortcut(x))
 
 
 class Block(keras.layers.Layer):
@@ -98,8 +61,3 @@ class Block(keras.layers.Layer):
         _, height, width, channels = x.shape
         pixels = ops.reshape(self.norm(x), (-1, height * width, channels))  # (B, H*W, C)
         return x + ops.reshape(self.attention(pixels, sequence, mask), (-1, height, width, channels))
-
-
-def conv(channels: int, policy: Any, name: str, **kwargs: Any) -> keras.layers.Layer:
-    """Returns a 3x3 convolution that keeps height and width, unless it has strides."""
-    return keras.layers.Conv2D(channels, 3, padding="same", dtype=policy, name=name, **kwargs)

@@ -8,9 +8,9 @@ from typing import Any
 import keras
 
 from kgen import Space
-from kgen.nn import space_to_depth
+from kgen.nn import conv3x3, space_to_depth
 from kgen_plugin_vae.networks import Network
-from kgen_plugin_vae.networks.blocks import Block, TextEmbedding, conv
+from kgen_plugin_vae.networks.blocks import Block, TextEmbedding
 
 Tensor = Any
 Shape = tuple[int | None, ...]
@@ -25,7 +25,7 @@ class BottomUp(keras.layers.Layer):
         self.space = space
         policy, stages = self.dtype_policy, range(network.stages)
         self.embedding = TextEmbedding(4 * network.width, dtype=policy, name="embedding")
-        self.conv_in = conv(network.channels(0), policy, "conv_in")
+        self.conv_in = conv3x3(network.channels(0), policy, "conv_in")
         self.blocks = [
             [
                 Block(network.channels(stage), network.heads(stage), dtype=policy, name=f"stage{stage}_block{i}")
@@ -34,7 +34,7 @@ class BottomUp(keras.layers.Layer):
             for stage in stages
         ]
         self.downsample = [
-            conv(network.channels(stage), policy, f"downsample{stage}", strides=2) for stage in stages[1:]
+            conv3x3(network.channels(stage), policy, f"downsample{stage}", strides=2) for stage in stages[1:]
         ]
 
     def build(self, x_shape: Shape, condition_shape: Mapping[str, Shape]) -> None:

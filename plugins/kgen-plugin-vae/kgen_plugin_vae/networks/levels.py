@@ -11,9 +11,9 @@ from typing import Any, Literal
 import keras
 from keras import ops
 
-from kgen.nn import GroupNorm
+from kgen.nn import GroupNorm, conv3x3
 from kgen_plugin_vae.latents import Latent
-from kgen_plugin_vae.networks.blocks import Shape, conv
+from kgen_plugin_vae.networks.blocks import Shape
 
 Tensor = Any
 Prior = Literal["standard", "learned"]
@@ -74,9 +74,9 @@ class MapLevel(keras.layers.Layer):
         self.channels = channels
         self.norm = GroupNorm(dtype=policy, name="norm")
         self.norm_both = GroupNorm(dtype=policy, name="norm_both")
-        self.hidden = conv(channels, policy, "hidden")
-        self.posterior = conv(2 * size, policy, "posterior", kernel_initializer="zeros")
-        self.prior = conv(2 * size, policy, "prior", kernel_initializer="zeros") if prior == "learned" else None
+        self.hidden = conv3x3(channels, policy, "hidden")
+        self.posterior = conv3x3(2 * size, policy, "posterior", kernel_initializer="zeros")
+        self.prior = conv3x3(2 * size, policy, "prior", kernel_initializer="zeros") if prior == "learned" else None
         self.spread = _dense(channels, policy, "spread")
         self.size = size
 

@@ -10,10 +10,10 @@ import numpy as np
 from keras import ops
 
 from kgen import Space
-from kgen.nn import GroupNorm, Upsample, depth_to_space
+from kgen.nn import GroupNorm, Upsample, conv3x3, depth_to_space
 from kgen_plugin_vae.latents import Latent
 from kgen_plugin_vae.networks import Network
-from kgen_plugin_vae.networks.blocks import Block, TextEmbedding, conv
+from kgen_plugin_vae.networks.blocks import Block, TextEmbedding
 from kgen_plugin_vae.networks.levels import MapLevel, Prior, VectorLevel
 
 Tensor = Any
@@ -71,7 +71,7 @@ class TopDown(keras.layers.Layer):
         self.norm_out = GroupNorm(dtype=policy, name="norm_out")
         own = np.tile(self.initial[: len(initial) - shared], network.patch**2)
         start = {"kernel_initializer": "zeros", "bias_initializer": keras.initializers.Constant(own)}
-        self.conv_out = conv(len(own), policy, "conv_out", **start)
+        self.conv_out = conv3x3(len(own), policy, "conv_out", **start)
 
     def stage(self, level: int) -> int:
         """At which stage the latents of a level come in."""

@@ -1,0 +1,116 @@
+"""Looking at a decoder: images, encoded and decoded, on a sheet and as scores."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kgen.contracts.dataset import Dataset, Split
+from kgen.contracts.decoder import Decoder
+from kgen.contracts.encoder import Encoder
+from kgen.contracts.inputs import EncoderInputs
+from kgen.pipeline.decoder_model import Reconstructor, reads_text
+from kgen.pixels import to_uint8
+from kgen.reporting.sheets import matrix, save_png
+from kgen.runs.directory import RunDirectory
+from kgen.runs.inputs import BATCH, eval_split
+from kgen.runs.trainer import Render
+from kgen.training.journal import Journal
+
+SHOWN = 8
+"""Images on a sheet of reconstructions."""
+
+MAX_SCORED = 512
+"""Images that a trained decoder is scored on."""
+
+
+class Reconstructions:
+    """Images of a dataset, as a decoder of a run reconstructs them: such that it has not seen, where there are any.
+
+    Args:
+        name: Of the run.
+        encoder: Of the captions, for a decoder that reads them.
+    """
+
+    def __init__(self, name: str, dataset: Dataset, encoder: Encoder) -> None:
+        self.name = name
+        self.dataset = dataset
+        self.encoder = encoder
+        self.split: Split = eval_split(dataset) or "train"
+
+    def scores(self, decoder: Decoder) -> dict[str, Any]:
+        """What the decoder says of itself, and its reconstructions' PSNR."""
+        images, prompts, _ = self._images(decoder, MAX_SCORED)
+        reconstructor = Reconstructor(decoder, self.encoder)
+        latents, made = reconstructor.reconstruct(images, prompts)
+        found = {"images": f"{len(images)} ({self.split})", "PSNR": psnr(images, made)}
+        if decoder.latent_is_image:
+            again = reconstructor.reconstruct(made, prompts)[0]
+            found["encoded again, mean absolute error"] = float(np.abs(again - latents).mean())
+        batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
+        return found | {name: float(value) for name, value in decoder.scores(batches).items()}
+
+    def save_sheet(self, decoder: Decoder, path: Path) -> None:
+        """Writes a sheet of some images and their reconstructions."""
+        save_png(path, self._sheet(Reconstructor(decoder, self.encoder)), {"model": self.name})
+
+    def renderer(self, decoder: Decoder, directory: RunDirectory) -> Render:
+        """What renders such a sheet in the course of the decoder's training."""
+        reconstructor = Reconstructor(decoder, self.encoder)
+
+        def render(step: int, suffix: str, journal: Journal) -> None:
+            sheet = self._sheet(reconstructor)
+            save_png(directory.samples / f"step-{step:08d}{suffix}.png", sheet, {"model": self.name})
+            buffer = io.BytesIO()
+            sheet.save(buffer, format="PNG")
+            journal.image(step, f"reconstructions{suffix}", buffer.getvalue(), sheet.size)
+
+        return render
+
+    def _sheet(self, reconstructor: Reconstructor) -> Any:
+        return reconstructions(reconstructor, *self._images(reconstructor.decoder, SHOWN))[0]
+
+    def _images(self, decoder: Decoder, count: int) -> tuple[np.ndarray, list[Any], list[str]]:
+        """At most `count` images, evenly taken; the encoder's inputs, if the decoder reads them; and their captions."""
+        captions = self.dataset.captions(self.split)
+        rows = [int(i) for i in np.linspace(0, len(captions) - 1, min(count, len(captions)))]
+        inputs = EncoderInputs(self.dataset, self.split, self.encoder.fields if reads_text(decoder) else ("caption",))
+        images = np.stack([self.dataset.image(self.split, row) for row in rows])
+        return images, [inputs[row] for row in rows], [captions[row] for row in rows]
+
+
+def reconstructions(
+    reconstructor: Reconstructor, images: np.ndarray, prompts: Sequence[Any], captions: Sequence[str], seed: int = 0
+) -> tuple[Any, np.ndarray]:
+    """Images uint8 (N, H, W, C), encoded and decoded.
+
+    Args:
+        prompts: N inputs of the encoder, for a decoder that reads the text.
+        captions: N texts, which the sheet shows.
+
+    Returns:
+        A sheet of the images, their latents where those can be looked at, and what is decoded of these; and the
+        latter, uint8 (N, H, W, C).
+    """
+    latents, made = reconstructor.reconstruct(images, prompts, seed=seed)
+    rows, names = [images, made], ["image", "decoded"]
+    if reconstructor.decoder.latent_is_image:
+        rows.insert(1, _enlarged(latents, images.shape[1:3]))
+        names.insert(1, "latent")
+    return matrix(rows, names, captions), made
+
+
+def psnr(images: np.ndarray, others: np.ndarray) -> float:
+    """The mean over images uint8 (N, H, W, C) of the peak signal-to-noise ratio, in dB."""
+    error = np.square(images.astype(np.float64) - others).mean(axis=(1, 2, 3))
+    return float(np.mean(10.0 * np.log10(255.0**2 / np.maximum(error, 1e-10))))
+
+
+def _enlarged(latents: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Latents (N, h, w, C) in [-1, 1] as images uint8 of `size`, each number a square of pixels."""
+    factor = size[0] // latents.shape[1]
+    return to_uint8(latents.repeat(factor, axis=1).repeat(factor, axis=2))

@@ -1,0 +1,161 @@
+"""A run opens its data and makes its parts once, and tries them without a trace."""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from command_line import Outcome
+from made_plugins import PLUGIN, Site, installed
+from parts import Codec, Painter, Patterns, Words
+
+import kgen.config.run_config as configurations
+from kgen.backend.variables import copied
+from kgen.config import RunConfig
+from kgen.errors import SpaceError
+from kgen.metrics.retrieval import Retrieval
+from kgen.pipeline.assembly import assemble, make_decoder, with_decoder
+from kgen.pipeline.pipeline import Pipeline
+from kgen.pipeline.saving import load
+from kgen.random import kept_randomness, seed_everything
+from kgen.runs.experiment import open_encoder, open_experiment
+from kgen.runs.preflight import preflight
+from kgen.runs.run import run
+from kgen.runs.samples import generate_prompts
+
+FILE = """\
+data: {name: made/patterns, count: 12}
+encoder: {name: made/words, dim: 4}
+generator: {name: made/painter, width: 4}
+fit: {steps: 2, batch_size: 4}
+sample: {every: 1, prompts: [pattern 1, pattern 3]}
+evaluate: {metrics: [retrieval]}
+"""
+STAGE = "decoder={name: made/codec, fit: {steps: 2, batch_size: 4}}"
+PARTS = (Patterns, Words, Painter, Retrieval)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    site = Site(tmp_path_factory.mktemp("site"))
+    site.install("made", PLUGIN)
+    with installed(site.path), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KGEN_CACHE", str(site.path / "cache"))
+        yield
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text(FILE, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How many objects of each class were made."""
+    counts: Counter[str] = Counter()
+    for cls in (*PARTS, Codec):
+
+        def counting(
+            self: Any, *args: Any, _init: Any = cls.__init__, _name: str = cls.__name__, **kwargs: Any
+        ) -> None:
+            counts[_name] += 1
+            _init(self, *args, **kwargs)
+
+        monkeypatch.setattr(cls, "__init__", functools.wraps(cls.__init__)(counting))
+    return counts
+
+
+def test_each_part_is_made_once(
+    file: Path, tmp_path: Path, made: Counter[str], kgen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Data, encoder, generator and metric; and the run file is read once."""
+    read, read_file = [], configurations.read_file
+    monkeypatch.setattr("kgen.config.run_config.read_file", lambda path, *a: read.append(path) or read_file(path, *a))
+    outcome: Outcome = kgen("run", file, cwd=tmp_path)
+    assert outcome.status == 0, outcome
+    assert made == dict.fromkeys((cls.__name__ for cls in PARTS), 1)
+    assert len(read) == 1
+
+
+def test_a_stage_of_the_decoder_makes_no_other_part_again(file: Path, tmp_path: Path, made: Counter[str]) -> None:
+    """Of decoders there are three: one that is tried, one that is trained, and one that is read from what was saved."""
+    config = RunConfig.load(file, [STAGE])
+    run(config, tmp_path / "run", log=lambda text: None)
+    assert made == {**dict.fromkeys((cls.__name__ for cls in PARTS), 1), "Codec": 3}
+
+
+def test_a_run_that_goes_on_makes_each_part_once(file: Path, tmp_path: Path, made: Counter[str]) -> None:
+    run(RunConfig.load(file, [STAGE]), tmp_path / "run", log=lambda text: None)
+    made.clear()
+    run(RunConfig.load(file, [STAGE, "fit.steps=3"]), tmp_path / "run", log=lambda text: None)
+    assert made == {**dict.fromkeys((cls.__name__ for cls in PARTS), 1), "Codec": 2}
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("overrides", [(), (STAGE,)], ids=["plain", "staged"])
+def test_what_was_tried_begins_as_if_it_had_not_been(file: Path, overrides: tuple[str, ...]) -> None:
+    """Weights, random states of layers, and the seeds of what is made next."""
+    config = RunConfig.load(file, overrides)
+    experiment = open_experiment(config)
+    seed_everything(3)
+    tried = preflight(experiment, open_encoder(config, experiment.dataset, None))
+    after = random.random(), np.random.random()
+    seed_everything(3)
+    encoder = open_encoder(config, experiment.dataset, None)
+    with kept_randomness():
+        decoder = make_decoder(config.decoder.choice, experiment.dataset.image_space, encoder.condition_space)
+        decoder.build(None)
+    untried = assemble(encoder=encoder, generator=config.generator.choice, decoder=decoder, dataset=experiment.dataset)
+    assert after == (random.random(), np.random.random())
+    if overrides:
+        tried = with_decoder(tried, decoder)
+    for one, other in zip(states(tried), states(untried), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def states(pipeline: Pipeline) -> list[np.ndarray]:
+    """All that the pipeline's training begins with."""
+    assert any(variable.name == "seed_generator_state" for variable in pipeline.training_variables)
+    return [copied(variable) for variable in pipeline.training_variables]
+
+
+def test_the_final_images_are_those_of_the_saved_pipeline(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are rendered by the pipeline that was trained, which has its averaged weights then."""
+    rendered: list[np.ndarray] = []
+
+    def watched(*arguments: Any) -> np.ndarray:
+        rendered.append(generate_prompts(*arguments))
+        return rendered[-1]
+
+    monkeypatch.setattr("kgen.runs.samples.generate_prompts", watched)
+    config = RunConfig.load(file, ["fit.ema=0.5", "fit.learning_rate=0.1", "fit.warmup_steps=0"])
+    run(config, tmp_path / "run", log=lambda text: None)
+    np.testing.assert_array_equal(
+        rendered[-1], generate_prompts(config, load(tmp_path / "run"), ["pattern 1", "pattern 3"])
+    )
+    assert len(rendered) > 2 and not np.array_equal(rendered[-1], rendered[0])
+
+
+def test_another_decoder_must_fit(file: Path) -> None:
+    config = RunConfig.load(file)
+    experiment = open_experiment(config)
+    pipeline = preflight(experiment, open_encoder(config, experiment.dataset, None))
+    state = keras.ops.convert_to_numpy(pipeline.seed_generator.state)
+    with pytest.raises(SpaceError, match=r"generator Painter makes latents 8x8x3 .*, but decoder Codec reads 4x4x2"):
+        with_decoder(pipeline, Codec(experiment.dataset.image_space))
+    other = with_decoder(
+        pipeline, make_decoder("identity", experiment.dataset.image_space, pipeline.encoder.condition_space)
+    )
+    assert other.generator is pipeline.generator and other.encoder is pipeline.encoder
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(other.seed_generator.state), state)
