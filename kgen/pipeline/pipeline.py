@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from keras import ops
 from kgen.backend.devices import create_weights
 from kgen.backend.memory import weights_fit
 from kgen.backend.programs import Programs
-from kgen.contracts.capabilities import NO_GUIDANCE, Capability, guides, value_of
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Condition, Encoder
 from kgen.contracts.generator import Generator
@@ -22,12 +20,13 @@ from kgen.contracts.inputs import input_key
 from kgen.contracts.joint import replace_where
 from kgen.contracts.likelihood import check_likelihood
 from kgen.data.batches import batches, check_images
-from kgen.errors import ConfigError, DataError, GuidanceWarning
+from kgen.errors import ConfigError, DataError
 from kgen.options import plain, split_options
 from kgen.pipeline.inpainting import check_source, downsample_mask
 from kgen.pipeline.likelihood import Likelihood
 from kgen.pipeline.loss_model import LossModel
 from kgen.pipeline.prompts import (
+    check_guidance,
     check_memory,
     check_number,
     check_prompts,
@@ -136,6 +135,10 @@ class Pipeline(LossModel):
     def null_condition(self) -> Condition:
         """The condition of nothing (of the empty text), with a batch axis of 1."""
         return self.encoder.null_condition() if self.frozen_null is None else self.frozen_null
+
+    @property
+    def _shows_null(self) -> bool:
+        return self.condition_dropout > 0 or self.encoder.shows_null
 
     def _drop(self, condition: Condition) -> Condition:
         count = ops.shape(condition["mask"])[0]
@@ -277,7 +280,7 @@ class Pipeline(LossModel):
             return np.zeros((0, *self.decoder.image_space.shape), np.uint8)
         options = validate_options(self.generator, "generate", options)
         check_source(self.generator, self.decoder.image_space, image, mask, options)
-        self._check_guidance(options, negative_prompt)
+        check_guidance(self.generator, self._shows_null, options, negative_prompt)
         warn_of_unread(self.encoder, prompts)
         decoder_options = validate_options(self.decoder, "decode", decoder or {})
         specs, decoder_specs = noise_spec(self.generator, options), noise_spec(self.decoder, decoder_options)
@@ -298,22 +301,6 @@ class Pipeline(LossModel):
             edit_mask = downsample_mask(mask, self.decoder.image_space, self.generator.space)  # (h, w)
             batch["edit_mask"] = np.repeat(edit_mask[None], count, axis=0)
         return self._sample(batch, options, decoder_options, batch_size, verbose)
-
-    def _check_guidance(self, options: Mapping[str, Any], negative_prompt: Any = None) -> None:
-        generate = type(self.generator).generate
-        guided = guides(generate, options)
-        if negative_prompt is not None and not guided:
-            raise ConfigError(
-                f"negative_prompt is what guidance leads away from: give a guidance other than {NO_GUIDANCE:g}, too"
-            )
-        if guided and not (self.condition_dropout or self.encoder.shows_null):
-            weight = value_of(generate, Capability.GUIDANCE, options)
-            warnings.warn(
-                f"guidance {weight:g} compares with the empty text, but this pipeline was made with "
-                "condition_dropout 0, so that training never showed it: draw with guidance 1, or train it anew",
-                GuidanceWarning,
-                stacklevel=3,
-            )
 
     def interpolate(
         self,
@@ -345,7 +332,7 @@ class Pipeline(LossModel):
         first, second = ([noise_keys([key], [s], 1, shared_noise)[0]] for s in check_seeds(seeds, 2))
         check_number("count", count, least=2)
         options = validate_options(self.generator, "generate", options)
-        self._check_guidance(options)
+        check_guidance(self.generator, self._shows_null, options)
         warn_of_unread(self.encoder, [prompt])
         decoder_options = validate_options(self.decoder, "decode", decoder or {})
         specs, decoder_specs = noise_spec(self.generator, options), noise_spec(self.decoder, decoder_options)

@@ -11,10 +11,12 @@ import numpy as np
 
 from kgen.backend.memory import total_memory
 from kgen.config.source import parse_value
+from kgen.contracts.capabilities import NO_GUIDANCE, Capability, guides, value_of
 from kgen.contracts.encoder import Encoder
+from kgen.contracts.generator import Generator
 from kgen.contracts.inputs import as_input, distinct, input_key
 from kgen.data.batches import CALL
-from kgen.errors import ConfigError, DataError, UnreadTextWarning
+from kgen.errors import ConfigError, DataError, GuidanceWarning, UnreadTextWarning
 from kgen.random import MAX_SEED, NoiseSpec
 from kgen.spaces import Space
 
@@ -88,6 +90,37 @@ def _parsed(encoder: Encoder, prompt: Any) -> Any:
         prompt = {encoder.fields[0]: prompt}
     as_input(encoder, prompt)  # refuses a field that is not read
     return as_input(encoder, {field: encoder.parse(str(text), field) for field, text in prompt.items()})
+
+
+def check_guidance(
+    generator: Generator, shows_null: bool, options: Mapping[str, Any], negative_prompt: Any = None
+) -> None:
+    """Checks the guidance of a call.
+
+    Args:
+        shows_null: Whether the training showed the null condition.
+        options: Of the generator's `generate`.
+
+    Raises:
+        ConfigError: there is a negative prompt without guidance.
+
+    Warns:
+        GuidanceWarning: the caller's caller guides, but the training did not show the null condition.
+    """
+    generate = type(generator).generate
+    guided = guides(generate, options)
+    if negative_prompt is not None and not guided:
+        raise ConfigError(
+            f"negative_prompt is what guidance leads away from: give a guidance other than {NO_GUIDANCE:g}, too"
+        )
+    if guided and not shows_null:
+        weight = value_of(generate, Capability.GUIDANCE, options)
+        warnings.warn(
+            f"guidance {weight:g} compares with the empty text, but this pipeline was made with "
+            "condition_dropout 0, so that training never showed it: draw with guidance 1, or train it anew",
+            GuidanceWarning,
+            stacklevel=3,
+        )
 
 
 def warn_of_unread(encoder: Encoder, prompts: Sequence[Any]) -> None:
