@@ -20,7 +20,7 @@ PARTS: dict[str, Kind] = {"data": "dataset", "encoder": "encoder", "generator": 
 """The keys of a run file that hold one component each."""
 
 JOINT = "kgen/joint"
-"""The encoder that joins others, which a run file may write as a list of these."""
+"""The encoder that joins others. A run file may write it as a list."""
 
 DEFAULTS: dict[str, str | None] = {"data": None, "encoder": None, "generator": None, "decoder": "identity"}
 """The default values of these keys; None: the key is required."""
@@ -41,14 +41,14 @@ class ComponentConfig(pydantic.BaseModel):
 
     @property
     def joined(self) -> list[ComponentConfig]:
-        """The encoders that this one joins, at any depth; none for other components."""
+        """The encoders that a joint encoder joins, including nested ones; empty for other components."""
         members = self.options.get("encoders", []) if self.name == JOINT else []
         own = [ComponentConfig(name=m["name"], options={k: v for k, v in m.items() if k != "name"}) for m in members]
         return [found for member in own for found in (member, *member.joined)]
 
     @property
     def shows_null(self) -> bool:
-        """Whether an encoder shows the condition of nothing by itself: one of encoders that all have a dropout."""
+        """Whether training shows the null condition: it does if all encoders of a joint have a dropout of their own."""
         members = self.options.get("encoders", []) if self.name == JOINT else []
         return bool(members) and all(member.get("condition_dropout") for member in members)
 

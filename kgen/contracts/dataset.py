@@ -38,13 +38,11 @@ class Dataset(Configurable, ABC):
     and example i of a split must always be the same. Bad input raises `DataError` in ``__init__``. Single images that
     can be skipped raise nothing; `problems` lists them.
 
-    An example is a mapping of fields. Every dataset has "image" and "caption"; one may have more, which encoders read:
+    An example is a mapping of fields. Every dataset has the fields "image" and "caption". A dataset may have more, which
+    encoders can read: "label", the name of the class, a text; or any other, such as a vector or a control image. A
+    dataset with more fields names them in `fields`, and returns their values from `values`.
 
-    - "label", the name of the example's class, a text;
-    - any other, such as a vector, or an image that steers the generation. An array uint8 (height, width, channels) is
-      an image: where `fit.flip` mirrors the examples, it is mirrored with them.
-
-    A dataset with more fields names them in `fields`, and gives their values in `values`.
+    A value that is an array, uint8 (height, width, channels), is an image: `fit.flip` mirrors it together with "image".
 
     Attributes:
         credit: The credit line that the license of the images requires. Reports show it.
@@ -74,10 +72,10 @@ class Dataset(Configurable, ABC):
         """One image: uint8 (height, width, channels), the shape of `image_space`."""
 
     def values(self, split: Split, field: str) -> Sequence[Any]:
-        """One field of every example of a split, in the order of `captions`. An image is read when it is asked for.
+        """One field of all examples of a split, in the order of `captions`. Images are read when they are accessed.
 
         Raises:
-            DataError: this dataset has no such field.
+            DataError: the dataset has no such field.
         """
         if field == "image":
             return Column(len(self.captions(split)), functools.partial(self.image, split))
@@ -86,7 +84,7 @@ class Dataset(Configurable, ABC):
         raise DataError(f"{type(self).__name__} has no field '{field}': it has {', '.join(self.fields)}")
 
     def example(self, split: Split, index: int) -> Example:
-        """One example: all of its fields, by name."""
+        """All fields of an example, by name."""
         return {field: self.values(split, field)[index] for field in self.fields}
 
     def problems(self) -> Sequence[Problem]:
@@ -137,10 +135,10 @@ class Dataset(Configurable, ABC):
 
 
 class Column(Sequence[Any]):
-    """One field of many examples, each value of which is made when it is asked for.
+    """A field of many examples, whose values are made when they are accessed.
 
     Args:
-        count: How many there are.
+        count: The number of values.
         read: Makes the value of an index.
     """
 

@@ -15,14 +15,14 @@ from kgen.spaces import ConditionSpace
 Condition = dict[str, Any]
 
 RESERVED = frozenset({"name", "condition_dropout"})
-"""Keys beside an encoder's options in a run file: which it is, and its dropout, where it is one of several."""
+"""Keys of a run file beside the options of an encoder: its name, and its own dropout if it is joined with others."""
 
 
 class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
-    """Turns what it reads of examples into conditions: their captions, or other fields.
+    """Turns captions, or other fields of the examples, into conditions.
 
-    An input is what one example holds in the field that `fields` names: a text of "caption", an image of "image". Of an
-    encoder that reads several fields, an input is a mapping of them. A prompt is an input, too.
+    An input is the value of the field that `fields` names: a text for "caption", an array for "image". If an encoder
+    reads several fields, an input is a mapping of them. A prompt is an input, too.
 
     A subclass takes its options as keyword arguments of ``__init__``, stores each under its own name, and passes
     ``**kwargs`` (Keras's ``name`` and ``dtype``) to ``super().__init__``. An encoder with frozen weights sets
@@ -32,11 +32,11 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
     kgen builds the weights.
 
     Attributes:
-        fields: The fields of an example that it reads (see `Dataset`). An encoder of "image" reads the image that is to
-            be generated: training then learns to make an image again from what the encoder keeps of it, and a prompt is
-            an image to be varied.
-        null: The input that says nothing. Its condition is what classifier-free guidance leads away from, and what
-            training shows in place of a share of the conditions. The empty text, or None where the field is no text.
+        fields: The fields of an example that the encoder reads (see `Dataset`). An encoder that reads "image" gets the
+            image that is to be generated. The generator then learns to reconstruct it from the condition, and the
+            images of a prompt are variations of that image.
+        null: The null input: the empty text, or None if the field is not a text. Classifier-free guidance leads away
+            from its condition, which training shows in place of a share of the conditions.
         weights_are_external: True if the weights come from elsewhere (a preset, a folder). kgen does not save them.
     """
 
@@ -77,23 +77,23 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         return ""
 
     def parse(self, text: str, field: str) -> Any:
-        """The value of a field as a user writes it, on the command line or in a run file: an image by its path.
+        """Reads the value of a field from the command line or a run file, such as an image from its path.
 
         Default: the text itself.
 
         Raises:
-            ConfigError, DataError: it stands for no such value.
+            ConfigError, DataError: the text does not specify a value.
         """
         return text
 
     @property
     def parts(self) -> tuple[Encoder, ...]:
-        """The encoders that this one is made of; itself, where it is made of no others."""
+        """The encoders that are joined in this one; the encoder itself if it joins none."""
         return (self,)
 
     @property
     def shows_null(self) -> bool:
-        """Whether training shows the condition of `null` now and then, without a pipeline's `condition_dropout`."""
+        """Whether training shows the null condition even if a pipeline has no `condition_dropout`."""
         return False
 
     def null_tokens(self) -> dict[str, np.ndarray]:

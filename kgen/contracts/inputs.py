@@ -1,6 +1,7 @@
-"""What an encoder is given for one example: the value of the field that it reads, or a mapping of several fields.
+"""Inputs of encoders: for each example the value of the field that the encoder reads, or a mapping of several fields.
 
-Of a caption or a label that is a text, of an image an array, of a caption and a label `{"caption": ..., "label": ...}`.
+A caption or a label is a text, and an image is an array. The input of an encoder that reads a caption and a label is
+`{"caption": ..., "label": ...}`.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from kgen.plugins.discovery import component_id
 
 
 def input_key(value: Any) -> str:
-    """A text that stands for an input: the same for equal inputs, different for others. "" says nothing.
+    """A text that identifies an input; "" identifies the null input. A text is its own key.
 
-    A text is its own key. Keys find cached conditions, and the noise of an image depends on the key of its prompt.
+    Cached conditions are found by their keys, and the noise of an image depends on the key of its prompt.
 
     Raises:
         ConfigError: it is neither a text, a number, an array, nor a mapping of these.
@@ -44,12 +45,13 @@ def input_key(value: Any) -> str:
 
 
 def as_input(encoder: Encoder, value: Any) -> Any:
-    """A value as `encoder.tokenize` takes it, from the value of its one field, or from a mapping of fields.
+    """Makes an input of `encoder.tokenize` from the value of its field, or from a mapping of fields.
 
-    A field that a mapping leaves out says nothing.
+    The null input replaces the fields that a mapping leaves out.
 
     Raises:
-        ConfigError: a mapping names a field that the encoder does not read; or several fields are read, and it is none.
+        ConfigError: a mapping has a field that the encoder does not read; or the encoder reads several fields, and the
+            value is not a mapping.
     """
     fields = encoder.fields
     if not isinstance(value, Mapping):
@@ -71,10 +73,10 @@ def as_input(encoder: Encoder, value: Any) -> Any:
 
 
 def require_fields(encoder: Encoder, dataset: Dataset, owner: str = "dataset") -> None:
-    """Raises ConfigError where an encoder reads a field that a dataset does not have.
+    """Raises ConfigError if an encoder reads a field that a dataset does not have.
 
     Args:
-        owner: What the dataset is, for the message.
+        owner: The name of the dataset's role, for the message.
     """
     if missing := [field for field in encoder.fields if field not in dataset.fields]:
         raise ConfigError(
@@ -84,7 +86,7 @@ def require_fields(encoder: Encoder, dataset: Dataset, owner: str = "dataset") -
 
 
 def distinct(inputs: Iterable[Any]) -> dict[str, int]:
-    """Where each different input stands first, by its key, in order of appearance."""
+    """The index of the first occurrence of each different input, by its key."""
     found: dict[str, int] = {}
     for index, value in enumerate(inputs):
         found.setdefault(input_key(value), index)
@@ -92,18 +94,18 @@ def distinct(inputs: Iterable[Any]) -> dict[str, int]:
 
 
 def are_texts(inputs: Sequence[Any]) -> bool:
-    """Whether inputs are texts, which are few bytes and may be gone through as often as wanted: captions, labels."""
+    """Whether inputs are texts, such as captions and labels, which are cheap to read."""
     first = inputs[0] if len(inputs) else ""
     return all(isinstance(value, str) for value in (first.values() if isinstance(first, Mapping) else [first]))
 
 
 class EncoderInputs(Sequence[Any]):
-    """An encoder's inputs of all examples of a split. Each is read when it is asked for.
+    """An encoder's inputs for all examples of a split. Each is read when it is accessed.
 
     Args:
-        fields: The fields that the encoder reads: an input is the value of the one, or a mapping of several.
-        flip: Whether every example is there mirrored, too: row 2 i is example i, row 2 i + 1 its mirror image.
-        image: Reads the field "image" by its row, where that is kept elsewhere.
+        fields: The fields that the encoder reads. An input is the value of a single field, or a mapping of several.
+        flip: Whether to add mirror images: row 2 i is example i, and row 2 i + 1 is its mirror image.
+        image: A function that reads the field "image" by its row, instead of the dataset.
     """
 
     def __init__(
@@ -136,7 +138,7 @@ class EncoderInputs(Sequence[Any]):
 
 
 class _Fields(Mapping[str, Any]):
-    """An input of several fields, each of which is read when it is asked for, and kept."""
+    """An input of several fields, each of which is read when it is accessed, and kept."""
 
     def __init__(self, inputs: EncoderInputs, row: int) -> None:
         self.inputs, self.row = inputs, row
@@ -157,10 +159,10 @@ class _Fields(Mapping[str, Any]):
 
 
 class AllEncoderInputs(Sequence[Any]):
-    """An encoder's inputs of all examples of all splits, one split after the other.
+    """An encoder's inputs for the examples of all splits, one split after the other.
 
     Args:
-        flip: Whether the examples of "train" are there mirrored, too.
+        flip: Whether to add the mirror images of "train".
     """
 
     def __init__(self, dataset: Dataset, fields: Sequence[str], *, flip: bool = False) -> None:
@@ -179,13 +181,13 @@ class AllEncoderInputs(Sequence[Any]):
 
 
 def training_inputs(dataset: Dataset, encoder: Encoder) -> Sequence[Any]:
-    """What an encoder learns from: its inputs of the training examples."""
+    """The inputs of the training examples, from which an encoder learns."""
     if len(encoder.fields) == 1:
         return dataset.values("train", encoder.fields[0])
     return EncoderInputs(dataset, "train", encoder.fields)
 
 
 def mirrored(value: Any) -> Any:
-    """The mirror image of an image, uint8 (height, width, channels); other values stay."""
+    """The mirror image of an image, uint8 (height, width, channels); other values are unchanged."""
     is_image = isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3
     return value[:, ::-1] if is_image else value

@@ -23,29 +23,28 @@ CACHED = "condition"
 
 
 class Beside(pydantic.BaseModel):
-    """What may stand beside the options of an encoder that is one of several."""
+    """Keys beside the options of an encoder that is joined with others."""
 
     model_config = pydantic.ConfigDict(extra="forbid")
 
     condition_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of training examples that lose the condition of this encoder alone."""
+    """Share of training examples for which the condition of this encoder alone is dropped."""
 
 
 class Joint(Encoder):
-    """Joins the conditions of several encoders, which may read different fields, and be frozen or trained.
+    """Joins the conditions of several encoders, which may read different fields, and may be frozen or trained.
 
-    In length, their sequences stand one after the other, and narrower ones are filled up with zeros to the width of the
-    widest, as in SD3 (Esser et al. 2024, figure 2). In width, they stand side by side, and shorter ones
-    are filled up with zeros, as in SDXL (Podell et al. 2023, section 2.1). Pooled vectors are concatenated.
+    "length" concatenates the sequences along their positions, as SD3 does (Esser et al. 2024, figure 2). Zeros fill
+    narrow sequences up to the largest width. "width" concatenates them along their features, as SDXL does (Podell et
+    al. 2023, section 2.1). Zeros fill short sequences up to the largest length. Pooled vectors are concatenated.
 
-    Each encoder may have a dropout of its own: that share of the training examples loses the condition of this encoder,
-    independently of the others, and gets the one of its `null`. A pipeline's `condition_dropout` comes on top, and
-    takes all of them at once.
+    Each encoder may have its own `condition_dropout`. In training, its null condition replaces that share of its
+    conditions, independently of the other encoders. The `condition_dropout` of a pipeline drops the whole condition.
 
     Args:
         joined: The encoders, at least two.
-        encoders: Their names and options, as `encoder` of a run file takes them, and beside these `condition_dropout`.
-        join: Along which axis: "length" or "width".
+        encoders: Their names and options, with `condition_dropout` beside these.
+        join: The axis: "length" or "width".
 
     Raises:
         ValueError: there are fewer than two encoders.
@@ -84,10 +83,10 @@ class Joint(Encoder):
         join: Literal["length", "width"] = "length",
         condition_dropout: Sequence[float] = (),
     ) -> Joint:
-        """Joins encoders that exist already.
+        """Joins encoder objects.
 
         Args:
-            condition_dropout: One for each encoder; none: 0 for all.
+            condition_dropout: The dropout of each encoder; an empty sequence means 0.
         """
         rates = [*condition_dropout, *[0.0] * (len(joined) - len(condition_dropout))]
         encoders = [
@@ -116,7 +115,7 @@ class Joint(Encoder):
     # ---- inputs ---------------------------------------------------------------------------------------------------
 
     def own(self, index: int, inputs: Sequence[Any]) -> Sequence[Any]:
-        """What encoder `index` reads of inputs; each is read when it is asked for."""
+        """The inputs of encoder `index`, each of which is read when it is accessed."""
         return inputs if len(self.fields) == 1 else _Own(inputs, self.joined[index].fields)
 
     def adapt(self, inputs: Sequence[Any]) -> None:
@@ -127,7 +126,7 @@ class Joint(Encoder):
         return self.pack([{"tokens": encoder.tokenize(self.own(i, inputs))} for i, encoder in enumerate(self.joined)])
 
     def pack(self, batches: Sequence[Mapping[str, Mapping[str, np.ndarray]]]) -> dict[str, np.ndarray]:
-        """Tokens for `call`, of what each encoder has: "tokens", or its "condition", which was computed before."""
+        """The tokens of `call`, from the "tokens" of each encoder, or from its "condition" if that is cached."""
         packed: dict[str, np.ndarray] = {}
         for index, batch in enumerate(batches):
             prefix = f"{index}.{CACHED}." if "condition" in batch else f"{index}."
@@ -155,7 +154,7 @@ class Joint(Encoder):
         return self._join([self._null_of(index) for index in range(len(self.joined))])
 
     def remember_null(self, index: int, condition: Mapping[str, np.ndarray]) -> None:
-        """Keeps what encoder `index`, which is frozen and whose conditions were computed before, makes of nothing."""
+        """Keeps the null condition of encoder `index`, which is frozen and has cached conditions."""
         self._null_conditions[index] = dict(condition)
 
     def _encode(self, index: int, tokens: Mapping[str, Any], training: bool) -> Condition:
@@ -207,7 +206,7 @@ class Joint(Encoder):
 
 
 class _Own(Sequence[Any]):
-    """Some fields of inputs that are mappings: the value of one, or a mapping of several."""
+    """Some of the fields of mappings: the value of a single field, or a mapping of several."""
 
     def __init__(self, inputs: Sequence[Mapping[str, Any]], fields: tuple[str, ...]) -> None:
         self.inputs, self.names = inputs, fields
@@ -221,7 +220,7 @@ class _Own(Sequence[Any]):
 
 
 def replace_where(keep: Any, condition: Condition, null: Mapping[str, Any]) -> Condition:
-    """Conditions, of which those with a False in `keep` (B,) are the null condition, whose batch axis is 1."""
+    """Replaces the conditions with a False in `keep` (B,) by the null condition, whose batch axis is 1."""
     return {
         name: ops.where(
             ops.reshape(keep, (-1,) + (1,) * (len(value.shape) - 1)), value, ops.cast(null[name], value.dtype)
@@ -231,7 +230,7 @@ def replace_where(keep: Any, condition: Condition, null: Mapping[str, Any]) -> C
 
 
 def _null(joined: Sequence[Encoder], fields: tuple[str, ...]) -> Any:
-    """The input that says nothing to any of the encoders; the first that reads a field decides."""
+    """The null input of all encoders; the first encoder that reads a field decides."""
     found: dict[str, Any] = {}
     for encoder in reversed(joined):
         found |= encoder.null if len(encoder.fields) > 1 else {encoder.fields[0]: encoder.null}

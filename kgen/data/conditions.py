@@ -50,13 +50,13 @@ class ConditionCache:
             raise ValueError(f"{folder}: the arrays have another length than the inputs")
 
     def __len__(self) -> int:
-        """Number of different inputs, with the one that says nothing."""
+        """Number of different inputs, including the null input."""
         return len(self._rows)
 
     def lookup(self, inputs: Sequence[Any]) -> dict[str, np.ndarray]:
         """The conditions of B inputs: "sequence" (B, L, D), "mask" (B, L), "pooled" (B, P), all float32.
 
-        The one that says nothing (the empty caption) is always there.
+        The null input (the empty caption) is always there.
 
         Raises:
             DataError: an input was not among those that were encoded.
@@ -76,7 +76,7 @@ class ConditionCache:
 
 
 def cached_conditions(encoder: Encoder, inputs: Sequence[Any], cache_dir: str | Path) -> ConditionCache:
-    """Encodes every different input, and the one that says nothing, unless that was done before.
+    """Encodes every different input, and the null input, unless that was done before.
 
     What lies in `cache_dir` is found by a hash of the encoder's class, configuration, precision and weights, of the
     backend, and of the inputs and their tokens. Before it is used, two of its rows are computed again and compared,
@@ -101,10 +101,10 @@ def cached_conditions(encoder: Encoder, inputs: Sequence[Any], cache_dir: str | 
 
 
 def condition_reader(encoder: Encoder, inputs: Sequence[Any], cache_dir: str | Path) -> Reader:
-    """What turns B inputs into the "tokens" or the "condition" of a batch.
+    """Returns a function that turns B inputs into the "tokens" or the "condition" of a batch.
 
-    Conditions of a frozen encoder are looked up, and computed first where they are not there yet. Of encoders that are
-    joined, those of each frozen one are.
+    The conditions of a frozen encoder come from a cache, which is filled first. If encoders are joined, each frozen one
+    has its own cache.
 
     Args:
         encoder, inputs, cache_dir: As for `cached_conditions`.
@@ -129,7 +129,7 @@ def _joint_reader(encoder: Joint, inputs: Sequence[Any], cache_dir: str | Path) 
 
 
 class _Different:
-    """The different inputs by their keys, in the order of these: first the one that says nothing."""
+    """The different inputs, in the order of their keys, after the null input."""
 
     def __init__(self, encoder: Encoder, inputs: Sequence[Any]) -> None:
         self.null, self.inputs = encoder.null, inputs

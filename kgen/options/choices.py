@@ -1,7 +1,7 @@
 """Options that name a component of one of kgen's kinds: ``Annotated[dict[str, Any], Choice("encoder")]``.
 
-In a run file such an option is what the kind's own key takes: a name, or a mapping with `name` and options. It stays
-plain data: the name becomes the full id, and the options are checked and completed.
+In a run file, such an option is a name, or a mapping with `name` and options, as for the kind's own key. It stays plain
+data: the name becomes the full id, and the options are validated and completed with their defaults.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Choice:
 
     Args:
         kind: Such as "encoder".
-        beside: A model of keys that may stand beside the component's options, and are no options of its own.
+        beside: A model of keys that may stand beside the component's own options.
     """
 
     def __init__(self, kind: Kind, beside: type[pydantic.BaseModel] | None = None) -> None:

@@ -28,7 +28,7 @@ Choice = str | Mapping[str, Any]
 """A component as a name ("text/bag", "bag"), or as a mapping with options: {"name": "bag", "dim": 64}."""
 
 EncoderChoice = Choice | Sequence[Choice | Encoder]
-"""One encoder, or several that are joined."""
+"""One encoder, or a list of encoders that are joined."""
 
 
 @component_errors()
@@ -124,14 +124,14 @@ def make_metric(choice: Choice) -> Metric:
 
 
 def make_encoder(choice: EncoderChoice, inputs: Sequence[Any] | None, dataset: Dataset | None = None) -> Encoder:
-    """Builds an encoder, or several that are joined, and lets it learn.
+    """Builds an encoder, or several joined encoders, and calls `adapt`.
 
     Args:
-        inputs: What it learns from, such as captions.
-        dataset: From whose training examples it learns instead.
+        inputs: The inputs from which it learns, such as captions.
+        dataset: The dataset from whose training examples it learns instead.
 
     Raises:
-        ConfigError: an unknown name or option; it reads a field that the dataset does not have.
+        ConfigError: a name or an option is unknown; or the encoder reads a field that the dataset does not have.
     """
     encoder = build_encoder(choice)
     if dataset is not None:
@@ -144,13 +144,13 @@ def make_encoder(choice: EncoderChoice, inputs: Sequence[Any] | None, dataset: D
 
 
 def build_encoder(choice: EncoderChoice, custom: Mapping[str, type[Any]] | None = None) -> Encoder:
-    """An encoder that has not learned yet.
+    """Builds an encoder, without calling `adapt`.
 
     Args:
-        custom: Classes that no plugin registered, by their import paths.
+        custom: Classes that no plugin registers, by their import paths.
 
     Raises:
-        ConfigError: an unknown name or option.
+        ConfigError: a name or an option is unknown.
     """
     given: Any = {"name": JOINT, "encoders": choice} if isinstance(choice, list | tuple) else choice
     if isinstance(given, Mapping) and (cls := unregistered("encoder", given.get("name"), custom or {})) is not None:
@@ -164,7 +164,7 @@ def build_encoder(choice: EncoderChoice, custom: Mapping[str, type[Any]] | None 
 
 
 def _members(choices: Any, custom: Mapping[str, type[Any]] | None) -> tuple[list[Encoder], list[dict[str, Any]]]:
-    """The encoders that are to be joined, and what `Joint` is told of each: name, options, and its own dropout."""
+    """The encoders to be joined, and the option `encoders` of `Joint`: the name, options and dropout of each."""
     if not isinstance(choices, list | tuple):
         raise ConfigError(f"encoder '{JOINT}': encoders must be a list of encoders")
     joined, told = [], []
@@ -178,10 +178,10 @@ def _members(choices: Any, custom: Mapping[str, type[Any]] | None) -> tuple[list
 
 
 def unregistered(kind: Kind, name: Any, custom: Mapping[str, type[Any]]) -> type[Any] | None:
-    """The class of a component that was saved under its import path; None for a component of a plugin.
+    """The class of a component that was saved by its import path; None for a component of a plugin.
 
     Raises:
-        ConfigError: the class is not among `custom`.
+        ConfigError: `custom` does not contain the class.
     """
     if not isinstance(name, str) or ":" not in name:
         return None

@@ -133,7 +133,7 @@ class Pipeline(LossModel):
         return self.encoder(batch["tokens"], training=training)  # type: ignore[no-any-return]
 
     def null_condition(self) -> Condition:
-        """The condition of nothing (of the empty text), with a batch axis of 1."""
+        """The null condition (that of the empty text), with a batch axis of 1."""
         return self.encoder.null_condition() if self.frozen_null is None else self.frozen_null
 
     @property

@@ -22,13 +22,13 @@ from kgen.spaces import Space
 
 
 def check_prompts(encoder: Encoder, prompts: Any) -> list[Any]:
-    """Prompts as a list of the encoder's inputs.
+    """Returns a list of the encoder's inputs.
 
     Args:
-        prompts: One prompt, or several in a list, a tuple or an array of texts.
+        prompts: One prompt, or a list, a tuple or an array of texts.
 
     Raises:
-        ConfigError: one is nothing that the encoder reads.
+        ConfigError: the encoder cannot read a prompt.
     """
     several = isinstance(prompts, Sequence) and not isinstance(prompts, str | bytes)
     several |= isinstance(prompts, np.ndarray) and prompts.dtype.kind in "UO"
@@ -46,11 +46,11 @@ def _checked(encoder: Encoder, prompt: Any) -> Any:
 
 
 def inputs_beside(encoder: Encoder, images: np.ndarray, captions: Sequence[Any] | None) -> list[Any]:
-    """The encoder's inputs of N images (N, H, W, C), as `Pipeline.inputs` is given them beside the images.
+    """The encoder's inputs for N images (N, H, W, C), from the captions of `Pipeline.inputs`.
 
     Raises:
-        DataError: their number is another, or they are left out though the encoder reads more than the images.
-        ConfigError: one is nothing that the encoder reads.
+        DataError: their number differs, or they are missing although the encoder reads more than the images.
+        ConfigError: the encoder cannot read a caption.
     """
     others = [field for field in encoder.fields if field != "image"]
     if captions is None and others:
@@ -69,14 +69,14 @@ def inputs_beside(encoder: Encoder, images: np.ndarray, captions: Sequence[Any] 
 
 
 def parse_prompts(encoder: Encoder, written: Sequence[Any]) -> list[Any]:
-    """Prompts as a user writes them, on the command line or in a run file -> the encoder's inputs.
+    """Turns the prompts of a command line or a run file into the encoder's inputs.
 
     Args:
-        written: Texts (or numbers, of a label); or mappings of fields to such. A text for an encoder of several fields
-            is a mapping in YAML: "{caption: a red heart, label: circle}".
+        written: Texts or numbers, or mappings of fields to texts or numbers. If the encoder reads several fields, a
+            text is a mapping in YAML: "{caption: a red heart, label: circle}".
 
     Raises:
-        ConfigError, DataError: one is nothing that the encoder reads.
+        ConfigError, DataError: the encoder cannot read a prompt.
     """
     return [_parsed(encoder, prompt) for prompt in written]
 
@@ -124,14 +124,14 @@ def check_guidance(
 
 
 def warn_of_unread(encoder: Encoder, prompts: Sequence[Any]) -> None:
-    """Warns the caller's caller of prompts that the encoder does not read whole, of each once."""
+    """Warns the caller's caller of each prompt that the encoder does not read completely."""
     for index in distinct(prompts).values():
         if unread := encoder.unread(prompts[index]):
             warnings.warn(f"prompt '{shown(prompts[index])[:80]}': {unread}", UnreadTextWarning, stacklevel=3)
 
 
 def shown(prompt: Any) -> str:
-    """A prompt as a message can show it."""
+    """A prompt as a text for messages."""
     if isinstance(prompt, Mapping):
         return ", ".join(f"{field}: {shown(value)}" for field, value in prompt.items())
     if isinstance(prompt, np.ndarray):

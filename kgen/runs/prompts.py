@@ -1,4 +1,4 @@
-"""What a run renders images of: of the prompts that its file names, or of examples of its dataset."""
+"""The prompts of a run's images: those of its file, or examples of its dataset."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ MAX_PROMPTS = 16
 
 @dataclass(frozen=True)
 class Prompts:
-    """Inputs of an encoder, and a text for each that people read.
+    """Inputs of an encoder, with a text for each that people can read.
 
     Args:
-        rows: The examples that they come from; none, where the texts are what a user wrote.
+        rows: The examples from which they come; empty if a user wrote the texts.
     """
 
     inputs: Sequence[Any]
@@ -37,14 +37,14 @@ class Prompts:
         return len(self.inputs)
 
     def some(self, count: int) -> Prompts:
-        """At most `count` of them, evenly taken."""
+        """At most `count` of them, evenly spaced."""
         return Prompts(spread(self.inputs, count), spread(self.texts, count), spread(self.rows, count))
 
     def for_encoder(self, encoder: Encoder, dataset: Dataset) -> Prompts:
         """The same prompts for another encoder, which may read other fields of the examples.
 
         Raises:
-            ConfigError: the texts mean nothing to it, or it reads a field that the dataset does not have.
+            ConfigError: it cannot read the texts, or it reads a field that the dataset does not have.
         """
         if not self.rows:
             return Prompts(parse_prompts(encoder, self.texts), self.texts)
@@ -53,14 +53,14 @@ class Prompts:
 
 
 def written(encoder: Encoder, prompts: Sequence[Any]) -> Prompts:
-    """Prompts as a user writes them, in a run file or on the command line."""
+    """The prompts of a run file or a command line."""
     return Prompts(parse_prompts(encoder, prompts), [shown(prompt) for prompt in prompts])
 
 
 def prompts_to_generate(config: RunConfig, dataset: Dataset, encoder: Encoder) -> Prompts:
-    """The prompts of a run's grids: those configured, else different ones of the dataset's, held-out ones last.
+    """The prompts of a run's grids: those of its file, else different prompts of the dataset, with held-out ones last.
 
-    Where all examples have the same, it stands there as often as there is room, for as many different images.
+    If all examples have the same prompt, it is repeated, for as many different images as a grid has.
     """
     if config.sample.prompts is not None:
         return written(encoder, config.sample.prompts)
@@ -75,9 +75,9 @@ def prompts_to_generate(config: RunConfig, dataset: Dataset, encoder: Encoder) -
 
 
 def prompts_to_score(dataset: Dataset, split: Split, encoder: Encoder, limit: int) -> Prompts:
-    """At most `limit` examples of a split, evenly taken of those with different captions; the texts are the captions.
+    """At most `limit` examples of a split, evenly spaced among those with different captions, which are the texts.
 
-    Where the encoder reads an image, every example has a prompt of its own, and all are taken for different.
+    If the encoder reads an image, all examples count as different.
     """
     captions, inputs = dataset.captions(split), EncoderInputs(dataset, split, encoder.fields)
     rows: Sequence[int] = range(len(captions))
@@ -95,7 +95,7 @@ def spread(items: Sequence[Item], count: int) -> list[Item]:
 
 
 def _different(dataset: Dataset, split: Split, encoder: Encoder) -> list[Row]:
-    """The examples with different prompts; where these are images, all."""
+    """The examples with different prompts; all examples if the prompts are images."""
     inputs = EncoderInputs(dataset, split, encoder.fields)
     return [(split, row) for row in (distinct(inputs).values() if are_texts(inputs) else range(len(inputs)))]
 
@@ -106,6 +106,6 @@ def _inputs(dataset: Dataset, encoder: Encoder, rows: Sequence[Row]) -> list[Any
 
 
 def _text(value: Any, caption: str) -> str:
-    """What stands above an image of this prompt: the prompt, if it is a text; else the example's caption."""
+    """The text above an image: the prompt if it is a text, else the caption of the example."""
     texts = value.values() if isinstance(value, Mapping) else [value]
     return shown(value) if all(isinstance(text, str) for text in texts) else caption
