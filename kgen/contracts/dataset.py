@@ -38,8 +38,8 @@ class Dataset(Configurable, ABC):
     and example i of a split must always be the same. Bad input raises `DataError` in ``__init__``. Single images that
     can be skipped raise nothing; `problems` lists them.
 
-    An example is a mapping of fields. Every dataset has the fields "image" and "caption". A dataset may have more, which
-    encoders can read: "label", the name of the class, a text; or any other, such as a vector or a control image. A
+    An example is a mapping of fields. Every dataset has the fields "image" and "caption". A dataset may have more, for
+    encoders to read: "label", the name of the class, a text; or any other, such as a vector or a control image. A
     dataset with more fields names them in `fields`, and returns their values from `values`.
 
     A value that is an array, uint8 (height, width, channels), is an image: `fit.flip` mirrors it together with "image".

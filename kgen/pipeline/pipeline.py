@@ -61,8 +61,8 @@ class Pipeline(LossModel):
 
     Args:
         encoder, generator, decoder: The three parts. The generator is trained, and the encoder if it is trainable.
-        condition_dropout: Probability, in [0, 1), that training replaces the condition of an example by that of
-            nothing (of the empty text), which classifier-free guidance needs (Ho and Salimans 2022).
+        condition_dropout: Probability, in [0, 1), that training replaces the condition of an example by the
+            null condition (that of the empty text), which classifier-free guidance needs (Ho and Salimans 2022).
     """
 
     def __init__(
