@@ -15,12 +15,14 @@ from kgen.spaces import ConditionSpace, Space
 
 if TYPE_CHECKING:
     from kgen.contracts.capabilities import Guidance, Samples, Steps, Strength
-    from kgen.contracts.dataset import Dataset, Problem, Split
+    from kgen.contracts.dataset import Column, Dataset, Problem, Split
     from kgen.contracts.decoder import Decoder
     from kgen.contracts.encoder import Encoder
     from kgen.contracts.generator import Generator
+    from kgen.contracts.joint import Joint
     from kgen.contracts.logger import Logger
     from kgen.contracts.metric import GeneratedImages, Metric
+    from kgen.data.images import read_image
     from kgen.options import OneOf, Static, is_static, part
     from kgen.parts.construction import make_dataset, make_decoder
     from kgen.parts.freezing import freeze
@@ -56,9 +58,12 @@ _LAZY = {
     "Strength": "kgen.contracts.capabilities",
     "Encoder": "kgen.contracts.encoder",
     "Generator": "kgen.contracts.generator",
+    "Joint": "kgen.contracts.joint",
     "Decoder": "kgen.contracts.decoder",
+    "Column": "kgen.contracts.dataset",
     "Dataset": "kgen.contracts.dataset",
     "Logger": "kgen.contracts.logger",
+    "read_image": "kgen.data.images",
     "Problem": "kgen.contracts.dataset",
     "Split": "kgen.contracts.dataset",
     "GeneratedImages": "kgen.contracts.metric",
@@ -73,6 +78,7 @@ _LAZY = {
 
 __all__ = [
     "API",
+    "Column",
     "ConditionSpace",
     "ConfigError",
     "DataError",
@@ -82,6 +88,7 @@ __all__ = [
     "GeneratedImages",
     "Generator",
     "Guidance",
+    "Joint",
     "KgenError",
     "Logger",
     "Metric",
@@ -112,6 +119,7 @@ __all__ = [
     "make_decoder",
     "open_decoder",
     "part",
+    "read_image",
     "read_json",
     "save",
     "weight_paths",

@@ -60,7 +60,7 @@ def test_a_plugin_of_another_contract_is_listed_and_not_used(
     site.install("fruit", PLUGIN.format(declaration=declaration))
     site.install("nuts", PLUGIN.format(declaration=""))
     found = discover(site.entry_points())
-    ids = [component.id for component in found.of_kind("encoder")]
+    ids = [component.id for component in found.of_kind("encoder") if component.origin.namespace != "kgen"]
     assert ids == (["nuts/apple"] if reason else ["fruit/apple", "nuts/apple"])
     assert list(found.broken.values()) == ([reason] if reason else [])
     monkeypatch.setattr(discovery, "registry", lambda: found)

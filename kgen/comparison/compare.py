@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from kgen.reporting.sheets import matrix, save_png
 from kgen.runs.directory import RunDirectory
 from kgen.runs.inputs import read_dataset
 from kgen.runs.manifest import TRAINED
-from kgen.runs.prompts import prompts_to_generate
+from kgen.runs.prompts import Prompts, prompts_to_generate
 
 MAX_PROMPTS = 8
 
@@ -57,7 +58,7 @@ def compare(
     Args:
         paths: Run directories.
         out: The folder to write.
-        prompts: The prompts of the images; None: some of the prompts of the first run.
+        prompts: The prompts of the images, as on the command line; None: some of the prompts of the first run.
         seed: The seed of the noise, the same for all runs.
         steps: Numbers of sampling steps with which each run's evaluation prompts are scored, for quality over time;
             empty: this is not measured.
@@ -77,21 +78,22 @@ def compare(
         _require_metrics(names, configs)
     _require_one_size(names, directories)
     claim(out)
-    if prompts is None:
-        drawn = prompts_to_generate(configs[0], read_dataset(configs[0].data))
-        prompts = [drawn[int(i)] for i in np.linspace(0, len(drawn) - 1, min(MAX_PROMPTS, len(drawn)))]
+    chosen, data = Prompts([], prompts or []), read_dataset(configs[0].data)
     runs: list[_Run] = []
     trials: list[Trial] = []
     notes = _notes(directories, names)
     for name, directory, config in zip(names, directories, configs, strict=True):
         log(f"measuring {name}")
         pipeline = load(directory.model)
-        runs.append(_measure(name, directory, config, pipeline, prompts, seed))
+        if not chosen.texts:
+            chosen = prompts_to_generate(config, data, pipeline.encoder).some(MAX_PROMPTS)
+        own = chosen.for_encoder(pipeline.encoder, data)
+        runs.append(_measure(name, directory, config, pipeline, own.inputs, seed))
         if steps:
             made = sweep(name, pipeline, config, steps, log)
             trials += made.trials
             notes += made.notes
-    return _write(out, runs, trials, prompts, notes)
+    return _write(out, runs, trials, chosen.texts, notes)
 
 
 def _names(directories: Sequence[RunDirectory]) -> list[str]:
@@ -123,7 +125,7 @@ def _require_metrics(names: Sequence[str], configs: Sequence[RunConfig]) -> None
 
 
 def _measure(
-    name: str, directory: RunDirectory, config: RunConfig, pipeline: Pipeline, prompts: Sequence[str], seed: int
+    name: str, directory: RunDirectory, config: RunConfig, pipeline: Pipeline, prompts: Sequence[Any], seed: int
 ) -> _Run:
     drawing = config.sample.options
     images = pipeline.generate(prompts, seed=seed, **drawing)

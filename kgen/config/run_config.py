@@ -81,7 +81,7 @@ class RunConfig(Section):
     data: ComponentConfig
     """The dataset: captioned images."""
     encoder: ComponentConfig
-    """The encoder, which turns a text into a condition."""
+    """The encoder, which turns a text, a label or an image into a condition; several in a list are joined."""
     generator: ComponentConfig
     """The generator, which turns noise and a condition into a latent."""
     decoder: DecoderConfig
@@ -143,7 +143,8 @@ class RunConfig(Section):
                 )
             except PluginError as error:
                 source.report(place, str(error))
-            if data.get("condition_dropout") == 0:
+            shown = isinstance(encoder := data.get("encoder"), dict) and ComponentConfig(**encoder).shows_null
+            if data.get("condition_dropout") == 0 and not shown:
                 check_no_guidance(source, place, sample.get("options", {}), classes.get("generator"))
         if isinstance(evaluate, dict) and isinstance(likelihood := evaluate.get("likelihood"), dict):
             place = ("evaluate", "likelihood")

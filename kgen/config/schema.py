@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from kgen.config.components import DEFAULTS, PARTS
+from kgen.config.components import DEFAULTS, JOINT, PARTS
 from kgen.config.fit import OPTIMIZER
 from kgen.config.run_config import RunConfig
+from kgen.contracts.joint import Beside
 from kgen.errors import PluginError
 from kgen.options.validation import model_of, schema_of
 from kgen.plugins.discovery import registry
@@ -57,6 +58,7 @@ def run_file_schema() -> Schema:
     fit["optimizer"] = _refer("optimizer", default=OPTIMIZER, description=fit["optimizer"]["description"])
     fit["callbacks"] = _list_of("callback", fit["callbacks"], [])
     properties["loggers"] = _list_of("logger", properties["loggers"], ["kgen/tensorboard"])
+    properties["encoder"] = _one_or_several(properties["encoder"], definitions)
     optional = {"name"} | {key for key, default in DEFAULTS.items() if default}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -80,6 +82,22 @@ def _refer(name: str, **more: Any) -> Schema:
 
 def _list_of(kind: Kind, found: Schema, default: list[str]) -> Schema:
     return {"type": "array", "items": _refer(kind), "default": default, "description": found["description"]}
+
+
+def _one_or_several(encoder: Schema, definitions: Schema) -> Schema:
+    """An encoder, or several that are joined, each of which may have a dropout of its own."""
+    dropout = schema_of(Beside)["properties"]
+    alternatives = [
+        {**found, "properties": found["properties"] | dropout} if found["type"] == "object" else found
+        for found in definitions["encoder"]["anyOf"]
+    ]
+    definitions["encoder_of_several"] = {"anyOf": alternatives}
+    several = {"type": "array", "minItems": 2, "items": _refer("encoder_of_several")}
+    (joint,) = (found for found in alternatives if JOINT in found.get("properties", {}).get("name", {}).get("enum", ()))
+    joint["properties"]["encoders"] = several
+    unnamed = {**joint, "required": ["encoders"]}
+    reference = {key: value for key, value in encoder.items() if key == "$ref"}
+    return {"description": encoder["description"], "anyOf": [reference, several, unnamed]}
 
 
 def _any_of_kind(kind: Kind, definitions: Schema) -> Schema:

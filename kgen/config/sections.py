@@ -88,8 +88,9 @@ class SampleConfig(Section):
 
     every: NonNegativeInt = 500
     """Steps between two sample grids; 0: no grid before the end."""
-    prompts: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """Prompts of the images; null: up to 16 of the dataset's captions, with held-out ones last."""
+    prompts: Annotated[tuple[str | int | dict[str, str | int], ...], Field(min_length=1)] | None = None
+    """Prompts of the images: texts, labels, paths of images or mappings of fields, as the encoder reads them; null: up
+    to 16 of the dataset's captions, or of what the encoder reads, with held-out ones last."""
     seed: Seed = 0
     """Seed of the noise from which images are generated."""
     shared_noise: bool = False

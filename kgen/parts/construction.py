@@ -6,20 +6,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from kgen.backend.memory import weights_fit
+from kgen.config.components import JOINT
 from kgen.contracts.dataset import Dataset
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.generator import Generator
+from kgen.contracts.inputs import require_fields, training_inputs
 from kgen.contracts.metric import Metric
 from kgen.errors import ConfigError, SpaceError
 from kgen.options import check_options, supplied
-from kgen.plugins.discovery import registry
+from kgen.plugins.discovery import component_id, registry
 from kgen.plugins.faults import component_errors
 from kgen.plugins.registry import Kind
 from kgen.spaces import ConditionSpace, Space
 
 Choice = str | Mapping[str, Any]
 """A component as a name ("text/bag", "bag"), or as a mapping with options: {"name": "bag", "dim": 64}."""
+
+EncoderChoice = Choice | Sequence[Choice | Encoder]
+"""One encoder, or a list of encoders that are joined."""
 
 
 def make_dataset(choice: Choice) -> Dataset:
@@ -37,13 +42,73 @@ def make_metric(choice: Choice) -> Metric:
     return cast(Metric, _make("metric", choice))
 
 
-def make_encoder(choice: Choice, captions: Sequence[str] | None) -> Encoder:
-    """Builds an encoder, and lets it learn from the captions if there are any."""
-    encoder = cast(Encoder, _make("encoder", choice))
-    if captions is not None:
+def make_encoder(choice: EncoderChoice, inputs: Sequence[Any] | None, dataset: Dataset | None = None) -> Encoder:
+    """Builds an encoder, or several joined encoders, and calls `adapt`.
+
+    Args:
+        inputs: The inputs from which it learns, such as captions.
+        dataset: The dataset from whose training examples it learns instead.
+
+    Raises:
+        ConfigError: a name or an option is unknown; or the encoder reads a field that the dataset does not have.
+    """
+    encoder = build_encoder(choice)
+    if dataset is not None:
+        require_fields(encoder, dataset)
+        inputs = training_inputs(dataset, encoder)
+    if inputs is not None:
         with component_errors(encoder):
-            encoder.adapt(captions)
+            encoder.adapt(inputs)
     return encoder
+
+
+def build_encoder(choice: EncoderChoice, custom: Mapping[str, type[Any]] | None = None) -> Encoder:
+    """Builds an encoder, without calling `adapt`.
+
+    Args:
+        custom: Classes that no plugin registers, by their import paths.
+
+    Raises:
+        ConfigError: a name or an option is unknown.
+    """
+    given: Any = {"name": JOINT, "encoders": choice} if isinstance(choice, list | tuple) else choice
+    if isinstance(given, Mapping) and (cls := unregistered("encoder", given.get("name"), custom or {})) is not None:
+        options = {key: value for key, value in given.items() if key != "name"}
+        return cast(Encoder, construct("encoder", str(given["name"]), cls, options, {}))
+    component, options = find("encoder", given)
+    if component.id != JOINT:
+        return cast(Encoder, construct("encoder", component.id, component.load(), options, {}))
+    joined, options["encoders"] = _members(options.get("encoders"), custom)
+    return cast(Encoder, construct("encoder", JOINT, component.load(), options, {"joined": joined}))
+
+
+def _members(choices: Any, custom: Mapping[str, type[Any]] | None) -> tuple[list[Encoder], list[dict[str, Any]]]:
+    """The encoders to be joined, and the option `encoders` of `Joint`: the name, options and dropout of each."""
+    if not isinstance(choices, list | tuple):
+        raise ConfigError(f"encoder '{JOINT}': encoders must be a list of encoders")
+    joined, told = [], []
+    for choice in choices:
+        own = dict(choice) if isinstance(choice, Mapping) else {}
+        rate = {"condition_dropout": own.pop("condition_dropout")} if "condition_dropout" in own else {}
+        encoder = choice if isinstance(choice, Encoder) else build_encoder(own or choice, custom)
+        joined.append(encoder)
+        told.append({"name": component_id(encoder), **encoder.config, **rate})
+    return joined, told
+
+
+def unregistered(kind: Kind, name: Any, custom: Mapping[str, type[Any]]) -> type[Any] | None:
+    """The class of a component that was saved by its import path; None for a component of a plugin.
+
+    Raises:
+        ConfigError: `custom` does not contain the class.
+    """
+    if not isinstance(name, str) or ":" not in name:
+        return None
+    if name not in custom:
+        raise ConfigError(
+            f"{kind} {name} is in no plugin: pass its class, kgen.load(..., custom=[{name.split(':')[1]}])"
+        )
+    return custom[name]
 
 
 def make_decoder(choice: Choice, image_space: Space, condition_space: ConditionSpace) -> Decoder:
@@ -111,13 +176,6 @@ def find(kind: Kind, choice: Choice) -> tuple[Any, dict[str, Any]]:
     if not isinstance(name, str):
         raise ConfigError(f"{kind}: 'name' is missing in {dict(given)}")
     return registry().find(kind, name), given
-
-
-def component_id(part: object) -> str:
-    """The full id under which an object's class is registered, or its import path."""
-    cls = type(part)
-    component = registry().of_class(cls)
-    return f"{cls.__module__}:{cls.__qualname__}" if component is None else component.id
 
 
 def _make(kind: Kind, choice: Choice, **wiring: Any) -> object:

@@ -15,8 +15,9 @@ from kgen.contracts.encoder import Encoder
 from kgen.contracts.generator import Generator
 from kgen.errors import ConfigError, RunError, SpaceError
 from kgen.options.renamed import rename_keys
-from kgen.parts.construction import check_fit, component_id, construct, make_decoder, make_encoder, make_generator
+from kgen.parts.construction import build_encoder, check_fit, construct, make_decoder, make_generator, unregistered
 from kgen.parts.description import PARTS, DecoderDescription, PipelineDescription, read_description, shorten
+from kgen.plugins.discovery import component_id
 from kgen.plugins.hookspecs import API
 from kgen.plugins.migrations import positions_became_paths
 from kgen.spaces import Space
@@ -147,9 +148,12 @@ def with_paths(arrays: Arrays, pipeline: Assembled) -> Arrays:
 
 def _groups(pipeline: Assembled) -> dict[str, list[Any]]:
     """The saved weights by part, in the order of the layers that hold them."""
-    parts = {name: getattr(pipeline, name) for name in PARTS}
-    kept = {name: part.inference_weights if name == "decoder" else list(part.weights) for name, part in parts.items()}
-    return {name: kept[name] for name, part in parts.items() if not getattr(part, "weights_are_external", False)}
+    encoders = [part for part in pipeline.encoder.parts if not part.weights_are_external]
+    return {
+        "encoder": [weight for part in encoders for weight in part.weights],
+        "generator": list(pipeline.generator.weights),
+        "decoder": [] if pipeline.decoder.weights_are_external else pipeline.decoder.inference_weights,
+    }
 
 
 @contextmanager
@@ -191,19 +195,14 @@ def _build(
 
     def make(kind: Any, registered: Any, **wiring: Any) -> Any:
         choice = getattr(description, kind)
-        if choice.name in custom:
-            return construct(kind, choice.name, custom[choice.name], choice.options, wiring)
-        if ":" in choice.name:
-            raise ConfigError(
-                f"{kind} {choice.name} is in no plugin: pass its class, "
-                f"kgen.load(..., custom=[{choice.name.split(':')[1]}])"
-            )
+        if (cls := unregistered(kind, choice.name, custom)) is not None:
+            return construct(kind, choice.name, cls, choice.options, wiring)
         return registered(choice.choice)
 
     image_space = Space("continuous", description.image_shape)
-    encoder = make("encoder", lambda choice: make_encoder(choice, captions=None))
+    encoder = build_encoder(description.encoder.choice, custom)
     encoder.load_assets(folder / "encoder")
-    spaces = {"image_space": image_space, "condition_space": encoder.condition_space}
+    spaces: dict[str, Any] = {"image_space": image_space, "condition_space": encoder.condition_space}
     decoder = make("decoder", lambda choice: make_decoder(choice, **spaces), **spaces)
     decoder.load_assets(folder / "decoder")
     spaces = {"space": decoder.latent_space, "condition_space": encoder.condition_space}

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from kgen.contracts.encoder import Encoder
 from kgen.errors import RunError
-from kgen.parts.construction import component_id
 from kgen.parts.description import DecoderDescription, PipelineDescription, read_description
 from kgen.parts.patterns import select
 from kgen.parts.saving import DECODER, PIPELINE, WEIGHTS
+from kgen.plugins.discovery import component_id
 from kgen.storage.files import files_in
 from kgen.storage.paths import RANDOM_STATE
 from kgen.storage.weights import Arrays, read_arrays

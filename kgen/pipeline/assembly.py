@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -11,9 +12,11 @@ from kgen.contracts.dataset import Dataset
 from kgen.contracts.decoder import Decoder, has_losses, learns_from_images
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.generator import Generator
+from kgen.contracts.inputs import require_fields
 from kgen.errors import ConfigError
 from kgen.parts.construction import (
     Choice,
+    EncoderChoice,
     check_fit,
     find,
     make_dataset,
@@ -29,28 +32,32 @@ from kgen.spaces import Space
 @component_errors()
 def assemble(
     *,
-    encoder: Choice | Encoder,
+    encoder: EncoderChoice | Encoder,
     generator: Choice | Generator,
     decoder: Choice | Decoder = "identity",
     dataset: Choice | Dataset | None = None,
     image_space: Space | Sequence[int] | None = None,
-    captions: Sequence[str] | None = None,
+    captions: Sequence[Any] | None = None,
     condition_dropout: float = 0.1,
 ) -> Pipeline:
     """Builds a pipeline from names of components, from objects, or from both.
 
     Args:
         encoder, generator, decoder: Names, mappings {"name": ..., options}, or objects, which need not be registered.
-        dataset: The source of `image_space` and of the training captions, if these are not given.
+            A list of encoders is joined in length: ["text/bag", {"name": "text/label", "condition_dropout": 0.1}]; see
+            `kgen.Joint`.
+        dataset: The source of `image_space`, and of the training captions or whatever else the encoder reads, if these
+            are not given.
         image_space: The space of the images: (height, width, channels), or ``Space("continuous", (32, 32, 3))``.
-        captions: Texts from which an encoder given by name learns its vocabulary. An encoder object is used as it is.
+        captions: Texts from which an encoder given by name learns its vocabulary; or values of another field that it
+            reads, such as labels. An encoder object is used as it is.
         condition_dropout: See `Pipeline`.
 
     Returns:
         A pipeline with all its weights.
 
     Raises:
-        ConfigError: a name or an option is unknown.
+        ConfigError: a name or an option is unknown; or the encoder reads a field that the dataset does not have.
         SpaceError: two neighboring parts do not fit together.
     """
     if keras.config.image_data_format() != "channels_last":
@@ -61,9 +68,10 @@ def assemble(
     if dataset is not None:
         dataset = dataset if isinstance(dataset, Dataset) else make_dataset(dataset)
         image_space = image_space or dataset.image_space
-        captions = dataset.captions("train") if captions is None else captions
     if not isinstance(encoder, Encoder):
-        encoder = make_encoder(encoder, captions)
+        encoder = make_encoder(encoder, captions, dataset if captions is None else None)
+    if dataset is not None:
+        require_fields(encoder, dataset)
     if not isinstance(decoder, Decoder):
         if image_space is None:
             raise ConfigError("the size of the images is not known: give `dataset` or `image_space`")

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kgen.parts.description import PARTS
 from kgen.parts.saving import Assembled, restore, save
 
 Packed = tuple[type[Any], dict[str, bytes], tuple[type[Any], ...]]
@@ -20,8 +19,9 @@ def pack(pipeline: Assembled) -> tuple[Callable[..., Any], Packed]:
         folder = Path(temporary) / "model"
         save(pipeline, folder)
         files = {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
+        parts = (*pipeline.encoder.parts, pipeline.encoder, pipeline.generator, pipeline.decoder)
         empty = {f"{f.relative_to(folder)}/": b"" for f in folder.rglob("*") if f.is_dir()}
-    return unpack, (type(pipeline), {**empty, **files}, tuple(type(getattr(pipeline, part)) for part in PARTS))
+    return unpack, (type(pipeline), {**empty, **files}, tuple(type(part) for part in parts))
 
 
 def unpack(make: type[Any], files: dict[str, bytes], custom: tuple[type[Any], ...]) -> Any:

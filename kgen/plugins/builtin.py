@@ -8,6 +8,7 @@ from kgen.plugins.registry import Registrar
 
 @hookimpl
 def kgen_components(registry: Registrar) -> None:
+    registry.encoder("joint", "kgen.contracts.joint:Joint", summary="Several encoders side by side: encoder: [a, b]")
     registry.decoder("identity", "kgen.contracts.identity:Identity", summary="The latent is the image itself")
     registry.dataset("shapes", "kgen.data.datasets.shapes:Shapes", summary="Synthetic scenes of colored shapes")
     registry.dataset(

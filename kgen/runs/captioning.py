@@ -12,9 +12,10 @@ from kgen.config import RunConfig
 from kgen.contracts.dataset import Dataset
 from kgen.contracts.decoder import Decoder
 from kgen.errors import ConfigError
-from kgen.parts.construction import component_id, make_dataset
+from kgen.parts.construction import make_dataset
 from kgen.pipeline.loading import load
 from kgen.pipeline.model import Pipeline
+from kgen.plugins.discovery import component_id
 from kgen.runs.directory import RunDirectory
 
 

@@ -256,7 +256,8 @@ class RunDirectory:
     def require_plugins(self) -> None:
         """Raises PluginError if a component of the run is missing. The manifest has its distribution."""
         manifest, found = self.read_manifest(), registry()
-        parts = [*manifest.get("components", {}).items(), *(("metric", part) for part in manifest.get("metrics", []))]
+        parts = list(manifest.get("components", {}).items())
+        parts += [(kind, part) for kind in ("metric", "encoder") for part in manifest.get(f"{kind}s", [])]
         for kind, part in parts:
             if (kind, part["id"]) in found.components:
                 continue

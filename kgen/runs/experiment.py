@@ -69,11 +69,11 @@ def open_encoder(config: RunConfig, dataset: Dataset, directory: RunDirectory | 
         dataset: The dataset, from whose captions the encoder learns its assets.
         directory: The directory of a run that continues, which contains the assets.
     """
-    encoder = make_encoder(config.encoder.choice, captions=None)
+    encoder = make_encoder(config.encoder.choice, None)
     if directory is not None and directory.assets.is_dir():
         encoder.load_assets(directory.assets)
     elif not initial_assets(config.init, encoder):
-        encoder = make_encoder(config.encoder.choice, dataset.captions("train"))
+        encoder = make_encoder(config.encoder.choice, None, dataset)
     return encoder
 
 

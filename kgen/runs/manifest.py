@@ -70,6 +70,7 @@ class Manifest(TypedDict, total=False):
     optimizer: Component
     callbacks: list[Component]
     loggers: list[Component]
+    encoders: list[Component]
     changes: list[dict[str, Any]]
     notes_on_scores: list[str]
 

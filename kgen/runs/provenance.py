@@ -7,7 +7,7 @@ import platform
 
 import keras
 
-from kgen.config import ComponentConfig, RunConfig
+from kgen.config import RunConfig
 from kgen.config.components import PARTS
 from kgen.contracts.dataset import Dataset
 from kgen.data.inventory import changes, read_inventory, write_inventory
@@ -23,11 +23,12 @@ def describe(config: RunConfig, directory: RunDirectory, dataset: Dataset) -> No
         name=config.name,
         seed=config.seed,
         software=software(keras.backend.backend()),
-        components={kind: _origin(kind, getattr(config, key)) for key, kind in PARTS.items()},
-        metrics=[_origin("metric", metric) for metric in config.evaluate.metrics],
-        optimizer=_origin("optimizer", config.fit.optimizer),
-        callbacks=[_origin("callback", callback) for callback in config.fit.callbacks],
-        loggers=[_origin("logger", logger) for logger in config.loggers],
+        components={kind: _origin(kind, getattr(config, key).name) for key, kind in PARTS.items()},
+        metrics=[_origin("metric", metric.name) for metric in config.evaluate.metrics],
+        optimizer=_origin("optimizer", config.fit.optimizer.name),
+        callbacks=[_origin("callback", callback.name) for callback in config.fit.callbacks],
+        loggers=[_origin("logger", logger.name) for logger in config.loggers],
+        encoders=[_origin("encoder", joined.name) for joined in config.encoder.joined],
         data={
             "fingerprint": dataset.fingerprint(),
             "images": len(dataset.captions("train")),
@@ -67,8 +68,8 @@ def software(backend: str) -> dict[str, str]:
     }
 
 
-def _origin(kind: str, choice: ComponentConfig) -> dict[str, str]:
-    component = registry().find(kind, choice.name)
+def _origin(kind: str, name: str) -> dict[str, str]:
+    component = registry().find(kind, name)
     return {
         "id": component.id,
         "distribution": component.origin.distribution,
