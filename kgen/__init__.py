@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kgen.contracts.logger import Logger
     from kgen.contracts.metric import GeneratedImages, Metric
     from kgen.data.images import read_image
+    from kgen.experiments.inputs import latents_of
     from kgen.options import OneOf, Static, is_static, part
     from kgen.parts.construction import make_dataset, make_decoder
     from kgen.parts.freezing import freeze
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from kgen.pipeline.loading import load
     from kgen.pipeline.model import Pipeline
     from kgen.random import NoiseSpec, SeedGenerator
-    from kgen.runs.inputs import latents_of
     from kgen.runs.run import open_decoder
     from kgen.storage.json_file import read_json
     from kgen.storage.paths import weight_paths
@@ -42,7 +42,7 @@ _LAZY = {
     "assemble": "kgen.pipeline.assembly",
     "make_dataset": "kgen.parts.construction",
     "make_decoder": "kgen.parts.construction",
-    "latents_of": "kgen.runs.inputs",
+    "latents_of": "kgen.experiments.inputs",
     "open_decoder": "kgen.runs.run",
     "bits_per_dimension": "kgen.pipeline.likelihood",
     "load": "kgen.pipeline.loading",

@@ -19,9 +19,9 @@ import yaml
 from parts import Painter, Patterns, Words
 
 import kgen
+from kgen.experiments.directory import RunDirectory
 from kgen.parts.description import PipelineDescription, read_description
 from kgen.runs.decoder_stage import _copy
-from kgen.runs.directory import RunDirectory
 from kgen.storage.json_file import MAX_BYTES, read_json
 from kgen.storage.paths import weight_paths
 from kgen.storage.weights import load_variables, save_variables

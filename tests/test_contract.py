@@ -13,11 +13,11 @@ import yaml
 import kgen
 from kgen.cli.commands.plugins import list_plugins
 from kgen.errors import RunError
+from kgen.experiments.directory import RunDirectory
 from kgen.plugins import discovery
 from kgen.plugins.discovery import discover, running
 from kgen.plugins.hookspecs import API
 from kgen.plugins.migrations import MIGRATIONS, migrate
-from kgen.runs.directory import RunDirectory
 from kgen.storage.weights import read_metadata
 from kgen.training.checkpoint import Checkpoints
 

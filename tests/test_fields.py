@@ -18,8 +18,8 @@ from kgen.data.conditions import cached_conditions
 from kgen.data.datasets.imagefolder import ImageFolder
 from kgen.data.datasets.shapes import Shapes
 from kgen.data.loader import Loader
+from kgen.experiments.prompts import prompts_to_generate, prompts_to_score
 from kgen.pipeline.prompts import parse_prompts
-from kgen.runs.prompts import prompts_to_generate, prompts_to_score
 from kgen.testing import EncoderConformance
 
 SHAPES = Shapes(size=16, colors=("red", "blue"), holdout=("blue star",), sizes=("large",), positions=("middle",))

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 from kgen.cli.progress import TrainingProgress, duration
 from kgen.config import RunConfig
 from kgen.errors import ConfigError, PluginError, RunError
-from kgen.runs.directory import RunDirectory
+from kgen.experiments.directory import RunDirectory
 from kgen.runs.evaluation import evaluate
 from kgen.runs.run import check, run
 

@@ -14,9 +14,9 @@ from parts import Painter, Patterns, Words
 import kgen
 from kgen.config import RunConfig
 from kgen.contracts.dataset import Dataset, Split
+from kgen.experiments.experiment import Experiment
+from kgen.experiments.prompts import prompts_to_generate, spread
 from kgen.runs import scoring
-from kgen.runs.experiment import Experiment
-from kgen.runs.prompts import prompts_to_generate, spread
 
 
 class Faces(Patterns):

@@ -12,8 +12,8 @@ from safetensors.numpy import load_file
 
 from kgen.config import RunConfig
 from kgen.errors import ConfigError, RunError
+from kgen.experiments.directory import RunDirectory
 from kgen.parts.patterns import matches
-from kgen.runs.directory import RunDirectory
 from kgen.runs.run import check, run
 
 OLD = Path(__file__).parent / "fixtures" / "contract-0" / "run"

@@ -14,15 +14,15 @@ from kgen.comparison.page import IMAGES, INTERPOLATIONS, Comparison, Findings, c
 from kgen.comparison.sweep import Trial, sweep
 from kgen.config import RunConfig
 from kgen.errors import ConfigError, RunError
+from kgen.experiments.directory import RunDirectory
+from kgen.experiments.inputs import read_dataset
+from kgen.experiments.manifest import TRAINED
+from kgen.experiments.prompts import Prompts, prompts_to_generate
 from kgen.parts.description import PipelineDescription, read_description
 from kgen.parts.saving import PIPELINE
 from kgen.pipeline.loading import load
 from kgen.pipeline.model import Pipeline
 from kgen.reporting.sheets import matrix, save_png
-from kgen.runs.directory import RunDirectory
-from kgen.runs.inputs import read_dataset
-from kgen.runs.manifest import TRAINED
-from kgen.runs.prompts import Prompts, prompts_to_generate
 
 MAX_PROMPTS = 8
 

@@ -10,10 +10,10 @@ from typing import Any
 from kgen.config import RunConfig
 from kgen.contracts.capabilities import Capability, option_of
 from kgen.errors import ConfigError
+from kgen.experiments.experiment import open_experiment
 from kgen.pipeline.model import Pipeline
 from kgen.pipeline.sampler import noise_spec, validate_options
 from kgen.reporting.plot import Line, line_plot
-from kgen.runs.experiment import open_experiment
 from kgen.runs.scoring import headlines, score_generated
 
 TIMED_IMAGES = 32

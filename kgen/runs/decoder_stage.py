@@ -14,17 +14,17 @@ from kgen.contracts.dataset import Dataset
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder
 from kgen.errors import RunError
+from kgen.experiments.directory import RunDirectory
+from kgen.experiments.initial import Start, load_initial_decoder
+from kgen.experiments.inputs import Inputs, SplitImages
+from kgen.experiments.trainer import Log, Trainer, count_weights
 from kgen.parts.construction import find, make_decoder
 from kgen.parts.freezing import freeze
 from kgen.parts.saving import load_decoder, save_decoder
 from kgen.pipeline.decoder_model import DecoderModel, reads_text
 from kgen.plugins.discovery import CORE
 from kgen.random import seed_everything
-from kgen.runs.directory import RunDirectory
-from kgen.runs.initial import Start, load_initial_decoder
-from kgen.runs.inputs import Inputs, SplitImages
 from kgen.runs.reconstructions import Reconstructions
-from kgen.runs.trainer import Log, Trainer, count_weights
 from kgen.storage.files import atomic_folder, files_in
 from kgen.training.averages import averaged_weights
 

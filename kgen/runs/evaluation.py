@@ -11,17 +11,17 @@ from pathlib import Path
 
 from kgen.config import RunConfig
 from kgen.errors import ConfigError, HookWarning, RunError
+from kgen.experiments.directory import RunDirectory
+from kgen.experiments.experiment import Experiment, open_experiment
+from kgen.experiments.provenance import changed_data
+from kgen.experiments.trainer import Log
 from kgen.pipeline.loading import load
 from kgen.pipeline.model import Pipeline
 from kgen.plugins.discovery import ask, registry
 from kgen.plugins.faults import component_errors, reason
-from kgen.runs.directory import RunDirectory
-from kgen.runs.experiment import Experiment, open_experiment
-from kgen.runs.provenance import changed_data
 from kgen.runs.report import write_report
 from kgen.runs.samples import render_final
 from kgen.runs.scoring import Scores, in_split, score
-from kgen.runs.trainer import Log
 from kgen.training.loggers import opened_loggers
 
 CHANGED = "changed data"

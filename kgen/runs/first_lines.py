@@ -9,8 +9,8 @@ from kgen.config.changes import STEPS, Change
 from kgen.contracts.dataset import SPLITS, Dataset
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.inputs import AllEncoderInputs, are_texts, distinct
+from kgen.experiments.experiment import Experiment
 from kgen.plugins.discovery import component_id
-from kgen.runs.experiment import Experiment
 from kgen.training.optimizers.warmup import WarmUp
 
 

@@ -31,6 +31,9 @@ from kgen.contracts.encoder import Condition, Encoder
 from kgen.contracts.inputs import AllEncoderInputs, EncoderInputs, are_texts, distinct, input_key, require_fields
 from kgen.contracts.metric import GeneratedImages, measure
 from kgen.errors import PluginError
+from kgen.experiments.experiment import Experiment, Metrics
+from kgen.experiments.inputs import SplitImages
+from kgen.experiments.prompts import prompts_to_generate
 from kgen.options import options
 from kgen.parts.construction import make_decoder
 from kgen.parts.freezing import freeze
@@ -41,9 +44,6 @@ from kgen.pipeline.sampler import noise_spec, validate_options
 from kgen.pixels import floats, to_uint8
 from kgen.plugins.faults import address, component_errors
 from kgen.random import kept_randomness, noise_keys, sample
-from kgen.runs.experiment import Experiment, Metrics
-from kgen.runs.inputs import SplitImages
-from kgen.runs.prompts import prompts_to_generate
 from kgen.spaces import Space
 from kgen.training.journal import Journal, read_rows
 from kgen.training.trial import try_fit, try_loggers

@@ -12,12 +12,12 @@ from kgen.contracts.dataset import Dataset, Split
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.inputs import EncoderInputs
+from kgen.experiments.directory import RunDirectory
+from kgen.experiments.inputs import BATCH, eval_split
+from kgen.experiments.trainer import Render
 from kgen.pipeline.decoder_model import Reconstructor, reads_text
 from kgen.pixels import to_uint8
 from kgen.reporting.sheets import matrix, save_png
-from kgen.runs.directory import RunDirectory
-from kgen.runs.inputs import BATCH, eval_split
-from kgen.runs.trainer import Render
 from kgen.training.journal import Journal
 
 SHOWN = 8

@@ -15,6 +15,12 @@ from kgen.config.changes import Change
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder
 from kgen.errors import ConfigError
+from kgen.experiments.directory import RunDirectory
+from kgen.experiments.experiment import Experiment, needs_stage, open_encoder, open_experiment
+from kgen.experiments.initial import Start, load_initial, load_initial_decoder
+from kgen.experiments.inputs import Inputs, read_dataset
+from kgen.experiments.provenance import changed_data, describe
+from kgen.experiments.trainer import Log, OnMetrics, Trainer, count_weights
 from kgen.parts.construction import make_decoder
 from kgen.parts.freezing import freeze
 from kgen.parts.saving import load_decoder, save
@@ -24,17 +30,11 @@ from kgen.pipeline.model import Pipeline
 from kgen.plugins.faults import component_errors
 from kgen.random import seed_everything
 from kgen.runs.decoder_stage import DecoderStage
-from kgen.runs.directory import RunDirectory
 from kgen.runs.evaluation import finish, is_finished
-from kgen.runs.experiment import Experiment, needs_stage, open_encoder, open_experiment
 from kgen.runs.first_lines import first_lines, going_on, unread_captions
-from kgen.runs.initial import Start, load_initial, load_initial_decoder
-from kgen.runs.inputs import Inputs, read_dataset
 from kgen.runs.preflight import preflight
-from kgen.runs.provenance import changed_data, describe
 from kgen.runs.samples import renderer
 from kgen.runs.scoring import Scores
-from kgen.runs.trainer import Log, OnMetrics, Trainer, count_weights
 from kgen.storage.files import atomic_folder
 from kgen.training.averages import averaged_weights
 from kgen.training.distribution import Distribution, open_distribution

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from kgen.config import RunConfig
+from kgen.experiments.directory import RunDirectory
+from kgen.experiments.experiment import Experiment
+from kgen.experiments.prompts import Prompts, prompts_to_generate
+from kgen.experiments.trainer import Render
 from kgen.pipeline.model import Pipeline
 from kgen.reporting.sheets import grid, save_png
-from kgen.runs.directory import RunDirectory
-from kgen.runs.experiment import Experiment
-from kgen.runs.prompts import Prompts, prompts_to_generate
-from kgen.runs.trainer import Render
 from kgen.storage.ownership import IMAGES
 from kgen.training.journal import Journal
 

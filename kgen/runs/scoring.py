@@ -15,10 +15,10 @@ from kgen.config import RunConfig
 from kgen.contracts.dataset import Dataset, Split
 from kgen.contracts.inputs import EncoderInputs
 from kgen.contracts.metric import GeneratedImages
+from kgen.experiments.experiment import Experiment, Metrics
+from kgen.experiments.prompts import Prompts, prompts_to_score
 from kgen.pipeline.likelihood import bits_per_dimension
 from kgen.pipeline.model import Pipeline
-from kgen.runs.experiment import Experiment, Metrics
-from kgen.runs.prompts import Prompts, prompts_to_score
 
 Scores = dict[str, dict[str, float]]
 

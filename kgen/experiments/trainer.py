@@ -10,8 +10,8 @@ import numpy as np
 
 from kgen.config import FitConfig, RunConfig
 from kgen.errors import RunInterruptedError
+from kgen.experiments.inputs import Inputs
 from kgen.pipeline.loss_model import LossModel
-from kgen.runs.inputs import Inputs
 from kgen.training.checkpoint import Checkpoints
 from kgen.training.distribution import Distribution
 from kgen.training.fit import Progress, compile_model, train

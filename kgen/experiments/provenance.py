@@ -12,8 +12,8 @@ from kgen.config.components import PARTS
 from kgen.contracts.dataset import Dataset
 from kgen.data.inventory import changes, read_inventory, write_inventory
 from kgen.errors import RunError
+from kgen.experiments.directory import RunDirectory
 from kgen.plugins.discovery import CORE, registry
-from kgen.runs.directory import RunDirectory
 
 
 def describe(config: RunConfig, directory: RunDirectory, dataset: Dataset) -> None:

@@ -12,12 +12,12 @@ from kgen.config import InitConfig
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder
 from kgen.errors import ConfigError, KgenError
+from kgen.experiments.directory import RunDirectory
 from kgen.parts.initial import InitialWeights, assign_weights
 from kgen.parts.saving import decoder_weights, saved_weights, with_paths
 from kgen.parts.sources import WeightSource, check_assets, load_assets, takes_assets
 from kgen.pipeline.model import Pipeline
 from kgen.plugins.migrations import positions_became_paths
-from kgen.runs.directory import RunDirectory
 from kgen.storage.weights import Arrays, Variables
 
 PARTS = ("encoder", "generator")

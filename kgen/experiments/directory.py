@@ -17,10 +17,10 @@ from kgen.config import RunConfig
 from kgen.config.changes import Change, changes
 from kgen.config.source import read_file
 from kgen.errors import KgenError, PluginError, RunError
+from kgen.experiments.manifest import Manifest
 from kgen.plugins.discovery import registry
 from kgen.plugins.hookspecs import API
 from kgen.plugins.migrations import migrate
-from kgen.runs.manifest import Manifest
 from kgen.storage.checkpoints import checkpoint_steps
 from kgen.storage.files import TEMPORARY, remove_abandoned, write_text
 from kgen.storage.json_file import check_json, read_json

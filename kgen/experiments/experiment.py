@@ -12,10 +12,10 @@ from kgen.contracts.decoder import learns_from_images
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.metric import Metric
 from kgen.errors import ConfigError
+from kgen.experiments.directory import RunDirectory
+from kgen.experiments.initial import initial_assets
+from kgen.experiments.inputs import read_dataset
 from kgen.parts.construction import find, make_encoder, make_metric
-from kgen.runs.directory import RunDirectory
-from kgen.runs.initial import initial_assets
-from kgen.runs.inputs import read_dataset
 
 Metrics = Mapping[str, Metric]
 """Metrics by the prefix of the names of their scores."""
