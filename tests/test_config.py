@@ -13,7 +13,7 @@ import kgen
 from kgen.config import RunConfig, sampling_options
 from kgen.config.schema import run_file_schema
 from kgen.config.source import parse_value, read_file
-from kgen.pipeline.assembly import make_dataset
+from kgen.parts.construction import make_dataset
 
 SMALL = {"data": "squares", "encoder": "letters", "generator": "means", "fit": {"steps": 3}}
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))

@@ -20,9 +20,9 @@ from kgen.comparison.facts import Table
 from kgen.comparison.page import IMAGES, INTERPOLATIONS, Findings, claim, write_comparison
 from kgen.comparison.sweep import Trial
 from kgen.errors import ConfigError
+from kgen.experiments.directory import RunDirectory
 from kgen.reporting.page import render
 from kgen.reporting.sheets import save_png
-from kgen.runs.directory import RunDirectory
 from kgen.runs.report import write_report
 
 EVIL = """<script>alert("1")</script> 'a' & {{ b }} \x1b[31m"""

@@ -18,7 +18,11 @@ from kgen.backend import devices
 from kgen.contracts.identity import Identity
 from kgen.errors import GuidanceWarning
 from kgen.training.averages import averaged_weights, fixed_noise
-from kgen.training.optimizer import AveragingAdamW, WarmUp
+from kgen.training.optimizers.averaging import averaging
+from kgen.training.optimizers.of_keras import AdamW
+from kgen.training.optimizers.warmup import WarmUp
+
+AveragingAdamW = averaging(AdamW)
 
 
 @pytest.fixture

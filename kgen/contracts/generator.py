@@ -18,7 +18,7 @@ Tensor = Any
 OF_GENERATE = frozenset(
     {
         *("prompts", "prompt", "n", "first", "seed", "seeds", "count", "shared_noise", "batch_size", "image", "mask"),
-        *("negative_prompt", "decoder", "verbose"),
+        *("negative_prompt", "decoder", "output", "verbose"),
     }
 )
 """Arguments of `Pipeline.generate` and `Pipeline.interpolate`, beside which they take the options of `generate`."""

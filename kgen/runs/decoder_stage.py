@@ -14,18 +14,19 @@ from kgen.contracts.dataset import Dataset
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder
 from kgen.errors import RunError
-from kgen.pipeline.assembly import find, make_decoder
+from kgen.experiments.directory import RunDirectory
+from kgen.experiments.initial import Start, load_initial_decoder
+from kgen.experiments.inputs import Inputs, SplitImages
+from kgen.experiments.trainer import Log, Trainer, count_weights
+from kgen.parts.construction import find, make_decoder
+from kgen.parts.freezing import freeze
+from kgen.parts.saving import load_decoder, save_decoder
 from kgen.pipeline.decoder_model import DecoderModel, reads_text
-from kgen.pipeline.saving import load_decoder, save_decoder
 from kgen.plugins.discovery import CORE
 from kgen.random import seed_everything
-from kgen.runs.directory import RunDirectory
-from kgen.runs.inputs import Inputs, SplitImages
 from kgen.runs.reconstructions import Reconstructions
-from kgen.runs.trainer import Log, Trainer, count_weights
 from kgen.storage.files import atomic_folder, files_in
 from kgen.training.averages import averaged_weights
-from kgen.training.checkpoint import Checkpoints
 
 FINGERPRINT = "data.images"
 """The key of the images' fingerprint in `depends_on`."""
@@ -82,7 +83,11 @@ class DecoderStage:
         own, decoder = self.config.decoder, find("decoder", self.config.decoder.name)[0]
         text = {"encoder": self.config.encoder.dump()} if reads_text(decoder.load()) else {}
         return {
-            "decoder": {**own.choice, "fit": own.fit and own.fit.model_dump(mode="json")},
+            "decoder": {
+                **own.choice,
+                "fit": own.fit and own.fit.dump(),
+                **({"init": [source.dump() for source in own.init]} if own.init else {}),
+            },
             "data": {"images": self.dataset.fingerprint(), **(own.data or self.config.data).dump()},
             "seed": self.config.seed,
             "precision": self.config.precision,
@@ -165,16 +170,25 @@ class DecoderStage:
         seed_everything(self.config.seed)
         with trainer.distribution.scope():
             model = DecoderModel(self.new(), self.encoder)
+            start = None if self.directory.newest_step else self._first_weights(model.decoder)
+            freeze(model, fit.frozen, trainable=fit.trainable)
         self._begin()
         images = len(self.dataset.captions("train"))
         trainer.log(f"the decoder: {images} images, {count_weights(model):,} weights to train")
-        if not Checkpoints(self.directory.checkpoints, fit.keep).steps():
-            model.decoder.initialize(SplitImages(self.dataset, "train"))
+        if start is not None and start.sources:
+            self.directory.update_manifest(init=start.describe())
+            for line in start.lines():
+                trainer.log(f"the decoder: {line}")
         inputs = Inputs(self.dataset, model.encoder, flip=fit.flip)
         render = self.gallery.renderer(model.decoder, self.directory)
         progress = trainer.train(model, fit, self.directory.path, inputs, render, decoder=True)
         with averaged_weights(model):
             return self._finish(model.decoder, progress.step, progress.seconds)
+
+    def _first_weights(self, decoder: Decoder) -> Start:
+        """Gives a decoder the weights with which its training starts."""
+        decoder.initialize(SplitImages(self.dataset, "train"))
+        return load_initial_decoder(self.config.decoder.init, decoder)
 
     def _begin(self) -> None:
         self.directory.path.mkdir(exist_ok=True)

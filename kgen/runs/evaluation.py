@@ -11,17 +11,18 @@ from pathlib import Path
 
 from kgen.config import RunConfig
 from kgen.errors import ConfigError, HookWarning, RunError
-from kgen.pipeline.pipeline import Pipeline
-from kgen.pipeline.saving import load
+from kgen.experiments.directory import RunDirectory
+from kgen.experiments.experiment import Experiment, open_experiment
+from kgen.experiments.provenance import changed_data
+from kgen.experiments.trainer import Log
+from kgen.pipeline.loading import load
+from kgen.pipeline.model import Pipeline
 from kgen.plugins.discovery import ask, registry
 from kgen.plugins.faults import component_errors, reason
-from kgen.runs.directory import RunDirectory
-from kgen.runs.experiment import Experiment, open_experiment
-from kgen.runs.provenance import changed_data
 from kgen.runs.report import write_report
 from kgen.runs.samples import render_final
 from kgen.runs.scoring import Scores, in_split, score
-from kgen.runs.trainer import Log
+from kgen.training.loggers import opened_loggers
 
 CHANGED = "changed data"
 """Suffix of the name of a split whose images or captions differ from those of the training."""
@@ -77,7 +78,9 @@ def evaluate(
         directory.prepare(config)
         if any(change.key.startswith("sample.") for change in changes):
             render_final(experiment, directory, pipeline)
-        return _publish(experiment, directory, scores, other_data, log)
+        with opened_loggers(config.loggers, directory.path, config.dump()) as loggers:
+            loggers.scores = _publish(experiment, directory, scores, other_data, log)
+        return scores
 
 
 def _publish(experiment: Experiment, directory: RunDirectory, scores: Scores, other_data: str, log: Log) -> Scores:
@@ -125,5 +128,5 @@ def _require_trained(directory: RunDirectory, config: RunConfig) -> None:
     step = directory.read_manifest().get("step", 0)
     if not directory.is_trained(max(1, step)):
         raise RunError(f"{directory.path} holds no trained pipeline: finish its training first, with 'kgen run'")
-    if config.fit.steps > step:
+    if not directory.is_trained(config.fit.steps):
         raise ConfigError(f"fit.steps: {config.fit.steps} asks for more training: give it to 'kgen run'")

@@ -8,10 +8,10 @@ from kgen.config import FitConfig, RunConfig
 from kgen.config.changes import STEPS, Change
 from kgen.contracts.dataset import SPLITS, Dataset
 from kgen.contracts.encoder import Encoder
-from kgen.pipeline.assembly import component_id
-from kgen.runs.experiment import Experiment
-from kgen.runs.inputs import all_captions
-from kgen.training.optimizer import WarmUp
+from kgen.contracts.inputs import AllEncoderInputs, are_texts, distinct
+from kgen.experiments.experiment import Experiment
+from kgen.plugins.discovery import component_id
+from kgen.training.optimizers.warmup import WarmUp
 
 
 def first_lines(experiment: Experiment) -> Iterator[str]:
@@ -38,14 +38,16 @@ def _how_read(dataset: Dataset) -> Iterator[str]:
 
 def unread_captions(dataset: Dataset, encoder: Encoder) -> Iterator[str]:
     """A line about captions that the encoder does not read completely, with an example; nothing if it reads all."""
-    captions = all_captions(dataset)
-    unread = [(caption, what) for caption in captions if (what := encoder.unread(caption))]
-    if unread:
-        caption, what = unread[0]
-        yield (
-            f"{len(unread):,} of {len(captions):,} different captions are not read completely by encoder "
-            f"'{component_id(encoder)}', such as '{caption[:80]}': {what}"
-        )
+    for part in encoder.parts:
+        inputs = AllEncoderInputs(dataset, part.fields)
+        different = distinct(inputs) if are_texts(inputs) else {}
+        unread = [(key, what) for key, row in different.items() if (what := part.unread(inputs[row]))]
+        if unread:
+            key, what = unread[0]
+            yield (
+                f"{len(unread):,} of {len(different):,} different captions are not read completely by encoder "
+                f"'{component_id(part)}', such as '{key[:80]}': {what}"
+            )
 
 
 def going_on(config: RunConfig, changes: Sequence[Change], step: int) -> Iterator[str]:

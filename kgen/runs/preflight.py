@@ -23,28 +23,33 @@ from keras import ops
 
 from kgen.backend.devices import as_graph
 from kgen.backend.variables import kept_variables
-from kgen.config import RunConfig
+from kgen.config import FitConfig, RunConfig
 from kgen.contracts.capabilities import Capability, option_of, sampling_steps
 from kgen.contracts.dataset import SPLITS, Dataset, Split
 from kgen.contracts.decoder import Decoder, has_losses
 from kgen.contracts.encoder import Condition, Encoder
+from kgen.contracts.inputs import AllEncoderInputs, EncoderInputs, are_texts, distinct, input_key, require_fields
 from kgen.contracts.metric import GeneratedImages, measure
 from kgen.errors import PluginError
+from kgen.experiments.experiment import Experiment, Metrics
+from kgen.experiments.inputs import SplitImages
+from kgen.experiments.prompts import prompts_to_generate
 from kgen.options import options
-from kgen.pipeline.assembly import assemble, make_decoder
+from kgen.parts.construction import make_decoder
+from kgen.parts.freezing import freeze
+from kgen.pipeline.assembly import assemble
 from kgen.pipeline.decoder_model import DecoderModel, reads_text
-from kgen.pipeline.pipeline import Pipeline
+from kgen.pipeline.model import Pipeline
 from kgen.pipeline.sampler import noise_spec, validate_options
 from kgen.pixels import floats, to_uint8
 from kgen.plugins.faults import address, component_errors
 from kgen.random import kept_randomness, noise_keys, sample
-from kgen.runs.experiment import Experiment, Metrics
-from kgen.runs.inputs import SplitImages, all_captions
-from kgen.runs.prompts import prompts_to_generate
 from kgen.spaces import Space
 from kgen.training.journal import Journal, read_rows
+from kgen.training.trial import try_fit, try_loggers
 
 Result = TypeVar("Result")
+Item = TypeVar("Item")
 
 TRIED = 2
 """Number of images on which everything is tried."""
@@ -74,9 +79,11 @@ def preflight(experiment: Experiment, encoder: Encoder) -> Pipeline:
         KgenError: there is another error.
     """
     config, dataset, staged = experiment.config, experiment.dataset, experiment.decoder_data is not None
-    prompts = prompts_to_generate(config, dataset)
-    encoder.tokenize([*all_captions(dataset), *prompts])
-    images, captions = _examples(dataset)
+    require_fields(encoder, dataset)
+    prompts = prompts_to_generate(config, dataset, encoder).inputs
+    _tokenize_all(dataset, encoder)
+    encoder.tokenize(prompts)
+    images, inputs = _examples(dataset, encoder)
     with kept_randomness() if staged else contextlib.nullcontext():
         decoder = _tried_decoder(experiment, encoder)
         latents = _try_encoding(decoder, images)  # otherwise the generator would be blamed for an error here
@@ -89,11 +96,13 @@ def preflight(experiment: Experiment, encoder: Encoder) -> Pipeline:
     )
     parts = [encoder, pipeline.generator, *([] if staged else [decoder])]
     with kept_randomness(), kept_variables(variable for part in parts for variable in _changeable(part)):
-        losses = _try_losses(pipeline, latents, captions)
+        losses = _try_losses(pipeline, latents, inputs)
+        try_fit(config.fit, pipeline.trainable_variables)
         _try_journal(losses)
+        try_loggers(config.loggers, config.dump(), losses)
         made = _try_generation(config, pipeline, _two(prompts))
         if config.evaluate.likelihood.images:
-            _try_likelihood(config, pipeline, images, captions)
+            _try_likelihood(config, pipeline, images, inputs)
         _try_metrics(experiment.metrics, made, dataset)
         _try_saving(pipeline)
     gc.collect()  # Keras's models contain reference cycles
@@ -102,8 +111,10 @@ def preflight(experiment: Experiment, encoder: Encoder) -> Pipeline:
 
 def _changeable(part: Any) -> list[Any]:
     """The variables that trying a part may change, without external weights, whose copies could be large."""
-    external = getattr(part, "weights_are_external", False)
-    return [v for v in part.variables if not external or v.name == "seed_generator_state"]
+    parts = part.parts if isinstance(part, Encoder) else (part,)
+    external = [variable for own in parts if getattr(own, "weights_are_external", False) for variable in own.variables]
+    kept = {id(variable) for variable in external if variable.name != "seed_generator_state"}
+    return [variable for variable in part.variables if id(variable) not in kept]
 
 
 # ---- training ----------------------------------------------------------------------------------------------------
@@ -114,22 +125,26 @@ def _tried_decoder(experiment: Experiment, encoder: Encoder) -> Decoder:
     config, data = experiment.config, experiment.decoder_data
     decoder = make_decoder(config.decoder.choice, experiment.dataset.image_space, encoder.condition_space)
     if data is not None and config.decoder.source is None:
-        _try_decoder_stage(decoder, data, encoder)
+        _try_decoder_stage(decoder, data, encoder, config.decoder.fit)
     if not decoder.built:
         decoder.build(None)
     return decoder
 
 
-def _try_decoder_stage(decoder: Decoder, data: Dataset, encoder: Encoder) -> None:
+def _try_decoder_stage(decoder: Decoder, data: Dataset, encoder: Encoder, fit: FitConfig | None) -> None:
     """Tries all steps of a decoder's training: initialization, losses if it has any, calibration, and scores."""
     if has_losses(type(decoder)):
-        DecoderModel(decoder, encoder)  # builds all weights
+        model = DecoderModel(decoder, encoder)  # builds all weights
+        if fit is not None:
+            freeze(model, fit.frozen, trainable=fit.trainable)
+            try_fit(fit, model.trainable_variables)
     else:
         decoder.build(None)
-    images, captions = _examples(data)
     if reads_text(decoder):
-        encoder.tokenize(all_captions(data))
-    condition = _condition(encoder, captions) if reads_text(decoder) else {}
+        require_fields(encoder, data, "decoder.data")
+        _tokenize_all(data, encoder)
+    images, inputs = _examples(data, encoder if reads_text(decoder) else None)
+    condition = _condition(encoder, inputs) if reads_text(decoder) else {}
     # without losses, the calibration is the training, which may need more than two images
     batches = [images] if has_losses(type(decoder)) else SplitImages(data, "train")
     decoder.initialize(batches)
@@ -148,19 +163,19 @@ def _try_encoding(decoder: Decoder, images: np.ndarray) -> Any:
     return _check_in_space(latents, decoder.latent_space, decoder, "encode")
 
 
-def _try_losses(pipeline: Pipeline, latents: Any, captions: Sequence[str]) -> Mapping[str, np.ndarray]:
-    condition = _condition(pipeline.encoder, captions, training=True)
+def _try_losses(pipeline: Pipeline, latents: Any, inputs: Sequence[Any]) -> Mapping[str, np.ndarray]:
+    condition = _condition(pipeline.encoder, inputs, training=True)
     return _check_losses(pipeline.generator.compute_losses(latents, condition, training=True), pipeline.generator)
 
 
-def _condition(encoder: Encoder, texts: Sequence[str], training: bool = False) -> Condition:
-    """The condition of texts; raises PluginError if it does not fit `condition_space`."""
-    condition: Condition = encoder(encoder.tokenize(list(texts)), training=training)
+def _condition(encoder: Encoder, inputs: Sequence[Any], training: bool = False) -> Condition:
+    """The condition of inputs. Raises PluginError if it does not fit `condition_space`."""
+    condition: Condition = encoder(encoder.tokenize(list(inputs)), training=training)
     space = encoder.condition_space
     expected = {
-        "sequence": (len(texts), space.length, space.dim),
-        "mask": (len(texts), space.length),
-        "pooled": (len(texts), space.pooled_dim),
+        "sequence": (len(inputs), space.length, space.dim),
+        "mask": (len(inputs), space.length),
+        "pooled": (len(inputs), space.pooled_dim),
     }
     found = {name: tuple(value.shape) for name, value in condition.items()}
     if found != expected:
@@ -193,7 +208,6 @@ def _try_journal(losses: Mapping[str, np.ndarray]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder), list(row), 0)
         journal.write(1, row)
-        journal.close()
         (read,) = read_rows(journal.path)
         if any(abs(float(read[name]) - value) > 1e-5 * abs(value) + 1e-9 for name, value in row.items()):
             raise PluginError(f"the losses {row} were read back from metrics.csv as {read}")
@@ -202,14 +216,15 @@ def _try_journal(losses: Mapping[str, np.ndarray]) -> None:
 # ---- sampling and scoring ----------------------------------------------------------------------------------------
 
 
-def _try_generation(config: RunConfig, pipeline: Pipeline, prompts: Sequence[str]) -> np.ndarray:
+def _try_generation(config: RunConfig, pipeline: Pipeline, prompts: Sequence[Any]) -> np.ndarray:
     """Generates two images with the untrained pipeline: uint8 (2, H, W, C)."""
     encoder, generator, decoder = pipeline.encoder, pipeline.generator, pipeline.decoder
     given = dict(config.sample.options)
     for_decoder = validate_options(decoder, "decode", given.pop("decoder", {}))
     for_generator = validate_options(generator, "generate", given)
-    keys = noise_keys(prompts, [config.sample.seed] * TRIED, 1, config.sample.shared_noise)
-    condition, null = _condition(encoder, prompts), _condition(encoder, [""] * TRIED)
+    texts = [input_key(prompt) for prompt in prompts]
+    keys = noise_keys(texts, [config.sample.seed] * TRIED, 1, config.sample.shared_noise)
+    condition, null = _condition(encoder, prompts), _condition(encoder, [encoder.null] * TRIED)
 
     def generate(own: dict[str, Any]) -> Any:
         noise = _tensors(sample(noise_spec(generator, own), keys))
@@ -234,10 +249,10 @@ def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return {name: ops.convert_to_tensor(array) for name, array in arrays.items()}
 
 
-def _try_likelihood(config: RunConfig, pipeline: Pipeline, images: np.ndarray, captions: Sequence[str]) -> None:
+def _try_likelihood(config: RunConfig, pipeline: Pipeline, images: np.ndarray, inputs: Sequence[Any]) -> None:
     generator = pipeline.generator
     latents = pipeline.decoder.encode(floats(ops.convert_to_tensor(images)))
-    condition = _condition(pipeline.encoder, captions)
+    condition = _condition(pipeline.encoder, inputs)
 
     def measure(own: dict[str, Any]) -> None:
         nats = generator.log_likelihood(latents, condition, **own)
@@ -283,9 +298,20 @@ def _try_saving(pipeline: Pipeline) -> None:
 # ---- help --------------------------------------------------------------------------------------------------------
 
 
-def _examples(dataset: Dataset) -> tuple[np.ndarray, list[str]]:
-    """Reads two training images, uint8 (2, H, W, C), with their captions, and checks one image of each split."""
-    captions, space = dataset.captions("train"), dataset.image_space
+def _tokenize_all(dataset: Dataset, encoder: Encoder) -> None:
+    """Tokenizes all captions, labels and other texts that an encoder reads; of other inputs, such as images, two."""
+    for part in encoder.parts:
+        inputs = AllEncoderInputs(dataset, part.fields)
+        rows = distinct(inputs).values() if are_texts(inputs) else (0, len(inputs) - 1)
+        part.tokenize([inputs[row] for row in rows])
+
+
+def _examples(dataset: Dataset, encoder: Encoder | None) -> tuple[np.ndarray, list[Any]]:
+    """Two images of the training, uint8 (2, H, W, C), and what the encoder reads beside them.
+
+    One image of each other split is read, too.
+    """
+    space, rows = dataset.image_space, (0, len(dataset.captions("train")) - 1)
     for split in SPLITS:
         if dataset.captions(split):
             image = dataset.image(split, 0)
@@ -294,11 +320,14 @@ def _examples(dataset: Dataset) -> tuple[np.ndarray, list[str]]:
                     f"{address(dataset)}: image 0 of split '{split}' is {image.dtype} {tuple(image.shape)}, but its "
                     f"image_space says uint8 {space.shape}"
                 )
-    rows = (0, len(captions) - 1)
-    return np.stack([dataset.image("train", row) for row in rows]), [captions[row] for row in rows]
+    images = np.stack([dataset.image("train", row) for row in rows])
+    if encoder is None:
+        return images, []
+    inputs = EncoderInputs(dataset, "train", encoder.fields)
+    return images, [inputs[row] for row in rows]
 
 
-def _two(items: Sequence[str]) -> list[str]:
+def _two(items: Sequence[Item]) -> list[Item]:
     return [items[0], items[-1]]
 
 

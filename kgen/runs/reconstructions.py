@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ import numpy as np
 from kgen.contracts.dataset import Dataset, Split
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder
-from kgen.pipeline.decoder_model import Reconstructor
+from kgen.contracts.inputs import EncoderInputs
+from kgen.experiments.directory import RunDirectory
+from kgen.experiments.inputs import BATCH, eval_split
+from kgen.experiments.trainer import Render
+from kgen.pipeline.decoder_model import Reconstructor, reads_text
 from kgen.pixels import to_uint8
 from kgen.reporting.sheets import matrix, save_png
-from kgen.runs.directory import RunDirectory
-from kgen.runs.inputs import BATCH, eval_split
-from kgen.runs.trainer import Render
 from kgen.training.journal import Journal
 
 SHOWN = 8
@@ -43,12 +44,12 @@ class Reconstructions:
 
     def scores(self, decoder: Decoder) -> dict[str, Any]:
         """The scores of the decoder, and the PSNR of its reconstructions."""
-        images, captions = self._images(MAX_SCORED)
+        images, prompts, _ = self._images(decoder, MAX_SCORED)
         reconstructor = Reconstructor(decoder, self.encoder)
-        latents, made = reconstructor.reconstruct(images, captions)
+        latents, made = reconstructor.reconstruct(images, prompts)
         found = {"images": f"{len(images)} ({self.split})", "PSNR": psnr(images, made)}
         if decoder.latent_is_image:
-            again = reconstructor.reconstruct(made, captions)[0]
+            again = reconstructor.reconstruct(made, prompts)[0]
             found["encoded again, mean absolute error"] = float(np.abs(again - latents).mean())
         batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
         return found | {name: float(value) for name, value in decoder.scores(batches).items()}
@@ -64,24 +65,24 @@ class Reconstructions:
         def render(step: int, suffix: str, journal: Journal) -> None:
             sheet = self._sheet(reconstructor)
             save_png(directory.samples / f"step-{step:08d}{suffix}.png", sheet, {"model": self.name})
-            buffer = io.BytesIO()
-            sheet.save(buffer, format="PNG")
-            journal.image(step, f"reconstructions{suffix}", buffer.getvalue(), sheet.size)
+            journal.image(step, f"reconstructions{suffix}", np.asarray(sheet))
 
         return render
 
     def _sheet(self, reconstructor: Reconstructor) -> Any:
-        return reconstructions(reconstructor, *self._images(SHOWN))[0]
+        return reconstructions(reconstructor, *self._images(reconstructor.decoder, SHOWN))[0]
 
-    def _images(self, count: int) -> tuple[np.ndarray, list[str]]:
-        """Up to `count` images, at even distances in the split, and their captions."""
+    def _images(self, decoder: Decoder, count: int) -> tuple[np.ndarray, list[Any], list[str]]:
+        """Up to `count` images, evenly spaced; the encoder's inputs, if the decoder reads them; and the captions."""
         captions = self.dataset.captions(self.split)
         rows = [int(i) for i in np.linspace(0, len(captions) - 1, min(count, len(captions)))]
-        return np.stack([self.dataset.image(self.split, row) for row in rows]), [captions[row] for row in rows]
+        inputs = EncoderInputs(self.dataset, self.split, self.encoder.fields if reads_text(decoder) else ("caption",))
+        images = np.stack([self.dataset.image(self.split, row) for row in rows])
+        return images, [inputs[row] for row in rows], [captions[row] for row in rows]
 
 
 def reconstructions(
-    reconstructor: Reconstructor, images: np.ndarray, captions: list[str], seed: int = 0
+    reconstructor: Reconstructor, images: np.ndarray, prompts: Sequence[Any], captions: Sequence[str], seed: int = 0
 ) -> tuple[Any, np.ndarray]:
     """Encodes and decodes images.
 
@@ -91,11 +92,15 @@ def reconstructions(
         captions: N texts.
         seed: The seed of the decoder's noise.
 
+    Args:
+        prompts: N inputs of the encoder, for a decoder that reads the text.
+        captions: N texts, which the sheet shows.
+
     Returns:
         A sheet of the images, their latents if these are images, and the reconstructions; and the reconstructions,
         uint8 (N, H, W, C).
     """
-    latents, made = reconstructor.reconstruct(images, captions, seed=seed)
+    latents, made = reconstructor.reconstruct(images, prompts, seed=seed)
     rows, names = [images, made], ["image", "decoded"]
     if reconstructor.decoder.latent_is_image:
         rows.insert(1, _enlarged(latents, images.shape[1:3]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,26 +15,30 @@ from kgen.config.changes import Change
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder
 from kgen.errors import ConfigError
-from kgen.pipeline.assembly import make_decoder, with_decoder
-from kgen.pipeline.pipeline import Pipeline
-from kgen.pipeline.saving import load, load_decoder, save
+from kgen.experiments.directory import RunDirectory
+from kgen.experiments.experiment import Experiment, needs_stage, open_encoder, open_experiment
+from kgen.experiments.initial import Start, load_initial, load_initial_decoder
+from kgen.experiments.inputs import Inputs, read_dataset
+from kgen.experiments.provenance import changed_data, describe
+from kgen.experiments.trainer import Log, OnMetrics, Trainer, count_weights
+from kgen.parts.construction import make_decoder
+from kgen.parts.freezing import freeze
+from kgen.parts.saving import load_decoder, save
+from kgen.pipeline.assembly import with_decoder
+from kgen.pipeline.loading import load
+from kgen.pipeline.model import Pipeline
 from kgen.plugins.faults import component_errors
 from kgen.random import seed_everything
 from kgen.runs.decoder_stage import DecoderStage
-from kgen.runs.directory import RunDirectory
 from kgen.runs.evaluation import finish, is_finished
-from kgen.runs.experiment import Experiment, needs_stage, open_encoder, open_experiment
 from kgen.runs.first_lines import first_lines, going_on, unread_captions
-from kgen.runs.initial import describe_initial, load_initial
-from kgen.runs.inputs import Inputs, read_dataset
 from kgen.runs.preflight import preflight
-from kgen.runs.provenance import changed_data, describe
 from kgen.runs.samples import renderer
 from kgen.runs.scoring import Scores
-from kgen.runs.trainer import Log, OnMetrics, Trainer, count_weights
 from kgen.storage.files import atomic_folder
 from kgen.training.averages import averaged_weights
 from kgen.training.distribution import Distribution, open_distribution
+from kgen.training.loggers import opened_loggers
 
 Stage = Literal["decoder"]
 
@@ -88,18 +92,23 @@ def run(
     with directory.locked(), contextlib.ExitStack() as stack:
         changes = [] if restart else directory.compare(config)
         if not restart and not changes and is_finished(directory):
-            return _result(directory, config.fit.steps, directory.read_scores())
+            return _result(directory, directory.read_manifest("step")["step"], directory.read_scores())
         trainer = Trainer(config, open_distribution(config.distribute), log, on_metrics)
         stack.enter_context(precision(config.precision))
         experiment = open_experiment(config)
         changed = "" if restart else changed_data(directory, experiment.dataset, allow_changed_data)
         trained = stage is None and not restart and directory.is_trained(config.fit.steps)
-        pipeline = None if trained else _build(experiment, trainer.distribution, None if restart else directory)
+        pipeline, start = None, Start(())
+        if not trained:
+            pipeline, start = _build(experiment, trainer.distribution, None if restart else directory)
         older = None
         if restart and directory.config.is_file():
             older = stack.enter_context(directory.moved_aside())
             log(f"the older run was moved to {older}")
-        _begin(experiment, directory, trainer, pipeline, changes, changed)
+        _begin(experiment, directory, trainer, pipeline, start, changes, changed)
+        if trainer.distribution.is_chief:
+            loggers = stack.enter_context(opened_loggers(config.loggers, directory.path, config.dump()))
+            trainer = replace(trainer, loggers=loggers)
         if pipeline is not None:
             if experiment.decoder_data is not None:
                 decoder_stage = DecoderStage(config, directory, experiment.decoder_data, pipeline.encoder)
@@ -114,16 +123,22 @@ def run(
         log("generating the final images, and scoring")
         if pipeline is None or trainer.distribution.strategy is not None:
             pipeline = load(directory.model)
-        return _result(directory, config.fit.steps, finish(experiment, directory, pipeline, log))
+        trainer.loggers.scores = finish(experiment, directory, pipeline, log)
+        return _result(directory, directory.read_manifest("step")["step"], trainer.loggers.scores)
 
 
-def _build(experiment: Experiment, distribution: Distribution, directory: RunDirectory | None) -> Pipeline:
+def _build(
+    experiment: Experiment, distribution: Distribution, directory: RunDirectory | None
+) -> tuple[Pipeline, Start]:
     """Makes the parts, and tries everything that could fail later. It writes nothing.
 
     Args:
         experiment: The experiment.
         distribution: The devices of the training.
         directory: The run directory; None if an older run there will be renamed.
+
+    Returns:
+        The pipeline, and the weights that `init` gave it.
     """
     config = experiment.config
     if experiment.decoder_data is not None and distribution.workers > 1:
@@ -134,9 +149,12 @@ def _build(experiment: Experiment, distribution: Distribution, directory: RunDir
     seed_everything(config.seed)
     with distribution.scope():
         pipeline = preflight(experiment, open_encoder(config, experiment.dataset, directory))
-        if config.init is not None and (directory is None or not directory.newest_step):
-            load_initial(config, pipeline)
-    return pipeline
+        if directory is None or not directory.decoder_stage.newest_step:
+            load_initial_decoder(config.decoder.init, pipeline.decoder)  # which is trained later: fails now, or never
+        begun = directory is not None and directory.newest_step
+        start = Start(()) if begun else load_initial(config.init, pipeline)
+        freeze(pipeline, config.fit.frozen, trainable=config.fit.trainable)
+    return pipeline, start
 
 
 def _begin(
@@ -144,6 +162,7 @@ def _begin(
     directory: RunDirectory,
     trainer: Trainer,
     pipeline: Pipeline | None,
+    start: Start,
     changes: Sequence[Change],
     changed: str,
 ) -> None:
@@ -154,6 +173,7 @@ def _begin(
         directory: The run directory.
         trainer: Receives the lines.
         pipeline: The pipeline to be trained; None: it is already trained.
+        start: The weights that `init` gave it.
         changes: The changes of the configuration since the run began.
         changed: A description of the changes of images and captions since then; "": there are none.
     """
@@ -161,7 +181,7 @@ def _begin(
     if changed:
         trainer.log(f"continuing with changed images or captions ({changed})")
     unread = [] if pipeline is None else unread_captions(dataset, pipeline.encoder)
-    for line in (*going_on(config, changes, directory.newest_step), *first_lines(experiment), *unread):
+    for line in (*going_on(config, changes, directory.newest_step), *first_lines(experiment), *unread, *start.lines()):
         trainer.log(line)
     directory.prepare(config)
     if not trainer.distribution.is_chief:
@@ -169,8 +189,8 @@ def _begin(
     if changed:
         directory.record(changed=[f"data: {changed}"])
     describe(config, directory, dataset)
-    if config.init is not None and not directory.newest_step:
-        directory.update_manifest(init=describe_initial(config))
+    if start.sources:
+        directory.update_manifest(init=start.describe())
     if pipeline is not None and not directory.assets.is_dir():
         with atomic_folder(directory.assets) as folder:
             pipeline.encoder.save_assets(folder)
@@ -199,8 +219,12 @@ def _train(
     if trainer.distribution.is_chief:
         stack.enter_context(averaged_weights(pipeline))
         save(pipeline, directory.model)
-        timings = {"training_seconds": round(progress.seconds, 1)}
-        directory.update_manifest(step=progress.step, timings=timings, peak_memory_mib=peak_memory())
+        directory.update_manifest(
+            step=progress.step,
+            stopped_before=fit.steps if progress.step < fit.steps else None,
+            timings={"training_seconds": round(progress.seconds, 1)},
+            peak_memory_mib=peak_memory(),
+        )
 
 
 def _result(directory: RunDirectory, step: int, scores: Scores) -> RunResult:
@@ -215,7 +239,7 @@ def check(config: RunConfig) -> Pipeline:
         KgenError: the run would fail; the message says why.
     """
     with precision(config.precision):
-        return _build(open_experiment(config), Distribution(), None)
+        return _build(open_experiment(config), Distribution(), None)[0]
 
 
 @component_errors()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,33 +10,31 @@ from typing import Any
 import numpy as np
 
 from kgen.config import RunConfig
-from kgen.pipeline.pipeline import Pipeline
+from kgen.experiments.directory import RunDirectory
+from kgen.experiments.experiment import Experiment
+from kgen.experiments.prompts import Prompts, prompts_to_generate
+from kgen.experiments.trainer import Render
+from kgen.pipeline.model import Pipeline
 from kgen.reporting.sheets import grid, save_png
-from kgen.runs.directory import RunDirectory
-from kgen.runs.experiment import Experiment
-from kgen.runs.prompts import prompts_to_generate
-from kgen.runs.trainer import Render
 from kgen.storage.ownership import IMAGES
 from kgen.training.journal import Journal
 
 
-def generate_prompts(config: RunConfig, pipeline: Pipeline, prompts: Sequence[str]) -> np.ndarray:
+def generate_prompts(config: RunConfig, pipeline: Pipeline, prompts: Prompts) -> np.ndarray:
     """Generates one image per prompt, uint8 (N, H, W, C), with the settings in `sample`."""
     sample = config.sample
-    return pipeline.generate(prompts, seed=sample.seed, shared_noise=sample.shared_noise, **sample.options)
+    return pipeline.generate(prompts.inputs, seed=sample.seed, shared_noise=sample.shared_noise, **sample.options)
 
 
 def renderer(experiment: Experiment, directory: RunDirectory, pipeline: Pipeline) -> Render:
     """Returns the function that generates a grid of the run's prompts during the training."""
     config = experiment.config
-    prompts = prompts_to_generate(config, experiment.dataset)
+    prompts = prompts_to_generate(config, experiment.dataset, pipeline.encoder)
 
     def render(step: int, suffix: str, journal: Journal) -> None:
         images = generate_prompts(config, pipeline, prompts)
-        sheet = save_grid(config, directory.samples / f"step-{step:08d}{suffix}.png", prompts, images)
-        buffer = io.BytesIO()
-        sheet.save(buffer, format="PNG")
-        journal.image(step, f"samples{suffix}", buffer.getvalue(), sheet.size)
+        sheet = save_grid(config, directory.samples / f"step-{step:08d}{suffix}.png", prompts.texts, images)
+        journal.image(step, f"samples{suffix}", np.asarray(sheet))
 
     return render
 
@@ -45,9 +42,9 @@ def renderer(experiment: Experiment, directory: RunDirectory, pipeline: Pipeline
 def render_final(experiment: Experiment, directory: RunDirectory, pipeline: Pipeline) -> None:
     """Writes the final grid, and records the time that it took."""
     began = time.perf_counter()
-    prompts = prompts_to_generate(experiment.config, experiment.dataset)
+    prompts = prompts_to_generate(experiment.config, experiment.dataset, pipeline.encoder)
     images = generate_prompts(experiment.config, pipeline, prompts)
-    save_grid(experiment.config, directory.final_grid, prompts, images)
+    save_grid(experiment.config, directory.final_grid, prompts.texts, images)
     timings = {
         **directory.read_manifest("timings")["timings"],
         "drawing_seconds": round(time.perf_counter() - began, 1),

@@ -6,18 +6,19 @@ Images are scored in portions, so that they are never all in memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from kgen.config import RunConfig
 from kgen.contracts.dataset import Dataset, Split
+from kgen.contracts.inputs import EncoderInputs
 from kgen.contracts.metric import GeneratedImages
+from kgen.experiments.experiment import Experiment, Metrics
+from kgen.experiments.prompts import Prompts, prompts_to_score
 from kgen.pipeline.likelihood import bits_per_dimension
-from kgen.pipeline.pipeline import Pipeline
-from kgen.runs.experiment import Experiment, Metrics
-from kgen.runs.prompts import spread
+from kgen.pipeline.model import Pipeline
 
 Scores = dict[str, dict[str, float]]
 
@@ -51,9 +52,9 @@ def score_generated(experiment: Experiment, pipeline: Pipeline, options: Mapping
     scores: Scores = {}
     splits: tuple[Split, ...] = ("train", "holdout")
     for split in splits:
-        prompts = spread(dataset.prompts(split), config.evaluate.max_prompts)
-        if not metrics or not prompts:
+        if not metrics or not dataset.captions(split):
             continue
+        prompts = prompts_to_score(dataset, split, pipeline.encoder, config.evaluate.max_prompts)
         for metric in metrics.values():
             metric.start(dataset, split)
         for batch in _generated(config, pipeline, prompts, options):
@@ -66,7 +67,7 @@ def score_generated(experiment: Experiment, pipeline: Pipeline, options: Mapping
 
 
 def _generated(
-    config: RunConfig, pipeline: Pipeline, prompts: Sequence[str], options: Mapping[str, Any]
+    config: RunConfig, pipeline: Pipeline, prompts: Prompts, options: Mapping[str, Any]
 ) -> Iterator[GeneratedImages]:
     """Yields the images of the prompts in portions, with the settings in `evaluate`.
 
@@ -75,16 +76,15 @@ def _generated(
     most = _portion(config, pipeline)
     for copies in _parts(config.evaluate.samples_per_prompt, config.evaluate.samples_per_prompt / most):
         for rows in _parts(len(prompts), len(prompts) * len(copies) / most):
-            some = prompts[rows.start : rows.stop]
             images = pipeline.generate(
-                some,
+                prompts.inputs[rows.start : rows.stop],
                 n=len(copies),
                 first=copies.start,
                 seed=config.sample.seed,
                 batch_size=config.evaluate.batch_size,
                 **options,
             )
-            yield GeneratedImages(images, [prompt for prompt in some for _ in copies])
+            yield GeneratedImages(images, [prompts.texts[row] for row in rows for _ in copies])
 
 
 def _portion(config: RunConfig, pipeline: Pipeline) -> int:
@@ -122,11 +122,10 @@ def _likelihood(config: RunConfig, pipeline: Pipeline, dataset: Dataset) -> Scor
         return {}
     splits: tuple[Split, ...] = ("validation", "holdout", "train")
     split = next(s for s in splits if dataset.captions(s))
-    captions = dataset.captions(split)[: wanted.images]
-    nats = []
-    for rows in _parts(len(captions), len(captions) / _portion(config, pipeline)):
+    inputs = EncoderInputs(dataset, split, pipeline.encoder.fields)
+    count, size, nats = min(wanted.images, len(inputs)), config.evaluate.batch_size, []
+    for rows in _parts(count, count / _portion(config, pipeline)):
         images = np.stack([dataset.image(split, row) for row in rows])
-        some = captions[rows.start : rows.stop]
-        size = config.evaluate.batch_size
+        some = [inputs[row] for row in rows]
         nats.append(pipeline.log_likelihood(images, some, batch_size=size, **wanted.options))
     return {split: {BITS: float(bits_per_dimension(np.concatenate(nats), dataset.image_space.size).mean())}}

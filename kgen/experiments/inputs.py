@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from kgen.config import ComponentConfig
-from kgen.contracts.dataset import SPLITS, Dataset, Split
+from kgen.contracts.dataset import Dataset, Split
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder
-from kgen.data.conditions import ConditionCache, cached_conditions
+from kgen.contracts.inputs import AllEncoderInputs
+from kgen.data.conditions import Reader, condition_reader
 from kgen.data.latents import LatentCache, cached_latents
 from kgen.data.loader import Loader
 from kgen.errors import DataError
-from kgen.pipeline.assembly import make_dataset
+from kgen.parts.construction import make_dataset
 
 BATCH = 32
 """Number of images in a batch for the initialization and calibration of a decoder."""
@@ -29,11 +30,6 @@ def read_dataset(component: ComponentConfig) -> Dataset:
     if not dataset.captions("train"):
         raise DataError(f"dataset '{component.name}' has no images to train on: see its options")
     return dataset
-
-
-def all_captions(dataset: Dataset) -> list[str]:
-    """The distinct captions of all splits."""
-    return list(dict.fromkeys(caption for split in SPLITS for caption in dataset.captions(split)))
 
 
 def eval_split(dataset: Dataset) -> Split | None:
@@ -60,8 +56,7 @@ class Inputs:
 
     Args:
         dataset: The dataset.
-        encoder: The encoder of its captions; None: captions are not read.
-        decoder: The decoder whose latents replace the images; None: images are used.
+        encoder: The encoder of its captions, or of other fields; None: they are not read.
         flip: Whether every image is also used mirrored.
     """
 
@@ -70,11 +65,17 @@ class Inputs:
     decoder: Decoder | None = None
     flip: bool = False
 
-    def conditions(self) -> ConditionCache | None:
-        """A frozen encoder's outputs for all captions, from a cache on disk; None for a trainable encoder."""
-        if self.encoder is None or self.encoder.trainable or not self.encoder.weights:
+    @property
+    def caches_conditions(self) -> bool:
+        """Whether the encoder has weights that are not trained."""
+        return self.encoder is not None and not self.encoder.trainable and bool(self.encoder.weights)
+
+    def reader(self) -> Reader | None:
+        """What gives a batch its tokens or conditions; frozen encoders' are computed once for all inputs."""
+        if self.encoder is None:
             return None
-        return cached_conditions(self.encoder, all_captions(self.dataset), cache_folder())
+        inputs = AllEncoderInputs(self.dataset, self.encoder.fields, flip=self.flip)
+        return condition_reader(self.encoder, inputs, cache_folder())
 
     def latents(self, split: Split, flip: bool) -> LatentCache | None:
         """A trained decoder's latents for all images, from a cache on disk; None if the latents are the images."""
@@ -89,7 +90,7 @@ class Inputs:
             self.encoder,
             batch_size=batch_size,
             split=split,
-            conditions=self.conditions(),
+            read=self.reader(),
             latents=self.latents(split, flip),
             flip=flip,
             shard=shard,

@@ -12,10 +12,10 @@ from kgen.contracts.decoder import learns_from_images
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.metric import Metric
 from kgen.errors import ConfigError
-from kgen.pipeline.assembly import find, make_encoder, make_metric
-from kgen.runs.directory import RunDirectory
-from kgen.runs.initial import initial_assets
-from kgen.runs.inputs import read_dataset
+from kgen.experiments.directory import RunDirectory
+from kgen.experiments.initial import initial_assets
+from kgen.experiments.inputs import read_dataset
+from kgen.parts.construction import find, make_encoder, make_metric
 
 Metrics = Mapping[str, Metric]
 """Metrics by the prefix of the names of their scores."""
@@ -69,14 +69,11 @@ def open_encoder(config: RunConfig, dataset: Dataset, directory: RunDirectory | 
         dataset: The dataset, from whose captions the encoder learns its assets.
         directory: The directory of a run that continues, which contains the assets.
     """
+    encoder = make_encoder(config.encoder.choice, None)
     if directory is not None and directory.assets.is_dir():
-        encoder = make_encoder(config.encoder.choice, captions=None)
         encoder.load_assets(directory.assets)
-    elif config.init is not None:
-        encoder = make_encoder(config.encoder.choice, captions=None)
-        initial_assets(config, encoder)
-    else:
-        encoder = make_encoder(config.encoder.choice, dataset.captions("train"))
+    elif not initial_assets(config.init, encoder):
+        encoder = make_encoder(config.encoder.choice, None, dataset)
     return encoder
 
 
