@@ -212,7 +212,12 @@ COMPONENTS: dict[str, tuple[Kind, kgen.Space, dict[str, Any], list[tuple[str, di
             ("log_likelihood", {"steps": 2}),
         ],
     ),
-    "gan/gan": ("generator", PIXELS, {"width": 4, "multipliers": [1], "code": 4, "features": 4}, [("generate", {})]),
+    "gan/gan": (
+        "generator",
+        PIXELS,
+        {"width": 4, "multipliers": [1], "latent_dim": 4, "features": 4},
+        [("generate", {})],
+    ),
     "realnvp/realnvp": (
         "generator",
         PIXELS,

@@ -33,7 +33,7 @@ def configuration(**changes: Any) -> RunConfig:
 
 
 def quiet(config: RunConfig, path: Path, **options: Any) -> Any:
-    return run(config, path, **{"say": lambda text: None, **options})
+    return run(config, path, **{"log": lambda text: None, **options})
 
 
 @pytest.fixture(scope="module", autouse=True)
