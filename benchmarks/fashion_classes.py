@@ -77,7 +77,7 @@ def main() -> None:
     import kgen
     from kgen.config import RunConfig
     from kgen.data.datasets.idx import Idx
-    from kgen.runs.directory import RunDirectory
+    from kgen.experiments.directory import RunDirectory
 
     directory = RunDirectory(args.run)
     config = RunConfig.load(directory.config)

@@ -37,7 +37,7 @@ def train(steps: int) -> np.ndarray:
     from kgen_plugin_text.unconditional import Unconditional
 
     import kgen
-    from kgen.config import FitConfig
+    from kgen.config import ComponentConfig, FitConfig
     from kgen.training.fit import compile_model
 
     keras.utils.set_random_seed(0)
@@ -48,7 +48,12 @@ def train(steps: int) -> np.ndarray:
     data = points(steps * BATCH)
     pipeline = kgen.assemble(encoder=encoder, generator=gan, image_space=space, condition_dropout=0.0)
     fit = FitConfig(
-        steps=steps, batch_size=BATCH, learning_rate=1e-3, beta_1=0.0, beta_2=0.99, clip_norm=None, ema=0.99
+        steps=steps,
+        batch_size=BATCH,
+        learning_rate=1e-3,
+        optimizer=ComponentConfig(name="adamw", options={"beta_1": 0.0, "beta_2": 0.99}),
+        clip_norm=None,
+        ema=0.99,
     )
     compile_model(pipeline, fit)
     pipeline.fit(pipeline.inputs(data, [""] * len(data)), batch_size=BATCH, shuffle=False, verbose=0)

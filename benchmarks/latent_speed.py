@@ -28,7 +28,7 @@ def prepare(decoder: Any, cache: Path) -> tuple[Any, Any]:
     from kgen.config import FitConfig
     from kgen.data.latents import cached_latents
     from kgen.data.loader import Loader
-    from kgen.pipeline.assembly import make_dataset
+    from kgen.parts.construction import make_dataset
     from kgen.training.fit import compile_model
 
     dataset = make_dataset({"name": "openmoji", "size": 64, "match": ("^(red|blue|green) ",)})

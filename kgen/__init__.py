@@ -15,39 +15,55 @@ from kgen.spaces import ConditionSpace, Space
 
 if TYPE_CHECKING:
     from kgen.contracts.capabilities import Guidance, Samples, Steps, Strength
-    from kgen.contracts.dataset import Dataset, Problem, Split
+    from kgen.contracts.dataset import Column, Dataset, Problem, Split
     from kgen.contracts.decoder import Decoder
     from kgen.contracts.encoder import Encoder
     from kgen.contracts.generator import Generator
+    from kgen.contracts.joint import Joint
+    from kgen.contracts.logger import Logger
     from kgen.contracts.metric import GeneratedImages, Metric
+    from kgen.data.images import read_image
+    from kgen.experiments.inputs import latents_of
     from kgen.options import OneOf, Static, is_static, part
-    from kgen.pipeline.assembly import assemble, make_dataset, make_decoder
+    from kgen.parts.construction import make_dataset, make_decoder
+    from kgen.parts.freezing import freeze
+    from kgen.parts.initial import init_weights
+    from kgen.parts.saving import save
+    from kgen.pipeline.assembly import assemble
     from kgen.pipeline.likelihood import bits_per_dimension
-    from kgen.pipeline.pipeline import Pipeline
-    from kgen.pipeline.saving import load
+    from kgen.pipeline.loading import load
+    from kgen.pipeline.model import Pipeline
     from kgen.random import NoiseSpec, SeedGenerator
-    from kgen.runs.inputs import latents_of
     from kgen.runs.run import open_decoder
     from kgen.storage.json_file import read_json
+    from kgen.storage.paths import weight_paths
 
 _LAZY = {
     "assemble": "kgen.pipeline.assembly",
-    "make_dataset": "kgen.pipeline.assembly",
-    "make_decoder": "kgen.pipeline.assembly",
-    "latents_of": "kgen.runs.inputs",
+    "make_dataset": "kgen.parts.construction",
+    "make_decoder": "kgen.parts.construction",
+    "latents_of": "kgen.experiments.inputs",
     "open_decoder": "kgen.runs.run",
     "bits_per_dimension": "kgen.pipeline.likelihood",
-    "load": "kgen.pipeline.saving",
+    "load": "kgen.pipeline.loading",
+    "save": "kgen.parts.saving",
+    "init_weights": "kgen.parts.initial",
+    "freeze": "kgen.parts.freezing",
+    "weight_paths": "kgen.storage.paths",
     "read_json": "kgen.storage.json_file",
-    "Pipeline": "kgen.pipeline.pipeline",
+    "Pipeline": "kgen.pipeline.model",
     "Guidance": "kgen.contracts.capabilities",
     "Samples": "kgen.contracts.capabilities",
     "Steps": "kgen.contracts.capabilities",
     "Strength": "kgen.contracts.capabilities",
     "Encoder": "kgen.contracts.encoder",
     "Generator": "kgen.contracts.generator",
+    "Joint": "kgen.contracts.joint",
     "Decoder": "kgen.contracts.decoder",
+    "Column": "kgen.contracts.dataset",
     "Dataset": "kgen.contracts.dataset",
+    "Logger": "kgen.contracts.logger",
+    "read_image": "kgen.data.images",
     "Problem": "kgen.contracts.dataset",
     "Split": "kgen.contracts.dataset",
     "GeneratedImages": "kgen.contracts.metric",
@@ -62,6 +78,7 @@ _LAZY = {
 
 __all__ = [
     "API",
+    "Column",
     "ConditionSpace",
     "ConfigError",
     "DataError",
@@ -71,7 +88,9 @@ __all__ = [
     "GeneratedImages",
     "Generator",
     "Guidance",
+    "Joint",
     "KgenError",
+    "Logger",
     "Metric",
     "NoiseSpec",
     "OneOf",
@@ -90,7 +109,9 @@ __all__ = [
     "Strength",
     "assemble",
     "bits_per_dimension",
+    "freeze",
     "hookimpl",
+    "init_weights",
     "is_static",
     "latents_of",
     "load",
@@ -98,7 +119,10 @@ __all__ = [
     "make_decoder",
     "open_decoder",
     "part",
+    "read_image",
     "read_json",
+    "save",
+    "weight_paths",
 ]
 
 

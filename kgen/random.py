@@ -41,7 +41,7 @@ def seed_everything(seed: int) -> None:
 
 @contextmanager
 def kept_randomness() -> Iterator[None]:
-    """Leaves what `seed_everything` set as it was: what is made after the block gets the same seeds as without it."""
+    """Restores the global random state after the block, so that later layers get the same seeds as without it."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
         yield

@@ -47,6 +47,56 @@ class Words(Encoder):
         self.words = tuple((Path(path) / "words.txt").read_text().split("\n"))
 
 
+class MeanColor(Encoder):
+    """Reads an image of any size: its mean color is the condition. It is frozen, and has a weight."""
+
+    fields = ("image",)
+    null = None
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.trainable = False
+
+    @property
+    def condition_space(self) -> ConditionSpace:
+        return ConditionSpace(1, 3)
+
+    def build(self, input_shape: Any) -> None:
+        self.scale = self.add_weight(shape=(), initializer="ones", name="scale")
+
+    def tokenize(self, inputs: Sequence[np.ndarray | None]) -> dict[str, np.ndarray]:
+        colors = [np.zeros(3) if image is None else image.mean((0, 1)) for image in inputs]
+        return {"color": np.array(colors, np.float32)}
+
+    def call(self, tokens: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        pooled = tokens["color"] / 255.0 * self.scale
+        return {"sequence": pooled[:, None], "mask": ops.ones_like(pooled[:, :1]), "pooled": pooled}
+
+
+class Lengths(Encoder):
+    """Reads a caption and a label: how long they are is the condition."""
+
+    fields = ("caption", "label")
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+    @property
+    def null(self) -> dict[str, str]:
+        return {"caption": "", "label": ""}
+
+    @property
+    def condition_space(self) -> ConditionSpace:
+        return ConditionSpace(1, 2)
+
+    def tokenize(self, inputs: Sequence[dict[str, str]]) -> dict[str, np.ndarray]:
+        return {"lengths": np.array([[len(i["caption"]), len(i["label"])] for i in inputs], np.float32)}
+
+    def call(self, tokens: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        pooled = tokens["lengths"]
+        return {"sequence": pooled[:, None], "mask": ops.ones_like(pooled[:, :1]), "pooled": pooled}
+
+
 class Painter(Generator):
     """A mean image for every condition; training looks through noise of a given strength."""
 

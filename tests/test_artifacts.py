@@ -19,10 +19,11 @@ import yaml
 from parts import Painter, Patterns, Words
 
 import kgen
-from kgen.pipeline.description import PipelineDescription, read_description
+from kgen.experiments.directory import RunDirectory
+from kgen.parts.description import PipelineDescription, read_description
 from kgen.runs.decoder_stage import _copy
-from kgen.runs.directory import RunDirectory
 from kgen.storage.json_file import MAX_BYTES, read_json
+from kgen.storage.paths import weight_paths
 from kgen.storage.weights import load_variables, save_variables
 from kgen.training.journal import read_rows
 
@@ -144,9 +145,9 @@ def test_weights_of_a_layer_of_another_size(tmp_path: Path) -> None:
     layers = [keras.layers.Dense(width, name="layer") for width in (3, 4)]
     for layer in layers:
         layer.build((None, 2))
-    save_variables(tmp_path / "weights.safetensors", {"layer": layers[0].weights}, {})
-    with pytest.raises(kgen.RunError, match=r"kernel has the shape \(2, 3\), the model needs \(2, 4\)"):
-        load_variables(tmp_path / "weights.safetensors", {"layer": layers[1].weights})
+    save_variables(tmp_path / "weights.safetensors", weight_paths(layers[0]), {})
+    with pytest.raises(kgen.RunError, match=r"bias has the shape \(3,\), the model needs \(4,\)"):
+        load_variables(tmp_path / "weights.safetensors", weight_paths(layers[1]))
 
 
 def test_a_disk_that_is_full_keeps_the_old_pipeline(saved: Path, tmp_path: Path) -> None:

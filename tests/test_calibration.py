@@ -15,9 +15,9 @@ import kgen
 from kgen.config import RunConfig
 from kgen.data.datasets.shapes import Shapes
 from kgen.errors import ConfigError
-from kgen.pipeline.saving import load
+from kgen.experiments.directory import RunDirectory
+from kgen.pipeline.loading import load
 from kgen.plugins.discovery import registry
-from kgen.runs.directory import RunDirectory
 from kgen.runs.run import check, run
 from kgen.spaces import ConditionSpace
 

@@ -346,5 +346,5 @@ def test_ctrl_c_ends_with_a_checkpoint_and_says_how_to_go_on(good: Path, tmp_pat
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
-    assert "a checkpoint is saved" in err and "go on" in err and "Traceback" not in err
+    assert "a checkpoint is saved" in err and "to continue" in err and "Traceback" not in err
     assert any((tmp_path / "runs" / "good" / "checkpoints").iterdir())

@@ -41,7 +41,7 @@ def test_table_page_and_images(kgen, trained: Trained, other: Path, tmp_path: Pa
         assert float(row["images/s sampled"]) > 0 and int(row["peak MiB"]) > 50
         assert 0 <= float(row["brightness mean"]) <= 255 and row["brightness mean (holdout)"]
     page = (tmp_path / "c" / "comparison.html").read_text()
-    assert "Not the same images or captions in all runs" in page and page.count("data:image/png;base64,") == 2
+    assert "The runs differ in images or captions" in page and page.count("data:image/png;base64,") == 2
     assert not re.search(r"(src|href)=\"(?!data:)", page), "the page refers to other files"
     markdown = (tmp_path / "c" / "comparison.md").read_text()
     assert markdown.startswith("| run | generator | encoder | decoder |") and "(images.png)" in markdown
@@ -64,7 +64,7 @@ def test_quality_against_time(kgen, trained: Trained, tmp_path: Path) -> None:
     ]
     assert all(float(row["seconds per image"]) > 0 and 0 <= float(row["value"]) <= 1 for row in rows)
     page, markdown = ((tmp_path / "c" / f"comparison.{kind}").read_text() for kind in ("html", "md"))
-    assert page.count("data:image/svg+xml;base64,") == 2 and "Quality against time" in page
+    assert page.count("data:image/svg+xml;base64,") == 2 and "Quality over time" in page
     assert "| run | steps | seconds per image | brightness mean |" in markdown
     for name in ("steps-brightness-mean.svg", "steps-brightness-mean-holdout.svg"):
         assert f"({name})" in markdown and (tmp_path / "c" / name).read_text().startswith("<?xml")

@@ -13,7 +13,7 @@ import kgen
 from kgen.config import RunConfig, sampling_options
 from kgen.config.schema import run_file_schema
 from kgen.config.source import parse_value, read_file
-from kgen.pipeline.assembly import make_dataset
+from kgen.parts.construction import make_dataset
 
 SMALL = {"data": "squares", "encoder": "letters", "generator": "means", "fit": {"steps": 3}}
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
@@ -407,7 +407,7 @@ def test_numbers_and_keys_have_bounds(tmp_path: Path, override: str, message: st
 def test_guidance_wants_dropped_conditions() -> None:
     parts = {**SMALL, "generator": "diffusion/diffusion", "condition_dropout": 0}
     message = refuse({**parts, "sample": {"options": {"guidance": 4}}})
-    assert "sample.options.guidance: 4 compares with the empty text, but condition_dropout is 0" in message
+    assert "sample.options.guidance: 4 compares with the empty text, which training never uses" in message
     for options in ({"guidance": 1.0}, {"steps": 3}):
         assert RunConfig.from_dict({**parts, "sample": {"options": options}}).condition_dropout == 0
     RunConfig.from_dict({**parts, "condition_dropout": 0.1, "sample": {"options": {"guidance": 4}}})

@@ -20,12 +20,13 @@ import kgen.config.run_config as configurations
 from kgen.backend.variables import copied
 from kgen.config import RunConfig
 from kgen.errors import SpaceError
+from kgen.experiments.experiment import open_encoder, open_experiment
 from kgen.metrics.retrieval import Retrieval
-from kgen.pipeline.assembly import assemble, make_decoder, with_decoder
-from kgen.pipeline.pipeline import Pipeline
-from kgen.pipeline.saving import load
+from kgen.parts.construction import make_decoder
+from kgen.pipeline.assembly import assemble, with_decoder
+from kgen.pipeline.loading import load
+from kgen.pipeline.model import Pipeline
 from kgen.random import kept_randomness, seed_everything
-from kgen.runs.experiment import open_encoder, open_experiment
 from kgen.runs.preflight import preflight
 from kgen.runs.run import run
 from kgen.runs.samples import generate_prompts

@@ -12,7 +12,7 @@ from kgen.cli import app
 from kgen.contracts.metric import GeneratedImages, measure
 from kgen.errors import ComponentError
 from kgen.metrics.retrieval import Retrieval
-from kgen.pipeline.assembly import make_dataset, make_metric
+from kgen.parts.construction import make_dataset, make_metric
 from kgen.plugins.discovery import registry
 from kgen.plugins.faults import address, component_errors, reason
 

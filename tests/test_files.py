@@ -20,7 +20,7 @@ from filelock import Timeout
 
 from kgen.data.cache import open_or_write
 from kgen.errors import ConfigError, RunError
-from kgen.runs.directory import RunDirectory
+from kgen.experiments.directory import RunDirectory
 from kgen.storage.files import atomic_file, atomic_folder, disk_space, locked_folder, remove_abandoned, write_text
 from kgen.storage.locks import take_lock
 

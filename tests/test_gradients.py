@@ -12,11 +12,14 @@ import pytest
 from parts import Painter, Patterns, Words
 
 import kgen
+from kgen.parts.construction import make_encoder
 from kgen.pipeline import assembly
-from kgen.pipeline.assembly import make_encoder
 from kgen.testing.inputs import random_conditions, random_latents
 from kgen.testing.replicas import copies, mirrored
-from kgen.training.optimizer import AveragingAdamW, _clip_globally
+from kgen.training.optimizers.averaging import _clip_globally, averaging
+from kgen.training.optimizers.of_keras import AdamW
+
+AveragingAdamW = averaging(AdamW)
 
 tf = pytest.importorskip("tensorflow")
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the others have no sparse gradients")

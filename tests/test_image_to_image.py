@@ -18,6 +18,7 @@ from PIL import Image
 import kgen
 from kgen import ConfigError, SpaceError
 from kgen.config import RunConfig
+from kgen.parts.construction import make_encoder, make_generator
 from kgen.pipeline.inpainting import downsample_mask
 from kgen.pipeline.upscaling import upscale
 from kgen.runs.run import open_decoder, run
@@ -145,9 +146,9 @@ def test_a_run_file_has_no_strength() -> None:
 def cells(size: int) -> kgen.Pipeline:
     """Whose latents are tokens of `size` x `size` pixels each, of one gray level: nothing of an image is lost."""
     decoder = Blocks(kgen.Space("continuous", (16, 16, 1)), size=size)
-    encoder = kgen.pipeline.assembly.make_encoder({"name": "text/bag", "dim": 8}, [PROMPT])
+    encoder = make_encoder({"name": "text/bag", "dim": 8}, [PROMPT])
     network = {"width": 8, "depth": 1, "heads": 2}
-    generator = kgen.pipeline.assembly.make_generator({"name": "tokens/nar", "network": network}, decoder, encoder)
+    generator = make_generator({"name": "tokens/nar", "network": network}, decoder, encoder)
     return kgen.assemble(encoder=encoder, generator=generator, decoder=decoder, captions=[PROMPT])
 
 

@@ -7,6 +7,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,9 @@ import kgen
 ROOT = Path(__file__).parents[1]
 CORE = sorted((ROOT / "kgen").rglob("*.py"))
 PLUGINS = [p for p in sorted((ROOT / "plugins").rglob("*.py")) if "tests" not in p.parts and "build" not in p.parts]
+MAX_MODULES = 12
+"""Of a package, beside its `__init__.py`; the packages in it count for themselves."""
+
 FRAMEWORKS = {"tensorflow", "jax", "torch", "keras", "keras_hub"}
 
 
@@ -39,6 +43,11 @@ def test_files_and_functions_are_short(path: Path) -> None:
             documentation = len((ast.get_docstring(node, clean=False) or "").splitlines())
             lines = (node.end_lineno or 0) - node.lineno + 1 - documentation
             assert lines <= 60, f"{name(path)}:{node.lineno}: {node.name} has {lines} lines"
+
+
+def test_no_package_has_too_many_modules() -> None:
+    count = Counter(name(path.parent) for path in CORE if path.name != "__init__.py")
+    assert not {package: modules for package, modules in count.items() if modules > MAX_MODULES}
 
 
 def test_public_names_are_complete_and_there() -> None:

@@ -16,8 +16,8 @@ import pytest
 
 import kgen
 from kgen.backend.compiled import Compiled
-from kgen.pipeline.assembly import component_id, make_encoder
-from kgen.plugins.discovery import registry
+from kgen.parts.construction import make_encoder
+from kgen.plugins.discovery import component_id, registry
 
 SPACE = kgen.Space("continuous", (4, 4, 3))
 SPACES = {

@@ -20,9 +20,9 @@ from kgen.comparison.facts import Table
 from kgen.comparison.page import IMAGES, INTERPOLATIONS, Findings, claim, write_comparison
 from kgen.comparison.sweep import Trial
 from kgen.errors import ConfigError
+from kgen.experiments.directory import RunDirectory
 from kgen.reporting.page import render
 from kgen.reporting.sheets import save_png
-from kgen.runs.directory import RunDirectory
 from kgen.runs.report import write_report
 
 EVIL = """<script>alert("1")</script> 'a' & {{ b }} \x1b[31m"""
@@ -100,7 +100,7 @@ def test_a_comparison_shows_every_word_as_text(tmp_path: Path) -> None:
     page = Page(text)
     assert "script" not in page.tags and "\x1b" not in text
     assert page.texts.count(SHOWN) == 10, page.texts  # note, name, fact (2), key and value (3), caption, trial (2)
-    assert f"From one noise to another: {SHOWN}" in page.texts
+    assert f"Interpolation between two noises: {SHOWN}" in page.texts
     assert [image["title"] for image in page.images] == [SHOWN, SHOWN, ""]
     assert [image["alt"] for image in page.images] == [f"images: {SHOWN}", f"interpolations: {SHOWN}", SHOWN]
     assert page.plots.count(SHOWN) == 2 and "4" in page.plots  # the run in the legend, the metric at the axis
@@ -144,5 +144,5 @@ def test_commands_show_every_word_as_text(
     record = logging.LogRecord("kgen", logging.WARNING, "", 0, "%s is damaged", (evil,), None)
     assert logging.lastResort.format(record) == f"{shown} is damaged"
     comparison = tmp_path / f"c{evil}" / "comparison.html"
-    assert f"From one noise to another: {shown}" in Page(comparison.read_text(encoding="utf-8")).texts
+    assert f"Interpolation between two noises: {shown}" in Page(comparison.read_text(encoding="utf-8")).texts
     assert "\x1b" not in json.dumps(Page((run / "report.html").read_text(encoding="utf-8")).texts)

@@ -18,7 +18,11 @@ from kgen.backend import devices
 from kgen.contracts.identity import Identity
 from kgen.errors import GuidanceWarning
 from kgen.training.averages import averaged_weights, fixed_noise
-from kgen.training.optimizer import AveragingAdamW, WarmUp
+from kgen.training.optimizers.averaging import averaging
+from kgen.training.optimizers.of_keras import AdamW
+from kgen.training.optimizers.warmup import WarmUp
+
+AveragingAdamW = averaging(AdamW)
 
 
 @pytest.fixture
@@ -414,7 +418,7 @@ def test_a_negative_prompt_stands_for_the_empty_text(dataset: Patterns) -> None:
     np.testing.assert_array_equal(
         pipeline.generate("pattern 1", guidance=2.0), pipeline.generate("pattern 1", negative_prompt="", guidance=2.0)
     )
-    with pytest.raises(kgen.ConfigError, match="negative_prompt is what guidance leads away from"):
+    with pytest.raises(kgen.ConfigError, match="negative_prompt has an effect only with guidance"):
         pipeline.generate("pattern 1", negative_prompt="pattern 2")
 
 

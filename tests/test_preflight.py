@@ -119,7 +119,7 @@ WRONG: dict[str, tuple[str, str, Any, str]] = {
         "Brightness",
         "headline",
         "other",
-        "metric 'toy/brightness' of kgen-plugin-toy 1.2: its headline 'other' is none of ['mean']",
+        "metric 'toy/brightness' of kgen-plugin-toy 1.2: its headline 'other' is not one of ['mean']",
     ),
     "images": (
         "Squares",

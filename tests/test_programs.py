@@ -17,7 +17,7 @@ import kgen
 from kgen import Static, is_static
 from kgen.backend.programs import Programs, program_batch
 from kgen.options import option_model, options, split_options, supplied
-from kgen.pipeline.assembly import find
+from kgen.parts.construction import find
 from kgen.plugins.discovery import registry
 from kgen.plugins.registry import Kind
 from kgen.random import sample
@@ -84,6 +84,16 @@ def test_batches_are_powers_of_two_that_waste_less_than_half() -> None:
         assert all(program_batch(n, most) < 2 * n for n in range(1, 500))
 
 
+def test_a_program_that_is_there_serves_up_to_four_batches_and_twice_the_rows() -> None:
+    assert [program_batch(n, 64, {4}) for n in range(1, 18)] == [1, *[4] * 15, 32]
+    assert [program_batch(n, 64, {1, 4, 32}) for n in (1, 2, 15, 16, 17, 64, 65, 200)] == [1, 4, 4, 32, 32, 32, 32, 64]
+    assert program_batch(5, 2, {4}) == 2  # a smaller batch was asked for
+    sizes: set[int] = set()
+    for count in range(1, 300):
+        sizes.add(program_batch(count, 64, sizes))
+    assert len(sizes) <= 4
+
+
 def test_the_program_that_was_not_used_for_longest_is_forgotten() -> None:
     made: list[int] = []
     programs = Programs(limit=2)
@@ -148,13 +158,14 @@ def test_all_values_of_numbers_take_one_program(pipeline: kgen.Pipeline) -> None
 @pytest.mark.backends
 @pytest.mark.skipif(not TRACED_ONCE, reason="PyTorch compiles nothing")
 def test_numbers_of_images_share_programs(pipeline: kgen.Pipeline) -> None:
-    for n in (1, 2, 3, 5, 9):
-        pipeline.generate("red", n=n)
+    pipeline.generate("red", n=3, guidance=2.0)
     before = Counting.traced
-    for n in (1, 3, 4, 6, 7, 10, 11, 16):
-        assert len(pipeline.generate("red", n=n)) == n
-    assert len(pipeline.generate(["red", "blue", "green"], n=5)) == 15
+    for n in (2, 4, 7, 9, 16):
+        assert len(pipeline.generate("red", n=n, guidance=1.5 + n)) == n
+    assert len(pipeline.generate(["red", "blue", "green"], n=5, seed=[3, 1, 4], guidance=3.0)) == 15
     assert Counting.traced == before and len(pipeline.programs) == 1
+    [program] = pipeline.programs
+    assert list(program.program.sizes.values()) == [{4}]
 
 
 @pytest.mark.backends

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 from kgen.cli.progress import TrainingProgress, duration
 from kgen.config import RunConfig
 from kgen.errors import ConfigError, PluginError, RunError
-from kgen.runs.directory import RunDirectory
+from kgen.experiments.directory import RunDirectory
 from kgen.runs.evaluation import evaluate
 from kgen.runs.run import check, run
 
@@ -183,7 +183,9 @@ def test_more_steps_are_as_if_they_had_been_asked_for_at_once_but_for_the_schedu
 def test_more_steps_of_a_cosine(copy: Path) -> None:
     said: list[str] = []
     quiet(configuration(fit__steps=12), copy, log=said.append)  # half of a cosine is left
-    assert any("schedule of 12 steps: 0.025 there; by that of 6 steps it would be 0" in text for text in said), said
+    assert any(
+        "schedule of 12 steps: it is 0.025 there; in the schedule of 6 steps it would be 0" in text for text in said
+    ), said
     rows = (copy / "metrics.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows[1:]].count("12") >= 1
 
@@ -239,7 +241,7 @@ def test_evaluate_takes_options_and_keeps_them(copy: Path) -> None:
     assert quiet(config, copy).scores == scores  # nothing is left to do
     with pytest.raises(ConfigError, match=r"fit\.steps: 9 asks for more training"):
         evaluate(copy, ["fit.steps=9"])
-    with pytest.raises(ConfigError, match=r"depends on, but there is seed: 0 there, 4 now: train another run"):
+    with pytest.raises(ConfigError, match=r"affect the training: seed: 0 there, 4 now: train another run"):
         evaluate(copy, ["seed=4"])
     shutil.rmtree(copy / "model")
     with pytest.raises(RunError, match="finish its training first"):
@@ -308,7 +310,7 @@ def test_the_report_names_what_was_skipped(copy: Path) -> None:
 
 
 def test_starting_from_another_run(done: Path, tmp_path: Path) -> None:
-    still = {"fit__learning_rate": 1e-12, "fit__weight_decay": 0, "fit__steps": 1, "init": done}
+    still = {"fit__learning_rate": 1e-12, "fit__optimizer__weight_decay": 0, "fit__steps": 1, "init": done}
     config = configuration(**still, seed=5, data__colors="[blue, green]")
     quiet(config, tmp_path / "tuned")
     before, after = weights(done), weights(tmp_path / "tuned")
@@ -316,7 +318,9 @@ def test_starting_from_another_run(done: Path, tmp_path: Path) -> None:
     for name, array in before.items():
         np.testing.assert_allclose(after[name], array, atol=1e-6, err_msg=name)
     noted = RunDirectory(tmp_path / "tuned").read_manifest()["init"]
-    assert noted["run"] == str(done) and noted["step"] == 6 and len(noted["weights"]) == 64
+    [source] = noted["sources"]
+    assert source["from"] == str(done) and source["step"] == 6 and len(source["weights"]) == 64
+    assert source["taken"] == len(before) and noted["fresh"] == noted["unused"] == []
 
 
 @pytest.mark.parametrize(
@@ -324,10 +328,10 @@ def test_starting_from_another_run(done: Path, tmp_path: Path) -> None:
     [
         (
             {"generator__network": "{kind: deep}"},
-            r"do not fit this run:\n  generator.*: .* there, .* here\n  generator",
+            r"init: the weights of .* do not fit:\n  generator/.*: nothing there, .* here\n  generator/",
         ),
-        ({"data__size": 16}, r"do not fit this run:\n  generator.*: \(26, 192\) there, \(26, 768\) here"),
-        ({"encoder": "text/bag"}, "the encoder of .* is 'toy/letters', but this run's is 'text/bag'"),
+        ({"data__size": 16}, r"do not fit:\n  .*\n  generator/out/kernel: \(26, 192\) there, \(26, 768\) here\n"),
+        ({"encoder": "text/bag"}, "init: the encoder of .* is 'toy/letters', but this one is 'text/bag'"),
     ],
 )
 def test_weights_that_do_not_fit_are_named_by_check_and_before_training(
@@ -342,12 +346,49 @@ def test_weights_that_do_not_fit_are_named_by_check_and_before_training(
 
 
 def test_there_must_be_something_to_start_from(done: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="is not a run directory"):
+    with pytest.raises(RunError, match=r"init: .* holds no trained weights; give a run that has ended"):
         check(configuration(init=tmp_path))
+    with pytest.raises(RunError, match=r"init: .*nowhere: there is no such file or folder"):
+        check(configuration(init=tmp_path / "nowhere"))
     half = Path(shutil.copytree(done, tmp_path / "half"))
     shutil.rmtree(half / "model")
-    with pytest.raises(RunError, match="has no trained pipeline"):
+    with pytest.raises(RunError, match="holds no trained weights"):
         check(configuration(init=half))
+
+
+def test_the_weights_that_begin_anew_are_said_and_noted(done: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    init = {"from": str(done), "exclude": ["generator/layers", "generator/out/kernel"]}
+    config = RunConfig.from_dict(
+        {**configuration(generator__network="{kind: deep}", fit__steps=1).dump(), "init": init}
+    )
+    run(config, tmp_path / "run", log=said.append)
+    assert f"1 weights are those of {done}" in said
+    fresh = ["generator/layers/0/bias", "generator/layers/0/kernel", "generator/out/kernel"]
+    assert f"3 weights begin anew: {', '.join(fresh)}" in said
+    assert "1 weights are not taken: generator/out/kernel" in said
+    noted = RunDirectory(tmp_path / "run").read_manifest()["init"]
+    assert noted["fresh"] == fresh and noted["unused"] == ["generator/out/kernel"]
+    assert RunConfig.load(tmp_path / "run" / "config.yaml") == config
+    init = {"from": str(done), "exclude": ["generator/*"]}
+    with pytest.raises(RunError, match=f"init: nothing is taken from {done}"):
+        check(RunConfig.from_dict({**config.dump(), "init": init}))
+    twice = [{"from": str(done), "include": ["generator/out/bias"]}] * 2
+    with pytest.raises(ConfigError, match=f"init: generator/out/bias would be taken from {done} and from {done}"):
+        check(RunConfig.from_dict({**config.dump(), "init": twice}))
+
+
+@pytest.mark.parametrize(
+    ("init", "message"),
+    [
+        ("{form: RUN}", "init.form: unknown key; did you mean 'from'?"),
+        ("[RUN, {include: [x]}]", "init[1].from: is required"),
+        ("{from: RUN, include: x}", "init.include: must be a list, got 'x'"),
+        ("3", "init: must be a mapping, got 3"),
+    ],
+)
+def test_init_is_checked(init: str, message: str, good: Path, kgen: Any) -> None:
+    kgen("check", good, "--set", f"init={init}").refuses(message)
 
 
 # ---- the command line --------------------------------------------------------------------------------------------

@@ -14,9 +14,9 @@ from parts import Painter, Patterns, Words
 import kgen
 from kgen.config import RunConfig
 from kgen.contracts.dataset import Dataset, Split
+from kgen.experiments.experiment import Experiment
+from kgen.experiments.prompts import prompts_to_generate, spread
 from kgen.runs import scoring
-from kgen.runs.experiment import Experiment
-from kgen.runs.prompts import prompts_to_generate, spread
 
 
 class Faces(Patterns):
@@ -33,8 +33,8 @@ def config(toy: None) -> RunConfig:
 
 def test_the_single_caption_of_a_dataset_fills_the_grid(config: RunConfig) -> None:
     """The copies are counted on, so that `generate` makes 16 different images of them."""
-    assert prompts_to_generate(config, Faces()) == ["a face"] * 16
-    drawn = prompts_to_generate(config, Patterns())
+    assert prompts_to_generate(config, Faces(), Words()).inputs == ["a face"] * 16
+    drawn = prompts_to_generate(config, Patterns(), Words()).inputs
     assert len(set(drawn)) == 16 and drawn[-1] == "pattern 23"  # 15 of 23, and the one that is held out
 
 

@@ -233,8 +233,8 @@ def test_jitter_moves_by_at_most_as_much_and_differently_each_time() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"holdout": ("purpel square",)}, "'purpel' is none of .* did you mean 'purple'"),
-        ({"holdout": ("purple square",), "colors": ("red",)}, "'purple' is none of"),
+        ({"holdout": ("purpel square",)}, "'purpel' is not one of .* did you mean 'purple'"),
+        ({"holdout": ("purple square",), "colors": ("red",)}, "'purple' is not one of"),
         ({"holdout": ("square",)}, "must combine two attributes or more"),
         ({"holdout": ("red blue",)}, "two attributes of one kind"),
         ({"holdout": ("red circle", "red square"), "shapes": ("circle", "square")}, "leaves no red to train on"),

@@ -18,9 +18,9 @@ from kgen.config import RunConfig
 from kgen.data.datasets.shapes import Shapes
 from kgen.data.latents import cached_latents
 from kgen.errors import ConfigError, RunError
-from kgen.pipeline.saving import load
+from kgen.experiments.directory import RunDirectory
+from kgen.pipeline.loading import load
 from kgen.runs.decoder_stage import DecoderStage
-from kgen.runs.directory import RunDirectory
 from kgen.runs.run import check, run
 from kgen.training.fit import Progress, train
 
@@ -132,7 +132,7 @@ def test_latents_are_all_that_training_reads(tmp_path: Path, done: Path, monkeyp
                 patch.setattr(cls, name, lambda *a, name=name, **k: touched.append(name))
             return train(*arguments, **{**options, "render": None})
 
-    monkeypatch.setattr("kgen.runs.trainer.train", watched)
+    monkeypatch.setattr("kgen.experiments.trainer.train", watched)
     result = run(configuration(), tmp_path / "second")
     assert result.step == 4 and not touched
 
@@ -248,7 +248,7 @@ def test_changed_images_of_the_decoder_are_refused_or_noted(
     data = Shapes(size=16, count=20, holdout=("purple square",))
     stage = DecoderStage(configuration(), RunDirectory(tmp_path / "run"), data, None)  # type: ignore[arg-type]
     monkeypatch.setattr(Shapes, "fingerprint", lambda self: "other")
-    with pytest.raises(RunError, match=r"the images or captions have changed: --changed-data"):
+    with pytest.raises(RunError, match=r"the images or captions have changed: continue with the changed data"):
         stage.check()
     stage.check(changed_data=True)
     stage.check()

@@ -1,4 +1,4 @@
-"""Quality against time: what is drawn with how many steps, what is left out, and what is timed."""
+"""Quality over time: which numbers of steps are measured, which are left out, and what is timed."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def writing(self: Any, batch: Any) -> None:
 
 
 METRICS = [
-    ("test_real_images_score_as_they_must", {"compute": half}, "must lie between"),
+    ("test_real_images_score_as_they_must", {"compute": half}, "must be between"),
     ("test_scores_are_named_numbers", {"compute": lambda self: {"exact": float("nan")}}, "finite number"),
     ("test_order_does_not_matter", {"update": first}, "in another order"),
     ("test_scores_are_named_numbers", {"update": writing}, "writes to"),

@@ -123,11 +123,11 @@ def half_conditions(self: Any, tokens: Any, training: bool = False) -> dict[str,
 
 ENCODERS = [
     ("test_mask_covers_no_padding", {"call": unpadded}, "must be 0.0 for padding"),
-    ("test_same_text_same_condition", {"__init__": noisy_letters, "call": noisy}, "differs from call to call"),
+    ("test_same_input_same_condition", {"__init__": noisy_letters, "call": noisy}, "differs from call to call"),
     ("test_conditions_are_what_the_space_says", {"call": half_conditions}, "must be float32, not float16"),
     ("test_tokens_are_plain_arrays_of_fixed_shape", {"tokenize": ragged}, "must have the shape"),
     ("test_tokens_are_plain_arrays_of_fixed_shape", {"tokenize": wide}, "every backend"),
-    ("test_tokens_of_a_text_are_always_the_same", {"tokenize": crowded}, "alone and in a batch"),
+    ("test_tokens_of_an_input_are_always_the_same", {"tokenize": crowded}, "alone and in a batch"),
     ("test_batch_neighbors_change_nothing", {"call": leaking}, "alone and in a batch"),
     ("test_conditions_are_what_the_space_says", {"call": blank}, "at least one"),
     ("test_conditions_are_what_the_space_says", {"call": narrow}, "must have the shape"),

@@ -303,7 +303,7 @@ def test_texts_that_are_not_utf_8_are_problems(tmp_path: Path) -> None:
         ({"validation": "train[:1]"}, "holds examples of 'train', the training split"),
         ({"split": "train[:3]", "validation": "test+train[2:]"}, "holds examples of"),
         ({"split": "train[:0]"}, "has no example to train on"),
-        ({"image_key": "image"}, r"no image in image_key 'image': there are images in \['image'\]"),
+        ({"image_key": "img"}, r"no image in image_key 'img': there are images in \['image'\]"),
         ({"image_key": "caption"}, "no image in image_key 'caption'"),  # a text is bytes too
         ({"caption_key": "text"}, r"no caption_key 'text': there are the texts \['caption', 'captions/text'\]"),
         ({"caption_key": None}, "caption_key must name one of the texts"),

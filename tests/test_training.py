@@ -24,7 +24,10 @@ from kgen.training.checkpoint import Checkpoints
 from kgen.training.distribution import Distribution, check_cluster
 from kgen.training.fit import Progress, compile_model, train
 from kgen.training.journal import read_rows
-from kgen.training.optimizer import AveragingAdamW
+from kgen.training.optimizers.averaging import averaging
+from kgen.training.optimizers.of_keras import AdamW
+
+AveragingAdamW = averaging(AdamW)
 
 FIT = {"batch_size": 4, "warmup_steps": 0, "log_every": 3, "checkpoint_every": 4, "validate_every": 5, "keep": 9}
 

@@ -61,7 +61,7 @@ def test_commands_say_it_in_one_line_each(kgen, tmp_path: Path) -> None:
     outcome = kgen("run", config, cwd=tmp_path)
     assert outcome.status == 0, outcome.err
     assert (
-        "3 of 3 different captions are not read whole by encoder 'text/bag', such as 'red': only the first 0 of its 1"
+        "3 of 3 different captions are not read completely by encoder 'text/bag', such as 'red': only the first 0"
         in " ".join(outcome.out.split())
     )
     drawn = kgen("generate", "runs/run", "violet", cwd=tmp_path)

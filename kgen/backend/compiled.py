@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import keras
@@ -18,6 +19,9 @@ Tensor = Any
 class Compiled(keras.Model):  # type: ignore[misc]
     """A function of a batch and of the weights of some layers, which Keras's `predict` compiles as a whole.
 
+    Attributes:
+        sizes: The batch sizes that were compiled, by the form of the batch.
+
     Args:
         function: Maps a batch of tensors to tensors with a batch axis, nested in any way.
         layers: All layers whose weights the function reads. They are shared, not copied.
@@ -30,6 +34,7 @@ class Compiled(keras.Model):  # type: ignore[misc]
         super().__init__(autocast=False)
         self.parts = list(layers)
         object.__setattr__(self, "function", function)  # keeps Keras from wrapping it
+        object.__setattr__(self, "sizes", defaultdict(set))
         self.built = True
         self.compile(jit_compile=compile_sampling(2 if loops else 1))
 
@@ -48,6 +53,13 @@ class Compiled(keras.Model):  # type: ignore[misc]
         Returns:
             Arrays (count, ...), nested as the function nests them.
         """
-        batches = slices(batch, program_batch(count, batch_size))
+        compiled: set[int] = self.sizes[_form(batch)]
+        compiled.add(size := program_batch(count, batch_size, compiled))
+        batches = slices(batch, size)
         made = self.predict(stream(batches), steps=len(batches), verbose=verbose)
         return keras.tree.map_structure(lambda array: np.asarray(array)[:count], made)
+
+
+def _form(batch: Batch) -> Hashable:
+    """The names, types and shapes of a batch's arrays, without their number of rows."""
+    return repr(keras.tree.map_structure(lambda array: (str(array.dtype), array.shape[1:]), batch))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from typing import Any
 
 import keras
 
 MAX_PROGRAMS = 8
 """Number of programs in a cache, each with one variant per batch size (a power of two)."""
+
+MAX_BATCHES = 4
+"""How many batches of a program that is there are no slower than compiling a larger one: that takes seconds."""
 
 
 class Programs:
@@ -35,9 +38,22 @@ class Programs:
         return len(self._kept)
 
 
-def program_batch(count: int, most: int) -> int:
-    """The batch size for `count` rows: the smallest power of two that holds them, or the largest one up to `most`.
+def program_batch(count: int, most: int, compiled: Collection[int] = ()) -> int:
+    """The batch size for `count` rows: a size that is compiled already if it wastes little, else a power of two.
 
-    The last batch is padded, to less than twice its rows. There are at most ``log2(most) + 1`` batch sizes.
+    A compiled size serves if it needs at most `MAX_BATCHES` batches, and at most twice the rows. A new size is the
+    smallest power of two that holds all rows, or the largest one up to `most`. The last batch is padded. There are at
+    most ``log2(most) + 1`` batch sizes.
+
+    Args:
+        count: Number of rows.
+        most: Largest number of rows in a batch.
+        compiled: Batch sizes that are compiled already.
     """
-    return min(1 << max(0, count - 1).bit_length(), 1 << (most.bit_length() - 1))
+    largest = 1 << (most.bit_length() - 1)
+    serving = [
+        size
+        for size in compiled
+        if size <= largest and count <= MAX_BATCHES * size and -(-count // size) * size <= 2 * count
+    ]
+    return max(serving) if serving else min(1 << max(0, count - 1).bit_length(), largest)

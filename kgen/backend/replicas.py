@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -54,6 +55,17 @@ def first_replica(x: Any) -> Any:
     if replica_count() == 1:
         return x
     return sum_over_replicas(x * keras.ops.cast(keras.ops.equal(replica_id(), 0), x.dtype))
+
+
+def on_replicas(function: Callable[[], None]) -> None:
+    """Calls a function on each replica of the tf.distribute strategy in whose scope it is; once if there is none."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        if tf.distribute.has_strategy() and tf.distribute.in_cross_replica_context():
+            tf.distribute.get_strategy().run(function)
+            return
+    function()
 
 
 def loggable(logs: dict[str, Any]) -> dict[str, Any]:

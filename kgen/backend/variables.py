@@ -1,4 +1,4 @@
-"""Values of variables: copies of them, and putting them back."""
+"""Copies and restores the values of variables."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 
 
 def copied(variable: Any) -> np.ndarray:
-    """A copy of a variable's value: on JAX, `numpy()` may be a view of a buffer that the next step gives away."""
+    """A copy of a variable's value. (On JAX, `numpy()` may be a view of a buffer that the next step reuses.)"""
     return np.array(keras.ops.convert_to_numpy(variable))
 
 
 @contextmanager
 def kept_variables(variables: Iterable[Any]) -> Iterator[None]:
-    """Puts variables back to their values of before, whatever happens to them inside the block."""
+    """Restores the values of variables after the block."""
     kept = [(variable, copied(variable)) for variable in variables]
     try:
         yield

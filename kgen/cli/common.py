@@ -154,7 +154,7 @@ def require_directory(run: Path) -> None:
         PluginError: a plugin that the run needs is missing.
     """
     if run.is_dir():
-        from kgen.runs.directory import RunDirectory
+        from kgen.experiments.directory import RunDirectory
 
         RunDirectory(run).require_plugins()
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,14 +14,15 @@ from kgen.comparison.page import IMAGES, INTERPOLATIONS, Comparison, Findings, c
 from kgen.comparison.sweep import Trial, sweep
 from kgen.config import RunConfig
 from kgen.errors import ConfigError, RunError
-from kgen.pipeline.description import PipelineDescription, read_description
-from kgen.pipeline.pipeline import Pipeline
-from kgen.pipeline.saving import PIPELINE, load
+from kgen.experiments.directory import RunDirectory
+from kgen.experiments.inputs import read_dataset
+from kgen.experiments.manifest import TRAINED
+from kgen.experiments.prompts import Prompts, prompts_to_generate
+from kgen.parts.description import PipelineDescription, read_description
+from kgen.parts.saving import PIPELINE
+from kgen.pipeline.loading import load
+from kgen.pipeline.model import Pipeline
 from kgen.reporting.sheets import matrix, save_png
-from kgen.runs.directory import RunDirectory
-from kgen.runs.inputs import read_dataset
-from kgen.runs.manifest import TRAINED
-from kgen.runs.prompts import prompts_to_generate
 
 MAX_PROMPTS = 8
 
@@ -56,7 +58,7 @@ def compare(
     Args:
         paths: Run directories.
         out: The folder to write.
-        prompts: The prompts of the images; None: some of the prompts of the first run.
+        prompts: The prompts of the images, as on the command line; None: some of the prompts of the first run.
         seed: The seed of the noise, the same for all runs.
         steps: Numbers of sampling steps with which each run's evaluation prompts are scored, for quality over time;
             empty: this is not measured.
@@ -76,21 +78,22 @@ def compare(
         _require_metrics(names, configs)
     _require_one_size(names, directories)
     claim(out)
-    if prompts is None:
-        drawn = prompts_to_generate(configs[0], read_dataset(configs[0].data))
-        prompts = [drawn[int(i)] for i in np.linspace(0, len(drawn) - 1, min(MAX_PROMPTS, len(drawn)))]
+    chosen, data = Prompts([], prompts or []), read_dataset(configs[0].data)
     runs: list[_Run] = []
     trials: list[Trial] = []
     notes = _notes(directories, names)
     for name, directory, config in zip(names, directories, configs, strict=True):
         log(f"measuring {name}")
         pipeline = load(directory.model)
-        runs.append(_measure(name, directory, config, pipeline, prompts, seed))
+        if not chosen.texts:
+            chosen = prompts_to_generate(config, data, pipeline.encoder).some(MAX_PROMPTS)
+        own = chosen.for_encoder(pipeline.encoder, data)
+        runs.append(_measure(name, directory, config, pipeline, own.inputs, seed))
         if steps:
             made = sweep(name, pipeline, config, steps, log)
             trials += made.trials
             notes += made.notes
-    return _write(out, runs, trials, prompts, notes)
+    return _write(out, runs, trials, chosen.texts, notes)
 
 
 def _names(directories: Sequence[RunDirectory]) -> list[str]:
@@ -122,7 +125,7 @@ def _require_metrics(names: Sequence[str], configs: Sequence[RunConfig]) -> None
 
 
 def _measure(
-    name: str, directory: RunDirectory, config: RunConfig, pipeline: Pipeline, prompts: Sequence[str], seed: int
+    name: str, directory: RunDirectory, config: RunConfig, pipeline: Pipeline, prompts: Sequence[Any], seed: int
 ) -> _Run:
     drawing = config.sample.options
     images = pipeline.generate(prompts, seed=seed, **drawing)
@@ -146,7 +149,7 @@ def _notes(directories: Sequence[RunDirectory], names: Sequence[str]) -> list[st
     ):
         if len(set(values)) > 1:
             listed = ", ".join(f"{name}: {value}" for name, value in zip(names, values, strict=True))
-            notes.append(f"Not the same {what} in all runs ({listed}).")
+            notes.append(f"The runs differ in {what} ({listed}).")
     return notes
 
 

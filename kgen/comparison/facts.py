@@ -12,10 +12,10 @@ import numpy as np
 
 from kgen.comparison.sweep import seconds_a_image
 from kgen.config import RunConfig
-from kgen.pipeline.pipeline import Pipeline
+from kgen.experiments.directory import RunDirectory
+from kgen.experiments.manifest import TRAINED
+from kgen.pipeline.model import Pipeline
 from kgen.plugins.discovery import registry
-from kgen.runs.directory import RunDirectory
-from kgen.runs.manifest import TRAINED
 from kgen.runs.scoring import BITS, in_split
 from kgen.training.journal import read_rows
 

@@ -22,7 +22,7 @@ IMAGES, INTERPOLATIONS = "images.png", "interpolations.png"
 
 TITLE = "Comparison"
 
-DIFFERENT = "What differs in the run files"
+DIFFERENT = "Differences of the run files"
 
 BEGINNING = 1024
 """Number of bytes at the beginning of a page that contain its title."""
@@ -120,9 +120,9 @@ def _markdown(found: Findings) -> str:
         lines += [f"## {DIFFERENT}\n", *_markdown_table(*_different(found))]
     lines.append(f"![Images of the same prompts and seed]({IMAGES})")
     if found.interpolated is not None:
-        lines.append(f'\n![From one noise to another: "{escape(found.interpolated)}"]({INTERPOLATIONS})')
+        lines.append(f'\n![Interpolation between two noises: "{escape(found.interpolated)}"]({INTERPOLATIONS})')
     if found.trials:
-        lines.append("\n## Quality against time\n")
+        lines.append("\n## Quality over time\n")
         lines += [
             f"![{escape(name)} over seconds per image]({_plot_name(name)})\n" for name in metric_names(found.trials)
         ]

@@ -10,10 +10,10 @@ from typing import Any
 from kgen.config import RunConfig
 from kgen.contracts.capabilities import Capability, option_of
 from kgen.errors import ConfigError
-from kgen.pipeline.pipeline import Pipeline
+from kgen.experiments.experiment import open_experiment
+from kgen.pipeline.model import Pipeline
 from kgen.pipeline.sampler import noise_spec, validate_options
 from kgen.reporting.plot import Line, line_plot
-from kgen.runs.experiment import open_experiment
 from kgen.runs.scoring import headlines, score_generated
 
 TIMED_IMAGES = 32
@@ -52,7 +52,7 @@ def seconds_a_image(pipeline: Pipeline, drawing: Mapping[str, Any]) -> float:
     seconds = []
     for _ in range(3):
         began = time.perf_counter()
-        pipeline.generate([""], n=TIMED_IMAGES, batch_size=TIMED_IMAGES, **drawing)
+        pipeline.generate([pipeline.encoder.null], n=TIMED_IMAGES, batch_size=TIMED_IMAGES, **drawing)
         seconds.append(time.perf_counter() - began)
     return min(seconds[1:]) / TIMED_IMAGES
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 WITHOUT_EFFECT_ON_TRAINING = (
-    *("name", "sample", "evaluate"),
+    *("name", "sample", "evaluate", "loggers"),
     *(f"{fit}.{key}" for fit in ("fit", "decoder.fit") for key in ("log_every", "checkpoint_every", "keep")),
     *("fit.validate_every", "decoder.fit.validate_every"),
 )

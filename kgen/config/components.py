@@ -19,8 +19,14 @@ from kgen.plugins.registry import Kind
 PARTS: dict[str, Kind] = {"data": "dataset", "encoder": "encoder", "generator": "generator", "decoder": "decoder"}
 """The keys of a run file that hold one component each."""
 
+JOINT = "kgen/joint"
+"""The encoder that joins others. A run file may write it as a list."""
+
 DEFAULTS: dict[str, str | None] = {"data": None, "encoder": None, "generator": None, "decoder": "identity"}
 """The default values of these keys; None: the key is required."""
+
+OPTIMIZERS: dict[str, str | None] = {"fit.optimizer": "kgen/adamw", "decoder.fit.optimizer": "kgen/adamw"}
+"""The defaults of the optimizers, by the dotted key."""
 
 
 class ComponentConfig(pydantic.BaseModel):
@@ -33,8 +39,21 @@ class ComponentConfig(pydantic.BaseModel):
 
     @property
     def choice(self) -> dict[str, Any]:
-        """The mapping that the functions of `kgen.pipeline.assembly` accept."""
+        """The mapping that the functions of `kgen.parts.construction` accept."""
         return {"name": self.name, **self.options}
+
+    @property
+    def joined(self) -> list[ComponentConfig]:
+        """The encoders that a joint encoder joins, including nested ones; empty for other components."""
+        members = self.options.get("encoders", []) if self.name == JOINT else []
+        own = [ComponentConfig(name=m["name"], options={k: v for k, v in m.items() if k != "name"}) for m in members]
+        return [found for member in own for found in (member, *member.joined)]
+
+    @property
+    def shows_null(self) -> bool:
+        """Whether training shows the null condition: it does if all encoders of a joint have a dropout of their own."""
+        members = self.options.get("encoders", []) if self.name == JOINT else []
+        return bool(members) and all(member.get("condition_dropout") for member in members)
 
     def dump(self) -> dict[str, Any]:
         """The plain data for a run file."""
@@ -49,6 +68,11 @@ def resolve(source: Source, path: KeyPath, kind: Kind, value: Any) -> tuple[Comp
     """
     nothing = ComponentConfig(name="?")
     given = {"name": value} if isinstance(value, str) else value
+    several = kind == "encoder" and isinstance(given, list)
+    if several:
+        given = {"name": JOINT, "encoders": given}
+    elif kind == "encoder" and isinstance(given, dict) and "encoders" in given:
+        given = {"name": JOINT, **given}
     if not isinstance(given, dict):
         source.report(path, f"must be the name of one {kind}, or a mapping with 'name' and options, got {show(value)}")
         return nothing, None
@@ -64,14 +88,27 @@ def resolve(source: Source, path: KeyPath, kind: Kind, value: Any) -> tuple[Comp
     except (ConfigError, PluginError) as error:
         source.report(path, str(error))
         return nothing, None
-    rename_keys(options, cls.renamed, component.id)
+    rename_keys(options, getattr(cls, "renamed", {}), component.id)
     checked, problems = check(model, options, component.id)
     for below, message in problems:
-        source.report((*path, *below), message)
+        source.report((*path, *(below[1:] if several else below)), message)
     if checked is None:
         return nothing, cls
     resolved = {key: plain(getattr(checked, key)) for key in type(checked).model_fields}
     return ComponentConfig(name=component.id, options=resolved), cls
+
+
+def resolve_all(source: Source, path: KeyPath, kind: Kind, values: list[Any]) -> list[dict[str, Any]]:
+    """Resolves each item of a list, and returns the components as plain data."""
+    return [resolve(source, (*path, number), kind, value)[0].model_dump() for number, value in enumerate(values)]
+
+
+def report_twice(source: Source, path: KeyPath, found: list[dict[str, Any]]) -> None:
+    """Reports the items of a resolved list that name the same component as an earlier item."""
+    names = [component["name"] for component in found]
+    for number, name in enumerate(names):
+        if name in names[:number] and name != "?":
+            source.report((*path, number), f"'{name}' is given twice: keep one")
 
 
 def check_sampling(
@@ -116,13 +153,13 @@ def check_method(
 
 
 def check_no_guidance(source: Source, path: KeyPath, options: Any, generator: type[Any] | None) -> None:
-    """Refuses guidance among the options of `generate`, at `path`, where training never shows the empty text."""
+    """Refuses guidance among the options of `generate`, at `path`, if training never uses the empty text."""
     if generator is None or not isinstance(options, dict) or not guides(generator.generate, options):
         return
     weight = value_of(generator.generate, Capability.GUIDANCE, options)
     source.report(
         (*path, str(option_of(generator.generate, Capability.GUIDANCE))),
-        f"{show(weight)} compares with the empty text, but condition_dropout is 0, so training never shows it: give a "
+        f"{show(weight)} compares with the empty text, which training never uses if condition_dropout is 0: give a "
         "condition_dropout, such as 0.1, or leave guidance out",
     )
 

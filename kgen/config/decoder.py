@@ -8,12 +8,13 @@ from typing import Any
 import pydantic
 
 from kgen.config.components import ComponentConfig, resolve
-from kgen.config.sections import FitConfig
+from kgen.config.fit import resolve_fit
+from kgen.config.sections import FitConfig, InitConfig, as_sources
 from kgen.config.source import Source, read_file
 from kgen.errors import ConfigError
 from kgen.options.validation import KeyPath, dotted, show
 
-STAGE_KEYS = ("fit", "data", "from")
+STAGE_KEYS = ("fit", "data", "init", "from")
 """The keys of a decoder in a run file that are not options of the component."""
 
 
@@ -26,13 +27,16 @@ class DecoderConfig(ComponentConfig):
     """Settings of the decoder's training, before the generator's."""
     data: ComponentConfig | None = None
     """Dataset of the decoder's training; null: the run's data."""
+    init: tuple[InitConfig, ...] = ()
+    """Weights with which the decoder's training starts; null: random weights."""
     source: str | None = pydantic.Field(None, alias="from")
     """Another run, whose trained decoder is used."""
 
     def dump(self) -> dict[str, Any]:
         stage = {
-            "fit": self.fit and self.fit.model_dump(mode="json"),
+            "fit": self.fit and self.fit.dump(),
             "data": self.data and self.data.dump(),
+            "init": [source.dump() for source in self.init] or None,
             "from": self.source,
         }
         return {**super().dump(), **{key: value for key, value in stage.items() if value is not None}}
@@ -42,7 +46,8 @@ def resolve_decoder(source: Source, path: KeyPath, value: Any) -> tuple[dict[str
     """Resolves a decoder like `resolve`, with the keys of its stage. Only `from: RUN` means the decoder of that run.
 
     Returns:
-        The data of a `DecoderConfig` (whose `fit` is not yet validated), and the decoder's class, if it is known.
+        The data of a `DecoderConfig`, and the decoder's class, if it is known. Of its `fit`, only the components are
+        validated yet.
     """
     given, untrained = dict(value) if isinstance(value, dict) else value, False
     stage = {key: given.pop(key) for key in STAGE_KEYS if isinstance(given, dict) and given.get(key) is not None}
@@ -57,8 +62,12 @@ def resolve_decoder(source: Source, path: KeyPath, value: Any) -> tuple[dict[str
     component, cls = resolve(source, path, "decoder", given)
     if cls is not None:
         _check_stage(source, path, component.name, cls, stage, untrained)
+    if "init" in stage:
+        stage["init"] = as_sources(stage["init"])
     if "data" in stage:
         stage["data"] = resolve(source, (*path, "data"), "dataset", stage["data"])[0].model_dump()
+    if "fit" in stage:
+        stage["fit"] = resolve_fit(source, (*path, "fit"), stage["fit"])
     return {**component.model_dump(), **stage}, cls
 
 
@@ -97,6 +106,8 @@ def _check_stage(
         source.report((*path, "data"), "has no effect without 'fit': add 'fit', or leave 'data' out")
     elif "data" in stage and "from" in stage:
         source.report((*path, "data"), "a decoder 'from' another run is already trained: leave out one of the two")
+    elif "init" in stage and "fit" not in stage:
+        source.report((*path, "init"), "is the start of 'fit', which is missing: leave 'init' out")
 
 
 def _decoder_of(source: Source, path: KeyPath, run: Any) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from kgen.config.source import MAX_DEPTH, Origin, Source, parse_value
 from kgen.errors import ConfigError
@@ -17,8 +18,8 @@ def apply_overrides(source: Source, overrides: Sequence[str], bare: Mapping[str,
     Args:
         source: The configuration, which is changed, and which receives the problems.
         overrides: Texts such as "fit.steps=10"; the value is a YAML scalar, list or mapping.
-        bare: The keys whose value may be only the name of a component, with the default name of each. For these keys,
-            "encoder.dim=64" keeps the name and sets one option, and "encoder=none" replaces the whole component.
+        bare: The keys, with dots, whose value may be only the name of a component, with the default name of each. For
+            these keys, "encoder.dim=64" keeps the name and sets one option, and "encoder=none" replaces the component.
     """
     for number, text in enumerate(overrides):
         origin = Origin(AFTER_FILE + number, f"--set {text if len(text) <= 100 else text[:97] + '...'}")
@@ -30,11 +31,19 @@ def apply_overrides(source: Source, overrides: Sequence[str], bare: Mapping[str,
         if len(path) > MAX_DEPTH:
             source.problems.append((origin, f"has a key of more than {MAX_DEPTH} parts"))
             continue
-        head = path[0]
-        if len(path) > 1 and head in bare and not isinstance(source.data.get(head), dict):
-            name = source.data.get(head) or bare[head]
-            source.data[head] = {} if name is None else {"name": name}
+        for depth in range(1, len(path)):
+            if ".".join(path[:depth]) in bare:
+                _name_first(source.data, path[:depth], bare)
         try:
             source.put(path, parse_value(value), origin)
         except (ValueError, ConfigError) as error:
             source.problems.append((origin, str(error)))
+
+
+def _name_first(data: Any, path: tuple[str, ...], bare: Mapping[str, str | None]) -> None:
+    """Converts a component that is given by its name, or is absent, to a mapping with `name`."""
+    for key in path[:-1]:
+        data = data.get(key) if isinstance(data, dict) else None
+    if isinstance(data, dict) and not isinstance(data.get(path[-1]), dict):
+        name = data.get(path[-1]) or bare[".".join(path)]
+        data[path[-1]] = {} if name is None else {"name": name}

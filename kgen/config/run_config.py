@@ -13,22 +13,26 @@ from pydantic import Field, PositiveInt
 
 from kgen.config.components import (
     DEFAULTS,
+    OPTIMIZERS,
     PARTS,
     ComponentConfig,
     check_likelihood_options,
     check_method,
     check_no_guidance,
     check_sampling,
+    report_twice,
     resolve,
+    resolve_all,
 )
 from kgen.config.decoder import DecoderConfig, resolve_decoder
+from kgen.config.fit import resolve_fit
 from kgen.config.overrides import apply_overrides
-from kgen.config.sections import FitConfig, LikelihoodConfig, SampleConfig, Section, Seed
+from kgen.config.sections import FitConfig, InitConfig, LikelihoodConfig, SampleConfig, Section, Seed, as_sources
 from kgen.config.source import Origin, Source, read_file, to_yaml
 from kgen.errors import ConfigError, PluginError
 from kgen.options import plain
 from kgen.options.renamed import rename_keys
-from kgen.options.validation import check, show
+from kgen.options.validation import KeyPath, check, show
 
 RENAMED: Mapping[tuple[str, ...], Mapping[str, str]] = {
     ("evaluate",): {"copies": "samples_per_prompt", "limit": "max_prompts"},
@@ -77,18 +81,21 @@ class RunConfig(Section):
     data: ComponentConfig
     """The dataset: captioned images."""
     encoder: ComponentConfig
-    """The encoder, which turns a text into a condition."""
+    """The encoder, which turns a text, a label or an image into a condition; several in a list are joined."""
     generator: ComponentConfig
     """The generator, which turns noise and a condition into a latent."""
     decoder: DecoderConfig
     """The decoder, which turns a latent into an image; with `fit`, it is trained before the generator."""
     condition_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of training examples whose condition is dropped, which classifier-free guidance needs."""
-    init: str | None = None
-    """Directory of a run with whose encoder and generator the training starts; null: random weights."""
+    init: tuple[InitConfig, ...] = ()
+    """Weights of the encoder and the generator with which the training starts: the directory of a run, or a mapping of
+    `from`, `include` and `exclude`, or a list of these; null: random weights."""
     fit: FitConfig
     sample: SampleConfig = SampleConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    loggers: tuple[ComponentConfig, ...] = (ComponentConfig(name="kgen/tensorboard"),)
+    """Loggers of metrics, images and scores, besides metrics.csv: names, or mappings with names and options."""
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
@@ -116,9 +123,9 @@ class RunConfig(Section):
 
     @classmethod
     def _build(cls, source: Source, overrides: Sequence[str], name: str) -> Self:
-        apply_overrides(source, overrides, DEFAULTS)
+        apply_overrides(source, overrides, {**DEFAULTS, **OPTIMIZERS})
         _rename(source.data)
-        data = {"name": name, **source.data}
+        data = {"name": name, **source.data, "init": as_sources(source.data.get("init"))}
         classes: dict[str, type[Any] | None] = {}
         for key, kind in PARTS.items():
             if (value := data.get(key, DEFAULTS[key])) is not None or key in data:
@@ -136,17 +143,22 @@ class RunConfig(Section):
                 )
             except PluginError as error:
                 source.report(place, str(error))
-            if data.get("condition_dropout") == 0:
+            shown = isinstance(encoder := data.get("encoder"), dict) and ComponentConfig(**encoder).shows_null
+            if data.get("condition_dropout") == 0 and not shown:
                 check_no_guidance(source, place, sample.get("options", {}), classes.get("generator"))
         if isinstance(evaluate, dict) and isinstance(likelihood := evaluate.get("likelihood"), dict):
             place = ("evaluate", "likelihood")
             check_likelihood_options(source, place, likelihood, classes.get("generator"), classes.get("decoder"))
         if isinstance(evaluate, dict) and isinstance(metrics := evaluate.get("metrics"), list):
-            found = [resolve(source, ("evaluate", "metrics", i), "metric", m)[0] for i, m in enumerate(metrics)]
-            data["evaluate"] = {**evaluate, "metrics": [metric.model_dump() for metric in found]}
+            data["evaluate"] = {**evaluate, "metrics": resolve_all(source, ("evaluate", "metrics"), "metric", metrics)}
+        if "fit" in data:
+            data["fit"] = resolve_fit(source, ("fit",), data["fit"])
+        if isinstance(loggers := data.get("loggers"), list):
+            data["loggers"] = resolve_all(source, ("loggers",), "logger", loggers)
+            report_twice(source, ("loggers",), data["loggers"])
         checked, problems = check(cls, data, "a run file")
         for path, message in problems:
-            source.report(path, message)
+            source.report(_as_written(path, source.data), message)
         source.raise_problems()
         assert isinstance(checked, cls)
         return checked
@@ -155,12 +167,25 @@ class RunConfig(Section):
         """The whole configuration as plain data, with every default; `from_dict` reads it."""
         data = self.model_dump(mode="json")
         data |= {key: getattr(self, key).dump() for key in PARTS}
+        data["init"] = [source.dump() for source in self.init]
+        data["fit"] = self.fit.dump()
+        data["loggers"] = [logger.dump() for logger in self.loggers]
         data["evaluate"]["metrics"] = [metric.dump() for metric in self.evaluate.metrics]
         return data
 
     def to_yaml(self) -> str:
         """The text of `dump` as a run file, which `load` reads."""
         return to_yaml(self.dump())
+
+
+def _as_written(path: KeyPath, data: Any) -> KeyPath:
+    """The path of a key below `init`, whose only item may be written without a list."""
+    for depth, key in enumerate(path):
+        if isinstance(data, dict) and key in data:
+            data = data[key]
+        elif key == 0 and path[depth - 1 : depth] == ("init",):
+            return (*path[:depth], *path[depth + 1 :])
+    return path
 
 
 def _rename(data: dict[str, Any]) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from kgen.config.components import DEFAULTS, PARTS
+from kgen.config.components import DEFAULTS, JOINT, PARTS
+from kgen.config.fit import OPTIMIZER
 from kgen.config.run_config import RunConfig
+from kgen.contracts.joint import Beside
 from kgen.errors import PluginError
 from kgen.options.validation import model_of, schema_of
 from kgen.plugins.discovery import registry
@@ -15,13 +17,15 @@ from kgen.storage.ownership import SCHEMA_TITLE
 
 Schema = dict[str, Any]
 
-_SECTIONS = ("FitConfig", "SampleConfig", "EvaluateConfig", "LikelihoodConfig")
+_SECTIONS = ("InitConfig", "FitConfig", "SampleConfig", "EvaluateConfig", "LikelihoodConfig")
 
 _STAGE: Schema = {
     "fit": {"$ref": "#/$defs/FitConfig", "description": "Settings of the decoder's training, before the generator's."},
     "data": {"$ref": "#/$defs/dataset", "description": "Dataset of the decoder's training; by default the run's data."},
+    "init": {"$ref": "#/$defs/Init", "description": "Weights with which the decoder's training starts."},
     "from": {"type": "string", "description": "Another run, whose trained decoder is used."},
 }
+_SOURCE: Schema = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/InitConfig"}]}
 _REUSED: Schema = {
     "type": "object",
     "description": "The decoder of another run.",
@@ -38,16 +42,23 @@ def run_file_schema() -> Schema:
         definitions[kind] = _any_of_kind(kind, definitions)
     schema = schema_of(RunConfig)
     definitions |= {name: _section(schema["$defs"][name]) for name in _SECTIONS}
+    definitions["Init"] = {"anyOf": [{"type": "null"}, *_SOURCE["anyOf"], {"type": "array", "items": _SOURCE}]}
     properties = {name: dict(found) for name, found in schema["properties"].items()}
     for mapping in definitions["decoder"]["anyOf"]:
         if mapping["type"] == "object":
             mapping["properties"] |= _STAGE
     definitions["decoder"]["anyOf"].append(_REUSED)
+    properties["init"] = _refer("Init", description=properties["init"]["description"])
     for key, kind in PARTS.items():
         properties[key] = _refer(kind, description=properties[key].get("description", ""))
         if (name := DEFAULTS[key]) is not None:
             properties[key]["default"] = name
     definitions["EvaluateConfig"]["properties"]["metrics"]["items"] = _refer("metric")
+    fit = definitions["FitConfig"]["properties"]
+    fit["optimizer"] = _refer("optimizer", default=OPTIMIZER, description=fit["optimizer"]["description"])
+    fit["callbacks"] = _list_of("callback", fit["callbacks"], [])
+    properties["loggers"] = _list_of("logger", properties["loggers"], ["kgen/tensorboard"])
+    properties["encoder"] = _one_or_several(properties["encoder"], definitions)
     optional = {"name"} | {key for key, default in DEFAULTS.items() if default}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -69,6 +80,26 @@ def _refer(name: str, **more: Any) -> Schema:
     return {**more, "$ref": f"#/$defs/{name}"}
 
 
+def _list_of(kind: Kind, found: Schema, default: list[str]) -> Schema:
+    return {"type": "array", "items": _refer(kind), "default": default, "description": found["description"]}
+
+
+def _one_or_several(encoder: Schema, definitions: Schema) -> Schema:
+    """An encoder, or several that are joined, each of which may have a dropout of its own."""
+    dropout = schema_of(Beside)["properties"]
+    alternatives = [
+        {**found, "properties": found["properties"] | dropout} if found["type"] == "object" else found
+        for found in definitions["encoder"]["anyOf"]
+    ]
+    definitions["encoder_of_several"] = {"anyOf": alternatives}
+    several = {"type": "array", "minItems": 2, "items": _refer("encoder_of_several")}
+    (joint,) = (found for found in alternatives if JOINT in found.get("properties", {}).get("name", {}).get("enum", ()))
+    joint["properties"]["encoders"] = several
+    unnamed = {**joint, "required": ["encoders"]}
+    reference = {key: value for key, value in encoder.items() if key == "$ref"}
+    return {"description": encoder["description"], "anyOf": [reference, several, unnamed]}
+
+
 def _any_of_kind(kind: Kind, definitions: Schema) -> Schema:
     """The alternatives for a kind: for each component, a mapping, and its name alone if it needs no options."""
     components = registry().of_kind(kind)
@@ -82,7 +113,8 @@ def _any_of_kind(kind: Kind, definitions: Schema) -> Schema:
         alternatives.append(mapping)
         if mapping["required"] == ["name"]:
             bare += names
-    return {"anyOf": [{"type": "string", "enum": bare}, *alternatives]} if bare else {"anyOf": alternatives}
+    alternatives = [{"type": "string", "enum": bare}, *alternatives] if bare else alternatives
+    return {"anyOf": alternatives} if alternatives else {"not": {}}  # no plugin has a component of this kind
 
 
 def _mapping(component: Component, names: list[str], definitions: Schema) -> Schema:

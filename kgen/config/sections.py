@@ -7,13 +7,38 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field, NonNegativeInt, PositiveInt
 
+from kgen.config.components import ComponentConfig
+
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Patterns = tuple[Annotated[str, Field(min_length=1)], ...]
 
 
 class Section(pydantic.BaseModel):
     """Base class of all sections: validated, frozen, without unknown keys."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class InitConfig(Section):
+    """Weights that a training starts from. A pattern fits paths of weights, such as `generator/model/up/*`."""
+
+    model_config = pydantic.ConfigDict(populate_by_name=True)
+
+    source: str = Field(alias="from")
+    """A run directory, a folder that `kgen.save` wrote, or a file of weights."""
+    include: Patterns = ("*",)
+    """Patterns of the weights to take."""
+    exclude: Patterns = ()
+    """Patterns of the weights not to take; `encoder/assets` stands for the encoder's vocabulary."""
+
+    def dump(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def as_sources(value: Any) -> Any:
+    """`init` of a run file as a list of mappings: it may be one, or a path alone, or null for none."""
+    given = [] if value is None else value if isinstance(value, list) else [value]
+    return [{"from": source} if isinstance(source, str) else source for source in given]
 
 
 class FitConfig(Section):
@@ -24,21 +49,21 @@ class FitConfig(Section):
     batch_size: PositiveInt = 32
     """Images per step, summed over all replicas and workers."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    """Peak learning rate of AdamW."""
+    """Peak learning rate of the optimizer."""
     warmup_steps: NonNegativeInt = 100
     """Steps of the warm-up, in which the learning rate rises from 0."""
     schedule: Literal["constant", "cosine"] = "cosine"
     """Schedule of the learning rate after the warm-up."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    """Weight decay of AdamW."""
-    beta_1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """AdamW's decay rate of the mean gradient; adversarial training needs a smaller value, or 0."""
-    beta_2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    """AdamW's decay rate of the mean squared gradient."""
+    optimizer: ComponentConfig = ComponentConfig(name="kgen/adamw")
+    """Optimizer: its name, or a mapping with its name and options."""
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Largest norm of the global gradient, which is clipped to it; null: no clipping."""
     ema: Annotated[float, Field(ge=0, lt=1)] | None = 0.999
     """Decay per step of the EMA of the weights, which sampling uses; null: no EMA."""
+    trainable: Patterns = ("*",)
+    """Patterns of the paths of the weights that are trained, such as `generator/model/up/*`; all others are frozen."""
+    frozen: Patterns = ()
+    """Patterns of the paths of weights that are frozen, such as `encoder/*`."""
     flip: bool = False
     """Whether every image is also shown mirrored; unsuitable if captions say left or right."""
     log_every: PositiveInt = 50
@@ -49,6 +74,13 @@ class FitConfig(Section):
     """Number of checkpoints to keep; older ones are deleted."""
     validate_every: PositiveInt = 500
     """Steps between two measurements of the validation loss."""
+    callbacks: tuple[ComponentConfig, ...] = ()
+    """Callbacks from plugins: names, or mappings with names and options."""
+
+    def dump(self) -> dict[str, Any]:
+        """Returns the section as plain data, in the form of a run file."""
+        components = {"optimizer": self.optimizer.dump(), "callbacks": [each.dump() for each in self.callbacks]}
+        return {**self.model_dump(mode="json"), **components}
 
 
 class SampleConfig(Section):
@@ -56,8 +88,9 @@ class SampleConfig(Section):
 
     every: NonNegativeInt = 500
     """Steps between two sample grids; 0: no grid before the end."""
-    prompts: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """Prompts of the images; null: up to 16 of the dataset's captions, with held-out ones last."""
+    prompts: Annotated[tuple[str | int | dict[str, str | int], ...], Field(min_length=1)] | None = None
+    """Prompts of the images: texts, labels, paths of images or mappings of fields, as the encoder reads them; null: up
+    to 16 of the dataset's captions, or of what the encoder reads, with held-out ones last."""
     seed: Seed = 0
     """Seed of the noise from which images are generated."""
     shared_noise: bool = False

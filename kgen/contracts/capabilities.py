@@ -1,13 +1,13 @@
-"""What a method may be able to do beside its contract, and which of its options says how much of it.
+"""Capabilities of a method beyond its contract, such as guidance, and the options that control them.
 
-A capability is declared in one place: by the type of the option that carries it, whatever the option is called ::
+A capability is declared by the type of the option that controls it. The name of the option has no effect::
 
     def generate(
         self, condition, null_condition, noise, source=None, *,
         steps: kgen.Steps = 20, guidance: kgen.Guidance = 1.0, strength: kgen.Strength = 0.6,
     ): ...
 
-kgen asks here, and knows no option by its name. A narrower range is written ``Annotated[kgen.Steps, Field(le=1000)]``.
+kgen finds options by these types, not by their names. A narrower range is ``Annotated[kgen.Steps, Field(le=1000)]``.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from pydantic import Field, PositiveInt
 from kgen.options import Static, options
 
 NO_GUIDANCE = 1.0
-"""The weight with which classifier-free guidance changes nothing."""
+"""The weight at which classifier-free guidance has no effect."""
 
 
 class Capability(Enum):
-    """What the option of a method can carry; the value is the name that such options usually have."""
+    """The capabilities that options control. The value is the usual name of such an option."""
 
     GUIDANCE = "guidance"
     STEPS = "steps"
@@ -35,43 +35,43 @@ class Capability(Enum):
 
 
 Guidance = Annotated[float, Field(ge=0), Static(NO_GUIDANCE), Capability.GUIDANCE]
-"""The weight of classifier-free guidance (Ho and Salimans 2022); 1 is none. It needs the `null_condition`."""
+"""The weight of classifier-free guidance (Ho and Salimans 2022), which needs the `null_condition`; 1: no guidance."""
 
 Steps = Annotated[PositiveInt, Capability.STEPS]
-"""How many steps a sample takes, one after the other."""
+"""Number of consecutive sampling steps."""
 
 Strength = Annotated[float, Field(gt=0, le=1), Capability.STRENGTH]
-"""How much of the `source` image is changed: 1 is all of it."""
+"""How much the `source` image changes, from 0 to 1, where 1 replaces it completely."""
 
 Samples = Annotated[PositiveInt, Capability.SAMPLES]
-"""How many random samples an estimate is averaged over."""
+"""Number of random samples over which an estimate is averaged."""
 
 
 def option_of(method: Callable[..., Any], capability: Capability) -> str | None:
-    """The name of the option of a method that carries a capability; None where the method does not have it."""
+    """The name of the option of a method that controls a capability; None if the method does not have it."""
     found = (name for name, parameter in options(method).items() if capability in _marks(parameter.annotation))
     return next(found, None)
 
 
 def value_of(method: Callable[..., Any], capability: Capability, given: Mapping[str, Any]) -> Any:
-    """The value of that option, given some options of the method; None where the method does not have it."""
+    """The value of that option, given options of the method; None if the method does not have the capability."""
     name = option_of(method, capability)
     return None if name is None else given.get(name, options(method)[name].default)
 
 
 def sampling_steps(method: Callable[..., Any], given: Mapping[str, Any]) -> int:
-    """How many steps, one after the other, a method takes with the given options: one where it does not say."""
+    """The number of consecutive steps of a method with the given options; 1 if it has no such option."""
     steps = value_of(method, Capability.STEPS, given)
     return steps if isinstance(steps, int) else 1
 
 
 def guides(method: Callable[..., Any], given: Mapping[str, Any]) -> bool:
-    """Whether a method guides its samples with the given options, and so compares with the empty text."""
+    """Whether a method uses guidance with the given options, so that it needs the empty text's condition."""
     return value_of(method, Capability.GUIDANCE, given) not in (None, NO_GUIDANCE)
 
 
 def _marks(annotation: Any) -> Iterator[Any]:
-    """What an option's type is annotated with, also inside of a union with None."""
+    """Yields the metadata of an annotated type, also inside of a union with None."""
     if typing.get_origin(annotation) is Annotated:
         yield from annotation.__metadata__
         yield from _marks(annotation.__origin__)

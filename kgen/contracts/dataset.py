@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypedDict, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
+from kgen.errors import DataError
 from kgen.options import Arguments, Configurable
 from kgen.spaces import Space
 
@@ -17,11 +19,8 @@ Split = Literal["train", "validation", "holdout"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 
-class Example(TypedDict):
-    """A captioned image: "image", uint8 (height, width, channels), and "caption", a text."""
-
-    image: np.ndarray
-    caption: str
+Example = dict[str, Any]
+"""The fields of one example, by name."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +38,21 @@ class Dataset(Configurable, ABC):
     and example i of a split must always be the same. Bad input raises `DataError` in ``__init__``. Single images that
     can be skipped raise nothing; `problems` lists them.
 
+    An example is a mapping of fields. Every dataset has the fields "image" and "caption". A dataset may have more, for
+    encoders to read: "label", the name of the class, a text; or any other, such as a vector or a control image. A
+    dataset with more fields names them in `fields`, and returns their values from `values`.
+
+    A value that is an array, uint8 (height, width, channels), is an image: `fit.flip` mirrors it together with "image".
+
     Attributes:
         credit: The credit line that the license of the images requires. Reports show it.
+        fields: The names of the fields of an example.
     """
 
     arguments: ClassVar[Mapping[str, Arguments]] = {"__init__": Arguments(reserved=frozenset({"name"}))}
 
     credit: str = ""
+    fields: tuple[str, ...] = ("image", "caption")
 
     @property
     @abstractmethod
@@ -64,9 +71,21 @@ class Dataset(Configurable, ABC):
     def image(self, split: Split, index: int) -> np.ndarray:
         """One image: uint8 (height, width, channels), the shape of `image_space`."""
 
+    def values(self, split: Split, field: str) -> Sequence[Any]:
+        """One field of all examples of a split, in the order of `captions`. Images are read when they are accessed.
+
+        Raises:
+            DataError: the dataset has no such field.
+        """
+        if field == "image":
+            return Column(len(self.captions(split)), functools.partial(self.image, split))
+        if field == "caption":
+            return self.captions(split)
+        raise DataError(f"{type(self).__name__} has no field '{field}': it has {', '.join(self.fields)}")
+
     def example(self, split: Split, index: int) -> Example:
-        """One image with its caption: a dict of "image", as `image` gives it, and "caption"."""
-        return {"image": self.image(split, index), "caption": self.captions(split)[index]}
+        """All fields of an example, by name."""
+        return {field: self.values(split, field)[index] for field in self.fields}
 
     def problems(self) -> Sequence[Problem]:
         """The images and captions that were skipped or that would break the training. Default: none."""
@@ -90,7 +109,10 @@ class Dataset(Configurable, ABC):
         raise NotImplementedError
 
     def fingerprint(self) -> str:
-        """A text that changes if captions or images change. Default: a digest of the captions and of a few images."""
+        """A text that changes if captions, images or other fields change.
+
+        Default: a digest of the captions and of a few images. A dataset with fields that can change alone overrides it.
+        """
         digest = hashlib.sha256()
         for split in ("train", "validation", "holdout"):
             captions = self.captions(split)
@@ -110,6 +132,25 @@ class Dataset(Configurable, ABC):
             for split in SPLITS
             for index, caption in enumerate(self.captions(split))
         }
+
+
+class Column(Sequence[Any]):
+    """A field of many examples, whose values are made when they are accessed.
+
+    Args:
+        count: The number of values.
+        read: Makes the value of an index.
+    """
+
+    def __init__(self, count: int, read: Callable[[int], Any]) -> None:
+        self._count = count
+        self._read = read
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._read(range(self._count)[index])
 
 
 def short_digest(data: bytes) -> str:

@@ -16,7 +16,7 @@ from kgen.spaces import Space
 
 Tensor = Any
 
-OF_RUN_FILE = frozenset({"name", "fit", "data", "from"})
+OF_RUN_FILE = frozenset({"name", "fit", "data", "init", "from"})
 """Keys beside a decoder's options in a run file: its name, its training, or the run that trained it."""
 
 # A method for which subclasses declare options takes (*args: Any, **options: Any), which mypy lets them override.

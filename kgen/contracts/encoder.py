@@ -1,4 +1,4 @@
-"""The contract of the first part: text -> condition."""
+"""The contract of the first part: a text, a label, an image -> condition."""
 
 from __future__ import annotations
 
@@ -14,9 +14,15 @@ from kgen.spaces import ConditionSpace
 
 Condition = dict[str, Any]
 
+RESERVED = frozenset({"name", "condition_dropout"})
+"""Keys of a run file beside the options of an encoder: its name, and its own dropout if it is joined with others."""
+
 
 class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
-    """Turns texts into conditions.
+    """Turns captions, or other fields of the examples, into conditions.
+
+    An input is the value of the field that `fields` names: a text for "caption", an array for "image". If an encoder
+    reads several fields, an input is a mapping of them. A prompt is an input, too.
 
     A subclass takes its options as keyword arguments of ``__init__``, stores each under its own name, and passes
     ``**kwargs`` (Keras's ``name`` and ``dtype``) to ``super().__init__``. An encoder with frozen weights sets
@@ -26,12 +32,19 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
     kgen builds the weights.
 
     Attributes:
+        fields: The fields of an example that the encoder reads (see `Dataset`). An encoder that reads "image" gets the
+            image that is to be generated. The generator then learns to reconstruct it from the condition, and the
+            images of a prompt are variations of that image.
+        null: The null input: the empty text, or None if the field is not a text. Classifier-free guidance leads away
+            from its condition, which training shows in place of a share of the conditions.
         weights_are_external: True if the weights come from elsewhere (a preset, a folder). kgen does not save them.
     """
 
-    arguments: ClassVar[Mapping[str, Arguments]] = {"__init__": Arguments(reserved=frozenset({"name"}))}
+    arguments: ClassVar[Mapping[str, Arguments]] = {"__init__": Arguments(reserved=RESERVED)}
     largest_option = MAX_OPTION
 
+    fields: tuple[str, ...] = ("caption",)
+    null: Any = ""
     weights_are_external: bool = False
 
     @property
@@ -39,23 +52,57 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         """The shape of one condition."""
         raise NotImplementedError
 
-    def adapt(self, texts: Sequence[str]) -> None:
-        """Learns from the training captions what is not a weight, such as a vocabulary. Default: nothing."""
+    def adapt(self, inputs: Sequence[Any]) -> None:
+        """Learns from the training inputs what is not a weight, such as a vocabulary. Default: nothing.
 
-    def tokenize(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        """Turns B texts into numpy arrays of fixed shapes (B, ...), on the host.
+        Images are read when they are asked for: an encoder that only needs their size asks for one.
+        """
 
-        It must accept the empty text, which means "no condition" in classifier-free guidance.
+    def tokenize(self, inputs: Sequence[Any]) -> dict[str, np.ndarray]:
+        """Turns B inputs into numpy arrays of fixed shapes (B, ...), on the host.
+
+        It must accept `null`, and images of any size.
+
+        Raises:
+            ConfigError: it cannot read an input, such as an unknown class.
         """
         raise NotImplementedError
 
-    def unread(self, text: str) -> str:
-        """Says which part of a text `tokenize` leaves out ("only the first 31 of its 40 words are read"), or "".
+    def unread(self, value: Any) -> str:
+        """Says which part of an input `tokenize` leaves out ("only the first 31 of its 40 words are read"), or "".
 
         A run counts the captions that are not read completely, and `Pipeline.generate` warns of such prompts. Default:
         "".
         """
         return ""
+
+    def parse(self, text: str, field: str) -> Any:
+        """Reads the value of a field from the command line or a run file, such as an image from its path.
+
+        Default: the text itself.
+
+        Raises:
+            ConfigError, DataError: the text does not specify a value.
+        """
+        return text
+
+    @property
+    def parts(self) -> tuple[Encoder, ...]:
+        """The encoders that are joined in this one; the encoder itself if it joins none."""
+        return (self,)
+
+    @property
+    def shows_null(self) -> bool:
+        """Whether training shows the null condition even if a pipeline has no `condition_dropout`."""
+        return False
+
+    def null_tokens(self) -> dict[str, np.ndarray]:
+        """The tokens of `null`: arrays (1, ...)."""
+        return self.tokenize([self.null])
+
+    def null_condition(self) -> Condition:
+        """The condition of `null`, with a batch axis of 1."""
+        return self(self.null_tokens())  # type: ignore[no-any-return]
 
     def call(self, tokens: dict[str, Any], training: bool = False) -> Condition:
         """Encodes tokens.

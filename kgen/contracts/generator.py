@@ -18,7 +18,7 @@ Tensor = Any
 OF_GENERATE = frozenset(
     {
         *("prompts", "prompt", "n", "first", "seed", "seeds", "count", "shared_noise", "batch_size", "image", "mask"),
-        *("negative_prompt", "decoder", "verbose"),
+        *("negative_prompt", "decoder", "output", "verbose"),
     }
 )
 """Arguments of `Pipeline.generate` and `Pipeline.interpolate`, beside which they take the options of `generate`."""
@@ -43,16 +43,17 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
 
     Attributes:
         accepts: The kinds of space that this generator can model.
-        supports_guidance, supports_img2img, supports_inpainting: What `generate` can do, read from its arguments: it
-            has an option of the type `kgen.Guidance`; it takes a `source`, the latents of images to start from, and an
-            option of the type `kgen.Strength`; it takes an `edit_mask`, too, the only part of the source that changes.
+        supports_guidance: True if `generate` has an option of the type `kgen.Guidance`.
+        supports_img2img: True if `generate` takes a `source`, the latents of images to start from, and has an option of
+            the type `kgen.Strength`.
+        supports_inpainting: True if `generate` also takes an `edit_mask`, the only part of the source that changes.
         likelihood: What `log_likelihood` returns: "exact", the log-likelihood; "lower bound", a number whose average
             over random numbers is below it; "estimate", a number that may be above or below it. None: there is none.
 
     Raises:
         SpaceError: in ``__init__``, if the model does not support `space`, for example because its strides do not
             divide the shape.
-        PluginError: from the definition of a subclass whose `generate` has only a part of what a capability needs.
+        PluginError: in the definition of a subclass whose `generate` lacks an argument that a capability needs.
     """
 
     arguments: ClassVar[Mapping[str, Arguments]] = {

@@ -14,7 +14,7 @@ from kgen.errors import PluginError
 from kgen.options import Arguments, Configurable
 
 State = Mapping[str, np.ndarray]
-"""What a metric has measured so far, by name: arrays that can be sent to another process."""
+"""The measurements of a metric so far, by name: arrays that can be sent to another process."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class GeneratedImages:
     """A batch of generated images, each with its prompt.
 
     Args:
-        images: uint8 (B, height, width, channels); they cannot be written to.
+        images: uint8 (B, height, width, channels), which are read-only.
         prompts: B texts.
     """
 
@@ -40,11 +40,11 @@ class GeneratedImages:
 class Metric(Configurable, ABC):
     """Scores images against the prompts that they were generated from, and against the dataset.
 
-    The images come in batches, and never lie in memory together: `start`, then `update` for each batch, then `compute`.
-    Several workers can share the images: each has a metric of its own, and one `merge`s the `state` of the others. The
-    numbers depend neither on the sizes of the batches, nor on their order, nor on who measured them.
+    Images come in batches, so that they are never in memory together: kgen calls `start`, then `update` for each batch,
+    then `compute`. Several workers can share the images: each has its own metric, and one of them `merge`s the `state`
+    of the others. The numbers depend neither on the sizes of the batches, nor on their order, nor on the workers.
 
-    A metric whose numbers follow from sums over images adds them up by `add`, and needs no more than that::
+    A metric whose numbers follow from sums over images only needs `add`::
 
         class Brightness(Metric):
             def update(self, batch):
@@ -53,17 +53,17 @@ class Metric(Configurable, ABC):
             def compute(self):
                 return {"mean": float(self.sums["levels"] / self.sums["count"]) / 255}
 
-    One that must keep something else overrides `start`, `state` and `merge`.
+    A metric that stores something else overrides `start`, `state` and `merge`.
 
     Attributes:
         requires: The dataset class that the metric needs; None: any dataset.
         headline: The name of the main number, for places that show only one; None: the first that is returned.
         better: Whether higher or lower numbers are better, if that holds for all of them; None: it is not known.
         dataset, split: The arguments of `start`.
-        sums: float64 arrays by name, which `add` added up.
+        sums: The sums of `add`, float64 arrays by name.
 
     Raises:
-        PluginError: from the definition of a subclass that is written as metrics were before they took batches.
+        PluginError: in the definition of a subclass that has `__call__`, as metrics had before they took batches.
     """
 
     arguments: ClassVar[Mapping[str, Arguments]] = {
@@ -93,7 +93,7 @@ class Metric(Configurable, ABC):
         return ()
 
     def start(self, dataset: Dataset, split: Split) -> None:
-        """Begins to measure, and forgets what was measured before.
+        """Starts a measurement, and discards the previous one.
 
         Args:
             dataset: The dataset that the pipeline was trained on.
@@ -109,7 +109,7 @@ class Metric(Configurable, ABC):
 
     @abstractmethod
     def compute(self) -> Mapping[str, float]:
-        """The numbers, by name, of all images of `update`, and of all that was merged; at least one image was."""
+        """Returns the numbers by name, for all images of `update` and of `merge`, of which there is at least one."""
 
     def add(self, **numbers: Any) -> None:
         """Adds numbers, or arrays that always have the same shape, to `sums`, in float64."""
@@ -117,16 +117,16 @@ class Metric(Configurable, ABC):
             self.sums[name] = np.asarray(self.sums.get(name, 0.0) + np.asarray(number, np.float64))
 
     def state(self) -> State:
-        """What was measured so far, for the `merge` of another metric of the same options. Default: `sums`."""
+        """The measurements so far, for `merge` of another metric with the same options. Default: `sums`."""
         return dict(self.sums)
 
     def merge(self, state: State) -> None:
-        """Takes in what another metric has measured of other images. Default: the sums are added."""
+        """Adds the measurements of another metric on other images. Default: adds the sums."""
         self.add(**state)
 
 
 def measure(metric: Metric, dataset: Dataset, split: Split, batches: Iterable[GeneratedImages]) -> Mapping[str, float]:
-    """The numbers of a metric for all images of the batches, of which there is at least one."""
+    """Computes the numbers of a metric for all images of the batches, of which there must be at least one."""
     metric.start(dataset, split)
     for batch in batches:
         metric.update(batch)

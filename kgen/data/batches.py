@@ -12,8 +12,8 @@ from kgen.contracts.dataset import Dataset
 from kgen.errors import DataError, ImageRangeWarning
 
 Batch = dict[str, Any]
-MakeBatch = Callable[[Any, Sequence[str]], Batch]
-"""Images and captions -> a batch."""
+MakeBatch = Callable[[Any, Any], Batch]
+"""Images, and captions or what else the encoder reads -> a batch. Without the latter, it may say what is missing."""
 
 CALL = "call fit(pipeline.inputs(images, captions)), with images uint8 (N, height, width, channels) and N captions"
 ONE_OF = (("image", "latent"), ("tokens", "condition"))
@@ -66,7 +66,8 @@ def batches(x: Any, y: Any, make: MakeBatch) -> Any:
 
     Args:
         x: A batch of arrays as `Pipeline` describes it, an iterator of such batches or of pairs (images, captions), or
-            images, whose captions are `y`. A tf.data.Dataset and other loaders of Keras pass.
+            images, whose captions (or whatever the encoder reads) are `y`. A tf.data.Dataset and other loaders of
+            Keras pass.
         make: Images and captions -> a batch.
 
     Raises:
@@ -82,8 +83,6 @@ def batches(x: Any, y: Any, make: MakeBatch) -> Any:
             raise DataError(f"a batch holds its captions itself, as tokens, so that there is no y: {CALL}")
         return _checked(x)
     if isinstance(x, np.ndarray | list | tuple):
-        if y is None:
-            raise DataError(f"images need their captions: {CALL}")
         return make(x, _captions(y))
     if y is not None:
         raise DataError(f"y is read with images only, not with {type(x).__name__}: {CALL}")
@@ -116,9 +115,11 @@ def _item(item: Any, make: MakeBatch) -> tuple[Batch]:
     raise DataError(f"an iterator must give batches, or pairs (images, captions), not {type(item).__name__}: {CALL}")
 
 
-def _captions(y: Any) -> list[str]:
-    """Captions as a list. Raises DataError for anything else, such as labels or bytes."""
-    if not isinstance(y, Sequence | np.ndarray) or not all(isinstance(caption, str) for caption in y):
+def _captions(y: Any) -> list[Any] | None:
+    """Captions, or other inputs of an encoder, as a list. Raises DataError for what is no list of them."""
+    if y is None:
+        return None
+    if not isinstance(y, Sequence | np.ndarray) or isinstance(y, str | bytes):
         raise DataError(f"the captions must be texts, one per image: {CALL}")
     return list(y)
 

@@ -1,10 +1,10 @@
-"""A frozen encoder's outputs on disk: every caption is encoded once, in this run and in all later ones."""
+"""A frozen encoder's outputs on disk: every different input is encoded once, in this run and in all later ones."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,25 @@ import numpy as np
 
 from kgen.backend.compiled import Compiled
 from kgen.contracts.encoder import Encoder
+from kgen.contracts.inputs import distinct, input_key
+from kgen.contracts.joint import Joint
 from kgen.data.cache import open_or_write, provenance, read_arrays, write_arrays
 from kgen.errors import DataError
 from kgen.storage.files import write_text
 
+Batch = dict[str, Any]
+Reader = Callable[[Sequence[Any]], Batch]
+
 NAMES = ("sequence", "mask", "pooled")
 FORMAT = 2
+KEYS = "captions.json"
+"""Holds the keys of the inputs in their order; the key of a caption is the caption itself."""
+
 BATCH = 64
 
 
 class ConditionCache:
-    """Conditions by caption; the arrays stay on disk. It can be pickled, and read from several threads.
+    """Conditions by the key of their input; the arrays stay on disk. It can be pickled, and read from several threads.
 
     Args:
         folder: What `cached_conditions` wrote.
@@ -35,97 +43,141 @@ class ConditionCache:
 
     def __init__(self, folder: Path, check: bool = False) -> None:
         self.folder = folder
-        captions = json.loads((folder / "captions.json").read_text(encoding="utf-8"))
-        self._rows = {caption: row for row, caption in enumerate(captions)}
+        keys = json.loads((folder / KEYS).read_text(encoding="utf-8"))
+        self._rows = {key: row for row, key in enumerate(keys)}
         self._arrays = read_arrays(folder, check)
-        if any(len(array) != len(captions) for array in self._arrays.values()):
-            raise ValueError(f"{folder}: the arrays have another length than the captions")
+        if any(len(array) != len(keys) for array in self._arrays.values()):
+            raise ValueError(f"{folder}: the arrays have another length than the inputs")
 
     def __len__(self) -> int:
-        """Number of different captions, with the empty one."""
+        """Number of different inputs, including the null input."""
         return len(self._rows)
 
-    def lookup(self, captions: Sequence[str]) -> dict[str, np.ndarray]:
-        """The conditions of B captions: "sequence" (B, L, D), "mask" (B, L), "pooled" (B, P), all float32.
+    def lookup(self, inputs: Sequence[Any]) -> dict[str, np.ndarray]:
+        """The conditions of B inputs: "sequence" (B, L, D), "mask" (B, L), "pooled" (B, P), all float32.
 
-        The empty caption is always there.
+        The null input (the empty caption) is always there.
 
         Raises:
-            DataError: a caption was not among those that were encoded.
+            DataError: an input was not among those that were encoded.
         """
+        return self.find([input_key(value) for value in inputs])
+
+    def find(self, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        """The conditions of B inputs by their keys; see `lookup`."""
         try:
-            rows = [self._rows[caption] for caption in captions]
+            rows = [self._rows[key] for key in keys]
         except KeyError as error:
-            raise DataError(f"caption {error} is not among the {len(self)} that were encoded for this run") from None
+            raise DataError(f"{error} is not among the {len(self)} inputs that were encoded for this run") from None
         return {name: np.asarray(self._arrays[name][rows]) for name in NAMES}
 
     def __reduce__(self) -> tuple[type[ConditionCache], tuple[Path]]:
         return ConditionCache, (self.folder,)
 
 
-def cached_conditions(encoder: Encoder, captions: Sequence[str], cache_dir: str | Path) -> ConditionCache:
-    """Encodes every different caption, and the empty text, unless that was done before.
+def cached_conditions(encoder: Encoder, inputs: Sequence[Any], cache_dir: str | Path) -> ConditionCache:
+    """Encodes every different input, and the null input, unless that was done before.
 
     What lies in `cache_dir` is found by a hash of the encoder's class, configuration, precision and weights, of the
-    backend, and of the captions and their tokens. Before it is used, two of its rows are computed again and compared,
+    backend, and of the inputs and their tokens. Before it is used, two of its rows are computed again and compared,
     which finds a change of the encoder's code.
 
     Args:
         encoder: Its weights must stay as they are.
-        captions: Any number of texts; duplicates count once.
+        inputs: Any number of texts, or of other inputs, which are read when they are needed; duplicates count once.
         cache_dir: Created where needed.
 
     Raises:
         RunError: `cache_dir` cannot be written.
     """
-    texts = ["", *sorted(set(captions) - {""})]
-    encoder(encoder.tokenize([""]))  # creates the weights
+    encoder(encoder.null_tokens())  # creates the weights
+    different = _Different(encoder, inputs)
     return open_or_write(
         Path(cache_dir),
-        f"conditions-{_key(encoder, texts)}",
-        open_=lambda folder: _open(folder, encoder, texts),
-        write=lambda folder: _write(folder, encoder, texts),
+        f"conditions-{_key(encoder, different)}",
+        open_=lambda folder: _open(folder, encoder, different),
+        write=lambda folder: _write(folder, encoder, different),
     )
 
 
-def _key(encoder: Encoder, texts: Sequence[str]) -> str:
+def condition_reader(encoder: Encoder, inputs: Sequence[Any], cache_dir: str | Path) -> Reader:
+    """Returns a function that turns B inputs into the "tokens" or the "condition" of a batch.
+
+    The conditions of a frozen encoder come from a cache, which is filled first. If encoders are joined, each frozen one
+    has its own cache.
+
+    Args:
+        encoder, inputs, cache_dir: As for `cached_conditions`.
+
+    Raises:
+        RunError: `cache_dir` cannot be written.
+    """
+    if isinstance(encoder, Joint):
+        return _joint_reader(encoder, inputs, cache_dir)
+    if encoder.trainable or not encoder.weights:
+        return lambda values: {"tokens": encoder.tokenize(values)}
+    cache = cached_conditions(encoder, inputs, cache_dir)
+    return lambda values: {"condition": cache.lookup(values)}
+
+
+def _joint_reader(encoder: Joint, inputs: Sequence[Any], cache_dir: str | Path) -> Reader:
+    readers = [condition_reader(e, encoder.own(i, inputs), cache_dir) for i, e in enumerate(encoder.joined)]
+    for index, (joined, read) in enumerate(zip(encoder.joined, readers, strict=True)):
+        if "condition" in (null := read([joined.null])):
+            encoder.remember_null(index, null["condition"])
+    return lambda values: {"tokens": encoder.pack([read(encoder.own(i, values)) for i, read in enumerate(readers)])}
+
+
+class _Different:
+    """The different inputs, in the order of their keys, after the null input."""
+
+    def __init__(self, encoder: Encoder, inputs: Sequence[Any]) -> None:
+        self.null, self.inputs = encoder.null, inputs
+        self.first = distinct(inputs)
+        self.keys = ["", *sorted(self.first.keys() - {""})]
+
+    def read(self, keys: Sequence[str]) -> list[Any]:
+        return [self.inputs[self.first[key]] if key else self.null for key in keys]
+
+    def batches(self) -> Iterator[list[str]]:
+        """The keys, `BATCH` at a time."""
+        return (self.keys[i : i + BATCH] for i in range(0, len(self.keys), BATCH))
+
+
+def _key(encoder: Encoder, different: _Different) -> str:
     digest = hashlib.blake2b(json.dumps({"format": FORMAT, **provenance(encoder)}).encode(), digest_size=16)
-    for batch in _batches(texts):
-        digest.update(json.dumps(batch).encode())
-        for name, array in sorted(encoder.tokenize(batch).items()):
+    for keys in different.batches():
+        digest.update(json.dumps(keys).encode())
+        for name, array in sorted(encoder.tokenize(different.read(keys)).items()):
             digest.update(f"{name} {array.dtype} {array.shape}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
 
-def _open(folder: Path, encoder: Encoder, texts: Sequence[str]) -> ConditionCache | None:
+def _open(folder: Path, encoder: Encoder, different: _Different) -> ConditionCache | None:
     """The cache in `folder`, if it is whole and holds what the encoder makes today."""
+    ends = [different.keys[0], different.keys[-1]]
     try:
         cache = ConditionCache(folder, check=True)
-        ends = [texts[0], texts[-1]]
-        stored = cache.lookup(ends)
+        stored = cache.find(ends)
     except (OSError, EOFError, ValueError, DataError):
         return None
-    made = encoder(encoder.tokenize(ends))
+    made = encoder(encoder.tokenize(different.read(ends)))
     same = (np.allclose(stored[name], _float32(made[name]), rtol=1e-2, atol=1e-2) for name in NAMES)
     return cache if all(same) else None
 
 
-def _write(folder: Path, encoder: Encoder, texts: Sequence[str]) -> None:
-    write_arrays(folder, len(texts), _encoded(encoder, texts))
-    write_text(folder / "captions.json", json.dumps(list(texts)))
+def _write(folder: Path, encoder: Encoder, different: _Different) -> None:
+    write_arrays(folder, len(different.keys), _encoded(encoder, different))
+    write_text(folder / KEYS, json.dumps(different.keys))
 
 
-def _encoded(encoder: Encoder, texts: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
+def _encoded(encoder: Encoder, different: _Different) -> Iterator[dict[str, np.ndarray]]:
     model = Compiled(encoder, [encoder])
-    for batch in _batches(texts):
-        filled = [*batch, *[""] * (BATCH - len(batch))]  # one shape: one program
-        condition = model.predict_on_batch(encoder.tokenize(filled))
-        yield {name: _float32(condition[name])[: len(batch)] for name in NAMES}
-
-
-def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
-    return (list(texts[i : i + BATCH]) for i in range(0, len(texts), BATCH))
+    for keys in different.batches():
+        filled = [*keys, *[""] * (BATCH - len(keys))]  # one shape: one program
+        condition = model.predict_on_batch(encoder.tokenize(different.read(filled)))
+        yield {name: _float32(condition[name])[: len(keys)] for name in NAMES}
 
 
 def _float32(array: Any) -> np.ndarray:

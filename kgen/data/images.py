@@ -88,7 +88,7 @@ def decode(data: bytes, background: tuple[int, int, int], least: int = 0) -> Ima
         raise ImageError(f"the file is damaged: {error}") from error
 
 
-def read(path: Path, channels: int, size: int = 0) -> np.ndarray:
+def read_image(path: Path, channels: int, size: int = 0) -> np.ndarray:
     """Reads one file: uint8 (height, width, channels).
 
     Args:

@@ -10,7 +10,8 @@ import numpy as np
 
 from kgen.contracts.dataset import Dataset, Split
 from kgen.contracts.encoder import Encoder
-from kgen.data.conditions import ConditionCache
+from kgen.contracts.inputs import EncoderInputs
+from kgen.data.conditions import Reader
 from kgen.data.latents import LatentCache, image_of
 
 Batch = dict[str, Any]
@@ -28,9 +29,10 @@ class Loader:
 
     Args:
         dataset, split: What to read.
-        encoder: Tokenizes the captions; None: they are not read.
+        encoder: Whose fields are read, such as the captions; None: none are.
         batch_size: Of the global batch, over all shards.
-        conditions: What a frozen encoder made of the captions; replaces the tokens.
+        read: Turns inputs of the encoder into "tokens", or into the "condition" that a frozen one makes; by default its
+            `tokenize` does. See `condition_reader`.
         latents: What a frozen decoder made of the images, which are then not read.
         flip: Whether to show every image mirrored too; `latents` must hold both.
         shard, shards: Which equal part of every batch to read, under several workers.
@@ -43,7 +45,7 @@ class Loader:
         *,
         batch_size: int,
         split: Split = "train",
-        conditions: ConditionCache | None = None,
+        read: Reader | None = None,
         latents: LatentCache | None = None,
         flip: bool = False,
         shard: int = 0,
@@ -51,15 +53,14 @@ class Loader:
     ) -> None:
         if batch_size % shards:
             raise ValueError(f"batch_size {batch_size} must be a multiple of the {shards} workers")
-        self.captions = dataset.captions(split)
-        self.encoder = encoder
         self.batch_size = batch_size
-        self.conditions = conditions
+        self.read = read or (lambda inputs: {"tokens": encoder.tokenize(inputs)} if encoder else {})
         self.latents = latents
         self.flip = flip
         self.shard, self.shards = shard, shards
-        self.count = len(self.captions) * (2 if flip else 1)
+        self.count = len(dataset.captions(split)) * (2 if flip else 1)
         self.image = _keep(dataset, split, self.count, flip)
+        self.inputs = encoder and EncoderInputs(dataset, split, encoder.fields, flip=flip, image=self.image)
 
     def training(self, *, start: int = 0, seed: int = 0) -> grain.IterDataset:
         """Batches from step `start` on. There are endless passes over the split, each in a new order."""
@@ -93,17 +94,14 @@ class Loader:
         return batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
 
     def _batch(self, rows: np.ndarray) -> Batch:
-        texts = [self.captions[row // 2 if self.flip else row] for row in rows]
         batch: Batch = {}
         if self.latents is not None:
             batch["latent"] = self.latents.lookup(rows)  # (B, *latent_space.shape)
         else:
             batch["image"] = np.stack([self.image(int(row)) for row in rows])  # (B, H, W, C)
-        if self.conditions is not None:
-            batch["condition"] = self.conditions.lookup(texts)
-        elif self.encoder is not None:
-            batch["tokens"] = self.encoder.tokenize(texts)
-        return batch
+        if self.inputs is None:
+            return batch
+        return {**batch, **self.read([self.inputs[int(row)] for row in rows])}
 
 
 def _keep(dataset: Dataset, split: Split, count: int, flip: bool) -> Callable[[int], np.ndarray]:

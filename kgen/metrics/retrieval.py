@@ -14,10 +14,10 @@ MANY = 10
 """Images per caption above which the scores say little."""
 
 CHUNK_BYTES = 2**25
-"""Of real images that are compared at a time, in float64."""
+"""Size of a chunk of real images, in float64."""
 
 WAITING_BYTES = 2**28
-"""Of generated images, in float64, that wait until the real images are read once for all of them."""
+"""Size of the generated images, in float64, that are collected before the real images are read for all of them."""
 
 
 class Retrieval(Metric):
@@ -67,7 +67,7 @@ class Retrieval(Metric):
         return {f"R@{k}": float(self.sums[f"R@{k}"] / self.sums["count"]) for k in self.k}
 
     def _search(self) -> None:
-        """Reads the real images, and counts what of the waiting images is near enough to one of its prompt's."""
+        """Reads the real images, and counts the collected images that are near enough to an image of their prompt."""
         if not self._waiting:
             return
         images = np.concatenate([batch.images for batch in self._waiting])
@@ -75,7 +75,7 @@ class Retrieval(Metric):
         self._waiting = []
         queries = images.reshape(len(images), -1).astype(np.float64)  # (N, D)
         own = np.full(len(queries), np.inf)  # distance to the nearest image of the prompt
-        others = np.full((len(queries), max(self.k)), np.inf)  # the least distances to images of other captions
+        others = np.full((len(queries), max(self.k)), np.inf)  # the smallest distances to images of other captions
         for reals, captions in _chunks(self.dataset):
             distances = _distances(queries, reals)  # (N, M)
             same = wanted[:, None] == captions[None, :]

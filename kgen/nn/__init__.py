@@ -8,6 +8,7 @@ from kgen.nn.normalization import GroupNorm
 from kgen.nn.resampling import Upsample, depth_to_space, space_to_depth
 from kgen.nn.residual import ResidualBlock, conv3x3
 from kgen.nn.thresholding import threshold_dynamically
+from kgen.nn.transformer import TransformerBlock
 from kgen.nn.unet import UNetLayer, check_levels
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "MultiHeadAttention",
     "NoiseEmbedding",
     "ResidualBlock",
+    "TransformerBlock",
     "UNetLayer",
     "Upsample",
     "attention_weights",

@@ -1,4 +1,4 @@
-"""DDIM, the sampler of denoising diffusion models, and their cosine schedule.
+"""The DDIM sampler of diffusion models, and their cosine schedule.
 
 A noisy image is x_t = alpha(t) x_0 + sigma(t) eps, with t from 0 (clean) to 1 (noise).
 """
@@ -17,21 +17,24 @@ Tensor = Any
 
 
 def cosine_schedule(t: Tensor, offset: float, end: float) -> tuple[Tensor, Tensor]:
-    """alpha and sigma at times t, elementwise: the cosine and the sine of an angle that rises evenly with the time.
+    """Computes alpha and sigma at times t: the cosine and the sine of an angle that increases linearly with t.
 
-    Nichol and Dhariwal 2021, equation 17, without the division by f(0).
+    This is equation 17 of Nichol and Dhariwal 2021, without the division by f(0).
 
     Args:
-        t: In [0, 1].
-        offset: The s of the equation, which keeps sigma clear of 0 at t = 0.
-        end: Of `t`: below 1, it keeps alpha clear of 0 at t = 1.
+        t: Times in [0, 1], of any shape.
+        offset: The s of the equation, which keeps sigma above 0 at t = 0.
+        end: Factor of `t`. If it is below 1, alpha stays above 0 at t = 1.
+
+    Returns:
+        alpha and sigma, of the shape of t.
     """
     angle = (t * end + offset) / (1.0 + offset) * (math.pi / 2)
     return ops.cos(angle), ops.sin(angle)
 
 
 def end_clean(alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """Noise levels (N + 1,), the last of which holds no noise, whatever the schedule says of t = 0."""
+    """Replaces the last of the noise levels (N + 1,) by one without noise, for schedules with noise at t = 0."""
     count = alpha.shape[0]
     clean = ops.cast(ops.arange(count) == count - 1, "float32")
     return alpha * (1.0 - clean) + clean, sigma * (1.0 - clean)
@@ -53,12 +56,11 @@ def ddim(
     sampling (Ho et al. 2020, algorithm 2).
 
     Args:
-        denoise: x and the number of its noise level -> the clean image that x seems to hold.
+        denoise: Predicts the clean image, given x and the index of its noise level.
         x: (B, ...) at the first level.
-        alpha, sigma: (N + 1,) each, the levels from noise to image, with N steps between them; sigma is 0 in the last
-            alone, see `end_clean`.
-        eta: Share of fresh noise, 0 to 1.
-        noise: Number of the step -> fresh normal noise of x's shape; not needed where `eta` is the number 0.
+        alpha, sigma: (N + 1,) each, the noise levels of N steps. sigma is 0 only at the last level: see `end_clean`.
+        eta: Share of fresh noise, from 0 to 1.
+        noise: Returns fresh normal noise of the shape of x, given the index of a step; not needed if `eta` is 0.
 
     Returns:
         (B, ...), at the last level.

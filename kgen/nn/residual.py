@@ -15,11 +15,11 @@ Shape = tuple[int | None, ...]
 
 
 class ResidualBlock(keras.layers.Layer):  # type: ignore[misc]
-    """Two convolutions around a residual; the embedding scales and shifts what the second one sees.
+    """A residual block with two convolutions. The embedding scales and shifts the input of the second one.
 
     Args:
-        channels: Of the output.
-        dropout: Before the second convolution.
+        channels: Number of channels of the output.
+        dropout: Dropout rate before the second convolution, in [0, 1).
     """
 
     def __init__(self, channels: int, dropout: float = 0.0, **kwargs: Any) -> None:
@@ -47,7 +47,7 @@ class ResidualBlock(keras.layers.Layer):  # type: ignore[misc]
             self.shortcut.build(x_shape)
 
     def call(self, x: Tensor, embedding: Tensor, training: bool = False) -> Tensor:
-        """(B, H, W, C), (B, E) -> (B, H, W, channels)."""
+        """Maps x, (B, H, W, C), and the embedding, (B, E), to (B, H, W, channels)."""
         scale, shift = ops.split(self.modulation(embedding), 2, axis=-1)  # (B, channels) each
         h = self.conv1(ops.silu(self.norm1(x)))  # (B, H, W, channels)
         h = ops.silu(self.norm2(h, scale, shift))
@@ -56,5 +56,5 @@ class ResidualBlock(keras.layers.Layer):  # type: ignore[misc]
 
 
 def conv3x3(channels: int, policy: Any, name: str, **options: Any) -> keras.layers.Layer:
-    """A 3x3 convolution that keeps height and width, unless it has strides; `options` are those of Conv2D."""
+    """A 3x3 convolution that keeps height and width, unless it has strides. `options` are those of Conv2D."""
     return keras.layers.Conv2D(channels, 3, padding="same", dtype=policy, name=name, **options)

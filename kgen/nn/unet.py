@@ -20,10 +20,10 @@ Shape = tuple[int | None, ...]
 
 
 class TransformerBlock(keras.layers.Layer):  # type: ignore[misc]
-    """Pixels as tokens: attention to one another, attention to the text, and a gated MLP (GEGLU, Shazeer 2020).
+    """A transformer block on pixels: self-attention, attention to the text, and a gated MLP (GEGLU, Shazeer 2020).
 
     Args:
-        heads: Must divide the channels.
+        heads: Number of heads, which must divide the channels.
     """
 
     def __init__(self, heads: int, **kwargs: Any) -> None:
@@ -56,7 +56,7 @@ class TransformerBlock(keras.layers.Layer):  # type: ignore[misc]
         return keras.layers.LayerNormalization(epsilon=1e-5, dtype=self.dtype_policy, name=name)
 
     def call(self, x: Tensor, sequence: Tensor, mask: Tensor) -> Tensor:
-        """(B, H, W, C), (B, L, D), (B, L) -> (B, H, W, C)."""
+        """Maps x, (B, H, W, C), the sequence, (B, L, D), and its mask, (B, L), to (B, H, W, C)."""
         _, height, width, channels = x.shape
         y = self.inwards(ops.reshape(self.norm(x), (-1, height * width, channels)))  # (B, H*W, C)
         y = y + self.self_attention(self.norm1(y))
@@ -67,7 +67,7 @@ class TransformerBlock(keras.layers.Layer):  # type: ignore[misc]
 
 
 class Block(keras.layers.Layer):  # type: ignore[misc]
-    """A residual block and, unless `heads` is 0, a transformer block."""
+    """A residual block, followed by a transformer block unless `heads` is 0."""
 
     def __init__(self, channels: int, heads: int, dropout: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -82,22 +82,22 @@ class Block(keras.layers.Layer):  # type: ignore[misc]
             self.transformer.build((*x_shape[:-1], self.channels), sequence_shape)
 
     def call(self, x: Tensor, embedding: Tensor, sequence: Tensor, mask: Tensor, training: bool = False) -> Tensor:
-        """(B, H, W, C), (B, E), (B, L, D), (B, L) -> (B, H, W, channels)."""
+        """Maps (B, H, W, C), (B, E), (B, L, D) and (B, L) to (B, H, W, channels)."""
         x = self.residual(x, embedding, training=training)
         return x if self.transformer is None else self.transformer(x, sequence, mask)
 
 
 class UNetLayer(keras.layers.Layer):  # type: ignore[misc]
-    """A U-Net of images, told a noise level, with attention to itself and to the text; it starts as 0 everywhere.
+    """A U-Net conditioned on the noise level, with self-attention and attention to the text. Its output starts as 0.
 
     Args:
-        out_channels: Of the result.
-        width: Channels of the first level.
-        multipliers: Channels of every level, times `width`; each level after the first has half the height and width.
-        blocks: Residual blocks a level, on the way down; there is one more on the way up.
-        attention: The levels, counted from 0, with attention (the middle always has it).
-        head_dim: Channels an attention head; must divide the channels of these levels.
-        dropout: In the residual blocks, in [0, 1).
+        out_channels: Number of channels of the output.
+        width: Number of channels of the first level.
+        multipliers: Channels of each level, in multiples of `width`. Each level but the first halves height and width.
+        blocks: Residual blocks per level of the down path; the up path has one more.
+        attention: The levels with attention, counted from 0. The middle always has attention.
+        head_dim: Channels per attention head, which must divide the channels of these levels.
+        dropout: Dropout rate of the residual blocks, in [0, 1).
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class UNetLayer(keras.layers.Layer):  # type: ignore[misc]
         dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(autocast=False, **kwargs)  # the layers within cast what they take; the noise level must not be
+        super().__init__(autocast=False, **kwargs)  # inner layers cast their inputs, but not the noise level
         self.out_channels = out_channels
         self.width = width
         self.multipliers = tuple(multipliers)
@@ -168,8 +168,8 @@ class UNetLayer(keras.layers.Layer):  # type: ignore[misc]
 
         Args:
             x: (B, H, W, C).
-            noise_level: (B,) float32, on any scale of about 1000.
-            condition: "sequence" (B, L, D), to which the network attends where "mask" (B, L) is 1; and "pooled" (B, P),
+            noise_level: (B,) float32, with a range of about 1000.
+            condition: "sequence" (B, L, D), to which the network attends where "mask" (B, L) is 1, and "pooled" (B, P),
                 which is added to the embedding of the noise level.
 
         Returns:
@@ -202,7 +202,7 @@ def _pixels(channels: int) -> Shape:
 
 
 def check_levels(width: int, multipliers: tuple[int, ...], attention: tuple[int, ...], head_dim: int) -> None:
-    """Raises ValueError where no `UNetLayer` can have these levels, with what to change."""
+    """Raises ValueError if a `UNetLayer` cannot have these levels. The message says what to change."""
     last = len(multipliers) - 1
     if beyond := [level for level in attention if level > last]:
         raise ValueError(f"attention at level {beyond[0]}, but the levels of this U-Net are 0 to {last}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kgen.options.arguments import Arguments
+from kgen.options.choices import Choice
 from kgen.options.configurable import Configurable
 from kgen.options.kinds import OneOf, part
 from kgen.options.signature import MAX_OPTION, option_model, options, supplied
@@ -12,6 +13,7 @@ from kgen.options.validation import check, check_options, model_of, plain, schem
 __all__ = [
     "MAX_OPTION",
     "Arguments",
+    "Choice",
     "Configurable",
     "OneOf",
     "Static",

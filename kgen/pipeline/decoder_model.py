@@ -48,7 +48,7 @@ class DecoderModel(LossModel):
         self.decoder.trainable = True
         self.encoder = encoder if reads_text(decoder) else None
         if self.encoder is not None and not self.encoder.built:
-            self.encoder(self.encoder.tokenize([""]))
+            self.encoder.null_condition()
         if reads_text(decoder) and (encoder is None or encoder.trainable_weights):
             raise ConfigError(
                 f"decoder {type(decoder).__name__} reads the text, so that its encoder must not change later: use an "
@@ -64,7 +64,7 @@ class DecoderModel(LossModel):
         if not self.decoder.built:
             self.decoder.build(None)
         images = ops.zeros((1, *self.decoder.image_space.shape))
-        condition = {} if self.encoder is None else self.encoder(self.encoder.tokenize([""]))
+        condition = {} if self.encoder is None else self.encoder.null_condition()
         losses = create_weights(
             lambda images, condition: self.decoder.compute_losses(images, condition, training=False), images, condition
         )
@@ -113,31 +113,29 @@ class Reconstructor:
         return {"latent": latent, "image": ops.clip(ops.cast(images, "float32"), -1.0, 1.0)}
 
     def reconstruct(
-        self, images: np.ndarray, captions: Sequence[str], *, seed: int = 0, batch_size: int = 32
+        self, images: np.ndarray, prompts: Sequence[Any], *, seed: int = 0, batch_size: int = 32
     ) -> tuple[np.ndarray, np.ndarray]:
         """Encodes and decodes images.
 
         Args:
             images: uint8 (N, H, W, C).
-            captions: N texts, which only decoders that read the text use.
+            prompts: N inputs of the encoder, which only decoders that read the text use.
             seed: The seed of the decoder's noise.
             batch_size: Largest number of images in a batch.
 
         Returns:
             Latents (N, *latent_space.shape), and images, uint8 (N, H, W, C).
         """
-        return self._run({"image": images}, captions, seed, batch_size)
+        return self._run({"image": images}, prompts, seed, batch_size)
 
-    def decode(
-        self, latents: np.ndarray, captions: Sequence[str], *, seed: int = 0, batch_size: int = 32
-    ) -> np.ndarray:
+    def decode(self, latents: np.ndarray, prompts: Sequence[Any], *, seed: int = 0, batch_size: int = 32) -> np.ndarray:
         """Decodes latents (N, *latent_space.shape) to images, uint8 (N, H, W, C)."""
-        return self._run({"latent": latents}, captions, seed, batch_size)[1]
+        return self._run({"latent": latents}, prompts, seed, batch_size)[1]
 
-    def _run(self, batch: Batch, captions: Sequence[str], seed: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-        count = len(captions)
+    def _run(self, batch: Batch, prompts: Sequence[Any], seed: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+        count = len(prompts)
         noise = sample(self.decoder.noise_spec(**self.options), [(seed, copy) for copy in range(count)])
         batch |= {"noise": noise} if noise else {}
-        batch |= {} if self.encoder is None else {"tokens": self.encoder.tokenize(list(captions))}
+        batch |= {} if self.encoder is None else {"tokens": self.encoder.tokenize(list(prompts))}
         made = self.program.run(batch, count, batch_size)
         return made["latent"], to_uint8(made["image"])

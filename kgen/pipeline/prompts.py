@@ -3,25 +3,140 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from kgen.backend.memory import total_memory
-from kgen.errors import ConfigError
+from kgen.config.source import parse_value
+from kgen.contracts.capabilities import NO_GUIDANCE, Capability, guides, value_of
+from kgen.contracts.encoder import Encoder
+from kgen.contracts.generator import Generator
+from kgen.contracts.inputs import as_input, distinct, input_key
+from kgen.data.batches import CALL
+from kgen.errors import ConfigError, DataError, GuidanceWarning, UnreadTextWarning
 from kgen.random import MAX_SEED, NoiseSpec
 from kgen.spaces import Space
 
 
-def check_prompts(prompts: Sequence[str]) -> list[str]:
-    """Returns the prompts as a list; raises ConfigError if one is not a text."""
-    for prompt in prompts:
-        if not isinstance(prompt, str):
-            raise ConfigError(f"a prompt is a text, not {type(prompt).__name__}")
-        if any("\ud800" <= character <= "\udfff" for character in prompt):
-            raise ConfigError(f"the prompt {prompt!r} is not UTF-8 text: it contains half of a surrogate pair")
-    return list(prompts)
+def check_prompts(encoder: Encoder, prompts: Any) -> list[Any]:
+    """Returns a list of the encoder's inputs.
+
+    Args:
+        prompts: One prompt, or a list, a tuple or an array of texts.
+
+    Raises:
+        ConfigError: the encoder cannot read a prompt.
+    """
+    several = isinstance(prompts, Sequence) and not isinstance(prompts, str | bytes)
+    several |= isinstance(prompts, np.ndarray) and prompts.dtype.kind in "UO"
+    return [_checked(encoder, prompt) for prompt in (prompts if several else [prompts])]
+
+
+def _checked(encoder: Encoder, prompt: Any) -> Any:
+    found = as_input(encoder, prompt)
+    key = input_key(found)
+    if encoder.fields == ("caption",) and not isinstance(found, str):
+        raise ConfigError(f"a prompt is a text, not {type(prompt).__name__}")
+    if any("\ud800" <= character <= "\udfff" for character in key):
+        raise ConfigError(f"the prompt {found!r} is not UTF-8 text: it contains half of a surrogate pair")
+    return found
+
+
+def inputs_beside(encoder: Encoder, images: np.ndarray, captions: Sequence[Any] | None) -> list[Any]:
+    """The encoder's inputs for N images (N, H, W, C), from the captions of `Pipeline.inputs`.
+
+    Raises:
+        DataError: their number differs, or they are missing although the encoder reads more than the images.
+        ConfigError: the encoder cannot read a caption.
+    """
+    others = [field for field in encoder.fields if field != "image"]
+    if captions is None and others:
+        raise DataError(f"images need their captions, or whatever the encoder reads ({', '.join(others)}): {CALL}")
+    beside: Sequence[Any] = list(images) if captions is None else captions
+    if isinstance(beside, str) or len(images) != len(beside):
+        count = "one text for all" if isinstance(beside, str) else f"{len(beside)} captions"
+        raise DataError(f"{len(images)} images, but {count}")
+    if others == ["caption"] and not all(isinstance(caption, str | Mapping) for caption in beside):
+        raise DataError(f"the captions must be texts, one per image: {CALL}")
+    if not others or "image" not in encoder.fields:
+        return [_checked(encoder, value) for value in beside]
+    if len(others) == 1:
+        beside = [value if isinstance(value, Mapping) else {others[0]: value} for value in beside]
+    return [_checked(encoder, {"image": i, **value}) for i, value in zip(images, beside, strict=True)]
+
+
+def parse_prompts(encoder: Encoder, written: Sequence[Any]) -> list[Any]:
+    """Turns the prompts of a command line or a run file into the encoder's inputs.
+
+    Args:
+        written: Texts or numbers, or mappings of fields to texts or numbers. If the encoder reads several fields, a
+            text is a mapping in YAML: "{caption: a red heart, label: circle}".
+
+    Raises:
+        ConfigError, DataError: the encoder cannot read a prompt.
+    """
+    return [_parsed(encoder, prompt) for prompt in written]
+
+
+def _parsed(encoder: Encoder, prompt: Any) -> Any:
+    if isinstance(prompt, str) and prompt and len(encoder.fields) > 1:
+        prompt = parse_value(prompt)
+    if not isinstance(prompt, Mapping):
+        if prompt == "" or len(encoder.fields) > 1:
+            return as_input(encoder, encoder.null if prompt == "" else prompt)
+        prompt = {encoder.fields[0]: prompt}
+    as_input(encoder, prompt)  # refuses a field that is not read
+    return as_input(encoder, {field: encoder.parse(str(text), field) for field, text in prompt.items()})
+
+
+def check_guidance(
+    generator: Generator, shows_null: bool, options: Mapping[str, Any], negative_prompt: Any = None
+) -> None:
+    """Checks the guidance of a call.
+
+    Args:
+        shows_null: Whether the training showed the null condition.
+        options: Of the generator's `generate`.
+
+    Raises:
+        ConfigError: there is a negative prompt without guidance.
+
+    Warns:
+        GuidanceWarning: the caller's caller guides, but the training did not show the null condition.
+    """
+    generate = type(generator).generate
+    guided = guides(generate, options)
+    if negative_prompt is not None and not guided:
+        raise ConfigError(
+            f"negative_prompt is what guidance leads away from: give a guidance other than {NO_GUIDANCE:g}, too"
+        )
+    if guided and not shows_null:
+        weight = value_of(generate, Capability.GUIDANCE, options)
+        warnings.warn(
+            f"guidance {weight:g} compares with the empty text, but this pipeline was made with "
+            "condition_dropout 0, so that training never showed it: draw with guidance 1, or train it anew",
+            GuidanceWarning,
+            stacklevel=3,
+        )
+
+
+def warn_of_unread(encoder: Encoder, prompts: Sequence[Any]) -> None:
+    """Warns the caller's caller of each prompt that the encoder does not read completely."""
+    for index in distinct(prompts).values():
+        if unread := encoder.unread(prompts[index]):
+            warnings.warn(f"prompt '{shown(prompts[index])[:80]}': {unread}", UnreadTextWarning, stacklevel=3)
+
+
+def shown(prompt: Any) -> str:
+    """A prompt as a text for messages."""
+    if isinstance(prompt, Mapping):
+        return ", ".join(f"{field}: {shown(value)}" for field, value in prompt.items())
+    if isinstance(prompt, np.ndarray):
+        return f"{'x'.join(map(str, prompt.shape))} numbers"
+    return str(prompt)
 
 
 def check_seeds(seed: Any, prompts: int) -> list[int]:
@@ -57,3 +172,12 @@ def check_memory(count: int, image_space: Space, specs: Iterable[NoiseSpec]) -> 
             f"{count:,} images of {image_space} need {needed / 2**30:,.1f} GiB of memory at once, but there are "
             f"{room / 2**30:,.1f} GiB: generate fewer at a time, with other seeds"
         )
+
+
+def check_output(output: str, decoder_options: Mapping[str, Any] | None) -> bool:
+    """Whether latents are wanted. Raises ConfigError for an unknown word, or options of a decoder that does nothing."""
+    if output not in ("images", "latents"):
+        raise ConfigError(f"output must be 'images' or 'latents', not {output!r}")
+    if output == "latents" and decoder_options:
+        raise ConfigError("output='latents' decodes nothing: leave the options of the decoder out")
+    return output == "latents"

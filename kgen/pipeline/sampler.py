@@ -18,13 +18,14 @@ from kgen.errors import ConfigError, RunError
 from kgen.options import check_options
 from kgen.pixels import floats
 from kgen.random import NoiseSpec
+from kgen.spaces import Space
 
 PARTS = ("encoder", "generator", "decoder")
 """The parts whose weights must be finite."""
 
 
 class Sampler:
-    """Generates images in [-1, 1] from tokens and noise, with one set of static options.
+    """Generates images in [-1, 1], or latents, from tokens and noise, with one set of static options.
 
     A batch may contain images to start from, and a mask of the part of them that changes. Options that are numbers are
     also in the batch.
@@ -35,6 +36,7 @@ class Sampler:
         options, decoder_options: The static options of `generate` and `decode`, which are compiled in: see
             `split_options`.
         loops: Whether an image takes several consecutive steps.
+        latents: Whether to return the latents, without decoding them.
     """
 
     def __init__(
@@ -46,7 +48,9 @@ class Sampler:
         options: dict[str, Any],
         decoder_options: dict[str, Any],
         loops: bool,
+        latents: bool = False,
     ) -> None:
+        self.latents = latents
         self.encoder = encoder
         self.generator = generator
         self.decoder = decoder
@@ -65,14 +69,17 @@ class Sampler:
         source = {"source": self.decoder.encode(floats(batch["image"]))} if "image" in batch else {}
         source |= {"edit_mask": batch["edit_mask"]} if "edit_mask" in batch else {}
         latent = self.generator.generate(condition, null, batch.get("generator", {}), **source, **options)
-        images = self.decoder.decode(latent, condition, batch.get("decoder", {}), **decoder_options)
-        images = ops.cast(images, "float32")
+        if self.latents:
+            made = latent
+        else:
+            images = self.decoder.decode(latent, condition, batch.get("decoder", {}), **decoder_options)
+            made = ops.cast(images, "float32")
         weights = ops.stack([_finite(getattr(self, part).weights) for part in PARTS])  # (3,)
-        drawn = ops.all(ops.isfinite(images), axis=(1, 2, 3))  # (B,), before clipping hides infinite numbers
+        numbers = ops.reshape(ops.cast(made, "float32"), (ops.shape(made)[0], -1))  # (B, n)
         return {
-            "images": ops.clip(images, -1.0, 1.0),
-            "finite": drawn,
-            "finite_weights": ops.broadcast_to(weights[None], (ops.shape(images)[0], len(PARTS))),
+            "made": made if self.latents else ops.clip(made, -1.0, 1.0),
+            "finite": ops.all(ops.isfinite(numbers), axis=1),  # (B,), before clipping hides what is infinite
+            "finite_weights": ops.broadcast_to(weights[None], (ops.shape(made)[0], len(PARTS))),
         }
 
     def sample(
@@ -83,7 +90,7 @@ class Sampler:
         batch_size: int,
         verbose: int = 0,
     ) -> np.ndarray:
-        """Generates N images.
+        """Generates N images, or their latents.
 
         Args:
             batch: Arrays (N, ...): "tokens", "generator" and "decoder" (the noise), and optionally "negative" (tokens
@@ -93,7 +100,7 @@ class Sampler:
             verbose: As in Keras.
 
         Returns:
-            (N, height, width, channels) in [-1, 1].
+            (N, height, width, channels) in [-1, 1]; of latents, float32 or int32 (N, *generator.space.shape).
 
         Raises:
             RunError: images, or weights of the pipeline, are not finite.
@@ -114,7 +121,12 @@ class Sampler:
                 f"{type(self.generator).__name__} and {type(self.decoder).__name__} generated images that are not "
                 "finite (NaN or infinity), although the weights are finite: change their options"
             )
-        return np.asarray(made["images"])
+        return np.asarray(made["made"]).astype(latent_type(self.generator.space) if self.latents else np.float32)
+
+
+def latent_type(space: Space) -> type[np.generic]:
+    """Of arrays of latents: int32 for tokens, else float32."""
+    return np.int32 if space.kind == "tokens" else np.float32
 
 
 def _finite(weights: Sequence[Any]) -> Any:

@@ -10,9 +10,10 @@ import numpy as np
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder
 from kgen.errors import ConfigError
-from kgen.pipeline.assembly import component_id, make_decoder
+from kgen.parts.construction import make_decoder
 from kgen.pipeline.decoder_model import Reconstructor
 from kgen.pipeline.sampler import validate_options
+from kgen.plugins.discovery import component_id
 from kgen.spaces import Space
 
 
@@ -20,7 +21,7 @@ def upscale(
     decoder: Decoder,
     encoder: Encoder,
     image: np.ndarray,
-    prompt: str = "",
+    prompt: Any = "",
     *,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
@@ -30,6 +31,7 @@ def upscale(
     Args:
         decoder: A decoder whose latents are small images.
         encoder: The encoder of the prompt, for a decoder that reads it.
+        prompt: An input of the encoder; "" stands for the null input.
         image: uint8 (h, w, C).
         prompt: The prompt, for a decoder that reads it.
         seed: The seed of the decoder's noise.
@@ -50,6 +52,7 @@ def upscale(
     small = image.astype(np.float32) / 127.5 - 1.0
     checked = validate_options(decoder, "decode", options or {})
     fitting = _for_latents_of(decoder, encoder, image.shape)
+    prompt = encoder.null if isinstance(prompt, str) and prompt == "" else prompt
     made = Reconstructor(fitting, encoder, checked).decode(small[None], [prompt], seed=seed)  # (1, H, W, C)
     return np.asarray(made[0])
 

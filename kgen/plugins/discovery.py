@@ -72,6 +72,13 @@ def discover(entry_points: Iterable[Any], disabled: Iterable[str] = ()) -> Regis
     return found
 
 
+def component_id(part: object) -> str:
+    """The full id under which an object's class is registered; else its import path."""
+    cls = type(part)
+    component = registry().of_class(cls)
+    return f"{cls.__module__}:{cls.__qualname__}" if component is None else component.id
+
+
 def _check_namespace(origin: Provenance, others: Iterable[Provenance]) -> None:
     """Raises PluginError if another distribution has the same namespace, unless this one owns it by its name.
 

@@ -55,7 +55,7 @@ def address(part: object) -> str:
     from kgen.plugins.discovery import registry
 
     cls = part if isinstance(part, type) else type(part)
-    component = registry().of_class(cls)
+    component = next(filter(None, (registry().of_class(base) for base in cls.__mro__)), None)
     if component is None:
         return f"{cls.__module__}:{cls.__qualname__} (which no plugin registers)"
     return str(component)

@@ -31,6 +31,27 @@ def misfit(target: Any, contract: Any, name: str) -> str:
     return _arguments(_member(target, "__call__"), contract, "it")
 
 
+def wrong_arguments(cls: type[Any], supplied: str) -> str:
+    """Returns what is wrong with the constructor of a subclass of a Keras class, or "" if it is valid.
+
+    Args:
+        cls: The subclass.
+        supplied: The only argument that may stand before the ``*``. All other arguments are options.
+    """
+    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+    first = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if others := [name for name in first if name != supplied]:
+        return (
+            f"has an argument '{others[0]}' before the '*', where kgen supplies '{supplied}' alone: options stand "
+            f"after a '*', as in __init__(self, {supplied}, *, {others[0]}=...)"
+        )
+    for name in ("name", supplied):
+        if any(p.name == name and p.kind == p.KEYWORD_ONLY for p in parameters):
+            reason = "kgen supplies it: put it before the '*'" if name == supplied else "its own name stands there"
+            return f"can have no option named '{name}': {reason}"
+    return ""
+
+
 def _has(target: Any, member: str) -> bool:
     """Whether an object, or the instances of a class, have a member. A constructor may set an annotated member."""
     if not isinstance(target, type):

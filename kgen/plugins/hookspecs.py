@@ -45,10 +45,11 @@ hookimpl = pluggy.HookimplMarker("kgen")
 def kgen_components(registry: Registrar) -> None:
     """Declares components, and kinds of components.
 
-    ``registry.encoder | generator | decoder | dataset | metric(name, target, summary=...)`` declares a component of one
-    of kgen's kinds. ``registry.add(kind, name, target, summary=...)`` declares a component of any kind, such as
-    "myplugin.sampler". ``registry.kind("myplugin.KIND", contract, summary=...)`` declares a kind, to which every
-    plugin can add components. An option that is annotated with ``kgen.OneOf("myplugin.KIND")`` accepts all of them.
+    ``registry.KIND(name, target, summary=...)`` declares a component of one of kgen's kinds: encoder, generator,
+    decoder, dataset, metric, optimizer, callback, logger. ``registry.add(kind, name, target, summary=...)`` declares a
+    component of any kind, such as "myplugin.sampler". ``registry.kind("myplugin.KIND", contract, summary=...)``
+    declares a kind, to which every plugin can add components. An option that is annotated with
+    ``kgen.OneOf("myplugin.KIND")`` accepts all of them.
 
     Args:
         registry: Receives the declarations of this plugin, in its namespace.

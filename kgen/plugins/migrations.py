@@ -5,15 +5,20 @@ Every file that kgen saves holds the number of its contract, ``api: 1``. A file 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from kgen.errors import RunError
 from kgen.plugins.discovery import running
 from kgen.plugins.hookspecs import API
+from kgen.storage.weights import Arrays, Variables
 
 Saved = dict[str, Any]
+NUMBERED = re.compile(r"(?P<group>\w+)\.(?P<number>\d{4,})\..+")
+"""The name of a weight under contract 0."""
+
 File = Literal["description", "manifest", "checkpoint"]
 """`pipeline.yaml` and `decoder.yaml`; `manifest.json`; the metadata of a checkpoint."""
 
@@ -21,6 +26,18 @@ File = Literal["description", "manifest", "checkpoint"]
 def format_became_api(saved: Saved) -> Saved:
     """0 -> 1: the contract's number replaces `format`, the number of a description."""
     return {key: value for key, value in saved.items() if key != "format"}
+
+
+def optimizer_has_its_options(saved: Saved) -> Saved:
+    """0 -> 1: the options of AdamW, which were keys of `fit`, move to `fit.optimizer`, on which a decoder depends."""
+    depends_on = saved.get("depends_on", {})
+    decoder = depends_on.get("decoder", {})
+    if not isinstance(fit := decoder.get("fit"), dict):
+        return saved
+    moved = {key: fit[key] for key in ("weight_decay", "beta_1", "beta_2") if key in fit}
+    optimizer = {"name": "kgen/adamw", **moved, "epsilon": 1e-7, "amsgrad": False}
+    fit = {**{key: value for key, value in fit.items() if key not in moved}, "optimizer": optimizer, "callbacks": []}
+    return {**saved, "depends_on": {**depends_on, "decoder": {**decoder, "fit": fit}}}
 
 
 def pictures_became_images(saved: Saved) -> Saved:
@@ -37,6 +54,11 @@ def pictures_became_images(saved: Saved) -> Saved:
     return saved
 
 
+def manifest_of_contract_1(saved: Saved) -> Saved:
+    """0 -> 1: applies both functions above."""
+    return optimizer_has_its_options(pictures_became_images(saved))
+
+
 def nothing_changed(saved: Saved) -> Saved:
     """For a file that differs between two contracts only in the number."""
     return saved
@@ -44,10 +66,30 @@ def nothing_changed(saved: Saved) -> Saved:
 
 MIGRATIONS: Mapping[File, tuple[Callable[[Saved], Saved], ...]] = {
     "description": (format_became_api,),
-    "manifest": (pictures_became_images,),
+    "manifest": (manifest_of_contract_1,),
     "checkpoint": (nothing_changed,),
 }
 """For each file, the step from contract 0 to 1, from 1 to 2, and so on."""
+
+
+def positions_became_paths(arrays: Arrays, groups: Mapping[str, Sequence[Any]], paths: Variables) -> Arrays:
+    """0 -> 1: a weight had the name of its part, a number and a name, `generator.0012.kernel`; it now has its path.
+
+    The names have changed since; the numbers say which weights are meant, and their shapes must be the same.
+
+    Args:
+        arrays: What a file of weights or a checkpoint holds, of either contract.
+        groups: The variables of the model by part, in the order in which they were numbered.
+        paths: The same variables by their paths.
+    """
+    path_of = {id(variable): path for path, variable in paths.items()}
+    renamed: Arrays = {}
+    for name, array in arrays.items():
+        old = NUMBERED.fullmatch(name)
+        variables = groups.get(old["group"], ()) if old else ()
+        number = int(old["number"]) if old else 0
+        renamed[path_of[id(variables[number])] if number < len(variables) else name] = array
+    return renamed
 
 
 def migrate(file: File, saved: Saved, path: Path) -> Saved:

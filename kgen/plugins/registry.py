@@ -14,12 +14,21 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from kgen.errors import ConfigError, KgenError, PluginError
-from kgen.plugins.fit import misfit
+from kgen.plugins.fit import misfit, wrong_arguments
 from kgen.plugins.isolation import isolated
 
-Kind = Literal["encoder", "generator", "decoder", "dataset", "metric"]
+Kind = Literal["encoder", "generator", "decoder", "dataset", "metric", "optimizer", "callback", "logger"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-CONTRACTS: dict[Kind, str] = {kind: f"kgen.contracts.{kind}:{kind.capitalize()}" for kind in KINDS}
+
+OF_KERAS: dict[Kind, tuple[str, str]] = {
+    "optimizer": ("keras.optimizers:Optimizer", "learning_rate"),
+    "callback": ("keras.callbacks:Callback", "directory"),
+}
+"""The kinds whose base class is Keras's, with the argument of the constructor that kgen supplies."""
+
+CONTRACTS: dict[Kind, str] = {
+    kind: OF_KERAS[kind][0] if kind in OF_KERAS else f"kgen.contracts.{kind}:{kind.capitalize()}" for kind in KINDS
+}
 """The base class of the components of each kind. Plugins declare further kinds: see `DeclaredKind`."""
 
 PREFIX = "kgen-plugin-"
@@ -117,10 +126,12 @@ class Component:
             raise PluginError(f"{self} cannot be imported from '{self.target}': {error}") from error
         if self.kind in KINDS:
             path = CONTRACTS[self.kind]
-            name = f"kgen.{path.partition(':')[2]}"
+            name = path.replace(":", ".") if self.kind in OF_KERAS else f"kgen.{path.partition(':')[2]}"
             reason = (
                 misfit(target, imported(path), name) if isinstance(target, type) else f"is not a subclass of {name}"
             )
+            if not reason and self.kind in OF_KERAS:
+                reason = wrong_arguments(target, OF_KERAS[self.kind][1])
         else:
             reason = misfit(target, imported(self.contract), self.contract.partition(":")[2])
         if reason:
@@ -275,9 +286,9 @@ class Registrar:
         """Declares a component of any kind. For the arguments after `kind`, see `Registrar`.
 
         Args:
-            kind: A kind of kgen ("encoder", "generator", "decoder", "dataset", "metric"), or a kind that any plugin
-                declares ("myplugin.sampler"). In the latter, the target may also be a function or another object, which
-                has no options.
+            kind: A kind of kgen ("encoder", "generator", "decoder", "dataset", "metric", "optimizer", "callback",
+                "logger"), or a kind that any plugin declares ("myplugin.sampler"). In the latter, the target may also
+                be a function or another object, which has no options.
         """
         if not isinstance(kind, str) or (kind not in KINDS and "." not in kind):
             near = difflib.get_close_matches(str(kind), KINDS, n=1)
@@ -311,6 +322,27 @@ class Registrar:
     def metric(self, name: str, target: str, *, summary: str) -> None:
         """Declares a subclass of `kgen.Metric`. For the arguments, see `Registrar`."""
         self.add("metric", name, target, summary=summary)
+
+    def optimizer(self, name: str, target: str, *, summary: str) -> None:
+        """Declares a subclass of `keras.optimizers.Optimizer`. For the arguments, see `Registrar`.
+
+        The constructor takes `learning_rate` (a number or a schedule) first, and options after a ``*``. The class makes
+        its steps in `update_step`. kgen clips the gradients and averages the weights.
+        """
+        self.add("optimizer", name, target, summary=summary)
+
+    def callback(self, name: str, target: str, *, summary: str) -> None:
+        """Declares a subclass of `keras.callbacks.Callback`. For the arguments, see `Registrar`.
+
+        The constructor takes options after a ``*``. If it has an argument `directory` before the ``*``, kgen supplies
+        the directory of the training, a `pathlib.Path`, in which the callback may write files of its own.
+        `kgen.contracts.callback` says when a callback is called.
+        """
+        self.add("callback", name, target, summary=summary)
+
+    def logger(self, name: str, target: str, *, summary: str) -> None:
+        """Declares a subclass of `kgen.Logger`. For the arguments, see `Registrar`."""
+        self.add("logger", name, target, summary=summary)
 
 
 def check_path(what: str, path: Any) -> None:

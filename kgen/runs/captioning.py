@@ -12,10 +12,11 @@ from kgen.config import RunConfig
 from kgen.contracts.dataset import Dataset
 from kgen.contracts.decoder import Decoder
 from kgen.errors import ConfigError
-from kgen.pipeline.assembly import component_id, make_dataset
-from kgen.pipeline.pipeline import Pipeline
-from kgen.pipeline.saving import load
-from kgen.runs.directory import RunDirectory
+from kgen.experiments.directory import RunDirectory
+from kgen.parts.construction import make_dataset
+from kgen.pipeline.loading import load
+from kgen.pipeline.model import Pipeline
+from kgen.plugins.discovery import component_id
 
 
 def open_captioner(path: str | Path) -> tuple[Pipeline, Dataset]:

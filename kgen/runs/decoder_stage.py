@@ -1,4 +1,4 @@
-"""The stage before the generator's training: a decoder is trained, or taken from where it was trained already."""
+"""The stage before the generator's training, in which a decoder is trained, calibrated, or copied from another run."""
 
 from __future__ import annotations
 
@@ -14,33 +14,34 @@ from kgen.contracts.dataset import Dataset
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder
 from kgen.errors import RunError
-from kgen.pipeline.assembly import find, make_decoder
+from kgen.experiments.directory import RunDirectory
+from kgen.experiments.initial import Start, load_initial_decoder
+from kgen.experiments.inputs import Inputs, SplitImages
+from kgen.experiments.trainer import Log, Trainer, count_weights
+from kgen.parts.construction import find, make_decoder
+from kgen.parts.freezing import freeze
+from kgen.parts.saving import load_decoder, save_decoder
 from kgen.pipeline.decoder_model import DecoderModel, reads_text
-from kgen.pipeline.saving import load_decoder, save_decoder
 from kgen.plugins.discovery import CORE
 from kgen.random import seed_everything
-from kgen.runs.directory import RunDirectory
-from kgen.runs.inputs import Inputs, SplitImages
 from kgen.runs.reconstructions import Reconstructions
-from kgen.runs.trainer import Log, Trainer, count_weights
 from kgen.storage.files import atomic_folder, files_in
 from kgen.training.averages import averaged_weights
-from kgen.training.checkpoint import Checkpoints
 
 FINGERPRINT = "data.images"
-"""Where `depends_on` holds the fingerprint of the images."""
+"""The key of the images' fingerprint in `depends_on`."""
 
-DATA_HINT = "\nthe images or captions have changed: --changed-data goes on with them as they are now"
+DATA_HINT = "\nthe images or captions have changed: continue with the changed data with --changed-data"
 
 
 class DecoderStage:
-    """A run's decoder, in the folder `decoder/` of the run directory.
+    """The decoder of a run, in the folder `decoder/` of the run directory.
 
     Args:
-        config: Of the whole run.
-        directory: Of the whole run.
-        dataset: What the decoder is trained on: its own data, if it has any, else the run's.
-        encoder: The run's, for a decoder that reads the text.
+        config: The configuration of the run.
+        directory: The run directory.
+        dataset: The data of the decoder's training: `decoder.data` if it is given, else the run's data.
+        encoder: The encoder of the run, for a decoder that reads the text.
     """
 
     def __init__(self, config: RunConfig, directory: RunDirectory, dataset: Dataset, encoder: Encoder) -> None:
@@ -51,14 +52,15 @@ class DecoderStage:
         self.gallery = Reconstructions(config.name, dataset, encoder)
 
     def prepare(self, trainer: Trainer, older: Path | None = None, changed_data: bool = False) -> Decoder:
-        """The trained decoder: trained now, or further, or taken from where it is.
+        """Returns the trained decoder, which is trained if needed.
 
         Args:
-            older: A run that was moved aside, to take the decoder from if it would be the same.
-            changed_data: Whether to go on with images that have changed.
+            trainer: The trainer of the run.
+            older: A renamed older run, whose decoder is reused if it would be the same.
+            changed_data: Whether to continue if images have changed.
 
         Raises:
-            RunError: what lies in the folder was trained on something else; the other run has no trained decoder.
+            RunError: the decoder in the folder depends on something else, or the other run has no trained decoder.
             RunInterruptedError: the user pressed Ctrl-C.
         """
         if self.config.decoder.source is not None:
@@ -70,18 +72,22 @@ class DecoderStage:
             return self.load()
         return self.calibrate(trainer.log) if self.config.decoder.fit is None else self.train(trainer)
 
-    # ---- what there is already ------------------------------------------------------------------------------------
+    # ---- existing decoders ----------------------------------------------------------------------------------------
 
     @property
     def finished(self) -> bool:
         return bool(self.directory.read_manifest().get("finished"))
 
     def depends_on(self) -> dict[str, Any]:
-        """All that the trained decoder is a function of: if it is as it was, there is nothing to train."""
+        """Everything that determines the trained decoder. If it has not changed, the decoder is not trained again."""
         own, decoder = self.config.decoder, find("decoder", self.config.decoder.name)[0]
         text = {"encoder": self.config.encoder.dump()} if reads_text(decoder.load()) else {}
         return {
-            "decoder": {**own.choice, "fit": own.fit and own.fit.model_dump(mode="json")},
+            "decoder": {
+                **own.choice,
+                "fit": own.fit and own.fit.dump(),
+                **({"init": [source.dump() for source in own.init]} if own.init else {}),
+            },
             "data": {"images": self.dataset.fingerprint(), **(own.data or self.config.data).dump()},
             "seed": self.config.seed,
             "precision": self.config.precision,
@@ -93,7 +99,7 @@ class DecoderStage:
         }
 
     def reuse_previous(self, older: Path, log: Log) -> None:
-        """Takes the decoder of an older run of this configuration that was moved aside, if it would be the same."""
+        """Copies the decoder of a renamed older run, if nothing that it depends on has changed."""
         there = RunDirectory(older).decoder_stage
         before = there.read_manifest()
         if not before.get("finished"):
@@ -105,10 +111,10 @@ class DecoderStage:
         _copy(there.path, self.directory.path)
 
     def check(self, changed_data: bool = False) -> None:
-        """Raises RunError where the decoder in the folder, whole or half trained, is one of something else.
+        """Raises RunError if the decoder in the folder, which may be unfinished, depends on something else.
 
         Args:
-            changed_data: Whether the images may have changed; the manifest then holds them as they are now.
+            changed_data: Whether the images may have changed. The manifest is then updated.
         """
         before = self.directory.read_manifest().get("depends_on")
         if before and (changed := self._changed(before, changed_data)):
@@ -122,22 +128,22 @@ class DecoderStage:
             self.directory.update_manifest(depends_on=self.depends_on())
 
     def _changed(self, before: dict[str, Any], changed_data: bool = False) -> list[str]:
-        """What differs from what a decoder depended on, a line each."""
+        """The changes of the dependencies of a decoder, one line each."""
         found = [change for change in changes(before, self.depends_on()) if change.affects_training]
         return [str(change) for change in found if not (changed_data and change.key == FINGERPRINT)]
 
-    # ---- coming by a decoder --------------------------------------------------------------------------------------
+    # ---- making a decoder -----------------------------------------------------------------------------------------
 
     def new(self) -> Decoder:
-        """The decoder as its configuration says, with fresh weights."""
+        """The decoder of the configuration, with new weights."""
         return make_decoder(self.config.decoder.choice, self.dataset.image_space, self.encoder.condition_space)
 
     def load(self) -> Decoder:
-        """The decoder as it was trained."""
+        """The trained decoder."""
         return load_decoder(self.directory.model, self.new())
 
     def import_from_run(self, log: Log) -> Decoder:
-        """Copies the decoder of the run that the configuration says it is from. Raises RunError where it has none."""
+        """Copies the decoder of the run in `decoder.from`; raises RunError if that run has no trained decoder."""
         source = RunDirectory(str(self.config.decoder.source))
         if not source.decoder_stage.read_manifest().get("finished"):
             raise RunError(f"{source.path} has no trained decoder: give 'kgen run' for it first, or another 'from'")
@@ -147,7 +153,7 @@ class DecoderStage:
         return decoder
 
     def calibrate(self, log: Log) -> Decoder:
-        """Shows the images to a decoder that has no losses to train by."""
+        """Initializes and calibrates a decoder without losses on the images."""
         seed_everything(self.config.seed)
         decoder = self.new()
         decoder.build(None)
@@ -158,29 +164,38 @@ class DecoderStage:
         return self._finish(decoder, 0, time.perf_counter() - began)
 
     def train(self, trainer: Trainer) -> Decoder:
-        """Trains it, or goes on with its training."""
+        """Trains the decoder, or continues its training."""
         fit = self.config.decoder.fit
         assert fit is not None
         seed_everything(self.config.seed)
         with trainer.distribution.scope():
             model = DecoderModel(self.new(), self.encoder)
+            start = None if self.directory.newest_step else self._first_weights(model.decoder)
+            freeze(model, fit.frozen, trainable=fit.trainable)
         self._begin()
         images = len(self.dataset.captions("train"))
         trainer.log(f"the decoder: {images} images, {count_weights(model):,} weights to train")
-        if not Checkpoints(self.directory.checkpoints, fit.keep).steps():
-            model.decoder.initialize(SplitImages(self.dataset, "train"))
+        if start is not None and start.sources:
+            self.directory.update_manifest(init=start.describe())
+            for line in start.lines():
+                trainer.log(f"the decoder: {line}")
         inputs = Inputs(self.dataset, model.encoder, flip=fit.flip)
         render = self.gallery.renderer(model.decoder, self.directory)
         progress = trainer.train(model, fit, self.directory.path, inputs, render, decoder=True)
         with averaged_weights(model):
             return self._finish(model.decoder, progress.step, progress.seconds)
 
+    def _first_weights(self, decoder: Decoder) -> Start:
+        """Gives a decoder the weights with which its training starts."""
+        decoder.initialize(SplitImages(self.dataset, "train"))
+        return load_initial_decoder(self.config.decoder.init, decoder)
+
     def _begin(self) -> None:
         self.directory.path.mkdir(exist_ok=True)
         self.directory.update_manifest(depends_on=self.depends_on())
 
     def _finish(self, trained: Decoder, step: int, seconds: float) -> Decoder:
-        """Calibrates the decoder and writes it; scores and returns what was written."""
+        """Calibrates and saves the decoder. Scores and returns the saved decoder."""
         trained.calibrate(SplitImages(self.dataset, "train"))
         save_decoder(trained, self.directory.model)
         decoder = self.load()
@@ -195,7 +210,7 @@ class DecoderStage:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copies a folder. Raises RunError where it holds symbolic links, which may lead to anything."""
+    """Copies a folder; raises RunError if it contains symbolic links, which may lead anywhere."""
     if links := [name for name in files_in(source) if (source / name).is_symlink()]:
         raise RunError(f"{source / links[0]} is a symbolic link, which is not copied: put the file itself there")
     with atomic_folder(target) as folder:

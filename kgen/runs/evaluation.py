@@ -1,4 +1,4 @@
-"""What follows a training: the final grid, the scores and the report; also scoring again later."""
+"""The steps after a training: the final grid, the scores and the report; and `kgen evaluate`."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ from pathlib import Path
 
 from kgen.config import RunConfig
 from kgen.errors import ConfigError, HookWarning, RunError
-from kgen.pipeline.pipeline import Pipeline
-from kgen.pipeline.saving import load
+from kgen.experiments.directory import RunDirectory
+from kgen.experiments.experiment import Experiment, open_experiment
+from kgen.experiments.provenance import changed_data
+from kgen.experiments.trainer import Log
+from kgen.pipeline.loading import load
+from kgen.pipeline.model import Pipeline
 from kgen.plugins.discovery import ask, registry
 from kgen.plugins.faults import component_errors, reason
-from kgen.runs.directory import RunDirectory
-from kgen.runs.experiment import Experiment, open_experiment
-from kgen.runs.provenance import changed_data
 from kgen.runs.report import write_report
 from kgen.runs.samples import render_final
 from kgen.runs.scoring import Scores, in_split, score
-from kgen.runs.trainer import Log
+from kgen.training.loggers import opened_loggers
 
 CHANGED = "changed data"
-"""Part of the name of a split whose images or captions are not those of the training."""
+"""Suffix of the name of a split whose images or captions differ from those of the training."""
 
 
 def finish(experiment: Experiment, directory: RunDirectory, pipeline: Pipeline, log: Log = print) -> Scores:
-    """Renders and scores with the trained pipeline, and writes the report. The run is marked as finished last."""
+    """Generates the final grid, scores the pipeline, writes the report, and then marks the run as finished."""
     render_final(experiment, directory, pipeline)
     return _publish(experiment, directory, score(experiment, pipeline), "", log)
 
 
 def is_finished(directory: RunDirectory) -> bool:
-    """Whether a run has ended, and all that it ends with is there."""
+    """Whether a run is finished, and its final files exist."""
     left = (directory.final_grid, directory.evaluation, directory.report)
     return bool(directory.read_manifest().get("finished")) and all(path.is_file() for path in left)
 
@@ -43,18 +44,19 @@ def is_finished(directory: RunDirectory) -> bool:
 def evaluate(
     path: str | Path, overrides: Sequence[str] = (), *, allow_changed_data: bool = False, log: Log = print
 ) -> Scores:
-    """Draws the prompts of a finished run's dataset and scores the images; writes them into its report too.
+    """Generates images from the prompts of a finished run's dataset, scores them, and updates the report.
 
     Args:
-        overrides: Of the run's configuration, such as ["evaluate.max_prompts=4"]; kept in its `config.yaml`. Only
-            what does not touch the training.
-        allow_changed_data: Score also where the images or captions are no longer those of the training; the names of
-            the splits then say so.
-        log: Gets a line about each thing that a reader of the scores should know.
+        path: The run directory.
+        overrides: Changes of the configuration, such as ["evaluate.max_prompts=4"], which are saved in `config.yaml`.
+            They must not affect the training.
+        allow_changed_data: Whether to score even if images or captions differ from those of the training. The names of
+            the splits then have a suffix.
+        log: Receives notes about the scores.
 
     Raises:
-        RunError: the data have changed; another process is working on the run. ConfigError: an override that would
-            need more training.
+        RunError: the data have changed, or another process is working on the run.
+        ConfigError: an override affects the training.
     """
     directory = RunDirectory(path)
     directory.require_run()
@@ -64,7 +66,7 @@ def evaluate(
         changes = directory.changes(config)
         if refused := [change for change in changes if change.affects_training]:
             raise ConfigError(
-                "an evaluation changes nothing that the training depends on, but there is "
+                "an evaluation cannot change settings that affect the training: "
                 f"{'; '.join(map(str, refused))}: train another run with 'kgen run'"
             )
         experiment = open_experiment(config, trained=True)
@@ -76,14 +78,20 @@ def evaluate(
         directory.prepare(config)
         if any(change.key.startswith("sample.") for change in changes):
             render_final(experiment, directory, pipeline)
-        return _publish(experiment, directory, scores, other_data, log)
+        with opened_loggers(config.loggers, directory.path, config.dump()) as loggers:
+            loggers.scores = _publish(experiment, directory, scores, other_data, log)
+        return scores
 
 
 def _publish(experiment: Experiment, directory: RunDirectory, scores: Scores, other_data: str, log: Log) -> Scores:
-    """Writes the scores and the report, marks the run as finished, and tells the plugins.
+    """Writes the scores and the report, marks the run as finished, and calls the hooks of plugins.
 
     Args:
-        other_data: How the images or captions differ from those of the training; "" where they do not.
+        experiment: The experiment.
+        directory: The run directory.
+        scores: The scores.
+        other_data: How images or captions differ from those of the training; "": they do not.
+        log: Receives notes about the scores.
     """
     dataset = experiment.dataset
     notes = [caveat for metric in experiment.metrics.values() for caveat in metric.caveats(dataset)]
@@ -106,7 +114,7 @@ def _publish(experiment: Experiment, directory: RunDirectory, scores: Scores, ot
 
 
 def _tell_plugins(directory: RunDirectory, scores: Scores) -> None:
-    """Calls `kgen_run_finished` of every plugin; one that fails costs a warning."""
+    """Calls `kgen_run_finished` of every plugin, and warns if one fails."""
     for origin, plugin in registry().plugins.items():
         try:
             ask("kgen_run_finished", plugin, origin, directory=directory.path, scores=copy.deepcopy(dict(scores)))
@@ -116,9 +124,9 @@ def _tell_plugins(directory: RunDirectory, scores: Scores) -> None:
 
 
 def _require_trained(directory: RunDirectory, config: RunConfig) -> None:
-    """Raises RunError where there is nothing to score yet; ConfigError where the configuration asks for more steps."""
+    """Raises RunError if nothing is trained yet, and ConfigError if the configuration has more steps than trained."""
     step = directory.read_manifest().get("step", 0)
     if not directory.is_trained(max(1, step)):
         raise RunError(f"{directory.path} holds no trained pipeline: finish its training first, with 'kgen run'")
-    if config.fit.steps > step:
+    if not directory.is_trained(config.fit.steps):
         raise ConfigError(f"fit.steps: {config.fit.steps} asks for more training: give it to 'kgen run'")

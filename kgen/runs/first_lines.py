@@ -1,4 +1,4 @@
-"""The lines in which a run describes its data before it trains."""
+"""The lines about the data that a run logs before it trains."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from kgen.config import FitConfig, RunConfig
 from kgen.config.changes import STEPS, Change
 from kgen.contracts.dataset import SPLITS, Dataset
 from kgen.contracts.encoder import Encoder
-from kgen.pipeline.assembly import component_id
-from kgen.runs.experiment import Experiment
-from kgen.runs.inputs import all_captions
-from kgen.training.optimizer import WarmUp
+from kgen.contracts.inputs import AllEncoderInputs, are_texts, distinct
+from kgen.experiments.experiment import Experiment
+from kgen.plugins.discovery import component_id
+from kgen.training.optimizers.warmup import WarmUp
 
 
 def first_lines(experiment: Experiment) -> Iterator[str]:
-    """The number of images in each split, how they were read, what was skipped, and what to know of the metrics."""
+    """Lines about the number of images in each split, how they were read, what was skipped, and about the metrics."""
     dataset, decoder_data = experiment.dataset, experiment.decoder_data
     train, validation, holdout = (len(dataset.captions(split)) for split in SPLITS)
     yield (
@@ -37,19 +37,21 @@ def _how_read(dataset: Dataset) -> Iterator[str]:
 
 
 def unread_captions(dataset: Dataset, encoder: Encoder) -> Iterator[str]:
-    """How many captions the encoder does not read whole, with an example; nothing where it reads all."""
-    captions = all_captions(dataset)
-    unread = [(caption, what) for caption in captions if (what := encoder.unread(caption))]
-    if unread:
-        caption, what = unread[0]
-        yield (
-            f"{len(unread):,} of {len(captions):,} different captions are not read whole by encoder "
-            f"'{component_id(encoder)}', such as '{caption[:80]}': {what}"
-        )
+    """A line about captions that the encoder does not read completely, with an example; nothing if it reads all."""
+    for part in encoder.parts:
+        inputs = AllEncoderInputs(dataset, part.fields)
+        different = distinct(inputs) if are_texts(inputs) else {}
+        unread = [(key, what) for key, row in different.items() if (what := part.unread(inputs[row]))]
+        if unread:
+            key, what = unread[0]
+            yield (
+                f"{len(unread):,} of {len(different):,} different captions are not read completely by encoder "
+                f"'{component_id(part)}', such as '{key[:80]}': {what}"
+            )
 
 
 def going_on(config: RunConfig, changes: Sequence[Change], step: int) -> Iterator[str]:
-    """What a run says that goes on, after `step` steps, with a changed configuration."""
+    """Lines about a run that continues after `step` steps with a changed configuration."""
     for change in changes:
         yield f"changed since the run began: {change}"
         if change.key == STEPS:
@@ -57,12 +59,12 @@ def going_on(config: RunConfig, changes: Sequence[Change], step: int) -> Iterato
 
 
 def _new_schedule(fit: FitConfig, step: int, change: Change) -> str:
-    """What more steps do to the learning rate."""
+    """A line about the effect of more steps on the learning rate."""
     before, now = (
         float(WarmUp(fit.learning_rate, fit.warmup_steps, steps if fit.schedule == "cosine" else None)(step))
         for steps in (change.before, change.now)
     )
     return (
-        f"from step {step} on, the learning rate follows the schedule of {change.now} steps: {now:.3g} there; "
-        f"by that of {change.before} steps it would be {before:.3g}"
+        f"from step {step} on, the learning rate follows the schedule of {change.now} steps: it is {now:.3g} there; "
+        f"in the schedule of {change.before} steps it would be {before:.3g}"
     )

@@ -1,8 +1,8 @@
-"""Tries everything that a run will do on two images, before the training: what would fail after hours fails now.
+"""Tries everything that a run will do on two images, before the training, to find errors that would occur hours later.
 
-Two images are encoded, the losses of every training computed, two images drawn, decoded and scored, and one row of
-numbers written. A component that returns something wrong is refused, by its name and its distribution;
-`kgen.plugins.faults` names the component of an exception.
+Two images are encoded, the losses of every training are computed, two images are generated, decoded and scored, and one
+row of numbers is written. If a component returns something wrong, the error names it and its distribution.
+`kgen.plugins.faults` does the same for exceptions.
 """
 
 from __future__ import annotations
@@ -23,61 +23,70 @@ from keras import ops
 
 from kgen.backend.devices import as_graph
 from kgen.backend.variables import kept_variables
-from kgen.config import RunConfig
+from kgen.config import FitConfig, RunConfig
 from kgen.contracts.capabilities import Capability, option_of, sampling_steps
 from kgen.contracts.dataset import SPLITS, Dataset, Split
 from kgen.contracts.decoder import Decoder, has_losses
 from kgen.contracts.encoder import Condition, Encoder
+from kgen.contracts.inputs import AllEncoderInputs, EncoderInputs, are_texts, distinct, input_key, require_fields
 from kgen.contracts.metric import GeneratedImages, measure
 from kgen.errors import PluginError
+from kgen.experiments.experiment import Experiment, Metrics
+from kgen.experiments.inputs import SplitImages
+from kgen.experiments.prompts import prompts_to_generate
 from kgen.options import options
-from kgen.pipeline.assembly import assemble, make_decoder
+from kgen.parts.construction import make_decoder
+from kgen.parts.freezing import freeze
+from kgen.pipeline.assembly import assemble
 from kgen.pipeline.decoder_model import DecoderModel, reads_text
-from kgen.pipeline.pipeline import Pipeline
+from kgen.pipeline.model import Pipeline
 from kgen.pipeline.sampler import noise_spec, validate_options
 from kgen.pixels import floats, to_uint8
 from kgen.plugins.faults import address, component_errors
 from kgen.random import kept_randomness, noise_keys, sample
-from kgen.runs.experiment import Experiment, Metrics
-from kgen.runs.inputs import SplitImages, all_captions
-from kgen.runs.prompts import prompts_to_generate
 from kgen.spaces import Space
 from kgen.training.journal import Journal, read_rows
+from kgen.training.trial import try_fit, try_loggers
 
 Result = TypeVar("Result")
+Item = TypeVar("Item")
 
 TRIED = 2
-"""Images that everything is tried on."""
+"""Number of images on which everything is tried."""
 
 SHOWN_TO_METRICS = 64
-"""Images of each split that a metric finds in the dataset."""
+"""Number of images per split that a metric finds in the dataset."""
 
 REPEATED = (Capability.STEPS, Capability.SAMPLES)
-"""What says how often a network is run: `TRIED` times are enough here, where a component allows so few."""
+"""Capabilities whose options are numbers of network passes. `TRIED` passes are enough here, if this is allowed."""
 
 LONG = 16
-"""Steps from which a loop is traced before it runs."""
+"""Number of steps above which a loop is traced before it runs."""
 
 
 def preflight(experiment: Experiment, encoder: Encoder) -> Pipeline:
     """Builds the pipeline of a run, and tries everything that the run will do with it.
 
-    Trying leaves no trace: the pipeline begins its training as if it had not been tried. Where the decoder has a stage
-    of its own before, the pipeline's is a stand-in, to be replaced by the trained one.
+    This does not change the pipeline, which starts its training as if it had not been tried. If the decoder is trained
+    in a separate stage, the decoder of the pipeline is only a substitute for the trained one.
 
     Args:
-        encoder: With what it learned from the captions; its weights need not be built.
+        experiment: The experiment.
+        encoder: The encoder with its assets. Its weights need not be built.
 
     Raises:
-        PluginError: a component returns what its contract does not allow. KgenError: whatever else is wrong.
+        PluginError: a component violates its contract.
+        KgenError: there is another error.
     """
     config, dataset, staged = experiment.config, experiment.dataset, experiment.decoder_data is not None
-    prompts = prompts_to_generate(config, dataset)
-    encoder.tokenize([*all_captions(dataset), *prompts])
-    images, captions = _examples(dataset)
+    require_fields(encoder, dataset)
+    prompts = prompts_to_generate(config, dataset, encoder).inputs
+    _tokenize_all(dataset, encoder)
+    encoder.tokenize(prompts)
+    images, inputs = _examples(dataset, encoder)
     with kept_randomness() if staged else contextlib.nullcontext():
         decoder = _tried_decoder(experiment, encoder)
-        latents = _try_encoding(decoder, images)  # or its fault would be met, and called its own, by the generator
+        latents = _try_encoding(decoder, images)  # otherwise the generator would be blamed for an error here
     pipeline = assemble(
         encoder=encoder,
         generator=config.generator.choice,
@@ -87,48 +96,56 @@ def preflight(experiment: Experiment, encoder: Encoder) -> Pipeline:
     )
     parts = [encoder, pipeline.generator, *([] if staged else [decoder])]
     with kept_randomness(), kept_variables(variable for part in parts for variable in _changeable(part)):
-        losses = _try_losses(pipeline, latents, captions)
+        losses = _try_losses(pipeline, latents, inputs)
+        try_fit(config.fit, pipeline.trainable_variables)
         _try_journal(losses)
+        try_loggers(config.loggers, config.dump(), losses)
         made = _try_generation(config, pipeline, _two(prompts))
         if config.evaluate.likelihood.images:
-            _try_likelihood(config, pipeline, images, captions)
+            _try_likelihood(config, pipeline, images, inputs)
         _try_metrics(experiment.metrics, made, dataset)
         _try_saving(pipeline)
-    gc.collect()  # Keras's models hold themselves in circles
+    gc.collect()  # Keras's models contain reference cycles
     return pipeline
 
 
 def _changeable(part: Any) -> list[Any]:
-    """What trying a part may change: not the weights that come from elsewhere, of which copies would be large."""
-    external = getattr(part, "weights_are_external", False)
-    return [v for v in part.variables if not external or v.name == "seed_generator_state"]
+    """The variables that trying a part may change, without external weights, whose copies could be large."""
+    parts = part.parts if isinstance(part, Encoder) else (part,)
+    external = [variable for own in parts if getattr(own, "weights_are_external", False) for variable in own.variables]
+    kept = {id(variable) for variable in external if variable.name != "seed_generator_state"}
+    return [variable for variable in part.variables if id(variable) not in kept]
 
 
 # ---- training ----------------------------------------------------------------------------------------------------
 
 
 def _tried_decoder(experiment: Experiment, encoder: Encoder) -> Decoder:
-    """A decoder as the configuration says, built; one that learns from images has seen some."""
+    """Builds the decoder of the configuration, and tries its training stage if it has one."""
     config, data = experiment.config, experiment.decoder_data
     decoder = make_decoder(config.decoder.choice, experiment.dataset.image_space, encoder.condition_space)
     if data is not None and config.decoder.source is None:
-        _try_decoder_stage(decoder, data, encoder)
+        _try_decoder_stage(decoder, data, encoder, config.decoder.fit)
     if not decoder.built:
         decoder.build(None)
     return decoder
 
 
-def _try_decoder_stage(decoder: Decoder, data: Dataset, encoder: Encoder) -> None:
-    """The life of a decoder that learns from images: start, losses if it has any, calibration, scores."""
+def _try_decoder_stage(decoder: Decoder, data: Dataset, encoder: Encoder, fit: FitConfig | None) -> None:
+    """Tries all steps of a decoder's training: initialization, losses if it has any, calibration, and scores."""
     if has_losses(type(decoder)):
-        DecoderModel(decoder, encoder)  # builds all weights
+        model = DecoderModel(decoder, encoder)  # builds all weights
+        if fit is not None:
+            freeze(model, fit.frozen, trainable=fit.trainable)
+            try_fit(fit, model.trainable_variables)
     else:
         decoder.build(None)
-    images, captions = _examples(data)
     if reads_text(decoder):
-        encoder.tokenize(all_captions(data))
-    condition = _condition(encoder, captions) if reads_text(decoder) else {}
-    # without losses, calibration is all of the training, and may need more than two images (as many as components, say)
+        require_fields(encoder, data, "decoder.data")
+        _tokenize_all(data, encoder)
+    images, inputs = _examples(data, encoder if reads_text(decoder) else None)
+    condition = _condition(encoder, inputs) if reads_text(decoder) else {}
+    # without losses, the calibration is the training, which may need more than two images
     batches = [images] if has_losses(type(decoder)) else SplitImages(data, "train")
     decoder.initialize(batches)
     if has_losses(type(decoder)):
@@ -146,19 +163,19 @@ def _try_encoding(decoder: Decoder, images: np.ndarray) -> Any:
     return _check_in_space(latents, decoder.latent_space, decoder, "encode")
 
 
-def _try_losses(pipeline: Pipeline, latents: Any, captions: Sequence[str]) -> Mapping[str, np.ndarray]:
-    condition = _condition(pipeline.encoder, captions, training=True)
+def _try_losses(pipeline: Pipeline, latents: Any, inputs: Sequence[Any]) -> Mapping[str, np.ndarray]:
+    condition = _condition(pipeline.encoder, inputs, training=True)
     return _check_losses(pipeline.generator.compute_losses(latents, condition, training=True), pipeline.generator)
 
 
-def _condition(encoder: Encoder, texts: Sequence[str], training: bool = False) -> Condition:
-    """The condition of texts. Raises PluginError where it is not as `condition_space` says."""
-    condition: Condition = encoder(encoder.tokenize(list(texts)), training=training)
+def _condition(encoder: Encoder, inputs: Sequence[Any], training: bool = False) -> Condition:
+    """The condition of inputs. Raises PluginError if it does not fit `condition_space`."""
+    condition: Condition = encoder(encoder.tokenize(list(inputs)), training=training)
     space = encoder.condition_space
     expected = {
-        "sequence": (len(texts), space.length, space.dim),
-        "mask": (len(texts), space.length),
-        "pooled": (len(texts), space.pooled_dim),
+        "sequence": (len(inputs), space.length, space.dim),
+        "mask": (len(inputs), space.length),
+        "pooled": (len(inputs), space.pooled_dim),
     }
     found = {name: tuple(value.shape) for name, value in condition.items()}
     if found != expected:
@@ -175,7 +192,7 @@ def _check_losses(losses: Any, part: object) -> Mapping[str, np.ndarray]:
     for name, value in losses.items():
         what = f"{address(part)}: compute_losses returned '{name}'"
         if not re.fullmatch(r"[^,\"\n\r]+", str(name)):
-            raise PluginError(f"{what}: a name in a table must hold no comma, quotation mark or line break")
+            raise PluginError(f"{what}: a name in a table must not contain a comma, quotation mark or line break")
         shape, dtype = tuple(ops.shape(value)), keras.backend.standardize_dtype(value.dtype)
         if shape != (TRIED,):
             raise PluginError(f"{what} of shape {shape} for {TRIED} examples: it must be one number per example, (B,)")
@@ -186,12 +203,11 @@ def _check_losses(losses: Any, part: object) -> Mapping[str, np.ndarray]:
 
 
 def _try_journal(losses: Mapping[str, np.ndarray]) -> None:
-    """Writes a row of `metrics.csv` elsewhere, and reads it."""
+    """Writes a row of `metrics.csv` to a temporary folder, and reads it."""
     row = {name: float(value.mean()) for name, value in losses.items()}
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder), list(row), 0)
         journal.write(1, row)
-        journal.close()
         (read,) = read_rows(journal.path)
         if any(abs(float(read[name]) - value) > 1e-5 * abs(value) + 1e-9 for name, value in row.items()):
             raise PluginError(f"the losses {row} were read back from metrics.csv as {read}")
@@ -200,14 +216,15 @@ def _try_journal(losses: Mapping[str, np.ndarray]) -> None:
 # ---- sampling and scoring ----------------------------------------------------------------------------------------
 
 
-def _try_generation(config: RunConfig, pipeline: Pipeline, prompts: Sequence[str]) -> np.ndarray:
-    """Two images uint8 (2, H, W, C), as the untrained pipeline draws them."""
+def _try_generation(config: RunConfig, pipeline: Pipeline, prompts: Sequence[Any]) -> np.ndarray:
+    """Generates two images with the untrained pipeline: uint8 (2, H, W, C)."""
     encoder, generator, decoder = pipeline.encoder, pipeline.generator, pipeline.decoder
     given = dict(config.sample.options)
     for_decoder = validate_options(decoder, "decode", given.pop("decoder", {}))
     for_generator = validate_options(generator, "generate", given)
-    keys = noise_keys(prompts, [config.sample.seed] * TRIED, 1, config.sample.shared_noise)
-    condition, null = _condition(encoder, prompts), _condition(encoder, [""] * TRIED)
+    texts = [input_key(prompt) for prompt in prompts]
+    keys = noise_keys(texts, [config.sample.seed] * TRIED, 1, config.sample.shared_noise)
+    condition, null = _condition(encoder, prompts), _condition(encoder, [encoder.null] * TRIED)
 
     def generate(own: dict[str, Any]) -> Any:
         noise = _tensors(sample(noise_spec(generator, own), keys))
@@ -228,14 +245,14 @@ def _try_generation(config: RunConfig, pipeline: Pipeline, prompts: Sequence[str
 
 
 def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """As a pipeline hands noise to a part: PyTorch's tensors do not mix with arrays."""
+    """Converts noise to tensors, as a pipeline does, because PyTorch's tensors do not mix with arrays."""
     return {name: ops.convert_to_tensor(array) for name, array in arrays.items()}
 
 
-def _try_likelihood(config: RunConfig, pipeline: Pipeline, images: np.ndarray, captions: Sequence[str]) -> None:
+def _try_likelihood(config: RunConfig, pipeline: Pipeline, images: np.ndarray, inputs: Sequence[Any]) -> None:
     generator = pipeline.generator
     latents = pipeline.decoder.encode(floats(ops.convert_to_tensor(images)))
-    condition = _condition(pipeline.encoder, captions)
+    condition = _condition(pipeline.encoder, inputs)
 
     def measure(own: dict[str, Any]) -> None:
         nats = generator.log_likelihood(latents, condition, **own)
@@ -266,11 +283,11 @@ def _try_metrics(metrics: Metrics, images: np.ndarray, dataset: Dataset) -> None
             if not scores:
                 raise PluginError(f"{address(metric)}: compute returned no number")
             if metric.headline is not None and metric.headline not in scores:
-                raise PluginError(f"{address(metric)}: its headline '{metric.headline}' is none of {list(scores)}")
+                raise PluginError(f"{address(metric)}: its headline '{metric.headline}' is not one of {list(scores)}")
 
 
 def _try_saving(pipeline: Pipeline) -> None:
-    """Writes what a saved pipeline holds beside its weights."""
+    """Writes the content of a saved pipeline except its weights."""
     for part in (pipeline.encoder, pipeline.generator, pipeline.decoder):
         yaml.safe_dump(part.config)
     with tempfile.TemporaryDirectory() as folder:
@@ -281,9 +298,20 @@ def _try_saving(pipeline: Pipeline) -> None:
 # ---- help --------------------------------------------------------------------------------------------------------
 
 
-def _examples(dataset: Dataset) -> tuple[np.ndarray, list[str]]:
-    """Two images of the training, uint8 (2, H, W, C), with their captions; one of each other split is read, too."""
-    captions, space = dataset.captions("train"), dataset.image_space
+def _tokenize_all(dataset: Dataset, encoder: Encoder) -> None:
+    """Tokenizes all captions, labels and other texts that an encoder reads; of other inputs, such as images, two."""
+    for part in encoder.parts:
+        inputs = AllEncoderInputs(dataset, part.fields)
+        rows = distinct(inputs).values() if are_texts(inputs) else (0, len(inputs) - 1)
+        part.tokenize([inputs[row] for row in rows])
+
+
+def _examples(dataset: Dataset, encoder: Encoder | None) -> tuple[np.ndarray, list[Any]]:
+    """Two images of the training, uint8 (2, H, W, C), and what the encoder reads beside them.
+
+    One image of each other split is read, too.
+    """
+    space, rows = dataset.image_space, (0, len(dataset.captions("train")) - 1)
     for split in SPLITS:
         if dataset.captions(split):
             image = dataset.image(split, 0)
@@ -292,16 +320,19 @@ def _examples(dataset: Dataset) -> tuple[np.ndarray, list[str]]:
                     f"{address(dataset)}: image 0 of split '{split}' is {image.dtype} {tuple(image.shape)}, but its "
                     f"image_space says uint8 {space.shape}"
                 )
-    rows = (0, len(captions) - 1)
-    return np.stack([dataset.image("train", row) for row in rows]), [captions[row] for row in rows]
+    images = np.stack([dataset.image("train", row) for row in rows])
+    if encoder is None:
+        return images, []
+    inputs = EncoderInputs(dataset, "train", encoder.fields)
+    return images, [inputs[row] for row in rows]
 
 
-def _two(items: Sequence[str]) -> list[str]:
+def _two(items: Sequence[Item]) -> list[Item]:
     return [items[0], items[-1]]
 
 
 def _reduced(method: Callable[..., Any], given: dict[str, Any]) -> list[dict[str, Any]]:
-    """Options of a method with which it has little to do, if there are such; then those that are given."""
+    """A list of options for a method: reduced ones that need less work, if there are any, and the given ones."""
     known = options(method)
     repeated = [name for capability in REPEATED if (name := option_of(method, capability)) is not None]
     values = {name: given.get(name, known[name].default) for name in repeated}
@@ -310,7 +341,7 @@ def _reduced(method: Callable[..., Any], given: dict[str, Any]) -> list[dict[str
 
 
 def _first_that_works(function: Callable[[dict[str, Any]], Result], attempts: Sequence[dict[str, Any]]) -> Result:
-    """The result of the first attempt; what is wrong with the last one is raised."""
+    """Returns the result of the first attempt that works; raises the error of the last one."""
     for attempt in attempts[:-1]:
         with contextlib.suppress(Exception):
             return function(attempt)
@@ -318,7 +349,7 @@ def _first_that_works(function: Callable[[dict[str, Any]], Result], attempts: Se
 
 
 def _check_in_space(value: Any, space: Space, part: object, method: str) -> Any:
-    """The tensor (2, *space.shape) itself, if it is in `space`."""
+    """Returns the tensor, (2, *space.shape), if it is in `space`; raises PluginError otherwise."""
     what = f"{address(part)}: {method} returned"
     shape, dtype = tuple(ops.shape(value)), keras.backend.standardize_dtype(value.dtype)
     if shape != (TRIED, *space.shape):

@@ -1,8 +1,8 @@
-"""Looking at a decoder: images, encoded and decoded, on a sheet and as scores."""
+"""Reconstructions by a decoder, as sheets of images and as scores."""
 
 from __future__ import annotations
 
-import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +11,29 @@ import numpy as np
 from kgen.contracts.dataset import Dataset, Split
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder
-from kgen.pipeline.decoder_model import Reconstructor
+from kgen.contracts.inputs import EncoderInputs
+from kgen.experiments.directory import RunDirectory
+from kgen.experiments.inputs import BATCH, eval_split
+from kgen.experiments.trainer import Render
+from kgen.pipeline.decoder_model import Reconstructor, reads_text
 from kgen.pixels import to_uint8
 from kgen.reporting.sheets import matrix, save_png
-from kgen.runs.directory import RunDirectory
-from kgen.runs.inputs import BATCH, eval_split
-from kgen.runs.trainer import Render
 from kgen.training.journal import Journal
 
 SHOWN = 8
-"""Images on a sheet of reconstructions."""
+"""Number of images on a sheet of reconstructions."""
 
 MAX_SCORED = 512
-"""Images that a trained decoder is scored on."""
+"""Largest number of images on which a trained decoder is scored."""
 
 
 class Reconstructions:
-    """Images of a dataset, as a decoder of a run reconstructs them: such that it has not seen, where there are any.
+    """Reconstructions of a dataset's images by a decoder. If possible, the images are not from its training.
 
     Args:
-        name: Of the run.
-        encoder: Of the captions, for a decoder that reads them.
+        name: The name of the run.
+        dataset: The dataset.
+        encoder: The encoder of the captions, for a decoder that reads them.
     """
 
     def __init__(self, name: str, dataset: Dataset, encoder: Encoder) -> None:
@@ -41,13 +43,13 @@ class Reconstructions:
         self.split: Split = eval_split(dataset) or "train"
 
     def scores(self, decoder: Decoder) -> dict[str, Any]:
-        """What the decoder says of itself, and its reconstructions' PSNR."""
-        images, captions = self._images(MAX_SCORED)
+        """The scores of the decoder, and the PSNR of its reconstructions."""
+        images, prompts, _ = self._images(decoder, MAX_SCORED)
         reconstructor = Reconstructor(decoder, self.encoder)
-        latents, made = reconstructor.reconstruct(images, captions)
+        latents, made = reconstructor.reconstruct(images, prompts)
         found = {"images": f"{len(images)} ({self.split})", "PSNR": psnr(images, made)}
         if decoder.latent_is_image:
-            again = reconstructor.reconstruct(made, captions)[0]
+            again = reconstructor.reconstruct(made, prompts)[0]
             found["encoded again, mean absolute error"] = float(np.abs(again - latents).mean())
         batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
         return found | {name: float(value) for name, value in decoder.scores(batches).items()}
@@ -57,38 +59,48 @@ class Reconstructions:
         save_png(path, self._sheet(Reconstructor(decoder, self.encoder)), {"model": self.name})
 
     def renderer(self, decoder: Decoder, directory: RunDirectory) -> Render:
-        """What renders such a sheet in the course of the decoder's training."""
+        """Returns the function that writes such a sheet during the decoder's training."""
         reconstructor = Reconstructor(decoder, self.encoder)
 
         def render(step: int, suffix: str, journal: Journal) -> None:
             sheet = self._sheet(reconstructor)
             save_png(directory.samples / f"step-{step:08d}{suffix}.png", sheet, {"model": self.name})
-            buffer = io.BytesIO()
-            sheet.save(buffer, format="PNG")
-            journal.image(step, f"reconstructions{suffix}", buffer.getvalue(), sheet.size)
+            journal.image(step, f"reconstructions{suffix}", np.asarray(sheet))
 
         return render
 
     def _sheet(self, reconstructor: Reconstructor) -> Any:
-        return reconstructions(reconstructor, *self._images(SHOWN))[0]
+        return reconstructions(reconstructor, *self._images(reconstructor.decoder, SHOWN))[0]
 
-    def _images(self, count: int) -> tuple[np.ndarray, list[str]]:
-        """At most `count` images, evenly taken, and their captions."""
+    def _images(self, decoder: Decoder, count: int) -> tuple[np.ndarray, list[Any], list[str]]:
+        """Up to `count` images, evenly spaced; the encoder's inputs, if the decoder reads them; and the captions."""
         captions = self.dataset.captions(self.split)
         rows = [int(i) for i in np.linspace(0, len(captions) - 1, min(count, len(captions)))]
-        return np.stack([self.dataset.image(self.split, row) for row in rows]), [captions[row] for row in rows]
+        inputs = EncoderInputs(self.dataset, self.split, self.encoder.fields if reads_text(decoder) else ("caption",))
+        images = np.stack([self.dataset.image(self.split, row) for row in rows])
+        return images, [inputs[row] for row in rows], [captions[row] for row in rows]
 
 
 def reconstructions(
-    reconstructor: Reconstructor, images: np.ndarray, captions: list[str], seed: int = 0
+    reconstructor: Reconstructor, images: np.ndarray, prompts: Sequence[Any], captions: Sequence[str], seed: int = 0
 ) -> tuple[Any, np.ndarray]:
-    """Images uint8 (N, H, W, C), encoded and decoded.
+    """Encodes and decodes images.
+
+    Args:
+        reconstructor: Encodes and decodes.
+        images: uint8 (N, H, W, C).
+        captions: N texts.
+        seed: The seed of the decoder's noise.
+
+    Args:
+        prompts: N inputs of the encoder, for a decoder that reads the text.
+        captions: N texts, which the sheet shows.
 
     Returns:
-        A sheet of the images, their latents where those can be looked at, and what is decoded of these; and the
-        latter, uint8 (N, H, W, C).
+        A sheet of the images, their latents if these are images, and the reconstructions; and the reconstructions,
+        uint8 (N, H, W, C).
     """
-    latents, made = reconstructor.reconstruct(images, captions, seed=seed)
+    latents, made = reconstructor.reconstruct(images, prompts, seed=seed)
     rows, names = [images, made], ["image", "decoded"]
     if reconstructor.decoder.latent_is_image:
         rows.insert(1, _enlarged(latents, images.shape[1:3]))
@@ -97,12 +109,12 @@ def reconstructions(
 
 
 def psnr(images: np.ndarray, others: np.ndarray) -> float:
-    """The mean over images uint8 (N, H, W, C) of the peak signal-to-noise ratio, in dB."""
+    """The peak signal-to-noise ratio in dB, averaged over images, uint8 (N, H, W, C)."""
     error = np.square(images.astype(np.float64) - others).mean(axis=(1, 2, 3))
     return float(np.mean(10.0 * np.log10(255.0**2 / np.maximum(error, 1e-10))))
 
 
 def _enlarged(latents: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """Latents (N, h, w, C) in [-1, 1] as images uint8 of `size`, each number a square of pixels."""
+    """Converts latents (N, h, w, C) in [-1, 1] to uint8 images of `size`, with a square of pixels per number."""
     factor = size[0] // latents.shape[1]
     return to_uint8(latents.repeat(factor, axis=1).repeat(factor, axis=2))

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kgen.experiments.directory import RunDirectory
+from kgen.experiments.manifest import TRAINED
 from kgen.reporting.page import Figure, image, plot, render
 from kgen.reporting.plot import Line, line_plot
-from kgen.runs.directory import RunDirectory
-from kgen.runs.manifest import TRAINED
 from kgen.storage.files import write_text
 from kgen.training.journal import read_rows
 

@@ -1,10 +1,10 @@
-"""Executes a configuration: data, parts, trainings, samples, scores and report, all in a run directory."""
+"""Executes a configuration in a run directory: data, parts, trainings, samples, scores and report."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,33 +15,37 @@ from kgen.config.changes import Change
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder
 from kgen.errors import ConfigError
-from kgen.pipeline.assembly import make_decoder, with_decoder
-from kgen.pipeline.pipeline import Pipeline
-from kgen.pipeline.saving import load, load_decoder, save
+from kgen.experiments.directory import RunDirectory
+from kgen.experiments.experiment import Experiment, needs_stage, open_encoder, open_experiment
+from kgen.experiments.initial import Start, load_initial, load_initial_decoder
+from kgen.experiments.inputs import Inputs, read_dataset
+from kgen.experiments.provenance import changed_data, describe
+from kgen.experiments.trainer import Log, OnMetrics, Trainer, count_weights
+from kgen.parts.construction import make_decoder
+from kgen.parts.freezing import freeze
+from kgen.parts.saving import load_decoder, save
+from kgen.pipeline.assembly import with_decoder
+from kgen.pipeline.loading import load
+from kgen.pipeline.model import Pipeline
 from kgen.plugins.faults import component_errors
 from kgen.random import seed_everything
 from kgen.runs.decoder_stage import DecoderStage
-from kgen.runs.directory import RunDirectory
 from kgen.runs.evaluation import finish, is_finished
-from kgen.runs.experiment import Experiment, needs_stage, open_encoder, open_experiment
 from kgen.runs.first_lines import first_lines, going_on, unread_captions
-from kgen.runs.initial import describe_initial, load_initial
-from kgen.runs.inputs import Inputs, read_dataset
 from kgen.runs.preflight import preflight
-from kgen.runs.provenance import changed_data, describe
 from kgen.runs.samples import renderer
 from kgen.runs.scoring import Scores
-from kgen.runs.trainer import Log, OnMetrics, Trainer, count_weights
 from kgen.storage.files import atomic_folder
 from kgen.training.averages import averaged_weights
 from kgen.training.distribution import Distribution, open_distribution
+from kgen.training.loggers import opened_loggers
 
 Stage = Literal["decoder"]
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run left behind; `scores` are empty where it ended before its images were scored."""
+    """The results of a run. `scores` is empty if the run ended before its images were scored."""
 
     directory: Path
     grid: Path
@@ -61,25 +65,26 @@ def run(
     log: Log = print,
     on_metrics: OnMetrics | None = None,
 ) -> RunResult:
-    """Trains what the configuration describes, or goes on where an earlier process stopped.
+    """Trains the pipeline of a configuration, or continues where an earlier process stopped.
 
-    What the training does not depend on (`name`, `sample`, `evaluate`, how often `fit` logs and saves) may have changed
-    since the run began, and `fit.steps` may have grown: the manifest notes it, and a finished run is scored again after
-    the further steps. The learning rate then follows the schedule of the new `fit.steps`, so it may rise again.
+    Settings that do not affect the training (`name`, `sample`, `evaluate`, how often `fit` logs and saves) may have
+    changed since the run began, and `fit.steps` may have increased. The manifest records the changes, and a finished
+    run is scored again. The learning rate follows the schedule of the new `fit.steps`, so that it may increase again.
 
     Args:
-        out: The run directory; `runs/NAME` by default.
-        restart: Begin anew; an older run in that directory is moved aside. Its trained decoder is kept, if nothing has
-            changed that it depends on, unless the stage is "decoder".
-        stage: Stop after this stage, "decoder".
-        allow_changed_data: Go on with the images and captions as they are now, where they have changed.
-        log: Gets a line about each thing that begins.
-        on_metrics: Is called with the name and the number of steps of each training that begins. What it returns is
-            called with the step and the values of each row of that training's journal.
+        config: The configuration.
+        out: The run directory; None: `runs/NAME`.
+        restart: Whether to start again. An older run in the directory is renamed. Its trained decoder is reused if
+            nothing that it depends on has changed, unless the stage is "decoder".
+        stage: "decoder" stops after the training of the decoder; None: all stages run.
+        allow_changed_data: Whether to continue if images or captions have changed.
+        log: Receives a line at the beginning of each step.
+        on_metrics: Called at the beginning of each training, with its name and number of steps. It returns a function
+            that is called with the step and the values of each row of the training's journal.
 
     Raises:
         RunInterruptedError: the user pressed Ctrl-C; the run can be resumed.
-        KgenError: anything that the user can mend.
+        KgenError: any other error that the user can fix.
     """
     directory = RunDirectory(out or Path("runs") / config.name)
     if stage == "decoder" and not needs_stage(config):
@@ -87,18 +92,23 @@ def run(
     with directory.locked(), contextlib.ExitStack() as stack:
         changes = [] if restart else directory.compare(config)
         if not restart and not changes and is_finished(directory):
-            return _result(directory, config.fit.steps, directory.read_scores())
+            return _result(directory, directory.read_manifest("step")["step"], directory.read_scores())
         trainer = Trainer(config, open_distribution(config.distribute), log, on_metrics)
         stack.enter_context(precision(config.precision))
         experiment = open_experiment(config)
         changed = "" if restart else changed_data(directory, experiment.dataset, allow_changed_data)
         trained = stage is None and not restart and directory.is_trained(config.fit.steps)
-        pipeline = None if trained else _build(experiment, trainer.distribution, None if restart else directory)
+        pipeline, start = None, Start(())
+        if not trained:
+            pipeline, start = _build(experiment, trainer.distribution, None if restart else directory)
         older = None
         if restart and directory.config.is_file():
             older = stack.enter_context(directory.moved_aside())
             log(f"the older run was moved to {older}")
-        _begin(experiment, directory, trainer, pipeline, changes, changed)
+        _begin(experiment, directory, trainer, pipeline, start, changes, changed)
+        if trainer.distribution.is_chief:
+            loggers = stack.enter_context(opened_loggers(config.loggers, directory.path, config.dump()))
+            trainer = replace(trainer, loggers=loggers)
         if pipeline is not None:
             if experiment.decoder_data is not None:
                 decoder_stage = DecoderStage(config, directory, experiment.decoder_data, pipeline.encoder)
@@ -113,14 +123,22 @@ def run(
         log("generating the final images, and scoring")
         if pipeline is None or trainer.distribution.strategy is not None:
             pipeline = load(directory.model)
-        return _result(directory, config.fit.steps, finish(experiment, directory, pipeline, log))
+        trainer.loggers.scores = finish(experiment, directory, pipeline, log)
+        return _result(directory, directory.read_manifest("step")["step"], trainer.loggers.scores)
 
 
-def _build(experiment: Experiment, distribution: Distribution, directory: RunDirectory | None) -> Pipeline:
-    """Makes the parts, and finds out what would fail only later; writes nothing.
+def _build(
+    experiment: Experiment, distribution: Distribution, directory: RunDirectory | None
+) -> tuple[Pipeline, Start]:
+    """Makes the parts, and tries everything that could fail later. It writes nothing.
 
     Args:
-        directory: Of the run; None where what lies there will be moved aside.
+        experiment: The experiment.
+        distribution: The devices of the training.
+        directory: The run directory; None if an older run there will be renamed.
+
+    Returns:
+        The pipeline, and the weights that `init` gave it.
     """
     config = experiment.config
     if experiment.decoder_data is not None and distribution.workers > 1:
@@ -131,9 +149,12 @@ def _build(experiment: Experiment, distribution: Distribution, directory: RunDir
     seed_everything(config.seed)
     with distribution.scope():
         pipeline = preflight(experiment, open_encoder(config, experiment.dataset, directory))
-        if config.init is not None and (directory is None or not directory.newest_step):
-            load_initial(config, pipeline)
-    return pipeline
+        if directory is None or not directory.decoder_stage.newest_step:
+            load_initial_decoder(config.decoder.init, pipeline.decoder)  # which is trained later: fails now, or never
+        begun = directory is not None and directory.newest_step
+        start = Start(()) if begun else load_initial(config.init, pipeline)
+        freeze(pipeline, config.fit.frozen, trainable=config.fit.trainable)
+    return pipeline, start
 
 
 def _begin(
@@ -141,21 +162,26 @@ def _begin(
     directory: RunDirectory,
     trainer: Trainer,
     pipeline: Pipeline | None,
+    start: Start,
     changes: Sequence[Change],
     changed: str,
 ) -> None:
-    """Says what there is to train on, and writes down what the run is made of.
+    """Logs the first lines of the run, and records its configuration, components and data.
 
     Args:
-        pipeline: What is to be trained, if anything is.
-        changes: Of the configuration, since the run began.
-        changed: How the images and captions have changed since then.
+        experiment: The experiment.
+        directory: The run directory.
+        trainer: Receives the lines.
+        pipeline: The pipeline to be trained; None: it is already trained.
+        start: The weights that `init` gave it.
+        changes: The changes of the configuration since the run began.
+        changed: A description of the changes of images and captions since then; "": there are none.
     """
     config, dataset = experiment.config, experiment.dataset
     if changed:
-        trainer.log(f"going on with changed images or captions ({changed})")
+        trainer.log(f"continuing with changed images or captions ({changed})")
     unread = [] if pipeline is None else unread_captions(dataset, pipeline.encoder)
-    for line in (*going_on(config, changes, directory.newest_step), *first_lines(experiment), *unread):
+    for line in (*going_on(config, changes, directory.newest_step), *first_lines(experiment), *unread, *start.lines()):
         trainer.log(line)
     directory.prepare(config)
     if not trainer.distribution.is_chief:
@@ -163,8 +189,8 @@ def _begin(
     if changed:
         directory.record(changed=[f"data: {changed}"])
     describe(config, directory, dataset)
-    if config.init is not None and not directory.newest_step:
-        directory.update_manifest(init=describe_initial(config))
+    if start.sources:
+        directory.update_manifest(init=start.describe())
     if pipeline is not None and not directory.assets.is_dir():
         with atomic_folder(directory.assets) as folder:
             pipeline.encoder.save_assets(folder)
@@ -177,10 +203,14 @@ def _train(
     pipeline: Pipeline,
     stack: contextlib.ExitStack,
 ) -> None:
-    """Trains the pipeline (the generator, and an encoder that is not frozen) and saves it.
+    """Trains the pipeline (the generator, and a trainable encoder) and saves it.
 
     Args:
-        stack: Until it is closed, the pipeline has its averaged weights.
+        experiment: The experiment.
+        directory: The run directory.
+        trainer: The trainer.
+        pipeline: The pipeline.
+        stack: Until it is closed, the pipeline has its EMA weights.
     """
     fit = experiment.config.fit
     trainer.log(f"{count_weights(pipeline):,} weights to train")
@@ -189,8 +219,12 @@ def _train(
     if trainer.distribution.is_chief:
         stack.enter_context(averaged_weights(pipeline))
         save(pipeline, directory.model)
-        timings = {"training_seconds": round(progress.seconds, 1)}
-        directory.update_manifest(step=progress.step, timings=timings, peak_memory_mib=peak_memory())
+        directory.update_manifest(
+            step=progress.step,
+            stopped_before=fit.steps if progress.step < fit.steps else None,
+            timings={"training_seconds": round(progress.seconds, 1)},
+            peak_memory_mib=peak_memory(),
+        )
 
 
 def _result(directory: RunDirectory, step: int, scores: Scores) -> RunResult:
@@ -199,21 +233,21 @@ def _result(directory: RunDirectory, step: int, scores: Scores) -> RunResult:
 
 @component_errors()
 def check(config: RunConfig) -> Pipeline:
-    """Builds everything that a run needs and tries it on two images, without training.
+    """Builds everything that a run needs, and tries it on two images, without training.
 
     Raises:
-        KgenError: what is wrong.
+        KgenError: the run would fail; the message says why.
     """
     with precision(config.precision):
-        return _build(open_experiment(config), Distribution(), None)
+        return _build(open_experiment(config), Distribution(), None)[0]
 
 
 @component_errors()
 def open_decoder(path: str | Path) -> tuple[Decoder, Encoder]:
-    """The trained decoder of a run, finished or just its stage, and the encoder.
+    """Opens the trained decoder of a run, and the encoder. Only the decoder's training must be finished.
 
     Raises:
-        RunError: this is no run, or it has trained nothing yet.
+        RunError: this is not a run, or nothing is trained yet.
     """
     directory = RunDirectory(path)
     directory.require_run()

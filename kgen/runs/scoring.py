@@ -1,38 +1,39 @@
-"""Scores a trained pipeline: the images that it generates by metrics, images of the dataset by their likelihood.
+"""Scores a trained pipeline: its images by metrics, and images of the dataset by their likelihood.
 
-Neither lies in memory as a whole: the images are scored portion by portion.
+Images are scored in portions, so that they are never all in memory.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from kgen.config import RunConfig
 from kgen.contracts.dataset import Dataset, Split
+from kgen.contracts.inputs import EncoderInputs
 from kgen.contracts.metric import GeneratedImages
+from kgen.experiments.experiment import Experiment, Metrics
+from kgen.experiments.prompts import Prompts, prompts_to_score
 from kgen.pipeline.likelihood import bits_per_dimension
-from kgen.pipeline.pipeline import Pipeline
-from kgen.runs.experiment import Experiment, Metrics
-from kgen.runs.prompts import spread
+from kgen.pipeline.model import Pipeline
 
 Scores = dict[str, dict[str, float]]
 
 BITS = "bits per dimension"
-"""Name of a score: of the negative log-likelihood, less is better."""
+"""The name of the score for the negative log-likelihood; lower is better."""
 
 PORTION_BYTES = 2**28
-"""Of memory that the images of a portion may take."""
+"""Largest memory of the images of a portion, in bytes."""
 
 BYTES_PER_NUMBER = 10
-"""Of memory that one number of a generated image takes: as float32, with copies."""
+"""Memory per number of a generated image, in bytes: float32, with copies."""
 
 
 def score(experiment: Experiment, pipeline: Pipeline) -> Scores:
-    """Scores by split ("train": prompts that were trained on; "holdout"), each metric's numbers under its name."""
+    """Scores by split ("train" for prompts of the training, "holdout"), and by metric and name."""
     scores = score_generated(experiment, pipeline, experiment.config.sample.options)
     for measured, bits in _likelihood(experiment.config, pipeline, experiment.dataset).items():
         scores.setdefault(measured, {}).update(bits)
@@ -40,18 +41,20 @@ def score(experiment: Experiment, pipeline: Pipeline) -> Scores:
 
 
 def score_generated(experiment: Experiment, pipeline: Pipeline, options: Mapping[str, Any]) -> Scores:
-    """Draws the prompts of each split that `evaluate` asks for, and scores the images by the metrics.
+    """Generates images from the prompts of each split, with the settings in `evaluate`, and scores them.
 
     Args:
-        options: To draw with, in place of the run's own.
+        experiment: The experiment.
+        pipeline: The pipeline.
+        options: The sampling options, in place of those of the run.
     """
     config, dataset, metrics = experiment.config, experiment.dataset, experiment.metrics
     scores: Scores = {}
     splits: tuple[Split, ...] = ("train", "holdout")
     for split in splits:
-        prompts = spread(dataset.prompts(split), config.evaluate.max_prompts)
-        if not metrics or not prompts:
+        if not metrics or not dataset.captions(split):
             continue
+        prompts = prompts_to_score(dataset, split, pipeline.encoder, config.evaluate.max_prompts)
         for metric in metrics.values():
             metric.start(dataset, split)
         for batch in _generated(config, pipeline, prompts, options):
@@ -64,41 +67,40 @@ def score_generated(experiment: Experiment, pipeline: Pipeline, options: Mapping
 
 
 def _generated(
-    config: RunConfig, pipeline: Pipeline, prompts: Sequence[str], options: Mapping[str, Any]
+    config: RunConfig, pipeline: Pipeline, prompts: Prompts, options: Mapping[str, Any]
 ) -> Iterator[GeneratedImages]:
-    """The images of different prompts, as `evaluate` asks for them, portion by portion.
+    """Yields the images of the prompts in portions, with the settings in `evaluate`.
 
-    They are those that would be generated all at once: every portion fills the batches of the same program.
+    They equal images that are generated all at once, because every portion uses the same program.
     """
     most = _portion(config, pipeline)
     for copies in _parts(config.evaluate.samples_per_prompt, config.evaluate.samples_per_prompt / most):
         for rows in _parts(len(prompts), len(prompts) * len(copies) / most):
-            some = prompts[rows.start : rows.stop]
             images = pipeline.generate(
-                some,
+                prompts.inputs[rows.start : rows.stop],
                 n=len(copies),
                 first=copies.start,
                 seed=config.sample.seed,
                 batch_size=config.evaluate.batch_size,
                 **options,
             )
-            yield GeneratedImages(images, [prompt for prompt in some for _ in copies])
+            yield GeneratedImages(images, [prompts.texts[row] for row in rows for _ in copies])
 
 
 def _portion(config: RunConfig, pipeline: Pipeline) -> int:
-    """About how many images are held in memory together: two batches at least."""
+    """The approximate number of images in a portion; at least two batches."""
     size = pipeline.decoder.image_space.size
     return max(2 * config.evaluate.batch_size, PORTION_BYTES // (BYTES_PER_NUMBER * size))
 
 
 def _parts(count: int, number: float) -> list[range]:
-    """The numbers below `count` in at least `number` parts of about the same length, as far as there are so many."""
+    """Divides the numbers below `count` into at least `number` parts of about equal length, if there are enough."""
     parts = min(count, max(1, math.ceil(number)))
     return [range(count * part // parts, count * (part + 1) // parts) for part in range(parts)]
 
 
 def headlines(metrics: Metrics, scores: Scores) -> dict[str, float]:
-    """Of all scores one a metric and split, the one that says most: its `headline`, else its first."""
+    """The main score per metric and split: its `headline`, or else its first score."""
     found = {}
     for split, numbers in scores.items():
         for name, metric in metrics.items():
@@ -109,22 +111,21 @@ def headlines(metrics: Metrics, scores: Scores) -> dict[str, float]:
 
 
 def in_split(name: str, split: str) -> str:
-    """A score's name, with its split unless that is the one of the training."""
+    """The name of a score, with the split unless it is "train"."""
     return name if split == "train" else f"{name} ({split})"
 
 
 def _likelihood(config: RunConfig, pipeline: Pipeline, dataset: Dataset) -> Scores:
-    """Bits per dimension, by the split whose images were measured; empty where the configuration asks for none."""
+    """Bits per dimension by the split of the measured images; {} if the configuration measures none."""
     wanted = config.evaluate.likelihood
     if not wanted.images:
         return {}
     splits: tuple[Split, ...] = ("validation", "holdout", "train")
     split = next(s for s in splits if dataset.captions(s))
-    captions = dataset.captions(split)[: wanted.images]
-    nats = []
-    for rows in _parts(len(captions), len(captions) / _portion(config, pipeline)):
+    inputs = EncoderInputs(dataset, split, pipeline.encoder.fields)
+    count, size, nats = min(wanted.images, len(inputs)), config.evaluate.batch_size, []
+    for rows in _parts(count, count / _portion(config, pipeline)):
         images = np.stack([dataset.image(split, row) for row in rows])
-        some = captions[rows.start : rows.stop]
-        size = config.evaluate.batch_size
+        some = [inputs[row] for row in rows]
         nats.append(pipeline.log_likelihood(images, some, batch_size=size, **wanted.options))
     return {split: {BITS: float(bits_per_dimension(np.concatenate(nats), dataset.image_space.size).mean())}}

@@ -1,10 +1,9 @@
-"""Saves variables in safetensors files, by part, number and name, with a checksum that reveals damage."""
+"""Saves variables in safetensors files, by name, with a checksum that reveals damage."""
 
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,67 +14,59 @@ from safetensors.numpy import save_file
 from kgen.errors import RunError
 from kgen.storage.files import atomic_file
 
-Groups = Mapping[str, Sequence[Any]]
+Variables = Mapping[str, Any]
+"""Keras variables by name, such as their paths: see `kgen.storage.paths`."""
+
+Arrays = dict[str, np.ndarray]
 
 CHECKSUM = "checksum"
 """The key of the checksum in the metadata. It covers all arrays, with their names, types and shapes."""
 
-COUNTER = re.compile(r"_\d+(?![^_/])")
-"""The counter in default names of Keras: "variable_12", "pipeline_dense_2_kernel_momentum"."""
+MAX_NAMED = 3
+"""Number of names in a message about a file that was written for another model."""
 
 
-def save_variables(path: Path, groups: Groups, metadata: Mapping[str, str]) -> None:
+def save_variables(path: Path, variables: Variables, metadata: Mapping[str, str]) -> None:
     """Writes Keras variables atomically.
 
     Args:
         path: The file.
-        groups: The variables of each part ("generator"), in their order.
+        variables: The variables by name.
         metadata: Texts that are saved with them.
     """
-    arrays = {key: np.array(v.numpy(), order="C") for key, v in _keys(groups).items()}
+    arrays = {name: np.array(variable.numpy(), order="C") for name, variable in variables.items()}
     with atomic_file(path, sum(array.nbytes for array in arrays.values())) as temporary:
         save_file(arrays, temporary, metadata={**metadata, CHECKSUM: _checksum(arrays)})
 
 
-def load_variables(path: Path, groups: Groups) -> dict[str, str]:
+def load_variables(
+    path: Path, variables: Variables, migrate: Callable[[Arrays], Arrays] = lambda arrays: arrays
+) -> dict[str, str]:
     """Assigns the variables that `save_variables` wrote, and returns the metadata.
+
+    Args:
+        path: The file.
+        variables: The variables by name.
+        migrate: Changes the names in an older file to those of today.
 
     Raises:
         RunError: the file is damaged, or was written for other variables. No variable is changed then.
     """
-    variables = _keys(groups)
-    arrays, metadata = _read(path)
-    if odd := sorted(set(arrays) ^ set(variables))[:3]:
+    arrays, metadata = read_arrays(path)
+    arrays = migrate(arrays)
+    if odd := sorted(set(arrays) ^ set(variables))[:MAX_NAMED]:
         raise RunError(f"{path} was written for another model: it differs in {', '.join(odd)}")
-    for key, variable in variables.items():
-        if arrays[key].shape != tuple(variable.shape):
-            raise RunError(f"{path}: {key} has the shape {arrays[key].shape}, the model needs {tuple(variable.shape)}")
-    for key, variable in variables.items():
-        variable.assign(arrays[key])
+    for name, variable in variables.items():
+        if arrays[name].shape != tuple(variable.shape):
+            raise RunError(
+                f"{path}: {name} has the shape {arrays[name].shape}, the model needs {tuple(variable.shape)}"
+            )
+    for name, variable in variables.items():
+        variable.assign(arrays[name])
     return metadata
 
 
-def load_groups(path: Path, groups: Groups) -> None:
-    """Assigns some of the groups that `save_variables` wrote.
-
-    Raises:
-        RunError: the file is damaged, or a variable is missing on either side or has another shape. The message lists
-            all such variables, one per line, and none is assigned.
-    """
-    variables = _keys(groups)
-    found = {key: array for key, array in _read(path)[0].items() if key.partition(".")[0] in groups}
-    wrong = []
-    for key in sorted({*found, *variables}):
-        there, here = (tuple(side[key].shape) if key in side else "nothing" for side in (found, variables))
-        if there != here:
-            wrong.append(f"{key}: {there} there, {here} here")
-    if wrong:
-        raise RunError("\n  ".join(wrong))
-    for key, variable in variables.items():
-        variable.assign(found[key])
-
-
-def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read_arrays(path: Path) -> tuple[Arrays, dict[str, str]]:
     """The arrays of a file and its metadata. Raises RunError if the file is damaged."""
     try:
         with safe_open(path, framework="numpy") as file:
@@ -103,15 +94,3 @@ def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
         digest.update(f"{key} {array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
-
-
-def _keys(groups: Groups) -> dict[str, Any]:
-    """The variables by keys that their number makes unique. The name in a key helps people, and reveals a mismatch.
-
-    Keys omit the counters of Keras's default names ("dense_2"), which depend on what the process has created before.
-    """
-    return {
-        f"{group}.{index:04d}.{COUNTER.sub('', variable.name)}": variable
-        for group, variables in groups.items()
-        for index, variable in enumerate(variables)
-    }

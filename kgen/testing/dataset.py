@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
 import numpy as np
 
 from kgen.contracts.dataset import SPLITS, Dataset, Split
+from kgen.errors import DataError
 from kgen.options import options
 from kgen.testing.configuration import ConfigurationConformance, rebuild
 
@@ -43,6 +45,23 @@ class DatasetConformance(ConfigurationConformance):
         for split in SPLITS:
             for index, caption in enumerate(dataset.captions(split)):
                 assert isinstance(caption, str) and caption.strip(), f"caption {index} of '{split}' is {caption!r}"
+
+    def test_examples_have_the_fields(self) -> None:
+        dataset = self.build()
+        name, fields = type(dataset).__name__, dataset.fields
+        assert {"image", "caption"} <= set(fields), f"{name}.fields must name 'image' and 'caption', not only {fields}"
+        for split in SPLITS:
+            for field in fields:
+                found, count = len(dataset.values(split, field)), len(dataset.captions(split))
+                assert found == count, f"'{split}' has {count} captions, but {found} values of '{field}'"
+        for split, index in self._some(dataset):
+            example = dataset.example(split, index)
+            assert tuple(example) == tuple(fields), f"example {index} of '{split}' holds {tuple(example)}, not {fields}"
+            label = example.get("label", "some")
+            assert isinstance(label, str) and label.strip(), f"label {index} of '{split}' must be a text, not {label!r}"
+        with contextlib.suppress(DataError):
+            dataset.values("train", "no such field")
+            raise AssertionError(f"{name}.values must raise DataError for a field that is not there")
 
     def test_images_are_what_the_space_says(self) -> None:
         dataset = self.build()

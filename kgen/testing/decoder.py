@@ -138,14 +138,14 @@ class DecoderConformance(LossConformance):
         assert len(bench.component.variables) == bench.count, "decode creates weights: create them before"
 
     def test_builds_all_that_it_has(self) -> None:
-        """Also where it only draws, and nothing of its training was called."""
+        """Checks that all layers are built, also if the decoder is only used for sampling."""
         component = self.build()
         component.build(None)
         create_weights(lambda batch: self._call(component, batch), tensors(self.loss_batch(component)))
         check_built(component)
 
     def test_decodes_any_latent(self) -> None:
-        """A generator's latents are not those of `encode`."""
+        """Checks decoding of latents that do not come from `encode`."""
         bench = self.bench(perturbed=True)
         given = self.decode_options[0]
         batch = self._decoding_batch(bench, given)
@@ -153,8 +153,7 @@ class DecoderConformance(LossConformance):
         check_in_space(self._images(bench, batch, given), bench.component.image_space, BATCH, "decode")
 
     def test_latents_have_unit_variance(self) -> None:
-        """About: a generator's noise has variance 1, and its layers expect numbers of that size. Images stay as they
-        are."""
+        """Checks that latents have about unit variance, like the noise of generators. Images are exempt."""
         bench = self.bench()
         component = bench.component
         if component.latent_space.kind == "tokens" or component.latent_is_image:

@@ -196,12 +196,12 @@ class GeneratorConformance(LossConformance):
                 )
 
     def test_capabilities_are_declared(self) -> None:
-        """What has the usual name of a capability's option has its type, too."""
+        """Checks that an option with the usual name of a capability also has its type."""
         generate = type(self.example()).generate
         for capability, kind in ((Capability.GUIDANCE, "Guidance"), (Capability.STEPS, "Steps")):
             assert capability.value not in options(generate) or option_of(generate, capability) is not None, (
-                f"generate takes '{capability.value}', but its type does not say what it is, so that kgen cannot use "
-                f"it: annotate it as kgen.{kind}, or give it another name"
+                f"generate takes '{capability.value}', but kgen cannot use it without its type: annotate it as "
+                f"kgen.{kind}, or give it another name"
             )
 
     def test_guidance_matters(self) -> None:

@@ -15,6 +15,7 @@ from keras import ops
 
 from kgen.backend.devices import create_weights
 from kgen.backend.precision import precision
+from kgen.storage.paths import weight_paths
 from kgen.storage.weights import load_variables, save_variables
 from kgen.testing.bench import Bench, Benched
 from kgen.testing.execution import (
@@ -286,8 +287,8 @@ class LossConformance(Benched):
 def save_and_load(source: keras.layers.Layer, target: keras.layers.Layer, folder: Path) -> keras.layers.Layer:
     """Copies the weights of a layer to another one of the same structure, through a file."""
     if source.weights:
-        save_variables(folder / "weights.safetensors", {"part": source.weights}, {})
-        load_variables(folder / "weights.safetensors", {"part": target.weights})
+        save_variables(folder / "weights.safetensors", weight_paths(source, source.weights), {})
+        load_variables(folder / "weights.safetensors", weight_paths(target, target.weights))
     return target
 
 

@@ -1,4 +1,4 @@
-"""What every metric must fulfil."""
+"""The requirements of metrics."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ Bounds = Mapping[str, tuple[float, float]]
 
 
 class MetricConformance(ConfigurationConformance):
-    """Checks a metric: subclass it, and give `build` (the metric) and `dataset` (a small one that it can score).
+    """Checks a metric. Subclass it, and implement `build` (the metric) and `dataset` (a small dataset for it).
 
-    `real` and `noise` say what it must find for the dataset's own images, and for noise.
+    `real` and `noise` are the bounds of the scores for the dataset's own images, and for noise.
     """
 
     split: ClassVar[Split] = "train"
 
     count: ClassVar[int] = 64
-    """How many of the dataset's images to score."""
+    """Largest number of the dataset's images to score."""
 
     real: ClassVar[Bounds] = {}
-    """By the score's name the least and the greatest value for the dataset's own images."""
+    """Smallest and largest score for the dataset's own images, by the name of the score."""
 
     noise: ClassVar[Bounds] = {}
-    """The same for images of uniform noise."""
+    """Smallest and largest score for images of uniform noise, by the name of the score."""
 
     def dataset(self) -> Dataset:
         raise NotImplementedError(f"{type(self).__name__}.dataset must return a small dataset")
@@ -37,7 +37,7 @@ class MetricConformance(ConfigurationConformance):
     def _score(
         self, metric: Metric, images: np.ndarray, dataset: Dataset, prompts: Sequence[str] | None = None, size: int = 0
     ) -> dict[str, float]:
-        """The metric's numbers; in batches of `size`, or all images in one."""
+        """The scores of the metric, with batches of `size`, or with all images in one batch."""
         return dict(measure(metric, dataset, self.split, self._batches(images, dataset, prompts, size)))
 
     def _batches(
@@ -69,7 +69,7 @@ class MetricConformance(ConfigurationConformance):
             raise
         assert scores, f"{type(metric).__name__} returns no score"
         assert metric.headline is None or metric.headline in scores, (
-            f"{type(metric).__name__}.headline is '{metric.headline}', which is none of its scores {sorted(scores)}"
+            f"{type(metric).__name__}.headline is '{metric.headline}', which is not one of its scores {sorted(scores)}"
         )
         for name, value in scores.items():
             assert isinstance(name, str) and np.isfinite(float(value)), (
@@ -84,7 +84,7 @@ class MetricConformance(ConfigurationConformance):
         assert again == scores, f"after another start the scores are {again}, not {scores}: start must forget all"
 
     def test_order_does_not_matter(self) -> None:
-        """The scores are the same for the images, each with its prompt, in another order."""
+        """Checks that scores do not depend on the order of the images."""
         dataset = self.dataset()
         images, captions = self._real(dataset), list(dataset.captions(self.split))
         order = np.arange(len(images))[::-1]
@@ -93,7 +93,7 @@ class MetricConformance(ConfigurationConformance):
         _same(first, second, "in another order")
 
     def test_sizes_of_batches_do_not_matter(self) -> None:
-        """The scores are the same for the images one by one, and in batches of which the last one is smaller."""
+        """Checks that scores do not depend on the batch size, also if the last batch is smaller."""
         dataset = self.dataset()
         images = self._mixed(dataset)
         first = self._score(self.build(), images, dataset)
@@ -101,7 +101,7 @@ class MetricConformance(ConfigurationConformance):
             _same(first, self._score(self.build(), images, dataset, size=size), f"in batches of {size}")
 
     def test_workers_measure_what_one_does(self) -> None:
-        """The scores are the same if three metrics share the images, one of them gets none, and all merge."""
+        """Checks that scores do not change if three metrics share the images, one of them gets none, and they merge."""
         dataset = self.dataset()
         images = self._mixed(dataset)
         first = self._score(self.build(), images, dataset)
@@ -118,7 +118,7 @@ class MetricConformance(ConfigurationConformance):
             _same(first, one.compute(), "where workers have shared the images and merged")
 
     def _mixed(self, dataset: Dataset) -> np.ndarray:
-        """The dataset's own images, every other one replaced by noise, so that scores are neither best nor worst."""
+        """The dataset's own images, half of them replaced by noise, so that scores are neither best nor worst."""
         images = self._real(dataset)
         images[::2] = np.random.default_rng(0).integers(0, 256, images[::2].shape, dtype=np.uint8)
         return images
@@ -137,7 +137,7 @@ class MetricConformance(ConfigurationConformance):
         for name, (least, greatest) in bounds.items():
             assert name in scores, f"there is no score '{name}' among {sorted(scores)}"
             assert least <= scores[name] <= greatest, (
-                f"'{name}' of {what} is {scores[name]}, but must lie between {least} and {greatest}"
+                f"'{name}' of {what} is {scores[name]}, but must be between {least} and {greatest}"
             )
 
 
@@ -149,10 +149,10 @@ def _same(first: Mapping[str, float], second: Mapping[str, float], how: str) -> 
 
 
 def _sent(metric: Metric) -> dict[str, np.ndarray]:
-    """A metric's state, as another process would get it."""
+    """The state of a metric, as another process would receive it."""
     state = metric.state()
     for name, array in state.items():
         assert isinstance(array, np.ndarray) and array.dtype.kind in "fiub", (
-            f"state() holds {type(array).__name__} '{name}', but must hold arrays of numbers, which can be sent"
+            f"state() contains {type(array).__name__} '{name}', but must contain arrays of numbers, which can be sent"
         )
     return {name: array.copy() for name, array in state.items()}

@@ -173,7 +173,7 @@ class SaveCheckpoint(StepCallback):
         if self.is_chief:
             self.checkpoints.save(step, self.model)
 
-    def save_after_error(self, step: int) -> None:
+    def save_at(self, step: int) -> None:
         """Writes a checkpoint of the last completed step, unless it exists."""
         if step > self.start and step not in self.checkpoints.steps():
             self.synchronize()

@@ -12,17 +12,31 @@ from kgen.backend.replicas import has_workers
 from kgen.errors import RunError
 from kgen.pipeline.loss_model import LossModel
 from kgen.plugins.hookspecs import API
-from kgen.plugins.migrations import migrate
+from kgen.plugins.migrations import migrate, positions_became_paths
 from kgen.storage.checkpoints import CHECKPOINT, checkpoint_steps
-from kgen.storage.weights import Groups, load_variables, read_metadata, save_variables
+from kgen.storage.paths import COUNTER, weight_paths
+from kgen.storage.weights import Variables, load_variables, read_metadata, save_variables
 
 log = logging.getLogger(__name__)
 
 
-def training_state(model: LossModel) -> Groups:
-    """Every variable that a training step reads and writes: weights, random states, optimizer with its averages, and
-    the sums behind the running losses (but under several workers, where reading them takes all workers)."""
-    state = {"model": model.training_variables, "optimizer": list(model.optimizer.variables)}
+def training_state(model: LossModel) -> Variables:
+    """Every variable that a training step reads and writes, by name.
+
+    These are weights, by their paths in the model (`generator/...`), and random states; the optimizer's variables, by
+    their numbers (`optimizer/0012/...`); and the sums behind the running losses (`trackers/...`), but not under several
+    workers, where reading them takes all workers.
+    """
+    groups = _groups(model)
+    optimizer = {
+        f"optimizer/{index:04d}/{COUNTER.sub('', variable.name)}": variable
+        for index, variable in enumerate(groups.pop("optimizer"))
+    }
+    return {**weight_paths(model, [variable for group in groups.values() for variable in group]), **optimizer}
+
+
+def _groups(model: LossModel) -> dict[str, list[Any]]:
+    state = {"model": list(model.training_variables), "optimizer": list(model.optimizer.variables)}
     if has_workers(getattr(model, "distribute_strategy", None)):
         return state
     return {**state, "metrics": list(model.metrics_variables)}
@@ -95,7 +109,8 @@ class Checkpoints:
         if "api" in metadata:
             metadata["api"] = int(metadata["api"]) if metadata["api"].isdecimal() else metadata["api"]
         found = migrate("checkpoint", metadata, path).get("step")
-        load_variables(path, training_state(model))
+        state = training_state(model)
+        load_variables(path, state, lambda arrays: positions_became_paths(arrays, _groups(model), state))
         if found != str(step):
             raise RunError(f"{path} holds step {found}: it was renamed")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from kgen.backend.stream import Watched
 from kgen.config import FitConfig
+from kgen.contracts.logger import Stage
 from kgen.data.loader import Loader
 from kgen.errors import DataError, RunError
 from kgen.pipeline.loss_model import LossModel
@@ -17,12 +18,18 @@ from kgen.training.callbacks import Log, Position, RenderSamples, SaveCheckpoint
 from kgen.training.checkpoint import Checkpoints
 from kgen.training.distribution import Distribution
 from kgen.training.journal import Journal, Listener
-from kgen.training.optimizer import AveragingAdamW, WarmUp
+from kgen.training.loggers import Loggers
+from kgen.training.optimizers.averaging import make_optimizer
+from kgen.training.optimizers.warmup import WarmUp
+from kgen.training.own_callbacks import OwnCallbacks, make_callbacks
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training stands: its last step, whether the user stopped it, seconds over all processes."""
+    """Where a training stands: its last step, whether the user stopped it, seconds over all processes.
+
+    If it was not interrupted and has fewer steps than `fit.steps`, a callback ended it.
+    """
 
     step: int
     interrupted: bool
@@ -30,17 +37,10 @@ class Progress:
 
 
 def compile_model(model: LossModel, fit: FitConfig) -> None:
-    """Compiles with the optimizer that the options ask for."""
+    """Compiles with the optimizer that the options ask for. Raises ConfigError where it does not suit the weights."""
     total = fit.steps if fit.schedule == "cosine" else None
-    optimizer = AveragingAdamW(
-        WarmUp(fit.learning_rate, fit.warmup_steps, total),
-        weight_decay=fit.weight_decay,
-        beta_1=fit.beta_1,
-        beta_2=fit.beta_2,
-        clip_norm=fit.clip_norm,
-        average=fit.ema,
-    )
-    model.compile(optimizer=optimizer)
+    schedule = WarmUp(fit.learning_rate, fit.warmup_steps, total)
+    model.compile(optimizer=make_optimizer(fit.optimizer.choice, schedule, clip_norm=fit.clip_norm, average=fit.ema))
 
 
 def train(
@@ -55,14 +55,18 @@ def train(
     sample_every: int = 0,
     render: Callable[[int, str, Journal], None] | None = None,
     listeners: Sequence[Listener] = (),
+    loggers: Loggers | None = None,
+    stage: Stage = "generator",
 ) -> Progress:
     """Trains a compiled model, or continues a training that was interrupted.
 
     Args:
-        folder: The run directory; gets `checkpoints/`, `metrics.csv` and `tensorboard/`.
+        folder: The directory of the training; gets `checkpoints/` and `metrics.csv`.
         data, validation: The training and the validation data.
         render: Function that generates sample images, given a step, a suffix of a file name, and the journal.
         listeners: Are told of every row of the journal.
+        loggers: Record every row and image.
+        stage: Which training this is, for the loggers.
 
     Raises:
         RunError: the loss became NaN or infinite; the last good checkpoint is kept.
@@ -77,11 +81,16 @@ def train(
 
     columns = ["learning_rate", "images_per_second", *model.trackers, *(f"val_{name}" for name in model.trackers)]
     chief = distribution.is_chief
-    journal = Journal(folder if chief else folder / f"worker-{distribution.worker}", columns, start, tell)
+    own_folder = folder if chief else folder / f"worker-{distribution.worker}"
+    journal = Journal(own_folder, columns, start, tell, loggers if chief else None, stage)
     batches = Watched(data.training(start=start, seed=seed))
     position = Position(start)
     saver = SaveCheckpoint(start, fit.steps, fit.checkpoint_every, checkpoints, batches, chief)
-    callbacks: list[Any] = [position, Log(start, fit.steps, fit.log_every, journal, checkpoints, fit.batch_size)]
+    own = OwnCallbacks(
+        make_callbacks(fit.callbacks, own_folder), start, fit.steps
+    )  # before the callbacks that save their effects
+    log = Log(start, fit.steps, fit.log_every, journal, checkpoints, fit.batch_size)
+    callbacks: list[Any] = [position, own, log]
     if validation is not None:
         replicas = distribution.replicas
         callbacks.append(Validate(start, fit.steps, fit.validate_every, journal, validation, replicas))
@@ -91,14 +100,14 @@ def train(
             RenderSamples(start, fit.steps, sample_every, lambda step, suffix: render(step, suffix, journal))
         )
     with contextlib.ExitStack() as stack:
-        stack.callback(journal.close)
         stack.callback(saver.restore_signals)
         if start < fit.steps:
             steps = fit.steps - start
             with _saved_after_error(saver, position):
                 feed = distribution.feed(batches)
                 model.fit(feed, steps_per_epoch=steps, epochs=1, callbacks=callbacks, verbose=0, shuffle=False)
-        step = saver.interrupted_at or fit.steps
+        step = position.step or 0
+        saver.save_at(step)  # if a callback ended the training
         return Progress(step, saver.interrupted_at is not None, journal.seconds)
 
 
@@ -117,7 +126,7 @@ def _saved_after_error(saver: SaveCheckpoint, position: Position) -> Iterator[No
         if step is None:
             raise
         try:
-            saver.save_after_error(step)
+            saver.save_at(step)
         except Exception as second:
             error.add_note(f"No checkpoint could be saved after that: {second}")
             raise error from None

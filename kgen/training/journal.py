@@ -1,49 +1,52 @@
-"""The numbers of a training, as they come: `metrics.csv` and TensorBoard event files."""
+"""Records the metrics of a training: always in `metrics.csv`, and with the loggers of the run."""
 
 from __future__ import annotations
 
 import csv
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+import numpy as np
 
+from kgen.contracts.logger import Stage
 from kgen.errors import RunError
 from kgen.storage.files import disk_space, write_text
+from kgen.training.loggers import Loggers
 
 Listener = Callable[[int, Mapping[str, float]], None]
 
-NO_TENSORFLOW = "tensorboard.compat.notf"
-"""With a module of this name, TensorBoard writes files by itself. Else it imports TensorFlow, if that is installed,
-which takes seconds and memory on another backend."""
-
 
 class Journal:
-    """Appends rows to `metrics.csv` and scalars to `tensorboard/` of a run directory.
+    """Appends rows to `metrics.csv` of a training, and passes them to the loggers.
 
     Args:
         folder: The run directory.
         columns: Names that may be written, beside "step" and "seconds".
         start: Rows of later steps, left by a process that died after its last checkpoint, are dropped.
         listener: Is told of every row (a progress bar).
+        loggers: Record every row, and images.
+        stage: Which training this is, for the loggers.
     """
 
-    def __init__(self, folder: Path, columns: Sequence[str], start: int, listener: Listener | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        columns: Sequence[str],
+        start: int,
+        listener: Listener | None = None,
+        loggers: Loggers | None = None,
+        stage: Stage = "generator",
+    ) -> None:
         self.path = folder / "metrics.csv"
         self.columns = ["step", "seconds", *columns]
         self.listener = listener
+        self.loggers, self.stage = loggers or Loggers(), stage
         rows = [row for row in read_rows(self.path) if int(row["step"]) <= start]
         self._spent = max((float(row["seconds"]) for row in rows), default=0.0)
         self._began = time.perf_counter()
         write_text(self.path, "\n".join([",".join(self.columns), *(self._line(row) for row in rows), ""]))
-        if "tensorflow" not in sys.modules:
-            sys.modules.setdefault(NO_TENSORFLOW, ModuleType(NO_TENSORFLOW))
-        self._events = EventFileWriter(str(folder / "tensorboard"))
+        self.loggers.resume(stage, start)
 
     @property
     def seconds(self) -> float:
@@ -55,19 +58,13 @@ class Journal:
         line = self._line(row) + "\n"
         with disk_space(self.path, len(line)), self.path.open("a", encoding="utf-8") as file:
             file.write(line)
-        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        self._events.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=scalars)))
+        self.loggers.log(self.stage, step, values)
         if self.listener:
             self.listener(step, values)
 
-    def image(self, step: int, name: str, png: bytes, size: tuple[int, int]) -> None:
-        """Adds an image, (width, height) in pixels, to TensorBoard."""
-        image = Summary.Image(width=size[0], height=size[1], encoded_image_string=png)
-        summary = Summary(value=[Summary.Value(tag=name, image=image)])
-        self._events.add_event(Event(wall_time=time.time(), step=step, summary=summary))
-
-    def close(self) -> None:
-        self._events.close()
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
+        """Passes an image, uint8 (H, W, C), to the loggers."""
+        self.loggers.image(self.stage, step, name, image)
 
     def _line(self, row: Mapping[str, str]) -> str:
         return ",".join(row.get(name, "") for name in self.columns)

@@ -31,13 +31,13 @@ def command(
 
     load_backend()
     from kgen.config import sampling_options
-    from kgen.data.images import read
+    from kgen.data.images import read_image
     from kgen.runs.captioning import caption, open_captioner
 
     pipeline, dataset = open_captioner(run)
     options = sampling_options(settings or (), type(pipeline.generator), type(pipeline.decoder))
     assert dataset.prompt_space is not None
     size, _, channels = dataset.prompt_space.shape
-    arrays = [read(image, channels, size) for image in images]
+    arrays = [read_image(image, channels, size) for image in images]
     for image, text in zip(images, caption(pipeline, dataset, arrays, seed=seed, **options), strict=True):
         log(text if len(images) == 1 else f"{image}: {text}")

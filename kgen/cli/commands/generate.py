@@ -29,6 +29,8 @@ LONGEST_SLUG = 50
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)")
 """Names of devices on Windows; what is written into a file of such a name is lost."""
 
+PROMPTS = "The prompts; quote each one. They are texts, or whatever the run's encoder reads: labels, paths of images."
+
 ImageOption = Annotated[Path | None, typer.Option("--image", metavar="FILE", help="An image to start from.")]
 MaskOption = Annotated[
     Path | None,
@@ -58,7 +60,7 @@ OutputOption = Annotated[
 
 def command(
     run: RunArgument,
-    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="The prompts; quote each one.")],
+    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help=PROMPTS)],
     number: Annotated[int, typer.Option("-n", "--number", min=1, max=100_000, help="Images per prompt.")] = 1,
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="The seed of the noise.")] = 0,
     shared_noise: Annotated[
@@ -90,20 +92,24 @@ def command(
 
     load_backend()
     from kgen.config import sampling_options
-    from kgen.pipeline.saving import load
+    from kgen.contracts.inputs import input_key
+    from kgen.pipeline.loading import load
+    from kgen.pipeline.prompts import parse_prompts
     from kgen.random import noise_keys
 
     pipeline = load(run)
     options = sampling_options(settings or (), type(pipeline.generator), type(pipeline.decoder))
     source = {} if image is None else _source(image, mask, pipeline.decoder.image_space)
     source |= _strength(strength, pipeline.generator)
-    images = pipeline.generate(prompts, n=number, seed=seed, shared_noise=shared_noise, **source, **options)
+    inputs = parse_prompts(pipeline.encoder, prompts)
+    images = pipeline.generate(inputs, n=number, seed=seed, shared_noise=shared_noise, **source, **options)
     facts = {"seed": str(seed), "model": run.resolve().name, "options": json.dumps(options)}
     facts |= {"shared_noise": "true"} if shared_noise else {}
     facts |= {} if scale is None else {"scale": str(scale)}
     facts |= {} if image is None else {"image": str(image), "strength": "" if strength is None else str(strength)}
     facts |= {} if mask is None else {"mask": str(mask)}
-    copies = [copy for _, copy, *_ in noise_keys(prompts, [seed] * len(prompts), number, shared_noise)]
+    keys = [input_key(prompt) for prompt in inputs]
+    copies = [copy for _, copy, *_ in noise_keys(keys, [seed] * len(prompts), number, shared_noise)]
     target.write(images, copies, number, facts, scale)
 
 
@@ -116,29 +122,29 @@ def _note_single_words(prompts: list[str]) -> None:
 
 
 def _strength(given: float | None, generator: Generator) -> dict[str, float]:
-    """The option of `generate` that says how much of an image is changed."""
+    """The option of `generate` that controls how much an image changes."""
     from kgen.contracts.capabilities import Capability, option_of
 
     if given is None:
         return {}
     option = option_of(type(generator).generate, Capability.STRENGTH)
     if option is None:
-        raise ConfigError(f"--strength: {type(generator).__name__} starts from no image: leave it and --image out")
+        raise ConfigError(f"--strength: {type(generator).__name__} cannot start from an image: leave out --image")
     return {option: given}
 
 
 def _source(image: Path, mask: Path | None, space: Space) -> dict[str, Any]:
     """The arguments of `Pipeline.generate` for an image to start from; the mask is cropped in the same way."""
-    from kgen.data.images import read
+    from kgen.data.images import read_image
 
     size, channels = space.shape[0], space.shape[-1]
     given: dict[str, Any] = {}
     if mask is not None:
-        (height, width), (rows, columns) = (read(path, 1).shape[:2] for path in (image, mask))
+        (height, width), (rows, columns) = (read_image(path, 1).shape[:2] for path in (image, mask))
         if (height, width) != (rows, columns):
             raise ConfigError(f"--mask {mask}: must have the size of {image}, {width}x{height}, not {columns}x{rows}")
-        given["mask"] = read(mask, 1, size)
-    return {"image": read(image, channels, size), **given}
+        given["mask"] = read_image(mask, 1, size)
+    return {"image": read_image(image, channels, size), **given}
 
 
 class _Target:

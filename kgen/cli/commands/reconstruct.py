@@ -31,9 +31,10 @@ def command(
     load_backend()
     import numpy as np
 
-    from kgen.data.images import read
+    from kgen.data.images import read_image
     from kgen.errors import ConfigError
     from kgen.pipeline.decoder_model import Reconstructor
+    from kgen.pipeline.prompts import parse_prompts
     from kgen.reporting.sheets import save_png
     from kgen.runs.reconstructions import psnr, reconstructions
     from kgen.runs.run import open_decoder
@@ -42,7 +43,8 @@ def command(
     if decoder.lossless:
         raise ConfigError(f"the decoder of {run} is lossless: its latents are the images")
     size, _, channels = decoder.image_space.shape
-    arrays = np.stack([read(image, channels, size) for image in images])
-    sheet, made = reconstructions(Reconstructor(decoder, encoder), arrays, [prompt] * len(images), seed)
+    arrays = np.stack([read_image(image, channels, size) for image in images])
+    prompts = parse_prompts(encoder, [prompt] * len(images))
+    sheet, made = reconstructions(Reconstructor(decoder, encoder), arrays, prompts, [prompt] * len(images), seed)
     save_png(output, sheet, {"model": run.resolve().name})
     log(f"{output}: PSNR {psnr(arrays, made):.1f} dB")

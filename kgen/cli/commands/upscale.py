@@ -40,16 +40,18 @@ def command(
 
     load_backend()
     from kgen.config import decoding_options
-    from kgen.data.images import read
+    from kgen.data.images import read_image
+    from kgen.pipeline.prompts import parse_prompts
     from kgen.pipeline.upscaling import upscale
     from kgen.reporting.sheets import save_png
     from kgen.runs.run import open_decoder
 
     decoder, encoder = open_decoder(run)
     options = decoding_options(settings or (), type(decoder))
+    (given,) = parse_prompts(encoder, [prompt])
     channels = decoder.image_space.shape[-1]
     for image, path in zip(images, targets, strict=True):
-        large = upscale(decoder, encoder, read(image, channels), prompt, seed=seed, options=options)
+        large = upscale(decoder, encoder, read_image(image, channels), given, seed=seed, options=options)
         save_png(path, large, {"prompt": prompt, "seed": str(seed), "model": run.resolve().name})
         log(str(path))
 

@@ -8,7 +8,7 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -26,7 +26,7 @@ FILES = {"train": "train", "validation": "t10k"}
 
 
 class Idx(Dataset):
-    """Images with one of a few classes each, whose names are the captions, from IDX files (LeCun et al. 1998).
+    """Images with one of a few classes each, from IDX files (LeCun et al. 1998): captions and labels are their names.
 
     The folder contains ``train-images-idx3-ubyte`` and ``train-labels-idx1-ubyte``, and the same with ``t10k`` for the
     validation split. Each file may be compressed (``.gz``). Debian's package dataset-fashion-mnist has such a folder.
@@ -42,6 +42,8 @@ class Idx(Dataset):
     Raises:
         DataError: a file is missing or damaged; a label has no name; `size` is too small.
     """
+
+    fields = ("image", "caption", "label")
 
     def __init__(
         self,
@@ -84,6 +86,9 @@ class Idx(Dataset):
 
     def image(self, split: Split, index: int) -> np.ndarray:
         return np.pad(self._images[split][index][..., None], self._border)
+
+    def values(self, split: Split, field: str) -> Sequence[Any]:
+        return self.captions(split) if field == "label" else super().values(split, field)
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(super().fingerprint().encode())

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
 
-from kgen.contracts.dataset import Dataset, Problem, Split, short_digest
+from kgen.contracts.dataset import Column, Dataset, Problem, Split, short_digest
 from kgen.data.datasets.folder import CaptionsFrom, read_folder
 from kgen.data.datasets.problems import OnError, refuse
 from kgen.data.datasets.scan import scan
@@ -29,7 +29,8 @@ class ImageFolder(Dataset):
     Every file is read once before training, so that no damaged file can stop the training later. The images are decoded
     when they are needed. Symbolic links are followed. `kgen.data.datasets.folder.read_folder` documents the sources of
     captions and their order.
-    An image with several captions is an example with each of them.
+    An image with several captions is an example with each of them. If the captions are the names of folders, these are
+    the labels, too.
 
     Outermost folders named ``train`` (also ``training``, ``train2017``) and ``validation``, ``valid``, ``val``,
     ``dev``, ``test`` are splits. Images of ``train`` are for training, those of all others for validation. A column
@@ -94,6 +95,8 @@ class ImageFolder(Dataset):
         self._folder = Path(path).expanduser()
         found = read_folder(self._folder, captions_from, caption_key, template, split_folders)
         self._notes = found.notes
+        self._labels = found.labels
+        self.fields = (*Dataset.fields, "label") if found.labels else Dataset.fields
         self._digests, broken = self._verify([file for entries in found.entries.values() for file, _ in entries])
         self._problems = (*found.problems, *broken)
         good: Entries = {
@@ -120,6 +123,12 @@ class ImageFolder(Dataset):
         except (ImageError, OSError) as error:
             raise DataError(f"imagefolder: {self._folder / file} has changed since training began: {error}") from error
         return pixels[:, ::-1].copy() if index >= len(entries) else pixels
+
+    def values(self, split: Split, field: str) -> Sequence[Any]:
+        if field != "label" or not self._labels:
+            return super().values(split, field)
+        entries = self._entries.get(split, [])
+        return Column(len(self.captions(split)), lambda index: self._labels[entries[index % len(entries)][0]])
 
     def notes(self) -> Sequence[str]:
         return self._notes

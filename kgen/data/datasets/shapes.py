@@ -7,12 +7,12 @@ import functools
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, ClassVar, Literal, NamedTuple, get_args
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
 from pydantic import Field
 
-from kgen.contracts.dataset import Dataset, Split
+from kgen.contracts.dataset import Column, Dataset, Split
 from kgen.data.datasets.drawing import SHAPES, Shape, coverage
 from kgen.errors import DataError
 from kgen.spaces import Space
@@ -81,7 +81,7 @@ class Shapes(Dataset):
     """Scenes such as "a large red circle at the top left", or of two such objects joined by "and".
 
     Two objects never touch, and the caption names first the one that comes first in reading order, so that a caption
-    is one scene, and a scene one caption.
+    is one scene, and a scene one caption. The label is what objects there are: "circle", or "circle and star".
 
     Args:
         size: Height and width in pixels.
@@ -99,7 +99,7 @@ class Shapes(Dataset):
         DataError: the options leave no scene, or hold out all scenes with one of the attributes.
     """
 
-    credit = ""
+    fields = ("image", "caption", "label")
 
     renamed: ClassVar[Mapping[str, str]] = {"colours": "colors"}
 
@@ -151,6 +151,12 @@ class Shapes(Dataset):
         rng = np.random.default_rng([self.seed, STREAMS[split], index])
         offsets = rng.uniform(-self.jitter, self.jitter, (self.objects, 2))
         return render(self._scenes[split][index], self.size, offsets)
+
+    def values(self, split: Split, field: str) -> Sequence[Any]:
+        if field != "label":
+            return super().values(split, field)
+        scenes = self.scenes(split)
+        return Column(len(scenes), lambda index: " and ".join(thing.shape for thing in scenes[index]))
 
     def _enumerate(self) -> list[Scene]:
         every = {"colors": COLORS, "shapes": SHAPES, "sizes": RADII, "positions": POSITIONS}

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from kgen.contracts.dataset import Dataset, Problem, Split, short_digest
+from kgen.contracts.dataset import Column, Dataset, Problem, Split, short_digest
 from kgen.data.datasets.problems import OnError, refuse
 from kgen.data.datasets.scan import scan
 from kgen.data.datasets.splits import check_holdout
@@ -43,6 +43,8 @@ class Keys(NamedTuple):
 
 class TFDS(Dataset):
     """Images with captions, or with captions made from labels, from tensorflow-datasets.
+
+    If the captions are made from labels, examples have the field "label", too: the name of the label.
 
     Files in the formats array_record and parquet allow random access, without TensorFlow. Other files are read into
     memory, with compressed images. Datasets that kgen prepares are stored as array_record. Every example is read once
@@ -113,6 +115,8 @@ class TFDS(Dataset):
         self._sources = {name: _source(builder, name) for name in names}
         digest = hashlib.sha256(self._place.encode())
         self._digests: dict[Row, str] = {}
+        if self._keys.labels is not None:
+            self.fields = (*Dataset.fields, "label")
         self._rows, self._captions, self._problems = self._divide(*self._check(digest))
         self._digest = digest.digest()
 
@@ -122,6 +126,13 @@ class TFDS(Dataset):
 
     def captions(self, split: Split) -> Sequence[str]:
         return self._captions[split]
+
+    def values(self, split: Split, field: str) -> Sequence[Any]:
+        if field != "label" or self._keys.labels is None:
+            return super().values(split, field)
+        label_of = {self._of_label(label): label.replace("_", " ") for label in self._keys.labels}
+        captions = self.captions(split)
+        return Column(len(captions), lambda index: label_of[captions[index]])
 
     def image(self, split: Split, index: int) -> np.ndarray:
         name, number = self._rows[split][index]
@@ -215,13 +226,16 @@ class TFDS(Dataset):
             return ""
         if self._keys.labels is not None:
             number = int(value)  # -1 if the label is unknown, as in some test splits
-            label = self._keys.labels[number].replace("_", " ") if number >= 0 else ""
-            return self.template.replace("{label}", label) if label else ""
+            return self._of_label(self._keys.labels[number]) if number >= 0 else ""
         try:
             text = value.decode() if isinstance(value, bytes) else str(value)
         except UnicodeDecodeError as error:
             raise ImageError(f"'{self._keys.caption}' is not UTF-8 text: {error}") from error
         return " ".join(text.split())
+
+    def _of_label(self, label: str) -> str:
+        """The caption that says a label."""
+        return self.template.replace("{label}", label.replace("_", " "))
 
 
 def _ranges(info: Any, split: str) -> dict[str, list[tuple[int, int]]]:

@@ -25,7 +25,7 @@ class GAN(Generator):
     gradient to the generated images. The generator network's loss passes no gradient to the discriminator's weights.
     A trainable text encoder learns from the discriminator's loss alone. The defaults are those of R3GAN (Huang et al.
     2024): the relativistic loss with both gradient penalties. Train it with
-    ``fit: {beta_1: 0.0, beta_2: 0.99, clip_norm: null}``.
+    ``fit: {optimizer: {name: adamw, beta_1: 0.0, beta_2: 0.99}, clip_norm: null}``.
 
     Args:
         width: Number of channels of the largest feature map of both networks.

@@ -54,10 +54,10 @@ class BagOfWords(Encoder):
     def condition_space(self) -> ConditionSpace:
         return ConditionSpace(self.length, self.dim)
 
-    def adapt(self, texts: Sequence[str]) -> None:
-        if not texts:
+    def adapt(self, inputs: Sequence[str]) -> None:
+        if not inputs:
             raise DataError("encoder 'bag' cannot learn words: there are no captions")
-        self.words = Words.learn(texts, self.vocabulary, self.min_count)
+        self.words = Words.learn(inputs, self.vocabulary, self.min_count)
 
     def _learned(self) -> Words:
         if self.words is None:
@@ -68,11 +68,11 @@ class BagOfWords(Encoder):
         shape = (self._learned().size, self.dim)
         self.table = self.add_weight(shape=shape, initializer=_unknown_is_zero, name="table")
 
-    def tokenize(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        return {"ids": self._learned()(texts, self.length)}  # (B, L)
+    def tokenize(self, inputs: Sequence[str]) -> dict[str, np.ndarray]:
+        return {"ids": self._learned()(inputs, self.length)}  # (B, L)
 
-    def unread(self, text: str) -> str:
-        return self._learned().unread(text, self.length)
+    def unread(self, value: str) -> str:
+        return self._learned().unread(value, self.length)
 
     def call(self, tokens: dict[str, Any], training: bool = False) -> dict[str, Any]:
         mask = ops.cast(ops.not_equal(tokens["ids"], PAD), self.compute_dtype)  # (B, L)

@@ -17,5 +17,6 @@ def kgen_components(registry: Any) -> None:
         summary="A transformer over byte pairs that are learned from the captions",
     )
     registry.encoder("bag", "kgen_plugin_text.bag:BagOfWords", summary="A learned vector per word, without order")
-    registry.encoder("class", "kgen_plugin_text.label:ClassLabel", summary="A learned vector per class (caption)")
+    registry.encoder("label", "kgen_plugin_text.label:ClassLabel", summary="A learned vector per class label")
+    registry.encoder("class", "kgen_plugin_text.label:CaptionClass", summary="A learned vector per different caption")
     registry.encoder("none", "kgen_plugin_text.unconditional:Unconditional", summary="Ignores the text")

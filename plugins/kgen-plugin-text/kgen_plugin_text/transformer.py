@@ -12,7 +12,7 @@ from keras import ops
 from pydantic import Field, PositiveInt
 
 from kgen import ConditionSpace, ConfigError, DataError, Encoder
-from kgen.nn import Dropout, MultiHeadAttention
+from kgen.nn import TransformerBlock
 from kgen_plugin_text.bpe import PAD, SMALLEST, BytePairs
 
 FILE = "tokenizer.json"
@@ -64,7 +64,7 @@ class TransformerText(Encoder):
         self.lowercase = lowercase
         self.tokenizer: BytePairs | None = None
         self.blocks = [
-            Block(dim, heads, expansion * dim, dropout, dtype=self.dtype_policy, name=f"block_{i}")
+            TransformerBlock(heads, expansion * dim, dropout, dtype=self.dtype_policy, name=f"block_{i}")
             for i in range(depth)
         ]
         self.norm = keras.layers.LayerNormalization(epsilon=1e-6, dtype=self.dtype_policy, name="norm")
@@ -73,10 +73,10 @@ class TransformerText(Encoder):
     def condition_space(self) -> ConditionSpace:
         return ConditionSpace(self.length, self.dim)
 
-    def adapt(self, texts: Sequence[str]) -> None:
-        if not texts:
+    def adapt(self, inputs: Sequence[str]) -> None:
+        if not inputs:
             raise DataError("encoder 'transformer' cannot learn a vocabulary: there are no captions")
-        self.tokenizer = BytePairs.learn(texts, self.vocabulary, self.lowercase)
+        self.tokenizer = BytePairs.learn(inputs, self.vocabulary, self.lowercase)
 
     def _learned(self) -> BytePairs:
         if self.tokenizer is None:
@@ -91,11 +91,11 @@ class TransformerText(Encoder):
             block.build((None, self.length, self.dim))
         self.norm.build((None, self.length, self.dim))
 
-    def tokenize(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        return {"ids": self._learned()(texts, self.length)}  # (B, L)
+    def tokenize(self, inputs: Sequence[str]) -> dict[str, np.ndarray]:
+        return {"ids": self._learned()(inputs, self.length)}  # (B, L)
 
-    def unread(self, text: str) -> str:
-        return self._learned().unread(text, self.length)
+    def unread(self, value: str) -> str:
+        return self._learned().unread(value, self.length)
 
     def call(self, tokens: dict[str, Any], training: bool = False) -> dict[str, Any]:
         mask = ops.cast(ops.not_equal(tokens["ids"], PAD), self.compute_dtype)  # (B, L)
@@ -111,29 +111,6 @@ class TransformerText(Encoder):
 
     def load_assets(self, path: str | Path) -> None:
         self.tokenizer = BytePairs.load(Path(path) / FILE, self.lowercase)
-
-
-class Block(keras.layers.Layer):
-    """Attention and a hidden layer, each with layer normalization before it and a residual connection."""
-
-    def __init__(self, dim: int, heads: int, hidden: int, dropout: float, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        policy = self.dtype_policy
-        self.norm1 = keras.layers.LayerNormalization(epsilon=1e-6, dtype=policy, name="norm1")
-        self.attention = MultiHeadAttention(heads, use_bias=False, dtype=policy, name="attention")
-        self.norm2 = keras.layers.LayerNormalization(epsilon=1e-6, dtype=policy, name="norm2")
-        self.widen = keras.layers.Dense(hidden, activation="gelu", dtype=policy, name="widen")
-        self.narrow = keras.layers.Dense(dim, dtype=policy, name="narrow")
-        self.drop = Dropout(dropout, dtype=policy, name="drop")
-
-    def build(self, shape: Any) -> None:
-        for layer in (self.norm1, self.attention, self.norm2, self.widen):
-            layer.build(shape)
-        self.narrow.build((*shape[:-1], self.widen.units))
-
-    def call(self, x: Any, mask: Any, training: bool = False) -> Any:
-        x = x + self.drop(self.attention(self.norm1(x), key_mask=mask), training=training)
-        return x + self.drop(self.narrow(self.widen(self.norm2(x))), training=training)
 
 
 def masked_mean(x: Any, mask: Any) -> Any:

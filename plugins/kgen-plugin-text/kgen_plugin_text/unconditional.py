@@ -12,7 +12,7 @@ from kgen import ConditionSpace, Encoder
 
 
 class Unconditional(Encoder):
-    """Returns the same condition for every text: one position with a zero. It has no weights."""
+    """Returns the same condition for every caption: one position with a zero. It has no weights."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -22,8 +22,8 @@ class Unconditional(Encoder):
     def condition_space(self) -> ConditionSpace:
         return ConditionSpace(1, 1)
 
-    def tokenize(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        return {"nothing": np.zeros((len(texts), 1), np.float32)}
+    def tokenize(self, inputs: Sequence[str]) -> dict[str, np.ndarray]:
+        return {"nothing": np.zeros((len(inputs), 1), np.float32)}
 
     def call(self, tokens: dict[str, Any], training: bool = False) -> dict[str, Any]:
         zero = ops.zeros_like(tokens["nothing"])  # (B, 1)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 from kgen_plugin_text.bag import BagOfWords
-from kgen_plugin_text.label import ClassLabel
+from kgen_plugin_text.label import CaptionClass, ClassLabel
 from kgen_plugin_text.transformer import TransformerText
 from kgen_plugin_text.unconditional import Unconditional
 
@@ -31,17 +31,24 @@ class TestSummedBag(EncoderConformance):
         return BagOfWords(dim=16, length=6, min_count=2, vocabulary=3, pooling="sum")
 
     distinguishes: ClassVar[bool] = True
-    texts: ClassVar[Any] = ("red heart", "a big blue heart", "red smiley")
+    inputs: ClassVar[Any] = ("red heart", "a big blue heart", "red smiley")
 
 
 @pytest.mark.backends
-class TestClass(EncoderConformance):
+class TestLabel(EncoderConformance):
+    inputs: ClassVar[Any] = ("3", 12, "red fox")
+
     def build(self) -> ClassLabel:
         return ClassLabel(dim=16)
 
+
+class TestClass(EncoderConformance):
+    def build(self) -> CaptionClass:
+        return CaptionClass(dim=16)
+
     @property
-    def _hard_texts(self) -> list[str]:
-        return [*self.texts, "", "  \n", f"\t{self.texts[0]} "]
+    def hard_inputs(self) -> list[str]:
+        return [*self.inputs, "", "  \n", f"\t{self.inputs[0]} "]
 
 
 @pytest.mark.backends
@@ -57,6 +64,7 @@ def test_all_are_registered() -> None:
     assert {c.name: c.load() for c in mine} == {
         "transformer": TransformerText,
         "bag": BagOfWords,
-        "class": ClassLabel,
+        "label": ClassLabel,
+        "class": CaptionClass,
         "none": Unconditional,
     }

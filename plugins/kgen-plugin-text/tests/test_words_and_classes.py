@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from keras import ops
 from kgen_plugin_text.bag import BagOfWords
-from kgen_plugin_text.label import ClassLabel
+from kgen_plugin_text.label import CaptionClass, ClassLabel
 from kgen_plugin_text.unconditional import Unconditional
 from kgen_plugin_text.words import PAD, START, UNKNOWN, Words, split
 
@@ -68,7 +68,7 @@ def test_unlearned_words_say_nothing() -> None:
 
 
 def test_classes_have_rows_of_their_own() -> None:
-    encoder = ClassLabel(dim=4)
+    encoder = CaptionClass(dim=4)
     encoder.adapt([*CAPTIONS, *CAPTIONS, ""])
     assert encoder.tokenize(["", " blue heart", "red circle", "red heart"])["class"].tolist() == [0, 1, 2, 3]
     made = encoder(encoder.tokenize(["red heart", ""]))
@@ -79,23 +79,37 @@ def test_classes_have_rows_of_their_own() -> None:
 
 
 def test_configured_classes() -> None:
-    encoder = ClassLabel(dim=4, classes=("circle", "apple", "heart"))
+    encoder = CaptionClass(dim=4, classes=("circle", "apple", "heart"))
     encoder.adapt(["apple"])
     assert encoder.tokenize(["", "circle", "apple", "heart"])["class"].tolist() == [0, 1, 2, 3]
     with pytest.raises(DataError, match=r"'hart' is not one of the 3 classes.*did you mean 'heart'"):
         encoder.adapt(["apple", "hart"])
     for wrong in ((), ("a", "a "), ("a", " ")):
         with pytest.raises(ValueError, match="different, non-empty texts"):
-            ClassLabel(classes=wrong)
+            CaptionClass(classes=wrong)
 
 
 def test_unknown_class_is_refused_with_near_names() -> None:
-    encoder = ClassLabel(dim=4)
+    encoder = CaptionClass(dim=4)
     encoder.adapt(CAPTIONS)
     with pytest.raises(ConfigError, match=r"'red hart' is not one of the 3 classes.*'red heart'"):
         encoder.tokenize(["", "red hart"])
     with pytest.raises(ConfigError, match=r"'.' is not one of the 3 classes.*'blue heart', 'red circle', 'red heart'"):
         encoder.tokenize(["\u4e2d"])
+
+
+def test_labels_are_texts_or_numbers() -> None:
+    encoder = ClassLabel(dim=4)
+    assert encoder.fields == ("label",) and CaptionClass(dim=4).fields == ("caption",)
+    encoder.adapt([7, "10", 7, "9"])
+    assert encoder.tokenize(["", 10, "7", 9])["class"].tolist() == [0, 1, 2, 3]
+    with pytest.raises(ConfigError, match=r"'8' is not one of the 3 classes of encoder 'label'"):
+        encoder.tokenize([8])
+    for wrong in (True, 1.5, None, ["7"]):
+        with pytest.raises(ConfigError, match="a label is a text or a whole number"):
+            encoder.tokenize([wrong])
+    with pytest.raises(DataError, match="there are no labels"):
+        encoder.adapt([])
 
 
 def test_none_ignores_the_text() -> None:
@@ -108,7 +122,7 @@ def test_none_ignores_the_text() -> None:
     assert (ops.convert_to_numpy(made["mask"]) == np.ones((2, 1))).all()
 
 
-@pytest.mark.parametrize("encoder_class", [BagOfWords, ClassLabel])
+@pytest.mark.parametrize("encoder_class", [BagOfWords, CaptionClass])
 def test_mistakes_are_named(encoder_class: type[kgen.Encoder], tmp_path: Path) -> None:
     encoder = encoder_class()
     with pytest.raises(DataError, match="no captions"):

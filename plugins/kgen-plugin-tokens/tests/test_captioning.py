@@ -100,14 +100,14 @@ def test_what_cannot_be_written_is_named() -> None:
 
 @pytest.mark.backends
 class TestImages(EncoderConformance):
-    texts: ClassVar = ("3 1 2 0", "7 7", "2", "5 4 3 2 1 0")
+    inputs: ClassVar = ("3 1 2 0", "7 7", "2", "5 4 3 2 1 0")
 
     def build(self) -> Images:
         return Images(dim=16, depth=2, heads=2)
 
     @property
-    def _hard_texts(self) -> list[str]:
-        return [*self.texts, "", "  \n", "9999999", "1\t2"]
+    def hard_inputs(self) -> list[str]:
+        return [*self.inputs, "", "  \n", "9999999", "1\t2"]
 
 
 def test_tokens_of_images(tmp_path: Path) -> None:

@@ -19,12 +19,12 @@ GENERIC = re.compile(
 
 
 def from_classes(files: Files, divisions: Divisions, template: str) -> Captions:
-    """The innermost folder of an image is its class; "_" becomes a space in the caption."""
+    """The innermost folder of an image is its class; "_" becomes a space in its name."""
     found = Captions("folders", "the folders' names")
     for name in files.images:
-        if label := _label(name, divisions):
-            caption = template.replace("{label}", label.replace("_", " "))
-            found.entries.append(Entry(name, caption))
+        if label := _label(name, divisions).replace("_", " "):
+            found.entries.append(Entry(name, template.replace("{label}", label)))
+            found.labels[name] = label
         else:
             found.problems.append(Problem(name, "it is not in a folder that names its class"))
     return found

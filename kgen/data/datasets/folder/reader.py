@@ -23,11 +23,15 @@ NO_CAPTION = "an image"
 
 @dataclass
 class Folder:
-    """What was found: files by split, each with a caption; problems; and lines about how the folder was read."""
+    """What was found: files by split, each with a caption; problems; and lines about how the folder was read.
+
+    Where the folders are classes, `labels` has the class of each file.
+    """
 
     entries: dict[Split, list[tuple[str, str]]]
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 def read_folder(
@@ -56,7 +60,7 @@ def read_folder(
         raise DataError(f"imagefolder: {path} holds no image that can be read: {nothing_to_read(files)}")
     divisions = find_divisions(files.images, str(path)) if split_folders else Divisions({})
     found = _captions(files, divisions, captions_from, caption_key, template)
-    folder = Folder({"train": [], "validation": []}, [*files.problems, *found.problems])
+    folder = Folder({"train": [], "validation": []}, [*files.problems, *found.problems], labels=found.labels)
     outside: set[str] = set()
     for entry in found.entries:
         split = entry.split or divisions.of(entry.file)

@@ -50,6 +50,7 @@ class Captions:
         kind: As the option captions_from names it.
         source: The same for people to read.
         used: The files that were read for the captions.
+        labels: The classes of the images, by their files; empty where they have none.
     """
 
     kind: CaptionsFrom
@@ -58,6 +59,7 @@ class Captions:
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass

@@ -1,20 +1,22 @@
-"""What the trainings of one run have in common: the devices, and who is told how they go."""
+"""Trains the models of a run, with its devices and its logging."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from kgen.config import FitConfig, RunConfig
 from kgen.errors import RunInterruptedError
+from kgen.experiments.inputs import Inputs
 from kgen.pipeline.loss_model import LossModel
-from kgen.runs.inputs import Inputs
+from kgen.training.checkpoint import Checkpoints
 from kgen.training.distribution import Distribution
 from kgen.training.fit import Progress, compile_model, train
 from kgen.training.journal import Journal, Listener
+from kgen.training.loggers import Loggers
 
 Log = Callable[[str], None]
 OnMetrics = Callable[[str, int], Listener]
@@ -23,36 +25,45 @@ Render = Callable[[int, str, Journal], None]
 
 @dataclass(frozen=True)
 class Trainer:
-    """Trains the models of a run, one after the other, each in a folder of its own.
+    """Trains the models of a run, one after the other, each in a separate folder.
 
     Args:
-        log: Gets a line about each thing that begins.
-        on_metrics: Is called with the name and the number of steps of each training that begins. What it returns is
-            called with the step and the values of each row of that training's journal.
+        config: The configuration of the run.
+        distribution: The devices.
+        log: Receives a line at the beginning of each step.
+        on_metrics: Called at the beginning of each training, with its name and number of steps. It returns a function
+            that is called with the step and the values of each row of the training's journal.
+        loggers: Record the rows and images of all trainings.
     """
 
     config: RunConfig
     distribution: Distribution
     log: Log
     on_metrics: OnMetrics | None = None
+    loggers: Loggers = field(default_factory=Loggers)
 
     def train(
         self, model: LossModel, fit: FitConfig, folder: Path, inputs: Inputs, render: Render, *, decoder: bool = False
     ) -> Progress:
-        """Trains a model, or goes on with its training.
+        """Trains a model, or continues its training.
 
         Args:
-            folder: Gets checkpoints, journal and TensorBoard's files.
-            render: Called with a step, the suffix of a file's name and the journal, to render sample images.
+            model: The model.
+            fit: The settings of the training.
+            folder: The folder of checkpoints and journal.
+            inputs: The data.
+            render: Function that generates sample images, given a step, a suffix of a file name, and the journal.
             decoder: Whether this is the training of the decoder, before that of the pipeline.
 
         Raises:
-            RunInterruptedError: the user pressed Ctrl-C; the same command goes on.
+            RunInterruptedError: the user pressed Ctrl-C; the same command continues the training.
         """
         name = "decoder" if decoder else "training"
         distribution, alone = self.distribution, self.distribution.workers == 1
         with distribution.scope():
             compile_model(model, fit)
+        if inputs.caches_conditions:  # with the weights that the encoder has in the checkpoint
+            Checkpoints(folder / "checkpoints", fit.keep).restore(model, fit.steps)
         progress = train(
             model,
             fit,
@@ -64,16 +75,20 @@ class Trainer:
             sample_every=self.config.sample.every,
             render=render if alone else None,
             listeners=[] if self.on_metrics is None else [self.on_metrics(name, fit.steps)],
+            loggers=self.loggers,
+            stage="decoder" if decoder else "generator",
         )
+        whose = "the decoder's " if decoder else ""
         if progress.interrupted:
-            whose = "the decoder's " if decoder else ""
             raise RunInterruptedError(
                 f"stopped at {whose}step {progress.step} of {fit.steps}; a checkpoint is saved. "
-                "Give the same command again to go on"
+                "Give the same command again to continue"
             )
+        if progress.step < fit.steps:
+            self.log(f"a callback ended the training at {whose}step {progress.step} of {fit.steps}")
         return progress
 
 
 def count_weights(model: LossModel) -> int:
-    """How many numbers a training changes."""
+    """Number of trainable parameters."""
     return sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)

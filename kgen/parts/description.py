@@ -41,7 +41,7 @@ class Part(pydantic.BaseModel):
 
     @property
     def choice(self) -> dict[str, Any]:
-        """The mapping that the functions of `kgen.pipeline.assembly` accept."""
+        """The mapping that the functions of `kgen.parts.construction` accept."""
         return {"name": self.name, **self.options}
 
 

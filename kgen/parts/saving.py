@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from kgen.backend.memory import weights_fit
 from kgen.backend.precision import precision
 from kgen.config.source import to_yaml
 from kgen.contracts.decoder import Decoder
+from kgen.contracts.encoder import Encoder
+from kgen.contracts.generator import Generator
 from kgen.errors import ConfigError, RunError, SpaceError
 from kgen.options.renamed import rename_keys
-from kgen.pipeline.assembly import check_fit, component_id, construct, make_decoder, make_encoder, make_generator
-from kgen.pipeline.description import PARTS, DecoderDescription, PipelineDescription, read_description, shorten
-from kgen.pipeline.pipeline import Pipeline
+from kgen.parts.construction import build_encoder, check_fit, construct, make_decoder, make_generator, unregistered
+from kgen.parts.description import PARTS, DecoderDescription, PipelineDescription, read_description, shorten
+from kgen.plugins.discovery import component_id
 from kgen.plugins.hookspecs import API
+from kgen.plugins.migrations import positions_became_paths
 from kgen.spaces import Space
 from kgen.storage.files import atomic_folder, files_in, remove_abandoned, write_text
-from kgen.storage.weights import load_variables, save_variables
+from kgen.storage.paths import weight_paths
+from kgen.storage.weights import Arrays, Variables, load_variables, save_variables
 
-PIPELINE, DECODER = "pipeline.yaml", "decoder.yaml"
+PIPELINE, DECODER, WEIGHTS = "pipeline.yaml", "decoder.yaml", "weights.safetensors"
 
 
-def save(pipeline: Pipeline, path: str | Path) -> None:
+class Assembled(Protocol):
+    """The attributes of a pipeline that are saved."""
+
+    encoder: Encoder
+    generator: Generator
+    decoder: Decoder
+    condition_dropout: float
+
+
+Made = TypeVar("Made", bound=Assembled)
+
+
+def save(pipeline: Assembled, path: str | Path) -> None:
     """Writes a pipeline to the folder `path`, atomically: `pipeline.yaml`, `weights.safetensors`, and assets.
 
     A saved pipeline in that folder is replaced. A file, or a folder that contains other files at any depth, is not.
@@ -37,18 +53,15 @@ def save(pipeline: Pipeline, path: str | Path) -> None:
         for part in ("encoder", "decoder"):
             (folder / part).mkdir()
             getattr(pipeline, part).save_assets(folder / part)
-        save_variables(folder / "weights.safetensors", saved_weights(pipeline), {"api": str(API)})
+        save_variables(folder / WEIGHTS, saved_weights(pipeline), {"api": str(API)})
 
 
-def load(path: str | Path, *, custom: Sequence[type[Any]] = ()) -> Pipeline:
-    """Reads a pipeline that `Pipeline.save` or `kgen run` wrote.
-
-    It does not contain the optimizer's state, which is in the checkpoints of a run: `kgen run RUNDIR --set fit.steps=N`
-    continues a training.
+def restore(make: Callable[..., Made], path: str | Path, custom: Sequence[type[Any]] = ()) -> Made:
+    """Reads a pipeline that `save` wrote.
 
     Args:
-        path: The folder, or a run directory, whose `model/` is read.
-        custom: Classes of parts that no plugin has registered.
+        make: The class of the pipeline. It takes the three parts and `condition_dropout`, and creates all weights.
+        path, custom: See `kgen.load`.
 
     Raises:
         RunError: there is no pipeline, or it is damaged.
@@ -64,12 +77,13 @@ def load(path: str | Path, *, custom: Sequence[type[Any]] = ()) -> Pipeline:
     known = {f"{cls.__module__}:{cls.__qualname__}": cls for cls in custom}
     try:
         with precision(description.dtype):
-            pipeline = _build(description, folder, known)
+            parts = _build(description, folder, known)
+            pipeline = make(*parts, condition_dropout=description.condition_dropout)
     except (ConfigError, SpaceError) as error:
         raise type(error)(f"{file}: {shorten(str(error))}") from error
     except ValueError as error:  # options that no space, or no network, can have
         raise RunError(f"{file} is damaged: {error}") from error
-    load_variables(folder / "weights.safetensors", saved_weights(pipeline))
+    load_variables(folder / WEIGHTS, saved_weights(pipeline), lambda arrays: with_paths(arrays, pipeline))
     return pipeline
 
 
@@ -83,7 +97,7 @@ def save_decoder(decoder: Decoder, path: str | Path) -> None:
     }
     with _described_folder(Path(path), DECODER, description) as folder:
         decoder.save_assets(folder)
-        save_variables(folder / "weights.safetensors", {"decoder": decoder.inference_weights}, {"api": str(API)})
+        save_variables(folder / WEIGHTS, decoder_weights(decoder), {"api": str(API)})
 
 
 def load_decoder(path: str | Path, decoder: Decoder) -> Decoder:
@@ -104,15 +118,42 @@ def load_decoder(path: str | Path, decoder: Decoder) -> Decoder:
     decoder.load_assets(folder)
     with weights_fit():
         decoder.build(None)
-    load_variables(folder / "weights.safetensors", {"decoder": decoder.inference_weights})
+    weights = decoder_weights(decoder)
+    groups = {"decoder": decoder.inference_weights}
+    load_variables(folder / WEIGHTS, weights, lambda arrays: positions_became_paths(arrays, groups, weights))
     return decoder
 
 
-def saved_weights(pipeline: Pipeline) -> dict[str, list[Any]]:
-    """The weights of a pipeline by part, without those that come from elsewhere (`weights_are_external`)."""
-    parts = {name: getattr(pipeline, name) for name in PARTS}
-    kept = {name: part.inference_weights if name == "decoder" else list(part.weights) for name, part in parts.items()}
-    return {name: kept[name] for name, part in parts.items() if not getattr(part, "weights_are_external", False)}
+def saved_weights(pipeline: Assembled) -> Variables:
+    """The weights that belong to the pipeline, by paths such as `generator/model/blocks/0/out/kernel`.
+
+    Those that a part brings along by itself are left out.
+    """
+    return {
+        f"{name}/{path}": variable
+        for name, variables in _groups(pipeline).items()
+        for path, variable in weight_paths(getattr(pipeline, name), variables).items()
+    }
+
+
+def decoder_weights(decoder: Decoder) -> Variables:
+    """The weights of a decoder that `encode` and `decode` use, by paths such as `decoder/network/out/kernel`."""
+    return {f"decoder/{path}": variable for path, variable in weight_paths(decoder, decoder.inference_weights).items()}
+
+
+def with_paths(arrays: Arrays, pipeline: Assembled) -> Arrays:
+    """What a file of weights holds, by their paths in this pipeline where they were saved under numbers."""
+    return positions_became_paths(arrays, _groups(pipeline), saved_weights(pipeline))
+
+
+def _groups(pipeline: Assembled) -> dict[str, list[Any]]:
+    """The saved weights by part, in the order of the layers that hold them."""
+    encoders = [part for part in pipeline.encoder.parts if not part.weights_are_external]
+    return {
+        "encoder": [weight for part in encoders for weight in part.weights],
+        "generator": list(pipeline.generator.weights),
+        "decoder": [] if pipeline.decoder.weights_are_external else pipeline.decoder.inference_weights,
+    }
 
 
 @contextmanager
@@ -136,7 +177,7 @@ def _owned(file: Path) -> list[str]:
         return []
 
 
-def _describe(pipeline: Pipeline) -> dict[str, Any]:
+def _describe(pipeline: Assembled) -> dict[str, Any]:
     parts = {kind: getattr(pipeline, kind) for kind in PARTS}
     return {
         "api": API,
@@ -147,25 +188,24 @@ def _describe(pipeline: Pipeline) -> dict[str, Any]:
     }
 
 
-def _build(description: PipelineDescription, folder: Path, custom: dict[str, type[Any]]) -> Pipeline:
+def _build(
+    description: PipelineDescription, folder: Path, custom: dict[str, type[Any]]
+) -> tuple[Encoder, Generator, Decoder]:
+    """Makes the three parts, with what they learned beside their weights."""
+
     def make(kind: Any, registered: Any, **wiring: Any) -> Any:
         choice = getattr(description, kind)
-        if choice.name in custom:
-            return construct(kind, choice.name, custom[choice.name], choice.options, wiring)
-        if ":" in choice.name:
-            raise ConfigError(
-                f"{kind} {choice.name} is in no plugin: pass its class, "
-                f"kgen.load(..., custom=[{choice.name.split(':')[1]}])"
-            )
+        if (cls := unregistered(kind, choice.name, custom)) is not None:
+            return construct(kind, choice.name, cls, choice.options, wiring)
         return registered(choice.choice)
 
     image_space = Space("continuous", description.image_shape)
-    encoder = make("encoder", lambda choice: make_encoder(choice, captions=None))
+    encoder = build_encoder(description.encoder.choice, custom)
     encoder.load_assets(folder / "encoder")
-    spaces = {"image_space": image_space, "condition_space": encoder.condition_space}
+    spaces: dict[str, Any] = {"image_space": image_space, "condition_space": encoder.condition_space}
     decoder = make("decoder", lambda choice: make_decoder(choice, **spaces), **spaces)
     decoder.load_assets(folder / "decoder")
     spaces = {"space": decoder.latent_space, "condition_space": encoder.condition_space}
     generator = make("generator", lambda choice: make_generator(choice, decoder, encoder), **spaces)
     check_fit(encoder, generator, decoder)
-    return Pipeline(encoder, generator, decoder, condition_dropout=description.condition_dropout)
+    return encoder, generator, decoder

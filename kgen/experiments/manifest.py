@@ -58,6 +58,7 @@ class Manifest(TypedDict, total=False):
     name: str
     seed: int
     step: int
+    stopped_before: int | None
     finished: str | None
     software: Software
     components: Components
@@ -66,6 +67,10 @@ class Manifest(TypedDict, total=False):
     scores: dict[str, Any]
     depends_on: dict[str, Any]
     metrics: list[Component]
+    optimizer: Component
+    callbacks: list[Component]
+    loggers: list[Component]
+    encoders: list[Component]
     changes: list[dict[str, Any]]
     notes_on_scores: list[str]
 

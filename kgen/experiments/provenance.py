@@ -12,21 +12,23 @@ from kgen.config.components import PARTS
 from kgen.contracts.dataset import Dataset
 from kgen.data.inventory import changes, read_inventory, write_inventory
 from kgen.errors import RunError
+from kgen.experiments.directory import RunDirectory
 from kgen.plugins.discovery import CORE, registry
-from kgen.plugins.registry import Component
-from kgen.runs.directory import RunDirectory
 
 
 def describe(config: RunConfig, directory: RunDirectory, dataset: Dataset) -> None:
     """Writes the components, the software and the data of a run to its manifest."""
     write_inventory(dataset, directory.inventory)
-    metrics = [registry().find("metric", metric.name) for metric in config.evaluate.metrics]
     directory.update_manifest(
         name=config.name,
         seed=config.seed,
         software=software(keras.backend.backend()),
-        components={kind: _origin(registry().find(kind, getattr(config, key).name)) for key, kind in PARTS.items()},
-        metrics=[_origin(metric) for metric in metrics],
+        components={kind: _origin(kind, getattr(config, key).name) for key, kind in PARTS.items()},
+        metrics=[_origin("metric", metric.name) for metric in config.evaluate.metrics],
+        optimizer=_origin("optimizer", config.fit.optimizer.name),
+        callbacks=[_origin("callback", callback.name) for callback in config.fit.callbacks],
+        loggers=[_origin("logger", logger.name) for logger in config.loggers],
+        encoders=[_origin("encoder", joined.name) for joined in config.encoder.joined],
         data={
             "fingerprint": dataset.fingerprint(),
             "images": len(dataset.captions("train")),
@@ -66,7 +68,8 @@ def software(backend: str) -> dict[str, str]:
     }
 
 
-def _origin(component: Component) -> dict[str, str]:
+def _origin(kind: str, name: str) -> dict[str, str]:
+    component = registry().find(kind, name)
     return {
         "id": component.id,
         "distribution": component.origin.distribution,

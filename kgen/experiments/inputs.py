@@ -1,4 +1,4 @@
-"""What a run reads: its dataset, what frozen parts made of it, and the batches that training sees."""
+"""The inputs of a run: its dataset, caches of the outputs of frozen parts, and the training batches."""
 
 from __future__ import annotations
 
@@ -10,59 +10,54 @@ from pathlib import Path
 import numpy as np
 
 from kgen.config import ComponentConfig
-from kgen.contracts.dataset import SPLITS, Dataset, Split
+from kgen.contracts.dataset import Dataset, Split
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder
-from kgen.data.conditions import ConditionCache, cached_conditions
+from kgen.contracts.inputs import AllEncoderInputs
+from kgen.data.conditions import Reader, condition_reader
 from kgen.data.latents import LatentCache, cached_latents
 from kgen.data.loader import Loader
 from kgen.errors import DataError
-from kgen.pipeline.assembly import make_dataset
+from kgen.parts.construction import make_dataset
 
 BATCH = 32
-"""Images of a batch that is shown to a decoder."""
+"""Number of images in a batch for the initialization and calibration of a decoder."""
 
 
 def read_dataset(component: ComponentConfig) -> Dataset:
-    """The dataset that a configuration names. Raises DataError where it has nothing to train on."""
+    """Opens the dataset of a configuration; raises DataError if it has no training images."""
     dataset = make_dataset(component.choice)
     if not dataset.captions("train"):
         raise DataError(f"dataset '{component.name}' has no images to train on: see its options")
     return dataset
 
 
-def all_captions(dataset: Dataset) -> list[str]:
-    """The different captions of all splits."""
-    return list(dict.fromkeys(caption for split in SPLITS for caption in dataset.captions(split)))
-
-
 def eval_split(dataset: Dataset) -> Split | None:
-    """A split that training does not see: a validation split, else what was held out."""
+    """A split that is not used in training: "validation" if there is one, else "holdout"."""
     splits: tuple[Split, ...] = ("validation", "holdout")
     return next((split for split in splits if dataset.captions(split)), None)
 
 
 def cache_folder() -> Path:
-    """Where caches lie: $KGEN_CACHE, or the user's cache folder."""
+    """The folder of caches: $KGEN_CACHE, or a folder in the user's cache."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("KGEN_CACHE") or Path(base) / "kgen")
 
 
 def latents_of(decoder: Decoder, dataset: Dataset, split: Split) -> np.ndarray:
-    """What a trained decoder makes of all images of a split, computed once and kept: (N, *latent_space.shape)."""
+    """A trained decoder's latents of all images of a split, (N, *latent_space.shape), from a cache on disk."""
     cache = cached_latents(decoder, dataset, split, cache_folder())
     return cache.lookup(range(len(cache)))
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Makes the loaders of one training.
+    """Makes the loaders of a training.
 
     Args:
-        dataset: What to read.
-        encoder: Of its captions; None: they are not read.
-        decoder: Whose latents training wants instead of images; None: images.
-        flip: Whether to show every image mirrored too.
+        dataset: The dataset.
+        encoder: The encoder of its captions, or of other fields; None: they are not read.
+        flip: Whether every image is also used mirrored.
     """
 
     dataset: Dataset
@@ -70,14 +65,20 @@ class Inputs:
     decoder: Decoder | None = None
     flip: bool = False
 
-    def conditions(self) -> ConditionCache | None:
-        """A frozen encoder's outputs, computed once for all captions; None for an encoder that is trained."""
-        if self.encoder is None or self.encoder.trainable or not self.encoder.weights:
+    @property
+    def caches_conditions(self) -> bool:
+        """Whether the encoder has weights that are not trained."""
+        return self.encoder is not None and not self.encoder.trainable and bool(self.encoder.weights)
+
+    def reader(self) -> Reader | None:
+        """What gives a batch its tokens or conditions; frozen encoders' are computed once for all inputs."""
+        if self.encoder is None:
             return None
-        return cached_conditions(self.encoder, all_captions(self.dataset), cache_folder())
+        inputs = AllEncoderInputs(self.dataset, self.encoder.fields, flip=self.flip)
+        return condition_reader(self.encoder, inputs, cache_folder())
 
     def latents(self, split: Split, flip: bool) -> LatentCache | None:
-        """A trained decoder's latents, computed once for all images; None where the latents are the images."""
+        """A trained decoder's latents for all images, from a cache on disk; None if the latents are the images."""
         if self.decoder is None or self.decoder.lossless:
             return None
         return cached_latents(self.decoder, self.dataset, split, cache_folder(), flip=flip)
@@ -89,7 +90,7 @@ class Inputs:
             self.encoder,
             batch_size=batch_size,
             split=split,
-            conditions=self.conditions(),
+            read=self.reader(),
             latents=self.latents(split, flip),
             flip=flip,
             shard=shard,
@@ -97,7 +98,7 @@ class Inputs:
         )
 
     def validation_loader(self, batch_size: int) -> Loader | None:
-        """What to measure the loss on while training."""
+        """The loader for the validation loss; None if there is no such split."""
         split = eval_split(self.dataset)
         return self.loader(split, batch_size) if split else None
 

@@ -17,10 +17,10 @@ from kgen.config import RunConfig
 from kgen.config.changes import Change, changes
 from kgen.config.source import read_file
 from kgen.errors import KgenError, PluginError, RunError
+from kgen.experiments.manifest import Manifest
 from kgen.plugins.discovery import registry
 from kgen.plugins.hookspecs import API
 from kgen.plugins.migrations import migrate
-from kgen.runs.manifest import Manifest
 from kgen.storage.checkpoints import checkpoint_steps
 from kgen.storage.files import TEMPORARY, remove_abandoned, write_text
 from kgen.storage.json_file import check_json, read_json
@@ -224,8 +224,10 @@ class RunDirectory:
         write_text(self.manifest, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
 
     def is_trained(self, steps: int) -> bool:
-        """Whether the training has reached this step, and its model exists."""
-        return int(self.read_manifest().get("step", 0)) >= steps and self.model.is_dir()
+        """Whether the training has reached this step, or a callback ended it before, and its model exists."""
+        manifest = self.read_manifest()
+        ended = int(manifest.get("step", 0)) >= steps or manifest.get("stopped_before") == steps
+        return ended and self.model.is_dir()
 
     def write_scores(self, scores: Mapping[str, Mapping[str, float]]) -> None:
         """Writes `evaluation.json`: numbers by split and name. Numbers that are not finite become null."""
@@ -254,7 +256,8 @@ class RunDirectory:
     def require_plugins(self) -> None:
         """Raises PluginError if a component of the run is missing. The manifest has its distribution."""
         manifest, found = self.read_manifest(), registry()
-        parts = [*manifest.get("components", {}).items(), *(("metric", part) for part in manifest.get("metrics", []))]
+        parts = list(manifest.get("components", {}).items())
+        parts += [(kind, part) for kind in ("metric", "encoder") for part in manifest.get(f"{kind}s", [])]
         for kind, part in parts:
             if (kind, part["id"]) in found.components:
                 continue

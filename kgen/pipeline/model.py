@@ -1,11 +1,10 @@
-"""The whole model: text encoder -> generator -> decoder, trained by Keras's `fit`."""
+"""The whole model: encoder -> generator -> decoder, trained by Keras's `fit`."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -14,19 +13,31 @@ from keras import ops
 from kgen.backend.devices import create_weights
 from kgen.backend.memory import weights_fit
 from kgen.backend.programs import Programs
-from kgen.contracts.capabilities import NO_GUIDANCE, Capability, guides, value_of
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Condition, Encoder
 from kgen.contracts.generator import Generator
+from kgen.contracts.inputs import input_key
+from kgen.contracts.joint import replace_where
 from kgen.contracts.likelihood import check_likelihood
 from kgen.data.batches import batches, check_images
-from kgen.errors import ConfigError, DataError, GuidanceWarning, UnreadTextWarning
+from kgen.errors import ConfigError, DataError
 from kgen.options import plain, split_options
+from kgen.parts.saving import save
+from kgen.pipeline.copies import pack
 from kgen.pipeline.inpainting import check_source, downsample_mask
 from kgen.pipeline.likelihood import Likelihood
 from kgen.pipeline.loss_model import LossModel
-from kgen.pipeline.prompts import check_memory, check_number, check_prompts, check_seeds
-from kgen.pipeline.sampler import Sampler, noise_spec, validate_options
+from kgen.pipeline.prompts import (
+    check_guidance,
+    check_memory,
+    check_number,
+    check_output,
+    check_prompts,
+    check_seeds,
+    inputs_beside,
+    warn_of_unread,
+)
+from kgen.pipeline.sampler import Sampler, latent_type, noise_spec, validate_options
 from kgen.pixels import floats, to_uint8
 from kgen.random import SeedGenerator, interpolate, noise_keys, sample
 
@@ -47,13 +58,14 @@ class Pipeline(LossModel):
 
     A batch is a dict:
         "image": uint8 (B, H, W, C) in 0..255, or float in [-1, 1]; or in its place "latent", the decoder's encoding.
-        "tokens": B texts from `encoder.tokenize`; or in their place "condition", the encoder's outputs.
+        "tokens": B captions or other inputs from `encoder.tokenize`; or in their place "condition", the encoder's
+            outputs.
         "weight": (B,), the weight of each example in the mean; optional, by default 1.
 
     Args:
         encoder, generator, decoder: The three parts. The generator is trained, and the encoder if it is trainable.
-        condition_dropout: Probability, in [0, 1), that training replaces the condition of an example by that of the
-            empty text, which classifier-free guidance needs (Ho and Salimans 2022).
+        condition_dropout: Probability, in [0, 1), that training replaces the condition of an example by the
+            null condition (that of the empty text), which classifier-free guidance needs (Ho and Salimans 2022).
     """
 
     def __init__(
@@ -67,8 +79,8 @@ class Pipeline(LossModel):
         self.decoder = decoder
         self.condition_dropout = condition_dropout
         self.seed_generator = SeedGenerator()
-        self.set_untracked("null_tokens", dict(encoder.tokenize([""])))
-        self.set_untracked("frozen_null", None)
+        self.set_untracked("null_tokens", dict(encoder.null_tokens()))
+        self.set_untracked("frozen_null", {})
         self.set_untracked("programs", Programs())
         self.build()
 
@@ -79,11 +91,13 @@ class Pipeline(LossModel):
         """Creates every weight, and a tracker for each of the generator's losses."""
         if self.built:  # type: ignore[has-type]
             return
-        if self.encoder.trainable:
-            condition = create_weights(self.encoder, self.null_tokens)
-        else:
-            condition = self.encoder(self.null_tokens)
+        for part in self.encoder.parts:  # the frozen ones at once: what their build assigns must not be lost
+            condition = create_weights(part, part.null_tokens()) if part.trainable else part.null_condition()
+        if not self.encoder.trainable:
+            condition = self.encoder.null_condition()
             self.set_untracked("frozen_null", {k: ops.convert_to_numpy(v) for k, v in condition.items()})
+        elif len(self.encoder.parts) > 1:
+            condition = create_weights(self.encoder, self.null_tokens)
         if not self.decoder.built:
             self.decoder.build(None)
         image = ops.zeros((1, *self.decoder.image_space.shape))
@@ -99,11 +113,19 @@ class Pipeline(LossModel):
 
     @property
     def training_variables(self) -> list[Any]:
-        """All variables except those of the decoder, and of an encoder whose weights come from elsewhere."""
-        foreign = {id(variable) for variable in self.decoder.variables}
-        if self.encoder.weights_are_external:
-            foreign |= {id(variable) for variable in self.encoder.variables}
+        """All variables except those of the decoder, and of encoders whose weights come from elsewhere."""
+        encoders = [part for part in self.encoder.parts if part.weights_are_external]
+        elsewhere: list[keras.layers.Layer] = [self.decoder, *encoders]
+        foreign = {id(variable) for part in elsewhere for variable in part.variables}
         return [variable for variable in self.variables if id(variable) not in foreign]
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """As in Keras; an encoder that is not trained encodes the empty text here, once."""
+        if force or self.train_function is None:
+            known = self.condition_dropout and not self.encoder.trainable
+            condition = self.encoder(self.null_tokens) if known else {}
+            self.set_untracked("frozen_null", {name: ops.convert_to_numpy(value) for name, value in condition.items()})
+        return super().make_train_function(force)
 
     def call(self, batch: Batch, training: bool = False) -> dict[str, Tensor]:
         """Computes the losses of every example: arrays (B,)."""
@@ -122,28 +144,30 @@ class Pipeline(LossModel):
         return self.encoder(batch["tokens"], training=training)  # type: ignore[no-any-return]
 
     def null_condition(self) -> Condition:
-        """The condition of the empty text, with a batch axis of 1."""
-        return self.encoder(self.null_tokens) if self.frozen_null is None else self.frozen_null  # type: ignore[no-any-return]
+        """The null condition (that of the empty text), with a batch axis of 1."""
+        return self.frozen_null or self.encoder.null_condition()
+
+    @property
+    def _shows_null(self) -> bool:
+        return self.condition_dropout > 0 or self.encoder.shows_null
 
     def _drop(self, condition: Condition) -> Condition:
-        null = self.null_condition()
         count = ops.shape(condition["mask"])[0]
         keep = keras.random.uniform((count,), seed=self.seed_generator) >= self.condition_dropout  # (B,)
-        return {
-            name: ops.where(ops.reshape(keep, (-1,) + (1,) * (len(value.shape) - 1)), value, null[name])
-            for name, value in condition.items()
-        }
+        return replace_where(keep, condition, self.null_condition())
 
-    def inputs(self, images: np.ndarray | Sequence[np.ndarray], captions: Sequence[str]) -> Batch:
+    def inputs(self, images: np.ndarray | Sequence[np.ndarray], captions: Sequence[Any] | None = None) -> Batch:
         """Makes a batch for `fit` and `evaluate`.
 
         Args:
             images: uint8 (N, H, W, C) in 0..255, or float in [-1, 1].
-            captions: N texts.
+            captions: N texts; or of an encoder that reads another field, N of its values, or N mappings of fields.
+                Where the encoder reads "image", which is missing in these, it gets the images.
 
         Raises:
             DataError: the images have another size or type, or are floats outside of [-1, 1] or not finite; or the
                 numbers of images and captions differ.
+            ConfigError: the encoder cannot read a caption.
 
         Warns:
             ImageRangeWarning: the images are floats that seem to be in [0, 1].
@@ -152,10 +176,7 @@ class Pipeline(LossModel):
         expected = self.decoder.image_space.shape
         if images.shape[1:] != expected:
             raise DataError(f"images must be (N, {', '.join(map(str, expected))}), not {images.shape}")
-        if isinstance(captions, str) or len(images) != len(captions):
-            count = "one text for all" if isinstance(captions, str) else f"{len(captions)} captions"
-            raise DataError(f"{len(images)} images, but {count}")
-        return {"image": images, "tokens": self.encoder.tokenize(list(captions))}
+        return {"image": images, "tokens": self.encoder.tokenize(inputs_beside(self.encoder, images, captions))}
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, validation_data: Any = None, **kwargs: Any) -> Any:
         """Trains as in Keras.
@@ -182,14 +203,12 @@ class Pipeline(LossModel):
     # ---- copies ---------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path, **options: Any) -> None:
-        """Writes the pipeline to the folder `path`, which `kgen.load` reads. A saved pipeline there is replaced.
+        """Writes the pipeline to the folder `path` like `kgen.save`; `kgen.load` reads it.
 
         Raises:
             ConfigError: `path` is the name of a Keras file, there are options of Keras's `save`, or the folder contains
                 other files.
         """
-        from kgen.pipeline.saving import save
-
         if options or Path(path).suffix in KERAS_FILES:
             raise ConfigError(
                 f"a pipeline is saved in a folder, not in a file of Keras such as {path}: call save('{Path(path).stem}'"
@@ -199,8 +218,6 @@ class Pipeline(LossModel):
 
     def __reduce__(self) -> Any:
         """Supports `copy.deepcopy` and `pickle` by saving and loading, and therefore without the optimizer."""
-        from kgen.pipeline.copies import pack
-
         return pack(self)
 
     def get_config(self) -> dict[str, Any]:
@@ -214,7 +231,7 @@ class Pipeline(LossModel):
 
     def generate(
         self,
-        prompts: str | Sequence[str],
+        prompts: Any,
         *,
         n: int = 1,
         first: int = 0,
@@ -223,33 +240,38 @@ class Pipeline(LossModel):
         batch_size: int = MAX_SAMPLE_BATCH,
         image: np.ndarray | None = None,
         mask: np.ndarray | None = None,
-        negative_prompt: str | None = None,
+        negative_prompt: Any = None,
         decoder: Mapping[str, Any] | None = None,
+        output: Literal["images", "latents"] = "images",
         verbose: int = 0,
         **options: Any,
     ) -> np.ndarray:
         """Generates images. An image depends only on its prompt, its seed and its number among `n`, not on its batch.
 
         Args:
-            prompts: One text or several. If a text occurs several times with one seed, its images are numbered on, so
-                that all of them differ.
+            prompts: One text, or a list of several. If the encoder reads another field, a prompt is a value of it: a
+                label, or an image (uint8, of any size). If it reads several, a prompt is a mapping, which may leave
+                fields out. If a prompt occurs several times with one seed, its images are numbered on, so that all of
+                them differ.
             n: Images per prompt.
             first: Number of the first image per prompt: ``n=4, first=4`` gives the last four images of ``n=8``.
             seed: The seed of the noise, from 0 to 2^31 - 1; or one seed per prompt.
             shared_noise: Whether the noise depends only on seed and number, so that all prompts share it. Differences
-                between their images are then the effect of the text. A text that is given twice gives equal images.
+                between their images are then the effect of the prompt. A prompt that is given twice gives equal images.
             batch_size: Largest number of images in a batch, which is rounded down to a power of two.
             image: uint8 (height, width, channels), the image to start from. The generator must have
                 `supports_img2img`; its option of the type `kgen.Strength` says how much changes.
             mask: uint8 (height, width), white for the part of `image` that changes; the rest stays. The generator must
                 have `supports_inpainting`. A cell of the latent changes if any of its pixels is white.
-            negative_prompt: The text from which guidance leads away, in place of the empty text.
+            negative_prompt: The prompt from which guidance leads away, in place of the empty text.
             decoder: Options of the decoder's `decode`.
+            output: "latents" for what the generator makes, which is then not decoded.
             verbose: 1 shows Keras's progress bar.
             **options: Options of the generator's `generate`, such as `steps` or `guidance`.
 
         Returns:
-            uint8 (len(prompts) * n, height, width, channels), with the `n` images of a prompt in a row.
+            uint8 (len(prompts) * n, height, width, channels), with the `n` images of a prompt in a row; latents are
+            float32 or int32 (len(prompts) * n, *generator.space.shape).
 
         Raises:
             ConfigError: an option is unknown, or its value is not allowed; the generator does not support an image or a
@@ -260,59 +282,41 @@ class Pipeline(LossModel):
             GuidanceWarning: there is `guidance`, but the pipeline was trained without `condition_dropout`.
             UnreadTextWarning: the encoder does not read a whole prompt.
         """
-        prompts = check_prompts([prompts] if isinstance(prompts, str) else prompts)
+        prompts = check_prompts(self.encoder, prompts)
         seeds = check_seeds(seed, len(prompts))
         count = check_number("n", n) * len(prompts)
         batch_size = check_number("batch_size", batch_size)
+        latents = check_output(output, decoder)
         if not prompts:
-            return np.zeros((0, *self.decoder.image_space.shape), np.uint8)
+            space = self.generator.space if latents else self.decoder.image_space
+            return np.zeros((0, *space.shape), latent_type(space) if latents else np.uint8)
         options = validate_options(self.generator, "generate", options)
         check_source(self.generator, self.decoder.image_space, image, mask, options)
-        self._check_guidance(options, negative_prompt)
-        self._check_read(prompts)
+        check_guidance(self.generator, self._shows_null, options, negative_prompt)
+        warn_of_unread(self.encoder, prompts)
         decoder_options = validate_options(self.decoder, "decode", decoder or {})
         specs, decoder_specs = noise_spec(self.generator, options), noise_spec(self.decoder, decoder_options)
         check_memory(count, self.decoder.image_space, [*specs.values(), *decoder_specs.values()])
-        texts = [prompt for prompt in prompts for _ in range(n)]
-        keys = noise_keys(prompts, seeds, n, shared_noise, check_number("first", first, least=0))
+        repeated = [prompt for prompt in prompts for _ in range(n)]
+        names = [input_key(prompt) for prompt in prompts]
+        keys = noise_keys(names, seeds, n, shared_noise, check_number("first", first, least=0))
         batch: Batch = {
-            "tokens": self.encoder.tokenize(texts),
+            "tokens": self.encoder.tokenize(repeated),
             "generator": sample(specs, keys),
-            "decoder": sample(decoder_specs, keys),
+            "decoder": {} if latents else sample(decoder_specs, keys),
         }
         if negative_prompt is not None:
-            batch["negative"] = self.encoder.tokenize(check_prompts([negative_prompt]) * count)
+            batch["negative"] = self.encoder.tokenize(check_prompts(self.encoder, [negative_prompt]) * count)
         if image is not None:
-            batch["image"] = np.repeat(image[None], len(texts), axis=0)
+            batch["image"] = np.repeat(image[None], count, axis=0)
         if mask is not None:
             edit_mask = downsample_mask(mask, self.decoder.image_space, self.generator.space)  # (h, w)
-            batch["edit_mask"] = np.repeat(edit_mask[None], len(texts), axis=0)
-        return self._sample(batch, options, decoder_options, batch_size, verbose)
-
-    def _check_read(self, prompts: Sequence[str]) -> None:
-        for prompt in dict.fromkeys(prompts):
-            if unread := self.encoder.unread(prompt):
-                warnings.warn(f"prompt '{prompt[:80]}': {unread}", UnreadTextWarning, stacklevel=3)
-
-    def _check_guidance(self, options: Mapping[str, Any], negative_prompt: str | None = None) -> None:
-        generate = type(self.generator).generate
-        guided = guides(generate, options)
-        if negative_prompt is not None and not guided:
-            raise ConfigError(
-                f"negative_prompt is what guidance leads away from: give a guidance other than {NO_GUIDANCE:g}, too"
-            )
-        if guided and not self.condition_dropout:
-            weight = value_of(generate, Capability.GUIDANCE, options)
-            warnings.warn(
-                f"guidance {weight:g} compares with the empty text, but this pipeline was made with "
-                "condition_dropout 0, so that training never showed it: draw with guidance 1, or train it anew",
-                GuidanceWarning,
-                stacklevel=3,
-            )
+            batch["edit_mask"] = np.repeat(edit_mask[None], count, axis=0)
+        return self._sample(batch, options, decoder_options, batch_size, verbose, latents)
 
     def interpolate(
         self,
-        prompt: str,
+        prompt: Any,
         *,
         count: int = 8,
         seeds: tuple[int, int] = (0, 1),
@@ -335,12 +339,13 @@ class Pipeline(LossModel):
         Raises:
             ConfigError: the generator has no normal noise.
         """
-        (prompt,) = check_prompts([prompt])
-        first, second = ([noise_keys([prompt], [s], 1, shared_noise)[0]] for s in check_seeds(seeds, 2))
+        (prompt,) = check_prompts(self.encoder, [prompt])
+        key = input_key(prompt)
+        first, second = ([noise_keys([key], [s], 1, shared_noise)[0]] for s in check_seeds(seeds, 2))
         check_number("count", count, least=2)
         options = validate_options(self.generator, "generate", options)
-        self._check_guidance(options)
-        self._check_read([prompt])
+        check_guidance(self.generator, self._shows_null, options)
+        warn_of_unread(self.encoder, [prompt])
         decoder_options = validate_options(self.decoder, "decode", decoder or {})
         specs, decoder_specs = noise_spec(self.generator, options), noise_spec(self.decoder, decoder_options)
         if not any(spec.kind == "normal" for spec in specs.values()):
@@ -360,6 +365,7 @@ class Pipeline(LossModel):
         decoder_options: dict[str, Any],
         batch_size: int,
         verbose: int = 0,
+        latents: bool = False,
     ) -> np.ndarray:
         """Runs the program of these options, which is compiled on its first use."""
         static, numbers = split_options(type(self.generator).generate, options)
@@ -367,15 +373,21 @@ class Pipeline(LossModel):
         loops = self.generator.num_sampling_steps(**options) > 1
         parts = self.encoder, self.generator, self.decoder
         sampler: Sampler = self.programs.get(
-            ("generate", repr(plain([static, decoder_static])), loops),
-            lambda: Sampler(*parts, self.null_tokens, static, decoder_static, loops),
+            ("generate", repr(plain([static, decoder_static])), loops, latents),
+            lambda: Sampler(*parts, self.null_tokens, static, decoder_static, loops, latents),
         )
-        return to_uint8(sampler.sample(batch, numbers, decoder_numbers, batch_size, verbose))
+        made = sampler.sample(batch, numbers, decoder_numbers, batch_size, verbose)
+        return made if latents else to_uint8(made)
 
     # ---- likelihood -----------------------------------------------------------------------------------------------
 
     def log_likelihood(
-        self, images: np.ndarray, captions: Sequence[str], *, batch_size: int = MAX_SAMPLE_BATCH, **options: Any
+        self,
+        images: np.ndarray,
+        captions: Sequence[Any] | None = None,
+        *,
+        batch_size: int = MAX_SAMPLE_BATCH,
+        **options: Any,
     ) -> np.ndarray:
         """Computes the log-likelihood of images, given their captions.
 

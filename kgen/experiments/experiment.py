@@ -1,4 +1,4 @@
-"""What a run works with: its data and its metrics, opened once and handed down; and its encoder."""
+"""Opens the data, the metrics and the encoder of a run, once for all of its steps."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from kgen.contracts.decoder import learns_from_images
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.metric import Metric
 from kgen.errors import ConfigError
-from kgen.pipeline.assembly import find, make_encoder, make_metric
-from kgen.runs.directory import RunDirectory
-from kgen.runs.initial import initial_assets
-from kgen.runs.inputs import read_dataset
+from kgen.experiments.directory import RunDirectory
+from kgen.experiments.initial import initial_assets
+from kgen.experiments.inputs import read_dataset
+from kgen.parts.construction import find, make_encoder, make_metric
 
 Metrics = Mapping[str, Metric]
-"""By the name that their scores begin with."""
+"""Metrics by the prefix of the names of their scores."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A checked configuration, and what was opened for it.
+    """A validated configuration, with its opened data and metrics.
 
     Args:
-        dataset: What the pipeline is trained on.
-        decoder_data: What the decoder's own stage is trained on; None where there is no such stage, or it is over.
-        metrics: What `evaluate.metrics` names.
+        config: The configuration.
+        dataset: The dataset of the pipeline's training.
+        decoder_data: The dataset of the decoder's training; None if there is no such training, or it is finished.
+        metrics: The metrics of `evaluate.metrics`.
     """
 
     config: RunConfig
@@ -38,14 +39,16 @@ class Experiment:
 
 
 def open_experiment(config: RunConfig, *, trained: bool = False) -> Experiment:
-    """Opens what a configuration names.
+    """Opens the data and the metrics of a configuration.
 
     Args:
-        trained: Whether the run is trained already, so that its decoder's data are not needed.
+        config: The configuration.
+        trained: Whether the run is already trained, so that the data of the decoder's training are not needed.
 
     Raises:
-        ConfigError: a metric makes no sense with the dataset, or is given twice; the decoder's images are of another
-            size. DataError: the data are missing or damaged, or there is nothing to train on.
+        ConfigError: a metric does not support the dataset, or is given twice; or the images of the decoder's training
+            have another size.
+        DataError: the data are missing or damaged, or there are no training images.
     """
     dataset = read_dataset(config.data)
     decoder_data = None if trained else _decoder_data(config, dataset)
@@ -53,25 +56,24 @@ def open_experiment(config: RunConfig, *, trained: bool = False) -> Experiment:
 
 
 def needs_stage(config: RunConfig) -> bool:
-    """Whether a run's own stage trains or calibrates its decoder."""
+    """Whether a run trains or calibrates its decoder in a separate stage."""
     cls = find("decoder", config.decoder.name)[0].load()
     return config.decoder.source is None and learns_from_images(cls)
 
 
 def open_encoder(config: RunConfig, dataset: Dataset, directory: RunDirectory | None) -> Encoder:
-    """Makes a run's encoder, with what it learned from the captions; its weights are not built yet.
+    """Makes the encoder of a run, with its assets, such as a vocabulary. Its weights are not built yet.
 
     Args:
-        directory: Of the run, where that has begun and goes on: the encoder is then as it was.
+        config: The configuration.
+        dataset: The dataset, from whose captions the encoder learns its assets.
+        directory: The directory of a run that continues, which contains the assets.
     """
+    encoder = make_encoder(config.encoder.choice, None)
     if directory is not None and directory.assets.is_dir():
-        encoder = make_encoder(config.encoder.choice, captions=None)
         encoder.load_assets(directory.assets)
-    elif config.init is not None:
-        encoder = make_encoder(config.encoder.choice, captions=None)
-        initial_assets(config, encoder)
-    else:
-        encoder = make_encoder(config.encoder.choice, dataset.captions("train"))
+    elif not initial_assets(config.init, encoder):
+        encoder = make_encoder(config.encoder.choice, None, dataset)
     return encoder
 
 
@@ -86,7 +88,7 @@ def _decoder_data(config: RunConfig, dataset: Dataset) -> Dataset | None:
 
 
 def _open_metrics(chosen: tuple[ComponentConfig, ...], dataset: Dataset) -> Metrics:
-    """The metrics by name: without the plugin's, unless two metrics share theirs."""
+    """The metrics by name, without the namespace, unless two metrics have the same name."""
     bare = Counter(metric.name.split("/")[-1] for metric in chosen)
     metrics: dict[str, Metric] = {}
     for choice in chosen:

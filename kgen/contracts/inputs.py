@@ -1,0 +1,193 @@
+"""Inputs of encoders: for each example the value of the field that the encoder reads, or a mapping of several fields.
+
+A caption or a label is a text, and an image is an array. The input of an encoder that reads a caption and a label is
+`{"caption": ..., "label": ...}`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from kgen.contracts.dataset import SPLITS, Dataset, Split
+from kgen.contracts.encoder import Encoder
+from kgen.errors import ConfigError
+from kgen.plugins.discovery import component_id
+
+
+def input_key(value: Any) -> str:
+    """A text that identifies an input; "" identifies the null input. A text is its own key.
+
+    Cached conditions are found by their keys, and the noise of an image depends on the key of its prompt.
+
+    Raises:
+        ConfigError: it is neither a text, a number, an array, nor a mapping of these.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        keys = {str(field): input_key(item) for field, item in sorted(value.items())}
+        return json.dumps(keys) if any(keys.values()) else ""
+    if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, np.ndarray) and value.dtype.kind in "iufb":
+        digest = hashlib.blake2b(f"{value.dtype} {value.shape} ".encode(), digest_size=16)
+        digest.update(np.ascontiguousarray(value).tobytes())
+        return f"array {digest.hexdigest()}"
+    raise ConfigError(f"a prompt is a text, a number, an array, or a mapping of fields, not {type(value).__name__}")
+
+
+def as_input(encoder: Encoder, value: Any) -> Any:
+    """Makes an input of `encoder.tokenize` from the value of its field, or from a mapping of fields.
+
+    The null input replaces the fields that a mapping leaves out.
+
+    Raises:
+        ConfigError: a mapping has a field that the encoder does not read; or the encoder reads several fields, and the
+            value is not a mapping.
+    """
+    fields = encoder.fields
+    if not isinstance(value, Mapping):
+        if len(fields) == 1 or input_key(value) == "":
+            return value if len(fields) == 1 else encoder.null
+        raise ConfigError(
+            f"encoder '{component_id(encoder)}' reads {' and '.join(fields)}: a prompt is a mapping of these fields, "
+            f"such as {{{', '.join(f'{field}: ...' for field in fields)}}}"
+        )
+    if unknown := [str(field) for field in value if field not in fields]:
+        near = difflib.get_close_matches(unknown[0], fields, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise ConfigError(
+            f"encoder '{component_id(encoder)}' reads {' and '.join(fields)}: a prompt cannot hold '{unknown[0]}'{hint}"
+        )
+    if len(fields) == 1:
+        return value.get(fields[0], encoder.null)
+    return {field: value.get(field, encoder.null[field]) for field in fields}
+
+
+def require_fields(encoder: Encoder, dataset: Dataset, owner: str = "dataset") -> None:
+    """Raises ConfigError if an encoder reads a field that a dataset does not have.
+
+    Args:
+        owner: The name of the dataset's role, for the message.
+    """
+    if missing := [field for field in encoder.fields if field not in dataset.fields]:
+        raise ConfigError(
+            f"encoder '{component_id(encoder)}' reads the field '{missing[0]}', but {owner} '{component_id(dataset)}' "
+            f"has {', '.join(dataset.fields)}: choose another encoder, or data with that field"
+        )
+
+
+def distinct(inputs: Iterable[Any]) -> dict[str, int]:
+    """The index of the first occurrence of each different input, by its key."""
+    found: dict[str, int] = {}
+    for index, value in enumerate(inputs):
+        found.setdefault(input_key(value), index)
+    return found
+
+
+def are_texts(inputs: Sequence[Any]) -> bool:
+    """Whether inputs are texts, such as captions and labels, which are cheap to read."""
+    first = inputs[0] if len(inputs) else ""
+    return all(isinstance(value, str) for value in (first.values() if isinstance(first, Mapping) else [first]))
+
+
+class EncoderInputs(Sequence[Any]):
+    """An encoder's inputs for all examples of a split. Each is read when it is accessed.
+
+    Args:
+        fields: The fields that the encoder reads. An input is the value of a single field, or a mapping of several.
+        flip: Whether to add mirror images: row 2 i is example i, and row 2 i + 1 is its mirror image.
+        image: A function that reads the field "image" by its row, instead of the dataset.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: Split,
+        fields: Sequence[str],
+        *,
+        flip: bool = False,
+        image: Callable[[int], np.ndarray] | None = None,
+    ) -> None:
+        self.columns = {field: dataset.values(split, field) for field in fields}
+        self.length = len(dataset.captions(split)) * (2 if flip else 1)
+        self.flip = flip
+        self.image = image
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: Any) -> Any:
+        row = range(self.length)[index]
+        return self.value(row, *self.columns) if len(self.columns) == 1 else _Fields(self, row)
+
+    def value(self, row: int, field: str) -> Any:
+        """One field of an input."""
+        if field == "image" and self.image is not None:
+            return self.image(row)
+        value = self.columns[field][row // 2 if self.flip else row]
+        return mirrored(value) if self.flip and row % 2 else value
+
+
+class _Fields(Mapping[str, Any]):
+    """An input of several fields, each of which is read when it is accessed, and kept."""
+
+    def __init__(self, inputs: EncoderInputs, row: int) -> None:
+        self.inputs, self.row = inputs, row
+        self.known: dict[str, Any] = {}
+
+    def __getitem__(self, field: str) -> Any:
+        if field not in self.known:
+            if field not in self.inputs.columns:
+                raise KeyError(field)
+            self.known[field] = self.inputs.value(self.row, field)
+        return self.known[field]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.inputs.columns)
+
+    def __len__(self) -> int:
+        return len(self.inputs.columns)
+
+
+class AllEncoderInputs(Sequence[Any]):
+    """An encoder's inputs for the examples of all splits, one split after the other.
+
+    Args:
+        flip: Whether to add the mirror images of "train".
+    """
+
+    def __init__(self, dataset: Dataset, fields: Sequence[str], *, flip: bool = False) -> None:
+        self.parts = [EncoderInputs(dataset, split, fields, flip=flip and split == "train") for split in SPLITS]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __getitem__(self, index: Any) -> Any:
+        row = range(len(self))[index]
+        for part in self.parts:
+            if row < len(part):
+                return part[row]
+            row -= len(part)
+        raise IndexError(index)
+
+
+def training_inputs(dataset: Dataset, encoder: Encoder) -> Sequence[Any]:
+    """The inputs of the training examples, from which an encoder learns."""
+    if len(encoder.fields) == 1:
+        return dataset.values("train", encoder.fields[0])
+    return EncoderInputs(dataset, "train", encoder.fields)
+
+
+def mirrored(value: Any) -> Any:
+    """The mirror image of an image, uint8 (height, width, channels); other values are unchanged."""
+    is_image = isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3
+    return value[:, ::-1] if is_image else value

@@ -1,0 +1,1 @@
+"""What a run is made of: its experiment (configuration, dataset, parts), its directory, and its trainings."""

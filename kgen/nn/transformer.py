@@ -1,0 +1,49 @@
+"""The block of a plain transformer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from kgen.nn.attention import MultiHeadAttention
+from kgen.nn.dropout import Dropout
+
+Tensor = Any
+
+
+class TransformerBlock(keras.layers.Layer):  # type: ignore[misc]
+    """Self-attention and a hidden layer, each normalized before and added to its input (Xiong et al. 2020, figure 1b).
+
+    Args:
+        heads: Of attention; they must divide the width of `x`.
+        hidden: Width of the hidden layer, whose activation is GELU.
+        dropout: Of what each of the two adds, in [0, 1).
+    """
+
+    def __init__(self, heads: int, hidden: int, dropout: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.heads = heads
+        self.hidden = hidden
+        self.dropout = dropout
+        policy = self.dtype_policy
+        self.norm1 = keras.layers.LayerNormalization(epsilon=1e-6, dtype=policy, name="norm1")
+        self.attention = MultiHeadAttention(heads, use_bias=False, dtype=policy, name="attention")
+        self.norm2 = keras.layers.LayerNormalization(epsilon=1e-6, dtype=policy, name="norm2")
+        self.widen = keras.layers.Dense(hidden, activation="gelu", dtype=policy, name="widen")
+        self.drop = Dropout(dropout, dtype=policy, name="drop")
+
+    def build(self, x_shape: tuple[int | None, ...], mask_shape: tuple[int | None, ...] | None = None) -> None:
+        self.narrow = keras.layers.Dense(x_shape[-1], dtype=self.dtype_policy, name="narrow")
+        for layer in (self.norm1, self.attention, self.norm2, self.widen):
+            layer.build(x_shape)
+        self.narrow.build((*x_shape[:-1], self.hidden))
+
+    def call(self, x: Tensor, mask: Tensor | None = None, training: bool = False) -> Tensor:
+        """(B, L, D) -> (B, L, D).
+
+        Args:
+            mask: (B, L) of 1 for positions to attend to and 0 for the others; absent: all. At least one is 1.
+        """
+        x = x + self.drop(self.attention(self.norm1(x), key_mask=mask), training=training)
+        return x + self.drop(self.narrow(self.widen(self.norm2(x))), training=training)

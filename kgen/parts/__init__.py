@@ -1,0 +1,1 @@
+"""The three parts of a pipeline: made by their names, compared, described and saved."""

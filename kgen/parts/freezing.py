@@ -1,0 +1,56 @@
+"""Keeps a part of a model as it is while the rest of it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+
+from kgen.errors import ConfigError
+from kgen.parts.patterns import ALL, check_patterns, select
+from kgen.storage.paths import weight_paths
+
+
+def freeze(model: keras.Model, frozen: Sequence[str] = (), *, trainable: Sequence[str] = ALL) -> list[str]:
+    """Freezes weights of a pipeline: training then leaves them as they are, bit for bit.
+
+    Call it before `compile`. A layer whose weights are all frozen is frozen itself (`layer.trainable = False`), so that
+    it updates no statistics either; an encoder that is frozen as a whole encodes each caption only once in a run. What
+    is frozen already stays so.
+
+    Args:
+        model: A `Pipeline`, or another model that has parts as attributes.
+        frozen: Patterns of the paths of weights, such as ["encoder/*"]: see `kgen.weight_paths`.
+        trainable: Patterns of the only weights that are trained, unless they are `frozen`.
+
+    Returns:
+        The paths of the weights that are frozen by this call.
+
+    Raises:
+        ConfigError: a pattern fits no weight; nothing would be left to train; the model is compiled already.
+    """
+    if getattr(model, "compiled", False):
+        raise ConfigError("freeze weights before compile: an optimizer trains those that it was compiled with")
+    paths = weight_paths(model, model.weights)
+    check_patterns("frozen", frozen, paths)
+    check_patterns("trainable", trainable, paths)
+    kept = set(select(paths, trainable, frozen))
+    if not any(paths[path].trainable for path in kept):
+        raise ConfigError("nothing is left to train: fewer weights must be frozen, or more of them trainable")
+    before = {path for path, weight in paths.items() if weight.trainable}
+    trained = {id(paths[path]) for path in kept}
+    for layer in model.layers:
+        _freeze(layer, trained)
+    return [path for path in before if not paths[path].trainable]
+
+
+def _freeze(layer: keras.layers.Layer, trained: set[int]) -> None:
+    """Freezes all weights of a layer, and of the layers in it, but for those that are to be trained."""
+    if layer.weights and not any(id(weight) in trained for weight in layer.weights):
+        layer.trainable = False
+        return
+    for weight in layer._trainable_variables:
+        if id(weight) not in trained:
+            weight.trainable = False
+    for below in layer._flatten_layers(include_self=False, recursive=False):
+        _freeze(below, trained)

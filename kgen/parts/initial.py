@@ -1,0 +1,121 @@
+"""Gives a pipeline weights that were trained before: all of them, or those whose paths are chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kgen.errors import RunError
+from kgen.parts.patterns import ALL, check_patterns, matches, select
+from kgen.parts.saving import Assembled, saved_weights, with_paths
+from kgen.parts.sources import ASSETS, WeightSource, check_assets, takes_assets
+from kgen.storage.weights import Arrays, Variables
+
+MAX_NAMED = 20
+"""Weights in a message that do not fit."""
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """What `init_weights` did: paths of weights.
+
+    Args:
+        taken: Those that were assigned.
+        fresh: Those of the model that stayed as they were.
+        unused: Those of the source that nothing was done with.
+    """
+
+    taken: tuple[str, ...]
+    fresh: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+def init_weights(
+    pipeline: Assembled, source: str | Path, *, include: Sequence[str] = ALL, exclude: Sequence[str] = ()
+) -> InitialWeights:
+    """Gives a pipeline weights that were saved before, before it is trained on.
+
+    Weights are found by their paths, which `kgen.weight_paths` lists. Those that are chosen must be the same on both
+    sides, and of the same shapes; a part that the source does not hold at all stays as it is.
+
+    Args:
+        source: A run directory, a folder that `kgen.save` wrote, or a file of weights (a checkpoint, say).
+        include: Patterns of the paths to take. `*` stands for any characters, and a layer's path for all weights in it.
+        exclude: Patterns of the paths not to take. "encoder/assets" stands for what an encoder learned beside its
+            weights, such as a vocabulary, which must be the same on both sides.
+
+    Returns:
+        What was taken, and what was not.
+
+    Raises:
+        RunError: there are no weights, or they do not fit: all that do not are named, and none is assigned.
+        ConfigError: a pattern fits nothing.
+    """
+    found = WeightSource(Path(source))
+    if takes_assets(include, exclude):
+        check_assets(pipeline.encoder, found)
+    return assign_weights(saved_weights(pipeline), found, include, exclude, lambda arrays: with_paths(arrays, pipeline))
+
+
+def assign_weights(
+    variables: Variables,
+    source: WeightSource,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    migrated: Callable[[Arrays], Arrays],
+) -> InitialWeights:
+    """As `init_weights`, for variables by path."""
+    parts = {path.partition("/")[0] for path in variables}
+    arrays = source.read(parts, migrated)
+    held = {name.partition("/")[0] for name in arrays}
+    known = {*variables, *arrays, ASSETS}
+    check_patterns("include", include, known)
+    check_patterns("exclude", exclude, known)
+    there = set(select(arrays, include, exclude))
+    here = set(select(variables, include, exclude))
+    if tuple(include) == ALL:
+        here = {path for path in here if path.partition("/")[0] in held}
+    if wrong := list(_misfits(here, there, variables, arrays)):
+        raise RunError(_message(source, wrong, here & there))
+    if not here:
+        raise RunError(
+            f"nothing is taken from {source.path}: of what it holds, all is excluded, or nothing is included"
+        )
+    for path in here:
+        variables[path].assign(arrays[path])
+    return InitialWeights(*(tuple(sorted(paths)) for paths in (here, variables.keys() - here, arrays.keys() - there)))
+
+
+def _misfits(
+    here: Collection[str], there: Collection[str], variables: Variables, arrays: Arrays
+) -> Iterator[tuple[str, str]]:
+    """The paths that are on one side only, or of other shapes, each with what is wrong."""
+    for path in sorted({*here, *there}):
+        shapes = (arrays[path].shape if path in there else None, tuple(variables[path].shape) if path in here else None)
+        if shapes[0] != shapes[1]:
+            left, right = ("nothing" if shape is None else str(shape) for shape in shapes)
+            yield path, f"{left} there, {right} here"
+
+
+def _message(source: WeightSource, wrong: Sequence[tuple[str, str]], shared: Collection[str]) -> str:
+    lines = [f"{path}: {what}" for path, what in wrong[:MAX_NAMED]]
+    lines += [f"and {len(wrong) - MAX_NAMED} more"] if len(wrong) > MAX_NAMED else []
+    paths = [path for path, _ in wrong]
+    fitting = [path for path in shared if path not in paths]
+    return (
+        f"the weights of {source.path} do not fit:\n  "
+        + "\n  ".join(lines)
+        + f"\nto begin without them, exclude [{', '.join(short_patterns(paths, fitting))}]"
+    )
+
+
+def short_patterns(wanted: Sequence[str], others: Collection[str]) -> list[str]:
+    """Few patterns that fit all of the wanted paths, and none of the others."""
+    found: list[str] = []
+    for path in wanted:
+        if not matches(path, found):
+            part, *below = path.split("/")
+            shorter = (f"{part}/*/{'/'.join(below[-depth:])}" for depth in range(1, len(below)))
+            found.append(next((p for p in shorter if not any(matches(other, [p]) for other in others)), path))
+    return found

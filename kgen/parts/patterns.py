@@ -1,0 +1,51 @@
+"""Chooses weights by patterns of their paths, such as `generator/model/up/*`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from kgen.errors import ConfigError
+
+ALL = ("*",)
+
+
+def matches(path: str, patterns: Iterable[str]) -> bool:
+    """Whether a path, or what stands above it, fits one of the patterns.
+
+    In a pattern, `*` stands for any characters, slashes too, and `?` for one. A pattern that fits a layer, such as
+    `generator/model/middle`, stands for all weights in it.
+    """
+    return any(fnmatchcase(path, pattern) or fnmatchcase(path, f"{pattern.rstrip('/')}/*") for pattern in patterns)
+
+
+def select(paths: Iterable[str], include: Sequence[str], exclude: Sequence[str]) -> list[str]:
+    """The paths that fit one of `include` and none of `exclude`, in their order."""
+    return [path for path in paths if matches(path, include) and not matches(path, exclude)]
+
+
+def check_patterns(name: str, patterns: Sequence[str], paths: Collection[str]) -> None:
+    """Refuses a pattern that fits nothing.
+
+    Args:
+        name: Of the option that holds the patterns.
+        paths: All that there are.
+
+    Raises:
+        ConfigError: with the nearest path, or the beginnings of all paths.
+    """
+    if isinstance(patterns, str):
+        raise ConfigError(f"{name} must be a list of patterns, such as ['generator/*'], not the text {patterns!r}")
+    for pattern in patterns:
+        if pattern not in ALL and not any(matches(path, [pattern]) for path in paths):
+            raise ConfigError(f"{name}: '{pattern}' fits no weight{_advice(pattern, paths)}")
+
+
+def _advice(pattern: str, paths: Collection[str]) -> str:
+    above = {"/".join(parts[:depth]) for parts in (path.split("/") for path in paths) for depth in range(1, len(parts))}
+    near = difflib.get_close_matches(pattern.rstrip("/*"), sorted(above), n=1)
+    if near:
+        return f"; did you mean '{near[0]}/*'?"
+    shallow = sorted({"/".join(path.split("/")[:2]) for path in paths})
+    return f"; the paths of weights begin with {', '.join(shallow[:10])}" if shallow else ": there are no weights"

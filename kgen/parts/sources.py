@@ -1,0 +1,141 @@
+"""Where trained weights can be taken from: a run, a saved pipeline or decoder, a file."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kgen.contracts.encoder import Encoder
+from kgen.errors import RunError
+from kgen.parts.description import DecoderDescription, PipelineDescription, read_description
+from kgen.parts.patterns import select
+from kgen.parts.saving import DECODER, PIPELINE, WEIGHTS
+from kgen.plugins.discovery import component_id
+from kgen.storage.files import files_in
+from kgen.storage.paths import RANDOM_STATE
+from kgen.storage.weights import Arrays, read_arrays
+
+ASSETS = "encoder/assets"
+"""Stands in patterns for what an encoder learned beside its weights, such as its vocabulary."""
+
+OTHER_ENCODER = "exclude encoder/* to begin with another encoder"
+
+
+@dataclass(frozen=True)
+class WeightSource:
+    """Weights on disk.
+
+    Args:
+        path: A file of weights; a folder that `kgen.save` wrote, or the decoder's stage of a run; a run directory.
+
+    Raises:
+        RunError: there are no weights.
+    """
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        if not self.file.is_file():
+            problem = "there is no such file or folder" if not self.path.exists() else "it holds no trained weights"
+            raise RunError(f"{self.path}: {problem}; give a run that has ended, a saved pipeline, or a file of weights")
+
+    @property
+    def file(self) -> Path:
+        """Of the weights."""
+        if not self.path.is_dir():
+            return self.path
+        inner = self.path / "model" / WEIGHTS
+        return inner if inner.is_file() else self.path / WEIGHTS
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the file, in hexadecimal digits."""
+        with self.file.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    @property
+    def part_names(self) -> dict[str, str]:
+        """The full ids of the parts that the weights are of, by kind; {} where no description lies beside them."""
+        folder = self.file.parent
+        if (folder / PIPELINE).is_file():
+            whole = read_description(folder / PIPELINE, PipelineDescription)
+            return {"encoder": whole.encoder.name, "generator": whole.generator.name, "decoder": whole.decoder.name}
+        if (folder / DECODER).is_file():
+            return {"decoder": read_description(folder / DECODER, DecoderDescription).decoder.name}
+        return {}
+
+    @property
+    def assets(self) -> Path | None:
+        """The folder of what the encoder learned beside its weights; None where it is not known."""
+        folder = self.file.parent / "encoder"
+        return folder if folder.is_dir() else None
+
+    def read(self, parts: Collection[str], migrated: Callable[[Arrays], Arrays]) -> Arrays:
+        """The weights of these parts, by path.
+
+        Args:
+            migrated: Gives weights the paths of today.
+
+        Raises:
+            RunError: the file is damaged, or holds no such weights.
+        """
+        arrays = migrated(read_arrays(self.file)[0])
+        if any("/" not in name for name in arrays):
+            raise RunError(
+                f"{self.file} was saved before weights had paths, by a model that is built differently: save it once "
+                f"again, kgen.load({str(self.path)!r}).save(FOLDER), and take the weights from there"
+            )
+        found = {name: array for name, array in arrays.items() if name.partition("/")[0] in parts}
+        if not found:
+            paths = " or ".join(f"{part}/..." for part in parts)
+            raise RunError(f"{self.file} holds no weights of such paths as {paths}")
+        return {name: array for name, array in found.items() if not name.endswith(f"/{RANDOM_STATE}")}
+
+
+def takes_assets(include: Sequence[str], exclude: Sequence[str]) -> bool:
+    """Whether patterns choose what an encoder learned beside its weights."""
+    return bool(select([ASSETS], include, exclude))
+
+
+def load_assets(encoder: Encoder, source: WeightSource) -> bool:
+    """Gives an encoder what the source's learned beside its weights. False where that is not known.
+
+    Raises:
+        RunError: the source's is another encoder.
+    """
+    _require_same(encoder, source)
+    if source.assets is None:
+        return False
+    encoder.load_assets(source.assets)
+    return True
+
+
+def check_assets(encoder: Encoder, source: WeightSource) -> None:
+    """Raises RunError where an encoder is not the source's, or learned something else beside its weights."""
+    _require_same(encoder, source)
+    with tempfile.TemporaryDirectory() as folder:
+        encoder.save_assets(folder)
+        for name in files_in(Path(folder)):
+            if source.assets is None:
+                raise RunError(
+                    f"{source.path} does not hold what its encoder learned beside its weights ({name}): give the run "
+                    f"or the saved pipeline; {OTHER_ENCODER}, or {ASSETS} if that is the same"
+                )
+            if not _same(Path(folder) / name, source.assets / name):
+                raise RunError(
+                    f"the encoder of {source.path} learned something else beside its weights ({name}): use that one, "
+                    f"kgen.load({str(source.path)!r}).encoder; {OTHER_ENCODER}"
+                )
+
+
+def _same(one: Path, other: Path) -> bool:
+    return other.is_file() and one.read_bytes() == other.read_bytes()
+
+
+def _require_same(encoder: Encoder, source: WeightSource) -> None:
+    here, there = component_id(encoder), source.part_names.get("encoder")
+    if there is not None and here != there:
+        raise RunError(f"the encoder of {source.path} is '{there}', but this one is '{here}': {OTHER_ENCODER}")

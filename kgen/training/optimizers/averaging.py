@@ -1,0 +1,137 @@
+"""Adds global clipping and a moving average of the weights to any optimizer of Keras."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from kgen.backend.gradients import dense
+from kgen.backend.replicas import replica_count
+from kgen.errors import ConfigError
+from kgen.options import check_options
+from kgen.parts.construction import find
+from kgen.plugins.faults import component_errors
+
+
+class Averaging:
+    """A mixin for optimizer classes: global clipping and an exponential moving average (EMA) of the weights.
+
+    `averaging` combines it with a class. Unlike Keras's `use_ema`, the average has a warm-up and never overwrites the
+    weights. The gradient of the whole batch is clipped, also under tf.distribute, where Keras would clip each replica's
+    gradient. Vectors, such as biases and gains, have no weight decay. A weight with an attribute `learning_rate_share`
+    is trained with that share of the learning rate; its weight decay takes the whole rate.
+
+    The optimizer class must update each variable in `update_step`, as all optimizers of Keras do.
+
+    Args:
+        learning_rate: A number or a schedule.
+        clip_norm: Largest global norm of the gradient; None: no clipping.
+        average: Final decay of the EMA, in [0, 1); step t uses min(average, t / (t + 10)). None: no EMA.
+        options: Arguments of the optimizer class.
+
+    Raises:
+        ValueError: gradients are accumulated and clipped; clipping would apply to each part of the sum.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 1e-3,
+        *,
+        clip_norm: float | None = 1.0,
+        average: float | None = 0.999,
+        **options: Any,
+    ) -> None:
+        super().__init__(learning_rate, **options)  # type: ignore[call-arg]
+        if clip_norm is not None and self.gradient_accumulation_steps:
+            raise ValueError("gradient_accumulation_steps needs clip_norm=None: each part would be clipped by itself")
+        self.clip_norm = clip_norm
+        self.average = average
+        self.averages: list[Any] = []
+        self.shares: list[float] = []
+
+    def build(self, variables: Sequence[Any]) -> None:
+        if self.built:
+            return
+        vectors = [v for v in variables if len(v.shape) < 2]
+        if vectors:
+            self.exclude_from_weight_decay(var_list=vectors)
+        super().build(variables)  # type: ignore[misc]
+        self.shares = [getattr(v, "learning_rate_share", 1.0) for v in variables]
+        if self.average is not None:
+            self.averages = [self.add_variable_from_reference(v, name="average") for v in variables]
+            for average, variable in zip(self.averages, variables, strict=True):
+                average.assign(np.array(ops.convert_to_numpy(variable)))  # a copy: JAX donates its buffers
+
+    def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
+        grads = [dense(gradient) for gradient in grads]
+        if self.clip_norm is not None:
+            grads = _clip_globally(grads, self.clip_norm)
+        super().apply(grads, trainable_variables)  # type: ignore[misc]
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        index = self._get_variable_index(variable)
+        super().update_step(gradient, variable, learning_rate * self.shares[index])  # type: ignore[misc]
+        if self.average is None:
+            return
+        average = self.averages[index]
+        step = ops.cast(self.iterations, average.dtype)
+        rate = 1.0 - ops.minimum(ops.cast(self.average, average.dtype), step / (step + 10.0))
+        self.assign_add(average, rate * (ops.convert_to_tensor(variable) - ops.convert_to_tensor(average)))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "clip_norm": self.clip_norm, "average": self.average}  # type: ignore[misc]
+
+    if TYPE_CHECKING:  # attributes of the optimizer class
+
+        def __getattr__(self, name: str) -> Any: ...
+
+
+@functools.cache
+def averaging(cls: type[Any]) -> type[Any]:
+    """Returns the class that combines `Averaging` with an optimizer class."""
+    return type(f"Averaging{cls.__name__}", (Averaging, cls), {"__doc__": cls.__doc__})
+
+
+def make_optimizer(
+    choice: str | Mapping[str, Any], learning_rate: Any, *, clip_norm: float | None, average: float | None
+) -> keras.optimizers.Optimizer:
+    """Creates an optimizer that clips and averages.
+
+    Args:
+        choice: The name of an optimizer, or a mapping with `name` and options.
+        learning_rate: A number or a schedule.
+        clip_norm, average: See `Averaging`.
+
+    Raises:
+        ConfigError: the name or an option is wrong. PluginError: the class cannot be imported.
+    """
+    component, given = find("optimizer", choice)
+    cls = component.load()
+    checked = check_options(cls, given, component.id)
+    with component_errors(cls):
+        try:
+            return averaging(cls)(learning_rate, clip_norm=clip_norm, average=average, **checked)
+        except ValueError as error:  # what the signature cannot say of the options
+            raise ConfigError(f"optimizer '{component.id}': {error}") from error
+
+
+def _clip_globally(grads: list[Any], limit: float) -> list[Any]:
+    """Scales dense gradients down to a global norm; under tf.distribute, that of the sum over replicas.
+
+    There, the whole gradient is returned on each replica, divided by their number: the optimizer sums it up again.
+    """
+    count = replica_count()
+    if count > 1:
+        import tensorflow as tf
+
+        present = [g for g in grads if g is not None]
+        summed = iter(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, present))
+        grads = [None if g is None else next(summed) for g in grads]
+    norm = ops.sqrt(sum(ops.sum(ops.square(ops.cast(g, "float32"))) for g in grads if g is not None))
+    scale = ops.minimum(1.0, limit / (norm + 1e-12)) / count
+    return [None if g is None else g * ops.cast(scale, g.dtype) for g in grads]

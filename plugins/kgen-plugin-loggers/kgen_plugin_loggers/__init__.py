@@ -1,0 +1,1 @@
+"""Loggers that tell Weights & Biases or MLflow of a run of kgen."""

@@ -1,0 +1,1 @@
+"""Image encoders that are trained together with the generator."""
