@@ -45,7 +45,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
 TRANSFORMER = {"width": 8, "depth": 1, "heads": 2}
 GENERATORS: dict[str, dict[str, Any]] = {
     "diffusion/diffusion": {"network": {"kind": "dit", "patch": 2, "width": 8, "depth": 1, "heads": 2}},
-    "gan/gan": {"width": 4, "multipliers": [1], "code": 4, "features": 4},
+    "gan/gan": {"width": 4, "multipliers": [1], "latent_dim": 4, "features": 4},
     "realnvp/realnvp": {"coupling": {"kind": "convolutional", "scales": 1, "couplings": 2, "width": 4}},
     "tokens/ar": {"network": TRANSFORMER},
     "tokens/ar-nar": {"network": TRANSFORMER, "draft": TRANSFORMER},

@@ -16,7 +16,8 @@ from kgen.parts.initial import short_patterns
 from kgen.parts.patterns import matches
 from kgen.parts.saving import load_decoder, save_decoder
 from kgen.storage.weights import read_arrays
-from kgen.training.optimizer import AveragingAdamW
+from kgen.training.optimizers.averaging import averaging
+from kgen.training.optimizers.of_keras import AdamW
 
 
 class Inner(layers.Layer):
@@ -254,7 +255,7 @@ def test_frozen_weights_stay_bit_for_bit(frozen: list[str], trainable: list[str]
     named = kgen.freeze(pipeline, frozen, trainable=trainable)
     before = values(pipeline)
     assert set(named) == before.keys() - moved
-    pipeline.compile(AveragingAdamW(0.1, weight_decay=0.5, clip_norm=0.5, average=0.9))
+    pipeline.compile(averaging(AdamW)(0.1, weight_decay=0.5, clip_norm=0.5, average=0.9))
     train(pipeline)
     now = values(pipeline)
     assert now.keys() - same(now, before) == moved

@@ -15,7 +15,7 @@ from kgen.errors import ConfigError
 from kgen.experiments.directory import RunDirectory
 from kgen.experiments.initial import initial_assets
 from kgen.experiments.inputs import read_dataset
-from kgen.parts.construction import find, make_encoder, make_metric
+from kgen.parts.construction import adapt_encoder, build_encoder, find, make_metric
 
 Metrics = Mapping[str, Metric]
 """Metrics by the prefix of the names of their scores."""
@@ -69,11 +69,11 @@ def open_encoder(config: RunConfig, dataset: Dataset, directory: RunDirectory | 
         dataset: The dataset, from whose captions the encoder learns its assets.
         directory: The directory of a run that continues, which contains the assets.
     """
-    encoder = make_encoder(config.encoder.choice, None)
+    encoder = build_encoder(config.encoder.choice)
     if directory is not None and directory.assets.is_dir():
         encoder.load_assets(directory.assets)
     elif not initial_assets(config.init, encoder):
-        encoder = make_encoder(config.encoder.choice, None, dataset)
+        adapt_encoder(encoder, dataset)
     return encoder
 
 

@@ -54,12 +54,22 @@ def make_encoder(choice: EncoderChoice, inputs: Sequence[Any] | None, dataset: D
     """
     encoder = build_encoder(choice)
     if dataset is not None:
-        require_fields(encoder, dataset)
-        inputs = training_inputs(dataset, encoder)
-    if inputs is not None:
+        adapt_encoder(encoder, dataset)
+    elif inputs is not None:
         with component_errors(encoder):
             encoder.adapt(inputs)
     return encoder
+
+
+def adapt_encoder(encoder: Encoder, dataset: Dataset) -> None:
+    """Calls `adapt` of an encoder with the training examples of a dataset.
+
+    Raises:
+        ConfigError: the encoder reads a field that the dataset does not have.
+    """
+    require_fields(encoder, dataset)
+    with component_errors(encoder):
+        encoder.adapt(training_inputs(dataset, encoder))
 
 
 def build_encoder(choice: EncoderChoice, custom: Mapping[str, type[Any]] | None = None) -> Encoder:
