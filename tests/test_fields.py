@@ -242,6 +242,7 @@ evaluate: {metrics: [attributes], max_prompts: 4}
 """
 
 
+@pytest.mark.slow
 def test_an_image_encoder_trains_a_diffusion(kgen: Callable[..., Outcome], tmp_path: Path) -> None:
     config = tmp_path / "variations.yaml"
     config.write_text(VARIATIONS, encoding="utf-8")

@@ -78,6 +78,7 @@ def test_a_unet_goes_on_with_other_data_and_a_wider_condition(tmp_path: Path) ->
         np.testing.assert_allclose(wide[path], narrow[path], atol=1e-6, err_msg=path)
 
 
+@pytest.mark.slow
 def test_frozen_parts_stay_bit_for_bit_through_a_run_that_is_resumed(tmp_path: Path) -> None:
     source, path = tmp_path / "source", tmp_path / "run"
     run(configuration(), source, log=lambda line: None)

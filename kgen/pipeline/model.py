@@ -91,12 +91,12 @@ class Pipeline(LossModel):
         """Creates every weight, and a tracker for each of the generator's losses."""
         if self.built:  # type: ignore[has-type]
             return
-        for part in self.encoder.parts:  # the frozen ones at once: what their build assigns must not be lost
+        for part in self.encoder.parts():  # the frozen ones at once: what their build assigns must not be lost
             condition = create_weights(part, part.null_tokens()) if part.trainable else part.null_condition()
         if not self.encoder.trainable:
             condition = self.encoder.null_condition()
             self.set_untracked("frozen_null", {k: ops.convert_to_numpy(v) for k, v in condition.items()})
-        elif len(self.encoder.parts) > 1:
+        elif len(self.encoder.parts()) > 1:
             condition = create_weights(self.encoder, self.null_tokens)
         if not self.decoder.built:
             self.decoder.build(None)
@@ -114,7 +114,7 @@ class Pipeline(LossModel):
     @property
     def training_variables(self) -> list[Any]:
         """All variables except those of the decoder, and of encoders whose weights come from elsewhere."""
-        encoders = [part for part in self.encoder.parts if part.weights_are_external]
+        encoders = [part for part in self.encoder.parts() if part.weights_are_external]
         elsewhere: list[keras.layers.Layer] = [self.decoder, *encoders]
         foreign = {id(variable) for part in elsewhere for variable in part.variables}
         return [variable for variable in self.variables if id(variable) not in foreign]
