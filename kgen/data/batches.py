@@ -99,6 +99,13 @@ def batches(x: Any, y: Any, make: MakeBatch) -> Any:
     return x
 
 
+def validation_batches(data: Any, make: MakeBatch) -> Any:
+    """Converts the `validation_data` of `fit`: a pair (images, captions), or anything else that `batches` accepts."""
+    if isinstance(data, tuple) and len(data) == 2:
+        return batches(data[0], data[1], make)
+    return None if data is None else batches(data, None, make)
+
+
 def _checked(batch: Mapping[str, Any]) -> Batch:
     found = dict(batch)
     for names in ONE_OF:

@@ -19,7 +19,7 @@ from kgen.contracts.generator import Generator
 from kgen.contracts.inputs import input_key
 from kgen.contracts.joint import replace_where
 from kgen.contracts.likelihood import check_likelihood
-from kgen.data.batches import batches, check_images
+from kgen.data.batches import batches, check_images, validation_batches
 from kgen.errors import ConfigError
 from kgen.options import plain, split_options
 from kgen.parts.saving import save
@@ -177,9 +177,7 @@ class Pipeline(LossModel):
         `x` is a batch, which is cut into smaller ones, an iterator or tf.data.Dataset of batches, or images, with
         captions as `y`. See `kgen.data.batches.batches`, and `inputs`.
         """
-        if validation_data is not None:
-            pair = isinstance(validation_data, tuple) and len(validation_data) == 2
-            validation_data = batches(*(validation_data if pair else (validation_data, None)), self.inputs)
+        validation_data = validation_batches(validation_data, self.inputs)
         return super().fit(batches(x, y, self.inputs), None, *args, validation_data=validation_data, **kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
