@@ -86,9 +86,11 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         """
         return text
 
-    @property
     def parts(self) -> tuple[Encoder, ...]:
-        """The encoders that are joined in this one; the encoder itself if it joins none."""
+        """The encoders that are joined in this one; the encoder itself if it joins none.
+
+        This is a method because Keras, to load weights, visits all attributes, and would visit the encoder forever.
+        """
         return (self,)
 
     @property

@@ -95,9 +95,8 @@ class Joint(Encoder):
         ]
         return cls(joined, encoders=tuple(encoders), join=join)
 
-    @property
     def parts(self) -> tuple[Encoder, ...]:
-        return tuple(part for encoder in self.joined for part in encoder.parts)
+        return tuple(part for encoder in self.joined for part in encoder.parts())
 
     @property
     def shows_null(self) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 
 from kgen.contracts.dataset import Dataset
 from kgen.errors import DataError, ImageRangeWarning
+from kgen.spaces import Space
 
 Batch = dict[str, Any]
 MakeBatch = Callable[[Any, Any], Batch]
@@ -23,11 +24,15 @@ TOLERANCE = 1e-3
 """How far images may exceed [-1, 1], which is the error of resizing in half precision."""
 
 
-def check_images(images: Any) -> np.ndarray:
+def check_images(images: Any, space: Space | None = None) -> np.ndarray:
     """Converts images to an array that a pipeline reads: uint8 unchanged, floats in [-1, 1] as float32.
 
+    Args:
+        images: One array, or a sequence of arrays.
+        space: The space of the images; None: any size.
+
     Raises:
-        DataError: the images are of another type, or contain numbers outside of [-1, 1], or NaN.
+        DataError: the images have another size or type, or contain numbers outside of [-1, 1], or NaN.
 
     Warns:
         ImageRangeWarning: the images are floats without negative numbers, as if they were in [0, 1].
@@ -36,6 +41,8 @@ def check_images(images: Any) -> np.ndarray:
         array = np.asarray(images)
     except ValueError as error:
         raise DataError(f"all images must have the same size: {error}") from error
+    if space is not None and array.shape[1:] != space.shape:
+        raise DataError(f"images must be (N, {', '.join(map(str, space.shape))}), not {array.shape}")
     if array.dtype == np.uint8:
         return array
     if not np.issubdtype(array.dtype, np.floating) and array.dtype.name != "bfloat16":
@@ -90,6 +97,13 @@ def batches(x: Any, y: Any, make: MakeBatch) -> Any:
         return (_item(item, make) for item in x)
     _check_elements(x)
     return x
+
+
+def validation_batches(data: Any, make: MakeBatch) -> Any:
+    """Converts the `validation_data` of `fit`: a pair (images, captions), or anything else that `batches` accepts."""
+    if isinstance(data, tuple) and len(data) == 2:
+        return batches(data[0], data[1], make)
+    return None if data is None else batches(data, None, make)
 
 
 def _checked(batch: Mapping[str, Any]) -> Batch:

@@ -148,7 +148,7 @@ def with_paths(arrays: Arrays, pipeline: Assembled) -> Arrays:
 
 def _groups(pipeline: Assembled) -> dict[str, list[Any]]:
     """The saved weights by part, in the order of the layers that hold them."""
-    encoders = [part for part in pipeline.encoder.parts if not part.weights_are_external]
+    encoders = [part for part in pipeline.encoder.parts() if not part.weights_are_external]
     return {
         "encoder": [weight for part in encoders for weight in part.weights],
         "generator": list(pipeline.generator.weights),

@@ -19,7 +19,7 @@ def pack(pipeline: Assembled) -> tuple[Callable[..., Any], Packed]:
         folder = Path(temporary) / "model"
         save(pipeline, folder)
         files = {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
-        parts = (*pipeline.encoder.parts, pipeline.encoder, pipeline.generator, pipeline.decoder)
+        parts = (*pipeline.encoder.parts(), pipeline.encoder, pipeline.generator, pipeline.decoder)
         empty = {f"{f.relative_to(folder)}/": b"" for f in folder.rglob("*") if f.is_dir()}
     return unpack, (type(pipeline), {**empty, **files}, tuple(type(part) for part in parts))
 

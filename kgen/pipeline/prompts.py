@@ -93,12 +93,16 @@ def _parsed(encoder: Encoder, prompt: Any) -> Any:
 
 
 def check_guidance(
-    generator: Generator, shows_null: bool, options: Mapping[str, Any], negative_prompt: Any = None
+    generator: Generator,
+    encoder: Encoder,
+    condition_dropout: float,
+    options: Mapping[str, Any],
+    negative_prompt: Any = None,
 ) -> None:
     """Checks the guidance of a call.
 
     Args:
-        shows_null: Whether the training showed the null condition.
+        encoder, condition_dropout: Of the pipeline; they say whether the training showed the null condition.
         options: Of the generator's `generate`.
 
     Raises:
@@ -111,13 +115,13 @@ def check_guidance(
     guided = guides(generate, options)
     if negative_prompt is not None and not guided:
         raise ConfigError(
-            f"negative_prompt is what guidance leads away from: give a guidance other than {NO_GUIDANCE:g}, too"
+            f"negative_prompt has an effect only with guidance: give a guidance other than {NO_GUIDANCE:g}, too"
         )
-    if guided and not shows_null:
+    if guided and not condition_dropout and not encoder.shows_null:
         weight = value_of(generate, Capability.GUIDANCE, options)
         warnings.warn(
             f"guidance {weight:g} compares with the empty text, but this pipeline was made with "
-            "condition_dropout 0, so that training never showed it: draw with guidance 1, or train it anew",
+            "condition_dropout 0, so that training never used it: generate with guidance 1, or train it again",
             GuidanceWarning,
             stacklevel=3,
         )

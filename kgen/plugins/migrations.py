@@ -28,15 +28,16 @@ def format_became_api(saved: Saved) -> Saved:
     return {key: value for key, value in saved.items() if key != "format"}
 
 
-def optimizer_has_its_options(saved: Saved) -> Saved:
-    """0 -> 1: the options of AdamW, which were keys of `fit`, move to `fit.optimizer`, on which a decoder depends."""
+def fit_has_contract_1(saved: Saved) -> Saved:
+    """0 -> 1: in the `fit` on which a decoder depends, AdamW's options move to `optimizer`; new keys have defaults."""
     depends_on = saved.get("depends_on", {})
     decoder = depends_on.get("decoder", {})
     if not isinstance(fit := decoder.get("fit"), dict):
         return saved
     moved = {key: fit[key] for key in ("weight_decay", "beta_1", "beta_2") if key in fit}
     optimizer = {"name": "kgen/adamw", **moved, "epsilon": 1e-7, "amsgrad": False}
-    fit = {**{key: value for key, value in fit.items() if key not in moved}, "optimizer": optimizer, "callbacks": []}
+    others = {key: value for key, value in fit.items() if key not in moved}
+    fit = {"trainable": ["*"], "frozen": [], "callbacks": [], **others, "optimizer": optimizer}
     return {**saved, "depends_on": {**depends_on, "decoder": {**decoder, "fit": fit}}}
 
 
@@ -56,7 +57,7 @@ def pictures_became_images(saved: Saved) -> Saved:
 
 def manifest_of_contract_1(saved: Saved) -> Saved:
     """0 -> 1: applies both functions above."""
-    return optimizer_has_its_options(pictures_became_images(saved))
+    return fit_has_contract_1(pictures_became_images(saved))
 
 
 def nothing_changed(saved: Saved) -> Saved:

@@ -111,7 +111,7 @@ def preflight(experiment: Experiment, encoder: Encoder) -> Pipeline:
 
 def _changeable(part: Any) -> list[Any]:
     """The variables that trying a part may change, without external weights, whose copies could be large."""
-    parts = part.parts if isinstance(part, Encoder) else (part,)
+    parts = part.parts() if isinstance(part, Encoder) else (part,)
     external = [variable for own in parts if getattr(own, "weights_are_external", False) for variable in own.variables]
     kept = {id(variable) for variable in external if variable.name != "seed_generator_state"}
     return [variable for variable in part.variables if id(variable) not in kept]
@@ -300,7 +300,7 @@ def _try_saving(pipeline: Pipeline) -> None:
 
 def _tokenize_all(dataset: Dataset, encoder: Encoder) -> None:
     """Tokenizes all captions, labels and other texts that an encoder reads; of other inputs, such as images, two."""
-    for part in encoder.parts:
+    for part in encoder.parts():
         inputs = AllEncoderInputs(dataset, part.fields)
         rows = distinct(inputs).values() if are_texts(inputs) else (0, len(inputs) - 1)
         part.tokenize([inputs[row] for row in rows])
