@@ -25,7 +25,7 @@ class Compiled(keras.Model):  # type: ignore[misc]
     Args:
         function: Maps a batch of tensors to tensors with a batch axis, nested in any way.
         layers: All layers whose weights the function reads. They are shared, not copied.
-        loops: Whether the function takes several consecutive steps, so that XLA makes it faster on a CPU, too.
+        loops: Whether the function takes several consecutive steps, which XLA makes faster also on a CPU.
     """
 
     def __init__(

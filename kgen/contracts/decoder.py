@@ -1,4 +1,4 @@
-"""The contract of the third part: latent -> image, and image -> latent, which gives the generator's training data."""
+"""The contract of the decoder, which turns latents into images, and training images into latents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract of the second part: noise and a condition -> latent."""
+"""The contract of the generator, which turns noise and a condition into a latent."""
 
 from __future__ import annotations
 
