@@ -125,7 +125,7 @@ class Sampler:
 
 
 def latent_type(space: Space) -> type[np.generic]:
-    """Of arrays of latents: int32 for tokens, else float32."""
+    """The dtype of latents: int32 for tokens, else float32."""
     return np.int32 if space.kind == "tokens" else np.float32
 
 
