@@ -48,7 +48,7 @@ class Compiled(keras.Model):  # type: ignore[misc]
             batch: Arrays (count, ...), nested in any way.
             count: Number of rows.
             batch_size: Largest number of rows in a batch. The last batch is padded: see `program_batch`.
-            verbose: As in Keras.
+            verbose: Verbosity, as in Keras: 1 shows a progress bar.
 
         Returns:
             Arrays (count, ...), nested as the function nests them.

@@ -103,6 +103,6 @@ class LikelihoodConfig(Section):
     """The likelihood of images that the pipeline was not trained on."""
 
     images: NonNegativeInt = 0
-    """Number of images, of the validation split if there is one, else held out, else of training; 0: not measured."""
+    """Number of images, from the validation split, or else the held-out or the training images; 0: not measured."""
     options: dict[str, Any] = {}
     """Options of the generator's `log_likelihood`, such as steps or samples."""

@@ -111,7 +111,7 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
 
         Args:
             tokens: The arrays of `tokenize`.
-            training: As in Keras.
+            training: Whether the call is part of the training, as in Keras.
 
         Returns:
             "sequence" (B, L, D), "mask" (B, L) and "pooled" (B, P), in float, of the shapes in `condition_space`. The

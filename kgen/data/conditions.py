@@ -107,7 +107,7 @@ def condition_reader(encoder: Encoder, inputs: Sequence[Any], cache_dir: str | P
     has its own cache.
 
     Args:
-        encoder, inputs, cache_dir: As for `cached_conditions`.
+        encoder, inputs, cache_dir: See `cached_conditions`.
 
     Raises:
         RunError: `cache_dir` cannot be written.

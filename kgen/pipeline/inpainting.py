@@ -72,7 +72,7 @@ def check_source(
         generator: The generator.
         image_space: The space of the images.
         image: uint8, of the shape of `image_space`; None: there is no such image.
-        mask: As for `downsample_mask`; None: the whole image changes.
+        mask: See `downsample_mask`; None: the whole image changes.
         options: The options of the generator's `generate`.
 
     Raises:

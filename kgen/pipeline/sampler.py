@@ -97,7 +97,7 @@ class Sampler:
                 of negative prompts), "image" and "edit_mask".
             numbers, decoder_numbers: The options that are not compiled in.
             batch_size: Largest number of images in a batch. The last batch is padded: see `program_batch`.
-            verbose: As in Keras.
+            verbose: Verbosity, as in Keras: 1 shows a progress bar.
 
         Returns:
             (N, height, width, channels) in [-1, 1]; of latents, float32 or int32 (N, *generator.space.shape).

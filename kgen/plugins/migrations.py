@@ -61,7 +61,7 @@ def manifest_of_contract_1(saved: Saved) -> Saved:
 
 
 def nothing_changed(saved: Saved) -> Saved:
-    """For a file that differs between two contracts only in the number."""
+    """Changes nothing, for a file that differs between two contracts only in the number."""
     return saved
 
 
