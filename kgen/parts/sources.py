@@ -86,7 +86,7 @@ class WeightSource:
         arrays = migrated(read_arrays(self.file)[0])
         if any("/" not in name for name in arrays):
             raise RunError(
-                f"{self.file} was saved before weights had paths, by a model that is built differently: save it once "
+                f"{self.file} was saved before weights had paths, by a model that is built differently: save it "
                 f"again, kgen.load({str(self.path)!r}).save(FOLDER), and take the weights from there"
             )
         found = {name: array for name, array in arrays.items() if name.partition("/")[0] in parts}
