@@ -173,7 +173,7 @@ def test_more_steps_are_as_if_they_had_been_asked_for_at_once_but_for_the_schedu
     assert result.step == 9
     for name, array in weights(tmp_path / "whole").items():
         np.testing.assert_array_equal(weights(tmp_path / "grown")[name], array, err_msg=name)
-    assert any("the learning rate follows the schedule of 9 steps: 0.05 there" in text for text in said), said
+    assert any("the learning rate follows the schedule of 9 steps: it is 0.05 there" in text for text in said), said
     (change,) = RunDirectory(tmp_path / "grown").read_manifest()["changes"]
     assert change["step"] == 6 and change["changed"] == ["fit.steps: 6 there, 9 now"]
     with pytest.raises(RunError, match=r"fit\.steps: 9 there, 8 now"):
