@@ -68,8 +68,9 @@ class Inputs:
 
     @property
     def caches_conditions(self) -> bool:
-        """Whether the encoder has weights that are not trained."""
-        return self.encoder is not None and not self.encoder.trainable and bool(self.encoder.weights)
+        """Whether conditions are cached that depend on frozen weights of the run."""
+        parts = () if self.encoder is None else self.encoder.parts()
+        return any(part.weights and not part.trainable and not part.weights_are_external for part in parts)
 
     def reader(self) -> Reader | None:
         """Returns the function that computes the tokens or conditions of a batch; see `condition_reader`."""

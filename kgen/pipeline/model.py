@@ -95,7 +95,6 @@ class Pipeline(LossModel):
             condition = create_weights(part, part.null_tokens()) if part.trainable else part.null_condition()
         if not self.encoder.trainable:
             condition = self.encoder.null_condition()
-            self.set_untracked("frozen_null", {k: ops.convert_to_numpy(v) for k, v in condition.items()})
         elif len(self.encoder.parts()) > 1:
             condition = create_weights(self.encoder, self.null_tokens)
         if not self.decoder.built:
@@ -120,10 +119,10 @@ class Pipeline(LossModel):
         return [variable for variable in self.variables if id(variable) not in foreign]
 
     def make_train_function(self, force: bool = False) -> Any:
-        """Makes the training function as in Keras. A frozen encoder encodes the null input here, once."""
+        """Makes the training function as in Keras. A frozen encoder encodes the null input here, with its present weights."""
         if force or self.train_function is None:
-            known = self.condition_dropout and not self.encoder.trainable
-            condition = self.encoder(self.null_tokens) if known else {}
+            fixed = self.condition_dropout and not self.encoder.trainable
+            condition = self.encoder.null_condition() if fixed else {}
             self.set_untracked("frozen_null", {name: ops.convert_to_numpy(value) for name, value in condition.items()})
         return super().make_train_function(force)
 

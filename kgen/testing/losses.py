@@ -257,6 +257,22 @@ class LossConformance(Benched):
             found.append(self._losses(bench, batch, training=True)["loss"])
         return not np.allclose(found[0], found[1], rtol=1e-6)
 
+    @where_trained
+    def test_frozen_weights_stay(self) -> None:
+        """Checks that a frozen component changes none of its weights in training. TensorFlow only."""
+        if keras.backend.backend() != "tensorflow":
+            return
+        component = self.ready()
+        component.trainable = False
+        weights = weight_paths(component, component.weights)
+        before = {path: np.array(weight) for path, weight in weights.items()}
+        self.loss_of(component, tensors(self.loss_batch(component)), True)
+        changed = [path for path, weight in weights.items() if not np.array_equal(before[path], np.array(weight))]
+        assert not changed, (
+            f"compute_losses(training=True) changes the weights {changed} of a frozen component: a layer must assign to "
+            "its weights only if self.trainable is True"
+        )
+
     def test_weights_survive_a_file(self) -> None:
         bench = self.bench(perturbed=True)
         with tempfile.TemporaryDirectory() as folder:

@@ -81,7 +81,7 @@ class ReconstructionLoss(keras.layers.Layer):
         weight = ops.minimum(ops.sqrt(self.gradients[0] / (self.gradients[1] + 1e-12)), MAX_WEIGHT)
         discriminator = hinge(self.network(images), self.network(ops.stop_gradient(made)))
         adversarial = self._adversarial(made)
-        if training:
+        if training and self.trainable:
             self._measure(images, ops.stop_gradient(made))
         total = total + on * (discriminator + self.discriminator.weight * weight * adversarial)
         return {"reconstruction_loss": total, **distances, "discriminator": discriminator, "adversarial": adversarial}

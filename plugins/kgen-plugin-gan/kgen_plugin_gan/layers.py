@@ -69,7 +69,7 @@ class Convolution(keras.layers.Layer):
         fixed = ops.stop_gradient(matrix)
         left = _unit(ops.matmul(fixed, ops.convert_to_tensor(self.direction)))  # (N,)
         right = ops.matmul(left, fixed)  # (channels,)
-        if training:
+        if training and self.trainable:
             self.direction.assign(_unit(right))
         right = _unit(right)
         return kernel / (ops.sum(ops.matmul(left, matrix) * right) + 1e-12)

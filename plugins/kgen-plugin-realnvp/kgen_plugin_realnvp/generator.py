@@ -100,7 +100,7 @@ class RealNVP(Generator):
         x = ops.cast(x, "float32")
         y, volume = self._enter(x, condition, self._training_noise(x))
         z, log_det = self.flow(y, condition)
-        if training:
+        if training and self.trainable:
             self._measure(y, condition)  # for later steps, because a loss must not depend on the rest of its batch
         to_bits = 1.0 / (math.log(2.0) * self.space.size)
         prior, log_det = -dq.normal_log_density(z) * to_bits, (volume + log_det) * to_bits

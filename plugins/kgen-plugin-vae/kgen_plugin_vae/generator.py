@@ -133,7 +133,8 @@ class VAE(Generator):
         if not self.beta_warmup or not training:
             return self.beta
         share = ops.cast(self.step, "float32") / self.beta_warmup
-        self.step.assign_add(1)
+        if self.trainable:
+            self.step.assign_add(1)
         return self.beta * ops.minimum(share, 1.0)
 
     # ---- sampling -------------------------------------------------------------------------------------------------

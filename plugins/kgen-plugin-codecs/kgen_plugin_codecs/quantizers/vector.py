@@ -89,7 +89,7 @@ class VectorQuantizer(keras.layers.Layer):
         codes = ops.reshape(nearest, shape[:-1])
         quantized = self.lookup(codes)
         commitment = self.options.commitment * ops.mean(ops.square(z - ops.stop_gradient(quantized)), axis=(1, 2, 3))
-        if training:
+        if training and self.trainable:
             self._follow(ops.stop_gradient(vectors), nearest)
         return z + ops.stop_gradient(quantized - z), codes, commitment
 
