@@ -119,7 +119,7 @@ class Pipeline(LossModel):
         return [variable for variable in self.variables if id(variable) not in foreign]
 
     def make_train_function(self, force: bool = False) -> Any:
-        """Makes the training function as in Keras. A frozen encoder encodes the null input here, with its present weights."""
+        """Makes the training function as in Keras. A frozen encoder encodes the null input here, once."""
         if force or self.train_function is None:
             fixed = self.condition_dropout and not self.encoder.trainable
             condition = self.encoder.null_condition() if fixed else {}
