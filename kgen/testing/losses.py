@@ -269,8 +269,8 @@ class LossConformance(Benched):
         self.loss_of(component, tensors(self.loss_batch(component)), True)
         changed = [path for path, weight in weights.items() if not np.array_equal(before[path], np.array(weight))]
         assert not changed, (
-            f"compute_losses(training=True) changes the weights {changed} of a frozen component: a layer must assign to "
-            "its weights only if self.trainable is True"
+            f"compute_losses(training=True) changes the weights {changed} of a frozen component: a layer must assign "
+            "to its weights only if self.trainable is True"
         )
 
     def test_weights_survive_a_file(self) -> None:
