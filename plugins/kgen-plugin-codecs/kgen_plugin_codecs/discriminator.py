@@ -60,8 +60,11 @@ class DiscriminatorNetwork(keras.layers.Layer):
 
     def frozen(self, x: Tensor) -> Tensor:
         """Returns the scores. The gradient reaches the images, but not the weights."""
-        weights = [ops.stop_gradient(v.value) for v in self.trainable_variables]
-        return self.stateless_call(weights, [], x)[0]
+        trained, others = (
+            [ops.stop_gradient(variable.value) for variable in variables]
+            for variables in (self.trainable_variables, self.non_trainable_variables)
+        )
+        return self.stateless_call(trained, others, x)[0]
 
 
 def hinge(real: Tensor, fake: Tensor) -> Tensor:
