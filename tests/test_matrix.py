@@ -243,7 +243,5 @@ def test_what_does_not_fit_is_refused_by_name(encoder: str, encoder_of: Callable
 
 
 def test_letters_fit_images_of_letters_alone() -> None:
-    with pytest.raises(
-        kgen.SpaceError, match=r"'letters' needs gray images of .* but the images are 4x4x3"
-    ):
+    with pytest.raises(kgen.SpaceError, match=r"'letters' needs gray images of .* but the images are 4x4x3"):
         kgen.make_decoder("letters", SPACE, kgen.ConditionSpace(3, 8))

@@ -310,7 +310,7 @@ def test_an_optimizer_of_another_package_is_averaged_and_clipped_too() -> None:
             r"'\*', where kgen supplies 'learning_rate' alone: options stand after a '\*', as in __init__\(self, "
             r"learning_rate, \*, rho=...\)",
         ),
-        ("none", {}, "cannot be imported|is no subclass of keras.optimizers.Optimizer"),
+        ("none", {}, "cannot be imported|is not a subclass of keras.optimizers.Optimizer"),
         ("signs", {"factor": "2"}, "others/signs: factor: must be a number, got '2'"),
         ("signs", {"factor": 13}, "optimizer 'others/signs': 13 is an unlucky factor"),
         ("aside", {}, "others/aside.*changes weights outside of update_step, so kgen cannot average them"),

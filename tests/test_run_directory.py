@@ -155,7 +155,7 @@ def test_a_run_is_moved_aside_on_windows_too(copy: Path, tmp_path: Path) -> None
     for path in (copy, tmp_path / "new"):
         with RunDirectory(path).locked():
             assert path.is_dir()
-    directory, refused = RunDirectory(older), pytest.raises(RunError, match=r"cannot be moved aside.*--out")
+    directory, refused = RunDirectory(older), pytest.raises(RunError, match=r"cannot be renamed.*--out")
     with directory.locked(), directory.metrics.open(), refused, directory.moved_aside():
         pass
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run-1"] and everything(older) == before
@@ -173,7 +173,7 @@ def test_more_steps_are_as_if_they_had_been_asked_for_at_once_but_for_the_schedu
     assert result.step == 9
     for name, array in weights(tmp_path / "whole").items():
         np.testing.assert_array_equal(weights(tmp_path / "grown")[name], array, err_msg=name)
-    assert any("the learning rate follows the schedule of 9 steps: 0.05 there" in text for text in said), said
+    assert any("the learning rate follows the schedule of 9 steps: it is 0.05 there" in text for text in said), said
     (change,) = RunDirectory(tmp_path / "grown").read_manifest()["changes"]
     assert change["step"] == 6 and change["changed"] == ["fit.steps: 6 there, 9 now"]
     with pytest.raises(RunError, match=r"fit\.steps: 9 there, 8 now"):
@@ -363,15 +363,15 @@ def test_the_weights_that_begin_anew_are_said_and_noted(done: Path, tmp_path: Pa
         {**configuration(generator__network="{kind: deep}", fit__steps=1).dump(), "init": init}
     )
     run(config, tmp_path / "run", log=said.append)
-    assert f"1 weights are those of {done}" in said
+    assert f"1 weights come from {done}" in said
     fresh = ["generator/layers/0/bias", "generator/layers/0/kernel", "generator/out/kernel"]
-    assert f"3 weights begin anew: {', '.join(fresh)}" in said
-    assert "1 weights are not taken: generator/out/kernel" in said
+    assert f"3 weights are newly initialized: {', '.join(fresh)}" in said
+    assert "1 weights are not used: generator/out/kernel" in said
     noted = RunDirectory(tmp_path / "run").read_manifest()["init"]
     assert noted["fresh"] == fresh and noted["unused"] == ["generator/out/kernel"]
     assert RunConfig.load(tmp_path / "run" / "config.yaml") == config
     init = {"from": str(done), "exclude": ["generator/*"]}
-    with pytest.raises(RunError, match=f"init: nothing is taken from {done}"):
+    with pytest.raises(RunError, match=f"init: no weights are taken from {done}"):
         check(RunConfig.from_dict({**config.dump(), "init": init}))
     twice = [{"from": str(done), "include": ["generator/out/bias"]}] * 2
     with pytest.raises(ConfigError, match=f"init: generator/out/bias would be taken from {done} and from {done}"):

@@ -54,7 +54,7 @@ def test_a_unet_goes_on_with_other_data_and_a_wider_condition(tmp_path: Path) ->
         "fit__learning_rate": 1e-12,
         "fit__optimizer": {"name": "adamw", "weight_decay": 0.0},
     }
-    with pytest.raises(RunError, match=r"the encoder of .* learned something else .*words.json.*exclude encoder/\*"):
+    with pytest.raises(RunError, match=r"the encoder of .* has other assets .*words.json.*exclude encoder/\*"):
         check(configuration(**changes, init={"from": str(tmp_path / "narrow"), "include": ["*"]}))
     init: dict[str, Any] = {"from": str(tmp_path / "narrow"), "exclude": ["encoder/*"]}
     with pytest.raises(RunError) as caught:
@@ -126,7 +126,7 @@ def test_a_decoder_starts_from_another_one(tmp_path: Path) -> None:
     frozen = {name for name in before if name.startswith("decoder/encoder_network/")}
     scale = {"decoder/scale/deviation", "decoder/scale/mean"}  # measured again, on the same latents
     assert still - scale == frozen and len(frozen) > 5
-    assert f"the decoder: {len(before) - 2} weights are those of {first}" in said
+    assert f"the decoder: {len(before) - 2} weights come from {first}" in said
     noted = RunDirectory(tmp_path / "second").decoder_stage.read_manifest()["init"]
     assert noted["fresh"] == ["decoder/scale/deviation", "decoder/scale/mean"]
 

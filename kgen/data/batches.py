@@ -14,7 +14,7 @@ from kgen.spaces import Space
 
 Batch = dict[str, Any]
 MakeBatch = Callable[[Any, Any], Batch]
-"""Images, and captions or what else the encoder reads -> a batch. Without the latter, it may say what is missing."""
+"""Function that makes a batch from images, and from captions or other inputs of the encoder, which may be None."""
 
 CALL = "call fit(pipeline.inputs(images, captions)), with images uint8 (N, height, width, channels) and N captions"
 ONE_OF = (("image", "latent"), ("tokens", "condition"))
@@ -72,13 +72,13 @@ def batches(x: Any, y: Any, make: MakeBatch) -> Any:
     """Converts the arguments of `fit` for Keras's loops.
 
     Args:
-        x: A batch of arrays as `Pipeline` describes it, an iterator of such batches or of pairs (images, captions), or
-            images, whose captions (or whatever the encoder reads) are `y`. A tf.data.Dataset and other loaders of
-            Keras pass.
-        make: Images and captions -> a batch.
+        x: A batch of arrays (see `Pipeline`); an iterator of such batches or of pairs (images, captions); or images. A
+            tf.data.Dataset and other loaders of Keras are returned unchanged.
+        y: The captions, or other inputs of the encoder, if `x` contains images.
+        make: Function that makes a batch from images and captions.
 
     Raises:
-        DataError: it is something else.
+        DataError: `x` is something else.
     """
     if isinstance(x, Dataset):
         raise DataError(
@@ -130,7 +130,7 @@ def _item(item: Any, make: MakeBatch) -> tuple[Batch]:
 
 
 def _captions(y: Any) -> list[Any] | None:
-    """Captions, or other inputs of an encoder, as a list. Raises DataError for what is no list of them."""
+    """Captions, or other inputs of an encoder, as a list. Raises DataError if `y` is not a sequence of them."""
     if y is None:
         return None
     if not isinstance(y, Sequence | np.ndarray) or isinstance(y, str | bytes):

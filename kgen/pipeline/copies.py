@@ -10,7 +10,7 @@ from typing import Any
 from kgen.parts.saving import Assembled, restore, save
 
 Packed = tuple[type[Any], dict[str, bytes], tuple[type[Any], ...]]
-"""The class of a pipeline, the files of a saved one by name, and the classes of its parts."""
+"""The class of a pipeline, the files of a saved pipeline by name, and the classes of its parts."""
 
 
 def pack(pipeline: Assembled) -> tuple[Callable[..., Any], Packed]:

@@ -53,7 +53,8 @@ def source_inputs(
     """The inputs of the generator for an image to start from: "image" (count, H, W, C) and "edit_mask" (count, h, w).
 
     Args:
-        image, mask, image_space, latent_space: As in `check_source` and `downsample_mask`; what is None is left out.
+        image, mask, image_space, latent_space: See `check_source` and `downsample_mask`. Inputs that are None are
+            left out.
         count: Number of images to generate.
     """
     inputs = {} if image is None else {"image": image}
@@ -71,7 +72,7 @@ def check_source(
         generator: The generator.
         image_space: The space of the images.
         image: uint8, of the shape of `image_space`; None: there is no such image.
-        mask: As for `downsample_mask`; None: the whole image changes.
+        mask: See `downsample_mask`; None: the whole image changes.
         options: The options of the generator's `generate`.
 
     Raises:

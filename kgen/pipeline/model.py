@@ -120,7 +120,7 @@ class Pipeline(LossModel):
         return [variable for variable in self.variables if id(variable) not in foreign]
 
     def make_train_function(self, force: bool = False) -> Any:
-        """As in Keras; an encoder that is not trained encodes the empty text here, once."""
+        """Makes the training function as in Keras. A frozen encoder encodes the null input here, once."""
         if force or self.train_function is None:
             known = self.condition_dropout and not self.encoder.trainable
             condition = self.encoder(self.null_tokens) if known else {}
@@ -157,8 +157,8 @@ class Pipeline(LossModel):
 
         Args:
             images: uint8 (N, H, W, C) in 0..255, or float in [-1, 1].
-            captions: N texts; or of an encoder that reads another field, N of its values, or N mappings of fields.
-                Where the encoder reads "image", which is missing in these, it gets the images.
+            captions: N texts. If the encoder reads another field, N values of it; if it reads several, N mappings.
+                The field "image" is by default the image itself. None: the encoder only reads images.
 
         Raises:
             DataError: the images have another size or type, or are floats outside of [-1, 1] or not finite; or the
@@ -250,12 +250,12 @@ class Pipeline(LossModel):
                 between their images are then the effect of the prompt. A prompt that is given twice gives equal images.
             batch_size: Largest number of images in a batch, which is rounded down to a power of two.
             image: uint8 (height, width, channels), the image to start from. The generator must have
-                `supports_img2img`; its option of the type `kgen.Strength` says how much changes.
+                `supports_img2img`; its option of the type `kgen.Strength` determines how much changes.
             mask: uint8 (height, width), white for the part of `image` that changes; the rest stays. The generator must
                 have `supports_inpainting`. A cell of the latent changes if any of its pixels is white.
             negative_prompt: The prompt from which guidance leads away, in place of the empty text.
             decoder: Options of the decoder's `decode`.
-            output: "latents" for what the generator makes, which is then not decoded.
+            output: "images"; or "latents", the output of the generator, without decoding it.
             verbose: 1 shows Keras's progress bar.
             **options: Options of the generator's `generate`, such as `steps` or `guidance`.
 

@@ -102,14 +102,14 @@ def check_guidance(
     """Checks the guidance of a call.
 
     Args:
-        encoder, condition_dropout: Of the pipeline; they say whether the training showed the null condition.
-        options: Of the generator's `generate`.
+        encoder, condition_dropout: Those of the pipeline; they determine whether training showed the null condition.
+        options: The options of the generator's `generate`.
 
     Raises:
         ConfigError: there is a negative prompt without guidance.
 
     Warns:
-        GuidanceWarning: the caller's caller guides, but the training did not show the null condition.
+        GuidanceWarning: there is guidance, but the training did not show the null condition.
     """
     generate = type(generator).generate
     guided = guides(generate, options)
@@ -179,7 +179,7 @@ def check_memory(count: int, image_space: Space, specs: Iterable[NoiseSpec]) -> 
 
 
 def check_output(output: str, decoder_options: Mapping[str, Any] | None) -> bool:
-    """Whether latents are wanted. Raises ConfigError for an unknown word, or options of a decoder that does nothing."""
+    """Whether `output` is "latents". Raises ConfigError for another word, or if latents have options of a decoder."""
     if output not in ("images", "latents"):
         raise ConfigError(f"output must be 'images' or 'latents', not {output!r}")
     if output == "latents" and decoder_options:

@@ -299,7 +299,7 @@ def _try_saving(pipeline: Pipeline) -> None:
 
 
 def _tokenize_all(dataset: Dataset, encoder: Encoder) -> None:
-    """Tokenizes all captions, labels and other texts that an encoder reads; of other inputs, such as images, two."""
+    """Tokenizes all texts that an encoder reads, such as captions and labels, or two other inputs, such as images."""
     for part in encoder.parts():
         inputs = AllEncoderInputs(dataset, part.fields)
         rows = distinct(inputs).values() if are_texts(inputs) else (0, len(inputs) - 1)
@@ -307,9 +307,9 @@ def _tokenize_all(dataset: Dataset, encoder: Encoder) -> None:
 
 
 def _examples(dataset: Dataset, encoder: Encoder | None) -> tuple[np.ndarray, list[Any]]:
-    """Two images of the training, uint8 (2, H, W, C), and what the encoder reads beside them.
+    """Two training images, uint8 (2, H, W, C), and the encoder's inputs for them.
 
-    One image of each other split is read, too.
+    The first image of each split is checked, too.
     """
     space, rows = dataset.image_space, (0, len(dataset.captions("train")) - 1)
     for split in SPLITS:
