@@ -14,6 +14,7 @@ from kgen.plugins.registry import Registrar
 from kgen.spaces import ConditionSpace, Space
 
 if TYPE_CHECKING:
+    from kgen.config import sampling_options
     from kgen.contracts.capabilities import Guidance, Samples, Steps, Strength
     from kgen.contracts.dataset import Column, Dataset, Problem, Split
     from kgen.contracts.decoder import Decoder
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from kgen.pipeline.loading import load
     from kgen.pipeline.model import Pipeline
     from kgen.random import NoiseSpec, SeedGenerator
-    from kgen.runs.run import open_decoder
+    from kgen.runs.run import open_dataset, open_decoder
     from kgen.storage.json_file import read_json
     from kgen.storage.paths import weight_paths
 
@@ -43,6 +44,8 @@ _LAZY = {
     "make_dataset": "kgen.parts.construction",
     "make_decoder": "kgen.parts.construction",
     "latents_of": "kgen.experiments.inputs",
+    "open_dataset": "kgen.runs.run",
+    "sampling_options": "kgen.config",
     "open_decoder": "kgen.runs.run",
     "bits_per_dimension": "kgen.pipeline.likelihood",
     "load": "kgen.pipeline.loading",
@@ -117,12 +120,14 @@ __all__ = [
     "load",
     "make_dataset",
     "make_decoder",
+    "open_dataset",
     "open_decoder",
     "part",
     "read_image",
     "read_json",
     "save",
     "weight_paths",
+    "sampling_options",
 ]
 
 

@@ -28,13 +28,13 @@ SPACE, TOKENS = kgen.Space("continuous", (4, 4, 3)), kgen.Space("tokens", (4, 4)
 CONDITIONS = kgen.ConditionSpace(3, 8)
 TRANSFORMER = {"width": 8, "depth": 1, "heads": 2}
 TEXTS = ["red red heart", "red blue circle", "red red heart", "blue circle"]
-NUMBERS = ["3 1", "0 2 2", "3 1", "1 1 1 1"]
+NUMBERS = [np.array(row) for row in ([3, 1], [0, 2, 2], [3, 1], [1, 1, 1, 1])]
 
 ENCODERS: dict[str, dict[str, Any]] = {
     "text/bag": {"dim": 8},
     "text/class": {"dim": 8},
     "text/transformer": {"dim": 8, "depth": 1, "heads": 2, "vocabulary": 300, "length": 8},
-    "tokens/images": {"dim": 8, "depth": 1, "heads": 1},
+    "captioning/tokens": {"dim": 8, "depth": 1, "heads": 1},
 }
 GENERATORS: dict[str, dict[str, Any]] = {
     "tokens/ar": {"network": {**TRANSFORMER, "text": "prefix", "positions": "learned"}, "order": "random"},
@@ -68,7 +68,7 @@ def loss_of(name: str) -> tuple[keras.layers.Layer, Callable[[Any, int], Any]]:
 
         losses(0, 4)
         return generator, losses
-    texts = NUMBERS if name == "tokens/images" else TEXTS
+    texts = NUMBERS if name == "captioning/tokens" else TEXTS
     encoder = make_encoder({"name": name, **ENCODERS[name]}, texts)
     tokens = encoder.tokenize(texts)
     signs = (

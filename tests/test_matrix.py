@@ -21,14 +21,14 @@ from kgen.plugins.discovery import component_id, registry
 
 SPACE = kgen.Space("continuous", (4, 4, 3))
 SPACES = {
-    "tokens/letters": kgen.Space("continuous", (11, 24, 1)),
+    "captioning/letters": kgen.Space("continuous", (11, 24, 1)),
     "tokens/palette-tokens": kgen.Space("continuous", (2, 2, 3)),  # each pixel, or value of one, is a token to draw
     "tokens/pixel-tokens": kgen.Space("continuous", (2, 2, 3)),
 }
 """Of the images, where they are no ordinary ones."""
 CAPTIONS = ["red heart", "blue circle", "red circle", "blue heart"]
-NUMBERS = ["3 1", "0 2 2", "3 2", "0 1 2"]
-"""Captions of images, instead of texts that people write."""
+TOKENS = [np.array(row) for row in ([3, 1], [0, 2, 2], [3, 2], [0, 1, 2])]
+"""Tokens of images, which an encoder reads in place of captions."""
 
 KERAS_HUB_TESTS = Path(__file__).parents[1] / "plugins" / "kgen-plugin-keras-hub" / "tests" / "conftest.py"
 
@@ -41,7 +41,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "keras-hub/bert": {"length": 8},
     "keras-hub/clip-text": {"length": 8},
     "keras-hub/t5": {"length": 8},
-    "tokens/images": {"dim": 8, "depth": 1, "heads": 1},
+    "captioning/tokens": {"dim": 8, "depth": 1, "heads": 1},
 }
 ELSEWHERE = {"kgen/joint", "vision/patches"}
 """Encoders that read more than a text; their tests train them with a generator."""
@@ -65,12 +65,12 @@ DECODERS: dict[str, dict[str, Any]] = {
     "superres/regression": {"factor": 2, "width": 4, "blocks": 1},
     "superres/diffusion": {"factor": 2, "network": UPSCALER},
     "superres/cascade": {"decoders": [{"name": "superres/regression", "factor": 2, "width": 4, "blocks": 1}]},
-    "tokens/letters": {},
+    "captioning/letters": {},
     "tokens/palette-tokens": {"colors": 4},
     "tokens/pixel-tokens": {},
 }
-OF_TOKENS = {"codecs/vq-autoencoder", "tokens/letters", "tokens/palette-tokens", "tokens/pixel-tokens"}
-NO_GRID = ("tokens/ar-nar", "tokens/letters")
+OF_TOKENS = {"codecs/vq-autoencoder", "captioning/letters", "tokens/palette-tokens", "tokens/pixel-tokens"}
+NO_GRID = ("tokens/ar-nar", "captioning/letters")
 """Fits by its kind, but a draft is of a grid, and letters are a sequence."""
 OPTIONS: dict[str, dict[str, Any]] = {
     name: {"steps": 1} for name in ("diffusion/diffusion", "tokens/ar-nar", "tokens/nar")
@@ -116,8 +116,8 @@ def encoder_of(presets: Callable[[str], dict[str, Any]]) -> Callable[[str], kgen
     return make
 
 
-def captions_of(encoder: str) -> list[str]:
-    return NUMBERS if encoder == "tokens/images" else CAPTIONS
+def captions_of(encoder: str) -> list[Any]:
+    return TOKENS if encoder == "captioning/tokens" else CAPTIONS
 
 
 def images_of(decoder: str) -> np.ndarray:
@@ -243,5 +243,5 @@ def test_what_does_not_fit_is_refused_by_name(encoder: str, encoder_of: Callable
 
 
 def test_letters_fit_images_of_letters_alone() -> None:
-    with pytest.raises(kgen.SpaceError, match=r"'letters' draws a row of letters, .* but these are 4x4x3 continuous"):
+    with pytest.raises(kgen.SpaceError, match=r"'letters' needs gray images of .* but the images are 4x4x3"):
         kgen.make_decoder("letters", SPACE, kgen.ConditionSpace(3, 8))

@@ -15,7 +15,7 @@ import typer
 from kgen.errors import ComponentError, ConfigError, RunError
 from kgen.plugins.faults import reason
 from kgen.reporting.plain import printable
-from kgen.storage.ownership import IMAGES, require_free
+from kgen.storage.ownership import require_free
 
 FAULT = 1
 """The exit status of a fault of kgen or of a plugin."""
@@ -136,14 +136,9 @@ def require_text(prompts: Sequence[str]) -> None:
 
 def require_single(image: Path) -> None:
     """Raises ConfigError for a grid of images that kgen made, because a single image is needed."""
-    from PIL import Image
+    from kgen.data import images
 
-    with contextlib.suppress(OSError, SyntaxError, ValueError), Image.open(image) as opened:
-        count = getattr(opened, "text", {}).get(IMAGES, "1")
-        if count != "1":
-            raise ConfigError(
-                f"{image}: is a grid of {count} images: give a single image, as 'kgen generate -o FOLDER/' writes them"
-            )
+    images.require_single(image)
 
 
 def require_directory(run: Path) -> None:

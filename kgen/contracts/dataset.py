@@ -99,15 +99,6 @@ class Dataset(Configurable, ABC):
         """The distinct captions of a split, in order of first appearance."""
         return list(dict.fromkeys(self.captions(split)))
 
-    @property
-    def prompt_space(self) -> Space | None:
-        """The space of the images that `prompt_of` turns into prompts; None: prompts are texts that people write."""
-        return None
-
-    def prompt_of(self, image: np.ndarray) -> str:
-        """The prompt for an image, uint8 of the shape of `prompt_space`. Only for datasets that have one."""
-        raise NotImplementedError
-
     def fingerprint(self) -> str:
         """A text that changes if captions, images or other fields change.
 

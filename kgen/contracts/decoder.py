@@ -94,10 +94,6 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         """
         raise NotImplementedError
 
-    def text_of(self, image: np.ndarray) -> str:
-        """The text that an image, uint8 (*image_space.shape), shows. Only for decoders whose images are texts."""
-        raise NotImplementedError
-
     def compute_losses(self, images: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
         """Losses per example (B,), as for a generator. Only for decoders that are trained in a stage."""
         raise NotImplementedError

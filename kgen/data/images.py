@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import math
@@ -13,7 +14,8 @@ from typing import Any, Literal, cast
 import numpy as np
 from PIL import Image, ImageCms, ImageColor, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from kgen.errors import DataError
+from kgen.errors import ConfigError, DataError
+from kgen.storage.ownership import IMAGES
 
 Resize = Literal["crop", "pad", "stretch"]
 """How an image becomes square: "crop" takes its middle, "pad" adds background, "stretch" distorts it."""
@@ -97,7 +99,9 @@ def read_image(path: Path, channels: int, size: int = 0) -> np.ndarray:
 
     Raises:
         DataError: the file cannot be read, or is not an image.
+        ConfigError: the image is a grid of images.
     """
+    require_single(path)
     try:
         image = decode(path.read_bytes(), (255, 255, 255))
     except (ImageError, OSError) as error:
@@ -106,6 +110,16 @@ def read_image(path: Path, channels: int, size: int = 0) -> np.ndarray:
     if size:
         return fit(image, size, "crop", (255, 255, 255))
     return np.array(image).reshape(image.height, image.width, channels)
+
+
+def require_single(path: Path) -> None:
+    """Raises ConfigError for a grid of images that kgen made, because a single image is needed."""
+    with contextlib.suppress(OSError, SyntaxError, ValueError), Image.open(path) as opened:
+        count = getattr(opened, "text", {}).get(IMAGES, "1")
+        if count != "1":
+            raise ConfigError(
+                f"{path}: is a grid of {count} images: give a single image, as 'kgen generate -o FOLDER/' writes them"
+            )
 
 
 def fit(image: Image.Image, size: int, resize: Resize, background: tuple[int, int, int]) -> np.ndarray:

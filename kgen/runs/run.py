@@ -12,6 +12,7 @@ from kgen.backend.memory import peak_memory
 from kgen.backend.precision import precision
 from kgen.config import RunConfig
 from kgen.config.changes import Change
+from kgen.contracts.dataset import Dataset
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder
 from kgen.errors import ConfigError
@@ -240,6 +241,19 @@ def check(config: RunConfig) -> Pipeline:
     """
     with precision(config.precision):
         return _build(open_experiment(config), Distribution(), None)[0]
+
+
+@component_errors()
+def open_dataset(path: str | Path) -> Dataset:
+    """Opens the dataset of a run.
+
+    Raises:
+        RunError: this is not a run.
+        DataError: the data are missing or damaged.
+    """
+    directory = RunDirectory(path)
+    directory.require_run()
+    return read_dataset(RunConfig.load(directory.config).data)
 
 
 @component_errors()

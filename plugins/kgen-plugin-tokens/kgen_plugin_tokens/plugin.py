@@ -24,15 +24,6 @@ def kgen_components(registry: kgen.Registrar) -> None:
     registry.decoder(
         "palette-tokens", "kgen_plugin_tokens.pixels:PaletteTokens", summary="Each pixel is a color of a palette"
     )
-    registry.decoder(
-        "letters", "kgen_plugin_tokens.letters:Letters", summary="Each letter of an image of a text is a token"
-    )
-    registry.encoder(
-        "images", "kgen_plugin_tokens.images:Images", summary="Reads an image's tokens, written as numbers"
-    )
-    registry.dataset(
-        "captions", "kgen_plugin_tokens.captions:Captions", summary="Captions as images, their images as texts"
-    )
     registry.kind("tokens.order", "kgen_plugin_tokens.positions:raster", summary="The order in which tokens are read")
     for name, summary in (("raster", "Row by row"), ("columns", "Column by column"), ("spiral", "From the middle")):
         registry.add("tokens.order", name, f"kgen_plugin_tokens.positions:{name}", summary=summary)
@@ -43,4 +34,3 @@ def kgen_components(registry: kgen.Registrar) -> None:
         ("arccos", "arccos(r) / (pi / 2)"),
     ):
         registry.add("tokens.schedule", name, f"kgen_plugin_tokens.masking:{name}", summary=summary)
-    registry.metric("wording", "kgen_plugin_tokens.captions:Wording", summary="Drawn captions are the right ones")

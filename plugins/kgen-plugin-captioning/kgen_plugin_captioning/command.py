@@ -1,4 +1,4 @@
-"""kgen caption: write captions of images."""
+"""kgen caption: print captions of images."""
 
 from __future__ import annotations
 
@@ -7,13 +7,9 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.common import RunArgument, log, require_directory, require_single
-
-EXAMPLE = "Example: kgen caption runs/captioning circle.png star.png --set temperature=0.5"
-
 
 def command(
-    run: RunArgument,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory of a captioning model.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="The images to caption, cropped to fit.")],
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="The seed of the noise.")] = 0,
     settings: Annotated[
@@ -23,21 +19,21 @@ def command(
         ),
     ] = None,
 ) -> None:
-    """Print a caption of each image. The run must be a captioning model, such as configs/captioning.yaml."""
-    require_directory(run)
-    for image in images:
-        require_single(image)
-    from kgen.cli.backend import load_backend
+    """Print a caption of each image. The run must be a captioning model, such as configs/captioning.yaml.
 
-    load_backend()
-    from kgen.config import sampling_options
-    from kgen.data.images import read_image
-    from kgen.runs.captioning import caption, open_captioner
+    Example: kgen caption runs/captioning circle.png star.png --set temperature=0.5
+    """
+    from kgen import read_image, sampling_options
+    from kgen_plugin_captioning.captioner import caption, open_captioner
 
     pipeline, dataset = open_captioner(run)
     options = sampling_options(settings or (), type(pipeline.generator), type(pipeline.decoder))
-    assert dataset.prompt_space is not None
-    size, _, channels = dataset.prompt_space.shape
+    size, _, channels = dataset.originals.image_space.shape
     arrays = [read_image(image, channels, size) for image in images]
     for image, text in zip(images, caption(pipeline, dataset, arrays, seed=seed, **options), strict=True):
-        log(text if len(images) == 1 else f"{image}: {text}")
+        print(text if len(images) == 1 else f"{_printable(str(image))}: {text}")
+
+
+def _printable(name: str) -> str:
+    """The name of a file without the control codes of a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name)

@@ -12,20 +12,22 @@ from keras import ops
 from PIL import Image, ImageDraw, ImageFont
 
 from kgen import DataError, Decoder, Space, SpaceError
-from kgen_plugin_tokens.lengths import END
 
 Tensor = Any
+
+END = 0
+"""The token that ends a text, and fills it up."""
 
 ALPHABET = " " + string.ascii_lowercase + string.digits + ".,;:!?'\"-+*/()&%#@$="
 """Letter i is token i + 1; token 0 is the end."""
 
 HEIGHT, WIDTH = 11, 6
-"""Of a letter's cell, in pixels."""
+"""Size of the cell of a letter, in pixels."""
 
 
 @functools.cache
 def glyphs() -> np.ndarray:
-    """Each token's cell, black on white, in Pillow's bitmap font: uint8 (V, height, width); the end's is blank."""
+    """The cells of all tokens, in black on white, in Pillow's bitmap font: uint8 (V, height, width). `END` is blank."""
     font, cells = ImageFont.load_default_imagefont(), []
     for letter in [" ", *ALPHABET]:
         cell = Image.new("L", (WIDTH, HEIGHT), 255)
@@ -35,23 +37,23 @@ def glyphs() -> np.ndarray:
 
 
 def spell(text: str, cells: int) -> np.ndarray:
-    """The tokens of a text, capital letters as small ones, filled up with ends: int32 (cells,).
+    """The tokens of a lowercased text, filled up with `END`: int32 (cells,).
 
     Raises:
-        DataError: it is too long, or has a letter that is not in `ALPHABET`.
+        DataError: the text is too long, or has a letter that is not in `ALPHABET`.
     """
     letters = text.strip().lower()
     if len(letters) > cells:
-        raise DataError(f"'{text}' has {len(letters)} letters, more than the length {cells}: give a greater 'length'")
+        raise DataError(f"'{text}' has {len(letters)} letters, more than the length {cells}: give a larger 'length'")
     if unknown := [letter for letter in letters if letter not in ALPHABET]:
-        raise DataError(f"'{text}' has a letter {unknown[0]!r}: there are but '{ALPHABET}'")
+        raise DataError(f"'{text}' has a letter {unknown[0]!r}: the letters are '{ALPHABET}'")
     tokens = np.full(cells, END, np.int32)
     tokens[: len(letters)] = [ALPHABET.index(letter) + 1 for letter in letters]
     return tokens
 
 
 def read(tokens: Iterable[int]) -> str:
-    """The text of tokens, up to the first end."""
+    """The text of tokens, up to the first `END`."""
     letters = []
     for token in tokens:
         if token == END:
@@ -61,24 +63,24 @@ def read(tokens: Iterable[int]) -> str:
 
 
 def written(text: str, cells: int) -> np.ndarray:
-    """An image of a text, a row of cells: uint8 (height, cells * width, 1). Raises DataError, as `spell` does."""
+    """The image of a text, a row of cells: uint8 (height, cells * width, 1). Raises DataError, as `spell` does."""
     row = glyphs()[spell(text, cells)]  # (cells, h, w)
     return row.transpose(1, 0, 2).reshape(HEIGHT, cells * WIDTH, 1)
 
 
 def letter_space(cells: int) -> Space:
-    """Of the images of texts of at most so many letters."""
+    """The space of images of texts with at most so many letters."""
     return Space("continuous", (HEIGHT, cells * WIDTH, 1))
 
 
 class Letters(Decoder):
-    """An image is a row of letters, and each letter a token; 0 is the end, after which all is blank.
+    """Turns images of texts into tokens, one per letter, and back. Token 0 ends the text.
 
-    Each cell is the letter whose glyph is nearest, so that an image of a text comes back as it was; blank cells after
-    the last letter are ends.
+    The token of a cell is that of the nearest glyph, so that images of texts are reconstructed exactly. Blank cells
+    after the last letter are `END`.
 
     Raises:
-        SpaceError: images of this shape are no row of letters.
+        SpaceError: the images do not have the shape of a row of letters.
     """
 
     lossless = True
@@ -88,8 +90,8 @@ class Letters(Decoder):
         height, width, channels = image_space.shape
         if (height, channels) != (HEIGHT, 1) or width % WIDTH:
             raise SpaceError(
-                f"decoder 'letters' draws a row of letters, gray images of {HEIGHT} x {WIDTH} pixels a letter, but "
-                f"these are {image_space}: take the dataset 'tokens/captions'"
+                f"decoder 'letters' needs gray images of a row of letters, {HEIGHT} x {WIDTH} pixels each, but the "
+                f"images are {image_space}: use the dataset 'captioning/captions'"
             )
 
     @property
@@ -110,6 +112,7 @@ class Letters(Decoder):
         return ops.reshape(ops.transpose(cells, (0, 2, 1, 3)), (-1, *self.image_space.shape))
 
     def text_of(self, image: np.ndarray) -> str:
+        """Reads the text of an image, uint8 (*image_space.shape)."""
         tokens = self.encode(ops.convert_to_tensor((image[None] / 127.5 - 1.0).astype(np.float32)))
         return read(ops.convert_to_numpy(tokens)[0].tolist())
 

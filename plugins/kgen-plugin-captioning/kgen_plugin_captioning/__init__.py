@@ -1,0 +1,1 @@
+"""Captioning: the generator writes the caption of an image, letter by letter."""
