@@ -54,7 +54,7 @@ class Space:
 
 @dataclass(frozen=True)
 class ConditionSpace:
-    """The shape of the condition that an encoder makes of one text.
+    """The shape of the condition that an encoder computes for one input.
 
     Args:
         length: Number L of positions of "sequence" (L, dim) and "mask" (L,).

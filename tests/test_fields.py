@@ -208,7 +208,8 @@ def test_a_class_label_trains_a_diffusion(kgen: Callable[..., Outcome], tmp_path
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0000-circle.png", "0001-square.png"]
     kgen("generate", run, "squares", cwd=tmp_path).refuses("prompt 'squares' is not one of the 6 classes", "'square'")
     other = tmp_path / "other.yaml"
-    other.write_text(RUN.replace("shapes, size: 16, count: 24, holdout: [purple square]", "openmoji, match: [heart]"))
+    hearts = RUN.replace("shapes, size: 16, count: 24, holdout: [purple square]", "openmoji, match: [heart]")
+    other.write_text(hearts.replace("metrics: [attributes]", "metrics: []"))
     kgen("check", other, cwd=tmp_path).refuses(
         "encoder 'text/label' reads the field 'label', but dataset 'openmoji/openmoji' has image, caption"
     )
@@ -241,6 +242,7 @@ evaluate: {metrics: [attributes], max_prompts: 4}
 """
 
 
+@pytest.mark.slow
 def test_an_image_encoder_trains_a_diffusion(kgen: Callable[..., Outcome], tmp_path: Path) -> None:
     config = tmp_path / "variations.yaml"
     config.write_text(VARIATIONS, encoding="utf-8")

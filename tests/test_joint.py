@@ -125,7 +125,7 @@ def test_as_in_stable_diffusion_3() -> None:
     clips = Joint.of([Ragged(length=4, dim=2), Ragged(length=4, dim=3)], join="width")
     joint = Joint.of([clips, Ragged(length=6, dim=9)])
     assert joint.condition_space == ConditionSpace(10, 9, 3)
-    assert joint.parts == (*clips.joined, joint.joined[1])
+    assert joint.parts() == (*clips.joined, joint.joined[1])
     made = encode(joint, "ab")
     np.testing.assert_allclose(made["sequence"][0, 1], [2] * 5 + [0] * 4)
     np.testing.assert_allclose(made["sequence"][0, 5], [2] * 9)
@@ -280,7 +280,7 @@ def test_guidance_needs_that_nothing_was_shown() -> None:
     config(RUN.replace("vocabulary: 260}", "vocabulary: 260, condition_dropout: 0.1}"), *guided)
 
 
-@pytest.mark.parametrize("join", ["length", "width"])
+@pytest.mark.parametrize("join", ["length", pytest.param("width", marks=pytest.mark.slow)])
 def test_three_encoders_train_a_diffusion(join: str, kgen: Callable[..., Outcome], tmp_path: Path) -> None:
     path = tmp_path / "joint.yaml"
     listed = RUN[RUN.index("  - ") : RUN.index("generator")].replace("  - ", "    - ")

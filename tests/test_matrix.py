@@ -35,6 +35,7 @@ KERAS_HUB_TESTS = Path(__file__).parents[1] / "plugins" / "kgen-plugin-keras-hub
 ENCODERS: dict[str, dict[str, Any]] = {
     "text/bag": {"dim": 8},
     "text/class": {"dim": 8},
+    "text/label": {"dim": 8},
     "text/none": {},
     "text/transformer": {"dim": 8, "depth": 1, "heads": 2, "vocabulary": 300, "length": 8},
     "keras-hub/bert": {"length": 8},
@@ -42,6 +43,9 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "keras-hub/t5": {"length": 8},
     "tokens/images": {"dim": 8, "depth": 1, "heads": 1},
 }
+ELSEWHERE = {"kgen/joint", "vision/patches"}
+"""Encoders that read more than a text; their tests train them with a generator."""
+
 TRANSFORMER = {"width": 8, "depth": 1, "heads": 2}
 GENERATORS: dict[str, dict[str, Any]] = {
     "diffusion/diffusion": {"network": {"kind": "dit", "patch": 2, "width": 8, "depth": 1, "heads": 2}},
@@ -149,7 +153,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_component_is_here() -> None:
     for kind, tiny in (("encoder", ENCODERS), ("generator", GENERATORS), ("decoder", DECODERS)):
-        assert {component.id for component in registry().of_kind(kind)} == set(tiny), kind
+        assert {component.id for component in registry().of_kind(kind)} - ELSEWHERE == set(tiny), kind
 
 
 def fits(generator: str, decoder: str) -> bool:

@@ -155,7 +155,7 @@ def test_a_run_is_moved_aside_on_windows_too(copy: Path, tmp_path: Path) -> None
     for path in (copy, tmp_path / "new"):
         with RunDirectory(path).locked():
             assert path.is_dir()
-    directory, refused = RunDirectory(older), pytest.raises(RunError, match=r"cannot be moved aside.*--out")
+    directory, refused = RunDirectory(older), pytest.raises(RunError, match=r"cannot be renamed.*--out")
     with directory.locked(), directory.metrics.open(), refused, directory.moved_aside():
         pass
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run-1"] and everything(older) == before
@@ -363,15 +363,15 @@ def test_the_weights_that_begin_anew_are_said_and_noted(done: Path, tmp_path: Pa
         {**configuration(generator__network="{kind: deep}", fit__steps=1).dump(), "init": init}
     )
     run(config, tmp_path / "run", log=said.append)
-    assert f"1 weights are those of {done}" in said
+    assert f"1 weights come from {done}" in said
     fresh = ["generator/layers/0/bias", "generator/layers/0/kernel", "generator/out/kernel"]
-    assert f"3 weights begin anew: {', '.join(fresh)}" in said
-    assert "1 weights are not taken: generator/out/kernel" in said
+    assert f"3 weights are newly initialized: {', '.join(fresh)}" in said
+    assert "1 weights are not used: generator/out/kernel" in said
     noted = RunDirectory(tmp_path / "run").read_manifest()["init"]
     assert noted["fresh"] == fresh and noted["unused"] == ["generator/out/kernel"]
     assert RunConfig.load(tmp_path / "run" / "config.yaml") == config
     init = {"from": str(done), "exclude": ["generator/*"]}
-    with pytest.raises(RunError, match=f"init: nothing is taken from {done}"):
+    with pytest.raises(RunError, match=f"init: no weights are taken from {done}"):
         check(RunConfig.from_dict({**config.dump(), "init": init}))
     twice = [{"from": str(done), "include": ["generator/out/bias"]}] * 2
     with pytest.raises(ConfigError, match=f"init: generator/out/bias would be taken from {done} and from {done}"):

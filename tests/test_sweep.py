@@ -96,6 +96,7 @@ def test_without_steps_there_is_one_trial(config: RunConfig) -> None:
 def test_compiling_is_not_timed() -> None:
     class Slow:
         calls = 0
+        encoder = Words()
 
         def generate(self, prompts: list[str], *, n: int, batch_size: int, steps: int) -> None:
             assert n == batch_size == 32 and steps == 7

@@ -190,7 +190,7 @@ def test_the_shortest_patterns_that_fit_nothing_else() -> None:
             "exclude: 'quite/other' fits no weight; the paths of weights begin with enc",
         ),
         ({}, {"include": "generator/*"}, "include must be a list of patterns"),
-        ({"count": 6}, {}, r"learned something else beside its weights \(words.txt\).*exclude encoder/\*"),
+        ({"count": 6}, {}, r"has other assets \(words.txt\).*exclude encoder/\*"),
         ({"count": 6}, {"exclude": ["encoder/assets"]}, r"encoder/table: \(5, 8\) there, \(7, 8\) here"),
     ],
 )
@@ -206,7 +206,7 @@ def test_there_must_be_weights(saved: Path, tmp_path: Path) -> None:
         with pytest.raises(kgen.RunError, match=message):
             kgen.init_weights(assemble(), path)
     (tmp_path / "lone.safetensors").write_bytes((saved / "weights.safetensors").read_bytes())
-    with pytest.raises(kgen.RunError, match=r"does not hold what its encoder learned .* \(words.txt\)"):
+    with pytest.raises(kgen.RunError, match=r"does not contain the assets of its encoder \(words.txt\)"):
         kgen.init_weights(assemble(), tmp_path / "lone.safetensors")
     pipeline = assemble(seed=3)
     kgen.init_weights(pipeline, tmp_path / "lone.safetensors", include=["generator/*"])

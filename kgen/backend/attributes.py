@@ -1,4 +1,4 @@
-"""What was assigned to a layer's attributes, where a backend keeps a part of it elsewhere."""
+"""The attributes of a layer, some of which a backend stores in another place."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 import keras
 
 OF_KERAS = frozenset({*vars(keras.layers.Layer()), *vars(keras.Model())})
-"""Attributes of every layer and model, which hold its parts a second time."""
+"""The attributes of every layer and model, in which Keras keeps its parts a second time."""
 
 OF_TENSORFLOW = "_self_"
-"""How the names of the attributes begin that TensorFlow adds to a layer."""
+"""The prefix of attributes that TensorFlow adds to a layer."""
 
 
 def own_attributes(layer: keras.layers.Layer) -> dict[str, Any]:
-    """The attributes of a layer that its own class has set, by name; of a model made of a graph of layers, none."""
+    """The attributes that a layer's own class has set, by name; {} for a functional or sequential model."""
     if isinstance(layer, keras.Sequential) or isinstance(getattr(type(layer), "operations", None), property):
         return {}
     held = vars(layer)

@@ -25,7 +25,7 @@ class Compiled(keras.Model):  # type: ignore[misc]
     Args:
         function: Maps a batch of tensors to tensors with a batch axis, nested in any way.
         layers: All layers whose weights the function reads. They are shared, not copied.
-        loops: Whether the function takes several consecutive steps, so that XLA makes it faster on a CPU, too.
+        loops: Whether the function takes several consecutive steps, which XLA makes faster also on a CPU.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Compiled(keras.Model):  # type: ignore[misc]
             batch: Arrays (count, ...), nested in any way.
             count: Number of rows.
             batch_size: Largest number of rows in a batch. The last batch is padded: see `program_batch`.
-            verbose: As in Keras.
+            verbose: Verbosity, as in Keras: 1 shows a progress bar.
 
         Returns:
             Arrays (count, ...), nested as the function nests them.

@@ -12,7 +12,7 @@ MAX_PROGRAMS = 8
 """Number of programs in a cache, each with one variant per batch size (a power of two)."""
 
 MAX_BATCHES = 4
-"""How many batches of a program that is there are no slower than compiling a larger one: that takes seconds."""
+"""Number of batches up to which a compiled program is not slower than compiling a larger one, which takes seconds."""
 
 
 class Programs:
@@ -39,11 +39,11 @@ class Programs:
 
 
 def program_batch(count: int, most: int, compiled: Collection[int] = ()) -> int:
-    """The batch size for `count` rows: a size that is compiled already if it wastes little, else a power of two.
+    """The batch size for `count` rows: a compiled size if it wastes little, else a power of two.
 
-    A compiled size serves if it needs at most `MAX_BATCHES` batches, and at most twice the rows. A new size is the
-    smallest power of two that holds all rows, or the largest one up to `most`. The last batch is padded. There are at
-    most ``log2(most) + 1`` batch sizes.
+    A compiled size is used if it needs at most `MAX_BATCHES` batches, and at most twice `count` rows with padding. A
+    new size is the smallest power of two that contains all rows, or the largest one up to `most`. The last batch is
+    padded. There are at most ``log2(most) + 1`` batch sizes.
 
     Args:
         count: Number of rows.

@@ -51,7 +51,7 @@ class ComponentConfig(pydantic.BaseModel):
 
     @property
     def shows_null(self) -> bool:
-        """Whether training shows the null condition: it does if all encoders of a joint have a dropout of their own."""
+        """Whether training shows the null condition, because each encoder of a joint has a dropout."""
         members = self.options.get("encoders", []) if self.name == JOINT else []
         return bool(members) and all(member.get("condition_dropout") for member in members)
 

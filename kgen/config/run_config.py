@@ -89,8 +89,8 @@ class RunConfig(Section):
     condition_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of training examples whose condition is dropped, which classifier-free guidance needs."""
     init: tuple[InitConfig, ...] = ()
-    """Weights of the encoder and the generator with which the training starts: the directory of a run, or a mapping of
-    `from`, `include` and `exclude`, or a list of these; null: random weights."""
+    """Weights with which the training of the encoder and the generator starts: a run directory, a mapping of `from`,
+    `include` and `exclude`, or a list of these; null: random weights."""
     fit: FitConfig
     sample: SampleConfig = SampleConfig()
     evaluate: EvaluateConfig = EvaluateConfig()

@@ -85,7 +85,7 @@ def _list_of(kind: Kind, found: Schema, default: list[str]) -> Schema:
 
 
 def _one_or_several(encoder: Schema, definitions: Schema) -> Schema:
-    """An encoder, or several that are joined, each of which may have a dropout of its own."""
+    """The schema of an encoder, or of a list of joined encoders, each of which may have a dropout."""
     dropout = schema_of(Beside)["properties"]
     alternatives = [
         {**found, "properties": found["properties"] | dropout} if found["type"] == "object" else found

@@ -27,16 +27,16 @@ class InitConfig(Section):
     source: str = Field(alias="from")
     """A run directory, a folder that `kgen.save` wrote, or a file of weights."""
     include: Patterns = ("*",)
-    """Patterns of the weights to take."""
+    """Patterns of the weights to load."""
     exclude: Patterns = ()
-    """Patterns of the weights not to take; `encoder/assets` stands for the encoder's vocabulary."""
+    """Patterns of the weights not to load; `encoder/assets` stands for the encoder's vocabulary."""
 
     def dump(self) -> dict[str, Any]:
         return self.model_dump(mode="json", by_alias=True)
 
 
 def as_sources(value: Any) -> Any:
-    """`init` of a run file as a list of mappings: it may be one, or a path alone, or null for none."""
+    """Converts `init` of a run file to a list of mappings. It may also be null, a path or a mapping, or a list."""
     given = [] if value is None else value if isinstance(value, list) else [value]
     return [{"from": source} if isinstance(source, str) else source for source in given]
 
@@ -90,7 +90,7 @@ class SampleConfig(Section):
     """Steps between two sample grids; 0: no grid before the end."""
     prompts: Annotated[tuple[str | int | dict[str, str | int], ...], Field(min_length=1)] | None = None
     """Prompts of the images: texts, labels, paths of images or mappings of fields, as the encoder reads them; null: up
-    to 16 of the dataset's captions, or of what the encoder reads, with held-out ones last."""
+    to 16 prompts from the dataset, with held-out ones last."""
     seed: Seed = 0
     """Seed of the noise from which images are generated."""
     shared_noise: bool = False
@@ -103,6 +103,6 @@ class LikelihoodConfig(Section):
     """The likelihood of images that the pipeline was not trained on."""
 
     images: NonNegativeInt = 0
-    """Number of images, of the validation split if there is one, else held out, else of training; 0: not measured."""
+    """Number of images, from the validation split, or else the held-out or the training images; 0: not measured."""
     options: dict[str, Any] = {}
     """Options of the generator's `log_likelihood`, such as steps or samples."""

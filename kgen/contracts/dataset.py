@@ -111,7 +111,7 @@ class Dataset(Configurable, ABC):
     def fingerprint(self) -> str:
         """A text that changes if captions, images or other fields change.
 
-        Default: a digest of the captions and of a few images. A dataset with fields that can change alone overrides it.
+        Default: a digest of the captions and of a few images. Override it if other fields can change alone.
         """
         digest = hashlib.sha256()
         for split in ("train", "validation", "holdout"):

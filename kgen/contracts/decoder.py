@@ -1,4 +1,4 @@
-"""The contract of the third part: latent -> image, and image -> latent, which gives the generator's training data."""
+"""The contract of the decoder, which turns latents into images, and training images into latents."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kgen.spaces import Space
 Tensor = Any
 
 OF_RUN_FILE = frozenset({"name", "fit", "data", "init", "from"})
-"""Keys beside a decoder's options in a run file: its name, its training, or the run that trained it."""
+"""Keys of a run file that cannot be options of a decoder: its name, its training, or the run that trained it."""
 
 # A method for which subclasses declare options takes (*args: Any, **options: Any), which mypy lets them override.
 
@@ -115,14 +115,14 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         Store the result in non-trainable weights, or write it in `save_assets`; else it is not saved.
 
         Args:
-            batches: As for `initialize`.
+            batches: The training images; see `initialize`.
         """
 
     def scores(self, batches: Iterable[np.ndarray]) -> dict[str, float]:
         """Numbers by name that a report shows for a trained decoder, beside its reconstruction error.
 
         Args:
-            batches: As for `calibrate`, but of images that were not used in training, if there are any.
+            batches: Batches as in `calibrate`, but of images that were not used in training, if there are any.
         """
         return {}
 

@@ -1,4 +1,4 @@
-"""The contract of the first part: a text, a label, an image -> condition."""
+"""The contract of the encoder, which turns a text, a label or an image into a condition."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kgen.spaces import ConditionSpace
 Condition = dict[str, Any]
 
 RESERVED = frozenset({"name", "condition_dropout"})
-"""Keys of a run file beside the options of an encoder: its name, and its own dropout if it is joined with others."""
+"""Keys of a run file that cannot be options of an encoder: its name, and its dropout if it is joined with others."""
 
 
 class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
@@ -53,9 +53,9 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         raise NotImplementedError
 
     def adapt(self, inputs: Sequence[Any]) -> None:
-        """Learns from the training inputs what is not a weight, such as a vocabulary. Default: nothing.
+        """Learns from the training inputs what is not a weight, such as a vocabulary. By default, it learns nothing.
 
-        Images are read when they are asked for: an encoder that only needs their size asks for one.
+        Images are read when they are accessed: an encoder that only needs their size accesses one of them.
         """
 
     def tokenize(self, inputs: Sequence[Any]) -> dict[str, np.ndarray]:
@@ -86,9 +86,11 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         """
         return text
 
-    @property
     def parts(self) -> tuple[Encoder, ...]:
-        """The encoders that are joined in this one; the encoder itself if it joins none."""
+        """The encoders that are joined in this one; the encoder itself if it joins none.
+
+        This is a method because Keras visits all attributes to load weights, and would recurse forever.
+        """
         return (self,)
 
     @property
@@ -109,7 +111,7 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
 
         Args:
             tokens: The arrays of `tokenize`.
-            training: As in Keras.
+            training: Whether the call is part of the training, as in Keras.
 
         Returns:
             "sequence" (B, L, D), "mask" (B, L) and "pooled" (B, P), in float, of the shapes in `condition_space`. The

@@ -1,4 +1,4 @@
-"""The contract of the second part: noise and a condition -> latent."""
+"""The contract of the generator, which turns noise and a condition into a latent."""
 
 from __future__ import annotations
 
@@ -93,9 +93,9 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
         """Computes the losses of every example, without an average over the batch.
 
         Args:
-            x: (B, *space.shape) float32, or int32 tokens.
+            x: The latents, (B, *space.shape) float32, or int32 tokens.
             condition: The encoder's output: "sequence" (B, L, D), "mask" (B, L), "pooled" (B, P).
-            training: As in Keras.
+            training: Whether the call is part of the training, as in Keras.
 
         Returns:
             Arrays (B,), in float32 also under mixed precision, where layers return less. "loss" is minimized; the
@@ -120,7 +120,7 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
         `log_likelihood`, and for `decode` of a decoder.
 
         Args:
-            condition: As in `compute_losses`.
+            condition: The encoder's output, as in `compute_losses`.
             null_condition: The condition of the empty text, of the same shapes: training sees it in place of dropped
                 conditions.
             noise: Arrays (B, *shape) by name, as `noise_spec` declares them.
@@ -153,8 +153,8 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
         """The log-likelihood of x, a bound or an estimate: see `likelihood`. Subclasses may declare options.
 
         Args:
-            x: As in `compute_losses`. For pixels, the numbers 2 v / 255 - 1 of 8-bit images v.
-            condition: As in `compute_losses`.
+            x: The latents, as in `compute_losses`. For pixels, the numbers 2 v / 255 - 1 of 8-bit images v.
+            condition: The encoder's output, as in `compute_losses`.
 
         Returns:
             (B,) nats. For pixels, the logarithm of the probability of the 8-bit image. With dequantization, this is the

@@ -10,7 +10,7 @@ from kgen.spaces import Space
 
 
 class Identity(Decoder):
-    """For generators that work on pixels: nothing is encoded or decoded."""
+    """A decoder for generators of pixels, which returns images and latents unchanged."""
 
     lossless = True
 

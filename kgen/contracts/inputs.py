@@ -1,4 +1,4 @@
-"""Inputs of encoders: for each example the value of the field that the encoder reads, or a mapping of several fields.
+"""Inputs of encoders: the value of the field of an example that the encoder reads, or a mapping of several fields.
 
 A caption or a label is a text, and an image is an array. The input of an encoder that reads a caption and a label is
 `{"caption": ..., "label": ...}`.
@@ -181,7 +181,7 @@ class AllEncoderInputs(Sequence[Any]):
 
 
 def training_inputs(dataset: Dataset, encoder: Encoder) -> Sequence[Any]:
-    """The inputs of the training examples, from which an encoder learns."""
+    """The inputs of the training examples, which `Encoder.adapt` accepts."""
     if len(encoder.fields) == 1:
         return dataset.values("train", encoder.fields[0])
     return EncoderInputs(dataset, "train", encoder.fields)

@@ -43,7 +43,7 @@ class Joint(Encoder):
 
     Args:
         joined: The encoders, at least two.
-        encoders: Their names and options, with `condition_dropout` beside these.
+        encoders: The name and options of each encoder, optionally with `condition_dropout`.
         join: The axis: "length" or "width".
 
     Raises:
@@ -86,7 +86,9 @@ class Joint(Encoder):
         """Joins encoder objects.
 
         Args:
-            condition_dropout: The dropout of each encoder; an empty sequence means 0.
+            joined: The encoders, at least two.
+            join: The axis: "length" or "width".
+            condition_dropout: The dropout of each encoder; missing values are 0.
         """
         rates = [*condition_dropout, *[0.0] * (len(joined) - len(condition_dropout))]
         encoders = [
@@ -95,9 +97,8 @@ class Joint(Encoder):
         ]
         return cls(joined, encoders=tuple(encoders), join=join)
 
-    @property
     def parts(self) -> tuple[Encoder, ...]:
-        return tuple(part for encoder in self.joined for part in encoder.parts)
+        return tuple(part for encoder in self.joined for part in encoder.parts())
 
     @property
     def shows_null(self) -> bool:

@@ -24,7 +24,7 @@ class Logger(Configurable, ABC):
     If a method raises an exception, kgen prints a warning, does not call this logger again, and the run continues.
 
     Args:
-        directory: The run directory. A logger may write files of its own into it. A constructor that does not need the
+        directory: The run directory. A logger may write its own files into it. A constructor that does not need the
             directory omits this argument. The constructor must not open files or connections.
 
     Attributes:
@@ -55,7 +55,7 @@ class Logger(Configurable, ABC):
         """Starts the log of a training, which begins or continues.
 
         Args:
-            stage: Which training.
+            stage: The name of the training.
             step: The last completed step, 0 at the beginning. If an earlier process was killed, it may have logged
                 later steps; these steps are trained and logged again.
         """
@@ -65,7 +65,7 @@ class Logger(Configurable, ABC):
         """Records a row of metrics.csv.
 
         Args:
-            stage: Which training.
+            stage: The name of the training.
             step: The step, from 1. The same step can have two rows: one of the training and one of the validation.
             values: Numbers by name: "loss" and the other losses, "learning_rate" and "images_per_second"; or "val_loss"
                 and the other validation losses.
@@ -75,9 +75,9 @@ class Logger(Configurable, ABC):
         """Records an image, such as a grid of samples.
 
         Args:
-            stage: Which training.
+            stage: The name of the training.
             step: The step after which the image was made.
-            name: Such as "samples"; the same for every step.
+            name: Name of the image, such as "samples"; it is the same for every step.
             image: uint8 (height, width, channels).
         """
 

@@ -10,10 +10,11 @@ import numpy as np
 
 from kgen.contracts.dataset import Dataset
 from kgen.errors import DataError, ImageRangeWarning
+from kgen.spaces import Space
 
 Batch = dict[str, Any]
 MakeBatch = Callable[[Any, Any], Batch]
-"""Images, and captions or what else the encoder reads -> a batch. Without the latter, it may say what is missing."""
+"""Function that makes a batch from images, and from captions or other inputs of the encoder, which may be None."""
 
 CALL = "call fit(pipeline.inputs(images, captions)), with images uint8 (N, height, width, channels) and N captions"
 ONE_OF = (("image", "latent"), ("tokens", "condition"))
@@ -23,11 +24,15 @@ TOLERANCE = 1e-3
 """How far images may exceed [-1, 1], which is the error of resizing in half precision."""
 
 
-def check_images(images: Any) -> np.ndarray:
+def check_images(images: Any, space: Space | None = None) -> np.ndarray:
     """Converts images to an array that a pipeline reads: uint8 unchanged, floats in [-1, 1] as float32.
 
+    Args:
+        images: One array, or a sequence of arrays.
+        space: The space of the images; None: any size.
+
     Raises:
-        DataError: the images are of another type, or contain numbers outside of [-1, 1], or NaN.
+        DataError: the images have another size or type, or contain numbers outside of [-1, 1], or NaN.
 
     Warns:
         ImageRangeWarning: the images are floats without negative numbers, as if they were in [0, 1].
@@ -36,6 +41,8 @@ def check_images(images: Any) -> np.ndarray:
         array = np.asarray(images)
     except ValueError as error:
         raise DataError(f"all images must have the same size: {error}") from error
+    if space is not None and array.shape[1:] != space.shape:
+        raise DataError(f"images must be (N, {', '.join(map(str, space.shape))}), not {array.shape}")
     if array.dtype == np.uint8:
         return array
     if not np.issubdtype(array.dtype, np.floating) and array.dtype.name != "bfloat16":
@@ -65,13 +72,13 @@ def batches(x: Any, y: Any, make: MakeBatch) -> Any:
     """Converts the arguments of `fit` for Keras's loops.
 
     Args:
-        x: A batch of arrays as `Pipeline` describes it, an iterator of such batches or of pairs (images, captions), or
-            images, whose captions (or whatever the encoder reads) are `y`. A tf.data.Dataset and other loaders of
-            Keras pass.
-        make: Images and captions -> a batch.
+        x: A batch of arrays (see `Pipeline`); an iterator of such batches or of pairs (images, captions); or images. A
+            tf.data.Dataset and other loaders of Keras are returned unchanged.
+        y: The captions, or other inputs of the encoder, if `x` contains images.
+        make: Function that makes a batch from images and captions.
 
     Raises:
-        DataError: it is something else.
+        DataError: `x` is something else.
     """
     if isinstance(x, Dataset):
         raise DataError(
@@ -90,6 +97,13 @@ def batches(x: Any, y: Any, make: MakeBatch) -> Any:
         return (_item(item, make) for item in x)
     _check_elements(x)
     return x
+
+
+def validation_batches(data: Any, make: MakeBatch) -> Any:
+    """Converts the `validation_data` of `fit`: a pair (images, captions), or anything else that `batches` accepts."""
+    if isinstance(data, tuple) and len(data) == 2:
+        return batches(data[0], data[1], make)
+    return None if data is None else batches(data, None, make)
 
 
 def _checked(batch: Mapping[str, Any]) -> Batch:
@@ -116,7 +130,7 @@ def _item(item: Any, make: MakeBatch) -> tuple[Batch]:
 
 
 def _captions(y: Any) -> list[Any] | None:
-    """Captions, or other inputs of an encoder, as a list. Raises DataError for what is no list of them."""
+    """Captions, or other inputs of an encoder, as a list. Raises DataError if `y` is not a sequence of them."""
     if y is None:
         return None
     if not isinstance(y, Sequence | np.ndarray) or isinstance(y, str | bytes):

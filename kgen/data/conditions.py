@@ -1,4 +1,4 @@
-"""A frozen encoder's outputs on disk: every different input is encoded once, in this run and in all later ones."""
+"""A cache on disk for a frozen encoder's outputs: each different input is encoded once for this and all later runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Reader = Callable[[Sequence[Any]], Batch]
 NAMES = ("sequence", "mask", "pooled")
 FORMAT = 2
 KEYS = "captions.json"
-"""Holds the keys of the inputs in their order; the key of a caption is the caption itself."""
+"""The file of the inputs' keys, in the order of the rows; the key of a caption is the caption itself."""
 
 BATCH = 64
 
@@ -34,11 +34,11 @@ class ConditionCache:
     """Conditions by the key of their input; the arrays stay on disk. It can be pickled, and read from several threads.
 
     Args:
-        folder: What `cached_conditions` wrote.
+        folder: The folder that `cached_conditions` wrote.
         check: Whether to compare checksums.
 
     Raises:
-        OSError, EOFError, ValueError: the folder is not there, or damaged.
+        OSError, EOFError, ValueError: the folder does not exist, or is damaged.
     """
 
     def __init__(self, folder: Path, check: bool = False) -> None:
@@ -56,7 +56,7 @@ class ConditionCache:
     def lookup(self, inputs: Sequence[Any]) -> dict[str, np.ndarray]:
         """The conditions of B inputs: "sequence" (B, L, D), "mask" (B, L), "pooled" (B, P), all float32.
 
-        The null input (the empty caption) is always there.
+        The null input (the empty caption) is always among them.
 
         Raises:
             DataError: an input was not among those that were encoded.
@@ -76,16 +76,16 @@ class ConditionCache:
 
 
 def cached_conditions(encoder: Encoder, inputs: Sequence[Any], cache_dir: str | Path) -> ConditionCache:
-    """Encodes every different input, and the null input, unless that was done before.
+    """Encodes every different input, and the null input, unless `cache_dir` contains their conditions.
 
-    What lies in `cache_dir` is found by a hash of the encoder's class, configuration, precision and weights, of the
-    backend, and of the inputs and their tokens. Before it is used, two of its rows are computed again and compared,
-    which finds a change of the encoder's code.
+    The key in the cache is a hash of the encoder's class, configuration, precision and weights, the backend, and the
+    inputs and their tokens. Before the cache is used, two of its rows are computed again and compared, which reveals a
+    change of the encoder's code.
 
     Args:
-        encoder: Its weights must stay as they are.
-        inputs: Any number of texts, or of other inputs, which are read when they are needed; duplicates count once.
-        cache_dir: Created where needed.
+        encoder: The encoder, whose weights must not change.
+        inputs: Texts or other inputs, which are read when they are needed; duplicates are encoded once.
+        cache_dir: The folder of caches, which is created if needed.
 
     Raises:
         RunError: `cache_dir` cannot be written.
@@ -107,7 +107,7 @@ def condition_reader(encoder: Encoder, inputs: Sequence[Any], cache_dir: str | P
     has its own cache.
 
     Args:
-        encoder, inputs, cache_dir: As for `cached_conditions`.
+        encoder, inputs, cache_dir: See `cached_conditions`.
 
     Raises:
         RunError: `cache_dir` cannot be written.
@@ -155,7 +155,7 @@ def _key(encoder: Encoder, different: _Different) -> str:
 
 
 def _open(folder: Path, encoder: Encoder, different: _Different) -> ConditionCache | None:
-    """The cache in `folder`, if it is whole and holds what the encoder makes today."""
+    """The cache in `folder`, if it is complete and contains the encoder's present outputs; else None."""
     ends = [different.keys[0], different.keys[-1]]
     try:
         cache = ConditionCache(folder, check=True)

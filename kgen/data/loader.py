@@ -28,14 +28,14 @@ class Loader:
     """Reads a split of a dataset in batches.
 
     Args:
-        dataset, split: What to read.
-        encoder: Whose fields are read, such as the captions; None: none are.
-        batch_size: Of the global batch, over all shards.
-        read: Turns inputs of the encoder into "tokens", or into the "condition" that a frozen one makes; by default its
-            `tokenize` does. See `condition_reader`.
-        latents: What a frozen decoder made of the images, which are then not read.
-        flip: Whether to show every image mirrored too; `latents` must hold both.
-        shard, shards: Which equal part of every batch to read, under several workers.
+        dataset, split: The dataset and the split.
+        encoder: The encoder, whose fields are read, such as the captions; None: no fields are read.
+        batch_size: Size of the global batch, summed over all shards.
+        read: Function that turns inputs of the encoder into "tokens" or a "condition" (see `condition_reader`); by
+            default, the encoder's `tokenize`.
+        latents: Cached latents of the images, in place of the images.
+        flip: Whether to add a mirror image of every image; `latents` must contain both.
+        shard, shards: Number of the shard, and of all shards. Each worker reads one equal part of every batch.
     """
 
     def __init__(

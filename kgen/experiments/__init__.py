@@ -1,1 +1,1 @@
-"""What a run is made of: its experiment (configuration, dataset, parts), its directory, and its trainings."""
+"""The things that make up a run: its experiment (configuration, dataset, parts), directory and trainings."""

@@ -85,13 +85,13 @@ class RunDirectory:
         """
         path = self.path.resolve()
         if Path.cwd().is_relative_to(path):
-            raise RunError(f"--restart moves {self.path} aside, but it holds the current folder: leave it first")
+            raise RunError(f"--restart renames {self.path}, but it holds the current folder: leave it first")
         name = _free_name(path)
         release_to_move(self._lock)
         try:
             path.rename(name)
         except OSError as error:
-            raise RunError(f"{self.path} cannot be moved aside: {error.strerror}: {OTHER}") from error
+            raise RunError(f"{self.path} cannot be renamed: {error.strerror}: {OTHER}") from error
         with contextlib.ExitStack() as stack:
             if not self._lock.is_locked:
                 stack.enter_context(RunDirectory(name)._held())
@@ -224,7 +224,7 @@ class RunDirectory:
         write_text(self.manifest, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
 
     def is_trained(self, steps: int) -> bool:
-        """Whether the training has reached this step, or a callback ended it before, and its model exists."""
+        """Whether the model exists, and the training has reached this step, or a callback ended it earlier."""
         manifest = self.read_manifest()
         ended = int(manifest.get("step", 0)) >= steps or manifest.get("stopped_before") == steps
         return ended and self.model.is_dir()

@@ -1,4 +1,4 @@
-"""Starts a training from weights of before: `init` in a run file, for the pipeline and for its decoder's stage."""
+"""Starts the training of a pipeline, or of its decoder, from saved weights: `init` in a run file."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ from kgen.plugins.migrations import positions_became_paths
 from kgen.storage.weights import Arrays, Variables
 
 PARTS = ("encoder", "generator")
-"""The parts whose weights `init` takes; a decoder is taken by `decoder: {from: RUN}`, or starts from `decoder.init`."""
+"""The parts that `init` gives weights; for the decoder, use `decoder: {from: RUN}` or `decoder.init`."""
 
 MAX_NAMED = 10
-"""Weights that a run names when it begins; its manifest names all."""
+"""Number of weights that a line of the log names; the manifest names all of them."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """Which weights a training starts from."""
+    """The weights with which a training starts."""
 
     sources: Sequence[tuple[WeightSource, InitialWeights]]
 
     @property
     def fresh(self) -> list[str]:
-        """The weights that are taken from nowhere."""
+        """The weights that come from no source."""
         taken = {path for _, weights in self.sources for path in weights.taken}
         return sorted({path for _, weights in self.sources for path in weights.fresh} - taken)
 
     def lines(self) -> Iterator[str]:
-        """What a run says of it."""
+        """The lines of the log."""
         for source, weights in self.sources:
-            yield f"{len(weights.taken):,} weights are those of {source.path}"
-        for what, paths in (("begin anew", self.fresh), ("are not taken", self._unused())):
+            yield f"{len(weights.taken):,} weights come from {source.path}"
+        for what, paths in (("are newly initialized", self.fresh), ("are not used", self._unused())):
             if self.sources and paths:
                 more = f", and {len(paths) - MAX_NAMED:,} more" if len(paths) > MAX_NAMED else ""
                 yield f"{len(paths):,} weights {what}: {', '.join(paths[:MAX_NAMED])}{more}"
 
     def describe(self) -> dict[str, Any]:
-        """For the manifest."""
+        """The entry of the manifest."""
         sources = [
             {"from": str(source.path), "step": _step(source), "weights": source.digest, "taken": len(weights.taken)}
             for source, weights in self.sources
@@ -61,13 +61,13 @@ class Start:
 
 
 def initial_assets(sources: Sequence[InitConfig], encoder: Encoder) -> bool:
-    """Gives an encoder what a source's learned from its captions, so that the weights fit.
+    """Loads the encoder's assets, such as its vocabulary, from the first source that has them, so that weights fit.
 
     Returns:
-        Whether there is such a source: else the encoder has yet to learn from captions.
+        Whether a source has assets. If not, `adapt` of the encoder must still be called.
 
     Raises:
-        RunError: a source has no weights, or is of another encoder.
+        RunError: a source has no weights, or the weights of another encoder.
     """
     for source in sources:
         if takes_assets(source.include, source.exclude):
@@ -78,17 +78,17 @@ def initial_assets(sources: Sequence[InitConfig], encoder: Encoder) -> bool:
 
 
 def load_initial(sources: Sequence[InitConfig], pipeline: Pipeline) -> Start:
-    """Gives a pipeline the weights of its encoder and generator that `init` names.
+    """Loads weights of a pipeline's encoder and generator, as `init` specifies.
 
     Raises:
-        RunError: the weights do not fit; all that do not are named. ConfigError: a pattern fits nothing.
+        RunError: weights do not fit; the message names them. ConfigError: a pattern fits nothing.
     """
     weights = {path: v for path, v in saved_weights(pipeline).items() if path.partition("/")[0] in PARTS}
     return _load("init", sources, weights, lambda arrays: with_paths(arrays, pipeline), pipeline.encoder)
 
 
 def load_initial_decoder(sources: Sequence[InitConfig], decoder: Decoder) -> Start:
-    """As `load_initial`, the weights of a decoder that `decoder.init` names, before it is trained."""
+    """Loads weights of a decoder before its training, as `decoder.init` specifies; see `load_initial`."""
     weights, groups = decoder_weights(decoder), {"decoder": decoder.inference_weights}
     return _load("decoder.init", sources, weights, lambda arrays: positions_became_paths(arrays, groups, weights))
 
@@ -118,7 +118,7 @@ def _load(
 
 @contextmanager
 def _naming(key: str) -> Iterator[None]:
-    """Begins the message of an error with the key of the run file."""
+    """Puts the key of the run file at the beginning of error messages."""
     try:
         yield
     except KgenError as error:
@@ -126,6 +126,6 @@ def _naming(key: str) -> Iterator[None]:
 
 
 def _step(source: WeightSource) -> int | None:
-    """The step of the run that made the weights; None where they are no run's."""
+    """The last step of the run that trained the weights; None if they are not from a run."""
     run = RunDirectory(source.path)
     return run.read_manifest().get("step") if run.config.is_file() else None

@@ -56,7 +56,8 @@ class Inputs:
 
     Args:
         dataset: The dataset.
-        encoder: The encoder of its captions, or of other fields; None: they are not read.
+        encoder: The encoder, which reads captions or other fields; None: only images are read.
+        decoder: A frozen decoder, whose latents are cached; None: the batches contain images.
         flip: Whether every image is also used mirrored.
     """
 
@@ -71,7 +72,7 @@ class Inputs:
         return self.encoder is not None and not self.encoder.trainable and bool(self.encoder.weights)
 
     def reader(self) -> Reader | None:
-        """What gives a batch its tokens or conditions; frozen encoders' are computed once for all inputs."""
+        """Returns the function that computes the tokens or conditions of a batch; see `condition_reader`."""
         if self.encoder is None:
             return None
         inputs = AllEncoderInputs(self.dataset, self.encoder.fields, flip=self.flip)

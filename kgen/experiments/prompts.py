@@ -1,4 +1,4 @@
-"""The prompts of a run's images: those of its file, or examples of its dataset."""
+"""The prompts of a run's images, which come from its run file or its dataset."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ Item = TypeVar("Item")
 Row = tuple[Split, int]
 
 MAX_PROMPTS = 16
-"""Prompts of a grid."""
+"""Largest number of prompts of a grid."""
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """Inputs of an encoder, with a text for each that people can read.
+    """Prompts for an encoder.
 
     Args:
-        rows: The examples from which they come; empty if a user wrote the texts.
+        inputs: The inputs of the encoder.
+        texts: A text for each input that people can read.
+        rows: The examples that the inputs come from; empty if a user wrote the texts.
     """
 
     inputs: Sequence[Any]
@@ -37,14 +39,14 @@ class Prompts:
         return len(self.inputs)
 
     def some(self, count: int) -> Prompts:
-        """At most `count` of them, evenly spaced."""
+        """At most `count` evenly spaced prompts."""
         return Prompts(spread(self.inputs, count), spread(self.texts, count), spread(self.rows, count))
 
     def for_encoder(self, encoder: Encoder, dataset: Dataset) -> Prompts:
         """The same prompts for another encoder, which may read other fields of the examples.
 
         Raises:
-            ConfigError: it cannot read the texts, or it reads a field that the dataset does not have.
+            ConfigError: the encoder cannot read the texts, or it reads a field that the dataset does not have.
         """
         if not self.rows:
             return Prompts(parse_prompts(encoder, self.texts), self.texts)
@@ -58,9 +60,9 @@ def written(encoder: Encoder, prompts: Sequence[Any]) -> Prompts:
 
 
 def prompts_to_generate(config: RunConfig, dataset: Dataset, encoder: Encoder) -> Prompts:
-    """The prompts of a run's grids: those of its file, else different prompts of the dataset, with held-out ones last.
+    """The prompts of a run's grids, from the run file, or else different prompts of the dataset, held-out ones last.
 
-    If all examples have the same prompt, it is repeated, for as many different images as a grid has.
+    If all examples have the same prompt, it is repeated `MAX_PROMPTS` times.
     """
     if config.sample.prompts is not None:
         return written(encoder, config.sample.prompts)
@@ -75,9 +77,9 @@ def prompts_to_generate(config: RunConfig, dataset: Dataset, encoder: Encoder) -
 
 
 def prompts_to_score(dataset: Dataset, split: Split, encoder: Encoder, limit: int) -> Prompts:
-    """At most `limit` examples of a split, evenly spaced among those with different captions, which are the texts.
+    """At most `limit` examples of a split, evenly spaced among those with different captions and inputs.
 
-    If the encoder reads an image, all examples count as different.
+    The texts are the captions. If the encoder reads an image, all examples count as different.
     """
     captions, inputs = dataset.captions(split), EncoderInputs(dataset, split, encoder.fields)
     rows: Sequence[int] = range(len(captions))
@@ -88,7 +90,7 @@ def prompts_to_score(dataset: Dataset, split: Split, encoder: Encoder, limit: in
 
 
 def spread(items: Sequence[Item], count: int) -> list[Item]:
-    """At most `count` items, evenly taken from the whole list."""
+    """At most `count` evenly spaced items of a list."""
     if len(items) <= count:
         return list(items)
     return [items[int(i)] for i in np.linspace(0, len(items) - 1, count)]

@@ -90,7 +90,7 @@ def read(image: np.ndarray) -> Scene:
 
 
 def _right(wanted: Scene, found: Scene) -> np.ndarray:
-    """Which attributes are right, (objects, 4), for the best assignment of found objects to wanted ones."""
+    """Whether each attribute is right, (objects, 4), for the best assignment of found objects to wanted ones."""
     padded = [*found, *[None] * len(wanted)]
     tables = [
         np.array(

@@ -16,9 +16,9 @@ class TransformerBlock(keras.layers.Layer):  # type: ignore[misc]
     """Self-attention and a hidden layer, each normalized before and added to its input (Xiong et al. 2020, figure 1b).
 
     Args:
-        heads: Of attention; they must divide the width of `x`.
+        heads: Number of attention heads, which must divide the width of `x`.
         hidden: Width of the hidden layer, whose activation is GELU.
-        dropout: Of what each of the two adds, in [0, 1).
+        dropout: Dropout rate of both residual branches, in [0, 1).
     """
 
     def __init__(self, heads: int, hidden: int, dropout: float = 0.0, **kwargs: Any) -> None:
@@ -43,7 +43,7 @@ class TransformerBlock(keras.layers.Layer):  # type: ignore[misc]
         """(B, L, D) -> (B, L, D).
 
         Args:
-            mask: (B, L) of 1 for positions to attend to and 0 for the others; absent: all. At least one is 1.
+            mask: (B, L), 1 for positions to attend to and 0 for the others, with at least one 1; None: all positions.
         """
         x = x + self.drop(self.attention(self.norm1(x), key_mask=mask), training=training)
         return x + self.drop(self.narrow(self.widen(self.norm2(x))), training=training)

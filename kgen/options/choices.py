@@ -25,8 +25,8 @@ class Choice:
     """Marks an option that names a component of one of kgen's kinds, with its options.
 
     Args:
-        kind: Such as "encoder".
-        beside: A model of keys that may stand beside the component's own options.
+        kind: The kind, such as "encoder".
+        beside: A pydantic model of further keys, which are allowed beside the component's options.
     """
 
     def __init__(self, kind: Kind, beside: type[pydantic.BaseModel] | None = None) -> None:

@@ -1,1 +1,1 @@
-"""The three parts of a pipeline: made by their names, compared, described and saved."""
+"""Builds, compares, describes, initializes, freezes and saves the three parts of a pipeline."""

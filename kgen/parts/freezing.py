@@ -1,4 +1,4 @@
-"""Keeps a part of a model as it is while the rest of it is trained."""
+"""Freezes weights of a model while the rest is trained."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from kgen.storage.paths import weight_paths
 
 
 def freeze(model: keras.Model, frozen: Sequence[str] = (), *, trainable: Sequence[str] = ALL) -> list[str]:
-    """Freezes weights of a pipeline: training then leaves them as they are, bit for bit.
+    """Freezes weights of a pipeline, so that training does not change them.
 
     Call it before `compile`. A layer whose weights are all frozen is frozen itself (`layer.trainable = False`), so that
-    it updates no statistics either; an encoder that is frozen as a whole encodes each caption only once in a run. What
-    is frozen already stays so.
+    it updates no statistics either. If the whole encoder is frozen, a run encodes each caption only once. Weights that
+    are already frozen stay frozen.
 
     Args:
         model: A `Pipeline`, or another model that has parts as attributes.
         frozen: Patterns of the paths of weights, such as ["encoder/*"]: see `kgen.weight_paths`.
-        trainable: Patterns of the only weights that are trained, unless they are `frozen`.
+        trainable: Patterns of the weights that stay trainable, unless `frozen` fits them, too; all others are frozen.
 
     Returns:
-        The paths of the weights that are frozen by this call.
+        The paths of the weights that this call has frozen.
 
     Raises:
-        ConfigError: a pattern fits no weight; nothing would be left to train; the model is compiled already.
+        ConfigError: a pattern fits no weight; no trainable weight is left; or the model is already compiled.
     """
     if getattr(model, "compiled", False):
         raise ConfigError("freeze weights before compile: an optimizer trains those that it was compiled with")
@@ -45,7 +45,7 @@ def freeze(model: keras.Model, frozen: Sequence[str] = (), *, trainable: Sequenc
 
 
 def _freeze(layer: keras.layers.Layer, trained: set[int]) -> None:
-    """Freezes all weights of a layer, and of the layers in it, but for those that are to be trained."""
+    """Freezes all weights of a layer and of the layers in it, except those in `trained`."""
     if layer.weights and not any(id(weight) in trained for weight in layer.weights):
         layer.trainable = False
         return

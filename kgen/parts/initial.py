@@ -1,4 +1,4 @@
-"""Gives a pipeline weights that were trained before: all of them, or those whose paths are chosen."""
+"""Loads trained weights into a pipeline, all of them or those that patterns of paths select."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from kgen.parts.sources import ASSETS, WeightSource, check_assets, takes_assets
 from kgen.storage.weights import Arrays, Variables
 
 MAX_NAMED = 20
-"""Weights in a message that do not fit."""
+"""Number of weights that an error message names."""
 
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """What `init_weights` did: paths of weights.
+    """The result of `init_weights`, as paths of weights.
 
     Args:
-        taken: Those that were assigned.
-        fresh: Those of the model that stayed as they were.
-        unused: Those of the source that nothing was done with.
+        taken: The weights that were assigned.
+        fresh: The weights of the model that did not change.
+        unused: The weights of the source that were not used.
     """
 
     taken: tuple[str, ...]
@@ -34,22 +34,22 @@ class InitialWeights:
 def init_weights(
     pipeline: Assembled, source: str | Path, *, include: Sequence[str] = ALL, exclude: Sequence[str] = ()
 ) -> InitialWeights:
-    """Gives a pipeline weights that were saved before, before it is trained on.
+    """Loads saved weights into a pipeline before its training.
 
-    Weights are found by their paths, which `kgen.weight_paths` lists. Those that are chosen must be the same on both
-    sides, and of the same shapes; a part that the source does not hold at all stays as it is.
+    Weights are found by their paths, which `kgen.weight_paths` lists. The selected paths and their shapes must be the
+    same in the pipeline and in the source. With the default `include`, a part that the source lacks does not change.
 
     Args:
-        source: A run directory, a folder that `kgen.save` wrote, or a file of weights (a checkpoint, say).
-        include: Patterns of the paths to take. `*` stands for any characters, and a layer's path for all weights in it.
-        exclude: Patterns of the paths not to take. "encoder/assets" stands for what an encoder learned beside its
-            weights, such as a vocabulary, which must be the same on both sides.
+        source: A run directory, a folder that `kgen.save` wrote, or a file of weights such as a checkpoint.
+        include: Patterns of the paths to load. `*` stands for any characters, and a layer's path for all weights in it.
+        exclude: Patterns of the paths not to load. "encoder/assets" stands for the encoder's assets, such as a
+            vocabulary; unless they are excluded, they must be the same in the pipeline and in the source.
 
     Returns:
-        What was taken, and what was not.
+        The paths of the weights that were loaded, and of those that were not.
 
     Raises:
-        RunError: there are no weights, or they do not fit: all that do not are named, and none is assigned.
+        RunError: there are no weights, or some do not fit. The message names these, and no weight is assigned.
         ConfigError: a pattern fits nothing.
     """
     found = WeightSource(Path(source))
@@ -65,7 +65,7 @@ def assign_weights(
     exclude: Sequence[str],
     migrated: Callable[[Arrays], Arrays],
 ) -> InitialWeights:
-    """As `init_weights`, for variables by path."""
+    """Loads saved weights into variables, given by path; see `init_weights`."""
     parts = {path.partition("/")[0] for path in variables}
     arrays = source.read(parts, migrated)
     held = {name.partition("/")[0] for name in arrays}
@@ -80,7 +80,7 @@ def assign_weights(
         raise RunError(_message(source, wrong, here & there))
     if not here:
         raise RunError(
-            f"nothing is taken from {source.path}: of what it holds, all is excluded, or nothing is included"
+            f"no weights are taken from {source.path}: 'include' and 'exclude' select none of those that it holds"
         )
     for path in here:
         variables[path].assign(arrays[path])
@@ -90,7 +90,7 @@ def assign_weights(
 def _misfits(
     here: Collection[str], there: Collection[str], variables: Variables, arrays: Arrays
 ) -> Iterator[tuple[str, str]]:
-    """The paths that are on one side only, or of other shapes, each with what is wrong."""
+    """The paths that exist on one side only, or whose shapes differ, each with a description of the problem."""
     for path in sorted({*here, *there}):
         shapes = (arrays[path].shape if path in there else None, tuple(variables[path].shape) if path in here else None)
         if shapes[0] != shapes[1]:
@@ -111,7 +111,7 @@ def _message(source: WeightSource, wrong: Sequence[tuple[str, str]], shared: Col
 
 
 def short_patterns(wanted: Sequence[str], others: Collection[str]) -> list[str]:
-    """Few patterns that fit all of the wanted paths, and none of the others."""
+    """A short list of patterns that fit all wanted paths, and none of the others."""
     found: list[str] = []
     for path in wanted:
         if not matches(path, found):

@@ -1,4 +1,4 @@
-"""Chooses weights by patterns of their paths, such as `generator/model/up/*`."""
+"""Selects weights by patterns of their paths, such as `generator/model/up/*`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ ALL = ("*",)
 
 
 def matches(path: str, patterns: Iterable[str]) -> bool:
-    """Whether a path, or what stands above it, fits one of the patterns.
+    """Whether a path, or the path of a layer that contains it, fits one of the patterns.
 
-    In a pattern, `*` stands for any characters, slashes too, and `?` for one. A pattern that fits a layer, such as
-    `generator/model/middle`, stands for all weights in it.
+    In a pattern, `*` stands for any characters, including slashes, and `?` for one character. A pattern that fits the
+    path of a layer, such as `generator/model/middle`, selects all weights in it.
     """
     return any(fnmatchcase(path, pattern) or fnmatchcase(path, f"{pattern.rstrip('/')}/*") for pattern in patterns)
 
@@ -26,14 +26,15 @@ def select(paths: Iterable[str], include: Sequence[str], exclude: Sequence[str])
 
 
 def check_patterns(name: str, patterns: Sequence[str], paths: Collection[str]) -> None:
-    """Refuses a pattern that fits nothing.
+    """Checks that every pattern fits a path.
 
     Args:
-        name: Of the option that holds the patterns.
-        paths: All that there are.
+        name: The name of the option, for messages.
+        patterns: The patterns.
+        paths: All paths.
 
     Raises:
-        ConfigError: with the nearest path, or the beginnings of all paths.
+        ConfigError: a pattern fits nothing. The message contains a similar path, or the beginnings of the paths.
     """
     if isinstance(patterns, str):
         raise ConfigError(f"{name} must be a list of patterns, such as ['generator/*'], not the text {patterns!r}")

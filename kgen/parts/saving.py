@@ -125,9 +125,9 @@ def load_decoder(path: str | Path, decoder: Decoder) -> Decoder:
 
 
 def saved_weights(pipeline: Assembled) -> Variables:
-    """The weights that belong to the pipeline, by paths such as `generator/model/blocks/0/out/kernel`.
+    """The weights that are saved with a pipeline, by paths such as `generator/model/blocks/0/out/kernel`.
 
-    Those that a part brings along by itself are left out.
+    External weights (`weights_are_external`) are left out.
     """
     return {
         f"{name}/{path}": variable
@@ -142,13 +142,13 @@ def decoder_weights(decoder: Decoder) -> Variables:
 
 
 def with_paths(arrays: Arrays, pipeline: Assembled) -> Arrays:
-    """What a file of weights holds, by their paths in this pipeline where they were saved under numbers."""
+    """The arrays of a file of weights by their paths in this pipeline; older files have numbers instead of paths."""
     return positions_became_paths(arrays, _groups(pipeline), saved_weights(pipeline))
 
 
 def _groups(pipeline: Assembled) -> dict[str, list[Any]]:
     """The saved weights by part, in the order of the layers that hold them."""
-    encoders = [part for part in pipeline.encoder.parts if not part.weights_are_external]
+    encoders = [part for part in pipeline.encoder.parts() if not part.weights_are_external]
     return {
         "encoder": [weight for part in encoders for weight in part.weights],
         "generator": list(pipeline.generator.weights),
@@ -191,7 +191,7 @@ def _describe(pipeline: Assembled) -> dict[str, Any]:
 def _build(
     description: PipelineDescription, folder: Path, custom: dict[str, type[Any]]
 ) -> tuple[Encoder, Generator, Decoder]:
-    """Makes the three parts, with what they learned beside their weights."""
+    """Builds the three parts and loads their assets."""
 
     def make(kind: Any, registered: Any, **wiring: Any) -> Any:
         choice = getattr(description, kind)

@@ -1,4 +1,4 @@
-"""Where trained weights can be taken from: a run, a saved pipeline or decoder, a file."""
+"""The sources of trained weights: a run, a saved pipeline or decoder, or a file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kgen.storage.paths import RANDOM_STATE
 from kgen.storage.weights import Arrays, read_arrays
 
 ASSETS = "encoder/assets"
-"""Stands in patterns for what an encoder learned beside its weights, such as its vocabulary."""
+"""Stands in patterns for the encoder's assets, such as its vocabulary."""
 
 OTHER_ENCODER = "exclude encoder/* to begin with another encoder"
 
@@ -29,7 +29,7 @@ class WeightSource:
     """Weights on disk.
 
     Args:
-        path: A file of weights; a folder that `kgen.save` wrote, or the decoder's stage of a run; a run directory.
+        path: A file of weights; a folder that `kgen.save` wrote; a run directory, or its folder `decoder`.
 
     Raises:
         RunError: there are no weights.
@@ -44,7 +44,7 @@ class WeightSource:
 
     @property
     def file(self) -> Path:
-        """Of the weights."""
+        """The file of the weights."""
         if not self.path.is_dir():
             return self.path
         inner = self.path / "model" / WEIGHTS
@@ -58,7 +58,7 @@ class WeightSource:
 
     @property
     def part_names(self) -> dict[str, str]:
-        """The full ids of the parts that the weights are of, by kind; {} where no description lies beside them."""
+        """The full ids of the parts that the weights belong to, by kind; {} if no description is beside the file."""
         folder = self.file.parent
         if (folder / PIPELINE).is_file():
             whole = read_description(folder / PIPELINE, PipelineDescription)
@@ -69,23 +69,24 @@ class WeightSource:
 
     @property
     def assets(self) -> Path | None:
-        """The folder of what the encoder learned beside its weights; None where it is not known."""
+        """The folder of the encoder's assets; None if there is none beside the file."""
         folder = self.file.parent / "encoder"
         return folder if folder.is_dir() else None
 
     def read(self, parts: Collection[str], migrated: Callable[[Arrays], Arrays]) -> Arrays:
-        """The weights of these parts, by path.
+        """Reads the weights of some parts, by path.
 
         Args:
-            migrated: Gives weights the paths of today.
+            parts: The kinds of the parts.
+            migrated: Converts the names of an older file to paths.
 
         Raises:
-            RunError: the file is damaged, or holds no such weights.
+            RunError: the file is damaged, or contains no weights of these parts.
         """
         arrays = migrated(read_arrays(self.file)[0])
         if any("/" not in name for name in arrays):
             raise RunError(
-                f"{self.file} was saved before weights had paths, by a model that is built differently: save it once "
+                f"{self.file} was saved before weights had paths, by a model that is built differently: save it "
                 f"again, kgen.load({str(self.path)!r}).save(FOLDER), and take the weights from there"
             )
         found = {name: array for name, array in arrays.items() if name.partition("/")[0] in parts}
@@ -96,15 +97,15 @@ class WeightSource:
 
 
 def takes_assets(include: Sequence[str], exclude: Sequence[str]) -> bool:
-    """Whether patterns choose what an encoder learned beside its weights."""
+    """Whether patterns select the encoder's assets."""
     return bool(select([ASSETS], include, exclude))
 
 
 def load_assets(encoder: Encoder, source: WeightSource) -> bool:
-    """Gives an encoder what the source's learned beside its weights. False where that is not known.
+    """Loads the assets of the source's encoder. Returns False if the source has no assets.
 
     Raises:
-        RunError: the source's is another encoder.
+        RunError: the source has another encoder.
     """
     _require_same(encoder, source)
     if source.assets is None:
@@ -114,19 +115,19 @@ def load_assets(encoder: Encoder, source: WeightSource) -> bool:
 
 
 def check_assets(encoder: Encoder, source: WeightSource) -> None:
-    """Raises RunError where an encoder is not the source's, or learned something else beside its weights."""
+    """Raises RunError if the source has another encoder, or its encoder has other assets or none."""
     _require_same(encoder, source)
     with tempfile.TemporaryDirectory() as folder:
         encoder.save_assets(folder)
         for name in files_in(Path(folder)):
             if source.assets is None:
                 raise RunError(
-                    f"{source.path} does not hold what its encoder learned beside its weights ({name}): give the run "
-                    f"or the saved pipeline; {OTHER_ENCODER}, or {ASSETS} if that is the same"
+                    f"{source.path} does not contain the assets of its encoder ({name}): give the run or the saved "
+                    f"pipeline; {OTHER_ENCODER}, or {ASSETS} if the assets are the same"
                 )
             if not _same(Path(folder) / name, source.assets / name):
                 raise RunError(
-                    f"the encoder of {source.path} learned something else beside its weights ({name}): use that one, "
+                    f"the encoder of {source.path} has other assets ({name}): use that encoder, "
                     f"kgen.load({str(source.path)!r}).encoder; {OTHER_ENCODER}"
                 )
 

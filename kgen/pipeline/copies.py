@@ -14,7 +14,7 @@ KERAS_FILES = (".keras", ".h5", ".hdf5")
 """Suffixes of Keras's own files."""
 
 Packed = tuple[type[Any], dict[str, bytes], tuple[type[Any], ...]]
-"""The class of a pipeline, the files of a saved one by name, and the classes of its parts."""
+"""The class of a pipeline, the files of a saved pipeline by name, and the classes of its parts."""
 
 
 class SavedInFolders:
@@ -52,7 +52,7 @@ def pack(pipeline: Assembled) -> tuple[Callable[..., Any], Packed]:
         folder = Path(temporary) / "model"
         save(pipeline, folder)
         files = {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
-        parts = (*pipeline.encoder.parts, pipeline.encoder, pipeline.generator, pipeline.decoder)
+        parts = (*pipeline.encoder.parts(), pipeline.encoder, pipeline.generator, pipeline.decoder)
         empty = {f"{f.relative_to(folder)}/": b"" for f in folder.rglob("*") if f.is_dir()}
     return unpack, (type(pipeline), {**empty, **files}, tuple(type(part) for part in parts))
 

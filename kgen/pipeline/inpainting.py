@@ -47,6 +47,22 @@ def downsample_mask(mask: np.ndarray, image_space: Space, latent_space: Space) -
     return edit_mask
 
 
+def source_inputs(
+    image: np.ndarray | None, mask: np.ndarray | None, image_space: Space, latent_space: Space, count: int
+) -> dict[str, np.ndarray]:
+    """The inputs of the generator for an image to start from: "image" (count, H, W, C) and "edit_mask" (count, h, w).
+
+    Args:
+        image, mask, image_space, latent_space: See `check_source` and `downsample_mask`. Inputs that are None are
+            left out.
+        count: Number of images to generate.
+    """
+    inputs = {} if image is None else {"image": image}
+    if mask is not None:
+        inputs["edit_mask"] = downsample_mask(mask, image_space, latent_space)
+    return {name: np.repeat(array[None], count, axis=0) for name, array in inputs.items()}
+
+
 def check_source(
     generator: Generator, image_space: Space, image: Any, mask: np.ndarray | None, options: Mapping[str, Any]
 ) -> None:
@@ -56,7 +72,7 @@ def check_source(
         generator: The generator.
         image_space: The space of the images.
         image: uint8, of the shape of `image_space`; None: there is no such image.
-        mask: As for `downsample_mask`; None: the whole image changes.
+        mask: See `downsample_mask`; None: the whole image changes.
         options: The options of the generator's `generate`.
 
     Raises:

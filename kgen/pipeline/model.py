@@ -18,11 +18,11 @@ from kgen.contracts.generator import Generator
 from kgen.contracts.inputs import input_key
 from kgen.contracts.joint import replace_where
 from kgen.contracts.likelihood import check_likelihood
-from kgen.data.batches import batches, check_images
-from kgen.errors import ConfigError, DataError
+from kgen.data.batches import batches, check_images, validation_batches
+from kgen.errors import ConfigError
 from kgen.options import plain, split_options
 from kgen.pipeline.copies import SavedInFolders
-from kgen.pipeline.inpainting import check_source, downsample_mask
+from kgen.pipeline.inpainting import check_source, source_inputs
 from kgen.pipeline.likelihood import Likelihood
 from kgen.pipeline.loss_model import LossModel
 from kgen.pipeline.prompts import (
@@ -87,12 +87,12 @@ class Pipeline(SavedInFolders, LossModel):
         """Creates every weight, and a tracker for each of the generator's losses."""
         if self.built:  # type: ignore[has-type]
             return
-        for part in self.encoder.parts:  # the frozen ones at once: what their build assigns must not be lost
+        for part in self.encoder.parts():  # the frozen ones at once: what their build assigns must not be lost
             condition = create_weights(part, part.null_tokens()) if part.trainable else part.null_condition()
         if not self.encoder.trainable:
             condition = self.encoder.null_condition()
             self.set_untracked("frozen_null", {k: ops.convert_to_numpy(v) for k, v in condition.items()})
-        elif len(self.encoder.parts) > 1:
+        elif len(self.encoder.parts()) > 1:
             condition = create_weights(self.encoder, self.null_tokens)
         if not self.decoder.built:
             self.decoder.build(None)
@@ -110,13 +110,13 @@ class Pipeline(SavedInFolders, LossModel):
     @property
     def training_variables(self) -> list[Any]:
         """All variables except those of the decoder, and of encoders whose weights come from elsewhere."""
-        encoders = [part for part in self.encoder.parts if part.weights_are_external]
+        encoders = [part for part in self.encoder.parts() if part.weights_are_external]
         elsewhere: list[keras.layers.Layer] = [self.decoder, *encoders]
         foreign = {id(variable) for part in elsewhere for variable in part.variables}
         return [variable for variable in self.variables if id(variable) not in foreign]
 
     def make_train_function(self, force: bool = False) -> Any:
-        """As in Keras; an encoder that is not trained encodes the empty text here, once."""
+        """Makes the training function as in Keras. A frozen encoder encodes the null input here, once."""
         if force or self.train_function is None:
             known = self.condition_dropout and not self.encoder.trainable
             condition = self.encoder(self.null_tokens) if known else {}
@@ -125,9 +125,9 @@ class Pipeline(SavedInFolders, LossModel):
 
     def call(self, batch: Batch, training: bool = False) -> dict[str, Tensor]:
         """Computes the losses of every example: arrays (B,)."""
-        latent = (
-            batch["latent"] if "latent" in batch else ops.stop_gradient(self.decoder.encode(floats(batch["image"])))
-        )
+        latent = batch.get("latent")
+        if latent is None:
+            latent = ops.stop_gradient(self.decoder.encode(floats(batch["image"])))
         condition = self.condition(batch, training)
         if training and self.condition_dropout:
             condition = self._drop(condition)
@@ -143,10 +143,6 @@ class Pipeline(SavedInFolders, LossModel):
         """The null condition (that of the empty text), with a batch axis of 1."""
         return self.frozen_null or self.encoder.null_condition()
 
-    @property
-    def _shows_null(self) -> bool:
-        return self.condition_dropout > 0 or self.encoder.shows_null
-
     def _drop(self, condition: Condition) -> Condition:
         count = ops.shape(condition["mask"])[0]
         keep = keras.random.uniform((count,), seed=self.seed_generator) >= self.condition_dropout  # (B,)
@@ -157,8 +153,8 @@ class Pipeline(SavedInFolders, LossModel):
 
         Args:
             images: uint8 (N, H, W, C) in 0..255, or float in [-1, 1].
-            captions: N texts; or of an encoder that reads another field, N of its values, or N mappings of fields.
-                Where the encoder reads "image", which is missing in these, it gets the images.
+            captions: N texts. If the encoder reads another field, N values of it; if it reads several, N mappings.
+                The field "image" is by default the image itself. None: the encoder only reads images.
 
         Raises:
             DataError: the images have another size or type, or are floats outside of [-1, 1] or not finite; or the
@@ -168,10 +164,7 @@ class Pipeline(SavedInFolders, LossModel):
         Warns:
             ImageRangeWarning: the images are floats that seem to be in [0, 1].
         """
-        images = check_images(images)
-        expected = self.decoder.image_space.shape
-        if images.shape[1:] != expected:
-            raise DataError(f"images must be (N, {', '.join(map(str, expected))}), not {images.shape}")
+        images = check_images(images, self.decoder.image_space)
         return {"image": images, "tokens": self.encoder.tokenize(inputs_beside(self.encoder, images, captions))}
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, validation_data: Any = None, **kwargs: Any) -> Any:
@@ -180,10 +173,7 @@ class Pipeline(SavedInFolders, LossModel):
         `x` is a batch, which is cut into smaller ones, an iterator or tf.data.Dataset of batches, or images, with
         captions as `y`. See `kgen.data.batches.batches`, and `inputs`.
         """
-        if isinstance(validation_data, tuple) and len(validation_data) == 2:
-            validation_data = batches(validation_data[0], validation_data[1], self.inputs)
-        elif validation_data is not None:
-            validation_data = batches(validation_data, None, self.inputs)
+        validation_data = validation_batches(validation_data, self.inputs)
         return super().fit(batches(x, y, self.inputs), None, *args, validation_data=validation_data, **kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -230,12 +220,12 @@ class Pipeline(SavedInFolders, LossModel):
                 between their images are then the effect of the prompt. A prompt that is given twice gives equal images.
             batch_size: Largest number of images in a batch, which is rounded down to a power of two.
             image: uint8 (height, width, channels), the image to start from. The generator must have
-                `supports_img2img`; its option of the type `kgen.Strength` says how much changes.
+                `supports_img2img`; its option of the type `kgen.Strength` determines how much changes.
             mask: uint8 (height, width), white for the part of `image` that changes; the rest stays. The generator must
                 have `supports_inpainting`. A cell of the latent changes if any of its pixels is white.
             negative_prompt: The prompt from which guidance leads away, in place of the empty text.
             decoder: Options of the decoder's `decode`.
-            output: "latents" for what the generator makes, which is then not decoded.
+            output: "images"; or "latents", the output of the generator, without decoding it.
             verbose: 1 shows Keras's progress bar.
             **options: Options of the generator's `generate`, such as `steps` or `guidance`.
 
@@ -262,7 +252,7 @@ class Pipeline(SavedInFolders, LossModel):
             return np.zeros((0, *space.shape), latent_type(space) if latents else np.uint8)
         options = validate_options(self.generator, "generate", options)
         check_source(self.generator, self.decoder.image_space, image, mask, options)
-        check_guidance(self.generator, self._shows_null, options, negative_prompt)
+        check_guidance(self.generator, self.encoder, self.condition_dropout, options, negative_prompt)
         warn_of_unread(self.encoder, prompts)
         decoder_options = validate_options(self.decoder, "decode", decoder or {})
         specs, decoder_specs = noise_spec(self.generator, options), noise_spec(self.decoder, decoder_options)
@@ -277,11 +267,7 @@ class Pipeline(SavedInFolders, LossModel):
         }
         if negative_prompt is not None:
             batch["negative"] = self.encoder.tokenize(check_prompts(self.encoder, [negative_prompt]) * count)
-        if image is not None:
-            batch["image"] = np.repeat(image[None], count, axis=0)
-        if mask is not None:
-            edit_mask = downsample_mask(mask, self.decoder.image_space, self.generator.space)  # (h, w)
-            batch["edit_mask"] = np.repeat(edit_mask[None], count, axis=0)
+        batch |= source_inputs(image, mask, self.decoder.image_space, self.generator.space, count)
         return self._sample(batch, options, decoder_options, batch_size, verbose, latents)
 
     def interpolate(
@@ -314,7 +300,7 @@ class Pipeline(SavedInFolders, LossModel):
         first, second = ([noise_keys([key], [s], 1, shared_noise)[0]] for s in check_seeds(seeds, 2))
         check_number("count", count, least=2)
         options = validate_options(self.generator, "generate", options)
-        check_guidance(self.generator, self._shows_null, options)
+        check_guidance(self.generator, self.encoder, self.condition_dropout, options)
         warn_of_unread(self.encoder, [prompt])
         decoder_options = validate_options(self.decoder, "decode", decoder or {})
         specs, decoder_specs = noise_spec(self.generator, options), noise_spec(self.decoder, decoder_options)

@@ -93,31 +93,35 @@ def _parsed(encoder: Encoder, prompt: Any) -> Any:
 
 
 def check_guidance(
-    generator: Generator, shows_null: bool, options: Mapping[str, Any], negative_prompt: Any = None
+    generator: Generator,
+    encoder: Encoder,
+    condition_dropout: float,
+    options: Mapping[str, Any],
+    negative_prompt: Any = None,
 ) -> None:
     """Checks the guidance of a call.
 
     Args:
-        shows_null: Whether the training showed the null condition.
-        options: Of the generator's `generate`.
+        encoder, condition_dropout: Those of the pipeline; they determine whether training showed the null condition.
+        options: The options of the generator's `generate`.
 
     Raises:
         ConfigError: there is a negative prompt without guidance.
 
     Warns:
-        GuidanceWarning: the caller's caller guides, but the training did not show the null condition.
+        GuidanceWarning: there is guidance, but the training did not show the null condition.
     """
     generate = type(generator).generate
     guided = guides(generate, options)
     if negative_prompt is not None and not guided:
         raise ConfigError(
-            f"negative_prompt is what guidance leads away from: give a guidance other than {NO_GUIDANCE:g}, too"
+            f"negative_prompt has an effect only with guidance: give a guidance other than {NO_GUIDANCE:g}, too"
         )
-    if guided and not shows_null:
+    if guided and not condition_dropout and not encoder.shows_null:
         weight = value_of(generate, Capability.GUIDANCE, options)
         warnings.warn(
             f"guidance {weight:g} compares with the empty text, but this pipeline was made with "
-            "condition_dropout 0, so that training never showed it: draw with guidance 1, or train it anew",
+            "condition_dropout 0, so that training never used it: generate with guidance 1, or train it again",
             GuidanceWarning,
             stacklevel=3,
         )
@@ -184,7 +188,7 @@ def check_memory(count: int, image_space: Space, specs: Iterable[NoiseSpec]) -> 
 
 
 def check_output(output: str, decoder_options: Mapping[str, Any] | None) -> bool:
-    """Whether latents are wanted. Raises ConfigError for an unknown word, or options of a decoder that does nothing."""
+    """Whether `output` is "latents". Raises ConfigError for another word, or if latents have options of a decoder."""
     if output not in ("images", "latents"):
         raise ConfigError(f"output must be 'images' or 'latents', not {output!r}")
     if output == "latents" and decoder_options:

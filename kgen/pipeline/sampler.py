@@ -97,7 +97,7 @@ class Sampler:
                 of negative prompts), "image" and "edit_mask".
             numbers, decoder_numbers: The options that are not compiled in.
             batch_size: Largest number of images in a batch. The last batch is padded: see `program_batch`.
-            verbose: As in Keras.
+            verbose: Verbosity, as in Keras: 1 shows a progress bar.
 
         Returns:
             (N, height, width, channels) in [-1, 1]; of latents, float32 or int32 (N, *generator.space.shape).
@@ -125,7 +125,7 @@ class Sampler:
 
 
 def latent_type(space: Space) -> type[np.generic]:
-    """Of arrays of latents: int32 for tokens, else float32."""
+    """The dtype of latents: int32 for tokens, else float32."""
     return np.int32 if space.kind == "tokens" else np.float32
 
 

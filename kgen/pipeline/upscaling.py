@@ -31,9 +31,8 @@ def upscale(
     Args:
         decoder: A decoder whose latents are small images.
         encoder: The encoder of the prompt, for a decoder that reads it.
-        prompt: An input of the encoder; "" stands for the null input.
         image: uint8 (h, w, C).
-        prompt: The prompt, for a decoder that reads it.
+        prompt: An input of the encoder, for a decoder that reads it; "" stands for the null input.
         seed: The seed of the decoder's noise.
         options: Options of `decode`.
 

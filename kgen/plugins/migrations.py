@@ -17,7 +17,7 @@ from kgen.storage.weights import Arrays, Variables
 
 Saved = dict[str, Any]
 NUMBERED = re.compile(r"(?P<group>\w+)\.(?P<number>\d{4,})\..+")
-"""The name of a weight under contract 0."""
+"""Matches the name of a weight under contract 0."""
 
 File = Literal["description", "manifest", "checkpoint"]
 """`pipeline.yaml` and `decoder.yaml`; `manifest.json`; the metadata of a checkpoint."""
@@ -28,15 +28,16 @@ def format_became_api(saved: Saved) -> Saved:
     return {key: value for key, value in saved.items() if key != "format"}
 
 
-def optimizer_has_its_options(saved: Saved) -> Saved:
-    """0 -> 1: the options of AdamW, which were keys of `fit`, move to `fit.optimizer`, on which a decoder depends."""
+def fit_has_contract_1(saved: Saved) -> Saved:
+    """0 -> 1: in the `fit` on which a decoder depends, AdamW's options move to `optimizer`; new keys have defaults."""
     depends_on = saved.get("depends_on", {})
     decoder = depends_on.get("decoder", {})
     if not isinstance(fit := decoder.get("fit"), dict):
         return saved
     moved = {key: fit[key] for key in ("weight_decay", "beta_1", "beta_2") if key in fit}
     optimizer = {"name": "kgen/adamw", **moved, "epsilon": 1e-7, "amsgrad": False}
-    fit = {**{key: value for key, value in fit.items() if key not in moved}, "optimizer": optimizer, "callbacks": []}
+    others = {key: value for key, value in fit.items() if key not in moved}
+    fit = {"trainable": ["*"], "frozen": [], "callbacks": [], **others, "optimizer": optimizer}
     return {**saved, "depends_on": {**depends_on, "decoder": {**decoder, "fit": fit}}}
 
 
@@ -55,12 +56,12 @@ def pictures_became_images(saved: Saved) -> Saved:
 
 
 def manifest_of_contract_1(saved: Saved) -> Saved:
-    """0 -> 1: applies both functions above."""
-    return optimizer_has_its_options(pictures_became_images(saved))
+    """0 -> 1: applies both functions above to a manifest."""
+    return fit_has_contract_1(pictures_became_images(saved))
 
 
 def nothing_changed(saved: Saved) -> Saved:
-    """For a file that differs between two contracts only in the number."""
+    """Changes nothing, for a file that differs between two contracts only in the number."""
     return saved
 
 
@@ -73,14 +74,17 @@ MIGRATIONS: Mapping[File, tuple[Callable[[Saved], Saved], ...]] = {
 
 
 def positions_became_paths(arrays: Arrays, groups: Mapping[str, Sequence[Any]], paths: Variables) -> Arrays:
-    """0 -> 1: a weight had the name of its part, a number and a name, `generator.0012.kernel`; it now has its path.
+    """0 -> 1: a weight's name, such as `generator.0012.kernel`, becomes its path.
 
-    The names have changed since; the numbers say which weights are meant, and their shapes must be the same.
+    The numbers identify the weights. The names after them have changed since, so they are not compared.
 
     Args:
-        arrays: What a file of weights or a checkpoint holds, of either contract.
-        groups: The variables of the model by part, in the order in which they were numbered.
-        paths: The same variables by their paths.
+        arrays: The arrays of a file of weights or a checkpoint, of either contract.
+        groups: The variables of the model by part, in the order of their numbers.
+        paths: The same variables by path.
+
+    Returns:
+        The arrays by path. An array whose number does not exist in the model keeps its name.
     """
     path_of = {id(variable): path for path, variable in paths.items()}
     renamed: Arrays = {}

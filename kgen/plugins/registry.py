@@ -335,7 +335,7 @@ class Registrar:
         """Declares a subclass of `keras.callbacks.Callback`. For the arguments, see `Registrar`.
 
         The constructor takes options after a ``*``. If it has an argument `directory` before the ``*``, kgen supplies
-        the directory of the training, a `pathlib.Path`, in which the callback may write files of its own.
+        the directory of the training, a `pathlib.Path`, in which the callback may write its own files.
         `kgen.contracts.callback` says when a callback is called.
         """
         self.add("callback", name, target, summary=summary)

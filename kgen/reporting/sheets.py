@@ -90,7 +90,7 @@ def matrix(
         rows: Arrays, uint8 (N, height, width, channels).
         names: One name per row.
         columns: N titles, broken into lines as wide as an image; empty: no titles.
-        scale: As for `grid`.
+        scale: See `grid`.
     """
     count, height, width = rows[0].shape[:3]
     scale = scale or max(1, round(96 / max(height, width)))

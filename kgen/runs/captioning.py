@@ -46,7 +46,7 @@ def caption(
     """Generates captions of images.
 
     Args:
-        pipeline, dataset: As from `open_captioner`.
+        pipeline, dataset: The result of `open_captioner`.
         images: uint8 arrays of the shape of `dataset.prompt_space`.
         seed: The seed of the noise.
         **options: As in `Pipeline.generate`.

@@ -186,7 +186,7 @@ class DecoderStage:
             return self._finish(model.decoder, progress.step, progress.seconds)
 
     def _first_weights(self, decoder: Decoder) -> Start:
-        """Gives a decoder the weights with which its training starts."""
+        """Initializes a decoder, and loads the weights that `decoder.init` specifies."""
         decoder.initialize(SplitImages(self.dataset, "train"))
         return load_initial_decoder(self.config.decoder.init, decoder)
 

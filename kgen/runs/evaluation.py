@@ -90,7 +90,7 @@ def _publish(experiment: Experiment, directory: RunDirectory, scores: Scores, ot
         experiment: The experiment.
         directory: The run directory.
         scores: The scores.
-        other_data: How images or captions differ from those of the training; "": they do not.
+        other_data: A description of how images or captions differ from those of the training; "": they are equal.
         log: Receives notes about the scores.
     """
     dataset = experiment.dataset

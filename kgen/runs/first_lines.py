@@ -38,7 +38,7 @@ def _how_read(dataset: Dataset) -> Iterator[str]:
 
 def unread_captions(dataset: Dataset, encoder: Encoder) -> Iterator[str]:
     """A line about captions that the encoder does not read completely, with an example; nothing if it reads all."""
-    for part in encoder.parts:
+    for part in encoder.parts():
         inputs = AllEncoderInputs(dataset, part.fields)
         different = distinct(inputs) if are_texts(inputs) else {}
         unread = [(key, what) for key, row in different.items() if (what := part.unread(inputs[row]))]

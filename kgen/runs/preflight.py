@@ -111,7 +111,7 @@ def preflight(experiment: Experiment, encoder: Encoder) -> Pipeline:
 
 def _changeable(part: Any) -> list[Any]:
     """The variables that trying a part may change, without external weights, whose copies could be large."""
-    parts = part.parts if isinstance(part, Encoder) else (part,)
+    parts = part.parts() if isinstance(part, Encoder) else (part,)
     external = [variable for own in parts if getattr(own, "weights_are_external", False) for variable in own.variables]
     kept = {id(variable) for variable in external if variable.name != "seed_generator_state"}
     return [variable for variable in part.variables if id(variable) not in kept]
@@ -299,17 +299,17 @@ def _try_saving(pipeline: Pipeline) -> None:
 
 
 def _tokenize_all(dataset: Dataset, encoder: Encoder) -> None:
-    """Tokenizes all captions, labels and other texts that an encoder reads; of other inputs, such as images, two."""
-    for part in encoder.parts:
+    """Tokenizes all texts that an encoder reads, such as captions and labels, or two other inputs, such as images."""
+    for part in encoder.parts():
         inputs = AllEncoderInputs(dataset, part.fields)
         rows = distinct(inputs).values() if are_texts(inputs) else (0, len(inputs) - 1)
         part.tokenize([inputs[row] for row in rows])
 
 
 def _examples(dataset: Dataset, encoder: Encoder | None) -> tuple[np.ndarray, list[Any]]:
-    """Two images of the training, uint8 (2, H, W, C), and what the encoder reads beside them.
+    """Two training images, uint8 (2, H, W, C), and the encoder's inputs for them.
 
-    One image of each other split is read, too.
+    The first image of each split is checked, too.
     """
     space, rows = dataset.image_space, (0, len(dataset.captions("train")) - 1)
     for split in SPLITS:

@@ -87,14 +87,11 @@ def reconstructions(
     """Encodes and decodes images.
 
     Args:
-        reconstructor: Encodes and decodes.
+        reconstructor: The encoder and decoder of images.
         images: uint8 (N, H, W, C).
-        captions: N texts.
-        seed: The seed of the decoder's noise.
-
-    Args:
         prompts: N inputs of the encoder, for a decoder that reads the text.
         captions: N texts, which the sheet shows.
+        seed: The seed of the decoder's noise.
 
     Returns:
         A sheet of the images, their latents if these are images, and the reconstructions; and the reconstructions,

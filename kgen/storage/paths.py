@@ -1,4 +1,4 @@
-"""Readable paths of weights, such as `network/blocks/0/attention/query/kernel`: by the attributes that hold them."""
+"""Readable paths of weights, which consist of attribute names: `network/blocks/0/attention/query/kernel`."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from kgen.backend.attributes import own_attributes
 Variable = Any
 
 COUNTER = re.compile(r"_\d+(?![^_/])")
-"""What Keras appends to the names of things without one: "variable_12", "pipeline_dense_2_kernel_momentum"."""
+"""The number that Keras adds to automatic names: "variable_12", "pipeline_dense_2_kernel_momentum"."""
 
 RANDOM_STATE = "random_state"
-"""The end of the path of a random generator's state, which is no weight."""
+"""The last part of the path of a random generator's state, which is not a weight."""
 
 
 def weight_paths(layer: keras.layers.Layer, variables: Sequence[Variable] | None = None) -> dict[str, Variable]:
     """The variables of a built layer, and of the layers in it, by their paths.
 
-    A path names the attributes that lead to the variable, without underscores before them, and the indices or keys of
-    lists and dicts: `blocks[0]._kernel` is `blocks/0/kernel`. It does not hold the numbers by which Keras tells layers
-    without a name apart ("dense_2"), as these count what the process has made before. Of several paths to one variable,
-    the one through the fewest layers counts, and of these the first by the alphabet. What is held by no attribute goes
-    by the name that Keras knows.
+    A path consists of the attributes that lead to the variable, without leading underscores, and the indices or keys of
+    lists and dicts: `blocks[0]._kernel` has the path `blocks/0/kernel`. It does not contain the numbers of Keras's
+    automatic names ("dense_2"), because these depend on the layers that the process has created before. If several
+    paths lead to a variable, the one through the fewest layers is used, and of these the first in alphabetical order. A
+    variable or layer without an attribute has Keras's name in the path.
 
     Args:
-        variables: Only these; None: all weights, and the states of random numbers and of metrics.
+        layer: The layer.
+        variables: The variables to return; None: all weights, and the states of random generators and of metrics.
 
     Raises:
-        ValueError: one of the `variables` belongs to no layer that this layer holds.
+        ValueError: one of the `variables` belongs neither to the layer nor to a layer in it.
     """
     found = _all_paths(layer)
     if variables is None:
@@ -59,7 +60,7 @@ def _all_paths(layer: keras.layers.Layer) -> dict[str, Variable]:
 
 
 def _children(layer: keras.layers.Layer) -> dict[str, Any]:
-    """The layers and variables that a layer itself holds."""
+    """The layers and variables that are direct children of a layer, by name."""
     tracked = [*layer._layers, *layer._trainable_variables, *layer._non_trainable_variables]
     states = {id(state): state for state in (*layer._seed_generators, *layer._metrics)}
     known = {*map(id, tracked), *states}
@@ -89,7 +90,7 @@ def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _variables(item: Any, states: Mapping[int, Any]) -> Iterator[tuple[str, Any]]:
-    """A layer or variable itself; the variables of a random state or a metric, with the ends of their paths."""
+    """A layer or variable itself, or the variables of a random state or a metric, each with the end of its path."""
     if id(item) not in states:
         yield "", item
     elif isinstance(item, keras.random.SeedGenerator):
@@ -99,7 +100,7 @@ def _variables(item: Any, states: Mapping[int, Any]) -> Iterator[tuple[str, Any]
 
 
 def _name(item: Any) -> str:
-    """Keras's name of a layer, variable or state, without a number that counts what the process has made."""
+    """Keras's name of a layer, variable or state, without the number of an automatic name."""
     name = str(item.name)
     bare = COUNTER.sub("", name)
     automatic = (type(item).__name__.lower(), "variable")
@@ -107,7 +108,7 @@ def _name(item: Any) -> str:
 
 
 def _free(name: str, taken: Mapping[str, Any]) -> str:
-    """The name itself, or with the first number that makes it differ from those taken."""
+    """The name, with the smallest number that makes it unique if it is taken."""
     candidate, number = name, 0
     while candidate in taken:
         number += 1

@@ -58,7 +58,7 @@ class EncoderConformance(Benched):
         return arrays(self._conditions(bench, inputs))  # type: ignore[no-any-return]
 
     def _conditions(self, bench: Bench, inputs: Sequence[Any]) -> dict[str, Any]:
-        """As tensors."""
+        """The conditions as tensors."""
         encoder: Encoder = bench.component
         return bench.evaluate("encode", lambda tokens: dict(encoder(tokens)), encoder.tokenize(inputs))  # type: ignore[no-any-return]
 

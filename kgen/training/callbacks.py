@@ -103,7 +103,7 @@ class Validate(StepCallback):
     The loss is the mean over all images, for any number of devices.
 
     Args:
-        start, total, every: As for `StepCallback`.
+        start, total, every: See `StepCallback`.
         journal: The journal that gets the losses.
         data: The validation images.
         devices: Number of devices that share a batch.
@@ -125,7 +125,7 @@ class SaveCheckpoint(StepCallback):
     """Writes checkpoints, also on Ctrl-C or SIGTERM, which end the training, and after an error.
 
     Args:
-        start, total, every: As for `StepCallback`.
+        start, total, every: See `StepCallback`.
         checkpoints: The checkpoints.
         data: The training batches.
         is_chief: Whether this process writes checkpoints.

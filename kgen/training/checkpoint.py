@@ -23,9 +23,9 @@ log = logging.getLogger(__name__)
 def training_state(model: LossModel) -> Variables:
     """Every variable that a training step reads and writes, by name.
 
-    These are weights, by their paths in the model (`generator/...`), and random states; the optimizer's variables, by
-    their numbers (`optimizer/0012/...`); and the sums behind the running losses (`trackers/...`), but not under several
-    workers, where reading them takes all workers.
+    These are weights and random states, by their paths in the model (`generator/...`); the optimizer's variables, by
+    their numbers (`optimizer/0012/...`); and the sums of the running losses (`trackers/...`). With several workers, the
+    sums are left out, because all workers would have to take part in reading them.
     """
     groups = _groups(model)
     optimizer = {

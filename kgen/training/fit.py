@@ -26,9 +26,12 @@ from kgen.training.own_callbacks import OwnCallbacks, make_callbacks
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training stands: its last step, whether the user stopped it, seconds over all processes.
+    """The state of a training. If it has not reached `fit.steps` and was not interrupted, a callback ended it.
 
-    If it was not interrupted and has fewer steps than `fit.steps`, a callback ended it.
+    Attributes:
+        step: The last step.
+        interrupted: Whether the user stopped the training.
+        seconds: Time spent on training, over all processes of the run.
     """
 
     step: int
@@ -37,7 +40,7 @@ class Progress:
 
 
 def compile_model(model: LossModel, fit: FitConfig) -> None:
-    """Compiles with the optimizer that the options ask for. Raises ConfigError where it does not suit the weights."""
+    """Compiles a model with the optimizer of `fit`. Raises ConfigError if its options do not suit the weights."""
     total = fit.steps if fit.schedule == "cosine" else None
     schedule = WarmUp(fit.learning_rate, fit.warmup_steps, total)
     model.compile(optimizer=make_optimizer(fit.optimizer.choice, schedule, clip_norm=fit.clip_norm, average=fit.ema))
@@ -61,12 +64,12 @@ def train(
     """Trains a compiled model, or continues a training that was interrupted.
 
     Args:
-        folder: The directory of the training; gets `checkpoints/` and `metrics.csv`.
+        folder: The directory of the training, in which `checkpoints/` and `metrics.csv` are written.
         data, validation: The training and the validation data.
         render: Function that generates sample images, given a step, a suffix of a file name, and the journal.
-        listeners: Are told of every row of the journal.
-        loggers: Record every row and image.
-        stage: Which training this is, for the loggers.
+        listeners: Functions that are called with the step and the values of every row of the journal.
+        loggers: The loggers, which record every row and image.
+        stage: The name of the training, for the loggers.
 
     Raises:
         RunError: the loss became NaN or infinite; the last good checkpoint is kept.

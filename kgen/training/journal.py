@@ -22,11 +22,12 @@ class Journal:
 
     Args:
         folder: The run directory.
-        columns: Names that may be written, beside "step" and "seconds".
-        start: Rows of later steps, left by a process that died after its last checkpoint, are dropped.
-        listener: Is told of every row (a progress bar).
-        loggers: Record every row, and images.
-        stage: Which training this is, for the loggers.
+        columns: Names of the columns, besides "step" and "seconds".
+        start: The step at which the training continues. Rows of later steps, which a process wrote after its last
+            checkpoint before it was killed, are dropped.
+        listener: Function that is called with the step and the values of every row, such as a progress bar.
+        loggers: The loggers, which record every row, and images.
+        stage: The name of the training, for the loggers.
     """
 
     def __init__(

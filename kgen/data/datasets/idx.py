@@ -26,7 +26,7 @@ FILES = {"train": "train", "validation": "t10k"}
 
 
 class Idx(Dataset):
-    """Images with one of a few classes each, from IDX files (LeCun et al. 1998): captions and labels are their names.
+    """Images of classes, from IDX files (LeCun et al. 1998). Captions and labels are the names of the classes.
 
     The folder contains ``train-images-idx3-ubyte`` and ``train-labels-idx1-ubyte``, and the same with ``t10k`` for the
     validation split. Each file may be compressed (``.gz``). Debian's package dataset-fashion-mnist has such a folder.

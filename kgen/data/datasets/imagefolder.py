@@ -28,9 +28,8 @@ class ImageFolder(Dataset):
 
     Every file is read once before training, so that no damaged file can stop the training later. The images are decoded
     when they are needed. Symbolic links are followed. `kgen.data.datasets.folder.read_folder` documents the sources of
-    captions and their order.
-    An image with several captions is an example with each of them. If the captions are the names of folders, these are
-    the labels, too.
+    captions and their order. An image with several captions makes several examples. If the captions are the names of
+    folders, these are also the labels.
 
     Outermost folders named ``train`` (also ``training``, ``train2017``) and ``validation``, ``valid``, ``val``,
     ``dev``, ``test`` are splits. Images of ``train`` are for training, those of all others for validation. A column

@@ -80,8 +80,9 @@ _THING = re.compile(
 class Shapes(Dataset):
     """Scenes such as "a large red circle at the top left", or of two such objects joined by "and".
 
-    Two objects never touch, and the caption names first the one that comes first in reading order, so that a caption
-    is one scene, and a scene one caption. The label is what objects there are: "circle", or "circle and star".
+    Two objects never touch, and the caption begins with the object that comes first in reading order, so that every
+    scene has exactly one caption, and every caption exactly one scene. The label names the shapes of the objects:
+    "circle", or "circle and star".
 
     Args:
         size: Height and width in pixels.

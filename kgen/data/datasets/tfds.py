@@ -44,7 +44,7 @@ class Keys(NamedTuple):
 class TFDS(Dataset):
     """Images with captions, or with captions made from labels, from tensorflow-datasets.
 
-    If the captions are made from labels, examples have the field "label", too: the name of the label.
+    If the captions are made from labels, the examples also have the field "label", the name of the label.
 
     Files in the formats array_record and parquet allow random access, without TensorFlow. Other files are read into
     memory, with compressed images. Datasets that kgen prepares are stored as array_record. Every example is read once
@@ -234,7 +234,7 @@ class TFDS(Dataset):
         return " ".join(text.split())
 
     def _of_label(self, label: str) -> str:
-        """The caption that says a label."""
+        """The caption for a label."""
         return self.template.replace("{label}", label.replace("_", " "))
 
 

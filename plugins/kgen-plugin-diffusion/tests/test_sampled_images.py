@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 JOB = Path(__file__).parent / "sampling_job.py"
 PROMPTS = [f"{color} {shape}" for color in ("red", "green", "blue", "black") for shape in ("square", "circle")]
@@ -26,6 +27,7 @@ def elsewhere(path: Path, prompts: list[str]) -> np.ndarray:
     return np.load(path)
 
 
+@pytest.mark.slow
 def test_same_image_in_another_process_alone_and_in_a_batch(tmp_path: Path) -> None:
     here, alone = job().drawings(PROMPTS, PROMPTS[-1:])
     assert here.std(axis=0).mean() > 1, "all prompts have the same image"

@@ -19,7 +19,7 @@ GENERIC = re.compile(
 
 
 def from_classes(files: Files, divisions: Divisions, template: str) -> Captions:
-    """The innermost folder of an image is its class; "_" becomes a space in its name."""
+    """Makes captions from classes. The innermost folder of an image is its class; "_" in its name becomes a space."""
     found = Captions("folders", "the folders' names")
     for name in files.images:
         if label := _label(name, divisions).replace("_", " "):

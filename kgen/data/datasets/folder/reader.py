@@ -23,9 +23,13 @@ NO_CAPTION = "an image"
 
 @dataclass
 class Folder:
-    """What was found: files by split, each with a caption; problems; and lines about how the folder was read.
+    """The content of a folder.
 
-    Where the folders are classes, `labels` has the class of each file.
+    Attributes:
+        entries: The files of each split, each with its caption.
+        problems: The problems.
+        notes: Lines that say how the folder was read.
+        labels: The class of each file, if the folders are classes.
     """
 
     entries: dict[Split, list[tuple[str, str]]]

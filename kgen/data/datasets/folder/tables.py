@@ -47,10 +47,10 @@ class Captions:
     """The captions of a source.
 
     Attributes:
-        kind: As the option captions_from names it.
-        source: The same for people to read.
+        kind: The source, as a value of the option captions_from.
+        source: A description of the source for people to read.
         used: The files that were read for the captions.
-        labels: The classes of the images, by their files; empty where they have none.
+        labels: The classes of the images by file; {} if there are no classes.
     """
 
     kind: CaptionsFrom
