@@ -87,7 +87,7 @@ NoiseKey = tuple[int, ...]
 
 
 def noise_keys(
-    prompts: Sequence[str], seeds: Sequence[int], n: int, shared: bool = False, first: int = 0
+    prompts: Sequence[str], seeds: Sequence[int], n: int, shared: bool = False, first: int | Sequence[int] = 0
 ) -> list[NoiseKey]:
     """The keys of `n` images per prompt; those of the same prompt are neighbors.
 
@@ -102,15 +102,16 @@ def noise_keys(
         n: Images per prompt.
         shared: Whether keys are (seed, copy), without the prompt, with copies counted from 0 for each prompt in the
             list. Images of different prompts, or of a repeated prompt, then start from the same noise.
-        first: The number of the first copy.
+        first: The number of the first copy; or one number per prompt, which does not continue with repeated prompts.
     """
+    firsts = [first] * len(prompts) if isinstance(first, int) else first
     if shared:
-        return [(seed, first + copy) for seed in seeds for copy in range(n)]
+        return [(seed, start + copy) for seed, start in zip(seeds, firsts, strict=True) for copy in range(n)]
     given: Counter[tuple[int, str]] = Counter()
     keys: list[NoiseKey] = []
-    for prompt, seed in zip(prompts, seeds, strict=True):
-        before = first + n * given[seed, prompt]
-        given[seed, prompt] += 1
+    for prompt, seed, start in zip(prompts, seeds, firsts, strict=True):
+        before = start + n * given[seed, prompt]
+        given[seed, prompt] += isinstance(first, int)
         digest = hashlib.blake2b(prompt.encode(), digest_size=16).digest()
         words = np.frombuffer(digest, "<u4").tolist()
         keys += [(seed, before + copy, *words) for copy in range(n)]

@@ -131,6 +131,9 @@ def test_noise_keys_hold_seed_copy_and_prompt() -> None:
     assert noise_keys(["blue", "red"], [3, 5], 2) == [blue, (3, 1, *blue[2:]), (5, 0, *red[2:]), (5, 1, *red[2:])]
     assert noise_keys(["red", "blue", "red"], [3, 3, 3], 2)[4:] == [(3, 2, *red[2:]), (3, 3, *red[2:])]
     assert noise_keys(["red", "red"], [3, 4], 1) == [red, (4, 0, *red[2:])]  # another seed: not a further copy
+    assert noise_keys(["red", "red"], [3, 3], 2, first=4) == [(3, i, *red[2:]) for i in (4, 5, 6, 7)]
+    assert noise_keys(["red", "red"], [3, 3], 2, first=[1, 0]) == [(3, i, *red[2:]) for i in (1, 2, 0, 1)]
+    assert noise_keys(["red", "blue"], [3, 3], 1, shared=True, first=[1, 0]) == [(3, 1), (3, 0)]
     assert noise_keys(["red", "blue", "red"], [3, 3, 4], 2, shared=True) == [
         (3, 0),
         (3, 1),

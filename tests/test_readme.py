@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -31,6 +33,17 @@ def test_the_run_file(tmp_path: Path) -> None:
     (tmp_path / "readme.yaml").write_text(example, encoding="utf-8")
     assert RunConfig.load(tmp_path / "readme.yaml").generator.name == "diffusion/diffusion"
     assert [set(yaml.safe_load(part)) for part in more] == [{"fit", "loggers"}, {"init", "fit"}]
+
+
+def test_the_metric() -> None:
+    from kgen.contracts.metric import GeneratedImages, measure
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (example,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "(kgen.Metric)" in block)
+    names: dict[str, Any] = {}
+    exec(compile(example, "README.md", "exec"), names)
+    batches = [GeneratedImages(np.full((1, 2, 2, 3), level, np.uint8), ["a"]) for level in (0, 255)]
+    assert measure(names["Brightness"](), None, "train", batches) == {"mean": 0.5}  # type: ignore[arg-type]
 
 
 def test_every_path_it_names_is_there() -> None:

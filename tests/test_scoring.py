@@ -15,7 +15,7 @@ import kgen
 from kgen.config import RunConfig
 from kgen.contracts.dataset import Dataset, Split
 from kgen.experiments.experiment import Experiment
-from kgen.experiments.prompts import prompts_to_generate, spread
+from kgen.experiments.prompts import Prompts, prompts_to_generate, spread
 from kgen.runs import scoring
 
 
@@ -88,6 +88,26 @@ def test_images_are_generated_in_portions_and_are_those_of_one_call(
     whole = pipeline.generate(chosen, n=copies, batch_size=1)
     np.testing.assert_array_equal(np.concatenate(list(made.values())), whole)
     assert len(np.unique(whole, axis=0)) == prompts * copies
+
+
+def test_equal_prompts_in_several_portions_have_different_images(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of an encoder of labels, which several captions share."""
+    pipeline, dataset = painter()
+    inputs = ["pattern 1", "pattern 2", "pattern 1", "pattern 1", "pattern 2"]
+    monkeypatch.setattr(scoring, "prompts_to_score", lambda *arguments: Prompts(inputs, list("abcde")))
+    monkeypatch.setattr(scoring, "PORTION_BYTES", 0)
+    kept = Kept()
+    evaluation = config.evaluate.model_copy(update={"samples_per_prompt": 2, "batch_size": 1})
+    config = config.model_copy(update={"evaluate": evaluation})
+    scoring.score_generated(Experiment(config, dataset, None, {"kept": kept}), pipeline, {})
+    made = np.concatenate([batch.images for batch in kept.batches])
+    assert len(kept.batches) == 5 and [text for batch in kept.batches for text in batch.prompts] == list("aabbccddee")
+    np.testing.assert_array_equal(made, pipeline.generate(inputs, n=2, batch_size=1))
+    assert len(np.unique(made, axis=0)) == 10
+    with pytest.raises(kgen.ConfigError, match="2 numbers as first, but 1 prompts"):
+        pipeline.generate("pattern 1", first=[0, 1])
 
 
 def test_images_are_numbered_on(config: RunConfig) -> None:

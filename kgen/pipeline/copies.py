@@ -1,4 +1,4 @@
-"""Copies of a pipeline in memory, for `copy.deepcopy` and `pickle`."""
+"""Saving and copying of a pipeline: as a folder of files, as Keras's own format would lose parts of it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,43 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from kgen.errors import ConfigError
 from kgen.parts.saving import Assembled, restore, save
+
+KERAS_FILES = (".keras", ".h5", ".hdf5")
+"""Suffixes of Keras's own files."""
 
 Packed = tuple[type[Any], dict[str, bytes], tuple[type[Any], ...]]
 """The class of a pipeline, the files of a saved pipeline by name, and the classes of its parts."""
+
+
+class SavedInFolders:
+    """What Keras's models do with their own files, for a pipeline."""
+
+    def save(self: Any, path: str | Path, **options: Any) -> None:
+        """Writes the pipeline to the folder `path` like `kgen.save`; `kgen.load` reads it.
+
+        Raises:
+            ConfigError: `path` is the name of a Keras file, there are options of Keras's `save`, or the folder contains
+                other files.
+        """
+        if options or Path(path).suffix in KERAS_FILES:
+            raise ConfigError(
+                f"a pipeline is saved in a folder, not in a file of Keras such as {path}: call save('{Path(path).stem}'"
+                "), then kgen.load; 'kgen run' writes checkpoints during training"
+            )
+        save(self, path)
+
+    def __reduce__(self: Any) -> Any:
+        """Supports `copy.deepcopy` and `pickle` by saving and loading, and therefore without the optimizer."""
+        return pack(self)
+
+    def get_config(self) -> dict[str, Any]:
+        """Raises ConfigError, because Keras would save neither options nor vocabularies of the parts."""
+        raise ConfigError(
+            "Keras can neither write a pipeline in its own format nor clone it: call pipeline.save(folder) and "
+            "kgen.load(folder), or copy.deepcopy(pipeline)"
+        )
 
 
 def pack(pipeline: Assembled) -> tuple[Callable[..., Any], Packed]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import keras
@@ -22,12 +21,12 @@ from kgen.contracts.likelihood import check_likelihood
 from kgen.data.batches import batches, check_images, validation_batches
 from kgen.errors import ConfigError
 from kgen.options import plain, split_options
-from kgen.parts.saving import save
-from kgen.pipeline.copies import pack
+from kgen.pipeline.copies import SavedInFolders
 from kgen.pipeline.inpainting import check_source, source_inputs
 from kgen.pipeline.likelihood import Likelihood
 from kgen.pipeline.loss_model import LossModel
 from kgen.pipeline.prompts import (
+    check_first,
     check_guidance,
     check_memory,
     check_number,
@@ -46,11 +45,8 @@ Batch = dict[str, Any]
 
 MAX_SAMPLE_BATCH = 64
 
-KERAS_FILES = (".keras", ".h5", ".hdf5")
-"""Suffixes of Keras's own files."""
 
-
-class Pipeline(LossModel):
+class Pipeline(SavedInFolders, LossModel):
     """Trains a generator on captioned images, and generates images from prompts.
 
     Make a pipeline with `kgen.assemble`, which checks that the parts fit together. A pipeline is an ordinary Keras
@@ -189,33 +185,6 @@ class Pipeline(LossModel):
             raise ConfigError("predict returns losses of a batch; to generate images, call generate(prompts)")
         return super().predict(batches(x, None, self.inputs), *args, **kwargs)
 
-    # ---- copies ---------------------------------------------------------------------------------------------------
-
-    def save(self, path: str | Path, **options: Any) -> None:
-        """Writes the pipeline to the folder `path` like `kgen.save`; `kgen.load` reads it.
-
-        Raises:
-            ConfigError: `path` is the name of a Keras file, there are options of Keras's `save`, or the folder contains
-                other files.
-        """
-        if options or Path(path).suffix in KERAS_FILES:
-            raise ConfigError(
-                f"a pipeline is saved in a folder, not in a file of Keras such as {path}: call save('{Path(path).stem}'"
-                "), then kgen.load; 'kgen run' writes checkpoints during training"
-            )
-        save(self, path)
-
-    def __reduce__(self) -> Any:
-        """Supports `copy.deepcopy` and `pickle` by saving and loading, and therefore without the optimizer."""
-        return pack(self)
-
-    def get_config(self) -> dict[str, Any]:
-        """Raises ConfigError, because Keras would save neither options nor vocabularies of the parts."""
-        raise ConfigError(
-            "Keras can neither write a pipeline in its own format nor clone it: call pipeline.save(folder) and "
-            "kgen.load(folder), or copy.deepcopy(pipeline)"
-        )
-
     # ---- sampling -------------------------------------------------------------------------------------------------
 
     def generate(
@@ -223,7 +192,7 @@ class Pipeline(LossModel):
         prompts: Any,
         *,
         n: int = 1,
-        first: int = 0,
+        first: int | Sequence[int] = 0,
         seed: int | Sequence[int] = 0,
         shared_noise: bool = False,
         batch_size: int = MAX_SAMPLE_BATCH,
@@ -243,7 +212,8 @@ class Pipeline(LossModel):
                 fields out. If a prompt occurs several times with one seed, its images are numbered on, so that all of
                 them differ.
             n: Images per prompt.
-            first: Number of the first image per prompt: ``n=4, first=4`` gives the last four images of ``n=8``.
+            first: Number of the first image per prompt: ``n=4, first=4`` gives the last four images of ``n=8``. Or one
+                number per prompt; the images of a repeated prompt are then not numbered on.
             seed: The seed of the noise, from 0 to 2^31 - 1; or one seed per prompt.
             shared_noise: Whether the noise depends only on seed and number, so that all prompts share it. Differences
                 between their images are then the effect of the prompt. A prompt that is given twice gives equal images.
@@ -287,9 +257,8 @@ class Pipeline(LossModel):
         specs, decoder_specs = noise_spec(self.generator, options), noise_spec(self.decoder, decoder_options)
         check_memory(count, self.decoder.image_space, [*specs.values(), *decoder_specs.values()])
         repeated = [prompt for prompt in prompts for _ in range(n)]
-        keys = noise_keys(
-            [input_key(p) for p in prompts], seeds, n, shared_noise, check_number("first", first, least=0)
-        )
+        names = [input_key(prompt) for prompt in prompts]
+        keys = noise_keys(names, seeds, n, shared_noise, check_first(first, len(prompts)))
         batch: Batch = {
             "tokens": self.encoder.tokenize(repeated),
             "generator": sample(specs, keys),

@@ -156,6 +156,15 @@ def check_seeds(seed: Any, prompts: int) -> list[int]:
     return [int(given) for given in seeds]
 
 
+def check_first(first: Any, prompts: int) -> int | list[int]:
+    """Returns the number of the first image, or one number per prompt; raises ConfigError for anything else."""
+    if not isinstance(first, Sequence | np.ndarray):
+        return check_number("first", first, least=0)
+    if len(first) != prompts:
+        raise ConfigError(f"{len(first)} numbers as first, but {prompts} prompts: give one, or one per prompt")
+    return [check_number("first", number, least=0) for number in first]
+
+
 def check_number(name: str, value: Any, least: int = 1) -> int:
     """Returns an integer; raises ConfigError for another type, or for a number below `least`."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:

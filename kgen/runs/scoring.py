@@ -6,6 +6,7 @@ Images are scored in portions, so that they are never all in memory.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from kgen.config import RunConfig
 from kgen.contracts.dataset import Dataset, Split
-from kgen.contracts.inputs import EncoderInputs
+from kgen.contracts.inputs import EncoderInputs, input_key
 from kgen.contracts.metric import GeneratedImages
 from kgen.experiments.experiment import Experiment, Metrics
 from kgen.experiments.prompts import Prompts, prompts_to_score
@@ -73,18 +74,30 @@ def _generated(
 
     They equal images that are generated all at once, because every portion uses the same program.
     """
-    most = _portion(config, pipeline)
-    for copies in _parts(config.evaluate.samples_per_prompt, config.evaluate.samples_per_prompt / most):
+    most, samples = _portion(config, pipeline), config.evaluate.samples_per_prompt
+    first = _first_images(prompts, samples)
+    for copies in _parts(samples, samples / most):
         for rows in _parts(len(prompts), len(prompts) * len(copies) / most):
             images = pipeline.generate(
                 prompts.inputs[rows.start : rows.stop],
                 n=len(copies),
-                first=copies.start,
+                first=[first[row] + copies.start for row in rows],
                 seed=config.sample.seed,
                 batch_size=config.evaluate.batch_size,
                 **options,
             )
             yield GeneratedImages(images, [prompts.texts[row] for row in rows for _ in copies])
+
+
+def _first_images(prompts: Prompts, samples: int) -> list[int]:
+    """The number of the first image of each prompt: several may be equal, such as labels of different captions."""
+    given: Counter[str] = Counter()
+    first = []
+    for value in prompts.inputs:
+        key = input_key(value)
+        first.append(samples * given[key])
+        given[key] += 1
+    return first
 
 
 def _portion(config: RunConfig, pipeline: Pipeline) -> int:
