@@ -21,7 +21,7 @@ from kgen.backend.variables import copied
 from kgen.config import RunConfig
 from kgen.errors import SpaceError
 from kgen.experiments.experiment import open_encoder, open_experiment
-from kgen.experiments.prompts import written
+from kgen.experiments.prompts import Written
 from kgen.metrics.retrieval import Retrieval
 from kgen.parts.construction import make_decoder
 from kgen.pipeline.assembly import assemble, with_decoder
@@ -144,7 +144,7 @@ def test_the_final_images_are_those_of_the_saved_pipeline(
     config = RunConfig.load(file, ["fit.ema=0.5", "fit.learning_rate=0.1", "fit.warmup_steps=0"])
     run(config, tmp_path / "run", log=lambda text: None)
     pipeline = load(tmp_path / "run")
-    prompts = written(pipeline.encoder, ["pattern 1", "pattern 3"])
+    prompts = Written(["pattern 1", "pattern 3"]).for_encoder(pipeline.encoder)
     np.testing.assert_array_equal(rendered[-1], generate_prompts(config, pipeline, prompts))
     assert len(rendered) > 2 and not np.array_equal(rendered[-1], rendered[0])
 

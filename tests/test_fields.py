@@ -18,7 +18,7 @@ from kgen.data.conditions import cached_conditions
 from kgen.data.datasets.imagefolder import ImageFolder
 from kgen.data.datasets.shapes import Shapes
 from kgen.data.loader import Loader
-from kgen.experiments.prompts import prompts_to_generate, prompts_to_score
+from kgen.experiments.prompts import Written, prompts_to_generate, prompts_to_score
 from kgen.pipeline.prompts import parse_prompts
 from kgen.testing import EncoderConformance
 
@@ -196,6 +196,16 @@ def test_what_is_rendered_of_examples() -> None:
         scored.for_encoder(Lengths(), Patterns())
 
 
+def test_written_prompts_are_read_by_each_encoder() -> None:
+    prompts = Written([{"caption": "a star", "label": 3}, "{label: x}", ""]).for_encoder(Lengths())
+    assert prompts.inputs == [{"caption": "a star", "label": "3"}, {"caption": "", "label": "x"}, Lengths().null]
+    assert prompts.texts == ["caption: a star, label: 3", "{label: x}", ""]
+    again = prompts.some(2).for_encoder(Lengths(), SHAPES)
+    assert again.inputs == [prompts.inputs[0], prompts.inputs[2]]
+    with pytest.raises(kgen.ConfigError, match="reads caption: a prompt cannot hold 'label'"):
+        prompts.for_encoder(Words(), SHAPES)
+
+
 def test_a_class_label_trains_a_diffusion(kgen: Callable[..., Outcome], tmp_path: Path) -> None:
     config = tmp_path / "labels.yaml"
     config.write_text(RUN, encoding="utf-8")
@@ -226,7 +236,7 @@ def test_grids_show_each_label_once(toy: None) -> None:
     encoder: Any = ClassLabel(dim=4)
     chosen = prompts_to_generate(config, SHAPES, encoder)
     assert list(chosen.texts) == ["circle", "square", "triangle", "diamond", "cross", "star", "star"]
-    assert chosen.rows[-1] == ("holdout", 0)
+    assert chosen.source[-1] == ("holdout", 0)
     images = prompts_to_generate(config, SHAPES, MeanColor())
     assert images.texts[0] == "a large red circle in the middle" and images.inputs[0].shape == (16, 16, 3)
 

@@ -92,7 +92,7 @@ def test_all_splits_are_searched() -> None:
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 1000])
 def test_agrees_with_a_plain_search(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    """Several images a caption, in chunks of any size."""
+    """Several images per caption, in chunks of any size."""
     monkeypatch.setattr(retrieval, "CHUNK_BYTES", chunk * 8 * SIZE * SIZE * 3)
     real, drawn = noise(60), noise(50, 2)
     captions = [f"caption {i % 12}" for i in range(60)]

@@ -15,6 +15,7 @@ import kgen
 from kgen.parts.initial import short_patterns
 from kgen.parts.patterns import matches
 from kgen.parts.saving import load_decoder, save_decoder
+from kgen.plugins.migrations import positions_became_paths
 from kgen.storage.weights import read_arrays
 from kgen.training.optimizers.averaging import averaging
 from kgen.training.optimizers.of_keras import AdamW
@@ -294,3 +295,13 @@ def test_the_empty_text_of_a_frozen_encoder_is_that_of_its_loaded_weights(saved:
     null = pipeline.null_condition()["pooled"]
     np.testing.assert_allclose(null[0], pipeline.encoder.table.numpy()[0], rtol=1e-6)
     assert isinstance(null, np.ndarray)
+
+
+def test_numbers_are_paths_only_in_a_model_with_as_many_weights() -> None:
+    arrays = {f"part.000{i}.kernel": np.full(2, i) for i in range(2)}
+    first, second, third = object(), object(), object()
+    paths = {"part/a": second, "part/b": first, "part/c": third}
+    found = positions_became_paths(arrays, {"part": [first, second]}, paths)
+    assert {path: int(array[0]) for path, array in found.items()} == {"part/b": 0, "part/a": 1}
+    for others in ([first], [first, second, third], []):
+        assert positions_became_paths(arrays, {"part": others}, paths).keys() == arrays.keys()

@@ -17,7 +17,7 @@ from kgen.errors import ConfigError, RunError
 from kgen.experiments.directory import RunDirectory
 from kgen.experiments.inputs import read_dataset
 from kgen.experiments.manifest import TRAINED
-from kgen.experiments.prompts import Prompts, prompts_to_generate
+from kgen.experiments.prompts import Prompts, Written, prompts_to_generate
 from kgen.parts.description import PipelineDescription, read_description
 from kgen.parts.saving import PIPELINE
 from kgen.pipeline.loading import load
@@ -78,16 +78,18 @@ def compare(
         _require_metrics(names, configs)
     _require_one_size(names, directories)
     claim(out)
-    chosen, data = Prompts([], prompts or []), read_dataset(configs[0].data)
+    data, chosen = read_dataset(configs[0].data), Prompts([], [], [])
     runs: list[_Run] = []
     trials: list[Trial] = []
     notes = _notes(directories, names)
     for name, directory, config in zip(names, directories, configs, strict=True):
         log(f"measuring {name}")
         pipeline = load(directory.model)
-        if not chosen.texts:
-            chosen = prompts_to_generate(config, data, pipeline.encoder).some(MAX_PROMPTS)
-        own = chosen.for_encoder(pipeline.encoder, data)
+        if prompts is not None:
+            own = chosen = Written(prompts).for_encoder(pipeline.encoder)
+        else:
+            chosen = chosen if runs else prompts_to_generate(config, data, pipeline.encoder).some(MAX_PROMPTS)
+            own = chosen.for_encoder(pipeline.encoder, data)
         runs.append(_measure(name, directory, config, pipeline, own.inputs, seed))
         if steps:
             made = sweep(name, pipeline, config, steps, log)

@@ -28,19 +28,22 @@ class Prompts:
     Args:
         inputs: The inputs of the encoder.
         texts: A text for each input that people can read.
-        rows: The examples that the inputs come from; empty if a user wrote the texts.
+        source: The examples that the inputs come from, or the prompts that a user wrote.
     """
 
     inputs: Sequence[Any]
     texts: Sequence[str]
-    rows: Sequence[Row] = ()
+    source: Sequence[Row] | Written
 
     def __len__(self) -> int:
         return len(self.inputs)
 
     def some(self, count: int) -> Prompts:
         """At most `count` evenly spaced prompts."""
-        return Prompts(spread(self.inputs, count), spread(self.texts, count), spread(self.rows, count))
+        inputs, texts = spread(self.inputs, count), spread(self.texts, count)
+        if isinstance(self.source, Written):
+            return Prompts(inputs, texts, Written(spread(self.source.prompts, count)))
+        return Prompts(inputs, texts, spread(self.source, count))
 
     def for_encoder(self, encoder: Encoder, dataset: Dataset) -> Prompts:
         """The same prompts for another encoder, which may read other fields of the examples.
@@ -48,15 +51,21 @@ class Prompts:
         Raises:
             ConfigError: the encoder cannot read the texts, or it reads a field that the dataset does not have.
         """
-        if not self.rows:
-            return Prompts(parse_prompts(encoder, self.texts), self.texts)
+        if isinstance(self.source, Written):
+            return self.source.for_encoder(encoder)
         require_fields(encoder, dataset)
-        return Prompts(_inputs(dataset, encoder, self.rows), self.texts, self.rows)
+        return Prompts(_inputs(dataset, encoder, self.source), self.texts, self.source)
 
 
-def written(encoder: Encoder, prompts: Sequence[Any]) -> Prompts:
-    """The prompts of a run file or a command line."""
-    return Prompts(parse_prompts(encoder, prompts), [shown(prompt) for prompt in prompts])
+@dataclass(frozen=True)
+class Written:
+    """The prompts of a run file or a command line, which each encoder reads in its own way."""
+
+    prompts: Sequence[Any]
+
+    def for_encoder(self, encoder: Encoder) -> Prompts:
+        """The prompts for an encoder. Raises ConfigError if it cannot read them."""
+        return Prompts(parse_prompts(encoder, self.prompts), [shown(prompt) for prompt in self.prompts], self)
 
 
 def prompts_to_generate(config: RunConfig, dataset: Dataset, encoder: Encoder) -> Prompts:
@@ -65,7 +74,7 @@ def prompts_to_generate(config: RunConfig, dataset: Dataset, encoder: Encoder) -
     If all examples have the same prompt, it is repeated `MAX_PROMPTS` times.
     """
     if config.sample.prompts is not None:
-        return written(encoder, config.sample.prompts)
+        return Written(config.sample.prompts).for_encoder(encoder)
     held, seen = (_different(dataset, split, encoder) for split in ("holdout", "train"))
     held = held[: MAX_PROMPTS // 4]
     rows = [*spread(seen, MAX_PROMPTS - len(held)), *held]

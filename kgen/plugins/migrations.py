@@ -6,6 +6,7 @@ Every file that kgen saves holds the number of its contract, ``api: 1``. A file 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from kgen.plugins.hookspecs import API
 from kgen.storage.weights import Arrays, Variables
 
 Saved = dict[str, Any]
-NUMBERED = re.compile(r"(?P<group>\w+)\.(?P<number>\d{4,})\..+")
+NUMBERED = re.compile(r"(\w+)\.(\d{4,})\..+")
 """Matches the name of a weight under contract 0."""
 
 File = Literal["description", "manifest", "checkpoint"]
@@ -84,16 +85,18 @@ def positions_became_paths(arrays: Arrays, groups: Mapping[str, Sequence[Any]], 
         paths: The same variables by path.
 
     Returns:
-        The arrays by path. An array whose number does not exist in the model keeps its name.
+        The arrays by path. The names of a part stay as they are if the model has another number of weights.
     """
     path_of = {id(variable): path for path, variable in paths.items()}
-    renamed: Arrays = {}
-    for name, array in arrays.items():
-        old = NUMBERED.fullmatch(name)
-        variables = groups.get(old["group"], ()) if old else ()
-        number = int(old["number"]) if old else 0
-        renamed[path_of[id(variables[number])] if number < len(variables) else name] = array
-    return renamed
+    old = {name: (found[1], int(found[2])) for name in arrays if (found := NUMBERED.fullmatch(name))}
+    counts = Counter(group for group, _ in old.values())
+    new = {
+        (group, number): path_of[id(variable)]
+        for group, variables in groups.items()
+        if counts[group] == len(variables)
+        for number, variable in enumerate(variables)
+    }
+    return {new.get(old[name], name) if name in old else name: array for name, array in arrays.items()}
 
 
 def migrate(file: File, saved: Saved, path: Path) -> Saved:
