@@ -318,10 +318,16 @@ def with_keras_seeds(self: Any, space: Any, condition_space: Any) -> None:
     self.seeds = keras.random.SeedGenerator(0)
 
 
+def with_a_hidden_layer(self: Any, space: Any, condition_space: Any) -> None:
+    Flow.__init__(self, space, condition_space)
+    self.quantize = keras.layers.Identity()
+
+
 FLOWS = [
     ("test_takes_any_number_of_steps", {"generate": impatient}, "steps=1.* fails: IndexError"),
     ("test_samples_come_near_what_it_learned", {"direction": -1.0}, "must come closer"),
     ("test_kgen_knows_its_weights_and_seeds", {"__init__": with_keras_seeds}, "use kgen.SeedGenerator"),
+    ("test_kgen_knows_its_weights_and_seeds", {"__init__": with_a_hidden_layer}, "keeps a layer as 'quantize'"),
     ("test_condition_and_null_condition_matter", {"generate": unconditioned}, "whatever null_condition is"),
 ]
 

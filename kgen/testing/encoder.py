@@ -19,7 +19,7 @@ from kgen.contracts.inputs import input_key
 from kgen.testing.bench import Bench, Benched
 from kgen.testing.execution import arrays, reseed, tensors
 from kgen.testing.losses import check_gradients, save_and_load
-from kgen.testing.state import check_seeds, check_tracked
+from kgen.testing.state import check_names, check_seeds, check_tracked
 
 Tokens = dict[str, np.ndarray]
 Conditions = dict[str, np.ndarray]
@@ -168,6 +168,7 @@ class EncoderConformance(Benched):
 
     def test_kgen_knows_its_weights_and_seeds(self) -> None:
         encoder: Encoder = self.bench().component
+        check_names(encoder)
         check_seeds(encoder)
         check_tracked(encoder, lambda tokens: dict(encoder(tokens)), encoder.tokenize(self.inputs))
 

@@ -31,7 +31,7 @@ from kgen.testing.execution import (
     values,
 )
 from kgen.testing.replicas import ReplicaTraining, copies, mirrored
-from kgen.testing.state import check_seeds, check_tracked
+from kgen.testing.state import check_names, check_seeds, check_tracked
 
 Tensor = Any
 Batch = dict[str, Any]
@@ -183,6 +183,7 @@ class LossConformance(Benched):
 
     def test_kgen_knows_its_weights_and_seeds(self) -> None:
         component = self.bench().component
+        check_names(component)
         check_seeds(component)
         if self.trains:
             check_tracked(component, self._function(component, training=True), self.loss_batch(component))

@@ -1,4 +1,4 @@
-"""Checks that kgen knows all weights of a component, and that its seeds differ on every replica."""
+"""Checks that kgen knows all weights and layers of a component, and that its seeds differ on every replica."""
 
 from __future__ import annotations
 
@@ -53,3 +53,14 @@ def check_seeds(layer: keras.layers.Layer) -> None:
                 f"{type(part).__name__} holds a keras.random.SeedGenerator, which gives the same numbers on every "
                 "replica: use kgen.SeedGenerator"
             )
+
+
+def check_names(layer: keras.layers.Layer) -> None:
+    """Checks that no layer is an attribute with the name of one of Keras's methods, which PyTorch would find instead."""
+    for part in layer._flatten_layers():
+        hidden = [name for name, value in vars(part).items() if isinstance(value, keras.layers.Layer)]
+        hidden = sorted(name for name in [*hidden, *getattr(part, "_modules", ())] if hasattr(keras.layers.Layer, name))
+        assert not hidden, (
+            f"{type(part).__name__} keeps a layer as {hidden[0]!r}, which is the name of something that every Keras "
+            "layer has: on PyTorch, the layer would not be found; give the attribute another name"
+        )

@@ -59,7 +59,7 @@ class VQAutoencoder(Decoder):
         policy = self.dtype_policy
         self.encoder_network = EncoderNetwork(network, quantizer.dim, dtype=policy, name="analysis")
         self.decoder_network = DecoderNetwork(network, image_space.shape[-1], dtype=policy, name="synthesis")
-        self.quantize = quantizer.build()
+        self.quantization = quantizer.build()
         self.reconstruction_loss = ReconstructionLoss(
             reconstruction, perceptual, discriminator, dtype="float32", name="reconstruction_loss"
         )
@@ -71,18 +71,18 @@ class VQAutoencoder(Decoder):
     def build(self, input_shape: None = None) -> None:
         images, vectors = (None, *self.image_space.shape), (None, *self.grid, self.quantizer.dim)
         self.encoder_network.build(images)
-        self.quantize.build(vectors)
+        self.quantization.build(vectors)
         self.decoder_network.build(vectors)
         self.reconstruction_loss.build(images, images)
 
     @property
     def inference_weights(self) -> list[Any]:
-        return [*self.encoder_network.weights, *self.decoder_network.weights, *self.quantize.weights]
+        return [*self.encoder_network.weights, *self.decoder_network.weights, *self.quantization.weights]
 
     # ---- training -------------------------------------------------------------------------------------------------
 
     def initialize(self, batches: Iterable[np.ndarray]) -> None:
-        if not hasattr(self.quantize, "start_from"):
+        if not hasattr(self.quantization, "start_from"):
             return
         wanted, found = STARTING_VECTORS * self.quantizer.vocabulary, []
         for vectors in self._vectors(batches):
@@ -91,7 +91,7 @@ class VQAutoencoder(Decoder):
                 break
         together = np.concatenate(found)[:wanted]
         if len(together) > self.quantizer.vocabulary:
-            self.quantize.start_from(together)
+            self.quantization.start_from(together)
 
     def compute_losses(self, images: Tensor, condition: dict[str, Tensor], training: bool) -> dict[str, Tensor]:
         """Returns the reconstruction loss plus the distance of vectors from their codes (equation 3 of the paper).
@@ -100,7 +100,7 @@ class VQAutoencoder(Decoder):
             (B,) each: "loss", the weighted "commitment", and the terms of `ReconstructionLoss`.
         """
         images = ops.cast(images, "float32")
-        quantized, _, commitment = self.quantize(self.encoder_network(images), training=training)
+        quantized, _, commitment = self.quantization(self.encoder_network(images), training=training)
         terms = self.reconstruction_loss(images, self.decoder_network(quantized), training=training)
         return {"loss": terms.pop("reconstruction_loss") + commitment, "commitment": commitment, **terms}
 
@@ -128,7 +128,7 @@ class VQAutoencoder(Decoder):
     # ---- both directions ------------------------------------------------------------------------------------------
 
     def encode(self, images: Tensor) -> Tensor:
-        return self.quantize(self.encoder_network(images))[1]
+        return self.quantization(self.encoder_network(images))[1]
 
     def decode(self, latent: Tensor, condition: dict[str, Tensor], noise: dict[str, Tensor]) -> Tensor:  # type: ignore[override]  # it takes no options
-        return self.decoder_network(self.quantize.lookup(ops.cast(latent, "int32")))
+        return self.decoder_network(self.quantization.lookup(ops.cast(latent, "int32")))

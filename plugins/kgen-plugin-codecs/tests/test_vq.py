@@ -62,7 +62,7 @@ def test_starts_with_codes_that_are_used() -> None:
     codec = VQAutoencoder(SPACE, quantizer=Vector(size=16, dim=4), network=TINY)
     codec.build(None)
     images = RNG.integers(0, 256, (32, 16, 16, 3)).astype(np.uint8)
-    codec.quantize.set_codebook(np.full((16, 4), 50.0, "float32") + np.eye(16, 4, dtype="float32"))
+    codec.quantization.set_codebook(np.full((16, 4), 50.0, "float32") + np.eye(16, 4, dtype="float32"))
     before = codec.scores([images])["perplexity"]
     codec.initialize([images])
     assert codec.scores([images])["perplexity"] > max(8.0, 2 * before)
