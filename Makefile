@@ -10,6 +10,9 @@ PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 DECLARED := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 
+# Let Python keep its bytecode, whatever the environment says: else each process compiles TensorFlow and Keras anew.
+export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: help run install develop test test-backends test-all test-alone lint format bench clean
 
 help:  ## List the targets

@@ -99,7 +99,7 @@ def main() -> None:
     if args.output:
         with args.output.open("a") as file:
             file.write(f"\n{text}\n")
-    sys.exit(right < RIGHT_ENOUGH or shares.min() == 0)
+    sys.exit(int(right < RIGHT_ENOUGH or shares.min() == 0))
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def train(steps: int) -> np.ndarray:
     keras.utils.set_random_seed(0)
     encoder, space = Unconditional(), kgen.Space("continuous", (1, 1, 2))
     gan = GAN(
-        space, encoder.condition_space, width=64, multipliers=(1,), patch=1, code=CODE, features=64, penalty=0.001
+        space, encoder.condition_space, width=64, multipliers=(1,), patch=1, latent_dim=CODE, features=64, penalty=0.001
     )
     data = points(steps * BATCH)
     pipeline = kgen.assemble(encoder=encoder, generator=gan, image_space=space, condition_dropout=0.0)

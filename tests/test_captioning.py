@@ -71,6 +71,7 @@ def test_from_images_to_words(kgen: Callable[..., Outcome], folder: Path, codec:
     assert alone.out == f"{lines[1].partition(': ')[2]}\n"  # whatever the batch
     kgen("caption", run, files[0], "--set", "step=2", cwd=folder).refuses("step: unknown key; did you mean 'steps'?")
     kgen("caption", run, folder / "no.png", cwd=folder).refuses("no.png: No such file")
+    kgen("caption", run, run / "samples" / "final.png", cwd=folder).refuses("final.png: is a grid of")
     kgen("caption", codec, files[0], cwd=folder).refuses("data: ")
     assert "caption" in kgen("--help").out
 

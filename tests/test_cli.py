@@ -283,7 +283,6 @@ def test_a_grid_is_no_image_to_start_from(kgen, trained: Trained, tmp_path: Path
     for sheet, count in ((tmp_path / "grid.png", 4), (trained.directory / "samples" / "final.png", 3)):
         for arguments in (
             ["generate", trained.directory, "red", "--image", sheet],
-            ["caption", trained.directory, sheet],
             ["reconstruct", trained.directory, sheet],
             ["upscale", trained.directory, sheet],
         ):

@@ -15,7 +15,7 @@ import kgen
 from kgen.config import RunConfig
 from kgen.contracts.dataset import Dataset, Split
 from kgen.experiments.experiment import Experiment
-from kgen.experiments.prompts import Prompts, prompts_to_generate, spread
+from kgen.experiments.prompts import Prompts, Written, prompts_to_generate, spread
 from kgen.runs import scoring
 
 
@@ -96,7 +96,8 @@ def test_equal_prompts_in_several_portions_have_different_images(
     """As of an encoder of labels, which several captions share."""
     pipeline, dataset = painter()
     inputs = ["pattern 1", "pattern 2", "pattern 1", "pattern 1", "pattern 2"]
-    monkeypatch.setattr(scoring, "prompts_to_score", lambda *arguments: Prompts(inputs, list("abcde")))
+    prompts = Prompts(inputs, list("abcde"), Written(inputs))
+    monkeypatch.setattr(scoring, "prompts_to_score", lambda *arguments: prompts)
     monkeypatch.setattr(scoring, "PORTION_BYTES", 0)
     kept = Kept()
     evaluation = config.evaluate.model_copy(update={"samples_per_prompt": 2, "batch_size": 1})

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from kgen.contracts.dataset import SPLITS, Dataset, Split
+from kgen.contracts.dataset import SPLITS, Dataset, Example, Split
 from kgen.errors import DataError
 from kgen.options import options
 from kgen.testing.configuration import ConfigurationConformance, rebuild
@@ -121,7 +121,7 @@ class DatasetConformance(ConfigurationConformance):
             both = sorted(captions[split] & captions["holdout"])
             assert not both, f"captions that are held out are in '{split}' too: {both[:5]}"
         train, validation = (
-            {(dataset.captions(s)[i], dataset.image(s, i).tobytes()) for s, i in self._some(dataset) if s == split}
+            {_identity(dataset.example(s, i)) for s, i in self._some(dataset) if s == split}
             for split in ("train", "validation")
         )
         assert not train & validation, "examples of 'validation' are in 'train' too"
@@ -144,3 +144,8 @@ class DatasetConformance(ConfigurationConformance):
         assert isinstance(dataset.credit, str), f"credit must be a text, not {dataset.credit!r}"
         for problem in dataset.problems():
             assert problem.where and problem.what, f"a problem must say where and what: {problem}"
+
+
+def _identity(example: Example) -> tuple[Any, ...]:
+    """Something that equal examples share and that can be hashed."""
+    return tuple(v.tobytes() if isinstance(v, np.ndarray) else v for v in example.values())

@@ -56,7 +56,7 @@ def check_seeds(layer: keras.layers.Layer) -> None:
 
 
 def check_names(layer: keras.layers.Layer) -> None:
-    """Checks that no layer is an attribute with the name of one of Keras's methods, which PyTorch would find instead."""
+    """Checks that no attribute that holds a layer has the name of a Keras method, which PyTorch would find instead."""
     for part in layer._flatten_layers():
         hidden = [name for name, value in vars(part).items() if isinstance(value, keras.layers.Layer)]
         hidden = sorted(name for name in [*hidden, *getattr(part, "_modules", ())] if hasattr(keras.layers.Layer, name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -318,7 +319,8 @@ def test_runs_that_do_not_caption(monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline.encoder.fields = ("caption",)
     with pytest.raises(ConfigError, match="of run reads 'caption', which an image without a caption does not have"):
         open_captioner("run")
-    pipeline.decoder = kgen.make_decoder("identity", dataset.image_space, pipeline.encoder.condition_space)
+    decoder = kgen.make_decoder("identity", dataset.image_space, pipeline.encoder.condition_space)
+    monkeypatch.setattr(f"{module}.load", lambda run: SimpleNamespace(encoder=pipeline.encoder, decoder=decoder))
     with pytest.raises(ConfigError, match=r"does not generate texts: its decoder is Identity.*'captioning/letters'"):
         open_captioner("run")
     monkeypatch.setattr(f"{module}.open_dataset", lambda run: kgen.make_dataset(SHAPES))
