@@ -76,6 +76,7 @@ def test_from_images_to_words(kgen: Callable[..., Outcome], folder: Path, codec:
     assert "caption" in kgen("--help").out
 
 
+@pytest.mark.slow
 def test_the_image_itself_can_be_read(kgen: Callable[..., Outcome], folder: Path) -> None:
     config = folder / "whole.yaml"
     text = RUN.replace("  codec: CODEC\n", "").replace(

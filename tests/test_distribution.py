@@ -75,6 +75,7 @@ def test_two_mirrored_devices_equal_one(
 
 
 @on_tensorflow
+@pytest.mark.slow
 def test_two_workers_equal_one_device(one_device: dict[str, Any], tmp_path: Path) -> None:
     with socket.socket() as a, socket.socket() as b:
         a.bind(("127.0.0.1", 0))

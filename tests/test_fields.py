@@ -206,6 +206,7 @@ def test_written_prompts_are_read_by_each_encoder() -> None:
         prompts.for_encoder(Words(), SHAPES)
 
 
+@pytest.mark.slow
 def test_a_class_label_trains_a_diffusion(kgen: Callable[..., Outcome], tmp_path: Path) -> None:
     config = tmp_path / "labels.yaml"
     config.write_text(RUN, encoding="utf-8")

@@ -280,7 +280,8 @@ def test_guidance_needs_that_nothing_was_shown() -> None:
     config(RUN.replace("vocabulary: 260}", "vocabulary: 260, condition_dropout: 0.1}"), *guided)
 
 
-@pytest.mark.parametrize("join", ["length", pytest.param("width", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("join", ["length", "width"])
 def test_three_encoders_train_a_diffusion(join: str, kgen: Callable[..., Outcome], tmp_path: Path) -> None:
     path = tmp_path / "joint.yaml"
     listed = RUN[RUN.index("  - ") : RUN.index("generator")].replace("  - ", "    - ")

@@ -45,6 +45,7 @@ def weights(path: Path) -> dict[str, np.ndarray]:
     return load_file(path / "model" / "weights.safetensors")
 
 
+@pytest.mark.slow
 def test_a_unet_goes_on_with_other_data_and_a_wider_condition(tmp_path: Path) -> None:
     said: list[str] = []
     run(configuration(), tmp_path / "narrow", log=said.append)
