@@ -59,9 +59,8 @@ def test_a_plugin_requires_the_core_between_two_bounds_and_nothing_by_its_old_na
 
 def test_nothing_names_the_distribution_of_other_people() -> None:
     """On PyPI, `kgen` is not this project."""
-    files = [
-        path for folder in (ROOT / "kgen", ROOT / "plugins", ROOT / "docs") for path in folder.rglob("*.[pmt][ydo]*")
-    ]
+    folders = (ROOT / "kgen", ROOT / "plugins", ROOT / "docs")
+    files = [path for folder in folders for path in folder.rglob("*") if path.suffix in {".py", ".md", ".toml"}]
     wrong = re.compile(r"""\bkgen\[[a-z]|pip install "?kgen\b(?!-)|version\(["']kgen["']\)|"kgen *[<>=]""")
     named = [path for path in [*files, *ROOT.glob("*.*")] if path.is_file() and wrong.search(path.read_text("utf-8"))]
     assert named == []
