@@ -190,7 +190,7 @@ def test_configurations_that_fail_after_the_training(changes: dict[str, str], me
 
 
 def test_a_metric_gets_as_many_images_as_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kgen_toy.metric import Brightness
+    from kgen_toy.parts import Brightness
 
     counts: list[int] = []
     update = Brightness.update

@@ -127,7 +127,7 @@ def few_images(name: str, count: int, dim: int, whose: str) -> Sequence[str]:
         return ()
     rank = f", so that the covariance has no more than rank {count - 1}" if count <= dim else ""
     return (
-        f"{name}: {count:,} {whose} images are few for {dim:,} features{rank}: the distance is too large, and compares "
+        f"{name}: {count:,} {whose} are few for {dim:,} features{rank}: the distance is too large, and compares "
         f"only with distances of as many images; {5 * dim:,} or more are better, or kernel-distance, which has no bias",
     )
 

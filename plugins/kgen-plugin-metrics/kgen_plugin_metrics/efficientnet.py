@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from keras import ops
@@ -14,6 +15,7 @@ from kgen.backend.compiled import Compiled
 from kgen_plugin_metrics.features import BATCH, file_hash, resized
 
 
+@dataclass(frozen=True)
 class EfficientNetLite0:
     """The 1280 means that the classifier reads (Tan and Le 2019), and the 1000 logits. See `Features`."""
 

@@ -21,9 +21,9 @@ def frechet_distance(
 
         d^2 = |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))
 
-    With C = R R^T, the last trace is the sum of the singular values of R1^T R2. This form needs no root of a matrix
-    that is not symmetric, and holds also where covariances have no inverse, such as those of few images: then R has as
-    few columns as the rank.
+    With C = R R^T, the last trace is the sum of the singular values of R1^T R2, for any such R. This form needs no root
+    of a matrix that is not symmetric, and holds also where covariances have no inverse, such as those of few images:
+    then R has as few columns as the rank.
 
     Args:
         mean, other_mean: (D,), float64.
@@ -39,8 +39,16 @@ def frechet_distance(
 
 def _root(covariance: np.ndarray) -> np.ndarray:
     """R, (D, rank), with R R^T = covariance."""
+    smallest = len(covariance) * np.finfo(np.float64).eps
+    try:
+        triangle = np.linalg.cholesky(covariance)
+        pivots = np.square(np.diagonal(triangle))
+        if pivots.min() > smallest * pivots.max():
+            return np.asarray(triangle)
+    except np.linalg.LinAlgError:  # the rank is below D
+        pass
     values, vectors = np.linalg.eigh(covariance)
-    kept = values > max(values[-1], 0.0) * len(values) * np.finfo(np.float64).eps
+    kept = values > max(values[-1], 0.0) * smallest
     return np.asarray(vectors[:, kept] * np.sqrt(values[kept]))
 
 
@@ -81,9 +89,15 @@ class _Frechet(FeatureMetric):
 
     def caveats(self, dataset: Dataset) -> Sequence[str]:
         name, dim = f"Fréchet distance of {self._network.name}", self._network.dim
-        found = [line for split, n in self._sizes.items() for line in few_images(name, n, dim, f"generated {split}")]
+        found = [
+            line
+            for split, n in self._sizes.items()
+            for line in few_images(name, n, dim, f"images generated for {split} prompts")
+        ]
         if not is_file(self._reference):
-            found += few_images(name, len(_captions(dataset, self._reference)), dim, f"reference {self._reference}")
+            found += few_images(
+                name, len(_captions(dataset, self._reference)), dim, f"reference images ({self._reference})"
+            )
         elif not statistics(self._network, dataset, self._reference).described:
             found.append(
                 f"{name}: {self._reference} does not say which features it holds: make sure that they are those of "

@@ -5,7 +5,6 @@ import importlib.util
 import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import pytest
 
@@ -30,9 +29,20 @@ def torch_fidelity() -> SimpleNamespace:
         pytest.skip("torch-fidelity is not installed")
     package = ModuleType("torch_fidelity")
     package.__path__ = list(found.submodule_search_locations or ())
-    with mock.patch.dict(sys.modules, {"torch_fidelity": package, "torch_fidelity.utils": Unused("utils")}):
+    before = _removed()
+    sys.modules |= {"torch_fidelity": package, "torch_fidelity.utils": Unused("utils")}
+    try:
         names = ("fid", "kid", "isc", "prc")
         return SimpleNamespace(**{name: importlib.import_module(f"torch_fidelity.metric_{name}") for name in names})
+    finally:
+        _removed()
+        sys.modules |= before
+
+
+def _removed() -> dict[str, ModuleType]:
+    """Removes the modules of torch-fidelity that are imported, and returns them."""
+    names = [name for name in sys.modules if name.split(".")[0] == "torch_fidelity"]
+    return {name: sys.modules.pop(name) for name in names}
 
 
 @pytest.fixture(autouse=True)

@@ -209,10 +209,10 @@ def test_few_images_are_told() -> None:
     dataset, metric = shapes(), BUILD["frechet"]()
     (told,) = metric.caveats(dataset)
     count = len(dataset.captions("train"))
-    assert told.startswith(f"Fréchet distance of pixels-4: {count} reference train images are few for 48 features")
+    assert told.startswith(f"Fréchet distance of pixels-4: {count} reference images (train) are few for 48 features")
     assert f"has no more than rank {count - 1}" in told
     measured(metric, dataset, [batches(images(240), 80)])
     assert len(metric.caveats(dataset)) == 1
     measured(metric, dataset, [batches(images(239), 80)])
     first, _ = metric.caveats(dataset)
-    assert "239 generated train images are few for 48 features: the distance is too large" in first
+    assert "239 images generated for train prompts are few for 48 features: the distance is too large" in first

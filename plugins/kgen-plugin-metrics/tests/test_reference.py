@@ -50,8 +50,10 @@ def test_statistics_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
         moments_of(network, dataset, split)
         return bool(calls)
 
-    dataset = shapes(holdout=["purple"])
-    assert computed(NETWORK, dataset, "train") and not computed(Pixels(size=2), shapes(holdout=["purple"]), "train")
+    dataset = shapes(holdout=["purple square"])
+    assert computed(NETWORK, dataset, "train") and not computed(
+        Pixels(size=2), shapes(holdout=["purple square"]), "train"
+    )
     assert computed(Pixels(size=3), dataset, "train")
     assert computed(NETWORK, shapes(jitter=0.02), "train")
     assert computed(NETWORK, dataset, "holdout")

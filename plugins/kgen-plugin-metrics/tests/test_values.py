@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,21 @@ def test_moments_stream_and_merge() -> None:
     assert found.count == 1500
     np.testing.assert_allclose(found.mean, whole.mean, rtol=1e-12)
     np.testing.assert_allclose(found.covariance, whole.covariance, rtol=1e-9, atol=1e-12)
+
+
+def test_memory_does_not_grow_with_the_images() -> None:
+    def peak(count: int) -> int:
+        random, stream = np.random.default_rng(0), MomentStream(64)
+        tracemalloc.start()
+        for _ in range(count // 50):
+            stream.add(random.normal(size=(50, 64)).astype(np.float32))
+        stream.moments()
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    peak(50)
+    assert peak(20_000) < 1.05 * peak(1_000)
 
 
 def test_one_image_has_no_covariance() -> None:
