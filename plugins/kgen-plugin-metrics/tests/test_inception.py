@@ -18,11 +18,16 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from kgen_plugin_metrics.frechet import frechet_distance
 from kgen_plugin_metrics.inception import PROTOCOLS, Inception
+from kgen_plugin_metrics.inception_score import inception_score
+from kgen_plugin_metrics.kid import kernel_distance
+from kgen_plugin_metrics.moments import Moments
 from PIL import Image
 from scipy import linalg
 
-from kgen import ConfigError, DataError
+from kgen import ConfigError, DataError, GeneratedImages, make_dataset
+from kgen.parts.construction import make_metric
 
 torch = pytest.importorskip("torch")
 
@@ -343,6 +348,30 @@ def test_the_precision_of_training_does_not_change_features(folder: Path, incept
     finally:
         keras.config.set_dtype_policy(policy)
     np.testing.assert_array_equal(found["features"], inceptions["torch-fidelity"](images)["features"])
+
+
+def test_metrics_of_its_name_read_the_weights(folder: Path, inceptions, tmp_path: Path) -> None:
+    images = images_of(24, 30)
+    found = inceptions["clean"](images)
+    features, others = found["features"][:3], found["features"][3:]
+    mean, covariance = others.mean(0, dtype=np.float64), np.cov(others.astype(np.float64), rowvar=False)
+    np.savez(tmp_path / "real.npz", mu=mean, sigma=covariance, arr_0=images[3:])
+    own = Moments.of(features)
+    wanted = {
+        "fid": frechet_distance(own.mean, own.covariance, mean, covariance),
+        "kid": kernel_distance(features, others, subset_size=3)[0],
+        "inception-score": inception_score(found["logits_unbiased"][:3], splits=1)[0],
+    }
+    dataset = make_dataset({"name": "shapes", "size": 16, "count": 4})
+    for name, number in wanted.items():
+        given = {"splits": 1} if name == "inception-score" else {"reference": str(tmp_path / "real.npz")}
+        metric = make_metric({"name": name, "weights": str(folder / CLEAN_FID), "implementation": "clean", **given})
+        metric.start(dataset, "train")
+        for batch in (images[1:3], images[:1]):
+            metric.update(GeneratedImages(batch, [""] * len(batch)))
+        assert metric.compute()[metric.headline] == pytest.approx(number, rel=1e-4), name
+        told = metric.protocol()
+        assert told["protocol"] == "clean" and told["weights_hash"] == inceptions["clean"].weights_hash
 
 
 def test_pytorch_is_not_imported(folder: Path) -> None:
