@@ -168,7 +168,8 @@ def test_density_and_coverage_are_those_of_prdc(case: str, k: int, capsys: Any) 
 def test_neighbors_of_equal_images_and_of_too_few() -> None:
     """Equal features are at the distance 0, which rounding does not make larger than the radius of a ball."""
     x = features(40, 50, 3)
-    assert precision_recall(np.repeat(x, 4, axis=0), np.repeat(x, 4, axis=0), k=3) == (1.0, 1.0)
+    far_from_zero = x.astype(np.float64) * 1000.0 + 1e5
+    assert precision_recall(far_from_zero[::-1], np.repeat(far_from_zero, 4, axis=0), k=3) == (1.0, 1.0)
     far = precision_recall(x + 100.0, x)
     assert far == (0.0, 0.0)
     for compare in (precision_recall, density_coverage):
