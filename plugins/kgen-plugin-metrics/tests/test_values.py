@@ -13,7 +13,7 @@ from kgen_plugin_metrics.frechet import frechet_distance
 from kgen_plugin_metrics.inception_score import inception_score
 from kgen_plugin_metrics.kid import kernel_distance
 from kgen_plugin_metrics.moments import Moments, MomentStream
-from kgen_plugin_metrics.neighbors import density_coverage, precision_recall
+from kgen_plugin_metrics.neighbors import _squared_distances, density_coverage, precision_recall
 from kgen_plugin_metrics.quality import psnr, ssim
 from kgen_plugin_metrics.reference import Statistics
 
@@ -170,6 +170,8 @@ def test_neighbors_of_equal_images_and_of_too_few() -> None:
     x = features(40, 50, 3)
     far_from_zero = x.astype(np.float64) * 1000.0 + 1e5
     assert precision_recall(far_from_zero[::-1], np.repeat(far_from_zero, 4, axis=0), k=3) == (1.0, 1.0)
+    ((_, squares),) = _squared_distances(far_from_zero, far_from_zero)
+    assert (np.diagonal(squares) == 0.0).all() and np.count_nonzero(squares) == 40 * 39
     far = precision_recall(x + 100.0, x)
     assert far == (0.0, 0.0)
     for compare in (precision_recall, density_coverage):
