@@ -79,7 +79,7 @@ def test_everything_public_is_documented_where_help_finds_it() -> None:
     """Class attributes in the docstring of their class, as `help` does not show the texts below them."""
     from kgen.plugins.registry import Registrar
 
-    contracts = [kgen.Encoder, kgen.Generator, kgen.Decoder, kgen.Dataset, kgen.Metric, Registrar]
+    contracts = [kgen.Encoder, kgen.Generator, kgen.Decoder, kgen.Dataset, kgen.Metric, kgen.Logger, Registrar]
     for public in kgen.__all__:
         assert getattr(kgen, public).__doc__ or public in ("Split", "hookimpl"), public
     for cls in contracts:
