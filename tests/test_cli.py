@@ -21,7 +21,10 @@ from kgen.cli.backend import select_backend
 from kgen.cli.commands.generate import _slug
 from kgen.errors import ConfigError, PluginError
 
-COMMANDS = ["run", "generate", "caption", "evaluate", "compare", "check", "schema", "plugins list", "plugins show"]
+COMMANDS = [
+    *("run", "generate", "caption", "evaluate", "compare", "weights", "check", "schema"),
+    *("plugins list", "plugins show"),
+]
 
 
 # ---- what needs no framework ---------------------------------------------------------------------
@@ -310,6 +313,10 @@ def test_schema_describes_what_is_installed(kgen, tmp_path: Path) -> None:
     written = json.loads((tmp_path / "sub" / "s.json").read_text())
     jsonschema.Draft202012Validator.check_schema(written)
     assert written == run_file_schema()
+    source = {"from": "RUN", "include": ["encoder/*"]}
+    validator = jsonschema.Draft202012Validator({**written["properties"]["init"], "$defs": written["$defs"]})
+    assert all(validator.is_valid(init) for init in (None, "RUN", source, ["RUN", source], []))
+    assert not any(validator.is_valid(init) for init in (3, {"include": ["*"]}, {**source, "only": 1}, [None]))
 
 
 def test_plugins_show_prints_documentation_and_options_and_no_chatter_of_tensorflow(kgen, kgen_process) -> None:

@@ -328,10 +328,13 @@ def test_starting_from_another_run(done: Path, tmp_path: Path) -> None:
     [
         (
             {"generator__network": "{kind: deep}"},
-            r"init: the weights of .* do not fit:\n  generator/.*: nothing there, .* here\n  generator/",
+            r"init: the weights of .* do not fit:\n  generator/.*: missing in the source, .* in the model",
         ),
-        ({"data__size": 16}, r"do not fit:\n  .*\n  generator/out/kernel: \(26, 192\) there, \(26, 768\) here\n"),
-        ({"encoder": "text/bag"}, "init: the encoder of .* is 'toy/letters', but this one is 'text/bag'"),
+        (
+            {"data__size": 16},
+            r"do not fit:\n  .*\n  generator/out/kernel: \(26, 192\) in the source, \(26, 768\) in the model\n",
+        ),
+        ({"encoder": "text/bag"}, "init: the encoder of .* is 'toy/letters', not 'text/bag'"),
     ],
 )
 def test_weights_that_do_not_fit_are_named_by_check_and_before_training(
@@ -346,13 +349,13 @@ def test_weights_that_do_not_fit_are_named_by_check_and_before_training(
 
 
 def test_there_must_be_something_to_start_from(done: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"init: .* holds no trained weights; give a run that has ended"):
+    with pytest.raises(RunError, match=r"init: .* contains no trained weights; give a finished run"):
         check(configuration(init=tmp_path))
     with pytest.raises(RunError, match=r"init: .*nowhere: there is no such file or folder"):
         check(configuration(init=tmp_path / "nowhere"))
     half = Path(shutil.copytree(done, tmp_path / "half"))
     shutil.rmtree(half / "model")
-    with pytest.raises(RunError, match="holds no trained weights"):
+    with pytest.raises(RunError, match="contains no trained weights"):
         check(configuration(init=half))
 
 
@@ -366,7 +369,7 @@ def test_the_weights_that_begin_anew_are_said_and_noted(done: Path, tmp_path: Pa
     assert f"1 weights come from {done}" in said
     fresh = ["generator/layers/0/bias", "generator/layers/0/kernel", "generator/out/kernel"]
     assert f"3 weights are newly initialized: {', '.join(fresh)}" in said
-    assert "1 weights are not used: generator/out/kernel" in said
+    assert "1 saved weights are not used: generator/out/kernel" in said
     noted = RunDirectory(tmp_path / "run").read_manifest()["init"]
     assert noted["fresh"] == fresh and noted["unused"] == ["generator/out/kernel"]
     assert RunConfig.load(tmp_path / "run" / "config.yaml") == config
@@ -374,8 +377,14 @@ def test_the_weights_that_begin_anew_are_said_and_noted(done: Path, tmp_path: Pa
     with pytest.raises(RunError, match=f"init: no weights are taken from {done}"):
         check(RunConfig.from_dict({**config.dump(), "init": init}))
     twice = [{"from": str(done), "include": ["generator/out/bias"]}] * 2
-    with pytest.raises(ConfigError, match=f"init: generator/out/bias would be taken from {done} and from {done}"):
+    with pytest.raises(ConfigError, match=f"init: both {done} and {done} give generator/out/bias"):
         check(RunConfig.from_dict({**config.dump(), "init": twice}))
+
+
+def test_a_checkpoint_lists_the_weights_of_its_model(done: Path, kgen: Any) -> None:
+    listed = kgen("weights", done)
+    assert listed.status == 0 and "generator/out/kernel" in listed.out
+    assert kgen("weights", max((done / "checkpoints").glob("step-*"))).out == listed.out
 
 
 @pytest.mark.parametrize(
