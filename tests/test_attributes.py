@@ -76,7 +76,7 @@ def test_reads_every_size(size: int, step: int) -> None:
 
 
 @pytest.mark.parametrize("objects", [1, 2])
-def test_reads_spoilt_images(objects: int) -> None:
+def test_reads_degraded_images(objects: int) -> None:
     rng = np.random.default_rng(0)
     dataset = Shapes(objects=objects, count=60, jitter=0.03)
     for i, scene in enumerate(dataset.scenes("train")):
@@ -110,7 +110,7 @@ def test_an_empty_image_has_no_object() -> None:
         ("position", RED._replace(position="top")),
     ],
 )
-def test_one_wrong_attribute_costs_itself_and_the_accuracy(kind: str, drawn: Thing) -> None:
+def test_one_wrong_attribute_lowers_its_score_and_the_accuracy(kind: str, drawn: Thing) -> None:
     found = score([((drawn,), (RED,))])
     assert found == {name: float(name not in (kind, "accuracy")) for name in KINDS}
 
@@ -125,7 +125,7 @@ def test_a_missing_object_has_no_attribute() -> None:
     assert score([((), (RED,))]) == dict.fromkeys(KINDS, 0.0)
 
 
-def test_an_object_too_many_costs_the_accuracy() -> None:
+def test_an_extra_object_costs_the_accuracy() -> None:
     assert score([((RED, BLUE), (RED,))]) == {**dict.fromkeys(KINDS, 1.0), "accuracy": 0.0}
 
 

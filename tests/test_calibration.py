@@ -96,7 +96,7 @@ def configuration(*changes: str) -> RunConfig:
     return RunConfig.from_dict(config, changes)
 
 
-def test_a_run_calibrates_it_once_and_others_take_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_calibrates_it_once_and_others_import_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     run(configuration(), tmp_path / "run", log=said.append)
     assert any("calibrated on 60 images" in text for text in said)

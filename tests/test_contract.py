@@ -70,7 +70,7 @@ def test_a_plugin_of_another_contract_is_listed_and_not_used(
     assert (line in capsys.readouterr().out) == bool(reason)
 
 
-def test_an_object_says_its_contract_or_its_module_does(site) -> None:
+def test_an_object_or_its_module_declares_the_contract(site) -> None:
     source = PLUGIN.format(declaration=f"KGEN_API = {API + 1}").replace("(registry)", "(self, registry)")
     head, _, hook = source.partition("@")
     body = "\n".join(f"    {line}" for line in f"@{hook}".splitlines())
@@ -81,7 +81,7 @@ def test_an_object_says_its_contract_or_its_module_does(site) -> None:
     assert reason.startswith(f"it was written for contract {API + 1} of kgen")
 
 
-def test_every_plugin_of_this_repository_says_its_contract() -> None:
+def test_every_plugin_of_this_repository_declares_its_contract() -> None:
     modules = list((Path(__file__).parents[1] / "plugins").glob("*/kgen_plugin_*/plugin.py"))
     assert len(modules) >= 10
     assert [path for path in modules if f"\nKGEN_API = {API}\n" not in path.read_text()] == []
@@ -94,7 +94,7 @@ def test_a_run_of_contract_0_loads_and_makes_the_same_images() -> None:
     assert np.abs(made.astype(int) - np.load(OLD / "images.npy")).max() <= 1
 
 
-def test_what_is_saved_again_says_the_contract(tmp_path: Path) -> None:
+def test_saving_again_writes_the_current_contract(tmp_path: Path) -> None:
     kgen.load(OLD / "run").save(tmp_path / "model")
     description = yaml.safe_load((tmp_path / "model" / "pipeline.yaml").read_text())
     assert description["api"] == API and "format" not in description
@@ -116,7 +116,7 @@ def test_what_is_saved_again_says_the_contract(tmp_path: Path) -> None:
         ("new", "is damaged: api: must be the number of a contract, got 'new'"),
     ],
 )
-def test_what_was_saved_under_another_contract_is_refused(tmp_path: Path, number: object, message: str) -> None:
+def test_files_of_another_contract_are_refused(tmp_path: Path, number: object, message: str) -> None:
     run = Path(shutil.copytree(OLD / "run", tmp_path / "run"))
     description = run / "model" / "pipeline.yaml"
     whole = {**yaml.safe_load(description.read_text()), "more": 1, "api": number}

@@ -104,7 +104,7 @@ def test_a_run_that_goes_on_makes_each_part_once(file: Path, tmp_path: Path, mad
 
 @pytest.mark.backends
 @pytest.mark.parametrize("overrides", [(), (STAGE,)], ids=["plain", "staged"])
-def test_what_was_tried_begins_as_if_it_had_not_been(file: Path, overrides: tuple[str, ...]) -> None:
+def test_trying_parts_does_not_change_the_training(file: Path, overrides: tuple[str, ...]) -> None:
     """Weights, random states of layers, and the seeds of what is made next."""
     config = RunConfig.load(file, overrides)
     experiment = open_experiment(config)

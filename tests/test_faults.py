@@ -103,7 +103,7 @@ def test_a_decoder_without_latent_space_is_named_by_assemble() -> None:
         assemble(encoder="none", generator="diffusion/diffusion", decoder=decoder)
 
 
-def test_what_is_no_components_fault_passes_unchanged() -> None:
+def test_errors_that_no_component_caused_pass_unchanged() -> None:
     for error in (ConfigError("mine"), MemoryError(), KeyboardInterrupt(), OSError(errno.ENOSPC, "full")):
         with pytest.raises(type(error)) as caught, component_errors(Local()):
             raise error

@@ -115,7 +115,7 @@ def test_layouts_that_are_read(tmp_path: Path, layout: str) -> None:
 
 
 @pytest.mark.parametrize(("table", "file"), [("NFC", "NFD"), ("NFD", "NFC")])
-def test_accents_may_be_written_in_two_ways(tmp_path: Path, table: Any, file: Any) -> None:
+def test_accents_may_be_composed_or_decomposed(tmp_path: Path, table: Any, file: Any) -> None:
     name = unicodedata.normalize(file, "café.png")
     row = {"file_name": unicodedata.normalize(table, "café.png"), "text": "a"}
     assert captions(make(tmp_path / "table", {name: None, "metadata.jsonl": row})) == {name: ["a"]}
@@ -131,7 +131,7 @@ def test_names_that_differ_in_capitals_only_keep_their_own_captions(tmp_path: Pa
     assert problems(tmp_path) == {"A.png": "there is no caption A.txt beside it"}
 
 
-def test_the_first_source_is_taken_and_said(tmp_path: Path) -> None:
+def test_the_first_source_of_captions_is_used_and_named(tmp_path: Path) -> None:
     make(tmp_path, {"a/1.png": None, "b/1.png": None, "a/1.txt": "one", "b/1.txt": "two\nzwei"})
     found = read_folder(tmp_path, template="a {label}")
     assert [caption for _, caption in found.entries["train"]] == ["one", "two", "zwei"]
@@ -144,7 +144,7 @@ def test_the_first_source_is_taken_and_said(tmp_path: Path) -> None:
     assert captions(tmp_path, captions_from="none") == {"a/1.png": ["an image"], "b/1.png": ["an image"]}
 
 
-def test_names_are_looked_for_elsewhere_only_if_none_is_beside_the_table(tmp_path: Path) -> None:
+def test_names_are_searched_elsewhere_only_if_none_is_beside_the_table(tmp_path: Path) -> None:
     """Else an image of another folder would get the caption of one that was deleted."""
     make(tmp_path, {"1.png": None, "more/2.png": None, "metadata.csv": "file_name,text\n1.png,a\n2.png,b\n"})
     assert problems(tmp_path) == {
@@ -162,7 +162,7 @@ def test_a_name_that_fits_two_images_is_a_problem(tmp_path: Path) -> None:
     assert "b/1.png" not in found
 
 
-def test_names_are_looked_for_below_the_table_only_if_images_lie_there(tmp_path: Path) -> None:
+def test_names_are_searched_below_the_table_only_if_there_are_images(tmp_path: Path) -> None:
     make(tmp_path, {f"{place}/images/1.png": None for place in "ab"})
     make(tmp_path, {f"{place}/metadata.csv": f"file_name,text\n1.png,{place}\n" for place in "ab"})
     assert captions(tmp_path) == {"a/images/1.png": ["a"], "b/images/1.png": ["b"]}
@@ -204,7 +204,7 @@ NO_CAPTIONS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", NO_CAPTIONS)
-def test_what_is_no_caption_is_refused_with_advice(tmp_path: Path, case: str) -> None:
+def test_values_that_are_not_captions_are_refused_with_advice(tmp_path: Path, case: str) -> None:
     contents, message = NO_CAPTIONS[case]
     assert re.search(message, refusal(make(tmp_path, contents)))
 
@@ -226,7 +226,7 @@ def test_folders_without_images(tmp_path: Path, contents: dict[str, Any], messag
     assert re.search(message, refusal(make(tmp_path, contents)))
 
 
-def test_where_captions_are_from_can_be_said(tmp_path: Path) -> None:
+def test_the_source_of_captions_can_be_chosen(tmp_path: Path) -> None:
     make(tmp_path, {"cat/1.png": None, "cat/2.png": None})
     assert captions(tmp_path, captions_from="folders", template="a {label}") == {
         f"cat/{i}.png": ["a cat"] for i in "12"
@@ -334,7 +334,7 @@ def test_splits_with_captions_of_every_source(tmp_path: Path, contents: dict[str
     assert {caption for _, caption in found.entries["validation"]} >= {validation}
 
 
-def test_a_split_that_is_unknown_is_a_problem(tmp_path: Path) -> None:
+def test_an_unknown_split_is_a_problem(tmp_path: Path) -> None:
     make(tmp_path, {"1.png": None, "metadata.csv": "file_name,split,text\n1.png,fold 1,a\n"})
     assert "split 'fold 1' is not train" in problems(tmp_path)["metadata.csv:2"]
 
@@ -349,7 +349,7 @@ def test_a_split_that_is_unknown_is_a_problem(tmp_path: Path) -> None:
         (("train/cat/1.png", "train/val/1.png", "test/cat/1.png"), "is train/val a split"),
     ],
 )
-def test_what_may_be_a_split_is_refused(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
+def test_ambiguous_split_folders_are_refused(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
     make(tmp_path, dict.fromkeys(names))
     assert message in refusal(tmp_path)
     options = {"split_folders": False, "captions_from": "folders"}

@@ -188,7 +188,7 @@ def trained(name: str, strategy: Any) -> list[np.ndarray]:
     return [np.array(variable.numpy()) for variable in [*weights, *optimizer.averages]]
 
 
-def test_a_replica_without_examples_spoils_nothing() -> None:
+def test_a_replica_without_examples_changes_nothing() -> None:
     """One example, two replicas: what the second has no share of is no NaN."""
     with mirrored().scope():
         pipeline = compiled(keras.optimizers.SGD(0.1))

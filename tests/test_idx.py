@@ -69,7 +69,7 @@ def test_fingerprint_sees_every_image(folder: Path) -> None:
     assert Idx(path=str(folder)).fingerprint() != before
 
 
-def test_what_is_wrong_is_said(folder: Path) -> None:
+def test_damaged_files_and_wrong_options_are_named(folder: Path) -> None:
     def refuses(message: str, **options: object) -> None:
         with pytest.raises(DataError, match=message):
             Idx(**{"path": str(folder), **options})

@@ -122,7 +122,7 @@ def test_prompts_and_copies_start_from_the_same_image() -> None:
     assert np.abs(made[0].astype(float) - made[1]).max() > 0
 
 
-def test_who_cannot_start_from_a_image_says_so() -> None:
+def test_generators_that_cannot_start_from_an_image_are_named() -> None:
     with pytest.raises(ConfigError, match="cannot start from an image"):
         pixels("vae/vae").generate(PROMPT, image=IMAGE)
     with pytest.raises(ConfigError, match="'strength' needs an image"):
@@ -174,7 +174,7 @@ class Blocks(kgen.Decoder):
 
 
 @pytest.mark.backends
-def test_a_mask_chooses_the_cells_that_are_drawn_anew() -> None:
+def test_a_mask_chooses_the_cells_that_are_inpainted() -> None:
     image = np.kron(np.random.default_rng(0).integers(0, 256, (4, 4)), np.ones((4, 4))).astype(np.uint8)[..., None]
     mask = np.zeros((16, 16), np.uint8)
     mask[3, 4], mask[8:, 12:], mask[8, 0] = 255, 128, 127  # one pixel of a cell; two cells; not white
@@ -231,7 +231,7 @@ def test_upscale_works_at_any_size_with_the_trained_weights(trained: Path) -> No
         upscale(decoder, encoder, small, options={"steps": 3})
 
 
-def test_upscale_refuses_what_it_cannot_do() -> None:
+def test_upscale_refuses_unsupported_inputs() -> None:
     pipeline = pixels()
     with pytest.raises(ConfigError, match="not small images"):
         upscale(pipeline.decoder, pipeline.encoder, IMAGE)

@@ -156,7 +156,7 @@ def test_two_encoders_at_least() -> None:
 
 
 @pytest.mark.backends
-def test_each_has_a_dropout_of_its_own() -> None:
+def test_each_encoder_has_a_separate_dropout() -> None:
     joint = Joint.of([Ragged(), Ragged(dim=1), Ragged()], condition_dropout=[0.25, 0.5])
     assert not joint.shows_null and Joint.of([Ragged(), Ragged()], condition_dropout=[0.1, 0.1]).shows_null
     pooled = encode(joint, *["abc"] * 2000, training=True)["pooled"]
@@ -268,12 +268,12 @@ WRONG = {
 
 
 @pytest.mark.parametrize("written", WRONG)
-def test_what_is_wrong_is_named_where_it_stands(written: str) -> None:
+def test_errors_are_named_with_their_place(written: str) -> None:
     with pytest.raises(kgen.ConfigError, match=WRONG[written]):
         config(RUN, f"encoder={written}")
 
 
-def test_guidance_needs_that_nothing_was_shown() -> None:
+def test_guidance_needs_condition_dropout() -> None:
     guided = ("condition_dropout=0", "sample.options={steps: 2, guidance: 2}")
     with pytest.raises(kgen.ConfigError, match="condition_dropout is 0"):
         config(RUN, *guided)

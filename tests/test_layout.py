@@ -75,7 +75,7 @@ def test_plugins_are_complete() -> None:
         assert importlib.util.find_spec(package), f"{folder.name} is not installed"
 
 
-def test_everything_public_is_documented_where_help_finds_it() -> None:
+def test_public_names_have_docstrings_that_help_shows() -> None:
     """Class attributes in the docstring of their class, as `help` does not show the texts below them."""
     from kgen.plugins.registry import Registrar
 

@@ -192,7 +192,7 @@ def test_positions_refuse_odd_widths():
 
 
 @pytest.mark.backends
-def test_dropout_scales_what_it_keeps():
+def test_dropout_scales_the_values_that_stay():
     layer, x = Dropout(0.25), np.ones((100, 400), np.float32)
     first, second = numpy(layer(x, training=True)), numpy(layer(x, training=True))
     assert set(np.unique(first).round(5)) == {0.0, np.float32(4 / 3).round(5)}

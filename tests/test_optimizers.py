@@ -331,7 +331,7 @@ def test_the_default_is_keras_adamw_whatever_others_register() -> None:
     assert isinstance(optimizer, keras.optimizers.AdamW) and optimizer.weight_decay == 0.01
 
 
-def test_the_class_of_an_optimizer_is_made_once() -> None:
+def test_the_class_of_an_optimizer_is_created_once() -> None:
     assert averaging(keras.optimizers.SGD) is averaging(keras.optimizers.SGD)
 
 

@@ -29,7 +29,7 @@ def project(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_a_distribution_says_what_it_is(folder: Path) -> None:
+def test_distributions_have_complete_metadata(folder: Path) -> None:
     declared = project(folder)
     assert declared["name"] == ("kgen-core" if folder == ROOT else folder.name)
     assert declared["version"] == project(ROOT)["version"]

@@ -62,7 +62,7 @@ def test_points_with_labels_have_marks_and_one_alone_has_no_line() -> None:
     assert plot.marks == [[]] and plot.paths[0].split().count("L") == 2
 
 
-def test_marks_lie_where_the_numbers_of_the_axes_say() -> None:
+def test_marks_are_at_the_coordinates_of_the_axes() -> None:
     plot = Plot(Line("a", [(1.0, 0.0), (10.0, 1.0)], ["p", "q"]), logarithmic=True)
     (((left, bottom), (right, top)),) = plot.marks
     x, y = plot.ticks(1), plot.ticks(2)
@@ -79,7 +79,7 @@ def test_a_logarithmic_axis_names_some_numbers_and_not_too_many(low: float, high
 
 
 @pytest.mark.parametrize("value", [0.0, -3.5, 1e-9, 1e9])
-def test_everything_lies_within_and_the_legend_above(value: float) -> None:
+def test_the_plot_is_within_its_frame_and_the_legend_above(value: float) -> None:
     names = ["short", "a long name " * 20, *(f"name {i}" for i in range(10))]
     plot = Plot(*(Line(name, [(1.0, value), (3e3, value)], "12") for name in names), logarithmic=True)
     left, top, width, height = map(float, plot.root.attrib["viewBox"].split())

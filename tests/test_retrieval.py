@@ -128,7 +128,7 @@ def test_k_must_be_positive() -> None:
             Retrieval(k=k)
 
 
-def test_many_images_per_caption_are_said_to_make_it_meaningless() -> None:
+def test_many_images_per_caption_give_a_caveat() -> None:
     class Cifar(Gallery):
         def captions(self, split: Split) -> list[str]:
             return ["cat", "dog"] * {"train": 10, "validation": 2, "holdout": 0}[split]

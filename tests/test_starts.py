@@ -46,7 +46,7 @@ def weights(path: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.slow
-def test_a_unet_goes_on_with_other_data_and_a_wider_condition(tmp_path: Path) -> None:
+def test_a_unet_continues_with_other_data_and_a_wider_condition(tmp_path: Path) -> None:
     said: list[str] = []
     run(configuration(), tmp_path / "narrow", log=said.append)
     changes = {
@@ -80,7 +80,7 @@ def test_a_unet_goes_on_with_other_data_and_a_wider_condition(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_frozen_parts_stay_bit_for_bit_through_a_run_that_is_resumed(tmp_path: Path) -> None:
+def test_frozen_parts_stay_bit_for_bit_in_a_resumed_run(tmp_path: Path) -> None:
     source, path = tmp_path / "source", tmp_path / "run"
     run(configuration(), source, log=lambda line: None)
     frozen = ["encoder/*", "generator/model/down/*", "generator/model/*/transformer"]
@@ -132,7 +132,7 @@ def test_a_decoder_starts_from_another_one(tmp_path: Path) -> None:
     assert noted["fresh"] == ["decoder/scale/deviation", "decoder/scale/mean"]
 
 
-def test_a_run_of_before_weights_had_paths_goes_on(tmp_path: Path) -> None:
+def test_a_run_with_numbered_weights_can_be_continued(tmp_path: Path) -> None:
     """The checkpoint and the decoder hold numbered weights; what is saved then holds paths."""
     path = Path(shutil.copytree(OLD, tmp_path / "run"))
     config = RunConfig.load(path / "config.yaml", ["fit.steps=5"])

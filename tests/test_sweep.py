@@ -61,7 +61,7 @@ def config(toy: None) -> RunConfig:
     return RunConfig.from_dict(yaml.safe_load(GOOD))
 
 
-def test_each_number_of_steps_is_drawn_once_and_scored(config: RunConfig) -> None:
+def test_each_number_of_steps_is_sampled_once_and_scored(config: RunConfig) -> None:
     said: list[str] = []
     made = sweep("bright", pipeline(Brighter), config, [4, 1, 2, 2], said.append)
     assert [(trial.run, trial.steps) for trial in made.trials] == [("bright", 1), ("bright", 2), ("bright", 4)]
@@ -80,7 +80,7 @@ def test_the_runs_other_options_stay(config: RunConfig) -> None:
     assert made.trials[0].scores["brightness mean"] == pytest.approx(0.2)
 
 
-def test_what_the_generator_refuses_is_noted(config: RunConfig) -> None:
+def test_steps_that_the_generator_refuses_are_noted(config: RunConfig) -> None:
     made = sweep("bright", pipeline(Brighter), config, [2, 3, 9], lambda text: None)
     assert [trial.steps for trial in made.trials] == [2]
     few, many = made.notes
@@ -139,7 +139,7 @@ def test_tables_and_plots() -> None:
         assert {*texts, metric, f"{metric} over seconds per image (numbers: steps)"} <= set(shown)
 
 
-def test_options_that_do_not_go_together_are_no_fault(config: RunConfig) -> None:
+def test_incompatible_options_are_an_error_of_the_user(config: RunConfig) -> None:
     with pytest.raises(kgen.ConfigError, match="options of Brighter: 3 is a crowd"):
         pipeline(Brighter).generate("red", steps=3)
     assert np.asarray(pipeline(Brighter).generate("red", steps=2)).mean() == 102

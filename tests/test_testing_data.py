@@ -158,6 +158,6 @@ def test_broken_metric_fails(check: str, members: dict[str, Any], match: str) ->
     fails(MetricConformance, check, metric(**members), match, **attributes)
 
 
-def test_a_metric_of_the_older_contract_is_told_what_to_write() -> None:
+def test_a_metric_of_the_older_contract_is_refused_with_advice() -> None:
     with pytest.raises(kgen.PluginError, match=r"Old: a metric is no longer called .* write update\(batch\)"):
         type("Old", (kgen.Metric,), {"__call__": lambda self, images, prompts, split, dataset: {}})

@@ -55,7 +55,7 @@ def test_generate_warns_of_such_prompts_and_of_no_others() -> None:
         pipeline.generate(["a red heart"])
 
 
-def test_commands_say_it_in_one_line_each(kgen, tmp_path: Path) -> None:
+def test_commands_warn_of_unread_words_in_one_line_each(kgen, tmp_path: Path) -> None:
     config = tmp_path / "run.yaml"
     config.write_text(GOOD.replace("encoder: letters", "encoder: {name: text/bag, dim: 4, length: 1}"))
     outcome = kgen("run", config, cwd=tmp_path)

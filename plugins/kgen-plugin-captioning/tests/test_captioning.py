@@ -55,7 +55,7 @@ class TestLetters(DecoderConformance):
         return {**batch, "images": (np.stack([written(text, 9) for text in texts]) / 127.5 - 1.0).astype(np.float32)}
 
 
-def test_every_letter_comes_back() -> None:
+def test_every_letter_is_reconstructed() -> None:
     text = "".join(letter + "x" for letter in ALPHABET)
     decoder = Letters(letter_space(len(text)))
     image = written("x" + text, len(text) + 1)[:, WIDTH:]
@@ -72,7 +72,7 @@ def test_letters_are_read_through_noise() -> None:
     assert decoder.text_of(np.clip(image + noise, 0, 255)) == "a red heart"
 
 
-def test_ends_are_after_the_last_letter_alone() -> None:
+def test_end_tokens_come_only_after_the_last_letter() -> None:
     assert spell(" A b ", 6).tolist() == [2, 1, 3, 0, 0, 0]
     decoder = Letters(letter_space(6))
     assert decoder.latent_space == Space("tokens", (6,), vocabulary=1 + len(ALPHABET))
@@ -82,7 +82,7 @@ def test_ends_are_after_the_last_letter_alone() -> None:
     assert ops.convert_to_numpy(white).min() == 1.0
 
 
-def test_what_cannot_be_written_is_named() -> None:
+def test_texts_that_cannot_be_written_are_named() -> None:
     with pytest.raises(DataError, match="'a red heart' has 11 letters, more than the length 10"):
         spell("a red heart", 10)
     with pytest.raises(DataError, match="'grün' has a letter 'ü'"):
@@ -310,7 +310,7 @@ def test_images_are_captioned() -> None:
     assert caption(pipeline, dataset, images) == expected
 
 
-def test_runs_that_do_not_caption(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_without_captioning_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline, dataset = captioner()
     module = "kgen_plugin_captioning.captioner"
     monkeypatch.setattr(f"{module}.open_dataset", lambda run: dataset)

@@ -173,7 +173,7 @@ def test_every_code_is_one_vector(levels: tuple[int, ...]) -> None:
     assert np.abs(vectors_).max() <= 1.0
 
 
-def test_two_levels_part_at_zero() -> None:
+def test_two_levels_are_split_at_zero() -> None:
     """Each level gets half of the values that are symmetric about 0, and the gradient is largest at 0."""
     quantizer = FiniteScalar(levels=(2, 2, 2)).build()
     z = np.random.default_rng(1).normal(scale=1.5, size=(1, 60, 60, 3)).astype("float32")

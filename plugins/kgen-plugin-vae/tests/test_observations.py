@@ -55,7 +55,7 @@ def test_logistic_is_scipys(numbers: tuple[float, float]) -> None:
     np.testing.assert_allclose(all_grays(Logistic(), numbers), log_mass(*numbers), rtol=1e-4, atol=1e-4)
 
 
-def test_logistic_loses_nothing_in_the_tails() -> None:
+def test_the_logistic_density_is_exact_in_the_tails() -> None:
     """At 500 nats, the difference of two float32 sigmoids would be 0."""
     scale = 2.0 * math.exp(-7.0)  # a raw -7 at a floor of -7
     got = all_grays(Logistic(), (0.0, -7.0))
@@ -186,7 +186,7 @@ def test_gaussian_and_bernoulli_samples() -> None:
 # ---- scales ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_floor_holds_and_is_far_from_ordinary_scales() -> None:
+def test_the_smallest_scale_is_far_below_usual_scales() -> None:
     np.testing.assert_allclose(array(floored(tensor([-100.0, -7.0, 0.0, 3.0]), -7.0)), [-7, -6.306853, 0, 3], atol=1e-3)
 
 
