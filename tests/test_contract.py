@@ -1,4 +1,4 @@
-"""The contract has a number: plugins say it, and so does all that kgen saves."""
+"""The number of the contract, in plugins and in everything that kgen saves."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import kgen
 from kgen.cli.commands.plugins import list_plugins
 from kgen.errors import RunError
 from kgen.experiments.directory import RunDirectory
+from kgen.experiments.manifest import current_timings
 from kgen.plugins import discovery
 from kgen.plugins.discovery import discover, running
 from kgen.plugins.hookspecs import API
@@ -22,7 +23,7 @@ from kgen.storage.weights import read_metadata
 from kgen.training.checkpoint import Checkpoints
 
 OLD = Path(__file__).parent / "fixtures" / "contract-0"
-"""A run, and two of its images, by kgen of before the contract had a number: commit ff9fd95, on TensorFlow."""
+"""A run and two of its images, by a version of kgen before the contract had a number: commit ff9fd95, on TensorFlow."""
 
 PLUGIN = """
 import kgen
@@ -145,3 +146,9 @@ def test_there_is_a_migration_for_every_step() -> None:
         assert migrate(file, {}, Path()) == {"api": API} == migrate(file, {"api": API}, Path())
     assert migrate("description", {"format": 1, "dtype": "float32"}, Path()) == {"dtype": "float32", "api": API}
     assert migrate("manifest", {"format": 1}, Path()) == {"format": 1, "api": API}
+
+
+def test_times_of_older_manifests_have_their_current_names() -> None:
+    timings = RunDirectory(OLD / "run").read_manifest()["timings"]
+    assert timings == {"training_seconds": 5.6, "drawing_seconds": 6.8}
+    assert current_timings(timings) == {"training_seconds": 5.6, "sampling_seconds": 6.8}

@@ -15,7 +15,7 @@ from parts import Painter, Words
 from pydantic import Field
 
 import kgen
-from kgen.comparison.sweep import Trial, long_table, plots, seconds_a_image, sweep, wide_table
+from kgen.comparison.sweep import Trial, long_table, plots, seconds_per_image, sweep, wide_table
 from kgen.config import RunConfig
 from kgen.metrics.attributes import Attributes
 from kgen.metrics.retrieval import Retrieval
@@ -75,8 +75,8 @@ def test_each_number_of_steps_is_sampled_once_and_scored(config: RunConfig) -> N
 
 
 def test_the_runs_other_options_stay(config: RunConfig) -> None:
-    drawing = config.sample.model_copy(update={"options": {"steps": 4, "half": True}})
-    made = sweep("dim", pipeline(Brighter), config.model_copy(update={"sample": drawing}), [2], lambda text: None)
+    sample = config.sample.model_copy(update={"options": {"steps": 4, "half": True}})
+    made = sweep("dim", pipeline(Brighter), config.model_copy(update={"sample": sample}), [2], lambda text: None)
     assert made.trials[0].scores["brightness mean"] == pytest.approx(0.2)
 
 
@@ -103,7 +103,7 @@ def test_compiling_is_not_timed() -> None:
             self.calls += 1
             time.sleep(0.5 if self.calls == 1 else 0.032)
 
-    assert 0.001 <= seconds_a_image(Slow(), {"steps": 7}) < 0.01  # type: ignore[arg-type]
+    assert 0.001 <= seconds_per_image(Slow(), {"steps": 7}) < 0.01  # type: ignore[arg-type]
 
 
 def test_the_headline_of_each_metric() -> None:
@@ -128,10 +128,10 @@ def test_tables_and_plots() -> None:
     assert head == ["run", "steps", "seconds per image", "retrieval R@1", "other"]
     assert rows[0] == ["all", "1", "0.01", "0.250", ""] and rows[2] == ["one", "", "0.64", "0.800", "0.333"]
     assert long_table(TRIALS)[1][-1] == ["one", "", "0.64", "other", "0.333333"] and len(long_table(TRIALS)[1]) == 4
-    drawn = plots(TRIALS)
-    assert list(drawn) == ["retrieval R@1", "other"]
+    svgs = plots(TRIALS)
+    assert list(svgs) == ["retrieval R@1", "other"]
     for metric, marks, texts in (("retrieval R@1", [2, 1], ["all", "one", "1", "8"]), ("other", [1], ["one"])):
-        root = ElementTree.fromstring(drawn[metric])
+        root = ElementTree.fromstring(svgs[metric])
         lines = root.findall(".//{*}g[@id='axes_1']/{*}g")
         found = [len(line.findall(".//{*}use")) for line in lines if line.attrib["id"].startswith("line2d")]
         assert found == marks

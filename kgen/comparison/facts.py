@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kgen.comparison.sweep import seconds_a_image
+from kgen.comparison.sweep import seconds_per_image
 from kgen.config import RunConfig
 from kgen.experiments.directory import RunDirectory
 from kgen.experiments.manifest import TRAINED
@@ -33,7 +33,7 @@ LAST = "peak MiB"
 
 def facts(directory: RunDirectory, config: RunConfig, pipeline: Pipeline) -> Facts:
     """The facts about a finished run, including the measured speed of sampling."""
-    manifest, drawing = directory.read_manifest(*TRAINED), config.sample.options
+    manifest, options = directory.read_manifest(*TRAINED), config.sample.options
     speeds = [float(row["images_per_second"]) for row in read_rows(directory.metrics) if row.get("images_per_second")]
     scores = {
         name if name == BITS else in_split(name, split): value
@@ -47,8 +47,8 @@ def facts(directory: RunDirectory, config: RunConfig, pipeline: Pipeline) -> Fac
         "training steps": manifest["step"],
         "training s": manifest["timings"]["training_seconds"],
         "images/s trained": statistics.median(speeds) if speeds else None,
-        "images/s sampled": 1 / seconds_a_image(pipeline, drawing),
-        "sampling steps": pipeline.generator.num_sampling_steps(**drawing),
+        "images/s sampled": 1 / seconds_per_image(pipeline, options),
+        "sampling steps": pipeline.generator.num_sampling_steps(**options),
         BITS: scores.pop(BITS, None),
         "likelihood": pipeline.generator.likelihood_label(**config.evaluate.likelihood.options),
         **scores,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kgen.experiments.directory import RunDirectory
-from kgen.experiments.manifest import TRAINED
+from kgen.experiments.manifest import TRAINED, current_timings
 from kgen.reporting.page import Figure, image, plot, render
 from kgen.reporting.plot import Line, line_plot
 from kgen.storage.files import write_text
@@ -47,7 +47,7 @@ def write_report(directory: RunDirectory, credit: str) -> None:
         ],
         skipped=manifest["data"].get("skipped", []),
         most_skipped=MAX_SKIPPED,
-        timings=[(name.replace("_seconds", ""), value) for name, value in manifest["timings"].items()],
+        timings=[(name.replace("_seconds", ""), value) for name, value in current_timings(manifest["timings"]).items()],
         config=directory.config.read_text(encoding="utf-8"),
         credit=credit,
     )

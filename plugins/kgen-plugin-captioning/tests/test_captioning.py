@@ -47,7 +47,7 @@ class TestLetters(DecoderConformance):
         return Letters(letter_space(9))
 
     def loss_batch(self, component: Letters, seed: int = 0) -> Any:
-        """Images of texts: it loses nothing of these."""
+        """Images of texts, which are reconstructed exactly."""
         rng = np.random.default_rng(seed)
         lengths = rng.integers(1, 10, 4)
         texts = ["".join(rng.choice(list(ALPHABET), length)) + "." for length in lengths - 1]
@@ -258,7 +258,7 @@ def test_what_is_wrong_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Recall(kgen.Generator):
-    """Writes the text whose number the tokens are, in binary: what a trained model would."""
+    """Stands for a trained model: it writes the text whose number is given in binary by the tokens."""
 
     accepts = ("tokens",)
     texts = tuple(f"text {number}" for number in range(16))
@@ -278,7 +278,7 @@ class Recall(kgen.Generator):
 
 
 class Binary(ImageTokens):
-    """Its condition is the number that the tokens are in binary."""
+    """An encoder whose condition is the number that the tokens give in binary."""
 
     @property
     def condition_space(self) -> kgen.ConditionSpace:
