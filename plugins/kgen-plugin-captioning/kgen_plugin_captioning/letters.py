@@ -79,8 +79,8 @@ def letter_space(cells: int) -> Space:
 class Letters(Decoder):
     """Turns images of texts into tokens, one per letter, and back. Token 0 ends the text.
 
-    The token of a cell is that of the nearest glyph, and so images of texts are reconstructed exactly. Blank cells after
-    the last letter become `END`.
+    The token of a cell is that of the nearest glyph, and so images of texts are reconstructed exactly. Blank cells
+    after the last letter become `END`.
 
     Raises:
         SpaceError: the images do not have the shape of a row of letters.
