@@ -16,6 +16,7 @@ from kgen.experiments.directory import RunDirectory
 from kgen.experiments.manifest import TRAINED
 from kgen.pipeline.model import Pipeline
 from kgen.plugins.discovery import registry
+from kgen.reporting.digits import few_digits
 from kgen.runs.scoring import BITS, in_split
 from kgen.training.journal import read_rows
 
@@ -128,9 +129,7 @@ class Table:
 
 
 def _short(value: str | int | float | None) -> str:
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3f}"
-    return f"{value:,}" if isinstance(value, int) else _whole(value)
+    return few_digits(value) if isinstance(value, int | float) else _whole(value)
 
 
 def _whole(value: str | int | float | None) -> str:

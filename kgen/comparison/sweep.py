@@ -13,6 +13,7 @@ from kgen.errors import ConfigError
 from kgen.experiments.experiment import open_experiment
 from kgen.pipeline.model import Pipeline
 from kgen.pipeline.sampler import noise_spec, validate_options
+from kgen.reporting.digits import few_digits
 from kgen.reporting.plot import Line, line_plot
 from kgen.runs.scoring import headlines, score_generated
 
@@ -105,7 +106,7 @@ def wide_table(trials: Sequence[Trial]) -> tuple[list[str], list[list[str]]]:
     """A table to read, with one row per trial and one column per metric."""
     names = metric_names(trials)
     rows = [
-        [*_first(trial), *(f"{trial.scores[name]:.3f}" if name in trial.scores else "" for name in names)]
+        [*_first(trial), *(few_digits(trial.scores[name]) if name in trial.scores else "" for name in names)]
         for trial in trials
     ]
     return ["run", "steps", SECONDS, *names], rows
