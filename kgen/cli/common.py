@@ -34,7 +34,7 @@ Settings = Annotated[
 ChangedData = Annotated[
     bool, typer.Option("--changed-data", help="Continue even if images or captions have changed since the run began.")
 ]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The run directory, which 'kgen run' made.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, which 'kgen run' created.")]
 
 
 WIDE = 200
