@@ -60,14 +60,14 @@ def trained(mode: Any, noise: float, folder: Path) -> dict[str, Any]:
         "replicas": distribution.replicas,
         "losses": [float(row["val_loss"]) for row in read_rows(folder / "metrics.csv") if row["val_loss"]],
         "images": pipeline.generate(dataset.prompts("train")[:3]) if alone else [],
-        "drawn": drawn(distribution.strategy, painter),
+        "sampled": sampled(distribution.strategy, painter),
         **{f"w{i}": np.asarray(v.numpy()) for i, v in enumerate(pipeline.trainable_variables)},
         **{f"a{i}": np.asarray(v.numpy()) for i, v in enumerate(pipeline.optimizer.averages)},
     }
 
 
-def drawn(strategy: Any, painter: Painter) -> list[np.ndarray]:
-    """The noise that each replica of this process draws next."""
+def sampled(strategy: Any, painter: Painter) -> list[np.ndarray]:
+    """The noise that each replica of this process samples next."""
     if strategy is None:
         return []
     values = strategy.run(lambda: keras.random.normal((4,), seed=painter.seed_generator))

@@ -97,9 +97,9 @@ def configuration(*changes: str) -> RunConfig:
 
 
 def test_a_run_calibrates_it_once_and_others_import_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    run(configuration(), tmp_path / "run", log=said.append)
-    assert any("calibrated on 60 images" in text for text in said)
+    logged: list[str] = []
+    run(configuration(), tmp_path / "run", log=logged.append)
+    assert any("calibrated on 60 images" in text for text in logged)
     pipeline = load(tmp_path / "run")
     data = Shapes(size=16, count=60)
     images = np.stack([data.image("train", i) for i in range(60)]) / 127.5 - 1.0
@@ -116,8 +116,8 @@ def test_a_run_calibrates_it_once_and_others_import_it(tmp_path: Path, monkeypat
         raise AssertionError("it is calibrated again")
 
     monkeypatch.setattr("kgen.runs.decoder_stage.save_decoder", never)
-    run(configuration("fit.steps=3"), tmp_path / "run", restart=True, log=said.append)
-    assert any("nothing that it depends on has changed" in text for text in said)
+    run(configuration("fit.steps=3"), tmp_path / "run", restart=True, log=logged.append)
+    assert any("nothing that it depends on has changed" in text for text in logged)
     run(configuration(f"decoder={{from: {tmp_path / 'run'}}}"), tmp_path / "other")
     taken = load(tmp_path / "other").decoder
     np.testing.assert_array_equal(array(taken.basis), array(made.basis))

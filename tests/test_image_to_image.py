@@ -139,7 +139,7 @@ def test_a_run_file_has_no_strength() -> None:
         RunConfig.from_dict(data)
 
 
-# ---- drawing a part of an image anew --------------------------------------------------------------------------------
+# ---- inpainting -----------------------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -183,9 +183,9 @@ def test_a_mask_chooses_the_cells_that_are_inpainted() -> None:
     outside = ~np.kron(edit_mask, np.ones((4, 4), bool)).astype(bool)
     made = cells(4).generate([PROMPT, "star"], n=2, image=image, mask=mask, steps=2)
     assert made.shape == (4, 16, 16, 1)
-    for drawn in made:
-        np.testing.assert_array_equal(drawn[outside], image[outside])
-        assert all((drawn[4 * i, 4 * j] != image[4 * i, 4 * j]).any() for i, j in np.argwhere(edit_mask))
+    for generated in made:
+        np.testing.assert_array_equal(generated[outside], image[outside])
+        assert all((generated[4 * i, 4 * j] != image[4 * i, 4 * j]).any() for i, j in np.argwhere(edit_mask))
     assert (made[0] != made[1]).any()
     np.testing.assert_array_equal(downsample_mask(mask[..., None], *SPACES), edit_mask)
 

@@ -313,9 +313,9 @@ BROKEN: list[tuple[Callable[[Path], Any], str]] = [
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize(("spoil", "message"), BROKEN)
-def test_broken_images_are_refused_or_skipped(folder: Path, spoil: Callable[[Path], Any], message: str) -> None:
-    spoil(folder / "07.png")
+@pytest.mark.parametrize(("damage", "message"), BROKEN)
+def test_broken_images_are_refused_or_skipped(folder: Path, damage: Callable[[Path], Any], message: str) -> None:
+    damage(folder / "07.png")
     with pytest.raises(DataError, match=rf"1 problem in (?s:.*)07\.png: .*{message}(?s:.*)on_error: skip"):
         ImageFolder(path=str(folder))
     dataset = ImageFolder(path=str(folder), on_error="skip")

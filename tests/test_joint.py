@@ -186,7 +186,7 @@ def test_conditions_of_frozen_ones_are_cached(tmp_path: Path) -> None:
     made, right = joint(tokens), joint(joint.tokenize(inputs))
     for name in right:
         np.testing.assert_allclose(ops.convert_to_numpy(made[name]), ops.convert_to_numpy(right[name]), rtol=1e-5)
-    joint.joined[0].scale.assign(99.0)  # were it computed anew, it would show
+    joint.joined[0].scale.assign(99.0)  # a new computation would show it
     dropped = ops.convert_to_numpy(joint(read(inputs * 20)["tokens"], training=True)["pooled"])
     assert set(np.unique(dropped[:, 0] == 0)) == {True, False}
     rows = [read(inputs)["tokens"]["0.condition.pooled"][i % 4, 0] for i in range(80)]

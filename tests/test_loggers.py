@@ -199,7 +199,7 @@ def test_one_that_is_remote_is_not_tried_and_loggers_may_change(kgen, where, tmp
     assert (tmp_path / "sent").exists() and not (tmp_path / "runs" / "run" / "tensorboard").exists()
     (tmp_path / "sent").unlink()
     again = kgen("run", config(tmp_path), **where)
-    assert again.status == 0 and not (tmp_path / "sent").exists(), "the training is not begun anew"
+    assert again.status == 0 and not (tmp_path / "sent").exists(), "the training does not begin again"
     manifest = json.loads((tmp_path / "runs" / "run" / "manifest.json").read_text())
     assert manifest["step"] == 6 and manifest["loggers"] == []
 

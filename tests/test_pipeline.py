@@ -384,7 +384,7 @@ def test_weights_that_are_not_finite_are_an_error(dataset: Patterns, part: str) 
     pipeline = make(dataset)
     weight = getattr(pipeline, part).weights[0]
     values = np.array(ops.convert_to_numpy(weight))
-    values.flat[-1] = np.nan  # of a caption that is not drawn, for the encoder
+    values.flat[-1] = np.nan  # of a caption whose image is not generated
     weight.assign(values)
     with pytest.raises(kgen.RunError, match=f"weights of {part}.*NaN"):
         pipeline.generate("pattern 1")

@@ -131,14 +131,14 @@ def test_a_lock_on_a_folder_that_is_moved_aside_meanwhile_does_not_count(
 def test_restart_moves_the_older_run_aside_and_prints_where(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    link, said, before = tmp_path / "link", [], everything(copy)
+    link, logged, before = tmp_path / "link", [], everything(copy)
     link.symlink_to(copy)
     monkeypatch.chdir(copy / "samples")
     with pytest.raises(RunError, match="holds the current folder"):
         quiet(configuration(seed=1), copy, restart=True)
     monkeypatch.chdir(tmp_path)
-    quiet(configuration(seed=1), link, restart=True, log=said.append)
-    assert any(f"moved to {tmp_path}/run-1" in text for text in said)
+    quiet(configuration(seed=1), link, restart=True, log=logged.append)
+    assert any(f"moved to {tmp_path}/run-1" in text for text in logged)
     assert link.is_symlink() and everything(tmp_path / "run-1") == before
     assert RunDirectory(copy).read_manifest()["seed"] == 1
 
@@ -165,15 +165,15 @@ def test_a_run_is_moved_aside_on_windows_too(copy: Path, tmp_path: Path) -> None
 
 
 def test_adding_steps_equals_one_longer_run_except_for_the_schedule(copy: Path, tmp_path: Path) -> None:
-    said: list[str] = []
+    logged: list[str] = []
     constant = {"fit__schedule": "constant", "sample__every": 0, "evaluate__metrics": "[]"}
     quiet(configuration(**constant), tmp_path / "grown")
-    result = quiet(configuration(**constant, fit__steps=9), tmp_path / "grown", log=said.append)
+    result = quiet(configuration(**constant, fit__steps=9), tmp_path / "grown", log=logged.append)
     quiet(configuration(**constant, fit__steps=9), tmp_path / "whole")
     assert result.step == 9
     for name, array in weights(tmp_path / "whole").items():
         np.testing.assert_array_equal(weights(tmp_path / "grown")[name], array, err_msg=name)
-    assert any("the learning rate follows the schedule of 9 steps: it is 0.05 there" in text for text in said), said
+    assert any("the learning rate follows the schedule of 9 steps: it is 0.05 there" in text for text in logged), logged
     (change,) = RunDirectory(tmp_path / "grown").read_manifest()["changes"]
     assert change["step"] == 6 and change["changed"] == ["fit.steps: 6 there, 9 now"]
     with pytest.raises(RunError, match=r"fit\.steps: 9 there, 8 now"):
@@ -181,11 +181,11 @@ def test_adding_steps_equals_one_longer_run_except_for_the_schedule(copy: Path, 
 
 
 def test_adding_steps_to_a_cosine_schedule(copy: Path) -> None:
-    said: list[str] = []
-    quiet(configuration(fit__steps=12), copy, log=said.append)  # half of a cosine is left
+    logged: list[str] = []
+    quiet(configuration(fit__steps=12), copy, log=logged.append)  # half of a cosine is left
     assert any(
-        "schedule of 12 steps: it is 0.025 there; in the schedule of 6 steps it would be 0" in text for text in said
-    ), said
+        "schedule of 12 steps: it is 0.025 there; in the schedule of 6 steps it would be 0" in text for text in logged
+    ), logged
     rows = (copy / "metrics.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows[1:]].count("12") >= 1
 
@@ -269,9 +269,9 @@ def test_scores_on_changed_data_are_refused_or_marked(copy: Path, monkeypatch: p
         "scores on other images or captions than those of the training: 1 image was added"
         in (copy / "report.html").read_text()
     )
-    said: list[str] = []
-    result = quiet(configuration(fit__steps=9), copy, allow_changed_data=True, log=said.append)
-    assert set(result.scores) == {"train", "holdout"} and any("changed images or captions" in text for text in said)
+    logged: list[str] = []
+    result = quiet(configuration(fit__steps=9), copy, allow_changed_data=True, log=logged.append)
+    assert set(result.scores) == {"train", "holdout"} and any("changed images or captions" in text for text in logged)
     assert "scores on other images" not in (copy / "report.html").read_text()
     assert any("data: 1 image was added (train 2)" in str(c) for c in RunDirectory(copy).read_manifest()["changes"])
     evaluate(copy)  # these are the run's own data now
@@ -281,9 +281,9 @@ def test_scores_that_are_not_finite_leave_valid_json(copy: Path, monkeypatch: py
     from kgen_toy.parts import Brightness
 
     monkeypatch.setattr(Brightness, "compute", lambda *arguments: {"mean": math.nan, "most": math.inf})
-    said: list[str] = []
-    evaluate(copy, log=said.append)
-    assert "note: brightness mean (holdout) is not a finite number" in said
+    logged: list[str] = []
+    evaluate(copy, log=logged.append)
+    assert "note: brightness mean (holdout) is not a finite number" in logged
 
     def refuse(word: str) -> None:
         raise AssertionError(word)
@@ -357,16 +357,16 @@ def test_missing_sources_of_weights_are_refused(done: Path, tmp_path: Path) -> N
 
 
 def test_newly_initialized_weights_are_printed_and_recorded(done: Path, tmp_path: Path) -> None:
-    said: list[str] = []
+    logged: list[str] = []
     init = {"from": str(done), "exclude": ["generator/layers", "generator/out/kernel"]}
     config = RunConfig.from_dict(
         {**configuration(generator__network="{kind: deep}", fit__steps=1).dump(), "init": init}
     )
-    run(config, tmp_path / "run", log=said.append)
-    assert f"1 weights come from {done}" in said
+    run(config, tmp_path / "run", log=logged.append)
+    assert f"1 weights come from {done}" in logged
     fresh = ["generator/layers/0/bias", "generator/layers/0/kernel", "generator/out/kernel"]
-    assert f"3 weights are newly initialized: {', '.join(fresh)}" in said
-    assert "1 weights are not used: generator/out/kernel" in said
+    assert f"3 weights are newly initialized: {', '.join(fresh)}" in logged
+    assert "1 weights are not used: generator/out/kernel" in logged
     noted = RunDirectory(tmp_path / "run").read_manifest()["init"]
     assert noted["fresh"] == fresh and noted["unused"] == ["generator/out/kernel"]
     assert RunConfig.load(tmp_path / "run" / "config.yaml") == config
@@ -435,15 +435,15 @@ def test_a_plugin_that_is_missing_is_named_with_its_version(copy: Path, kgen: An
 
 
 def test_plain_logs_show_the_remaining_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    said, clock = [], iter([100.0, 110.0, 130.0])
+    logged, clock = [], iter([100.0, 110.0, 130.0])
     display = SimpleNamespace(
         progress=SimpleNamespace(add_task=lambda *a, **k: 0, update=lambda *a, **k: None),
         console=SimpleNamespace(is_terminal=False),
-        log=said.append,
+        log=logged.append,
     )
     monkeypatch.setattr("kgen.cli.progress.time.monotonic", lambda: next(clock))
     training = TrainingProgress(display, "training", 400)  # type: ignore[arg-type]
     for step in (100, 200, 400):
         training(step, {"loss": 1.0, "images_per_second": 5.0})
-    assert [line.partition("/s")[2] for line in said] == ["", ", 20 s left", ""]
+    assert [line.partition("/s")[2] for line in logged] == ["", ", 20 s left", ""]
     assert [duration(seconds) for seconds in (99, 600, 9000)] == ["99 s", "10 min", "2.5 h"]

@@ -1,4 +1,4 @@
-"""What a run draws for its grids."""
+"""The images of a run for its grids."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def config(toy: None) -> RunConfig:
 def test_the_single_caption_of_a_dataset_fills_the_grid(config: RunConfig) -> None:
     """The copies are counted on, so that `generate` makes 16 different images of them."""
     assert prompts_to_generate(config, Faces(), Words()).inputs == ["a face"] * 16
-    drawn = prompts_to_generate(config, Patterns(), Words()).inputs
-    assert len(set(drawn)) == 16 and drawn[-1] == "pattern 23"  # 15 of 23, and the one that is held out
+    inputs = prompts_to_generate(config, Patterns(), Words()).inputs
+    assert len(set(inputs)) == 16 and inputs[-1] == "pattern 23"  # 15 of 23, and the one that is held out
 
 
 class Validated(Patterns):

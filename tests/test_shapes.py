@@ -1,4 +1,4 @@
-"""The drawn scenes: what is drawn where, what the captions say, and what is held out."""
+"""The rendered scenes: positions, captions, and held-out captions."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def said() -> list[str]:
+def logged() -> list[str]:
     return []
 
 
@@ -140,12 +140,12 @@ def test_latents_are_all_that_training_reads(tmp_path: Path, done: Path, monkeyp
 
 
 def test_restart_keeps_a_decoder_that_would_be_the_same(
-    tmp_path: Path, done: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, done: Path, logged: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(done, tmp_path / "run")
     refuse_to_train(monkeypatch)
-    run(configuration(fit__steps=5), tmp_path / "run", restart=True, log=said.append)
-    assert any("nothing that it depends on has changed" in text for text in said)
+    run(configuration(fit__steps=5), tmp_path / "run", restart=True, log=logged.append)
+    assert any("nothing that it depends on has changed" in text for text in logged)
     assert same(weights(tmp_path / "run"), weights(done))
 
 
@@ -162,7 +162,7 @@ def test_restart_keeps_a_decoder_that_would_be_the_same(
 def test_restart_trains_changed_stages_and_prints_why(
     tmp_path: Path,
     done: Path,
-    said: list[str],
+    logged: list[str],
     change: dict[str, Any],
     reason: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -170,8 +170,8 @@ def test_restart_trains_changed_stages_and_prints_why(
     shutil.copytree(done, tmp_path / "run")
     refuse_to_train(monkeypatch)
     with pytest.raises(TrainingBegunError):
-        run(configuration(**change), tmp_path / "run", restart=True, log=said.append)
-    assert any("trained again" in text and reason in text for text in said), said
+        run(configuration(**change), tmp_path / "run", restart=True, log=logged.append)
+    assert any("trained again" in text and reason in text for text in logged), logged
     assert not RunDirectory(tmp_path / "run").decoder_stage.read_manifest().get("finished")
 
 

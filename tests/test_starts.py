@@ -47,8 +47,8 @@ def weights(path: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.slow
 def test_a_unet_continues_with_other_data_and_a_wider_condition(tmp_path: Path) -> None:
-    said: list[str] = []
-    run(configuration(), tmp_path / "narrow", log=said.append)
+    logged: list[str] = []
+    run(configuration(), tmp_path / "narrow", log=logged.append)
     changes = {
         "data__colors": ["blue"],
         "encoder__dim": 6,
@@ -68,11 +68,11 @@ def test_a_unet_continues_with_other_data_and_a_wider_condition(tmp_path: Path) 
     assert len(patterns) < len(named) and any("/kv/kernel" in pattern for pattern in patterns)
 
     init["exclude"] += patterns
-    run(configuration(**changes, init=init), tmp_path / "wide", log=said.append)
+    run(configuration(**changes, init=init), tmp_path / "wide", log=logged.append)
     narrow, wide = weights(tmp_path / "narrow"), weights(tmp_path / "wide")
     fresh = RunDirectory(tmp_path / "wide").read_manifest()["init"]["fresh"]
     assert set(named) <= set(fresh) and {path for path in fresh if path not in named} == {"encoder/table"}
-    assert any(named[0] in line for line in said)
+    assert any(named[0] in line for line in logged)
     taken = {path for path in wide if path not in fresh}
     assert len(taken) > 20
     for path in taken:
@@ -116,18 +116,18 @@ def test_a_decoder_starts_from_another_one(tmp_path: Path) -> None:
     }
     run(configuration(base), tmp_path / "first", log=lambda line: None, stage="decoder")
     first = tmp_path / "first" / "decoder" / "model"
-    said: list[str] = []
+    logged: list[str] = []
     init = {"from": str(first), "exclude": ["decoder/scale"]}
     changes = {"decoder__init": init, "decoder__fit__frozen": ["decoder/encoder_network"], "seed": 4}
     with pytest.raises(ConfigError, match=r"decoder.init: exclude: 'decoder/scales' fits no weight; did you mean"):
         check(configuration(base, **{**changes, "decoder__init": {**init, "exclude": ["decoder/scales"]}}))
-    run(configuration(base, **changes), tmp_path / "second", log=said.append, stage="decoder")
+    run(configuration(base, **changes), tmp_path / "second", log=logged.append, stage="decoder")
     before, after = (load_file(run / "weights.safetensors") for run in (first, tmp_path / "second/decoder/model"))
     still = {name for name in before if np.array_equal(before[name], after[name])}
     frozen = {name for name in before if name.startswith("decoder/encoder_network/")}
     scale = {"decoder/scale/deviation", "decoder/scale/mean"}  # measured again, on the same latents
     assert still - scale == frozen and len(frozen) > 5
-    assert f"the decoder: {len(before) - 2} weights come from {first}" in said
+    assert f"the decoder: {len(before) - 2} weights come from {first}" in logged
     noted = RunDirectory(tmp_path / "second").decoder_stage.read_manifest()["init"]
     assert noted["fresh"] == ["decoder/scale/deviation", "decoder/scale/mean"]
 

@@ -62,8 +62,8 @@ def config(toy: None) -> RunConfig:
 
 
 def test_each_number_of_steps_is_sampled_once_and_scored(config: RunConfig) -> None:
-    said: list[str] = []
-    made = sweep("bright", pipeline(Brighter), config, [4, 1, 2, 2], said.append)
+    logged: list[str] = []
+    made = sweep("bright", pipeline(Brighter), config, [4, 1, 2, 2], logged.append)
     assert [(trial.run, trial.steps) for trial in made.trials] == [("bright", 1), ("bright", 2), ("bright", 4)]
     for trial in made.trials:
         assert trial.scores == {
@@ -71,7 +71,7 @@ def test_each_number_of_steps_is_sampled_once_and_scored(config: RunConfig) -> N
             "brightness mean (holdout)": pytest.approx(trial.steps / 5),
         }
         assert 0 < trial.seconds < 1
-    assert len(said) == 3 and not made.notes
+    assert len(logged) == 3 and not made.notes
 
 
 def test_the_runs_other_options_stay(config: RunConfig) -> None:

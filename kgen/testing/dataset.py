@@ -24,7 +24,7 @@ class DatasetConformance(ConfigurationConformance):
         raise NotImplementedError(f"{type(self).__name__}.build must return a small dataset")
 
     def changed(self) -> Dataset | None:
-        """Returns the dataset with an option that changes images or captions. Default: another `size`, if it has one."""
+        """Returns the dataset with an option that changes its images or captions. Default: another `size`."""
         dataset = self.build()
         size = getattr(dataset, "size", None)
         if not isinstance(size, int) or "size" not in options(type(dataset)):
