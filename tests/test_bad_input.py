@@ -56,7 +56,7 @@ def test_a_run_that_is_not_there(kgen, trained: Trained, tmp_path: Path) -> None
     kgen("evaluate", trained.config).refuses("is a file: give a run directory")
 
 
-def test_a_prompt_that_is_no_text(kgen, trained: Trained) -> None:
+def test_a_prompt_that_is_not_a_text(kgen, trained: Trained) -> None:
     kgen("generate", trained.directory, os.fsdecode(b"\xff")).refuses("is not UTF-8 text")
 
 

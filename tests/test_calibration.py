@@ -137,7 +137,7 @@ def test_its_configuration_has_no_fit(change: str, message: str, tmp_path: Path)
         configuration(change.replace("RUN", str(tmp_path / "run")))
 
 
-def test_one_that_saw_no_images_is_refused(tmp_path: Path) -> None:
+def test_a_decoder_that_is_not_calibrated_is_refused(tmp_path: Path) -> None:
     check(configuration())
     parts = {"encoder": "text/bag", "generator": "linear/gauss", "dataset": Shapes(size=16, count=6)}
     with pytest.raises(ConfigError, match=r"'linear/pca' must be calibrated on images.*make_decoder"):

@@ -126,7 +126,7 @@ def test_a_fault_of_kgen_asks_for_a_report_and_shows_the_traceback_on_demand(kge
 
 
 @pytest.mark.parametrize("prompt, name", [("A red/heart!", "a-red-heart"), ("NUL", "image-nul"), ("?", "image")])
-def test_a_image_is_named_after_its_prompt_as_every_system_allows(prompt: str, name: str) -> None:
+def test_an_image_is_named_after_its_prompt_as_every_system_allows(prompt: str, name: str) -> None:
     """`nul.png` is no file on Windows, and holds nothing."""
     assert _slug(prompt) == name
 
@@ -278,7 +278,7 @@ def test_generate_distinguishes_prompts_from_words_and_enlarges(kgen, trained: T
     assert copies == ["0", "1"]
 
 
-def test_a_grid_is_no_image_to_start_from(kgen, trained: Trained, tmp_path: Path) -> None:
+def test_a_grid_is_not_an_image_to_start_from(kgen, trained: Trained, tmp_path: Path) -> None:
     kgen("generate", trained.directory, "red", "-n", "4", "-o", "grid.png", cwd=tmp_path)
     for sheet, count in ((tmp_path / "grid.png", 4), (trained.directory / "samples" / "final.png", 3)):
         for arguments in (
@@ -290,7 +290,7 @@ def test_a_grid_is_no_image_to_start_from(kgen, trained: Trained, tmp_path: Path
 
 
 @pytest.mark.parametrize("command", ["generate", "compare", "upscale"])
-def test_a_prompt_that_is_no_utf8_is_refused(kgen, trained: Trained, command: str) -> None:
+def test_a_prompt_that_is_not_utf8_is_refused(kgen, trained: Trained, command: str) -> None:
     half = "half \udcff"
     given = {"generate": [half], "compare": ["--prompt", half], "upscale": ["x.png", "--prompt", half]}[command]
     kgen(command, trained.directory, *given).refuses("is not UTF-8 text")

@@ -72,11 +72,11 @@ def test_quality_against_time(kgen, trained: Trained, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("steps", ["0", "a,b", "1,,2", "-1", "2.5", ""])
-def test_steps_that_are_no_numbers(kgen, trained: Trained, steps: str) -> None:
+def test_steps_that_are_not_numbers(kgen, trained: Trained, steps: str) -> None:
     kgen("compare", trained.directory, f"--steps={steps}").refuses(f"--steps {steps}: must be numbers of steps from 1")
 
 
-def test_steps_want_a_metric(kgen, trained: Trained, tmp_path: Path) -> None:
+def test_steps_need_a_metric(kgen, trained: Trained, tmp_path: Path) -> None:
     shutil.copytree(trained.directory, tmp_path / "mute")
     config = tmp_path / "mute" / "config.yaml"
     config.write_text(re.sub(r"metrics:\n(  - .*\n(    .*\n)*)", "metrics: []\n", config.read_text()))

@@ -115,7 +115,7 @@ def test_all_problems_of_the_structure_are_reported_together(tmp_path: Path) -> 
     assert [line.split(":")[1] for line in lines] == ["1", "2", "3", "4"]
 
 
-def test_bytes_that_are_no_utf8_are_refused_with_their_line(tmp_path: Path) -> None:
+def test_bytes_that_are_not_utf8_are_refused_with_their_line(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_bytes(b"a: 1\nb: \xff\n")
     assert refuse(path).startswith(f"{path}:2: is not UTF-8 text")
@@ -380,7 +380,7 @@ def test_the_schema_accepts_the_same_files_as_the_reader(validator: Any) -> None
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
-def test_every_shipped_run_file_is_in_order(path: Path, validator: Any) -> None:
+def test_every_shipped_run_file_is_valid(path: Path, validator: Any) -> None:
     data = read_file(path).data
     assert not list(validator.iter_errors(data))
     config = RunConfig.load(path)
@@ -404,7 +404,7 @@ def test_numbers_and_keys_have_bounds(tmp_path: Path, override: str, message: st
     assert message in str(error.value) and len(str(error.value)) < 500
 
 
-def test_guidance_wants_dropped_conditions() -> None:
+def test_guidance_needs_dropped_conditions() -> None:
     parts = {**SMALL, "generator": "diffusion/diffusion", "condition_dropout": 0}
     message = refuse({**parts, "sample": {"options": {"guidance": 4}}})
     assert "sample.options.guidance: 4 compares with the empty text, which training never uses" in message

@@ -36,7 +36,7 @@ def test_gray_is_scaled_by_the_depth_that_it_uses(dtype: str, white: int) -> Non
     np.testing.assert_allclose(read[0], [0, 127.5, 255], atol=1 if white < 2**31 - 1 else 128)
 
 
-def test_a_16_bit_png_too() -> None:
+def test_a_16_bit_png_is_scaled_by_its_values() -> None:
     np.testing.assert_array_equal(gray(np.array([[0, 2048, 4095]], "uint16"), "PNG")[0], [0, 128, 255])
 
 

@@ -80,7 +80,7 @@ def test_an_error_of_the_operating_system_is_named_and_is_no_fault_to_report(min
     assert caught.value.exit_code == 2
 
 
-def test_the_innermost_component_is_to_blame_not_the_one_that_called_it(mine) -> None:
+def test_the_innermost_component_is_named_not_its_caller(mine) -> None:
     mine("dataset", "Disk", DISK)
     with pytest.raises(PluginError, match=r"^dataset 'mine/sharp'"), component_errors():
         batch = GeneratedImages(np.zeros((1, 4, 4, 3), np.uint8), ["a"])

@@ -83,7 +83,7 @@ def test_a_pipe_and_a_device_are_written_into(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", ".", "..", "", "/tmp/.."])
-def test_a_folder_is_no_file(path: str) -> None:
+def test_a_folder_is_not_a_file(path: str) -> None:
     with pytest.raises(ConfigError, match="is a folder: give the name of a file"):
         write_text(Path(path), "text")
 

@@ -250,7 +250,7 @@ def test_a_caption_key_that_is_not_there(tmp_path: Path) -> None:
 # Tables that are damaged
 
 
-def test_a_lone_quote_costs_its_own_row_only(tmp_path: Path) -> None:
+def test_a_single_quote_affects_only_its_own_row(tmp_path: Path) -> None:
     rows = ['0.png,"24 inch', "1.png,b", '2.png,c "q" c', '3.png,"a ""q"" b\nc"', '4.png,27 inch"', '5.png,"x"y']
     make(tmp_path, {f"{i}.png": None for i in range(7)} | {"metadata.csv": "file_name,text\n" + "\n".join(rows)})
     found = read_folder(tmp_path)
@@ -279,7 +279,7 @@ def test_a_caption_of_numbers_is_compared_with_boxes_at_once(tmp_path: Path) -> 
     assert time.monotonic() - began < 5
 
 
-def test_a_cell_or_caption_that_is_too_long_costs_its_own_row_only(tmp_path: Path) -> None:
+def test_a_too_long_cell_or_caption_affects_only_its_own_row(tmp_path: Path) -> None:
     long = "x" * 200_000
     make(tmp_path / "csv", {"0.png": None, "1.png": None, "metadata.csv": f"file_name,text\n0.png,{long}\n1.png,b\n"})
     assert problems(tmp_path / "csv")["metadata.csv:2"] == "a cell is longer than 131,072 letters"
@@ -408,14 +408,14 @@ def test_names_that_are_not_utf_8_can_be_skipped(tmp_path: Path) -> None:
     assert [problem.what for problem in dataset.problems()] == ["its name is not UTF-8 text: rename the file"]
 
 
-def test_runs_of_kgen_are_no_data(tmp_path: Path) -> None:
+def test_runs_of_kgen_are_not_data(tmp_path: Path) -> None:
     make(tmp_path, {"red/1.png": None, "sky/1.png": None})
     make(tmp_path, {"runs/a/config.yaml": "", "runs/a/.lock": "", "runs/a/samples/step-1.png": None})
     make(tmp_path, {"runs/b/config.yaml": "", "runs/b/manifest.json": "", "runs/b/samples/step-1.png": None})
     assert captions(tmp_path) == {"red/1.png": ["red"], "sky/1.png": ["sky"]}
 
 
-def test_files_that_are_no_images_are_counted(tmp_path: Path) -> None:
+def test_files_that_are_not_images_are_counted(tmp_path: Path) -> None:
     make(tmp_path, {f"{c}/{i}.png": None for c in "ab" for i in "12"})
     make(tmp_path, {"a/x.heic": "x", "a/y.HEIC": "x", "b/z.svg": "x", "b/file": "x", "a/.hidden": "x"})
     SMALL.save(tmp_path / "a" / "3.tga")

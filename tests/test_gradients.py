@@ -270,7 +270,7 @@ def test_the_averages_follow_a_table_too() -> None:
     np.testing.assert_allclose(optimizer.averages[0].numpy()[:, 0], [-0.1 * decay - 0.2 * (1 - decay), 0.0], rtol=1e-4)
 
 
-def test_a_part_of_the_weights_can_be_stepped() -> None:
+def test_some_of_the_weights_can_be_updated() -> None:
     tables = [keras.Variable(np.zeros((2, 1), "float32")) for _ in range(2)]
     optimizer = AveragingAdamW(0.1, weight_decay=0.0, clip_norm=1.0)
     optimizer.build(tables)

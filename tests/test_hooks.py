@@ -118,7 +118,7 @@ def test_kgens_own_commands_load_no_plugin(monkeypatch) -> None:
     assert group.get_command(None, "run").name == "run"
 
 
-def test_a_commands_declaration_must_be_in_order() -> None:
+def test_a_declaration_of_a_command_must_be_valid() -> None:
     commands = Commands(Provenance("mine", "kgen-plugin-mine", "1"))
     for name, target, summary in (
         ("a b", "a:b", ""),

@@ -232,7 +232,7 @@ def test_metadata_in_folders_below(tmp_path: Path) -> None:
     assert problem.what == "none of first/metadata.jsonl, more/deep/metadata.jsonl has a caption for it"
 
 
-def test_a_image_may_have_several_captions(tmp_path: Path) -> None:
+def test_an_image_may_have_several_captions(tmp_path: Path) -> None:
     solid_image().save(tmp_path / "a.png")
     solid_image(BLUE).save(tmp_path / "b.png")
     rows = [("a.png", "red"), ("a.png", "scarlet"), ("b.png", "blue")]
@@ -435,7 +435,7 @@ def test_wrong_options(folder: Path) -> None:
         ImageFolder(path=str(folder), holdout=tuple(f"image {i}" for i in range(12)))
 
 
-def test_a_file_that_vanishes_while_training_is_named(folder: Path) -> None:
+def test_a_file_that_disappears_during_training_is_named(folder: Path) -> None:
     dataset = ImageFolder(path=str(folder))
     (folder / "04.png").unlink()
     with pytest.raises(DataError, match=r"04\.png has changed"):

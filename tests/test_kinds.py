@@ -297,7 +297,7 @@ def test_a_bare_name_of_two_plugins_is_ambiguous_and_both_are_named(site, monkey
         (("add", "mine.herb", "x", "a"), "mine.herb 'x': the target must read 'package.module:Class', not 'a'"),
     ],
 )
-def test_a_declaration_that_is_not_in_order_is_refused(call: tuple[Any, ...], reason: str) -> None:
+def test_invalid_declarations_are_refused(call: tuple[Any, ...], reason: str) -> None:
     registrar = Registrar(Registry(), Provenance("mine", "kgen-plugin-mine", "1"))
     method, *arguments = call
     with pytest.raises(PluginError) as caught:

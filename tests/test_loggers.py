@@ -192,7 +192,7 @@ def test_a_logger_that_cannot_be_used_is_refused_before_the_training(
     assert done.status in (1, 2) and message in done.err and "Traceback" not in done.err, done
 
 
-def test_one_that_is_remote_is_not_tried_and_loggers_may_change(kgen, where, tmp_path: Path) -> None:
+def test_a_remote_logger_is_not_tried_and_loggers_may_change(kgen, where, tmp_path: Path) -> None:
     assert kgen("check", config(tmp_path, "remote"), **where).status == 0
     assert not (tmp_path / "sent").exists()
     assert kgen("run", config(tmp_path, "remote"), **where).status == 0

@@ -151,7 +151,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Compiled, "compile", lambda self, **given: keras.Model.compile(self, run_eagerly=True))
 
 
-def test_every_component_is_here() -> None:
+def test_the_matrix_has_every_component() -> None:
     for kind, tiny in (("encoder", ENCODERS), ("generator", GENERATORS), ("decoder", DECODERS)):
         assert {component.id for component in registry().of_kind(kind)} - ELSEWHERE == set(tiny), kind
 

@@ -56,7 +56,7 @@ def test_weights_larger_than_memory_are_refused_before_they_are_created(monkeypa
     keras.layers.Dense(9).build((None, 8))  # no guard is left behind
 
 
-def test_pipelines_have_that_guard() -> None:
+def test_pipelines_larger_than_memory_are_refused() -> None:
     dataset = Patterns(count=2)
     encoder = Words(dim=1_000_000)
     encoder.adapt(dataset.captions("train"))

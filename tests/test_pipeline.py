@@ -87,7 +87,7 @@ def test_conditions_are_dropped_at_the_given_rate_only_in_training(dataset: Patt
 
 
 @pytest.mark.backends
-def test_a_image_depends_on_prompt_and_seed_alone(dataset: Patterns) -> None:
+def test_an_image_depends_on_prompt_and_seed_alone(dataset: Patterns) -> None:
     pipeline = make(dataset)
     names = [f"pattern {i}" for i in range(8)]
     together = pipeline.generate(names, seed=3, spread=0.5)

@@ -225,7 +225,7 @@ def test_a_sampler_that_refuses_few_steps_gets_the_configured_steps(monkeypatch:
     assert seen == [2, 7]
 
 
-def test_the_stage_of_the_decoder_is_tried_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_decoder_stage_is_tried_too(monkeypatch: pytest.MonkeyPatch) -> None:
     from kgen_plugin_codecs.kl import KLAutoencoder
 
     kl = "decoder 'codecs/kl-autoencoder' of kgen-plugin-codecs"

@@ -422,7 +422,7 @@ def test_check_continues_after_an_error(good: Path, kgen: Any, monkeypatch: pyte
     assert f"error: {bad}: " in outcome.err and "ZeroDivisionError: boom" in outcome.err
 
 
-def test_a_plugin_that_is_missing_is_named_with_its_version(copy: Path, kgen: Any) -> None:
+def test_a_missing_plugin_is_named_with_its_version(copy: Path, kgen: Any) -> None:
     directory = RunDirectory(copy)
     components = directory.read_manifest()["components"]
     gone = {"id": "gone/gan", "distribution": "kgen-plugin-gone", "version": "1.5"}

@@ -111,7 +111,7 @@ def test_equal_prompts_in_several_portions_have_different_images(
         pipeline.generate("pattern 1", first=[0, 1])
 
 
-def test_images_are_numbered_on(config: RunConfig) -> None:
+def test_the_numbering_of_images_continues(config: RunConfig) -> None:
     pipeline, _ = painter()
     for shared in (False, True):
         many = pipeline.generate(["pattern 1", "pattern 2"], n=5, shared_noise=shared)

@@ -46,7 +46,7 @@ class TestTwoObjects(DatasetConformance):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("center", [(20.0, 20.0), (17.3, 22.9)])
-def test_covered_area_is_the_shapes(shape: str, center: tuple[float, float]) -> None:
+def test_the_covered_area_is_that_of_the_shape(shape: str, center: tuple[float, float]) -> None:
     covered = coverage(shape, 12.0, center, 40)
     assert covered.min() == 0 and covered.max() == 1
     assert covered.sum() == pytest.approx(AREAS[shape] * 12.0**2, rel=0.015)  # samples on an edge count as inside

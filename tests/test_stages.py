@@ -111,7 +111,7 @@ def test_two_stages_leave_two_trainings(done: Path) -> None:
         np.testing.assert_array_equal(array, np.asarray(loaded[path].numpy()), err_msg=path)
 
 
-def test_one_stage_alone_then_the_rest(tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_decoder_stage_alone_and_then_the_rest(tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(configuration(), tmp_path / "run", stage="decoder")
     assert not (tmp_path / "run" / "model").exists()
     refuse_to_train(monkeypatch)
@@ -121,7 +121,7 @@ def test_one_stage_alone_then_the_rest(tmp_path: Path, done: Path, monkeypatch: 
         np.testing.assert_array_equal(array, second[name], err_msg=name)
 
 
-def test_latents_are_all_that_training_reads(tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_reads_only_latents(tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once they are cached, no image is read, and no decoder called, while the generator is trained."""
     monkeypatch.setenv("KGEN_CACHE", str(done.parent / "cache"))
     RunDirectory(tmp_path / "second").prepare(configuration())

@@ -161,7 +161,7 @@ def test_pixels_that_are_stored_as_numbers(tmp_path: Path) -> None:
     np.testing.assert_array_equal(dataset.image("train", 0), pixels)
 
 
-def test_ids_are_no_captions(tmp_path: Path) -> None:
+def test_ids_are_not_captions(tmp_path: Path) -> None:
     """cifar10 is such: its only text is an id."""
     examples = [{**example(i), "id": f"train_{i}"} for i in range(2)]
     write(tmp_path, "array_record", ("id", "image", "label"), {"train": examples})

@@ -99,7 +99,7 @@ def batch_of(pipeline: kgen.Pipeline, dataset: Patterns, count: int) -> dict[str
 
 @pytest.mark.backends
 @pytest.mark.parametrize("way", ["sample_weight", "in the batch"])
-def test_examples_are_weighed(way: str) -> None:
+def test_examples_are_weighted(way: str) -> None:
     dataset = Patterns()
     pipeline = make(dataset, noise=0.0)
     batch = batch_of(pipeline, dataset, 6)
@@ -145,7 +145,7 @@ def test_arguments_that_fit_would_ignore_are_refused() -> None:
 
 
 @pytest.mark.backends
-def test_regularizers_count() -> None:
+def test_regularizers_are_minimized() -> None:
     dataset = Patterns()
     moved = []
     for penalty in (0.0, 0.5):

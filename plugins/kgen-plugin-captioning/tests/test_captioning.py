@@ -237,7 +237,7 @@ def test_half_right_captions() -> None:
     assert scores == pytest.approx({"exact": 0.5, "length": 0.5, "letters": 1 - 0.5 / letters})
 
 
-def test_what_is_wrong_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_captions_datasets_and_codecs_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match=r"captions: 'a large .*' has \d+ letters, more than the length 20"):
         Captions(of=SHAPES, length=20)
     with pytest.raises(ConfigError, match=r"images of codec are 16x16x3 .*, but the images to caption are 32x32x3"):

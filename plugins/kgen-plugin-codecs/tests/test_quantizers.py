@@ -128,7 +128,7 @@ def test_dead_codes_are_revived() -> None:
 
 
 @pytest.mark.backends
-def test_starts_at_the_centres_of_clusters() -> None:
+def test_codes_start_at_the_centers_of_clusters() -> None:
     centers = RNG.normal(size=(SIZE, DIM)) * 10
     sample = (np.repeat(centers, 50, axis=0) + 0.01 * RNG.normal(size=(SIZE * 50, DIM))).astype("float32")
     quantizer = ours(np.zeros((SIZE, DIM), "float32"), False)

@@ -52,7 +52,7 @@ def test_the_linear_schedule_holds_ddpms_numbers() -> None:
     assert linear_alphas_cumprod()[0] == 1.0
 
 
-def test_the_cosine_schedule_is_nichol_and_dhariwals() -> None:
+def test_the_cosine_schedule_is_that_of_nichol_and_dhariwal() -> None:
     t = np.linspace(0.01, 0.99, 7)
     wanted = np.cos((t + 0.008) / 1.008 * math.pi / 2)
     np.testing.assert_allclose(array(SCHEDULES["cosine"].alpha(tensor(t))), wanted, atol=3e-4)

@@ -77,5 +77,5 @@ def test_a_pattern_that_takes_too_long_is_refused(monkeypatch: pytest.MonkeyPatc
         OpenMoji(match=("(?b)(?:elephants and tigers walking){e<=25}[0-9]{3}",))  # with up to 25 errors
 
 
-def test_the_credit_names_author_and_licence(everything: OpenMoji) -> None:
+def test_the_credit_names_author_and_license(everything: OpenMoji) -> None:
     assert "OpenMoji" in everything.credit and "CC BY-SA 4.0" in everything.credit

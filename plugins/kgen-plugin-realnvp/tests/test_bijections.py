@@ -275,7 +275,7 @@ def test_mixing_starts_as_a_rotation(array) -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 2, 2), (1, 3, 2), (1, 2, 1)])
-def test_density_of_dequantising_noise(shape: Shape, randomize, condition_of, slogdet, array) -> None:
+def test_density_of_dequantizing_noise(shape: Shape, randomize, condition_of, slogdet, array) -> None:
     dequantizer = VariationalDequantizer(width=8)
     dequantizer.build((None, *shape), CONDITION_SHAPE)
     randomize(dequantizer, 0.2)
@@ -290,7 +290,7 @@ def test_density_of_dequantising_noise(shape: Shape, randomize, condition_of, sl
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.3, 3.0])
-def test_dequantising_noise_stays_in_its_bin(scale: float, randomize, condition_of, array) -> None:
+def test_dequantizing_noise_stays_in_its_bin(scale: float, randomize, condition_of, array) -> None:
     """With any weights and noise, u is in [0, 1) and densities are finite."""
     dequantizer = VariationalDequantizer(width=8)
     dequantizer.build((None, 2, 2, 3), CONDITION_SHAPE)

@@ -98,7 +98,7 @@ def test_variational_dequantization_learns_of_any_images(randomize, condition_of
 
 
 @pytest.mark.parametrize("options", KINDS)
-def test_codes_make_the_image_and_images_the_code(options, randomize, condition_of, array) -> None:
+def test_images_and_codes_are_converted_into_each_other(options, randomize, condition_of, array) -> None:
     flow, condition, x = generator(randomize, scale=0.05, **options), condition_of(3), images(3)
     codes = flow.encode(ops.convert_to_tensor(x), condition)
     assert {name: tuple(code.shape[1:]) for name, code in codes.items()} == {

@@ -80,7 +80,7 @@ def test_a_density_integrates_to_1(make: Callable[[], Any], scale: float, random
 # ---- 8-bit images --------------------------------------------------------------------------------------------------
 
 
-def test_probabilities_of_all_images_add_up_to_1(randomize, condition_of, array) -> None:
+def test_probabilities_of_all_images_sum_to_1(randomize, condition_of, array) -> None:
     """There are 65536 images of two pixels. With equal noise in every bin, this is a Riemann sum of the density."""
     flow = two_pixels(alpha=1e-3)
     randomize(flow, 0.15)

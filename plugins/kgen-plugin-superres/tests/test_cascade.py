@@ -55,7 +55,7 @@ def test_each_part_works_on_the_latents_of_the_next_one() -> None:
     np.testing.assert_allclose(ops.convert_to_numpy(made.encode(ops.convert_to_tensor(images))), means, atol=1e-5)
 
 
-def test_it_is_its_parts() -> None:
+def test_a_cascade_equals_its_parts() -> None:
     made = cascade(REGRESSION, REGRESSION)
     made.build(None)
     rng = np.random.default_rng(0)

@@ -67,7 +67,7 @@ def test_learns_details_that_interpolation_loses() -> None:
     assert before > 0.4 and after < 0.1
 
 
-def test_scores_tell_bicubic_interpolation() -> None:
+def test_scores_include_bicubic_interpolation() -> None:
     decoder = Regression(SPACE, width=8)
     plain = np.full((2, 16, 16, 3), 51, np.uint8)
     checkered = plain.copy()

@@ -110,7 +110,7 @@ def test_pickles() -> None:
     assert (pairs(CAPTIONS, 8) == learned()(CAPTIONS, 8)).all()
 
 
-def test_padding_is_never_looked_at() -> None:
+def test_padding_is_never_read() -> None:
     """The condition of a text does not depend on its padding."""
     encoder = TransformerText(vocabulary=300, length=8, dim=16, depth=2, heads=2)
     encoder.adapt(CAPTIONS)
@@ -128,7 +128,7 @@ def test_padding_is_never_looked_at() -> None:
     assert ops.convert_to_numpy(before["mask"])[0].tolist() == [1, 1, 1, 0, 0, 0, 0, 0]
 
 
-def test_order_of_words_counts() -> None:
+def test_order_of_words_matters() -> None:
     encoder = TransformerText(vocabulary=300, length=8, dim=16, depth=1, heads=2)
     encoder.adapt(CAPTIONS)
     pooled = ops.convert_to_numpy(

@@ -189,7 +189,7 @@ def test_every_level_matters_and_temperature_scales_it() -> None:
     np.testing.assert_allclose(cool, half, atol=1e-6)
 
 
-def test_maps_lie_at_ever_finer_stages() -> None:
+def test_maps_are_at_increasingly_fine_stages() -> None:
     vae = VAE(Space("continuous", (32, 16, 3)), CONDITIONS, network=Network(), levels=4, vector=5, channels=2)
     assert vae.latent_shapes == ((5,), (4, 2, 2), (8, 4, 2), (16, 8, 2))
 
