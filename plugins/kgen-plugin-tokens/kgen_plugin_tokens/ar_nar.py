@@ -41,8 +41,8 @@ class Combined(Generator):
     """An autoregressive model samples a draft, and a non-autoregressive model fills in the other tokens.
 
     The draft has every `stride`-th token of every `stride`-th row: it is short, and decides what the image shows. A few
-    passes then fill in the other tokens. After that, each of the `rounds` of refinement samples the least certain tokens
-    again, given all others.
+    passes then fill in the other tokens. After that, each of the `rounds` of refinement samples the least certain
+    tokens again, given all others.
 
     Args:
         network: Options of the transformer that fills in tokens.
