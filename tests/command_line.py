@@ -34,7 +34,7 @@ evaluate: {metrics: [brightness]}
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command left behind."""
+    """The outcome of a command."""
 
     status: int
     out: str
@@ -50,7 +50,7 @@ class Outcome:
 
 
 def quickest_backend() -> str:
-    """What a process of its own runs on: the backend that is imported fastest."""
+    """The backend of a separate process: the one that is imported fastest."""
     return next(name for name in ("jax", "torch", "tensorflow") if importlib.util.find_spec(name))
 
 

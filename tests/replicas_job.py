@@ -42,7 +42,7 @@ FIT = FitConfig(
 
 
 def trained(mode: Any, noise: float, folder: Path) -> dict[str, Any]:
-    """What the training ends with: weights, their averages, losses of the validation, images, and noise by replica."""
+    """The results of the training: weights, their averages, validation losses, images, and noise by replica."""
     distribution = open_distribution(mode)
     seed_everything(0)
     dataset, encoder = Patterns(), Words()

@@ -95,7 +95,7 @@ def test_two_workers_equal_one_device(one_device: dict[str, Any], tmp_path: Path
 
 
 def test_two_jax_devices_equal_one(tmp_path: Path) -> None:
-    """In one process, of two devices: what is not distributed takes the first alone. TensorFlow is not imported."""
+    """One process has two devices. Work that is not distributed uses only the first. TensorFlow is not imported."""
     modes = ("none", "data_parallel")
     one, two = results(start("jax", 2, 0.1, tmp_path, *modes), tmp_path, *modes)
     assert (one["replicas"], two["replicas"]) == (1, 2)

@@ -89,7 +89,7 @@ def test_each_part_is_created_once(
 
 
 def test_the_decoder_stage_creates_no_other_part_again(file: Path, tmp_path: Path, made: Counter[str]) -> None:
-    """Of decoders there are three: one that is tried, one that is trained, and one that is read from what was saved."""
+    """There are three decoders: one that is tried, one that is trained, and one that is loaded from its files."""
     config = RunConfig.load(file, [STAGE])
     run(config, tmp_path / "run", log=lambda text: None)
     assert made == {**dict.fromkeys((cls.__name__ for cls in PARTS), 1), "Codec": 3}

@@ -70,7 +70,7 @@ def test_a_symbolic_link_stays_a_link(tmp_path: Path) -> None:
 
 
 def test_a_pipe_and_a_device_are_written_into(tmp_path: Path) -> None:
-    """As root, a rename would make a file of /dev/null."""
+    """If root renamed a file to /dev/null, it would replace the device by a file."""
     os.mkfifo(tmp_path / "pipe")
     found: list[str] = []
     reader = threading.Thread(target=lambda: found.append((tmp_path / "pipe").read_text()), daemon=True)
@@ -260,7 +260,7 @@ def test_a_cache_that_several_processes_fill_is_not_removed(tmp_path: Path) -> N
 
 @pytest.mark.usefixtures("windows")
 def test_file_operations_work_on_windows_too(tmp_path: Path) -> None:
-    """Where nothing that is open can be moved or deleted, no folder be opened, and no file be flushed but written."""
+    """Open files cannot be moved or deleted, folders cannot be opened, and only files open for writing be flushed."""
     for text in ("old", "new"):
         write_text(tmp_path / "x", text)
         with atomic_folder(tmp_path / "folder", lambda _: ["a"]) as folder:

@@ -93,7 +93,7 @@ def make_generator(name: str) -> Any:
 
 
 def summed(gradient: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """What a sparse gradient stands for, by numpy alone; zeros where there is no gradient."""
+    """Converts a sparse gradient to a dense array by numpy; a missing gradient is zeros."""
     table = np.zeros(shape, np.float32)
     if isinstance(gradient, tf.IndexedSlices):
         np.add.at(table, gradient.indices.numpy(), gradient.values.numpy())

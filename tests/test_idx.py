@@ -20,7 +20,7 @@ LABELS = {"train": np.arange(30, dtype=np.uint8) % 3, "t10k": np.arange(9, dtype
 
 
 def encode(array: np.ndarray) -> bytes:
-    """As the format's authors describe it."""
+    """Writes the format as its authors describe it."""
     return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 

@@ -83,7 +83,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 @functools.cache
 def pixels(generator: str = "diffusion/diffusion") -> kgen.Pipeline:
-    """Of images of 16x16; nobody trains it."""
+    """A pipeline for images of 16x16, which is not trained."""
     return kgen.assemble(
         encoder={"name": "text/bag", "dim": 8},
         generator={"name": generator, "network": NETWORKS[generator]},
@@ -144,7 +144,7 @@ def test_a_run_file_has_no_strength() -> None:
 
 @functools.cache
 def cells(size: int) -> kgen.Pipeline:
-    """Whose latents are tokens of `size` x `size` pixels each, of one gray level: nothing of an image is lost."""
+    """A lossless pipeline whose latents are tokens, one for `size` x `size` pixels of one gray level."""
     decoder = Blocks(kgen.Space("continuous", (16, 16, 1)), size=size)
     encoder = make_encoder({"name": "text/bag", "dim": 8}, [PROMPT])
     network = {"width": 8, "depth": 1, "heads": 2}

@@ -218,7 +218,7 @@ def test_metadata_csv(tmp_path: Path) -> None:
 
 
 def test_metadata_in_folders_below(tmp_path: Path) -> None:
-    """As Hugging Face has it: one table a folder; names are relative to the table."""
+    """Hugging Face's layout: one table per folder, and names relative to the table."""
     for place, color in (("first", RED), ("more/deep", BLUE)):
         (tmp_path / place).mkdir(parents=True)
         solid_image(color).save(tmp_path / place / "a.png")

@@ -42,7 +42,7 @@ evaluate: {metrics: [attributes], max_prompts: 4}
 
 
 class Ragged(Encoder):
-    """Of a text its letters' numbers, one a position, as often as `dim`; padding holds what must not be read."""
+    """Each position has the number of a letter, repeated `dim` times. Padding has values that must not be read."""
 
     def __init__(self, *, length: int = 3, dim: int = 2, pooled: int = 1, frozen: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -31,7 +31,7 @@ PIXELS = np.zeros((8, 8, 3), np.uint8)
 
 
 class Page(HTMLParser):
-    """What a browser finds in a page."""
+    """Collects the content of a page, as a browser reads it."""
 
     def __init__(self, page: str) -> None:
         super().__init__()

@@ -397,7 +397,7 @@ def test_images_that_are_not_finite_are_an_error(dataset: Patterns) -> None:
 
 
 class Guided(Painter):
-    """What guidance leads away from is subtracted."""
+    """Guidance extrapolates from the mean of the null condition to that of the condition."""
 
     def generate(self, condition, null_condition, noise, *, guidance: kgen.Guidance = 1.0):
         return self.mean(null_condition) + guidance * (self.mean(condition) - self.mean(null_condition))

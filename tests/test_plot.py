@@ -19,7 +19,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 class Plot:
-    """What an SVG of matplotlib's shows."""
+    """The content of an SVG file by matplotlib."""
 
     def __init__(self, *lines: Line, logarithmic: bool = False) -> None:
         self.svg = line_plot(lines, "seconds", "share", logarithmic=logarithmic)
@@ -118,7 +118,7 @@ assert "matplotlib.pyplot" not in sys.modules, "of no use"
 
 
 def test_the_first_plot_of_a_process_says_nothing_and_is_like_the_others(tmp_path: Path) -> None:
-    """Not even where matplotlib cannot keep what it finds out about fonts."""
+    """This holds even if matplotlib cannot write its cache of fonts."""
     (tmp_path / "file").touch()
     environment = {**os.environ, "MPLCONFIGDIR": str(tmp_path / "file" / "none"), "PYTHONHASHSEED": "1"}
     done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, env=environment, check=False)

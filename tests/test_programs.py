@@ -273,7 +273,7 @@ COMPONENTS: dict[str, tuple[Kind, kgen.Space, dict[str, Any], list[tuple[str, di
 
 @functools.cache
 def component(name: str) -> Any:
-    """With all its weights, none of which is zero."""
+    """Returns it with all of its weights, none of which is zero."""
     kind, space, given, _ = COMPONENTS[name]
     cls = find(kind, name)[0].load()
     keras.utils.set_random_seed(0)
@@ -317,7 +317,7 @@ CASES = [(name, number) for name, (*_, calls) in COMPONENTS.items() for number i
 @pytest.mark.skipif(not TRACED_ONCE, reason="on PyTorch, a tensor is as good as a number")
 @pytest.mark.parametrize(("name", "number"), CASES)
 def test_numbers_may_be_tensors(name: str, number: int) -> None:
-    """What a program computes of numbers that it is given is what it computes where they are compiled in."""
+    """A program gives the same results whether numbers are its inputs or are compiled in."""
     part = component(name)
     method, given = COMPONENTS[name][3][number]
     given = dict(given)

@@ -145,7 +145,7 @@ def test_restart_moves_the_older_run_aside_and_prints_where(
 
 @pytest.mark.usefixtures("windows")
 def test_a_run_is_moved_aside_on_windows_too(copy: Path, tmp_path: Path) -> None:
-    """Where nothing can be moved in which a file is open, the lock included."""
+    """On Windows, a folder cannot be moved while a file in it is open, such as the lock."""
     before, directory = everything(copy), RunDirectory(copy)
     with directory.locked(), directory.moved_aside() as older:
         assert everything(older) == before and everything(copy) == {".lock": b""}

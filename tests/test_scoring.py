@@ -93,7 +93,7 @@ def test_images_are_generated_in_portions_and_are_those_of_one_call(
 def test_equal_prompts_in_several_portions_have_different_images(
     config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As of an encoder of labels, which several captions share."""
+    """Equal prompts occur, for example, with an encoder of labels, because several captions share a label."""
     pipeline, dataset = painter()
     inputs = ["pattern 1", "pattern 2", "pattern 1", "pattern 1", "pattern 2"]
     prompts = Prompts(inputs, list("abcde"), Written(inputs))

@@ -219,7 +219,7 @@ def standardized(self: Any, x: Any, condition: Any, training: bool) -> dict[str,
 
 
 def rough(self: Any, x: Any, condition: Any, training: bool) -> dict[str, Any]:
-    """Of which the gradient is not finite where what is reconstructed is right."""
+    """A loss whose gradient is not finite if the reconstruction is exact."""
     error = ops.sum(ops.square(ops.stop_gradient(x - x) * self.normal(condition)[0]), axis=(1, 2, 3))
     loss = Gaussian.compute_losses(self, x, condition, training)["loss"]
     flat = ops.cast(ops.var(x, axis=(1, 2, 3)) < 1e-6, "float32")

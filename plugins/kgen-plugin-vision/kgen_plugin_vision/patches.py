@@ -23,7 +23,7 @@ MAX_SIDE = 2**12
 
 
 class Learned(TypedDict):
-    """What a file of that name holds: height, width, channels."""
+    """The content of the file of the same name: height, width and channels."""
 
     shape: tuple[
         Annotated[int, Field(ge=1, le=MAX_SIDE)],
