@@ -119,7 +119,7 @@ def test_a_decoder_starts_from_another_one(tmp_path: Path) -> None:
     logged: list[str] = []
     init = {"from": str(first), "exclude": ["decoder/scale"]}
     changes = {"decoder__init": init, "decoder__fit__frozen": ["decoder/encoder_network"], "seed": 4}
-    with pytest.raises(ConfigError, match=r"decoder.init: exclude: 'decoder/scales' fits no weight; did you mean"):
+    with pytest.raises(ConfigError, match=r"decoder.init: exclude: 'decoder/scales' matches no weight; did you mean"):
         check(configuration(base, **{**changes, "decoder__init": {**init, "exclude": ["decoder/scales"]}}))
     run(configuration(base, **changes), tmp_path / "second", log=logged.append, stage="decoder")
     before, after = (load_file(run / "weights.safetensors") for run in (first, tmp_path / "second/decoder/model"))

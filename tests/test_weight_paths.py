@@ -183,12 +183,12 @@ def test_the_suggested_patterns_match_no_other_weights() -> None:
         (
             {},
             {"include": ["generator/nett/*"]},
-            r"include: 'generator/nett/\*' fits no weight; did you mean 'generator",
+            r"include: 'generator/nett/\*' matches no weight; did you mean 'generator",
         ),
         (
             {},
             {"exclude": ["quite/other"]},
-            "exclude: 'quite/other' fits no weight; the paths of weights begin with enc",
+            "exclude: 'quite/other' matches no weight; the paths of weights begin with enc",
         ),
         ({}, {"include": "generator/*"}, "include must be a list of patterns"),
         ({"count": 6}, {}, r"has other assets \(words.txt\).*exclude encoder/\*"),
@@ -275,7 +275,7 @@ def test_a_frozen_layer_updates_no_statistics() -> None:
 
 def test_patterns_that_cannot_be_frozen_are_refused() -> None:
     pipeline = assemble()
-    with pytest.raises(kgen.ConfigError, match=r"frozen: 'decoder/\*' fits no weight"):
+    with pytest.raises(kgen.ConfigError, match=r"frozen: 'decoder/\*' matches no weight"):
         kgen.freeze(pipeline, ["decoder/*"])
     with pytest.raises(kgen.ConfigError, match="nothing is left to train"):
         kgen.freeze(pipeline, ["*"])

@@ -81,7 +81,7 @@ def load_initial(sources: Sequence[InitConfig], pipeline: Pipeline) -> Start:
     """Loads weights of a pipeline's encoder and generator, as `init` specifies.
 
     Raises:
-        RunError: weights do not fit; the message names them. ConfigError: a pattern fits nothing.
+        RunError: weights do not fit; the message names them. ConfigError: a pattern matches nothing.
     """
     weights = {path: v for path, v in saved_weights(pipeline).items() if path.partition("/")[0] in PARTS}
     return _load("init", sources, weights, lambda arrays: with_paths(arrays, pipeline), pipeline.encoder)

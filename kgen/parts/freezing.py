@@ -21,13 +21,13 @@ def freeze(model: keras.Model, frozen: Sequence[str] = (), *, trainable: Sequenc
     Args:
         model: A `Pipeline`, or another model that has parts as attributes.
         frozen: Patterns of the paths of weights, such as ["encoder/*"]: see `kgen.weight_paths`.
-        trainable: Patterns of the weights that stay trainable, unless `frozen` fits them, too; all others are frozen.
+        trainable: Patterns of the weights that stay trainable, unless `frozen` matches them, too; all others are frozen.
 
     Returns:
         The paths of the weights that this call has frozen.
 
     Raises:
-        ConfigError: a pattern fits no weight; no trainable weight is left; or the model is already compiled.
+        ConfigError: a pattern matches no weight; no trainable weight is left; or the model is already compiled.
     """
     if getattr(model, "compiled", False):
         raise ConfigError("freeze weights before compile: an optimizer trains those that it was compiled with")

@@ -50,7 +50,7 @@ def init_weights(
 
     Raises:
         RunError: there are no weights, or some do not fit. The message names these, and no weight is assigned.
-        ConfigError: a pattern fits nothing.
+        ConfigError: a pattern matches nothing.
     """
     found = WeightSource(Path(source))
     if takes_assets(include, exclude):
@@ -111,7 +111,7 @@ def _message(source: WeightSource, wrong: Sequence[tuple[str, str]], shared: Col
 
 
 def short_patterns(wanted: Sequence[str], others: Collection[str]) -> list[str]:
-    """A short list of patterns that fit all wanted paths, and none of the others."""
+    """A short list of patterns that match all wanted paths, and none of the others."""
     found: list[str] = []
     for path in wanted:
         if not matches(path, found):
