@@ -14,8 +14,8 @@ ALL = ("*",)
 def matches(path: str, patterns: Iterable[str]) -> bool:
     """Whether a path, or the path of a layer that contains it, matches one of the patterns.
 
-    In a pattern, `*` stands for any characters, including slashes, and `?` for one character. A pattern that matches the
-    path of a layer, such as `generator/model/middle`, selects all weights in it.
+    In a pattern, `*` stands for any characters, including slashes, and `?` for one character. A pattern that matches
+    the path of a layer, such as `generator/model/middle`, selects all weights in it.
     """
     return any(fnmatchcase(path, pattern) or fnmatchcase(path, f"{pattern.rstrip('/')}/*") for pattern in patterns)
 
