@@ -42,7 +42,7 @@ FIT = FitConfig(
 
 
 def trained(mode: Any, noise: float, folder: Path) -> dict[str, Any]:
-    """What the training ends with: weights, their averages, losses of the validation, images, and noise by replica."""
+    """The results of the training: weights, their averages, validation losses, images, and noise by replica."""
     distribution = open_distribution(mode)
     seed_everything(0)
     dataset, encoder = Patterns(), Words()
@@ -60,14 +60,14 @@ def trained(mode: Any, noise: float, folder: Path) -> dict[str, Any]:
         "replicas": distribution.replicas,
         "losses": [float(row["val_loss"]) for row in read_rows(folder / "metrics.csv") if row["val_loss"]],
         "images": pipeline.generate(dataset.prompts("train")[:3]) if alone else [],
-        "drawn": drawn(distribution.strategy, painter),
+        "sampled": sampled(distribution.strategy, painter),
         **{f"w{i}": np.asarray(v.numpy()) for i, v in enumerate(pipeline.trainable_variables)},
         **{f"a{i}": np.asarray(v.numpy()) for i, v in enumerate(pipeline.optimizer.averages)},
     }
 
 
-def drawn(strategy: Any, painter: Painter) -> list[np.ndarray]:
-    """The noise that each replica of this process draws next."""
+def sampled(strategy: Any, painter: Painter) -> list[np.ndarray]:
+    """The noise that each replica of this process samples next."""
     if strategy is None:
         return []
     values = strategy.run(lambda: keras.random.normal((4,), seed=painter.seed_generator))

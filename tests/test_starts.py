@@ -46,9 +46,9 @@ def weights(path: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.slow
-def test_a_unet_goes_on_with_other_data_and_a_wider_condition(tmp_path: Path) -> None:
-    said: list[str] = []
-    run(configuration(), tmp_path / "narrow", log=said.append)
+def test_a_unet_continues_with_other_data_and_a_wider_condition(tmp_path: Path) -> None:
+    logged: list[str] = []
+    run(configuration(), tmp_path / "narrow", log=logged.append)
     changes = {
         "data__colors": ["blue"],
         "encoder__dim": 6,
@@ -68,11 +68,11 @@ def test_a_unet_goes_on_with_other_data_and_a_wider_condition(tmp_path: Path) ->
     assert len(patterns) < len(named) and any("/kv/kernel" in pattern for pattern in patterns)
 
     init["exclude"] += patterns
-    run(configuration(**changes, init=init), tmp_path / "wide", log=said.append)
+    run(configuration(**changes, init=init), tmp_path / "wide", log=logged.append)
     narrow, wide = weights(tmp_path / "narrow"), weights(tmp_path / "wide")
     fresh = RunDirectory(tmp_path / "wide").read_manifest()["init"]["fresh"]
     assert set(named) <= set(fresh) and {path for path in fresh if path not in named} == {"encoder/table"}
-    assert any(named[0] in line for line in said)
+    assert any(named[0] in line for line in logged)
     taken = {path for path in wide if path not in fresh}
     assert len(taken) > 20
     for path in taken:
@@ -80,7 +80,7 @@ def test_a_unet_goes_on_with_other_data_and_a_wider_condition(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_frozen_parts_stay_bit_for_bit_through_a_run_that_is_resumed(tmp_path: Path) -> None:
+def test_frozen_parts_stay_bit_for_bit_in_a_resumed_run(tmp_path: Path) -> None:
     source, path = tmp_path / "source", tmp_path / "run"
     run(configuration(), source, log=lambda line: None)
     frozen = ["encoder/*", "generator/model/down/*", "generator/model/*/transformer"]
@@ -116,7 +116,7 @@ def test_a_decoder_starts_from_another_one(tmp_path: Path) -> None:
     }
     run(configuration(base), tmp_path / "first", log=lambda line: None, stage="decoder")
     first = tmp_path / "first" / "decoder" / "model"
-    said: list[str] = []
+    logged: list[str] = []
     source = tmp_path / "first"  # which has no other weights than its decoder's
     with pytest.raises(
         RunError, match=r"init: .*first/decoder/model/.* contains no weights of encoder/\* or generator"
@@ -126,19 +126,19 @@ def test_a_decoder_starts_from_another_one(tmp_path: Path) -> None:
     changes = {"decoder__init": init, "decoder__fit__frozen": ["decoder/encoder_network"], "seed": 4}
     with pytest.raises(ConfigError, match=r"decoder.init: exclude: 'decoder/scales' matches no weight; did you mean"):
         check(configuration(base, **{**changes, "decoder__init": {**init, "exclude": ["decoder/scales"]}}))
-    run(configuration(base, **changes), tmp_path / "second", log=said.append, stage="decoder")
+    run(configuration(base, **changes), tmp_path / "second", log=logged.append, stage="decoder")
     before, after = (load_file(run / "weights.safetensors") for run in (first, tmp_path / "second/decoder/model"))
     still = {name for name in before if np.array_equal(before[name], after[name])}
     frozen = {name for name in before if name.startswith("decoder/encoder_network/")}
     scale = {"decoder/scale/deviation", "decoder/scale/mean"}  # measured again, on the same latents
     assert still - scale == frozen and len(frozen) > 5
-    assert f"the decoder: {len(before) - 2} weights come from {source}" in said
+    assert f"the decoder: {len(before) - 2} weights come from {source}" in logged
     noted = RunDirectory(tmp_path / "second").decoder_stage.read_manifest()["init"]
     assert noted["fresh"] == ["decoder/scale/deviation", "decoder/scale/mean"]
     assert noted["sources"][0]["step"] == 1
 
 
-def test_a_run_of_before_weights_had_paths_goes_on(tmp_path: Path) -> None:
+def test_a_run_with_numbered_weights_can_be_continued(tmp_path: Path) -> None:
     """The checkpoint and the decoder hold numbered weights; what is saved then holds paths."""
     path = Path(shutil.copytree(OLD, tmp_path / "run"))
     config = RunConfig.load(path / "config.yaml", ["fit.steps=5"])

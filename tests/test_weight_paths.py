@@ -90,7 +90,7 @@ PATHS = {
 
 
 @pytest.mark.backends
-def test_paths_are_the_attributes_and_depend_on_nothing_else() -> None:
+def test_paths_depend_only_on_the_attributes() -> None:
     for layer in (Outer(), Outer()):  # Keras numbers the layers of the second one on
         layer.build((None, 2))
         found = kgen.weight_paths(layer)
@@ -166,7 +166,7 @@ def test_a_file_holds_paths(saved: Path) -> None:
 
 
 @pytest.mark.backends
-def test_whole_pipelines_and_parts_are_taken(saved: Path) -> None:
+def test_weights_of_pipelines_and_of_parts_are_loaded(saved: Path) -> None:
     there = values(kgen.load(saved, custom=(Words, Painter)))
     pipeline = assemble(seed=2)
     before = values(pipeline)
@@ -180,7 +180,7 @@ def test_whole_pipelines_and_parts_are_taken(saved: Path) -> None:
     assert same(values(pipeline), there) == there.keys()
 
 
-def test_what_does_not_fit_is_named_and_nothing_is_assigned(saved: Path) -> None:
+def test_weights_that_do_not_fit_are_named_and_none_is_assigned(saved: Path) -> None:
     pipeline = assemble(dim=6, seed=2)
     before = values(pipeline)
     with pytest.raises(kgen.RunError) as caught:
@@ -194,7 +194,7 @@ def test_what_does_not_fit_is_named_and_nothing_is_assigned(saved: Path) -> None
     assert set(result.fresh) == {"encoder/table", "generator/net/dense/kernel"}
 
 
-def test_the_shortest_patterns_that_fit_nothing_else() -> None:
+def test_the_suggested_patterns_match_no_other_weights() -> None:
     bad = ["g/down/0/cross/kv/kernel", "g/up/3/cross/kv/kernel", "g/text/kernel", "g/alone"]
     good = ["g/down/0/self/qkv/kernel", "g/up/3/cross/kv/bias", "g/other/text/bias"]
     found = short_patterns(bad, good)
@@ -220,7 +220,7 @@ def test_the_shortest_patterns_that_fit_nothing_else() -> None:
         ({"count": 6}, {"exclude": ["encoder/assets"]}, r"table: \(5, 8\) in the source, \(7, 8\) in the model"),
     ],
 )
-def test_what_cannot_be_taken_is_refused(
+def test_sources_without_usable_weights_are_refused(
     saved: Path, changes: dict[str, Any], options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(kgen.KgenError, match=message):
@@ -301,7 +301,7 @@ def test_a_frozen_layer_updates_no_statistics() -> None:
     assert len(model.trainable_variables) == 4
 
 
-def test_what_cannot_be_frozen_is_refused() -> None:
+def test_patterns_that_cannot_be_frozen_are_refused() -> None:
     pipeline = assemble()
     with pytest.raises(kgen.ConfigError, match=r"frozen: 'decoder/\*' matches no weight"):
         kgen.freeze(pipeline, ["decoder/*"])

@@ -21,8 +21,7 @@ def freeze(model: keras.Model, frozen: Sequence[str] = (), *, trainable: Sequenc
     Args:
         model: A `Pipeline`, or another model that has parts as attributes.
         frozen: Patterns of the paths of weights, such as ["encoder/*"]: see `kgen.weight_paths`.
-        trainable: Patterns of the weights that stay trainable. All others are frozen, and so are those that `frozen`
-            matches.
+        trainable: Patterns of the weights that stay trainable, unless `frozen` matches them; all others are frozen.
 
     Returns:
         The paths of the weights that this call has frozen, in alphabetical order.

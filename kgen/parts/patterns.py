@@ -12,7 +12,7 @@ ALL = ("*",)
 
 
 def matches(path: str, patterns: Iterable[str]) -> bool:
-    """Whether one of the patterns matches a path, or the path of a layer that contains it.
+    """Whether a path, or the path of a layer that contains it, matches one of the patterns.
 
     In a pattern, `*` stands for any characters, including slashes, and `?` for one character. A pattern that matches
     the path of a layer, such as `generator/model/middle`, selects all weights in it.
