@@ -241,7 +241,7 @@ def test_components_that_do_not_fit_are_refused_by_name(
         if fits(generator, decoder):
             continue
         parts = {"encoder": reader, "generator": {"name": generator, **GENERATORS[generator]}}
-        reason = "larger grid" if (generator, decoder) == NO_GRID else f"'{generator}' .* '{decoder}'"
+        reason = "needs a grid of at least" if (generator, decoder) == NO_GRID else f"'{generator}' .* '{decoder}'"
         with pytest.raises(kgen.SpaceError, match=reason):
             kgen.assemble(**parts, decoder=decoder_of(decoder, reader.condition_space))
 

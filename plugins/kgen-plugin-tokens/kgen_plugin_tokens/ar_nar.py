@@ -73,7 +73,7 @@ class Combined(Generator):
         super().__init__(space, condition_space, **kwargs)
         if len(space.shape) < 2 or min(space.shape[:2]) < stride:
             raise SpaceError(
-                f"a draft of every {stride}nd token of every {stride}nd row needs a larger grid than {space}"
+                f"a draft with stride {stride} needs a grid of at least {stride}x{stride} tokens, but these are {space}"
             )
         self.network = network
         self.draft = draft

@@ -79,9 +79,9 @@ class TestCombined(GeneratorConformance):
 def test_spaces_and_steps_that_do_not_fit_are_named() -> None:
     with pytest.raises(ValueError, match="heads"):
         Transformer(width=20, heads=3)
-    with pytest.raises(SpaceError, match="larger grid"):
+    with pytest.raises(SpaceError, match="stride 2 needs a grid of at least 2x2 tokens, but these are 16 tokens of 4"):
         Combined(Space("tokens", (16,), vocabulary=4), CONDITIONS)
-    with pytest.raises(SpaceError, match="every 5"):
+    with pytest.raises(SpaceError, match="at least 5x5 tokens"):
         Combined(SPACE, CONDITIONS, stride=5)
     for generator in (NonAutoregressive(SPACE, CONDITIONS, network=CROSS), Combined(SPACE, CONDITIONS, network=CROSS)):
         with pytest.raises(ValueError, match=r"17 are more than the 1. tokens"):
