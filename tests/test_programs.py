@@ -170,6 +170,33 @@ def test_numbers_of_images_share_programs(pipeline: kgen.Pipeline) -> None:
 
 @pytest.mark.backends
 @pytest.mark.skipif(not TRACED_ONCE, reason="PyTorch compiles nothing")
+def test_each_kind_of_call_compiles_once(pipeline: kgen.Pipeline) -> None:
+    """The kinds: one prompt or many, with guidance or without, with a negative prompt or without."""
+    many = ["red", "blue"] * 9
+    kinds: list[dict[str, Any]] = [{}, {"guidance": 2.0}, {"guidance": 2.0, "negative_prompt": "blue"}]
+    for prompts in ("red", many):
+        for kind in kinds:
+            before = Counting.traced
+            pipeline.generate(prompts, **kind)
+            assert Counting.traced == before + 1, (prompts, kind)
+    before = Counting.traced
+    for count, n in ((1, 3), (4, 1), (16, 1), (17, 2), (25, 1), (9, 7), (64, 2)):
+        for guidance in (1.0, 0.5, 7.5):
+            assert len(pipeline.generate(many[:1] * count, n=n, guidance=guidance)) == count * n
+        assert len(pipeline.generate(many[:1] * count, n=n, guidance=3.0, negative_prompt="red")) == count * n
+    assert Counting.traced == before and len(pipeline.programs) == 2
+
+
+@pytest.mark.backends
+@pytest.mark.skipif(not TRACED_ONCE, reason="PyTorch compiles nothing")
+def test_numbers_of_images_compile_at_most_three_times(pipeline: kgen.Pipeline) -> None:
+    for n in (1, 2, 4, 5, 8, 9, 16, 17, 31, 32, 33, 63, 64, 65, 128, 200, 256):
+        assert len(pipeline.generate("red", n=n)) == n
+    assert Counting.traced <= 3
+
+
+@pytest.mark.backends
+@pytest.mark.skipif(not TRACED_ONCE, reason="PyTorch compiles nothing")
 def test_likelihoods_take_one_program(pipeline: kgen.Pipeline) -> None:
     images = np.random.default_rng(0).integers(0, 256, (9, *SPACE.shape)).astype(np.uint8)
     first = pipeline.log_likelihood(images[:8], ["red"] * 8)
