@@ -46,7 +46,7 @@ OPTIONS = {"adafactor": {"epsilon_2": 1.0}}
 
 
 def trained(mode: Any, noise: float, folder: Path, optimizer: str = "adamw") -> dict[str, Any]:
-    """What the training ends with: weights, their averages, losses of the validation, images, and noise by replica."""
+    """The results of the training: weights, their averages, validation losses, images, and noise by replica."""
     distribution = open_distribution(mode)
     fit = FIT.model_copy(update={"optimizer": ComponentConfig(name=optimizer, options=OPTIONS.get(optimizer, {}))})
     seed_everything(0)
@@ -65,14 +65,14 @@ def trained(mode: Any, noise: float, folder: Path, optimizer: str = "adamw") -> 
         "replicas": distribution.replicas,
         "losses": [float(row["val_loss"]) for row in read_rows(folder / "metrics.csv") if row["val_loss"]],
         "images": pipeline.generate(dataset.prompts("train")[:3]) if alone else [],
-        "drawn": drawn(distribution.strategy, painter),
+        "sampled": sampled(distribution.strategy, painter),
         **{f"w{i}": np.asarray(v.numpy()) for i, v in enumerate(pipeline.trainable_variables)},
         **{f"a{i}": np.asarray(v.numpy()) for i, v in enumerate(pipeline.optimizer.averages)},
     }
 
 
-def drawn(strategy: Any, painter: Painter) -> list[np.ndarray]:
-    """The noise that each replica of this process draws next."""
+def sampled(strategy: Any, painter: Painter) -> list[np.ndarray]:
+    """The noise that each replica of this process samples next."""
     if strategy is None:
         return []
     values = strategy.run(lambda: keras.random.normal((4,), seed=painter.seed_generator))

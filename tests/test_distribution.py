@@ -35,7 +35,7 @@ def results(process: subprocess.Popen[str], folder: Path, *jobs: str) -> list[di
 
 
 def validated_alike(one: dict[str, Any], many: dict[str, Any], tolerance: float) -> None:
-    """One image is measured, and three are drawn: neither divides among the devices."""
+    """One image is measured, and three are generated: neither number divides among the devices."""
     assert len(one["losses"]) == 2
     np.testing.assert_allclose(many["losses"], one["losses"], rtol=tolerance)
     assert np.abs(many["images"].astype(int) - one["images"]).max() <= 1
@@ -74,8 +74,8 @@ def test_two_mirrored_devices_equal_one(one_device: dict[str, Any], tmp_path: Pa
     assert two["replicas"] == 2
     same(one_device, two)
     validated_alike(one_device, two, 1e-4)
-    first, second = two["drawn"]
-    assert np.abs(first - second).min() > 1e-3  # the replicas draw different noise
+    first, second = two["sampled"]
+    assert np.abs(first - second).min() > 1e-3  # the replicas sample different noise
 
 
 OTHER_OPTIMIZERS = ("adafactor", "lion", "muon")
@@ -109,11 +109,11 @@ def test_two_workers_equal_one_device(one_device: dict[str, Any], tmp_path: Path
     assert first["replicas"] == 2
     same(one_device, first)
     same(one_device, second)
-    assert np.abs(first["drawn"] - second["drawn"]).min() > 1e-3
+    assert np.abs(first["sampled"] - second["sampled"]).min() > 1e-3
 
 
 def test_two_jax_devices_equal_one(tmp_path: Path) -> None:
-    """In one process, of two devices: what is not distributed takes the first alone. TensorFlow is not imported."""
+    """One process has two devices. Work that is not distributed uses only the first. TensorFlow is not imported."""
     modes = ("none", "data_parallel")
     one, two = results(start("jax", 2, 0.1, tmp_path, *modes), tmp_path, *modes)
     assert (one["replicas"], two["replicas"]) == (1, 2)

@@ -94,7 +94,7 @@ def test_an_error_of_the_operating_system_is_named_and_is_no_fault_to_report(min
     assert caught.value.exit_code == 2
 
 
-def test_the_innermost_component_is_to_blame_not_the_one_that_called_it(mine) -> None:
+def test_the_innermost_component_is_named_not_its_caller(mine) -> None:
     mine("dataset", "Disk", DISK)
     with pytest.raises(PluginError, match=r"^dataset 'mine/sharp'"), component_errors():
         batch = GeneratedImages(np.zeros((1, 4, 4, 3), np.uint8), ["a"])
@@ -139,7 +139,7 @@ def test_a_decoder_without_latent_space_is_named_by_assemble() -> None:
         assemble(encoder="none", generator="diffusion/diffusion", decoder=decoder)
 
 
-def test_what_is_no_components_fault_passes_unchanged() -> None:
+def test_errors_that_no_component_caused_pass_unchanged() -> None:
     for error in (ConfigError("mine"), MemoryError(), KeyboardInterrupt(), OSError(errno.ENOSPC, "full")):
         with pytest.raises(type(error)) as caught, component_errors(Local()):
             raise error

@@ -93,13 +93,13 @@ def finish(folder: Path, backend: str) -> dict[str, np.ndarray]:
 
 
 def checkpoints(folder: Path) -> set[str]:
-    """Those of both stages."""
+    """The checkpoints of both stages."""
     run = folder / "runs" / "run"
     return {str(path.relative_to(run)) for stage in ("", "decoder/") for path in run.glob(f"{stage}checkpoints/step-*")}
 
 
 def kill_at_a_random_moment(folder: Path, backend: str, most: int) -> None:
-    """After 1 to `most` new checkpoints, of whichever stage."""
+    """Kills the process after 1 to `most` new checkpoints of either stage."""
     before, new, wanted = checkpoints(folder), set[str](), random.randint(1, most)
     process = start(folder, backend)
     while process.poll() is None and len(new) < wanted:
@@ -112,7 +112,7 @@ def kill_at_a_random_moment(folder: Path, backend: str, most: int) -> None:
 
 
 def test_killed_once_and_resumed(tmp_path: Path) -> None:
-    """In either stage: the decoder's has three checkpoints."""
+    """The process is killed in either stage; the decoder's stage has three checkpoints."""
     (tmp_path / "site").mkdir()
     Site(tmp_path / "site").install("made", PLUGIN)
     resumes("tensorflow", tmp_path, SMALL, kills=1, most=6)

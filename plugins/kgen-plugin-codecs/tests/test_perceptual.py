@@ -75,7 +75,7 @@ def test_blur_is_further_than_noise_of_the_same_error() -> None:
     assert far[0] > far[1] > 0
 
 
-def test_a_gray_image_is_one_of_three_equal_channels() -> None:
+def test_a_gray_image_is_read_as_three_equal_channels() -> None:
     gray = ops.convert_to_tensor(RNG.uniform(-1, 1, (1, 32, 32, 1)).astype("float32"))
     network = EfficientNetLite0()
     for one, other in zip(network(gray), network(ops.repeat(gray, 3, axis=-1)), strict=True):
@@ -83,7 +83,7 @@ def test_a_gray_image_is_one_of_three_equal_channels() -> None:
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_reads_what_pytorch_writes(tmp_path: Path, legacy: bool) -> None:
+def test_reads_files_of_pytorch(tmp_path: Path, legacy: bool) -> None:
     """Both formats work, also for tensors that share a storage, are transposed, or start in its middle."""
     base = torch.arange(24, dtype=torch.float32)
     saved = OrderedDict(
@@ -106,7 +106,7 @@ class Evil:
         return os.system, ("touch evil",)
 
 
-def test_nothing_in_a_file_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_in_a_file_is_not_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"weight": Evil()}, tmp_path / "new.pth")
     torch.save({"weight": Evil()}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
@@ -172,7 +172,7 @@ def test_a_tensor_lies_inside_its_storage(tmp_path: Path) -> None:
             read_torch_file(forge(file, *place))
 
 
-def test_a_file_that_unpacks_to_more_than_it_is_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_unpacks_to_an_excessive_size_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "x.pt"
     with pytest.raises(ValueError, match="it is compressed"):
         read_torch_file(forge(file, 0, (4,), (1,), compression=zipfile.ZIP_DEFLATED))
