@@ -259,7 +259,7 @@ def diffusers_dit(patch: int, width: int = 192, depth: int = 6, heads: int = 6) 
 
 
 def answer(conn: Connection, times: int, job: Callable[[], object]) -> None:
-    """Does a job whenever told to, and reports how long it took."""
+    """Runs a job on request, and reports how long it took."""
     for _ in range(times):
         conn.recv()
         start = time.perf_counter()

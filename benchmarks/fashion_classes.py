@@ -1,11 +1,12 @@
-"""Whether a run's images of clothes are of the class that was asked for, judged by a classifier that is trained here.
+"""The share of a run's images of clothes that show the requested class, according to a classifier trained here.
 
     kgen run configs/fashion-mnist/gan.yaml
-    python benchmarks/fashion_classes.py runs/fashion-mnist-gan [--images 200] [--output benchmarks/RESULTS.md]
+    python benchmarks/fashion_classes.py runs/fashion-mnist-gan [--number 200] [--output benchmarks/RESULTS.md]
 
 The classifier, a small convolutional network, learns from all training images of the run's own data, and is tested on
-all test images. Then the run draws so many images per class, and the table says which share of them it puts into
-that class. Exits with 1 if the classifier is right on less than 90% of the test images, or a class is never drawn.
+all test images. Then the run generates `--number` images per class, and the table shows the share that the
+classifier assigns to that class. The exit status is 1 if the classifier is right on less than 90% of the
+test images, or if a class is never generated.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def judge(model: Any, images: np.ndarray) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
-    parser.add_argument("--number", type=int, default=200, help="to draw of each class")
+    parser.add_argument("--number", type=int, default=200, help="number of images per class")
     parser.add_argument("--output", type=Path, help="append the table to this file")
     args = parser.parse_args()
 
@@ -88,10 +89,10 @@ def main() -> None:
     right = float((judge(model, images) == labels).mean())
 
     pipeline = kgen.load(directory.model)
-    drawn = [pipeline.generate([name], n=args.number, seed=0, **config.sample.options) for name in classes]
-    found = np.stack([judge(model, images.astype("float32") / 255.0) for images in drawn])  # (classes, images)
+    generated = [pipeline.generate([name], n=args.number, seed=0, **config.sample.options) for name in classes]
+    found = np.stack([judge(model, images.astype("float32") / 255.0) for images in generated])  # (classes, images)
     shares = (found == np.arange(len(classes))[:, None]).mean(1)
-    lines = ["| asked for | drawn |", "|---|---|"]
+    lines = ["| class | share of correct images |", "|---|---|"]
     lines += [f"| {name} | {share:.2f} |" for name, share in zip(classes, shares, strict=True)]
     lines += [f"| all | {shares.mean():.3f} |", "", f"The classifier is right on {right:.3f} of the test images."]
     text = "\n".join(lines)

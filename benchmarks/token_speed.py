@@ -1,14 +1,15 @@
-"""Speed of token models: with and without what is kept, AR beside NAR, and both beside peers of the same size.
+"""Speed of token models: AR with and without its cache, AR and NAR, and both and peers of the same size.
 
     python benchmarks/token_speed.py [--rounds 5] [--width 256] [--depth 6] [--output benchmarks/RESULTS.md]
 
-256 tokens of 1,024, a transformer of `--depth` blocks with four heads (GPT-2's MLP is four times as wide, and kgen's
-gated one 2.67 times: the same number of weights). The peers are `generate` of the GPT-2 of transformers, with what is
-past kept, and a training step of muse-maskgit-pytorch's transformer: both PyTorch, eagerly, as they run by default.
-Everything is measured in turn, `--rounds` times, after a first time that does not count; medians.
+The models have 256 tokens of a vocabulary of 1,024, and a transformer of `--depth` blocks with four heads. GPT-2's
+MLP is four times as wide as the vectors, and kgen's gated MLP 2.67 times, which gives the same number of weights. The
+peers are `generate` of GPT-2 in transformers, with its cache, and a training step of muse-maskgit-pytorch's
+transformer. Both run on PyTorch, eagerly, as they do by default. All jobs are measured in turn, `--rounds` times,
+after a first time that does not count. The results are medians.
 
-Needs kgen-plugin-tokens, and the packages torch, transformers and muse-maskgit-pytorch; the last without torchvision,
-which its transformer does not use, and which brings another build of torch:
+The script needs kgen-plugin-tokens, and the packages torch, transformers and muse-maskgit-pytorch. Install the last
+one without torchvision, which its transformer does not use, and which would install another build of torch:
 
     pip install --constraint constraints.txt transformers accelerate beartype einops sentencepiece
     pip install --no-deps muse-maskgit-pytorch ema-pytorch memory-efficient-attention-pytorch torch-einops-utils
@@ -31,7 +32,7 @@ SHAPE, COUNT, VOCABULARY = (16, 16), 256, 1024
 HEADS = 4
 TEXT = (8, 64)  # positions of the text, and their width
 BATCH, NAR_STEPS, UNCACHED = 16, 8, 16
-"""Images at once; NAR's passes; and tokens that are drawn without what is kept, which takes very long."""
+"""Batch size, passes of NAR, and number of tokens that are sampled without the cache, which is very slow."""
 
 Job = Callable[[], Any]
 

@@ -55,7 +55,7 @@ class GuidanceWarning(UserWarning):
 
 
 class UnreadTextWarning(UserWarning):
-    """The encoder does not read a whole prompt: it is too long, or contains words that were not learned."""
+    """The encoder does not read a prompt completely: it is too long, or contains unknown words."""
 
 
 class HookWarning(UserWarning):

@@ -34,7 +34,7 @@ evaluate: {metrics: [brightness]}
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command left behind."""
+    """The outcome of a command."""
 
     status: int
     out: str
@@ -50,7 +50,7 @@ class Outcome:
 
 
 def quickest_backend() -> str:
-    """What a process of its own runs on: the backend that is imported fastest."""
+    """The backend of a separate process: the one that is imported fastest."""
     return next(name for name in ("jax", "torch", "tensorflow") if importlib.util.find_spec(name))
 
 
@@ -63,7 +63,7 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def kgen(*arguments: str | Path, cwd: Path | None = None, **env: str) -> Outcome:
-    """Runs a command as `kgen` does, in this process: on its backend, and without importing a framework anew."""
+    """Runs a command as `kgen` does, in this process: on its backend, and without importing a framework again."""
     streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="") for _ in range(2)]
     with _as_if_alone(cwd, env), redirect_stdout(streams[0]), redirect_stderr(streams[1]):
         sys.argv = ["kgen", *map(str, arguments)]

@@ -60,7 +60,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
 
 @pytest.fixture
 def windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What Windows refuses: to move or delete what is open, to open folders, to flush what is open for reading."""
+    """Refuses, like Windows, to move or delete open files, to open folders, and to flush files open for reading."""
 
     def opened(path: Any) -> bool:
         for descriptor in Path("/proc/self/fd").iterdir():

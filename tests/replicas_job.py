@@ -1,8 +1,9 @@
 """Trains 10 steps on one device, or on several: for test_distribution.py, in its process or in one of its own.
 
-Usage: python replicas_job.py DEVICES NOISE FOLDER MODE...
+Usage: python replicas_job.py DEVICES NOISE FOLDER JOB...
 
-Writes FOLDER/MODE.npz for each mode: "none", "data_parallel" or "multi_worker".
+Writes FOLDER/JOB.npz for each job: a mode ("none", "data_parallel" or "multi_worker") and an optimizer, if it is not
+AdamW, as in "none-lion".
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 from parts import Painter, Patterns, Words
 
 from kgen import assemble
-from kgen.config import FitConfig
+from kgen.config import ComponentConfig, FitConfig
 from kgen.data.loader import Loader
 from kgen.random import seed_everything
 from kgen.training.distribution import open_distribution
@@ -40,34 +41,38 @@ FIT = FitConfig(
     validate_every=5,
 )
 
+OPTIONS = {"adafactor": {"epsilon_2": 1.0}}
+"""Options of optimizers. With its default, Adafactor changes biases, which are 0 at first, by 1e-5 per step or less."""
 
-def trained(mode: Any, noise: float, folder: Path) -> dict[str, Any]:
-    """What the training ends with: weights, their averages, losses of the validation, images, and noise by replica."""
+
+def trained(mode: Any, noise: float, folder: Path, optimizer: str = "adamw") -> dict[str, Any]:
+    """The results of the training: weights, their averages, validation losses, images, and noise by replica."""
     distribution = open_distribution(mode)
+    fit = FIT.model_copy(update={"optimizer": ComponentConfig(name=optimizer, options=OPTIONS.get(optimizer, {}))})
     seed_everything(0)
     dataset, encoder = Patterns(), Words()
     encoder.adapt(dataset.captions("train"))
     with distribution.scope():
         painter = Painter(dataset.image_space, encoder.condition_space, noise=noise)
         pipeline = assemble(encoder=encoder, generator=painter, dataset=dataset, condition_dropout=0.0)
-        compile_model(pipeline, FIT)
+        compile_model(pipeline, fit)
     loader = Loader(dataset, encoder, batch_size=8, shard=distribution.worker, shards=distribution.workers)
     alone = distribution.workers == 1
     unseen = Loader(dataset, encoder, batch_size=8, split="holdout") if alone else None  # one image
     folder.mkdir(exist_ok=True)
-    train(pipeline, FIT, folder, data=loader, validation=unseen, distribution=distribution, seed=0)
+    train(pipeline, fit, folder, data=loader, validation=unseen, distribution=distribution, seed=0)
     return {
         "replicas": distribution.replicas,
         "losses": [float(row["val_loss"]) for row in read_rows(folder / "metrics.csv") if row["val_loss"]],
         "images": pipeline.generate(dataset.prompts("train")[:3]) if alone else [],
-        "drawn": drawn(distribution.strategy, painter),
+        "sampled": sampled(distribution.strategy, painter),
         **{f"w{i}": np.asarray(v.numpy()) for i, v in enumerate(pipeline.trainable_variables)},
         **{f"a{i}": np.asarray(v.numpy()) for i, v in enumerate(pipeline.optimizer.averages)},
     }
 
 
-def drawn(strategy: Any, painter: Painter) -> list[np.ndarray]:
-    """The noise that each replica of this process draws next."""
+def sampled(strategy: Any, painter: Painter) -> list[np.ndarray]:
+    """The noise that each replica of this process samples next."""
     if strategy is None:
         return []
     values = strategy.run(lambda: keras.random.normal((4,), seed=painter.seed_generator))
@@ -75,7 +80,8 @@ def drawn(strategy: Any, painter: Painter) -> list[np.ndarray]:
 
 
 if __name__ == "__main__":
-    for mode in sys.argv[4:]:
-        folder = Path(sys.argv[3]) / mode
-        found = trained(mode, float(sys.argv[2]), folder)
+    for job in sys.argv[4:]:
+        mode, _, optimizer = job.partition("-")
+        folder = Path(sys.argv[3]) / job
+        found = trained(mode, float(sys.argv[2]), folder, optimizer or "adamw")
         np.savez(folder.with_suffix(".npz"), tensorflow="tensorflow" in sys.modules, **found)

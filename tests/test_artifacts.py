@@ -116,7 +116,7 @@ def bomb() -> str:
         ("api: 0x" + "f" * 5000, "is not a usable number"),
     ],
 )
-def test_a_description_that_is_dangerous_or_none(tmp_path: Path, content: str, message: str) -> None:
+def test_dangerous_or_invalid_descriptions_are_refused(tmp_path: Path, content: str, message: str) -> None:
     file = tmp_path / "pipeline.yaml"
     file.write_bytes(content.encode("latin-1"))
     with pytest.raises(kgen.RunError, match=message) as error:
@@ -167,7 +167,7 @@ def test_a_disk_that_is_full_keeps_the_old_pipeline(saved: Path, tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_links_in_a_decoder_that_is_taken_are_not_followed(tmp_path: Path) -> None:
+def test_links_in_an_imported_decoder_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("secret")
     (tmp_path / "stage" / "model").mkdir(parents=True)
     (tmp_path / "stage" / "model" / "words.json").symlink_to(tmp_path / "secret")

@@ -49,13 +49,13 @@ class TestTwoObjects(MetricConformance):
 
 
 def score(pairs: list[tuple[Scene, Scene]]) -> dict[str, float]:
-    """Of pairs (drawn, asked for)."""
-    images = np.stack([render(drawn, 32) for drawn, _ in pairs])
+    """Scores pairs of rendered and requested scenes."""
+    images = np.stack([render(shown, 32) for shown, _ in pairs])
     batch = GeneratedImages(images, [caption(wanted) for _, wanted in pairs])
     return dict(measure(Attributes(), DATASET, "train", [batch]))
 
 
-def spoil(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def degrade(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A little blur, paler colors and noise, as generated images have."""
     size = len(image)
     blurred = gaussian_filter(image.astype(float), (0.02 * size, 0.02 * size, 0))
@@ -76,11 +76,11 @@ def test_reads_every_size(size: int, step: int) -> None:
 
 
 @pytest.mark.parametrize("objects", [1, 2])
-def test_reads_spoilt_images(objects: int) -> None:
+def test_reads_degraded_images(objects: int) -> None:
     rng = np.random.default_rng(0)
     dataset = Shapes(objects=objects, count=60, jitter=0.03)
     for i, scene in enumerate(dataset.scenes("train")):
-        assert sorted(read(spoil(dataset.image("train", i), rng))) == sorted(scene), i
+        assert sorted(read(degrade(dataset.image("train", i), rng))) == sorted(scene), i
 
 
 @pytest.mark.parametrize("color", COLORS)
@@ -102,7 +102,7 @@ def test_an_empty_image_has_no_object() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "drawn"),
+    ("kind", "shown"),
     [
         ("color", RED._replace(color="orange")),
         ("shape", RED._replace(shape="diamond")),
@@ -110,8 +110,8 @@ def test_an_empty_image_has_no_object() -> None:
         ("position", RED._replace(position="top")),
     ],
 )
-def test_one_wrong_attribute_costs_itself_and_the_accuracy(kind: str, drawn: Thing) -> None:
-    found = score([((drawn,), (RED,))])
+def test_one_wrong_attribute_lowers_its_score_and_the_accuracy(kind: str, shown: Thing) -> None:
+    found = score([((shown,), (RED,))])
     assert found == {name: float(name not in (kind, "accuracy")) for name in KINDS}
 
 
@@ -125,7 +125,7 @@ def test_a_missing_object_has_no_attribute() -> None:
     assert score([((), (RED,))]) == dict.fromkeys(KINDS, 0.0)
 
 
-def test_an_object_too_many_costs_the_accuracy() -> None:
+def test_an_extra_object_costs_the_accuracy() -> None:
     assert score([((RED, BLUE), (RED,))]) == {**dict.fromkeys(KINDS, 1.0), "accuracy": 0.0}
 
 
@@ -135,8 +135,8 @@ def test_the_order_of_the_prompt_does_not_matter() -> None:
 
 def test_swapped_colors_are_wrong() -> None:
     """Attributes must be on the same object: this is what a model that does not bind them gets wrong."""
-    drawn = (RED._replace(color="blue"), BLUE._replace(color="red"))
-    assert score([(drawn, (RED, BLUE))]) == {"color": 0.0, "shape": 1.0, "size": 1.0, "position": 1.0, "accuracy": 0.0}
+    shown = (RED._replace(color="blue"), BLUE._replace(color="red"))
+    assert score([(shown, (RED, BLUE))]) == {"color": 0.0, "shape": 1.0, "size": 1.0, "position": 1.0, "accuracy": 0.0}
 
 
 def test_refuses_prompts_of_other_datasets_and_gray_images() -> None:

@@ -25,7 +25,7 @@ def keras_settings():
     keras.config.set_dtype_policy("float32")
 
 
-def test_what_kgen_relies_on_is_set_whatever_keras_json_says(keras_settings) -> None:
+def test_keras_json_does_not_change_settings_that_kgen_needs(keras_settings) -> None:
     keras_settings.set_image_data_format("channels_first")
     keras_settings.set_floatx("float64")
     keras_settings.set_epsilon(0.1)
@@ -53,7 +53,7 @@ def test_a_keras_json_that_keras_cannot_read_is_named(tmp_path: Path, settings: 
     assert done.stderr.startswith(f"error: {tmp_path}/keras.json: Keras cannot use these settings, fix or delete them")
 
 
-def test_what_native_code_prints_while_keras_is_first_imported_is_not_shown(monkeypatch, capfd) -> None:
+def test_output_of_native_code_at_the_import_of_keras_is_hidden(monkeypatch, capfd) -> None:
     for name in ("keras", "tensorflow"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     for backend, level, expected in (("tensorflow", "3", ""), ("tensorflow", "0", "native"), ("jax", "3", "native")):

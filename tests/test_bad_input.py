@@ -32,7 +32,7 @@ def test_a_file_that_is_missing(kgen, tmp_path: Path) -> None:
         ("fit: {steps: 3\n", "is not valid YAML"),
     ],
 )
-def test_yaml_that_is_dangerous_or_none(kgen, tmp_path: Path, text: str, message: str) -> None:
+def test_dangerous_or_invalid_yaml_is_refused(kgen, tmp_path: Path, text: str, message: str) -> None:
     kgen("run", write(tmp_path / "bad.yaml", text), cwd=tmp_path).refuses(message)
     assert [path.name for path in tmp_path.iterdir()] == ["bad.yaml"]
 
@@ -56,7 +56,7 @@ def test_a_run_that_is_not_there(kgen, trained: Trained, tmp_path: Path) -> None
     kgen("evaluate", trained.config).refuses("is a file: give a run directory")
 
 
-def test_a_prompt_that_is_no_text(kgen, trained: Trained) -> None:
+def test_a_prompt_that_is_not_a_text(kgen, trained: Trained) -> None:
     kgen("generate", trained.directory, os.fsdecode(b"\xff")).refuses("is not UTF-8 text")
 
 
@@ -134,7 +134,7 @@ def test_a_run_directory_that_cannot_be_made(kgen, good: Path, tmp_path: Path) -
     kgen("run", good, "--out", file / "run").refuses(f"{file}", "Not a directory")
 
 
-def test_generating_with_unknown_options_or_from_what_is_no_run(kgen, trained: Trained, tmp_path: Path) -> None:
+def test_generating_with_unknown_options_or_without_a_run(kgen, trained: Trained, tmp_path: Path) -> None:
     outcome = kgen("generate", trained.directory, "red", "--set", "stpes=3", "--set", "strength=x", cwd=tmp_path)
     outcome.refuses(
         "--set stpes=3: stpes: unknown key; did you mean 'steps'? (Means.generate takes: strength, steps)",

@@ -42,7 +42,7 @@ def loss(pipeline: kgen.Pipeline, *given: object, **more: object) -> float:
 
 
 @pytest.mark.backends
-def test_what_may_be_given_is_the_same_data(pipeline: kgen.Pipeline, arrays: tuple[np.ndarray, list[str]]) -> None:
+def test_all_accepted_inputs_give_the_same_data(pipeline: kgen.Pipeline, arrays: tuple[np.ndarray, list[str]]) -> None:
     images, captions = arrays
     batch = pipeline.inputs(images, captions)
     expected = loss(pipeline, batch, batch_size=10)
@@ -90,7 +90,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_fit_cannot_read_is_refused_in_one_message(
+def test_inputs_that_fit_cannot_read_are_refused_in_one_message(
     name: str, pipeline: kgen.Pipeline, arrays: tuple[np.ndarray, list[str]]
 ) -> None:
     for call in (pipeline.fit, pipeline.evaluate):
@@ -118,13 +118,13 @@ BAD_IMAGES = {
 
 
 @pytest.mark.parametrize("name", BAD_IMAGES)
-def test_images_that_are_none_are_refused(name: str, arrays: tuple[np.ndarray, list[str]]) -> None:
+def test_invalid_images_are_refused(name: str, arrays: tuple[np.ndarray, list[str]]) -> None:
     change, message = BAD_IMAGES[name]
     with pytest.raises(kgen.DataError, match=message):
         check_images(change(arrays[0]))
 
 
-def test_a_batch_of_ones_own_is_checked_too(pipeline: kgen.Pipeline, arrays: tuple[np.ndarray, list[str]]) -> None:
+def test_batches_from_the_user_are_checked_too(pipeline: kgen.Pipeline, arrays: tuple[np.ndarray, list[str]]) -> None:
     batch = pipeline.inputs(*arrays)
     for bad in ({**batch, "image": batch["image"].astype("float32")}, {**batch, "image": batch["image"] > 0}):
         for call in (pipeline.fit, pipeline.evaluate):

@@ -96,10 +96,10 @@ def configuration(*changes: str) -> RunConfig:
     return RunConfig.from_dict(config, changes)
 
 
-def test_a_run_calibrates_it_once_and_others_take_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    run(configuration(), tmp_path / "run", log=said.append)
-    assert any("calibrated on 60 images" in text for text in said)
+def test_a_run_calibrates_it_once_and_others_import_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[str] = []
+    run(configuration(), tmp_path / "run", log=logged.append)
+    assert any("calibrated on 60 images" in text for text in logged)
     pipeline = load(tmp_path / "run")
     data = Shapes(size=16, count=60)
     images = np.stack([data.image("train", i) for i in range(60)]) / 127.5 - 1.0
@@ -116,8 +116,8 @@ def test_a_run_calibrates_it_once_and_others_take_it(tmp_path: Path, monkeypatch
         raise AssertionError("it is calibrated again")
 
     monkeypatch.setattr("kgen.runs.decoder_stage.save_decoder", never)
-    run(configuration("fit.steps=3"), tmp_path / "run", restart=True, log=said.append)
-    assert any("nothing that it depends on has changed" in text for text in said)
+    run(configuration("fit.steps=3"), tmp_path / "run", restart=True, log=logged.append)
+    assert any("nothing that it depends on has changed" in text for text in logged)
     run(configuration(f"decoder={{from: {tmp_path / 'run'}}}"), tmp_path / "other")
     taken = load(tmp_path / "other").decoder
     np.testing.assert_array_equal(array(taken.basis), array(made.basis))
@@ -137,7 +137,7 @@ def test_its_configuration_has_no_fit(change: str, message: str, tmp_path: Path)
         configuration(change.replace("RUN", str(tmp_path / "run")))
 
 
-def test_one_that_saw_no_images_is_refused(tmp_path: Path) -> None:
+def test_a_decoder_that_is_not_calibrated_is_refused(tmp_path: Path) -> None:
     check(configuration())
     parts = {"encoder": "text/bag", "generator": "linear/gauss", "dataset": Shapes(size=16, count=6)}
     with pytest.raises(ConfigError, match=r"'linear/pca' must be calibrated on images.*make_decoder"):

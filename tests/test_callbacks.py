@@ -153,7 +153,7 @@ def fit(*callbacks: object) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("name", ["ModelCheckpoint", "model-checkpoint", "keras/model_checkpoint"])
-def test_callbacks_of_keras_that_kgen_makes_superfluous_are_refused_with_what_to_do(name: str) -> None:
+def test_callbacks_of_keras_that_duplicate_kgen_are_refused_with_advice(name: str) -> None:
     with pytest.raises(ConfigError) as caught:
         RunConfig.from_dict(fit(name))
     assert str(caught.value) == (

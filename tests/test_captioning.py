@@ -77,7 +77,7 @@ def test_from_images_to_words(kgen: Callable[..., Outcome], folder: Path, codec:
 
 
 @pytest.mark.slow
-def test_the_image_itself_can_be_read(kgen: Callable[..., Outcome], folder: Path) -> None:
+def test_captions_from_the_images_themselves(kgen: Callable[..., Outcome], folder: Path) -> None:
     config = folder / "whole.yaml"
     text = RUN.replace("  codec: CODEC\n", "").replace(
         "{name: captioning/tokens, dim", "{name: vision/patches, field: original, dim"

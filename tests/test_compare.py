@@ -72,18 +72,18 @@ def test_quality_against_time(kgen, trained: Trained, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("steps", ["0", "a,b", "1,,2", "-1", "2.5", ""])
-def test_steps_that_are_no_numbers(kgen, trained: Trained, steps: str) -> None:
+def test_steps_that_are_not_numbers(kgen, trained: Trained, steps: str) -> None:
     kgen("compare", trained.directory, f"--steps={steps}").refuses(f"--steps {steps}: must be numbers of steps from 1")
 
 
-def test_steps_want_a_metric(kgen, trained: Trained, tmp_path: Path) -> None:
+def test_steps_need_a_metric(kgen, trained: Trained, tmp_path: Path) -> None:
     shutil.copytree(trained.directory, tmp_path / "mute")
     config = tmp_path / "mute" / "config.yaml"
     config.write_text(re.sub(r"metrics:\n(  - .*\n(    .*\n)*)", "metrics: []\n", config.read_text()))
     kgen("compare", tmp_path / "mute", "--steps", "1").refuses("needs a metric, but mute has none")
 
 
-def test_what_cannot_be_compared(kgen, trained: Trained, tmp_path: Path) -> None:
+def test_runs_that_cannot_be_compared_are_refused(kgen, trained: Trained, tmp_path: Path) -> None:
     kgen("compare", trained.directory, tmp_path / "none").refuses("there is no run directory")
     kgen("compare", trained.config).refuses("is a file")
     (tmp_path / "half").mkdir()
@@ -92,7 +92,7 @@ def test_what_cannot_be_compared(kgen, trained: Trained, tmp_path: Path) -> None
     kgen("compare", tmp_path / "half").refuses("holds no trained pipeline", "finish its training first")
 
 
-def test_a_likelihood_is_asked_of_a_generator_without_one(kgen, good: Path) -> None:
+def test_a_likelihood_of_a_generator_without_one_is_refused(kgen, good: Path) -> None:
     good.write_text(good.read_text().replace("{metrics:", "{likelihood: {images: 4}, metrics:"), encoding="utf-8")
     kgen("check", good).refuses("evaluate.likelihood: Means has no likelihood", "good.yaml")
 
@@ -124,7 +124,7 @@ def test_names_and_prompts_are_escaped_in_markdown() -> None:
     )
 
 
-def test_which_numbers_are_better_and_what_differs() -> None:
+def test_directions_of_scores_and_differing_keys_are_shown() -> None:
     config = RunConfig.from_dict(
         {
             "data": {"name": "shapes", "size": 16, "count": 4},

@@ -82,7 +82,7 @@ def assert_holds(cache: ConditionCache, encoder: Encoder, texts: Sequence[str]) 
 
 
 @pytest.mark.backends
-def test_holds_what_the_encoder_makes(tmp_path: Path) -> None:
+def test_holds_the_conditions_of_the_encoder(tmp_path: Path) -> None:
     encoder = Frozen()
     cache = cached_conditions(encoder, CAPTIONS, tmp_path / "new" / "cache")
     assert len(cache) == len(set(CAPTIONS)) + 1
@@ -122,7 +122,7 @@ def change_weights(encoder: Frozen) -> Frozen:
     ],
     ids=["configuration", "weights", "captions", "precision"],
 )
-def test_what_differs_has_a_cache_of_its_own(
+def test_different_inputs_have_separate_caches(
     encoder: Callable[[], Frozen], captions: Sequence[str], tmp_path: Path
 ) -> None:
     cached_conditions(Frozen(), CAPTIONS, tmp_path)
@@ -131,7 +131,7 @@ def test_what_differs_has_a_cache_of_its_own(
     assert len(folders(tmp_path)) == 2
 
 
-def test_changed_tokens_have_a_cache_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_tokens_have_a_separate_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cached_conditions(Frozen(), CAPTIONS, tmp_path)
     tokenize = Frozen.tokenize
     monkeypatch.setattr(Frozen, "tokenize", lambda self, texts: tokenize(self, [t.upper() for t in texts]))
@@ -165,7 +165,7 @@ def test_damage_is_repaired(name: str, damage: str, tmp_path: Path) -> None:
     assert_holds(cached_conditions(encoder, CAPTIONS, tmp_path), encoder, CAPTIONS)
 
 
-def test_interrupted_writing_leaves_nothing(tmp_path: Path) -> None:
+def test_interrupted_writing_leaves_no_file(tmp_path: Path) -> None:
     def stop(number: int) -> None:
         if number == 4:
             raise KeyboardInterrupt
@@ -178,7 +178,7 @@ def test_interrupted_writing_leaves_nothing(tmp_path: Path) -> None:
     assert_holds(cached_conditions(Frozen(), CAPTIONS, tmp_path), Frozen(), CAPTIONS)
 
 
-def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+def test_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     (tmp_path / ".conditions-abc.0123abcd.kgen" / "new").mkdir(parents=True)
     cache = cached_conditions(Frozen(), CAPTIONS, tmp_path)
     assert folders(tmp_path) == [cache.folder.name]
@@ -211,7 +211,7 @@ def test_refuses_a_caption_that_was_not_encoded(tmp_path: Path) -> None:
         cache.lookup(["red heart", "blue heart"])
 
 
-def test_says_where_it_cannot_write(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="KGEN_CACHE"):
         cached_conditions(Frozen(), CAPTIONS, tmp_path / "file")

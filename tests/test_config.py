@@ -102,7 +102,7 @@ def test_scalars_follow_the_core_schema_of_yaml_1_2(text: str, value: Any) -> No
         ("just text", "must be a mapping"),
     ],
 )
-def test_what_no_run_file_needs_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+def test_unsupported_yaml_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
     path = write(tmp_path, text)
     with pytest.raises(kgen.ConfigError) as caught:
         read_file(path)
@@ -115,7 +115,7 @@ def test_all_problems_of_the_structure_are_reported_together(tmp_path: Path) -> 
     assert [line.split(":")[1] for line in lines] == ["1", "2", "3", "4"]
 
 
-def test_bytes_that_are_no_utf8_are_refused_with_their_line(tmp_path: Path) -> None:
+def test_bytes_that_are_not_utf8_are_refused_with_their_line(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_bytes(b"a: 1\nb: \xff\n")
     assert refuse(path).startswith(f"{path}:2: is not UTF-8 text")
@@ -128,7 +128,7 @@ def test_a_byte_order_mark_and_crlf_are_harmless(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name, message", [("nothing.yaml", "there is no such file"), (".", "is a folder")])
-def test_a_file_that_is_none(tmp_path: Path, name: str, message: str) -> None:
+def test_files_that_are_not_run_files_are_refused(tmp_path: Path, name: str, message: str) -> None:
     assert message in refuse(tmp_path / name)
 
 
@@ -150,7 +150,7 @@ def test_the_name_is_the_files_by_default(tmp_path: Path) -> None:
     assert RunConfig.load(path, ["name=blue"]).name == "blue"
 
 
-def test_what_is_dumped_reads_back_equal(tmp_path: Path) -> None:
+def test_dumped_configurations_read_back_equal(tmp_path: Path) -> None:
     given = {
         **SMALL,
         "name": "1e-3",
@@ -325,13 +325,13 @@ def test_a_problem_in_a_value_that_an_override_replaced_is_the_overrides(tmp_pat
     assert found == "--set data.colors=[1]: data.colors[0]: must be text, got 1"
 
 
-def test_a_problem_of_the_file_that_an_override_mends_is_none(tmp_path: Path) -> None:
+def test_an_override_can_fix_a_problem_of_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, BAD.replace("red}", "[red]}").split("encoder:")[0] + "encoder: letters\ngenerator: 3\n")
     found = refuse(path, ["generator=means", "fit.steps=x"])
     assert found == "--set fit.steps=x: fit.steps: must be a whole number, got 'x'"
 
 
-def test_options_of_one_drawing() -> None:
+def test_sampling_options_are_validated() -> None:
     from kgen_toy.parts import Means
 
     from kgen.contracts.identity import Identity
@@ -356,7 +356,7 @@ def validator() -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator(schema)
 
 
-def test_the_schema_takes_what_the_reader_takes_and_refuses_what_it_refuses(validator: Any) -> None:
+def test_the_schema_accepts_the_same_files_as_the_reader(validator: Any) -> None:
     assert validator.is_valid(SMALL)
     assert validator.is_valid(RunConfig.from_dict({**SMALL, "evaluate": {"metrics": ["brightness"]}}).dump())
     deep = {"name": "toy/means", "network": {"kind": "deep", "width": 4}}
@@ -380,7 +380,7 @@ def test_the_schema_takes_what_the_reader_takes_and_refuses_what_it_refuses(vali
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
-def test_every_shipped_run_file_is_in_order(path: Path, validator: Any) -> None:
+def test_every_shipped_run_file_is_valid(path: Path, validator: Any) -> None:
     data = read_file(path).data
     assert not list(validator.iter_errors(data))
     config = RunConfig.load(path)
@@ -404,7 +404,7 @@ def test_numbers_and_keys_have_bounds(tmp_path: Path, override: str, message: st
     assert message in str(error.value) and len(str(error.value)) < 500
 
 
-def test_guidance_wants_dropped_conditions() -> None:
+def test_guidance_needs_dropped_conditions() -> None:
     parts = {**SMALL, "generator": "diffusion/diffusion", "condition_dropout": 0}
     message = refuse({**parts, "sample": {"options": {"guidance": 4}}})
     assert "sample.options.guidance: 4 compares with the empty text, which training never uses" in message

@@ -1,4 +1,4 @@
-"""The contract has a number: plugins say it, and so does all that kgen saves."""
+"""The number of the contract, in plugins and in everything that kgen saves."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import kgen
 from kgen.cli.commands.plugins import list_plugins
 from kgen.errors import RunError
 from kgen.experiments.directory import RunDirectory
+from kgen.experiments.manifest import current_timings
 from kgen.plugins import discovery
 from kgen.plugins.discovery import discover, running
 from kgen.plugins.hookspecs import API
@@ -22,7 +23,7 @@ from kgen.storage.weights import read_metadata
 from kgen.training.checkpoint import Checkpoints
 
 OLD = Path(__file__).parent / "fixtures" / "contract-0"
-"""A run, and two of its images, by kgen of before the contract had a number: commit ff9fd95, on TensorFlow."""
+"""A run and two of its images, by a version of kgen before the contract had a number: commit ff9fd95, on TensorFlow."""
 
 PLUGIN = """
 import kgen
@@ -70,7 +71,7 @@ def test_a_plugin_of_another_contract_is_listed_and_not_used(
     assert (line in capsys.readouterr().out) == bool(reason)
 
 
-def test_an_object_says_its_contract_or_its_module_does(site) -> None:
+def test_an_object_or_its_module_declares_the_contract(site) -> None:
     source = PLUGIN.format(declaration=f"KGEN_API = {API + 1}").replace("(registry)", "(self, registry)")
     head, _, hook = source.partition("@")
     body = "\n".join(f"    {line}" for line in f"@{hook}".splitlines())
@@ -81,7 +82,7 @@ def test_an_object_says_its_contract_or_its_module_does(site) -> None:
     assert reason.startswith(f"it was written for contract {API + 1} of kgen")
 
 
-def test_every_plugin_of_this_repository_says_its_contract() -> None:
+def test_every_plugin_of_this_repository_declares_its_contract() -> None:
     modules = list((Path(__file__).parents[1] / "plugins").glob("*/kgen_plugin_*/plugin.py"))
     assert len(modules) >= 10
     assert [path for path in modules if f"\nKGEN_API = {API}\n" not in path.read_text()] == []
@@ -94,7 +95,7 @@ def test_a_run_of_contract_0_loads_and_makes_the_same_images() -> None:
     assert np.abs(made.astype(int) - np.load(OLD / "images.npy")).max() <= 1
 
 
-def test_what_is_saved_again_says_the_contract(tmp_path: Path) -> None:
+def test_saving_again_writes_the_current_contract(tmp_path: Path) -> None:
     kgen.load(OLD / "run").save(tmp_path / "model")
     description = yaml.safe_load((tmp_path / "model" / "pipeline.yaml").read_text())
     assert description["api"] == API and "format" not in description
@@ -116,7 +117,7 @@ def test_what_is_saved_again_says_the_contract(tmp_path: Path) -> None:
         ("new", "is damaged: api: must be the number of a contract, got 'new'"),
     ],
 )
-def test_what_was_saved_under_another_contract_is_refused(tmp_path: Path, number: object, message: str) -> None:
+def test_files_of_another_contract_are_refused(tmp_path: Path, number: object, message: str) -> None:
     run = Path(shutil.copytree(OLD / "run", tmp_path / "run"))
     description = run / "model" / "pipeline.yaml"
     whole = {**yaml.safe_load(description.read_text()), "more": 1, "api": number}
@@ -145,3 +146,9 @@ def test_there_is_a_migration_for_every_step() -> None:
         assert migrate(file, {}, Path()) == {"api": API} == migrate(file, {"api": API}, Path())
     assert migrate("description", {"format": 1, "dtype": "float32"}, Path()) == {"dtype": "float32", "api": API}
     assert migrate("manifest", {"format": 1}, Path()) == {"format": 1, "api": API}
+
+
+def test_times_of_older_manifests_have_their_current_names() -> None:
+    timings = RunDirectory(OLD / "run").read_manifest()["timings"]
+    assert timings == {"training_seconds": 5.6, "drawing_seconds": 6.8}
+    assert current_timings(timings) == {"training_seconds": 5.6, "sampling_seconds": 6.8}

@@ -24,7 +24,7 @@ def assemble() -> kgen.Pipeline:
 
 
 @pytest.mark.backends
-def test_copies_draw_the_same_and_share_nothing() -> None:
+def test_copies_generate_the_same_images_and_share_no_state() -> None:
     pipeline = assemble()
     before = pipeline.generate("pattern 1")
     for made in (copy.deepcopy(pipeline), pickle.loads(pickle.dumps(pipeline))):
@@ -53,7 +53,7 @@ def test_keras_own_files_are_refused(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} <= {"m.keras"}  # which Keras begins before it asks
 
 
-def test_model_checkpoint_says_what_to_do(tmp_path: Path) -> None:
+def test_model_checkpoint_is_refused_with_advice(tmp_path: Path) -> None:
     dataset, pipeline = Patterns(), assemble()
     pipeline.compile("sgd")
     images = np.stack([dataset.image("train", i) for i in range(4)])

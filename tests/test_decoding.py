@@ -36,7 +36,7 @@ def test_gray_is_scaled_by_the_depth_that_it_uses(dtype: str, white: int) -> Non
     np.testing.assert_allclose(read[0], [0, 127.5, 255], atol=1 if white < 2**31 - 1 else 128)
 
 
-def test_a_16_bit_png_too() -> None:
+def test_a_16_bit_png_is_scaled_by_its_values() -> None:
     np.testing.assert_array_equal(gray(np.array([[0, 2048, 4095]], "uint16"), "PNG")[0], [0, 128, 255])
 
 
@@ -101,7 +101,7 @@ def test_colors_of_another_space_are_converted() -> None:
 
 
 def srgb_of_adobe(color: np.ndarray) -> np.ndarray:
-    """By the published matrices (D65): Adobe RGB (1998) specification, and IEC 61966-2-1."""
+    """The expected values follow from published matrices (D65): Adobe RGB (1998) specification, and IEC 61966-2-1."""
     to_xyz = np.array([[0.57667, 0.18556, 0.18823], [0.29734, 0.62736, 0.07529], [0.02703, 0.07069, 0.99134]])
     of_xyz = np.array([[3.2406, -1.5372, -0.4986], [-0.9689, 1.8758, 0.0415], [0.0557, -0.2040, 1.0570]])
     linear = np.clip(of_xyz @ to_xyz @ color**2.19921875, 0, 1)

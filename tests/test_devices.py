@@ -47,7 +47,7 @@ def test_weights_are_those_of_a_call() -> None:
     assert len(made[1].variables) == 6 and np.isfinite(ops.convert_to_numpy(made[1](x)["y"])).all()
 
 
-def test_what_it_returns_may_be_given_to_it() -> None:
+def test_its_output_is_valid_input() -> None:
     first, second = keras.layers.Dense(4), keras.layers.Dense(2)
     assert tuple(create_weights(second, create_weights(first, ops.ones((1, 3)))).shape) == (1, 2)
     assert tuple(second.kernel.shape) == (4, 2)

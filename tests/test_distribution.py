@@ -22,20 +22,20 @@ JOB = Path(__file__).parent / "replicas_job.py"
 on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.distribute is TensorFlow's")
 
 
-def start(backend: str, devices: int, noise: float, folder: Path, *modes: str, **env: str) -> subprocess.Popen[str]:
+def start(backend: str, devices: int, noise: float, folder: Path, *jobs: str, **env: str) -> subprocess.Popen[str]:
     variables = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", **env}
-    command = [sys.executable, str(JOB), str(devices), str(noise), str(folder), *modes]
+    command = [sys.executable, str(JOB), str(devices), str(noise), str(folder), *jobs]
     return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def results(process: subprocess.Popen[str], folder: Path, *modes: str) -> list[dict[str, np.ndarray]]:
+def results(process: subprocess.Popen[str], folder: Path, *jobs: str) -> list[dict[str, np.ndarray]]:
     output = process.communicate(timeout=300)[0]
     assert process.returncode == 0, output[-3000:]
-    return [dict(np.load(folder / f"{mode}.npz")) for mode in modes]
+    return [dict(np.load(folder / f"{job}.npz")) for job in jobs]
 
 
 def validated_alike(one: dict[str, Any], many: dict[str, Any], tolerance: float) -> None:
-    """One image is measured, and three are drawn: neither divides among the devices."""
+    """One image is measured, and three are generated: neither number divides among the devices."""
     assert len(one["losses"]) == 2
     np.testing.assert_allclose(many["losses"], one["losses"], rtol=tolerance)
     assert np.abs(many["images"].astype(int) - one["images"]).max() <= 1
@@ -53,10 +53,9 @@ def one_device(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return trained("none", 0.0, tmp_path_factory.mktemp("one"))
 
 
-@on_tensorflow
-def test_two_mirrored_devices_equal_one(
-    one_device: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def two_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`distribute: mirrored` takes two CPU devices."""
     import tensorflow as tf
 
     strategy = mirrored()  # this process's one strategy: two would mix up their reductions
@@ -66,12 +65,31 @@ def test_two_mirrored_devices_equal_one(
         return strategy
 
     monkeypatch.setattr(tf.distribute, "MirroredStrategy", of)
+
+
+@on_tensorflow
+@pytest.mark.usefixtures("two_devices")
+def test_two_mirrored_devices_equal_one(one_device: dict[str, Any], tmp_path: Path) -> None:
     two = trained("mirrored", 0.0, tmp_path)
     assert two["replicas"] == 2
     same(one_device, two)
     validated_alike(one_device, two, 1e-4)
-    first, second = two["drawn"]
-    assert np.abs(first - second).min() > 1e-3  # the replicas draw different noise
+    first, second = two["sampled"]
+    assert np.abs(first - second).min() > 1e-3  # the replicas sample different noise
+
+
+OTHER_OPTIMIZERS = ("adafactor", "lion", "muon")
+
+
+@on_tensorflow
+@pytest.mark.slow
+@pytest.mark.usefixtures("two_devices")
+@pytest.mark.parametrize("optimizer", OTHER_OPTIMIZERS)
+def test_two_mirrored_devices_equal_one_with_other_optimizers(optimizer: str, tmp_path: Path) -> None:
+    one, two = (trained(mode, 0.0, tmp_path / mode, optimizer) for mode in ("none", "mirrored"))
+    assert (one["replicas"], two["replicas"]) == (1, 2)
+    same(one, two)
+    validated_alike(one, two, 1e-4)
 
 
 @on_tensorflow
@@ -91,17 +109,27 @@ def test_two_workers_equal_one_device(one_device: dict[str, Any], tmp_path: Path
     assert first["replicas"] == 2
     same(one_device, first)
     same(one_device, second)
-    assert np.abs(first["drawn"] - second["drawn"]).min() > 1e-3
+    assert np.abs(first["sampled"] - second["sampled"]).min() > 1e-3
 
 
 def test_two_jax_devices_equal_one(tmp_path: Path) -> None:
-    """In one process, of two devices: what is not distributed takes the first alone. TensorFlow is not imported."""
+    """One process has two devices. Work that is not distributed uses only the first. TensorFlow is not imported."""
     modes = ("none", "data_parallel")
     one, two = results(start("jax", 2, 0.1, tmp_path, *modes), tmp_path, *modes)
     assert (one["replicas"], two["replicas"]) == (1, 2)
     assert not two["tensorflow"]
     same(one, two)
     validated_alike(one, two, 0.02)  # the filler takes noise too, so that the image's is another
+
+
+@pytest.mark.slow
+def test_two_jax_devices_equal_one_with_other_optimizers(tmp_path: Path) -> None:
+    jobs = [f"{mode}-{optimizer}" for mode in ("none", "data_parallel") for optimizer in OTHER_OPTIMIZERS]
+    found = results(start("jax", 2, 0.1, tmp_path, *jobs), tmp_path, *jobs)
+    for one, two in zip(found[:3], found[3:], strict=True):
+        assert (one["replicas"], two["replicas"]) == (1, 2)
+        same(one, two)
+        validated_alike(one, two, 0.02)
 
 
 @pytest.mark.parametrize(("devices", "size", "batches"), [(1, 3, [3, 3]), (2, 3, [4, 4]), (4, 8, [8]), (4, 1, [4, 4])])

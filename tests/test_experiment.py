@@ -76,7 +76,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counts
 
 
-def test_each_part_is_made_once(
+def test_each_part_is_created_once(
     file: Path, tmp_path: Path, made: Counter[str], kgen: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Data, encoder, generator and metric; and the run file is read once."""
@@ -88,14 +88,14 @@ def test_each_part_is_made_once(
     assert len(read) == 1
 
 
-def test_a_stage_of_the_decoder_makes_no_other_part_again(file: Path, tmp_path: Path, made: Counter[str]) -> None:
-    """Of decoders there are three: one that is tried, one that is trained, and one that is read from what was saved."""
+def test_the_decoder_stage_creates_no_other_part_again(file: Path, tmp_path: Path, made: Counter[str]) -> None:
+    """There are three decoders: one that is tried, one that is trained, and one that is loaded from its files."""
     config = RunConfig.load(file, [STAGE])
     run(config, tmp_path / "run", log=lambda text: None)
     assert made == {**dict.fromkeys((cls.__name__ for cls in PARTS), 1), "Codec": 3}
 
 
-def test_a_run_that_goes_on_makes_each_part_once(file: Path, tmp_path: Path, made: Counter[str]) -> None:
+def test_a_continued_run_creates_each_part_once(file: Path, tmp_path: Path, made: Counter[str]) -> None:
     run(RunConfig.load(file, [STAGE]), tmp_path / "run", log=lambda text: None)
     made.clear()
     run(RunConfig.load(file, [STAGE, "fit.steps=3"]), tmp_path / "run", log=lambda text: None)
@@ -104,7 +104,7 @@ def test_a_run_that_goes_on_makes_each_part_once(file: Path, tmp_path: Path, mad
 
 @pytest.mark.backends
 @pytest.mark.parametrize("overrides", [(), (STAGE,)], ids=["plain", "staged"])
-def test_what_was_tried_begins_as_if_it_had_not_been(file: Path, overrides: tuple[str, ...]) -> None:
+def test_trying_parts_does_not_change_the_training(file: Path, overrides: tuple[str, ...]) -> None:
     """Weights, random states of layers, and the seeds of what is made next."""
     config = RunConfig.load(file, overrides)
     experiment = open_experiment(config)

@@ -19,7 +19,7 @@ def test_all_are_trained_on_the_same() -> None:
     assert {path.stem for path in FOLDER.iterdir()} == set(FAMILIES)
 
 
-def test_they_check(kgen) -> None:
+def test_the_run_files_of_all_families_pass_the_check(kgen) -> None:
     outcome = kgen("check", *(FOLDER / f"{name}.yaml" for name in FAMILIES))
     assert outcome.status == 0 and outcome.out.count(": ok") == len(FAMILIES), outcome
 
@@ -37,6 +37,8 @@ def test_they_check(kgen) -> None:
         ("realnvp", "sample.options={temperature: 0}", "sample.options.temperature: must be greater than 0, got 0"),
     ],
 )
-def test_what_a_family_cannot_do_is_refused(kgen, tmp_path: Path, family: str, change: str, message: str) -> None:
+def test_unsupported_features_of_a_family_are_refused(
+    kgen, tmp_path: Path, family: str, change: str, message: str
+) -> None:
     kgen("run", FOLDER / f"{family}.yaml", "--set", change, "--out", tmp_path / "run").refuses(message)
     assert not (tmp_path / "run" / "metrics.csv").exists()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import re
 
 import numpy as np
 import pytest
+from command_line import GOOD, TOY
 
 from kgen import ConfigError, Decoder, Metric, PluginError, Space, assemble
 from kgen.cli import app
@@ -15,6 +17,8 @@ from kgen.metrics.retrieval import Retrieval
 from kgen.parts.construction import make_dataset, make_metric
 from kgen.plugins.discovery import registry
 from kgen.plugins.faults import address, component_errors, reason
+from kgen.training.optimizers.averaging import make_optimizer
+from kgen.training.optimizers.warmup import WarmUp
 
 SHARP = """\
 from kgen import *
@@ -37,6 +41,16 @@ from kgen import *
 class Exits(Metric):
     def __init__(self): raise SystemExit(7)
     update = compute = None
+"""
+
+PICKY = """\
+import keras
+from kgen import *
+class Picky(keras.optimizers.SGD):
+    def __init__(self, learning_rate, **kwargs): super().__init__(learning_rate, **kwargs)
+    def update_step(self, gradient, variable, learning_rate):
+        if len(gradient.shape) == 2 and gradient.shape[1] > 3: raise IndexError('boom in my optimizer')
+        super().update_step(gradient, variable, learning_rate)
 """
 
 
@@ -80,7 +94,7 @@ def test_an_error_of_the_operating_system_is_named_and_is_no_fault_to_report(min
     assert caught.value.exit_code == 2
 
 
-def test_the_innermost_component_is_to_blame_not_the_one_that_called_it(mine) -> None:
+def test_the_innermost_component_is_named_not_its_caller(mine) -> None:
     mine("dataset", "Disk", DISK)
     with pytest.raises(PluginError, match=r"^dataset 'mine/sharp'"), component_errors():
         batch = GeneratedImages(np.zeros((1, 4, 4, 3), np.uint8), ["a"])
@@ -93,6 +107,28 @@ def test_a_constructor_that_fails_or_exits_is_named(mine) -> None:
         make_metric("sharp")
 
 
+@pytest.mark.backends
+def test_an_optimizer_that_fails_in_a_training_is_named(site, kgen, tmp_path) -> None:
+    """It fails with the weights of the model, but not with the small ones on which it is tried before."""
+    site.install("mine", PICKY + HOOK.format(kind="optimizer", cls="Picky"))
+    run_file = tmp_path / "run.yaml"
+    run_file.write_text(GOOD.replace("fit: {", "fit: {optimizer: sharp, "), encoding="utf-8")
+    assert kgen("check", run_file, PYTHONPATH=f"{site.path}:{TOY}").status == 0
+    outcome = kgen("run", run_file, cwd=tmp_path, PYTHONPATH=f"{site.path}:{TOY}")
+    assert outcome.status == 1 and "report this to the plugin's authors" in outcome.err
+    assert re.search(
+        r"error: optimizer 'mine/sharp' of kgen-plugin-mine 0\.5 failed \(.*made_plugin_\d+\.py, line 6\): "
+        r"IndexError: boom in my optimizer\n",
+        outcome.err,
+    ), outcome.err
+
+
+def test_not_the_optimizer_is_to_blame_but_who_sets_its_learning_rate() -> None:
+    optimizer = make_optimizer("adamw", WarmUp(0.1, 2, None), clip_norm=None, average=None)
+    with pytest.raises(ComponentError, match=r"Local .* failed .*: TypeError"), component_errors(Local()):
+        optimizer.learning_rate = 0.2  # Keras refuses this, because the optimizer has a schedule
+
+
 def test_a_decoder_without_latent_space_is_named_by_assemble() -> None:
     class Lacking(Decoder):
         pass
@@ -103,7 +139,7 @@ def test_a_decoder_without_latent_space_is_named_by_assemble() -> None:
         assemble(encoder="none", generator="diffusion/diffusion", decoder=decoder)
 
 
-def test_what_is_no_components_fault_passes_unchanged() -> None:
+def test_errors_that_no_component_caused_pass_unchanged() -> None:
     for error in (ConfigError("mine"), MemoryError(), KeyboardInterrupt(), OSError(errno.ENOSPC, "full")):
         with pytest.raises(type(error)) as caught, component_errors(Local()):
             raise error

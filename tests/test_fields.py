@@ -76,7 +76,7 @@ def test_class_folders_are_labels(tmp_path: Path) -> None:
 # ---- inputs ----------------------------------------------------------------------------------------------------------
 
 
-def test_keys_tell_inputs_apart() -> None:
+def test_keys_distinguish_inputs() -> None:
     image = np.zeros((2, 3, 1), np.uint8)
     assert input_key("a") == "a" and input_key(3) == "3" and input_key(np.int64(3)) == "3"
     assert input_key(None) == input_key("") == input_key({"caption": "", "image": None}) == ""
@@ -184,7 +184,7 @@ def test_a_field_that_is_not_there_is_refused() -> None:
 # ---- runs ------------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_rendered_of_examples() -> None:
+def test_prompts_are_made_of_examples() -> None:
     scored = prompts_to_score(SHAPES, "train", Lengths(), 100)
     assert list(scored.texts) == list(SHAPES.captions("train"))
     assert scored.inputs[0] == {"caption": scored.texts[0], "label": "circle"}

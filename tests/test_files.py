@@ -47,7 +47,7 @@ def test_a_new_file_has_the_mode_of_the_umask(tmp_path: Path, mask: int, expecte
     assert mode(tmp_path / "new.bin") == expected
 
 
-def test_what_is_replaced_keeps_its_mode(tmp_path: Path) -> None:
+def test_replaced_files_keep_their_mode(tmp_path: Path) -> None:
     write_text(tmp_path / "x", "1")
     (tmp_path / "x").chmod(0o600)
     write_text(tmp_path / "x", "2")
@@ -70,7 +70,7 @@ def test_a_symbolic_link_stays_a_link(tmp_path: Path) -> None:
 
 
 def test_a_pipe_and_a_device_are_written_into(tmp_path: Path) -> None:
-    """As root, a rename would make a file of /dev/null."""
+    """If root renamed a file to /dev/null, it would replace the device by a file."""
     os.mkfifo(tmp_path / "pipe")
     found: list[str] = []
     reader = threading.Thread(target=lambda: found.append((tmp_path / "pipe").read_text()), daemon=True)
@@ -83,7 +83,7 @@ def test_a_pipe_and_a_device_are_written_into(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", ".", "..", "", "/tmp/.."])
-def test_a_folder_is_no_file(path: str) -> None:
+def test_a_folder_is_not_a_file(path: str) -> None:
     with pytest.raises(ConfigError, match="is a folder: give the name of a file"):
         write_text(Path(path), "text")
 
@@ -94,7 +94,7 @@ def test_any_name_can_be_written(tmp_path: Path, name: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
+def test_a_failure_leaves_the_old_content(tmp_path: Path) -> None:
     write_text(tmp_path / "file", "old")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "a").write_text("old")
@@ -150,7 +150,7 @@ def test_a_folder_is_replaced_only_if_all_of_it_is_owned(tmp_path: Path, monkeyp
 # ---- disks and processes -----------------------------------------------------------------------------------------
 
 
-def test_a_full_disk_is_named_with_what_was_needed(tmp_path: Path) -> None:
+def test_a_full_disk_is_named_with_the_bytes_needed(tmp_path: Path) -> None:
     """/dev/full is full. No file may grow beyond a kilobyte, as far as this process is concerned."""
     with pytest.raises(RunError, match=r"the disk is full .*: 4 bytes were needed at /dev/full; nothing is lost"):
         write_text(Path("/dev/full"), "text")
@@ -192,7 +192,7 @@ with atomic_file(folder / "x.bin") as file, atomic_folder(folder / "y") as inner
 """
 
 
-def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(tmp_path: Path) -> None:
+def test_files_of_killed_processes_are_removed_and_others_are_kept(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED, str(tmp_path)]
     (tmp_path / ".mine.12345678").mkdir()
     (tmp_path / ".mine.1234567x.kgen").mkdir()
@@ -223,7 +223,7 @@ def test_a_folder_that_a_killed_process_had_moved_aside_comes_back(tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_a_cache_that_several_fill_at_once_is_never_taken_from_them(tmp_path: Path) -> None:
+def test_a_cache_that_several_processes_fill_is_not_removed(tmp_path: Path) -> None:
     """Each finds nothing, and writes; whoever comes late must not remove what the first has put in place."""
     problems: list[Exception] = []
     together = threading.Barrier(4)
@@ -259,8 +259,8 @@ def test_a_cache_that_several_fill_at_once_is_never_taken_from_them(tmp_path: Pa
 
 
 @pytest.mark.usefixtures("windows")
-def test_all_that_is_possible_on_windows_too(tmp_path: Path) -> None:
-    """Where nothing that is open can be moved or deleted, no folder be opened, and no file be flushed but written."""
+def test_file_operations_work_on_windows_too(tmp_path: Path) -> None:
+    """Open files cannot be moved or deleted, folders cannot be opened, and only files open for writing be flushed."""
     for text in ("old", "new"):
         write_text(tmp_path / "x", text)
         with atomic_folder(tmp_path / "folder", lambda _: ["a"]) as folder:
@@ -297,7 +297,7 @@ def test_a_disk_without_locks_can_be_written(tmp_path: Path, monkeypatch: pytest
         pass
 
 
-def test_a_lock_is_free_for_one_at_a_time(tmp_path: Path) -> None:
+def test_only_one_process_at_a_time_holds_a_lock(tmp_path: Path) -> None:
     for _ in range(2):
         lock = take_lock(tmp_path / "lock")
         with pytest.raises(Timeout):

@@ -115,7 +115,7 @@ def test_layouts_that_are_read(tmp_path: Path, layout: str) -> None:
 
 
 @pytest.mark.parametrize(("table", "file"), [("NFC", "NFD"), ("NFD", "NFC")])
-def test_accents_may_be_written_in_two_ways(tmp_path: Path, table: Any, file: Any) -> None:
+def test_accents_may_be_composed_or_decomposed(tmp_path: Path, table: Any, file: Any) -> None:
     name = unicodedata.normalize(file, "café.png")
     row = {"file_name": unicodedata.normalize(table, "café.png"), "text": "a"}
     assert captions(make(tmp_path / "table", {name: None, "metadata.jsonl": row})) == {name: ["a"]}
@@ -131,7 +131,7 @@ def test_names_that_differ_in_capitals_only_keep_their_own_captions(tmp_path: Pa
     assert problems(tmp_path) == {"A.png": "there is no caption A.txt beside it"}
 
 
-def test_the_first_source_is_taken_and_said(tmp_path: Path) -> None:
+def test_the_first_source_of_captions_is_used_and_named(tmp_path: Path) -> None:
     make(tmp_path, {"a/1.png": None, "b/1.png": None, "a/1.txt": "one", "b/1.txt": "two\nzwei"})
     found = read_folder(tmp_path, template="a {label}")
     assert [caption for _, caption in found.entries["train"]] == ["one", "two", "zwei"]
@@ -144,7 +144,7 @@ def test_the_first_source_is_taken_and_said(tmp_path: Path) -> None:
     assert captions(tmp_path, captions_from="none") == {"a/1.png": ["an image"], "b/1.png": ["an image"]}
 
 
-def test_names_are_looked_for_elsewhere_only_if_none_is_beside_the_table(tmp_path: Path) -> None:
+def test_names_are_searched_elsewhere_only_if_none_is_beside_the_table(tmp_path: Path) -> None:
     """Else an image of another folder would get the caption of one that was deleted."""
     make(tmp_path, {"1.png": None, "more/2.png": None, "metadata.csv": "file_name,text\n1.png,a\n2.png,b\n"})
     assert problems(tmp_path) == {
@@ -162,7 +162,7 @@ def test_a_name_that_fits_two_images_is_a_problem(tmp_path: Path) -> None:
     assert "b/1.png" not in found
 
 
-def test_names_are_looked_for_below_the_table_only_if_images_lie_there(tmp_path: Path) -> None:
+def test_names_are_searched_below_the_table_only_if_there_are_images(tmp_path: Path) -> None:
     make(tmp_path, {f"{place}/images/1.png": None for place in "ab"})
     make(tmp_path, {f"{place}/metadata.csv": f"file_name,text\n1.png,{place}\n" for place in "ab"})
     assert captions(tmp_path) == {"a/images/1.png": ["a"], "b/images/1.png": ["b"]}
@@ -204,7 +204,7 @@ NO_CAPTIONS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", NO_CAPTIONS)
-def test_what_is_no_caption_is_refused_with_advice(tmp_path: Path, case: str) -> None:
+def test_values_that_are_not_captions_are_refused_with_advice(tmp_path: Path, case: str) -> None:
     contents, message = NO_CAPTIONS[case]
     assert re.search(message, refusal(make(tmp_path, contents)))
 
@@ -226,7 +226,7 @@ def test_folders_without_images(tmp_path: Path, contents: dict[str, Any], messag
     assert re.search(message, refusal(make(tmp_path, contents)))
 
 
-def test_where_captions_are_from_can_be_said(tmp_path: Path) -> None:
+def test_the_source_of_captions_can_be_chosen(tmp_path: Path) -> None:
     make(tmp_path, {"cat/1.png": None, "cat/2.png": None})
     assert captions(tmp_path, captions_from="folders", template="a {label}") == {
         f"cat/{i}.png": ["a cat"] for i in "12"
@@ -250,7 +250,7 @@ def test_a_caption_key_that_is_not_there(tmp_path: Path) -> None:
 # Tables that are damaged
 
 
-def test_a_lone_quote_costs_its_own_row_only(tmp_path: Path) -> None:
+def test_a_single_quote_affects_only_its_own_row(tmp_path: Path) -> None:
     rows = ['0.png,"24 inch', "1.png,b", '2.png,c "q" c', '3.png,"a ""q"" b\nc"', '4.png,27 inch"', '5.png,"x"y']
     make(tmp_path, {f"{i}.png": None for i in range(7)} | {"metadata.csv": "file_name,text\n" + "\n".join(rows)})
     found = read_folder(tmp_path)
@@ -279,7 +279,7 @@ def test_a_caption_of_numbers_is_compared_with_boxes_at_once(tmp_path: Path) -> 
     assert time.monotonic() - began < 5
 
 
-def test_a_cell_or_caption_that_is_too_long_costs_its_own_row_only(tmp_path: Path) -> None:
+def test_a_too_long_cell_or_caption_affects_only_its_own_row(tmp_path: Path) -> None:
     long = "x" * 200_000
     make(tmp_path / "csv", {"0.png": None, "1.png": None, "metadata.csv": f"file_name,text\n0.png,{long}\n1.png,b\n"})
     assert problems(tmp_path / "csv")["metadata.csv:2"] == "a cell is longer than 131,072 letters"
@@ -334,7 +334,7 @@ def test_splits_with_captions_of_every_source(tmp_path: Path, contents: dict[str
     assert {caption for _, caption in found.entries["validation"]} >= {validation}
 
 
-def test_a_split_that_is_unknown_is_a_problem(tmp_path: Path) -> None:
+def test_an_unknown_split_is_a_problem(tmp_path: Path) -> None:
     make(tmp_path, {"1.png": None, "metadata.csv": "file_name,split,text\n1.png,fold 1,a\n"})
     assert "split 'fold 1' is not train" in problems(tmp_path)["metadata.csv:2"]
 
@@ -349,7 +349,7 @@ def test_a_split_that_is_unknown_is_a_problem(tmp_path: Path) -> None:
         (("train/cat/1.png", "train/val/1.png", "test/cat/1.png"), "is train/val a split"),
     ],
 )
-def test_what_may_be_a_split_is_refused(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
+def test_ambiguous_split_folders_are_refused(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
     make(tmp_path, dict.fromkeys(names))
     assert message in refusal(tmp_path)
     options = {"split_folders": False, "captions_from": "folders"}
@@ -408,14 +408,14 @@ def test_names_that_are_not_utf_8_can_be_skipped(tmp_path: Path) -> None:
     assert [problem.what for problem in dataset.problems()] == ["its name is not UTF-8 text: rename the file"]
 
 
-def test_runs_of_kgen_are_no_data(tmp_path: Path) -> None:
+def test_runs_of_kgen_are_not_data(tmp_path: Path) -> None:
     make(tmp_path, {"red/1.png": None, "sky/1.png": None})
     make(tmp_path, {"runs/a/config.yaml": "", "runs/a/.lock": "", "runs/a/samples/step-1.png": None})
     make(tmp_path, {"runs/b/config.yaml": "", "runs/b/manifest.json": "", "runs/b/samples/step-1.png": None})
     assert captions(tmp_path) == {"red/1.png": ["red"], "sky/1.png": ["sky"]}
 
 
-def test_files_that_are_no_images_are_counted(tmp_path: Path) -> None:
+def test_files_that_are_not_images_are_counted(tmp_path: Path) -> None:
     make(tmp_path, {f"{c}/{i}.png": None for c in "ab" for i in "12"})
     make(tmp_path, {"a/x.heic": "x", "a/y.HEIC": "x", "b/z.svg": "x", "b/file": "x", "a/.hidden": "x"})
     SMALL.save(tmp_path / "a" / "3.tga")

@@ -93,7 +93,7 @@ def make_generator(name: str) -> Any:
 
 
 def summed(gradient: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """What a sparse gradient stands for, by numpy alone; zeros where there is no gradient."""
+    """Converts a sparse gradient to a dense array by numpy; a missing gradient is zeros."""
     table = np.zeros(shape, np.float32)
     if isinstance(gradient, tf.IndexedSlices):
         np.add.at(table, gradient.indices.numpy(), gradient.values.numpy())
@@ -188,7 +188,7 @@ def trained(name: str, strategy: Any) -> list[np.ndarray]:
     return [np.array(variable.numpy()) for variable in [*weights, *optimizer.averages]]
 
 
-def test_a_replica_without_examples_spoils_nothing() -> None:
+def test_a_replica_without_examples_changes_nothing() -> None:
     """One example, two replicas: what the second has no share of is no NaN."""
     with mirrored().scope():
         pipeline = compiled(keras.optimizers.SGD(0.1))
@@ -270,7 +270,7 @@ def test_the_averages_follow_a_table_too() -> None:
     np.testing.assert_allclose(optimizer.averages[0].numpy()[:, 0], [-0.1 * decay - 0.2 * (1 - decay), 0.0], rtol=1e-4)
 
 
-def test_a_part_of_the_weights_can_be_stepped() -> None:
+def test_some_of_the_weights_can_be_updated() -> None:
     tables = [keras.Variable(np.zeros((2, 1), "float32")) for _ in range(2)]
     optimizer = AveragingAdamW(0.1, weight_decay=0.0, clip_norm=1.0)
     optimizer.build(tables)

@@ -66,9 +66,7 @@ def arrays() -> tuple[np.ndarray, list[str]]:
 
 @pytest.mark.backends
 @pytest.mark.parametrize(("decoder", "generator"), [(None, Painter), (Codec, Painter), (Shades, Shader)])
-def test_latents_are_what_is_decoded_to_the_images(
-    decoder: type[kgen.Decoder] | None, generator: type[Painter]
-) -> None:
+def test_latents_decode_to_the_images(decoder: type[kgen.Decoder] | None, generator: type[Painter]) -> None:
     pipeline = assemble(decoder, generator)
     latents = pipeline.generate(PROMPTS, n=2, seed=[5, 6, 7], output="latents")
     space = pipeline.generator.space
@@ -82,7 +80,7 @@ def test_latents_are_what_is_decoded_to_the_images(
     assert pipeline.generate([], output="latents").shape == (0, *space.shape)
 
 
-def test_an_output_that_is_none_and_options_without_effect_are_refused() -> None:
+def test_unknown_outputs_and_options_without_effect_are_refused() -> None:
     pipeline = assemble()
     with pytest.raises(kgen.ConfigError, match="output must be 'images' or 'latents', not 'latent'"):
         pipeline.generate(PROMPTS, output="latent")

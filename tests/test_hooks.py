@@ -55,7 +55,7 @@ def test_a_plugin_adds_a_command(kgen, site) -> None:
     assert kgen("tidy", **where).status == 2 and kgen("tdiy", **where).status == 2
 
 
-def test_the_target_of_a_command_is_imported_when_it_is_given(kgen, site) -> None:
+def test_the_target_of_a_command_is_imported_when_the_command_is_called(kgen, site) -> None:
     site.install("tools", adds("later", "not_there:command"))
     where = {"PYTHONPATH": str(site.path)}
     assert " later " in kgen("--help", **where).out
@@ -110,7 +110,7 @@ def test_a_command_that_cannot_be_is_refused_alone(kgen, site, sources: dict[str
         kgen("tidy", "here", **where).refuses(reason)
 
 
-def test_kgens_own_commands_ask_no_plugin(monkeypatch) -> None:
+def test_kgens_own_commands_load_no_plugin(monkeypatch) -> None:
     import typer
 
     group = typer.main.get_command(app)
@@ -118,7 +118,7 @@ def test_kgens_own_commands_ask_no_plugin(monkeypatch) -> None:
     assert group.get_command(None, "run").name == "run"
 
 
-def test_a_commands_declaration_must_be_in_order() -> None:
+def test_a_declaration_of_a_command_must_be_valid() -> None:
     commands = Commands(Provenance("mine", "kgen-plugin-mine", "1"))
     for name, target, summary in (
         ("a b", "a:b", ""),
@@ -144,7 +144,7 @@ def kgen_run_finished(directory, scores):
 """
 
 
-def test_a_plugin_is_told_of_a_finished_run(kgen, good: Path, site, tmp_path: Path) -> None:
+def test_the_hook_for_finished_runs_is_called(kgen, good: Path, site, tmp_path: Path) -> None:
     site.install("aaa", "import kgen\n@kgen.hookimpl\ndef kgen_run_finished(directory):\n    raise KeyError('boo')\n")
     site.install("bbb", "import kgen\n@kgen.hookimpl\ndef kgen_run_finished(scores):\n    raise SystemExit(9)\n")
     site.install("ccc", TOLD)

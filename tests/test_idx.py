@@ -20,7 +20,7 @@ LABELS = {"train": np.arange(30, dtype=np.uint8) % 3, "t10k": np.arange(9, dtype
 
 
 def encode(array: np.ndarray) -> bytes:
-    """As the format's authors describe it."""
+    """Writes the format as its authors describe it."""
     return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
@@ -69,7 +69,7 @@ def test_fingerprint_sees_every_image(folder: Path) -> None:
     assert Idx(path=str(folder)).fingerprint() != before
 
 
-def test_what_is_wrong_is_said(folder: Path) -> None:
+def test_damaged_files_and_wrong_options_are_named(folder: Path) -> None:
     def refuses(message: str, **options: object) -> None:
         with pytest.raises(DataError, match=message):
             Idx(**{"path": str(folder), **options})

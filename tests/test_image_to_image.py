@@ -83,7 +83,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 @functools.cache
 def pixels(generator: str = "diffusion/diffusion") -> kgen.Pipeline:
-    """Of images of 16x16; nobody trains it."""
+    """A pipeline for images of 16x16, which is not trained."""
     return kgen.assemble(
         encoder={"name": "text/bag", "dim": 8},
         generator={"name": generator, "network": NETWORKS[generator]},
@@ -122,7 +122,7 @@ def test_prompts_and_copies_start_from_the_same_image() -> None:
     assert np.abs(made[0].astype(float) - made[1]).max() > 0
 
 
-def test_who_cannot_start_from_a_image_says_so() -> None:
+def test_generators_that_cannot_start_from_an_image_are_named() -> None:
     with pytest.raises(ConfigError, match="cannot start from an image"):
         pixels("vae/vae").generate(PROMPT, image=IMAGE)
     with pytest.raises(ConfigError, match="'strength' needs an image"):
@@ -139,12 +139,12 @@ def test_a_run_file_has_no_strength() -> None:
         RunConfig.from_dict(data)
 
 
-# ---- drawing a part of an image anew --------------------------------------------------------------------------------
+# ---- inpainting -----------------------------------------------------------------------------------------------------
 
 
 @functools.cache
 def cells(size: int) -> kgen.Pipeline:
-    """Whose latents are tokens of `size` x `size` pixels each, of one gray level: nothing of an image is lost."""
+    """A lossless pipeline whose latents are tokens, one for `size` x `size` pixels of one gray level."""
     decoder = Blocks(kgen.Space("continuous", (16, 16, 1)), size=size)
     encoder = make_encoder({"name": "text/bag", "dim": 8}, [PROMPT])
     network = {"width": 8, "depth": 1, "heads": 2}
@@ -174,7 +174,7 @@ class Blocks(kgen.Decoder):
 
 
 @pytest.mark.backends
-def test_a_mask_chooses_the_cells_that_are_drawn_anew() -> None:
+def test_a_mask_chooses_the_cells_that_are_inpainted() -> None:
     image = np.kron(np.random.default_rng(0).integers(0, 256, (4, 4)), np.ones((4, 4))).astype(np.uint8)[..., None]
     mask = np.zeros((16, 16), np.uint8)
     mask[3, 4], mask[8:, 12:], mask[8, 0] = 255, 128, 127  # one pixel of a cell; two cells; not white
@@ -183,9 +183,9 @@ def test_a_mask_chooses_the_cells_that_are_drawn_anew() -> None:
     outside = ~np.kron(edit_mask, np.ones((4, 4), bool)).astype(bool)
     made = cells(4).generate([PROMPT, "star"], n=2, image=image, mask=mask, steps=2)
     assert made.shape == (4, 16, 16, 1)
-    for drawn in made:
-        np.testing.assert_array_equal(drawn[outside], image[outside])
-        assert all((drawn[4 * i, 4 * j] != image[4 * i, 4 * j]).any() for i, j in np.argwhere(edit_mask))
+    for generated in made:
+        np.testing.assert_array_equal(generated[outside], image[outside])
+        assert all((generated[4 * i, 4 * j] != image[4 * i, 4 * j]).any() for i, j in np.argwhere(edit_mask))
     assert (made[0] != made[1]).any()
     np.testing.assert_array_equal(downsample_mask(mask[..., None], *SPACES), edit_mask)
 
@@ -231,7 +231,7 @@ def test_upscale_works_at_any_size_with_the_trained_weights(trained: Path) -> No
         upscale(decoder, encoder, small, options={"steps": 3})
 
 
-def test_upscale_refuses_what_it_cannot_do() -> None:
+def test_upscale_refuses_unsupported_inputs() -> None:
     pipeline = pixels()
     with pytest.raises(ConfigError, match="not small images"):
         upscale(pipeline.decoder, pipeline.encoder, IMAGE)

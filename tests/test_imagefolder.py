@@ -218,7 +218,7 @@ def test_metadata_csv(tmp_path: Path) -> None:
 
 
 def test_metadata_in_folders_below(tmp_path: Path) -> None:
-    """As Hugging Face has it: one table a folder; names are relative to the table."""
+    """Hugging Face's layout: one table per folder, and names relative to the table."""
     for place, color in (("first", RED), ("more/deep", BLUE)):
         (tmp_path / place).mkdir(parents=True)
         solid_image(color).save(tmp_path / place / "a.png")
@@ -232,7 +232,7 @@ def test_metadata_in_folders_below(tmp_path: Path) -> None:
     assert problem.what == "none of first/metadata.jsonl, more/deep/metadata.jsonl has a caption for it"
 
 
-def test_a_image_may_have_several_captions(tmp_path: Path) -> None:
+def test_an_image_may_have_several_captions(tmp_path: Path) -> None:
     solid_image().save(tmp_path / "a.png")
     solid_image(BLUE).save(tmp_path / "b.png")
     rows = [("a.png", "red"), ("a.png", "scarlet"), ("b.png", "blue")]
@@ -313,9 +313,9 @@ BROKEN: list[tuple[Callable[[Path], Any], str]] = [
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize(("spoil", "message"), BROKEN)
-def test_broken_images_are_refused_or_skipped(folder: Path, spoil: Callable[[Path], Any], message: str) -> None:
-    spoil(folder / "07.png")
+@pytest.mark.parametrize(("damage", "message"), BROKEN)
+def test_broken_images_are_refused_or_skipped(folder: Path, damage: Callable[[Path], Any], message: str) -> None:
+    damage(folder / "07.png")
     with pytest.raises(DataError, match=rf"1 problem in (?s:.*)07\.png: .*{message}(?s:.*)on_error: skip"):
         ImageFolder(path=str(folder))
     dataset = ImageFolder(path=str(folder), on_error="skip")
@@ -435,7 +435,7 @@ def test_wrong_options(folder: Path) -> None:
         ImageFolder(path=str(folder), holdout=tuple(f"image {i}" for i in range(12)))
 
 
-def test_a_file_that_vanishes_while_training_is_named(folder: Path) -> None:
+def test_a_file_that_disappears_during_training_is_named(folder: Path) -> None:
     dataset = ImageFolder(path=str(folder))
     (folder / "04.png").unlink()
     with pytest.raises(DataError, match=r"04\.png has changed"):

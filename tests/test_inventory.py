@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_changed_is_named(folder: Path, tmp_path: Path) -> None:
+def test_changed_files_are_named(folder: Path, tmp_path: Path) -> None:
     kept = tmp_path / "run" / "inventory.jsonl.gz"
     write_inventory(ImageFolder(path=str(folder)), kept)
     before = read_inventory(kept)
@@ -70,7 +70,7 @@ def test_the_file_is_small_and_the_same_each_time(folder: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("data", [None, b"", b"text", b"\x1f\x8b\x08\x00damaged", b"{}"])
-def test_a_damaged_file_is_as_none(tmp_path: Path, data: bytes | None) -> None:
+def test_a_damaged_file_is_like_a_missing_one(tmp_path: Path, data: bytes | None) -> None:
     if data is not None:
         (tmp_path / "a").write_bytes(data)
     assert read_inventory(tmp_path / "a") is None

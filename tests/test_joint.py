@@ -42,7 +42,7 @@ evaluate: {metrics: [attributes], max_prompts: 4}
 
 
 class Ragged(Encoder):
-    """Of a text its letters' numbers, one a position, as often as `dim`; padding holds what must not be read."""
+    """Each position has the number of a letter, repeated `dim` times. Padding has values that must not be read."""
 
     def __init__(self, *, length: int = 3, dim: int = 2, pooled: int = 1, frozen: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -156,7 +156,7 @@ def test_two_encoders_at_least() -> None:
 
 
 @pytest.mark.backends
-def test_each_has_a_dropout_of_its_own() -> None:
+def test_each_encoder_has_a_separate_dropout() -> None:
     joint = Joint.of([Ragged(), Ragged(dim=1), Ragged()], condition_dropout=[0.25, 0.5])
     assert not joint.shows_null and Joint.of([Ragged(), Ragged()], condition_dropout=[0.1, 0.1]).shows_null
     pooled = encode(joint, *["abc"] * 2000, training=True)["pooled"]
@@ -186,7 +186,7 @@ def test_conditions_of_frozen_ones_are_cached(tmp_path: Path) -> None:
     made, right = joint(tokens), joint(joint.tokenize(inputs))
     for name in right:
         np.testing.assert_allclose(ops.convert_to_numpy(made[name]), ops.convert_to_numpy(right[name]), rtol=1e-5)
-    joint.joined[0].scale.assign(99.0)  # were it computed anew, it would show
+    joint.joined[0].scale.assign(99.0)  # a new computation would show it
     dropped = ops.convert_to_numpy(joint(read(inputs * 20)["tokens"], training=True)["pooled"])
     assert set(np.unique(dropped[:, 0] == 0)) == {True, False}
     rows = [read(inputs)["tokens"]["0.condition.pooled"][i % 4, 0] for i in range(80)]
@@ -268,12 +268,12 @@ WRONG = {
 
 
 @pytest.mark.parametrize("written", WRONG)
-def test_what_is_wrong_is_named_where_it_stands(written: str) -> None:
+def test_errors_are_named_with_their_place(written: str) -> None:
     with pytest.raises(kgen.ConfigError, match=WRONG[written]):
         config(RUN, f"encoder={written}")
 
 
-def test_guidance_needs_that_nothing_was_shown() -> None:
+def test_guidance_needs_condition_dropout() -> None:
     guided = ("condition_dropout=0", "sample.options={steps: 2, guidance: 2}")
     with pytest.raises(kgen.ConfigError, match="condition_dropout is 0"):
         config(RUN, *guided)

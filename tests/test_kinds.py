@@ -201,7 +201,7 @@ def test_the_schema_knows_every_part_that_can_be_imported(kitchen: Registry) -> 
     assert plain(basil()) == {"kind": "basil", "leaves": 3}
 
 
-def test_a_method_takes_parts_too(kitchen: Registry) -> None:
+def test_methods_accept_parts_too(kitchen: Registry) -> None:
     checked = check_options(Pot.cook, {"spice": {"kind": "curry", "heat": 3.0}, "salt": 2.0}, "cook")
     static, numbers = split_options(Pot.cook, checked)
     assert static["spice"].heat == 3.0 and numbers == {"salt": 2.0}, "a part is compiled in"
@@ -297,7 +297,7 @@ def test_a_bare_name_of_two_plugins_is_ambiguous_and_both_are_named(site, monkey
         (("add", "mine.herb", "x", "a"), "mine.herb 'x': the target must read 'package.module:Class', not 'a'"),
     ],
 )
-def test_a_declaration_that_is_not_in_order_is_refused(call: tuple[Any, ...], reason: str) -> None:
+def test_invalid_declarations_are_refused(call: tuple[Any, ...], reason: str) -> None:
     registrar = Registrar(Registry(), Provenance("mine", "kgen-plugin-mine", "1"))
     method, *arguments = call
     with pytest.raises(PluginError) as caught:
@@ -312,7 +312,7 @@ def test_a_kind_is_declared_once() -> None:
         registrar.kind("mine.herb", "a:C", summary="")
 
 
-def test_an_option_of_a_kind_that_nobody_declares_is_the_owners_fault(kitchen: Registry) -> None:
+def test_an_option_of_an_undeclared_kind_is_an_error_of_its_owner(kitchen: Registry) -> None:
     class Odd(Configurable):
         def __init__(self, *, x: Annotated[Any, kgen.OneOf("soup.hreb")] = None) -> None: ...
 
@@ -342,7 +342,7 @@ class Sub(Base): ...
         (max, lambda a: 0, ""),
     ],
 )
-def test_what_fits_a_contract(target: Any, contract: Any, reason: str) -> None:
+def test_targets_that_fit_a_contract(target: Any, contract: Any, reason: str) -> None:
     assert misfit(target, contract, "N").startswith(reason) and bool(reason) == bool(misfit(target, contract, "N"))
 
 
@@ -523,7 +523,7 @@ def test_a_stranger_cannot_take_a_name_of_the_diffusion_plugin(kgen, stranger, s
     )
 
 
-def test_run_files_of_before_are_read_as_before() -> None:
+def test_older_run_files_are_read_as_before() -> None:
     data = {
         "data": "shapes",
         "encoder": "text/bag",

@@ -33,7 +33,7 @@ def small(image: np.ndarray) -> np.ndarray:
 
 @pytest.mark.backends
 @pytest.mark.parametrize("flip", [False, True])
-def test_holds_what_the_decoder_encodes(decoder: Regression, tmp_path: Path, flip: bool) -> None:
+def test_holds_the_latents_of_the_decoder(decoder: Regression, tmp_path: Path, flip: bool) -> None:
     cache = cached_latents(decoder, DATASET, "train", tmp_path, flip=flip)
     count = len(DATASET.captions("train"))
     assert len(cache) == (2 if flip else 1) * count
@@ -56,7 +56,7 @@ def test_is_read_again_without_encoding(decoder: Regression, tmp_path: Path, mon
     np.testing.assert_array_equal(second.lookup(range(len(first))), first.lookup(range(len(first))))
 
 
-def test_what_differs_has_a_cache_of_its_own(decoder: Regression, tmp_path: Path) -> None:
+def test_different_inputs_have_separate_caches(decoder: Regression, tmp_path: Path) -> None:
     def folders() -> int:
         return len(list(tmp_path.glob("latents-*")))
 
@@ -75,7 +75,7 @@ def test_what_differs_has_a_cache_of_its_own(decoder: Regression, tmp_path: Path
 
 
 @pytest.mark.parametrize("damage", ["flipped", "short", "gone", "no checksums"])
-def test_a_damaged_file_is_found_and_made_anew(decoder: Regression, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_file_is_found_and_rewritten(decoder: Regression, tmp_path: Path, damage: str) -> None:
     cache = cached_latents(decoder, DATASET, "train", tmp_path)
     good = cache.lookup(range(len(cache)))
     array = cache.folder / "latent.npy"
@@ -106,7 +106,7 @@ def test_a_folder_that_cannot_be_written_is_named(decoder: Regression, tmp_path:
         cached_latents(decoder, DATASET, "train", tmp_path / "file")
 
 
-def test_a_disk_that_is_full_leaves_nothing_behind(decoder: Regression, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_files_behind(decoder: Regression, tmp_path: Path) -> None:
     """No file may grow beyond a kilobyte, as far as this process is concerned."""
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 CORE = sorted((ROOT / "kgen").rglob("*.py"))
 PLUGINS = [p for p in sorted((ROOT / "plugins").rglob("*.py")) if "tests" not in p.parts and "build" not in p.parts]
 MAX_MODULES = 12
-"""Of a package, beside its `__init__.py`; the packages in it count for themselves."""
+"""Maximum number of modules of a package, without its `__init__.py` and its subpackages."""
 
 FRAMEWORKS = {"tensorflow", "jax", "torch", "keras", "keras_hub"}
 
@@ -29,7 +29,7 @@ def name(path: Path) -> str:
 
 @pytest.mark.parametrize("path", CORE, ids=name)
 def test_core_names_no_family(path: Path) -> None:
-    """What is particular to a family of models lives in its plugin."""
+    """Code that is particular to a family of models belongs to its plugin."""
     if name(path) == "kgen/nn/ddim.py":  # the sampler that several plugins share
         return
     found = re.findall(r"diffusion|sigma", path.read_text(encoding="utf-8"), re.IGNORECASE)
@@ -75,11 +75,11 @@ def test_plugins_are_complete() -> None:
         assert importlib.util.find_spec(package), f"{folder.name} is not installed"
 
 
-def test_everything_public_is_documented_where_help_finds_it() -> None:
+def test_public_names_have_docstrings_that_help_shows() -> None:
     """Class attributes in the docstring of their class, as `help` does not show the texts below them."""
     from kgen.plugins.registry import Registrar
 
-    contracts = [kgen.Encoder, kgen.Generator, kgen.Decoder, kgen.Dataset, kgen.Metric, Registrar]
+    contracts = [kgen.Encoder, kgen.Generator, kgen.Decoder, kgen.Dataset, kgen.Metric, kgen.Logger, Registrar]
     for public in kgen.__all__:
         assert getattr(kgen, public).__doc__ or public in ("Split", "hookimpl"), public
     for cls in contracts:

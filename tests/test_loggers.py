@@ -54,7 +54,7 @@ class Told(kgen_package.Logger):
 
 
 @pytest.mark.parametrize("method", ["begin", "resume", "log", "image", "end"])
-def test_a_logger_that_fails_is_warned_of_and_told_nothing_more(method: str, tmp_path: Path) -> None:
+def test_a_failing_logger_gives_a_warning_and_is_not_called_again(method: str, tmp_path: Path) -> None:
     bad, good = Told(fails=method), Told()
     loggers = Loggers([bad, good])
     with pytest.warns(HookWarning) as caught:
@@ -78,7 +78,7 @@ def test_a_logger_that_fails_is_warned_of_and_told_nothing_more(method: str, tmp
     ]
 
 
-def test_the_end_is_told_without_scores_where_a_run_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_failed_run_ends_its_loggers_without_scores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     told = Told()
     monkeypatch.setattr("kgen.training.loggers.make_logger", lambda *_: told)
     with pytest.raises(ZeroDivisionError), opened_loggers([ComponentConfig(name="x")], tmp_path, {"name": "x"}):
@@ -89,7 +89,7 @@ def test_the_end_is_told_without_scores_where_a_run_fails(monkeypatch: pytest.Mo
 # ---- TensorBoard -------------------------------------------------------------------------------------------------
 
 
-def test_tensorboard_shows_what_was_resumed_once(tmp_path: Path) -> None:
+def test_tensorboard_shows_resumed_steps_once(tmp_path: Path) -> None:
     for start, end, loss in ((0, 6, 1.0), (3, 8, 2.0)):  # killed after step 6, of which the checkpoint is of step 3
         loggers = Loggers([TensorBoard(tmp_path)])
         journal = Journal(tmp_path, ["loss"], start, None, loggers)
@@ -113,7 +113,7 @@ def test_tensorboard_shows_what_was_resumed_once(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(event.encoded_image_string))), image)
 
 
-def test_the_decoders_stage_has_a_folder_of_its_own(tmp_path: Path) -> None:
+def test_the_decoder_stage_has_a_separate_folder(tmp_path: Path) -> None:
     board = TensorBoard(tmp_path)
     for stage in ("decoder", "generator"):
         board.resume(stage, 0)
@@ -192,14 +192,14 @@ def test_a_logger_that_cannot_be_used_is_refused_before_the_training(
     assert done.status in (1, 2) and message in done.err and "Traceback" not in done.err, done
 
 
-def test_one_that_is_remote_is_not_tried_and_loggers_may_change(kgen, where, tmp_path: Path) -> None:
+def test_a_remote_logger_is_not_tried_and_loggers_may_change(kgen, where, tmp_path: Path) -> None:
     assert kgen("check", config(tmp_path, "remote"), **where).status == 0
     assert not (tmp_path / "sent").exists()
     assert kgen("run", config(tmp_path, "remote"), **where).status == 0
     assert (tmp_path / "sent").exists() and not (tmp_path / "runs" / "run" / "tensorboard").exists()
     (tmp_path / "sent").unlink()
     again = kgen("run", config(tmp_path), **where)
-    assert again.status == 0 and not (tmp_path / "sent").exists(), "the training is not begun anew"
+    assert again.status == 0 and not (tmp_path / "sent").exists(), "the training does not begin again"
     manifest = json.loads((tmp_path / "runs" / "run" / "manifest.json").read_text())
     assert manifest["step"] == 6 and manifest["loggers"] == []
 

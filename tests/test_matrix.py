@@ -151,7 +151,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Compiled, "compile", lambda self, **given: keras.Model.compile(self, run_eagerly=True))
 
 
-def test_every_component_is_here() -> None:
+def test_the_matrix_has_every_component() -> None:
     for kind, tiny in (("encoder", ENCODERS), ("generator", GENERATORS), ("decoder", DECODERS)):
         assert {component.id for component in registry().of_kind(kind)} - ELSEWHERE == set(tiny), kind
 
@@ -197,7 +197,7 @@ def marked(triple: Triple) -> Any:
     return pytest.param(*triple, marks=() if triple in FEW else pytest.mark.slow)
 
 
-def test_every_two_neighbors_meet_for_each_change() -> None:
+def test_every_pair_of_neighbors_is_tested_for_each_change() -> None:
     met = set().union(*map(neighbors, FEW))
     for generator in GENERATORS:
         assert {encoder for encoder, other in met if other == generator} == set(ENCODERS)
@@ -211,7 +211,9 @@ def test_every_two_neighbors_meet_for_each_change() -> None:
     "encoder, generator, decoder",
     [marked(triple) for triple in EVERY],
 )
-def test_what_fits(encoder: str, generator: str, decoder: str, encoder_of: Callable[[str], kgen.Encoder]) -> None:
+def test_components_that_fit(
+    encoder: str, generator: str, decoder: str, encoder_of: Callable[[str], kgen.Encoder]
+) -> None:
     """It trains, which changes the generator and not the decoder, and draws."""
     keras.utils.set_random_seed(0)
     reader = encoder_of(encoder)
@@ -231,17 +233,19 @@ def test_what_fits(encoder: str, generator: str, decoder: str, encoder_of: Calla
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_what_does_not_fit_is_refused_by_name(encoder: str, encoder_of: Callable[[str], kgen.Encoder]) -> None:
+def test_components_that_do_not_fit_are_refused_by_name(
+    encoder: str, encoder_of: Callable[[str], kgen.Encoder]
+) -> None:
     reader = encoder_of(encoder)
     for generator, decoder in itertools.product(GENERATORS, DECODERS):
         if fits(generator, decoder):
             continue
         parts = {"encoder": reader, "generator": {"name": generator, **GENERATORS[generator]}}
-        reason = "larger grid" if (generator, decoder) == NO_GRID else f"'{generator}' .* '{decoder}'"
+        reason = "needs a grid of at least" if (generator, decoder) == NO_GRID else f"'{generator}' .* '{decoder}'"
         with pytest.raises(kgen.SpaceError, match=reason):
             kgen.assemble(**parts, decoder=decoder_of(decoder, reader.condition_space))
 
 
-def test_letters_fit_images_of_letters_alone() -> None:
+def test_letters_fit_only_images_of_letters() -> None:
     with pytest.raises(kgen.SpaceError, match=r"'letters' needs gray images of .* but the images are 4x4x3"):
         kgen.make_decoder("letters", SPACE, kgen.ConditionSpace(3, 8))

@@ -42,7 +42,7 @@ def test_the_peak_of_a_process_on_every_system(monkeypatch: pytest.MonkeyPatch) 
     assert memory.peak_memory() == 3
 
 
-def test_weights_that_do_not_fit_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_larger_than_memory_are_refused_before_they_are_created(monkeypatch: pytest.MonkeyPatch) -> None:
     """A matrix of 1,000,000 x 1,000,000 would take 3.7 TiB."""
     layer = keras.layers.Dense(1_000_000, name="huge")
     with pytest.raises(kgen.ConfigError, match=r"3,725 GiB of .* GiB .* the weight 1000000x1000000 of layer 'huge"):
@@ -56,7 +56,7 @@ def test_weights_that_do_not_fit_are_refused_before_they_are_made(monkeypatch: p
     keras.layers.Dense(9).build((None, 8))  # no guard is left behind
 
 
-def test_pipelines_have_that_guard() -> None:
+def test_pipelines_larger_than_memory_are_refused() -> None:
     dataset = Patterns(count=2)
     encoder = Words(dim=1_000_000)
     encoder.adapt(dataset.captions("train"))

@@ -121,7 +121,7 @@ def test_attention_to_one_place_is_its_value():
 
 @pytest.mark.backends
 def test_attention_softmax_is_float32_in_mixed_precision():
-    """In bfloat16, the weights of 4096 equal keys would add up to something else than 1."""
+    """In bfloat16, the weights of 4096 equal keys would not sum to 1."""
     layer = MultiHeadAttention(1, output_initializer="identity", dtype="mixed_bfloat16")
     layer.build((1, 1, 4), (1, 4096, 4))
     layer.kv.kernel.assign(np.concatenate([np.zeros((4, 4)), np.eye(4)], axis=1))
@@ -192,7 +192,7 @@ def test_positions_refuse_odd_widths():
 
 
 @pytest.mark.backends
-def test_dropout_scales_what_it_keeps():
+def test_dropout_scales_the_values_that_stay():
     layer, x = Dropout(0.25), np.ones((100, 400), np.float32)
     first, second = numpy(layer(x, training=True)), numpy(layer(x, training=True))
     assert set(np.unique(first).round(5)) == {0.0, np.float32(4 / 3).round(5)}
@@ -273,7 +273,7 @@ def test_cosine_schedule_is_that_of_nichol_and_dhariwal() -> None:
 @pytest.mark.backends
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_ddim_samples_a_normal_distribution(eta: float) -> None:
-    """With the ideal denoiser of N(0.3, 0.5^2), in many steps: the exact flow, or the same distribution."""
+    """With the ideal denoiser of N(0.3, 0.5^2), many steps give the exact flow, or samples of this distribution."""
     times = 1.0 - ops.arange(201, dtype="float32") / 200
     alpha, sigma = end_clean(*cosine_schedule(times, 0.008, 0.9999))
     start, fresh = random(4000), random(200, 4000, seed=1)

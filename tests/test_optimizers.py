@@ -144,7 +144,7 @@ def test_gradients_are_clipped_together(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_weight_takes_its_share_of_the_learning_rate(name: str) -> None:
-    """Where there is no decay, such a weight is stepped as all are at the lower learning rate."""
+    """Without decay, such a weight is updated like a weight that is trained with the lower learning rate."""
     variables = weights()
     variables[1].learning_rate_share = 0.25
     found = steps(made(name), variables)
@@ -331,7 +331,7 @@ def test_the_default_is_keras_adamw_whatever_others_register() -> None:
     assert isinstance(optimizer, keras.optimizers.AdamW) and optimizer.weight_decay == 0.01
 
 
-def test_the_class_of_an_optimizer_is_made_once() -> None:
+def test_the_class_of_an_optimizer_is_created_once() -> None:
     assert averaging(keras.optimizers.SGD) is averaging(keras.optimizers.SGD)
 
 

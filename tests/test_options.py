@@ -55,7 +55,7 @@ class Part(Configurable):
     ) -> None: ...
 
 
-def test_options_are_what_can_only_be_given_by_name() -> None:
+def test_keyword_only_arguments_are_options() -> None:
     assert supplied(Part) == ("space", "condition_space") and supplied(Part.generate)[2] == "noise"
     assert list(options(Part)) == ["steps", "network", "rate"]
     assert list(options(Part.generate)) == ["steps", "scale"]
@@ -212,9 +212,7 @@ class Odd(Configurable):
         ("noise_spec", "self, steps=1", "'steps' is not an argument that kgen supplies (there is none)"),
     ],
 )
-def test_arguments_that_cannot_be_told_apart_are_refused_when_the_class_is_defined(
-    method: str, signature: str, message: str
-) -> None:
+def test_ambiguous_arguments_are_refused_when_the_class_is_defined(method: str, signature: str, message: str) -> None:
     with pytest.raises(PluginError, match=rf"^.*:Odd: {method}: .*{re.escape(message)}"):
         exec(f"class Odd(Generator):\n def {method}({signature}): ...", {"Generator": Generator, "__name__": "odd"})
 
@@ -255,11 +253,11 @@ def test_a_signature_that_no_file_can_serve_is_refused() -> None:
             option_model(function, "x")
 
 
-def test_plain_is_what_yaml_holds() -> None:
+def test_plain_values_are_those_that_yaml_can_hold() -> None:
     assert plain({"a": (1, 2), "b": Small(width=9)}) == {"a": [1, 2], "b": {"kind": "small", "width": 9}}
 
 
-def test_options_of_a_class_without_constructor_are_none() -> None:
+def test_a_class_without_constructor_has_no_options() -> None:
     class Bare(Configurable):
         pass
 

@@ -100,7 +100,7 @@ def test_kgen_replaces_its_own_images_and_empty_files(kgen: Kgen, trained: Train
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_image_of_any_kind_is_known_again(tmp_path: Path, channels: int) -> None:
+def test_images_of_all_formats_are_recognized(tmp_path: Path, channels: int) -> None:
     path = tmp_path / "x.png"
     for prompt in ("", "a" * 10_000):
         save_png(path, np.zeros((300, 300, channels), np.uint8), {"prompt": prompt})
@@ -118,7 +118,7 @@ def test_a_image_of_any_kind_is_known_again(tmp_path: Path, channels: int) -> No
         (">/dev/full", 2, "error: No space left on device\n"),
     ],
 )
-def test_an_output_that_takes_nothing(redirection: str, status: int, err: str) -> None:
+def test_outputs_that_cannot_be_written_to(redirection: str, status: int, err: str) -> None:
     """A stream that is closed, a reader that has gone, and a disk that is full end in no traceback."""
     command = f"'{EXECUTABLE}' plugins list {redirection}"
     done = subprocess.run(

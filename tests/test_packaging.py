@@ -29,7 +29,7 @@ def project(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_a_distribution_says_what_it_is(folder: Path) -> None:
+def test_distributions_have_complete_metadata(folder: Path) -> None:
     declared = project(folder)
     assert declared["name"] == ("kgen-core" if folder == ROOT else folder.name)
     assert declared["version"] == project(ROOT)["version"]
@@ -81,7 +81,7 @@ def test_a_run_file_that_kgen_ships_is_found_by_its_name(tmp_path: Path, monkeyp
         find_run_file("../configs/quickstart")
 
 
-def test_every_file_that_is_no_python_is_declared() -> None:
+def test_every_file_that_is_not_python_is_declared() -> None:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     named = {path for pattern in declared["package-data"]["kgen"] for path in (ROOT / "kgen").glob(pattern)}
     others = {path for path in (ROOT / "kgen").rglob("*.*") if path.is_file() and path.suffix not in (".py", ".pyc")}
@@ -89,7 +89,7 @@ def test_every_file_that_is_no_python_is_declared() -> None:
 
 
 @pytest.mark.slow
-def test_wheels_hold_the_licence_the_marker_the_templates_and_the_run_files(tmp_path: Path) -> None:
+def test_wheels_contain_license_marker_templates_and_run_files(tmp_path: Path) -> None:
     pytest.importorskip("setuptools")
     copied = tmp_path / "source"
     ignored = shutil.ignore_patterns(".*", "runs", "build", "*.egg-info", "__pycache__")

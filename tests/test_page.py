@@ -31,7 +31,7 @@ PIXELS = np.zeros((8, 8, 3), np.uint8)
 
 
 class Page(HTMLParser):
-    """What a browser finds in a page."""
+    """Collects the content of a page, as a browser reads it."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ def test_a_comparison_shows_every_word_as_text(tmp_path: Path) -> None:
         claim(tmp_path)
 
 
-def test_a_template_that_names_what_there_is_not_is_an_error() -> None:
+def test_an_undefined_name_in_a_template_is_an_error() -> None:
     with pytest.raises(jinja2.UndefinedError, match="'title' is undefined"):
         render("base.html")
     with pytest.raises(jinja2.UndefinedError, match="undefined"):

@@ -87,7 +87,7 @@ def test_conditions_are_dropped_at_the_given_rate_only_in_training(dataset: Patt
 
 
 @pytest.mark.backends
-def test_a_image_depends_on_prompt_and_seed_alone(dataset: Patterns) -> None:
+def test_an_image_depends_on_prompt_and_seed_alone(dataset: Patterns) -> None:
     pipeline = make(dataset)
     names = [f"pattern {i}" for i in range(8)]
     together = pipeline.generate(names, seed=3, spread=0.5)
@@ -102,7 +102,7 @@ def test_a_image_depends_on_prompt_and_seed_alone(dataset: Patterns) -> None:
 
 
 @pytest.mark.backends
-def test_prompts_have_noise_of_their_own_unless_it_is_shared(dataset: Patterns) -> None:
+def test_prompts_have_separate_noise_unless_it_is_shared(dataset: Patterns) -> None:
     """A model that ignores its prompt: what differs is the noise."""
     pipeline = make(dataset)
     kernel = pipeline.generator.net.layers[-1].kernel
@@ -150,13 +150,13 @@ def test_a_seed_per_prompt(dataset: Patterns) -> None:
 
 
 @pytest.mark.parametrize("seed", [None, -1, 2**31, 1.0, True, "1", [1], [1, None], [[1, 2]], [1, 2, 3]])
-def test_what_is_no_seed_is_refused(dataset: Patterns, seed: object) -> None:
+def test_invalid_seeds_are_refused(dataset: Patterns, seed: object) -> None:
     with pytest.raises(kgen.ConfigError, match="seed"):
         make(dataset).generate(["pattern 1", "pattern 2"], seed=seed)
 
 
 @pytest.mark.parametrize("prompts", [[None], [3], ["a", b"b"], "half \ud83d", ["half \ude00"]])
-def test_what_is_no_prompt_is_refused(dataset: Patterns, prompts: object) -> None:
+def test_invalid_prompts_are_refused(dataset: Patterns, prompts: object) -> None:
     with pytest.raises(kgen.ConfigError, match="text"):
         make(dataset).generate(prompts)
 
@@ -275,7 +275,7 @@ def test_damaged_and_foreign_weights_are_refused(dataset: Patterns, tmp_path) ->
         kgen.load(tmp_path / "model", custom=[Words, Painter])
 
 
-def test_misfits_are_refused_before_training(dataset: Patterns) -> None:
+def test_components_that_do_not_fit_are_refused_before_training(dataset: Patterns) -> None:
     encoder = Words()
     encoder.adapt(["a"])
     small = kgen.Space("continuous", (4, 4, 3))
@@ -384,7 +384,7 @@ def test_weights_that_are_not_finite_are_an_error(dataset: Patterns, part: str) 
     pipeline = make(dataset)
     weight = getattr(pipeline, part).weights[0]
     values = np.array(ops.convert_to_numpy(weight))
-    values.flat[-1] = np.nan  # of a caption that is not drawn, for the encoder
+    values.flat[-1] = np.nan  # of a caption whose image is not generated
     weight.assign(values)
     with pytest.raises(kgen.RunError, match=f"weights of {part}.*NaN"):
         pipeline.generate("pattern 1")
@@ -397,7 +397,7 @@ def test_images_that_are_not_finite_are_an_error(dataset: Patterns) -> None:
 
 
 class Guided(Painter):
-    """What guidance leads away from is subtracted."""
+    """Guidance extrapolates from the mean of the null condition to that of the condition."""
 
     def generate(self, condition, null_condition, noise, *, guidance: kgen.Guidance = 1.0):
         return self.mean(null_condition) + guidance * (self.mean(condition) - self.mean(null_condition))
@@ -446,7 +446,7 @@ def test_numbers_of_images_are_checked_before_memory_is_taken(
         make(dataset).generate("pattern 1", **given)
 
 
-def test_what_assemble_cannot_use_is_refused_in_one_message(dataset: Patterns) -> None:
+def test_inputs_that_assemble_cannot_use_are_refused_in_one_message(dataset: Patterns) -> None:
     encoder = Words()
     encoder.adapt(["a"])
     parts = {"encoder": encoder, "generator": Painter(dataset.image_space, encoder.condition_space)}
@@ -483,13 +483,13 @@ def test_likelihood_of_eight_bit_images(dataset: Patterns) -> None:
     assert kgen.bits_per_dimension(size * np.log(1 / 256), size) == pytest.approx(8.0)
 
 
-def test_no_likelihood_where_there_is_none(dataset: Patterns) -> None:
+def test_a_generator_without_likelihood_is_refused(dataset: Patterns) -> None:
     with pytest.raises(kgen.ConfigError, match="Painter has no likelihood"):
         make(dataset).log_likelihood(*arrays(dataset))
 
 
 @pytest.mark.backends
-def test_interpolation_begins_and_ends_with_the_seeds_own_images(dataset: Patterns) -> None:
+def test_interpolation_begins_and_ends_with_the_images_of_the_seeds(dataset: Patterns) -> None:
     pipeline = make(dataset)
     prompt = dataset.captions("train")[0]
     way = pipeline.interpolate(prompt, count=5, seeds=(3, 4), spread=0.5)

@@ -19,7 +19,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 class Plot:
-    """What an SVG of matplotlib's shows."""
+    """The content of an SVG file by matplotlib."""
 
     def __init__(self, *lines: Line, logarithmic: bool = False) -> None:
         self.svg = line_plot(lines, "seconds", "share", logarithmic=logarithmic)
@@ -62,7 +62,7 @@ def test_points_with_labels_have_marks_and_one_alone_has_no_line() -> None:
     assert plot.marks == [[]] and plot.paths[0].split().count("L") == 2
 
 
-def test_marks_lie_where_the_numbers_of_the_axes_say() -> None:
+def test_marks_are_at_the_coordinates_of_the_axes() -> None:
     plot = Plot(Line("a", [(1.0, 0.0), (10.0, 1.0)], ["p", "q"]), logarithmic=True)
     (((left, bottom), (right, top)),) = plot.marks
     x, y = plot.ticks(1), plot.ticks(2)
@@ -79,7 +79,7 @@ def test_a_logarithmic_axis_names_some_numbers_and_not_too_many(low: float, high
 
 
 @pytest.mark.parametrize("value", [0.0, -3.5, 1e-9, 1e9])
-def test_everything_lies_within_and_the_legend_above(value: float) -> None:
+def test_the_plot_is_within_its_frame_and_the_legend_above(value: float) -> None:
     names = ["short", "a long name " * 20, *(f"name {i}" for i in range(10))]
     plot = Plot(*(Line(name, [(1.0, value), (3e3, value)], "12") for name in names), logarithmic=True)
     left, top, width, height = map(float, plot.root.attrib["viewBox"].split())
@@ -118,7 +118,7 @@ assert "matplotlib.pyplot" not in sys.modules, "of no use"
 
 
 def test_the_first_plot_of_a_process_says_nothing_and_is_like_the_others(tmp_path: Path) -> None:
-    """Not even where matplotlib cannot keep what it finds out about fonts."""
+    """This holds even if matplotlib cannot write its cache of fonts."""
     (tmp_path / "file").touch()
     environment = {**os.environ, "MPLCONFIGDIR": str(tmp_path / "file" / "none"), "PYTHONHASHSEED": "1"}
     done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, env=environment, check=False)

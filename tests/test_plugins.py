@@ -121,7 +121,7 @@ def test_ctrl_c_while_a_plugin_is_imported_ends_the_search(site) -> None:
         discover(site.entry_points())
 
 
-def test_a_namespace_belongs_to_the_distribution_of_that_name_whatever_the_order(site) -> None:
+def test_a_namespace_belongs_to_the_distribution_of_that_name_in_any_order(site) -> None:
     site.install("fruit", "raise RuntimeError('squat')", distribution="a-first")
     site.install("fruit", plugin("apple"), distribution="kgen_plugin.Fruit")
     site.install("fruit", plugin("pear"), distribution="z-last")
@@ -131,7 +131,7 @@ def test_a_namespace_belongs_to_the_distribution_of_that_name_whatever_the_order
     assert reasons == dict.fromkeys(["a-first", "z-last"], "the namespace 'fruit' belongs to kgen_plugin.Fruit")
 
 
-def test_a_namespace_that_belongs_to_none_of_two_distributions_is_given_to_neither(site) -> None:
+def test_neither_of_two_other_distributions_gets_a_namespace(site) -> None:
     site.install("fruit", plugin("apple"), distribution="first")
     site.install("fruit", plugin("pear"), distribution="second")
     found = discover(site.entry_points())
@@ -176,7 +176,7 @@ def test_a_plugin_that_needs_another_version_of_kgen_is_not_loaded(site, require
     assert ids(found) == ([] if reason else ["fruit/apple"])
 
 
-def test_what_a_plugin_prints_while_it_is_imported_goes_to_stderr(site, capsys) -> None:
+def test_output_of_a_plugin_at_its_import_goes_to_stderr(site, capsys) -> None:
     module = site.install(
         "fruit", "print('hello')\n" + plugin("apple").replace("nowhere:Nothing", "parts_of_fruit:Apple")
     )
@@ -213,7 +213,7 @@ def test_the_list_prints_a_strangers_words_as_they_are(site, capsys, monkeypatch
     assert "broken: plugin 'ansi' of kgen-plugin-ansi 0.5: ValueError: \\x1b[2J\n" in printed and "\x1b" not in printed
 
 
-def test_the_schema_is_clean_whatever_plugins_print(site, capfd, monkeypatch) -> None:
+def test_output_of_plugins_does_not_reach_the_schema(site, capfd, monkeypatch) -> None:
     noise = "import os, sys; print('python'); sys.__stdout__.write('kept'); os.write(1, b'native')\n"
     module = site.install("noisy", noise + LOUD, distribution="kgen-plugin-noisy")
     monkeypatch.setattr(schema, "registry", lambda: discover(site.entry_points()))

@@ -132,9 +132,7 @@ WRONG: dict[str, tuple[str, str, Any, str]] = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_what_a_component_does_wrong_is_found_and_named(
-    wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_errors_of_components_are_found_and_named(wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import kgen_toy.parts
 
     cls, name, value, message = WRONG[wrong]
@@ -202,7 +200,7 @@ def test_a_metric_gets_as_many_images_as_it_needs(monkeypatch: pytest.MonkeyPatc
     assert counts and all(count >= 5 for count in counts)
 
 
-def test_everything_is_tried_in_a_few_seconds_and_little_of_it() -> None:
+def test_everything_is_tried_in_a_few_seconds() -> None:
     """Although 500 steps of sampling and 1,000 of the likelihood are asked for."""
     config, steps = configuration(SHAPES), []
     from kgen_plugin_diffusion.generator import Diffusion
@@ -224,7 +222,7 @@ def test_everything_is_tried_in_a_few_seconds_and_little_of_it() -> None:
     assert time.process_time() - began < 10
 
 
-def test_a_sampler_that_refuses_few_steps_gets_those_that_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sampler_that_refuses_few_steps_gets_the_configured_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     from kgen_toy.parts import Means
 
     seen = []
@@ -240,7 +238,7 @@ def test_a_sampler_that_refuses_few_steps_gets_those_that_are_asked_for(monkeypa
     assert seen == [2, 7]
 
 
-def test_the_stage_of_the_decoder_is_tried_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_decoder_stage_is_tried_too(monkeypatch: pytest.MonkeyPatch) -> None:
     from kgen_plugin_codecs.kl import KLAutoencoder
 
     kl = "decoder 'codecs/kl-autoencoder' of kgen-plugin-codecs"

@@ -50,7 +50,7 @@ class Everything:
 
 
 @pytest.mark.backends
-def test_floats_are_numbers_and_all_else_is_static() -> None:
+def test_floats_are_tensors_and_all_other_options_are_static() -> None:
     static, numbers = split_options(Everything.generate, {})
     rest = {"count": 3, "whole": 3, "flag": False, "sampler": "a"}
     assert numbers == {"plain": 2.0, "ranged": 1.0}
@@ -84,7 +84,7 @@ def test_batches_are_powers_of_two_that_waste_less_than_half() -> None:
         assert all(program_batch(n, most) < 2 * n for n in range(1, 500))
 
 
-def test_a_program_that_is_there_serves_up_to_four_batches_and_twice_the_rows() -> None:
+def test_a_program_serves_up_to_four_batches_and_twice_the_rows() -> None:
     assert [program_batch(n, 64, {4}) for n in range(1, 18)] == [1, *[4] * 15, 32]
     assert [program_batch(n, 64, {1, 4, 32}) for n in (1, 2, 15, 16, 17, 64, 65, 200)] == [1, 4, 4, 32, 32, 32, 32, 64]
     assert program_batch(5, 2, {4}) == 2  # a smaller batch was asked for
@@ -94,7 +94,7 @@ def test_a_program_that_is_there_serves_up_to_four_batches_and_twice_the_rows() 
     assert len(sizes) <= 4
 
 
-def test_the_program_that_was_not_used_for_longest_is_forgotten() -> None:
+def test_the_least_recently_used_program_is_dropped() -> None:
     made: list[int] = []
     programs = Programs(limit=2)
     for key in (1, 2, 1, 3, 1, 2):
@@ -166,6 +166,33 @@ def test_numbers_of_images_share_programs(pipeline: kgen.Pipeline) -> None:
     assert Counting.traced == before and len(pipeline.programs) == 1
     [program] = pipeline.programs
     assert list(program.program.sizes.values()) == [{4}]
+
+
+@pytest.mark.backends
+@pytest.mark.skipif(not TRACED_ONCE, reason="PyTorch compiles nothing")
+def test_each_kind_of_call_compiles_once(pipeline: kgen.Pipeline) -> None:
+    """The kinds: one prompt or many, with guidance or without, with a negative prompt or without."""
+    many = ["red", "blue"] * 9
+    kinds: list[dict[str, Any]] = [{}, {"guidance": 2.0}, {"guidance": 2.0, "negative_prompt": "blue"}]
+    for prompts in ("red", many):
+        for kind in kinds:
+            before = Counting.traced
+            pipeline.generate(prompts, **kind)
+            assert Counting.traced == before + 1, (prompts, kind)
+    before = Counting.traced
+    for count, n in ((1, 3), (4, 1), (16, 1), (17, 2), (25, 1), (9, 7), (64, 2)):
+        for guidance in (1.0, 0.5, 7.5):
+            assert len(pipeline.generate(many[:1] * count, n=n, guidance=guidance)) == count * n
+        assert len(pipeline.generate(many[:1] * count, n=n, guidance=3.0, negative_prompt="red")) == count * n
+    assert Counting.traced == before and len(pipeline.programs) == 2
+
+
+@pytest.mark.backends
+@pytest.mark.skipif(not TRACED_ONCE, reason="PyTorch compiles nothing")
+def test_numbers_of_images_compile_at_most_three_times(pipeline: kgen.Pipeline) -> None:
+    for n in (1, 2, 4, 5, 8, 9, 16, 17, 31, 32, 33, 63, 64, 65, 128, 200, 256):
+        assert len(pipeline.generate("red", n=n)) == n
+    assert Counting.traced <= 3
 
 
 @pytest.mark.backends
@@ -273,7 +300,7 @@ COMPONENTS: dict[str, tuple[Kind, kgen.Space, dict[str, Any], list[tuple[str, di
 
 @functools.cache
 def component(name: str) -> Any:
-    """With all its weights, none of which is zero."""
+    """Returns it with all of its weights, none of which is zero."""
     kind, space, given, _ = COMPONENTS[name]
     cls = find(kind, name)[0].load()
     keras.utils.set_random_seed(0)
@@ -317,7 +344,7 @@ CASES = [(name, number) for name, (*_, calls) in COMPONENTS.items() for number i
 @pytest.mark.skipif(not TRACED_ONCE, reason="on PyTorch, a tensor is as good as a number")
 @pytest.mark.parametrize(("name", "number"), CASES)
 def test_numbers_may_be_tensors(name: str, number: int) -> None:
-    """What a program computes of numbers that it is given is what it computes where they are compiled in."""
+    """A program gives the same results whether numbers are its inputs or are compiled in."""
     part = component(name)
     method, given = COMPONENTS[name][3][number]
     given = dict(given)

@@ -29,7 +29,7 @@ def keys(count: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("key", "counter", "result"), KNOWN_ANSWERS)
-def test_threefry_gives_the_known_answers(
+def test_threefry_agrees_with_the_published_test_vectors(
     key: tuple[int, int], counter: tuple[int, int], result: tuple[int, int]
 ) -> None:
     made = threefry(*[ops.convert_to_tensor(signed(number)) for number in (*key, *counter)])
@@ -81,7 +81,7 @@ def test_noise_differs_by_key_counter_and_position() -> None:
     assert abs(np.corrcoef(made[0, :-1], made[0, 1:])[0, 1]) < 0.1
 
 
-def test_noise_of_a_image_does_not_depend_on_its_batch() -> None:
+def test_noise_of_an_image_does_not_depend_on_its_batch() -> None:
     key = keys(5)
     together = ops.convert_to_numpy(normal(ops.convert_to_tensor(key), 2, (3, 4)))
     assert together.shape == (5, 3, 4) and together.dtype == np.float32
@@ -100,7 +100,7 @@ def test_normal_is_finite_where_the_uniform_number_is_zero() -> None:
 SPECS = {"x": NoiseSpec("normal", (3, 2)), "choice": NoiseSpec("uniform", (4,)), "key": NoiseSpec("key")}
 
 
-def test_draw_depends_on_seed_and_copy_alone() -> None:
+def test_samples_depend_only_on_seed_and_copy() -> None:
     together = sample(SPECS, [(0, 0), (0, 1), (7, 0), (0, 0)])
     assert {name: (a.shape, a.dtype.name) for name, a in together.items()} == {
         "x": ((4, 3, 2), "float32"),
@@ -116,7 +116,7 @@ def test_draw_depends_on_seed_and_copy_alone() -> None:
         assert len({row.tobytes() for row in array}) == 3
 
 
-def test_draw_is_the_same_in_every_version() -> None:
+def test_samples_are_the_same_in_every_version() -> None:
     """Images of a seed stay what they are: a change of these numbers is a change that users see."""
     noise = sample({"x": NoiseSpec("normal", (3,)), "key": NoiseSpec("key")}, [(1, 2)])
     np.testing.assert_allclose(noise["x"][0], [-1.5687486, -0.06764563, 0.28174984], rtol=1e-6)
@@ -151,24 +151,24 @@ def test_noise_of_prompts_seeds_and_copies_is_independent() -> None:
     assert np.abs(correlations).max() < 0.06  # 4 standard deviations
 
 
-def test_draw_is_independent_between_names() -> None:
+def test_samples_of_different_names_are_independent() -> None:
     spec = NoiseSpec("normal", (5000,))
     noise = sample({"a": spec, "b": spec}, [(0, 0)])
     assert abs(np.corrcoef(noise["a"][0], noise["b"][0])[0, 1]) < 0.05
 
 
-def test_draw_has_the_distributions_it_names() -> None:
+def test_samples_have_the_distributions_of_their_specs() -> None:
     noise = sample({"n": NoiseSpec("normal", (5000,)), "u": NoiseSpec("uniform", (5000,))}, [(0, c) for c in range(4)])
     assert stats.kstest(noise["n"].ravel(), "norm").pvalue > 1e-3
     assert stats.kstest(noise["u"].ravel(), "uniform").pvalue > 1e-3
     assert noise["u"].max() < 1
 
 
-def test_draw_of_nothing_is_nothing() -> None:
+def test_no_specs_give_no_samples() -> None:
     assert sample({}, [(0, 0)]) == {}
 
 
-def test_seed_generator_is_kerass_on_one_device() -> None:
+def test_the_seed_generator_is_that_of_keras_on_one_device() -> None:
     mine, theirs = SeedGenerator(5), keras.random.SeedGenerator(5)
     for _ in range(3):
         assert np.array_equal(ops.convert_to_numpy(mine.next()), ops.convert_to_numpy(theirs.next()))

@@ -44,7 +44,7 @@ def test_near_names_are_suggested(registry: Registry, name: str, near: str) -> N
         registry.find("generator", name)
 
 
-def test_a_name_of_another_kind_is_unknown_and_what_there_is_gets_listed(registry: Registry) -> None:
+def test_a_name_of_another_kind_is_unknown_and_the_known_ones_are_listed(registry: Registry) -> None:
     with pytest.raises(ConfigError, match="unknown decoder 'apple': there are none"):
         registry.find("decoder", "apple")
     with pytest.raises(ConfigError, match="unknown encoder 'zzz': there are 'fruit/apple'"):
@@ -62,7 +62,7 @@ def test_a_broken_plugin_is_named_where_it_may_be_the_reason_and_only_there(regi
     assert "berries" not in str(caught.value)
 
 
-def test_the_same_id_twice_is_an_error_within_a_kind_and_fine_across_kinds(registry: Registry) -> None:
+def test_the_same_id_twice_is_an_error_only_within_a_kind(registry: Registry) -> None:
     with pytest.raises(PluginError, match="encoder 'fruit/apple' is registered twice"):
         Registrar(registry, FRUIT).encoder("apple", "fruit.other:Apple", summary="Another")
     Registrar(registry, FRUIT).decoder("apple", "fruit.other:Apple", summary="Another kind")
@@ -91,13 +91,13 @@ def test_declaring_imports_nothing_and_load_imports_the_class(registry: Registry
 
 
 @pytest.mark.parametrize("target", ["json:dumps", "json:JSONDecoder", "kgen.data.datasets.shapes:Shapes"])
-def test_what_is_no_class_of_its_kind_is_refused(registry: Registry, target: str) -> None:
+def test_classes_of_another_kind_are_refused(registry: Registry, target: str) -> None:
     Registrar(registry, FRUIT).metric("m", target, summary="")
     with pytest.raises(PluginError, match=f"metric 'fruit/m' of .* 1.0: {target} is not a subclass of kgen.Metric"):
         registry.find("metric", "m").load()
 
 
-def test_a_plugin_that_is_not_there_can_be_installed(registry: Registry) -> None:
+def test_an_unknown_plugin_comes_with_an_install_command(registry: Registry) -> None:
     with pytest.raises(
         ConfigError, match=r"unknown generator 'vae/vae'.*; no plugin 'vae' is installed: pip install kgen-plugin-vae$"
     ):

@@ -71,10 +71,10 @@ class TestRetrieval(MetricConformance):
 
 
 def test_by_hand() -> None:
-    """Real grays 0, 10, 20, 30, 40 named a..e; what is drawn lies nearest to the 1st, 2nd, 3rd of its caption."""
+    """Real grays 0, 10, 20, 30, 40 named a..e; generated grays are near the 1st, 2nd, 3rd of their captions."""
     dataset = gallery(train=(grays(0, 10, 20), ["a", "b", "c"]), holdout=(grays(30, 40), ["d", "e"]))
-    drawn = grays(1, 14, 4, 18)  # nearest: a; b c; a b c; c b d
-    scores = score(Retrieval(k=(1, 2, 3, 5)), drawn, ["a", "c", "c", "d"], dataset)
+    generated = grays(1, 14, 4, 18)  # nearest: a; b c; a b c; c b d
+    scores = score(Retrieval(k=(1, 2, 3, 5)), generated, ["a", "c", "c", "d"], dataset)
     assert scores == {"R@1": 0.25, "R@2": 0.5, "R@3": 1.0, "R@5": 1.0}
 
 
@@ -94,15 +94,15 @@ def test_all_splits_are_searched() -> None:
 def test_agrees_with_a_plain_search(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     """Several images per caption, in chunks of any size."""
     monkeypatch.setattr(retrieval, "CHUNK_BYTES", chunk * 8 * SIZE * SIZE * 3)
-    real, drawn = noise(60), noise(50, 2)
+    real, generated = noise(60), noise(50, 2)
     captions = [f"caption {i % 12}" for i in range(60)]
     prompts = [f"caption {i % 12}" for i in range(50)]
     dataset = gallery(
         train=(real[:40], captions[:40]), validation=(real[40:45], captions[40:45]), holdout=(real[45:], captions[45:])
     )
     search = NearestNeighbors(n_neighbors=9, algorithm="brute").fit(real.reshape(60, -1).astype(float))
-    nearest = search.kneighbors(drawn.reshape(50, -1).astype(float), return_distance=False)
-    scores = score(Retrieval(k=(1, 4, 9)), drawn, prompts, dataset, size=7)
+    nearest = search.kneighbors(generated.reshape(50, -1).astype(float), return_distance=False)
+    scores = score(Retrieval(k=(1, 4, 9)), generated, prompts, dataset, size=7)
     for k in (1, 4, 9):
         hits = [prompt in [captions[i] for i in row[:k]] for prompt, row in zip(prompts, nearest, strict=True)]
         assert scores[f"R@{k}"] == np.mean(hits)
@@ -128,7 +128,7 @@ def test_k_must_be_positive() -> None:
             Retrieval(k=k)
 
 
-def test_many_images_per_caption_are_said_to_make_it_meaningless() -> None:
+def test_many_images_per_caption_give_a_caveat() -> None:
     class Cifar(Gallery):
         def captions(self, split: Split) -> list[str]:
             return ["cat", "dog"] * {"train": 10, "validation": 2, "holdout": 0}[split]

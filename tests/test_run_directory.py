@@ -67,7 +67,7 @@ def weights(path: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("restart", [False, True])
-def test_what_is_no_run_is_refused_and_stays_as_it_is(
+def test_folders_that_are_not_runs_are_refused_and_unchanged(
     restart: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     documents, file, link, lost, own = (tmp_path / name for name in ("documents", "file", "link", "lost", "own"))
@@ -97,7 +97,7 @@ def test_what_is_no_run_is_refused_and_stays_as_it_is(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["documents", "file", "link", "lost", "own"]
 
 
-def test_restart_is_refused_while_another_process_works_there(copy: Path) -> None:
+def test_restart_is_refused_while_another_process_uses_the_run(copy: Path) -> None:
     before = everything(copy)
     with (copy / ".lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -128,24 +128,24 @@ def test_a_lock_on_a_folder_that_is_moved_aside_meanwhile_does_not_count(
             pass
 
 
-def test_restart_moves_the_older_run_aside_and_says_where(
+def test_restart_moves_the_older_run_aside_and_prints_where(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    link, said, before = tmp_path / "link", [], everything(copy)
+    link, logged, before = tmp_path / "link", [], everything(copy)
     link.symlink_to(copy)
     monkeypatch.chdir(copy / "samples")
     with pytest.raises(RunError, match="holds the current folder"):
         quiet(configuration(seed=1), copy, restart=True)
     monkeypatch.chdir(tmp_path)
-    quiet(configuration(seed=1), link, restart=True, log=said.append)
-    assert any(f"moved to {tmp_path}/run-1" in text for text in said)
+    quiet(configuration(seed=1), link, restart=True, log=logged.append)
+    assert any(f"moved to {tmp_path}/run-1" in text for text in logged)
     assert link.is_symlink() and everything(tmp_path / "run-1") == before
     assert RunDirectory(copy).read_manifest()["seed"] == 1
 
 
 @pytest.mark.usefixtures("windows")
 def test_a_run_is_moved_aside_on_windows_too(copy: Path, tmp_path: Path) -> None:
-    """Where nothing can be moved in which a file is open, the lock included."""
+    """On Windows, a folder cannot be moved while a file in it is open, such as the lock."""
     before, directory = everything(copy), RunDirectory(copy)
     with directory.locked(), directory.moved_aside() as older:
         assert everything(older) == before and everything(copy) == {".lock": b""}
@@ -164,33 +164,33 @@ def test_a_run_is_moved_aside_on_windows_too(copy: Path, tmp_path: Path) -> None
 # ---- going on ----------------------------------------------------------------------------------------------------
 
 
-def test_more_steps_are_as_if_they_had_been_asked_for_at_once_but_for_the_schedule(copy: Path, tmp_path: Path) -> None:
-    said: list[str] = []
+def test_adding_steps_equals_one_longer_run_except_for_the_schedule(copy: Path, tmp_path: Path) -> None:
+    logged: list[str] = []
     constant = {"fit__schedule": "constant", "sample__every": 0, "evaluate__metrics": "[]"}
     quiet(configuration(**constant), tmp_path / "grown")
-    result = quiet(configuration(**constant, fit__steps=9), tmp_path / "grown", log=said.append)
+    result = quiet(configuration(**constant, fit__steps=9), tmp_path / "grown", log=logged.append)
     quiet(configuration(**constant, fit__steps=9), tmp_path / "whole")
     assert result.step == 9
     for name, array in weights(tmp_path / "whole").items():
         np.testing.assert_array_equal(weights(tmp_path / "grown")[name], array, err_msg=name)
-    assert any("the learning rate follows the schedule of 9 steps: it is 0.05 there" in text for text in said), said
+    assert any("the learning rate follows the schedule of 9 steps: it is 0.05 there" in text for text in logged), logged
     (change,) = RunDirectory(tmp_path / "grown").read_manifest()["changes"]
     assert change["step"] == 6 and change["changed"] == ["fit.steps: 6 there, 9 now"]
     with pytest.raises(RunError, match=r"fit\.steps: 9 there, 8 now"):
         quiet(configuration(**constant, fit__steps=8), tmp_path / "grown")
 
 
-def test_more_steps_of_a_cosine(copy: Path) -> None:
-    said: list[str] = []
-    quiet(configuration(fit__steps=12), copy, log=said.append)  # half of a cosine is left
+def test_adding_steps_to_a_cosine_schedule(copy: Path) -> None:
+    logged: list[str] = []
+    quiet(configuration(fit__steps=12), copy, log=logged.append)  # half of a cosine is left
     assert any(
-        "schedule of 12 steps: it is 0.025 there; in the schedule of 6 steps it would be 0" in text for text in said
-    ), said
+        "schedule of 12 steps: it is 0.025 there; in the schedule of 6 steps it would be 0" in text for text in logged
+    ), logged
     rows = (copy / "metrics.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows[1:]].count("12") >= 1
 
 
-def test_what_does_not_touch_the_training_may_change_and_is_made_again(copy: Path) -> None:
+def test_settings_that_do_not_affect_the_training_may_change(copy: Path) -> None:
     before, trained = RunDirectory(copy).read_scores(), weights(copy)
     other = {"sample__options": "{strength: 3.0}", "evaluate__copies": 2, "fit__log_every": 7, "name": "renamed"}
     quiet(configuration(**other), copy)
@@ -204,7 +204,7 @@ def test_what_does_not_touch_the_training_may_change_and_is_made_again(copy: Pat
             quiet(configuration(**other, **{key: value}), copy)
 
 
-def test_a_metric_that_is_gone_can_be_taken_out(copy: Path) -> None:
+def test_a_missing_metric_can_be_removed(copy: Path) -> None:
     text = (copy / "config.yaml").read_text()
     (copy / "config.yaml").write_text(text.replace("toy/brightness", "gone/brightness"))
     quiet(configuration(evaluate__metrics="[]"), copy)
@@ -212,7 +212,7 @@ def test_a_metric_that_is_gone_can_be_taken_out(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["report.html", "evaluation.json", "samples/final.png"])
-def test_what_a_killed_process_did_not_write_is_made_later(missing: str, copy: Path) -> None:
+def test_files_that_a_killed_process_did_not_write_are_written_later(missing: str, copy: Path) -> None:
     (copy / missing).unlink()
     result = quiet(configuration(), copy)
     assert result.report.is_file() and result.grid.is_file() and result.scores["train"]
@@ -248,7 +248,7 @@ def test_evaluate_takes_options_and_keeps_them(copy: Path) -> None:
         evaluate(copy)
 
 
-def test_scores_on_changed_data_are_refused_or_called_so(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_on_changed_data_are_refused_or_marked(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from kgen_toy.parts import Squares
 
     before = everything(copy)
@@ -269,9 +269,9 @@ def test_scores_on_changed_data_are_refused_or_called_so(copy: Path, monkeypatch
         "scores on other images or captions than those of the training: 1 image was added"
         in (copy / "report.html").read_text()
     )
-    said: list[str] = []
-    result = quiet(configuration(fit__steps=9), copy, allow_changed_data=True, log=said.append)
-    assert set(result.scores) == {"train", "holdout"} and any("changed images or captions" in text for text in said)
+    logged: list[str] = []
+    result = quiet(configuration(fit__steps=9), copy, allow_changed_data=True, log=logged.append)
+    assert set(result.scores) == {"train", "holdout"} and any("changed images or captions" in text for text in logged)
     assert "scores on other images" not in (copy / "report.html").read_text()
     assert any("data: 1 image was added (train 2)" in str(c) for c in RunDirectory(copy).read_manifest()["changes"])
     evaluate(copy)  # these are the run's own data now
@@ -281,9 +281,9 @@ def test_scores_that_are_not_finite_leave_valid_json(copy: Path, monkeypatch: py
     from kgen_toy.parts import Brightness
 
     monkeypatch.setattr(Brightness, "compute", lambda *arguments: {"mean": math.nan, "most": math.inf})
-    said: list[str] = []
-    evaluate(copy, log=said.append)
-    assert "note: brightness mean (holdout) is not a finite number" in said
+    logged: list[str] = []
+    evaluate(copy, log=logged.append)
+    assert "note: brightness mean (holdout) is not a finite number" in logged
 
     def refuse(word: str) -> None:
         raise AssertionError(word)
@@ -294,7 +294,7 @@ def test_scores_that_are_not_finite_leave_valid_json(copy: Path, monkeypatch: py
     assert "<td>nan</td>" in (copy / "report.html").read_text()
 
 
-def test_the_report_names_what_was_skipped(copy: Path) -> None:
+def test_the_report_names_skipped_images(copy: Path) -> None:
     from kgen.runs.report import write_report
 
     directory = RunDirectory(copy)
@@ -328,10 +328,13 @@ def test_starting_from_another_run(done: Path, tmp_path: Path) -> None:
     [
         (
             {"generator__network": "{kind: deep}"},
-            r"init: the weights of .* do not fit:\n  generator/.*: nothing there, .* here\n  generator/",
+            r"init: the weights of .* do not fit:\n  generator/.*: missing in the source, .* in the model",
         ),
-        ({"data__size": 16}, r"do not fit:\n  .*\n  generator/out/kernel: \(26, 192\) there, \(26, 768\) here\n"),
-        ({"encoder": "text/bag"}, "init: the encoder of .* is 'toy/letters', but this one is 'text/bag'"),
+        (
+            {"data__size": 16},
+            r"do not fit:\n  .*\n  generator/out/kernel: \(26, 192\) in the source, \(26, 768\) in the model\n",
+        ),
+        ({"encoder": "text/bag"}, "init: the encoder of .* is 'toy/letters', not 'text/bag'"),
     ],
 )
 def test_weights_that_do_not_fit_are_named_by_check_and_before_training(
@@ -345,28 +348,28 @@ def test_weights_that_do_not_fit_are_named_by_check_and_before_training(
     assert not (tmp_path / "run").exists()
 
 
-def test_there_must_be_something_to_start_from(done: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"init: .* holds no trained weights; give a run that has ended"):
+def test_missing_sources_of_weights_are_refused(done: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"init: .* contains no trained weights; give a finished run"):
         check(configuration(init=tmp_path))
     with pytest.raises(RunError, match=r"init: .*nowhere: there is no such file or folder"):
         check(configuration(init=tmp_path / "nowhere"))
     half = Path(shutil.copytree(done, tmp_path / "half"))
     shutil.rmtree(half / "model")
-    with pytest.raises(RunError, match="holds no trained weights"):
+    with pytest.raises(RunError, match="contains no trained weights"):
         check(configuration(init=half))
 
 
-def test_the_weights_that_begin_anew_are_said_and_noted(done: Path, tmp_path: Path) -> None:
-    said: list[str] = []
+def test_newly_initialized_weights_are_printed_and_recorded(done: Path, tmp_path: Path) -> None:
+    logged: list[str] = []
     init = {"from": str(done), "exclude": ["generator/layers", "generator/out/kernel"]}
     config = RunConfig.from_dict(
         {**configuration(generator__network="{kind: deep}", fit__steps=1).dump(), "init": init}
     )
-    run(config, tmp_path / "run", log=said.append)
-    assert f"1 weights come from {done}" in said
+    run(config, tmp_path / "run", log=logged.append)
+    assert f"1 weights come from {done}" in logged
     fresh = ["generator/layers/0/bias", "generator/layers/0/kernel", "generator/out/kernel"]
-    assert f"3 weights are newly initialized: {', '.join(fresh)}" in said
-    assert "1 weights are not used: generator/out/kernel" in said
+    assert f"3 weights are newly initialized: {', '.join(fresh)}" in logged
+    assert "1 saved weights are not used: generator/out/kernel" in logged
     noted = RunDirectory(tmp_path / "run").read_manifest()["init"]
     assert noted["fresh"] == fresh and noted["unused"] == ["generator/out/kernel"]
     assert RunConfig.load(tmp_path / "run" / "config.yaml") == config
@@ -374,8 +377,14 @@ def test_the_weights_that_begin_anew_are_said_and_noted(done: Path, tmp_path: Pa
     with pytest.raises(RunError, match=f"init: no weights are taken from {done}"):
         check(RunConfig.from_dict({**config.dump(), "init": init}))
     twice = [{"from": str(done), "include": ["generator/out/bias"]}] * 2
-    with pytest.raises(ConfigError, match=f"init: generator/out/bias would be taken from {done} and from {done}"):
+    with pytest.raises(ConfigError, match=f"init: both {done} and {done} give generator/out/bias"):
         check(RunConfig.from_dict({**config.dump(), "init": twice}))
+
+
+def test_a_checkpoint_lists_the_weights_of_its_model(done: Path, kgen: Any) -> None:
+    listed = kgen("weights", done)
+    assert listed.status == 0 and "generator/out/kernel" in listed.out
+    assert kgen("weights", max((done / "checkpoints").glob("step-*"))).out == listed.out
 
 
 @pytest.mark.parametrize(
@@ -394,7 +403,7 @@ def test_init_is_checked(init: str, message: str, good: Path, kgen: Any) -> None
 # ---- the command line --------------------------------------------------------------------------------------------
 
 
-def test_run_goes_on_with_a_directory_and_check_takes_overrides(copy: Path, good: Path, kgen: Any) -> None:
+def test_run_continues_a_directory_and_check_takes_overrides(copy: Path, good: Path, kgen: Any) -> None:
     outcome = kgen("run", copy, "--set", "evaluate.samples_per_prompt=2", "--set", "fit.steps=7")
     assert outcome.status == 0 and "fit.steps: 6 there, 7 now" in outcome.out, outcome
     assert "2 images of 8x8x3 continuous to train on, 0 in the validation split, 1 held out" in outcome.out
@@ -406,7 +415,7 @@ def test_run_goes_on_with_a_directory_and_check_takes_overrides(copy: Path, good
     kgen("check", good, "--set", "fit.steps=none").refuses("--set fit.steps=none")
 
 
-def test_check_goes_on_after_a_fault(good: Path, kgen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_continues_after_an_error(good: Path, kgen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from kgen_toy.parts import Squares
 
     def captions(self: Any, split: str) -> Any:
@@ -422,7 +431,7 @@ def test_check_goes_on_after_a_fault(good: Path, kgen: Any, monkeypatch: pytest.
     assert f"error: {bad}: " in outcome.err and "ZeroDivisionError: boom" in outcome.err
 
 
-def test_a_plugin_that_is_missing_is_named_with_its_version(copy: Path, kgen: Any) -> None:
+def test_a_missing_plugin_is_named_with_its_version(copy: Path, kgen: Any) -> None:
     directory = RunDirectory(copy)
     components = directory.read_manifest()["components"]
     gone = {"id": "gone/gan", "distribution": "kgen-plugin-gone", "version": "1.5"}
@@ -434,16 +443,16 @@ def test_a_plugin_that_is_missing_is_named_with_its_version(copy: Path, kgen: An
         evaluate(copy)
 
 
-def test_plain_logs_say_how_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    said, clock = [], iter([100.0, 110.0, 130.0])
+def test_plain_logs_show_the_remaining_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    logged, clock = [], iter([100.0, 110.0, 130.0])
     display = SimpleNamespace(
         progress=SimpleNamespace(add_task=lambda *a, **k: 0, update=lambda *a, **k: None),
         console=SimpleNamespace(is_terminal=False),
-        log=said.append,
+        log=logged.append,
     )
     monkeypatch.setattr("kgen.cli.progress.time.monotonic", lambda: next(clock))
     training = TrainingProgress(display, "training", 400)  # type: ignore[arg-type]
     for step in (100, 200, 400):
         training(step, {"loss": 1.0, "images_per_second": 5.0})
-    assert [line.partition("/s")[2] for line in said] == ["", ", 20 s left", ""]
+    assert [line.partition("/s")[2] for line in logged] == ["", ", 20 s left", ""]
     assert [duration(seconds) for seconds in (99, 600, 9000)] == ["99 s", "10 min", "2.5 h"]

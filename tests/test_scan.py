@@ -65,7 +65,7 @@ def test_an_interrupt_ends_a_scan_of_many_files_at_once() -> None:
     assert len(looked) == ended, "the threads must have stopped"
 
 
-def test_a_long_scan_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_long_scan_reports_its_progress(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(module, "SAY_AFTER", 0.05)
     scan(range(300), lambda item: time.sleep(0.005), "imagefolder x")
     lines = capsys.readouterr().err.splitlines()

@@ -1,4 +1,4 @@
-"""What a run draws for its grids."""
+"""The images of a run for its grids."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def config(toy: None) -> RunConfig:
 def test_the_single_caption_of_a_dataset_fills_the_grid(config: RunConfig) -> None:
     """The copies are counted on, so that `generate` makes 16 different images of them."""
     assert prompts_to_generate(config, Faces(), Words()).inputs == ["a face"] * 16
-    drawn = prompts_to_generate(config, Patterns(), Words()).inputs
-    assert len(set(drawn)) == 16 and drawn[-1] == "pattern 23"  # 15 of 23, and the one that is held out
+    inputs = prompts_to_generate(config, Patterns(), Words()).inputs
+    assert len(set(inputs)) == 16 and inputs[-1] == "pattern 23"  # 15 of 23, and the one that is held out
 
 
 class Validated(Patterns):
@@ -93,7 +93,7 @@ def test_images_are_generated_in_portions_and_are_those_of_one_call(
 def test_equal_prompts_in_several_portions_have_different_images(
     config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As of an encoder of labels, which several captions share."""
+    """Equal prompts occur, for example, with an encoder of labels, because several captions share a label."""
     pipeline, dataset = painter()
     inputs = ["pattern 1", "pattern 2", "pattern 1", "pattern 1", "pattern 2"]
     prompts = Prompts(inputs, list("abcde"), Written(inputs))
@@ -111,7 +111,7 @@ def test_equal_prompts_in_several_portions_have_different_images(
         pipeline.generate("pattern 1", first=[0, 1])
 
 
-def test_images_are_numbered_on(config: RunConfig) -> None:
+def test_the_numbering_of_images_continues(config: RunConfig) -> None:
     pipeline, _ = painter()
     for shared in (False, True):
         many = pipeline.generate(["pattern 1", "pattern 2"], n=5, shared_noise=shared)

@@ -1,4 +1,4 @@
-"""The drawn scenes: what is drawn where, what the captions say, and what is held out."""
+"""The rendered scenes: positions, captions, and held-out captions."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class TestTwoObjects(DatasetConformance):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("center", [(20.0, 20.0), (17.3, 22.9)])
-def test_covered_area_is_the_shapes(shape: str, center: tuple[float, float]) -> None:
+def test_the_covered_area_is_that_of_the_shape(shape: str, center: tuple[float, float]) -> None:
     covered = coverage(shape, 12.0, center, 40)
     assert covered.min() == 0 and covered.max() == 1
     assert covered.sum() == pytest.approx(AREAS[shape] * 12.0**2, rel=0.015)  # samples on an edge count as inside
@@ -76,7 +76,7 @@ def test_objects_at_the_edge_are_cut_off_not_wrapped() -> None:
 
 
 @pytest.mark.parametrize("size", [16, 32, 64])
-def test_every_object_is_whole_and_where_its_caption_says(size: int) -> None:
+def test_every_object_is_complete_and_at_its_captions_position(size: int) -> None:
     """Color, center of mass and area, measured without the oracle, over every combination."""
     for name, position, shape in itertools.product(RADII, POSITIONS, SHAPES):
         thing = Thing("black", shape, name, position)
@@ -99,7 +99,7 @@ def test_every_object_is_whole_and_where_its_caption_says(size: int) -> None:
         ("middle", slice(8, 24), slice(8, 24)),
     ],
 )
-def test_positions_mean_what_they_say(position: str, rows: slice, columns: slice) -> None:
+def test_positions_in_captions_are_correct(position: str, rows: slice, columns: slice) -> None:
     ink = 255 - render((Thing("black", "square", "small", position),), 32)
     assert ink.any() and ink[rows, columns].sum() == ink.sum()
 
@@ -107,7 +107,7 @@ def test_positions_mean_what_they_say(position: str, rows: slice, columns: slice
 @pytest.mark.parametrize(
     ("color", "most", "least"), [("red", 0, 2), ("green", 1, 0), ("blue", 2, 0), ("purple", 2, 1), ("yellow", 0, 2)]
 )
-def test_colors_mean_what_they_say(color: str, most: int, least: int) -> None:
+def test_colors_in_captions_are_correct(color: str, most: int, least: int) -> None:
     red_green_blue = render((Thing(color, "square", "large", "middle"),), 32)[16, 16].tolist()
     assert red_green_blue.index(max(red_green_blue)) == most
     assert red_green_blue[least] < max(red_green_blue) / 2
@@ -125,7 +125,7 @@ def test_middles_have_the_color_and_corners_are_white() -> None:
         assert (image[[0, 0, -1, -1], [0, -1, 0, -1]] == 255).all()
 
 
-def test_the_whole_is_every_combination_once() -> None:
+def test_the_dataset_has_every_combination_once() -> None:
     dataset = Shapes()
     captions = dataset.captions("train")
     count = len(COLORS) * len(SHAPES) * len(RADII) * len(POSITIONS)
@@ -160,7 +160,7 @@ def test_parse_undoes_caption(dataset: Shapes) -> None:
         "A large red circle in the middle",
     ],
 )
-def test_parse_refuses_what_no_caption_says(text: str) -> None:
+def test_parse_refuses_texts_that_are_not_captions(text: str) -> None:
     with pytest.raises(DataError, match="not a caption of this dataset"):
         parse(text)
 
@@ -177,7 +177,7 @@ def test_two_objects_never_touch_and_come_in_reading_order() -> None:
         assert not (grown & ink[1]).any(), (first, second)
 
 
-def test_two_objects_are_both_drawn() -> None:
+def test_both_objects_are_rendered() -> None:
     red, blue = Thing("red", "circle", "large", "top left"), Thing("blue", "cross", "small", "bottom right")
     both, alone = render((red, blue), 32), [render((thing,), 32) for thing in (red, blue)]
     np.testing.assert_array_equal(both, np.minimum(*alone))
@@ -193,7 +193,7 @@ def test_two_objects_are_both_drawn() -> None:
         ("left cross", {"left", "cross"}),
     ],
 )
-def test_holdout_is_exactly_what_it_names(text: str, attributes: set[str]) -> None:
+def test_the_holdout_has_exactly_the_named_objects(text: str, attributes: set[str]) -> None:
     dataset = Shapes(holdout=(text,))
     whole = set(Shapes().captions("train"))
     held = {caption(scene) for scene in dataset.scenes("holdout")}
@@ -217,7 +217,7 @@ def test_count_chooses_without_repeats_and_by_seed() -> None:
     assert len(times) == 864 and set(times) == {2, 3}, "every scene equally often"
 
 
-def test_jitter_moves_by_at_most_as_much_and_differently_each_time() -> None:
+def test_jitter_is_bounded_and_differs_each_time() -> None:
     options = {"size": 64, "colors": ("black",), "shapes": ("square",), "sizes": ("large",), "positions": ("middle",)}
     dataset = Shapes(**options, count=50, jitter=0.03)  # type: ignore[arg-type]
     centers = []
@@ -265,7 +265,7 @@ def test_needs_no_framework() -> None:
     assert done.stdout.strip() == "set()"
 
 
-def test_images_are_the_same_for_ever() -> None:
+def test_images_are_the_same_in_every_version() -> None:
     """Guards runs that are resumed: the fingerprint of a dataset changes only on purpose."""
     dataset = Shapes(size=16, colors=("red",), shapes=("star",), count=30, jitter=0.02, seed=5)
     again = Shapes(size=16, colors=("red",), shapes=("star",), count=30, jitter=0.02, seed=5)
@@ -277,7 +277,7 @@ def test_images_are_the_same_for_ever() -> None:
     assert dataset.fingerprint() == again.fingerprint() != other.fingerprint()
 
 
-def test_validation_shows_the_same_scenes_moved_otherwise() -> None:
+def test_validation_has_the_same_scenes_with_other_jitter() -> None:
     data = Shapes(colors=("red", "blue"), jitter=0.03, count=100, validation=100, holdout=("red square",))
     assert data.captions("validation") == data.captions("train")
     pairs = [(data.image("train", i), data.image("validation", i)) for i in range(100)]

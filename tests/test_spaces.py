@@ -44,7 +44,7 @@ def test_space_refuses(arguments: tuple[Any, ...], match: str) -> None:
         Space(*arguments)
 
 
-def test_condition_space_has_one_width_unless_told() -> None:
+def test_the_pooled_dimension_defaults_to_the_dimension() -> None:
     assert ConditionSpace(77, 512).pooled_dim == 512
     assert ConditionSpace(77, 512, 768).pooled_dim == 768
     assert ConditionSpace(77, 512) == ConditionSpace(77, 512, 512) != ConditionSpace(77, 512, 768)

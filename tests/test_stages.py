@@ -70,7 +70,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def said() -> list[str]:
+def logged() -> list[str]:
     return []
 
 
@@ -111,7 +111,7 @@ def test_two_stages_leave_two_trainings(done: Path) -> None:
         np.testing.assert_array_equal(array, np.asarray(loaded[path].numpy()), err_msg=path)
 
 
-def test_one_stage_alone_then_the_rest(tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_decoder_stage_alone_and_then_the_rest(tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(configuration(), tmp_path / "run", stage="decoder")
     assert not (tmp_path / "run" / "model").exists()
     refuse_to_train(monkeypatch)
@@ -121,7 +121,7 @@ def test_one_stage_alone_then_the_rest(tmp_path: Path, done: Path, monkeypatch: 
         np.testing.assert_array_equal(array, second[name], err_msg=name)
 
 
-def test_latents_are_all_that_training_reads(tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_reads_only_latents(tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once they are cached, no image is read, and no decoder called, while the generator is trained."""
     monkeypatch.setenv("KGEN_CACHE", str(done.parent / "cache"))
     RunDirectory(tmp_path / "second").prepare(configuration())
@@ -140,12 +140,12 @@ def test_latents_are_all_that_training_reads(tmp_path: Path, done: Path, monkeyp
 
 
 def test_restart_keeps_a_decoder_that_would_be_the_same(
-    tmp_path: Path, done: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, done: Path, logged: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(done, tmp_path / "run")
     refuse_to_train(monkeypatch)
-    run(configuration(fit__steps=5), tmp_path / "run", restart=True, log=said.append)
-    assert any("nothing that it depends on has changed" in text for text in said)
+    run(configuration(fit__steps=5), tmp_path / "run", restart=True, log=logged.append)
+    assert any("nothing that it depends on has changed" in text for text in logged)
     assert same(weights(tmp_path / "run"), weights(done))
 
 
@@ -159,10 +159,10 @@ def test_restart_keeps_a_decoder_that_would_be_the_same(
     ],
     ids=["option", "fit", "data", "seed"],
 )
-def test_restart_trains_what_has_changed_and_says_why(
+def test_restart_trains_changed_stages_and_prints_why(
     tmp_path: Path,
     done: Path,
-    said: list[str],
+    logged: list[str],
     change: dict[str, Any],
     reason: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -170,12 +170,12 @@ def test_restart_trains_what_has_changed_and_says_why(
     shutil.copytree(done, tmp_path / "run")
     refuse_to_train(monkeypatch)
     with pytest.raises(TrainingBegunError):
-        run(configuration(**change), tmp_path / "run", restart=True, log=said.append)
-    assert any("trained again" in text and reason in text for text in said), said
+        run(configuration(**change), tmp_path / "run", restart=True, log=logged.append)
+    assert any("trained again" in text and reason in text for text in logged), logged
     assert not RunDirectory(tmp_path / "run").decoder_stage.read_manifest().get("finished")
 
 
-def test_a_new_version_of_the_code_is_told(tmp_path: Path, done: Path) -> None:
+def test_a_new_version_of_the_code_is_reported(tmp_path: Path, done: Path) -> None:
     shutil.copytree(done / "decoder", tmp_path / "run" / "decoder")
     stage = RunDirectory(tmp_path / "run").decoder_stage
     manifest = stage.read_manifest()
@@ -186,7 +186,7 @@ def test_a_new_version_of_the_code_is_told(tmp_path: Path, done: Path) -> None:
         run(configuration(), tmp_path / "run")
 
 
-def test_taken_from_another_run(tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imported_from_another_run(tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refuse_to_train(monkeypatch)
     config = configuration(decoder=f"{{from: {done}}}")
     assert config.decoder.options["channels"] == 2
@@ -201,7 +201,7 @@ def test_taken_from_another_run(tmp_path: Path, done: Path, monkeypatch: pytest.
     assert RunConfig.load(tmp_path / "run" / "config.yaml") == config  # and needs the other run no more
 
 
-def test_refuses_to_take_what_is_not_there(tmp_path: Path, done: Path) -> None:
+def test_missing_decoders_are_refused(tmp_path: Path, done: Path) -> None:
     with pytest.raises(ConfigError, match="is not a run directory"):
         configuration(decoder=f"{{from: {tmp_path}}}")
     untrained = tmp_path / "untrained"
@@ -235,7 +235,7 @@ def test_bad_configurations(change: dict[str, str], message: str) -> None:
     assert message in str(error.value), error.value
 
 
-def test_data_of_its_own(tmp_path: Path) -> None:
+def test_the_decoder_can_have_separate_data(tmp_path: Path) -> None:
     own = configuration(decoder__data="{name: shapes, size: 16, count: 12}", fit__steps=2)
     run(own, tmp_path / "run")
     with pytest.raises(ConfigError, match=r"its images are 32x32x3 .*, but the run's are 16x16x3"):

@@ -46,16 +46,16 @@ def weights(path: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.slow
-def test_a_unet_goes_on_with_other_data_and_a_wider_condition(tmp_path: Path) -> None:
-    said: list[str] = []
-    run(configuration(), tmp_path / "narrow", log=said.append)
+def test_a_unet_continues_with_other_data_and_a_wider_condition(tmp_path: Path) -> None:
+    logged: list[str] = []
+    run(configuration(), tmp_path / "narrow", log=logged.append)
     changes = {
         "data__colors": ["blue"],
         "encoder__dim": 6,
         "fit__learning_rate": 1e-12,
         "fit__optimizer": {"name": "adamw", "weight_decay": 0.0},
     }
-    with pytest.raises(RunError, match=r"encoder/table: \(17, 4\) there, \(17, 6\) here"):
+    with pytest.raises(RunError, match=r"encoder/table: \(17, 4\) in the source, \(17, 6\) in the model"):
         check(configuration(**changes, init={"from": str(tmp_path / "narrow"), "include": ["*"]}))
     init: dict[str, Any] = {"from": str(tmp_path / "narrow"), "exclude": ["encoder/*"]}
     with pytest.raises(RunError) as caught:
@@ -63,16 +63,16 @@ def test_a_unet_goes_on_with_other_data_and_a_wider_condition(tmp_path: Path) ->
     message = str(caught.value)
     named = [line.split(":")[0].strip() for line in message.splitlines()[1:-1]]
     assert len(named) >= 4 and all("kernel" in path for path in named), message
-    assert f"{named[0]}: (4, " in message and "there, (6, " in message
+    assert f"{named[0]}: (4, " in message and "in the source, (6, " in message
     patterns = message.rpartition("exclude [")[2].rstrip("]").split(", ")
     assert len(patterns) < len(named) and any("/kv/kernel" in pattern for pattern in patterns)
 
     init["exclude"] += patterns
-    run(configuration(**changes, init=init), tmp_path / "wide", log=said.append)
+    run(configuration(**changes, init=init), tmp_path / "wide", log=logged.append)
     narrow, wide = weights(tmp_path / "narrow"), weights(tmp_path / "wide")
     fresh = RunDirectory(tmp_path / "wide").read_manifest()["init"]["fresh"]
     assert set(named) <= set(fresh) and {path for path in fresh if path not in named} == {"encoder/table"}
-    assert any(named[0] in line for line in said)
+    assert any(named[0] in line for line in logged)
     taken = {path for path in wide if path not in fresh}
     assert len(taken) > 20
     for path in taken:
@@ -80,7 +80,7 @@ def test_a_unet_goes_on_with_other_data_and_a_wider_condition(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_frozen_parts_stay_bit_for_bit_through_a_run_that_is_resumed(tmp_path: Path) -> None:
+def test_frozen_parts_stay_bit_for_bit_in_a_resumed_run(tmp_path: Path) -> None:
     source, path = tmp_path / "source", tmp_path / "run"
     run(configuration(), source, log=lambda line: None)
     frozen = ["encoder/*", "generator/model/down/*", "generator/model/*/transformer"]
@@ -116,23 +116,29 @@ def test_a_decoder_starts_from_another_one(tmp_path: Path) -> None:
     }
     run(configuration(base), tmp_path / "first", log=lambda line: None, stage="decoder")
     first = tmp_path / "first" / "decoder" / "model"
-    said: list[str] = []
-    init = {"from": str(first), "exclude": ["decoder/scale"]}
+    logged: list[str] = []
+    source = tmp_path / "first"  # which has no other weights than its decoder's
+    with pytest.raises(
+        RunError, match=r"init: .*first/decoder/model/.* contains no weights of encoder/\* or generator"
+    ):
+        check(configuration(base, encoder="text/bag", init=str(source)))
+    init = {"from": str(source), "exclude": ["decoder/scale"]}
     changes = {"decoder__init": init, "decoder__fit__frozen": ["decoder/encoder_network"], "seed": 4}
-    with pytest.raises(ConfigError, match=r"decoder.init: exclude: 'decoder/scales' fits no weight; did you mean"):
+    with pytest.raises(ConfigError, match=r"decoder.init: exclude: 'decoder/scales' matches no weight; did you mean"):
         check(configuration(base, **{**changes, "decoder__init": {**init, "exclude": ["decoder/scales"]}}))
-    run(configuration(base, **changes), tmp_path / "second", log=said.append, stage="decoder")
+    run(configuration(base, **changes), tmp_path / "second", log=logged.append, stage="decoder")
     before, after = (load_file(run / "weights.safetensors") for run in (first, tmp_path / "second/decoder/model"))
     still = {name for name in before if np.array_equal(before[name], after[name])}
     frozen = {name for name in before if name.startswith("decoder/encoder_network/")}
     scale = {"decoder/scale/deviation", "decoder/scale/mean"}  # measured again, on the same latents
     assert still - scale == frozen and len(frozen) > 5
-    assert f"the decoder: {len(before) - 2} weights come from {first}" in said
+    assert f"the decoder: {len(before) - 2} weights come from {source}" in logged
     noted = RunDirectory(tmp_path / "second").decoder_stage.read_manifest()["init"]
     assert noted["fresh"] == ["decoder/scale/deviation", "decoder/scale/mean"]
+    assert noted["sources"][0]["step"] == 1
 
 
-def test_a_run_of_before_weights_had_paths_goes_on(tmp_path: Path) -> None:
+def test_a_run_with_numbered_weights_can_be_continued(tmp_path: Path) -> None:
     """The checkpoint and the decoder hold numbered weights; what is saved then holds paths."""
     path = Path(shutil.copytree(OLD, tmp_path / "run"))
     config = RunConfig.load(path / "config.yaml", ["fit.steps=5"])

@@ -15,7 +15,7 @@ from parts import Painter, Words
 from pydantic import Field
 
 import kgen
-from kgen.comparison.sweep import Trial, long_table, plots, seconds_a_image, sweep, wide_table
+from kgen.comparison.sweep import Trial, long_table, plots, seconds_per_image, sweep, wide_table
 from kgen.config import RunConfig
 from kgen.metrics.attributes import Attributes
 from kgen.metrics.retrieval import Retrieval
@@ -61,9 +61,9 @@ def config(toy: None) -> RunConfig:
     return RunConfig.from_dict(yaml.safe_load(GOOD))
 
 
-def test_each_number_of_steps_is_drawn_once_and_scored(config: RunConfig) -> None:
-    said: list[str] = []
-    made = sweep("bright", pipeline(Brighter), config, [4, 1, 2, 2], said.append)
+def test_each_number_of_steps_is_sampled_once_and_scored(config: RunConfig) -> None:
+    logged: list[str] = []
+    made = sweep("bright", pipeline(Brighter), config, [4, 1, 2, 2], logged.append)
     assert [(trial.run, trial.steps) for trial in made.trials] == [("bright", 1), ("bright", 2), ("bright", 4)]
     for trial in made.trials:
         assert trial.scores == {
@@ -71,16 +71,16 @@ def test_each_number_of_steps_is_drawn_once_and_scored(config: RunConfig) -> Non
             "brightness mean (holdout)": pytest.approx(trial.steps / 5),
         }
         assert 0 < trial.seconds < 1
-    assert len(said) == 3 and not made.notes
+    assert len(logged) == 3 and not made.notes
 
 
 def test_the_runs_other_options_stay(config: RunConfig) -> None:
-    drawing = config.sample.model_copy(update={"options": {"steps": 4, "half": True}})
-    made = sweep("dim", pipeline(Brighter), config.model_copy(update={"sample": drawing}), [2], lambda text: None)
+    sample = config.sample.model_copy(update={"options": {"steps": 4, "half": True}})
+    made = sweep("dim", pipeline(Brighter), config.model_copy(update={"sample": sample}), [2], lambda text: None)
     assert made.trials[0].scores["brightness mean"] == pytest.approx(0.2)
 
 
-def test_what_the_generator_refuses_is_noted(config: RunConfig) -> None:
+def test_steps_that_the_generator_refuses_are_noted(config: RunConfig) -> None:
     made = sweep("bright", pipeline(Brighter), config, [2, 3, 9], lambda text: None)
     assert [trial.steps for trial in made.trials] == [2]
     few, many = made.notes
@@ -103,7 +103,7 @@ def test_compiling_is_not_timed() -> None:
             self.calls += 1
             time.sleep(0.5 if self.calls == 1 else 0.032)
 
-    assert 0.001 <= seconds_a_image(Slow(), {"steps": 7}) < 0.01  # type: ignore[arg-type]
+    assert 0.001 <= seconds_per_image(Slow(), {"steps": 7}) < 0.01  # type: ignore[arg-type]
 
 
 def test_the_headline_of_each_metric() -> None:
@@ -128,10 +128,10 @@ def test_tables_and_plots() -> None:
     assert head == ["run", "steps", "seconds per image", "retrieval R@1", "other"]
     assert rows[0] == ["all", "1", "0.01", "0.250", ""] and rows[2] == ["one", "", "0.64", "0.800", "0.333"]
     assert long_table(TRIALS)[1][-1] == ["one", "", "0.64", "other", "0.333333"] and len(long_table(TRIALS)[1]) == 4
-    drawn = plots(TRIALS)
-    assert list(drawn) == ["retrieval R@1", "other"]
+    svgs = plots(TRIALS)
+    assert list(svgs) == ["retrieval R@1", "other"]
     for metric, marks, texts in (("retrieval R@1", [2, 1], ["all", "one", "1", "8"]), ("other", [1], ["one"])):
-        root = ElementTree.fromstring(drawn[metric])
+        root = ElementTree.fromstring(svgs[metric])
         lines = root.findall(".//{*}g[@id='axes_1']/{*}g")
         found = [len(line.findall(".//{*}use")) for line in lines if line.attrib["id"].startswith("line2d")]
         assert found == marks
@@ -139,7 +139,7 @@ def test_tables_and_plots() -> None:
         assert {*texts, metric, f"{metric} over seconds per image (numbers: steps)"} <= set(shown)
 
 
-def test_options_that_do_not_go_together_are_no_fault(config: RunConfig) -> None:
+def test_incompatible_options_are_an_error_of_the_user(config: RunConfig) -> None:
     with pytest.raises(kgen.ConfigError, match="options of Brighter: 3 is a crowd"):
         pipeline(Brighter).generate("red", steps=3)
     assert np.asarray(pipeline(Brighter).generate("red", steps=2)).mean() == 102

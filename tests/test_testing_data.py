@@ -90,7 +90,7 @@ DATASETS = [
     ("test_splits_are_disjoint", {"captions": repeated}, "in 'train' too"),
     ("test_captions_are_texts", {"captions": lambda self, split: []}, "is empty"),
     (
-        "test_images_are_what_the_space_says",
+        "test_images_are_in_the_space",
         {"image": lambda self, split, index: Colors.image(self, split, index) / 255},
         "uint8",
     ),
@@ -141,14 +141,14 @@ def writing(self: Any, batch: Any) -> None:
 
 
 METRICS = [
-    ("test_real_images_score_as_they_must", {"compute": half}, "must be between"),
+    ("test_scores_of_real_images_are_in_bounds", {"compute": half}, "must be between"),
     ("test_scores_are_named_numbers", {"compute": lambda self: {"exact": float("nan")}}, "finite number"),
     ("test_order_does_not_matter", {"update": first}, "in another order"),
     ("test_scores_are_named_numbers", {"update": writing}, "writes to"),
     ("test_scores_are_named_numbers", {"start": remembering}, "start must forget"),
     ("test_sizes_of_batches_do_not_matter", {"update": mean_of_batches}, "in batches of 2"),
-    ("test_workers_measure_what_one_does", {"merge": forgetful}, "shared the images"),
-    ("test_workers_measure_what_one_does", {"state": lambda self: {"exact": [0.0]}}, "arrays of numbers"),
+    ("test_merged_workers_measure_the_same", {"merge": forgetful}, "shared the images"),
+    ("test_merged_workers_measure_the_same", {"state": lambda self: {"exact": [0.0]}}, "arrays of numbers"),
 ]
 
 
@@ -158,6 +158,6 @@ def test_broken_metric_fails(check: str, members: dict[str, Any], match: str) ->
     fails(MetricConformance, check, metric(**members), match, **attributes)
 
 
-def test_a_metric_of_the_older_contract_is_told_what_to_write() -> None:
+def test_a_metric_of_the_older_contract_is_refused_with_advice() -> None:
     with pytest.raises(kgen.PluginError, match=r"Old: a metric is no longer called .* write update\(batch\)"):
         type("Old", (kgen.Metric,), {"__call__": lambda self, images, prompts, split, dataset: {}})

@@ -120,7 +120,7 @@ DECODERS = [
         },
         "other examples",
     ),
-    ("test_builds_all_that_it_has", {"__init__": hoarding}, "has not built .*spare"),
+    ("test_all_layers_are_built", {"__init__": hoarding}, "has not built .*spare"),
 ]
 
 

@@ -219,7 +219,7 @@ def standardized(self: Any, x: Any, condition: Any, training: bool) -> dict[str,
 
 
 def rough(self: Any, x: Any, condition: Any, training: bool) -> dict[str, Any]:
-    """Of which the gradient is not finite where what is reconstructed is right."""
+    """A loss whose gradient is not finite if the reconstruction is exact."""
     error = ops.sum(ops.square(ops.stop_gradient(x - x) * self.normal(condition)[0]), axis=(1, 2, 3))
     loss = Gaussian.compute_losses(self, x, condition, training)["loss"]
     flat = ops.cast(ops.var(x, axis=(1, 2, 3)) < 1e-6, "float32")
@@ -269,16 +269,16 @@ GENERATORS = [
     ("test_alone_as_in_a_batch", {"generate": mixing}, "alone and in a batch"),
     ("test_same_noise_same_sample", {"generate": moody, "__init__": seeded}, "makes another sample"),
     ("test_other_noise_other_sample", {"generate": still}, "from other noise"),
-    ("test_generates_what_the_space_says", {"generate": flat}, "must make"),
-    ("test_generates_what_the_space_says", {"generate": lazy}, "creates weights|Variable"),
-    ("test_generates_what_the_space_says", {"__init__": hoarding}, "has not built .*spare"),
+    ("test_samples_are_in_the_space", {"generate": flat}, "must make"),
+    ("test_samples_are_in_the_space", {"generate": lazy}, "creates weights|Variable"),
+    ("test_samples_are_in_the_space", {"__init__": hoarding}, "has not built .*spare"),
     ("test_generate_options", {"generate": careless}, "misspelled"),
     ("test_generate_options", {"generate": demanding}, "no default"),
     ("test_guidance_matters", {"generate": unguided}, "whatever the guidance"),
     ("test_capabilities_are_declared", {"generate": unmarked}, "annotate it as kgen.Guidance"),
     ("test_likelihood_as_declared", {"likelihood": None}, "implemented"),
     ("test_likelihood_as_declared", {"log_likelihood": summed}, "mixes"),
-    ("test_generates_what_the_space_says", {"generate": half}, "must make float32, not float16"),
+    ("test_samples_are_in_the_space", {"generate": half}, "must make float32, not float16"),
     ("test_generate_options", {"noise_spec": lambda self: {}}, "must accept the options of generate"),
     ("test_condition_and_null_condition_matter", {"generate": indifferent}, "whatever the condition"),
     ("test_configuration_is_plain_data", {"__init__": keeping_layers}, "holds a Dense, but 'widths' is an option"),
@@ -288,7 +288,7 @@ GENERATORS = [
     ("test_losses_of_flat_data_are_finite", {"compute_losses": rough}, "gradient of weight .* is not finite"),
     ("test_mixed_precision", {"compute_losses": narrow_losses}, "must be float32, not bfloat16"),
     (
-        "test_samples_come_near_what_it_learned",
+        "test_samples_approach_the_training_images",
         {"log_likelihood": wrong_sign, "compute_losses": lambda self, *a: {"loss": wrong_sign(self, *a[:2])}},
         "it must increase",
     ),
@@ -325,7 +325,7 @@ def with_a_hidden_layer(self: Any, space: Any, condition_space: Any) -> None:
 
 FLOWS = [
     ("test_takes_any_number_of_steps", {"generate": impatient}, "steps=1.* fails: IndexError"),
-    ("test_samples_come_near_what_it_learned", {"direction": -1.0}, "must come closer"),
+    ("test_samples_approach_the_training_images", {"direction": -1.0}, "must come closer"),
     ("test_kgen_knows_its_weights_and_seeds", {"__init__": with_keras_seeds}, "use kgen.SeedGenerator"),
     ("test_kgen_knows_its_weights_and_seeds", {"__init__": with_a_hidden_layer}, "keeps a layer as 'quantize'"),
     ("test_condition_and_null_condition_matter", {"generate": unconditioned}, "whatever null_condition is"),
@@ -342,7 +342,7 @@ def test_broken_flow_fails(check: str, members: dict[str, Any], match: str) -> N
 
 
 if keras.backend.backend() != "torch":  # which compiles nothing
-    GENERATORS.append(("test_generates_what_the_space_says", {"generate": branching}, "float options as tensors"))
+    GENERATORS.append(("test_samples_are_in_the_space", {"generate": branching}, "float options as tensors"))
 
 
 if keras.backend.backend() == "tensorflow":

@@ -161,7 +161,7 @@ def test_pixels_that_are_stored_as_numbers(tmp_path: Path) -> None:
     np.testing.assert_array_equal(dataset.image("train", 0), pixels)
 
 
-def test_ids_are_no_captions(tmp_path: Path) -> None:
+def test_ids_are_not_captions(tmp_path: Path) -> None:
     """cifar10 is such: its only text is an id."""
     examples = [{**example(i), "id": f"train_{i}"} for i in range(2)]
     write(tmp_path, "array_record", ("id", "image", "label"), {"train": examples})
@@ -228,7 +228,7 @@ def test_empty_texts_are_problems(tmp_path: Path) -> None:
         assert list(dataset.captions("train")) == captions and len(dataset.problems()) == 1
 
 
-def test_prepares_what_is_not_there(tmp_path: Path) -> None:
+def test_prepares_a_missing_dataset(tmp_path: Path) -> None:
     """tensorflow-datasets' own preparation, of a dataset that needs no download; kgen asks for random access."""
     pytest.importorskip(
         "importlib_resources", reason="tensorflow-datasets needs it to prepare, but does not require it"
@@ -318,7 +318,7 @@ def test_wrong_options(folder: Path, options: dict[str, Any], message: str) -> N
         open_(folder, **options)
 
 
-def test_neither_name_nor_folder() -> None:
+def test_a_dataset_that_is_neither_name_nor_folder() -> None:
     with pytest.raises(DataError, match="needs 'dataset'"):
         TFDS()
     with pytest.raises(DataError, match="there is no dataset"):

@@ -192,7 +192,7 @@ def test_they_are_shown_and_checked(kgen, installed: Path, config: Path) -> None
     )
 
 
-def test_two_packages_that_clash_are_both_named(kgen, installed: Path, config: Path, tmp_path: Path) -> None:
+def test_two_packages_with_the_same_names_are_both_named(kgen, installed: Path, config: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     pip_install(tmp_path / "source", site, "rivals-log", "rival")
     where = {"cwd": config.parent, "PYTHONPATH": f"{installed}:{site}:{TOY}"}

@@ -99,7 +99,7 @@ def batch_of(pipeline: kgen.Pipeline, dataset: Patterns, count: int) -> dict[str
 
 @pytest.mark.backends
 @pytest.mark.parametrize("way", ["sample_weight", "in the batch"])
-def test_examples_are_weighed(way: str) -> None:
+def test_examples_are_weighted(way: str) -> None:
     dataset = Patterns()
     pipeline = make(dataset, noise=0.0)
     batch = batch_of(pipeline, dataset, 6)
@@ -127,7 +127,7 @@ def test_an_example_without_weight_does_not_train() -> None:
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
 
 
-def test_what_fit_would_ignore_is_refused() -> None:
+def test_arguments_that_fit_would_ignore_are_refused() -> None:
     dataset = Patterns()
     pipeline = make(dataset)
     for name in ("loss", "metrics", "weighted_metrics", "loss_weights"):
@@ -145,7 +145,7 @@ def test_what_fit_would_ignore_is_refused() -> None:
 
 
 @pytest.mark.backends
-def test_regularizers_count() -> None:
+def test_regularizers_are_minimized() -> None:
     dataset = Patterns()
     moved = []
     for penalty in (0.0, 0.5):
@@ -239,7 +239,7 @@ def test_an_error_is_known_one_batch_ahead() -> None:
 
 @pytest.mark.backends
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_an_error_in_the_data_is_told_as_it_is_and_costs_no_step(split: Split, whole: Whole, tmp_path: Path) -> None:
+def test_an_error_in_the_data_passes_unchanged_and_costs_no_step(split: Split, whole: Whole, tmp_path: Path) -> None:
     dataset = Vanishing()
     dataset.missing = (split, 5)
     with pytest.raises(kgen.DataError, match=r"pattern\.png has vanished\nThe checkpoint of step \d is saved"):
@@ -251,7 +251,7 @@ def test_an_error_in_the_data_is_told_as_it_is_and_costs_no_step(split: Split, w
         np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
-def test_any_exception_of_a_dataset_passes_as_it_is(tmp_path: Path) -> None:
+def test_exceptions_of_a_dataset_pass_unchanged(tmp_path: Path) -> None:
     dataset = Vanishing()
     dataset.missing, dataset.error = ("train", 5), IndexError("no such row")
     with pytest.raises(IndexError, match="no such row"):
@@ -365,5 +365,5 @@ def test_a_wrong_cluster_is_refused(text: str, message: str) -> None:
         check_cluster(text)
 
 
-def test_a_right_cluster_passes() -> None:
+def test_a_valid_cluster_passes() -> None:
     check_cluster(json.dumps({"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 1}}))

@@ -55,7 +55,7 @@ def test_generate_warns_of_such_prompts_and_of_no_others() -> None:
         pipeline.generate(["a red heart"])
 
 
-def test_commands_say_it_in_one_line_each(kgen, tmp_path: Path) -> None:
+def test_commands_warn_of_unread_words_in_one_line_each(kgen, tmp_path: Path) -> None:
     config = tmp_path / "run.yaml"
     config.write_text(GOOD.replace("encoder: letters", "encoder: {name: text/bag, dim: 4, length: 1}"))
     outcome = kgen("run", config, cwd=tmp_path)
@@ -64,6 +64,8 @@ def test_commands_say_it_in_one_line_each(kgen, tmp_path: Path) -> None:
         "3 of 3 different captions are not read completely by encoder 'text/bag', such as 'red': only the first 0"
         in " ".join(outcome.out.split())
     )
-    drawn = kgen("generate", "runs/run", "violet", cwd=tmp_path)
-    assert drawn.status == 0 and drawn.err.startswith("warning: prompt 'violet': only the first 0 of its 1 words are")
-    assert len(drawn.err.splitlines()) == 1
+    outcome = kgen("generate", "runs/run", "violet", cwd=tmp_path)
+    assert outcome.status == 0 and outcome.err.startswith(
+        "warning: prompt 'violet': only the first 0 of its 1 words are"
+    )
+    assert len(outcome.err.splitlines()) == 1

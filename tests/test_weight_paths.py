@@ -16,9 +16,12 @@ from kgen.parts.initial import short_patterns
 from kgen.parts.patterns import matches
 from kgen.parts.saving import load_decoder, save_decoder
 from kgen.plugins.migrations import positions_became_paths
-from kgen.storage.weights import read_arrays
+from kgen.storage.paths import weight_paths
+from kgen.storage.weights import read_arrays, save_variables
 from kgen.training.optimizers.averaging import averaging
 from kgen.training.optimizers.of_keras import AdamW
+
+OLD = Path(__file__).parent / "fixtures" / "contract-0" / "run"
 
 
 class Inner(layers.Layer):
@@ -87,7 +90,7 @@ PATHS = {
 
 
 @pytest.mark.backends
-def test_paths_are_the_attributes_and_depend_on_nothing_else() -> None:
+def test_paths_depend_only_on_the_attributes() -> None:
     for layer in (Outer(), Outer()):  # Keras numbers the layers of the second one on
         layer.build((None, 2))
         found = kgen.weight_paths(layer)
@@ -105,6 +108,28 @@ def test_a_weight_of_another_layer_has_no_path() -> None:
     other.build((None, 2))
     with pytest.raises(ValueError, match=r"holds no layer with the weights .*dense.*/kernel"):
         kgen.weight_paths(one, other.weights)
+
+
+def test_a_command_lists_paths(saved: Path, tmp_path: Path, kgen: Any) -> None:
+    outcome = kgen("weights", saved)
+    assert outcome.status == 0 and f"{'encoder/table':28}  (5, 8)\n" in outcome.out, outcome
+    assert outcome.out.endswith("\n5 weights, 3,448 parameters\n")
+    assert kgen("weights", saved / "weights.safetensors", "generator/*/bias").out.splitlines() == [
+        "generator/net/dense/bias    (16,)",
+        "generator/net/dense_1/bias  (192,)",
+        "2 weights, 208 parameters",
+    ]
+    kgen("weights", tmp_path).refuses("contains no trained weights; give a finished run")
+    kgen("weights", saved, "generator/nett").refuses(
+        "'generator/nett' matches no weight; did you mean 'generator/net/*'"
+    )
+    kgen("weights", OLD).refuses("contains no weights of encoder/* or generator/* or decoder/*: if an older kgen")
+    layer = Outer()
+    layer.build((None, 2))
+    variables = {f"encoder/{path}": variable for path, variable in weight_paths(layer).items()}
+    save_variables(tmp_path / "weights.safetensors", variables, {})
+    listed = kgen("weights", tmp_path).out
+    assert "random_state" not in listed and listed.endswith("\n27 weights, 214 parameters\n")
 
 
 # ---- taking weights from elsewhere -------------------------------------------------------------------------------
@@ -141,7 +166,7 @@ def test_a_file_holds_paths(saved: Path) -> None:
 
 
 @pytest.mark.backends
-def test_whole_pipelines_and_parts_are_taken(saved: Path) -> None:
+def test_weights_of_pipelines_and_of_parts_are_loaded(saved: Path) -> None:
     there = values(kgen.load(saved, custom=(Words, Painter)))
     pipeline = assemble(seed=2)
     before = values(pipeline)
@@ -155,21 +180,21 @@ def test_whole_pipelines_and_parts_are_taken(saved: Path) -> None:
     assert same(values(pipeline), there) == there.keys()
 
 
-def test_what_does_not_fit_is_named_and_nothing_is_assigned(saved: Path) -> None:
+def test_weights_that_do_not_fit_are_named_and_none_is_assigned(saved: Path) -> None:
     pipeline = assemble(dim=6, seed=2)
     before = values(pipeline)
     with pytest.raises(kgen.RunError) as caught:
         kgen.init_weights(pipeline, saved)
     message = str(caught.value)
-    assert "encoder/table: (5, 8) there, (5, 6) here" in message
-    assert "generator/net/dense/kernel: (8, 16) there, (6, 16) here" in message
+    assert "encoder/table: (5, 8) in the source, (5, 6) in the model" in message
+    assert "generator/net/dense/kernel: (8, 16) in the source, (6, 16) in the model" in message
     assert message.endswith("exclude [encoder/table, generator/*/dense/kernel]")
     assert same(values(pipeline), before) == before.keys()
     result = kgen.init_weights(pipeline, saved, exclude=["encoder/table", "generator/*/dense/kernel"])
     assert set(result.fresh) == {"encoder/table", "generator/net/dense/kernel"}
 
 
-def test_the_shortest_patterns_that_fit_nothing_else() -> None:
+def test_the_suggested_patterns_match_no_other_weights() -> None:
     bad = ["g/down/0/cross/kv/kernel", "g/up/3/cross/kv/kernel", "g/text/kernel", "g/alone"]
     good = ["g/down/0/self/qkv/kernel", "g/up/3/cross/kv/bias", "g/other/text/bias"]
     found = short_patterns(bad, good)
@@ -183,19 +208,19 @@ def test_the_shortest_patterns_that_fit_nothing_else() -> None:
         (
             {},
             {"include": ["generator/nett/*"]},
-            r"include: 'generator/nett/\*' fits no weight; did you mean 'generator",
+            r"include: 'generator/nett/\*' matches no weight; did you mean 'generator",
         ),
         (
             {},
             {"exclude": ["quite/other"]},
-            "exclude: 'quite/other' fits no weight; the paths of weights begin with enc",
+            "exclude: 'quite/other' matches no weight; the paths of weights begin with enc",
         ),
         ({}, {"include": "generator/*"}, "include must be a list of patterns"),
         ({"count": 6}, {}, r"has other assets \(words.txt\).*exclude encoder/\*"),
-        ({"count": 6}, {"exclude": ["encoder/assets"]}, r"encoder/table: \(5, 8\) there, \(7, 8\) here"),
+        ({"count": 6}, {"exclude": ["encoder/assets"]}, r"table: \(5, 8\) in the source, \(7, 8\) in the model"),
     ],
 )
-def test_what_cannot_be_taken_is_refused(
+def test_sources_without_usable_weights_are_refused(
     saved: Path, changes: dict[str, Any], options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(kgen.KgenError, match=message):
@@ -203,7 +228,10 @@ def test_what_cannot_be_taken_is_refused(
 
 
 def test_there_must_be_weights(saved: Path, tmp_path: Path) -> None:
-    for path, message in ((tmp_path / "nowhere", "there is no such file"), (tmp_path, "it holds no trained weights")):
+    for path, message in (
+        (tmp_path / "nowhere", "there is no such file"),
+        (tmp_path, "it contains no trained weights"),
+    ):
         with pytest.raises(kgen.RunError, match=message):
             kgen.init_weights(assemble(), path)
     (tmp_path / "lone.safetensors").write_bytes((saved / "weights.safetensors").read_bytes())
@@ -255,7 +283,7 @@ def test_frozen_weights_stay_bit_for_bit(frozen: list[str], trainable: list[str]
     pipeline = assemble()
     named = kgen.freeze(pipeline, frozen, trainable=trainable)
     before = values(pipeline)
-    assert set(named) == before.keys() - moved
+    assert named == sorted(before.keys() - moved)
     pipeline.compile(averaging(AdamW)(0.1, weight_decay=0.5, clip_norm=0.5, average=0.9))
     train(pipeline)
     now = values(pipeline)
@@ -273,11 +301,11 @@ def test_a_frozen_layer_updates_no_statistics() -> None:
     assert len(model.trainable_variables) == 4
 
 
-def test_what_cannot_be_frozen_is_refused() -> None:
+def test_patterns_that_cannot_be_frozen_are_refused() -> None:
     pipeline = assemble()
-    with pytest.raises(kgen.ConfigError, match=r"frozen: 'decoder/\*' fits no weight"):
+    with pytest.raises(kgen.ConfigError, match=r"frozen: 'decoder/\*' matches no weight"):
         kgen.freeze(pipeline, ["decoder/*"])
-    with pytest.raises(kgen.ConfigError, match="nothing is left to train"):
+    with pytest.raises(kgen.ConfigError, match="no weight is left to train"):
         kgen.freeze(pipeline, ["*"])
     pipeline.compile("sgd")
     with pytest.raises(kgen.ConfigError, match="before compile"):

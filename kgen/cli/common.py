@@ -34,7 +34,7 @@ Settings = Annotated[
 ChangedData = Annotated[
     bool, typer.Option("--changed-data", help="Continue even if images or captions have changed since the run began.")
 ]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The run directory, which 'kgen run' made.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, which 'kgen run' created.")]
 
 
 WIDE = 200
@@ -59,10 +59,12 @@ def say_fault(error: Exception, place: str = "") -> int:
     if os.environ.get("KGEN_DEBUG") == "1":
         traceback.print_exc()
     if isinstance(error, ComponentError):
-        told, whom = str(error), "the plugin's authors"
+        message, whom = str(error), "the plugin's authors"
     else:
-        told, whom = f"unexpected {reason(error)}", "kgen's authors"
-    return say_error(f"{place}{told}\nPlease report this to {whom}, with the traceback that KGEN_DEBUG=1 shows.", FAULT)
+        message, whom = f"unexpected {reason(error)}", "kgen's authors"
+    return say_error(
+        f"{place}{message}\nPlease report this to {whom}, with the traceback that KGEN_DEBUG=1 shows.", FAULT
+    )
 
 
 def show_warning(message: Warning | str, category: type[Warning], filename: str, *_: Any) -> None:

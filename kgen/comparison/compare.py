@@ -129,10 +129,10 @@ def _require_metrics(names: Sequence[str], configs: Sequence[RunConfig]) -> None
 def _measure(
     name: str, directory: RunDirectory, config: RunConfig, pipeline: Pipeline, prompts: Sequence[Any], seed: int
 ) -> _Run:
-    drawing = config.sample.options
-    images = pipeline.generate(prompts, seed=seed, **drawing)
+    options = config.sample.options
+    images = pipeline.generate(prompts, seed=seed, **options)
     try:
-        interpolation = pipeline.interpolate(prompts[0], count=INTERPOLATION_STEPS, seeds=(seed, seed + 1), **drawing)
+        interpolation = pipeline.interpolate(prompts[0], count=INTERPOLATION_STEPS, seeds=(seed, seed + 1), **options)
     except ConfigError:  # no noise that could be interpolated
         interpolation = None
     better = {**BETTER, **better_scores(config)}

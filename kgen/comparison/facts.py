@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kgen.comparison.sweep import seconds_a_image
+from kgen.comparison.sweep import seconds_per_image
 from kgen.config import RunConfig
 from kgen.experiments.directory import RunDirectory
 from kgen.experiments.manifest import TRAINED
 from kgen.pipeline.model import Pipeline
 from kgen.plugins.discovery import registry
+from kgen.reporting.digits import few_digits
 from kgen.runs.scoring import BITS, in_split
 from kgen.training.journal import read_rows
 
@@ -33,7 +34,7 @@ LAST = "peak MiB"
 
 def facts(directory: RunDirectory, config: RunConfig, pipeline: Pipeline) -> Facts:
     """The facts about a finished run, including the measured speed of sampling."""
-    manifest, drawing = directory.read_manifest(*TRAINED), config.sample.options
+    manifest, options = directory.read_manifest(*TRAINED), config.sample.options
     speeds = [float(row["images_per_second"]) for row in read_rows(directory.metrics) if row.get("images_per_second")]
     scores = {
         name if name == BITS else in_split(name, split): value
@@ -47,8 +48,8 @@ def facts(directory: RunDirectory, config: RunConfig, pipeline: Pipeline) -> Fac
         "training steps": manifest["step"],
         "training s": manifest["timings"]["training_seconds"],
         "images/s trained": statistics.median(speeds) if speeds else None,
-        "images/s sampled": 1 / seconds_a_image(pipeline, drawing),
-        "sampling steps": pipeline.generator.num_sampling_steps(**drawing),
+        "images/s sampled": 1 / seconds_per_image(pipeline, options),
+        "sampling steps": pipeline.generator.num_sampling_steps(**options),
         BITS: scores.pop(BITS, None),
         "likelihood": pipeline.generator.likelihood_label(**config.evaluate.likelihood.options),
         **scores,
@@ -128,9 +129,7 @@ class Table:
 
 
 def _short(value: str | int | float | None) -> str:
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3f}"
-    return f"{value:,}" if isinstance(value, int) else _whole(value)
+    return few_digits(value) if isinstance(value, int | float) else _whole(value)
 
 
 def _whole(value: str | int | float | None) -> str:

@@ -86,16 +86,16 @@ def _is_comparison(path: Path) -> bool:
 
 def write_comparison(out: Path, found: Findings) -> Comparison:
     """Writes the tables and the page. The images must exist already."""
-    drawn = plots(found.trials)
+    svgs = plots(found.trials)
     steps = None
     if found.trials:
-        for metric, svg in drawn.items():
+        for metric, svg in svgs.items():
             write_text(out / _plot_name(metric), svg)
         write_text(steps := out / STEPS, _csv(*long_table(found.trials)))
     head, rows = found.table.to_read()
     write_text(out / CSV, _csv(*found.table.to_compute()))
     write_text(out / MARKDOWN, _markdown(found))
-    write_text(out / HTML, _html(out, found, drawn))
+    write_text(out / HTML, _html(out, found, svgs))
     return Comparison(out / MARKDOWN, out / CSV, out / HTML, steps, head, rows)
 
 
@@ -146,13 +146,13 @@ def escape(text: str) -> str:
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
 
 
-def _html(out: Path, found: Findings, drawn: Mapping[str, str]) -> str:
+def _html(out: Path, found: Findings, svgs: Mapping[str, str]) -> str:
     """Renders the page.
 
     Args:
         out: The folder of the comparison.
         found: The results.
-        drawn: The plots of metrics over time, by metric.
+        svgs: The plots of metrics over time, by metric.
     """
     head, rows = found.table.to_read()
     return render(
@@ -166,5 +166,5 @@ def _html(out: Path, found: Findings, drawn: Mapping[str, str]) -> str:
         interpolated=found.interpolated,
         interpolations=image(out / INTERPOLATIONS),
         trials=wide_table(found.trials) if found.trials else None,
-        plots=[plot(svg, name) for name, svg in drawn.items()],
+        plots=[plot(svg, name) for name, svg in svgs.items()],
     )

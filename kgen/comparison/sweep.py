@@ -13,6 +13,7 @@ from kgen.errors import ConfigError
 from kgen.experiments.experiment import open_experiment
 from kgen.pipeline.model import Pipeline
 from kgen.pipeline.sampler import noise_spec, validate_options
+from kgen.reporting.digits import few_digits
 from kgen.reporting.plot import Line, line_plot
 from kgen.runs.scoring import headlines, score_generated
 
@@ -47,12 +48,15 @@ class Sweep:
     notes: Sequence[str]
 
 
-def seconds_a_image(pipeline: Pipeline, drawing: Mapping[str, Any]) -> float:
-    """Seconds per image for `TIMED_IMAGES` images, without compilation."""
+def seconds_per_image(pipeline: Pipeline, options: Mapping[str, Any]) -> float:
+    """Returns the time per image of generating `TIMED_IMAGES` images with these sampling options.
+
+    It does not include the compilation.
+    """
     seconds = []
     for _ in range(3):
         began = time.perf_counter()
-        pipeline.generate([pipeline.encoder.null], n=TIMED_IMAGES, batch_size=TIMED_IMAGES, **drawing)
+        pipeline.generate([pipeline.encoder.null], n=TIMED_IMAGES, batch_size=TIMED_IMAGES, **options)
         seconds.append(time.perf_counter() - began)
     return min(seconds[1:]) / TIMED_IMAGES
 
@@ -74,19 +78,19 @@ def sweep(
     trials, notes = [], []
     option = option_of(type(pipeline.generator).generate, Capability.STEPS)
     for number in [None] if option is None else sorted(set(steps)):
-        drawing = dict(config.sample.options) if option is None else {**config.sample.options, option: number}
-        if refusal := _refusal(pipeline, drawing):
+        options = dict(config.sample.options) if option is None else {**config.sample.options, option: number}
+        if refusal := _refusal(pipeline, options):
             notes.append(f"{name} was not sampled in {number} steps: {refusal}.")
             continue
         log(f"  in {number} steps" if number else "  without the option steps")
-        scores = headlines(experiment.metrics, score_generated(experiment, pipeline, drawing))
-        trials.append(Trial(name, number, seconds_a_image(pipeline, drawing), scores))
+        scores = headlines(experiment.metrics, score_generated(experiment, pipeline, options))
+        trials.append(Trial(name, number, seconds_per_image(pipeline, options), scores))
     return Sweep(trials, notes)
 
 
-def _refusal(pipeline: Pipeline, drawing: Mapping[str, Any]) -> str:
+def _refusal(pipeline: Pipeline, options: Mapping[str, Any]) -> str:
     """Says why the generator refuses the sampling options; "" if it accepts them."""
-    own = {key: value for key, value in drawing.items() if key != "decoder"}
+    own = {key: value for key, value in options.items() if key != "decoder"}
     try:
         noise_spec(pipeline.generator, validate_options(pipeline.generator, "generate", own))
     except ConfigError as error:
@@ -102,7 +106,7 @@ def wide_table(trials: Sequence[Trial]) -> tuple[list[str], list[list[str]]]:
     """A table to read, with one row per trial and one column per metric."""
     names = metric_names(trials)
     rows = [
-        [*_first(trial), *(f"{trial.scores[name]:.3f}" if name in trial.scores else "" for name in names)]
+        [*_first(trial), *(few_digits(trial.scores[name]) if name in trial.scores else "" for name in names)]
         for trial in trials
     ]
     return ["run", "steps", SECONDS, *names], rows
@@ -120,12 +124,12 @@ def _first(trial: Trial) -> list[str]:
 
 def plots(trials: Sequence[Trial]) -> dict[str, str]:
     """Plots of each metric over time, as SVG, with one line per run, or a point for a run without steps."""
-    drawn = {}
+    found = {}
     for metric in metric_names(trials):
         lines = []
         for run in dict.fromkeys(trial.run for trial in trials if metric in trial.scores):
             own = [trial for trial in trials if trial.run == run]
             points = [(trial.seconds, trial.scores[metric]) for trial in own]
             lines.append(Line(run, points, ["" if trial.steps is None else str(trial.steps) for trial in own]))
-        drawn[metric] = line_plot(lines, f"{SECONDS} (numbers: steps)", metric, logarithmic=True)
-    return drawn
+        found[metric] = line_plot(lines, f"{SECONDS} (numbers: steps)", metric, logarithmic=True)
+    return found

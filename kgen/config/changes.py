@@ -1,4 +1,4 @@
-"""Tells which keys may change in the configuration of a run that has begun."""
+"""Determines which keys may change in the configuration of a run that has begun."""
 
 from __future__ import annotations
 

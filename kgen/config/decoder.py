@@ -43,11 +43,11 @@ class DecoderConfig(ComponentConfig):
 
 
 def resolve_decoder(source: Source, path: KeyPath, value: Any) -> tuple[dict[str, Any], type[Any] | None]:
-    """Resolves a decoder like `resolve`, with the keys of its stage. Only `from: RUN` means the decoder of that run.
+    """Resolves a decoder like `resolve`, with the keys of its stage. `from: RUN` alone means the decoder of that run.
 
     Returns:
-        The data of a `DecoderConfig`, and the decoder's class, if it is known. Of its `fit`, only the components are
-        validated yet.
+        The data of a `DecoderConfig`, and the decoder's class, if it is known. Only the components of its `fit` have
+        been validated; the other keys of `fit` have not.
     """
     given, untrained = dict(value) if isinstance(value, dict) else value, False
     stage = {key: given.pop(key) for key in STAGE_KEYS if isinstance(given, dict) and given.get(key) is not None}

@@ -20,7 +20,7 @@ class Section(pydantic.BaseModel):
 
 
 class InitConfig(Section):
-    """Weights that a training starts from. A pattern fits paths of weights, such as `generator/model/up/*`."""
+    """Weights that a training starts from. A pattern matches paths of weights, such as `generator/model/up/*`."""
 
     model_config = pydantic.ConfigDict(populate_by_name=True)
 

@@ -35,8 +35,8 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         fields: The fields of an example that the encoder reads (see `Dataset`). An encoder that reads "image" gets the
             image that is to be generated. The generator then learns to reconstruct it from the condition, and the
             images of a prompt are variations of that image.
-        null: The null input: the empty text, or None if the field is not a text. Classifier-free guidance leads away
-            from its condition, which training shows in place of a share of the conditions.
+        null: The null input: the empty text, or None if the field is not a text. In training, its condition replaces a
+            share of the conditions. Classifier-free guidance leads away from it.
         weights_are_external: True if the weights come from elsewhere (a preset, a folder). kgen does not save them.
     """
 
@@ -53,7 +53,7 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         raise NotImplementedError
 
     def adapt(self, inputs: Sequence[Any]) -> None:
-        """Learns from the training inputs what is not a weight, such as a vocabulary. By default, it learns nothing.
+        """Learns a vocabulary, or anything else that is not a weight, from the training inputs. Default: nothing.
 
         Images are read when they are accessed: an encoder that only needs their size accesses one of them.
         """

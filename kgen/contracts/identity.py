@@ -1,4 +1,4 @@
-"""kgen's own decoder: the latent is the image itself."""
+"""The built-in decoder of generators of pixels: the latent is the image itself."""
 
 from __future__ import annotations
 

@@ -231,7 +231,7 @@ def replace_where(keep: Any, condition: Condition, null: Mapping[str, Any]) -> C
 
 
 def _null(joined: Sequence[Encoder], fields: tuple[str, ...]) -> Any:
-    """The null input of all encoders; the first encoder that reads a field decides."""
+    """Returns the null input of all encoders. The null value of a field is that of the first encoder that reads it."""
     found: dict[str, Any] = {}
     for encoder in reversed(joined):
         found |= encoder.null if len(encoder.fields) > 1 else {encoder.fields[0]: encoder.null}

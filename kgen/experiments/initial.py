@@ -15,7 +15,7 @@ from kgen.errors import ConfigError, KgenError
 from kgen.experiments.directory import RunDirectory
 from kgen.parts.initial import InitialWeights, assign_weights
 from kgen.parts.saving import decoder_weights, saved_weights, with_paths
-from kgen.parts.sources import WeightSource, check_assets, load_assets, takes_assets
+from kgen.parts.sources import WeightSource, load_assets, takes_assets
 from kgen.pipeline.model import Pipeline
 from kgen.plugins.migrations import positions_became_paths
 from kgen.storage.weights import Arrays, Variables
@@ -29,7 +29,11 @@ MAX_NAMED = 10
 
 @dataclass(frozen=True)
 class Start:
-    """The weights with which a training starts."""
+    """The weights with which a training starts.
+
+    Args:
+        sources: The sources, each with the paths of its weights.
+    """
 
     sources: Sequence[tuple[WeightSource, InitialWeights]]
 
@@ -43,10 +47,13 @@ class Start:
         """The lines of the log."""
         for source, weights in self.sources:
             yield f"{len(weights.taken):,} weights come from {source.path}"
-        for what, paths in (("are newly initialized", self.fresh), ("are not used", self._unused())):
+        for what, paths in (
+            ("weights are newly initialized", self.fresh),
+            ("saved weights are not used", self._unused()),
+        ):
             if self.sources and paths:
                 more = f", and {len(paths) - MAX_NAMED:,} more" if len(paths) > MAX_NAMED else ""
-                yield f"{len(paths):,} weights {what}: {', '.join(paths[:MAX_NAMED])}{more}"
+                yield f"{len(paths):,} {what}: {', '.join(paths[:MAX_NAMED])}{more}"
 
     def describe(self) -> dict[str, Any]:
         """The entry of the manifest."""
@@ -81,7 +88,8 @@ def load_initial(sources: Sequence[InitConfig], pipeline: Pipeline) -> Start:
     """Loads weights of a pipeline's encoder and generator, as `init` specifies.
 
     Raises:
-        RunError: weights do not fit; the message names them. ConfigError: a pattern fits nothing.
+        RunError: weights do not fit. The message names them.
+        ConfigError: a pattern matches nothing, or two sources give the same weight.
     """
     weights = {path: v for path, v in saved_weights(pipeline).items() if path.partition("/")[0] in PARTS}
     return _load("init", sources, weights, lambda arrays: with_paths(arrays, pipeline), pipeline.encoder)
@@ -97,20 +105,18 @@ def _load(
     key: str,
     sources: Sequence[InitConfig],
     weights: Variables,
-    migrated: Callable[[Arrays], Arrays],
+    migrate: Callable[[Arrays], Arrays],
     encoder: Encoder | None = None,
 ) -> Start:
     loaded: list[tuple[WeightSource, InitialWeights]] = []
     with _naming(key):
         for source in sources:
             found = WeightSource(Path(source.source))
-            if encoder is not None and takes_assets(source.include, source.exclude):
-                check_assets(encoder, found)
-            made = assign_weights(weights, found, source.include, source.exclude, migrated)
+            made = assign_weights(weights, found, source.include, source.exclude, migrate, encoder)
             for other, before in loaded:
                 if twice := sorted({*made.taken} & {*before.taken}):
                     raise ConfigError(
-                        f"{twice[0]} would be taken from {other.path} and from {found.path}: exclude it from one"
+                        f"both {other.path} and {found.path} give {twice[0]}: exclude it from one of them"
                     )
             loaded.append((found, made))
     return Start(loaded)
@@ -126,6 +132,9 @@ def _naming(key: str) -> Iterator[None]:
 
 
 def _step(source: WeightSource) -> int | None:
-    """The last step of the run that trained the weights; None if they are not from a run."""
+    """The last step of the training that the weights are from; None if they are not from a run."""
     run = RunDirectory(source.path)
-    return run.read_manifest().get("step") if run.config.is_file() else None
+    if not run.config.is_file():
+        return None
+    training = run.decoder_stage if source.file.is_relative_to(run.decoder_stage.path) else run
+    return training.read_manifest().get("step")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pydantic
@@ -48,6 +49,15 @@ class Timings(TypedDict):
 
     __pydantic_config__ = OPEN  # type: ignore[misc]
     training_seconds: float
+
+
+OLD_TIMINGS = {"drawing_seconds": "sampling_seconds"}
+"""The current names of times, by their names in older manifests."""
+
+
+def current_timings(timings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the times of a manifest under their current names."""
+    return {OLD_TIMINGS.get(name, name): seconds for name, seconds in timings.items()}
 
 
 class Manifest(TypedDict, total=False):

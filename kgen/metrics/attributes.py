@@ -81,11 +81,11 @@ def read(image: np.ndarray) -> Scene:
     templates = _Templates.of(len(remains))
     found: list[Thing] = []
     while len(found) < MAX_OBJECTS and np.square(remains).sum() >= templates.least_energy:
-        thing, drawn, likeness = templates.search(remains)
+        thing, rendered, likeness = templates.search(remains)
         if likeness < MIN_LIKENESS:
             break
         found.append(thing)
-        remains = remains - drawn
+        remains = remains - rendered
     return tuple(found)
 
 

@@ -1,4 +1,4 @@
-"""Tells what kgen supplies from what the user configures, and refuses a class where that is not clear."""
+"""Distinguishes the arguments that kgen supplies from options, and refuses classes where this is ambiguous."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ MAX_OPTION = 1_000_000
 def options(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """The options of a constructor (given the class) or of a method such as `generate`, with annotations resolved.
 
-    Options are the keyword-only arguments. Of a dataclass, they are all arguments of its constructor.
+    Options are the keyword-only arguments. For a dataclass, they are all arguments of its constructor.
     """
     if inspect.isclass(function) and dataclasses.is_dataclass(function):
         return _fields(function)

@@ -96,14 +96,14 @@ def _members(choices: Any, custom: Mapping[str, type[Any]] | None) -> tuple[list
     """The encoders to be joined, and the option `encoders` of `Joint`: the name, options and dropout of each."""
     if not isinstance(choices, list | tuple):
         raise ConfigError(f"encoder '{JOINT}': encoders must be a list of encoders")
-    joined, told = [], []
+    joined, members = [], []
     for choice in choices:
         own = dict(choice) if isinstance(choice, Mapping) else {}
         rate = {"condition_dropout": own.pop("condition_dropout")} if "condition_dropout" in own else {}
         encoder = choice if isinstance(choice, Encoder) else build_encoder(own or choice, custom)
         joined.append(encoder)
-        told.append({"name": component_id(encoder), **encoder.config, **rate})
-    return joined, told
+        members.append({"name": component_id(encoder), **encoder.config, **rate})
+    return joined, members
 
 
 def unregistered(kind: Kind, name: Any, custom: Mapping[str, type[Any]]) -> type[Any] | None:
@@ -211,5 +211,5 @@ def construct(kind: Kind, name: str, cls: type[Any], given: Mapping[str, Any], w
     with component_errors(cls), weights_fit():  # a pretrained part has its weights from the beginning
         try:
             return cls(**wiring, **checked)
-        except ValueError as error:  # by the contract: what the signature cannot say of the options
+        except ValueError as error:  # a constructor may refuse options for reasons that its signature cannot express
             raise ConfigError(f"{kind} '{name}': {error}") from error

@@ -83,8 +83,8 @@ def read_description(file: Path, schema: type[Description]) -> Description:
         raise RunError(f"{file} is damaged: {first}") from error
     description, problems = check(schema, migrate("description", data, file), file.name)
     if not isinstance(description, schema):
-        told = "; ".join(f"{dotted(path)}: {message}" if path else message for path, message in problems[:5])
-        raise RunError(f"{file} is damaged: {shorten(told)}")
+        text = "; ".join(f"{dotted(path)}: {message}" if path else message for path, message in problems[:5])
+        raise RunError(f"{file} is damaged: {shorten(text)}")
     return description
 
 

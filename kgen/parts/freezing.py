@@ -21,27 +21,27 @@ def freeze(model: keras.Model, frozen: Sequence[str] = (), *, trainable: Sequenc
     Args:
         model: A `Pipeline`, or another model that has parts as attributes.
         frozen: Patterns of the paths of weights, such as ["encoder/*"]: see `kgen.weight_paths`.
-        trainable: Patterns of the weights that stay trainable, unless `frozen` fits them, too; all others are frozen.
+        trainable: Patterns of the weights that stay trainable, unless `frozen` matches them; all others are frozen.
 
     Returns:
-        The paths of the weights that this call has frozen.
+        The paths of the weights that this call has frozen, in alphabetical order.
 
     Raises:
-        ConfigError: a pattern fits no weight; no trainable weight is left; or the model is already compiled.
+        ConfigError: a pattern matches no weight; no trainable weight is left; or the model is already compiled.
     """
     if getattr(model, "compiled", False):
-        raise ConfigError("freeze weights before compile: an optimizer trains those that it was compiled with")
+        raise ConfigError("freeze weights before compile: the optimizer of a compiled model already has its weights")
     paths = weight_paths(model, model.weights)
     check_patterns("frozen", frozen, paths)
     check_patterns("trainable", trainable, paths)
     kept = set(select(paths, trainable, frozen))
     if not any(paths[path].trainable for path in kept):
-        raise ConfigError("nothing is left to train: fewer weights must be frozen, or more of them trainable")
+        raise ConfigError("no weight is left to train: freeze fewer weights, or make more of them trainable")
     before = {path for path, weight in paths.items() if weight.trainable}
     trained = {id(paths[path]) for path in kept}
     for layer in model.layers:
         _freeze(layer, trained)
-    return [path for path in before if not paths[path].trainable]
+    return sorted(path for path in before if not paths[path].trainable)
 
 
 def _freeze(layer: keras.layers.Layer, trained: set[int]) -> None:

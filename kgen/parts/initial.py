@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kgen.contracts.encoder import Encoder
 from kgen.errors import RunError
 from kgen.parts.patterns import ALL, check_patterns, matches, select
 from kgen.parts.saving import Assembled, saved_weights, with_paths
@@ -50,12 +51,12 @@ def init_weights(
 
     Raises:
         RunError: there are no weights, or some do not fit. The message names these, and no weight is assigned.
-        ConfigError: a pattern fits nothing.
+        ConfigError: a pattern matches nothing.
     """
-    found = WeightSource(Path(source))
-    if takes_assets(include, exclude):
-        check_assets(pipeline.encoder, found)
-    return assign_weights(saved_weights(pipeline), found, include, exclude, lambda arrays: with_paths(arrays, pipeline))
+    weights, found = saved_weights(pipeline), WeightSource(Path(source))
+    return assign_weights(
+        weights, found, include, exclude, lambda arrays: with_paths(arrays, pipeline), pipeline.encoder
+    )
 
 
 def assign_weights(
@@ -63,11 +64,14 @@ def assign_weights(
     source: WeightSource,
     include: Sequence[str],
     exclude: Sequence[str],
-    migrated: Callable[[Arrays], Arrays],
+    migrate: Callable[[Arrays], Arrays],
+    encoder: Encoder | None = None,
 ) -> InitialWeights:
-    """Loads saved weights into variables, given by path; see `init_weights`."""
+    """Loads saved weights into variables, given by path; see `init_weights`. Checks the assets of an encoder, too."""
     parts = {path.partition("/")[0] for path in variables}
-    arrays = source.read(parts, migrated)
+    arrays = source.read(parts, migrate)
+    if encoder is not None and takes_assets(include, exclude):
+        check_assets(encoder, source)
     held = {name.partition("/")[0] for name in arrays}
     known = {*variables, *arrays, ASSETS}
     check_patterns("include", include, known)
@@ -76,12 +80,10 @@ def assign_weights(
     here = set(select(variables, include, exclude))
     if tuple(include) == ALL:
         here = {path for path in here if path.partition("/")[0] in held}
-    if wrong := list(_misfits(here, there, variables, arrays)):
-        raise RunError(_message(source, wrong, here & there))
+    if wrong := dict(_misfits(here, there, variables, arrays)):
+        raise RunError(_message(source, wrong, (here & there) - wrong.keys()))
     if not here:
-        raise RunError(
-            f"no weights are taken from {source.path}: 'include' and 'exclude' select none of those that it holds"
-        )
+        raise RunError(f"no weights are taken from {source.path}: 'include' and 'exclude' select none of its weights")
     for path in here:
         variables[path].assign(arrays[path])
     return InitialWeights(*(tuple(sorted(paths)) for paths in (here, variables.keys() - here, arrays.keys() - there)))
@@ -92,26 +94,22 @@ def _misfits(
 ) -> Iterator[tuple[str, str]]:
     """The paths that exist on one side only, or whose shapes differ, each with a description of the problem."""
     for path in sorted({*here, *there}):
-        shapes = (arrays[path].shape if path in there else None, tuple(variables[path].shape) if path in here else None)
-        if shapes[0] != shapes[1]:
-            left, right = ("nothing" if shape is None else str(shape) for shape in shapes)
-            yield path, f"{left} there, {right} here"
+        found = arrays[path].shape if path in there else "missing"
+        wanted = tuple(variables[path].shape) if path in here else "missing"
+        if found != wanted:
+            yield path, f"{found} in the source, {wanted} in the model"
 
 
-def _message(source: WeightSource, wrong: Sequence[tuple[str, str]], shared: Collection[str]) -> str:
-    lines = [f"{path}: {what}" for path, what in wrong[:MAX_NAMED]]
-    lines += [f"and {len(wrong) - MAX_NAMED} more"] if len(wrong) > MAX_NAMED else []
-    paths = [path for path, _ in wrong]
-    fitting = [path for path in shared if path not in paths]
-    return (
-        f"the weights of {source.path} do not fit:\n  "
-        + "\n  ".join(lines)
-        + f"\nto begin without them, exclude [{', '.join(short_patterns(paths, fitting))}]"
-    )
+def _message(source: WeightSource, wrong: dict[str, str], fitting: Collection[str]) -> str:
+    lines = [f"{path}: {what}" for path, what in wrong.items()]
+    more = [f"and {len(lines) - MAX_NAMED} more"] if len(lines) > MAX_NAMED else []
+    listed = "\n  ".join(lines[:MAX_NAMED] + more)
+    patterns = ", ".join(short_patterns(list(wrong), fitting))
+    return f"the weights of {source.path} do not fit:\n  {listed}\nto leave them out, exclude [{patterns}]"
 
 
 def short_patterns(wanted: Sequence[str], others: Collection[str]) -> list[str]:
-    """A short list of patterns that fit all wanted paths, and none of the others."""
+    """A short list of patterns that match all wanted paths, and none of the others."""
     found: list[str] = []
     for path in wanted:
         if not matches(path, found):

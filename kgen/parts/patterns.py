@@ -12,21 +12,21 @@ ALL = ("*",)
 
 
 def matches(path: str, patterns: Iterable[str]) -> bool:
-    """Whether a path, or the path of a layer that contains it, fits one of the patterns.
+    """Whether a path, or the path of a layer that contains it, matches one of the patterns.
 
-    In a pattern, `*` stands for any characters, including slashes, and `?` for one character. A pattern that fits the
-    path of a layer, such as `generator/model/middle`, selects all weights in it.
+    In a pattern, `*` stands for any characters, including slashes, and `?` for one character. A pattern that matches
+    the path of a layer, such as `generator/model/middle`, selects all weights in it.
     """
     return any(fnmatchcase(path, pattern) or fnmatchcase(path, f"{pattern.rstrip('/')}/*") for pattern in patterns)
 
 
 def select(paths: Iterable[str], include: Sequence[str], exclude: Sequence[str]) -> list[str]:
-    """The paths that fit one of `include` and none of `exclude`, in their order."""
+    """The paths that match one of `include` and none of `exclude`, in their order."""
     return [path for path in paths if matches(path, include) and not matches(path, exclude)]
 
 
 def check_patterns(name: str, patterns: Sequence[str], paths: Collection[str]) -> None:
-    """Checks that every pattern fits a path.
+    """Checks that every pattern matches a path.
 
     Args:
         name: The name of the option, for messages.
@@ -34,13 +34,13 @@ def check_patterns(name: str, patterns: Sequence[str], paths: Collection[str]) -
         paths: All paths.
 
     Raises:
-        ConfigError: a pattern fits nothing. The message contains a similar path, or the beginnings of the paths.
+        ConfigError: a pattern matches nothing. The message contains a similar path, or the beginnings of the paths.
     """
     if isinstance(patterns, str):
         raise ConfigError(f"{name} must be a list of patterns, such as ['generator/*'], not the text {patterns!r}")
     for pattern in patterns:
         if pattern not in ALL and not any(matches(path, [pattern]) for path in paths):
-            raise ConfigError(f"{name}: '{pattern}' fits no weight{_advice(pattern, paths)}")
+            raise ConfigError(f"{name}: '{pattern}' matches no weight{_advice(pattern, paths)}")
 
 
 def _advice(pattern: str, paths: Collection[str]) -> str:

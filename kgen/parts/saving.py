@@ -23,9 +23,9 @@ from kgen.plugins.migrations import positions_became_paths
 from kgen.spaces import Space
 from kgen.storage.files import atomic_folder, files_in, remove_abandoned, write_text
 from kgen.storage.paths import weight_paths
-from kgen.storage.weights import Arrays, Variables, load_variables, save_variables
+from kgen.storage.weights import WEIGHTS, Arrays, Variables, load_variables, save_variables
 
-PIPELINE, DECODER, WEIGHTS = "pipeline.yaml", "decoder.yaml", "weights.safetensors"
+PIPELINE, DECODER = "pipeline.yaml", "decoder.yaml"
 
 
 class Assembled(Protocol):

@@ -12,16 +12,15 @@ from kgen.contracts.encoder import Encoder
 from kgen.errors import RunError
 from kgen.parts.description import DecoderDescription, PipelineDescription, read_description
 from kgen.parts.patterns import select
-from kgen.parts.saving import DECODER, PIPELINE, WEIGHTS
+from kgen.parts.saving import DECODER, PIPELINE
 from kgen.plugins.discovery import component_id
 from kgen.storage.files import files_in
-from kgen.storage.paths import RANDOM_STATE
-from kgen.storage.weights import Arrays, read_arrays
+from kgen.storage.weights import RANDOM_STATE, Arrays, find_weights, read_arrays
 
 ASSETS = "encoder/assets"
 """Stands in patterns for the encoder's assets, such as its vocabulary."""
 
-OTHER_ENCODER = "exclude encoder/* to begin with another encoder"
+OTHER_ENCODER = "to use another encoder, exclude encoder/*"
 
 
 @dataclass(frozen=True)
@@ -38,17 +37,12 @@ class WeightSource:
     path: Path
 
     def __post_init__(self) -> None:
-        if not self.file.is_file():
-            problem = "there is no such file or folder" if not self.path.exists() else "it holds no trained weights"
-            raise RunError(f"{self.path}: {problem}; give a run that has ended, a saved pipeline, or a file of weights")
+        find_weights(self.path)
 
     @property
     def file(self) -> Path:
         """The file of the weights."""
-        if not self.path.is_dir():
-            return self.path
-        inner = self.path / "model" / WEIGHTS
-        return inner if inner.is_file() else self.path / WEIGHTS
+        return find_weights(self.path)
 
     @property
     def digest(self) -> str:
@@ -73,17 +67,17 @@ class WeightSource:
         folder = self.file.parent / "encoder"
         return folder if folder.is_dir() else None
 
-    def read(self, parts: Collection[str], migrated: Callable[[Arrays], Arrays]) -> Arrays:
+    def read(self, parts: Collection[str], migrate: Callable[[Arrays], Arrays]) -> Arrays:
         """Reads the weights of some parts, by path.
 
         Args:
             parts: The kinds of the parts.
-            migrated: Converts the names of an older file to paths.
+            migrate: Converts the names of an older file to paths.
 
         Raises:
             RunError: the file is damaged, or contains no weights of these parts.
         """
-        arrays = migrated(read_arrays(self.file)[0])
+        arrays = migrate(read_arrays(self.file)[0])
         if any("/" not in name for name in arrays):
             raise RunError(
                 f"{self.file} was saved before weights had paths, by a model that is built differently: save it "
@@ -91,8 +85,7 @@ class WeightSource:
             )
         found = {name: array for name, array in arrays.items() if name.partition("/")[0] in parts}
         if not found:
-            paths = " or ".join(f"{part}/..." for part in parts)
-            raise RunError(f"{self.file} holds no weights of such paths as {paths}")
+            raise RunError(f"{self.file} contains no weights of {' or '.join(f'{part}/*' for part in sorted(parts))}")
         return {name: array for name, array in found.items() if not name.endswith(f"/{RANDOM_STATE}")}
 
 
@@ -123,7 +116,7 @@ def check_assets(encoder: Encoder, source: WeightSource) -> None:
             if source.assets is None:
                 raise RunError(
                     f"{source.path} does not contain the assets of its encoder ({name}): give the run or the saved "
-                    f"pipeline; {OTHER_ENCODER}, or {ASSETS} if the assets are the same"
+                    f"pipeline; {OTHER_ENCODER}; if the assets are the same, exclude {ASSETS}"
                 )
             if not _same(Path(folder) / name, source.assets / name):
                 raise RunError(
@@ -139,4 +132,4 @@ def _same(one: Path, other: Path) -> bool:
 def _require_same(encoder: Encoder, source: WeightSource) -> None:
     here, there = component_id(encoder), source.part_names.get("encoder")
     if there is not None and here != there:
-        raise RunError(f"the encoder of {source.path} is '{there}', but this one is '{here}': {OTHER_ENCODER}")
+        raise RunError(f"the encoder of {source.path} is '{there}', not '{here}': {OTHER_ENCODER}")

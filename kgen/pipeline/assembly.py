@@ -87,7 +87,7 @@ def with_decoder(pipeline: Pipeline, decoder: Decoder) -> Pipeline:
     """Makes a pipeline with another decoder, but the same encoder, generator and state of random numbers.
 
     Raises:
-        SpaceError: the generator makes no latents of this decoder.
+        SpaceError: the generator does not generate latents for this decoder.
     """
     encoder, generator = pipeline.encoder, pipeline.generator
     check_fit(encoder, generator, decoder)

@@ -1,4 +1,4 @@
-"""Saving and copying of a pipeline: as a folder of files, as Keras's own format would lose parts of it."""
+"""Saves and copies a pipeline as a folder of files, because Keras's own format would lose parts of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Packed = tuple[type[Any], dict[str, bytes], tuple[type[Any], ...]]
 
 
 class SavedInFolders:
-    """What Keras's models do with their own files, for a pipeline."""
+    """Implements the methods of Keras's models that save and copy them, for pipelines."""
 
     def save(self: Any, path: str | Path, **options: Any) -> None:
         """Writes the pipeline to the folder `path` like `kgen.save`; `kgen.load` reads it.

@@ -1,4 +1,4 @@
-"""A decoder as a model: for its training before the generator's, and for reconstructions."""
+"""The model that trains a decoder before the generator, and the reconstruction of images."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class LossModel(keras.Model):  # type: ignore[misc]
 
     @property
     def training_variables(self) -> list[Any]:
-        """All variables that training may change or starts from, except those of the optimizer."""
+        """All variables that the training starts from or changes, except those of the optimizer."""
         return list(self.variables)
 
     @property
@@ -64,7 +64,7 @@ class LossModel(keras.Model):  # type: ignore[misc]
         jit_compile: bool | str = "auto",
         **kwargs: Any,
     ) -> None:
-        """Compiles as in Keras, but without losses and metrics, and creates the optimizer's variables at once.
+        """Compiles as in Keras, but without losses and metrics, and creates the optimizer's variables immediately.
 
         With "auto", XLA compiles the training step only where that is faster, which excludes TensorFlow on a CPU.
 
@@ -111,7 +111,7 @@ class LossModel(keras.Model):  # type: ignore[misc]
         return super().train_on_batch(*args, **kwargs)
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        """Does nothing: all is built, and Keras would fail on dict batches under MultiWorkerMirroredStrategy."""
+        """Does nothing: all layers are built, and Keras's method fails on dicts under MultiWorkerMirroredStrategy."""
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True

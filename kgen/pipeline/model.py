@@ -53,9 +53,8 @@ class Pipeline(SavedInFolders, LossModel):
     model: `compile` it with an optimizer (the generator defines the losses), `fit` it on batches, `evaluate` it.
 
     A batch is a dict:
-        "image": uint8 (B, H, W, C) in 0..255, or float in [-1, 1]; or in its place "latent", the decoder's encoding.
-        "tokens": B captions or other inputs from `encoder.tokenize`; or in their place "condition", the encoder's
-            outputs.
+        "image": uint8 (B, H, W, C) in 0..255, or float in [-1, 1]; or instead "latent", the output of `decoder.encode`.
+        "tokens": B captions or other inputs from `encoder.tokenize`; or instead "condition", the encoder's outputs.
         "weight": (B,), the weight of each example in the mean; optional, by default 1.
 
     Args:
@@ -169,8 +168,8 @@ class Pipeline(SavedInFolders, LossModel):
     def fit(self, x: Any = None, y: Any = None, *args: Any, validation_data: Any = None, **kwargs: Any) -> Any:
         """Trains as in Keras.
 
-        `x` is a batch, which is cut into smaller ones, an iterator or tf.data.Dataset of batches, or images, with
-        captions as `y`. See `kgen.data.batches.batches`, and `inputs`.
+        `x` can be a batch, which is divided into smaller batches; an iterator or `tf.data.Dataset` of batches; or
+        images, with their captions as `y`. See `kgen.data.batches.batches` and `inputs`.
         """
         validation_data = validation_batches(validation_data, self.inputs)
         return super().fit(batches(x, y, self.inputs), None, *args, validation_data=validation_data, **kwargs)
@@ -209,11 +208,11 @@ class Pipeline(SavedInFolders, LossModel):
         Args:
             prompts: One text, or a list of several. If the encoder reads another field, a prompt is a value of it: a
                 label, or an image (uint8, of any size). If it reads several, a prompt is a mapping, which may leave
-                fields out. If a prompt occurs several times with one seed, its images are numbered on, so that all of
-                them differ.
+                fields out. If a prompt occurs several times with one seed, the numbering of its images continues, so
+                that all of them differ.
             n: Images per prompt.
             first: Number of the first image per prompt: ``n=4, first=4`` gives the last four images of ``n=8``. Or one
-                number per prompt; the images of a repeated prompt are then not numbered on.
+                number per prompt; the numbering then does not continue for a repeated prompt.
             seed: The seed of the noise, from 0 to 2^31 - 1; or one seed per prompt.
             shared_noise: Whether the noise depends only on seed and number, so that all prompts share it. Differences
                 between their images are then the effect of the prompt. A prompt that is given twice gives equal images.
@@ -239,7 +238,7 @@ class Pipeline(SavedInFolders, LossModel):
 
         Warns:
             GuidanceWarning: there is `guidance`, but the pipeline was trained without `condition_dropout`.
-            UnreadTextWarning: the encoder does not read a whole prompt.
+            UnreadTextWarning: the encoder does not read a prompt completely.
         """
         prompts = check_prompts(self.encoder, prompts)
         seeds = check_seeds(seed, len(prompts))

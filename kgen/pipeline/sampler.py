@@ -100,7 +100,7 @@ class Sampler:
             verbose: Verbosity, as in Keras: 1 shows a progress bar.
 
         Returns:
-            (N, height, width, channels) in [-1, 1]; of latents, float32 or int32 (N, *generator.space.shape).
+            (N, height, width, channels) in [-1, 1]; for latents, float32 or int32 (N, *generator.space.shape).
 
         Raises:
             RunError: images, or weights of the pipeline, are not finite.

@@ -82,18 +82,18 @@ def line_plot(lines: Sequence[Line], x_label: str, y_label: str, *, logarithmic:
             axes.xaxis.set_minor_locator(NullLocator())
             axes.xaxis.set_major_formatter(FormatStrFormatter("%.4g"))
         axes.margins(0.06, 0.1)
-        drawn = []
+        curves = []
         for i, line in enumerate(lines):
             xs, ys = [x for x, _ in line.points], [y for _, y in line.points]
             alone, color = len(xs) == 1, COLORS[i % len(COLORS)]
             marker = "o" if alone or line.labels else ""
-            drawn += axes.plot(xs, ys, color=color, marker=marker, markersize=10 if alone else 6)
+            curves += axes.plot(xs, ys, color=color, marker=marker, markersize=10 if alone else 6)
             for point, label in zip(line.points, line.labels, strict=False):
                 axes.annotate(
                     printable(label), point, (0, 7), textcoords="offset points", ha="center", color=color, fontsize=9
                 )
         columns = max(1, LEGEND_WIDTH // (max(map(len, names)) + 6))
-        figure.legend(drawn, names, loc="outside upper left", ncols=columns, frameon=False, fontsize=9)
+        figure.legend(curves, names, loc="outside upper left", ncols=columns, frameon=False, fontsize=9)
         file = io.StringIO()
         about = {"Title": f"{printable(y_label)} over {printable(x_label)}", "Date": None, "Creator": None}
         figure.savefig(file, format="svg", bbox_inches="tight", metadata=about)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from kgen.experiments.directory import RunDirectory
-from kgen.experiments.manifest import TRAINED
+from kgen.experiments.manifest import TRAINED, current_timings
+from kgen.reporting.digits import few_digits
 from kgen.reporting.page import Figure, image, plot, render
 from kgen.reporting.plot import Line, line_plot
 from kgen.storage.files import write_text
@@ -33,7 +34,7 @@ def write_report(directory: RunDirectory, credit: str) -> None:
         manifest=manifest,
         final=image(directory.final_grid, "images after the last step"),
         scores=[
-            (split, name, f"{value:.3f}")
+            (split, name, few_digits(value))
             for split, numbers in directory.read_scores().items()
             for name, value in numbers.items()
         ],
@@ -47,7 +48,7 @@ def write_report(directory: RunDirectory, credit: str) -> None:
         ],
         skipped=manifest["data"].get("skipped", []),
         most_skipped=MAX_SKIPPED,
-        timings=[(name.replace("_seconds", ""), value) for name, value in manifest["timings"].items()],
+        timings=[(name.replace("_seconds", ""), value) for name, value in current_timings(manifest["timings"]).items()],
         config=directory.config.read_text(encoding="utf-8"),
         credit=credit,
     )
@@ -62,7 +63,7 @@ def _decoder(stage: RunDirectory) -> dict[str, Any] | None:
     scores = {**manifest["scores"], "training seconds": manifest["timings"]["training_seconds"]}
     return {
         "final": image(stage.final_grid, "after the last step"),
-        "scores": [(name, f"{v:.3f}" if isinstance(v, float) else v) for name, v in scores.items()],
+        "scores": [(name, few_digits(v) if isinstance(v, int | float) else v) for name, v in scores.items()],
         "loss": _loss(read_rows(stage.metrics)),
         "samples": _over_time(stage),
     }

@@ -12,6 +12,7 @@ import numpy as np
 from kgen.config import RunConfig
 from kgen.experiments.directory import RunDirectory
 from kgen.experiments.experiment import Experiment
+from kgen.experiments.manifest import current_timings
 from kgen.experiments.prompts import Prompts, prompts_to_generate
 from kgen.experiments.trainer import Render
 from kgen.pipeline.model import Pipeline
@@ -46,8 +47,8 @@ def render_final(experiment: Experiment, directory: RunDirectory, pipeline: Pipe
     images = generate_prompts(experiment.config, pipeline, prompts)
     save_grid(experiment.config, directory.final_grid, prompts.texts, images)
     timings = {
-        **directory.read_manifest("timings")["timings"],
-        "drawing_seconds": round(time.perf_counter() - began, 1),
+        **current_timings(directory.read_manifest("timings")["timings"]),
+        "sampling_seconds": round(time.perf_counter() - began, 1),
     }
     directory.update_manifest(timings=timings)
 

@@ -46,5 +46,5 @@ def check_json(path: Path, content: bytes | str, schema: type[Value]) -> Value:
     except pydantic.ValidationError as error:
         first: Any = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
-        told = f"{key}: {first['msg']}" if key else str(first["msg"])
-        raise RunError(f"{path} is damaged: {told[:MAX_TEXT]}") from error
+        text = f"{key}: {first['msg']}" if key else str(first["msg"])
+        raise RunError(f"{path} is damaged: {text[:MAX_TEXT]}") from error

@@ -9,14 +9,12 @@ from typing import Any
 import keras
 
 from kgen.backend.attributes import own_attributes
+from kgen.storage.weights import RANDOM_STATE
 
 Variable = Any
 
 COUNTER = re.compile(r"_\d+(?![^_/])")
 """The number that Keras adds to automatic names: "variable_12", "pipeline_dense_2_kernel_momentum"."""
-
-RANDOM_STATE = "random_state"
-"""The last part of the path of a random generator's state, which is not a weight."""
 
 
 def weight_paths(layer: keras.layers.Layer, variables: Sequence[Variable] | None = None) -> dict[str, Variable]:

@@ -19,6 +19,15 @@ Variables = Mapping[str, Any]
 
 Arrays = dict[str, np.ndarray]
 
+WEIGHTS = "weights.safetensors"
+"""The name of the file of weights of a saved pipeline or decoder."""
+
+PARTS = ("encoder", "generator", "decoder")
+"""The parts of a pipeline, with which the paths of weights begin."""
+
+RANDOM_STATE = "random_state"
+"""The last part of the path of a random generator's state, which is not a weight."""
+
 CHECKSUM = "checksum"
 """The key of the checksum in the metadata. It covers all arrays, with their names, types and shapes."""
 
@@ -86,6 +95,47 @@ def read_metadata(path: Path) -> dict[str, str]:
             return dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
+
+
+def find_weights(path: Path) -> Path:
+    """The file of weights of a run, a saved pipeline or a saved decoder, or the given file itself.
+
+    A run whose generator is not trained yet has the weights of its decoder alone.
+
+    Raises:
+        RunError: there are no weights.
+    """
+    folders = (path / "model", path, path / "decoder" / "model")
+    files = [path] if path.is_file() else [folder / WEIGHTS for folder in folders]
+    found = next((file for file in files if file.is_file()), None)
+    if found is None:
+        problem = "it contains no trained weights" if path.exists() else "there is no such file or folder"
+        raise RunError(f"{path}: {problem}; give a finished run, a saved pipeline, or a file of weights")
+    return found
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the weights in a file, by path. It reads no weights.
+
+    Raises:
+        RunError: the file cannot be read, or has no weights with paths.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in sorted(file.keys())}
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+    found = {
+        name: shape
+        for name, shape in shapes.items()
+        if name.startswith(tuple(f"{part}/" for part in PARTS)) and not name.endswith(f"/{RANDOM_STATE}")
+    }
+    if not found:
+        raise RunError(
+            f"{path} contains no weights of {' or '.join(f'{part}/*' for part in PARTS)}: if an older kgen saved it, "
+            "save it again with kgen.load(RUN).save(FOLDER)"
+        )
+    return found
 
 
 def _checksum(arrays: Mapping[str, np.ndarray]) -> str:

@@ -22,32 +22,32 @@ class Bench:
         self._programs: dict[str, Any] = {}
 
     def reset(self, perturbed: bool) -> None:
-        """Resets the weights and seeds to their initial values, or to perturbed values as after some training."""
+        """Resets the weights and seeds to their initial values, or to perturbed values, as if it had been trained."""
         restore(self._begin)
         if perturbed:
             perturb(self.component)
 
     def program(self, name: str, function: Callable[[Tree], Tree]) -> Program:
-        """Returns the compiled function. There is one program per name, that of the first call."""
+        """Returns the compiled function. The first call with a name compiles the program for this name."""
         if name not in self._programs:
             self._programs[name] = Program(self.component, function)
         return self._programs[name]  # type: ignore[no-any-return]
 
     def evaluate(self, name: str, function: Callable[[Tree], Tree], batch: Tree) -> Tree:
-        """Computes the function of a batch of arrays in the cheapest way; on JAX, it is compiled once per name."""
+        """Computes a function of a batch of arrays in the cheapest way. On JAX, it is compiled once per name."""
         if keras.backend.backend() == "jax":
             return self.program(name, function).compute(batch)
         return evaluate(self.component, function, batch)
 
     def portions(self, batch: Tree, count: int) -> list[Tree]:
-        """Divides a batch into portions for `evaluate`: on JAX, of `count` rows, for which it is compiled."""
+        """Divides a batch into portions for `evaluate`. On JAX, they have `count` rows, for which it is compiled."""
         if keras.backend.backend() != "jax":
             return [batch]
         total = len(keras.tree.flatten(batch)[0])
         return [rows(batch, slice(start, start + count)) for start in range(0, total, count)]
 
     def descent(self, losses: Losses) -> Descent:
-        """Training with these losses. There is one per component, that of the first call."""
+        """Returns the training with these losses. The first call creates it; a component has only one."""
         if "descent" not in self._programs:
             self._programs["descent"] = Descent(self.component, losses)
         return self._programs["descent"]  # type: ignore[no-any-return]

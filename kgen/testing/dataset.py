@@ -24,7 +24,7 @@ class DatasetConformance(ConfigurationConformance):
         raise NotImplementedError(f"{type(self).__name__}.build must return a small dataset")
 
     def changed(self) -> Dataset | None:
-        """The dataset with other images or captions, by another option. Default: another `size`, if it has one."""
+        """Returns the dataset with an option that changes its images or captions. Default: another `size`."""
         dataset = self.build()
         size = getattr(dataset, "size", None)
         if not isinstance(size, int) or "size" not in options(type(dataset)):
@@ -63,7 +63,7 @@ class DatasetConformance(ConfigurationConformance):
             dataset.values("train", "no such field")
             raise AssertionError(f"{name}.values must raise DataError for a field that is not there")
 
-    def test_images_are_what_the_space_says(self) -> None:
+    def test_images_are_in_the_space(self) -> None:
         dataset = self.build()
         space = dataset.image_space
         assert space.kind == "continuous" and len(space.shape) == 3, (
@@ -147,5 +147,5 @@ class DatasetConformance(ConfigurationConformance):
 
 
 def _identity(example: Example) -> tuple[Any, ...]:
-    """Something that equal examples share and that can be hashed."""
+    """Returns a hashable value that is the same for equal examples."""
     return tuple(v.tobytes() if isinstance(v, np.ndarray) else v for v in example.values())

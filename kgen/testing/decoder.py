@@ -137,7 +137,7 @@ class DecoderConformance(LossConformance):
             check_in_space(images, bench.component.image_space, BATCH, "decode")
         assert len(bench.component.variables) == bench.count, "decode creates weights: create them before"
 
-    def test_builds_all_that_it_has(self) -> None:
+    def test_all_layers_are_built(self) -> None:
         """Checks that all layers are built, also if the decoder is only used for sampling."""
         component = self.build()
         component.build(None)

@@ -121,7 +121,7 @@ class EncoderConformance(Benched):
 
     # ---- conditions -----------------------------------------------------------------------------------------------
 
-    def test_conditions_are_what_the_space_says(self) -> None:
+    def test_conditions_are_in_the_space(self) -> None:
         bench = self.bench()
         space = bench.component.condition_space
         inputs = self.hard_inputs
@@ -172,7 +172,7 @@ class EncoderConformance(Benched):
         check_seeds(encoder)
         check_tracked(encoder, lambda tokens: dict(encoder(tokens)), encoder.tokenize(self.inputs))
 
-    def test_texts_are_told_apart(self) -> None:
+    def test_texts_have_different_conditions(self) -> None:
         condition = self._encode(self.bench(), self.inputs)
         for name in ("sequence", "pooled"):
             same = np.allclose(condition[name][0], condition[name][1], atol=1e-6)

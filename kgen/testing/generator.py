@@ -143,7 +143,7 @@ class GeneratorConformance(LossConformance):
                 f"noise_spec must return NoiseSpecs by name, not {specs}"
             )
 
-    def test_generates_what_the_space_says(self) -> None:
+    def test_samples_are_in_the_space(self) -> None:
         bench = self.bench(perturbed=True)
         component = bench.component
         for given in self.generate_options:
@@ -265,7 +265,7 @@ class GeneratorConformance(LossConformance):
 
     # ---- what training does to samples ----------------------------------------------------------------------------
 
-    def test_samples_come_near_what_it_learned(self) -> None:
+    def test_samples_approach_the_training_images(self) -> None:
         """Checks that training on images of one value brings samples closer to it, and makes these images likelier."""
         bench = self.bench()
         component = bench.component
@@ -305,7 +305,7 @@ class GeneratorConformance(LossConformance):
 
     # ---- editing --------------------------------------------------------------------------------------------------
 
-    def test_draws_a_region_anew_and_keeps_the_rest(self) -> None:
+    def test_inpainting_changes_only_the_mask(self) -> None:
         bench = self.bench(perturbed=True)
         component = bench.component
         if not component.supports_inpainting or len(component.space.shape) < 2:  # a sequence has no mask

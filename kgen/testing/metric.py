@@ -100,7 +100,7 @@ class MetricConformance(ConfigurationConformance):
         for size in (1, len(images) // 2 + 1):
             _same(first, self._score(self.build(), images, dataset, size=size), f"in batches of {size}")
 
-    def test_workers_measure_what_one_does(self) -> None:
+    def test_merged_workers_measure_the_same(self) -> None:
         """Checks that scores do not change if three metrics share the images, one of them gets none, and they merge."""
         dataset = self.dataset()
         images = self._mixed(dataset)
@@ -123,11 +123,11 @@ class MetricConformance(ConfigurationConformance):
         images[::2] = np.random.default_rng(0).integers(0, 256, images[::2].shape, dtype=np.uint8)
         return images
 
-    def test_real_images_score_as_they_must(self) -> None:
+    def test_scores_of_real_images_are_in_bounds(self) -> None:
         dataset = self.dataset()
         self._check(self._score(self.build(), self._real(dataset), dataset), self.real, "the dataset's own images")
 
-    def test_noise_scores_as_it_must(self) -> None:
+    def test_scores_of_noise_are_in_bounds(self) -> None:
         dataset = self.dataset()
         shape = self._real(dataset).shape
         noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)

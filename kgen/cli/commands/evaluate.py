@@ -25,7 +25,7 @@ def command(
     ] = None,
     changed_data: ChangedData = False,
 ) -> None:
-    """Generate images from the prompts of a run's dataset, score them by the run's metrics, and update the report."""
+    """Generate images from the prompts of a run's dataset, score them with the run's metrics, and update the report."""
     require_directory(run)
     from kgen.cli.backend import load_backend
 

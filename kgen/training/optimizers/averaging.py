@@ -116,7 +116,7 @@ def make_optimizer(
     with component_errors(cls):
         try:
             return averaging(cls)(learning_rate, clip_norm=clip_norm, average=average, **checked)
-        except ValueError as error:  # what the signature cannot say of the options
+        except ValueError as error:  # for reasons that the signature cannot express
             raise ConfigError(f"optimizer '{component.id}': {error}") from error
 
 

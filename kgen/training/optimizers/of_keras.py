@@ -192,7 +192,8 @@ class Adafactor(keras.optimizers.Adafactor):  # type: ignore[misc]
     Args:
         beta_2_decay: Exponent; at step t, the decay rate of the mean squares is 1 - t^beta_2_decay.
         epsilon_1: Constant added to the squared gradients.
-        epsilon_2: Lower bound of the root mean square of a weight.
+        epsilon_2: Lower bound of the root mean square of a weight. Networks with layers that are 0 at first, such as a
+            DiT, learn faster with a larger one, such as 0.1.
         clip_threshold: Upper bound of the root mean square of a step before it is scaled.
         weight_decay: Weight decay; each step subtracts the weight times this times the learning rate.
     """

@@ -13,11 +13,11 @@ from kgen_plugin_captioning.captions import Captions
 from kgen_plugin_captioning.letters import Letters
 
 READ = ("original", "tokens")
-"""The fields of an example that an image to be captioned has."""
+"""The fields that are known for an image without a caption."""
 
 
 def open_captioner(path: str | Path) -> tuple[Pipeline, Captions]:
-    """Opens the pipeline of a finished run, and its dataset, which knows what the encoder reads of an image.
+    """Opens the pipeline of a finished run, and its dataset, which gives the fields of an image that the encoder reads.
 
     Raises:
         RunError: this is not a run, or it is not finished.
@@ -43,7 +43,7 @@ def open_captioner(path: str | Path) -> tuple[Pipeline, Captions]:
 def caption(
     pipeline: Pipeline, dataset: Captions, images: Sequence[np.ndarray], *, seed: int = 0, **options: Any
 ) -> list[str]:
-    """Generates a caption of each image.
+    """Generates a caption for each image.
 
     Args:
         pipeline, dataset: The result of `open_captioner`.

@@ -1,4 +1,4 @@
-"""A dataset for captioning: the images are those of texts, and an encoder reads the images that the texts describe."""
+"""A dataset for captioning: its images show texts, and an encoder reads the images that the texts describe."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Captions(Dataset):
     Args:
         of: The other dataset: its name, or a mapping of its name and options.
         codec: A run whose trained decoder turns the images of that dataset into tokens; null: no field "tokens".
-        length: Number of letters of the longest caption.
+        length: Maximum number of letters of a caption.
 
     Raises:
         DataError: a caption is longer than `length`, or has unknown letters.
@@ -93,7 +93,7 @@ class Captions(Dataset):
         return {split: found[split].reshape(len(found[split]), -1) if split in found else _NONE for split in SPLITS}
 
     def fields_of(self, original: np.ndarray) -> dict[str, Any]:
-        """The fields that describe an image to be captioned: "original", and "tokens" if there is a codec.
+        """Returns the fields of an image without a caption: "original", and "tokens" if there is a codec.
 
         Args:
             original: uint8, of the shape of the other dataset's images.
@@ -126,7 +126,7 @@ def _check(caption: str, length: int) -> None:
 
 
 def _open(codec: str, space: Space) -> Decoder:
-    """The decoder of a run, which turns images of this space into tokens."""
+    """Opens the decoder of a run. It must turn images of this space into tokens."""
     try:
         decoder, _ = open_decoder(codec)
     except RunError as error:

@@ -1,4 +1,4 @@
-"""Texts as images, whose tokens are the letters."""
+"""Images of texts, whose tokens are letters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kgen import DataError, Decoder, Space, SpaceError
 Tensor = Any
 
 END = 0
-"""The token that ends a text, and fills it up."""
+"""The token that ends a text and pads it."""
 
 ALPHABET = " " + string.ascii_lowercase + string.digits + ".,;:!?'\"-+*/()&%#@$="
 """Letter i is token i + 1; token 0 is the end."""
@@ -27,7 +27,10 @@ HEIGHT, WIDTH = 11, 6
 
 @functools.cache
 def glyphs() -> np.ndarray:
-    """The cells of all tokens, in black on white, in Pillow's bitmap font: uint8 (V, height, width). `END` is blank."""
+    """Returns the cells of all tokens, black on white, in Pillow's bitmap font: uint8 (V, height, width).
+
+    The cell of `END` is blank.
+    """
     font, cells = ImageFont.load_default_imagefont(), []
     for letter in [" ", *ALPHABET]:
         cell = Image.new("L", (WIDTH, HEIGHT), 255)
@@ -37,7 +40,7 @@ def glyphs() -> np.ndarray:
 
 
 def spell(text: str, cells: int) -> np.ndarray:
-    """The tokens of a lowercased text, filled up with `END`: int32 (cells,).
+    """Returns the tokens of a text, in lowercase and padded with `END`: int32 (cells,).
 
     Raises:
         DataError: the text is too long, or has a letter that is not in `ALPHABET`.
@@ -53,7 +56,7 @@ def spell(text: str, cells: int) -> np.ndarray:
 
 
 def read(tokens: Iterable[int]) -> str:
-    """The text of tokens, up to the first `END`."""
+    """Returns the text of tokens up to the first `END`."""
     letters = []
     for token in tokens:
         if token == END:
@@ -63,21 +66,21 @@ def read(tokens: Iterable[int]) -> str:
 
 
 def written(text: str, cells: int) -> np.ndarray:
-    """The image of a text, a row of cells: uint8 (height, cells * width, 1). Raises DataError, as `spell` does."""
+    """Returns the image of a text: uint8 (height, cells * width, 1). Raises DataError like `spell`."""
     row = glyphs()[spell(text, cells)]  # (cells, h, w)
     return row.transpose(1, 0, 2).reshape(HEIGHT, cells * WIDTH, 1)
 
 
 def letter_space(cells: int) -> Space:
-    """The space of images of texts with at most so many letters."""
+    """Returns the space of images of texts with at most `cells` letters."""
     return Space("continuous", (HEIGHT, cells * WIDTH, 1))
 
 
 class Letters(Decoder):
     """Turns images of texts into tokens, one per letter, and back. Token 0 ends the text.
 
-    The token of a cell is that of the nearest glyph, so that images of texts are reconstructed exactly. Blank cells
-    after the last letter are `END`.
+    The token of a cell is that of the nearest glyph, and so images of texts are reconstructed exactly. Blank cells
+    after the last letter become `END`.
 
     Raises:
         SpaceError: the images do not have the shape of a row of letters.

@@ -22,11 +22,11 @@ PAD, START, UNKNOWN = 0, 1, 2
 RESERVED = 3
 
 MAX_VOCABULARY = 2**24
-"""Tokens are smaller."""
+"""All tokens must be smaller than this number."""
 
 
 class Learned(TypedDict):
-    """The content of a file of that name."""
+    """The content of `tokens.json`."""
 
     vocabulary: Annotated[int, Field(ge=1, le=MAX_VOCABULARY)]
     length: Annotated[int, Field(ge=1, le=MAX_VOCABULARY)]
@@ -37,7 +37,7 @@ class ImageTokens(Encoder):
 
     "sequence" has one position per token, and "pooled" is its mean over the real positions. The number of different
     tokens, and their number per image, are learned from the data. The null input is one position, which stands for no
-    image. All tokens that were not learned share one vector.
+    image. All unknown tokens share one vector.
 
     Args:
         field: The field of the examples that holds the tokens: an array of whole numbers, of any shape.
@@ -87,7 +87,7 @@ class ImageTokens(Encoder):
         for tokens in map(_row, inputs):
             largest, longest = max(largest, int(tokens.max(initial=-1))), max(longest, len(tokens))
         if largest < 0:
-            raise DataError("encoder 'tokens' cannot learn from images without tokens")
+            raise DataError(f"encoder 'tokens' cannot learn from images without tokens: check the field '{self.field}'")
         self.learned = largest + 1, longest
 
     def _learned(self) -> tuple[int, int]:

@@ -47,7 +47,7 @@ class TestLetters(DecoderConformance):
         return Letters(letter_space(9))
 
     def loss_batch(self, component: Letters, seed: int = 0) -> Any:
-        """Images of texts: it loses nothing of these."""
+        """Images of texts, which are reconstructed exactly."""
         rng = np.random.default_rng(seed)
         lengths = rng.integers(1, 10, 4)
         texts = ["".join(rng.choice(list(ALPHABET), length)) + "." for length in lengths - 1]
@@ -55,7 +55,7 @@ class TestLetters(DecoderConformance):
         return {**batch, "images": (np.stack([written(text, 9) for text in texts]) / 127.5 - 1.0).astype(np.float32)}
 
 
-def test_every_letter_comes_back() -> None:
+def test_every_letter_is_reconstructed() -> None:
     text = "".join(letter + "x" for letter in ALPHABET)
     decoder = Letters(letter_space(len(text)))
     image = written("x" + text, len(text) + 1)[:, WIDTH:]
@@ -72,7 +72,7 @@ def test_letters_are_read_through_noise() -> None:
     assert decoder.text_of(np.clip(image + noise, 0, 255)) == "a red heart"
 
 
-def test_ends_are_after_the_last_letter_alone() -> None:
+def test_end_tokens_come_only_after_the_last_letter() -> None:
     assert spell(" A b ", 6).tolist() == [2, 1, 3, 0, 0, 0]
     decoder = Letters(letter_space(6))
     assert decoder.latent_space == Space("tokens", (6,), vocabulary=1 + len(ALPHABET))
@@ -82,7 +82,7 @@ def test_ends_are_after_the_last_letter_alone() -> None:
     assert ops.convert_to_numpy(white).min() == 1.0
 
 
-def test_what_cannot_be_written_is_named() -> None:
+def test_texts_that_cannot_be_written_are_named() -> None:
     with pytest.raises(DataError, match="'a red heart' has 11 letters, more than the length 10"):
         spell("a red heart", 10)
     with pytest.raises(DataError, match="'grün' has a letter 'ü'"):
@@ -237,7 +237,7 @@ def test_half_right_captions() -> None:
     assert scores == pytest.approx({"exact": 0.5, "length": 0.5, "letters": 1 - 0.5 / letters})
 
 
-def test_what_is_wrong_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_captions_datasets_and_codecs_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match=r"captions: 'a large .*' has \d+ letters, more than the length 20"):
         Captions(of=SHAPES, length=20)
     with pytest.raises(ConfigError, match=r"images of codec are 16x16x3 .*, but the images to caption are 32x32x3"):
@@ -258,7 +258,7 @@ def test_what_is_wrong_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Recall(kgen.Generator):
-    """Writes the text whose number the tokens are, in binary: what a trained model would."""
+    """Stands for a trained model: it writes the text whose number is given in binary by the tokens."""
 
     accepts = ("tokens",)
     texts = tuple(f"text {number}" for number in range(16))
@@ -278,7 +278,7 @@ class Recall(kgen.Generator):
 
 
 class Binary(ImageTokens):
-    """Its condition is the number that the tokens are in binary."""
+    """An encoder whose condition is the number that the tokens give in binary."""
 
     @property
     def condition_space(self) -> kgen.ConditionSpace:
@@ -310,7 +310,7 @@ def test_images_are_captioned() -> None:
     assert caption(pipeline, dataset, images) == expected
 
 
-def test_runs_that_do_not_caption(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_without_captioning_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline, dataset = captioner()
     module = "kgen_plugin_captioning.captioner"
     monkeypatch.setattr(f"{module}.open_dataset", lambda run: dataset)

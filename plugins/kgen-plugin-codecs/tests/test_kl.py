@@ -55,7 +55,7 @@ def test_calibrated_latents_have_unit_variance() -> None:
     assert scores["latent mean, largest"] < 1e-3 and abs(scores["latent deviation, largest"] - 1.0) < 1e-3
 
 
-def test_scaling_does_not_change_what_is_decoded() -> None:
+def test_scaling_does_not_change_the_decoded_images() -> None:
     codec = KLAutoencoder(SPACE, network=TINY)
     codec.build(None)
     images = ops.convert_to_tensor(random_images(4) / np.float32(127.5) - np.float32(1.0))
@@ -126,7 +126,7 @@ def test_factor() -> None:
 
 
 @pytest.mark.backends
-def test_what_it_learns_survives_averaging(tmp_path) -> None:
+def test_calibrated_values_survive_averaging(tmp_path) -> None:
     """The measured statistics are weights that no optimizer changes."""
     codec = KLAutoencoder(SPACE, network=TINY)
     codec.build(None)

@@ -128,7 +128,7 @@ def test_dead_codes_are_revived() -> None:
 
 
 @pytest.mark.backends
-def test_starts_at_the_centres_of_clusters() -> None:
+def test_codes_start_at_the_centers_of_clusters() -> None:
     centers = RNG.normal(size=(SIZE, DIM)) * 10
     sample = (np.repeat(centers, 50, axis=0) + 0.01 * RNG.normal(size=(SIZE * 50, DIM))).astype("float32")
     quantizer = ours(np.zeros((SIZE, DIM), "float32"), False)
@@ -173,7 +173,7 @@ def test_every_code_is_one_vector(levels: tuple[int, ...]) -> None:
     assert np.abs(vectors_).max() <= 1.0
 
 
-def test_two_levels_part_at_zero() -> None:
+def test_two_levels_are_split_at_zero() -> None:
     """Each level gets half of the values that are symmetric about 0, and the gradient is largest at 0."""
     quantizer = FiniteScalar(levels=(2, 2, 2)).build()
     z = np.random.default_rng(1).normal(scale=1.5, size=(1, 60, 60, 3)).astype("float32")

@@ -102,7 +102,7 @@ def test_hinge() -> None:
     assert float(hinge(real, fake)[0]) == pytest.approx(0.5 * (0.0 + 0.5 + 0.0 + 2.0) / 2)
 
 
-def test_neither_learns_from_the_others_loss() -> None:
+def test_neither_network_learns_from_the_loss_of_the_other() -> None:
     """Each loss changes one part only: the discriminator's loss the discriminator, the adversarial the autoencoder."""
     codec = KLAutoencoder(SPACE, network=TINY, discriminator=DISCRIMINATOR)
     codec.build(None)
@@ -150,7 +150,7 @@ def gradients(codec: KLAutoencoder, x, term: str) -> list[np.ndarray | None]:
 
 
 @pytest.mark.parametrize("kind", [KLAutoencoder, VQAutoencoder])
-def test_what_only_training_needs_is_not_kept(kind: type) -> None:
+def test_networks_for_training_only_are_not_saved(kind: type) -> None:
     plain, judged = (kind(SPACE, network=TINY, discriminator=discriminator) for discriminator in (None, DISCRIMINATOR))
     for codec in (plain, judged):
         codec.build(None)

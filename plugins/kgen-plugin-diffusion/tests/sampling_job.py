@@ -1,4 +1,4 @@
-"""Generates images of prompts: by `drawings` here, and as a script in another process."""
+"""Generates images of prompts: by `generated` here, and as a script in another process."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Letters(kgen.Encoder):
         return {"sequence": sequence, "mask": ops.ones_like(sequence[..., 0]), "pooled": ops.mean(sequence, axis=1)}
 
 
-def drawings(*batches: Sequence[str]) -> list[np.ndarray]:
+def generated(*batches: Sequence[str]) -> list[np.ndarray]:
     """Generates one image per prompt, batch by batch: uint8 (len(prompts), 8, 8, 3) each.
 
     The sampler is DDIM with fresh noise at each step. The conformance kit tests the other samplers.
@@ -48,4 +48,4 @@ def drawings(*batches: Sequence[str]) -> list[np.ndarray]:
 
 
 if __name__ == "__main__":
-    np.save(sys.argv[1], drawings(sys.argv[2:])[0])
+    np.save(sys.argv[1], generated(sys.argv[2:])[0])

@@ -99,14 +99,14 @@ def test_a_text_of_one_position_needs_no_queries(network: DiT | UNet) -> None:
     assert np.abs(outputs[0] - outputs[1]).max() > 1e-4
 
 
-def test_the_label_says_of_how_many_steps_the_bound_is() -> None:
+def test_the_label_of_the_bound_has_the_number_of_steps() -> None:
     generator = Diffusion(SPACE, CONDITIONS, network=TINY_DIT)
     assert generator.likelihood == "lower bound"
     assert generator.likelihood_label() == "a bound of 1000 steps"
     assert generator.likelihood_label(steps=250, end_log_snr=12.0) == "a bound of 250 steps, to a log-SNR of 12"
 
 
-def test_options_that_would_do_nothing_are_refused() -> None:
+def test_options_without_effect_are_refused() -> None:
     generator = Diffusion(SPACE, CONDITIONS, network=TINY_DIT)
     for sampler in sorted(set(SAMPLERS) - {"ddim"}):
         with pytest.raises(ValueError, match=re.escape(f"eta is an option of sampler 'ddim', and '{sampler}'")):
@@ -121,7 +121,7 @@ def test_options_that_would_do_nothing_are_refused() -> None:
         Diffusion(SPACE, CONDITIONS, network=TINY_DIT, sigma_data=1.0)
 
 
-def test_misfits_are_named() -> None:
+def test_spaces_that_do_not_fit_are_named() -> None:
     with pytest.raises(SpaceError, match="multiple of 4"):
         Diffusion(Space("continuous", (10, 8, 3)), CONDITIONS, network=TINY_DIT)
     with pytest.raises(SpaceError, match="height, width, channels"):
@@ -130,7 +130,7 @@ def test_misfits_are_named() -> None:
         Diffusion(SPACE, CONDITIONS, network=TINY_DIT, times=LogNormal())
 
 
-def test_a_unet_draws_an_image_alone_as_in_a_batch_of_8() -> None:
+def test_a_unet_generates_the_same_image_alone_and_in_a_batch_of_8() -> None:
     """The conformance kit tests all samplers with a DiT."""
     keras.utils.set_random_seed(0)
     generator = Diffusion(SPACE, CONDITIONS, network=TINY_UNET)

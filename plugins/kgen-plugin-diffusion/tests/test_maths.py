@@ -52,7 +52,7 @@ def test_the_linear_schedule_holds_ddpms_numbers() -> None:
     assert linear_alphas_cumprod()[0] == 1.0
 
 
-def test_the_cosine_schedule_is_nichol_and_dhariwals() -> None:
+def test_the_cosine_schedule_is_that_of_nichol_and_dhariwal() -> None:
     t = np.linspace(0.01, 0.99, 7)
     wanted = np.cos((t + 0.008) / 1.008 * math.pi / 2)
     np.testing.assert_allclose(array(SCHEDULES["cosine"].alpha(tensor(t))), wanted, atol=3e-4)
@@ -81,7 +81,7 @@ def test_a_grid_falls_from_noise_to_a_clean_image(name: str, spacing: str) -> No
 
 @pytest.mark.parametrize("name", PREDICTIONS)
 @pytest.mark.parametrize(("alpha", "sigma"), LEVELS)
-def test_the_target_gives_the_clean_image_back(name: str, alpha: float, sigma: float) -> None:
+def test_the_clean_image_is_recovered_from_the_target(name: str, alpha: float, sigma: float) -> None:
     rng = np.random.default_rng(0)
     x0, eps = tensor(rng.standard_normal((3, 4))), tensor(rng.standard_normal((3, 4)))
     level = tensor([[alpha]]), tensor([[sigma]])
@@ -90,7 +90,7 @@ def test_the_target_gives_the_clean_image_back(name: str, alpha: float, sigma: f
     np.testing.assert_allclose(array(back), array(x0), atol=1e-4)
 
 
-def test_targets_are_the_papers() -> None:
+def test_targets_are_those_of_the_papers() -> None:
     x0, eps, alpha, sigma = tensor([[2.0]]), tensor([[3.0]]), tensor([[0.6]]), tensor([[0.8]])
     values = {name: array(PREDICTIONS[name].target(x0, eps, alpha, sigma, 0.5))[0, 0] for name in PREDICTIONS}
     assert values["eps"] == 3.0 and values["x0"] == 2.0

@@ -103,7 +103,7 @@ def test_every_weight_learns(name):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_input_counts_but_masked_text(name):
+def test_every_input_matters_except_masked_text(name):
     network = built(name)
     scramble(network)
     x, level, condition = inputs()

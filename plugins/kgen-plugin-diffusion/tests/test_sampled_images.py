@@ -29,7 +29,7 @@ def elsewhere(path: Path, prompts: list[str]) -> np.ndarray:
 
 @pytest.mark.slow
 def test_same_image_in_another_process_alone_and_in_a_batch(tmp_path: Path) -> None:
-    here, alone = job().drawings(PROMPTS, PROMPTS[-1:])
+    here, alone = job().generated(PROMPTS, PROMPTS[-1:])
     assert here.std(axis=0).mean() > 1, "all prompts have the same image"
     np.testing.assert_array_equal(elsewhere(tmp_path / "together.npy", PROMPTS), here)
     # 1e-4 apart before rounding may be one level apart after it

@@ -167,7 +167,7 @@ def test_convergence_is_of_the_methods_order(sampler: str, schedule: str, order:
 
 @pytest.mark.parametrize("schedule", list(SCHEDULES))
 @pytest.mark.parametrize("sampler", list(SAMPLERS))
-def test_every_sampler_makes_the_right_distribution(compiled, sampler: str, schedule: str) -> None:
+def test_every_sampler_gives_the_right_distribution(compiled, sampler: str, schedule: str) -> None:
     count, steps = 4000, 400 if sampler in STOCHASTIC else 100
     rng = np.random.default_rng(0)
 

@@ -55,7 +55,7 @@ def losses(generator: GAN) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("objective", ["relativistic", "hinge", "non-saturating"])
-def test_no_player_learns_from_the_others_loss(objective: str) -> None:
+def test_neither_network_learns_from_the_loss_of_the_other(objective: str) -> None:
     generator = tiny(objective=objective, augmentation=("translation",), spectral_norm=True)
     losses(generator)
     perturb(generator)
@@ -77,7 +77,7 @@ def test_no_player_learns_from_the_others_loss(objective: str) -> None:
     assert norms("penalty")["generator"] == 0.0 and norms("penalty")["discriminator"] > 0
 
 
-def test_a_text_that_says_the_same_is_no_wrong_text() -> None:
+def test_an_equal_text_is_not_a_mismatched_text() -> None:
     """If all texts are equal, the discriminator's relativistic loss is that of the generated images alone."""
     generator = tiny()
     x = random_latents(SPACE, 4, 0)

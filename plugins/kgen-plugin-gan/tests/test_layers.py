@@ -88,7 +88,7 @@ def test_cutout_covers_the_first_row_as_often_as_the_last(size: int) -> None:
         np.testing.assert_allclose(share.mean(1)[[0, -1]], 0.126, atol=0.005)
 
 
-def test_translation_reaches_as_far_as_diffaugment_s() -> None:
+def test_translation_has_the_range_of_diffaugment() -> None:
     x = np.zeros((400, 20, 20, 1), "float32")
     x[:, 10] = 1
     moved = ops.convert_to_numpy(augment(ops.convert_to_tensor(x), ("translation",), SeedGenerator(2)))

@@ -101,8 +101,8 @@ def checks_config(read: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return read(folder, *arguments)
         except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
-            told = f"{type(error).__name__}: {str(error)[:200]}"
-            raise ConfigError(f"preset '{folder}': config.json does not describe a model: {told}") from error
+            message = f"{type(error).__name__}: {str(error)[:200]}"
+            raise ConfigError(f"preset '{folder}': config.json does not describe a model: {message}") from error
 
     return checked
 

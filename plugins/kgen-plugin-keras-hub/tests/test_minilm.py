@@ -109,7 +109,7 @@ def test_works_on_jax_without_tensorflow() -> None:
     assert abs(float(done.stdout.split()[-1]) - 0.6660) < 1e-4
 
 
-def test_meanings_lie_near_each_other(encoder: BertText) -> None:
+def test_similar_meanings_are_near_each_other(encoder: BertText) -> None:
     pooled = encode(encoder, ["a red heart", "a crimson heart symbol", "a brown book", "tax return form"])["pooled"]
     near = pooled @ pooled.T
     assert near[0, 1] > near[0, 2] > near[0, 3]

@@ -38,7 +38,7 @@ def plain(text: str) -> str:
 
 @pytest.mark.parametrize("text", TEXTS[:4])
 @pytest.mark.parametrize("kind", ["Bert", "CLIP", "T5"])
-def test_reads_what_keras_hub_wrote(kind: Kind, text: str, request: pytest.FixtureRequest) -> None:
+def test_reads_files_of_keras_hub(kind: Kind, text: str, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue(f"{kind.lower()}_folder")
     theirs = getattr(keras_hub.tokenizers, f"{kind}Tokenizer").from_preset(str(folder))
     inner = [int(i) for i in np.asarray(theirs(text)).reshape(-1)]
@@ -105,7 +105,7 @@ def test_prefers_hugging_faces_file(bert_folder: Path, tmp_path: Path, word_piec
     assert read_tokenizer(bert_folder, "Bert", 8).ids("red")[1] == word_pieces.index("red")
 
 
-def test_says_what_is_missing(tmp_path: Path) -> None:
+def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"tokenizer\.json, or vocab\.json and merges\.txt"):
         read_tokenizer(tmp_path, "CLIP", 8)
     (tmp_path / "tokenizer.json").write_text("[")
@@ -114,7 +114,7 @@ def test_says_what_is_missing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["Bert", "CLIP", "T5"])
-def test_counts_what_is_cut_off_and_what_is_unknown(kind: Kind, request: pytest.FixtureRequest) -> None:
+def test_counts_truncated_and_unknown_words(kind: Kind, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(f"{kind.lower()}_folder")
     short, long = (read_tokenizer(folder, kind, length) for length in (6, 64))
     text = "a red heart a red heart a red heart"

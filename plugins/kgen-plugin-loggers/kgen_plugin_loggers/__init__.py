@@ -1,1 +1,1 @@
-"""Loggers that tell Weights & Biases or MLflow of a run of kgen."""
+"""Loggers that send the metrics of kgen's runs to Weights & Biases or MLflow."""

@@ -1,4 +1,4 @@
-"""MLflow: one run there for each run directory, also over several processes."""
+"""The logger for MLflow. A run directory is one run in MLflow, also over several processes."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ import kgen
 from kgen_plugin_loggers.packages import package
 
 ID = "mlflow-run-id"
-"""The file in a run directory that holds the run's id there."""
+"""The file in a run directory with the id of the run in MLflow."""
 
 FORBIDDEN = re.compile(r"[^\w\-. /:]")
-"""What MLflow takes in no name."""
+"""Characters that MLflow does not allow in names."""
 
 MAX_VALUE, BATCH = 6000, 100
-"""Characters of a parameter, and parameters of one call, that MLflow takes."""
+"""Largest number of characters of a parameter, and of parameters in one call, that MLflow accepts."""
 
 
 class MLflow(kgen.Logger):
     """Sends rows, images, the configuration and scores to MLflow.
 
-    A run that is resumed goes on under the same id; rows that it computes again after it was killed then stand there
-    twice. The configuration becomes parameters ("fit.steps") and the file `config.yaml`.
+    A resumed run continues under the same id. Rows that it computes again, because the process was killed, appear twice
+    in MLflow. The configuration becomes parameters ("fit.steps") and the file `config.yaml`.
 
     Args:
-        tracking_uri: Where MLflow keeps runs, such as "http://host:5000" or "sqlite:///mlflow.db"; null: as MLflow
-            itself decides, by MLFLOW_TRACKING_URI.
-        experiment: The experiment, which is made where it does not exist.
+        tracking_uri: The server or database, such as "http://host:5000" or "sqlite:///mlflow.db"; null: MLflow's
+            default, which MLFLOW_TRACKING_URI can set.
+        experiment: The experiment, which is created if it does not exist.
         images: Whether to send images, too.
     """
 
@@ -51,7 +51,7 @@ class MLflow(kgen.Logger):
         mlflow = package("mlflow")
         try:
             mlflow.MlflowClient(self.tracking_uri).get_experiment_by_name(self.experiment)
-        except Exception as error:  # MLflow's own, of whatever store or server
+        except Exception as error:  # the exceptions depend on the store or server
             where = self.tracking_uri or mlflow.get_tracking_uri()
             raise kgen.ConfigError(f"logger 'mlflow': tracking_uri: {where} cannot be used: {error}") from error
 
@@ -97,7 +97,7 @@ def _name(text: str) -> str:
 
 
 def _flat(data: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Nested mappings -> keys with dots, and their values as text."""
+    """Flattens nested mappings to keys with dots, with their values as text."""
     if isinstance(data, Mapping):
         for name, value in data.items():
             yield from _flat(value, f"{key}.{name}" if key else str(name))

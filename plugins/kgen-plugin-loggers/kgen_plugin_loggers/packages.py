@@ -12,7 +12,7 @@ def package(name: str) -> ModuleType:
     """Imports the package of an extra of this distribution.
 
     Raises:
-        PluginError: it is not installed, or cannot be imported.
+        PluginError: the package is not installed, or cannot be imported.
     """
     try:
         return importlib.import_module(name)

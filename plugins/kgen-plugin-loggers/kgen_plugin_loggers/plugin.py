@@ -1,4 +1,4 @@
-"""What this plugin declares."""
+"""Registers the plugin's loggers."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ KGEN_API = 1
 @kgen.hookimpl
 def kgen_components(registry: kgen.Registrar) -> None:
     registry.logger("wandb", "kgen_plugin_loggers.weights_and_biases:WandB", summary="Weights & Biases")
-    registry.logger("mlflow", "kgen_plugin_loggers.ml_flow:MLflow", summary="MLflow: a server, or a file of SQLite")
+    registry.logger("mlflow", "kgen_plugin_loggers.ml_flow:MLflow", summary="MLflow: a server or an SQLite file")

@@ -1,4 +1,4 @@
-"""Weights & Biases: one run there for each run directory, also over several processes."""
+"""The logger for Weights & Biases. A run directory is one run there, also over several processes."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import kgen
 from kgen_plugin_loggers.packages import package
 
 ID = "run-id"
-"""The file in the folder `wandb` of a run directory that holds the run's id there."""
+"""The file in the folder `wandb` of a run directory with the id of the run in Weights & Biases."""
 
 
 class WandB(kgen.Logger):
-    """Sends rows, images and scores to Weights & Biases, or keeps them in the run directory's folder `wandb`.
+    """Sends rows, images and scores to Weights & Biases, or writes them to the run directory's folder `wandb`.
 
-    A run that is resumed goes on under the same id. Steps are those of each training, "generator/step" and
-    "decoder/step": W&B's own count of calls means nothing.
+    A resumed run continues under the same id. The steps are those of each training, "generator/step" and
+    "decoder/step". W&B's own step only counts calls.
 
     Args:
-        project: The project, which is made where it does not exist.
+        project: The project, which is created if it does not exist.
         entity: The user or team; null: the user's default.
-        mode: "offline" sends nothing; `wandb sync` sends it later.
-        group: What to group runs by; null: nothing.
-        tags: Words to find the run by.
+        mode: "online", or "offline", which writes files that `wandb sync` can send later.
+        group: Name of a group of runs; null: no group.
+        tags: Words by which the run can be found.
         images: Whether to send images, too.
     """
 
@@ -59,7 +59,7 @@ class WandB(kgen.Logger):
         except wandb.errors.Error as error:
             problem = str(error)
         if problem:
-            cure = "give 'wandb login', set WANDB_API_KEY, or write mode: offline"
+            cure = "run 'wandb login', set WANDB_API_KEY, or write mode: offline"
             raise kgen.ConfigError(f"logger 'wandb': {problem}: {cure}")
 
     def begin(self, config: Mapping[str, Any]) -> None:
@@ -95,7 +95,7 @@ class WandB(kgen.Logger):
         self.run.finish(exit_code=0 if scores is not None else 1)
 
     def _id(self) -> str:
-        """The id of this directory's run, which is made once."""
+        """Returns the id of this directory's run, which the first call creates."""
         file = self.directory / "wandb" / ID
         if not file.is_file():
             file.parent.mkdir(exist_ok=True)

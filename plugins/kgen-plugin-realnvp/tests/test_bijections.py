@@ -92,7 +92,7 @@ def numbers(shape: Shape, count: int = 3, seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((count, *shape)).astype("float32")
 
 
-def test_it_comes_back(case, randomize, condition_of, array) -> None:
+def test_the_inverse_recovers_the_input(case, randomize, condition_of, array) -> None:
     bijection, shape = case
     randomize(bijection, gentle(bijection, 0.4))
     x, condition = numbers(shape), condition_of(3)
@@ -175,7 +175,7 @@ def test_squeeze_and_its_checkerboard(shape: Shape, factor: int, array) -> None:
 
 @pytest.mark.parametrize("make", [convolutional, transformer])
 @pytest.mark.parametrize("mask", [checkerboard(4, 4, 1), 1.0 - halves(2, 2, 3)])
-def test_a_coupling_changes_what_its_mask_says(make, mask: np.ndarray, randomize, condition_of, array) -> None:
+def test_a_coupling_changes_only_the_masked_values(make, mask: np.ndarray, randomize, condition_of, array) -> None:
     coupling = make(mask, text_heads=2)
     coupling.build((None, *mask.shape), CONDITION_SHAPE)
     x, condition = numbers(mask.shape), condition_of(3)
@@ -219,7 +219,7 @@ def test_scales_are_bounded(bound: float, randomize, condition_of, array) -> Non
     np.testing.assert_allclose(np.abs(array(log_scale)).max(), bound, rtol=1e-3)
 
 
-def test_what_is_factored_out_stays(randomize, condition_of, array) -> None:
+def test_values_that_are_factored_out_stay_unchanged(randomize, condition_of, array) -> None:
     bijection = FactorOut(convolutional(checkerboard(2, 2, 2)))
     bijection.build((None, 2, 2, 4), CONDITION_SHAPE)
     randomize(bijection, 0.3)
@@ -275,7 +275,7 @@ def test_mixing_starts_as_a_rotation(array) -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 2, 2), (1, 3, 2), (1, 2, 1)])
-def test_density_of_dequantising_noise(shape: Shape, randomize, condition_of, slogdet, array) -> None:
+def test_density_of_dequantizing_noise(shape: Shape, randomize, condition_of, slogdet, array) -> None:
     dequantizer = VariationalDequantizer(width=8)
     dequantizer.build((None, *shape), CONDITION_SHAPE)
     randomize(dequantizer, 0.2)
@@ -290,7 +290,7 @@ def test_density_of_dequantising_noise(shape: Shape, randomize, condition_of, sl
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.3, 3.0])
-def test_dequantising_noise_stays_in_its_bin(scale: float, randomize, condition_of, array) -> None:
+def test_dequantizing_noise_stays_in_its_bin(scale: float, randomize, condition_of, array) -> None:
     """With any weights and noise, u is in [0, 1) and densities are finite."""
     dequantizer = VariationalDequantizer(width=8)
     dequantizer.build((None, 2, 2, 3), CONDITION_SHAPE)

@@ -98,7 +98,7 @@ def test_variational_dequantization_learns_of_any_images(randomize, condition_of
 
 
 @pytest.mark.parametrize("options", KINDS)
-def test_codes_make_the_image_and_images_the_code(options, randomize, condition_of, array) -> None:
+def test_images_and_codes_are_converted_into_each_other(options, randomize, condition_of, array) -> None:
     flow, condition, x = generator(randomize, scale=0.05, **options), condition_of(3), images(3)
     codes = flow.encode(ops.convert_to_tensor(x), condition)
     assert {name: tuple(code.shape[1:]) for name, code in codes.items()} == {
@@ -120,7 +120,7 @@ def test_temperature_scales_the_noise(randomize, condition_of, array) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0, -1.0])
-def test_no_temperature_of_0_or_less(temperature: float) -> None:
+def test_temperatures_of_0_or_less_are_refused(temperature: float) -> None:
     flow = RealNVP(SPACE, CONDITIONS, coupling=TINY_TRANSFORMER)
     with pytest.raises(ConfigError, match=r"RealNVP.generate: temperature: must be greater than 0"):
         validate_options(flow, "generate", {"temperature": temperature})
@@ -128,7 +128,7 @@ def test_no_temperature_of_0_or_less(temperature: float) -> None:
         validate_options(flow, "generate", {"guidance": 2.0})
 
 
-def test_misfits_are_named() -> None:
+def test_spaces_that_do_not_fit_are_named() -> None:
     def on(*shape: int, coupling: Any = TINY_CONVOLUTIONAL) -> None:
         RealNVP(Space("continuous", shape), CONDITIONS, coupling=coupling)
 
@@ -150,7 +150,7 @@ def test_misfits_are_named() -> None:
     on(4, 8, 3, coupling=Convolutional(scales=2, couplings=2, width=8))  # as often as possible
 
 
-def test_the_loss_is_what_it_says(randomize, condition_of, array) -> None:
+def test_the_loss_is_the_sum_of_its_terms(randomize, condition_of, array) -> None:
     x, condition = ops.convert_to_tensor(images(3)), condition_of(3)
     flow = generator(randomize, **KINDS[2])
     losses = {name: array(value) for name, value in flow.compute_losses(x, condition, False).items()}

@@ -80,7 +80,7 @@ def test_a_density_integrates_to_1(make: Callable[[], Any], scale: float, random
 # ---- 8-bit images --------------------------------------------------------------------------------------------------
 
 
-def test_probabilities_of_all_images_add_up_to_1(randomize, condition_of, array) -> None:
+def test_probabilities_of_all_images_sum_to_1(randomize, condition_of, array) -> None:
     """There are 65536 images of two pixels. With equal noise in every bin, this is a Riemann sum of the density."""
     flow = two_pixels(alpha=1e-3)
     randomize(flow, 0.15)
@@ -90,7 +90,7 @@ def test_probabilities_of_all_images_add_up_to_1(randomize, condition_of, array)
     assert np.exp(log_likelihood.astype("float64")).sum() == pytest.approx(1.0, abs=0.01)
 
 
-def test_a_flow_that_does_nothing_is_logistic(condition_of, array) -> None:
+def test_an_identity_flow_is_logistic(condition_of, array) -> None:
     """Before training, f is the identity: the density of the images is that of a logit-normal distribution."""
     flow = two_pixels(alpha=1e-6)
     levels = np.array([10, 128, 200, 255]).reshape(2, 1, 2, 1)
@@ -104,7 +104,7 @@ def test_a_flow_that_does_nothing_is_logistic(condition_of, array) -> None:
 
 
 @pytest.mark.parametrize("dequantization", ["uniform", "variational"])
-def test_one_draw_against_automatic_differentiation(
+def test_the_likelihood_of_one_sample_agrees_with_autodiff(
     dequantization: str, randomize, condition_of, slogdet, array
 ) -> None:
     """Expects log p - log q of one dequantized image, in units of levels, so that the volume of a bin is 1."""
@@ -132,7 +132,7 @@ def test_one_draw_against_automatic_differentiation(
     np.testing.assert_allclose(array(flow.log_likelihood(x, condition)), wanted - log_q, atol=2e-3)
 
 
-def test_the_label_says_of_how_many_draws_the_bound_is() -> None:
+def test_the_label_of_the_bound_has_the_number_of_samples() -> None:
     flow = two_pixels(alpha=0.01)
     assert flow.likelihood == "lower bound"
     assert flow.likelihood_label() == "a bound of 1 sample"
@@ -142,7 +142,7 @@ def test_the_label_says_of_how_many_draws_the_bound_is() -> None:
 
 
 @pytest.mark.parametrize("dequantization", ["uniform", "variational"])
-def test_bounds_are_bounds_and_grow_tight(dequantization: str, randomize, condition_of, array) -> None:
+def test_bounds_hold_and_become_tight(dequantization: str, randomize, condition_of, array) -> None:
     """Compares the bounds with the probability of a bin, by quadrature of a density that is steep within it."""
     flow = two_pixels(dequantization=dequantization, alpha=0.01)
     randomize(flow.flow, 0.15)

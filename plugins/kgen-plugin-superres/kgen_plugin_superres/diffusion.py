@@ -143,8 +143,8 @@ class DiffusionUpscaler(SmallImage):
         patch = self.network.patch
         both = space_to_depth(ops.concatenate([x, given], axis=-1), patch)  # (B, H/p, W/p, 2 p^2 C)
         pooled = ops.cast(condition["pooled"], "float32")
-        told = {**condition, "pooled": ops.concatenate([pooled, sinusoidal(1000.0 * level, LEVEL_DIM)], axis=-1)}
-        return given + depth_to_space(self.unet(both, 1000.0 * t, told, training=training), patch)
+        with_level = {**condition, "pooled": ops.concatenate([pooled, sinusoidal(1000.0 * level, LEVEL_DIM)], axis=-1)}
+        return given + depth_to_space(self.unet(both, 1000.0 * t, with_level, training=training), patch)
 
     # ---- sampling -------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from kgen.nn import cosine_schedule, ddim, end_clean
 
 Tensor = Any
 ENDS = {"offset": 0.004 / 0.996, "end": 0.992 / 0.996}
-"""Of the cosine schedule: alpha and sigma lie between the sine and the cosine of 0.004 * pi / 2."""
+"""Arguments of the cosine schedule: alpha and sigma are between the sine and the cosine of 0.004 * pi / 2."""
 
 MIN_SIGMA = 0.3
 """Below this noise level, the weight of the loss does not grow further."""

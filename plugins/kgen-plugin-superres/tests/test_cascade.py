@@ -46,7 +46,7 @@ class TestOfDiffusion(DecoderConformance):
         return cascade(DIFFUSION, REGRESSION)
 
 
-def test_each_part_works_on_what_the_next_one_encodes() -> None:
+def test_each_part_works_on_the_latents_of_the_next_one() -> None:
     made = cascade(DIFFUSION, {**REGRESSION, "factor": 4})
     assert made.latent_space == Space("continuous", (2, 2, 3))
     assert [part.image_space.shape for part in made.parts] == [(4, 4, 3), (16, 16, 3)]
@@ -55,7 +55,7 @@ def test_each_part_works_on_what_the_next_one_encodes() -> None:
     np.testing.assert_allclose(ops.convert_to_numpy(made.encode(ops.convert_to_tensor(images))), means, atol=1e-5)
 
 
-def test_it_is_its_parts() -> None:
+def test_a_cascade_equals_its_parts() -> None:
     made = cascade(REGRESSION, REGRESSION)
     made.build(None)
     rng = np.random.default_rng(0)

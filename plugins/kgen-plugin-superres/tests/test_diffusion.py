@@ -73,7 +73,7 @@ def test_sampling_a_normal_distribution(steps: int) -> None:
         assert made.std() < deviation
 
 
-def test_the_text_and_the_noise_of_the_small_image_are_heard() -> None:
+def test_the_text_and_the_noise_of_the_small_image_matter() -> None:
     decoder = DiffusionUpscaler(SPACE, TEXT, network=TINY)
     decoder.build(None)
     rng = np.random.default_rng(0)

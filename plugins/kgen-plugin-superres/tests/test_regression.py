@@ -39,7 +39,7 @@ def test_starts_as_bicubic_interpolation() -> None:
     )
 
 
-def test_learns_what_interpolation_loses() -> None:
+def test_learns_details_that_interpolation_loses() -> None:
     """The images have stripes of one pixel, whose side depends on the small pixel. Interpolation cannot show them."""
     keras.utils.set_random_seed(0)
     bright = np.random.default_rng(0).uniform(-0.5, 0.5, (64, 4, 4, 1))
@@ -67,7 +67,7 @@ def test_learns_what_interpolation_loses() -> None:
     assert before > 0.4 and after < 0.1
 
 
-def test_scores_tell_bicubic_interpolation() -> None:
+def test_scores_include_bicubic_interpolation() -> None:
     decoder = Regression(SPACE, width=8)
     plain = np.full((2, 16, 16, 3), 51, np.uint8)
     checkered = plain.copy()

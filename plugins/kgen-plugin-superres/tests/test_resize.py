@@ -35,7 +35,7 @@ def test_shrinks_to_means(factor: int) -> None:
     np.testing.assert_allclose(made, wanted, atol=1e-6)
 
 
-def test_agreeing_images_are_the_nearest_that_are_the_small_one() -> None:
+def test_agreeing_images_are_the_nearest_ones_that_shrink_to_the_small_image() -> None:
     images, small = (RNG.uniform(-1, 1, (2, side, side, 3)).astype("float32") for side in (12, 4))
     tensors = [ops.convert_to_tensor(x) for x in (images, small)]
     moved = agree(*tensors, 1.0)

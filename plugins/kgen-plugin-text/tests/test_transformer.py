@@ -47,7 +47,7 @@ def decode(pairs: BytePairs, ids: np.ndarray) -> str:
 
 
 @pytest.mark.parametrize("text", [*CAPTIONS[:6], *STRANGE[2:8]])
-def test_bytes_lose_nothing(text: str) -> None:
+def test_byte_tokens_are_lossless(text: str) -> None:
     pairs = learned()
     ids = pairs([text], 200)[0]
     assert ids[0] == START
@@ -78,7 +78,7 @@ def test_marks_cannot_be_written_in_a_text() -> None:
     assert (ids[1 : 1 + len("<pad><start>")] >= RESERVED).all()
 
 
-def test_case_counts_only_if_asked() -> None:
+def test_case_matters_only_with_the_option() -> None:
     assert (learned()(["RED Heart"], 8) == learned()(["red heart"], 8)).all()
     exact = BytePairs.learn(["Red", "Red", "red", "red"], 300, lowercase=False)
     assert (exact(["Red"], 8) != exact(["red"], 8)).any()
@@ -110,7 +110,7 @@ def test_pickles() -> None:
     assert (pairs(CAPTIONS, 8) == learned()(CAPTIONS, 8)).all()
 
 
-def test_padding_is_never_looked_at() -> None:
+def test_padding_is_never_read() -> None:
     """The condition of a text does not depend on its padding."""
     encoder = TransformerText(vocabulary=300, length=8, dim=16, depth=2, heads=2)
     encoder.adapt(CAPTIONS)
@@ -128,7 +128,7 @@ def test_padding_is_never_looked_at() -> None:
     assert ops.convert_to_numpy(before["mask"])[0].tolist() == [1, 1, 1, 0, 0, 0, 0, 0]
 
 
-def test_order_of_words_counts() -> None:
+def test_order_of_words_matters() -> None:
     encoder = TransformerText(vocabulary=300, length=8, dim=16, depth=1, heads=2)
     encoder.adapt(CAPTIONS)
     pooled = ops.convert_to_numpy(
@@ -154,7 +154,7 @@ def test_dropout_only_in_training() -> None:
     assert np.abs(noisy[0] - noisy[1]).max() > 1e-3
 
 
-def test_learns_to_tell_captions_apart() -> None:
+def test_learns_to_distinguish_captions() -> None:
     """After a short training with a linear layer, the conditions of captions tell their colors apart."""
     encoder = TransformerText(vocabulary=300, length=8, dim=16, depth=1, heads=2)
     encoder.adapt(CAPTIONS)

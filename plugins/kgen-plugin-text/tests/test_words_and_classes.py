@@ -59,7 +59,7 @@ def test_bag_pools_its_vectors(pooling: str) -> None:
     assert (ops.convert_to_numpy(made["sequence"])[0, 4:] == 0).all()
 
 
-def test_unlearned_words_say_nothing() -> None:
+def test_unknown_words_are_ignored() -> None:
     encoder = BagOfWords(dim=4, length=5, pooling="sum")
     encoder.adapt(CAPTIONS)
     pooled = ops.convert_to_numpy(encoder(encoder.tokenize(["red zebra", "red"]))["pooled"])

@@ -1,4 +1,4 @@
-"""The autoregressive generator: one token after the other."""
+"""The autoregressive generator: it samples one token after the other."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ Tensor = Any
 Condition = dict[str, Tensor]
 
 ORDERS = 16
-"""How many random orders the likelihood of order "random" is a mean of."""
+"""Number of random orders over which the likelihood of `order: random` is averaged."""
 
 
 class Autoregressive(Generator):
-    """Writes images as texts are written, each token given the text and all tokens before (Ramesh et al. 2021).
+    """Samples each token given the text and all tokens before it (Ramesh et al. 2021).
 
     Args:
-        network: The transformer.
-        order: In which tokens are read and written: "raster", "columns" or "spiral"; "random" learns all orders
-            (Uria et al. 2014), and writes each image in one of its own.
-        length: Of sequences, whose token 0 is the end. "fixed": a sequence is written until its end is drawn, like any
-            other token, and filled up with ends. "predicted": the text says how long the sequence is, and so many
-            tokens are written. None: there is no end, as for images.
+        network: Options of the transformer.
+        order: Order in which tokens are read and sampled: "raster", "columns" or "spiral". "random" learns all orders
+            (Uria et al. 2014), and samples an order for each image.
+        length: For sequences, whose token 0 is the end token. "fixed": the end token is sampled like any other token,
+            and the sequence is padded with end tokens. "predicted": the length is predicted from the text, and that
+            number of tokens is sampled. None: there is no end token, as for images.
 
     Raises:
-        SpaceError: there is a `length`, but the tokens are no sequence.
-        ValueError: there is a `length`, and an `order`.
+        SpaceError: there is a `length`, but the tokens are not a sequence.
+        ValueError: there are a `length` and an `order` other than "raster".
     """
 
     accepts: ClassVar[tuple[str, ...]] = ("tokens",)
-    likelihood = "exact"  # but of "random" orders: see `likelihood_label`
+    likelihood = "exact"  # except with order "random": see `likelihood_label`
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Autoregressive(Generator):
         super().__init__(space, condition_space, **kwargs)
         check_length(length, space)
         if length is not None and order != "raster":
-            raise ValueError(f"length '{length}' is of sequences, which are written from the first token to the last")
+            raise ValueError(f"length '{length}' is for sequences, which are read from the first token to the last")
         self.network = network
         self.order = order
         self.length = length
@@ -75,7 +75,7 @@ class Autoregressive(Generator):
         if length == "predicted":
             self.lengths = LengthHead(space.size, dtype=self.dtype_policy, name="lengths")
             self.lengths.build((None, pooled))
-            pooled, forbidden_token = pooled + space.size + 1, END  # the model is told the length
+            pooled, forbidden_token = pooled + space.size + 1, END  # the length is part of the condition
         policy = self.dtype_policy
         self.model = CausalModel(
             network, space.shape, space.vocabulary, forbidden_token=forbidden_token, dtype=policy, name="model"
@@ -87,11 +87,11 @@ class Autoregressive(Generator):
     # ---- training -------------------------------------------------------------------------------------------------
 
     def compute_losses(self, x: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
-        """The mean over tokens of their negative log-probability, in nats.
+        """Returns the mean negative log-probability of the tokens, in nats.
 
         Returns:
-            (B,) "loss"; where the length is predicted, "length" too, its negative log-probability, which is part of the
-            loss as one of the tokens is.
+            (B,) "loss". If the length is predicted, also "length", its negative log-probability, which is part of the
+            loss with the same weight as one token.
         """
         if self.length is not None:
             log_p, length = self._sequence_likelihood(x, condition, training)
@@ -109,7 +109,10 @@ class Autoregressive(Generator):
     def _sequence_likelihood(
         self, x: Tensor, condition: Condition, training: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """Of sequences (B, N), whatever is after the first end: (B,) nats, and those of the length among them."""
+        """Returns the log-likelihood (B,) of sequences (B, N), in nats, and the part of it that is the length's.
+
+        Tokens after the first end token do not count.
+        """
         tokens = ended(ops.cast(x, "int32"))
         counted, length = up_to_end(tokens), None
         if self.length == "predicted":
@@ -139,13 +142,14 @@ class Autoregressive(Generator):
         top_p: Annotated[float, Field(gt=0, le=1), Static(1.0)] = 1.0,
         guidance: Guidance = 1.0,
     ) -> Tensor:
-        """Draws the tokens one by one.
+        """Samples the tokens one by one, and before them the length if it is predicted.
 
         Args:
-            temperature: What logits are divided by: below 1, probable tokens become more so; so do lengths.
-            top_k: Only so many of the most probable tokens can be drawn, and of the lengths; None: all.
-            top_p: Only the most probable tokens can be drawn that together have this probability; so of lengths.
-            guidance: Weight of classifier-free guidance, of the logits; 1 is none, and costs half as much.
+            temperature: Divisor of the logits of tokens and lengths. Below 1, probable tokens become more probable.
+            top_k: Number of the most probable tokens, or lengths, that can be sampled; None: all.
+            top_p: Only the smallest set of most probable tokens, or lengths, whose probabilities sum to `top_p` can be
+                sampled.
+            guidance: Weight of classifier-free guidance of the logits; 1 means no guidance, which costs half as much.
         """
         order = _permutations(noise["order"]) if self.order == "random" else ops.convert_to_tensor(self._order)
         options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
@@ -175,11 +179,11 @@ class Autoregressive(Generator):
         return f"a bound of {ORDERS} orders" if self.order == "random" else "exact"
 
     def log_likelihood(self, x: Tensor, condition: Condition) -> Tensor:
-        """The log-likelihood (B,), in nats: exact in one order.
+        """Returns the log-likelihood (B,), in nats. It is exact with a fixed order.
 
-        A model of "random" orders generates from the mean of p(x | order) over all of them. The logarithm of the mean
-        over a few is below that of the mean over all, on average (Burda et al. 2016, theorem 1): `ORDERS` are taken,
-        the same each time.
+        With order "random", the model generates from the mean of p(x | order) over all orders. The logarithm of the
+        mean over a few orders is, on average, a lower bound of that of the mean over all (Burda et al. 2016, theorem
+        1). `ORDERS` orders are used, the same ones in each call.
         """
         if self.length is not None:
             return self._sequence_likelihood(x, condition)[0]
@@ -196,10 +200,10 @@ class Autoregressive(Generator):
 
 
 def in_order(tokens: Tensor, order: Tensor) -> Tensor:
-    """Tokens (B, N), rearranged by `order` (B or 1, N)."""
+    """Rearranges tokens (B, N) by `order` (B or 1, N)."""
     return ops.take_along_axis(tokens, ops.broadcast_to(ops.cast(order, "int32"), ops.shape(tokens)), axis=1)
 
 
 def _permutations(uniform: Tensor) -> Tensor:
-    """Independent uniform numbers (B, N) -> permutations of 0 .. N-1, int32 (B, N)."""
+    """Turns independent uniform numbers (B, N) into random permutations of 0 .. N-1: int32 (B, N)."""
     return ops.cast(ops.argsort(uniform, axis=1), "int32")

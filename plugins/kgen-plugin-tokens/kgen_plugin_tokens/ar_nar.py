@@ -1,4 +1,4 @@
-"""Both strategies in one generator: a short draft, token by token, then the whole at once, gone over again if asked."""
+"""Both strategies in one generator: AR writes a short draft, NAR completes it, and optional rounds refine it."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ Tensor = Any
 Condition = dict[str, Tensor]
 
 ROUND = 2**16
-"""A round of refinement counts its random numbers from so many times its number."""
+"""Index of the first random number of a round of refinement, divided by the number of the round."""
 
 
 class Combined(Generator):
-    """An autoregressive model drafts some tokens, and a non-autoregressive one fills in the others.
+    """An autoregressive model samples a draft, and a non-autoregressive model fills in the other tokens.
 
-    The draft, of every `stride`-th token of every `stride`-th row, is short, and settles what the image is to be; the
-    rest is then filled in in a few passes. After that, `rounds` may go over the result: the tokens that the model is
-    least sure of, given all the others, are drawn again.
+    The draft has every `stride`-th token of every `stride`-th row: it is short, and decides what the image shows. A few
+    passes then fill in the other tokens. After that, each of the `rounds` of refinement samples the least certain
+    tokens again, given all others.
 
     Args:
-        network: Of the model that fills in.
-        draft: Of the model that drafts.
-        stride: Of the draft's tokens; 2 is a quarter of all.
-        schedule: As for `NonAutoregressive`.
-        smoothing: Of the labels of what is filled in.
+        network: Options of the transformer that fills in tokens.
+        draft: Options of the transformer that samples the draft.
+        stride: Distance between the tokens of the draft, in each direction; 2 means a quarter of all tokens.
+        schedule: Share of masked tokens over time, as for `NonAutoregressive`.
+        smoothing: Label smoothing of the tokens that are filled in, in [0, 1).
 
     Raises:
-        SpaceError: the tokens are no grid, or too small a one for the stride.
+        SpaceError: the tokens are not a grid, or the grid is too small for the stride.
     """
 
     accepts: ClassVar[tuple[str, ...]] = ("tokens",)
@@ -73,7 +73,7 @@ class Combined(Generator):
         super().__init__(space, condition_space, **kwargs)
         if len(space.shape) < 2 or min(space.shape[:2]) < stride:
             raise SpaceError(
-                f"a draft of every {stride}nd token of every {stride}nd row needs a larger grid than {space}"
+                f"a draft with stride {stride} needs a grid of at least {stride}x{stride} tokens, but these are {space}"
             )
         self.network = network
         self.draft = draft
@@ -94,11 +94,11 @@ class Combined(Generator):
     # ---- training -------------------------------------------------------------------------------------------------
 
     def compute_losses(self, x: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
-        """Of both parts, each by its share of the tokens.
+        """Returns the losses of both models, and their mean weighted by the numbers of tokens.
 
         Returns:
-            (B,) each, in nats a token: "loss", "draft" (of the tokens of the draft, exactly), and "completion" (of
-            masked ones among the others).
+            (B,) each, in nats per token: "loss", "draft" (the exact negative log-likelihood of the draft), and
+            "completion" (the negative log-probability of the masked tokens among the others).
         """
         tokens = ops.reshape(x, (-1, self.space.size))
         drafted = -self._draft_likelihood(tokens, condition, training) / self.places.size
@@ -111,7 +111,7 @@ class Combined(Generator):
         return {"loss": loss, "draft": drafted, "completion": completed}
 
     def _draft_likelihood(self, tokens: Tensor, condition: Condition, training: bool = False) -> Tensor:
-        """Of the draft's tokens among (B, N): (B,) nats."""
+        """Returns the log-likelihood of the draft's tokens among (B, N), in nats: (B,)."""
         drafted = ops.take(tokens, self.places.reshape(-1), axis=1)  # (B, M)
         logits = self.drafter(drafted, ops.convert_to_tensor(self._order), condition, training=training)
         return ops.sum(log_probability(logits, drafted), axis=1)
@@ -122,8 +122,8 @@ class Combined(Generator):
         self, *, steps: int = 4, rounds: int = 0, rewrite: float | None = None, **options: Any
     ) -> dict[str, NoiseSpec]:
         if rewrite is not None and not rounds:
-            raise ValueError("rewrite is a share of what a round draws again, but there are no rounds: leave it out")
-        masked_counts(self.schedule, len(self.rest), steps)  # steps that are too many are refused before training
+            raise ValueError("rewrite is the share that a round samples again, but there are no rounds: leave it out")
+        masked_counts(self.schedule, len(self.rest), steps)  # refuses too many steps before the training
         return {"draft": NoiseSpec("uniform", (self.places.size,)), "steps": NoiseSpec("key")}
 
     def generate(
@@ -141,17 +141,17 @@ class Combined(Generator):
         guidance: Guidance = 1.0,
         last_token_alone: bool = False,
     ) -> Tensor:
-        """Drafts, fills in, and goes over the result.
+        """Samples the draft, fills in the other tokens, and refines the result.
 
         Args:
-            steps: Passes in which what is not of the draft is filled in.
-            rounds: How often the result is gone over; each costs three passes.
-            rewrite: Share of the tokens that a round draws again; 0.25 by default.
-            temperature: What logits are divided by, of both parts.
-            top_p: Only the most probable tokens can be drawn that together have this probability.
-            randomness: Of which tokens stay, as for `NonAutoregressive`.
-            guidance: Weight of classifier-free guidance; 1 is none, and costs half as much.
-            last_token_alone: As for `NonAutoregressive`.
+            steps: Number of passes that fill in the tokens that are not in the draft.
+            rounds: Number of rounds of refinement. Each costs three passes.
+            rewrite: Share of the tokens that a round samples again; 0.25 by default.
+            temperature: Divisor of the logits of both models.
+            top_p: Only the smallest set of most probable tokens whose probabilities sum to `top_p` can be sampled.
+            randomness: Scale of the noise in the choice of the tokens that stay, as for `NonAutoregressive`.
+            guidance: Weight of classifier-free guidance; 1 means no guidance, which costs half as much.
+            last_token_alone: Whether the last of several steps fills in a single token, as for `NonAutoregressive`.
         """
 
         def sample(logits: Tensor, index: Tensor) -> Tensor:
@@ -179,7 +179,10 @@ class Combined(Generator):
         return self.places.size + steps + 3 * rounds
 
     def _certainty(self, tokens: Tensor, condition: Condition) -> Tensor:
-        """The log-probability (B, N) of each token given half of the others: those of a chessboard's other color."""
+        """Returns the log-probability (B, N) of each token given about half of the others.
+
+        The tokens are divided like the fields of a chessboard: a token sees those of the other color.
+        """
         color = np.indices(self.space.shape).sum(axis=0).reshape(1, -1) % 2  # (1, N)
         certainty = ops.zeros_like(ops.cast(tokens, "float32"))
         for side in (0, 1):
@@ -194,12 +197,15 @@ class Combined(Generator):
         return f"an estimate of {samples} mask{'s' * (samples > 1)}"
 
     def log_likelihood(self, x: Tensor, condition: Condition, *, samples: Samples = 64) -> Tensor:
-        """In nats (B,): exact of the draft, and of the others given the draft an estimate of `any_order_bound`."""
+        """Returns the log-likelihood (B,), in nats.
+
+        It is exact for the draft. For the other tokens given the draft, it is an estimate of `any_order_bound`.
+        """
         tokens = ops.reshape(ops.cast(x, "int32"), (-1, self.space.size))
         bound = any_order_bound(self.filler, tokens, condition, samples, self.rest)
         return self._draft_likelihood(tokens, condition) + bound
 
 
 def _keys(keys: Tensor, number: int) -> Tensor:
-    """Other keys (B, 2) int32, made of `keys`."""
+    """Derives other keys (B, 2) int32 from `keys`."""
     return ops.cast((uniform(keys, ROUND * number, (2,)) - 0.5) * 2.0**31, "int32")

@@ -1,4 +1,4 @@
-"""A model of the masked tokens given the others; trained on random masks, filled in in a few passes."""
+"""A model of masked tokens given the others: trained on random masks, sampled in a few passes."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ Condition = Mapping[str, Tensor]
 GOLDEN = (5**0.5 - 1) / 2
 
 CERTAIN = 1e9
-"""The certainty of a token that is to stay."""
+"""The certainty of a token that stays."""
 
 
 class MaskedModel(keras.layers.Layer):
-    """p(token | tokens that are not masked, text) for every place at once (Chang et al. 2022).
+    """p(token | tokens that are not masked, text) for all places at once (Chang et al. 2022).
 
     Args:
-        options: The transformer.
-        shape: Of the grid of tokens.
-        vocabulary: Number of different tokens; this number itself stands for a masked one.
-        forbidden_token: A token that is never predicted, if there is one.
+        options: Options of the transformer.
+        shape: Shape of the grid of tokens.
+        vocabulary: Number of different tokens. This number itself is the mask token.
+        forbidden_token: A token that is never predicted, or None.
     """
 
     def __init__(
@@ -62,10 +62,10 @@ class MaskedModel(keras.layers.Layer):
         )
 
     def call(self, tokens: Tensor, condition: Condition, training: bool = False) -> Tensor:
-        """Logits of all tokens.
+        """Returns the logits of all tokens.
 
         Args:
-            tokens: (B, N) int32, row by row; `vocabulary` where masked.
+            tokens: (B, N) int32, row by row; masked tokens are `vocabulary`.
 
         Returns:
             (B, N, vocabulary) float32.
@@ -76,7 +76,7 @@ class MaskedModel(keras.layers.Layer):
         return self.stack(x, condition, places, places, training=training)
 
     def masked(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Tokens (B, N), masked where `mask` (B, N) is True."""
+        """Masks tokens (B, N) where `mask` (B, N) is True."""
         return ops.where(mask, self.vocabulary, tokens)
 
     def fill(
@@ -94,21 +94,21 @@ class MaskedModel(keras.layers.Layer):
         rising: bool = False,
         revise: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Fills in what is masked, the most certain tokens first (MaskGIT, section 3.2).
+        """Fills in the masked tokens, the most certain ones first (MaskGIT, section 3.2).
 
         Args:
-            tokens: (B, N) int32; the first of `counts` are masked in each row.
-            counts: (steps,), how many are masked before each step; or (steps, B, 1) int32, of each row.
-            keys: (B, 2) int32, of the random numbers.
-            randomness: Of Gumbel noise that is added to certainties, and fades to 0 at the last step.
+            tokens: (B, N) int32. In each row, `counts[0]` tokens are masked.
+            counts: Number of masked tokens before each step: (steps,), or (steps, B, 1) int32 with one number per row.
+            keys: (B, 2) int32, the keys of the random numbers.
+            randomness: Scale of the Gumbel noise that is added to the certainties. It decreases to 0 at the last step.
             guidance: Weight of classifier-free guidance.
-            rising: Whether that weight rises evenly over the steps, from 1 before the first to `guidance` at the last
-                (Muse, section 2.7).
-            revise: Whether tokens that are there can be masked again too.
+            rising: Whether that weight increases linearly over the steps, from 1 before the first step to `guidance` at
+                the last one (Muse, section 2.7).
+            revise: Whether tokens that were filled in can be masked again.
 
         Returns:
-            (B, N) int32 without masked ones, and how certain each was when filled in: its log-probability (B, N),
-            `CERTAIN` for those that were there from the beginning.
+            (B, N) int32 without masked tokens, and the certainty of each token (B, N): its log-probability when it was
+            filled in, or `CERTAIN` if it was given.
         """
         steps = counts.shape[0]
         counts = ops.cast(ops.convert_to_tensor(counts), "int32")
@@ -127,13 +127,14 @@ class MaskedModel(keras.layers.Layer):
             tokens, certainty = state
             progress = ops.cast(step + 1, "float32") / steps
             logits = logits_of(tokens, progress)
-            drawn = sample_tokens(logits, uniform(keys, 2 * step, (self.count,)), temperature=temperature, top_p=top_p)
+            numbers = uniform(keys, 2 * step, (self.count,))
+            sampled = sample_tokens(logits, numbers, temperature=temperature, top_p=top_p)
             empty = tokens == self.vocabulary
-            filled = ops.where(empty, drawn, tokens)
-            if revise:  # what was there is judged by what the model thinks of it now
+            filled = ops.where(empty, sampled, tokens)
+            if revise:  # all tokens that were not given are rated by the current logits
                 certainty = ops.where(certainty < CERTAIN, log_probability(logits, filled), certainty)
             else:
-                certainty = ops.where(empty, log_probability(logits, drawn), certainty)
+                certainty = ops.where(empty, log_probability(logits, sampled), certainty)
             noise = -ops.log(-ops.log(uniform(keys, 2 * step + 1, (self.count,)) + 1e-9) + 1e-9)
             judged = certainty + randomness * (1.0 - progress) * noise
             stays = certainty >= CERTAIN if revise else ops.logical_not(empty)
@@ -146,11 +147,12 @@ class MaskedModel(keras.layers.Layer):
 
 
 def masked_loss(logits: Tensor, tokens: Tensor, weight: Tensor, smoothing: float = 0.0) -> Tensor:
-    """The mean negative log-probability (B,) of tokens (B, N) where `weight` (B, N) is 1, in nats.
+    """Returns the mean negative log-probability (B,) of the tokens (B, N) where `weight` (B, N) is 1, in nats.
 
     Args:
-        logits: (B, N, V).
-        smoothing: The share of a target's probability that goes to all tokens evenly (Szegedy et al. 2016).
+        logits: (B, N, V) float32.
+        smoothing: Label smoothing: the share of the target probability that is spread evenly over all tokens (Szegedy
+            et al. 2016).
     """
     losses = -log_probability(logits, tokens)
     if smoothing:
@@ -162,18 +164,20 @@ def masked_loss(logits: Tensor, tokens: Tensor, weight: Tensor, smoothing: float
 def any_order_bound(
     model: MaskedModel, tokens: Tensor, condition: Condition, samples: int, hidden: np.ndarray | Tensor
 ) -> Tensor:
-    """A lower bound of the log-likelihood of `hidden` tokens, given the others: their mean over all orders of filling
-    them in one by one is at most its logarithm (Uria et al. 2014; Hoogeboom et al. 2022, equation 5).
+    """Estimates a lower bound of the log-likelihood of the `hidden` tokens given the others.
 
-    Estimated with masks that are the same each time, of sizes spread evenly over 1 .. M, and such that each place is
-    masked about as often as any other: windows of one random permutation, which begin at multiples of the golden ratio.
-    With few masks the estimate may be above the likelihood: of a small model, what it gives to all 729 sequences
-    summed to 4.8 to 8.4 with a single mask, and to 0.90 to 1.05 with 16.
+    The bound is the mean log-probability over all orders of filling in the tokens one by one (Uria et al. 2014;
+    Hoogeboom et al. 2022, equation 5).
+
+    The masks are the same in each call. Their sizes are spread evenly over 1 .. M, and each place is masked about
+    equally often: the masks are windows of one random permutation, which begin at multiples of the golden ratio. With
+    few masks, the estimate may exceed the likelihood: the probabilities that it gave to all 729 sequences of a small
+    model summed to 4.8 to 8.4 with a single mask, and to 0.90 to 1.05 with 16.
 
     Args:
         tokens: (B, N) int32.
         samples: Number of masks.
-        hidden: (M,) places that are to be filled in; or (B, N) bool, True for those of each row.
+        hidden: (M,) the places of the hidden tokens; or (B, N) bool, which differs between rows.
 
     Returns:
         (B,) nats.
@@ -195,7 +199,7 @@ def any_order_bound(
 
 
 def _windows(hidden: np.ndarray, count: int, samples: int) -> np.ndarray:
-    """Of M places: (samples, count) float32, 1 where masked."""
+    """Returns the masks of M hidden places: (samples, count) float32, 1 where masked."""
     most, mixed = len(hidden), np.random.default_rng(0).permutation(hidden)
     masks = np.zeros((samples, count), np.float32)
     for sample in range(samples):
@@ -205,9 +209,9 @@ def _windows(hidden: np.ndarray, count: int, samples: int) -> np.ndarray:
 
 
 def _windows_of_rows(hidden: Tensor, samples: int) -> Tensor:
-    """Of the places that are True in each row (B, N): (samples, B, N) float32, 1 where masked."""
+    """Returns the masks of the places that are True in (B, N): (samples, B, N) float32, 1 where masked."""
     mixed = np.random.default_rng(0).random(hidden.shape[1]).astype(np.float32)  # (N,)
-    place = ranks(ops.where(hidden, mixed, 2.0))[None]  # (1, B, N), from 0 to M - 1 where hidden
+    place = ranks(ops.where(hidden, mixed, 2.0))[None]  # (1, B, N), 0 to M - 1 for hidden places
     most = ops.sum(ops.cast(hidden, "int32"), axis=1)[None, :, None]  # (1, B, 1)
     numbers = np.arange(samples)[:, None, None]
     sizes, starts = (

@@ -1,4 +1,4 @@
-"""A model of tokens in an order, each given those before it; trained on whole sequences, drawn from one by one."""
+"""An autoregressive model of tokens: trained on whole sequences, sampled token by token."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ Condition = Mapping[str, Tensor]
 
 
 class CausalModel(keras.layers.Layer):
-    """p(x | text) as a product, over the order, of p(token | tokens before it, text).
+    """p(x | text) as the product of p(token | tokens before it, text) over the tokens in their reading order.
 
-    Position i of the sequence holds token i - 1 (a start made of the pooled text, for i = 0) and predicts token i: its
-    query is turned by the place of the one, its key by the place of the other. So any order will do.
+    Position i of the sequence holds token i - 1 (for i = 0, a start vector from the pooled text) and predicts token i.
+    The query is rotated by the place of token i, and the key by the place of token i - 1. Therefore every reading order
+    works.
 
     Args:
-        options: The transformer.
-        shape: Of the grid of tokens.
+        options: Options of the transformer.
+        shape: Shape of the grid of tokens.
         vocabulary: Number of different tokens.
-        forbidden_token: A token that is never predicted, if there is one.
+        forbidden_token: A token that is never predicted, or None.
     """
 
     def __init__(
@@ -57,14 +58,14 @@ class CausalModel(keras.layers.Layer):
         if self.options.positions == "learned":
             self.sources = self.add_weight(name="sources", shape=shape, initializer=places_initializer())
 
-    # ---- all tokens are known -------------------------------------------------------------------------------------
+    # ---- training -------------------------------------------------------------------------------------------------
 
     def call(self, tokens: Tensor, order: Tensor, condition: Condition, training: bool = False) -> Tensor:
-        """Logits of all tokens, each given those before it.
+        """Returns the logits of all tokens, each given the tokens before it.
 
         Args:
-            tokens: (B, N) int32, in the order.
-            order: (B or 1, N) int32, where they lie on the grid.
+            tokens: (B, N) int32, in their reading order.
+            order: (B or 1, N) int32, their places on the grid.
 
         Returns:
             (B, N, vocabulary) float32.
@@ -75,13 +76,13 @@ class CausalModel(keras.layers.Layer):
         return self.stack(self._placed(x, order, before), condition, order, before, causal=True, training=training)
 
     def _placed(self, x: Tensor, order: Tensor, before: Tensor) -> Tensor:
-        """Adds to (B, n, C) which place is to be predicted, and which one is shown."""
+        """Adds vectors to x (B, n, C) for the place to predict and, if learned, for the place of the given token."""
         x = x + ops.cast(ops.take(self.targets, order, axis=0), x.dtype)
         if self.options.positions == "learned":
             x = x + ops.cast(ops.take(self.sources, before, axis=0), x.dtype)
         return x
 
-    # ---- tokens are drawn -----------------------------------------------------------------------------------------
+    # ---- sampling -------------------------------------------------------------------------------------------------
 
     def sample(
         self,
@@ -91,15 +92,15 @@ class CausalModel(keras.layers.Layer):
         sample_tokens: Callable[[Tensor, Tensor], Tensor],
         guidance: Tensor | float = 1.0,
     ) -> Tensor:
-        """Draws one token after the other; keys and values of those before are kept.
+        """Samples one token after the other, with a cache of keys and values.
 
         Args:
-            order: (B or 1, N) int32.
-            sample_token: Logits (B, vocabulary) and the number of the token -> tokens (B,) int32.
-            guidance: Weight of classifier-free guidance; 1 is none, and costs half as much.
+            order: (B or 1, N) int32, the reading order.
+            sample_tokens: Function from logits (B, vocabulary) and the position in the order to tokens (B,) int32.
+            guidance: Weight of classifier-free guidance; 1 means no guidance, which costs half as much.
 
         Returns:
-            (B, N) int32, in the order.
+            (B, N) int32, in the reading order.
         """
         count, guided = ops.shape(condition["mask"])[0], not is_static(guidance, 1.0)
         if guided:

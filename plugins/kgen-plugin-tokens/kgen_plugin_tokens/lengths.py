@@ -1,4 +1,4 @@
-"""How long a sequence is: filled up with end tokens, or of a length that is predicted before any token is drawn."""
+"""Lengths of sequences, which are padded with end tokens. A `LengthHead` predicts a length before any token."""
 
 from __future__ import annotations
 
@@ -18,52 +18,52 @@ Condition = Mapping[str, Tensor]
 Length = Literal["fixed", "predicted"]
 
 END = 0
-"""The token that ends a sequence, and fills it up."""
+"""The token that ends a sequence and pads it."""
 
 
 def check_length(length: Length | None, space: Space) -> None:
-    """Raises SpaceError where tokens that lie on a grid, or of which there is but one kind, are to have a length."""
+    """Raises SpaceError if there is a length, but the tokens form a grid or are all the same."""
     if length is None:
         return
     if len(space.shape) != 1:
         raise SpaceError(
-            f"length '{length}' is of sequences, whose token {END} is the end, but these are {space}: leave it out"
+            f"length '{length}' is for sequences, whose token {END} is the end, but these are {space}: leave it out"
         )
     if (space.vocabulary or 0) < 2:
         raise SpaceError(f"length '{length}' needs a token besides the end, but these are {space}")
 
 
 def lengths_of(tokens: Tensor) -> Tensor:
-    """How many of (B, N) tokens come before the first end: (B,) int32, from 0 to N."""
+    """Returns the number of tokens (B, N) before the first end token: (B,) int32, from 0 to N."""
     return ops.sum(ops.cast(before_end(tokens), "int32"), axis=1)
 
 
 def before_end(tokens: Tensor) -> Tensor:
-    """(B, N) tokens -> (B, N) bool, True for those before the first end."""
+    """Returns which tokens (B, N) come before the first end token: (B, N) bool."""
     return ops.cumsum(ops.cast(tokens == END, "int32"), axis=1) == 0
 
 
 def up_to_end(tokens: Tensor) -> Tensor:
-    """As `before_end`, but True for the first end too: what is after it is certain."""
+    """Like `before_end`, but True for the first end token, too. All tokens after it are certain."""
     ends = ops.cast(tokens == END, "int32")
     return ops.cumsum(ends, axis=1) - ends == 0
 
 
 def ended(tokens: Tensor) -> Tensor:
-    """Tokens (B, N), of which those after the first end become ends."""
+    """Replaces all tokens (B, N) after the first end token by end tokens."""
     return ops.where(before_end(tokens), tokens, END)
 
 
 def places_before(lengths: Tensor, count: int) -> Tensor:
-    """Lengths (B,) -> (B, count) bool, True for the places of the sequence."""
+    """Returns which positions are within the lengths (B,): (B, count) bool."""
     return ops.arange(count, dtype="int32")[None] < ops.cast(lengths, "int32")[:, None]
 
 
 class LengthHead(keras.layers.Layer):
-    """p(length | text): a categorical distribution over 0 .. N, linear in the pooled text.
+    """p(length | text): a categorical distribution over 0 .. N, whose logits are linear in the pooled text.
 
-    The length is known before any token (Gu et al. 2018, "Non-autoregressive neural machine translation", section 3.2;
-    Ghazvininejad et al. 2019, "Mask-Predict", section 2.3), so that p(sequence) = p(length) p(tokens | length).
+    The length is sampled before any token (Gu et al. 2018, "Non-autoregressive neural machine translation", section
+    3.2; Ghazvininejad et al. 2019, "Mask-Predict", section 2.3): p(sequence) = p(length) p(tokens | length).
 
     Args:
         count: N, the greatest length.
@@ -78,22 +78,22 @@ class LengthHead(keras.layers.Layer):
         self.logits.build(pooled_shape)
 
     def call(self, condition: Condition) -> Tensor:
-        """Logits (B, N + 1) float32."""
+        """Returns the logits of the lengths: (B, N + 1) float32."""
         return ops.cast(self.logits(condition["pooled"]), "float32")
 
     def log_probability(self, lengths: Tensor, condition: Condition) -> Tensor:
-        """Of lengths (B,): (B,) nats."""
+        """Returns the log-probability of lengths (B,), in nats: (B,)."""
         return log_probability(self(condition), lengths)
 
     def sample(
         self, uniform: Tensor, condition: Condition, null_condition: Condition, guidance: Tensor | float, **options: Any
     ) -> Tensor:
-        """Draws lengths (B,) int32.
+        """Samples lengths (B,) int32.
 
         Args:
-            uniform: (B, 1) in [0, 1).
+            uniform: (B, 1) uniform numbers in [0, 1).
             guidance: Weight of classifier-free guidance.
-            **options: Of `sample_tokens`.
+            **options: Options of `sample_tokens`.
         """
         logits = self(condition)
         if not is_static(guidance, 1.0):
@@ -101,7 +101,7 @@ class LengthHead(keras.layers.Layer):
         return sample_tokens(logits, uniform[:, 0], **options)
 
     def condition_on_length(self, lengths: Tensor, condition: Condition) -> dict[str, Tensor]:
-        """The condition, with the length (B,) written behind "pooled": (B, P + N + 1)."""
+        """Appends the length (B,), one-hot, to the condition's "pooled", which becomes (B, P + N + 1)."""
         pooled = condition["pooled"]
         known = ops.one_hot(lengths, self.count + 1, dtype=pooled.dtype)  # (B, N + 1)
         return {**condition, "pooled": ops.concatenate([pooled, known], axis=-1)}

@@ -1,4 +1,4 @@
-"""How many tokens are masked: in training, and at each step of drawing."""
+"""Number of masked tokens in training and before each sampling step."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Tensor = Any
 
 
 class Schedule(Protocol):
-    """What a `tokens.schedule` is: the share that is masked; every plugin can add one.
+    """A `tokens.schedule`: a function that gives the share of masked tokens. Every plugin can add one.
 
-    It is 1 at r = 0, and falls to 0 at r = 1 (Chang et al. 2022, MaskGIT, section 3.3).
+    The share is 1 at r = 0 and decreases to 0 at r = 1 (Chang et al. 2022, MaskGIT, section 3.3).
 
     Args of a call:
-        r: How far the drawing has come, in [0, 1].
-        library: To compute with: `numpy`, or `keras.ops`.
+        r: Progress of the sampling, in [0, 1].
+        library: The module to compute with: `numpy` or `keras.ops`.
     """
 
     def __call__(self, r: Any, library: Any) -> Any: ...
@@ -32,7 +32,7 @@ def cosine(r: Any, library: Any) -> Any:
 
 
 def linear(r: Any, library: Any) -> Any:
-    """1 - r: as many tokens at each step."""
+    """1 - r: each step fills in the same number of tokens."""
     return 1.0 - r
 
 
@@ -42,30 +42,30 @@ def arccos(r: Any, library: Any) -> Any:
 
 
 def masked_counts(schedule: Schedule | str, tokens: int, steps: int, last_token_alone: bool = False) -> np.ndarray:
-    """How many of `tokens` are masked before each step: (steps,) int32, from all of them, fewer at each step.
+    """Returns the number of masked tokens before each step: (steps,) int32. It begins at `tokens` and decreases.
 
-    Before step t = 0 .. T-1 of T it is floor(tokens * share(t / T)) (Chang et al. 2022, section 3.2), where each step
-    fills in at least one token and leaves at least one to each step that follows.
+    The number before step t = 0 .. T-1 of T is floor(tokens * share(t / T)) (Chang et al. 2022, section 3.2). It is
+    adjusted so that each step fills in at least one token and leaves at least one for each later step.
 
     Args:
-        last_token_alone: Take share(t / (T-1)) in place of share(t / T): the last step of several then fills in a
-            single token, and all the others have been filled in one step earlier.
+        last_token_alone: Whether to use share(t / (T-1)) instead of share(t / T). The last of several steps then fills
+            in a single token, and all others are filled in one step earlier.
 
     Raises:
         ValueError: there are more steps than tokens.
     """
     if steps > tokens:
-        raise ValueError(f"steps: {steps} are more than the {tokens} tokens to be filled in")
+        raise ValueError(f"steps: {steps} are more than the {tokens} tokens to fill in")
     number = np.arange(steps)
     counts = np.floor(_shares(schedule, steps, last_token_alone) * tokens + 1e-4)
     return np.clip(counts, steps - number, tokens - number).astype(np.int32)
 
 
 def row_counts(schedule: Schedule | str, wanted: Tensor, steps: int, last_token_alone: bool = False) -> Tensor:
-    """As `masked_counts`, of as many tokens as each row wants: (B,) int32 -> (steps, B, 1) int32.
+    """Like `masked_counts`, but each row has its own number of tokens: (B,) int32 -> (steps, B, 1) int32.
 
-    A row that wants none has none. One that wants fewer than there are steps fills in one token per step, and draws
-    the last one again in the steps that are left.
+    A row with 0 tokens has no masked tokens. A row with fewer tokens than steps fills in one token per step, and
+    samples the last one again in the remaining steps.
     """
     shares = _shares(schedule, steps, last_token_alone).astype(np.float32)
     each = ops.convert_to_tensor(shares[:, None]) * ops.cast(wanted, "float32")  # (steps, B)
@@ -76,11 +76,11 @@ def row_counts(schedule: Schedule | str, wanted: Tensor, steps: int, last_token_
 
 
 def _shares(schedule: Schedule | str, steps: int, last_token_alone: bool) -> np.ndarray:
-    """The share that is masked before each step, (steps,) from 1."""
+    """The share of masked tokens before each step: (steps,), beginning at 1."""
     last = steps - 1 if last_token_alone else steps
     return np.asarray(part("tokens.schedule", schedule)(np.arange(steps) / max(last, 1), np))
 
 
 def ranks(values: Tensor) -> Tensor:
-    """Of each number (B, N) among its row's, from 0 for the least: int32 (B, N)."""
+    """Returns the rank of each number (B, N) within its row, 0 for the smallest: int32 (B, N)."""
     return ops.cast(ops.argsort(ops.argsort(values, axis=1), axis=1), "int32")

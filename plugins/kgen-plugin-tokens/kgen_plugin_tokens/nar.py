@@ -1,4 +1,4 @@
-"""The non-autoregressive generator: all tokens at once, in a few passes."""
+"""The non-autoregressive generator: it samples all tokens in a few passes."""
 
 from __future__ import annotations
 
@@ -41,30 +41,30 @@ from kgen_plugin_tokens.transformer import Transformer
 Tensor = Any
 Condition = dict[str, Tensor]
 Pace = tuple[int, bool]
-"""The options of `generate` that say how many tokens each step fills in: `steps` and `last_token_alone`."""
+"""`steps` and `last_token_alone`: the options of `generate` that set how many tokens each step fills in."""
 
 CHOICE = 2**20
-"""The number, of a key's draws, that says which tokens of an image are drawn anew; those of steps are smaller."""
+"""Index of the random numbers that choose the tokens of a `source` to sample again. The steps have smaller indices."""
 
 
 class NonAutoregressive(Generator):
-    """Learns to fill in masked tokens, and fills in all of them in a few passes (Chang et al. 2022; 2023).
+    """Learns to fill in masked tokens, and samples an image in a few passes (Chang et al. 2022; 2023).
 
-    One pass draws each token without regard to what is drawn beside it. In several, only the tokens that the model is
-    surest of stay, and the others are drawn again, with these in view.
+    The tokens of one pass are sampled independently of each other. After each of several passes, only the most certain
+    tokens stay. The others are sampled again, given the tokens that stayed.
 
     Args:
-        network: The transformer.
-        schedule: Of the share that is masked, in training and drawing: "cosine", "linear" or "arccos".
-        smoothing: Of labels, in [0, 1).
-        corruption: The share of the tokens not masked that are replaced by random ones in training, and to be
-            recognized: `generate` can then `revise`. In [0, 1).
-        length: Of sequences, whose token 0 is the end. "fixed": they are filled up with ends, which are masked and
-            drawn like any other token. "predicted": the text says how long the sequence is, and only the tokens before
-            the end are masked and drawn. None: there is no end, as for images.
+        network: Options of the transformer.
+        schedule: Share of masked tokens over time, in training and in sampling: "cosine", "linear" or "arccos".
+        smoothing: Label smoothing, in [0, 1).
+        corruption: Share of the visible tokens that are replaced by random ones in training, in [0, 1). The model
+            learns to correct them, as the option `revise` of `generate` requires.
+        length: For sequences, whose token 0 is the end token. "fixed": sequences are padded with end tokens, which are
+            masked and sampled like any other token. "predicted": the length is predicted from the text, and only the
+            tokens before the end are masked and sampled. None: there is no end token, as for images.
 
     Raises:
-        SpaceError: there is a `length`, but the tokens are no sequence.
+        SpaceError: there is a `length`, but the tokens are not a sequence.
     """
 
     accepts: ClassVar[tuple[str, ...]] = ("tokens",)
@@ -102,11 +102,11 @@ class NonAutoregressive(Generator):
     # ---- training -------------------------------------------------------------------------------------------------
 
     def compute_losses(self, x: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
-        """The mean negative log-probability of the masked tokens, in nats (MaskGIT, equation 2).
+        """Returns the mean negative log-probability of the masked tokens, in nats (MaskGIT, equation 2).
 
         Returns:
-            (B,) each: "loss", and "accuracy", the share of masked tokens that were thought the most probable. Where the
-            length is predicted, "length" too, its negative log-probability, which is part of the loss.
+            (B,) each: "loss", and "accuracy", the share of masked tokens that the model predicts correctly. If the
+            length is predicted, also "length", its negative log-probability, which is part of the loss.
         """
         tokens = self._tokens(x)
         there = before_end(tokens) if self.length == "predicted" else None  # (B, N)
@@ -121,22 +121,22 @@ class NonAutoregressive(Generator):
         accuracy = ops.sum(right * weight, axis=1) / ops.maximum(ops.sum(weight, axis=1), 1.0)
         if there is None:
             return {"loss": masked_loss(logits, tokens, weight, self.smoothing), "accuracy": accuracy}
-        possible, target = logits[..., 1:], ops.maximum(tokens - 1, 0)  # without the end, which is none of them
+        possible, target = logits[..., 1:], ops.maximum(tokens - 1, 0)  # without the end token
         length = -self.lengths.log_probability(lengths_of(tokens), condition)
         loss = masked_loss(possible, target, weight, self.smoothing) + length
         return {"loss": loss, "accuracy": accuracy, "length": length}
 
     def _tokens(self, x: Tensor) -> Tensor:
-        """As a sequence (B, N) int32 in which only ends are after an end, if there are ends."""
+        """Flattens x to (B, N) int32. If there is a length, all tokens after the first end token become end tokens."""
         tokens = ops.reshape(ops.cast(x, "int32"), (-1, self.space.size))
         return tokens if self.length is None else ended(tokens)
 
     def _corrupted(self, tokens: Tensor, there: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Tokens (B, N) of which some (of those `there`) are random ones, and (B, N) bool, which."""
-        least = 0 if there is None else 1  # no end among them
-        draws = keras.random.uniform((2, *ops.shape(tokens)), seed=self.seed_generator)
-        other = least + ops.cast(draws[0] * (self.model.vocabulary - least), "int32")
-        wrong = draws[1] < self.corruption
+        """Replaces some tokens (B, N), of those `there`, by random ones. Also returns which: (B, N) bool."""
+        least = 0 if there is None else 1  # not the end token
+        numbers = keras.random.uniform((2, *ops.shape(tokens)), seed=self.seed_generator)
+        other = least + ops.cast(numbers[0] * (self.model.vocabulary - least), "int32")
+        wrong = numbers[1] < self.corruption
         wrong = wrong if there is None else ops.logical_and(wrong, there)
         return ops.where(wrong, other, tokens), wrong
 
@@ -147,7 +147,7 @@ class NonAutoregressive(Generator):
     ) -> dict[str, NoiseSpec]:
         if guidance_rises and guidance == 1.0:
             raise ValueError("guidance_rises, but there is no guidance: leave it out")
-        masked_counts(self.schedule, self.space.size, steps)  # steps that are too many are refused before training
+        masked_counts(self.schedule, self.space.size, steps)  # refuses too many steps before the training
         length = {"length": NoiseSpec("uniform", (1,))} if self.length == "predicted" else {}
         return {"steps": NoiseSpec("key"), **length}
 
@@ -169,42 +169,45 @@ class NonAutoregressive(Generator):
         last_token_alone: bool = False,
         strength: Strength = 0.6,
     ) -> Tensor:
-        """Fills in all tokens; or some of those of an image, if there is a `source`: random ones, or a `edit_mask`'s.
+        """Samples all tokens, or some tokens of a `source`: those in the `edit_mask`, or a random share.
 
         Args:
-            steps: Passes through the network, from 1 to the number of tokens.
-            temperature: What logits are divided by, also those of a predicted length.
-            top_p: Only the most probable tokens can be drawn that together have this probability; so of lengths.
-            randomness: Of which tokens stay (MaskGIT's choice temperature), fading to 0 at the last step.
-            guidance: Weight of classifier-free guidance, of the logits; 1 is none, and costs half as much.
-            guidance_rises: Whether its weight begins at 1 and rises to `guidance`, for more variety.
-            revise: Whether tokens that stayed can be drawn again when the model doubts them; wants `corruption`.
-            last_token_alone: Whether the last of several steps fills in a single token, see `masked_counts`: that is
-                one step less for all the others.
-            strength: Share of the tokens of a `source` that are drawn anew, where there is no `edit_mask`. Its length
-                stays.
+            steps: Number of passes through the network, from 1 to the number of tokens.
+            temperature: Divisor of the logits, also of a predicted length.
+            top_p: Only the smallest set of most probable tokens whose probabilities sum to `top_p` can be sampled. The
+                same holds for a predicted length.
+            randomness: Scale of the noise in the choice of the tokens that stay (MaskGIT's choice temperature). It
+                decreases to 0 at the last step.
+            guidance: Weight of classifier-free guidance of the logits; 1 means no guidance, which costs half as much.
+            guidance_rises: Whether the guidance weight begins at 1 and increases to `guidance`, for more variety.
+            revise: Whether tokens that stayed are sampled again if they have become uncertain. It needs a model that
+                was trained with `corruption`.
+            last_token_alone: Whether the last of several steps fills in a single token, see `masked_counts`. All other
+                tokens then have one step less.
+            strength: Share of the tokens of a `source` that are sampled again if there is no `edit_mask`. The length
+                of the `source` stays.
         """
-        drawing = {"temperature": temperature, "top_p": top_p, "guidance": guidance}
+        options = {"temperature": temperature, "top_p": top_p, "guidance": guidance}
         pace = (steps, last_token_alone)
         if edit_mask is not None:
             tokens, counts = self._opened_mask(source, edit_mask, pace)
         elif self.length != "predicted":
             tokens, counts = self._opened(ops.shape(condition["mask"])[0], noise, source, pace, strength)
         elif source is None:
-            lengths = self.lengths.sample(noise["length"], condition, null_condition, **drawing)  # (B,)
+            lengths = self.lengths.sample(noise["length"], condition, null_condition, **options)  # (B,)
             tokens = ops.where(places_before(lengths, self.space.size), self.model.vocabulary, END)
             counts = row_counts(self.schedule, lengths, *pace)
         else:
             tokens, counts = self._opened_before_end(noise, source, pace, strength)
         more = {"randomness": randomness, "rising": guidance_rises, "revise": revise}
-        tokens, _ = self.model.fill(tokens, counts, noise["steps"], condition, null_condition, **drawing, **more)
+        tokens, _ = self.model.fill(tokens, counts, noise["steps"], condition, null_condition, **options, **more)
         tokens = tokens if self.length is None else ended(tokens)
         return ops.reshape(tokens, (-1, *self.space.shape))
 
     def _opened(
         self, count: int, noise: dict[str, Tensor], source: Tensor | None, pace: Pace, strength: Tensor | float
     ) -> tuple[Tensor, np.ndarray | Tensor]:
-        """Tokens (B, N) of which some or all are masked, and how many before each step (steps,) or (steps, 1, 1)."""
+        """Returns tokens (B, N), some or all masked, and their counts before each step: (steps,) or (steps, 1, 1)."""
         size = self.space.size
         if source is None:
             tokens = ops.full((count, size), self.model.vocabulary, dtype="int32")
@@ -216,7 +219,7 @@ class NonAutoregressive(Generator):
     def _opened_before_end(
         self, noise: dict[str, Tensor], source: Tensor, pace: Pace, strength: Tensor | float
     ) -> tuple[Tensor, Tensor]:
-        """As `_opened`, but of the tokens before each sequence's end: the counts are (steps, B, 1)."""
+        """Like `_opened`, but masks only tokens before each sequence's end. The counts are (steps, B, 1)."""
         tokens = self._tokens(source)
         lengths = lengths_of(tokens)  # (B,)
         wanted = ops.cast(ops.round(strength * ops.cast(lengths, "float32")), "int32")
@@ -225,7 +228,7 @@ class NonAutoregressive(Generator):
         return self.model.masked(tokens, ranks(order) < wanted[:, None]), row_counts(self.schedule, wanted, *pace)
 
     def _opened_mask(self, source: Tensor, edit_mask: Tensor, pace: Pace) -> tuple[Tensor, Tensor]:
-        """As `_opened`, but of the tokens of a region (B, h, w): the counts are (steps, B, 1)."""
+        """Like `_opened`, but masks the tokens in the edit mask (B, h, w). The counts are (steps, B, 1)."""
         inner = self.space.shape[2:]
         cells = ops.reshape(edit_mask, (-1, *self.space.shape[:2], *(1 for _ in inner)))
         mask = ops.reshape(ops.tile(cells, (1, 1, 1, *inner)), (-1, self.space.size))  # (B, N)
@@ -238,9 +241,9 @@ class NonAutoregressive(Generator):
         return f"an estimate of {samples} mask{'s' * (samples > 1)}"
 
     def log_likelihood(self, x: Tensor, condition: Condition, *, samples: Samples = 64) -> Tensor:
-        """An estimate (B,), in nats, of the lower bound `any_order_bound`, from `samples` masks.
+        """Returns an estimate (B,), in nats, of the lower bound `any_order_bound` from `samples` masks.
 
-        Of a sequence, it is the logarithm of p(length) p(tokens | length), where the length is predicted.
+        If the length is predicted, log p(length) is added to the bound of log p(tokens | length).
         """
         tokens = self._tokens(x)
         if self.length != "predicted":
@@ -252,14 +255,14 @@ class NonAutoregressive(Generator):
 def random_mask(
     tokens: Tensor, schedule: Schedule | str, seed: SeedGenerator, allowed: np.ndarray | Tensor | None = None
 ) -> Tensor:
-    """Masks random places, as many as the schedule says for a random time.
+    """Masks random places. The schedule, at a random time, gives their number.
 
     Args:
         tokens: (B, N).
-        allowed: (N,) or (B, N) of True for the places that can be masked; None: all.
+        allowed: (N,) or (B, N) bool, True for the places that can be masked; None: all places.
 
     Returns:
-        (B, N) bool, one or more of each row True, if any is allowed.
+        (B, N) bool. At least one place per row is masked if any is allowed.
     """
     batch, size = ops.shape(tokens)[0], tokens.shape[1]
     share = part("tokens.schedule", schedule)(keras.random.uniform((batch, 1), seed=seed), ops)  # (B, 1)

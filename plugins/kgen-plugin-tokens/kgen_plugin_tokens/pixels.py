@@ -15,13 +15,13 @@ from kgen import DataError, Decoder, Space
 Tensor = Any
 
 MAX_PIXELS = 100_000
-"""So many pixels, at most, are clustered for a palette."""
+"""Maximum number of pixels that are clustered for a palette."""
 
 
 class PixelTokens(Decoder):
-    """Each number of an image, 0 to 255, is a token: "an image one pixel at a time" (van den Oord et al. 2016).
+    """Turns each value of an image, from 0 to 255, into a token (van den Oord et al. 2016).
 
-    Nothing is lost: the likelihood of the tokens is that of the 8-bit image.
+    The decoder is lossless: the likelihood of the tokens is that of the 8-bit image.
     """
 
     lossless = True
@@ -40,10 +40,10 @@ class PixelTokens(Decoder):
 
 
 class PaletteTokens(Decoder):
-    """Each pixel is the nearest color of a palette, which k-means finds, and gradients refine (as in Image GPT).
+    """Turns each pixel into the nearest color of a palette, as in Image GPT. k-means finds it, and training refines it.
 
     Args:
-        colors: Of the palette.
+        colors: Number of colors of the palette.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class PaletteTokens(Decoder):
         )
 
     def initialize(self, batches: Iterable[np.ndarray]) -> None:
-        """Clusters pixels. Raises DataError where there are fewer different ones than colors."""
+        """Clusters the pixels into a palette. Raises DataError if the images have fewer distinct colors than that."""
         channels, found, count = self.image_space.shape[-1], [], 0
         for batch in batches:
             found.append(batch.reshape(-1, channels))
@@ -83,7 +83,7 @@ class PaletteTokens(Decoder):
         self.palette.assign(palette)
 
     def compute_losses(self, images: Tensor, condition: dict[str, Tensor], training: bool) -> dict[str, Tensor]:
-        """The mean squared distance (B,) of pixels from the nearest color, which k-means minimizes."""
+        """Returns the mean squared distance (B,) between pixels and their nearest color, which k-means minimizes."""
         nearest = ops.min(self._distances(images), axis=-1)  # (B, H, W)
         return {"loss": ops.mean(nearest, axis=(1, 2))}
 

@@ -1,4 +1,4 @@
-"""Where tokens lie on their grid: the orders in which they can be read, and rotary positions."""
+"""Positions of tokens on their grid: reading orders and rotary positions."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from kgen import part
 Tensor = Any
 
 PERIOD = 100.0
-"""Of the slowest rotation, in units of 2 pi tokens: a few times the side of a grid (Heo et al. 2024, section 3.2)."""
+"""Period of the slowest rotation, in units of 2 pi tokens. It is a few times the side of a grid (Heo et al. 2024,
+section 3.2)."""
 
 
 def reading_order(order: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """The tokens of a grid, counted row by row, in the order in which they are to be read.
+    """Returns the tokens of a grid, numbered row by row, in their reading order.
 
     Args:
-        order: A `tokens.order`: "raster", "columns", "spiral", or one of another plugin.
-        shape: Of the grid; the axes after the first two (channels) are read together.
+        order: A `tokens.order`: "raster", "columns", "spiral", or an order from another plugin.
+        shape: Shape of the grid. The axes after the first two (channels) are read together.
 
     Returns:
         (N,) int32, a permutation of 0 .. N-1.
 
     Raises:
-        ValueError: what the order gives is none.
+        ValueError: the order does not return a permutation.
     """
     places = np.asarray(part("tokens.order", order)(shape))
     if not np.array_equal(np.sort(places), np.arange(math.prod(shape))):
@@ -36,19 +37,19 @@ def reading_order(order: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def raster(shape: tuple[int, ...]) -> np.ndarray:
-    """Row by row. What this takes and gives is what a `tokens.order` does, and every plugin can add one."""
+    """Reads row by row. Every `tokens.order` has this signature, and every plugin can add one."""
     return np.arange(math.prod(shape), dtype=np.int32)
 
 
 def columns(shape: tuple[int, ...]) -> np.ndarray:
-    """Column by column; of a sequence from the first token to the last."""
+    """Reads column by column. A sequence is read from the first token to the last."""
     if len(shape) < 2:
         return raster(shape)
     return raster(shape).reshape(shape[0], shape[1], -1).transpose(1, 0, 2).reshape(-1)
 
 
 def spiral(shape: tuple[int, ...]) -> np.ndarray:
-    """From the middle outwards; of a sequence from the first token to the last."""
+    """Reads along a spiral from the middle outwards. A sequence is read from the first token to the last."""
     if len(shape) < 2:
         return raster(shape)
     index = raster(shape).reshape(shape[0], shape[1], -1)  # (H, W, C)
@@ -66,15 +67,15 @@ def _inwards(height: int, width: int) -> list[tuple[int, int]]:
 
 
 def rotations(shape: tuple[int, ...], dim: int) -> np.ndarray:
-    """Angles of rotary positions (Su et al. 2021), the pairs of features shared out among the axes of the grid.
+    """Returns the angles of rotary positions (Su et al. 2021). Each axis of the grid has its own pairs of features.
 
     Args:
-        shape: Of the grid.
-        dim: Features of an attention head; even.
+        shape: Shape of the grid.
+        dim: Number of features of an attention head; even.
 
     Returns:
-        (N + 1, dim/2) float32; the last row, 0, is for what has no place on the grid. Pairs that are left over, where
-        there are fewer than three an axis or their number cannot be divided, do not turn.
+        (N + 1, dim/2) float32. The last row is 0, for tokens without a position on the grid. If the number of axes does
+        not divide the number of pairs, the remaining pairs are not rotated.
     """
     each = dim // 2 // len(shape)
     frequencies = PERIOD ** -(np.arange(each, dtype=np.float32) / max(each, 1))  # (F,)
@@ -84,11 +85,11 @@ def rotations(shape: tuple[int, ...], dim: int) -> np.ndarray:
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Turns pairs of features.
+    """Rotates pairs of features.
 
     Args:
-        x: (B, H, n, d).
-        angles: (B or 1, n, d/2) float32.
+        x: (B, H, n, d) queries or keys.
+        angles: (B or 1, n, d/2) float32, in radians.
     """
     angles = ops.expand_dims(angles, 1)  # (B, 1, n, d/2)
     cosine, sine = ops.cast(ops.cos(angles), x.dtype), ops.cast(ops.sin(angles), x.dtype)

@@ -1,4 +1,4 @@
-"""Blocks on top of one another: run over a whole sequence, or one position at a time with what is past kept."""
+"""A stack of transformer blocks: runs over a whole sequence, or over one position at a time with a cache."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Condition = Mapping[str, Tensor]
 
 @dataclass
 class Memory:
-    """What writing one position at a time needs to know of the text.
+    """The text, as it is needed to run over one position at a time.
 
     Args:
-        texts: A block each, the text as keys and values; None where it is a prefix.
-        text_mask: bool (B, 1, 1, L), which of it is no padding.
-        length: Of the prefix, 0 where there is none.
+        texts: Keys and values of the text for each block; None if the text is a prefix.
+        text_mask: bool (B, 1, 1, L), False for padding.
+        length: Length of the prefix; 0 if there is none.
     """
 
     texts: list[Pair | None]
@@ -34,13 +34,13 @@ class Memory:
 
 
 class Stack(keras.layers.Layer):
-    """Vectors of a sequence -> logits of tokens.
+    """Maps the vectors of a sequence to the logits of tokens.
 
     Args:
-        options: Its size.
-        shape: Of the grid on which the tokens lie.
+        options: Options of the transformer.
+        shape: Shape of the grid of tokens.
         vocabulary: Number of different tokens.
-        forbidden_token: A token that is never predicted, if there is one.
+        forbidden_token: A token that is never predicted, or None.
     """
 
     def __init__(
@@ -95,10 +95,10 @@ class Stack(keras.layers.Layer):
 
         Args:
             x: (B, N, C).
-            condition: Of the text.
-            queries, keys: (B or 1, N) int32, the places on the grid by which queries and keys are turned; the number of
-                places is none of them.
-            causal: Whether a position sees only itself and what is before it.
+            condition: The condition of the text.
+            queries, keys: (B or 1, N) int32, the places on the grid by which queries and keys are rotated. The number
+                of places stands for no place.
+            causal: Whether a position sees only itself and the positions before it.
 
         Returns:
             (B, N, vocabulary) float32.
@@ -114,18 +114,18 @@ class Stack(keras.layers.Layer):
         return self._head(x[:, self.length :])
 
     def _sees(self, text_mask: Tensor, causal: bool) -> Tensor | None:
-        """Bool (B or 1, 1, L + N, L + N), or None where everything sees everything."""
+        """Returns the attention mask, bool (B or 1, 1, L + N, L + N), or None if all positions see all."""
         if not self.length and not causal:
             return None
         total = self.length + self.count
         sees = np.tri(total, dtype=bool) if causal else np.ones((total, total), bool)
         sees[: self.length] = False
-        sees[:, : self.length] = True  # the prefix sees itself, and is seen by all
+        sees[:, : self.length] = True  # the prefix sees itself, and all positions see the prefix
         sees = ops.convert_to_tensor(sees)[None, None]
         return ops.logical_and(sees, self._with_places(text_mask)) if self.length else sees
 
     def _with_places(self, text_mask: Tensor) -> Tensor:
-        """Of a prefix bool (B, 1, 1, L) -> (B, 1, 1, L + N), all places of the grid being seen."""
+        """Extends the mask of a prefix, bool (B, 1, 1, L), by True for all places of the grid: (B, 1, 1, L + N)."""
         return ops.pad(text_mask, ((0, 0), (0, 0), (0, 0), (0, self.count)), constant_values=True)
 
     def _prefix(self, condition: Condition) -> Tensor:
@@ -133,7 +133,10 @@ class Stack(keras.layers.Layer):
         return sequence + ops.cast(self.prefix_places, sequence.dtype)  # (B, L, C)
 
     def _angles(self, places: Tensor, before: int = 0) -> Tensor | None:
-        """Angles (B or 1, n, d/2) of places (B or 1, n), and of `before` positions of no place before them."""
+        """Returns the angles of `before` positions without a place, followed by those of places (B or 1, n).
+
+        The result is (B or 1, before + n, d/2).
+        """
         if self.angles is None:
             return None
         return ops.take(self.angles, ops.pad(places, ((0, 0), (before, 0)), constant_values=self.count), axis=0)
@@ -145,7 +148,7 @@ class Stack(keras.layers.Layer):
     # ---- one position at a time -----------------------------------------------------------------------------------
 
     def begin(self, condition: Condition) -> tuple[Memory, list[Pair]]:
-        """What `step` needs: the text, and for each block room for keys and values (B, H, L + N, d) of all places."""
+        """Returns what `step` needs: the text, and one cache of keys and values (B, H, L + N, d) per block."""
         texts = [block.read(condition["sequence"]) for block in self.blocks]
         memory = Memory(texts, key_mask(condition["mask"]), self.length)
         batch = ops.shape(condition["mask"])[0]
@@ -162,15 +165,15 @@ class Stack(keras.layers.Layer):
     def step(
         self, x: Tensor, index: Tensor, queries: Tensor, keys: Tensor, memory: Memory, caches: list[Pair]
     ) -> tuple[Tensor, list[Pair]]:
-        """Runs all blocks on one position, which sees itself and what is before it.
+        """Runs all blocks on one position, which sees itself and the positions before it.
 
         Args:
             x: (B, 1, C).
-            index: int32 scalar, the position's number in the sequence.
+            index: int32 scalar, the index of the position in the sequence.
             queries, keys: (B or 1, 1) int32, as for `call`.
 
         Returns:
-            (B, vocabulary) float32, and `caches` with this position's keys and values.
+            (B, vocabulary) float32, and `caches` with the keys and values of this position.
         """
         sees = (ops.arange(self.length + self.count) <= index + memory.length)[None, None, None]  # (1, 1, 1, L + N)
         if memory.length:
@@ -185,12 +188,12 @@ class Stack(keras.layers.Layer):
 
 
 def places_initializer() -> keras.initializers.Initializer:
-    """Of vectors that say where a token is."""
+    """Returns the initializer of learned position vectors."""
     return keras.initializers.RandomNormal(stddev=0.02)
 
 
 def _store(cache: Pair, pair: Pair, index: Any) -> Pair:
-    """Writes keys and values (B, H, n, d) into the caches (B, H, T, d), from position `index` on."""
+    """Writes keys and values (B, H, n, d) into the caches (B, H, T, d) at position `index`."""
     first, second = (
         ops.slice_update(whole, (0, 0, index, 0), ops.cast(part, whole.dtype))
         for whole, part in zip(cache, pair, strict=True)

@@ -1,4 +1,4 @@
-"""The transformer of all generators here: RMSNorm, SwiGLU, normalized queries and keys; text by attention or prefix."""
+"""The transformer of all generators of tokens, with RMSNorm, SwiGLU, and normalized queries and keys."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ Pair = tuple[Tensor, Tensor]
 """Keys and values, (B, H, n, d) each."""
 
 NEVER = -30_000.0
-"""The logit of what must not be attended to: within every floating-point type, and its weight is 0."""
+"""The logit of a masked position. It is representable in every floating-point type, and its weight is 0."""
 
 
 @dataclass(frozen=True)
 class Transformer:
-    """The size of a transformer, and how it knows places and the text.
+    """Options of a transformer: its size, its positions, and how it reads the text.
 
     Args:
-        width: Of the tokens' vectors.
+        width: Dimension of the tokens' vectors.
         depth: Number of blocks.
-        heads: Of attention; must divide `width` into an even number of features.
-        mlp_ratio: Hidden features of the gated MLP, over `width`.
-        dropout: On what each branch of a block adds, in [0, 1).
-        positions: "rotary" (by the distance of two tokens on the grid, Su et al. 2021) or "learned" (a vector a place).
-        text: "cross" (each block attends to it) or "prefix" (it stands before the tokens, in the same sequence).
+        heads: Number of attention heads. It must divide `width` into heads with an even number of features.
+        mlp_ratio: Number of hidden features of the gated MLP, divided by `width`.
+        dropout: Dropout rate of each branch of a block, in [0, 1).
+        positions: "rotary" (attention depends on the distance of two tokens on the grid, Su et al. 2021) or "learned"
+            (one vector per place).
+        text: "cross" (each block attends to the text) or "prefix" (the text stands before the tokens in the sequence).
     """
 
     width: Annotated[int, Field(ge=8, multiple_of=2)] = 256
@@ -45,7 +46,7 @@ class Transformer:
 
     def __post_init__(self) -> None:
         if self.width % (2 * self.heads):
-            raise ValueError(f"width {self.width} is not divisible into {self.heads} heads of an even size")
+            raise ValueError(f"width {self.width} cannot be divided into {self.heads} heads of an even size")
 
     @property
     def head_dim(self) -> int:
@@ -53,19 +54,19 @@ class Transformer:
 
 
 class Attention(keras.layers.Layer):
-    """Attention with normalized queries and keys (Henry et al. 2020), which may be turned, and kept for later.
+    """Attention with normalized queries and keys (Henry et al. 2020), with optional rotary positions and a cache.
 
     Args:
-        heads: Must divide the width.
+        heads: Number of heads, which must divide the width.
     """
 
     def __init__(self, heads: int, **kwargs: Any) -> None:
-        super().__init__(autocast=False, **kwargs)  # the layers within cast what they take; angles must not be
+        super().__init__(autocast=False, **kwargs)  # the inner layers cast their inputs; angles must not be cast
         self.heads = heads
 
     def build(self, x_shape: Shape, context_shape: Shape | None = None) -> None:
         width = int(x_shape[-1] or 0)
-        self.single = context_shape is not None and context_shape[1] == 1  # all that can be attended to: see `read`
+        self.single = context_shape is not None and context_shape[1] == 1  # one position to attend to: see `read`
         self.out = _dense(width, self.dtype_policy, "out", x_shape)
         if self.single:
             self.v = _dense(width, self.dtype_policy, "v", context_shape)
@@ -77,9 +78,9 @@ class Attention(keras.layers.Layer):
             norm.build((None, self.heads, None, width // self.heads))
 
     def read(self, context: Tensor, angles: Tensor | None = None) -> Pair:
-        """(B, n, D) -> keys and values, the keys turned by `angles` (B or 1, n, d/2).
+        """Returns the keys and values of a context (B, n, D). The keys are rotated by `angles` (B or 1, n, d/2).
 
-        Of a text of one position there are only values (in both places), as queries and keys would have no gradient.
+        If the context has a single position, both are the values: queries and keys would have no gradient.
         """
         if self.single:
             (v,) = self._heads(self.v(context), 1)
@@ -89,7 +90,17 @@ class Attention(keras.layers.Layer):
         return (k if angles is None else rotate(k, angles)), v
 
     def call(self, x: Tensor, pair: Pair, sees: Tensor | None, angles: Tensor | None = None) -> Tensor:
-        """(B, m, C) attends to keys and values of n places, to those that it `sees`: bool (B or 1, 1, m or 1, n)."""
+        """Attends from x (B, m, C) to the keys and values of n positions.
+
+        Args:
+            x: (B, m, C).
+            pair: Keys and values, (B, H, n, d) each.
+            sees: Attention mask, bool (B or 1, 1, m or 1, n); None: all positions are seen.
+            angles: (B or 1, m, d/2), the rotation of the queries; None: no rotation.
+
+        Returns:
+            (B, m, C).
+        """
         k, v = pair
         if self.single:  # (B, H, 1, d) -> (B, m, C)
             return ops.broadcast_to(self.out(ops.reshape(v, (-1, 1, x.shape[-1]))), ops.shape(x))
@@ -97,24 +108,24 @@ class Attention(keras.layers.Layer):
         q = self.norm_q(q)
         q = q if angles is None else rotate(q, angles)
         logits = ops.cast(ops.matmul(q * k.shape[-1] ** -0.5, ops.swapaxes(k, 2, 3)), "float32")  # (B, H, m, n)
-        if sees is not None:  # a sum, TensorFlow's graphs would make part of the product: 40 times slower on a CPU
+        if sees is not None:  # TensorFlow would fuse a sum into the product, which is 40 times slower on a CPU
             logits = ops.where(sees, logits, NEVER)
         weights = ops.cast(attention_weights(logits), v.dtype)
         y = ops.transpose(ops.matmul(weights, v), (0, 2, 1, 3))  # (B, m, H, d)
         return self.out(ops.reshape(y, (-1, *x.shape[1:])))
 
     def _heads(self, projected: Tensor, parts: int) -> list[Tensor]:
-        """(B, n, parts * C) -> `parts` arrays (B, H, n, d)."""
+        """Splits (B, n, parts * C) into `parts` arrays (B, H, n, d)."""
         length, width = projected.shape[1], projected.shape[2] // parts
         y = ops.reshape(projected, (-1, length, parts, self.heads, width // self.heads))
         return ops.unstack(ops.transpose(y, (2, 0, 3, 1, 4)), parts, axis=0)
 
 
 class Block(keras.layers.Layer):
-    """Attention to the sequence and (if it is no prefix) to the text, and a gated MLP (SwiGLU, Shazeer 2020)."""
+    """Attention to the sequence, attention to the text unless it is a prefix, and a SwiGLU MLP (Shazeer 2020)."""
 
     def __init__(self, options: Transformer, **kwargs: Any) -> None:
-        super().__init__(autocast=False, **kwargs)  # the layers within cast what they take; angles must not be
+        super().__init__(autocast=False, **kwargs)  # the inner layers cast their inputs; angles must not be cast
         self.options = options
         policy = self.dtype_policy
         self.norm1, self.norm3 = (rms_norm(policy, name) for name in ("norm1", "norm3"))
@@ -137,11 +148,11 @@ class Block(keras.layers.Layer):
         self.shrink = _dense(width, self.dtype_policy, "shrink", (*x_shape[:-1], hidden))
 
     def read(self, sequence: Tensor) -> Pair | None:
-        """The text (B, L, D) as keys and values; None where it is a prefix."""
+        """Returns the keys and values of the text (B, L, D), or None if the text is a prefix."""
         return self.cross.read(sequence) if self.options.text == "cross" else None
 
     def remember(self, x: Tensor, angles: Tensor | None) -> Pair:
-        """Keys and values of (B, n, C), for `call`."""
+        """Returns the keys and values of x (B, n, C), for `call`."""
         return self.attention.read(self.norm1(x), angles)
 
     def call(
@@ -154,7 +165,7 @@ class Block(keras.layers.Layer):
         text_mask: Tensor | None,
         training: bool = False,
     ) -> Tensor:
-        """(B, m, C), what it can attend to and how, and the text -> (B, m, C)."""
+        """Runs the block on x (B, m, C), which attends to the keys and values in `pair` and to the text: (B, m, C)."""
         x = x + self.dropout(self.attention(self.norm1(x), pair, sees, angles), training=training)
         if text is not None:
             asked = x if self.norm2 is None else self.norm2(x)
@@ -164,7 +175,7 @@ class Block(keras.layers.Layer):
 
 
 def key_mask(mask: Tensor) -> Tensor:
-    """(B, n) of 1 for what may be attended to and 0 for the rest -> bool (B, 1, 1, n), for all heads and queries."""
+    """Turns a mask (B, n), 1 for positions that may be seen, into bool (B, 1, 1, n) for all heads and queries."""
     return ops.cast(mask, "bool")[:, None, None, :]
 
 

@@ -1,4 +1,4 @@
-"""The causal model: nothing from the future, probabilities that sum to 1, and the same with what is past kept."""
+"""The causal model: it sees no later tokens, its probabilities sum to 1, and the cache changes no logits."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def model(positions: Any, text: Any, shape: tuple[int, ...] = SHAPE, vocabulary:
 
 
 def eager() -> Any:
-    """Where the body of a loop is run, not traced."""
+    """A context in which the body of a loop is run, not traced."""
     if keras.backend.backend() != "jax":
         return contextlib.nullcontext()
     import jax
@@ -50,7 +50,7 @@ def eager() -> Any:
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 @pytest.mark.parametrize("positions, text", KINDS)
-def test_logits_are_those_without_what_is_kept(positions: str, text: str, guidance: float) -> None:
+def test_logits_with_a_cache_equal_logits_without(positions: str, text: str, guidance: float) -> None:
     made, condition, null = model(positions, text), texts(3), texts(3, seed=1)
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, VOCABULARY, (3, COUNT)).astype(np.int32)
@@ -60,13 +60,13 @@ def test_logits_are_those_without_what_is_kept(positions: str, text: str, guidan
         expected = guide(expected, made(tokens, ops.convert_to_tensor(orders), null), guidance)
     seen = []
 
-    def follow(logits: Any, index: Any) -> Any:
-        """Goes along `tokens`, whatever the logits."""
+    def forced(logits: Any, index: Any) -> Any:
+        """Returns the given tokens, whatever the logits are."""
         seen.append(ops.convert_to_numpy(logits))
         return ops.convert_to_tensor(tokens[:, int(index)])
 
     with eager():
-        written = made.sample(ops.convert_to_tensor(orders), condition, null, follow, guidance)
+        written = made.sample(ops.convert_to_tensor(orders), condition, null, forced, guidance)
     np.testing.assert_array_equal(ops.convert_to_numpy(written), tokens)
     np.testing.assert_allclose(np.stack(seen, axis=1), ops.convert_to_numpy(expected), rtol=1e-5, atol=1e-5)
 
@@ -74,7 +74,7 @@ def test_logits_are_those_without_what_is_kept(positions: str, text: str, guidan
 @pytest.mark.parametrize("positions, text", KINDS)
 def test_nothing_leaks_from_the_future(positions: str, text: str) -> None:
     made, condition = model(positions, text), texts(1)
-    tokens = ops.convert_to_tensor(np.arange(COUNT, dtype=np.int32)[None])  # all different: a row of weights each
+    tokens = ops.convert_to_tensor(np.arange(COUNT, dtype=np.int32)[None])  # all differ
     order = ops.convert_to_tensor(reading_order("spiral", SHAPE)[None])
     (row,) = [i for i, w in enumerate(made.trainable_variables) if w is made.embedding.embeddings]
     weight = ops.convert_to_tensor(np.random.default_rng(0).standard_normal(VOCABULARY).astype("float32"))
@@ -124,8 +124,8 @@ def test_the_likelihood_is_the_sum_of_the_tokens() -> None:
     np.testing.assert_allclose(ops.convert_to_numpy(losses["loss"]), -expected / COUNT, rtol=1e-5)
 
 
-def test_draws_follow_the_probabilities() -> None:
-    """Of a tiny model, how often each image is drawn, beside its likelihood."""
+def test_samples_follow_the_probabilities() -> None:
+    """The frequency of each image of a tiny model equals its likelihood."""
     keras.utils.set_random_seed(0)
     space = Space("tokens", (2, 1), vocabulary=3)
     generator = Autoregressive(space, CONDITIONS, network=Transformer(width=16, depth=1, heads=2), order="random")

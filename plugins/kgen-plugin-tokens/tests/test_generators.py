@@ -1,4 +1,4 @@
-"""The generators as kgen uses them."""
+"""The generators, in the way kgen uses them."""
 
 from __future__ import annotations
 
@@ -76,19 +76,19 @@ class TestCombined(GeneratorConformance):
         return Combined(SPACE, CONDITIONS, network=CROSS, draft=CROSS)
 
 
-def test_misfits_are_named() -> None:
+def test_spaces_and_steps_that_do_not_fit_are_named() -> None:
     with pytest.raises(ValueError, match="heads"):
         Transformer(width=20, heads=3)
-    with pytest.raises(SpaceError, match="larger grid"):
+    with pytest.raises(SpaceError, match="stride 2 needs a grid of at least 2x2 tokens, but these are 16 tokens of 4"):
         Combined(Space("tokens", (16,), vocabulary=4), CONDITIONS)
-    with pytest.raises(SpaceError, match="every 5"):
+    with pytest.raises(SpaceError, match="at least 5x5 tokens"):
         Combined(SPACE, CONDITIONS, stride=5)
     for generator in (NonAutoregressive(SPACE, CONDITIONS, network=CROSS), Combined(SPACE, CONDITIONS, network=CROSS)):
         with pytest.raises(ValueError, match=r"17 are more than the 1. tokens"):
             generator.noise_spec(steps=17)
 
 
-def test_options_that_would_do_nothing_are_refused() -> None:
+def test_options_without_effect_are_refused() -> None:
     with pytest.raises(ValueError, match="there is no guidance"):
         NonAutoregressive(SPACE, CONDITIONS, network=CROSS).noise_spec(guidance_rises=True)
     with pytest.raises(ValueError, match="there are no rounds"):
@@ -97,7 +97,7 @@ def test_options_that_would_do_nothing_are_refused() -> None:
 
 @pytest.mark.parametrize("kind", [Autoregressive, NonAutoregressive])
 def test_a_text_of_one_position_needs_no_queries(kind: Any) -> None:
-    """Its weights all have gradients, and what is written depends on it."""
+    """All weights have gradients, and the likelihood depends on the text."""
     keras.utils.set_random_seed(0)
     generator = kind(SPACE, ConditionSpace(1, 6), network=CROSS)
     perturb(generator)
@@ -115,7 +115,7 @@ def test_a_text_of_one_position_needs_no_queries(kind: Any) -> None:
 
 @pytest.mark.parametrize("order", ["raster", "random"])
 def test_the_likelihood_of_random_orders_is_a_bound_of_their_mean(order: Any) -> None:
-    """Of three tokens, whose six orders are written out: exact in one order, and near the mean of six."""
+    """All six orders of three tokens are computed: one order is exact, and random orders are near the mean of six."""
     keras.utils.set_random_seed(0)
     generator = Autoregressive(Space("tokens", (3,), vocabulary=3), CONDITIONS, network=CROSS, order=order)
     perturb(generator)
@@ -146,7 +146,7 @@ def test_the_likelihood_of_filling_in_is_called_an_estimate() -> None:
         assert generator.likelihood_label(samples=1) == "an estimate of 1 mask"
 
 
-def test_steps_are_those_of_one_after_the_other() -> None:
+def test_sampling_steps_are_sequential_passes() -> None:
     parts = SPACE, CONDITIONS
     assert Autoregressive(*parts, network=CROSS).num_sampling_steps(temperature=0.7) == 16
     assert NonAutoregressive(*parts, network=CROSS).num_sampling_steps(temperature=0.7) == 8
@@ -160,11 +160,11 @@ def arguments(count: int) -> tuple[dict[str, Any], ...]:
 
 
 def noise_of(generator: Any, count: int, **options: Any) -> dict[str, Any]:
-    drawn = sample(generator.noise_spec(**options), [(0, copy) for copy in range(count)])
-    return {name: ops.convert_to_tensor(value) for name, value in drawn.items()}
+    noise = sample(generator.noise_spec(**options), [(0, copy) for copy in range(count)])
+    return {name: ops.convert_to_tensor(value) for name, value in noise.items()}
 
 
-def test_a_variation_keeps_the_tokens_that_are_not_drawn_anew() -> None:
+def test_a_variation_keeps_the_tokens_that_are_not_sampled_again() -> None:
     keras.utils.set_random_seed(0)
     generator = NonAutoregressive(Space("tokens", (8, 8), vocabulary=50), CONDITIONS, network=CROSS)
     source = random_latents(generator.space, 6, 0)
@@ -177,24 +177,24 @@ def test_a_variation_keeps_the_tokens_that_are_not_drawn_anew() -> None:
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (4, 8, 3)])
-def test_a_region_is_drawn_anew_and_nothing_else(shape: tuple[int, ...]) -> None:
+def test_only_the_tokens_in_the_mask_are_sampled_again(shape: tuple[int, ...]) -> None:
     keras.utils.set_random_seed(0)
     generator = NonAutoregressive(Space("tokens", shape, vocabulary=50), CONDITIONS, network=CROSS)
     source = random_latents(generator.space, 3, 0)
     edit_mask = np.zeros((3, *shape[:2]), bool)
-    edit_mask[0, :, 4:], edit_mask[1, 1, 2] = True, True  # half of it, a single cell, nothing
+    edit_mask[0, :, 4:], edit_mask[1, 1, 2] = True, True  # half of the image, a single cell, nothing
     for options in ({}, {"steps": 1}, {"revise": True, "guidance": 2.0}):
         given = [ops.convert_to_tensor(array) for array in (source, edit_mask)]
         made = ops.convert_to_numpy(generator.generate(*arguments(3), noise_of(generator, 3), *given, **options))
         np.testing.assert_array_equal(made[~edit_mask], source[~edit_mask])
         assert (
             made[0][edit_mask[0]] != source[0][edit_mask[0]]
-        ).mean() > 0.8  # of 50 tokens few are drawn as they were
+        ).mean() > 0.8  # with 50 possible tokens, few stay the same by chance
         assert made.min() >= 0 and made.max() < 50
 
 
-def test_a_region_of_all_is_a_new_image() -> None:
-    """In the same steps, with as many masked before each, from the same random numbers."""
+def test_a_mask_of_all_tokens_gives_a_new_image() -> None:
+    """The same steps with the same numbers of masked tokens and the same random numbers give the same image."""
     keras.utils.set_random_seed(0)
     generator = NonAutoregressive(Space("tokens", (8, 8), vocabulary=50), CONDITIONS, network=CROSS)
     source = ops.convert_to_tensor(random_latents(generator.space, 3, 0))
@@ -204,7 +204,7 @@ def test_a_region_of_all_is_a_new_image() -> None:
 
 
 def test_the_draft_stays() -> None:
-    """What fills in changes nothing of the draft: with other numbers for the filling, the same draft comes out."""
+    """Filling in does not change the draft: other random numbers for it give the same draft."""
     keras.utils.set_random_seed(0)
     generator = Combined(SPACE, CONDITIONS, network=CROSS, draft=CROSS)
     first, second = noise_of(generator, 4), noise_of(generator, 4)

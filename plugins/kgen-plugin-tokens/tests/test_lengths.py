@@ -1,4 +1,4 @@
-"""Sequences of different lengths: what is drawn, how likely it is, and that all of it sums to 1."""
+"""Sequences of different lengths: samples, likelihoods, and the sum of all probabilities, which is 1."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TEXTS = [[2, 1, 0, 2, 0], [0, 3, 0, 0, 0], [4, 3, 2, 1, 2], [1, 0, 0, 0, 0]]
 LENGTHS = [2, 0, 5, 1]
 
 
-@pytest.mark.slow  # fewer parts than where the length is predicted
+@pytest.mark.slow  # TestPredicted has all of its parts and more
 class TestFixed(GeneratorConformance):
     replicas: ClassVar = False
     generate_options: ClassVar = ({}, {"temperature": 0.7, "top_k": 3, "guidance": 2.0})
@@ -90,7 +90,7 @@ def generator(kind: Any, length: Any, space: Space = TINY, **options: Any) -> An
 
 
 def every(space: Space) -> np.ndarray:
-    """All sequences (n, N) in which only ends are after an end."""
+    """All sequences (n, N) in which only end tokens follow an end token."""
     found = np.array(list(itertools.product(range(space.vocabulary or 0), repeat=space.size)), np.int32)
     after = np.cumsum(found == 0, axis=1) > 0
     return found[~(after & (found != 0)).any(axis=1)]
@@ -106,7 +106,7 @@ def probabilities(made: Any, sequences: np.ndarray, **options: Any) -> np.ndarra
 
 
 @pytest.mark.backends
-def test_what_is_before_the_end() -> None:
+def test_tokens_before_the_end() -> None:
     tokens = tensor(TEXTS)
     assert ops.convert_to_numpy(lengths_of(tokens)).tolist() == LENGTHS
     assert ops.convert_to_numpy(before_end(tokens)).sum(axis=1).tolist() == LENGTHS
@@ -116,7 +116,7 @@ def test_what_is_before_the_end() -> None:
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "arccos"])
 @pytest.mark.parametrize("last_token_alone", [False, True])
-def test_counts_of_rows_are_those_of_all_where_steps_are_not_too_many(schedule: Any, last_token_alone: bool) -> None:
+def test_counts_of_rows_equal_counts_of_one_number_of_tokens(schedule: Any, last_token_alone: bool) -> None:
     wanted = [256, 64, 12, 5]
     found = ops.convert_to_numpy(row_counts(schedule, tensor(wanted), 5, last_token_alone))[..., 0]  # (steps, B)
     for row, count in enumerate(wanted):
@@ -125,7 +125,7 @@ def test_counts_of_rows_are_those_of_all_where_steps_are_not_too_many(schedule: 
     assert few.T.tolist() == [[3, 2, 1, 1, 1], [2, 1, 1, 1, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]]
 
 
-def test_only_what_is_before_the_end_is_masked() -> None:
+def test_only_tokens_before_the_end_are_masked() -> None:
     tokens = tensor(np.repeat(TEXTS, 500, axis=0))
     there = ops.convert_to_numpy(before_end(tokens))
     mask = ops.convert_to_numpy(random_mask(tokens, "cosine", SeedGenerator(0), before_end(tokens)))
@@ -136,14 +136,14 @@ def test_only_what_is_before_the_end_is_masked() -> None:
 
 @pytest.mark.parametrize("kind", [Autoregressive, NonAutoregressive])
 @pytest.mark.parametrize("length", ["fixed", "predicted"])
-def test_a_length_is_of_sequences(kind: Any, length: Any) -> None:
-    with pytest.raises(SpaceError, match=f"'{length}' is of sequences, .* these are 4x4 tokens of 7: leave it out"):
+def test_a_length_is_for_sequences(kind: Any, length: Any) -> None:
+    with pytest.raises(SpaceError, match=f"'{length}' is for sequences, .* these are 4x4 tokens of 7: leave it out"):
         kind(Space("tokens", (4, 4), vocabulary=7), CONDITIONS, network=NETWORK, length=length)
     with pytest.raises(SpaceError, match="a token besides the end"):
         kind(Space("tokens", (4,), vocabulary=1), CONDITIONS, network=NETWORK, length=length)
 
 
-def test_sequences_are_written_in_their_order() -> None:
+def test_sequences_are_read_in_raster_order() -> None:
     with pytest.raises(ValueError, match="from the first token to the last"):
         Autoregressive(SEQUENCE, CONDITIONS, network=NETWORK, length="fixed", order="random")
 
@@ -160,7 +160,7 @@ def test_the_probabilities_of_all_sequences_sum_to_one(length: str) -> None:
     assert found.std() > 1e-3
 
 
-def test_what_follows_an_end_does_not_count() -> None:
+def test_tokens_after_the_end_do_not_count() -> None:
     for kind, length in itertools.product((Autoregressive, NonAutoregressive), ("fixed", "predicted")):
         made = generator(kind, length)
         np.testing.assert_allclose(*(probabilities(made, np.array([row])) for row in ([2, 0, 0], [2, 0, 1])), rtol=1e-6)
@@ -179,8 +179,8 @@ def test_the_loss_of_the_autoregressive_model_is_its_likelihood() -> None:
             np.testing.assert_allclose(ops.convert_to_numpy(losses["length"]), expected, rtol=1e-5)
 
 
-def test_the_autoregressive_model_is_told_the_length() -> None:
-    """What it thinks of the same tokens differs, if the sequence is to be longer."""
+def test_the_autoregressive_model_depends_on_the_length() -> None:
+    """The logits of the same tokens differ between lengths."""
     made = generator(Autoregressive, "predicted")
     order = ops.convert_to_tensor(np.arange(3, dtype=np.int32)[None])
     short, long = (
@@ -193,7 +193,7 @@ def test_the_autoregressive_model_is_told_the_length() -> None:
 
 
 def in_all_orders(made: NonAutoregressive, sequence: np.ndarray) -> tuple[float, float]:
-    """p(sequence) and the mean of log p over all orders of filling in what is before the end, without its length."""
+    """p(tokens | length), and the mean of log p over all orders of filling in the tokens before the end."""
     places = range(int((sequence != 0).sum()))
     logs = []
     for order in itertools.permutations(places):
@@ -209,27 +209,27 @@ def in_all_orders(made: NonAutoregressive, sequence: np.ndarray) -> tuple[float,
 
 
 def test_the_bound_is_below_probabilities_that_sum_to_one() -> None:
-    """Written out: the mean over all orders is a distribution of sequences, and the bound its lower bound."""
+    """The mean over all orders, computed in full, is a distribution, and the bound is below it."""
     made, sequences = generator(NonAutoregressive, "predicted", PAIR), every(PAIR)
     of_lengths = softmax(ops.convert_to_numpy(made.lengths(texts(1))))[0]
     both = [in_all_orders(made, sequence) for sequence in sequences]
     exact = of_lengths[(sequences != 0).sum(axis=1)] * [p for p, _ in both]
     assert exact.sum() == pytest.approx(1.0, abs=1e-5)
     bound = of_lengths[(sequences != 0).sum(axis=1)] * np.exp([mean for _, mean in both])
-    found = probabilities(made, sequences, samples=8)  # of two: 4 masks of both, and 2 of each alone
+    found = probabilities(made, sequences, samples=8)  # 4 masks hide both tokens, and 2 hide each one alone
     np.testing.assert_allclose(found, bound, rtol=1e-4)
-    short = (sequences != 0).sum(axis=1) < 2  # one order alone
+    short = (sequences != 0).sum(axis=1) < 2  # there is a single order
     np.testing.assert_allclose(found[short], exact[short], rtol=1e-4)
     assert (bound <= exact * (1 + 1e-6)).all() and (bound[~short] < exact[~short] * (1 - 1e-6)).any()
 
 
-def test_the_bound_of_whole_rows_is_that_of_given_places() -> None:
-    """All places before the end: with one mask a size, and on average over many, the same as of fixed places."""
+def test_the_bound_of_rows_equals_that_of_given_places() -> None:
+    """All places are before the end, and so both ways of giving the hidden places agree on average over many masks."""
     made = generator(NonAutoregressive, None)
 
     def bounds(batch: Any) -> Any:
-        ways = (before_end(batch["x"]), np.arange(3))
-        return [any_order_bound(made.model, batch["x"], batch["text"], 768, hidden) for hidden in ways]
+        forms = (before_end(batch["x"]), np.arange(3))
+        return [any_order_bound(made.model, batch["x"], batch["text"], 768, hidden) for hidden in forms]
 
     batch = {"x": np.array([[2, 1, 2], [1, 1, 2]], np.int32), "text": arrays(texts(2))}
     np.testing.assert_allclose(*Program(made, bounds)(batch), rtol=0.01)
@@ -246,27 +246,27 @@ def test_the_loss_is_of_masked_tokens_and_of_the_length() -> None:
     )
 
 
-# ---- what is drawn ---------------------------------------------------------------------------------------------------
+# ---- sampling --------------------------------------------------------------------------------------------------------
 
 
-def drawn(made: Any, count: int, **options: Any) -> np.ndarray:
+def samples(made: Any, count: int, **options: Any) -> np.ndarray:
     noise = sample(made.noise_spec(**options), [(0, copy) for copy in range(count)])
     given = {name: ops.convert_to_tensor(value) for name, value in noise.items()}
     return np.asarray(ops.convert_to_numpy(made.generate(texts(count), texts(count, 1), given, **options)))
 
 
 @pytest.mark.parametrize("length", ["fixed", "predicted"])
-def test_draws_follow_the_probabilities(length: str) -> None:
+def test_samples_follow_the_probabilities(length: str) -> None:
     made, sequences = generator(Autoregressive, length), every(TINY)
-    found = drawn(made, 4000)
+    found = samples(made, 4000)
     frequencies = (found[:, None] == sequences[None]).all(axis=2).mean(axis=0)
-    assert frequencies.sum() == pytest.approx(1.0)  # nothing else is drawn
+    assert frequencies.sum() == pytest.approx(1.0)  # no other sequence is sampled
     np.testing.assert_allclose(frequencies, probabilities(made, sequences), atol=0.03)
 
 
-def test_all_at_once_draws_follow_the_lengths_and_end_there() -> None:
+def test_samples_in_a_few_passes_have_the_predicted_lengths() -> None:
     made, sequences = generator(NonAutoregressive, "predicted"), every(TINY)
-    found = drawn(made, 4000, steps=3)
+    found = samples(made, 4000, steps=3)
     frequencies = (found[:, None] == sequences[None]).all(axis=2).mean(axis=0)
     assert frequencies.sum() == pytest.approx(1.0)
     lengths = np.bincount((found != 0).sum(axis=1), minlength=4) / 4000
@@ -276,7 +276,7 @@ def test_all_at_once_draws_follow_the_lengths_and_end_there() -> None:
 
 
 @pytest.mark.backends
-def test_one_uniform_number_makes_the_length() -> None:
+def test_one_uniform_number_gives_the_length() -> None:
     made = generator(NonAutoregressive, "predicted", SEQUENCE)
     reached = np.cumsum(softmax(ops.convert_to_numpy(made.lengths(texts(1))))[0])
     noise = {
@@ -287,8 +287,8 @@ def test_one_uniform_number_makes_the_length() -> None:
     assert (found != 0).sum(axis=1).tolist() == list(range(10))
 
 
-def test_a_fixed_length_all_at_once_ends_where_an_end_is_drawn() -> None:
-    found = drawn(generator(NonAutoregressive, "fixed"), 500, steps=3)
+def test_a_sequence_of_a_few_passes_ends_at_its_first_end_token() -> None:
+    found = samples(generator(NonAutoregressive, "fixed"), 500, steps=3)
     assert ops.convert_to_numpy(ended(tensor(found))).tolist() == found.tolist()
     assert len(set((found != 0).sum(axis=1))) == 4
 

@@ -1,4 +1,4 @@
-"""How many tokens are masked when, and what follows for drawing and for the likelihood."""
+"""The numbers of masked tokens, sampling in a few passes, and the likelihood."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ LAST_ALONE = {
     8: [256, 249, 230, 200, 159, 111, 56, 1],
     18: [256, 254, 251, 246, 238, 229, 217, 204, 189, 172, 154, 134, 114, 92, 70, 47, 23, 1],
 }
-"""The same of t / (T - 1)."""
+"""The same with t / (T - 1)."""
 
 PAIRS = {2: 0.496, 3: 0.638, 4: 0.706, 8: 0.828, 16: 0.912}
-"""By the number of passes, the share of pairs that fit: of 32 pairs of equal tokens out of 8, drawn in the steps of the
-paper by an ideal model."""
+"""The share of correct pairs by the number of passes. The data are 32 pairs of equal tokens out of 8. An ideal model
+samples them in the steps of the paper."""
 
 
 def texts(count: int, seed: int = 0) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def test_ranks() -> None:
 
 @pytest.mark.backends
 @pytest.mark.parametrize("allowed", [None, np.arange(64) % 4 != 0])
-def test_random_masks_are_of_the_sizes_that_the_schedule_says(allowed: np.ndarray | None) -> None:
+def test_random_masks_have_the_sizes_of_the_schedule(allowed: np.ndarray | None) -> None:
     mask = random_mask(ops.zeros((4000, 64), "int32"), "cosine", SeedGenerator(0), allowed)
     found = ops.convert_to_numpy(mask)
     most = 64 if allowed is None else 48
@@ -91,7 +91,7 @@ def test_random_masks_are_of_the_sizes_that_the_schedule_says(allowed: np.ndarra
     np.testing.assert_allclose(places if allowed is None else places[allowed], wanted, atol=0.05)
 
 
-def test_the_loss_sees_masked_tokens_only() -> None:
+def test_the_loss_counts_only_masked_tokens() -> None:
     rng = np.random.default_rng(0)
     logits, tokens = rng.standard_normal((2, 5, 7)).astype("float32"), rng.integers(0, 7, (2, 5)).astype(np.int32)
     weight = np.array([[1, 0, 1, 0, 0], [0, 0, 0, 0, 1]], np.float32)
@@ -116,7 +116,7 @@ def test_the_loss_sees_masked_tokens_only() -> None:
 
 
 class Spy(MaskedModel):
-    """Remembers what it was shown."""
+    """Records the tokens it is called with."""
 
     def call(self, tokens: Any, condition: Any, training: bool = False) -> Any:
         self.__dict__.setdefault("shown", []).append(tokens)
@@ -125,7 +125,7 @@ class Spy(MaskedModel):
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_tokens_that_stay_never_change(guidance: float) -> None:
-    """Seen from inside: the masked ones are as many as the schedule says, and the others are those of before."""
+    """In each step, the number of masked tokens is that of the schedule, and the other tokens are unchanged."""
     if keras.backend.backend() == "jax":
         import jax
 
@@ -142,7 +142,7 @@ def _check_fill(guidance: float) -> None:
     perturb(made)
     counts = masked_counts("cosine", 12, 5)
     start = np.full((3, 16), 9, np.int32)
-    start[:, ::4] = [1, 2, 3, 4]  # given from the beginning
+    start[:, ::4] = [1, 2, 3, 4]  # these tokens are given
     keys = ops.convert_to_tensor(np.arange(6, dtype=np.int32).reshape(3, 2))
     tokens, _ = made.fill(
         ops.convert_to_tensor(start), counts, keys, texts(3), texts(3, 1), guidance=guidance, randomness=4.0
@@ -154,7 +154,7 @@ def _check_fill(guidance: float) -> None:
         np.testing.assert_array_equal(after[known], before[known])
 
 
-def test_one_step_draws_every_token_by_itself() -> None:
+def test_one_step_samples_all_tokens_independently() -> None:
     made, keys = model(), ops.convert_to_tensor(np.arange(6, dtype=np.int32).reshape(3, 2))
     blank = ops.full((3, 16), 9, dtype="int32")
     tokens, certainty = made.fill(blank, masked_counts("cosine", 16, 1), keys, texts(3), texts(3, 1), randomness=4.0)
@@ -167,7 +167,7 @@ def test_one_step_draws_every_token_by_itself() -> None:
 
 
 def test_the_most_certain_tokens_stay() -> None:
-    """Without noise: after the first step, those whose drawn tokens have the greatest probability."""
+    """Without noise, the sampled tokens with the greatest probabilities stay after the first step."""
     made, keys = model(), ops.convert_to_tensor(np.arange(2, dtype=np.int32).reshape(1, 2))
     blank = ops.full((1, 16), 9, dtype="int32")
     first, certainty = made.fill(blank, np.array([16]), keys, texts(1), texts(1))
@@ -177,7 +177,7 @@ def test_the_most_certain_tokens_stay() -> None:
 
 
 def test_the_bound_is_the_mean_over_all_orders() -> None:
-    """Of two tokens, one of them given: every order and mask written out."""
+    """Three tokens, of which one is given: every order and every mask is computed."""
     made = model((3,), 4)
     x = np.array([[2, 0, 3]], np.int32)
     condition = texts(1)
@@ -197,7 +197,7 @@ def test_the_bound_is_the_mean_over_all_orders() -> None:
 
 
 class Pairs(MaskedModel):
-    """The ideal model of images whose tokens 2i and 2i + 1 are the same one, any of 8: exact in all that it says."""
+    """The ideal model of images whose tokens 2i and 2i + 1 are equal: its probabilities are exact."""
 
     def call(self, tokens: Any, condition: Any, training: bool = False) -> Any:
         partner = ops.reshape(ops.flip(ops.reshape(tokens, (-1, self.count // 2, 2)), axis=-1), (-1, self.count))
@@ -207,27 +207,27 @@ class Pairs(MaskedModel):
 @pytest.fixture(scope="module")
 def fitting() -> Any:
     made = Pairs(Transformer(width=16, depth=1, heads=2), (8, 8), 8)
-    made.built = True  # it has no weights to make
+    made.built = True  # it needs no weights
     keys = ops.convert_to_tensor(np.arange(3000, dtype=np.int32).reshape(-1, 2))
 
     def share(steps: int, **options: bool) -> float:
-        """Of 48,000 pairs, those that fit when drawn in so many passes, with MaskGIT's randomness."""
+        """The share of equal pairs among 48,000, sampled with MaskGIT's randomness."""
         counts = masked_counts("cosine", 64, steps, **options)
         tokens, _ = made.fill(ops.full((1500, 64), 8, dtype="int32"), counts, keys, {}, {}, randomness=4.5)
-        drawn = ops.convert_to_numpy(tokens)
-        return float((drawn[:, ::2] == drawn[:, 1::2]).mean())
+        sampled = ops.convert_to_numpy(tokens)
+        return float((sampled[:, ::2] == sampled[:, 1::2]).mean())
 
     return share
 
 
 @pytest.mark.parametrize("steps", list(PAIRS))
-def test_passes_keep_pairs_together_as_the_paper_s_steps_do(steps: int, fitting: Any) -> None:
+def test_the_share_of_correct_pairs_is_that_of_the_paper_s_steps(steps: int, fitting: Any) -> None:
     assert fitting(steps) == pytest.approx(PAIRS[steps], abs=0.02)
 
 
 @pytest.mark.parametrize("last_token_alone", [False, True])
-def test_pairs_of_two_passes_in_closed_form(last_token_alone: bool, fitting: Any) -> None:
-    """Which tokens the first pass keeps is chance, as it is equally sure of all; two of one pass fit by chance."""
+def test_the_share_of_correct_pairs_in_two_passes_in_closed_form(last_token_alone: bool, fitting: Any) -> None:
+    """The first pass keeps random tokens, as all are equally certain. Two tokens of one pass are equal by chance."""
     late = 1 if last_token_alone else int(64 * np.cos(np.pi / 4))
     apart = 1 - (late * (late - 1) + (64 - late) * (63 - late)) / (64 * 63)
     wanted = apart + (1 - apart) / 8

@@ -34,11 +34,11 @@ class TestPixels(DecoderConformance):
         return PixelTokens(SPACE)
 
     def test_lossless_as_declared(self) -> None:
-        """Of 8-bit images, not of any real numbers: see below."""
+        """It is lossless for 8-bit images only: see below."""
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_all_8_bit_images_come_back(channels: int) -> None:
+def test_all_8_bit_images_are_reconstructed(channels: int) -> None:
     decoder = PixelTokens(Space("continuous", (16, 16, channels)))
     assert decoder.lossless and decoder.latent_space.size == 256 * channels
     images = np.arange(256 * channels).reshape(1, 16, 16, channels) % 256

@@ -1,4 +1,4 @@
-"""Orders of reading, and rotary positions."""
+"""Reading orders and rotary positions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_orders() -> None:
 
 
 @pytest.mark.parametrize("shape", [(9,), (5, 6), (4, 4, 3)])
-def test_products_depend_on_distances_alone(shape: tuple[int, ...]) -> None:
+def test_products_depend_only_on_distances(shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(0)
     angles = rotations(shape, 12)
     assert angles.shape == (int(np.prod(shape)) + 1, 6)
@@ -46,7 +46,7 @@ def test_products_depend_on_distances_alone(shape: tuple[int, ...]) -> None:
     assert abs(product(zero, one) - product(zero, far)) > 1e-3
 
 
-def test_what_has_no_place_does_not_turn() -> None:
+def test_a_token_without_a_place_is_not_rotated() -> None:
     x = np.random.default_rng(0).standard_normal((1, 1, 1, 8)).astype("float32")
     nowhere = rotations((3, 3), 8)[-1:][None]
     np.testing.assert_array_equal(ops.convert_to_numpy(rotate(ops.convert_to_tensor(x), nowhere)), x)

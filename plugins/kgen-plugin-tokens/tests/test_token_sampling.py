@@ -1,4 +1,4 @@
-"""How tokens are drawn from logits."""
+"""Sampling tokens from logits."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ LOGITS = np.array([2.0, 0.0, 1.0, -1.0, 1.5], np.float32)
 GRID = ((np.arange(20_000) + 0.5) / 20_000).astype("float32")
 
 
-def drawn(**options: float) -> np.ndarray:
+def samples(**options: float) -> np.ndarray:
     logits = ops.convert_to_tensor(np.tile(LOGITS, (len(GRID), 1)))
     return np.asarray(ops.convert_to_numpy(sample_tokens(logits, ops.convert_to_tensor(GRID), **options)))  # type: ignore[arg-type]
 
 
-def test_even_numbers_make_tokens_as_often_as_they_are_probable() -> None:
+def test_frequencies_of_tokens_are_their_probabilities() -> None:
     for temperature in (0.5, 1.0, 2.0):
-        frequencies = np.bincount(drawn(temperature=temperature), minlength=5) / len(GRID)
+        frequencies = np.bincount(samples(temperature=temperature), minlength=5) / len(GRID)
         np.testing.assert_allclose(frequencies, softmax(LOGITS / temperature), atol=2e-4)
 
 
 def test_top_k_and_top_p_keep_the_most_probable() -> None:
-    assert set(drawn(top_k=2)) == {0, 4}
-    assert set(drawn(top_k=5)) == set(drawn(top_k=9)) == set(range(5))
+    assert set(samples(top_k=2)) == {0, 4}
+    assert set(samples(top_k=5)) == set(samples(top_k=9)) == set(range(5))
     probabilities = softmax(LOGITS)  # 0.45, 0.06, 0.17, 0.02, 0.28 about
     for top_p in (0.1, 0.44, 0.5, 0.74, 0.91, 0.975, 1.0):
         falling = np.argsort(-probabilities)
         before = np.cumsum(probabilities[falling]) - probabilities[falling]
         kept = set(falling[before < top_p])
-        assert set(drawn(top_p=top_p)) == kept, top_p
+        assert set(samples(top_p=top_p)) == kept, top_p
     kept = filter_logits(ops.convert_to_tensor(LOGITS[None]), top_k=3, top_p=0.6)
     assert (ops.convert_to_numpy(kept)[0] > -1e8).tolist() == [True, False, False, False, True]
 
 
 @pytest.mark.parametrize("number", [0.0, 0.5, 1 - 2**-24])
-def test_no_number_draws_what_is_impossible(number: float) -> None:
+def test_impossible_tokens_are_never_sampled(number: float) -> None:
     logits = np.full((3, 1000), -1e9, np.float32)
     logits[0, 0] = logits[1, 500] = logits[2, -1] = 0.0
     numbers = ops.convert_to_tensor(np.full(3, number, np.float32))

@@ -73,7 +73,7 @@ def test_free_bits_are_a_channels_of_an_example() -> None:
 
 @pytest.mark.backends
 @pytest.mark.parametrize("scale", [1.0, 1000.0])
-def test_the_sum_of_weights_as_it_goes_is_logsumexp(scale: float) -> None:
+def test_the_running_sum_of_weights_is_logsumexp(scale: float) -> None:
     weights = (scale * np.random.default_rng(0).standard_normal((7, 5)) - 3000.0).astype("float32")
     table = tensor(weights)
     got = array(importance_weighted_bound(lambda k: ops.take(table, k, axis=0), 7))
@@ -158,7 +158,7 @@ def test_the_elbo_is_the_likelihood_on_average_and_the_loss_its_negative(data: n
     assert losses["loss"] == pytest.approx(-exact / (math.log(2) * SIZE), abs=0.03)
 
 
-def test_more_draws_close_the_gap_of_a_wrong_posterior(data: np.ndarray, monkeypatch) -> None:
+def test_more_samples_close_the_gap_of_a_wrong_posterior(data: np.ndarray, monkeypatch) -> None:
     """Tests Burda et al. 2016, theorem 1, and the ELBO's gap in closed form, KL(q || true posterior)."""
     model, ideal = Linear(spoil=0.1), Linear()
     exact = model.log_likelihood(data).mean()

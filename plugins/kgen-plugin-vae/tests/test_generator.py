@@ -109,7 +109,7 @@ def trained(**options: Any) -> VAE:
     return vae
 
 
-def test_misfits_are_named() -> None:
+def test_spaces_that_do_not_fit_are_named() -> None:
     with pytest.raises(SpaceError, match="multiple of 2"):
         VAE(Space("continuous", (8, 9, 3)), CONDITIONS, network=TINY)
     with pytest.raises(SpaceError, match="height, width, channels"):
@@ -122,14 +122,14 @@ def test_misfits_are_named() -> None:
         Network(width=8, multipliers=(1, 2), attention=(1,), head_dim=5)
 
 
-def test_the_label_says_of_how_many_draws_the_bound_is() -> None:
+def test_the_label_of_the_bound_has_the_number_of_samples() -> None:
     vae, of_two_colors = (VAE(SPACE, CONDITIONS, network=FLAT, observation=o, vector=4) for o in (None, Bernoulli()))
     assert vae.likelihood == "lower bound" and vae.likelihood_label() == "a bound of 1 sample"
     assert vae.likelihood_label(samples=16) == "a bound of 16 samples"
     assert of_two_colors.likelihood_label() == "a bound of 1 sample, of black-and-white images"
 
 
-def test_the_loss_is_what_it_says() -> None:
+def test_the_loss_is_the_sum_of_its_terms() -> None:
     x, condition = batch()
     losses = {name: array(value) for name, value in trained(beta=2.5).compute_losses(x, condition, True).items()}
     assert (losses["kl"] > 0).all()
@@ -137,7 +137,7 @@ def test_the_loss_is_what_it_says() -> None:
     np.testing.assert_allclose(losses["loss"], bits, rtol=1e-5)
 
 
-def test_free_bits_cost_what_is_not_used() -> None:
+def test_free_bits_that_are_not_used_cost_their_size() -> None:
     """Before training, the posterior equals the prior. There are 4 channels of the vector and 2 of the map."""
     vae = VAE(SPACE, CONDITIONS, network=TINY, levels=2, vector=4, channels=2, free_bits=0.5)
     losses = {name: array(value) for name, value in vae.compute_losses(*batch(), training=False).items()}
@@ -189,7 +189,7 @@ def test_every_level_matters_and_temperature_scales_it() -> None:
     np.testing.assert_allclose(cool, half, atol=1e-6)
 
 
-def test_maps_lie_at_ever_finer_stages() -> None:
+def test_maps_are_at_increasingly_fine_stages() -> None:
     vae = VAE(Space("continuous", (32, 16, 3)), CONDITIONS, network=Network(), levels=4, vector=5, channels=2)
     assert vae.latent_shapes == ((5,), (4, 2, 2), (8, 4, 2), (16, 8, 2))
 

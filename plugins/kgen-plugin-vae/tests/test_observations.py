@@ -12,7 +12,7 @@ from kgen_plugin_vae.observations import Bernoulli, Gaussian, Logistic
 from kgen_plugin_vae.observations.scales import BIN, floored, to_8_bits
 from scipy import integrate, special, stats
 
-GREYS = (np.arange(256) * 2.0 / 255.0 - 1.0).astype("float32")  # every 8-bit intensity
+GRAYS = (np.arange(256) * 2.0 / 255.0 - 1.0).astype("float32")  # every 8-bit intensity
 SHARP, WIDE, AWAY = (0.113, -6.5), (-0.4, 0.3), (1.7, -2.0)
 
 
@@ -31,7 +31,7 @@ def parameters(numbers: Any, count: int = 256) -> Any:
 
 def all_grays(observation: Any, numbers: Any) -> np.ndarray:
     """Returns log_prob of each of the 256 images of one gray pixel."""
-    return array(observation.log_prob(parameters(numbers), tensor(GREYS[:, None, None, None])))
+    return array(observation.log_prob(parameters(numbers), tensor(GRAYS[:, None, None, None])))
 
 
 # ---- logistic --------------------------------------------------------------------------------------------------------
@@ -40,9 +40,9 @@ def all_grays(observation: Any, numbers: Any) -> np.ndarray:
 def log_mass(location: float, raw_log_scale: float, floor: float = -7.0) -> np.ndarray:
     """Returns the log-mass of the 256 bins in float64, from the thinner tail of scipy's logistic distribution."""
     scale = math.exp(floor + np.logaddexp(0.0, raw_log_scale - floor))
-    edges = np.concatenate([[-np.inf], GREYS[:-1].astype(float) + BIN / 2, [np.inf]])
+    edges = np.concatenate([[-np.inf], GRAYS[:-1].astype(float) + BIN / 2, [np.inf]])
     below, above = stats.logistic.cdf(edges, location, scale), stats.logistic.sf(edges, location, scale)
-    return np.log(np.where(location > GREYS, np.diff(below), -np.diff(above)))
+    return np.log(np.where(location > GRAYS, np.diff(below), -np.diff(above)))
 
 
 @pytest.mark.parametrize("numbers", [SHARP, WIDE, AWAY, (-1.0, -4.0), (1.0, -7.0), (0.0, -30.0)])
@@ -51,16 +51,16 @@ def test_logistic_sums_to_one_over_the_256_intensities(numbers: tuple[float, flo
 
 
 @pytest.mark.parametrize("numbers", [WIDE, AWAY, (0.2, -3.0)])
-def test_logistic_is_scipys(numbers: tuple[float, float]) -> None:
+def test_logistic_agrees_with_scipy(numbers: tuple[float, float]) -> None:
     np.testing.assert_allclose(all_grays(Logistic(), numbers), log_mass(*numbers), rtol=1e-4, atol=1e-4)
 
 
-def test_logistic_loses_nothing_in_the_tails() -> None:
+def test_the_logistic_density_is_exact_in_the_tails() -> None:
     """At 500 nats, the difference of two float32 sigmoids would be 0."""
     scale = 2.0 * math.exp(-7.0)  # a raw -7 at a floor of -7
     got = all_grays(Logistic(), (0.0, -7.0))
     assert got[255] == pytest.approx(-(1.0 - BIN / 2) / scale, rel=1e-4)  # log sigmoid(x) = x for such x
-    inside = -(GREYS[250] - BIN / 2) / scale + math.log(-math.expm1(-BIN / scale))
+    inside = -(GRAYS[250] - BIN / 2) / scale + math.log(-math.expm1(-BIN / scale))
     assert got[250] == pytest.approx(inside, rel=1e-4)
 
 
@@ -74,14 +74,14 @@ def test_a_mixture_is_one_of_whole_pixels() -> None:
     weights = special.log_softmax(MIXTURE[:3])
     tables = [[log_mass(MIXTURE[3 + 3 * c + k], MIXTURE[9 + 3 * c + k]) for c in range(2)] for k in range(3)]
     wanted = [special.logsumexp([weights[k] + tables[k][0][a] + tables[k][1][b] for k in range(3)]) for a, b in pairs]
-    got = Logistic(components=3).log_prob(parameters(MIXTURE, 50), tensor(GREYS[pairs][:, None, None, :]))
+    got = Logistic(components=3).log_prob(parameters(MIXTURE, 50), tensor(GRAYS[pairs][:, None, None, :]))
     np.testing.assert_allclose(array(got), wanted, rtol=1e-4, atol=2e-4)
 
 
 @pytest.mark.parametrize("numbers", [SHARP, WIDE, AWAY, (-1.6, -0.5), (-1.0, -4.0), (1.0, -3.0)])
 def test_the_mean_is_that_of_the_256_intensities(numbers: tuple[float, float]) -> None:
     """The mean is not the location: a wide distribution around black is gray on average."""
-    wanted = GREYS @ np.exp(log_mass(*numbers))
+    wanted = GRAYS @ np.exp(log_mass(*numbers))
     assert array(Logistic().mean(parameters(numbers, 1)))[0, 0, 0, 0] == pytest.approx(wanted, abs=BIN / 2)
 
 
@@ -89,14 +89,14 @@ def test_mean_and_mode_of_a_mixture() -> None:
     weights, locations = special.softmax(MIXTURE[:3]), np.reshape(MIXTURE[3:9], (2, 3))
     observation = Logistic(components=3)
     means = [
-        [GREYS @ np.exp(log_mass(MIXTURE[3 + 3 * c + k], MIXTURE[9 + 3 * c + k])) for k in range(3)] for c in (0, 1)
+        [GRAYS @ np.exp(log_mass(MIXTURE[3 + 3 * c + k], MIXTURE[9 + 3 * c + k])) for k in range(3)] for c in (0, 1)
     ]
     got = array(observation.mean(parameters(MIXTURE, 1)))[0, 0, 0]
     np.testing.assert_allclose(got, means @ weights, atol=BIN / 2)
     np.testing.assert_allclose(array(observation.mode(parameters(MIXTURE, 1)))[0, 0, 0], locations[:, 2], rtol=1e-5)
 
 
-def test_components_begin_apart() -> None:
+def test_components_of_the_mixture_begin_at_different_places() -> None:
     """Equal components would have equal gradients, and stay equal."""
     first = parameters(Logistic(components=4).initial(3), 1)
     _, location, log_scale = Logistic(components=4)._split(first)
@@ -108,7 +108,7 @@ def test_components_begin_apart() -> None:
 
 
 @pytest.mark.parametrize("deviation", ["shared", "pixel"])
-def test_gaussian_is_scipys(deviation: str) -> None:
+def test_gaussian_agrees_with_scipy(deviation: str) -> None:
     rng = np.random.default_rng(0)
     mean, x = rng.standard_normal((2, 3, 2, 2, 3))
     raw = np.full((3, 2, 2, 1), -1.3) if deviation == "shared" else rng.standard_normal(mean.shape)
@@ -123,10 +123,10 @@ def test_the_dithered_density_is_below_the_probability_of_the_image() -> None:
     for mean, deviation, gap in ((0.1, 0.3, 1e-3), (0.113, 0.02, 0.05), (0.113, 0.004, 2.0)):
         raw = math.log(math.expm1(math.log(deviation) + 7.0)) - 7.0
         grid = (np.arange(400) + 0.5) / 400 - 0.5
-        x = GREYS[140] + BIN * grid
+        x = GRAYS[140] + BIN * grid
         observation = Gaussian()
         density = array(observation.log_prob(parameters((mean, raw), 400), tensor(x[:, None, None, None]))).mean()
-        mass = np.log(np.diff(stats.norm(mean, deviation).cdf([GREYS[140] - BIN / 2, GREYS[140] + BIN / 2])))[0]
+        mass = np.log(np.diff(stats.norm(mean, deviation).cdf([GRAYS[140] - BIN / 2, GRAYS[140] + BIN / 2])))[0]
         assert density <= mass + 1e-3
         assert density == pytest.approx(mass, abs=gap)
 
@@ -134,7 +134,7 @@ def test_the_dithered_density_is_below_the_probability_of_the_image() -> None:
 # ---- Bernoulli -------------------------------------------------------------------------------------------------------
 
 
-def test_bernoulli_is_scipys() -> None:
+def test_bernoulli_agrees_with_scipy() -> None:
     logits = np.linspace(-30, 30, 12).reshape(1, 2, 2, 3)
     x = np.where(np.arange(12).reshape(1, 2, 2, 3) % 2, 1.0, -1.0)
     wanted = np.where(x > 0, special.log_expit(logits), special.log_expit(-logits)).sum()
@@ -186,12 +186,12 @@ def test_gaussian_and_bernoulli_samples() -> None:
 # ---- scales ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_floor_holds_and_is_far_from_ordinary_scales() -> None:
+def test_the_smallest_scale_is_far_below_usual_scales() -> None:
     np.testing.assert_allclose(array(floored(tensor([-100.0, -7.0, 0.0, 3.0]), -7.0)), [-7, -6.306853, 0, 3], atol=1e-3)
 
 
 def test_the_nearest_of_256() -> None:
-    np.testing.assert_allclose(array(to_8_bits(tensor(GREYS + 0.4 * BIN))), GREYS, atol=1e-6)
+    np.testing.assert_allclose(array(to_8_bits(tensor(GRAYS + 0.4 * BIN))), GRAYS, atol=1e-6)
     np.testing.assert_allclose(array(to_8_bits(tensor([-3.0, 3.0]))), [-1.0, 1.0])
 
 

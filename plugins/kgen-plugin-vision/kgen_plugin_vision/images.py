@@ -1,4 +1,4 @@
-"""Images of any size and kind -> arrays of one size."""
+"""Converts images of any size and kind to arrays of one size."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from kgen import ConfigError
 
 
 def as_bytes(image: Any) -> np.ndarray:
-    """An image as uint8 (height, width, channels), of 1 or 3 channels.
+    """Converts an image to uint8 (height, width, channels), with 1 or 3 channels.
 
     Args:
         image: uint8, or float in [-1, 1].
 
     Raises:
-        ConfigError: it is something else.
+        ConfigError: the image is something else.
     """
     array = np.asarray(image)
     if array.ndim == 2:
@@ -33,7 +33,7 @@ def as_bytes(image: Any) -> np.ndarray:
 
 
 def resized(image: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """The middle of an image, resized with anti-aliasing, and gray or in color as wanted: uint8, of that shape."""
+    """Crops the middle of an image, and converts it to the size and channels of `shape`, with anti-aliasing: uint8."""
     height, width, channels = shape
     if image.shape == shape:
         return image

@@ -23,7 +23,7 @@ MAX_SIDE = 2**12
 
 
 class Learned(TypedDict):
-    """What a file of that name holds: height, width, channels."""
+    """The content of `images.json`: height, width and channels."""
 
     shape: tuple[
         Annotated[int, Field(ge=1, le=MAX_SIDE)],
@@ -33,24 +33,26 @@ class Learned(TypedDict):
 
 
 class Patches(Encoder):
-    """A vision transformer (Dosovitskiy et al. 2021): an image's patches, with learned positions, see each other.
+    """A vision transformer (Dosovitskiy et al. 2021): self-attention among the patches of an image.
 
-    "sequence" holds the normalized patches, row by row; "pooled" is their mean. No image is one position that holds a
-    learned vector. An image of another size is cropped to the shape of the others, and resized.
+    "sequence" has the normalized output for each patch, row by row, and "pooled" is its mean. Positions are learned.
+    The null input, no image, is one position with a learned vector. Images of another size are cropped and resized.
 
-    By default it reads the image that is to be generated. A generator that sees all patches then learns to copy it.
-    With `pool` it is given the mean alone, too little to copy, and makes variations: images that mean the same, as
-    DALL-E 2's decoder does (Ramesh et al. 2022, section 3.1). Another `field` gives another image of the example, such
-    as a sketch of it, or the image to be captioned.
+    By default, the encoder reads the image that the generator learns to generate. A generator that sees all patches
+    then learns to copy this image. With `pool`, it only sees their mean, which is not enough to copy the image. It
+    then generates variations of the image, like DALL-E 2's decoder (Ramesh et al. 2022, section 3.1). With another
+    `field`, the encoder reads another image of the example, such as a sketch, or the image to caption.
 
     Args:
-        field: The field of an example that it reads.
-        size: Height and width that images are resized to, in pixels; null: as the training images are.
-        patch: Height and width of a patch; it must divide those of the images.
-        dim: Width. depth: Blocks. heads: Of attention; they must divide `dim`.
-        expansion: Width of the blocks' hidden layer, in multiples of `dim`.
-        dropout: Share of each block's output that is dropped while training.
-        pool: Whether "sequence" is the mean of the patches, a single position.
+        field: The field of an example that the encoder reads.
+        size: Height and width to which images are resized, in pixels; null: those of the training images.
+        patch: Height and width of a patch, which must divide those of the images.
+        dim: Dimension of the vectors.
+        depth: Number of blocks.
+        heads: Number of attention heads, which must divide `dim`.
+        expansion: Width of the blocks' hidden layer as a multiple of `dim`.
+        dropout: Dropout rate of the blocks.
+        pool: Whether "sequence" has a single position, the mean of the patches.
 
     Raises:
         ValueError: `heads` does not divide `dim`.
@@ -101,7 +103,7 @@ class Patches(Encoder):
 
     def adapt(self, inputs: Sequence[np.ndarray]) -> None:
         if not len(inputs):
-            raise DataError("encoder 'patches' cannot learn the size of images: there are none")
+            raise DataError("encoder 'patches' cannot learn the size of images: there are no images")
         height, width, channels = as_bytes(inputs[0]).shape
         self._use((height, width, channels) if self.size is None else (self.size, self.size, channels))
 
@@ -115,7 +117,7 @@ class Patches(Encoder):
 
     def _known(self) -> tuple[int, int, int]:
         if self.shape is None:
-            raise ConfigError("encoder 'patches' knows no size of images yet: call its adapt(images) first")
+            raise ConfigError("encoder 'patches' does not know the size of images yet: call its adapt(images) first")
         return self.shape
 
     def _count(self) -> int:
@@ -162,7 +164,7 @@ class Patches(Encoder):
         return {"sequence": sequence, "mask": mask, "pooled": pooled}
 
     def _cut(self, images: Any) -> Any:
-        """(B, H, W, C) -> patches (B, N, patch * patch * C), row by row."""
+        """Divides images (B, H, W, C) into patches, row by row: (B, N, patch * patch * C)."""
         patches = ops.cast(space_to_depth(images, self.patch), self.compute_dtype)  # (B, H/p, W/p, p*p*C)
         return ops.reshape(patches, (-1, self._count(), patches.shape[-1]))
 

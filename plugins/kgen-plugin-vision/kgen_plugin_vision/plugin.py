@@ -1,4 +1,4 @@
-"""Declares the encoders."""
+"""Registers the plugin's encoder."""
 
 from __future__ import annotations
 

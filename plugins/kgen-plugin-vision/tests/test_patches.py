@@ -105,7 +105,7 @@ def test_images_of_other_sizes_and_kinds() -> None:
 def test_it_learns_the_size_of_images(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="adapt"):
         Patches().tokenize([None])
-    with pytest.raises(DataError, match="there are none"):
+    with pytest.raises(DataError, match="there are no images"):
         Patches().adapt([])
     with pytest.raises(ConfigError, match="patch 3 does not divide images of 8x8"):
         Patches(patch=3).adapt(images())

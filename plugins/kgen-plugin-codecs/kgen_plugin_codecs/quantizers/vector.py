@@ -128,9 +128,9 @@ class VectorQuantizer(keras.layers.Layer):
 
     def _some(self, vectors: Tensor) -> Tensor:
         """Samples vectors (size, D) of this batch. All replicas use those of the first replica."""
-        draws = keras.random.uniform((self.options.size,), seed=self.seed_generator)
-        number = ops.cast(ops.shape(vectors)[0], "float32")
-        rows = ops.minimum(ops.cast(draws * number, "int32"), ops.shape(vectors)[0] - 1)
+        numbers = keras.random.uniform((self.options.size,), seed=self.seed_generator)
+        count = ops.cast(ops.shape(vectors)[0], "float32")
+        rows = ops.minimum(ops.cast(numbers * count, "int32"), ops.shape(vectors)[0] - 1)
         return first_replica(ops.take(vectors, rows, axis=0))
 
 

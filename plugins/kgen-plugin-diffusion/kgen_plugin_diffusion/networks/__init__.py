@@ -61,15 +61,15 @@ class UNet:
 
     @property
     def stride(self) -> int:
-        """What the image's height and width must be multiples of."""
+        """Returns the number that must divide the image's height and width."""
         return int(2 ** (len(self.multipliers) - 1))
 
     def check(self, space: Space) -> None:
-        """Raises SpaceError where the network cannot work in `space`."""
+        """Raises SpaceError if the network cannot work in `space`."""
         _check(space, self.stride, "U-Net", f"{len(self.multipliers)} levels", "use fewer multipliers")
 
     def build(self, space: Space, condition_space: ConditionSpace, out_channels: int) -> keras.layers.Layer:
-        """Makes the layer, in the current dtype policy; its first call, or its `build`, creates every weight."""
+        """Makes the layer in the current dtype policy. Its first call, or its `build`, creates every weight."""
         self.check(space)
         return UNetLayer(
             out_channels=out_channels,
@@ -109,15 +109,15 @@ class DiT:
 
     @property
     def stride(self) -> int:
-        """What the image's height and width must be multiples of."""
+        """Returns the number that must divide the image's height and width."""
         return self.patch
 
     def check(self, space: Space) -> None:
-        """Raises SpaceError where the network cannot work in `space`."""
+        """Raises SpaceError if the network cannot work in `space`."""
         _check(space, self.stride, "DiT", f"patches of {self.patch}", "use another patch")
 
     def build(self, space: Space, condition_space: ConditionSpace, out_channels: int) -> keras.layers.Layer:
-        """Makes the layer, in the current dtype policy; its first call, or its `build`, creates every weight."""
+        """Makes the layer in the current dtype policy. Its first call, or its `build`, creates every weight."""
         self.check(space)
         return DiTLayer(
             out_channels=out_channels,

@@ -74,11 +74,11 @@ class TopDown(keras.layers.Layer):
         self.conv_out = conv3x3(len(own), policy, "conv_out", **start)
 
     def stage(self, level: int) -> int:
-        """At which stage the latents of a level come in."""
+        """Returns the stage at which the latents of a level are used."""
         return self.network.stages - max(1, level)
 
     def latent_shapes(self) -> list[tuple[int, ...]]:
-        """Of the latents of one image, by level."""
+        """Returns the shapes of the latents of one image, by level."""
         maps = [(*self.network.grid(self.space, self.stage(i)), size) for i, size in enumerate(self.sizes)]
         return [(self.sizes[0],), *maps[1:]]
 

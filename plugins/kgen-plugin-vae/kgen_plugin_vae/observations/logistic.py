@@ -97,8 +97,8 @@ class Logistic:
         which = ops.sum(ops.cast(uniform(keys, 0, (*shape[:2], 1))[..., None] >= cumulated, "int32"), axis=-1)
         which = ops.minimum(which, self.components - 1)  # (B, H, W, 1)
         u = ops.clip(uniform(keys, 1, shape), 1e-7, 1.0 - 1e-7)
-        drawn = _choose(location, which) + ops.exp(_choose(log_scale, which)) * (ops.log(u) - ops.log1p(-u))
-        return to_8_bits(drawn)
+        sample = _choose(location, which) + ops.exp(_choose(log_scale, which)) * (ops.log(u) - ops.log1p(-u))
+        return to_8_bits(sample)
 
 
 def _weights(logits: Tensor) -> Tensor:
