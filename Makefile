@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile --constraint constraints.txt
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+NEEDED = $(addprefix ./plugins/,$(shell grep -o '"kgen-plugin-[a-z-]*[>[]' plugins/kgen-plugin-$(PLUGIN)/pyproject.toml | tr -d '">[' | sort -u))
 DECLARED := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 
 # Let Python keep its bytecode, whatever the environment says: else each process compiles TensorFlow and Keras anew.
@@ -37,10 +38,10 @@ test-all: $(VENV)/.developing  ## Run every test on every backend, which takes m
 	KERAS_BACKEND=jax $(PYTEST)
 	KERAS_BACKEND=torch $(PYTEST)
 
-test-alone:  ## Run one plugin's tests without other plugins: make test-alone PLUGIN=vae
+test-alone:  ## Run one plugin's tests, with only the plugins that it needs: make test-alone PLUGIN=vae
 	$(PYTHON) -m venv --clear $(VENV)-alone
 	$(VENV)-alone/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt \
-		'.[tensorflow]' './plugins/kgen-plugin-$(PLUGIN)[test]'
+		'.[tensorflow]' './plugins/kgen-plugin-$(PLUGIN)[test]' $(NEEDED)
 	$(VENV)-alone/bin/pytest plugins/kgen-plugin-$(PLUGIN)
 
 lint: $(VENV)/.developing  ## Check style, types and import rules

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kgen.contracts.joint import Joint
     from kgen.contracts.logger import Logger
     from kgen.contracts.metric import GeneratedImages, Metric
+    from kgen.data.cache import cached_arrays
     from kgen.data.images import read_image
     from kgen.experiments.inputs import latents_of
     from kgen.options import OneOf, Static, is_static, part
@@ -43,6 +44,7 @@ _LAZY = {
     "assemble": "kgen.pipeline.assembly",
     "make_dataset": "kgen.parts.construction",
     "make_decoder": "kgen.parts.construction",
+    "cached_arrays": "kgen.data.cache",
     "latents_of": "kgen.experiments.inputs",
     "open_dataset": "kgen.runs.run",
     "sampling_options": "kgen.config",
@@ -112,6 +114,7 @@ __all__ = [
     "Strength",
     "assemble",
     "bits_per_dimension",
+    "cached_arrays",
     "freeze",
     "hookimpl",
     "init_weights",

@@ -189,6 +189,19 @@ def test_configurations_that_fail_after_the_training(changes: dict[str, str], me
     assert message in refusal(configuration(**changes))
 
 
+def test_a_metric_gets_as_many_images_as_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kgen_toy.metric import Brightness
+
+    counts: list[int] = []
+    update = Brightness.update
+    monkeypatch.setattr(Brightness, "min_images", 5)
+    monkeypatch.setattr(
+        Brightness, "update", lambda self, batch: counts.append(len(batch.images)) or update(self, batch)
+    )
+    check(configuration())
+    assert counts and all(count >= 5 for count in counts)
+
+
 def test_everything_is_tried_in_a_few_seconds_and_little_of_it() -> None:
     """Although 500 steps of sampling and 1,000 of the likelihood are asked for."""
     config, steps = configuration(SHAPES), []

@@ -17,6 +17,10 @@ State = Mapping[str, np.ndarray]
 """The measurements of a metric so far, by name: arrays that can be sent to another process."""
 
 
+Plain = str | int | float | bool
+"""A value that a file can hold."""
+
+
 @dataclass(frozen=True)
 class GeneratedImages:
     """A batch of generated images, each with its prompt.
@@ -59,6 +63,7 @@ class Metric(Configurable, ABC):
         requires: The dataset class that the metric needs; None: any dataset.
         headline: The name of the main number, for places that show only one; None: the first that is returned.
         better: Whether higher or lower numbers are better, if that holds for all of them; None: it is not known.
+        min_images: The least number of images for which `compute` has numbers. A metric may set it from its options.
         dataset, split: The arguments of `start`.
         sums: The sums of `add`, float64 arrays by name.
 
@@ -67,12 +72,14 @@ class Metric(Configurable, ABC):
     """
 
     arguments: ClassVar[Mapping[str, Arguments]] = {
-        "__init__": Arguments(reserved=frozenset({"name", "dataset", "split", "sums"}))
+        "__init__": Arguments(reserved=frozenset({"name", "dataset", "split", "sums", "min_images", "protocol"}))
     }
 
     requires: ClassVar[type[Any] | None] = None
     headline: ClassVar[str | None] = None
     better: ClassVar[Literal["higher", "lower"] | None] = None
+
+    min_images: int = 1
 
     dataset: Dataset
     split: Split
@@ -92,6 +99,18 @@ class Metric(Configurable, ABC):
         """Sentences about the dataset that a reader of the scores must know. Default: none."""
         return ()
 
+    def protocol(self) -> Mapping[str, Plain]:
+        """Everything that determines the numbers, beside the images: two numbers compare only if this is equal.
+
+        Examples are a hash of the weights of the network that computes features, how images are resized and scaled for
+        it, the number of reference images and where they are from, and the precision. Call it after `compute`. Default:
+        nothing, which fits a metric that depends on its options and the dataset alone.
+
+        Returns:
+            Plain values by name.
+        """
+        return {}
+
     def start(self, dataset: Dataset, split: Split) -> None:
         """Starts a measurement, and discards the previous one.
 
@@ -109,7 +128,11 @@ class Metric(Configurable, ABC):
 
     @abstractmethod
     def compute(self) -> Mapping[str, float]:
-        """Returns the numbers by name, for all images of `update` and of `merge`, of which there is at least one."""
+        """Returns the numbers by name, for all images of `update` and of `merge`, of which there is at least one.
+
+        Raises:
+            DataError: there are too few images for this metric.
+        """
 
     def add(self, **numbers: Any) -> None:
         """Adds numbers, or arrays that always have the same shape, to `sums`, in float64."""

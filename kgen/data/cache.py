@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -16,6 +17,49 @@ from kgen.errors import RunError
 from kgen.storage.files import locked_folder, remove_abandoned, workspace, write_text
 
 Opened = TypeVar("Opened")
+
+
+def cache_folder() -> Path:
+    """The folder of caches: $KGEN_CACHE, or a folder in the user's cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("KGEN_CACHE") or Path(base) / "kgen")
+
+
+def cached_arrays(
+    kind: str, described: Mapping[str, Any], rows: int, compute: Callable[[], Iterable[Mapping[str, np.ndarray]]]
+) -> dict[str, np.ndarray]:
+    """Computes arrays, or finds them in kgen's cache.
+
+    Args:
+        kind: What they are, one word: the beginning of the folder's name.
+        described: Everything that determines them, as plain data: the cache's key is a hash of it.
+        rows: The number of rows of every array.
+        compute: Yields the rows in batches, by the name of the array.
+
+    Returns:
+        The arrays by name, each with `rows` rows. They stay on disk.
+
+    Raises:
+        RunError: the cache cannot be written; the message names KGEN_CACHE.
+    """
+    return open_or_write(
+        cache_folder(),
+        f"{kind}-{hash_of(described)}",
+        open_=_opened,
+        write=lambda folder: write_arrays(folder, rows, compute()),
+    )
+
+
+def hash_of(described: Mapping[str, Any]) -> str:
+    """A hash of plain data."""
+    return hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _opened(folder: Path) -> dict[str, np.ndarray] | None:
+    try:
+        return read_arrays(folder)
+    except (OSError, EOFError, ValueError, AttributeError):
+        return None
 
 
 def open_or_write(

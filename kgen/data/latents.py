@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import numpy as np
 from kgen.backend.compiled import Compiled
 from kgen.contracts.dataset import Dataset, Split
 from kgen.contracts.decoder import Decoder
-from kgen.data.cache import open_or_write, provenance, read_arrays, write_arrays
+from kgen.data.cache import hash_of, open_or_write, provenance, read_arrays, write_arrays
 from kgen.pixels import floats
 
 FORMAT = 1
@@ -110,7 +108,7 @@ def _key(decoder: Decoder, images: _Images) -> str:
         "split": images.split,
         "flip": images.flip,
     }
-    return hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return hash_of(described)
 
 
 def _open(folder: Path, decoder: Decoder, images: _Images) -> LatentCache | None:

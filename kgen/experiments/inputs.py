@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +12,7 @@ from kgen.contracts.dataset import Dataset, Split
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.inputs import AllEncoderInputs
+from kgen.data.cache import cache_folder
 from kgen.data.conditions import Reader, condition_reader
 from kgen.data.latents import LatentCache, cached_latents
 from kgen.data.loader import Loader
@@ -36,12 +35,6 @@ def eval_split(dataset: Dataset) -> Split | None:
     """A split that is not used in training: "validation" if there is one, else "holdout"."""
     splits: tuple[Split, ...] = ("validation", "holdout")
     return next((split for split in splits if dataset.captions(split)), None)
-
-
-def cache_folder() -> Path:
-    """The folder of caches: $KGEN_CACHE, or a folder in the user's cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("KGEN_CACHE") or Path(base) / "kgen")
 
 
 def latents_of(decoder: Decoder, dataset: Dataset, split: Split) -> np.ndarray:

@@ -268,7 +268,7 @@ def _try_likelihood(config: RunConfig, pipeline: Pipeline, images: np.ndarray, i
 
 
 def _try_metrics(metrics: Metrics, images: np.ndarray, dataset: Dataset) -> None:
-    """Scores two images by every metric, against the first images of the dataset."""
+    """Scores two images, or copies of them, by every metric, against the first images of the dataset."""
     few = copy.copy(dataset)
     object.__setattr__(few, "captions", lambda split: dataset.captions(split)[:SHOWN_TO_METRICS])
     splits: tuple[Split, ...] = ("train", "holdout")
@@ -277,8 +277,9 @@ def _try_metrics(metrics: Metrics, images: np.ndarray, dataset: Dataset) -> None
             if not few.captions(split):
                 continue
             with component_errors(metric):
-                batch = GeneratedImages(images, _two(few.prompts(split)))
-                scores = measure(metric, few, split, [batch])
+                copies = -(-metric.min_images // TRIED)
+                batch = GeneratedImages(np.tile(images, (copies, 1, 1, 1)), _two(few.prompts(split)) * copies)
+                scores = measure(copy.copy(metric), few, split, [batch])
             _check_numbers(scores, metric, "compute")
             if not scores:
                 raise PluginError(f"{address(metric)}: compute returned no number")

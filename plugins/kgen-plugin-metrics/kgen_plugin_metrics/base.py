@@ -1,0 +1,149 @@
+"""What the metrics of features share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from kgen import DataError, Dataset, GeneratedImages, Metric, Split, part
+from kgen_plugin_metrics.efficientnet import EfficientNetLite0
+from kgen_plugin_metrics.features import Features, in_color
+from kgen_plugin_metrics.inception_features import InceptionFeatures
+from kgen_plugin_metrics.reference import is_file
+
+DEFAULT = EfficientNetLite0()
+"""The features of a metric that is given none."""
+
+State = Mapping[str, np.ndarray]
+
+
+class FeatureMetric(Metric):
+    """A metric of the features of images.
+
+    A subclass calls `_use` in its constructor, and implements `_measure`, `state`, `merge` and `_numbers`.
+
+    Attributes:
+        precision: The type of the numbers that the metric computes with.
+    """
+
+    precision: ClassVar[str] = "float64"
+
+    def _use(self, features: Any, reference: str = "") -> None:
+        """Sets the network, and the reference, a split or a file.
+
+        Raises:
+            ValueError: `reference` is neither a split nor the name of a file.
+        """
+        self._network: Features = part("metrics.features", features)
+        self._reference = reference
+        self._source = ""
+        self._sizes: dict[Split, int] = {}
+        if reference:
+            is_file(reference)
+
+    def _measure(self, found: Mapping[str, np.ndarray], images: np.ndarray) -> None:
+        """Adds what the network found in images (B, H, W, 3)."""
+        raise NotImplementedError
+
+    def _numbers(self) -> Mapping[str, float]:
+        """Computes the numbers of at least `min_images` images."""
+        raise NotImplementedError
+
+    def update(self, batch: GeneratedImages) -> None:
+        found = _found(self._network, batch)
+        self._measure(found, batch.images)
+        self.add(images=len(batch.images))
+
+    def compute(self) -> Mapping[str, float]:
+        count = int(self.sums.get("images", 0))
+        if count < self.min_images:
+            raise DataError(
+                f"{type(self).__name__} needs at least {self.min_images} images, and here "
+                f"{'is' if count == 1 else 'are'} {count}: generate more"
+            )
+        self._sizes = {**self._sizes, self.split: count}
+        return self._numbers()
+
+    def protocol(self) -> Mapping[str, str | int | float | bool]:
+        told: dict[str, str | int | float | bool] = dict(self._network.protocol)
+        if self._reference:
+            told["reference"] = self._source or self._reference
+        if hasattr(self, "sums"):
+            told["images"] = int(self.sums.get("images", 0))
+        return {**told, "source format": "uint8", "dtype": self.precision}
+
+
+class RowMetric(FeatureMetric):
+    """A metric that needs the features, or the logits, of all images together.
+
+    Its memory grows with the number of images: 10,000 of 2,048 numbers take 80 MB. The images are put in the order of
+    hashes of their pixels, so that random subsets of them do not depend on the order in which they came.
+    """
+
+    what: ClassVar[str] = "features"
+
+    def start(self, dataset: Dataset, split: Split) -> None:
+        super().start(dataset, split)
+        self._rows: list[np.ndarray] = []
+        self._hashes: list[np.ndarray] = []
+
+    def _measure(self, found: Mapping[str, np.ndarray], images: np.ndarray) -> None:
+        if self.what not in found:
+            raise DataError(f"the features '{self._network.name}' have no {self.what}: choose those of a classifier")
+        self._rows.append(np.asarray(found[self.what], np.float32))
+        self._hashes.append(np.array([_hash(image) for image in images], np.uint64))
+
+    def _all(self) -> np.ndarray:
+        """All rows, (N, D), in an order that depends on the images alone."""
+        rows = np.concatenate(self._rows)
+        if not np.isfinite(rows).all():
+            raise DataError(f"metrics: the network computed {self.what} that are not finite: see its weights")
+        return rows[np.argsort(np.concatenate(self._hashes), kind="stable")]
+
+    def state(self) -> State:
+        if not self._rows:
+            return dict(self.sums)
+        return {**self.sums, "rows": np.concatenate(self._rows), "hashes": np.concatenate(self._hashes)}
+
+    def merge(self, state: State) -> None:
+        if "rows" in state:
+            self._rows.append(state["rows"])
+            self._hashes.append(state["hashes"])
+        self.add(**{name: number for name, number in state.items() if name not in ("rows", "hashes")})
+
+
+def inception(weights: str, implementation: str) -> InceptionFeatures:
+    """The network of `weights`, for metrics that are named after it."""
+    return part("metrics.features", {"kind": "inception", "weights": weights, "implementation": implementation})
+
+
+def few_images(name: str, count: int, dim: int, whose: str) -> Sequence[str]:
+    """A sentence about a covariance of `dim` features from few images; none if there are enough."""
+    if not count or count >= 5 * dim:
+        return ()
+    rank = f", so that the covariance has no more than rank {count - 1}" if count <= dim else ""
+    return (
+        f"{name}: {count:,} {whose} images are few for {dim:,} features{rank}: the distance is too large, and compares "
+        f"only with distances of as many images; {5 * dim:,} or more are better, or kernel-distance, which has no bias",
+    )
+
+
+_last: list[tuple[GeneratedImages, str, Mapping[str, np.ndarray]]] = []
+"""The last batch, its network and what it found: several metrics with one network are updated by the same batch."""
+
+
+def _found(network: Features, batch: GeneratedImages) -> Mapping[str, np.ndarray]:
+    key = json.dumps(dict(network.protocol), sort_keys=True)
+    if _last and _last[0][0] is batch and _last[0][1] == key:
+        return _last[0][2]
+    found = network(in_color(batch.images))
+    _last[:] = [(batch, key, found)]
+    return found
+
+
+def _hash(image: np.ndarray) -> int:
+    return int.from_bytes(hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=8).digest(), "little")

@@ -1,0 +1,88 @@
+"""The contract of networks whose features are compared, and what they share.
+
+Any plugin can add one: ``registry.add("metrics.features", "mine", "package.module:Mine", summary=...)``. Its class has
+the members of `Features`, and a constructor with options only. The constructor must be quick: a network reads its
+weights when it is called for the first time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from kgen import DataError
+
+BATCH = 32
+"""Number of images that a network reads at once."""
+
+
+class Features(Protocol):
+    """Computes features of images.
+
+    Attributes:
+        name: A short name, such as "efficientnet-lite0".
+        dim: The number D of features of an image.
+        weights_hash: A hash of the weights; "" if there are none.
+        protocol: Everything that determines the features, as texts: "network", "weights_hash", "resize" and
+            "scaling". Two features compare only if their protocols are equal.
+    """
+
+    name: str
+    dim: int
+    weights_hash: str
+    protocol: Mapping[str, str]
+
+    def __call__(self, images: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Computes features of a batch of any size.
+
+        Args:
+            images: uint8 (B, H, W, 3).
+
+        Returns:
+            "features", float32 (B, dim). A classifier also returns "logits", (B, classes).
+        """
+        ...
+
+
+def in_color(images: np.ndarray) -> np.ndarray:
+    """Returns images as uint8 (B, H, W, 3). Of gray ones, (B, H, W, 1), it repeats the channel.
+
+    Raises:
+        DataError: they have another number of channels.
+    """
+    if images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise DataError(f"metrics: images must be (B, H, W, 1) or (B, H, W, 3), not {images.shape}")
+    return np.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
+
+
+def resized(images: np.ndarray, size: int) -> np.ndarray:
+    """Resizes images (B, H, W, 3) to (B, size, size, 3), by Pillow's bicubic filter, which avoids aliases. uint8."""
+    if images.shape[1:3] == (size, size):
+        return images
+    shape = (size, size)
+    return np.stack([np.asarray(Image.fromarray(image).resize(shape, Image.Resampling.BICUBIC)) for image in images])
+
+
+def in_batches(function: Callable[[np.ndarray], Mapping[str, np.ndarray]], images: np.ndarray) -> dict[str, np.ndarray]:
+    """Computes a function of images (B, ...) in batches of at most `BATCH` rows, of few sizes: powers of two.
+
+    The last batch is filled with copies of its last row, whose results are left out.
+    """
+    found = []
+    for start in range(0, len(images), BATCH):
+        own = images[start : start + BATCH]
+        size = 1 << (len(own) - 1).bit_length()
+        filled = np.concatenate([own, np.repeat(own[-1:], size - len(own), axis=0)])
+        found.append({name: np.asarray(rows)[: len(own)] for name, rows in function(filled).items()})
+    return {name: np.concatenate([batch[name] for batch in found]) for name in found[0]}
+
+
+def file_hash(path: Path) -> str:
+    """The SHA-256 of a file, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
