@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 from keras import layers
-from kgen_plugin_codecs.perceptual.torch_file import read_torch_file
+from kgen_plugin_vision.torch_file import read_torch_file
 
 from kgen import ConfigError, DataError
 from kgen_plugin_metrics.resize import SIZE, pil_bicubic, tf1_bilinear, torch_bilinear

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kgen_plugin_codecs.perceptual.torch_file import DAMAGES, _Unpickler, _View
+from kgen_plugin_vision.torch_file import DAMAGES, _Unpickler, _View
 
 
 def is_torchscript(path: Path) -> bool:
