@@ -71,5 +71,6 @@ $(VENV)/.installed: $(DECLARED) | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.developing: $(DECLARED) | $(VENV)/bin/python
-	$(PIP) --no-build-isolation --editable '.[dev]' $(foreach plugin,$(PLUGINS),--editable './$(plugin)[test]')
+	$(PIP) --no-build-isolation --editable '.[dev]' $(foreach plugin,$(PLUGINS),--editable './$(plugin)[test]') \
+		$(addprefix --editable ./,$(PLUGINS))  # also without the extra, so that pip finds what one plugin needs of another
 	@touch $(VENV)/.installed $@
