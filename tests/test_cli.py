@@ -59,7 +59,7 @@ def test_quick_commands_import_no_framework_and_no_unused_module(arguments: list
 
 
 def test_help_is_almost_as_fast_as_typer_itself() -> None:
-    """CPU time: 0.4 s, or on a slow machine twice what a command takes that does nothing."""
+    """CPU time: 0.4 s, or on a slow machine 2.5 times what a command takes that does nothing."""
 
     def seconds(*command: str | Path) -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -70,7 +70,7 @@ def test_help_is_almost_as_fast_as_typer_itself() -> None:
     nothing = "import sys, typer; sys.argv = ['nothing', '--help']; typer.run(lambda: None)"
     pairs = [(seconds(EXECUTABLE, "--help"), seconds(sys.executable, "-c", nothing)) for _ in range(4)]
     kgen, typer = (min(column) for column in zip(*pairs, strict=True))
-    assert kgen < max(0.4, 2 * typer)
+    assert kgen < max(0.4, 2.5 * typer)
 
 
 def test_plugins_list_shows_every_component_and_the_broken_plugins(kgen, site) -> None:
