@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import math
 import os
 import resource
 import signal
@@ -59,7 +60,10 @@ def test_quick_commands_import_no_framework_and_no_unused_module(arguments: list
 
 
 def test_help_is_almost_as_fast_as_typer_itself() -> None:
-    """CPU time: 0.4 s, or on a slow machine 2.5 times what a command takes that does nothing."""
+    """CPU time: 0.4 s, or on a slow machine 1.75 times what a command takes that does nothing.
+
+    The least of up to 12 runs each counts, because other processes can only make them slower.
+    """
 
     def seconds(*command: str | Path) -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -68,9 +72,12 @@ def test_help_is_almost_as_fast_as_typer_itself() -> None:
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     nothing = "import sys, typer; sys.argv = ['nothing', '--help']; typer.run(lambda: None)"
-    pairs = [(seconds(EXECUTABLE, "--help"), seconds(sys.executable, "-c", nothing)) for _ in range(4)]
-    kgen, typer = (min(column) for column in zip(*pairs, strict=True))
-    assert kgen < max(0.4, 2.5 * typer)
+    kgen = typer = math.inf
+    for _ in range(12):
+        kgen, typer = min(kgen, seconds(EXECUTABLE, "--help")), min(typer, seconds(sys.executable, "-c", nothing))
+        if kgen < max(0.4, 1.75 * typer):
+            return
+    raise AssertionError(f"kgen --help takes {kgen:.2f} s, typer alone {typer:.2f} s")
 
 
 def test_plugins_list_shows_every_component_and_the_broken_plugins(kgen, site) -> None:

@@ -24,7 +24,7 @@ class CommandsWithPlugins(TyperGroup):
     """kgen's own commands, and those of plugins, which are looked up only if kgen has no command of the name."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        found, refused = self._of_plugins()
+        found, refused = self._plugin_commands
         for message in refused.values():
             show_warning(message, UserWarning, __file__)
         return [*super().list_commands(ctx), *sorted(found)]
@@ -34,12 +34,13 @@ class CommandsWithPlugins(TyperGroup):
         own = super().get_command(ctx, cmd_name)
         if own is not None:
             return own
-        found, refused = self._of_plugins()
+        found, refused = self._plugin_commands
         if cmd_name in refused:
             raise ConfigError(refused[cmd_name])
         return _Lazy(found[cmd_name]) if cmd_name in found else None
 
-    def _of_plugins(self) -> tuple[dict[str, Command], dict[str, str]]:
+    @functools.cached_property
+    def _plugin_commands(self) -> tuple[dict[str, Command], dict[str, str]]:
         return find_commands(self.commands)
 
 

@@ -48,8 +48,8 @@ def discover(entry_points: Iterable[Any], disabled: Iterable[str] = ()) -> Regis
     found = Registry()
     own = Provenance("kgen", CORE, importlib.metadata.version(CORE))
     ask("kgen_components", builtin, own, registry=Registrar(found, own))
-    plugins = {(ep.name, ep.value, ep.dist.name): ep for ep in entry_points}
-    origins = {key: Provenance(ep.name, ep.dist.name, ep.dist.version) for key, ep in sorted(plugins.items())}
+    plugins = {(ep.name, ep.value, ep.dist.name): ep for ep in entry_points}  # `dist.name` parses a file: read it once
+    origins = {key: Provenance(ep.name, key[2], ep.dist.version) for key, ep in sorted(plugins.items())}
     for key, origin in origins.items():
         trial = Registry(components=dict(found.components), kinds=dict(found.kinds))
         try:
