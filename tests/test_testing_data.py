@@ -44,6 +44,19 @@ class Exact(kgen.Metric):
         return {"exact": float(self.sums["exact"] / self.sums["pixels"])}
 
 
+class Pairs(kgen.Metric):
+    """Share of pixels as in the reference of each image."""
+
+    pairs = True
+
+    def update(self, batch: kgen.GeneratedImages) -> None:
+        assert batch.references is not None
+        self.add(exact=(batch.references == batch.images).sum(), pixels=batch.images.size)
+
+    def compute(self) -> dict[str, float]:
+        return {"exact": float(self.sums["exact"] / self.sums["pixels"])}
+
+
 class TestColors(DatasetConformance):
     def build(self) -> Colors:
         return Colors()
@@ -58,6 +71,11 @@ class TestExact(MetricConformance):
 
     def dataset(self) -> Colors:
         return Colors()
+
+
+class TestPairs(TestExact):
+    def build(self) -> Pairs:  # type: ignore[override]
+        return Pairs()
 
 
 def colors(**members: Any) -> Any:
@@ -140,6 +158,10 @@ def writing(self: Any, batch: Any) -> None:
     batch.images[:] = 0
 
 
+def next_reference(self: Any, batch: Any) -> None:
+    Pairs.update(self, kgen.GeneratedImages(batch.images, batch.prompts, np.roll(batch.references, 1, axis=0)))
+
+
 METRICS = [
     ("test_scores_of_real_images_are_in_bounds", {"compute": half}, "must be between"),
     ("test_scores_are_named_numbers", {"compute": lambda self: {"exact": float("nan")}}, "finite number"),
@@ -156,6 +178,23 @@ METRICS = [
 def test_broken_metric_fails(check: str, members: dict[str, Any], match: str) -> None:
     attributes = {"dataset": lambda self: Colors(), "real": {"exact": (1.0, 1.0)}}
     fails(MetricConformance, check, metric(**members), match, **attributes)
+
+
+def test_a_metric_of_pairs_that_mixes_them_up_fails() -> None:
+    def build() -> Pairs:
+        return type("Broken", (Pairs,), {"update": next_reference})()
+
+    attributes = {"dataset": lambda self: Colors(), "real": {"exact": (1.0, 1.0)}}
+    fails(MetricConformance, "test_scores_of_real_images_are_in_bounds", build, "must be between", **attributes)
+
+
+def test_references_are_like_the_images_and_read_only() -> None:
+    images = np.zeros((2, 4, 4, 3), np.uint8)
+    batch = kgen.GeneratedImages(images, ["a", "b"], images)
+    assert batch.references is not None and not batch.references.flags.writeable and images.flags.writeable
+    for references in (images[:1], images.astype(np.float32)):
+        with pytest.raises(ValueError, match=r"images are uint8 \(2, 4, 4, 3\), but references are"):
+            kgen.GeneratedImages(images, ["a", "b"], references)
 
 
 def test_a_metric_of_the_older_contract_is_refused_with_advice() -> None:

@@ -28,17 +28,29 @@ class GeneratedImages:
     Args:
         images: uint8 (B, height, width, channels), which are read-only.
         prompts: B texts.
+        references: For each image, the one to compare it with: of the same type and shape, and read-only, too. Only
+            metrics of pairs get them (see `Metric.pairs`).
     """
 
     images: np.ndarray
     prompts: Sequence[str]
+    references: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if len(self.images) != len(self.prompts):
             raise ValueError(f"{len(self.images)} images, but {len(self.prompts)} prompts")
-        view = self.images.view()
-        view.flags.writeable = False
-        object.__setattr__(self, "images", view)
+        object.__setattr__(self, "images", _read_only(self.images))
+        if self.references is not None:
+            told = [f"{images.dtype} {images.shape}" for images in (self.images, self.references)]
+            if told[0] != told[1]:
+                raise ValueError(f"images are {told[0]}, but references are {told[1]}")
+            object.__setattr__(self, "references", _read_only(self.references))
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 class Metric(Configurable, ABC):
@@ -61,6 +73,8 @@ class Metric(Configurable, ABC):
 
     Attributes:
         requires: The dataset class that the metric needs; None: any dataset.
+        pairs: Whether the metric compares each image with one other, such as its original, which `batch.references`
+            holds. Such a metric does not fit the evaluation of a run, whose images have prompts, but no references.
         headline: The name of the main number, for places that show only one; None: the first that is returned.
         better: Whether higher or lower numbers are better, if that holds for all of them; None: it is not known.
         min_images: The least number of images for which `compute` has numbers. A metric may set it from its options.
@@ -76,6 +90,7 @@ class Metric(Configurable, ABC):
     }
 
     requires: ClassVar[type[Any] | None] = None
+    pairs: ClassVar[bool] = False
     headline: ClassVar[str | None] = None
     better: ClassVar[Literal["higher", "lower"] | None] = None
 

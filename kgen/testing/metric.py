@@ -17,7 +17,8 @@ Bounds = Mapping[str, tuple[float, float]]
 class MetricConformance(ConfigurationConformance):
     """Checks a metric. Subclass it, and implement `build` (the metric) and `dataset` (a small dataset for it).
 
-    `real` and `noise` are the bounds of the scores for the dataset's own images, and for noise.
+    `real` and `noise` are the bounds of the scores for the dataset's own images, and for noise. The references of a
+    metric of pairs are always the dataset's own images.
     """
 
     split: ClassVar[Split] = "train"
@@ -35,18 +36,24 @@ class MetricConformance(ConfigurationConformance):
         raise NotImplementedError(f"{type(self).__name__}.dataset must return a small dataset")
 
     def _score(
-        self, metric: Metric, images: np.ndarray, dataset: Dataset, prompts: Sequence[str] | None = None, size: int = 0
+        self, metric: Metric, images: np.ndarray, dataset: Dataset, order: Sequence[int] | None = None, size: int = 0
     ) -> dict[str, float]:
         """The scores of the metric, with batches of `size`, or with all images in one batch."""
-        return dict(measure(metric, dataset, self.split, self._batches(images, dataset, prompts, size)))
+        return dict(measure(metric, dataset, self.split, self._batches(metric, images, dataset, order, size)))
 
     def _batches(
-        self, images: np.ndarray, dataset: Dataset, prompts: Sequence[str] | None = None, size: int = 0
+        self, metric: Metric, images: np.ndarray, dataset: Dataset, order: Sequence[int] | None = None, size: int = 0
     ) -> list[GeneratedImages]:
-        texts = list(dataset.captions(self.split) if prompts is None else prompts)[: len(images)]
-        size = size or len(images)
-        starts = range(0, len(images), size)
-        return [GeneratedImages(images[start : start + size], texts[start : start + size]) for start in starts]
+        """Batches of the images, the first of which belongs to the first caption, in the order given."""
+        rows = range(len(images)) if order is None else order
+        captions, size = dataset.captions(self.split), size or len(images)
+        references = self._real(dataset) if metric.pairs else None
+        return [
+            GeneratedImages(
+                images[chosen], [captions[row] for row in chosen], None if references is None else references[chosen]
+            )
+            for chosen in (list(rows[start : start + size]) for start in range(0, len(rows), size))
+        ]
 
     def _real(self, dataset: Dataset) -> np.ndarray:
         count = min(self.count, len(dataset.captions(self.split)))
@@ -86,10 +93,9 @@ class MetricConformance(ConfigurationConformance):
     def test_order_does_not_matter(self) -> None:
         """Checks that scores do not depend on the order of the images."""
         dataset = self.dataset()
-        images, captions = self._real(dataset), list(dataset.captions(self.split))
-        order = np.arange(len(images))[::-1]
+        images = self._mixed(dataset)
         first = self._score(self.build(), images, dataset)
-        second = self._score(self.build(), images[order], dataset, [captions[i] for i in order])
+        second = self._score(self.build(), images, dataset, order=range(len(images))[::-1])
         _same(first, second, "in another order")
 
     def test_sizes_of_batches_do_not_matter(self) -> None:
@@ -105,7 +111,7 @@ class MetricConformance(ConfigurationConformance):
         dataset = self.dataset()
         images = self._mixed(dataset)
         first = self._score(self.build(), images, dataset)
-        batches = self._batches(images, dataset, size=len(images) // 3 + 1)
+        batches = self._batches(self.build(), images, dataset, size=len(images) // 3 + 1)
         nothing: list[GeneratedImages] = []
         for shares in ((batches[:1], nothing, batches[1:]), (nothing, batches[1:], batches[:1])):
             one, *others = workers = [self.build() for _ in shares]
