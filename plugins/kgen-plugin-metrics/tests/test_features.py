@@ -7,7 +7,6 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from kgen_plugin_metrics.features.contract import in_batches
 from kgen_plugin_metrics.features.efficientnet import EfficientNetLite0
 from kgen_plugin_metrics.features.keras_application import KerasApplication
 from kgen_plugin_metrics.features.pixels import Pixels
@@ -72,16 +71,3 @@ def test_bad_keras_applications(tmp_path: Path) -> None:
     bad = KerasApplication(weights=str(tmp_path / "bad.weights.h5"), size=32)
     with pytest.raises(ConfigError, match=r"MobileNetV2 with the weights .*bad\.weights\.h5' cannot be made"):
         bad(np.zeros((1, 32, 32, 3), np.uint8))
-
-
-def test_batches_have_few_sizes() -> None:
-    sizes = []
-
-    def double(x: np.ndarray) -> dict[str, np.ndarray]:
-        sizes.append(len(x))
-        return {"twice": 2 * x}
-
-    for count in (1, 2, 3, 32, 70):
-        x = RNG.normal(size=(count, 2))
-        np.testing.assert_array_equal(in_batches(double, x)["twice"], 2 * x)
-    assert sizes == [1, 2, 4, 32, 32, 32, 8]

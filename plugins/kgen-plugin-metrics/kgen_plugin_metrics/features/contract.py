@@ -8,7 +8,7 @@ weights when it is called for the first time.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -67,20 +67,6 @@ def resized(images: np.ndarray, size: int) -> np.ndarray:
         return images
     shape = (size, size)
     return np.stack([np.asarray(Image.fromarray(image).resize(shape, Image.Resampling.BICUBIC)) for image in images])
-
-
-def in_batches(function: Callable[[np.ndarray], Mapping[str, np.ndarray]], images: np.ndarray) -> dict[str, np.ndarray]:
-    """Computes a function of images (B, ...) in batches of at most `BATCH` rows, of few sizes: powers of two.
-
-    The last batch is filled with copies of its last row, whose results are left out.
-    """
-    found = []
-    for start in range(0, len(images), BATCH):
-        own = images[start : start + BATCH]
-        size = 1 << (len(own) - 1).bit_length()
-        filled = np.concatenate([own, np.repeat(own[-1:], size - len(own), axis=0)])
-        found.append({name: np.asarray(rows)[: len(own)] for name, rows in function(filled).items()})
-    return {name: np.concatenate([batch[name] for batch in found]) for name in found[0]}
 
 
 BICUBIC = "Pillow's bicubic to {0}x{0}, rounded to uint8"

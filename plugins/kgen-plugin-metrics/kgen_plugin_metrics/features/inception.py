@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import keras
 import numpy as np
 
 from kgen import ConfigError, DataError
-from kgen_plugin_metrics.features.contract import file_hash, in_batches
+from kgen.backend.compiled import Compiled
+from kgen_plugin_metrics.features.contract import BATCH, file_hash
 from kgen_plugin_metrics.features.inception_weights import load
 from kgen_plugin_metrics.features.resize import SIZE, pil_bicubic, tf1_bilinear, torch_bilinear
 
@@ -38,12 +38,14 @@ class Protocol:
         resizing: Name of `resize`, for the record of a measurement.
         scale: Maps 0..255 to the network's input.
         scaling: Formula of `scale`, for the same record.
+        compiles: Whether `resize` can be a part of the compiled program, and is not one of Pillow's.
     """
 
     resize: Callable[[Tensor], Tensor]
     resizing: str
     scale: Callable[[Tensor], Tensor]
     scaling: str
+    compiles: bool = True
 
 
 def _centered(x: Tensor) -> Tensor:
@@ -53,7 +55,7 @@ def _centered(x: Tensor) -> Tensor:
 PROTOCOLS: Mapping[str, Protocol] = {
     "torch-fidelity": Protocol(tf1_bilinear, "TF1 bilinear", _centered, "(x - 128) / 128"),
     "pytorch-fid": Protocol(torch_bilinear, "PyTorch bilinear", lambda x: 2.0 * (x / 255.0) - 1.0, "2 x / 255 - 1"),
-    "clean": Protocol(pil_bicubic, "PIL bicubic", _centered, "(x - 128) / 128"),
+    "clean": Protocol(pil_bicubic, "PIL bicubic", _centered, "(x - 128) / 128", compiles=False),
 }
 
 
@@ -85,6 +87,7 @@ class Inception:
         file = Path(path)
         self._prepare = PROTOCOLS[protocol]
         self._network, self._output_bias = load(file)
+        self._programs: dict[tuple[int, ...], Compiled] = {}
         self.weights_hash = file_hash(file)
         self.protocol: Mapping[str, str] = {
             "protocol": protocol,
@@ -94,11 +97,11 @@ class Inception:
             "scaling": self._prepare.scaling,
         }
 
-    def __call__(self, images: Any) -> dict[str, np.ndarray]:
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Computes the features and logits of images.
 
         Args:
-            images: uint8 (B, H, W, 3), of any size. The network is compiled anew for another B.
+            images: uint8 (B, H, W, 3), of any size. The network is compiled anew for another size.
 
         Returns:
             "features": float32 (B, 2048), the input of the last layer. FID and KID are computed from it.
@@ -109,12 +112,23 @@ class Inception:
         Raises:
             DataError: The images have another type or shape.
         """
-        shape, dtype = tuple(images.shape), keras.backend.standardize_dtype(images.dtype)
-        if len(shape) != 4 or shape[-1] != 3 or dtype != "uint8":
-            raise DataError(f"inception: expected images of uint8 (B, H, W, 3), but got {dtype} {shape}")
-        x = self._prepare.scale(self._prepare.resize(images))  # (B, 299, 299, 3)
-        features, logits = self._network.predict_on_batch(x)
+        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
+            raise DataError(f"inception: expected images of uint8 (B, H, W, 3), but got {images.dtype} {images.shape}")
+        x = images if self._prepare.compiles else np.asarray(self._prepare.resize(images))
+        size = x.shape[1:3]
+        program = self._programs[size] = self._programs.get(size) or self._program()
+        features, logits = program.run(x, len(x), BATCH)
         return {"features": features, "logits": logits + self._output_bias, "logits_unbiased": logits}
+
+    def _program(self) -> Compiled:
+        """A program for images of one size. Otherwise, TensorFlow would compile one for all, without their size."""
+        network, prepare = self._network, self._prepare
+
+        def features_and_logits(x: Tensor) -> Any:
+            resized = prepare.resize(x) if prepare.compiles else x  # (B, 299, 299, 3)
+            return network(prepare.scale(resized), training=False)
+
+        return Compiled(features_and_logits, [network])
 
 
 class InceptionFeatures:
@@ -143,7 +157,7 @@ class InceptionFeatures:
         return self._network.protocol
 
     def __call__(self, images: np.ndarray) -> Mapping[str, np.ndarray]:
-        return in_batches(self._network, images)
+        return self._network(images)
 
     @functools.cached_property
     def _network(self) -> Inception:
