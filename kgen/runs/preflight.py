@@ -31,6 +31,7 @@ from kgen.contracts.encoder import Condition, Encoder
 from kgen.contracts.inputs import AllEncoderInputs, EncoderInputs, are_texts, distinct, input_key, require_fields
 from kgen.contracts.metric import GeneratedImages, measure
 from kgen.errors import PluginError
+from kgen.evaluation.scoring import make_plans, require_enough_images
 from kgen.experiments.experiment import Experiment, Metrics
 from kgen.experiments.inputs import SplitImages
 from kgen.experiments.prompts import prompts_to_generate
@@ -103,6 +104,7 @@ def preflight(experiment: Experiment, encoder: Encoder) -> Pipeline:
         made = _try_generation(config, pipeline, _two(prompts))
         if config.evaluate.likelihood.images:
             _try_likelihood(config, pipeline, images, inputs)
+        require_enough_images(experiment, make_plans(experiment, pipeline))
         _try_metrics(experiment.metrics, made, dataset)
         _try_saving(pipeline)
     gc.collect()  # Keras's models contain reference cycles
