@@ -46,21 +46,25 @@ class Everything:
         whole: int | float = 3,
         flag: bool = False,
         sampler: typing.Literal["a", "b"] = "a",
+        pair: Annotated[tuple[Annotated[float, Field(ge=0)], float], Field()] | None = None,
+        sizes: tuple[int, ...] = (1, 2),
     ) -> None: ...
 
 
 @pytest.mark.backends
 def test_floats_are_tensors_and_all_other_options_are_static() -> None:
     static, numbers = split_options(Everything.generate, {})
-    rest = {"count": 3, "whole": 3, "flag": False, "sampler": "a"}
+    rest = {"count": 3, "whole": 3, "flag": False, "sampler": "a", "sizes": (1, 2)}
     assert numbers == {"plain": 2.0, "ranged": 1.0}
-    assert static == {"saved": 1.0, "optional": None, "named": None, **rest}
-    static, numbers = split_options(Everything.generate, {"saved": 0.5, "optional": 3.0, "named": 1.0, "plain": 4})
-    assert numbers == {"plain": 4.0, "ranged": 1.0, "saved": 0.5, "optional": 3.0, "named": 1.0} and static == rest
+    assert static == {"saved": 1.0, "optional": None, "named": None, "pair": None, **rest}
+    given = {"saved": 0.5, "optional": 3.0, "named": 1.0, "plain": 4, "pair": (0, 2.0)}
+    static, numbers = split_options(Everything.generate, given)
+    assert numbers == {"ranged": 1.0, **given} and static == rest
     assert split_options(Everything.generate, {"saved": 0, "named": 2.0})[0] == {
         "saved": 0,
         "named": 2.0,
         "optional": None,
+        "pair": None,
         **rest,
     }
 
@@ -247,6 +251,7 @@ COMPONENTS: dict[str, tuple[Kind, kgen.Space, dict[str, Any], list[tuple[str, di
         [
             ("generate", {"sampler": "ddim", "steps": 2, "guidance": 2.0, "guidance_rescale": 0.5, "eta": 0.5}),
             ("generate", {"sampler": "heun", "steps": 2, "dynamic_threshold": 0.9, "source": True}),
+            ("generate", {"steps": 4, "guidance": 2.0, "guidance_interval": (0.5, 2.0)}),
             ("log_likelihood", {"steps": 2}),
         ],
     ),

@@ -60,6 +60,11 @@ class Compiled(keras.Model):  # type: ignore[misc]
         return keras.tree.map_structure(lambda array: np.asarray(array)[:count], made)
 
 
+def repeated(value: float | Sequence[float], count: int) -> np.ndarray:
+    """Repeats an option, a number or n numbers, for each row of a batch: float32 (count,) or (count, n)."""
+    return np.full((count, *np.shape(value)), value, np.float32)
+
+
 def _form(batch: Batch) -> Hashable:
     """The names, types and shapes of a batch's arrays, without their number of rows."""
     return repr(keras.tree.map_structure(lambda array: (str(array.dtype), array.shape[1:]), batch))

@@ -114,8 +114,9 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
     ) -> Tensor:
         """Generates latents. kgen compiles the whole method. Subclasses declare their options, with types and defaults.
 
-        An option annotated as ``float``, or ``float | None``, is passed as a float32 scalar tensor, so that one program
-        works for all of its values: do not branch on it with Python's `if`. A value that changes the computation is
+        An option annotated as ``float``, or ``float | None``, is passed as a float32 scalar tensor, and a
+        ``tuple[float, float]`` as a float32 tensor of shape (2,), so that one program works for all of its values: do
+        not branch on it with Python's `if`. A value that changes the computation is
         declared, as in ``rescale: Annotated[float, kgen.Static(0.0)] = 0.0``; it is then passed as a plain number, and
         ``kgen.is_static(rescale, 0.0)`` recognizes it. The weight 1.0 of a `kgen.Guidance` is declared in this way.
         Options of all other types are passed as they are, and each new value compiles a new program. The same holds for

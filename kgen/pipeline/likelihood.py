@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from kgen.backend.compiled import Compiled
+from kgen.backend.compiled import Compiled, repeated
 from kgen.backend.stream import Batch
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.generator import Generator
+from kgen.options.static import Numbers
 
 Tensor = Any
 
@@ -36,11 +37,11 @@ class Likelihood:
         numbers = {name: values[0] for name, values in batch.get("numbers", {}).items()}
         return self.generator.log_likelihood(latent, self.encoder(batch["tokens"]), **self.options, **numbers)
 
-    def measure(self, batch: Batch, numbers: dict[str, float], batch_size: int) -> np.ndarray:
+    def measure(self, batch: Batch, numbers: Numbers, batch_size: int) -> np.ndarray:
         """Computes the log-likelihood of N rows, (N,) nats, in batches of at most `batch_size`."""
         count = len(batch["image"])
         if numbers:
-            batch = {**batch, "numbers": {name: np.full(count, value, np.float32) for name, value in numbers.items()}}
+            batch = {**batch, "numbers": {name: repeated(value, count) for name, value in numbers.items()}}
         return np.asarray(self.program.run(batch, count, batch_size))
 
 

@@ -9,13 +9,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from kgen.backend.compiled import Compiled
+from kgen.backend.compiled import Compiled, repeated
 from kgen.backend.stream import Batch
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.generator import Generator
 from kgen.errors import ConfigError, RunError
 from kgen.options import check_options
+from kgen.options.static import Numbers
 from kgen.pixels import floats
 from kgen.random import NoiseSpec
 from kgen.spaces import Space
@@ -85,8 +86,8 @@ class Sampler:
     def sample(
         self,
         batch: dict[str, Any],
-        numbers: dict[str, float],
-        decoder_numbers: dict[str, float],
+        numbers: Numbers,
+        decoder_numbers: Numbers,
         batch_size: int,
         verbose: int = 0,
     ) -> np.ndarray:
@@ -107,7 +108,7 @@ class Sampler:
         """
         count = len(next(iter(batch["tokens"].values())))
         for name, values in (("numbers", numbers), ("decoder_numbers", decoder_numbers)):
-            batch[name] = {option: np.full(count, value, np.float32) for option, value in values.items()}
+            batch[name] = {option: repeated(value, count) for option, value in values.items()}
         given = {name: arrays for name, arrays in batch.items() if len(arrays)}
         made = self.program.run(given, count, batch_size, verbose)
         for part, finite in zip(PARTS, made["finite_weights"].T, strict=True):

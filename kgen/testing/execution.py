@@ -32,8 +32,8 @@ def _array(value: Tensor) -> np.ndarray:
     return np.asarray(ops.convert_to_numpy(ops.cast(value, "float32") if narrow else value))
 
 
-def as_arrays(numbers: Mapping[str, float]) -> dict[str, np.ndarray]:
-    """Converts numbers by name to float32 scalars, as options of a program."""
+def as_arrays(numbers: Mapping[str, float | tuple[float, ...]]) -> dict[str, np.ndarray]:
+    """Converts numbers by name to float32 scalars, and tuples to vectors, as options of a program."""
     return {name: np.asarray(value, np.float32) for name, value in numbers.items()}
 
 

@@ -26,7 +26,7 @@ from kgen.options import Static, is_static
 from kgen.random import normal
 from kgen_plugin_diffusion import weightings
 from kgen_plugin_diffusion.bound import END_LOG_SNR, variational_bound
-from kgen_plugin_diffusion.guidance import guide
+from kgen_plugin_diffusion.guidance import NoiseInterval, guide, is_inside
 from kgen_plugin_diffusion.networks import DiT, Network
 from kgen_plugin_diffusion.predictions import Prediction
 from kgen_plugin_diffusion.samplers import Sampler, Spacing, time_grid
@@ -141,13 +141,15 @@ class Diffusion(Generator):
         sampler: Sampler | str = "heun",
         eta: float = 0.0,
         guidance: float = 1.0,
+        guidance_interval: tuple[float, float] | None = None,
         guidance_rescale: float = 0.0,
         **options: Any,
     ) -> dict[str, NoiseSpec]:
         if eta and sampler != "ddim":
             raise ValueError(f"eta is an option of sampler 'ddim', and '{sampler}' would ignore it: leave eta out")
-        if guidance_rescale and guidance == 1.0:
-            raise ValueError("guidance_rescale needs a guidance other than 1: set guidance, or leave it out")
+        for name, given in (("guidance_interval", guidance_interval), ("guidance_rescale", guidance_rescale)):
+            if given and guidance == 1.0:
+                raise ValueError(f"{name} needs a guidance other than 1: set guidance, or leave {name} out")
         return {"start": NoiseSpec("normal", self.space.shape), "steps": NoiseSpec("key")}
 
     def generate(
@@ -161,6 +163,7 @@ class Diffusion(Generator):
         steps: Steps = 20,
         spacing: Spacing = "uniform",
         guidance: Guidance = 1.0,
+        guidance_interval: NoiseInterval | None = None,
         guidance_rescale: Annotated[float, Field(ge=0, le=1), Static(0.0)] = 0.0,
         dynamic_threshold: Annotated[float, Field(gt=0, le=1)] | None = None,
         eta: Annotated[float, Field(ge=0, le=1), Static(0.0)] = 0.0,
@@ -174,6 +177,9 @@ class Diffusion(Generator):
             steps: Number of sampling steps. Each of Heun's steps evaluates the network twice, except the last.
             spacing: Spacing of the times: "uniform" or "quadratic".
             guidance: Weight of classifier-free guidance. 1 means no guidance, at half the cost.
+            guidance_interval: Noise levels with guidance, low < sigma / alpha <= high; at all others, the weight is 1
+                (Kynkäänniemi et al. 2024). These are the sigmas of Karras et al. 2022, for every schedule: see
+                `noise_level`. None means all levels, and a high of None means no upper end.
             guidance_rescale: Share, 0 to 1, of the conditional image's contrast that is restored; see `guide`.
             dynamic_threshold: Quantile for `threshold_dynamically`, such as 0.995. None clips pixels to [-1, 1].
             eta: Share of fresh noise of "ddim", from 0 to 1. Other samplers raise an error if it is not 0.
@@ -182,13 +188,23 @@ class Diffusion(Generator):
         """
         grid = time_grid(self._schedule, steps, spacing, 1.0 if source is None else strength)
 
-        def denoise(x: Tensor, alpha: Tensor, sigma: Tensor, level: Tensor) -> Tensor:
+        def unguided(x: Tensor, *level: Tensor) -> Tensor:
+            return self._denoised(x, *level, condition)
+
+        def guided(x: Tensor, *level: Tensor) -> Tensor:
+            both = {name: ops.concatenate([condition[name], null_condition[name]]) for name in condition}
+            images = self._denoised(ops.concatenate([x, x]), *level, both)
+            return guide(*ops.split(images, 2), guidance, guidance_rescale)
+
+        def denoise(x: Tensor, alpha: Tensor, sigma: Tensor, noise_cond: Tensor) -> Tensor:
+            level = alpha, sigma, noise_cond
             if is_static(guidance, 1.0):
-                image = self._denoised(x, alpha, sigma, level, condition)
-            else:
-                both = {name: ops.concatenate([condition[name], null_condition[name]]) for name in condition}
-                images = self._denoised(ops.concatenate([x, x]), alpha, sigma, level, both)
-                image = guide(*ops.split(images, 2), guidance, guidance_rescale)
+                image = unguided(x, *level)
+            elif guidance_interval is None:
+                image = guided(x, *level)
+            else:  # outside of the interval, the second pass is skipped
+                inside = is_inside(guidance_interval, alpha, sigma)
+                image = ops.cond(inside, lambda: guided(x, *level), lambda: unguided(x, *level))
             if dynamic_threshold is not None:
                 return threshold_dynamically(image, dynamic_threshold)
             return ops.clip(image, -1.0, 1.0) if self.space.bounded else image

@@ -11,29 +11,31 @@ KGEN_API = 1
 def kgen_components(registry: kgen.Registrar) -> None:
     package = "kgen_plugin_metrics"
     registry.kind(
-        "metrics.features", f"{package}.features:Features", summary="Networks that compute features of images"
+        "metrics.features", f"{package}.features.contract:Features", summary="Networks that compute features of images"
     )
     for name, target, summary in FEATURES:
-        registry.add("metrics.features", name, f"{package}.{target}", summary=summary)
+        registry.add("metrics.features", name, f"{package}.features.{target}", summary=summary)
     for name, target, summary in METRICS:
-        registry.metric(name, f"{package}.{target}", summary=summary)
+        registry.metric(name, f"{package}.metrics.{target}", summary=summary)
 
 
 FEATURES = (
     ("efficientnet-lite0", "efficientnet:EfficientNetLite0", "A small classifier trained on ImageNet; the default"),
     ("keras", "keras_application:KerasApplication", "Any network of keras.applications"),
-    ("inception", "inception_features:InceptionFeatures", "The Inception network of 2015, of which FID is a distance"),
+    ("inception", "inception:InceptionFeatures", "The Inception network of 2015, of which FID is a distance"),
     ("pixels", "pixels:Pixels", "The image itself, made small: no network, for tests and simple images"),
 )
 
 METRICS = (
     ("fid", "frechet:FID", "Fréchet Inception distance, in the protocol of a published implementation"),
     ("frechet", "frechet:Frechet", "Fréchet distance of any features"),
-    ("kid", "kid:KID", "Kernel Inception distance: unbiased, also for few images"),
-    ("kernel-distance", "kid:KernelDistance", "Maximum mean discrepancy of any features"),
-    ("inception-score", "inception_score:InceptionScore", "Whether classes are certain, and many: without real images"),
-    ("classifier-score", "inception_score:ClassifierScore", "The formula of the inception score, for any classifier"),
+    ("kid", "kernel:KID", "Kernel Inception distance: unbiased, also for few images"),
+    ("kernel-distance", "kernel:KernelDistance", "Maximum mean discrepancy of any features"),
+    ("inception-score", "score:InceptionScore", "Whether classes are certain, and many: without real images"),
+    ("classifier-score", "score:ClassifierScore", "The formula of the inception score, for any classifier"),
     ("precision-recall", "neighbors:PrecisionRecall", "Quality and variety, separately, by nearest neighbors"),
     ("density-coverage", "neighbors:DensityCoverage", "Quality and variety, separately, robust against outliers"),
+    ("psnr", "pairs:PSNR", "Peak signal-to-noise ratio of pairs of images, such as reconstructions and originals"),
+    ("ssim", "pairs:SSIM", "Structural similarity of pairs of images"),
 )
 """Name, target and summary."""

@@ -10,10 +10,10 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from kgen_plugin_metrics.efficientnet import EfficientNetLite0
-from kgen_plugin_metrics.features import in_batches
-from kgen_plugin_metrics.keras_application import KerasApplication
-from kgen_plugin_metrics.pixels import Pixels
+from kgen_plugin_metrics.features.contract import in_batches
+from kgen_plugin_metrics.features.efficientnet import EfficientNetLite0
+from kgen_plugin_metrics.features.keras_application import KerasApplication
+from kgen_plugin_metrics.features.pixels import Pixels
 from PIL import Image
 
 from kgen import ConfigError, part

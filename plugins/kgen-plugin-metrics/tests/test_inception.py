@@ -18,11 +18,11 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from kgen_plugin_metrics.frechet import frechet_distance
-from kgen_plugin_metrics.inception import PROTOCOLS, Inception
-from kgen_plugin_metrics.inception_score import inception_score
-from kgen_plugin_metrics.kid import kernel_distance
-from kgen_plugin_metrics.moments import Moments
+from kgen_plugin_metrics.features.inception import PROTOCOLS, Inception
+from kgen_plugin_metrics.formulas.frechet import frechet_distance
+from kgen_plugin_metrics.formulas.inception_score import inception_score
+from kgen_plugin_metrics.formulas.kernel import kernel_distance
+from kgen_plugin_metrics.formulas.moments import Moments
 from PIL import Image
 from scipy import linalg
 
@@ -379,7 +379,7 @@ def test_pytorch_is_not_imported(folder: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from kgen_plugin_metrics.inception import _read
+from kgen_plugin_metrics.features.inception_weights import _read
 assert all(_read(Path({str(folder)!r}) / name) for name in {list(FILES.values())!r})
 assert "torch" not in sys.modules
 """

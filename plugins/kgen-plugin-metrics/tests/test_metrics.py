@@ -7,14 +7,21 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from kgen_plugin_metrics import base, inception_features
-from kgen_plugin_metrics.frechet import FID, Frechet
-from kgen_plugin_metrics.inception_score import ClassifierScore, InceptionScore
-from kgen_plugin_metrics.kid import KID, KernelDistance
-from kgen_plugin_metrics.neighbors import DensityCoverage, PrecisionRecall
-from kgen_plugin_metrics.pixels import Pixels
+from kgen_plugin_metrics.features import inception
+from kgen_plugin_metrics.features.pixels import Pixels
+from kgen_plugin_metrics.formulas.extrapolation import distance_of_infinitely_many
+from kgen_plugin_metrics.metrics import base
+from kgen_plugin_metrics.metrics.frechet import FID, Frechet
+from kgen_plugin_metrics.metrics.kernel import KID, KernelDistance
+from kgen_plugin_metrics.metrics.neighbors import DensityCoverage, PrecisionRecall
+from kgen_plugin_metrics.metrics.pairs import PSNR, SSIM
+from kgen_plugin_metrics.metrics.rows import Rows
+from kgen_plugin_metrics.metrics.score import ClassifierScore, InceptionScore
+from kgen_plugin_metrics.plugin import METRICS
+from kgen_plugin_metrics.reference.cached import statistics
 
 from kgen import ConfigError, DataError, Dataset, GeneratedImages, make_dataset
+from kgen.contracts.metric import measure
 from kgen.parts.construction import make_metric
 from kgen.testing import MetricConformance
 
@@ -24,7 +31,35 @@ BUILD = {
     "kernel-distance": lambda: KernelDistance(features=PIXELS, subsets=3, subset_size=20, seed=1),
     "precision-recall": lambda: PrecisionRecall(features=PIXELS),
     "density-coverage": lambda: DensityCoverage(features=PIXELS, k=3),
+    "psnr": PSNR,
+    "ssim": SSIM,
 }
+
+
+GIVEN = {"weights": "x.pth", "implementation": "pytorch-fid"}
+OF_INCEPTION = {
+    "fid": lambda: FID(**GIVEN),
+    "kid": lambda: KID(**GIVEN, subsets=3, subset_size=20, seed=1),
+    "inception-score": lambda: InceptionScore(**GIVEN, splits=5),
+}
+
+
+class Toy(Pixels):
+    """Stands for the network whose weights cannot be downloaded here; `test_inception.py` compares the network."""
+
+    def __call__(self, x: np.ndarray) -> Mapping[str, np.ndarray]:
+        found = super().__call__(x)["features"]
+        return {"features": found, "logits": found, "logits_unbiased": 5.0 * found[:, :10]}
+
+
+@pytest.fixture
+def of_toys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inception, "_inception", lambda weights, implementation: Toy(size=4))
+    monkeypatch.setattr(inception.InceptionFeatures, "dim", 48)
+
+
+def extrapolated() -> Frechet:
+    return Frechet(features={"kind": "pixels", "size": 2}, extrapolate=True)
 
 
 def shapes(count: int = 40) -> Dataset:
@@ -65,6 +100,18 @@ class TestDensityCoverage(OfPixels):
     noise: ClassVar[Any] = {"density": (0.0, 0.0), "coverage": (0.0, 0.0)}
 
 
+class TestPSNR(OfPixels):
+    metric = "psnr"
+    real: ClassVar[Any] = {"decibels": (100.0, 100.0), "equal": (1.0, 1.0)}
+    noise: ClassVar[Any] = {"decibels": (3.0, 9.0), "equal": (0.0, 0.0)}
+
+
+class TestSSIM(OfPixels):
+    metric = "ssim"
+    real: ClassVar[Any] = {"mean": (1.0, 1.0)}
+    noise: ClassVar[Any] = {"mean": (-0.05, 0.2)}
+
+
 class TestClassifierScore(MetricConformance):
     count: ClassVar[int] = 6
 
@@ -81,10 +128,9 @@ def images(count: int = 50, seed: int = 0, channels: int = 3) -> np.ndarray:
 
 
 def batches(made: np.ndarray, size: int) -> list[GeneratedImages]:
-    return [
-        GeneratedImages(made[start : start + size], [""] * len(made[start : start + size]))
-        for start in range(0, len(made), size)
-    ]
+    """Batches of images, each with its negative as its reference."""
+    parts = [made[start : start + size] for start in range(0, len(made), size)]
+    return [GeneratedImages(part, [""] * len(part), 255 - part) for part in parts]
 
 
 def measured(metric: Any, dataset: Dataset, shares: list[list[GeneratedImages]]) -> Mapping[str, float]:
@@ -99,13 +145,20 @@ def measured(metric: Any, dataset: Dataset, shares: list[list[GeneratedImages]])
     return metric.compute()
 
 
-@pytest.mark.parametrize("name", BUILD)
-def test_whole_streamed_and_shared_by_workers_are_equal(name: str) -> None:
+@pytest.mark.parametrize("name", [*BUILD, "frechet, extrapolated", *OF_INCEPTION])
+def test_whole_streamed_and_shared_by_workers_are_equal(name: str, of_toys: None) -> None:
+    """For every metric that the plugin registers, and classifier-score, whose formula is that of inception-score."""
+    build = {**BUILD, "frechet, extrapolated": extrapolated, **OF_INCEPTION}[name]
     dataset, made = shapes(), images()
-    whole = measured(BUILD[name](), dataset, [batches(made, 50)])
+    whole = measured(build(), dataset, [batches(made, 50)])
     parts = batches(made, 7)
-    assert measured(BUILD[name](), dataset, [parts]) == pytest.approx(whole, rel=1e-6)
-    assert measured(BUILD[name](), dataset, [parts[5:], parts[:5]]) == pytest.approx(whole, rel=1e-6)
+    assert ("extrapolated" in whole) == (name == "frechet, extrapolated")
+    assert measured(build(), dataset, [parts]) == pytest.approx(whole, rel=1e-6)
+    assert measured(build(), dataset, [parts[5:], parts[:5]]) == pytest.approx(whole, rel=1e-6)
+
+
+def test_no_metric_is_missing_here() -> None:
+    assert {*BUILD, *OF_INCEPTION, "classifier-score"} == {name for name, *_ in METRICS}
 
 
 @pytest.mark.parametrize(("name", "fewest"), [("frechet", 2), ("kernel-distance", 2), ("precision-recall", 4)])
@@ -146,25 +199,14 @@ def test_metrics_with_one_network_compute_a_batch_once(monkeypatch: pytest.Monke
     base._last.clear()
 
 
-class Toy(Pixels):
-    """Stands for the network whose weights cannot be downloaded here; `test_inception.py` compares the network."""
-
-    def __call__(self, x: np.ndarray) -> Mapping[str, np.ndarray]:
-        found = super().__call__(x)["features"]
-        return {"features": found, "logits": found, "logits_unbiased": 5.0 * found[:, :10]}
-
-
-def test_metrics_of_inception_are_those_of_its_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inception_features, "_inception", lambda weights, implementation: Toy(size=4))
-    monkeypatch.setattr(inception_features.InceptionFeatures, "dim", 48)
+def test_metrics_of_inception_are_those_of_its_features(of_toys: None) -> None:
     dataset, parts = shapes(), [batches(images(), 20)]
-    given = {"weights": "x.pth", "implementation": "pytorch-fid"}
-    fid = FID(**given)
-    assert fid.config == {**given, "reference": "train"}
+    fid = OF_INCEPTION["fid"]()
+    assert fid.config == {**GIVEN, "reference": "train", "extrapolate": False}
     assert measured(fid, dataset, parts) == pytest.approx(measured(BUILD["frechet"](), dataset, parts), rel=1e-9)
-    kid = KID(**given, subsets=3, subset_size=20, seed=1)
-    assert measured(kid, dataset, parts) == pytest.approx(measured(BUILD["kernel-distance"](), dataset, parts))
-    score = measured(InceptionScore(**given, splits=5), dataset, parts)
+    kid = measured(OF_INCEPTION["kid"](), dataset, parts)
+    assert kid == pytest.approx(measured(BUILD["kernel-distance"](), dataset, parts))
+    score = measured(OF_INCEPTION["inception-score"](), dataset, parts)
     assert set(score) == {"mean", "deviation"} and score["mean"] > 1.0
 
 
@@ -216,3 +258,34 @@ def test_few_images_are_told() -> None:
     measured(metric, dataset, [batches(images(239), 80)])
     first, _ = metric.caveats(dataset)
     assert "239 images generated for train prompts are few for 48 features: the distance is too large" in first
+
+
+def test_the_distance_is_extrapolated_from_enough_images() -> None:
+    """With 12 features, 48 images are enough: four per feature."""
+    dataset, made = shapes(), images(48)
+    metric = extrapolated()
+    found = measured(metric, dataset, [batches(made, 10)])
+    assert metric.caveats(dataset)[0].startswith("Fréchet distance of pixels-2: 48 images")
+    real = statistics(Pixels(size=2), dataset, "train")
+    rows = Rows()
+    rows.add(Pixels(size=2)(made)["features"], made)
+    line = distance_of_infinitely_many(rows.all(), real.mean, real.covariance, smallest=24)
+    assert found["extrapolated"] == pytest.approx(line.distance, rel=1e-9)
+    assert found["extrapolation_error"] == pytest.approx(line.error, rel=1e-9)
+    assert metric.protocol()["extrapolation points"] == 15
+    assert list(measured(metric, dataset, [batches(made[1:], 47)])) == ["distance"]
+    told, *_ = metric.caveats(dataset)
+    assert "it is not extrapolated from 47 images generated for train prompts: at least 48 are needed" in told
+
+
+def test_decibels_are_the_mean_of_those_of_the_images() -> None:
+    """Of errors 1 and 10 everywhere: 20 log10(255 / error); an equal image counts with 100."""
+    black = np.zeros((3, 16, 16, 3), np.uint8)
+    levels = black + np.array([0, 1, 10], np.uint8)[:, None, None, None]
+    found = measure(PSNR(), shapes(), "train", [GeneratedImages(levels, [""] * 3, black)])
+    wanted = (100 + 20 * np.log10(255) + 20 * np.log10(25.5)) / 3
+    assert found == pytest.approx({"decibels": wanted, "equal": 1 / 3})
+    for metric in (PSNR(), SSIM()):
+        assert metric.pairs
+        with pytest.raises(DataError, match="compares each image with one other, and a prompt has none"):
+            measure(metric, shapes(), "train", [GeneratedImages(levels, [""] * 3)])

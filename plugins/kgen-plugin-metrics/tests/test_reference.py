@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kgen_plugin_metrics.frechet import Frechet
-from kgen_plugin_metrics.kid import KernelDistance
-from kgen_plugin_metrics.moments import Moments
-from kgen_plugin_metrics.pixels import Pixels
-from kgen_plugin_metrics.reference import moments_of, read_statistics, reference_features, statistics, write_statistics
+from kgen_plugin_metrics.features.pixels import Pixels
+from kgen_plugin_metrics.formulas.moments import Moments
+from kgen_plugin_metrics.metrics.frechet import Frechet
+from kgen_plugin_metrics.metrics.kernel import KernelDistance
+from kgen_plugin_metrics.reference.cached import moments_of, reference_features, statistics
+from kgen_plugin_metrics.reference.files import read_statistics, write_statistics
 
 from kgen import DataError, Dataset, GeneratedImages, RunError, make_dataset
 

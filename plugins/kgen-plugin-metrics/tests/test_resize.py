@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 from keras import ops
-from kgen_plugin_metrics.resize import SIZE, pil_bicubic, tf1_bilinear, torch_bilinear
+from kgen_plugin_metrics.features.resize import SIZE, pil_bicubic, tf1_bilinear, torch_bilinear
 
 torch = pytest.importorskip("torch")
 

@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.linalg
-from kgen_plugin_metrics.extrapolation import distance_of_infinitely_many
-from kgen_plugin_metrics.frechet import frechet_distance
-from kgen_plugin_metrics.inception_score import inception_score
-from kgen_plugin_metrics.kid import kernel_distance
-from kgen_plugin_metrics.moments import Moments, MomentStream
-from kgen_plugin_metrics.neighbors import _squared_distances, density_coverage, precision_recall
-from kgen_plugin_metrics.quality import psnr, ssim
-from kgen_plugin_metrics.reference import Statistics
+from kgen_plugin_metrics.formulas.extrapolation import distance_of_infinitely_many
+from kgen_plugin_metrics.formulas.frechet import frechet_distance
+from kgen_plugin_metrics.formulas.inception_score import inception_score
+from kgen_plugin_metrics.formulas.kernel import kernel_distance
+from kgen_plugin_metrics.formulas.moments import Moments, MomentStream
+from kgen_plugin_metrics.formulas.neighbors import _squared_distances, density_coverage, precision_recall
+from kgen_plugin_metrics.formulas.pairs import psnr, ssim
 
 from kgen import DataError
 
@@ -182,7 +181,7 @@ def test_neighbors_of_equal_images_and_of_too_few() -> None:
 def test_rows_of_distances_are_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = CASES["fewer images than dimensions"]
     whole = precision_recall(x, y), density_coverage(x, y)
-    monkeypatch.setattr("kgen_plugin_metrics.neighbors.ROWS", 7)
+    monkeypatch.setattr("kgen_plugin_metrics.formulas.neighbors.ROWS", 7)
     assert (precision_recall(x, y), density_coverage(x, y)) == whole
 
 
@@ -190,31 +189,31 @@ def test_extrapolation_removes_the_bias() -> None:
     """The exact distance is 1.6: the means are 0.1 apart in 10 dimensions, and the deviations 1 and 0.6127."""
     dim, scale = 10, 1.0 - np.sqrt(0.15)
     exact = dim * (0.1**2 + (1.0 - scale) ** 2)
-    reference = Statistics(np.full(dim, 0.1), scale**2 * np.eye(dim), 0, "exact")
+    reference = np.full(dim, 0.1), scale**2 * np.eye(dim)
     plain, found = [], []
     for seed in range(8):
         x = np.random.default_rng(seed).normal(size=(600, dim))
         plain.append(distance_of(x[:60], reference))
-        found.append(distance_of_infinitely_many(x, reference, smallest=60, points=10, seed=seed).distance)
+        found.append(distance_of_infinitely_many(x, *reference, smallest=60, points=10, seed=seed).distance)
     assert exact == pytest.approx(1.6)
     assert abs(np.mean(found) - exact) < 4 * np.std(found) / np.sqrt(len(found))
     assert abs(np.mean(found) - exact) < 0.3 * abs(np.mean(plain) - exact)
 
 
-def distance_of(x: np.ndarray, reference: Statistics) -> float:
+def distance_of(x: np.ndarray, reference: tuple[np.ndarray, np.ndarray]) -> float:
     a = Moments.of(x)
-    return frechet_distance(a.mean, a.covariance, reference.mean, reference.covariance)
+    return frechet_distance(a.mean, a.covariance, *reference)
 
 
 def test_extrapolation_gives_the_error_of_the_line() -> None:
     x = np.random.default_rng(0).normal(size=(200, 4))
-    reference = Statistics(np.zeros(4), np.eye(4), 0, "exact")
-    found = distance_of_infinitely_many(x, reference, smallest=20, points=6)
+    reference = np.zeros(4), np.eye(4)
+    found = distance_of_infinitely_many(x, *reference, smallest=20, points=6)
     assert found.counts[0] == 20 and found.counts[-1] == 200 and len(found.distances) == 6
     line, covariance = np.polyfit(1 / np.array(found.counts), found.distances, 1, cov=True)
     assert found.distance == pytest.approx(line[1]) and found.error == pytest.approx(np.sqrt(covariance[1, 1]))
     with pytest.raises(DataError, match="there must be more images than 200"):
-        distance_of_infinitely_many(x, reference, smallest=200)
+        distance_of_infinitely_many(x, *reference, smallest=200)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -53,7 +53,7 @@ DAMAGES = (
 
 
 @dataclass(frozen=True)
-class _View:
+class TensorView:
     """A pickled tensor: its storage, and its place in it."""
 
     key: str
@@ -79,7 +79,7 @@ class _View:
         return np.lib.stride_tricks.as_strided(storage, self.shape, strides).copy()
 
 
-class _Unpickler(pickle.Unpickler):
+class TensorUnpickler(pickle.Unpickler):
     """Unpickles the few types of a state dict, and rejects all others."""
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -103,18 +103,18 @@ class _Unpickler(pickle.Unpickler):
         return str(key)
 
 
-def _rebuild(key: str, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *others: Any) -> _View:
-    return _View(key, offset, tuple(shape), tuple(strides))
+def _rebuild(key: str, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *others: Any) -> TensorView:
+    return TensorView(key, offset, tuple(shape), tuple(strides))
 
 
 def _read_legacy(file: IO[bytes]) -> Any:
     file.seek(0)
     for _ in range(3):  # a magic number, the version, the machine
-        _Unpickler(file).load()
-    pickled = _Unpickler(file)
+        TensorUnpickler(file).load()
+    pickled = TensorUnpickler(file)
     found = pickled.load()
     storages = {}
-    for key in _Unpickler(file).load():
+    for key in TensorUnpickler(file).load():
         size = int.from_bytes(file.read(8), "little") * pickled.types[key].itemsize
         if size > os.fstat(file.fileno()).st_size:
             raise ValueError("a storage is larger than the file")
@@ -128,7 +128,7 @@ def _read_archive(file: IO[bytes]) -> Any:
             raise ValueError("it is compressed, but PyTorch does not compress its files")
         root = next(name for name in archive.namelist() if name.endswith("data.pkl")).removesuffix("data.pkl")
         with archive.open(f"{root}data.pkl") as inner:
-            pickled = _Unpickler(inner)
+            pickled = TensorUnpickler(inner)
             found = pickled.load()
         storages = {key: np.frombuffer(archive.read(f"{root}data/{key}"), kind) for key, kind in pickled.types.items()}
     return _resolved(found, storages)
@@ -137,4 +137,4 @@ def _read_archive(file: IO[bytes]) -> Any:
 def _resolved(found: Any, storages: dict[str, np.ndarray]) -> Any:
     if not isinstance(found, dict):
         return found
-    return {name: value.of(storages) if isinstance(value, _View) else value for name, value in found.items()}
+    return {name: value.of(storages) if isinstance(value, TensorView) else value for name, value in found.items()}

@@ -7,9 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from kgen import DataError
-from kgen_plugin_metrics.frechet import frechet_distance
-from kgen_plugin_metrics.moments import Moments
-from kgen_plugin_metrics.reference import Statistics
+from kgen_plugin_metrics.formulas.frechet import frechet_distance
+from kgen_plugin_metrics.formulas.moments import Moments
+
+POINTS = 15
+"""Number of subsets, as in the paper."""
 
 
 class Extrapolation(NamedTuple):
@@ -29,7 +31,13 @@ class Extrapolation(NamedTuple):
 
 
 def distance_of_infinitely_many(
-    features: np.ndarray, reference: Statistics, *, smallest: int = 5000, points: int = 15, seed: int = 0
+    features: np.ndarray,
+    mean: np.ndarray,
+    covariance: np.ndarray,
+    *,
+    smallest: int = 5000,
+    points: int = POINTS,
+    seed: int = 0,
 ) -> Extrapolation:
     """Extrapolates the Fréchet distance to infinitely many generated images (Chong and Forsyth 2020, section 3.1).
 
@@ -38,7 +46,7 @@ def distance_of_infinitely_many(
 
     Args:
         features: (N, D), of generated images.
-        reference: The statistics of real images.
+        mean, covariance: (D,) and (D, D), of real images.
         smallest: Number of images in the smallest subset. It should be larger than D.
         points: Number of subsets.
         seed: Seed of the choice of subsets.
@@ -56,7 +64,7 @@ def distance_of_infinitely_many(
     distances = []
     for count in counts:
         chosen = Moments.of(features[random.permutation(len(features))[:count]])
-        distances.append(frechet_distance(chosen.mean, chosen.covariance, reference.mean, reference.covariance))
+        distances.append(frechet_distance(chosen.mean, chosen.covariance, mean, covariance))
     design = np.stack([np.ones(points), 1.0 / counts], axis=1)  # (points, 2)
     line, *_ = np.linalg.lstsq(design, np.array(distances), rcond=None)
     variance = np.square(distances - design @ line).sum() / (points - 2)

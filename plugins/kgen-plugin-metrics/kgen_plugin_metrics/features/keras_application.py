@@ -16,7 +16,7 @@ from pydantic import Field
 
 from kgen import ConfigError
 from kgen.backend.compiled import Compiled
-from kgen_plugin_metrics.features import BATCH, resized
+from kgen_plugin_metrics.features.contract import BATCH, resized
 
 
 class KerasApplication:

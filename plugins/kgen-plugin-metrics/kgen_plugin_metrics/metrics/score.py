@@ -3,48 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
-import numpy as np
 from pydantic import Field
 
-from kgen import DataError, OneOf
-from kgen_plugin_metrics.base import DEFAULT, RowMetric, inception
-from kgen_plugin_metrics.inception_features import Implementation
+from kgen_plugin_metrics.features.inception import Implementation
+from kgen_plugin_metrics.formulas.inception_score import inception_score
+from kgen_plugin_metrics.metrics.base import DEFAULT, Choice, RowMetric, inception
 
 Splits = Annotated[int, Field(ge=1, le=1000)]
-
-
-def inception_score(logits: np.ndarray, *, splits: int = 10, seed: int | None = 2020) -> tuple[float, float]:
-    """Returns the mean and deviation over `splits` parts of exp(mean over images of KL(p(c | x) || p(c))).
-
-    Salimans et al. 2016, section 4; p(c) is the mean of p(c | x) in the part. The parts are those of torch-fidelity
-    for the same seed.
-
-    Args:
-        logits: (N, classes).
-        splits: Number of parts.
-        seed: Seed of the order of the images before they are divided; None: the given order.
-
-    Raises:
-        DataError: there are fewer images than parts.
-    """
-    count = len(logits)
-    if count < splits:
-        raise DataError(f"{count:,} images cannot be divided into {splits:,} parts")
-    if seed is not None:
-        logits = logits[np.random.RandomState(seed).permutation(count)]
-    logits = logits.astype(np.float64)
-    logits = logits - logits.max(1, keepdims=True)
-    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))  # (N, classes)
-    scores = []
-    for i in range(splits):
-        own = log_p[i * count // splits : (i + 1) * count // splits]
-        p = np.exp(own)
-        with np.errstate(divide="ignore", invalid="ignore"):  # a class that is 0 everywhere adds 0 log 0 = 0
-            terms = np.where(p > 0, p * (own - np.log(p.mean(0))), 0.0)
-        scores.append(np.exp(terms.sum(1).mean()))
-    return float(np.mean(scores)), float(np.std(scores))
 
 
 class _Score(RowMetric):
@@ -57,7 +24,7 @@ class _Score(RowMetric):
     seed: int
 
     def _numbers(self) -> Mapping[str, float]:
-        mean, deviation = inception_score(self._all(), splits=self.splits, seed=self.seed)
+        mean, deviation = inception_score(self._rows.all(), splits=self.splits, seed=self.seed)
         return {"mean": mean, "deviation": deviation}
 
     def protocol(self) -> Mapping[str, str | int | float | bool]:
@@ -76,7 +43,7 @@ class ClassifierScore(_Score):
     def __init__(
         self,
         *,
-        features: Annotated[Any, OneOf("metrics.features")] = DEFAULT,
+        features: Choice = DEFAULT,
         splits: Splits = 10,
         seed: int = 2020,
     ) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kgen_plugin_vision.torch_file import DAMAGES, _Unpickler, _View
+
+from kgen_plugin_vision.torch_file import DAMAGES, TensorUnpickler, TensorView
 
 
 def is_torchscript(path: Path) -> bool:
@@ -54,7 +55,7 @@ class _Module:
         self.attributes = dict(state)
 
 
-class _ModuleUnpickler(_Unpickler):
+class _ModuleUnpickler(TensorUnpickler):
     """Unpickles the modules and typed lists of TorchScript, beside the tensors of a state dict, and rejects others."""
 
     def find_class(self, module: str, name: str) -> Any:
@@ -87,9 +88,9 @@ def _opened(archive: zipfile.ZipFile, name: str) -> Any:
     return archive.open(name)
 
 
-def _views(module: _Module, prefix: str = "") -> Iterator[tuple[str, _View]]:
+def _views(module: _Module, prefix: str = "") -> Iterator[tuple[str, TensorView]]:
     for name, value in module.attributes.items():
-        if isinstance(value, _View):
+        if isinstance(value, TensorView):
             yield prefix + name, value
         elif isinstance(value, _Module):
             yield from _views(value, f"{prefix}{name}.")

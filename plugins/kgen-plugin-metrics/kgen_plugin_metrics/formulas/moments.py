@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -22,6 +23,8 @@ class Moments:
         mean: (D,).
         scatter: (D, D), the sum over images of (x - mean) (x - mean)^T.
     """
+
+    names: ClassVar[tuple[str, ...]] = ("count", "mean", "scatter")
 
     count: int
     mean: np.ndarray
@@ -63,7 +66,7 @@ class Moments:
         return self.scatter / (self.count - 1)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        return {"count": np.array(self.count), "mean": self.mean, "scatter": self.scatter}
+        return dict(zip(self.names, (np.array(self.count), self.mean, self.scatter), strict=True))
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Moments:

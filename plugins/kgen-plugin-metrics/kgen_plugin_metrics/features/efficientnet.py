@@ -12,7 +12,7 @@ from kgen_plugin_vision.efficientnet import DIM, SIZE, packaged_weights
 from kgen_plugin_vision.efficientnet import EfficientNetLite0 as Network
 
 from kgen.backend.compiled import Compiled
-from kgen_plugin_metrics.features import BATCH, file_hash, resized
+from kgen_plugin_metrics.features.contract import BATCH, file_hash, resized
 
 
 @dataclass(frozen=True)

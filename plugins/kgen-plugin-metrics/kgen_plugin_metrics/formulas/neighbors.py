@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Iterator
 
 import numpy as np
-from pydantic import Field
 
-from kgen import DataError, OneOf
-from kgen_plugin_metrics.base import DEFAULT, RowMetric
-from kgen_plugin_metrics.reference import reference_features
+from kgen import DataError
 
 ROWS = 1024
 """Number of images whose distances to all others are in memory together."""
 
 EXACT = 1e-13
 """Squared distances below this share of the squared norms are 0: rounding makes them, between equal features."""
-
-Neighbors = Annotated[int, Field(ge=1, le=100)]
 
 
 def precision_recall(features: np.ndarray, reference: np.ndarray, *, k: int = 3) -> tuple[float, float]:
@@ -87,73 +81,3 @@ def _squared_distances(points: np.ndarray, others: np.ndarray) -> Iterator[tuple
 def _require_more_than(k: int, *sets: np.ndarray) -> None:
     if (count := min(map(len, sets))) <= k:
         raise DataError(f"the {k} nearest neighbors of an image need more images than {count}: generate more")
-
-
-class _Neighbors(RowMetric):
-    """Compares features by their nearest neighbors."""
-
-    better: ClassVar[Literal["higher", "lower"] | None] = "higher"
-
-    k: int
-
-    def _use(self, features: Any, reference: str = "") -> None:
-        super()._use(features, reference)
-        self.min_images = self.k + 1
-
-    def _features(self) -> tuple[np.ndarray, np.ndarray]:
-        """The features of the generated and of the real images."""
-        reference, source = reference_features(self._network, self.dataset, self._reference)
-        self._source = f"{len(reference)} {source}"
-        return self._all(), reference
-
-    def protocol(self) -> Mapping[str, str | int | float | bool]:
-        return {**super().protocol(), "k": self.k}
-
-
-class PrecisionRecall(_Neighbors):
-    """Precision and recall (Kynkäänniemi et al. 2019), and their harmonic mean. Higher is better.
-
-    Args:
-        features: The network: a `metrics.features`.
-        reference: The split of the reference images, or a file PATH.npz with images "arr_0".
-        k: Number of neighbors.
-    """
-
-    def __init__(
-        self,
-        *,
-        features: Annotated[Any, OneOf("metrics.features")] = DEFAULT,
-        reference: str = "train",
-        k: Neighbors = 3,
-    ) -> None:
-        self.features, self.reference, self.k = features, reference, k
-        self._use(features, reference)
-
-    def _numbers(self) -> Mapping[str, float]:
-        precision, recall = precision_recall(*self._features(), k=self.k)
-        harmonic = 2 * precision * recall / max(1e-5, precision + recall)
-        return {"precision": precision, "recall": recall, "f_score": harmonic}
-
-
-class DensityCoverage(_Neighbors):
-    """Density and coverage (Naeem et al. 2020). Higher is better.
-
-    Args:
-        features: The network: a `metrics.features`.
-        reference: The split of the reference images, or a file PATH.npz with images "arr_0".
-        k: Number of neighbors.
-    """
-
-    def __init__(
-        self,
-        *,
-        features: Annotated[Any, OneOf("metrics.features")] = DEFAULT,
-        reference: str = "train",
-        k: Neighbors = 5,
-    ) -> None:
-        self.features, self.reference, self.k = features, reference, k
-        self._use(features, reference)
-
-    def _numbers(self) -> Mapping[str, float]:
-        density, coverage = density_coverage(*self._features(), k=self.k)
-        return {"density": density, "coverage": coverage}

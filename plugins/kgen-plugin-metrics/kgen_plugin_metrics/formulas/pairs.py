@@ -1,7 +1,4 @@
-"""PSNR and SSIM: how near images are to others, pair by pair.
-
-These are functions, not metrics: a `kgen.Metric` gets generated images without an image to compare each with.
-"""
+"""PSNR and SSIM: how near images are to others, pair by pair."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from kgen_plugin_metrics.torchscript import is_torchscript, read_torchscript
+from kgen_plugin_vision.torchscript import is_torchscript, read_torchscript
 
 torch = pytest.importorskip("torch")
 

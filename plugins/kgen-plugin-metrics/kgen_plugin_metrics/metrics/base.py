@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from kgen import DataError, Dataset, GeneratedImages, Metric, Split, part
-from kgen_plugin_metrics.efficientnet import EfficientNetLite0
-from kgen_plugin_metrics.features import Features, in_color
-from kgen_plugin_metrics.inception_features import InceptionFeatures
-from kgen_plugin_metrics.reference import is_file
+from kgen import DataError, Dataset, GeneratedImages, Metric, OneOf, Split, part
+from kgen_plugin_metrics.features.contract import Features, in_color
+from kgen_plugin_metrics.features.efficientnet import EfficientNetLite0
+from kgen_plugin_metrics.features.inception import InceptionFeatures
+from kgen_plugin_metrics.metrics.rows import Rows
+from kgen_plugin_metrics.reference.cached import SPLITS, is_file, reference_features
 
 DEFAULT = EfficientNetLite0()
 """The features of a metric that is given none."""
+
+Choice = Annotated[Any, OneOf("metrics.features")]
+"""The type of the option `features`."""
 
 State = Mapping[str, np.ndarray]
 
@@ -79,47 +82,46 @@ class FeatureMetric(Metric):
 
 
 class RowMetric(FeatureMetric):
-    """A metric that needs the features, or the logits, of all images together.
-
-    Its memory grows with the number of images: 10,000 of 2,048 numbers take 80 MB. The images are put in the order of
-    hashes of their pixels, so that random subsets of them do not depend on the order in which they came.
-    """
+    """A metric that needs the features, or the logits, of all images together: see `Rows`."""
 
     what: ClassVar[str] = "features"
 
     def start(self, dataset: Dataset, split: Split) -> None:
         super().start(dataset, split)
-        self._rows: list[np.ndarray] = []
-        self._hashes: list[np.ndarray] = []
+        self._rows = Rows()
 
     def _measure(self, found: Mapping[str, np.ndarray], images: np.ndarray) -> None:
         if self.what not in found:
             raise DataError(f"the features '{self._network.name}' have no {self.what}: choose those of a classifier")
-        self._rows.append(np.asarray(found[self.what], np.float32))
-        self._hashes.append(np.array([_hash(image) for image in images], np.uint64))
-
-    def _all(self) -> np.ndarray:
-        """All rows, (N, D), in an order that depends on the images alone."""
-        rows = np.concatenate(self._rows)
-        if not np.isfinite(rows).all():
-            raise DataError(f"metrics: the network computed {self.what} that are not finite: see its weights")
-        return rows[np.argsort(np.concatenate(self._hashes), kind="stable")]
+        self._rows.add(found[self.what], images)
 
     def state(self) -> State:
-        if not self._rows:
-            return dict(self.sums)
-        return {**self.sums, "rows": np.concatenate(self._rows), "hashes": np.concatenate(self._hashes)}
+        return {**self.sums, **self._rows.state()}
 
     def merge(self, state: State) -> None:
-        if "rows" in state:
-            self._rows.append(state["rows"])
-            self._hashes.append(state["hashes"])
-        self.add(**{name: number for name, number in state.items() if name not in ("rows", "hashes")})
+        self._rows.merge(state)
+        self.add(**without(state, Rows.names))
+
+    def _references(self) -> np.ndarray:
+        """The features of the reference images, (M, D)."""
+        rows, source = reference_features(self._network, self.dataset, self._reference)
+        self._source = f"{len(rows)} {source}"
+        return rows
+
+
+def without(state: State, names: Iterable[str]) -> State:
+    """The part of a state that has other names."""
+    return {name: array for name, array in state.items() if name not in names}
 
 
 def inception(weights: str, implementation: str) -> InceptionFeatures:
     """The network of `weights`, for metrics that are named after it."""
     return part("metrics.features", {"kind": "inception", "weights": weights, "implementation": implementation})
+
+
+def images_of_split(dataset: Dataset, split: str) -> int:
+    """The number of images of a split."""
+    return next(len(dataset.captions(known)) for known in SPLITS if known == split)
 
 
 def few_images(name: str, count: int, dim: int, whose: str) -> Sequence[str]:
@@ -144,7 +146,3 @@ def _found(network: Features, batch: GeneratedImages) -> Mapping[str, np.ndarray
     found = network(in_color(batch.images))
     _last[:] = [(batch, key, found)]
     return found
-
-
-def _hash(image: np.ndarray) -> int:
-    return int.from_bytes(hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=8).digest(), "little")

@@ -3,62 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 
-from kgen import DataError, OneOf
-from kgen_plugin_metrics.base import DEFAULT, RowMetric, inception
-from kgen_plugin_metrics.inception_features import Implementation
-from kgen_plugin_metrics.reference import reference_features
+from kgen import DataError
+from kgen_plugin_metrics.features.inception import Implementation
+from kgen_plugin_metrics.formulas.kernel import kernel_distance
+from kgen_plugin_metrics.metrics.base import DEFAULT, Choice, RowMetric, inception
 
 Subsets = Annotated[int, Field(ge=1, le=1000)]
 SubsetSize = Annotated[int, Field(ge=2, le=10_000)]
-
-
-def kernel_distance(
-    features: np.ndarray, reference: np.ndarray, *, subsets: int = 100, subset_size: int = 1000, seed: int = 2020
-) -> tuple[float, float]:
-    """Returns the mean and deviation of the squared maximum mean discrepancy over random subsets.
-
-    The kernel is k(x, y) = (x^T y / D + 1)^3, and the estimate is unbiased (Gretton et al. 2012, equation 3;
-    Binkowski et al. 2018, section 4). The subsets are those of torch-fidelity for the same seed.
-
-    Args:
-        features: (N, D), of generated images.
-        reference: (M, D), of real images.
-        subsets: Number of subsets.
-        subset_size: Number of images in a subset, without repetition.
-        seed: Seed of the choice of subsets.
-
-    Raises:
-        DataError: there are fewer images than `subset_size`.
-    """
-    if min(len(features), len(reference)) < subset_size:
-        raise DataError(
-            f"a subset of {subset_size:,} images cannot be taken from {len(features):,} generated and "
-            f"{len(reference):,} real images"
-        )
-    random = np.random.RandomState(seed)
-    found = []
-    everything = len(features) == len(reference) == subset_size
-    for _ in range(1 if everything else subsets):
-        x = features[random.choice(len(features), subset_size, replace=False)].astype(np.float64)
-        y = reference[random.choice(len(reference), subset_size, replace=False)].astype(np.float64)
-        found.append(_discrepancy(x, y))
-    return float(np.mean(found)), float(np.std(found))
-
-
-def _discrepancy(x: np.ndarray, y: np.ndarray) -> float:
-    """The unbiased estimate for equally many x and y, (m, D)."""
-    m = len(x)
-    within = sum(kernel.sum() - np.trace(kernel) for kernel in (_kernel(x, x), _kernel(y, y)))
-    return float(within / (m * (m - 1)) - 2.0 * _kernel(x, y).mean())
-
-
-def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.asarray((x @ y.T / x.shape[1] + 1.0) ** 3)
 
 
 class _Kernel(RowMetric):
@@ -73,9 +28,7 @@ class _Kernel(RowMetric):
     seed: int
 
     def _numbers(self) -> Mapping[str, float]:
-        features = self._all()
-        reference, source = reference_features(self._network, self.dataset, self._reference)
-        self._source = f"{len(reference)} {source}"
+        features, reference = self._rows.all(), self._references()
         if len(reference) < 2:
             raise DataError(f"{type(self).__name__} needs at least 2 reference images, and here is 1")
         self._size = min(self.subset_size, len(features), len(reference))
@@ -103,7 +56,7 @@ class KernelDistance(_Kernel):
     def __init__(
         self,
         *,
-        features: Annotated[Any, OneOf("metrics.features")] = DEFAULT,
+        features: Choice = DEFAULT,
         reference: str = "train",
         subsets: Subsets = 100,
         subset_size: SubsetSize = 1000,

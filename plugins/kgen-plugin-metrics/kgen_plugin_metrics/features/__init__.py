@@ -1,0 +1,1 @@
+"""Networks that compute features of images. `contract.py` says what they must do; each other file is one network."""

@@ -1,0 +1,1 @@
+"""The metrics, which collect what the formulas need, batch by batch."""

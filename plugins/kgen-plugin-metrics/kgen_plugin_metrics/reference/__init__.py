@@ -1,0 +1,1 @@
+"""Statistics and features of real images, to which generated images are compared."""
