@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from command_line import GOOD, TOY, Trained
+from command_line import GOOD, TOY, Trained, environment
 from made_plugins import installed
 from PIL import Image
 
@@ -228,7 +228,8 @@ def test_states_of_another_evaluation_are_discarded_and_foreign_files_kept(tmp_p
 
 
 @pytest.mark.slow
-def test_several_workers_measure_the_same(copy: Path) -> None:
+def test_several_workers_measure_the_same(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
     settings = ["evaluate.images=12", "evaluate.batch_size=1", "evaluate.seeds=2"]
     alone = evaluate(copy, settings, out=copy / "one.json")
     counted: list[tuple[int, int]] = []

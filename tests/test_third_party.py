@@ -13,6 +13,8 @@ import pytest
 import yaml
 from command_line import GOOD, TOY
 
+from kgen.evaluation.results import read_results, to_scores
+
 MODULE = '''
 """A callback, a logger and a command."""
 
@@ -22,8 +24,6 @@ from typing import Annotated
 
 import keras
 from pydantic import Field
-
-from kgen.evaluation.results import read_results, to_scores
 
 import kgen
 

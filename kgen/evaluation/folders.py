@@ -161,7 +161,7 @@ def _chosen(metrics: Sequence[Any]) -> dict[str, Metric]:
     for choice in metrics:
         component, _ = find("metric", choice)
         cls = component.load()
-        if cls.reads_prompts:
+        if not _compares_folders(cls):
             usable = ", ".join(_usable())
             raise ConfigError(
                 f"{component.id} reads prompts, which folders of images do not have; metrics that can compare folders: "
@@ -171,13 +171,17 @@ def _chosen(metrics: Sequence[Any]) -> dict[str, Metric]:
     return found
 
 
+def _compares_folders(cls: type[Metric]) -> bool:
+    return cls.pairs or not cls.reads_prompts
+
+
 def _usable() -> dict[str, type[Metric]]:
     """The classes of all metrics that can compare folders, by name."""
     found = {}
     for component in registry().of_kind("metric"):
         with contextlib.suppress(PluginError):  # 'kgen plugins list' says what is wrong with it
             cls = component.load()
-            if not cls.reads_prompts:
+            if _compares_folders(cls):
                 found[component.id] = cls
     return found
 
