@@ -41,6 +41,7 @@ def facts(directory: RunDirectory, config: RunConfig, pipeline: Pipeline, scores
         scores: Its scores by column.
     """
     manifest, options = directory.read_manifest(*TRAINED), config.sample.options
+    bits = {name: value for name, value in scores.items() if name.startswith(BITS)}
     speeds = [float(row["images_per_second"]) for row in read_rows(directory.metrics) if row.get("images_per_second")]
     return {
         **{kind: manifest["components"][kind]["id"] for kind in ("generator", "encoder", "decoder", "dataset")},
@@ -51,9 +52,9 @@ def facts(directory: RunDirectory, config: RunConfig, pipeline: Pipeline, scores
         "images/s trained": statistics.median(speeds) if speeds else None,
         "images/s sampled": 1 / seconds_per_image(pipeline, options),
         "sampling steps": pipeline.generator.num_sampling_steps(**options),
-        **{name: value for name, value in scores.items() if name.startswith(BITS)},
+        **(bits or {BITS: None}),
         "likelihood": pipeline.generator.likelihood_label(**config.evaluate.likelihood.options),
-        **{name: value for name, value in scores.items() if not name.startswith(BITS)},
+        **{name: value for name, value in scores.items() if name not in bits},
         LAST: manifest.get("peak_memory_mib"),
     }
 

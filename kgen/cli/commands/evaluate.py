@@ -73,42 +73,56 @@ def command(
     if output is not None:
         _require_json(output)
     chosen = [_metric(text) for text in metrics or ()]
+    overrides = [*(settings or ())]
+    overrides += [f"evaluate.images={number}"] if number is not None and reference is None else []
+    overrides += [f"evaluate.seeds={seeds}"] if seeds is not None else []
     if reference is None:
         require_directory(target)
+        _print(_evaluate_run(target, overrides, chosen, output, workers, changed_data), folders=False)
     else:
         _require_folders(target, reference, {"--set": settings, "--seeds": seeds, "--workers": workers > 1})
+        _print(_evaluate_folders(target, reference, chosen, number, output), folders=True)
+
+
+def _evaluate_run(
+    run: Path, overrides: list[str], metrics: list[Any], out: Path | None, workers: int, changed_data: bool
+) -> Sequence[Result]:
     from kgen.cli.backend import load_backend
 
     load_backend()
     from kgen.cli.progress import progress_reporter
+    from kgen.runs.evaluation import evaluate
 
     with progress_reporter() as reporter:
-        if reference is None:
-            from kgen.runs.evaluation import evaluate
+        return evaluate(
+            run,
+            overrides,
+            metrics=metrics,
+            out=out,
+            workers=workers,
+            allow_changed_data=changed_data,
+            log=reporter.log,
+            on_images=reporter.on_images,
+        )
 
-            overrides = [*(settings or ())]
-            overrides += [f"evaluate.images={number}"] if number is not None else []
-            overrides += [f"evaluate.seeds={seeds}"] if seeds is not None else []
-            results = evaluate(
-                target,
-                overrides,
-                metrics=chosen,
-                out=output,
-                workers=workers,
-                allow_changed_data=changed_data,
-                log=reporter.log,
-                on_images=reporter.on_images,
-            )
-        else:
-            from kgen.evaluation.folders import evaluate_folders
-            from kgen.evaluation.results import write_results
 
-            results = evaluate_folders(
-                target, reference, metrics=chosen, limit=number, log=reporter.log, on_images=reporter.on_images
-            )
-            if output is not None:
-                write_results(output, results)
-    _print(results, folders=reference is not None)
+def _evaluate_folders(
+    images: Path, references: Path, metrics: list[Any], limit: int | None, out: Path | None
+) -> Sequence[Result]:
+    from kgen.cli.backend import load_backend
+
+    load_backend()
+    from kgen.cli.progress import progress_reporter
+    from kgen.evaluation.folders import evaluate_folders
+    from kgen.evaluation.results import write_results
+
+    with progress_reporter() as reporter:
+        results = evaluate_folders(
+            images, references, metrics=metrics, limit=limit, log=reporter.log, on_images=reporter.on_images
+        )
+    if out is not None:
+        write_results(out, results)
+    return results
 
 
 def _print(results: Sequence[Result], *, folders: bool) -> None:
