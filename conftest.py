@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
     os.environ.setdefault(name, "1")
+
+# transformers imports both if it finds them: PyPI's torchvision does not import beside a PyTorch for CPUs, and Triton
+# crashes if TensorFlow is loaded.
+for name in ("torchvision", "triton"):
+    sys.modules.setdefault(name, None)  # type: ignore[arg-type]
 
 # JAX compiles far more than it runs here.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")

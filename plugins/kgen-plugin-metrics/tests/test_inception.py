@@ -33,14 +33,15 @@ torch = pytest.importorskip("torch")
 
 
 def _prepare_torchvision() -> Any:
-    """Lets torchvision, of whose operators the references use none, be imported beside TensorFlow and CPU's PyTorch.
+    """Lets torchvision, of whose operators the references use none, be imported beside a PyTorch for CPUs.
 
-    PyPI's build needs CUDA's PyTorch, and does not import until two of its operators have a name. The Triton that it
-    brings crashes if TensorFlow is loaded. Returns what must be kept.
+    PyPI's build needs CUDA's PyTorch, and does not import until two of its operators have a name. All other tests do
+    without torchvision: see conftest.py. Returns what must be kept.
     """
+    if sys.modules.get("torchvision", torch) is None:
+        del sys.modules["torchvision"]
     if (spec := importlib.util.find_spec("torchvision")) is None:
         pytest.skip("torchvision is not installed", allow_module_level=True)
-    sys.modules.setdefault("triton", None)
     try:
         torch.ops.load_library(next(Path(next(iter(spec.submodule_search_locations))).glob("_C*")))
     except (OSError, StopIteration):
@@ -350,6 +351,7 @@ def test_the_precision_of_training_does_not_change_features(folder: Path, incept
     np.testing.assert_array_equal(found["features"], inceptions["torch-fidelity"](images)["features"])
 
 
+@pytest.mark.slow
 def test_metrics_of_its_name_read_the_weights(folder: Path, inceptions, tmp_path: Path) -> None:
     images = images_of(24, 30)
     found = inceptions["clean"](images)

@@ -8,11 +8,12 @@ weights when it is called for the first time.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from keras import ops
 from PIL import Image
 
 from kgen import DataError
@@ -80,6 +81,23 @@ def in_batches(function: Callable[[np.ndarray], Mapping[str, np.ndarray]], image
         filled = np.concatenate([own, np.repeat(own[-1:], size - len(own), axis=0)])
         found.append({name: np.asarray(rows)[: len(own)] for name, rows in function(filled).items()})
     return {name: np.concatenate([batch[name] for batch in found]) for name in found[0]}
+
+
+BICUBIC = "Pillow's bicubic to {0}x{0}, rounded to uint8"
+"""What `resized` does, for the protocol of features; the size is to be filled in."""
+
+
+def described(network: str, weights_hash: str, resize: str, scaling: str) -> dict[str, str]:
+    """Returns the protocol of features."""
+    return {"network": network, "weights_hash": weights_hash, "resize": resize, "scaling": scaling}
+
+
+def hash_of_weights(weights: Iterable[Any]) -> str:
+    """The SHA-256 of weights of Keras layers, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    for weight in weights:
+        digest.update(np.ascontiguousarray(ops.convert_to_numpy(weight)).tobytes())
+    return digest.hexdigest()
 
 
 def file_hash(path: Path) -> str:

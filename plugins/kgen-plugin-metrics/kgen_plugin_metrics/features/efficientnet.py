@@ -12,7 +12,7 @@ from kgen_plugin_vision.efficientnet import DIM, SIZE, packaged_weights
 from kgen_plugin_vision.efficientnet import EfficientNetLite0 as Network
 
 from kgen.backend.compiled import Compiled
-from kgen_plugin_metrics.features.contract import BATCH, file_hash, resized
+from kgen_plugin_metrics.features.contract import BATCH, BICUBIC, described, file_hash, resized
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,7 @@ class EfficientNetLite0:
 
     @property
     def protocol(self) -> Mapping[str, str]:
-        return {
-            "network": self.name,
-            "weights_hash": self.weights_hash,
-            "resize": f"Pillow's bicubic to {SIZE}x{SIZE}, rounded to uint8",
-            "scaling": "(x - 127) / 128",
-        }
+        return described(self.name, self.weights_hash, BICUBIC.format(SIZE), "(x - 127) / 128")
 
     def __call__(self, images: np.ndarray) -> Mapping[str, np.ndarray]:
         pooled, logits = _program().run(resized(images, SIZE), len(images), BATCH)

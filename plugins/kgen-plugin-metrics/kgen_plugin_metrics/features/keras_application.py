@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from pydantic import Field
 
 from kgen import ConfigError
 from kgen.backend.compiled import Compiled
-from kgen_plugin_metrics.features.contract import BATCH, resized
+from kgen_plugin_metrics.features.contract import BATCH, BICUBIC, described, hash_of_weights, resized
 
 
 class KerasApplication:
@@ -52,19 +51,12 @@ class KerasApplication:
 
     @functools.cached_property
     def weights_hash(self) -> str:
-        digest = hashlib.sha256()
-        for weight in self._network.weights:
-            digest.update(np.ascontiguousarray(ops.convert_to_numpy(weight)).tobytes())
-        return digest.hexdigest()
+        return hash_of_weights(self._network.weights)
 
     @property
     def protocol(self) -> Mapping[str, str]:
-        return {
-            "network": self.name,
-            "weights_hash": self.weights_hash,
-            "resize": f"Pillow's bicubic to {self.size}x{self.size}, rounded to uint8",
-            "scaling": "preprocess_input of the network",
-        }
+        scaling = "preprocess_input of the network"
+        return described(self.name, self.weights_hash, BICUBIC.format(self.size), scaling)
 
     def __call__(self, images: np.ndarray) -> Mapping[str, np.ndarray]:
         return {"features": self._program.run(resized(images, self.size), len(images), BATCH)}

@@ -8,6 +8,8 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
+from kgen_plugin_metrics.features.contract import described
+
 
 class Pixels:
     """The means of the colors in `size` x `size` equal boxes, from 0 to 1. See `Features`.
@@ -30,8 +32,7 @@ class Pixels:
 
     @property
     def protocol(self) -> Mapping[str, str]:
-        resize = f"means of {self.size}x{self.size} boxes"
-        return {"network": self.name, "weights_hash": "", "resize": resize, "scaling": "x / 255"}
+        return described(self.name, "", f"means of {self.size}x{self.size} boxes", "x / 255")
 
     def __call__(self, images: np.ndarray) -> Mapping[str, np.ndarray]:
         rows, columns = (_boxes(length, self.size) for length in images.shape[1:3])
