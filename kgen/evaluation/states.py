@@ -38,17 +38,9 @@ class States:
         self.folder = folder
         self.described = dict(described)
         self._key = hash_of(described)
-        self.continues = self.exist
+        self.continues = self._is_same()
         if not self.continues:
             self.clear()
-
-    @property
-    def exist(self) -> bool:
-        """Whether the folder holds states of this evaluation."""
-        try:
-            return bool(json.loads((self.folder / KEY).read_text(encoding="utf-8"))["key"] == self._key)
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
 
     def load(self, unit: str) -> tuple[int, dict[str, State]] | None:
         """The number of completed portions of a unit, and the state of each metric; None if there is none."""
@@ -65,7 +57,7 @@ class States:
 
     def claim(self) -> None:
         """Creates the folder for this evaluation."""
-        if not self.exist:
+        if not self._is_same():
             write_text(self.folder / KEY, json.dumps({"key": self._key}) + "\n")
 
     def save(self, unit: str, portions: int, states: Mapping[str, State]) -> None:
@@ -89,3 +81,9 @@ class States:
             (self.folder / name).unlink()
         with contextlib.suppress(OSError):
             self.folder.rmdir()
+
+    def _is_same(self) -> bool:
+        try:
+            return bool(json.loads((self.folder / KEY).read_text(encoding="utf-8"))["key"] == self._key)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
