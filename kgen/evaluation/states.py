@@ -38,9 +38,17 @@ class States:
         self.folder = folder
         self.described = dict(described)
         self._key = hash_of(described)
-        self.continues = self._is_same()
+        self.continues = self.exist
         if not self.continues:
             self.clear()
+
+    @property
+    def exist(self) -> bool:
+        """Whether the folder holds states of this evaluation."""
+        try:
+            return bool(json.loads((self.folder / KEY).read_text(encoding="utf-8"))["key"] == self._key)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     def load(self, unit: str) -> tuple[int, dict[str, State]] | None:
         """The number of completed portions of a unit, and the state of each metric; None if there is none."""
@@ -57,7 +65,7 @@ class States:
 
     def claim(self) -> None:
         """Creates the folder for this evaluation."""
-        if not self._is_same():
+        if not self.exist:
             write_text(self.folder / KEY, json.dumps({"key": self._key}) + "\n")
 
     def save(self, unit: str, portions: int, states: Mapping[str, State]) -> None:
@@ -81,9 +89,3 @@ class States:
             (self.folder / name).unlink()
         with contextlib.suppress(OSError):
             self.folder.rmdir()
-
-    def _is_same(self) -> bool:
-        try:
-            return bool(json.loads((self.folder / KEY).read_text(encoding="utf-8"))["key"] == self._key)
-        except (OSError, ValueError, KeyError, TypeError):
-            return False

@@ -14,7 +14,7 @@ from typing import Any
 
 from kgen.config import LikelihoodConfig, RunConfig
 from kgen.config.changes import Change
-from kgen.errors import ConfigError, HookWarning, RunError
+from kgen.errors import ConfigError, HookWarning, RunError, RunInterruptedError
 from kgen.evaluation.results import Result, Scores, read_results, to_scores, write_results
 from kgen.evaluation.scoring import OnImages, likelihood, make_plans, score
 from kgen.evaluation.states import States
@@ -87,6 +87,7 @@ def evaluate(
 
     Raises:
         RunError: the data have changed, or another process is working on the run.
+        RunInterruptedError: the user pressed Ctrl-C.
         ConfigError: an override affects the training; `out` is a file that kgen did not write; or a metric needs more
             images.
     """
@@ -155,11 +156,17 @@ def _measure(
         for name, metric in experiment.metrics.items():
             if metric.min_images > plan.images:
                 log(f"note: {name} is not measured for {split}: it needs at least {metric.min_images} images")
-    if workers == 1:
-        results = score(experiment, pipeline, states, on_images)
-    else:
-        results = score_with_workers(experiment, pipeline, directory, states, workers, on_images)
-        results += likelihood(experiment, pipeline)
+    try:
+        if workers == 1:
+            results = score(experiment, pipeline, states, on_images)
+        else:
+            results = score_with_workers(experiment, pipeline, directory, states, workers, on_images)
+            results += likelihood(experiment, pipeline)
+    except KeyboardInterrupt:
+        kept = "what was measured is kept" if states.exist else "it was too short for anything to be kept"
+        raise RunInterruptedError(
+            f"the evaluation was stopped; {kept}. Give the same command again to continue"
+        ) from None
     states.clear()
     return results
 
