@@ -15,7 +15,7 @@ from kgen.spaces import ConditionSpace, Space
 
 if TYPE_CHECKING:
     from kgen.config import sampling_options
-    from kgen.contracts.capabilities import Guidance, Samples, Steps, Strength
+    from kgen.contracts.capabilities import Guidance, Guide, GuideModel, Samples, Steps, Strength
     from kgen.contracts.dataset import Column, Dataset, Problem, Split
     from kgen.contracts.decoder import Decoder
     from kgen.contracts.encoder import Encoder
@@ -58,6 +58,8 @@ _LAZY = {
     "read_json": "kgen.storage.json_file",
     "Pipeline": "kgen.pipeline.model",
     "Guidance": "kgen.contracts.capabilities",
+    "Guide": "kgen.contracts.capabilities",
+    "GuideModel": "kgen.contracts.capabilities",
     "Samples": "kgen.contracts.capabilities",
     "Steps": "kgen.contracts.capabilities",
     "Strength": "kgen.contracts.capabilities",
@@ -93,6 +95,8 @@ __all__ = [
     "GeneratedImages",
     "Generator",
     "Guidance",
+    "Guide",
+    "GuideModel",
     "Joint",
     "KgenError",
     "Logger",

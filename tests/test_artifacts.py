@@ -19,6 +19,7 @@ import yaml
 from parts import Painter, Patterns, Words
 
 import kgen
+from kgen.evaluation.results import read_results
 from kgen.experiments.directory import RunDirectory
 from kgen.parts.description import PipelineDescription, read_description
 from kgen.runs.decoder_stage import _copy
@@ -202,13 +203,19 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
         directory.read_manifest("name", "components")
 
 
-@pytest.mark.parametrize("content", ["{", "5", '{"train": 1}', '{"train": {"a": "b"}}', '{"train": {"a": [1]}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("{", "5", '{"train": 1}', '{"train": {"a": "b"}}', '{"train": {"a": [1]}}', '{"format": 3, "results": []}'),
+        '{"title": "kgen evaluation", "format": 2, "results": [{}]}',
+    ],
+)
 def test_damaged_scores(tmp_path: Path, content: str) -> None:
     directory = RunDirectory(tmp_path)
-    assert directory.read_scores() == {}
+    assert read_results(directory.evaluation) == []
     directory.evaluation.write_text(content)
     with pytest.raises(kgen.RunError, match=r"evaluation\.json is damaged: "):
-        directory.read_scores()
+        read_results(directory.evaluation)
 
 
 @pytest.mark.parametrize(

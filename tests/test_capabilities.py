@@ -28,6 +28,7 @@ class Renamed(Painter):
         weight: kgen.Guidance = 3.0,
         passes: Annotated[kgen.Steps, Field(le=9)] | None = None,
         change: kgen.Strength = 0.5,
+        teacher: kgen.Guide = None,
         guidance: str = "a word like any other",
     ) -> Any:
         return noise["z"]
@@ -35,7 +36,8 @@ class Renamed(Painter):
 
 def test_options_carry_capabilities_by_their_types() -> None:
     names = [option_of(Renamed.generate, capability) for capability in Capability]
-    assert names == ["weight", "passes", "change", None]
+    assert names == ["weight", "passes", "change", None, "teacher"]
+    assert Renamed.supports_guide and not (Painter.supports_guide or Generator.supports_guide)
     assert Renamed.supports_guidance and Renamed.supports_img2img and Renamed.supports_inpainting
     plain = Painter
     assert not (plain.supports_guidance or plain.supports_img2img or plain.supports_inpainting)
@@ -48,7 +50,7 @@ def test_values_are_those_given_or_the_defaults() -> None:
     assert not guides(generate, {"weight": 1.0}) and not guides(Painter.generate, {})
     assert [sampling_steps(generate, given) for given in ({}, {"passes": 4})] == [1, 4]
     assert split_options(generate, {"weight": 1.0}) == (
-        {"weight": 1.0, "passes": None, "guidance": "a word like any other"},
+        {"weight": 1.0, "passes": None, "teacher": None, "guidance": "a word like any other"},
         {"change": 0.5},
     )
 

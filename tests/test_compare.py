@@ -39,8 +39,12 @@ def test_table_page_and_images(kgen, trained: Trained, other: Path, tmp_path: Pa
         assert row["generator"] == "toy/means" and row["parameters"] == "5184" and row["training steps"] == "6"
         assert row["likelihood"] == "none" and row["bits per dimension"] == "" and row["sampling steps"] == "1"
         assert float(row["images/s sampled"]) > 0 and int(row["peak MiB"]) > 50
-        assert 0 <= float(row["brightness mean"]) <= 255 and row["brightness mean (holdout)"]
+    assert 0 <= float(first["brightness mean [1]"]) <= 1 and first["brightness mean [2]"] == ""
+    assert 0 <= float(second["brightness mean (holdout) [2]"]) <= 1, "scores of other data have a column of their own"
     page = (tmp_path / "c" / "comparison.html").read_text()
+    assert (
+        "brightness mean [1] and [2] do not compare, because they differ in images: 2, 3; prompts: 2, 3; data: " in page
+    )
     assert "The runs differ in images or captions" in page and page.count("data:image/png;base64,") == 2
     assert not re.search(r"(src|href)=\"(?!data:)", page), "the page refers to other files"
     markdown = (tmp_path / "c" / "comparison.md").read_text()

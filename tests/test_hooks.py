@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kgen.cli.app import app
+from kgen.evaluation.results import read_results, to_scores
 from kgen.plugins import discovery
 from kgen.plugins.commands import Commands
 from kgen.plugins.registry import PluginError, Provenance
@@ -153,7 +154,7 @@ def test_the_hook_for_finished_runs_is_called(kgen, good: Path, site, tmp_path: 
     where = {"cwd": tmp_path, "PYTHONPATH": f"{site.path}:{TOY}"}
     done = kgen("run", good, **where)
     assert done.status == 0, done
-    scores = json.loads((tmp_path / "runs" / "good" / "evaluation.json").read_text())
+    scores = to_scores(read_results(tmp_path / "runs" / "good" / "evaluation.json"))
     assert scores and f"TOLD good {json.dumps(scores)}\n" in done.out
     for plugin, error in (("aaa", "KeyError: 'boo'"), ("bbb", "SystemExit: 9")):
         assert (

@@ -20,6 +20,7 @@ from kgen.comparison.facts import Table
 from kgen.comparison.page import IMAGES, INTERPOLATIONS, Findings, claim, write_comparison
 from kgen.comparison.sweep import Trial
 from kgen.errors import ConfigError
+from kgen.evaluation.results import Result, write_results
 from kgen.experiments.directory import RunDirectory
 from kgen.reporting.page import render
 from kgen.reporting.sheets import save_png
@@ -70,7 +71,7 @@ def test_a_report_shows_every_word_as_text(trained: Trained, tmp_path: Path) -> 
         timings={**manifest["timings"], EVIL: 1.0},
         notes_on_scores=[EVIL],
     )
-    directory.write_scores({EVIL: {EVIL: 0.5}})
+    write_results(directory.evaluation, [Result(EVIL, EVIL, EVIL, {0: 0.5}, {"images": EVIL})])
     directory.config.write_text(EVIL)
     for path in (directory.final_grid, directory.samples / "step-00000003.png"):
         save_png(path, PIXELS, {"prompt": EVIL})

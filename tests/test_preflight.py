@@ -196,7 +196,7 @@ def test_a_metric_gets_as_many_images_as_it_needs(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(
         Brightness, "update", lambda self, batch: counts.append(len(batch.images)) or update(self, batch)
     )
-    check(configuration())
+    check(configuration(evaluate__images=5))
     assert counts and all(count >= 5 for count in counts)
 
 

@@ -14,9 +14,9 @@ from parts import Painter, Patterns, Words
 import kgen
 from kgen.config import RunConfig
 from kgen.contracts.dataset import Dataset, Split
+from kgen.evaluation import plan, scoring
 from kgen.experiments.experiment import Experiment
 from kgen.experiments.prompts import Prompts, Written, prompts_to_generate, spread
-from kgen.runs import scoring
 
 
 class Faces(Patterns):
@@ -73,7 +73,6 @@ def test_images_are_generated_in_portions_and_are_those_of_one_call(
     evaluation = config.evaluate.model_copy(
         update={"samples_per_prompt": copies, "max_prompts": prompts, "batch_size": 1}
     )
-    monkeypatch.setattr(scoring, "PORTION_BYTES", 0)  # two batches of one image make a portion
     kept = Kept()
     config = config.model_copy(update={"evaluate": evaluation})
     scoring.score_generated(Experiment(config, dataset, None, {"kept": kept}), pipeline, {})
@@ -97,8 +96,7 @@ def test_equal_prompts_in_several_portions_have_different_images(
     pipeline, dataset = painter()
     inputs = ["pattern 1", "pattern 2", "pattern 1", "pattern 1", "pattern 2"]
     prompts = Prompts(inputs, list("abcde"), Written(inputs))
-    monkeypatch.setattr(scoring, "prompts_to_score", lambda *arguments: prompts)
-    monkeypatch.setattr(scoring, "PORTION_BYTES", 0)
+    monkeypatch.setattr(plan, "prompts_to_score", lambda *arguments: prompts)
     kept = Kept()
     evaluation = config.evaluate.model_copy(update={"samples_per_prompt": 2, "batch_size": 1})
     config = config.model_copy(update={"evaluate": evaluation})
@@ -131,8 +129,9 @@ def test_the_likelihood_is_measured_in_portions(config: RunConfig, monkeypatch: 
     evaluation = config.evaluate.model_copy(update={"metrics": (), "likelihood": likelihood, "batch_size": 2})
     config = config.model_copy(update={"evaluate": evaluation})
     experiment = Experiment(config, dataset, None, {})
-    ((split, whole),) = scoring.score(experiment, pipeline).items()
-    monkeypatch.setattr(scoring, "PORTION_BYTES", 0)
+    monkeypatch.setattr(scoring, "BATCHES_PER_PORTION", 4)
+    (whole,) = scoring.score(experiment, pipeline)
+    monkeypatch.setattr(scoring, "BATCHES_PER_PORTION", 2)
     portions: list[int] = []
     measured = type(pipeline).log_likelihood
 
@@ -141,8 +140,9 @@ def test_the_likelihood_is_measured_in_portions(config: RunConfig, monkeypatch: 
         return measured(self, images, *given, **options)
 
     monkeypatch.setattr(type(pipeline), "log_likelihood", watched)
-    assert scoring.score(experiment, pipeline)[split] == pytest.approx(whole, rel=1e-6)
-    assert split == "validation" and portions == [3, 4]
+    (result,) = scoring.score(experiment, pipeline)
+    assert result.mean == pytest.approx(whole.mean, rel=1e-6)
+    assert result.label == "bits per dimension" and result.split == "validation" and portions == [3, 4]
 
 
 def painter() -> tuple[kgen.Pipeline, Patterns]:

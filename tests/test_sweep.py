@@ -17,9 +17,6 @@ from pydantic import Field
 import kgen
 from kgen.comparison.sweep import Trial, long_table, plots, seconds_per_image, sweep, wide_table
 from kgen.config import RunConfig
-from kgen.metrics.attributes import Attributes
-from kgen.metrics.retrieval import Retrieval
-from kgen.runs.scoring import headlines
 
 SPACE = kgen.Space("continuous", (8, 8, 3))
 
@@ -104,16 +101,6 @@ def test_compiling_is_not_timed() -> None:
             time.sleep(0.5 if self.calls == 1 else 0.032)
 
     assert 0.001 <= seconds_per_image(Slow(), {"steps": 7}) < 0.01  # type: ignore[arg-type]
-
-
-def test_the_headline_of_each_metric() -> None:
-    metrics = {"attributes": Attributes(), "retrieval": Retrieval(k=(5, 1))}
-    numbers = {"attributes color": 0.1, "attributes accuracy": 0.2, "retrieval R@5": 0.3, "retrieval R@1": 0.4}
-    assert headlines(metrics, {"train": numbers}) == {"attributes accuracy": 0.2, "retrieval R@5": 0.3}
-    assert list(headlines(metrics, {"holdout": numbers})) == [
-        "attributes accuracy (holdout)",
-        "retrieval R@5 (holdout)",
-    ]
 
 
 TRIALS = [

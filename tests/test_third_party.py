@@ -13,6 +13,8 @@ import pytest
 import yaml
 from command_line import GOOD, TOY
 
+from kgen.evaluation.results import read_results, to_scores
+
 MODULE = '''
 """A callback, a logger and a command."""
 
@@ -151,7 +153,7 @@ def test_a_callback_a_logger_and_a_command_of_another_package(kgen, installed: P
     assert {label for label, *_ in lines} == {"mine"}
     told = [line[1:] for line in lines]
     assert told[0] == ["begin", "run"] and told[1] == ["resume", "generator", 0]
-    assert told[-1] == ["end", json.loads((run / "evaluation.json").read_text())]
+    assert told[-1] == ["end", to_scores(read_results(run / "evaluation.json"))]
     losses = {step: values["loss"] for what, _, step, values in (t for t in told if t[0] == "log") if "loss" in values}
     assert list(losses) == [3, 6]
     images = [t[1:] for t in told if t[0] == "image"]

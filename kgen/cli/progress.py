@@ -7,12 +7,23 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from kgen.reporting.plain import printable
 
 LINES = 20
-"""Number of lines that a whole training prints if there is no terminal."""
+"""Number of lines that a whole training, or a whole evaluation, prints if there is no terminal."""
+
+QUIET = 500
+"""Number of images up to which an evaluation prints no lines."""
 
 
 class ProgressReporter:
@@ -21,6 +32,7 @@ class ProgressReporter:
     def __init__(self, console: Console, progress: Progress) -> None:
         self.console = console
         self.progress = progress
+        self.scoring = ScoringProgress(self)
 
     def log(self, text: str) -> None:
         self.console.print(printable(text), emoji=False, highlight=False, markup=False, soft_wrap=True)
@@ -28,6 +40,34 @@ class ProgressReporter:
     def on_metrics(self, name: str, total: int) -> TrainingProgress:
         """Shows another training of `total` steps; returns the function that takes its metrics."""
         return TrainingProgress(self, name, total)
+
+    def on_images(self, done: int, total: int) -> None:
+        """Shows how many images have been scored."""
+        self.scoring.show(done, total)
+
+
+class ScoringProgress:
+    """Shows how many images have been scored."""
+
+    def __init__(self, reporter: ProgressReporter) -> None:
+        self.reporter = reporter
+        self.task: TaskID | None = None
+        self.printed = 0
+        self.began = (0, time.monotonic())
+
+    def show(self, done: int, total: int) -> None:
+        """Updates the bar, or prints a line from time to time."""
+        progress = self.reporter.progress
+        if self.task is None:
+            self.task = progress.add_task("scoring", total=total, numbers="images")
+            self.began = (done, time.monotonic())
+        progress.update(self.task, completed=done, total=total)
+        if not self.reporter.console.is_terminal and total > QUIET and done - self.printed >= total / LINES:
+            self.printed = done
+            begun, then = self.began
+            seconds = (time.monotonic() - then) / max(1, done - begun) * (total - done)
+            left = f", {duration(seconds)} left" if done - begun > 0 and done < total else ""
+            self.reporter.log(f"scored {done:,} of {total:,} images{left}")
 
 
 class TrainingProgress:

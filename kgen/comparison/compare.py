@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from kgen.comparison.facts import BETTER, Better, Facts, Table, better_scores, different_keys, facts
+from kgen.comparison.columns import score_columns
+from kgen.comparison.facts import BETTER, Facts, Table, better_scores, different_keys, facts
 from kgen.comparison.page import IMAGES, INTERPOLATIONS, Comparison, Findings, claim, write_comparison
 from kgen.comparison.sweep import Trial, sweep
 from kgen.config import RunConfig
 from kgen.errors import ConfigError, RunError
+from kgen.evaluation.results import Better, read_results
 from kgen.experiments.directory import RunDirectory
 from kgen.experiments.inputs import read_dataset
 from kgen.experiments.manifest import TRAINED
@@ -81,8 +83,9 @@ def compare(
     data, chosen = read_dataset(configs[0].data), Prompts([], [], [])
     runs: list[_Run] = []
     trials: list[Trial] = []
-    notes = _notes(directories, names)
-    for name, directory, config in zip(names, directories, configs, strict=True):
+    columns = score_columns([read_results(directory.evaluation) for directory in directories])
+    notes = [*_notes(directories, names), *columns.notes]
+    for name, directory, config, scores in zip(names, directories, configs, columns.rows, strict=True):
         log(f"measuring {name}")
         pipeline = load(directory.model)
         if prompts is not None:
@@ -90,7 +93,7 @@ def compare(
         else:
             chosen = chosen if runs else prompts_to_generate(config, data, pipeline.encoder).some(MAX_PROMPTS)
             own = chosen.for_encoder(pipeline.encoder, data)
-        runs.append(_measure(name, directory, config, pipeline, own.inputs, seed))
+        runs.append(_measure(name, directory, config, pipeline, scores, own.inputs, seed))
         if steps:
             made = sweep(name, pipeline, config, steps, log)
             trials += made.trials
@@ -127,7 +130,13 @@ def _require_metrics(names: Sequence[str], configs: Sequence[RunConfig]) -> None
 
 
 def _measure(
-    name: str, directory: RunDirectory, config: RunConfig, pipeline: Pipeline, prompts: Sequence[Any], seed: int
+    name: str,
+    directory: RunDirectory,
+    config: RunConfig,
+    pipeline: Pipeline,
+    scores: Mapping[str, float],
+    prompts: Sequence[Any],
+    seed: int,
 ) -> _Run:
     options = config.sample.options
     images = pipeline.generate(prompts, seed=seed, **options)
@@ -136,7 +145,7 @@ def _measure(
     except ConfigError:  # no noise that could be interpolated
         interpolation = None
     better = {**BETTER, **better_scores(config)}
-    return _Run(name, config, facts(directory, config, pipeline), better, images, interpolation)
+    return _Run(name, config, facts(directory, config, pipeline, scores), better, images, interpolation)
 
 
 def _notes(directories: Sequence[RunDirectory], names: Sequence[str]) -> list[str]:

@@ -6,21 +6,20 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from kgen.comparison.sweep import seconds_per_image
 from kgen.config import RunConfig
+from kgen.evaluation.results import BITS, Better
 from kgen.experiments.directory import RunDirectory
 from kgen.experiments.manifest import TRAINED
 from kgen.pipeline.model import Pipeline
 from kgen.plugins.discovery import registry
 from kgen.reporting.digits import few_digits
-from kgen.runs.scoring import BITS, in_split
 from kgen.training.journal import read_rows
 
-Better = Literal["higher", "lower"]
 Facts = Mapping[str, str | int | float | None]
 """The facts about one run, by name; None: the number does not exist."""
 
@@ -32,15 +31,18 @@ ARROWS: Mapping[Better, str] = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWN
 LAST = "peak MiB"
 
 
-def facts(directory: RunDirectory, config: RunConfig, pipeline: Pipeline) -> Facts:
-    """The facts about a finished run, including the measured speed of sampling."""
+def facts(directory: RunDirectory, config: RunConfig, pipeline: Pipeline, scores: Mapping[str, float]) -> Facts:
+    """The facts about a finished run, including the measured speed of sampling.
+
+    Args:
+        directory: The run directory.
+        config: Its configuration.
+        pipeline: Its pipeline.
+        scores: Its scores by column.
+    """
     manifest, options = directory.read_manifest(*TRAINED), config.sample.options
+    bits = {name: value for name, value in scores.items() if name.startswith(BITS)}
     speeds = [float(row["images_per_second"]) for row in read_rows(directory.metrics) if row.get("images_per_second")]
-    scores = {
-        name if name == BITS else in_split(name, split): value
-        for split, numbers in directory.read_scores().items()
-        for name, value in numbers.items()
-    }
     return {
         **{kind: manifest["components"][kind]["id"] for kind in ("generator", "encoder", "decoder", "dataset")},
         "parameters": sum(int(np.prod(variable.shape)) for variable in pipeline.trainable_variables),
@@ -50,9 +52,9 @@ def facts(directory: RunDirectory, config: RunConfig, pipeline: Pipeline) -> Fac
         "images/s trained": statistics.median(speeds) if speeds else None,
         "images/s sampled": 1 / seconds_per_image(pipeline, options),
         "sampling steps": pipeline.generator.num_sampling_steps(**options),
-        BITS: scores.pop(BITS, None),
+        **(bits or {BITS: None}),
         "likelihood": pipeline.generator.likelihood_label(**config.evaluate.likelihood.options),
-        **scores,
+        **{name: value for name, value in scores.items() if name not in bits},
         LAST: manifest.get("peak_memory_mib"),
     }
 

@@ -10,12 +10,12 @@ from typing import Any
 from kgen.config import RunConfig
 from kgen.contracts.capabilities import Capability, option_of
 from kgen.errors import ConfigError
+from kgen.evaluation.scoring import score_generated
 from kgen.experiments.experiment import open_experiment
 from kgen.pipeline.model import Pipeline
 from kgen.pipeline.sampler import noise_spec, validate_options
 from kgen.reporting.digits import few_digits
 from kgen.reporting.plot import Line, line_plot
-from kgen.runs.scoring import headlines, score_generated
 
 TIMED_IMAGES = 32
 """Number of images that are generated to measure the speed of sampling."""
@@ -83,7 +83,8 @@ def sweep(
             notes.append(f"{name} was not sampled in {number} steps: {refusal}.")
             continue
         log(f"  in {number} steps" if number else "  without the option steps")
-        scores = headlines(experiment.metrics, score_generated(experiment, pipeline, options))
+        found = score_generated(experiment, pipeline, options)
+        scores = {result.label: result.mean for result in found if result.headline}
         trials.append(Trial(name, number, seconds_per_image(pipeline, options), scores))
     return Sweep(trials, notes)
 

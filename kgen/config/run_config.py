@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 import pydantic
 import pydantic_core
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from kgen.config.components import (
     DEFAULTS,
@@ -60,11 +60,19 @@ class EvaluateConfig(Section):
     likelihood: LikelihoodConfig = LikelihoodConfig()
     """Measurement of the likelihood in bits per dimension, for families that have one."""
     samples_per_prompt: PositiveInt = 1
-    """Images per prompt."""
-    max_prompts: PositiveInt = 256
-    """Largest number of prompts per split."""
+    """Images per prompt, unless `images` is given."""
+    images: PositiveInt | None = None
+    """Images per split and seed, which the prompts share evenly; null: `samples_per_prompt` per prompt."""
+    max_prompts: PositiveInt | None = None
+    """Largest number of prompts per split; null: `images`, or 256 if that is null, too."""
+    seeds: PositiveInt = 1
+    """Number of seeds, from `sample.seed` on. Each generates all images once; the scores have a standard error."""
     batch_size: PositiveInt = 64
     """Images that are generated in one batch."""
+    every: NonNegativeInt = 0
+    """Steps between two evaluations during the training, whose scores are only a proxy; 0: none."""
+    proxy_images: PositiveInt = 64
+    """Images per split of the evaluations during the training."""
 
 
 class RunConfig(Section):

@@ -12,14 +12,23 @@ kgen finds options by these types, not by their names. A narrower range is ``Ann
 
 from __future__ import annotations
 
+import json
 import typing
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from enum import Enum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, PositiveInt
+import pydantic
+from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic_core import PydanticCustomError, core_schema
 
 from kgen.options import Static, options
+from kgen.options.validation import show
+
+if TYPE_CHECKING:
+    from kgen.contracts.encoder import Condition
+    from kgen.contracts.generator import Generator
 
 NO_GUIDANCE = 1.0
 """The weight at which classifier-free guidance has no effect."""
@@ -32,6 +41,7 @@ class Capability(Enum):
     STEPS = "steps"
     STRENGTH = "strength"
     SAMPLES = "samples"
+    GUIDE = "guide"
 
 
 Guidance = Annotated[float, Field(ge=0), Static(NO_GUIDANCE), Capability.GUIDANCE]
@@ -45,6 +55,52 @@ Strength = Annotated[float, Field(gt=0, le=1), Capability.STRENGTH]
 
 Samples = Annotated[PositiveInt, Capability.SAMPLES]
 """Number of random samples over which an estimate is averaged."""
+
+
+class GuideSource(pydantic.BaseModel):
+    """Where the model comes from that guides another one: a run, or a folder that `kgen.save` wrote."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    source: Annotated[str, Field(min_length=1)] = Field(alias="from")
+    step: NonNegativeInt | None = None
+
+
+@dataclass(frozen=True)
+class GuideModel:
+    """Another trained model that guides the sampling, as `generate` receives it.
+
+    In a run file, the option is the path of a run, or a mapping ``{from: RUN, step: 2000}``; in Python, it can also be
+    a pipeline. kgen loads the model, and passes its weights to the compiled program.
+
+    Args:
+        generator: Its generator, which has passed `Generator.check_guide`.
+        condition: What its own encoder computes for the same prompts.
+    """
+
+    generator: Generator
+    condition: Condition
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(cls._validate)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string", "minLength": 1}, GuideSource.model_json_schema()]}
+
+    @staticmethod
+    def _validate(given: Any) -> dict[str, Any]:
+        """Turns what users give into a mapping with `from` and `step`."""
+        if not isinstance(given, str | Mapping):
+            message = "must be the path of a run, or a mapping with 'from', got {value}"
+            raise PydanticCustomError("guide", message, {"value": show(given)})
+        mapping = {"from": given} if isinstance(given, str) else given
+        return GuideSource.model_validate_json(json.dumps(mapping), strict=True).model_dump(by_alias=True)
+
+
+Guide = Annotated[GuideModel | None, Capability.GUIDE]
+"""A weaker model from which guidance leads away (Karras et al. 2024, autoguidance)."""
 
 
 def option_of(method: Callable[..., Any], capability: Capability) -> str | None:

@@ -48,6 +48,7 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
         supports_guidance: True if `generate` has an option of the type `kgen.Guidance`.
         supports_img2img: True if `generate` takes a `source`, the latents of images to start from, and has an option of
             the type `kgen.Strength`.
+        supports_guide: True if `generate` has an option of the type `kgen.Guide`, another model that guides.
         supports_inpainting: True if `generate` also takes an `edit_mask`, the only part of the source that changes.
         likelihood: What `log_likelihood` returns: "exact", the log-likelihood; "lower bound", a number whose average
             over random numbers is below it; "estimate", a number that may be above or below it. None: there is none.
@@ -68,6 +69,7 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
 
     accepts: ClassVar[tuple[str, ...]] = ("continuous",)
     supports_guidance: ClassVar[bool] = False
+    supports_guide: ClassVar[bool] = False
     supports_img2img: ClassVar[bool] = False
     supports_inpainting: ClassVar[bool] = False
     likelihood: ClassVar[Literal["exact", "lower bound", "estimate"] | None] = None
@@ -76,6 +78,7 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
         super().__init_subclass__(**kwargs)
         arguments = supplied(cls.generate)
         cls.supports_guidance = option_of(cls.generate, Capability.GUIDANCE) is not None
+        cls.supports_guide = option_of(cls.generate, Capability.GUIDE) is not None
         cls.supports_img2img = "source" in arguments and cls.generate is not Generator.generate
         cls.supports_inpainting = "edit_mask" in arguments
         owner, strength = f"{cls.__module__}:{cls.__qualname__}", option_of(cls.generate, Capability.STRENGTH)
@@ -122,6 +125,8 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
         Options of all other types are passed as they are, and each new value compiles a new program. The same holds for
         `log_likelihood`, and for `decode` of a decoder.
 
+        An option of the type `kgen.Guide` is passed as a `GuideModel`, or as None.
+
         Args:
             condition: The encoder's output, as in `compute_losses`.
             null_condition: The condition of the empty text, of the same shapes: training sees it in place of dropped
@@ -137,6 +142,17 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
             (B, *space.shape). Row i depends only on row i of the arguments.
         """
         raise NotImplementedError
+
+    def check_guide(self, guide: Generator) -> None:
+        """Checks that another generator can guide this one: see `kgen.Guide`. Both model latents of the same space.
+
+        Default: it must be of the same class.
+
+        Raises:
+            ValueError: it cannot. The message says why, and begins with "it".
+        """
+        if not isinstance(guide, type(self)):
+            raise ValueError(f"it is a {type(guide).__name__}, not a {type(self).__name__}")
 
     def num_sampling_steps(self, **given: Any) -> int:
         """Number of consecutive sampling steps that an image takes, given options of `generate`.

@@ -68,7 +68,7 @@ class Logger(Configurable, ABC):
             stage: The name of the training.
             step: The step, from 1. The same step can have two rows: one of the training and one of the validation.
             values: Numbers by name: "loss" and the other losses, "learning_rate" and "images_per_second"; or "val_loss"
-                and the other validation losses.
+                and the other validation losses; or scores of few images, whose names begin with "proxy ".
         """
 
     def image(self, stage: Stage, step: int, name: str, image: np.ndarray) -> None:
@@ -85,5 +85,5 @@ class Logger(Configurable, ABC):
         """Ends the log of a process.
 
         Args:
-            scores: Numbers by split and name, as in `evaluation.json`; None if the run was interrupted or failed.
+            scores: The means of `evaluation.json` by split and name; None if the run was interrupted or failed.
         """

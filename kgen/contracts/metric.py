@@ -75,6 +75,8 @@ class Metric(Configurable, ABC):
         requires: The dataset class that the metric needs; None: any dataset.
         pairs: Whether the metric compares each image with one other, such as its original, which `batch.references`
             holds. Such a metric does not fit the evaluation of a run, whose images have prompts, but no references.
+        reads_prompts: Whether the metric needs prompts, or fields of the dataset besides its images. A metric that does
+            not can also compare two folders of images.
         headline: The name of the main number, for places that show only one; None: the first that is returned.
         better: Whether higher or lower numbers are better, if that holds for all of them; None: it is not known.
         min_images: The least number of images for which `compute` has numbers. A metric may set it from its options.
@@ -91,6 +93,7 @@ class Metric(Configurable, ABC):
 
     requires: ClassVar[type[Any] | None] = None
     pairs: ClassVar[bool] = False
+    reads_prompts: ClassVar[bool] = True
     headline: ClassVar[str | None] = None
     better: ClassVar[Literal["higher", "lower"] | None] = None
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -228,24 +227,6 @@ class RunDirectory:
         manifest = self.read_manifest()
         ended = int(manifest.get("step", 0)) >= steps or manifest.get("stopped_before") == steps
         return ended and self.model.is_dir()
-
-    def write_scores(self, scores: Mapping[str, Mapping[str, float]]) -> None:
-        """Writes `evaluation.json`: numbers by split and name. Numbers that are not finite become null."""
-        plain = {
-            split: {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-            for split, numbers in scores.items()
-        }
-        write_text(self.evaluation, json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-    def read_scores(self) -> dict[str, dict[str, float]]:
-        """Reads `evaluation.json`, with NaN for null; {} if there are no scores. Raises RunError if it is damaged."""
-        if not self.evaluation.is_file():
-            return {}
-        found = read_json(self.evaluation, dict[str, dict[str, float | None]])
-        return {
-            split: {name: math.nan if value is None else value for name, value in numbers.items()}
-            for split, numbers in found.items()
-        }
 
     def require_run(self) -> None:
         """Raises RunError if this is not a run directory."""

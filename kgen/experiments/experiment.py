@@ -37,6 +37,11 @@ class Experiment:
     decoder_data: Dataset | None
     metrics: Metrics
 
+    @property
+    def choices(self) -> Mapping[str, ComponentConfig]:
+        """The configuration of each metric."""
+        return dict(zip(self.metrics, self.config.evaluate.metrics, strict=True))
+
 
 def open_experiment(config: RunConfig, *, trained: bool = False) -> Experiment:
     """Opens the data and the metrics of a configuration.
@@ -97,6 +102,11 @@ def _open_metrics(chosen: tuple[ComponentConfig, ...], dataset: Dataset) -> Metr
         if name in metrics:
             raise ConfigError(f"evaluate.metrics: '{name}' is given twice, and its scores have one name: keep one")
         metric = make_metric(choice.choice)
+        if metric.pairs:
+            raise ConfigError(
+                f"evaluate.metrics: '{name}' compares pairs of images, but generated images have no counterpart: "
+                "compare two folders, with 'kgen evaluate FOLDER FOLDER'"
+            )
         if metric.requires is not None and not isinstance(dataset, metric.requires):
             raise ConfigError(
                 f"evaluate.metrics: '{name}' needs the dataset {metric.requires.__name__}, not "

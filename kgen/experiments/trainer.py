@@ -21,6 +21,7 @@ from kgen.training.loggers import Loggers
 Log = Callable[[str], None]
 OnMetrics = Callable[[str, int], Listener]
 Render = Callable[[int, str, Journal], None]
+Evaluate = Callable[[int, Journal], None]
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,15 @@ class Trainer:
     loggers: Loggers = field(default_factory=Loggers)
 
     def train(
-        self, model: LossModel, fit: FitConfig, folder: Path, inputs: Inputs, render: Render, *, decoder: bool = False
+        self,
+        model: LossModel,
+        fit: FitConfig,
+        folder: Path,
+        inputs: Inputs,
+        render: Render,
+        evaluate: Evaluate | None = None,
+        *,
+        decoder: bool = False,
     ) -> Progress:
         """Trains a model, or continues its training.
 
@@ -53,6 +62,7 @@ class Trainer:
             folder: The folder of checkpoints and journal.
             inputs: The data.
             render: Function that generates sample images, given a step, a suffix of a file name, and the journal.
+            evaluate: Function that scores the model, given a step and the journal; None: it is not scored.
             decoder: Whether this is the training of the decoder, before that of the pipeline.
 
         Raises:
@@ -74,6 +84,8 @@ class Trainer:
             seed=self.config.seed,
             sample_every=self.config.sample.every,
             render=render if alone else None,
+            evaluate_every=self.config.evaluate.every,
+            evaluate=evaluate if alone else None,
             listeners=[] if self.on_metrics is None else [self.on_metrics(name, fit.steps)],
             loggers=self.loggers,
             stage="decoder" if decoder else "generator",

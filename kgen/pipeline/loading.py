@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from kgen.parts.saving import restore
+from kgen.parts.steps import load_step
 from kgen.pipeline.model import Pipeline
 
 
-def load(path: str | Path, *, custom: Sequence[type[Any]] = ()) -> Pipeline:
+def load(path: str | Path, *, step: int | None = None, custom: Sequence[type[Any]] = ()) -> Pipeline:
     """Reads a pipeline that `kgen.save` or `kgen run` wrote.
 
     It does not contain the optimizer's state, which is in the checkpoints of a run: `kgen run RUNDIR --set fit.steps=N`
@@ -18,10 +19,15 @@ def load(path: str | Path, *, custom: Sequence[type[Any]] = ()) -> Pipeline:
 
     Args:
         path: The folder, or a run directory, whose `model/` is read.
+        step: The step of a checkpoint that the run has kept, whose weights replace the final ones (their EMA, if the
+            training has one); None: the final weights.
         custom: Classes of parts that no plugin has registered.
 
     Raises:
-        RunError: there is no pipeline, or it is damaged.
+        RunError: there is no pipeline, it is damaged, or the run has no checkpoint of that step.
         ConfigError: a plugin that it needs is missing.
     """
-    return restore(Pipeline, path, custom)
+    pipeline = restore(Pipeline, path, custom)
+    if step is not None:
+        load_step(pipeline, Path(path), step)
+    return pipeline

@@ -22,6 +22,7 @@ from kgen.data.batches import batches, check_images, validation_batches
 from kgen.errors import ConfigError
 from kgen.options import plain, split_options
 from kgen.pipeline.copies import SavedInFolders
+from kgen.pipeline.guides import MAX_GUIDES, LoadedGuide, open_guide, validate_sampling
 from kgen.pipeline.inpainting import check_source, source_inputs
 from kgen.pipeline.likelihood import Likelihood
 from kgen.pipeline.loss_model import LossModel
@@ -77,6 +78,7 @@ class Pipeline(SavedInFolders, LossModel):
         self.set_untracked("null_tokens", dict(encoder.null_tokens()))
         self.set_untracked("frozen_null", {})
         self.set_untracked("programs", Programs())
+        self.set_untracked("guides", Programs(MAX_GUIDES))
         self.build()
 
     # ---- training -------------------------------------------------------------------------------------------------
@@ -225,7 +227,8 @@ class Pipeline(SavedInFolders, LossModel):
             decoder: Options of the decoder's `decode`.
             output: "images"; or "latents", the output of the generator, without decoding it.
             verbose: 1 shows Keras's progress bar.
-            **options: Options of the generator's `generate`, such as `steps` or `guidance`.
+            **options: Options of the generator's `generate`, such as `steps` or `guidance`. One of the type
+                `kgen.Guide` is the path of a run, a mapping with "from" and "step", or a pipeline.
 
         Returns:
             uint8 (len(prompts) * n, height, width, channels), with the `n` images of a prompt in a row; latents are
@@ -248,7 +251,7 @@ class Pipeline(SavedInFolders, LossModel):
         if not prompts:
             space = self.generator.space if latents else self.decoder.image_space
             return np.zeros((0, *space.shape), latent_type(space) if latents else np.uint8)
-        options = validate_options(self.generator, "generate", options)
+        options, guide = self.checked_options(options)
         check_source(self.generator, self.decoder.image_space, image, mask, options)
         check_guidance(self.generator, self.encoder, self.condition_dropout, options, negative_prompt)
         warn_of_unread(self.encoder, prompts)
@@ -266,7 +269,8 @@ class Pipeline(SavedInFolders, LossModel):
         if negative_prompt is not None:
             batch["negative"] = self.encoder.tokenize(check_prompts(self.encoder, [negative_prompt]) * count)
         batch |= source_inputs(image, mask, self.decoder.image_space, self.generator.space, count)
-        return self._sample(batch, options, decoder_options, batch_size, verbose, latents)
+        batch |= {} if guide is None else {"guide_tokens": guide.tokenize(repeated)}
+        return self._sample(batch, options, decoder_options, batch_size, guide, verbose, latents)
 
     def interpolate(
         self,
@@ -297,7 +301,7 @@ class Pipeline(SavedInFolders, LossModel):
         key = input_key(prompt)
         first, second = ([noise_keys([key], [s], 1, shared_noise)[0]] for s in check_seeds(seeds, 2))
         check_number("count", count, least=2)
-        options = validate_options(self.generator, "generate", options)
+        options, guide = self.checked_options(options)
         check_guidance(self.generator, self.encoder, self.condition_dropout, options)
         warn_of_unread(self.encoder, [prompt])
         decoder_options = validate_options(self.decoder, "decode", decoder or {})
@@ -310,7 +314,15 @@ class Pipeline(SavedInFolders, LossModel):
             "generator": interpolate(specs, sample(specs, first), sample(specs, second), at),
             "decoder": interpolate(decoder_specs, sample(decoder_specs, first), sample(decoder_specs, second), at),
         }
-        return self._sample(batch, options, decoder_options, MAX_SAMPLE_BATCH)
+        batch |= {} if guide is None else {"guide_tokens": guide.tokenize([prompt] * count)}
+        return self._sample(batch, options, decoder_options, MAX_SAMPLE_BATCH, guide)
+
+    def checked_options(
+        self, given: Mapping[str, Any], staged_decoder: bool = False
+    ) -> tuple[dict[str, Any], LoadedGuide | None]:
+        """Validates options of the generator's `generate`, and opens the guide among them: see `open_guide`."""
+        options = validate_sampling(self.generator, given, Pipeline)
+        return options, open_guide(self, options, self.guides, Pipeline, staged_decoder)
 
     def _sample(
         self,
@@ -318,17 +330,20 @@ class Pipeline(SavedInFolders, LossModel):
         options: dict[str, Any],
         decoder_options: dict[str, Any],
         batch_size: int,
+        guide: LoadedGuide | None = None,
         verbose: int = 0,
         latents: bool = False,
     ) -> np.ndarray:
         """Runs the program of these options, which is compiled on its first use."""
         static, numbers = split_options(type(self.generator).generate, options)
         decoder_static, decoder_numbers = split_options(type(self.decoder).decode, decoder_options)
+        key = None if guide is None else guide.key
+        static = {name: value for name, value in static.items() if guide is None or name != guide.option}
         loops = self.generator.num_sampling_steps(**options) > 1
         parts = self.encoder, self.generator, self.decoder
         sampler: Sampler = self.programs.get(
-            ("generate", repr(plain([static, decoder_static])), loops, latents),
-            lambda: Sampler(*parts, self.null_tokens, static, decoder_static, loops, latents),
+            ("generate", repr(plain([static, decoder_static])), key, loops, latents),
+            lambda: Sampler(*parts, self.null_tokens, static, decoder_static, loops, guide, latents),
         )
         made = sampler.sample(batch, numbers, decoder_numbers, batch_size, verbose)
         return made if latents else to_uint8(made)

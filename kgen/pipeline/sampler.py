@@ -17,12 +17,10 @@ from kgen.contracts.generator import Generator
 from kgen.errors import ConfigError, RunError
 from kgen.options import check_options
 from kgen.options.static import Numbers
+from kgen.pipeline.guides import LoadedGuide
 from kgen.pixels import floats
 from kgen.random import NoiseSpec
 from kgen.spaces import Space
-
-PARTS = ("encoder", "generator", "decoder")
-"""The parts whose weights must be finite."""
 
 
 class Sampler:
@@ -37,6 +35,7 @@ class Sampler:
         options, decoder_options: The static options of `generate` and `decode`, which are compiled in: see
             `split_options`.
         loops: Whether an image takes several consecutive steps.
+        guide: Another model that guides the generator.
         latents: Whether to return the latents, without decoding them.
     """
 
@@ -49,21 +48,27 @@ class Sampler:
         options: dict[str, Any],
         decoder_options: dict[str, Any],
         loops: bool,
+        guide: LoadedGuide | None = None,
         latents: bool = False,
     ) -> None:
         self.latents = latents
+        self.guide = guide
         self.encoder = encoder
         self.generator = generator
         self.decoder = decoder
         self.null_tokens = null_tokens
         self.options = options, decoder_options
-        self.program = Compiled(self._sample, [encoder, generator, decoder], loops)
+        self.parts: dict[str, Any] = {"encoder": encoder, "generator": generator, "decoder": decoder}
+        self.parts |= {} if guide is None else guide.layers
+        self.program = Compiled(self._sample, list(self.parts.values()), loops)
 
     def _sample(self, batch: Batch) -> dict[str, Any]:
         options, decoder_options = (
             {**static, **{name: values[0] for name, values in batch.get(numbers, {}).items()}}
             for static, numbers in zip(self.options, ("numbers", "decoder_numbers"), strict=True)
         )
+        if self.guide is not None:
+            options[self.guide.option] = self.guide.model(batch["guide_tokens"])
         condition = self.encoder(batch["tokens"])
         null = self.encoder(batch.get("negative", self.null_tokens))
         null = {name: ops.broadcast_to(null[name], ops.shape(value)) for name, value in condition.items()}
@@ -75,12 +80,12 @@ class Sampler:
         else:
             images = self.decoder.decode(latent, condition, batch.get("decoder", {}), **decoder_options)
             made = ops.cast(images, "float32")
-        weights = ops.stack([_finite(getattr(self, part).weights) for part in PARTS])  # (3,)
+        weights = ops.stack([_finite(part.weights) for part in self.parts.values()])  # (P,)
         numbers = ops.reshape(ops.cast(made, "float32"), (ops.shape(made)[0], -1))  # (B, n)
         return {
             "made": made if self.latents else ops.clip(made, -1.0, 1.0),
             "finite": ops.all(ops.isfinite(numbers), axis=1),  # (B,), before clipping hides what is infinite
-            "finite_weights": ops.broadcast_to(weights[None], (ops.shape(made)[0], len(PARTS))),
+            "finite_weights": ops.broadcast_to(weights[None], (ops.shape(made)[0], len(self.parts))),
         }
 
     def sample(
@@ -95,7 +100,7 @@ class Sampler:
 
         Args:
             batch: Arrays (N, ...): "tokens", "generator" and "decoder" (the noise), and optionally "negative" (tokens
-                of negative prompts), "image" and "edit_mask".
+                of negative prompts), "guide_tokens" (those of the guide's encoder), "image" and "edit_mask".
             numbers, decoder_numbers: The options that are not compiled in.
             batch_size: Largest number of images in a batch. The last batch is padded: see `program_batch`.
             verbose: Verbosity, as in Keras: 1 shows a progress bar.
@@ -111,10 +116,10 @@ class Sampler:
             batch[name] = {option: repeated(value, count) for option, value in values.items()}
         given = {name: arrays for name, arrays in batch.items() if len(arrays)}
         made = self.program.run(given, count, batch_size, verbose)
-        for part, finite in zip(PARTS, made["finite_weights"].T, strict=True):
+        for (name, part), finite in zip(self.parts.items(), made["finite_weights"].T, strict=True):
             if not finite.all():
                 raise RunError(
-                    f"the weights of {part} {type(getattr(self, part)).__name__} contain NaN or infinity: its training "
+                    f"the weights of {name} {type(part).__name__} contain NaN or infinity: its training "
                     "failed. Train it again, with a lower learning_rate or a clip_norm"
                 )
         if not made["finite"].all():

@@ -74,5 +74,5 @@ def kgen_run_finished(directory: Path, scores: Mapping[str, Mapping[str, float]]
 
     Args:
         directory: The run directory, with all files written.
-        scores: Numbers by split and name, as in `evaluation.json`.
+        scores: The means of `evaluation.json` by split and name.
     """

@@ -31,6 +31,7 @@ from kgen.contracts.encoder import Condition, Encoder
 from kgen.contracts.inputs import AllEncoderInputs, EncoderInputs, are_texts, distinct, input_key, require_fields
 from kgen.contracts.metric import GeneratedImages, measure
 from kgen.errors import PluginError
+from kgen.evaluation.scoring import make_plans, require_enough_images
 from kgen.experiments.experiment import Experiment, Metrics
 from kgen.experiments.inputs import SplitImages
 from kgen.experiments.prompts import prompts_to_generate
@@ -100,9 +101,10 @@ def preflight(experiment: Experiment, encoder: Encoder) -> Pipeline:
         try_fit(config.fit, pipeline.trainable_variables)
         _try_journal(losses)
         try_loggers(config.loggers, config.dump(), losses)
-        made = _try_generation(config, pipeline, _two(prompts))
+        made = _try_generation(config, pipeline, _two(prompts), staged)
         if config.evaluate.likelihood.images:
             _try_likelihood(config, pipeline, images, inputs)
+        require_enough_images(experiment, make_plans(experiment, pipeline))
         _try_metrics(experiment.metrics, made, dataset)
         _try_saving(pipeline)
     gc.collect()  # Keras's models contain reference cycles
@@ -216,12 +218,13 @@ def _try_journal(losses: Mapping[str, np.ndarray]) -> None:
 # ---- sampling and scoring ----------------------------------------------------------------------------------------
 
 
-def _try_generation(config: RunConfig, pipeline: Pipeline, prompts: Sequence[Any]) -> np.ndarray:
-    """Generates two images with the untrained pipeline: uint8 (2, H, W, C)."""
+def _try_generation(config: RunConfig, pipeline: Pipeline, prompts: Sequence[Any], staged: bool) -> np.ndarray:
+    """Generates two images with the untrained pipeline, whose decoder may be a substitute: uint8 (2, H, W, C)."""
     encoder, generator, decoder = pipeline.encoder, pipeline.generator, pipeline.decoder
     given = dict(config.sample.options)
     for_decoder = validate_options(decoder, "decode", given.pop("decoder", {}))
-    for_generator = validate_options(generator, "generate", given)
+    for_generator, guide = pipeline.checked_options(given, staged)
+    guided = {} if guide is None else {guide.option: guide.model(guide.tokenize(prompts))}
     texts = [input_key(prompt) for prompt in prompts]
     keys = noise_keys(texts, [config.sample.seed] * TRIED, 1, config.sample.shared_noise)
     condition, null = _condition(encoder, prompts), _condition(encoder, [encoder.null] * TRIED)
@@ -229,7 +232,8 @@ def _try_generation(config: RunConfig, pipeline: Pipeline, prompts: Sequence[Any
     def generate(own: dict[str, Any]) -> Any:
         noise = _tensors(sample(noise_spec(generator, own), keys))
         run = as_graph(
-            lambda: generator.generate(condition, null, noise, **own), generator.num_sampling_steps(**own) > LONG
+            lambda: generator.generate(condition, null, noise, **{**own, **guided}),
+            generator.num_sampling_steps(**own) > LONG,
         )
         return _check_in_space(run(), generator.space, generator, "generate")
 

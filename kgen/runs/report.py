@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kgen.evaluation.proxy import ProxyScore, read_proxy_scores
+from kgen.evaluation.results import Result, read_results
 from kgen.experiments.directory import RunDirectory
 from kgen.experiments.manifest import TRAINED, current_timings
-from kgen.reporting.digits import few_digits
+from kgen.reporting.digits import few_digits, with_error
 from kgen.reporting.page import Figure, image, plot, render
 from kgen.reporting.plot import Line, line_plot
 from kgen.storage.files import write_text
@@ -33,12 +35,9 @@ def write_report(directory: RunDirectory, credit: str) -> None:
         title=manifest["name"],
         manifest=manifest,
         final=image(directory.final_grid, "images after the last step"),
-        scores=[
-            (split, name, few_digits(value))
-            for split, numbers in directory.read_scores().items()
-            for name, value in numbers.items()
-        ],
+        scores=_scores(read_results(directory.evaluation)),
         notes=manifest.get("notes_on_scores", []),
+        proxy=_proxy(read_proxy_scores(directory.path / "proxy.csv")),
         decoder=_decoder(directory.decoder_stage),
         loss=_loss(read_rows(directory.metrics)),
         samples=_over_time(directory),
@@ -53,6 +52,34 @@ def write_report(directory: RunDirectory, credit: str) -> None:
         credit=credit,
     )
     write_text(directory.report, page)
+
+
+def _scores(results: Sequence[Result]) -> list[tuple[str, str, str, str]]:
+    """The split, the name, the mean with its standard error, and the number of images of each result."""
+    return [
+        (result.split, result.title, with_error(result.mean, result.standard_error), _images(result))
+        for result in results
+    ]
+
+
+def _images(result: Result) -> str:
+    images = result.protocol.get("images", "")
+    return f"{images:,}" if isinstance(images, int) else str(images)
+
+
+def _proxy(scores: Sequence[ProxyScore]) -> list[Figure]:
+    """A plot of each score over the steps of the training."""
+    figures = []
+    for metric in dict.fromkeys(score.metric for score in scores):
+        own = [score for score in scores if score.metric == metric and math.isfinite(score.value)]
+        lines = [
+            Line(split, [(score.step, score.value) for score in own if score.split == split])
+            for split in dict.fromkeys(score.split for score in own)
+        ]
+        if lines:
+            most = max(score.images for score in own)
+            figures.append(plot(line_plot(lines, "step", metric), f"{metric} of at most {most:,} images per split"))
+    return figures
 
 
 def _decoder(stage: RunDirectory) -> dict[str, Any] | None:

@@ -16,6 +16,9 @@ from kgen.contracts.dataset import Dataset
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder
 from kgen.errors import ConfigError
+from kgen.evaluation.proxy import Proxy
+from kgen.evaluation.results import Scores, read_results, to_scores
+from kgen.evaluation.scoring import OnImages
 from kgen.experiments.directory import RunDirectory
 from kgen.experiments.experiment import Experiment, needs_stage, open_encoder, open_experiment
 from kgen.experiments.initial import Start, load_initial, load_initial_decoder
@@ -35,7 +38,6 @@ from kgen.runs.evaluation import finish, is_finished
 from kgen.runs.first_lines import first_lines, going_on, unread_captions
 from kgen.runs.preflight import preflight
 from kgen.runs.samples import renderer
-from kgen.runs.scoring import Scores
 from kgen.storage.files import atomic_folder
 from kgen.training.averages import averaged_weights
 from kgen.training.distribution import Distribution, open_distribution
@@ -65,6 +67,7 @@ def run(
     allow_changed_data: bool = False,
     log: Log = print,
     on_metrics: OnMetrics | None = None,
+    on_images: OnImages | None = None,
 ) -> RunResult:
     """Trains the pipeline of a configuration, or continues where an earlier process stopped.
 
@@ -82,6 +85,7 @@ def run(
         log: Receives a line at the beginning of each step.
         on_metrics: Called at the beginning of each training, with its name and number of steps. It returns a function
             that is called with the step and the values of each row of the training's journal.
+        on_images: Called with the number of images scored so far, and of all images to be scored.
 
     Raises:
         RunInterruptedError: the user pressed Ctrl-C; the run can be resumed.
@@ -93,7 +97,7 @@ def run(
     with directory.locked(), contextlib.ExitStack() as stack:
         changes = [] if restart else directory.compare(config)
         if not restart and not changes and is_finished(directory):
-            return _result(directory, directory.read_manifest("step")["step"], directory.read_scores())
+            return _result(directory, directory.read_manifest("step")["step"], _scores(directory))
         trainer = Trainer(config, open_distribution(config.distribute), log, on_metrics)
         stack.enter_context(precision(config.precision))
         experiment = open_experiment(config)
@@ -124,7 +128,7 @@ def run(
         log("generating the final images, and scoring")
         if pipeline is None or trainer.distribution.strategy is not None:
             pipeline = load(directory.model)
-        trainer.loggers.scores = finish(experiment, directory, pipeline, log)
+        trainer.loggers.scores = to_scores(finish(experiment, directory, pipeline, log, on_images))
         return _result(directory, directory.read_manifest("step")["step"], trainer.loggers.scores)
 
 
@@ -216,7 +220,8 @@ def _train(
     fit = experiment.config.fit
     trainer.log(f"{count_weights(pipeline):,} weights to train")
     inputs = Inputs(experiment.dataset, pipeline.encoder, pipeline.decoder, fit.flip)
-    progress = trainer.train(pipeline, fit, directory.path, inputs, renderer(experiment, directory, pipeline))
+    render, proxy = renderer(experiment, directory, pipeline), Proxy(experiment, directory.path, pipeline)
+    progress = trainer.train(pipeline, fit, directory.path, inputs, render, proxy)
     if trainer.distribution.is_chief:
         stack.enter_context(averaged_weights(pipeline))
         save(pipeline, directory.model)
@@ -226,6 +231,10 @@ def _train(
             timings={"training_seconds": round(progress.seconds, 1)},
             peak_memory_mib=peak_memory(),
         )
+
+
+def _scores(directory: RunDirectory) -> Scores:
+    return to_scores(read_results(directory.evaluation))
 
 
 def _result(directory: RunDirectory, step: int, scores: Scores) -> RunResult:

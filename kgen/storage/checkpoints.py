@@ -9,6 +9,11 @@ CHECKPOINT = re.compile(r"step-(\d{8,})\.safetensors")
 """The form of a checkpoint's file name."""
 
 
+def checkpoint_file(folder: Path, step: int) -> Path:
+    """The file of the checkpoint of a step."""
+    return folder / f"step-{step:08d}.safetensors"
+
+
 def checkpoint_steps(folder: Path) -> list[int]:
     """The steps of the checkpoints in a folder, in ascending order. Files with other names are ignored."""
     names = (CHECKPOINT.fullmatch(path.name) for path in folder.glob("step-*.safetensors"))

@@ -15,7 +15,13 @@ IMAGES = "images"
 SCHEMA_TITLE = "kgen run file"
 """The title of the JSON schema of run files."""
 
-MARKS = (f"Software\0\0\0\0\0{SOFTWARE}".encode(), f'"title": "{SCHEMA_TITLE}"'.encode())
+EVALUATION_TITLE = "kgen evaluation"
+"""The title of a file of results."""
+
+MARKS = (
+    f"Software\0\0\0\0\0{SOFTWARE}".encode(),
+    *(f'"title": "{title}"'.encode() for title in (SCHEMA_TITLE, EVALUATION_TITLE)),
+)
 """Bytes near the beginning of kgen's files; in a PNG, they are in an iTXt chunk."""
 
 BEGINNING = 1024

@@ -198,7 +198,8 @@ class GeneratorConformance(LossConformance):
     def test_capabilities_are_declared(self) -> None:
         """Checks that an option with the usual name of a capability also has its type."""
         generate = type(self.example()).generate
-        for capability, kind in ((Capability.GUIDANCE, "Guidance"), (Capability.STEPS, "Steps")):
+        kinds = {Capability.GUIDANCE: "Guidance", Capability.GUIDE: "Guide", Capability.STEPS: "Steps"}
+        for capability, kind in kinds.items():
             assert capability.value not in options(generate) or option_of(generate, capability) is not None, (
                 f"generate takes '{capability.value}', but kgen cannot use it without its type: annotate it as "
                 f"kgen.{kind}, or give it another name"

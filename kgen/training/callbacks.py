@@ -180,6 +180,18 @@ class SaveCheckpoint(StepCallback):
             self.at_step(step, {})
 
 
+class Evaluate(StepCallback):
+    """Scores the model with the EMA weights if there are any, or else with the trained weights."""
+
+    def __init__(self, start: int, total: int, every: int, evaluate: Callable[[int], None]) -> None:
+        super().__init__(start, total, every)
+        self.evaluate = evaluate
+
+    def at_step(self, step: int, logs: dict[str, float]) -> None:
+        with averaged_weights(self.model):
+            self.evaluate(step)
+
+
 class RenderSamples(StepCallback):
     """Generates images of the same prompts from the same noise, with the trained weights and with their EMA."""
 

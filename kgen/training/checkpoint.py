@@ -13,7 +13,7 @@ from kgen.errors import RunError
 from kgen.pipeline.loss_model import LossModel
 from kgen.plugins.hookspecs import API
 from kgen.plugins.migrations import migrate, positions_became_paths
-from kgen.storage.checkpoints import CHECKPOINT, checkpoint_steps
+from kgen.storage.checkpoints import CHECKPOINT, checkpoint_file, checkpoint_steps
 from kgen.storage.paths import COUNTER, weight_paths
 from kgen.storage.weights import Variables, load_variables, read_metadata, save_variables
 
@@ -115,7 +115,7 @@ class Checkpoints:
             raise RunError(f"{path} holds step {found}: it was renamed")
 
     def _path(self, step: int) -> Path:
-        return self.folder / f"step-{step:08d}.safetensors"
+        return checkpoint_file(self.folder, step)
 
 
 def diverged(step: int, checkpoints: Checkpoints) -> RunError:

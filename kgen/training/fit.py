@@ -14,7 +14,7 @@ from kgen.contracts.logger import Stage
 from kgen.data.loader import Loader
 from kgen.errors import DataError, RunError
 from kgen.pipeline.loss_model import LossModel
-from kgen.training.callbacks import Log, Position, RenderSamples, SaveCheckpoint, Validate
+from kgen.training.callbacks import Evaluate, Log, Position, RenderSamples, SaveCheckpoint, Validate
 from kgen.training.checkpoint import Checkpoints
 from kgen.training.distribution import Distribution
 from kgen.training.journal import Journal, Listener
@@ -57,6 +57,8 @@ def train(
     seed: int,
     sample_every: int = 0,
     render: Callable[[int, str, Journal], None] | None = None,
+    evaluate_every: int = 0,
+    evaluate: Callable[[int, Journal], None] | None = None,
     listeners: Sequence[Listener] = (),
     loggers: Loggers | None = None,
     stage: Stage = "generator",
@@ -67,6 +69,7 @@ def train(
         folder: The directory of the training, in which `checkpoints/` and `metrics.csv` are written.
         data, validation: The training and the validation data.
         render: Function that generates sample images, given a step, a suffix of a file name, and the journal.
+        evaluate: Function that scores the model, given a step and the journal.
         listeners: Functions that are called with the step and the values of every row of the journal.
         loggers: The loggers, which record every row and image.
         stage: The name of the training, for the loggers.
@@ -102,6 +105,8 @@ def train(
         callbacks.append(
             RenderSamples(start, fit.steps, sample_every, lambda step, suffix: render(step, suffix, journal))
         )
+    if evaluate is not None:
+        callbacks.append(Evaluate(start, fit.steps, evaluate_every, lambda step: evaluate(step, journal)))
     with contextlib.ExitStack() as stack:
         stack.callback(saver.restore_signals)
         if start < fit.steps:

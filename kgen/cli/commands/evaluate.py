@@ -1,19 +1,47 @@
-"""kgen evaluate: score a trained pipeline."""
+"""kgen evaluate: score a trained pipeline, or compare two folders of images."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kgen.cli.common import ChangedData, RunArgument, log, plain_console, require_directory
+from kgen.cli.common import ChangedData, plain_console, require_directory
+from kgen.errors import ConfigError
 from kgen.reporting.plain import printable
+from kgen.storage.ownership import require_free
 
-EXAMPLE = "Example: kgen evaluate runs/quickstart --set evaluate.samples_per_prompt=4"
+if TYPE_CHECKING:
+    from kgen.evaluation.results import Result
+
+EXAMPLE = "Example: kgen evaluate runs/quickstart --metric metrics/frechet -n 1000 --seeds 3"
 
 
 def command(
-    run: RunArgument,
+    target: Annotated[Path, typer.Argument(metavar="RUN|FOLDER", help="A run directory, or a folder of images.")],
+    reference: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FOLDER]", help="A folder of reference images, if the first is a folder of images."),
+    ] = None,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            metavar="NAME",
+            help="A metric: its name, or {name: NAME, OPTION: VALUE}; repeatable.",
+            show_default="those of the run; for folders, all",
+        ),
+    ] = None,
+    number: Annotated[
+        int | None,
+        typer.Option("-n", min=1, metavar="N", help="Images per split and seed, or per folder.", show_default=False),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, max=1000, metavar="K", help="Number of seeds, for standard errors.", show_default=False),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -23,22 +51,124 @@ def command(
             show_default=False,
         ),
     ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, max=256, metavar="W", help="Number of processes, which share the GPUs.")
+    ] = 1,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FILE.json",
+            help="Write the results to this file only; a run stays as it is.",
+            show_default=False,
+        ),
+    ] = None,
     changed_data: ChangedData = False,
 ) -> None:
-    """Generate images from the prompts of a run's dataset, score them with the run's metrics, and update the report."""
-    require_directory(run)
+    """Generate images from the prompts of a run's dataset, score them with metrics, and update the report.
+
+    Given two folders, compare the images of the first with those of the second.
+    """
+    if output is not None:
+        _require_json(output)
+    chosen = [_metric(text) for text in metrics or ()]
+    overrides = [*(settings or ())]
+    overrides += [f"evaluate.images={number}"] if number is not None and reference is None else []
+    overrides += [f"evaluate.seeds={seeds}"] if seeds is not None else []
+    if reference is None:
+        require_directory(target)
+        _print(_evaluate_run(target, overrides, chosen, output, workers, changed_data), folders=False)
+    else:
+        _require_folders(target, reference, {"--set": settings, "--seeds": seeds, "--workers": workers > 1})
+        _print(_evaluate_folders(target, reference, chosen, number, output), folders=True)
+
+
+def _evaluate_run(
+    run: Path, overrides: list[str], metrics: list[Any], out: Path | None, workers: int, changed_data: bool
+) -> Sequence[Result]:
     from kgen.cli.backend import load_backend
 
     load_backend()
-    from rich.table import Table
-
+    from kgen.cli.progress import progress_reporter
     from kgen.runs.evaluation import evaluate
 
-    scores = evaluate(run, settings or (), allow_changed_data=changed_data, log=log)
-    table = Table("metric", *map(printable, scores))
-    for name in dict.fromkeys(name for values in scores.values() for name in values):
-        table.add_row(printable(name), *(f"{values[name]:.4g}" if name in values else "" for values in scores.values()))
+    with progress_reporter() as reporter:
+        return evaluate(
+            run,
+            overrides,
+            metrics=metrics,
+            out=out,
+            workers=workers,
+            allow_changed_data=changed_data,
+            log=reporter.log,
+            on_images=reporter.on_images,
+        )
+
+
+def _evaluate_folders(
+    images: Path, references: Path, metrics: list[Any], limit: int | None, out: Path | None
+) -> Sequence[Result]:
+    from kgen.cli.backend import load_backend
+
+    load_backend()
+    from kgen.cli.progress import progress_reporter
+    from kgen.evaluation.folders import evaluate_folders
+    from kgen.evaluation.results import write_results
+
+    with progress_reporter() as reporter:
+        results = evaluate_folders(
+            images, references, metrics=metrics, limit=limit, log=reporter.log, on_images=reporter.on_images
+        )
+    if out is not None:
+        write_results(out, results)
+    return results
+
+
+def _print(results: Sequence[Result], *, folders: bool) -> None:
+    from rich.table import Table
+
+    from kgen.reporting.digits import with_error
+
+    splits = list(dict.fromkeys(result.split for result in results))
+    table = Table("metric", *(["value"] if folders else map(printable, splits)))
+    for title in dict.fromkeys(result.title for result in results):
+        own = {result.split: result for result in results if result.title == title}
+        cells = (with_error(own[s].mean, own[s].standard_error) if s in own else "" for s in splits)
+        table.add_row(printable(title), *cells)
     if table.row_count:
         plain_console().print(table)
     else:
-        print("nothing to score: the configuration names no metrics under 'evaluate'")
+        print("nothing to score: the configuration names no metrics under 'evaluate'; name one with --metric")
+
+
+def _metric(text: str) -> Any:
+    """A metric of the command line: a name, or a mapping in YAML."""
+    from kgen.config.source import parse_value
+
+    try:
+        value = parse_value(text)
+    except (ValueError, ConfigError) as error:
+        raise ConfigError(f"--metric {text}: {error}") from error
+    if not isinstance(value, str | dict):
+        raise ConfigError(f"--metric {text}: must be a name, or {{name: NAME, OPTION: VALUE}}")
+    return value
+
+
+def _require_json(path: Path) -> None:
+    if path.suffix.lower() != ".json":
+        raise ConfigError(f"--output {path}: must end with '.json'")
+    require_free(path)
+    from kgen.storage.files import writable_folder
+
+    writable_folder(path.parent)
+
+
+def _require_folders(target: Path, reference: Path, unused: dict[str, Any]) -> None:
+    """Checks that two folders are given, and no option that only a run has."""
+    for folder in (target, reference):
+        if not folder.is_dir():
+            raise ConfigError(f"there is no folder {folder}")
+    for option, value in unused.items():
+        if value:
+            raise ConfigError(f"{option}: two folders of images are compared, which have no prompts and no seeds")

@@ -57,6 +57,7 @@ def command(
             allow_changed_data=changed_data,
             log=reporter.log,
             on_metrics=reporter.on_metrics,
+            on_images=reporter.on_images,
         )
     for split, scores in result.scores.items():
         log(f"{split}: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))

@@ -12,6 +12,8 @@ from kgen import (
     ConditionSpace,
     Generator,
     Guidance,
+    Guide,
+    GuideModel,
     NoiseSpec,
     OneOf,
     SeedGenerator,
@@ -26,10 +28,10 @@ from kgen.options import Static, is_static
 from kgen.random import normal
 from kgen_plugin_diffusion import weightings
 from kgen_plugin_diffusion.bound import END_LOG_SNR, variational_bound
-from kgen_plugin_diffusion.guidance import NoiseInterval, guide, is_inside
+from kgen_plugin_diffusion.guidance import NoiseInterval, is_inside, lead_away
 from kgen_plugin_diffusion.networks import DiT, Network
 from kgen_plugin_diffusion.predictions import Prediction
-from kgen_plugin_diffusion.samplers import Sampler, Spacing, time_grid
+from kgen_plugin_diffusion.samplers import Denoise, Sampler, Spacing, time_grid
 from kgen_plugin_diffusion.schedules import Schedule
 from kgen_plugin_diffusion.times import LogitNormal, LogNormal, Uniform
 
@@ -141,14 +143,19 @@ class Diffusion(Generator):
         sampler: Sampler | str = "heun",
         eta: float = 0.0,
         guidance: float = 1.0,
+        guide: Any = None,
+        autoguidance: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
         guidance_rescale: float = 0.0,
         **options: Any,
     ) -> dict[str, NoiseSpec]:
         if eta and sampler != "ddim":
             raise ValueError(f"eta is an option of sampler 'ddim', and '{sampler}' would ignore it: leave eta out")
+        if (guide is None) != (autoguidance is None):
+            has, lacks = ("autoguidance", "guide: {from: RUN}") if guide is None else ("guide", "autoguidance: 2")
+            raise ValueError(f"{has} has no effect alone: add {lacks}, for example, or leave {has} out")
         for name, given in (("guidance_interval", guidance_interval), ("guidance_rescale", guidance_rescale)):
-            if given and guidance == 1.0:
+            if given and guidance == 1.0 and guide is None:
                 raise ValueError(f"{name} needs a guidance other than 1: set guidance, or leave {name} out")
         return {"start": NoiseSpec("normal", self.space.shape), "steps": NoiseSpec("key")}
 
@@ -163,6 +170,8 @@ class Diffusion(Generator):
         steps: Steps = 20,
         spacing: Spacing = "uniform",
         guidance: Guidance = 1.0,
+        guide: Guide = None,
+        autoguidance: Annotated[float, Field(ge=0), Static(1.0)] | None = None,
         guidance_interval: NoiseInterval | None = None,
         guidance_rescale: Annotated[float, Field(ge=0, le=1), Static(0.0)] = 0.0,
         dynamic_threshold: Annotated[float, Field(gt=0, le=1)] | None = None,
@@ -177,10 +186,14 @@ class Diffusion(Generator):
             steps: Number of sampling steps. Each of Heun's steps evaluates the network twice, except the last.
             spacing: Spacing of the times: "uniform" or "quadratic".
             guidance: Weight of classifier-free guidance. 1 means no guidance, at half the cost.
-            guidance_interval: Noise levels with guidance, low < sigma / alpha <= high; at all others, the weight is 1
-                (Kynkäänniemi et al. 2024). These are the sigmas of Karras et al. 2022, for every schedule: see
-                `noise_level`. None means all levels, and a high of None means no upper end.
-            guidance_rescale: Share, 0 to 1, of the conditional image's contrast that is restored; see `guide`.
+            guide: Weaker model of the same latents, which guides with the same prompts (Karras et al. 2024): a smaller
+                one, or an earlier step of a training, `{from: RUN, step: 2000}`. It needs `autoguidance`.
+            autoguidance: Weight of the guidance by `guide`. 1 means none. It can be combined with `guidance`: see
+                `lead_away`.
+            guidance_interval: Noise levels with guidance of both kinds, low < sigma / alpha <= high; at all others, the
+                weights are 1 (Kynkäänniemi et al. 2024). These are the sigmas of Karras et al. 2022, for every
+                schedule: see `noise_level`. None means all levels, and a high of None means no upper end.
+            guidance_rescale: Share, 0 to 1, of the conditional image's contrast that is restored; see `lead_away`.
             dynamic_threshold: Quantile for `threshold_dynamically`, such as 0.995. None clips pixels to [-1, 1].
             eta: Share of fresh noise of "ddim", from 0 to 1. Other samplers raise an error if it is not 0.
             strength: Strength of the change of a `source`: the time up to which noise is added to it. All `steps` are
@@ -188,23 +201,19 @@ class Diffusion(Generator):
         """
         grid = time_grid(self._schedule, steps, spacing, 1.0 if source is None else strength)
 
-        def unguided(x: Tensor, *level: Tensor) -> Tensor:
-            return self._denoised(x, *level, condition)
-
-        def guided(x: Tensor, *level: Tensor) -> Tensor:
-            both = {name: ops.concatenate([condition[name], null_condition[name]]) for name in condition}
-            images = self._denoised(ops.concatenate([x, x]), *level, both)
-            return guide(*ops.split(images, 2), guidance, guidance_rescale)
+        guided = self._guided(condition, null_condition, guidance, guide, autoguidance, guidance_rescale)
 
         def denoise(x: Tensor, alpha: Tensor, sigma: Tensor, noise_cond: Tensor) -> Tensor:
-            level = alpha, sigma, noise_cond
-            if is_static(guidance, 1.0):
-                image = unguided(x, *level)
+            def unguided() -> Tensor:
+                return self._denoised(x, alpha, sigma, noise_cond, condition)
+
+            if guided is None:
+                image = unguided()
             elif guidance_interval is None:
-                image = guided(x, *level)
-            else:  # outside of the interval, the second pass is skipped
+                image = guided(x, alpha, sigma, noise_cond)
+            else:  # outside of the interval, only one network pass is made
                 inside = is_inside(guidance_interval, alpha, sigma)
-                image = ops.cond(inside, lambda: guided(x, *level), lambda: unguided(x, *level))
+                image = ops.cond(inside, lambda: guided(x, alpha, sigma, noise_cond), unguided)
             if dynamic_threshold is not None:
                 return threshold_dynamically(image, dynamic_threshold)
             return ops.clip(image, -1.0, 1.0) if self.space.bounded else image
@@ -216,6 +225,42 @@ class Diffusion(Generator):
         if source is not None:
             start = start + ops.cast(source, "float32") * grid.alpha[0]
         return part("diffusion.sampler", sampler)(denoise, start, grid, fresh, eta)
+
+    def _guided(
+        self,
+        condition: Condition,
+        null_condition: Condition,
+        guidance: Tensor | float,
+        guide: GuideModel | None,
+        autoguidance: Tensor | float | None,
+        rescale: Tensor | float,
+    ) -> Denoise | None:
+        """Returns the guided denoising function, for the options of `generate`; None if there is no guidance."""
+        by_text = not is_static(guidance, 1.0)
+        weaker = None if guide is None or is_static(autoguidance, 1.0) else guide
+        if not by_text and weaker is None:
+            return None
+
+        def denoise(x: Tensor, *level: Tensor) -> Tensor:
+            others = []
+            if by_text:
+                both = {name: ops.concatenate([condition[name], null_condition[name]]) for name in condition}
+                image, null = ops.split(self._denoised(ops.concatenate([x, x]), *level, both), 2)
+                others.append((guidance, null))
+            else:
+                image = self._denoised(x, *level, condition)
+            if weaker is not None:
+                others.append((autoguidance, weaker.generator._denoised(x, *level, weaker.condition)))
+            return lead_away(image, others, rescale)
+
+        return denoise
+
+    def check_guide(self, guide: Generator) -> None:
+        """Raises ValueError unless `guide` is a diffusion model with the same schedule; its prediction may differ."""
+        super().check_guide(guide)
+        here, there = self.config["schedule"], guide.config["schedule"]
+        if here != there:
+            raise ValueError(f"it has the noise schedule {there}, not {here}: train it with the schedule of this model")
 
     # ---- likelihood -----------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from keras import ops
@@ -26,16 +27,23 @@ NoiseInterval = Annotated[
 """An interval of noise levels (low, high], in units of `noise_level`. A high of None becomes infinity."""
 
 
-def guide(conditional: Tensor, unconditional: Tensor, weight: Tensor | float, rescale: Tensor | float) -> Tensor:
-    """Applies classifier-free guidance (Ho and Salimans 2022) to the denoised images of two conditions.
+def lead_away(
+    conditional: Tensor, others: Sequence[tuple[Tensor | float, Tensor]], rescale: Tensor | float = 0.0
+) -> Tensor:
+    """Leads a denoised image away from others: conditional + sum of (weight - 1) (conditional - other).
+
+    With one other image, this is other + weight (conditional - other). If the other was denoised with the empty text,
+    it is classifier-free guidance (Ho and Salimans 2022, equation 6). If it was denoised by a weaker model with the
+    same text, it is autoguidance (Karras et al. 2024).
 
     Args:
-        conditional, unconditional: (B, ...), denoised with the prompt and with the empty text.
-        weight: Guidance weight. 1 gives the conditional image; more exaggerates what the condition changes.
+        conditional: (B, ...), denoised with the prompt.
+        others: Pairs of a weight and another image (B, ...). A weight of 1 has no effect; more exaggerates the
+            difference.
         rescale: Share, 0 to 1, by which the standard deviation of each image is brought back to that of the
             conditional one (Lin et al. 2024, equation 16).
     """
-    guided = unconditional + weight * (conditional - unconditional)
+    guided = conditional + sum((weight - 1.0) * (conditional - other) for weight, other in others)
     if is_static(rescale, 0.0):
         return guided
     axes = tuple(range(1, len(guided.shape)))

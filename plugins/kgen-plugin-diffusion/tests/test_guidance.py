@@ -1,10 +1,11 @@
-"""Classifier-free guidance, also in an interval of noise levels."""
+"""Classifier-free guidance and autoguidance, also in an interval of noise levels."""
 
 from __future__ import annotations
 
 import math
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -22,7 +23,7 @@ from kgen.testing.execution import Program, as_arrays, perturb
 
 SPACE, CONDITIONS = kgen.Space("continuous", (2, 2, 1), bounded=False), kgen.ConditionSpace(1, 4)
 TINY = DiT(patch=2, width=4, depth=1, heads=1)
-WIDE, NARROW = 0.8, 0.3
+NARROW, WIDE, WIDER = 0.3, 0.8, 1.2
 EVERYWHERE, NOWHERE = (0.0, math.inf), (1e4, 1e6)
 
 
@@ -31,7 +32,8 @@ class Ideal(Diffusion):
 
     def _network(self, x: Any, alpha: Any, sigma: Any, level: Any, condition: Any, training: bool = False) -> Any:
         spread = ops.reshape(condition["pooled"][:, 0], (-1, 1, 1, 1))
-        return alpha * spread**2 * x / ((alpha * spread) ** 2 + sigma**2)
+        image = alpha * spread**2 * x / ((alpha * spread) ** 2 + sigma**2)
+        return self._prediction.target(image, (x - alpha * image) / sigma, alpha, sigma, self._sigma_data)
 
 
 def conditions(spread: float) -> dict[str, np.ndarray]:
@@ -42,45 +44,57 @@ def conditions(spread: float) -> dict[str, np.ndarray]:
     }
 
 
-def gain(top: float, interval: tuple[float, float], weight: float) -> float:
+def gain(top: float, interval: tuple[float, float], weights: dict[float, float]) -> float:
     """The factor from x / alpha at the noise level `top` to the sample, on the probability flow with ideal denoisers.
 
-    Without guidance, x / alpha is proportional to sqrt(s^2 + level^2). With guidance, it is proportional to the product
-    of this for both models, to the powers w and 1 - w.
+    For images with a standard deviation of s, x / alpha is proportional to sqrt(s^2 + level^2). With guidance, the
+    logarithms of such factors are combined linearly, like the denoised images.
+
+    Args:
+        top: Highest noise level.
+        interval: Noise levels with guidance, away from denoisers for other standard deviations.
+        weights: The weight of the guidance by each of them.
     """
     low, high = (min(end, top) for end in interval)
 
     def between(s: float, start: float, end: float) -> float:
         return math.sqrt((s * s + end * end) / (s * s + start * start))
 
-    inside = between(NARROW, high, low) ** weight * between(WIDE, high, low) ** (1 - weight)
+    inside = between(NARROW, high, low)
+    for s, weight in weights.items():
+        inside *= (between(NARROW, high, low) / between(s, high, low)) ** (weight - 1)
     return between(NARROW, top, high) * inside * between(NARROW, low, 0.0)
 
 
 @pytest.mark.backends
 @pytest.mark.parametrize("schedule", ["karras", "rectified-flow"])
-def test_guidance_in_an_interval_has_its_closed_form(schedule: str) -> None:
-    """One program serves all weights and intervals."""
+def test_guidance_has_its_closed_form(schedule: str) -> None:
+    """By the text, by another model with another prediction, and by both. One program serves all their numbers."""
     generator = Ideal(SPACE, CONDITIONS, network=TINY, schedule=schedule, prediction="x0")
+    other = Ideal(SPACE, CONDITIONS, network=TINY, schedule=schedule, prediction="velocity")
     noise = sample(generator.noise_spec(), [(3, 0)])
     arrays = {"condition": conditions(NARROW), "null_condition": conditions(WIDE), "noise": noise}
-    generator.built = True
-    program = Program(
-        generator,
-        lambda batch: generator.generate(**batch["arrays"], **batch["numbers"], steps=200, spacing="quadratic"),
-    )
+
+    def generate(batch: Any) -> Any:
+        guide = kgen.GuideModel(other, batch["guide"])
+        return generator.generate(**batch["arrays"], **batch["numbers"], guide=guide, steps=200, spacing="quadratic")
+
+    program = Program(generator, generate)
     grid = time_grid(kgen.part("diffusion.schedule", schedule), 200, "quadratic")
     top = min(float(ops.convert_to_numpy(noise_level(grid.alpha, grid.sigma))[0]), 1e6)
-    start = noise["start"] * (top if schedule == "karras" else 1e6)
-    for weight, interval in (
-        (3.0, EVERYWHERE),
-        (3.0, NOWHERE),
-        (3.0, (0.1, 1.0)),
-        (0.0, (0.5, 4.0)),
-        (2.0, (0.2, math.inf)),
+    for guidance, autoguidance, interval in (
+        (3.0, 1.0, EVERYWHERE),
+        (3.0, 2.0, NOWHERE),
+        (3.0, 1.0, (0.1, 1.0)),
+        (0.0, 1.0, (0.5, 4.0)),
+        (1.0, 2.5, EVERYWHERE),
+        (1.0, 2.5, (0.2, math.inf)),
+        (1.5, 2.0, (0.1, 4.0)),
     ):
-        made = program({"arrays": arrays, "numbers": as_arrays({"guidance": weight, "guidance_interval": interval})})
-        np.testing.assert_allclose(made, start * gain(top, interval, weight), rtol=0.04, err_msg=f"{weight} {interval}")
+        numbers = {"guidance": guidance, "autoguidance": autoguidance, "guidance_interval": interval}
+        made = program({"arrays": arrays, "guide": conditions(WIDER), "numbers": as_arrays(numbers)})
+        wanted = noise["start"] * top * gain(top, interval, {WIDE: guidance, WIDER: autoguidance})
+        np.testing.assert_allclose(made, wanted, rtol=0.04, err_msg=str(numbers))
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "rectified-flow", "karras"])
@@ -116,11 +130,11 @@ class Hashed(kgen.Encoder):
         return {"sequence": vector[:, None], "mask": ops.ones_like(vector[:, :1]), "pooled": vector}
 
 
-def pipeline(**options: Any) -> kgen.Pipeline:
+def pipeline(width: int = 8, **options: Any) -> kgen.Pipeline:
     """A pipeline whose denoised images depend on the noise level and on the prompt."""
     keras.utils.set_random_seed(0)
     space, encoder = kgen.Space("continuous", (4, 4, 1)), Hashed()
-    network = DiT(patch=2, width=8, depth=1, heads=2)
+    network = DiT(patch=2, width=width, depth=1, heads=2)
     generator = Diffusion(space, encoder.condition_space, network=network, **options)
     made = kgen.assemble(encoder=encoder, generator=generator, image_space=space)
     perturb(made.generator, 0.3)
@@ -151,6 +165,49 @@ def test_all_noise_levels_are_plain_guidance_and_none_are_no_guidance(monkeypatc
         assert ran == [2] * 4
     else:
         assert len(passes) == traced
+
+
+@pytest.mark.backends
+def test_a_guide_leads_away_from_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A weight of 1, or the model itself, has no effect. New weights and intervals compile nothing."""
+    made, smaller = pipeline(), pipeline(4)
+    options = {"sampler": "euler", "steps": 3, "output": "latents"}
+    alone, weights = made.generate("red", **options), len(made.weights)
+    twin = made.generate("red", **options, guide=pipeline(), autoguidance=3.0)
+    without = made.generate("red", **options, guide=smaller, autoguidance=1.0)
+    np.testing.assert_allclose(twin, alone, atol=1e-5)
+    np.testing.assert_allclose(without, alone, atol=1e-6)
+    guided = made.generate("red", **options, guide=smaller, autoguidance=2.0, guidance_interval=EVERYWHERE)
+    other = smaller.generate("red", **options)
+    assert np.abs(guided - alone).max() > 0.01 and np.abs(guided - other).max() > 0.01
+    passes = []
+    denoised = Diffusion._denoised
+    monkeypatch.setattr(Diffusion, "_denoised", lambda self, x, *a: passes.append(1) or denoised(self, x, *a))
+    assert (
+        np.abs(
+            made.generate("red", **options, guide=smaller, autoguidance=3.0, guidance_interval=(0.1, 1.5)) - guided
+        ).max()
+        > 1e-3
+    )
+    assert not passes or keras.backend.backend() == "torch"
+    assert len(made.weights) == weights and len(made.programs) == 4
+    made.save(tmp_path / "saved")
+    assert not [name for name in kgen.weight_paths(made) if "guide" in name]
+    smaller.generator.model.weights[0].assign(np.nan * smaller.generator.model.weights[0])
+    with pytest.raises(kgen.RunError, match="the weights of the guide's generator Diffusion contain NaN"):
+        made.generate("red", **options, guide=smaller, autoguidance=2.0, guidance_interval=EVERYWHERE)
+
+
+def test_a_guide_and_its_weight_need_each_other() -> None:
+    made = pipeline()
+    with pytest.raises(kgen.ConfigError, match="guide has no effect alone: add autoguidance: 2"):
+        made.generate("red", guide=pipeline())
+    with pytest.raises(kgen.ConfigError, match="autoguidance has no effect alone: add guide"):
+        made.generate("red", autoguidance=2.0)
+    with pytest.raises(kgen.ConfigError, match="it has the noise schedule cosine, not rectified-flow"):
+        made.generate("red", guide=pipeline(schedule="cosine"), autoguidance=2.0)
+    with pytest.raises(kgen.ConfigError, match=r"spacing: Diffusion.generate takes no pipeline"):
+        made.generate("red", spacing=pipeline())
 
 
 def test_an_interval_that_cannot_be_used_is_refused() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated, Any
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from keras import ops
@@ -45,6 +45,8 @@ class PaletteTokens(Decoder):
     Args:
         colors: Number of colors of the palette.
     """
+
+    renamed: ClassVar[Mapping[str, str]] = {"colours": "colors"}
 
     def __init__(
         self, image_space: Space, *, colors: Annotated[int, Field(ge=2, le=65536)] = 64, **kwargs: Any

@@ -71,3 +71,8 @@ def test_a_palette_larger_than_the_distinct_colors() -> None:
     few = np.tile(np.array([[0, 0, 0], [255, 0, 0], [0, 0, 255]], np.uint8), (2, 6, 2, 1))
     with pytest.raises(DataError, match="palette of 8 colors is larger than the 3 distinct colors"):
         decoder.initialize([few])
+
+
+def test_the_name_of_an_earlier_release_is_read() -> None:
+    with pytest.warns(FutureWarning, match="'colours' is called 'colors' now"):
+        assert PaletteTokens(SPACE, colours=8).config == {"colors": 8}

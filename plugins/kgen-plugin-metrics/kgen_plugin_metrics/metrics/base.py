@@ -34,6 +34,7 @@ class FeatureMetric(Metric):
     """
 
     precision: ClassVar[str] = "float64"
+    reads_prompts: ClassVar[bool] = False
 
     def _use(self, features: Any, reference: str = "") -> None:
         """Sets the network, and the reference, a split or a file.

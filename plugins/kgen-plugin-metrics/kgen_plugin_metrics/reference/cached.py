@@ -102,9 +102,15 @@ def _split(dataset: Dataset, reference: str) -> Split:
 
 
 def _batches(dataset: Dataset, split: Split) -> Iterator[np.ndarray]:
-    count = len(dataset.captions(split))
-    for start in range(0, count, BATCH):
-        yield in_color(np.stack([dataset.image(split, row) for row in range(start, min(start + BATCH, count))]))
+    """The images in batches of one size, because the files of a folder may have several."""
+    batch: list[np.ndarray] = []
+    for row in range(len(dataset.captions(split))):
+        image = dataset.image(split, row)
+        if batch and (image.shape != batch[0].shape or len(batch) == BATCH):
+            yield in_color(np.stack(batch))
+            batch = []
+        batch.append(image)
+    yield in_color(np.stack(batch))
 
 
 def _source(dataset: Dataset, split: Split) -> str:

@@ -1,0 +1,91 @@
+"""Keeps what an evaluation has measured, so that it can be interrupted, and shared by several processes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kgen.contracts.metric import State
+from kgen.data.cache import hash_of
+from kgen.errors import ConfigError
+from kgen.storage.files import atomic_file, files_in, remove_abandoned, write_text
+
+KEY = "evaluation.json"
+SUFFIX = ".npz"
+
+UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
+"""What numpy raises for a damaged file."""
+
+
+class States:
+    """A folder with the states of metrics. It exists only until the evaluation is complete.
+
+    Args:
+        folder: The folder, which need not exist.
+        described: Everything that determines the states, as plain data. States of another evaluation are deleted.
+
+    Raises:
+        ConfigError: the folder holds other files.
+    """
+
+    def __init__(self, folder: Path, described: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.described = dict(described)
+        self._key = hash_of(described)
+        self.continues = self.exist
+        if not self.continues:
+            self.clear()
+
+    @property
+    def exist(self) -> bool:
+        """Whether the folder holds states of this evaluation."""
+        try:
+            return bool(json.loads((self.folder / KEY).read_text(encoding="utf-8"))["key"] == self._key)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def load(self, unit: str) -> tuple[int, dict[str, State]] | None:
+        """The number of completed portions of a unit, and the state of each metric; None if there is none."""
+        try:
+            with np.load(self.folder / f"{unit}{SUFFIX}", allow_pickle=False) as file:
+                states: dict[str, dict[str, np.ndarray]] = {name: {} for name in json.loads(str(file["metrics"]))}
+                for key in file.files:
+                    metric, _, name = key.rpartition("|")
+                    if metric:
+                        states[metric][name] = file[key]
+                return int(file["portions"]), dict(states)
+        except UNREADABLE:
+            return None
+
+    def claim(self) -> None:
+        """Creates the folder for this evaluation."""
+        if not self.exist:
+            write_text(self.folder / KEY, json.dumps({"key": self._key}) + "\n")
+
+    def save(self, unit: str, portions: int, states: Mapping[str, State]) -> None:
+        """Replaces the states of a unit."""
+        self.claim()
+        arrays = {f"{metric}|{name}": array for metric, state in states.items() for name, array in state.items()}
+        arrays |= {"portions": np.array(portions), "metrics": np.array(json.dumps(list(states)))}
+        size = sum(array.nbytes for array in arrays.values())
+        with atomic_file(self.folder / f"{unit}{SUFFIX}", size) as temporary, temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+
+    def clear(self) -> None:
+        """Deletes the folder. Raises ConfigError if it holds files that are not states."""
+        if not self.folder.is_dir():
+            return
+        remove_abandoned(self.folder)
+        files = files_in(self.folder)
+        if foreign := [name for name in files if name != KEY and not name.endswith(SUFFIX)]:
+            raise ConfigError(f"{self.folder} holds {foreign[0]}, which kgen did not make: move the folder away")
+        for name in files:
+            (self.folder / name).unlink()
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()

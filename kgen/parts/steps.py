@@ -1,0 +1,78 @@
+"""Loads the weights of an earlier step of a training into the pipeline of its run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from kgen.config import FitConfig, RunConfig
+from kgen.errors import RunError
+from kgen.parts.patterns import select
+from kgen.storage.checkpoints import checkpoint_file, checkpoint_steps
+from kgen.storage.paths import COUNTER, weight_paths
+from kgen.storage.weights import Arrays, read_arrays
+
+CHECKPOINTS, CONFIG = "checkpoints", "config.yaml"
+"""The folder of a run's checkpoints, and the file of its configuration."""
+
+AVERAGE = "_average"
+"""The end of the name of an optimizer's variable that holds the EMA of a weight."""
+
+
+def checkpoint_of(run: Path, step: int) -> Path:
+    """The checkpoint of a step of a run.
+
+    Raises:
+        RunError: the run did not keep it. The message names those that it kept.
+    """
+    file = checkpoint_file(run / CHECKPOINTS, step)
+    if not file.is_file():
+        kept = checkpoint_steps(run / CHECKPOINTS)
+        there = f"it has those of {', '.join(map(str, kept))}" if kept else "it has none"
+        raise RunError(
+            f"{run} has no checkpoint of step {step}: {there}. To keep more, train with a larger fit.keep, and choose "
+            "fit.checkpoint_every"
+        )
+    return file
+
+
+def load_step(pipeline: Any, run: Path, step: int) -> None:
+    """Replaces the trained weights of a run's pipeline by those of an earlier step: their EMA, if there is one.
+
+    Args:
+        pipeline: The pipeline that the run has saved, as `restore` returns it.
+        run: The run directory.
+        step: The step of one of the checkpoints that the run has kept.
+
+    Raises:
+        RunError: there is no such checkpoint, or it is damaged or belongs to another model.
+    """
+    file = checkpoint_of(run, step)
+    fit = RunConfig.load(run / CONFIG).fit
+    arrays, _ = read_arrays(file)
+    weights = weight_paths(pipeline, pipeline.training_variables)
+    if fit.ema is not None:
+        arrays |= _averages(arrays, pipeline, weights, fit, file)
+    for path, weight in weights.items():
+        if path not in arrays or arrays[path].shape != tuple(weight.shape):
+            raise _other_model(file, path)
+    for path, weight in weights.items():
+        weight.assign(arrays[path])
+
+
+def _averages(arrays: Arrays, pipeline: Any, weights: dict[str, Any], fit: FitConfig, file: Path) -> Arrays:
+    """The EMA of each trained weight, by its path. The optimizer holds them in the order of the weights."""
+    paths = {id(weight): path for path, weight in weights.items()}
+    trained = set(select(list(weights), fit.trainable, fit.frozen))
+    wanted = [weight for weight in pipeline.trainable_variables if paths[id(weight)] in trained]
+    found = sorted(name for name in arrays if name.startswith("optimizer/") and name.endswith(AVERAGE))
+    if len(found) != len(wanted):
+        raise _other_model(file, f"the number of averaged weights, {len(found)} in place of {len(wanted)}")
+    for name, weight in zip(found, wanted, strict=True):
+        if name.split("/")[2] != COUNTER.sub("", weight.path.replace("/", "_") + AVERAGE):
+            raise _other_model(file, name)
+    return {paths[id(weight)]: arrays[name] for name, weight in zip(found, wanted, strict=True)}
+
+
+def _other_model(file: Path, where: str) -> RunError:
+    return RunError(f"{file} was written for another model than the run's: it differs in {where}")
