@@ -17,6 +17,7 @@ MAX_PROMPTS = 256
 """Largest number of prompts per split, if the configuration names neither prompts nor images."""
 
 BATCHES_PER_PORTION = 2
+"""Largest number of full batches that one call generates, and that are in memory together."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,12 @@ def make_plan(evaluate: EvaluateConfig, dataset: Dataset, split: Split, encoder:
 
     Either each prompt has `samples_per_prompt` images, or the prompts share `images` evenly. All images of a plan equal
     those of a single call of `Pipeline.generate`, so that portions do not change them.
+
+    Args:
+        evaluate: The settings of the evaluation.
+        dataset: The dataset, which has captions in this split.
+        split: The split.
+        encoder: The encoder, which determines what a prompt is: see `prompts_to_score`.
     """
     wanted = evaluate.images
     limit = evaluate.max_prompts or wanted or MAX_PROMPTS
@@ -70,17 +77,17 @@ def make_plan(evaluate: EvaluateConfig, dataset: Dataset, split: Split, encoder:
     most = BATCHES_PER_PORTION * evaluate.batch_size
     portions = [
         Portion(rows, [first[row] + copies.start for row in rows], len(copies))
-        for copies in parts(each, each / most)
-        for rows in parts(count, count * len(copies) / most)
+        for copies in even_ranges(each, each / most)
+        for rows in even_ranges(count, count * len(copies) / most)
     ]
     more = spread(range(count), rest)
-    for part in parts(rest, rest / most):
+    for part in even_ranges(rest, rest / most):
         rows = more[part.start : part.stop]
         portions.append(Portion(rows, [first[row] + each for row in rows], 1))
     return Plan(prompts, portions)
 
 
-def parts(count: int, number: float) -> list[range]:
+def even_ranges(count: int, number: float) -> list[range]:
     """Divides the numbers below `count` into at least `number` parts of about equal length, if there are enough."""
     divided = min(count, max(1, math.ceil(number)))
     return [range(count * part // divided, count * (part + 1) // divided) for part in range(divided)]

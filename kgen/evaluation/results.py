@@ -13,7 +13,9 @@ from typing import Any, Literal
 import numpy as np
 from typing_extensions import TypedDict
 
-from kgen.contracts.metric import Plain
+from kgen.contracts.metric import Metric, Plain
+from kgen.errors import RunError
+from kgen.plugins.discovery import component_id
 from kgen.storage.files import write_text
 from kgen.storage.json_file import check_json, read_json
 from kgen.storage.ownership import EVALUATION_TITLE
@@ -41,7 +43,8 @@ class Result:
         split: The split of the prompts, or of the images whose likelihood was measured.
         name: The name of the number.
         values: The number by seed.
-        protocol: Everything that determines the number, besides the model. Numbers compare only if it is equal.
+        protocol: Everything that determines the number, besides the model and how it samples (its sampling options and
+            its guide), which are what an evaluation compares. Numbers compare only if their protocols are equal.
         better: Whether higher or lower is better; None: it is not known.
         headline: Whether this is the main number of the metric.
     """
@@ -78,8 +81,37 @@ class Result:
 
     @property
     def label(self) -> str:
-        """The title, with the split unless it is "train"; a likelihood is never one of the training images' alone."""
+        """The title, followed by the split unless it is "train", or unless the number is a likelihood.
+
+        The split of a likelihood is part of its protocol: it is the first that has images, of "validation", "holdout"
+        and "train".
+        """
         return self.title if self.split == "train" or self.metric == LIKELIHOOD else f"{self.title} ({self.split})"
+
+
+def metric_results(
+    name: str,
+    metric: Metric,
+    split: str,
+    numbers: Mapping[str, Mapping[int, float]],
+    known: Mapping[str, Plain],
+) -> list[Result]:
+    """The results of a metric that has computed its numbers.
+
+    Args:
+        name: The name of the metric.
+        metric: The metric. If it has no protocol, its options take the place of it.
+        split: The split.
+        numbers: The values by the name of the number, and by seed.
+        known: What kgen knows of the protocol. It has priority over what the metric says.
+    """
+    own = metric.protocol() or {f"option {option}": str(value) for option, value in metric.config.items()}
+    protocol = {"metric": component_id(metric), **own, **known}
+    main = next(iter(numbers), "") if metric.headline is None else metric.headline
+    return [
+        Result(name, split, number, values, protocol, metric.better, number == main)
+        for number, values in numbers.items()
+    ]
 
 
 def to_scores(results: Sequence[Result]) -> Scores:
@@ -94,7 +126,7 @@ class _Stored(TypedDict):
     metric: str
     split: str
     name: str
-    values: dict[str, float | None]
+    values: dict[int, float | None]
     mean: float | None
     standard_error: float | None
     protocol: dict[str, str | bool | int | float | None]
@@ -142,13 +174,16 @@ def read_results(path: Path) -> list[Result]:
     if "format" not in content:
         scores = check_json(path, json.dumps(content), dict[str, dict[str, float | None]])
         return [_old_result(split, name, value) for split, numbers in scores.items() for name, value in numbers.items()]
+    if content["format"] != FORMAT:
+        newer = "install a newer kgen"
+        raise RunError(f"{path} has format {content['format']}, and this kgen reads only {FORMAT}: {newer}")
     file = check_json(path, json.dumps(content), _File)
     return [
         Result(
             stored["metric"],
             stored["split"],
             stored["name"],
-            {int(seed): math.nan if value is None else value for seed, value in stored["values"].items()},
+            {seed: math.nan if value is None else value for seed, value in stored["values"].items()},
             {key: value for key, value in stored["protocol"].items() if value is not None},
             stored["better"],
             stored["headline"],

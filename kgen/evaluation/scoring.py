@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from kgen.config import RunConfig
 from kgen.contracts.dataset import Split
 from kgen.contracts.inputs import EncoderInputs
-from kgen.contracts.metric import GeneratedImages, Metric, Plain
+from kgen.contracts.metric import GeneratedImages, Plain
 from kgen.errors import ConfigError
-from kgen.evaluation.plan import BATCHES_PER_PORTION, Plan, make_plan, parts
-from kgen.evaluation.results import BITS, LIKELIHOOD, Result
+from kgen.evaluation.plan import BATCHES_PER_PORTION, Plan, even_ranges, make_plan
+from kgen.evaluation.results import BITS, LIKELIHOOD, Result, metric_results
 from kgen.evaluation.states import States
 from kgen.experiments.experiment import Experiment, Metrics
 from kgen.pipeline.likelihood import bits_per_dimension
@@ -27,6 +28,9 @@ GENERATED: tuple[Split, ...] = ("train", "holdout")
 
 SAVE_SECONDS = 20.0
 """Time between two savings of the states. A shorter evaluation saves none."""
+
+Measure = Callable[[Split, int, Metrics], None]
+"""A function that starts metrics, and updates them with all images of a split and a seed."""
 
 OnImages = Callable[[int, int], None]
 """A function that is called with the number of images measured so far, and the number of all images."""
@@ -42,6 +46,9 @@ def score(
         pipeline: The pipeline.
         states: Keeps the states of the metrics, with which an interrupted evaluation continues; None: nothing is kept.
         on_images: Called after each portion of images.
+
+    Raises:
+        ConfigError: a metric needs more images.
     """
     generated = score_generated(experiment, pipeline, experiment.config.sample.options, states, on_images)
     return [*generated, *likelihood(experiment, pipeline)]
@@ -62,57 +69,44 @@ def score_generated(
         options: The sampling options, in place of those of the run.
         states: See `score`.
         on_images: See `score`.
+
+    Raises:
+        ConfigError: a metric needs more images.
     """
     generation = Generation(experiment, pipeline, options, states, on_images)
+    return collect(experiment, generation.plans, generation.measure)
+
+
+def collect(experiment: Experiment, plans: Mapping[Split, Plan], measure: Measure) -> list[Result]:
+    """Measures each split with each seed, and computes the numbers of all metrics.
+
+    Args:
+        experiment: The experiment.
+        plans: The images of each split.
+        measure: Measures all images of a split and a seed.
+    """
     results = []
-    for split, plan in generation.plans.items():
+    for split, plan in plans.items():
         metrics = measurable(experiment.metrics, plan.images)
-        numbers = Numbers(experiment, split, plan)
-        for seed in generation.seeds:
-            generation.measure(split, seed, metrics)
-            numbers.add(seed, metrics)
-        results += numbers.results(metrics)
+        numbers: dict[str, dict[str, dict[int, float]]] = {name: {} for name in metrics}
+        for seed in seeds(experiment.config):
+            measure(split, seed, metrics)
+            for name, metric in metrics.items():
+                for number, value in metric.compute().items():
+                    numbers[name].setdefault(number, {})[seed] = float(value)
+        known: dict[str, Plain] = {
+            "images": plan.images,
+            "prompts": len(plan.prompts),
+            "data": experiment.dataset.fingerprint(),
+        }
+        for name, metric in metrics.items():
+            results += metric_results(name, metric, split, numbers[name], known)
     return results
 
 
-class Numbers:
-    """Collects the numbers of a split over the seeds."""
-
-    def __init__(self, experiment: Experiment, split: Split, plan: Plan) -> None:
-        self.experiment, self.split, self.plan = experiment, split, plan
-        self._values: dict[str, dict[str, dict[int, float]]] = {}
-
-    def add(self, seed: int, metrics: Metrics) -> None:
-        """Computes the numbers of metrics that have measured all images of a seed."""
-        for name, metric in metrics.items():
-            own = self._values.setdefault(name, {})
-            for key, value in metric.compute().items():
-                own.setdefault(key, {})[seed] = float(value)
-
-    def results(self, metrics: Metrics) -> list[Result]:
-        """The results of all seeds."""
-        found = []
-        for name, metric in metrics.items():
-            own = self._values[name]
-            main = next(iter(own), "") if metric.headline is None else metric.headline
-            protocol = self._protocol(name, metric)
-            found += [
-                Result(name, self.split, key, values, protocol, metric.better, key == main)
-                for key, values in own.items()
-            ]
-        return found
-
-    def _protocol(self, name: str, metric: Metric) -> dict[str, Plain]:
-        """A metric without a protocol depends on its options."""
-        own, chosen = metric.protocol(), self.experiment.choices[name]
-        return {
-            "metric": chosen.name,
-            "images": self.plan.images,
-            "prompts": len(self.plan.prompts),
-            "data": self.experiment.dataset.fingerprint(),
-            **({} if own else {f"option {option}": str(value) for option, value in chosen.options.items()}),
-            **own,
-        }
+def seeds(config: RunConfig) -> range:
+    """The seeds of an evaluation, each of which generates all images once."""
+    return range(config.sample.seed, config.sample.seed + config.evaluate.seeds)
 
 
 def require_enough_images(experiment: Experiment, plans: Mapping[Split, Plan]) -> None:
@@ -147,11 +141,14 @@ class Generation:
         options: The sampling options.
         states: Keeps the states of the metrics; None: nothing is kept.
         on_images: Called after each portion of images.
-        worker, workers: The number of this process, from 0, among those that share the images.
+        worker: The number of this process, from 0.
+        workers: The number of processes that share the images. If there are several, the states are always kept.
 
     Attributes:
-        plans: The plan of this worker for each split.
-        seeds: The seeds, each of which generates all images once.
+        plans: The images of each split, with the shares of all workers.
+
+    Raises:
+        ConfigError: a metric needs more images.
     """
 
     def __init__(
@@ -165,28 +162,18 @@ class Generation:
         workers: int = 1,
     ) -> None:
         self.experiment, self.pipeline, self.options = experiment, pipeline, options
-        whole = make_plans(experiment, pipeline)
-        require_enough_images(experiment, whole)
-        self.plans = {split: plan.share(worker, workers) for split, plan in whole.items()}
-        seed = experiment.config.sample.seed
-        self.seeds = range(seed, seed + experiment.config.evaluate.seeds)
         self.states, self.on_images = states, on_images
-        self.total = len(self.seeds) * sum(plan.images for plan in self.plans.values())
+        self.worker, self.workers = worker, workers
+        self.plans = make_plans(experiment, pipeline)
+        require_enough_images(experiment, self.plans)
+        self._shares = {split: plan.share(worker, workers) for split, plan in self.plans.items()}
+        self._total = len(seeds(experiment.config)) * sum(plan.images for plan in self._shares.values())
         self._done = 0
         self._saved = time.monotonic()
 
-    def measure(self, split: Split, seed: int, metrics: Metrics, unit: str = "", *, keep: bool = False) -> None:
-        """Generates the images of a split and a seed, and updates the metrics with them, without computing numbers.
-
-        Args:
-            split: The split.
-            seed: The seed.
-            metrics: The metrics by name.
-            unit: The name of the kept states; "": it follows from the split and the seed.
-            keep: Whether the states are saved at the end, also if they were not before.
-        """
-        unit = unit or unit_name(split, seed)
-        plan = self.plans[split]
+    def measure(self, split: Split, seed: int, metrics: Metrics) -> None:
+        """Generates this worker's images of a split and a seed, and updates the metrics with them."""
+        plan, unit = self._shares[split], unit_name(split, seed, self.worker, self.workers)
         for metric in metrics.values():
             metric.start(self.experiment.dataset, split)
         begun = self._resume(unit, metrics)
@@ -199,7 +186,7 @@ class Generation:
             if self.states is not None and time.monotonic() - self._saved > SAVE_SECONDS:
                 self._save(unit, number, metrics)
                 saved = number
-        if keep or (saved > begun and saved < len(plan.portions)):
+        if self.workers > 1 or begun < saved < len(plan.portions):
             self._save(unit, len(plan.portions), metrics)
 
     def _batches(self, plan: Plan, seed: int, begun: int) -> Iterator[GeneratedImages]:
@@ -218,7 +205,7 @@ class Generation:
     def _count(self, images: int) -> None:
         self._done += images
         if self.on_images is not None:
-            self.on_images(self._done, self.total)
+            self.on_images(self._done, self._total)
 
     def _resume(self, unit: str, metrics: Metrics) -> int:
         """Merges the kept states into the metrics. Returns the number of completed portions."""
@@ -242,7 +229,12 @@ def unit_name(split: Split, seed: int, worker: int = 0, workers: int = 1) -> str
 
 
 def likelihood(experiment: Experiment, pipeline: Pipeline) -> list[Result]:
-    """Bits per dimension of images of the dataset; [] if the configuration measures none."""
+    """Bits per dimension of images of the dataset; [] if the configuration measures none.
+
+    The images are from the validation split, or else from the holdout split, or else from the training. Options of
+    `log_likelihood`, such as the number of steps of a bound, belong to the model and not to the protocol: families with
+    different options share a column of `kgen compare`, and `Generator.likelihood_label` shows the options beside it.
+    """
     config, dataset = experiment.config, experiment.dataset
     wanted = config.evaluate.likelihood
     if not wanted.images:
@@ -251,7 +243,7 @@ def likelihood(experiment: Experiment, pipeline: Pipeline) -> list[Result]:
     split = next(s for s in splits if dataset.captions(s))
     inputs = EncoderInputs(dataset, split, pipeline.encoder.fields)
     count, size, nats = min(wanted.images, len(inputs)), config.evaluate.batch_size, []
-    for rows in parts(count, count / (BATCHES_PER_PORTION * size)):
+    for rows in even_ranges(count, count / (BATCHES_PER_PORTION * size)):
         images = np.stack([dataset.image(split, row) for row in rows])
         some = [inputs[row] for row in rows]
         nats.append(pipeline.log_likelihood(images, some, batch_size=size, **wanted.options))

@@ -1,4 +1,4 @@
-"""Shares the images of an evaluation between several processes, one per GPU if there are GPUs.
+"""Shares the images of an evaluation between several processes.
 
 Each process measures its share of the portions and keeps the states of its metrics in a folder, where the first process
 finds and merges them.
@@ -16,13 +16,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kgen.contracts.dataset import Split
 from kgen.errors import KgenError, RunError
-from kgen.evaluation.plan import Plan
 from kgen.evaluation.results import Result
-from kgen.evaluation.scoring import Generation, Numbers, OnImages, make_plans, measurable, unit_name
+from kgen.evaluation.scoring import (
+    Generation,
+    OnImages,
+    collect,
+    make_plans,
+    measurable,
+    require_enough_images,
+    seeds,
+    unit_name,
+)
 from kgen.evaluation.states import States
 from kgen.experiments.directory import RunDirectory
-from kgen.experiments.experiment import Experiment, open_experiment
+from kgen.experiments.experiment import Experiment, Metrics, open_experiment
 from kgen.pipeline.loading import load
 from kgen.pipeline.model import Pipeline
 
@@ -47,15 +56,17 @@ def score_with_workers(
         pipeline: The pipeline, which plans the images; each worker loads its own.
         directory: The run directory.
         states: The folder of the states.
-        workers: Number of processes.
+        workers: Number of processes, at least 2.
         on_images: Called when images have been measured.
 
     Raises:
+        ConfigError: a metric needs more images.
         RunError: a worker failed. The states of what was measured are kept.
     """
     plans = make_plans(experiment, pipeline)
-    seeds = range(experiment.config.sample.seed, experiment.config.sample.seed + experiment.config.evaluate.seeds)
-    total = len(seeds) * sum(plan.images for plan in plans.values())
+    if not plans:
+        return []
+    require_enough_images(experiment, plans)
     states.claim()
     jobs = [
         {
@@ -68,18 +79,9 @@ def score_with_workers(
         }
         for worker in range(workers)
     ]
-    _run(jobs, total, on_images)
-    return [
-        result for split, plan in plans.items() for result in _merged(experiment, split, plan, seeds, states, workers)
-    ]
+    _run(jobs, len(seeds(experiment.config)) * sum(plan.images for plan in plans.values()), on_images)
 
-
-def _merged(
-    experiment: Experiment, split: Any, plan: Plan, seeds: Sequence[int], states: States, workers: int
-) -> list[Result]:
-    metrics = measurable(experiment.metrics, plan.images)
-    numbers = Numbers(experiment, split, plan)
-    for seed in seeds:
+    def merge(split: Split, seed: int, metrics: Metrics) -> None:
         for metric in metrics.values():
             metric.start(experiment.dataset, split)
         for worker in range(workers):
@@ -88,8 +90,8 @@ def _merged(
                 raise RunError(f"{states.folder} lacks the measurements of worker {worker + 1}: evaluate again")
             for name, metric in metrics.items():
                 metric.merge(kept[1][name])
-        numbers.add(seed, metrics)
-    return numbers.results(metrics)
+
+    return collect(experiment, plans, merge)
 
 
 def _run(jobs: Sequence[Mapping[str, Any]], total: int, on_images: OnImages | None) -> None:
@@ -154,7 +156,10 @@ def _started(environment: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
 
 
 def _environments(workers: int) -> list[dict[str, str]]:
-    """The environment of each worker. If GPUs are named in CUDA_VISIBLE_DEVICES, each worker sees one of them."""
+    """The environment of each worker, which sees one of the GPUs that CUDA_VISIBLE_DEVICES names.
+
+    If it names none, all workers see the same devices.
+    """
     visible = [device for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if device]
     return [
         {**os.environ, **({"CUDA_VISIBLE_DEVICES": visible[worker % len(visible)]} if visible else {})}
@@ -188,21 +193,19 @@ def _work(job: Mapping[str, Any]) -> None:
     experiment = open_experiment(config, trained=True)
     pipeline = load(RunDirectory(job["run"]).model)
     states = States(Path(job["folder"]), job["described"])
-    worker, workers = job["worker"], job["workers"]
     generation = Generation(
         experiment,
         pipeline,
         config.sample.options,
         states,
         lambda done, total: _print(images=done),
-        worker,
-        workers,
+        job["worker"],
+        job["workers"],
     )
-    for split in generation.plans:
-        whole = make_plans(experiment, pipeline)[split]
-        metrics = measurable(experiment.metrics, whole.images)
-        for seed in generation.seeds:
-            generation.measure(split, seed, metrics, unit_name(split, seed, worker, workers), keep=True)
+    for split, plan in generation.plans.items():
+        metrics = measurable(experiment.metrics, plan.images)
+        for seed in seeds(config):
+            generation.measure(split, seed, metrics)
 
 
 def _print(**message: Any) -> None:

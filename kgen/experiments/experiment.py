@@ -39,7 +39,7 @@ class Experiment:
 
     @property
     def choices(self) -> Mapping[str, ComponentConfig]:
-        """The configuration of each metric."""
+        """The configuration of each metric, by the name in `metrics`."""
         return dict(zip(self.metrics, self.config.evaluate.metrics, strict=True))
 
 
