@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,10 +15,12 @@ from kgen.contracts.dataset import Dataset, Split, short_digest
 from kgen.contracts.metric import GeneratedImages, Metric, Plain
 from kgen.data.images import read_image
 from kgen.errors import ConfigError, DataError, KgenError, PluginError
-from kgen.evaluation.results import Result
+from kgen.evaluation.results import Result, metric_results
 from kgen.evaluation.scoring import OnImages
 from kgen.experiments.prompts import spread
-from kgen.parts.construction import find, make_metric
+from kgen.experiments.trainer import Log
+from kgen.options import options
+from kgen.parts.construction import Choice, find, make_metric
 from kgen.plugins.discovery import registry
 from kgen.spaces import Space
 
@@ -36,13 +37,16 @@ class _File:
 
 
 class ImageFiles(Dataset):
-    """The images of a folder, in their own sizes: neighbors mostly have the same size.
+    """The images of a folder, in their own sizes. They are sorted by size, and then by name.
 
-    They are the reference images of metrics, and their captions are the names of the files.
+    They are the images of the split "train", and their captions are the names of the files.
 
     Args:
         path: The folder, which is searched with all folders below it.
         limit: Largest number of images, evenly spaced in the order of their names; 0: all.
+
+    Attributes:
+        names: The path of each image below the folder, without its extension.
 
     Raises:
         DataError: there is no image, or a file is damaged.
@@ -50,13 +54,11 @@ class ImageFiles(Dataset):
 
     def __init__(self, *, path: str, limit: int = 0) -> None:
         self.path, self.limit = path, limit
-        folder = Path(path)
-        found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file())
-        if not found:
-            raise DataError(f"{folder} holds no image: the names of images end with {', '.join(EXTENSIONS)}")
+        found = _image_files(Path(path))
         chosen = spread(found, limit) if limit else found
         files = [_File(file, _size(file)) for file in chosen]
-        self._files = sorted(files, key=lambda file: file.size)  # stable: of one size, the order of names
+        self._files = sorted(files, key=lambda file: file.size)  # a stable sort
+        self.names = [_name(file.path, path) for file in self._files]
 
     @property
     def image_space(self) -> Space:
@@ -69,11 +71,6 @@ class ImageFiles(Dataset):
         """The formats of the files, such as "jpg, png"."""
         endings = {file.path.suffix.lower().removeprefix(".").replace("jpeg", "jpg") for file in self._files}
         return ", ".join(sorted(endings))
-
-    @property
-    def names(self) -> list[str]:
-        """The path of each image below the folder, without its ending."""
-        return [file.path.relative_to(self.path).with_suffix("").as_posix() for file in self._files]
 
     def captions(self, split: Split) -> Sequence[str]:
         return self.names if split == "train" else []
@@ -89,7 +86,7 @@ class ImageFiles(Dataset):
         return short_digest(text.encode())
 
     def batches(self) -> Iterator[list[int]]:
-        """The numbers of images of one size, at most `BATCH` at once."""
+        """Yields the numbers of images of one size, at most `BATCH` at once."""
         batch: list[int] = []
         for index, file in enumerate(self._files):
             if batch and (file.size != self._files[batch[0]].size or len(batch) == BATCH):
@@ -100,12 +97,12 @@ class ImageFiles(Dataset):
 
 
 def evaluate_folders(
-    images: Path,
-    references: Path,
+    images: str | Path,
+    references: str | Path,
     *,
-    metrics: Sequence[Any] = (),
+    metrics: Sequence[Choice] = (),
     limit: int | None = None,
-    log: Any = print,
+    log: Log = print,
     on_images: OnImages | None = None,
 ) -> list[Result]:
     """Compares the images of a folder with those of another.
@@ -115,68 +112,78 @@ def evaluate_folders(
     Args:
         images: The folder of the images to score.
         references: The folder of the reference images.
-        metrics: Names of metrics, or mappings with names and options; empty: all that can compare folders and work
-            without options.
-        limit: Largest number of images of each folder; None: all.
+        metrics: Names of metrics, or mappings with names and options; empty: all that can compare these folders and
+            need no options.
+        limit: Largest number of images to score, and of reference images of a set, evenly spaced in the order of their
+            names; None: all.
         log: Receives notes.
         on_images: Called with the number of images measured so far, and of all images.
 
+    Returns:
+        The results. Their split is "train", and their seed is 0.
+
     Raises:
-        ConfigError: a metric cannot compare folders.
-        DataError: a folder holds no images, an image is damaged, or a metric needs more images.
+        ConfigError: a metric is unknown, is given twice, or cannot compare folders.
+        DataError: a folder holds no images, an image is damaged, or a metric needs more images or pairs.
     """
     own, others = (ImageFiles(path=str(folder), limit=limit or 0) for folder in (images, references))
+    pairs = _Pairs(own, Path(references))
     chosen = _chosen(metrics) if metrics else _all_metrics(log)
-    pairs = _pairs(own, others)
-    measured = {}
+    measured: dict[str, Metric] = {}
     for name, metric in chosen.items():
-        why = _refusal(metric, own, others, pairs)
+        why = pairs.refusal(metric) if metric.pairs else _too_few(metric, len(own.names))
         if why and metrics:
             raise DataError(f"{name}: {why}")
         if why:
             log(f"note: {name} is left out: {why}")
         else:
             measured[name] = metric
-    alone = len(own.names) - len(pairs)
-    if alone and any(metric.pairs for metric in measured.values()):
-        log(f"note: {alone:,} of {len(own.names):,} images have no reference of the same name, and are in no pair")
     if not measured:
-        raise DataError("no metric can compare these folders")
+        raise DataError(
+            f"{images} and {references} cannot be compared by any metric: the notes say why. More metrics are in "
+            "kgen-plugin-metrics"
+        )
+    if pairs.missing and any(metric.pairs for metric in measured.values()):
+        log(
+            f"note: {pairs.missing:,} of {len(own.names):,} images have no reference of the same name, and are in no "
+            "pair"
+        )
     for metric in measured.values():
         metric.start(others, "train")
-    done, total = 0, len(own.names)
+    done = 0
     for batch in own.batches():
-        _update(measured, own, others, pairs, batch)
+        _update(measured, own, pairs, batch)
         done += len(batch)
         if on_images is not None:
-            on_images(done, total)
-    results = [result for name, metric in measured.items() for result in _results(name, metric, own, others, pairs)]
+            on_images(done, len(own.names))
     for note in dict.fromkeys(note for metric in measured.values() for note in metric.caveats(others)):
         log(f"note: {note}")
-    return results
+    return [result for name, metric in measured.items() for result in _results(name, metric, own, others, pairs)]
 
 
-def _chosen(metrics: Sequence[Any]) -> dict[str, Metric]:
+def _chosen(metrics: Sequence[Choice]) -> dict[str, Metric]:
+    """The metrics of a choice, by name."""
     found: dict[str, Metric] = {}
     for choice in metrics:
         component, _ = find("metric", choice)
-        cls = component.load()
-        if not _compares_folders(cls):
-            usable = ", ".join(_usable())
+        if not _compares_folders(component.load()):
+            usable = ", ".join(_usable()) or "none that is installed; try kgen-plugin-metrics"
             raise ConfigError(
-                f"{component.id} reads prompts, which folders of images do not have; metrics that can compare folders: "
-                f"{usable}"
+                f"{component.id} needs prompts or a dataset, which folders of images do not have; metrics that can "
+                f"compare folders: {usable}"
             )
+        if component.name in found:
+            raise ConfigError(f"the metric '{component.name}' is given twice, and its numbers have one name: keep one")
         found[component.name] = make_metric(choice)
     return found
 
 
 def _compares_folders(cls: type[Metric]) -> bool:
-    return cls.pairs or not cls.reads_prompts
+    return cls.requires is None and (cls.pairs or not cls.reads_prompts)
 
 
 def _usable() -> dict[str, type[Metric]]:
-    """The classes of all metrics that can compare folders, by name."""
+    """The classes of all metrics that can compare folders, by id."""
     found = {}
     for component in registry().of_kind("metric"):
         with contextlib.suppress(PluginError):  # 'kgen plugins list' says what is wrong with it
@@ -186,85 +193,115 @@ def _usable() -> dict[str, type[Metric]]:
     return found
 
 
-def _all_metrics(log: Any) -> dict[str, Metric]:
-    """All metrics that can compare folders and need no option."""
+def _all_metrics(log: Log) -> dict[str, Metric]:
+    """All metrics that can compare folders and need no option, by name; by id if two have the same name."""
+    usable = {name: cls for name, cls in _usable().items() if not _required(cls)}
+    bare = Counter(name.split("/")[-1] for name in usable)
     found: dict[str, Metric] = {}
-    for name in _usable():
+    for name in usable:
         try:
-            found[name.split("/")[-1]] = make_metric({"name": name})
-        except ConfigError:  # it needs an option, such as a file of weights
-            continue
+            short = name.split("/")[-1]
+            found[short if bare[short] == 1 else name] = make_metric(name)
         except KgenError as error:
             log(f"note: {name} is left out: {error}")
     return found
 
 
-def _pairs(own: ImageFiles, others: ImageFiles) -> dict[int, int]:
-    """The number of the reference image of the same name, for each image that has one."""
-    numbers = {name: number for number, name in enumerate(others.names)}
-    return {index: numbers[name] for index, name in enumerate(own.names) if name in numbers}
+def _required(cls: type[Metric]) -> list[str]:
+    """The options that a metric needs, such as a file of weights."""
+    return [name for name, option in options(cls).items() if option.default is option.empty]
 
 
-def _refusal(metric: Metric, own: ImageFiles, others: ImageFiles, pairs: Mapping[int, int]) -> str:
-    """Why a metric cannot compare the folders; "" if it can."""
-    count = len(pairs) if metric.pairs else len(own.names)
-    if metric.pairs and not pairs:
-        return "it compares pairs, but no two images of the folders have the same name"
-    for files in (own, others) if metric.pairs else ():
-        name, number = Counter(files.names).most_common(1)[0]
-        if number > 1:
-            return f"it compares pairs, but {files.path} has {number} images of the name {name}"
-    if count < metric.min_images:
-        return f"it needs at least {metric.min_images} images, and here are {count}"
-    return ""
+class _Pairs:
+    """The reference image of the same name, for each image that has one.
+
+    Attributes:
+        files: The path of the reference image, by the number of the image.
+        missing: The number of images without a reference.
+    """
+
+    def __init__(self, own: ImageFiles, references: Path) -> None:
+        self._own, self._folder = own, references
+        self._references = [(_name(file, references), file) for file in _image_files(references)]
+        by_name = dict(self._references)
+        self.files = {number: by_name[name] for number, name in enumerate(own.names) if name in by_name}
+        self.missing = len(own.names) - len(self.files)
+
+    def refusal(self, metric: Metric) -> str:
+        """Why a metric of pairs cannot compare the folders; "" if it can."""
+        if not self.files:
+            return "it compares pairs, but no two images of the folders have the same name"
+        paired = {self._own.names[number] for number in self.files}
+        for folder, names in ((self._own.path, self._own.names), (self._folder, [n for n, _ in self._references])):
+            name, count = Counter(name for name in names if name in paired).most_common(1)[0]
+            if count > 1:
+                return f"it compares pairs, but {folder} has {count} images of the name {name}: rename or remove one"
+        return _too_few(metric, len(self.files))
+
+    def of(self, batch: GeneratedImages, numbers: Sequence[int]) -> GeneratedImages | None:
+        """The images of a batch that have references, together with these; None if there are none.
+
+        Raises:
+            DataError: an image and its reference have different sizes.
+        """
+        rows = [row for row, number in enumerate(numbers) if number in self.files]
+        references = [read_image(self.files[numbers[row]], 3) for row in rows]
+        for row, reference in zip(rows, references, strict=True):
+            if reference.shape != batch.images[row].shape:
+                here, there = (f"{shape[1]}x{shape[0]}" for shape in (batch.images[row].shape, reference.shape))
+                raise DataError(f"{batch.prompts[row]} has {here} pixels, but its reference has {there}: resize one")
+        if not rows:
+            return None
+        return GeneratedImages(batch.images[rows], [batch.prompts[row] for row in rows], np.stack(references))
 
 
-def _update(
-    metrics: Mapping[str, Metric], own: ImageFiles, others: ImageFiles, pairs: Mapping[int, int], batch: Sequence[int]
-) -> None:
-    images = np.stack([own.image("train", index) for index in batch])
-    names = [own.names[index] for index in batch]
-    whole = GeneratedImages(images, names)
-    paired = [number for number, index in enumerate(batch) if index in pairs]
-    matched = _matched(images, names, others, [(number, pairs[batch[number]]) for number in paired])
+def _too_few(metric: Metric, count: int) -> str:
+    """Why a metric needs more images; "" if there are enough."""
+    if count >= metric.min_images:
+        return ""
+    what = "pairs" if metric.pairs else "images"
+    return f"it needs at least {metric.min_images} {what}, and there {'is' if count == 1 else 'are'} only {count}"
+
+
+def _update(metrics: Mapping[str, Metric], own: ImageFiles, pairs: _Pairs, numbers: Sequence[int]) -> None:
+    """Updates the metrics with a batch of images, all of one size."""
+    images = np.stack([own.image("train", number) for number in numbers])  # (B, H, W, 3)
+    batch = GeneratedImages(images, [own.names[number] for number in numbers])
+    paired = pairs.of(batch, numbers) if any(metric.pairs for metric in metrics.values()) else None
     for metric in metrics.values():
         if not metric.pairs:
-            metric.update(whole)
-        elif matched is not None:
-            metric.update(matched)
+            metric.update(batch)
+        elif paired is not None:
+            metric.update(paired)
 
 
-def _matched(
-    images: np.ndarray, names: Sequence[str], others: ImageFiles, pairs: Sequence[tuple[int, int]]
-) -> GeneratedImages | None:
-    """The images of a batch with their references; None if none has one."""
-    if not pairs:
-        return None
-    references = [others.image("train", index) for _, index in pairs]
-    for (number, _), reference in zip(pairs, references, strict=True):
-        if reference.shape != images[number].shape:
-            sizes = [f"{shape[1]}x{shape[0]}" for shape in (images[number].shape, reference.shape)]
-            raise DataError(f"{names[number]} has {sizes[0]} pixels, but its reference has {sizes[1]}: resize one")
-    rows = [number for number, _ in pairs]
-    return GeneratedImages(images[rows], [names[row] for row in rows], np.stack(references))
-
-
-def _results(
-    name: str, metric: Metric, own: ImageFiles, others: ImageFiles, pairs: Mapping[int, int]
-) -> Iterator[Result]:
-    numbers = metric.compute()
-    main = next(iter(numbers), "") if metric.headline is None else metric.headline
-    protocol: dict[str, Plain] = {
-        "metric": name,
-        "images": len(pairs) if metric.pairs else len(own.names),
-        **({} if metric.protocol() else {f"option {key}": str(value) for key, value in metric.config.items()}),
-        **metric.protocol(),
+def _results(name: str, metric: Metric, own: ImageFiles, others: ImageFiles, pairs: _Pairs) -> list[Result]:
+    """The results of a metric that has measured all images."""
+    numbers = {number: {0: float(value)} for number, value in metric.compute().items()}
+    known: dict[str, Plain] = {
+        "images": len(pairs.files) if metric.pairs else len(own.names),
         "source format": own.formats,
         "reference": f"{len(others.names)} images {others.fingerprint()}",
         "reference format": others.formats,
     }
-    for key, value in numbers.items():
-        yield Result(name, "train", key, {0: float(value)}, protocol, metric.better, key == main)
+    return metric_results(name, metric, "train", numbers, known)
+
+
+def _image_files(folder: Path) -> list[Path]:
+    """The images of a folder and of the folders below it, in the order of their names.
+
+    Raises:
+        DataError: there is none.
+    """
+    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file())
+    if not found:
+        raise DataError(f"{folder} holds no image: the names of images end with {', '.join(EXTENSIONS)}")
+    return found
+
+
+def _name(file: Path, folder: str | Path) -> str:
+    """The path of an image below a folder, without its extension."""
+    return file.relative_to(folder).with_suffix("").as_posix()
 
 
 def _size(path: Path) -> tuple[int, int]:

@@ -52,7 +52,7 @@ def command(
         ),
     ] = None,
     workers: Annotated[
-        int, typer.Option(min=1, max=256, metavar="W", help="Number of processes, which share the GPUs.")
+        int, typer.Option(min=1, max=256, metavar="W", help="Number of processes that share the images.")
     ] = 1,
     output: Annotated[
         Path | None,
@@ -80,7 +80,8 @@ def command(
         require_directory(target)
         _print(_evaluate_run(target, overrides, chosen, output, workers, changed_data), folders=False)
     else:
-        _require_folders(target, reference, {"--set": settings, "--seeds": seeds, "--workers": workers > 1})
+        of_runs = {"--set": settings, "--seeds": seeds, "--workers": workers > 1, "--changed-data": changed_data}
+        _require_folders(target, reference, of_runs)
         _print(_evaluate_folders(target, reference, chosen, number, output), folders=True)
 
 
@@ -171,4 +172,4 @@ def _require_folders(target: Path, reference: Path, unused: dict[str, Any]) -> N
             raise ConfigError(f"there is no folder {folder}")
     for option, value in unused.items():
         if value:
-            raise ConfigError(f"{option}: two folders of images are compared, which have no prompts and no seeds")
+            raise ConfigError(f"{option} is an option for runs, but two folders are compared: leave it out")
