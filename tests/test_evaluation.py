@@ -18,14 +18,19 @@ from PIL import Image
 
 import kgen as package
 from kgen.comparison.columns import score_columns
+from kgen.comparison.facts import Table
 from kgen.config import RunConfig
-from kgen.errors import ConfigError, RunInterruptedError
+from kgen.errors import ConfigError, RunError, RunInterruptedError
 from kgen.evaluation import scoring
+from kgen.evaluation.folders import evaluate_folders
 from kgen.evaluation.plan import make_plan
 from kgen.evaluation.proxy import read_proxy_scores
 from kgen.evaluation.results import Result, read_results, to_scores, write_results
 from kgen.evaluation.states import States
+from kgen.experiments.experiment import open_experiment
+from kgen.runs import evaluation
 from kgen.runs.evaluation import evaluate
+from kgen.runs.first_lines import first_lines
 from kgen.runs.run import run
 
 
@@ -69,6 +74,25 @@ def test_scores_of_earlier_releases_are_read(tmp_path: Path) -> None:
     assert bits.title == "bits per dimension" and math.isnan(bits.mean)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"format": 3, "results": []}', "has format 3, and this kgen reads only 2: install a newer kgen"),
+        ('{"title": "", "format": 2, "results": [{"metric": "m"}]}', r"is damaged: results\.0\."),
+        ('{"train": {"m": "x"}}', "is damaged: train.m"),
+    ],
+)
+def test_damaged_and_newer_files_are_refused(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(RunError, match=message):
+        read_results(tmp_path / "a.json")
+    good = Result("m", "train", "n", {0: 1.0})
+    write_results(tmp_path / "a.json", [good])
+    (tmp_path / "a.json").write_text((tmp_path / "a.json").read_text().replace('"0": 1.0', '"x": 1.0'))
+    with pytest.raises(RunError, match=r"is damaged: results\.0\.values"):
+        read_results(tmp_path / "a.json")
+
+
 def test_numbers_of_different_protocols_have_different_columns() -> None:
     def result(images: int, value: float, **more: Any) -> Result:
         return Result("frechet", "train", "distance", {0: value}, {"images": images, **more})
@@ -83,6 +107,13 @@ def test_numbers_of_different_protocols_have_different_columns() -> None:
     assert note == ("frechet distance [1] and [2] do not compare, because they differ in images: 1,000, 50.")
     same = score_columns([[result(50, 1.0)], [result(50, 2.0)]])
     assert [list(row) for row in same.rows] == [["frechet distance"], ["frechet distance"]] and not same.notes
+
+
+def test_a_standard_error_has_a_column_without_a_direction() -> None:
+    row = score_columns([[Result("retrieval", "train", "R@1", {0: 1.0, 1: 3.0}, {"images": 5})]]).rows[0]
+    assert row == {"retrieval R@1": 2.0, "retrieval R@1 standard error": 1.0}
+    labels = [Table(["a"], [row], {"retrieval": "higher"}).label(name) for name in row]
+    assert labels == ["retrieval R@1 \N{UPWARDS ARROW}", "retrieval R@1 standard error"]
 
 
 # ---- plans -------------------------------------------------------------------------------------------------------
@@ -208,6 +239,39 @@ def test_an_interrupted_evaluation_goes_on(copy: Path, monkeypatch: pytest.Monke
     assert not (copy / "part-unfinished").exists()
 
 
+def test_what_was_measured_is_kept_until_the_results_are_written(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "SAVE_SECONDS", 0.0)
+    settings, logged = ["evaluate.images=4", "evaluate.batch_size=1"], list[str]()
+
+    def stopped(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "write_results", stopped)
+        with pytest.raises(RunInterruptedError, match=r"what was measured is kept\. Give the same command again"):
+            evaluate(copy, settings, out=copy / "out.json")
+    evaluate(copy, settings, out=copy / "out.json", log=logged.append)
+    assert "continuing the evaluation that was interrupted" in logged and not (copy / "out-unfinished").exists()
+
+
+def test_results_of_another_model_are_not_kept(trained: Trained, copy: Path) -> None:
+    """After more training, which was interrupted while it was scored, the file still has the older results."""
+    manifest = json.loads((copy / "manifest.json").read_text())
+    del manifest["finished"]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    grid = copy / "samples" / "final.png"
+    grid.unlink()
+    evaluate(copy, metrics=["retrieval"])
+    assert {result.metric for result in read_results(copy / "evaluation.json")} == {"retrieval"}
+    assert grid.is_file()
+
+
+@pytest.mark.parametrize("workers", [0, 1.5])
+def test_a_number_of_workers_that_is_none_is_refused(copy: Path, workers: Any) -> None:
+    with pytest.raises(ConfigError, match="workers must be a whole number, 1 or more"):
+        evaluate(copy, workers=workers)
+
+
 def test_states_of_another_evaluation_are_discarded_and_foreign_files_kept(tmp_path: Path) -> None:
     states = States(tmp_path / "s", {"seed": 1})
     states.save("train-0", 3, {"brightness": {"levels": np.array(2.0)}})
@@ -216,7 +280,8 @@ def test_states_of_another_evaluation_are_discarded_and_foreign_files_kept(tmp_p
     assert again.load("train-0") == (3, {"brightness": {"levels": np.array(2.0)}}) and again.load("other") is None
     (tmp_path / "s" / "train-0.npz").write_bytes(b"damaged")
     assert again.load("train-0") is None
-    assert not States(tmp_path / "s", {"seed": 2}).continues and not (tmp_path / "s").exists()
+    other = States(tmp_path / "s", {"seed": 2})
+    assert other.replaces and not other.continues and not (tmp_path / "s").exists()
     states.save("train-0", 3, {})
     (tmp_path / "s" / "thesis.txt").write_text("precious")
     with pytest.raises(ConfigError, match=r"holds thesis\.txt, which kgen did not make"):
@@ -258,6 +323,14 @@ def test_scores_during_a_training_are_a_proxy(tmp_path: Path) -> None:
     assert train.protocol["images"] == 2, "the final scores are not the proxy's"
     page = (tmp_path / "run" / "report.html").read_text()
     assert "brightness mean of at most 5 images per split" in page and "These scores are a proxy" in page
+
+
+def test_a_metric_that_needs_more_images_than_the_proxy_has_is_named(good: Path) -> None:
+    settings = ["evaluate.metrics=[{name: metrics/precision-recall, k: 7, features: {kind: pixels}}]"]
+    for every, expected in ((0, []), (2, ["precision-recall is not measured during the training: it needs 8 images"])):
+        config = RunConfig.load(good, [*settings, f"evaluate.every={every}", "evaluate.proxy_images=5"])
+        lines = [line for line in first_lines(open_experiment(config)) if "during the training" in line]
+        assert [line.split(", but")[0] for line in lines] == expected
 
 
 # ---- folders -----------------------------------------------------------------------------------------------------
@@ -306,6 +379,23 @@ def test_files_without_a_pair_and_two_of_one_name(kgen: Callable[..., Any], fold
     kgen("evaluate", a, b, "--metric", "psnr").refuses("5 has 8x8 pixels, but its reference has 8x9")
 
 
+def test_a_pair_may_be_anywhere_in_a_larger_folder_of_references(folders: tuple[Path, Path]) -> None:
+    """Of the references, too, only 8 are chosen as a set."""
+    a, b = folders
+    for number in range(50):
+        save(b, f"another-{number}.png", np.zeros((8, 8, 3), np.uint8))
+    logged: list[str] = []
+    found = evaluate_folders(
+        a, b, metrics=["psnr", {"name": "metrics/frechet", "features": {"kind": "pixels"}}], limit=8, log=logged.append
+    )
+    psnr, distance = (result for result in found if result.headline)
+    assert psnr.mean == pytest.approx(20 * math.log10(255 / 10), rel=1e-6) and psnr.protocol["images"] == 8
+    assert (
+        str(distance.protocol["reference"]).startswith("8 images") and distance.protocol["metric"] == "metrics/frechet"
+    )
+    assert not any("no reference" in line for line in logged)
+
+
 def test_folders_that_cannot_be_compared(
     kgen: Callable[..., Any], folders: tuple[Path, Path], copy: Path, tmp_path: Path
 ) -> None:
@@ -313,8 +403,10 @@ def test_folders_that_cannot_be_compared(
     (tmp_path / "empty").mkdir()
     kgen("evaluate", a, tmp_path / "empty", "--metric", PIXELS).refuses("empty holds no image")
     kgen("evaluate", a, tmp_path / "none").refuses("there is no folder")
-    kgen("evaluate", a, b, "--metric", "retrieval").refuses("kgen/retrieval reads prompts", "metrics/frechet")
-    kgen("evaluate", a, b, "--seeds", 2).refuses("--seeds: two folders of images are compared")
+    kgen("evaluate", a, b, "--metric", "retrieval").refuses("kgen/retrieval needs prompts", "metrics/frechet")
+    kgen("evaluate", a, b, "--seeds", 2).refuses("--seeds is an option for runs, but two folders are compared")
+    kgen("evaluate", a, b, "--changed-data").refuses("--changed-data is an option for runs")
+    kgen("evaluate", a, b, "--metric", PIXELS, "--metric", PIXELS.replace("2", "3")).refuses("'frechet' is given twice")
     (a / "broken.png").write_bytes(b"\x89PNG broken")
     kgen("evaluate", a, b, "--metric", PIXELS).refuses("broken.png: is not an image, or is damaged")
     kgen("evaluate", copy, "--metric", "psnr").refuses("'psnr' compares pairs of images")

@@ -74,9 +74,10 @@ class Metric(Configurable, ABC):
     Attributes:
         requires: The dataset class that the metric needs; None: any dataset.
         pairs: Whether the metric compares each image with one other, such as its original, which `batch.references`
-            holds. Such a metric does not fit the evaluation of a run, whose images have prompts, but no references.
+            holds. Such a metric compares two folders of images. It does not fit the evaluation of a run, whose images
+            have prompts, but no references.
         reads_prompts: Whether the metric needs prompts, or fields of the dataset besides its images. A metric that does
-            not can also compare two folders of images.
+            not, and that has no `requires`, can also compare two folders of images.
         headline: The name of the main number, for places that show only one; None: the first that is returned.
         better: Whether higher or lower numbers are better, if that holds for all of them; None: it is not known.
         min_images: The least number of images for which `compute` has numbers. A metric may set it from its options.
@@ -114,7 +115,11 @@ class Metric(Configurable, ABC):
         super().__init_subclass__(**kwargs)
 
     def caveats(self, dataset: Dataset) -> Sequence[str]:
-        """Sentences about the dataset that a reader of the scores must know. Default: none."""
+        """Sentences that a reader of the scores must know, without a full stop. Default: none.
+
+        kgen calls it before a training, to warn of the dataset, and again after `compute`, which may add what the
+        number of images means for the scores.
+        """
         return ()
 
     def protocol(self) -> Mapping[str, Plain]:
@@ -122,7 +127,7 @@ class Metric(Configurable, ABC):
 
         Examples are a hash of the weights of the network that computes features, how images are resized and scaled for
         it, the number of reference images and where they are from, and the precision. Call it after `compute`. Default:
-        nothing, which fits a metric that depends on its options and the dataset alone.
+        nothing, which fits a metric that depends on its options and the dataset alone; kgen then records the options.
 
         Returns:
             Plain values by name.

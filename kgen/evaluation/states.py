@@ -30,6 +30,10 @@ class States:
         folder: The folder, which need not exist.
         described: Everything that determines the states, as plain data. States of another evaluation are deleted.
 
+    Attributes:
+        continues: Whether the folder held states of this evaluation.
+        replaces: Whether it held those of another evaluation, which were deleted.
+
     Raises:
         ConfigError: the folder holds other files.
     """
@@ -39,6 +43,7 @@ class States:
         self.described = dict(described)
         self._key = hash_of(described)
         self.continues = self.exist
+        self.replaces = not self.continues and (folder / KEY).is_file()
         if not self.continues:
             self.clear()
 

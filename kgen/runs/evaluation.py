@@ -7,28 +7,30 @@ import copy
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kgen.config import LikelihoodConfig, RunConfig
-from kgen.config.changes import Change
 from kgen.errors import ConfigError, HookWarning, RunError, RunInterruptedError
 from kgen.evaluation.results import Result, Scores, read_results, to_scores, write_results
-from kgen.evaluation.scoring import OnImages, likelihood, make_plans, score
+from kgen.evaluation.scoring import OnImages, likelihood, make_plans, score_generated
 from kgen.evaluation.states import States
 from kgen.evaluation.workers import score_with_workers
 from kgen.experiments.directory import RunDirectory
 from kgen.experiments.experiment import Experiment, open_experiment
 from kgen.experiments.provenance import changed_data
 from kgen.experiments.trainer import Log
+from kgen.parts.construction import Choice
 from kgen.pipeline.loading import load
 from kgen.pipeline.model import Pipeline
+from kgen.pipeline.prompts import check_number
 from kgen.plugins.discovery import ask, registry
 from kgen.plugins.faults import component_errors, reason
 from kgen.runs.report import write_report
 from kgen.runs.samples import render_final
+from kgen.storage.files import writable_folder
 from kgen.storage.ownership import require_free
 from kgen.training.loggers import opened_loggers
 
@@ -45,8 +47,8 @@ def finish(
 ) -> list[Result]:
     """Generates the final grid, scores the pipeline, writes the report, and then marks the run as finished."""
     render_final(experiment, directory, pipeline)
-    results = _measure(experiment, directory, pipeline, directory.evaluation, 1, log, on_images)
-    return _publish(experiment, directory, results, "", log)
+    with _measured(experiment, directory, pipeline, directory.evaluation, 1, log, on_images) as results:
+        return _publish(experiment, directory, results, "", log)
 
 
 def is_finished(directory: RunDirectory) -> bool:
@@ -60,14 +62,14 @@ def evaluate(
     path: str | Path,
     overrides: Sequence[str] = (),
     *,
-    metrics: Sequence[Any] = (),
-    out: Path | None = None,
+    metrics: Sequence[Choice] = (),
+    out: str | Path | None = None,
     workers: int = 1,
     allow_changed_data: bool = False,
     log: Log = print,
     on_images: OnImages | None = None,
 ) -> list[Result]:
-    """Generates images from the prompts of a finished run's dataset, and scores them.
+    """Generates images from the prompts of a trained run's dataset, and scores them.
 
     The results are written to `evaluation.json` of the run and to its report. An interrupted evaluation continues where
     it was when it is repeated.
@@ -77,59 +79,105 @@ def evaluate(
         overrides: Changes of the configuration, such as ["evaluate.images=1000"], which are saved in `config.yaml`.
             They must not affect the training.
         metrics: Names of metrics, or mappings with names and options, which are measured instead of those of the run.
-            They become metrics of the run, whose other results are kept.
+            They become metrics of the run, whose other results are kept if they are of the same model and the same
+            sampling options.
         out: A file PATH.json for the results. The run then stays as it is.
-        workers: Number of processes that share the images.
+        workers: Number of processes that share the images. Each loads the pipeline.
         allow_changed_data: Whether to score even if images or captions differ from those of the training. The names of
             the splits then have a suffix.
         log: Receives notes about the scores.
         on_images: Called with the number of images measured so far, and of all images.
 
+    Returns:
+        The results that were measured now.
+
     Raises:
-        RunError: the data have changed, or another process is working on the run.
+        RunError: the run is not trained, the data have changed, or another process is working on the run.
         RunInterruptedError: the user pressed Ctrl-C.
         ConfigError: an override affects the training; `out` is a file that kgen did not write; or a metric needs more
             images.
+        OSError: the folder of `out` cannot be written to.
     """
+    check_number("workers", workers)
     directory = RunDirectory(path)
     directory.require_run()
-    if out is not None:
-        require_free(out)
-    with contextlib.nullcontext() if out is not None else directory.locked():
-        whole = RunConfig.load(directory.config, overrides)
-        _require_trained(directory, whole)
-        changes = directory.changes(whole)
-        if refused := [change for change in changes if change.affects_training]:
-            raise ConfigError(
-                "an evaluation cannot change settings that affect the training: "
-                f"{'; '.join(map(str, refused))}: train another run with 'kgen run'"
-            )
+    file = None if out is None else Path(out)
+    if file is not None:
+        require_free(file)
+        writable_folder(file.parent)
+    with contextlib.nullcontext() if file is not None else directory.locked():
+        whole = _changed_config(directory, overrides)
         config = _with_metrics(whole, metrics)
         experiment = open_experiment(config, trained=True)
         other_data = changed_data(directory, experiment.dataset, allow_changed_data)
         pipeline = load(directory.model)
-        results = _measure(experiment, directory, pipeline, out or directory.evaluation, workers, log, on_images)
-        if other_data:
-            results = [replace(result, split=f"{result.split}, {CHANGED}") for result in results]
-        if out is not None:
-            for note in _notes(experiment, results, other_data):
-                log(f"note: {note}")
-            write_results(out, results)
-            return results
-        kept: list[Result] = []
-        if metrics:
-            whole = _united(whole, config)
-            kept = [] if _resampled(changes) else _others(directory, results)
-        directory.prepare(whole)
-        if _resampled(changes):
-            render_final(experiment, directory, pipeline)
-        with opened_loggers(whole.loggers, directory.path, whole.dump()) as loggers:
-            _publish(experiment, directory, [*results, *kept], other_data, log)
-            loggers.scores = to_scores([*results, *kept])
+        results_file = file or directory.evaluation
+        with _measured(experiment, directory, pipeline, results_file, workers, log, on_images) as results:
+            if other_data:
+                results = [replace(result, split=f"{result.split}, {CHANGED}") for result in results]
+            if file is None:
+                recorded = _united(whole, config) if metrics else whole
+                _record(experiment, directory, pipeline, recorded, results, other_data, log, keep=bool(metrics))
+            else:
+                for note in _notes(experiment, results, other_data):
+                    log(f"note: {note}")
+                write_results(file, results)
         return results
 
 
-def _measure(
+def _changed_config(directory: RunDirectory, overrides: Sequence[str]) -> RunConfig:
+    """The configuration of a trained run, with overrides.
+
+    Raises:
+        RunError: nothing is trained yet.
+        ConfigError: an override affects the training.
+    """
+    config = RunConfig.load(directory.config, overrides)
+    _require_trained(directory, config)
+    if refused := [change for change in directory.changes(config) if change.affects_training]:
+        raise ConfigError(
+            "an evaluation cannot change settings that affect the training: "
+            f"{'; '.join(map(str, refused))}: train another run with 'kgen run'"
+        )
+    return config
+
+
+def _record(
+    experiment: Experiment,
+    directory: RunDirectory,
+    pipeline: Pipeline,
+    config: RunConfig,
+    results: Sequence[Result],
+    other_data: str,
+    log: Log,
+    *,
+    keep: bool,
+) -> None:
+    """Makes results and settings those of the run. If its images are new, it renders the final grid again.
+
+    Args:
+        experiment: The experiment that was measured.
+        directory: The run directory.
+        pipeline: The pipeline.
+        config: The configuration of the run.
+        results: The results.
+        other_data: See `_publish`.
+        log: Receives notes about the scores.
+        keep: Whether the run keeps its results of other metrics, if its images are not new.
+    """
+    changes = directory.changes(config)
+    new_images = not is_finished(directory) or any(change.key.startswith("sample.") for change in changes)
+    kept = _others(directory, results) if keep and not new_images else []
+    directory.prepare(config)
+    if new_images:
+        render_final(experiment, directory, pipeline)
+    with opened_loggers(config.loggers, directory.path, config.dump()) as loggers:
+        _publish(experiment, directory, [*results, *kept], other_data, log)
+        loggers.scores = to_scores([*results, *kept])
+
+
+@contextlib.contextmanager
+def _measured(
     experiment: Experiment,
     directory: RunDirectory,
     pipeline: Pipeline,
@@ -137,41 +185,61 @@ def _measure(
     workers: int,
     log: Log,
     on_images: OnImages | None,
-) -> list[Result]:
-    """Measures all results. What was measured is kept beside the file of the results, until all are there."""
-    described = {
-        "sample": experiment.config.sample.model_dump(mode="json"),
-        "evaluate": {**experiment.config.dump()["evaluate"], "likelihood": None, "every": 0},
-        "model": [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in sorted(directory.model.rglob("*"))],
-        "data": experiment.dataset.fingerprint(),
-        "workers": workers,
-    }
-    states = States(file.with_name(f"{file.stem}-unfinished"), described)
+) -> Iterator[list[Result]]:
+    """Measures and yields all results. The states of the metrics are kept beside the file until the block ends.
+
+    Raises:
+        RunInterruptedError: the user pressed Ctrl-C.
+        RunError: a worker failed.
+        ConfigError: a metric needs more images.
+    """
+    states = States(file.with_name(f"{file.stem}-unfinished"), _described(experiment, directory, pipeline, workers))
     if states.continues:
         log("continuing the evaluation that was interrupted")
+    if states.replaces:
+        log("note: an interrupted evaluation had other settings or another model, and is discarded")
+    seeds = experiment.config.evaluate.seeds
     for split, plan in make_plans(experiment, pipeline).items():
-        seeds = experiment.config.evaluate.seeds
         each = f"{plan.images:,} images of {len(plan.prompts):,} prompts"
         log(f"scoring {split}: {each}" + (f", with each of {seeds} seeds" if seeds > 1 else ""))
         for name, metric in experiment.metrics.items():
             if metric.min_images > plan.images:
                 log(f"note: {name} is not measured for {split}: it needs at least {metric.min_images} images")
     try:
+        options = experiment.config.sample.options
         if workers == 1:
-            results = score(experiment, pipeline, states, on_images)
+            results = score_generated(experiment, pipeline, options, states, on_images)
         else:
             results = score_with_workers(experiment, pipeline, directory, states, workers, on_images)
-            results += likelihood(experiment, pipeline)
+        results += likelihood(experiment, pipeline)
+        yield results
     except KeyboardInterrupt:
-        kept = "what was measured is kept" if states.exist else "it was too short for anything to be kept"
-        raise RunInterruptedError(
-            f"the evaluation was stopped; {kept}. Give the same command again to continue"
-        ) from None
+        kept = (
+            "what was measured is kept. Give the same command again to continue"
+            if states.exist
+            else "nothing is kept of so short a measurement. Give the same command again to repeat it"
+        )
+        raise RunInterruptedError(f"the evaluation was stopped; {kept}") from None
     states.clear()
-    return results
 
 
-def _with_metrics(config: RunConfig, metrics: Sequence[Any]) -> RunConfig:
+def _described(experiment: Experiment, directory: RunDirectory, pipeline: Pipeline, workers: int) -> dict[str, Any]:
+    """Everything that determines the states of the metrics: see `States`."""
+    config = experiment.config
+    given = {name: value for name, value in config.sample.options.items() if name != "decoder"}
+    guide = pipeline.checked_options(given)[1]
+    unused = {"likelihood": None, "every": None, "proxy_images": None}
+    return {
+        "sample": config.sample.model_dump(mode="json"),
+        "evaluate": {**config.dump()["evaluate"], **unused},
+        "model": [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in sorted(directory.model.rglob("*"))],
+        "guide": None if guide is None else repr(guide.key),
+        "data": experiment.dataset.fingerprint(),
+        "workers": workers,
+    }
+
+
+def _with_metrics(config: RunConfig, metrics: Sequence[Choice]) -> RunConfig:
     """The configuration with these metrics in place of its own; the same configuration if there are none."""
     if not metrics:
         return config
@@ -186,11 +254,6 @@ def _united(config: RunConfig, other: RunConfig) -> RunConfig:
     metrics = {metric.name: metric for metric in config.evaluate.metrics} | new
     evaluate = config.evaluate.model_copy(update={"metrics": tuple(metrics.values())})
     return config.model_copy(update={"evaluate": evaluate})
-
-
-def _resampled(changes: Sequence[Change]) -> bool:
-    """Whether the images are other ones than before."""
-    return any(change.key.startswith("sample.") for change in changes)
 
 
 def _others(directory: RunDirectory, results: Sequence[Result]) -> list[Result]:
