@@ -72,6 +72,19 @@ def test_a_guide_travels_from_yaml_to_the_command_line(
     np.testing.assert_array_equal(written, guided)
 
 
+def test_a_guide_may_be_a_path_and_its_step_a_number_of_numpy(tmp_path: Path) -> None:
+    pipeline, folder = api.load(saved(tmp_path / "main")), saved(tmp_path / "guide", 4)
+    given: list[Any] = [str(folder), folder, {"from": folder}]
+    options = [pipeline.checked_options({"guide": guide, "autoguidance": 3.0})[0]["guide"] for guide in given]
+    assert options == [{"from": str(folder), "step": None}] * 3
+    for wrong, message in (
+        ({"from": folder, "step": np.int64(3)}, "has no checkpoint of step 3"),
+        ({"from": folder, "step": object()}, "must hold a path and a step"),
+    ):
+        with pytest.raises(api.KgenError, match=message):
+            pipeline.checked_options({"guide": wrong, "autoguidance": 3.0})
+
+
 def test_a_guide_that_was_saved_again_is_loaded_again(tmp_path: Path) -> None:
     pipeline, folder = api.load(saved(tmp_path / "main")), saved(tmp_path / "guide", 4)
     given = {"guide": {"from": str(folder)}, "autoguidance": 3.0}

@@ -13,6 +13,8 @@ kgen finds options by these types, not by their names. A narrower range is ``Ann
 from __future__ import annotations
 
 import json
+import operator
+import os
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -58,7 +60,12 @@ Samples = Annotated[PositiveInt, Capability.SAMPLES]
 
 
 class GuideSource(pydantic.BaseModel):
-    """Where the model comes from that guides another one: a run, or a folder that `kgen.save` wrote."""
+    """The source of the model that guides another one.
+
+    Args:
+        source: A run directory, or a folder that `kgen.save` wrote. In run files, its name is "from".
+        step: The step of a checkpoint that the run has kept; None: the final weights.
+    """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
@@ -71,7 +78,7 @@ class GuideModel:
     """Another trained model that guides the sampling, as `generate` receives it.
 
     In a run file, the option is the path of a run, or a mapping ``{from: RUN, step: 2000}``; in Python, it can also be
-    a pipeline. kgen loads the model, and passes its weights to the compiled program.
+    a `Path` or a pipeline. kgen loads the model, and passes its weights to the compiled program.
 
     Args:
         generator: Its generator, which has passed `Generator.check_guide`.
@@ -92,11 +99,21 @@ class GuideModel:
     @staticmethod
     def _validate(given: Any) -> dict[str, Any]:
         """Turns what users give into a mapping with `from` and `step`."""
+        given = os.fspath(given) if isinstance(given, os.PathLike) else given
         if not isinstance(given, str | Mapping):
             message = "must be the path of a run, or a mapping with 'from', got {value}"
             raise PydanticCustomError("guide", message, {"value": show(given)})
         mapping = {"from": given} if isinstance(given, str) else given
-        return GuideSource.model_validate_json(json.dumps(mapping), strict=True).model_dump(by_alias=True)
+        text = json.dumps(mapping, default=_as_plain)
+        return GuideSource.model_validate_json(text, strict=True).model_dump(by_alias=True)
+
+
+def _as_plain(value: Any) -> str | int:
+    if isinstance(value, os.PathLike):
+        return str(os.fspath(value))
+    if hasattr(value, "__index__"):  # a number of numpy
+        return operator.index(value)
+    raise PydanticCustomError("guide", "must hold a path and a step, got {value}", {"value": show(value)})
 
 
 Guide = Annotated[GuideModel | None, Capability.GUIDE]

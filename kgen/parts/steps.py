@@ -65,7 +65,8 @@ def _averages(arrays: Arrays, pipeline: Any, weights: dict[str, Any], fit: FitCo
     paths = {id(weight): path for path, weight in weights.items()}
     trained = set(select(list(weights), fit.trainable, fit.frozen))
     wanted = [weight for weight in pipeline.trainable_variables if paths[id(weight)] in trained]
-    found = sorted(name for name in arrays if name.startswith("optimizer/") and name.endswith(AVERAGE))
+    found = [name for name in arrays if name.startswith("optimizer/") and name.endswith(AVERAGE)]
+    found.sort(key=lambda name: int(name.split("/")[1]))
     if len(found) != len(wanted):
         raise _other_model(file, f"the number of averaged weights, {len(found)} in place of {len(wanted)}")
     for name, weight in zip(found, wanted, strict=True):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def open_guide(
     Args:
         pipeline: The pipeline to guide.
         options: Its options of `generate`, validated; the guide may also be a pipeline.
-        kept: The guides that were loaded last.
+        kept: The guides that were loaded last. They are checked only once, because decoders can be large.
         make: The class of pipelines.
         staged_decoder: Whether the decoder of the pipeline is not trained yet, so that its weights cannot be compared.
 
@@ -115,18 +116,29 @@ def open_guide(
     given = None if option is None else options.get(option)
     if option is None or given is None:
         return None
-    if isinstance(given, Mapping):
-        path, step = Path(given["from"]), given["step"]
-        name = f"{path}" if step is None else f"{path} (step {step})"
-        try:
-            key: Hashable = (str(path.resolve()), step, *_state(path, step))
-            guide = kept.get(key, lambda: _load(make, path, step))
-        except KgenError as error:
-            raise type(error)(f"the guide {name}: {error}") from error
-    else:
-        guide, key, name = given, id(given), "pipeline"
-    _check(pipeline, guide, name, staged_decoder)
-    return LoadedGuide(guide, option, name, key)
+    if not isinstance(given, Mapping):
+        _check(pipeline, given, "pipeline", staged_decoder)
+        return LoadedGuide(given, option, "pipeline", id(given))
+    path, step = Path(given["from"]), given["step"]
+    name = f"{path}" if step is None else f"{path} (step {step})"
+
+    def checked() -> Assembled:
+        guide = _load(make, path, step, name)
+        _check(pipeline, guide, name, staged_decoder)
+        return guide
+
+    with _errors_of(name):
+        key: Hashable = (str(path.resolve()), step, staged_decoder, *_state(path, step))
+    return LoadedGuide(kept.get(key, checked), option, name, key)
+
+
+@contextlib.contextmanager
+def _errors_of(name: str) -> Iterator[None]:
+    """Puts the name of a guide in front of messages of errors."""
+    try:
+        yield
+    except KgenError as error:
+        raise type(error)(f"the guide {name}: {error}") from error
 
 
 def _state(path: Path, step: int | None) -> tuple[int, int]:
@@ -137,10 +149,11 @@ def _state(path: Path, step: int | None) -> tuple[int, int]:
     return file.stat().st_mtime_ns, file.stat().st_size
 
 
-def _load(make: Callable[..., Assembled], path: Path, step: int | None) -> Assembled:
-    guide = restore(make, path)
-    if step is not None:
-        load_step(guide, path, step)
+def _load(make: Callable[..., Assembled], path: Path, step: int | None, name: str) -> Assembled:
+    with _errors_of(name):
+        guide = restore(make, path)
+        if step is not None:
+            load_step(guide, path, step)
     return guide
 
 
