@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from kgen.evaluation.results import Result
 
 ERROR = "standard error"
+"""The end of the name of a column with the standard errors of the column before it."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ def score_columns(runs: Sequence[Sequence[Result]]) -> Columns:
     """Arranges the results of each run in columns.
 
     Results with the same label and protocol share a column. If a label has several protocols, its columns are numbered:
-    "frechet distance [1]", "frechet distance [2]".
+    "frechet distance [1]", "frechet distance [2]". The mean over the seeds is in the column, and its standard error, if
+    there is one, in another column.
     """
     protocols: dict[str, dict[str, Result]] = {}
     for result in (result for results in runs for result in results):
@@ -51,6 +53,7 @@ def _column(result: Result, found: Mapping[str, Result]) -> str:
 
 
 def _note(label: str, found: Mapping[str, Result]) -> str:
+    """A sentence about the columns of a label: the keys of the protocols that differ, with their values in order."""
     names = [f"[{number}]" for number in range(1, len(found) + 1)]
     columns = f"{label} {', '.join(names[:-1])} and {names[-1]}"
     if "" in found:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from kgen.comparison.columns import ERROR
 from kgen.comparison.sweep import seconds_per_image
 from kgen.config import RunConfig
 from kgen.evaluation.results import BITS, Better
@@ -106,15 +107,9 @@ class Table:
         return [*(key for key in keys if key != LAST), LAST]
 
     def label(self, key: str) -> str:
-        """A name with an arrow for the better direction."""
-        better = next(
-            (
-                interpolation
-                for start, interpolation in self.better.items()
-                if key == start or key.startswith(f"{start} ")
-            ),
-            None,
-        )
+        """A name with an arrow for the better direction. A standard error has none."""
+        found = (better for start, better in self.better.items() if key == start or key.startswith(f"{start} "))
+        better = None if key.endswith(ERROR) else next(found, None)
         return key if better is None else f"{key} {ARROWS[better]}"
 
     def to_read(self) -> tuple[list[str], list[list[str]]]:
