@@ -70,9 +70,9 @@ class EvaluateConfig(Section):
     batch_size: PositiveInt = 64
     """Images that are generated in one batch."""
     every: NonNegativeInt = 0
-    """Steps between two evaluations during the training, whose scores are only a proxy; 0: none."""
+    """Steps between two evaluations during the training, which score few images as a proxy; 0: none."""
     proxy_images: PositiveInt = 64
-    """Images per split of the evaluations during the training."""
+    """Images per split of each evaluation during the training."""
 
 
 class RunConfig(Section):

@@ -23,7 +23,7 @@ PREFIX = "proxy "
 
 @dataclass(frozen=True)
 class ProxyScore:
-    """A score after a step, which few images have.
+    """A score of few images after a step.
 
     Args:
         step: The step.
@@ -41,15 +41,15 @@ class ProxyScore:
 
 
 class Proxy:
-    """Scores `evaluate.proxy_images` images per split after a step, and writes the scores to `proxy.csv`.
+    """Scores `evaluate.proxy_images` images per split after a step, with one seed, and writes the scores to a file.
 
     Args:
         experiment: The experiment. Metrics that need more images are left out.
-        folder: The run directory.
+        path: The file `proxy.csv` of the run. It may exist, if the run continues.
         pipeline: The pipeline, which is being trained.
     """
 
-    def __init__(self, experiment: Experiment, folder: Path, pipeline: Pipeline) -> None:
+    def __init__(self, experiment: Experiment, path: Path, pipeline: Pipeline) -> None:
         config = experiment.config
         evaluate = config.evaluate.model_copy(update={"images": config.evaluate.proxy_images, "seeds": 1})
         metrics = {n: metric for n, metric in experiment.metrics.items() if metric.min_images <= evaluate.proxy_images}
@@ -57,11 +57,11 @@ class Proxy:
         evaluate = evaluate.model_copy(update={"metrics": chosen})
         small = config.model_copy(update={"evaluate": evaluate})
         self.experiment = Experiment(small, experiment.dataset, None, metrics)
-        self.path = folder / "proxy.csv"
+        self.path = path
         self.pipeline = pipeline
 
     def __call__(self, step: int, journal: Journal) -> None:
-        """Scores the pipeline after a step."""
+        """Scores the pipeline after a step. Scores of later steps, from before an interruption, are replaced."""
         options = self.experiment.config.sample.options
         results = score_generated(self.experiment, self.pipeline, options)
         earlier = [score for score in read_proxy_scores(self.path) if score.step < step]

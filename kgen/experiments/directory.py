@@ -49,6 +49,7 @@ class RunDirectory:
         self.samples = self.path / "samples"
         self.final_grid = self.samples / "final.png"
         self.evaluation = self.path / "evaluation.json"
+        self.proxy = self.path / "proxy.csv"
         self.checkpoints = self.path / "checkpoints"
         self.assets = self.checkpoints / "assets"
         self.model = self.path / "model"

@@ -26,8 +26,14 @@ def first_lines(experiment: Experiment) -> Iterator[str]:
     if decoder_data is not None and decoder_data is not dataset:
         yield f"decoder.data: {len(decoder_data.captions('train')):,} images to train on"
         yield from (f"decoder.data: {line}" for line in _how_read(decoder_data))
-    for metric in experiment.metrics.values():
+    evaluate = experiment.config.evaluate
+    for name, metric in experiment.metrics.items():
         yield from metric.caveats(dataset)
+        if evaluate.every and metric.min_images > evaluate.proxy_images:
+            yield (
+                f"{name} is not measured during the training: it needs {metric.min_images} images, but "
+                f"evaluate.proxy_images is {evaluate.proxy_images}"
+            )
 
 
 def _how_read(dataset: Dataset) -> Iterator[str]:

@@ -37,7 +37,7 @@ def write_report(directory: RunDirectory, credit: str) -> None:
         final=image(directory.final_grid, "images after the last step"),
         scores=_scores(read_results(directory.evaluation)),
         notes=manifest.get("notes_on_scores", []),
-        proxy=_proxy(read_proxy_scores(directory.path / "proxy.csv")),
+        proxy=_proxy(read_proxy_scores(directory.proxy)),
         decoder=_decoder(directory.decoder_stage),
         loss=_loss(read_rows(directory.metrics)),
         samples=_over_time(directory),

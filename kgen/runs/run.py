@@ -48,7 +48,16 @@ Stage = Literal["decoder"]
 
 @dataclass(frozen=True)
 class RunResult:
-    """The results of a run. `scores` is empty if the run ended before its images were scored."""
+    """The results of a run.
+
+    Attributes:
+        directory: The run directory.
+        grid: The file of the final images.
+        report: The file of the report.
+        step: The last step of the training.
+        scores: The means of `evaluation.json`, by split and by the name of the number, such as "brightness mean"; empty
+            if the run ended before its images were scored.
+    """
 
     directory: Path
     grid: Path
@@ -220,7 +229,7 @@ def _train(
     fit = experiment.config.fit
     trainer.log(f"{count_weights(pipeline):,} weights to train")
     inputs = Inputs(experiment.dataset, pipeline.encoder, pipeline.decoder, fit.flip)
-    render, proxy = renderer(experiment, directory, pipeline), Proxy(experiment, directory.path, pipeline)
+    render, proxy = renderer(experiment, directory, pipeline), Proxy(experiment, directory.proxy, pipeline)
     progress = trainer.train(pipeline, fit, directory.path, inputs, render, proxy)
     if trainer.distribution.is_chief:
         stack.enter_context(averaged_weights(pipeline))
