@@ -257,7 +257,7 @@ def test_few_images_are_told() -> None:
     assert len(metric.caveats(dataset)) == 1
     measured(metric, dataset, [batches(images(239), 80)])
     first, _ = metric.caveats(dataset)
-    assert "239 images generated for train prompts are few for 48 features: the distance is too large" in first
+    assert "239 scored images (train) are few for 48 features: the distance is too large" in first
 
 
 def test_the_distance_is_extrapolated_from_enough_images() -> None:
@@ -275,7 +275,7 @@ def test_the_distance_is_extrapolated_from_enough_images() -> None:
     assert metric.protocol()["extrapolation points"] == 15
     assert list(measured(metric, dataset, [batches(made[1:], 47)])) == ["distance"]
     told, *_ = metric.caveats(dataset)
-    assert "it is not extrapolated from 47 images generated for train prompts: at least 48 are needed" in told
+    assert "it is not extrapolated from 47 scored images (train): at least 48 are needed" in told
 
 
 def test_decibels_are_the_mean_of_those_of_the_images() -> None:

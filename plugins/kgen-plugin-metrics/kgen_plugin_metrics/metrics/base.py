@@ -125,13 +125,20 @@ def images_of_split(dataset: Dataset, split: str) -> int:
 
 
 def few_images(name: str, count: int, dim: int, whose: str) -> Sequence[str]:
-    """A sentence about a covariance of `dim` features from few images; none if there are enough."""
+    """A sentence about a covariance of `dim` features from few images; none if there are enough.
+
+    Args:
+        name: The name of the distance.
+        count: Number of images; 0: unknown.
+        dim: Number of features of an image.
+        whose: The images, in words.
+    """
     if not count or count >= 5 * dim:
         return ()
     rank = f", so that the covariance has no more than rank {count - 1}" if count <= dim else ""
     return (
-        f"{name}: {count:,} {whose} are few for {dim:,} features{rank}: the distance is too large, and compares "
-        f"only with distances of as many images; {5 * dim:,} or more are better, or kernel-distance, which has no bias",
+        f"{name}: {count:,} {whose} are few for {dim:,} features{rank}: the distance is too large; compare it "
+        f"only with distances of equally many images, take {5 * dim:,} or more, or use the unbiased kernel-distance",
     )
 
 

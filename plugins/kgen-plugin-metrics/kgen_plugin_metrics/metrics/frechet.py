@@ -85,7 +85,7 @@ class _Frechet(FeatureMetric):
         name, dim = f"Fréchet distance of {self._network.name}", self._network.dim
         found = list(self._not_extrapolated(name))
         for split, count in self._sizes.items():
-            found += few_images(name, count, dim, f"images generated for {split} prompts")
+            found += few_images(name, count, dim, f"scored images ({split})")
         if not is_file(self._reference):
             count = images_of_split(dataset, self._reference)
             return [*found, *few_images(name, count, dim, f"reference images ({self._reference})")]
@@ -100,7 +100,7 @@ class _Frechet(FeatureMetric):
         for split, count in self._sizes.items():
             if self.extrapolate and count < self._enough():
                 yield (
-                    f"{name}: it is not extrapolated from {count:,} images generated for {split} prompts: at least "
+                    f"{name}: it is not extrapolated from {count:,} scored images ({split}): at least "
                     f"{self._enough():,} are needed, four per feature"
                 )
 
