@@ -1,4 +1,4 @@
-"""Shows the progress of a training: a bar in a terminal, lines elsewhere."""
+"""Shows the progress of a training or of an evaluation: a bar in a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LINES = 20
 """Number of lines that a whole training, or a whole evaluation, prints if there is no terminal."""
 
 QUIET = 500
-"""Number of images up to which an evaluation prints no lines."""
+"""Number of images up to which an evaluation prints no lines if there is no terminal."""
 
 
 class ProgressReporter:

@@ -85,5 +85,6 @@ class Logger(Configurable, ABC):
         """Ends the log of a process.
 
         Args:
-            scores: The means of `evaluation.json` by split and name; None if the run was interrupted or failed.
+            scores: The means of `evaluation.json`, as in the hook `kgen_run_finished`; None if the run was interrupted
+                or failed.
         """

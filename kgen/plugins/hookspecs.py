@@ -74,5 +74,6 @@ def kgen_run_finished(directory: Path, scores: Mapping[str, Mapping[str, float]]
 
     Args:
         directory: The run directory, with all files written.
-        scores: The means of `evaluation.json` by split and name.
+        scores: The means of `evaluation.json` over the seeds, by split and by the names of the metric and the number:
+            `scores["train"]["brightness mean"]`.
     """
