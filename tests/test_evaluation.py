@@ -403,6 +403,7 @@ def test_folders_that_cannot_be_compared(
     (tmp_path / "empty").mkdir()
     kgen("evaluate", a, tmp_path / "empty", "--metric", PIXELS).refuses("empty holds no image")
     kgen("evaluate", a, tmp_path / "none").refuses("there is no folder")
+    kgen("evaluate", a).refuses("is not a run directory", "give a folder of reference images, too")
     kgen("evaluate", a, b, "--metric", "retrieval").refuses("kgen/retrieval needs prompts", "metrics/frechet")
     kgen("evaluate", a, b, "--seeds", 2).refuses("--seeds is an option for runs, but two folders are compared")
     kgen("evaluate", a, b, "--changed-data").refuses("--changed-data is an option for runs")

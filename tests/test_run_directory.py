@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 
 from kgen.cli.progress import TrainingProgress, duration
 from kgen.config import RunConfig
-from kgen.errors import ConfigError, PluginError, RunError
+from kgen.errors import ConfigError, PluginError, RunError, RunInterruptedError
 from kgen.evaluation.results import read_results, to_scores
 from kgen.experiments.directory import RunDirectory
 from kgen.runs.evaluation import evaluate
@@ -229,7 +229,7 @@ def test_the_mark_comes_after_the_report(copy: Path, monkeypatch: pytest.MonkeyP
 
     with monkeypatch.context() as patch:
         patch.setattr("kgen.runs.evaluation.write_report", killed)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(RunInterruptedError):
             quiet(configuration(evaluate__copies=2), copy)
     assert "finished" not in RunDirectory(copy).read_manifest()
     assert quiet(configuration(evaluate__copies=2), copy).report.is_file()

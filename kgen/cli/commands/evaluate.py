@@ -78,6 +78,11 @@ def command(
     overrides += [f"evaluate.seeds={seeds}"] if seeds is not None else []
     if reference is None:
         require_directory(target)
+        if not (target / "config.yaml").is_file():
+            raise ConfigError(
+                f"{target} is not a run directory (it has no config.yaml). To score a folder of images, give a folder "
+                f"of reference images, too: kgen evaluate {target} FOLDER"
+            )
         _print(_evaluate_run(target, overrides, chosen, output, workers, changed_data), folders=False)
     else:
         of_runs = {"--set": settings, "--seeds": seeds, "--workers": workers > 1, "--changed-data": changed_data}

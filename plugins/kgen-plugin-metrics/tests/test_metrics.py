@@ -265,7 +265,7 @@ def test_the_distance_is_extrapolated_from_enough_images() -> None:
     dataset, made = shapes(), images(48)
     metric = extrapolated()
     found = measured(metric, dataset, [batches(made, 10)])
-    assert metric.caveats(dataset)[0].startswith("Fréchet distance of pixels-2: 48 images")
+    assert metric.caveats(dataset)[0].startswith("Fréchet distance of pixels-2: 48 scored images")
     real = statistics(Pixels(size=2), dataset, "train")
     rows = Rows()
     rows.add(Pixels(size=2)(made)["features"], made)
