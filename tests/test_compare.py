@@ -13,8 +13,8 @@ from command_line import GOOD, Trained
 from PIL import Image
 
 from kgen.comparison.facts import Table, better_scores, different_keys
-from kgen.comparison.page import escape
 from kgen.config import RunConfig
+from kgen.reporting.tables import escape
 
 
 @pytest.fixture(scope="module")

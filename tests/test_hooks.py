@@ -101,11 +101,11 @@ def test_the_target_of_a_command_is_imported_when_the_command_is_called(kgen, si
 def test_a_command_that_cannot_be_is_refused_alone(kgen, site, sources: dict[str, str], key: str, reason: str) -> None:
     for name, source in sources.items():
         site.install(name, source)
-    site.install("zzz", TIDY.replace('"tidy"', '"sweep"'))
+    site.install("zzz", TIDY.replace('"tidy"', '"tidy-up"'))
     where = {"PYTHONPATH": str(site.path)}
     listed = kgen("--help", **where)
-    assert listed.status == 0 and f"warning: {reason}\n" in listed.err and " sweep " in listed.out
-    assert kgen("sweep", "here", **where).out == "tidied here False\n"
+    assert listed.status == 0 and f"warning: {reason}\n" in listed.err and " tidy-up " in listed.out
+    assert kgen("tidy-up", "here", **where).out == "tidied here False\n"
     assert kgen("plugins", "list", **where).status == 0
     if key == "tidy":
         kgen("tidy", "here", **where).refuses(reason)

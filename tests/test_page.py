@@ -18,7 +18,7 @@ from command_line import Trained
 
 from kgen.comparison.facts import Table
 from kgen.comparison.page import IMAGES, INTERPOLATIONS, Findings, claim, write_comparison
-from kgen.comparison.sweep import Trial
+from kgen.comparison.steps import Measurement
 from kgen.errors import ConfigError
 from kgen.evaluation.results import Result, write_results
 from kgen.experiments.directory import RunDirectory
@@ -94,13 +94,13 @@ def test_a_comparison_shows_every_word_as_text(tmp_path: Path) -> None:
         configuration={EVIL: [EVIL]},
         notes=[EVIL],
         interpolated=EVIL,
-        trials=[Trial(EVIL, 4, 0.1, {EVIL: 0.5})],
+        measured=[Measurement(EVIL, 4, 0.1, {EVIL: 0.5})],
     )
     made = write_comparison(tmp_path, found)
     text = made.html.read_text(encoding="utf-8")
     page = Page(text)
     assert "script" not in page.tags and "\x1b" not in text
-    assert page.texts.count(SHOWN) == 10, page.texts  # note, name, fact (2), key and value (3), caption, trial (2)
+    assert page.texts.count(SHOWN) == 10, page.texts  # note, name, fact (2), key and value (3), caption, row (2)
     assert f"Interpolation between two noises: {SHOWN}" in page.texts
     assert [image["title"] for image in page.images] == [SHOWN, SHOWN, ""]
     assert [image["alt"] for image in page.images] == [f"images: {SHOWN}", f"interpolations: {SHOWN}", SHOWN]

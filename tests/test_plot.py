@@ -124,3 +124,38 @@ def test_the_first_plot_of_a_process_says_nothing_and_is_like_the_others(tmp_pat
     done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, env=environment, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.strip() == line_plot([Line("a", [(1.0, 0.25), (2.0, 0.5)])], "x", "\N{GRINNING FACE}").strip()
+
+
+def _bars(plot: Plot) -> list[list[tuple[float, float]]]:
+    """The ends of each error bar."""
+    groups = [group for group in plot.axes if group.attrib.get("id", "").startswith("LineCollection")]  # type: ignore[union-attr]
+    paths = [path.attrib["d"] for group in groups for path in group.iter(f"{SVG}path") if "d" in path.attrib]
+    numbers = [list(map(float, re.findall(r"-?[\d.]+", path))) for path in paths]
+    return [list(zip(ends[::2], ends[1::2], strict=True)) for ends in numbers]
+
+
+def test_error_bars_reach_from_the_mean_by_the_error_to_both_sides() -> None:
+    points, errors = [(1.0, 0.0), (2.0, 4.0), (3.0, 8.0)], [(0.0, 1.0), (0.0, 0.0), (0.5, 2.0)]
+    plot = Plot(Line("a", points, errors=errors))
+    (a_x, a_y), (b_x, _), (c_x, c_y) = plot.marks[0]
+    unit = (a_y - c_y) / 8
+    horizontal, *vertical = _bars(plot)
+    assert sorted(horizontal) == [
+        pytest.approx((c_x - (b_x - a_x) / 2, c_y)),
+        pytest.approx((c_x + (b_x - a_x) / 2, c_y)),
+    ]
+    (first, third) = vertical
+    assert sorted(first) == [pytest.approx((a_x, a_y - unit)), pytest.approx((a_x, a_y + unit))]
+    assert sorted(third) == [pytest.approx((c_x, c_y - 2 * unit)), pytest.approx((c_x, c_y + 2 * unit))]
+    assert len(Plot(Line("a", points, errors=[(0.0, 0.0)] * 3)).marks[0]) == 3
+    assert not _bars(Plot(Line("a", points, errors=[(0.0, 0.0)] * 3)))
+
+
+def test_categories_stand_below_their_places() -> None:
+    svg = line_plot([Line("a", [(0.0, 1.0), (2.0, 3.0)], "pq")], "x", "y", categories=["one", "$two$", "three"])
+    plot = Plot.__new__(Plot)
+    plot.root = ElementTree.fromstring(svg)
+    plot.axes = plot.root.find(f".//{SVG}g[@id='axes_1']")
+    ticks = plot.ticks(1)
+    assert list(ticks) == ["one", "$two$", "three"]
+    assert ticks["$two$"] - ticks["one"] == pytest.approx(ticks["three"] - ticks["$two$"])

@@ -32,7 +32,19 @@ def test_the_run_file(tmp_path: Path) -> None:
     example, *more = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     (tmp_path / "readme.yaml").write_text(example, encoding="utf-8")
     assert RunConfig.load(tmp_path / "readme.yaml").generator.name == "diffusion/diffusion"
-    assert [set(yaml.safe_load(part)) for part in more] == [{"fit", "loggers"}, {"init", "fit"}]
+    parts = [set(yaml.safe_load(part)) for part in more if not part.startswith("run:")]
+    assert parts == [{"fit", "loggers"}, {"init", "fit"}]
+
+
+def test_the_study(tmp_path: Path) -> None:
+    from kgen.sweeps.study import Study
+    from kgen.sweeps.trials import make_plan
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (example,) = (part for part in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if part.startswith("run:"))
+    (tmp_path / "study.yaml").write_text(example, encoding="utf-8")
+    plan = make_plan(Study.load(tmp_path / "study.yaml"), tmp_path / "runs")
+    assert len(plan.trials) == 27 and len(plan.trainings) == 3 and [t.name for t in plan.first] == ["small"]
 
 
 def test_the_metric() -> None:

@@ -10,7 +10,19 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.commands import check, compare, evaluate, generate, plugins, reconstruct, run, schema, upscale, weights
+from kgen.cli.commands import (
+    check,
+    compare,
+    evaluate,
+    generate,
+    plugins,
+    reconstruct,
+    run,
+    schema,
+    sweep,
+    upscale,
+    weights,
+)
 from kgen.cli.common import FAULT, say_error, say_fault, show_warning
 from kgen.cli.plugin_commands import CommandsWithPlugins
 from kgen.errors import ComponentError, KgenError, RunInterruptedError
@@ -29,7 +41,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (run, generate, reconstruct, upscale, evaluate, compare, weights, check, schema):
+for _module in (run, generate, reconstruct, upscale, evaluate, compare, sweep, weights, check, schema):
     app.command(_module.__name__.rpartition(".")[2], epilog=_module.EXAMPLE)(_module.command)
 app.add_typer(plugins.app, name="plugins")
 

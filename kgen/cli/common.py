@@ -114,7 +114,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     from kgen.config.source import read_file
 
     path = find_run_file(path)
-    read_file(path)
+    if "over" in (data := read_file(path).data) and "run" in data:
+        raise ConfigError(f"{path} is a study of several runs: run it with 'kgen sweep {path}'")
     load_backend()
     return RunConfig.load(path, overrides)
 

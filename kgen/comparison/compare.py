@@ -12,7 +12,7 @@ import numpy as np
 from kgen.comparison.columns import score_columns
 from kgen.comparison.facts import BETTER, Facts, Table, better_scores, different_keys, facts
 from kgen.comparison.page import IMAGES, INTERPOLATIONS, Comparison, Findings, claim, write_comparison
-from kgen.comparison.sweep import Trial, sweep
+from kgen.comparison.steps import Measurement, measure_steps
 from kgen.config import RunConfig
 from kgen.errors import ConfigError, RunError
 from kgen.evaluation.results import Better, read_results
@@ -82,7 +82,7 @@ def compare(
     claim(out)
     data, chosen = read_dataset(configs[0].data), Prompts([], [], [])
     runs: list[_Run] = []
-    trials: list[Trial] = []
+    measured: list[Measurement] = []
     columns = score_columns([read_results(directory.evaluation) for directory in directories])
     notes = [*_notes(directories, names), *columns.notes]
     for name, directory, config, scores in zip(names, directories, configs, columns.rows, strict=True):
@@ -95,10 +95,10 @@ def compare(
             own = chosen.for_encoder(pipeline.encoder, data)
         runs.append(_measure(name, directory, config, pipeline, scores, own.inputs, seed))
         if steps:
-            made = sweep(name, pipeline, config, steps, log)
-            trials += made.trials
+            made = measure_steps(name, pipeline, config, steps, log)
+            measured += made.measured
             notes += made.notes
-    return _write(out, runs, trials, chosen.texts, notes)
+    return _write(out, runs, measured, chosen.texts, notes)
 
 
 def _names(directories: Sequence[RunDirectory]) -> list[str]:
@@ -165,7 +165,7 @@ def _notes(directories: Sequence[RunDirectory], names: Sequence[str]) -> list[st
 
 
 def _write(
-    out: Path, runs: Sequence[_Run], trials: Sequence[Trial], prompts: Sequence[str], notes: Sequence[str]
+    out: Path, runs: Sequence[_Run], measured: Sequence[Measurement], prompts: Sequence[str], notes: Sequence[str]
 ) -> Comparison:
     metadata = {"prompt": "; ".join(prompts), "model": ", ".join(run.name for run in runs)}
     names = [run.name for run in runs]
@@ -185,6 +185,6 @@ def _write(
         configuration=different_keys([run.config for run in runs]),
         notes=notes,
         interpolated=prompts[0] if interpolable else None,
-        trials=trials,
+        measured=measured,
     )
     return write_comparison(out, found)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kgen.comparison.sweep import seconds_per_image
+from kgen.comparison.steps import seconds_per_image
 from kgen.config import RunConfig
 from kgen.evaluation.results import BITS, Better
 from kgen.experiments.directory import RunDirectory

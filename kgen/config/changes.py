@@ -36,13 +36,26 @@ class Change:
     @property
     def affects_training(self) -> bool:
         """Whether the trained weights depend on the key."""
-        parents = self.key.split(".")
-        return not any(".".join(parents[:n]) in WITHOUT_EFFECT_ON_TRAINING for n in range(1, len(parents) + 1))
+        return affects_training(self.key)
 
     @property
     def allowed(self) -> bool:
         """Whether a run that has begun may continue with this change."""
         return not self.affects_training or (self.key == STEPS and self.now > self.before)
+
+
+def affects_training(key: str) -> bool:
+    """Whether trained weights depend on a key of a run file, such as "fit.steps"."""
+    parents = key.split(".")
+    return not any(".".join(parents[:n]) in WITHOUT_EFFECT_ON_TRAINING for n in range(1, len(parents) + 1))
+
+
+def training_part(data: Any, key: str = "") -> Any:
+    """The configuration of a run (`RunConfig.dump`) without the keys that have no effect on the trained weights."""
+    if not isinstance(data, dict):
+        return data
+    paths = {name: f"{key}.{name}" if key else str(name) for name in data}
+    return {name: training_part(data[name], path) for name, path in paths.items() if affects_training(path)}
 
 
 def changes(old: Any, new: Any, key: str = "") -> Iterator[Change]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,13 +27,16 @@ from kgen.config.components import (
 )
 from kgen.config.decoder import DecoderConfig, resolve_decoder
 from kgen.config.fit import resolve_fit
-from kgen.config.overrides import apply_overrides
+from kgen.config.overrides import Setting, apply_overrides, apply_setting
 from kgen.config.sections import FitConfig, InitConfig, LikelihoodConfig, SampleConfig, Section, Seed, as_sources
 from kgen.config.source import Origin, Source, read_file, to_yaml
 from kgen.errors import ConfigError, PluginError
 from kgen.options import plain
 from kgen.options.renamed import rename_keys
 from kgen.options.validation import KeyPath, check, show
+
+BARE: Mapping[str, str | None] = {**DEFAULTS, **OPTIMIZERS}
+"""The keys whose value may be only the name of a component; see `apply_setting`."""
 
 RENAMED: Mapping[tuple[str, ...], Mapping[str, str]] = {
     ("evaluate",): {"copies": "samples_per_prompt", "limit": "max_prompts"},
@@ -130,8 +134,22 @@ class RunConfig(Section):
         return cls._build(Source(copied, Origin(0, "configuration")), overrides, "run")
 
     @classmethod
+    def from_source(cls, source: Source, settings: Sequence[Setting], name: str = "run") -> Self:
+        """Validates data of a file, with changes that were written elsewhere, in the same way as `load`.
+
+        Args:
+            source: The data and their places, which stay as they are.
+            settings: The changes, in order.
+            name: The default of the key `name`.
+        """
+        source = Source(copy.deepcopy(source.data), source.origin, dict(source.where))
+        for setting in settings:
+            apply_setting(source, setting, BARE)
+        return cls._build(source, (), name)
+
+    @classmethod
     def _build(cls, source: Source, overrides: Sequence[str], name: str) -> Self:
-        apply_overrides(source, overrides, {**DEFAULTS, **OPTIMIZERS})
+        apply_overrides(source, overrides, BARE)
         _rename(source.data)
         data = {"name": name, **source.data, "init": as_sources(source.data.get("init"))}
         classes: dict[str, type[Any] | None] = {}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import logging
+import math
 import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
@@ -21,6 +23,9 @@ COLORS = ("#1f6feb", "#d1660f", "#1a7f37", "#8250df", "#cf222e", "#0e7c86", "#9a
 
 LEGEND_WIDTH = 110
 """Width of a row of the legend, in characters."""
+
+MAX_TICK = 30
+"""Largest number of characters of a text below the axis."""
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
@@ -49,20 +54,26 @@ class Line:
         name: The name in the legend.
         points: (x, y), in order. A single point becomes a larger marker.
         labels: A text for each point, which then also gets a marker; empty: a plain line.
+        errors: The half lengths of the error bars of each point, in x and in y, which then also gets a marker; a bar of
+            length 0 is not drawn; empty: no error bars.
     """
 
     name: str
     points: Sequence[Point]
     labels: Sequence[str] = ()
+    errors: Sequence[Point] = ()
 
 
-def line_plot(lines: Sequence[Line], x_label: str, y_label: str, *, logarithmic: bool = False) -> str:
+def line_plot(
+    lines: Sequence[Line], x_label: str, y_label: str, *, logarithmic: bool = False, categories: Sequence[str] = ()
+) -> str:
     """Plots lines over two axes, with a legend above. Returns an SVG file, in which text remains text.
 
     Args:
         lines: The lines, with at least one point in total. All numbers are finite.
         x_label, y_label: The labels of the axes, with units.
         logarithmic: Whether the x axis is logarithmic; all x must then be positive.
+        categories: The texts below the x axis at 0, 1, 2, ...; empty: the axis shows numbers.
 
     Raises:
         ValueError: there are no points.
@@ -83,21 +94,31 @@ def line_plot(lines: Sequence[Line], x_label: str, y_label: str, *, logarithmic:
             axes.xaxis.set_major_formatter(FormatStrFormatter("%.4g"))
         axes.margins(0.06, 0.1)
         curves = []
-        for i, line in enumerate(lines):
-            xs, ys = [x for x, _ in line.points], [y for _, y in line.points]
-            alone, color = len(xs) == 1, COLORS[i % len(COLORS)]
-            marker = "o" if alone or line.labels else ""
-            curves += axes.plot(xs, ys, color=color, marker=marker, markersize=10 if alone else 6)
-            for point, label in zip(line.points, line.labels, strict=False):
-                axes.annotate(
-                    printable(label), point, (0, 7), textcoords="offset points", ha="center", color=color, fontsize=9
-                )
+        for line, color in zip(lines, itertools.cycle(COLORS), strict=False):
+            curves += _draw(axes, line, color)
+        if categories:
+            axes.set_xticks(range(len(categories)), [printable(category)[:MAX_TICK] for category in categories])
         columns = max(1, LEGEND_WIDTH // (max(map(len, names)) + 6))
         figure.legend(curves, names, loc="outside upper left", ncols=columns, frameon=False, fontsize=9)
         file = io.StringIO()
         about = {"Title": f"{printable(y_label)} over {printable(x_label)}", "Date": None, "Creator": None}
         figure.savefig(file, format="svg", bbox_inches="tight", metadata=about)
     return file.getvalue()
+
+
+def _draw(axes: Any, line: Line, color: str) -> list[Any]:
+    """Draws a line, its error bars and its labels. Returns the curve, for the legend."""
+    xs, ys = [x for x, _ in line.points], [y for _, y in line.points]
+    alone = len(xs) == 1
+    marker = "o" if alone or line.labels or line.errors else ""
+    curves: list[Any] = axes.plot(xs, ys, color=color, marker=marker, markersize=10 if alone else 6)
+    for name, halves in zip(("xerr", "yerr"), zip(*line.errors, strict=True), strict=False):
+        if any(halves):
+            drawn = {name: [half or math.nan for half in halves]}
+            axes.errorbar(xs, ys, **drawn, ecolor=color, fmt="none", capsize=3, elinewidth=1.2)
+    for point, label in zip(line.points, line.labels, strict=False):
+        axes.annotate(printable(label), point, (0, 7), textcoords="offset points", ha="center", color=color, fontsize=9)
+    return curves
 
 
 def _digits(lines: Sequence[Line]) -> tuple[float, ...]:

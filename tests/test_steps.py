@@ -15,7 +15,7 @@ from parts import Painter, Words
 from pydantic import Field
 
 import kgen
-from kgen.comparison.sweep import Trial, long_table, plots, seconds_per_image, sweep, wide_table
+from kgen.comparison.steps import Measurement, long_table, measure_steps, plots, seconds_per_image, wide_table
 from kgen.config import RunConfig
 
 SPACE = kgen.Space("continuous", (8, 8, 3))
@@ -60,34 +60,36 @@ def config(toy: None) -> RunConfig:
 
 def test_each_number_of_steps_is_sampled_once_and_scored(config: RunConfig) -> None:
     logged: list[str] = []
-    made = sweep("bright", pipeline(Brighter), config, [4, 1, 2, 2], logged.append)
-    assert [(trial.run, trial.steps) for trial in made.trials] == [("bright", 1), ("bright", 2), ("bright", 4)]
-    for trial in made.trials:
-        assert trial.scores == {
-            "brightness mean": pytest.approx(trial.steps / 5),
-            "brightness mean (holdout)": pytest.approx(trial.steps / 5),
+    made = measure_steps("bright", pipeline(Brighter), config, [4, 1, 2, 2], logged.append)
+    assert [(one.run, one.steps) for one in made.measured] == [("bright", 1), ("bright", 2), ("bright", 4)]
+    for one in made.measured:
+        assert one.scores == {
+            "brightness mean": pytest.approx(one.steps / 5),
+            "brightness mean (holdout)": pytest.approx(one.steps / 5),
         }
-        assert 0 < trial.seconds < 1
+        assert 0 < one.seconds < 1
     assert len(logged) == 3 and not made.notes
 
 
 def test_the_runs_other_options_stay(config: RunConfig) -> None:
     sample = config.sample.model_copy(update={"options": {"steps": 4, "half": True}})
-    made = sweep("dim", pipeline(Brighter), config.model_copy(update={"sample": sample}), [2], lambda text: None)
-    assert made.trials[0].scores["brightness mean"] == pytest.approx(0.2)
+    made = measure_steps(
+        "dim", pipeline(Brighter), config.model_copy(update={"sample": sample}), [2], lambda text: None
+    )
+    assert made.measured[0].scores["brightness mean"] == pytest.approx(0.2)
 
 
 def test_steps_that_the_generator_refuses_are_noted(config: RunConfig) -> None:
-    made = sweep("bright", pipeline(Brighter), config, [2, 3, 9], lambda text: None)
-    assert [trial.steps for trial in made.trials] == [2]
+    made = measure_steps("bright", pipeline(Brighter), config, [2, 3, 9], lambda text: None)
+    assert [one.steps for one in made.measured] == [2]
     few, many = made.notes
     assert "bright was not sampled in 3 steps" in few and "3 is a crowd" in few
     assert "bright was not sampled in 9 steps" in many and "less than or equal to 4" in many
 
 
-def test_without_steps_there_is_one_trial(config: RunConfig) -> None:
-    (trial,) = sweep("still", pipeline(Painter), config, [1, 2], lambda text: None).trials
-    assert trial.steps is None and set(trial.scores) == {"brightness mean", "brightness mean (holdout)"}
+def test_without_steps_one_measurement_is_made(config: RunConfig) -> None:
+    (one,) = measure_steps("still", pipeline(Painter), config, [1, 2], lambda text: None).measured
+    assert one.steps is None and set(one.scores) == {"brightness mean", "brightness mean (holdout)"}
 
 
 def test_compiling_is_not_timed() -> None:
@@ -103,19 +105,19 @@ def test_compiling_is_not_timed() -> None:
     assert 0.001 <= seconds_per_image(Slow(), {"steps": 7}) < 0.01  # type: ignore[arg-type]
 
 
-TRIALS = [
-    Trial("all", 1, 0.01, {"retrieval R@1": 0.25}),
-    Trial("all", 8, 0.08, {"retrieval R@1": 0.75}),
-    Trial("one", None, 0.64, {"retrieval R@1": 0.8, "other": 1 / 3}),
+MEASURED = [
+    Measurement("all", 1, 0.01, {"retrieval R@1": 0.25}),
+    Measurement("all", 8, 0.08, {"retrieval R@1": 0.75}),
+    Measurement("one", None, 0.64, {"retrieval R@1": 0.8, "other": 1 / 3}),
 ]
 
 
 def test_tables_and_plots() -> None:
-    head, rows = wide_table(TRIALS)
+    head, rows = wide_table(MEASURED)
     assert head == ["run", "steps", "seconds per image", "retrieval R@1", "other"]
     assert rows[0] == ["all", "1", "0.01", "0.250", ""] and rows[2] == ["one", "", "0.64", "0.800", "0.333"]
-    assert long_table(TRIALS)[1][-1] == ["one", "", "0.64", "other", "0.333333"] and len(long_table(TRIALS)[1]) == 4
-    svgs = plots(TRIALS)
+    assert long_table(MEASURED)[1][-1] == ["one", "", "0.64", "other", "0.333333"] and len(long_table(MEASURED)[1]) == 4
+    svgs = plots(MEASURED)
     assert list(svgs) == ["retrieval R@1", "other"]
     for metric, marks, texts in (("retrieval R@1", [2, 1], ["all", "one", "1", "8"]), ("other", [1], ["one"])):
         root = ElementTree.fromstring(svgs[metric])

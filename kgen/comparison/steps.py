@@ -24,8 +24,8 @@ SECONDS = "seconds per image"
 
 
 @dataclass(frozen=True)
-class Trial:
-    """The measurements of one run with one number of sampling steps.
+class Measurement:
+    """What was measured of one run with one number of sampling steps.
 
     Args:
         run: The name of the run.
@@ -41,10 +41,10 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """The trials of a run, and notes on numbers of steps that were left out."""
+class Measurements:
+    """The measurements of a run, and notes on numbers of steps that were left out."""
 
-    trials: Sequence[Trial]
+    measured: Sequence[Measurement]
     notes: Sequence[str]
 
 
@@ -61,9 +61,9 @@ def seconds_per_image(pipeline: Pipeline, options: Mapping[str, Any]) -> float:
     return min(seconds[1:]) / TIMED_IMAGES
 
 
-def sweep(
+def measure_steps(
     name: str, pipeline: Pipeline, config: RunConfig, steps: Sequence[int], log: Callable[[str], None] = print
-) -> Sweep:
+) -> Measurements:
     """Scores a run's evaluation prompts with each number of steps, or once if its generator has no steps.
 
     Args:
@@ -75,7 +75,7 @@ def sweep(
         log: Receives a line about each number of steps.
     """
     experiment = open_experiment(config, trained=True)
-    trials, notes = [], []
+    measured, notes = [], []
     option = option_of(type(pipeline.generator).generate, Capability.STEPS)
     for number in [None] if option is None else sorted(set(steps)):
         options = dict(config.sample.options) if option is None else {**config.sample.options, option: number}
@@ -85,8 +85,8 @@ def sweep(
         log(f"  in {number} steps" if number else "  without the option steps")
         found = score_generated(experiment, pipeline, options)
         scores = {result.label: result.mean for result in found if result.headline}
-        trials.append(Trial(name, number, seconds_per_image(pipeline, options), scores))
-    return Sweep(trials, notes)
+        measured.append(Measurement(name, number, seconds_per_image(pipeline, options), scores))
+    return Measurements(measured, notes)
 
 
 def _refusal(pipeline: Pipeline, options: Mapping[str, Any]) -> str:
@@ -99,38 +99,38 @@ def _refusal(pipeline: Pipeline, options: Mapping[str, Any]) -> str:
     return ""
 
 
-def metric_names(trials: Sequence[Trial]) -> list[str]:
-    return list(dict.fromkeys(name for trial in trials for name in trial.scores))
+def metric_names(measured: Sequence[Measurement]) -> list[str]:
+    return list(dict.fromkeys(name for one in measured for name in one.scores))
 
 
-def wide_table(trials: Sequence[Trial]) -> tuple[list[str], list[list[str]]]:
-    """A table to read, with one row per trial and one column per metric."""
-    names = metric_names(trials)
+def wide_table(measured: Sequence[Measurement]) -> tuple[list[str], list[list[str]]]:
+    """A table to read, with one row per measurement and one column per metric."""
+    names = metric_names(measured)
     rows = [
-        [*_first(trial), *(few_digits(trial.scores[name]) if name in trial.scores else "" for name in names)]
-        for trial in trials
+        [*_first(one), *(few_digits(one.scores[name]) if name in one.scores else "" for name in names)]
+        for one in measured
     ]
     return ["run", "steps", SECONDS, *names], rows
 
 
-def long_table(trials: Sequence[Trial]) -> tuple[list[str], list[list[str]]]:
+def long_table(measured: Sequence[Measurement]) -> tuple[list[str], list[list[str]]]:
     """A table to compute with, with one row per measured number."""
-    rows = [[*_first(trial), name, f"{value:.6g}"] for trial in trials for name, value in trial.scores.items()]
+    rows = [[*_first(one), name, f"{value:.6g}"] for one in measured for name, value in one.scores.items()]
     return ["run", "steps", SECONDS, "metric", "value"], rows
 
 
-def _first(trial: Trial) -> list[str]:
-    return [trial.run, "" if trial.steps is None else str(trial.steps), f"{trial.seconds:.4g}"]
+def _first(one: Measurement) -> list[str]:
+    return [one.run, "" if one.steps is None else str(one.steps), f"{one.seconds:.4g}"]
 
 
-def plots(trials: Sequence[Trial]) -> dict[str, str]:
+def plots(measured: Sequence[Measurement]) -> dict[str, str]:
     """Plots of each metric over time, as SVG, with one line per run, or a point for a run without steps."""
     found = {}
-    for metric in metric_names(trials):
+    for metric in metric_names(measured):
         lines = []
-        for run in dict.fromkeys(trial.run for trial in trials if metric in trial.scores):
-            own = [trial for trial in trials if trial.run == run]
-            points = [(trial.seconds, trial.scores[metric]) for trial in own]
-            lines.append(Line(run, points, ["" if trial.steps is None else str(trial.steps) for trial in own]))
+        for run in dict.fromkeys(one.run for one in measured if metric in one.scores):
+            own = [one for one in measured if one.run == run]
+            points = [(one.seconds, one.scores[metric]) for one in own]
+            lines.append(Line(run, points, ["" if one.steps is None else str(one.steps) for one in own]))
         found[metric] = line_plot(lines, f"{SECONDS} (numbers: steps)", metric, logarithmic=True)
     return found

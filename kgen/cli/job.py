@@ -1,0 +1,48 @@
+"""The process of a job of `kgen sweep`: `python -m kgen.cli.job`.
+
+It reads the job, one line of JSON, from its standard input. If the input is closed, because `kgen sweep` stops or has
+been killed, the process stops like after Ctrl-C: a training saves a checkpoint.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import sys
+import threading
+import warnings
+
+from kgen.cli.backend import load_backend
+from kgen.cli.common import show_warning
+from kgen.errors import RunInterruptedError
+
+
+def main() -> None:
+    """Does the job. The exit status is 130 if it was stopped."""
+    warnings.showwarning = show_warning  # type: ignore[assignment]
+    with open(0, "rb", buffering=0, closefd=False) as file:  # without a buffer, which would hold a lock at the end
+        text = file.readline().decode("utf-8")
+    threading.Thread(target=_watch, daemon=True).start()
+    try:
+        load_backend()
+        from kgen.cli.progress import progress_reporter
+        from kgen.sweeps.jobs import Job, work
+
+        with progress_reporter() as reporter:
+            work(Job.from_json(text), log=reporter.log, on_metrics=reporter.on_metrics, on_images=reporter.on_images)
+    except RunInterruptedError as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(stop.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(RunInterruptedError.exit_code)
+
+
+def _watch() -> None:
+    """Waits until the standard input is closed, and then interrupts the main thread."""
+    while os.read(0, 1024):
+        pass
+    _thread.interrupt_main()
+
+
+if __name__ == "__main__":
+    main()

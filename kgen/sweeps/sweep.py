@@ -1,0 +1,151 @@
+"""Runs a sweep: its trainings and evaluations, whatever of them an earlier call has not finished."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kgen.errors import RunInterruptedError
+from kgen.evaluation.results import Result, read_results
+from kgen.storage.files import write_text
+from kgen.sweeps.directory import SweepDirectory
+from kgen.sweeps.engines import Ended, Engine, OneByOne, Say
+from kgen.sweeps.jobs import Job, make_job, training_name
+from kgen.sweeps.page import write_files
+from kgen.sweeps.study import Study
+from kgen.sweeps.table import Table, make_table
+from kgen.sweeps.trials import Plan, Training, Trial, make_plan
+
+
+@dataclass(frozen=True)
+class Swept:
+    """The outcome of a sweep.
+
+    Args:
+        directory: Its folder.
+        table: The table of the trials.
+        failures: The text about each trial or training that has failed, by its name.
+    """
+
+    directory: SweepDirectory
+    table: Table
+    failures: dict[str, str]
+
+
+def sweep(study: Study, out: str | Path | None = None, *, engine: Engine | None = None, log: Say = print) -> Swept:
+    """Does what an earlier call has not finished, and writes the table, the plots and the page.
+
+    Trials whose configurations differ only in keys that have no effect on the training are evaluations of one run. What
+    fails ends nothing else; the next call tries it again. Values that were added to an axis are added to the table.
+
+    Args:
+        study: The study.
+        out: The folder; None: `sweeps/NAME`.
+        engine: Where the jobs run; None: in one process after the other.
+        log: Receives lines about the progress.
+
+    Raises:
+        RunInterruptedError: the user pressed Ctrl-C; the same call goes on from there.
+        ConfigError: the configuration of a trial is wrong. Nothing has begun then.
+        RunError: the folder holds something else, or another process works on it.
+    """
+    directory = SweepDirectory(Path("sweeps") / study.name if out is None else out)
+    plan = make_plan(study, directory.runs)
+    with directory.locked(study):
+        return _Sweep(study, directory, plan, engine or OneByOne(), log).run()
+
+
+class _Sweep:
+    """A sweep whose folder is locked."""
+
+    def __init__(self, study: Study, directory: SweepDirectory, plan: Plan, engine: Engine, log: Say) -> None:
+        self.study, self.directory, self.plan, self.engine, self.log = study, directory, plan, engine, log
+        self.names = [*(training_name(t.name) for t in (*plan.first, *plan.trainings)), *(t.name for t in plan.trials)]
+
+    def run(self) -> Swept:
+        """Runs what is left, and writes the files after each job."""
+        results = self.results()
+        self.directory.forget_failures(self.names)
+        left = [trial for trial in self.plan.trials if results[trial.name] is None]
+        self.log(f"{len(self.plan.trials)} trials in {self.directory.path}, {len(left)} of them to be done")
+        try:
+            if left:
+                self._run(self._first(left))
+                self._refuse(left)
+                self._run(self._main(left))
+        except (KeyboardInterrupt, RunInterruptedError) as error:
+            done = sum(found is not None for found in self.results().values())
+            self.write()
+            raise RunInterruptedError(
+                f"stopped: {done} of {len(self.plan.trials)} trials are finished, and what was begun is saved; "
+                f"'kgen sweep {self.directory.path}' goes on from here"
+            ) from error
+        return self.write()
+
+    def results(self) -> dict[str, list[Result] | None]:
+        """The results of each trial by its name; None if there are none yet."""
+        files = {trial.name: self.directory.trials / f"{trial.name}.json" for trial in self.plan.trials}
+        return {name: read_results(file) if file.is_file() else None for name, file in files.items()}
+
+    def write(self) -> Swept:
+        """Writes the table, the plots and the page of what is finished."""
+        found = self.results()
+        table = make_table(self.study.axes, [(trial.values, found[trial.name]) for trial in self.plan.trials])
+        failures = {name: text for name in self.names if (text := self.directory.failure(name))}
+        write_files(self.directory, self.study, table, [(t, found[t.name]) for t in self.plan.trials], failures)
+        return Swept(self.directory, table, failures)
+
+    def _first(self, left: Sequence[Trial]) -> list[Job]:
+        """The trainings of the runs to which the trials refer."""
+        needed = {name for trial in left for name in trial.needs}
+        jobs = [self._job(training, ()) for training in self.plan.first if training.name in needed]
+        return [job for job in jobs if not job.is_trained]
+
+    def _refuse(self, left: Sequence[Trial]) -> None:
+        """Notes a failure for each trial that refers to a run whose training has failed."""
+        for trial in left:
+            if lost := [name for name in sorted(trial.needs) if self.directory.failure(training_name(name))]:
+                text = f"it needs the run '{lost[0]}', whose training has failed"
+                write_text(self.directory.failures / f"{trial.name}.txt", f"{text}\n")
+
+    def _main(self, left: Sequence[Trial]) -> list[Job]:
+        """The trainings and evaluations of the trials."""
+        names = {trial.name for trial in left if self.directory.failure(trial.name) is None}
+        jobs = []
+        for training in self.plan.trainings:
+            own = [trial for trial in training.trials if trial.name in names]
+            job = self._job(training, own)
+            if self.engine.parallel and job.is_trained:
+                jobs += [replace(job, name=e.name, evaluations=[e]) for e in job.evaluations]
+            elif own:
+                jobs.append(job)
+        return jobs
+
+    def _job(self, training: Training, trials: Sequence[Trial]) -> Job:
+        return make_job(training, trials, self.directory.trials, self.directory.failures)
+
+    def _run(self, jobs: Sequence[Job]) -> None:
+        """Runs jobs, and what a process that has crashed left of its job."""
+        while jobs:
+            left = []
+            with closing(self.engine.run(jobs, self.log)) as running:
+                for job, ended in running:
+                    left += settle(job, ended)
+                    self.write()
+            jobs = left
+
+
+def settle(job: Job, ended: Ended) -> list[Job]:
+    """Notes what failed if a process has ended before its job was done. Returns the rest of the job, if any."""
+    if job.failure(job.training).is_file():
+        return []
+    if not job.is_trained:
+        write_text(job.failure(job.training), f"{ended}\n")
+        return []
+    if not job.pending:
+        return []
+    lost, *rest = job.pending
+    write_text(job.failure(lost.name), f"{ended}\n")
+    return [replace(job, evaluations=rest)] if rest else []

@@ -1,0 +1,193 @@
+"""The table of a sweep: numbers with the same protocol share a column, and repeated trainings share a row."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from kgen.evaluation.results import Better, Result
+from kgen.reporting.digits import few_digits
+from kgen.sweeps.axes import Axis, Value, short_names
+from kgen.sweeps.study import COLUMNS
+
+ARROWS: Mapping[Better | None, str] = {"higher": " \N{UPWARDS ARROW}", "lower": " \N{DOWNWARDS ARROW}", None: ""}
+
+Values = Mapping[str, Value]
+"""The value of a trial on each axis, by the name of the axis."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number of a row.
+
+    Args:
+        mean: The mean.
+        error: The standard error of the mean; None: there is a single number.
+        count: Number of trainings.
+    """
+
+    mean: float
+    error: float | None
+    count: int
+
+
+@dataclass(frozen=True)
+class Column:
+    """A number that trials have in common.
+
+    Args:
+        label: The name of the number: "frechet distance (holdout)".
+        fingerprint: That of its protocol.
+        title: The label, with a number if several columns have it.
+        better: Whether higher or lower is better; None: it is not known.
+        headline: Whether it is the main number of its metric.
+    """
+
+    label: str
+    fingerprint: str
+    title: str
+    better: Better | None
+    headline: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """Trials that differ only in the seed of the training.
+
+    Args:
+        values: The value on each of the other axes, by the name of the axis.
+        trials: Number of trials.
+        finished: Number of trials with results.
+        cells: The numbers by the title of the column.
+    """
+
+    values: Values
+    trials: int
+    finished: int
+    cells: Mapping[str, Cell]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The numbers of a sweep.
+
+    Args:
+        axes: The axes, without that of the seeds.
+        columns: The numbers.
+        rows: The trials, in the order of the axes.
+        notes: Sentences that a reader must know.
+    """
+
+    axes: Sequence[Axis]
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+    notes: Sequence[str]
+
+    @property
+    def headlines(self) -> list[Column]:
+        """The main numbers; all numbers if no metric has one."""
+        return [column for column in self.columns if column.headline] or list(self.columns)
+
+    def to_read(self) -> tuple[list[str], list[list[str]]]:
+        """The head and one row for each row of the table, with the main numbers and their standard errors."""
+        names = short_names(self.axes)
+        head = [*(names[axis.name] for axis in self.axes), *(c.title + ARROWS[c.better] for c in self.headlines)]
+        rows = []
+        for row in self.rows:
+            missing = "" if row.finished == row.trials else f" ({row.finished} of {row.trials} seeds)"
+            cells = (row.cells.get(column.title) for column in self.headlines)
+            texts = [f"{shown(cell)}{missing}" if cell else "\N{EM DASH}" for cell in cells]
+            rows.append([*(row.values[axis.name].label for axis in self.axes), *texts])
+        return head, rows
+
+
+def shown(cell: Cell) -> str:
+    """A number with its standard error: "0.964 ± 0.012"."""
+    if cell.error is None or not math.isfinite(cell.error):
+        return few_digits(cell.mean)
+    return f"{few_digits(cell.mean)} \N{PLUS-MINUS SIGN} {few_digits(cell.error)}"
+
+
+def make_table(axes: Sequence[Axis], trials: Sequence[tuple[Values, Sequence[Result] | None]]) -> Table:
+    """Arranges the results of trials.
+
+    Args:
+        axes: The axes.
+        trials: The values and the results of each trial; None: it has no results.
+    """
+    shared = [axis for axis in axes if not axis.repeats]
+    columns, notes = _columns([results for _, results in trials if results is not None])
+    titles = {(column.label, column.fingerprint): column.title for column in columns}
+    groups: dict[tuple[str, ...], list[tuple[Values, Sequence[Result] | None]]] = {}
+    for values, results in trials:
+        groups.setdefault(tuple(values[axis.name].label for axis in shared), []).append((values, results))
+    rows = []
+    for members in groups.values():
+        found: dict[str, list[Result]] = {}
+        for result in (result for _, results in members for result in results or ()):
+            found.setdefault(titles[result.label, result.fingerprint], []).append(result)
+        finished = sum(results is not None for _, results in members)
+        cells = {title: aggregate(results) for title, results in found.items()}
+        rows.append(Row({axis.name: members[0][0][axis.name] for axis in shared}, len(members), finished, cells))
+    return Table(shared, columns, rows, notes)
+
+
+def aggregate(results: Sequence[Result]) -> Cell:
+    """The mean over trainings, or over the seeds of the evaluation if there is only one training."""
+    means = [result.mean for result in results]
+    if len(means) == 1:
+        return Cell(means[0], results[0].standard_error, 1)
+    finite = all(map(math.isfinite, means))
+    error = statistics.stdev(means) / math.sqrt(len(means)) if finite else math.nan
+    return Cell(statistics.fmean(means), error, len(means))
+
+
+def _columns(trials: Sequence[Sequence[Result]]) -> tuple[list[Column], list[str]]:
+    """The columns, and a note for each label that several of them have."""
+    found: dict[str, dict[str, Result]] = {}
+    for result in (result for results in trials for result in results):
+        found.setdefault(result.label, {}).setdefault(result.fingerprint, result)
+    columns, notes = [], []
+    for label, protocols in found.items():
+        several = len(protocols) > 1
+        for number, (fingerprint, result) in enumerate(protocols.items(), start=1):
+            title = f"{label} [{number}]" if several else label
+            columns.append(Column(label, fingerprint, title, result.better, result.headline))
+        if several:
+            notes.append(_note(label, list(protocols.values())))
+    return columns, notes
+
+
+def _note(label: str, results: Sequence[Result]) -> str:
+    """Says in what the protocols of a number differ."""
+    listed = [f"[{number}]" for number in range(1, len(results) + 1)]
+    keys = dict.fromkeys(key for result in results for key in result.protocol)
+    texts = {key: [str(result.protocol.get(key, "none")) for result in results] for key in keys}
+    different = "; ".join(f"{key}: {', '.join(own)}" for key, own in texts.items() if len(set(own)) > 1)
+    columns = f"{label} {', '.join(listed[:-1])} and {listed[-1]}"
+    return f"{columns} do not compare, because their protocols differ in {different}."
+
+
+def to_compute(
+    axes: Sequence[Axis], trials: Sequence[tuple[str, Values, Sequence[Result] | None]]
+) -> tuple[list[str], list[list[str]]]:
+    """The head, and one row for each number, trial and seed of the evaluation, with all digits.
+
+    Args:
+        axes: The axes.
+        trials: The name, the values and the results of each trial.
+    """
+    rows = [
+        [
+            name,
+            *(values[axis.name].label for axis in axes),
+            *(result.metric, result.split, result.name, str(seed), repr(float(number)), result.fingerprint),
+        ]
+        for name, values, results in trials
+        for result in results or ()
+        for seed, number in result.values.items()
+    ]
+    first, *others = COLUMNS
+    return [first, *(axis.name for axis in axes), *others], rows

@@ -1,0 +1,172 @@
+"""The trials of a study: their configurations, and the trainings that they share."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kgen.config import LikelihoodConfig, RunConfig
+from kgen.config.changes import affects_training, training_part
+from kgen.config.overrides import Setting
+from kgen.errors import ConfigError
+from kgen.sweeps.axes import Value, file_name, file_names
+from kgen.sweeps.study import OWN_RUN, REFERENCE, Study, references, resolved
+
+MAX_TRIALS = 10_000
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One point of a sweep.
+
+    Args:
+        name: The name of its files.
+        values: Its value on each axis, by the name of the axis.
+        config: The whole configuration.
+        needs: The names of the runs to which it refers.
+    """
+
+    name: str
+    values: Mapping[str, Value]
+    config: RunConfig
+    needs: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Training:
+    """A run, and the trials that are evaluations of it.
+
+    Args:
+        name: The name.
+        directory: The run directory.
+        config: The configuration with which it is trained; None: it is trained already.
+        trials: The trials; none for a run to which trials only refer.
+    """
+
+    name: str
+    directory: Path
+    config: RunConfig | None
+    trials: tuple[Trial, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep does.
+
+    Args:
+        first: The runs that are trained first, because trials refer to them.
+        trainings: The runs with trials.
+        trials: All trials, in the order of the axes.
+    """
+
+    first: tuple[Training, ...]
+    trainings: tuple[Training, ...]
+    trials: tuple[Trial, ...]
+
+
+def make_plan(study: Study, folder: Path) -> Plan:
+    """Validates the configuration of every trial, and groups the trials that share a training.
+
+    Args:
+        study: The study.
+        folder: The folder of the runs that the sweep trains.
+
+    Raises:
+        ConfigError: the message lists the problems of all trials, one per line.
+    """
+    count = math.prod(len(axis.values) for axis in study.axes)
+    if count > MAX_TRIALS:
+        raise ConfigError(f"over: the axes have {count:,} combinations, but at most {MAX_TRIALS:,} are allowed")
+    problems: dict[str, None] = {}
+    first = [
+        Training(name, folder / name, config and _unscored(config))
+        for name, settings in study.runs.items()
+        for config in [_configure(study, settings, folder, name, problems)]
+    ]
+    parts = file_names(study.axes)
+    trials = []
+    for values in itertools.product(*(axis.values for axis in study.axes)):
+        settings = [setting for value in values for setting in value.settings]
+        own = {axis.name: value for axis, value in zip(study.axes, values, strict=True)}
+        training = [parts[axis.name, own[axis.name].label] for axis in study.axes if axis.affects_training]
+        config = _configure(study, settings, folder, file_name(training) if training else study.base.name, problems)
+        if config is not None:
+            needs = frozenset(references([*study.settings, *settings]))
+            name = file_name([parts[axis, value.label] for axis, value in own.items()])
+            trials.append(Trial(name, own, config, needs))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    trainings = _trainings(study, trials, folder)
+    order = {trial.name: number for number, trial in enumerate(trials)}
+    trials = sorted((t for training in trainings for t in training.trials), key=lambda trial: order[trial.name])
+    if taken := {training.name.casefold() for training in trainings} & {name.casefold() for name in study.runs}:
+        raise ConfigError(f"runs: '{taken.pop()}' is also the name of the run of a trial: choose another name")
+    return Plan(tuple(first), trainings, tuple(trials))
+
+
+def _configure(
+    study: Study, settings: Sequence[Setting], folder: Path, name: str, problems: dict[str, None]
+) -> RunConfig | None:
+    """The configuration with the settings of the study and these; None if there are problems, which are collected."""
+    folder = folder.resolve()
+    changed = [
+        Setting(setting.key, resolved(setting.value, REFERENCE, lambda found: str(folder / found[1])), setting.origin)
+        for setting in (*study.settings, *settings)
+    ]
+    try:
+        config = RunConfig.from_source(study.base.source, changed, study.base.name)
+    except ConfigError as error:
+        problems |= dict.fromkeys(str(error).splitlines())
+        return None
+    return config.model_copy(update={"name": name})
+
+
+def _unscored(config: RunConfig) -> RunConfig:
+    """The configuration without evaluation."""
+    evaluate = config.evaluate.model_copy(update={"metrics": (), "likelihood": LikelihoodConfig()})
+    return config.model_copy(update={"evaluate": evaluate})
+
+
+def _trainings(study: Study, trials: Sequence[Trial], folder: Path) -> tuple[Training, ...]:
+    """Groups the trials whose configurations differ only in keys that have no effect on the training."""
+    if study.base.directory is not None:
+        own = _refer(trials, study.base.directory)
+        return (Training(study.base.name, study.base.directory, None, own),)
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault(json.dumps(training_part(trial.config.dump()), sort_keys=True), []).append(trial)
+    trainings = []
+    for members in groups.values():
+        name = members[0].config.name
+        own = _refer(members, folder / name)
+        trainings.append(Training(name, folder / name, _shared(study, own, folder), own))
+    return tuple(trainings)
+
+
+def _refer(trials: Sequence[Trial], directory: Path) -> tuple[Trial, ...]:
+    """The trials of a run, in whose sampling the run itself has its path."""
+    found = []
+    for trial in trials:
+        options = resolved(trial.config.sample.options, OWN_RUN, lambda _: str(directory.resolve()))
+        sample = trial.config.sample.model_copy(update={"options": options})
+        found.append(replace(trial, config=trial.config.model_copy(update={"sample": sample})))
+    return tuple(found)
+
+
+def _shared(study: Study, trials: Sequence[Trial], folder: Path) -> RunConfig:
+    """The configuration with which a run is trained.
+
+    The evaluation of a single trial is a part of its run. If there are several, the run is not scored, and samples with
+    the settings that they have in common, so that the failure of one trial does not concern the others.
+    """
+    first = trials[0]
+    if len(trials) == 1:
+        return first.config
+    settings = [setting for value in first.values.values() for setting in value.settings]
+    common = [setting for setting in settings if affects_training(setting.key)]
+    config = _configure(study, common, folder, first.config.name, {})
+    return _unscored(config or first.config)
