@@ -33,10 +33,10 @@ test-backends: $(VENV)/.developing  ## Run the tests that depend on the backend,
 	KERAS_BACKEND=jax $(PYTEST) -m 'backends and not slow'
 	KERAS_BACKEND=torch $(PYTEST) -m 'backends and not slow'
 
-test-all: $(VENV)/.developing  ## Run every test on every backend, which takes more than an hour
+test-all: $(VENV)/.developing  ## Run every test on TensorFlow, and those of test-backends with the slow ones, in an hour
 	KERAS_BACKEND=tensorflow $(PYTEST)
-	KERAS_BACKEND=jax $(PYTEST)
-	KERAS_BACKEND=torch $(PYTEST)
+	KERAS_BACKEND=jax $(PYTEST) -m backends
+	KERAS_BACKEND=torch $(PYTEST) -m backends
 
 test-alone:  ## Run one plugin's tests, with only the plugins that it needs: make test-alone PLUGIN=vae
 	$(PYTHON) -m venv --clear $(VENV)-alone

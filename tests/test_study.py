@@ -102,6 +102,30 @@ def test_named_axes_set_several_keys_and_name_their_values(tmp_path: Path) -> No
     assert made.trials[3].config.sample.options == {"strength": 1}
 
 
+def test_a_variable_stands_in_the_values_of_named_axes(tmp_path: Path) -> None:
+    """So that the lines of a plot can vary one number that each of them sets under another key."""
+    text = """
+        over:
+          x: [0.25, 0.5]
+          method:
+            strong: {strength: "{x}"}
+            weak: {evaluate.metrics: [brightness, {name: retrieval, k: [1, "{n}"]}], sample.seed: 7}
+          n: [5, 3]
+        """
+    made = plan(tmp_path, text)
+    names = [trial.name for trial in made.trials]
+    assert names[:3] == ["x-0.25_method-strong_n-5", "x-0.25_method-strong_n-3", "x-0.25_method-weak_n-5"]
+    assert len(made.trainings) == 1, "no variable is a key of the training"
+    assert [trial.config.sample.options for trial in made.trials[::4]] == [{"strength": 0.25}, {"strength": 0.5}]
+    weak = [trial.config.evaluate.metrics[1].options["k"] for trial in made.trials if trial.config.sample.seed == 7]
+    assert weak == [[1, 5], [1, 3]] * 2
+    axes = study(tmp_path, text).axes
+    assert [axis.numeric for axis in axes] == [True, False, True]
+    trained = plan(tmp_path, 'over: {n: [1, 2], method: {a: {generator.stride: "{n}"}, b: {seed: "{n}"}}}')
+    assert [training.name for training in trained.trainings] == [f"n-{n}_method-{m}" for n in (1, 2) for m in "ab"]
+    assert [training.config and training.config.seed for training in trained.trainings] == [0, 1, 0, 2]
+
+
 def test_a_named_value_without_an_effect_on_the_training_shares_it(tmp_path: Path) -> None:
     made = plan(tmp_path, "over: {method: {a: {}, b: {strength: 1}, c: {generator.stride: 2}, d: {fit.log_every: 1}}}")
     assert [[trial.name for trial in t.trials] for t in made.trainings] == [

@@ -30,12 +30,17 @@ class Value:
     Args:
         label: The text in tables and plots.
         settings: The keys that it sets.
-        number: The value itself, if it is a number.
+        plain: The value itself; None for a set of settings.
     """
 
     label: str
     settings: tuple[Setting, ...]
-    number: float | None = None
+    plain: Any = None
+
+    @property
+    def number(self) -> float | None:
+        """The value itself, if it is a number."""
+        return self.plain if isinstance(self.plain, int | float) and not isinstance(self.plain, bool) else None
 
 
 @dataclass(frozen=True)
@@ -46,11 +51,14 @@ class Axis:
         name: A key of the run file, such as "sample.options.guidance", or a name that the study gives.
         values: The values, with different labels.
         named: Whether the study names the values, each of which is a set of settings.
+        used_by: The keys whose values contain "{NAME}", if this is a variable: it sets no key, but the settings of
+            named values refer to it.
     """
 
     name: str
     values: tuple[Value, ...]
     named: bool = False
+    used_by: tuple[str, ...] = ()
 
     @property
     def repeats(self) -> bool:
@@ -65,7 +73,12 @@ class Axis:
     @property
     def affects_training(self) -> bool:
         """Whether trained weights depend on the value."""
-        return any(affects_training(setting.key) for value in self.values for setting in value.settings)
+        keys = self.used_by or [setting.key for value in self.values for setting in value.settings]
+        return any(map(affects_training, keys))
+
+    def variables(self, value: Value) -> dict[str, Any]:
+        """The variable that a value of this axis sets, by its name; {} if this is no variable."""
+        return {self.name: value.plain} if self.used_by else {}
 
 
 def key_axis(key: str, values: Sequence[tuple[Any, Origin]]) -> Axis:
@@ -73,9 +86,22 @@ def key_axis(key: str, values: Sequence[tuple[Any, Origin]]) -> Axis:
     return Axis(key, tuple(_value(key, value, origin) for value, origin in values))
 
 
+def variable_axis(name: str, values: Sequence[Any], used_by: Sequence[str]) -> Axis:
+    """An axis over values of a variable, to which the values of other keys refer."""
+    return Axis(name, tuple(Value(text_of(value), (), value) for value in values), used_by=tuple(used_by))
+
+
+def with_variables(value: Any, variables: Mapping[str, Any]) -> Any:
+    """Plain data in which each text "{NAME}" is replaced by the value of that variable."""
+    if isinstance(value, str):
+        return next((own for name, own in variables.items() if value == f"{{{name}}}"), value)
+    if isinstance(value, dict):
+        return {key: with_variables(item, variables) for key, item in value.items()}
+    return [with_variables(item, variables) for item in value] if isinstance(value, list) else value
+
+
 def _value(key: str, value: Any, origin: Origin) -> Value:
-    number = value if isinstance(value, int | float) and not isinstance(value, bool) else None
-    return Value(text_of(value), (Setting(key, value, origin),), number)
+    return Value(text_of(value), (Setting(key, value, origin),), value)
 
 
 def text_of(value: Any) -> str:
@@ -158,7 +184,7 @@ def _digest(text: str) -> str:
 
 def plain_axes(axes: Sequence[Axis]) -> dict[str, Any]:
     """The axes as a study file has them under `over`."""
-    return {axis.name: _named(axis) if axis.named else [v.settings[0].value for v in axis.values] for axis in axes}
+    return {axis.name: _named(axis) if axis.named else [value.plain for value in axis.values] for axis in axes}
 
 
 def _named(axis: Axis) -> dict[str, Mapping[str, Any]]:

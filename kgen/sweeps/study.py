@@ -25,7 +25,19 @@ from kgen.experiments.directory import RunDirectory
 from kgen.options import check, options
 from kgen.options.validation import KeyPath, show
 from kgen.plugins.discovery import registry
-from kgen.sweeps.axes import Axis, Value, find_axis, key_axis, overwritten, plain_axes, short_names, slug, text_of
+from kgen.sweeps.axes import (
+    Axis,
+    Value,
+    find_axis,
+    key_axis,
+    overwritten,
+    plain_axes,
+    short_names,
+    slug,
+    text_of,
+    variable_axis,
+    with_variables,
+)
 
 OWNER = "a study"
 
@@ -71,7 +83,8 @@ class StudyFile(Section):
     settings: Settings = Field(default_factory=dict, alias="set")
     """Keys of the run file to change in all trials."""
     over: Annotated[dict[str, list[Any] | dict[str, Settings]], Field(min_length=1)]
-    """The axes: a key of the run file with a list of values, or a name with a mapping of names to keys and values."""
+    """The axes: a key of the run file with a list of values; a name with a mapping of names to keys and values; or a
+    variable with a list of values, for which {NAME} stands in the values of such a mapping."""
     runs: dict[FileName, Settings] = Field(default_factory=dict)
     """Runs to be trained first, by name, each with the keys that it changes. A value refers to one by {runs}/NAME."""
     metrics: Annotated[list[Any], Field(min_length=1)] | None = None
@@ -301,8 +314,21 @@ class _Keys:
             labels = [text_of(value) for value in values]
             if twice := [label for number, label in enumerate(labels) if label in labels[:number]]:
                 self.problem(origin, f"over.{name}: {show(twice[0])} is given twice: keep one")
+            if used_by := list(self._used_by(name, over)):
+                yield variable_axis(name, values, used_by)
+                continue
             places = [(value, self.source.at(("over", name, n))) for n, value in enumerate(values)]
             yield key_axis(self.full(name, origin), places)
+
+    def _used_by(self, name: str, over: Mapping[str, list[Any] | dict[str, Settings]]) -> Iterator[str]:
+        """The keys that named values set to a value with the variable "{name}"."""
+        if name.partition(".")[0] in RunConfig.model_fields or name in self.sampling or name in COLUMNS:
+            return
+        for values in over.values():
+            for given in values.values() if isinstance(values, dict) else ():
+                for key, value in given.items():
+                    if with_variables(value, {name: None}) != value:
+                        yield f"{SAMPLING}.{key}" if key.partition(".")[0] in self.sampling else key
 
     def _named(self, name: str, values: Mapping[str, Settings]) -> Iterator[Value]:
         for label, given in values.items():

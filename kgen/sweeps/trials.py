@@ -13,7 +13,7 @@ from kgen.config import LikelihoodConfig, RunConfig
 from kgen.config.changes import affects_training, training_part
 from kgen.config.overrides import Setting
 from kgen.errors import ConfigError
-from kgen.sweeps.axes import Value, file_name, file_names
+from kgen.sweeps.axes import Value, file_name, file_names, with_variables
 from kgen.sweeps.study import OWN_RUN, REFERENCE, Study, references, resolved
 
 MAX_TRIALS = 10_000
@@ -27,12 +27,14 @@ class Trial:
         name: The name of its files.
         values: Its value on each axis, by the name of the axis.
         config: The whole configuration.
+        settings: What it changes of the run.
         needs: The names of the runs to which it refers.
     """
 
     name: str
     values: Mapping[str, Value]
     config: RunConfig
+    settings: tuple[Setting, ...]
     needs: frozenset[str]
 
 
@@ -92,12 +94,14 @@ def make_plan(study: Study, folder: Path) -> Plan:
     for values in itertools.product(*(axis.values for axis in study.axes)):
         settings = [setting for value in values for setting in value.settings]
         own = {axis.name: value for axis, value in zip(study.axes, values, strict=True)}
+        variables = {k: v for axis in study.axes for k, v in axis.variables(own[axis.name]).items()}
+        settings = [replace(setting, value=with_variables(setting.value, variables)) for setting in settings]
         training = [parts[axis.name, own[axis.name].label] for axis in study.axes if axis.affects_training]
         config = _configure(study, settings, folder, file_name(training) if training else study.base.name, problems)
         if config is not None:
             needs = frozenset(references([*study.settings, *settings]))
             name = file_name([parts[axis, value.label] for axis, value in own.items()])
-            trials.append(Trial(name, own, config, needs))
+            trials.append(Trial(name, own, config, tuple(settings), needs))
     if problems:
         raise ConfigError("\n".join(problems))
     trainings = _trainings(study, trials, folder)
@@ -166,7 +170,6 @@ def _shared(study: Study, trials: Sequence[Trial], folder: Path) -> RunConfig:
     first = trials[0]
     if len(trials) == 1:
         return first.config
-    settings = [setting for value in first.values.values() for setting in value.settings]
-    common = [setting for setting in settings if affects_training(setting.key)]
+    common = [setting for setting in first.settings if affects_training(setting.key)]
     config = _configure(study, common, folder, first.config.name, {})
     return _unscored(config or first.config)
