@@ -17,11 +17,10 @@ from made_plugins import installed
 from PIL import Image
 
 import kgen as package
-from kgen.comparison.columns import score_columns
-from kgen.comparison.facts import Table
 from kgen.config import RunConfig
 from kgen.errors import ConfigError, RunError, RunInterruptedError
 from kgen.evaluation import scoring
+from kgen.evaluation.columns import make_columns
 from kgen.evaluation.folders import evaluate_folders
 from kgen.evaluation.plan import make_plan
 from kgen.evaluation.proxy import read_proxy_scores
@@ -97,23 +96,19 @@ def test_numbers_of_different_protocols_have_different_columns() -> None:
     def result(images: int, value: float, **more: Any) -> Result:
         return Result("frechet", "train", "distance", {0: value}, {"images": images, **more})
 
-    columns = score_columns([[result(1000, 1.0)], [result(50, 2.0)], [result(1000, 3.0)]])
-    assert [dict(row) for row in columns.rows] == [
+    lists = [[result(1000, 1.0)], [result(50, 2.0)], [result(1000, 3.0)]]
+    columns = make_columns(lists)
+    assert [columns.row(results) for results in lists] == [
         {"frechet distance [1]": 1.0},
         {"frechet distance [2]": 2.0},
         {"frechet distance [1]": 3.0},
     ]
     (note,) = columns.notes
-    assert note == ("frechet distance [1] and [2] do not compare, because they differ in images: 1,000, 50.")
-    same = score_columns([[result(50, 1.0)], [result(50, 2.0)]])
-    assert [list(row) for row in same.rows] == [["frechet distance"], ["frechet distance"]] and not same.notes
-
-
-def test_a_standard_error_has_a_column_without_a_direction() -> None:
-    row = score_columns([[Result("retrieval", "train", "R@1", {0: 1.0, 1: 3.0}, {"images": 5})]]).rows[0]
-    assert row == {"retrieval R@1": 2.0, "retrieval R@1 standard error": 1.0}
-    labels = [Table(["a"], [row], {"retrieval": "higher"}).label(name) for name in row]
-    assert labels == ["retrieval R@1 \N{UPWARDS ARROW}", "retrieval R@1 standard error"]
+    assert note == "frechet distance [1] and [2] do not compare, because they differ in images: 1,000, 50."
+    same = make_columns([[result(50, 1.0)], [result(50, 2.0)]])
+    assert [column.title for column in same.all] == ["frechet distance"] and not same.notes
+    several = Result("frechet", "train", "distance", {0: 1.0, 1: 3.0}, {"images": 50})
+    assert same.row([several]) == {"frechet distance": 2.0, "frechet distance standard error": 1.0}
 
 
 # ---- plans -------------------------------------------------------------------------------------------------------

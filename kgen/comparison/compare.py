@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from kgen.comparison.columns import score_columns
 from kgen.comparison.facts import BETTER, Facts, Table, better_scores, different_keys, facts
 from kgen.comparison.page import IMAGES, INTERPOLATIONS, Comparison, Findings, claim, write_comparison
 from kgen.comparison.steps import Measurement, measure_steps
 from kgen.config import RunConfig
 from kgen.errors import ConfigError, RunError
+from kgen.evaluation.columns import make_columns
 from kgen.evaluation.results import Better, read_results
 from kgen.experiments.directory import RunDirectory
 from kgen.experiments.inputs import read_dataset
@@ -83,9 +83,10 @@ def compare(
     data, chosen = read_dataset(configs[0].data), Prompts([], [], [])
     runs: list[_Run] = []
     measured: list[Measurement] = []
-    columns = score_columns([read_results(directory.evaluation) for directory in directories])
+    results = [read_results(directory.evaluation) for directory in directories]
+    columns = make_columns(results)
     notes = [*_notes(directories, names), *columns.notes]
-    for name, directory, config, scores in zip(names, directories, configs, columns.rows, strict=True):
+    for name, directory, config, scores in zip(names, directories, configs, map(columns.row, results), strict=True):
         log(f"measuring {name}")
         pipeline = load(directory.model)
         if prompts is not None:

@@ -7,8 +7,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from kgen.evaluation.columns import Column, make_columns
 from kgen.evaluation.results import Better, Result
-from kgen.reporting.digits import few_digits
+from kgen.reporting.digits import with_error
 from kgen.sweeps.axes import Axis, Value, short_names
 from kgen.sweeps.study import COLUMNS
 
@@ -31,25 +32,6 @@ class Cell:
     mean: float
     error: float | None
     count: int
-
-
-@dataclass(frozen=True)
-class Column:
-    """A number that trials have in common.
-
-    Args:
-        label: The name of the number: "frechet distance (holdout)".
-        fingerprint: That of its protocol.
-        title: The label, with a number if several columns have it.
-        better: Whether higher or lower is better; None: it is not known.
-        headline: Whether it is the main number of its metric.
-    """
-
-    label: str
-    fingerprint: str
-    title: str
-    better: Better | None
-    headline: bool
 
 
 @dataclass(frozen=True)
@@ -105,9 +87,7 @@ class Table:
 
 def shown(cell: Cell) -> str:
     """A number with its standard error: "0.964 ± 0.012"."""
-    if cell.error is None or not math.isfinite(cell.error):
-        return few_digits(cell.mean)
-    return f"{few_digits(cell.mean)} \N{PLUS-MINUS SIGN} {few_digits(cell.error)}"
+    return with_error(cell.mean, cell.error if cell.error is not None and math.isfinite(cell.error) else None)
 
 
 def make_table(axes: Sequence[Axis], trials: Sequence[tuple[Values, Sequence[Result] | None]]) -> Table:
@@ -118,8 +98,7 @@ def make_table(axes: Sequence[Axis], trials: Sequence[tuple[Values, Sequence[Res
         trials: The values and the results of each trial; None: it has no results.
     """
     shared = [axis for axis in axes if not axis.repeats]
-    columns, notes = _columns([results for _, results in trials if results is not None])
-    titles = {(column.label, column.fingerprint): column.title for column in columns}
+    columns = make_columns([results for _, results in trials if results is not None])
     groups: dict[tuple[str, ...], list[tuple[Values, Sequence[Result] | None]]] = {}
     for values, results in trials:
         groups.setdefault(tuple(values[axis.name].label for axis in shared), []).append((values, results))
@@ -127,11 +106,11 @@ def make_table(axes: Sequence[Axis], trials: Sequence[tuple[Values, Sequence[Res
     for members in groups.values():
         found: dict[str, list[Result]] = {}
         for result in (result for _, results in members for result in results or ()):
-            found.setdefault(titles[result.label, result.fingerprint], []).append(result)
+            found.setdefault(columns.of(result).title, []).append(result)
         finished = sum(results is not None for _, results in members)
         cells = {title: aggregate(results) for title, results in found.items()}
         rows.append(Row({axis.name: members[0][0][axis.name] for axis in shared}, len(members), finished, cells))
-    return Table(shared, columns, rows, notes)
+    return Table(shared, columns.all, rows, columns.notes)
 
 
 def aggregate(results: Sequence[Result]) -> Cell:
@@ -142,32 +121,6 @@ def aggregate(results: Sequence[Result]) -> Cell:
     finite = all(map(math.isfinite, means))
     error = statistics.stdev(means) / math.sqrt(len(means)) if finite else math.nan
     return Cell(statistics.fmean(means), error, len(means))
-
-
-def _columns(trials: Sequence[Sequence[Result]]) -> tuple[list[Column], list[str]]:
-    """The columns, and a note for each label that several of them have."""
-    found: dict[str, dict[str, Result]] = {}
-    for result in (result for results in trials for result in results):
-        found.setdefault(result.label, {}).setdefault(result.fingerprint, result)
-    columns, notes = [], []
-    for label, protocols in found.items():
-        several = len(protocols) > 1
-        for number, (fingerprint, result) in enumerate(protocols.items(), start=1):
-            title = f"{label} [{number}]" if several else label
-            columns.append(Column(label, fingerprint, title, result.better, result.headline))
-        if several:
-            notes.append(_note(label, list(protocols.values())))
-    return columns, notes
-
-
-def _note(label: str, results: Sequence[Result]) -> str:
-    """Says in what the protocols of a number differ."""
-    listed = [f"[{number}]" for number in range(1, len(results) + 1)]
-    keys = dict.fromkeys(key for result in results for key in result.protocol)
-    texts = {key: [str(result.protocol.get(key, "none")) for result in results] for key in keys}
-    different = "; ".join(f"{key}: {', '.join(own)}" for key, own in texts.items() if len(set(own)) > 1)
-    columns = f"{label} {', '.join(listed[:-1])} and {listed[-1]}"
-    return f"{columns} do not compare, because their protocols differ in {different}."
 
 
 def to_compute(
