@@ -84,7 +84,7 @@ def test_numbers_of_different_protocols_share_no_column() -> None:
         ["frechet distance [2]"],
         ["frechet distance [1]"],
     ]
-    assert "differ in images: 500, 5000" in made.notes[0]
+    assert "differ in images: 500, 5,000" in made.notes[0]
     plots = make_plots(made, PlotConfig())
     assert list(plots.svgs) == ["frechet distance [1]", "frechet distance [2]"]
     assert [len(points(svg)) for svg in plots.svgs.values()] == [2, 1]

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from kgen.comparison.columns import ERROR
 from kgen.comparison.steps import seconds_per_image
 from kgen.config import RunConfig
+from kgen.evaluation.columns import ERROR
 from kgen.evaluation.results import BITS, Better
 from kgen.experiments.directory import RunDirectory
 from kgen.experiments.manifest import TRAINED

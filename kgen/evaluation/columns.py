@@ -15,11 +15,13 @@ class Column:
     """A number that several results measure.
 
     Args:
-        title: The label of the results, with a number if another column has the same label: "frechet distance [2]".
+        label: The label of the results: "frechet distance (holdout)".
+        title: The label, with a number if another column has the same label: "frechet distance (holdout) [2]".
         better: Whether higher or lower is better; None: it is not known.
         headline: Whether it is the main number of its metric.
     """
 
+    label: str
     title: str
     better: Better | None
     headline: bool
@@ -66,11 +68,15 @@ def make_columns(lists: Sequence[Sequence[Result]]) -> Columns:
     for result in (result for results in lists for result in results):
         protocols.setdefault(result.label, {}).setdefault(result.fingerprint, result)
     columns = {
-        (label, fingerprint): Column(f"{label} [{number}]" if len(found) > 1 else label, result.better, result.headline)
+        (label, fingerprint): Column(label, _title(label, number, found), result.better, result.headline)
         for label, found in protocols.items()
         for number, (fingerprint, result) in enumerate(found.items(), start=1)
     }
     return Columns(columns, [_note(label, found) for label, found in protocols.items() if len(found) > 1])
+
+
+def _title(label: str, number: int, found: Mapping[str, Result]) -> str:
+    return f"{label} [{number}]" if len(found) > 1 else label
 
 
 def _note(label: str, found: Mapping[str, Result]) -> str:

@@ -7,10 +7,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from kgen.evaluation.columns import Column
 from kgen.reporting.plot import Line, Point, line_plot
 from kgen.sweeps.axes import Axis, find_axis, short_names
 from kgen.sweeps.study import PlotConfig
-from kgen.sweeps.table import Cell, Column, Row, Table
+from kgen.sweeps.table import Cell, Row, Table
 
 SINGLE = "sweep.svg"
 
