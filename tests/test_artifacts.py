@@ -206,7 +206,7 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        *("{", "5", '{"train": 1}', '{"train": {"a": "b"}}', '{"train": {"a": [1]}}', '{"format": 3, "results": []}'),
+        *("{", "5", '{"train": 1}', '{"train": {"a": "b"}}', '{"train": {"a": [1]}}'),
         '{"title": "kgen evaluation", "format": 2, "results": [{}]}',
     ],
 )
@@ -215,6 +215,9 @@ def test_damaged_scores(tmp_path: Path, content: str) -> None:
     assert read_results(directory.evaluation) == []
     directory.evaluation.write_text(content)
     with pytest.raises(kgen.RunError, match=r"evaluation\.json is damaged: "):
+        read_results(directory.evaluation)
+    directory.evaluation.write_text('{"format": 3, "results": []}')
+    with pytest.raises(kgen.RunError, match=r"evaluation\.json has format 3, and this kgen reads only 2"):
         read_results(directory.evaluation)
 
 
