@@ -124,6 +124,7 @@ def test_a_callback_that_fails_is_named_and_costs_no_step(tmp_path: Path) -> Non
     assert Checkpoints(tmp_path / "checkpoints", 9).steps()[-1] == 6
 
 
+@pytest.mark.slow
 def test_a_run_that_a_callback_ended_is_finished(kgen, tmp_path: Path, site) -> None:
     data = yaml.safe_load(GOOD)
     data["fit"] |= {"callbacks": [{"name": "watcher", "stop_at": 3}], "steps": 20}

@@ -95,6 +95,7 @@ def test_the_decoder_stage_creates_no_other_part_again(file: Path, tmp_path: Pat
     assert made == {**dict.fromkeys((cls.__name__ for cls in PARTS), 1), "Codec": 3}
 
 
+@pytest.mark.slow
 def test_a_continued_run_creates_each_part_once(file: Path, tmp_path: Path, made: Counter[str]) -> None:
     run(RunConfig.load(file, [STAGE]), tmp_path / "run", log=lambda text: None)
     made.clear()

@@ -19,6 +19,7 @@ def test_all_are_trained_on_the_same() -> None:
     assert {path.stem for path in FOLDER.iterdir()} == set(FAMILIES)
 
 
+@pytest.mark.slow
 def test_the_run_files_of_all_families_pass_the_check(kgen) -> None:
     outcome = kgen("check", *(FOLDER / f"{name}.yaml" for name in FAMILIES))
     assert outcome.status == 0 and outcome.out.count(": ok") == len(FAMILIES), outcome

@@ -218,6 +218,7 @@ def test_a_mask_that_cannot_be_used() -> None:
 # ---- making images larger ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_upscale_works_at_any_size_with_the_trained_weights(trained: Path) -> None:
     decoder, encoder = open_decoder(trained)
     assert isinstance(decoder, Regression)

@@ -235,6 +235,7 @@ def test_bad_configurations(change: dict[str, str], message: str) -> None:
     assert message in str(error.value), error.value
 
 
+@pytest.mark.slow
 def test_the_decoder_can_have_separate_data(tmp_path: Path) -> None:
     own = configuration(decoder__data="{name: shapes, size: 16, count: 12}", fit__steps=2)
     run(own, tmp_path / "run")

@@ -101,6 +101,7 @@ def test_frozen_parts_stay_bit_for_bit_in_a_resumed_run(tmp_path: Path) -> None:
     assert all(np.array_equal(before[name], checkpoint[name]) for name in still)
 
 
+@pytest.mark.slow
 def test_a_decoder_starts_from_another_one(tmp_path: Path) -> None:
     base = {
         "data": {"name": "shapes", "size": 16, "objects": 1, "colors": ["red"], "shapes": ["circle"]},
@@ -138,6 +139,7 @@ def test_a_decoder_starts_from_another_one(tmp_path: Path) -> None:
     assert noted["sources"][0]["step"] == 1
 
 
+@pytest.mark.slow
 def test_a_run_with_numbered_weights_can_be_continued(tmp_path: Path) -> None:
     """The checkpoint and the decoder hold numbered weights; what is saved then holds paths."""
     path = Path(shutil.copytree(OLD, tmp_path / "run"))

@@ -197,6 +197,7 @@ def test_results_that_are_damaged_are_named(copied: Path) -> None:
         sweep(Study.load(copied / "study.yaml"), copied / "out", engine=Nowhere())
 
 
+@pytest.mark.slow
 def test_a_run_that_a_trial_needs_is_trained_first_and_its_failure_fails_only_those_trials(
     tmp_path: Path, toy: None
 ) -> None:
@@ -284,6 +285,7 @@ def test_mistakes_on_the_command_line(kgen: Any, trained: Trained, good: Path, t
         kgen(command, study, cwd=tmp_path).refuses("is a study of several runs: run it with 'kgen sweep")
 
 
+@pytest.mark.slow
 def test_a_crash_ends_only_one_trial(
     site: Site, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,15 +91,6 @@ def variable_axis(name: str, values: Sequence[Any], used_by: Sequence[str]) -> A
     return Axis(name, tuple(Value(text_of(value), (), value) for value in values), used_by=tuple(used_by))
 
 
-def with_variables(value: Any, variables: Mapping[str, Any]) -> Any:
-    """Plain data in which each text "{NAME}" is replaced by the value of that variable."""
-    if isinstance(value, str):
-        return next((own for name, own in variables.items() if value == f"{{{name}}}"), value)
-    if isinstance(value, dict):
-        return {key: with_variables(item, variables) for key, item in value.items()}
-    return [with_variables(item, variables) for item in value] if isinstance(value, list) else value
-
-
 def _value(key: str, value: Any, origin: Origin) -> Value:
     return Value(text_of(value), (Setting(key, value, origin),), value)
 

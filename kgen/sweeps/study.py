@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -36,19 +35,13 @@ from kgen.sweeps.axes import (
     slug,
     text_of,
     variable_axis,
-    with_variables,
 )
+from kgen.sweeps.references import OWN_RUN, find_references, with_variables
 
 OWNER = "a study"
 
 SAMPLING = "sample.options"
 """The section of a run file whose keys may be written alone: "guidance" for "sample.options.guidance"."""
-
-REFERENCE = re.compile(r"\{runs\}/([^/\s]+)")
-"""How a setting refers to a run that the study names under `runs`."""
-
-OWN_RUN = re.compile(r"\{run\}")
-"""How a setting of the sampling refers to the run of its trial itself, such as to an earlier checkpoint of it."""
 
 COLUMNS = ("trial", "metric", "split", "name", "evaluation_seed", "value", "fingerprint")
 """The columns of the table to compute with, beside the axes."""
@@ -159,7 +152,7 @@ class Study:
         settings += keys.evaluation(checked)
         axes = tuple(keys.axes(checked.over))
         runs = {run: keys.settings(("runs", run), found, trained=True) for run, found in checked.runs.items()}
-        keys.check_references(checked)
+        keys.checkfind_references(checked)
         varied = [setting for axis in axes for value in axis.values for setting in value.settings]
         keys.check_own_run([*settings, *varied, *(setting for own in runs.values() for setting in own)])
         for setting, axis in overwritten(axes):
@@ -362,11 +355,11 @@ class _Keys:
         names = [metric.get("name") if isinstance(metric, dict) else metric for metric in given or ()]
         return [part for name in names if isinstance(name, str) for part in dict.fromkeys((name.split("/")[-1], name))]
 
-    def check_references(self, study: StudyFile) -> None:
+    def checkfind_references(self, study: StudyFile) -> None:
         """Reports references to runs that the study does not name, and from one such run to another."""
         for path in (("set",), ("over",), ("runs",)):
             value: Any = {"set": study.settings, "over": study.over, "runs": study.runs}[path[0]]
-            for place, name in _references(value, path):
+            for place, name in find_references(value, path):
                 if path == ("runs",):
                     self.source.report(place, f"{{runs}}/{name}: a run that is trained first cannot refer to another")
                 elif name not in study.runs:
@@ -380,26 +373,3 @@ class _Keys:
         for setting in settings:
             if not setting.key.startswith(SAMPLING) and OWN_RUN.search(text_of(setting.value)):
                 self.problem(setting.origin, f"{setting.key}: {{run}} can only stand in keys of '{SAMPLING}'")
-
-
-def _references(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
-    """Yields the references in plain data, each with its path."""
-    if isinstance(value, str):
-        yield from ((path, name) for name in REFERENCE.findall(value))
-    elif isinstance(value, dict | list):
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _references(item, (*path, key))
-
-
-def resolved(value: Any, reference: re.Pattern[str], path: Callable[[re.Match[str]], str]) -> Any:
-    """Plain data in which the references that a pattern finds are replaced by paths."""
-    if isinstance(value, str):
-        return reference.sub(path, value)
-    if isinstance(value, dict):
-        return {key: resolved(item, reference, path) for key, item in value.items()}
-    return [resolved(item, reference, path) for item in value] if isinstance(value, list) else value
-
-
-def references(settings: Sequence[Setting]) -> set[str]:
-    """The runs to which settings refer."""
-    return {name for setting in settings for _, name in _references(setting.value, ())}

@@ -13,8 +13,9 @@ from kgen.config import LikelihoodConfig, RunConfig
 from kgen.config.changes import affects_training, training_part
 from kgen.config.overrides import Setting
 from kgen.errors import ConfigError
-from kgen.sweeps.axes import Value, file_name, file_names, with_variables
-from kgen.sweeps.study import OWN_RUN, REFERENCE, Study, references, resolved
+from kgen.sweeps.axes import Value, file_name, file_names
+from kgen.sweeps.references import OWN_RUN, REFERENCE, references, resolved, with_variables
+from kgen.sweeps.study import Study
 
 MAX_TRIALS = 10_000
 

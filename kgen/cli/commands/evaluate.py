@@ -19,51 +19,57 @@ if TYPE_CHECKING:
 EXAMPLE = "Example: kgen evaluate runs/quickstart --metric metrics/frechet -n 1000 --seeds 3"
 
 
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metric",
+        metavar="NAME",
+        help="A metric: its name, or {name: NAME, OPTION: VALUE}; repeatable.",
+        show_default="those of the run; for folders, all",
+    ),
+]
+Number = Annotated[
+    int | None,
+    typer.Option("-n", min=1, metavar="N", help="Images per split and seed, or per folder.", show_default=False),
+]
+Seeds = Annotated[
+    int | None,
+    typer.Option(min=1, max=1000, metavar="K", help="Number of seeds, for standard errors.", show_default=False),
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a key of 'evaluate' or 'sample' in the run's configuration; repeatable.",
+        show_default=False,
+    ),
+]
+Workers = Annotated[int, typer.Option(min=1, max=256, metavar="W", help="Number of processes that share the images.")]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="FILE.json",
+        help="Write the results to this file only; a run stays as it is.",
+        show_default=False,
+    ),
+]
+
+
 def command(
     target: Annotated[Path, typer.Argument(metavar="RUN|FOLDER", help="A run directory, or a folder of images.")],
     reference: Annotated[
         Path | None,
         typer.Argument(metavar="[FOLDER]", help="A folder of reference images, if the first is a folder of images."),
     ] = None,
-    metrics: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--metric",
-            metavar="NAME",
-            help="A metric: its name, or {name: NAME, OPTION: VALUE}; repeatable.",
-            show_default="those of the run; for folders, all",
-        ),
-    ] = None,
-    number: Annotated[
-        int | None,
-        typer.Option("-n", min=1, metavar="N", help="Images per split and seed, or per folder.", show_default=False),
-    ] = None,
-    seeds: Annotated[
-        int | None,
-        typer.Option(min=1, max=1000, metavar="K", help="Number of seeds, for standard errors.", show_default=False),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Change a key of 'evaluate' or 'sample' in the run's configuration; repeatable.",
-            show_default=False,
-        ),
-    ] = None,
-    workers: Annotated[
-        int, typer.Option(min=1, max=256, metavar="W", help="Number of processes that share the images.")
-    ] = 1,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="FILE.json",
-            help="Write the results to this file only; a run stays as it is.",
-            show_default=False,
-        ),
-    ] = None,
+    metrics: Metrics = None,
+    number: Number = None,
+    seeds: Seeds = None,
+    settings: Changes = None,
+    workers: Workers = 1,
+    output: Output = None,
     changed_data: ChangedData = False,
 ) -> None:
     """Generate images from the prompts of a run's dataset, score them with metrics, and update the report.
