@@ -54,6 +54,10 @@ class GuidanceWarning(UserWarning):
     """Guidance is used with a pipeline that was trained without dropping conditions."""
 
 
+class UnshownTextWarning(UserWarning):
+    """Characters of a text that kgen's font does not have, so that a grid of images shows boxes in their place."""
+
+
 class UnreadTextWarning(UserWarning):
     """The encoder does not read a prompt completely: it is too long, or contains unknown words."""
 

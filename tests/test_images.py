@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
-from PIL import ImageFont
 
-from kgen.reporting.sheets import LINE, MAX_LINES, _lines, grid, matrix
+from kgen.errors import UnshownTextWarning
+from kgen.reporting.sheets import LINE, MAX_LINES, _font, _lines, grid, matrix
 
-FONT = ImageFont.load_default(10)
+FONT = _font()
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.uint8)
 LONG = "a large blue triangle at the bottom right"
+LONGER = "a large yellow circle in the middle and a small blue star at the bottom"
 
 
 @pytest.mark.parametrize("width", [60, 96, 400])
@@ -32,7 +35,7 @@ def test_a_word_that_is_too_long_is_shortened() -> None:
 
 
 def test_a_grid_makes_room_for_the_longest_caption() -> None:
-    short, long = (grid(IMAGES, [text, "x", "x", "x"], columns=2) for text in ("cat", LONG))
+    short, long = (grid(IMAGES, [text, "x", "x", "x"], columns=2) for text in ("cat", LONGER))
     assert long.height - short.height == 2 * 2 * LINE  # in both rows, two lines more: captions leave a gap between them
     assert long.width == short.width
     found = np.asarray(long)[4 : 4 + 96, 4 : 4 + 96]
@@ -40,7 +43,7 @@ def test_a_grid_makes_room_for_the_longest_caption() -> None:
 
 
 def test_a_matrix_has_its_images_below_their_titles() -> None:
-    sheet = np.asarray(matrix([IMAGES, IMAGES[::-1]], ["one", "two"], [LONG, "x", "x", "x"]))
+    sheet = np.asarray(matrix([IMAGES, IMAGES[::-1]], ["one", "two"], [LONGER, "x", "x", "x"]))
     top = 3 * LINE + 6
     left = sheet.shape[1] - 4 * 100
     for row, images in enumerate((IMAGES, IMAGES[::-1])):
@@ -48,3 +51,14 @@ def test_a_matrix_has_its_images_below_their_titles() -> None:
             y, x = top + 100 * row, left + 100 * column
             np.testing.assert_array_equal(sheet[y + 1 : y + 96 : 3, x + 1 : x + 96 : 3], image)
     assert (sheet[top - 2 : top, left:] == 255).all()  # no title reaches into an image
+
+
+def test_characters_that_a_grid_cannot_show_are_named() -> None:
+    images = np.zeros((2, 8, 8, 3), np.uint8)
+    with pytest.warns(UnshownTextWarning, match="boxes in place of 2 characters of their captions, such as '心'"):
+        grid(images, ["红心 heart", "é, ñ and ß"])
+    with pytest.warns(UnshownTextWarning, match="such as '🎈'"):
+        matrix([images], ["run 🎈"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        grid(images, ["red heart, (1) “x” été", "Größe"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,11 +12,18 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from kgen.errors import UnshownTextWarning
 from kgen.storage.files import atomic_file
 from kgen.storage.ownership import SOFTWARE, require_free
 
+FONT_SIZE = 9
+"""Size of the letters of captions, in pixels."""
+
 LINE = 12
 """Height of a line of a caption, in pixels."""
+
+NO_CHARACTER = "\uffff"
+"""A text that no font has a glyph for."""
 
 MAX_LINES = 3
 """Largest number of lines in a caption; the rest is cut off."""
@@ -65,8 +74,9 @@ def grid(images: np.ndarray, captions: Sequence[str] | None = None, columns: int
     count, height, width = images.shape[:3]
     columns = columns or math.ceil(math.sqrt(count))
     scale = scale or max(1, round(96 / max(height, width)))
-    font, gap = ImageFont.load_default(10), 4
+    font, gap = _font(), 4
     cell_w, cell_h = width * scale, height * scale
+    _warn_of_unshown(captions or (), font)
     texts = [_lines(caption, cell_w - gap, font) for caption in captions or ()]
     text_h = LINE * max(map(len, texts), default=0) + 2
     rows = math.ceil(count / columns)
@@ -94,9 +104,10 @@ def matrix(
     """
     count, height, width = rows[0].shape[:3]
     scale = scale or max(1, round(96 / max(height, width)))
-    font, gap = ImageFont.load_default(10), 4
+    font, gap = _font(), 4
     left = gap + math.ceil(max(font.getlength(name) for name in names)) + gap
     cell_w, cell_h = width * scale + gap, height * scale + gap
+    _warn_of_unshown([*names, *columns], font)
     titles = [_lines(title, cell_w - 2 * gap, font) for title in columns]
     top = LINE * max(map(len, titles), default=0) + gap + 2
     sheet = Image.new("RGB", (left + count * cell_w, top + len(rows) * cell_h), "white")
@@ -114,10 +125,31 @@ def matrix(
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
+@functools.cache
+def _font() -> Font:
+    """DejaVu Sans, which comes with matplotlib: it has the letters of Europe, and more."""
+    import matplotlib
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", FONT_SIZE)
+
+
 def _write(pen: ImageDraw.ImageDraw, place: tuple[int, int], lines: Sequence[str], font: Font) -> None:
     left, top = place
     for i, line in enumerate(lines):
         pen.text((left, top + i * LINE), line, fill="black", font=font)
+
+
+def _warn_of_unshown(texts: Sequence[str], font: Font) -> None:
+    """Warns of characters that the font does not have, such as those of Chinese and emoji."""
+    missing = bytes(font.getmask(NO_CHARACTER))
+    letters = sorted({letter for text in texts for letter in text if not letter.isspace()})
+    if unshown := [letter for letter in letters if bytes(font.getmask(letter)) == missing]:
+        warnings.warn(
+            f"grids of images show boxes in place of {len(unshown)} characters of their captions, such as "
+            f"'{unshown[0]}': kgen's font does not have them. The metadata of the PNG files have the whole texts",
+            UnshownTextWarning,
+            stacklevel=3,
+        )
 
 
 def _lines(text: str, width: int, font: Font) -> list[str]:
