@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from keras import ops
 from kgen_plugin_diffusion import predictions, weightings
-from kgen_plugin_diffusion.guidance import guide
+from kgen_plugin_diffusion.guidance import lead_away
 from kgen_plugin_diffusion.samplers import time_grid
 from kgen_plugin_diffusion.schedules import linear_alphas_cumprod
 from kgen_plugin_diffusion.times import LogitNormal, LogNormal, Uniform
@@ -179,15 +179,15 @@ def test_stratified_times_fill_the_interval_evenly() -> None:
 
 def test_guidance_extrapolates() -> None:
     conditional, unconditional = tensor([[1.0, 2.0]]), tensor([[0.0, 1.0]])
-    np.testing.assert_allclose(array(guide(conditional, unconditional, 1.0, 0.0)), [[1.0, 2.0]])
-    np.testing.assert_allclose(array(guide(conditional, unconditional, 3.0, 0.0)), [[3.0, 4.0]])
+    np.testing.assert_allclose(array(lead_away(conditional, [(1.0, unconditional)], 0.0)), [[1.0, 2.0]])
+    np.testing.assert_allclose(array(lead_away(conditional, [(3.0, unconditional)], 0.0)), [[3.0, 4.0]])
 
 
 @pytest.mark.backends
 def test_rescale_keeps_the_conditional_deviation() -> None:
     rng = np.random.default_rng(0)
     conditional, unconditional = (tensor(rng.standard_normal((2, 8, 8, 3))) for _ in range(2))
-    whole = array(guide(conditional, unconditional, 5.0, 1.0)).std(axis=(1, 2, 3))
+    whole = array(lead_away(conditional, [(5.0, unconditional)], 1.0)).std(axis=(1, 2, 3))
     np.testing.assert_allclose(whole, array(conditional).std(axis=(1, 2, 3)), rtol=1e-4)
-    half = array(guide(conditional, unconditional, 5.0, 0.5)).std(axis=(1, 2, 3))
+    half = array(lead_away(conditional, [(5.0, unconditional)], 0.5)).std(axis=(1, 2, 3))
     assert (half > whole).all()
