@@ -96,7 +96,6 @@ def configuration(*changes: str) -> RunConfig:
     return RunConfig.from_dict(config, changes)
 
 
-@pytest.mark.slow
 def test_a_run_calibrates_it_once_and_others_import_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logged: list[str] = []
     run(configuration(), tmp_path / "run", log=logged.append)

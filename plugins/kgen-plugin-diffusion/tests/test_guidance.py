@@ -167,6 +167,7 @@ def test_all_noise_levels_are_plain_guidance_and_none_are_no_guidance(monkeypatc
         assert len(passes) == traced
 
 
+@pytest.mark.slow
 @pytest.mark.backends
 def test_a_guide_leads_away_from_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A weight of 1, or the model itself, has no effect. New weights and intervals compile nothing."""
