@@ -14,6 +14,7 @@ import pytest
 from command_line import EXECUTABLE, Outcome, Trained, environment
 from PIL import Image
 
+from kgen.cli.common import show_warning
 from kgen.errors import ConfigError
 from kgen.reporting.sheets import save_png
 
@@ -125,3 +126,11 @@ def test_outputs_that_cannot_be_written_to(redirection: str, status: int, err: s
         ["bash", "-c", command], env=environment(), capture_output=True, text=True, check=False, timeout=100
     )
     assert (done.returncode, done.stderr) == (status, err)
+
+
+def test_a_warning_of_another_package_is_one_line_with_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    show_warning("Palette images\n  are \x1b[31mbad", UserWarning, "/usr/lib/site-packages/PIL/Image.py", 7)
+    show_warning(UserWarning("kgen speaks"), UserWarning, "/usr/lib/site-packages/kgen/errors.py", 7)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("warning: Palette images are ") and first.endswith("bad (UserWarning of PIL)")
+    assert "\x1b" not in first and second == "warning: kgen speaks"
