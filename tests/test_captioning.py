@@ -52,6 +52,7 @@ def codec(folder: Path) -> Path:
     return folder / "codec"
 
 
+@pytest.mark.slow
 def test_from_images_to_words(kgen: Callable[..., Outcome], folder: Path, codec: Path) -> None:
     config = folder / "words.yaml"
     config.write_text(RUN.replace("CODEC", str(codec)), encoding="utf-8")

@@ -88,6 +88,7 @@ def test_each_part_is_created_once(
     assert len(read) == 1
 
 
+@pytest.mark.slow
 def test_the_decoder_stage_creates_no_other_part_again(file: Path, tmp_path: Path, made: Counter[str]) -> None:
     """There are three decoders: one that is tried, one that is trained, and one that is loaded from its files."""
     config = RunConfig.load(file, [STAGE])

@@ -242,6 +242,7 @@ def test_an_interrupted_sweep_goes_on(tmp_path: Path, toy: None) -> None:
 # The command, whose jobs run in processes of their own.
 
 
+@pytest.mark.slow
 def test_a_trained_run_is_evaluated_and_stays_as_it_is(kgen: Any, trained: Trained, tmp_path: Path) -> None:
     run = Path(shutil.copytree(trained.directory, tmp_path / "run"))
     before = snapshot(run)

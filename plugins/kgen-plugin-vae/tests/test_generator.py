@@ -33,6 +33,7 @@ class TestPlain(GeneratorConformance):
         return VAE(SPACE, CONDITIONS, network=FLAT, vector=4, prior="standard")
 
 
+@pytest.mark.slow
 class TestLadder(GeneratorConformance):
     generate_options: ClassVar = EVERY
     likelihood_options: ClassVar = {"samples": 3}
