@@ -142,7 +142,7 @@ class Diffusion(Generator):
         *,
         sampler: Sampler | str = "heun",
         eta: float = 0.0,
-        guidance: float = 1.0,
+        guidance: float | None = None,
         guide: Any = None,
         autoguidance: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
@@ -155,8 +155,8 @@ class Diffusion(Generator):
             has, lacks = ("autoguidance", "guide: {from: RUN}") if guide is None else ("guide", "autoguidance: 2")
             raise ValueError(f"{has} has no effect alone: add {lacks}, for example, or leave {has} out")
         for name, given in (("guidance_interval", guidance_interval), ("guidance_rescale", guidance_rescale)):
-            if given and guidance == 1.0 and guide is None:
-                raise ValueError(f"{name} needs a guidance other than 1: set guidance, or leave {name} out")
+            if given and guidance is None and guide is None:
+                raise ValueError(f"{name} has no effect without guidance: set guidance, or leave {name} out")
         return {"start": NoiseSpec("normal", self.space.shape), "steps": NoiseSpec("key")}
 
     def generate(

@@ -143,10 +143,10 @@ class NonAutoregressive(Generator):
     # ---- sampling -------------------------------------------------------------------------------------------------
 
     def noise_spec(
-        self, *, steps: int = 8, guidance: float = 1.0, guidance_rises: bool = False, **options: Any
+        self, *, steps: int = 8, guidance: float | None = None, guidance_rises: bool = False, **options: Any
     ) -> dict[str, NoiseSpec]:
-        if guidance_rises and guidance == 1.0:
-            raise ValueError("guidance_rises, but there is no guidance: leave it out")
+        if guidance_rises and guidance is None:
+            raise ValueError("guidance_rises has no effect without guidance: set guidance, or leave guidance_rises out")
         masked_counts(self.schedule, self.space.size, steps)  # refuses too many steps before the training
         length = {"length": NoiseSpec("uniform", (1,))} if self.length == "predicted" else {}
         return {"steps": NoiseSpec("key"), **length}
