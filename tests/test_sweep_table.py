@@ -145,6 +145,10 @@ def test_a_number_over_another_one_has_texts_at_its_points() -> None:
     assert {"4", "1", "2.5", "attributes accuracy (texts: guidance)", "plain"} <= set(texts(svg))
     marks = points(svg)
     assert len(marks) == 3 and marks[0][0] < marks[2][0] < marks[1][0]  # in the order of the axis: 4, 1, 2.5
+    assert list(make_plots(table, chosen, PlotConfig(x="guidance", y=("frechet distance",))).svgs) == [
+        "frechet distance over attributes accuracy",
+        "frechet distance over guidance",
+    ]
     plots = make_plots(table, PlotConfig(y=("frechet distanc", "attributes accuracy")))
     assert list(plots.svgs) == ["attributes accuracy"]
     assert plots.notes == [

@@ -32,7 +32,7 @@ def write_files(
         trials: The trials, with their results.
         failures: The text about each failure, by name.
     """
-    plots = make_plots(table, study.plot)
+    plots = make_plots(table, *study.plots)
     files = file_names(plots)
     directory.write_plots({files[title]: svg for title, svg in plots.svgs.items()})
     long = to_compute(study.axes, [(trial.name, trial.values, results) for trial, results in trials])

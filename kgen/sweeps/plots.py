@@ -21,7 +21,7 @@ class Plots:
     """The plots of a sweep.
 
     Args:
-        svgs: SVG files by title, which is that of the column.
+        svgs: SVG files by title: that of the column, and what it is plotted over if there are several plots.
         notes: Sentences about what cannot be plotted.
     """
 
@@ -29,10 +29,17 @@ class Plots:
     notes: Sequence[str]
 
 
-def make_plots(table: Table, plot: PlotConfig) -> Plots:
+def make_plots(table: Table, *plots: PlotConfig) -> Plots:
     """Plots each main number, or those that the study chooses, over an axis or over another number."""
     if not table.columns:
         return Plots({}, ["There are no numbers yet."])
+    made = [_make_plots(table, plot, named=len(plots) > 1) for plot in plots]
+    notes = dict.fromkeys(note for each in made for note in each.notes)
+    return Plots({title: svg for each in made for title, svg in each.svgs.items()}, list(notes))
+
+
+def _make_plots(table: Table, plot: PlotConfig, named: bool) -> Plots:
+    """Makes the plots of one horizontal axis. `named`: titles say which."""
     labels = {column.label for column in table.columns}
     wanted = plot.y or tuple(dict.fromkeys(column.label for column in table.headlines))
     notes = [_unknown(label, labels) for label in wanted if label not in labels]
@@ -42,10 +49,11 @@ def make_plots(table: Table, plot: PlotConfig) -> Plots:
         if over is None:
             return Plots({}, [*notes, _unknown(str(plot.x), labels) if plot.x else "There is no axis to plot over."])
     svgs = {}
+    suffix = f" over {_title(table, over)}" if named else ""
     for column in table.columns:
         if column.label in wanted and column is not over:
             if svg := _Plot(table, plot, over, column).svg():
-                svgs[column.title] = svg
+                svgs[column.title + suffix] = svg
             else:
                 notes.append(f"{column.title} has no finite numbers to plot.")
     return Plots(svgs, notes)

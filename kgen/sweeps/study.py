@@ -51,7 +51,7 @@ Settings = dict[str, Any]
 
 
 class PlotConfig(Section):
-    """What the plots show."""
+    """What a plot shows, or several plots with the same horizontal axis."""
 
     x: str | None = None
     """The horizontal axis: an axis of the study, or a number, "frechet distance"; null: the last numeric axis."""
@@ -84,7 +84,8 @@ class StudyFile(Section):
     """Metrics in place of those of the run; no likelihood is then measured, unless `evaluate` says so."""
     evaluate: Settings = Field(default_factory=dict)
     """Keys of the section `evaluate` to change, such as images and seeds."""
-    plot: PlotConfig = PlotConfig()
+    plot: Annotated[tuple[PlotConfig, ...], Field(min_length=1)] = (PlotConfig(),)
+    """The plots: a mapping, or a list of mappings."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Study:
         settings: The keys that all trials change.
         axes: What differs between the trials.
         runs: The runs to be trained first: the keys that each changes, by name.
-        plot: What the plots show.
+        plots: What the plots show.
     """
 
     name: str
@@ -120,7 +121,7 @@ class Study:
     settings: tuple[Setting, ...]
     axes: tuple[Axis, ...]
     runs: Mapping[str, tuple[Setting, ...]]
-    plot: PlotConfig
+    plots: tuple[PlotConfig, ...]
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -140,10 +141,11 @@ class Study:
             name: The name; "": it follows from those of the run and the axes.
             folder: The folder to which the path of the run is relative.
         """
-        data = _one_or_several(source.data)
-        checked, problems = check(StudyFile, data, OWNER)
+        checked, problems = check(StudyFile, _one_or_several(source.data), OWNER)
         for path, message in problems:
-            source.report(path, message)
+            source.report(
+                _plot_path(source, path[1], *path[2:]) if path[:1] == ("plot",) and path[1:] else path, message
+            )
         source.raise_problems()
         assert isinstance(checked, StudyFile)
         base = _base(source, checked.run, name, folder)
@@ -152,13 +154,13 @@ class Study:
         settings += keys.evaluation(checked)
         axes = tuple(keys.axes(checked.over))
         runs = {run: keys.settings(("runs", run), found, trained=True) for run, found in checked.runs.items()}
-        keys.checkfind_references(checked)
+        keys.check_references(checked)
         varied = [setting for axis in axes for value in axis.values for setting in value.settings]
         keys.check_own_run([*settings, *varied, *(setting for own in runs.values() for setting in own)])
         for setting, axis in overwritten(axes):
             keys.problem(setting.origin, f"{setting.key}: the axis '{axis.name}' overwrites it: name that axis first")
         source.raise_problems()
-        keys.check_plot(checked, axes)
+        keys.check_plots(checked, axes)
         source.raise_problems()
         name = name or slug(f"{base.name}-over-{'-'.join(short_names(axes).values())}")
         return cls(name, base, tuple(settings), axes, {run: tuple(own) for run, own in runs.items()}, checked.plot)
@@ -171,9 +173,9 @@ class Study:
             "set": {setting.key: setting.value for setting in self.settings},
             "over": plain_axes(self.axes),
             "runs": {name: {s.key: s.value for s in settings} for name, settings in self.runs.items()},
-            "plot": self.plot.model_dump(mode="json", exclude_defaults=True),
+            "plot": [plot.model_dump(mode="json", exclude_defaults=True) for plot in self.plots],
         }
-        return copy.deepcopy({key: value for key, value in data.items() if value})
+        return copy.deepcopy({key: value for key, value in data.items() if value and value != [{}]})
 
 
 def is_study(data: Mapping[str, Any]) -> bool:
@@ -182,11 +184,27 @@ def is_study(data: Mapping[str, Any]) -> bool:
 
 
 def _one_or_several(data: dict[str, Any]) -> dict[str, Any]:
-    """The content of a study file, in which one name stands for a list of names."""
-    if not isinstance(plot := data.get("plot"), dict):
+    """The content of a study file, with lists where there may be one plot, or one name, in place of several."""
+    plots: list[Any] = data["plot"] if isinstance(data.get("plot"), list) else [data.get("plot")]
+    if not all(isinstance(plot, dict) for plot in plots):
         return data
-    listed = {key: [plot[key]] for key in ("y", "line") if isinstance(plot.get(key), str)}
-    return {**data, "plot": {**plot, **listed}}
+    listed = [
+        {key: [value] if key in ("y", "line") and isinstance(value, str) else value for key, value in plot.items()}
+        for plot in plots
+    ]
+    return {**data, "plot": listed}
+
+
+def _plot_path(source: Source, number: Any, *keys: Any) -> KeyPath:
+    """The path of a key of a plot in the study file, where a single plot has no number."""
+    return ("plot", *((number,) if isinstance(source.data["plot"], list) else ()), *keys)
+
+
+def _plotted(source: Source, plots: Sequence[PlotConfig]) -> Iterator[tuple[str, str, KeyPath]]:
+    """The names that plots refer to, each with its key, and the path of that key in the study file."""
+    for number, plot in enumerate(plots):
+        for key, names in (("x", (plot.x,)), ("line", plot.line or ()), ("label", (plot.label,)), ("y", plot.y or ())):
+            yield from ((key, name, _plot_path(source, number, key)) for name in names if name)
 
 
 def _base(source: Source, run: str | dict[str, Any], name: str, folder: Path) -> Base:
@@ -327,21 +345,19 @@ class _Keys:
         for label, given in values.items():
             yield Value(label, tuple(self.settings(("over", name, label), given)))
 
-    def check_plot(self, study: StudyFile, axes: Sequence[Axis]) -> None:
+    def check_plots(self, study: StudyFile, axes: Sequence[Axis]) -> None:
         """Reports names of axes and of metrics that do not exist."""
-        plot, listed = study.plot, ", ".join(short_names(axes).values())
-        metrics = self._metrics(study)
-        for key, names in (("x", (plot.x,)), ("line", plot.line or ()), ("label", (plot.label,)), ("y", plot.y or ())):
-            for name in filter(None, names):
-                if find_axis(axes, name) is not None and key != "y":
-                    continue
-                number = key in ("x", "y")
-                if number and (metrics is None or name.startswith((BITS, *(f"{metric} " for metric in metrics)))):
-                    continue
-                known = f"the axes are: {listed}" if key != "y" else ""
-                known += f"{'; ' if known else ''}the metrics are: {', '.join(metrics or ())}" if number else ""
-                what = {"x": "axis or number", "y": "number"}.get(key, "axis")
-                self.source.report(("plot", key), f"there is no {what} '{name}' ({known})")
+        metrics, listed = self._metrics(study), ", ".join(short_names(axes).values())
+        for key, name, path in _plotted(self.source, study.plot):
+            if find_axis(axes, name) is not None and key != "y":
+                continue
+            number = key in ("x", "y")
+            if number and (metrics is None or name.startswith((BITS, *(f"{metric} " for metric in metrics)))):
+                continue
+            known = f"the axes are: {listed}" if key != "y" else ""
+            known += f"{'; ' if known else ''}the metrics are: {', '.join(metrics or ())}" if number else ""
+            what = {"x": "axis or number", "y": "number"}.get(key, "axis")
+            self.source.report(path, f"there is no {what} '{name}' ({known})")
 
     def _metrics(self, study: StudyFile) -> list[str] | None:
         """The names of the metrics, as numbers begin with them; None if trials differ in them."""
@@ -355,7 +371,7 @@ class _Keys:
         names = [metric.get("name") if isinstance(metric, dict) else metric for metric in given or ()]
         return [part for name in names if isinstance(name, str) for part in dict.fromkeys((name.split("/")[-1], name))]
 
-    def checkfind_references(self, study: StudyFile) -> None:
+    def check_references(self, study: StudyFile) -> None:
         """Reports references to runs that the study does not name, and from one such run to another."""
         for path in (("set",), ("over",), ("runs",)):
             value: Any = {"set": study.settings, "over": study.over, "runs": study.runs}[path[0]]
