@@ -14,7 +14,7 @@ DECLARED := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 # Let Python keep its bytecode, whatever the environment says: else each process compiles TensorFlow and Keras anew.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help run install develop test test-backends test-all test-alone lint format bench clean
+.PHONY: help run install develop test test-all test-alone lint format bench clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 24
@@ -26,17 +26,15 @@ install: $(VENV)/.installed  ## Install kgen, all plugins and TensorFlow into .v
 
 develop: $(VENV)/.developing  ## Install also the dependencies of tests, linters and benchmarks
 
-test: $(VENV)/.developing  ## Run the tests, on TensorFlow
-	KERAS_BACKEND=tensorflow $(PYTEST) -m 'not slow'
+test: $(VENV)/.developing  ## Run the tests, on TensorFlow, JAX and PyTorch
+	KERAS_BACKEND=tensorflow $(PYTEST) -m 'not slow and (backends or not portable)'
+	KERAS_BACKEND=jax $(PYTEST) -m 'not slow and backends'
+	KERAS_BACKEND=torch $(PYTEST) -m 'not slow and (backends or portable)'
 
-test-backends: $(VENV)/.developing  ## Run the tests that depend on the backend, on JAX and PyTorch
-	KERAS_BACKEND=jax $(PYTEST) -m 'backends and not slow'
-	KERAS_BACKEND=torch $(PYTEST) -m 'backends and not slow'
-
-test-all: $(VENV)/.developing  ## Run every test on TensorFlow, and those of test-backends with the slow ones, in an hour
+test-all: $(VENV)/.developing  ## Run every test on TensorFlow, and the marked ones on JAX and PyTorch, with the slow ones
 	KERAS_BACKEND=tensorflow $(PYTEST)
 	KERAS_BACKEND=jax $(PYTEST) -m backends
-	KERAS_BACKEND=torch $(PYTEST) -m backends
+	KERAS_BACKEND=torch $(PYTEST) -m 'backends or portable'
 
 test-alone:  ## Run one plugin's tests, with only the plugins that it needs: make test-alone PLUGIN=vae
 	$(PYTHON) -m venv --clear $(VENV)-alone

@@ -159,7 +159,7 @@ def test_two_replicas_are_clipped_by_the_norm_of_their_sum(name: str) -> None:
             np.testing.assert_allclose(first, scale * whole, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["tokens/ar", "vae/vae"])
+@pytest.mark.parametrize("name", ["tokens/ar", pytest.param("vae/vae", marks=pytest.mark.slow)])
 def test_two_replicas_compute_what_one_device_does(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten steps of AdamW with clipping. The order of the tokens, and the noise, are the same for all."""
     monkeypatch.setitem(GENERATORS, "tokens/ar", {"network": TRANSFORMER})

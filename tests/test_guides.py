@@ -20,6 +20,8 @@ from kgen.runs import evaluation
 from kgen.runs.run import run
 from kgen.testing.execution import perturb
 
+pytestmark = pytest.mark.portable
+
 CAPTIONS = ["red circle", "blue square"]
 OPTIONS: dict[str, Any] = {"sampler": "euler", "steps": 1}
 

@@ -23,6 +23,8 @@ from kgen.pipeline.inpainting import downsample_mask
 from kgen.pipeline.upscaling import upscale
 from kgen.runs.run import open_decoder, run
 
+pytestmark = pytest.mark.portable
+
 PROMPT = "a large red circle in the middle"
 IMAGE = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
 

@@ -19,6 +19,8 @@ from kgen.backend.compiled import Compiled
 from kgen.parts.construction import make_encoder
 from kgen.plugins.discovery import component_id, registry
 
+pytestmark = pytest.mark.portable
+
 SPACE = kgen.Space("continuous", (4, 4, 3))
 SPACES = {
     "captioning/letters": kgen.Space("continuous", (11, 24, 1)),

@@ -216,7 +216,9 @@ def test_muon_leaves_the_layers_that_one_names_to_adam() -> None:
 # ---- training ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["adamw", "lion", "muon", "adafactor"])
+@pytest.mark.parametrize(
+    "name", ["adamw", "muon", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lion", "adafactor"))]
+)
 def test_a_killed_training_ends_with_the_very_same_weights(name: str, tmp_path: Path) -> None:
     choice = ComponentConfig(name=name)
     with pytest.raises(KeyboardInterrupt):

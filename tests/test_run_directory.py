@@ -26,6 +26,8 @@ from kgen.experiments.directory import RunDirectory
 from kgen.runs.evaluation import evaluate
 from kgen.runs.run import check, run
 
+pytestmark = pytest.mark.portable
+
 
 def configuration(**changes: Any) -> RunConfig:
     return RunConfig.from_dict(

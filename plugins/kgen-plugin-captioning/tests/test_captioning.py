@@ -21,6 +21,8 @@ from kgen.contracts.metric import GeneratedImages, measure
 from kgen.plugins.discovery import registry
 from kgen.testing import DatasetConformance, DecoderConformance, EncoderConformance, MetricConformance
 
+pytestmark = pytest.mark.portable
+
 SHAPES = {
     "name": "shapes",
     "size": 16,

@@ -16,6 +16,8 @@ from kgen_plugin_codecs.scale import Scale, moments
 from kgen import Space, SpaceError
 from kgen.testing import DecoderConformance
 
+pytestmark = pytest.mark.portable
+
 SPACE = Space("continuous", (16, 16, 3))
 TINY = Network(width=8, multipliers=(1, 2), patch=2)
 RNG = np.random.default_rng(0)

@@ -14,6 +14,8 @@ from kgen_plugin_codecs.vq import VQAutoencoder
 from kgen import Space
 from kgen.testing import DecoderConformance
 
+pytestmark = pytest.mark.portable
+
 SPACE = Space("continuous", (16, 16, 3))
 TINY = Network(width=8, multipliers=(1, 2), patch=2)
 ONE_LEVEL = Network(width=8, multipliers=(1,), patch=2, attention=False)  # test_kl has more levels

@@ -21,6 +21,8 @@ from kgen.testing.execution import arrays, evaluate, perturb, rows, tensors
 from kgen.testing.inputs import random_conditions
 from kgen.testing.losses import check_gradients
 
+pytestmark = pytest.mark.portable
+
 SAMPLERS = {
     name: kgen.part("diffusion.sampler", name)
     for name in ("ddpm", "ddim", "euler", "euler-ancestral", "heun", "dpm++2m")

@@ -21,6 +21,8 @@ import kgen
 from kgen.random import sample
 from kgen.testing.execution import Program, as_arrays, perturb
 
+pytestmark = pytest.mark.portable
+
 SPACE, CONDITIONS = kgen.Space("continuous", (2, 2, 1), bounded=False), kgen.ConditionSpace(1, 4)
 TINY = DiT(patch=2, width=4, depth=1, heads=1)
 NARROW, WIDE, WIDER = 0.3, 0.8, 1.2
@@ -155,12 +157,14 @@ def test_all_noise_levels_are_plain_guidance_and_none_are_no_guidance(monkeypatc
     nowhere = made.generate("red", **options, guidance_interval=NOWHERE)
     ran = passes[traced:]
     some = [made.generate("red", **options, guidance_interval=(low, 2.5)) for low in (0.1, 0.2, 1.5)]
+    weight_1 = made.generate("red", **{**options, "guidance": 1.0}, guidance_interval=(0.1, 2.5))
     np.testing.assert_allclose(everywhere, plain, atol=1e-6)
     np.testing.assert_allclose(nowhere, alone, atol=1e-6)
+    np.testing.assert_array_equal(weight_1, alone)
     assert np.abs(plain - alone).max() > 0.01
     np.testing.assert_array_equal(some[0], some[1])  # no noise level of the 4 steps is between
     assert np.abs(some[0] - some[2]).max() > 1e-3 and np.abs(some[0] - plain).max() > 1e-3
-    assert len(made.programs) == 3
+    assert len(made.programs) == 4
     if keras.backend.backend() == "torch":  # it runs the function at each step
         assert ran == [2] * 4
     else:
@@ -213,7 +217,7 @@ def test_a_guide_and_its_weight_need_each_other() -> None:
 
 def test_an_interval_that_cannot_be_used_is_refused() -> None:
     made = pipeline()
-    with pytest.raises(kgen.ConfigError, match="guidance_interval needs a guidance other than 1"):
+    with pytest.raises(kgen.ConfigError, match="guidance_interval has no effect without guidance: set guidance"):
         made.generate("red", guidance_interval=(0.1, 2.0))
     for wrong, message in (
         ((2.0, 0.1), r"guidance_interval: must be \[low, high\] with low < high, got \[2, 0.1\]"),

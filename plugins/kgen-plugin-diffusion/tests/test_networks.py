@@ -15,6 +15,8 @@ from kgen_plugin_diffusion.networks.dit import DiTBlock
 
 from kgen import ConditionSpace, OneOf, Space, SpaceError
 
+pytestmark = pytest.mark.portable
+
 SPACE, CONDITION = Space("continuous", (8, 12, 3)), ConditionSpace(5, 6, 7)
 NETWORKS = {
     "unet": UNet(width=8, multipliers=(1, 2), blocks=1, attention=(1,), head_dim=8, dropout=0.1),

@@ -14,6 +14,8 @@ from kgen.testing import GeneratorConformance
 from kgen.testing.execution import gradients, perturb, tensors
 from kgen.testing.inputs import random_conditions, random_latents
 
+pytestmark = pytest.mark.portable
+
 SPACE, CONDITIONS = Space("continuous", (8, 8, 3)), ConditionSpace(4, 12)
 
 

@@ -12,8 +12,9 @@ from kgen_plugin_keras_hub.t5 import T5Text
 from kgen.plugins.discovery import registry
 from kgen.testing import EncoderConformance
 
+pytestmark = pytest.mark.portable
 
-@pytest.mark.backends
+
 class TestBert(EncoderConformance):
     @pytest.fixture(autouse=True)
     def _folder(self, bert_folder: Path) -> None:
@@ -23,7 +24,6 @@ class TestBert(EncoderConformance):
         return BertText(preset=str(self.folder), length=12, pooling="pooler", normalize=True)
 
 
-@pytest.mark.backends
 class TestClip(EncoderConformance):
     @pytest.fixture(autouse=True)
     def _folder(self, clip_folder: Path) -> None:

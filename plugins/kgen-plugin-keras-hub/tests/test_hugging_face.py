@@ -16,6 +16,8 @@ from safetensors.numpy import load_file, save_file
 
 from kgen import ConfigError
 
+pytestmark = pytest.mark.portable
+
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 

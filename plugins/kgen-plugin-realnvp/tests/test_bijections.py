@@ -28,6 +28,8 @@ from scipy import stats
 
 from kgen import Space
 
+pytestmark = pytest.mark.portable
+
 CONDITION_SHAPE = {"sequence": (None, 4, 12), "mask": (None, 4), "pooled": (None, 12)}
 Shape = tuple[int, int, int]
 

@@ -19,6 +19,8 @@ from kgen.random import normal, uniform
 from kgen.testing import GeneratorConformance, gradients
 from kgen.testing.losses import check_gradients
 
+pytestmark = pytest.mark.portable
+
 SPACE, CONDITIONS = Space("continuous", (8, 8, 3)), ConditionSpace(4, 12)
 TINY_CONVOLUTIONAL = Convolutional(scales=2, couplings=2, width=8, text_heads=2)
 TINY_TRANSFORMER = Transformer(patch=4, couplings=6, width=8, heads=2, text_heads=2)

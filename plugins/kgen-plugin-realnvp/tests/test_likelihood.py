@@ -21,6 +21,8 @@ from kgen import ConditionSpace, Space, bits_per_dimension
 from kgen.backend.devices import as_graph
 from kgen.random import normal, uniform
 
+pytestmark = pytest.mark.portable
+
 CONDITIONS = ConditionSpace(4, 12)
 CONDITION_SHAPE = {"sequence": (None, 4, 12), "mask": (None, 4), "pooled": (None, 12)}
 TINY = Transformer(patch=1, couplings=4, width=8, heads=2)

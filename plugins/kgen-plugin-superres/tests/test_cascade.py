@@ -13,6 +13,8 @@ from kgen import ConditionSpace, ConfigError, Space, SpaceError
 from kgen.random import sample
 from kgen.testing import DecoderConformance
 
+pytestmark = pytest.mark.portable
+
 SPACE = Space("continuous", (16, 16, 3))
 TEXT = ConditionSpace(4, 8)
 REGRESSION = {"name": "superres/regression", "factor": 2, "width": 8, "blocks": 1}

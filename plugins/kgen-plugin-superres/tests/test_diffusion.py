@@ -14,6 +14,8 @@ from kgen import ConditionSpace, Space, SpaceError
 from kgen.random import sample
 from kgen.testing import DecoderConformance
 
+pytestmark = pytest.mark.portable
+
 SPACE = Space("continuous", (16, 16, 3))
 TEXT = ConditionSpace(4, 8)
 TINY = Network(width=8, multipliers=(1, 2), blocks=1, head_dim=8)

@@ -14,6 +14,8 @@ from kgen_plugin_superres.resize import enlarge
 from kgen import Space, SpaceError
 from kgen.testing import DecoderConformance
 
+pytestmark = pytest.mark.portable
+
 SPACE = Space("continuous", (16, 16, 3))
 
 

@@ -21,6 +21,8 @@ from kgen import ConditionSpace, Space
 from kgen.testing.execution import gradients, perturb
 from kgen.testing.inputs import random_conditions
 
+pytestmark = pytest.mark.portable
+
 SHAPE, COUNT, VOCABULARY = (3, 4), 12, 20
 CONDITIONS = ConditionSpace(3, 6)
 KINDS = list(itertools.product(["rotary", "learned"], ["cross", "prefix"]))

@@ -21,6 +21,8 @@ from kgen.testing.execution import perturb
 from kgen.testing.inputs import random_conditions, random_latents
 from kgen.testing.losses import check_gradients
 
+pytestmark = pytest.mark.portable
+
 SPACE, CONDITIONS = Space("tokens", (4, 4), vocabulary=7), ConditionSpace(3, 6)
 CROSS = Transformer(width=16, depth=1, heads=2)
 PREFIX = Transformer(width=16, depth=2, heads=2, text="prefix", positions="learned")
@@ -56,7 +58,6 @@ class TestNonAutoregressive(GeneratorConformance):
         return NonAutoregressive(SPACE, CONDITIONS, network=CROSS, smoothing=0.1, corruption=0.1)
 
 
-@pytest.mark.backends
 class TestMaskedWithPrefix(GeneratorConformance):
     replicas: ClassVar = False
     likelihood_options: ClassVar = {"samples": 4}
@@ -89,7 +90,7 @@ def test_spaces_and_steps_that_do_not_fit_are_named() -> None:
 
 
 def test_options_without_effect_are_refused() -> None:
-    with pytest.raises(ValueError, match="there is no guidance"):
+    with pytest.raises(ValueError, match="guidance_rises has no effect without guidance"):
         NonAutoregressive(SPACE, CONDITIONS, network=CROSS).noise_spec(guidance_rises=True)
     with pytest.raises(ValueError, match="there are no rounds"):
         Combined(SPACE, CONDITIONS, network=CROSS, draft=CROSS).noise_spec(rewrite=0.5)

@@ -23,6 +23,8 @@ from kgen.testing import GeneratorConformance
 from kgen.testing.execution import Program, arrays, perturb
 from kgen.testing.inputs import random_conditions
 
+pytestmark = pytest.mark.portable
+
 CONDITIONS = ConditionSpace(3, 6)
 NETWORK = Transformer(width=16, depth=1, heads=2)
 SEQUENCE = Space("tokens", (9,), vocabulary=5)

@@ -21,6 +21,8 @@ from kgen.random import uniform
 from kgen.testing.execution import perturb
 from kgen.testing.inputs import random_conditions
 
+pytestmark = pytest.mark.portable
+
 CONDITIONS = ConditionSpace(3, 6)
 COUNTS = {
     8: [256, 251, 236, 212, 181, 142, 97, 49],

@@ -18,6 +18,8 @@ from scipy import special, stats
 
 from kgen import ConditionSpace, Space
 
+pytestmark = pytest.mark.portable
+
 TINY = Network(width=4, multipliers=(1,), attention=())
 
 

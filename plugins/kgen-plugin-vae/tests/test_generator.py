@@ -18,6 +18,8 @@ from kgen import ConditionSpace, Space, SpaceError
 from kgen.random import sample
 from kgen.testing import GeneratorConformance
 
+pytestmark = pytest.mark.portable
+
 SPACE, CONDITIONS = Space("continuous", (8, 8, 3)), ConditionSpace(4, 12)
 TINY = Network(width=8, multipliers=(1, 2), attention=(1,), head_dim=8)
 FLAT = Network(width=8, multipliers=(1,), attention=())

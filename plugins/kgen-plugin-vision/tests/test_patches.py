@@ -17,18 +17,16 @@ from kgen import ConfigError, DataError, RunError
 from kgen.plugins.discovery import registry
 from kgen.testing import EncoderConformance
 
+pytestmark = pytest.mark.portable
+
 
 def images(count: int = 3, size: int = 8, channels: int = 3) -> list[np.ndarray]:
     return list(np.random.default_rng(0).integers(0, 256, (count, size, size, channels), dtype=np.uint8))
 
 
-@pytest.mark.backends
-class TestPatches(EncoderConformance):
+class Conformance(EncoderConformance):
     inputs: ClassVar[Any] = tuple(images())
     pads: ClassVar[bool] = False
-
-    def build(self) -> Patches:
-        return Patches(patch=4, dim=8, depth=1, heads=2)
 
     @property
     def hard_inputs(self) -> list[Any]:
@@ -36,7 +34,13 @@ class TestPatches(EncoderConformance):
         return [*self.inputs, None, large]
 
 
-class TestPooled(TestPatches):
+@pytest.mark.backends
+class TestPatches(Conformance):
+    def build(self) -> Patches:
+        return Patches(patch=4, dim=8, depth=1, heads=2)
+
+
+class TestPooled(Conformance):
     def build(self) -> Patches:
         return Patches(patch=2, dim=8, depth=1, heads=1, pool=True, size=4)
 
