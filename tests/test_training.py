@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +57,9 @@ def make(dataset: Patterns, **options: Any) -> kgen.Pipeline:
     return kgen.assemble(encoder=encoder, generator=painter, dataset=dataset, condition_dropout=0.0)
 
 
-def run(folder: Path, steps: int, dataset: Patterns, stop: int = 0, **options: Any) -> tuple[kgen.Pipeline, Progress]:
+def run(
+    folder: Path, steps: int, dataset: Patterns, stop: int = 0, loader: type[Loader] = Loader, **options: Any
+) -> tuple[kgen.Pipeline, Progress]:
     """Trains in this process; `stop`: from what step on to be killed."""
     pipeline = make(dataset)
     fit = FitConfig(**{"steps": steps, **FIT, **options})
@@ -71,7 +75,7 @@ def run(folder: Path, steps: int, dataset: Patterns, stop: int = 0, **options: A
         pipeline,
         fit,
         folder,
-        data=Loader(dataset, encoder, batch_size=4),
+        data=loader(dataset, encoder, batch_size=4),
         validation=validation,
         distribution=Distribution(),
         seed=0,
@@ -232,6 +236,28 @@ def test_an_error_is_known_one_batch_ahead() -> None:
     with pytest.raises(OSError, match="gone"):
         watched.raise_failure(3)
     assert int(next(batches)["a"][0]) == 2  # repeated, so that no loop fails in the midst of a step
+
+
+class Slow(Loader):
+    """A loader that is slower than the training."""
+
+    SECONDS = 0.05
+
+    def training(self, *, start: int = 0, seed: int = 0) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        for batch in super().training(start=start, seed=seed):
+            time.sleep(self.SECONDS)
+            yield batch
+
+
+@pytest.mark.backends
+def test_the_time_of_waiting_for_input_is_recorded(whole: Whole, tmp_path: Path) -> None:
+    fast = [row for row in read_rows(whole[0] / "metrics.csv") if row["loss"]]
+    run(tmp_path, 12, Vanishing(), loader=Slow)
+    slow = [row for row in read_rows(tmp_path / "metrics.csv") if row["loss"]]
+    assert [int(row["step"]) for row in slow] == [3, 6, 9, 12]
+    for row in slow:
+        assert Slow.SECONDS <= float(row["input_wait"]) <= 4 / float(row["images_per_second"])  # a batch has 4 images
+    assert all(0 < float(row["input_wait"]) < Slow.SECONDS for row in fast)
 
 
 # ---- ends ---------------------------------------------------------------------------------------------------------

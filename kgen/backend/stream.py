@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -43,28 +44,39 @@ class Watched:
     random numbers from after it; TensorFlow would wrap it in another error. Here, the error is stored in `failure`, the
     last batch is repeated, and `raise_failure` is called after each step. An error in the first batch is raised at
     once.
+
+    Attributes:
+        waited: The time that was spent on waiting for batches so far, in seconds.
     """
 
     def __init__(self, batches: Iterable[Batch]) -> None:
         self.batches = batches
+        self.waited = 0.0
         self.failure: tuple[int, Exception] | None = None
         """The number of batches that could be read, and the error in the next one."""
 
     def __iter__(self) -> Iterator[Batch]:
         self.failure = None
         source = iter(self.batches)
-        batch = next(source, None)
+        batch = self._next(source)
         count = 0
         while batch is not None:
             count += 1
             try:
-                following = next(source, None)
+                following = self._next(source)
             except Exception as error:
                 self.failure = (count, error)
                 while True:
                     yield batch
             yield batch
             batch = following
+
+    def _next(self, source: Iterator[Batch]) -> Batch | None:
+        began = time.perf_counter()
+        try:
+            return next(source, None)
+        finally:
+            self.waited += time.perf_counter() - began
 
     def raise_failure(self, count: int) -> None:
         """Raises the error if at most `count` batches could be read."""

@@ -21,6 +21,8 @@ MAX_GRIDS = 8
 
 MAX_SKIPPED = 10
 
+INPUT_WAIT = "waiting for input (a part of training)"
+
 
 def write_report(directory: RunDirectory, credit: str) -> None:
     """Writes the page from the files in the run directory.
@@ -29,7 +31,8 @@ def write_report(directory: RunDirectory, credit: str) -> None:
         directory: The run directory.
         credit: The credit line that the license of the images requires.
     """
-    manifest = directory.read_manifest(*TRAINED)
+    manifest, rows = directory.read_manifest(*TRAINED), read_rows(directory.metrics)
+    timings = {name.replace("_seconds", ""): value for name, value in current_timings(manifest["timings"]).items()}
     page = render(
         "run.html",
         title=manifest["name"],
@@ -39,7 +42,7 @@ def write_report(directory: RunDirectory, credit: str) -> None:
         notes=manifest.get("notes_on_scores", []),
         proxy=_proxy(read_proxy_scores(directory.proxy)),
         decoder=_decoder(directory.decoder_stage),
-        loss=_loss(read_rows(directory.metrics)),
+        loss=_loss(rows),
         samples=_over_time(directory),
         parts=[
             (kind, part["id"], f"{part['distribution']} {part['version']}")
@@ -47,7 +50,7 @@ def write_report(directory: RunDirectory, credit: str) -> None:
         ],
         skipped=manifest["data"].get("skipped", []),
         most_skipped=MAX_SKIPPED,
-        timings=[(name.replace("_seconds", ""), value) for name, value in current_timings(manifest["timings"]).items()],
+        timings=list((timings | _input_wait(rows)).items()),
         config=directory.config.read_text(encoding="utf-8"),
         credit=credit,
     )
@@ -112,6 +115,16 @@ def _caption(path: Path) -> str:
     """The caption of a grid: "step 500, weights without EMA" for "step-00000500-raw.png"."""
     _, step, *raw = path.stem.split("-")
     return f"step {int(step):,}" + (", weights without EMA" if raw else "") if step.isdecimal() else path.stem
+
+
+def _input_wait(rows: Sequence[Mapping[str, str]]) -> dict[str, float]:
+    """The part of the training time in which it waited for batches, in seconds; empty if no row says it."""
+    waits, last = [], 0
+    for row in rows:
+        if wait := row.get("input_wait"):
+            waits.append(float(wait) * (int(row["step"]) - last))
+            last = int(row["step"])
+    return {INPUT_WAIT: round(sum(waits), 1)} if waits else {}
 
 
 def _loss(rows: Sequence[Mapping[str, str]]) -> Figure | None:

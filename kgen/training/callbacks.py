@@ -69,18 +69,25 @@ class Position(keras.callbacks.Callback):  # type: ignore[misc]
 class Log(StepCallback):
     """Writes the mean losses since the last row to the journal, and stops a training that has diverged.
 
-    After a resume, the first row also covers the steps before it, because the checkpoint contains the sums.
+    After a resume, the losses of the first row also cover the steps before it, because the checkpoint has their sums.
+
+    Args:
+        start, total, every: See `StepCallback`.
+        journal: The journal.
+        checkpoints: The checkpoints, which the error about a diverged training names.
+        data: The training batches.
+        batch: The batch size.
     """
 
     def __init__(
-        self, start: int, total: int, every: int, journal: Journal, checkpoints: Checkpoints, batch: int
+        self, start: int, total: int, every: int, journal: Journal, checkpoints: Checkpoints, data: Watched, batch: int
     ) -> None:
         super().__init__(start, total, every)
-        self.journal, self.checkpoints, self.batch = journal, checkpoints, batch
-        self.last = (start, time.perf_counter())
+        self.journal, self.checkpoints, self.data, self.batch = journal, checkpoints, data, batch
+        self.last = self._now(start)
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self.last = (self.start, time.perf_counter())
+        self.last = self._now(self.start)
         self.sums = metric_values(self.model)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -89,12 +96,17 @@ class Log(StepCallback):
     def at_step(self, step: int, logs: dict[str, float]) -> None:
         if not math.isfinite(logs["loss"]):
             raise diverged(step, self.checkpoints)
-        before, then = self.last
-        self.last = (step, time.perf_counter())
-        speed = (step - before) * self.batch / (self.last[1] - then)
+        now = self._now(step)
+        steps, seconds, waited = (one - other for one, other in zip(now, self.last, strict=True))
+        self.last = now
         rate = _scalar(self.model.optimizer.learning_rate)
-        self.journal.write(step, {"learning_rate": rate, "images_per_second": speed, **logs})
+        speed = {"images_per_second": steps * self.batch / seconds, "input_wait": waited / steps}
+        self.journal.write(step, {"learning_rate": rate, **speed, **logs})
         self.model.reset_metrics()
+
+    def _now(self, step: int) -> tuple[int, float, float]:
+        """The step, the time, and the time spent on waiting for batches."""
+        return step, time.perf_counter(), self.data.waited
 
 
 class Validate(StepCallback):

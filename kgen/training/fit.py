@@ -85,7 +85,8 @@ def train(
         for listener in listeners:
             listener(step, values)
 
-    columns = ["learning_rate", "images_per_second", *model.trackers, *(f"val_{name}" for name in model.trackers)]
+    losses = [*model.trackers, *(f"val_{name}" for name in model.trackers)]
+    columns = ["learning_rate", "images_per_second", "input_wait", *losses]
     chief = distribution.is_chief
     own_folder = folder if chief else folder / f"worker-{distribution.worker}"
     journal = Journal(own_folder, columns, start, tell, loggers if chief else None, stage)
@@ -95,7 +96,7 @@ def train(
     own = OwnCallbacks(
         make_callbacks(fit.callbacks, own_folder), start, fit.steps
     )  # before the callbacks that save their effects
-    log = Log(start, fit.steps, fit.log_every, journal, checkpoints, fit.batch_size)
+    log = Log(start, fit.steps, fit.log_every, journal, checkpoints, batches, fit.batch_size)
     callbacks: list[Any] = [position, own, log]
     if validation is not None:
         replicas = distribution.replicas
