@@ -13,8 +13,8 @@ import pytest
 from keras import ops
 
 from kgen import ConditionSpace, DataError, Encoder, RunError
-from kgen.data.cache import weights_fingerprint
 from kgen.data.conditions import BATCH, ConditionCache, cached_conditions
+from kgen.data.frozen import weights_fingerprint
 
 CAPTIONS = [f"caption {i} of \U0001f49c" for i in range(2 * BATCH + 7)] * 2
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -277,6 +279,95 @@ def test_fingerprint_sees_every_file(folder: Path) -> None:
     before = ImageFolder(path=str(folder)).fingerprint()
     solid_image((1, 2, 3)).save(folder / "03.png")
     assert ImageFolder(path=str(folder)).fingerprint() != before
+
+
+# What is remembered
+
+
+@pytest.fixture
+def decoded(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> list[int]:
+    """The sizes of the files that were decoded; all files of the folder are an hour old."""
+    monkeypatch.setenv("KGEN_CACHE", str(tmp_path_factory.mktemp("cache")))
+    for file in folder.iterdir():
+        age(file)
+    sizes: list[int] = []
+
+    def decode(data: bytes, *args: Any, **options: Any) -> Image.Image:
+        sizes.append(len(data))
+        return images.decode(data, *args, **options)
+
+    monkeypatch.setattr("kgen.data.datasets.imagefolder.decode", decode)
+    return sizes
+
+
+def age(file: Path, seconds: float = 3600.0) -> None:
+    then = time.time() - seconds
+    os.utime(file, (then, then))
+
+
+def test_a_later_start_reads_no_file_again(folder: Path, decoded: list[int]) -> None:
+    first = ImageFolder(path=str(folder))
+    assert len(decoded) == 12
+    again = ImageFolder(path=str(folder), size=16)
+    assert len(decoded) == 12
+    assert again.inventory() == first.inventory()
+    again = ImageFolder(path=str(folder))
+    assert again.fingerprint() == first.fingerprint()
+
+
+def test_a_changed_file_is_read_again(folder: Path, decoded: list[int]) -> None:
+    before = ImageFolder(path=str(folder))
+    file = folder / "05.png"
+    solid_image((9, 9, 9)).save(file)
+    age(file)
+    decoded.clear()
+    after = ImageFolder(path=str(folder))
+    assert decoded == [file.stat().st_size]
+    changed = [name for name, digests in after.inventory().items() if before.inventory()[name] != digests]
+    assert changed == ["05.png"] and after.fingerprint() != before.fingerprint()
+    status = file.stat()
+    file.write_bytes(file.read_bytes() + b"more")  # another size, but the same time
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    decoded.clear()
+    ImageFolder(path=str(folder))
+    assert decoded == [status.st_size + 4]
+
+
+def test_a_file_that_changed_just_now_is_not_remembered(folder: Path, decoded: list[int]) -> None:
+    """A second change at once could leave its size and its time as they are."""
+    age(folder / "05.png", seconds=0.5)
+    ImageFolder(path=str(folder))
+    decoded.clear()
+    ImageFolder(path=str(folder))
+    assert len(decoded) == 1
+
+
+def test_a_broken_file_is_named_by_each_start(folder: Path, decoded: list[int]) -> None:
+    truncated(folder / "07.png")
+    age(folder / "07.png")
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"07\.png: the file is damaged"):
+            ImageFolder(path=str(folder))
+    assert len(decoded) == 13  # 12 files, and the broken one once more
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"05.png": 3}', '{"05.png": [1, 2, 3], "04.png": ["a", 2, 3]}'])
+def test_a_damaged_memory_is_written_anew(folder: Path, decoded: list[int], content: str) -> None:
+    expected = ImageFolder(path=str(folder)).inventory()
+    (memory,) = Path(os.environ["KGEN_CACHE"]).glob("checked-*.json")
+    memory.write_text(content)
+    decoded.clear()
+    assert ImageFolder(path=str(folder)).inventory() == expected and len(decoded) == 12
+    assert ImageFolder(path=str(folder)).inventory() == expected and len(decoded) == 12
+
+
+def test_a_cache_that_cannot_be_written_does_no_harm(
+    folder: Path, decoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KGEN_CACHE", str(folder / "05.png" / "no folder"))
+    for _ in range(2):
+        assert len(ImageFolder(path=str(folder)).captions("train")) == 12
+    assert len(decoded) == 24
 
 
 # What can be wrong

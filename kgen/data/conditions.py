@@ -15,7 +15,8 @@ from kgen.backend.compiled import Compiled
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.inputs import distinct, input_key
 from kgen.contracts.joint import Joint
-from kgen.data.cache import open_or_write, provenance, read_arrays, write_arrays
+from kgen.data.cache import open_or_write, read_arrays, write_arrays
+from kgen.data.frozen import provenance
 from kgen.errors import DataError
 from kgen.storage.files import write_text
 

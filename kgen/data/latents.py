@@ -12,7 +12,8 @@ import numpy as np
 from kgen.backend.compiled import Compiled
 from kgen.contracts.dataset import Dataset, Split
 from kgen.contracts.decoder import Decoder
-from kgen.data.cache import hash_of, open_or_write, provenance, read_arrays, write_arrays
+from kgen.data.cache import hash_of, open_or_write, read_arrays, write_arrays
+from kgen.data.frozen import provenance
 from kgen.pixels import floats
 
 FORMAT = 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,6 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from kgen.contracts.dataset import Column, Dataset, Problem, Split, short_digest
+from kgen.data.datasets.checked import Checked, read_checked, write_checked
 from kgen.data.datasets.folder import CaptionsFrom, read_folder
 from kgen.data.datasets.problems import OnError, refuse
 from kgen.data.datasets.scan import scan
@@ -26,10 +28,11 @@ Entries = dict[Split, list[tuple[str, str]]]
 class ImageFolder(Dataset):
     """Images of many formats and modes, with captions from tables, text files or the names of folders.
 
-    Every file is read once before training, so that no damaged file can stop the training later. The images are decoded
-    when they are needed. Symbolic links are followed. `kgen.data.datasets.folder.read_folder` documents the sources of
-    captions and their order. An image with several captions makes several examples. If the captions are the names of
-    folders, these are also the labels.
+    Every file is read once before training, so that no damaged file can stop the training later. kgen's cache remembers
+    the files that could be read: a later start reads only those whose size or time of change is another. The images are
+    decoded when they are needed. Symbolic links are followed. `kgen.data.datasets.folder.read_folder` documents the
+    sources of captions and their order. An image with several captions makes several examples. If the captions are the
+    names of folders, these are also the labels.
 
     Outermost folders named ``train`` (also ``training``, ``train2017``) and ``validation``, ``valid``, ``val``,
     ``dev``, ``test`` are splits. Images of ``train`` are for training, those of all others for validation. A column
@@ -139,7 +142,7 @@ class ImageFolder(Dataset):
         """A digest of the captions, of the bytes of all files, and of the options that affect images."""
         digest = hashlib.sha256(super().fingerprint().encode())
         for file in sorted(self._digests):
-            digest.update(file.encode() + b"\0" + self._digests[file])
+            digest.update(file.encode() + b"\0" + bytes.fromhex(self._digests[file]))
         return digest.hexdigest()[:16]
 
     def inventory(self) -> Mapping[str, tuple[str, str]]:
@@ -148,7 +151,7 @@ class ImageFolder(Dataset):
             for file, caption in entries:
                 captions.setdefault(file, []).append(f"{split}\0{caption}")
         return {
-            file: (self._digests[file].hex()[:12], short_digest("\0".join(texts).encode()))
+            file: (self._digests[file][:12], short_digest("\0".join(texts).encode()))
             for file, texts in captions.items()
         }
 
@@ -156,21 +159,29 @@ class ImageFolder(Dataset):
         image = decode(data, self._color, least=2 * self.size)
         return fit(image if self.channels == 3 else image.convert("L"), self.size, self.resize, self._color)
 
-    def _verify(self, files: Sequence[str]) -> tuple[dict[str, bytes], list[Problem]]:
-        """Decodes every file once. Returns the digests of valid files, and the problems of the others."""
+    def _verify(self, files: Sequence[str]) -> tuple[dict[str, str], list[Problem]]:
+        """Decodes every file that is not remembered. Returns the digests of valid files, and the others' problems."""
+        known = read_checked(self._folder)
 
-        def digest(file: str) -> bytes | Problem:
+        def look(file: str) -> Checked | Problem:
+            path = f"{self._folder}/{file}"
             try:
-                data = (self._folder / file).read_bytes()
+                status = os.stat(path)  # noqa: PTH116 - faster, for millions of files
+                if (before := known.get(file)) is not None and before.holds_for(status):
+                    return before
+                data = Path(path).read_bytes()
                 decode(data, self._color, least=2 * self.size)
             except (ImageError, OSError) as error:
                 return Problem(file, str(error))
-            return hashlib.sha256(data).digest()
+            return Checked(status.st_size, status.st_mtime_ns, hashlib.sha256(data).hexdigest())
 
         different = list(dict.fromkeys(files))
-        results = dict(zip(different, scan(different, digest, f"imagefolder {self._folder}"), strict=True))
-        good = {file: result for file, result in results.items() if isinstance(result, bytes)}
-        return good, [result for result in results.values() if isinstance(result, Problem)]
+        results = dict(zip(different, scan(different, look, f"imagefolder {self._folder}"), strict=True))
+        good = {file: result for file, result in results.items() if isinstance(result, Checked)}
+        if good != known:
+            write_checked(self._folder, good)
+        broken = [result for result in results.values() if isinstance(result, Problem)]
+        return {file: result.digest for file, result in good.items()}, broken
 
     def _split(self, found: Entries) -> Entries:
         """Moves held-out captions from all splits to "holdout", and a share of the training images to validation."""
