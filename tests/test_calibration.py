@@ -21,6 +21,8 @@ from kgen.plugins.discovery import registry
 from kgen.runs.run import check, run
 from kgen.spaces import ConditionSpace
 
+pytestmark = pytest.mark.portable
+
 SOURCE = """\
 import keras, numpy as np
 from keras import ops

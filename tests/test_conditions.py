@@ -16,6 +16,8 @@ from kgen import ConditionSpace, DataError, Encoder, RunError
 from kgen.data.conditions import BATCH, ConditionCache, cached_conditions
 from kgen.data.frozen import weights_fingerprint
 
+pytestmark = pytest.mark.portable
+
 CAPTIONS = [f"caption {i} of \U0001f49c" for i in range(2 * BATCH + 7)] * 2
 
 

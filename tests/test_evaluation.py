@@ -32,6 +32,8 @@ from kgen.runs.evaluation import evaluate
 from kgen.runs.first_lines import first_lines
 from kgen.runs.run import run
 
+pytestmark = pytest.mark.portable
+
 
 @pytest.fixture(autouse=True)
 def toy() -> Any:

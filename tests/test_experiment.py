@@ -32,6 +32,8 @@ from kgen.runs.preflight import preflight
 from kgen.runs.run import run
 from kgen.runs.samples import generate_prompts
 
+pytestmark = pytest.mark.portable
+
 FILE = """\
 data: {name: made/patterns, count: 12}
 encoder: {name: made/words, dim: 4}

@@ -23,6 +23,8 @@ from kgen.plugins.discovery import discover
 from kgen.plugins.fit import misfit
 from kgen.plugins.registry import Provenance, Registrar, Registry
 
+pytestmark = pytest.mark.portable
+
 SOUP = '''
 from dataclasses import dataclass
 from typing import Protocol

@@ -22,6 +22,8 @@ from kgen.training.journal import Journal
 from kgen.training.loggers import Loggers, opened_loggers
 from kgen.training.tensorboard import TensorBoard
 
+pytestmark = pytest.mark.portable
+
 
 class Told(kgen_package.Logger):
     """Keeps what it is told, and fails in one method."""

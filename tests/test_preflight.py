@@ -21,6 +21,8 @@ from kgen.config import RunConfig
 from kgen.errors import KgenError
 from kgen.runs.run import check, run
 
+pytestmark = pytest.mark.portable
+
 SHAPES = """\
 data: {name: shapes, size: 16, count: 12, validation: 2, jitter: 0.03, holdout: [purple square]}
 encoder: {name: text/bag, dim: 8}

@@ -343,7 +343,11 @@ def arguments(part: Any, method: str, given: dict[str, Any], source: bool) -> di
     }
 
 
-CASES = [(name, number) for name, (*_, calls) in COMPONENTS.items() for number in range(len(calls))]
+CASES = [
+    pytest.param(name, number, marks=pytest.mark.slow if number else ())
+    for name, (*_, calls) in COMPONENTS.items()
+    for number in range(len(calls))
+]
 
 
 @pytest.mark.skipif(not TRACED_ONCE, reason="on PyTorch, a tensor is as good as a number")

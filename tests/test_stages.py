@@ -25,6 +25,8 @@ from kgen.runs.decoder_stage import DecoderStage
 from kgen.runs.run import check, run
 from kgen.training.fit import Progress, train
 
+pytestmark = pytest.mark.portable
+
 STEPS = 6
 
 

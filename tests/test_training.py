@@ -255,7 +255,7 @@ def test_the_time_of_waiting_for_input_is_recorded(whole: Whole, tmp_path: Path)
     run(tmp_path, 12, Vanishing(), loader=Slow)
     slow = [row for row in read_rows(tmp_path / "metrics.csv") if row["loss"]]
     assert [int(row["step"]) for row in slow] == [3, 6, 9, 12]
-    for row in slow:
+    for row in slow[1:]:  # Keras reads the batches of the first steps before the first step
         assert Slow.SECONDS <= float(row["input_wait"]) <= 4 / float(row["images_per_second"])  # a batch has 4 images
     assert all(0 < float(row["input_wait"]) < Slow.SECONDS for row in fast)
 

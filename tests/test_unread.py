@@ -14,6 +14,8 @@ from kgen_plugin_text.transformer import TransformerText
 import kgen
 from kgen.errors import UnreadTextWarning
 
+pytestmark = pytest.mark.portable
+
 
 def bag(**options: int) -> BagOfWords:
     encoder = BagOfWords(dim=4, **options)

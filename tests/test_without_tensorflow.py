@@ -42,7 +42,7 @@ data: {name: shapes, size: 16, count: 8}
 encoder: {name: text/bag, dim: 8}
 generator: {name: diffusion/diffusion, network: {kind: dit, patch: 4, width: 8, depth: 1, heads: 2}}
 fit: {steps: 3, batch_size: 4, log_every: 1}
-sample: {every: 0, prompts: [a large red circle in the middle], options: {steps: 2}}
+sample: {every: 0, prompts: [a large red circle in the middle], options: {sampler: euler, steps: 1}}
 evaluate: {metrics: [attributes], max_prompts: 1}
 """
 

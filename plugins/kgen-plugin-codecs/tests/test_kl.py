@@ -23,12 +23,11 @@ TINY = Network(width=8, multipliers=(1, 2), patch=2)
 RNG = np.random.default_rng(0)
 
 
-@pytest.mark.backends
 class TestConformance(DecoderConformance):
     replicas: ClassVar = False  # the test with a discriminator trains on two replicas
 
     def build(self) -> KLAutoencoder:
-        return KLAutoencoder(SPACE, channels=2, network=TINY)
+        return KLAutoencoder(SPACE, channels=2, network=Network(width=8, multipliers=(1,), patch=2))
 
 
 @pytest.mark.slow  # the tests of the discriminator, of VQ and of FSQ also train without attention

@@ -157,18 +157,18 @@ def test_all_noise_levels_are_plain_guidance_and_none_are_no_guidance(monkeypatc
     nowhere = made.generate("red", **options, guidance_interval=NOWHERE)
     ran = passes[traced:]
     some = [made.generate("red", **options, guidance_interval=(low, 2.5)) for low in (0.1, 0.2, 1.5)]
-    weight_1 = made.generate("red", **{**options, "guidance": 1.0}, guidance_interval=(0.1, 2.5))
     np.testing.assert_allclose(everywhere, plain, atol=1e-6)
     np.testing.assert_allclose(nowhere, alone, atol=1e-6)
-    np.testing.assert_array_equal(weight_1, alone)
     assert np.abs(plain - alone).max() > 0.01
     np.testing.assert_array_equal(some[0], some[1])  # no noise level of the 4 steps is between
     assert np.abs(some[0] - some[2]).max() > 1e-3 and np.abs(some[0] - plain).max() > 1e-3
-    assert len(made.programs) == 4
+    assert len(made.programs) == 3
     if keras.backend.backend() == "torch":  # it runs the function at each step
         assert ran == [2] * 4
     else:
         assert len(passes) == traced
+    weight_1 = made.generate("red", **{**options, "guidance": 1.0}, guidance_interval=(0.1, 2.5))
+    np.testing.assert_array_equal(weight_1, alone)
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ class TestBert(EncoderConformance):
         return BertText(preset=str(self.folder), length=12, pooling="pooler", normalize=True)
 
 
+@pytest.mark.backends
 class TestClip(EncoderConformance):
     @pytest.fixture(autouse=True)
     def _folder(self, clip_folder: Path) -> None:
@@ -33,7 +34,6 @@ class TestClip(EncoderConformance):
         return ClipText(preset=str(self.folder), length=16, project=True)
 
 
-@pytest.mark.backends
 class TestT5(EncoderConformance):
     @pytest.fixture(autouse=True)
     def _folder(self, t5_folder: Path) -> None:

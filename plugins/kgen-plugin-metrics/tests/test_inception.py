@@ -27,6 +27,8 @@ from scipy import linalg
 from kgen import ConfigError, DataError, GeneratedImages, make_dataset
 from kgen.parts.construction import make_metric
 
+pytestmark = pytest.mark.portable
+
 torch = pytest.importorskip("torch")
 
 

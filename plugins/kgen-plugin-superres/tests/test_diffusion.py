@@ -22,7 +22,6 @@ TINY = Network(width=8, multipliers=(1, 2), blocks=1, head_dim=8)
 ONE_LEVEL = Network(width=8, multipliers=(1,), blocks=1, head_dim=8)
 
 
-@pytest.mark.backends
 class TestConformance(DecoderConformance):
     condition_space: ClassVar = TEXT
     decode_options: ClassVar = (

@@ -28,7 +28,6 @@ CROSS = Transformer(width=16, depth=1, heads=2)
 PREFIX = Transformer(width=16, depth=2, heads=2, text="prefix", positions="learned")
 
 
-@pytest.mark.backends
 class TestAutoregressive(GeneratorConformance):
     generate_options: ClassVar = ({}, {"temperature": 0.7, "top_k": 5, "top_p": 0.9, "guidance": 2.0})
 
