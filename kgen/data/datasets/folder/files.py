@@ -7,7 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from kgen.contracts.dataset import Problem
 from kgen.errors import DataError
@@ -58,7 +58,8 @@ def find_files(root: Path) -> Files:
 
 def suffix(name: str) -> str:
     """The suffix of a name in lower case, such as ".png"; "" if it has none."""
-    return PurePosixPath(name).suffix.lower()
+    found = os.path.splitext(name)[1].lower()  # noqa: PTH122 - faster, for millions of files
+    return "" if found == "." else found
 
 
 def parent(name: str) -> str:

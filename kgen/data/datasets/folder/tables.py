@@ -26,6 +26,9 @@ PERHAPS = re.compile(r"metadata\.json|captions?(_.*)?\.(jsonl|json|csv|tsv|txt)"
 CAPTION_COLUMNS = ("text", "caption", "captions", "description", "prompt", "title", "comment")
 """Names of the column of captions, in lower case. "text" is preferred; any other must be the only one."""
 
+PLAIN_NAME = re.compile(r"[\w-][\w./ -]*")
+"""Names that are inside of their folder, unless they hold "..": most of them, and fast to check."""
+
 MAX_CAPTION = csv.field_size_limit()
 """Largest number of characters in a caption; a longer one is an error."""
 
@@ -164,7 +167,10 @@ class Finder:
 
     def beside(self, table: str, name: str) -> Sequence[str]:
         """Finds the file of a name, relative to the table. Names may differ in case and in the form of accents."""
-        path = (PurePosixPath(parent(table)) / name.replace("\\", "/")).as_posix()
+        here = parent(table)
+        if (plain := f"{here}/{name}" if here else name) in self.names:
+            return (plain,)
+        path = (PurePosixPath(here) / name.replace("\\", "/")).as_posix()
         if path in self.names or self._is_file(path):
             return (path,)
         return self._by_path.get(normalized(path.strip()), ())
@@ -237,6 +243,8 @@ def _name_of(row: Row, column: str) -> str:
     name = row.get(column)
     if not isinstance(name, str) or not name.strip():
         raise _RowError(f"it has no '{column}'")
+    if PLAIN_NAME.fullmatch(name) and ".." not in name:
+        return name
     parts = PurePosixPath(name.replace("\\", "/"))
     if parts.is_absolute() or PureWindowsPath(name).drive or ".." in parts.parts or "\0" in name:
         raise _RowError(f"{name!r} is outside the folder")
