@@ -52,7 +52,7 @@ Output = Annotated[
         "-o",
         "--output",
         metavar="FILE.json",
-        help="Write the results to this file only; a run stays as it is.",
+        help="Write the results to this file only; the run stays as it is.",
         show_default=False,
     ),
 ]
@@ -177,7 +177,7 @@ def _require_json(path: Path) -> None:
 
 
 def _require_folders(target: Path, reference: Path, unused: dict[str, Any]) -> None:
-    """Checks that two folders are given, and no option that only a run has."""
+    """Checks that two folders are given, and that no option is given that only applies to a run."""
     for folder in (target, reference):
         if not folder.is_dir():
             raise ConfigError(f"there is no folder {folder}")
