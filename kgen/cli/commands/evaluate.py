@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kgen.cli.common import ChangedData, plain_console, require_directory
+from kgen.cli.common import ChangedData, parse_option, plain_console, require_directory
 from kgen.errors import ConfigError
 from kgen.reporting.plain import printable
 from kgen.storage.ownership import require_free
@@ -156,12 +156,7 @@ def _print(results: Sequence[Result], *, folders: bool) -> None:
 
 def _metric(text: str) -> Any:
     """A metric of the command line: a name, or a mapping in YAML."""
-    from kgen.config.source import parse_value
-
-    try:
-        value = parse_value(text)
-    except (ValueError, ConfigError) as error:
-        raise ConfigError(f"--metric {text}: {error}") from error
+    value = parse_option(text, f"--metric {text}")
     if not isinstance(value, str | dict):
         raise ConfigError(f"--metric {text}: must be a name, or {{name: NAME, OPTION: VALUE}}")
     return value

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from kgen.cli.common import log, plain_console
+from kgen.cli.common import log, parse_option, plain_console
 from kgen.errors import ConfigError, RunError
 from kgen.reporting.plain import printable
 
@@ -147,23 +147,13 @@ def _changes(
         key, equals, value = text.partition("=")
         if not equals or not all(key.strip().split(".")):
             raise ConfigError(f"--set {text}: must read KEY=VALUE, such as fit.steps=100")
-        found.append((("set", key.strip()), _parsed(value, f"--set {text}"), f"--set {text}"))
+        found.append((("set", key.strip()), parse_option(value, f"--set {text}"), f"--set {text}"))
     if metrics:
-        found.append((("metrics",), [_parsed(metric, f"--metric {metric}") for metric in metrics], "--metric"))
+        found.append((("metrics",), [parse_option(metric, f"--metric {metric}") for metric in metrics], "--metric"))
     for option, key, given in (("-n", "images", number), ("--seeds", "seeds", seeds)):
         if given is not None:
             found.append((("evaluate", key), given, option))
     return found
-
-
-def _parsed(text: str, option: str) -> Any:
-    """The value of an option. Raises ConfigError, which names the option, if it is not valid YAML."""
-    from kgen.config.source import parse_value
-
-    try:
-        return parse_value(text)
-    except ConfigError as error:
-        raise ConfigError(f"{option}: {error}") from error
 
 
 def _add(source: Source, over: Sequence[str], changes: Sequence[tuple[tuple[str, ...], Any, str]]) -> None:
