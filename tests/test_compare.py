@@ -43,7 +43,8 @@ def test_table_page_and_images(kgen, trained: Trained, other: Path, tmp_path: Pa
     assert 0 <= float(second["brightness mean (holdout) [2]"]) <= 1, "scores of other data have a column of their own"
     page = (tmp_path / "c" / "comparison.html").read_text()
     assert (
-        "brightness mean [1] and [2] do not compare, because they differ in images: 2, 3; prompts: 2, 3; data: " in page
+        "brightness mean [1] and [2] are not comparable, because they differ in images: 2, 3; prompts: 2, 3; data: "
+        in page
     )
     assert "The runs differ in images or captions" in page and page.count("data:image/png;base64,") == 2
     assert not re.search(r"(src|href)=\"(?!data:)", page), "the page refers to other files"

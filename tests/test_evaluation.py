@@ -106,7 +106,7 @@ def test_numbers_of_different_protocols_have_different_columns() -> None:
         {"frechet distance [1]": 3.0},
     ]
     (note,) = columns.notes
-    assert note == "frechet distance [1] and [2] do not compare, because they differ in images: 1,000, 50."
+    assert note == "frechet distance [1] and [2] are not comparable, because they differ in images: 1,000, 50."
     same = make_columns([[result(50, 1.0)], [result(50, 2.0)]])
     assert [column.title for column in same.all] == ["frechet distance"] and not same.notes
     several = Result("frechet", "train", "distance", {0: 1.0, 1: 3.0}, {"images": 50})
@@ -370,7 +370,7 @@ def test_files_without_a_pair_and_two_of_one_name(kgen: Callable[..., Any], fold
     done = kgen("evaluate", a, b, "--metric", "psnr")
     assert done.status == 0 and "1 of 8 images have no reference of the same name" in done.out
     save(b, "4.bmp", np.zeros((12, 12, 3), np.uint8))
-    kgen("evaluate", a, b, "--metric", "psnr").refuses("has 2 images of the name 4")
+    kgen("evaluate", a, b, "--metric", "psnr").refuses("has 2 images named 4")
     (b / "4.bmp").unlink()
     save(b, "5.png", np.zeros((9, 8, 3), np.uint8))
     kgen("evaluate", a, b, "--metric", "psnr").refuses("5 has 8x8 pixels, but its reference has 8x9")

@@ -268,11 +268,13 @@ def test_a_trained_run_is_evaluated_and_stays_as_it_is(kgen: Any, trained: Train
 def test_mistakes_on_the_command_line(kgen: Any, trained: Trained, good: Path, tmp_path: Path) -> None:
     study = write_study(tmp_path)
     for arguments, message in (
-        ((good,), "is no study, so that it needs an axis: give --over"),
+        ((good,), "is not a study, so it needs an axis: give --over"),
         ((good, "--over", "strenght=1"), "--over strenght=1: strenght: unknown key; did you mean 'strength'?"),
         ((good, "--over", "fit.steps=1,x"), "--over fit.steps=1,x: fit.steps: must be a whole number, got 'x'"),
         ((good, "--over", "seed=1", "--over", "seed=2"), "the axis is given twice"),
         ((good, "--over", "seed=1", "--set", "fit.steps"), "--set fit.steps: must read KEY=VALUE"),
+        ((good, "--over", "seed=1", "--set", "fit.steps=["), "--set fit.steps=[: "),
+        ((good, "--over", "seed=1", "--metric", "{"), "--metric {: "),
         ((good, "--over", "seed=1", "--cpus", "2"), "--cpus: for --engine ray only"),
         ((good, "--over", "seed=1", "--metric", "brightnes"), "did you mean"),
         ((tmp_path / "none", "--over", "seed=1"), "there is no such file"),

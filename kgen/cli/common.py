@@ -120,6 +120,24 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     return RunConfig.load(path, overrides)
 
 
+def parse_option(text: str, option: str) -> Any:
+    """Parses the value of an option as YAML.
+
+    Args:
+        text: The value.
+        option: The option in messages, such as "--set fit.steps=3".
+
+    Raises:
+        ConfigError: the value is not valid YAML.
+    """
+    from kgen.config.source import parse_value
+
+    try:
+        return parse_value(text)
+    except (ValueError, ConfigError) as error:
+        raise ConfigError(f"{option}: {error}") from error
+
+
 def image_file(path: Path) -> None:
     """Raises ConfigError if no PNG can be written to `path`, or if a file there is not to be replaced."""
     if path.suffix.lower() != ".png":

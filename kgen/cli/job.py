@@ -1,7 +1,7 @@
 """The process of a job of `kgen sweep`: `python -m kgen.cli.job`.
 
 It reads the job, one line of JSON, from its standard input. If the input is closed, because `kgen sweep` stops or has
-been killed, the process stops like after Ctrl-C: a training saves a checkpoint.
+been killed, the process stops as after Ctrl-C: a training saves a checkpoint.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kgen.errors import RunInterruptedError
 def main() -> None:
     """Does the job. The exit status is 130 if it was stopped."""
     warnings.showwarning = show_warning  # type: ignore[assignment]
-    with open(0, "rb", buffering=0, closefd=False) as file:  # without a buffer, which would hold a lock at the end
+    with open(0, "rb", buffering=0, closefd=False) as file:  # a buffer would hold a lock at the end
         text = file.readline().decode("utf-8")
     threading.Thread(target=_watch, daemon=True).start()
     try:

@@ -123,7 +123,7 @@ class Metric(Configurable, ABC):
         return ()
 
     def protocol(self) -> Mapping[str, Plain]:
-        """Everything that determines the numbers, beside the images: two numbers compare only if this is equal.
+        """Everything besides the images that determines the numbers: two numbers are comparable only if this is equal.
 
         Examples are a hash of the weights of the network that computes features, how images are resized and scaled for
         it, the number of reference images and where they are from, and the precision. Call it after `compute`. Default:

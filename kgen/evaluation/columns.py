@@ -18,7 +18,7 @@ class Column:
         label: The label of the results: "frechet distance (holdout)".
         title: The label, with a number if another column has the same label: "frechet distance (holdout) [2]".
         better: Whether higher or lower is better; None: it is not known.
-        headline: Whether it is the main number of its metric.
+        headline: Whether this is the main number of its metric.
     """
 
     label: str
@@ -33,7 +33,7 @@ class Columns:
 
     Args:
         by_protocol: The columns by the label and the fingerprint of their results.
-        notes: A sentence per label that has several columns, which says in what their protocols differ.
+        notes: A sentence for each label that has several columns. It says how their protocols differ.
     """
 
     by_protocol: Mapping[tuple[str, str], Column]
@@ -41,6 +41,7 @@ class Columns:
 
     @property
     def all(self) -> list[Column]:
+        """All columns, in the order of the results."""
         return list(self.by_protocol.values())
 
     def of(self, result: Result) -> Column:
@@ -80,16 +81,16 @@ def _title(label: str, number: int, found: Mapping[str, Result]) -> str:
 
 
 def _note(label: str, found: Mapping[str, Result]) -> str:
-    """Says in what the protocols of a label differ."""
+    """Says how the protocols of a label differ."""
     names = [f"[{number}]" for number in range(1, len(found) + 1)]
     columns = f"{label} {', '.join(names[:-1])} and {names[-1]}"
     if "" in found:
-        return f"{columns} do not compare, because the protocol of one of them is unknown."
+        return f"{columns} are not comparable, because the protocol of one of them is unknown."
     protocols = [result.protocol for result in found.values()]
     keys = dict.fromkeys(key for protocol in protocols for key in protocol)
     different = [key for key in keys if len({str(protocol.get(key, "none")) for protocol in protocols}) > 1]
     listed = "; ".join(f"{key}: {', '.join(_shown(p.get(key, 'none')) for p in protocols)}" for key in different)
-    return f"{columns} do not compare, because they differ in {listed}."
+    return f"{columns} are not comparable, because they differ in {listed}."
 
 
 def _shown(value: object) -> str:

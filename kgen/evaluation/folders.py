@@ -1,4 +1,4 @@
-"""Compares two folders of images, without any run."""
+"""Compares two folders of images. No run is needed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from kgen.spaces import Space
 EXTENSIONS = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 BATCH = 64
-"""Largest number of images that are in memory together."""
+"""Largest number of images that are in memory at the same time."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,16 @@ class _File:
 
 
 class ImageFiles(Dataset):
-    """The images of a folder, in their own sizes. They are sorted by size, and then by name.
+    """The images of a folder, in their own sizes, sorted by size and then by name.
 
-    They are the images of the split "train", and their captions are the names of the files.
+    All of them are in the split "train". Their captions are the names of the files.
 
     Args:
-        path: The folder, which is searched with all folders below it.
-        limit: Largest number of images, evenly spaced in the order of their names; 0: all.
+        path: The folder. Folders inside it are searched, too.
+        limit: Largest number of images, which are evenly spaced in the order of their names; 0: all images.
 
     Attributes:
-        names: The path of each image below the folder, without its extension.
+        names: The path of each image relative to the folder, without its extension.
 
     Raises:
         DataError: there is no image, or a file is damaged.
@@ -86,7 +86,7 @@ class ImageFiles(Dataset):
         return short_digest(text.encode())
 
     def batches(self) -> Iterator[list[int]]:
-        """Yields the numbers of images of one size, at most `BATCH` at once."""
+        """Yields the indices of images of one size, at most `BATCH` of them at a time."""
         batch: list[int] = []
         for index, file in enumerate(self._files):
             if batch and (file.size != self._files[batch[0]].size or len(batch) == BATCH):
@@ -105,19 +105,19 @@ def evaluate_folders(
     log: Log = print,
     on_images: OnImages | None = None,
 ) -> list[Result]:
-    """Compares the images of a folder with those of another.
+    """Compares the images of a folder with those of another one.
 
-    Metrics of pairs, such as PSNR, compare images whose files have the same name; all others compare the sets.
+    Metrics of pairs, such as PSNR, compare images whose files have the same name. All other metrics compare the sets.
 
     Args:
         images: The folder of the images to score.
         references: The folder of the reference images.
-        metrics: Names of metrics, or mappings with names and options; empty: all that can compare these folders and
-            need no options.
-        limit: Largest number of images to score, and of reference images of a set, evenly spaced in the order of their
-            names; None: all.
+        metrics: Names of metrics, or mappings with names and options; empty: all metrics that can compare these
+            folders and need no options.
+        limit: Largest number of images to score, and of reference images for metrics of sets. The images are evenly
+            spaced in the order of their names. None: all images.
         log: Receives notes.
-        on_images: Called with the number of images measured so far, and of all images.
+        on_images: Called with the number of images measured so far, and with the number of all images.
 
     Returns:
         The results. Their split is "train", and their seed is 0.
@@ -128,25 +128,16 @@ def evaluate_folders(
     """
     own, others = (ImageFiles(path=str(folder), limit=limit or 0) for folder in (images, references))
     pairs = _Pairs(own, Path(references))
-    chosen = _chosen(metrics) if metrics else _all_metrics(log)
-    measured: dict[str, Metric] = {}
-    for name, metric in chosen.items():
-        why = pairs.refusal(metric) if metric.pairs else _too_few(metric, len(own.names))
-        if why and metrics:
-            raise DataError(f"{name}: {why}")
-        if why:
-            log(f"note: {name} is left out: {why}")
-        else:
-            measured[name] = metric
+    measured = _measurable(metrics, own, pairs, log)
     if not measured:
         raise DataError(
-            f"{images} and {references} cannot be compared by any metric: the notes say why. More metrics are in "
-            "kgen-plugin-metrics"
+            f"{images} and {references} cannot be compared by any installed metric: the notes say why. Install "
+            "kgen-plugin-metrics for more metrics"
         )
     if pairs.missing and any(metric.pairs for metric in measured.values()):
         log(
-            f"note: {pairs.missing:,} of {len(own.names):,} images have no reference of the same name, and are in no "
-            "pair"
+            f"note: {pairs.missing:,} of {len(own.names):,} images have no reference of the same name, so that "
+            "metrics of pairs leave them out"
         )
     for metric in measured.values():
         metric.start(others, "train")
@@ -161,8 +152,31 @@ def evaluate_folders(
     return [result for name, metric in measured.items() for result in _results(name, metric, own, others, pairs)]
 
 
+def _measurable(metrics: Sequence[Choice], own: ImageFiles, pairs: _Pairs, log: Log) -> dict[str, Metric]:
+    """The chosen metrics, or else all metrics for which there are enough images or pairs, by name.
+
+    Raises:
+        ConfigError: a chosen metric is unknown, is given twice, or cannot compare folders.
+        DataError: a chosen metric needs more images or pairs.
+    """
+    found: dict[str, Metric] = {}
+    for name, metric in (_chosen(metrics) if metrics else _all_metrics(log)).items():
+        why = pairs.refusal(metric) if metric.pairs else _too_few(metric, len(own.names))
+        if why and metrics:
+            raise DataError(f"{name}: {why}")
+        if why:
+            log(f"note: {name} is left out: {why}")
+        else:
+            found[name] = metric
+    return found
+
+
 def _chosen(metrics: Sequence[Choice]) -> dict[str, Metric]:
-    """The metrics of a choice, by name."""
+    """The chosen metrics, by name.
+
+    Raises:
+        ConfigError: a metric is unknown, is given twice, or cannot compare folders.
+    """
     found: dict[str, Metric] = {}
     for choice in metrics:
         component, _ = find("metric", choice)
@@ -173,7 +187,7 @@ def _chosen(metrics: Sequence[Choice]) -> dict[str, Metric]:
                 f"compare folders: {usable}"
             )
         if component.name in found:
-            raise ConfigError(f"the metric '{component.name}' is given twice, and its numbers have one name: keep one")
+            raise ConfigError(f"the metric '{component.name}' is given twice: keep one")
         found[component.name] = make_metric(choice)
     return found
 
@@ -194,7 +208,7 @@ def _usable() -> dict[str, type[Metric]]:
 
 
 def _all_metrics(log: Log) -> dict[str, Metric]:
-    """All metrics that can compare folders and need no option, by name; by id if two have the same name."""
+    """All metrics that can compare folders and need no option, by name, or by id if two have the same name."""
     usable = {name: cls for name, cls in _usable().items() if not _required(cls)}
     bare = Counter(name.split("/")[-1] for name in usable)
     found: dict[str, Metric] = {}
@@ -213,10 +227,14 @@ def _required(cls: type[Metric]) -> list[str]:
 
 
 class _Pairs:
-    """The reference image of the same name, for each image that has one.
+    """The pairs of an image and the reference image of the same name.
+
+    Args:
+        own: The images.
+        references: The folder of the reference images.
 
     Attributes:
-        files: The path of the reference image, by the number of the image.
+        files: The path of the reference image, by the index of the image.
         missing: The number of images without a reference.
     """
 
@@ -235,11 +253,15 @@ class _Pairs:
         for folder, names in ((self._own.path, self._own.names), (self._folder, [n for n, _ in self._references])):
             name, count = Counter(name for name in names if name in paired).most_common(1)[0]
             if count > 1:
-                return f"it compares pairs, but {folder} has {count} images of the name {name}: rename or remove one"
+                return f"it compares pairs, but {folder} has {count} images named {name}: rename or remove one"
         return _too_few(metric, len(self.files))
 
     def of(self, batch: GeneratedImages, numbers: Sequence[int]) -> GeneratedImages | None:
-        """The images of a batch that have references, together with these; None if there are none.
+        """The images of a batch that have references, with their references; None if no image has one.
+
+        Args:
+            batch: The images (B, H, W, 3).
+            numbers: The B indices of the images.
 
         Raises:
             DataError: an image and its reference have different sizes.
@@ -300,12 +322,12 @@ def _image_files(folder: Path) -> list[Path]:
 
 
 def _name(file: Path, folder: str | Path) -> str:
-    """The path of an image below a folder, without its extension."""
+    """The path of an image relative to a folder, without its extension."""
     return file.relative_to(folder).with_suffix("").as_posix()
 
 
 def _size(path: Path) -> tuple[int, int]:
-    """Width and height as they are after the rotation that the EXIF data ask for."""
+    """Width and height in pixels, after the rotation that the EXIF data ask for."""
     try:
         with Image.open(path) as image:
             width, height = image.size

@@ -1,4 +1,4 @@
-"""Scores few images during a training. Such scores are a proxy: they only show whether the training makes progress."""
+"""Scores a few images during a training. These scores are a proxy: they only show whether the training progresses."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ PREFIX = "proxy "
 
 @dataclass(frozen=True)
 class ProxyScore:
-    """A score of few images after a step.
+    """A score of a few images after a training step.
 
     Args:
-        step: The step.
+        step: The training step.
         split: The split of the prompts.
-        metric: The name of the metric with that of the number.
+        metric: The name of the metric, followed by the name of the number.
         value: The number.
         images: The number of images.
     """
@@ -61,7 +61,11 @@ class Proxy:
         self.pipeline = pipeline
 
     def __call__(self, step: int, journal: Journal) -> None:
-        """Scores the pipeline after a step. Scores of later steps, from before an interruption, are replaced."""
+        """Scores the pipeline after a step.
+
+        The file keeps the scores of earlier steps. Scores of this step and of later ones are from before an
+        interruption, and are deleted.
+        """
         options = self.experiment.config.sample.options
         results = score_generated(self.experiment, self.pipeline, options)
         earlier = [score for score in read_proxy_scores(self.path) if score.step < step]
@@ -76,7 +80,7 @@ class Proxy:
 
 
 def read_proxy_scores(path: Path) -> list[ProxyScore]:
-    """Reads `proxy.csv`; [] if there is none. Raises RunError if it is damaged."""
+    """Reads `proxy.csv`; [] if there is no such file. Raises RunError if it is damaged."""
     if not path.is_file():
         return []
     try:

@@ -24,10 +24,10 @@ FORMAT = 2
 """The number of the file's format. Files of format 1 are mappings of split and name to a value, without a protocol."""
 
 LIKELIHOOD = "likelihood"
-"""The name of the metric of `BITS`."""
+"""The name of the metric whose number is `BITS`."""
 
 BITS = "bits per dimension"
-"""The name of the score for the negative log-likelihood; lower is better."""
+"""The name of the number for the negative log-likelihood. Lower is better."""
 
 Better = Literal["higher", "lower"]
 Scores = dict[str, dict[str, float]]
@@ -44,7 +44,7 @@ class Result:
         name: The name of the number.
         values: The number by seed.
         protocol: Everything that determines the number, besides the model and how it samples (its sampling options and
-            its guide), which are what an evaluation compares. Numbers compare only if their protocols are equal.
+            its guide), which are what an evaluation compares. Numbers are comparable only if their protocols are equal.
         better: Whether higher or lower is better; None: it is not known.
         headline: Whether this is the main number of the metric.
     """
@@ -76,7 +76,7 @@ class Result:
 
     @property
     def title(self) -> str:
-        """The name of the number with that of the metric."""
+        """The name of the metric, followed by the name of the number."""
         return self.name if self.metric == LIKELIHOOD else f"{self.metric} {self.name}".strip()
 
     @property
@@ -100,10 +100,10 @@ def metric_results(
 
     Args:
         name: The name of the metric.
-        metric: The metric. If it has no protocol, its options take the place of it.
+        metric: The metric. If it has no protocol, its options are recorded instead.
         split: The split.
         numbers: The values by the name of the number, and by seed.
-        known: What kgen knows of the protocol. It has priority over what the metric says.
+        known: The part of the protocol that kgen knows. It has priority over the protocol of the metric.
     """
     own = metric.protocol() or {f"option {option}": str(value) for option, value in metric.config.items()}
     protocol = {"metric": component_id(metric), **own, **known}
@@ -115,7 +115,7 @@ def metric_results(
 
 
 def to_scores(results: Sequence[Result]) -> Scores:
-    """The means by split and title, for places that need one number."""
+    """The means by split and title, without protocols and standard errors."""
     scores: Scores = {}
     for result in results:
         scores.setdefault(result.split, {})[result.title] = result.mean

@@ -1,6 +1,6 @@
-"""Scores a trained pipeline: its images by metrics, and images of the dataset by their likelihood.
+"""Scores a trained pipeline: metrics score its images, and the likelihood is that of images of the dataset.
 
-Images are scored in portions, so that they are never all in memory.
+Images are scored in portions, so that they are never in memory all at once.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from kgen.pipeline.likelihood import bits_per_dimension
 from kgen.pipeline.model import Pipeline
 
 GENERATED: tuple[Split, ...] = ("train", "holdout")
-"""The splits whose prompts are scored: those seen in training, and those not seen."""
+"""The splits whose prompts are scored. The training has seen those of "train", and not those of "holdout"."""
 
 SAVE_SECONDS = 20.0
-"""Time between two savings of the states. A shorter evaluation saves none."""
+"""Time between two saves of the states, in seconds. A shorter evaluation saves nothing."""
 
 Measure = Callable[[Split, int, Metrics], None]
 """A function that starts metrics, and updates them with all images of a split and a seed."""
@@ -46,6 +46,9 @@ def score(
         pipeline: The pipeline.
         states: Keeps the states of the metrics, with which an interrupted evaluation continues; None: nothing is kept.
         on_images: Called after each portion of images.
+
+    Returns:
+        The results of the metrics for each split, and then that of the likelihood.
 
     Raises:
         ConfigError: a metric needs more images.
@@ -66,7 +69,7 @@ def score_generated(
     Args:
         experiment: The experiment.
         pipeline: The pipeline.
-        options: The sampling options, in place of those of the run.
+        options: The sampling options. They replace those of the run.
         states: See `score`.
         on_images: See `score`.
 
@@ -84,6 +87,9 @@ def collect(experiment: Experiment, plans: Mapping[Split, Plan], measure: Measur
         experiment: The experiment.
         plans: The images of each split.
         measure: Measures all images of a split and a seed.
+
+    Returns:
+        The results, with one value per seed.
     """
     results = []
     for split, plan in plans.items():
@@ -141,7 +147,7 @@ class Generation:
         options: The sampling options.
         states: Keeps the states of the metrics; None: nothing is kept.
         on_images: Called after each portion of images.
-        worker: The number of this process, from 0.
+        worker: The number of this process. It counts from 0.
         workers: The number of processes that share the images. If there are several, the states are always kept.
 
     Attributes:
@@ -231,7 +237,7 @@ def unit_name(split: Split, seed: int, worker: int = 0, workers: int = 1) -> str
 def likelihood(experiment: Experiment, pipeline: Pipeline) -> list[Result]:
     """Bits per dimension of images of the dataset; [] if the configuration measures none.
 
-    The images are from the validation split, or else from the holdout split, or else from the training. Options of
+    The images are from the first of the splits "validation", "holdout" and "train" that has images. Options of
     `log_likelihood`, such as the number of steps of a bound, belong to the model and not to the protocol: families with
     different options share a column of `kgen compare`, and `Generator.likelihood_label` shows the options beside it.
     """

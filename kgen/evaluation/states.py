@@ -1,4 +1,4 @@
-"""Keeps what an evaluation has measured, so that it can be interrupted, and shared by several processes."""
+"""Keeps what an evaluation has measured, so that it can continue, and so that several processes can share it."""
 
 from __future__ import annotations
 
@@ -28,11 +28,12 @@ class States:
 
     Args:
         folder: The folder, which need not exist.
-        described: Everything that determines the states, as plain data. States of another evaluation are deleted.
+        described: Everything that determines the states, as plain data. If it differs from that of the states in the
+            folder, these are deleted.
 
     Attributes:
         continues: Whether the folder held states of this evaluation.
-        replaces: Whether it held those of another evaluation, which were deleted.
+        replaces: Whether the folder held states of another evaluation, which were deleted.
 
     Raises:
         ConfigError: the folder holds other files.
@@ -56,7 +57,7 @@ class States:
             return False
 
     def load(self, unit: str) -> tuple[int, dict[str, State]] | None:
-        """The number of completed portions of a unit, and the state of each metric; None if there is none."""
+        """The number of completed portions of a unit, and the state of each metric; None if there are no states."""
         try:
             with np.load(self.folder / f"{unit}{SUFFIX}", allow_pickle=False) as file:
                 states: dict[str, dict[str, np.ndarray]] = {name: {} for name in json.loads(str(file["metrics"]))}
@@ -74,7 +75,13 @@ class States:
             write_text(self.folder / KEY, json.dumps({"key": self._key}) + "\n")
 
     def save(self, unit: str, portions: int, states: Mapping[str, State]) -> None:
-        """Replaces the states of a unit."""
+        """Replaces the states of a unit.
+
+        Args:
+            unit: A split and a seed, or a worker's share of them: see `unit_name`.
+            portions: The number of completed portions.
+            states: The state of each metric, by name.
+        """
         self.claim()
         arrays = {f"{metric}|{name}": array for metric, state in states.items() for name, array in state.items()}
         arrays |= {"portions": np.array(portions), "metrics": np.array(json.dumps(list(states)))}

@@ -53,7 +53,7 @@ def score_with_workers(
 
     Args:
         experiment: The experiment.
-        pipeline: The pipeline, which plans the images; each worker loads its own.
+        pipeline: The pipeline, with which the images are planned. Each worker loads the saved one.
         directory: The run directory.
         states: The folder of the states.
         workers: Number of processes, at least 2.
@@ -61,7 +61,7 @@ def score_with_workers(
 
     Raises:
         ConfigError: a metric needs more images.
-        RunError: a worker failed. The states of what was measured are kept.
+        RunError: a worker failed. The states of the measured images are kept.
     """
     plans = make_plans(experiment, pipeline)
     if not plans:
@@ -95,7 +95,16 @@ def score_with_workers(
 
 
 def _run(jobs: Sequence[Mapping[str, Any]], total: int, on_images: OnImages | None) -> None:
-    """Runs one process per job, and waits for all of them. If one fails, the others are ended."""
+    """Runs one process per job, and waits for all of them. If one fails, the others are terminated.
+
+    Args:
+        jobs: The input of each process, as plain data.
+        total: The number of images of all jobs.
+        on_images: Called when images have been measured.
+
+    Raises:
+        RunError: a process failed.
+    """
     done = [0] * len(jobs)
     lock = threading.Lock()
     problems: list[str] = []
@@ -156,9 +165,9 @@ def _started(environment: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
 
 
 def _environments(workers: int) -> list[dict[str, str]]:
-    """The environment of each worker, which sees one of the GPUs that CUDA_VISIBLE_DEVICES names.
+    """The environment of each worker, in which it sees one of the GPUs that CUDA_VISIBLE_DEVICES names.
 
-    If it names none, all workers see the same devices.
+    If the variable names no GPU, all workers see the same devices.
     """
     visible = [device for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if device]
     return [
@@ -177,7 +186,7 @@ def _message(line: str) -> dict[str, Any]:
 
 
 def work() -> None:
-    """Measures the share of a worker, whose job is on standard input, and keeps the states. Prints its progress."""
+    """Reads the job of a worker from standard input, measures its share, keeps the states, and prints its progress."""
     job = json.load(sys.stdin)
     try:
         _work(job)

@@ -16,14 +16,14 @@ CHECKPOINTS, CONFIG = "checkpoints", "config.yaml"
 """The folder of a run's checkpoints, and the file of its configuration."""
 
 AVERAGE = "_average"
-"""The end of the name of an optimizer's variable that holds the EMA of a weight."""
+"""Suffix of the names of the optimizer's variables that hold the EMA of a weight."""
 
 
 def checkpoint_of(run: Path, step: int) -> Path:
     """The checkpoint of a step of a run.
 
     Raises:
-        RunError: the run did not keep it. The message names those that it kept.
+        RunError: the run has not kept it. The message names the steps whose checkpoints it has kept.
     """
     file = checkpoint_file(run / CHECKPOINTS, step)
     if not file.is_file():
@@ -37,7 +37,7 @@ def checkpoint_of(run: Path, step: int) -> Path:
 
 
 def load_step(pipeline: Any, run: Path, step: int) -> None:
-    """Replaces the trained weights of a run's pipeline by those of an earlier step: their EMA, if there is one.
+    """Replaces the trained weights of a run's pipeline with those of an earlier step, or with their EMA if it exists.
 
     Args:
         pipeline: The pipeline that the run has saved, as `restore` returns it.
@@ -61,7 +61,7 @@ def load_step(pipeline: Any, run: Path, step: int) -> None:
 
 
 def _averages(arrays: Arrays, pipeline: Any, weights: dict[str, Any], fit: FitConfig, file: Path) -> Arrays:
-    """The EMA of each trained weight, by its path. The optimizer holds them in the order of the weights."""
+    """The EMA of each trained weight, by the weight's path. The optimizer has the EMAs in the order of the weights."""
     paths = {id(weight): path for path, weight in weights.items()}
     trained = set(select(list(weights), fit.trainable, fit.frozen))
     wanted = [weight for weight in pipeline.trainable_variables if paths[id(weight)] in trained]

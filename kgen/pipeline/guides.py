@@ -1,4 +1,4 @@
-"""The model that guides the sampling of another one: loaded, checked, and part of the compiled program."""
+"""Loads and checks the model that guides the sampling of another one, and passes it to the compiled program."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from kgen.storage.weights import find_weights
 Tokens = dict[str, np.ndarray]
 
 MAX_GUIDES = 2
-"""Number of loaded guides that a pipeline keeps, so that the next images do not load them again."""
+"""Largest number of loaded guides that a pipeline keeps, so that the next call does not load them again."""
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedGuide:
-    """A pipeline that guides another one. Its weights stay its own: those of the other pipeline do not contain them.
+    """A pipeline that guides another one. The weights of the other pipeline do not include its weights.
 
     Args:
         pipeline: The pipeline.
         option: The name of the option of `generate` that takes it.
-        name: The name for messages.
+        name: The name in messages.
         key: Identifies the model and its weights.
     """
 
@@ -48,14 +48,14 @@ class LoadedGuide:
 
     @property
     def layers(self) -> dict[str, keras.layers.Layer]:
-        """The layers whose weights the program reads, by the name for messages."""
+        """The layers whose weights the program reads, by their names in messages."""
         return {"the guide's encoder": self.pipeline.encoder, "the guide's generator": self.pipeline.generator}
 
     def tokenize(self, inputs: Sequence[Any]) -> Tokens:
-        """Tokenizes the inputs of the other pipeline's encoder with the encoder of this one.
+        """Tokenizes the inputs of the other pipeline's encoder with the encoder of this pipeline.
 
         Raises:
-            ConfigError: it cannot read them.
+            ConfigError: this encoder cannot read them.
         """
         encoder = self.pipeline.encoder
         try:
@@ -66,7 +66,7 @@ class LoadedGuide:
             ) from error
 
     def model(self, tokens: Any) -> GuideModel:
-        """What `generate` receives, given the tensors of `tokenize`."""
+        """Makes the argument of `generate` from the tensors of `tokenize`."""
         return GuideModel(self.pipeline.generator, self.pipeline.encoder(tokens))
 
 
@@ -75,8 +75,11 @@ def validate_sampling(generator: Generator, given: Mapping[str, Any], kind: type
 
     Args:
         generator: The generator.
-        given: The options. A guide may also be an object of the class `kind`, which stays as it is.
+        given: The options. A guide may also be an object of the class `kind`, which is returned unchanged.
         kind: The class of pipelines.
+
+    Returns:
+        The options, converted to their types.
 
     Raises:
         ConfigError: an option is unknown or wrong.
@@ -101,7 +104,7 @@ def open_guide(
     Args:
         pipeline: The pipeline to guide.
         options: Its options of `generate`, validated; the guide may also be a pipeline.
-        kept: The guides that were loaded last. They are checked only once, because decoders can be large.
+        kept: The guides that were loaded last. Each is checked only once, because the check compares whole decoders.
         make: The class of pipelines.
         staged_decoder: Whether the decoder of the pipeline is not trained yet, so that its weights cannot be compared.
 
@@ -134,7 +137,7 @@ def open_guide(
 
 @contextlib.contextmanager
 def _errors_of(name: str) -> Iterator[None]:
-    """Puts the name of a guide in front of messages of errors."""
+    """Puts the name of a guide in front of the messages of errors."""
     try:
         yield
     except KgenError as error:
@@ -142,7 +145,7 @@ def _errors_of(name: str) -> Iterator[None]:
 
 
 def _state(path: Path, step: int | None) -> tuple[int, int]:
-    """Changes if the file of the weights changes."""
+    """The time and the size of the file of the weights, which change with the weights."""
     if not path.is_dir():
         raise RunError("there is no such folder: give a finished run, or a folder that kgen.save wrote")
     file = find_weights(path) if step is None else checkpoint_of(path, step)
@@ -158,7 +161,7 @@ def _load(make: Callable[..., Assembled], path: Path, step: int | None, name: st
 
 
 def _check(pipeline: Assembled, guide: Assembled, name: str, staged_decoder: bool) -> None:
-    """Raises ConfigError unless both generators model the same latents, and the one can guide the other."""
+    """Raises ConfigError unless both generators model the same latents, and `guide` can guide `pipeline`."""
     for what, here, there in (
         ("images", pipeline.decoder.image_space, guide.decoder.image_space),
         ("latents", pipeline.generator.space, guide.generator.space),
@@ -180,7 +183,7 @@ def _check(pipeline: Assembled, guide: Assembled, name: str, staged_decoder: boo
 
 
 def _equal(one: Decoder, other: Decoder, staged: bool) -> bool:
-    """Whether two decoders have the same class and options, and the same weights unless one is not trained yet."""
+    """Whether two decoders have the same class and options, and, unless one is `staged`, the same weights."""
     if one is other:
         return True
     if (component_id(one), one.config) != (component_id(other), other.config):
@@ -198,7 +201,7 @@ def _shared(encoder: Encoder, value: Any) -> Any:
     """The fields of an input that an encoder reads.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the input has none of them.
     """
     if not isinstance(value, Mapping):
         return value

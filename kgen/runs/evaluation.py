@@ -45,7 +45,22 @@ def finish(
     log: Log = print,
     on_images: OnImages | None = None,
 ) -> list[Result]:
-    """Generates the final grid, scores the pipeline, writes the report, and then marks the run as finished."""
+    """Generates the final grid, scores the pipeline, writes the report, and then marks the run as finished.
+
+    Args:
+        experiment: The experiment.
+        directory: The run directory, which the caller has locked.
+        pipeline: The trained pipeline.
+        log: Receives notes about the scores.
+        on_images: Called with the number of images measured so far, and with the number of all images.
+
+    Returns:
+        The results, which are also in `evaluation.json`.
+
+    Raises:
+        RunInterruptedError: the user pressed Ctrl-C.
+        ConfigError: a metric needs more images.
+    """
     render_final(experiment, directory, pipeline)
     with _measured(experiment, directory, pipeline, directory.evaluation, 1, log, on_images) as results:
         return _publish(experiment, directory, results, "", log)
@@ -71,8 +86,8 @@ def evaluate(
 ) -> list[Result]:
     """Generates images from the prompts of a trained run's dataset, and scores them.
 
-    The results are written to `evaluation.json` of the run and to its report. An interrupted evaluation continues where
-    it was when it is repeated.
+    The results are written to `evaluation.json` of the run and to its report. After an interruption, the same call
+    continues the evaluation.
 
     Args:
         path: The run directory.
@@ -81,21 +96,22 @@ def evaluate(
         metrics: Names of metrics, or mappings with names and options, which are measured instead of those of the run.
             They become metrics of the run, whose other results are kept if they are of the same model and the same
             sampling options.
-        out: A file PATH.json for the results. The run then stays as it is.
+        out: A file PATH.json for the results, in place of those of the run. The run then stays as it is.
         workers: Number of processes that share the images. Each loads the pipeline.
         allow_changed_data: Whether to score even if images or captions differ from those of the training. The names of
             the splits then have a suffix.
         log: Receives notes about the scores.
-        on_images: Called with the number of images measured so far, and of all images.
+        on_images: Called with the number of images measured so far, and with the number of all images.
 
     Returns:
-        The results that were measured now.
+        The results of this measurement.
 
     Raises:
-        RunError: the run is not trained, the data have changed, or another process is working on the run.
+        RunError: the run is not trained, the data have changed, another process is working on the run, or a worker
+            failed.
         RunInterruptedError: the user pressed Ctrl-C.
-        ConfigError: an override affects the training; `out` is a file that kgen did not write; or a metric needs more
-            images.
+        ConfigError: an override affects the training; `out` is a file that kgen did not write; a metric is unknown, or
+            needs more images; or `workers` is not a positive number.
         OSError: the folder of `out` cannot be written to.
     """
     check_number("workers", workers)
@@ -153,7 +169,7 @@ def _record(
     *,
     keep: bool,
 ) -> None:
-    """Makes results and settings those of the run. If its images are new, it renders the final grid again.
+    """Stores results and settings in the run directory, and renders the final grid again if its images are new.
 
     Args:
         experiment: The experiment that was measured.
@@ -163,7 +179,7 @@ def _record(
         results: The results.
         other_data: See `_publish`.
         log: Receives notes about the scores.
-        keep: Whether the run keeps its results of other metrics, if its images are not new.
+        keep: Whether the run keeps its results of other metrics. It never keeps them if its images are new.
     """
     changes = directory.changes(config)
     new_images = not is_finished(directory) or any(change.key.startswith("sample.") for change in changes)
@@ -197,7 +213,7 @@ def _measured(
     if states.continues:
         log("continuing the evaluation that was interrupted")
     if states.replaces:
-        log("note: an interrupted evaluation had other settings or another model, and is discarded")
+        log("note: an interrupted evaluation had other settings or another model, so its measurements were deleted")
     seeds = experiment.config.evaluate.seeds
     for split, plan in make_plans(experiment, pipeline).items():
         each = f"{plan.images:,} images of {len(plan.prompts):,} prompts"
@@ -217,7 +233,7 @@ def _measured(
         kept = (
             "what was measured is kept. Give the same command again to continue"
             if states.exist
-            else "nothing is kept of so short a measurement. Give the same command again to repeat it"
+            else "it was too short to keep anything. Give the same command again to repeat it"
         )
         raise RunInterruptedError(f"the evaluation was stopped; {kept}") from None
     states.clear()
@@ -249,7 +265,7 @@ def _with_metrics(config: RunConfig, metrics: Sequence[Choice]) -> RunConfig:
 
 
 def _united(config: RunConfig, other: RunConfig) -> RunConfig:
-    """A configuration with the metrics of another as well, which replace metrics of the same name."""
+    """A configuration with the metrics of another one, too. These replace metrics of the same name."""
     new = {metric.name: metric for metric in other.evaluate.metrics}
     metrics = {metric.name: metric for metric in config.evaluate.metrics} | new
     evaluate = config.evaluate.model_copy(update={"metrics": tuple(metrics.values())})

@@ -16,11 +16,11 @@ from kgen.config.source import Origin, parse_value
 from kgen.errors import ConfigError
 
 SEED = "seed"
-"""The key of a run file whose axis repeats the training: tables and plots show the mean over it."""
+"""The key of a run file whose axis repeats the training. Tables and plots show the mean over its values."""
 
 MAX_SLUG = 40
 MAX_NAME = 90
-"""Largest numbers of characters of a value in a file name, and of a file name."""
+"""Largest number of characters of a value in a file name, and of a whole file name."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Value:
     Args:
         label: The text in tables and plots.
         settings: The keys that it sets.
-        plain: The value itself; None for a set of settings.
+        plain: The value as plain data; None for a set of settings.
     """
 
     label: str
@@ -51,8 +51,8 @@ class Axis:
         name: A key of the run file, such as "sample.options.guidance", or a name that the study gives.
         values: The values, with different labels.
         named: Whether the study names the values, each of which is a set of settings.
-        used_by: The keys whose values contain "{NAME}", if this is a variable: it sets no key, but the settings of
-            named values refer to it.
+        used_by: The keys whose values contain "{NAME}", if this axis is a variable. A variable sets no key; the
+            settings of named values refer to it.
     """
 
     name: str
@@ -77,17 +77,28 @@ class Axis:
         return any(map(affects_training, keys))
 
     def variables(self, value: Value) -> dict[str, Any]:
-        """The variable that a value of this axis sets, by its name; {} if this is no variable."""
+        """The variable that a value of this axis sets, by its name; {} if the axis is not a variable."""
         return {self.name: value.plain} if self.used_by else {}
 
 
 def key_axis(key: str, values: Sequence[tuple[Any, Origin]]) -> Axis:
-    """An axis over values of one key. Each value comes with its place."""
+    """Makes an axis over values of one key.
+
+    Args:
+        key: The key, in full.
+        values: Pairs of a value and its place in the study.
+    """
     return Axis(key, tuple(_value(key, value, origin) for value, origin in values))
 
 
 def variable_axis(name: str, values: Sequence[Any], used_by: Sequence[str]) -> Axis:
-    """An axis over values of a variable, to which the values of other keys refer."""
+    """Makes an axis over values of a variable.
+
+    Args:
+        name: The name of the variable.
+        values: The values, as plain data.
+        used_by: The keys whose values refer to the variable.
+    """
     return Axis(name, tuple(Value(text_of(value), (), value) for value in values), used_by=tuple(used_by))
 
 
@@ -96,7 +107,7 @@ def _value(key: str, value: Any, origin: Origin) -> Value:
 
 
 def text_of(value: Any) -> str:
-    """The text of a plain value: the text itself, or JSON."""
+    """A plain value as text. A text stays as it is; other values are written as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -104,7 +115,7 @@ def parse_over(text: str) -> tuple[str, list[Any]]:
     """Parses KEY=VALUE,VALUE,...: each value is a YAML scalar, or a list or mapping in flow style.
 
     Raises:
-        ConfigError: the text is something else.
+        ConfigError: the text has another form, or no value.
     """
     shown = f"--over {text if len(text) <= 100 else text[:97] + '...'}"
     key, equals, values = text.partition("=")
@@ -120,7 +131,7 @@ def parse_over(text: str) -> tuple[str, list[Any]]:
 
 
 def overwritten(axes: Sequence[Axis]) -> Iterator[tuple[Setting, Axis]]:
-    """Yields the settings that a later axis overwrites completely, each with that axis."""
+    """Yields pairs of a setting that a later axis overwrites completely, and that axis."""
     for number, axis in enumerate(axes):
         keys = {setting.key for value in axis.values for setting in value.settings}
         for earlier in axes[:number]:
@@ -130,14 +141,14 @@ def overwritten(axes: Sequence[Axis]) -> Iterator[tuple[Setting, Axis]]:
 
 
 def short_names(axes: Sequence[Axis]) -> dict[str, str]:
-    """A short name for each axis by its name: the last part of its key, if no other axis has the same."""
+    """A short name for each axis, by its name: the last part of its key, unless another axis has the same last part."""
     last = {axis.name: axis.name if axis.named else axis.name.rpartition(".")[2] for axis in axes}
     count = Counter(last.values())
     return {name: short if count[short] == 1 else name for name, short in last.items()}
 
 
 def find_axis(axes: Sequence[Axis], name: str) -> Axis | None:
-    """The axis of a name, which may be its short name; None if there is none."""
+    """The axis with a name, or with a short name; None if there is no such axis."""
     short = short_names(axes)
     return next((axis for axis in axes if name in (axis.name, short[axis.name])), None)
 
@@ -145,7 +156,7 @@ def find_axis(axes: Sequence[Axis], name: str) -> Axis | None:
 def file_names(axes: Sequence[Axis]) -> dict[tuple[str, str], str]:
     """The part of a file name for each value, by the name of the axis and the label: "width-64".
 
-    Parts of one axis differ, also where upper and lower case are the same.
+    The parts of one axis are different, even if upper and lower case are not distinguished.
     """
     short, found = short_names(axes), {}
     for axis in axes:
@@ -158,13 +169,13 @@ def file_names(axes: Sequence[Axis]) -> dict[tuple[str, str], str]:
 
 
 def file_name(parts: Sequence[str]) -> str:
-    """Joins parts to a file name that is not too long."""
+    """Joins parts to a file name of at most `MAX_NAME` characters."""
     name = "_".join(parts)
     return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 9]}-{_digest(name)}"
 
 
 def slug(text: str) -> str:
-    """A text as a part of a file name; it keeps the sign of a number."""
+    """Turns a text into a part of a file name, which keeps the sign of a number."""
     words = re.sub(r"[^A-Za-z0-9.+-]+", "-", text).strip("-.")[:MAX_SLUG].rstrip("-.")
     return f"-{words}" if words and text.startswith("-") else words
 
@@ -174,7 +185,7 @@ def _digest(text: str) -> str:
 
 
 def plain_axes(axes: Sequence[Axis]) -> dict[str, Any]:
-    """The axes as a study file has them under `over`."""
+    """The axes as they are written under `over` in a study file."""
     return {axis.name: _named(axis) if axis.named else [value.plain for value in axis.values] for axis in axes}
 
 

@@ -1,4 +1,4 @@
-"""The engine that runs the jobs of a sweep on a Ray cluster, or on the processors of this machine."""
+"""The engine that runs the jobs of a sweep with Ray, on a cluster or on this machine."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from kgen.sweeps.engines import Ended, Engine, Say, describe, run_process
 from kgen.sweeps.jobs import Job
 
 SECONDS = 20.0
-"""Time in which the head of a cluster must accept a connection."""
+"""Time in seconds in which the head of a cluster must accept a connection."""
 
 PASSED_ON = ("KERAS_BACKEND", "KGEN_DEBUG", "PYTHONPATH", "TF_CPP_MIN_LOG_LEVEL")
-"""Variables of this process's environment that all jobs receive."""
+"""Environment variables of this process that all jobs receive."""
 
 
 class Ray(Engine):
-    """Runs each job as a task of Ray, as many at a time as the cluster has processors for.
+    """Runs each job as a task of Ray. As many jobs run at the same time as the cluster has processors for.
 
     All machines need the same kgen, and must see the folder of the sweep and the data under the same paths. A task runs
-    its job in a process of its own, as the default engine does, so that the memory of a GPU is free afterwards.
+    its job in a separate process, as the default engine does, so that the memory of a GPU is free afterwards.
 
     Args:
         address: The address of a cluster, such as "auto" or "ray://HOST:10001"; None: this machine alone.
-        cpus: Processors of each job.
-        gpus: GPUs of each job; a share of one, such as 0.5, is allowed.
+        cpus: Number of processors per job.
+        gpus: Number of GPUs per job. Jobs can share a GPU: 0.5 is allowed.
 
     Raises:
         PluginError: Ray is not installed.
@@ -46,7 +46,11 @@ class Ray(Engine):
         self.address, self.cpus, self.gpus = address, cpus, gpus
 
     def run(self, jobs: Sequence[Job], log: Say) -> Generator[tuple[Job, Ended], None, None]:
-        """Yields each job when its task has ended. A worker that is lost fails only its own job."""
+        """Yields each job when its task has ended. If a worker is lost, only its own job fails.
+
+        Raises:
+            ConfigError: the cluster cannot be reached, or none of its machines can run a job.
+        """
         started = self._connect()
         running: dict[Any, Job] = {}
         try:
@@ -79,11 +83,12 @@ class Ray(Engine):
             self.ray.init(address=self.address, log_to_driver=False, logging_level="ERROR", **local)
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ConfigError(f"--ray-address {self.address}: cannot be connected to: {first}") from error
+            where = f"--ray-address {self.address}: cannot be connected to" if self.address else "Ray does not start"
+            raise ConfigError(f"{where}: {first}") from error
         return True
 
     def _require_resources(self) -> None:
-        """Raises ConfigError if no machine of the cluster could ever run a job, which would wait forever."""
+        """Raises ConfigError if no machine of the cluster can run a job, because such a job would wait forever."""
         nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         if not any(node.get("CPU", 0) >= self.cpus and node.get("GPU", 0) >= self.gpus for node in nodes):
             offered = "; ".join(f"{node.get('CPU', 0):g} processors and {node.get('GPU', 0):g} GPUs" for node in nodes)
@@ -101,7 +106,7 @@ class Ray(Engine):
 
 
 def _require_reachable(address: str | None) -> None:
-    """Raises ConfigError if nothing listens at HOST:PORT, for which Ray would wait for minutes."""
+    """Raises ConfigError if nothing listens at HOST:PORT. Ray itself would wait for minutes."""
     host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
     if not colon or not port.isdecimal():
         return
@@ -112,6 +117,6 @@ def _require_reachable(address: str | None) -> None:
 
 
 def _do(job: str, environment: Mapping[str, str], folder: str) -> tuple[int, list[str]]:
-    """A task: runs a job in a process, on the machine that Ray has chosen."""
+    """Runs a job in a process, on the machine that Ray has chosen. Returns its exit status and its last lines."""
     ended = run_process(Job.from_json(job), lambda line: None, environment, Path(folder))
     return ended.status, list(ended.lines)

@@ -32,6 +32,15 @@ class SweepDirectory:
 
     Args:
         path: The folder, which need not exist.
+
+    Attributes:
+        study: The study, as YAML.
+        base: What determines the weights of the run that the sweep only evaluates, as JSON.
+        runs: The folder of the run directories.
+        trials: The folder of the results of each trial.
+        failures: The folder of the texts about failures.
+        csv, markdown, page: The table for programs, the table for readers, and the page.
+        plots: The names of the plots, as JSON.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -88,7 +97,7 @@ class SweepDirectory:
             raise RunError(f"{self.path} is not empty and holds no sweep: {OTHER}")
 
     def _begin(self, study: Study) -> None:
-        """Compares the study, and the run that it evaluates, with those of an earlier call, and writes both."""
+        """Compares the study, and the run that it evaluates, with those of an earlier call. Then it writes both."""
         data, run = study.dump(), _weights_of(study.base.directory)
         if self.holds_sweep:
             if found := list(differences(read_file(self.study).data, data)):
@@ -102,18 +111,18 @@ class SweepDirectory:
             write_text(self.base, json.dumps(run, indent=2) + "\n")
 
     def forget_failures(self, names: Sequence[str]) -> None:
-        """Deletes the texts about failures of an earlier call, which are tried again."""
+        """Deletes the texts about failures of an earlier call, because this call tries again."""
         for name in names:
             with contextlib.suppress(FileNotFoundError):
                 (self.failures / f"{name}.txt").unlink()
 
     def failure(self, name: str) -> str | None:
-        """The text about the failure of a trial or a training; None: it has not failed."""
+        """The text about the failure of a trial or a training; None if it has not failed."""
         file = self.failures / f"{name}.txt"
         return file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else None
 
     def write_plots(self, plots: Mapping[str, str]) -> None:
-        """Writes plots by file name, and deletes those of an earlier call that are no longer there."""
+        """Writes plots, given by file name, and deletes those of an earlier call that are not among them."""
         older = read_json(self.plots, list[str]) if self.plots.is_file() else []
         for name, svg in plots.items():
             write_text(self.path / name, svg)
@@ -124,7 +133,7 @@ class SweepDirectory:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
-    """Says in what a study differs from an older one, except for plots and for values that were added to an axis."""
+    """Says how a study differs from an older one, except for plots and for values that were added to an axis."""
     axes = [dict(study.get("over", {})) for study in (old, new)]
     for change in changes({**old, "over": None, "plot": None}, {**new, "over": None, "plot": None}):
         yield str(change)
@@ -142,7 +151,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]
 
 
 def _weights_of(run: Path | None) -> dict[str, Any]:
-    """What determines the weights of a trained run; {} if there is no run."""
+    """The steps, the data and the settings that determine the weights of a trained run; {} if there is no run."""
     if run is None:
         return {}
     directory = RunDirectory(run)

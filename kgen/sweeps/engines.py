@@ -1,4 +1,4 @@
-"""Engines: where the jobs of a sweep run. The default runs each in a process of its own, one after the other."""
+"""Engines: where the jobs of a sweep run. The default runs each job in a separate process, one after the other."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from kgen.storage.locks import WINDOWS
 from kgen.sweeps.jobs import FAILURE_LINES, Job
 
 COMMAND = (sys.executable, "-m", "kgen.cli.job")
-"""The command of a process that reads a job from its standard input, and does it until that is closed."""
+"""The command of a process that reads a job from its standard input. It stops if the input is closed."""
 
 STOP_SECONDS = 120.0
-"""Time in which a process that was asked to stop saves a checkpoint; it is killed then."""
+"""Time in seconds that a process has to save a checkpoint when it is asked to stop. Then it is killed."""
 
 Say = Callable[[str], None]
+"""A function that receives a line about the progress."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Ended:
     Args:
         status: The exit status: 0, or another number if the process could not do its job; negative for a signal.
         lines: The last lines of its output.
-        lost: Why the process was lost with the machine or the worker that ran it; "": it was not.
+        lost: Why the machine or the worker that ran the process was lost; "": it was not lost.
     """
 
     status: int
@@ -62,8 +63,7 @@ class Engine(ABC):
     """Runs jobs in other processes.
 
     Attributes:
-        parallel: Whether it runs several jobs at the same time, so that the evaluations of a trained run are worth
-            several jobs.
+        parallel: Whether it runs several jobs at the same time. Each evaluation of a trained run is then a job.
     """
 
     parallel: ClassVar[bool] = False
@@ -76,13 +76,13 @@ class Engine(ABC):
         they save checkpoints, and have ended when the exception leaves it.
 
         Args:
-            jobs: The jobs, which depend on nothing but their own files.
+            jobs: The jobs. No job depends on another one.
             log: Receives lines about the progress.
         """
 
 
 class OneByOne(Engine):
-    """Runs one process after the other on this machine, so that a crash or a full memory ends only one job."""
+    """Runs one process after the other on this machine. A crash, or a full memory, ends only one job."""
 
     def run(self, jobs: Sequence[Job], log: Say) -> Generator[tuple[Job, Ended], None, None]:
         for number, job in enumerate(jobs, start=1):
@@ -99,16 +99,19 @@ def describe(job: Job) -> str:
 
 
 def run_process(job: Job, say: Say, environment: Mapping[str, str] | None = None, folder: Path | None = None) -> Ended:
-    """Runs a job in a process of its own, and waits for its end.
+    """Runs a job in a separate process, and waits for its end.
 
     Args:
         job: The job.
         say: Receives each line of the output.
         environment: Changes of the environment.
         folder: The current folder of the process; None: that of this process.
+
+    Returns:
+        The exit status and the last lines of the output.
     """
     changes = {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", **(environment or {})}
-    # In a group of its own, the process does not receive Ctrl-C beside the closed input.
+    # In a separate group, the process does not receive Ctrl-C in addition to the closed input.
     group: dict[str, Any] = {"creationflags": 0x200} if WINDOWS else {"start_new_session": True}
     process = subprocess.Popen(
         COMMAND,
@@ -126,7 +129,7 @@ def run_process(job: Job, say: Say, environment: Mapping[str, str] | None = None
     lines: deque[str] = deque(maxlen=FAILURE_LINES)
     with process.stdout:
         try:
-            with suppress(BrokenPipeError):  # it has ended already; the output says why
+            with suppress(BrokenPipeError):  # the process has ended already; its output says why
                 process.stdin.write(job.to_json() + "\n")
                 process.stdin.flush()
             for line in process.stdout:

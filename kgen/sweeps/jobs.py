@@ -1,4 +1,4 @@
-"""A job of a sweep: one training, and the evaluations of the trained run. It is all that its process must know."""
+"""A job of a sweep: one training, and the evaluations of the trained run. It holds all that its process needs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FAILURE_LINES = 40
 
 
 def training_name(run: str) -> str:
-    """The name of the training of a run among the failures, which no trial has."""
+    """The name of the training of a run among the failures. No trial has such a name."""
     return f"{run} (training)"
 
 
@@ -36,7 +36,7 @@ class Evaluation:
 
     Args:
         name: The name of the trial.
-        overrides: The changes of the run's configuration, as for `kgen evaluate --set`.
+        overrides: The changes of the run's configuration, as `kgen evaluate --set` takes them.
         out: The file of its results.
     """
 
@@ -84,7 +84,7 @@ class Job:
 
     @property
     def is_trained(self) -> bool:
-        """Whether the run exists, and nothing is to be trained."""
+        """Whether the run was trained with the settings of `config`, and is finished."""
         if self.config is None:
             return True
         directory = RunDirectory(self.directory)
@@ -95,12 +95,12 @@ class Job:
 
     @property
     def pending(self) -> list[Evaluation]:
-        """The evaluations that have neither results nor failed."""
+        """The evaluations that have neither results nor a failure."""
         return [e for e in self.evaluations if not Path(e.out).is_file() and not self.failure(e.name).is_file()]
 
 
 def make_job(training: Training, trials: Sequence[Trial], results: Path, failures: Path) -> Job:
-    """The job that trains a run, unless it is trained, and evaluates it for some of its trials.
+    """Makes the job that trains a run, unless it is trained, and evaluates it for some of its trials.
 
     Args:
         training: The training.
@@ -124,11 +124,14 @@ def _overrides(config: RunConfig) -> list[str]:
 
 
 def work(job: Job, *, log: Log = print, on_metrics: OnMetrics | None = None, on_images: OnImages | None = None) -> None:
-    """Does a job in this process. What fails is written to a file, and ends nothing else.
+    """Does a job in this process.
+
+    If an evaluation fails, its error is written to a file, and the others continue. If the training fails, its error is
+    written to a file, and nothing is evaluated.
 
     Args:
         job: The job. The files of its results and failures say what is done already.
-        log: Receives a line at the beginning of each step.
+        log: Receives lines about the progress.
         on_metrics: See `kgen.runs.run.run`.
         on_images: See `kgen.runs.evaluation.evaluate`.
 

@@ -58,7 +58,7 @@ def write_files(
 
 
 def _summary(study: Study, trials: Sequence[tuple[Trial, object]], missing: int) -> list[str]:
-    """What the numbers of the table are."""
+    """Sentences that say what the numbers of the table are."""
     seeds = max((len(axis.values) for axis in study.axes if axis.repeats), default=1)
     evaluated = max((trial.config.evaluate.seeds for trial, _ in trials), default=1)
     notes = []

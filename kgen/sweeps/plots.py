@@ -21,8 +21,9 @@ class Plots:
     """The plots of a sweep.
 
     Args:
-        svgs: SVG files by title: that of the column, and what it is plotted over if there are several plots.
-        notes: Sentences about what cannot be plotted.
+        svgs: SVG files by title. The title is that of the column, and names the horizontal axis if the study has
+            several plots.
+        notes: Sentences about numbers that cannot be plotted.
     """
 
     svgs: Mapping[str, str]
@@ -30,7 +31,7 @@ class Plots:
 
 
 def make_plots(table: Table, *plots: PlotConfig) -> Plots:
-    """Plots each main number, or those that the study chooses, over an axis or over another number."""
+    """Plots each main number, or the numbers that the study chooses, over an axis or over another number."""
     if not table.columns:
         return Plots({}, ["There are no numbers yet."])
     made = [_make_plots(table, plot, named=len(plots) > 1) for plot in plots]
@@ -39,7 +40,7 @@ def make_plots(table: Table, *plots: PlotConfig) -> Plots:
 
 
 def _make_plots(table: Table, plot: PlotConfig, named: bool) -> Plots:
-    """Makes the plots of one horizontal axis. `named`: titles say which."""
+    """Makes the plots with one horizontal axis. `named`: whether the titles name that axis."""
     labels = {column.label for column in table.columns}
     wanted = plot.y or tuple(dict.fromkeys(column.label for column in table.headlines))
     notes = [_unknown(label, labels) for label in wanted if label not in labels]
@@ -60,14 +61,14 @@ def _make_plots(table: Table, plot: PlotConfig, named: bool) -> Plots:
 
 
 def file_names(plots: Plots) -> dict[str, str]:
-    """The name of each plot's file, by its title; `SINGLE` if there is only one."""
+    """The name of each plot's file, by its title; `SINGLE` if there is only one plot."""
     if len(plots.svgs) == 1:
         return dict.fromkeys(plots.svgs, SINGLE)
     return {title: f"sweep-{re.sub(r'[^a-z0-9]+', '-', title.lower()).strip('-')[:80]}.svg" for title in plots.svgs}
 
 
 def _x_axis(table: Table, plot: PlotConfig) -> Axis | None:
-    """The axis to plot over; None if it is a number, or if there is no axis."""
+    """The axis to plot over; None if the plot is over a number, or if there is no axis."""
     if plot.x is not None:
         return find_axis(table.axes, plot.x)
     numeric = [axis for axis in table.axes if axis.numeric]
@@ -87,9 +88,9 @@ class _Plot:
 
     Args:
         table: The table.
-        plot: What the study says about plots.
-        over: What the horizontal axis shows.
-        column: What the vertical axis shows.
+        plot: The settings of the plot in the study.
+        over: The axis, or the number, on the horizontal axis.
+        column: The number on the vertical axis.
     """
 
     def __init__(self, table: Table, plot: PlotConfig, over: Axis | Column, column: Column) -> None:
@@ -138,7 +139,7 @@ class _Plot:
         return Line(name or self.column.title, points, texts, errors)
 
     def _x(self, row: Row) -> Cell | None:
-        """The place of a row on the horizontal axis."""
+        """The position of a row on the horizontal axis; None if the row lacks that number."""
         if isinstance(self.over, Column):
             return row.cells.get(self.over.title)
         value = row.values[self.over.name]

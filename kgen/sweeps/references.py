@@ -10,14 +10,14 @@ from kgen.config.overrides import Setting
 from kgen.options.validation import KeyPath
 
 REFERENCE = re.compile(r"\{runs\}/([^/\s]+)")
-"""How a setting refers to a run that the study names under `runs`."""
+"""How a setting refers to a run that the study names under `runs`: "{runs}/NAME"."""
 
 OWN_RUN = re.compile(r"\{run\}")
-"""How a setting of the sampling refers to the run of its trial itself, such as to an earlier checkpoint of it."""
+"""How a sampling option refers to the run of its own trial, such as to an earlier checkpoint of it."""
 
 
 def with_variables(value: Any, variables: Mapping[str, Any]) -> Any:
-    """Plain data in which each text "{NAME}" is replaced by the value of that variable."""
+    """Returns plain data in which each text "{NAME}" is replaced by the value of that variable."""
     if isinstance(value, str):
         return next((own for name, own in variables.items() if value == f"{{{name}}}"), value)
     if isinstance(value, dict):
@@ -26,7 +26,7 @@ def with_variables(value: Any, variables: Mapping[str, Any]) -> Any:
 
 
 def find_references(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
-    """Yields the references in plain data, each with its path."""
+    """Yields the references in plain data: pairs of a path and the name of a run."""
     if isinstance(value, str):
         yield from ((path, name) for name in REFERENCE.findall(value))
     elif isinstance(value, dict | list):
@@ -35,7 +35,7 @@ def find_references(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
 
 
 def resolved(value: Any, reference: re.Pattern[str], path: Callable[[re.Match[str]], str]) -> Any:
-    """Plain data in which the references that a pattern finds are replaced by paths."""
+    """Returns plain data in which the references that a pattern finds are replaced by paths."""
     if isinstance(value, str):
         return reference.sub(path, value)
     if isinstance(value, dict):
@@ -44,5 +44,5 @@ def resolved(value: Any, reference: re.Pattern[str], path: Callable[[re.Match[st
 
 
 def references(settings: Sequence[Setting]) -> set[str]:
-    """The runs to which settings refer."""
+    """The names of the runs to which settings refer."""
     return {name for setting in settings for _, name in find_references(setting.value, ())}

@@ -1,4 +1,4 @@
-"""The study: what a sweep varies, of which run, and what it measures."""
+"""The study: the run of a sweep, the settings that it varies, and the numbers that it measures."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ SAMPLING = "sample.options"
 """The section of a run file whose keys may be written alone: "guidance" for "sample.options.guidance"."""
 
 COLUMNS = ("trial", "metric", "split", "name", "evaluation_seed", "value", "fingerprint")
-"""The columns of the table to compute with, beside the axes."""
+"""The columns of the table for programs, besides the axes."""
 
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
 Settings = dict[str, Any]
 
 
 class PlotConfig(Section):
-    """What a plot shows, or several plots with the same horizontal axis."""
+    """The settings of a plot, or of several plots with the same horizontal axis."""
 
     x: str | None = None
     """The horizontal axis: an axis of the study, or a number, "frechet distance"; null: the last numeric axis."""
     y: tuple[str, ...] | None = None
-    """The numbers to plot, each in one plot; null: the main number of each metric."""
+    """The numbers to plot, one plot for each; null: the main number of each metric."""
     line: tuple[str, ...] | None = None
     """The axes whose values share a line; null: all other axes."""
     label: str | None = None
@@ -81,9 +81,9 @@ class StudyFile(Section):
     runs: dict[FileName, Settings] = Field(default_factory=dict)
     """Runs to be trained first, by name, each with the keys that it changes. A value refers to one by {runs}/NAME."""
     metrics: Annotated[list[Any], Field(min_length=1)] | None = None
-    """Metrics in place of those of the run; no likelihood is then measured, unless `evaluate` says so."""
+    """Metrics that replace those of the run. The likelihood is then measured only if `evaluate` says so."""
     evaluate: Settings = Field(default_factory=dict)
-    """Keys of the section `evaluate` to change, such as images and seeds."""
+    """Keys of the section `evaluate` to change, such as `images` and `seeds`."""
     plot: Annotated[tuple[PlotConfig, ...], Field(min_length=1)] = (PlotConfig(),)
     """The plots: a mapping, or a list of mappings."""
 
@@ -95,7 +95,7 @@ class Base:
     Args:
         source: Its run file.
         name: Its name.
-        directory: The directory, if it is trained already, so that trials are only evaluations.
+        directory: The run directory, if the run is trained already. The trials are then only evaluations.
     """
 
     source: Source
@@ -112,8 +112,8 @@ class Study:
         base: The run of which all trials are variants.
         settings: The keys that all trials change.
         axes: What differs between the trials.
-        runs: The runs to be trained first: the keys that each changes, by name.
-        plots: What the plots show.
+        runs: The keys that each run to be trained first changes, by its name.
+        plots: The settings of the plots.
     """
 
     name: str
@@ -140,6 +140,9 @@ class Study:
             source: The content, with its places.
             name: The name; "": it follows from those of the run and the axes.
             folder: The folder to which the path of the run is relative.
+
+        Raises:
+            KgenError: the message lists all errors, one per line, each with its place.
         """
         checked, problems = check(StudyFile, _one_or_several(source.data), OWNER)
         for path, message in problems:
@@ -184,7 +187,7 @@ def is_study(data: Mapping[str, Any]) -> bool:
 
 
 def _one_or_several(data: dict[str, Any]) -> dict[str, Any]:
-    """The content of a study file, with lists where there may be one plot, or one name, in place of several."""
+    """The content of a study file, in which a single plot, and a single name in a plot, become lists."""
     plots: list[Any] = data["plot"] if isinstance(data.get("plot"), list) else [data.get("plot")]
     if not all(isinstance(plot, dict) for plot in plots):
         return data
@@ -269,7 +272,7 @@ class _Keys:
         self.source.problems.append((origin, message))
 
     def settings(self, path: KeyPath, given: Mapping[str, Any], trained: bool = False) -> list[Setting]:
-        """The settings at a path of the study. `trained`: they are of a run that is trained in any case."""
+        """The settings at a path of the study. `trained`: whether they are of a run that the sweep trains itself."""
         return [
             Setting(self.full(key, self.source.at((*path, key)), trained), value, self.source.at((*path, key)))
             for key, value in given.items()
@@ -385,7 +388,7 @@ class _Keys:
                     self.source.report(place, f"{{runs}}/{name}: there is no such run{hint} (under 'runs': {listed})")
 
     def check_own_run(self, settings: Sequence[Setting]) -> None:
-        """Reports references of a setting to the run of its trial itself, outside of the options of the sampling."""
+        """Reports settings other than sampling options that refer to the run of their own trial."""
         for setting in settings:
             if not setting.key.startswith(SAMPLING) and OWN_RUN.search(text_of(setting.value)):
                 self.problem(setting.origin, f"{setting.key}: {{run}} can only stand in keys of '{SAMPLING}'")

@@ -1,4 +1,4 @@
-"""Runs a sweep: its trainings and evaluations, whatever of them an earlier call has not finished."""
+"""Runs the trainings and evaluations of a sweep, except those that an earlier call has finished."""
 
 from __future__ import annotations
 
@@ -35,20 +35,21 @@ class Swept:
 
 
 def sweep(study: Study, out: str | Path | None = None, *, engine: Engine | None = None, log: Say = print) -> Swept:
-    """Does what an earlier call has not finished, and writes the table, the plots and the page.
+    """Runs the trials that an earlier call has not finished, and writes the table, the plots and the page.
 
-    Trials whose configurations differ only in keys that have no effect on the training are evaluations of one run. What
-    fails ends nothing else; the next call tries it again. Values that were added to an axis are added to the table.
+    Trials whose configurations differ only in keys that have no effect on the training are evaluations of one run. If
+    one trial fails, the others continue, and the next call tries it again. A study may have more values on an axis than
+    at the earlier call: they are added to the table.
 
     Args:
         study: The study.
         out: The folder; None: `sweeps/NAME`.
-        engine: Where the jobs run; None: in one process after the other.
+        engine: Runs the jobs; None: one process after the other.
         log: Receives lines about the progress.
 
     Raises:
-        RunInterruptedError: the user pressed Ctrl-C; the same call goes on from there.
-        ConfigError: the configuration of a trial is wrong. Nothing has begun then.
+        RunInterruptedError: the user pressed Ctrl-C. The same call then continues the sweep.
+        ConfigError: the configuration of a trial is wrong. Nothing has been trained then.
         RunError: the folder holds something else, or another process works on it.
     """
     directory = SweepDirectory(Path("sweeps") / study.name if out is None else out)
@@ -65,7 +66,7 @@ class _Sweep:
         self.names = [*(training_name(t.name) for t in (*plan.first, *plan.trainings)), *(t.name for t in plan.trials)]
 
     def run(self) -> Swept:
-        """Runs what is left, and writes the files after each job."""
+        """Runs the trials that have no results, and writes the files after each job."""
         results = self.results()
         self.directory.forget_failures(self.names)
         left = [trial for trial in self.plan.trials if results[trial.name] is None]
@@ -90,7 +91,7 @@ class _Sweep:
         return {name: read_results(file) if file.is_file() else None for name, file in files.items()}
 
     def write(self) -> Swept:
-        """Writes the table, the plots and the page of what is finished."""
+        """Writes the table, the plots and the page of the finished trials."""
         found = self.results()
         table = make_table(self.study.axes, [(trial.values, found[trial.name]) for trial in self.plan.trials])
         failures = {name: text for name in self.names if (text := self.directory.failure(name))}
@@ -98,20 +99,20 @@ class _Sweep:
         return Swept(self.directory, table, failures)
 
     def _first(self, left: Sequence[Trial]) -> list[Job]:
-        """The trainings of the runs to which the trials refer."""
+        """The jobs that train the runs to which the trials refer."""
         needed = {name for trial in left for name in trial.needs}
         jobs = [self._job(training, ()) for training in self.plan.first if training.name in needed]
         return [job for job in jobs if not job.is_trained]
 
     def _refuse(self, left: Sequence[Trial]) -> None:
-        """Notes a failure for each trial that refers to a run whose training has failed."""
+        """Writes a failure for each trial that refers to a run whose training has failed."""
         for trial in left:
             if lost := [name for name in sorted(trial.needs) if self.directory.failure(training_name(name))]:
                 text = f"it needs the run '{lost[0]}', whose training has failed"
                 write_text(self.directory.failures / f"{trial.name}.txt", f"{text}\n")
 
     def _main(self, left: Sequence[Trial]) -> list[Job]:
-        """The trainings and evaluations of the trials."""
+        """The jobs that train and evaluate the runs of the trials."""
         names = {trial.name for trial in left if self.directory.failure(trial.name) is None}
         jobs = []
         for training in self.plan.trainings:
@@ -127,7 +128,7 @@ class _Sweep:
         return make_job(training, trials, self.directory.trials, self.directory.failures)
 
     def _run(self, jobs: Sequence[Job]) -> None:
-        """Runs jobs, and what a process that has crashed left of its job."""
+        """Runs jobs. If a process crashes, it also runs the rest of that job."""
         while jobs:
             left = []
             with closing(self.engine.run(jobs, self.log)) as running:
@@ -138,7 +139,7 @@ class _Sweep:
 
 
 def settle(job: Job, ended: Ended) -> list[Job]:
-    """Notes what failed if a process has ended before its job was done. Returns the rest of the job, if any."""
+    """Writes a failure if a process has ended before its job was done. Returns the rest of the job, if there is any."""
     if job.failure(job.training).is_file():
         return []
     if not job.is_trained:

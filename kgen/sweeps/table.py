@@ -25,7 +25,7 @@ class Cell:
 
     Args:
         mean: The mean.
-        error: The standard error of the mean; None: there is a single number.
+        error: The standard error of the mean; None: there is only one number.
         count: Number of trainings.
     """
 
@@ -56,7 +56,7 @@ class Table:
     """The numbers of a sweep.
 
     Args:
-        axes: The axes, without that of the seeds.
+        axes: The axes, without the axis of the training's seeds.
         columns: The numbers.
         rows: The trials, in the order of the axes.
         notes: Sentences that a reader must know.
@@ -73,7 +73,7 @@ class Table:
         return [column for column in self.columns if column.headline] or list(self.columns)
 
     def to_read(self) -> tuple[list[str], list[list[str]]]:
-        """The head and one row for each row of the table, with the main numbers and their standard errors."""
+        """The head and the rows of the table for readers, with the main numbers and their standard errors."""
         names = short_names(self.axes)
         head = [*(names[axis.name] for axis in self.axes), *(c.title + ARROWS[c.better] for c in self.headlines)]
         rows = []
@@ -95,7 +95,7 @@ def make_table(axes: Sequence[Axis], trials: Sequence[tuple[Values, Sequence[Res
 
     Args:
         axes: The axes.
-        trials: The values and the results of each trial; None: it has no results.
+        trials: The values of each trial, and its results; None: it has no results.
     """
     shared = [axis for axis in axes if not axis.repeats]
     columns = make_columns([results for _, results in trials if results is not None])
@@ -114,7 +114,7 @@ def make_table(axes: Sequence[Axis], trials: Sequence[tuple[Values, Sequence[Res
 
 
 def aggregate(results: Sequence[Result]) -> Cell:
-    """The mean over trainings, or over the seeds of the evaluation if there is only one training."""
+    """The mean over trainings; if there is only one training, the mean over the seeds of its evaluation."""
     means = [result.mean for result in results]
     if len(means) == 1:
         return Cell(means[0], results[0].standard_error, 1)
@@ -126,7 +126,9 @@ def aggregate(results: Sequence[Result]) -> Cell:
 def to_compute(
     axes: Sequence[Axis], trials: Sequence[tuple[str, Values, Sequence[Result] | None]]
 ) -> tuple[list[str], list[list[str]]]:
-    """The head, and one row for each number, trial and seed of the evaluation, with all digits.
+    """The head and the rows of the table for programs: one row per trial, number and seed of the evaluation.
+
+    Numbers have all digits.
 
     Args:
         axes: The axes.

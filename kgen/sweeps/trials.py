@@ -25,10 +25,10 @@ class Trial:
     """One point of a sweep.
 
     Args:
-        name: The name of its files.
+        name: The name, which is also that of its files.
         values: Its value on each axis, by the name of the axis.
         config: The whole configuration.
-        settings: What it changes of the run.
+        settings: The keys of the run that it changes.
         needs: The names of the runs to which it refers.
     """
 
@@ -47,7 +47,7 @@ class Training:
         name: The name.
         directory: The run directory.
         config: The configuration with which it is trained; None: it is trained already.
-        trials: The trials; none for a run to which trials only refer.
+        trials: The trials. A run to which trials only refer has none.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep does.
+    """The trainings and the trials of a sweep.
 
     Args:
         first: The runs that are trained first, because trials refer to them.
@@ -79,7 +79,8 @@ def make_plan(study: Study, folder: Path) -> Plan:
         folder: The folder of the runs that the sweep trains.
 
     Raises:
-        ConfigError: the message lists the problems of all trials, one per line.
+        ConfigError: the configuration of a trial is wrong, or there are too many trials. The message lists the problems
+            of all trials, one per line.
     """
     count = math.prod(len(axis.values) for axis in study.axes)
     if count > MAX_TRIALS:
@@ -116,7 +117,7 @@ def make_plan(study: Study, folder: Path) -> Plan:
 def _configure(
     study: Study, settings: Sequence[Setting], folder: Path, name: str, problems: dict[str, None]
 ) -> RunConfig | None:
-    """The configuration with the settings of the study and these; None if there are problems, which are collected."""
+    """The configuration with the settings of the study and with these; None if there are problems, which it adds."""
     folder = folder.resolve()
     changed = [
         Setting(setting.key, resolved(setting.value, REFERENCE, lambda found: str(folder / found[1])), setting.origin)
@@ -131,7 +132,7 @@ def _configure(
 
 
 def _unscored(config: RunConfig) -> RunConfig:
-    """The configuration without evaluation."""
+    """The configuration without metrics and without a likelihood."""
     evaluate = config.evaluate.model_copy(update={"metrics": (), "likelihood": LikelihoodConfig()})
     return config.model_copy(update={"evaluate": evaluate})
 
@@ -153,7 +154,7 @@ def _trainings(study: Study, trials: Sequence[Trial], folder: Path) -> tuple[Tra
 
 
 def _refer(trials: Sequence[Trial], directory: Path) -> tuple[Trial, ...]:
-    """The trials of a run, in whose sampling the run itself has its path."""
+    """The trials of a run. In their sampling options, the path of the run replaces "{run}"."""
     found = []
     for trial in trials:
         options = resolved(trial.config.sample.options, OWN_RUN, lambda _: str(directory.resolve()))
@@ -165,8 +166,8 @@ def _refer(trials: Sequence[Trial], directory: Path) -> tuple[Trial, ...]:
 def _shared(study: Study, trials: Sequence[Trial], folder: Path) -> RunConfig:
     """The configuration with which a run is trained.
 
-    The evaluation of a single trial is a part of its run. If there are several, the run is not scored, and samples with
-    the settings that they have in common, so that the failure of one trial does not concern the others.
+    If there is only one trial, the run has its configuration and its evaluation. If there are several, the run is not
+    scored, and its sampling options are those of the study alone, so that a failed trial does not affect the others.
     """
     first = trials[0]
     if len(trials) == 1:

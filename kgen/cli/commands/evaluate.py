@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kgen.cli.common import ChangedData, plain_console, require_directory
+from kgen.cli.common import ChangedData, parse_option, plain_console, require_directory
 from kgen.errors import ConfigError
 from kgen.reporting.plain import printable
 from kgen.storage.ownership import require_free
@@ -52,7 +52,7 @@ Output = Annotated[
         "-o",
         "--output",
         metavar="FILE.json",
-        help="Write the results to this file only; a run stays as it is.",
+        help="Write the results to this file only; the run stays as it is.",
         show_default=False,
     ),
 ]
@@ -156,12 +156,7 @@ def _print(results: Sequence[Result], *, folders: bool) -> None:
 
 def _metric(text: str) -> Any:
     """A metric of the command line: a name, or a mapping in YAML."""
-    from kgen.config.source import parse_value
-
-    try:
-        value = parse_value(text)
-    except (ValueError, ConfigError) as error:
-        raise ConfigError(f"--metric {text}: {error}") from error
+    value = parse_option(text, f"--metric {text}")
     if not isinstance(value, str | dict):
         raise ConfigError(f"--metric {text}: must be a name, or {{name: NAME, OPTION: VALUE}}")
     return value
@@ -177,7 +172,7 @@ def _require_json(path: Path) -> None:
 
 
 def _require_folders(target: Path, reference: Path, unused: dict[str, Any]) -> None:
-    """Checks that two folders are given, and no option that only a run has."""
+    """Checks that two folders are given, and that no option is given that only applies to a run."""
     for folder in (target, reference):
         if not folder.is_dir():
             raise ConfigError(f"there is no folder {folder}")

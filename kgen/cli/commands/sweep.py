@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from kgen.cli.common import log, plain_console
+from kgen.cli.common import log, parse_option, plain_console
 from kgen.errors import ConfigError, RunError
 from kgen.reporting.plain import printable
 
@@ -24,8 +24,8 @@ Target = Annotated[
     Path,
     typer.Argument(
         metavar="CONFIG|RUN|STUDY",
-        help="A run file, of which variants are trained; the directory of a finished run, which is only evaluated; a "
-        "study file; or the folder of an earlier sweep, which goes on.",
+        help="A run file, whose variants are trained; the directory of a finished run, which is only evaluated; a "
+        "study file; or the folder of an earlier sweep, which continues.",
     ),
 ]
 Over = Annotated[
@@ -33,8 +33,8 @@ Over = Annotated[
     typer.Option(
         "--over",
         metavar="KEY=VALUE,VALUE...",
-        help="An axis: a key of the run file, or an option of the sampling, and its values; repeatable. All "
-        "combinations are tried. Over 'seed', the table shows means.",
+        help="An axis: a key of the run file, or a sampling option, and its values; repeatable. The sweep has all "
+        "combinations. For 'seed', the table shows means.",
         show_default=False,
     ),
 ]
@@ -63,7 +63,7 @@ Output = Annotated[
 ]
 EngineName = Annotated[
     Literal["processes", "ray"],
-    typer.Option("--engine", help="Run one process after the other, or the tasks of a Ray cluster."),
+    typer.Option("--engine", help="Run one process after the other, or run tasks with Ray."),
 ]
 Address = Annotated[
     str | None,
@@ -88,9 +88,9 @@ def command(
     cpus: Cpus = None,
     gpus: Gpus = None,
 ) -> None:
-    """Train and evaluate variants of a run, or sample a run in several ways, for one table and one plot.
+    """Train and evaluate variants of a run, or sample a run with several settings, and write a table and plots.
 
-    The same command goes on with a sweep that was interrupted, and tries again what failed.
+    The same command continues a sweep that was interrupted, and repeats what failed.
     """
     changes = _changes(settings or (), metrics or (), number, seeds)
     source, folder, name = _read(target, over or ())
@@ -109,7 +109,7 @@ def command(
 
 
 def _report(done: Swept) -> None:
-    """Prints the table, and where the files are. Raises RunError if something failed."""
+    """Prints the table and the paths of the files. Raises RunError if a training or an evaluation failed."""
     _show(*done.table.to_read())
     for note in done.table.notes:
         log(f"note: {note}")
@@ -123,7 +123,7 @@ def _report(done: Swept) -> None:
 
 
 def _read(target: Path, over: Sequence[str]) -> tuple[Source, Path, str]:
-    """Reads a study, or makes one of a run. Returns it, the folder to which its paths are relative, and its name."""
+    """Reads a study, or makes one from a run. Returns it, the folder to which its paths are relative, and its name."""
     from kgen.config.shipped import find_run_file
     from kgen.config.source import Origin, Source, read_file
 
@@ -134,7 +134,7 @@ def _read(target: Path, over: Sequence[str]) -> tuple[Source, Path, str]:
         if "over" in source.data or "run" in source.data:
             return source, file.parent, target.name if target.is_dir() else file.stem
     if not over:
-        raise ConfigError(f"{target} is no study, so that it needs an axis: give --over KEY=VALUE,VALUE,...")
+        raise ConfigError(f"{target} is not a study, so it needs an axis: give --over KEY=VALUE,VALUE,...")
     return Source({"run": str(file.resolve())}, Origin(0, str(target))), Path(), ""
 
 
@@ -142,16 +142,14 @@ def _changes(
     settings: Sequence[str], metrics: Sequence[str], number: int | None, seeds: int | None
 ) -> list[tuple[tuple[str, ...], Any, str]]:
     """The parts of a study that the options give: their paths, their values and the options."""
-    from kgen.config.source import parse_value
-
     found: list[tuple[tuple[str, ...], Any, str]] = []
     for text in settings:
         key, equals, value = text.partition("=")
         if not equals or not all(key.strip().split(".")):
             raise ConfigError(f"--set {text}: must read KEY=VALUE, such as fit.steps=100")
-        found.append((("set", key.strip()), parse_value(value), f"--set {text}"))
+        found.append((("set", key.strip()), parse_option(value, f"--set {text}"), f"--set {text}"))
     if metrics:
-        found.append((("metrics",), [parse_value(metric) for metric in metrics], "--metric"))
+        found.append((("metrics",), [parse_option(metric, f"--metric {metric}") for metric in metrics], "--metric"))
     for option, key, given in (("-n", "images", number), ("--seeds", "seeds", seeds)):
         if given is not None:
             found.append((("evaluate", key), given, option))
@@ -159,7 +157,7 @@ def _changes(
 
 
 def _add(source: Source, over: Sequence[str], changes: Sequence[tuple[tuple[str, ...], Any, str]]) -> None:
-    """Adds axes and changes to a study. An axis replaces that of the same key."""
+    """Adds axes and changes to a study. An axis replaces the axis with the same key."""
     from kgen.config.overrides import AFTER_FILE
     from kgen.config.source import Origin
     from kgen.sweeps.axes import parse_over

@@ -130,7 +130,7 @@ class Diffusion(Generator):
         return ops.cast(self.model(scale * x, level, condition, training=training), "float32")
 
     def _denoised(self, x: Tensor, alpha: Tensor, sigma: Tensor, level: Tensor, condition: Condition) -> Tensor:
-        """Returns the denoised image of x (B, H, W, C). The noise level, three scalars, is the same for all of x."""
+        """Returns the denoised image of x (B, H, W, C). All images have the same noise level, three scalars."""
         levels = ops.broadcast_to(ops.reshape(level, (1,)), (ops.shape(x)[0],))
         output = self._network(x, alpha, sigma, levels, condition)
         return self._prediction.denoised(output, x, alpha, sigma, self._sigma_data)
@@ -187,17 +187,18 @@ class Diffusion(Generator):
             spacing: Spacing of the times: "uniform" or "quadratic".
             guidance: Weight of classifier-free guidance. 1 means no guidance, at half the cost.
             guide: Weaker model of the same latents, which guides with the same prompts (Karras et al. 2024): a smaller
-                one, or an earlier step of a training, `{from: RUN, step: 2000}`. It needs `autoguidance`.
-            autoguidance: Weight of the guidance by `guide`. 1 means none. It can be combined with `guidance`: see
-                `lead_away`.
-            guidance_interval: Noise levels with guidance of both kinds, low < sigma / alpha <= high; at all others, the
-                weights are 1 (Kynkäänniemi et al. 2024). These are the sigmas of Karras et al. 2022, for every
-                schedule: see `noise_level`. None means all levels, and a high of None means no upper end.
-            guidance_rescale: Share, 0 to 1, of the conditional image's contrast that is restored; see `lead_away`.
+                model, or an earlier step of a training, `{from: RUN, step: 2000}`. It needs `autoguidance`.
+            autoguidance: Weight of the guidance by `guide`. 1 means no guidance. It can be combined with `guidance`:
+                see `lead_away`.
+            guidance_interval: Noise levels at which both kinds of guidance are used, low < sigma / alpha <= high. At
+                all other levels, the weights are 1 (Kynkäänniemi et al. 2024). The levels are the sigmas of Karras et
+                al. 2022, for every schedule: see `noise_level`. None means all levels. If high is None, the
+                interval has no upper end.
+            guidance_rescale: Share, 0 to 1, of the conditional image's contrast that is restored: see `lead_away`.
             dynamic_threshold: Quantile for `threshold_dynamically`, such as 0.995. None clips pixels to [-1, 1].
             eta: Share of fresh noise of "ddim", from 0 to 1. Other samplers raise an error if it is not 0.
-            strength: Strength of the change of a `source`: the time up to which noise is added to it. All `steps` are
-                then taken from there.
+            strength: Strength of the change of a `source`: the time up to which noise is added to it. All `steps` then
+                start from there.
         """
         grid = time_grid(self._schedule, steps, spacing, 1.0 if source is None else strength)
 
@@ -211,7 +212,7 @@ class Diffusion(Generator):
                 image = unguided()
             elif guidance_interval is None:
                 image = guided(x, alpha, sigma, noise_cond)
-            else:  # outside of the interval, only one network pass is made
+            else:  # outside of the interval, the network is evaluated once
                 inside = is_inside(guidance_interval, alpha, sigma)
                 image = ops.cond(inside, lambda: guided(x, alpha, sigma, noise_cond), unguided)
             if dynamic_threshold is not None:

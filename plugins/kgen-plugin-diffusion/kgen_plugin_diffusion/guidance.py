@@ -1,4 +1,4 @@
-"""Guidance of the denoised image, and the noise levels at which it is used."""
+"""Guides the denoised image, and decides at which noise levels guidance is used."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def _as_interval(given: tuple[float, float | None]) -> tuple[float, float]:
 NoiseInterval = Annotated[
     tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(gt=0)] | None], AfterValidator(_as_interval)
 ]
-"""An interval of noise levels (low, high], in units of `noise_level`. A high of None becomes infinity."""
+"""An interval (low, high] of noise levels, as `noise_level` returns them. A high of None becomes infinity."""
 
 
 def lead_away(
     conditional: Tensor, others: Sequence[tuple[Tensor | float, Tensor]], rescale: Tensor | float = 0.0
 ) -> Tensor:
-    """Leads a denoised image away from others: conditional + sum of (weight - 1) (conditional - other).
+    """Returns a denoised image, led away from others: conditional + sum of (weight - 1) (conditional - other).
 
     With one other image, this is other + weight (conditional - other). If the other was denoised with the empty text,
     it is classifier-free guidance (Ho and Salimans 2022, equation 6). If it was denoised by a weaker model with the
@@ -38,10 +38,13 @@ def lead_away(
 
     Args:
         conditional: (B, ...), denoised with the prompt.
-        others: Pairs of a weight and another image (B, ...). A weight of 1 has no effect; more exaggerates the
-            difference.
+        others: Pairs of a weight and another denoised image (B, ...). A weight of 1 has no effect; a larger weight
+            exaggerates the difference.
         rescale: Share, 0 to 1, by which the standard deviation of each image is brought back to that of the
             conditional one (Lin et al. 2024, equation 16).
+
+    Returns:
+        The guided image (B, ...).
     """
     guided = conditional + sum((weight - 1.0) * (conditional - other) for weight, other in others)
     if is_static(rescale, 0.0):
@@ -52,7 +55,7 @@ def lead_away(
 
 
 def noise_level(alpha: Tensor, sigma: Tensor) -> Tensor:
-    """Returns sigma / alpha, the noise per image, elementwise. It is infinite where there is no image.
+    """Returns sigma / alpha, the amount of noise relative to that of the image, elementwise; infinity if alpha is 0.
 
     This is the sigma of Karras et al. 2022, for every schedule: x / alpha is the image plus noise of this standard
     deviation.
@@ -61,11 +64,13 @@ def noise_level(alpha: Tensor, sigma: Tensor) -> Tensor:
 
 
 def is_inside(interval: Tensor | tuple[float, float], alpha: Tensor, sigma: Tensor) -> Tensor:
-    """Returns whether low < sigma / alpha <= high, where guidance is used (Kynkäänniemi et al. 2024): a bool scalar.
+    """Returns whether low < sigma / alpha <= high, as a bool scalar.
+
+    Guidance is used only at these noise levels (Kynkäänniemi et al. 2024).
 
     Args:
-        alpha, sigma: Scalars.
         interval: (low, high), see `NoiseInterval`.
+        alpha, sigma: Scalars, the amounts of image and of noise.
     """
     level = noise_level(alpha, sigma)
     return ops.logical_and(level > interval[0], level <= interval[1])

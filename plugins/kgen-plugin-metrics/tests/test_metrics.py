@@ -43,6 +43,8 @@ OF_INCEPTION = {
     "inception-score": lambda: InceptionScore(**GIVEN, splits=5),
 }
 
+DISTANCES = {"fid", "frechet", "kid", "kernel-distance"}
+
 
 class Toy(Pixels):
     """Stands for the network whose weights cannot be downloaded here; `test_inception.py` compares the network."""
@@ -161,12 +163,18 @@ def test_no_metric_is_missing_here() -> None:
     assert {*BUILD, *OF_INCEPTION, "classifier-score"} == {name for name, *_ in METRICS}
 
 
+def test_each_metric_says_whether_higher_numbers_are_better() -> None:
+    better = {name: build().better for name, build in {**BUILD, **OF_INCEPTION}.items()}
+    assert {name for name, direction in better.items() if direction == "lower"} == DISTANCES
+    assert {name for name, direction in better.items() if direction == "higher"} == {*better} - DISTANCES
+
+
 @pytest.mark.parametrize(("name", "fewest"), [("frechet", 2), ("kernel-distance", 2), ("precision-recall", 4)])
 def test_too_few_images_are_refused(name: str, fewest: int) -> None:
     metric = BUILD[name]()
     assert metric.min_images == fewest
     with pytest.raises(
-        DataError, match=f"needs at least {fewest} images, and here (is|are) {fewest - 1}: generate more"
+        DataError, match=f"needs at least {fewest} images, but there (is|are) only {fewest - 1}: generate more"
     ):
         measured(metric, shapes(), [batches(images(fewest - 1), 9)])
     measured(metric, shapes(), [batches(images(fewest), 9)])

@@ -98,7 +98,7 @@ def test_memory_does_not_grow_with_the_images() -> None:
 
 
 def test_one_image_has_no_covariance() -> None:
-    with pytest.raises(DataError, match="a covariance needs at least 2 images, and here is 1"):
+    with pytest.raises(DataError, match="a covariance needs at least 2 images, not 1: use more images"):
         distance(features(1, 4, 0), features(9, 4, 1))
     with pytest.raises(DataError, match="not finite"):
         Moments.of(np.array([[1.0, np.nan]]))

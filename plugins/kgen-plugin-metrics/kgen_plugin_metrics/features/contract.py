@@ -1,4 +1,4 @@
-"""The contract of networks whose features are compared, and what they share.
+"""The contract of networks whose features are compared, and functions that they share.
 
 Any plugin can add one: ``registry.add("metrics.features", "mine", "package.module:Mine", summary=...)``. Its class has
 the members of `Features`, and a constructor with options only. The constructor must be quick: a network reads its
@@ -19,7 +19,7 @@ from PIL import Image
 from kgen import DataError
 
 BATCH = 32
-"""Number of images that a network reads at once."""
+"""Number of images that a network processes at once."""
 
 
 class Features(Protocol):
@@ -30,7 +30,7 @@ class Features(Protocol):
         dim: The number D of features of an image.
         weights_hash: A hash of the weights; "" if there are none.
         protocol: Everything that determines the features, as texts: "network", "weights_hash", "resize" and
-            "scaling". Two features compare only if their protocols are equal.
+            "scaling". Features are comparable only if their protocols are equal.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Features(Protocol):
 
 
 def in_color(images: np.ndarray) -> np.ndarray:
-    """Returns images as uint8 (B, H, W, 3). Of gray ones, (B, H, W, 1), it repeats the channel.
+    """Returns images as uint8 (B, H, W, 3). The channel of gray images (B, H, W, 1) is repeated.
 
     Raises:
         DataError: they have another number of channels.
@@ -62,7 +62,7 @@ def in_color(images: np.ndarray) -> np.ndarray:
 
 
 def resized(images: np.ndarray, size: int) -> np.ndarray:
-    """Resizes images (B, H, W, 3) to (B, size, size, 3), by Pillow's bicubic filter, which avoids aliases. uint8."""
+    """Resizes uint8 images (B, H, W, 3) to (B, size, size, 3) with Pillow's bicubic filter, which is antialiased."""
     if images.shape[1:3] == (size, size):
         return images
     shape = (size, size)
@@ -70,7 +70,7 @@ def resized(images: np.ndarray, size: int) -> np.ndarray:
 
 
 BICUBIC = "Pillow's bicubic to {0}x{0}, rounded to uint8"
-"""What `resized` does, for the protocol of features; the size is to be filled in."""
+"""The name of `resized` in protocols of features. `format` fills in the size."""
 
 
 def described(network: str, weights_hash: str, resize: str, scaling: str) -> dict[str, str]:

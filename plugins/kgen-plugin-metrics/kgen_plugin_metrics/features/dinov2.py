@@ -22,10 +22,10 @@ MEAN = np.array([0.485, 0.456, 0.406], np.float32) * 255
 DEVIATION = np.array([0.229, 0.224, 0.225], np.float32) * 255
 
 OFFSET = 0.1
-"""What DINOv2 adds to the number of patches before it interpolates positions: `interpolate_offset` of its code."""
+"""Added to the number of patches before positions are interpolated: `interpolate_offset` in DINOv2's code."""
 
 CUBIC = -0.75
-"""The coefficient of PyTorch's cubic filter, which DINOv2 interpolates positions with. Keys 1981 calls it a."""
+"""The coefficient of PyTorch's cubic filter, with which DINOv2 interpolates positions: "a" in Keys 1981."""
 
 
 class DINOv2:
@@ -83,7 +83,7 @@ def interpolated(positions: np.ndarray, size: int) -> np.ndarray:
 
     Args:
         positions: (1 + M * M, D), of the class token and of M x M patches, row by row.
-        size: Number of rows and columns of patches in the images to come.
+        size: Number of rows, and of columns, of patches in the new images.
 
     Returns:
         (1 + size * size, D), float32.

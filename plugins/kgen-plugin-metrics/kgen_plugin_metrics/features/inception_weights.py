@@ -14,7 +14,8 @@ from kgen_plugin_metrics.features.inception_network import build
 
 Weights = dict[str, np.ndarray]
 
-EPSILON = 1e-3  # of the batch normalization
+EPSILON = 1e-3
+"""The epsilon of the batch normalization."""
 
 
 def load(file: Path) -> tuple[keras.Model, np.ndarray]:

@@ -19,7 +19,7 @@ from kgen_plugin_metrics.features.contract import BATCH, BICUBIC, described, has
 
 
 class KerasApplication:
-    """The means of the last layer's features over all positions. See `Features`.
+    """The features of the last layer of a network, averaged over all positions. See `Features`.
 
     Args:
         application: A function of keras.applications, such as "MobileNetV2" or "ResNet50".
@@ -68,7 +68,7 @@ class KerasApplication:
             raise ConfigError(f"features 'keras': weights: there is no file {self.weights}")
         try:
             return make(include_top=False, weights=self.weights, pooling="avg", input_shape=(self.size, self.size, 3))
-        except Exception as error:  # Keras raises its own, h5py's, and those of a failed download
+        except Exception as error:  # Keras raises its own errors, those of h5py, and those of a failed download
             raise ConfigError(
                 f"features 'keras': {self.application} with the weights '{self.weights}' cannot be made: {error}"
             ) from error

@@ -1,4 +1,4 @@
-"""The pixels of a small version of the image as its features."""
+"""Uses the pixels of a small version of the image as its features."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from kgen_plugin_metrics.features.contract import described
 
 
 class Pixels:
-    """The means of the colors in `size` x `size` equal boxes, from 0 to 1. See `Features`.
+    """The mean colors, from 0 to 1, of `size` x `size` equal boxes. See `Features`.
 
-    There is no network: images that people see as alike may be far from each other. It suits tests, and simple images
-    such as digits.
+    There is no network, so images that look alike to people may be far from each other. These features suit tests, and
+    simple images such as digits.
 
     Args:
         size: Number of boxes in each direction.

@@ -1,9 +1,9 @@
-"""The three ways in which the public tools of FID resize images to the network's input.
+"""The three methods with which the public tools of FID resize images to the network's input.
 
 They differ visibly: TensorFlow 1 places the centers of pixels half a pixel from where PyTorch places them, and PIL's
 bicubic filter averages when an image shrinks, whereas both bilinear ones skip pixels (Parmar et al. 2022, "On Aliased
-Resizing and Surprising Subtleties in GAN Evaluation", section 3). A distance is comparable only to others of the same
-resizing.
+Resizing and Surprising Subtleties in GAN Evaluation", section 3). Distances are comparable only if their images were
+resized with the same method.
 
 Each function maps images (B, H, W, C), 0..255, to (B, size, size, C), float32, 0..255. Nothing is rounded.
 """

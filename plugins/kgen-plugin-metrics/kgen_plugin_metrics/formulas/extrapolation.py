@@ -1,4 +1,4 @@
-"""The Fréchet distance that infinitely many images would have."""
+"""Extrapolates the Fréchet distance to infinitely many images."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ POINTS = 15
 
 
 class Extrapolation(NamedTuple):
-    """A straight line through distances of several numbers of images.
+    """A straight line that is fitted to the distances for several numbers of images.
 
     Args:
-        distance: Its value for infinitely many images.
-        error: The standard error of that value, from the distances' deviation from the line.
-        counts: The numbers of images.
-        distances: The distances.
+        distance: The value of the line for infinitely many images.
+        error: The standard error of that value, from the deviations of the distances from the line.
+        counts: The number of images of each subset.
+        distances: The distance of each subset.
     """
 
     distance: float
@@ -42,7 +42,7 @@ def distance_of_infinitely_many(
     """Extrapolates the Fréchet distance to infinitely many generated images (Chong and Forsyth 2020, section 3.1).
 
     The bias of the distance is about proportional to 1/N. A line in 1/N is fitted to the distances of random subsets
-    of `smallest` to N images, and read at 1/N = 0. The bias of the reference's own number of images remains.
+    of `smallest` to N images. Its value at 1/N = 0 is the result. The bias from the number of real images remains.
 
     Args:
         features: (N, D), of generated images.
@@ -52,7 +52,7 @@ def distance_of_infinitely_many(
         seed: Seed of the choice of subsets.
 
     Raises:
-        DataError: there are not more than `smallest` images.
+        DataError: there are no more than `smallest` images, or fewer than 3 subsets.
     """
     if len(features) <= smallest or smallest < 2 or points < 3:
         raise DataError(

@@ -12,16 +12,16 @@ def frechet_distance(
 
         d^2 = |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))
 
-    With C = R R^T, the last trace is the sum of the singular values of R1^T R2, for any such R. This form needs no root
-    of a matrix that is not symmetric, and holds also where covariances have no inverse, such as those of few images:
-    then R has as few columns as the rank.
+    With C = R R^T, the trace of (C1 C2)^(1/2) is the sum of the singular values of R1^T R2, for any such R. This form
+    needs no root of an asymmetric matrix. It also holds for covariances without an inverse, such as those of few
+    images: R then has as many columns as the rank of C.
 
     Args:
         mean, other_mean: (D,), float64.
         covariance, other_covariance: (D, D), float64, symmetric.
 
     Returns:
-        The distance, not negative: a sum that is below 0 by rounding is 0.
+        The squared distance, at least 0. A sum that is negative because of rounding becomes 0.
     """
     apart = mean - other_mean
     common = np.linalg.svd(_root(covariance).T @ _root(other_covariance), compute_uv=False).sum()

@@ -10,13 +10,16 @@ from kgen import DataError
 def inception_score(logits: np.ndarray, *, splits: int = 10, seed: int | None = 2020) -> tuple[float, float]:
     """Returns the mean and deviation over `splits` parts of exp(mean over images of KL(p(c | x) || p(c))).
 
-    Salimans et al. 2016, section 4; p(c) is the mean of p(c | x) in the part. The parts are those of torch-fidelity
-    for the same seed.
+    The score is from Salimans et al. 2016, section 4. p(c) is the mean of p(c | x) in the part. The parts are those of
+    torch-fidelity for the same seed.
 
     Args:
         logits: (N, classes).
         splits: Number of parts.
-        seed: Seed of the order of the images before they are divided; None: the given order.
+        seed: Seed of the order in which the images are divided; None: the given order.
+
+    Returns:
+        The mean and the standard deviation over the parts. A score is from 1 to the number of classes.
 
     Raises:
         DataError: there are fewer images than parts.

@@ -1,4 +1,4 @@
-"""The maximum mean discrepancy with a polynomial kernel."""
+"""The squared maximum mean discrepancy with a polynomial kernel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kgen import DataError
 def kernel_distance(
     features: np.ndarray, reference: np.ndarray, *, subsets: int = 100, subset_size: int = 1000, seed: int = 2020
 ) -> tuple[float, float]:
-    """Returns the mean and deviation of the squared maximum mean discrepancy over random subsets.
+    """Returns the mean and standard deviation of the squared maximum mean discrepancy over random subsets.
 
     The kernel is k(x, y) = (x^T y / D + 1)^3, and the estimate is unbiased (Gretton et al. 2012, equation 3;
     Binkowski et al. 2018, section 4). The subsets are those of torch-fidelity for the same seed.
@@ -18,8 +18,8 @@ def kernel_distance(
     Args:
         features: (N, D), of generated images.
         reference: (M, D), of real images.
-        subsets: Number of subsets.
-        subset_size: Number of images in a subset, without repetition.
+        subsets: Number of subsets. If both sets have exactly `subset_size` images, there is only one.
+        subset_size: Number of different images in a subset, from each set.
         seed: Seed of the choice of subsets.
 
     Raises:
@@ -41,7 +41,7 @@ def kernel_distance(
 
 
 def _discrepancy(x: np.ndarray, y: np.ndarray) -> float:
-    """The unbiased estimate for equally many x and y, (m, D)."""
+    """The unbiased estimate for x and y, each (m, D)."""
     m = len(x)
     within = sum(kernel.sum() - np.trace(kernel) for kernel in (_kernel(x, x), _kernel(y, y)))
     return float(within / (m * (m - 1)) - 2.0 * _kernel(x, y).mean())

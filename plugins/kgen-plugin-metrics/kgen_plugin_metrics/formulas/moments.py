@@ -1,4 +1,4 @@
-"""The mean and the covariance of features, from a stream of them."""
+"""The mean and the covariance of a stream of features."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 from kgen import DataError
 
 MIN_ROWS = 512
-"""Number of features that are collected before they are added, because one large product is faster than many small."""
+"""Least number of rows that are added at once: one large matrix product is faster than many small ones."""
 
 
 @dataclass(frozen=True)
 class Moments:
-    """The number, the mean and the scatter of features, in float64. The sum of two is that of both sets together.
+    """The number, the mean and the scatter of features, in float64. The sum of two describes both sets together.
 
     Args:
         count: Number N of images.
@@ -39,7 +39,7 @@ class Moments:
     def of(cls, features: np.ndarray) -> Moments:
         """The moments of features (N, D)."""
         if not np.isfinite(features).all():
-            raise DataError("metrics: the network computed features that are not finite: see its weights")
+            raise DataError("metrics: the network computed features that are not finite: check its weights")
         if not len(features):
             return cls.none(features.shape[1])
         mean = features.mean(0, dtype=np.float64)
@@ -47,7 +47,7 @@ class Moments:
         return cls(len(features), mean, centered.T @ centered)
 
     def __add__(self, other: Moments) -> Moments:
-        """Chan, Golub and LeVeque 1979, *Updating formulae and a pairwise algorithm*, equation 2.1."""
+        """Merges two sets (Chan, Golub and LeVeque 1979, *Updating formulae and a pairwise algorithm*, eq. 2.1)."""
         count = self.count + other.count
         if not self.count or not other.count:
             return self if self.count else other
@@ -62,14 +62,16 @@ class Moments:
     def covariance(self) -> np.ndarray:
         """The unbiased covariance (D, D); raises DataError if there are fewer than 2 images."""
         if self.count < 2:
-            raise DataError(f"a covariance needs at least 2 images, and here is {self.count}: generate more")
+            raise DataError(f"a covariance needs at least 2 images, not {self.count}: use more images")
         return self.scatter / (self.count - 1)
 
     def arrays(self) -> dict[str, np.ndarray]:
+        """The moments as arrays, which `from_arrays` reads."""
         return dict(zip(self.names, (np.array(self.count), self.mean, self.scatter), strict=True))
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Moments:
+        """Reads the arrays of `arrays`."""
         return cls(int(arrays["count"]), np.asarray(arrays["mean"]), np.asarray(arrays["scatter"]))
 
 

@@ -9,10 +9,10 @@ import numpy as np
 from kgen import DataError
 
 ROWS = 1024
-"""Number of images whose distances to all others are in memory together."""
+"""Number of images whose distances to all others are in memory at the same time."""
 
 EXACT = 1e-13
-"""Squared distances below this share of the squared norms are 0: rounding makes them, between equal features."""
+"""Squared distances below this share of the squared norms become 0, because rounding causes them."""
 
 
 def precision_recall(features: np.ndarray, reference: np.ndarray, *, k: int = 3) -> tuple[float, float]:
@@ -27,7 +27,7 @@ def precision_recall(features: np.ndarray, reference: np.ndarray, *, k: int = 3)
         k: Number of neighbors.
 
     Raises:
-        DataError: there are not more than k images.
+        DataError: a set has no more than k images.
     """
     _require_more_than(k, features, reference)
     return _covered(features, reference, _radii(reference, k)), _covered(reference, features, _radii(features, k))
@@ -45,7 +45,7 @@ def density_coverage(features: np.ndarray, reference: np.ndarray, *, k: int = 5)
         k: Number of neighbors.
 
     Raises:
-        DataError: there are not more than k real images.
+        DataError: there are no more than k real images.
     """
     _require_more_than(k, reference)
     radii = _radii(reference, k)
@@ -63,7 +63,7 @@ def _radii(points: np.ndarray, k: int) -> np.ndarray:
 
 
 def _covered(points: np.ndarray, centers: np.ndarray, radii: np.ndarray) -> float:
-    """The share of points in any ball."""
+    """The share of points (N, D) that lie in a ball around any center (M, D), given the squared radii (M,)."""
     return sum(int((squares <= radii).any(1).sum()) for _, squares in _squared_distances(points, centers)) / len(points)
 
 
@@ -80,4 +80,4 @@ def _squared_distances(points: np.ndarray, others: np.ndarray) -> Iterator[tuple
 
 def _require_more_than(k: int, *sets: np.ndarray) -> None:
     if (count := min(map(len, sets))) <= k:
-        raise DataError(f"the {k} nearest neighbors of an image need more images than {count}: generate more")
+        raise DataError(f"the {k} nearest neighbors of an image need more images than {count}: use more, or reduce k")

@@ -1,4 +1,4 @@
-"""PSNR and SSIM: how near images are to others, pair by pair."""
+"""PSNR and SSIM, which measure how similar the two images of a pair are."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def ssim(images: np.ndarray, others: np.ndarray, *, peak: float = 255.0) -> np.n
         peak: The largest possible difference.
 
     Returns:
-        (B,), float64, at most 1, which equal images have.
+        (B,), float64, at most 1. The similarity of equal images is 1.
 
     Raises:
         DataError: the images are smaller than the window, 11 x 11 pixels.

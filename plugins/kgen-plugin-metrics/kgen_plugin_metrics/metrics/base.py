@@ -1,4 +1,4 @@
-"""What the metrics of features share."""
+"""The base classes of the metrics that compare features."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kgen_plugin_metrics.metrics.rows import Rows
 from kgen_plugin_metrics.reference.cached import SPLITS, is_file, reference_features
 
 DEFAULT = EfficientNetLite0()
-"""The features of a metric that is given none."""
+"""The default of the option `features`."""
 
 Choice = Annotated[Any, OneOf("metrics.features")]
 """The type of the option `features`."""
@@ -30,14 +30,18 @@ class FeatureMetric(Metric):
     A subclass calls `_use` in its constructor, and implements `_measure`, `state`, `merge` and `_numbers`.
 
     Attributes:
-        precision: The type of the numbers that the metric computes with.
+        precision: The data type of the computations.
     """
 
     precision: ClassVar[str] = "float64"
     reads_prompts: ClassVar[bool] = False
 
     def _use(self, features: Any, reference: str = "") -> None:
-        """Sets the network, and the reference, a split or a file.
+        """Sets the network and the reference.
+
+        Args:
+            features: The option `features`: a name, a mapping with options, or a network.
+            reference: A split, or a file; "": the metric needs no reference images.
 
         Raises:
             ValueError: `reference` is neither a split nor the name of a file.
@@ -50,7 +54,7 @@ class FeatureMetric(Metric):
             is_file(reference)
 
     def _measure(self, found: Mapping[str, np.ndarray], images: np.ndarray) -> None:
-        """Adds what the network found in images (B, H, W, 3)."""
+        """Adds the outputs of the network, by name, for images (B, H, W, 3)."""
         raise NotImplementedError
 
     def _numbers(self) -> Mapping[str, float]:
@@ -66,8 +70,8 @@ class FeatureMetric(Metric):
         count = int(self.sums.get("images", 0))
         if count < self.min_images:
             raise DataError(
-                f"{type(self).__name__} needs at least {self.min_images} images, and here "
-                f"{'is' if count == 1 else 'are'} {count}: generate more"
+                f"{type(self).__name__} needs at least {self.min_images} images, but there "
+                f"{'is' if count == 1 else 'are'} only {count}: generate more"
             )
         self._sizes = {**self._sizes, self.split: count}
         return self._numbers()
@@ -125,7 +129,7 @@ def images_of_split(dataset: Dataset, split: str) -> int:
 
 
 def few_images(name: str, count: int, dim: int, whose: str) -> Sequence[str]:
-    """A sentence about a covariance of `dim` features from few images; none if there are enough.
+    """Warns of a covariance of `dim` features from few images. Returns no sentence if there are enough.
 
     Args:
         name: The name of the distance.
@@ -143,10 +147,11 @@ def few_images(name: str, count: int, dim: int, whose: str) -> Sequence[str]:
 
 
 _last: list[tuple[GeneratedImages, str, Mapping[str, np.ndarray]]] = []
-"""The last batch, its network and what it found: several metrics with one network are updated by the same batch."""
+"""The last batch, its network, and the network's outputs, for other metrics with the same network and batch."""
 
 
 def _found(network: Features, batch: GeneratedImages) -> Mapping[str, np.ndarray]:
+    """The outputs of a network for a batch. Metrics with the same network compute them only once."""
     key = json.dumps(dict(network.protocol), sort_keys=True)
     if _last and _last[0][0] is batch and _last[0][1] == key:
         return _last[0][2]

@@ -1,4 +1,4 @@
-"""The Fréchet distance of two sets of images, and FID, which is that of the Inception network of 2015."""
+"""The Fréchet distance of two sets of images, and FID, which is this distance for the Inception network of 2015."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from kgen_plugin_metrics.reference.cached import is_file, statistics
 
 
 class _Frechet(FeatureMetric):
-    """Streams moments, and computes the distance of two sets of them. To extrapolate, it needs all features, too."""
+    """Streams moments, and computes the distance between two sets of images. Extrapolation needs all features, too."""
 
     better: ClassVar[Literal["higher", "lower"] | None] = "lower"
     headline: ClassVar[str | None] = "distance"
@@ -75,7 +75,7 @@ class _Frechet(FeatureMetric):
         return {"distance": distance, "extrapolated": line.distance, "extrapolation_error": line.error}
 
     def _enough(self) -> int:
-        """The least number of images to extrapolate from: below N = D, the bias is not proportional to 1/N."""
+        """The least number of images to extrapolate from. Below N = D, the bias is not proportional to 1/N."""
         return 4 * self._network.dim
 
     def protocol(self) -> Mapping[str, str | int | float | bool]:
@@ -106,7 +106,9 @@ class _Frechet(FeatureMetric):
 
 
 class Frechet(_Frechet):
-    """The Fréchet distance of any features between the generated images and reference images. Lower is better.
+    """The Fréchet distance between the features of generated and of reference images. Lower is better.
+
+    The features may be those of any network. The README has the formula and its sources.
 
     Args:
         features: The network: a `metrics.features`.

@@ -1,4 +1,4 @@
-"""The maximum mean discrepancy of features with a polynomial kernel, and KID, that of the Inception network."""
+"""The squared maximum mean discrepancy of features, and KID, which is that of the Inception network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SubsetSize = Annotated[int, Field(ge=2, le=10_000)]
 
 
 class _Kernel(RowMetric):
-    """Compares features by their maximum mean discrepancy."""
+    """Compares features by their squared maximum mean discrepancy with a polynomial kernel of degree 3."""
 
     better: ClassVar[Literal["higher", "lower"] | None] = "lower"
     headline: ClassVar[str | None] = "distance"
@@ -30,7 +30,7 @@ class _Kernel(RowMetric):
     def _numbers(self) -> Mapping[str, float]:
         features, reference = self._rows.all(), self._references()
         if len(reference) < 2:
-            raise DataError(f"{type(self).__name__} needs at least 2 reference images, and here is 1")
+            raise DataError(f"{type(self).__name__} needs at least 2 reference images, but there is only 1")
         self._size = min(self.subset_size, len(features), len(reference))
         mean, deviation = kernel_distance(
             features, reference, subsets=self.subsets, subset_size=self._size, seed=self.seed

@@ -1,4 +1,4 @@
-"""Precision and recall, density and coverage, of any features."""
+"""Precision and recall, and density and coverage, of any features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PSNR and SSIM, which compare each image with one other, such as a reconstruction with its original."""
+"""PSNR and SSIM, which compare each image with another one, such as a reconstruction with its original."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kgen import DataError, GeneratedImages, Metric
 from kgen_plugin_metrics.formulas.pairs import psnr, ssim
 
 MAX_DECIBELS = 100.0
-"""The decibels of an image that equals its reference, in place of infinity, of which there is no mean."""
+"""The decibels of an image that equals its reference. The formula gives infinity, which would spoil the mean."""
 
 
 class _Pairs(Metric):
@@ -39,14 +39,14 @@ class _Pairs(Metric):
 
     @abstractmethod
     def _measure(self, images: np.ndarray, references: np.ndarray) -> None:
-        """Adds what pairs of images (B, H, W, C) have."""
+        """Adds the numbers of pairs of images (B, H, W, C)."""
 
 
 class PSNR(_Pairs):
     """The mean peak signal-to-noise ratio of pairs of images, in decibels. Higher is better.
 
-    It is the mean of the images' decibels, as the literature reports, and not the decibels of the mean error. An image
-    that equals its reference has infinitely many: it counts with `MAX_DECIBELS`, which no image exceeds. "equal" is the
+    It is the mean of the images' decibels, as the literature reports, and not the decibels of the mean error. The PSNR
+    of an image that equals its reference is infinite, so each image counts with at most `MAX_DECIBELS`. "equal" is the
     share of such images.
     """
 

@@ -1,4 +1,4 @@
-"""The rows of all images, where a number cannot be computed from sums."""
+"""Collects the features of all images, for numbers that cannot be computed from sums."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from kgen import DataError
 
 
 class Rows:
-    """The features, or the logits, of all images, in an order that depends on the images alone.
+    """The features, or the logits, of all images, one row per image, in an order that depends on the images alone.
 
-    The memory grows with the number of images: 10,000 rows of 2,048 numbers take 80 MB. The order is that of hashes of
-    the images' pixels, so that random subsets of them depend neither on the order in which the images came, nor on
-    the batches, nor on the workers.
+    The memory grows with the number of images: 10,000 rows of 2,048 numbers take 80 MB. Rows are sorted by hashes of
+    the images' pixels, so that random subsets depend neither on the order of the images, nor on the batches, nor on
+    the workers.
     """
 
     names = ("rows", "hashes")
@@ -37,7 +37,7 @@ class Rows:
         """
         rows = np.concatenate(self._rows)
         if not np.isfinite(rows).all():
-            raise DataError("metrics: the network computed numbers that are not finite: see its weights")
+            raise DataError("metrics: the network computed numbers that are not finite: check its weights")
         return rows[np.argsort(np.concatenate(self._hashes), kind="stable")]
 
     def state(self) -> dict[str, np.ndarray]:

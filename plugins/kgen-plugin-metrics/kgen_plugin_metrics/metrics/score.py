@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,9 +15,10 @@ Splits = Annotated[int, Field(ge=1, le=1000)]
 
 
 class _Score(RowMetric):
-    """Scores the probabilities of classes, without reference images."""
+    """Scores the predicted probabilities of classes. It needs no reference images."""
 
     what: ClassVar[str] = "logits"
+    better: ClassVar[Literal["higher", "lower"] | None] = "higher"
     headline: ClassVar[str | None] = "mean"
 
     splits: int

@@ -1,1 +1,1 @@
-"""Statistics and features of real images, to which generated images are compared."""
+"""Statistics and features of the real images with which generated images are compared."""

@@ -15,7 +15,7 @@ from kgen_plugin_metrics.formulas.moments import Moments, MomentStream
 from kgen_plugin_metrics.reference.files import Statistics, published_images, read_statistics
 
 FORMAT = 1
-"""A number in the key of the cache. It must change with the contents."""
+"""The version in the key of the cache. Change it when the contents of the cache change."""
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 
@@ -72,7 +72,7 @@ def reference_features(network: Features, dataset: Dataset, reference: str) -> t
         reference: A split, or a file with images as guided-diffusion publishes them, "arr_0": uint8 (N, H, W, 3).
 
     Returns:
-        The features, float32 (N, D), which stay on disk; and where they are from, in words.
+        The features, float32 (N, D), which stay on disk, and a description of their source.
 
     Raises:
         DataError: there is no image; or the file is missing or damaged, or has no images.
@@ -102,7 +102,7 @@ def _split(dataset: Dataset, reference: str) -> Split:
 
 
 def _batches(dataset: Dataset, split: Split) -> Iterator[np.ndarray]:
-    """The images in batches of one size, because the files of a folder may have several."""
+    """The images in batches of one size, because the images of a folder may have several sizes."""
     batch: list[np.ndarray] = []
     for row in range(len(dataset.captions(split))):
         image = dataset.image(split, row)

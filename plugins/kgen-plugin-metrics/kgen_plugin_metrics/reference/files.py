@@ -1,4 +1,4 @@
-"""Files with statistics, or with images, of real images, as others publish them."""
+"""Published files with statistics of real images, or with real images."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ class Statistics:
         mean: (D,), float64.
         covariance: (D, D), float64.
         count: Number of images; 0: the file does not say.
-        source: Where they are from, in words.
-        described: Whether it is certain that the features are the same: the file says so, or kgen computed them.
+        source: A description of their source.
+        described: Whether it is certain that the features have the same protocol: the file says so, or kgen computed
+            them.
     """
 
     mean: np.ndarray
@@ -106,7 +107,11 @@ def published_images(path: Path) -> np.ndarray:
 
 
 def _arrays(path: Path, needed: tuple[str, ...], allowed: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Some arrays of a file."""
+    """Reads the needed arrays of a file, and those of the allowed arrays that it has.
+
+    Raises:
+        DataError: the file is missing or damaged, or lacks a needed array.
+    """
     if not path.is_file():
         raise DataError(f"reference: there is no file {path}")
     try:
