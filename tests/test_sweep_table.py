@@ -16,7 +16,7 @@ from kgen.config.source import Origin
 from kgen.evaluation.results import Result
 from kgen.reporting.tables import csv_text
 from kgen.sweeps.axes import Axis, Value, key_axis
-from kgen.sweeps.plots import file_names, make_plots
+from kgen.sweeps.plots import Plots, file_names, make_plots
 from kgen.sweeps.study import PlotConfig
 from kgen.sweeps.table import make_table, to_compute
 
@@ -131,6 +131,8 @@ def test_a_plot_is_over_the_last_numeric_axis_in_its_order_with_a_line_for_each_
     assert xs == sorted(xs) and (xs[1] - xs[0]) / (xs[2] - xs[0]) == pytest.approx(0.5)
     assert "LineCollection" in svg, "there are no error bars"
     assert file_names(plots) == {"frechet distance": "sweep.svg"}
+    names = file_names(Plots(dict.fromkeys(["R@1", "r-1", "r 1 of " + "x" * 90, "r 1 of " + "x" * 91], svg), []))
+    assert len(set(names.values())) == 4 and names["R@1"] == "sweep-r-1.svg" and names["r-1"] == "sweep-r-1-2.svg"
 
 
 def test_a_number_over_another_one_has_texts_at_its_points() -> None:

@@ -174,6 +174,7 @@ class Generation:
         require_enough_images(experiment, self.plans)
         self._shares = {split: plan.share(worker, workers) for split, plan in self.plans.items()}
         self._total = len(seeds(experiment.config)) * sum(plan.images for plan in self._shares.values())
+        self._several = len(seeds(experiment.config)) > 1  # what is finished for one seed is kept for the others
         self._done = 0
         self._saved = time.monotonic()
 
@@ -192,7 +193,8 @@ class Generation:
             if self.states is not None and time.monotonic() - self._saved > SAVE_SECONDS:
                 self._save(unit, number, metrics)
                 saved = number
-        if self.workers > 1 or begun < saved < len(plan.portions):
+        partly = begun < saved < len(plan.portions)
+        if self.workers > 1 or partly or (self._several and begun < len(plan.portions)):
             self._save(unit, len(plan.portions), metrics)
 
     def _batches(self, plan: Plan, seed: int, begun: int) -> Iterator[GeneratedImages]:

@@ -64,7 +64,12 @@ def file_names(plots: Plots) -> dict[str, str]:
     """The name of each plot's file, by its title; `SINGLE` if there is only one plot."""
     if len(plots.svgs) == 1:
         return dict.fromkeys(plots.svgs, SINGLE)
-    return {title: f"sweep-{re.sub(r'[^a-z0-9]+', '-', title.lower()).strip('-')[:80]}.svg" for title in plots.svgs}
+    names: dict[str, str] = {}
+    for title in plots.svgs:
+        stem = f"sweep-{re.sub(r'[^a-z0-9]+', '-', title.lower()).strip('-')[:80]}"
+        free = [f"{stem}.svg", *(f"{stem}-{number}.svg" for number in range(2, len(plots.svgs) + 1))]
+        names[title] = next(name for name in free if name not in names.values())
+    return names
 
 
 def _x_axis(table: Table, plot: PlotConfig) -> Axis | None:
