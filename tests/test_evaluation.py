@@ -289,6 +289,48 @@ def test_states_of_another_evaluation_are_discarded_and_foreign_files_kept(tmp_p
     assert (tmp_path / "s" / "thesis.txt").read_text() == "precious"
 
 
+@pytest.mark.parametrize(("name", "key"), [("train-0.npz", False), ("mine.npz", True)])
+def test_arrays_of_the_users_are_not_deleted(tmp_path: Path, name: str, key: bool) -> None:
+    if key:
+        States(tmp_path / "s", {"seed": 1}).claim()
+    (tmp_path / "s").mkdir(exist_ok=True)
+    np.savez(tmp_path / "s" / name, a=1)
+    with pytest.raises(ConfigError, match=rf"holds {name}, which kgen did not make"):
+        States(tmp_path / "s", {"seed": 2})
+    assert (tmp_path / "s" / name).is_file()
+
+
+def test_an_evaluation_does_not_continue_with_other_weights_of_a_metric(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*given: Any, **options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    settings = ["evaluate.images=4", "evaluate.seeds=2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "likelihood", stopped)
+        with pytest.raises(RunInterruptedError, match="what was measured is kept"):
+            evaluate(copy, settings, out=copy / "part.json")
+    logged: list[str] = []
+    monkeypatch.setattr(package.Metric, "protocol", lambda self: {"weights": "other"})
+    evaluate(copy, settings, out=copy / "part.json", log=logged.append)
+    assert any("had other settings" in line for line in logged), logged
+
+
+def test_a_damaged_file_of_results_is_named_before_the_measurement(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (copy / "evaluation.json").write_text("{")
+    monkeypatch.setattr(package.Pipeline, "generate", None)
+    with pytest.raises(RunError, match=r"evaluation\.json is damaged"):
+        evaluate(copy, metrics=["retrieval"])
+
+
+def test_an_output_file_cannot_be_that_of_the_run(copy: Path) -> None:
+    before = contents(copy)
+    with pytest.raises(ConfigError, match="has the results of the run: leave --output out"):
+        evaluate(copy, out=copy / "samples" / ".." / "evaluation.json")
+    assert contents(copy) == before
+
+
 @pytest.mark.slow
 def test_several_workers_measure_the_same(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
@@ -405,6 +447,9 @@ def test_folders_that_cannot_be_compared(
     kgen("evaluate", a, tmp_path / "none").refuses("there is no folder")
     kgen("evaluate", a).refuses("is not a run directory", "give a folder of reference images, too")
     kgen("evaluate", a, b, "--metric", "retrieval").refuses("kgen/retrieval needs prompts", "metrics/frechet")
+    kgen("evaluate", a, b, "--metric", "{name: frechet, reference: x.npz}").refuses(
+        "the second folder is the reference"
+    )
     kgen("evaluate", a, b, "--seeds", 2).refuses("--seeds is an option for runs, but two folders are compared")
     kgen("evaluate", a, b, "--changed-data").refuses("--changed-data is an option for runs")
     kgen("evaluate", a, b, "--metric", PIXELS, "--metric", PIXELS.replace("2", "3")).refuses("'frechet' is given twice")

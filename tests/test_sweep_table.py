@@ -151,6 +151,11 @@ def test_a_number_over_another_one_has_texts_at_its_points() -> None:
         "frechet distance over attributes accuracy",
         "frechet distance over guidance",
     ]
+    twice = [PlotConfig(x="guidance"), PlotConfig(x="guidance", log=True)]
+    assert list(make_plots(table, *twice).svgs)[::2] == [
+        "frechet distance over guidance",
+        "frechet distance over guidance (2)",
+    ]
     plots = make_plots(table, PlotConfig(y=("frechet distanc", "attributes accuracy")))
     assert list(plots.svgs) == ["attributes accuracy"]
     assert plots.notes == [

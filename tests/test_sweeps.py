@@ -263,6 +263,9 @@ def test_a_trained_run_is_evaluated_and_stays_as_it_is(kgen: Any, trained: Train
     kgen("sweep", run, "--over", "seed=0,1").refuses("--over seed=0,1: seed: affects the training, but")
     (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("ema: 0.999", "ema: 0.99"))
     kgen("sweep", out, cwd=tmp_path).refuses("has changed since this sweep began (config.fit.ema: 0.999 there")
+    shutil.copy(trained.directory / "config.yaml", run)
+    kgen("evaluate", run, "--set", "evaluate.images=3", "--set", "sample.options.strength=0.5", cwd=tmp_path)
+    kgen("sweep", out, cwd=tmp_path).refuses("has changed since this sweep began (sample.options", "evaluate.images")
 
 
 def test_mistakes_on_the_command_line(kgen: Any, trained: Trained, good: Path, tmp_path: Path) -> None:

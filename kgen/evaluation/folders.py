@@ -186,6 +186,8 @@ def _chosen(metrics: Sequence[Choice]) -> dict[str, Metric]:
                 f"{component.id} needs prompts or a dataset, which folders of images do not have; metrics that can "
                 f"compare folders: {usable}"
             )
+        if isinstance(choice, Mapping) and choice.get("reference", "train") != "train":
+            raise ConfigError(f"{component.id}: the second folder is the reference: leave the option reference out")
         if component.name in found:
             raise ConfigError(f"the metric '{component.name}' is given twice: keep one")
         found[component.name] = make_metric(choice)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from kgen.contracts.dataset import SPLITS
 from kgen.contracts.metric import State
 from kgen.data.cache import hash_of
 from kgen.errors import ConfigError
@@ -19,7 +21,10 @@ from kgen.storage.files import atomic_file, files_in, remove_abandoned, write_te
 KEY = "evaluation.json"
 SUFFIX = ".npz"
 
-UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
+UNIT = re.compile(rf"({'|'.join(SPLITS)})-\d+(-\d+-of-\d+)?\{SUFFIX}")
+"""The names of files with states: see `unit_name`."""
+
+UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
 """What numpy raises for a damaged file."""
 
 
@@ -94,8 +99,8 @@ class States:
         if not self.folder.is_dir():
             return
         remove_abandoned(self.folder)
-        files = files_in(self.folder)
-        if foreign := [name for name in files if name != KEY and not name.endswith(SUFFIX)]:
+        files = sorted(files_in(self.folder), key=lambda name: name == KEY)  # the key last: without it, none is kgen's
+        if foreign := [name for name in files if KEY not in files or (name != KEY and not UNIT.fullmatch(name))]:
             raise ConfigError(f"{self.folder} holds {foreign[0]}, which kgen did not make: move the folder away")
         for name in files:
             (self.folder / name).unlink()

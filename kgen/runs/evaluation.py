@@ -119,6 +119,8 @@ def evaluate(
     directory.require_run()
     file = None if out is None else Path(out)
     if file is not None:
+        if file.resolve() == directory.evaluation.resolve():
+            raise ConfigError(f"{file} has the results of the run: leave --output out to replace these")
         require_free(file)
         writable_folder(file.parent)
     with contextlib.nullcontext() if file is not None else directory.locked():
@@ -126,6 +128,8 @@ def evaluate(
         config = _with_metrics(whole, metrics)
         experiment = open_experiment(config, trained=True)
         other_data = changed_data(directory, experiment.dataset, allow_changed_data)
+        if metrics and file is None:
+            read_results(directory.evaluation)  # which is extended: an error must not come after the measurement
         pipeline = load(directory.model)
         results_file = file or directory.evaluation
         with _measured(experiment, directory, pipeline, results_file, workers, log, on_images) as results:
@@ -251,8 +255,18 @@ def _described(experiment: Experiment, directory: RunDirectory, pipeline: Pipeli
         "model": [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in sorted(directory.model.rglob("*"))],
         "guide": None if guide is None else repr(guide.key),
         "data": experiment.dataset.fingerprint(),
+        "protocols": _protocols(experiment),
         "workers": workers,
     }
+
+
+def _protocols(experiment: Experiment) -> dict[str, Any]:
+    """What each metric says before it measures, such as the hash of its weights; a metric may not know it yet."""
+    found: dict[str, Any] = {}
+    for name, metric in experiment.metrics.items():
+        with contextlib.suppress(Exception):
+            found[name] = dict(metric.protocol())
+    return found
 
 
 def _with_metrics(config: RunConfig, metrics: Sequence[Choice]) -> RunConfig:

@@ -35,7 +35,7 @@ class SweepDirectory:
 
     Attributes:
         study: The study, as YAML.
-        base: What determines the weights of the run that the sweep only evaluates, as JSON.
+        base: What determines the weights and the scores of the run that the sweep only evaluates, as JSON.
         runs: The folder of the run directories.
         trials: The folder of the results of each trial.
         failures: The folder of the texts about failures.
@@ -98,7 +98,7 @@ class SweepDirectory:
 
     def _begin(self, study: Study) -> None:
         """Compares the study, and the run that it evaluates, with those of an earlier call. Then it writes both."""
-        data, run = study.dump(), _weights_of(study.base.directory)
+        data, run = study.dump(), _state_of(study.base.directory)
         if self.holds_sweep:
             if found := list(differences(read_file(self.study).data, data)):
                 listed = "\n  ".join(found)
@@ -150,11 +150,17 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]
             yield f"over.{name}: {before!r} there, {now!r} now (values can be added, but not changed)"
 
 
-def _weights_of(run: Path | None) -> dict[str, Any]:
-    """The steps, the data and the settings that determine the weights of a trained run; {} if there is no run."""
+def _state_of(run: Path | None) -> dict[str, Any]:
+    """What determines the weights of a trained run, and the settings that its trials share; {} if there is no run."""
     if run is None:
         return {}
     directory = RunDirectory(run)
     manifest = directory.read_manifest("step", "data")
-    config = training_part(RunConfig.load(directory.config).dump())
-    return {"step": manifest["step"], "data": manifest["data"]["fingerprint"], "config": config}
+    config = RunConfig.load(directory.config).dump()
+    return {
+        "step": manifest["step"],
+        "data": manifest["data"]["fingerprint"],
+        "config": training_part(config),
+        "sample": config["sample"],
+        "evaluate": config["evaluate"],
+    }

@@ -36,7 +36,13 @@ def make_plots(table: Table, *plots: PlotConfig) -> Plots:
         return Plots({}, ["There are no numbers yet."])
     made = [_make_plots(table, plot, named=len(plots) > 1) for plot in plots]
     notes = dict.fromkeys(note for each in made for note in each.notes)
-    return Plots({title: svg for each in made for title, svg in each.svgs.items()}, list(notes))
+    svgs: dict[str, str] = {}
+    for title, svg in (item for each in made for item in each.svgs.items()):
+        others = [
+            f"{title} ({number})" for number in range(2, len(plots) + 1)
+        ]  # of plots that differ only in their lines
+        svgs[next(free for free in (title, *others) if free not in svgs)] = svg
+    return Plots(svgs, list(notes))
 
 
 def _make_plots(table: Table, plot: PlotConfig, named: bool) -> Plots:

@@ -163,7 +163,7 @@ class Study:
         for setting, axis in overwritten(axes):
             keys.problem(setting.origin, f"{setting.key}: the axis '{axis.name}' overwrites it: name that axis first")
         source.raise_problems()
-        keys.check_plots(checked, axes)
+        keys.check_plots(checked, [axis for axis in axes if not axis.repeats])  # over others, the table has means
         source.raise_problems()
         name = name or slug(f"{base.name}-over-{'-'.join(short_names(axes).values())}")
         return cls(name, base, tuple(settings), axes, {run: tuple(own) for run, own in runs.items()}, checked.plot)
@@ -350,7 +350,7 @@ class _Keys:
 
     def check_plots(self, study: StudyFile, axes: Sequence[Axis]) -> None:
         """Reports names of axes and of metrics that do not exist."""
-        metrics, listed = self._metrics(study), ", ".join(short_names(axes).values())
+        metrics, listed = self._metrics(study), ", ".join(short_names(axes).values()) or "none"
         for key, name, path in _plotted(self.source, study.plot):
             if find_axis(axes, name) is not None and key != "y":
                 continue
@@ -371,6 +371,8 @@ class _Keys:
                 return None
             evaluate = self.base.source.data.get("evaluate")
             given = evaluate.get("metrics") if isinstance(evaluate, dict) else None
+        if not isinstance(given, list | tuple | None):
+            return None  # the check of the run's configuration reports it
         names = [metric.get("name") if isinstance(metric, dict) else metric for metric in given or ()]
         return [part for name in names if isinstance(name, str) for part in dict.fromkeys((name.split("/")[-1], name))]
 

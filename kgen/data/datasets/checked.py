@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,6 +17,8 @@ from kgen.storage.files import write_text
 
 FORMAT = 1
 
+DIGEST = re.compile("[0-9a-f]{64}")
+
 SETTLED = 2.0
 """The age of a change, in seconds, from which on a later change has another time on every file system."""
 
@@ -25,26 +28,31 @@ class Checked(NamedTuple):
 
     Args:
         size: Its size, in bytes.
-        time: The time of its last change, in nanoseconds.
+        time: The time of the last change of its content, in nanoseconds.
+        entry: The time of the last change of its entry in the file system, which copying and `touch` cannot set. (On
+            Windows, it is that of its creation.)
         digest: The SHA-256 of its content, in hexadecimal digits.
     """
 
     size: int
     time: int
+    entry: int
     digest: str
 
     def holds_for(self, status: os.stat_result) -> bool:
-        """Whether the file is still the same, as far as its size and its time tell."""
-        return (self.size, self.time) == (status.st_size, status.st_mtime_ns)
+        """Whether the file is still the same, as far as its size and its times tell."""
+        return (self.size, self.time, self.entry) == (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def read_checked(folder: Path) -> dict[str, Checked]:
     """The files of a folder that `write_checked` remembered, by name; empty if there is no memory of it."""
     try:
         rows = json.loads(_memory(folder).read_bytes())
-        return {name: Checked(int(size), int(when), str(digest)) for name, (size, when, digest) in rows.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        files = {name: Checked(*row) for name, row in rows.items()}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
+    valid = all(isinstance(file.digest, str) and DIGEST.fullmatch(file.digest) for file in files.values())
+    return files if valid else {}
 
 
 def write_checked(folder: Path, files: Mapping[str, Checked]) -> None:

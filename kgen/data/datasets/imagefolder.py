@@ -173,7 +173,7 @@ class ImageFolder(Dataset):
                 decode(data, self._color, least=2 * self.size)
             except (ImageError, OSError) as error:
                 return Problem(file, str(error))
-            return Checked(status.st_size, status.st_mtime_ns, hashlib.sha256(data).hexdigest())
+            return Checked(status.st_size, status.st_mtime_ns, status.st_ctime_ns, hashlib.sha256(data).hexdigest())
 
         different = list(dict.fromkeys(files))
         results = dict(zip(different, scan(different, look, f"imagefolder {self._folder}"), strict=True))

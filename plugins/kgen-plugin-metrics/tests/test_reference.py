@@ -129,6 +129,9 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     for content in (whole[:300], b"no arrays", b""):
         path.write_bytes(content)
         assert "is not a file of arrays as numpy.savez writes" in message(path)
+    with path.open("wb") as file:
+        np.save(file, mean)
+    assert "is not a file of arrays as numpy.savez writes" in message(path)
     np.savez(path, mu=np.array([{}], object), sigma=covariance)
     assert "is not a file of arrays" in message(path)
 

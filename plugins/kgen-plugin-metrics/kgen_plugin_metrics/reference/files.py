@@ -122,5 +122,5 @@ def _arrays(path: Path, needed: tuple[str, ...], allowed: tuple[str, ...]) -> di
                 found = ", ".join(sorted(names)) or "nothing"
                 raise DataError(f"{path} holds no {what}: it has {found}, but {missing[0]} is needed")
             return {name: file[name] for name in (*needed, *allowed) if name in names}
-    except UNREADABLE as error:
-        raise DataError(f"{path} is not a file of arrays as numpy.savez writes: {error}") from error
+    except (*UNREADABLE, TypeError) as error:  # numpy.load returns an array, or advises to unpickle, for other files
+        raise DataError(f"{path} is damaged, or is not a file of arrays as numpy.savez writes") from error
