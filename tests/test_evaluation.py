@@ -191,6 +191,20 @@ def test_another_metric_joins_those_of_the_run(kgen: Callable[..., Any], copy: P
     assert {r.metric for r in read_results(copy / "evaluation.json")} == {"retrieval"}, "those were other images"
 
 
+def test_the_command_run_keeps_what_evaluate_measured(
+    kgen: Callable[..., Any], trained: Trained, copy: Path, tmp_path: Path
+) -> None:
+    assert kgen("evaluate", copy, "--metric", "retrieval", "-n", 4).status == 0
+    before = [result for result in read_results(copy / "evaluation.json") if result.metric == "retrieval"]
+    done = kgen("run", trained.config, "--out", copy, cwd=tmp_path)
+    assert done.status == 0 and "kept the scores of retrieval, measured before" in done.out, done
+    results = read_results(copy / "evaluation.json")
+    assert [result for result in results if result.metric == "retrieval"] == before
+    assert {result.metric for result in results} == {"retrieval", "brightness"}
+    done = kgen("run", trained.config, "--out", copy, "--set", "sample.seed=4", cwd=tmp_path)
+    assert {r.metric for r in read_results(copy / "evaluation.json")} == {"brightness"}, "those were other images"
+
+
 @pytest.mark.parametrize(
     ("metric", "message"),
     [

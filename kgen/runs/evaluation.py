@@ -44,6 +44,8 @@ def finish(
     pipeline: Pipeline,
     log: Log = print,
     on_images: OnImages | None = None,
+    *,
+    keep: bool = False,
 ) -> list[Result]:
     """Generates the final grid, scores the pipeline, writes the report, and then marks the run as finished.
 
@@ -53,6 +55,7 @@ def finish(
         pipeline: The trained pipeline.
         log: Receives notes about the scores.
         on_images: Called with the number of images measured so far, and with the number of all images.
+        keep: Whether to keep the earlier results of other metrics, which are of the same model and the same options.
 
     Returns:
         The results, which are also in `evaluation.json`.
@@ -63,7 +66,10 @@ def finish(
     """
     render_final(experiment, directory, pipeline)
     with _measured(experiment, directory, pipeline, directory.evaluation, 1, log, on_images) as results:
-        return _publish(experiment, directory, results, "", log)
+        kept = _others(directory, results) if keep else []
+        if kept:
+            log(f"kept the scores of {', '.join(dict.fromkeys(result.metric for result in kept))}, measured before")
+        return _publish(experiment, directory, [*results, *kept], "", log)
 
 
 def is_finished(directory: RunDirectory) -> bool:

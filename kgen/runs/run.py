@@ -107,6 +107,7 @@ def run(
         changes = [] if restart else directory.compare(config)
         if not restart and not changes and is_finished(directory):
             return _result(directory, directory.read_manifest("step")["step"], _scores(directory))
+        same_images = is_finished(directory) and not any(change.key.startswith("sample.") for change in changes)
         trainer = Trainer(config, open_distribution(config.distribute), log, on_metrics)
         stack.enter_context(precision(config.precision))
         experiment = open_experiment(config)
@@ -137,7 +138,8 @@ def run(
         log("generating the final images, and scoring")
         if pipeline is None or trainer.distribution.strategy is not None:
             pipeline = load(directory.model)
-        trainer.loggers.scores = to_scores(finish(experiment, directory, pipeline, log, on_images))
+        scores = finish(experiment, directory, pipeline, log, on_images, keep=trained and same_images and not changed)
+        trainer.loggers.scores = to_scores(scores)
         return _result(directory, directory.read_manifest("step")["step"], trainer.loggers.scores)
 
 
