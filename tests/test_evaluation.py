@@ -460,6 +460,7 @@ def test_folders_that_cannot_be_compared(
     kgen("evaluate", a, tmp_path / "empty", "--metric", PIXELS).refuses("empty holds no image")
     kgen("evaluate", a, tmp_path / "none").refuses("there is no folder")
     kgen("evaluate", a).refuses("is not a run directory", "give a folder of reference images, too")
+    kgen("evaluate", copy, a).refuses("run is a run directory: give one run alone, or two folders of images")
     kgen("evaluate", a, b, "--metric", "retrieval").refuses("kgen/retrieval needs prompts", "metrics/frechet")
     kgen("evaluate", a, b, "--metric", "{name: frechet, reference: x.npz}").refuses(
         "the second folder is the reference"

@@ -174,6 +174,9 @@ def _require_json(path: Path) -> None:
 def _require_folders(target: Path, reference: Path, unused: dict[str, Any]) -> None:
     """Checks that two folders are given, and that no option is given that only applies to a run."""
     for folder in (target, reference):
+        if (folder / "config.yaml").is_file() and (folder / "manifest.json").is_file():
+            raise ConfigError(f"{folder} is a run directory: give one run alone, or two folders of images")
+    for folder in (target, reference):
         if not folder.is_dir():
             raise ConfigError(f"there is no folder {folder}")
     for option, value in unused.items():
