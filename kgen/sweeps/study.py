@@ -163,7 +163,8 @@ class Study:
         for setting, axis in overwritten(axes):
             keys.problem(setting.origin, f"{setting.key}: the axis '{axis.name}' overwrites it: name that axis first")
         source.raise_problems()
-        keys.check_plots(checked, [axis for axis in axes if not axis.repeats])  # the table has only means over the others
+        averaged = [axis for axis in axes if axis.repeats]  # the table has means over these
+        keys.check_plots(checked, [axis for axis in axes if axis not in averaged])
         source.raise_problems()
         name = name or slug(f"{base.name}-over-{'-'.join(short_names(axes).values())}")
         return cls(name, base, tuple(settings), axes, {run: tuple(own) for run, own in runs.items()}, checked.plot)
