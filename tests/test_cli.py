@@ -3,7 +3,6 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
-import math
 import os
 import resource
 import signal
@@ -11,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import median
 
 import jsonschema
 import numpy as np
@@ -62,22 +62,21 @@ def test_quick_commands_import_no_framework_and_no_unused_module(arguments: list
 def test_help_is_almost_as_fast_as_typer_itself() -> None:
     """CPU time: 0.4 s, or on a slow machine 1.75 times what a command takes that does nothing.
 
-    The least of up to 12 runs each counts, because other processes can only make them slower.
+    The two commands run in turn, because the speed of a shared machine changes from second to second. The median of
+    the ratios of neighbors counts.
     """
 
     def seconds(*command: str | Path) -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(command, env=environment(), capture_output=True, check=True)
+        subprocess.run(command, env=environment(PYTHONDONTWRITEBYTECODE=""), capture_output=True, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     nothing = "import sys, typer; sys.argv = ['nothing', '--help']; typer.run(lambda: None)"
-    kgen = typer = math.inf
-    for _ in range(12):
-        kgen, typer = min(kgen, seconds(EXECUTABLE, "--help")), min(typer, seconds(sys.executable, "-c", nothing))
-        if kgen < max(0.4, 1.75 * typer):
-            return
-    raise AssertionError(f"kgen --help takes {kgen:.2f} s, typer alone {typer:.2f} s")
+    seconds(EXECUTABLE, "--help")  # writes the bytecode
+    pairs = [(seconds(EXECUTABLE, "--help"), seconds(sys.executable, "-c", nothing)) for _ in range(9)]
+    fastest, ratio = min(kgen for kgen, _ in pairs), median(kgen / typer for kgen, typer in pairs)
+    assert fastest < 0.4 or ratio < 1.75, f"kgen --help takes {fastest:.2f} s, {ratio:.2f} times what typer takes alone"
 
 
 def test_plugins_list_shows_every_component_and_the_broken_plugins(kgen, site) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from typing_extensions import get_protocol_members, is_protocol
-
 
 def misfit(target: Any, contract: Any, name: str) -> str:
     """Says why a target does not fit a kind; "" if it does.
@@ -17,6 +15,8 @@ def misfit(target: Any, contract: Any, name: str) -> str:
             or a function, whose arguments they must accept.
         name: The name of the contract, for the message.
     """
+    from typing_extensions import get_protocol_members, is_protocol  # here, because `kgen --help` needs neither
+
     if is_protocol(contract):
         members = sorted(get_protocol_members(contract))
         if missing := [member for member in members if not _has(target, member)]:
