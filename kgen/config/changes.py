@@ -8,7 +8,7 @@ from typing import Any
 
 WITHOUT_EFFECT_ON_TRAINING = (
     *("name", "sample", "evaluate", "loggers"),
-    *(f"{fit}.{key}" for fit in ("fit", "decoder.fit") for key in ("log_every", "checkpoint_every", "keep")),
+    *(f"{fit}.{key}" for fit in ("fit", "decoder.fit") for key in ("workers", "log_every", "checkpoint_every", "keep")),
     *("fit.validate_every", "decoder.fit.validate_every"),
 )
 """Keys of a run file that may change at any time; a section includes all of its keys."""

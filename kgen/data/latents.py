@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from kgen.contracts.dataset import Dataset, Split
 from kgen.contracts.decoder import Decoder
 from kgen.data.cache import hash_of, open_or_write, read_arrays, write_arrays
 from kgen.data.frozen import provenance
+from kgen.data.workers import image_of
 from kgen.pixels import floats
 
-FORMAT = 1
+FORMAT = 2
 BATCH = 64
 NAME = "latent"
 
@@ -73,14 +74,6 @@ def cached_latents(
         open_=lambda folder: _open(folder, decoder, images),
         write=lambda folder: write_arrays(folder, len(images), _encoded(decoder, images)),
     )
-
-
-def image_of(read: Callable[[Split, int], np.ndarray], split: Split, row: int, flip: bool) -> np.ndarray:
-    """An image, or, if `flip` is set and `row` is odd, its mirror image: uint8 (H, W, C)."""
-    if not flip:
-        return read(split, row)
-    image = read(split, row // 2)
-    return image[:, ::-1] if row % 2 else image
 
 
 class _Images:

@@ -156,7 +156,7 @@ class ImageFolder(Dataset):
         }
 
     def _read(self, data: bytes) -> np.ndarray:
-        image = decode(data, self._color, least=2 * self.size)
+        image = decode(data, self._color, size=self.size)
         return fit(image if self.channels == 3 else image.convert("L"), self.size, self.resize, self._color)
 
     def _verify(self, files: Sequence[str]) -> tuple[dict[str, str], list[Problem]]:
@@ -170,7 +170,7 @@ class ImageFolder(Dataset):
                 if (before := known.get(file)) is not None and before.holds_for(status):
                     return before
                 data = Path(path).read_bytes()
-                decode(data, self._color, least=2 * self.size)
+                decode(data, self._color, size=self.size)
             except (ImageError, OSError) as error:
                 return Problem(file, str(error))
             return Checked(status.st_size, status.st_mtime_ns, status.st_ctime_ns, hashlib.sha256(data).hexdigest())
