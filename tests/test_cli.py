@@ -24,18 +24,18 @@ from kgen.errors import ConfigError, PluginError
 
 COMMANDS = [
     *("run", "generate", "caption", "evaluate", "compare", "weights", "check", "schema"),
-    *("plugins list", "plugins show"),
+    *("data check", "plugins list", "plugins show"),
 ]
 
 
 # ---- what needs no framework ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["", "plugins", *COMMANDS])
+@pytest.mark.parametrize("command", ["", "data", "plugins", *COMMANDS])
 def test_every_command_has_help(kgen, command: str) -> None:
     outcome = kgen(*command.split(), "--help", COLUMNS="200")
     assert outcome.status == 0 and "Usage: kgen" in outcome.out and not outcome.err
-    if command != "plugins":
+    if command not in ("data", "plugins"):
         assert f"Example: kgen {command}".strip() in outcome.out
 
 

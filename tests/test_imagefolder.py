@@ -312,7 +312,7 @@ def decoded(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pyt
         sizes.append(len(data))
         return images.decode(data, *args, **options)
 
-    monkeypatch.setattr("kgen.data.datasets.imagefolder.decode", decode)
+    monkeypatch.setattr("kgen.data.encoded.images.decode", decode)
     return sizes
 
 
@@ -373,7 +373,7 @@ def test_a_broken_file_is_named_by_each_start(folder: Path, decoded: list[int]) 
 )
 def test_a_damaged_memory_is_written_anew(folder: Path, decoded: list[int], content: str) -> None:
     expected = ImageFolder(path=str(folder)).inventory()
-    (memory,) = Path(os.environ["KGEN_CACHE"]).glob("checked-*.json")
+    (memory,) = Path(os.environ["KGEN_CACHE"]).glob("checked-*.npy")
     memory.write_text(content)
     decoded.clear()
     assert ImageFolder(path=str(folder)).inventory() == expected and len(decoded) == 12
@@ -548,7 +548,7 @@ def test_wrong_options(folder: Path) -> None:
 def test_a_file_that_disappears_during_training_is_named(folder: Path) -> None:
     dataset = ImageFolder(path=str(folder))
     (folder / "04.png").unlink()
-    with pytest.raises(DataError, match=r"04\.png has changed"):
+    with pytest.raises(DataError, match=r"04\.png cannot be read: No such file"):
         dataset.image("train", 4)
 
 

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from kgen.data.datasets import scan as module
-from kgen.data.datasets.scan import scan
+from kgen.data.encoded import scan as module
+from kgen.data.encoded.scan import scan
 
 
 @pytest.mark.parametrize("count", [0, 1, 64, 65, 1000])

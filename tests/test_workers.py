@@ -69,6 +69,34 @@ def test_batches_do_not_depend_on_the_number_of_workers(
         workers.close()
 
 
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_damaged_image_is_replaced_with_its_caption(
+    folder: Path, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if a worker finds it, of whose copy of the dataset the training process knows nothing."""
+    monkeypatch.setattr("kgen.data.encoded.images.READ_AT_START", 0)
+    for number in (4, 5):
+        (folder / f"{number:02}.{'jpg' if number % 2 else 'png'}").write_bytes(b"no image")
+    dataset = ImageFolder(path=str(folder), size=16, on_error="skip")
+    workers = make_workers(dataset, count)
+    loader = Loader(dataset, Captions(), batch_size=23, workers=workers)  # type: ignore[arg-type]
+    (batch,) = loader.once()
+    loader.close()
+    assert batch["tokens"]["number"].tolist() == [*range(4), 6, 6, 6, *range(7, 23)]
+    for row in (4, 5):
+        np.testing.assert_array_equal(batch["image"][row], batch["image"][6])
+    assert sorted(problem.where for problem in dataset.problems()) == ["04.png", "05.jpg"]
+
+
+class Captions:
+    """Reads the numbers in captions as an encoder does."""
+
+    fields = ("caption",)
+
+    def tokenize(self, captions: list[str]) -> dict[str, np.ndarray]:
+        return {"number": np.array([int(caption.split()[-1]) for caption in captions])}
+
+
 def refused(*_: Any) -> np.ndarray:
     raise AssertionError("the training process must not read images itself")
 

@@ -13,6 +13,7 @@ import typer
 from kgen.cli.commands import (
     check,
     compare,
+    data,
     evaluate,
     generate,
     plugins,
@@ -43,6 +44,7 @@ app = typer.Typer(
 )
 for _module in (run, generate, reconstruct, upscale, evaluate, compare, sweep, weights, check, schema):
     app.command(_module.__name__.rpartition(".")[2], epilog=_module.EXAMPLE)(_module.command)
+app.add_typer(data.app, name="data")
 app.add_typer(plugins.app, name="plugins")
 
 

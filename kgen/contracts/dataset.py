@@ -69,7 +69,28 @@ class Dataset(Configurable, ABC):
 
     @abstractmethod
     def image(self, split: Split, index: int) -> np.ndarray:
-        """One image: uint8 (height, width, channels), the shape of `image_space`."""
+        """One image: uint8 (height, width, channels), the shape of `image_space`.
+
+        If the image is damaged, and another example takes its place, this is the image of that example; `replacement`
+        then tells which one it is.
+
+        Raises:
+            DataError: the image is damaged or missing, and nothing takes its place.
+        """
+
+    def replacement(self, split: Split, index: int) -> int:
+        """The index of the example that takes the place of an example whose image is damaged; else `index`.
+
+        It is known after `image` was called for that index. Default: no example is replaced.
+        """
+        return index
+
+    def report(self, problem: Problem) -> None:
+        """Tells the dataset of a problem that `image` found in another process, or when a cache was written.
+
+        Raises:
+            DataError: the problem must stop the training.
+        """
 
     def values(self, split: Split, field: str) -> Sequence[Any]:
         """One field of all examples of a split, in the order of `captions`. Images are read when they are accessed.
@@ -84,12 +105,22 @@ class Dataset(Configurable, ABC):
         raise DataError(f"{type(self).__name__} has no field '{field}': it has {', '.join(self.fields)}")
 
     def example(self, split: Split, index: int) -> Example:
-        """All fields of an example, by name."""
-        return {field: self.values(split, field)[index] for field in self.fields}
+        """All fields of an example, or of the one that takes its place, by name."""
+        image = self.image(split, index)
+        index = self.replacement(split, index)
+        return {field: image if field == "image" else self.values(split, field)[index] for field in self.fields}
 
     def problems(self) -> Sequence[Problem]:
-        """The images and captions that were skipped or that would break the training. Default: none."""
+        """The images and captions that were skipped, as far as they are known now. Default: none."""
         return ()
+
+    def check(self) -> Sequence[Problem]:
+        """Reads every image that was not read before, and returns all problems. Default: those that are known.
+
+        Raises:
+            DataError: a problem must not be skipped.
+        """
+        return self.problems()
 
     def notes(self) -> Sequence[str]:
         """Lines that tell the user how the data were read; a run prints them first. Default: none."""

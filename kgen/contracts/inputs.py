@@ -119,6 +119,7 @@ class EncoderInputs(Sequence[Any]):
         image: Callable[[int], np.ndarray] | None = None,
     ) -> None:
         self.columns = {field: dataset.values(split, field) for field in fields}
+        self.dataset, self.split = dataset, split
         self.length = len(dataset.captions(split)) * (2 if flip else 1)
         self.flip = flip
         self.image = image
@@ -136,10 +137,11 @@ class EncoderInputs(Sequence[Any]):
         return (self[row] for row in range(self.length))
 
     def value(self, row: int, field: str) -> Any:
-        """One field of an input."""
+        """One field of an input. If the example's image was read and is damaged, it is that of the replacement."""
         if field == "image" and self.image is not None:
             return self.image(row)
-        value = self.columns[field][row // 2 if self.flip else row]
+        index = self.dataset.replacement(self.split, row // 2 if self.flip else row)
+        value = self.columns[field][index]
         return mirrored(value) if self.flip and row % 2 else value
 
 

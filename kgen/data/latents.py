@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,19 @@ import keras
 import numpy as np
 
 from kgen.backend.compiled import Compiled
-from kgen.contracts.dataset import Dataset, Split
+from kgen.contracts.dataset import Dataset, Problem, Split
 from kgen.contracts.decoder import Decoder
 from kgen.data.cache import hash_of, open_or_write, read_arrays, write_arrays
 from kgen.data.frozen import provenance
 from kgen.data.workers import image_of
 from kgen.pixels import floats
+from kgen.storage.files import write_text
 
 FORMAT = 2
 BATCH = 64
 NAME = "latent"
+PROBLEMS = "problems.json"
+"""The file that lists the damaged images, in whose place the latents of other images stand."""
 
 
 class LatentCache:
@@ -29,13 +33,18 @@ class LatentCache:
         folder: The folder that `cached_latents` wrote.
         check: Whether to compare checksums.
 
+    Attributes:
+        problems: The damaged images, in whose place other images were encoded.
+
     Raises:
-        OSError, EOFError, ValueError, KeyError: the folder is missing or damaged.
+        OSError, EOFError, ValueError, KeyError, TypeError: the folder is missing or damaged.
     """
 
     def __init__(self, folder: Path, check: bool = False) -> None:
         self.folder = folder
         self._array = read_arrays(folder, check)[NAME]
+        found = json.loads((folder / PROBLEMS).read_text(encoding="utf-8"))
+        self.problems = [Problem(where, what) for where, what in found]
 
     def __len__(self) -> int:
         return len(self._array)
@@ -66,14 +75,18 @@ def cached_latents(
 
     Raises:
         RunError: `cache_dir` cannot be written.
+        DataError: an image is damaged, and the dataset does not skip it.
     """
     images = _Images(dataset, split, flip)
-    return open_or_write(
+    cache = open_or_write(
         Path(cache_dir),
         f"latents-{_key(decoder, images)}",
         open_=lambda folder: _open(folder, decoder, images),
-        write=lambda folder: write_arrays(folder, len(images), _encoded(decoder, images)),
+        write=lambda folder: _write(folder, decoder, images),
     )
+    for problem in cache.problems:
+        dataset.report(problem)
+    return cache
 
 
 class _Images:
@@ -111,11 +124,17 @@ def _open(folder: Path, decoder: Decoder, images: _Images) -> LatentCache | None
     try:
         cache = LatentCache(folder, check=True)
         stored = cache.lookup(ends)
-    except (OSError, EOFError, ValueError, KeyError, IndexError):
+    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError):
         return None
     made = _plain(decoder.encode(floats(keras.ops.convert_to_tensor(images.read(ends)))))
     same = len(cache) == len(images) and np.allclose(stored, made, rtol=1e-2, atol=1e-2)
     return cache if same else None
+
+
+def _write(folder: Path, decoder: Decoder, images: _Images) -> None:
+    write_arrays(folder, len(images), _encoded(decoder, images))
+    problems = [[problem.where, problem.what] for problem in images.dataset.problems()]
+    write_text(folder / PROBLEMS, json.dumps(problems))
 
 
 def _encoded(decoder: Decoder, images: _Images) -> Iterator[dict[str, np.ndarray]]:

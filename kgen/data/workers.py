@@ -18,6 +18,7 @@ import queue
 import signal
 import subprocess
 import sys
+import threading
 import traceback
 import weakref
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ from typing import IO, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from kgen.contracts.dataset import Dataset, Split
+from kgen.contracts.dataset import Dataset, Problem, Split
 from kgen.errors import DataError, KgenError
 
 MOST = 8
@@ -47,6 +48,9 @@ PROGRAM = "import pickle, sys; sys.path = pickle.load(sys.stdin.buffer); from kg
 WITHOUT = "set fit.workers to 0, so that threads of the training process read the images"
 
 
+NO_IMAGES = np.empty(0, np.uint8)
+
+
 class Request(NamedTuple):
     """Rows of a split to read, in the numbering of `image_of`."""
 
@@ -61,11 +65,13 @@ class Reply(NamedTuple):
     Args:
         shape: The shape of the images, (rows, H, W, C).
         dtype: Their type.
+        problems: What was wrong with images in whose place others were read, unless the worker has said it before.
         error: What was raised in place of the images.
     """
 
-    shape: tuple[int, ...]
-    dtype: str
+    shape: tuple[int, ...] = (0,)
+    dtype: str = "u1"
+    problems: Sequence[Problem] = ()
     error: Exception | None = None
 
 
@@ -101,18 +107,21 @@ class Workers:
     """
 
     def __init__(self, dataset: Dataset, count: int) -> None:
-        self.count = count
+        self.dataset, self.count = dataset, count
         pickled = _pickled(dataset)
         self.size = len(pickled)
         self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
         processes = [_Process(pickled) for _ in range(count)]
         for process in processes:
             self._idle.put(process)
+        self._reporting = threading.Lock()
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="kgen-images")
         self._end = weakref.finalize(self, _end, self._threads, processes)
 
     def read(self, split: Split, rows: Sequence[int], flip: bool = False) -> list[np.ndarray]:
         """Images uint8 (H, W, C) by row, in the numbering of `image_of`. It may be called from several threads.
+
+        The dataset is told of the problems that a worker found, so that it knows which images were replaced.
 
         Raises:
             Exception: what `Dataset.image` raised, for the first row for which it did.
@@ -129,9 +138,15 @@ class Workers:
     def _ask(self, request: Request) -> np.ndarray:
         process = self._idle.get()
         try:
-            return process.ask(request)
+            reply, images = process.ask(request)
         finally:
             self._idle.put(process)
+        with self._reporting:
+            for problem in reply.problems:
+                self.dataset.report(problem)
+        if reply.error is not None:
+            raise reply.error
+        return images
 
 
 def make_workers(dataset: Dataset, count: int | None) -> Workers | None:
@@ -158,8 +173,8 @@ class _Process:
         self.dataset = dataset
         self.process: subprocess.Popen[bytes] | None = None
 
-    def ask(self, request: Request) -> np.ndarray:
-        """Images (rows, H, W, C)."""
+    def ask(self, request: Request) -> tuple[Reply, np.ndarray]:
+        """A reply, and images (rows, H, W, C), unless it has an error."""
         try:
             if self.process is None:
                 self.process = _started(self.dataset)
@@ -169,14 +184,12 @@ class _Process:
                 pickle.dump(request, self.process.stdin)
                 self.process.stdin.flush()
             reply = pickle.load(self.process.stdout)
-            if reply.error is None:
-                return _received(self.process.stdout, reply)
+            return reply, _received(self.process.stdout, reply)
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             raise DataError(
                 f"a worker process that reads images ended {self._how()}: if memory ran out, make fit.workers smaller; "
                 f"or {WITHOUT}"
             ) from error
-        raise reply.error
 
     def stop(self) -> None:
         """Closes the pipe of requests, at whose end the worker ends."""
@@ -268,25 +281,28 @@ def work() -> None:
         except EOFError:
             raise
         except Exception as error:
-            _send(replies, Reply((), "", _portable(error)))
+            _send(replies, Reply(error=_portable(error)), NO_IMAGES)
             return
+        told = len(dataset.problems())
         while True:
-            _answer(dataset, pickle.load(requests), replies)
+            request = pickle.load(requests)
+            images, failure = _images(dataset, request)
+            problems = dataset.problems()
+            _send(replies, Reply(images.shape, images.dtype.str, problems[told:], failure), images)
+            told = len(problems)
 
 
-def _answer(dataset: Dataset, request: Request, replies: BinaryIO) -> None:
+def _images(dataset: Dataset, request: Request) -> tuple[np.ndarray, Exception | None]:
+    """Images (rows, H, W, C), or an error in place of them."""
     try:
-        images = np.stack([image_of(dataset.image, request.split, row, request.flip) for row in request.rows])
+        return np.stack([image_of(dataset.image, request.split, row, request.flip) for row in request.rows]), None
     except Exception as error:
-        _send(replies, Reply((), "", _portable(error)))
-    else:
-        _send(replies, Reply(images.shape, images.dtype.str), images)
+        return NO_IMAGES, _portable(error)
 
 
-def _send(stream: BinaryIO, reply: Reply, images: np.ndarray | None = None) -> None:
+def _send(stream: BinaryIO, reply: Reply, images: np.ndarray) -> None:
     pickle.dump(reply, stream)
-    if images is not None:
-        stream.write(_bytes(images))
+    stream.write(_bytes(images))
     stream.flush()
 
 

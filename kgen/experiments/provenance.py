@@ -34,10 +34,24 @@ def describe(config: RunConfig, directory: RunDirectory, dataset: Dataset) -> No
             "images": len(dataset.captions("train")),
             "validation": len(dataset.captions("validation")),
             "held_out": len(dataset.captions("holdout")),
-            "skipped": [f"{p.where}: {p.what}" for p in dataset.problems()],
+            "skipped": _lines(dataset),
             "credit": dataset.credit,
         },
     )
+
+
+def record_skipped(directory: RunDirectory, dataset: Dataset) -> list[str]:
+    """Adds images that were found damaged during the training to the manifest, and returns lines about them."""
+    data = directory.read_manifest().get("data", {})
+    known = data.get("skipped", [])
+    new = [line for line in _lines(dataset) if line not in known]
+    if new:
+        directory.update_manifest(data={**data, "skipped": [*known, *new]})
+    return new
+
+
+def _lines(dataset: Dataset) -> list[str]:
+    return [f"{problem.where}: {problem.what}" for problem in dataset.problems()]
 
 
 def changed_data(directory: RunDirectory, dataset: Dataset, allowed: bool) -> str:

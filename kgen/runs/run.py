@@ -23,7 +23,7 @@ from kgen.experiments.directory import RunDirectory
 from kgen.experiments.experiment import Experiment, needs_stage, open_encoder, open_experiment
 from kgen.experiments.initial import Start, load_initial, load_initial_decoder
 from kgen.experiments.inputs import Inputs, read_dataset
-from kgen.experiments.provenance import changed_data, describe
+from kgen.experiments.provenance import changed_data, describe, record_skipped
 from kgen.experiments.trainer import Log, OnMetrics, Trainer, count_weights
 from kgen.parts.construction import make_decoder
 from kgen.parts.freezing import freeze
@@ -135,6 +135,8 @@ def run(
             _train(experiment, directory, trainer, pipeline, stack)
         if not trainer.distribution.is_chief:
             return _result(directory, config.fit.steps, {})
+        for line in record_skipped(directory, experiment.dataset):
+            log(f"skipped {line}")
         log("generating the final images, and scoring")
         if pipeline is None or trainer.distribution.strategy is not None:
             pipeline = load(directory.model)

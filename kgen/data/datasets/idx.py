@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from kgen.contracts.dataset import Dataset, Split, short_digest
-from kgen.data.datasets.splits import check_holdout
+from kgen.data.splits import check_holdout
 from kgen.errors import DataError
 from kgen.spaces import Space
 

@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import numpy as np
 from pydantic import Field
 
-from kgen.contracts.dataset import Column, Dataset, Problem, Split, short_digest
-from kgen.data.datasets.checked import Checked, read_checked, write_checked
 from kgen.data.datasets.folder import CaptionsFrom, read_folder
-from kgen.data.datasets.problems import OnError, refuse
-from kgen.data.datasets.scan import scan
-from kgen.data.datasets.splits import check_holdout, some
-from kgen.data.images import ImageError, Resize, background_color, decode, fit
+from kgen.data.encoded import EncodedImages, Stamp
+from kgen.data.images import Resize
+from kgen.data.problems import OnError
 from kgen.errors import DataError
-from kgen.spaces import Space
-
-Entries = dict[Split, list[tuple[str, str]]]
-"""Files and captions, by split."""
 
 
-class ImageFolder(Dataset):
+class ImageFolder(EncodedImages):
     """Images of many formats and modes, with captions from tables, text files or the names of folders.
 
-    Every file is read once before training, so that no damaged file can stop the training later. kgen's cache remembers
-    the files that could be read: a later start reads only those whose size or time of change is another. The images are
-    decoded when they are needed. Symbolic links are followed. `kgen.data.datasets.folder.read_folder` documents the
-    sources of captions and their order. An image with several captions makes several examples. If the captions are the
-    names of folders, these are also the labels.
+    A start lists the files, and reads up to 1,000 that were not read before; `EncodedImages` says when damaged ones are
+    found. Symbolic links are followed. `kgen.data.datasets.folder.read_folder` documents the sources of captions and
+    their order. An image with several captions makes several examples. If the captions are the names of folders, these
+    are also the labels.
 
     Outermost folders named ``train`` (also ``training``, ``train2017``) and ``validation``, ``valid``, ``val``,
     ``dev``, ``test`` are splits. Images of ``train`` are for training, those of all others for validation. A column
@@ -60,6 +49,8 @@ class ImageFolder(Dataset):
         DataError: there is nothing to train on; the captions are ambiguous; there is a problem that is not to be
             skipped; an option is wrong.
     """
+
+    owner = "imagefolder"
 
     def __init__(
         self,
@@ -91,119 +82,17 @@ class ImageFolder(Dataset):
         self.validation = validation
         self.holdout = holdout
         self.on_error = on_error
-        self._color = background_color(background, "imagefolder")
         if "{label}" not in template:
             raise DataError(f"imagefolder: template '{template}' must hold {{label}}")
         self._folder = Path(path).expanduser()
         found = read_folder(self._folder, captions_from, caption_key, template, split_folders)
-        self._notes = found.notes
-        self._labels = found.labels
-        self.fields = (*Dataset.fields, "label") if found.labels else Dataset.fields
-        self._digests, broken = self._verify([file for entries in found.entries.values() for file, _ in entries])
-        self._problems = (*found.problems, *broken)
-        good: Entries = {
-            split: [entry for entry in entries if entry[0] in self._digests] for split, entries in found.entries.items()
-        }
-        refuse(self._problems, on_error, bool(good["train"]), "imagefolder", path)
-        self._entries = self._split(good)
-        self._captions = {split: [caption for _, caption in self._entries[split]] for split in self._entries}
-        if flip:
-            self._captions["train"] *= 2
+        self._open(found.entries, problems=found.problems, notes=found.notes, labels=found.labels)
 
-    @property
-    def image_space(self) -> Space:
-        return Space("continuous", (self.size, self.size, self.channels))
+    def _encoded(self, name: str) -> bytes:
+        return (self._folder / name).read_bytes()
 
-    def captions(self, split: Split) -> Sequence[str]:
-        return self._captions.get(split, ())
+    def _stamp(self, name: str) -> Stamp:
+        return Stamp.of(os.stat(f"{self._folder}/{name}"))  # noqa: PTH116 - faster, for millions of files
 
-    def image(self, split: Split, index: int) -> np.ndarray:
-        entries = self._entries[split]
-        file = entries[index % len(entries)][0]
-        try:
-            pixels = self._read((self._folder / file).read_bytes())
-        except (ImageError, OSError) as error:
-            raise DataError(f"imagefolder: {self._folder / file} has changed since training began: {error}") from error
-        return pixels[:, ::-1].copy() if index >= len(entries) else pixels
-
-    def values(self, split: Split, field: str) -> Sequence[Any]:
-        if field != "label" or not self._labels:
-            return super().values(split, field)
-        entries = self._entries.get(split, [])
-        return Column(len(self.captions(split)), lambda index: self._labels[entries[index % len(entries)][0]])
-
-    def notes(self) -> Sequence[str]:
-        return self._notes
-
-    def problems(self) -> Sequence[Problem]:
-        return self._problems
-
-    def fingerprint(self) -> str:
-        """A digest of the captions, of the bytes of all files, and of the options that affect images."""
-        digest = hashlib.sha256(super().fingerprint().encode())
-        for file in sorted(self._digests):
-            digest.update(file.encode() + b"\0" + bytes.fromhex(self._digests[file]))
-        return digest.hexdigest()[:16]
-
-    def inventory(self) -> Mapping[str, tuple[str, str]]:
-        captions: dict[str, list[str]] = {}
-        for split, entries in self._entries.items():
-            for file, caption in entries:
-                captions.setdefault(file, []).append(f"{split}\0{caption}")
-        return {
-            file: (self._digests[file][:12], short_digest("\0".join(texts).encode()))
-            for file, texts in captions.items()
-        }
-
-    def _read(self, data: bytes) -> np.ndarray:
-        image = decode(data, self._color, size=self.size)
-        return fit(image if self.channels == 3 else image.convert("L"), self.size, self.resize, self._color)
-
-    def _verify(self, files: Sequence[str]) -> tuple[dict[str, str], list[Problem]]:
-        """Decodes every file that is not remembered. Returns the digests of valid files, and the others' problems."""
-        known = read_checked(self._folder)
-
-        def look(file: str) -> Checked | Problem:
-            path = f"{self._folder}/{file}"
-            try:
-                status = os.stat(path)  # noqa: PTH116 - faster, for millions of files
-                if (before := known.get(file)) is not None and before.holds_for(status):
-                    return before
-                data = Path(path).read_bytes()
-                decode(data, self._color, size=self.size)
-            except (ImageError, OSError) as error:
-                return Problem(file, str(error))
-            return Checked(status.st_size, status.st_mtime_ns, status.st_ctime_ns, hashlib.sha256(data).hexdigest())
-
-        different = list(dict.fromkeys(files))
-        results = dict(zip(different, scan(different, look, f"imagefolder {self._folder}"), strict=True))
-        good = {file: result for file, result in results.items() if isinstance(result, Checked)}
-        if good != known:
-            write_checked(self._folder, good)
-        broken = [result for result in results.values() if isinstance(result, Problem)]
-        return {file: result.digest for file, result in good.items()}, broken
-
-    def _split(self, found: Entries) -> Entries:
-        """Moves held-out captions from all splits to "holdout", and a share of the training images to validation."""
-        if self.validation and found["validation"]:
-            raise DataError(
-                f"imagefolder: {self._folder} already defines a validation split: leave the option validation out, or "
-                "give the training folder as path"
-            )
-        entries = [entry for split in found.values() for entry in split]
-        check_holdout(self.holdout, {caption for _, caption in entries}, "imagefolder")
-        held = [entry for entry in entries if entry[1] in self.holdout]
-        unseen = {file for file, _ in held}  # an image may have other captions too
-        seen = [entry for entry in found["train"] if entry[0] not in unseen]
-        measured = some([file for file, _ in seen], self.validation)
-        splits: Entries = {
-            "train": [entry for entry in seen if entry[0] not in measured],
-            "validation": [
-                *(entry for entry in seen if entry[0] in measured),
-                *(entry for entry in found["validation"] if entry[0] not in unseen),
-            ],
-            "holdout": held,
-        }
-        if not splits["train"]:
-            raise DataError("imagefolder: holdout and validation leave no image to train on")
-        return splits
+    def _where(self, name: str) -> str:
+        return str(self._folder / name)

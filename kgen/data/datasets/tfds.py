@@ -11,11 +11,11 @@ from PIL import Image
 from pydantic import Field
 
 from kgen.contracts.dataset import Column, Dataset, Problem, Split, short_digest
-from kgen.data.datasets.problems import OnError, refuse
-from kgen.data.datasets.scan import scan
-from kgen.data.datasets.splits import check_holdout
 from kgen.data.datasets.tfds_builder import open_builder, package
+from kgen.data.encoded.scan import scan
 from kgen.data.images import ImageError, Resize, background_color, decode, fit
+from kgen.data.problems import OnError, refuse
+from kgen.data.splits import check_holdout
 from kgen.errors import DataError
 from kgen.plugins.faults import reason
 from kgen.spaces import Space

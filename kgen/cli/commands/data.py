@@ -1,0 +1,34 @@
+"""kgen data: look at the data of run files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kgen.cli.common import Settings, load_config, log
+
+app = typer.Typer(help="Look at the data of run files.", no_args_is_help=True, rich_markup_mode="rich")
+
+
+@app.command("check", epilog="Example: kgen data check my-run.yaml")
+def check(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The run file (YAML).")],
+    settings: Settings = None,
+) -> None:
+    """Read every image of a run file once, and list those that are damaged. A later run need not read them to know."""
+    checked = load_config(config, settings or [])
+    from kgen.experiments.inputs import read_dataset
+
+    datasets = {"data": checked.data, "decoder.data": checked.decoder.data}
+    for owner, component in datasets.items():
+        if component is None:
+            continue
+        dataset = read_dataset(component)
+        for line in dataset.notes():
+            log(line)
+        problems = dataset.check()
+        for problem in problems:
+            log(f"skipped {problem.where}: {problem.what}")
+        log(f"{owner}: every image was read, and {f'{len(problems):,} are skipped' if problems else 'all are good'}")

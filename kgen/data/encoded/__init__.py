@@ -1,0 +1,6 @@
+"""The base of datasets whose images are stored in encoded form, such as JPEG files."""
+
+from kgen.data.encoded.checked import Stamp
+from kgen.data.encoded.images import EncodedImages, Entries
+
+__all__ = ["EncodedImages", "Entries", "Stamp"]

@@ -1,0 +1,89 @@
+"""Remembers which images could be read without an error, so that a later start does not read them again."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from kgen.data.cache import cache_folder, hash_of
+from kgen.errors import KgenError
+from kgen.storage.files import atomic_file
+
+FORMAT = 2
+
+SETTLED = 2.0
+"""The age of a change, in seconds, from which on a later change has another time on every file system."""
+
+
+class Stamp(NamedTuple):
+    """What tells, without reading an image, whether it is still the same.
+
+    Args:
+        size: The size of the encoded image, in bytes.
+        time: The time of the last change of its file, in nanoseconds.
+        entry: The time of the last change of the file's entry in the file system, which copying and `touch` cannot set.
+            (On Windows, it is that of its creation.)
+    """
+
+    size: int
+    time: int
+    entry: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Stamp:
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def unchecked(place: Path, stamps: Mapping[str, Stamp]) -> list[str]:
+    """The images that `write_checked` does not remember with these stamps, in order."""
+    tokens = _tokens(stamps)
+    known = np.isin(tokens, _read(_memory(place)))
+    return [key for key, seen in zip(stamps, known.tolist(), strict=True) if not seen]
+
+
+def write_checked(place: Path, stamps: Mapping[str, Stamp]) -> None:
+    """Remembers images that could be read, in place of those that were remembered before.
+
+    An image whose file changed just now is left out: a second change in the same moment would leave its time as it is.
+    If kgen's cache cannot be written, nothing is remembered, and the next start reads the images again.
+
+    Args:
+        place: The folder or file that holds them.
+        stamps: The stamps of all images that could be read, by key.
+    """
+    until = (time.time() - SETTLED) * 1e9
+    settled = {key: stamp for key, stamp in stamps.items() if stamp.time < until}
+    data = io.BytesIO()
+    np.save(data, np.sort(_tokens(settled)))
+    with suppress(OSError, KgenError), atomic_file(_memory(place)) as temporary:
+        temporary.write_bytes(data.getvalue())
+
+
+def _tokens(stamps: Mapping[str, Stamp]) -> np.ndarray:
+    """Hashes (N,) of keys and stamps, of 64 bits each: ten million images take 80 MB."""
+    hashes: Sequence[bytes] = [
+        hashlib.blake2b(f"{key}\0{size} {time} {entry}".encode(), digest_size=8).digest()
+        for key, (size, time, entry) in stamps.items()
+    ]
+    return np.frombuffer(b"".join(hashes), np.uint64)
+
+
+def _read(memory: Path) -> np.ndarray:
+    """The hashes in a file; none if the file is missing or damaged, because only the time of a start depends on it."""
+    with suppress(OSError, EOFError, ValueError):
+        found = np.load(memory, allow_pickle=False)
+        if isinstance(found, np.ndarray) and found.dtype == np.uint64 and found.ndim == 1:
+            return found
+    return np.empty(0, np.uint64)
+
+
+def _memory(place: Path) -> Path:
+    return cache_folder() / f"checked-{hash_of({'format': FORMAT, 'place': str(place.resolve())})}.npy"

@@ -1,0 +1,269 @@
+"""Images in encoded form, such as JPEG files, which are decoded when they are needed."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from kgen.contracts.dataset import SPLITS, Column, Dataset, Problem, Split, short_digest
+from kgen.data.encoded.checked import Stamp, unchecked, write_checked
+from kgen.data.encoded.scan import scan
+from kgen.data.images import ImageError, Resize, background_color, decode, fit
+from kgen.data.problems import OnError, refuse
+from kgen.data.splits import check_holdout, some
+from kgen.errors import DataError
+from kgen.spaces import Space
+
+Entries = dict[Split, list[tuple[str, str]]]
+"""The name of an image and one of its captions, for each example of a split."""
+
+READ_AT_START = 1000
+"""Largest number of images that are read at the start to find damaged ones. It takes a few seconds."""
+
+ELSEWHERE = ("path", "on_error", "validation", "holdout")
+"""Options that do not change an image. What the others change of the splits is seen in the captions."""
+
+
+class EncodedImages(Dataset):
+    """Images in encoded form, with captions.
+
+    A subclass declares the options below among its own, and stores them. Its ``__init__`` then lists the images,
+    without reading them, and calls `_open`. It overrides `_encoded`, `_stamp` and `_where`.
+
+    Images are not read at the start if there are many of them. A damaged one is then found when it is read. If
+    `on_error` is "refuse", `image` raises DataError. If it is "skip", the next example of the split takes its place.
+    This depends on nothing but the data, so that a training that is interrupted and resumed stays the same. `check`
+    reads all images at once, and kgen's cache remembers which ones could be read.
+
+    Up to `READ_AT_START` images that the cache does not remember are read at the start. If there are no more images in
+    total, damaged ones are left out of the splits.
+    """
+
+    owner: ClassVar[str]
+    """The name under which the dataset is registered, for messages."""
+
+    path: str
+    size: int
+    resize: Resize
+    channels: int
+    background: str
+    flip: bool
+    validation: float
+    holdout: tuple[str, ...]
+    on_error: OnError
+
+    @abstractmethod
+    def _encoded(self, name: str) -> bytes:
+        """An image in encoded form. It is called from several threads. Raises OSError if it cannot be read."""
+
+    @abstractmethod
+    def _stamp(self, name: str) -> Stamp:
+        """The size and the times of an image, without reading it. Raises OSError if it is not there."""
+
+    @abstractmethod
+    def _where(self, name: str) -> str:
+        """The path of an image, or that of its file and its name in it, for messages."""
+
+    def _open(
+        self,
+        entries: Entries,
+        *,
+        problems: Sequence[Problem] = (),
+        notes: Sequence[str] = (),
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
+        """Looks for images that cannot be used, and divides the others into splits.
+
+        Args:
+            entries: The examples of "train" and "validation".
+            problems: What is wrong with images and captions that are not among `entries`.
+            notes: Lines that say how the data were read.
+            labels: The class of each image, by name, if there are classes.
+
+        Raises:
+            DataError: there is nothing to train on; there is a problem that is not to be skipped; an option is wrong.
+        """
+        self._color = background_color(self.background, self.owner)
+        self._labels = labels or {}
+        self.fields = (*Dataset.fields, "label") if self._labels else Dataset.fields
+        names = list(dict.fromkeys(name for split in entries.values() for name, _ in split))
+        self._stamps, missing = self._look(names)
+        self._unlisted = [*problems, *missing]
+        self._broken: dict[str, str] = {}
+        self._unread = unchecked(self._place(), self._stamps)
+        if len(self._unread) <= READ_AT_START:
+            self._read_rest()
+        left_out = self._broken if len(names) <= READ_AT_START else {}
+        good: Entries = {
+            split: [entry for entry in listed if entry[0] in self._stamps and entry[0] not in left_out]
+            for split, listed in entries.items()
+        }
+        usable = any(name not in self._broken for name, _ in good["train"])
+        refuse(self.problems(), self.on_error, usable, self.owner, self.path)
+        self._entries = self._split(good)
+        self._captions = {split: [caption for _, caption in listed] for split, listed in self._entries.items()}
+        if self.flip:
+            self._captions["train"] *= 2
+        self._notes = [*notes, *self._unread_note()]
+
+    @property
+    def image_space(self) -> Space:
+        return Space("continuous", (self.size, self.size, self.channels))
+
+    def captions(self, split: Split) -> Sequence[str]:
+        return self._captions.get(split, ())
+
+    def image(self, split: Split, index: int) -> np.ndarray:
+        entries = self._entries[split]
+        while True:
+            used = self.replacement(split, index)
+            name = entries[used % len(entries)][0]
+            try:
+                pixels = self._pixels(self._encoded(name))
+            except OSError as error:
+                raise DataError(
+                    f"{self.owner}: {self._where(name)} cannot be read: {error.strerror or error}. Images must stay as "
+                    "they are while a model is trained"
+                ) from error
+            except ImageError as error:
+                self.report(Problem(name, str(error)))
+            else:
+                return pixels[:, ::-1].copy() if used >= len(entries) else pixels
+
+    def replacement(self, split: Split, index: int) -> int:
+        entries = self._entries[split]
+        mirrored, start = divmod(index, len(entries))
+        for place in itertools.chain(range(start, len(entries)), range(start)):
+            if entries[place][0] not in self._broken:
+                return mirrored * len(entries) + place
+        raise DataError(f"{self.owner}: all images of the split '{split}' in {self.path} are damaged")
+
+    def report(self, problem: Problem) -> None:
+        if problem.where in self._broken or problem.where not in self._stamps:
+            return
+        if self.on_error == "refuse":
+            raise DataError(
+                f"{self.owner}: {self._where(problem.where)}: {problem.what}. 'kgen data check' finds all such images: "
+                "fix them, or leave them out with on_error: skip"
+            )
+        self._broken[problem.where] = problem.what
+
+    def values(self, split: Split, field: str) -> Sequence[Any]:
+        if field != "label" or not self._labels:
+            return super().values(split, field)
+        entries = self._entries.get(split, [])
+        return Column(len(self.captions(split)), lambda index: self._labels[entries[index % len(entries)][0]])
+
+    def notes(self) -> Sequence[str]:
+        return self._notes
+
+    def problems(self) -> Sequence[Problem]:
+        return (*self._unlisted, *(Problem(name, what) for name, what in list(self._broken.items())))
+
+    def check(self) -> Sequence[Problem]:
+        self._read_rest()
+        refuse(self.problems(), self.on_error, True, self.owner, self.path)
+        return self.problems()
+
+    def fingerprint(self) -> str:
+        """A digest of the names, sizes and times of all files, of the captions, and of options that affect images."""
+        options = {name: value for name, value in self.config.items() if name not in ELSEWHERE}
+        digest = hashlib.sha256(json.dumps(options, sort_keys=True, default=list).encode())
+        for split in SPLITS:
+            digest.update("\0".join([split, *self.captions(split)]).encode())
+        for name, stamp in sorted(self._stamps.items()):
+            digest.update(f"{name}\0{stamp.size} {stamp.time}\0".encode())
+        return digest.hexdigest()[:16]
+
+    def inventory(self) -> Mapping[str, tuple[str, str]]:
+        captions: dict[str, list[str]] = {}
+        for split, entries in self._entries.items():
+            for name, caption in entries:
+                captions.setdefault(name, []).append(f"{split}\0{caption}")
+        stamps = self._stamps
+        return {
+            name: (
+                short_digest(f"{stamps[name].size} {stamps[name].time}".encode()),
+                short_digest("\0".join(texts).encode()),
+            )
+            for name, texts in captions.items()
+        }
+
+    def _place(self) -> Path:
+        return Path(self.path).expanduser()
+
+    def _pixels(self, data: bytes) -> np.ndarray:
+        image = decode(data, self._color, size=self.size)
+        return fit(image if self.channels == 3 else image.convert("L"), self.size, self.resize, self._color)
+
+    def _look(self, names: Sequence[str]) -> tuple[dict[str, Stamp], list[Problem]]:
+        """The stamps of the images that are there, and problems for the others."""
+
+        def look(name: str) -> Stamp | Problem:
+            try:
+                return self._stamp(name)
+            except OSError as error:
+                return Problem(name, str(error))
+
+        found = dict(zip(names, scan(names, look, f"{self.owner} {self.path}"), strict=True))
+        stamps = {name: stamp for name, stamp in found.items() if isinstance(stamp, Stamp)}
+        return stamps, [problem for problem in found.values() if isinstance(problem, Problem)]
+
+    def _read_rest(self) -> None:
+        """Decodes the images that were not read yet, and remembers those that could be decoded."""
+        if not self._unread:
+            return
+
+        def read(name: str) -> Problem | None:
+            try:
+                decode(self._encoded(name), self._color, size=self.size)
+            except (ImageError, OSError) as error:
+                return Problem(name, str(error))
+            return None
+
+        found = scan(self._unread, read, f"{self.owner} {self.path}")
+        self._unread = []
+        self._broken |= {problem.where: problem.what for problem in found if problem is not None}
+        good = {name: stamp for name, stamp in self._stamps.items() if name not in self._broken}
+        write_checked(self._place(), good)
+
+    def _unread_note(self) -> list[str]:
+        if not self._unread:
+            return []
+        what = "stops the training" if self.on_error == "refuse" else "is skipped"
+        return [
+            f"{self.owner} {self.path}: {len(self._unread):,} of {len(self._stamps):,} images are read for the first "
+            f"time when they are needed. A damaged one {what}; 'kgen data check' reads all of them"
+        ]
+
+    def _split(self, found: Entries) -> Entries:
+        """Moves held-out captions from all splits to "holdout", and a share of the training images to validation."""
+        if self.validation and found["validation"]:
+            raise DataError(
+                f"{self.owner}: {self.path} already defines a validation split: leave the option validation out, or "
+                "give the training images alone as path"
+            )
+        entries = [entry for split in found.values() for entry in split]
+        check_holdout(self.holdout, {caption for _, caption in entries}, self.owner)
+        held = [entry for entry in entries if entry[1] in self.holdout]
+        unseen = {name for name, _ in held}  # an image may have other captions too
+        seen = [entry for entry in found["train"] if entry[0] not in unseen]
+        measured = some([name for name, _ in seen], self.validation)
+        splits: Entries = {
+            "train": [entry for entry in seen if entry[0] not in measured],
+            "validation": [
+                *(entry for entry in seen if entry[0] in measured),
+                *(entry for entry in found["validation"] if entry[0] not in unseen),
+            ],
+            "holdout": held,
+        }
+        if not splits["train"]:
+            raise DataError(f"{self.owner}: holdout and validation leave no image to train on")
+        return splits
