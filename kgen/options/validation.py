@@ -19,10 +19,10 @@ from kgen.plugins import discovery
 from kgen.plugins.registry import KINDS
 
 KeyPath = tuple[str | int, ...]
+Problem = tuple[KeyPath, str]
 
 CHECKED_BELOW = "choice"
 """The type of an error in the options of a component that an option names. Its message is complete."""
-Problem = tuple[KeyPath, str]
 
 KIND = "kind"
 """The key of a mapping that names which of several types it is."""
