@@ -24,7 +24,7 @@ from kgen.data import loader as loading
 from kgen.data.datasets.imagefolder import ImageFolder
 from kgen.data.datasets.shapes import Shapes
 from kgen.data.loader import Loader
-from kgen.data.workers import Workers, make_workers
+from kgen.data.reading.workers import Workers, make_workers
 from kgen.errors import DataError
 
 pytestmark = pytest.mark.portable
@@ -163,7 +163,7 @@ class Main(Odd):
 
 
 def test_a_dataset_that_cannot_be_sent_is_read_by_threads_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kgen.data.workers.usual_workers", lambda: 2)
+    monkeypatch.setattr("kgen.data.reading.workers.usual_workers", lambda: 2)
     assert make_workers(Local(), None) is None and make_workers(Local(), 0) is None
     with pytest.raises(DataError, match=r"Local cannot be sent to worker processes .*lock.*: set fit.workers to 0"):
         make_workers(Local(), 1)
@@ -174,7 +174,7 @@ def test_a_dataset_that_cannot_be_sent_is_read_by_threads_or_refused(monkeypatch
     assert make_workers(Loaded(), 0) is None
     found = make_workers(Loaded(), None)
     assert found is not None and found.count == 2
-    monkeypatch.setattr("kgen.data.workers.MOST_BYTES", 10)
+    monkeypatch.setattr("kgen.data.reading.workers.MOST_BYTES", 10)
     assert make_workers(Loaded(), None) is None
 
 
@@ -188,7 +188,7 @@ def test_workers_ignore_signals_and_end_with_the_training_process() -> None:
     workers.close()
     assert not any(psutil.pid_exists(process) for process in running)
     program = (
-        "import os, signal; from odd_datasets import Process; from kgen.data.workers import Workers\n"
+        "import os, signal; from odd_datasets import Process; from kgen.data.reading.workers import Workers\n"
         "workers = Workers(Process(), 2); images = workers.read('train', range(8))\n"
         "print(*{int.from_bytes(bytes(image.reshape(-1)[:8]), 'little') for image in images}, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"

@@ -15,7 +15,7 @@ from kgen.contracts.dataset import Dataset, Problem, Split
 from kgen.contracts.decoder import Decoder
 from kgen.data.cache import hash_of, open_or_write, read_arrays, write_arrays
 from kgen.data.frozen import provenance
-from kgen.data.workers import image_of
+from kgen.data.reading.workers import image_of
 from kgen.pixels import floats
 from kgen.storage.files import write_text
 

@@ -17,7 +17,7 @@ from kgen.data.cache import cache_folder
 from kgen.data.conditions import Reader, condition_reader
 from kgen.data.latents import LatentCache, cached_latents
 from kgen.data.loader import Loader, fit_into_memory
-from kgen.data.workers import Workers, make_workers
+from kgen.data.reading.workers import Workers, make_workers
 from kgen.errors import DataError
 from kgen.parts.construction import make_dataset
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from kgen.backend.stream import Watched, stream
 from kgen.data.loader import Loader
-from kgen.data.meter import Meter
+from kgen.data.reading.meter import Meter
 from kgen.training.averages import averaged_weights, fixed_noise, kept_metrics, metric_values, set_metrics
 from kgen.training.checkpoint import Checkpoints, diverged
 from kgen.training.journal import Journal

@@ -42,7 +42,9 @@ PIPE = 2**20
 PATIENCE = 5.0
 """Seconds that workers have to end before they are killed."""
 
-PROGRAM = "import pickle, sys; sys.path = pickle.load(sys.stdin.buffer); from kgen.data.workers import work; work()"
+PROGRAM = (
+    "import pickle, sys; sys.path = pickle.load(sys.stdin.buffer); from kgen.data.reading.workers import work; work()"
+)
 """The program of a worker. It is no function of `multiprocessing`, which would import the main program."""
 
 WITHOUT = "set fit.workers to 0, so that threads of the training process read the images"
