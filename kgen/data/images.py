@@ -131,7 +131,9 @@ def fit(image: Image.Image, size: int, resize: Resize, background: tuple[int, in
     """Resizes with anti-aliasing: uint8 (size, size, channels)."""
     target = (size, size)
     method = Image.Resampling.LANCZOS if min(image.size) >= size else Image.Resampling.BICUBIC
-    if resize == "crop":
+    if image.size == target:
+        pass
+    elif resize == "crop":
         image = ImageOps.fit(image, target, method)
     elif resize == "pad":
         fill = background if image.mode == "RGB" else Image.new("RGB", (1, 1), background).convert("L").getpixel((0, 0))

@@ -116,8 +116,7 @@ class Loader:
             if self.latents is not None:
                 batch["latent"] = self.latents.lookup(rows)  # (B, *latent_space.shape)
             else:
-                images = self.images.read(rows)
-                batch["image"] = np.stack(images)  # (B, H, W, C)
+                batch["image"] = images = self.images.read(rows)  # (B, H, W, C)
                 read = dict(zip(map(int, rows), images, strict=True)).__getitem__
             if self.inputs is None:
                 return batch
@@ -134,22 +133,26 @@ class _Images:
         self.keep = fit_into_memory(dataset, split, flip)
         self.kept: dict[int, np.ndarray] = {}
 
-    def read(self, rows: Sequence[int] | np.ndarray) -> list[np.ndarray]:
-        """Images uint8 (H, W, C)."""
+    def read(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Images uint8 (B, H, W, C)."""
         rows = [int(row) for row in rows]
         missing = [row for row in dict.fromkeys(rows) if row not in self.kept]
-        if self.workers is not None and missing:
-            images = self.workers.read(self.split, missing, self.flip)
-        else:
-            images = [image_of(self.dataset.image, self.split, row, self.flip) for row in missing]
-        found = dict(zip(missing, images, strict=True))
+        found = dict(zip(missing, images := self._read(missing), strict=True))
         if self.keep:
             self.kept.update(found)
-        return [self.kept[row] if row in self.kept else found[row] for row in rows]
+        if len(missing) == len(rows):
+            return images
+        return np.stack([self.kept[row] if row in self.kept else found[row] for row in rows])
+
+    def _read(self, rows: Sequence[int]) -> np.ndarray:
+        if self.workers is not None and rows:
+            return self.workers.read(self.split, rows, self.flip)
+        images = [image_of(self.dataset.image, self.split, row, self.flip) for row in rows]
+        return np.stack(images) if images else np.empty(0, np.uint8)
 
     def one(self, row: int) -> np.ndarray:
         """An image uint8 (H, W, C)."""
-        return self.read([row])[0]
+        return np.asarray(self.read([row])[0])
 
 
 def fit_into_memory(dataset: Dataset, split: Split, flip: bool = False) -> bool:
