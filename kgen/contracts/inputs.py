@@ -106,7 +106,6 @@ class EncoderInputs(Sequence[Any]):
     Args:
         fields: The fields that the encoder reads. An input is the value of a single field, or a mapping of several.
         flip: Whether to add mirror images: row 2 i is example i, and row 2 i + 1 is its mirror image.
-        image: A function that reads the field "image" by its row, instead of the dataset.
     """
 
     def __init__(
@@ -116,39 +115,41 @@ class EncoderInputs(Sequence[Any]):
         fields: Sequence[str],
         *,
         flip: bool = False,
-        image: Callable[[int], np.ndarray] | None = None,
     ) -> None:
         self.columns = {field: dataset.values(split, field) for field in fields}
         self.dataset, self.split = dataset, split
         self.length = len(dataset.captions(split)) * (2 if flip else 1)
         self.flip = flip
-        self.image = image
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: Any) -> Any:
-        return self.drawn(range(self.length)[index], None)
+        return self.drawn(range(self.length)[index])
 
-    def drawn(self, row: int, number: int | None) -> Any:
-        """An input whose caption is one of `Dataset.texts`, in place of that of `Dataset.captions`.
+    def drawn(self, row: int, number: int | None = None, image: Callable[[], np.ndarray] | None = None) -> Any:
+        """The input of a row, as training draws it.
 
         Args:
-            number: Any integer from 0 on, of which the remainder counts; None: the caption of `Dataset.captions`.
+            number: An integer from 0 on, whose remainder chooses one of `Dataset.texts` as the caption; None: the
+                caption is that of `Dataset.captions`.
+            image: Reads the field "image", if the encoder reads it; None: it is `Dataset.image`.
         """
         if len(self.columns) == 1:
-            return self.value(row, next(iter(self.columns)), number)
-        return _Fields(self, row, number)
+            return self.value(row, next(iter(self.columns)), number, image)
+        return _Fields(self, row, number, image)
 
     def __iter__(self) -> Iterator[Any]:
-        if len(self.columns) == 1 and not self.flip and self.image is None:  # faster, for millions of captions
+        if len(self.columns) == 1 and not self.flip:  # faster, for millions of captions
             return iter(*self.columns.values())
         return (self[row] for row in range(self.length))
 
-    def value(self, row: int, field: str, number: int | None = None) -> Any:
-        """One field of an input. If the example's image was read and is damaged, it is that of the replacement."""
-        if field == "image" and self.image is not None:
-            return self.image(row)
+    def value(
+        self, row: int, field: str, number: int | None = None, image: Callable[[], np.ndarray] | None = None
+    ) -> Any:
+        """One field of an input, see `drawn`. If the image was read and is damaged, it is that of the replacement."""
+        if field == "image" and image is not None:
+            return image()
         index = self.dataset.replacement(self.split, row // 2 if self.flip else row)
         if field == "caption" and number is not None:
             texts = self.dataset.texts(self.split, index)
@@ -160,15 +161,17 @@ class EncoderInputs(Sequence[Any]):
 class _Fields(Mapping[str, Any]):
     """An input of several fields, each of which is read when it is accessed, and kept."""
 
-    def __init__(self, inputs: EncoderInputs, row: int, number: int | None) -> None:
-        self.inputs, self.row, self.number = inputs, row, number
+    def __init__(
+        self, inputs: EncoderInputs, row: int, number: int | None, image: Callable[[], np.ndarray] | None
+    ) -> None:
+        self.inputs, self.row, self.number, self.image = inputs, row, number, image
         self.known: dict[str, Any] = {}
 
     def __getitem__(self, field: str) -> Any:
         if field not in self.known:
             if field not in self.inputs.columns:
                 raise KeyError(field)
-            self.known[field] = self.inputs.value(self.row, field, self.number)
+            self.known[field] = self.inputs.value(self.row, field, self.number, self.image)
         return self.known[field]
 
     def __iter__(self) -> Iterator[str]:

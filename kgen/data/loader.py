@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import grain
@@ -12,8 +13,10 @@ from kgen.contracts.dataset import Dataset, Split
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.inputs import EncoderInputs
 from kgen.data.conditions import Reader
-from kgen.data.latents import LatentCache, image_of
-from kgen.data.rows import training_rows
+from kgen.data.latents import LatentCache
+from kgen.data.reading.meter import Meter
+from kgen.data.reading.workers import Workers, image_of
+from kgen.data.rows import Visits, training_rows
 
 Batch = dict[str, Any]
 
@@ -30,9 +33,14 @@ class Loader:
         batch_size: Size of the global batch, summed over all shards.
         read: Function that turns inputs of the encoder into "tokens" or a "condition" (see `condition_reader`); by
             default, the encoder's `tokenize`.
-        latents: Cached latents of the images, in place of the images.
+        latents: Cached latents of the images, in place of the images. In training, they must contain every view.
         flip: Whether to add a mirror image of every image; `latents` must contain both.
-        shard, shards: Number of the shard, and of all shards. Each worker reads one equal part of every batch.
+        shard, shards: Number of the shard, and of all shards. Each process of a distributed training reads one equal
+            part of every batch.
+        workers: Processes that read the images; None: threads of this process read them. The batches are the same.
+
+    Attributes:
+        meter: Measures how fast batches are read.
     """
 
     def __init__(
@@ -47,6 +55,7 @@ class Loader:
         flip: bool = False,
         shard: int = 0,
         shards: int = 1,
+        workers: Workers | None = None,
     ) -> None:
         if batch_size % shards:
             raise ValueError(f"batch_size {batch_size} must be a multiple of the {shards} workers")
@@ -57,12 +66,22 @@ class Loader:
         self.shard, self.shards = shard, shards
         self.shares = [(count * (2 if flip else 1), share) for count, share in dataset.shares(split)]
         self.count = len(dataset.captions(split)) * (2 if flip else 1)
-        self.image = _keep(dataset, split, self.count, flip)
-        self.inputs = encoder and EncoderInputs(dataset, split, encoder.fields, flip=flip, image=self.image)
+        self.meter = Meter()
+        self.workers = workers
+        self.views = dataset.views if split == "train" else 1
+        self.draws = self.views > 1 or (dataset.draw_captions and split == "train")
+        self.images = _Images(dataset, split, flip, self.views, workers)
+        self.inputs = encoder and EncoderInputs(dataset, split, encoder.fields, flip=flip)
 
     def training(self, *, start: int = 0, seed: int = 0) -> grain.IterDataset:
-        """Batches from step `start` on. There are endless passes over the split, each in a new order."""
+        """Batches from step `start` on. There are endless passes over the split, each in a new order.
+
+        If there are several views or captions of an example, one is drawn each time, which also depends on nothing but
+        the seed and the step.
+        """
         rows = training_rows(self.count, seed, self.shares)
+        if self.draws:
+            rows = grain.MapDataset.range(len(rows)).map(Visits(rows, self.views, seed))
         rows = rows[self.shard :: self.shards].batch(self.batch_size // self.shards)
         return self._read(rows[start:])
 
@@ -87,31 +106,67 @@ class Loader:
     def _read(self, rows: grain.MapDataset) -> grain.IterDataset:
         return self._threads(rows.map(self._batch))
 
-    @staticmethod
-    def _threads(batches: grain.MapDataset) -> grain.IterDataset:
-        return batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
+    def close(self) -> None:
+        """Ends the workers. Nothing can be read after that."""
+        if self.workers is not None:
+            self.workers.close()
 
-    def _batch(self, rows: np.ndarray) -> Batch:
-        batch: Batch = {}
-        if self.latents is not None:
-            batch["latent"] = self.latents.lookup(rows)  # (B, *latent_space.shape)
-        else:
-            batch["image"] = np.stack([self.image(int(row)) for row in rows])  # (B, H, W, C)
-        if self.inputs is None:
-            return batch
-        return {**batch, **self.read([self.inputs[int(row)] for row in rows])}
+    def _threads(self, batches: grain.MapDataset) -> grain.IterDataset:
+        """Reads several batches at the same time: two, or as many as give each worker something to do."""
+        busy = 1 if self.workers is None else 2 * self.workers.count * self.shards // self.batch_size
+        threads = min(max(2, busy), 16)
+        return batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(8, threads)))
+
+    def _batch(self, visits: np.ndarray) -> Batch:
+        """Makes a batch of rows (B,), or of `Visits` (B, 3)."""
+        rows, view, caption = visits.T if self.draws and visits.ndim == 2 else (visits, 0, None)
+        numbers = (rows * self.views + view).tolist()
+        with self.meter.reading(len(rows)):
+            batch: Batch = {}
+            if self.latents is not None:
+                batch["latent"] = self.latents.lookup(numbers)  # (B, *latent_space.shape)
+                images = [functools.partial(self.images.one, number) for number in numbers]
+            else:
+                found = self.images.read(numbers)
+                batch["image"] = np.stack(found)  # (B, H, W, C)
+                images = [functools.partial(_same, image) for image in found]  # an encoder may read the same images
+            if self.inputs is None:
+                return batch
+            captions = [None] * len(rows) if caption is None else caption.tolist()
+            visited = zip(rows.tolist(), captions, images, strict=True)
+            return {**batch, **self.read([self.inputs.drawn(*visit) for visit in visited])}
 
 
-def _keep(dataset: Dataset, split: Split, count: int, flip: bool) -> Callable[[int], np.ndarray]:
-    """Returns a function that reads images by row, and keeps them in memory if all of them fit."""
-    shape = dataset.image_space.shape
-    if count * int(np.prod(shape)) > MEMORY_LIMIT:
-        return lambda row: image_of(dataset.image, split, row, flip)
-    kept: dict[int, np.ndarray] = {}
-
-    def image(row: int) -> np.ndarray:
-        if row not in kept:
-            kept[row] = image_of(dataset.image, split, row, flip)
-        return kept[row]
-
+def _same(image: np.ndarray) -> np.ndarray:
     return image
+
+
+class _Images:
+    """Reads images, in the numbering of `image_of`, and keeps them in memory if all of them fit."""
+
+    def __init__(self, dataset: Dataset, split: Split, flip: bool, views: int, workers: Workers | None) -> None:
+        self.dataset, self.split, self.flip, self.views, self.workers = dataset, split, flip, views, workers
+        self.keep = fit_into_memory(dataset, split, flip)
+        self.kept: dict[int, np.ndarray] = {}
+
+    def read(self, numbers: Sequence[int]) -> list[np.ndarray]:
+        """Images uint8 (H, W, C)."""
+        missing = [number for number in dict.fromkeys(numbers) if number not in self.kept]
+        if self.workers is not None and missing:
+            images = self.workers.read(self.split, missing, self.flip, self.views)
+        else:
+            images = [image_of(self.dataset, self.split, number, self.flip, self.views) for number in missing]
+        found = dict(zip(missing, images, strict=True))
+        if self.keep:
+            self.kept.update(found)
+        return [self.kept[number] if number in self.kept else found[number] for number in numbers]
+
+    def one(self, number: int) -> np.ndarray:
+        """An image uint8 (H, W, C)."""
+        return self.read([number])[0]
+
+
+def fit_into_memory(dataset: Dataset, split: Split, flip: bool = False) -> bool:
+    """Whether the decoded images of a split are so few that the loader keeps them in memory."""
+    count = len(dataset.captions(split)) * (2 if flip else 1) * (dataset.views if split == "train" else 1)
+    return count * int(np.prod(dataset.image_space.shape)) <= MEMORY_LIMIT
