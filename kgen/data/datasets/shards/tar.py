@@ -1,7 +1,7 @@
 """Reads the headers of tar archives: the names of files, and where their bytes are.
 
 The formats are those of POSIX (ustar, and pax with its extended headers) and of GNU tar. Python's `tarfile` reads them
-too, but takes three times as long, and does not say that the end of an archive is missing.
+too, but takes half as long again, and does not notice that the end of an archive is missing.
 """
 
 from __future__ import annotations
