@@ -16,8 +16,9 @@ from PIL import Image
 
 from kgen import DataError
 from kgen.data.datasets.folder import read_folder
-from kgen.data.datasets.folder.rows import TextError, read_text
+from kgen.data.datasets.folder.rows import read_text
 from kgen.data.datasets.imagefolder import ImageFolder
+from kgen.data.encoded.captions import TextError
 
 SMALL = Image.new("RGB", (8, 8), (200, 30, 30))
 

@@ -78,6 +78,13 @@ class Dataset(Configurable, ABC):
             DataError: the image is damaged or missing, and nothing takes its place.
         """
 
+    def shares(self, split: Split) -> Sequence[tuple[int, float]]:
+        """For consecutive parts of a split, the number of examples and their share of the training examples.
+
+        The shares sum to 1. Default: empty, and every example is used once per pass.
+        """
+        return ()
+
     def replacement(self, split: Split, index: int) -> int:
         """The index of the example that takes the place of an example whose image is damaged; else `index`.
 

@@ -13,15 +13,12 @@ from kgen.contracts.encoder import Encoder
 from kgen.contracts.inputs import EncoderInputs
 from kgen.data.conditions import Reader
 from kgen.data.latents import LatentCache, image_of
+from kgen.data.rows import training_rows
 
 Batch = dict[str, Any]
 
 MEMORY_LIMIT = 2**30
 """Largest total size of decoded images, in bytes, that is kept in memory."""
-
-
-ENDLESS = 2**32
-"""Number of passes over the data in "endless" training. The total length must fit into an index."""
 
 
 class Loader:
@@ -58,13 +55,14 @@ class Loader:
         self.latents = latents
         self.flip = flip
         self.shard, self.shards = shard, shards
+        self.shares = [(count * (2 if flip else 1), share) for count, share in dataset.shares(split)]
         self.count = len(dataset.captions(split)) * (2 if flip else 1)
         self.image = _keep(dataset, split, self.count, flip)
         self.inputs = encoder and EncoderInputs(dataset, split, encoder.fields, flip=flip, image=self.image)
 
     def training(self, *, start: int = 0, seed: int = 0) -> grain.IterDataset:
         """Batches from step `start` on. There are endless passes over the split, each in a new order."""
-        rows = grain.MapDataset.range(self.count).seed(seed).shuffle().repeat(ENDLESS)
+        rows = training_rows(self.count, seed, self.shares)
         rows = rows[self.shard :: self.shards].batch(self.batch_size // self.shards)
         return self._read(rows[start:])
 

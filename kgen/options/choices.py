@@ -14,7 +14,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
 from kgen.errors import KgenError
 from kgen.options.renamed import rename_keys
-from kgen.options.validation import KeyPath, check, model_of, plain, show
+from kgen.options.validation import CHECKED_BELOW, KeyPath, check, model_of, plain, show
 from kgen.plugins import discovery
 from kgen.plugins.registry import Kind
 
@@ -67,6 +67,8 @@ class Choice:
 
 
 def _refusal(problems: Mapping[KeyPath, str], value: Any) -> pydantic.ValidationError:
-    errors = [(path, PydanticCustomError("choice", "{message}", {"message": text})) for path, text in problems.items()]
+    errors = [
+        (path, PydanticCustomError(CHECKED_BELOW, "{message}", {"message": text})) for path, text in problems.items()
+    ]
     details = [InitErrorDetails(type=error, loc=path, input=value) for path, error in errors]
     return pydantic.ValidationError.from_exception_data("choice", details)

@@ -21,6 +21,9 @@ from kgen.plugins.registry import KINDS
 KeyPath = tuple[str | int, ...]
 Problem = tuple[KeyPath, str]
 
+CHECKED_BELOW = "choice"
+"""The type of an error in the options of a component that an option names. Its message is complete."""
+
 KIND = "kind"
 """The key of a mapping that names which of several types it is."""
 
@@ -184,6 +187,7 @@ def explain(error: pydantic.ValidationError, model: type[pydantic.BaseModel], da
 def _explain(error: pydantic.ValidationError, schema: dict[str, Any], data: Any, owner: str) -> Iterator[Problem]:
     reasons: dict[KeyPath, list[str]] = {}
     inputs: dict[KeyPath, Any] = {}
+    explained: set[KeyPath] = set()
     for detail in error.errors(include_url=False):
         path = _key_path(detail["loc"], data)
         if detail["type"] == "union_tag_invalid":
@@ -191,10 +195,12 @@ def _explain(error: pydantic.ValidationError, schema: dict[str, Any], data: Any,
             detail["input"] = detail["ctx"]["tag"]
         reasons.setdefault(path, []).append(_reason(detail, path, schema, data, owner))
         inputs[path] = detail["input"]
+        if detail["type"] == CHECKED_BELOW:
+            explained.add(path)
     for path, texts in reasons.items():
         if any(other[: len(path)] == path and other != path for other in reasons):
             continue  # reports only the alternative of a union that matched best
-        if all(text.startswith("must be ") for text in texts):
+        if path not in explained and all(text.startswith("must be ") for text in texts):
             choices = dict.fromkeys(text.removeprefix("must be ") for text in texts)
             yield path, f"must be {' or '.join(choices)}, got {show(inputs[path])}{_near(inputs[path], texts)}"
         else:

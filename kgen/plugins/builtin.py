@@ -21,6 +21,7 @@ def kgen_components(registry: Registrar) -> None:
         "idx", "kgen.data.datasets.idx:Idx", summary="MNIST, Fashion-MNIST and other datasets in the IDX format"
     )
     registry.dataset("tfds", "kgen.data.datasets.tfds:TFDS", summary="Any dataset of tensorflow-datasets")
+    registry.dataset("mixture", "kgen.data.datasets.mixture:Mixture", summary="Several datasets, with weights")
     registry.metric(
         "retrieval", "kgen.metrics.retrieval:Retrieval", summary="Whether the nearest real image has the same prompt"
     )

@@ -13,13 +13,15 @@ Item = TypeVar("Item")
 Found = TypeVar("Found")
 
 CHUNK = 64
-"""Number of items that a thread takes at once. For so few items in total, no threads are started."""
+"""Number of items that a thread takes at once, by default."""
 
 SAY_AFTER = 10.0
 """Seconds between two progress messages of a long scan."""
 
 
-def scan(items: Sequence[Item], look: Callable[[Item], Found], what: str) -> list[Found]:
+def scan(
+    items: Sequence[Item], look: Callable[[Item], Found], what: str, *, chunk: int = CHUNK, unit: str = "images"
+) -> list[Found]:
     """Returns the result of `look` for each item, in order.
 
     Threads take chunks from one iterator, without a queue. Therefore an interrupt, which only the main thread receives,
@@ -29,11 +31,13 @@ def scan(items: Sequence[Item], look: Callable[[Item], Found], what: str) -> lis
         items: The items.
         look: A thread-safe function of an item. Its exceptions are raised here.
         what: The name of the items in progress messages on stderr: "imagefolder my-images".
+        chunk: Number of items that a thread takes at once. For so few items in total, no threads are started.
+        unit: What the items are, in progress messages.
     """
-    if len(items) <= CHUNK:
+    if len(items) <= chunk:
         return [look(item) for item in items]
     found: list[Found | None] = [None] * len(items)
-    starts = iter(range(0, len(items), CHUNK))  # its next() is atomic
+    starts = iter(range(0, len(items), chunk))  # its next() is atomic
     failures: list[BaseException] = []
     done: list[int] = []
     ended = False
@@ -41,7 +45,7 @@ def scan(items: Sequence[Item], look: Callable[[Item], Found], what: str) -> lis
     def work() -> None:
         try:
             for start in starts:
-                for index in range(start, min(start + CHUNK, len(items))):
+                for index in range(start, min(start + chunk, len(items))):
                     if ended or failures:
                         return
                     found[index] = look(items[index])
@@ -53,7 +57,7 @@ def scan(items: Sequence[Item], look: Callable[[Item], Found], what: str) -> lis
     try:
         for thread in threads:
             thread.start()
-        _wait(threads, lambda: min(len(done) * CHUNK, len(items)), len(items), what)
+        _wait(threads, lambda: min(len(done) * chunk, len(items)), len(items), (what, unit))
     finally:
         ended = True  # each thread stops after its current item
     if failures:
@@ -61,8 +65,9 @@ def scan(items: Sequence[Item], look: Callable[[Item], Found], what: str) -> lis
     return found  # type: ignore[return-value]  # no item is None
 
 
-def _wait(threads: Sequence[threading.Thread], count: Callable[[], int], total: int, what: str) -> None:
+def _wait(threads: Sequence[threading.Thread], count: Callable[[], int], total: int, said_of: tuple[str, str]) -> None:
     """Waits until all threads have ended, and prints the progress of a long scan."""
+    what, unit = said_of
     began = said = time.monotonic()
     pause = 0.001
     while any(thread.is_alive() for thread in threads):
@@ -71,7 +76,7 @@ def _wait(threads: Sequence[threading.Thread], count: Callable[[], int], total: 
         if (now := time.monotonic()) - said >= SAY_AFTER and count():
             said = now
             left = (now - began) / count() * (total - count())
-            print(f"{what}: checked {count():,} of {total:,} images, {left:.0f} s to go", file=sys.stderr, flush=True)
+            print(f"{what}: checked {count():,} of {total:,} {unit}, {left:.0f} s to go", file=sys.stderr, flush=True)
 
 
 def _workers() -> int:

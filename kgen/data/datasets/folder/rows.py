@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import json
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kgen.data.datasets.folder.files import SUFFIXES, suffix
+from kgen.data.encoded.captions import TextError, decode_text
 from kgen.errors import DataError
 
 FILE_COLUMNS = (
@@ -25,23 +25,11 @@ SEPARATORS = (",", ";", "\t", "|")
 MAX_LINES = 1000
 """Largest number of lines in a quoted cell; in a longer one, a quote is missing."""
 
-BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
-
 Row = dict[Any, Any]
 """Cells by column; the key None holds the cells beyond the last column."""
 
 Line = tuple[str, Row | str]
 """The place of a row in its table, such as ":3", and the row, or the error in it."""
-
-
-class TextError(ValueError):
-    """A file cannot be read as text; the message says why, and what to do."""
 
 
 class NotATableError(DataError):
@@ -54,19 +42,7 @@ def read_text(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise TextError(f"cannot be read: {error.strerror}") from error
-    encoding = next((name for mark, name in BYTE_ORDER_MARKS if data.startswith(mark)), "utf-8")
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError as error:
-        number = len(data[: error.start + 1].splitlines())
-        line = data.splitlines()[number - 1][-60:].decode("cp1252", "replace")
-        raise TextError(
-            f"is not UTF-8 text in line {number}. If that is {line!r}, it is Windows-1252: "
-            f"iconv -f WINDOWS-1252 -t UTF-8 '{path}' > new && mv new '{path}'"
-        ) from error
-    if "\0" in text:
-        raise TextError(f"holds null bytes. If it is UTF-16: iconv -f UTF-16LE -t UTF-8 '{path}' > new")
-    return text
+    return decode_text(data, str(path))
 
 
 def read_rows(path: Path) -> list[Line]:

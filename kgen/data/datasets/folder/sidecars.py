@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
-from typing import Any
 
 from kgen.contracts.dataset import Problem
 from kgen.data.datasets.folder.files import Files, normalized, parent, suffix
-from kgen.data.datasets.folder.rows import TextError, read_text
-from kgen.data.datasets.folder.tables import CAPTION_COLUMNS, MAX_CAPTION, Captions, Entry
+from kgen.data.datasets.folder.rows import read_text
+from kgen.data.datasets.folder.tables import Captions, Entry
+from kgen.data.encoded.captions import TextError, are_boxes, captions_in_json, captions_in_text, key_of_caption
 from kgen.errors import DataError
 
 SUFFIXES = (".txt", ".caption", ".json")
 """Suffixes of files with captions, in lower case. If an image has several, the first of these is read."""
-
-_BOXES = re.compile(r"\d+(\s+-?(\d+(\.\d*)?|\.\d+)){4,}")
-"""A line of YOLO's labels: a class, and the numbers of a box. Each number matches only once, so that this is fast."""
-
-_TRANSLATION = re.compile(r"[a-z]{2,3}(_[A-Z]{2})?(@\w+)?\.utf8=")
-"""A line in descriptions of Tux Paint that translates the first line into another language."""
 
 
 def find_sidecars(files: Files, caption_key: str | None) -> dict[str, str | None]:
@@ -51,7 +44,7 @@ def from_sidecars(files: Files, sidecars: Mapping[str, str | None], caption_key:
         found.entries += [Entry(image, caption) for caption in captions]
         lines += len(captions) > 1
         translations += left_out
-        boxes = boxes and all(map(_BOXES.fullmatch, captions))
+        boxes = boxes and are_boxes(captions)
     if found.entries and boxes:
         raise DataError(
             f"imagefolder: {min(used)} holds numbers of boxes, like YOLO's labels, and no captions: move these files "
@@ -96,48 +89,13 @@ def _holds_captions(files: Files, beside: Mapping[str, Mapping[str, str]], capti
         content = json.loads(read_text(files.root / first))
     except (ValueError, RecursionError):
         return False
-    return isinstance(content, dict) and _key(content, caption_key) is not None
-
-
-def _key(content: Mapping[str, Any], caption_key: str | None) -> str | None:
-    """The key of the caption in a JSON object."""
-    wanted = CAPTION_COLUMNS if caption_key is None else (caption_key,)
-    return next((name for name in wanted if name in content), None)
+    return isinstance(content, dict) and key_of_caption(content, caption_key) is not None
 
 
 def _read(files: Files, name: str, caption_key: str | None) -> tuple[list[str], int]:
     """Returns the captions of a file, and the number of translations that were left out. Raises TextError."""
     text = read_text(files.root / name)
-    if suffix(name) == ".json":
-        return _from_json(text, caption_key), 0
-    lines = [" ".join(line.split()) for line in text.splitlines()]
-    captions = [line for line in lines if line and not _TRANSLATION.match(line)]
-    return _checked(captions), sum(bool(_TRANSLATION.match(line)) for line in lines)
-
-
-def _from_json(text: str, caption_key: str | None) -> list[str]:
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise TextError(f"is not JSON: {error}") from error
-    key = _key(content, caption_key) if isinstance(content, dict) else None
-    if key is None:
-        raise TextError(f"has no '{caption_key or 'caption'}'")
-    value = content[key]
-    values = value if isinstance(value, list) else [] if value is None else [value]
-    if not all(isinstance(item, str) for item in values):
-        raise TextError(f"holds no text as '{key}'")
-    return _checked([" ".join(item.split()) for item in values])
-
-
-def _checked(captions: list[str]) -> list[str]:
-    """Returns the distinct captions. Raises TextError if there is none, or if one is too long."""
-    captions = [caption for caption in dict.fromkeys(captions) if caption]
-    if not captions:
-        raise TextError("is empty")
-    if (longest := max(map(len, captions))) > MAX_CAPTION:
-        raise TextError(f"has {longest:,} letters in a line, more than {MAX_CAPTION:,}")
-    return captions
+    return (captions_in_json(text, caption_key), 0) if suffix(name) == ".json" else captions_in_text(text)
 
 
 def _lonely(files: Files, used: set[str]) -> list[Problem]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
 import functools
 import re
@@ -15,6 +14,7 @@ from kgen.contracts.dataset import Problem, Split
 from kgen.data.datasets.folder.divisions import split_named
 from kgen.data.datasets.folder.files import Files, escaped, normalized, parent
 from kgen.data.datasets.folder.rows import FILE_COLUMNS, Line, NotATableError, Row, read_rows
+from kgen.data.encoded.captions import CAPTION_COLUMNS, MAX_CAPTION
 from kgen.errors import DataError
 
 METADATA = re.compile(r"metadata\.(jsonl|csv|tsv)", re.IGNORECASE)
@@ -23,15 +23,8 @@ METADATA = re.compile(r"metadata\.(jsonl|csv|tsv)", re.IGNORECASE)
 PERHAPS = re.compile(r"metadata\.json|captions?(_.*)?\.(jsonl|json|csv|tsv|txt)", re.IGNORECASE)
 """Names of files that may be tables of captions: COCO's captions_train2017.json, Flickr8k's captions.txt."""
 
-CAPTION_COLUMNS = ("text", "caption", "captions", "description", "prompt", "title", "comment")
-"""Names of the column of captions, in lower case. "text" is preferred; any other must be the only one."""
-
 PLAIN_NAME = re.compile(r"[\w-][\w./ -]*")
 """Names that are inside of their folder, unless they hold "..": most of them, and fast to check."""
-
-MAX_CAPTION = csv.field_size_limit()
-"""Largest number of characters in a caption; a longer one is an error."""
-
 
 CaptionsFrom = Literal["auto", "tables", "files", "folders", "none"]
 """The source of captions; "auto" finds it, and refuses if it is ambiguous."""
