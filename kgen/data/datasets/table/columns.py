@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from kgen.data.datasets.folder.tables import CAPTION_COLUMNS
+from kgen.data.encoded.captions import CAPTION_COLUMNS
 from kgen.errors import DataError
 
 
