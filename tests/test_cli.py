@@ -223,6 +223,7 @@ def test_run_trains_and_prints_where_its_results_are(trained: Trained) -> None:
     assert "toy/means" in (directory / "config.yaml").read_text()
     report = (directory / "report.html").read_text()
     assert "Images over time" in report and "waiting for input (a part of training)" in report
+    assert "the training" in report and "the loader alone" in report
 
 
 def test_a_run_first_prints_how_its_images_were_read(kgen, tmp_path: Path) -> None:

@@ -198,6 +198,22 @@ def test_large_jpeg_is_as_good_as_decoded_whole(tmp_path: Path) -> None:
     assert np.abs(image - np.asarray(whole)).mean() < 1.5
 
 
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_a_jpeg_is_reduced_by_its_decoder_and_anti_aliased(factor: int) -> None:
+    """Its pixels are about the means of squares of pixels, also where these are noise, and never too few."""
+    rng = np.random.default_rng(0)
+    rough = rng.integers(0, 256, (16, 16, 3)).repeat(2 * factor, 0).repeat(2 * factor, 1)
+    rough = np.clip(rough + rng.normal(0, 20, rough.shape), 0, 255).astype(np.uint8)
+    exif, data = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    Image.fromarray(rough).save(data, "JPEG", quality=95, subsampling=0, exif=exif)
+    small, whole = (images.decode(data.getvalue(), WHITE, size=size) for size in (32, 0))
+    assert small.size == (32, 32) and whole.size == (32 * factor, 32 * factor)
+    means = np.asarray(whole).reshape(32, factor, 32, factor, 3).mean((1, 3))
+    assert np.abs(np.asarray(small) - means).mean() < 1.5
+    assert images.decode(data.getvalue(), WHITE, size=33).size == (64, 64)
+
+
 def test_flip_adds_mirror_images(wide: Path) -> None:
     dataset = ImageFolder(path=str(wide), size=32, resize="stretch", flip=True)
     assert list(dataset.captions("train")) == ["a", "a"]

@@ -8,7 +8,7 @@ from typing import Any
 
 WITHOUT_EFFECT_ON_TRAINING = (
     *("name", "sample", "evaluate", "loggers"),
-    *(f"{fit}.{key}" for fit in ("fit", "decoder.fit") for key in ("log_every", "checkpoint_every", "keep")),
+    *(f"{fit}.{key}" for fit in ("fit", "decoder.fit") for key in ("workers", "log_every", "checkpoint_every", "keep")),
     *("fit.validate_every", "decoder.fit.validate_every"),
     *("data.on_error", "decoder.data.on_error"),  # if it changes which images are used, the fingerprint changes too
 )

@@ -51,16 +51,21 @@ def background_color(name: str, owner: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def decode(data: bytes, background: tuple[int, int, int], least: int = 0) -> Image.Image:
+def decode(data: bytes, background: tuple[int, int, int], size: int = 0) -> Image.Image:
     """Decodes a file in any of `FORMATS` and in any mode. If it has several frames, the first is read.
 
     Gray values of more than 8 bits are scaled by the depth in the tags of a TIFF, else by the smallest of `GRAY_BITS`
     that holds the largest value. Colors of another color space (an ICC profile) are converted to sRGB.
 
+    A JPEG stores the frequencies of blocks of 8x8 pixels. Its decoder makes an image of 1/2, 1/4 or 1/8 of the size
+    from the low frequencies alone. This is anti-aliasing as good as a mean over pixels, and takes a fourth of the time
+    of decoding all pixels and resizing them.
+
     Args:
         data: The content of the file.
         background: The RGB color behind transparent parts.
-        least: If not 0, the image may be reduced, but not below this height and width. (For JPEG, this is much faster.)
+        size: If not 0, the image may be reduced, but not below this height and width: a JPEG by its decoder, and a
+            large image in another format to at least twice this size.
 
     Returns:
         An RGB image, rotated according to its EXIF data.
@@ -74,12 +79,12 @@ def decode(data: bytes, background: tuple[int, int, int], least: int = 0) -> Ima
                 raise ImageError(f"{image.format} files are not read: make it a PNG or JPEG")
             if math.prod(image.size) > MAX_PIXELS:
                 raise ImageError(f"{image.width} x {image.height} pixels are more than the {MAX_PIXELS} allowed")
-            if least:
-                image.draft(None, (least, least))
+            if size:
+                image.draft(None, (size, size))
             large = math.prod(image.size) > LARGE
             with _one_at_a_time if large else nullcontext():
                 image.load()
-                return _rgb(_shrunk(image, least) if large else image, background)
+                return _rgb(_shrunk(image, 2 * size) if large else image, background)
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -141,8 +146,8 @@ def fit(image: Image.Image, size: int, resize: Resize, background: tuple[int, in
 
 
 def _shrunk(image: Image.Image, least: int) -> Image.Image:
-    """Reduces a large image by an integer factor, to at least twice `least`, in strips that need no large copy."""
-    factor = min(image.size) // (2 * least) if least else 1
+    """Reduces a large image by an integer factor, to at least `least`, in strips that need no large copy."""
+    factor = min(image.size) // least if least else 1
     if factor < 2 or image.mode not in ("L", "LA", "RGB", "RGBA", "CMYK"):
         return image
     size = (math.ceil(image.width / factor), math.ceil(image.height / factor))
@@ -158,7 +163,7 @@ def _shrunk(image: Image.Image, least: int) -> Image.Image:
 
 def _rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     limit = _named_limit(image)
-    image = ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I") or image.mode == "F":
         image = _eight_bits(image, limit)
     convert = _to_srgb(image.info.get("icc_profile"), image.mode)
@@ -172,7 +177,7 @@ def _rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     elif convert is not None:
         source = image if image.mode in ("L", "CMYK") else image.convert("RGB")
         image = _applied(convert, source)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _applied(transform: Any, image: Image.Image) -> Image.Image:

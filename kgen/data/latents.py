@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from kgen.contracts.dataset import Dataset, Problem, Split
 from kgen.contracts.decoder import Decoder
 from kgen.data.cache import hash_of, open_or_write, read_arrays, write_arrays
 from kgen.data.frozen import provenance
+from kgen.data.reading.workers import image_of
 from kgen.pixels import floats
 from kgen.storage.files import write_text
 
@@ -86,14 +87,6 @@ def cached_latents(
     for problem in cache.problems:
         dataset.report(problem)
     return cache
-
-
-def image_of(read: Callable[[Split, int], np.ndarray], split: Split, row: int, flip: bool) -> np.ndarray:
-    """An image, or, if `flip` is set and `row` is odd, its mirror image: uint8 (H, W, C)."""
-    if not flip:
-        return read(split, row)
-    image = read(split, row // 2)
-    return image[:, ::-1] if row % 2 else image
 
 
 class _Images:

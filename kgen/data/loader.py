@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grain
@@ -12,7 +13,9 @@ from kgen.contracts.dataset import Dataset, Split
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.inputs import EncoderInputs
 from kgen.data.conditions import Reader
-from kgen.data.latents import LatentCache, image_of
+from kgen.data.latents import LatentCache
+from kgen.data.reading.meter import Meter
+from kgen.data.reading.workers import Workers, image_of
 from kgen.data.rows import training_rows
 
 Batch = dict[str, Any]
@@ -32,7 +35,12 @@ class Loader:
             default, the encoder's `tokenize`.
         latents: Cached latents of the images, in place of the images.
         flip: Whether to add a mirror image of every image; `latents` must contain both.
-        shard, shards: Number of the shard, and of all shards. Each worker reads one equal part of every batch.
+        shard, shards: Number of the shard, and of all shards. Each process of a distributed training reads one equal
+            part of every batch.
+        workers: Processes that read the images; None: threads of this process read them. The batches are the same.
+
+    Attributes:
+        meter: Measures how fast batches are read.
     """
 
     def __init__(
@@ -47,6 +55,7 @@ class Loader:
         flip: bool = False,
         shard: int = 0,
         shards: int = 1,
+        workers: Workers | None = None,
     ) -> None:
         if batch_size % shards:
             raise ValueError(f"batch_size {batch_size} must be a multiple of the {shards} workers")
@@ -57,8 +66,10 @@ class Loader:
         self.shard, self.shards = shard, shards
         self.shares = [(count * (2 if flip else 1), share) for count, share in dataset.shares(split)]
         self.count = len(dataset.captions(split)) * (2 if flip else 1)
-        self.image = _keep(dataset, split, self.count, flip)
-        self.inputs = encoder and EncoderInputs(dataset, split, encoder.fields, flip=flip, image=self.image)
+        self.meter = Meter()
+        self.workers = workers
+        self.images = _Images(dataset, split, flip, workers)
+        self.inputs = encoder and EncoderInputs(dataset, split, encoder.fields, flip=flip)
 
     def training(self, *, start: int = 0, seed: int = 0) -> grain.IterDataset:
         """Batches from step `start` on. There are endless passes over the split, each in a new order."""
@@ -87,31 +98,61 @@ class Loader:
     def _read(self, rows: grain.MapDataset) -> grain.IterDataset:
         return self._threads(rows.map(self._batch))
 
-    @staticmethod
-    def _threads(batches: grain.MapDataset) -> grain.IterDataset:
-        return batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
+    def close(self) -> None:
+        """Ends the workers. Nothing can be read after that."""
+        if self.workers is not None:
+            self.workers.close()
+
+    def _threads(self, batches: grain.MapDataset) -> grain.IterDataset:
+        """Reads several batches at the same time: two, or as many as give each worker something to do."""
+        busy = 1 if self.workers is None else 2 * self.workers.count * self.shards // self.batch_size
+        threads = min(max(2, busy), 16)
+        return batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(8, threads)))
 
     def _batch(self, rows: np.ndarray) -> Batch:
-        batch: Batch = {}
-        if self.latents is not None:
-            batch["latent"] = self.latents.lookup(rows)  # (B, *latent_space.shape)
+        with self.meter.reading(len(rows)):
+            batch: Batch = {}
+            read: Callable[[int], np.ndarray] = self.images.one
+            if self.latents is not None:
+                batch["latent"] = self.latents.lookup(rows)  # (B, *latent_space.shape)
+            else:
+                images = self.images.read(rows)
+                batch["image"] = np.stack(images)  # (B, H, W, C)
+                read = dict(zip(map(int, rows), images, strict=True)).__getitem__
+            if self.inputs is None:
+                return batch
+            inputs = copy.copy(self.inputs)
+            inputs.image = read  # an encoder may read the same images
+            return {**batch, **self.read([inputs[int(row)] for row in rows])}
+
+
+class _Images:
+    """Reads images by row, and keeps them in memory if all of them fit."""
+
+    def __init__(self, dataset: Dataset, split: Split, flip: bool, workers: Workers | None) -> None:
+        self.dataset, self.split, self.flip, self.workers = dataset, split, flip, workers
+        self.keep = fit_into_memory(dataset, split, flip)
+        self.kept: dict[int, np.ndarray] = {}
+
+    def read(self, rows: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+        """Images uint8 (H, W, C)."""
+        rows = [int(row) for row in rows]
+        missing = [row for row in dict.fromkeys(rows) if row not in self.kept]
+        if self.workers is not None and missing:
+            images = self.workers.read(self.split, missing, self.flip)
         else:
-            batch["image"] = np.stack([self.image(int(row)) for row in rows])  # (B, H, W, C)
-        if self.inputs is None:
-            return batch
-        return {**batch, **self.read([self.inputs[int(row)] for row in rows])}
+            images = [image_of(self.dataset.image, self.split, row, self.flip) for row in missing]
+        found = dict(zip(missing, images, strict=True))
+        if self.keep:
+            self.kept.update(found)
+        return [self.kept[row] if row in self.kept else found[row] for row in rows]
+
+    def one(self, row: int) -> np.ndarray:
+        """An image uint8 (H, W, C)."""
+        return self.read([row])[0]
 
 
-def _keep(dataset: Dataset, split: Split, count: int, flip: bool) -> Callable[[int], np.ndarray]:
-    """Returns a function that reads images by row, and keeps them in memory if all of them fit."""
-    shape = dataset.image_space.shape
-    if count * int(np.prod(shape)) > MEMORY_LIMIT:
-        return lambda row: image_of(dataset.image, split, row, flip)
-    kept: dict[int, np.ndarray] = {}
-
-    def image(row: int) -> np.ndarray:
-        if row not in kept:
-            kept[row] = image_of(dataset.image, split, row, flip)
-        return kept[row]
-
-    return image
+def fit_into_memory(dataset: Dataset, split: Split, flip: bool = False) -> bool:
+    """Whether the decoded images of a split are so few that the loader keeps them in memory."""
+    count = len(dataset.captions(split)) * (2 if flip else 1)
+    return count * int(np.prod(dataset.image_space.shape)) <= MEMORY_LIMIT

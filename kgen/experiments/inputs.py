@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,7 +16,8 @@ from kgen.contracts.inputs import AllEncoderInputs
 from kgen.data.cache import cache_folder
 from kgen.data.conditions import Reader, condition_reader
 from kgen.data.latents import LatentCache, cached_latents
-from kgen.data.loader import Loader
+from kgen.data.loader import Loader, fit_into_memory
+from kgen.data.reading.workers import Workers, make_workers
 from kgen.errors import DataError
 from kgen.parts.construction import make_dataset
 
@@ -52,12 +54,14 @@ class Inputs:
         encoder: The encoder, which reads captions or other fields; None: only images are read.
         decoder: A frozen decoder, whose latents are cached; None: the batches contain images.
         flip: Whether every image is also used mirrored.
+        workers: Number of processes that read images (`fit.workers`).
     """
 
     dataset: Dataset
     encoder: Encoder | None
     decoder: Decoder | None = None
     flip: bool = False
+    workers: int | None = None
 
     @property
     def caches_conditions(self) -> bool:
@@ -72,9 +76,24 @@ class Inputs:
         inputs = AllEncoderInputs(self.dataset, self.encoder.fields, flip=self.flip)
         return condition_reader(self.encoder, inputs, cache_folder())
 
+    @functools.cached_property
+    def image_workers(self) -> Workers | None:
+        """The processes that read images for all loaders; None if threads do.
+
+        Raises:
+            DataError: `workers` is given, and the dataset cannot be sent to another process.
+        """
+        if self.workers is None and (self._caches_latents or fit_into_memory(self.dataset, "train", self.flip)):
+            return None
+        return make_workers(self.dataset, self.workers)
+
+    @property
+    def _caches_latents(self) -> bool:
+        return self.decoder is not None and not self.decoder.lossless
+
     def latents(self, split: Split, flip: bool) -> LatentCache | None:
         """A trained decoder's latents for all images, from a cache on disk; None if the latents are the images."""
-        if self.decoder is None or self.decoder.lossless:
+        if self.decoder is None or not self._caches_latents:
             return None
         return cached_latents(self.decoder, self.dataset, split, cache_folder(), flip=flip)
 
@@ -90,6 +109,7 @@ class Inputs:
             flip=flip,
             shard=shard,
             shards=shards,
+            workers=self.image_workers,
         )
 
     def validation_loader(self, batch_size: int) -> Loader | None:

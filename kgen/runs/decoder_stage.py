@@ -179,7 +179,7 @@ class DecoderStage:
             self.directory.update_manifest(init=start.describe())
             for line in start.lines():
                 trainer.log(f"the decoder: {line}")
-        inputs = Inputs(self.dataset, model.encoder, flip=fit.flip)
+        inputs = Inputs(self.dataset, model.encoder, flip=fit.flip, workers=fit.workers)
         render = self.gallery.renderer(model.decoder, self.directory)
         progress = trainer.train(model, fit, self.directory.path, inputs, render, decoder=True)
         with averaged_weights(model):

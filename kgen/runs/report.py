@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ def write_report(directory: RunDirectory, credit: str) -> None:
         skipped=manifest["data"].get("skipped", []),
         most_skipped=MAX_SKIPPED,
         timings=list((timings | _input_wait(rows)).items()),
+        speeds=_speeds(rows),
         config=directory.config.read_text(encoding="utf-8"),
         credit=credit,
     )
@@ -125,6 +127,13 @@ def _input_wait(rows: Sequence[Mapping[str, str]]) -> dict[str, float]:
             waits.append(float(wait) * (int(row["step"]) - last))
             last = int(row["step"])
     return {INPUT_WAIT: round(sum(waits), 1)} if waits else {}
+
+
+def _speeds(rows: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:
+    """Medians over the rows, in images per second: the training, and the loader while it reads (see `Log`)."""
+    columns = {"the training": "images_per_second", "the loader alone": "input_images_per_second"}
+    found = {name: [float(row[column]) for row in rows if row.get(column)] for name, column in columns.items()}
+    return [(name, f"{statistics.median(values):,.0f}") for name, values in found.items() if values]
 
 
 def _loss(rows: Sequence[Mapping[str, str]]) -> Figure | None:

@@ -232,7 +232,7 @@ def _train(
     """
     fit = experiment.config.fit
     trainer.log(f"{count_weights(pipeline):,} weights to train")
-    inputs = Inputs(experiment.dataset, pipeline.encoder, pipeline.decoder, fit.flip)
+    inputs = Inputs(experiment.dataset, pipeline.encoder, pipeline.decoder, fit.flip, fit.workers)
     render, proxy = renderer(experiment, directory, pipeline), Proxy(experiment, directory.proxy, pipeline)
     progress = trainer.train(pipeline, fit, directory.path, inputs, render, proxy)
     if trainer.distribution.is_chief:

@@ -18,6 +18,7 @@ import numpy as np
 
 from kgen.backend.stream import Watched, stream
 from kgen.data.loader import Loader
+from kgen.data.reading.meter import Meter
 from kgen.training.averages import averaged_weights, fixed_noise, kept_metrics, metric_values, set_metrics
 from kgen.training.checkpoint import Checkpoints, diverged
 from kgen.training.journal import Journal
@@ -69,6 +70,15 @@ class Position(keras.callbacks.Callback):  # type: ignore[misc]
 class Log(StepCallback):
     """Writes the mean losses since the last row to the journal, and stops a training that has diverged.
 
+    A row also has three numbers about speed, all since the last row:
+
+    - "images_per_second": the images that were trained on, divided by the time.
+    - "input_wait": the time that a step waited for its batch, in seconds; the mean over the steps.
+    - "input_images_per_second": the images that this process's loader read, divided by the time in which it was reading
+      at least one batch (`Meter`). The loader rests while enough batches are ready. This is therefore the speed of a
+      training that always waits for the loader, or a little less, because a rested loader reads fewer batches at once.
+      There is no number if nothing was read.
+
     After a resume, the losses of the first row also cover the steps before it, because the checkpoint has their sums.
 
     Args:
@@ -77,13 +87,22 @@ class Log(StepCallback):
         checkpoints: The checkpoints, which the error about a diverged training names.
         data: The training batches.
         batch: The batch size.
+        meter: The measurement of the loader.
     """
 
     def __init__(
-        self, start: int, total: int, every: int, journal: Journal, checkpoints: Checkpoints, data: Watched, batch: int
+        self,
+        start: int,
+        total: int,
+        every: int,
+        journal: Journal,
+        checkpoints: Checkpoints,
+        data: Watched,
+        batch: int,
+        meter: Meter,
     ) -> None:
         super().__init__(start, total, every)
-        self.journal, self.checkpoints, self.data, self.batch = journal, checkpoints, data, batch
+        self.journal, self.checkpoints, self.data, self.batch, self.meter = journal, checkpoints, data, batch, meter
         self.last = self._now(start)
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -97,16 +116,18 @@ class Log(StepCallback):
         if not math.isfinite(logs["loss"]):
             raise diverged(step, self.checkpoints)
         now = self._now(step)
-        steps, seconds, waited = (one - other for one, other in zip(now, self.last, strict=True))
+        steps, seconds, waited, read, busy = (one - other for one, other in zip(now, self.last, strict=True))
         self.last = now
         rate = _scalar(self.model.optimizer.learning_rate)
         speed = {"images_per_second": steps * self.batch / seconds, "input_wait": waited / steps}
+        if read and busy:
+            speed["input_images_per_second"] = read / busy
         self.journal.write(step, {"learning_rate": rate, **speed, **logs})
         self.model.reset_metrics()
 
-    def _now(self, step: int) -> tuple[int, float, float]:
-        """The step, the time, and the time spent on waiting for batches."""
-        return step, time.perf_counter(), self.data.waited
+    def _now(self, step: int) -> tuple[float, ...]:
+        """The step, the time, the time spent on waiting for batches, the images read, and the time of reading."""
+        return step, time.perf_counter(), self.data.waited, *self.meter.now()
 
 
 class Validate(StepCallback):

@@ -67,7 +67,7 @@ def train(
 
     Args:
         folder: The directory of the training, in which `checkpoints/` and `metrics.csv` are written.
-        data, validation: The training and the validation data.
+        data, validation: The training and the validation data. Their workers end with the training.
         render: Function that generates sample images, given a step, a suffix of a file name, and the journal.
         evaluate: Function that scores the model, given a step and the journal.
         listeners: Functions that are called with the step and the values of every row of the journal.
@@ -86,7 +86,7 @@ def train(
             listener(step, values)
 
     losses = [*model.trackers, *(f"val_{name}" for name in model.trackers)]
-    columns = ["learning_rate", "images_per_second", "input_wait", *losses]
+    columns = ["learning_rate", "images_per_second", "input_wait", "input_images_per_second", *losses]
     chief = distribution.is_chief
     own_folder = folder if chief else folder / f"worker-{distribution.worker}"
     journal = Journal(own_folder, columns, start, tell, loggers if chief else None, stage)
@@ -96,7 +96,7 @@ def train(
     own = OwnCallbacks(
         make_callbacks(fit.callbacks, own_folder), start, fit.steps
     )  # before the callbacks that save their effects
-    log = Log(start, fit.steps, fit.log_every, journal, checkpoints, batches, fit.batch_size)
+    log = Log(start, fit.steps, fit.log_every, journal, checkpoints, batches, fit.batch_size, data.meter)
     callbacks: list[Any] = [position, own, log]
     if validation is not None:
         replicas = distribution.replicas
@@ -110,6 +110,7 @@ def train(
         callbacks.append(Evaluate(start, fit.steps, evaluate_every, lambda step: evaluate(step, journal)))
     with contextlib.ExitStack() as stack:
         stack.callback(saver.restore_signals)
+        stack.callback(data.close)
         if start < fit.steps:
             steps = fit.steps - start
             with _saved_after_error(saver, position):

@@ -165,7 +165,7 @@ class TFDS(Dataset):
     def _image(self, example: Any) -> Image.Image:
         value = _at(example, self._keys.image)
         if isinstance(value, bytes):
-            return decode(value, self._color, least=2 * self.size)
+            return decode(value, self._color, size=self.size)
         return _from_pixels(value)
 
     def _check(self, digest: Any) -> tuple[list[tuple[Row, str]], list[Problem]]:

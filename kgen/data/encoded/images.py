@@ -206,7 +206,7 @@ class EncodedImages(Dataset):
         return Path(self.path).expanduser()
 
     def _pixels(self, data: bytes) -> np.ndarray:
-        image = decode(data, self._color, least=2 * self.size)
+        image = decode(data, self._color, size=self.size)
         return fit(image if self.channels == 3 else image.convert("L"), self.size, self.resize, self._color)
 
     def _look(self, names: Sequence[str]) -> tuple[dict[str, Stamp], list[Problem]]:
@@ -229,7 +229,7 @@ class EncodedImages(Dataset):
 
         def read(name: str) -> Problem | None:
             try:
-                decode(self._encoded(name), self._color, least=2 * self.size)
+                decode(self._encoded(name), self._color, size=self.size)
             except (ImageError, OSError) as error:
                 return Problem(name, str(error))
             return None

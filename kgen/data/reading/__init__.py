@@ -1,0 +1,1 @@
+"""How images are read: the processes that decode them, and the measurement of their speed."""

@@ -1,0 +1,70 @@
+"""Datasets that show what happens in a worker. Importing them loads no framework."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import numpy as np
+
+from kgen.contracts.dataset import Dataset, Split
+from kgen.errors import DataError
+from kgen.spaces import Space
+
+FRAMEWORKS = ("jax", "keras", "tensorflow", "torch", "grain", "matplotlib")
+
+
+class Odd(Dataset):
+    """100 images of 2x2 pixels."""
+
+    @property
+    def image_space(self) -> Space:
+        return Space("continuous", (2, 2, 3))
+
+    def captions(self, split: Split) -> list[str]:
+        return [f"image {i}" for i in range(100)]
+
+
+class Loaded(Odd):
+    """Images whose values are the number of frameworks that the process has imported."""
+
+    def image(self, split: Split, index: int) -> np.ndarray:
+        print("a plugin may print")
+        return np.full((2, 2, 3), sum(name in sys.modules for name in FRAMEWORKS), np.uint8)
+
+
+class Process(Odd):
+    """Images that contain the number of the process."""
+
+    def image(self, split: Split, index: int) -> np.ndarray:
+        return np.array([*os.getpid().to_bytes(8, "little"), 0, 0, 0, 0], np.uint8).reshape(2, 2, 3)
+
+
+class Broken(Odd):
+    """All images from the eighth on are broken, each in its own way."""
+
+    def image(self, split: Split, index: int) -> np.ndarray:
+        if index >= 8:
+            raise DataError(f"image {index} is broken")
+        return np.zeros((2, 2, 3), np.uint8)
+
+
+class Faulty(Odd):
+    """The program has a fault."""
+
+    def image(self, split: Split, index: int) -> np.ndarray:
+        return np.zeros((2, 2, 3), np.uint8) // (1 if index < 8 else index_of_nothing())
+
+
+def index_of_nothing() -> int:
+    return [].index(0)
+
+
+class Killed(Odd):
+    """The process is killed, as it is if memory runs out."""
+
+    def image(self, split: Split, index: int) -> np.ndarray:
+        if index >= 8:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return np.zeros((2, 2, 3), np.uint8)
