@@ -36,16 +36,20 @@ class Files:
     problems: list[Problem] = field(default_factory=list)
 
 
-def find_files(root: Path) -> Files:
+def find_files(root: Path, owner: str = "imagefolder") -> Files:
     """Finds all files in folders that are not hidden.
 
     Symbolic links are followed. Each folder is read only once, and run directories of kgen are ignored.
+
+    Args:
+        root: The folder.
+        owner: The name of the dataset, for messages.
 
     Raises:
         DataError: there is no such folder.
     """
     if not root.is_dir():
-        raise DataError(f"imagefolder: {root} is {'not a folder' if root.exists() else 'not there'}")
+        raise DataError(f"{owner}: {root} is {'not a folder' if root.exists() else 'not there'}")
     found = Files(root)
     for name in sorted(_names(root, found.problems)):
         if escaped(name) != name:
