@@ -62,7 +62,13 @@ class EncodedImages(Dataset):
 
     @abstractmethod
     def _encoded(self, name: str) -> bytes:
-        """An image in encoded form. It is called from several threads. Raises OSError if it cannot be read."""
+        """An image in encoded form. It is called from several threads.
+
+        Raises:
+            OSError: it cannot be read.
+            ImageError: there is no image, or it is damaged.
+            DataError: its file is no longer the one that was opened.
+        """
 
     @abstractmethod
     def _stamp(self, name: str) -> Stamp:
