@@ -244,8 +244,8 @@ def test_kinds_of_captions(tmp_path: Path) -> None:
     captions = [(1, "image 1"), (2, "image 2"), (2, "second caption"), (3, "image 3"), (4, "image 4"), (4, "four")]
     assert pairs(dataset) == captions and dataset.fields == ("image", "caption")
     notes = "\n".join(dataset.notes())
-    assert "captions are from KEY.txt and KEY.caption and KEY.json" in notes
-    assert "2 of the images have several" in notes and "the classes in KEY.cls are not used" in notes
+    assert "captions are from KEY.caption and KEY.json and KEY.txt" in notes
+    assert "2 of the images have several" in notes and "the classes are not used" in notes
     assert "does not read: 1 without a suffix (README), 1 .json (a/3.json), 1 .png (b/3.mask.png)" in notes
 
 
@@ -254,7 +254,7 @@ def test_caption_key(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tar", {"1.png": image(20), "1.json": json.dumps(row).encode()})
     assert pairs(opened(path)) == [(1, "from the web")]
     assert pairs(opened(path, caption_key="recaption")) == [(1, "by a model")]
-    with pytest.raises(DataError, match=r"1\.json has no 'other'.*KEY\.json with a 'other'"):
+    with pytest.raises(DataError, match=r"nothing in .* \(1\.png: its caption 1\.json has no 'other'\)"):
         opened(path, caption_key="other")
 
 
@@ -263,6 +263,8 @@ def test_classes(tmp_path: Path) -> None:
     dataset = opened(write(tmp_path / "a.tar", files), flip=True)
     assert pairs(dataset)[:2] == [(1, "3"), (2, "red fox")]
     assert list(dataset.values("train", "label")) == ["3", "red fox"] * 2
+    assert pairs(opened(tmp_path / "a.tar", template="a photo of a {label}"))[1] == (2, "a photo of a red fox")
+    assert pairs(opened(tmp_path / "a.tar", template="an image")) == [(1, "an image"), (2, "an image")]
     with pytest.raises(DataError, match=r"a\.tar/3\.png: it has no class"):
         opened(write(tmp_path / "a.tar", {**files, "3.png": image(60)}))
 
@@ -315,15 +317,13 @@ def test_names_of_splits(tmp_path: Path, train: str, validation: str) -> None:
 
 def test_splits_that_are_ambiguous(tmp_path: Path) -> None:
     write(tmp_path / "in" / "test-0.tar", sample(1))
-    with pytest.raises(DataError, match=r"holds only shards for validation, such as 'test-0\.tar'.*as a pattern"):
+    with pytest.raises(DataError, match=r"webdataset: .*holds only validation files, such as test-0\.tar.*a pattern"):
         opened(tmp_path / "in")
     write(tmp_path / "in" / "more-0.tar", sample(2))
-    with pytest.raises(DataError, match=r"'test-0\.tar', beside 'more-0\.tar', whose name says no split"):
+    with pytest.raises(DataError, match=r"'more-0\.tar' is in no split, but 'test-0\.tar' is"):
         opened(tmp_path / "in")
     assert pairs(opened(f"{tmp_path}/in/more-*.tar")) == [(2, "image 2")]
-    write(tmp_path / "in" / "train" / "val-0.tar", sample(2))
-    with pytest.raises(DataError, match="is its split 'train' or 'val'"):
-        opened(tmp_path / "in")
+    assert pairs(opened(f"{tmp_path}/**/*-0.tar".replace("*-", "test-"))) == [(1, "image 1")]
 
 
 # What is remembered
@@ -344,7 +344,7 @@ def indexed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_later_start_reads_no_shard(shards: Path, indexed: list[str]) -> None:
     first = opened(shards)
-    assert indexed == ["0000.tar", "0001.tar", "0002.tar"]
+    assert sorted(indexed) == ["0000.tar", "0001.tar", "0002.tar"]
     again = opened(f"{shards}/*.tar")
     assert len(indexed) == 3 and pairs(again) == pairs(first)
     assert again.fingerprint() == first.fingerprint() and again.inventory() == first.inventory()

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from kgen.contracts.dataset import Problem
 from kgen.data.datasets.folder.files import Files, describe, find_files, suffix
+from kgen.data.datasets.shards.splits import split_files
 from kgen.data.datasets.table import StoredTable, TableImages, pyarrow
-from kgen.data.datasets.table.splits import split_files
 from kgen.data.images import Resize
 from kgen.data.problems import OnError
 from kgen.errors import DataError

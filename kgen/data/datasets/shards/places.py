@@ -1,16 +1,16 @@
-"""Finds shards by a folder, a file name or a pattern, and the splits that their names say."""
+"""Finds shards by a folder, a file name or a pattern."""
 
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kgen.contracts.dataset import Problem, Split
-from kgen.data.datasets.folder.divisions import split_named
-from kgen.data.datasets.folder.files import describe, find_files, some_names
+from kgen.contracts.dataset import Problem
+from kgen.data.datasets.folder.files import describe, find_files
 from kgen.errors import DataError
 
 MAX_SHARDS = 1_000_000
@@ -59,8 +59,8 @@ def find_shards(path: str, kind: Kind) -> Shards:
     """Finds shards.
 
     Args:
-        path: A folder, in which all folders are searched; a file; or a pattern with "*", "?", "[...]", "{a,b}" or
-            "{0000..0012}".
+        path: A folder, in which all folders are searched; a file; or a pattern with "*", "**", "?", "[...]",
+            "{a,b}" or "{0000..0012}".
         kind: The kind of shard.
 
     Raises:
@@ -70,7 +70,7 @@ def find_shards(path: str, kind: Kind) -> Shards:
         raise DataError(f"{kind.owner}: {path} is not on this computer: copy the shards to a disk, and give its path")
     place = Path(path).expanduser()
     if place.is_dir():
-        files = find_files(place)
+        files = find_files(place, kind.owner)
         names = [name for name in files.others if kind.form.fullmatch(name.rpartition("/")[2])]
         _refuse(place, files.others, kind)
         if not names:
@@ -86,39 +86,6 @@ def find_shards(path: str, kind: Kind) -> Shards:
     names = sorted({Path(found).relative_to(root).as_posix() for found in _matches(str(place), kind)})
     _refuse(root, names, kind)
     return Shards(root, names, True)
-
-
-def split_shards(shards: Shards, kind: Kind) -> dict[str, Split]:
-    """The split of each shard, by the words of its name and of its folders: "train-0001.tar", "val/1.tar".
-
-    If no name has such a word, or if a pattern chose shards of one split only, all are for training.
-
-    Raises:
-        DataError: the names are ambiguous, or name only shards for validation.
-    """
-    splits: dict[str, Split] = {}
-    for name in shards.names:
-        words = [word for word in re.split(r"[-_. /]+", name) if split_named(word)]
-        if len(found := {split for word in words if (split := split_named(word))}) > 1:
-            raise DataError(
-                f"{kind.owner}: {shards.root / name}: is its split {' or '.join(map(repr, words))}? Rename it"
-            )
-        splits.update(dict.fromkeys([name], *found) if found else {})
-    others = [name for name in shards.names if name not in splits]
-    if not splits or (shards.chosen and not others and len(set(splits.values())) == 1):
-        return dict.fromkeys(shards.names, "train")
-    pattern = f"give the shards to train on as a pattern: path: {shards.root}/NAME-*{kind.suffix}"
-    if others:
-        raise DataError(
-            f"{kind.owner}: {shards.root} holds shards of splits, such as {some_names(splits, 1)}, beside "
-            f"{some_names(others, 1)}, whose name says no split: move them apart, or {pattern}"
-        )
-    if "train" not in splits.values():
-        raise DataError(
-            f"{kind.owner}: {shards.root} holds only shards for validation, such as {some_names(splits, 1)}. To train "
-            f"on them, {pattern}"
-        )
-    return splits
 
 
 def _refuse(root: Path, names: list[str], kind: Kind) -> None:
@@ -144,7 +111,7 @@ def _matches(pattern: str, kind: Kind) -> Iterator[str]:
     for count, name in enumerate(_expanded(pattern), 1):
         if count > MAX_SHARDS:
             raise DataError(f"{kind.owner}: {pattern} stands for more than {MAX_SHARDS:,} files")
-        found = [name] if Path(name).is_file() else [path for path in glob.glob(name) if Path(path).is_file()]  # noqa: PTH207
+        found = [name] if Path(name).is_file() else list(filter(os.path.isfile, glob.iglob(name, recursive=True)))  # noqa: PTH207
         yield from found
         missing += [] if found else [name]
     if missing:

@@ -6,13 +6,13 @@ The name of a file up to the first dot of its last part is the key of its sample
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from kgen.data.datasets.folder.files import LEFT_BY_SYSTEMS, SUFFIXES, count_kinds, escaped, suffix
+from kgen.data.datasets.shards.listing import Listing
 from kgen.data.datasets.shards.tar import Member, TarError, members
 from kgen.data.encoded.captions import TextError, are_boxes, captions_in_json, captions_in_text, decode_text
 
@@ -30,40 +30,6 @@ _NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL)
 
 
 @dataclass
-class Samples:
-    """The samples of a shard. The lists have one item per image.
-
-    Attributes:
-        names: The name of the image in the shard.
-        offsets: Where the image begins, in bytes.
-        sizes: Its size in bytes.
-        captions: Its captions; [] if it has none.
-        labels: Its class; "" if it has none.
-        reasons: Why it has no captions; "" if it has.
-        problems: Samples that cannot be used, by the name of a file or the key, and why; "" is the shard itself.
-        kinds: The suffixes of the files with captions.
-        others: The number of files of each suffix that were not read, and an example.
-        translations: The number of translations that were left out.
-        boxes: Whether all captions are numbers of boxes.
-    """
-
-    names: list[str] = field(default_factory=list)
-    offsets: list[int] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
-    captions: list[list[str]] = field(default_factory=list)
-    labels: list[str] = field(default_factory=list)
-    reasons: list[str] = field(default_factory=list)
-    problems: list[tuple[str, str]] = field(default_factory=list)
-    kinds: list[str] = field(default_factory=list)
-    others: dict[str, tuple[int, str]] = field(default_factory=dict)
-    translations: int = 0
-    boxes: bool = True
-
-    def plain(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
-
-@dataclass
 class _Sample:
     """The files of a sample by kind, and the contents of its texts."""
 
@@ -72,7 +38,7 @@ class _Sample:
     twice: str = ""
 
 
-def read_samples(path: Path, caption_key: str | None) -> Samples:
+def read_samples(path: Path, caption_key: str | None) -> Listing:
     """Reads the headers and the texts of a shard, but no image.
 
     Raises:
@@ -80,7 +46,7 @@ def read_samples(path: Path, caption_key: str | None) -> Samples:
     """
     groups: dict[str, _Sample] = {}
     unread: list[str] = []
-    found = Samples()
+    found = Listing()
     with path.open("rb") as file:
         try:
             for member in members(file):
@@ -99,7 +65,7 @@ def read_samples(path: Path, caption_key: str | None) -> Samples:
         unread += _put(found, key, sample, caption_key, kinds)
     if not groups and not found.problems:
         found.problems.append(("", "it holds no sample"))
-    found.kinds = sorted(kinds)
+    found.sources = [f"KEY.{kind}" for kind in sorted(kinds)]
     found.others = count_kinds(unread)
     return found
 
@@ -123,7 +89,7 @@ def _add(sample: _Sample, kind: str, member: Member, file: BinaryIO) -> None:
         sample.texts[kind] = file.read(member.size)
 
 
-def _put(found: Samples, key: str, sample: _Sample, caption_key: str | None, kinds: set[str]) -> list[str]:
+def _put(found: Listing, key: str, sample: _Sample, caption_key: str | None, kinds: set[str]) -> list[str]:
     """Adds a sample or a problem to `found`, and returns the names of files that are not read."""
     images = [kind for kind in sample.files if suffix(f"a.{kind}") in SUFFIXES]
     main = [kind for kind in images if "." not in kind] or images
@@ -143,14 +109,10 @@ def _put(found: Samples, key: str, sample: _Sample, caption_key: str | None, kin
             kinds.add(used)
         except TextError as error:
             reason = f"its caption {sample.files[used].name} {error}"
-    found.names.append(image.name)
-    found.offsets.append(image.offset)
-    found.sizes.append(image.size)
-    found.captions.append(captions)
-    found.reasons.append(reason)
-    found.labels.append(_label(sample))
+    label = _label(sample)
+    found.add(image.name, image.offset, image.size, captions, label, reason)
     found.boxes = found.boxes and are_boxes(captions)
-    read = {main[0], LABEL} if found.labels[-1] and not captions else {main[0], LABEL, used}
+    read = {main[0], LABEL} if label and not captions else {main[0], LABEL, used}
     return [member.name for kind, member in sample.files.items() if kind not in read]
 
 
