@@ -21,7 +21,7 @@ import sys
 import threading
 import traceback
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, BinaryIO, NamedTuple, cast
 
@@ -51,11 +51,12 @@ WITHOUT = "set fit.workers to 0, so that threads of the training process read th
 
 
 class Request(NamedTuple):
-    """Rows of a split to read, in the numbering of `image_of`."""
+    """Images of a split to read, in the numbering of `image_of`."""
 
     split: Split
-    rows: Sequence[int]
+    numbers: Sequence[int]
     flip: bool
+    views: int
 
 
 class Reply(NamedTuple):
@@ -70,12 +71,18 @@ class Reply(NamedTuple):
     error: Exception | None = None
 
 
-def image_of(read: Callable[[Split, int], np.ndarray], split: Split, row: int, flip: bool) -> np.ndarray:
-    """An image, or, if `flip` is set and `row` is odd, its mirror image: uint8 (H, W, C)."""
-    if not flip:
-        return read(split, row)
-    image = read(split, row // 2)
-    return image[:, ::-1] if row % 2 else image
+def image_of(dataset: Dataset, split: Split, number: int, flip: bool, views: int) -> np.ndarray:
+    """An image by its number: uint8 (H, W, C). The views of an example have numbers in a row, and so have its mirrors.
+
+    Args:
+        number: (2 * index + mirrored) * views + view, or, if `flip` is not set, index * views + view.
+        flip: Whether every image also has a mirror image.
+        views: Number of views of each image; 1: the image itself is read, as for validation.
+    """
+    row, view = divmod(number, views)
+    index, mirrored = divmod(row, 2) if flip else (row, 0)
+    image = dataset.view(split, index, view) if views > 1 else dataset.image(split, index)
+    return image[:, ::-1] if mirrored else image
 
 
 def usual_workers() -> int:
@@ -113,19 +120,19 @@ class Workers:
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="kgen-images")
         self._end = weakref.finalize(self, _end, self._threads, processes)
 
-    def read(self, split: Split, rows: Sequence[int], flip: bool = False) -> np.ndarray:
-        """Images uint8 (B, H, W, C) by row, in the numbering of `image_of`. It may be called from several threads.
+    def read(self, split: Split, numbers: Sequence[int], flip: bool = False, views: int = 1) -> np.ndarray:
+        """Images uint8 (B, H, W, C), in the numbering of `image_of`. It may be called from several threads.
 
         The dataset is told of the problems that a worker found, so that it knows which images were replaced.
 
         Raises:
-            Exception: what `Dataset.image` raised, for the first row for which it did.
+            Exception: what the dataset raised, for the first image for which it did.
             DataError: a worker ended.
         """
-        images = np.empty((len(rows), *self.dataset.image_space.shape), np.uint8)
-        size = max(1, -(-len(rows) // (2 * self.count)))
-        starts = range(0, len(rows), size)
-        requests = [Request(split, [int(row) for row in rows[start : start + size]], flip) for start in starts]
+        images = np.empty((len(numbers), *self.dataset.image_space.shape), np.uint8)
+        size = max(1, -(-len(numbers) // (2 * self.count)))
+        starts = range(0, len(numbers), size)
+        requests = [Request(split, numbers[start : start + size], flip, views) for start in starts]
         for _ in self._threads.map(self._ask, requests, [images[start : start + size] for start in starts]):
             pass
         return images
@@ -281,23 +288,23 @@ def work() -> None:
         except Exception as error:
             _send(replies, Reply(error=_portable(error)), [])
             return
-        told = len(dataset.problems())
+        told = set(dataset.problems())
         while True:
             images, failure = _images(dataset, pickle.load(requests))
-            problems = dataset.problems()
-            _send(replies, Reply(problems[told:], failure), images)
-            told = len(problems)
+            new = [problem for problem in dataset.problems() if problem not in told]
+            _send(replies, Reply(new, failure), images)
+            told.update(new)
 
 
 def _images(dataset: Dataset, request: Request) -> tuple[list[np.ndarray], Exception | None]:
     """Images (H, W, C), or an error in place of them."""
     images, shape = [], dataset.image_space.shape
     try:
-        for row in request.rows:
-            image = image_of(dataset.image, request.split, row, request.flip)
+        for number in request.numbers:
+            image = image_of(dataset, request.split, number, request.flip, request.views)
             if image.shape != shape or image.dtype != np.uint8:
                 name = type(dataset).__name__
-                raise ValueError(f"{name}.image returned {image.dtype} {image.shape}, and not uint8 {shape}")
+                raise ValueError(f"{name} returned an image {image.dtype} {image.shape}, and not uint8 {shape}")
             images.append(image)
     except Exception as error:
         return [], _portable(error)

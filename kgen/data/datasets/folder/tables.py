@@ -260,7 +260,7 @@ def _entries(row: Row, file: str, name: str, column: str) -> list[Entry]:
     values = row[column] if isinstance(row[column], list) else [row[column]]
     captions = [" ".join(value.split()) if isinstance(value, str) else value for value in values]
     for caption in captions or [None]:
-        if problem := _wrong_caption(caption, column):
+        if problem := wrong_caption(caption, column):
             raise _RowError(f"{name}: its caption {problem}")
     split = row.get("split")
     if split is not None and split_named(str(split)) is None:
@@ -268,7 +268,7 @@ def _entries(row: Row, file: str, name: str, column: str) -> list[Entry]:
     return [Entry(file, caption, split_named(str(split))) for caption in dict.fromkeys(captions)]
 
 
-def _wrong_caption(caption: Any, column: str) -> str | None:
+def wrong_caption(caption: Any, column: str) -> str | None:
     """Describes the error in a caption; None if there is none."""
     if caption is None or caption == "":
         return f"'{column}' is empty"

@@ -1,0 +1,129 @@
+"""Captioned images in Parquet files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from kgen.contracts.dataset import Problem
+from kgen.data.datasets.folder.files import Files, describe, find_files, suffix
+from kgen.data.datasets.shards.splits import split_files
+from kgen.data.datasets.table import StoredTable, TableImages, pyarrow
+from kgen.data.images import Resize
+from kgen.data.problems import OnError
+from kgen.errors import DataError
+
+
+class Parquet(TableImages):
+    """Images in a column of Parquet files, as Hugging Face stores them, with captions or labels in other columns.
+
+    It needs pyarrow: ``pip install 'kgen-core[parquet]'``.
+
+    The images are bytes, or structures of "bytes" and "path". If there are no bytes, the path names an image file,
+    relative to the Parquet file. A column of captions contains texts, or lists of texts; an image with several captions
+    makes several examples. If there is a column of labels, the examples have the field "label". Its classes have the
+    names that Hugging Face's metadata give them.
+
+    Files such as ``train-00000-of-00002.parquet``, ``validation-...``, ``test-...``, and files in folders of these
+    names, are splits. The images of "train" are for training, those of all others for validation.
+
+    A start reads captions and labels, and up to 1,000 images; `EncodedImages` says when damaged ones are found. In a
+    file without compression, each image is then read alone, however large the row groups are. Of a compressed file, one
+    page is decompressed for an image. It often is a whole row group; up to 256 MiB of the last ones are kept per
+    process. The start of a run says if this is slow.
+
+    Args:
+        path: A folder of ``.parquet`` files, one file, or a pattern such as ``data/train-*.parquet``.
+        size: Height and width of the images, in pixels.
+        resize: How images become square: "crop" takes the middle, "pad" adds background, "stretch" distorts them.
+        channels: Number of channels: 3, or 1 for gray.
+        background: Color behind transparent parts, and around padded images.
+        image_key: The column of images; null: the only one.
+        caption_key: The column of captions or labels; null: "text", or the only one of "caption", "captions",
+            "description", "prompt", "title", "comment"; else the labels.
+        template: Caption with {label} in place of the name of a label, if there is no column of captions. Without
+            {label}, it is the caption of all images.
+        flip: Whether every training image is also used mirrored.
+        validation: Share of the training images that is used for validation, if no file is of a validation split.
+        holdout: Captions to keep out of training and validation; they form the split "holdout".
+        on_error: What to do about damaged images and missing captions: "refuse" to train, or "skip" them.
+
+    Raises:
+        DataError: pyarrow is not installed; a file is damaged, or was changed while it was used; there is nothing to
+            train on; a column is missing or ambiguous; there is a problem that is not to be skipped.
+    """
+
+    owner = "parquet"
+
+    def __init__(
+        self,
+        *,
+        path: Annotated[str, Field(min_length=1)],
+        size: Annotated[int, Field(ge=4, le=4096)] = 64,
+        resize: Resize = "crop",
+        channels: Literal[1, 3] = 3,
+        background: str = "white",
+        image_key: str | None = None,
+        caption_key: str | None = None,
+        template: Annotated[str, Field(min_length=1)] = "{label}",
+        flip: bool = False,
+        validation: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        holdout: tuple[str, ...] = (),
+        on_error: OnError = "refuse",
+    ) -> None:
+        self.path = path
+        self.size = size
+        self.resize = resize
+        self.channels = channels
+        self.background = background
+        self.image_key = image_key
+        self.caption_key = caption_key
+        self.template = template
+        self.flip = flip
+        self.validation = validation
+        self.holdout = holdout
+        self.on_error = on_error
+        pyarrow(self.owner)
+        root, names, problems, chosen = _find(path)
+        splits = split_files(names, self.owner, str(root), chosen)
+        self._open_tables({name: (root / name, splits[name]) for name in names}, problems)
+
+    def _table(self, path: Path, name: str) -> StoredTable:
+        from kgen.data.datasets.table.parquet_file import ParquetFile
+
+        return ParquetFile(path, name, self.owner)
+
+
+def _find(path: str) -> tuple[Path, list[str], Sequence[Problem], bool]:
+    """The folder, the names of the files in it, problems, and whether a pattern or a file chose the files."""
+    place = Path(path).expanduser()
+    if place.is_file():
+        return place.parent, [place.name], (), True
+    if not place.is_dir() and "*" in path:
+        parts = place.parts
+        depth = next(i for i, part in enumerate(parts) if "*" in part)
+        root = Path(*parts[:depth])
+        found = sorted(file for file in root.glob("/".join(parts[depth:])) if file.is_file())
+        names = [name.relative_to(root).as_posix() for name in found if suffix(name.name) == ".parquet"]
+        if not names:
+            raise DataError(f"parquet: no .parquet file has a name of the pattern {path}")
+        return root, names, (), True
+    files = find_files(place, "parquet")
+    names = [name for name in files.others if suffix(name) == ".parquet"]
+    if not names:
+        raise DataError(f"parquet: {place} holds no .parquet file: {_advice(files)}")
+    return place, names, files.problems, False
+
+
+def _advice(files: Files) -> str:
+    """What else a folder may be."""
+    kinds = {suffix(name) for name in files.others}
+    for kind, name in ((".arrow", "hf"), (".tar", "webdataset")):
+        if kind in kinds:
+            return f"it holds {kind} files, which another dataset reads: data: {{name: {name}, path: '{files.root}'}}"
+    if files.images:
+        return f"it holds images: data: {{name: imagefolder, path: '{files.root}'}}"
+    return f"it holds {describe(files.others)}" if files.others else "it is empty"
