@@ -15,6 +15,9 @@ def kgen_components(registry: Registrar) -> None:
         "imagefolder", "kgen.data.datasets.imagefolder:ImageFolder", summary="A folder of captioned images"
     )
     registry.dataset(
+        "webdataset", "kgen.data.datasets.webdataset:WebDataset", summary="Captioned images in tar files (WebDataset)"
+    )
+    registry.dataset(
         "parquet", "kgen.data.datasets.parquet:Parquet", summary="Parquet files with images, as Hugging Face has them"
     )
     registry.dataset(

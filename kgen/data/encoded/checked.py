@@ -59,12 +59,21 @@ def write_checked(place: Path, stamps: Mapping[str, Stamp]) -> None:
         place: The folder or file that holds them.
         stamps: The stamps of all images that could be read, by key.
     """
-    until = (time.time() - SETTLED) * 1e9
-    settled = {key: stamp for key, stamp in stamps.items() if stamp.time < until}
+    now = time.time()
     data = io.BytesIO()
-    np.save(data, np.sort(_tokens(settled)))
+    np.save(data, np.sort(_tokens({key: stamp for key, stamp in stamps.items() if settled(stamp, now)})))
     with suppress(OSError, KgenError), atomic_file(_memory(place)) as temporary:
         temporary.write_bytes(data.getvalue())
+
+
+def settled(stamp: Stamp, now: float | None = None) -> bool:
+    """Whether a file changed so long ago that another change would change its time.
+
+    Args:
+        stamp: The stamp of the file.
+        now: The time in seconds, if it is known.
+    """
+    return stamp.time < ((time.time() if now is None else now) - SETTLED) * 1e9
 
 
 def _tokens(stamps: Mapping[str, Stamp]) -> np.ndarray:

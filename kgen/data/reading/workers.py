@@ -21,7 +21,7 @@ import sys
 import threading
 import traceback
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, BinaryIO, NamedTuple
 
@@ -54,11 +54,12 @@ NO_IMAGES = np.empty(0, np.uint8)
 
 
 class Request(NamedTuple):
-    """Rows of a split to read, in the numbering of `image_of`."""
+    """Images of a split to read, in the numbering of `image_of`."""
 
     split: Split
-    rows: Sequence[int]
+    numbers: Sequence[int]
     flip: bool
+    views: int
 
 
 class Reply(NamedTuple):
@@ -77,12 +78,18 @@ class Reply(NamedTuple):
     error: Exception | None = None
 
 
-def image_of(read: Callable[[Split, int], np.ndarray], split: Split, row: int, flip: bool) -> np.ndarray:
-    """An image, or, if `flip` is set and `row` is odd, its mirror image: uint8 (H, W, C)."""
-    if not flip:
-        return read(split, row)
-    image = read(split, row // 2)
-    return image[:, ::-1] if row % 2 else image
+def image_of(dataset: Dataset, split: Split, number: int, flip: bool, views: int) -> np.ndarray:
+    """An image by its number: uint8 (H, W, C). The views of an example have numbers in a row, and so have its mirrors.
+
+    Args:
+        number: (2 * index + mirrored) * views + view, or, if `flip` is not set, index * views + view.
+        flip: Whether every image also has a mirror image.
+        views: Number of views of each image; 1: the image itself is read, as for validation.
+    """
+    row, view = divmod(number, views)
+    index, mirrored = divmod(row, 2) if flip else (row, 0)
+    image = dataset.view(split, index, view) if views > 1 else dataset.image(split, index)
+    return image[:, ::-1] if mirrored else image
 
 
 def usual_workers() -> int:
@@ -120,17 +127,17 @@ class Workers:
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="kgen-images")
         self._end = weakref.finalize(self, _end, self._threads, processes)
 
-    def read(self, split: Split, rows: Sequence[int], flip: bool = False) -> list[np.ndarray]:
-        """Images uint8 (H, W, C) by row, in the numbering of `image_of`. It may be called from several threads.
+    def read(self, split: Split, numbers: Sequence[int], flip: bool = False, views: int = 1) -> list[np.ndarray]:
+        """Images uint8 (H, W, C), in the numbering of `image_of`. It may be called from several threads.
 
         The dataset is told of the problems that a worker found, so that it knows which images were replaced.
 
         Raises:
-            Exception: what `Dataset.image` raised, for the first row for which it did.
+            Exception: what the dataset raised, for the first image for which it did.
             DataError: a worker ended.
         """
-        size = max(1, -(-len(rows) // (2 * self.count)))
-        parts = [Request(split, [int(row) for row in rows[i : i + size]], flip) for i in range(0, len(rows), size)]
+        size = max(1, -(-len(numbers) // (2 * self.count)))
+        parts = [Request(split, numbers[i : i + size], flip, views) for i in range(0, len(numbers), size)]
         return [image for images in self._threads.map(self._ask, parts) for image in images]
 
     def close(self) -> None:
@@ -297,7 +304,8 @@ def work() -> None:
 def _images(dataset: Dataset, request: Request) -> tuple[np.ndarray, Exception | None]:
     """Images (rows, H, W, C), or an error in place of them."""
     try:
-        return np.stack([image_of(dataset.image, request.split, row, request.flip) for row in request.rows]), None
+        images = [image_of(dataset, request.split, n, request.flip, request.views) for n in request.numbers]
+        return np.stack(images), None
     except Exception as error:
         return NO_IMAGES, _portable(error)
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,13 +82,22 @@ def normalized(name: str) -> str:
 
 def describe(names: Iterable[str]) -> str:
     """Counts files by suffix, with an example of each: "2 .heic (cat/1.heic), 1 without a suffix (cat/f)"."""
-    examples: dict[str, str] = {}
-    counts: Counter[str] = Counter()
+    return describe_kinds(count_kinds(names))
+
+
+def count_kinds(names: Iterable[str]) -> dict[str, tuple[int, str]]:
+    """The number of files of each suffix, and an example."""
+    found: dict[str, tuple[int, str]] = {}
     for name in names:
-        kind = suffix(name) or "without a suffix"
-        counts[kind] += 1
-        examples.setdefault(kind, name)
-    kinds = [f"{count} {kind} ({examples[kind]})" for kind, count in counts.most_common()]
+        count, example = found.get(kind := suffix(name), (0, name))
+        found[kind] = (count + 1, example)
+    return found
+
+
+def describe_kinds(counts: Mapping[str, tuple[int, str]]) -> str:
+    """Describes the result of `count_kinds`, from the most frequent suffix on."""
+    ordered = sorted(counts.items(), key=lambda item: -item[1][0])
+    kinds = [f"{count} {kind or 'without a suffix'} ({example})" for kind, (count, example) in ordered]
     more = len(kinds) - MAX_KINDS
     return ", ".join(kinds[:MAX_KINDS]) + (f", and {more} more kinds" if more > 0 else "")
 

@@ -1,0 +1,108 @@
+"""Captioned images in tar archives, in the convention of WebDataset."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from kgen.data.datasets.shards.images import DEFAULT_TEMPLATE, ShardImages
+from kgen.data.datasets.shards.listing import Listing
+from kgen.data.datasets.shards.places import Kind
+from kgen.data.datasets.shards.samples import read_samples
+from kgen.data.images import Resize
+from kgen.data.problems import OnError
+
+_COMPRESSED = re.compile(r".*\.(tgz|tbz2?|txz|tar\.(gz|bz2|xz|zst|lz4|Z))", re.IGNORECASE)
+_UNPACK = {"gz": "gunzip", "bz2": "bunzip2", "xz": "unxz", "zst": "unzstd", "lz4": "unlz4", "Z": "uncompress"}
+
+
+def _advice(name: str) -> str | None:
+    if not _COMPRESSED.fullmatch(name):
+        return None
+    command = _UNPACK.get(name.rpartition(".")[2], "gunzip")
+    return (
+        "in a compressed archive, no image can be read without all those before it, and images are compressed already. "
+        f"Decompress the shards: {command} *.{name.rpartition('.')[2]}"
+    )
+
+
+class WebDataset(ShardImages):
+    """Images in tar archives ("shards") on a local disk, in the convention of WebDataset: 0001.jpg beside 0001.txt.
+
+    The name of a file up to its first dot is the key of its sample. A sample has one image, and captions in ``KEY.txt``
+    or ``KEY.caption`` (one per line) or ``KEY.json``. Its files need not be neighbors. If no sample has captions, the
+    class in ``KEY.cls`` is the caption, and also the label. An image with several captions makes several examples.
+
+    Images are read by their offset, so that shuffling and an exact resume work as for single files. The first start
+    reads the headers and captions of all shards; kgen's cache remembers them by the size and times of each shard.
+    `EncodedImages` says when damaged images are found.
+
+    Words in the names of shards, and names of folders, are splits: ``train-0001.tar``, ``val/0001.tar``. Those of
+    ``train`` are for training, those of ``validation``, ``valid``, ``val``, ``dev`` and ``test`` for validation. If a
+    pattern chooses shards of one split only, they are for training.
+
+    Args:
+        path: A folder of .tar files, one such file, or a pattern such as "shards/train-{0000..0012}.tar" or "*.tar".
+        size: Height and width of the images, in pixels.
+        resize: How images become square: "crop" takes the middle, "pad" adds background, "stretch" distorts them.
+        channels: Number of channels: 3, or 1 for gray.
+        background: Color behind transparent parts, and around padded images.
+        caption_key: Key of the caption in JSON files; null: "text", "caption", "captions", "description", "prompt",
+            "title" or "comment".
+        template: Caption with {label} in place of the class, if there are no captions. Without {label}, it is the
+            caption of all images.
+        flip: Whether every training image is also used mirrored.
+        validation: Share of the training images that is used for validation, if no shard is of a validation split.
+        holdout: Captions to keep out of training and validation; they form the split "holdout".
+        on_error: What to do about damaged shards and images, and missing captions: "refuse" to train, or "skip" them.
+
+    Raises:
+        DataError: there is nothing to train on; the names of splits are ambiguous; shards are compressed; there is a
+            problem that is not to be skipped; an option is wrong.
+    """
+
+    owner = "webdataset"
+    kind = Kind("webdataset", ".tar", re.compile(r".*\.tar", re.IGNORECASE), _advice)
+    between = "/"
+    advice = "A sample must have KEY.txt, KEY.caption, KEY.json with a caption, or KEY.cls"
+
+    def __init__(
+        self,
+        *,
+        path: Annotated[str, Field(min_length=1)],
+        size: Annotated[int, Field(ge=4, le=4096)] = 64,
+        resize: Resize = "crop",
+        channels: Literal[1, 3] = 3,
+        background: str = "white",
+        caption_key: str | None = None,
+        template: Annotated[str, Field(min_length=1)] = DEFAULT_TEMPLATE,
+        flip: bool = False,
+        validation: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        holdout: tuple[str, ...] = (),
+        on_error: OnError = "refuse",
+    ) -> None:
+        self.path = path
+        self.size = size
+        self.resize = resize
+        self.channels = channels
+        self.background = background
+        self.caption_key = caption_key
+        self.template = template
+        self.flip = flip
+        self.validation = validation
+        self.holdout = holdout
+        self.on_error = on_error
+        self._open_shards()
+
+    def _list(self, path: Path) -> Listing:
+        return read_samples(path, self.caption_key)
+
+    def _read(self, number: int, place: int, size: int) -> bytes:
+        with self._path(number).open("rb") as file:  # no file stays open: threads and processes read at the same time
+            self._check_shard(number, os.fstat(file.fileno()))
+            file.seek(place)
+            return file.read(size)
