@@ -23,8 +23,8 @@ class Parquet(TableImages):
     It needs pyarrow: ``pip install 'kgen-core[parquet]'``.
 
     The images are bytes, or structures of "bytes" and "path". If there are no bytes, the path names an image file,
-    relative to the Parquet file. A column of captions contains texts, or lists of texts. If there is a column of labels,
-    the examples have the field "label". Its classes have the names that Hugging Face's metadata give them.
+    relative to the Parquet file. A column of captions contains texts, or lists of texts. If there is a column of
+    labels, the examples have the field "label". Its classes have the names that Hugging Face's metadata give them.
 
     Files such as ``train-00000-of-00002.parquet``, ``validation-...``, ``test-...``, and files in folders of these
     names, are splits. The images of "train" are for training, those of all others for validation.
