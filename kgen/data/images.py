@@ -137,7 +137,9 @@ def fit(
     """
     target = (size, size)
     method = Image.Resampling.LANCZOS if min(image.size) >= size else Image.Resampling.BICUBIC
-    if resize == "crop":
+    if image.size == target:
+        pass
+    elif resize == "crop":
         image = ImageOps.fit(image, target, method, centering=(part, part))
     elif resize == "pad":
         fill = background if image.mode == "RGB" else Image.new("RGB", (1, 1), background).convert("L").getpixel((0, 0))
