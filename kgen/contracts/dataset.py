@@ -47,12 +47,18 @@ class Dataset(Configurable, ABC):
     Attributes:
         credit: The credit line that the license of the images requires. Reports show it.
         fields: The names of the fields of an example.
+        views: Number of views of each training image, such as crops. Training draws one of them each time an example is
+            used (`view`); everything else uses `image`.
+        draw_captions: Whether training draws one of several captions each time an example is used (`texts`);
+            everything else uses `captions`.
     """
 
     arguments: ClassVar[Mapping[str, Arguments]] = {"__init__": Arguments(reserved=frozenset({"name"}))}
 
     credit: str = ""
     fields: tuple[str, ...] = ("image", "caption")
+    views: int = 1
+    draw_captions: bool = False
 
     @property
     @abstractmethod
@@ -77,6 +83,14 @@ class Dataset(Configurable, ABC):
         Raises:
             DataError: the image is damaged or missing, and nothing takes its place.
         """
+
+    def view(self, split: Split, index: int, number: int) -> np.ndarray:
+        """View `number` (0 to `views` - 1) of an image, of the same shape as `image`. It raises what `image` raises."""
+        return self.image(split, index)
+
+    def texts(self, split: Split, index: int) -> Sequence[str]:
+        """All captions of an example, at least one."""
+        return (self.captions(split)[index],)
 
     def shares(self, split: Split) -> Sequence[tuple[int, float]]:
         """For consecutive parts of a split, the number of examples and their share of the training examples.

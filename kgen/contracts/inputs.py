@@ -106,7 +106,6 @@ class EncoderInputs(Sequence[Any]):
     Args:
         fields: The fields that the encoder reads. An input is the value of a single field, or a mapping of several.
         flip: Whether to add mirror images: row 2 i is example i, and row 2 i + 1 is its mirror image.
-        image: A function that reads the field "image" by its row, instead of the dataset.
     """
 
     def __init__(
@@ -116,31 +115,45 @@ class EncoderInputs(Sequence[Any]):
         fields: Sequence[str],
         *,
         flip: bool = False,
-        image: Callable[[int], np.ndarray] | None = None,
     ) -> None:
         self.columns = {field: dataset.values(split, field) for field in fields}
         self.dataset, self.split = dataset, split
         self.length = len(dataset.captions(split)) * (2 if flip else 1)
         self.flip = flip
-        self.image = image
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: Any) -> Any:
-        row = range(self.length)[index]
-        return self.value(row, *self.columns) if len(self.columns) == 1 else _Fields(self, row)
+        return self.drawn(range(self.length)[index])
+
+    def drawn(self, row: int, number: int | None = None, image: Callable[[], np.ndarray] | None = None) -> Any:
+        """The input of a row, as training draws it.
+
+        Args:
+            number: An integer from 0 on, whose remainder chooses one of `Dataset.texts` as the caption; None: the
+                caption is that of `Dataset.captions`.
+            image: Reads the field "image", if the encoder reads it; None: it is `Dataset.image`.
+        """
+        if len(self.columns) == 1:
+            return self.value(row, next(iter(self.columns)), number, image)
+        return _Fields(self, row, number, image)
 
     def __iter__(self) -> Iterator[Any]:
-        if len(self.columns) == 1 and not self.flip and self.image is None:  # faster, for millions of captions
+        if len(self.columns) == 1 and not self.flip:  # faster, for millions of captions
             return iter(*self.columns.values())
         return (self[row] for row in range(self.length))
 
-    def value(self, row: int, field: str) -> Any:
-        """One field of an input. If the example's image was read and is damaged, it is that of the replacement."""
-        if field == "image" and self.image is not None:
-            return self.image(row)
+    def value(
+        self, row: int, field: str, number: int | None = None, image: Callable[[], np.ndarray] | None = None
+    ) -> Any:
+        """One field of an input, see `drawn`. If the image was read and is damaged, it is that of the replacement."""
+        if field == "image" and image is not None:
+            return image()
         index = self.dataset.replacement(self.split, row // 2 if self.flip else row)
+        if field == "caption" and number is not None:
+            texts = self.dataset.texts(self.split, index)
+            return texts[number % len(texts)]
         value = self.columns[field][index]
         return mirrored(value) if self.flip and row % 2 else value
 
@@ -148,15 +161,17 @@ class EncoderInputs(Sequence[Any]):
 class _Fields(Mapping[str, Any]):
     """An input of several fields, each of which is read when it is accessed, and kept."""
 
-    def __init__(self, inputs: EncoderInputs, row: int) -> None:
-        self.inputs, self.row = inputs, row
+    def __init__(
+        self, inputs: EncoderInputs, row: int, number: int | None, image: Callable[[], np.ndarray] | None
+    ) -> None:
+        self.inputs, self.row, self.number, self.image = inputs, row, number, image
         self.known: dict[str, Any] = {}
 
     def __getitem__(self, field: str) -> Any:
         if field not in self.known:
             if field not in self.inputs.columns:
                 raise KeyError(field)
-            self.known[field] = self.inputs.value(self.row, field)
+            self.known[field] = self.inputs.value(self.row, field, self.number, self.image)
         return self.known[field]
 
     def __iter__(self) -> Iterator[str]:
@@ -166,15 +181,41 @@ class _Fields(Mapping[str, Any]):
         return len(self.inputs.columns)
 
 
+class _EveryText(Sequence[Any]):
+    """Inputs with each of the captions that training may draw, one example after the other."""
+
+    def __init__(self, inputs: EncoderInputs) -> None:
+        self.inputs = inputs
+        rows = (row // 2 if inputs.flip else row for row in range(len(inputs)))
+        counts = np.fromiter((len(inputs.dataset.texts(inputs.split, row)) for row in rows), np.int64, len(inputs))
+        self.ends = np.cumsum(counts)
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def __getitem__(self, index: Any) -> Any:
+        place = range(len(self))[index]
+        row = int(np.searchsorted(self.ends, place, side="right"))
+        return self.inputs.drawn(row, place - (int(self.ends[row - 1]) if row else 0))
+
+
+def _complete(inputs: EncoderInputs) -> Sequence[Any]:
+    """The inputs, with every caption that training may draw."""
+    draws = inputs.dataset.draw_captions and inputs.split == "train" and "caption" in inputs.columns
+    return _EveryText(inputs) if draws else inputs
+
+
 class AllEncoderInputs(Sequence[Any]):
-    """An encoder's inputs for the examples of all splits, one split after the other.
+    """An encoder's inputs for the examples of all splits, with every caption, one split after the other.
 
     Args:
         flip: Whether to add the mirror images of "train".
     """
 
     def __init__(self, dataset: Dataset, fields: Sequence[str], *, flip: bool = False) -> None:
-        self.parts = [EncoderInputs(dataset, split, fields, flip=flip and split == "train") for split in SPLITS]
+        self.parts = [
+            _complete(EncoderInputs(dataset, split, fields, flip=flip and split == "train")) for split in SPLITS
+        ]
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
@@ -192,10 +233,10 @@ class AllEncoderInputs(Sequence[Any]):
 
 
 def training_inputs(dataset: Dataset, encoder: Encoder) -> Sequence[Any]:
-    """The inputs of the training examples, which `Encoder.adapt` accepts."""
-    if len(encoder.fields) == 1:
+    """The inputs of the training examples, with every caption, which `Encoder.adapt` accepts."""
+    if len(encoder.fields) == 1 and not dataset.draw_captions:
         return dataset.values("train", encoder.fields[0])
-    return EncoderInputs(dataset, "train", encoder.fields)
+    return _complete(EncoderInputs(dataset, "train", encoder.fields))
 
 
 def mirrored(value: Any) -> Any:

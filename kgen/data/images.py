@@ -127,12 +127,20 @@ def require_single(path: Path) -> None:
             )
 
 
-def fit(image: Image.Image, size: int, resize: Resize, background: tuple[int, int, int]) -> np.ndarray:
-    """Resizes with anti-aliasing: uint8 (size, size, channels)."""
+def fit(
+    image: Image.Image, size: int, resize: Resize, background: tuple[int, int, int], part: float = 0.5
+) -> np.ndarray:
+    """Resizes with anti-aliasing: uint8 (size, size, channels).
+
+    Args:
+        part: The place of a cropped square along the longer side: 0 is left or top, 1 is right or bottom.
+    """
     target = (size, size)
     method = Image.Resampling.LANCZOS if min(image.size) >= size else Image.Resampling.BICUBIC
-    if resize == "crop":
-        image = ImageOps.fit(image, target, method)
+    if image.size == target:
+        pass
+    elif resize == "crop":
+        image = ImageOps.fit(image, target, method, centering=(part, part))
     elif resize == "pad":
         fill = background if image.mode == "RGB" else Image.new("RGB", (1, 1), background).convert("L").getpixel((0, 0))
         scale = size / max(image.size)

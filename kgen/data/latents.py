@@ -58,7 +58,7 @@ class LatentCache:
 
 
 def cached_latents(
-    decoder: Decoder, dataset: Dataset, split: Split, cache_dir: str | Path, *, flip: bool = False
+    decoder: Decoder, dataset: Dataset, split: Split, cache_dir: str | Path, *, flip: bool = False, views: int = 1
 ) -> LatentCache:
     """Encodes every image of a split, or finds the latents in the cache.
 
@@ -72,12 +72,13 @@ def cached_latents(
         split: The split to encode.
         cache_dir: The folder of the cache, which is created if needed.
         flip: Whether to encode every image also mirrored: row 2 i is image i, row 2 i + 1 its mirror image.
+        views: `Dataset.views`, to encode every view. The rows are numbered as in `image_of`. 1: the image is encoded.
 
     Raises:
         RunError: `cache_dir` cannot be written.
         DataError: an image is damaged, and the dataset does not skip it.
     """
-    images = _Images(dataset, split, flip)
+    images = _Images(dataset, split, flip, views)
     cache = open_or_write(
         Path(cache_dir),
         f"latents-{_key(decoder, images)}",
@@ -92,15 +93,15 @@ def cached_latents(
 class _Images:
     """The images of a split in the order of the cache's rows."""
 
-    def __init__(self, dataset: Dataset, split: Split, flip: bool) -> None:
-        self.dataset, self.split, self.flip = dataset, split, flip
+    def __init__(self, dataset: Dataset, split: Split, flip: bool, views: int) -> None:
+        self.dataset, self.split, self.flip, self.views = dataset, split, flip, views
 
     def __len__(self) -> int:
-        return (2 if self.flip else 1) * len(self.dataset.captions(self.split))
+        return (2 if self.flip else 1) * self.views * len(self.dataset.captions(self.split))
 
     def read(self, rows: Sequence[int]) -> np.ndarray:
         """uint8 (B, H, W, C)."""
-        return np.stack([image_of(self.dataset.image, self.split, row, self.flip) for row in rows])
+        return np.stack([image_of(self.dataset, self.split, row, self.flip, self.views) for row in rows])
 
 
 def _key(decoder: Decoder, images: _Images) -> str:
@@ -114,6 +115,7 @@ def _key(decoder: Decoder, images: _Images) -> str:
         "fingerprint": dataset.fingerprint(),
         "split": images.split,
         "flip": images.flip,
+        "views": images.views,
     }
     return hash_of(described)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import grain
@@ -16,7 +16,7 @@ from kgen.data.conditions import Reader
 from kgen.data.latents import LatentCache
 from kgen.data.reading.meter import Meter
 from kgen.data.reading.workers import Workers, image_of
-from kgen.data.rows import training_rows
+from kgen.data.rows import Visits, training_rows
 
 Batch = dict[str, Any]
 
@@ -33,7 +33,7 @@ class Loader:
         batch_size: Size of the global batch, summed over all shards.
         read: Function that turns inputs of the encoder into "tokens" or a "condition" (see `condition_reader`); by
             default, the encoder's `tokenize`.
-        latents: Cached latents of the images, in place of the images.
+        latents: Cached latents of the images, in place of the images. In training, they must contain every view.
         flip: Whether to add a mirror image of every image; `latents` must contain both.
         shard, shards: Number of the shard, and of all shards. Each process of a distributed training reads one equal
             part of every batch.
@@ -68,12 +68,20 @@ class Loader:
         self.count = len(dataset.captions(split)) * (2 if flip else 1)
         self.meter = Meter()
         self.workers = workers
-        self.images = _Images(dataset, split, flip, workers)
+        self.views = dataset.views if split == "train" else 1
+        self.draws = self.views > 1 or (dataset.draw_captions and split == "train")
+        self.images = _Images(dataset, split, flip, self.views, workers)
         self.inputs = encoder and EncoderInputs(dataset, split, encoder.fields, flip=flip)
 
     def training(self, *, start: int = 0, seed: int = 0) -> grain.IterDataset:
-        """Batches from step `start` on. There are endless passes over the split, each in a new order."""
+        """Batches from step `start` on. There are endless passes over the split, each in a new order.
+
+        If there are several views or captions of an example, one is drawn each time, which also depends on nothing but
+        the seed and the step.
+        """
         rows = training_rows(self.count, seed, self.shares)
+        if self.draws:
+            rows = grain.MapDataset.range(len(rows)).map(Visits(rows, self.views, seed))
         rows = rows[self.shard :: self.shards].batch(self.batch_size // self.shards)
         return self._read(rows[start:])
 
@@ -109,50 +117,59 @@ class Loader:
         threads = min(max(2, busy), 16)
         return batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(8, threads)))
 
-    def _batch(self, rows: np.ndarray) -> Batch:
+    def _batch(self, visits: np.ndarray) -> Batch:
+        """Makes a batch of rows (B,), or of `Visits` (B, 3)."""
+        rows, view, caption = visits.T if self.draws and visits.ndim == 2 else (visits, 0, None)
+        numbers = (rows * self.views + view).tolist()
         with self.meter.reading(len(rows)):
             batch: Batch = {}
-            read: Callable[[int], np.ndarray] = self.images.one
             if self.latents is not None:
-                batch["latent"] = self.latents.lookup(rows)  # (B, *latent_space.shape)
+                batch["latent"] = self.latents.lookup(numbers)  # (B, *latent_space.shape)
+                images = [functools.partial(self.images.one, number) for number in numbers]
             else:
-                images = self.images.read(rows)
-                batch["image"] = np.stack(images)  # (B, H, W, C)
-                read = dict(zip(map(int, rows), images, strict=True)).__getitem__
+                batch["image"] = found = self.images.read(numbers)  # (B, H, W, C)
+                images = [functools.partial(_same, image) for image in found]  # an encoder may read the same images
             if self.inputs is None:
                 return batch
-            inputs = copy.copy(self.inputs)
-            inputs.image = read  # an encoder may read the same images
-            return {**batch, **self.read([inputs[int(row)] for row in rows])}
+            captions = [None] * len(rows) if caption is None else caption.tolist()
+            visited = zip(rows.tolist(), captions, images, strict=True)
+            return {**batch, **self.read([self.inputs.drawn(*visit) for visit in visited])}
+
+
+def _same(image: np.ndarray) -> np.ndarray:
+    return image
 
 
 class _Images:
-    """Reads images by row, and keeps them in memory if all of them fit."""
+    """Reads images, in the numbering of `image_of`, and keeps them in memory if all of them fit."""
 
-    def __init__(self, dataset: Dataset, split: Split, flip: bool, workers: Workers | None) -> None:
-        self.dataset, self.split, self.flip, self.workers = dataset, split, flip, workers
+    def __init__(self, dataset: Dataset, split: Split, flip: bool, views: int, workers: Workers | None) -> None:
+        self.dataset, self.split, self.flip, self.views, self.workers = dataset, split, flip, views, workers
         self.keep = fit_into_memory(dataset, split, flip)
         self.kept: dict[int, np.ndarray] = {}
 
-    def read(self, rows: Sequence[int] | np.ndarray) -> list[np.ndarray]:
-        """Images uint8 (H, W, C)."""
-        rows = [int(row) for row in rows]
-        missing = [row for row in dict.fromkeys(rows) if row not in self.kept]
-        if self.workers is not None and missing:
-            images = self.workers.read(self.split, missing, self.flip)
-        else:
-            images = [image_of(self.dataset.image, self.split, row, self.flip) for row in missing]
-        found = dict(zip(missing, images, strict=True))
+    def read(self, numbers: Sequence[int]) -> np.ndarray:
+        """Images uint8 (B, H, W, C)."""
+        missing = [number for number in dict.fromkeys(numbers) if number not in self.kept]
+        found = dict(zip(missing, images := self._read(missing), strict=True))
         if self.keep:
             self.kept.update(found)
-        return [self.kept[row] if row in self.kept else found[row] for row in rows]
+        if len(missing) == len(numbers):
+            return images
+        return np.stack([self.kept[number] if number in self.kept else found[number] for number in numbers])
 
-    def one(self, row: int) -> np.ndarray:
+    def _read(self, numbers: Sequence[int]) -> np.ndarray:
+        if self.workers is not None and numbers:
+            return self.workers.read(self.split, numbers, self.flip, self.views)
+        images = [image_of(self.dataset, self.split, number, self.flip, self.views) for number in numbers]
+        return np.stack(images) if images else np.empty(0, np.uint8)
+
+    def one(self, number: int) -> np.ndarray:
         """An image uint8 (H, W, C)."""
-        return self.read([row])[0]
+        return np.asarray(self.read([number])[0])
 
 
 def fit_into_memory(dataset: Dataset, split: Split, flip: bool = False) -> bool:
     """Whether the decoded images of a split are so few that the loader keeps them in memory."""
-    count = len(dataset.captions(split)) * (2 if flip else 1)
+    count = len(dataset.captions(split)) * (2 if flip else 1) * (dataset.views if split == "train" else 1)
     return count * int(np.prod(dataset.image_space.shape)) <= MEMORY_LIMIT

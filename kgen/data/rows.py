@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from fractions import Fraction
 
 import grain
+import numpy as np
 
 ENDLESS = 2**32
 """Number of passes over the data in "endless" training. The total length must fit into an index."""
@@ -57,3 +59,23 @@ class _Mixed:
                 return int(rows[before])
             position -= before
         raise AssertionError("the last part has every position that is left")
+
+
+class Visits:
+    """The row at a position, and two numbers that choose a view and a caption: (3,). It can be pickled.
+
+    The numbers are a hash of the seed and the position.
+
+    Args:
+        rows: The rows in the order of the training.
+        views: The number of views; the first number is below it.
+        seed: The seed.
+    """
+
+    def __init__(self, rows: grain.MapDataset, views: int, seed: int) -> None:
+        self.rows, self.views, self.seed = rows, views, seed
+
+    def __call__(self, position: int) -> np.ndarray:
+        drawn = hashlib.blake2b(f"{self.seed} {position}".encode(), digest_size=7).digest()
+        caption, view = divmod(int.from_bytes(drawn), self.views)
+        return np.array([self.rows[position], view, caption])

@@ -95,7 +95,8 @@ class Inputs:
         """A trained decoder's latents for all images, from a cache on disk; None if the latents are the images."""
         if self.decoder is None or not self._caches_latents:
             return None
-        return cached_latents(self.decoder, self.dataset, split, cache_folder(), flip=flip)
+        views = self.dataset.views if split == "train" else 1
+        return cached_latents(self.decoder, self.dataset, split, cache_folder(), flip=flip, views=views)
 
     def loader(self, split: Split, batch_size: int, shard: int = 0, shards: int = 1) -> Loader:
         flip = self.flip and split == "train"

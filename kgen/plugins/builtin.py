@@ -24,6 +24,9 @@ def kgen_components(registry: Registrar) -> None:
         "parquet", "kgen.data.datasets.parquet:Parquet", summary="Parquet files with images, as Hugging Face has them"
     )
     registry.dataset(
+        "hf", "kgen.data.datasets.huggingface:HuggingFace", summary="Datasets of Hugging Face, saved or from the Hub"
+    )
+    registry.dataset(
         "idx", "kgen.data.datasets.idx:Idx", summary="MNIST, Fashion-MNIST and other datasets in the IDX format"
     )
     registry.dataset("tfds", "kgen.data.datasets.tfds:TFDS", summary="Any dataset of tensorflow-datasets")

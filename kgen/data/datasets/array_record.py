@@ -26,8 +26,8 @@ class ArrayRecord(ShardImages):
 
     Each record is a serialized tf.train.Example. It has an encoded image in "image", "image/encoded", "jpg", "jpeg",
     "png", "webp", "image_bytes" or "img", and captions in "text", "caption" and the like. If no record has captions,
-    the class in "label", "class", "cls" or "image/class/text" is the caption, and also the label. An image with several
-    captions makes several examples. TensorFlow is not needed; records in other formats, such as pickles, are refused.
+    the class in "label", "class", "cls" or "image/class/text" is the caption, and also the label. TensorFlow is not
+    needed; records in other formats, such as pickles, are refused.
 
     The first start reads all records, for their captions; kgen's cache remembers them by the size and times of each
     file. Later starts read only files that changed. `EncodedImages` says when damaged images are found.
@@ -41,11 +41,15 @@ class ArrayRecord(ShardImages):
         path: A folder of .array_record files, one such file, or a pattern such as "train-*.array_record".
         size: Height and width of the images, in pixels.
         resize: How images become square: "crop" takes the middle, "pad" adds background, "stretch" distorts them.
+        crops: Number of square parts of each image, evenly spaced along its longer side. Training draws one whenever it
+            uses the image; everything else uses the middle. 1: training uses the middle too.
         channels: Number of channels: 3, or 1 for gray.
         background: Color behind transparent parts, and around padded images.
         image_key: Name of the feature of images; null: the first one above that exists.
         caption_key: Name of the feature of captions or classes; null: the first one that exists of "text", "caption",
             "captions", "description", "prompt", "title", "comment", and of these after "image/"; else the classes.
+        draw_captions: Whether an image with several captions is one example. Training draws one of its captions each
+            time it uses the image; everything else uses the first. false: every caption makes an example.
         template: Caption with {label} in place of the class, if there are no captions. Without {label}, it is the
             caption of all images.
         flip: Whether every training image is also used mirrored.
@@ -70,10 +74,12 @@ class ArrayRecord(ShardImages):
         path: Annotated[str, Field(min_length=1)],
         size: Annotated[int, Field(ge=4, le=4096)] = 64,
         resize: Resize = "crop",
+        crops: Annotated[int, Field(ge=1, le=16)] = 1,
         channels: Literal[1, 3] = 3,
         background: str = "white",
         image_key: str | None = None,
         caption_key: str | None = None,
+        draw_captions: bool = False,
         template: Annotated[str, Field(min_length=1)] = DEFAULT_TEMPLATE,
         flip: bool = False,
         validation: Annotated[float, Field(ge=0, lt=1)] = 0.0,
@@ -83,10 +89,12 @@ class ArrayRecord(ShardImages):
         self.path = path
         self.size = size
         self.resize = resize
+        self.crops = crops
         self.channels = channels
         self.background = background
         self.image_key = image_key
         self.caption_key = caption_key
+        self.draw_captions = draw_captions
         self.template = template
         self.flip = flip
         self.validation = validation

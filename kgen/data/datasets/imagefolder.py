@@ -20,8 +20,7 @@ class ImageFolder(EncodedImages):
 
     A start lists the files, and reads up to 1,000 that were not read before; `EncodedImages` says when damaged ones are
     found. Symbolic links are followed. `kgen.data.datasets.folder.read_folder` documents the sources of captions and
-    their order. An image with several captions makes several examples. If the captions are the names of folders, these
-    are also the labels.
+    their order. If the captions are the names of folders, these are also the labels.
 
     Outermost folders named ``train`` (also ``training``, ``train2017``) and ``validation``, ``valid``, ``val``,
     ``dev``, ``test`` are splits. Images of ``train`` are for training, those of all others for validation. A column
@@ -31,13 +30,17 @@ class ImageFolder(EncodedImages):
         path: The folder.
         size: Height and width of the images, in pixels.
         resize: How images become square: "crop" takes the middle, "pad" adds background, "stretch" distorts them.
+        crops: Number of square parts of each image, evenly spaced along its longer side. Training draws one whenever it
+            uses the image; everything else uses the middle. 1: training uses the middle too.
         channels: Number of channels: 3, or 1 for gray.
         background: Color behind transparent parts, and around padded images.
-        captions_from: Source of the captions: "tables" (metadata.jsonl, .csv and the like), "files" (NAME.txt beside
-            NAME.png), "folders" (one per class), "none" (the same text for all images, for models that read no text),
-            or "auto", which takes the first of "tables", "files" and "folders" that exists.
+        captions_from: Source of the captions: "tables" (metadata.jsonl, .csv, .parquet and the like), "files"
+            (NAME.txt beside NAME.png), "folders" (one per class), "none" (the same text for all images, for models
+            that read no text), or "auto", which takes the first of "tables", "files" and "folders" that exists.
         caption_key: Key of the caption in tables and JSON files; null: "text", or the only one of "caption",
             "captions", "description", "prompt", "title", "comment".
+        draw_captions: Whether an image with several captions is one example. Training draws one of its captions each
+            time it uses the image; everything else uses the first. false: every caption makes an example.
         template: Caption with {label} in place of the name of a class folder.
         split_folders: Whether folders with the names above are splits; false: they are like all other folders.
         flip: Whether every training image is also used mirrored.
@@ -58,10 +61,12 @@ class ImageFolder(EncodedImages):
         path: Annotated[str, Field(min_length=1)],
         size: Annotated[int, Field(ge=4, le=4096)] = 64,
         resize: Resize = "crop",
+        crops: Annotated[int, Field(ge=1, le=16)] = 1,
         channels: Literal[1, 3] = 3,
         background: str = "white",
         captions_from: CaptionsFrom = "auto",
         caption_key: str | None = None,
+        draw_captions: bool = False,
         template: str = "{label}",
         split_folders: bool = True,
         flip: bool = False,
@@ -72,10 +77,12 @@ class ImageFolder(EncodedImages):
         self.path = path
         self.size = size
         self.resize = resize
+        self.crops = crops
         self.channels = channels
         self.background = background
         self.captions_from = captions_from
         self.caption_key = caption_key
+        self.draw_captions = draw_captions
         self.template = template
         self.split_folders = split_folders
         self.flip = flip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -65,6 +66,8 @@ class Mixture(Dataset):
                 raise DataError(f"mixture: {label} has no images to train on")
         shared = set.intersection(*(set(part.fields) for part in self._parts))
         self.fields = tuple(field for field in self._parts[0].fields if field in shared)
+        self.views = math.lcm(*(part.views for part in self._parts))  # the remainders are drawn evenly, too
+        self.draw_captions = any(part.draw_captions for part in self._parts)
         self.credit = " ".join(dict.fromkeys(part.credit for part in self._parts if part.credit))
         self._captions = {
             split: list(itertools.chain.from_iterable(part.captions(split) for part in self._parts)) for split in SPLITS
@@ -85,6 +88,14 @@ class Mixture(Dataset):
     def image(self, split: Split, index: int) -> np.ndarray:
         number, row = self._find(split, index)
         return self._parts[number].image(split, row)
+
+    def view(self, split: Split, index: int, number: int) -> np.ndarray:
+        part, row = self._find(split, index)
+        return self._parts[part].view(split, row, number % self._parts[part].views)
+
+    def texts(self, split: Split, index: int) -> Sequence[str]:
+        part, row = self._find(split, index)
+        return self._parts[part].texts(split, row)
 
     def replacement(self, split: Split, index: int) -> int:
         number, row = self._find(split, index)

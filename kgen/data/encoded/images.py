@@ -54,6 +54,7 @@ class EncodedImages(Dataset):
     resize: Resize
     channels: int
     background: str
+    crops: int = 1
     flip: bool
     validation: float
     holdout: tuple[str, ...]
@@ -96,6 +97,9 @@ class EncodedImages(Dataset):
         Raises:
             DataError: there is nothing to train on; there is a problem that is not to be skipped; an option is wrong.
         """
+        if self.crops > 1 and self.resize != "crop":
+            raise DataError(f"{self.owner}: crops: {self.crops} needs resize: crop, not {self.resize}")
+        self.views = self.crops
         self._color = background_color(self.background, self.owner)
         self._labels = labels or {}
         self.fields = (*Dataset.fields, "label") if self._labels else Dataset.fields
@@ -114,6 +118,12 @@ class EncodedImages(Dataset):
         usable = any(name not in self._broken for name, _ in good["train"])
         refuse(self.problems(), self.on_error, usable, self.owner, self.path)
         self._entries = self._split(good)
+        self._texts: dict[Split, dict[str, tuple[str, ...]]] = {}
+        if self.draw_captions:
+            self._texts = {split: _texts(listed) for split, listed in self._entries.items()}
+            self._entries = {
+                split: [(name, texts[0]) for name, texts in images.items()] for split, images in self._texts.items()
+            }
         self._captions = {split: [caption for _, caption in listed] for split, listed in self._entries.items()}
         if self.flip:
             self._captions["train"] *= 2
@@ -126,13 +136,26 @@ class EncodedImages(Dataset):
     def captions(self, split: Split) -> Sequence[str]:
         return self._captions.get(split, ())
 
+    def texts(self, split: Split, index: int) -> Sequence[str]:
+        if not self.draw_captions:
+            return super().texts(split, index)
+        entries = self._entries[split]
+        return self._texts[split][entries[index % len(entries)][0]]
+
     def image(self, split: Split, index: int) -> np.ndarray:
+        return self._image(split, index, 0.5)
+
+    def view(self, split: Split, index: int, number: int) -> np.ndarray:
+        return self._image(split, index, number / (self.crops - 1) if self.crops > 1 else 0.5)
+
+    def _image(self, split: Split, index: int, part: float) -> np.ndarray:
+        """An image, cropped at a place from 0 (left or top) to 1 (right or bottom)."""
         entries = self._entries[split]
         while True:
             used = self.replacement(split, index)
             name = entries[used % len(entries)][0]
             try:
-                pixels = self._pixels(self._encoded(name))
+                pixels = self._pixels(self._encoded(name), part)
             except OSError as error:
                 raise DataError(
                     f"{self.owner}: {self._where(name)} cannot be read: {error.strerror or error}. Images must stay as "
@@ -183,7 +206,8 @@ class EncodedImages(Dataset):
         options = {name: value for name, value in self.config.items() if name not in ELSEWHERE}
         digest = hashlib.sha256(json.dumps(options, sort_keys=True, default=list).encode())
         for split in SPLITS:
-            digest.update("\0".join([split, *self.captions(split)]).encode())
+            texts = itertools.chain.from_iterable(self._texts.get(split, {}).values())
+            digest.update("\0".join([split, *self.captions(split), *texts]).encode())
         for name, stamp in sorted(self._stamps.items()):
             digest.update(f"{name}\0{stamp.size} {stamp.time}\0".encode())
         return digest.hexdigest()[:16]
@@ -192,7 +216,8 @@ class EncodedImages(Dataset):
         captions: dict[str, list[str]] = {}
         for split, entries in self._entries.items():
             for name, caption in entries:
-                captions.setdefault(name, []).append(f"{split}\0{caption}")
+                for text in self._texts[split][name] if self.draw_captions else (caption,):
+                    captions.setdefault(name, []).append(f"{split}\0{text}")
         stamps = self._stamps
         return {
             name: (
@@ -205,9 +230,9 @@ class EncodedImages(Dataset):
     def _place(self) -> Path:
         return Path(self.path).expanduser()
 
-    def _pixels(self, data: bytes) -> np.ndarray:
+    def _pixels(self, data: bytes, part: float) -> np.ndarray:
         image = decode(data, self._color, size=self.size)
-        return fit(image if self.channels == 3 else image.convert("L"), self.size, self.resize, self._color)
+        return fit(image if self.channels == 3 else image.convert("L"), self.size, self.resize, self._color, part)
 
     def _look(self, names: Sequence[str]) -> tuple[dict[str, Stamp], list[Problem]]:
         """The stamps of the images that are there, and problems for the others."""
@@ -273,3 +298,11 @@ class EncodedImages(Dataset):
         if not splits["train"]:
             raise DataError(f"{self.owner}: holdout and validation leave no image to train on")
         return splits
+
+
+def _texts(entries: Sequence[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
+    """The captions of each image."""
+    found: dict[str, list[str]] = {}
+    for name, caption in entries:
+        found.setdefault(name, []).append(caption)
+    return {name: tuple(captions) for name, captions in found.items()}

@@ -21,9 +21,9 @@ import sys
 import threading
 import traceback
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import IO, Any, BinaryIO, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 
@@ -50,39 +50,39 @@ PROGRAM = (
 WITHOUT = "set fit.workers to 0, so that threads of the training process read the images"
 
 
-NO_IMAGES = np.empty(0, np.uint8)
-
-
 class Request(NamedTuple):
-    """Rows of a split to read, in the numbering of `image_of`."""
+    """Images of a split to read, in the numbering of `image_of`."""
 
     split: Split
-    rows: Sequence[int]
+    numbers: Sequence[int]
     flip: bool
+    views: int
 
 
 class Reply(NamedTuple):
-    """The answer to a request. The bytes of the images follow it.
+    """The answer to a request. Unless it has an error, the bytes of the images follow it.
 
     Args:
-        shape: The shape of the images, (rows, H, W, C).
-        dtype: Their type.
         problems: What was wrong with images in whose place others were read, unless the worker has said it before.
         error: What was raised in place of the images.
     """
 
-    shape: tuple[int, ...] = (0,)
-    dtype: str = "u1"
     problems: Sequence[Problem] = ()
     error: Exception | None = None
 
 
-def image_of(read: Callable[[Split, int], np.ndarray], split: Split, row: int, flip: bool) -> np.ndarray:
-    """An image, or, if `flip` is set and `row` is odd, its mirror image: uint8 (H, W, C)."""
-    if not flip:
-        return read(split, row)
-    image = read(split, row // 2)
-    return image[:, ::-1] if row % 2 else image
+def image_of(dataset: Dataset, split: Split, number: int, flip: bool, views: int) -> np.ndarray:
+    """An image by its number: uint8 (H, W, C). The views of an example have numbers in a row, and so have its mirrors.
+
+    Args:
+        number: (2 * index + mirrored) * views + view, or, if `flip` is not set, index * views + view.
+        flip: Whether every image also has a mirror image.
+        views: Number of views of each image; 1: the image itself is read, as for validation.
+    """
+    row, view = divmod(number, views)
+    index, mirrored = divmod(row, 2) if flip else (row, 0)
+    image = dataset.view(split, index, view) if views > 1 else dataset.image(split, index)
+    return image[:, ::-1] if mirrored else image
 
 
 def usual_workers() -> int:
@@ -120,27 +120,31 @@ class Workers:
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="kgen-images")
         self._end = weakref.finalize(self, _end, self._threads, processes)
 
-    def read(self, split: Split, rows: Sequence[int], flip: bool = False) -> list[np.ndarray]:
-        """Images uint8 (H, W, C) by row, in the numbering of `image_of`. It may be called from several threads.
+    def read(self, split: Split, numbers: Sequence[int], flip: bool = False, views: int = 1) -> np.ndarray:
+        """Images uint8 (B, H, W, C), in the numbering of `image_of`. It may be called from several threads.
 
         The dataset is told of the problems that a worker found, so that it knows which images were replaced.
 
         Raises:
-            Exception: what `Dataset.image` raised, for the first row for which it did.
+            Exception: what the dataset raised, for the first image for which it did.
             DataError: a worker ended.
         """
-        size = max(1, -(-len(rows) // (2 * self.count)))
-        parts = [Request(split, [int(row) for row in rows[i : i + size]], flip) for i in range(0, len(rows), size)]
-        return [image for images in self._threads.map(self._ask, parts) for image in images]
+        images = np.empty((len(numbers), *self.dataset.image_space.shape), np.uint8)
+        size = max(1, -(-len(numbers) // (2 * self.count)))
+        starts = range(0, len(numbers), size)
+        requests = [Request(split, numbers[start : start + size], flip, views) for start in starts]
+        for _ in self._threads.map(self._ask, requests, [images[start : start + size] for start in starts]):
+            pass
+        return images
 
     def close(self) -> None:
         """Ends the processes. Nothing can be read after that."""
         self._end()
 
-    def _ask(self, request: Request) -> np.ndarray:
+    def _ask(self, request: Request, images: np.ndarray) -> None:
         process = self._idle.get()
         try:
-            reply, images = process.ask(request)
+            reply = process.ask(request, images)
         finally:
             self._idle.put(process)
         with self._reporting:
@@ -148,7 +152,6 @@ class Workers:
                 self.dataset.report(problem)
         if reply.error is not None:
             raise reply.error
-        return images
 
 
 def make_workers(dataset: Dataset, count: int | None) -> Workers | None:
@@ -175,8 +178,8 @@ class _Process:
         self.dataset = dataset
         self.process: subprocess.Popen[bytes] | None = None
 
-    def ask(self, request: Request) -> tuple[Reply, np.ndarray]:
-        """A reply, and images (rows, H, W, C), unless it has an error."""
+    def ask(self, request: Request, images: np.ndarray) -> Reply:
+        """Reads images (rows, H, W, C) into an array, unless the reply has an error."""
         try:
             if self.process is None:
                 self.process = _started(self.dataset)
@@ -186,7 +189,9 @@ class _Process:
                 pickle.dump(request, self.process.stdin)
                 self.process.stdin.flush()
             reply = pickle.load(self.process.stdout)
-            return reply, _received(self.process.stdout, reply)
+            if reply.error is None:
+                _receive(self.process.stdout, images)
+            return cast(Reply, reply)
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             raise DataError(
                 f"a worker process that reads images ended {self._how()}: if memory ran out, make fit.workers smaller; "
@@ -235,14 +240,12 @@ def _started(dataset: bytes) -> subprocess.Popen[bytes]:
     return process
 
 
-def _received(stream: IO[bytes], reply: Reply) -> np.ndarray:
-    images = np.empty(reply.shape, reply.dtype)
+def _receive(stream: IO[bytes], images: np.ndarray) -> None:
     rest = _bytes(images)
     while rest:
         if not (count := stream.readinto(rest)):  # type: ignore[attr-defined]  # of a BufferedReader
             raise EOFError
         rest = rest[count:]
-    return images
 
 
 def _bytes(images: np.ndarray) -> memoryview:
@@ -283,28 +286,35 @@ def work() -> None:
         except EOFError:
             raise
         except Exception as error:
-            _send(replies, Reply(error=_portable(error)), NO_IMAGES)
+            _send(replies, Reply(error=_portable(error)), [])
             return
-        told = len(dataset.problems())
+        told = set(dataset.problems())
         while True:
-            request = pickle.load(requests)
-            images, failure = _images(dataset, request)
-            problems = dataset.problems()
-            _send(replies, Reply(images.shape, images.dtype.str, problems[told:], failure), images)
-            told = len(problems)
+            images, failure = _images(dataset, pickle.load(requests))
+            new = [problem for problem in dataset.problems() if problem not in told]
+            _send(replies, Reply(new, failure), images)
+            told.update(new)
 
 
-def _images(dataset: Dataset, request: Request) -> tuple[np.ndarray, Exception | None]:
-    """Images (rows, H, W, C), or an error in place of them."""
+def _images(dataset: Dataset, request: Request) -> tuple[list[np.ndarray], Exception | None]:
+    """Images (H, W, C), or an error in place of them."""
+    images, shape = [], dataset.image_space.shape
     try:
-        return np.stack([image_of(dataset.image, request.split, row, request.flip) for row in request.rows]), None
+        for number in request.numbers:
+            image = image_of(dataset, request.split, number, request.flip, request.views)
+            if image.shape != shape or image.dtype != np.uint8:
+                name = type(dataset).__name__
+                raise ValueError(f"{name} returned an image {image.dtype} {image.shape}, and not uint8 {shape}")
+            images.append(image)
     except Exception as error:
-        return NO_IMAGES, _portable(error)
+        return [], _portable(error)
+    return images, None
 
 
-def _send(stream: BinaryIO, reply: Reply, images: np.ndarray) -> None:
+def _send(stream: BinaryIO, reply: Reply, images: Sequence[np.ndarray]) -> None:
     pickle.dump(reply, stream)
-    stream.write(_bytes(images))
+    for image in images:
+        stream.write(_bytes(np.ascontiguousarray(image)))
     stream.flush()
 
 
