@@ -112,6 +112,8 @@ def test_several_captions_make_several_examples(tmp_path: Path) -> None:
     captions = [["a  cat", "a pet", "a cat"], ["a dog"]]
     dataset = opened(write(tmp_path / "data.parquet", image=stored([1, 2]), captions=captions))
     assert shown(dataset) == [(1, "a cat"), (1, "a pet"), (2, "a dog")]
+    drawn = opened(tmp_path, draw_captions=True)
+    assert shown(drawn) == [(1, "a cat"), (2, "a dog")] and list(drawn.texts("train", 0)) == ["a cat", "a pet"]
 
 
 LABELED = features(image={"_type": "Image"}, label={"_type": "ClassLabel", "names": ["tabby_cat", "dog"]})
