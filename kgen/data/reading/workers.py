@@ -86,7 +86,7 @@ class Workers:
             DataError: a worker ended.
         """
         images = np.empty((len(numbers), *self.dataset.image_space.shape), np.uint8)
-        size = 1 if self._decoded is not None else max(1, -(-len(numbers) // (2 * self.count)))
+        size = max(1, -(-len(numbers) // (2 * self.count)))
 
         def read(start: int) -> None:
             part = slice(start, start + size)
@@ -94,7 +94,7 @@ class Workers:
                 found, problems = self._call(_read_held, split, numbers[part], flip, views)
                 self._report(problems)
             else:
-                found = [image_of(self._decoded, split, number, flip, views) for number in numbers[part]]
+                found = (image_of(self._decoded, split, number, flip, views) for number in numbers[part])
             for place, image in zip(images[part], found, strict=True):
                 place[...] = _checked(image, self.dataset)
 
