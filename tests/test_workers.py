@@ -26,6 +26,7 @@ from kgen.data.datasets.imagefolder import ImageFolder
 from kgen.data.datasets.mixture import Mixture
 from kgen.data.datasets.shapes import Shapes
 from kgen.data.loader import Loader
+from kgen.data.reading.meter import Meter
 from kgen.data.reading.workers import Workers, make_workers
 from kgen.errors import DataError
 
@@ -227,3 +228,14 @@ def processes(workers: Workers) -> set[int]:
     """The numbers of the processes that read images."""
     images = workers.read("train", range(40))
     return {int.from_bytes(bytes(image.reshape(-1)[:8]), "little") for image in images}
+
+
+def test_the_meter_counts_the_time_in_which_at_least_one_batch_is_read() -> None:
+    meter = Meter()
+    began = time.perf_counter()
+    with meter.reading(3), meter.reading(4):
+        time.sleep(0.05)
+    read = time.perf_counter() - began
+    time.sleep(0.05)
+    count, busy = meter.now()
+    assert count == 7 and 0.05 <= busy <= read
