@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import time
 import unicodedata
 from collections.abc import Mapping
@@ -180,7 +181,7 @@ def test_a_table_of_images_that_are_not_here_is_one_problem(tmp_path: Path) -> N
 
 NO_CAPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "one class": ({"cat/1.png": None, "cat/2.png": None}, "one folder, 'cat', names no classes"),
-    "a split": ({"train/1.png": None, "metadata.parquet": "PAR1"}, r"metadata\.parquet.*pandas\.read_parquet"),
+    "a split": ({"train/1.png": None}, r"says what the images show\. Write metadata\.jsonl"),
     "generic": (
         {"images/1.png": None, "masks/1.png": None, "pictures/1.png": None},
         "a folder named 'images', 'masks', 'pictures' is not a class",
@@ -213,8 +214,8 @@ def test_values_that_are_not_captions_are_refused_with_advice(tmp_path: Path, ca
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
-        ({"data/train-0.parquet": "PAR1"}, "Hugging Face.*load_dataset"),
-        ({"data-0.arrow": "x", "state.json": "{}"}, "Hugging Face.*load_from_disk"),
+        ({"data/train-0.parquet": "PAR1"}, r"Hugging Face: data: \{name: parquet, path: .*kgen-core\[parquet\]"),
+        ({"data-0.arrow": "x", "state.json": "{}"}, r"Hugging Face: data: \{name: hf, path: "),
         ({"0.tar": "x", "1.tar": "x"}, r"in 0\.tar \(it is one of 2 archives\)\. Unpack it: tar -xf"),
         ({"a.zip": "x"}, "Unpack it: unzip"),
         ({"mnist/dataset_info.json": "{}", "mnist/mnist-train.tfrecord-0": "x"}, "name: tfds, data_dir: .*mnist"),
@@ -225,6 +226,28 @@ def test_values_that_are_not_captions_are_refused_with_advice(tmp_path: Path, ca
 )
 def test_folders_without_images(tmp_path: Path, contents: dict[str, Any], message: str) -> None:
     assert re.search(message, refusal(make(tmp_path, contents)))
+
+
+def test_metadata_in_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read as the other tables are: lists of captions, splits, and problems with the number of the row."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = pytest.importorskip("pyarrow").table
+    make(tmp_path, {"1.png": None, "2.png": None})
+    path = tmp_path / "metadata.parquet"
+    rows = {"file_name": ["1.png", "2.png"], "text": [["a", "b"], ["c"]], "split": ["train", "test"], "x": [b"1", b"2"]}
+    parquet.write_table(table(rows), path)
+    assert read_folder(tmp_path).entries == {"train": [("1.png", "a"), ("1.png", "b")], "validation": [("2.png", "c")]}
+    parquet.write_table(table({"file_name": ["1.png", "3.png", "2.png"], "text": ["a", "b", None]}), path)
+    assert [(problem.where, problem.what[:24]) for problem in read_folder(tmp_path).problems] == [
+        ("metadata.parquet:1", "there is no image 3.png"),
+        ("metadata.parquet:2", "2.png: its caption 'text"),
+    ]
+    parquet.write_table(table({"id": ["1.png"], "text": ["a"]}), path)
+    assert re.search(r"metadata\.parquet has no column 'file_name': it has id, text", refusal(tmp_path))
+    path.write_bytes(b"PAR1")
+    assert re.search(r"metadata\.parquet is damaged, or not a Parquet file", refusal(tmp_path))
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert re.search(r"pip install 'kgen-core\[parquet\]'.*pandas\.read_parquet\('.*'\)\.to_csv", refusal(tmp_path))
 
 
 def test_the_source_of_captions_can_be_chosen(tmp_path: Path) -> None:

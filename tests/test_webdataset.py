@@ -28,6 +28,7 @@ from kgen.data.datasets.shards.tar import TarError, members
 from kgen.data.datasets.webdataset import WebDataset
 from kgen.data.encoded import images as encoded
 from kgen.data.loader import Loader
+from kgen.data.reading.workers import Workers
 from kgen.testing import DatasetConformance
 
 pytestmark = pytest.mark.portable
@@ -538,21 +539,23 @@ def test_a_copy_for_another_process_reads_the_same(shards: Path) -> None:
     assert pairs(copy) == pairs(dataset) and copy.fingerprint() == dataset.fingerprint()
 
 
-def test_resume_in_the_middle_of_an_epoch(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_are_the_same_after_a_resume_and_with_workers(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A damaged image is replaced in the same way."""
     monkeypatch.setattr(encoded, "READ_AT_START", 0)
     write(shards / "0001.tar", {**sample(4), "0005.png": image(100)[:60], "0005.txt": b"image 5"})
 
-    def batches(start: int) -> list[list[tuple[int, int]]]:
-        dataset = opened(shards, on_error="skip")
+    def batches(start: int, count: int = 0) -> list[list[tuple[int, int]]]:
+        dataset = opened(shards, on_error="skip", draw_captions=True)
         encoder = Words()
         encoder.adapt(dataset.captions("train"))
-        loader = Loader(dataset, encoder, batch_size=4)
-        found = itertools.islice(loader.training(start=start, seed=3), 8 - start)
+        workers = Workers(dataset, count) if count else None
+        loader = Loader(dataset, encoder, batch_size=4, workers=workers)
+        found = list(itertools.islice(loader.training(start=start, seed=3), 8 - start))
+        loader.close()
         return [list(zip(numbers(b["image"]), b["tokens"]["id"].tolist(), strict=True)) for b in found]
 
     whole = batches(0)
-    assert batches(5) == whole[5:] and batches(0) == whole
+    assert batches(5) == whole[5:] and batches(3, count=1) == whole[3:] and batches(0, count=2) == whole
     assert len({number for batch in whole for number, _ in batch}) == 9, "image 5 never appears"
 
 

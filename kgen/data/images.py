@@ -137,7 +137,9 @@ def fit(
     """
     target = (size, size)
     method = Image.Resampling.LANCZOS if min(image.size) >= size else Image.Resampling.BICUBIC
-    if resize == "crop":
+    if image.size == target:
+        pass
+    elif resize == "crop":
         image = ImageOps.fit(image, target, method, centering=(part, part))
     elif resize == "pad":
         fill = background if image.mode == "RGB" else Image.new("RGB", (1, 1), background).convert("L").getpixel((0, 0))
@@ -149,6 +151,14 @@ def fit(
         image = image.resize(target, method)
     pixels = np.array(image)
     return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def square(
+    data: bytes, size: int, channels: int, resize: Resize, background: tuple[int, int, int], part: float = 0.5
+) -> np.ndarray:
+    """Decodes a file, and makes it a square: uint8 (size, size, channels). See `decode` and `fit`."""
+    image = decode(data, background, size=size)
+    return fit(image if channels == 3 else image.convert("L"), size, resize, background, part)
 
 
 def _shrunk(image: Image.Image, least: int) -> Image.Image:

@@ -127,8 +127,7 @@ class Loader:
                 batch["latent"] = self.latents.lookup(numbers)  # (B, *latent_space.shape)
                 images = [functools.partial(self.images.one, number) for number in numbers]
             else:
-                found = self.images.read(numbers)
-                batch["image"] = np.stack(found)  # (B, H, W, C)
+                batch["image"] = found = self.images.read(numbers)  # (B, H, W, C)
                 images = [functools.partial(_same, image) for image in found]  # an encoder may read the same images
             if self.inputs is None:
                 return batch
@@ -149,21 +148,25 @@ class _Images:
         self.keep = fit_into_memory(dataset, split, flip)
         self.kept: dict[int, np.ndarray] = {}
 
-    def read(self, numbers: Sequence[int]) -> list[np.ndarray]:
-        """Images uint8 (H, W, C)."""
+    def read(self, numbers: Sequence[int]) -> np.ndarray:
+        """Images uint8 (B, H, W, C)."""
         missing = [number for number in dict.fromkeys(numbers) if number not in self.kept]
-        if self.workers is not None and missing:
-            images = self.workers.read(self.split, missing, self.flip, self.views)
-        else:
-            images = [image_of(self.dataset, self.split, number, self.flip, self.views) for number in missing]
-        found = dict(zip(missing, images, strict=True))
+        found = dict(zip(missing, images := self._read(missing), strict=True))
         if self.keep:
             self.kept.update(found)
-        return [self.kept[number] if number in self.kept else found[number] for number in numbers]
+        if len(missing) == len(numbers):
+            return images
+        return np.stack([self.kept[number] if number in self.kept else found[number] for number in numbers])
+
+    def _read(self, numbers: Sequence[int]) -> np.ndarray:
+        if self.workers is not None and numbers:
+            return self.workers.read(self.split, numbers, self.flip, self.views)
+        images = [image_of(self.dataset, self.split, number, self.flip, self.views) for number in numbers]
+        return np.stack(images) if images else np.empty(0, np.uint8)
 
     def one(self, number: int) -> np.ndarray:
         """An image uint8 (H, W, C)."""
-        return self.read([number])[0]
+        return np.asarray(self.read([number])[0])
 
 
 def fit_into_memory(dataset: Dataset, split: Split, flip: bool = False) -> bool:

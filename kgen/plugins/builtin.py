@@ -18,7 +18,13 @@ def kgen_components(registry: Registrar) -> None:
         "webdataset", "kgen.data.datasets.webdataset:WebDataset", summary="Captioned images in tar files (WebDataset)"
     )
     registry.dataset(
+        "array_record", "kgen.data.datasets.array_record:ArrayRecord", summary="ArrayRecord files of tf.train.Example"
+    )
+    registry.dataset(
         "parquet", "kgen.data.datasets.parquet:Parquet", summary="Parquet files with images, as Hugging Face has them"
+    )
+    registry.dataset(
+        "hf", "kgen.data.datasets.huggingface:HuggingFace", summary="Datasets of Hugging Face, saved or from the Hub"
     )
     registry.dataset(
         "idx", "kgen.data.datasets.idx:Idx", summary="MNIST, Fashion-MNIST and other datasets in the IDX format"

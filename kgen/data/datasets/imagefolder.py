@@ -34,9 +34,9 @@ class ImageFolder(EncodedImages):
             uses the image; everything else uses the middle. 1: training uses the middle too.
         channels: Number of channels: 3, or 1 for gray.
         background: Color behind transparent parts, and around padded images.
-        captions_from: Source of the captions: "tables" (metadata.jsonl, .csv and the like), "files" (NAME.txt beside
-            NAME.png), "folders" (one per class), "none" (the same text for all images, for models that read no text),
-            or "auto", which takes the first of "tables", "files" and "folders" that exists.
+        captions_from: Source of the captions: "tables" (metadata.jsonl, .csv, .parquet and the like), "files"
+            (NAME.txt beside NAME.png), "folders" (one per class), "none" (the same text for all images, for models
+            that read no text), or "auto", which takes the first of "tables", "files" and "folders" that exists.
         caption_key: Key of the caption in tables and JSON files; null: "text", or the only one of "caption",
             "captions", "description", "prompt", "title", "comment".
         draw_captions: Whether an image with several captions is one example. Training draws one of its captions each

@@ -23,9 +23,8 @@ class Parquet(TableImages):
     It needs pyarrow: ``pip install 'kgen-core[parquet]'``.
 
     The images are bytes, or structures of "bytes" and "path". If there are no bytes, the path names an image file,
-    relative to the Parquet file. A column of captions contains texts, or lists of texts; an image with several captions
-    makes several examples. If there is a column of labels, the examples have the field "label". Its classes have the
-    names that Hugging Face's metadata give them.
+    relative to the Parquet file. A column of captions contains texts, or lists of texts. If there is a column of
+    labels, the examples have the field "label". Its classes have the names that Hugging Face's metadata give them.
 
     Files such as ``train-00000-of-00002.parquet``, ``validation-...``, ``test-...``, and files in folders of these
     names, are splits. The images of "train" are for training, those of all others for validation.
@@ -39,11 +38,15 @@ class Parquet(TableImages):
         path: A folder of ``.parquet`` files, one file, or a pattern such as ``data/train-*.parquet``.
         size: Height and width of the images, in pixels.
         resize: How images become square: "crop" takes the middle, "pad" adds background, "stretch" distorts them.
+        crops: Number of square parts of each image, evenly spaced along its longer side. Training draws one whenever it
+            uses the image; everything else uses the middle. 1: training uses the middle too.
         channels: Number of channels: 3, or 1 for gray.
         background: Color behind transparent parts, and around padded images.
         image_key: The column of images; null: the only one.
         caption_key: The column of captions or labels; null: "text", or the only one of "caption", "captions",
             "description", "prompt", "title", "comment"; else the labels.
+        draw_captions: Whether an image with several captions is one example. Training draws one of its captions each
+            time it uses the image; everything else uses the first. false: every caption makes an example.
         template: Caption with {label} in place of the name of a label, if there is no column of captions. Without
             {label}, it is the caption of all images.
         flip: Whether every training image is also used mirrored.
@@ -64,10 +67,12 @@ class Parquet(TableImages):
         path: Annotated[str, Field(min_length=1)],
         size: Annotated[int, Field(ge=4, le=4096)] = 64,
         resize: Resize = "crop",
+        crops: Annotated[int, Field(ge=1, le=16)] = 1,
         channels: Literal[1, 3] = 3,
         background: str = "white",
         image_key: str | None = None,
         caption_key: str | None = None,
+        draw_captions: bool = False,
         template: Annotated[str, Field(min_length=1)] = "{label}",
         flip: bool = False,
         validation: Annotated[float, Field(ge=0, lt=1)] = 0.0,
@@ -77,10 +82,12 @@ class Parquet(TableImages):
         self.path = path
         self.size = size
         self.resize = resize
+        self.crops = crops
         self.channels = channels
         self.background = background
         self.image_key = image_key
         self.caption_key = caption_key
+        self.draw_captions = draw_captions
         self.template = template
         self.flip = flip
         self.validation = validation

@@ -35,7 +35,7 @@ class WebDataset(ShardImages):
 
     The name of a file up to its first dot is the key of its sample. A sample has one image, and captions in ``KEY.txt``
     or ``KEY.caption`` (one per line) or ``KEY.json``. Its files need not be neighbors. If no sample has captions, the
-    class in ``KEY.cls`` is the caption, and also the label. An image with several captions makes several examples.
+    class in ``KEY.cls`` is the caption, and also the label.
 
     Images are read by their offset, so that shuffling and an exact resume work as for single files. The first start
     reads the headers and captions of all shards; kgen's cache remembers them by the size and times of each shard.
@@ -49,10 +49,14 @@ class WebDataset(ShardImages):
         path: A folder of .tar files, one such file, or a pattern such as "shards/train-{0000..0012}.tar" or "*.tar".
         size: Height and width of the images, in pixels.
         resize: How images become square: "crop" takes the middle, "pad" adds background, "stretch" distorts them.
+        crops: Number of square parts of each image, evenly spaced along its longer side. Training draws one whenever it
+            uses the image; everything else uses the middle. 1: training uses the middle too.
         channels: Number of channels: 3, or 1 for gray.
         background: Color behind transparent parts, and around padded images.
         caption_key: Key of the caption in JSON files; null: "text", "caption", "captions", "description", "prompt",
             "title" or "comment".
+        draw_captions: Whether an image with several captions is one example. Training draws one of its captions each
+            time it uses the image; everything else uses the first. false: every caption makes an example.
         template: Caption with {label} in place of the class, if there are no captions. Without {label}, it is the
             caption of all images.
         flip: Whether every training image is also used mirrored.
@@ -76,9 +80,11 @@ class WebDataset(ShardImages):
         path: Annotated[str, Field(min_length=1)],
         size: Annotated[int, Field(ge=4, le=4096)] = 64,
         resize: Resize = "crop",
+        crops: Annotated[int, Field(ge=1, le=16)] = 1,
         channels: Literal[1, 3] = 3,
         background: str = "white",
         caption_key: str | None = None,
+        draw_captions: bool = False,
         template: Annotated[str, Field(min_length=1)] = DEFAULT_TEMPLATE,
         flip: bool = False,
         validation: Annotated[float, Field(ge=0, lt=1)] = 0.0,
@@ -88,9 +94,11 @@ class WebDataset(ShardImages):
         self.path = path
         self.size = size
         self.resize = resize
+        self.crops = crops
         self.channels = channels
         self.background = background
         self.caption_key = caption_key
+        self.draw_captions = draw_captions
         self.template = template
         self.flip = flip
         self.validation = validation

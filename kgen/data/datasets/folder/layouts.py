@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import PurePosixPath
 
 from kgen.data.datasets.folder.files import Files, describe, parent, suffix
@@ -14,7 +14,7 @@ _EXAMPLE = '{"file_name": "a.png", "text": "a red heart"}'
 
 def seems_to_be(files: Files) -> str | None:
     """Advice for a folder in a known format of another tool; None if the format is not recognized."""
-    for recognize in (_parquet_table, _parquet, _arrow, _archive, _tfds, _idx):
+    for recognize in (_parquet, _arrow, _archive, _tfds, _idx):
         if advice := recognize(files):
             return advice
     return None
@@ -47,34 +47,21 @@ def _with_suffix(files: Files, *suffixes: str) -> list[str]:
     return [name for name in files.others if suffix(name) in suffixes]
 
 
-def _parquet_table(files: Files) -> str | None:
-    tables = [
-        n for n in _with_suffix(files, ".parquet") if files.images and PurePosixPath(n).name == "metadata.parquet"
-    ]
-    if not tables:
-        return None
-    path = files.root / tables[0]
-    return (
-        f'the captions seem to be in {tables[0]}. Make a CSV of it: python -c "import pandas; '
-        f"pandas.read_parquet('{path}').to_csv('{path.with_suffix('.csv')}', index=False)\""
-    )
-
-
 def _parquet(files: Files) -> str | None:
-    return _hugging_face(files, _with_suffix(files, ".parquet"), f"load_dataset('{files.root}', split='train')")
+    return _hugging_face(files, ".parquet", "parquet")
 
 
 def _arrow(files: Files) -> str | None:
-    return _hugging_face(files, _with_suffix(files, ".arrow"), f"load_from_disk('{files.root}')")
+    return _hugging_face(files, ".arrow", "hf")
 
 
-def _hugging_face(files: Files, names: Sequence[str], load: str) -> str | None:
+def _hugging_face(files: Files, kind: str, dataset: str) -> str | None:
+    names = _with_suffix(files, kind)
     if not names or files.images:
         return None
     return (
-        f'{names[0]} seems to be a data set of Hugging Face. Write its images and captions out: python -c "import '
-        f"datasets; [(row['image'].save(f'OUT/{{i}}.png'), open(f'OUT/{{i}}.txt', 'w').write(row['text'])) "
-        f'for i, row in enumerate(datasets.{load})]"'
+        f"{names[0]} seems to be of a dataset of Hugging Face: data: {{name: {dataset}, path: '{files.root}'}} (this "
+        "needs pip install 'kgen-core[parquet]')"
     )
 
 

@@ -47,9 +47,10 @@ def read_folder(
 ) -> Folder:
     """Finds the images below `path`, and their captions in the first of these sources that exists:
 
-    1. Tables: ``metadata.jsonl``, ``.json``, ``.csv`` or ``.tsv``, in any folder; or ``captions*.json``, ``.csv``,
-       ``.txt`` (COCO, Flickr8k) if they contain a table. A row has the name of an image ("file_name") and a caption, or
-       a list of captions. Names are relative to the table. If none of them exists, all folders are searched.
+    1. Tables: ``metadata.jsonl``, ``.json``, ``.csv``, ``.tsv`` or ``.parquet``, in any folder; or ``captions*.json``,
+       ``.csv``, ``.txt`` (COCO, Flickr8k) if they contain a table. A row has the name of an image ("file_name") and a
+       caption, or a list of captions. Names are relative to the table. If none of them exists, all folders are
+       searched.
     2. Files beside the images: ``NAME.txt`` or ``NAME.caption`` with one caption per line; ``NAME.json`` with a
        "caption".
     3. The image's folder, which is its class: `template`, with the name of the folder for {label}.

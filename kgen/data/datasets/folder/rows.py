@@ -1,4 +1,4 @@
-"""Reads the rows of tables in several formats: JSON lines, JSON arrays, COCO's JSON, and separated values."""
+"""Reads the rows of tables: JSON lines, JSON arrays, COCO's JSON, separated values, and Parquet."""
 
 from __future__ import annotations
 
@@ -52,6 +52,8 @@ def read_rows(path: Path) -> list[Line]:
         NotATableError: the content is not a table.
         DataError: the file cannot be read.
     """
+    if suffix(path.name) == ".parquet":
+        return list(_parquet(path))
     try:
         text = read_text(path)
     except TextError as error:
@@ -61,6 +63,27 @@ def read_rows(path: Path) -> list[Line]:
     if suffix(path.name) == ".json":
         return list(_json(text, path))
     return list(_cells(list(io.StringIO(text, newline="")), path))
+
+
+def _parquet(path: Path) -> Iterator[Line]:
+    """Reads the columns of a Parquet file that are not bytes."""
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise DataError(
+            f"imagefolder: to read {path}, pip install 'kgen-core[parquet]' ({error}). Or make a CSV of it: python -c "
+            f"\"import pandas; pandas.read_parquet('{path}').to_csv('{path.with_suffix('.csv')}', index=False)\""
+        ) from error
+    try:
+        with parquet.ParquetFile(path) as file:
+            columns = [field.name for field in file.schema_arrow if "binary" not in str(field.type)]
+            rows = file.read(columns=columns).to_pylist()
+    except (ArrowException, OSError) as error:
+        raise DataError(f"imagefolder: {path} is damaged, or not a Parquet file: {error}") from error
+    if not {name.lower() for name in columns} & set(FILE_COLUMNS):
+        raise DataError(f"imagefolder: {path} has no column 'file_name': it has {', '.join(columns)}")
+    for number, row in enumerate(rows):
+        yield f":{number}", row
 
 
 def _json_lines(text: str) -> Iterator[Line]:

@@ -17,7 +17,7 @@ from kgen.data.datasets.folder.rows import FILE_COLUMNS, Line, NotATableError, R
 from kgen.data.encoded.captions import CAPTION_COLUMNS, MAX_CAPTION
 from kgen.errors import DataError
 
-METADATA = re.compile(r"metadata\.(jsonl|csv|tsv)", re.IGNORECASE)
+METADATA = re.compile(r"metadata\.(jsonl|csv|tsv|parquet)", re.IGNORECASE)
 """Names of files that must be tables of captions."""
 
 PERHAPS = re.compile(r"metadata\.json|captions?(_.*)?\.(jsonl|json|csv|tsv|txt)", re.IGNORECASE)

@@ -163,6 +163,7 @@ class ShardImages(EncodedImages):
             for kind, (count, example) in listing.others.items():
                 before, first = others.get(kind, (0, example))
                 others[kind] = (before + count, first)
+        lines += sorted({note for listing in found for note in listing.notes})
         if others:
             lines.append(f"files that kgen does not read: {describe_kinds(others)}")
         return [f"{self.owner} {self.path}: {line}" for line in lines]

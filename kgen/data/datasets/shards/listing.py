@@ -22,6 +22,7 @@ class Listing:
         sources: Where the captions are from, for people to read.
         others: The number of files of each suffix that were not read, and an example.
         translations: The number of translations that were left out.
+        notes: Lines that say how the shard was read.
         boxes: Whether all captions are numbers of boxes.
     """
 
@@ -35,6 +36,7 @@ class Listing:
     sources: list[str] = field(default_factory=list)
     others: dict[str, tuple[int, str]] = field(default_factory=dict)
     translations: int = 0
+    notes: list[str] = field(default_factory=list)
     boxes: bool = True
 
     def add(self, name: str, place: int, size: int, captions: list[str], label: str, reason: str) -> None:

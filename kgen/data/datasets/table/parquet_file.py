@@ -10,7 +10,7 @@ from typing import Any
 
 from kgen.data.datasets.table.pages import Chunk, Pages, UnknownLayoutError
 from kgen.data.datasets.table.recent import Recent
-from kgen.data.datasets.table.stored import StoredTable, pyarrow
+from kgen.data.datasets.table.stored import StoredTable, first_line, pyarrow
 from kgen.data.images import ImageError
 from kgen.errors import DataError
 
@@ -43,7 +43,7 @@ class ParquetFile(StoredTable):
                 self._metadata = file.metadata
                 self.schema = file.schema_arrow
         except (pyarrow(owner).ArrowException, OSError) as error:
-            raise DataError(f"{owner}: {path} is damaged, or not a Parquet file: {_reason(error)}") from error
+            raise DataError(f"{owner}: {path} is damaged, or not a Parquet file: {first_line(error)}") from error
         self.rows = self._metadata.num_rows
         self._chunks: list[Chunk] = []
         self._known: dict[int, Pages | None] = {}
@@ -53,7 +53,7 @@ class ParquetFile(StoredTable):
             with _parquet(self.owner).ParquetFile(self.path) as file:
                 return file.read(columns=list(columns))
         except (pyarrow(self.owner).ArrowException, OSError) as error:
-            raise DataError(f"{self.owner}: {self.path} is damaged: {_reason(error)}") from error
+            raise DataError(f"{self.owner}: {self.path} is damaged: {first_line(error)}") from error
 
     def use(self, image: str) -> None:
         self._column = image
@@ -123,7 +123,7 @@ class ParquetFile(StoredTable):
             with _parquet(self.owner).ParquetFile(self.path) as file:
                 return file.read_row_group(number, columns=[column])
         except (pyarrow(self.owner).ArrowException, OSError) as error:
-            raise ImageError(f"row group {number} is damaged: {_reason(error)}") from error
+            raise ImageError(f"row group {number} is damaged: {first_line(error)}") from error
 
     def _slow(self) -> list[str]:
         """A note if access to single images is slow: the first row group is compressed in large pages."""
@@ -164,7 +164,3 @@ def _parquet(owner: str) -> Any:
     from pyarrow import parquet
 
     return parquet
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -22,6 +22,11 @@ def pyarrow(owner: str) -> Any:
     return pyarrow
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's message."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 class StoredTable(ABC):
     """A table in a file. No file stays open, so that it can be pickled and read from many threads.
 
@@ -89,9 +94,7 @@ class StoredTable(ABC):
         with self.path.open("rb", buffering=0) as file:
             now = Stamp.of(os.fstat(file.fileno()))
             if (now.size, now.time) != (self.stamp.size, self.stamp.time):
-                raise DataError(
-                    f"{self.owner}: {self.path} was changed: files must stay as they are while a model is trained"
-                )
+                raise self._changed()
 
             def read(position: int, size: int) -> bytes:
                 file.seek(position)
@@ -103,3 +106,6 @@ class StoredTable(ABC):
                 return data
 
             yield read
+
+    def _changed(self) -> DataError:
+        return DataError(f"{self.owner}: {self.path} was changed: files must stay as they are while a model is trained")

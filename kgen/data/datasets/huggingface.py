@@ -1,0 +1,208 @@
+"""Captioned images in datasets of the package `datasets` of Hugging Face."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from kgen.contracts.dataset import Split
+from kgen.data.datasets.folder.divisions import split_named
+from kgen.data.datasets.table import StoredTable, TableImages, pyarrow
+from kgen.data.images import Resize
+from kgen.data.problems import OnError
+from kgen.errors import DataError
+from kgen.plugins.faults import reason
+
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+"""A name on the Hugging Face Hub: "user/name", or "name" for some old ones."""
+
+DICT, STATE = "dataset_dict.json", "state.json"
+"""The files that identify a saved `DatasetDict`, and a saved `Dataset`."""
+
+Files = dict[str, tuple[Path, Split]]
+"""The path and the split of each file, by its name."""
+
+
+class HuggingFace(TableImages):
+    """Images in a dataset that was saved with ``save_to_disk`` of the package datasets, or in one of the Hub.
+
+    To read a folder, it needs pyarrow, and not the package datasets: ``pip install 'kgen-core[parquet]'``. To read a
+    dataset of the Hub, it needs the package datasets, which downloads it into its own cache: ``pip install
+    'kgen-core[hf]'``.
+
+    Columns are those of the dataset `parquet`. The split "train" of a saved `DatasetDict` is for training, those named
+    validation, test and the like are for validation. Each image is read alone, in any order.
+
+    Args:
+        path: The folder, or a name on the Hub, such as "user/name".
+        size: Height and width of the images, in pixels.
+        resize: How images become square: "crop" takes the middle, "pad" adds background, "stretch" distorts them.
+        crops: Number of square parts of each image, evenly spaced along its longer side. Training draws one whenever it
+            uses the image; everything else uses the middle. 1: training uses the middle too.
+        channels: Number of channels: 3, or 1 for gray.
+        background: Color behind transparent parts, and around padded images.
+        image_key: The column of images; null: the only one.
+        caption_key: The column of captions or labels; null: "text", or the only one of "caption", "captions",
+            "description", "prompt", "title", "comment"; else the labels.
+        draw_captions: Whether an image with several captions is one example. Training draws one of its captions each
+            time it uses the image; everything else uses the first. false: every caption makes an example.
+        template: Caption with {label} in place of the name of a label, if there is no column of captions. Without
+            {label}, it is the caption of all images.
+        flip: Whether every training image is also used mirrored.
+        validation: Share of the training images that is used for validation, if there is no validation split.
+        holdout: Captions to keep out of training and validation; they form the split "holdout".
+        on_error: What to do about damaged images and missing captions: "refuse" to train, or "skip" them.
+
+    Raises:
+        DataError: a package is not installed; a file is damaged, or was changed while it was used; the dataset cannot
+            be downloaded; there is nothing to train on; a column is missing or ambiguous; there is a problem that is
+            not to be skipped.
+    """
+
+    owner = "hf"
+
+    def __init__(
+        self,
+        *,
+        path: Annotated[str, Field(min_length=1)],
+        size: Annotated[int, Field(ge=4, le=4096)] = 64,
+        resize: Resize = "crop",
+        crops: Annotated[int, Field(ge=1, le=16)] = 1,
+        channels: Literal[1, 3] = 3,
+        background: str = "white",
+        image_key: str | None = None,
+        caption_key: str | None = None,
+        draw_captions: bool = False,
+        template: Annotated[str, Field(min_length=1)] = "{label}",
+        flip: bool = False,
+        validation: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        holdout: tuple[str, ...] = (),
+        on_error: OnError = "refuse",
+    ) -> None:
+        self.path = path
+        self.size = size
+        self.resize = resize
+        self.crops = crops
+        self.channels = channels
+        self.background = background
+        self.image_key = image_key
+        self.caption_key = caption_key
+        self.draw_captions = draw_captions
+        self.template = template
+        self.flip = flip
+        self.validation = validation
+        self.holdout = holdout
+        self.on_error = on_error
+        pyarrow(self.owner)
+        folder = Path(path).expanduser()
+        self._open_tables(saved(folder) if folder.exists() or not HUB_NAME.fullmatch(path) else downloaded(path))
+
+    def _table(self, path: Path, name: str) -> StoredTable:
+        from kgen.data.datasets.table.arrow_file import ArrowFile
+
+        return ArrowFile(path, name, self.owner)
+
+
+def saved(folder: Path) -> Files:
+    """The files of a folder that `save_to_disk` wrote. Raises DataError if it is no such folder."""
+    if (folder / STATE).is_file():
+        return {name: (folder / name, "train") for name in _data_files(folder)}
+    if not (folder / DICT).is_file():
+        raise DataError(f"hf: {folder} {_advice(folder)}")
+    names = _read(folder / DICT).get("splits")
+    if not isinstance(names, list) or not names:
+        raise DataError(f"hf: {folder / DICT} names no splits")
+    splits = _splits([str(name) for name in names], str(folder))
+    return {
+        f"{name}/{file}": (folder / name / file, split)
+        for name, split in splits.items()
+        for file in _data_files(folder / name)
+    }
+
+
+def downloaded(name: str) -> Files:
+    """The files of a dataset of the Hub, which the package datasets downloads. Raises DataError."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(
+            f"hf: there is no folder {name}. If it is a name on the Hub, the package datasets downloads it, which is "
+            f"not installed ({error}): pip install 'kgen-core[hf]'. Or download its files: huggingface-cli download "
+            f"{name} --repo-type dataset --local-dir FOLDER. If they are .parquet files, use the dataset parquet"
+        ) from error
+    try:
+        found = datasets.load_dataset(name)
+    except Exception as error:  # network errors, unknown names and broken files raise many types
+        raise DataError(
+            f"hf: there is no folder {name}, and the package datasets cannot load it from the Hub: {reason(error)}"
+        ) from error
+    return _cached(found, name)
+
+
+def _cached(found: Mapping[str, Any], name: str) -> Files:
+    """The files in the cache of the package datasets that hold a `DatasetDict`."""
+    files: Files = {}
+    for key, split in _splits(list(found), name).items():
+        stored = [Path(file["filename"]) for file in found[key].cache_files]
+        if not stored:
+            raise DataError(f"hf: {name} is not in the cache of the package datasets: save it with save_to_disk")
+        files |= {f"{key}/{path.name}": (path, split) for path in stored}
+    return files
+
+
+def _splits(names: Sequence[str], place: str) -> dict[str, Split]:
+    """The splits of kgen, by those of the dataset. Raises DataError if there is nothing to train on."""
+    if len(names) == 1:
+        return {names[0]: "train"}
+    splits = {name: split for name in names if (split := split_named(name))}
+    if unknown := [name for name in names if name not in splits]:
+        raise DataError(
+            f"hf: {place} has the splits {', '.join(names)}, of which kgen does not know '{unknown[0]}'. Give the "
+            "folder of one split as path, after save_to_disk, or rename it"
+        )
+    if "train" not in splits.values():
+        raise DataError(f"hf: {place} has no split 'train', but {', '.join(names)}. Give the folder of one as path")
+    return splits
+
+
+def _data_files(folder: Path) -> list[str]:
+    """The names of the Arrow files of a saved `Dataset`."""
+    state = _read(folder / STATE)
+    try:
+        names = [str(file["filename"]) for file in state["_data_files"]]
+    except (KeyError, TypeError) as error:
+        raise DataError(f"hf: {folder / STATE} does not name the files of the dataset") from error
+    if state.get("_indices_data_files") or state.get("_indices_files"):
+        raise DataError(f"hf: {folder} holds rows in another order than its files: save dataset.flatten_indices()")
+    if outside := [name for name in names if Path(name).name != name]:
+        raise DataError(f"hf: {folder / STATE} names {outside[0]}, which is outside the folder")
+    return names
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"hf: {path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise DataError(f"hf: {path} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise DataError(f"hf: {path} is not a JSON object")
+    return found
+
+
+def _advice(folder: Path) -> str:
+    """Says why a path is no saved dataset, and what it may be."""
+    if not folder.is_dir():
+        return f"is {'not a folder' if folder.exists() else 'not there'}"
+    what = f"was not saved by save_to_disk of the package datasets: it holds neither {DICT} nor {STATE}"
+    if below := sorted([*folder.glob(f"*/{DICT}"), *folder.glob(f"*/{STATE}")]):
+        return f"{what}, but {below[0].parent} does: give it as path"
+    if next(folder.rglob("*.parquet"), None):
+        return f"{what}. It holds Parquet files: data: {{name: parquet, path: '{folder}'}}"
+    return what
