@@ -222,6 +222,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # importing TensorFlow imports Keras with its backend
     if args.tool:
         print(json.dumps(measure(args.tool, args.folder, args.workers, args.images)), flush=True)
         os._exit(0)  # some of the tools wait for their threads

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 
-from kgen.contracts.dataset import Dataset, Split
+from kgen.contracts.dataset import Dataset, Problem, Split
 from kgen.errors import DataError
 from kgen.spaces import Space
 
@@ -32,6 +32,27 @@ class Loaded(Odd):
     def image(self, split: Split, index: int) -> np.ndarray:
         print("a plugin may print")
         return np.full((2, 2, 3), sum(name in sys.modules for name in FRAMEWORKS), np.uint8)
+
+
+class Skipping(Odd):
+    """Image 3 takes the place of images 1 and 2, which is known only after one of them was read."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, str] = {}
+
+    def image(self, split: Split, index: int) -> np.ndarray:
+        if index in (1, 2):
+            self.found[f"image {index}"] = "broken"
+        return np.full((2, 2, 3), self.replacement(split, index), np.uint8)
+
+    def replacement(self, split: Split, index: int) -> int:
+        return 3 if f"image {index}" in self.found else index
+
+    def report(self, problem: Problem) -> None:
+        self.found[problem.where] = problem.what
+
+    def problems(self) -> list[Problem]:
+        return [Problem(where, what) for where, what in sorted(self.found.items(), reverse=True)]
 
 
 class Process(Odd):

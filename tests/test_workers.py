@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from odd_datasets import Broken, Faulty, Killed, Loaded, Odd, Process
+from odd_datasets import Broken, Faulty, Killed, Loaded, Odd, Process, Skipping
 from PIL import Image
 
 from kgen.contracts.dataset import Dataset, Split
+from kgen.data import images
 from kgen.data import loader as loading
 from kgen.data.datasets.imagefolder import ImageFolder
+from kgen.data.datasets.mixture import Mixture
 from kgen.data.datasets.shapes import Shapes
 from kgen.data.loader import Loader
 from kgen.data.reading.workers import Workers, make_workers
@@ -48,17 +50,23 @@ def take(loader: Loader, count: int, start: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kept", [False, True])
-@pytest.mark.parametrize("name", ["imagefolder", "shapes"])
+@pytest.mark.parametrize("name", ["imagefolder", "shapes", "mixture"])
 def test_batches_do_not_depend_on_the_number_of_workers(
     folder: Path, name: str, kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loading, "MEMORY_LIMIT", 2**30 if kept else 0)
-    dataset: Dataset = ImageFolder(path=str(folder), size=16) if name == "imagefolder" else Shapes(size=16, count=23)
+    of_folder = {"name": "imagefolder", "path": str(folder), "size": 16}
+    dataset: Dataset = {
+        "imagefolder": lambda: ImageFolder(path=str(folder), size=16, crops=3),
+        "shapes": lambda: Shapes(size=16, count=23),
+        "mixture": lambda: Mixture(datasets=({**of_folder, "weight": 2}, {**of_folder, "resize": "pad", "weight": 1})),
+    }[name]()
     expected = take(Loader(dataset, None, batch_size=5, flip=True), 20)  # two passes
     assert len(np.unique(expected.reshape(100, -1), axis=0)) > 30  # of 46; shapes may repeat
     for count in (1, 2):
         workers = Workers(dataset, count)
-        monkeypatch.setattr(type(dataset), "image", refused)  # in this process
+        monkeypatch.setattr(Shapes, "image", refused)  # in this process
+        monkeypatch.setattr(images, "decode", refused)
         np.testing.assert_array_equal(
             take(Loader(dataset, None, batch_size=5, flip=True, workers=workers), 20), expected
         )
@@ -86,6 +94,16 @@ def test_a_damaged_image_is_replaced_with_its_caption(
     for row in (4, 5):
         np.testing.assert_array_equal(batch["image"][row], batch["image"][6])
     assert sorted(problem.where for problem in dataset.problems()) == ["04.png", "05.jpg"]
+
+
+def test_an_image_that_a_worker_replaced_is_replaced_with_its_caption() -> None:
+    """The dataset is told of it, because the worker has a copy of the dataset."""
+    dataset = Skipping()
+    loader = Loader(dataset, Captions(), batch_size=100, workers=Workers(dataset, 2))  # type: ignore[arg-type]
+    (batch,) = loader.once()
+    loader.close()
+    expected = [0, 3, 3, *range(3, 100)]
+    assert batch["tokens"]["number"].tolist() == batch["image"][:, 0, 0, 0].tolist() == expected
 
 
 class Captions:

@@ -88,6 +88,15 @@ class Dataset(Configurable, ABC):
         """View `number` (0 to `views` - 1) of an image, of the same shape as `image`. It raises what `image` raises."""
         return self.image(split, index)
 
+    def decoded_by(self, call: Callable[..., Any]) -> Dataset | None:
+        """The same dataset, whose images are decoded by `call(function, *arguments)`, in another process.
+
+        It must share its state with this dataset. The function must be one of a module, and it must be possible to
+        pickle the arguments. What the function raises is raised by `call`. Default: None, so that every worker process
+        gets a copy of the dataset, and reads images itself.
+        """
+        return None
+
     def texts(self, split: Split, index: int) -> Sequence[str]:
         """All captions of an example, at least one."""
         return (self.captions(split)[index],)

@@ -153,6 +153,14 @@ def fit(
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
+def square(
+    data: bytes, size: int, channels: int, resize: Resize, background: tuple[int, int, int], part: float = 0.5
+) -> np.ndarray:
+    """Decodes a file, and makes it a square: uint8 (size, size, channels). See `decode` and `fit`."""
+    image = decode(data, background, size=size)
+    return fit(image if channels == 3 else image.convert("L"), size, resize, background, part)
+
+
 def _shrunk(image: Image.Image, least: int) -> Image.Image:
     """Reduces a large image by an integer factor, to at least `least`, in strips that need no large copy."""
     factor = min(image.size) // least if least else 1

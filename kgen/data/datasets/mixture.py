@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -96,6 +97,14 @@ class Mixture(Dataset):
     def texts(self, split: Split, index: int) -> Sequence[str]:
         part, row = self._find(split, index)
         return self._parts[part].texts(split, row)
+
+    def decoded_by(self, call: Callable[..., Any]) -> Mixture | None:
+        parts = [part.decoded_by(call) for part in self._parts]
+        if None in parts:
+            return None
+        same = copy.copy(self)
+        same._parts = [part for part in parts if part is not None]
+        return same
 
     def replacement(self, split: Split, index: int) -> int:
         number, row = self._find(split, index)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import json
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ import numpy as np
 from kgen.contracts.dataset import SPLITS, Column, Dataset, Problem, Split, short_digest
 from kgen.data.encoded.checked import Stamp, unchecked, write_checked
 from kgen.data.encoded.scan import scan
-from kgen.data.images import ImageError, Resize, background_color, decode, fit
+from kgen.data.images import ImageError, Resize, background_color, decode, square
 from kgen.data.problems import OnError, refuse
 from kgen.data.splits import check_holdout, some
 from kgen.errors import DataError
@@ -59,6 +60,9 @@ class EncodedImages(Dataset):
     validation: float
     holdout: tuple[str, ...]
     on_error: OnError
+
+    _call: Callable[..., Any] | None = None
+    """Calls a function in another process."""
 
     @abstractmethod
     def _encoded(self, name: str) -> bytes:
@@ -135,6 +139,11 @@ class EncodedImages(Dataset):
 
     def captions(self, split: Split) -> Sequence[str]:
         return self._captions.get(split, ())
+
+    def decoded_by(self, call: Callable[..., Any]) -> EncodedImages:
+        same = copy.copy(self)
+        same._call = call
+        return same
 
     def texts(self, split: Split, index: int) -> Sequence[str]:
         if not self.draw_captions:
@@ -231,8 +240,8 @@ class EncodedImages(Dataset):
         return Path(self.path).expanduser()
 
     def _pixels(self, data: bytes, part: float) -> np.ndarray:
-        image = decode(data, self._color, size=self.size)
-        return fit(image if self.channels == 3 else image.convert("L"), self.size, self.resize, self._color, part)
+        options = (self.size, self.channels, self.resize, self._color, part)
+        return square(data, *options) if self._call is None else np.asarray(self._call(square, data, *options))
 
     def _look(self, names: Sequence[str]) -> tuple[dict[str, Stamp], list[Problem]]:
         """The stamps of the images that are there, and problems for the others."""

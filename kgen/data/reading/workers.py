@@ -1,13 +1,4 @@
-"""Processes that read and decode images for the loader, so that this work is spread over the cores.
-
-A worker imports the module of the dataset, but no framework: it starts within half a second and takes 50 MB of memory.
-(A process of grain imports JAX where it is installed, and imports the main program again.)
-
-Requests and images pass through pipes. Pipes need no shared memory, which is scarce in containers, and of which killed
-processes leave pieces behind. They cost a tenth of a millisecond per image of 256x256 pixels. A worker ends when its
-pipe is closed, and therefore also if the training process is killed. It ignores Ctrl-C and SIGTERM: the training
-process completes its step, and then closes the pipes.
-"""
+"""Processes that decode images for the loader, so that this work is spread over the cores."""
 
 from __future__ import annotations
 
@@ -15,60 +6,23 @@ import contextlib
 import os
 import pickle
 import queue
-import signal
-import subprocess
-import sys
 import threading
-import traceback
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import IO, Any, BinaryIO, NamedTuple, cast
+from typing import Any
 
 import numpy as np
 
 from kgen.contracts.dataset import Dataset, Problem, Split
-from kgen.errors import DataError, KgenError
+from kgen.data.reading.process import PATIENCE, WITHOUT, Process
+from kgen.errors import DataError
 
 MOST = 8
 """Largest number of workers that is chosen automatically."""
 
 MOST_BYTES = 2**28
 """Largest size of a pickled dataset for which workers are chosen automatically, because each worker has a copy."""
-
-PIPE = 2**20
-"""Size of the buffer of a pipe, in bytes, where the system allows it."""
-
-PATIENCE = 5.0
-"""Seconds that workers have to end before they are killed."""
-
-PROGRAM = (
-    "import pickle, sys; sys.path = pickle.load(sys.stdin.buffer); from kgen.data.reading.workers import work; work()"
-)
-"""The program of a worker. It is no function of `multiprocessing`, which would import the main program."""
-
-WITHOUT = "set fit.workers to 0, so that threads of the training process read the images"
-
-
-class Request(NamedTuple):
-    """Images of a split to read, in the numbering of `image_of`."""
-
-    split: Split
-    numbers: Sequence[int]
-    flip: bool
-    views: int
-
-
-class Reply(NamedTuple):
-    """The answer to a request. Unless it has an error, the bytes of the images follow it.
-
-    Args:
-        problems: What was wrong with images in whose place others were read, unless the worker has said it before.
-        error: What was raised in place of the images.
-    """
-
-    problems: Sequence[Problem] = ()
-    error: Exception | None = None
 
 
 def image_of(dataset: Dataset, split: Split, number: int, flip: bool, views: int) -> np.ndarray:
@@ -91,18 +45,18 @@ def usual_workers() -> int:
     return min(cores - 1, MOST)
 
 
-# ---- the training process ----------------------------------------------------------------------------------------
-
-
 class Workers:
-    """Reads images of a dataset in several processes, which start at the first call of `read`.
+    """Reads images of a dataset with several processes, which start when they are first needed.
+
+    If the dataset lets other processes decode (`Dataset.decoded_by`), threads of this process read the files, and the
+    processes decode them. Else every process has a copy of the dataset, and reads images itself.
 
     Args:
-        dataset: The dataset, of which every process has a copy.
+        dataset: The dataset.
         count: Number of processes.
 
     Attributes:
-        size: The size of the copy that is sent to each process, in bytes.
+        size: The size of the copy that is sent to each process, in bytes; 0 if none is sent.
 
     Raises:
         DataError: the dataset cannot be sent to another process.
@@ -110,14 +64,16 @@ class Workers:
 
     def __init__(self, dataset: Dataset, count: int) -> None:
         self.dataset, self.count = dataset, count
-        pickled = _pickled(dataset)
+        self._idle: queue.SimpleQueue[Process] = queue.SimpleQueue()
+        self._decoded = dataset.decoded_by(self._call)
+        pickled = b"" if self._decoded is not None else _pickled(dataset)
         self.size = len(pickled)
-        self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
-        processes = [_Process(pickled) for _ in range(count)]
+        processes = [Process((_hold, pickled) if pickled else None) for _ in range(count)]
         for process in processes:
             self._idle.put(process)
         self._reporting = threading.Lock()
-        self._threads = ThreadPoolExecutor(count, thread_name_prefix="kgen-images")
+        threads = count if self._decoded is None else 2 * count  # half of them read files
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="kgen-images")
         self._end = weakref.finalize(self, _end, self._threads, processes)
 
     def read(self, split: Split, numbers: Sequence[int], flip: bool = False, views: int = 1) -> np.ndarray:
@@ -130,10 +86,19 @@ class Workers:
             DataError: a worker ended.
         """
         images = np.empty((len(numbers), *self.dataset.image_space.shape), np.uint8)
-        size = max(1, -(-len(numbers) // (2 * self.count)))
-        starts = range(0, len(numbers), size)
-        requests = [Request(split, numbers[start : start + size], flip, views) for start in starts]
-        for _ in self._threads.map(self._ask, requests, [images[start : start + size] for start in starts]):
+        size = 1 if self._decoded is not None else max(1, -(-len(numbers) // (2 * self.count)))
+
+        def read(start: int) -> None:
+            part = slice(start, start + size)
+            if self._decoded is None:
+                found, problems = self._call(_read_held, split, numbers[part], flip, views)
+                self._report(problems)
+            else:
+                found = [image_of(self._decoded, split, number, flip, views) for number in numbers[part]]
+            for place, image in zip(images[part], found, strict=True):
+                place[...] = _checked(image, self.dataset)
+
+        for _ in self._threads.map(read, range(0, len(numbers), size)):
             pass
         return images
 
@@ -141,17 +106,17 @@ class Workers:
         """Ends the processes. Nothing can be read after that."""
         self._end()
 
-    def _ask(self, request: Request, images: np.ndarray) -> None:
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         process = self._idle.get()
         try:
-            reply = process.ask(request, images)
+            return process.call(function, *arguments)
         finally:
             self._idle.put(process)
+
+    def _report(self, problems: Sequence[Problem]) -> None:
         with self._reporting:
-            for problem in reply.problems:
+            for problem in problems:
                 self.dataset.report(problem)
-        if reply.error is not None:
-            raise reply.error
 
 
 def make_workers(dataset: Dataset, count: int | None) -> Workers | None:
@@ -171,89 +136,15 @@ def make_workers(dataset: Dataset, count: int | None) -> Workers | None:
     return None
 
 
-class _Process:
-    """A worker, which starts with the first request, as seen by the training process."""
-
-    def __init__(self, dataset: bytes) -> None:
-        self.dataset = dataset
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def ask(self, request: Request, images: np.ndarray) -> Reply:
-        """Reads images (rows, H, W, C) into an array, unless the reply has an error."""
-        try:
-            if self.process is None:
-                self.process = _started(self.dataset)
-                self.dataset = b""
-            assert self.process.stdin is not None and self.process.stdout is not None
-            with contextlib.suppress(BrokenPipeError):  # the worker may have said why before it ended
-                pickle.dump(request, self.process.stdin)
-                self.process.stdin.flush()
-            reply = pickle.load(self.process.stdout)
-            if reply.error is None:
-                _receive(self.process.stdout, images)
-            return cast(Reply, reply)
-        except (OSError, EOFError, pickle.UnpicklingError) as error:
-            raise DataError(
-                f"a worker process that reads images ended {self._how()}: if memory ran out, make fit.workers smaller; "
-                f"or {WITHOUT}"
-            ) from error
-
-    def stop(self) -> None:
-        """Closes the pipe of requests, at whose end the worker ends."""
-        if self.process is not None and self.process.stdin is not None:
-            with contextlib.suppress(OSError, ValueError):
-                self.process.stdin.close()
-
-    def wait(self, seconds: float) -> None:
-        """Waits for the end of the worker, and kills it if it takes longer."""
-        if self.process is None:
-            return
-        try:
-            self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-    def _how(self) -> str:
-        if self.process is None:
-            return "before it began"
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            code = self.process.wait(PATIENCE)
-            return f"by signal {-code}" if code < 0 else f"with status {code}"
-        return "its output"
+def _checked(image: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """Returns an image; raises ValueError if it is not what the contract says."""
+    shape = dataset.image_space.shape
+    if image.shape != shape or image.dtype != np.uint8:
+        raise ValueError(f"{type(dataset).__name__} returned an image {image.dtype} {image.shape}, not uint8 {shape}")
+    return image
 
 
-def _started(dataset: bytes) -> subprocess.Popen[bytes]:
-    """A new worker in a process group of its own, so that Ctrl-C does not reach it while it starts."""
-    group: dict[str, Any] = {"process_group": 0}
-    if sys.platform == "win32":
-        group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    process = subprocess.Popen([sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, **group)
-    assert process.stdin is not None and process.stdout is not None
-    with contextlib.suppress(ImportError, AttributeError, OSError):  # only Linux has it, and it has a limit
-        import fcntl
-
-        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, PIPE)
-    with contextlib.suppress(BrokenPipeError):
-        pickle.dump(sys.path, process.stdin)
-        process.stdin.write(dataset)
-    return process
-
-
-def _receive(stream: IO[bytes], images: np.ndarray) -> None:
-    rest = _bytes(images)
-    while rest:
-        if not (count := stream.readinto(rest)):  # type: ignore[attr-defined]  # of a BufferedReader
-            raise EOFError
-        rest = rest[count:]
-
-
-def _bytes(images: np.ndarray) -> memoryview:
-    """The bytes of images, without a copy."""
-    return images.reshape(-1).view(np.uint8).data
-
-
-def _end(threads: ThreadPoolExecutor, processes: Sequence[_Process]) -> None:
+def _end(threads: ThreadPoolExecutor, processes: Sequence[Process]) -> None:
     threads.shutdown(wait=False, cancel_futures=True)
     for process in processes:
         process.stop()
@@ -271,59 +162,21 @@ def _pickled(dataset: Dataset) -> bytes:
         raise DataError(f"dataset {name} cannot be sent to worker processes ({error}): {WITHOUT}") from error
 
 
-# ---- a worker ----------------------------------------------------------------------------------------------------
+# ---- in a worker that has a copy of the dataset ------------------------------------------------------------------
+
+_held: list[Dataset] = []
+_told: set[Problem] = set()
 
 
-def work() -> None:
-    """The main function of a worker: reads the dataset and then requests from stdin, and writes replies to stdout."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a plugin prints must not be among the replies
-    with contextlib.suppress(EOFError, OSError):  # the training process has ended
-        try:
-            dataset = pickle.load(requests)
-        except EOFError:
-            raise
-        except Exception as error:
-            _send(replies, Reply(error=_portable(error)), [])
-            return
-        told = set(dataset.problems())
-        while True:
-            images, failure = _images(dataset, pickle.load(requests))
-            new = [problem for problem in dataset.problems() if problem not in told]
-            _send(replies, Reply(new, failure), images)
-            told.update(new)
+def _hold(pickled: bytes) -> None:
+    _held.append(pickle.loads(pickled))
+    _told.update(_held[0].problems())
 
 
-def _images(dataset: Dataset, request: Request) -> tuple[list[np.ndarray], Exception | None]:
-    """Images (H, W, C), or an error in place of them."""
-    images, shape = [], dataset.image_space.shape
-    try:
-        for number in request.numbers:
-            image = image_of(dataset, request.split, number, request.flip, request.views)
-            if image.shape != shape or image.dtype != np.uint8:
-                name = type(dataset).__name__
-                raise ValueError(f"{name} returned an image {image.dtype} {image.shape}, and not uint8 {shape}")
-            images.append(image)
-    except Exception as error:
-        return [], _portable(error)
-    return images, None
-
-
-def _send(stream: BinaryIO, reply: Reply, images: Sequence[np.ndarray]) -> None:
-    pickle.dump(reply, stream)
-    for image in images:
-        stream.write(_bytes(np.ascontiguousarray(image)))
-    stream.flush()
-
-
-def _portable(error: Exception) -> Exception:
-    """An error that can be sent to the training process. A fault of the program has the worker's traceback."""
-    if not isinstance(error, KgenError):
-        error.add_note(f"In a worker process:\n{''.join(traceback.format_exception(error))}")
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError("".join(traceback.format_exception(error)))
-    return error
+def _read_held(split: Split, numbers: Sequence[int], flip: bool, views: int) -> tuple[list[np.ndarray], list[Problem]]:
+    """Images (H, W, C), and the problems of images in whose place others were read, unless they were told before."""
+    (dataset,) = _held
+    images = [np.ascontiguousarray(image_of(dataset, split, number, flip, views)) for number in numbers]
+    new = [problem for problem in dataset.problems() if problem not in _told]
+    _told.update(new)
+    return images, new

@@ -1,0 +1,181 @@
+"""A process that calls functions, as seen from both sides.
+
+It imports the modules of these functions, and no framework unless they need one: it starts within half a second and
+takes 50 MB of memory. (A process of grain imports JAX where it is installed, and imports the main program again.)
+
+Calls and results pass through pipes. Pipes need no shared memory, which is scarce in containers, and of which killed
+processes leave pieces behind. They cost a tenth of a millisecond per image of 256x256 pixels. The process ends when its
+pipe is closed, and therefore also if the training process is killed. It ignores Ctrl-C and SIGTERM: the training
+process completes its step, and then closes the pipes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from typing import IO, Any
+
+import numpy as np
+
+from kgen.errors import DataError, KgenError
+
+PIPE = 2**20
+"""Size of the buffer of a pipe, in bytes, where the system allows it."""
+
+PATIENCE = 5.0
+"""Seconds that a process has to end before it is killed."""
+
+PROGRAM = (
+    "import pickle, sys; sys.path = pickle.load(sys.stdin.buffer); from kgen.data.reading.process import work; work()"
+)
+"""The program. It is no function of `multiprocessing`, which would import the main program."""
+
+WITHOUT = "set fit.workers to 0, so that threads of the training process read the images"
+
+Message = tuple[bool, bytes, list[int]]
+"""Whether the call failed; the result or the exception, pickled without arrays; and the sizes of these, in bytes."""
+
+
+class Process:
+    """A process that starts with the first call.
+
+    Args:
+        first: A function and its arguments, which is called first; None: there is none.
+    """
+
+    def __init__(self, first: tuple[Any, ...] | None = None) -> None:
+        self.first = first
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Calls a function of a module. The arguments and the result must allow to be pickled.
+
+        Raises:
+            Exception: what the function raised.
+            DataError: the process ended.
+        """
+        try:
+            if self.process is None:
+                self.process = _started()
+                if self.first is not None:
+                    first, self.first = self.first, None
+                    self._call(*first)
+            return self._call(function, *arguments)
+        except (OSError, EOFError, pickle.UnpicklingError) as error:
+            if self._is_running():
+                raise
+            raise DataError(
+                f"a worker process that reads images ended {self._how()}: if memory ran out, make fit.workers smaller; "
+                f"or {WITHOUT}"
+            ) from error
+
+    def _call(self, *call: Any) -> Any:
+        assert self.process is not None and self.process.stdin is not None and self.process.stdout is not None
+        pickle.dump(call, self.process.stdin, pickle.HIGHEST_PROTOCOL)
+        self.process.stdin.flush()
+        message: Message = pickle.load(self.process.stdout)
+        failed, data, sizes = message
+        result = pickle.loads(data, buffers=[_received(self.process.stdout, size) for size in sizes])
+        if failed:
+            raise result
+        return result
+
+    def stop(self) -> None:
+        """Closes the pipe of calls, at whose end the process ends."""
+        if self.process is not None and self.process.stdin is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self.process.stdin.close()
+
+    def wait(self, seconds: float) -> None:
+        """Waits for the end of the process, and kills it if it takes longer."""
+        if self.process is None:
+            return
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def _is_running(self) -> bool:
+        """Whether an OSError came from the function, and not from the pipes, whose end is the end of the process."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.process is not None and self.process.wait(0.2) is None
+        return True
+
+    def _how(self) -> str:
+        code = self.process.returncode if self.process is not None else 0
+        return f"by signal {-code}" if code < 0 else f"with status {code}"
+
+
+def _started() -> subprocess.Popen[bytes]:
+    """A new process, in a process group of its own, so that Ctrl-C does not reach it while it starts."""
+    group: dict[str, Any] = {"process_group": 0}
+    if sys.platform == "win32":
+        group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, **group)
+    assert process.stdin is not None and process.stdout is not None
+    with contextlib.suppress(ImportError, AttributeError, OSError):  # only Linux has it, and it has a limit
+        import fcntl
+
+        for pipe in (process.stdin, process.stdout):
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE)
+    pickle.dump(sys.path, process.stdin)
+    return process
+
+
+def _received(stream: IO[bytes], size: int) -> memoryview:
+    buffer = np.empty(size, np.uint8).data
+    rest = buffer
+    while rest:
+        if not (count := stream.readinto(rest)):  # type: ignore[attr-defined]  # of a BufferedReader
+            raise EOFError
+        rest = rest[count:]
+    return buffer
+
+
+# ---- in the process ----------------------------------------------------------------------------------------------
+
+
+def work() -> None:
+    """The main function: reads calls from stdin, and writes results to what was stdout."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    calls, results = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a plugin prints must not be among the results
+    with contextlib.suppress(EOFError, BrokenPipeError):  # the training process has ended
+        while True:
+            for piece in _answer(calls):
+                results.write(piece)
+            results.flush()
+
+
+def _answer(calls: IO[bytes]) -> list[Any]:
+    """The pieces of the message that answers the next call."""
+    buffers: list[pickle.PickleBuffer] = []
+    try:
+        function, *arguments = pickle.load(calls)
+        result = function(*arguments)
+        data = pickle.dumps(result, 5, buffer_callback=buffers.append)
+    except EOFError:
+        raise
+    except Exception as error:
+        return [pickle.dumps((True, pickle.dumps(_portable(error)), []))]
+    arrays = [buffer.raw() for buffer in buffers]
+    return [pickle.dumps((False, data, [array.nbytes for array in arrays])), *arrays]
+
+
+def _portable(error: Exception) -> Exception:
+    """An error that can be sent to the training process. A fault of the program has the traceback from here."""
+    if not isinstance(error, KgenError):
+        error.add_note(f"In a worker process:\n{''.join(traceback.format_exception(error))}")
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError("".join(traceback.format_exception(error)))
+    return error
