@@ -139,7 +139,7 @@ def test_cached_latents_hold_every_view(folder: Path, tmp_path: Path, flip: bool
     )
     for one, other in zip(images, latents, strict=True):
         values = one["image"].mean((1, 2, 3)) / 127.5 - 1
-        np.testing.assert_allclose(other["latent"].mean((1, 2, 3)), values, atol=1e-5)
+        np.testing.assert_allclose(other["latent"].mean((1, 2, 3)), values, 2**-11, 1e-5)  # float16
         np.testing.assert_array_equal(one["tokens"]["id"], other["tokens"]["id"])
 
 

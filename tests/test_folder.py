@@ -216,7 +216,11 @@ def test_values_that_are_not_captions_are_refused_with_advice(tmp_path: Path, ca
     [
         ({"data/train-0.parquet": "PAR1"}, r"Hugging Face: data: \{name: parquet, path: .*kgen-core\[parquet\]"),
         ({"data-0.arrow": "x", "state.json": "{}"}, r"Hugging Face: data: \{name: hf, path: "),
-        ({"0.tar": "x", "1.tar": "x"}, r"in 0\.tar \(it is one of 2 archives\)\. Unpack it: tar -xf"),
+        (
+            {"0.tar": "x", "1.tar": "x"},
+            r"in 0\.tar \(it is one of 2 archives\)\. Unpack it: tar -xf .*name: webdataset,",
+        ),
+        ({"0.array_record": "x"}, r"ArrayRecord files: data: \{name: array_record, path: "),
         ({"a.zip": "x"}, "Unpack it: unzip"),
         ({"mnist/dataset_info.json": "{}", "mnist/mnist-train.tfrecord-0": "x"}, "name: tfds, data_dir: .*mnist"),
         ({"train-images-idx3-ubyte.gz": "x"}, "name: idx"),

@@ -24,6 +24,7 @@ from kgen.contracts.dataset import Dataset
 from kgen.data.datasets.huggingface import HuggingFace
 from kgen.data.datasets.table.arrow_file import ArrowFile
 from kgen.data.loader import Loader
+from kgen.data.reading.workers import make_workers
 from kgen.testing import DatasetConformance
 
 pa = pytest.importorskip("pyarrow")
@@ -144,15 +145,18 @@ def test_a_dataset_can_be_pickled(folder: Path) -> None:
     assert len(data) < 20_000 and shown(pickle.loads(data)) == list(enumerate(TEXTS))
 
 
-def test_a_resume_in_the_middle_of_a_pass_gives_the_same_batches(folder: Path) -> None:
+def test_a_resume_in_the_middle_of_a_pass_gives_the_same_batches_with_two_workers(folder: Path) -> None:
     encoder = Words()
     encoder.adapt(TEXTS)
 
-    def batches(start: int, count: int) -> list[Any]:
-        training = Loader(opened(folder), encoder, batch_size=5).training(start=start, seed=3)
-        return list(itertools.islice(iter(training), count))
+    def batches(start: int, count: int, processes: int) -> list[Any]:
+        dataset = opened(folder)
+        loader = Loader(dataset, encoder, batch_size=5, workers=make_workers(dataset, processes))
+        found = list(itertools.islice(iter(loader.training(start=start, seed=3)), count))
+        loader.close()
+        return found
 
-    for one, other in zip(batches(0, 6)[4:], batches(4, 2), strict=True):
+    for one, other in zip(batches(0, 6, 0)[4:], batches(4, 2, 2), strict=True):
         np.testing.assert_array_equal(one["image"], other["image"])
         np.testing.assert_array_equal(one["tokens"]["id"], other["tokens"]["id"])
         words = [encoder.words[token - 2] for token in one["tokens"]["id"]]

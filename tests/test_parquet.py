@@ -26,6 +26,7 @@ from kgen.data.datasets.table import parquet_file
 from kgen.data.datasets.table.parquet_file import ParquetFile
 from kgen.data.encoded import images as encoded
 from kgen.data.loader import Loader
+from kgen.data.reading.workers import make_workers
 from kgen.testing import DatasetConformance
 
 pa = pytest.importorskip("pyarrow")
@@ -317,15 +318,18 @@ def test_a_dataset_can_be_pickled(table: Path) -> None:
     assert len(data) < 20_000 and shown(pickle.loads(data)) == list(enumerate(TEXTS))
 
 
-def test_a_resume_in_the_middle_of_a_pass_gives_the_same_batches(table: Path) -> None:
+def test_a_resume_in_the_middle_of_a_pass_gives_the_same_batches_with_two_workers(table: Path) -> None:
     encoder = Words()
     encoder.adapt(TEXTS)
 
-    def batches(start: int, count: int) -> list[Any]:
-        training = Loader(opened(table), encoder, batch_size=5).training(start=start, seed=3)
-        return list(itertools.islice(iter(training), count))
+    def batches(start: int, count: int, processes: int) -> list[Any]:
+        dataset = opened(table)
+        loader = Loader(dataset, encoder, batch_size=5, workers=make_workers(dataset, processes))
+        found = list(itertools.islice(iter(loader.training(start=start, seed=3)), count))
+        loader.close()
+        return found
 
-    for one, other in zip(batches(0, 6)[4:], batches(4, 2), strict=True):
+    for one, other in zip(batches(0, 6, 0)[4:], batches(4, 2, 2), strict=True):
         np.testing.assert_array_equal(one["image"], other["image"])
         np.testing.assert_array_equal(one["tokens"]["id"], other["tokens"]["id"])
         words = [encoder.words[token - 2] for token in one["tokens"]["id"]]
@@ -441,7 +445,7 @@ def test_folders_without_tables(tmp_path: Path) -> None:
         (folder / file).write_bytes(b"x")
         with pytest.raises(DataError, match=rf"parquet: .* holds no \.parquet file: .*{advice}"):
             opened(folder)
-    for path, message in (("no", "no is not there"), ("no/*.parquet", "has a name of the pattern")):
+    for path, message in (("no", "no is not there"), ("no/*.parquet", "there is no file")):
         with pytest.raises(DataError, match=f"parquet: .*{message}"):
             opened(tmp_path / path)
 

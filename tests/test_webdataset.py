@@ -219,7 +219,8 @@ def test_images_and_captions_go_together(shards: Path) -> None:
     expected = [(i, f"image {i}") for i in range(COUNT)]
     assert pairs(opened(shards)) == expected
     assert pairs(opened(shards / "0001.tar")) == expected[4:8]
-    for pattern in ("*.tar", "{0000..0002}.tar", "{0000,0001,0002}.tar", "000[0-2].tar"):
+    (shards / "README").write_text("about them")
+    for pattern in ("*", "*.tar", "{0000..0002}.tar", "{0000,0001,0002}.tar", "000[0-2].tar"):
         assert pairs(opened(f"{shards}/{pattern}")) == expected
     assert pairs(opened(f"{shards}/{{0001..0002}}.tar")) == expected[4:]
     assert "12 images in 3 shards; captions are from KEY.txt" in opened(shards).notes()[0]
@@ -491,7 +492,9 @@ def test_compressed_shards_are_refused(tmp_path: Path, name: str) -> None:
         ("shards/{0..99999999}.tar", "stands for more than 100 files"),
         ("https://a/b.tar", "is not on this computer"),
         ("pipe:cat a.tar", "is not on this computer"),
-        ("other", r"other holds no \.tar file, but 1 \.txt \(a\.txt\)"),
+        ("other", r"other holds no \.tar file: it holds 1 \.txt \(a\.txt\)"),
+        ("more", r"more holds no \.tar file: parquet reads what it holds: data: \{name: parquet, path: '.*more'\}"),
+        ("images", r"holds no \.tar file: it holds images: data: \{name: imagefolder"),
     ],
 )
 def test_paths_without_shards(
@@ -499,8 +502,9 @@ def test_paths_without_shards(
 ) -> None:
     monkeypatch.setattr(places, "MAX_SHARDS", 100)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "a.txt").write_text("a")
+    for name in ("other/a.txt", "more/a.parquet", "images/a.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("a")
     with pytest.raises(DataError, match=f"webdataset: .*{message}"):
         opened(path)
 

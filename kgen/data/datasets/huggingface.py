@@ -31,9 +31,9 @@ Files = dict[str, tuple[Path, Split]]
 class HuggingFace(TableImages):
     """Images in a dataset that was saved with ``save_to_disk`` of the package datasets, or in one of the Hub.
 
-    To read a folder, it needs pyarrow, and not the package datasets: ``pip install 'kgen-core[parquet]'``. To download
-    a dataset, or to find it in the cache of the package datasets, it needs this package, which then divides it into
-    splits: ``pip install 'kgen-core[hf]'``.
+    To read a folder, it needs pyarrow, and not the package datasets: ``pip install 'kgen-core[parquet]'``. To read a
+    dataset of the Hub, it needs the package datasets, which downloads it into its own cache: ``pip install
+    'kgen-core[hf]'``.
 
     Columns are those of the dataset `parquet`. The split "train" of a saved `DatasetDict` is for training, those named
     validation, test and the like are for validation. Each image is read alone, in any order.

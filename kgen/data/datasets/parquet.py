@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from kgen.contracts.dataset import Problem
-from kgen.data.datasets.folder.files import Files, describe, find_files, suffix
+from kgen.data.datasets.shards.places import Kind, find_shards
 from kgen.data.datasets.shards.splits import split_files
 from kgen.data.datasets.table import StoredTable, TableImages, pyarrow
 from kgen.data.images import Resize
 from kgen.data.problems import OnError
-from kgen.errors import DataError
+
+KIND = Kind("parquet", ".parquet", re.compile(r".*\.parquet", re.IGNORECASE))
 
 
 class Parquet(TableImages):
@@ -35,7 +35,8 @@ class Parquet(TableImages):
     process. The start of a run says if this is slow.
 
     Args:
-        path: A folder of ``.parquet`` files, one file, or a pattern such as ``data/train-*.parquet``.
+        path: A folder of ``.parquet`` files, one file, or a pattern such as ``data/train-*.parquet``, also with
+            braces, as in ``{0000..0012}``.
         size: Height and width of the images, in pixels.
         resize: How images become square: "crop" takes the middle, "pad" adds background, "stretch" distorts them.
         crops: Number of square parts of each image, evenly spaced along its longer side. Training draws one whenever it
@@ -94,43 +95,11 @@ class Parquet(TableImages):
         self.holdout = holdout
         self.on_error = on_error
         pyarrow(self.owner)
-        root, names, problems, chosen = _find(path)
-        splits = split_files(names, self.owner, str(root), chosen)
-        self._open_tables({name: (root / name, splits[name]) for name in names}, problems)
+        found = find_shards(path, KIND)
+        splits = split_files(found.names, self.owner, str(found.root), found.chosen)
+        self._open_tables({name: (found.root / name, splits[name]) for name in found.names}, found.problems)
 
     def _table(self, path: Path, name: str) -> StoredTable:
         from kgen.data.datasets.table.parquet_file import ParquetFile
 
         return ParquetFile(path, name, self.owner)
-
-
-def _find(path: str) -> tuple[Path, list[str], Sequence[Problem], bool]:
-    """The folder, the names of the files in it, problems, and whether a pattern or a file chose the files."""
-    place = Path(path).expanduser()
-    if place.is_file():
-        return place.parent, [place.name], (), True
-    if not place.is_dir() and "*" in path:
-        parts = place.parts
-        depth = next(i for i, part in enumerate(parts) if "*" in part)
-        root = Path(*parts[:depth])
-        found = sorted(file for file in root.glob("/".join(parts[depth:])) if file.is_file())
-        names = [name.relative_to(root).as_posix() for name in found if suffix(name.name) == ".parquet"]
-        if not names:
-            raise DataError(f"parquet: no .parquet file has a name of the pattern {path}")
-        return root, names, (), True
-    files = find_files(place, "parquet")
-    names = [name for name in files.others if suffix(name) == ".parquet"]
-    if not names:
-        raise DataError(f"parquet: {place} holds no .parquet file: {_advice(files)}")
-    return place, names, files.problems, False
-
-
-def _advice(files: Files) -> str:
-    """What else a folder may be."""
-    kinds = {suffix(name) for name in files.others}
-    for kind, name in ((".arrow", "hf"), (".tar", "webdataset")):
-        if kind in kinds:
-            return f"it holds {kind} files, which another dataset reads: data: {{name: {name}, path: '{files.root}'}}"
-    if files.images:
-        return f"it holds images: data: {{name: imagefolder, path: '{files.root}'}}"
-    return f"it holds {describe(files.others)}" if files.others else "it is empty"

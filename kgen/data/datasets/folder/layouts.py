@@ -14,7 +14,7 @@ _EXAMPLE = '{"file_name": "a.png", "text": "a red heart"}'
 
 def seems_to_be(files: Files) -> str | None:
     """Advice for a folder in a known format of another tool; None if the format is not recognized."""
-    for recognize in (_parquet, _arrow, _archive, _tfds, _idx):
+    for recognize in (_parquet, _arrow, _archive, _tfds, _array_record, _idx):
         if advice := recognize(files):
             return advice
     return None
@@ -81,7 +81,8 @@ def _archive(files: Files) -> str | None:
         return None
     many = f" (it is one of {len(archives)} archives)" if len(archives) > 1 else ""
     command = unpack[suffix(archives[0])](str(files.root / archives[0]))
-    return f"the images seem to be in {archives[0]}{many}. Unpack it: {command}"
+    whole = f", or read tar files as they are: data: {{name: webdataset, path: '{files.root}'}}"
+    return f"the images seem to be in {archives[0]}{many}. Unpack it: {command}{whole * archives[0].endswith('.tar')}"
 
 
 def _tfds(files: Files) -> str | None:
@@ -90,6 +91,12 @@ def _tfds(files: Files) -> str | None:
     if not infos or not stored or files.images:
         return None
     return f"it seems to be of tensorflow-datasets: data: {{name: tfds, data_dir: '{files.root / parent(infos[0])}'}}"
+
+
+def _array_record(files: Files) -> str | None:
+    if files.images or not any(re.search(r"\.array_?record(-\d+-of-\d+)?$", name) for name in files.others):
+        return None
+    return f"it seems to hold ArrayRecord files: data: {{name: array_record, path: '{files.root}'}}"
 
 
 def _idx(files: Files) -> str | None:

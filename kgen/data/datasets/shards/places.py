@@ -10,11 +10,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kgen.contracts.dataset import Problem
-from kgen.data.datasets.folder.files import describe, find_files
+from kgen.data.datasets.folder.files import Files, describe, find_files
 from kgen.errors import DataError
 
 MAX_SHARDS = 1_000_000
 """Largest number of file names that a pattern may stand for."""
+
+OTHERS = {
+    r".*\.tar": "webdataset",
+    r".*\.parquet": "parquet",
+    r".*\.arrow": "hf",
+    r".*\.array_?record(-\d+-of-\d+)?": "array_record",
+}
+"""The datasets that read a file, by the form of its name."""
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -74,8 +82,7 @@ def find_shards(path: str, kind: Kind) -> Shards:
         names = [name for name in files.others if kind.form.fullmatch(name.rpartition("/")[2])]
         _refuse(place, files.others, kind)
         if not names:
-            others = describe([*files.others, *files.images]) or "nothing"
-            raise DataError(f"{kind.owner}: {place} holds no {kind.suffix} file, but {others}")
+            raise DataError(f"{kind.owner}: {place} holds no {kind.suffix} file: {_instead(files)}")
         return Shards(place, names, False, files.problems)
     if place.exists():
         _refuse(place.parent, [place.name], kind)
@@ -85,7 +92,18 @@ def find_shards(path: str, kind: Kind) -> Shards:
     root = Path(*_fixed(place))
     names = sorted({Path(found).relative_to(root).as_posix() for found in _matches(str(place), kind)})
     _refuse(root, names, kind)
-    return Shards(root, names, True)
+    usual = [name for name in names if kind.form.fullmatch(name.rpartition("/")[2])]
+    return Shards(root, usual or names, True)
+
+
+def _instead(files: Files) -> str:
+    """What a folder without shards of a kind holds."""
+    for form, dataset in OTHERS.items():
+        if any(re.fullmatch(form, name, re.IGNORECASE) for name in files.others):
+            return f"{dataset} reads what it holds: data: {{name: {dataset}, path: '{files.root}'}}"
+    if files.images:
+        return f"it holds images: data: {{name: imagefolder, path: '{files.root}'}}"
+    return f"it holds {describe(files.others)}" if files.others else "it is empty"
 
 
 def _refuse(root: Path, names: list[str], kind: Kind) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 Value = TypeVar("Value")
 
 
 class Recent(Generic[Value]):
-    """The values that were used last. It is thread-safe, and empty after it was pickled.
+    """The values that were used last. It is thread-safe.
 
     Args:
         limit: Largest total size, in bytes. The value that was used last stays even if it is larger.
@@ -37,9 +37,3 @@ class Recent(Generic[Value]):
             while self._size > self._limit and len(self._kept) > 1:
                 self._size -= self._kept.popitem(last=False)[1][1]
         return value
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"limit": self._limit}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["limit"])  # type: ignore[misc]
