@@ -4,7 +4,7 @@ It imports the modules of these functions, and no framework unless they need one
 takes 50 MB of memory. (A process of grain imports JAX where it is installed, and imports the main program again.)
 
 Calls and results pass through pipes. Pipes need no shared memory, which is scarce in containers, and of which killed
-processes leave pieces behind. They cost a tenth of a millisecond per image of 256x256 pixels. The process ends when its
+processes leave pieces behind. They cost 0.25 ms of CPU per image of 256x256. The process ends when its
 pipe is closed, and therefore also if the training process is killed. It ignores Ctrl-C and SIGTERM: the training
 process completes its step, and then closes the pipes.
 """
