@@ -26,7 +26,7 @@ def write_inventory(dataset: Dataset, path: Path) -> None:
     lines = (json.dumps([name, *digests], ensure_ascii=True) for name, digests in sorted(dataset.inventory().items()))
     data = "".join(f"{line}\n" for line in lines).encode()
     with atomic_file(path) as temporary:
-        temporary.write_bytes(gzip.compress(data, mtime=0))
+        temporary.write_bytes(gzip.compress(data, compresslevel=4, mtime=0))
 
 
 def read_inventory(path: Path) -> Inventory | None:

@@ -21,6 +21,8 @@ def check_holdout(holdout: Sequence[str], captions: Collection[str], owner: str)
 
 def some(keys: Sequence[str], fraction: float) -> set[str]:
     """A share of the distinct keys, at least one if `fraction` is not 0. It hardly changes if keys are added."""
-    ordered = sorted(set(keys), key=lambda key: hashlib.sha256(key.encode()).digest())
-    count = max(1, round(fraction * len(ordered))) if fraction and len(ordered) > 1 else 0
-    return set(ordered[:count])
+    different = set(keys) if fraction else set()
+    if len(different) < 2:
+        return set()
+    ordered = sorted(different, key=lambda key: hashlib.sha256(key.encode()).digest())
+    return set(ordered[: max(1, round(fraction * len(ordered)))])

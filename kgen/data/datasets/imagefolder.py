@@ -10,6 +10,7 @@ from pydantic import Field
 
 from kgen.data.datasets.folder import CaptionsFrom, read_folder
 from kgen.data.encoded import EncodedImages, Stamp
+from kgen.data.encoded.collection import without_collection
 from kgen.data.images import Resize
 from kgen.data.problems import OnError
 from kgen.errors import DataError
@@ -92,8 +93,9 @@ class ImageFolder(EncodedImages):
         if "{label}" not in template:
             raise DataError(f"imagefolder: template '{template}' must hold {{label}}")
         self._folder = Path(path).expanduser()
-        found = read_folder(self._folder, captions_from, caption_key, template, split_folders)
-        self._open(found.entries, problems=found.problems, notes=found.notes, labels=found.labels)
+        with without_collection():
+            found = read_folder(self._folder, captions_from, caption_key, template, split_folders)
+            self._open(found.entries, problems=found.problems, notes=found.notes, labels=found.labels)
 
     def _encoded(self, name: str) -> bytes:
         return (self._folder / name).read_bytes()

@@ -15,6 +15,12 @@ Found = TypeVar("Found")
 CHUNK = 64
 """Number of items that a thread takes at once, by default."""
 
+QUICK = 5e-5
+"""Seconds per item below which threads are slower than none."""
+
+GRACE = 0.02
+"""Seconds for which the first items may take longer."""
+
 SAY_AFTER = 10.0
 """Seconds between two progress messages of a long scan."""
 
@@ -24,20 +30,23 @@ def scan(
 ) -> list[Found]:
     """Returns the result of `look` for each item, in order.
 
-    Threads take chunks from one iterator, without a queue. Therefore an interrupt, which only the main thread receives,
-    cannot leave a lock locked or a queue full, as it could inside of a pool's `submit`.
+    This thread looks at the items alone as long as that is quick, such as asking for the size of a file: threads would
+    hinder each other. Then threads take chunks from one iterator, without a queue. Therefore an interrupt, which only
+    the main thread receives, cannot leave a lock locked or a queue full, as it could inside of a pool's `submit`.
 
     Args:
         items: The items.
         look: A thread-safe function of an item. Its exceptions are raised here.
         what: The name of the items in progress messages on stderr: "imagefolder my-images".
-        chunk: Number of items that a thread takes at once. For so few items in total, no threads are started.
+        chunk: Number of items that a thread takes at once.
         unit: What the items are, in progress messages.
     """
-    if len(items) <= chunk:
-        return [look(item) for item in items]
     found: list[Found | None] = [None] * len(items)
-    starts = iter(range(0, len(items), chunk))  # its next() is atomic
+    first, began = 0, time.perf_counter()
+    while first < len(items) and time.perf_counter() - began < GRACE + QUICK * first:
+        found[first : first + chunk] = map(look, items[first : first + chunk])
+        first += chunk
+    starts = iter(range(first, len(items), chunk))  # its next() is atomic
     failures: list[BaseException] = []
     done: list[int] = []
     ended = False
@@ -53,11 +62,13 @@ def scan(
         except BaseException as error:  # raised again in the calling thread
             failures.append(error)
 
+    if first >= len(items):
+        return found  # type: ignore[return-value]  # no item is None
     threads = [threading.Thread(target=work, daemon=True) for _ in range(_workers())]
     try:
         for thread in threads:
             thread.start()
-        _wait(threads, lambda: min(len(done) * chunk, len(items)), len(items), (what, unit))
+        _wait(threads, lambda: min(first + len(done) * chunk, len(items)), len(items), (what, unit))
     finally:
         ended = True  # each thread stops after its current item
     if failures:

@@ -52,7 +52,7 @@ def find_divisions(images: Sequence[str], root: str) -> Divisions:
         DataError: there are only validation images; or folders at another level have names of splits, so that images of
             a test set would be used for training.
     """
-    paths = [name.split("/")[:-1] for name in images]
+    paths = [folder.split("/") if folder else [] for folder in dict.fromkeys(map(parent, images))]
     for depth in range(max(map(len, paths))):
         names = {path[depth] for path in paths if len(path) > depth}
         splits = {name: split for name in names if (split := split_named(name))}

@@ -72,7 +72,7 @@ def parent(name: str) -> str:
 
 def escaped(text: str) -> str:
     """Escapes the parts of a text that UTF-8 cannot represent (halves of surrogate pairs, from texts that were cut)."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def normalized(name: str) -> str:
@@ -113,23 +113,34 @@ def _names(root: Path, problems: list[Problem]) -> Iterator[str]:
     status = root.stat()
     seen = {(status.st_dev, status.st_ino): "."}
 
-    def unreadable(error: OSError) -> None:
-        where = Path(error.filename).relative_to(root).as_posix()
-        problems.append(Problem(escaped(where), f"the folder cannot be read: {error.strerror}"))
-
-    for place, folders, files in os.walk(root, followlinks=True, onerror=unreadable):
-        here = Path(place).relative_to(root).as_posix()
-        prefix = "" if here == "." else f"{here}/"
-        if _is_run(files):
-            folders.clear()
+    waiting = [""]
+    while waiting:
+        prefix = waiting.pop()
+        try:
+            with os.scandir(root / prefix) as entries:  # it knows, without another call, what is a file
+                found = {entry.name: entry for entry in entries}
+        except OSError as error:
+            where = prefix.rstrip("/") or "."
+            problems.append(Problem(escaped(where), f"the folder cannot be read: {error.strerror}"))
             continue
-        folders[:] = sorted(f for f in folders if _is_wanted(f) and _is_new(place, f, prefix, seen, problems))
-        for name in filter(_is_wanted, files):
-            path = os.path.join(place, name)  # noqa: PTH118 - faster, for millions of files
-            if os.path.isfile(path):  # noqa: PTH113
+        folders = []
+        if _is_run(found):
+            continue
+        for name, entry in found.items():
+            if not _is_wanted(name):
+                continue
+            try:
+                is_file, is_folder = entry.is_file(), entry.is_dir()
+            except OSError:  # a link to itself
+                is_file = is_folder = False
+            if is_file:
                 yield prefix + name
-            elif os.path.islink(path):  # noqa: PTH114
+            elif is_folder:
+                folders.append(entry)
+            elif entry.is_symlink():
                 problems.append(Problem(escaped(prefix + name), "this symbolic link is broken"))
+        new = [folder for folder in sorted(folders, key=_name) if _is_new(folder, prefix, seen, problems)]
+        waiting += [f"{prefix}{folder.name}/" for folder in reversed(new)]
 
 
 def _is_run(files: Collection[str]) -> bool:
@@ -141,10 +152,14 @@ def _is_wanted(name: str) -> bool:
     return not name.startswith(".") and name.lower() not in LEFT_BY_SYSTEMS
 
 
-def _is_new(place: str, folder: str, prefix: str, seen: dict[tuple[int, int], str], problems: list[Problem]) -> bool:
+def _name(entry: os.DirEntry[str]) -> str:
+    return entry.name
+
+
+def _is_new(folder: os.DirEntry[str], prefix: str, seen: dict[tuple[int, int], str], problems: list[Problem]) -> bool:
     """Whether a folder is new. If it is not, a problem is added, unless a link leads back to a folder above."""
-    status = os.stat(os.path.join(place, folder))  # noqa: PTH116, PTH118
-    name = prefix + folder
+    status = os.stat(folder)  # noqa: PTH116 - `folder.stat()` has no inode on Windows
+    name = prefix + folder.name
     before = seen.setdefault((status.st_dev, status.st_ino), name)
     if before == name:
         return True

@@ -65,7 +65,7 @@ class Table:
     name: str
     lines: list[Line]
 
-    @property
+    @functools.cached_property
     def columns(self) -> list[str]:
         rows = (row for _, row in self.lines if isinstance(row, dict))
         return list(dict.fromkeys(key for row in rows for key in row if isinstance(key, str)))
@@ -263,9 +263,10 @@ def _entries(row: Row, file: str, name: str, column: str) -> list[Entry]:
         if problem := wrong_caption(caption, column):
             raise _RowError(f"{name}: its caption {problem}")
     split = row.get("split")
-    if split is not None and split_named(str(split)) is None:
+    named = None if split is None else split_named(str(split))
+    if split is not None and named is None:
         raise _RowError(f"{name}: its split {split!r} is not train, validation or test")
-    return [Entry(file, caption, split_named(str(split))) for caption in dict.fromkeys(captions)]
+    return [Entry(file, caption, named) for caption in dict.fromkeys(captions)]
 
 
 def wrong_caption(caption: Any, column: str) -> str | None:
