@@ -43,11 +43,15 @@ def decoded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[bytes]:
     monkeypatch.setenv("KGEN_CACHE", str(tmp_path / "cache"))
     found: list[bytes] = []
 
-    def decode(data: bytes, *args: Any, **options: Any) -> Image.Image:
-        found.append(data)
-        return images.decode(data, *args, **options)
+    def watched(function: Callable[..., Any]) -> Callable[..., Any]:
+        def called(data: bytes, *args: Any, **options: Any) -> Any:
+            found.append(data)
+            return function(data, *args, **options)
 
-    monkeypatch.setattr(encoded, "decode", decode)
+        return called
+
+    for name in ("decode", "square"):
+        monkeypatch.setattr(encoded, name, watched(getattr(images, name)))
     return found
 
 

@@ -23,12 +23,19 @@ def test_several_threads_take_part_and_end() -> None:
     met = threading.Barrier(2)  # broken unless two threads wait at the same time
 
     def look(item: int) -> bool:
-        if item in (0, module.CHUNK):
+        if item < module.CHUNK:
+            time.sleep(0.001)  # so slow that threads are needed
+        elif item in (module.CHUNK, 2 * module.CHUNK):
             met.wait(10)
         return True
 
     assert all(scan(range(4 * module.CHUNK), look, "test"))
     assert threading.active_count() == before
+
+
+def test_quick_items_need_no_thread() -> None:
+    threads = set(scan(range(2000), lambda item: threading.current_thread(), "test"))
+    assert threads == {threading.current_thread()}
 
 
 @pytest.mark.parametrize("count", [10, 1000])
