@@ -18,7 +18,7 @@ from kgen import DataError, make_dataset
 from kgen.contracts.dataset import SPLITS, Dataset, Problem
 from kgen.data.datasets.mixture import Mixture
 from kgen.data.loader import Loader
-from kgen.data.rows import training_rows
+from kgen.data.rows import training_order
 from kgen.testing import DatasetConformance
 
 pytestmark = pytest.mark.portable
@@ -77,18 +77,17 @@ def test_each_dataset_has_its_share_at_all_times(weights: list[float]) -> None:
     """After n examples, each has had its share of n, up to one example for each dataset; also far into a training."""
     shares = [(50 + n, weight / sum(weights)) for n, weight in enumerate(weights)]
     starts = np.cumsum([0, *(count for count, _ in shares)])
-    rows = training_rows(int(starts[-1]), 7, shares)
+    order = training_order(int(starts[-1]), 7, shares)
     for first in (0, 10**9 + 13):
         counts = np.zeros(len(weights))
-        for n in range(500):
-            counts[np.searchsorted(starts, rows[first + n], side="right") - 1] += 1
+        for n, row in enumerate(order(range(first, first + 500))):
+            counts[np.searchsorted(starts, row, side="right") - 1] += 1
             expected = (n + 1) * np.array([share for _, share in shares])
             assert np.abs(counts - expected).max() <= len(weights), (first, n)
 
 
 def test_each_dataset_has_passes_of_its_own() -> None:
-    rows = training_rows(8, 3, [(5, 0.5), (3, 0.5)])
-    seen = [rows[n] for n in range(60)]
+    seen = training_order(8, 3, [(5, 0.5), (3, 0.5)])(range(60))
     first, second = [row for row in seen if row < 5], [row for row in seen if row >= 5]
     for start in range(0, 30, 5):
         assert sorted(first[start : start + 5]) == list(range(5))
@@ -98,8 +97,8 @@ def test_each_dataset_has_passes_of_its_own() -> None:
 
 
 def test_without_weights_every_example_is_used_once_per_pass(folder: dict[str, Any]) -> None:
-    rows = training_rows(12, 5)
-    assert sorted(rows[n] for n in range(12)) == sorted(rows[n] for n in range(12, 24)) == list(range(12))
+    order = training_order(12, 5)
+    assert sorted(order(range(12))) == sorted(order(range(12, 24))) == list(range(12))
     assert not mixture(SHAPES, folder).shares("train")
 
 

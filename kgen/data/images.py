@@ -161,6 +161,11 @@ def square(
     return fit(image if channels == 3 else image.convert("L"), size, resize, background, part)
 
 
+def square_file(path: str, *options: Any) -> np.ndarray:
+    """Reads a file and calls `square`. Raises OSError if it cannot be read."""
+    return square(Path(path).read_bytes(), *options)
+
+
 def _shrunk(image: Image.Image, least: int) -> Image.Image:
     """Reduces a large image by an integer factor, to at least `least`, in strips that need no large copy."""
     factor = min(image.size) // least if least else 1

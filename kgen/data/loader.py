@@ -16,7 +16,7 @@ from kgen.data.conditions import Reader
 from kgen.data.latents import LatentCache
 from kgen.data.reading.meter import Meter
 from kgen.data.reading.workers import Workers, image_of
-from kgen.data.rows import Visits, training_rows
+from kgen.data.rows import ENDLESS, drawn, training_order
 
 Batch = dict[str, Any]
 
@@ -79,11 +79,15 @@ class Loader:
         If there are several views or captions of an example, one is drawn each time, which also depends on nothing but
         the seed and the step.
         """
-        rows = training_rows(self.count, seed, self.shares)
-        if self.draws:
-            rows = grain.MapDataset.range(len(rows)).map(Visits(rows, self.views, seed))
-        rows = rows[self.shard :: self.shards].batch(self.batch_size // self.shards)
-        return self._read(rows[start:])
+        order = training_order(self.count, seed, self.shares)
+
+        def batch(step: int) -> Batch:
+            first = step * self.batch_size
+            positions = range(first + self.shard, first + self.batch_size, self.shards)
+            rows = order(positions)
+            return self._batch(rows, drawn(seed, positions)) if self.draws else self._batch(rows)
+
+        return self._threads(grain.MapDataset.range(start, ENDLESS).map(batch))
 
     def __len__(self) -> int:
         """Number of batches in one pass."""
@@ -101,10 +105,7 @@ class Loader:
         return self._threads(rows)
 
     def _weighted(self, rows: np.ndarray) -> Batch:
-        return {**self._batch(rows % self.count), "weight": (rows < self.count).astype(np.float32)}
-
-    def _read(self, rows: grain.MapDataset) -> grain.IterDataset:
-        return self._threads(rows.map(self._batch))
+        return {**self._batch((rows % self.count).tolist()), "weight": (rows < self.count).astype(np.float32)}
 
     def close(self) -> None:
         """Ends the workers. Nothing can be read after that."""
@@ -117,10 +118,13 @@ class Loader:
         threads = min(max(2, busy), 16)
         return batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(8, threads)))
 
-    def _batch(self, visits: np.ndarray) -> Batch:
-        """Makes a batch of rows (B,), or of `Visits` (B, 3)."""
-        rows, view, caption = visits.T if self.draws and visits.ndim == 2 else (visits, 0, None)
-        numbers = (rows * self.views + view).tolist()
+    def _batch(self, rows: Sequence[int], draws: np.ndarray | None = None) -> Batch:
+        """Makes a batch of B rows. The numbers `draws` (B,) choose their views and captions; None: the first ones."""
+        views: Sequence[int] = [0] * len(rows)
+        captions: Sequence[int | None] = [None] * len(rows)
+        if draws is not None:
+            captions, views = (numbers.tolist() for numbers in np.divmod(draws, self.views))
+        numbers = [row * self.views + view for row, view in zip(rows, views, strict=True)]
         with self.meter.reading(len(rows)):
             batch: Batch = {}
             if self.latents is not None:
@@ -131,8 +135,7 @@ class Loader:
                 images = [functools.partial(_same, image) for image in found]  # an encoder may read the same images
             if self.inputs is None:
                 return batch
-            captions = [None] * len(rows) if caption is None else caption.tolist()
-            visited = zip(rows.tolist(), captions, images, strict=True)
+            visited = zip(rows, captions, images, strict=True)
             return {**batch, **self.read([self.inputs.drawn(*visit) for visit in visited])}
 
 

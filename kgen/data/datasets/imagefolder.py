@@ -100,8 +100,11 @@ class ImageFolder(EncodedImages):
     def _encoded(self, name: str) -> bytes:
         return (self._folder / name).read_bytes()
 
+    def _file(self, name: str) -> str:
+        return str(self._folder / name)
+
     def _stamp(self, name: str) -> Stamp:
         return Stamp.of(os.stat(f"{self._folder}/{name}"))  # noqa: PTH116 - faster, for millions of files
 
     def _where(self, name: str) -> str:
-        return str(self._folder / name)
+        return self._file(name)

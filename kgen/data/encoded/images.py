@@ -16,7 +16,7 @@ import numpy as np
 from kgen.contracts.dataset import SPLITS, Column, Dataset, Problem, Split, short_digest
 from kgen.data.encoded.checked import Stamp, unchecked, write_checked
 from kgen.data.encoded.scan import scan
-from kgen.data.images import ImageError, Resize, background_color, decode, square
+from kgen.data.images import ImageError, Resize, background_color, decode, square, square_file
 from kgen.data.problems import OnError, refuse
 from kgen.data.splits import check_holdout, some
 from kgen.errors import DataError
@@ -73,6 +73,10 @@ class EncodedImages(Dataset):
             ImageError: there is no image, or it is damaged.
             DataError: its file is no longer the one that was opened.
         """
+
+    def _file(self, name: str) -> str | None:
+        """The path of a file that holds the image alone, so that another process can read it. Default: none."""
+        return None
 
     @abstractmethod
     def _stamp(self, name: str) -> Stamp:
@@ -164,7 +168,7 @@ class EncodedImages(Dataset):
             used = self.replacement(split, index)
             name = entries[used % len(entries)][0]
             try:
-                pixels = self._pixels(self._encoded(name), part)
+                pixels = self._pixels(name, part)
             except OSError as error:
                 raise DataError(
                     f"{self.owner}: {self._where(name)} cannot be read: {error.strerror or error}. Images must stay as "
@@ -239,9 +243,13 @@ class EncodedImages(Dataset):
     def _place(self) -> Path:
         return Path(self.path).expanduser()
 
-    def _pixels(self, data: bytes, part: float) -> np.ndarray:
+    def _pixels(self, name: str, part: float) -> np.ndarray:
         options = (self.size, self.channels, self.resize, self._color, part)
-        return square(data, *options) if self._call is None else np.asarray(self._call(square, data, *options))
+        if self._call is None:
+            return square(self._encoded(name), *options)
+        file = self._file(name)
+        read = (square, self._encoded(name)) if file is None else (square_file, file)
+        return np.asarray(self._call(*read, *options))
 
     def _look(self, names: Sequence[str]) -> tuple[dict[str, Stamp], list[Problem]]:
         """The stamps of the images that are there, and problems for the others."""
