@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kgen.data.datasets.table.recent import Recent
 from kgen.data.datasets.table.thrift import read_struct, varint
+from kgen.data.encoded.recent import Recent
 
 ReadAt = Callable[[int, int], bytes]
 """Reads from a file: the position and the number of bytes."""

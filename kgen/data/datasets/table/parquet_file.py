@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from kgen.data.datasets.table.pages import Chunk, Pages, UnknownLayoutError
-from kgen.data.datasets.table.recent import Recent
 from kgen.data.datasets.table.stored import StoredTable, first_line, pyarrow
+from kgen.data.encoded.recent import Recent
 from kgen.data.images import ImageError
 from kgen.errors import DataError
 
