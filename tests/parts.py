@@ -13,6 +13,9 @@ from keras import ops
 from kgen import ConditionSpace, Dataset, Decoder, Encoder, Generator, NoiseSpec, SeedGenerator, Space, Strength
 from kgen.contracts.dataset import Split
 
+BFLOAT16 = 2.0**-8
+"""The relative error of a number that was rounded to bfloat16, as in the cache of conditions."""
+
 
 class Words(Encoder):
     """A learned vector for every caption."""

@@ -123,7 +123,7 @@ def test_a_large_image_is_shrunk_in_strips_before_it_is_composed(monkeypatch: py
     monkeypatch.setattr(images, "LARGE", 1000)
     seen = []
     monkeypatch.setattr(images, "_rgb", lambda image, background: seen.append(image) or image)
-    images.decode(encoded(image, "PNG"), WHITE, least=32)
+    images.decode(encoded(image, "PNG"), WHITE, size=32)
     (small,) = seen
     assert small.size == (105, 75) and small.mode == "RGBA"
     np.testing.assert_array_equal(np.asarray(small), np.asarray(image.reduce(4)))

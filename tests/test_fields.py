@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import Outcome
-from parts import Lengths, MeanColor, Painter, Patterns, Words
+from parts import BFLOAT16, Lengths, MeanColor, Painter, Patterns, Words
 from PIL import Image
 
 import kgen
@@ -134,7 +134,7 @@ def test_conditions_of_images_are_cached(tmp_path: Path) -> None:
     cache = cached_conditions(encoder, AllEncoderInputs(dataset, ("image",), flip=True), tmp_path)
     assert len(cache) == 1 + 2 * 69 + 1  # nothing; the training images, twice; what is held out
     for image in (dataset.image("train", 5), dataset.image("train", 5)[:, ::-1], dataset.image("holdout", 0)):
-        np.testing.assert_allclose(cache.lookup([image])["pooled"][0], image.mean((0, 1)) / 255, rtol=1e-5)
+        np.testing.assert_allclose(cache.lookup([image])["pooled"][0], image.mean((0, 1)) / 255, rtol=BFLOAT16)
     assert not cache.lookup([None])["pooled"].any()
     with pytest.raises(kgen.DataError, match="not among the 140 inputs"):
         cache.lookup([dataset.image("train", 5)[:4]])
