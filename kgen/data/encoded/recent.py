@@ -11,7 +11,7 @@ Value = TypeVar("Value")
 
 
 class Recent(Generic[Value]):
-    """The values that were used last. It is thread-safe.
+    """The values that were used last. It is thread-safe. A copy for another process holds none of them.
 
     Args:
         limit: Largest total size, in bytes. The value that was used last stays even if it is larger.
@@ -37,3 +37,6 @@ class Recent(Generic[Value]):
             while self._size > self._limit and len(self._kept) > 1:
                 self._size -= self._kept.popitem(last=False)[1][1]
         return value
+
+    def __reduce__(self) -> tuple[type[Recent[Value]], tuple[int]]:
+        return type(self), (self._limit,)
