@@ -276,7 +276,7 @@ def test_every_value_is_that_of_pyarrow(
 
 
 def test_decompressed_pages_are_kept_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet_file, "_pages", parquet_file.Recent(5000))
+    monkeypatch.setattr(parquet_file, "_pages", parquet_file.LRUCache(5000))
     values = [random.Random(i).randbytes(2000) for i in range(8)]
     options = {"row_group_size": 1, "use_dictionary": False}
     file = ParquetFile(write(tmp_path / "data.parquet", image=values, options=options), "data", "parquet")

@@ -9,11 +9,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from kgen.data.datasets.shards.example import ExampleError
-from kgen.data.datasets.shards.images import DEFAULT_TEMPLATE, ShardImages
+from kgen.data.datasets.shards.images import ShardImages
 from kgen.data.datasets.shards.listing import Listing
 from kgen.data.datasets.shards.places import Kind
 from kgen.data.datasets.shards.records import list_records, open_reader, read_image
-from kgen.data.encoded.recent import Recent
+from kgen.data.encoded.captions import DEFAULT_TEMPLATE
+from kgen.data.encoded.lru_cache import LRUCache
 from kgen.data.images import ImageError, Resize
 from kgen.data.problems import OnError
 
@@ -100,7 +101,7 @@ class ArrayRecord(ShardImages):
         self.validation = validation
         self.holdout = holdout
         self.on_error = on_error
-        self._readers: Recent[Any] = Recent(OPEN_FILES)  # a reader may be used by several threads, but not pickled
+        self._readers: LRUCache[Any] = LRUCache(OPEN_FILES)  # a reader may be used by several threads, but not pickled
         self._open_shards()
 
     def _options(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pydantic import Field
 from kgen.contracts.dataset import Split
 from kgen.data.datasets.folder.divisions import split_named
 from kgen.data.datasets.table import StoredTable, TableImages, pyarrow
+from kgen.data.encoded.captions import DEFAULT_TEMPLATE
 from kgen.data.images import Resize
 from kgen.data.problems import OnError
 from kgen.errors import DataError
@@ -78,7 +79,7 @@ class HuggingFace(TableImages):
         image_key: str | None = None,
         caption_key: str | None = None,
         draw_captions: bool = False,
-        template: Annotated[str, Field(min_length=1)] = "{label}",
+        template: Annotated[str, Field(min_length=1)] = DEFAULT_TEMPLATE,
         flip: bool = False,
         validation: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         holdout: tuple[str, ...] = (),

@@ -10,7 +10,8 @@ from pydantic import Field
 
 from kgen.data.datasets.folder import CaptionsFrom, read_folder
 from kgen.data.encoded import EncodedImages, Stamp
-from kgen.data.encoded.collection import without_collection
+from kgen.data.encoded.captions import DEFAULT_TEMPLATE
+from kgen.data.encoded.garbage import paused_garbage_collection
 from kgen.data.images import Resize
 from kgen.data.problems import OnError
 from kgen.errors import DataError
@@ -68,7 +69,7 @@ class ImageFolder(EncodedImages):
         captions_from: CaptionsFrom = "auto",
         caption_key: str | None = None,
         draw_captions: bool = False,
-        template: str = "{label}",
+        template: str = DEFAULT_TEMPLATE,
         split_folders: bool = True,
         flip: bool = False,
         validation: Annotated[float, Field(ge=0, lt=1)] = 0.0,
@@ -93,7 +94,7 @@ class ImageFolder(EncodedImages):
         if "{label}" not in template:
             raise DataError(f"imagefolder: template '{template}' must hold {{label}}")
         self._folder = Path(path).expanduser()
-        with without_collection():
+        with paused_garbage_collection():
             found = read_folder(self._folder, captions_from, caption_key, template, split_folders)
             self._open(found.entries, problems=found.problems, notes=found.notes, labels=found.labels)
 

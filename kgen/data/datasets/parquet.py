@@ -11,6 +11,7 @@ from pydantic import Field
 from kgen.data.datasets.shards.places import Kind, find_shards
 from kgen.data.datasets.shards.splits import split_files
 from kgen.data.datasets.table import StoredTable, TableImages, pyarrow
+from kgen.data.encoded.captions import DEFAULT_TEMPLATE
 from kgen.data.images import Resize
 from kgen.data.problems import OnError
 
@@ -74,7 +75,7 @@ class Parquet(TableImages):
         image_key: str | None = None,
         caption_key: str | None = None,
         draw_captions: bool = False,
-        template: Annotated[str, Field(min_length=1)] = "{label}",
+        template: Annotated[str, Field(min_length=1)] = DEFAULT_TEMPLATE,
         flip: bool = False,
         validation: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         holdout: tuple[str, ...] = (),

@@ -9,10 +9,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from kgen.data.datasets.shards.images import DEFAULT_TEMPLATE, ShardImages
+from kgen.data.datasets.shards.images import ShardImages
 from kgen.data.datasets.shards.listing import Listing
 from kgen.data.datasets.shards.places import Kind
 from kgen.data.datasets.shards.samples import read_samples
+from kgen.data.encoded.captions import DEFAULT_TEMPLATE
 from kgen.data.images import Resize
 from kgen.data.problems import OnError
 

@@ -15,11 +15,9 @@ from kgen.data.datasets.shards.memory import recall, remember
 from kgen.data.datasets.shards.places import Kind, find_shards
 from kgen.data.datasets.shards.splits import split_files
 from kgen.data.encoded import EncodedImages, Entries, Stamp
+from kgen.data.encoded.captions import DEFAULT_TEMPLATE
 from kgen.data.encoded.scan import scan
 from kgen.errors import DataError
-
-DEFAULT_TEMPLATE = "{label}"
-"""A caption that is only the name of the class."""
 
 Source = Literal["captions", "classes", "template"]
 """Where the captions of a dataset are from; "template": all images have the same."""

@@ -11,11 +11,9 @@ from kgen.data.datasets.table.columns import Columns, Wanted, check_same, choose
 from kgen.data.datasets.table.rows import read_texts
 from kgen.data.datasets.table.stored import StoredTable
 from kgen.data.encoded import EncodedImages, Entries, Stamp
+from kgen.data.encoded.captions import DEFAULT_TEMPLATE
 from kgen.data.images import ImageError
 from kgen.errors import DataError
-
-DEFAULT_TEMPLATE = "{label}"
-"""A caption that is only the name of the label."""
 
 
 class TableImages(EncodedImages):

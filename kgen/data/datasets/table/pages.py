@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kgen.data.datasets.table.thrift import read_struct, varint
-from kgen.data.encoded.recent import Recent
+from kgen.data.encoded.lru_cache import LRUCache
 
 ReadAt = Callable[[int, int], bytes]
 """Reads from a file: the position and the number of bytes."""
@@ -106,7 +106,7 @@ class Pages:
         pages = [*self.data, *([self.dictionary] if self.dictionary else [])]
         return max((page.full for page in pages if page.codec != "UNCOMPRESSED"), default=0)
 
-    def value(self, read: ReadAt, row: int, bodies: Recent[bytes], key: Any) -> bytes | None:
+    def value(self, read: ReadAt, row: int, bodies: LRUCache[bytes], key: Any) -> bytes | None:
         """The value of a row of the chunk; None if it is null.
 
         Args:
@@ -127,7 +127,7 @@ class Pages:
             page, number = self.dictionary, -1
         return _reader(read, page, bodies, (key, number))(start, size)
 
-    def _find(self, read: ReadAt, page: Page, bodies: Recent[bytes], key: Any) -> np.ndarray:
+    def _find(self, read: ReadAt, page: Page, bodies: LRUCache[bytes], key: Any) -> np.ndarray:
         """The start and the size of each value of a page (N, 2), with -1 for null, as `_reader` takes them."""
         inside = _reader(read, page, bodies, key)
         place = page.start if page.codec == "UNCOMPRESSED" else 0
@@ -152,7 +152,7 @@ class Pages:
             spans[valid] = self._entries(read, bodies, key[0])[unpacked(packed[1:], packed[0], count)]
         return spans
 
-    def _entries(self, read: ReadAt, bodies: Recent[bytes], key: Any) -> np.ndarray:
+    def _entries(self, read: ReadAt, bodies: LRUCache[bytes], key: Any) -> np.ndarray:
         """The start and the size of each value in the dictionary (N, 2)."""
         if self.dictionary is None:
             raise UnknownLayoutError("there is no dictionary")
@@ -220,7 +220,7 @@ def _page(header: dict[int, Any], body: int, first: int, codec: str) -> Page:
     return page
 
 
-def _reader(read: ReadAt, page: Page, bodies: Recent[bytes], key: Any) -> ReadAt:
+def _reader(read: ReadAt, page: Page, bodies: LRUCache[bytes], key: Any) -> ReadAt:
     """Reads from a page: at positions in the file, or in the body if it is compressed."""
     if page.codec == "UNCOMPRESSED":
         return read

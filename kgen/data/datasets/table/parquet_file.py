@@ -10,7 +10,7 @@ from typing import Any
 
 from kgen.data.datasets.table.pages import Chunk, Pages, UnknownLayoutError
 from kgen.data.datasets.table.stored import StoredTable, first_line, pyarrow
-from kgen.data.encoded.recent import Recent
+from kgen.data.encoded.lru_cache import LRUCache
 from kgen.data.images import ImageError
 from kgen.errors import DataError
 
@@ -23,7 +23,7 @@ LARGE = 2**23
 UNREADABLE = (UnknownLayoutError, IndexError, KeyError, TypeError, ValueError)
 """Errors of `Pages` with a file in an unknown layout, or a damaged one."""
 
-_pages: Recent[Any] = Recent(MEMORY)
+_pages: LRUCache[Any] = LRUCache(MEMORY)
 
 
 class ParquetFile(StoredTable):
