@@ -1,4 +1,4 @@
-"""Images in ArrayRecord files: messages that TensorFlow writes are read right, and what is wrong is named."""
+"""Images in ArrayRecord files: TensorFlow's messages are read correctly, and error messages name what is wrong."""
 
 from __future__ import annotations
 

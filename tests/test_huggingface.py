@@ -1,4 +1,4 @@
-"""Datasets of Hugging Face: what is read, compared with the package datasets, and what is refused."""
+"""Datasets of Hugging Face: what is read (compared with the package datasets), and what is refused."""
 
 from __future__ import annotations
 

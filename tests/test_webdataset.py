@@ -1,4 +1,4 @@
-"""Images in tar shards: what tarfile writes is read right, and each way in which a shard can be wrong is named."""
+"""Images in tar shards: what tarfile writes is read correctly, and error messages name what is wrong in a shard."""
 
 from __future__ import annotations
 
