@@ -314,7 +314,7 @@ def test_a_too_long_cell_or_caption_affects_only_its_own_row(tmp_path: Path) -> 
     make(tmp_path / "txt", {"0.png": None, "0.txt": long, "1.png": None, "1.txt": "b"})
     assert "200,000 characters in a line" in problems(tmp_path / "txt")["0.png"]
     make(tmp_path / "json", {"0.png": None, "metadata.json": [{"file_name": "0.png", "text": long}]})
-    assert "200,000 letters" in problems(tmp_path / "json")["metadata.json, entry 1"]
+    assert "200,000 characters" in problems(tmp_path / "json")["metadata.json, entry 1"]
 
 
 # Splits
