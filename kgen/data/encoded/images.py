@@ -1,4 +1,4 @@
-"""Images in encoded form, such as JPEG files, which are decoded when they are needed."""
+"""The base of datasets of encoded images, such as JPEG files, which are decoded when they are needed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kgen.data.encoded.checked import Stamp, unchecked, write_checked
 from kgen.data.encoded.scan import scan
 from kgen.data.images import ImageError, Resize, background_color, decode, square, square_file
 from kgen.data.problems import OnError, refuse
-from kgen.data.splits import check_holdout, some
+from kgen.data.splits import check_holdout, stable_share
 from kgen.errors import DataError
 from kgen.spaces import Space
 
@@ -26,25 +26,25 @@ Entries = dict[Split, list[tuple[str, str]]]
 """The name of an image and one of its captions, for each example of a split."""
 
 READ_AT_START = 1000
-"""Largest number of images that are read at the start to find damaged ones. It takes a few seconds."""
+"""Largest number of images that are read at the start to find damaged ones. This takes a few seconds."""
 
-ELSEWHERE = ("path", "on_error", "validation", "holdout")
-"""Options that do not change an image. What the others change of the splits is seen in the captions."""
+NOT_IN_FINGERPRINT = ("path", "on_error", "validation", "holdout")
+"""Options that the fingerprint leaves out, because they change no image. The captions show how they change splits."""
 
 
 class EncodedImages(Dataset):
     """Images in encoded form, with captions.
 
-    A subclass declares the options below among its own, and stores them. Its ``__init__`` then lists the images,
-    without reading them, and calls `_open`. It overrides `_encoded`, `_stamp` and `_where`.
+    A subclass has the options below, and stores them. Its ``__init__`` then lists the images, without reading them, and
+    calls `_open`. It overrides `_encoded`, `_stamp` and `_where`.
 
-    Images are not read at the start if there are many of them. A damaged one is then found when it is read. If
-    `on_error` is "refuse", `image` raises DataError. If it is "skip", the next example of the split takes its place.
-    This depends on nothing but the data, so that a training that is interrupted and resumed stays the same. `check`
-    reads all images at once, and kgen's cache remembers which ones could be read.
+    kgen's cache remembers which images could be read. At the start, the dataset reads the images that the cache does
+    not remember, if these are at most `READ_AT_START`. If the dataset has no more images than that in total, it leaves
+    the damaged ones out of the splits.
 
-    Up to `READ_AT_START` images that the cache does not remember are read at the start. If there are no more images in
-    total, damaged ones are left out of the splits.
+    Otherwise, a damaged image is found when it is needed. If `on_error` is "refuse", `image` then raises DataError. If
+    it is "skip", the next example of the split takes its place. The replacement depends only on the data, so that a
+    training that was interrupted continues in the same way. `check` reads all images that the cache does not remember.
     """
 
     owner: ClassVar[str]
@@ -62,11 +62,11 @@ class EncodedImages(Dataset):
     on_error: OnError
 
     _call: Callable[..., Any] | None = None
-    """Calls a function in another process."""
+    """Calls a function in another process; None: images are decoded in this process."""
 
     @abstractmethod
     def _encoded(self, name: str) -> bytes:
-        """An image in encoded form. It is called from several threads.
+        """Reads an image in encoded form. It is called from several threads.
 
         Raises:
             OSError: it cannot be read.
@@ -75,7 +75,7 @@ class EncodedImages(Dataset):
         """
 
     def _file(self, name: str) -> str | None:
-        """The path of a file that holds the image alone, so that another process can read it. Default: none."""
+        """The path of a file that holds only this image, so that another process can read it. Default: none."""
         return None
 
     @abstractmethod
@@ -84,7 +84,7 @@ class EncodedImages(Dataset):
 
     @abstractmethod
     def _where(self, name: str) -> str:
-        """The path of an image, or that of its file and its name in it, for messages."""
+        """The path of an image, or the path of its file and its name in that file, for messages."""
 
     def _open(
         self,
@@ -94,7 +94,7 @@ class EncodedImages(Dataset):
         notes: Sequence[str] = (),
         labels: Mapping[str, str] | None = None,
     ) -> None:
-        """Looks for images that cannot be used, and divides the others into splits.
+        """Finds images that cannot be used, and divides the others into splits.
 
         Args:
             entries: The examples of "train" and "validation".
@@ -114,16 +114,16 @@ class EncodedImages(Dataset):
         names = list(dict.fromkeys(name for split in entries.values() for name, _ in split))
         self._stamps, missing = self._look(names)
         self._unlisted = [*problems, *missing]
-        self._broken: dict[str, str] = {}
+        self._damaged: dict[str, str] = {}
         self._unread = unchecked(self._place(), self._stamps)
         if len(self._unread) <= READ_AT_START:
             self._read_rest()
-        left_out = self._broken if len(names) <= READ_AT_START else {}
+        left_out = self._damaged if len(names) <= READ_AT_START else {}
         good: Entries = {
             split: [entry for entry in listed if entry[0] in self._stamps and entry[0] not in left_out]
             for split, listed in entries.items()
         }
-        usable = any(name not in self._broken for name, _ in good["train"])
+        usable = any(name not in self._damaged for name, _ in good["train"])
         refuse(self.problems(), self.on_error, usable, self.owner, self.path)
         self._entries = self._split(good)
         self._texts: dict[Split, dict[str, tuple[str, ...]]] = {}
@@ -162,7 +162,7 @@ class EncodedImages(Dataset):
         return self._image(split, index, number / (self.crops - 1) if self.crops > 1 else 0.5)
 
     def _image(self, split: Split, index: int, part: float) -> np.ndarray:
-        """An image, cropped at a place from 0 (left or top) to 1 (right or bottom)."""
+        """An image. `part` is the place of a crop: 0 is left or top, 1 is right or bottom."""
         entries = self._entries[split]
         while True:
             used = self.replacement(split, index)
@@ -183,19 +183,19 @@ class EncodedImages(Dataset):
         entries = self._entries[split]
         mirrored, start = divmod(index, len(entries))
         for place in itertools.chain(range(start, len(entries)), range(start)):
-            if entries[place][0] not in self._broken:
+            if entries[place][0] not in self._damaged:
                 return mirrored * len(entries) + place
         raise DataError(f"{self.owner}: all images of the split '{split}' in {self.path} are damaged")
 
     def report(self, problem: Problem) -> None:
-        if problem.where in self._broken or problem.where not in self._stamps:
+        if problem.where in self._damaged or problem.where not in self._stamps:
             return
         if self.on_error == "refuse":
             raise DataError(
                 f"{self.owner}: {self._where(problem.where)}: {problem.what}. 'kgen data check' finds all such images: "
                 "fix them, or leave them out with on_error: skip"
             )
-        self._broken[problem.where] = problem.what
+        self._damaged[problem.where] = problem.what
 
     def values(self, split: Split, field: str) -> Sequence[Any]:
         if field != "label" or not self._labels:
@@ -207,7 +207,7 @@ class EncodedImages(Dataset):
         return self._notes
 
     def problems(self) -> Sequence[Problem]:
-        return (*self._unlisted, *(Problem(name, what) for name, what in list(self._broken.items())))
+        return (*self._unlisted, *(Problem(name, what) for name, what in list(self._damaged.items())))
 
     def check(self) -> Sequence[Problem]:
         self._read_rest()
@@ -215,8 +215,8 @@ class EncodedImages(Dataset):
         return self.problems()
 
     def fingerprint(self) -> str:
-        """A digest of the names, sizes and times of all files, of the captions, and of options that affect images."""
-        options = {name: value for name, value in self.config.items() if name not in ELSEWHERE}
+        """A digest of the names, sizes and times of all files, of all captions, and of options that affect images."""
+        options = {name: value for name, value in self.config.items() if name not in NOT_IN_FINGERPRINT}
         digest = hashlib.sha256(json.dumps(options, sort_keys=True, default=list).encode())
         for split in SPLITS:
             texts = itertools.chain.from_iterable(self._texts.get(split, {}).values())
@@ -252,7 +252,7 @@ class EncodedImages(Dataset):
         return np.asarray(self._call(*read, *options))
 
     def _look(self, names: Sequence[str]) -> tuple[dict[str, Stamp], list[Problem]]:
-        """The stamps of the images that are there, and problems for the others."""
+        """The stamps of the images that exist, and problems for the others."""
 
         def look(name: str) -> Stamp | Problem:
             try:
@@ -265,7 +265,7 @@ class EncodedImages(Dataset):
         return stamps, [problem for problem in found.values() if isinstance(problem, Problem)]
 
     def _read_rest(self) -> None:
-        """Decodes the images that were not read yet, and remembers those that could be decoded."""
+        """Decodes the images that were not read yet, and writes to the cache which of them could be decoded."""
         if not self._unread:
             return
 
@@ -278,8 +278,8 @@ class EncodedImages(Dataset):
 
         found = scan(self._unread, read, f"{self.owner} {self.path}")
         self._unread = []
-        self._broken |= {problem.where: problem.what for problem in found if problem is not None}
-        good = {name: stamp for name, stamp in self._stamps.items() if name not in self._broken}
+        self._damaged |= {problem.where: problem.what for problem in found if problem is not None}
+        good = {name: stamp for name, stamp in self._stamps.items() if name not in self._damaged}
         write_checked(self._place(), good)
 
     def _unread_note(self) -> list[str]:
@@ -303,7 +303,7 @@ class EncodedImages(Dataset):
         held = [entry for entry in entries if entry[1] in self.holdout]
         unseen = {name for name, _ in held}  # an image may have other captions too
         seen = [entry for entry in found["train"] if entry[0] not in unseen]
-        measured = some([name for name, _ in seen], self.validation)
+        measured = stable_share([name for name, _ in seen], self.validation)
         splits: Entries = {
             "train": [entry for entry in seen if entry[0] not in measured],
             "validation": [
