@@ -59,8 +59,8 @@ def test_softmax_is_the_published_pseudocode() -> None:
     np.testing.assert_allclose(found["loss"], expected, rtol=1e-5)
     np.testing.assert_array_equal(found["accuracy"], logits.argmax(axis=1) == np.arange(6))
     torch = pytest.importorskip("torch")
-    clip_loss = pytest.importorskip("transformers.models.clip.modeling_clip").clip_loss
-    np.testing.assert_allclose(found["loss"].mean(), float(clip_loss(torch.tensor(logits.T))), rtol=1e-5)
+    loss = pytest.importorskip("transformers.models.clip.modeling_clip").image_text_contrastive_loss
+    np.testing.assert_allclose(found["loss"].mean(), float(loss(torch.tensor(logits.T))), rtol=1e-5)
 
 
 def test_sigmoid_is_the_published_pseudocode() -> None:
