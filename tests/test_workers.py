@@ -20,7 +20,6 @@ from odd_datasets import Broken, Faulty, Killed, Loaded, Odd, Process, Skipping
 from PIL import Image
 
 from kgen.contracts.dataset import Dataset, Split
-from kgen.data import images
 from kgen.data import loader as loading
 from kgen.data.datasets.imagefolder import ImageFolder
 from kgen.data.datasets.mixture import Mixture
@@ -67,7 +66,7 @@ def test_batches_do_not_depend_on_the_number_of_workers(
     for count in (1, 2):
         workers = Workers(dataset, count)
         monkeypatch.setattr(Shapes, "image", refused)  # in this process
-        monkeypatch.setattr(images, "decode", refused)
+        monkeypatch.setattr(Image, "open", refused)
         np.testing.assert_array_equal(
             take(Loader(dataset, None, batch_size=5, flip=True, workers=workers), 20), expected
         )

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
-from PIL import Image, ImageCms, ImageColor, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageColor, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
+from kgen.data.reading.jpeg import jpeg_pixels
 from kgen.errors import ConfigError, DataError
 from kgen.storage.ownership import IMAGES
 
@@ -59,7 +60,8 @@ def decode(data: bytes, background: tuple[int, int, int], size: int = 0) -> Imag
 
     A JPEG stores the frequencies of blocks of 8x8 pixels. Its decoder makes an image of 1/2, 1/4 or 1/8 of the size
     from the low frequencies alone. This is anti-aliasing as good as a mean over pixels, and takes a fourth of the time
-    of decoding all pixels and resizing them.
+    of decoding all pixels and resizing them. libjpeg-turbo decodes most JPEG files, and Pillow the rest and all other
+    formats; see `jpeg_pixels`.
 
     Args:
         data: The content of the file.
@@ -73,6 +75,12 @@ def decode(data: bytes, background: tuple[int, int, int], size: int = 0) -> Imag
     Raises:
         ImageError: the file is not an image, is truncated, or is too large.
     """
+    read = _read(data, background, size)
+    return Image.fromarray(read) if isinstance(read, np.ndarray) else read
+
+
+def _read(data: bytes, background: tuple[int, int, int], size: int) -> Image.Image | np.ndarray:
+    """What `decode` returns, or an array uint8 (H, W, 3) of its pixels if that takes less time."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.format not in FORMATS:
@@ -83,6 +91,8 @@ def decode(data: bytes, background: tuple[int, int, int], size: int = 0) -> Imag
                 image.draft(None, (size, size))
             large = math.prod(image.size) > LARGE
             with _one_at_a_time if large else nullcontext():
+                if not large and _is_plain(image) and (pixels := jpeg_pixels(data, image)) is not None:
+                    return pixels
                 image.load()
                 return _rgb(_shrunk(image, 2 * size) if large else image, background)
     except ImageError:
@@ -157,7 +167,10 @@ def square(
     data: bytes, size: int, channels: int, resize: Resize, background: tuple[int, int, int], part: float = 0.5
 ) -> np.ndarray:
     """Decodes a file, and makes it a square: uint8 (size, size, channels). See `decode` and `fit`."""
-    image = decode(data, background, size=size)
+    read = _read(data, background, size)
+    if isinstance(read, np.ndarray) and read.shape == (size, size, channels):
+        return read
+    image = Image.fromarray(read) if isinstance(read, np.ndarray) else read
     return fit(image if channels == 3 else image.convert("L"), size, resize, background, part)
 
 
@@ -180,6 +193,14 @@ def _shrunk(image: Image.Image, least: int) -> Image.Image:
     small.info = image.info
     small.getexif().update(image.getexif())
     return small
+
+
+def _is_plain(image: Image.Image) -> bool:
+    """Whether an image is a JPEG whose pixels need neither a rotation nor a conversion to sRGB."""
+    if image.format not in ("JPEG", "MPO"):
+        return False
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return orientation not in range(2, 9) and _to_srgb(image.info.get("icc_profile"), image.mode) is None
 
 
 def _rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
