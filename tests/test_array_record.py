@@ -283,7 +283,7 @@ def test_files_of_tensorflow_datasets(tmp_path: Path) -> None:
 def test_groups_of_records_are_read_with_a_note(tmp_path: Path) -> None:
     dataset = opened(write(tmp_path / "a.array_record", [sample(i) for i in range(4)], "group_size:4"))
     assert pairs(dataset) == [(i, f"image {i}") for i in range(4)]
-    assert "an image is read with its group of 4 records" in dataset.notes()[1]
+    assert "to read one image, a group of 4 records is read" in dataset.notes()[1]
 
 
 def test_a_later_start_reads_no_file(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,12 +325,12 @@ def test_records_that_cannot_be_used(tmp_path: Path, record: bytes, what: str) -
 @pytest.mark.parametrize(
     ("record", "what"),
     [
-        (pickle.dumps({"image": image(1)}), "its records are pickled, and to read them would run code"),
+        (pickle.dumps({"image": image(1)}), "its records are pickled, and reading them would run the code"),
         (image(1), "its records are images without captions"),
         (b"\x82\xa5image\xc4\x01a\xa4text\xa1b", "its records are JSON or msgpack"),
         (json.dumps({"caption": "b"}).encode(), "its records are JSON or msgpack"),
-        (b"", r"its records are no tf\.train\.Example \(it has no features\)"),
-        (b"\xff" * 20, r"its records are no tf\.train\.Example \(a number is too long\)"),
+        (b"", r"its records are not tf\.train\.Example messages \(it has no features\)"),
+        (b"\xff" * 20, r"its records are not tf\.train\.Example messages \(a number is too long\)"),
     ],
 )
 def test_records_in_other_formats_are_refused(tmp_path: Path, record: bytes, what: str) -> None:
@@ -342,10 +342,10 @@ def test_records_in_other_formats_are_refused(tmp_path: Path, record: bytes, wha
 
 
 DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "empty": (lambda data: b"", "it is empty, cut off, or no ArrayRecord file"),
-    "no file of records": (lambda data: b"<html>" * 20_000, "it is empty, cut off, or no ArrayRecord file"),
-    "cut": (lambda data: data[: len(data) // 2], "it is empty, cut off, or no ArrayRecord file"),
-    "cut at the end": (lambda data: data[:-100], "it is empty, cut off, or no ArrayRecord file"),
+    "empty": (lambda data: b"", "it is empty, cut off, or not an ArrayRecord file"),
+    "no file of records": (lambda data: b"<html>" * 20_000, "it is empty, cut off, or not an ArrayRecord file"),
+    "cut": (lambda data: data[: len(data) // 2], "it is empty, cut off, or not an ArrayRecord file"),
+    "cut at the end": (lambda data: data[:-100], "it is empty, cut off, or not an ArrayRecord file"),
 }
 
 

@@ -20,33 +20,34 @@ from kgen.errors import DataError
 class ImageFolder(EncodedImages):
     """Images of many formats and modes, with captions from tables, text files or the names of folders.
 
-    A start lists the files, and reads up to 1,000 that were not read before; `EncodedImages` says when damaged ones are
-    found. Symbolic links are followed. `kgen.data.datasets.folder.read_folder` documents the sources of captions and
-    their order. If the captions are the names of folders, these are also the labels.
+    A start lists the files, and checks up to 1,000 that were not read before. If there are more, a damaged one is found
+    when training needs it; ``kgen data check`` reads them all. Symbolic links are followed.
+    `kgen.data.datasets.folder.read_folder` documents the sources of captions and their order. If the captions are the
+    names of folders, these are also the labels.
 
     Outermost folders named ``train`` (also ``training``, ``train2017``) and ``validation``, ``valid``, ``val``,
-    ``dev``, ``test`` are splits. Images of ``train`` are for training, those of all others for validation. A column
-    "split" of a table has the same effect.
+    ``dev``, ``test`` are splits. Images of ``train`` are for training; images of all others are for validation. A
+    column "split" of a table has the same effect.
 
     Args:
         path: The folder.
         size: Height and width of the images, in pixels.
         resize: How images become square: "crop" takes the middle, "pad" adds background, "stretch" distorts them.
-        crops: Number of square parts of each image, evenly spaced along its longer side. Training draws one whenever it
-            uses the image; everything else uses the middle. 1: training uses the middle too.
+        crops: Number of square crops of each image, evenly spaced along its longer side. Each time training uses the
+            image, it picks one at random; everything else uses the middle. 1: training uses the middle too.
         channels: Number of channels: 3, or 1 for gray.
         background: Color behind transparent parts, and around padded images.
         captions_from: Source of the captions: "tables" (metadata.jsonl, .csv, .parquet and the like), "files"
             (NAME.txt beside NAME.png), "folders" (one per class), "none" (the same text for all images, for models
-            that read no text), or "auto", which takes the first of "tables", "files" and "folders" that exists.
+            that read no text), or "auto", which uses the first of "tables", "files" and "folders" that exists.
         caption_key: Key of the caption in tables and JSON files; null: "text", or the only one of "caption",
             "captions", "description", "prompt", "title", "comment".
-        draw_captions: Whether an image with several captions is one example. Training draws one of its captions each
-            time it uses the image; everything else uses the first. false: every caption makes an example.
+        draw_captions: Whether an image with several captions is one example. Each time training uses the image, it
+            picks one of its captions at random; everything else uses the first. false: each caption is an example.
         template: Caption with {label} in place of the name of a class folder.
         split_folders: Whether folders with the names above are splits; false: they are like all other folders.
-        flip: Whether every training image is also used mirrored.
-        validation: Share of the training images that is used for validation, if no folder or column defines a split.
+        flip: Whether training also uses the mirror image of every image.
+        validation: Share of the training images to use for validation, if there is no validation split.
         holdout: Captions to keep out of training and validation; they form the split "holdout".
         on_error: What to do about damaged images and missing captions: "refuse" to train, or "skip" them.
 

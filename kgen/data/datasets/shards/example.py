@@ -19,11 +19,11 @@ _LISTS = {1: "bytes", 2: "floats", 3: "integers"}
 
 
 class ExampleError(ValueError):
-    """Bytes are no tf.train.Example."""
+    """The bytes are not a tf.train.Example."""
 
 
 def read_example(data: bytes) -> dict[str, Value]:
-    """The features of an example by name. Of a name that occurs twice, the last value counts.
+    """The features of an example by name. If a name occurs twice, its last value counts.
 
     Raises:
         ExampleError: the bytes are damaged, or are something else.
@@ -31,14 +31,11 @@ def read_example(data: bytes) -> dict[str, Value]:
     found: dict[str, Value] = {}
     for features in _messages(data, 1):
         for entry in _messages(features, 1):
-            name, feature = b"", b""
-            for number, kind, value in _fields(entry):
-                if kind == _BYTES and isinstance(value, bytes):
-                    name, feature = (
-                        (value, feature) if number == 1 else (name, value) if number == 2 else (name, feature)
-                    )
+            parts = {
+                number: value for number, kind, value in _fields(entry) if kind == _BYTES and isinstance(value, bytes)
+            }
             try:
-                found[name.decode()] = _values(feature)
+                found[parts.get(1, b"").decode()] = _values(parts.get(2, b""))
             except UnicodeDecodeError as error:
                 raise ExampleError("the name of a feature is not UTF-8 text") from error
     if not found:
@@ -88,7 +85,7 @@ def _integers_in(data: bytes) -> Value:
 
 
 def _messages(data: bytes, wanted: int) -> Iterator[bytes]:
-    """The fields of a number that hold bytes."""
+    """The values of the fields with the number `wanted`. Raises ExampleError if one is not bytes."""
     for number, kind, value in _fields(data):
         if number == wanted:
             if kind != _BYTES or not isinstance(value, bytes):
@@ -118,7 +115,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, int, bytes | int]]:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """An unsigned number in groups of 7 bits, the lowest first, and where it ends."""
+    """An unsigned integer, stored in groups of 7 bits, the lowest first; and the position after it."""
     value = shift = 0
     while at < len(data) and shift < 70:
         byte = data[at]
