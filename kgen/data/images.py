@@ -7,6 +7,7 @@ import functools
 import io
 import math
 import threading
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -176,7 +177,14 @@ def square(
 
 def square_file(path: str, *options: Any) -> np.ndarray:
     """Reads a file and calls `square`. Raises OSError if it cannot be read."""
-    return square(Path(path).read_bytes(), *options)
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - it takes 30 µs less than Path
+        data = file.read()
+    return square(data, *options)
+
+
+def mirrored(function: Callable[..., np.ndarray], *arguments: Any) -> np.ndarray:
+    """Calls a function, and mirrors the image that it returns."""
+    return np.ascontiguousarray(function(*arguments)[:, ::-1])
 
 
 def _shrunk(image: Image.Image, least: int) -> Image.Image:
