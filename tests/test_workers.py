@@ -1,4 +1,4 @@
-"""Worker processes read the same images as the training process, tell its errors, and end with it."""
+"""Worker processes read the same images as the training process, report errors to it, and end with it."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ Resize = Literal["crop", "pad", "stretch"]
 """How an image becomes square: "crop" takes its middle, "pad" adds background, "stretch" distorts it."""
 
 MAX_PIXELS = 2**26
-"""Largest number of pixels. Larger images are refused, because a small file may contain one that fills the memory."""
+"""Largest number of pixels. Larger images are refused, because a small file may hold an image that fills the memory."""
 
 LARGE = 2**23
 """An image with more pixels takes 100 MB or more. Such images are decoded one at a time, and reduced first."""
@@ -56,13 +56,13 @@ def background_color(name: str, owner: str) -> tuple[int, int, int]:
 def decode(data: bytes, background: tuple[int, int, int], size: int = 0) -> Image.Image:
     """Decodes a file in any of `FORMATS` and in any mode. If it has several frames, the first is read.
 
-    Gray values of more than 8 bits are scaled by the depth in the tags of a TIFF, else by the smallest of `GRAY_BITS`
-    that holds the largest value. Colors of another color space (an ICC profile) are converted to sRGB.
+    Gray values of more than 8 bits are scaled by the depth in the tags of a TIFF; otherwise by the smallest of
+    `GRAY_BITS` that holds the largest value. Colors of another color space (an ICC profile) are converted to sRGB.
 
-    A JPEG stores the frequencies of blocks of 8x8 pixels. Its decoder makes an image of 1/2, 1/4 or 1/8 of the size
-    from the low frequencies alone. This is anti-aliasing as good as a mean over pixels, and takes a fourth of the time
-    of decoding all pixels and resizing them. libjpeg-turbo decodes most JPEG files, and Pillow the rest and all other
-    formats; see `jpeg_pixels`.
+    A JPEG stores the frequencies of blocks of 8x8 pixels. From the low frequencies alone, its decoder can make an image
+    of 1/2, 1/4 or 1/8 of the size. This avoids aliasing as well as a mean over pixels does, and takes a fourth of the
+    time that is needed to decode and resize all pixels. libjpeg-turbo decodes most JPEG files (see `jpeg_pixels`), and
+    Pillow decodes all other files.
 
     Args:
         data: The content of the file.

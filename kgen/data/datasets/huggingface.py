@@ -105,7 +105,7 @@ class HuggingFace(TableImages):
         folder = Path(path).expanduser()
         self._open_tables(saved(folder) if folder.exists() or not HUB_NAME.fullmatch(path) else downloaded(path))
 
-    def _table(self, path: Path, name: str) -> StoredTable:
+    def _open_table(self, path: Path, name: str) -> StoredTable:
         from kgen.data.datasets.table.arrow_file import ArrowFile
 
         return ArrowFile(path, name, self.owner)

@@ -21,7 +21,7 @@ from kgen.spaces import Space
 
 
 class Weight(pydantic.BaseModel):
-    """The key beside the options of a dataset that is mixed with others."""
+    """The key of a mixed dataset that is not one of its own options."""
 
     model_config = pydantic.ConfigDict(extra="forbid")
 
@@ -32,14 +32,15 @@ class Weight(pydantic.BaseModel):
 class Mixture(Dataset):
     """Several datasets as one. Their images must have the same size.
 
-    If they have weights, these are the shares of the examples in training: a small dataset is then repeated more often
-    than a large one. The shares are exact, up to one example, in each part of the training. Without weights, every
-    example is used once per pass. The splits for validation and holdout hold all examples of the datasets.
+    Weights set the share of the training examples that comes from each dataset: training then repeats a small dataset
+    more often than a large one. At any step, the number of examples from each dataset is exact up to a few. Without
+    weights, training uses every example once per pass. The splits for validation and holdout hold all examples of the
+    datasets.
 
-    The examples have the fields that all datasets have.
+    The examples have the fields that all of the datasets have.
 
     Args:
-        datasets: The name and options of each dataset, either all with `weight` or none.
+        datasets: The name and options of each dataset. Either all or none have the key `weight`.
 
     Raises:
         DataError: the images have different sizes; only some have a weight; a dataset has no training images.
@@ -66,7 +67,7 @@ class Mixture(Dataset):
                 raise DataError(f"mixture: {label} has no images to train on")
         shared = set.intersection(*(set(part.fields) for part in self._parts))
         self.fields = tuple(field for field in self._parts[0].fields if field in shared)
-        self.views = math.lcm(*(part.views for part in self._parts))  # the remainders are drawn evenly, too
+        self.views = math.lcm(*(part.views for part in self._parts))  # each remainder is as likely as another
         self.decodes_elsewhere = all(part.decodes_elsewhere for part in self._parts)
         self.draw_captions = any(part.draw_captions for part in self._parts)
         self.credit = " ".join(dict.fromkeys(part.credit for part in self._parts if part.credit))

@@ -102,7 +102,7 @@ class Parquet(TableImages):
         splits = split_files(found.names, self.owner, str(found.root), found.chosen)
         self._open_tables({name: (found.root / name, splits[name]) for name in found.names}, found.problems)
 
-    def _table(self, path: Path, name: str) -> StoredTable:
+    def _open_table(self, path: Path, name: str) -> StoredTable:
         from kgen.data.datasets.table.parquet_file import ParquetFile
 
         return ParquetFile(path, name, self.owner)

@@ -1,11 +1,12 @@
-"""A process that calls functions, as seen from both sides.
+"""A process that calls functions for the training process. This module holds the code of both sides.
 
-It imports the modules of these functions, and no framework unless they need one: it starts within half a second and
-takes 50 MB of memory. (A process of grain imports JAX where it is installed, and imports the main program again.)
+The process imports the modules of these functions, but no framework unless they need one. It therefore starts within
+half a second, and takes 50 MB of memory. (A process of grain imports JAX if it is installed, and imports the main
+program again.)
 
-Calls and results pass through pipes, and the arrays of results through shared memory where the system has any (see
+Calls and results pass through pipes, and the arrays of the results through shared memory if the system has any (see
 `kgen.data.reading.memory`). The process ends when its pipe is closed, and therefore also if the training process is
-killed. It ignores Ctrl-C and SIGTERM: the training process completes its step, and then closes the pipes.
+killed. It ignores Ctrl-C and SIGTERM, because the training process first completes its step, and then closes the pipes.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ from kgen.data.reading.memory import SharedMemory, create
 from kgen.errors import DataError, KgenError
 
 PIPE = 2**20
-"""Size of the buffer of a pipe, in bytes, where the system allows it."""
+"""Size of the buffer of a pipe, in bytes, if the system can set it."""
 
 PATIENCE = 5.0
-"""Seconds that a process has to end before it is killed."""
+"""Seconds after which a process that does not end is killed."""
 
 PROGRAM = (
     "import pickle, sys; sys.path = pickle.load(sys.stdin.buffer); from kgen.data.reading.process import work; work()"
 )
-"""The program. It is no function of `multiprocessing`, which would import the main program."""
+"""The program of the process. `multiprocessing` is not used, because it would import the main program."""
 
 WITHOUT = "set fit.workers to 0, so that threads of the training process read the images"
 
@@ -47,7 +48,7 @@ class Process:
     """A process that starts with the first call.
 
     Args:
-        first: A function and its arguments, which is called first; None: there is none.
+        first: A function with its arguments, which the process calls before any other; None: there is none.
     """
 
     def __init__(self, first: tuple[Any, ...] | None = None) -> None:
@@ -56,7 +57,7 @@ class Process:
         self.memory: SharedMemory | None = None
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Calls a function of a module. The arguments and the result must allow to be pickled.
+        """Calls a function of a module. It must be possible to pickle the arguments and the result.
 
         The next call overwrites the arrays of the result.
 
@@ -95,13 +96,13 @@ class Process:
         return result
 
     def stop(self) -> None:
-        """Closes the pipe of calls, at whose end the process ends."""
+        """Closes the pipe of calls, so that the process ends after the present call."""
         if self.process is not None and self.process.stdin is not None:
             with contextlib.suppress(OSError, ValueError):
                 self.process.stdin.close()
 
     def wait(self, seconds: float) -> None:
-        """Waits for the end of the process, and kills it if it takes longer."""
+        """Waits until the process ends, and kills it after `seconds`."""
         if self.process is None:
             return
         try:
@@ -111,7 +112,7 @@ class Process:
             self.process.wait()
 
     def _is_running(self) -> bool:
-        """Whether an OSError came from the function, and not from the pipes, whose end is the end of the process."""
+        """Whether the process still runs. An OSError then came from the function, and not from the pipes."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self.process is not None and self.process.wait(0.2) is None
         return True
@@ -122,7 +123,7 @@ class Process:
 
 
 def _started() -> tuple[subprocess.Popen[bytes], SharedMemory | None]:
-    """A new process, in a process group of its own, to keep Ctrl-C away while it starts, and its memory."""
+    """Starts a process in a process group of its own, so that Ctrl-C does not reach it. Returns its memory, too."""
     file = create()
     options: dict[str, Any] = {"process_group": 0, "pass_fds": [] if file is None else [file]}
     if sys.platform == "win32":
@@ -158,7 +159,7 @@ def work() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     calls, results = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a plugin prints must not be among the results
+    os.dup2(2, 1)  # what a plugin prints must not mix with the results
     with contextlib.suppress(EOFError, BrokenPipeError):  # the training process has ended
         file: int | None = pickle.load(calls)
         memory = None if file is None else SharedMemory(file)
@@ -169,7 +170,7 @@ def work() -> None:
 
 
 def _answer(calls: IO[bytes], memory: SharedMemory | None) -> list[Any]:
-    """The pieces of the message that answers the next call. Arrays are written to the memory, if they fit into it."""
+    """Reads a call and runs it. Returns the pieces of the answer, without the arrays if they fit into the memory."""
     buffers: list[pickle.PickleBuffer] = []
     try:
         function, *arguments = pickle.load(calls)
@@ -186,7 +187,7 @@ def _answer(calls: IO[bytes], memory: SharedMemory | None) -> list[Any]:
 
 
 def _portable(error: Exception) -> Exception:
-    """An error that can be sent to the training process. A fault of the program has the traceback from here."""
+    """An error that pickle can send. If it shows a fault of the program, a note has the traceback in this process."""
     if not isinstance(error, KgenError):
         error.add_note(f"In a worker process:\n{''.join(traceback.format_exception(error))}")
     try:

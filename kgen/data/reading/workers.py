@@ -25,7 +25,7 @@ MOST_BYTES = 2**28
 
 
 def image_of(dataset: Dataset, split: Split, number: int, flip: bool, views: int) -> np.ndarray:
-    """An image by its number: uint8 (H, W, C). The views of an example have numbers in a row, and so have its mirrors.
+    """An image by its number: uint8 (H, W, C). The views of its mirror image follow the views of the image.
 
     Args:
         number: (2 * index + mirrored) * views + view, or, if `flip` is not set, index * views + view.
@@ -53,7 +53,7 @@ def usual_workers() -> int:
 class Workers:
     """Reads images of a dataset with several processes, which start when they are first needed.
 
-    If `Dataset.decodes_elsewhere` is set, the processes call the functions that `Dataset.decoding` returns. Else every
+    If `Dataset.decodes_elsewhere` is set, the processes call the functions that `Dataset.decoding` returns. Otherwise every
     process has a copy of the dataset, and reads images itself.
 
     Args:
@@ -81,12 +81,12 @@ class Workers:
         self._end = weakref.finalize(self, _end, self._threads, processes)
 
     def read(self, split: Split, numbers: Sequence[int], flip: bool = False, views: int = 1) -> np.ndarray:
-        """Images uint8 (B, H, W, C), in the numbering of `image_of`. It may be called from several threads.
+        """Reads images by their numbers (see `image_of`): uint8 (B, H, W, C). Several threads may call it.
 
-        The dataset is told of the problems that a worker found, so that it knows which images were replaced.
+        The dataset gets a report of the problems that a worker found, so that it knows which images were replaced.
 
         Raises:
-            Exception: what the dataset raised, for the first image for which it did.
+            Exception: the dataset raised this for an image. If it raised for several, this is the error of the first.
             DataError: a worker ended.
         """
         images = np.empty((len(numbers), *self.dataset.image_space.shape), np.uint8)
@@ -102,7 +102,7 @@ class Workers:
         return images
 
     def close(self) -> None:
-        """Ends the processes. Nothing can be read after that."""
+        """Stops the processes. Nothing can be read after that."""
         self._end()
 
     def _read_copies(self, places: np.ndarray, split: Split, numbers: Sequence[int], flip: bool, views: int) -> None:
@@ -144,13 +144,13 @@ class Workers:
 
 
 def make_workers(dataset: Dataset, count: int | None) -> Workers | None:
-    """Makes `count` workers, or, if it is None, as many as suit the machine; None if there are none.
+    """Makes `count` workers. Returns None if `count` is 0.
 
-    If the number is not given, there are none for a dataset that cannot be sent to another process, or of which each
-    worker would have a large copy.
+    If `count` is None, the machine decides on the number (`usual_workers`). There are then no workers if the dataset
+    cannot be sent to another process, or if each worker would have a large copy of it.
 
     Raises:
-        DataError: the number is given, and the dataset cannot be sent to another process.
+        DataError: `count` is given, and the dataset cannot be sent to another process.
     """
     if count is not None:
         return Workers(dataset, count) if count else None
@@ -161,7 +161,7 @@ def make_workers(dataset: Dataset, count: int | None) -> Workers | None:
 
 
 def _checked(image: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Returns an image; raises ValueError if it is not what the contract says."""
+    """Returns an image. Raises ValueError if its shape or type breaks the contract of datasets."""
     shape = dataset.image_space.shape
     if image.shape != shape or image.dtype != np.uint8:
         raise ValueError(f"{type(dataset).__name__} returned an image {image.dtype} {image.shape}, not uint8 {shape}")
@@ -221,7 +221,7 @@ def _hold(pickled: bytes) -> None:
 
 
 def _read_held(split: Split, numbers: Sequence[int], flip: bool, views: int) -> tuple[list[np.ndarray], list[Problem]]:
-    """Images (H, W, C), and the problems of images in whose place others were read, unless they were told before."""
+    """Images (H, W, C), and the problems that were found since the last call."""
     (dataset,) = _held
     images = [np.ascontiguousarray(image_of(dataset, split, number, flip, views)) for number in numbers]
     new = [problem for problem in dataset.problems() if problem not in _told]

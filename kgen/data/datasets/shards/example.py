@@ -11,6 +11,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
+from kgen.data.encoded.varint import read_varint
+
 Value = list[bytes] | list[float] | list[int]
 """The values of a feature."""
 
@@ -115,16 +117,12 @@ def _fields(data: bytes) -> Iterator[tuple[int, int, bytes | int]]:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """An unsigned integer, stored in groups of 7 bits, the lowest first; and the position after it."""
-    value = shift = 0
-    while at < len(data) and shift < 70:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at += 1
-        if byte < 0x80:
-            return value & (2**64 - 1), at
-        shift += 7
-    raise ExampleError("it ends in the middle of a number" if at == len(data) else "a number is too long")
+    try:
+        return read_varint(data, at)
+    except IndexError:
+        raise ExampleError("it ends in the middle of a number") from None
+    except ValueError:
+        raise ExampleError("a number is too long") from None
 
 
 def _signed(value: int) -> int:
