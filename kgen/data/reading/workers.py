@@ -53,8 +53,8 @@ def usual_workers() -> int:
 class Workers:
     """Reads images of a dataset with several processes, which start when they are first needed.
 
-    If `Dataset.decodes_elsewhere` is set, the processes call the functions that `Dataset.decoding` returns. Otherwise every
-    process has a copy of the dataset, and reads images itself.
+    If `Dataset.decodes_elsewhere` is set, the processes call the functions that `Dataset.decoding` returns. Otherwise
+    every process has a copy of the dataset, and reads images itself.
 
     Args:
         dataset: The dataset.
