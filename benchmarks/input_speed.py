@@ -7,12 +7,13 @@ files have 512x512 pixels, and show ellipses on noise with the spectrum of photo
 of its own, with the same number of workers, which are processes, or threads in tf.data. Each is used as its
 documentation shows:
 
-- PyTorch, grain and webdataset decode with Pillow and resize with its anti-aliased bilinear filter, as torchvision does.
+- PyTorch, grain and webdataset decode with Pillow, and resize with its anti-aliased bilinear filter, as torchvision
+  does.
 - tf.data decodes all pixels with `tf.io.decode_jpeg`. `tf.image.resize` is bilinear and without anti-aliasing, which is
   its default; here it computes means of 2x2 pixels.
 - kgen's JPEG decoder makes an image of half the size from the low frequencies, so that no resizing remains. At other
-  sizes, kgen resizes with a Lanczos filter. TensorFlow's decoder can do the same (`ratio=2`) if the ratio is known before
-  the file is read. The last row shows this. It is not compared with kgen, which finds the ratio of each file.
+  sizes, kgen resizes with a Lanczos filter. TensorFlow's decoder can do the same (`ratio=2`) if the ratio is known
+  before the file is read. The last row shows this. It is not compared with kgen, which finds the ratio of each file.
 
 The measurement begins when a fourth of the images was read, so that all workers have started. The CPU time is that of
 the process and of all its workers. The libraries run in turn, `--rounds` times, and the medians are compared.
