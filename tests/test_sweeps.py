@@ -339,7 +339,7 @@ def test_a_training_whose_output_is_closed_saves_a_checkpoint(tmp_path: Path, co
     """As after `kgen run | head`, which stops, and in the job of a sweep that was killed, which is told to stop."""
     text = GOOD.replace("steps: 6,", "steps: 3000, log_every: 1,").replace("_every: 3", "_every: 3000")
     (tmp_path / "long.yaml").write_text(text, encoding="utf-8")
-    arguments = {"run": ["kgen.cli", "run", "long.yaml", "-o", "out"], "job": ["kgen.cli.job"]}[command]
+    arguments = {"run": ["kgen.cli", "run", "long.yaml", "--out", "out"], "job": ["kgen.cli.job"]}[command]
     with subprocess.Popen(
         [sys.executable, "-m", *arguments],
         cwd=tmp_path,

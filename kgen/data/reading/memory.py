@@ -46,7 +46,11 @@ def create() -> int | None:
         file = os.memfd_create("kgen-images")
     except (AttributeError, OSError):
         return None
-    os.ftruncate(file, SIZE)
+    try:
+        os.ftruncate(file, SIZE)
+    except OSError:  # files may have a limit
+        os.close(file)
+        return None
     return file
 
 
