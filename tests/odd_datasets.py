@@ -15,6 +15,19 @@ from kgen.spaces import Space
 FRAMEWORKS = ("jax", "keras", "tensorflow", "torch", "grain", "matplotlib")
 
 
+def counting(start: int) -> dict[str, np.ndarray]:
+    """Arrays of several types, of which some are empty, and no two are alike."""
+    return {
+        "bytes": np.arange(start, start + 201).astype(np.uint8).reshape(3, 67),
+        "none": np.empty((0, 4), np.float32),
+        "floats": np.arange(start, start + 6, dtype=np.float64).reshape(2, 3),
+    }
+
+
+def zeros(size: int) -> np.ndarray:
+    return np.zeros(size, np.uint8)
+
+
 class Odd(Dataset):
     """100 images of 2x2 pixels."""
 

@@ -31,6 +31,10 @@ class Problem:
     what: str
 
 
+Decoding = tuple[Any, ...]
+"""A function that returns an image, uint8 (height, width, channels), and its arguments."""
+
+
 class Dataset(Configurable, ABC):
     """Random access to captioned images of one size, in splits.
 
@@ -51,6 +55,8 @@ class Dataset(Configurable, ABC):
             view at random (`view`). Everything else uses `image`.
         draw_captions: Whether training picks one of several captions at random each time it uses an example (`texts`).
             Everything else uses `captions`.
+        decodes_elsewhere: Whether worker processes decode images with `decoding`. Otherwise, every worker has a copy of
+            the dataset, and reads images itself.
     """
 
     arguments: ClassVar[Mapping[str, Arguments]] = {"__init__": Arguments(reserved=frozenset({"name"}))}
@@ -59,6 +65,7 @@ class Dataset(Configurable, ABC):
     fields: tuple[str, ...] = ("image", "caption")
     views: int = 1
     draw_captions: bool = False
+    decodes_elsewhere: bool = False
 
     @property
     @abstractmethod
@@ -88,16 +95,14 @@ class Dataset(Configurable, ABC):
         """View `number` (0 to `views` - 1) of an image, of the same shape as `image`. It raises what `image` raises."""
         return self.image(split, index)
 
-    def decoded_by(self, call: Callable[..., Any]) -> Dataset | None:
-        """A dataset with the same images, which another process decodes.
+    def decoding(self, split: Split, index: int, view: int | None) -> Decoding:
+        """A function and its arguments, which return a view of an image, or the image if `view` is None.
 
-        The returned dataset decodes with `call(function, *arguments)`, and must share its state with this dataset.
-        `call` runs the function in another process, returns its result, and raises what the function raises. Pickle
-        must be able to send the function and its arguments: the function must be defined at the top of a module.
-
-        Default: None. Every worker process then gets a copy of the dataset, and reads images itself.
+        It is used if `decodes_elsewhere` is set. Another process calls the function, so pickle must be able to send it:
+        it must be defined at the top of a module. If this method or the function raises an error, `image` or `view` is
+        called in this process, and reports the problem or raises an error with a name.
         """
-        return None
+        raise NotImplementedError
 
     def texts(self, split: Split, index: int) -> Sequence[str]:
         """All captions of an example, at least one."""

@@ -7,13 +7,15 @@ import functools
 import io
 import math
 import threading
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
-from PIL import Image, ImageCms, ImageColor, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageColor, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
+from kgen.data.reading.jpeg import jpeg_pixels
 from kgen.errors import ConfigError, DataError
 from kgen.storage.ownership import IMAGES
 
@@ -59,7 +61,8 @@ def decode(data: bytes, background: tuple[int, int, int], size: int = 0) -> Imag
 
     A JPEG stores the frequencies of blocks of 8x8 pixels. From the low frequencies alone, its decoder can make an image
     of 1/2, 1/4 or 1/8 of the size. This avoids aliasing as well as a mean over pixels does, and takes a fourth of the
-    time that is needed to decode and resize all pixels.
+    time that is needed to decode and resize all pixels. libjpeg-turbo decodes most JPEG files (see `jpeg_pixels`), and
+    Pillow decodes all other files.
 
     Args:
         data: The content of the file.
@@ -73,6 +76,12 @@ def decode(data: bytes, background: tuple[int, int, int], size: int = 0) -> Imag
     Raises:
         ImageError: the file is not an image, is truncated, or is too large.
     """
+    read = _read(data, background, size)
+    return Image.fromarray(read) if isinstance(read, np.ndarray) else read
+
+
+def _read(data: bytes, background: tuple[int, int, int], size: int) -> Image.Image | np.ndarray:
+    """What `decode` returns, or an array uint8 (H, W, 3) of its pixels if that takes less time."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.format not in FORMATS:
@@ -83,6 +92,8 @@ def decode(data: bytes, background: tuple[int, int, int], size: int = 0) -> Imag
                 image.draft(None, (size, size))
             large = math.prod(image.size) > LARGE
             with _one_at_a_time if large else nullcontext():
+                if not large and _is_plain(image) and (pixels := jpeg_pixels(data, image)) is not None:
+                    return pixels
                 image.load()
                 return _rgb(_shrunk(image, 2 * size) if large else image, background)
     except ImageError:
@@ -157,13 +168,23 @@ def square(
     data: bytes, size: int, channels: int, resize: Resize, background: tuple[int, int, int], part: float = 0.5
 ) -> np.ndarray:
     """Decodes a file, and makes it a square: uint8 (size, size, channels). See `decode` and `fit`."""
-    image = decode(data, background, size=size)
+    read = _read(data, background, size)
+    if isinstance(read, np.ndarray) and read.shape == (size, size, channels):
+        return read
+    image = Image.fromarray(read) if isinstance(read, np.ndarray) else read
     return fit(image if channels == 3 else image.convert("L"), size, resize, background, part)
 
 
 def square_file(path: str, *options: Any) -> np.ndarray:
     """Reads a file and calls `square`. Raises OSError if it cannot be read."""
-    return square(Path(path).read_bytes(), *options)
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - it takes 30 µs less than Path
+        data = file.read()
+    return square(data, *options)
+
+
+def mirrored(function: Callable[..., np.ndarray], *arguments: Any) -> np.ndarray:
+    """Calls a function, and mirrors the image that it returns."""
+    return np.ascontiguousarray(function(*arguments)[:, ::-1])
 
 
 def _shrunk(image: Image.Image, least: int) -> Image.Image:
@@ -180,6 +201,14 @@ def _shrunk(image: Image.Image, least: int) -> Image.Image:
     small.info = image.info
     small.getexif().update(image.getexif())
     return small
+
+
+def _is_plain(image: Image.Image) -> bool:
+    """Whether an image is a JPEG whose pixels need neither a rotation nor a conversion to sRGB."""
+    if image.format not in ("JPEG", "MPO"):
+        return False
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return orientation not in range(2, 9) and _to_srgb(image.info.get("icc_profile"), image.mode) is None
 
 
 def _rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
 import pydantic
 from pydantic import Field
 
-from kgen.contracts.dataset import SPLITS, Column, Dataset, Problem, Split
+from kgen.contracts.dataset import SPLITS, Column, Dataset, Decoding, Problem, Split
 from kgen.errors import DataError
 from kgen.options import Choice, check_options
 from kgen.plugins.discovery import registry
@@ -69,6 +68,7 @@ class Mixture(Dataset):
         shared = set.intersection(*(set(part.fields) for part in self._parts))
         self.fields = tuple(field for field in self._parts[0].fields if field in shared)
         self.views = math.lcm(*(part.views for part in self._parts))  # each remainder is as likely as another
+        self.decodes_elsewhere = all(part.decodes_elsewhere for part in self._parts)
         self.draw_captions = any(part.draw_captions for part in self._parts)
         self.credit = " ".join(dict.fromkeys(part.credit for part in self._parts if part.credit))
         self._captions = {
@@ -99,13 +99,10 @@ class Mixture(Dataset):
         part, row = self._find(split, index)
         return self._parts[part].texts(split, row)
 
-    def decoded_by(self, call: Callable[..., Any]) -> Mixture | None:
-        parts = [part.decoded_by(call) for part in self._parts]
-        if None in parts:
-            return None
-        same = copy.copy(self)
-        same._parts = [part for part in parts if part is not None]
-        return same
+    def decoding(self, split: Split, index: int, view: int | None) -> Decoding:
+        number, row = self._find(split, index)
+        part = self._parts[number]
+        return part.decoding(split, row, None if view is None else view % part.views)
 
     def replacement(self, split: Split, index: int) -> int:
         number, row = self._find(split, index)

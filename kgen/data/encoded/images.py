@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import itertools
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from kgen.contracts.dataset import SPLITS, Column, Dataset, Problem, Split, short_digest
+from kgen.contracts.dataset import SPLITS, Column, Dataset, Decoding, Problem, Split, short_digest
 from kgen.data.encoded.checked import Stamp, unchecked, write_checked
 from kgen.data.encoded.scan import scan
-from kgen.data.images import ImageError, Resize, background_color, decode, square, square_file
+from kgen.data.images import ImageError, Resize, background_color, decode, mirrored, square, square_file
 from kgen.data.problems import OnError, refuse
 from kgen.data.splits import check_holdout, stable_share
 from kgen.errors import DataError
@@ -61,8 +60,7 @@ class EncodedImages(Dataset):
     holdout: tuple[str, ...]
     on_error: OnError
 
-    _call: Callable[..., Any] | None = None
-    """Calls a function in another process; None: images are decoded in this process."""
+    decodes_elsewhere = True
 
     @abstractmethod
     def _encoded(self, name: str) -> bytes:
@@ -144,11 +142,6 @@ class EncodedImages(Dataset):
     def captions(self, split: Split) -> Sequence[str]:
         return self._captions.get(split, ())
 
-    def decoded_by(self, call: Callable[..., Any]) -> EncodedImages:
-        same = copy.copy(self)
-        same._call = call
-        return same
-
     def texts(self, split: Split, index: int) -> Sequence[str]:
         if not self.draw_captions:
             return super().texts(split, index)
@@ -159,7 +152,16 @@ class EncodedImages(Dataset):
         return self._image(split, index, 0.5)
 
     def view(self, split: Split, index: int, number: int) -> np.ndarray:
-        return self._image(split, index, number / (self.crops - 1) if self.crops > 1 else 0.5)
+        return self._image(split, index, self._part(number))
+
+    def decoding(self, split: Split, index: int, view: int | None) -> Decoding:
+        entries = self._entries[split]
+        used = self.replacement(split, index)
+        name = entries[used % len(entries)][0]
+        file = self._file(name)
+        source = (square, self._encoded(name)) if file is None else (square_file, file)
+        decoding = (*source, *self._square_options(0.5 if view is None else self._part(view)))
+        return (mirrored, *decoding) if used >= len(entries) else decoding
 
     def _image(self, split: Split, index: int, part: float) -> np.ndarray:
         """An image. `part` is the place of a crop: 0 is left or top, 1 is right or bottom."""
@@ -168,7 +170,7 @@ class EncodedImages(Dataset):
             used = self.replacement(split, index)
             name = entries[used % len(entries)][0]
             try:
-                pixels = self._pixels(name, part)
+                pixels = square(self._encoded(name), *self._square_options(part))
             except OSError as error:
                 raise DataError(
                     f"{self.owner}: {self._where(name)} cannot be read: {error.strerror or error}. Images must stay as "
@@ -243,13 +245,13 @@ class EncodedImages(Dataset):
     def _place(self) -> Path:
         return Path(self.path).expanduser()
 
-    def _pixels(self, name: str, part: float) -> np.ndarray:
-        options = (self.size, self.channels, self.resize, self._color, part)
-        if self._call is None:
-            return square(self._encoded(name), *options)
-        file = self._file(name)
-        read = (square, self._encoded(name)) if file is None else (square_file, file)
-        return np.asarray(self._call(*read, *options))
+    def _part(self, view: int) -> float:
+        """The place of a crop."""
+        return view / (self.crops - 1) if self.crops > 1 else 0.5
+
+    def _square_options(self, part: float) -> tuple[int, int, Resize, tuple[int, int, int], float]:
+        """The arguments of `square` after the file."""
+        return self.size, self.channels, self.resize, self._color, part
 
     def _look(self, names: Sequence[str]) -> tuple[dict[str, Stamp], list[Problem]]:
         """The stamps of the images that exist, and problems for the others."""

@@ -4,10 +4,9 @@ The process imports the modules of these functions, but no framework unless they
 half a second, and takes 50 MB of memory. (A process of grain imports JAX if it is installed, and imports the main
 program again.)
 
-Calls and results pass through pipes, which cost 0.25 ms of CPU time per image of 256x256. They need no shared memory:
-containers have little of it, and killed processes do not free it. The process ends when its pipe is closed, and
-therefore also if the training process is killed. It ignores Ctrl-C and SIGTERM, because the training process first
-completes its step, and then closes the pipes.
+Calls and results pass through pipes, and the arrays of the results through shared memory if the system has any (see
+`kgen.data.reading.memory`). The process ends when its pipe is closed, and therefore also if the training process is
+killed. It ignores Ctrl-C and SIGTERM, because the training process first completes its step, and then closes the pipes.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from kgen.data.reading.memory import SharedMemory, create
 from kgen.errors import DataError, KgenError
 
 PIPE = 2**20
@@ -39,8 +39,9 @@ PROGRAM = (
 
 WITHOUT = "set fit.workers to 0, so that threads of the training process read the images"
 
-Message = tuple[bool, bytes, list[int]]
-"""Whether the call failed; the result or the exception, pickled without arrays; and the sizes of these, in bytes."""
+Message = tuple[bool, bytes, list[int], bool]
+"""Whether the call failed; the result or the exception, pickled without arrays; the sizes of these, in bytes; and
+whether they are in the shared memory, or follow in the pipe."""
 
 
 class Process:
@@ -53,9 +54,12 @@ class Process:
     def __init__(self, first: tuple[Any, ...] | None = None) -> None:
         self.first = first
         self.process: subprocess.Popen[bytes] | None = None
+        self.memory: SharedMemory | None = None
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Calls a function of a module. It must be possible to pickle the arguments and the result.
+
+        The next call overwrites the arrays of the result.
 
         Raises:
             Exception: what the function raised.
@@ -63,7 +67,7 @@ class Process:
         """
         try:
             if self.process is None:
-                self.process = _started()
+                self.process, self.memory = _started()
                 if self.first is not None:
                     first, self.first = self.first, None
                     self._call(*first)
@@ -81,8 +85,12 @@ class Process:
         pickle.dump(call, self.process.stdin, pickle.HIGHEST_PROTOCOL)
         self.process.stdin.flush()
         message: Message = pickle.load(self.process.stdout)
-        failed, data, sizes = message
-        result = pickle.loads(data, buffers=[_received(self.process.stdout, size) for size in sizes])
+        failed, data, sizes, shared = message
+        if shared and self.memory is not None:
+            buffers = self.memory.read(sizes)
+        else:
+            buffers = [_received(self.process.stdout, size) for size in sizes]
+        result = pickle.loads(data, buffers=buffers)
         if failed:
             raise result
         return result
@@ -114,12 +122,14 @@ class Process:
         return f"by signal {-code}" if code < 0 else f"with status {code}"
 
 
-def _started() -> subprocess.Popen[bytes]:
-    """Starts a process in a process group of its own, so that Ctrl-C does not reach it while it starts."""
-    group: dict[str, Any] = {"process_group": 0}
+def _started() -> tuple[subprocess.Popen[bytes], SharedMemory | None]:
+    """Starts a process in a process group of its own, so that Ctrl-C does not reach it. Returns its memory, too."""
+    file = create()
+    options: dict[str, Any] = {"process_group": 0, "pass_fds": [] if file is None else [file]}
     if sys.platform == "win32":
-        group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    process = subprocess.Popen([sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, **group)
+        options = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    command = [sys.executable, "-c", PROGRAM]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options)
     assert process.stdin is not None and process.stdout is not None
     with contextlib.suppress(ImportError, AttributeError, OSError):  # only Linux has it, and it has a limit
         import fcntl
@@ -127,7 +137,8 @@ def _started() -> subprocess.Popen[bytes]:
         for pipe in (process.stdin, process.stdout):
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE)
     pickle.dump(sys.path, process.stdin)
-    return process
+    pickle.dump(file, process.stdin)
+    return process, None if file is None else SharedMemory(file)
 
 
 def _received(stream: IO[bytes], size: int) -> memoryview:
@@ -150,14 +161,16 @@ def work() -> None:
     calls, results = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a plugin prints must not mix with the results
     with contextlib.suppress(EOFError, BrokenPipeError):  # the training process has ended
+        file: int | None = pickle.load(calls)
+        memory = None if file is None else SharedMemory(file)
         while True:
-            for piece in _answer(calls):
+            for piece in _answer(calls, memory):
                 results.write(piece)
             results.flush()
 
 
-def _answer(calls: IO[bytes]) -> list[Any]:
-    """Reads a call and runs it. Returns the pieces of the answer."""
+def _answer(calls: IO[bytes], memory: SharedMemory | None) -> list[Any]:
+    """Reads a call and runs it. Returns the pieces of the answer, without the arrays if they fit into the memory."""
     buffers: list[pickle.PickleBuffer] = []
     try:
         function, *arguments = pickle.load(calls)
@@ -166,9 +179,11 @@ def _answer(calls: IO[bytes]) -> list[Any]:
     except EOFError:
         raise
     except Exception as error:
-        return [pickle.dumps((True, pickle.dumps(_portable(error)), []))]
+        return [pickle.dumps((True, pickle.dumps(_portable(error)), [], False))]
     arrays = [buffer.raw() for buffer in buffers]
-    return [pickle.dumps((False, data, [array.nbytes for array in arrays])), *arrays]
+    shared = memory is not None and memory.write(arrays)
+    message = pickle.dumps((False, data, [array.nbytes for array in arrays], shared))
+    return [message] if shared else [message, *arrays]
 
 
 def _portable(error: Exception) -> Exception:

@@ -8,13 +8,12 @@ import pickle
 import queue
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 
-from kgen.contracts.dataset import Dataset, Problem, Split
+from kgen.contracts.dataset import Dataset, Decoding, Problem, Split
 from kgen.data.reading.process import PATIENCE, WITHOUT, Process
 from kgen.errors import DataError
 
@@ -33,10 +32,16 @@ def image_of(dataset: Dataset, split: Split, number: int, flip: bool, views: int
         flip: Whether every image also has a mirror image.
         views: Number of views of each image; 1: the image itself is read, as for validation.
     """
+    index, view, mirrored = _parsed(number, flip, views)
+    image = dataset.image(split, index) if view is None else dataset.view(split, index, view)
+    return image[:, ::-1] if mirrored else image
+
+
+def _parsed(number: int, flip: bool, views: int) -> tuple[int, int | None, bool]:
+    """The index, the view (None: the image itself), and whether it is mirrored, of a number as in `image_of`."""
     row, view = divmod(number, views)
     index, mirrored = divmod(row, 2) if flip else (row, 0)
-    image = dataset.view(split, index, view) if views > 1 else dataset.image(split, index)
-    return image[:, ::-1] if mirrored else image
+    return index, view if views > 1 else None, bool(mirrored)
 
 
 def usual_workers() -> int:
@@ -48,9 +53,8 @@ def usual_workers() -> int:
 class Workers:
     """Reads images of a dataset with several processes, which start when they are first needed.
 
-    If the dataset lets other processes decode its images (`Dataset.decoded_by`), threads of this process read the
-    files, and the other processes decode them. Otherwise every process has a copy of the dataset, and reads images
-    itself.
+    If `Dataset.decodes_elsewhere` is set, the processes call the functions that `Dataset.decoding` returns. Otherwise
+    every process has a copy of the dataset, and reads images itself.
 
     Args:
         dataset: The dataset.
@@ -66,14 +70,13 @@ class Workers:
     def __init__(self, dataset: Dataset, count: int) -> None:
         self.dataset, self.count = dataset, count
         self._idle: queue.SimpleQueue[Process] = queue.SimpleQueue()
-        self._decoded = dataset.decoded_by(self._call)
-        pickled = b"" if self._decoded is not None else _pickled(dataset)
+        pickled = b"" if dataset.decodes_elsewhere else _pickled(dataset)
         self.size = len(pickled)
         processes = [Process((_hold, pickled) if pickled else None) for _ in range(count)]
         for process in processes:
             self._idle.put(process)
         self._reporting = threading.Lock()
-        threads = count if self._decoded is None else 2 * count  # half of them read files
+        threads = 2 * count if dataset.decodes_elsewhere else count  # half of them prepare calls, or read files
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="kgen-images")
         self._end = weakref.finalize(self, _end, self._threads, processes)
 
@@ -88,18 +91,13 @@ class Workers:
         """
         images = np.empty((len(numbers), *self.dataset.image_space.shape), np.uint8)
         size = max(1, -(-len(numbers) // (2 * self.count)))
+        read = self._decode if self.dataset.decodes_elsewhere else self._read_copies
 
-        def read(start: int) -> None:
+        def read_part(start: int) -> None:
             part = slice(start, start + size)
-            if self._decoded is None:
-                found, problems = self._call(_read_held, split, numbers[part], flip, views)
-                self._report(problems)
-            else:
-                found = (image_of(self._decoded, split, number, flip, views) for number in numbers[part])
-            for place, image in zip(images[part], found, strict=True):
-                place[...] = _checked(image, self.dataset)
+            read(images[part], split, numbers[part], flip, views)
 
-        for _ in self._threads.map(read, range(0, len(numbers), size)):
+        for _ in self._threads.map(read_part, range(0, len(numbers), size)):
             pass
         return images
 
@@ -107,10 +105,35 @@ class Workers:
         """Stops the processes. Nothing can be read after that."""
         self._end()
 
-    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def _read_copies(self, places: np.ndarray, split: Split, numbers: Sequence[int], flip: bool, views: int) -> None:
+        """Reads images (B, H, W, C) by a process that has a copy of the dataset."""
+        with self._process() as process:
+            images, problems = process.call(_read_held, split, numbers, flip, views)
+            for place, image in zip(places, images, strict=True):
+                place[...] = _checked(image, self.dataset)
+        self._report(problems)
+
+    def _decode(self, places: np.ndarray, split: Split, numbers: Sequence[int], flip: bool, views: int) -> None:
+        """Reads images (B, H, W, C) by a process that decodes them. The dataset reads those that have a problem."""
+        calls = [_decoding(self.dataset, split, number, flip, views) for number in numbers]
+        failed = []
+        with self._process() as process:
+            images = process.call(_decoded, calls)
+            for place, number, image in zip(places, numbers, images, strict=True):
+                if image is None:
+                    failed.append((place, number))
+                else:
+                    mirrored = _parsed(number, flip, views)[-1]
+                    place[...] = _checked(image, self.dataset)[:, :: -1 if mirrored else 1]
+        for place, number in failed:
+            place[...] = _checked(image_of(self.dataset, split, number, flip, views), self.dataset)
+
+    @contextlib.contextmanager
+    def _process(self) -> Iterator[Process]:
+        """A process that no other thread uses."""
         process = self._idle.get()
         try:
-            return process.call(function, *arguments)
+            yield process
         finally:
             self._idle.put(process)
 
@@ -145,6 +168,15 @@ def _checked(image: np.ndarray, dataset: Dataset) -> np.ndarray:
     return image
 
 
+def _decoding(dataset: Dataset, split: Split, number: int, flip: bool, views: int) -> Decoding | None:
+    """The function and arguments for an image; None if the dataset finds a problem with it."""
+    index, view, _ = _parsed(number, flip, views)
+    try:
+        return dataset.decoding(split, index, view)
+    except Exception:  # `image_of` raises it, or another that says more
+        return None
+
+
 def _end(threads: ThreadPoolExecutor, processes: Sequence[Process]) -> None:
     threads.shutdown(wait=False, cancel_futures=True)
     for process in processes:
@@ -163,7 +195,21 @@ def _pickled(dataset: Dataset) -> bytes:
         raise DataError(f"dataset {name} cannot be sent to worker processes ({error}): {WITHOUT}") from error
 
 
-# ---- in a worker that has a copy of the dataset ------------------------------------------------------------------
+# ---- in a worker -------------------------------------------------------------------------------------------------
+
+
+def _decoded(calls: Sequence[Decoding | None]) -> list[np.ndarray | None]:
+    """The images (H, W, C) that the functions return; None where there is a problem."""
+    images: list[np.ndarray | None] = []
+    for call in calls:
+        image = None
+        if call is not None:
+            function, *arguments = call
+            with contextlib.suppress(Exception):  # the training process tries again, and says what the problem is
+                image = function(*arguments)
+        images.append(image)
+    return images
+
 
 _held: list[Dataset] = []
 _told: set[Problem] = set()
