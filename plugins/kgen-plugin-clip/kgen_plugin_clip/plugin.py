@@ -16,6 +16,9 @@ def kgen_components(registry: kgen.Registrar) -> None:
     )
     registry.encoder("image", f"{HERE}.encoders:ClipImage", summary="Images by a trained 'clip/clip', from: RUN")
 
+    registry.metric("clip-score", f"{HERE}.metrics:ClipScore", summary="Cosines of images and prompts")
+    registry.metric("cmmd", f"{HERE}.metrics:CMMD", summary="Distance of CLIP embeddings from real images")
+
     registry.kind("clip.text", f"{HERE}.texts:TextTower", summary="Networks that read texts")
     registry.add("clip.text", "transformer", f"{HERE}.texts:Transformer", summary="A causal transformer over tokens")
     registry.add("clip.text", "frozen", f"{HERE}.texts:Frozen", summary="Another encoder, which is not trained")

@@ -1,0 +1,172 @@
+"""Metrics by the embeddings of a trained contrastive model: the CLIP score, and CMMD."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from keras import ops
+from kgen_plugin_vision.images import as_bytes, resized
+from pydantic import Field
+
+from kgen import ConfigError, DataError, Dataset, GeneratedImages, Metric, Split, open_encoder
+from kgen.backend.compiled import Compiled
+from kgen_plugin_clip.encoders import BATCH, Clip, ClipImage
+
+Run = Annotated[str, Field(min_length=1)]
+
+SIGMA = 10.0
+"""The bandwidth of the kernel (Jayasumana et al. 2024, section 4)."""
+
+SCALE = 1000.0
+"""The factor of the distance in the published code."""
+
+
+class Embedder:
+    """The embeddings of images and texts by the encoder of a run.
+
+    Args:
+        path: A run with `clip/clip` as its encoder, or a folder that `kgen.save` wrote.
+
+    Raises:
+        ConfigError: its encoder is another one.
+    """
+
+    def __init__(self, path: str) -> None:
+        encoder = open_encoder(Path(path))
+        if not isinstance(encoder, Clip) or isinstance(encoder, ClipImage):
+            raise ConfigError(f"model: the encoder of {path} is {type(encoder).__name__}: give a run with 'clip/clip'")
+        self.encoder: Clip = encoder
+        self._images = Compiled(lambda batch: encoder.embed_images(_floats(batch["image"])), [encoder])
+        self._texts = Compiled(lambda batch: encoder.embed_texts(batch), [encoder])
+
+    @property
+    def digest(self) -> str:
+        """A hash of the weights."""
+        digest = hashlib.blake2b(digest_size=16)
+        for weight in self.encoder.weights:
+            digest.update(np.ascontiguousarray(ops.convert_to_numpy(weight)).tobytes())
+        return digest.hexdigest()
+
+    def images(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Embeds images uint8 (height, width, channels) of any size: float32 (N, D), of unit length."""
+        size = self.encoder.image.size
+        batch = {"image": np.stack([resized(as_bytes(image), (size, size, 3)) for image in images])}
+        return np.asarray(self._images.run(batch, len(images), BATCH))
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Embeds texts: float32 (N, D), of unit length."""
+        return np.asarray(self._texts.run(self.encoder.tokenize(texts), len(texts), BATCH))
+
+
+def _floats(images: Any) -> Any:
+    return ops.cast(images, "float32") / 127.5 - 1.0
+
+
+class _ByModel(Metric):
+    """A metric by a model, which is loaded when it is needed first. A subclass calls `_use` in its constructor."""
+
+    def _use(self, model: str) -> None:
+        self.model = model
+        self._embedder: Embedder | None = None
+
+    @property
+    def embedder(self) -> Embedder:
+        if self._embedder is None:
+            self._embedder = Embedder(self.model)
+        return self._embedder
+
+    def caveats(self, dataset: Dataset) -> Sequence[str]:
+        name = "clip-score" if isinstance(self, ClipScore) else "cmmd"
+        return (f"{name}: it favors a generator whose encoder is its own model, {self.model}: judge it by another one",)
+
+    def protocol(self) -> Mapping[str, str | int | float | bool]:
+        return {"model": self.embedder.digest, "resize": "Pillow, cropped", "source format": "uint8"}
+
+
+class ClipScore(_ByModel):
+    """The CLIP score (Hessel et al. 2021): 100 times the mean cosine of images and their prompts, at least 0.
+
+    The definition is that of torchmetrics, whose factor is 100.
+
+    Args:
+        model: A run, or a saved pipeline, whose encoder is `clip/clip`.
+    """
+
+    better: ClassVar[Literal["higher", "lower"] | None] = "higher"
+
+    def __init__(self, *, model: Run) -> None:
+        self._use(model)
+
+    def update(self, batch: GeneratedImages) -> None:
+        images, texts = self.embedder.images(list(batch.images)), self.embedder.texts(list(batch.prompts))
+        self.add(cosines=np.sum(images * texts, axis=1, dtype=np.float64).sum(), count=len(images))
+
+    def compute(self) -> Mapping[str, float]:
+        return {"score": max(100.0 * float(self.sums["cosines"] / self.sums["count"]), 0.0)}
+
+
+class CMMD(_ByModel):
+    """The squared maximum mean discrepancy of CLIP embeddings (Jayasumana et al. 2024), times 1000.
+
+    The kernel is exp(-|x - y|^2 / (2 sigma^2)) with sigma = 10, and the estimate is that of the published code, which
+    includes the pairs of an image with itself.
+
+    Args:
+        model: A run, or a saved pipeline, whose encoder is `clip/clip`.
+        reference: The split of the dataset whose images are the reference.
+
+    Raises:
+        DataError: in `compute`, the split has no images.
+    """
+
+    better: ClassVar[Literal["higher", "lower"] | None] = "lower"
+    reads_prompts: ClassVar[bool] = False
+
+    def __init__(self, *, model: Run, reference: Literal["train", "validation", "holdout"] = "train") -> None:
+        self._use(model)
+        self.reference = reference
+        self._rows: list[np.ndarray] = []
+
+    def start(self, dataset: Dataset, split: Split) -> None:
+        super().start(dataset, split)
+        self._rows = []
+
+    def update(self, batch: GeneratedImages) -> None:
+        self._rows.append(self.embedder.images(list(batch.images)))
+
+    def state(self) -> Mapping[str, np.ndarray]:
+        return {"rows": np.concatenate(self._rows)} if self._rows else {}
+
+    def merge(self, state: Mapping[str, np.ndarray]) -> None:
+        self._rows += list(state.values())
+
+    def compute(self) -> Mapping[str, float]:
+        count = len(self.dataset.captions(self.reference))
+        if not count:
+            raise DataError(f"cmmd: the dataset has no images in the split '{self.reference}': choose another")
+        chunks = (range(start, min(start + BATCH, count)) for start in range(0, count, BATCH))
+        real = [self.embedder.images([self.dataset.image(self.reference, row) for row in rows]) for rows in chunks]
+        return {"distance": discrepancy(np.concatenate(self._rows), np.concatenate(real))}
+
+    def protocol(self) -> Mapping[str, str | int | float | bool]:
+        return {**super().protocol(), "reference": self.reference}
+
+
+def discrepancy(x: np.ndarray, y: np.ndarray) -> float:
+    """CMMD of embeddings (N, D) and (M, D) of unit length, in float64."""
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    return SCALE * (_kernel_mean(x, x) + _kernel_mean(y, y) - 2.0 * _kernel_mean(x, y))
+
+
+def _kernel_mean(x: np.ndarray, y: np.ndarray) -> float:
+    """The mean of the kernel over all pairs, row block by row block."""
+    total = 0.0
+    for start in range(0, len(x), 1024):
+        rows = x[start : start + 1024]
+        squares = np.square(rows).sum(1)[:, None] + np.square(y).sum(1)[None, :] - 2.0 * rows @ y.T
+        total += float(np.exp(-squares / (2.0 * SIGMA**2)).sum())
+    return total / (len(x) * len(y))

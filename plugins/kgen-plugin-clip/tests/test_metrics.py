@@ -1,0 +1,132 @@
+"""The metrics by a trained model: their definitions, and the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from keras import ops
+from kgen_plugin_clip.encoders import Clip
+from kgen_plugin_clip.images import Convolutional
+from kgen_plugin_clip.metrics import CMMD, ClipScore, Embedder, discrepancy
+from kgen_plugin_clip.texts import Transformer
+
+import kgen
+from kgen.contracts.metric import GeneratedImages, measure
+from kgen.data.datasets.shapes import Shapes
+from kgen.plugins.discovery import registry
+from kgen.testing import MetricConformance
+
+pytestmark = pytest.mark.portable
+
+DATA = Shapes(size=16, count=12, objects=1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A saved pipeline whose encoder has random weights."""
+    encoder = Clip(
+        text=Transformer(width=8, depth=1, heads=2, length=12),
+        image=Convolutional(size=16, width=4, multipliers=(1, 2)),
+        dim=6,
+    )
+    encoder.adapt(DATA.captions("train"))
+    network = {"kind": "dit", "width": 8, "depth": 1, "heads": 1}
+    pipeline = kgen.assemble(
+        encoder=encoder, generator={"name": "diffusion/diffusion", "network": network}, image_space=(16, 16, 3)
+    )
+    path = tmp_path_factory.mktemp("clip") / "model"
+    kgen.save(pipeline, path)
+    Saved.path = str(path)
+    yield str(path)
+
+
+class Saved:
+    path = ""
+
+
+class TestClipScore(MetricConformance):
+    count: ClassVar[int] = 12
+
+    def build(self) -> ClipScore:
+        return ClipScore(model=Saved.path)
+
+    def dataset(self) -> Shapes:
+        return DATA
+
+
+class TestCMMD(MetricConformance):
+    count: ClassVar[int] = 12
+    real: ClassVar[Any] = {"distance": (-1e-6, 1e-6)}
+
+    def build(self) -> CMMD:
+        return CMMD(model=Saved.path)
+
+    def dataset(self) -> Shapes:
+        return DATA
+
+
+def test_they_are_registered() -> None:
+    assert registry().find("metric", "clip/clip-score").load() is ClipScore
+    assert registry().find("metric", "clip/cmmd").load() is CMMD
+
+
+def test_the_score_is_a_hundred_cosines(saved: str) -> None:
+    """The formula of torchmetrics, from the embeddings of the encoder itself."""
+    encoder = kgen.load(saved).encoder
+    images = np.stack([DATA.image("train", row) for row in range(5)])
+    prompts = list(DATA.captions("train")[:5])
+    tokens = {name: ops.convert_to_tensor(array) for name, array in encoder.tokenize(prompts).items()}
+    texts = ops.convert_to_numpy(encoder.embed_texts(tokens))
+    shown = ops.convert_to_numpy(encoder.embed_images(ops.convert_to_tensor(images.astype("float32") / 127.5 - 1.0)))
+    expected = max(100.0 * float((texts * shown).sum(axis=1).mean()), 0.0)
+    found = measure(ClipScore(model=saved), DATA, "train", [GeneratedImages(images, prompts)])
+    assert abs(found["score"] - expected) < 1e-4
+
+
+def test_cmmd_is_the_published_definition() -> None:
+    rng = np.random.default_rng(0)
+    x, y = (rng.standard_normal((count, 5)) for count in (7, 9))
+    x, y = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (x, y))
+
+    def kernel(a: np.ndarray, b: np.ndarray) -> float:
+        distances = np.square(a[:, None] - b[None]).sum(axis=-1)
+        return float(np.exp(-distances / (2 * 10**2)).mean())
+
+    expected = 1000 * (kernel(x, x) + kernel(y, y) - 2 * kernel(x, y))
+    assert abs(discrepancy(x.astype("float32"), y.astype("float32")) - expected) < 1e-4
+    opposite = np.array([[1.0, 0.0]]), np.array([[-1.0, 0.0]])
+    assert abs(discrepancy(*opposite) - 2000 * (1 - np.exp(-4 / 200))) < 1e-9
+
+
+def test_the_numbers_depend_on_the_weights(saved: str, tmp_path: Path) -> None:
+    """The protocol says so: a copy of the model has the same, and other weights have another."""
+    pipeline = kgen.load(saved)
+    kgen.save(pipeline, tmp_path / "copy")
+    pipeline.encoder.log_scale.assign(1.0)
+    kgen.save(pipeline, tmp_path / "other")
+    paths = (saved, str(tmp_path / "copy"), str(tmp_path / "other"))
+    first, copy, other = (ClipScore(model=path).protocol()["model"] for path in paths)
+    assert first == copy != other
+
+
+def test_images_of_any_size_are_judged(saved: str) -> None:
+    embedder = Embedder(saved)
+    large = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
+    assert embedder.images([large, large[:16, :16]]).shape == (2, 6)
+
+
+def test_models_without_both_towers_are_refused(tmp_path: Path) -> None:
+    pipeline = kgen.assemble(
+        encoder="text/none",
+        generator={"name": "diffusion/diffusion", "network": {"kind": "dit", "width": 8, "depth": 1, "heads": 1}},
+        image_space=(16, 16, 3),
+    )
+    kgen.save(pipeline, tmp_path / "other")
+    with pytest.raises(kgen.ConfigError, match=r"the encoder of .* is Unconditional: give a run with 'clip/clip'"):
+        Embedder(str(tmp_path / "other"))
+    with pytest.raises(kgen.RunError):
+        Embedder(str(tmp_path / "nothing"))
