@@ -10,11 +10,12 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from keras import ops
 from kgen_plugin_vision.images import as_bytes, resized
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from kgen import ConfigError, DataError, Dataset, GeneratedImages, Metric, Split, open_encoder
 from kgen.backend.compiled import Compiled
 from kgen_plugin_clip.encoders import BATCH, Clip, ClipImage
+from kgen_plugin_clip.retrieval import recall
 
 Run = Annotated[str, Field(min_length=1)]
 
@@ -67,7 +68,13 @@ def _floats(images: Any) -> Any:
 
 
 class _ByModel(Metric):
-    """A metric by a model, which is loaded when it is needed first. A subclass calls `_use` in its constructor."""
+    """A metric by a model, which is loaded when it is needed first. A subclass calls `_use` in its constructor.
+
+    Attributes:
+        label: The name of the metric, for messages.
+    """
+
+    label: ClassVar[str]
 
     def _use(self, model: str) -> None:
         self.model = model
@@ -80,8 +87,7 @@ class _ByModel(Metric):
         return self._embedder
 
     def caveats(self, dataset: Dataset) -> Sequence[str]:
-        name = "clip-score" if isinstance(self, ClipScore) else "cmmd"
-        return (f"{name}: it favors a generator whose encoder is its own model, {self.model}: judge it by another one",)
+        return (f"{self.label}: a generator whose encoder is {self.model} is favored: judge it by another model",)
 
     def protocol(self) -> Mapping[str, str | int | float | bool]:
         return {"model": self.embedder.digest, "resize": "Pillow, cropped", "source format": "uint8"}
@@ -96,6 +102,7 @@ class ClipScore(_ByModel):
         model: A run, or a saved pipeline, whose encoder is `clip/clip`.
     """
 
+    label: ClassVar[str] = "clip-score"
     better: ClassVar[Literal["higher", "lower"] | None] = "higher"
 
     def __init__(self, *, model: Run) -> None:
@@ -107,6 +114,43 @@ class ClipScore(_ByModel):
 
     def compute(self) -> Mapping[str, float]:
         return {"score": max(100.0 * float(self.sums["cosines"] / self.sums["count"]), 0.0)}
+
+
+class ZeroShot(_ByModel):
+    """Zero-shot classification: the share of images whose prompt is among the k captions that the model finds nearest.
+
+    The classes are the different captions of the dataset, of all its splits (Radford et al. 2021, section 3.1, with the
+    captions themselves as prompts).
+
+    Args:
+        model: A run, or a saved pipeline, whose encoder is `clip/clip`.
+        k: The numbers of captions that are looked at.
+    """
+
+    label: ClassVar[str] = "zero-shot"
+    better: ClassVar[Literal["higher", "lower"] | None] = "higher"
+
+    def __init__(self, *, model: Run, k: tuple[PositiveInt, ...] = (1, 5)) -> None:
+        if not k:
+            raise ValueError("k needs at least one number")
+        self._use(model)
+        self.k = k
+        self._classes: list[str] = []
+
+    def start(self, dataset: Dataset, split: Split) -> None:
+        super().start(dataset, split)
+        splits: tuple[Split, ...] = ("train", "validation", "holdout")
+        self._classes = list(dict.fromkeys(caption for each in splits for caption in dataset.captions(each)))
+        self._texts = self.embedder.texts(self._classes)  # (M, D)
+
+    def update(self, batch: GeneratedImages) -> None:
+        similarity = self.embedder.images(list(batch.images)) @ self._texts.T  # (B, M)
+        relevant = np.array([[prompt == name for name in self._classes] for prompt in batch.prompts])
+        found = {f"top {k}": recall(similarity, relevant, k) * len(batch.images) for k in self.k}
+        self.add(count=len(batch.images), **found)
+
+    def compute(self) -> Mapping[str, float]:
+        return {f"top {k}": float(self.sums[f"top {k}"] / self.sums["count"]) for k in self.k}
 
 
 class CMMD(_ByModel):
@@ -123,6 +167,7 @@ class CMMD(_ByModel):
         DataError: in `compute`, the split has no images.
     """
 
+    label: ClassVar[str] = "cmmd"
     better: ClassVar[Literal["higher", "lower"] | None] = "lower"
     reads_prompts: ClassVar[bool] = False
 

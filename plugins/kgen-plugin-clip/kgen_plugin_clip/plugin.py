@@ -17,6 +17,7 @@ def kgen_components(registry: kgen.Registrar) -> None:
     registry.encoder("image", f"{HERE}.encoders:ClipImage", summary="Images by a trained 'clip/clip', from: RUN")
 
     registry.metric("clip-score", f"{HERE}.metrics:ClipScore", summary="Cosines of images and prompts")
+    registry.metric("zero-shot", f"{HERE}.metrics:ZeroShot", summary="Share of images with the right caption among all")
     registry.metric("cmmd", f"{HERE}.metrics:CMMD", summary="Distance of CLIP embeddings from real images")
 
     registry.kind("clip.text", f"{HERE}.texts:TextTower", summary="Networks that read texts")

@@ -18,6 +18,7 @@ from kgen_plugin_clip.images import VisionTransformer
 from kgen_plugin_clip.losses import sigmoid_losses, softmax_losses
 from kgen_plugin_clip.texts import Transformer
 
+import kgen
 from kgen.testing.execution import arrays, tensors
 from kgen.testing.replicas import ReplicaTraining, mirrored
 
@@ -83,7 +84,7 @@ def clip(loss: str) -> Clip:
     encoder.adapt(CAPTIONS)
     encoder.null_condition()
     for number, weight in enumerate(encoder.weights):
-        weight.assign(np.random.default_rng(number).normal(0.3, 0.2, weight.shape))
+        weight.assign(np.random.default_rng(number).normal(0.0, 0.4, weight.shape))
     return encoder
 
 
@@ -109,6 +110,7 @@ def test_two_replicas_have_the_loss_and_gradient_of_one_device(loss: str) -> Non
         found = loss_of(one, given)
         mean = ops.mean(found["loss"])
     expected = tape.gradient(mean, [weight.value for weight in one.trainable_weights])
+    assert max(float(np.abs(np.array(tf.convert_to_tensor(part))).max()) for part in expected) > 0.1
     for cut, rate in ((4, 1.0), (3, 0.0)):
         strategy = mirrored()
         with strategy.scope():
@@ -125,6 +127,31 @@ def test_two_replicas_have_the_loss_and_gradient_of_one_device(loss: str) -> Non
             for weight, old, gradient in zip(two.trainable_weights, before, expected, strict=True):
                 moved = old - np.array(weight)
                 np.testing.assert_allclose(moved, np.array(tf.convert_to_tensor(gradient)), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.backends
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.distribute is TensorFlow's")
+def test_fit_under_two_replicas_is_that_of_one_device() -> None:
+    """Two steps of Keras's `fit`, as in a run with `distribute: mirrored`."""
+    from kgen.pipeline.stage_models import EncoderModel
+
+    space = kgen.Space("continuous", (SIZE, SIZE, 3))
+
+    def fitted() -> EncoderModel:
+        model = EncoderModel(clip("softmax"), space)
+        model.compile(keras.optimizers.SGD(0.5))
+        given = batch(model.encoder)
+        model.fit({"image": given["images"], "tokens": given["tokens"]}, batch_size=8, epochs=2, verbose=0)
+        return model
+
+    one, before = fitted(), clip("softmax")
+    with mirrored().scope():
+        two = fitted()
+    moved = 0.0
+    for first, second, old in zip(one.encoder.weights, two.encoder.weights, before.weights, strict=True):
+        np.testing.assert_allclose(np.array(first), np.array(second), atol=1e-5, err_msg=first.path)
+        moved = max(moved, float(np.abs(np.array(first) - np.array(old)).max()))
+    assert moved > 1e-2
 
 
 def _cut(first: int) -> tuple[slice, slice]:

@@ -11,7 +11,7 @@ import pytest
 from keras import ops
 from kgen_plugin_clip.encoders import Clip
 from kgen_plugin_clip.images import Convolutional
-from kgen_plugin_clip.metrics import CMMD, ClipScore, Embedder, discrepancy
+from kgen_plugin_clip.metrics import CMMD, ClipScore, Embedder, ZeroShot, discrepancy
 from kgen_plugin_clip.texts import Transformer
 
 import kgen
@@ -69,7 +69,35 @@ class TestCMMD(MetricConformance):
         return DATA
 
 
+class TestZeroShot(MetricConformance):
+    count: ClassVar[int] = 12
+
+    def build(self) -> ZeroShot:
+        return ZeroShot(model=Saved.path)
+
+    def dataset(self) -> Shapes:
+        return DATA
+
+
+def test_zero_shot_finds_the_nearest_captions(saved: str) -> None:
+    """Of the embeddings by the encoder itself; a prompt that is no caption of the dataset is never found."""
+    encoder = kgen.load(saved).encoder
+    images = np.stack([DATA.image("train", row) for row in range(6)])
+    prompts = list(DATA.captions("train")[:6])
+    classes = list(dict.fromkeys(DATA.captions("train")))
+    tokens = {name: ops.convert_to_tensor(array) for name, array in encoder.tokenize(classes).items()}
+    texts = ops.convert_to_numpy(encoder.embed_texts(tokens))
+    shown = ops.convert_to_numpy(encoder.embed_images(ops.convert_to_tensor(images.astype("float32") / 127.5 - 1.0)))
+    order = (-shown @ texts.T).argsort(axis=1)
+    expected = {k: np.mean([prompts[i] in [classes[j] for j in order[i, :k]] for i in range(6)]) for k in (1, 5, 12)}
+    found = measure(ZeroShot(model=saved, k=(1, 5, 12)), DATA, "train", [GeneratedImages(images, prompts)])
+    assert found == {f"top {k}": value for k, value in expected.items()} and found["top 12"] == 1.0
+    missing = measure(ZeroShot(model=saved, k=(12,)), DATA, "train", [GeneratedImages(images, ["a dog"] * 6)])
+    assert missing["top 12"] == 0.0
+
+
 def test_they_are_registered() -> None:
+    assert registry().find("metric", "clip/zero-shot").load() is ZeroShot
     assert registry().find("metric", "clip/clip-score").load() is ClipScore
     assert registry().find("metric", "clip/cmmd").load() is CMMD
 
