@@ -15,6 +15,7 @@ from kgen.errors import ConfigError
 from kgen.experiments.directory import RunDirectory
 from kgen.experiments.initial import initial_assets
 from kgen.experiments.inputs import read_dataset
+from kgen.experiments.shapes import check_config, check_metric
 from kgen.parts.construction import adapt_encoder, build_encoder, find, make_metric
 
 Metrics = Mapping[str, Metric]
@@ -51,11 +52,12 @@ def open_experiment(config: RunConfig, *, trained: bool = False) -> Experiment:
         trained: Whether the run is already trained, so that the data of the decoder's training are not needed.
 
     Raises:
-        ConfigError: a metric does not support the dataset, or is given twice; or the images of the decoder's training
-            have another size.
+        ConfigError: a metric does not support the dataset, or is given twice; the images of the decoder's training
+            have another size; or the images have several shapes, which a setting does not support.
         DataError: the data are missing or damaged, or there are no training images.
     """
     dataset = read_dataset(config.data)
+    check_config(config, dataset, not trained and needs_stage(config))
     decoder_data = None if trained else _decoder_data(config, dataset)
     return Experiment(config, dataset, decoder_data, _open_metrics(config.evaluate.metrics, dataset))
 
@@ -112,5 +114,6 @@ def _open_metrics(chosen: tuple[ComponentConfig, ...], dataset: Dataset) -> Metr
                 f"evaluate.metrics: '{name}' needs the dataset {metric.requires.__name__}, not "
                 f"{type(dataset).__name__}: leave it out, or choose another metric"
             )
+        check_metric(metric, name, dataset)
         metrics[name] = metric
     return metrics

@@ -65,6 +65,12 @@ class LoadedGuide:
                 f"the guide {self.name} cannot read the prompt: {error}. Use a guide that was trained on such prompts"
             ) from error
 
+    def check_space(self, space: Space) -> None:
+        """Raises SpaceError if it cannot guide the generation of latents of this space."""
+        if space != self.pipeline.generator.space:
+            with _errors_of(self.name):
+                self.pipeline.generator.check_space(space)
+
     def model(self, tokens: Any) -> GuideModel:
         """Makes the argument of `generate` from the tensors of `tokenize`."""
         return GuideModel(self.pipeline.generator, self.pipeline.encoder(tokens))

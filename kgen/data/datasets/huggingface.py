@@ -13,6 +13,7 @@ from pydantic import Field
 from kgen.contracts.dataset import Split
 from kgen.data.datasets.folder.divisions import split_named
 from kgen.data.datasets.table import StoredTable, TableImages, pyarrow
+from kgen.data.encoded import Buckets
 from kgen.data.images import Resize
 from kgen.data.problems import OnError
 from kgen.errors import DataError
@@ -40,10 +41,13 @@ class HuggingFace(TableImages):
 
     Args:
         path: The folder, or a name on the Hub, such as "user/name".
-        size: Height and width of the images, in pixels.
+        size: Height and width of the images, in pixels; for buckets, the root of their area.
         resize: How images become square: "crop" takes the middle, "pad" adds background, "stretch" distorts them.
-        crops: Number of square parts of each image, evenly spaced along its longer side. Training draws one whenever it
-            uses the image; everything else uses the middle. 1: training uses the middle too.
+            "bucket": they do not; each gets the shape of a bucket of about the same area, see `buckets`.
+        buckets: Options of the buckets; null: their defaults.
+        crops: Number of parts of each image that its square, or its bucket, may hold, evenly spaced along the side that
+            is cut. Training draws one whenever it uses the image; everything else uses the middle. 1: training uses the
+            middle too.
         channels: Number of channels: 3, or 1 for gray.
         background: Color behind transparent parts, and around padded images.
         image_key: The column of images; null: the only one.
@@ -72,6 +76,7 @@ class HuggingFace(TableImages):
         path: Annotated[str, Field(min_length=1)],
         size: Annotated[int, Field(ge=4, le=4096)] = 64,
         resize: Resize = "crop",
+        buckets: Buckets | None = None,
         crops: Annotated[int, Field(ge=1, le=16)] = 1,
         channels: Literal[1, 3] = 3,
         background: str = "white",
@@ -87,6 +92,7 @@ class HuggingFace(TableImages):
         self.path = path
         self.size = size
         self.resize = resize
+        self.buckets = buckets
         self.crops = crops
         self.channels = channels
         self.background = background

@@ -44,8 +44,8 @@ class Stamp(NamedTuple):
 
 def unchecked(place: Path, stamps: Mapping[str, Stamp]) -> list[str]:
     """The images that `write_checked` does not remember with these stamps, in order."""
-    tokens = _tokens(stamps)
-    known = np.isin(tokens, _read(_memory(place)))
+    wanted = tokens(stamps)
+    known = np.isin(wanted, _read(_memory(place)))
     return [key for key, seen in zip(stamps, known.tolist(), strict=True) if not seen]
 
 
@@ -61,7 +61,7 @@ def write_checked(place: Path, stamps: Mapping[str, Stamp]) -> None:
     """
     now = time.time()
     data = io.BytesIO()
-    np.save(data, np.sort(_tokens({key: stamp for key, stamp in stamps.items() if settled(stamp, now)})))
+    np.save(data, np.sort(tokens({key: stamp for key, stamp in stamps.items() if settled(stamp, now)})))
     with suppress(OSError, KgenError), atomic_file(_memory(place)) as temporary:
         temporary.write_bytes(data.getvalue())
 
@@ -76,7 +76,7 @@ def settled(stamp: Stamp, now: float | None = None) -> bool:
     return stamp.time < ((time.time() if now is None else now) - SETTLED) * 1e9
 
 
-def _tokens(stamps: Mapping[str, Stamp]) -> np.ndarray:
+def tokens(stamps: Mapping[str, Stamp]) -> np.ndarray:
     """Hashes (N,) of keys and stamps, of 64 bits each: ten million images take 80 MB."""
     hashes: Sequence[bytes] = [
         hashlib.blake2b(f"{key}\0{size} {time} {entry}".encode(), digest_size=8).digest()

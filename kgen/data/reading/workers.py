@@ -76,16 +76,27 @@ class Workers:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="kgen-images")
         self._end = weakref.finalize(self, _end, self._threads, processes)
 
-    def read(self, split: Split, numbers: Sequence[int], flip: bool = False, views: int = 1) -> np.ndarray:
+    def read(
+        self,
+        split: Split,
+        numbers: Sequence[int],
+        flip: bool = False,
+        views: int = 1,
+        shape: tuple[int, ...] | None = None,
+    ) -> np.ndarray:
         """Images uint8 (B, H, W, C), in the numbering of `image_of`. It may be called from several threads.
 
         The dataset is told of the problems that a worker found, so that it knows which images were replaced.
+
+        Args:
+            shape: (H, W, C), if the images of the dataset differ in shape.
 
         Raises:
             Exception: what the dataset raised, for the first image for which it did.
             DataError: a worker ended.
         """
-        images = np.empty((len(numbers), *self.dataset.image_space.shape), np.uint8)
+        shape = shape or self.dataset.image_space.shape
+        images = np.empty((len(numbers), *shape), np.uint8)
         size = max(1, -(-len(numbers) // (2 * self.count)))
 
         def read(start: int) -> None:
@@ -96,7 +107,7 @@ class Workers:
             else:
                 found = (image_of(self._decoded, split, number, flip, views) for number in numbers[part])
             for place, image in zip(images[part], found, strict=True):
-                place[...] = _checked(image, self.dataset)
+                place[...] = _checked(image, self.dataset, shape)
 
         for _ in self._threads.map(read, range(0, len(numbers), size)):
             pass
@@ -136,9 +147,8 @@ def make_workers(dataset: Dataset, count: int | None) -> Workers | None:
     return None
 
 
-def _checked(image: np.ndarray, dataset: Dataset) -> np.ndarray:
+def _checked(image: np.ndarray, dataset: Dataset, shape: tuple[int, ...]) -> np.ndarray:
     """Returns an image; raises ValueError if it is not what the contract says."""
-    shape = dataset.image_space.shape
     if image.shape != shape or image.dtype != np.uint8:
         raise ValueError(f"{type(dataset).__name__} returned an image {image.dtype} {image.shape}, not uint8 {shape}")
     return image
