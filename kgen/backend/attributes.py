@@ -22,8 +22,8 @@ def own_attributes(layer: keras.layers.Layer) -> dict[str, Any]:
     return {k: v for k, v in everything.items() if k not in OF_KERAS and not k.startswith(OF_TENSORFLOW)}
 
 
-def shared_copy(layer: Layer, **changed: Any) -> Layer:
+def shared_copy(layer: Any, **changed: Any) -> Any:
     """A layer with the same weights and inner layers as another, but other attributes. (Keras refuses `copy.copy`.)"""
-    made: Layer = object.__new__(type(layer))
+    made = object.__new__(type(layer))
     made.__dict__.update(layer.__dict__, **changed)
     return made

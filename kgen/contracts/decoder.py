@@ -98,7 +98,8 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         if image_space == self.image_space:
             return self
         self.check_space(image_space)
-        return shared_copy(self, image_space=image_space)
+        made: Self = shared_copy(self, image_space=image_space)
+        return made
 
     def encode(self, images: Tensor) -> Tensor:
         """Encodes images.

@@ -122,7 +122,8 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
         if space == self.space:
             return self
         self.check_space(space)
-        return shared_copy(self, space=space)
+        made: Self = shared_copy(self, space=space)
+        return made
 
     def compute_losses(self, x: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
         """Computes the losses of every example, without an average over the batch.

@@ -131,7 +131,9 @@ def _is_turned(image: Image.Image) -> bool:
     Pillow decodes a whole PNG to look for EXIF data behind the pixels. Here this happens only if the file ends in such
     data.
     """
-    exif = image.getexif() if image.format != "PNG" or _ends_in_exif(image.fp) else Image.Image.getexif(image)
+    opened = cast(Any, image)
+    whole = opened.format != "PNG" or _ends_in_exif(opened.fp)
+    exif = opened.getexif() if whole else Image.Image.getexif(opened)
     return exif.get(ExifTags.Base.Orientation) in TURNED
 
 

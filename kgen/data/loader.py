@@ -25,7 +25,7 @@ MEMORY_LIMIT = 2**30
 
 
 class Loader:
-    """Reads a split of a dataset in batches. If images differ in shape (`Dataset.rows_by_shape`), a batch has one shape.
+    """Reads a split of a dataset in batches. All images of a batch have one shape (`Dataset.rows_by_shape`).
 
     Args:
         dataset, split: The dataset and the split.

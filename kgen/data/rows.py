@@ -88,7 +88,7 @@ class BatchOrder:
         for number, rows in enumerate(groups):
             inside = np.diff(np.searchsorted(rows, ends), prepend=0).tolist()
             own = [(few, share * Fraction(few, many)) for few, (many, share) in zip(inside, parts, strict=True) if few]
-            weight = sum(share for _, share in own)
+            weight = sum((share for _, share in own), Fraction(0))
             within = [(few, float(share / weight)) for few, share in own] if len(own) > 1 else ()
             self.groups.append((training_order(len(rows), seed + number, within), rows))
             weights.append(weight)

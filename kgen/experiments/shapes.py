@@ -19,7 +19,9 @@ SEVERAL = "the images of the data have several shapes (data.resize: bucket)"
 def image_spaces(dataset: Dataset) -> list[Space]:
     """The spaces of the images of a dataset; the first is that of most training images."""
     found = {split: dataset.rows_by_shape(split) for split in SPLITS}
-    shapes = sorted(found["train"], key=lambda shape: len(found["train"][shape]), reverse=True)
+    shapes = sorted(
+        found["train"], key=lambda shape: len(found["train"][shape]), reverse=True
+    )  # the order of ties stays
     shapes += sorted({shape for rows in found.values() for shape in rows} - set(shapes), reverse=True)
     space = dataset.image_space
     return [replace(space, shape=(*shape, space.shape[-1])) for shape in shapes] or [space]

@@ -22,6 +22,7 @@ from kgen.parts.saving import Assembled, decoder_weights, restore
 from kgen.parts.steps import checkpoint_of, load_step
 from kgen.pipeline.prompts import check_prompts
 from kgen.plugins.discovery import component_id
+from kgen.spaces import Space
 from kgen.storage.weights import find_weights
 
 Tokens = dict[str, np.ndarray]

@@ -113,15 +113,17 @@ class LossModel(keras.Model):  # type: ignore[misc]
 
     def make_train_function(self, force: bool = False) -> None:
         """Makes the training function as in Keras; batches may differ in shape."""
-        if force or self.train_function is None:
+        if force or self.train_function is None:  # type: ignore[has-type]
             super().make_train_function(force)
-            self.train_function = by_shape(self, self.train_function, self.train_step)
+            whole = self.train_function  # type: ignore[has-type]
+            self.train_function = by_shape(self, whole, self.train_step)
 
     def make_test_function(self, force: bool = False) -> None:
         """Makes the function that evaluates as in Keras; batches may differ in shape."""
-        if force or self.test_function is None:
+        if force or self.test_function is None:  # type: ignore[has-type]
             super().make_test_function(force)
-            self.test_function = by_shape(self, self.test_function, self.test_step)
+            whole = self.test_function  # type: ignore[has-type]
+            self.test_function = by_shape(self, whole, self.test_step)
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         """Does nothing: all layers are built, and Keras's method fails on dicts under MultiWorkerMirroredStrategy."""

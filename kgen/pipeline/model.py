@@ -351,7 +351,9 @@ class Pipeline(SavedInFolders, LossModel):
         loops = generator.num_sampling_steps(**options) > 1
         sampler: Sampler = self.programs.get(
             ("generate", repr(plain([static, decoder_static])), key, loops, latents, decoder.image_space),
-            lambda: Sampler(self.encoder, generator, decoder, self.null_tokens, static, decoder_static, loops, guide, latents),
+            lambda: Sampler(
+                self.encoder, generator, decoder, self.null_tokens, static, decoder_static, loops, guide, latents
+            ),
         )
         made = sampler.sample(batch, numbers, decoder_numbers, batch_size, verbose)
         return made if latents else to_uint8(made)

@@ -321,7 +321,7 @@ def _examples(dataset: Dataset, encoder: Encoder | None) -> tuple[np.ndarray, li
     The first image of each split is checked, too.
     """
     groups = dataset.rows_by_shape("train")
-    main = groups[image_spaces(dataset)[0].shape[:2]] if groups else range(len(dataset.captions("train")))
+    main = max(groups.values(), key=len) if groups else range(len(dataset.captions("train")))
     rows = (int(main[0]), int(main[-1]))
     for split in SPLITS:
         if dataset.captions(split):

@@ -13,8 +13,8 @@ from kgen.data.datasets.shards.images import DEFAULT_TEMPLATE, ShardImages
 from kgen.data.datasets.shards.listing import Listing
 from kgen.data.datasets.shards.places import Kind
 from kgen.data.datasets.shards.records import list_records, open_reader, read_image
-from kgen.data.encoded.recent import Recent
 from kgen.data.encoded import Buckets
+from kgen.data.encoded.recent import Recent
 from kgen.data.images import ImageError, Resize
 from kgen.data.problems import OnError
 

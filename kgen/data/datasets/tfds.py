@@ -104,8 +104,8 @@ class TFDS(Dataset):
         self.on_error = on_error
         if resize == "bucket":
             raise DataError(
-                "tfds: resize: bucket needs the shape of every image, which TFDS stores only with its pixels: use resize: "
-                "crop, or export the images, and read them with imagefolder, webdataset, parquet or hf"
+                "tfds: resize: bucket needs the shape of every image at the start, which TFDS does not tell: use "
+                "resize: crop, or export the images, and read them with imagefolder, webdataset, parquet or hf"
             )
         self._color = background_color(background, "tfds")
         if "{label}" not in template:
@@ -145,7 +145,9 @@ class TFDS(Dataset):
             image = self._image(self._example(name, number))
         except ImageError as error:
             raise DataError(f"tfds: {self._place}, '{name}', example {number}: {error}") from error
-        return fit(image if self.channels == 3 else image.convert("L"), (self.size, self.size), self.resize, self._color)
+        return fit(
+            image if self.channels == 3 else image.convert("L"), (self.size, self.size), self.resize, self._color
+        )
 
     def problems(self) -> Sequence[Problem]:
         return self._problems

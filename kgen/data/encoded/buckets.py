@@ -83,13 +83,13 @@ def nearest(shapes: Sequence[Shape], images: np.ndarray) -> np.ndarray:
     """
     aspects = np.array([math.log(width / height) for height, width in shapes])  # ascending
     borders = (aspects[1:] + aspects[:-1]) / 2
-    return np.searchsorted(borders, np.log(images[:, 1] / images[:, 0]), side="left")
+    return np.asarray(np.searchsorted(borders, np.log(images[:, 1] / images[:, 0]), side="left"))
 
 
 def cropped_shares(buckets: np.ndarray, images: np.ndarray) -> np.ndarray:
     """The share of each image that is cut off, (N,), given the shapes of its bucket (N, 2) and of the image (N, 2)."""
     aspects, wanted = (shapes[:, 1] / shapes[:, 0] for shapes in (images, buckets))
-    return 1 - np.minimum(aspects / wanted, wanted / aspects)
+    return np.asarray(1 - np.minimum(aspects / wanted, wanted / aspects))
 
 
 def describe(shapes: Sequence[Shape], images: Mapping[str, Shape], of: Mapping[str, Shape]) -> Iterator[str]:
