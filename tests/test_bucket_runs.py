@@ -130,10 +130,11 @@ def test_a_generator_of_one_shape_refuses_a_size() -> None:
         pipeline.generate("red", size=(12, 20))
 
 
+ONE = {"prompts": ["red"]}
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"generator": "gan/gan"}, "models latents of one shape"),
-    ({"generator": "realnvp/realnvp"}, "models latents of one shape"),
-    ({"generator": "vae/vae"}, "models latents of one shape"),
+    ({"generator": "gan/gan", "sample": ONE}, "models latents of one shape"),
+    ({"generator": "realnvp/realnvp", "sample": ONE}, "models latents of one shape"),
+    ({"generator": "vae/vae", "sample": ONE}, "models latents of one shape"),
     ({"decoder": {"name": "codecs/kl-autoencoder", "fit": {"steps": 1}}}, "is trained on images of one shape"),
     ({"evaluate": {"metrics": ["metrics/frechet"]}}, "'frechet' compares images of one shape"),
     ({"evaluate": {"likelihood": {"images": 4}}}, "evaluate.likelihood measures images of one shape"),

@@ -92,7 +92,7 @@ def png(image: Image.Image, **options: Any) -> bytes:
 
 
 @pytest.mark.parametrize("part", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize(("image", "bucket"), [((200, 300), (48, 80)), ((200, 300), (64, 64)), ((300, 170), (80, 48))])
+@pytest.mark.parametrize(("image", "bucket"), [((120, 180), (24, 40)), ((120, 180), (32, 32)), ((180, 102), (40, 24))])
 def test_the_largest_window_of_the_bucket_is_kept(image: tuple[int, int], bucket: tuple[int, int], part: float) -> None:
     """The rows and columns that are seen are those of the largest window of the bucket's aspect ratio."""
     pixels = fitted(png(coordinates(*image)), bucket, 3, "bucket", WHITE, part).astype(float)
@@ -103,8 +103,8 @@ def test_the_largest_window_of_the_bucket_is_kept(image: tuple[int, int], bucket
         first = (image[axis] - kept) * part
         seen = pixels[..., axis].mean(1 - axis) / 255 * (image[axis] - 1)  # the rows or columns of the image
         expected = first + (np.arange(bucket[axis]) + 0.5) / scale - 0.5
-        inner = slice(3, -3)  # the filter mirrors nothing at the borders
-        np.testing.assert_allclose(seen[inner], expected[inner], atol=0.7)
+        inner = slice(3, -3)  # at the borders of the image, the filter sees less
+        np.testing.assert_allclose(seen[inner], expected[inner], atol=0.45)  # pixels; a level is up to 0.7
     share = float(cropped_shares(np.array([bucket]), np.array([image]))[0])
     assert share == pytest.approx(1 - math.prod(bucket) / scale**2 / math.prod(image))
 
@@ -227,7 +227,7 @@ def test_an_image_that_fits_no_bucket_is_refused_or_skipped(
     if not read_at_start:
         monkeypatch.setattr("kgen.data.encoded.images.READ_AT_START", 0)
     Image.new("RGB", (16 * 3, 16)).save(folder / "02.png")
-    with pytest.raises(DataError, match=r"02.png: its 16x48 pixels .* max_aspect is 2, .* is 3\n.*on_error: skip"):
+    with pytest.raises(DataError, match=r"02.png: its 16x48 pixels .*max_aspect is 2, .* is 3\n.*on_error: skip"):
         opened(folder)
     dataset = opened(folder, on_error="skip")
     assert "image 2" not in dataset.captions("train") and len(dataset.captions("train")) == 19
@@ -282,9 +282,9 @@ def test_a_batch_has_one_group_and_every_row_is_used_equally_often() -> None:
         assert set(rows) <= set(GROUPS[group].tolist())
         used.update(rows)
         streams[group] += rows
-        for own in GROUPS:  # at any time, up to a batch
+        for own in GROUPS:  # at any time, up to two batches
             share = len(own) / 40
-            assert abs(sum(used[row] for row in own.tolist()) - share * 4 * (step + 1)) <= 4 + 1e-9
+            assert abs(sum(used[row] for row in own.tolist()) - share * 4 * (step + 1)) < 2 * 4
     assert all(used[row] == 20 for row in range(40))  # 200 batches of 4 are 20 passes
     for own, stream in zip(GROUPS, streams, strict=True):
         starts = range(0, len(stream) - len(own) + 1, len(own))

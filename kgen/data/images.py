@@ -126,11 +126,13 @@ def _check_header(image: Image.Image) -> None:
 
 
 def _is_turned(image: Image.Image) -> bool:
-    """Whether the EXIF data of an image that is not decoded yet swap its height and width.
+    """Whether EXIF data swap the height and width of an image that is not decoded yet.
 
-    Pillow decodes a whole PNG to look for EXIF data behind the pixels. Here this happens only if the file ends in such
-    data.
+    Pillow swaps those of a TIFF itself. It decodes a whole PNG to look for EXIF data behind the pixels; here this
+    happens only if the file ends in such data.
     """
+    if image.format == "TIFF":
+        return False
     opened = cast(Any, image)
     whole = opened.format != "PNG" or _ends_in_exif(opened.fp)
     exif = opened.getexif() if whole else Image.Image.getexif(opened)

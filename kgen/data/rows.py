@@ -58,7 +58,7 @@ class BatchOrder:
     Without groups, the batches are consecutive parts of `training_order`. With groups, every batch has rows of one of
     them. Each group has passes of its own, in which it uses each of its rows once; a batch may end one pass and begin
     the next. The groups take turns in proportion to their rows, so that all rows are used equally often: after n
-    batches, a group has had its share of n, up to one for each group.
+    batches, a group has had its share of n, up to one for each group before it.
 
     Args:
         count: The number of rows.
