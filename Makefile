@@ -33,7 +33,7 @@ test: $(VENV)/.developing  ## Run the tests, on TensorFlow, JAX and PyTorch
 
 test-all: $(VENV)/.developing  ## Run every test on TensorFlow, and the marked ones on JAX and PyTorch, with the slow ones
 	KERAS_BACKEND=tensorflow $(PYTEST) tests
-	KERAS_BACKEND=tensorflow $(PYTEST) plugins  # in new processes, because TensorFlow keeps the memory of all functions
+	KERAS_BACKEND=tensorflow $(PYTEST) plugins  # in new processes, because TensorFlow never frees compiled functions
 	KERAS_BACKEND=jax $(PYTEST) -m backends
 	KERAS_BACKEND=torch $(PYTEST) -m 'backends or portable'
 

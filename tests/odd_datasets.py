@@ -1,4 +1,4 @@
-"""Datasets that show what happens in a worker. Importing them loads no framework."""
+"""Datasets whose images show what happens in a worker process. Importing this module imports no framework."""
 
 from __future__ import annotations
 
@@ -13,6 +13,19 @@ from kgen.errors import DataError
 from kgen.spaces import Space
 
 FRAMEWORKS = ("jax", "keras", "tensorflow", "torch", "grain", "matplotlib")
+
+
+def counting(start: int) -> dict[str, np.ndarray]:
+    """Arrays of several types, of which some are empty, and no two are alike."""
+    return {
+        "bytes": np.arange(start, start + 201).astype(np.uint8).reshape(3, 67),
+        "none": np.empty((0, 4), np.float32),
+        "floats": np.arange(start, start + 6, dtype=np.float64).reshape(2, 3),
+    }
+
+
+def zeros(size: int) -> np.ndarray:
+    return np.zeros(size, np.uint8)
 
 
 class Odd(Dataset):
@@ -63,7 +76,7 @@ class Process(Odd):
 
 
 class Broken(Odd):
-    """All images from the eighth on are broken, each in its own way."""
+    """Images 8 and later are broken, and each has its own message."""
 
     def image(self, split: Split, index: int) -> np.ndarray:
         if index >= 8:
@@ -72,7 +85,7 @@ class Broken(Odd):
 
 
 class Faulty(Odd):
-    """The program has a fault."""
+    """Reading images 8 and later raises an error that shows a fault of the program."""
 
     def image(self, split: Split, index: int) -> np.ndarray:
         return np.zeros((2, 2, 3), np.uint8) // (1 if index < 8 else index_of_nothing())
@@ -83,7 +96,7 @@ def index_of_nothing() -> int:
 
 
 class Killed(Odd):
-    """The process is killed, as it is if memory runs out."""
+    """Reading images 8 and later kills the process, as the system does if memory runs out."""
 
     def image(self, split: Split, index: int) -> np.ndarray:
         if index >= 8:

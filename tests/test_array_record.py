@@ -1,4 +1,4 @@
-"""Images in ArrayRecord files: messages that TensorFlow writes are read right, and what is wrong is named."""
+"""Images in ArrayRecord files: TensorFlow's messages are read correctly, and error messages name what is wrong."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from command_line import Outcome
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from gray_images import numbers, shown
 from parts import Words
 from PIL import Image
 
@@ -107,17 +108,6 @@ def shards(tmp_path: Path) -> Path:
 
 def opened(path: Path | str, **options: Any) -> ArrayRecord:
     return ArrayRecord(path=str(path), size=16, **options)
-
-
-def numbers(pixels: np.ndarray) -> list[int]:
-    """The images (N, 16, 16, 3) by number."""
-    return [round(float(value) / 20) for value in pixels.mean((1, 2, 3))]
-
-
-def pairs(dataset: ArrayRecord, split: Any = "train") -> list[tuple[int, str]]:
-    """The number of each image, and its caption."""
-    captions = dataset.captions(split)
-    return [(numbers(dataset.image(split, i)[None])[0], caption) for i, caption in enumerate(captions)]
 
 
 class TestRecords(DatasetConformance):
@@ -226,9 +216,9 @@ def test_no_damage_of_a_message_is_an_unknown_error() -> None:
 
 def test_images_and_captions_go_together(shards: Path) -> None:
     expected = [(i, f"image {i}") for i in range(COUNT)]
-    assert pairs(opened(shards)) == expected
-    assert pairs(opened(f"{shards}/{{0001..0002}}.array_record")) == expected[4:]
-    assert pairs(opened(shards / "0001.array_record")) == expected[4:8]
+    assert shown(opened(shards)) == expected
+    assert shown(opened(f"{shards}/{{0001..0002}}.array_record")) == expected[4:]
+    assert shown(opened(shards / "0001.array_record")) == expected[4:8]
     assert opened(shards).notes() == [
         f"array_record {shards}: 12 images in 3 shards; captions are from 'caption'"
     ]  # fmt: skip
@@ -246,24 +236,24 @@ def test_images_and_captions_go_together(shards: Path) -> None:
 )
 def test_names_of_features(tmp_path: Path, features: dict[str, Any], caption: list[str]) -> None:
     dataset = opened(write(tmp_path / "a.array_record", [example(features)]))
-    assert pairs(dataset) == [(1, text) for text in caption]
+    assert shown(dataset) == [(1, text) for text in caption]
     assert ("label" in dataset.fields) == (len({"label", "cls", "image/class/label"} & features.keys()) == 1)
 
 
 def test_named_features(tmp_path: Path) -> None:
     row = {"a": image(20), "image": image(40), "caption": b"old", "new": [b"new"], "kind": 5}
     path = write(tmp_path / "a.array_record", [example(row)])
-    assert pairs(opened(path)) == [(2, "old")]
-    assert pairs(opened(path, image_key="a", caption_key="new")) == [(1, "new")]
+    assert shown(opened(path)) == [(2, "old")]
+    assert shown(opened(path, image_key="a", caption_key="new")) == [(1, "new")]
     dataset = opened(path, caption_key="kind", template="kind {label}")
-    assert pairs(dataset) == [(2, "kind 5")] and list(dataset.values("train", "label")) == ["5"]
+    assert shown(dataset) == [(2, "kind 5")] and list(dataset.values("train", "label")) == ["5"]
     with pytest.raises(
         DataError, match=r"record 0: it has no 'b', but 'a', 'caption', 'image', 'kind', 'new': set image"
     ):
         opened(path, image_key="b")
     with pytest.raises(DataError, match=r"nothing in .* says what the images show \(0: it has no 'b', but 'a', "):
         opened(path, caption_key="b")
-    assert pairs(opened(path, caption_key="b", template="an image")) == [(2, "an image")]
+    assert shown(opened(path, caption_key="b", template="an image")) == [(2, "an image")]
 
 
 @pytest.mark.slow
@@ -277,13 +267,13 @@ def test_files_of_tensorflow_datasets(tmp_path: Path) -> None:
         rows = [{"image": np.full((16, 16, 3), 20 * i, np.uint8), "text": f"image {i}"} for i in some]
         write(tmp_path / f"mine-{split}.array_record-00000-of-00001", [features.serialize_example(row) for row in rows])
     dataset = opened(tmp_path)
-    assert pairs(dataset) == [(1, "image 1"), (2, "image 2")] and pairs(dataset, "validation") == [(3, "image 3")]
+    assert shown(dataset) == [(1, "image 1"), (2, "image 2")] and shown(dataset, "validation") == [(3, "image 3")]
 
 
 def test_groups_of_records_are_read_with_a_note(tmp_path: Path) -> None:
     dataset = opened(write(tmp_path / "a.array_record", [sample(i) for i in range(4)], "group_size:4"))
-    assert pairs(dataset) == [(i, f"image {i}") for i in range(4)]
-    assert "an image is read with its group of 4 records" in dataset.notes()[1]
+    assert shown(dataset) == [(i, f"image {i}") for i in range(4)]
+    assert "to read one image, a group of 4 records is read" in dataset.notes()[1]
 
 
 def test_a_later_start_reads_no_file(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,18 +309,18 @@ def test_records_that_cannot_be_used(tmp_path: Path, record: bytes, what: str) -
     with pytest.raises(DataError, match=rf"array_record: 1 problem in .*:\n  a\.array_record, record 1: .*{what}"):
         opened(path)
     dataset = opened(path, on_error="skip")
-    assert pairs(dataset) == [(1, "image 1")] and len(dataset.problems()) == 1
+    assert shown(dataset) == [(1, "image 1")] and len(dataset.problems()) == 1
 
 
 @pytest.mark.parametrize(
     ("record", "what"),
     [
-        (pickle.dumps({"image": image(1)}), "its records are pickled, and to read them would run code"),
+        (pickle.dumps({"image": image(1)}), "its records are pickled, and reading them would run the code"),
         (image(1), "its records are images without captions"),
         (b"\x82\xa5image\xc4\x01a\xa4text\xa1b", "its records are JSON or msgpack"),
         (json.dumps({"caption": "b"}).encode(), "its records are JSON or msgpack"),
-        (b"", r"its records are no tf\.train\.Example \(it has no features\)"),
-        (b"\xff" * 20, r"its records are no tf\.train\.Example \(a number is too long\)"),
+        (b"", r"its records are not tf\.train\.Example messages \(it has no features\)"),
+        (b"\xff" * 20, r"its records are not tf\.train\.Example messages \(a number is too long\)"),
     ],
 )
 def test_records_in_other_formats_are_refused(tmp_path: Path, record: bytes, what: str) -> None:
@@ -342,10 +332,10 @@ def test_records_in_other_formats_are_refused(tmp_path: Path, record: bytes, wha
 
 
 DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "empty": (lambda data: b"", "it is empty, cut off, or no ArrayRecord file"),
-    "no file of records": (lambda data: b"<html>" * 20_000, "it is empty, cut off, or no ArrayRecord file"),
-    "cut": (lambda data: data[: len(data) // 2], "it is empty, cut off, or no ArrayRecord file"),
-    "cut at the end": (lambda data: data[:-100], "it is empty, cut off, or no ArrayRecord file"),
+    "empty": (lambda data: b"", "it is empty, cut off, or not an ArrayRecord file"),
+    "no file of records": (lambda data: b"<html>" * 20_000, "it is empty, cut off, or not an ArrayRecord file"),
+    "cut": (lambda data: data[: len(data) // 2], "it is empty, cut off, or not an ArrayRecord file"),
+    "cut at the end": (lambda data: data[:-100], "it is empty, cut off, or not an ArrayRecord file"),
 }
 
 
@@ -356,7 +346,7 @@ def test_damaged_files(shards: Path, name: str) -> None:
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(DataError, match=rf"1 problem in .*shards:\n  0000\.array_record: {what}"):
         opened(shards)
-    assert pairs(opened(shards, on_error="skip")) == [(i, f"image {i}") for i in range(4, COUNT)]
+    assert shown(opened(shards, on_error="skip")) == [(i, f"image {i}") for i in range(4, COUNT)]
 
 
 def test_a_file_without_records(tmp_path: Path) -> None:
@@ -373,7 +363,7 @@ def test_a_damaged_record(tmp_path: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data.replace(b"image 2", b"image 3"))
     dataset = opened(path, on_error="skip")
-    assert pairs(dataset) == [(i, f"image {i}") for i in (0, 1, 3)]
+    assert shown(dataset) == [(i, f"image {i}") for i in (0, 1, 3)]
     (problem,) = dataset.problems()
     assert problem.where == "a.array_record, record 2" and "the record is damaged: " in problem.what
 
@@ -402,7 +392,7 @@ def test_a_copy_for_another_process_reads_the_same(shards: Path) -> None:
     dataset = opened(shards, flip=True, validation=0.25)
     dataset.image("train", 0)
     copy = pickle.loads(pickle.dumps(dataset))
-    assert pairs(copy) == pairs(dataset) and copy.fingerprint() == dataset.fingerprint()
+    assert shown(copy) == shown(dataset) and copy.fingerprint() == dataset.fingerprint()
 
 
 def test_batches_are_the_same_after_a_resume_and_with_workers(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:

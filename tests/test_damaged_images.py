@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import Outcome
+from gray_images import numbers
 from kgen_plugin_superres.regression import Regression
 from parts import Words
 from PIL import Image
@@ -73,11 +74,6 @@ def folder(tmp_path: Path) -> Path:
 
 def opened(folder: Path, **options: Any) -> ImageFolder:
     return ImageFolder(path=str(folder), size=16, **{"on_error": "skip", **options})
-
-
-def numbers(pixels: np.ndarray) -> list[int]:
-    """The images (N, 16, 16, 3) by number."""
-    return [round(float(value) / 20) for value in pixels.mean((1, 2, 3))]
 
 
 class TestSkipping(DatasetConformance):

@@ -1,4 +1,4 @@
-"""Several captions and crops of an image, of which training draws one each time it uses the image."""
+"""An image has several captions and crops, and training picks one at random each time it uses the image."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_views_are_evenly_spaced_crops(folder: Path) -> None:
     assert [int(two.view("train", 0, view)[8, 8, 0]) for view in range(2)] == [COLORS["left"], COLORS["right"]]
 
 
-def test_all_but_training_reads_the_first_caption_and_the_middle(folder: Path) -> None:
+def test_everything_but_training_reads_the_first_caption_and_the_middle(folder: Path) -> None:
     dataset = opened(folder)
     assert list(dataset.captions("train")) == [f"{number} a" for number in range(5)]
     assert list(dataset.texts("train", 3)) == ["3 a", "3 b", "3 c"]

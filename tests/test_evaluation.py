@@ -197,7 +197,7 @@ def test_the_command_run_keeps_what_evaluate_measured(
     assert kgen("evaluate", copy, "--metric", "retrieval", "-n", 4).status == 0
     before = [result for result in read_results(copy / "evaluation.json") if result.metric == "retrieval"]
     done = kgen("run", trained.config, "--out", copy, cwd=tmp_path)
-    assert done.status == 0 and "kept the scores of retrieval, measured before" in done.out, done
+    assert done.status == 0 and "kept the earlier scores of retrieval" in done.out, done
     results = read_results(copy / "evaluation.json")
     assert [result for result in results if result.metric == "retrieval"] == before
     assert {result.metric for result in results} == {"retrieval", "brightness"}

@@ -310,11 +310,11 @@ def test_a_caption_of_numbers_is_compared_with_boxes_at_once(tmp_path: Path) -> 
 def test_a_too_long_cell_or_caption_affects_only_its_own_row(tmp_path: Path) -> None:
     long = "x" * 200_000
     make(tmp_path / "csv", {"0.png": None, "1.png": None, "metadata.csv": f"file_name,text\n0.png,{long}\n1.png,b\n"})
-    assert problems(tmp_path / "csv")["metadata.csv:2"] == "a cell is longer than 131,072 letters"
+    assert problems(tmp_path / "csv")["metadata.csv:2"] == "a cell is longer than 131,072 characters"
     make(tmp_path / "txt", {"0.png": None, "0.txt": long, "1.png": None, "1.txt": "b"})
-    assert "200,000 letters in a line" in problems(tmp_path / "txt")["0.png"]
+    assert "200,000 characters in a line" in problems(tmp_path / "txt")["0.png"]
     make(tmp_path / "json", {"0.png": None, "metadata.json": [{"file_name": "0.png", "text": long}]})
-    assert "200,000 letters" in problems(tmp_path / "json")["metadata.json, entry 1"]
+    assert "200,000 characters" in problems(tmp_path / "json")["metadata.json, entry 1"]
 
 
 # Splits

@@ -1,8 +1,7 @@
-"""Datasets of Hugging Face: what is read, compared with the package datasets, and what is refused."""
+"""Datasets of Hugging Face: what is read (compared with the package datasets), and what is refused."""
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import os
@@ -16,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import Outcome
+from gray_images import numbers, png, shown
 from parts import Words
-from PIL import Image
 
 from kgen import DataError
 from kgen.contracts.dataset import Dataset
@@ -33,13 +32,6 @@ pytestmark = pytest.mark.portable
 
 COUNT = 12
 TEXTS = [f"image {i}" for i in range(COUNT)]
-
-
-def png(number: int) -> bytes:
-    """Gray of the value 20 i."""
-    data = io.BytesIO()
-    Image.new("RGB", (16, 16), (20 * number,) * 3).save(data, "png")
-    return data.getvalue()
 
 
 def stored(numbers: Sequence[int] = range(COUNT)) -> list[dict[str, Any] | None]:
@@ -72,17 +64,6 @@ def some(*numbers: int) -> dict[str, Any]:
 
 def opened(path: Path, **options: Any) -> HuggingFace:
     return HuggingFace(path=str(path), size=16, **options)
-
-
-def numbers(pixels: np.ndarray) -> list[int]:
-    """The images (N, 16, 16, 3) by number."""
-    return [round(float(value) / 20) for value in pixels.mean((1, 2, 3))]
-
-
-def shown(dataset: Dataset, split: Any = "train") -> list[tuple[int, str]]:
-    """The number and the caption of every example."""
-    found = (dataset.example(split, i) for i in range(len(dataset.captions(split))))
-    return [(numbers(example["image"][None])[0], example["caption"]) for example in found]
 
 
 @pytest.fixture

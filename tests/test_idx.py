@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from worker_batches import check_batches
 
 from kgen import DataError
 from kgen.data.datasets.idx import Idx, read_idx
@@ -49,6 +50,10 @@ def test_images_and_names(folder: Path) -> None:
     for index in (0, 7, 29):
         np.testing.assert_array_equal(data.image("train", index)[..., 0], IMAGES["train"][index])
     np.testing.assert_array_equal(data.image("validation", 3)[..., 0], IMAGES["t10k"][3])
+
+
+def test_batches_do_not_depend_on_the_number_of_workers(folder: Path) -> None:
+    check_batches(Idx(path=str(folder), classes=CLASSES, size=8), batch_size=7, steps=14, flip=True)
 
 
 def test_border_limit_and_holdout(folder: Path) -> None:

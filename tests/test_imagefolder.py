@@ -358,7 +358,7 @@ def test_a_file_that_changed_just_now_is_not_remembered(folder: Path, decoded: l
     assert len(decoded) == 1
 
 
-def test_a_broken_file_is_named_by_each_start(folder: Path, decoded: list[int]) -> None:
+def test_a_damaged_file_is_named_by_each_start(folder: Path, decoded: list[int]) -> None:
     truncated(folder / "07.png")
     age(folder / "07.png")
     for _ in range(2):
@@ -424,7 +424,7 @@ BROKEN: list[tuple[Callable[[Path], Any], str]] = [
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(("damage", "message"), BROKEN)
-def test_broken_images_are_refused_or_skipped(folder: Path, damage: Callable[[Path], Any], message: str) -> None:
+def test_damaged_images_are_refused_or_skipped(folder: Path, damage: Callable[[Path], Any], message: str) -> None:
     damage(folder / "07.png")
     with pytest.raises(DataError, match=rf"1 problem in (?s:.*)07\.png: .*{message}(?s:.*)on_error: skip"):
         ImageFolder(path=str(folder))

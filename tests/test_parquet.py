@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import os
@@ -16,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import Outcome
+from gray_images import numbers, png, shown
 from parts import Words
-from PIL import Image
 
 from kgen import DataError
 from kgen.contracts.dataset import Dataset
@@ -39,13 +38,6 @@ TEXTS = [f"image {i}" for i in range(COUNT)]
 OLD = time.time() - 3600
 
 
-def png(number: int) -> bytes:
-    """Gray of the value 20 i."""
-    data = io.BytesIO()
-    Image.new("RGB", (16, 16), (20 * number,) * 3).save(data, "png")
-    return data.getvalue()
-
-
 def stored(numbers: Sequence[int] = range(COUNT)) -> list[dict[str, Any]]:
     """A column of images, as Hugging Face stores them."""
     return [{"bytes": png(i), "path": f"{i}.png"} for i in numbers]
@@ -65,17 +57,6 @@ def write(path: Path, metadata: dict[bytes, bytes] | None = None, options: Any =
 
 def opened(path: Path, **options: Any) -> Parquet:
     return Parquet(path=str(path), size=16, **options)
-
-
-def numbers(pixels: np.ndarray) -> list[int]:
-    """The images (N, 16, 16, 3) by number."""
-    return [round(float(value) / 20) for value in pixels.mean((1, 2, 3))]
-
-
-def shown(dataset: Dataset, split: Any = "train") -> list[tuple[int, str]]:
-    """The number and the caption of every example."""
-    found = (dataset.example(split, i) for i in range(len(dataset.captions(split))))
-    return [(numbers(example["image"][None])[0], example["caption"]) for example in found]
 
 
 @pytest.fixture
@@ -276,7 +257,7 @@ def test_every_value_is_that_of_pyarrow(
 
 
 def test_decompressed_pages_are_kept_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet_file, "_pages", parquet_file.Recent(5000))
+    monkeypatch.setattr(parquet_file, "_pages", parquet_file.LRUCache(5000))
     values = [random.Random(i).randbytes(2000) for i in range(8)]
     options = {"row_group_size": 1, "use_dictionary": False}
     file = ParquetFile(write(tmp_path / "data.parquet", image=values, options=options), "data", "parquet")

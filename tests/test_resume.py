@@ -11,9 +11,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import yaml
+from command_line import quickest_backend
 from made_plugins import PLUGIN, Site
+from PIL import Image
 from safetensors.numpy import load_file
 
 from kgen.training.journal import read_rows
@@ -44,6 +47,14 @@ fit: {steps: 300, batch_size: 8, checkpoint_every: 20, validate_every: 100, log_
 sample: {every: 0, prompts: [a large red circle in the middle]}
 """
 """The same trainings with parts that TensorFlow traces quickly. The painter trains with noise, too."""
+
+FILES = """\
+data: {{name: imagefolder, path: {path}, size: 16, crops: 2}}
+encoder: {{name: text/bag, dim: 8}}
+generator: made/painter
+fit: {{steps: 200, batch_size: 8, checkpoint_every: 20, validate_every: 200, log_every: 20, workers: 2}}
+sample: {{every: 0, prompts: [image 3]}}
+"""
 
 ONE_STAGE = """\
 data: {name: shapes, size: 16, count: 200, holdout: [purple square]}
@@ -118,6 +129,34 @@ def test_killed_once_and_resumed(tmp_path: Path) -> None:
     resumes("tensorflow", tmp_path, SMALL, kills=1, most=6)
 
 
+def test_killed_with_workers_in_the_middle_of_a_pass_and_resumed(tmp_path: Path) -> None:
+    """Only the training process is killed. Its workers, which read every image of every step, end by themselves."""
+    (tmp_path / "site").mkdir()
+    Site(tmp_path / "site").install("made", PLUGIN + "\n\nfrom kgen.data import loader\n\nloader.MEMORY_LIMIT = 0\n")
+    (tmp_path / "images").mkdir()
+    for number, image in enumerate(np.random.default_rng(0).integers(0, 256, (23, 20, 30, 3)).astype(np.uint8)):
+        Image.fromarray(image).save(tmp_path / "images" / f"{number:02}.jpg")
+        (tmp_path / "images" / f"{number:02}.txt").write_text(f"image {number}", encoding="utf-8")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+        (folder / "run.yaml").write_text(FILES.format(path=tmp_path / "images"), encoding="utf-8")
+    backend = quickest_backend()
+    process = start(killed, backend)
+    while not checkpoints(killed):
+        assert process.poll() is None
+        time.sleep(0.02)
+    family = psutil.Process(process.pid).children(recursive=True)
+    workers = [child for child in family if "kgen.data.reading.process" in " ".join(child.cmdline())]
+    process.kill()
+    process.wait()
+    assert len(workers) == 2
+    assert not psutil.wait_procs(workers, timeout=20)[1]
+    steps = [int(name.removeprefix("checkpoints/step-").split(".")[0]) for name in checkpoints(killed)]
+    assert max(steps) < 200 and 8 * max(steps) % 23
+    same(finish(killed, backend), finish(whole, backend))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
 def test_killed_four_times_in_two_stages_and_resumed(backend: str, tmp_path: Path) -> None:
@@ -133,6 +172,12 @@ def test_500_steps_with_each_optimizer_are_killed_and_resumed(optimizer: str, tm
     assert losses[0] > 1.2 and losses[-1] < TRAINED, losses
 
 
+def same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert found.keys() == expected.keys() and len(expected) > 5
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
 def resumes(backend: str, tmp_path: Path, config: str, kills: int, most: int) -> list[dict[str, str]]:
     """Compares a run that is killed with one that is not. Returns the rows of its metrics.csv."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -143,9 +188,8 @@ def resumes(backend: str, tmp_path: Path, config: str, kills: int, most: int) ->
         kill_at_a_random_moment(killed, backend, most)
     assert not (killed / "runs" / "run" / "model").exists()  # it was killed before its end
     resumed, expected = finish(killed, backend), finish(whole, backend)
-    assert resumed.keys() == expected.keys() and len(expected) > (20 if config == SMALL else 50)
-    for name, array in expected.items():
-        np.testing.assert_array_equal(resumed[name], array, err_msg=name)
+    same(resumed, expected)
+    assert len(expected) > (20 if config == SMALL else 50)
     rows = read_rows(killed / "runs" / "run" / "metrics.csv")
     steps = [int(row["step"]) for row in rows]
     assert steps == sorted(steps) and steps[-1] == yaml.safe_load(config)["fit"]["steps"]

@@ -73,7 +73,7 @@ def test_an_interrupt_ends_a_scan_of_many_files_at_once() -> None:
 
 
 def test_a_long_scan_reports_its_progress(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(module, "SAY_AFTER", 0.05)
+    monkeypatch.setattr(module, "PROGRESS_EVERY", 0.05)
     scan(range(300), lambda item: time.sleep(0.005), "imagefolder x")
     lines = capsys.readouterr().err.splitlines()
     assert lines and lines[0].startswith("imagefolder x: checked ") and "of 300 images" in lines[0]

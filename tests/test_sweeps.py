@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from command_line import GOOD, TOY, Trained, environment, quickest_backend
 from crashes import crash
 from made_plugins import Site, installed
@@ -330,3 +331,35 @@ def test_a_sweep_that_is_stopped_saves_a_checkpoint_and_the_same_command_goes_on
     assert done.returncode == 0, (done.stdout, done.stderr)
     assert min(map(int, re.findall(r"step (\d+)/", done.stdout))) > step, done.stdout
     assert len(list((tmp_path / "out" / "trials").glob("*.json"))) == 2
+
+
+@pytest.mark.portable
+@pytest.mark.parametrize("command", ["run", "job"])
+def test_a_training_whose_output_is_closed_saves_a_checkpoint(tmp_path: Path, command: str) -> None:
+    """As after `kgen run | head`, which stops, and in the job of a sweep that was killed, which is told to stop."""
+    text = GOOD.replace("steps: 6,", "steps: 3000, log_every: 1,").replace("_every: 3", "_every: 3000")
+    (tmp_path / "long.yaml").write_text(text, encoding="utf-8")
+    arguments = {"run": ["kgen.cli", "run", "long.yaml", "--out", "out"], "job": ["kgen.cli.job"]}[command]
+    with subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        cwd=tmp_path,
+        env=environment(PYTHONUNBUFFERED="1"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        if command == "job":
+            job = Job("long", str(tmp_path / "out"), yaml.safe_load(text), [], str(tmp_path))
+            process.stdin.write(job.to_json() + "\n")
+            process.stdin.flush()
+        first = next(int(line[5:].split("/")[0]) for line in process.stdout if re.match(r"step [1-9]", line))
+        process.stdout.close()
+        rows = tmp_path / "out" / "metrics.csv"
+        while process.poll() is None and len(rows.read_text().splitlines()) < first + 400:  # it printed after 150
+            time.sleep(0.05)
+        process.stdin.close()
+        assert process.wait(60) == {"run": 1, "job": 130}[command]
+    (saved,) = (tmp_path / "out" / "checkpoints").glob("step-*")
+    assert first < int(saved.name.removeprefix("step-").split(".")[0]) < 3000

@@ -113,6 +113,11 @@ DATASETS = [
         "uint8",
     ),
     (
+        "test_decoding_makes_the_same_images",
+        {"decodes_elsewhere": True, "decoding": lambda self, split, index, view: (np.zeros, (4, 4, 3), np.uint8)},
+        r"decoding\('train', 0, None\) returns another image",
+    ),
+    (
         "test_fingerprint_is_stable",
         {"fingerprint": lambda self: str(id(object.__new__(object))) + str(np.random.default_rng().random())},
         "two fingerprints",

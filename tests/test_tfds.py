@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from worker_batches import check_batches
 
 from kgen import DataError
 from kgen.contracts.dataset import Dataset
@@ -112,6 +113,11 @@ def test_images_captions_and_splits(folder: Path, name: str) -> None:
             gray = 20 * int(caption.split()[1])
             np.testing.assert_array_equal(dataset.image(split, index)[:, 10:], np.full((20, 10, 3), gray))
     assert f"{name}" in dataset.credit and "TensorFlow Datasets" in dataset.credit
+
+
+@pytest.mark.parametrize("name", ["array_record", "tfrecord"])
+def test_batches_do_not_depend_on_the_number_of_workers(folder: Path, name: str) -> None:
+    check_batches(open_(folder, name), batch_size=4, steps=5, flip=True)
 
 
 def test_resizing_and_channels(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Worker processes read the same images as the training process, tell its errors, and end with it."""
+"""Worker processes read the same images as the training process, report errors to it, and end with it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from odd_datasets import Broken, Faulty, Killed, Loaded, Odd, Process, Skipping
+from odd_datasets import Broken, Faulty, Killed, Loaded, Odd, Process, Skipping, counting, zeros
 from PIL import Image
 
 from kgen.contracts.dataset import Dataset, Split
-from kgen.data import images
 from kgen.data import loader as loading
 from kgen.data.datasets.imagefolder import ImageFolder
 from kgen.data.datasets.mixture import Mixture
 from kgen.data.datasets.shapes import Shapes
 from kgen.data.loader import Loader
+from kgen.data.reading.memory import SIZE
 from kgen.data.reading.meter import Meter
+from kgen.data.reading.process import Process as CallableProcess
 from kgen.data.reading.workers import Workers, make_workers
 from kgen.errors import DataError
 
@@ -67,7 +68,7 @@ def test_batches_do_not_depend_on_the_number_of_workers(
     for count in (1, 2):
         workers = Workers(dataset, count)
         monkeypatch.setattr(Shapes, "image", refused)  # in this process
-        monkeypatch.setattr(images, "decode", refused)
+        monkeypatch.setattr(Image, "open", refused)
         np.testing.assert_array_equal(
             take(Loader(dataset, None, batch_size=5, flip=True, workers=workers), 20), expected
         )
@@ -136,6 +137,30 @@ def test_a_worker_imports_no_framework(workers: Workers) -> None:
 def test_all_workers_read(workers: Workers) -> None:
     assert len(processes(workers)) == 2
     assert os.getpid() not in processes(workers)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_arrays_pass_through_shared_memory_or_else_through_the_pipe(
+    shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not shared:
+        monkeypatch.setattr("kgen.data.reading.process.create", lambda: None)
+    elif not hasattr(os, "memfd_create"):
+        pytest.skip("the system has no shared memory without a name")
+    process = CallableProcess()
+    for start in (0, 7):
+        found = process.call(counting, start)
+        for name, array in counting(start).items():
+            np.testing.assert_array_equal(found[name], array)
+            assert found[name].dtype == array.dtype
+    assert (process.memory is not None) == shared
+    first = found["floats"].copy()
+    process.call(counting, 9)
+    assert np.array_equal(found["floats"], first) != shared  # the next call overwrites shared arrays
+    large = process.call(zeros, SIZE + 1)
+    assert large.shape == (SIZE + 1,) and not large[::4096].any()
+    process.stop()
+    process.wait(10)
 
 
 @pytest.mark.parametrize("workers", [Broken], indirect=True)

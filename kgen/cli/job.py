@@ -1,7 +1,8 @@
 """The process of a job of `kgen sweep`: `python -m kgen.cli.job`.
 
 It reads the job, one line of JSON, from its standard input. If the input is closed, because `kgen sweep` stops or has
-been killed, the process stops as after Ctrl-C: a training saves a checkpoint.
+been killed, the process stops as after Ctrl-C: a training saves a checkpoint. That its output is then closed, too, must
+not stop it before that.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def main() -> None:
         from kgen.cli.progress import progress_reporter
         from kgen.sweeps.jobs import Job, work
 
-        with progress_reporter() as reporter:
+        with progress_reporter(required=False) as reporter:
             work(Job.from_json(text), log=reporter.log, on_metrics=reporter.on_metrics, on_images=reporter.on_images)
     except RunInterruptedError as stop:
         print(stop, file=sys.stderr)

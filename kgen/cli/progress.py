@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -108,10 +110,30 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
+class Output(Console):
+    """Prints to stdout. If nobody reads it any more, what follows is not printed.
+
+    Args:
+        required: Whether this also raises BrokenPipeError, after which a training saves a checkpoint and ends. (rich
+            raises SystemExit, after which it does not.)
+    """
+
+    def __init__(self, required: bool) -> None:
+        super().__init__()
+        self.required = required
+
+    def on_broken_pipe(self) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        if self.required:
+            raise BrokenPipeError
+
+
 @contextmanager
-def progress_reporter() -> Iterator[ProgressReporter]:
-    """Yields a reporter whose progress bars end with the block."""
-    console = Console()
+def progress_reporter(required: bool = True) -> Iterator[ProgressReporter]:
+    """Yields a reporter whose progress bars end with the block. See `Output` for the argument."""
+    console = Output(required)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

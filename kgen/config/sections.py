@@ -67,9 +67,9 @@ class FitConfig(Section):
     flip: bool = False
     """Whether every image is also shown mirrored; unsuitable if captions say left or right."""
     workers: Annotated[int, Field(ge=0, le=128)] | None = None
-    """Processes that read and decode images, for each process that trains; 0: threads of that process do it; null: one
-    per core except one, at most 8, but none if the decoded images fit into memory (1 GiB), and none if each would need
-    a copy of the dataset that is large or cannot be made. The batches are the same."""
+    """Number of processes that read and decode images, for each process that trains. 0: threads of the training process
+    do it. null: the number of cores minus one, at most 8; but 0 if the decoded images fit into memory (1 GiB), or if
+    each process would need a copy of the dataset that is large or cannot be made. The batches do not depend on it."""
     log_every: PositiveInt = 50
     """Steps between two rows of metrics.csv."""
     checkpoint_every: PositiveInt = 500

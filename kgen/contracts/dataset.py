@@ -25,10 +25,14 @@ Example = dict[str, Any]
 
 @dataclass(frozen=True)
 class Problem:
-    """An image or caption that cannot be used: where it is, and what is wrong with it."""
+    """Says which image or caption cannot be used (`where`), and why (`what`)."""
 
     where: str
     what: str
+
+
+Decoding = tuple[Any, ...]
+"""A function that returns an image, uint8 (height, width, channels), and its arguments."""
 
 
 class Dataset(Configurable, ABC):
@@ -38,19 +42,21 @@ class Dataset(Configurable, ABC):
     and example i of a split must always be the same. Bad input raises `DataError` in ``__init__``. Single images that
     can be skipped raise nothing; `problems` lists them.
 
-    An example is a mapping of fields. Every dataset has the fields "image" and "caption". A dataset may have more, for
-    encoders to read: "label", the name of the class, a text; or any other, such as a vector or a control image. A
-    dataset with more fields names them in `fields`, and returns their values from `values`.
+    An example is a mapping of fields. Every dataset has the fields "image" and "caption". A dataset may have more
+    fields, which encoders can read: "label", which is the name of the class; or any other, such as a vector or a
+    control image. Such a dataset names them in `fields`, and returns their values from `values`.
 
     A value that is an array, uint8 (height, width, channels), is an image: `fit.flip` mirrors it together with "image".
 
     Attributes:
         credit: The credit line that the license of the images requires. Reports show it.
         fields: The names of the fields of an example.
-        views: Number of views of each training image, such as crops. Training draws one of them each time an example is
-            used (`view`); everything else uses `image`.
-        draw_captions: Whether training draws one of several captions each time an example is used (`texts`);
-            everything else uses `captions`.
+        views: Number of views of each training image, such as crops. Each time it uses an example, training picks one
+            view at random (`view`). Everything else uses `image`.
+        draw_captions: Whether training picks one of several captions at random each time it uses an example (`texts`).
+            Everything else uses `captions`.
+        decodes_elsewhere: Whether worker processes decode images with `decoding`. Otherwise, every worker has a copy of
+            the dataset, and reads images itself.
     """
 
     arguments: ClassVar[Mapping[str, Arguments]] = {"__init__": Arguments(reserved=frozenset({"name"}))}
@@ -59,6 +65,7 @@ class Dataset(Configurable, ABC):
     fields: tuple[str, ...] = ("image", "caption")
     views: int = 1
     draw_captions: bool = False
+    decodes_elsewhere: bool = False
 
     @property
     @abstractmethod
@@ -77,8 +84,8 @@ class Dataset(Configurable, ABC):
     def image(self, split: Split, index: int) -> np.ndarray:
         """One image: uint8 (height, width, channels), the shape of `image_space`, or that of `rows_by_shape`.
 
-        If the image is damaged, and another example takes its place, this is the image of that example; `replacement`
-        then tells which one it is.
+        If the image is damaged, and another example takes its place, this returns the image of that example.
+        `replacement` then returns the index of that example.
 
         Raises:
             DataError: the image is damaged or missing, and nothing takes its place.
@@ -88,14 +95,14 @@ class Dataset(Configurable, ABC):
         """View `number` (0 to `views` - 1) of an image, of the same shape as `image`. It raises what `image` raises."""
         return self.image(split, index)
 
-    def decoded_by(self, call: Callable[..., Any]) -> Dataset | None:
-        """The same dataset, whose images are decoded by `call(function, *arguments)`, in another process.
+    def decoding(self, split: Split, index: int, view: int | None) -> Decoding:
+        """A function and its arguments, which return a view of an image, or the image if `view` is None.
 
-        It must share its state with this dataset. The function must be one of a module, and it must be possible to
-        pickle the arguments. What the function raises is raised by `call`. Default: None, so that every worker process
-        gets a copy of the dataset, and reads images itself.
+        It is used if `decodes_elsewhere` is set. Another process calls the function, so pickle must be able to send it:
+        it must be defined at the top of a module. If this method or the function raises an error, `image` or `view` is
+        called in this process, and reports the problem or raises an error with a name.
         """
-        return None
+        raise NotImplementedError
 
     def rows_by_shape(self, split: Split) -> Mapping[tuple[int, int], np.ndarray]:
         """The indices of the examples of a split, by the height and width of their images, if these differ.
@@ -110,28 +117,31 @@ class Dataset(Configurable, ABC):
         return (self.captions(split)[index],)
 
     def shares(self, split: Split) -> Sequence[tuple[int, float]]:
-        """For consecutive parts of a split, the number of examples and their share of the training examples.
+        """The number of examples in each of several consecutive parts of a split, and the part's share in training.
 
-        The shares sum to 1. Default: empty, and every example is used once per pass.
+        Training takes that share of its examples from the part. The shares sum to 1. Default: empty; training then
+        uses every example once per pass.
         """
         return ()
 
     def replacement(self, split: Split, index: int) -> int:
-        """The index of the example that takes the place of an example whose image is damaged; else `index`.
+        """The index of the example that takes the place of example `index`; `index` if its image is not damaged.
 
         It is known after `image` was called for that index. Default: no example is replaced.
         """
         return index
 
     def report(self, problem: Problem) -> None:
-        """Tells the dataset of a problem that `image` found in another process, or when a cache was written.
+        """Tells the dataset about a problem that `image` found in another process, or when a cache was written.
 
         Raises:
             DataError: the problem must stop the training.
         """
 
     def values(self, split: Split, field: str) -> Sequence[Any]:
-        """One field of all examples of a split, in the order of `captions`. Images are read when they are accessed.
+        """The values of one field for all examples of a split, in the order of `captions`.
+
+        Images are read when they are accessed.
 
         Raises:
             DataError: the dataset has no such field.
@@ -143,7 +153,7 @@ class Dataset(Configurable, ABC):
         raise DataError(f"{type(self).__name__} has no field '{field}': it has {', '.join(self.fields)}")
 
     def example(self, split: Split, index: int) -> Example:
-        """All fields of an example, or of the one that takes its place, by name."""
+        """All fields of an example by name. If the image is damaged, they are those of the replacement."""
         image = self.image(split, index)
         index = self.replacement(split, index)
         return {field: image if field == "image" else self.values(split, field)[index] for field in self.fields}
@@ -153,7 +163,7 @@ class Dataset(Configurable, ABC):
         return ()
 
     def check(self) -> Sequence[Problem]:
-        """Reads every image that was not read before, and returns all problems. Default: those that are known.
+        """Reads every image that was not read before, and returns all problems. Default: the known problems.
 
         Raises:
             DataError: a problem must not be skipped.
@@ -161,7 +171,7 @@ class Dataset(Configurable, ABC):
         return self.problems()
 
     def notes(self) -> Sequence[str]:
-        """Lines that tell the user how the data were read; a run prints them first. Default: none."""
+        """Lines that tell the user how the data were read. A run prints them first. Default: none."""
         return ()
 
     def prompts(self, split: Split) -> list[str]:
@@ -171,7 +181,8 @@ class Dataset(Configurable, ABC):
     def fingerprint(self) -> str:
         """A text that changes if captions, images or other fields change.
 
-        Default: a digest of the captions and of a few images. Override it if other fields can change alone.
+        Default: a digest of the captions and of a few images. Override it if other fields can change while these stay
+        the same.
         """
         digest = hashlib.sha256()
         for split in ("train", "validation", "holdout"):
@@ -184,8 +195,8 @@ class Dataset(Configurable, ABC):
     def inventory(self) -> Mapping[str, tuple[str, str]]:
         """Digests of every image (its pixels or its file) and of its captions, by a name that people recognize.
 
-        If the fingerprint has changed, the inventory tells which images have (`kgen.data.inventory`). A digest is a
-        short text, or "" if none was computed. Default: examples are numbered, and only captions have a digest.
+        If the fingerprint has changed, the inventory shows which images have changed (`kgen.data.inventory`). A digest
+        is a short text, or "" if none was computed. Default: examples are numbered, and only captions have a digest.
         """
         return {
             f"{split} {index}": ("", short_digest(caption.encode()))
@@ -195,11 +206,11 @@ class Dataset(Configurable, ABC):
 
 
 class Column(Sequence[Any]):
-    """A field of many examples, whose values are made when they are accessed.
+    """The values of a field, each of which is computed when it is accessed.
 
     Args:
         count: The number of values.
-        read: Makes the value of an index.
+        read: Function that returns the value at an index.
     """
 
     def __init__(self, count: int, read: Callable[[int], Any]) -> None:

@@ -128,26 +128,26 @@ class EncoderInputs(Sequence[Any]):
         return self.drawn(range(self.length)[index])
 
     def drawn(self, row: int, number: int | None = None, image: Callable[[], np.ndarray] | None = None) -> Any:
-        """The input of a row, as training draws it.
+        """The input of a row in training, where the caption and the view of the image are picked at random.
 
         Args:
-            number: An integer from 0 on, whose remainder chooses one of `Dataset.texts` as the caption; None: the
-                caption is that of `Dataset.captions`.
-            image: Reads the field "image", if the encoder reads it; None: it is `Dataset.image`.
+            number: A random integer from 0 on, which picks one of `Dataset.texts` as the caption (its remainder is the
+                index). None: the caption is that of `Dataset.captions`.
+            image: Function that reads the field "image"; None: `Dataset.image` reads it.
         """
         if len(self.columns) == 1:
             return self.value(row, next(iter(self.columns)), number, image)
         return _Fields(self, row, number, image)
 
     def __iter__(self) -> Iterator[Any]:
-        if len(self.columns) == 1 and not self.flip:  # faster, for millions of captions
+        if len(self.columns) == 1 and not self.flip:  # this is faster, for millions of captions
             return iter(*self.columns.values())
         return (self[row] for row in range(self.length))
 
     def value(
         self, row: int, field: str, number: int | None = None, image: Callable[[], np.ndarray] | None = None
     ) -> Any:
-        """One field of an input, see `drawn`. If the image was read and is damaged, it is that of the replacement."""
+        """One field of an input; see `drawn`. If the image was read and is damaged, the replacement has this value."""
         if field == "image" and image is not None:
             return image()
         index = self.dataset.replacement(self.split, row // 2 if self.flip else row)
@@ -182,7 +182,7 @@ class _Fields(Mapping[str, Any]):
 
 
 class _EveryText(Sequence[Any]):
-    """Inputs with each of the captions that training may draw, one example after the other."""
+    """Inputs with every caption that training may pick, one example after the other."""
 
     def __init__(self, inputs: EncoderInputs) -> None:
         self.inputs = inputs
@@ -200,7 +200,7 @@ class _EveryText(Sequence[Any]):
 
 
 def _complete(inputs: EncoderInputs) -> Sequence[Any]:
-    """The inputs, with every caption that training may draw."""
+    """The inputs, with every caption that training may pick."""
     draws = inputs.dataset.draw_captions and inputs.split == "train" and "caption" in inputs.columns
     return _EveryText(inputs) if draws else inputs
 

@@ -1,4 +1,4 @@
-"""A cache on disk for a frozen encoder's outputs: each different input is encoded once for this and all later runs."""
+"""A cache on disk of a frozen encoder's outputs. Each different input is encoded once for this and all later runs."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ Reader = Callable[[Sequence[Any]], Batch]
 NAMES = ("sequence", "mask", "pooled")
 FORMAT = 3
 KEYS = "captions.json"
-"""The file of the inputs' keys, in the order of the rows; the key of a caption is the caption itself."""
+"""The file of the inputs' keys, in the order of the rows. The key of a caption is the caption itself."""
 
 BATCH = 64
 
 
 class ConditionCache:
-    """Conditions by the key of their input; the arrays stay on disk. It can be pickled, and read from several threads.
+    """Conditions by the keys of their inputs. The arrays stay on disk. Several threads and processes can read a cache.
 
     Args:
         folder: The folder that `cached_conditions` wrote.
@@ -57,7 +57,7 @@ class ConditionCache:
     def lookup(self, inputs: Sequence[Any]) -> dict[str, np.ndarray]:
         """The conditions of B inputs: "sequence" (B, L, D), "mask" (B, L), "pooled" (B, P), all float32.
 
-        The null input (the empty caption) is always among them.
+        The null input (the empty caption) is always in the cache.
 
         Raises:
             DataError: an input was not among those that were encoded; or a file of the cache is damaged.
@@ -77,13 +77,13 @@ class ConditionCache:
 
 
 def cached_conditions(encoder: Encoder, inputs: Sequence[Any], cache_dir: str | Path) -> ConditionCache:
-    """Encodes every different input, and the null input, unless `cache_dir` contains their conditions.
+    """Encodes every different input, and the null input, unless `cache_dir` already contains their conditions.
 
-    The cache holds floats as bfloat16, with an error of at most 0.4%.
+    The cache stores floats as bfloat16, with an error of at most 0.4%.
 
-    The key in the cache is a hash of the encoder's class, configuration, precision and weights, the backend, and the
-    inputs and their tokens. Before the cache is used, two of its rows are computed again and compared, which reveals a
-    change of the encoder's code.
+    The name of the cache is a hash of the encoder's class, configuration, precision and weights, of the backend, and of
+    the inputs and their tokens. Before a cache is used, two of its rows are computed again and compared, which detects
+    a change of the encoder's code.
 
     Args:
         encoder: The encoder, whose weights must not change.
@@ -158,7 +158,7 @@ def _key(encoder: Encoder, different: _Different) -> str:
 
 
 def _open(folder: Path, encoder: Encoder, different: _Different) -> ConditionCache | None:
-    """The cache in `folder`, if it is complete and contains the encoder's present outputs; else None."""
+    """Opens the cache in `folder`. Returns None if it is incomplete, or if the encoder now has other outputs."""
     ends = [different.keys[0], different.keys[-1]]
     try:
         cache = ConditionCache(folder)
@@ -178,7 +178,7 @@ def _write(folder: Path, encoder: Encoder, different: _Different) -> None:
 def _encoded(encoder: Encoder, different: _Different) -> Iterator[dict[str, np.ndarray]]:
     model = Compiled(encoder, [encoder])
     for keys in different.batches():
-        filled = [*keys, *[""] * (BATCH - len(keys))]  # one shape: one program
+        filled = [*keys, *[""] * (BATCH - len(keys))]  # batches of one shape need only one compiled program
         condition = model.predict_on_batch(encoder.tokenize(different.read(filled)))
         yield {name: _float32(condition[name])[: len(keys)] for name in NAMES}
 

@@ -7,6 +7,7 @@ import functools
 import io
 import math
 import threading
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any, Literal, cast
@@ -14,6 +15,7 @@ from typing import IO, Any, Literal, cast
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageColor, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
+from kgen.data.reading.jpeg import jpeg_pixels
 from kgen.errors import ConfigError, DataError
 from kgen.storage.ownership import IMAGES
 
@@ -27,7 +29,7 @@ Resize = Literal["crop", "pad", "stretch", "bucket"]
 """
 
 MAX_PIXELS = 2**26
-"""Largest number of pixels. Larger images are refused, because a small file may contain one that fills the memory."""
+"""Largest number of pixels. Larger images are refused, because a small file may hold an image that fills the memory."""
 
 LARGE = 2**23
 """An image with more pixels takes 100 MB or more. Such images are decoded one at a time, and reduced first."""
@@ -64,21 +66,22 @@ def background_color(name: str, owner: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def decode(data: bytes, background: tuple[int, int, int], shape: Shape | None = None) -> Image.Image:
+def decode(data: bytes, background: tuple[int, int, int], size: int | Shape = 0) -> Image.Image:
     """Decodes a file in any of `FORMATS` and in any mode. If it has several frames, the first is read.
 
-    Gray values of more than 8 bits are scaled by the depth in the tags of a TIFF, else by the smallest of `GRAY_BITS`
-    that holds the largest value. Colors of another color space (an ICC profile) are converted to sRGB.
+    Gray values of more than 8 bits are scaled by the depth in the tags of a TIFF; otherwise by the smallest of
+    `GRAY_BITS` that holds the largest value. Colors of another color space (an ICC profile) are converted to sRGB.
 
-    A JPEG stores the frequencies of blocks of 8x8 pixels. Its decoder makes an image of 1/2, 1/4 or 1/8 of the size
-    from the low frequencies alone. This is anti-aliasing as good as a mean over pixels, and takes a fourth of the time
-    of decoding all pixels and resizing them.
+    A JPEG stores the frequencies of blocks of 8x8 pixels. From the low frequencies alone, its decoder can make an image
+    of 1/2, 1/4 or 1/8 of the size. This avoids aliasing as well as a mean over pixels does, and takes a fourth of the
+    time that is needed to decode and resize all pixels. libjpeg-turbo decodes most JPEG files (see `jpeg_pixels`), and
+    Pillow decodes all other files.
 
     Args:
         data: The content of the file.
         background: The RGB color behind transparent parts.
-        shape: If it is given, the image may be reduced, but not below this height and width: a JPEG by its decoder,
-            and a large image in another format to at least twice this size.
+        size: If not 0, the image may be reduced, but not below this height and width (one number if they are equal): a
+            JPEG by its decoder, and a large image in another format to at least twice this size.
 
     Returns:
         An RGB image, rotated according to its EXIF data.
@@ -86,6 +89,12 @@ def decode(data: bytes, background: tuple[int, int, int], shape: Shape | None = 
     Raises:
         ImageError: the file is not an image, is truncated, or is too large.
     """
+    read = _read(data, background, _as_shape(size) if size else None)
+    return Image.fromarray(read) if isinstance(read, np.ndarray) else read
+
+
+def _read(data: bytes, background: tuple[int, int, int], shape: Shape | None) -> Image.Image | np.ndarray:
+    """What `decode` returns, or an array uint8 (H, W, 3) of its pixels if that takes less time."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             _check_header(image)
@@ -94,10 +103,16 @@ def decode(data: bytes, background: tuple[int, int, int], shape: Shape | None = 
                 image.draft(None, (stored[1], stored[0]))
             large = math.prod(image.size) > LARGE
             with _one_at_a_time if large else nullcontext():
+                if not large and _is_plain(image) and (pixels := jpeg_pixels(data, image)) is not None:
+                    return pixels
                 image.load()
                 return _rgb(_shrunk(image, stored) if large and stored else image, background)
     except Exception as error:
         raise _image_error(error, not data) from error
+
+
+def _as_shape(size: int | Shape) -> Shape:
+    return (size, size) if isinstance(size, int) else size
 
 
 def header_shape(file: IO[bytes]) -> Shape:
@@ -176,7 +191,7 @@ def read_image(path: Path, channels: int, size: int | Shape = 0) -> np.ndarray:
         raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
     image = image if channels == 3 else image.convert("L")
     if size:
-        return fit(image, (size, size) if isinstance(size, int) else size, "crop", (255, 255, 255))
+        return fit(image, _as_shape(size), "crop", (255, 255, 255))
     return np.array(image).reshape(image.height, image.width, channels)
 
 
@@ -224,13 +239,23 @@ def fitted(
     data: bytes, shape: Shape, channels: int, resize: Resize, background: tuple[int, int, int], part: float = 0.5
 ) -> np.ndarray:
     """Decodes a file, and gives the image a shape: uint8 (*shape, channels). See `decode` and `fit`."""
-    image = decode(data, background, shape)
+    read = _read(data, background, shape)
+    if isinstance(read, np.ndarray) and read.shape == (*shape, channels):
+        return read
+    image = Image.fromarray(read) if isinstance(read, np.ndarray) else read
     return fit(image if channels == 3 else image.convert("L"), shape, resize, background, part)
 
 
 def fitted_file(path: str, *options: Any) -> np.ndarray:
     """Reads a file and calls `fitted`. Raises OSError if it cannot be read."""
-    return fitted(Path(path).read_bytes(), *options)
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - it takes 30 µs less than Path
+        data = file.read()
+    return fitted(data, *options)
+
+
+def mirrored(function: Callable[..., np.ndarray], *arguments: Any) -> np.ndarray:
+    """Calls a function, and mirrors the image that it returns."""
+    return np.ascontiguousarray(function(*arguments)[:, ::-1])
 
 
 def _shrunk(image: Image.Image, shape: Shape) -> Image.Image:
@@ -247,6 +272,14 @@ def _shrunk(image: Image.Image, shape: Shape) -> Image.Image:
     small.info = image.info
     small.getexif().update(image.getexif())
     return small
+
+
+def _is_plain(image: Image.Image) -> bool:
+    """Whether an image is a JPEG whose pixels need neither a rotation nor a conversion to sRGB."""
+    if image.format not in ("JPEG", "MPO"):
+        return False
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return orientation not in range(2, 9) and _to_srgb(image.info.get("icc_profile"), image.mode) is None
 
 
 def _rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:

@@ -1,4 +1,4 @@
-"""A cache of a trained decoder's latents on disk. Every image is encoded only once, also over several runs."""
+"""A cache on disk of a trained decoder's latents. Each image is encoded once for this and all later runs."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ FORMAT = 3
 BATCH = 64
 NAME = "latent"
 PROBLEMS = "problems.json"
-"""The file that lists the damaged images, in whose place the latents of other images stand."""
+"""The file that lists the damaged images. The latents of other images take their places."""
 
 
 class LatentCache:
-    """Latents by row, which stay on disk. The cache can be pickled, and read from several threads.
+    """Latents by row, which stay on disk. Several threads and processes can read a cache.
 
     Args:
         folder: The folder that `cached_latents` wrote.
 
     Attributes:
-        problems: The damaged images, in whose place other images were encoded.
+        problems: The damaged images. Other images were encoded in their places.
 
     Raises:
         OSError, ValueError, KeyError, TypeError: the folder is missing or damaged.
@@ -65,21 +65,22 @@ class LatentCache:
 def cached_latents(
     decoder: Decoder, dataset: Dataset, split: Split, cache_dir: str | Path, *, flip: bool = False, views: int = 1
 ) -> LatentCache:
-    """Encodes every image of a split, or finds the latents in the cache.
+    """Encodes every image of a split, unless `cache_dir` already contains the latents.
 
-    The cache holds floats of half precision (float16, with an error of at most 0.05%), unless one is above 65504.
+    The cache stores floats as float16, with an error of at most 0.05%; if one is above 65504, it stores float32.
 
-    The key of the cache is a hash of the decoder's class, configuration, precision and weights, of the backend, and of
-    the dataset's options and fingerprint. Before the latents are used, the first and last rows are computed again and
-    compared, which detects a change of the code.
+    The name of the cache is a hash of the decoder's class, configuration, precision and weights, of the backend, and of
+    the dataset's options and fingerprint. Before a cache is used, its first and last rows are computed again and
+    compared, which detects a change of the decoder's code.
 
     Args:
         decoder: A decoder whose weights do not change.
         dataset: The dataset.
         split: The split to encode.
         cache_dir: The folder of the cache, which is created if needed.
-        flip: Whether to encode every image also mirrored: row 2 i is image i, row 2 i + 1 its mirror image.
-        views: `Dataset.views`, to encode every view. The rows are numbered as in `image_of`. 1: the image is encoded.
+        flip: Whether to encode also the mirror image of every image: row 2 i is image i, row 2 i + 1 its mirror image.
+        views: Number of views to encode, which is `Dataset.views`; `image_of` numbers them. 1: `Dataset.image` is
+            encoded.
 
     Raises:
         RunError: `cache_dir` cannot be written.
@@ -113,7 +114,7 @@ class _Images:
         return (2 if self.flip else 1) * self.views * len(self.dataset.captions(self.split))
 
     def read(self, rows: Sequence[int]) -> np.ndarray:
-        """uint8 (B, H, W, C)."""
+        """Images uint8 (B, H, W, C)."""
         return np.stack([image_of(self.dataset, self.split, row, self.flip, self.views) for row in rows])
 
 
@@ -134,7 +135,7 @@ def _key(decoder: Decoder, images: _Images) -> str:
 
 
 def _open(folder: Path, decoder: Decoder, images: _Images) -> LatentCache | None:
-    """Opens the cache in `folder`, if it is complete and holds what the decoder computes now."""
+    """Opens the cache in `folder`. Returns None if it is incomplete, or if the decoder now computes other latents."""
     ends = [0, len(images) - 1]
     try:
         cache = LatentCache(folder)
@@ -159,11 +160,11 @@ def _encoded(decoder: Decoder, images: _Images) -> Iterator[dict[str, np.ndarray
     model = Compiled(lambda batch: decoder.encode(floats(batch)), [decoder])
     for start in range(0, len(images), BATCH):
         rows = list(range(start, min(start + BATCH, len(images))))
-        filled = rows + [rows[-1]] * (BATCH - len(rows))  # one shape: one program
+        filled = rows + [rows[-1]] * (BATCH - len(rows))  # batches of one shape need only one compiled program
         yield {NAME: _plain(model.predict_on_batch(images.read(filled)))[: len(rows)]}
 
 
 def _plain(latents: Any) -> np.ndarray:
-    """float32, or int32 for tokens."""
+    """Latents as a NumPy array: float32, or int32 for tokens."""
     array = np.asarray(keras.ops.convert_to_numpy(latents))
     return array.astype(np.int32 if np.issubdtype(array.dtype, np.integer) else np.float32)

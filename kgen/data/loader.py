@@ -37,7 +37,7 @@ class Loader:
         flip: Whether to add a mirror image of every image; `latents` must contain both.
         shard, shards: Number of the shard, and of all shards. Each process of a distributed training reads one equal
             part of every batch.
-        workers: Processes that read the images; None: threads of this process read them. The batches are the same.
+        workers: Processes that read the images; None: threads of this process do. The batches do not depend on it.
 
     Attributes:
         meter: Measures how fast batches are read.
@@ -83,8 +83,8 @@ class Loader:
     def training(self, *, start: int = 0, seed: int = 0) -> grain.IterDataset:
         """Batches from step `start` on. There are endless passes over the split, each in a new order (`BatchOrder`).
 
-        If there are several views or captions of an example, one is drawn each time, which also depends on nothing but
-        the seed and the step.
+        If an example has several views or captions, one is picked at random each time. This choice, too, depends only
+        on the seed and the step.
         """
         order = BatchOrder(self.count, self.batch_size, seed, self.shares, list(self.groups.values()))
         places = range(self.shard, self.batch_size, self.shards)
@@ -125,18 +125,18 @@ class Loader:
         return [*self.groups.values()] or [range(self.count)]
 
     def close(self) -> None:
-        """Ends the workers. Nothing can be read after that."""
+        """Stops the workers. Nothing can be read after that."""
         if self.workers is not None:
             self.workers.close()
 
     def _threads(self, batches: grain.MapDataset) -> grain.IterDataset:
-        """Reads several batches at the same time: two, or as many as give each worker something to do."""
+        """Reads several batches at the same time: two, or as many as keep all workers busy."""
         busy = 1 if self.workers is None else 2 * self.workers.count * self.shards // self.batch_size
         threads = min(max(2, busy), 16)
         return batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(8, threads)))
 
     def _batch(self, rows: Sequence[int], draws: np.ndarray | None = None) -> Batch:
-        """Makes a batch of B rows. The numbers `draws` (B,) choose their views and captions; None: the first ones."""
+        """Makes a batch of B rows. The random numbers `draws` (B,) pick views and captions; None: the first ones."""
         views: Sequence[int] = [0] * len(rows)
         captions: Sequence[int | None] = [None] * len(rows)
         if draws is not None:
@@ -149,7 +149,7 @@ class Loader:
                 images = [functools.partial(self.images.one, number) for number in numbers]
             else:
                 batch["image"] = found = self.images.read(numbers)  # (B, H, W, C)
-                images = [functools.partial(_same, image) for image in found]  # an encoder may read the same images
+                images = [functools.partial(_same, image) for image in found]  # the encoder may read the images, too
             if self.inputs is None:
                 return batch
             visited = zip(rows, captions, images, strict=True)
@@ -161,7 +161,7 @@ def _same(image: np.ndarray) -> np.ndarray:
 
 
 class _Images:
-    """Reads images, in the numbering of `image_of`, and keeps them in memory if all of them fit."""
+    """Reads images by their numbers (see `image_of`), and keeps them in memory if all of them fit."""
 
     def __init__(
         self,

@@ -14,21 +14,21 @@ OnError = Literal["refuse", "skip"]
 MAX_PRINTED = 10
 
 
-def refuse(problems: Sequence[Problem], on_error: OnError, anything: bool, owner: str, place: str) -> None:
+def refuse(problems: Sequence[Problem], on_error: OnError, has_others: bool, owner: str, place: str) -> None:
     """Raises DataError if there are problems that must not, or cannot, be skipped.
 
     Args:
         problems: The problems.
         on_error: Whether problems may be skipped.
-        anything: Whether there are other examples to train on.
+        has_others: Whether there are other examples to train on.
         owner: The name of the dataset, for the message.
         place: The place of the data, for the message.
     """
-    if not problems or (on_error == "skip" and anything):
+    if not problems or (on_error == "skip" and has_others):
         return
     lines = [f"  {problem.where}: {problem.what}" for problem in problems[:MAX_PRINTED]]
     if len(problems) > MAX_PRINTED:
         lines.append(f"  and {len(problems) - MAX_PRINTED} more")
-    end = "fix them, or leave them out with on_error: skip" if anything else "there is nothing else to train on"
+    end = "fix them, or leave them out with on_error: skip" if has_others else "there is nothing else to train on"
     count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
     raise DataError("\n".join([f"{owner}: {count} in {place}:", *lines, end]))

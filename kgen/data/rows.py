@@ -1,4 +1,4 @@
-"""The order of the examples in training: which rows of a split a batch has, a function of the seed and the step."""
+"""The order of the examples in training. The rows of a batch depend only on the seed and the step."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ ENDLESS = 2**32
 """Number of passes over the data in "endless" training. The number of all positions must fit into an index."""
 
 FEW = 2**16
-"""Number of rows up to which a pass is drawn as a whole. grain's shuffle takes 0.3 ms per row if there are few rows."""
+"""Largest number of rows that are sorted in memory for each pass. grain would take 0.3 ms per row to shuffle them."""
 
 KEPT = 8
-"""Number of passes whose order is kept, because several threads read batches at the same time."""
+"""Number of passes whose order is kept. Several threads may read batches of different passes at the same time."""
 
 DENOMINATOR = 10**6
-"""Largest denominator of a share. Shares are fractions, so that no rounding error grows with the position."""
+"""Largest denominator of a share. A share is a fraction, because a rounding error would grow with the position."""
 
 
 class Order(Protocol):
-    """Rows by position. The positions of a training are 0, 1, 2 and so on, without an end."""
+    """Function that returns rows by their positions. The positions of a training are 0, 1, 2 and so on, without end."""
 
     def __call__(self, positions: Sequence[int]) -> list[int]:
         """The rows at some positions."""
@@ -37,9 +37,9 @@ def training_order(count: int, seed: int, shares: Sequence[tuple[int, float]] = 
     Args:
         count: The number of rows.
         seed: The seed of the orders.
-        shares: For consecutive parts of the rows, their number of rows and their share of all positions. Each part has
-            passes of its own; after n positions, a part has had its share of n, up to one for each part. Empty: all
-            rows are one part.
+        shares: The number of rows of each of several consecutive parts, and the part's share of all positions. Each
+            part has passes of its own. Of the first n positions, a part has its share, up to an error of one for each
+            part. Empty: all rows are one part.
     """
     if shares:
         return _Mixed(seed, shares)
@@ -47,7 +47,7 @@ def training_order(count: int, seed: int, shares: Sequence[tuple[int, float]] = 
 
 
 def drawn(seed: int, positions: Sequence[int]) -> np.ndarray:
-    """A number below 2^56 for each position, (B,): a hash of the seed and the position."""
+    """A random number below 2^56 for each position, (B,). It is a hash of the seed and the position."""
     digests = (hashlib.blake2b(f"{seed} {position}".encode(), digest_size=7).digest() for position in positions)
     return np.array([int.from_bytes(digest) for digest in digests])
 
@@ -103,7 +103,7 @@ class BatchOrder:
 
 
 class _Few:
-    """Sorts the rows of each pass by random numbers of 64 bits (Salmon et al. 2011, Philox), keyed by seed and pass."""
+    """Sorts the rows of each pass by random numbers (Philox, Salmon et al. 2011), whose key is seed and pass."""
 
     def __init__(self, count: int, seed: int) -> None:
         self.count, self.seed = count, seed
@@ -124,7 +124,7 @@ class _Few:
 
 
 class _Many:
-    """Shuffles by grain's block cipher, which needs no memory."""
+    """Shuffles with grain's block cipher, which needs no memory."""
 
     def __init__(self, count: int, seed: int) -> None:
         self.rows = grain.MapDataset.range(count).seed(seed).shuffle().repeat(ENDLESS)
@@ -134,6 +134,8 @@ class _Many:
 
 
 class _Mixed:
+    """Combines the orders of several parts, each of which has a share of the positions."""
+
     def __init__(self, seed: int, shares: Sequence[tuple[int, float]]) -> None:
         counts = [count for count, _ in shares]
         self.orders = [training_order(count, seed + number) for number, count in enumerate(counts)]
@@ -148,8 +150,8 @@ class _Mixed:
 class _Turns:
     """Distributes positions among parts, of which each has a share: after n positions, its share of n, up to one.
 
-    This is the line of Bresenham (1965), once per part: a part has the positions at which the integer part of share
-    times position grows, and the later parts have the others.
+    A part gets the positions p at which floor((p + 1) * share) is larger than floor(p * share), as in Bresenham's line
+    algorithm (1965). The next part does the same with the positions that are left, and so on.
 
     Args:
         shares: The share of each part. Their sum is 1, but for rounding.

@@ -19,8 +19,11 @@ def check_holdout(holdout: Sequence[str], captions: Collection[str], owner: str)
             raise DataError(f"{owner}: holdout: there is no caption '{text}'{hint}")
 
 
-def some(keys: Sequence[str], fraction: float) -> set[str]:
-    """A share of the distinct keys, at least one if `fraction` is not 0. It hardly changes if keys are added."""
+def stable_share(keys: Sequence[str], fraction: float) -> set[str]:
+    """A share of the distinct keys, at least one if `fraction` is not 0.
+
+    The hashes of the keys decide which are chosen. The choice therefore hardly changes if keys are added.
+    """
     different = set(keys) if fraction else set()
     if len(different) < 2:
         return set()

@@ -1,4 +1,4 @@
-"""Rows of arrays on disk, in several files, each of which is checked when it is used for the first time."""
+"""Stores the rows of arrays on disk in several files. Each file is checked when it is used for the first time."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def write_rows(folder: Path, count: int, batches: Iterable[Mapping[str, np.ndarr
     Args:
         folder: An empty folder.
         count: The number of rows of every array.
-        batches: The next rows of all arrays, by name. There is at least one batch.
-        dtype: The type in which floats are stored: "float16" or "bfloat16"; None: their own.
+        batches: The rows of all arrays by name, batch after batch. There is at least one batch.
+        dtype: The type in which floats are stored: "float16" or "bfloat16"; None: their own type.
 
     Raises:
         OverflowError: a float is too large for `dtype`.
@@ -60,13 +60,13 @@ def read_rows(folder: Path) -> dict[str, StoredRows]:
 
 
 class StoredRows:
-    """One array, whose rows are read when they are accessed. It can be pickled, and read from several threads.
+    """One array, whose rows are read when they are accessed. It can be pickled, and several threads can read it.
 
     Args:
         folder: The folder.
         name: The name of the array.
         count: The number of rows.
-        described: What `write_rows` says of it: the type, the shape of a row, the rows per file, and the checksums.
+        described: The entry of the array in the index: the type, the shape of a row, the rows per file, the checksums.
     """
 
     def __init__(self, folder: Path, name: str, count: int, described: Mapping[str, Any]) -> None:
@@ -84,7 +84,7 @@ class StoredRows:
         return self.count
 
     def __getitem__(self, rows: Rows) -> np.ndarray:
-        """Copies of rows, (B, ...). Floats are float32.
+        """Returns copies of rows, (B, ...). Floats are float32.
 
         Raises:
             DataError: a file is damaged. The folder is then marked, so that the next start writes it again.
@@ -101,12 +101,12 @@ class StoredRows:
         return {**vars(self), "_open": {}}
 
     def _file(self, number: int) -> np.ndarray:
-        """The rows of one file, after its checksum was compared once."""
+        """The rows of one file. Its checksum is compared when it is used for the first time."""
         if number not in self._open:
             path = _path(self.folder, self.name, number)
             try:
                 if _checksum(path) != self.checksums[number]:
-                    raise ValueError("its checksum is another")
+                    raise ValueError("its checksum differs")
                 rows = np.load(path, mmap_mode="r")
             except (OSError, EOFError, ValueError) as error:
                 raise DataError(self._damaged(path, error)) from error
@@ -128,7 +128,7 @@ class _Writer:
         folder: The folder.
         name: The name of the array.
         count: Number of all rows.
-        first: Some rows, of which the shape and type are read.
+        first: Some rows, which show the shape of a row and the type.
     """
 
     def __init__(self, folder: Path, name: str, count: int, first: np.ndarray) -> None:
@@ -143,7 +143,7 @@ class _Writer:
             number, place = divmod(self.done, self.per_file)
             if self.file is None:
                 size = min(self.per_file, self.count - self.done)
-                stored = np.dtype(np.uint16) if self.dtype == BFLOAT16 else self.dtype  # npy knows no bfloat16
+                stored = np.dtype(np.uint16) if self.dtype == BFLOAT16 else self.dtype  # .npy files have no bfloat16
                 self.file = np.lib.format.open_memmap(
                     _path(self.folder, self.name, number), mode="w+", dtype=stored, shape=(size, *self.shape)
                 )

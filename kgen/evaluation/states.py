@@ -99,7 +99,7 @@ class States:
         if not self.folder.is_dir():
             return
         remove_abandoned(self.folder)
-        files = sorted(files_in(self.folder), key=lambda name: name == KEY)  # the key last: without it, none is kgen's
+        files = sorted(files_in(self.folder), key=lambda name: name == KEY)  # the key shows that the others are kgen's
         if foreign := [name for name in files if KEY not in files or (name != KEY and not UNIT.fullmatch(name))]:
             raise ConfigError(f"{self.folder} holds {foreign[0]}, which kgen did not make: move the folder away")
         for name in files:

@@ -76,7 +76,7 @@ def changed_data(directory: RunDirectory, dataset: Dataset, allowed: bool) -> st
 
 def software(backend: str) -> dict[str, str]:
     """The versions of the software of a run."""
-    packages = [CORE, "keras", "numpy", "grain", backend]
+    packages = [CORE, "keras", "numpy", "grain", "pillow", "simplejpeg", backend]
     return {"python": platform.python_version(), "backend": backend} | {
         name: importlib.metadata.version(name) for name in packages
     }

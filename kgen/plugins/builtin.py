@@ -15,16 +15,20 @@ def kgen_components(registry: Registrar) -> None:
         "imagefolder", "kgen.data.datasets.imagefolder:ImageFolder", summary="A folder of captioned images"
     )
     registry.dataset(
-        "webdataset", "kgen.data.datasets.webdataset:WebDataset", summary="Captioned images in tar files (WebDataset)"
+        "webdataset", "kgen.data.datasets.webdataset:WebDataset", summary="Captioned images in tar shards (WebDataset)"
     )
     registry.dataset(
-        "array_record", "kgen.data.datasets.array_record:ArrayRecord", summary="ArrayRecord files of tf.train.Example"
+        "array_record", "kgen.data.datasets.array_record:ArrayRecord", summary="Captioned images in ArrayRecord files"
     )
     registry.dataset(
-        "parquet", "kgen.data.datasets.parquet:Parquet", summary="Parquet files with images, as Hugging Face has them"
+        "parquet",
+        "kgen.data.datasets.parquet:Parquet",
+        summary="Captioned images in Parquet files",
     )
     registry.dataset(
-        "hf", "kgen.data.datasets.huggingface:HuggingFace", summary="Datasets of Hugging Face, saved or from the Hub"
+        "hf",
+        "kgen.data.datasets.huggingface:HuggingFace",
+        summary="Datasets of Hugging Face, saved or on the Hub",
     )
     registry.dataset(
         "idx", "kgen.data.datasets.idx:Idx", summary="MNIST, Fashion-MNIST and other datasets in the IDX format"

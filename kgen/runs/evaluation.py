@@ -55,7 +55,7 @@ def finish(
         pipeline: The trained pipeline.
         log: Receives notes about the scores.
         on_images: Called with the number of images measured so far, and with the number of all images.
-        keep: Whether to keep the earlier results of other metrics, which are of the same model and the same options.
+        keep: Whether to keep the earlier results of other metrics. They must be of the same model and options.
 
     Returns:
         The results, which are also in `evaluation.json`.
@@ -68,7 +68,7 @@ def finish(
     with _measured(experiment, directory, pipeline, directory.evaluation, 1, log, on_images) as results:
         kept = _others(directory, results) if keep else []
         if kept:
-            log(f"kept the scores of {', '.join(dict.fromkeys(result.metric for result in kept))}, measured before")
+            log(f"kept the earlier scores of {', '.join(dict.fromkeys(result.metric for result in kept))}")
         return _publish(experiment, directory, [*results, *kept], "", log)
 
 
@@ -135,7 +135,7 @@ def evaluate(
         experiment = open_experiment(config, trained=True)
         other_data = changed_data(directory, experiment.dataset, allow_changed_data)
         if metrics and file is None:
-            read_results(directory.evaluation)  # which is extended: an error must not come after the measurement
+            read_results(directory.evaluation)  # finds an error in the file before the measurement, not after it
         pipeline = load(directory.model)
         results_file = file or directory.evaluation
         with _measured(experiment, directory, pipeline, results_file, workers, log, on_images) as results:
@@ -267,7 +267,7 @@ def _described(experiment: Experiment, directory: RunDirectory, pipeline: Pipeli
 
 
 def _protocols(experiment: Experiment) -> dict[str, Any]:
-    """What each metric says before it measures, such as the hash of its weights; a metric may not know it yet."""
+    """The protocol of each metric before it measures, such as the hash of its weights, if the metric knows it yet."""
     found: dict[str, Any] = {}
     for name, metric in experiment.metrics.items():
         with contextlib.suppress(Exception):

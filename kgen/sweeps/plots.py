@@ -38,9 +38,8 @@ def make_plots(table: Table, *plots: PlotConfig) -> Plots:
     notes = dict.fromkeys(note for each in made for note in each.notes)
     svgs: dict[str, str] = {}
     for title, svg in (item for each in made for item in each.svgs.items()):
-        others = [
-            f"{title} ({number})" for number in range(2, len(plots) + 1)
-        ]  # of plots that differ only in their lines
+        # Plots that differ only in their lines have the same title.
+        others = [f"{title} ({number})" for number in range(2, len(plots) + 1)]
         svgs[next(free for free in (title, *others) if free not in svgs)] = svg
     return Plots(svgs, list(notes))
 

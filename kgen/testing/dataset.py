@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
@@ -116,6 +117,20 @@ class DatasetConformance(ConfigurationConformance):
             assert example["caption"] == dataset.captions(split)[index], (
                 f"caption {index} of '{split}' differs by thread"
             )
+
+    def test_decoding_makes_the_same_images(self) -> None:
+        """Checks what workers call to make images, if the dataset has such functions (`decodes_elsewhere`)."""
+        dataset = self.build()
+        if not dataset.decodes_elsewhere:
+            return
+        for split, index in self._some(dataset):
+            views = range(dataset.views) if split == "train" and dataset.views > 1 else ()
+            for view in (None, *views):
+                function, *arguments = pickle.loads(pickle.dumps(dataset.decoding(split, index, view)))
+                image = dataset.image(split, index) if view is None else dataset.view(split, index, view)
+                assert np.array_equal(function(*arguments), image), (
+                    f"the function of decoding('{split}', {index}, {view}) returns another image than the dataset"
+                )
 
     def test_splits_are_disjoint(self) -> None:
         """Checks that held-out captions are in no other split, and that no validation example is a training example."""

@@ -74,10 +74,10 @@ class Log(StepCallback):
 
     - "images_per_second": the images that were trained on, divided by the time.
     - "input_wait": the time that a step waited for its batch, in seconds; the mean over the steps.
-    - "input_images_per_second": the images that this process's loader read, divided by the time in which it was reading
-      at least one batch (`Meter`). The loader rests while enough batches are ready. This is therefore the speed of a
-      training that always waits for the loader, or a little less, because a rested loader reads fewer batches at once.
-      There is no number if nothing was read.
+    - "input_images_per_second": the images that the loader of this process read, divided by the time in which it was
+      reading at least one batch (`Meter`). The loader does not read while enough batches are ready. This number is
+      therefore the speed of a training that always waits for the loader; or a little less, because a loader with few
+      batches to fill reads fewer of them at the same time. A row lacks this number if nothing was read.
 
     After a resume, the losses of the first row also cover the steps before it, because the checkpoint has their sums.
 

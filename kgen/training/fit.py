@@ -93,11 +93,9 @@ def train(
     batches = Watched(data.training(start=start, seed=seed), data.several_shapes)
     position = Position(start)
     saver = SaveCheckpoint(start, fit.steps, fit.checkpoint_every, checkpoints, batches, chief)
-    own = OwnCallbacks(
-        make_callbacks(fit.callbacks, own_folder), start, fit.steps
-    )  # before the callbacks that save their effects
+    own = OwnCallbacks(make_callbacks(fit.callbacks, own_folder), start, fit.steps)
     log = Log(start, fit.steps, fit.log_every, journal, checkpoints, batches, fit.batch_size, data.meter)
-    callbacks: list[Any] = [position, own, log]
+    callbacks: list[Any] = [position, own, log]  # the user's own callbacks come before those that save their effects
     if validation is not None:
         replicas = distribution.replicas
         callbacks.append(Validate(start, fit.steps, fit.validate_every, journal, validation, replicas))

@@ -30,7 +30,7 @@ def command(
         typer.Option(
             "--steps",
             metavar="N,N,...",
-            help="Numbers of sampling steps to score, which plots quality over time.",
+            help="Numbers of sampling steps to score, for a plot of quality over the time per image.",
             show_default=False,
         ),
     ] = None,

@@ -1,4 +1,4 @@
-"""kgen data: look at the data of run files."""
+"""kgen data: check the data of run files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from kgen.cli.common import Settings, load_config, log
 
-app = typer.Typer(help="Look at the data of run files.", no_args_is_help=True, rich_markup_mode="rich")
+app = typer.Typer(help="Check the data of run files.", no_args_is_help=True, rich_markup_mode="rich")
 
 
 @app.command("check", epilog="Example: kgen data check my-run.yaml")
@@ -17,7 +17,7 @@ def check(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The run file (YAML).")],
     settings: Settings = None,
 ) -> None:
-    """Read every image of a run file once, and list those that are damaged. A later run need not read them to know."""
+    """Read every image that a run file trains on, and list the damaged ones. Later runs do not check them again."""
     checked = load_config(config, settings or [])
     from kgen.experiments.inputs import read_dataset
 

@@ -9,12 +9,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from kgen.data.datasets.shards.example import ExampleError
-from kgen.data.datasets.shards.images import DEFAULT_TEMPLATE, ShardImages
+from kgen.data.datasets.shards.images import ShardImages
 from kgen.data.datasets.shards.listing import Listing
-from kgen.data.datasets.shards.places import Kind
+from kgen.data.datasets.shards.paths import Kind
 from kgen.data.datasets.shards.records import list_records, open_reader, read_image
 from kgen.data.encoded import Buckets
-from kgen.data.encoded.recent import Recent
+from kgen.data.encoded.captions import DEFAULT_TEMPLATE
+from kgen.data.encoded.lru_cache import LRUCache
 from kgen.data.images import ImageError, Resize
 from kgen.data.problems import OnError
 
@@ -23,41 +24,43 @@ OPEN_FILES = 64
 
 
 class ArrayRecord(ShardImages):
-    """Images in ArrayRecord files, as grain and tensorflow-datasets use them, on a local disk.
+    """Images in ArrayRecord files on a local disk. grain and tensorflow-datasets use this format.
 
     Each record is a serialized tf.train.Example. It has an encoded image in "image", "image/encoded", "jpg", "jpeg",
     "png", "webp", "image_bytes" or "img", and captions in "text", "caption" and the like. If no record has captions,
     the class in "label", "class", "cls" or "image/class/text" is the caption, and also the label. TensorFlow is not
-    needed; records in other formats, such as pickles, are refused.
+    needed. Records in other formats, such as pickles, are refused.
 
-    The first start reads all records, for their captions; kgen's cache remembers them by the size and times of each
-    file. Later starts read only files that changed. `EncodedImages` says when damaged images are found.
+    The first start reads all records to find their captions, which kgen's cache remembers. Later starts read only the
+    files whose size or times have changed. At each start, up to 1,000 images that were not read before are checked. If
+    there are more, a damaged one is found when training needs it; ``kgen data check`` reads them all.
 
-    Words in the names of files, and names of folders, are splits: ``cifar10-train.array_record-00000-of-00001``. Those
-    of ``train`` are for training, those of ``validation``, ``valid``, ``val``, ``dev`` and ``test`` for validation. If
-    a pattern chooses files of one split only, they are for training. The dataset ``tfds`` reads the same files if
-    tensorflow-datasets has prepared them, and knows the names of the classes.
+    A split is named by a folder, or by a word in the name of a file: ``cifar10-train.array_record-00000-of-00001``.
+    Files of ``train`` are for training; files of ``validation``, ``valid``, ``val``, ``dev`` and ``test`` are for
+    validation. If a pattern chooses only files of one split, they are for training. If tensorflow-datasets has prepared
+    the files, the dataset ``tfds`` can read them too, and knows the names of the classes.
 
     Args:
         path: A folder of .array_record files, one such file, or a pattern such as "train-*.array_record".
         size: Height and width of the images, in pixels; for buckets, the root of their area.
         resize: How images become square: "crop" takes the middle, "pad" adds background, "stretch" distorts them.
-            "bucket": they do not; each gets the shape of a bucket of about the same area, see `buckets`.
+            "bucket" makes no squares: each image gets the shape of a bucket of about the same area, see `buckets`.
         buckets: Options of the buckets; null: their defaults.
-        crops: Number of parts of each image that its square, or its bucket, may hold, evenly spaced along the side that
-            is cut. Training draws one whenever it uses the image; everything else uses the middle. 1: training uses the
-            middle too.
+        crops: Number of crops of each image, evenly spaced along the side that does not fit the square or the bucket.
+            Each time training uses the image, it picks one at random; everything else uses the middle. 1: training uses
+            the middle too.
         channels: Number of channels: 3, or 1 for gray.
         background: Color behind transparent parts, and around padded images.
         image_key: Name of the feature of images; null: the first one above that exists.
-        caption_key: Name of the feature of captions or classes; null: the first one that exists of "text", "caption",
-            "captions", "description", "prompt", "title", "comment", and of these after "image/"; else the classes.
-        draw_captions: Whether an image with several captions is one example. Training draws one of its captions each
-            time it uses the image; everything else uses the first. false: every caption makes an example.
+        caption_key: Name of the feature of captions or classes; null: the first that exists of "text", "caption",
+            "captions", "description", "prompt", "title", "comment", "image/text", "image/caption" and so on; else the
+            classes.
+        draw_captions: Whether an image with several captions is one example. Each time training uses the image, it
+            picks one of its captions at random; everything else uses the first. false: each caption is an example.
         template: Caption with {label} in place of the class, if there are no captions. Without {label}, it is the
             caption of all images.
-        flip: Whether every training image is also used mirrored.
-        validation: Share of the training images that is used for validation, if no file is of a validation split.
+        flip: Whether training also uses the mirror image of every image.
+        validation: Share of the training images to use for validation, if there is no validation split.
         holdout: Captions to keep out of training and validation; they form the split "holdout".
         on_error: What to do about damaged files and images, and missing captions: "refuse" to train, or "skip" them.
 
@@ -69,8 +72,8 @@ class ArrayRecord(ShardImages):
 
     owner = "array_record"
     kind = Kind("array_record", ".array_record", re.compile(r".*\.array_?record(-\d+-of-\d+)?", re.IGNORECASE))
-    between = ", record "
-    advice = "A record must have 'caption', or 'label'; or set caption_key"
+    separator = ", record "
+    caption_advice = "A record must have 'caption' or 'label'; or set caption_key"
 
     def __init__(
         self,
@@ -106,7 +109,7 @@ class ArrayRecord(ShardImages):
         self.validation = validation
         self.holdout = holdout
         self.on_error = on_error
-        self._readers: Recent[Any] = Recent(OPEN_FILES)  # a reader may be used by several threads, but not pickled
+        self._readers: LRUCache[Any] = LRUCache(OPEN_FILES)  # threads can share a reader, but processes cannot
         self._open_shards()
 
     def _options(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Captioned images in datasets of the package `datasets` of Hugging Face."""
+"""Captioned images in datasets of Hugging Face's package `datasets`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from kgen.contracts.dataset import Split
 from kgen.data.datasets.folder.divisions import split_named
 from kgen.data.datasets.table import StoredTable, TableImages, pyarrow
 from kgen.data.encoded import Buckets
+from kgen.data.encoded.captions import DEFAULT_TEMPLATE
 from kgen.data.images import Resize
 from kgen.data.problems import OnError
 from kgen.errors import DataError
@@ -30,35 +31,37 @@ Files = dict[str, tuple[Path, Split]]
 
 
 class HuggingFace(TableImages):
-    """Images in a dataset that was saved with ``save_to_disk`` of the package datasets, or in one of the Hub.
+    """Images in a dataset of the Hugging Face Hub, or in one that the package datasets saved with ``save_to_disk``.
 
-    To read a folder, it needs pyarrow, and not the package datasets: ``pip install 'kgen-core[parquet]'``. To read a
-    dataset of the Hub, it needs the package datasets, which downloads it into its own cache: ``pip install
-    'kgen-core[hf]'``.
+    A folder needs only pyarrow: ``pip install 'kgen-core[parquet]'``. A dataset of the Hub needs the package datasets,
+    which downloads it into its own cache: ``pip install 'kgen-core[hf]'``.
 
-    Columns are those of the dataset `parquet`. The split "train" of a saved `DatasetDict` is for training, those named
-    validation, test and the like are for validation. Each image is read alone, in any order.
+    The dataset `parquet` describes the columns. In a saved `DatasetDict`, the split "train" is for training; splits
+    named validation, test and the like are for validation. Each image is read alone, in any order.
+
+    A start reads the captions and labels, and checks up to 1,000 images that were not read before. If there are more, a
+    damaged one is found when training needs it; ``kgen data check`` reads them all.
 
     Args:
         path: The folder, or a name on the Hub, such as "user/name".
         size: Height and width of the images, in pixels; for buckets, the root of their area.
         resize: How images become square: "crop" takes the middle, "pad" adds background, "stretch" distorts them.
-            "bucket": they do not; each gets the shape of a bucket of about the same area, see `buckets`.
+            "bucket" makes no squares: each image gets the shape of a bucket of about the same area, see `buckets`.
         buckets: Options of the buckets; null: their defaults.
-        crops: Number of parts of each image that its square, or its bucket, may hold, evenly spaced along the side that
-            is cut. Training draws one whenever it uses the image; everything else uses the middle. 1: training uses the
-            middle too.
+        crops: Number of crops of each image, evenly spaced along the side that does not fit the square or the bucket.
+            Each time training uses the image, it picks one at random; everything else uses the middle. 1: training uses
+            the middle too.
         channels: Number of channels: 3, or 1 for gray.
         background: Color behind transparent parts, and around padded images.
         image_key: The column of images; null: the only one.
         caption_key: The column of captions or labels; null: "text", or the only one of "caption", "captions",
             "description", "prompt", "title", "comment"; else the labels.
-        draw_captions: Whether an image with several captions is one example. Training draws one of its captions each
-            time it uses the image; everything else uses the first. false: every caption makes an example.
+        draw_captions: Whether an image with several captions is one example. Each time training uses the image, it
+            picks one of its captions at random; everything else uses the first. false: each caption is an example.
         template: Caption with {label} in place of the name of a label, if there is no column of captions. Without
             {label}, it is the caption of all images.
-        flip: Whether every training image is also used mirrored.
-        validation: Share of the training images that is used for validation, if there is no validation split.
+        flip: Whether training also uses the mirror image of every image.
+        validation: Share of the training images to use for validation, if there is no validation split.
         holdout: Captions to keep out of training and validation; they form the split "holdout".
         on_error: What to do about damaged images and missing captions: "refuse" to train, or "skip" them.
 
@@ -83,7 +86,7 @@ class HuggingFace(TableImages):
         image_key: str | None = None,
         caption_key: str | None = None,
         draw_captions: bool = False,
-        template: Annotated[str, Field(min_length=1)] = "{label}",
+        template: Annotated[str, Field(min_length=1)] = DEFAULT_TEMPLATE,
         flip: bool = False,
         validation: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         holdout: tuple[str, ...] = (),
@@ -108,14 +111,14 @@ class HuggingFace(TableImages):
         folder = Path(path).expanduser()
         self._open_tables(saved(folder) if folder.exists() or not HUB_NAME.fullmatch(path) else downloaded(path))
 
-    def _table(self, path: Path, name: str) -> StoredTable:
+    def _open_table(self, path: Path, name: str) -> StoredTable:
         from kgen.data.datasets.table.arrow_file import ArrowFile
 
         return ArrowFile(path, name, self.owner)
 
 
 def saved(folder: Path) -> Files:
-    """The files of a folder that `save_to_disk` wrote. Raises DataError if it is no such folder."""
+    """The files of a folder that `save_to_disk` wrote. Raises DataError if it did not write the folder."""
     if (folder / STATE).is_file():
         return {name: (folder / name, "train") for name in _data_files(folder)}
     if not (folder / DICT).is_file():
@@ -137,13 +140,13 @@ def downloaded(name: str) -> Files:
         import datasets
     except ImportError as error:
         raise DataError(
-            f"hf: there is no folder {name}. If it is a name on the Hub, the package datasets downloads it, which is "
+            f"hf: there is no folder {name}. If it is a name on the Hub, the package datasets can download it, but is "
             f"not installed ({error}): pip install 'kgen-core[hf]'. Or download its files: huggingface-cli download "
             f"{name} --repo-type dataset --local-dir FOLDER. If they are .parquet files, use the dataset parquet"
         ) from error
     try:
         found = datasets.load_dataset(name)
-    except Exception as error:  # network errors, unknown names and broken files raise many types
+    except Exception as error:  # network errors, unknown names and damaged files raise many types
         raise DataError(
             f"hf: there is no folder {name}, and the package datasets cannot load it from the Hub: {reason(error)}"
         ) from error
@@ -151,7 +154,7 @@ def downloaded(name: str) -> Files:
 
 
 def _cached(found: Mapping[str, Any], name: str) -> Files:
-    """The files in the cache of the package datasets that hold a `DatasetDict`."""
+    """The files of a `DatasetDict` in the cache of the package datasets."""
     files: Files = {}
     for key, split in _splits(list(found), name).items():
         stored = [Path(file["filename"]) for file in found[key].cache_files]
@@ -162,7 +165,7 @@ def _cached(found: Mapping[str, Any], name: str) -> Files:
 
 
 def _splits(names: Sequence[str], place: str) -> dict[str, Split]:
-    """The splits of kgen, by those of the dataset. Raises DataError if there is nothing to train on."""
+    """The split in kgen of each split of the dataset. Raises DataError if there is nothing to train on."""
     if len(names) == 1:
         return {names[0]: "train"}
     splits = {name: split for name in names if (split := split_named(name))}
@@ -184,7 +187,7 @@ def _data_files(folder: Path) -> list[str]:
     except (KeyError, TypeError) as error:
         raise DataError(f"hf: {folder / STATE} does not name the files of the dataset") from error
     if state.get("_indices_data_files") or state.get("_indices_files"):
-        raise DataError(f"hf: {folder} holds rows in another order than its files: save dataset.flatten_indices()")
+        raise DataError(f"hf: {folder} holds an order of rows beside its files: save dataset.flatten_indices() instead")
     if outside := [name for name in names if Path(name).name != name]:
         raise DataError(f"hf: {folder / STATE} names {outside[0]}, which is outside the folder")
     return names
@@ -203,7 +206,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _advice(folder: Path) -> str:
-    """Says why a path is no saved dataset, and what it may be."""
+    """Says why a path is not a saved dataset, and what it may be."""
     if not folder.is_dir():
         return f"is {'not a folder' if folder.exists() else 'not there'}"
     what = f"was not saved by save_to_disk of the package datasets: it holds neither {DICT} nor {STATE}"

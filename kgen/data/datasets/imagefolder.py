@@ -10,7 +10,8 @@ from pydantic import Field
 
 from kgen.data.datasets.folder import CaptionsFrom, read_folder
 from kgen.data.encoded import Buckets, EncodedImages, Stamp
-from kgen.data.encoded.collection import without_collection
+from kgen.data.encoded.captions import DEFAULT_TEMPLATE
+from kgen.data.encoded.garbage import paused_garbage_collection
 from kgen.data.images import Resize
 from kgen.data.problems import OnError
 from kgen.errors import DataError
@@ -19,36 +20,37 @@ from kgen.errors import DataError
 class ImageFolder(EncodedImages):
     """Images of many formats and modes, with captions from tables, text files or the names of folders.
 
-    A start lists the files, and reads up to 1,000 that were not read before; `EncodedImages` says when damaged ones are
-    found. Symbolic links are followed. `kgen.data.datasets.folder.read_folder` documents the sources of captions and
-    their order. If the captions are the names of folders, these are also the labels.
+    A start lists the files, and checks up to 1,000 that were not read before. If there are more, a damaged one is found
+    when training needs it; ``kgen data check`` reads them all. Symbolic links are followed.
+    `kgen.data.datasets.folder.read_folder` documents the sources of captions and their order. If the captions are the
+    names of folders, these are also the labels.
 
     Outermost folders named ``train`` (also ``training``, ``train2017``) and ``validation``, ``valid``, ``val``,
-    ``dev``, ``test`` are splits. Images of ``train`` are for training, those of all others for validation. A column
-    "split" of a table has the same effect.
+    ``dev``, ``test`` are splits. Images of ``train`` are for training; images of all others are for validation. A
+    column "split" of a table has the same effect.
 
     Args:
         path: The folder.
         size: Height and width of the images, in pixels; for buckets, the root of their area.
         resize: How images become square: "crop" takes the middle, "pad" adds background, "stretch" distorts them.
-            "bucket": they do not; each gets the shape of a bucket of about the same area, see `buckets`.
+            "bucket" makes no squares: each image gets the shape of a bucket of about the same area, see `buckets`.
         buckets: Options of the buckets; null: their defaults.
-        crops: Number of parts of each image that its square, or its bucket, may hold, evenly spaced along the side that
-            is cut. Training draws one whenever it uses the image; everything else uses the middle. 1: training uses the
-            middle too.
+        crops: Number of crops of each image, evenly spaced along the side that does not fit the square or the bucket.
+            Each time training uses the image, it picks one at random; everything else uses the middle. 1: training uses
+            the middle too.
         channels: Number of channels: 3, or 1 for gray.
         background: Color behind transparent parts, and around padded images.
         captions_from: Source of the captions: "tables" (metadata.jsonl, .csv, .parquet and the like), "files"
             (NAME.txt beside NAME.png), "folders" (one per class), "none" (the same text for all images, for models
-            that read no text), or "auto", which takes the first of "tables", "files" and "folders" that exists.
+            that read no text), or "auto", which uses the first of "tables", "files" and "folders" that exists.
         caption_key: Key of the caption in tables and JSON files; null: "text", or the only one of "caption",
             "captions", "description", "prompt", "title", "comment".
-        draw_captions: Whether an image with several captions is one example. Training draws one of its captions each
-            time it uses the image; everything else uses the first. false: every caption makes an example.
+        draw_captions: Whether an image with several captions is one example. Each time training uses the image, it
+            picks one of its captions at random; everything else uses the first. false: each caption is an example.
         template: Caption with {label} in place of the name of a class folder.
         split_folders: Whether folders with the names above are splits; false: they are like all other folders.
-        flip: Whether every training image is also used mirrored.
-        validation: Share of the training images that is used for validation, if no folder or column defines a split.
+        flip: Whether training also uses the mirror image of every image.
+        validation: Share of the training images to use for validation, if there is no validation split.
         holdout: Captions to keep out of training and validation; they form the split "holdout".
         on_error: What to do about damaged images and missing captions: "refuse" to train, or "skip" them.
 
@@ -72,7 +74,7 @@ class ImageFolder(EncodedImages):
         captions_from: CaptionsFrom = "auto",
         caption_key: str | None = None,
         draw_captions: bool = False,
-        template: str = "{label}",
+        template: str = DEFAULT_TEMPLATE,
         split_folders: bool = True,
         flip: bool = False,
         validation: Annotated[float, Field(ge=0, lt=1)] = 0.0,
@@ -98,7 +100,7 @@ class ImageFolder(EncodedImages):
         if "{label}" not in template:
             raise DataError(f"imagefolder: template '{template}' must hold {{label}}")
         self._folder = Path(path).expanduser()
-        with without_collection():
+        with paused_garbage_collection():
             found = read_folder(self._folder, captions_from, caption_key, template, split_folders)
             self._open(found.entries, problems=found.problems, notes=found.notes, labels=found.labels)
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
 import pydantic
 from pydantic import Field
 
-from kgen.contracts.dataset import SPLITS, Column, Dataset, Problem, Split
+from kgen.contracts.dataset import SPLITS, Column, Dataset, Decoding, Problem, Split
 from kgen.errors import DataError
 from kgen.options import Choice, check_options
 from kgen.plugins.discovery import registry
@@ -22,7 +21,7 @@ from kgen.spaces import Space
 
 
 class Weight(pydantic.BaseModel):
-    """The key beside the options of a dataset that is mixed with others."""
+    """The key of a mixed dataset that is not one of its own options."""
 
     model_config = pydantic.ConfigDict(extra="forbid")
 
@@ -33,14 +32,15 @@ class Weight(pydantic.BaseModel):
 class Mixture(Dataset):
     """Several datasets as one. Their images must have the same size. Buckets of the same shape are joined.
 
-    If they have weights, these are the shares of the examples in training: a small dataset is then repeated more often
-    than a large one. The shares are exact, up to one example, in each part of the training. Without weights, every
-    example is used once per pass. The splits for validation and holdout hold all examples of the datasets.
+    Weights set the share of the training examples that comes from each dataset: training then repeats a small dataset
+    more often than a large one. At any step, the number of examples from each dataset is exact up to a few. Without
+    weights, training uses every example once per pass. The splits for validation and holdout hold all examples of the
+    datasets.
 
-    The examples have the fields that all datasets have.
+    The examples have the fields that all of the datasets have.
 
     Args:
-        datasets: The name and options of each dataset, either all with `weight` or none.
+        datasets: The name and options of each dataset. Either all or none have the key `weight`.
 
     Raises:
         DataError: the images have different sizes; only some have a weight; a dataset has no training images.
@@ -67,7 +67,8 @@ class Mixture(Dataset):
                 raise DataError(f"mixture: {label} has no images to train on")
         shared = set.intersection(*(set(part.fields) for part in self._parts))
         self.fields = tuple(field for field in self._parts[0].fields if field in shared)
-        self.views = math.lcm(*(part.views for part in self._parts))  # the remainders are drawn evenly, too
+        self.views = math.lcm(*(part.views for part in self._parts))  # each remainder is as likely as another
+        self.decodes_elsewhere = all(part.decodes_elsewhere for part in self._parts)
         self.draw_captions = any(part.draw_captions for part in self._parts)
         self.credit = " ".join(dict.fromkeys(part.credit for part in self._parts if part.credit))
         self._captions = {
@@ -108,13 +109,10 @@ class Mixture(Dataset):
         part, row = self._find(split, index)
         return self._parts[part].texts(split, row)
 
-    def decoded_by(self, call: Callable[..., Any]) -> Mixture | None:
-        parts = [part.decoded_by(call) for part in self._parts]
-        if None in parts:
-            return None
-        same = copy.copy(self)
-        same._parts = [part for part in parts if part is not None]
-        return same
+    def decoding(self, split: Split, index: int, view: int | None) -> Decoding:
+        number, row = self._find(split, index)
+        part = self._parts[number]
+        return part.decoding(split, row, None if view is None else view % part.views)
 
     def replacement(self, split: Split, index: int) -> int:
         number, row = self._find(split, index)

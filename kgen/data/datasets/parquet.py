@@ -8,10 +8,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from kgen.data.datasets.shards.places import Kind, find_shards
+from kgen.data.datasets.shards.paths import Kind, find_shards
 from kgen.data.datasets.shards.splits import split_files
 from kgen.data.datasets.table import StoredTable, TableImages, pyarrow
 from kgen.data.encoded import Buckets
+from kgen.data.encoded.captions import DEFAULT_TEMPLATE
 from kgen.data.images import Resize
 from kgen.data.problems import OnError
 
@@ -25,37 +26,39 @@ class Parquet(TableImages):
 
     The images are bytes, or structures of "bytes" and "path". If there are no bytes, the path names an image file,
     relative to the Parquet file. A column of captions contains texts, or lists of texts. If there is a column of
-    labels, the examples have the field "label". Its classes have the names that Hugging Face's metadata give them.
+    labels, the examples have the field "label". The metadata of Hugging Face give the names of the classes.
 
     Files such as ``train-00000-of-00002.parquet``, ``validation-...``, ``test-...``, and files in folders of these
-    names, are splits. The images of "train" are for training, those of all others for validation.
+    names, are splits. The images of "train" are for training; the images of all others are for validation.
 
-    A start reads captions and labels, and up to 1,000 images; `EncodedImages` says when damaged ones are found. In a
-    file without compression, each image is then read alone, however large the row groups are. Of a compressed file, one
-    page is decompressed for an image. It often is a whole row group; up to 256 MiB of the last ones are kept per
-    process. The start of a run says if this is slow.
+    A start reads the captions and labels, and checks up to 1,000 images that were not read before. If there are more, a
+    damaged one is found when training needs it; ``kgen data check`` reads them all.
+
+    In a file without compression, each image is read alone, however large the row groups are. To read an image of a
+    compressed file, one page is decompressed, which often is a whole row group. Each process keeps up to 256 MiB of the
+    pages that it used last. If this is slow, the first lines of a run say so.
 
     Args:
         path: A folder of ``.parquet`` files, one file, or a pattern such as ``data/train-*.parquet``, also with
             braces, as in ``{0000..0012}``.
         size: Height and width of the images, in pixels; for buckets, the root of their area.
         resize: How images become square: "crop" takes the middle, "pad" adds background, "stretch" distorts them.
-            "bucket": they do not; each gets the shape of a bucket of about the same area, see `buckets`.
+            "bucket" makes no squares: each image gets the shape of a bucket of about the same area, see `buckets`.
         buckets: Options of the buckets; null: their defaults.
-        crops: Number of parts of each image that its square, or its bucket, may hold, evenly spaced along the side that
-            is cut. Training draws one whenever it uses the image; everything else uses the middle. 1: training uses the
-            middle too.
+        crops: Number of crops of each image, evenly spaced along the side that does not fit the square or the bucket.
+            Each time training uses the image, it picks one at random; everything else uses the middle. 1: training uses
+            the middle too.
         channels: Number of channels: 3, or 1 for gray.
         background: Color behind transparent parts, and around padded images.
         image_key: The column of images; null: the only one.
         caption_key: The column of captions or labels; null: "text", or the only one of "caption", "captions",
             "description", "prompt", "title", "comment"; else the labels.
-        draw_captions: Whether an image with several captions is one example. Training draws one of its captions each
-            time it uses the image; everything else uses the first. false: every caption makes an example.
+        draw_captions: Whether an image with several captions is one example. Each time training uses the image, it
+            picks one of its captions at random; everything else uses the first. false: each caption is an example.
         template: Caption with {label} in place of the name of a label, if there is no column of captions. Without
             {label}, it is the caption of all images.
-        flip: Whether every training image is also used mirrored.
-        validation: Share of the training images that is used for validation, if no file is of a validation split.
+        flip: Whether training also uses the mirror image of every image.
+        validation: Share of the training images to use for validation, if there is no validation split.
         holdout: Captions to keep out of training and validation; they form the split "holdout".
         on_error: What to do about damaged images and missing captions: "refuse" to train, or "skip" them.
 
@@ -79,7 +82,7 @@ class Parquet(TableImages):
         image_key: str | None = None,
         caption_key: str | None = None,
         draw_captions: bool = False,
-        template: Annotated[str, Field(min_length=1)] = "{label}",
+        template: Annotated[str, Field(min_length=1)] = DEFAULT_TEMPLATE,
         flip: bool = False,
         validation: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         holdout: tuple[str, ...] = (),
@@ -105,7 +108,7 @@ class Parquet(TableImages):
         splits = split_files(found.names, self.owner, str(found.root), found.chosen)
         self._open_tables({name: (found.root / name, splits[name]) for name in found.names}, found.problems)
 
-    def _table(self, path: Path, name: str) -> StoredTable:
+    def _open_table(self, path: Path, name: str) -> StoredTable:
         from kgen.data.datasets.table.parquet_file import ParquetFile
 
         return ParquetFile(path, name, self.owner)

@@ -9,11 +9,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from kgen.data.datasets.shards.images import DEFAULT_TEMPLATE, ShardImages
+from kgen.data.datasets.shards.images import ShardImages
 from kgen.data.datasets.shards.listing import Listing
-from kgen.data.datasets.shards.places import Kind
+from kgen.data.datasets.shards.paths import Kind
 from kgen.data.datasets.shards.samples import read_samples
 from kgen.data.encoded import Buckets
+from kgen.data.encoded.captions import DEFAULT_TEMPLATE
 from kgen.data.images import Resize
 from kgen.data.problems import OnError
 
@@ -26,8 +27,8 @@ def _advice(name: str) -> str | None:
         return None
     command = _UNPACK.get(name.rpartition(".")[2], "gunzip")
     return (
-        "in a compressed archive, no image can be read without all those before it, and images are compressed already. "
-        f"Decompress the shards: {command} *.{name.rpartition('.')[2]}"
+        "a compressed archive has no random access to its images, which are compressed themselves. Decompress the "
+        f"shards: {command} *.{name.rpartition('.')[2]}"
     )
 
 
@@ -39,32 +40,33 @@ class WebDataset(ShardImages):
     class in ``KEY.cls`` is the caption, and also the label.
 
     Images are read by their offset, so that shuffling and an exact resume work as for single files. The first start
-    reads the headers and captions of all shards; kgen's cache remembers them by the size and times of each shard.
-    `EncodedImages` says when damaged images are found.
+    reads the headers and captions of all shards, which kgen's cache remembers. Later starts read only the shards whose
+    size or times have changed. At each start, up to 1,000 images that were not read before are checked. If there are
+    more, a damaged one is found when training needs it; ``kgen data check`` reads them all.
 
-    Words in the names of shards, and names of folders, are splits: ``train-0001.tar``, ``val/0001.tar``. Those of
-    ``train`` are for training, those of ``validation``, ``valid``, ``val``, ``dev`` and ``test`` for validation. If a
-    pattern chooses shards of one split only, they are for training.
+    A split is named by a folder, or by a word in the name of a shard: ``train-0001.tar``, ``val/0001.tar``. Shards of
+    ``train`` are for training; shards of ``validation``, ``valid``, ``val``, ``dev`` and ``test`` are for validation.
+    If a pattern chooses only shards of one split, they are for training.
 
     Args:
         path: A folder of .tar files, one such file, or a pattern such as "shards/train-{0000..0012}.tar" or "*.tar".
         size: Height and width of the images, in pixels; for buckets, the root of their area.
         resize: How images become square: "crop" takes the middle, "pad" adds background, "stretch" distorts them.
-            "bucket": they do not; each gets the shape of a bucket of about the same area, see `buckets`.
+            "bucket" makes no squares: each image gets the shape of a bucket of about the same area, see `buckets`.
         buckets: Options of the buckets; null: their defaults.
-        crops: Number of parts of each image that its square, or its bucket, may hold, evenly spaced along the side that
-            is cut. Training draws one whenever it uses the image; everything else uses the middle. 1: training uses the
-            middle too.
+        crops: Number of crops of each image, evenly spaced along the side that does not fit the square or the bucket.
+            Each time training uses the image, it picks one at random; everything else uses the middle. 1: training uses
+            the middle too.
         channels: Number of channels: 3, or 1 for gray.
         background: Color behind transparent parts, and around padded images.
         caption_key: Key of the caption in JSON files; null: "text", "caption", "captions", "description", "prompt",
             "title" or "comment".
-        draw_captions: Whether an image with several captions is one example. Training draws one of its captions each
-            time it uses the image; everything else uses the first. false: every caption makes an example.
+        draw_captions: Whether an image with several captions is one example. Each time training uses the image, it
+            picks one of its captions at random; everything else uses the first. false: each caption is an example.
         template: Caption with {label} in place of the class, if there are no captions. Without {label}, it is the
             caption of all images.
-        flip: Whether every training image is also used mirrored.
-        validation: Share of the training images that is used for validation, if no shard is of a validation split.
+        flip: Whether training also uses the mirror image of every image.
+        validation: Share of the training images to use for validation, if there is no validation split.
         holdout: Captions to keep out of training and validation; they form the split "holdout".
         on_error: What to do about damaged shards and images, and missing captions: "refuse" to train, or "skip" them.
 
@@ -75,8 +77,8 @@ class WebDataset(ShardImages):
 
     owner = "webdataset"
     kind = Kind("webdataset", ".tar", re.compile(r".*\.tar", re.IGNORECASE), _advice)
-    between = "/"
-    advice = "A sample must have KEY.txt, KEY.caption, KEY.json with a caption, or KEY.cls"
+    separator = "/"
+    caption_advice = "A sample must have KEY.txt, KEY.caption, KEY.json with a caption, or KEY.cls"
 
     def __init__(
         self,
@@ -116,7 +118,7 @@ class WebDataset(ShardImages):
         return read_samples(path, self.caption_key)
 
     def _read(self, number: int, place: int, size: int) -> bytes:
-        with self._path(number).open("rb") as file:  # no file stays open: threads and processes read at the same time
+        with self._path(number).open("rb") as file:  # it is opened each time, so that threads can read at once
             self._check_shard(number, os.fstat(file.fileno()))
             file.seek(place)
             return file.read(size)

@@ -10,7 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 CAPTION_COLUMNS = ("text", "caption", "captions", "description", "prompt", "title", "comment")
-"""Names of captions in tables and in JSON, in lower case. "text" is preferred; any other must be the only one."""
+"""Names of captions in tables and in JSON, in lower case. "text" is used first; any other must be the only one."""
+
+DEFAULT_TEMPLATE = "{label}"
+"""The default caption of an image that has only a class: the name of the class."""
 
 MAX_CAPTION = csv.field_size_limit()
 """Largest number of characters in a caption; a longer one is an error."""
@@ -24,14 +27,14 @@ BYTE_ORDER_MARKS = (
 )
 
 _BOXES = re.compile(r"\d+(\s+-?(\d+(\.\d*)?|\.\d+)){4,}")
-"""A line of YOLO's labels: a class, and the numbers of a box. Each number matches only once, so that this is fast."""
+"""A line of YOLO's labels: a class, and the numbers of a box. It matches each number in only one way, which is fast."""
 
 _TRANSLATION = re.compile(r"[a-z]{2,3}(_[A-Z]{2})?(@\w+)?\.utf8=")
 """A line in descriptions of Tux Paint that translates the first line into another language."""
 
 
 class TextError(ValueError):
-    """A file cannot be read as text, or is no caption; the message says why, and what to do."""
+    """A file cannot be read as text, or holds no caption; the message says why, and what to do."""
 
 
 def decode_text(data: bytes, path: str) -> str:
@@ -86,7 +89,7 @@ def key_of_caption(content: Mapping[str, Any], caption_key: str | None) -> str |
 
 
 def are_boxes(captions: Sequence[str]) -> bool:
-    """Whether all captions are numbers of boxes, like YOLO's labels, which are no captions."""
+    """Whether all captions are numbers of boxes, like YOLO's labels, and therefore not captions."""
     return all(map(_BOXES.fullmatch, captions))
 
 
@@ -96,5 +99,5 @@ def _checked(captions: list[str]) -> list[str]:
     if not captions:
         raise TextError("is empty")
     if (longest := max(map(len, captions))) > MAX_CAPTION:
-        raise TextError(f"has {longest:,} letters in a line, more than {MAX_CAPTION:,}")
+        raise TextError(f"has {longest:,} characters in a line, more than {MAX_CAPTION:,}")
     return captions

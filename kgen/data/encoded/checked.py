@@ -20,17 +20,17 @@ from kgen.storage.files import atomic_file
 FORMAT = 2
 
 SETTLED = 2.0
-"""The age of a change, in seconds, from which on a later change has another time on every file system."""
+"""Age in seconds. After a change of this age, every file system gives the next change a different time."""
 
 
 class Stamp(NamedTuple):
-    """What tells, without reading an image, whether it is still the same.
+    """The size and the times of an image's file. If they are the same, the image is taken to be the same.
 
     Args:
         size: The size of the encoded image, in bytes.
         time: The time of the last change of its file, in nanoseconds.
         entry: The time of the last change of the file's entry in the file system, which copying and `touch` cannot set.
-            (On Windows, it is that of its creation.)
+            On Windows, it is the time when the file was created.
     """
 
     size: int
@@ -43,17 +43,16 @@ class Stamp(NamedTuple):
 
 
 def unchecked(place: Path, stamps: Mapping[str, Stamp]) -> list[str]:
-    """The images that `write_checked` does not remember with these stamps, in order."""
-    wanted = tokens(stamps)
-    known = np.isin(wanted, _read(_memory(place)))
+    """The images that `write_checked` did not write with these stamps, in order."""
+    known = np.isin(stamp_hashes(stamps), _read(_cache_file(place)))
     return [key for key, seen in zip(stamps, known.tolist(), strict=True) if not seen]
 
 
 def write_checked(place: Path, stamps: Mapping[str, Stamp]) -> None:
-    """Remembers images that could be read, in place of those that were remembered before.
+    """Writes to kgen's cache which images could be read, in place of what was written before.
 
-    An image whose file changed just now is left out: a second change in the same moment would leave its time as it is.
-    If kgen's cache cannot be written, nothing is remembered, and the next start reads the images again.
+    It leaves out an image whose file changed just now, because a second change at the same moment would not change the
+    time of the file. If the cache cannot be written, the next start reads the images again.
 
     Args:
         place: The folder or file that holds them.
@@ -61,8 +60,8 @@ def write_checked(place: Path, stamps: Mapping[str, Stamp]) -> None:
     """
     now = time.time()
     data = io.BytesIO()
-    np.save(data, np.sort(tokens({key: stamp for key, stamp in stamps.items() if settled(stamp, now)})))
-    with suppress(OSError, KgenError), atomic_file(_memory(place)) as temporary:
+    np.save(data, np.sort(stamp_hashes({key: stamp for key, stamp in stamps.items() if settled(stamp, now)})))
+    with suppress(OSError, KgenError), atomic_file(_cache_file(place)) as temporary:
         temporary.write_bytes(data.getvalue())
 
 
@@ -76,7 +75,7 @@ def settled(stamp: Stamp, now: float | None = None) -> bool:
     return stamp.time < ((time.time() if now is None else now) - SETTLED) * 1e9
 
 
-def tokens(stamps: Mapping[str, Stamp]) -> np.ndarray:
+def stamp_hashes(stamps: Mapping[str, Stamp]) -> np.ndarray:
     """Hashes (N,) of keys and stamps, of 64 bits each: ten million images take 80 MB."""
     hashes: Sequence[bytes] = [
         hashlib.blake2b(f"{key}\0{size} {time} {entry}".encode(), digest_size=8).digest()
@@ -85,14 +84,14 @@ def tokens(stamps: Mapping[str, Stamp]) -> np.ndarray:
     return np.frombuffer(b"".join(hashes), np.uint64)
 
 
-def _read(memory: Path) -> np.ndarray:
-    """The hashes in a file; none if the file is missing or damaged, because only the time of a start depends on it."""
+def _read(path: Path) -> np.ndarray:
+    """The hashes in a file; none if the file is missing or damaged, because only the speed of a start depends on it."""
     with suppress(OSError, EOFError, ValueError):
-        found = np.load(memory, allow_pickle=False)
+        found = np.load(path, allow_pickle=False)
         if isinstance(found, np.ndarray) and found.dtype == np.uint64 and found.ndim == 1:
             return found
     return np.empty(0, np.uint64)
 
 
-def _memory(place: Path) -> Path:
+def _cache_file(place: Path) -> Path:
     return cache_folder() / f"checked-{hash_of({'format': FORMAT, 'place': str(place.resolve())})}.npy"

@@ -11,7 +11,7 @@ import numpy as np
 
 from kgen.contracts.dataset import Problem
 from kgen.data.cache import cache_folder, hash_of
-from kgen.data.encoded.checked import Stamp, settled, tokens
+from kgen.data.encoded.checked import Stamp, settled, stamp_hashes
 from kgen.data.encoded.scan import scan
 from kgen.data.images import ImageError, Shape, header_shape
 from kgen.errors import KgenError
@@ -19,7 +19,7 @@ from kgen.storage.files import atomic_file
 
 FORMAT = 1
 
-RECORD = np.dtype([("token", np.uint64), ("height", np.uint32), ("width", np.uint32)])
+RECORD = np.dtype([("hash", np.uint64), ("height", np.uint32), ("width", np.uint32)])
 """What is remembered of an image: ten million images take 160 MB."""
 
 
@@ -34,9 +34,9 @@ def read_shapes(
         open_: Opens an image; it is called from several threads. It raises OSError or ImageError.
         what: The name of the images in progress messages.
     """
-    known, keys = _read(_memory(place)), tokens(stamps)
-    at = np.minimum(np.searchsorted(known["token"], keys), max(0, len(known) - 1))
-    seen = known["token"][at] == keys if len(known) else np.zeros(len(keys), bool)
+    known, keys = _read(_cache_file(place)), stamp_hashes(stamps)
+    at = np.minimum(np.searchsorted(known["hash"], keys), max(0, len(known) - 1))
+    seen = known["hash"][at] == keys if len(known) else np.zeros(len(keys), bool)
     names = list(stamps)
     shapes = {
         names[number]: (int(known["height"][at[number]]), int(known["width"][at[number]]))
@@ -62,21 +62,21 @@ def _write(place: Path, found: Mapping[str, tuple[Stamp, Shape]]) -> None:
     """Remembers shapes in place of those that were remembered before, except of files that changed just now."""
     kept = {name: both for name, both in found.items() if settled(both[0])}
     records = np.zeros(len(kept), RECORD)
-    records["token"] = tokens({name: stamp for name, (stamp, _) in kept.items()})
+    records["hash"] = stamp_hashes({name: stamp for name, (stamp, _) in kept.items()})
     shapes = np.array([shape for _, shape in kept.values()], np.uint32).reshape(-1, 2)
     records["height"], records["width"] = shapes.T
-    with suppress(OSError, KgenError), atomic_file(_memory(place)) as temporary, temporary.open("wb") as file:
-        np.save(file, np.sort(records, order="token"))
+    with suppress(OSError, KgenError), atomic_file(_cache_file(place)) as temporary, temporary.open("wb") as file:
+        np.save(file, np.sort(records, order="hash"))
 
 
-def _read(memory: Path) -> np.ndarray:
+def _read(path: Path) -> np.ndarray:
     """The records in a file; none if the file is missing or damaged."""
     with suppress(OSError, EOFError, ValueError):
-        found = np.load(memory, allow_pickle=False)
+        found = np.load(path, allow_pickle=False)
         if isinstance(found, np.ndarray) and found.dtype == RECORD and found.ndim == 1:
             return found
     return np.empty(0, RECORD)
 
 
-def _memory(place: Path) -> Path:
+def _cache_file(place: Path) -> Path:
     return cache_folder() / f"shapes-{hash_of({'format': FORMAT, 'place': str(place.resolve())})}.npy"

@@ -1,27 +1,26 @@
-"""Images in encoded form, such as JPEG files, which are decoded when they are needed."""
+"""The base of datasets of encoded images, such as JPEG files, which are decoded when they are needed."""
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import io
 import itertools
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
 import numpy as np
 
-from kgen.contracts.dataset import SPLITS, Column, Dataset, Problem, Split, short_digest
+from kgen.contracts.dataset import SPLITS, Column, Dataset, Decoding, Problem, Split, short_digest
 from kgen.data.encoded.buckets import Buckets, describe, named, nearest
 from kgen.data.encoded.checked import Stamp, unchecked, write_checked
 from kgen.data.encoded.headers import read_shapes
 from kgen.data.encoded.scan import scan
-from kgen.data.images import ImageError, Resize, Shape, background_color, decode, fitted, fitted_file
+from kgen.data.images import ImageError, Resize, Shape, background_color, decode, fitted, fitted_file, mirrored
 from kgen.data.problems import OnError, refuse
-from kgen.data.splits import check_holdout, some
+from kgen.data.splits import check_holdout, stable_share
 from kgen.errors import DataError
 from kgen.spaces import Space
 
@@ -29,28 +28,28 @@ Entries = dict[Split, list[tuple[str, str]]]
 """The name of an image and one of its captions, for each example of a split."""
 
 READ_AT_START = 1000
-"""Largest number of images that are read at the start to find damaged ones. It takes a few seconds."""
+"""Largest number of images that are read at the start to find damaged ones. This takes a few seconds."""
 
-ELSEWHERE = ("path", "on_error", "validation", "holdout")
-"""Options that do not change an image. What the others change of the splits is seen in the captions."""
+NOT_IN_FINGERPRINT = ("path", "on_error", "validation", "holdout")
+"""Options that the fingerprint leaves out, because they change no image. The captions show how they change splits."""
 
 
 class EncodedImages(Dataset):
     """Images in encoded form, with captions.
 
-    A subclass declares the options below among its own, and stores them. Its ``__init__`` then lists the images,
-    without reading them, and calls `_open`. It overrides `_encoded`, `_stamp` and `_where`.
+    A subclass has the options below, and stores them. Its ``__init__`` then lists the images, without reading them, and
+    calls `_open`. It overrides `_encoded`, `_stamp` and `_where`.
 
-    Images are not read at the start if there are many of them. A damaged one is then found when it is read. If
-    `on_error` is "refuse", `image` raises DataError. If it is "skip", the next example of the split takes its place.
-    This depends on nothing but the data, so that a training that is interrupted and resumed stays the same. `check`
-    reads all images at once, and kgen's cache remembers which ones could be read.
+    kgen's cache remembers which images could be read. At the start, the dataset reads the images that the cache does
+    not remember, if these are at most `READ_AT_START`. If the dataset has no more images than that in total, it leaves
+    the damaged ones out of the splits.
 
-    Up to `READ_AT_START` images that the cache does not remember are read at the start. If there are no more images in
-    total, damaged ones are left out of the splits.
+    Otherwise, a damaged image is found when it is needed. If `on_error` is "refuse", `image` then raises DataError. If
+    it is "skip", the next example of the split takes its place. The replacement depends only on the data, so that a
+    training that was interrupted continues in the same way. `check` reads all images that the cache does not remember.
 
-    With `resize` "bucket", the start also reads the headers of images that the cache does not remember. Images that fit
-    no bucket are left out of the splits, or refused. A damaged image is replaced by one of the same bucket.
+    With `resize` "bucket", the start also reads the headers of images whose shapes the cache does not remember. Images
+    that fit no bucket are refused, or left out of the splits. An image of the same bucket replaces a damaged one.
     """
 
     owner: ClassVar[str]
@@ -68,12 +67,11 @@ class EncodedImages(Dataset):
     holdout: tuple[str, ...]
     on_error: OnError
 
-    _call: Callable[..., Any] | None = None
-    """Calls a function in another process."""
+    decodes_elsewhere = True
 
     @abstractmethod
     def _encoded(self, name: str) -> bytes:
-        """An image in encoded form. It is called from several threads.
+        """Reads an image in encoded form. It is called from several threads.
 
         Raises:
             OSError: it cannot be read.
@@ -82,7 +80,7 @@ class EncodedImages(Dataset):
         """
 
     def _file(self, name: str) -> str | None:
-        """The path of a file that holds the image alone, so that another process can read it. Default: none."""
+        """The path of a file that holds only this image, so that another process can read it. Default: none."""
         return None
 
     def _header(self, name: str) -> IO[bytes]:
@@ -95,7 +93,7 @@ class EncodedImages(Dataset):
 
     @abstractmethod
     def _where(self, name: str) -> str:
-        """The path of an image, or that of its file and its name in it, for messages."""
+        """The path of an image, or the path of its file and its name in that file, for messages."""
 
     def _open(
         self,
@@ -105,7 +103,7 @@ class EncodedImages(Dataset):
         notes: Sequence[str] = (),
         labels: Mapping[str, str] | None = None,
     ) -> None:
-        """Looks for images that cannot be used, and divides the others into splits.
+        """Finds images that cannot be used, and divides the others into splits.
 
         Args:
             entries: The examples of "train" and "validation".
@@ -127,17 +125,17 @@ class EncodedImages(Dataset):
         names = list(dict.fromkeys(name for split in entries.values() for name, _ in split))
         self._stamps, missing = self._look(names)
         self._unlisted = [*problems, *missing]
-        self._broken: dict[str, str] = {}
+        self._damaged: dict[str, str] = {}
         self._unread = unchecked(self._place(), self._stamps)
         if len(self._unread) <= READ_AT_START:
             self._read_rest()
         unfit = self._fill_buckets()
-        left_out = self._broken if len(names) <= READ_AT_START else unfit
+        left_out = self._damaged if len(names) <= READ_AT_START else unfit
         good: Entries = {
             split: [entry for entry in listed if entry[0] in self._stamps and entry[0] not in left_out]
             for split, listed in entries.items()
         }
-        usable = any(name not in self._broken for name, _ in good["train"])
+        usable = any(name not in self._damaged for name, _ in good["train"])
         refuse(self.problems(), self.on_error, usable, self.owner, self.path)
         self._entries = self._split(good)
         self._texts: dict[Split, dict[str, tuple[str, ...]]] = {}
@@ -162,11 +160,6 @@ class EncodedImages(Dataset):
     def rows_by_shape(self, split: Split) -> Mapping[Shape, np.ndarray]:
         return self._rows.get(split, {})
 
-    def decoded_by(self, call: Callable[..., Any]) -> EncodedImages:
-        same = copy.copy(self)
-        same._call = call
-        return same
-
     def texts(self, split: Split, index: int) -> Sequence[str]:
         if not self.draw_captions:
             return super().texts(split, index)
@@ -177,16 +170,25 @@ class EncodedImages(Dataset):
         return self._image(split, index, 0.5)
 
     def view(self, split: Split, index: int, number: int) -> np.ndarray:
-        return self._image(split, index, number / (self.crops - 1) if self.crops > 1 else 0.5)
+        return self._image(split, index, self._part(number))
+
+    def decoding(self, split: Split, index: int, view: int | None) -> Decoding:
+        entries = self._entries[split]
+        used = self.replacement(split, index)
+        name = entries[used % len(entries)][0]
+        file = self._file(name)
+        source = (fitted, self._encoded(name)) if file is None else (fitted_file, file)
+        decoding = (*source, *self._fitted_options(name, 0.5 if view is None else self._part(view)))
+        return (mirrored, *decoding) if used >= len(entries) else decoding
 
     def _image(self, split: Split, index: int, part: float) -> np.ndarray:
-        """An image, cropped at a place from 0 (left or top) to 1 (right or bottom)."""
+        """An image. `part` is the place of a crop: 0 is left or top, 1 is right or bottom."""
         entries = self._entries[split]
         while True:
             used = self.replacement(split, index)
             name = entries[used % len(entries)][0]
             try:
-                pixels = self._pixels(name, part)
+                pixels = fitted(self._encoded(name), *self._fitted_options(name, part))
             except OSError as error:
                 raise DataError(
                     f"{self.owner}: {self._where(name)} cannot be read: {error.strerror or error}. Images must stay as "
@@ -200,25 +202,25 @@ class EncodedImages(Dataset):
     def replacement(self, split: Split, index: int) -> int:
         entries = self._entries[split]
         mirrored, start = divmod(index, len(entries))
-        if entries[start][0] not in self._broken:
+        if entries[start][0] not in self._damaged:
             return index
         bucket = self._bucket_of.get(entries[start][0])
         for place in itertools.chain(range(start + 1, len(entries)), range(start)):
             name = entries[place][0]
-            if name not in self._broken and self._bucket_of.get(name) == bucket:
+            if name not in self._damaged and self._bucket_of.get(name) == bucket:
                 return mirrored * len(entries) + place
         which = f"the split '{split}'" if bucket is None else f"the bucket {named(bucket)} of the split '{split}'"
         raise DataError(f"{self.owner}: all images of {which} in {self.path} are damaged")
 
     def report(self, problem: Problem) -> None:
-        if problem.where in self._broken or problem.where not in self._stamps:
+        if problem.where in self._damaged or problem.where not in self._stamps:
             return
         if self.on_error == "refuse":
             raise DataError(
                 f"{self.owner}: {self._where(problem.where)}: {problem.what}. 'kgen data check' finds all such images: "
                 "fix them, or leave them out with on_error: skip"
             )
-        self._broken[problem.where] = problem.what
+        self._damaged[problem.where] = problem.what
 
     def values(self, split: Split, field: str) -> Sequence[Any]:
         if field != "label" or not self._labels:
@@ -230,7 +232,7 @@ class EncodedImages(Dataset):
         return self._notes
 
     def problems(self) -> Sequence[Problem]:
-        return (*self._unlisted, *(Problem(name, what) for name, what in list(self._broken.items())))
+        return (*self._unlisted, *(Problem(name, what) for name, what in list(self._damaged.items())))
 
     def check(self) -> Sequence[Problem]:
         self._read_rest()
@@ -238,8 +240,8 @@ class EncodedImages(Dataset):
         return self.problems()
 
     def fingerprint(self) -> str:
-        """A digest of the names, sizes and times of all files, of the captions, and of options that affect images."""
-        options = {name: value for name, value in self.config.items() if name not in ELSEWHERE}
+        """A digest of the names, sizes and times of all files, of all captions, and of options that affect images."""
+        options = {name: value for name, value in self.config.items() if name not in NOT_IN_FINGERPRINT}
         options = {name: value for name, value in options.items() if name != "buckets" or value is not None}
         digest = hashlib.sha256(json.dumps(options, sort_keys=True, default=list).encode())
         for split in SPLITS:
@@ -267,17 +269,17 @@ class EncodedImages(Dataset):
     def _place(self) -> Path:
         return Path(self.path).expanduser()
 
-    def _pixels(self, name: str, part: float) -> np.ndarray:
+    def _part(self, view: int) -> float:
+        """The place of a crop."""
+        return view / (self.crops - 1) if self.crops > 1 else 0.5
+
+    def _fitted_options(self, name: str, part: float) -> tuple[Shape, int, Resize, tuple[int, int, int], float]:
+        """The arguments of `fitted` after the file."""
         shape = self._bucket_of.get(name, (self.size, self.size))
-        options = (shape, self.channels, self.resize, self._color, part)
-        if self._call is None:
-            return fitted(self._encoded(name), *options)
-        file = self._file(name)
-        read = (fitted, self._encoded(name)) if file is None else (fitted_file, file)
-        return np.asarray(self._call(*read, *options))
+        return shape, self.channels, self.resize, self._color, part
 
     def _look(self, names: Sequence[str]) -> tuple[dict[str, Stamp], list[Problem]]:
-        """The stamps of the images that are there, and problems for the others."""
+        """The stamps of the images that exist, and problems for the others."""
 
         def look(name: str) -> Stamp | Problem:
             try:
@@ -290,21 +292,21 @@ class EncodedImages(Dataset):
         return stamps, [problem for problem in found.values() if isinstance(problem, Problem)]
 
     def _read_rest(self) -> None:
-        """Decodes the images that were not read yet, and remembers those that could be decoded."""
+        """Decodes the images that were not read yet, and writes to the cache which of them could be decoded."""
         if not self._unread:
             return
 
         def read(name: str) -> Problem | None:
             try:
-                decode(self._encoded(name), self._color, (self.size, self.size))
+                decode(self._encoded(name), self._color, size=self.size)
             except (ImageError, OSError) as error:
                 return Problem(name, str(error))
             return None
 
         found = scan(self._unread, read, f"{self.owner} {self.path}")
         self._unread = []
-        self._broken |= {problem.where: problem.what for problem in found if problem is not None}
-        good = {name: stamp for name, stamp in self._stamps.items() if name not in self._broken}
+        self._damaged |= {problem.where: problem.what for problem in found if problem is not None}
+        good = {name: stamp for name, stamp in self._stamps.items() if name not in self._damaged}
         write_checked(self._place(), good)
 
     def _fill_buckets(self) -> dict[str, str]:
@@ -322,7 +324,7 @@ class EncodedImages(Dataset):
             for name, shape in found.items()
             if not options.fits(shape)
         }
-        self._broken = unfit | self._broken
+        self._damaged = unfit | self._damaged
         names = [name for name in found if name not in unfit]
         chosen = nearest(shapes, np.array([found[name] for name in names], np.float64).reshape(-1, 2))
         self._bucket_of = {name: shapes[number] for name, number in zip(names, chosen.tolist(), strict=True)}
@@ -362,7 +364,7 @@ class EncodedImages(Dataset):
         held = [entry for entry in entries if entry[1] in self.holdout]
         unseen = {name for name, _ in held}  # an image may have other captions too
         seen = [entry for entry in found["train"] if entry[0] not in unseen]
-        measured = some([name for name, _ in seen], self.validation)
+        measured = stable_share([name for name, _ in seen], self.validation)
         splits: Entries = {
             "train": [entry for entry in seen if entry[0] not in measured],
             "validation": [

@@ -1,4 +1,4 @@
-"""Checks every example of a dataset in several threads, which Ctrl-C stops at once."""
+"""Calls a function for every example of a dataset in several threads, which Ctrl-C stops at once."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ CHUNK = 64
 """Number of items that a thread takes at once, by default."""
 
 QUICK = 5e-5
-"""Seconds per item below which threads are slower than none."""
+"""Seconds per item below which several threads are slower than one."""
 
 GRACE = 0.02
 """Seconds for which the first items may take longer."""
 
-SAY_AFTER = 10.0
+PROGRESS_EVERY = 10.0
 """Seconds between two progress messages of a long scan."""
 
 
@@ -30,14 +30,15 @@ def scan(
 ) -> list[Found]:
     """Returns the result of `look` for each item, in order.
 
-    This thread looks at the items alone as long as that is quick, such as asking for the size of a file: threads would
-    hinder each other. Then threads take chunks from one iterator, without a queue. Therefore an interrupt, which only
-    the main thread receives, cannot leave a lock locked or a queue full, as it could inside of a pool's `submit`.
+    The calling thread does the work alone as long as each call is quick, such as asking for the size of a file. Several
+    threads would then only hinder each other. Later, threads take chunks of items from one iterator, without a queue.
+    Only the main thread receives an interrupt. In a pool's `submit`, an interrupt could leave a lock locked or a queue
+    full; here it cannot.
 
     Args:
         items: The items.
         look: A thread-safe function of an item. Its exceptions are raised here.
-        what: The name of the items in progress messages on stderr: "imagefolder my-images".
+        what: The name of the items in progress messages on stderr, such as "imagefolder my-images".
         chunk: Number of items that a thread takes at once.
         unit: What the items are, in progress messages.
     """
@@ -64,7 +65,7 @@ def scan(
 
     if first >= len(items):
         return found  # type: ignore[return-value]  # no item is None
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(_workers())]
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(_thread_count())]
     try:
         for thread in threads:
             thread.start()
@@ -76,20 +77,20 @@ def scan(
     return found  # type: ignore[return-value]  # no item is None
 
 
-def _wait(threads: Sequence[threading.Thread], count: Callable[[], int], total: int, said_of: tuple[str, str]) -> None:
+def _wait(threads: Sequence[threading.Thread], count: Callable[[], int], total: int, names: tuple[str, str]) -> None:
     """Waits until all threads have ended, and prints the progress of a long scan."""
-    what, unit = said_of
-    began = said = time.monotonic()
+    what, unit = names
+    began = printed = time.monotonic()
     pause = 0.001
     while any(thread.is_alive() for thread in threads):
         time.sleep(pause)
         pause = min(2 * pause, 0.1)
-        if (now := time.monotonic()) - said >= SAY_AFTER and count():
-            said = now
+        if (now := time.monotonic()) - printed >= PROGRESS_EVERY and count():
+            printed = now
             left = (now - began) / count() * (total - count())
             print(f"{what}: checked {count():,} of {total:,} {unit}, {left:.0f} s to go", file=sys.stderr, flush=True)
 
 
-def _workers() -> int:
-    """The number of threads, which is that of Python's thread pools."""
+def _thread_count() -> int:
+    """The default number of threads in Python's thread pools."""
     return min(32, (os.cpu_count() or 1) + 4)

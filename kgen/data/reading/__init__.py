@@ -1,1 +1,1 @@
-"""How images are read: the processes that decode them, and the measurement of their speed."""
+"""Processes that read and decode images, and the measurement of their speed."""

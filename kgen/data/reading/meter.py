@@ -13,8 +13,8 @@ class Meter:
 
     Attributes:
         count: Number of examples that were read so far.
-        busy: The time in which at least one batch was being read, in seconds. Nothing is read while enough batches are
-            ready, which is not counted.
+        busy: The time in which at least one batch was being read, in seconds. It does not include the time in which
+            nothing is read because enough batches are ready.
     """
 
     def __init__(self) -> None:

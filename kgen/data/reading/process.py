@@ -1,12 +1,12 @@
-"""A process that calls functions, as seen from both sides.
+"""A process that calls functions for the training process. This module holds the code of both sides.
 
-It imports the modules of these functions, and no framework unless they need one: it starts within half a second and
-takes 50 MB of memory. (A process of grain imports JAX where it is installed, and imports the main program again.)
+The process imports the modules of these functions, but no framework unless they need one. It therefore starts within
+half a second, and takes 50 MB of memory. (A process of grain imports JAX if it is installed, and imports the main
+program again.)
 
-Calls and results pass through pipes. Pipes need no shared memory, which is scarce in containers, and of which killed
-processes leave pieces behind. They cost 0.25 ms of CPU per image of 256x256. The process ends when its
-pipe is closed, and therefore also if the training process is killed. It ignores Ctrl-C and SIGTERM: the training
-process completes its step, and then closes the pipes.
+Calls and results pass through pipes, and the arrays of the results through shared memory if the system has any (see
+`kgen.data.reading.memory`). The process ends when its pipe is closed, and therefore also if the training process is
+killed. It ignores Ctrl-C and SIGTERM, because the training process first completes its step, and then closes the pipes.
 """
 
 from __future__ import annotations
@@ -23,38 +23,43 @@ from typing import IO, Any
 
 import numpy as np
 
+from kgen.data.reading.memory import SharedMemory, create
 from kgen.errors import DataError, KgenError
 
 PIPE = 2**20
-"""Size of the buffer of a pipe, in bytes, where the system allows it."""
+"""Size of the buffer of a pipe, in bytes, if the system can set it."""
 
 PATIENCE = 5.0
-"""Seconds that a process has to end before it is killed."""
+"""Seconds after which a process that does not end is killed."""
 
 PROGRAM = (
     "import pickle, sys; sys.path = pickle.load(sys.stdin.buffer); from kgen.data.reading.process import work; work()"
 )
-"""The program. It is no function of `multiprocessing`, which would import the main program."""
+"""The program of the process. `multiprocessing` is not used, because it would import the main program."""
 
 WITHOUT = "set fit.workers to 0, so that threads of the training process read the images"
 
-Message = tuple[bool, bytes, list[int]]
-"""Whether the call failed; the result or the exception, pickled without arrays; and the sizes of these, in bytes."""
+Message = tuple[bool, bytes, list[int], bool]
+"""Whether the call failed; the result or the exception, pickled without arrays; the sizes of these, in bytes; and
+whether they are in the shared memory, or follow in the pipe."""
 
 
 class Process:
     """A process that starts with the first call.
 
     Args:
-        first: A function and its arguments, which is called first; None: there is none.
+        first: A function with its arguments, which the process calls before any other; None: there is none.
     """
 
     def __init__(self, first: tuple[Any, ...] | None = None) -> None:
         self.first = first
         self.process: subprocess.Popen[bytes] | None = None
+        self.memory: SharedMemory | None = None
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Calls a function of a module. The arguments and the result must allow to be pickled.
+        """Calls a function of a module. It must be possible to pickle the arguments and the result.
+
+        The next call overwrites the arrays of the result.
 
         Raises:
             Exception: what the function raised.
@@ -62,7 +67,7 @@ class Process:
         """
         try:
             if self.process is None:
-                self.process = _started()
+                self.process, self.memory = _started()
                 if self.first is not None:
                     first, self.first = self.first, None
                     self._call(*first)
@@ -80,20 +85,24 @@ class Process:
         pickle.dump(call, self.process.stdin, pickle.HIGHEST_PROTOCOL)
         self.process.stdin.flush()
         message: Message = pickle.load(self.process.stdout)
-        failed, data, sizes = message
-        result = pickle.loads(data, buffers=[_received(self.process.stdout, size) for size in sizes])
+        failed, data, sizes, shared = message
+        if shared and self.memory is not None:
+            buffers = self.memory.read(sizes)
+        else:
+            buffers = [_received(self.process.stdout, size) for size in sizes]
+        result = pickle.loads(data, buffers=buffers)
         if failed:
             raise result
         return result
 
     def stop(self) -> None:
-        """Closes the pipe of calls, at whose end the process ends."""
+        """Closes the pipe of calls, so that the process ends after the present call."""
         if self.process is not None and self.process.stdin is not None:
             with contextlib.suppress(OSError, ValueError):
                 self.process.stdin.close()
 
     def wait(self, seconds: float) -> None:
-        """Waits for the end of the process, and kills it if it takes longer."""
+        """Waits until the process ends, and kills it after `seconds`."""
         if self.process is None:
             return
         try:
@@ -103,7 +112,7 @@ class Process:
             self.process.wait()
 
     def _is_running(self) -> bool:
-        """Whether an OSError came from the function, and not from the pipes, whose end is the end of the process."""
+        """Whether the process still runs. An OSError then came from the function, and not from the pipes."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self.process is not None and self.process.wait(0.2) is None
         return True
@@ -113,12 +122,14 @@ class Process:
         return f"by signal {-code}" if code < 0 else f"with status {code}"
 
 
-def _started() -> subprocess.Popen[bytes]:
-    """A new process, in a process group of its own, so that Ctrl-C does not reach it while it starts."""
-    group: dict[str, Any] = {"process_group": 0}
+def _started() -> tuple[subprocess.Popen[bytes], SharedMemory | None]:
+    """Starts a process in a process group of its own, so that Ctrl-C does not reach it. Returns its memory, too."""
+    file = create()
+    options: dict[str, Any] = {"process_group": 0, "pass_fds": [] if file is None else [file]}
     if sys.platform == "win32":
-        group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    process = subprocess.Popen([sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, **group)
+        options = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    command = [sys.executable, "-c", PROGRAM]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options)
     assert process.stdin is not None and process.stdout is not None
     with contextlib.suppress(ImportError, AttributeError, OSError):  # only Linux has it, and it has a limit
         import fcntl
@@ -126,7 +137,8 @@ def _started() -> subprocess.Popen[bytes]:
         for pipe in (process.stdin, process.stdout):
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE)
     pickle.dump(sys.path, process.stdin)
-    return process
+    pickle.dump(file, process.stdin)
+    return process, None if file is None else SharedMemory(file)
 
 
 def _received(stream: IO[bytes], size: int) -> memoryview:
@@ -147,16 +159,18 @@ def work() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     calls, results = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a plugin prints must not be among the results
+    os.dup2(2, 1)  # what a plugin prints must not mix with the results
     with contextlib.suppress(EOFError, BrokenPipeError):  # the training process has ended
+        file: int | None = pickle.load(calls)
+        memory = None if file is None else SharedMemory(file)
         while True:
-            for piece in _answer(calls):
+            for piece in _answer(calls, memory):
                 results.write(piece)
             results.flush()
 
 
-def _answer(calls: IO[bytes]) -> list[Any]:
-    """The pieces of the message that answers the next call."""
+def _answer(calls: IO[bytes], memory: SharedMemory | None) -> list[Any]:
+    """Reads a call and runs it. Returns the pieces of the answer, without the arrays if they fit into the memory."""
     buffers: list[pickle.PickleBuffer] = []
     try:
         function, *arguments = pickle.load(calls)
@@ -165,13 +179,15 @@ def _answer(calls: IO[bytes]) -> list[Any]:
     except EOFError:
         raise
     except Exception as error:
-        return [pickle.dumps((True, pickle.dumps(_portable(error)), []))]
+        return [pickle.dumps((True, pickle.dumps(_portable(error)), [], False))]
     arrays = [buffer.raw() for buffer in buffers]
-    return [pickle.dumps((False, data, [array.nbytes for array in arrays])), *arrays]
+    shared = memory is not None and memory.write(arrays)
+    message = pickle.dumps((False, data, [array.nbytes for array in arrays], shared))
+    return [message] if shared else [message, *arrays]
 
 
 def _portable(error: Exception) -> Exception:
-    """An error that can be sent to the training process. A fault of the program has the traceback from here."""
+    """An error that pickle can send. If it shows a fault of the program, a note has the traceback in this process."""
     if not isinstance(error, KgenError):
         error.add_note(f"In a worker process:\n{''.join(traceback.format_exception(error))}")
     try:

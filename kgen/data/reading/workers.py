@@ -8,13 +8,12 @@ import pickle
 import queue
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 
-from kgen.contracts.dataset import Dataset, Problem, Split
+from kgen.contracts.dataset import Dataset, Decoding, Problem, Split
 from kgen.data.reading.process import PATIENCE, WITHOUT, Process
 from kgen.errors import DataError
 
@@ -26,17 +25,23 @@ MOST_BYTES = 2**28
 
 
 def image_of(dataset: Dataset, split: Split, number: int, flip: bool, views: int) -> np.ndarray:
-    """An image by its number: uint8 (H, W, C). The views of an example have numbers in a row, and so have its mirrors.
+    """An image by its number: uint8 (H, W, C). The views of its mirror image follow the views of the image.
 
     Args:
         number: (2 * index + mirrored) * views + view, or, if `flip` is not set, index * views + view.
         flip: Whether every image also has a mirror image.
         views: Number of views of each image; 1: the image itself is read, as for validation.
     """
+    index, view, mirrored = _parsed(number, flip, views)
+    image = dataset.image(split, index) if view is None else dataset.view(split, index, view)
+    return image[:, ::-1] if mirrored else image
+
+
+def _parsed(number: int, flip: bool, views: int) -> tuple[int, int | None, bool]:
+    """The index, the view (None: the image itself), and whether it is mirrored, of a number as in `image_of`."""
     row, view = divmod(number, views)
     index, mirrored = divmod(row, 2) if flip else (row, 0)
-    image = dataset.view(split, index, view) if views > 1 else dataset.image(split, index)
-    return image[:, ::-1] if mirrored else image
+    return index, view if views > 1 else None, bool(mirrored)
 
 
 def usual_workers() -> int:
@@ -48,8 +53,8 @@ def usual_workers() -> int:
 class Workers:
     """Reads images of a dataset with several processes, which start when they are first needed.
 
-    If the dataset lets other processes decode (`Dataset.decoded_by`), threads of this process read the files, and the
-    processes decode them. Else every process has a copy of the dataset, and reads images itself.
+    If `Dataset.decodes_elsewhere` is set, the processes call the functions that `Dataset.decoding` returns. Otherwise
+    every process has a copy of the dataset, and reads images itself.
 
     Args:
         dataset: The dataset.
@@ -65,14 +70,13 @@ class Workers:
     def __init__(self, dataset: Dataset, count: int) -> None:
         self.dataset, self.count = dataset, count
         self._idle: queue.SimpleQueue[Process] = queue.SimpleQueue()
-        self._decoded = dataset.decoded_by(self._call)
-        pickled = b"" if self._decoded is not None else _pickled(dataset)
+        pickled = b"" if dataset.decodes_elsewhere else _pickled(dataset)
         self.size = len(pickled)
         processes = [Process((_hold, pickled) if pickled else None) for _ in range(count)]
         for process in processes:
             self._idle.put(process)
         self._reporting = threading.Lock()
-        threads = count if self._decoded is None else 2 * count  # half of them read files
+        threads = 2 * count if dataset.decodes_elsewhere else count  # half of them prepare calls, or read files
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="kgen-images")
         self._end = weakref.finalize(self, _end, self._threads, processes)
 
@@ -84,43 +88,63 @@ class Workers:
         views: int = 1,
         shape: tuple[int, ...] | None = None,
     ) -> np.ndarray:
-        """Images uint8 (B, H, W, C), in the numbering of `image_of`. It may be called from several threads.
+        """Reads images by their numbers (see `image_of`): uint8 (B, H, W, C). Several threads may call it.
 
-        The dataset is told of the problems that a worker found, so that it knows which images were replaced.
+        The dataset gets a report of the problems that a worker found, so that it knows which images were replaced.
 
         Args:
             shape: (H, W, C), if the images of the dataset differ in shape.
 
         Raises:
-            Exception: what the dataset raised, for the first image for which it did.
+            Exception: the dataset raised this for an image. If it raised for several, this is the error of the first.
             DataError: a worker ended.
         """
-        shape = shape or self.dataset.image_space.shape
-        images = np.empty((len(numbers), *shape), np.uint8)
+        images = np.empty((len(numbers), *(shape or self.dataset.image_space.shape)), np.uint8)
         size = max(1, -(-len(numbers) // (2 * self.count)))
+        read = self._decode if self.dataset.decodes_elsewhere else self._read_copies
 
-        def read(start: int) -> None:
+        def read_part(start: int) -> None:
             part = slice(start, start + size)
-            if self._decoded is None:
-                found, problems = self._call(_read_held, split, numbers[part], flip, views)
-                self._report(problems)
-            else:
-                found = (image_of(self._decoded, split, number, flip, views) for number in numbers[part])
-            for place, image in zip(images[part], found, strict=True):
-                place[...] = _checked(image, self.dataset, shape)
+            read(images[part], split, numbers[part], flip, views)
 
-        for _ in self._threads.map(read, range(0, len(numbers), size)):
+        for _ in self._threads.map(read_part, range(0, len(numbers), size)):
             pass
         return images
 
     def close(self) -> None:
-        """Ends the processes. Nothing can be read after that."""
+        """Stops the processes. Nothing can be read after that."""
         self._end()
 
-    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def _read_copies(self, places: np.ndarray, split: Split, numbers: Sequence[int], flip: bool, views: int) -> None:
+        """Reads images (B, H, W, C) by a process that has a copy of the dataset."""
+        with self._process() as process:
+            images, problems = process.call(_read_held, split, numbers, flip, views)
+            for place, image in zip(places, images, strict=True):
+                place[...] = _checked(image, self.dataset, place.shape)
+        self._report(problems)
+
+    def _decode(self, places: np.ndarray, split: Split, numbers: Sequence[int], flip: bool, views: int) -> None:
+        """Reads images (B, H, W, C) by a process that decodes them. The dataset reads those that have a problem."""
+        calls = [_decoding(self.dataset, split, number, flip, views) for number in numbers]
+        failed = []
+        with self._process() as process:
+            images = process.call(_decoded, calls)
+            for place, number, image in zip(places, numbers, images, strict=True):
+                if image is None:
+                    failed.append((place, number))
+                else:
+                    mirrored = _parsed(number, flip, views)[-1]
+                    place[...] = _checked(image, self.dataset, place.shape)[:, :: -1 if mirrored else 1]
+        for place, number in failed:
+            image = image_of(self.dataset, split, number, flip, views)
+            place[...] = _checked(image, self.dataset, place.shape)
+
+    @contextlib.contextmanager
+    def _process(self) -> Iterator[Process]:
+        """A process that no other thread uses."""
         process = self._idle.get()
         try:
-            return process.call(function, *arguments)
+            yield process
         finally:
             self._idle.put(process)
 
@@ -131,13 +155,13 @@ class Workers:
 
 
 def make_workers(dataset: Dataset, count: int | None) -> Workers | None:
-    """Makes `count` workers, or, if it is None, as many as suit the machine; None if there are none.
+    """Makes `count` workers. Returns None if `count` is 0.
 
-    If the number is not given, there are none for a dataset that cannot be sent to another process, or of which each
-    worker would have a large copy.
+    If `count` is None, the machine decides on the number (`usual_workers`). There are then no workers if the dataset
+    cannot be sent to another process, or if each worker would have a large copy of it.
 
     Raises:
-        DataError: the number is given, and the dataset cannot be sent to another process.
+        DataError: `count` is given, and the dataset cannot be sent to another process.
     """
     if count is not None:
         return Workers(dataset, count) if count else None
@@ -148,10 +172,19 @@ def make_workers(dataset: Dataset, count: int | None) -> Workers | None:
 
 
 def _checked(image: np.ndarray, dataset: Dataset, shape: tuple[int, ...]) -> np.ndarray:
-    """Returns an image; raises ValueError if it is not what the contract says."""
+    """Returns an image. Raises ValueError if its shape or type breaks the contract of datasets."""
     if image.shape != shape or image.dtype != np.uint8:
         raise ValueError(f"{type(dataset).__name__} returned an image {image.dtype} {image.shape}, not uint8 {shape}")
     return image
+
+
+def _decoding(dataset: Dataset, split: Split, number: int, flip: bool, views: int) -> Decoding | None:
+    """The function and arguments for an image; None if the dataset finds a problem with it."""
+    index, view, _ = _parsed(number, flip, views)
+    try:
+        return dataset.decoding(split, index, view)
+    except Exception:  # `image_of` raises it, or another that says more
+        return None
 
 
 def _end(threads: ThreadPoolExecutor, processes: Sequence[Process]) -> None:
@@ -172,7 +205,21 @@ def _pickled(dataset: Dataset) -> bytes:
         raise DataError(f"dataset {name} cannot be sent to worker processes ({error}): {WITHOUT}") from error
 
 
-# ---- in a worker that has a copy of the dataset ------------------------------------------------------------------
+# ---- in a worker -------------------------------------------------------------------------------------------------
+
+
+def _decoded(calls: Sequence[Decoding | None]) -> list[np.ndarray | None]:
+    """The images (H, W, C) that the functions return; None where there is a problem."""
+    images: list[np.ndarray | None] = []
+    for call in calls:
+        image = None
+        if call is not None:
+            function, *arguments = call
+            with contextlib.suppress(Exception):  # the training process tries again, and says what the problem is
+                image = function(*arguments)
+        images.append(image)
+    return images
+
 
 _held: list[Dataset] = []
 _told: set[Problem] = set()
@@ -184,7 +231,7 @@ def _hold(pickled: bytes) -> None:
 
 
 def _read_held(split: Split, numbers: Sequence[int], flip: bool, views: int) -> tuple[list[np.ndarray], list[Problem]]:
-    """Images (H, W, C), and the problems of images in whose place others were read, unless they were told before."""
+    """Images (H, W, C), and the problems that were found since the last call."""
     (dataset,) = _held
     images = [np.ascontiguousarray(image_of(dataset, split, number, flip, views)) for number in numbers]
     new = [problem for problem in dataset.problems() if problem not in _told]

@@ -112,12 +112,11 @@ def _names(root: Path, problems: list[Problem]) -> Iterator[str]:
     """Yields the relative names of all files. If several links lead to a folder, it is read only the first time."""
     status = root.stat()
     seen = {(status.st_dev, status.st_ino): "."}
-
     waiting = [""]
     while waiting:
         prefix = waiting.pop()
         try:
-            with os.scandir(root / prefix) as entries:  # it knows, without another call, what is a file
+            with os.scandir(root / prefix) as entries:  # each entry knows whether it is a file
                 found = {entry.name: entry for entry in entries}
         except OSError as error:
             where = prefix.rstrip("/") or "."

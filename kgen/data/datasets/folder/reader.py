@@ -12,10 +12,8 @@ from kgen.data.datasets.folder.files import Files, describe, find_files
 from kgen.data.datasets.folder.layouts import nothing_to_read, seems_to_be, where_captions_may_be
 from kgen.data.datasets.folder.sidecars import find_sidecars, from_sidecars
 from kgen.data.datasets.folder.tables import Captions, CaptionsFrom, Entry, Table, from_tables, open_tables
+from kgen.data.encoded.captions import DEFAULT_TEMPLATE
 from kgen.errors import DataError
-
-DEFAULT_TEMPLATE = "{label}"
-"""A caption that is only the name of the image's folder."""
 
 NO_CAPTION = "an image"
 """The caption of all images if captions are not read, because a prompt must be a text."""

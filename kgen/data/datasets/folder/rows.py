@@ -183,8 +183,8 @@ def _record(lines: Sequence[str], first: int, separator: str, column: int) -> tu
             if "unexpected end of data" in str(error):
                 continue
             if "field limit" in str(error):
-                return f"a cell is longer than {csv.field_size_limit():,} letters", 1
-            return 'a quote inside a cell must be doubled, and the cell be quoted: "a 24"" screen"', 1
+                return f"a cell is longer than {csv.field_size_limit():,} characters", 1
+            return 'a quote inside a cell must be doubled, and the cell must be quoted: "a 24"" screen"', 1
         return (rows[0] if rows else []), count
     return 'a cell begins with a quote that is never closed: write "a 24"" screen" for a 24" screen', 1
 

@@ -54,7 +54,7 @@ def from_sidecars(files: Files, sidecars: Mapping[str, str | None], caption_key:
         found.notes.append(f"each line of a text file is a caption: {lines} of the images have several")
     if translations:
         found.notes.append(f"{translations} lines such as 'de.utf8=...' were left out, as translations of the first")
-    found.problems += _lonely(files, used)
+    found.problems += _without_image(files, used)
     return found
 
 
@@ -98,9 +98,9 @@ def _read(files: Files, name: str, caption_key: str | None) -> tuple[list[str], 
     return (captions_in_json(text, caption_key), 0) if suffix(name) == ".json" else captions_in_text(text)
 
 
-def _lonely(files: Files, used: set[str]) -> list[Problem]:
-    """Returns problems for files that look like captions, among images, but have no image of their name."""
+def _without_image(files: Files, used: set[str]) -> list[Problem]:
+    """Returns problems for files beside images that look like captions, but have no image of the same name."""
     kinds, folders = {suffix(name) for name in used}, {parent(name) for name in files.images}
     stems = {_stem(name) for name in (*files.images, *used)}
-    lonely = [n for n in files.others if suffix(n) in kinds and parent(n) in folders and _stem(n) not in stems]
-    return [Problem(name, "there is no image of this name beside it") for name in lonely]
+    alone = [n for n in files.others if suffix(n) in kinds and parent(n) in folders and _stem(n) not in stems]
+    return [Problem(name, "there is no image of this name beside it") for name in alone]

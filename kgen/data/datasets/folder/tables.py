@@ -20,14 +20,14 @@ from kgen.errors import DataError
 METADATA = re.compile(r"metadata\.(jsonl|csv|tsv|parquet)", re.IGNORECASE)
 """Names of files that must be tables of captions."""
 
-PERHAPS = re.compile(r"metadata\.json|captions?(_.*)?\.(jsonl|json|csv|tsv|txt)", re.IGNORECASE)
+POSSIBLE_TABLE = re.compile(r"metadata\.json|captions?(_.*)?\.(jsonl|json|csv|tsv|txt)", re.IGNORECASE)
 """Names of files that may be tables of captions: COCO's captions_train2017.json, Flickr8k's captions.txt."""
 
 PLAIN_NAME = re.compile(r"[\w-][\w./ -]*")
-"""Names that are inside of their folder, unless they hold "..": most of them, and fast to check."""
+"""A simple form of names, which is fast to check. Such a name is inside of its folder unless it contains ".."."""
 
 CaptionsFrom = Literal["auto", "tables", "files", "folders", "none"]
-"""The source of captions; "auto" finds it, and refuses if it is ambiguous."""
+"""The source of captions; "auto" finds the source, and refuses the folder if there are several."""
 
 
 class Entry(NamedTuple):
@@ -87,7 +87,7 @@ def open_tables(files: Files) -> list[Table]:
     tables = [Table(name, read_rows(files.root / name)) for name in names]
     for name in files.others:
         own = PurePosixPath(name).name.lower()
-        if PERHAPS.fullmatch(own) and (own == "metadata.json" or not names):
+        if POSSIBLE_TABLE.fullmatch(own) and (own == "metadata.json" or not names):
             try:
                 tables.append(Table(name, read_rows(files.root / name)))
             except NotATableError:
@@ -278,5 +278,5 @@ def wrong_caption(caption: Any, column: str) -> str | None:
     if escaped(caption) != caption:
         return f"{escaped(caption)!r} holds half a character"
     if len(caption) > MAX_CAPTION:
-        return f"'{column}' has {len(caption):,} letters, more than {MAX_CAPTION:,}"
+        return f"'{column}' has {len(caption):,} characters, more than {MAX_CAPTION:,}"
     return None

@@ -1,1 +1,1 @@
-"""Shards: large files that each hold many images. They are found by a folder, a file name or a pattern."""
+"""Reads shards, which are large files with many images each. A folder, a file name or a pattern names them."""

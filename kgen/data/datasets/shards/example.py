@@ -11,6 +11,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
+from kgen.data.encoded.varint import read_varint
+
 Value = list[bytes] | list[float] | list[int]
 """The values of a feature."""
 
@@ -19,11 +21,11 @@ _LISTS = {1: "bytes", 2: "floats", 3: "integers"}
 
 
 class ExampleError(ValueError):
-    """Bytes are no tf.train.Example."""
+    """The bytes are not a tf.train.Example."""
 
 
 def read_example(data: bytes) -> dict[str, Value]:
-    """The features of an example by name. Of a name that occurs twice, the last value counts.
+    """The features of an example by name. If a name occurs twice, its last value counts.
 
     Raises:
         ExampleError: the bytes are damaged, or are something else.
@@ -31,14 +33,11 @@ def read_example(data: bytes) -> dict[str, Value]:
     found: dict[str, Value] = {}
     for features in _messages(data, 1):
         for entry in _messages(features, 1):
-            name, feature = b"", b""
-            for number, kind, value in _fields(entry):
-                if kind == _BYTES and isinstance(value, bytes):
-                    name, feature = (
-                        (value, feature) if number == 1 else (name, value) if number == 2 else (name, feature)
-                    )
+            parts = {
+                number: value for number, kind, value in _fields(entry) if kind == _BYTES and isinstance(value, bytes)
+            }
             try:
-                found[name.decode()] = _values(feature)
+                found[parts.get(1, b"").decode()] = _values(parts.get(2, b""))
             except UnicodeDecodeError as error:
                 raise ExampleError("the name of a feature is not UTF-8 text") from error
     if not found:
@@ -88,7 +87,7 @@ def _integers_in(data: bytes) -> Value:
 
 
 def _messages(data: bytes, wanted: int) -> Iterator[bytes]:
-    """The fields of a number that hold bytes."""
+    """The values of the fields with the number `wanted`. Raises ExampleError if one is not bytes."""
     for number, kind, value in _fields(data):
         if number == wanted:
             if kind != _BYTES or not isinstance(value, bytes):
@@ -118,16 +117,12 @@ def _fields(data: bytes) -> Iterator[tuple[int, int, bytes | int]]:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """An unsigned number in groups of 7 bits, the lowest first, and where it ends."""
-    value = shift = 0
-    while at < len(data) and shift < 70:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at += 1
-        if byte < 0x80:
-            return value & (2**64 - 1), at
-        shift += 7
-    raise ExampleError("it ends in the middle of a number" if at == len(data) else "a number is too long")
+    try:
+        return read_varint(data, at)
+    except IndexError:
+        raise ExampleError("it ends in the middle of a number") from None
+    except ValueError:
+        raise ExampleError("a number is too long") from None
 
 
 def _signed(value: int) -> int:

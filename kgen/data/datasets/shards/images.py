@@ -10,30 +10,28 @@ from typing import Any, ClassVar, Literal
 
 from kgen.contracts.dataset import Problem
 from kgen.data.datasets.folder.files import describe_kinds, escaped
+from kgen.data.datasets.shards.cache import read_listing, write_listing
 from kgen.data.datasets.shards.listing import Listing
-from kgen.data.datasets.shards.memory import recall, remember
-from kgen.data.datasets.shards.places import Kind, find_shards
+from kgen.data.datasets.shards.paths import Kind, find_shards
 from kgen.data.datasets.shards.splits import split_files
 from kgen.data.encoded import EncodedImages, Entries, Stamp
+from kgen.data.encoded.captions import DEFAULT_TEMPLATE
 from kgen.data.encoded.scan import scan
 from kgen.errors import DataError
 
-DEFAULT_TEMPLATE = "{label}"
-"""A caption that is only the name of the class."""
-
 Source = Literal["captions", "classes", "template"]
-"""Where the captions of a dataset are from; "template": all images have the same."""
+"""Where the captions of a dataset are from; "template": all images have the same caption."""
 
 
 class ShardImages(EncodedImages):
     """Images in shards. A subclass calls `_open_shards` with its `kind`, and overrides `_list` and `_read`."""
 
     kind: ClassVar[Kind]
-    between: ClassVar[str]
-    """What is between the name of a shard and that of an image in it."""
+    separator: ClassVar[str]
+    """The text between the name of a shard and the name of an image in it."""
 
-    advice: ClassVar[str]
-    """Where captions may be, for messages."""
+    caption_advice: ClassVar[str]
+    """A sentence for messages that says where captions may be."""
 
     caption_key: str | None
     template: str
@@ -44,7 +42,7 @@ class ShardImages(EncodedImages):
 
     @abstractmethod
     def _read(self, number: int, place: int, size: int) -> bytes:
-        """Reads an image of a shard, and calls `_check_shard`. Raises OSError."""
+        """Reads an image of a shard, after a call of `_check_shard`. Raises OSError if it cannot be read."""
 
     def _options(self) -> dict[str, Any]:
         """The options on which a listing depends, as plain data."""
@@ -57,7 +55,7 @@ class ShardImages(EncodedImages):
         self._root = shards.root
         self._shards = shards.names
         self._times: list[Stamp | None] = [None] * len(shards.names)
-        found = scan(range(len(shards.names)), self._listed, f"{self.owner} {self.path}", chunk=1, unit="shards")
+        found = scan(range(len(shards.names)), self._listing, f"{self.owner} {self.path}", chunk=1, unit="shards")
         self._images: dict[str, tuple[int, int, int]] = {}
         entries: Entries = {"train": [], "validation": []}
         problems = [*shards.problems]
@@ -65,11 +63,11 @@ class ShardImages(EncodedImages):
         source = self._source(found)
         for number, (shard, listing) in enumerate(zip(shards.names, found, strict=True)):
             problems += [
-                Problem(f"{shard}{self.between}{name}" if name else shard, escaped(why))
+                Problem(f"{shard}{self.separator}{name}" if name else shard, escaped(why))
                 for name, why in listing.problems
             ]
             for index, image in enumerate(listing.names):
-                name = f"{shard}{self.between}{image}"
+                name = f"{shard}{self.separator}{image}"
                 captions, reason = self._captions_of(listing, index, source)
                 if not captions:
                     problems.append(Problem(name, reason))
@@ -78,7 +76,7 @@ class ShardImages(EncodedImages):
                     labels[name] = listing.labels[index]
                 self._images[name] = (number, listing.places[index], listing.sizes[index])
                 entries[splits[shard]] += [(name, caption) for caption in captions]
-        self._open(entries, problems=problems, notes=self._said(found, entries, source), labels=labels)
+        self._open(entries, problems=problems, notes=self._describe(found, entries, source), labels=labels)
 
     def _encoded(self, name: str) -> bytes:
         return self._read(*self._images[name])
@@ -102,21 +100,21 @@ class ShardImages(EncodedImages):
     def _path(self, number: int) -> Path:
         return self._root / self._shards[number]
 
-    def _listed(self, number: int) -> Listing:
-        """The images of a shard, from kgen's cache if the shard is as it was."""
+    def _listing(self, number: int) -> Listing:
+        """The images of a shard. They are from kgen's cache if the shard has not changed."""
         path = self._path(number)
         try:
             stamp = self._times[number] = Stamp.of(path.stat())
-            if (stored := recall(path, stamp, self._options())) is not None:
-                return Listing(**stored)
+            if (stored := read_listing(path, stamp, self._options())) is not None:
+                return stored
             listing = self._list(path)
         except OSError as error:
             return Listing(problems=[("", f"it cannot be read: {error.strerror or error}")])
-        remember(path, stamp, self._options(), listing.plain())
+        write_listing(path, stamp, self._options(), listing)
         return listing
 
     def _captions_of(self, listing: Listing, index: int, source: Source) -> tuple[list[str], str]:
-        """The captions of an image, and why it has none."""
+        """The captions of an image, and the reason if it has none."""
         if source == "captions":
             return listing.captions[index], listing.reasons[index]
         label = listing.labels[index]
@@ -129,7 +127,7 @@ class ShardImages(EncodedImages):
         if any(captions for listing in found for captions in listing.captions):
             if all(listing.boxes for listing in found):
                 raise DataError(
-                    f"{self.owner}: the texts in {self.path} hold numbers of boxes, like YOLO's labels, and no captions"
+                    f"{self.owner}: the texts in {self.path} are the numbers of boxes, like YOLO's labels, not captions"
                 )
             return "captions"
         if "{label}" not in self.template:
@@ -139,22 +137,22 @@ class ShardImages(EncodedImages):
             return "classes"
         where = f"{images[0].names[0]}: {images[0].reasons[0]}"
         raise DataError(
-            f"{self.owner}: nothing in {self.path} says what the images show ({where}). {self.advice}; or set "
+            f"{self.owner}: nothing in {self.path} says what the images show ({where}). {self.caption_advice}; or set "
             "template: an image, to give all images the same caption"
         )
 
-    def _said(self, found: Sequence[Listing], entries: Entries, source: Source) -> list[str]:
+    def _describe(self, found: Sequence[Listing], entries: Entries, source: Source) -> list[str]:
         """Lines that say how the shards were read."""
         sources = sorted({kind for listing in found for kind in listing.sources})
-        said = {
+        origin = {
             "captions": f"captions are from {' and '.join(sources)}",
             "classes": "captions are made from the classes",
             "template": f"all captions are '{self.template}'",
         }[source]
         many = f"{len(found)} shards" if len(found) != 1 else "1 shard"
-        lines = [f"{sum(len(listing.names) for listing in found):,} images in {many}; {said}"]
+        lines = [f"{sum(len(listing.names) for listing in found):,} images in {many}; {origin}"]
         if source == "captions":
-            lines += self._said_of_captions(found)
+            lines += self._describe_captions(found)
         if entries["validation"]:
             train, validation = (len({name for name, _ in entries[split]}) for split in ("train", "validation"))
             lines.append(f"there are {train:,} images for training, and {validation:,} for validation")
@@ -168,7 +166,7 @@ class ShardImages(EncodedImages):
             lines.append(f"files that kgen does not read: {describe_kinds(others)}")
         return [f"{self.owner} {self.path}: {line}" for line in lines]
 
-    def _said_of_captions(self, found: Sequence[Listing]) -> list[str]:
+    def _describe_captions(self, found: Sequence[Listing]) -> list[str]:
         lines = []
         if several := sum(len(captions) > 1 for listing in found for captions in listing.captions):
             lines.append(f"{several:,} of the images have several captions")

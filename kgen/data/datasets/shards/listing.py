@@ -1,10 +1,8 @@
-"""What a shard holds, as lists that kgen's cache can remember."""
+"""The content of a shard, as lists that kgen's cache can store."""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
 
 
 @dataclass
@@ -12,18 +10,18 @@ class Listing:
     """The images of a shard, with their captions and labels. The first lists have one item per image.
 
     Attributes:
-        names: The name of the image in the shard.
-        places: Where the image is: the offset of its bytes, or the number of its record.
-        sizes: Its size in bytes.
-        captions: Its captions; [] if it has none.
-        labels: Its class; "" if it has none.
-        reasons: Why it has no captions; "" if it has.
-        problems: What cannot be used, by a name in the shard, and why; the name "" is the shard itself.
+        names: The name of each image in the shard.
+        places: Where each image is: the offset of its bytes, or the number of its record.
+        sizes: The size of each image in bytes.
+        captions: The captions of each image; [] if it has none.
+        labels: The class of each image; "" if it has none.
+        reasons: Why an image has no captions; "" if it has some.
+        problems: The name in the shard of each thing that cannot be used, and why; the name "" is the shard itself.
         sources: Where the captions are from, for people to read.
         others: The number of files of each suffix that were not read, and an example.
         translations: The number of translations that were left out.
         notes: Lines that say how the shard was read.
-        boxes: Whether all captions are numbers of boxes.
+        boxes: Whether all captions are numbers of boxes, like YOLO's labels.
     """
 
     names: list[str] = field(default_factory=list)
@@ -47,7 +45,3 @@ class Listing:
         self.captions.append(captions)
         self.labels.append(label)
         self.reasons.append(reason)
-
-    def plain(self) -> dict[str, Any]:
-        """The lists as plain data, of which ``Listing(**data)`` is made again."""
-        return dataclasses.asdict(self)

@@ -1,7 +1,8 @@
-"""Lists the samples of a tar shard in the convention of WebDataset, with their captions.
+"""Lists the samples of a tar shard that follows the convention of WebDataset, with their captions.
 
-The name of a file up to the first dot of its last part is the key of its sample; the rest is its kind: "0001.jpg" and
-"0001.txt" are an image and its caption.
+A sample is an image with its texts. A file belongs to a sample by its name: the part before the first dot (in the last
+part of the path) is the key of the sample, and the rest is the kind of the file. "0001.jpg" and "0001.txt" are an image
+and its caption.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ LABEL = "cls"
 """The kind of files with a class."""
 
 MAX_TEXT = 2**24
-"""Largest size in bytes of a file with captions."""
+"""Largest size of a file with captions, in bytes."""
 
 _NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL)
 """The key of a sample, and the kind of a file. A name that begins with a dot is hidden."""
@@ -35,11 +36,11 @@ class _Sample:
 
     files: dict[str, Member] = field(default_factory=dict)
     texts: dict[str, bytes] = field(default_factory=dict)
-    twice: str = ""
+    duplicate: str = ""
 
 
 def read_samples(path: Path, caption_key: str | None) -> Listing:
-    """Reads the headers and the texts of a shard, but no image.
+    """Reads the headers and the texts of a shard, but no images.
 
     Raises:
         OSError: the shard cannot be read.
@@ -51,18 +52,19 @@ def read_samples(path: Path, caption_key: str | None) -> Listing:
         try:
             for member in members(file):
                 name = member.name.removeprefix("./")
-                if member.kind in ("folder", "other") or _hidden(name):
+                if member.kind in ("folder", "other") or _is_hidden(name):
                     continue
                 match = _NAME.fullmatch(name)
                 if match is None or escaped(name) != name:
                     unread.append(escaped(name))
-                else:
-                    _add(groups.setdefault(match[1], _Sample()), match[2].lower(), member._replace(name=name), file)
+                    continue
+                sample = groups.setdefault(match[1], _Sample())
+                _add_file(sample, match[2].lower(), member._replace(name=name), file)
         except TarError as error:
             found.problems.append(("", f"{error}{_leave_out(groups, error.lost)}"))
     kinds: set[str] = set()
     for key, sample in groups.items():
-        unread += _put(found, key, sample, caption_key, kinds)
+        unread += _list_sample(found, key, sample, caption_key, kinds)
     if not groups and not found.problems:
         found.problems.append(("", "it holds no sample"))
     found.sources = [f"KEY.{kind}" for kind in sorted(kinds)]
@@ -71,7 +73,7 @@ def read_samples(path: Path, caption_key: str | None) -> Listing:
 
 
 def _leave_out(groups: dict[str, _Sample], name: str) -> str:
-    """Leaves out the sample of a file that was cut off, and says so."""
+    """Leaves out the sample of a file that was cut off, and returns a sentence about it."""
     match = _NAME.fullmatch(name.removeprefix("./"))
     if match is None or match[1] not in groups:
         return ""
@@ -79,18 +81,18 @@ def _leave_out(groups: dict[str, _Sample], name: str) -> str:
     return f". The sample {match[1]} is left out"
 
 
-def _add(sample: _Sample, kind: str, member: Member, file: BinaryIO) -> None:
+def _add_file(sample: _Sample, kind: str, member: Member, file: BinaryIO) -> None:
     """Adds a file to its sample, and reads it if it is a text."""
     if kind in sample.files:
-        sample.twice = member.name
+        sample.duplicate = member.name
     sample.files[kind] = member
     if kind in (*CAPTIONS, LABEL) and member.kind == "file" and member.size <= MAX_TEXT:
         file.seek(member.offset)
         sample.texts[kind] = file.read(member.size)
 
 
-def _put(found: Listing, key: str, sample: _Sample, caption_key: str | None, kinds: set[str]) -> list[str]:
-    """Adds a sample or a problem to `found`, and returns the names of files that are not read."""
+def _list_sample(found: Listing, key: str, sample: _Sample, caption_key: str | None, kinds: set[str]) -> list[str]:
+    """Adds a sample or a problem to `found`, and the kind of its caption to `kinds`. Returns the files it ignores."""
     images = [kind for kind in sample.files if suffix(f"a.{kind}") in SUFFIXES]
     main = [kind for kind in images if "." not in kind] or images
     if problem := _problem(sample, main):
@@ -120,8 +122,8 @@ def _problem(sample: _Sample, images: list[str]) -> str | None:
     """Why a sample cannot be used; None if it can."""
     if not images:
         return f"it has no image, but {', '.join(sorted(sample.files))}"
-    if sample.twice:
-        return f"{sample.twice} is in the shard twice"
+    if sample.duplicate:
+        return f"{sample.duplicate} is in the shard twice"
     if len(images) > 1:
         names = " and ".join(sample.files[kind].name for kind in images[:2])
         hint = ": a key ends at the first dot of a name" if any("." in kind for kind in images) else ""
@@ -153,5 +155,5 @@ def _label(sample: _Sample) -> str:
     return " ".join(text.replace("_", " ").split())
 
 
-def _hidden(name: str) -> bool:
+def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") or part.lower() in LEFT_BY_SYSTEMS for part in name.split("/"))

@@ -1,4 +1,4 @@
-"""The splits of files, by their names and those of their folders, as Hugging Face names them."""
+"""Finds the splits of files by their names and the names of their folders, as Hugging Face names them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from kgen.errors import DataError
 
 
 def split_files(names: Sequence[str], owner: str, root: str, chosen: bool) -> dict[str, Split]:
-    """The split of each file. If no file has the name of a split, all are for training.
+    """The split of each file. If no name contains a split, all files are for training.
 
-    A split is named by the outermost folder that has such a name ("test/0000.parquet"), or by the file
+    The outermost folder whose name is a split decides ("test/0000.parquet"), or else the name of the file
     ("train-00000-of-00002.parquet", "my-test.parquet").
 
     Args:
         names: The files, relative to the folder.
         owner: The name of the dataset, for messages.
         root: The folder, for messages.
-        chosen: Whether the user named the files, by a pattern. Files of only one split are then for training.
+        chosen: Whether the user named a file or gave a pattern. Files of only one split are then for training.
 
     Raises:
-        DataError: there are only validation files; some files are in no split; splits are in several folders.
+        DataError: there are only validation files; some files are in no split; several folders have splits.
     """
     found = {name: _split(name) for name in names}
     splits = {name: split for name, (split, _) in found.items() if split is not None}

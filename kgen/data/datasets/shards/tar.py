@@ -1,7 +1,7 @@
-"""Reads the headers of tar archives: the names of files, and where their bytes are.
+"""Reads the headers of tar archives: the names of files, and the positions of their bytes.
 
-The formats are those of POSIX (ustar, and pax with its extended headers) and of GNU tar. Python's `tarfile` reads them
-too, but takes half as long again, and does not notice that the end of an archive is missing.
+It reads the formats of POSIX (ustar, and pax with its extended headers) and of GNU tar. Python's `tarfile` reads them
+too, but takes 1.5 times as long, and does not notice that the end of an archive is missing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ BLOCK = 512
 """Headers and files begin at multiples of this number of bytes."""
 
 MAX_HEADER = 2**20
-"""Largest size of an extended header in bytes; it holds a name and a few attributes."""
+"""Largest size of an extended header, in bytes. Such a header holds a name and a few attributes."""
 
 MemberKind = Literal["file", "folder", "link", "sparse", "other"]
 
@@ -42,10 +42,10 @@ class Member(NamedTuple):
     """A file in an archive, or something else with a name.
 
     Args:
-        name: The path in the archive. Bytes that are not UTF-8 are surrogates, as in file names of Python.
-        kind: "other" are devices, and files of types that only some programs know.
-        offset: Where the bytes of the file begin.
-        size: Their number.
+        name: The path in the archive. Bytes that are not UTF-8 become surrogates, as in file names of Python.
+        kind: The kind of the member; "other" is a device, or a type that only some programs know.
+        offset: The position of the first byte of the file.
+        size: The number of bytes.
     """
 
     name: str
@@ -58,7 +58,7 @@ def members(file: BinaryIO) -> Iterator[Member]:
     """Yields what an archive holds, in order.
 
     Raises:
-        TarError: the file is no archive, or is damaged; everything before the damage has been yielded.
+        TarError: the file is not a tar archive, or is damaged. All members before the damage were yielded.
     """
     total = file.seek(0, 2)
     if not total:
@@ -105,9 +105,9 @@ def members(file: BinaryIO) -> Iterator[Member]:
 def _member(head: bytes, kind: bytes, size: int, extended: Mapping[str, str]) -> tuple[Member, int]:
     """A member without its offset, and the number of its bytes in the archive."""
     name = _text(head[:100])
-    if kind in b"\0" and name.endswith("/"):  # as in the first archives
+    if kind in b"\0" and name.endswith("/"):  # so the first tar programs marked a folder
         kind = b"5"
-    if head[257:265] != b"ustar  \0" and (prefix := _text(head[345:500])):  # GNU tar keeps times there
+    if head[257:265] != b"ustar  \0" and (prefix := _text(head[345:500])):  # GNU tar stores times in this field
         name = f"{prefix}/{name}"
     if "size" in extended:
         size = _decimal(extended["size"])
@@ -118,7 +118,7 @@ def _member(head: bytes, kind: bytes, size: int, extended: Mapping[str, str]) ->
 
 
 def _is_header(head: bytes) -> bool:
-    """Whether the checksum of a block is that in the block. Some programs add bytes up with a sign."""
+    """Whether a block contains its own checksum. Some programs add up signed bytes."""
     if len(head) < BLOCK:
         return False
     try:
@@ -152,7 +152,7 @@ def _decimal(text: str) -> int:
 
 
 def _records(data: bytes) -> dict[str, str]:
-    """The records "LENGTH KEY=VALUE" of a pax header. Raises TarError."""
+    """The records of a pax header, which have the form "LENGTH KEY=VALUE". Raises TarError."""
     found: dict[str, str] = {}
     while data.strip(b"\0"):
         digits = data.split(b" ", 1)[0]
@@ -166,7 +166,7 @@ def _records(data: bytes) -> dict[str, str]:
 
 
 def _after_map(file: BinaryIO, head: bytes, at: int) -> int:
-    """Where the bytes of a sparse file begin, in the format of GNU tar: blocks with the map of its holes come first."""
+    """The position of the bytes of a sparse file of GNU tar, which follow blocks with the map of its holes."""
     more = head[482]
     while more:
         block = file.read(BLOCK)
@@ -181,12 +181,12 @@ def _check_end(file: BinaryIO) -> None:
     """Raises TarError if anything but zeros follows the end of the archive."""
     while chunk := file.read(2**20):
         if chunk.strip(b"\0"):
-            raise TarError("it holds more after its end: were archives joined? Keep each as a file of its own")
+            raise TarError("data follow the end of the archive: were archives joined? Keep each one in its own file")
 
 
 def _no_archive(head: bytes) -> str:
     kind = next((kind for magic, kind in _COMPRESSED.items() if head.startswith(magic)), None)
-    return f"it is compressed ({kind}), and no tar archive: decompress it" if kind else "it is not a tar archive"
+    return f"it is compressed ({kind}): decompress it" if kind else "it is not a tar archive"
 
 
 def _cut(what: str, last: str) -> TarError:

@@ -1,4 +1,4 @@
-"""A file of Arrow's record batches, as the package `datasets` stores them, with random access to each image."""
+"""A file of Arrow record batches, as the package `datasets` writes it, with random access to each image."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ END = b"\0\0\0\0"
 
 
 class Batch(NamedTuple):
-    """Where the values of a column are, bytes or texts, in a record batch.
+    """The positions of the values of a column, bytes or texts, in a record batch.
 
     Args:
-        offsets: The position of the first offset in the file. Offset i is where value i begins in the data.
+        offsets: The position of the first offset in the file. Value i begins at offset i in the data.
         width: The size of an offset, in bytes.
         data: The position of the data in the file.
         nulls: The rows without a value.
@@ -90,7 +90,7 @@ class ArrowFile(StoredTable):
 
     @contextmanager
     def _stream(self) -> Iterator[tuple[Any, int]]:
-        """The reader of a file that is mapped into memory, and the address of the file there."""
+        """A reader of the file, which is mapped into memory, and the address of the file in memory."""
         arrow = pyarrow(self.owner)
         try:
             with arrow.memory_map(str(self.path)) as file:
@@ -104,7 +104,13 @@ class ArrowFile(StoredTable):
             ) from error
 
     def _find(self, column: Any, valid: Any, start: int) -> Batch:
-        """Where the values of a column are. `valid` tells which rows have them; the file is at the address `start`."""
+        """The positions of the values of a column.
+
+        Args:
+            column: A `pyarrow` array in the mapped file.
+            valid: Whether each row has a value, besides what `column` says.
+            start: The address of the file in memory.
+        """
         valid = valid.to_numpy(zero_copy_only=False) & column.is_valid().to_numpy(zero_copy_only=False)
         nulls = frozenset(np.flatnonzero(~valid).tolist())
         if len(nulls) == len(valid):

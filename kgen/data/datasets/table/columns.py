@@ -1,4 +1,4 @@
-"""Chooses the columns of images, captions and labels, by their types and names, and Hugging Face's metadata."""
+"""Chooses the columns of images, captions and labels by their types, their names and Hugging Face's metadata."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Columns:
 
     Attributes:
         image: The encoded images.
-        caption: The captions; None: they are made from the labels, or are all the same.
+        caption: The captions; None: captions are made from the labels, or all images have the same caption.
         label: The labels, numbers or texts; None: there are none.
         classes: The names of the labels 0, 1, 2 ...; empty: a number is its own name.
     """
@@ -35,45 +35,45 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """The options that name columns."""
+class ColumnOptions:
+    """The options of a dataset that name columns or replace captions."""
 
     image_key: str | None
     caption_key: str | None
     template: str
 
 
-def choose(schema: Any, wanted: Wanted, where: str) -> Columns:
+def choose_columns(schema: Any, options: ColumnOptions, where: str) -> Columns:
     """Chooses the columns of a `pyarrow.Schema`.
 
     Args:
         where: The dataset and the file, for messages.
 
     Raises:
-        DataError: a column does not exist, or it is not clear which one is meant.
+        DataError: a column does not exist, or several columns could be meant.
     """
     features = _features(schema)
-    image = _image(schema, features, wanted, where)
+    image = _image(schema, features, options, where)
     labels = [
         field.name
         for field in schema
         if field.name != image and (_is_text(field.type) or _is_integer(field.type)) and not _is_list(field.type)
     ]
     classes = [name for name in labels if features.get(name, {}).get("_type") == "ClassLabel"]
-    caption = _caption(schema, image, classes, wanted, where)
-    label = _label(labels, classes, caption, wanted)
-    if caption is None and label is None and "{label}" in wanted.template:
+    caption = _caption(schema, image, classes, options, where)
+    label = _label(labels, classes, caption, options)
+    if caption is None and label is None and "{label}" in options.template:
         others = [name for name in schema.names if name != image]
         raise DataError(
-            f"{where} holds no captions: beside the images in '{image}', it has {_and(others)}. Name the column of "
+            f"{where} holds no captions: besides the images in '{image}', it has {_and(others)}. Name the column of "
             "captions with caption_key; or set template: an image, to give all images the same caption"
         )
     names = tuple(map(str, features.get(label, {}).get("names") or ())) if label in classes else ()
     return Columns(image, caption, label, names)
 
 
-def check_same(schema: Any, columns: Columns, first: Any, where: str, before: str) -> None:
-    """Raises DataError if a file lacks a column that the first one has, or if its type is another one."""
+def check_same_columns(schema: Any, columns: Columns, first: Any, where: str, before: str) -> None:
+    """Raises DataError if a file lacks a column that the first file has, or if a column has another type there."""
     for name in (columns.image, *columns.texts):
         if name not in schema.names:
             raise DataError(f"{where} has no column '{name}', but {before} has: it has {_and(schema.names)}")
@@ -94,16 +94,16 @@ def _features(schema: Any) -> Mapping[Any, Any]:
     return {}
 
 
-def _image(schema: Any, features: Mapping[Any, Any], wanted: Wanted, where: str) -> str:
+def _image(schema: Any, features: Mapping[Any, Any], options: ColumnOptions, where: str) -> str:
     found: list[str] = [field.name for field in schema if _is_image(field.type)]
-    if wanted.image_key is not None:
-        if wanted.image_key in found:
-            return wanted.image_key
-        if wanted.image_key in schema.names:
-            kind = schema.field(wanted.image_key).type
-            raise DataError(f"{where}: its column '{wanted.image_key}' holds {kind}, not encoded images")
+    if options.image_key is not None:
+        if options.image_key in found:
+            return options.image_key
+        if options.image_key in schema.names:
+            kind = schema.field(options.image_key).type
+            raise DataError(f"{where}: its column '{options.image_key}' holds {kind}, not encoded images")
         hint = f"image_key can be {_or(found)}" if found else f"it has {_and(schema.names)}, and none holds images"
-        raise DataError(f"{where} has no column '{wanted.image_key}': {hint}")
+        raise DataError(f"{where} has no column '{options.image_key}': {hint}")
     declared: list[str] = [name for name in found if features.get(name, {}).get("_type") == "Image"] or found
     if len(declared) == 1:
         return declared[0]
@@ -118,9 +118,9 @@ def _image(schema: Any, features: Mapping[Any, Any], wanted: Wanted, where: str)
     )
 
 
-def _caption(schema: Any, image: str, classes: Sequence[str], wanted: Wanted, where: str) -> str | None:
+def _caption(schema: Any, image: str, classes: Sequence[str], options: ColumnOptions, where: str) -> str | None:
     texts = [field.name for field in schema if _is_text(field.type) and field.name != image]
-    key = wanted.caption_key
+    key = options.caption_key
     if key is not None:
         if key in texts:
             return key
@@ -135,16 +135,16 @@ def _caption(schema: Any, image: str, classes: Sequence[str], wanted: Wanted, wh
     return known[0] if known else None
 
 
-def _label(labels: Sequence[str], classes: Sequence[str], caption: str | None, wanted: Wanted) -> str | None:
-    if caption is None and wanted.caption_key is not None:
-        return wanted.caption_key
+def _label(labels: Sequence[str], classes: Sequence[str], caption: str | None, options: ColumnOptions) -> str | None:
+    if caption is None and options.caption_key is not None:
+        return options.caption_key
     if usual := [name for name in labels if name.lower() == "label" and name != caption]:
         return usual[0]
     return classes[0] if len(classes) == 1 else None
 
 
 def _is_image(kind: Any) -> bool:
-    """Whether a type is that of encoded images: bytes, or a structure that holds them."""
+    """Whether a column of this type can hold encoded images: bytes, or structures with the field "bytes"."""
     from pyarrow import types
 
     if types.is_struct(kind):

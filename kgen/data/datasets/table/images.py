@@ -7,27 +7,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kgen.contracts.dataset import Problem, Split
-from kgen.data.datasets.table.columns import Columns, Wanted, check_same, choose
+from kgen.data.datasets.table.columns import ColumnOptions, Columns, check_same_columns, choose_columns
 from kgen.data.datasets.table.rows import read_texts
 from kgen.data.datasets.table.stored import StoredTable
 from kgen.data.encoded import EncodedImages, Entries, Stamp
+from kgen.data.encoded.captions import DEFAULT_TEMPLATE
 from kgen.data.images import ImageError
 from kgen.errors import DataError
 
-DEFAULT_TEMPLATE = "{label}"
-"""A caption that is only the name of the label."""
-
 
 class TableImages(EncodedImages):
-    """Images in a column of tables. A subclass calls `_open_tables`, and overrides `_table`."""
+    """Images in a column of tables. A subclass overrides `_open_table`, and calls `_open_tables`."""
 
     image_key: str | None
     caption_key: str | None
     template: str
 
     @abstractmethod
-    def _table(self, path: Path, name: str) -> StoredTable:
-        """Opens a file. Raises DataError."""
+    def _open_table(self, path: Path, name: str) -> StoredTable:
+        """Opens a file. Raises DataError if it cannot be read."""
 
     def _open_tables(
         self, files: Mapping[str, tuple[Path, Split]], problems: Sequence[Problem] = (), notes: Sequence[str] = ()
@@ -35,8 +33,8 @@ class TableImages(EncodedImages):
         """Reads the captions and labels of files, and opens the dataset.
 
         Args:
-            files: The path and the split of each file, by a name for messages.
-            problems: What is wrong with other files.
+            files: The path and the split of each file, by its name in messages.
+            problems: What is wrong with files that are not among `files`.
             notes: Lines that say how the files were found.
 
         Raises:
@@ -48,12 +46,12 @@ class TableImages(EncodedImages):
         found: list[Problem] = [*problems]
         first, columns = None, None
         for name, (path, split) in files.items():
-            table = self._table(path, name)
+            table = self._open_table(path, name)
             if columns is None:
-                wanted = Wanted(self.image_key, self.caption_key, self.template)
-                first, columns = table.schema, choose(table.schema, wanted, f"{self.owner}: {path}")
+                options = ColumnOptions(self.image_key, self.caption_key, self.template)
+                first, columns = table.schema, choose_columns(table.schema, options, f"{self.owner}: {path}")
             else:
-                check_same(table.schema, columns, first, f"{self.owner}: {path}", next(iter(files)))
+                check_same_columns(table.schema, columns, first, f"{self.owner}: {path}", next(iter(files)))
             table.use(columns.image)
             texts = table.read(columns.texts) if columns.texts else None
             table.close()
@@ -64,11 +62,11 @@ class TableImages(EncodedImages):
             self._tables[name] = table
         if columns is None or not any(table.rows for table in self._tables.values()):
             raise DataError(f"{self.owner}: {self.path} holds no rows")
-        lines = [f"{self.owner} {self.path}: {line}" for line in self._described(columns, files, entries)]
+        lines = [f"{self.owner} {self.path}: {line}" for line in self._describe(columns, files, entries)]
         more = [note for table in self._tables.values() for note in table.notes()][:1]
         self._open(entries, problems=found, notes=[*notes, *lines, *more], labels=labels)
 
-    def _described(self, columns: Columns, files: Mapping[str, tuple[Path, Split]], entries: Entries) -> list[str]:
+    def _describe(self, columns: Columns, files: Mapping[str, tuple[Path, Split]], entries: Entries) -> list[str]:
         """Lines that say what was read."""
         if columns.caption is not None:
             source = f"captions are from '{columns.caption}'"

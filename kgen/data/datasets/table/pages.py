@@ -1,8 +1,8 @@
 """Random access to single values of a column of bytes in a Parquet file.
 
 pyarrow reads whole row groups: to get one image of a thousand, it reads a thousand. Within a row group, a column is a
-sequence of pages. This module reads the headers of the pages, and then only the bytes of one value; or, if pages are
-compressed, one page. The format is that of https://parquet.apache.org/docs/file-format/.
+sequence of pages. This module reads the headers of the pages, and then only the bytes of one value; if the pages are
+compressed, it reads one page. https://parquet.apache.org/docs/file-format/ describes the format.
 """
 
 from __future__ import annotations
@@ -13,23 +13,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kgen.data.datasets.table.thrift import read_struct, varint
-from kgen.data.encoded.recent import Recent
+from kgen.data.datasets.table.thrift import read_struct
+from kgen.data.encoded.lru_cache import LRUCache
+from kgen.data.encoded.varint import read_varint
 
 ReadAt = Callable[[int, int], bytes]
-"""Reads from a file: the position and the number of bytes."""
+"""Function that reads from a file, given the position and the number of bytes."""
 
 DATA, DICTIONARY, DATA_V2 = 0, 2, 3
-"""Types of pages."""
+"""Types of pages in parquet.thrift."""
 
 PLAIN, PLAIN_DICTIONARY, RLE, RLE_DICTIONARY = 0, 2, 3, 8
-"""Encodings."""
+"""Encodings in parquet.thrift."""
 
 CODECS = {"BROTLI": "brotli", "GZIP": "gzip", "LZ4": "lz4_raw", "SNAPPY": "snappy", "ZSTD": "zstd"}
-"""Names of codecs in `pyarrow.decompress`, by those in the metadata that pyarrow reads."""
+"""For each name of a codec in the metadata, its name in `pyarrow.decompress`."""
 
 HEADER = 512
-"""Number of bytes that are read for the header of a page at first."""
+"""Number of bytes that are read at first for the header of a page."""
 
 
 class UnknownLayoutError(ValueError):
@@ -45,7 +46,7 @@ class Chunk(NamedTuple):
         start: The position of its first page.
         size: The size of all pages, in bytes.
         codec: The compression, as Parquet names it.
-        levels: The largest definition level. A value of a lower level is null.
+        levels: The largest definition level. A value with a lower level is null.
     """
 
     first: int
@@ -57,9 +58,18 @@ class Chunk(NamedTuple):
 
 
 class Page(NamedTuple):
-    """A page: its first row (in the chunk), the number of values, and the place and encoding of its values.
+    """A page of a chunk.
 
-    `levels` are the position and the size of the definition levels in the file, if they are outside of the values.
+    Args:
+        first: The number of its first row, in the chunk.
+        values: The number of values.
+        start: The position of its body in the file.
+        size: The size of the body in the file, in bytes.
+        full: The size of the decompressed body, in bytes.
+        codec: The compression, as Parquet names it.
+        encoding: The encoding of the values.
+        levels: The position and the size of the definition levels in the file, if they are before the body; None: the
+            body begins with them.
     """
 
     first: int
@@ -76,7 +86,7 @@ class Pages:
     """The pages of a chunk, whose headers are read from the file.
 
     Raises:
-        UnknownLayoutError: the pages have an encoding or a compression that is not read here.
+        UnknownLayoutError: this module cannot read the encoding or the compression of the pages.
     """
 
     def __init__(self, read: ReadAt, chunk: Chunk) -> None:
@@ -102,17 +112,17 @@ class Pages:
 
     @property
     def largest(self) -> int:
-        """The size of the largest page that must be decompressed to read a value, in bytes; 0: none must be."""
+        """The size of the largest compressed page after its decompression, in bytes; 0 if no page is compressed."""
         pages = [*self.data, *([self.dictionary] if self.dictionary else [])]
         return max((page.full for page in pages if page.codec != "UNCOMPRESSED"), default=0)
 
-    def value(self, read: ReadAt, row: int, bodies: Recent[bytes], key: Any) -> bytes | None:
+    def value(self, read: ReadAt, row: int, bodies: LRUCache[bytes], key: Any) -> bytes | None:
         """The value of a row of the chunk; None if it is null.
 
         Args:
-            read: Reads from the file.
-            row: The row, in the chunk.
-            bodies: Pages that were decompressed.
+            read: Function that reads from the file.
+            row: The number of the row, in the chunk.
+            bodies: A cache of decompressed pages.
             key: The key of this chunk in `bodies`.
         """
         number = bisect.bisect_right(self._firsts, row) - 1
@@ -127,7 +137,7 @@ class Pages:
             page, number = self.dictionary, -1
         return _reader(read, page, bodies, (key, number))(start, size)
 
-    def _find(self, read: ReadAt, page: Page, bodies: Recent[bytes], key: Any) -> np.ndarray:
+    def _find(self, read: ReadAt, page: Page, bodies: LRUCache[bytes], key: Any) -> np.ndarray:
         """The start and the size of each value of a page (N, 2), with -1 for null, as `_reader` takes them."""
         inside = _reader(read, page, bodies, key)
         place = page.start if page.codec == "UNCOMPRESSED" else 0
@@ -152,7 +162,7 @@ class Pages:
             spans[valid] = self._entries(read, bodies, key[0])[unpacked(packed[1:], packed[0], count)]
         return spans
 
-    def _entries(self, read: ReadAt, bodies: Recent[bytes], key: Any) -> np.ndarray:
+    def _entries(self, read: ReadAt, bodies: LRUCache[bytes], key: Any) -> np.ndarray:
         """The start and the size of each value in the dictionary (N, 2)."""
         if self.dictionary is None:
             raise UnknownLayoutError("there is no dictionary")
@@ -164,11 +174,11 @@ class Pages:
 
 
 def unpacked(data: bytes, width: int, count: int) -> np.ndarray:
-    """Decodes integers (count,) of `width` bits in Parquet's mixture of runs and bit-packed groups of eight."""
+    """Decodes integers (count,) of `width` bits, which Parquet stores as runs and as bit-packed groups of eight."""
     found = np.zeros(count, np.int64)
     place = filled = 0
     while width and filled < count:
-        head, place = varint(data, place)
+        head, place = read_varint(data, place)
         number = (head >> 1) * (8 if head & 1 else 1)
         size = (head >> 1) * width if head & 1 else (width + 7) // 8
         packed = data[place : place + size]
@@ -199,7 +209,7 @@ def _header(read: ReadAt, place: int, end: int) -> tuple[dict[int, Any], int]:
 
 
 def _page(header: dict[int, Any], body: int, first: int, codec: str) -> Page:
-    """The page of a header. The numbers are the ids of the fields in parquet.thrift."""
+    """Makes a page from its header. The numbers are the ids of the fields in parquet.thrift."""
     kind, full, size = header[1], header[2], header[3]
     if kind == DICTIONARY:
         return Page(first, header[7][1], body, size, full, codec, PLAIN, None)
@@ -220,8 +230,8 @@ def _page(header: dict[int, Any], body: int, first: int, codec: str) -> Page:
     return page
 
 
-def _reader(read: ReadAt, page: Page, bodies: Recent[bytes], key: Any) -> ReadAt:
-    """Reads from a page: at positions in the file, or in the body if it is compressed."""
+def _reader(read: ReadAt, page: Page, bodies: LRUCache[bytes], key: Any) -> ReadAt:
+    """Function that reads from a page: at positions in the file, or in the decompressed body."""
     if page.codec == "UNCOMPRESSED":
         return read
 
@@ -240,7 +250,7 @@ def _reader(read: ReadAt, page: Page, bodies: Recent[bytes], key: Any) -> ReadAt
 
 
 def _plain(inside: ReadAt, place: int, count: int) -> np.ndarray:
-    """Start and size (count, 2) of values that each follow their size, which has 4 bytes."""
+    """The start and the size (count, 2) of values. Each value follows its size, an integer of 4 bytes."""
     spans = np.empty((count, 2), np.int64)
     for index in range(count):
         size = int.from_bytes(inside(place, 4), "little")

@@ -10,7 +10,7 @@ from typing import Any
 
 from kgen.data.datasets.table.pages import Chunk, Pages, UnknownLayoutError
 from kgen.data.datasets.table.stored import StoredTable, first_line, pyarrow
-from kgen.data.encoded.recent import Recent
+from kgen.data.encoded.lru_cache import LRUCache
 from kgen.data.images import ImageError
 from kgen.errors import DataError
 
@@ -18,16 +18,16 @@ MEMORY = 2**28
 """Largest size of the decompressed pages that a process keeps, in bytes, for all Parquet files together."""
 
 LARGE = 2**23
-"""Size of a compressed page, in bytes, from which on it takes longer to decompress it than to decode an image."""
+"""Size of a page in bytes. It takes longer to decompress a larger page than to decode an image."""
 
 UNREADABLE = (UnknownLayoutError, IndexError, KeyError, TypeError, ValueError)
-"""Errors of `Pages` with a file in an unknown layout, or a damaged one."""
+"""What `Pages` raises for a damaged file, or for one in an unknown layout."""
 
-_pages: Recent[Any] = Recent(MEMORY)
+_pages: LRUCache[Any] = LRUCache(MEMORY)
 
 
 class ParquetFile(StoredTable):
-    """A file whose images are read with `Pages`, or by row groups, if it is stored in a way that `Pages` cannot read.
+    """A Parquet file. `Pages` reads its images; pyarrow reads whole row groups if `Pages` does not know the layout.
 
     Raises:
         DataError: the file is empty, truncated, or not a Parquet file.
@@ -99,7 +99,7 @@ class ParquetFile(StoredTable):
         return path
 
     def _place(self, row: int) -> tuple[int, int]:
-        """The row group of a row, and the row in it."""
+        """The number of the row group of a row, and the number of the row in that group."""
         number = bisect.bisect_right(self._firsts, row) - 1
         return number, row - self._firsts[number]
 
@@ -126,7 +126,7 @@ class ParquetFile(StoredTable):
             raise ImageError(f"row group {number} is damaged: {first_line(error)}") from error
 
     def _slow(self) -> list[str]:
-        """A note if access to single images is slow: the first row group is compressed in large pages."""
+        """A note if access to single images is slow, because the largest row group is compressed in large pages."""
         chunk = max(self._chunks, key=lambda chunk: chunk.size, default=None)
         if chunk is None or not chunk.size:
             return []
@@ -145,7 +145,7 @@ class ParquetFile(StoredTable):
 
 
 def _chunk(metadata: Any, group: Any, leaf: int | None, first: int) -> Chunk:
-    """The column chunk of the images; of size 0 if `Pages` cannot read it."""
+    """The column chunk of the images. Its size is 0 if `Pages` cannot read it."""
     rows = group.num_rows
     if leaf is None:
         return Chunk(first, rows, 0, 0, "", 0)

@@ -25,9 +25,10 @@ def read_texts(table: Any, columns: Columns, file: str, rows: int, template: str
 
     Args:
         table: A `pyarrow.Table` with the columns of captions and labels.
+        columns: The names of the columns.
         file: The name of the file.
         rows: The number of rows.
-        template: Caption with {label} in place of the name of a label, if there is no column of captions.
+        template: The caption if there is no column of captions, with {label} in place of the name of the label.
     """
     found = Texts()
     captions = None if columns.caption is None else table.column(columns.caption).to_pylist()

@@ -1,4 +1,4 @@
-"""A table in a file, one of whose columns holds encoded images."""
+"""The base of tables in files. One column of such a table holds encoded images."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def first_line(error: Exception) -> str:
 
 
 class StoredTable(ABC):
-    """A table in a file. No file stays open, so that it can be pickled and read from many threads.
+    """A table in a file. No file stays open, so that a table can be pickled, and many threads can read it.
 
     Args:
         path: The file.
@@ -37,7 +37,7 @@ class StoredTable(ABC):
 
     Attributes:
         rows: The number of rows.
-        schema: The columns, as a `pyarrow.Schema`. It is there until `close` is called.
+        schema: The columns, as a `pyarrow.Schema`; None after `close` was called.
 
     Raises:
         DataError: the file cannot be read, or is damaged.
@@ -57,7 +57,7 @@ class StoredTable(ABC):
 
     @abstractmethod
     def read(self, columns: Sequence[str]) -> Any:
-        """Reads columns of text and of labels, as a `pyarrow.Table`."""
+        """Reads columns of captions and labels as a `pyarrow.Table`."""
 
     @abstractmethod
     def use(self, image: str) -> None:
@@ -72,7 +72,7 @@ class StoredTable(ABC):
         """The path that a row names instead of an encoded image; None if there is none."""
 
     def close(self) -> None:
-        """Frees what only the start needs."""
+        """Frees the memory of what only the start needs."""
         self.schema = None
 
     def notes(self) -> Sequence[str]:
@@ -81,15 +81,15 @@ class StoredTable(ABC):
 
     @contextmanager
     def _opened(self) -> Iterator[Callable[[int, int], bytes]]:
-        """A function that reads from the file: the position and the number of bytes.
+        """Opens the file, and yields a function that reads from it, given the position and the number of bytes.
 
-        The file is opened for each image, which takes some microseconds. It is not mapped into the memory: if a mapped
-        file is truncated, the process is killed.
+        The file is opened for each image, which takes some microseconds. It is not mapped into memory, because the
+        system kills a process that reads a mapped file after it was truncated.
 
         Raises:
             OSError: the file cannot be read.
-            DataError: it is no longer the file that was opened at first.
-            ValueError: (of the function) the file has no such bytes.
+            DataError: the file has changed since it was first opened.
+            ValueError: the file has no such bytes; the function raises this.
         """
         with self.path.open("rb", buffering=0) as file:
             now = Stamp.of(os.fstat(file.fileno()))

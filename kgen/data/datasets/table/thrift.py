@@ -1,9 +1,11 @@
-"""Reads structures in Thrift's compact protocol, in which Parquet stores the headers of its pages."""
+"""Reads structures in Thrift's compact protocol, which Parquet uses for the headers of its pages."""
 
 from __future__ import annotations
 
 import struct
 from typing import Any
+
+from kgen.data.encoded.varint import read_varint
 
 TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = range(1, 13)
 
@@ -13,7 +15,7 @@ def read_struct(data: bytes, place: int) -> tuple[dict[int, Any], int]:
 
     Raises:
         IndexError: the data end before the structure does.
-        ValueError: the data are no such structure.
+        ValueError: the data are not such a structure.
     """
     fields: dict[int, Any] = {}
     last = 0
@@ -31,20 +33,8 @@ def read_struct(data: bytes, place: int) -> tuple[dict[int, Any], int]:
     return fields, place + 1
 
 
-def varint(data: bytes, place: int) -> tuple[int, int]:
-    """Reads an unsigned integer in groups of 7 bits, the lowest first. Returns it, and the place after it."""
-    value = shift = 0
-    while True:
-        byte = data[place]
-        place += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, place
-        shift += 7
-
-
 def _signed(data: bytes, place: int) -> tuple[int, int]:
-    value, place = varint(data, place)
+    value, place = read_varint(data, place)
     return (value >> 1) ^ -(value & 1), place
 
 
@@ -58,7 +48,7 @@ def _value(data: bytes, place: int, kind: int) -> tuple[Any, int]:
     if kind == MAP:
         return _map(data, place)
     if kind == BINARY:
-        size, place = varint(data, place)
+        size, place = read_varint(data, place)
     elif kind in (BYTE, TRUE, FALSE, DOUBLE):  # a boolean in a list takes a byte
         size = 8 if kind == DOUBLE else 1
     else:
@@ -71,7 +61,7 @@ def _value(data: bytes, place: int, kind: int) -> tuple[Any, int]:
 
 def _list(data: bytes, place: int) -> tuple[list[Any], int]:
     head = data[place]
-    count, place = (head >> 4, place + 1) if head >> 4 != 15 else varint(data, place + 1)
+    count, place = (head >> 4, place + 1) if head >> 4 != 15 else read_varint(data, place + 1)
     items = []
     for _ in range(count):
         item, place = _value(data, place, head & 15)
@@ -80,7 +70,7 @@ def _list(data: bytes, place: int) -> tuple[list[Any], int]:
 
 
 def _map(data: bytes, place: int) -> tuple[list[Any], int]:
-    count, place = varint(data, place)
+    count, place = read_varint(data, place)
     if not count:
         return [], place
     kinds = data[place]

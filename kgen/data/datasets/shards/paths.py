@@ -14,7 +14,7 @@ from kgen.data.datasets.folder.files import Files, describe, find_files
 from kgen.errors import DataError
 
 MAX_SHARDS = 1_000_000
-"""Largest number of file names that a pattern may stand for."""
+"""Largest number of file names that the braces of a pattern may stand for."""
 
 OTHERS = {
     r".*\.tar": "webdataset",
@@ -22,7 +22,7 @@ OTHERS = {
     r".*\.arrow": "hf",
     r".*\.array_?record(-\d+-of-\d+)?": "array_record",
 }
-"""The datasets that read a file, by the form of its name."""
+"""For the form of a file's name, the dataset that reads such files."""
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -36,8 +36,9 @@ class Kind:
     Attributes:
         owner: The name of the dataset, for messages.
         suffix: The suffix of the files, for messages.
-        form: The form of their names.
-        advice: What to do about a file of this name that cannot be read; None: it can, or it is no shard.
+        form: The regular expression of their names.
+        advice: Function that says what to do if a file of this name cannot be read. It returns None if it can be read,
+            or if it is not a shard.
     """
 
     owner: str
@@ -53,8 +54,8 @@ class Shards:
     Attributes:
         root: Their folder.
         names: Their paths relative to it, sorted.
-        chosen: Whether a file name or a pattern chose them.
-        problems: What could not be read in the folder.
+        chosen: Whether the user gave a file name or a pattern, and not a folder.
+        problems: Files and folders that could not be read.
     """
 
     root: Path
@@ -67,12 +68,12 @@ def find_shards(path: str, kind: Kind) -> Shards:
     """Finds shards.
 
     Args:
-        path: A folder, in which all folders are searched; a file; or a pattern with "*", "**", "?", "[...]",
+        path: A folder, which is searched with all folders in it; a file; or a pattern with "*", "**", "?", "[...]",
             "{a,b}" or "{0000..0012}".
         kind: The kind of shard.
 
     Raises:
-        DataError: nothing is there; files of a range are missing; a shard cannot be read.
+        DataError: there is no shard; files of a range are missing; a shard cannot be read.
     """
     if "://" in path or path.startswith("pipe:"):
         raise DataError(f"{kind.owner}: {path} is not on this computer: copy the shards to a disk, and give its path")
@@ -97,10 +98,10 @@ def find_shards(path: str, kind: Kind) -> Shards:
 
 
 def _instead(files: Files) -> str:
-    """What a folder without shards of a kind holds."""
+    """Says what a folder holds instead of shards of a kind."""
     for form, dataset in OTHERS.items():
         if any(re.fullmatch(form, name, re.IGNORECASE) for name in files.others):
-            return f"{dataset} reads what it holds: data: {{name: {dataset}, path: '{files.root}'}}"
+            return f"the dataset {dataset} reads what it holds: data: {{name: {dataset}, path: '{files.root}'}}"
     if files.images:
         return f"it holds images: data: {{name: imagefolder, path: '{files.root}'}}"
     return f"it holds {describe(files.others)}" if files.others else "it is empty"
@@ -114,7 +115,7 @@ def _refuse(root: Path, names: list[str], kind: Kind) -> None:
 
 
 def _fixed(place: Path) -> list[str]:
-    """The parts of a pattern's folder before the first one that is not fixed."""
+    """The first parts of a pattern, up to the last folder before a special character."""
     parts: list[str] = []
     for part in place.parts[:-1]:
         if _MAGIC.search(part):
@@ -124,7 +125,7 @@ def _fixed(place: Path) -> list[str]:
 
 
 def _matches(pattern: str, kind: Kind) -> Iterator[str]:
-    """The files of a pattern. Raises DataError if there is none for a name that the braces give."""
+    """The files of a pattern. Raises DataError if a name that the braces stand for matches no file."""
     missing: list[str] = []
     for count, name in enumerate(_expanded(pattern), 1):
         if count > MAX_SHARDS:
@@ -134,7 +135,8 @@ def _matches(pattern: str, kind: Kind) -> Iterator[str]:
         missing += [] if found else [name]
     if missing:
         names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        raise DataError(f"{kind.owner}: there is no file {names}" + (f" ({count} are wanted)" if count > 1 else ""))
+        of = f" (the pattern stands for {count})" if count > 1 else ""
+        raise DataError(f"{kind.owner}: there is no file {names}{of}")
 
 
 def _expanded(pattern: str) -> Iterator[str]:

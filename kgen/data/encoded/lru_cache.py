@@ -1,4 +1,4 @@
-"""Keeps what was used last, up to a number of bytes."""
+"""A cache of limited size, which drops the least recently used values (LRU)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Generic, TypeVar
 Value = TypeVar("Value")
 
 
-class Recent(Generic[Value]):
-    """The values that were used last. It is thread-safe. A copy for another process holds none of them.
+class LRUCache(Generic[Value]):
+    """Keeps the values that were used last. It is thread-safe. A copy for another process is empty.
 
     Args:
-        limit: Largest total size, in bytes. The value that was used last stays even if it is larger.
+        limit: Largest total size. The value that was used last stays even if it is larger.
     """
 
     def __init__(self, limit: int) -> None:
@@ -24,7 +24,7 @@ class Recent(Generic[Value]):
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, make: Callable[[], tuple[Value, int]]) -> Value:
-        """The value of a key. If it is not kept, `make` returns it, with its size."""
+        """The value of a key. If it is not in the cache, `make` computes it, and returns it with its size."""
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
@@ -38,5 +38,5 @@ class Recent(Generic[Value]):
                 self._size -= self._kept.popitem(last=False)[1][1]
         return value
 
-    def __reduce__(self) -> tuple[type[Recent[Value]], tuple[int]]:
+    def __reduce__(self) -> tuple[type[LRUCache[Value]], tuple[int]]:
         return type(self), (self._limit,)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def without_collection() -> Iterator[None]:
-    """Inside, no cycles of objects are collected. The collector would look at all names again and again."""
+def paused_garbage_collection() -> Iterator[None]:
+    """Inside, the garbage collector is off. It would visit millions of names again and again, and free nothing."""
     enabled = gc.isenabled()
     gc.disable()
     try:
