@@ -126,8 +126,8 @@ class DatasetConformance(ConfigurationConformance):
         for split, index in self._some(dataset):
             views = range(dataset.views) if split == "train" and dataset.views > 1 else ()
             for view in (None, *views):
-                function, *arguments = pickle.loads(pickle.dumps(dataset.decoding(split, index, view)))
                 image = dataset.image(split, index) if view is None else dataset.view(split, index, view)
+                function, *arguments = pickle.loads(pickle.dumps(dataset.decoding(split, index, view)))
                 assert np.array_equal(function(*arguments), image), (
                     f"the function of decoding('{split}', {index}, {view}) returns another image than the dataset"
                 )
