@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from kgen.data.images import read_image
     from kgen.experiments.inputs import latents_of
     from kgen.options import OneOf, Static, is_static, part
-    from kgen.parts.construction import make_dataset, make_decoder
+    from kgen.parts.construction import make_dataset, make_decoder, make_encoder
     from kgen.parts.freezing import freeze
     from kgen.parts.initial import init_weights
     from kgen.parts.saving import save
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from kgen.pipeline.loading import load
     from kgen.pipeline.model import Pipeline
     from kgen.random import NoiseSpec, SeedGenerator
-    from kgen.runs.run import open_dataset, open_decoder
+    from kgen.runs.run import open_dataset, open_decoder, open_encoder
     from kgen.storage.json_file import read_json
     from kgen.storage.paths import weight_paths
 
@@ -44,11 +44,13 @@ _LAZY = {
     "assemble": "kgen.pipeline.assembly",
     "make_dataset": "kgen.parts.construction",
     "make_decoder": "kgen.parts.construction",
+    "make_encoder": "kgen.parts.construction",
     "cached_arrays": "kgen.data.cache",
     "latents_of": "kgen.experiments.inputs",
     "open_dataset": "kgen.runs.run",
     "sampling_options": "kgen.config",
     "open_decoder": "kgen.runs.run",
+    "open_encoder": "kgen.runs.run",
     "bits_per_dimension": "kgen.pipeline.likelihood",
     "load": "kgen.pipeline.loading",
     "save": "kgen.parts.saving",
@@ -127,8 +129,10 @@ __all__ = [
     "load",
     "make_dataset",
     "make_decoder",
+    "make_encoder",
     "open_dataset",
     "open_decoder",
+    "open_encoder",
     "part",
     "read_image",
     "read_json",

@@ -50,6 +50,39 @@ class Words(Encoder):
         self.words = tuple((Path(path) / "words.txt").read_text().split("\n"))
 
 
+class Hues(Words):
+    """A vector for every caption, trained alone to be the mean color of the images, through noise."""
+
+    def __init__(self, *, dim: int = 3, **kwargs: Any) -> None:
+        super().__init__(dim=dim, **kwargs)
+        self.seed_generator = SeedGenerator()
+
+    def build(self, input_shape: Any) -> None:
+        super().build(input_shape)
+        self.color = self.add_weight(shape=(self.dim, 3), initializer="glorot_uniform", name="color")
+
+    def compute_losses(self, images: Any, tokens: dict[str, Any], training: bool) -> dict[str, Any]:
+        found = ops.matmul(self(tokens)["pooled"], self.color)  # (B, 3)
+        wanted = ops.mean(images, axis=(1, 2))
+        if training:
+            wanted = wanted + 0.01 * keras.random.normal(ops.shape(wanted), seed=self.seed_generator)
+        return {"loss": ops.mean(ops.square(ops.cast(found, "float32") - wanted), axis=-1)}
+
+    def scores(self, images: np.ndarray, inputs: Sequence[str]) -> dict[str, float]:
+        tokens = {name: ops.convert_to_tensor(array) for name, array in self.tokenize(inputs).items()}
+        found = ops.convert_to_numpy(ops.matmul(self(tokens)["pooled"], self.color))
+        return {"distance of colors": float(np.abs(found - (images.mean((1, 2)) / 127.5 - 1.0)).mean())}
+
+
+class Tints(Hues):
+    """Reads captions in capitals, with the weights of `Hues`."""
+
+    trained_as = Hues
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        return super().tokenize([text.lower() for text in texts])
+
+
 class MeanColor(Encoder):
     """Reads an image of any size: its mean color is the condition. It is frozen, and has a weight."""
 

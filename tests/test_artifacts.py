@@ -22,7 +22,7 @@ import kgen
 from kgen.evaluation.results import read_results
 from kgen.experiments.directory import RunDirectory
 from kgen.parts.description import PipelineDescription, read_description
-from kgen.runs.decoder_stage import _copy
+from kgen.runs.stage import copy_stage
 from kgen.storage.json_file import MAX_BYTES, read_json
 from kgen.storage.paths import weight_paths
 from kgen.storage.weights import load_variables, save_variables
@@ -173,7 +173,7 @@ def test_links_in_an_imported_decoder_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "stage" / "model").mkdir(parents=True)
     (tmp_path / "stage" / "model" / "words.json").symlink_to(tmp_path / "secret")
     with pytest.raises(kgen.RunError, match=r"words\.json is a symbolic link, which is not copied"):
-        _copy(tmp_path / "stage", tmp_path / "run")
+        copy_stage(tmp_path / "stage", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -20,7 +20,7 @@ import kgen.config.run_config as configurations
 from kgen.backend.variables import copied
 from kgen.config import RunConfig
 from kgen.errors import SpaceError
-from kgen.experiments.experiment import open_encoder, open_experiment
+from kgen.experiments.experiment import encoder_with_assets, open_experiment
 from kgen.experiments.prompts import Written
 from kgen.metrics.retrieval import Retrieval
 from kgen.parts.construction import make_decoder
@@ -113,10 +113,10 @@ def test_trying_parts_does_not_change_the_training(file: Path, overrides: tuple[
     config = RunConfig.load(file, overrides)
     experiment = open_experiment(config)
     seed_everything(3)
-    tried = preflight(experiment, open_encoder(config, experiment.dataset, None))
+    tried = preflight(experiment, encoder_with_assets(config, experiment.dataset, None))
     after = random.random(), np.random.random()
     seed_everything(3)
-    encoder = open_encoder(config, experiment.dataset, None)
+    encoder = encoder_with_assets(config, experiment.dataset, None)
     with kept_randomness():
         decoder = make_decoder(config.decoder.choice, experiment.dataset.image_space, encoder.condition_space)
         decoder.build(None)
@@ -156,7 +156,7 @@ def test_the_final_images_are_those_of_the_saved_pipeline(
 def test_another_decoder_must_fit(file: Path) -> None:
     config = RunConfig.load(file)
     experiment = open_experiment(config)
-    pipeline = preflight(experiment, open_encoder(config, experiment.dataset, None))
+    pipeline = preflight(experiment, encoder_with_assets(config, experiment.dataset, None))
     state = keras.ops.convert_to_numpy(pipeline.seed_generator.state)
     with pytest.raises(SpaceError, match=r"generator Painter makes latents 8x8x3 .*, but decoder Codec reads 4x4x2"):
         with_decoder(pipeline, Codec(experiment.dataset.image_space))

@@ -44,9 +44,14 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "keras-hub/clip-text": {"length": 8},
     "keras-hub/t5": {"length": 8},
     "captioning/tokens": {"dim": 8, "depth": 1, "heads": 1},
+    "clip/clip": {
+        "text": {"kind": "transformer", "width": 8, "depth": 1, "heads": 2, "length": 8},
+        "image": {"kind": "convolutional", "size": 8, "width": 4, "multipliers": [1]},
+        "dim": 8,
+    },
 }
-ELSEWHERE = {"kgen/joint", "vision/patches"}
-"""Encoders that read more than a text; their tests train them with a generator."""
+ELSEWHERE = {"kgen/joint", "vision/patches", "clip/image"}
+"""Encoders that read more than a text, or images; their tests train them with a generator."""
 
 TRANSFORMER = {"width": 8, "depth": 1, "heads": 2}
 GENERATORS: dict[str, dict[str, Any]] = {

@@ -13,7 +13,7 @@ import pytest
 from pydantic import Field
 
 from kgen import Decoder, Generator, Pipeline
-from kgen.config.decoder import STAGE_KEYS
+from kgen.config.staged import STAGE_KEYS
 from kgen.errors import ConfigError, PluginError
 from kgen.options import Arguments, Configurable, option_model, options, plain, supplied
 

@@ -75,7 +75,7 @@ def test_images_are_generated_in_portions_and_are_those_of_one_call(
     )
     kept = Kept()
     config = config.model_copy(update={"evaluate": evaluation})
-    scoring.score_generated(Experiment(config, dataset, None, {"kept": kept}), pipeline, {})
+    scoring.score_generated(Experiment(config, dataset, {}, {"kept": kept}), pipeline, {})
     assert [len(batch.images) <= 2 for batch in kept.batches] == [True] * portions
     chosen = spread(dataset.prompts("train"), prompts)
     made = {
@@ -100,7 +100,7 @@ def test_equal_prompts_in_several_portions_have_different_images(
     kept = Kept()
     evaluation = config.evaluate.model_copy(update={"samples_per_prompt": 2, "batch_size": 1})
     config = config.model_copy(update={"evaluate": evaluation})
-    scoring.score_generated(Experiment(config, dataset, None, {"kept": kept}), pipeline, {})
+    scoring.score_generated(Experiment(config, dataset, {}, {"kept": kept}), pipeline, {})
     made = np.concatenate([batch.images for batch in kept.batches])
     assert len(kept.batches) == 5 and [text for batch in kept.batches for text in batch.prompts] == list("aabbccddee")
     np.testing.assert_array_equal(made, pipeline.generate(inputs, n=2, batch_size=1))
@@ -128,7 +128,7 @@ def test_the_likelihood_is_measured_in_portions(config: RunConfig, monkeypatch: 
     likelihood = config.evaluate.likelihood.model_copy(update={"images": 7})
     evaluation = config.evaluate.model_copy(update={"metrics": (), "likelihood": likelihood, "batch_size": 2})
     config = config.model_copy(update={"evaluate": evaluation})
-    experiment = Experiment(config, dataset, None, {})
+    experiment = Experiment(config, dataset, {}, {})
     monkeypatch.setattr(scoring, "BATCHES_PER_PORTION", 4)
     (whole,) = scoring.score(experiment, pipeline)
     monkeypatch.setattr(scoring, "BATCHES_PER_PORTION", 2)

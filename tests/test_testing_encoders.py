@@ -64,6 +64,73 @@ class TestLetters(EncoderConformance):
         return Letters(dim=6)
 
 
+class Colors(Letters):
+    """Is trained alone: a caption's vector becomes the mean color of the image."""
+
+    def build(self, input_shape: Any = None) -> None:
+        super().build(input_shape)
+        self.color = self.add_weight(shape=(self.dim, 3), initializer="glorot_uniform", name="color")
+
+    def compute_losses(self, images: Any, tokens: Any, training: bool) -> dict[str, Any]:
+        found = ops.cast(ops.matmul(self(tokens)["pooled"], self.color), "float32")  # (B, 3)
+        return {"loss": ops.mean(ops.square(found - ops.mean(images, axis=(1, 2))), axis=-1)}
+
+    def scores(self, images: Any, inputs: Any) -> dict[str, float]:
+        return {"brightness": float(images.mean())}
+
+
+@pytest.mark.backends
+class TestColors(EncoderConformance):
+    def build(self) -> Colors:
+        return Colors(dim=6)
+
+
+def colors(**members: Any) -> Any:
+    broken = type("Broken", (Colors,), members)
+    return lambda: broken(dim=6)
+
+
+def averaged(self: Any, images: Any, tokens: Any, training: bool) -> dict[str, Any]:
+    return {"loss": ops.mean(Colors.compute_losses(self, images, tokens, training)["loss"])}
+
+
+def contrastive(self: Any, images: Any, tokens: Any, training: bool) -> dict[str, Any]:
+    loss = Colors.compute_losses(self, images, tokens, training)["loss"]
+    return {"loss": loss - ops.mean(loss)}
+
+
+def growing(self: Any, images: Any, tokens: Any, training: bool) -> dict[str, Any]:
+    losses = Colors.compute_losses(self, images, tokens, training)
+    if training:
+        self.late = self.add_weight(shape=(), name="late")
+    return losses
+
+
+def half(self: Any, images: Any, tokens: Any, training: bool) -> dict[str, Any]:
+    found = Colors.compute_losses(self, images, tokens, training)
+    return {name: ops.cast(value, "bfloat16") for name, value in found.items()}
+
+
+def detached(self: Any, images: Any, tokens: Any, training: bool) -> dict[str, Any]:
+    found = ops.matmul(ops.stop_gradient(self(tokens)["pooled"]), self.color)
+    return {"loss": ops.mean(ops.square(found - ops.mean(images, axis=(1, 2))), axis=-1)}
+
+
+STAGES: list[tuple[str, dict[str, Any], str]] = [
+    ("test_losses_are_finite_and_per_example", {"compute_losses": averaged}, "must be one number per example"),
+    ("test_losses_are_finite_and_per_example", {"compute_losses": half}, "must be float32"),
+    ("test_losses_do_not_mix_examples", {"compute_losses": contrastive}, "changes with the other examples"),
+    ("test_no_weights_appear_late", {"compute_losses": growing}, "creates weights|cannot add"),
+    ("test_every_weight_has_a_gradient", {"compute_losses": detached}, "does not depend on the trainable weights"),
+    ("test_scores_are_numbers", {"scores": lambda *a: {"brightness": float("nan")}}, "must be a number"),
+]
+
+
+@pytest.mark.parametrize(("check", "members", "match"), STAGES, ids=[f"{c}-{m}" for c, _, m in STAGES])
+def test_broken_training_of_an_encoder_fails(check: str, members: dict[str, Any], match: str) -> None:
+    fails(EncoderConformance, check, colors(**members), match)
+
+
 def letters(**members: Any) -> Any:
     broken = type("Broken", (Letters,), members)
     return lambda: broken(dim=6)

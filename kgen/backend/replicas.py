@@ -50,6 +50,22 @@ def sum_over_replicas(x: Any) -> Any:
     return x if context is None else context.all_reduce(tf.distribute.ReduceOp.SUM, x)
 
 
+def gather_over_replicas(x: Any) -> Any:
+    """The rows of a float tensor (B, ...) on all replicas, for a loss that compares an example with all others.
+
+    The gradient of a row is the sum of the gradients on all replicas. On JAX, a batch is that of all devices anyway.
+
+    Returns:
+        (N, ...), in the order of the replicas; x itself if there is only one.
+    """
+    if replica_count() == 1:
+        return x
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    return x if context is None else context.all_gather(x, axis=0)
+
+
 def first_replica(x: Any) -> Any:
     """The float tensor of the first replica, on every replica."""
     if replica_count() == 1:

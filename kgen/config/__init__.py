@@ -1,13 +1,13 @@
 """Reads YAML into a validated, frozen configuration of a run."""
 
 from kgen.config.components import ComponentConfig
-from kgen.config.decoder import DecoderConfig
 from kgen.config.run_config import EvaluateConfig, RunConfig, decoding_options, sampling_options
 from kgen.config.sections import FitConfig, InitConfig, LikelihoodConfig, SampleConfig
+from kgen.config.staged import StagedConfig
 
 __all__ = [
     "ComponentConfig",
-    "DecoderConfig",
+    "StagedConfig",
     "EvaluateConfig",
     "FitConfig",
     "InitConfig",

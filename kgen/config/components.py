@@ -25,7 +25,7 @@ JOINT = "kgen/joint"
 DEFAULTS: dict[str, str | None] = {"data": None, "encoder": None, "generator": None, "decoder": "identity"}
 """The default values of these keys; None: the key is required."""
 
-OPTIMIZERS: dict[str, str | None] = {"fit.optimizer": "kgen/adamw", "decoder.fit.optimizer": "kgen/adamw"}
+OPTIMIZERS: dict[str, str | None] = {f"{part}fit.optimizer": "kgen/adamw" for part in ("", "encoder.", "decoder.")}
 """The defaults of the optimizers, by the dotted key."""
 
 

@@ -25,11 +25,11 @@ from kgen.config.components import (
     resolve,
     resolve_all,
 )
-from kgen.config.decoder import DecoderConfig, resolve_decoder
 from kgen.config.fit import resolve_fit
 from kgen.config.overrides import Setting, apply_overrides, apply_setting
 from kgen.config.sections import FitConfig, InitConfig, LikelihoodConfig, SampleConfig, Section, Seed, as_sources
 from kgen.config.source import Origin, Source, read_file, to_yaml
+from kgen.config.staged import StagedConfig, resolve_staged
 from kgen.errors import ConfigError, PluginError
 from kgen.options import plain
 from kgen.options.renamed import rename_keys
@@ -92,11 +92,12 @@ class RunConfig(Section):
     """Strategy for several devices: mirrored, multi_worker and tpu need TensorFlow, data_parallel needs JAX."""
     data: ComponentConfig
     """The dataset: captioned images."""
-    encoder: ComponentConfig
-    """The encoder, which turns a text, a label or an image into a condition; several in a list are joined."""
+    encoder: StagedConfig
+    """The encoder, which turns a text, a label or an image into a condition; several in a list are joined; with `fit`,
+    it is trained first."""
     generator: ComponentConfig
     """The generator, which turns noise and a condition into a latent."""
-    decoder: DecoderConfig
+    decoder: StagedConfig
     """The decoder, which turns a latent into an image; with `fit`, it is trained before the generator."""
     condition_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of training examples whose condition is dropped, which classifier-free guidance needs."""
@@ -155,8 +156,8 @@ class RunConfig(Section):
         classes: dict[str, type[Any] | None] = {}
         for key, kind in PARTS.items():
             if (value := data.get(key, DEFAULTS[key])) is not None or key in data:
-                if kind == "decoder":
-                    data[key], classes[key] = resolve_decoder(source, (key,), value)
+                if kind == "encoder" or kind == "decoder":
+                    data[key], classes[key] = resolve_staged(source, (key,), kind, value)
                     continue
                 component, classes[key] = resolve(source, (key,), kind, value)
                 data[key] = component.model_dump()
@@ -169,7 +170,8 @@ class RunConfig(Section):
                 )
             except PluginError as error:
                 source.report(place, str(error))
-            shown = isinstance(encoder := data.get("encoder"), dict) and ComponentConfig(**encoder).shows_null
+            encoder = data.get("encoder")
+            shown = isinstance(encoder, dict) and ComponentConfig(**_component(encoder)).shows_null
             if data.get("condition_dropout") == 0 and not shown:
                 check_no_guidance(source, place, sample.get("options", {}), classes.get("generator"))
         if isinstance(evaluate, dict) and isinstance(likelihood := evaluate.get("likelihood"), dict):
@@ -212,6 +214,11 @@ def _as_written(path: KeyPath, data: Any) -> KeyPath:
         elif key == 0 and path[depth - 1 : depth] == ("init",):
             return (*path[:depth], *path[depth + 1 :])
     return path
+
+
+def _component(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The data of a `ComponentConfig` among those of a `StagedConfig`."""
+    return {key: data[key] for key in ComponentConfig.model_fields if key in data}
 
 
 def _rename(data: dict[str, Any]) -> None:

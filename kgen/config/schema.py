@@ -8,6 +8,7 @@ from typing import Any
 from kgen.config.components import DEFAULTS, JOINT, PARTS
 from kgen.config.fit import OPTIMIZER
 from kgen.config.run_config import RunConfig
+from kgen.config.staged import STAGED, Staged
 from kgen.contracts.joint import Beside
 from kgen.errors import PluginError
 from kgen.options.validation import model_of, schema_of
@@ -19,20 +20,9 @@ Schema = dict[str, Any]
 
 _SECTIONS = ("InitConfig", "FitConfig", "SampleConfig", "EvaluateConfig", "LikelihoodConfig")
 
-_STAGE: Schema = {
-    "fit": {"$ref": "#/$defs/FitConfig", "description": "Settings of the decoder's training, before the generator's."},
-    "data": {"$ref": "#/$defs/dataset", "description": "Dataset of the decoder's training; by default the run's data."},
-    "init": {"$ref": "#/$defs/Init", "description": "Weights with which the decoder's training starts."},
-    "from": {"type": "string", "description": "Another run, whose trained decoder is used."},
-}
 _SOURCE: Schema = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/InitConfig"}]}
-_REUSED: Schema = {
-    "type": "object",
-    "description": "The decoder of another run.",
-    "properties": {"from": _STAGE["from"]},
-    "required": ["from"],
-    "additionalProperties": False,
-}
+_ENCODERS = "encoder_of_several"
+"""The definition of an encoder that is joined with others, and has no stage of its own."""
 
 
 def run_file_schema() -> Schema:
@@ -44,10 +34,6 @@ def run_file_schema() -> Schema:
     definitions |= {name: _section(schema["$defs"][name]) for name in _SECTIONS}
     definitions["Init"] = {"anyOf": [{"type": "null"}, *_SOURCE["anyOf"], {"type": "array", "items": _SOURCE}]}
     properties = {name: dict(found) for name, found in schema["properties"].items()}
-    for mapping in definitions["decoder"]["anyOf"]:
-        if mapping["type"] == "object":
-            mapping["properties"] |= _STAGE
-    definitions["decoder"]["anyOf"].append(_REUSED)
     properties["init"] = _refer("Init", description=properties["init"]["description"])
     for key, kind in PARTS.items():
         properties[key] = _refer(kind, description=properties[key].get("description", ""))
@@ -59,6 +45,8 @@ def run_file_schema() -> Schema:
     fit["callbacks"] = _list_of("callback", fit["callbacks"], [])
     properties["loggers"] = _list_of("logger", properties["loggers"], ["kgen/tensorboard"])
     properties["encoder"] = _one_or_several(properties["encoder"], definitions)
+    for kind in STAGED:
+        _add_stage(kind, definitions)
     optional = {"name"} | {key for key, default in DEFAULTS.items() if default}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -69,6 +57,33 @@ def run_file_schema() -> Schema:
         "required": [name for name in schema["required"] if name not in optional],
         "properties": properties,
         "$defs": definitions,
+    }
+
+
+def _add_stage(kind: Staged, definitions: Schema) -> None:
+    """Adds the keys of the training stage to the schema of encoders or decoders, and `from: RUN` alone."""
+    stage: Schema = {
+        "fit": _refer("FitConfig", description=f"Settings of the {kind}'s training, before the generator's."),
+        "data": _refer("dataset", description=f"Dataset of the {kind}'s training; by default the run's data."),
+        "init": _refer("Init", description=f"Weights with which the {kind}'s training starts."),
+        "from": {"type": "string", "description": f"Another run, whose trained {kind} is used."},
+    }
+    reused = {
+        "type": "object",
+        "description": f"The {kind} of another run.",
+        "properties": {"from": stage["from"]},
+        "required": ["from"],
+        "additionalProperties": False,
+    }
+    alternatives = definitions[kind]["anyOf"]
+    definitions[kind] = {
+        "anyOf": [
+            *(
+                {**own, "properties": own["properties"] | stage} if own["type"] == "object" else own
+                for own in alternatives
+            ),
+            reused,
+        ]
     }
 
 
@@ -91,8 +106,8 @@ def _one_or_several(encoder: Schema, definitions: Schema) -> Schema:
         {**found, "properties": found["properties"] | dropout} if found["type"] == "object" else found
         for found in definitions["encoder"]["anyOf"]
     ]
-    definitions["encoder_of_several"] = {"anyOf": alternatives}
-    several = {"type": "array", "minItems": 2, "items": _refer("encoder_of_several")}
+    definitions[_ENCODERS] = {"anyOf": alternatives}
+    several = {"type": "array", "minItems": 2, "items": _refer(_ENCODERS)}
     (joint,) = (found for found in alternatives if JOINT in found.get("properties", {}).get("name", {}).get("enum", ()))
     joint["properties"]["encoders"] = several
     unnamed = {**joint, "required": ["encoders"]}

@@ -14,8 +14,11 @@ from kgen.spaces import ConditionSpace
 
 Condition = dict[str, Any]
 
-RESERVED = frozenset({"name", "condition_dropout"})
-"""Keys of a run file that cannot be options of an encoder: its name, and its dropout if it is joined with others."""
+Tensor = Any
+
+RESERVED = frozenset({"name", "condition_dropout", "fit", "data", "init", "from"})
+"""Keys of a run file that cannot be options of an encoder: its name, its dropout if it is joined with others, and its
+training, or the run that trained it."""
 
 
 class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
@@ -31,13 +34,20 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
     kgen calls ``__init__`` first, then ``adapt`` or ``load_assets``. After that, `condition_space` must be known, and
     kgen builds the weights.
 
+    An encoder that implements `compute_losses` is trained in a separate stage, before the decoder and the generator,
+    and is frozen afterwards. All other encoders are trained together with the generator, unless they are frozen.
+
     Attributes:
         fields: The fields of an example that the encoder reads (see `Dataset`). An encoder that reads "image" gets the
             image that is to be generated. The generator then learns to reconstruct it from the condition, and the
             images of a prompt are variations of that image.
         null: The null input: the empty text, or None if the field is not a text. In training, its condition replaces a
             share of the conditions. Classifier-free guidance leads away from it.
-        weights_are_external: True if the weights come from elsewhere (a preset, a folder). kgen does not save them.
+        weights_are_external: True if the weights come from elsewhere (a preset, a folder). kgen does not save them, and
+            does not train the encoder in a separate stage.
+        trained_as: Another encoder, in whose stage the weights of this one are trained, such as the text and image
+            encoder that share one training. Both have the same options, assets and weights. A run file gives such an
+            encoder `from: RUN`. None: the encoder has its own weights.
     """
 
     arguments: ClassVar[Mapping[str, Arguments]] = {"__init__": Arguments(reserved=RESERVED)}
@@ -46,6 +56,7 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
     fields: tuple[str, ...] = ("caption",)
     null: Any = ""
     weights_are_external: bool = False
+    trained_as: ClassVar[type[Encoder] | None] = None
 
     @property
     def condition_space(self) -> ConditionSpace:
@@ -119,8 +130,55 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         """
         raise NotImplementedError
 
+    def compute_losses(self, images: Tensor, tokens: dict[str, Any], training: bool) -> dict[str, Tensor]:
+        """Losses per example, as for a generator. Only for encoders that are trained in a stage of their own.
+
+        Every weight must exist after the first `call`; `compute_losses` creates none.
+
+        Args:
+            images: The training images, (B, H, W, C) in [-1, 1].
+            tokens: The arrays of `tokenize` for the inputs of the same examples.
+            training: Whether the call is part of the training, as in Keras.
+
+        Returns:
+            Arrays (B,), in float32 also under mixed precision. "loss" is minimized; the others are reported. A loss
+            that compares with the other examples of a batch needs those of all replicas: see
+            `kgen.backend.replicas.gather_over_replicas`.
+        """
+        raise NotImplementedError
+
+    def scores(self, images: np.ndarray, inputs: Sequence[Any]) -> dict[str, float]:
+        """Numbers by name that a report shows for an encoder that was trained in a stage. Default: none.
+
+        Args:
+            images: Images, uint8 (N, H, W, C), which were not used in training if there are any.
+            inputs: The N inputs of the same examples.
+        """
+        return {}
+
     def save_assets(self, path: str | Path) -> None:
         """Writes what `adapt` learned to the folder `path`. Default: nothing."""
 
     def load_assets(self, path: str | Path) -> None:
         """Reads what `save_assets` wrote. Called before any weight exists. Default: nothing."""
+
+
+def has_losses(encoder: type[Encoder]) -> bool:
+    """Whether an encoder is trained in a stage of its own, so that its `fit` configures training steps."""
+    own = encoder.compute_losses is not Encoder.compute_losses
+    return own and encoder.trained_as is None and not encoder.weights_are_external
+
+
+def trained_before(encoder: type[Encoder]) -> bool:
+    """Whether an encoder's weights are trained before the generator's training, which leaves them as they are."""
+    return has_losses(encoder) or encoder.trained_as is not None
+
+
+def freeze_trained(encoder: Encoder) -> None:
+    """Freezes those of the joined encoders whose weights are trained before the generator's training."""
+    parts = encoder.parts()
+    for part in parts:
+        if trained_before(type(part)):
+            part.trainable = False
+    if not any(part.trainable for part in parts):
+        encoder.trainable = False

@@ -10,8 +10,8 @@ import numpy as np
 
 from kgen.options import Arguments, Configurable
 
-Stage = Literal["decoder", "generator"]
-"""The trainings of a run, in this order. Most runs have only the second."""
+Stage = Literal["encoder", "decoder", "generator"]
+"""The trainings of a run, in this order. Most runs have only the last."""
 
 
 class Logger(Configurable, ABC):

@@ -56,7 +56,7 @@ class Proxy:
         chosen = tuple(experiment.choices[name] for name in metrics)
         evaluate = evaluate.model_copy(update={"metrics": chosen})
         small = config.model_copy(update={"evaluate": evaluate})
-        self.experiment = Experiment(small, experiment.dataset, None, metrics)
+        self.experiment = Experiment(small, experiment.dataset, {}, metrics)
         self.path = path
         self.pipeline = pipeline
 

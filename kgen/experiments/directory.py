@@ -15,6 +15,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from kgen.config import RunConfig
 from kgen.config.changes import Change, changes
 from kgen.config.source import read_file
+from kgen.config.staged import STAGED, Staged
 from kgen.errors import KgenError, PluginError, RunError
 from kgen.experiments.manifest import Manifest
 from kgen.plugins.discovery import registry
@@ -27,7 +28,7 @@ from kgen.storage.locks import release_to_move, take_lock
 
 LOCK = ".lock"
 
-TRACES = (LOCK, "manifest.json", "checkpoints", "decoder")
+TRACES = (LOCK, "manifest.json", "checkpoints", *STAGED)
 """Files beside `config.yaml`, at least one of which exists if a run has begun."""
 
 OTHER = "choose another directory with --out"
@@ -56,10 +57,19 @@ class RunDirectory:
         self.report = self.path / "report.html"
         self._lock: BaseFileLock = FileLock(self.path / LOCK)  # not held yet
 
+    def stage(self, kind: Staged) -> RunDirectory:
+        """The directory of the training of the encoder or the decoder, if it has its own."""
+        return RunDirectory(self.path / kind)
+
+    @property
+    def encoder_stage(self) -> RunDirectory:
+        """The directory of the encoder's training, if there is one."""
+        return self.stage("encoder")
+
     @property
     def decoder_stage(self) -> RunDirectory:
         """The directory of the decoder's training, if there is one."""
-        return RunDirectory(self.path / "decoder")
+        return self.stage("decoder")
 
     @property
     def holds_run(self) -> bool:

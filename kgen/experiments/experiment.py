@@ -6,17 +6,18 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from kgen.config import ComponentConfig, RunConfig
+from kgen.config import ComponentConfig, RunConfig, StagedConfig
+from kgen.config.staged import STAGED, Staged, facts
 from kgen.contracts.dataset import Dataset
-from kgen.contracts.decoder import learns_from_images
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.metric import Metric
-from kgen.errors import ConfigError
+from kgen.errors import ConfigError, RunError
 from kgen.experiments.directory import RunDirectory
-from kgen.experiments.initial import initial_assets
+from kgen.experiments.initial import initial_assets, initial_stage_assets
 from kgen.experiments.inputs import read_dataset
-from kgen.experiments.shapes import check_config, check_metric
+from kgen.experiments.shapes import check_config, check_metric, check_stage
 from kgen.parts.construction import adapt_encoder, build_encoder, find, make_metric
+from kgen.parts.saving import load_encoder_assets
 
 Metrics = Mapping[str, Metric]
 """Metrics by the prefix of the names of their scores."""
@@ -29,13 +30,14 @@ class Experiment:
     Args:
         config: The configuration.
         dataset: The dataset of the pipeline's training.
-        decoder_data: The dataset of the decoder's training; None if there is no such training, or it is finished.
+        stages: The datasets of the trainings of the encoder and the decoder; empty if there are none, or if the run is
+            trained.
         metrics: The metrics of `evaluate.metrics`.
     """
 
     config: RunConfig
     dataset: Dataset
-    decoder_data: Dataset | None
+    stages: Mapping[Staged, Dataset]
     metrics: Metrics
 
     @property
@@ -49,49 +51,69 @@ def open_experiment(config: RunConfig, *, trained: bool = False) -> Experiment:
 
     Args:
         config: The configuration.
-        trained: Whether the run is already trained, so that the data of the decoder's training are not needed.
+        trained: Whether the run is already trained, so that the data of other trainings are not needed.
 
     Raises:
         ConfigError: a metric does not support the dataset, or is given twice; the images of the decoder's training
-            have another size; or the images have several shapes, which a setting does not support.
+            have another size; or images have several shapes, which a setting does not support.
         DataError: the data are missing or damaged, or there are no training images.
     """
     dataset = read_dataset(config.data)
-    check_config(config, dataset, not trained and needs_stage(config))
-    decoder_data = None if trained else _decoder_data(config, dataset)
-    return Experiment(config, dataset, decoder_data, _open_metrics(config.evaluate.metrics, dataset))
+    check_config(config, dataset)
+    stages = {} if trained else _stage_data(config, dataset)
+    for kind, data in stages.items():
+        check_stage(kind, getattr(config, kind).name, data)
+    return Experiment(config, dataset, stages, _open_metrics(config.evaluate.metrics, dataset))
 
 
-def needs_stage(config: RunConfig) -> bool:
-    """Whether a run trains or calibrates its decoder in a separate stage."""
-    cls = find("decoder", config.decoder.name)[0].load()
-    return config.decoder.source is None and learns_from_images(cls)
+def needs_stage(config: RunConfig, kind: Staged) -> bool:
+    """Whether a run trains or calibrates its encoder or decoder in a separate stage."""
+    own: StagedConfig = getattr(config, kind)
+    return own.source is None and facts(kind, find(kind, own.name)[0].load())[1]
 
 
-def open_encoder(config: RunConfig, dataset: Dataset, directory: RunDirectory | None) -> Encoder:
+def encoder_with_assets(config: RunConfig, dataset: Dataset, directory: RunDirectory | None) -> Encoder:
     """Makes the encoder of a run, with its assets, such as a vocabulary. Its weights are not built yet.
 
     Args:
         config: The configuration.
-        dataset: The dataset, from whose captions the encoder learns its assets.
+        dataset: The dataset of the encoder's training, from whose captions it learns its assets.
         directory: The directory of a run that continues, which contains the assets.
+
+    Raises:
+        RunError: the encoder is that of another run, which has trained none, or one with other options.
     """
-    encoder = build_encoder(config.encoder.choice)
+    encoder, own = build_encoder(config.encoder.choice), config.encoder
     if directory is not None and directory.assets.is_dir():
         encoder.load_assets(directory.assets)
-    elif not initial_assets(config.init, encoder):
+    elif own.source is not None:
+        load_encoder_assets(trained_part(own.source, "encoder").model, encoder)
+    elif not (initial_stage_assets(own.init, encoder) if own.fit else initial_assets(config.init, encoder)):
         adapt_encoder(encoder, dataset)
     return encoder
 
 
-def _decoder_data(config: RunConfig, dataset: Dataset) -> Dataset | None:
-    own = config.decoder
-    if own.source is None and not needs_stage(config):
-        return None
-    data = dataset if own.data is None else read_dataset(own.data)
-    if data.image_space != dataset.image_space:
-        raise ConfigError(f"decoder.data: its images are {data.image_space}, but the run's are {dataset.image_space}")
-    return data
+def trained_part(source: str, kind: Staged) -> RunDirectory:
+    """The stage of another run, `from` in a run file. Raises RunError if that run has not trained this part."""
+    run = RunDirectory(source)
+    if not run.stage(kind).read_manifest().get("finished"):
+        raise RunError(f"{run.path} has no trained {kind}: give 'kgen run' for it first, or another 'from'")
+    return run.stage(kind)
+
+
+def _stage_data(config: RunConfig, dataset: Dataset) -> dict[Staged, Dataset]:
+    found: dict[Staged, Dataset] = {}
+    for kind in STAGED:
+        own: StagedConfig = getattr(config, kind)
+        if own.source is None and not needs_stage(config, kind):
+            continue
+        data = dataset if own.data is None else read_dataset(own.data)
+        if kind == "decoder" and data.image_space != dataset.image_space:
+            raise ConfigError(
+                f"decoder.data: its images are {data.image_space}, but the run's are {dataset.image_space}"
+            )
+        found[kind] = data
+    return found
 
 
 def _open_metrics(chosen: tuple[ComponentConfig, ...], dataset: Dataset) -> Metrics:

@@ -1,4 +1,4 @@
-"""Starts the training of a pipeline, or of its decoder, from saved weights: `init` in a run file."""
+"""Starts the training of a pipeline, or of its encoder or decoder, from saved weights: `init` in a run file."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from kgen.config import InitConfig
+from kgen.config.staged import STAGED
 from kgen.contracts.decoder import Decoder
-from kgen.contracts.encoder import Encoder
+from kgen.contracts.encoder import Encoder, trained_before
 from kgen.errors import ConfigError, KgenError
 from kgen.experiments.directory import RunDirectory
 from kgen.parts.initial import InitialWeights, assign_weights
-from kgen.parts.saving import decoder_weights, saved_weights, with_paths
+from kgen.parts.saving import decoder_weights, encoder_weights, saved_weights, with_paths
 from kgen.parts.sources import WeightSource, load_assets, takes_assets
 from kgen.pipeline.model import Pipeline
 from kgen.plugins.migrations import positions_became_paths
-from kgen.storage.weights import Arrays, Variables
+from kgen.storage.weights import STAGES, Arrays, Variables
 
 PARTS = ("encoder", "generator")
-"""The parts that `init` gives weights; for the decoder, use `decoder: {from: RUN}` or `decoder.init`."""
+"""The parts that `init` gives weights; a part that is trained in a stage has its own `from` and `init`."""
 
 MAX_NAMED = 10
 """Number of weights that a line of the log names; the manifest names all of them."""
@@ -76,29 +77,45 @@ def initial_assets(sources: Sequence[InitConfig], encoder: Encoder) -> bool:
     Raises:
         RunError: a source has no weights, or the weights of another encoder.
     """
-    for source in sources:
-        if takes_assets(source.include, source.exclude):
-            with _naming("init"):
-                if load_assets(encoder, WeightSource(Path(source.source))):
-                    return True
-    return False
+    return not trained_before(type(encoder)) and _initial_assets("init", sources, encoder, STAGES)
+
+
+def initial_stage_assets(sources: Sequence[InitConfig], encoder: Encoder) -> bool:
+    """Loads the assets of an encoder that is trained in a stage, as `encoder.init` specifies; see `initial_assets`."""
+    return _initial_assets("encoder.init", sources, encoder, ("encoder",))
 
 
 def load_initial(sources: Sequence[InitConfig], pipeline: Pipeline) -> Start:
-    """Loads weights of a pipeline's encoder and generator, as `init` specifies.
+    """Loads weights of a pipeline's encoder and generator, as `init` specifies, but not of an encoder with a stage.
 
     Raises:
         RunError: weights do not fit. The message names them.
         ConfigError: a pattern matches nothing, or two sources give the same weight.
     """
-    weights = {path: v for path, v in saved_weights(pipeline).items() if path.partition("/")[0] in PARTS}
+    parts = PARTS[1:] if trained_before(type(pipeline.encoder)) else PARTS
+    weights = {path: v for path, v in saved_weights(pipeline).items() if path.partition("/")[0] in parts}
     return _load("init", sources, weights, lambda arrays: with_paths(arrays, pipeline), pipeline.encoder)
+
+
+def load_initial_encoder(sources: Sequence[InitConfig], encoder: Encoder) -> Start:
+    """Loads weights of an encoder before its training, as `encoder.init` specifies; see `load_initial`."""
+    return _load("encoder.init", sources, encoder_weights(encoder), lambda arrays: arrays, encoder, ("encoder",))
 
 
 def load_initial_decoder(sources: Sequence[InitConfig], decoder: Decoder) -> Start:
     """Loads weights of a decoder before its training, as `decoder.init` specifies; see `load_initial`."""
     weights, groups = decoder_weights(decoder), {"decoder": decoder.inference_weights}
-    return _load("decoder.init", sources, weights, lambda arrays: positions_became_paths(arrays, groups, weights))
+    migrate = lambda arrays: positions_became_paths(arrays, groups, weights)  # noqa: E731
+    return _load("decoder.init", sources, weights, migrate, stages=("decoder",))
+
+
+def _initial_assets(key: str, sources: Sequence[InitConfig], encoder: Encoder, stages: Sequence[str]) -> bool:
+    for source in sources:
+        if takes_assets(source.include, source.exclude):
+            with _naming(key):
+                if load_assets(encoder, WeightSource(Path(source.source), stages)):
+                    return True
+    return False
 
 
 def _load(
@@ -107,11 +124,12 @@ def _load(
     weights: Variables,
     migrate: Callable[[Arrays], Arrays],
     encoder: Encoder | None = None,
+    stages: Sequence[str] = STAGES,
 ) -> Start:
     loaded: list[tuple[WeightSource, InitialWeights]] = []
     with _naming(key):
         for source in sources:
-            found = WeightSource(Path(source.source))
+            found = WeightSource(Path(source.source), stages)
             made = assign_weights(weights, found, source.include, source.exclude, migrate, encoder)
             for other, before in loaded:
                 if twice := sorted({*made.taken} & {*before.taken}):
@@ -136,5 +154,6 @@ def _step(source: WeightSource) -> int | None:
     run = RunDirectory(source.path)
     if not run.config.is_file():
         return None
-    training = run.decoder_stage if source.file.is_relative_to(run.decoder_stage.path) else run
+    stages = (run.stage(kind) for kind in STAGED)
+    training = next((stage for stage in stages if source.file.is_relative_to(stage.path)), run)
     return training.read_manifest().get("step")

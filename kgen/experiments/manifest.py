@@ -61,7 +61,7 @@ def current_timings(timings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Manifest(TypedDict, total=False):
-    """The manifest of a run, or of the training of its decoder."""
+    """The manifest of a run, or of the training of its encoder or decoder."""
 
     __pydantic_config__ = OPEN  # type: ignore[misc]
     api: int

@@ -27,24 +27,18 @@ def image_spaces(dataset: Dataset) -> list[Space]:
     return [replace(space, shape=(*shape, space.shape[-1])) for shape in shapes] or [space]
 
 
-def check_config(config: RunConfig, dataset: Dataset, needs_stage: bool) -> None:
+def check_config(config: RunConfig, dataset: Dataset) -> None:
     """Checks the settings of a run.
 
     Args:
         config: The configuration.
         dataset: The dataset.
-        needs_stage: Whether the decoder is trained or calibrated on the images.
 
     Raises:
         ConfigError: a setting needs images of one shape, but there are several.
     """
     if not dataset.rows_by_shape("train"):
         return
-    if needs_stage:
-        raise ConfigError(
-            f"{SEVERAL}, but decoder '{config.decoder.name}' is trained on images of one shape: train it on crops, in "
-            "a run with data.resize: crop; or use a decoder without training, such as identity"
-        )
     if config.distribute not in ("none", "data_parallel"):
         raise ConfigError(
             f"{SEVERAL}, but distribute: '{config.distribute}' needs batches of one shape: use 'none', or "
@@ -52,6 +46,15 @@ def check_config(config: RunConfig, dataset: Dataset, needs_stage: bool) -> None
         )
     if config.evaluate.likelihood.images:
         raise ConfigError(f"{SEVERAL}, but evaluate.likelihood measures images of one shape: set images: 0 there")
+
+
+def check_stage(kind: str, name: str, dataset: Dataset) -> None:
+    """Raises ConfigError if an encoder or decoder is to be trained in a stage on images of several shapes."""
+    if dataset.rows_by_shape("train"):
+        raise ConfigError(
+            f"{SEVERAL}, but {kind} '{name}' is trained on images of one shape: train it on crops (resize: crop), in "
+            "another run, or on other data"
+        )
 
 
 def check_metric(metric: Metric, name: str, dataset: Dataset) -> None:

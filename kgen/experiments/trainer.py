@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from kgen.config import FitConfig, RunConfig
+from kgen.contracts.logger import Stage
 from kgen.errors import RunInterruptedError
 from kgen.experiments.inputs import Inputs
 from kgen.pipeline.loss_model import LossModel
@@ -49,10 +50,10 @@ class Trainer:
         fit: FitConfig,
         folder: Path,
         inputs: Inputs,
-        render: Render,
+        render: Render | None,
         evaluate: Evaluate | None = None,
         *,
-        decoder: bool = False,
+        stage: Stage = "generator",
     ) -> Progress:
         """Trains a model, or continues its training.
 
@@ -61,14 +62,15 @@ class Trainer:
             fit: The settings of the training.
             folder: The folder of checkpoints and journal.
             inputs: The data.
-            render: Function that generates sample images, given a step, a suffix of a file name, and the journal.
+            render: Function that generates sample images, given a step, a suffix of a file name, and the journal; None:
+                there are none.
             evaluate: Function that scores the model, given a step and the journal; None: it is not scored.
-            decoder: Whether this is the training of the decoder, before that of the pipeline.
+            stage: The name of the training; those of an encoder or decoder come before that of the pipeline.
 
         Raises:
             RunInterruptedError: the user pressed Ctrl-C; the same command continues the training.
         """
-        name = "decoder" if decoder else "training"
+        name = "training" if stage == "generator" else stage
         distribution, alone = self.distribution, self.distribution.workers == 1
         with distribution.scope():
             compile_model(model, fit)
@@ -88,9 +90,9 @@ class Trainer:
             evaluate=evaluate if alone else None,
             listeners=[] if self.on_metrics is None else [self.on_metrics(name, fit.steps)],
             loggers=self.loggers,
-            stage="decoder" if decoder else "generator",
+            stage=stage,
         )
-        whose = "the decoder's " if decoder else ""
+        whose = "" if stage == "generator" else f"the {stage}'s "
         if progress.interrupted:
             raise RunInterruptedError(
                 f"stopped at {whose}step {progress.step} of {fit.steps}; a checkpoint is saved. "

@@ -1,4 +1,4 @@
-"""The schema of `pipeline.yaml` and `decoder.yaml`, which describe folders with trained weights."""
+"""The schema of `pipeline.yaml`, `encoder.yaml` and `decoder.yaml`, which describe folders with trained weights."""
 
 from __future__ import annotations
 
@@ -45,18 +45,29 @@ class Part(pydantic.BaseModel):
         return {"name": self.name, **self.options}
 
 
-class DecoderDescription(pydantic.BaseModel):
-    """The content of `decoder.yaml`, which `save_decoder` writes."""
+class FolderDescription(pydantic.BaseModel):
+    """The content of all descriptions."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
     api: PositiveInt
     """The number of the contract under which it was saved."""
     dtype: Literal["float32", "float64", "float16", "bfloat16", "mixed_float16", "mixed_bfloat16"]
-    image_shape: tuple[Side, Side, Annotated[int, Field(ge=1, le=4)]]
-    decoder: Part
     files: tuple[str, ...] = ()
     """All files of the folder; other files in it are not kgen's."""
+
+
+class EncoderDescription(FolderDescription):
+    """The content of `encoder.yaml`, which `save_encoder` writes."""
+
+    encoder: Part
+
+
+class DecoderDescription(FolderDescription):
+    """The content of `decoder.yaml`, which `save_decoder` writes."""
+
+    image_shape: tuple[Side, Side, Annotated[int, Field(ge=1, le=4)]]
+    decoder: Part
 
 
 class PipelineDescription(DecoderDescription):
@@ -67,7 +78,7 @@ class PipelineDescription(DecoderDescription):
     condition_dropout: Annotated[float, Field(ge=0, lt=1)]
 
 
-Description = TypeVar("Description", bound=DecoderDescription)
+Description = TypeVar("Description", bound=FolderDescription)
 
 
 def read_description(file: Path, schema: type[Description]) -> Description:

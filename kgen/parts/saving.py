@@ -15,8 +15,25 @@ from kgen.contracts.encoder import Encoder
 from kgen.contracts.generator import Generator
 from kgen.errors import ConfigError, RunError, SpaceError
 from kgen.options.renamed import rename_keys
-from kgen.parts.construction import build_encoder, check_fit, construct, make_decoder, make_generator, unregistered
-from kgen.parts.description import PARTS, DecoderDescription, PipelineDescription, read_description, shorten
+from kgen.parts.construction import (
+    build_encoder,
+    check_fit,
+    construct,
+    find,
+    make_decoder,
+    make_generator,
+    unregistered,
+)
+from kgen.parts.description import (
+    PARTS,
+    DecoderDescription,
+    EncoderDescription,
+    FolderDescription,
+    Part,
+    PipelineDescription,
+    read_description,
+    shorten,
+)
 from kgen.plugins.discovery import component_id
 from kgen.plugins.hookspecs import API
 from kgen.plugins.migrations import positions_became_paths
@@ -25,7 +42,13 @@ from kgen.storage.files import atomic_folder, files_in, remove_abandoned, write_
 from kgen.storage.paths import weight_paths
 from kgen.storage.weights import WEIGHTS, Arrays, Variables, load_variables, save_variables
 
-PIPELINE, DECODER = "pipeline.yaml", "decoder.yaml"
+PIPELINE, ENCODER, DECODER = "pipeline.yaml", "encoder.yaml", "decoder.yaml"
+
+_SCHEMAS: dict[str, type[FolderDescription]] = {
+    PIPELINE: PipelineDescription,
+    ENCODER: EncoderDescription,
+    DECODER: DecoderDescription,
+}
 
 
 class Assembled(Protocol):
@@ -108,10 +131,7 @@ def load_decoder(path: str | Path, decoder: Decoder) -> Decoder:
     """
     folder = Path(path)
     description = read_description(folder / DECODER, DecoderDescription)
-    wanted, found = {"name": component_id(decoder), **decoder.config}, description.decoder.choice
-    rename_keys(found, decoder.renamed, str(folder))
-    if odd := [key for key in {**wanted, **found} if wanted.get(key) != found.get(key)]:
-        raise RunError(f"{folder} holds another decoder than the run's: it differs in {', '.join(odd[:5])}")
+    _require_same("decoder", decoder, component_id(decoder), description.decoder, folder)
     if description.image_shape != decoder.image_space.shape:
         there, here = ("x".join(map(str, shape)) for shape in (description.image_shape, decoder.image_space.shape))
         raise RunError(f"{folder} holds a decoder for images of {there}, but the run's are {here}: set data.size")
@@ -122,6 +142,51 @@ def load_decoder(path: str | Path, decoder: Decoder) -> Decoder:
     groups = {"decoder": decoder.inference_weights}
     load_variables(folder / WEIGHTS, weights, lambda arrays: positions_became_paths(arrays, groups, weights))
     return decoder
+
+
+def save_encoder(encoder: Encoder, path: str | Path) -> None:
+    """Writes a trained encoder to the folder `path`, atomically, as `save` writes a pipeline."""
+    description = {
+        "api": API,
+        "dtype": encoder.dtype_policy.name,
+        "encoder": {"name": component_id(encoder), **encoder.config},
+    }
+    with _described_folder(Path(path), ENCODER, description) as folder:
+        (folder / "encoder").mkdir()
+        encoder.save_assets(folder / "encoder")
+        save_variables(folder / WEIGHTS, encoder_weights(encoder), {"api": str(API)})
+
+
+def load_encoder_assets(path: str | Path, encoder: Encoder) -> None:
+    """Loads the assets that `save_encoder` wrote into an encoder that was built from its configuration.
+
+    Raises:
+        RunError: the folder is damaged, or belongs to another encoder, or to one with other options.
+    """
+    folder = Path(path)
+    description = read_description(folder / ENCODER, EncoderDescription)
+    name = component_id(encoder)
+    trained = find("encoder", description.encoder.name)[0]
+    if trained.id != name and trained.load() is encoder.trained_as:
+        name = trained.id
+    _require_same("encoder", encoder, name, description.encoder, folder)
+    encoder.load_assets(folder / "encoder")
+
+
+def load_encoder_weights(path: str | Path, encoder: Encoder) -> None:
+    """Loads the weights that `save_encoder` wrote into an encoder that has the same assets.
+
+    Raises:
+        RunError: the file is damaged, or was written for other weights.
+    """
+    with weights_fit():
+        encoder.null_condition()
+    load_variables(Path(path) / WEIGHTS, encoder_weights(encoder))
+
+
+def encoder_weights(encoder: Encoder) -> Variables:
+    """The weights of an encoder by paths such as `encoder/tokens`; those of its random generators are left out."""
+    return {f"encoder/{path}": variable for path, variable in weight_paths(encoder, encoder.weights).items()}
 
 
 def saved_weights(pipeline: Assembled) -> Variables:
@@ -156,6 +221,14 @@ def _groups(pipeline: Assembled) -> dict[str, list[Any]]:
     }
 
 
+def _require_same(kind: str, part: Encoder | Decoder, name: str, description: Part, folder: Path) -> None:
+    """Raises RunError if a folder holds a part of another name, or with other options."""
+    wanted, found = {"name": name, **part.config}, description.choice
+    rename_keys(found, part.renamed, str(folder))
+    if odd := [key for key in {**wanted, **found} if wanted.get(key) != found.get(key)]:
+        raise RunError(f"{folder} holds another {kind} than the run's: it differs in {', '.join(odd[:5])}")
+
+
 @contextmanager
 def _described_folder(path: Path, name: str, description: dict[str, Any]) -> Iterator[Path]:
     """Yields a new folder, which replaces `path` after the block. The file `name` describes it, and lists its files."""
@@ -170,9 +243,8 @@ def _described_folder(path: Path, name: str, description: dict[str, Any]) -> Ite
 
 def _owned(file: Path) -> list[str]:
     """The files that a folder's description lists; an empty list if there is no description."""
-    schema = PipelineDescription if file.name == PIPELINE else DecoderDescription
     try:
-        return list(read_description(file, schema).files)
+        return list(read_description(file, _SCHEMAS[file.name]).files)
     except RunError:
         return []
 

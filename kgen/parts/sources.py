@@ -1,4 +1,4 @@
-"""The sources of trained weights: a run, a saved pipeline or decoder, or a file."""
+"""The sources of trained weights: a run, a saved pipeline, encoder or decoder, or a file."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 from kgen.contracts.encoder import Encoder
 from kgen.errors import RunError
-from kgen.parts.description import DecoderDescription, PipelineDescription, read_description
+from kgen.parts.description import DecoderDescription, EncoderDescription, PipelineDescription, read_description
 from kgen.parts.patterns import select
-from kgen.parts.saving import DECODER, PIPELINE
+from kgen.parts.saving import DECODER, ENCODER, PIPELINE
 from kgen.plugins.discovery import component_id
 from kgen.storage.files import files_in
-from kgen.storage.weights import RANDOM_STATE, Arrays, find_weights, read_arrays
+from kgen.storage.weights import RANDOM_STATE, STAGES, Arrays, find_weights, read_arrays
 
 ASSETS = "encoder/assets"
 """Stands in patterns for the encoder's assets, such as its vocabulary."""
@@ -28,21 +28,23 @@ class WeightSource:
     """Weights on disk.
 
     Args:
-        path: A file of weights; a folder that `kgen.save` wrote; a run directory, or its folder `decoder`.
+        path: A file of weights; a folder that `kgen.save` wrote; a run directory, or its folder `encoder` or `decoder`.
+        stages: The parts whose own training stage counts, in order, if the generator is not trained yet.
 
     Raises:
         RunError: there are no weights.
     """
 
     path: Path
+    stages: Sequence[str] = STAGES
 
     def __post_init__(self) -> None:
-        find_weights(self.path)
+        find_weights(self.path, self.stages)
 
     @property
     def file(self) -> Path:
         """The file of the weights."""
-        return find_weights(self.path)
+        return find_weights(self.path, self.stages)
 
     @property
     def digest(self) -> str:
@@ -57,6 +59,8 @@ class WeightSource:
         if (folder / PIPELINE).is_file():
             whole = read_description(folder / PIPELINE, PipelineDescription)
             return {"encoder": whole.encoder.name, "generator": whole.generator.name, "decoder": whole.decoder.name}
+        if (folder / ENCODER).is_file():
+            return {"encoder": read_description(folder / ENCODER, EncoderDescription).encoder.name}
         if (folder / DECODER).is_file():
             return {"decoder": read_description(folder / DECODER, DecoderDescription).decoder.name}
         return {}

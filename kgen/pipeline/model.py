@@ -13,7 +13,7 @@ from kgen.backend.devices import create_weights
 from kgen.backend.memory import weights_fit
 from kgen.backend.programs import Programs
 from kgen.contracts.decoder import Decoder
-from kgen.contracts.encoder import Condition, Encoder
+from kgen.contracts.encoder import Condition, Encoder, freeze_trained
 from kgen.contracts.generator import Generator
 from kgen.contracts.inputs import input_key
 from kgen.contracts.joint import replace_where
@@ -59,7 +59,8 @@ class Pipeline(SavedInFolders, LossModel):
         "weight": (B,), the weight of each example in the mean; optional, by default 1.
 
     Args:
-        encoder, generator, decoder: The three parts. The generator is trained, and the encoder if it is trainable.
+        encoder, generator, decoder: The three parts. The generator is trained, and the encoder if it is trainable and
+            has no training stage of its own.
         condition_dropout: Probability, in [0, 1), that training replaces the condition of an example by the
             null condition (that of the empty text), which classifier-free guidance needs (Ho and Salimans 2022).
     """
@@ -75,6 +76,7 @@ class Pipeline(SavedInFolders, LossModel):
         self.decoder = decoder
         self.condition_dropout = condition_dropout
         self.seed_generator = SeedGenerator()
+        freeze_trained(encoder)  # like the decoder, it is trained in a separate stage, before the generator
         self.set_untracked("null_tokens", dict(encoder.null_tokens()))
         self.set_untracked("frozen_null", {})
         self.set_untracked("programs", Programs())

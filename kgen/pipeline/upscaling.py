@@ -11,8 +11,8 @@ from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder
 from kgen.errors import ConfigError
 from kgen.parts.construction import make_decoder
-from kgen.pipeline.decoder_model import Reconstructor
 from kgen.pipeline.sampler import validate_options
+from kgen.pipeline.stage_models import Reconstructor
 from kgen.plugins.discovery import component_id
 from kgen.spaces import Space
 

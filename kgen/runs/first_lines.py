@@ -16,16 +16,17 @@ from kgen.training.optimizers.warmup import WarmUp
 
 def first_lines(experiment: Experiment) -> Iterator[str]:
     """Lines about the number of images in each split, how they were read, what was skipped, and about the metrics."""
-    dataset, decoder_data = experiment.dataset, experiment.decoder_data
+    dataset = experiment.dataset
     train, validation, holdout = (len(dataset.captions(split)) for split in SPLITS)
     yield (
         f"{train:,} images of {dataset.image_space} to train on, {validation:,} in the validation split, "
         f"{holdout:,} held out"
     )
     yield from _how_read(dataset)
-    if decoder_data is not None and decoder_data is not dataset:
-        yield f"decoder.data: {len(decoder_data.captions('train')):,} images to train on"
-        yield from (f"decoder.data: {line}" for line in _how_read(decoder_data))
+    for part, data in experiment.stages.items():
+        if data is not dataset:
+            yield f"{part}.data: {len(data.captions('train')):,} images to train on"
+            yield from (f"{part}.data: {line}" for line in _how_read(data))
     evaluate = experiment.config.evaluate
     for name, metric in experiment.metrics.items():
         yield from metric.caveats(dataset)

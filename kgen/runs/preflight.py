@@ -10,13 +10,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
-import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import keras
 import numpy as np
 import yaml
 from keras import ops
@@ -27,7 +25,7 @@ from kgen.config import FitConfig, RunConfig
 from kgen.contracts.capabilities import Capability, option_of, sampling_steps
 from kgen.contracts.dataset import SPLITS, Dataset, Split
 from kgen.contracts.decoder import Decoder, has_losses
-from kgen.contracts.encoder import Condition, Encoder
+from kgen.contracts.encoder import Condition, Encoder, freeze_trained
 from kgen.contracts.inputs import AllEncoderInputs, EncoderInputs, are_texts, distinct, input_key, require_fields
 from kgen.contracts.metric import GeneratedImages, measure
 from kgen.errors import PluginError
@@ -40,21 +38,18 @@ from kgen.options import options
 from kgen.parts.construction import make_decoder
 from kgen.parts.freezing import freeze
 from kgen.pipeline.assembly import assemble
-from kgen.pipeline.decoder_model import DecoderModel, reads_text
 from kgen.pipeline.model import Pipeline
 from kgen.pipeline.sampler import noise_spec, validate_options
+from kgen.pipeline.stage_models import DecoderModel, EncoderModel, reads_text
 from kgen.pixels import floats, to_uint8
 from kgen.plugins.faults import address, component_errors
 from kgen.random import kept_randomness, noise_keys, sample
-from kgen.spaces import Space
+from kgen.runs.outputs import TRIED, check_in_space, check_losses, check_numbers, require_finite
 from kgen.training.journal import Journal, read_rows
 from kgen.training.trial import try_fit, try_loggers
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")
-
-TRIED = 2
-"""Number of images on which everything is tried."""
 
 SHOWN_TO_METRICS = 64
 """Number of images per split that a metric finds in the dataset."""
@@ -70,7 +65,8 @@ def preflight(experiment: Experiment, encoder: Encoder) -> Pipeline:
     """Builds the pipeline of a run, and tries everything that the run will do with it.
 
     This does not change the pipeline, which starts its training as if it had not been tried. If the decoder is trained
-    in a separate stage, the decoder of the pipeline is only a substitute for the trained one.
+    in a separate stage, the decoder of the pipeline is only a substitute for the trained one. An encoder that is
+    trained in a stage has its first weights, and is frozen.
 
     Args:
         experiment: The experiment.
@@ -80,11 +76,12 @@ def preflight(experiment: Experiment, encoder: Encoder) -> Pipeline:
         PluginError: a component violates its contract.
         KgenError: there is another error.
     """
-    config, dataset, staged = experiment.config, experiment.dataset, experiment.decoder_data is not None
+    config, dataset, staged = experiment.config, experiment.dataset, "decoder" in experiment.stages
     require_fields(encoder, dataset)
     prompts = prompts_to_generate(config, dataset, encoder).inputs
     _tokenize_all(dataset, encoder)
     encoder.tokenize(prompts)
+    _try_encoder_stage(experiment, encoder)
     images, inputs = _examples(dataset, encoder)
     with kept_randomness() if staged else contextlib.nullcontext():
         decoder = _tried_decoder(experiment, encoder)
@@ -126,9 +123,27 @@ def _changeable(part: Any) -> list[Any]:
 # ---- training ----------------------------------------------------------------------------------------------------
 
 
+def _try_encoder_stage(experiment: Experiment, encoder: Encoder) -> None:
+    """Tries the training stage of the encoder, if it has one, and freezes it."""
+    fit, data = experiment.config.encoder.fit, experiment.stages.get("encoder")
+    if data is not None and fit is not None:
+        require_fields(encoder, data, "encoder.data")
+        _tokenize_all(data, encoder)
+        model = EncoderModel(encoder, data.image_space)  # builds all weights
+        freeze(model, fit.frozen, trainable=fit.trainable)
+        try_fit(fit, model.trainable_variables)
+        images, inputs = _examples(data, encoder)
+        with kept_randomness(), kept_variables(_changeable(encoder)):
+            tokens = _tensors(encoder.tokenize(inputs))
+            losses = encoder.compute_losses(floats(ops.convert_to_tensor(images)), tokens, training=True)
+            check_losses(losses, encoder)
+            check_numbers(encoder.scores(images, inputs), encoder, "scores")
+    freeze_trained(encoder)
+
+
 def _tried_decoder(experiment: Experiment, encoder: Encoder) -> Decoder:
     """Builds the decoder of the configuration, and tries its training stage if it has one."""
-    config, data = experiment.config, experiment.decoder_data
+    config, data = experiment.config, experiment.stages.get("decoder")
     decoder = make_decoder(config.decoder.choice, experiment.dataset.image_space, encoder.condition_space)
     if data is not None and config.decoder.source is None:
         _try_decoder_stage(decoder, data, encoder, config.decoder.fit)
@@ -156,22 +171,22 @@ def _try_decoder_stage(decoder: Decoder, data: Dataset, encoder: Encoder, fit: F
     decoder.initialize(batches)
     if has_losses(type(decoder)):
         losses = decoder.compute_losses(floats(ops.convert_to_tensor(images)), condition, training=True)
-        _check_losses(losses, decoder)
+        check_losses(losses, decoder)
     decoder.calibrate(batches)
     scores = decoder.scores([images])
-    _check_numbers(scores, decoder, "scores")
+    check_numbers(scores, decoder, "scores")
 
 
 def _try_encoding(decoder: Decoder, images: np.ndarray) -> Any:
     """The latents of two images."""
     with kept_variables(_changeable(decoder)):
         latents = decoder.encode(floats(ops.convert_to_tensor(images)))
-    return _check_in_space(latents, decoder.latent_space, decoder, "encode")
+    return check_in_space(latents, decoder.latent_space, decoder, "encode")
 
 
 def _try_losses(pipeline: Pipeline, latents: Any, inputs: Sequence[Any]) -> Mapping[str, np.ndarray]:
     condition = _condition(pipeline.encoder, inputs, training=True)
-    return _check_losses(pipeline.generator.compute_losses(latents, condition, training=True), pipeline.generator)
+    return check_losses(pipeline.generator.compute_losses(latents, condition, training=True), pipeline.generator)
 
 
 def _condition(encoder: Encoder, inputs: Sequence[Any], training: bool = False) -> Condition:
@@ -187,25 +202,8 @@ def _condition(encoder: Encoder, inputs: Sequence[Any], training: bool = False) 
     if found != expected:
         raise PluginError(f"{address(encoder)}: call returned {found}, but its condition_space says {expected}")
     for name, value in condition.items():
-        _require_finite(value, encoder, f"call returned a '{name}'")
+        require_finite(value, encoder, f"call returned a '{name}'")
     return condition
-
-
-def _check_losses(losses: Any, part: object) -> Mapping[str, np.ndarray]:
-    if not isinstance(losses, Mapping) or "loss" not in losses:
-        found = sorted(map(str, losses)) if isinstance(losses, Mapping) else type(losses).__name__
-        raise PluginError(f"{address(part)}: compute_losses must return a dict with 'loss', not {found}")
-    for name, value in losses.items():
-        what = f"{address(part)}: compute_losses returned '{name}'"
-        if not re.fullmatch(r"[^,\"\n\r]+", str(name)):
-            raise PluginError(f"{what}: a name in a table must not contain a comma, quotation mark or line break")
-        shape, dtype = tuple(ops.shape(value)), keras.backend.standardize_dtype(value.dtype)
-        if shape != (TRIED,):
-            raise PluginError(f"{what} of shape {shape} for {TRIED} examples: it must be one number per example, (B,)")
-        if dtype != "float32":
-            raise PluginError(f"{what} of type {dtype}: losses must be float32, also under mixed precision")
-        _require_finite(value, part, f"compute_losses returned a '{name}'")
-    return {name: ops.convert_to_numpy(value) for name, value in losses.items()}
 
 
 def _try_journal(losses: Mapping[str, np.ndarray]) -> None:
@@ -239,13 +237,13 @@ def _try_generation(config: RunConfig, pipeline: Pipeline, prompts: Sequence[Any
             lambda: generator.generate(condition, null, noise, **{**own, **guided}),
             generator.num_sampling_steps(**own) > LONG,
         )
-        return _check_in_space(run(), generator.space, generator, "generate")
+        return check_in_space(run(), generator.space, generator, "generate")
 
     def decode(own: dict[str, Any]) -> Any:
         noise = _tensors(sample(noise_spec(decoder, own), keys))
         loops = sampling_steps(type(decoder).decode, own) > LONG
         run = as_graph(lambda: decoder.decode(latents, condition, noise, **own), loops)
-        return _check_in_space(run(), decoder.image_space, decoder, "decode")
+        return check_in_space(run(), decoder.image_space, decoder, "decode")
 
     latents = _first_that_works(generate, _reduced(type(generator).generate, for_generator))
     images = _first_that_works(decode, _reduced(type(decoder).decode, for_decoder))
@@ -269,7 +267,7 @@ def _try_likelihood(config: RunConfig, pipeline: Pipeline, images: np.ndarray, i
                 f"{address(generator)}: log_likelihood returned shape {tuple(ops.shape(nats))} for {TRIED} images: "
                 "it must be one number per image, (B,)"
             )
-        _require_finite(nats, generator, "log_likelihood returned something")
+        require_finite(nats, generator, "log_likelihood returned something")
 
     given = validate_options(generator, "log_likelihood", config.evaluate.likelihood.options)
     _first_that_works(measure, _reduced(type(generator).log_likelihood, given))
@@ -288,7 +286,7 @@ def _try_metrics(metrics: Metrics, images: np.ndarray, dataset: Dataset) -> None
                 copies = -(-metric.min_images // TRIED)
                 batch = GeneratedImages(np.tile(images, (copies, 1, 1, 1)), _two(few.prompts(split)) * copies)
                 scores = measure(copy.copy(metric), few, split, [batch])
-            _check_numbers(scores, metric, "compute")
+            check_numbers(scores, metric, "compute")
             if not scores:
                 raise PluginError(f"{address(metric)}: compute returned no number")
             if metric.headline is not None and metric.headline not in scores:
@@ -358,33 +356,3 @@ def _first_that_works(function: Callable[[dict[str, Any]], Result], attempts: Se
         with contextlib.suppress(Exception):
             return function(attempt)
     return function(attempts[-1])
-
-
-def _check_in_space(value: Any, space: Space, part: object, method: str) -> Any:
-    """Returns the tensor, (2, *space.shape), if it is in `space`; raises PluginError otherwise."""
-    what = f"{address(part)}: {method} returned"
-    shape, dtype = tuple(ops.shape(value)), keras.backend.standardize_dtype(value.dtype)
-    if shape != (TRIED, *space.shape):
-        raise PluginError(f"{what} shape {shape}, but it must be {(TRIED, *space.shape)}: {TRIED} times {space}")
-    if not dtype.startswith("int" if space.kind == "tokens" else ("float", "bfloat")):
-        raise PluginError(f"{what} type {dtype}, but it must be {'int32' if space.kind == 'tokens' else 'float32'}")
-    _require_finite(value, part, f"{method} returned something")
-    if space.vocabulary is not None:
-        tokens = ops.convert_to_numpy(value)
-        if tokens.min() < 0 or tokens.max() >= space.vocabulary:
-            raise PluginError(
-                f"{what} tokens {tokens.min()} to {tokens.max()}, but there are 0 to {space.vocabulary - 1}"
-            )
-    return value
-
-
-def _require_finite(value: Any, part: object, what: str) -> None:
-    if not np.isfinite(ops.convert_to_numpy(ops.cast(value, "float32"))).all():
-        raise PluginError(f"{address(part)}: {what} that is not finite")
-
-
-def _check_numbers(numbers: Any, part: object, what: str) -> None:
-    try:
-        _ = {str(name): float(value) for name, value in numbers.items()}
-    except (AttributeError, TypeError, ValueError) as error:
-        raise PluginError(f"{address(part)}: {what} must return numbers by name, not {numbers!r}: {error}") from error

@@ -15,7 +15,7 @@ from kgen.contracts.inputs import EncoderInputs
 from kgen.experiments.directory import RunDirectory
 from kgen.experiments.inputs import BATCH, eval_split
 from kgen.experiments.trainer import Render
-from kgen.pipeline.decoder_model import Reconstructor, reads_text
+from kgen.pipeline.stage_models import Reconstructor, reads_text
 from kgen.pixels import to_uint8
 from kgen.reporting.sheets import matrix, save_png
 from kgen.training.journal import Journal

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kgen.config.staged import STAGED
 from kgen.evaluation.proxy import ProxyScore, read_proxy_scores
 from kgen.evaluation.results import Result, read_results
 from kgen.experiments.directory import RunDirectory
@@ -42,7 +43,7 @@ def write_report(directory: RunDirectory, credit: str) -> None:
         scores=_scores(read_results(directory.evaluation)),
         notes=manifest.get("notes_on_scores", []),
         proxy=_proxy(read_proxy_scores(directory.proxy)),
-        decoder=_decoder(directory.decoder_stage),
+        stages=_stages(directory),
         loss=_loss(rows),
         samples=_over_time(directory),
         parts=[
@@ -87,18 +88,25 @@ def _proxy(scores: Sequence[ProxyScore]) -> list[Figure]:
     return figures
 
 
-def _decoder(stage: RunDirectory) -> dict[str, Any] | None:
-    """The results of the decoder's training; None if it was not trained in this run."""
-    if not stage.read_manifest().get("finished"):
-        return None
-    manifest = stage.read_manifest("scores", "timings")
-    scores = {**manifest["scores"], "training seconds": manifest["timings"]["training_seconds"]}
-    return {
-        "final": image(stage.final_grid, "after the last step"),
-        "scores": [(name, few_digits(v) if isinstance(v, int | float) else v) for name, v in scores.items()],
-        "loss": _loss(read_rows(stage.metrics)),
-        "samples": _over_time(stage),
-    }
+def _stages(directory: RunDirectory) -> list[dict[str, Any]]:
+    """The results of the trainings of encoder and decoder, of those that have their own."""
+    found = []
+    for kind in STAGED:
+        stage = directory.stage(kind)
+        if not stage.read_manifest().get("finished"):
+            continue
+        manifest = stage.read_manifest("scores", "timings")
+        scores = {**manifest["scores"], "training seconds": manifest["timings"]["training_seconds"]}
+        found.append(
+            {
+                "part": kind,
+                "final": image(stage.final_grid, "after the last step"),
+                "scores": [(name, few_digits(v) if isinstance(v, int | float) else v) for name, v in scores.items()],
+                "loss": _loss(read_rows(stage.metrics)),
+                "samples": _over_time(stage),
+            }
+        )
+    return found
 
 
 def _over_time(directory: RunDirectory) -> list[Figure]:

@@ -6,44 +6,46 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from kgen.backend.memory import peak_memory
 from kgen.backend.precision import precision
 from kgen.config import RunConfig
 from kgen.config.changes import Change
+from kgen.config.staged import Staged
 from kgen.contracts.dataset import Dataset
 from kgen.contracts.decoder import Decoder
-from kgen.contracts.encoder import Encoder
+from kgen.contracts.encoder import Encoder, freeze_trained
 from kgen.errors import ConfigError
 from kgen.evaluation.proxy import Proxy
 from kgen.evaluation.results import Scores, read_results, to_scores
 from kgen.evaluation.scoring import OnImages
 from kgen.experiments.directory import RunDirectory
-from kgen.experiments.experiment import Experiment, needs_stage, open_encoder, open_experiment
-from kgen.experiments.initial import Start, load_initial, load_initial_decoder
+from kgen.experiments.experiment import Experiment, encoder_with_assets, needs_stage, open_experiment
+from kgen.experiments.initial import Start, load_initial, load_initial_decoder, load_initial_encoder
 from kgen.experiments.inputs import Inputs, read_dataset
 from kgen.experiments.provenance import changed_data, describe, record_skipped
 from kgen.experiments.trainer import Log, OnMetrics, Trainer, count_weights
-from kgen.parts.construction import make_decoder
+from kgen.parts.construction import build_encoder, make_decoder
 from kgen.parts.freezing import freeze
-from kgen.parts.saving import load_decoder, save
-from kgen.pipeline.assembly import with_decoder
+from kgen.parts.saving import load_decoder, load_encoder_assets, load_encoder_weights, save
 from kgen.pipeline.loading import load
 from kgen.pipeline.model import Pipeline
 from kgen.plugins.faults import component_errors
 from kgen.random import seed_everything
 from kgen.runs.decoder_stage import DecoderStage
+from kgen.runs.encoder_stage import EncoderStage
 from kgen.runs.evaluation import finish, is_finished
 from kgen.runs.first_lines import first_lines, going_on, unread_captions
 from kgen.runs.preflight import preflight
 from kgen.runs.samples import renderer
+from kgen.runs.stage import Stage
 from kgen.storage.files import atomic_folder
 from kgen.training.averages import averaged_weights
 from kgen.training.distribution import Distribution, open_distribution
 from kgen.training.loggers import opened_loggers
 
-Stage = Literal["decoder"]
+_STAGES: dict[Staged, type[Stage[Any]]] = {"encoder": EncoderStage, "decoder": DecoderStage}
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def run(
     out: str | Path | None = None,
     restart: bool = False,
     *,
-    stage: Stage | None = None,
+    stage: Staged | None = None,
     allow_changed_data: bool = False,
     log: Log = print,
     on_metrics: OnMetrics | None = None,
@@ -87,9 +89,10 @@ def run(
     Args:
         config: The configuration.
         out: The run directory; None: `runs/NAME`.
-        restart: Whether to start again. An older run in the directory is renamed. Its trained decoder is reused if
-            nothing that it depends on has changed, unless the stage is "decoder".
-        stage: "decoder" stops after the training of the decoder; None: all stages run.
+        restart: Whether to start again. An older run in the directory is renamed. Its trained encoder and decoder are
+            reused if nothing that they depend on has changed, except the part of the given stage.
+        stage: "encoder" stops after the training of the encoder, "decoder" after that of the decoder; None: all stages
+            run.
         allow_changed_data: Whether to continue if images or captions have changed.
         log: Receives a line at the beginning of each step.
         on_metrics: Called at the beginning of each training, with its name and number of steps. It returns a function
@@ -101,8 +104,8 @@ def run(
         KgenError: any other error that the user can fix.
     """
     directory = RunDirectory(out or Path("runs") / config.name)
-    if stage == "decoder" and not needs_stage(config):
-        raise ConfigError("--stage decoder: the decoder has no 'fit' in this configuration, nothing is to be trained")
+    if stage is not None and not needs_stage(config, stage):
+        raise ConfigError(f"--stage {stage}: the {stage} has no 'fit' in this configuration, nothing is to be trained")
     with directory.locked(), contextlib.ExitStack() as stack:
         changes = [] if restart else directory.compare(config)
         if not restart and not changes and is_finished(directory):
@@ -125,13 +128,13 @@ def run(
             loggers = stack.enter_context(opened_loggers(config.loggers, directory.path, config.dump()))
             trainer = replace(trainer, loggers=loggers)
         if pipeline is not None:
-            if experiment.decoder_data is not None:
-                decoder_stage = DecoderStage(config, directory, experiment.decoder_data, pipeline.encoder)
-                decoder = decoder_stage.prepare(trainer, older if stage is None else None, allow_changed_data)
-                if stage == "decoder":
-                    return _result(decoder_stage.directory, decoder_stage.directory.read_manifest("step")["step"], {})
+            for kind, data in experiment.stages.items():
+                training = _STAGES[kind](config, directory, data, pipeline.encoder)
+                part = training.prepare(trainer, None if stage == kind else older, allow_changed_data)
+                if stage == kind:
+                    return _result(training.directory, training.directory.read_manifest("step")["step"], {})
                 with trainer.distribution.scope():
-                    pipeline = with_decoder(pipeline, decoder)
+                    pipeline = training.put_into(pipeline, part)
             _train(experiment, directory, trainer, pipeline, stack)
         if not trainer.distribution.is_chief:
             return _result(directory, config.fit.steps, {})
@@ -159,16 +162,20 @@ def _build(
         The pipeline, and the weights that `init` gave it.
     """
     config = experiment.config
-    if experiment.decoder_data is not None and distribution.workers > 1:
-        raise ConfigError("decoder: several workers train no decoder: train it in a run with another 'distribute'")
-    for fit in (config.fit, config.decoder.fit):
+    if experiment.stages and distribution.workers > 1:
+        part = next(iter(experiment.stages))
+        raise ConfigError(f"{part}: several workers train no {part}: train it in a run with another 'distribute'")
+    for fit in (config.fit, config.encoder.fit, config.decoder.fit):
         if fit is not None:
             distribution.check_batch(fit.batch_size)
     seed_everything(config.seed)
     with distribution.scope():
-        pipeline = preflight(experiment, open_encoder(config, experiment.dataset, directory))
+        data = experiment.stages.get("encoder", experiment.dataset)
+        pipeline = preflight(experiment, encoder_with_assets(config, data, directory))
+        if directory is None or not directory.encoder_stage.newest_step:
+            load_initial_encoder(config.encoder.init, pipeline.encoder)  # which is trained later: fails now, or never
         if directory is None or not directory.decoder_stage.newest_step:
-            load_initial_decoder(config.decoder.init, pipeline.decoder)  # which is trained later: fails now, or never
+            load_initial_decoder(config.decoder.init, pipeline.decoder)
         begun = directory is not None and directory.newest_step
         start = Start(()) if begun else load_initial(config.init, pipeline)
         freeze(pipeline, config.fit.frozen, trainable=config.fit.trainable)
@@ -280,7 +287,7 @@ def open_dataset(path: str | Path) -> Dataset:
 
 @component_errors()
 def open_decoder(path: str | Path) -> tuple[Decoder, Encoder]:
-    """Opens the trained decoder of a run, and the encoder. Only the decoder's training must be finished.
+    """Opens the trained decoder of a run, and the encoder. Only their own trainings must be finished.
 
     Raises:
         RunError: this is not a run, or nothing is trained yet.
@@ -292,6 +299,30 @@ def open_decoder(path: str | Path) -> tuple[Decoder, Encoder]:
         return pipeline.decoder, pipeline.encoder
     config = RunConfig.load(directory.config)
     dataset = read_dataset(config.data)
-    encoder = open_encoder(config, dataset, directory)
+    encoder = encoder_with_assets(config, dataset, directory)
+    if directory.encoder_stage.model.is_dir():
+        load_encoder_weights(directory.encoder_stage.model, encoder)
+        freeze_trained(encoder)
     decoder = make_decoder(config.decoder.choice, dataset.image_space, encoder.condition_space)
     return load_decoder(directory.decoder_stage.model, decoder), encoder
+
+
+@component_errors()
+def open_encoder(path: str | Path) -> Encoder:
+    """Opens the trained encoder of a run, or of a saved pipeline.
+
+    If the encoder of a run was trained in a stage of its own, only that must be finished.
+
+    Raises:
+        RunError: there is no run or saved pipeline, or nothing is trained yet.
+    """
+    directory = RunDirectory(path)
+    stage = directory.encoder_stage
+    if directory.model.is_dir() or not stage.model.is_dir():
+        return load(directory.path).encoder
+    directory.require_run()
+    encoder = build_encoder(RunConfig.load(directory.config).encoder.choice)
+    load_encoder_assets(stage.model, encoder)
+    load_encoder_weights(stage.model, encoder)
+    freeze_trained(encoder)
+    return encoder

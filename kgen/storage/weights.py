@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ WEIGHTS = "weights.safetensors"
 
 PARTS = ("encoder", "generator", "decoder")
 """The parts of a pipeline, with which the paths of weights begin."""
+
+STAGES = ("encoder", "decoder")
+"""The parts that can be trained in a stage of their own, in a folder of the run directory that has their name."""
 
 RANDOM_STATE = "random_state"
 """The last part of the path of a random generator's state, which is not a weight."""
@@ -97,15 +100,19 @@ def read_metadata(path: Path) -> dict[str, str]:
         raise RunError(f"{path} cannot be read: {error}") from error
 
 
-def find_weights(path: Path) -> Path:
-    """The file of weights of a run, a saved pipeline or a saved decoder, or the given file itself.
+def find_weights(path: Path, stages: Sequence[str] = STAGES) -> Path:
+    """The file of weights of a run, a saved pipeline or a saved part, or the given file itself.
 
-    A run whose generator is not trained yet has the weights of its decoder alone.
+    A run whose generator is not trained yet has the weights of its encoder or decoder alone.
+
+    Args:
+        path: The run, folder or file.
+        stages: The parts whose own training stage counts, in order.
 
     Raises:
         RunError: there are no weights.
     """
-    folders = (path / "model", path, path / "decoder" / "model")
+    folders = (path / "model", path, *(path / stage / "model" for stage in stages))
     files = [path] if path.is_file() else [folder / WEIGHTS for folder in folders]
     found = next((file for file in files if file.is_file()), None)
     if found is None:

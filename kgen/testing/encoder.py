@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,19 +14,24 @@ from keras import ops
 
 from kgen.backend.devices import create_weights
 from kgen.backend.precision import precision
-from kgen.contracts.encoder import Encoder
+from kgen.contracts.encoder import Encoder, has_losses
 from kgen.contracts.inputs import input_key
-from kgen.testing.bench import Bench, Benched
+from kgen.spaces import Space
+from kgen.testing.bench import Bench
 from kgen.testing.execution import arrays, reseed, tensors
-from kgen.testing.losses import check_gradients, save_and_load
+from kgen.testing.inputs import Images, constant_latents, random_latents
+from kgen.testing.losses import BATCH, Batch, LossConformance, check_gradients, save_and_load
 from kgen.testing.state import check_names, check_seeds, check_tracked
 
 Tokens = dict[str, np.ndarray]
 Conditions = dict[str, np.ndarray]
 
 
-class EncoderConformance(Benched):
-    """Checks an encoder. Subclass it, and implement `build`, which returns a tiny one, neither adapted nor loaded."""
+class EncoderConformance(LossConformance):
+    """Checks an encoder. Subclass it, and implement `build`, which returns a tiny one, neither adapted nor loaded.
+
+    If the encoder implements `compute_losses`, its losses are checked like those of a generator.
+    """
 
     inputs: ClassVar[Sequence[Any]] = ("red heart", "a big blue circle", "smiley", "grüne Äpfel 🍏")
     """Inputs for `adapt` and for the checks, of the encoder's `fields`: at least two, of different lengths."""
@@ -37,11 +42,45 @@ class EncoderConformance(Benched):
     pads: ClassVar[bool] = True
     """False for an encoder whose conditions have no padding."""
 
-    no_gradient: ClassVar[tuple[str, ...]] = ()
-    """Patterns of the paths of trainable weights that correctly have no gradient on `inputs`."""
+    image_space: ClassVar[Space] = Space("continuous", (8, 8, 3))
+    """The space of the images that `compute_losses` receives."""
 
     tolerance: ClassVar[float] = 1e-4
     """Largest difference of a condition between a batch of one and a larger batch."""
+
+    # ---- losses, if the encoder is trained in a stage --------------------------------------------------------------
+
+    @property
+    def trains(self) -> bool:
+        return has_losses(type(self.example()))
+
+    def loss_batch(self, component: Encoder, seed: int = 0) -> Batch:
+        chosen = [self.inputs[(seed + row) % len(self.inputs)] for row in range(BATCH)]
+        return {"images": random_latents(self.image_space, BATCH, seed), "tokens": component.tokenize(chosen)}
+
+    def loss_of(self, component: Encoder, batch: Batch, training: bool) -> Mapping[str, Any]:
+        return component.compute_losses(batch["images"], batch["tokens"], training)
+
+    def flat_batch(self, component: Encoder, level: float) -> Batch:
+        return {**self.loss_batch(component), "images": constant_latents(self.image_space, BATCH, level)}
+
+    def test_weights_survive_a_file(self) -> None:
+        """Checks that the saved weights have the same losses; those of conditions are checked with the assets."""
+        if self.trains:
+            super().test_weights_survive_a_file()
+
+    def test_scores_are_numbers(self) -> None:
+        """Checks the scores that a report shows, of a few images."""
+        if not self.trains:
+            return
+        encoder: Encoder = self.bench().component
+        images = next(iter(Images(self.image_space)))[: len(self.inputs)]
+        for name, value in encoder.scores(images, list(self.inputs)[: len(images)]).items():
+            assert isinstance(name, str) and np.isfinite(float(value)), (
+                f"scores: '{name}' must be a number, not {value}"
+            )
+
+    # ---- building -------------------------------------------------------------------------------------------------
 
     def adapted(self) -> Encoder:
         encoder: Encoder = self.build()
@@ -171,6 +210,8 @@ class EncoderConformance(Benched):
         check_names(encoder)
         check_seeds(encoder)
         check_tracked(encoder, lambda tokens: dict(encoder(tokens)), encoder.tokenize(self.inputs))
+        if self.trains:
+            check_tracked(encoder, self._function(encoder, training=True), self.loss_batch(encoder))
 
     def test_texts_have_different_conditions(self) -> None:
         condition = self._encode(self.bench(), self.inputs)
@@ -210,7 +251,13 @@ class EncoderConformance(Benched):
     # ---- weights --------------------------------------------------------------------------------------------------
 
     def test_every_weight_has_a_gradient(self) -> None:
-        """Checks the gradients of all trainable weights; a frozen encoder has none."""
+        """Checks the gradients of all trainable weights; a frozen encoder has none.
+
+        They are those of the losses, if the encoder has any, else those of the conditions.
+        """
+        if self.trains:
+            super().test_every_weight_has_a_gradient()
+            return
         bench = self.bench(perturbed=True)
         encoder: Encoder = bench.component
         if not encoder.trainable_variables:
@@ -254,6 +301,7 @@ class EncoderConformance(Benched):
             )
 
     def test_mixed_precision(self) -> None:
+        super().test_mixed_precision()
         with precision("mixed_bfloat16"):
             condition = self._encode(self.bench(), self.inputs)
         for name, value in condition.items():

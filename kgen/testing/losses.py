@@ -209,8 +209,12 @@ class LossConformance(Benched):
         )
 
     def _typical_loss(self, bench: Bench, batch: Batch) -> float:
-        """The mean over many noise samples, which are the same in every call."""
-        many = rows(batch, np.tile(np.arange(BATCH), SAMPLES))
+        """The mean over many noise samples, which are the same in every call.
+
+        For a loss that depends on the other examples, it is that of the batch alone: copies would be wrong neighbors.
+        """
+        samples = 1 if self.fit_loss in self.neighbors else SAMPLES
+        many = rows(batch, np.tile(np.arange(BATCH), samples))
         before, found = values(bench.component), []
         for seed, part in enumerate(bench.portions(many, BATCH)):
             reseed(bench.component, seed)

@@ -24,7 +24,7 @@ TensorFlow, which takes seconds and memory on another backend."""
 
 
 class TensorBoard(Logger):
-    """Writes event files to the folder `tensorboard` of the run directory, and of its folder `decoder`.
+    """Writes event files to the folder `tensorboard` of the run directory, and of its folders `encoder` and `decoder`.
 
     `tensorboard --logdir runs` shows them. After a resume, TensorBoard hides the steps that a killed process logged
     after its last checkpoint.
@@ -38,7 +38,7 @@ class TensorBoard(Logger):
     def resume(self, stage: Stage, step: int) -> None:
         if "tensorflow" not in sys.modules:
             sys.modules.setdefault(NO_TENSORFLOW, ModuleType(NO_TENSORFLOW))
-        folder = self.directory / "decoder" if stage == "decoder" else self.directory
+        folder = self.directory if stage == "generator" else self.directory / stage
         self.files[stage] = EventFileWriter(str(folder / "tensorboard"))
         self._add(stage, step + 1, session_log=SessionLog(status=SessionLog.START))  # hides this step and later ones
 

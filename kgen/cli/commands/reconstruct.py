@@ -33,8 +33,8 @@ def command(
 
     from kgen.data.images import read_image
     from kgen.errors import ConfigError
-    from kgen.pipeline.decoder_model import Reconstructor
     from kgen.pipeline.prompts import parse_prompts
+    from kgen.pipeline.stage_models import Reconstructor
     from kgen.reporting.sheets import save_png
     from kgen.runs.reconstructions import psnr, reconstructions
     from kgen.runs.run import open_decoder

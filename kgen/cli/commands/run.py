@@ -10,7 +10,7 @@ import typer
 from kgen.cli.common import ChangedData, Settings, load_config, log, require_directory
 from kgen.errors import RunError
 
-Stage = Literal["decoder"]
+Stage = Literal["encoder", "decoder"]
 
 EXAMPLE = "Example: kgen run configs/quickstart.yaml --set fit.steps=500 --out runs/short"
 
@@ -30,7 +30,7 @@ def command(
         bool, typer.Option("--restart", help="Start again, and move the older run to another directory.")
     ] = False,
     stage: Annotated[
-        Stage | None, typer.Option("--stage", metavar="decoder", help="Train the decoder only.", show_default=False)
+        Stage | None, typer.Option("--stage", help="Stop after the training of this part.", show_default=False)
     ] = None,
     changed_data: ChangedData = False,
 ) -> None:

@@ -78,7 +78,7 @@ class WandB(kgen.Logger):
             reinit="create_new",
             settings=wandb.Settings(console="off", silent=True),
         )
-        for stage in ("generator", "decoder"):
+        for stage in ("encoder", "decoder", "generator"):
             self.run.define_metric(f"{stage}/step", hidden=True)
             self.run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
 

@@ -1,4 +1,4 @@
-"""The model that trains a decoder before the generator, and the reconstruction of images."""
+"""The models that train an encoder or a decoder before the generator, and the reconstruction of images."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from kgen.backend.devices import create_weights
 from kgen.backend.memory import weights_fit
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Condition, Encoder
-from kgen.errors import ConfigError
+from kgen.errors import ConfigError, PluginError
 from kgen.options import supplied
 from kgen.pipeline.loss_model import LossModel
 from kgen.pixels import floats, to_uint8
 from kgen.random import sample
+from kgen.spaces import Space
 
 Tensor = Any
 Batch = dict[str, Any]
@@ -26,6 +27,51 @@ Batch = dict[str, Any]
 def reads_text(decoder: Decoder | type[Decoder]) -> bool:
     """Whether a decoder reads the text, so that its constructor takes `condition_space`."""
     return "condition_space" in supplied(decoder if isinstance(decoder, type) else type(decoder))
+
+
+class EncoderModel(LossModel):
+    """Trains an encoder on images and its inputs, by Keras's `fit`, before it serves in a pipeline.
+
+    A batch is a dict with "image", uint8 (B, H, W, C) or float in [-1, 1], and "tokens", from `encoder.tokenize`.
+
+    Args:
+        encoder: An encoder that implements `compute_losses`, and has its assets.
+        image_space: The space of the images.
+
+    Raises:
+        ConfigError: the encoder has no weight to train.
+        PluginError: `compute_losses` creates weights.
+    """
+
+    def __init__(self, encoder: Encoder, image_space: Space, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.encoder = encoder
+        self.set_untracked("image_space", image_space)
+        self.build()
+        if not encoder.trainable_weights:
+            raise ConfigError(f"encoder {type(encoder).__name__} is frozen, so that there is nothing to train")
+
+    @weights_fit()
+    def build(self, input_shape: Any = None) -> None:
+        """Creates every weight, and a tracker for each of the encoder's losses."""
+        if self.built:  # type: ignore[has-type]
+            return
+        tokens = {name: ops.convert_to_tensor(array) for name, array in self.encoder.null_tokens().items()}
+        self.encoder(tokens)  # not only traced: what a frozen part's build assigns must not be lost
+        images, count = ops.zeros((1, *self.image_space.shape)), len(self.encoder.variables)
+        losses = create_weights(
+            lambda images, tokens: self.encoder.compute_losses(images, tokens, training=False), images, tokens
+        )
+        if len(self.encoder.variables) != count:
+            raise PluginError(
+                f"{type(self.encoder).__name__}.compute_losses creates weights: create all of them in the first call"
+            )
+        self.track(losses, self.encoder)
+        self.built = True
+
+    def call(self, batch: Batch, training: bool = False) -> dict[str, Tensor]:
+        """Computes the losses of every example: arrays (B,)."""
+        return self.encoder.compute_losses(floats(batch["image"]), batch["tokens"], training=training)
 
 
 class DecoderModel(LossModel):

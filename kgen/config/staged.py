@@ -1,0 +1,202 @@
+"""An encoder or decoder in a configuration: the component, and its training in a stage before the generator's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+
+from kgen.config.components import JOINT, ComponentConfig, resolve
+from kgen.config.fit import resolve_fit
+from kgen.config.sections import FitConfig, InitConfig, as_sources
+from kgen.config.source import Source, read_file
+from kgen.errors import ConfigError, KgenError
+from kgen.options.validation import KeyPath, show
+from kgen.plugins.discovery import registry
+
+Staged = Literal["encoder", "decoder"]
+"""The parts that can be trained in a stage of their own."""
+
+STAGED: tuple[Staged, ...] = ("encoder", "decoder")
+"""These parts, in the order of their stages."""
+
+STAGE_KEYS = ("fit", "data", "init", "from")
+"""The keys of such a part in a run file that are not options of the component."""
+
+
+class StagedConfig(ComponentConfig):
+    """The full id of an encoder or decoder, its options, and the settings of its training stage."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    fit: FitConfig | None = None
+    """Settings of the part's training, before the generator's."""
+    data: ComponentConfig | None = None
+    """Dataset of the part's training; null: the run's data."""
+    init: tuple[InitConfig, ...] = ()
+    """Weights with which the part's training starts; null: random weights."""
+    source: str | None = pydantic.Field(None, alias="from")
+    """Another run, whose trained part is used."""
+
+    def dump(self) -> dict[str, Any]:
+        stage = {
+            "fit": self.fit and self.fit.dump(),
+            "data": self.data and self.data.dump(),
+            "init": [source.dump() for source in self.init] or None,
+            "from": self.source,
+        }
+        return {**super().dump(), **{key: value for key, value in stage.items() if value is not None}}
+
+
+def resolve_staged(source: Source, path: KeyPath, kind: Staged, value: Any) -> tuple[dict[str, Any], type[Any] | None]:
+    """Resolves an encoder or decoder like `resolve`, with the keys of its stage.
+
+    `from: RUN` alone means the part of that run. An encoder that is trained as another one takes the options of that
+    run, too, if only its name is given.
+
+    Returns:
+        The data of a `StagedConfig`, and the class, if it is known. Only the components of its `fit` have been
+        validated; the other keys of `fit` have not.
+    """
+    given, untrained = dict(value) if isinstance(value, dict) else value, False
+    stage = {key: given.pop(key) for key in STAGE_KEYS if isinstance(given, dict) and given.get(key) is not None}
+    if isinstance(given, dict) and "from" in stage and _takes_options(kind, given):
+        if unnamed := [key for key in given if key != "name"]:
+            source.report(path, f"'from' takes the other run's options: leave out {', '.join(map(show, unnamed))}")
+        other = _part_of(source, (*path, "from"), kind, stage["from"])
+        if other is None:
+            return ComponentConfig(name="?").model_dump(), None
+        untrained = not {"fit", "from"} & set(other)
+        name = given.get("name", other.get("name"))
+        given = {key: option for key, option in other.items() if key not in STAGE_KEYS} | {"name": name}
+    component, cls = resolve(source, path, kind, given)
+    if cls is not None:
+        _Check(source, path, kind, component, cls, stage).run(untrained)
+    if "init" in stage:
+        stage["init"] = as_sources(stage["init"])
+    if "data" in stage:
+        stage["data"] = resolve(source, (*path, "data"), "dataset", stage["data"])[0].model_dump()
+    if "fit" in stage:
+        stage["fit"] = resolve_fit(source, (*path, "fit"), stage["fit"])
+    return {**component.model_dump(), **stage}, cls
+
+
+class _Check:
+    """Reports keys of a stage that are missing, and keys that have no meaning for this part.
+
+    Args:
+        source: The configuration, which receives the problems.
+        path: The path of the part in it.
+        kind: The kind of the part.
+        component: The part without its stage.
+        cls: The class of the part.
+        stage: The keys of the stage.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        path: KeyPath,
+        kind: Staged,
+        component: ComponentConfig,
+        cls: type[Any],
+        stage: dict[str, Any],
+    ) -> None:
+        self.source, self.path, self.kind, self.stage = source, path, kind, stage
+        self.component, self.cls = component, cls
+
+    def run(self, untrained: bool) -> None:
+        """Reports the first problem.
+
+        Args:
+            untrained: Whether it is the part of another run whose configuration has neither `fit` nor `from`.
+        """
+        kind, name, stage = self.kind, self.component.name, self.stage
+        trains, learns, trained_as = facts(kind, self.cls)
+        if "fit" in stage and "from" in stage:
+            self._report("fit", f"{_a(kind)} 'from' another run is already trained: leave out one of the two")
+        elif untrained and (trains or not learns):
+            self._report("from", f"{stage['from']} has trained no {kind}: look at {kind} in its config.yaml")
+        elif trained_as and "from" not in stage:
+            key = next(iter(stage), None)
+            self._report(key, f"{kind} '{name}' has the weights of another one, '{trained_as}': give it 'from: RUN'")
+        elif stage and not learns and not trained_as:
+            key = next(iter(stage))
+            self._report(key, f"{kind} '{name}' has nothing to train{self._together()}: leave '{key}' out")
+        elif not trains and "fit" in stage:
+            self._report(
+                "fit",
+                f"{kind} '{name}' has no losses to train by: leave 'fit' out. It is calibrated on the images without "
+                "it",
+            )
+        elif trains and not {"fit", "from"} & set(stage):
+            self._report(
+                None, f"{kind} '{name}' must be trained: give it 'fit: {{steps: ...}}', or take it 'from: RUN'"
+            )
+        elif "data" in stage and trains and "fit" not in stage:
+            self._report("data", "has no effect without 'fit': add 'fit', or leave 'data' out")
+        elif "data" in stage and "from" in stage:
+            self._report("data", f"{_a(kind)} 'from' another run is already trained: leave out one of the two")
+        elif "init" in stage and "fit" not in stage:
+            self._report("init", "is the start of 'fit', which is missing: leave 'init' out")
+        self._check_joined()
+
+    def _together(self) -> str:
+        return " in a stage of its own" if self.kind == "encoder" else ""
+
+    def _check_joined(self) -> None:
+        """Refuses a joined encoder that needs a stage, because joined encoders have none."""
+        for joined in self.component.joined:
+            found = registry().find("encoder", joined.name)
+            if joined.name != JOINT and any(facts("encoder", found.load())):
+                self._report(
+                    None,
+                    f"'{joined.name}' is trained in a stage of its own, which joined encoders do not have: use it "
+                    "alone, or join other encoders",
+                )
+
+    def _report(self, key: str | None, message: str) -> None:
+        self.source.report(self.path if key is None else (*self.path, key), message)
+
+
+def facts(kind: Staged, cls: type[Any]) -> tuple[bool, bool, str]:
+    """Whether a class has losses for a stage, whether it learns anything there, and as which encoder it is trained."""
+    from kgen.contracts import decoder, encoder
+
+    if kind == "decoder":
+        return decoder.has_losses(cls), decoder.learns_from_images(cls), ""
+    trains = encoder.has_losses(cls)
+    return trains, trains, cls.trained_as.__name__ if cls.trained_as is not None else ""
+
+
+def _takes_options(kind: Staged, given: dict[str, Any]) -> bool:
+    """Whether a part, given without the keys of its stage, has the options of the run that it comes from."""
+    if "name" not in given:
+        return True
+    if kind == "decoder" or given.keys() != {"name"}:
+        return False
+    try:
+        return bool(facts(kind, registry().find(kind, given["name"]).load())[2])
+    except KgenError:
+        return False
+
+
+def _part_of(source: Source, path: KeyPath, kind: Staged, run: Any) -> dict[str, Any] | None:
+    """The part in the configuration of another run, with the keys of its stage."""
+    if not isinstance(run, str):
+        source.report(path, f"must be a run directory, got {show(run)}")
+        return None
+    try:
+        found = read_file(Path(run) / "config.yaml").data.get(kind)
+    except ConfigError:
+        source.report(path, f"{run} is not a run directory: give one that 'kgen run' made")
+        return None
+    if not isinstance(found, dict | str):
+        source.report(path, f"{run} has trained no {kind}: look at {kind} in its config.yaml")
+        return None
+    return {"name": found} if isinstance(found, str) else dict(found)
+
+
+def _a(kind: Staged) -> str:
+    return f"an {kind}" if kind == "encoder" else f"a {kind}"

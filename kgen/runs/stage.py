@@ -1,0 +1,236 @@
+"""A stage of a run before the generator's training, in which its encoder or decoder is trained or copied."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import time
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+from kgen.config import RunConfig, StagedConfig
+from kgen.config.changes import changes
+from kgen.config.staged import Staged
+from kgen.contracts.dataset import Dataset
+from kgen.contracts.decoder import Decoder
+from kgen.contracts.encoder import Encoder
+from kgen.errors import RunError
+from kgen.experiments.directory import RunDirectory
+from kgen.experiments.experiment import trained_part
+from kgen.experiments.initial import Start
+from kgen.experiments.inputs import Inputs
+from kgen.experiments.trainer import Log, Render, Trainer, count_weights
+from kgen.parts.construction import find
+from kgen.parts.freezing import freeze
+from kgen.pipeline.model import Pipeline
+from kgen.pipeline.stage_models import DecoderModel, EncoderModel
+from kgen.plugins.discovery import CORE
+from kgen.random import seed_everything
+from kgen.storage.files import atomic_folder, files_in
+from kgen.training.averages import averaged_weights
+
+Part = TypeVar("Part", bound=Encoder | Decoder)
+StageModel = EncoderModel | DecoderModel
+
+FINGERPRINT = "data.images"
+"""The key of the images' fingerprint in `depends_on`."""
+
+DATA_HINT = "\nthe images or captions have changed: continue with the changed data with --changed-data"
+
+
+class Stage(ABC, Generic[Part]):
+    """The training of a run's encoder or decoder, in the folder of that name of the run directory.
+
+    Args:
+        config: The configuration of the run.
+        run: The run directory.
+        dataset: The data of the training: those of the part if they are given, else the run's data.
+        encoder: The encoder of the run.
+
+    Attributes:
+        kind: The part that is trained.
+    """
+
+    kind: ClassVar[Staged]
+
+    def __init__(self, config: RunConfig, run: RunDirectory, dataset: Dataset, encoder: Encoder) -> None:
+        self.config = config
+        self.own: StagedConfig = getattr(config, self.kind)
+        self.run = run
+        self.directory = run.stage(self.kind)
+        self.dataset = dataset
+        self.encoder = encoder
+
+    def prepare(self, trainer: Trainer, older: Path | None = None, changed_data: bool = False) -> Part:
+        """Returns the trained part, which is trained if needed.
+
+        Args:
+            trainer: The trainer of the run.
+            older: A renamed older run, whose part is reused if it would be the same.
+            changed_data: Whether to continue if images have changed.
+
+        Raises:
+            RunError: the part in the folder depends on something else, or the other run has not trained it.
+            RunInterruptedError: the user pressed Ctrl-C.
+        """
+        if self.own.source is not None:
+            return self.load() if self.finished else self.import_from_run(trainer.log)
+        if older is not None:
+            self.reuse_previous(older, trainer.log)
+        self.check(changed_data)
+        return self.load() if self.finished else self.make(trainer)
+
+    # ---- what the parts define -------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def load_from(self, stage: RunDirectory) -> Part:
+        """The trained part in the folder of a stage, which may be that of another run."""
+
+    @abstractmethod
+    def new_model(self) -> StageModel:
+        """The model that trains a new part."""
+
+    @abstractmethod
+    def first_weights(self, part: Part) -> Start:
+        """Initializes a new part, and loads the weights that its `init` specifies."""
+
+    @abstractmethod
+    def save(self, part: Part) -> None:
+        """Saves a trained part."""
+
+    @abstractmethod
+    def scores(self, part: Part) -> dict[str, Any]:
+        """Scores a trained part, for the report."""
+
+    def renderer(self, part: Part) -> Render | None:
+        """The function that renders sample images in the training. Default: None."""
+        return None
+
+    def make(self, trainer: Trainer) -> Part:
+        """Makes the part: by training it, unless a subclass knows another way."""
+        return self.train(trainer)
+
+    def put_into(self, pipeline: Pipeline, part: Part) -> Pipeline:
+        """A pipeline with the trained part, which `prepare` returned. Default: the pipeline already has it."""
+        return pipeline
+
+    # ---- existing parts -------------------------------------------------------------------------------------------
+
+    def load(self) -> Part:
+        """The trained part of this run."""
+        return self.load_from(self.directory)
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.directory.read_manifest().get("finished"))
+
+    def depends_on(self) -> dict[str, Any]:
+        """Everything that determines the trained part. If it has not changed, the part is not trained again."""
+        own, component = self.own, find(self.kind, self.own.name)[0]
+        return {
+            self.kind: {
+                **own.choice,
+                "fit": own.fit and own.fit.dump(),
+                **({"init": [source.dump() for source in own.init]} if own.init else {}),
+            },
+            "data": {"images": self.dataset.fingerprint(), **(own.data or self.config.data).dump()},
+            "seed": self.config.seed,
+            "precision": self.config.precision,
+            "version": {
+                component.origin.distribution: component.origin.version,
+                "kgen": importlib.metadata.version(CORE),
+            },
+        }
+
+    def reuse_previous(self, older: Path, log: Log) -> None:
+        """Copies the part of a renamed older run, if nothing that it depends on has changed."""
+        there = RunDirectory(older).stage(self.kind)
+        before = there.read_manifest()
+        if not before.get("finished"):
+            return
+        if changed := self._changed(before.get("depends_on", {})):
+            log(f"the {self.kind} is trained again, as this has changed since {older}:\n  " + "\n  ".join(changed))
+            return
+        log(f"the {self.kind} is that of {older}: nothing that it depends on has changed")
+        copy_stage(there.path, self.directory.path)
+
+    def check(self, changed_data: bool = False) -> None:
+        """Raises RunError if the part in the folder, which may be unfinished, depends on something else.
+
+        Args:
+            changed_data: Whether the images may have changed. The manifest is then updated.
+        """
+        before = self.directory.read_manifest().get("depends_on")
+        if before and (changed := self._changed(before, changed_data)):
+            raise RunError(
+                f"{self.directory.path} was trained on something else:\n  "
+                + "\n  ".join(changed)
+                + (DATA_HINT if any(line.startswith(FINGERPRINT) for line in changed) else "")
+                + "\nstart again with --restart"
+            )
+        if before and changed_data:
+            self.directory.update_manifest(depends_on=self.depends_on())
+
+    def _changed(self, before: dict[str, Any], changed_data: bool = False) -> list[str]:
+        """The changes of the dependencies of the part, one line each."""
+        found = [change for change in changes(before, self.depends_on()) if change.affects_training]
+        return [str(change) for change in found if not (changed_data and change.key == FINGERPRINT)]
+
+    def import_from_run(self, log: Log) -> Part:
+        """Copies the part of the run in `from`; raises RunError if that run has not trained it."""
+        source = trained_part(str(self.own.source), self.kind)
+        log(f"the {self.kind} is that of {source.path.parent}")
+        part = self.load_from(source)  # fails now, or never
+        copy_stage(source.path, self.directory.path)
+        return part
+
+    # ---- training -------------------------------------------------------------------------------------------------
+
+    def train(self, trainer: Trainer) -> Part:
+        """Trains the part, or continues its training."""
+        fit = self.own.fit
+        assert fit is not None
+        seed_everything(self.config.seed)
+        with trainer.distribution.scope():
+            model = self.new_model()
+            part: Part = getattr(model, self.kind)
+            start = None if self.directory.newest_step else self.first_weights(part)
+            freeze(model, fit.frozen, trainable=fit.trainable)
+        self.begin()
+        images = len(self.dataset.captions("train"))
+        trainer.log(f"the {self.kind}: {images} images, {count_weights(model):,} weights to train")
+        if start is not None and start.sources:
+            self.directory.update_manifest(init=start.describe())
+            for line in start.lines():
+                trainer.log(f"the {self.kind}: {line}")
+        inputs = Inputs(self.dataset, model.encoder, flip=fit.flip, workers=fit.workers)
+        progress = trainer.train(model, fit, self.directory.path, inputs, self.renderer(part), stage=self.kind)
+        with averaged_weights(model):
+            return self.finish(part, progress.step, progress.seconds)
+
+    def begin(self) -> None:
+        """Records what the part depends on."""
+        self.directory.path.mkdir(exist_ok=True)
+        self.directory.update_manifest(depends_on=self.depends_on())
+
+    def finish(self, trained: Part, step: int, seconds: float) -> Part:
+        """Saves a trained part, and records its scores. Returns the saved part."""
+        self.save(trained)
+        part = self.load()
+        scores = self.scores(part)
+        self.directory.update_manifest(
+            step=step,
+            timings={"training_seconds": round(seconds, 1)},
+            scores=scores,
+            finished=time.strftime("%Y-%m-%d %H:%M:%S"),
+        )
+        return part
+
+
+def copy_stage(source: Path, target: Path) -> None:
+    """Copies a folder; raises RunError if it contains symbolic links, which may lead anywhere."""
+    if links := [name for name in files_in(source) if (source / name).is_symlink()]:
+        raise RunError(f"{source / links[0]} is a symbolic link, which is not copied: put the file itself there")
+    with atomic_folder(target) as folder:
+        shutil.copytree(source, folder, dirs_exist_ok=True)

@@ -1,0 +1,1 @@
+"""A contrastive image-text model (CLIP), as an encoder of texts and of images."""

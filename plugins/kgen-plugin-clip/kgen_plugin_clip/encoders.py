@@ -1,0 +1,219 @@
+"""The contrastive image-text model, as an encoder of texts and as one of images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import keras
+import numpy as np
+from keras import ops
+from kgen_plugin_vision.images import as_bytes, resized
+from pydantic import PositiveInt
+
+from kgen import ConditionSpace, ConfigError, Encoder, OneOf, read_image
+from kgen.backend.compiled import Compiled
+from kgen_plugin_clip.images import Convolutional, ImageTower
+from kgen_plugin_clip.losses import sigmoid_losses, softmax_losses
+from kgen_plugin_clip.retrieval import retrieval_scores
+from kgen_plugin_clip.texts import TextTower, Transformer
+
+Tensor = Any
+
+MAX_SCALE = 100.0
+"""Largest inverse of the temperature (Radford et al. 2021, section 2.5)."""
+
+FIRST_SCALE = {"softmax": 1 / 0.07, "sigmoid": 10.0}
+"""Its first value (Radford et al. 2021, section 2.5; Zhai et al. 2023, algorithm 1)."""
+
+FIRST_BIAS = -10.0
+"""The first bias of the sigmoid loss (Zhai et al. 2023, algorithm 1)."""
+
+BATCH = 64
+
+
+class Clip(Encoder):
+    """A contrastive image-text model (CLIP, Radford et al. 2021), which encodes texts.
+
+    Two towers embed images and texts as vectors of unit length. In a stage of its own, the model learns that an image
+    and its caption have near vectors, and an image and the captions of other images have distant ones. The other
+    examples of the batch, on all replicas, are the wrong pairs, so that a large batch helps.
+
+    "sequence" has the output of the text tower for each token. "pooled" is the embedding of the text, times the square
+    root of `dim`, so that its numbers have a variance of about 1.
+
+    Args:
+        text: Text tower, `Transformer`, `Frozen` or another `clip.text`, with its options.
+        image: Image tower, `Convolutional`, `VisionTransformer` or another `clip.image`, with its options. Its `size`
+            must be that of the training images.
+        dim: Dimension of the embeddings.
+        loss: "softmax", the symmetric cross-entropy of CLIP; or "sigmoid", the loss of SigLIP (Zhai et al. 2023). Both
+            learn the temperature.
+    """
+
+    def __init__(
+        self,
+        *,
+        text: Annotated[TextTower, OneOf("clip.text")] = Transformer(),  # noqa: B008 (it is frozen)
+        image: Annotated[ImageTower, OneOf("clip.image")] = Convolutional(),  # noqa: B008 (it is frozen)
+        dim: PositiveInt = 128,
+        loss: Literal["softmax", "sigmoid"] = "softmax",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.text = text
+        self.image = image
+        self.dim = dim
+        self.loss = loss
+        policy = self.dtype_policy
+        self.text_tower = text.build(policy)
+        self.image_tower = image.build(policy)
+        self.text_projection, self.image_projection = (
+            keras.layers.Dense(dim, use_bias=False, dtype=policy, name=f"{name}_projection")
+            for name in ("text", "image")
+        )
+        if self.trained_as is not None:
+            self.trainable = False
+
+    @property
+    def condition_space(self) -> ConditionSpace:
+        return ConditionSpace(self.text_tower.length, self.text_tower.width, self.dim)
+
+    # ---- inputs ---------------------------------------------------------------------------------------------------
+
+    def adapt(self, inputs: Sequence[str]) -> None:
+        self.text_tower.adapt(inputs)
+
+    def tokenize(self, inputs: Sequence[str]) -> dict[str, np.ndarray]:
+        return self.text_tower.tokenize(inputs)
+
+    def unread(self, value: str) -> str:
+        return self.text_tower.unread(value)
+
+    # ---- embeddings -----------------------------------------------------------------------------------------------
+
+    def build(self, input_shape: Any = None) -> None:
+        size = self.image.size
+        self.text_tower.build(None)
+        self.image_tower.build((None, size, size, 3))
+        self.text_projection.build((None, self.text_tower.features))
+        self.image_projection.build((None, self.image_tower.features))
+        first = keras.initializers.Constant(math.log(FIRST_SCALE[self.loss]))
+        self.log_scale = self.add_weight(shape=(), initializer=first, constraint=_below_most, name="log_scale")
+        if self.loss == "sigmoid":
+            self.bias = self.add_weight(shape=(), initializer=keras.initializers.Constant(FIRST_BIAS), name="bias")
+
+    @property
+    def scale(self) -> Tensor:
+        """The inverse of the temperature, at most 100: a scalar, float32."""
+        return ops.exp(ops.minimum(ops.cast(self.log_scale, "float32"), math.log(MAX_SCALE)))
+
+    def embed_texts(self, tokens: dict[str, Tensor], training: bool = False) -> Tensor:
+        """The embeddings of texts, of unit length: arrays of `tokenize` -> (B, dim) float32."""
+        return _unit(self.text_projection(self.text_tower(tokens, training=training)[2]))
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """The embeddings of images, of unit length: (B, size, size, 1 or 3) in [-1, 1] -> (B, dim) float32.
+
+        Raises:
+            ConfigError: the images have another size.
+        """
+        size = self.image.size
+        if tuple(images.shape[1:3]) != (size, size):
+            height, width = images.shape[1:3]
+            raise ConfigError(
+                f"encoder 'clip' sees images of {size}x{size}, but these are {height}x{width}: set image.size of the "
+                "encoder, or the size of the data"
+            )
+        if images.shape[-1] == 1:
+            images = ops.repeat(images, 3, axis=-1)
+        return _unit(self.image_projection(self.image_tower(images)))
+
+    def call(self, tokens: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        sequence, mask, features = self.text_tower(tokens, training=training)
+        pooled = _unit(self.text_projection(features)) * math.sqrt(self.dim)
+        return {"sequence": sequence, "mask": mask, "pooled": ops.cast(pooled, self.compute_dtype)}
+
+    # ---- training -------------------------------------------------------------------------------------------------
+
+    def compute_losses(self, images: Tensor, tokens: dict[str, Any], training: bool) -> dict[str, Tensor]:
+        embedded, texts = self.embed_images(images), self.embed_texts(tokens, training)
+        if self.loss == "softmax":
+            return softmax_losses(embedded, texts, self.scale)
+        return sigmoid_losses(embedded, texts, self.scale, ops.cast(self.bias, "float32"))
+
+    def scores(self, images: np.ndarray, inputs: Sequence[str]) -> dict[str, float]:
+        """The recall among the given images and texts, and the learned inverse of the temperature."""
+
+        def embed(batch: dict[str, Any]) -> dict[str, Tensor]:
+            floats = ops.cast(batch["image"], "float32") / 127.5 - 1.0
+            return {"image": self.embed_images(floats), "text": self.embed_texts(batch["tokens"])}
+
+        batch = {"image": images, "tokens": self.tokenize(inputs)}
+        made = Compiled(embed, [self]).run(batch, len(images), BATCH)
+        found = retrieval_scores(made["image"], made["text"], list(inputs))
+        return {**found, "scale": float(ops.convert_to_numpy(self.scale))}
+
+    # ---- files ----------------------------------------------------------------------------------------------------
+
+    def save_assets(self, path: str | Path) -> None:
+        self.text_tower.save_assets(Path(path))
+
+    def load_assets(self, path: str | Path) -> None:
+        self.text_tower.load_assets(Path(path))
+
+
+class ClipImage(Clip):
+    """Encodes images by the image tower of a trained `Clip`, whose options and weights it has.
+
+    "pooled", and the only position of "sequence", is the embedding of the image, times the square root of `dim`. A
+    generator that reads it learns to generate variations of the image, like DALL-E 2's decoder (Ramesh et al. 2022,
+    section 3.1). The null input, no image, is the zero vector, as in that paper. An image of any size is cropped and
+    resized.
+
+    Args:
+        text, image, dim, loss: Those of the trained `Clip`. A run file gives none of them, but `from: RUN`.
+    """
+
+    fields = ("image",)
+    null = None
+    trained_as = Clip
+
+    @property
+    def condition_space(self) -> ConditionSpace:
+        return ConditionSpace(1, self.dim, self.dim)
+
+    def adapt(self, inputs: Sequence[Any]) -> None:
+        """Learns nothing: the vocabulary of the texts comes with the weights."""
+
+    def tokenize(self, inputs: Sequence[np.ndarray | None]) -> dict[str, np.ndarray]:
+        size = self.image.size
+        images = np.zeros((len(inputs), size, size, 3), np.uint8)  # (B, S, S, 3)
+        for row, image in zip(images, inputs, strict=True):
+            if image is not None:
+                row[:] = resized(as_bytes(image), (size, size, 3))
+        return {"image": images, "given": np.array([image is not None for image in inputs], np.float32)}
+
+    def unread(self, value: Any) -> str:
+        return ""
+
+    def parse(self, text: str, field: str) -> np.ndarray:
+        return read_image(Path(text), channels=3)
+
+    def call(self, tokens: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        embedded = self.embed_images(ops.cast(tokens["image"], "float32") / 127.5 - 1.0)  # (B, D)
+        given = ops.cast(tokens["given"], self.compute_dtype)[:, None]  # (B, 1)
+        pooled = ops.cast(embedded * math.sqrt(self.dim), self.compute_dtype) * given
+        return {"sequence": pooled[:, None], "mask": ops.ones_like(given), "pooled": pooled}
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Vectors (B, D) scaled to unit length, float32."""
+    x = ops.cast(x, "float32")
+    return x * ops.rsqrt(ops.maximum(ops.sum(ops.square(x), axis=-1, keepdims=True), 1e-12))
+
+
+def _below_most(log_scale: Tensor) -> Tensor:
+    return ops.minimum(log_scale, math.log(MAX_SCALE))

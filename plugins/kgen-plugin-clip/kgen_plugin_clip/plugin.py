@@ -1,0 +1,25 @@
+"""Registers the plugin's components and kinds."""
+
+from __future__ import annotations
+
+import kgen
+
+KGEN_API = 1
+
+HERE = "kgen_plugin_clip"
+
+
+@kgen.hookimpl
+def kgen_components(registry: kgen.Registrar) -> None:
+    registry.encoder(
+        "clip", f"{HERE}.encoders:Clip", summary="Texts by a contrastive image-text model, trained first (CLIP)"
+    )
+    registry.encoder("image", f"{HERE}.encoders:ClipImage", summary="Images by a trained 'clip/clip', from: RUN")
+
+    registry.kind("clip.text", f"{HERE}.texts:TextTower", summary="Networks that read texts")
+    registry.add("clip.text", "transformer", f"{HERE}.texts:Transformer", summary="A causal transformer over tokens")
+    registry.add("clip.text", "frozen", f"{HERE}.texts:Frozen", summary="Another encoder, which is not trained")
+
+    registry.kind("clip.image", f"{HERE}.images:ImageTower", summary="Networks that see images")
+    registry.add("clip.image", "vit", f"{HERE}.images:VisionTransformer", summary="A transformer over patches")
+    registry.add("clip.image", "convolutional", f"{HERE}.images:Convolutional", summary="Residual convolutions")

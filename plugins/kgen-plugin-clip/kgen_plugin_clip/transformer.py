@@ -1,0 +1,81 @@
+"""The transformer of both towers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+Tensor = Any
+Shape = tuple[int | None, ...]
+
+HIDDEN = -30_000.0
+"""A logit whose weight underflows to 0, but which is finite in every type."""
+
+
+class Block(keras.layers.Layer):  # type: ignore[misc]
+    """A pre-norm block (Radford et al. 2019): self-attention, and a hidden layer with GELU.
+
+    The weights are initialized as in the published code of CLIP (Radford et al. 2021).
+
+    Args:
+        heads: Number of attention heads, which must divide the width.
+        depth: Number of blocks of the tower, by which the residual branches are scaled.
+        causal: Whether a position attends only to itself and to earlier positions.
+        expansion: Width of the hidden layer as a multiple of the width.
+    """
+
+    def __init__(self, heads: int, depth: int, causal: bool, expansion: int = 4, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.heads = heads
+        self.depth = depth
+        self.causal = causal
+        self.expansion = expansion
+        policy = self.dtype_policy
+        self.norm1 = keras.layers.LayerNormalization(epsilon=1e-5, dtype=policy, name="norm1")
+        self.norm2 = keras.layers.LayerNormalization(epsilon=1e-5, dtype=policy, name="norm2")
+
+    def build(self, x_shape: Shape) -> None:
+        width = x_shape[-1]
+        if width is None or width % self.heads:
+            raise ValueError(f"a width of {width} is not divisible into {self.heads} heads")
+        residual = (2 * self.depth * width) ** -0.5
+        self.qkv = self._dense(3 * width, "qkv", width**-0.5, x_shape)
+        self.out = self._dense(width, "out", residual, x_shape)
+        self.widen = self._dense(self.expansion * width, "widen", (2 * width) ** -0.5, x_shape)
+        self.narrow = self._dense(width, "narrow", residual, (*x_shape[:-1], self.expansion * width))
+        for layer in (self.norm1, self.norm2):
+            layer.build(x_shape)
+
+    def _dense(self, units: int, name: str, deviation: float, shape: Shape) -> keras.layers.Dense:
+        normal = keras.initializers.RandomNormal(stddev=deviation)
+        layer = keras.layers.Dense(units, kernel_initializer=normal, dtype=self.dtype_policy, name=name)
+        layer.build(shape)
+        return layer
+
+    def call(self, x: Tensor) -> Tensor:
+        """(B, L, D) -> (B, L, D)."""
+        x = x + self.out(self._attend(self.qkv(self.norm1(x))))
+        return x + self.narrow(ops.gelu(self.widen(self.norm2(x)), approximate=False))
+
+    def _attend(self, qkv: Tensor) -> Tensor:
+        """(B, L, 3D) -> (B, L, D)."""
+        length, width = qkv.shape[1], qkv.shape[2] // 3
+        y = ops.reshape(qkv, (-1, length, 3, self.heads, width // self.heads))
+        q, k, v = ops.unstack(ops.transpose(y, (2, 0, 3, 1, 4)), 3, axis=0)  # (B, H, L, D/H)
+        logits = ops.matmul(q * (width // self.heads) ** -0.5, ops.swapaxes(k, 2, 3))  # (B, H, L, L)
+        logits = ops.cast(logits, "float32")
+        if self.causal:  # selected, because TensorFlow fuses an addition here into a slow kernel
+            logits = ops.where(ops.convert_to_tensor(np.tri(length, dtype=bool)), logits, HIDDEN)
+        weights = ops.softmax(logits, axis=-1) if length != 1 else ops.ones_like(logits)
+        y = ops.matmul(ops.cast(weights, v.dtype), v)  # (B, H, L, D/H)
+        return ops.reshape(ops.transpose(y, (0, 2, 1, 3)), (-1, length, width))
+
+
+def blocks(width: int, depth: int, heads: int, causal: bool, policy: Any) -> list[Block]:
+    """The blocks of a tower. Raises ValueError if `heads` does not divide `width`."""
+    if width % heads:
+        raise ValueError(f"width {width} must be a multiple of heads {heads}")
+    return [Block(heads, depth, causal, dtype=policy, name=f"block_{i}") for i in range(depth)]
