@@ -62,7 +62,9 @@ def open_experiment(config: RunConfig, *, trained: bool = False) -> Experiment:
     check_config(config, dataset)
     stages = {} if trained else _stage_data(config, dataset)
     for kind, data in stages.items():
-        check_stage(kind, getattr(config, kind).name, data)
+        own: StagedConfig = getattr(config, kind)
+        if own.source is None:
+            check_stage(kind, own.name, data)
     return Experiment(config, dataset, stages, _open_metrics(config.evaluate.metrics, dataset))
 
 
