@@ -59,7 +59,7 @@ class Loader:
         workers: Workers | None = None,
     ) -> None:
         if batch_size % shards:
-            raise ValueError(f"batch_size {batch_size} must be a multiple of the {shards} workers")
+            raise ValueError(f"batch_size {batch_size} must be a multiple of the {shards} processes")
         self.batch_size = batch_size
         self.read = read or (lambda inputs: {"tokens": encoder.tokenize(inputs)} if encoder else {})
         self.latents = latents

@@ -208,7 +208,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _advice(folder: Path) -> str:
     """Says why a path is not a saved dataset, and what it may be."""
     if not folder.is_dir():
-        return f"is {'not a folder' if folder.exists() else 'not there'}"
+        return "is not a folder" if folder.exists() else "does not exist"
     what = f"was not saved by save_to_disk of the package datasets: it holds neither {DICT} nor {STATE}"
     if below := sorted([*folder.glob(f"*/{DICT}"), *folder.glob(f"*/{STATE}")]):
         return f"{what}, but {below[0].parent} does: give it as path"

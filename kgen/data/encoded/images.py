@@ -89,7 +89,7 @@ class EncodedImages(Dataset):
 
     @abstractmethod
     def _stamp(self, name: str) -> Stamp:
-        """The size and the times of an image, without reading it. Raises OSError if it is not there."""
+        """The size and the times of an image, without reading it. Raises OSError if it does not exist."""
 
     @abstractmethod
     def _where(self, name: str) -> str:

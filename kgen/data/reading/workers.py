@@ -17,10 +17,10 @@ from kgen.contracts.dataset import Dataset, Decoding, Problem, Split
 from kgen.data.reading.process import PATIENCE, WITHOUT, Process
 from kgen.errors import DataError
 
-MOST = 8
+MAX_WORKERS = 8
 """Largest number of workers that is chosen automatically."""
 
-MOST_BYTES = 2**28
+MAX_COPY_BYTES = 2**28
 """Largest size of a pickled dataset for which workers are chosen automatically, because each worker has a copy."""
 
 
@@ -45,9 +45,9 @@ def _parsed(number: int, flip: bool, views: int) -> tuple[int, int | None, bool]
 
 
 def usual_workers() -> int:
-    """One worker for each core that this process may use, except for one core, and at most `MOST` workers."""
+    """One worker for each core that this process may use, except for one core, and at most `MAX_WORKERS` workers."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores - 1, MOST)
+    return min(cores - 1, MAX_WORKERS)
 
 
 class Workers:
@@ -166,7 +166,7 @@ def make_workers(dataset: Dataset, count: int | None) -> Workers | None:
     if count is not None:
         return Workers(dataset, count) if count else None
     with contextlib.suppress(DataError):
-        if (usual := usual_workers()) and (workers := Workers(dataset, usual)).size <= MOST_BYTES:
+        if (usual := usual_workers()) and (workers := Workers(dataset, usual)).size <= MAX_COPY_BYTES:
             return workers
     return None
 
