@@ -51,7 +51,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[bytes]:
 
         return called
 
-    for name in ("decode", "square"):
+    for name in ("decode", "fitted"):
         monkeypatch.setattr(encoded, name, watched(getattr(images, name)))
     return found
 

@@ -254,7 +254,7 @@ def test_folders_of_another_kind(tmp_path: Path) -> None:
     (tmp_path / "data/train.parquet").touch()
     with pytest.raises(DataError, match=r"It holds Parquet files: data: \{name: parquet, path: '.*data'\}"):
         opened(tmp_path / "data")
-    for path, message in ((tmp_path / "no", "no is not there"), (inner / "state.json", "is not a folder")):
+    for path, message in ((tmp_path / "no", "no does not exist"), (inner / "state.json", "is not a folder")):
         with pytest.raises(DataError, match=message):
             opened(path)
 

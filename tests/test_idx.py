@@ -79,7 +79,7 @@ def test_damaged_files_and_wrong_options_are_named(folder: Path) -> None:
         with pytest.raises(DataError, match=message):
             Idx(**{"path": str(folder), **options})
 
-    refuses("is not there", path=str(folder / "none"))
+    refuses("does not exist", path=str(folder / "none"))
     refuses("the label 2, but classes names only 0 to 1", classes=("a", "b"))
     refuses("size must be at least 6, not 5", size=5)
     refuses("no caption 'boots': did you mean 'boot'", classes=CLASSES, holdout=("boots",))

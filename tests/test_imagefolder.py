@@ -510,7 +510,7 @@ def test_text_files_that_are_wrong(tmp_path: Path) -> None:
 
 
 def test_folders_that_are_wrong(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is not there"):
+    with pytest.raises(DataError, match="does not exist"):
         ImageFolder(path=str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match="holds no image"):
         ImageFolder(path=str(tmp_path))

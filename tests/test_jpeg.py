@@ -127,9 +127,9 @@ def test_a_jpeg_of_the_size_asked_for_is_not_copied(monkeypatch: pytest.MonkeyPa
     data = encoded(picture(128, 128))
     expected = by_pillow(data, 64)
     monkeypatch.setattr(Image, "fromarray", None)
-    np.testing.assert_array_equal(images.square(data, 64, 3, "crop", WHITE), expected)
+    np.testing.assert_array_equal(images.fitted(data, (64, 64), 3, "crop", WHITE), expected)
     monkeypatch.undo()
-    gray = images.square(data, 64, 1, "crop", WHITE)
+    gray = images.fitted(data, (64, 64), 1, "crop", WHITE)
     np.testing.assert_array_equal(gray[..., 0], Image.fromarray(expected).convert("L"))
 
 

@@ -53,7 +53,7 @@ def test_workers_share_every_batch(parts: tuple[Patterns, Words]) -> None:
     for step, batch in enumerate(whole):
         shared = np.concatenate([worker[step]["tokens"]["id"] for worker in workers])
         assert sorted(shared) == sorted(batch["tokens"]["id"])
-    with pytest.raises(ValueError, match="multiple of the 4 workers"):
+    with pytest.raises(ValueError, match="multiple of the 4 processes"):
         Loader(*parts, batch_size=6, shards=4)
 
 

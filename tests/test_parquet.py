@@ -140,7 +140,7 @@ def test_an_image_may_be_a_file_beside_the_table(tmp_path: Path) -> None:
     (tmp_path / "pictures/1.png").write_bytes(png(1))
     column = [{"bytes": None, "path": "pictures/1.png"}, {"bytes": None, "path": "gone.png"}, *stored([2])]
     path = write(tmp_path / "data.parquet", image=column, text=["a", "b", "c"])
-    with pytest.raises(DataError, match=r"data\.parquet:1: it names the image gone\.png, which is not there"):
+    with pytest.raises(DataError, match=r"data\.parquet:1: it names the image gone\.png, which does not exist"):
         opened(path)
     assert shown(opened(path, on_error="skip")) == [(1, "a"), (2, "c")]
 
@@ -426,7 +426,7 @@ def test_folders_without_tables(tmp_path: Path) -> None:
         (folder / file).write_bytes(b"x")
         with pytest.raises(DataError, match=rf"parquet: .* holds no \.parquet file: .*{advice}"):
             opened(folder)
-    for path, message in (("no", "no is not there"), ("no/*.parquet", "there is no file")):
+    for path, message in (("no", "no does not exist"), ("no/*.parquet", "there is no file")):
         with pytest.raises(DataError, match=f"parquet: .*{message}"):
             opened(tmp_path / path)
 

@@ -475,7 +475,7 @@ def test_compressed_shards_are_refused(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("nowhere", "nowhere is not there"),
+        ("nowhere", "nowhere does not exist"),
         (
             "shards/{0000..0005}.tar",
             r"there is no file .*0003\.tar, .*0004\.tar, .*0005\.tar \(the pattern stands for 6\)",

@@ -218,7 +218,7 @@ def test_a_dataset_that_cannot_be_sent_is_read_by_threads_or_refused(monkeypatch
     assert make_workers(Loaded(), 0) is None
     found = make_workers(Loaded(), None)
     assert found is not None and found.count == 2
-    monkeypatch.setattr("kgen.data.reading.workers.MOST_BYTES", 10)
+    monkeypatch.setattr("kgen.data.reading.workers.MAX_COPY_BYTES", 10)
     assert make_workers(Loaded(), None) is None
 
 

@@ -20,3 +20,10 @@ def own_attributes(layer: keras.layers.Layer) -> dict[str, Any]:
     held = vars(layer)
     everything = {**held, **held.get("_modules", {})}  # where PyTorch keeps the layers that are attributes
     return {k: v for k, v in everything.items() if k not in OF_KERAS and not k.startswith(OF_TENSORFLOW)}
+
+
+def shared_copy(layer: Any, **changed: Any) -> Any:
+    """A layer with the same weights and inner layers as another, but other attributes. (Keras refuses `copy.copy`.)"""
+    made = object.__new__(type(layer))
+    made.__dict__.update(layer.__dict__, **changed)
+    return made

@@ -22,8 +22,8 @@ def stream(batches: Iterable[Batch]) -> Any:
     sampling.
 
     Args:
-        batches: Nested dicts of arrays (B, ...), all of the same shapes except for B. On TensorFlow, they are iterated
-            once more, to read the shapes from the first batch.
+        batches: Nested dicts of arrays (B, ...), all of the same shapes except for B (see also `several_shapes`).
+            On TensorFlow, they are iterated once more, to read the shapes from the first batch.
     """
     if keras.backend.backend() != "tensorflow":
         return _once(batches) if isinstance(batches, Sequence | Watched) else batches
@@ -45,12 +45,17 @@ class Watched:
     last batch is repeated, and `raise_failure` is called after each step. An error in the first batch is raised at
     once.
 
+    Args:
+        batches: The batches.
+        several_shapes: Whether the batches differ in more than their number of rows.
+
     Attributes:
         waited: The time that was spent on waiting for batches so far, in seconds.
     """
 
-    def __init__(self, batches: Iterable[Batch]) -> None:
+    def __init__(self, batches: Iterable[Batch], several_shapes: bool = False) -> None:
         self.batches = batches
+        self.several_shapes = several_shapes
         self.waited = 0.0
         self.failure: tuple[int, Exception] | None = None
         """The number of batches that could be read, and the error in the next one."""
@@ -88,7 +93,11 @@ def signature(batches: Iterable[Batch]) -> Any:
     """The tf.TensorSpec of each array in the batches, for TensorFlow."""
     import tensorflow as tf
 
-    return tf.nest.map_structure(lambda a: tf.TensorSpec((None, *a.shape[1:]), a.dtype), next(iter(batches)))
+    def spec(array: np.ndarray) -> Any:
+        differs = array.ndim > 2 and getattr(batches, "several_shapes", False)
+        return tf.TensorSpec((None,) * array.ndim if differs else (None, *array.shape[1:]), array.dtype)
+
+    return tf.nest.map_structure(spec, next(iter(batches)))
 
 
 def slices(arrays: Batch, size: int) -> list[Batch]:

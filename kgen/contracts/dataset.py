@@ -36,7 +36,7 @@ Decoding = tuple[Any, ...]
 
 
 class Dataset(Configurable, ABC):
-    """Random access to captioned images of one size, in splits.
+    """Random access to captioned images of one size, or of a few shapes of the same area, in splits.
 
     A subclass takes its options as keyword arguments and stores each under its own name. Reading must be thread-safe,
     and example i of a split must always be the same. Bad input raises `DataError` in ``__init__``. Single images that
@@ -82,7 +82,7 @@ class Dataset(Configurable, ABC):
 
     @abstractmethod
     def image(self, split: Split, index: int) -> np.ndarray:
-        """One image: uint8 (height, width, channels), the shape of `image_space`.
+        """One image: uint8 (height, width, channels), the shape of `image_space`, or that of `rows_by_shape`.
 
         If the image is damaged, and another example takes its place, this returns the image of that example.
         `replacement` then returns the index of that example.
@@ -103,6 +103,14 @@ class Dataset(Configurable, ABC):
         called in this process, and reports the problem or raises an error with a name.
         """
         raise NotImplementedError
+
+    def rows_by_shape(self, split: Split) -> Mapping[tuple[int, int], np.ndarray]:
+        """The indices of the examples of a split, by the height and width of their images, if these differ.
+
+        `image_space` then has the shape of square images of about the same area. An image that takes the place of
+        another one has the same shape. Default: empty, and all images have the shape of `image_space`.
+        """
+        return {}
 
     def texts(self, split: Split, index: int) -> Sequence[str]:
         """All captions of an example, at least one."""

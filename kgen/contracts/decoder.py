@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import keras
 import numpy as np
 
+from kgen.backend.attributes import shared_copy
 from kgen.contracts.encoder import Condition
+from kgen.errors import SpaceError
 from kgen.options import MAX_OPTION, Arguments, Configurable
 from kgen.random import NoiseSpec
 from kgen.spaces import Space
@@ -68,6 +70,36 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
     def latent_space(self) -> Space:
         """The space of the latents, which the generator models."""
         raise NotImplementedError
+
+    def check_space(self, image_space: Space) -> None:
+        """Checks that this decoder, with its weights, also supports images of another height and width.
+
+        A decoder that does overrides it. `encode` and `decode` then get images and latents of any such size, with
+        static shapes, and `resized` makes a decoder of them, whose `image_space` is the other one. `latent_space` must
+        follow from it. Default: the size of `image_space` is the only one.
+
+        Args:
+            image_space: A space that differs from `self.image_space` in height and width alone.
+
+        Raises:
+            SpaceError: it does not.
+        """
+        raise SpaceError(
+            f"{type(self).__name__} decodes to images of one size, {self.image_space}, and not {image_space}: generate "
+            "images of the size of its training, or use the decoder 'identity'"
+        )
+
+    def resized(self, image_space: Space) -> Self:
+        """This decoder for images of another height and width: it has the same layers and weights.
+
+        Raises:
+            SpaceError: see `check_space`.
+        """
+        if image_space == self.image_space:
+            return self
+        self.check_space(image_space)
+        made: Self = shared_copy(self, image_space=image_space)
+        return made
 
     def encode(self, images: Tensor) -> Tensor:
         """Encodes images.

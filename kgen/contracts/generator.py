@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import keras
 
+from kgen.backend.attributes import shared_copy
 from kgen.contracts.capabilities import Capability, option_of, sampling_steps
 from kgen.contracts.encoder import Condition
-from kgen.errors import PluginError
+from kgen.errors import PluginError, SpaceError
 from kgen.options import MAX_OPTION, Arguments, Configurable, supplied
 from kgen.random import NoiseSpec
 from kgen.spaces import ConditionSpace, Space
@@ -18,7 +19,7 @@ Tensor = Any
 OF_GENERATE = frozenset(
     {
         *("prompts", "prompt", "n", "first", "seed", "seeds", "count", "shared_noise", "batch_size", "image", "mask"),
-        *("negative_prompt", "decoder", "output", "verbose"),
+        *("negative_prompt", "decoder", "output", "verbose", "size"),
     }
 )
 """Arguments of `Pipeline.generate` and `Pipeline.interpolate`, beside which they take the options of `generate`."""
@@ -94,11 +95,41 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
         self.space = space
         self.condition_space = condition_space
 
+    def check_space(self, space: Space) -> None:
+        """Checks that this model, with its weights, can also model latents of another height and width.
+
+        A generator that can overrides it. `compute_losses` then gets latents of any such space, with static shapes, and
+        `resized` makes a generator of them, whose `space` is the other one. What depends on the height and width must
+        therefore not be stored in ``__init__`` or ``build``. Default: the shape of `space` is the only one.
+
+        Args:
+            space: A space that differs from `self.space` in height and width alone.
+
+        Raises:
+            SpaceError: it cannot.
+        """
+        raise SpaceError(
+            f"{type(self).__name__} models latents of one shape, {self.space}, and not {space}: generate images of the "
+            "size of its training, or train another generator"
+        )
+
+    def resized(self, space: Space) -> Self:
+        """This generator for latents of another height and width: it has the same layers and weights.
+
+        Raises:
+            SpaceError: see `check_space`.
+        """
+        if space == self.space:
+            return self
+        self.check_space(space)
+        made: Self = shared_copy(self, space=space)
+        return made
+
     def compute_losses(self, x: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
         """Computes the losses of every example, without an average over the batch.
 
         Args:
-            x: The latents, (B, *space.shape) float32, or int32 tokens.
+            x: The latents, (B, *space.shape) float32, or int32 tokens; or latents of another space (`check_space`).
             condition: The encoder's output: "sequence" (B, L, D), "mask" (B, L), "pooled" (B, P).
             training: Whether the call is part of the training, as in Keras.
 

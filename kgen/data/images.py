@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import IO, Any, Literal, cast
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageColor, ImageOps, TiffImagePlugin, UnidentifiedImageError
@@ -19,8 +19,14 @@ from kgen.data.reading.jpeg import jpeg_pixels
 from kgen.errors import ConfigError, DataError
 from kgen.storage.ownership import IMAGES
 
-Resize = Literal["crop", "pad", "stretch"]
-"""How an image becomes square: "crop" takes its middle, "pad" adds background, "stretch" distorts it."""
+Shape = tuple[int, int]
+"""The height and width of an image, in pixels."""
+
+Resize = Literal["crop", "pad", "stretch", "bucket"]
+"""How an image becomes square: "crop" takes its middle, "pad" adds background, "stretch" distorts it.
+
+"bucket" makes no squares: it takes the middle in the shape of a bucket (`kgen.data.encoded.Buckets`).
+"""
 
 MAX_PIXELS = 2**26
 """Largest number of pixels. Larger images are refused, because a small file may hold an image that fills the memory."""
@@ -40,6 +46,13 @@ FORMATS = (
 """Pillow's names of the formats that kgen reads. All hold pixels, and none (such as EPS) needs another program."""
 
 
+TURNED = (5, 6, 7, 8)
+"""Orientations in EXIF data that swap height and width."""
+
+TAIL = 2**16
+"""Number of bytes at the end of a PNG in which metadata are looked for."""
+
+
 class ImageError(ValueError):
     """A file is not an image, or is damaged; the message says how."""
 
@@ -53,7 +66,7 @@ def background_color(name: str, owner: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def decode(data: bytes, background: tuple[int, int, int], size: int = 0) -> Image.Image:
+def decode(data: bytes, background: tuple[int, int, int], size: int | Shape = 0) -> Image.Image:
     """Decodes a file in any of `FORMATS` and in any mode. If it has several frames, the first is read.
 
     Gray values of more than 8 bits are scaled by the depth in the tags of a TIFF; otherwise by the smallest of
@@ -67,8 +80,8 @@ def decode(data: bytes, background: tuple[int, int, int], size: int = 0) -> Imag
     Args:
         data: The content of the file.
         background: The RGB color behind transparent parts.
-        size: If not 0, the image may be reduced, but not below this height and width: a JPEG by its decoder, and a
-            large image in another format to at least twice this size.
+        size: If not 0, the image may be reduced, but not below this height and width (one number if they are equal): a
+            JPEG by its decoder, and a large image in another format to at least twice this size.
 
     Returns:
         An RGB image, rotated according to its EXIF data.
@@ -76,42 +89,96 @@ def decode(data: bytes, background: tuple[int, int, int], size: int = 0) -> Imag
     Raises:
         ImageError: the file is not an image, is truncated, or is too large.
     """
-    read = _read(data, background, size)
+    read = _read(data, background, _as_shape(size) if size else None)
     return Image.fromarray(read) if isinstance(read, np.ndarray) else read
 
 
-def _read(data: bytes, background: tuple[int, int, int], size: int) -> Image.Image | np.ndarray:
+def _read(data: bytes, background: tuple[int, int, int], shape: Shape | None) -> Image.Image | np.ndarray:
     """What `decode` returns, or an array uint8 (H, W, 3) of its pixels if that takes less time."""
     try:
         with Image.open(io.BytesIO(data)) as image:
-            if image.format not in FORMATS:
-                raise ImageError(f"{image.format} files are not read: make it a PNG or JPEG")
-            if math.prod(image.size) > MAX_PIXELS:
-                raise ImageError(f"{image.width} x {image.height} pixels are more than the {MAX_PIXELS} allowed")
-            if size:
-                image.draft(None, (size, size))
+            _check_header(image)
+            stored = shape if shape is None or not _is_turned(image) else shape[::-1]
+            if stored is not None:
+                image.draft(None, (stored[1], stored[0]))
             large = math.prod(image.size) > LARGE
             with _one_at_a_time if large else nullcontext():
                 if not large and _is_plain(image) and (pixels := jpeg_pixels(data, image)) is not None:
                     return pixels
                 image.load()
-                return _rgb(_shrunk(image, 2 * size) if large else image, background)
-    except ImageError:
-        raise
-    except UnidentifiedImageError:
-        raise ImageError("this is not an image that can be read" if data else "the file is empty") from None
-    except Image.DecompressionBombError:
-        raise ImageError(f"more than the {MAX_PIXELS} pixels allowed") from None
-    except Exception as error:  # damaged files make Pillow's codecs fail in many ways
-        raise ImageError(f"the file is damaged: {error}") from error
+                return _rgb(_shrunk(image, stored) if large and stored else image, background)
+    except Exception as error:
+        raise _image_error(error, not data) from error
 
 
-def read_image(path: Path, channels: int, size: int = 0) -> np.ndarray:
+def _as_shape(size: int | Shape) -> Shape:
+    return (size, size) if isinstance(size, int) else size
+
+
+def header_shape(file: IO[bytes]) -> Shape:
+    """The shape of the image that `decode` makes of a file, from the file's header. The image is not decoded.
+
+    Raises:
+        ImageError: the file is not an image, or is too large.
+        OSError: it cannot be read.
+    """
+    try:
+        with Image.open(file) as image:
+            _check_header(image)
+            turned = _is_turned(image)
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno:  # Pillow's own errors have no number
+            raise
+        raise _image_error(error, not file.seek(0, io.SEEK_END)) from error
+
+
+def _check_header(image: Image.Image) -> None:
+    if image.format not in FORMATS:
+        raise ImageError(f"{image.format} files are not read: make it a PNG or JPEG")
+    if math.prod(image.size) > MAX_PIXELS:
+        raise ImageError(f"{image.width} x {image.height} pixels are more than the {MAX_PIXELS} allowed")
+
+
+def _is_turned(image: Image.Image) -> bool:
+    """Whether EXIF data swap the height and width of an image that is not decoded yet.
+
+    Pillow swaps those of a TIFF itself. It decodes a whole PNG to look for EXIF data behind the pixels; here this
+    happens only if the file ends in such data.
+    """
+    if image.format == "TIFF":
+        return False
+    opened = cast(Any, image)
+    whole = opened.format != "PNG" or _ends_in_exif(opened.fp)
+    exif = opened.getexif() if whole else Image.Image.getexif(opened)
+    return exif.get(ExifTags.Base.Orientation) in TURNED
+
+
+def _ends_in_exif(file: Any) -> bool:
+    place = file.tell()
+    file.seek(max(place, file.seek(0, io.SEEK_END) - TAIL))
+    tail = file.read()
+    file.seek(place)
+    return any(mark in tail for mark in (b"eXIf", b"Raw profile type exif", b"tiff:Orientation"))
+
+
+def _image_error(error: Exception, empty: bool) -> ImageError:
+    """Says what is wrong with a file, given the error of reading it. Damaged files make Pillow fail in many ways."""
+    if isinstance(error, ImageError):
+        return error
+    if isinstance(error, UnidentifiedImageError):
+        return ImageError("the file is empty" if empty else "this is not an image that can be read")
+    if isinstance(error, Image.DecompressionBombError):
+        return ImageError(f"more than the {MAX_PIXELS} pixels allowed")
+    return ImageError(f"the file is damaged: {error}")
+
+
+def read_image(path: Path, channels: int, size: int | Shape = 0) -> np.ndarray:
     """Reads one file: uint8 (height, width, channels).
 
     Args:
         channels: 1 or 3.
-        size: Height and width of the cropped image; 0: the image is not cropped.
+        size: Height and width of the cropped image, one number if they are equal; 0: the image is not cropped.
 
     Raises:
         DataError: the file cannot be read, or is not an image.
@@ -124,7 +191,7 @@ def read_image(path: Path, channels: int, size: int = 0) -> np.ndarray:
         raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
     image = image if channels == 3 else image.convert("L")
     if size:
-        return fit(image, size, "crop", (255, 255, 255))
+        return fit(image, _as_shape(size), "crop", (255, 255, 255))
     return np.array(image).reshape(image.height, image.width, channels)
 
 
@@ -139,47 +206,51 @@ def require_single(path: Path) -> None:
 
 
 def fit(
-    image: Image.Image, size: int, resize: Resize, background: tuple[int, int, int], part: float = 0.5
+    image: Image.Image, shape: Shape, resize: Resize, background: tuple[int, int, int], part: float = 0.5
 ) -> np.ndarray:
-    """Resizes with anti-aliasing: uint8 (size, size, channels).
+    """Resizes with anti-aliasing: uint8 (*shape, channels).
+
+    "crop" and "bucket" scale the image so that it covers the shape, and cut off what exceeds it on one of the sides.
 
     Args:
-        part: The place of a cropped square along the longer side: 0 is left or top, 1 is right or bottom.
+        part: The place of the part that is kept, along the side that is cut: 0 is left or top, 1 is right or bottom.
     """
-    target = (size, size)
-    method = Image.Resampling.LANCZOS if min(image.size) >= size else Image.Resampling.BICUBIC
+    height, width = shape
+    target = (width, height)
+    covers = image.width >= width and image.height >= height
+    method = Image.Resampling.LANCZOS if covers else Image.Resampling.BICUBIC
     if image.size == target:
         pass
-    elif resize == "crop":
+    elif resize in ("crop", "bucket"):
         image = ImageOps.fit(image, target, method, centering=(part, part))
     elif resize == "pad":
         fill = background if image.mode == "RGB" else Image.new("RGB", (1, 1), background).convert("L").getpixel((0, 0))
-        scale = size / max(image.size)
+        scale = min(width / image.width, height / image.height)
         inner = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), method)
         image = Image.new(image.mode, target, fill)
-        image.paste(inner, ((size - inner.width) // 2, (size - inner.height) // 2))
+        image.paste(inner, ((width - inner.width) // 2, (height - inner.height) // 2))
     else:
         image = image.resize(target, method)
     pixels = np.array(image)
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
-def square(
-    data: bytes, size: int, channels: int, resize: Resize, background: tuple[int, int, int], part: float = 0.5
+def fitted(
+    data: bytes, shape: Shape, channels: int, resize: Resize, background: tuple[int, int, int], part: float = 0.5
 ) -> np.ndarray:
-    """Decodes a file, and makes it a square: uint8 (size, size, channels). See `decode` and `fit`."""
-    read = _read(data, background, size)
-    if isinstance(read, np.ndarray) and read.shape == (size, size, channels):
+    """Decodes a file, and gives the image a shape: uint8 (*shape, channels). See `decode` and `fit`."""
+    read = _read(data, background, shape)
+    if isinstance(read, np.ndarray) and read.shape == (*shape, channels):
         return read
     image = Image.fromarray(read) if isinstance(read, np.ndarray) else read
-    return fit(image if channels == 3 else image.convert("L"), size, resize, background, part)
+    return fit(image if channels == 3 else image.convert("L"), shape, resize, background, part)
 
 
-def square_file(path: str, *options: Any) -> np.ndarray:
-    """Reads a file and calls `square`. Raises OSError if it cannot be read."""
+def fitted_file(path: str, *options: Any) -> np.ndarray:
+    """Reads a file and calls `fitted`. Raises OSError if it cannot be read."""
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - it takes 30 µs less than Path
         data = file.read()
-    return square(data, *options)
+    return fitted(data, *options)
 
 
 def mirrored(function: Callable[..., np.ndarray], *arguments: Any) -> np.ndarray:
@@ -187,9 +258,9 @@ def mirrored(function: Callable[..., np.ndarray], *arguments: Any) -> np.ndarray
     return np.ascontiguousarray(function(*arguments)[:, ::-1])
 
 
-def _shrunk(image: Image.Image, least: int) -> Image.Image:
-    """Reduces a large image by an integer factor, to at least `least`, in strips that need no large copy."""
-    factor = min(image.size) // least if least else 1
+def _shrunk(image: Image.Image, shape: Shape) -> Image.Image:
+    """Reduces a large image by an integer factor, to at least twice a shape, in strips that need no large copy."""
+    factor = min(image.height // (2 * shape[0]), image.width // (2 * shape[1]))
     if factor < 2 or image.mode not in ("L", "LA", "RGB", "RGBA", "CMYK"):
         return image
     size = (math.ceil(image.width / factor), math.ceil(image.height / factor))

@@ -17,7 +17,7 @@ from kgen.data.cache import hash_of, open_or_write
 from kgen.data.frozen import provenance
 from kgen.data.reading.workers import image_of
 from kgen.data.stored import read_rows, write_rows
-from kgen.errors import DataError
+from kgen.errors import ConfigError, DataError
 from kgen.pixels import floats
 from kgen.storage.files import write_text
 
@@ -85,7 +85,13 @@ def cached_latents(
     Raises:
         RunError: `cache_dir` cannot be written.
         DataError: an image is damaged, and the dataset does not skip it.
+        ConfigError: the images have several shapes.
     """
+    if dataset.rows_by_shape(split):
+        raise ConfigError(
+            f"the latents of {type(decoder).__name__} are cached, which needs images of one shape, but these have "
+            "several (resize: bucket): use resize: crop, or the decoder 'identity', whose latents are the images"
+        )
     images = _Images(dataset, split, flip, views)
     cache = open_or_write(
         Path(cache_dir),

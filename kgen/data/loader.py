@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grain
@@ -16,7 +16,7 @@ from kgen.data.conditions import Reader
 from kgen.data.latents import LatentCache
 from kgen.data.reading.meter import Meter
 from kgen.data.reading.workers import Workers, image_of
-from kgen.data.rows import ENDLESS, drawn, training_order
+from kgen.data.rows import ENDLESS, BatchOrder, drawn
 
 Batch = dict[str, Any]
 
@@ -25,7 +25,7 @@ MEMORY_LIMIT = 2**30
 
 
 class Loader:
-    """Reads a split of a dataset in batches.
+    """Reads a split of a dataset in batches. All images of a batch have one shape (`Dataset.rows_by_shape`).
 
     Args:
         dataset, split: The dataset and the split.
@@ -41,6 +41,7 @@ class Loader:
 
     Attributes:
         meter: Measures how fast batches are read.
+        several_shapes: Whether the images of some batches have another shape than those of others.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Loader:
         workers: Workers | None = None,
     ) -> None:
         if batch_size % shards:
-            raise ValueError(f"batch_size {batch_size} must be a multiple of the {shards} workers")
+            raise ValueError(f"batch_size {batch_size} must be a multiple of the {shards} processes")
         self.batch_size = batch_size
         self.read = read or (lambda inputs: {"tokens": encoder.tokenize(inputs)} if encoder else {})
         self.latents = latents
@@ -70,42 +71,58 @@ class Loader:
         self.workers = workers
         self.views = dataset.views if split == "train" else 1
         self.draws = self.views > 1 or (dataset.draw_captions and split == "train")
-        self.images = _Images(dataset, split, flip, self.views, workers)
+        copies = np.arange(2 if flip else 1)
+        self.groups = {
+            shape: (np.asarray(rows)[:, None] * len(copies) + copies).reshape(-1)
+            for shape, rows in dataset.rows_by_shape(split).items()
+        }
+        self.several_shapes = len(self.groups) > 1
+        self.images = _Images(dataset, split, flip, self.views, workers, self.groups)
         self.inputs = encoder and EncoderInputs(dataset, split, encoder.fields, flip=flip)
 
     def training(self, *, start: int = 0, seed: int = 0) -> grain.IterDataset:
-        """Batches from step `start` on. There are endless passes over the split, each in a new order.
+        """Batches from step `start` on. There are endless passes over the split, each in a new order (`BatchOrder`).
 
         If an example has several views or captions, one is picked at random each time. This choice, too, depends only
         on the seed and the step.
         """
-        order = training_order(self.count, seed, self.shares)
+        order = BatchOrder(self.count, self.batch_size, seed, self.shares, list(self.groups.values()))
+        places = range(self.shard, self.batch_size, self.shards)
 
         def batch(step: int) -> Batch:
-            first = step * self.batch_size
-            positions = range(first + self.shard, first + self.batch_size, self.shards)
-            rows = order(positions)
+            rows = order(step, places)
+            positions = [step * self.batch_size + place for place in places]
             return self._batch(rows, drawn(seed, positions)) if self.draws else self._batch(rows)
 
         return self._threads(grain.MapDataset.range(start, ENDLESS).map(batch))
 
     def __len__(self) -> int:
-        """Number of batches in one pass."""
-        return -(-self.count // self.batch_size)
+        """Number of batches of `once`."""
+        return sum(-(-len(rows) // self.batch_size) for rows in self._grouped())
 
     def once(self, devices: int = 1) -> grain.IterDataset:
         """One pass in order, in batches of one size, with a "weight" (B,) per example: 1, or 0 for padding.
 
         Args:
             devices: Number of devices that share a batch. The last batch, or the only one of a small split, is padded
-                with earlier rows, so that it can be divided among them.
+                with earlier rows, so that it can be divided among them. So is the last batch of each shape.
         """
-        size = min(self.batch_size, -(-self.count // devices) * devices)
-        rows = grain.MapDataset.range(-(-self.count // size) * size).batch(size).map(self._weighted)
-        return self._threads(rows)
+        batches: list[tuple[Sequence[int] | np.ndarray, int, int]] = []  # the rows of a shape, the first, the number
+        for rows in self._grouped():
+            size = min(self.batch_size, -(-len(rows) // devices) * devices)
+            batches += [(rows, first, size) for first in range(0, len(rows), size)]
 
-    def _weighted(self, rows: np.ndarray) -> Batch:
-        return {**self._batch((rows % self.count).tolist()), "weight": (rows < self.count).astype(np.float32)}
+        def weighted(number: int) -> Batch:
+            rows, first, size = batches[number]
+            places = np.arange(first, first + size)
+            chosen = [int(rows[place]) for place in (places % len(rows)).tolist()]
+            return {**self._batch(chosen), "weight": (places < len(rows)).astype(np.float32)}
+
+        return self._threads(grain.MapDataset.range(len(batches)).map(weighted))
+
+    def _grouped(self) -> list[Sequence[int] | np.ndarray]:
+        """The rows of each shape."""
+        return [*self.groups.values()] or [range(self.count)]
 
     def close(self) -> None:
         """Stops the workers. Nothing can be read after that."""
@@ -146,13 +163,25 @@ def _same(image: np.ndarray) -> np.ndarray:
 class _Images:
     """Reads images by their numbers (see `image_of`), and keeps them in memory if all of them fit."""
 
-    def __init__(self, dataset: Dataset, split: Split, flip: bool, views: int, workers: Workers | None) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: Split,
+        flip: bool,
+        views: int,
+        workers: Workers | None,
+        groups: Mapping[tuple[int, int], np.ndarray],
+    ) -> None:
         self.dataset, self.split, self.flip, self.views, self.workers = dataset, split, flip, views, workers
+        self.shapes = [*groups]
+        self.shape_of = np.empty(sum(map(len, groups.values())), np.int16)  # the number of the shape of each row
+        for number, rows in enumerate(groups.values()):
+            self.shape_of[rows] = number
         self.keep = fit_into_memory(dataset, split, flip)
         self.kept: dict[int, np.ndarray] = {}
 
     def read(self, numbers: Sequence[int]) -> np.ndarray:
-        """Images uint8 (B, H, W, C)."""
+        """Images of one shape, uint8 (B, H, W, C)."""
         missing = [number for number in dict.fromkeys(numbers) if number not in self.kept]
         found = dict(zip(missing, images := self._read(missing), strict=True))
         if self.keep:
@@ -163,9 +192,15 @@ class _Images:
 
     def _read(self, numbers: Sequence[int]) -> np.ndarray:
         if self.workers is not None and numbers:
-            return self.workers.read(self.split, numbers, self.flip, self.views)
+            return self.workers.read(self.split, numbers, self.flip, self.views, self._shape(numbers[0]))
         images = [image_of(self.dataset, self.split, number, self.flip, self.views) for number in numbers]
         return np.stack(images) if images else np.empty(0, np.uint8)
+
+    def _shape(self, number: int) -> tuple[int, ...] | None:
+        """The shape (H, W, C) of an image; None if all images have that of the dataset."""
+        if not self.shapes:
+            return None
+        return (*self.shapes[self.shape_of[number // self.views]], self.dataset.image_space.shape[-1])
 
     def one(self, number: int) -> np.ndarray:
         """An image uint8 (H, W, C)."""

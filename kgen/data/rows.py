@@ -1,8 +1,9 @@
-"""The order of the examples in training. The row of a split that is used at a position depends only on the seed."""
+"""The order of the examples in training. The rows of a batch depend only on the seed and the step."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Protocol
@@ -51,6 +52,56 @@ def drawn(seed: int, positions: Sequence[int]) -> np.ndarray:
     return np.array([int.from_bytes(digest) for digest in digests])
 
 
+class BatchOrder:
+    """The rows of each batch in training.
+
+    Without groups, the batches are consecutive parts of `training_order`. With groups, every batch has rows of one of
+    them. Each group has passes of its own, in which it uses each of its rows once; a batch may end one pass and begin
+    the next. The groups take turns in proportion to their rows, so that all rows are used equally often: after n
+    batches, a group has had its share of n, up to one for each group before it.
+
+    Args:
+        count: The number of rows.
+        batch_size: The number of rows in a batch.
+        seed: The seed of the orders.
+        shares: See `training_order`. With groups, they hold for all batches together.
+        groups: Groups of rows, none of which is empty, and which together have every row once; each is in ascending
+            order. Empty: a batch has any rows.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        seed: int,
+        shares: Sequence[tuple[int, float]] = (),
+        groups: Sequence[np.ndarray] = (),
+    ) -> None:
+        self.batch_size = batch_size
+        if not groups:
+            self.groups: list[tuple[Order, np.ndarray | None]] = [(training_order(count, seed, shares), None)]
+            self.turns = _Turns([Fraction(1)])
+            return
+        parts = [(count, Fraction(1))] if not shares else [(number, _fraction(share)) for number, share in shares]
+        ends = np.cumsum([number for number, _ in parts])
+        self.groups, weights = [], []
+        for number, rows in enumerate(groups):
+            inside = np.diff(np.searchsorted(rows, ends), prepend=0).tolist()
+            own = [(few, share * Fraction(few, many)) for few, (many, share) in zip(inside, parts, strict=True) if few]
+            weight = sum((share for _, share in own), Fraction(0))
+            within = [(few, float(share / weight)) for few, share in own] if len(own) > 1 else ()
+            self.groups.append((training_order(len(rows), seed + number, within), rows))
+            weights.append(weight)
+        self.turns = _Turns(weights)
+
+    def __call__(self, step: int, places: Sequence[int]) -> list[int]:
+        """The rows at some places of the batch of a step, from 0 to `batch_size` - 1."""
+        group, batch = self.turns(step)
+        order, rows = self.groups[group]
+        positions = order([batch * self.batch_size + place for place in places])
+        return positions if rows is None else rows[positions].tolist()
+
+
 class _Few:
     """Sorts the rows of each pass by random numbers (Philox, Salmon et al. 2011), whose key is seed and pass."""
 
@@ -86,27 +137,44 @@ class _Mixed:
     """Combines the orders of several parts, each of which has a share of the positions."""
 
     def __init__(self, seed: int, shares: Sequence[tuple[int, float]]) -> None:
-        left, first = Fraction(1), 0
-        self.parts: list[tuple[Order, int, Fraction]] = []
-        """The order of each part, its first row, and its share of the positions that no earlier part has."""
-        for number, (count, share) in enumerate(shares):
-            exact = Fraction(share).limit_denominator(DENOMINATOR)
-            own = Fraction(1) if number == len(shares) - 1 else exact / left
-            self.parts.append((training_order(count, seed + number), first, own))
-            left, first = left - exact, first + count
+        counts = [count for count, _ in shares]
+        self.orders = [training_order(count, seed + number) for number, count in enumerate(counts)]
+        self.firsts = list(itertools.accumulate(counts[:-1], initial=0))
+        self.turns = _Turns([_fraction(share) for _, share in shares])
 
     def __call__(self, positions: Sequence[int]) -> list[int]:
-        return [self._row(position) for position in positions]
+        turns = [self.turns(position) for position in positions]
+        return [self.firsts[part] + self.orders[part]([number])[0] for part, number in turns]
 
-    def _row(self, position: int) -> int:
-        """The row at a position.
 
-        A part gets the positions p at which floor((p + 1) * share) is larger than floor(p * share), as in Bresenham's
-        line algorithm (1965). The next part does the same with the positions that are left, and so on.
-        """
-        for order, first, share in self.parts:
+class _Turns:
+    """Distributes positions among parts, of which each has a share: after n positions, its share of n, up to one.
+
+    A part gets the positions p at which floor((p + 1) * share) is larger than floor(p * share), as in Bresenham's line
+    algorithm (1965). The next part does the same with the positions that are left, and so on.
+
+    Args:
+        shares: The share of each part. Their sum is 1, but for rounding.
+    """
+
+    def __init__(self, shares: Sequence[Fraction]) -> None:
+        left = Fraction(1)
+        self.own: list[Fraction] = []
+        """The share of each part of the positions that no earlier part has."""
+        for share in shares[:-1]:
+            self.own.append(share / left)
+            left -= share
+        self.own.append(Fraction(1))
+
+    def __call__(self, position: int) -> tuple[int, int]:
+        """The part that has a position, and the number of earlier positions that it has."""
+        for part, share in enumerate(self.own):
             before = position * share.numerator // share.denominator
             if (position + 1) * share.numerator // share.denominator > before:
-                return first + order([before])[0]
+                return part, before
             position -= before
         raise AssertionError("the last part has every position that is left")
+
+
+def _fraction(share: float) -> Fraction:
+    return Fraction(share).limit_denominator(DENOMINATOR)

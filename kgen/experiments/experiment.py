@@ -15,6 +15,7 @@ from kgen.errors import ConfigError, RunError
 from kgen.experiments.directory import RunDirectory
 from kgen.experiments.initial import initial_assets, initial_stage_assets
 from kgen.experiments.inputs import read_dataset
+from kgen.experiments.shapes import check_config, check_metric, check_stage
 from kgen.parts.construction import adapt_encoder, build_encoder, find, make_metric
 from kgen.parts.saving import load_encoder_assets
 
@@ -53,12 +54,17 @@ def open_experiment(config: RunConfig, *, trained: bool = False) -> Experiment:
         trained: Whether the run is already trained, so that the data of other trainings are not needed.
 
     Raises:
-        ConfigError: a metric does not support the dataset, or is given twice; or the images of the decoder's training
-            have another size.
+        ConfigError: a metric does not support the dataset, or is given twice; the images of the decoder's training
+            have another size; or images have several shapes, which a setting does not support.
         DataError: the data are missing or damaged, or there are no training images.
     """
     dataset = read_dataset(config.data)
+    check_config(config, dataset)
     stages = {} if trained else _stage_data(config, dataset)
+    for kind, data in stages.items():
+        own: StagedConfig = getattr(config, kind)
+        if own.source is None:
+            check_stage(kind, own.name, data)
     return Experiment(config, dataset, stages, _open_metrics(config.evaluate.metrics, dataset))
 
 
@@ -132,5 +138,6 @@ def _open_metrics(chosen: tuple[ComponentConfig, ...], dataset: Dataset) -> Metr
                 f"evaluate.metrics: '{name}' needs the dataset {metric.requires.__name__}, not "
                 f"{type(dataset).__name__}: leave it out, or choose another metric"
             )
+        check_metric(metric, name, dataset)
         metrics[name] = metric
     return metrics

@@ -22,6 +22,7 @@ from kgen.parts.saving import Assembled, decoder_weights, restore
 from kgen.parts.steps import checkpoint_of, load_step
 from kgen.pipeline.prompts import check_prompts
 from kgen.plugins.discovery import component_id
+from kgen.spaces import Space
 from kgen.storage.weights import find_weights
 
 Tokens = dict[str, np.ndarray]
@@ -64,6 +65,12 @@ class LoadedGuide:
             raise ConfigError(
                 f"the guide {self.name} cannot read the prompt: {error}. Use a guide that was trained on such prompts"
             ) from error
+
+    def check_space(self, space: Space) -> None:
+        """Raises SpaceError if it cannot guide the generation of latents of this space."""
+        if space != self.pipeline.generator.space:
+            with _errors_of(self.name):
+                self.pipeline.generator.check_space(space)
 
     def model(self, tokens: Any) -> GuideModel:
         """Makes the argument of `generate` from the tensors of `tokenize`."""

@@ -11,6 +11,7 @@ from keras import ops
 from kgen.backend.devices import compile_training, shared_batch
 from kgen.backend.gradients import densify
 from kgen.backend.replicas import loggable, replica_count, sum_over_replicas
+from kgen.backend.shapes import by_shape
 from kgen.errors import ConfigError
 
 Tensor = Any
@@ -109,6 +110,20 @@ class LossModel(keras.Model):  # type: ignore[misc]
         """Trains one step, like `fit`."""
         _refuse_classes(class_weight)
         return super().train_on_batch(*args, **kwargs)
+
+    def make_train_function(self, force: bool = False) -> None:
+        """Makes the training function as in Keras; batches may differ in shape."""
+        if force or self.train_function is None:  # type: ignore[has-type]
+            super().make_train_function(force)
+            whole = self.train_function  # type: ignore[has-type]
+            self.train_function = by_shape(self, whole, self.train_step)
+
+    def make_test_function(self, force: bool = False) -> None:
+        """Makes the function that evaluates as in Keras; batches may differ in shape."""
+        if force or self.test_function is None:  # type: ignore[has-type]
+            super().make_test_function(force)
+            whole = self.test_function  # type: ignore[has-type]
+            self.test_function = by_shape(self, whole, self.test_step)
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         """Does nothing: all layers are built, and Keras's method fails on dicts under MultiWorkerMirroredStrategy."""

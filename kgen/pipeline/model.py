@@ -37,7 +37,7 @@ from kgen.pipeline.prompts import (
     inputs_beside,
     warn_of_unread,
 )
-from kgen.pipeline.sampler import Sampler, latent_type, noise_spec, validate_options
+from kgen.pipeline.sampler import Sampler, latent_type, noise_spec, resized, validate_options
 from kgen.pixels import floats, to_uint8
 from kgen.random import SeedGenerator, interpolate, noise_keys, sample
 
@@ -204,6 +204,7 @@ class Pipeline(SavedInFolders, LossModel):
         negative_prompt: Any = None,
         decoder: Mapping[str, Any] | None = None,
         output: Literal["images", "latents"] = "images",
+        size: Sequence[int] | None = None,
         verbose: int = 0,
         **options: Any,
     ) -> np.ndarray:
@@ -228,17 +229,20 @@ class Pipeline(SavedInFolders, LossModel):
             negative_prompt: The prompt from which guidance leads away, in place of the empty text.
             decoder: Options of the decoder's `decode`.
             output: "images"; or "latents", the output of the generator, without decoding it.
+            size: Height and width of the images, in pixels; None: those of the training, or of its square buckets.
+                Generator and decoder must support it (`Generator.check_space`).
             verbose: 1 shows Keras's progress bar.
             **options: Options of the generator's `generate`, such as `steps` or `guidance`. One of the type
                 `kgen.Guide` is the path of a run, a mapping with "from" and "step", or a pipeline.
 
         Returns:
-            uint8 (len(prompts) * n, height, width, channels), with the `n` images of a prompt in a row; latents are
-            float32 or int32 (len(prompts) * n, *generator.space.shape).
+            uint8 (len(prompts) * n, *size, channels), with the `n` images of a prompt in a row; latents are
+            float32 or int32 (len(prompts) * n, *generator.space.shape), or of the shape that belongs to `size`.
 
         Raises:
             ConfigError: an option is unknown, or its value is not allowed; the generator does not support an image or a
                 mask; or the images do not fit into memory.
+            SpaceError: the generator or the decoder does not support `size`.
             RunError: the images, or weights, are not finite.
 
         Warns:
@@ -250,16 +254,19 @@ class Pipeline(SavedInFolders, LossModel):
         count = check_number("n", n) * len(prompts)
         batch_size = check_number("batch_size", batch_size)
         latents = check_output(output, decoder)
+        generator, own = parts = resized(self.generator, self.decoder, size)
         if not prompts:
-            space = self.generator.space if latents else self.decoder.image_space
+            space = generator.space if latents else own.image_space
             return np.zeros((0, *space.shape), latent_type(space) if latents else np.uint8)
         options, guide = self.checked_options(options)
-        check_source(self.generator, self.decoder.image_space, image, mask, options)
-        check_guidance(self.generator, self.encoder, self.condition_dropout, options, negative_prompt)
+        if guide is not None:
+            guide.check_space(generator.space)
+        check_source(generator, own.image_space, image, mask, options)
+        check_guidance(generator, self.encoder, self.condition_dropout, options, negative_prompt)
         warn_of_unread(self.encoder, prompts)
-        decoder_options = validate_options(self.decoder, "decode", decoder or {})
-        specs, decoder_specs = noise_spec(self.generator, options), noise_spec(self.decoder, decoder_options)
-        check_memory(count, self.decoder.image_space, [*specs.values(), *decoder_specs.values()])
+        decoder_options = validate_options(own, "decode", decoder or {})
+        specs, decoder_specs = noise_spec(generator, options), noise_spec(own, decoder_options)
+        check_memory(count, own.image_space, [*specs.values(), *decoder_specs.values()])
         repeated = [prompt for prompt in prompts for _ in range(n)]
         names = [input_key(prompt) for prompt in prompts]
         keys = noise_keys(names, seeds, n, shared_noise, check_first(first, len(prompts)))
@@ -270,9 +277,9 @@ class Pipeline(SavedInFolders, LossModel):
         }
         if negative_prompt is not None:
             batch["negative"] = self.encoder.tokenize(check_prompts(self.encoder, [negative_prompt]) * count)
-        batch |= source_inputs(image, mask, self.decoder.image_space, self.generator.space, count)
+        batch |= source_inputs(image, mask, own.image_space, generator.space, count)
         batch |= {} if guide is None else {"guide_tokens": guide.tokenize(repeated)}
-        return self._sample(batch, options, decoder_options, batch_size, guide, verbose, latents)
+        return self._sample(batch, options, decoder_options, batch_size, guide, verbose, latents, parts)
 
     def interpolate(
         self,
@@ -335,17 +342,20 @@ class Pipeline(SavedInFolders, LossModel):
         guide: LoadedGuide | None = None,
         verbose: int = 0,
         latents: bool = False,
+        parts: tuple[Generator, Decoder] | None = None,
     ) -> np.ndarray:
-        """Runs the program of these options, which is compiled on its first use."""
+        """Runs the program of these options, which is compiled on its first use. `parts` are resized ones."""
+        generator, decoder = parts or (self.generator, self.decoder)
         static, numbers = split_options(type(self.generator).generate, options)
         decoder_static, decoder_numbers = split_options(type(self.decoder).decode, decoder_options)
         key = None if guide is None else guide.key
         static = {name: value for name, value in static.items() if guide is None or name != guide.option}
-        loops = self.generator.num_sampling_steps(**options) > 1
-        parts = self.encoder, self.generator, self.decoder
+        loops = generator.num_sampling_steps(**options) > 1
         sampler: Sampler = self.programs.get(
-            ("generate", repr(plain([static, decoder_static])), key, loops, latents),
-            lambda: Sampler(*parts, self.null_tokens, static, decoder_static, loops, guide, latents),
+            ("generate", repr(plain([static, decoder_static])), key, loops, latents, decoder.image_space),
+            lambda: Sampler(
+                self.encoder, generator, decoder, self.null_tokens, static, decoder_static, loops, guide, latents
+            ),
         )
         made = sampler.sample(batch, numbers, decoder_numbers, batch_size, verbose)
         return made if latents else to_uint8(made)

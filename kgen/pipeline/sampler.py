@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -14,7 +15,7 @@ from kgen.backend.stream import Batch
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.generator import Generator
-from kgen.errors import ConfigError, RunError
+from kgen.errors import ConfigError, RunError, SpaceError
 from kgen.options import check_options
 from kgen.options.static import Numbers
 from kgen.pipeline.guides import LoadedGuide
@@ -128,6 +129,26 @@ class Sampler:
                 "finite (NaN or infinity), although the weights are finite: change their options"
             )
         return np.asarray(made["made"]).astype(latent_type(self.generator.space) if self.latents else np.float32)
+
+
+def resized(generator: Generator, decoder: Decoder, size: Any) -> tuple[Generator, Decoder]:
+    """The generator and the decoder for images of another height and width; None: they stay as they are.
+
+    Raises:
+        ConfigError: `size` is not a pair of positive whole numbers.
+        SpaceError: the generator or the decoder does not support this size.
+    """
+    if size is None:
+        return generator, decoder
+    numbers = isinstance(size, Sequence) and all(isinstance(n, int) and not isinstance(n, bool) for n in size)
+    if not numbers or len(size) != 2 or min(size) < 1:
+        raise ConfigError(f"size must be the height and width of the images in pixels, such as (96, 64), not {size!r}")
+    image_space = decoder.image_space
+    try:
+        decoder = decoder.resized(replace(image_space, shape=(*size, image_space.shape[-1])))
+        return generator.resized(decoder.latent_space), decoder
+    except SpaceError as error:
+        raise SpaceError(f"size {size[0]}x{size[1]} (height x width): {error}") from error
 
 
 def latent_type(space: Space) -> type[np.generic]:

@@ -33,6 +33,7 @@ from kgen.evaluation.scoring import make_plans, require_enough_images
 from kgen.experiments.experiment import Experiment, Metrics
 from kgen.experiments.inputs import SplitImages
 from kgen.experiments.prompts import prompts_to_generate
+from kgen.experiments.shapes import check_parts, image_spaces, shape_of
 from kgen.options import options
 from kgen.parts.construction import make_decoder
 from kgen.parts.freezing import freeze
@@ -84,7 +85,9 @@ def preflight(experiment: Experiment, encoder: Encoder) -> Pipeline:
     images, inputs = _examples(dataset, encoder)
     with kept_randomness() if staged else contextlib.nullcontext():
         decoder = _tried_decoder(experiment, encoder)
-        latents = _try_encoding(decoder, images)  # otherwise the generator would be blamed for an error here
+        check_parts(dataset, decoder)
+        own = decoder.resized(image_spaces(dataset)[0])
+        latents = _try_encoding(own, images)  # otherwise the generator would be blamed for an error here
     pipeline = assemble(
         encoder=encoder,
         generator=config.generator.choice,
@@ -92,6 +95,7 @@ def preflight(experiment: Experiment, encoder: Encoder) -> Pipeline:
         dataset=dataset,
         condition_dropout=config.condition_dropout,
     )
+    check_parts(dataset, decoder, pipeline.generator)
     parts = [encoder, pipeline.generator, *([] if staged else [decoder])]
     with kept_randomness(), kept_variables(variable for part in parts for variable in _changeable(part)):
         losses = _try_losses(pipeline, latents, inputs)
@@ -310,18 +314,21 @@ def _tokenize_all(dataset: Dataset, encoder: Encoder) -> None:
 
 
 def _examples(dataset: Dataset, encoder: Encoder | None) -> tuple[np.ndarray, list[Any]]:
-    """Two training images, uint8 (2, H, W, C), and the encoder's inputs for them.
+    """Two training images of one shape, uint8 (2, H, W, C), and the encoder's inputs for them.
 
     The first image of each split is checked, too.
     """
-    space, rows = dataset.image_space, (0, len(dataset.captions("train")) - 1)
+    groups = dataset.rows_by_shape("train")
+    main = max(groups.values(), key=len) if groups else range(len(dataset.captions("train")))
+    rows = (int(main[0]), int(main[-1]))
     for split in SPLITS:
         if dataset.captions(split):
-            image = dataset.image(split, 0)
-            if tuple(image.shape) != space.shape or image.dtype != np.uint8:
+            image, shape = dataset.image(split, 0), shape_of(dataset, split, 0)
+            if tuple(image.shape) != shape or image.dtype != np.uint8:
+                says = "rows_by_shape" if dataset.rows_by_shape(split) else "image_space"
                 raise PluginError(
                     f"{address(dataset)}: image 0 of split '{split}' is {image.dtype} {tuple(image.shape)}, but its "
-                    f"image_space says uint8 {space.shape}"
+                    f"{says} says uint8 {shape}"
                 )
     images = np.stack([dataset.image("train", row) for row in rows])
     if encoder is None:

@@ -147,7 +147,7 @@ class Validate(StepCallback):
         self.journal, self.data, self.devices = journal, data, devices
 
     def at_step(self, step: int, logs: dict[str, float]) -> None:
-        batches = Watched(self.data.once(self.devices))
+        batches = Watched(self.data.once(self.devices), self.data.several_shapes)
         with kept_metrics(self.model), fixed_noise(self.model), averaged_weights(self.model):
             values = self.model.evaluate(stream(batches), steps=len(self.data), verbose=0, return_dict=True)
         batches.raise_failure(len(self.data))

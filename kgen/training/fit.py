@@ -90,7 +90,7 @@ def train(
     chief = distribution.is_chief
     own_folder = folder if chief else folder / f"worker-{distribution.worker}"
     journal = Journal(own_folder, columns, start, tell, loggers if chief else None, stage)
-    batches = Watched(data.training(start=start, seed=seed))
+    batches = Watched(data.training(start=start, seed=seed), data.several_shapes)
     position = Position(start)
     saver = SaveCheckpoint(start, fit.steps, fit.checkpoint_every, checkpoints, batches, chief)
     own = OwnCallbacks(make_callbacks(fit.callbacks, own_folder), start, fit.steps)

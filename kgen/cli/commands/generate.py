@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from kgen.contracts.generator import Generator
-    from kgen.spaces import Space
 
 EXAMPLE = "Example: kgen generate runs/quickstart 'red heart' 'blue circle' -n 4 --set steps=20 -o hearts.png"
 
@@ -44,6 +43,14 @@ ScaleOption = Annotated[
     int | None,
     typer.Option(
         "--scale", min=1, max=64, help="Enlarge each image by this factor. Default: 1; in a grid, to 96 pixels."
+    ),
+]
+SizeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--size",
+        metavar="HEIGHTxWIDTH",
+        help="Height and width of the images in pixels, such as 96x64. Default: those of the training.",
     ),
 ]
 OutputOption = Annotated[
@@ -75,6 +82,7 @@ def command(
     mask: MaskOption = None,
     strength: StrengthOption = None,
     scale: ScaleOption = None,
+    size: SizeOption = None,
     output: OutputOption = None,
 ) -> None:
     """Generate images from prompts with a trained pipeline."""
@@ -85,6 +93,7 @@ def command(
             raise ConfigError(f"--{name} needs an image to start from: give it with --image FILE")
     if image is not None:
         require_single(image)
+    shape = None if size is None else _parsed_size(size)
     _note_single_words(prompts)
     texts = [prompt for prompt in prompts for _ in range(number)]
     target = _Target(output if output is not None else f"{_slug(prompts[0])}.png", texts)
@@ -99,12 +108,15 @@ def command(
 
     pipeline = load(run)
     options = sampling_options(settings or (), type(pipeline.generator), type(pipeline.decoder))
-    source = {} if image is None else _source(image, mask, pipeline.decoder.image_space)
+    height, width, channels = pipeline.decoder.image_space.shape
+    source = {} if image is None else _source(image, mask, shape or (height, width), channels)
     source |= _strength(strength, pipeline.generator)
     inputs = parse_prompts(pipeline.encoder, prompts)
+    source |= {"size": shape}
     images = pipeline.generate(inputs, n=number, seed=seed, shared_noise=shared_noise, **source, **options)
     facts = {"seed": str(seed), "model": run.resolve().name, "options": json.dumps(options)}
     facts |= {"shared_noise": "true"} if shared_noise else {}
+    facts |= {} if size is None else {"size": size}
     facts |= {} if scale is None else {"scale": str(scale)}
     facts |= {} if image is None else {"image": str(image), "strength": "" if strength is None else str(strength)}
     facts |= {} if mask is None else {"mask": str(mask)}
@@ -133,18 +145,25 @@ def _strength(given: float | None, generator: Generator) -> dict[str, float]:
     return {option: given}
 
 
-def _source(image: Path, mask: Path | None, space: Space) -> dict[str, Any]:
+def _parsed_size(text: str) -> tuple[int, int]:
+    """The height and width of "HEIGHTxWIDTH"."""
+    found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise ConfigError(f"--size {text}: must be the height and the width in pixels, such as 96x64")
+    return int(found[1]), int(found[2])
+
+
+def _source(image: Path, mask: Path | None, shape: tuple[int, int], channels: int) -> dict[str, Any]:
     """The arguments of `Pipeline.generate` for an image to start from; the mask is cropped in the same way."""
     from kgen.data.images import read_image
 
-    size, channels = space.shape[0], space.shape[-1]
     given: dict[str, Any] = {}
     if mask is not None:
         (height, width), (rows, columns) = (read_image(path, 1).shape[:2] for path in (image, mask))
         if (height, width) != (rows, columns):
             raise ConfigError(f"--mask {mask}: must have the size of {image}, {width}x{height}, not {columns}x{rows}")
-        given["mask"] = read_image(mask, 1, size)
-    return {"image": read_image(image, channels, size), **given}
+        given["mask"] = read_image(mask, 1, shape)
+    return {"image": read_image(image, channels, shape), **given}
 
 
 class _Target:

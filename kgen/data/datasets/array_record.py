@@ -13,6 +13,7 @@ from kgen.data.datasets.shards.images import ShardImages
 from kgen.data.datasets.shards.listing import Listing
 from kgen.data.datasets.shards.paths import Kind
 from kgen.data.datasets.shards.records import list_records, open_reader, read_image
+from kgen.data.encoded import Buckets
 from kgen.data.encoded.captions import DEFAULT_TEMPLATE
 from kgen.data.encoded.lru_cache import LRUCache
 from kgen.data.images import ImageError, Resize
@@ -41,10 +42,13 @@ class ArrayRecord(ShardImages):
 
     Args:
         path: A folder of .array_record files, one such file, or a pattern such as "train-*.array_record".
-        size: Height and width of the images, in pixels.
+        size: Height and width of the images, in pixels; for buckets, the root of their area.
         resize: How images become square: "crop" takes the middle, "pad" adds background, "stretch" distorts them.
-        crops: Number of square crops of each image, evenly spaced along its longer side. Each time training uses the
-            image, it picks one at random; everything else uses the middle. 1: training uses the middle too.
+            "bucket" makes no squares: each image gets the shape of a bucket of about the same area, see `buckets`.
+        buckets: Options of the buckets; null: their defaults.
+        crops: Number of crops of each image, evenly spaced along the side that does not fit the square or the bucket.
+            Each time training uses the image, it picks one at random; everything else uses the middle. 1: training uses
+            the middle too.
         channels: Number of channels: 3, or 1 for gray.
         background: Color behind transparent parts, and around padded images.
         image_key: Name of the feature of images; null: the first one above that exists.
@@ -77,6 +81,7 @@ class ArrayRecord(ShardImages):
         path: Annotated[str, Field(min_length=1)],
         size: Annotated[int, Field(ge=4, le=4096)] = 64,
         resize: Resize = "crop",
+        buckets: Buckets | None = None,
         crops: Annotated[int, Field(ge=1, le=16)] = 1,
         channels: Literal[1, 3] = 3,
         background: str = "white",
@@ -92,6 +97,7 @@ class ArrayRecord(ShardImages):
         self.path = path
         self.size = size
         self.resize = resize
+        self.buckets = buckets
         self.crops = crops
         self.channels = channels
         self.background = background

@@ -13,6 +13,7 @@ from pydantic import Field
 from kgen.contracts.dataset import Split
 from kgen.data.datasets.folder.divisions import split_named
 from kgen.data.datasets.table import StoredTable, TableImages, pyarrow
+from kgen.data.encoded import Buckets
 from kgen.data.encoded.captions import DEFAULT_TEMPLATE
 from kgen.data.images import Resize
 from kgen.data.problems import OnError
@@ -43,10 +44,13 @@ class HuggingFace(TableImages):
 
     Args:
         path: The folder, or a name on the Hub, such as "user/name".
-        size: Height and width of the images, in pixels.
+        size: Height and width of the images, in pixels; for buckets, the root of their area.
         resize: How images become square: "crop" takes the middle, "pad" adds background, "stretch" distorts them.
-        crops: Number of square crops of each image, evenly spaced along its longer side. Each time training uses the
-            image, it picks one at random; everything else uses the middle. 1: training uses the middle too.
+            "bucket" makes no squares: each image gets the shape of a bucket of about the same area, see `buckets`.
+        buckets: Options of the buckets; null: their defaults.
+        crops: Number of crops of each image, evenly spaced along the side that does not fit the square or the bucket.
+            Each time training uses the image, it picks one at random; everything else uses the middle. 1: training uses
+            the middle too.
         channels: Number of channels: 3, or 1 for gray.
         background: Color behind transparent parts, and around padded images.
         image_key: The column of images; null: the only one.
@@ -75,6 +79,7 @@ class HuggingFace(TableImages):
         path: Annotated[str, Field(min_length=1)],
         size: Annotated[int, Field(ge=4, le=4096)] = 64,
         resize: Resize = "crop",
+        buckets: Buckets | None = None,
         crops: Annotated[int, Field(ge=1, le=16)] = 1,
         channels: Literal[1, 3] = 3,
         background: str = "white",
@@ -90,6 +95,7 @@ class HuggingFace(TableImages):
         self.path = path
         self.size = size
         self.resize = resize
+        self.buckets = buckets
         self.crops = crops
         self.channels = channels
         self.background = background
@@ -202,7 +208,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _advice(folder: Path) -> str:
     """Says why a path is not a saved dataset, and what it may be."""
     if not folder.is_dir():
-        return f"is {'not a folder' if folder.exists() else 'not there'}"
+        return "is not a folder" if folder.exists() else "does not exist"
     what = f"was not saved by save_to_disk of the package datasets: it holds neither {DICT} nor {STATE}"
     if below := sorted([*folder.glob(f"*/{DICT}"), *folder.glob(f"*/{STATE}")]):
         return f"{what}, but {below[0].parent} does: give it as path"

@@ -123,7 +123,7 @@ def _where(captions: list[str], chosen: np.ndarray) -> list[str]:
 
 def _find(folder: Path, name: str) -> Path:
     if not folder.is_dir():
-        raise DataError(f"idx: {folder} is {'not a folder' if folder.exists() else 'not there'}")
+        raise DataError(f"idx: {folder} {'is not a folder' if folder.exists() else 'does not exist'}")
     # some downloads have a dot before "idx"
     names = [f"{stem}{end}" for stem in (name, name.replace("-idx", ".idx")) for end in ("", ".gz")]
     found = next((folder / n for n in names if (folder / n).is_file()), None)

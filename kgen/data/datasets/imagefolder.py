@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import IO, Annotated, Literal
 
 from pydantic import Field
 
 from kgen.data.datasets.folder import CaptionsFrom, read_folder
-from kgen.data.encoded import EncodedImages, Stamp
+from kgen.data.encoded import Buckets, EncodedImages, Stamp
 from kgen.data.encoded.captions import DEFAULT_TEMPLATE
 from kgen.data.encoded.garbage import paused_garbage_collection
 from kgen.data.images import Resize
@@ -31,10 +31,13 @@ class ImageFolder(EncodedImages):
 
     Args:
         path: The folder.
-        size: Height and width of the images, in pixels.
+        size: Height and width of the images, in pixels; for buckets, the root of their area.
         resize: How images become square: "crop" takes the middle, "pad" adds background, "stretch" distorts them.
-        crops: Number of square crops of each image, evenly spaced along its longer side. Each time training uses the
-            image, it picks one at random; everything else uses the middle. 1: training uses the middle too.
+            "bucket" makes no squares: each image gets the shape of a bucket of about the same area, see `buckets`.
+        buckets: Options of the buckets; null: their defaults.
+        crops: Number of crops of each image, evenly spaced along the side that does not fit the square or the bucket.
+            Each time training uses the image, it picks one at random; everything else uses the middle. 1: training uses
+            the middle too.
         channels: Number of channels: 3, or 1 for gray.
         background: Color behind transparent parts, and around padded images.
         captions_from: Source of the captions: "tables" (metadata.jsonl, .csv, .parquet and the like), "files"
@@ -64,6 +67,7 @@ class ImageFolder(EncodedImages):
         path: Annotated[str, Field(min_length=1)],
         size: Annotated[int, Field(ge=4, le=4096)] = 64,
         resize: Resize = "crop",
+        buckets: Buckets | None = None,
         crops: Annotated[int, Field(ge=1, le=16)] = 1,
         channels: Literal[1, 3] = 3,
         background: str = "white",
@@ -80,6 +84,7 @@ class ImageFolder(EncodedImages):
         self.path = path
         self.size = size
         self.resize = resize
+        self.buckets = buckets
         self.crops = crops
         self.channels = channels
         self.background = background
@@ -101,6 +106,9 @@ class ImageFolder(EncodedImages):
 
     def _encoded(self, name: str) -> bytes:
         return (self._folder / name).read_bytes()
+
+    def _header(self, name: str) -> IO[bytes]:
+        return (self._folder / name).open("rb")
 
     def _file(self, name: str) -> str:
         return str(self._folder / name)

@@ -30,7 +30,7 @@ class Weight(pydantic.BaseModel):
 
 
 class Mixture(Dataset):
-    """Several datasets as one. Their images must have the same size.
+    """Several datasets as one. Their images must have the same size. Buckets of the same shape are joined.
 
     Weights set the share of the training examples that comes from each dataset: training then repeats a small dataset
     more often than a large one. At any step, the number of examples from each dataset is exact up to a few. Without
@@ -86,6 +86,16 @@ class Mixture(Dataset):
     def shares(self, split: Split) -> Sequence[tuple[int, float]]:
         counts = [len(part.captions(split)) for part in self._parts]
         return [(count, weight / sum(self._weights)) for count, weight in zip(counts, self._weights, strict=False)]
+
+    def rows_by_shape(self, split: Split) -> Mapping[tuple[int, int], np.ndarray]:
+        found: dict[tuple[int, int], list[np.ndarray]] = {}
+        parts = [part.rows_by_shape(split) for part in self._parts]
+        for rows, part, first in zip(parts, self._parts, self._starts[split], strict=True):
+            height, width, _ = self.image_space.shape
+            whole = {(height, width): np.arange(len(part.captions(split)))} if any(parts) else {}
+            for shape, own in (rows or whole).items():
+                found.setdefault(shape, []).append(np.asarray(own) + first)
+        return {shape: np.concatenate(found[shape]) for shape in sorted(found, reverse=True)}
 
     def image(self, split: Split, index: int) -> np.ndarray:
         number, row = self._find(split, index)

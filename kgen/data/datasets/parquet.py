@@ -11,6 +11,7 @@ from pydantic import Field
 from kgen.data.datasets.shards.paths import Kind, find_shards
 from kgen.data.datasets.shards.splits import split_files
 from kgen.data.datasets.table import StoredTable, TableImages, pyarrow
+from kgen.data.encoded import Buckets
 from kgen.data.encoded.captions import DEFAULT_TEMPLATE
 from kgen.data.images import Resize
 from kgen.data.problems import OnError
@@ -40,10 +41,13 @@ class Parquet(TableImages):
     Args:
         path: A folder of ``.parquet`` files, one file, or a pattern such as ``data/train-*.parquet``, also with
             braces, as in ``{0000..0012}``.
-        size: Height and width of the images, in pixels.
+        size: Height and width of the images, in pixels; for buckets, the root of their area.
         resize: How images become square: "crop" takes the middle, "pad" adds background, "stretch" distorts them.
-        crops: Number of square crops of each image, evenly spaced along its longer side. Each time training uses the
-            image, it picks one at random; everything else uses the middle. 1: training uses the middle too.
+            "bucket" makes no squares: each image gets the shape of a bucket of about the same area, see `buckets`.
+        buckets: Options of the buckets; null: their defaults.
+        crops: Number of crops of each image, evenly spaced along the side that does not fit the square or the bucket.
+            Each time training uses the image, it picks one at random; everything else uses the middle. 1: training uses
+            the middle too.
         channels: Number of channels: 3, or 1 for gray.
         background: Color behind transparent parts, and around padded images.
         image_key: The column of images; null: the only one.
@@ -71,6 +75,7 @@ class Parquet(TableImages):
         path: Annotated[str, Field(min_length=1)],
         size: Annotated[int, Field(ge=4, le=4096)] = 64,
         resize: Resize = "crop",
+        buckets: Buckets | None = None,
         crops: Annotated[int, Field(ge=1, le=16)] = 1,
         channels: Literal[1, 3] = 3,
         background: str = "white",
@@ -86,6 +91,7 @@ class Parquet(TableImages):
         self.path = path
         self.size = size
         self.resize = resize
+        self.buckets = buckets
         self.crops = crops
         self.channels = channels
         self.background = background

@@ -102,6 +102,11 @@ class TFDS(Dataset):
         self.background = background
         self.holdout = holdout
         self.on_error = on_error
+        if resize == "bucket":
+            raise DataError(
+                "tfds: resize: bucket needs the shape of every image at the start, which TFDS does not tell: use "
+                "resize: crop, or export the images, and read them with imagefolder, webdataset, parquet or hf"
+            )
         self._color = background_color(background, "tfds")
         if "{label}" not in template:
             raise DataError(f"tfds: template '{template}' must hold {{label}}")
@@ -140,7 +145,9 @@ class TFDS(Dataset):
             image = self._image(self._example(name, number))
         except ImageError as error:
             raise DataError(f"tfds: {self._place}, '{name}', example {number}: {error}") from error
-        return fit(image if self.channels == 3 else image.convert("L"), self.size, self.resize, self._color)
+        return fit(
+            image if self.channels == 3 else image.convert("L"), (self.size, self.size), self.resize, self._color
+        )
 
     def problems(self) -> Sequence[Problem]:
         return self._problems
@@ -165,7 +172,7 @@ class TFDS(Dataset):
     def _image(self, example: Any) -> Image.Image:
         value = _at(example, self._keys.image)
         if isinstance(value, bytes):
-            return decode(value, self._color, size=self.size)
+            return decode(value, self._color, (self.size, self.size))
         return _from_pixels(value)
 
     def _check(self, digest: Any) -> tuple[list[tuple[Row, str]], list[Problem]]:

@@ -13,6 +13,7 @@ from kgen.data.datasets.shards.images import ShardImages
 from kgen.data.datasets.shards.listing import Listing
 from kgen.data.datasets.shards.paths import Kind
 from kgen.data.datasets.shards.samples import read_samples
+from kgen.data.encoded import Buckets
 from kgen.data.encoded.captions import DEFAULT_TEMPLATE
 from kgen.data.images import Resize
 from kgen.data.problems import OnError
@@ -49,10 +50,13 @@ class WebDataset(ShardImages):
 
     Args:
         path: A folder of .tar files, one such file, or a pattern such as "shards/train-{0000..0012}.tar" or "*.tar".
-        size: Height and width of the images, in pixels.
+        size: Height and width of the images, in pixels; for buckets, the root of their area.
         resize: How images become square: "crop" takes the middle, "pad" adds background, "stretch" distorts them.
-        crops: Number of square crops of each image, evenly spaced along its longer side. Each time training uses the
-            image, it picks one at random; everything else uses the middle. 1: training uses the middle too.
+            "bucket" makes no squares: each image gets the shape of a bucket of about the same area, see `buckets`.
+        buckets: Options of the buckets; null: their defaults.
+        crops: Number of crops of each image, evenly spaced along the side that does not fit the square or the bucket.
+            Each time training uses the image, it picks one at random; everything else uses the middle. 1: training uses
+            the middle too.
         channels: Number of channels: 3, or 1 for gray.
         background: Color behind transparent parts, and around padded images.
         caption_key: Key of the caption in JSON files; null: "text", "caption", "captions", "description", "prompt",
@@ -82,6 +86,7 @@ class WebDataset(ShardImages):
         path: Annotated[str, Field(min_length=1)],
         size: Annotated[int, Field(ge=4, le=4096)] = 64,
         resize: Resize = "crop",
+        buckets: Buckets | None = None,
         crops: Annotated[int, Field(ge=1, le=16)] = 1,
         channels: Literal[1, 3] = 3,
         background: str = "white",
@@ -96,6 +101,7 @@ class WebDataset(ShardImages):
         self.path = path
         self.size = size
         self.resize = resize
+        self.buckets = buckets
         self.crops = crops
         self.channels = channels
         self.background = background

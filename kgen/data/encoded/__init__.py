@@ -1,6 +1,7 @@
 """The base of datasets whose images are stored in encoded form, such as JPEG files."""
 
+from kgen.data.encoded.buckets import Buckets
 from kgen.data.encoded.checked import Stamp
 from kgen.data.encoded.images import EncodedImages, Entries
 
-__all__ = ["EncodedImages", "Entries", "Stamp"]
+__all__ = ["Buckets", "EncodedImages", "Entries", "Stamp"]

@@ -101,3 +101,8 @@ def _checked(captions: list[str]) -> list[str]:
     if (longest := max(map(len, captions))) > MAX_CAPTION:
         raise TextError(f"has {longest:,} characters in a line, more than {MAX_CAPTION:,}")
     return captions
+
+
+def alternatives(names: Sequence[str]) -> str:
+    """The names of columns from which a user must choose, for messages: 'a' or 'b'."""
+    return " or ".join(f"'{name}'" for name in names)

@@ -44,7 +44,7 @@ class Stamp(NamedTuple):
 
 def unchecked(place: Path, stamps: Mapping[str, Stamp]) -> list[str]:
     """The images that `write_checked` did not write with these stamps, in order."""
-    known = np.isin(_hashes(stamps), _read(_cache_file(place)))
+    known = np.isin(stamp_hashes(stamps), _read(_cache_file(place)))
     return [key for key, seen in zip(stamps, known.tolist(), strict=True) if not seen]
 
 
@@ -60,7 +60,7 @@ def write_checked(place: Path, stamps: Mapping[str, Stamp]) -> None:
     """
     now = time.time()
     data = io.BytesIO()
-    np.save(data, np.sort(_hashes({key: stamp for key, stamp in stamps.items() if settled(stamp, now)})))
+    np.save(data, np.sort(stamp_hashes({key: stamp for key, stamp in stamps.items() if settled(stamp, now)})))
     with suppress(OSError, KgenError), atomic_file(_cache_file(place)) as temporary:
         temporary.write_bytes(data.getvalue())
 
@@ -75,7 +75,7 @@ def settled(stamp: Stamp, now: float | None = None) -> bool:
     return stamp.time < ((time.time() if now is None else now) - SETTLED) * 1e9
 
 
-def _hashes(stamps: Mapping[str, Stamp]) -> np.ndarray:
+def stamp_hashes(stamps: Mapping[str, Stamp]) -> np.ndarray:
     """Hashes (N,) of keys and stamps, of 64 bits each: ten million images take 80 MB."""
     hashes: Sequence[bytes] = [
         hashlib.blake2b(f"{key}\0{size} {time} {entry}".encode(), digest_size=8).digest()

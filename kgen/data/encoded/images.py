@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 
 import numpy as np
 
 from kgen.contracts.dataset import SPLITS, Column, Dataset, Decoding, Problem, Split, short_digest
+from kgen.data.encoded.buckets import Buckets, describe, named, nearest
 from kgen.data.encoded.checked import Stamp, unchecked, write_checked
+from kgen.data.encoded.headers import read_shapes
 from kgen.data.encoded.scan import scan
-from kgen.data.images import ImageError, Resize, background_color, decode, mirrored, square, square_file
+from kgen.data.images import ImageError, Resize, Shape, background_color, decode, fitted, fitted_file, mirrored
 from kgen.data.problems import OnError, refuse
 from kgen.data.splits import check_holdout, stable_share
 from kgen.errors import DataError
@@ -44,6 +47,9 @@ class EncodedImages(Dataset):
     Otherwise, a damaged image is found when it is needed. If `on_error` is "refuse", `image` then raises DataError. If
     it is "skip", the next example of the split takes its place. The replacement depends only on the data, so that a
     training that was interrupted continues in the same way. `check` reads all images that the cache does not remember.
+
+    With `resize` "bucket", the start also reads the headers of images whose shapes the cache does not remember. Images
+    that fit no bucket are refused, or left out of the splits. An image of the same bucket replaces a damaged one.
     """
 
     owner: ClassVar[str]
@@ -52,6 +58,7 @@ class EncodedImages(Dataset):
     path: str
     size: int
     resize: Resize
+    buckets: Buckets | None = None
     channels: int
     background: str
     crops: int = 1
@@ -76,9 +83,13 @@ class EncodedImages(Dataset):
         """The path of a file that holds only this image, so that another process can read it. Default: none."""
         return None
 
+    def _header(self, name: str) -> IO[bytes]:
+        """Opens an image, to read its header. It raises what `_encoded` raises."""
+        return io.BytesIO(self._encoded(name))
+
     @abstractmethod
     def _stamp(self, name: str) -> Stamp:
-        """The size and the times of an image, without reading it. Raises OSError if it is not there."""
+        """The size and the times of an image, without reading it. Raises OSError if it does not exist."""
 
     @abstractmethod
     def _where(self, name: str) -> str:
@@ -103,8 +114,10 @@ class EncodedImages(Dataset):
         Raises:
             DataError: there is nothing to train on; there is a problem that is not to be skipped; an option is wrong.
         """
-        if self.crops > 1 and self.resize != "crop":
-            raise DataError(f"{self.owner}: crops: {self.crops} needs resize: crop, not {self.resize}")
+        if self.crops > 1 and self.resize not in ("crop", "bucket"):
+            raise DataError(f"{self.owner}: crops: {self.crops} needs resize: crop or bucket, not {self.resize}")
+        if self.buckets is not None and self.resize != "bucket":
+            raise DataError(f"{self.owner}: buckets has no effect with resize: {self.resize}: set resize: bucket")
         self.views = self.crops
         self._color = background_color(self.background, self.owner)
         self._labels = labels or {}
@@ -116,7 +129,8 @@ class EncodedImages(Dataset):
         self._unread = unchecked(self._place(), self._stamps)
         if len(self._unread) <= READ_AT_START:
             self._read_rest()
-        left_out = self._damaged if len(names) <= READ_AT_START else {}
+        unfit = self._fill_buckets()
+        left_out = self._damaged if len(names) <= READ_AT_START else unfit
         good: Entries = {
             split: [entry for entry in listed if entry[0] in self._stamps and entry[0] not in left_out]
             for split, listed in entries.items()
@@ -133,7 +147,8 @@ class EncodedImages(Dataset):
         self._captions = {split: [caption for _, caption in listed] for split, listed in self._entries.items()}
         if self.flip:
             self._captions["train"] *= 2
-        self._notes = [*notes, *self._unread_note()]
+        self._rows = {split: self._rows_of(split) for split in SPLITS} if self._bucket_of else {}
+        self._notes = [*notes, *self._bucket_notes, *self._unread_note()]
 
     @property
     def image_space(self) -> Space:
@@ -141,6 +156,9 @@ class EncodedImages(Dataset):
 
     def captions(self, split: Split) -> Sequence[str]:
         return self._captions.get(split, ())
+
+    def rows_by_shape(self, split: Split) -> Mapping[Shape, np.ndarray]:
+        return self._rows.get(split, {})
 
     def texts(self, split: Split, index: int) -> Sequence[str]:
         if not self.draw_captions:
@@ -159,8 +177,8 @@ class EncodedImages(Dataset):
         used = self.replacement(split, index)
         name = entries[used % len(entries)][0]
         file = self._file(name)
-        source = (square, self._encoded(name)) if file is None else (square_file, file)
-        decoding = (*source, *self._square_options(0.5 if view is None else self._part(view)))
+        source = (fitted, self._encoded(name)) if file is None else (fitted_file, file)
+        decoding = (*source, *self._fitted_options(name, 0.5 if view is None else self._part(view)))
         return (mirrored, *decoding) if used >= len(entries) else decoding
 
     def _image(self, split: Split, index: int, part: float) -> np.ndarray:
@@ -170,7 +188,7 @@ class EncodedImages(Dataset):
             used = self.replacement(split, index)
             name = entries[used % len(entries)][0]
             try:
-                pixels = square(self._encoded(name), *self._square_options(part))
+                pixels = fitted(self._encoded(name), *self._fitted_options(name, part))
             except OSError as error:
                 raise DataError(
                     f"{self.owner}: {self._where(name)} cannot be read: {error.strerror or error}. Images must stay as "
@@ -184,10 +202,15 @@ class EncodedImages(Dataset):
     def replacement(self, split: Split, index: int) -> int:
         entries = self._entries[split]
         mirrored, start = divmod(index, len(entries))
-        for place in itertools.chain(range(start, len(entries)), range(start)):
-            if entries[place][0] not in self._damaged:
+        if entries[start][0] not in self._damaged:
+            return index
+        bucket = self._bucket_of.get(entries[start][0])
+        for place in itertools.chain(range(start + 1, len(entries)), range(start)):
+            name = entries[place][0]
+            if name not in self._damaged and self._bucket_of.get(name) == bucket:
                 return mirrored * len(entries) + place
-        raise DataError(f"{self.owner}: all images of the split '{split}' in {self.path} are damaged")
+        which = f"the split '{split}'" if bucket is None else f"the bucket {named(bucket)} of the split '{split}'"
+        raise DataError(f"{self.owner}: all images of {which} in {self.path} are damaged")
 
     def report(self, problem: Problem) -> None:
         if problem.where in self._damaged or problem.where not in self._stamps:
@@ -219,6 +242,7 @@ class EncodedImages(Dataset):
     def fingerprint(self) -> str:
         """A digest of the names, sizes and times of all files, of all captions, and of options that affect images."""
         options = {name: value for name, value in self.config.items() if name not in NOT_IN_FINGERPRINT}
+        options = {name: value for name, value in options.items() if name != "buckets" or value is not None}
         digest = hashlib.sha256(json.dumps(options, sort_keys=True, default=list).encode())
         for split in SPLITS:
             texts = itertools.chain.from_iterable(self._texts.get(split, {}).values())
@@ -249,9 +273,10 @@ class EncodedImages(Dataset):
         """The place of a crop."""
         return view / (self.crops - 1) if self.crops > 1 else 0.5
 
-    def _square_options(self, part: float) -> tuple[int, int, Resize, tuple[int, int, int], float]:
-        """The arguments of `square` after the file."""
-        return self.size, self.channels, self.resize, self._color, part
+    def _fitted_options(self, name: str, part: float) -> tuple[Shape, int, Resize, tuple[int, int, int], float]:
+        """The arguments of `fitted` after the file."""
+        shape = self._bucket_of.get(name, (self.size, self.size))
+        return shape, self.channels, self.resize, self._color, part
 
     def _look(self, names: Sequence[str]) -> tuple[dict[str, Stamp], list[Problem]]:
         """The stamps of the images that exist, and problems for the others."""
@@ -283,6 +308,40 @@ class EncodedImages(Dataset):
         self._damaged |= {problem.where: problem.what for problem in found if problem is not None}
         good = {name: stamp for name, stamp in self._stamps.items() if name not in self._damaged}
         write_checked(self._place(), good)
+
+    def _fill_buckets(self) -> dict[str, str]:
+        """Finds the bucket of each image, and returns what is wrong with the images that have none."""
+        self._bucket_of: dict[str, Shape] = {}
+        self._bucket_notes: list[str] = []
+        if self.resize != "bucket":
+            return {}
+        options = self.buckets or Buckets()
+        shapes = options.shapes(self.size)
+        found, unfit = read_shapes(self._place(), self._stamps, self._header, f"{self.owner} {self.path}")
+        unfit |= {
+            name: f"its {named(shape)} pixels (height x width) fit no bucket: buckets.max_aspect is "
+            f"{options.max_aspect:g}, and the ratio of its sides is {max(shape) / min(shape):.3g}"
+            for name, shape in found.items()
+            if not options.fits(shape)
+        }
+        self._damaged = unfit | self._damaged
+        names = [name for name in found if name not in unfit]
+        chosen = nearest(shapes, np.array([found[name] for name in names], np.float64).reshape(-1, 2))
+        self._bucket_of = {name: shapes[number] for name, number in zip(names, chosen.tolist(), strict=True)}
+        if names:
+            self._bucket_notes = [f"{self.owner} {self.path}: {x}" for x in describe(shapes, found, self._bucket_of)]
+        return unfit
+
+    def _rows_of(self, split: Split) -> dict[Shape, np.ndarray]:
+        """The indices of a split's examples, and of their mirror images, by the shape of their bucket."""
+        count, copies = len(self._entries[split]), 2 if self.flip and split == "train" else 1
+        found: dict[Shape, list[int]] = {}
+        for index, (name, _) in enumerate(self._entries[split]):
+            found.setdefault(self._bucket_of[name], []).append(index)
+        return {
+            shape: np.concatenate([np.array(rows) + copy * count for copy in range(copies)])
+            for shape, rows in sorted(found.items(), reverse=True)
+        }
 
     def _unread_note(self) -> list[str]:
         if not self._unread:

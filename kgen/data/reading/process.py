@@ -39,6 +39,10 @@ PROGRAM = (
 
 WITHOUT = "set fit.workers to 0, so that threads of the training process read the images"
 
+ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": str(2**24), "MALLOC_TRIM_THRESHOLD_": str(2**25)}
+"""Environment variables with which glibc keeps up to 32 MiB of free memory. By default, it returns the memory of images
+to the system, which clears it before it is used again. This takes 0.2 ms of CPU time per image of 256x256."""
+
 Message = tuple[bool, bytes, list[int], bool]
 """Whether the call failed; the result or the exception, pickled without arrays; the sizes of these, in bytes; and
 whether they are in the shared memory, or follow in the pipe."""
@@ -126,10 +130,11 @@ def _started() -> tuple[subprocess.Popen[bytes], SharedMemory | None]:
     """Starts a process in a process group of its own, so that Ctrl-C does not reach it. Returns its memory, too."""
     file = create()
     options: dict[str, Any] = {"process_group": 0, "pass_fds": [] if file is None else [file]}
+    environment = {**ALLOCATION, **os.environ}
     if sys.platform == "win32":
         options = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
     command = [sys.executable, "-c", PROGRAM]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options)
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, **options)
     assert process.stdin is not None and process.stdout is not None
     with contextlib.suppress(ImportError, AttributeError, OSError):  # only Linux has it, and it has a limit
         import fcntl

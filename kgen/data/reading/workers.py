@@ -17,10 +17,10 @@ from kgen.contracts.dataset import Dataset, Decoding, Problem, Split
 from kgen.data.reading.process import PATIENCE, WITHOUT, Process
 from kgen.errors import DataError
 
-MOST = 8
+MAX_WORKERS = 8
 """Largest number of workers that is chosen automatically."""
 
-MOST_BYTES = 2**28
+MAX_COPY_BYTES = 2**28
 """Largest size of a pickled dataset for which workers are chosen automatically, because each worker has a copy."""
 
 
@@ -45,9 +45,9 @@ def _parsed(number: int, flip: bool, views: int) -> tuple[int, int | None, bool]
 
 
 def usual_workers() -> int:
-    """One worker for each core that this process may use, except for one core, and at most `MOST` workers."""
+    """One worker for each core that this process may use, except for one core, and at most `MAX_WORKERS` workers."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores - 1, MOST)
+    return min(cores - 1, MAX_WORKERS)
 
 
 class Workers:
@@ -80,16 +80,26 @@ class Workers:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="kgen-images")
         self._end = weakref.finalize(self, _end, self._threads, processes)
 
-    def read(self, split: Split, numbers: Sequence[int], flip: bool = False, views: int = 1) -> np.ndarray:
+    def read(
+        self,
+        split: Split,
+        numbers: Sequence[int],
+        flip: bool = False,
+        views: int = 1,
+        shape: tuple[int, ...] | None = None,
+    ) -> np.ndarray:
         """Reads images by their numbers (see `image_of`): uint8 (B, H, W, C). Several threads may call it.
 
         The dataset gets a report of the problems that a worker found, so that it knows which images were replaced.
+
+        Args:
+            shape: (H, W, C), if the images of the dataset differ in shape.
 
         Raises:
             Exception: the dataset raised this for an image. If it raised for several, this is the error of the first.
             DataError: a worker ended.
         """
-        images = np.empty((len(numbers), *self.dataset.image_space.shape), np.uint8)
+        images = np.empty((len(numbers), *(shape or self.dataset.image_space.shape)), np.uint8)
         size = max(1, -(-len(numbers) // (2 * self.count)))
         read = self._decode if self.dataset.decodes_elsewhere else self._read_copies
 
@@ -110,7 +120,7 @@ class Workers:
         with self._process() as process:
             images, problems = process.call(_read_held, split, numbers, flip, views)
             for place, image in zip(places, images, strict=True):
-                place[...] = _checked(image, self.dataset)
+                place[...] = _checked(image, self.dataset, place.shape)
         self._report(problems)
 
     def _decode(self, places: np.ndarray, split: Split, numbers: Sequence[int], flip: bool, views: int) -> None:
@@ -124,9 +134,10 @@ class Workers:
                     failed.append((place, number))
                 else:
                     mirrored = _parsed(number, flip, views)[-1]
-                    place[...] = _checked(image, self.dataset)[:, :: -1 if mirrored else 1]
+                    place[...] = _checked(image, self.dataset, place.shape)[:, :: -1 if mirrored else 1]
         for place, number in failed:
-            place[...] = _checked(image_of(self.dataset, split, number, flip, views), self.dataset)
+            image = image_of(self.dataset, split, number, flip, views)
+            place[...] = _checked(image, self.dataset, place.shape)
 
     @contextlib.contextmanager
     def _process(self) -> Iterator[Process]:
@@ -155,14 +166,13 @@ def make_workers(dataset: Dataset, count: int | None) -> Workers | None:
     if count is not None:
         return Workers(dataset, count) if count else None
     with contextlib.suppress(DataError):
-        if (usual := usual_workers()) and (workers := Workers(dataset, usual)).size <= MOST_BYTES:
+        if (usual := usual_workers()) and (workers := Workers(dataset, usual)).size <= MAX_COPY_BYTES:
             return workers
     return None
 
 
-def _checked(image: np.ndarray, dataset: Dataset) -> np.ndarray:
+def _checked(image: np.ndarray, dataset: Dataset, shape: tuple[int, ...]) -> np.ndarray:
     """Returns an image. Raises ValueError if its shape or type breaks the contract of datasets."""
-    shape = dataset.image_space.shape
     if image.shape != shape or image.dtype != np.uint8:
         raise ValueError(f"{type(dataset).__name__} returned an image {image.dtype} {image.shape}, not uint8 {shape}")
     return image

@@ -104,6 +104,12 @@ class Diffusion(Generator):
         self.model = network.build(space, condition_space, space.shape[-1])
         self.seed_generator = SeedGenerator()
 
+    def check_space(self, space: Space) -> None:
+        """Raises SpaceError if the network works on one shape alone, or its stride does not divide this one."""
+        if not getattr(self.network, "any_shape", False):
+            super().check_space(space)
+        self.network.check(space)
+
     # ---- training -------------------------------------------------------------------------------------------------
 
     def compute_losses(self, x: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:

@@ -49,7 +49,7 @@ def find_files(root: Path, owner: str = "imagefolder") -> Files:
         DataError: there is no such folder.
     """
     if not root.is_dir():
-        raise DataError(f"{owner}: {root} is {'not a folder' if root.exists() else 'not there'}")
+        raise DataError(f"{owner}: {root} {'is not a folder' if root.exists() else 'does not exist'}")
     found = Files(root)
     for name in sorted(_names(root, found.problems)):
         if escaped(name) != name:

@@ -14,7 +14,7 @@ from kgen.contracts.dataset import Problem, Split
 from kgen.data.datasets.folder.divisions import split_named
 from kgen.data.datasets.folder.files import Files, escaped, normalized, parent
 from kgen.data.datasets.folder.rows import FILE_COLUMNS, Line, NotATableError, Row, read_rows
-from kgen.data.encoded.captions import CAPTION_COLUMNS, MAX_CAPTION
+from kgen.data.encoded.captions import CAPTION_COLUMNS, MAX_CAPTION, alternatives
 from kgen.errors import DataError
 
 METADATA = re.compile(r"metadata\.(jsonl|csv|tsv|parquet)", re.IGNORECASE)
@@ -215,7 +215,7 @@ def _caption_column(table: Table, file_column: str, wanted: str | None, place: s
             return wanted
         near = difflib.get_close_matches(wanted, others, n=1, cutoff=0.5)
         hint = f"did you mean '{near[0]}'? " if near else ""
-        raise DataError(f"imagefolder: {place} has no '{wanted}': {hint}caption_key can be {_or(others)}")
+        raise DataError(f"imagefolder: {place} has no '{wanted}': {hint}caption_key can be {alternatives(others)}")
     known = [column for name in CAPTION_COLUMNS for column in others if column.lower() == name]
     if (known and known[0].lower() == "text") or len(known) == 1:
         return known[0]
@@ -223,12 +223,8 @@ def _caption_column(table: Table, file_column: str, wanted: str | None, place: s
         return CAPTION_COLUMNS[0]
     texts = known or [column for column in others if table.holds_text(column)]
     if not texts:
-        raise DataError(f"imagefolder: {place} holds no captions: there is {_or(others)}, which is not text")
-    raise DataError(f"imagefolder: {place} does not say what is a caption: set caption_key to {_or(texts)}")
-
-
-def _or(names: Sequence[str]) -> str:
-    return " or ".join(f"'{name}'" for name in names)
+        raise DataError(f"imagefolder: {place} holds no captions: there is {alternatives(others)}, which is not text")
+    raise DataError(f"imagefolder: {place} does not say what is a caption: set caption_key to {alternatives(texts)}")
 
 
 def _name_of(row: Row, column: str) -> str:

@@ -89,7 +89,7 @@ def find_shards(path: str, kind: Kind) -> Shards:
         _refuse(place.parent, [place.name], kind)
         return Shards(place.parent, [place.name], True)
     if not _MAGIC.search(path):
-        raise DataError(f"{kind.owner}: {place} is not there")
+        raise DataError(f"{kind.owner}: {place} does not exist")
     root = Path(*_fixed(place))
     names = sorted({Path(found).relative_to(root).as_posix() for found in _matches(str(place), kind)})
     _refuse(root, names, kind)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from kgen.data.encoded.captions import CAPTION_COLUMNS
+from kgen.data.encoded.captions import CAPTION_COLUMNS, alternatives
 from kgen.errors import DataError
 
 
@@ -102,13 +102,17 @@ def _image(schema: Any, features: Mapping[Any, Any], options: ColumnOptions, whe
         if options.image_key in schema.names:
             kind = schema.field(options.image_key).type
             raise DataError(f"{where}: its column '{options.image_key}' holds {kind}, not encoded images")
-        hint = f"image_key can be {_or(found)}" if found else f"it has {_and(schema.names)}, and none holds images"
+        hint = (
+            f"image_key can be {alternatives(found)}"
+            if found
+            else f"it has {_and(schema.names)}, and none holds images"
+        )
         raise DataError(f"{where} has no column '{options.image_key}': {hint}")
     declared: list[str] = [name for name in found if features.get(name, {}).get("_type") == "Image"] or found
     if len(declared) == 1:
         return declared[0]
     if declared:
-        raise DataError(f"{where} has several columns of images: set image_key to {_or(declared)}")
+        raise DataError(f"{where} has several columns of images: set image_key to {alternatives(declared)}")
     advice = ""
     if {"file_name", "image_path"} & set(schema.names):
         advice = ". If it names image files, call it metadata.parquet, beside them, and use the dataset imagefolder"
@@ -127,11 +131,11 @@ def _caption(schema: Any, image: str, classes: Sequence[str], options: ColumnOpt
         if key in classes or (key in schema.names and _is_integer(schema.field(key).type)):
             return None
         choices = [*texts, *classes]
-        hint = f"caption_key can be {_or(choices)}" if choices else f"it has {_and(schema.names)}"
+        hint = f"caption_key can be {alternatives(choices)}" if choices else f"it has {_and(schema.names)}"
         raise DataError(f"{where} has no column '{key}' of texts: {hint}")
     known = [name for usual in CAPTION_COLUMNS for name in texts if name.lower() == usual]
     if len(known) > 1 and known[0].lower() != "text":
-        raise DataError(f"{where} does not say what is a caption: set caption_key to {_or(known)}")
+        raise DataError(f"{where} does not say what is a caption: set caption_key to {alternatives(known)}")
     return known[0] if known else None
 
 
@@ -173,10 +177,6 @@ def _is_integer(kind: Any) -> bool:
     from pyarrow import types
 
     return bool(types.is_integer(kind))
-
-
-def _or(names: Sequence[str]) -> str:
-    return " or ".join(f"'{name}'" for name in names)
 
 
 def _and(names: Sequence[str]) -> str:

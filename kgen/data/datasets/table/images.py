@@ -97,7 +97,7 @@ class TableImages(EncodedImages):
             raise ImageError("there is no image: it is null")
         beside = table.path.parent / path
         if not beside.is_file():
-            raise ImageError(f"it names the image {path}, which is not there")
+            raise ImageError(f"it names the image {path}, which does not exist")
         return beside.read_bytes()
 
     def _row(self, name: str) -> tuple[StoredTable, int]:

@@ -14,7 +14,7 @@ a class with the methods of `Network`, such as a frozen dataclass whose fields a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated, ClassVar, Protocol
 
 import keras
 from pydantic import Field, PositiveInt
@@ -25,7 +25,11 @@ from kgen_plugin_diffusion.networks.dit import DiTLayer
 
 
 class Network(Protocol):
-    """The protocol of a `diffusion.network`: the options of a network, from which `build` makes the layer."""
+    """The protocol of a `diffusion.network`: the options of a network, from which `build` makes the layer.
+
+    A class with an attribute ``any_shape = True`` says that the layer, once it is built, can be called with any height
+    and width that `check` accepts.
+    """
 
     def check(self, space: Space) -> None:
         """Raises SpaceError if the network cannot work in `space`."""
@@ -55,6 +59,8 @@ class UNet:
     attention: tuple[Annotated[int, Field(ge=0)], ...] = (1, 2)
     head_dim: PositiveInt = 32
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    any_shape: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_levels(self.width, self.multipliers, self.attention, self.head_dim)
@@ -102,6 +108,8 @@ class DiT:
     heads: PositiveInt = 6
     mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    any_shape: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.width % self.heads:

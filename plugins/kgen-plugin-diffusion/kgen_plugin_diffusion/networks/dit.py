@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,9 @@ from kgen.nn import Dropout, MultiHeadAttention, NoiseEmbedding, grid_positions
 
 Tensor = Any
 Shape = tuple[int | None, ...]
+
+
+_positions = functools.lru_cache(maxsize=64)(grid_positions)
 
 
 class DiTBlock(keras.layers.Layer):
@@ -95,10 +99,7 @@ class DiTLayer(keras.layers.Layer):
         )
 
     def build(self, x_shape: Shape, condition_shape: Mapping[str, Shape]) -> None:
-        _, height, width, _ = x_shape
-        self.grid = (height // self.patch, width // self.patch)
-        self.positions = grid_positions(*self.grid, self.width)  # (N, D)
-        tokens, embedding = (None, self.grid[0] * self.grid[1], self.width), (None, self.width)
+        tokens, embedding = (None, None, self.width), (None, self.width)
         self.embedding.build((None,), condition_shape["pooled"])
         self.patches.build(x_shape)
         for block in self.blocks:
@@ -110,17 +111,19 @@ class DiTLayer(keras.layers.Layer):
     def call(self, x: Tensor, noise_level: Tensor, condition: Mapping[str, Tensor], training: bool = False) -> Tensor:
         """(B, H, W, C), (B,), condition -> (B, H, W, out_channels) float32."""
         embedding = self.embedding(noise_level, condition["pooled"])  # (B, D)
-        x = ops.reshape(self.patches(x), (-1, *self.positions.shape))  # (B, N, D)
-        x = x + ops.cast(self.positions, x.dtype)
+        grid = (x.shape[1] // self.patch, x.shape[2] // self.patch)  # (h, w), of a static shape
+        positions = _positions(*grid, self.width)  # (N, D)
+        x = ops.reshape(self.patches(x), (-1, *positions.shape))  # (B, N, D)
+        x = x + ops.cast(positions, x.dtype)
         for block in self.blocks:
             x = block(x, embedding, condition["sequence"], condition["mask"], training=training)
         shift, scale = ops.split(ops.expand_dims(self.modulation(embedding), 1), 2, axis=-1)  # (B, 1, D) each
         y = self.out(self.norm_out(x) * (1.0 + scale) + shift)  # (B, N, p*p*C)
-        return self._unpatch(ops.cast(y, "float32"))
+        return self._unpatch(ops.cast(y, "float32"), *grid)
 
-    def _unpatch(self, tokens: Tensor) -> Tensor:
+    def _unpatch(self, tokens: Tensor, rows: int, columns: int) -> Tensor:
         """(B, h*w, p*p*C) -> (B, h*p, w*p, C)."""
-        (rows, columns), p, channels = self.grid, self.patch, self.out_channels
+        p, channels = self.patch, self.out_channels
         y = ops.reshape(tokens, (-1, rows, columns, p, p, channels))
         y = ops.transpose(y, (0, 1, 3, 2, 4, 5))  # (B, h, p, w, p, C)
         return ops.reshape(y, (-1, rows * p, columns * p, channels))

@@ -1,0 +1,89 @@
+"""Checks whether the parts of a run support images that differ in shape, as aspect-ratio buckets do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from kgen.config import RunConfig
+from kgen.contracts.dataset import SPLITS, Dataset, Split
+from kgen.contracts.decoder import Decoder
+from kgen.contracts.generator import Generator
+from kgen.contracts.metric import Metric
+from kgen.errors import ConfigError, SpaceError
+from kgen.spaces import Space
+
+INSTEAD = "choose another, or give all images one shape (data.resize: crop)"
+SEVERAL = "the images of the data have several shapes (data.resize: bucket)"
+
+
+def image_spaces(dataset: Dataset) -> list[Space]:
+    """The spaces of the images of a dataset; the first is that of most training images."""
+    found = {split: dataset.rows_by_shape(split) for split in SPLITS}
+    shapes = sorted(
+        found["train"], key=lambda shape: len(found["train"][shape]), reverse=True
+    )  # the order of ties stays
+    shapes += sorted({shape for rows in found.values() for shape in rows} - set(shapes), reverse=True)
+    space = dataset.image_space
+    return [replace(space, shape=(*shape, space.shape[-1])) for shape in shapes] or [space]
+
+
+def check_config(config: RunConfig, dataset: Dataset) -> None:
+    """Checks the settings of a run.
+
+    Args:
+        config: The configuration.
+        dataset: The dataset.
+
+    Raises:
+        ConfigError: a setting needs images of one shape, but there are several.
+    """
+    if not dataset.rows_by_shape("train"):
+        return
+    if config.distribute not in ("none", "data_parallel"):
+        raise ConfigError(
+            f"{SEVERAL}, but distribute: '{config.distribute}' needs batches of one shape: use 'none', or "
+            "'data_parallel' on JAX; or give all images one shape (data.resize: crop)"
+        )
+    if config.evaluate.likelihood.images:
+        raise ConfigError(f"{SEVERAL}, but evaluate.likelihood measures images of one shape: set images: 0 there")
+
+
+def check_stage(kind: str, name: str, dataset: Dataset) -> None:
+    """Raises ConfigError if an encoder or decoder is to be trained in a stage on images of several shapes."""
+    if dataset.rows_by_shape("train"):
+        raise ConfigError(
+            f"{SEVERAL}, but {kind} '{name}' is trained on images of one shape: train it on crops (resize: crop), in "
+            "another run, or on other data"
+        )
+
+
+def check_metric(metric: Metric, name: str, dataset: Dataset) -> None:
+    """Raises ConfigError if a metric needs images of one shape, but the dataset has several."""
+    if not metric.any_shape and dataset.rows_by_shape("train"):
+        raise ConfigError(f"evaluate.metrics: {SEVERAL}, but '{name}' compares images of one shape: {INSTEAD}")
+
+
+def check_parts(dataset: Dataset, decoder: Decoder, generator: Generator | None = None) -> None:
+    """Checks that the decoder, and the generator if it is given, support every shape of the images.
+
+    Raises:
+        ConfigError: one of them does not.
+    """
+    if not dataset.rows_by_shape("train"):
+        return
+    for space in image_spaces(dataset):
+        try:
+            latent_space = decoder.resized(space).latent_space
+            if generator is not None:
+                generator.resized(latent_space)
+        except SpaceError as error:
+            raise ConfigError(f"{SEVERAL}, such as {space}, but {error}; or set data.resize: crop") from error
+
+
+def shape_of(dataset: Dataset, split: Split, index: int) -> tuple[int, ...]:
+    """The shape (height, width, channels) of the image of an example."""
+    space = dataset.image_space
+    for shape, rows in dataset.rows_by_shape(split).items():
+        if index in rows:
+            return (*shape, space.shape[-1])
+    return space.shape
