@@ -211,5 +211,5 @@ def test_the_fingerprint_follows_every_caption(folder: Path) -> None:
 
 
 def test_crops_need_images_that_are_cropped(folder: Path) -> None:
-    with pytest.raises(DataError, match="crops: 3 needs resize: crop, not pad"):
+    with pytest.raises(DataError, match="crops: 3 needs resize: crop or bucket, not pad"):
         opened(folder, resize="pad")
