@@ -59,7 +59,9 @@ def read(config: dict[str, Any], tmp_path: Path) -> RunConfig:
     return RunConfig.load(path)
 
 
-@pytest.mark.parametrize("network", [DIT, UNET], ids=["dit", "unet"])
+@pytest.mark.parametrize(
+    "network", [pytest.param(DIT, id="dit"), pytest.param(UNET, id="unet", marks=pytest.mark.slow)]
+)
 def test_a_run_trains_resumes_and_samples_in_every_shape(
     config: dict[str, Any], tmp_path: Path, network: dict[str, Any], kgen: Kgen
 ) -> None:

@@ -136,6 +136,7 @@ def test_killed_once_and_resumed(tmp_path: Path) -> None:
     resumes("tensorflow", tmp_path, SMALL, kills=1, most=9)
 
 
+@pytest.mark.slow
 def test_killed_with_workers_in_the_middle_of_a_pass_and_resumed(tmp_path: Path) -> None:
     """Only the training process is killed. Its workers, which read every image of every step, end by themselves."""
     (tmp_path / "site").mkdir()
