@@ -219,7 +219,7 @@ def test_training_finds_the_captions_of_images(tmp_path: Path, monkeypatch: pyte
     """Images of another random choice; by chance, the recall would be 1/64."""
     monkeypatch.setenv("KGEN_CACHE", str(tmp_path / "cache"))
     fit = {"steps": 300, "batch_size": 64, "learning_rate": 3e-3, "ema": None}
-    data = {**CONFIG["data"], "count": 2000}
+    data = {**CONFIG["data"], "count": 864}  # all scenes
     config = {**CONFIG, "data": data, "encoder": {**CONFIG["encoder"], "fit": fit}}
     run(RunConfig.from_dict(config), tmp_path / "run", stage="encoder", log=lambda text: None)
     dataset = kgen.make_dataset({**CONFIG["data"], "seed": 5})
