@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import itertools
@@ -241,30 +242,33 @@ class EncodedImages(Dataset):
 
     def fingerprint(self) -> str:
         """A digest of the names, sizes and times of all files, of all captions, and of options that affect images."""
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
         options = {name: value for name, value in self.config.items() if name not in NOT_IN_FINGERPRINT}
         options = {name: value for name, value in options.items() if name != "buckets" or value is not None}
         digest = hashlib.sha256(json.dumps(options, sort_keys=True, default=list).encode())
         for split in SPLITS:
             texts = itertools.chain.from_iterable(self._texts.get(split, {}).values())
             digest.update("\0".join([split, *self.captions(split), *texts]).encode())
-        for name, stamp in sorted(self._stamps.items()):
-            digest.update(f"{name}\0{stamp.size} {stamp.time}\0".encode())
+        lines = (f"{name}\0{size} {time}\0" for name, (size, time, _) in sorted(self._stamps.items()))
+        while block := "".join(itertools.islice(lines, 1000)):
+            digest.update(block.encode())
         return digest.hexdigest()[:16]
 
     def inventory(self) -> Mapping[str, tuple[str, str]]:
-        captions: dict[str, list[str]] = {}
+        captions: dict[str, str] = {}
         for split, entries in self._entries.items():
             for name, caption in entries:
                 for text in self._texts[split][name] if self.draw_captions else (caption,):
-                    captions.setdefault(name, []).append(f"{split}\0{text}")
-        stamps = self._stamps
-        return {
-            name: (
-                short_digest(f"{stamps[name].size} {stamps[name].time}".encode()),
-                short_digest("\0".join(texts).encode()),
-            )
-            for name, texts in captions.items()
-        }
+                    before = f"{captions[name]}\0" if name in captions else ""
+                    captions[name] = f"{before}{split}\0{text}"
+        found = {}
+        for name, texts in captions.items():
+            size, time, _ = self._stamps[name]
+            found[name] = (f"{size:x} {time:x}", short_digest(texts.encode()))
+        return found
 
     def _place(self) -> Path:
         return Path(self.path).expanduser()
