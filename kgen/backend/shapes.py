@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -31,7 +32,12 @@ def by_shape(model: keras.Model, whole: Callable[[Any], Any], step: Step) -> Cal
     def function(iterator: Iterator[Any]) -> Any:
         if not isinstance(iterator, tf.data.Iterator) or not _differ(iterator.element_spec):
             return whole(iterator)
-        return program(next(iterator))
+        logs = None
+        for batch in itertools.islice(iterator, model.steps_per_execution):
+            logs = program(batch)
+        if logs is None:
+            raise StopIteration  # Keras ends the epoch
+        return logs
 
     return function
 
