@@ -249,7 +249,7 @@ def test_another_class_takes_the_same_weights(tmp_path: Path, done: Path) -> Non
     words = list(second.words[:3])
     made = [e({"id": ops.convert_to_tensor(e.tokenize(texts)["id"])}) for e, texts in ((second, words), (first, words))]
     np.testing.assert_array_equal(*(ops.convert_to_numpy(condition["pooled"]) for condition in made))
-    with pytest.raises(ConfigError, match=r"encoder: encoder 'made/tints' has the weights of another one, 'Hues'"):
+    with pytest.raises(ConfigError, match="encoder: encoder 'made/tints' uses the weights of a trained 'Hues': set"):
         configuration(encoder="made/tints")
     with pytest.raises(RunError, match="holds another encoder than the run's: it differs in dim"):
         check(configuration(encoder=f"{{name: made/tints, dim: 4, from: {done}}}"))
@@ -275,20 +275,20 @@ def test_missing_encoders_are_refused(tmp_path: Path, done: Path) -> None:
     [
         (
             {"encoder": "made/hues"},
-            "encoder 'made/hues' must be trained: give it 'fit: {steps: ...}', or take it 'from",
+            "encoder 'made/hues' must be trained: set 'fit: {steps: ...}', or 'from: RUN'",
         ),
         (
             {"encoder": "{name: made/words, fit: {steps: 3}}"},
             "encoder.fit: encoder 'made/words' has nothing to train in a stage of its own: leave 'fit' out",
         ),
         ({"encoder__from": "runs/x"}, "an encoder 'from' another run is already trained: leave out one of the two"),
-        ({"encoder": "{name: made/tints, fit: {steps: 3}}"}, "give it 'from: RUN'"),
+        ({"encoder": "{name: made/tints, fit: {steps: 3}}"}, "set 'from: RUN'"),
         ({"encoder__fit": "{stepps: 3}"}, "encoder.fit.stepps: unknown"),
         ({"encoder__data": "{name: shapess}"}, "shapess"),
         ({"encoder": "{name: made/hues, data: shapes}"}, "must be trained"),
         (
             {"encoder": "[made/words, made/hues]"},
-            "encoder: 'made/hues' is trained in a stage of its own, which joined encoders do not have",
+            "encoder: 'made/hues' must be trained in a stage of its own, which joined encoders do not have",
         ),
     ],
 )

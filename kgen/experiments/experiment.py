@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kgen.config import ComponentConfig, RunConfig, StagedConfig
-from kgen.config.staged import STAGED, Staged, facts
+from kgen.config.staged import STAGED, Staged, learning_of
 from kgen.contracts.dataset import Dataset
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.metric import Metric
@@ -71,7 +71,7 @@ def open_experiment(config: RunConfig, *, trained: bool = False) -> Experiment:
 def needs_stage(config: RunConfig, kind: Staged) -> bool:
     """Whether a run trains or calibrates its encoder or decoder in a separate stage."""
     own: StagedConfig = getattr(config, kind)
-    return own.source is None and facts(kind, find(kind, own.name)[0].load())[1]
+    return own.source is None and learning_of(kind, find(kind, own.name)[0].load()).learns
 
 
 def encoder_with_assets(config: RunConfig, dataset: Dataset, directory: RunDirectory | None) -> Encoder:
@@ -99,7 +99,7 @@ def trained_part(source: str, kind: Staged) -> RunDirectory:
     """The stage of another run, `from` in a run file. Raises RunError if that run has not trained this part."""
     run = RunDirectory(source)
     if not run.stage(kind).read_manifest().get("finished"):
-        raise RunError(f"{run.path} has no trained {kind}: give 'kgen run' for it first, or another 'from'")
+        raise RunError(f"{run.path} has no trained {kind}: train it first, or set 'from' to another run")
     return run.stage(kind)
 
 

@@ -105,7 +105,7 @@ def run(
     """
     directory = RunDirectory(out or Path("runs") / config.name)
     if stage is not None and not needs_stage(config, stage):
-        raise ConfigError(f"--stage {stage}: the {stage} has no 'fit' in this configuration, nothing is to be trained")
+        raise ConfigError(f"--stage {stage}: there is nothing to train, because {stage} has no 'fit' in the run file")
     with directory.locked(), contextlib.ExitStack() as stack:
         changes = [] if restart else directory.compare(config)
         if not restart and not changes and is_finished(directory):
