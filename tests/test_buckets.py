@@ -26,8 +26,8 @@ from kgen.data.encoded import Buckets, headers
 from kgen.data.encoded.buckets import cropped_shares, nearest, usual_step
 from kgen.data.images import decode, fitted, header_shape
 from kgen.data.loader import Loader
+from kgen.data.order import BatchOrder
 from kgen.data.reading.workers import Workers
-from kgen.data.rows import BatchOrder
 from kgen.testing import DatasetConformance
 
 pytestmark = pytest.mark.portable

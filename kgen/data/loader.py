@@ -14,9 +14,9 @@ from kgen.contracts.encoder import Encoder
 from kgen.contracts.inputs import EncoderInputs
 from kgen.data.conditions import Reader
 from kgen.data.latents import LatentCache
+from kgen.data.order import ENDLESS, BatchOrder, random_numbers
 from kgen.data.reading.meter import Meter
 from kgen.data.reading.workers import Workers, image_of
-from kgen.data.rows import ENDLESS, BatchOrder, drawn
 
 Batch = dict[str, Any]
 
@@ -92,7 +92,7 @@ class Loader:
         def batch(step: int) -> Batch:
             rows = order(step, places)
             positions = [step * self.batch_size + place for place in places]
-            return self._batch(rows, drawn(seed, positions)) if self.draws else self._batch(rows)
+            return self._batch(rows, random_numbers(seed, positions)) if self.draws else self._batch(rows)
 
         return self._threads(grain.MapDataset.range(start, ENDLESS).map(batch))
 
