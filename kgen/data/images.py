@@ -23,9 +23,9 @@ Shape = tuple[int, int]
 """The height and width of an image, in pixels."""
 
 Resize = Literal["crop", "pad", "stretch", "bucket"]
-"""How an image becomes square: "crop" takes its middle, "pad" adds background, "stretch" distorts it.
+"""How an image gets its height and width: "crop" cuts off the excess, "pad" adds background, "stretch" distorts it.
 
-"bucket" makes no squares: it takes the middle in the shape of a bucket (`kgen.data.encoded.Buckets`).
+"bucket" crops it to the height and width of the nearest bucket (`kgen.data.encoded.Buckets`).
 """
 
 MAX_PIXELS = 2**26
