@@ -49,7 +49,8 @@ class EncodedImages(Dataset):
     training that was interrupted continues in the same way. `check` reads all images that the cache does not remember.
 
     With `resize` "bucket", the start also reads the headers of images whose shapes the cache does not remember. Images
-    that fit no bucket are refused, or left out of the splits. An image of the same bucket replaces a damaged one.
+    with a larger aspect ratio than `max_aspect` are refused, or left out of the splits. A damaged image is replaced by
+    one from the same bucket.
 
     Args:
         size: Height and width of the images, in pixels. For buckets, it is the square root of their area.
@@ -107,7 +108,7 @@ class EncodedImages(Dataset):
         return None
 
     def _header(self, name: str) -> IO[bytes]:
-        """Opens an image, to read its header. It raises what `_encoded` raises."""
+        """Opens an image, to read its header. Raises the errors of `_encoded`."""
         return io.BytesIO(self._encoded(name))
 
     @abstractmethod
@@ -207,7 +208,7 @@ class EncodedImages(Dataset):
         return (mirrored, *decoding) if used >= len(entries) else decoding
 
     def _image(self, split: Split, index: int, part: float) -> np.ndarray:
-        """An image. `part` is the place of a crop: 0 is left or top, 1 is right or bottom."""
+        """Reads an image. `part` is the position of the crop, from 0 (left or top) to 1 (right or bottom)."""
         entries = self._entries[split]
         while True:
             used = self.replacement(split, index)
@@ -298,7 +299,7 @@ class EncodedImages(Dataset):
         return Path(self.path).expanduser()
 
     def _part(self, view: int) -> float:
-        """The place of a crop."""
+        """The position of the crop of a view, from 0 to 1."""
         return view / (self.crops - 1) if self.crops > 1 else 0.5
 
     def _fitted_options(self, name: str, part: float) -> tuple[Shape, int, Resize, tuple[int, int, int], float]:
@@ -347,8 +348,8 @@ class EncodedImages(Dataset):
         shapes = options.shapes(self.size)
         found, unfit = read_shapes(self._place(), self._stamps, self._header, f"{self.owner} {self.path}")
         unfit |= {
-            name: f"its {named(shape)} pixels (height x width) fit no bucket: buckets.max_aspect is "
-            f"{options.max_aspect:g}, and the ratio of its sides is {max(shape) / min(shape):.3g}"
+            name: f"its {named(shape)} pixels (height x width) fit into no bucket: the ratio of the sides is "
+            f"{max(shape) / min(shape):.3g}, but buckets.max_aspect is {options.max_aspect:g}"
             for name, shape in found.items()
             if not options.fits(shape)
         }
