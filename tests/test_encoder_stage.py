@@ -385,7 +385,7 @@ def test_python_pipelines_do_not_train_it() -> None:
     batch = {"image": np.zeros((4, 8, 8, 3), np.uint8), "tokens": trained.encoder.tokenize(["a", "b", "a", "b"])}
     history = trained.fit(batch, epochs=2, batch_size=4, verbose=0).history["loss"]
     assert history[1] < history[0]
-    with pytest.raises(ConfigError, match="Hues is frozen, so that there is nothing to train"):
+    with pytest.raises(ConfigError, match="Hues is frozen: there is nothing to train"):
         EncoderModel(encoder, kgen.Space("continuous", (8, 8, 3)))
     assert _adapted(Words()).trainable
 

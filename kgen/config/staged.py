@@ -16,13 +16,13 @@ from kgen.options.validation import KeyPath, show
 from kgen.plugins.discovery import registry
 
 Staged = Literal["encoder", "decoder"]
-"""The parts that can be trained in a stage of their own."""
+"""The parts that can be trained in a separate stage."""
 
 STAGED: tuple[Staged, ...] = ("encoder", "decoder")
 """These parts, in the order of their stages."""
 
 STAGE_KEYS = ("fit", "data", "init", "from")
-"""The keys of such a part in a run file that are not options of the component."""
+"""The keys of these parts in a run file that are not options of the component."""
 
 
 class StagedConfig(ComponentConfig):
@@ -52,8 +52,8 @@ class StagedConfig(ComponentConfig):
 def resolve_staged(source: Source, path: KeyPath, kind: Staged, value: Any) -> tuple[dict[str, Any], type[Any] | None]:
     """Resolves an encoder or decoder like `resolve`, with the keys of its stage.
 
-    `from: RUN` alone means the part of that run. An encoder that is trained as another one takes the options of that
-    run, too, if only its name is given.
+    `from: RUN` alone stands for the part of that run. If an encoder uses the weights of another class (`trained_as`),
+    and only its name is given, its options are also those of that run.
 
     Returns:
         The data of a `StagedConfig`, and the class, if it is known. Only the components of its `fit` have been
@@ -83,7 +83,7 @@ def resolve_staged(source: Source, path: KeyPath, kind: Staged, value: Any) -> t
 
 
 class _Check:
-    """Reports keys of a stage that are missing, and keys that have no meaning for this part.
+    """Reports keys of a stage that are missing, and keys that have no effect on this part.
 
     Args:
         source: The configuration, which receives the problems.

@@ -30,8 +30,8 @@ class Experiment:
     Args:
         config: The configuration.
         dataset: The dataset of the pipeline's training.
-        stages: The datasets of the trainings of the encoder and the decoder; empty if there are none, or if the run is
-            trained.
+        stages: The dataset of the training of the encoder and of the decoder, if they have a stage; empty if the run is
+            already trained.
         metrics: The metrics of `evaluate.metrics`.
     """
 
@@ -55,7 +55,7 @@ def open_experiment(config: RunConfig, *, trained: bool = False) -> Experiment:
 
     Raises:
         ConfigError: a metric does not support the dataset, or is given twice; the images of the decoder's training
-            have another size; or images have several shapes, which a setting does not support.
+            have another size; or the images have several shapes, and a setting does not support this.
         DataError: the data are missing or damaged, or there are no training images.
     """
     dataset = read_dataset(config.data)
@@ -83,7 +83,7 @@ def encoder_with_assets(config: RunConfig, dataset: Dataset, directory: RunDirec
         directory: The directory of a run that continues, which contains the assets.
 
     Raises:
-        RunError: the encoder is that of another run, which has trained none, or one with other options.
+        RunError: `from` names a run that has not trained an encoder, or one with other options.
     """
     encoder, own = build_encoder(config.encoder.choice), config.encoder
     if directory is not None and directory.assets.is_dir():

@@ -1,4 +1,4 @@
-"""The stage in which the encoder of a run is trained on images and captions, or copied from another run."""
+"""The stage that trains the encoder of a run on images and captions, or copies a trained one from another run."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class EncoderStage(Stage[Encoder]):
         save_encoder(part, self.directory.model)
 
     def scores(self, part: Encoder) -> dict[str, Any]:
-        """The encoder's own scores, if possible of images that are not from its training."""
+        """The scores that the encoder computes. If possible, the images are not used in its training."""
         split: Split = eval_split(self.dataset) or "train"
         count = len(self.dataset.captions(split))
         rows = [int(row) for row in np.linspace(0, count - 1, min(count, MAX_SCORED))]

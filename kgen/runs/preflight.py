@@ -65,8 +65,8 @@ def preflight(experiment: Experiment, encoder: Encoder) -> Pipeline:
     """Builds the pipeline of a run, and tries everything that the run will do with it.
 
     This does not change the pipeline, which starts its training as if it had not been tried. If the decoder is trained
-    in a separate stage, the decoder of the pipeline is only a substitute for the trained one. An encoder that is
-    trained in a stage has its first weights, and is frozen.
+    in a separate stage, the decoder of the pipeline is only a substitute for the trained one. If the encoder has a
+    separate stage, it still has its initial weights, and is already frozen.
 
     Args:
         experiment: The experiment.

@@ -173,7 +173,7 @@ def _build(
         data = experiment.stages.get("encoder", experiment.dataset)
         pipeline = preflight(experiment, encoder_with_assets(config, data, directory))
         if directory is None or not directory.encoder_stage.newest_step:
-            load_initial_encoder(config.encoder.init, pipeline.encoder)  # which is trained later: fails now, or never
+            load_initial_encoder(config.encoder.init, pipeline.encoder)  # raises errors now, before the training
         if directory is None or not directory.decoder_stage.newest_step:
             load_initial_decoder(config.decoder.init, pipeline.decoder)
         begun = directory is not None and directory.newest_step
@@ -287,7 +287,7 @@ def open_dataset(path: str | Path) -> Dataset:
 
 @component_errors()
 def open_decoder(path: str | Path) -> tuple[Decoder, Encoder]:
-    """Opens the trained decoder of a run, and the encoder. Only their own trainings must be finished.
+    """Opens the trained decoder of a run, and the encoder. Only the stages of these two must be finished.
 
     Raises:
         RunError: this is not a run, or nothing is trained yet.
@@ -311,7 +311,7 @@ def open_decoder(path: str | Path) -> tuple[Decoder, Encoder]:
 def open_encoder(path: str | Path) -> Encoder:
     """Opens the trained encoder of a run, or of a saved pipeline.
 
-    If the encoder of a run was trained in a stage of its own, only that must be finished.
+    If the encoder of a run has a separate training stage, only that stage must be finished.
 
     Raises:
         RunError: there is no run or saved pipeline, or nothing is trained yet.
