@@ -18,7 +18,7 @@ SHAPES = [(4, 6), (6, 4), (4, 6), (5, 5), (6, 4), (4, 6)]
 
 
 class Level(LossModel):
-    """Learns the mean of the pixels. It sums them in loops over static shapes, as no graph of unknown shapes can."""
+    """Learns the mean of the pixels. It multiplies heights and widths, which are None in a graph of unknown shapes."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""An encoder that is trained in a stage of its own: once, resumed, frozen then, kept, and taken from another run."""
+"""An encoder with a separate training stage: it is trained once, resumed, frozen, reused, and imported from a run."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run, not to be written to."""
+    """A finished run, which tests must not change."""
     path = tmp_path_factory.mktemp("done") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KGEN_CACHE", str(path.parent / "cache"))
@@ -96,7 +96,7 @@ def refuse_to_train(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.backends
 def test_the_encoder_is_trained_first_and_then_frozen(done: Path) -> None:
-    """The pipeline has the very weights that the stage has saved, and they are not those that it began with."""
+    """The pipeline has the weights that the stage saved, and they differ from the initial weights."""
     trained, pipeline = weights(done), load(done)
     assert trained.keys() == {"encoder/table", "encoder/color"} == encoder_weights(pipeline.encoder).keys()
     for path, variable in encoder_weights(pipeline.encoder).items():
@@ -118,7 +118,7 @@ def test_its_losses_and_scores_are_recorded(done: Path) -> None:
 
 
 def test_the_encoder_learns_the_colors(tmp_path: Path) -> None:
-    """The condition of a caption tells the mean color of its images: the closed form of the least squares."""
+    """The condition of a caption gives the mean color of its images, which is the closed form of least squares."""
     data = "{name: shapes, size: 16, objects: 1, colors: [red, blue], shapes: [circle], sizes: [large]}"
     fit = "{steps: 400, batch_size: 8, learning_rate: 0.1, warmup_steps: 0, ema: null, log_every: 400}"
     config = configuration(data=data, encoder__fit=fit, sample={"every": 0})
@@ -192,7 +192,7 @@ def test_a_decoder_that_reads_the_text_comes_after_its_encoder(tmp_path: Path, l
     assert report.index("<h2>Encoder</h2>") < report.index("<h2>Decoder</h2>")
 
 
-# ---- encoders that exist -----------------------------------------------------------------------------------------
+# ---- existing encoders -------------------------------------------------------------------------------------------
 
 
 def test_restart_keeps_an_encoder_that_would_be_the_same(
@@ -227,7 +227,7 @@ def test_restart_trains_a_changed_encoder_and_prints_why(
 
 
 def test_imported_from_another_run(tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its vocabulary comes with it, although the captions differ here."""
+    """Its vocabulary is copied, too, although the captions of this run differ."""
     refuse_to_train(monkeypatch)
     source = Path(shutil.copytree(done, tmp_path / "source"))
     config = configuration(encoder=f"{{from: {source}}}", data__holdout="[red circle]")
@@ -312,7 +312,7 @@ def test_changed_images_of_the_encoder_are_refused_or_noted(
 
 
 def test_the_encoder_can_have_separate_data(tmp_path: Path) -> None:
-    """They may be of another size, and its vocabulary is theirs."""
+    """The images may have another size, and the vocabulary is from the captions of these data."""
     own = configuration(encoder__data="{name: shapes, size: 32, count: 12}", encoder__fit__steps=1, fit__steps=1)
     run(own, tmp_path / "run", log=lambda text: None)
     assert set(load(tmp_path / "run").encoder.words) == set(Shapes(size=32, count=12).captions("train"))
@@ -335,7 +335,7 @@ def test_settings_without_effect_may_change() -> None:
     assert [change.allowed for change in changes(before, steps)] == [False]
 
 
-# ---- what is tried before the training ----------------------------------------------------------------------------
+# ---- checks before the training -----------------------------------------------------------------------------------
 
 
 def test_the_encoder_stage_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,7 +360,7 @@ def test_the_encoder_stage_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_trying_does_not_change_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither its weights, nor the state of its noise."""
+    """Neither its weights nor the state of its noise change."""
     before: list[np.ndarray] = []
 
     class Watched(EncoderModel):
