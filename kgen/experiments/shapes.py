@@ -12,7 +12,6 @@ from kgen.contracts.metric import Metric
 from kgen.errors import ConfigError, SpaceError
 from kgen.spaces import Space
 
-INSTEAD = "choose another metric, or give all images one shape (data.resize: crop)"
 SEVERAL = "the images of the data have several shapes (data.resize: bucket)"
 
 
@@ -50,7 +49,10 @@ def check_stage(kind: str, name: str, dataset: Dataset) -> None:
 def check_metric(metric: Metric, name: str, dataset: Dataset) -> None:
     """Raises ConfigError if a metric needs images of one shape, but the dataset has several shapes."""
     if not metric.any_shape and dataset.rows_by_shape("train"):
-        raise ConfigError(f"evaluate.metrics: {SEVERAL}, but '{name}' compares images of one shape: {INSTEAD}")
+        raise ConfigError(
+            f"evaluate.metrics: {SEVERAL}, but '{name}' compares images of one shape: choose another metric, or give "
+            "all images one shape (data.resize: crop)"
+        )
 
 
 def check_parts(dataset: Dataset, decoder: Decoder, generator: Generator | None = None) -> None:
