@@ -70,7 +70,7 @@ class Loader:
         self.meter = Meter()
         self.workers = workers
         self.views = dataset.views if split == "train" else 1
-        self.draws = self.views > 1 or (dataset.draw_captions and split == "train")
+        self.draws = self.views > 1 or (split == "train" and (dataset.draw_captions or dataset.shuffle_tags))
         copies = np.arange(2 if flip else 1)
         self.groups = {
             shape: (np.asarray(rows)[:, None] * len(copies) + copies).reshape(-1)
@@ -83,8 +83,8 @@ class Loader:
     def training(self, *, start: int = 0, seed: int = 0) -> grain.IterDataset:
         """Batches from step `start` on. There are endless passes over the split, each in a new order (`BatchOrder`).
 
-        If an example has several views or captions, one is picked at random each time. This choice, too, depends only
-        on the seed and the step.
+        If an example has several views or captions, one is picked at random each time, and so is the order of tags.
+        These choices, too, depend only on the seed and the step.
         """
         order = BatchOrder(self.count, self.batch_size, seed, self.shares, list(self.groups.values()))
         places = range(self.shard, self.batch_size, self.shards)

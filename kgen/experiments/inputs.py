@@ -14,7 +14,7 @@ from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.inputs import AllEncoderInputs
 from kgen.data.cache import cache_folder
-from kgen.data.conditions import Reader, condition_reader
+from kgen.data.conditions import Reader, condition_reader, is_cached
 from kgen.data.latents import LatentCache, cached_latents
 from kgen.data.loader import Loader, fit_into_memory
 from kgen.data.reading.workers import Workers, make_workers
@@ -37,6 +37,11 @@ def eval_split(dataset: Dataset) -> Split | None:
     """A split that is not used in training: "validation" if there is one, else "holdout"."""
     splits: tuple[Split, ...] = ("validation", "holdout")
     return next((split for split in splits if dataset.captions(split)), None)
+
+
+def changing_fields(dataset: Dataset) -> tuple[str, ...]:
+    """The fields that have other values in training than in the dataset, so that their conditions cannot be cached."""
+    return ("caption",) if dataset.shuffle_tags else ()
 
 
 def latents_of(decoder: Decoder, dataset: Dataset, split: Split) -> np.ndarray:
@@ -67,14 +72,15 @@ class Inputs:
     def caches_conditions(self) -> bool:
         """Whether conditions are cached that depend on frozen weights of the run."""
         parts = () if self.encoder is None else self.encoder.parts()
-        return any(part.weights and not part.trainable and not part.weights_are_external for part in parts)
+        changing = changing_fields(self.dataset)
+        return any(is_cached(part, changing) and not part.weights_are_external for part in parts)
 
     def reader(self) -> Reader | None:
         """Returns the function that computes the tokens or conditions of a batch; see `condition_reader`."""
         if self.encoder is None:
             return None
         inputs = AllEncoderInputs(self.dataset, self.encoder.fields, flip=self.flip)
-        return condition_reader(self.encoder, inputs, cache_folder())
+        return condition_reader(self.encoder, inputs, cache_folder(), changing=changing_fields(self.dataset))
 
     @functools.cached_property
     def image_workers(self) -> Workers | None:
