@@ -13,7 +13,7 @@ from kgen.contracts.dataset import Dataset, Split
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.inputs import EncoderInputs
 from kgen.data.conditions import Reader
-from kgen.data.latents import LatentCache
+from kgen.data.latents import Latents
 from kgen.data.reading.meter import Meter
 from kgen.data.reading.workers import Workers, image_of
 from kgen.data.rows import ENDLESS, BatchOrder, drawn
@@ -52,7 +52,7 @@ class Loader:
         batch_size: int,
         split: Split = "train",
         read: Reader | None = None,
-        latents: LatentCache | None = None,
+        latents: Latents | None = None,
         flip: bool = False,
         shard: int = 0,
         shards: int = 1,
@@ -145,7 +145,7 @@ class Loader:
         with self.meter.reading(len(rows)):
             batch: Batch = {}
             if self.latents is not None:
-                batch["latent"] = self.latents.lookup(numbers)  # (B, *latent_space.shape)
+                batch["latent"] = self.latents.lookup(numbers)  # (B, h, w, channels), or tokens (B, h, w)
                 images = [functools.partial(self.images.one, number) for number in numbers]
             else:
                 batch["image"] = found = self.images.read(numbers)  # (B, H, W, C)

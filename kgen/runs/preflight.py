@@ -150,6 +150,7 @@ def _tried_decoder(experiment: Experiment, encoder: Encoder) -> Decoder:
     config, data = experiment.config, experiment.stages.get("decoder")
     decoder = make_decoder(config.decoder.choice, experiment.dataset.image_space, encoder.condition_space)
     if data is not None and config.decoder.source is None:
+        check_parts(data, decoder)
         _try_decoder_stage(decoder, data, encoder, config.decoder.fit)
     if not decoder.built:
         decoder.build(None)
