@@ -33,7 +33,7 @@ CODEC: dict[str, Any] = {
     "name": "codecs/kl-autoencoder",
     "channels": 2,
     "network": {"width": 4, "multipliers": [1], "patch": 2, "attention": False},
-    "fit": {"steps": 6, "batch_size": 4, "checkpoint_every": 6},
+    "fit": {"steps": 6, "batch_size": 4, "log_every": 1, "checkpoint_every": 6},
 }
 
 Kgen = Callable[..., Outcome]
@@ -104,6 +104,7 @@ def test_a_run_trains_resumes_and_samples_in_every_shape(
     kgen("generate", tmp_path / "whole", "red", "--size", "12", "-o", f"{tmp_path}/b.png").refuses("such as 96x64")
 
 
+@pytest.mark.slow
 def test_an_autoencoder_trains_and_its_latents_are_cached_in_every_shape(
     config: dict[str, Any], tmp_path: Path, kgen: Kgen
 ) -> None:

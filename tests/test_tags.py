@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import itertools
-import json
 import signal
-import tarfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,10 +12,10 @@ import numpy as np
 import pytest
 import yaml
 from gray_images import numbers, png
+from image_sources import SOURCES
 from keras import ops
 from parts import MeanColor, Words
 from safetensors.numpy import load_file
-from tf_messages import example
 from worker_batches import Texts
 
 from kgen import ConfigError, DataError, make_dataset
@@ -57,54 +54,6 @@ def test_a_caption_without_two_tags_to_shuffle_stays_as_it_is(caption: str) -> N
 # ---- datasets --------------------------------------------------------------------------------------------------------
 
 
-def write_folder(folder: Path) -> dict[str, Any]:
-    for number, caption in enumerate(CAPTIONS):
-        (folder / f"{number}.png").write_bytes(png(number))
-        (folder / f"{number}.txt").write_text(caption)
-    return {"name": "imagefolder"}
-
-
-def write_tar(folder: Path) -> dict[str, Any]:
-    with tarfile.open(folder / "0.tar", "w") as archive:
-        for number, caption in enumerate(CAPTIONS):
-            for name, data in ((f"{number}.png", png(number)), (f"{number}.txt", caption.encode())):
-                info = tarfile.TarInfo(name)
-                info.size = len(data)
-                archive.addfile(info, io.BytesIO(data))
-    return {"name": "webdataset"}
-
-
-def table() -> Any:
-    return pytest.importorskip("pyarrow").table(
-        {"image": [{"bytes": png(number), "path": None} for number in range(COUNT)], "text": CAPTIONS}
-    )
-
-
-def write_parquet(folder: Path) -> dict[str, Any]:
-    pytest.importorskip("pyarrow.parquet").write_table(table(), folder / "0.parquet")
-    return {"name": "parquet"}
-
-
-def write_hf(folder: Path) -> dict[str, Any]:
-    pa, rows = pytest.importorskip("pyarrow"), table()
-    with pa.OSFile(str(folder / "0.arrow"), "wb") as file, pa.ipc.new_stream(file, rows.schema) as out:
-        out.write_table(rows)
-    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": "0.arrow"}]}))
-    return {"name": "hf"}
-
-
-def write_array_record(folder: Path) -> dict[str, Any]:
-    module = pytest.importorskip("array_record.python.array_record_module")
-    writer = module.ArrayRecordWriter(str(folder / "0.array_record"), "group_size:1")
-    for number, caption in enumerate(CAPTIONS):
-        writer.write(example({"image": png(number), "caption": caption.encode()}))
-    writer.close()
-    return {"name": "array_record"}
-
-
-SOURCES = [write_folder, write_tar, write_parquet, write_hf, write_array_record]
-
-
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("KGEN_CACHE", str(tmp_path / "cache"))
@@ -113,8 +62,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def choice(folder: Path, source: Any = write_folder, **options: Any) -> dict[str, Any]:
-    return {**source(folder), "path": str(folder), "size": 16, "shuffle_tags": True, "keep_tags": 1, **options}
+def choice(folder: Path, source: str = "imagefolder", **options: Any) -> dict[str, Any]:
+    SOURCES[source](folder, list(map(png, range(COUNT))), CAPTIONS)
+    return {"name": source, "path": str(folder), "size": 16, "shuffle_tags": True, "keep_tags": 1, **options}
 
 
 def visits(dataset: Dataset, start: int = 0, stop: int = 12, workers: int = 0) -> list[tuple[int, str]]:
@@ -137,8 +87,8 @@ class TestShuffledTags(DatasetConformance):
         return make_dataset(self.options)
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.__name__.removeprefix("write_"))
-def test_each_visit_has_another_order(folder: Path, source: Any) -> None:
+@pytest.mark.parametrize("source", SOURCES)
+def test_each_visit_has_another_order(folder: Path, source: str) -> None:
     dataset = make_dataset(choice(folder, source))
     whole = visits(dataset)
     orders: dict[int, set[str]] = {}
@@ -160,7 +110,7 @@ def test_the_order_depends_neither_on_workers_nor_on_the_fingerprint(folder: Pat
 
 def test_one_caption_is_drawn_and_its_tags_are_shuffled(folder: Path) -> None:
     options = choice(folder, draw_captions=True, crops=2)
-    (folder / "0.txt").write_text("image 0, a, b, c\nphoto, d, e, f")
+    (folder / "00.txt").write_text("image 0, a, b, c\nphoto, d, e, f")
     dataset = make_dataset(options)
     assert list(dataset.texts("train", 0)) == ["image 0, a, b, c", "photo, d, e, f"]
     assert [dataset.drawn_caption("train", 0, number) for number in (0, 1)] == list(dataset.texts("train", 0))
@@ -236,6 +186,7 @@ def configuration(folder: Path, tmp_path: Path, **changes: Any) -> RunConfig:
     return RunConfig.load(path)
 
 
+@pytest.mark.slow
 def test_a_run_with_a_frozen_encoder_resumes_exactly(folder: Path, tmp_path: Path) -> None:
     config, lines = configuration(folder, tmp_path), []
     run(config, tmp_path / "whole", log=lines.append)

@@ -90,7 +90,7 @@ class LatentsByShape:
     def lookup(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """The latents of B rows of images of one shape; see `LatentCache.lookup`."""
         examples, copies = np.divmod(np.asarray(rows, np.int64), self.copies)
-        return self.caches[self._shape[examples[0]]].lookup(self._place[examples] * self.copies + copies)
+        return self.caches[int(self._shape[examples[0]])].lookup(self._place[examples] * self.copies + copies)
 
 
 def cached_latents(
