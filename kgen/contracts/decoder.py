@@ -75,8 +75,9 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         """Raises SpaceError unless this decoder, with the same weights, also supports images of another size.
 
         Override this in a decoder that supports other sizes. `resized` then returns a decoder whose `image_space` is
-        the given one, and `latent_space` must follow from it. `encode` and `decode` get images and latents of that
-        size, with static shapes. Default: the decoder supports only the size of its `image_space`.
+        the given one, and `latent_space` must follow from it. `encode`, `decode` and `compute_losses` get images and
+        latents of that size, with static shapes. The batches of `initialize`, `calibrate` and `scores` may differ in
+        size. Default: the decoder supports only the size of its `image_space`.
 
         Args:
             image_space: A space that differs from `self.image_space` only in height and width.

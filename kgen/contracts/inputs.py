@@ -132,8 +132,8 @@ class EncoderInputs(Sequence[Any]):
         """The input of a row in training, where the caption and the view of the image are picked at random.
 
         Args:
-            number: A random integer from 0 on, which picks one of `Dataset.texts` as the caption (its remainder is the
-                index). None: the caption is that of `Dataset.captions`.
+            number: A random integer from 0 on, which determines the caption (`Dataset.drawn_caption`). None: the
+                caption is that of `Dataset.captions`.
             image: Function that reads the field "image"; None: `Dataset.image` reads it.
         """
         if len(self.columns) == 1:
@@ -153,8 +153,7 @@ class EncoderInputs(Sequence[Any]):
             return image()
         index = self.dataset.replacement(self.split, row // 2 if self.flip else row)
         if field == "caption" and number is not None:
-            texts = self.dataset.texts(self.split, index)
-            return texts[number % len(texts)]
+            return self.dataset.drawn_caption(self.split, index, number)
         value = self.columns[field][index]
         return mirrored(value) if self.flip and row % 2 else value
 
@@ -216,7 +215,7 @@ class _EveryVariant(Sequence[Any]):
 
 
 def _complete(inputs: EncoderInputs, every_view: bool = False) -> Sequence[Any]:
-    """The inputs, with every caption that training may pick, and with every view of the image if `every_view` is set."""
+    """The inputs, with every caption that training may pick, and also every view if `every_view` is set."""
     dataset, training = inputs.dataset, inputs.split == "train"
     captions = dataset.draw_captions and training and "caption" in inputs.columns
     views = dataset.views if every_view and training and "image" in inputs.columns else 1

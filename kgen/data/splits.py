@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 
 from kgen.contracts.dataset import Split
 from kgen.errors import DataError
@@ -32,8 +32,8 @@ def divide(found: Entries, *, validation: float, holdout: Sequence[str], owner: 
             "training images alone as path"
         )
     entries = [entry for split in found.values() for entry in split]
-    check_holdout(holdout, {caption for _, caption in entries}, owner)
-    held = [entry for entry in entries if entry[1] in holdout]
+    check_holdout(holdout, (caption for _, caption in entries), owner)
+    held = [entry for entry in entries if entry[1] in holdout] if holdout else []
     unseen = {name for name, _ in held}  # an image may have other captions too
     seen = [entry for entry in found["train"] if entry[0] not in unseen]
     measured = stable_share([name for name, _ in seen], validation)
@@ -50,9 +50,17 @@ def divide(found: Entries, *, validation: float, holdout: Sequence[str], owner: 
     return splits
 
 
-def check_holdout(holdout: Sequence[str], captions: Collection[str], owner: str) -> None:
+def captions_by_image(entries: Sequence[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
+    """The captions of each image."""
+    found: dict[str, list[str]] = {}
+    for name, caption in entries:
+        found.setdefault(name, []).append(caption)
+    return {name: tuple(captions) for name, captions in found.items()}
+
+
+def check_holdout(holdout: Sequence[str], captions: Iterable[str], owner: str) -> None:
     """Raises DataError if a caption to be held out does not exist; the message suggests similar captions."""
-    known = set(captions)
+    known = set(captions) if holdout else set()
     for text in holdout:
         if text not in known:
             near = difflib.get_close_matches(text, sorted(known), n=3)

@@ -37,11 +37,11 @@ def check_config(config: RunConfig, dataset: Dataset) -> None:
         raise ConfigError(f"{SEVERAL}, but evaluate.likelihood measures images of one shape: set its images to 0")
 
 
-def check_stage(kind: str, name: str, dataset: Dataset) -> None:
-    """Raises ConfigError if the images of the training stage of an encoder or decoder have several shapes."""
+def check_encoder_stage(name: str, dataset: Dataset) -> None:
+    """Raises ConfigError if the images of the training stage of an encoder have several shapes."""
     if dataset.rows_by_shape("train"):
         raise ConfigError(
-            f"{SEVERAL}, but {kind} '{name}' is trained on images of one shape: set {kind}.data to data with resize: "
+            f"{SEVERAL}, but encoder '{name}' is trained on images of one shape: set encoder.data to data with resize: "
             "crop, or train it in another run"
         )
 

@@ -59,6 +59,8 @@ class ImageFolder(EncodedImages):
         captions_from: CaptionsFrom = "auto",
         caption_key: str | None = None,
         draw_captions: bool = False,
+        shuffle_tags: bool = False,
+        keep_tags: Annotated[int, Field(ge=0, le=1000)] = 0,
         template: str = DEFAULT_TEMPLATE,
         split_folders: bool = True,
         flip: bool = False,
@@ -76,6 +78,8 @@ class ImageFolder(EncodedImages):
         self.captions_from = captions_from
         self.caption_key = caption_key
         self.draw_captions = draw_captions
+        self.shuffle_tags = shuffle_tags
+        self.keep_tags = keep_tags
         self.template = template
         self.split_folders = split_folders
         self.flip = flip

@@ -62,6 +62,8 @@ class Parquet(TableImages):
         image_key: str | None = None,
         caption_key: str | None = None,
         draw_captions: bool = False,
+        shuffle_tags: bool = False,
+        keep_tags: Annotated[int, Field(ge=0, le=1000)] = 0,
         template: Annotated[str, Field(min_length=1)] = DEFAULT_TEMPLATE,
         flip: bool = False,
         validation: Annotated[float, Field(ge=0, lt=1)] = 0.0,
@@ -78,6 +80,8 @@ class Parquet(TableImages):
         self.image_key = image_key
         self.caption_key = caption_key
         self.draw_captions = draw_captions
+        self.shuffle_tags = shuffle_tags
+        self.keep_tags = keep_tags
         self.template = template
         self.flip = flip
         self.validation = validation

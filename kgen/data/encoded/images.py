@@ -16,12 +16,14 @@ import numpy as np
 
 from kgen.contracts.dataset import SPLITS, Column, Dataset, Decoding, Problem, Split, short_digest
 from kgen.data.encoded.buckets import Buckets, describe, named, nearest
+from kgen.data.encoded.captions import shuffled_tags
 from kgen.data.encoded.checked import Stamp, unchecked, write_checked
+from kgen.data.encoded.garbage import paused_garbage_collection
 from kgen.data.encoded.headers import read_shapes
 from kgen.data.encoded.scan import scan
 from kgen.data.images import ImageError, Resize, Shape, background_color, decode, fitted, fitted_file, mirrored
 from kgen.data.problems import OnError, refuse
-from kgen.data.splits import Entries, divide
+from kgen.data.splits import Entries, captions_by_image, divide
 from kgen.errors import DataError
 from kgen.options.documentation import documentation
 from kgen.spaces import Space
@@ -29,7 +31,7 @@ from kgen.spaces import Space
 READ_AT_START = 1000
 """Largest number of images that are read at the start to find damaged ones. This takes a few seconds."""
 
-NOT_IN_FINGERPRINT = ("path", "on_error", "validation", "holdout")
+NOT_IN_FINGERPRINT = ("path", "on_error", "validation", "holdout", "shuffle_tags", "keep_tags")
 """Options that the fingerprint leaves out, because they change no image. The captions show how they change splits."""
 
 
@@ -65,6 +67,9 @@ class EncodedImages(Dataset):
         background: Color behind transparent parts, and around padded images.
         draw_captions: Whether an image with several captions is one example. Each time training uses the image, it
             picks one of its captions at random; everything else uses the first. false: each caption is an example.
+        shuffle_tags: Whether captions are lists of tags, separated by commas. Each time training uses an image, it puts
+            the tags in a random order; everything else reads the caption as it is.
+        keep_tags: Number of tags at the beginning of a caption that `shuffle_tags` leaves in their places.
         flip: Whether training also uses the mirror image of every image.
         validation: Share of the training images to use for validation, if there is no validation split.
         holdout: Captions to keep out of training and validation; they form the split "holdout".
@@ -82,6 +87,7 @@ class EncodedImages(Dataset):
     channels: int
     background: str
     crops: int = 1
+    keep_tags: int = 0
     flip: bool
     validation: float
     holdout: tuple[str, ...]
@@ -138,10 +144,7 @@ class EncodedImages(Dataset):
         Raises:
             DataError: there is nothing to train on; there is a problem that is not to be skipped; an option is wrong.
         """
-        if self.crops > 1 and self.resize not in ("crop", "bucket"):
-            raise DataError(f"{self.owner}: crops: {self.crops} needs resize: crop or bucket, not {self.resize}")
-        if self.buckets is not None and self.resize != "bucket":
-            raise DataError(f"{self.owner}: buckets has no effect with resize: {self.resize}: set resize: bucket")
+        self._check_options()
         self.views = self.crops
         self._color = background_color(self.background, self.owner)
         self._labels = labels or {}
@@ -155,8 +158,9 @@ class EncodedImages(Dataset):
             self._read_rest()
         unfit = self._fill_buckets()
         left_out = self._damaged if len(names) <= READ_AT_START else unfit
+        without = {problem.where for problem in missing} | left_out.keys()
         good: Entries = {
-            split: [entry for entry in listed if entry[0] in self._stamps and entry[0] not in left_out]
+            split: [entry for entry in listed if entry[0] not in without] if without else listed
             for split, listed in entries.items()
         }
         usable = any(name not in self._damaged for name, _ in good["train"])
@@ -166,7 +170,7 @@ class EncodedImages(Dataset):
         )
         self._texts: dict[Split, dict[str, tuple[str, ...]]] = {}
         if self.draw_captions:
-            self._texts = {split: _texts(listed) for split, listed in self._entries.items()}
+            self._texts = {split: captions_by_image(listed) for split, listed in self._entries.items()}
             self._entries = {
                 split: [(name, texts[0]) for name, texts in images.items()] for split, images in self._texts.items()
             }
@@ -175,6 +179,14 @@ class EncodedImages(Dataset):
             self._captions["train"] *= 2
         self._rows = {split: self._rows_of(split) for split in SPLITS} if self._bucket_of else {}
         self._notes = [*notes, *self._bucket_notes, *self._unread_note()]
+
+    def _check_options(self) -> None:
+        if self.crops > 1 and self.resize not in ("crop", "bucket"):
+            raise DataError(f"{self.owner}: crops: {self.crops} needs resize: crop or bucket, not {self.resize}")
+        if self.buckets is not None and self.resize != "bucket":
+            raise DataError(f"{self.owner}: buckets has no effect with resize: {self.resize}: set resize: bucket")
+        if self.keep_tags and not self.shuffle_tags:
+            raise DataError(f"{self.owner}: keep_tags has no effect without shuffle_tags: true")
 
     @property
     def image_space(self) -> Space:
@@ -191,6 +203,10 @@ class EncodedImages(Dataset):
             return super().texts(split, index)
         entries = self._entries[split]
         return self._texts[split][entries[index % len(entries)][0]]
+
+    def drawn_caption(self, split: Split, index: int, number: int) -> str:
+        order, place = divmod(number, len(texts := self.texts(split, index)))
+        return shuffled_tags(texts[place], self.keep_tags, order) if order and self.shuffle_tags else texts[place]
 
     def image(self, split: Split, index: int) -> np.ndarray:
         return self._image(split, index, 0.5)
@@ -277,22 +293,20 @@ class EncodedImages(Dataset):
         for split in SPLITS:
             texts = itertools.chain.from_iterable(self._texts.get(split, {}).values())
             digest.update("\0".join([split, *self.captions(split), *texts]).encode())
-        lines = (f"{name}\0{size} {time}\0" for name, (size, time, _) in sorted(self._stamps.items()))
-        while block := "".join(itertools.islice(lines, 1000)):
-            digest.update(block.encode())
+        with paused_garbage_collection():
+            lines = (f"{name}\0{size} {time}\0" for name, (size, time, _) in sorted(self._stamps.items()))
+            while block := "".join(itertools.islice(lines, 1000)):
+                digest.update(block.encode())
         return digest.hexdigest()[:16]
 
     def inventory(self) -> Mapping[str, tuple[str, str]]:
-        captions: dict[str, str] = {}
+        found: dict[str, tuple[str, str]] = {}
         for split, entries in self._entries.items():
             for name, caption in entries:
+                size, time, _ = self._stamps[name]
                 for text in self._texts[split][name] if self.draw_captions else (caption,):
-                    before = f"{captions[name]}\0" if name in captions else ""
-                    captions[name] = f"{before}{split}\0{text}"
-        found = {}
-        for name, texts in captions.items():
-            size, time, _ = self._stamps[name]
-            found[name] = (f"{size:x} {time:x}", short_digest(texts.encode()))
+                    before = found[name][1] if name in found else ""
+                    found[name] = (f"{size:x} {time:x}", short_digest(f"{before}{split}\0{text}".encode()))
         return found
 
     def _place(self) -> Path:
@@ -316,9 +330,11 @@ class EncodedImages(Dataset):
             except OSError as error:
                 return Problem(name, str(error))
 
-        found = dict(zip(names, scan(names, look, f"{self.owner} {self.path}"), strict=True))
-        stamps = {name: stamp for name, stamp in found.items() if isinstance(stamp, Stamp)}
-        return stamps, [problem for problem in found.values() if isinstance(problem, Problem)]
+        found: dict[str, Any] = dict(zip(names, scan(names, look, f"{self.owner} {self.path}"), strict=True))
+        missing = [problem for problem in found.values() if isinstance(problem, Problem)]
+        for problem in missing:
+            del found[problem.where]
+        return found, missing
 
     def _read_rest(self) -> None:
         """Decodes the images that were not read yet, and writes to the cache which of them could be decoded."""
@@ -380,11 +396,3 @@ class EncodedImages(Dataset):
             f"{self.owner} {self.path}: {len(self._unread):,} of {len(self._stamps):,} images are read for the first "
             f"time when they are needed. A damaged one {what}; 'kgen data check' reads all of them"
         ]
-
-
-def _texts(entries: Sequence[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
-    """The captions of each image."""
-    found: dict[str, list[str]] = {}
-    for name, caption in entries:
-        found.setdefault(name, []).append(caption)
-    return {name: tuple(captions) for name, captions in found.items()}
