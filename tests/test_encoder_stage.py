@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -388,6 +389,27 @@ def test_python_pipelines_do_not_train_it() -> None:
     with pytest.raises(ConfigError, match="Hues is frozen: there is nothing to train"):
         EncoderModel(encoder, kgen.Space("continuous", (8, 8, 3)))
     assert _adapted(Words()).trainable
+
+
+class Late(Words):
+    """A frozen encoder that makes a layer when it is built, as transformers do."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.trainable = False
+
+    def build(self, input_shape: Any) -> None:
+        super().build(input_shape)
+        self.late = keras.layers.Dense(2)
+        self.late.build((None, self.dim))
+
+
+def test_layers_that_a_frozen_encoder_makes_late_are_frozen() -> None:
+    encoder = _adapted(Late())
+    pipeline = kgen.assemble(encoder=encoder, generator="made/painter", image_space=(8, 8, 3))
+    trained = {id(variable) for variable in pipeline.trainable_variables}
+    assert trained and len(encoder.variables) == 3
+    assert not trained & {id(variable) for variable in encoder.variables}
 
 
 def _adapted(encoder: Any) -> Any:
