@@ -55,6 +55,8 @@ class Dataset(Configurable, ABC):
             view at random (`view`). Everything else uses `image`.
         draw_captions: Whether training picks one of several captions at random each time it uses an example (`texts`).
             Everything else uses `captions`.
+        shuffle_tags: Whether training puts the tags of a caption in a random order each time it uses an example
+            (`drawn_caption`), so that conditions of captions cannot be cached. Everything else uses `captions`.
         decodes_elsewhere: Whether worker processes decode images with `decoding`. Otherwise, every worker has a copy of
             the dataset, and reads images itself.
     """
@@ -65,6 +67,7 @@ class Dataset(Configurable, ABC):
     fields: tuple[str, ...] = ("image", "caption")
     views: int = 1
     draw_captions: bool = False
+    shuffle_tags: bool = False
     decodes_elsewhere: bool = False
 
     @property
@@ -115,6 +118,15 @@ class Dataset(Configurable, ABC):
     def texts(self, split: Split, index: int) -> Sequence[str]:
         """All captions of an example, at least one."""
         return (self.captions(split)[index],)
+
+    def drawn_caption(self, split: Split, index: int, number: int) -> str:
+        """The caption of an example for one use in training, if `draw_captions` or `shuffle_tags` is set.
+
+        Args:
+            number: A random integer in [0, 2^56), which determines the caption. The first numbers stand for `texts`.
+        """
+        texts = self.texts(split, index)
+        return texts[number % len(texts)]
 
     def shares(self, split: Split) -> Sequence[tuple[int, float]]:
         """The number of examples in each of several consecutive parts of a split, and the part's share in training.
@@ -193,10 +205,11 @@ class Dataset(Configurable, ABC):
         return digest.hexdigest()[:16]
 
     def inventory(self) -> Mapping[str, tuple[str, str]]:
-        """Digests of every image (its pixels or its file) and of its captions, by a name that people recognize.
+        """Short texts for every image and for its captions, by a name that people recognize.
 
-        If the fingerprint has changed, the inventory shows which images have changed (`kgen.data.inventory`). A digest
-        is a short text, or "" if none was computed. Default: examples are numbered, and only captions have a digest.
+        If the fingerprint has changed, the inventory shows which images have changed (`kgen.data.inventory`). A text
+        changes with the image, or with the captions, such as a digest; it is "" if nothing is known. Default: examples
+        are numbered, and only captions have a digest.
         """
         return {
             f"{split} {index}": ("", short_digest(caption.encode()))
@@ -225,5 +238,5 @@ class Column(Sequence[Any]):
 
 
 def short_digest(data: bytes) -> str:
-    """The first 12 hexadecimal digits of a SHA-256: enough to detect a change, short enough for a million images."""
-    return hashlib.sha256(data).hexdigest()[:12]
+    """A digest of 12 hexadecimal digits (BLAKE2b): enough to detect a change, short enough for a million images."""
+    return hashlib.blake2b(data, digest_size=6).hexdigest()

@@ -28,6 +28,7 @@ from kgen.contracts.decoder import Decoder, has_losses
 from kgen.contracts.encoder import Condition, Encoder, freeze_trained
 from kgen.contracts.inputs import AllEncoderInputs, EncoderInputs, are_texts, distinct, input_key, require_fields
 from kgen.contracts.metric import GeneratedImages, measure
+from kgen.data.rows import drawn
 from kgen.errors import PluginError
 from kgen.evaluation.scoring import make_plans, require_enough_images
 from kgen.experiments.experiment import Experiment, Metrics
@@ -53,6 +54,9 @@ Item = TypeVar("Item")
 
 SHOWN_TO_METRICS = 64
 """Number of images per split that a metric finds in the dataset."""
+
+SHUFFLED = 64
+"""Number of captions whose tags are shuffled, to find out whether an encoder can read them."""
 
 REPEATED = (Capability.STEPS, Capability.SAMPLES)
 """Capabilities whose options are numbers of network passes. `TRIED` passes are enough here, if this is allowed."""
@@ -146,6 +150,7 @@ def _tried_decoder(experiment: Experiment, encoder: Encoder) -> Decoder:
     config, data = experiment.config, experiment.stages.get("decoder")
     decoder = make_decoder(config.decoder.choice, experiment.dataset.image_space, encoder.condition_space)
     if data is not None and config.decoder.source is None:
+        check_parts(data, decoder)
         _try_decoder_stage(decoder, data, encoder, config.decoder.fit)
     if not decoder.built:
         decoder.build(None)
@@ -322,11 +327,18 @@ def _try_saving(pipeline: Pipeline) -> None:
 
 
 def _tokenize_all(dataset: Dataset, encoder: Encoder) -> None:
-    """Tokenizes all texts that an encoder reads, such as captions and labels, or two other inputs, such as images."""
+    """Tokenizes all texts that an encoder reads, such as captions and labels, or two other inputs, such as images.
+
+    If training shuffles tags, it also tokenizes some captions with shuffled tags.
+    """
     for part in encoder.parts():
         inputs = AllEncoderInputs(dataset, part.fields)
         rows = distinct(inputs).values() if are_texts(inputs) else (0, len(inputs) - 1)
         part.tokenize([inputs[row] for row in rows])
+        if "caption" in part.fields and dataset.shuffle_tags:
+            visits = EncoderInputs(dataset, "train", part.fields)
+            few = range(0, len(visits), max(1, len(visits) // SHUFFLED))
+            part.tokenize([visits.drawn(row, number) for row, number in zip(few, drawn(0, few).tolist(), strict=True)])
 
 
 def examples(dataset: Dataset, encoder: Encoder | None = None) -> tuple[np.ndarray, list[Any]]:
