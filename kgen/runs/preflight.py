@@ -86,7 +86,7 @@ def preflight(experiment: Experiment, encoder: Encoder) -> Pipeline:
     _tokenize_all(dataset, encoder)
     encoder.tokenize(prompts)
     _try_encoder_stage(experiment, encoder)
-    images, inputs = _examples(dataset, encoder)
+    images, inputs = examples(dataset, encoder)
     with kept_randomness() if staged else contextlib.nullcontext():
         decoder = _tried_decoder(experiment, encoder)
         check_parts(dataset, decoder)
@@ -109,8 +109,8 @@ def preflight(experiment: Experiment, encoder: Encoder) -> Pipeline:
         made = _try_generation(config, pipeline, _two(prompts), staged)
         if config.evaluate.likelihood.images:
             _try_likelihood(config, pipeline, images, inputs)
-        require_enough_images(experiment, make_plans(experiment, pipeline))
-        _try_metrics(experiment.metrics, made, dataset)
+        require_enough_images(experiment, make_plans(experiment, encoder.fields))
+        try_metrics(experiment.metrics, made, dataset)
         _try_saving(pipeline)
     gc.collect()  # Keras's models contain reference cycles
     return pipeline
@@ -136,7 +136,7 @@ def _try_encoder_stage(experiment: Experiment, encoder: Encoder) -> None:
         model = EncoderModel(encoder, data.image_space)  # builds all weights
         freeze(model, fit.frozen, trainable=fit.trainable)
         try_fit(fit, model.trainable_variables)
-        images, inputs = _examples(data, encoder)
+        images, inputs = examples(data, encoder)
         with kept_randomness(), kept_variables(_changeable(encoder)):
             tokens = _tensors(encoder.tokenize(inputs))
             losses = encoder.compute_losses(floats(ops.convert_to_tensor(images)), tokens, training=True)
@@ -169,7 +169,7 @@ def _try_decoder_stage(decoder: Decoder, data: Dataset, encoder: Encoder, fit: F
     if reads_text(decoder):
         require_fields(encoder, data, "decoder.data")
         _tokenize_all(data, encoder)
-    images, inputs = _examples(data, encoder if reads_text(decoder) else None)
+    images, inputs = examples(data, encoder if reads_text(decoder) else None)
     condition = _condition(encoder, inputs) if reads_text(decoder) else {}
     # without losses, the calibration is the training, which may need more than two images
     batches = [images] if has_losses(type(decoder)) else SplitImages(data, "train")
@@ -278,12 +278,26 @@ def _try_likelihood(config: RunConfig, pipeline: Pipeline, images: np.ndarray, i
     _first_that_works(measure, _reduced(type(generator).log_likelihood, given))
 
 
-def _try_metrics(metrics: Metrics, images: np.ndarray, dataset: Dataset) -> None:
-    """Scores two images, or copies of them, by every metric, against the first images of the dataset."""
+def try_metrics(metrics: Metrics, images: np.ndarray, dataset: Dataset) -> dict[Split, dict[str, list[str]]]:
+    """Scores two images, or copies of them, by every metric, against the first images of the dataset.
+
+    Args:
+        metrics: The metrics by name.
+        images: uint8 (2, H, W, C).
+        dataset: The dataset.
+
+    Returns:
+        The names of the numbers of each metric, for each split that has prompts.
+
+    Raises:
+        PluginError: a metric violates its contract.
+        KgenError: there is another error, such as a missing file of weights.
+    """
+    found: dict[Split, dict[str, list[str]]] = {}
     few = copy.copy(dataset)
     object.__setattr__(few, "captions", lambda split: dataset.captions(split)[:SHOWN_TO_METRICS])
     splits: tuple[Split, ...] = ("train", "holdout")
-    for metric in metrics.values():
+    for name, metric in metrics.items():
         for split in splits:
             if not few.captions(split):
                 continue
@@ -296,6 +310,8 @@ def _try_metrics(metrics: Metrics, images: np.ndarray, dataset: Dataset) -> None
                 raise PluginError(f"{address(metric)}: compute returned no number")
             if metric.headline is not None and metric.headline not in scores:
                 raise PluginError(f"{address(metric)}: its headline '{metric.headline}' is not one of {list(scores)}")
+            found.setdefault(split, {})[name] = list(dict.fromkeys([*scores, *metric.optional_numbers]))
+    return found
 
 
 def _try_saving(pipeline: Pipeline) -> None:
@@ -326,7 +342,7 @@ def _tokenize_all(dataset: Dataset, encoder: Encoder) -> None:
             part.tokenize([visits.drawn(row, number) for row, number in zip(few, numbers, strict=True)])
 
 
-def _examples(dataset: Dataset, encoder: Encoder | None) -> tuple[np.ndarray, list[Any]]:
+def examples(dataset: Dataset, encoder: Encoder | None = None) -> tuple[np.ndarray, list[Any]]:
     """Two training images of one shape, uint8 (2, H, W, C), and the encoder's inputs for them.
 
     The first image of each split is checked, too.
