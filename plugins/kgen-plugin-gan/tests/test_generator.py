@@ -44,7 +44,6 @@ class TestHinge(Conformance):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 class TestNonSaturating(Conformance):
     replicas: ClassVar = False
 
