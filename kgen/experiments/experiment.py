@@ -63,15 +63,27 @@ def open_experiment(config: RunConfig, *, trained: bool = False) -> Experiment:
     stages = {} if trained else _stage_data(config, dataset)
     for kind, data in stages.items():
         own: StagedConfig = getattr(config, kind)
-        if own.source is None:
+        if own.source is None and not is_imported(config, kind):
             check_stage(kind, own.name, data)
     return Experiment(config, dataset, stages, _open_metrics(config.evaluate.metrics, dataset))
 
 
 def needs_stage(config: RunConfig, kind: Staged) -> bool:
-    """Whether a run trains or calibrates its encoder or decoder in a separate stage."""
+    """Whether a run trains, calibrates or imports its encoder or decoder in a separate stage."""
     own: StagedConfig = getattr(config, kind)
-    return own.source is None and facts(kind, find(kind, own.name)[0].load())[1]
+    return is_imported(config, kind) or (own.source is None and facts(kind, find(kind, own.name)[0].load())[1])
+
+
+def is_imported(config: RunConfig, kind: Staged) -> bool:
+    """Whether a run has an encoder whose weights come from files, and which it does not train further."""
+    own: StagedConfig = getattr(config, kind)
+    return kind == "encoder" and own.source is None and own.fit is None and is_pretrained(config)
+
+
+def is_pretrained(config: RunConfig) -> bool:
+    """Whether the weights of the encoder come from files that its options name."""
+    own = config.encoder
+    return bool(find("encoder", own.name)[0].load().is_pretrained(own.options))
 
 
 def encoder_with_assets(config: RunConfig, dataset: Dataset, directory: RunDirectory | None) -> Encoder:
