@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,11 @@ class EncoderStage(Stage[Encoder]):
     def make(self, trainer: Trainer) -> Encoder:
         """Trains the encoder; a pretrained one without `fit` is copied into the run."""
         return self.read_files(trainer.log) if self.own.fit is None else self.train(trainer)
+
+    def reuse_previous(self, older: Path, log: Log) -> None:
+        """As for any stage; but files are read again, because they may have changed."""
+        if self.own.fit is not None:
+            super().reuse_previous(older, log)
 
     def read_files(self, log: Log) -> Encoder:
         """Reads a pretrained encoder from its files."""

@@ -138,6 +138,7 @@ class Clip(Encoder):
         return self.text_tower.tokenize(inputs)
 
     def unread(self, value: str) -> str:
+        self._require_layers()
         return self.text_tower.unread(value)
 
     def prepared(self, images: Sequence[np.ndarray]) -> np.ndarray:
@@ -284,6 +285,10 @@ class ClipImage(Clip):
 
     def unread(self, value: Any) -> str:
         return ""
+
+    def scores(self, images: np.ndarray, inputs: Sequence[Any]) -> dict[str, float]:
+        """None: the model's own scores are those of `Clip`."""
+        return {}
 
     def parse(self, text: str, field: str) -> np.ndarray:
         return read_image(Path(text), channels=3)
