@@ -17,7 +17,7 @@ from PIL import Image
 
 from kgen import DataError
 from kgen.data.datasets.folder import read_folder
-from kgen.data.datasets.folder.rows import read_text
+from kgen.data.datasets.folder.rows import BLOCK, read_rows, read_text
 from kgen.data.datasets.imagefolder import ImageFolder
 from kgen.data.encoded.captions import TextError
 
@@ -454,3 +454,24 @@ def test_files_that_are_not_images_are_counted(tmp_path: Path) -> None:
         f"imagefolder {tmp_path}: files that kgen does not read as images: "
         "2 .heic (a/x.heic), 1 without a suffix (b/file), 1 .svg (b/z.svg)"
     )
+
+
+@pytest.mark.parametrize(
+    "wrong", ['{"file_name": "x.png"', '{"a": 1}, {"b": 2}', '{"a": 1}], [{"b": 2}', "[]", "", "3"]
+)
+@pytest.mark.parametrize("place", [1, BLOCK, BLOCK + 2, 2 * BLOCK])
+def test_json_lines_are_read_as_one_by_one(tmp_path: Path, wrong: str, place: int) -> None:
+    lines = [json.dumps({"file_name": f"{number}.png", "text": "a ], [ b"}) for number in range(2 * BLOCK)]
+    lines[place - 1] = wrong
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    found = dict(read_rows(tmp_path / "a.jsonl"))
+    error = found.pop(f":{place}", "empty")
+    assert isinstance(error, str) and (error == "empty") == (wrong == "")
+    assert found == {
+        f":{number}": json.loads(lines[number - 1]) for number in range(1, 2 * BLOCK + 1) if number != place
+    }
+
+
+def test_a_json_object_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"file_name": [["1.png"\n"2.png"]]}')
+    assert all(isinstance(row, str) for _, row in read_rows(tmp_path / "a.jsonl"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -69,8 +70,11 @@ def test_the_file_is_small_and_the_same_each_time(folder: Path, tmp_path: Path) 
     assert (tmp_path / "a").stat().st_size < 300
 
 
-@pytest.mark.parametrize("data", [None, b"", b"text", b"\x1f\x8b\x08\x00damaged", b"{}"])
-def test_a_damaged_file_is_like_a_missing_one(tmp_path: Path, data: bytes | None) -> None:
+@pytest.mark.parametrize(
+    "data",
+    [None, b"", b"text", b"\x1f\x8b\x08\x00damaged", b"{}", gzip.compress(b""), gzip.compress(b'["a", "b", "c"]\n')],
+)
+def test_a_damaged_file_or_one_of_another_version_is_like_a_missing_one(tmp_path: Path, data: bytes | None) -> None:
     if data is not None:
         (tmp_path / "a").write_bytes(data)
     assert read_inventory(tmp_path / "a") is None

@@ -193,10 +193,11 @@ class Dataset(Configurable, ABC):
         return digest.hexdigest()[:16]
 
     def inventory(self) -> Mapping[str, tuple[str, str]]:
-        """Digests of every image (its pixels or its file) and of its captions, by a name that people recognize.
+        """Short texts for every image and for its captions, by a name that people recognize.
 
-        If the fingerprint has changed, the inventory shows which images have changed (`kgen.data.inventory`). A digest
-        is a short text, or "" if none was computed. Default: examples are numbered, and only captions have a digest.
+        If the fingerprint has changed, the inventory shows which images have changed (`kgen.data.inventory`). A text
+        changes with the image, or with the captions, such as a digest; it is "" if nothing is known. Default: examples
+        are numbered, and only captions have a digest.
         """
         return {
             f"{split} {index}": ("", short_digest(caption.encode()))
@@ -225,5 +226,5 @@ class Column(Sequence[Any]):
 
 
 def short_digest(data: bytes) -> str:
-    """The first 12 hexadecimal digits of a SHA-256: enough to detect a change, short enough for a million images."""
-    return hashlib.sha256(data).hexdigest()[:12]
+    """A digest of 12 hexadecimal digits (BLAKE2b): enough to detect a change, short enough for a million images."""
+    return hashlib.blake2b(data, digest_size=6).hexdigest()

@@ -1,4 +1,4 @@
-"""Tells which images of a dataset changed since a run began, by a list of digests in the run directory."""
+"""Tells which images of a dataset changed since a run began, by a list of all images in the run directory."""
 
 from __future__ import annotations
 
@@ -6,33 +6,42 @@ import gzip
 import json
 import zlib
 from collections.abc import Mapping, Sequence
+from json.encoder import encode_basestring_ascii as _quoted
 from pathlib import Path
 
 from kgen.contracts.dataset import Dataset
+from kgen.data.encoded.garbage import paused_garbage_collection
 from kgen.storage.files import atomic_file
 
 MAX_NAMED = 3
 """Largest number of images that a message names for each kind of change."""
 
 Inventory = Mapping[str, tuple[str, str]]
-"""`Dataset.inventory`: digests of an image and of its captions, by the image's name."""
+"""`Dataset.inventory`: texts that change with an image, and with its captions, by the image's name."""
+
+HEADER = '{"format": 2}'
+"""The first line of an inventory."""
 
 
 def write_inventory(dataset: Dataset, path: Path) -> None:
-    """Writes the dataset's inventory as gzip-compressed JSON lines: [name, digest of image, digest of captions].
+    """Writes the dataset's inventory as gzip-compressed JSON lines: [name, text of the image, text of its captions].
 
-    It takes about 20 bytes per image. The same dataset gives the same bytes.
+    The same dataset gives the same bytes.
     """
-    lines = (json.dumps([name, *digests], ensure_ascii=True) for name, digests in sorted(dataset.inventory().items()))
-    data = "".join(f"{line}\n" for line in lines).encode()
+    with paused_garbage_collection():
+        rows = sorted(dataset.inventory().items())
+        lines = [f"[{_quoted(name)}, {_quoted(image)}, {_quoted(captions)}]" for name, (image, captions) in rows]
+    data = "".join(f"{line}\n" for line in [HEADER, *lines]).encode()
     with atomic_file(path) as temporary:
-        temporary.write_bytes(gzip.compress(data, compresslevel=4, mtime=0))
+        temporary.write_bytes(gzip.compress(data, compresslevel=1, mtime=0))
 
 
 def read_inventory(path: Path) -> Inventory | None:
-    """Reads an inventory; None if the file is missing, empty or damaged, because only a message depends on it."""
+    """Reads an inventory; None if the file is missing, empty, damaged or of another version, because only a message
+    depends on it."""
     try:
-        rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+        header, *lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+        rows = [json.loads(line) for line in lines] if header == HEADER else []
         return {name: (image, captions) for name, image, captions in rows} or None
     except (OSError, EOFError, zlib.error, ValueError, TypeError):
         return None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 
 from kgen.errors import DataError
 
 
-def check_holdout(holdout: Sequence[str], captions: Collection[str], owner: str) -> None:
+def check_holdout(holdout: Sequence[str], captions: Iterable[str], owner: str) -> None:
     """Raises DataError if a caption to be held out does not exist; the message suggests similar captions."""
-    known = set(captions)
+    known = set(captions) if holdout else set()
     for text in holdout:
         if text not in known:
             near = difflib.get_close_matches(text, sorted(known), n=3)

@@ -44,7 +44,10 @@ class Stamp(NamedTuple):
 
 def unchecked(place: Path, stamps: Mapping[str, Stamp]) -> list[str]:
     """The images that `write_checked` did not write with these stamps, in order."""
-    known = np.isin(stamp_hashes(stamps), _read(_cache_file(place)))
+    written = _read(_cache_file(place))
+    if not len(written):
+        return list(stamps)
+    known = np.isin(stamp_hashes(stamps), written)
     return [key for key, seen in zip(stamps, known.tolist(), strict=True) if not seen]
 
 

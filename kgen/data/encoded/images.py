@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import itertools
@@ -16,6 +17,7 @@ import numpy as np
 from kgen.contracts.dataset import SPLITS, Column, Dataset, Decoding, Problem, Split, short_digest
 from kgen.data.encoded.buckets import Buckets, describe, named, nearest
 from kgen.data.encoded.checked import Stamp, unchecked, write_checked
+from kgen.data.encoded.garbage import paused_garbage_collection
 from kgen.data.encoded.headers import read_shapes
 from kgen.data.encoded.scan import scan
 from kgen.data.images import ImageError, Resize, Shape, background_color, decode, fitted, fitted_file, mirrored
@@ -131,8 +133,9 @@ class EncodedImages(Dataset):
             self._read_rest()
         unfit = self._fill_buckets()
         left_out = self._damaged if len(names) <= READ_AT_START else unfit
+        without = {problem.where for problem in missing} | left_out.keys()
         good: Entries = {
-            split: [entry for entry in listed if entry[0] in self._stamps and entry[0] not in left_out]
+            split: [entry for entry in listed if entry[0] not in without] if without else listed
             for split, listed in entries.items()
         }
         usable = any(name not in self._damaged for name, _ in good["train"])
@@ -241,30 +244,31 @@ class EncodedImages(Dataset):
 
     def fingerprint(self) -> str:
         """A digest of the names, sizes and times of all files, of all captions, and of options that affect images."""
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
         options = {name: value for name, value in self.config.items() if name not in NOT_IN_FINGERPRINT}
         options = {name: value for name, value in options.items() if name != "buckets" or value is not None}
         digest = hashlib.sha256(json.dumps(options, sort_keys=True, default=list).encode())
         for split in SPLITS:
             texts = itertools.chain.from_iterable(self._texts.get(split, {}).values())
             digest.update("\0".join([split, *self.captions(split), *texts]).encode())
-        for name, stamp in sorted(self._stamps.items()):
-            digest.update(f"{name}\0{stamp.size} {stamp.time}\0".encode())
+        with paused_garbage_collection():
+            lines = (f"{name}\0{size} {time}\0" for name, (size, time, _) in sorted(self._stamps.items()))
+            while block := "".join(itertools.islice(lines, 1000)):
+                digest.update(block.encode())
         return digest.hexdigest()[:16]
 
     def inventory(self) -> Mapping[str, tuple[str, str]]:
-        captions: dict[str, list[str]] = {}
+        found: dict[str, tuple[str, str]] = {}
         for split, entries in self._entries.items():
             for name, caption in entries:
+                size, time, _ = self._stamps[name]
                 for text in self._texts[split][name] if self.draw_captions else (caption,):
-                    captions.setdefault(name, []).append(f"{split}\0{text}")
-        stamps = self._stamps
-        return {
-            name: (
-                short_digest(f"{stamps[name].size} {stamps[name].time}".encode()),
-                short_digest("\0".join(texts).encode()),
-            )
-            for name, texts in captions.items()
-        }
+                    before = found[name][1] if name in found else ""
+                    found[name] = (f"{size:x} {time:x}", short_digest(f"{before}{split}\0{text}".encode()))
+        return found
 
     def _place(self) -> Path:
         return Path(self.path).expanduser()
@@ -287,9 +291,11 @@ class EncodedImages(Dataset):
             except OSError as error:
                 return Problem(name, str(error))
 
-        found = dict(zip(names, scan(names, look, f"{self.owner} {self.path}"), strict=True))
-        stamps = {name: stamp for name, stamp in found.items() if isinstance(stamp, Stamp)}
-        return stamps, [problem for problem in found.values() if isinstance(problem, Problem)]
+        found: dict[str, Any] = dict(zip(names, scan(names, look, f"{self.owner} {self.path}"), strict=True))
+        missing = [problem for problem in found.values() if isinstance(problem, Problem)]
+        for problem in missing:
+            del found[problem.where]
+        return found, missing
 
     def _read_rest(self) -> None:
         """Decodes the images that were not read yet, and writes to the cache which of them could be decoded."""
@@ -360,8 +366,8 @@ class EncodedImages(Dataset):
                 "give the training images alone as path"
             )
         entries = [entry for split in found.values() for entry in split]
-        check_holdout(self.holdout, {caption for _, caption in entries}, self.owner)
-        held = [entry for entry in entries if entry[1] in self.holdout]
+        check_holdout(self.holdout, (caption for _, caption in entries), self.owner)
+        held = [entry for entry in entries if entry[1] in self.holdout] if self.holdout else []
         unseen = {name for name, _ in held}  # an image may have other captions too
         seen = [entry for entry in found["train"] if entry[0] not in unseen]
         measured = stable_share([name for name, _ in seen], self.validation)

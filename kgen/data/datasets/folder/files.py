@@ -52,7 +52,7 @@ def find_files(root: Path, owner: str = "imagefolder") -> Files:
         raise DataError(f"{owner}: {root} {'is not a folder' if root.exists() else 'does not exist'}")
     found = Files(root)
     for name in sorted(_names(root, found.problems)):
-        if escaped(name) != name:
+        if not name.isascii() and escaped(name) != name:
             found.problems.append(Problem(escaped(name), "its name is not UTF-8 text: rename the file"))
         else:
             (found.images if suffix(name) in SUFFIXES else found.others).append(name)
@@ -129,7 +129,8 @@ def _names(root: Path, problems: list[Problem]) -> Iterator[str]:
             if not _is_wanted(name):
                 continue
             try:
-                is_file, is_folder = entry.is_file(), entry.is_dir()
+                is_file = entry.is_file()
+                is_folder = not is_file and entry.is_dir()
             except OSError:  # a link to itself
                 is_file = is_folder = False
             if is_file:

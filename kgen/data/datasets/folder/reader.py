@@ -65,12 +65,12 @@ def read_folder(
     found = _captions(files, divisions, captions_from, caption_key, template)
     folder = Folder({"train": [], "validation": []}, [*files.problems, *found.problems], labels=found.labels)
     outside: set[str] = set()
-    for entry in found.entries:
-        split = entry.split or divisions.of(entry.file)
+    for file, caption, named in found.entries:
+        split = named or divisions.of(file)
         if split is None:
-            outside.add(entry.file)
+            outside.add(file)
         else:
-            folder.entries[split].append((entry.file, entry.caption))
+            folder.entries[split].append((file, caption))
     beside = " and ".join(f"{name}/" for name in divisions.folders)
     folder.problems += [Problem(name, f"it is beside {beside}, in no split") for name in sorted(outside)]
     folder.notes = _notes(files, divisions, found, folder)

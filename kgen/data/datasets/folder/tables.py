@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import itertools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -68,7 +69,7 @@ class Table:
     @functools.cached_property
     def columns(self) -> list[str]:
         rows = (row for _, row in self.lines if isinstance(row, dict))
-        return list(dict.fromkeys(key for row in rows for key in row if isinstance(key, str)))
+        return [key for key in dict.fromkeys(itertools.chain.from_iterable(rows)) if isinstance(key, str)]
 
     def holds_text(self, column: str) -> bool:
         """Whether the first cell of a column is a text, or a list."""
@@ -127,19 +128,25 @@ def _read_table(table: Table, finder: Finder, caption_key: str | None, found: Ca
     rows = [row for _, row in table.lines if isinstance(row, dict)]
     is_beside = finder.any_beside(table.name, dict.fromkeys(str(row.get(file_column)) for row in rows))
     find = finder.beside if is_beside else finder.below
+    here = f"{parent(table.name)}/" if parent(table.name) else ""
     problems: list[Problem] = []
     lost = 0
     for where, row in table.lines:
         try:
             if isinstance(row, str):
                 raise _RowError(row)
-            name = _name_of(row, file_column)
-            matches = find(table.name, name)
-            lost += not matches
-            if len(matches) != 1:
-                raise _RowError(_no_match(name, matches))
-            named.add(matches[0])
-            found.entries += _entries(row, matches[0], name, column)
+            name = row.get(file_column)
+            if is_beside and isinstance(name, str) and (plain := here + name) in finder.names:
+                file = plain  # nearly all names are written like this
+            else:
+                name = _name_of(row, file_column)
+                matches = find(table.name, name)
+                lost += not matches
+                if len(matches) != 1:
+                    raise _RowError(_no_match(name, matches))
+                file = matches[0]
+            named.add(file)
+            found.entries += _entries(row, file, name, column)
         except _RowError as error:
             problems.append(Problem(f"{table.name}{where}", str(error)))
     if lost == len(rows) > 1:
@@ -250,6 +257,10 @@ def _entries(row: Row, file: str, name: str, column: str) -> list[Entry]:
     """Returns one entry per caption of a row. Raises _RowError."""
     if None in row:
         raise _RowError(f"{name}: it has more fields than the table has columns: quote a caption that holds commas")
+    if isinstance(text := row.get(column), str) and "split" not in row:  # nearly all rows
+        caption = " ".join(text.split())
+        if wrong_caption(caption, column) is None:
+            return [Entry(file, caption)]
     if column not in row:
         keys = ", ".join(sorted(key for key in row if key.lower() not in FILE_COLUMNS))
         raise _RowError(f"{name}: its caption '{column}' is missing (it has: {keys or 'nothing'})")
