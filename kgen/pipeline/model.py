@@ -92,6 +92,8 @@ class Pipeline(SavedInFolders, LossModel):
             return
         for part in self.encoder.parts():  # the frozen ones at once: what their build assigns must not be lost
             condition = create_weights(part, part.null_tokens()) if part.trainable else part.null_condition()
+            if not part.trainable:
+                part.trainable = False  # also for the layers that its build made
         if not self.encoder.trainable:
             condition = self.encoder.null_condition()
         elif len(self.encoder.parts()) > 1:

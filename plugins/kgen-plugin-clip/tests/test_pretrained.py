@@ -257,6 +257,8 @@ def test_a_saved_pipeline_holds_the_model(published: ModuleType, copied: Path, t
         generator={"name": "diffusion/diffusion", "network": network},
         image_space=(16, 16, 3),
     )
+    frozen = {id(weight) for weight in pipeline.encoder.weights}
+    assert pipeline.trainable_weights and not any(id(weight) in frozen for weight in pipeline.trainable_weights)
     kgen.save(pipeline, tmp_path / "saved")
     expected = Embedder(str(copied)).images(published.images())
     shutil.rmtree(copied)
