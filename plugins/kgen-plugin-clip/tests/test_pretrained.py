@@ -78,18 +78,17 @@ def test_openclips_models_in_the_layout_of_transformers(published: ModuleType, t
 @pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
 def test_openclips_own_layout(published: ModuleType, activation: str, tmp_path: Path) -> None:
     """Images are prepared as by torchvision, which OpenCLIP uses: it rounds the place of the crop differently."""
-    transforms = pytest.importorskip("torchvision.transforms")
     from PIL import Image
 
-    prepare = transforms.Compose(
-        [
-            transforms.Resize(12, interpolation=transforms.InterpolationMode.BICUBIC),
-            transforms.CenterCrop(12),
-            transforms.ToTensor(),
-            transforms.Normalize((0.4, 0.5, 0.6), (0.2, 0.3, 0.25)),
-        ]
-    )
-    pixels = np.stack([prepare(Image.fromarray(image)).numpy() for image in published.images()])
+    def prepare(image: Image.Image) -> np.ndarray:
+        """Resize(12, bicubic), CenterCrop(12), ToTensor and Normalize, by the formulas of torchvision."""
+        short = min(image.size)
+        width, height = (12 if side == short else int(12 * side / short) for side in image.size)
+        left, top = (int(round((side - 12) / 2.0)) for side in (width, height))
+        cut = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + 12, top + 12))
+        return np.moveaxis((np.asarray(cut) / 255 - [0.4, 0.5, 0.6]) / [0.2, 0.3, 0.25], -1, 0).astype("float32")
+
+    pixels = np.stack([prepare(Image.fromarray(image)) for image in published.images()])
     model = published.random_model(activation, 1e-5)
     compare(published, published.save_open_clip(model, tmp_path / "own"), published.theirs(model, pixels))
 
