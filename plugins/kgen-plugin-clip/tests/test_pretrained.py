@@ -84,7 +84,7 @@ def test_openclips_own_layout(published: ModuleType, activation: str, tmp_path: 
         """Resize(12, bicubic), CenterCrop(12), ToTensor and Normalize, by the formulas of torchvision."""
         short = min(image.size)
         width, height = (12 if side == short else int(12 * side / short) for side in image.size)
-        left, top = (int(round((side - 12) / 2.0)) for side in (width, height))
+        left, top = (round((side - 12) / 2.0) for side in (width, height))
         cut = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + 12, top + 12))
         return np.moveaxis((np.asarray(cut) / 255 - [0.4, 0.5, 0.6]) / [0.2, 0.3, 0.25], -1, 0).astype("float32")
 
