@@ -11,7 +11,7 @@ import random
 import struct
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from gray_images import numbers, shown
 from parts import Words
 from PIL import Image
+from tf_messages import example, field, varint
 
 from kgen import DataError
 from kgen.data.datasets.array_record import ArrayRecord
@@ -43,36 +44,6 @@ def image(value: int) -> bytes:
     data = io.BytesIO()
     Image.new("RGB", (16, 16), (value,) * 3).save(data, "PNG")
     return data.getvalue()
-
-
-# A writer of messages, by hand
-
-
-def varint(value: int) -> bytes:
-    value %= 2**64
-    found = b""
-    while value >= 128:
-        found += bytes([value % 128 + 128])
-        value //= 128
-    return found + bytes([value])
-
-
-def field(number: int, data: bytes) -> bytes:
-    return varint(number * 8 + 2) + varint(len(data)) + data
-
-
-def feature(values: Sequence[Any]) -> bytes:
-    if values and isinstance(values[0], bytes):
-        return field(1, b"".join(field(1, value) for value in values))
-    if values and isinstance(values[0], float):
-        return field(2, field(1, struct.pack(f"<{len(values)}f", *values)))
-    return field(3, field(1, b"".join(map(varint, values))))
-
-
-def example(features: Mapping[str, Any]) -> bytes:
-    lists = {name: value if isinstance(value, list) else [value] for name, value in features.items()}
-    entries = [field(1, name.encode()) + field(2, feature(values)) for name, values in lists.items()]
-    return field(1, b"".join(field(1, entry) for entry in entries))
 
 
 def sample(number: int) -> bytes:

@@ -17,9 +17,10 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import kgen
-from kgen import ConfigError, SpaceError
+from kgen import ConfigError, SpaceError, make_dataset
 from kgen.config import RunConfig
 from kgen.errors import RunInterruptedError
+from kgen.experiments.directory import RunDirectory
 from kgen.runs.run import check, run
 from kgen.training.journal import read_rows
 
@@ -27,6 +28,13 @@ pytestmark = pytest.mark.portable
 
 DIT = {"kind": "dit", "width": 16, "depth": 1, "heads": 2, "patch": 4}
 UNET = {"kind": "unet", "width": 8, "multipliers": [1, 2], "blocks": 1, "attention": [1], "head_dim": 8}
+
+CODEC: dict[str, Any] = {
+    "name": "codecs/kl-autoencoder",
+    "channels": 2,
+    "network": {"width": 4, "multipliers": [1], "patch": 2, "attention": False},
+    "fit": {"steps": 6, "batch_size": 4, "log_every": 1, "checkpoint_every": 6},
+}
 
 Kgen = Callable[..., Outcome]
 
@@ -59,13 +67,8 @@ def read(config: dict[str, Any], tmp_path: Path) -> RunConfig:
     return RunConfig.load(path)
 
 
-@pytest.mark.parametrize(
-    "network", [pytest.param(DIT, id="dit"), pytest.param(UNET, id="unet", marks=pytest.mark.slow)]
-)
-def test_a_run_trains_resumes_and_samples_in_every_shape(
-    config: dict[str, Any], tmp_path: Path, network: dict[str, Any], kgen: Kgen
-) -> None:
-    config["generator"]["network"] = network
+def train_whole_and_in_parts(config: dict[str, Any], tmp_path: Path) -> None:
+    """A run, and one whose trainings are interrupted at step 3, have the same weights."""
     loaded = read(config, tmp_path)
     run(loaded, tmp_path / "whole", log=lambda line: None)
 
@@ -73,11 +76,23 @@ def test_a_run_trains_resumes_and_samples_in_every_shape(
         if step == 3 and "loss" in values:
             signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(RunInterruptedError):
-        run(loaded, tmp_path / "parts", log=lambda line: None, on_metrics=lambda name, steps: interrupt)
+    for _ in range(2 if "decoder" in config else 1):
+        with pytest.raises(RunInterruptedError):
+            run(loaded, tmp_path / "parts", log=lambda line: None, on_metrics=lambda name, steps: interrupt)
     run(loaded, tmp_path / "parts", log=lambda line: None)
-    whole, parts = (load_file(tmp_path / name / "model" / "weights.safetensors") for name in ("whole", "parts"))
-    assert whole.keys() == parts.keys() and all(np.array_equal(whole[name], parts[name]) for name in whole)
+    for part in ("model", *(["decoder/model"] if "decoder" in config else [])):
+        whole, parts = (load_file(tmp_path / name / part / "weights.safetensors") for name in ("whole", "parts"))
+        assert whole.keys() == parts.keys() and all(np.array_equal(whole[name], parts[name]) for name in whole)
+
+
+@pytest.mark.parametrize(
+    "network", [pytest.param(DIT, id="dit"), pytest.param(UNET, id="unet", marks=pytest.mark.slow)]
+)
+def test_a_run_trains_resumes_and_samples_in_every_shape(
+    config: dict[str, Any], tmp_path: Path, network: dict[str, Any], kgen: Kgen
+) -> None:
+    config["generator"]["network"] = network
+    train_whole_and_in_parts(config, tmp_path)
     rows = read_rows(tmp_path / "whole" / "metrics.csv")
     assert len([row for row in rows if row["val_loss"]]) == 2
 
@@ -87,6 +102,21 @@ def test_a_run_trains_resumes_and_samples_in_every_shape(
     refused = kgen("generate", tmp_path / "whole", "red", "--size", "12x19", "-o", f"{tmp_path}/b.png")
     refused.refuses("size 12x19 (height x width)", "divisible by", "12x19")
     kgen("generate", tmp_path / "whole", "red", "--size", "12", "-o", f"{tmp_path}/b.png").refuses("such as 96x64")
+
+
+@pytest.mark.slow
+def test_an_autoencoder_trains_and_its_latents_are_cached_in_every_shape(
+    config: dict[str, Any], tmp_path: Path, kgen: Kgen
+) -> None:
+    config |= {"decoder": CODEC, "generator": {**config["generator"], "network": {**DIT, "patch": 2}}}
+    train_whole_and_in_parts(config, tmp_path)
+    data = make_dataset(config["data"])
+    shapes = [shape for split in ("train", "validation") for shape in data.rows_by_shape(split)]
+    assert len(shapes) > 4 and len(list((tmp_path / "cache").glob("latents-*"))) == len(shapes)
+    scores = RunDirectory(tmp_path / "whole").decoder_stage.read_manifest("scores")["scores"]
+    assert scores["images"] == "6 (validation)" and scores["PSNR"] > 0
+    kgen("generate", tmp_path / "whole", "red", "-n", 2, "--size", "12x20", "--set", "steps=1", "-o", f"{tmp_path}/a/")
+    assert [Image.open(file).size for file in sorted((tmp_path / "a").iterdir())] == [(20, 12)] * 2
 
 
 @pytest.fixture
@@ -137,7 +167,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"generator": "gan/gan", "sample": ONE}, "models latents of one shape"),
     ({"generator": "realnvp/realnvp", "sample": ONE}, "models latents of one shape"),
     ({"generator": "vae/vae", "sample": ONE}, "models latents of one shape"),
-    ({"decoder": {"name": "codecs/kl-autoencoder", "fit": {"steps": 1}}}, "is trained on images of one shape"),
+    ({"decoder": {"name": "superres/regression", "factor": 2, "fit": {"steps": 1}}}, "decodes to images of one size"),
+    ({"decoder": {**CODEC, "network": {"patch": 8}}}, "factor 16 needs a height and a width divisible by it"),
     ({"evaluate": {"metrics": ["metrics/frechet"]}}, "'frechet' compares images of one shape"),
     ({"evaluate": {"likelihood": {"images": 4}}}, "evaluate.likelihood measures images of one shape"),
     ({"generator": {"name": "diffusion/diffusion", "network": {**DIT, "patch": 8}}}, "divisible by 8"),

@@ -18,7 +18,7 @@ from PIL import Image
 
 import kgen as package
 from kgen.config import RunConfig
-from kgen.errors import ConfigError, RunError, RunInterruptedError
+from kgen.errors import ConfigError, DataError, RunError, RunInterruptedError
 from kgen.evaluation import scoring
 from kgen.evaluation.columns import make_columns
 from kgen.evaluation.folders import evaluate_folders
@@ -31,6 +31,7 @@ from kgen.runs import evaluation
 from kgen.runs.evaluation import evaluate
 from kgen.runs.first_lines import first_lines
 from kgen.runs.run import run
+from kgen.storage.locks import output_lock
 
 pytestmark = pytest.mark.portable
 
@@ -133,7 +134,7 @@ def test_prompts_share_the_images_evenly(
         update={"images": images, "max_prompts": prompts, "samples_per_prompt": 2, "batch_size": 1}
     )
     dataset = package.make_dataset({"name": "squares", "colors": ["red", "green"], "held": True})
-    plan = make_plan(config, dataset, "train", pipeline.encoder)
+    plan = make_plan(config, dataset, "train", pipeline.encoder.fields)
     counts = dict.fromkeys(expected, 0)
     numbers: list[tuple[str, int]] = []
     for portion in plan.portions:
@@ -172,9 +173,42 @@ def test_an_output_file_leaves_the_run_as_it_is(kgen: Callable[..., Any], copy: 
     assert done.status == 0, done
     assert contents(copy) == before
     assert read_results(tmp_path / "out.json")[0].mean != read_results(copy / "evaluation.json")[0].mean
+    told = json.loads((tmp_path / "out.json").read_text())["measured"]
+    assert told["run"] == str(copy) and told["step"] == 6 and told["sample"]["options"] == {"strength": 3.0}
+    assert told["evaluate"]["metrics"] == [{"name": "toy/brightness"}] and told["evaluate"]["seeds"] == 1
+    assert not list(tmp_path.glob(".*")), "the lock is still there"
     (tmp_path / "mine.json").write_text('{"precious": 1}')
     kgen("evaluate", copy, "-o", tmp_path / "mine.json").refuses("already exists, and kgen did not make it")
     kgen("evaluate", copy, "-o", tmp_path / "mine.txt").refuses("must end with '.json'")
+
+
+def test_two_processes_cannot_write_one_output_file(
+    kgen: Callable[..., Any], copy: Path, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out.json"
+    with output_lock(out, "--output"):
+        for target in ((copy,), folders):
+            kgen("evaluate", *target, "-o", out).refuses(f"another process is working on {out}: wait for it")
+    assert not out.exists()
+
+
+def test_the_end_of_a_key_is_enough_if_no_other_key_ends_in_it(kgen: Callable[..., Any], copy: Path) -> None:
+    settings = ("strength=2", "images=4", "sample.seed=3", "shared_noise=true")
+    done = kgen("evaluate", copy, *(part for text in settings for part in ("--set", text)))
+    assert done.status == 0, done
+    config = RunConfig.load(copy / "config.yaml")
+    assert (config.sample.options, config.sample.seed, config.sample.shared_noise) == ({"strength": 2}, 3, True)
+    assert config.evaluate.images == 4
+    before = contents(copy)
+    for setting, message in (
+        ("every=3", "--set every=3: every: several keys end in it: sample.every or evaluate.every"),
+        ("strenght=1", "--set strenght=1: strenght: unknown key; did you mean 'strength'?"),
+        ("strength=x", "--set strength=x: sample.options.strength: must be a number, got 'x'"),
+        ("seed=3", "seed: 0 there, 3 now: train another run with 'kgen run', or change sample.seed"),
+        ("guidance", "--set guidance: must read KEY=VALUE"),
+    ):
+        kgen("evaluate", copy, "--set", setting).refuses(message)
+    assert contents(copy) == before
 
 
 def test_another_metric_joins_those_of_the_run(kgen: Callable[..., Any], copy: Path) -> None:
@@ -334,7 +368,7 @@ def test_an_evaluation_does_not_continue_with_other_weights_of_a_metric(
 def test_a_damaged_file_of_results_is_named_before_the_measurement(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (copy / "evaluation.json").write_text("{")
     monkeypatch.setattr(package.Pipeline, "generate", None)
-    with pytest.raises(RunError, match=r"evaluation\.json is damaged"):
+    with pytest.raises(RunError, match=r"evaluation\.json is damaged.* without --metric, which writes the file anew"):
         evaluate(copy, metrics=["retrieval"])
 
 
@@ -471,6 +505,43 @@ def test_folders_that_cannot_be_compared(
     (a / "broken.png").write_bytes(b"\x89PNG broken")
     kgen("evaluate", a, b, "--metric", PIXELS).refuses("broken.png: is not an image, or is damaged")
     kgen("evaluate", copy, "--metric", "psnr").refuses("'psnr' compares pairs of images")
+
+
+def test_metrics_that_need_more_references_are_left_out_by_default(folders: tuple[Path, Path]) -> None:
+    a, b = folders
+    for number in range(1, 8):
+        (b / f"{number}.png").unlink()
+    logged: list[str] = []
+    few = "it needs at least 2 references, and there is only 1"
+    found = evaluate_folders(a, b, log=logged.append)
+    assert {result.metric for result in found if result.headline} == {"psnr", "ssim"}
+    assert {"note: frechet is left out: " + few, "note: kernel-distance is left out: " + few} <= set(logged)
+    with pytest.raises(DataError, match=few):
+        evaluate_folders(a, b, metrics=["psnr", "frechet"], log=logged.append)
+
+
+def test_metrics_that_refuse_small_images_are_left_out_by_default(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        save(tmp_path / folder, "0.png", np.zeros((8, 8, 3), np.uint8))
+    logged: list[str] = []
+    found = evaluate_folders(tmp_path / "a", tmp_path / "b", log=logged.append)
+    assert {result.metric for result in found} == {"psnr"}
+    assert "note: ssim is left out: ssim: images must have at least 11x11 pixels, not 8x8" in logged
+
+
+def test_broken_links_are_named_and_links_are_followed(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    a, b = folders
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "images").symlink_to(a)
+    (psnr, _) = evaluate_folders(linked / "images", a, metrics=["psnr"])
+    (distance,) = evaluate_folders(linked, b, metrics=[{"name": "metrics/frechet", "features": {"kind": "pixels"}}])
+    assert psnr.protocol["images"] == distance.protocol["images"] == 8
+    for folder, name in ((a, "9.png"), (b, "more")):
+        (folder / name).symlink_to(tmp_path / "gone")
+        with pytest.raises(DataError, match=rf"{folder / name}: this symbolic link is broken\. Repair what is named"):
+            evaluate_folders(a, b, metrics=["psnr"])
+        (folder / name).unlink()
 
 
 def test_the_file_of_results_is_json_that_others_can_read(copy: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -14,8 +15,9 @@ from pydantic import Field
 
 from kgen import Decoder, Generator, Pipeline
 from kgen.config.staged import STAGE_KEYS
-from kgen.errors import ConfigError, PluginError
-from kgen.options import Arguments, Configurable, option_model, options, plain, supplied
+from kgen.errors import ConfigError, PluginError, RunError
+from kgen.options import Arguments, Configurable, check, option_model, options, plain, supplied
+from kgen.storage.json_file import check_json
 
 
 @dataclass(frozen=True)
@@ -262,3 +264,39 @@ def test_a_class_without_constructor_has_no_options() -> None:
         pass
 
     assert Bare().config == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "message"),
+    [
+        (Annotated[str, Field(min_length=1)], "", "must not be empty"),
+        (Annotated[str, Field(min_length=2)], "a", "must have at least 2 characters"),
+        (Annotated[str, Field(max_length=1)], "ab", "must have at most 1 character"),
+        (Annotated[str, Field(min_length=1)] | None, "", "must not be empty"),
+        (Annotated[list[int], Field(min_length=1)], [], "must not be empty"),
+        (Annotated[tuple[int, ...], Field(max_length=2)], [1, 2, 3], "must have at most 2 items"),
+        (Annotated[dict[str, int], Field(min_length=2)], {"a": 1}, "must have at least 2 keys"),
+        (Annotated[str, Field(pattern="^a$")], "b", "must match the pattern ^a$"),
+        (Annotated[float, Field(gt=0)], 0.0, "must be greater than 0, got 0.0"),
+        (Literal["a", "b"], "c", "must be 'a' or 'b', got 'c'"),
+        (bool, 1, "must be true or false, got 1"),
+        (set[int], 3, "must be a list, got 3"),
+        (dict[int, int], {"x": 1}, "must be a whole number"),
+    ],
+)
+def test_messages_are_in_words_of_kgen(kind: Any, given: Any, message: str) -> None:
+    model = pydantic.create_model("Model", option=(kind, ...))
+    ((path, said),) = check(model, {"option": given}, "owner")[1]
+    assert path[0] == "option" and said.startswith(message), said
+
+
+def test_messages_about_damaged_files_are_in_words_of_kgen(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    for content, message in (
+        ("{", "a.json is damaged: is not valid JSON: EOF while parsing"),
+        ("[]", "a.json is damaged: must be a mapping"),
+        ('{"a": {"b": 1}}', "a.json is damaged: a.b: must be text"),
+    ):
+        with pytest.raises(RunError) as error:
+            check_json(file, content, dict[str, dict[str, str]])
+        assert message in str(error.value)

@@ -37,8 +37,8 @@ def test_the_run_file(tmp_path: Path) -> None:
 
 
 def test_the_study(tmp_path: Path) -> None:
-    from kgen.sweeps.study import Study
-    from kgen.sweeps.trials import make_plan
+    from kgen.studies.study import Study
+    from kgen.studies.trials import make_plan
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (example,) = (part for part in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if part.startswith("run:"))

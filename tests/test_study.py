@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from kgen.config import RunConfig
 from kgen.config.changes import training_part
 from kgen.config.source import Origin, Source, to_yaml
 from kgen.errors import ConfigError
-from kgen.sweeps.axes import file_name, file_names, key_axis, parse_over, short_names
-from kgen.sweeps.study import Study
-from kgen.sweeps.trials import Plan, make_plan
+from kgen.storage.checkpoints import checkpoint_steps, kept_steps
+from kgen.studies.axes import file_name, file_names, key_axis, parse_over, short_names
+from kgen.studies.study import Study
+from kgen.studies.trials import Plan, make_plan
 
 pytestmark = pytest.mark.usefixtures("toy")
 
@@ -169,7 +171,7 @@ def test_a_trial_can_refer_to_its_own_run_also_if_it_has_the_name_of_another_tri
       data: {name: shapes, size: 16, count: 4}
       encoder: text/bag
       generator: diffusion/diffusion
-      fit: {steps: 4}
+      fit: {steps: 4, checkpoint_every: 2}
     over:
       method:
         plain: {}
@@ -181,6 +183,21 @@ def test_a_trial_can_refer_to_its_own_run_also_if_it_has_the_name_of_another_tri
     guide = made.trials[2].config.sample.options["guide"]
     assert guide == {"from": str(tmp_path / "runs" / "method-plain"), "step": 2}
     assert made.trainings[0].config is not None and not made.trainings[0].config.sample.options
+    said = refusal(tmp_path, text.replace("checkpoint_every: 2", "checkpoint_every: 1"))
+    assert "study.yaml:10: sample.options.guide: the run method-plain will not have a checkpoint of step 2" in said
+    assert "but of 3 and 4: fit.steps is 4, fit.checkpoint_every is 1, and fit.keep is 2" in said
+    for guide, message in (
+        ("{run}/model, step: 2", "method-plain/model will be no model: refer to the run itself"),
+        ("{run}/weights", "method-plain/weights will be no model"),
+        ("elsewhere", "there is no folder elsewhere: give a finished run"),
+        (str(tmp_path), f"{tmp_path}: it contains no trained weights"),
+        (f"{tmp_path}, step: 7", f"{tmp_path} has no checkpoint of step 7: it has none"),
+    ):
+        source, comma, step = guide.partition(",")
+        changed = text.replace('from: "{run}", step: 2', f'from: "{source}"{comma}{step}')
+        assert f"study.yaml:10: sample.options.guide: {message}" in refusal(tmp_path, changed).replace(
+            f"{tmp_path}/runs/", ""
+        )
     said = refusal(tmp_path, "over: {seed: [0]}\nset: {init: '{run}'}")
     assert "init: {run} can only stand in keys of 'sample.options'" in said
 
@@ -223,7 +240,46 @@ def test_a_key_of_the_sampling_may_be_written_alone(tmp_path: Path) -> None:
         ("over: {seed: [1]}\nevaluate: {metrics: 5}\nplot: {y: brightness mean}", ["evaluate.metrics: must be a list"]),
         ("over: {seed: [1]}\nplot: seed", ["plot"]),
         ("over: {seed: [1]}\nplot: {line: [x]}", ["plot.line: there is no axis 'x' (the axes are: none)"]),
-        ("over: {seed: [1]}\nruns: {a/b: {}}", ["runs"]),
+        ("over: {seed: [1]}\nruns: {a/b: {}}", ["study.yaml:3: runs: 'a/b' cannot name a run: use at most 64 letters"]),
+        ("over: {seed: [1]}\nplot: {x: ''}", ["study.yaml:3: plot.x: must not be empty"]),
+        ("over: {seed: [1]}\nplot: {y: []}", ["study.yaml:3: plot.y: must not be empty"]),
+        ("over: {seed: [1]}\nplot: {line: ['']}", ["plot.line[0]: must not be empty"]),
+        (
+            "over: {strength: [0, 1]}\nplot: {log: true}",
+            ["study.yaml:3: plot.log: the axis 'strength' has the value 0, which has no logarithm"],
+        ),
+        (
+            "over: {encoder: [letters]}\nplot: {log: true}",
+            ["plot.log: the values of the axis 'encoder' are not numbers"],
+        ),
+        (
+            "over: {seed: [1]}\nplot: {x: brightness mean, y: brightness mean}",
+            ["plot.y: 'brightness mean' is also the horizontal axis"],
+        ),
+        (
+            "over: {seed: [1]}\nplot: {y: brigtness mean}",
+            ["plot.y: there is no number 'brigtness mean'; did you mean 'brightness mean'?"],
+        ),
+        (
+            "over: {strenth: [0, 1], m: {a: {strength: '{strenght}'}}}",
+            ["study.yaml:2: over.m.a.strength: there is no variable 'strenght'; did you mean 'strenth'?"],
+        ),
+        (
+            "over: {weight: [0, 1], m: {a: {strength: '{weight}'}, b: {strength: '{wieght}'}}}",
+            ["over.m.b.strength: there is no variable 'wieght'; did you mean 'weight'? (the variables are: weight)"],
+        ),
+        (
+            "over: {weight: [0, 1], m: {a: {strength: 1}}}",
+            ["weight: unknown key", "if it is a variable, a named value must contain '{weight}'"],
+        ),
+        (
+            "over: {weight: [0, 1], m: {a: {strength: '{weight}', sample.prompts: ['a {weight}']}}}",
+            ["over.m.a.sample.prompts[0]: the variable '{weight}' must be the whole value"],
+        ),
+        (
+            "over: {weight: [0, 1], m: {a: {strength: '{weight}'}}}\nset: {steps: '{weight}'}",
+            ["study.yaml:3: set.steps: '{weight}' stays a text here: a variable has an effect only in"],
+        ),
         ("run: none.yaml\nover: {seed: [1]}", ["run: ", "none.yaml: there is no such file"]),
         ("run: study.yaml\nover: {seed: [1]}", ["is a study: name a run file"]),
         ("over: {encoder: [letters, leters], generator.stride: [0]}", ["leters", "generator.stride: must be"]),
@@ -234,6 +290,39 @@ def test_mistakes_are_named_before_anything_runs(tmp_path: Path, text: str, mess
     for message in messages:
         assert message in said, said
     assert len(set(said.splitlines())) == len(said.splitlines())
+    assert not re.search(r"(should|Input|String|List|Dictionary|Tuple) ", said), "these are the words of pydantic"
+    if "no variable" in said:
+        assert len(said.splitlines()) == 1, "the axis that was meant is not reported, too"
+
+
+def test_a_single_trial_that_refers_to_its_own_run_does_not_do_so_during_the_training(tmp_path: Path) -> None:
+    text = """
+    run:
+      data: {name: shapes, size: 16, count: 4}
+      encoder: text/bag
+      generator: diffusion/diffusion
+      fit: {steps: 4, checkpoint_every: 2}
+      sample: {options: {steps: 3}}
+      evaluate: {metrics: [kgen/retrieval]}
+    over: {seed: [0, 1]}
+    set: {guide: {from: "{run}", step: 2}, autoguidance: 2}
+    """
+    made = plan(tmp_path, text)
+    for training in made.trainings:
+        assert training.config is not None and training.config.sample.options == {"steps": 3}
+        assert not training.config.evaluate.metrics
+        assert training.trials[0].config.sample.options["guide"]["from"] == str(training.directory)
+
+
+def test_a_run_is_found_again_when_the_trial_that_gave_it_its_name_is_removed(tmp_path: Path) -> None:
+    before = plan(tmp_path, "over: {method: {a: {}, b: {strength: 1}, c: {generator.stride: 2}}}")
+    for training in before.trainings:
+        training.directory.mkdir(parents=True)
+        assert training.config is not None
+        (training.directory / "config.yaml").write_text(training.config.to_yaml())
+    after = plan(tmp_path, "over: {method: {b: {strength: 1}, d: {strength: 2}, c: {generator.stride: 2}}}")
+    assert [training.name for training in after.trainings] == ["method-a", "method-c"]
+    assert [[trial.name for trial in t.trials] for t in after.trainings] == [["method-b", "method-d"], ["method-c"]]
 
 
 def test_too_many_trials_are_refused_before_they_are_made(tmp_path: Path) -> None:
@@ -242,6 +331,13 @@ def test_too_many_trials_are_refused_before_they_are_made(tmp_path: Path) -> Non
 
 
 def test_a_trained_run_is_only_evaluated(tmp_path: Path, trained: Trained) -> None:
+    assert checkpoint_steps(trained.directory / "checkpoints") == kept_steps(6, 3, 2) == [3, 6]
+    assert [kept_steps(*given) for given in ((7, 3, 2), (7, 3, 9), (2, 5, 2), (6, 1, 1))] == [
+        [6, 7],
+        [3, 6, 7],
+        [2],
+        [6],
+    ]
     text = f"run: {trained.directory}\nover: {{strength: [0, 1]}}\nruns: {{small: {{fit.steps: 1}}}}"
     made = plan(tmp_path, text)
     (training,) = made.trainings
@@ -255,7 +351,7 @@ def test_a_study_is_written_and_read_again(tmp_path: Path) -> None:
     text = """
     over: {seed: [0, 1], method: {plain: {}, loud: {strength: 0.5}}}
     metrics: [retrieval]
-    plot: {y: retrieval R@1, log: true}
+    plot: {x: method, y: retrieval R@1, line: []}
     """
     first = study(tmp_path, text)
     again = Study.from_source(Source(yaml.safe_load(to_yaml(first.dump())), Origin(0, "again")), "study")

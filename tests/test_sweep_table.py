@@ -15,9 +15,9 @@ import pytest
 from kgen.config.source import Origin
 from kgen.evaluation.results import Result
 from kgen.reporting.tables import csv_text
-from kgen.sweeps.axes import Axis, Value, key_axis
+from kgen.studies.axes import Axis, Value, key_axis
+from kgen.studies.study_file import PlotConfig
 from kgen.sweeps.plots import Plots, file_names, make_plots
-from kgen.sweeps.study import PlotConfig
 from kgen.sweeps.table import make_table, to_compute
 
 HERE = Origin(0, "")
@@ -155,6 +155,14 @@ def test_a_number_over_another_one_has_texts_at_its_points() -> None:
     assert list(make_plots(table, *twice).svgs)[::2] == [
         "frechet distance over guidance",
         "frechet distance over guidance (2)",
+    ]
+    below = [result(2.0), result(-1.0, metric="attributes", name="accuracy")]
+    plots = make_plots(
+        make_table(axes, trials(axes, {("4", "plain"): below})),
+        PlotConfig(x="attributes accuracy", y=("frechet distance",), log=True),
+    )
+    assert plots.notes == [
+        "The axis of attributes accuracy is not logarithmic, because some of its values are 0 or less."
     ]
     plots = make_plots(table, PlotConfig(y=("frechet distanc", "attributes accuracy")))
     assert list(plots.svgs) == ["attributes accuracy"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 import re
 import shutil
 import signal
@@ -20,14 +22,17 @@ from command_line import GOOD, TOY, Trained, environment, quickest_backend
 from crashes import crash
 from made_plugins import Site, installed
 
-from kgen.errors import RunError, RunInterruptedError
+from kgen.errors import ConfigError, RunError, RunInterruptedError
 from kgen.evaluation.results import read_results
 from kgen.runs.evaluation import evaluate
 from kgen.storage.locks import take_lock
-from kgen.sweeps.directory import MARK
+from kgen.studies.plot_names import require_numbers
+from kgen.studies.study import Study
+from kgen.studies.trials import make_plan
+from kgen.sweeps.checks import Check, make_check, try_all
+from kgen.sweeps.directory import MARK, SweepDirectory
 from kgen.sweeps.engines import Ended, Engine, OneByOne, Say
 from kgen.sweeps.jobs import Job, work
-from kgen.sweeps.study import Study
 from kgen.sweeps.sweep import Swept, sweep
 
 STUDY = """\
@@ -48,9 +53,33 @@ class Here(Engine):
             work(job, log=log)
             yield job, Ended(0, [])
 
+    def try_metrics(self, check: Check, log: Say) -> Ended:
+        log("check")
+        try_all(check)
+        return Ended(0, [])
+
 
 class Nowhere(Engine):
     """Runs nothing, because nothing is to be done."""
+
+    def run(self, jobs: Sequence[Job], log: Say) -> Generator[tuple[Job, Ended], None, None]:
+        assert not jobs, jobs
+        yield from ()
+
+    def try_metrics(self, check: Check, log: Say) -> Ended:
+        raise AssertionError("nothing is to be tried")
+
+
+class Stopped(Here):
+    """Stops before the first job."""
+
+    def run(self, jobs: Sequence[Job], log: Say) -> Generator[tuple[Job, Ended], None, None]:
+        raise InterruptedError
+        yield
+
+
+class OnlyChecks(Here):
+    """Runs no jobs, because the metrics are refused."""
 
     def run(self, jobs: Sequence[Job], log: Say) -> Generator[tuple[Job, Ended], None, None]:
         assert not jobs, jobs
@@ -142,10 +171,39 @@ def test_a_second_call_repeats_only_what_failed(copied: Path) -> None:
     assert not any("weights to train" in line for line in logged) and len(again.failures) == 2
 
 
+def test_values_can_be_removed_and_come_back(copied: Path) -> None:
+    """The table shows the trials of the study. The results of others stay, for a study that has them again."""
+    out, files = copied / "out", snapshot(copied / "out" / "trials")
+    for values, labels in (("[0.5]", ["0.5"]), ("[0.5, 0]", ["0.5", "0"])):
+        study = Study.load(write_study(copied, STUDY.replace("[0, 0.5, 3.0e38]", values)))
+        made = sweep(study, out, engine=Nowhere(), log=lambda line: None)
+        assert [row.values["sample.options.strength"].label for row in made.table.rows] == labels
+        assert [row.finished for row in made.table.rows] == [2] * len(labels)
+        assert len(made.directory.csv.read_text().splitlines()) == 1 + 4 * len(labels)
+        assert snapshot(out / "trials") == files
+
+
+def test_a_removed_value_cannot_come_back_as_another_one(tmp_path: Path, toy: None) -> None:
+    """Its old results would be shown as those of the new one."""
+
+    def study(values: str) -> Study:
+        return Study.load(write_study(tmp_path, f"run: good.yaml\nover: {{method: {values}}}\n"))
+
+    directory = SweepDirectory(tmp_path / "out")
+    for values in ("{a: {strength: 1}, b: {strength: 2}}", "{b: {strength: 2}}"):
+        with directory.locked(study(values)):
+            directory.write_study(study(values))
+    with (
+        pytest.raises(RunError, match=r"over\.method: a was .*strength': 1. there, and is .*: rename it"),
+        directory.locked(study("{a: {strength: 3}, b: {strength: 2}}")),
+    ):
+        pass
+    with directory.locked(study("{a: {strength: 1}}")):
+        directory.write_study(study("{a: {strength: 1}}"))
+    assert list(json.loads(directory.removed.read_text())["method"]) == ["b"]
+
+
 def test_values_can_be_added_and_plots_changed(copied: Path) -> None:
-    text = STUDY.replace("3.0e38", "0.25").replace("0, 1]", "0, 1]")
-    with pytest.raises(RunError, match=r"over\.sample\.options\.strength: .*values can be added, but not changed"):
-        sweep(Study.load(write_study(copied, text)), copied / "out", engine=Nowhere(), log=print)
     text = STUDY.replace("[0, 0.5", "[0.25, 0, 0.5") + "plot: {y: brightness mean}\n"
     logged: list[str] = []
     runs = snapshot(copied / "out" / "runs")
@@ -192,10 +250,97 @@ def test_only_one_process_works_on_a_sweep(copied: Path) -> None:
     lock.release()
 
 
-def test_results_that_are_damaged_are_named(copied: Path) -> None:
-    (copied / "out" / "trials" / "seed-0_strength-0.json").write_text("{")
-    with pytest.raises(RunError, match=r"seed-0_strength-0\.json is damaged"):
-        sweep(Study.load(copied / "study.yaml"), copied / "out", engine=Nowhere())
+def test_results_that_are_damaged_are_named_with_a_cure_that_works(copied: Path) -> None:
+    text = write_study(copied, STUDY.replace(", 3.0e38", ""))
+    damaged = copied / "out" / "trials" / "seed-0_strength-0.json"
+    damaged.write_text("{")
+    with pytest.raises(RunError, match=r"seed-0_strength-0\.json is damaged.*Move the file away, and give the same"):
+        sweep(Study.load(text), copied / "out", engine=Nowhere())
+    damaged.rename(copied / "moved.json")
+    logged: list[str] = []
+    made = sweep(Study.load(text), copied / "out", engine=Here(), log=logged.append)
+    assert [line for line in logged if "evaluating" in line] == ["evaluating seed-0_strength-0"] and not made.failures
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("metrics: [brightness, brightness]", "evaluate.metrics: 'toy/brightness' is given twice"),
+        (
+            "metrics: [{name: metrics/frechet, reference: gone.npz, features: {kind: pixels}}]",
+            "reference: there is no file gone.npz",
+        ),
+        ("metrics: [{name: metrics/precision-recall, features: {kind: pixels}}]", "needs at least 4 images per split"),
+        ("metrics: [psnr]", "'psnr' compares pairs of images"),
+        (
+            "plot: {y: [brightness mean, brightness meen]}",
+            "study.yaml:5: plot.y: there is no number 'brightness meen'; did you mean 'brightness mean'? (the numbers "
+            "are: brightness mean, brightness mean (holdout))",
+        ),
+        ("plot: {x: brightness (holdout)}", "plot.x: there is no number 'brightness (holdout)'; did you mean"),
+    ],
+)
+def test_metrics_and_numbers_are_tried_before_anything_is_trained(
+    tmp_path: Path, toy: None, text: str, message: str
+) -> None:
+    study = write_study(tmp_path, f"run: good.yaml\nover:\n  seed: [0, 1]\n  strength: [0, 0.5]\n{text}\n")
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        sweep(Study.load(study), tmp_path / "out", engine=OnlyChecks(), log=lambda line: None)
+    assert not (tmp_path / "out").exists(), "the next study would be another one"
+
+
+def test_numbers_of_a_sweep_that_has_ended_are_checked_without_trying_the_metrics(copied: Path) -> None:
+    text = STUDY.replace(", 3.0e38", "") + "plot: {y: brightness meen}\n"
+    files = snapshot(copied / "out")
+    with pytest.raises(ConfigError, match="did you mean 'brightness mean'"):
+        sweep(Study.load(write_study(copied, text)), copied / "out", engine=Nowhere(), log=lambda line: None)
+    assert snapshot(copied / "out") == files
+
+
+def test_a_metric_that_uses_a_run_of_the_sweep_is_not_tried(tmp_path: Path, toy: None) -> None:
+    """That run is not trained yet."""
+    text = """\
+run: good.yaml
+runs: {small: {}}
+over: {seed: [0]}
+metrics: [brightness, {name: metrics/frechet, reference: "{runs}/small/x.npz"}]
+plot: {y: frechet distance}
+"""
+    made = make_plan(study := Study.load(write_study(tmp_path, text)), tmp_path / "runs")
+    check = make_check(made.trials, tmp_path / "runs", tmp_path / "outcome.json")
+    assert check.untried == ["metrics/frechet", "frechet"]
+    try_all(Check(**json.loads(check.to_json())["check"]))
+    labels = check.labels(Ended(0))
+    assert labels == ["brightness mean", "brightness mean (holdout)"]
+    require_numbers(study.numbers, labels, check.untried)
+
+
+def test_only_plots_of_the_sweep_itself_are_deleted(copied: Path) -> None:
+    """`plots.json` may have been edited, or a plot replaced."""
+    out = copied / "out"
+    names = json.loads((out / "plots.json").read_text())
+    own, other = sorted(names)
+    (out / other).write_text("drawn by hand")
+    (out / "sweep-mine.svg").write_text("mine")
+    foreign = ("notes.txt", "sweep.yaml", "../study.yaml", "runs/seed-0/config.yaml")
+    (out / "notes.txt").write_text("mine")
+    hashes = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in foreign}
+    (out / "plots.json").write_text(json.dumps({**names, **hashes, "sweep-mine.svg": names[own]}))
+    text = STUDY.replace(", 3.0e38", "") + "plot: {x: brightness mean, y: brightness mean (holdout)}\n"
+    made = sweep(Study.load(write_study(copied, text)), out, engine=Nowhere(), log=lambda line: None)
+    assert all((out / name).is_file() for name in (*foreign, "sweep-mine.svg", other)) and not (out / own).exists()
+    assert list(json.loads((out / "plots.json").read_text())) == ["sweep.svg"] and made.directory.page.is_file()
+    (out / "plots.json").write_text('["notes.txt"]')
+    sweep(Study.load(write_study(copied, STUDY.replace(", 3.0e38", ""))), out, engine=Nowhere(), log=lambda line: None)
+    assert (out / "notes.txt").is_file()
+
+
+def test_a_run_that_no_trial_refers_to_is_named(copied: Path) -> None:
+    logged: list[str] = []
+    text = "run: good.yaml\nruns: {small: {}}\nover: {strength: [0]}\n"
+    with pytest.raises(InterruptedError):
+        sweep(Study.load(write_study(copied, text)), copied / "new", engine=Stopped(), log=logged.append)
+    assert "note: no trial refers to {runs}/small, so this run is not trained" in logged
 
 
 @pytest.mark.slow

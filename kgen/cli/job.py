@@ -1,4 +1,4 @@
-"""The process of a job of `kgen sweep`: `python -m kgen.cli.job`.
+"""The process of a job of `kgen sweep`, or of the check before the first job: `python -m kgen.cli.job`.
 
 It reads the job, one line of JSON, from its standard input. If the input is closed, because `kgen sweep` stops or has
 been killed, the process stops as after Ctrl-C: a training saves a checkpoint. That its output is then closed, too, must
@@ -8,6 +8,7 @@ not stop it before that.
 from __future__ import annotations
 
 import _thread
+import json
 import os
 import sys
 import threading
@@ -27,8 +28,12 @@ def main() -> None:
     try:
         load_backend()
         from kgen.cli.progress import progress_reporter
+        from kgen.sweeps.checks import CHECK, Check, try_all
         from kgen.sweeps.jobs import Job, work
 
+        if (check := json.loads(text).get(CHECK)) is not None:
+            try_all(Check(**check))
+            return
         with progress_reporter(required=False) as reporter:
             work(Job.from_json(text), log=reporter.log, on_metrics=reporter.on_metrics, on_images=reporter.on_images)
     except RunInterruptedError as stop:

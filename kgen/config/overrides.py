@@ -37,6 +37,13 @@ def apply_overrides(source: Source, overrides: Sequence[str], bare: Mapping[str,
         overrides: Texts such as "fit.steps=10"; the value is a YAML scalar, list or mapping.
         bare: See `apply_setting`.
     """
+    for setting in read_overrides(source, overrides):
+        apply_setting(source, setting, bare)
+
+
+def read_overrides(source: Source, overrides: Sequence[str]) -> list[Setting]:
+    """Reads texts such as "fit.steps=10", in order. Reports those that cannot be read to `source`."""
+    settings = []
     for number, text in enumerate(overrides):
         origin = Origin(AFTER_FILE + number, f"--set {text if len(text) <= 100 else text[:97] + '...'}")
         key, equals, value = text.partition("=")
@@ -44,9 +51,10 @@ def apply_overrides(source: Source, overrides: Sequence[str], bare: Mapping[str,
             source.problems.append((origin, "must read KEY=VALUE, such as fit.steps=100"))
             continue
         try:
-            apply_setting(source, Setting(key.strip(), parse_value(value), origin), bare)
+            settings.append(Setting(key.strip(), parse_value(value), origin))
         except ConfigError as error:
             source.problems.append((origin, str(error)))
+    return settings
 
 
 def apply_setting(source: Source, setting: Setting, bare: Mapping[str, str | None]) -> None:

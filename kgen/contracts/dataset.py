@@ -55,6 +55,8 @@ class Dataset(Configurable, ABC):
             view at random (`view`). Everything else uses `image`.
         draw_captions: Whether training picks one of several captions at random each time it uses an example (`texts`).
             Everything else uses `captions`.
+        shuffle_tags: Whether training puts the tags of a caption in a random order each time it uses an example
+            (`drawn_caption`), so that conditions of captions cannot be cached. Everything else uses `captions`.
         decodes_elsewhere: Whether worker processes decode images with `decoding`. Otherwise, every worker has a copy of
             the dataset, and reads images itself.
     """
@@ -65,6 +67,7 @@ class Dataset(Configurable, ABC):
     fields: tuple[str, ...] = ("image", "caption")
     views: int = 1
     draw_captions: bool = False
+    shuffle_tags: bool = False
     decodes_elsewhere: bool = False
 
     @property
@@ -115,6 +118,15 @@ class Dataset(Configurable, ABC):
     def texts(self, split: Split, index: int) -> Sequence[str]:
         """All captions of an example, at least one."""
         return (self.captions(split)[index],)
+
+    def drawn_caption(self, split: Split, index: int, number: int) -> str:
+        """The caption of an example for one use in training, if `draw_captions` or `shuffle_tags` is set.
+
+        Args:
+            number: A random integer in [0, 2^56), which determines the caption. The first numbers stand for `texts`.
+        """
+        texts = self.texts(split, index)
+        return texts[number % len(texts)]
 
     def shares(self, split: Split) -> Sequence[tuple[int, float]]:
         """The number of examples in each of several consecutive parts of a split, and the part's share in training.

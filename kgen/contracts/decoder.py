@@ -74,9 +74,10 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
     def check_space(self, image_space: Space) -> None:
         """Checks that this decoder, with its weights, also supports images of another height and width.
 
-        A decoder that does overrides it. `encode` and `decode` then get images and latents of any such size, with
-        static shapes, and `resized` makes a decoder of them, whose `image_space` is the other one. `latent_space` must
-        follow from it. Default: the size of `image_space` is the only one.
+        A decoder that does overrides it. `encode`, `decode` and `compute_losses` then get images and latents of any
+        such size, with static shapes, and `resized` makes a decoder of them, whose `image_space` is the other one.
+        `latent_space` must follow from it. The batches of `initialize`, `calibrate` and `scores` may differ in size.
+        Default: the size of `image_space` is the only one.
 
         Args:
             image_space: A space that differs from `self.image_space` in height and width alone.

@@ -131,8 +131,8 @@ class EncoderInputs(Sequence[Any]):
         """The input of a row in training, where the caption and the view of the image are picked at random.
 
         Args:
-            number: A random integer from 0 on, which picks one of `Dataset.texts` as the caption (its remainder is the
-                index). None: the caption is that of `Dataset.captions`.
+            number: A random integer from 0 on, which determines the caption (`Dataset.drawn_caption`). None: the
+                caption is that of `Dataset.captions`.
             image: Function that reads the field "image"; None: `Dataset.image` reads it.
         """
         if len(self.columns) == 1:
@@ -152,8 +152,7 @@ class EncoderInputs(Sequence[Any]):
             return image()
         index = self.dataset.replacement(self.split, row // 2 if self.flip else row)
         if field == "caption" and number is not None:
-            texts = self.dataset.texts(self.split, index)
-            return texts[number % len(texts)]
+            return self.dataset.drawn_caption(self.split, index, number)
         value = self.columns[field][index]
         return mirrored(value) if self.flip and row % 2 else value
 

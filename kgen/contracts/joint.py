@@ -164,7 +164,7 @@ class Joint(Encoder):
         if f"{CACHED}.{NAMES[0]}" in own:
             condition = {name: own[f"{CACHED}.{name}"] for name in NAMES}
         else:
-            condition = encoder(own, training=training)
+            condition = encode(encoder, own, training)
         if not (training and self.rates[index]):
             return condition
         count = ops.shape(condition["mask"])[0]
@@ -218,6 +218,12 @@ class _Own(Sequence[Any]):
     def __getitem__(self, index: Any) -> Any:
         value = self.inputs[index]
         return value[self.names[0]] if len(self.names) == 1 else {name: value[name] for name in self.names}
+
+
+def encode(encoder: Encoder, tokens: Mapping[str, Any], training: bool) -> Condition:
+    """The conditions of a batch. A frozen encoder computes the same in training as elsewhere, without dropout."""
+    condition: Condition = encoder(tokens, training=training and (encoder.trainable or isinstance(encoder, Joint)))
+    return condition
 
 
 def replace_where(keep: Any, condition: Condition, null: Mapping[str, Any]) -> Condition:

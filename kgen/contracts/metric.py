@@ -85,6 +85,10 @@ class Metric(Configurable, ABC):
         headline: The name of the main number, for places that show only one; None: the first that is returned.
         better: Whether higher or lower numbers are better, if that holds for all of them; None: it is not known.
         min_images: The least number of images for which `compute` has numbers. A metric may set it from its options.
+        min_references: The least number of reference images for which `compute` has numbers, for metrics that compare
+            the images with those of a split or a folder. A metric may set it from its options.
+        optional_numbers: The names of numbers that `compute` returns only for enough images, such as an extrapolation.
+            A metric may set it from its options.
         dataset, split: The arguments of `start`.
         sums: The sums of `add`, float64 arrays by name.
 
@@ -93,7 +97,14 @@ class Metric(Configurable, ABC):
     """
 
     arguments: ClassVar[Mapping[str, Arguments]] = {
-        "__init__": Arguments(reserved=frozenset({"name", "dataset", "split", "sums", "min_images", "protocol"}))
+        "__init__": Arguments(
+            reserved=frozenset(
+                {
+                    *("name", "dataset", "split", "sums", "protocol"),
+                    *("min_images", "min_references", "optional_numbers"),
+                }
+            )
+        )
     }
 
     requires: ClassVar[type[Any] | None] = None
@@ -104,6 +115,8 @@ class Metric(Configurable, ABC):
     better: ClassVar[Literal["higher", "lower"] | None] = None
 
     min_images: int = 1
+    min_references: int = 0
+    optional_numbers: tuple[str, ...] = ()
 
     dataset: Dataset
     split: Split

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,9 @@ def cached_conditions(encoder: Encoder, inputs: Sequence[Any], cache_dir: str | 
     )
 
 
-def condition_reader(encoder: Encoder, inputs: Sequence[Any], cache_dir: str | Path) -> Reader:
+def condition_reader(
+    encoder: Encoder, inputs: Sequence[Any], cache_dir: str | Path, *, changing: Collection[str] = ()
+) -> Reader:
     """Returns a function that turns B inputs into the "tokens" or the "condition" of a batch.
 
     The conditions of a frozen encoder come from a cache, which is filled first. If encoders are joined, each frozen one
@@ -111,20 +113,31 @@ def condition_reader(encoder: Encoder, inputs: Sequence[Any], cache_dir: str | P
 
     Args:
         encoder, inputs, cache_dir: See `cached_conditions`.
+        changing: Fields that have other values in training than in `inputs`. There is no cache for an encoder that
+            reads one of them.
 
     Raises:
         RunError: `cache_dir` cannot be written.
     """
     if isinstance(encoder, Joint):
-        return _joint_reader(encoder, inputs, cache_dir)
-    if encoder.trainable or not encoder.weights:
+        return _joint_reader(encoder, inputs, cache_dir, changing)
+    if not is_cached(encoder, changing):
         return lambda values: {"tokens": encoder.tokenize(values)}
     cache = cached_conditions(encoder, inputs, cache_dir)
     return lambda values: {"condition": cache.lookup(values)}
 
 
-def _joint_reader(encoder: Joint, inputs: Sequence[Any], cache_dir: str | Path) -> Reader:
-    readers = [condition_reader(e, encoder.own(i, inputs), cache_dir) for i, e in enumerate(encoder.joined)]
+def is_cached(encoder: Encoder, changing: Collection[str]) -> bool:
+    """Whether the conditions of an encoder can be cached; see `condition_reader`."""
+    return not encoder.trainable and bool(encoder.weights) and not set(encoder.fields) & set(changing)
+
+
+def _joint_reader(encoder: Joint, inputs: Sequence[Any], cache_dir: str | Path, changing: Collection[str]) -> Reader:
+    own = [encoder.own(index, inputs) for index in range(len(encoder.joined))]
+    readers = [
+        condition_reader(joined, values, cache_dir, changing=changing)
+        for joined, values in zip(encoder.joined, own, strict=True)
+    ]
     for index, (joined, read) in enumerate(zip(encoder.joined, readers, strict=True)):
         if "condition" in (null := read([joined.null])):
             encoder.remember_null(index, null["condition"])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -17,7 +18,7 @@ from kgen.data.cache import hash_of, open_or_write
 from kgen.data.frozen import provenance
 from kgen.data.reading.workers import image_of
 from kgen.data.stored import read_rows, write_rows
-from kgen.errors import ConfigError, DataError
+from kgen.errors import DataError
 from kgen.pixels import floats
 from kgen.storage.files import write_text
 
@@ -28,8 +29,15 @@ PROBLEMS = "problems.json"
 """The file that lists the damaged images. The latents of other images take their places."""
 
 
+class Latents(Protocol):
+    """Latents by row, in the numbering of `cached_latents`."""
+
+    def lookup(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The latents (B, h, w, ...) of B rows of images of one shape, float32 or int32."""
+
+
 class LatentCache:
-    """Latents by row, which stay on disk. Several threads and processes can read a cache.
+    """Latents of one shape by row, which stay on disk. Several threads and processes can read a cache.
 
     Args:
         folder: The folder that `cached_latents` wrote.
@@ -62,10 +70,33 @@ class LatentCache:
         return LatentCache, (self.folder,)
 
 
+class LatentsByShape:
+    """Latents of images that differ in shape: a cache for each shape.
+
+    Args:
+        caches: The cache of each shape. Its rows are those of the images of that shape, in the same order.
+        rows: The indices of the examples of each shape.
+        copies: Number of rows of each example: its views and their mirror images.
+    """
+
+    def __init__(self, caches: Sequence[LatentCache], rows: Mapping[tuple[int, int], np.ndarray], copies: int) -> None:
+        self.caches, self.copies = caches, copies
+        count = sum(map(len, rows.values()))
+        self._shape, self._place = np.empty(count, np.int16), np.empty(count, np.int64)
+        for number, own in enumerate(rows.values()):
+            self._shape[own] = number
+            self._place[own] = np.arange(len(own))
+
+    def lookup(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The latents of B rows of images of one shape; see `LatentCache.lookup`."""
+        examples, copies = np.divmod(np.asarray(rows, np.int64), self.copies)
+        return self.caches[int(self._shape[examples[0]])].lookup(self._place[examples] * self.copies + copies)
+
+
 def cached_latents(
     decoder: Decoder, dataset: Dataset, split: Split, cache_dir: str | Path, *, flip: bool = False, views: int = 1
 ) -> LatentCache:
-    """Encodes every image of a split, unless `cache_dir` already contains the latents.
+    """Encodes every image of a split whose images have one shape, unless `cache_dir` already contains the latents.
 
     The cache stores floats as float16, with an error of at most 0.05%; if one is above 65504, it stores float32.
 
@@ -85,44 +116,74 @@ def cached_latents(
     Raises:
         RunError: `cache_dir` cannot be written.
         DataError: an image is damaged, and the dataset does not skip it.
-        ConfigError: the images have several shapes.
     """
-    if dataset.rows_by_shape(split):
-        raise ConfigError(
-            f"the latents of {type(decoder).__name__} are cached, which needs images of one shape, but these have "
-            "several (resize: bucket): use resize: crop, or the decoder 'identity', whose latents are the images"
+    return _cached(decoder, provenance(decoder), _Images(dataset, split, flip, views), Path(cache_dir))
+
+
+def latents_by_shape(
+    decoder: Decoder, dataset: Dataset, split: Split, cache_dir: str | Path, *, flip: bool = False, views: int = 1
+) -> LatentsByShape:
+    """Encodes every image of a split whose images have several shapes (`Dataset.rows_by_shape`).
+
+    There is one cache for each shape; see `cached_latents`.
+
+    Raises:
+        SpaceError: the decoder does not support one of the shapes.
+    """
+    made_by, groups, channels = provenance(decoder), dataset.rows_by_shape(split), dataset.image_space.shape[-1]
+    caches = [
+        _cached(
+            decoder.resized(replace(dataset.image_space, shape=(*shape, channels))),
+            made_by,
+            _Images(dataset, split, flip, views, np.asarray(rows)),
+            Path(cache_dir),
         )
-    images = _Images(dataset, split, flip, views)
+        for shape, rows in groups.items()
+    ]
+    return LatentsByShape(caches, groups, (2 if flip else 1) * views)
+
+
+def _cached(decoder: Decoder, made_by: Mapping[str, str], images: _Images, cache_dir: Path) -> LatentCache:
     cache = open_or_write(
-        Path(cache_dir),
-        f"latents-{_key(decoder, images)}",
+        cache_dir,
+        f"latents-{_key(decoder, made_by, images)}",
         open_=lambda folder: _open(folder, decoder, images),
         write=lambda folder: _write(folder, decoder, images),
     )
     for problem in cache.problems:
-        dataset.report(problem)
+        images.dataset.report(problem)
     return cache
 
 
 class _Images:
-    """The images of a split in the order of the cache's rows."""
+    """The images of a split, or of some of its examples, in the order of the cache's rows.
 
-    def __init__(self, dataset: Dataset, split: Split, flip: bool, views: int) -> None:
-        self.dataset, self.split, self.flip, self.views = dataset, split, flip, views
+    Args:
+        examples: The indices of the examples; None: all of them.
+    """
+
+    def __init__(
+        self, dataset: Dataset, split: Split, flip: bool, views: int, examples: np.ndarray | None = None
+    ) -> None:
+        self.dataset, self.split, self.flip, self.views, self.examples = dataset, split, flip, views, examples
+        self.copies = (2 if flip else 1) * views
 
     def __len__(self) -> int:
-        return (2 if self.flip else 1) * self.views * len(self.dataset.captions(self.split))
+        return self.copies * len(self.dataset.captions(self.split) if self.examples is None else self.examples)
 
     def read(self, rows: Sequence[int]) -> np.ndarray:
         """Images uint8 (B, H, W, C)."""
+        if self.examples is not None:
+            places, copies = np.divmod(np.asarray(rows, np.int64), self.copies)
+            rows = (self.examples[places] * self.copies + copies).tolist()
         return np.stack([image_of(self.dataset, self.split, row, self.flip, self.views) for row in rows])
 
 
-def _key(decoder: Decoder, images: _Images) -> str:
+def _key(decoder: Decoder, made_by: Mapping[str, str], images: _Images) -> str:
     dataset = images.dataset
     described = {
         "format": FORMAT,
-        **provenance(decoder),
+        **made_by,
         "image_shape": decoder.image_space.shape,
         "dataset": f"{type(dataset).__module__}:{type(dataset).__qualname__}",
         "options": dataset.config,

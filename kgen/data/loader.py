@@ -13,7 +13,7 @@ from kgen.contracts.dataset import Dataset, Split
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.inputs import EncoderInputs
 from kgen.data.conditions import Reader
-from kgen.data.latents import LatentCache
+from kgen.data.latents import Latents
 from kgen.data.reading.meter import Meter
 from kgen.data.reading.workers import Workers, image_of
 from kgen.data.rows import ENDLESS, BatchOrder, drawn
@@ -52,7 +52,7 @@ class Loader:
         batch_size: int,
         split: Split = "train",
         read: Reader | None = None,
-        latents: LatentCache | None = None,
+        latents: Latents | None = None,
         flip: bool = False,
         shard: int = 0,
         shards: int = 1,
@@ -70,7 +70,7 @@ class Loader:
         self.meter = Meter()
         self.workers = workers
         self.views = dataset.views if split == "train" else 1
-        self.draws = self.views > 1 or (dataset.draw_captions and split == "train")
+        self.draws = self.views > 1 or (split == "train" and (dataset.draw_captions or dataset.shuffle_tags))
         copies = np.arange(2 if flip else 1)
         self.groups = {
             shape: (np.asarray(rows)[:, None] * len(copies) + copies).reshape(-1)
@@ -83,8 +83,8 @@ class Loader:
     def training(self, *, start: int = 0, seed: int = 0) -> grain.IterDataset:
         """Batches from step `start` on. There are endless passes over the split, each in a new order (`BatchOrder`).
 
-        If an example has several views or captions, one is picked at random each time. This choice, too, depends only
-        on the seed and the step.
+        If an example has several views or captions, one is picked at random each time, and so is the order of tags.
+        These choices, too, depend only on the seed and the step.
         """
         order = BatchOrder(self.count, self.batch_size, seed, self.shares, list(self.groups.values()))
         places = range(self.shard, self.batch_size, self.shards)
@@ -145,7 +145,7 @@ class Loader:
         with self.meter.reading(len(rows)):
             batch: Batch = {}
             if self.latents is not None:
-                batch["latent"] = self.latents.lookup(numbers)  # (B, *latent_space.shape)
+                batch["latent"] = self.latents.lookup(numbers)  # (B, h, w, channels), or tokens (B, h, w)
                 images = [functools.partial(self.images.one, number) for number in numbers]
             else:
                 batch["image"] = found = self.images.read(numbers)  # (B, H, W, C)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from kgen.contracts.dataset import Dataset, Split, short_digest
 from kgen.contracts.metric import GeneratedImages, Metric, Plain
+from kgen.data.datasets.folder.files import SUFFIXES, find_files
 from kgen.data.images import read_image
 from kgen.errors import ConfigError, DataError, KgenError, PluginError
 from kgen.evaluation.results import Result, metric_results
@@ -24,7 +25,8 @@ from kgen.parts.construction import Choice, find, make_metric
 from kgen.plugins.discovery import registry
 from kgen.spaces import Space
 
-EXTENSIONS = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+MAX_PROBLEMS = 3
+"""Largest number of problems with files in a message."""
 
 BATCH = 64
 """Largest number of images that are in memory at the same time."""
@@ -42,14 +44,14 @@ class ImageFiles(Dataset):
     All of them are in the split "train". Their captions are the names of the files.
 
     Args:
-        path: The folder. Folders inside it are searched, too.
+        path: The folder. Folders inside it are searched, too, and links are followed.
         limit: Largest number of images, which are evenly spaced in the order of their names; 0: all images.
 
     Attributes:
         names: The path of each image relative to the folder, without its extension.
 
     Raises:
-        DataError: there is no image, or a file is damaged.
+        DataError: there is no image, a link is broken, a folder cannot be read, or a file is damaged.
     """
 
     def __init__(self, *, path: str, limit: int = 0) -> None:
@@ -124,11 +126,12 @@ def evaluate_folders(
 
     Raises:
         ConfigError: a metric is unknown, is given twice, or cannot compare folders.
-        DataError: a folder holds no images, an image is damaged, or a metric needs more images or pairs.
+        DataError: a folder holds no images or a broken link, an image is damaged, or a metric in `metrics` needs more
+            images, reference images or pairs.
     """
     own, others = (ImageFiles(path=str(folder), limit=limit or 0) for folder in (images, references))
     pairs = _Pairs(own, Path(references))
-    measured = _measurable(metrics, own, pairs, log)
+    measured = _measurable(metrics, own, others, pairs, log)
     if not measured:
         raise DataError(
             f"{images} and {references} cannot be compared by any installed metric: the notes say why. Install "
@@ -141,19 +144,16 @@ def evaluate_folders(
         )
     for metric in measured.values():
         metric.start(others, "train")
-    done = 0
-    for batch in own.batches():
-        _update(measured, own, pairs, batch)
-        done += len(batch)
-        if on_images is not None:
-            on_images(done, len(own.names))
+    _measure(measured, own, pairs, None if metrics else log, on_images)
     for note in dict.fromkeys(note for metric in measured.values() for note in metric.caveats(others)):
         log(f"note: {note}")
     return [result for name, metric in measured.items() for result in _results(name, metric, own, others, pairs)]
 
 
-def _measurable(metrics: Sequence[Choice], own: ImageFiles, pairs: _Pairs, log: Log) -> dict[str, Metric]:
-    """The chosen metrics, or else all metrics for which there are enough images or pairs, by name.
+def _measurable(
+    metrics: Sequence[Choice], own: ImageFiles, others: ImageFiles, pairs: _Pairs, log: Log
+) -> dict[str, Metric]:
+    """The chosen metrics, or else all metrics for which there are enough images, references or pairs, by name.
 
     Raises:
         ConfigError: a chosen metric is unknown, is given twice, or cannot compare folders.
@@ -161,7 +161,7 @@ def _measurable(metrics: Sequence[Choice], own: ImageFiles, pairs: _Pairs, log: 
     """
     found: dict[str, Metric] = {}
     for name, metric in (_chosen(metrics) if metrics else _all_metrics(log)).items():
-        why = pairs.refusal(metric) if metric.pairs else _too_few(metric, len(own.names))
+        why = pairs.refusal(metric) if metric.pairs else _too_few(metric, len(own.names), len(others.names))
         if why and metrics:
             raise DataError(f"{name}: {why}")
         if why:
@@ -256,7 +256,7 @@ class _Pairs:
             name, count = Counter(name for name in names if name in paired).most_common(1)[0]
             if count > 1:
                 return f"it compares pairs, but {folder} has {count} images named {name}: rename or remove one"
-        return _too_few(metric, len(self.files))
+        return _too_few(metric, len(self.files), len(self.files))
 
     def of(self, batch: GeneratedImages, numbers: Sequence[int]) -> GeneratedImages | None:
         """The images of a batch that have references, with their references; None if no image has one.
@@ -279,24 +279,46 @@ class _Pairs:
         return GeneratedImages(batch.images[rows], [batch.prompts[row] for row in rows], np.stack(references))
 
 
-def _too_few(metric: Metric, count: int) -> str:
-    """Why a metric needs more images; "" if there are enough."""
-    if count >= metric.min_images:
-        return ""
+def _too_few(metric: Metric, count: int, references: int) -> str:
+    """Why a metric needs more images, or more reference images; "" if there are enough."""
     what = "pairs" if metric.pairs else "images"
-    return f"it needs at least {metric.min_images} {what}, and there {'is' if count == 1 else 'are'} only {count}"
+    for least, found, whose in ((metric.min_images, count, what), (metric.min_references, references, "references")):
+        if found < least:
+            return f"it needs at least {least} {whose}, and there {'is' if found == 1 else 'are'} only {found}"
+    return ""
 
 
-def _update(metrics: Mapping[str, Metric], own: ImageFiles, pairs: _Pairs, numbers: Sequence[int]) -> None:
-    """Updates the metrics with a batch of images, all of one size."""
-    images = np.stack([own.image("train", number) for number in numbers])  # (B, H, W, 3)
-    batch = GeneratedImages(images, [own.names[number] for number in numbers])
-    paired = pairs.of(batch, numbers) if any(metric.pairs for metric in metrics.values()) else None
-    for metric in metrics.values():
-        if not metric.pairs:
-            metric.update(batch)
-        elif paired is not None:
-            metric.update(paired)
+def _measure(
+    metrics: dict[str, Metric], own: ImageFiles, pairs: _Pairs, log: Log | None, on_images: OnImages | None
+) -> None:
+    """Updates the metrics with all images, in batches of one size.
+
+    Args:
+        metrics: The metrics by name.
+        own: The images.
+        pairs: Their references.
+        log: Receives a note about each metric that refuses the images, such as small ones. It is then left out of
+            `metrics`. None: its error is raised.
+        on_images: Called with the number of images measured so far, and with the number of all images.
+    """
+    done = 0
+    for numbers in own.batches():
+        images = np.stack([own.image("train", number) for number in numbers])  # (B, H, W, 3)
+        batch = GeneratedImages(images, [own.names[number] for number in numbers])
+        paired = pairs.of(batch, numbers) if any(metric.pairs for metric in metrics.values()) else None
+        for name, metric in list(metrics.items()):
+            given = paired if metric.pairs else batch
+            try:
+                if given is not None:
+                    metric.update(given)
+            except DataError as error:
+                if log is None or len(metrics) == 1:
+                    raise
+                log(f"note: {name} is left out: {error}")
+                del metrics[name]
+        done += len(numbers)
+        if on_images is not None:
+            on_images(done, len(own.names))
 
 
 def _results(name: str, metric: Metric, own: ImageFiles, others: ImageFiles, pairs: _Pairs) -> list[Result]:
@@ -315,12 +337,17 @@ def _image_files(folder: Path) -> list[Path]:
     """The images of a folder and of the folders below it, in the order of their names.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, a link is broken, or a folder cannot be read.
     """
-    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file())
-    if not found:
-        raise DataError(f"{folder} holds no image: the names of images end with {', '.join(EXTENSIONS)}")
-    return found
+    found = find_files(folder, "folders of images")
+    if found.problems:
+        listed = [f"{folder / problem.where}: {problem.what}" for problem in found.problems[:MAX_PROBLEMS]]
+        more = len(found.problems) - len(listed)
+        told = "; ".join(listed) + (f"; and {more} more" if more else "")
+        raise DataError(f"{told}. Repair what is named, or move it away")
+    if not found.images:
+        raise DataError(f"{folder} holds no image: the names of images end with {', '.join(sorted(SUFFIXES))}")
+    return [folder / name for name in found.images]
 
 
 def _name(file: Path, folder: str | Path) -> str:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from kgen.config import EvaluateConfig
 from kgen.contracts.dataset import Dataset, Split
-from kgen.contracts.encoder import Encoder
 from kgen.contracts.inputs import input_key
 from kgen.experiments.prompts import Prompts, prompts_to_score, spread
 
@@ -57,7 +56,7 @@ class Plan:
         return Plan(self.prompts, self.portions[number::workers])
 
 
-def make_plan(evaluate: EvaluateConfig, dataset: Dataset, split: Split, encoder: Encoder) -> Plan:
+def make_plan(evaluate: EvaluateConfig, dataset: Dataset, split: Split, fields: Sequence[str]) -> Plan:
     """Plans the images of a split.
 
     Either each prompt has `samples_per_prompt` images, or the prompts share `images` evenly. The portions do not change
@@ -67,11 +66,11 @@ def make_plan(evaluate: EvaluateConfig, dataset: Dataset, split: Split, encoder:
         evaluate: The settings of the evaluation.
         dataset: The dataset, which has captions in this split.
         split: The split.
-        encoder: The encoder, which determines what a prompt is: see `prompts_to_score`.
+        fields: The fields that the encoder reads, which determine what a prompt is: see `prompts_to_score`.
     """
     wanted = evaluate.images
     limit = evaluate.max_prompts or wanted or MAX_PROMPTS
-    prompts = prompts_to_score(dataset, split, encoder, limit if wanted is None else min(limit, wanted))
+    prompts = prompts_to_score(dataset, split, fields, limit if wanted is None else min(limit, wanted))
     count = len(prompts)
     each, rest = (evaluate.samples_per_prompt, 0) if wanted is None else divmod(wanted, count)
     first = _first_images(prompts, each + bool(rest))

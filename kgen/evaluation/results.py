@@ -141,8 +141,14 @@ class _File(TypedDict):
     results: list[_Stored]
 
 
-def write_results(path: Path, results: Sequence[Result]) -> None:
-    """Writes a file of results. Numbers that are not finite become null."""
+def write_results(path: Path, results: Sequence[Result], measured: Mapping[str, Any] | None = None) -> None:
+    """Writes a file of results. Numbers that are not finite become null.
+
+    Args:
+        path: The file.
+        results: The results.
+        measured: What was measured, as plain data, for a file outside of the run: the run, and the options.
+    """
     stored: list[dict[str, Any]] = [
         {
             "metric": result.metric,
@@ -158,7 +164,8 @@ def write_results(path: Path, results: Sequence[Result]) -> None:
         }
         for result in results
     ]
-    content = {"title": EVALUATION_TITLE, "format": FORMAT, "results": stored}
+    told = {} if measured is None else {"measured": dict(measured)}
+    content = {"title": EVALUATION_TITLE, "format": FORMAT, **told, "results": stored}
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 

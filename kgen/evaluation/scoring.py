@@ -6,7 +6,7 @@ Images are scored in portions, so that they are never in memory all at once.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -131,11 +131,11 @@ def measurable(metrics: Metrics, images: int) -> Metrics:
     return {name: metric for name, metric in metrics.items() if metric.min_images <= images}
 
 
-def make_plans(experiment: Experiment, pipeline: Pipeline) -> dict[Split, Plan]:
-    """The plan of each split that has prompts; {} if the configuration has no metrics."""
+def make_plans(experiment: Experiment, fields: Sequence[str]) -> dict[Split, Plan]:
+    """The plan of each split that has prompts, for an encoder that reads `fields`; {} if there are no metrics."""
     config, dataset = experiment.config, experiment.dataset
     splits = [split for split in GENERATED if experiment.metrics and dataset.captions(split)]
-    return {split: make_plan(config.evaluate, dataset, split, pipeline.encoder) for split in splits}
+    return {split: make_plan(config.evaluate, dataset, split, fields) for split in splits}
 
 
 class Generation:
@@ -170,7 +170,7 @@ class Generation:
         self.experiment, self.pipeline, self.options = experiment, pipeline, options
         self.states, self.on_images = states, on_images
         self.worker, self.workers = worker, workers
-        self.plans = make_plans(experiment, pipeline)
+        self.plans = make_plans(experiment, pipeline.encoder.fields)
         require_enough_images(experiment, self.plans)
         self._shares = {split: plan.share(worker, workers) for split, plan in self.plans.items()}
         self._total = len(seeds(experiment.config)) * sum(plan.images for plan in self._shares.values())

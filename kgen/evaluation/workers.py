@@ -63,7 +63,7 @@ def score_with_workers(
         ConfigError: a metric needs more images.
         RunError: a worker failed. The states of the measured images are kept.
     """
-    plans = make_plans(experiment, pipeline)
+    plans = make_plans(experiment, pipeline.encoder.fields)
     if not plans:
         return []
     require_enough_images(experiment, plans)

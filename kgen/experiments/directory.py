@@ -186,7 +186,7 @@ class RunDirectory:
             yield
         finally:
             if not began:
-                self._remove_if_empty()
+                remove_if_empty(self.path, self._lock)
             self._lock.release()
 
     def _take_lock(self) -> BaseFileLock:
@@ -201,14 +201,6 @@ class RunDirectory:
             ) from error
         except OSError as error:
             raise RunError(f"{self.path} cannot be written to: {error.strerror}: {OTHER}") from error
-
-    def _remove_if_empty(self) -> None:
-        """Removes a folder that contains only the lock, which this process holds."""
-        with contextlib.suppress(OSError):
-            if [path.name for path in self.path.iterdir()] == [LOCK]:
-                release_to_move(self._lock)
-                (self.path / LOCK).unlink()
-                self.path.rmdir()
 
     def read_manifest(self, *need: str) -> dict[str, Any]:
         """Reads the manifest; {} if there is none.
@@ -266,3 +258,12 @@ def _free_name(path: Path) -> Path:
     while (candidate := path.with_name(f"{path.name}-{number}")).exists():
         number += 1
     return candidate
+
+
+def remove_if_empty(folder: Path, lock: BaseFileLock) -> None:
+    """Removes a folder that contains only the lock, which this process holds."""
+    with contextlib.suppress(OSError):
+        if [path.name for path in folder.iterdir()] == [LOCK]:
+            release_to_move(lock)
+            (folder / LOCK).unlink()
+            folder.rmdir()

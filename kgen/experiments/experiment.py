@@ -15,7 +15,7 @@ from kgen.errors import ConfigError, RunError
 from kgen.experiments.directory import RunDirectory
 from kgen.experiments.initial import initial_assets, initial_stage_assets
 from kgen.experiments.inputs import read_dataset
-from kgen.experiments.shapes import check_config, check_metric, check_stage
+from kgen.experiments.shapes import check_config, check_encoder_stage, check_metric
 from kgen.parts.construction import adapt_encoder, build_encoder, find, make_metric
 from kgen.parts.saving import load_encoder_assets
 
@@ -61,10 +61,8 @@ def open_experiment(config: RunConfig, *, trained: bool = False) -> Experiment:
     dataset = read_dataset(config.data)
     check_config(config, dataset)
     stages = {} if trained else _stage_data(config, dataset)
-    for kind, data in stages.items():
-        own: StagedConfig = getattr(config, kind)
-        if own.source is None and not is_imported(config, kind):
-            check_stage(kind, own.name, data)
+    if "encoder" in stages and config.encoder.source is None and not is_imported(config, "encoder"):
+        check_encoder_stage(config.encoder.name, stages["encoder"])
     return Experiment(config, dataset, stages, _open_metrics(config.evaluate.metrics, dataset))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +15,8 @@ from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.inputs import AllEncoderInputs
 from kgen.data.cache import cache_folder
-from kgen.data.conditions import Reader, condition_reader
-from kgen.data.latents import LatentCache, cached_latents
+from kgen.data.conditions import Reader, condition_reader, is_cached
+from kgen.data.latents import Latents, cached_latents, latents_by_shape
 from kgen.data.loader import Loader, fit_into_memory
 from kgen.data.reading.workers import Workers, make_workers
 from kgen.errors import DataError
@@ -39,8 +40,21 @@ def eval_split(dataset: Dataset) -> Split | None:
     return next((split for split in splits if dataset.captions(split)), None)
 
 
+def changing_fields(dataset: Dataset) -> tuple[str, ...]:
+    """The fields that have other values in training than in the dataset, so that their conditions cannot be cached."""
+    return ("caption",) if dataset.shuffle_tags else ()
+
+
 def latents_of(decoder: Decoder, dataset: Dataset, split: Split) -> np.ndarray:
-    """A trained decoder's latents of all images of a split, (N, *latent_space.shape), from a cache on disk."""
+    """A trained decoder's latents of all images of a split, (N, *latent_space.shape), from a cache on disk.
+
+    Raises:
+        DataError: the images have several shapes.
+    """
+    if dataset.rows_by_shape(split):
+        raise DataError(
+            "latents_of needs images of one shape, but these have several (resize: bucket): use resize: crop"
+        )
     cache = cached_latents(decoder, dataset, split, cache_folder())
     return cache.lookup(range(len(cache)))
 
@@ -67,14 +81,15 @@ class Inputs:
     def caches_conditions(self) -> bool:
         """Whether conditions are cached that depend on frozen weights of the run."""
         parts = () if self.encoder is None else self.encoder.parts()
-        return any(part.weights and not part.trainable and not part.weights_are_external for part in parts)
+        changing = changing_fields(self.dataset)
+        return any(is_cached(part, changing) and not part.weights_are_external for part in parts)
 
     def reader(self) -> Reader | None:
         """Returns the function that computes the tokens or conditions of a batch; see `condition_reader`."""
         if self.encoder is None:
             return None
         inputs = AllEncoderInputs(self.dataset, self.encoder.fields, flip=self.flip)
-        return condition_reader(self.encoder, inputs, cache_folder())
+        return condition_reader(self.encoder, inputs, cache_folder(), changing=changing_fields(self.dataset))
 
     @functools.cached_property
     def image_workers(self) -> Workers | None:
@@ -91,11 +106,13 @@ class Inputs:
     def _caches_latents(self) -> bool:
         return self.decoder is not None and not self.decoder.lossless
 
-    def latents(self, split: Split, flip: bool) -> LatentCache | None:
+    def latents(self, split: Split, flip: bool) -> Latents | None:
         """A trained decoder's latents for all images, from a cache on disk; None if the latents are the images."""
         if self.decoder is None or not self._caches_latents:
             return None
         views = self.dataset.views if split == "train" else 1
+        if self.dataset.rows_by_shape(split):
+            return latents_by_shape(self.decoder, self.dataset, split, cache_folder(), flip=flip, views=views)
         return cached_latents(self.decoder, self.dataset, split, cache_folder(), flip=flip, views=views)
 
     def loader(self, split: Split, batch_size: int, shard: int = 0, shards: int = 1) -> Loader:
@@ -120,13 +137,20 @@ class Inputs:
 
 
 class SplitImages:
-    """All images of a split, in batches uint8 (B, H, W, C). It can be iterated several times."""
+    """All images of a split, in batches uint8 (B, H, W, C). It can be iterated several times.
+
+    If the images differ in shape, the shapes take turns, and all images of a batch have one shape.
+    """
 
     def __init__(self, dataset: Dataset, split: Split) -> None:
         self.dataset, self.split = dataset, split
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        count = len(self.dataset.captions(self.split))
-        for start in range(0, count, BATCH):
-            rows = range(start, min(start + BATCH, count))
-            yield np.stack([self.dataset.image(self.split, row) for row in rows])
+        groups = [rows.tolist() for rows in self.dataset.rows_by_shape(self.split).values()]
+        for batches in itertools.zip_longest(*map(_batches, groups or [range(len(self.dataset.captions(self.split)))])):
+            for rows in filter(None, batches):
+                yield np.stack([self.dataset.image(self.split, row) for row in rows])
+
+
+def _batches(rows: Sequence[int]) -> Iterator[Sequence[int]]:
+    return (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))

@@ -85,12 +85,12 @@ def prompts_to_generate(config: RunConfig, dataset: Dataset, encoder: Encoder) -
     return Prompts(inputs, [_text(*pair) for pair in zip(inputs, captions, strict=True)], rows)
 
 
-def prompts_to_score(dataset: Dataset, split: Split, encoder: Encoder, limit: int) -> Prompts:
+def prompts_to_score(dataset: Dataset, split: Split, fields: Sequence[str], limit: int) -> Prompts:
     """At most `limit` examples of a split, evenly spaced among those with different captions and inputs.
 
-    The texts are the captions. If the encoder reads an image, all examples count as different.
+    The texts are the captions. If the encoder, whose fields are given, reads an image, all examples count as different.
     """
-    captions, inputs = dataset.captions(split), EncoderInputs(dataset, split, encoder.fields)
+    captions, inputs = dataset.captions(split), EncoderInputs(dataset, split, fields)
     rows: Sequence[int] = range(len(captions))
     if are_texts(inputs):
         rows = list(distinct({"caption": c, "input": i} for c, i in zip(captions, inputs, strict=True)).values())

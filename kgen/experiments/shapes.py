@@ -48,11 +48,11 @@ def check_config(config: RunConfig, dataset: Dataset) -> None:
         raise ConfigError(f"{SEVERAL}, but evaluate.likelihood measures images of one shape: set images: 0 there")
 
 
-def check_stage(kind: str, name: str, dataset: Dataset) -> None:
-    """Raises ConfigError if an encoder or decoder is to be trained in a stage on images of several shapes."""
+def check_encoder_stage(name: str, dataset: Dataset) -> None:
+    """Raises ConfigError if an encoder is to be trained in a stage on images of several shapes."""
     if dataset.rows_by_shape("train"):
         raise ConfigError(
-            f"{SEVERAL}, but {kind} '{name}' is trained on images of one shape: train it on crops (resize: crop), in "
+            f"{SEVERAL}, but encoder '{name}' is trained on images of one shape: train it on crops (resize: crop), in "
             "another run, or on other data"
         )
 

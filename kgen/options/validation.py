@@ -17,6 +17,7 @@ from kgen.options.renamed import rename_keys
 from kgen.options.signature import option_model, options
 from kgen.plugins import discovery
 from kgen.plugins.registry import KINDS
+from kgen.wording import UNKNOWN, in_words
 
 KeyPath = tuple[str | int, ...]
 Problem = tuple[KeyPath, str]
@@ -29,21 +30,6 @@ KIND = "kind"
 
 MAX_INTEGER = 2**31 - 1
 """The largest integer in a configuration, such as a seed. YAML with integers above 2^63 - 1 is refused at once."""
-
-UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
-MUST_BE = {
-    "bool_type": "true or false",
-    "dataclass_type": "a mapping",
-    "dict_type": "a mapping",
-    "float_type": "a number",
-    "int_from_float": "a whole number",
-    "int_type": "a whole number",
-    "list_type": "a list",
-    "model_type": "a mapping",
-    "none_required": "null",
-    "string_type": "text",
-    "tuple_type": "a list",
-}
 
 
 def model_of(function: Callable[..., Any], title: str) -> type[pydantic.BaseModel]:
@@ -224,17 +210,12 @@ def _reason(detail: Any, path: KeyPath, schema: dict[str, Any], data: Any, owner
     if kind in UNKNOWN:
         where = owner if len(path) == 1 else f"'{path[-2]}'"
         return unknown_key(str(path[-1]), keys_at(schema, data, path[:-1]), where)
-    if kind.startswith("missing"):
-        return "is required"
     if kind == "union_tag_not_found":
         tag = context["discriminator"].strip("'")
         return f"needs '{tag}', one of {', '.join(_tags(schema, data, path, tag))}"
     if kind == "union_tag_invalid":
         return "must be " + _either(context["expected_tags"].split(", "))
-    if kind in MUST_BE:
-        return f"must be {MUST_BE[kind]}"
-    message: str = detail["msg"]
-    return message.removeprefix("Value error, ").replace("Input should be ", "must be ").replace("Input ", "")
+    return in_words(detail)
 
 
 def unknown_key(key: str, known: list[str], owner: str) -> str:

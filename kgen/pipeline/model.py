@@ -16,7 +16,7 @@ from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Condition, Encoder, freeze_trained
 from kgen.contracts.generator import Generator
 from kgen.contracts.inputs import input_key
-from kgen.contracts.joint import replace_where
+from kgen.contracts.joint import encode, replace_where
 from kgen.contracts.likelihood import check_likelihood
 from kgen.data.batches import batches, check_images, validation_batches
 from kgen.errors import ConfigError
@@ -141,7 +141,7 @@ class Pipeline(SavedInFolders, LossModel):
         """The conditions of a batch, which are read from it, or computed by the encoder."""
         if "condition" in batch:
             return batch["condition"]  # type: ignore[no-any-return]
-        return self.encoder(batch["tokens"], training=training)  # type: ignore[no-any-return]
+        return encode(self.encoder, batch["tokens"], training)
 
     def null_condition(self) -> Condition:
         """The null condition (that of the empty text), with a batch axis of 1."""

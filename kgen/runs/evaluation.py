@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kgen.config import LikelihoodConfig, RunConfig
+from kgen.config import RunConfig
 from kgen.errors import ConfigError, HookWarning, RunError, RunInterruptedError
 from kgen.evaluation.bias import biases, warn_of_bias
 from kgen.evaluation.results import Result, Scores, read_results, to_scores, write_results
@@ -29,9 +29,11 @@ from kgen.pipeline.model import Pipeline
 from kgen.pipeline.prompts import check_number
 from kgen.plugins.discovery import ask, registry
 from kgen.plugins.faults import component_errors, reason
+from kgen.runs.evaluation_config import changed_config, united, with_metrics
 from kgen.runs.report import write_report
 from kgen.runs.samples import render_final
 from kgen.storage.files import writable_folder
+from kgen.storage.locks import output_lock
 from kgen.storage.ownership import require_free
 from kgen.training.loggers import opened_loggers
 
@@ -99,11 +101,13 @@ def evaluate(
     Args:
         path: The run directory.
         overrides: Changes of the configuration, such as ["evaluate.images=1000"], which are saved in `config.yaml`.
-            They must not affect the training.
+            They must not affect the training. If only one key of `sample` and `evaluate` ends in "guidance", this is
+            enough for ["guidance=1"].
         metrics: Names of metrics, or mappings with names and options, which are measured instead of those of the run.
             They become metrics of the run, whose other results are kept if they are of the same model and the same
             sampling options.
-        out: A file PATH.json for the results, in place of those of the run. The run then stays as it is.
+        out: A file PATH.json for the results, in place of those of the run. The run then stays as it is. The file also
+            names the run, its sampling options and the settings of the evaluation.
         workers: Number of processes that share the images. Each loads the pipeline.
         allow_changed_data: Whether to score even if images or captions differ from those of the training. The names of
             the splits then have a suffix.
@@ -114,8 +118,8 @@ def evaluate(
         The results of this measurement.
 
     Raises:
-        RunError: the run is not trained, the data have changed, another process is working on the run, or a worker
-            failed.
+        RunError: the run is not trained, the data have changed, another process is working on the run or on `out`, or
+            a worker failed.
         RunInterruptedError: the user pressed Ctrl-C.
         ConfigError: an override affects the training; `out` is a file that kgen did not write; a metric is unknown, or
             needs more images; or `workers` is not a positive number.
@@ -124,50 +128,62 @@ def evaluate(
     check_number("workers", workers)
     directory = RunDirectory(path)
     directory.require_run()
-    file = None if out is None else Path(out)
-    if file is not None:
-        if file.resolve() == directory.evaluation.resolve():
-            raise ConfigError(f"{file} has the results of the run: leave --output out to replace these")
-        require_free(file)
-        writable_folder(file.parent)
-    with contextlib.nullcontext() if file is not None else directory.locked():
-        whole = _changed_config(directory, overrides)
-        config = _with_metrics(whole, metrics)
+    with _output(directory, out) as file:
+        whole = changed_config(directory, overrides)
+        config = with_metrics(whole, metrics)
         experiment = open_experiment(config, trained=True)
         other_data = changed_data(directory, experiment.dataset, allow_changed_data)
-        if metrics and file is None:
-            read_results(directory.evaluation)  # finds an error in the file before the measurement, not after it
+        if metrics and out is None:
+            _require_readable(file)
         pipeline = load(directory.model)
         warn_of_bias(experiment.metrics, pipeline.encoder)
-        results_file = file or directory.evaluation
-        with _measured(experiment, directory, pipeline, results_file, workers, log, on_images) as results:
+        with _measured(experiment, directory, pipeline, file, workers, log, on_images) as results:
             if other_data:
                 results = [replace(result, split=f"{result.split}, {CHANGED}") for result in results]
-            if file is None:
-                recorded = _united(whole, config) if metrics else whole
+            if out is None:
+                recorded = united(whole, config) if metrics else whole
                 _record(experiment, directory, pipeline, recorded, results, other_data, log, keep=bool(metrics))
             else:
                 for note in _notes(experiment, pipeline, results, other_data):
                     log(f"note: {note}")
-                write_results(file, results)
+                write_results(file, results, described(directory, config))
         return results
 
 
-def _changed_config(directory: RunDirectory, overrides: Sequence[str]) -> RunConfig:
-    """The configuration of a trained run, with overrides.
+def _require_readable(file: Path) -> None:
+    """Finds an error in the results of a run before the measurement, not after it. Raises RunError with advice."""
+    try:
+        read_results(file)
+    except RunError as error:
+        raise RunError(f"{error}. Give the command without --metric, which writes the file anew") from error
 
-    Raises:
-        RunError: nothing is trained yet.
-        ConfigError: an override affects the training.
+
+def described(directory: RunDirectory, config: RunConfig) -> dict[str, Any]:
+    """What a file of results outside of the run says about them: the run, how it was sampled, and what was measured."""
+    data = config.dump()
+    manifest = directory.read_manifest()
+    return {"run": str(directory.path), "step": manifest.get("step", 0), **{k: data[k] for k in ("sample", "evaluate")}}
+
+
+@contextlib.contextmanager
+def _output(directory: RunDirectory, out: str | Path | None) -> Iterator[Path]:
+    """Yields the file of the results, and keeps other processes from working on it, or on the run.
+
+    Args:
+        directory: The run directory.
+        out: A file for the results; None: that of the run.
     """
-    config = RunConfig.load(directory.config, overrides)
-    _require_trained(directory, config)
-    if refused := [change for change in directory.changes(config) if change.affects_training]:
-        raise ConfigError(
-            "an evaluation cannot change settings that affect the training: "
-            f"{'; '.join(map(str, refused))}: train another run with 'kgen run'"
-        )
-    return config
+    if out is None:
+        with directory.locked():
+            yield directory.evaluation
+        return
+    file = Path(out)
+    if file.resolve() == directory.evaluation.resolve():
+        raise ConfigError(f"{file} has the results of the run: leave --output out to replace these")
+    require_free(file)
+    writable_folder(file.parent)
+    with output_lock(file, "--output"):
+        yield file
 
 
 def _record(
@@ -227,7 +243,7 @@ def _measured(
     if states.replaces:
         log("note: an interrupted evaluation had other settings or another model, so its measurements were deleted")
     seeds = experiment.config.evaluate.seeds
-    for split, plan in make_plans(experiment, pipeline).items():
+    for split, plan in make_plans(experiment, pipeline.encoder.fields).items():
         each = f"{plan.images:,} images of {len(plan.prompts):,} prompts"
         log(f"scoring {split}: {each}" + (f", with each of {seeds} seeds" if seeds > 1 else ""))
         for name, metric in experiment.metrics.items():
@@ -275,23 +291,6 @@ def _protocols(experiment: Experiment) -> dict[str, Any]:
         with contextlib.suppress(Exception):
             found[name] = dict(metric.protocol())
     return found
-
-
-def _with_metrics(config: RunConfig, metrics: Sequence[Choice]) -> RunConfig:
-    """The configuration with these metrics in place of its own; the same configuration if there are none."""
-    if not metrics:
-        return config
-    data = config.dump()
-    data["evaluate"] |= {"metrics": list(metrics), "likelihood": LikelihoodConfig().model_dump()}
-    return RunConfig.from_dict(data)
-
-
-def _united(config: RunConfig, other: RunConfig) -> RunConfig:
-    """A configuration with the metrics of another one, too. These replace metrics of the same name."""
-    new = {metric.name: metric for metric in other.evaluate.metrics}
-    metrics = {metric.name: metric for metric in config.evaluate.metrics} | new
-    evaluate = config.evaluate.model_copy(update={"metrics": tuple(metrics.values())})
-    return config.model_copy(update={"evaluate": evaluate})
 
 
 def _others(directory: RunDirectory, results: Sequence[Result]) -> list[Result]:
@@ -346,12 +345,3 @@ def _tell_plugins(directory: RunDirectory, scores: Scores) -> None:
         except (Exception, SystemExit) as error:
             message = f"kgen_run_finished of {origin} failed: {reason(error)}"
             warnings.warn(f"{message}; the run is finished", HookWarning, stacklevel=2)
-
-
-def _require_trained(directory: RunDirectory, config: RunConfig) -> None:
-    """Raises RunError if nothing is trained yet, and ConfigError if the configuration has more steps than trained."""
-    step = directory.read_manifest().get("step", 0)
-    if not directory.is_trained(max(1, step)):
-        raise RunError(f"{directory.path} holds no trained pipeline: finish its training first, with 'kgen run'")
-    if not directory.is_trained(config.fit.steps):
-        raise ConfigError(f"fit.steps: {config.fit.steps} asks for more training: give it to 'kgen run'")

@@ -9,7 +9,9 @@ from kgen.config.changes import STEPS, Change
 from kgen.contracts.dataset import SPLITS, Dataset
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.inputs import AllEncoderInputs, are_texts, distinct
+from kgen.data.conditions import is_cached
 from kgen.experiments.experiment import Experiment
+from kgen.experiments.inputs import changing_fields
 from kgen.plugins.discovery import component_id
 from kgen.training.optimizers.warmup import WarmUp
 
@@ -54,6 +56,16 @@ def unread_captions(dataset: Dataset, encoder: Encoder) -> Iterator[str]:
             yield (
                 f"{len(unread):,} of {len(different):,} different captions are not read completely by encoder "
                 f"'{component_id(part)}', such as '{key[:80]}': {what}"
+            )
+
+
+def uncached(dataset: Dataset, encoder: Encoder) -> Iterator[str]:
+    """A line for each frozen encoder whose conditions cannot be cached."""
+    for part in encoder.parts():
+        if is_cached(part, ()) and not is_cached(part, changing_fields(dataset)):
+            yield (
+                f"encoder '{component_id(part)}' encodes the captions in every step, because shuffle_tags changes them "
+                "each time; without it, their conditions are cached"
             )
 
 

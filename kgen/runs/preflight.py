@@ -28,6 +28,7 @@ from kgen.contracts.decoder import Decoder, has_losses
 from kgen.contracts.encoder import Condition, Encoder, freeze_trained
 from kgen.contracts.inputs import AllEncoderInputs, EncoderInputs, are_texts, distinct, input_key, require_fields
 from kgen.contracts.metric import GeneratedImages, measure
+from kgen.data.rows import drawn
 from kgen.errors import PluginError
 from kgen.evaluation.scoring import make_plans, require_enough_images
 from kgen.experiments.experiment import Experiment, Metrics
@@ -53,6 +54,9 @@ Item = TypeVar("Item")
 
 SHOWN_TO_METRICS = 64
 """Number of images per split that a metric finds in the dataset."""
+
+SHUFFLED = 64
+"""Number of captions whose tags are shuffled, to find out whether an encoder can read them."""
 
 REPEATED = (Capability.STEPS, Capability.SAMPLES)
 """Capabilities whose options are numbers of network passes. `TRIED` passes are enough here, if this is allowed."""
@@ -82,7 +86,7 @@ def preflight(experiment: Experiment, encoder: Encoder) -> Pipeline:
     _tokenize_all(dataset, encoder)
     encoder.tokenize(prompts)
     _try_encoder_stage(experiment, encoder)
-    images, inputs = _examples(dataset, encoder)
+    images, inputs = examples(dataset, encoder)
     with kept_randomness() if staged else contextlib.nullcontext():
         decoder = _tried_decoder(experiment, encoder)
         check_parts(dataset, decoder)
@@ -105,8 +109,8 @@ def preflight(experiment: Experiment, encoder: Encoder) -> Pipeline:
         made = _try_generation(config, pipeline, _two(prompts), staged)
         if config.evaluate.likelihood.images:
             _try_likelihood(config, pipeline, images, inputs)
-        require_enough_images(experiment, make_plans(experiment, pipeline))
-        _try_metrics(experiment.metrics, made, dataset)
+        require_enough_images(experiment, make_plans(experiment, encoder.fields))
+        try_metrics(experiment.metrics, made, dataset)
         _try_saving(pipeline)
     gc.collect()  # Keras's models contain reference cycles
     return pipeline
@@ -132,7 +136,7 @@ def _try_encoder_stage(experiment: Experiment, encoder: Encoder) -> None:
         model = EncoderModel(encoder, data.image_space)  # builds all weights
         freeze(model, fit.frozen, trainable=fit.trainable)
         try_fit(fit, model.trainable_variables)
-        images, inputs = _examples(data, encoder)
+        images, inputs = examples(data, encoder)
         with kept_randomness(), kept_variables(_changeable(encoder)):
             tokens = _tensors(encoder.tokenize(inputs))
             losses = encoder.compute_losses(floats(ops.convert_to_tensor(images)), tokens, training=True)
@@ -146,6 +150,7 @@ def _tried_decoder(experiment: Experiment, encoder: Encoder) -> Decoder:
     config, data = experiment.config, experiment.stages.get("decoder")
     decoder = make_decoder(config.decoder.choice, experiment.dataset.image_space, encoder.condition_space)
     if data is not None and config.decoder.source is None:
+        check_parts(data, decoder)
         _try_decoder_stage(decoder, data, encoder, config.decoder.fit)
     if not decoder.built:
         decoder.build(None)
@@ -164,7 +169,7 @@ def _try_decoder_stage(decoder: Decoder, data: Dataset, encoder: Encoder, fit: F
     if reads_text(decoder):
         require_fields(encoder, data, "decoder.data")
         _tokenize_all(data, encoder)
-    images, inputs = _examples(data, encoder if reads_text(decoder) else None)
+    images, inputs = examples(data, encoder if reads_text(decoder) else None)
     condition = _condition(encoder, inputs) if reads_text(decoder) else {}
     # without losses, the calibration is the training, which may need more than two images
     batches = [images] if has_losses(type(decoder)) else SplitImages(data, "train")
@@ -273,12 +278,26 @@ def _try_likelihood(config: RunConfig, pipeline: Pipeline, images: np.ndarray, i
     _first_that_works(measure, _reduced(type(generator).log_likelihood, given))
 
 
-def _try_metrics(metrics: Metrics, images: np.ndarray, dataset: Dataset) -> None:
-    """Scores two images, or copies of them, by every metric, against the first images of the dataset."""
+def try_metrics(metrics: Metrics, images: np.ndarray, dataset: Dataset) -> dict[Split, dict[str, list[str]]]:
+    """Scores two images, or copies of them, by every metric, against the first images of the dataset.
+
+    Args:
+        metrics: The metrics by name.
+        images: uint8 (2, H, W, C).
+        dataset: The dataset.
+
+    Returns:
+        The names of the numbers of each metric, for each split that has prompts.
+
+    Raises:
+        PluginError: a metric violates its contract.
+        KgenError: there is another error, such as a missing file of weights.
+    """
+    found: dict[Split, dict[str, list[str]]] = {}
     few = copy.copy(dataset)
     object.__setattr__(few, "captions", lambda split: dataset.captions(split)[:SHOWN_TO_METRICS])
     splits: tuple[Split, ...] = ("train", "holdout")
-    for metric in metrics.values():
+    for name, metric in metrics.items():
         for split in splits:
             if not few.captions(split):
                 continue
@@ -291,6 +310,8 @@ def _try_metrics(metrics: Metrics, images: np.ndarray, dataset: Dataset) -> None
                 raise PluginError(f"{address(metric)}: compute returned no number")
             if metric.headline is not None and metric.headline not in scores:
                 raise PluginError(f"{address(metric)}: its headline '{metric.headline}' is not one of {list(scores)}")
+            found.setdefault(split, {})[name] = list(dict.fromkeys([*scores, *metric.optional_numbers]))
+    return found
 
 
 def _try_saving(pipeline: Pipeline) -> None:
@@ -306,14 +327,21 @@ def _try_saving(pipeline: Pipeline) -> None:
 
 
 def _tokenize_all(dataset: Dataset, encoder: Encoder) -> None:
-    """Tokenizes all texts that an encoder reads, such as captions and labels, or two other inputs, such as images."""
+    """Tokenizes all texts that an encoder reads, such as captions and labels, or two other inputs, such as images.
+
+    If training shuffles tags, it also tokenizes some captions with shuffled tags.
+    """
     for part in encoder.parts():
         inputs = AllEncoderInputs(dataset, part.fields)
         rows = distinct(inputs).values() if are_texts(inputs) else (0, len(inputs) - 1)
         part.tokenize([inputs[row] for row in rows])
+        if "caption" in part.fields and dataset.shuffle_tags:
+            visits = EncoderInputs(dataset, "train", part.fields)
+            few = range(0, len(visits), max(1, len(visits) // SHUFFLED))
+            part.tokenize([visits.drawn(row, number) for row, number in zip(few, drawn(0, few).tolist(), strict=True)])
 
 
-def _examples(dataset: Dataset, encoder: Encoder | None) -> tuple[np.ndarray, list[Any]]:
+def examples(dataset: Dataset, encoder: Encoder | None = None) -> tuple[np.ndarray, list[Any]]:
     """Two training images of one shape, uint8 (2, H, W, C), and the encoder's inputs for them.
 
     The first image of each split is checked, too.

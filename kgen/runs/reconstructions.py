@@ -44,14 +44,19 @@ class Reconstructions:
 
     def scores(self, decoder: Decoder) -> dict[str, Any]:
         """The scores of the decoder, and the PSNR of its reconstructions."""
-        images, prompts, _ = self._images(decoder, MAX_SCORED)
         reconstructor = Reconstructor(decoder, self.encoder)
-        latents, made = reconstructor.reconstruct(images, prompts)
-        found = {"images": f"{len(images)} ({self.split})", "PSNR": psnr(images, made)}
-        if decoder.latent_is_image:
-            again = reconstructor.reconstruct(made, prompts)[0]
-            found["encoded again, mean absolute error"] = float(np.abs(again - latents).mean())
-        batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
+        batches, errors, differences = [], [], []
+        for rows in self._rows(MAX_SCORED):
+            images, prompts, _ = self._images(decoder, rows)
+            latents, made = reconstructor.reconstruct(images, prompts)
+            errors.append((len(images), psnr(images, made)))
+            if decoder.latent_is_image:
+                again = reconstructor.reconstruct(made, prompts)[0]
+                differences.append((len(images), float(np.abs(again - latents).mean())))
+            batches += [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
+        found = {"images": f"{sum(map(len, batches))} ({self.split})", "PSNR": _mean(errors)}
+        if differences:
+            found["encoded again, mean absolute error"] = _mean(differences)
         return found | {name: float(value) for name, value in decoder.scores(batches).items()}
 
     def save_sheet(self, decoder: Decoder, path: Path) -> None:
@@ -70,12 +75,20 @@ class Reconstructions:
         return render
 
     def _sheet(self, reconstructor: Reconstructor) -> Any:
-        return reconstructions(reconstructor, *self._images(reconstructor.decoder, SHOWN))[0]
+        rows = max(self._rows(MAX_SCORED), key=len)  # of the shape of most images
+        shown = _spaced(rows, SHOWN)
+        return reconstructions(reconstructor, *self._images(reconstructor.decoder, shown))[0]
 
-    def _images(self, decoder: Decoder, count: int) -> tuple[np.ndarray, list[Any], list[str]]:
-        """Up to `count` images, evenly spaced; the encoder's inputs, if the decoder reads them; and the captions."""
+    def _rows(self, count: int) -> list[list[int]]:
+        """The rows of up to `count` images, evenly spaced, by the shape of the images."""
+        rows = _spaced(range(len(self.dataset.captions(self.split))), count)
+        groups = self.dataset.rows_by_shape(self.split).values()
+        found = [np.intersect1d(rows, group).tolist() for group in groups] or [rows]
+        return [own for own in found if own]
+
+    def _images(self, decoder: Decoder, rows: Sequence[int]) -> tuple[np.ndarray, list[Any], list[str]]:
+        """Images of one shape; the encoder's inputs, if the decoder reads them; and the captions."""
         captions = self.dataset.captions(self.split)
-        rows = [int(i) for i in np.linspace(0, len(captions) - 1, min(count, len(captions)))]
         inputs = EncoderInputs(self.dataset, self.split, self.encoder.fields if reads_text(decoder) else ("caption",))
         images = np.stack([self.dataset.image(self.split, row) for row in rows])
         return images, [inputs[row] for row in rows], [captions[row] for row in rows]
@@ -109,6 +122,17 @@ def psnr(images: np.ndarray, others: np.ndarray) -> float:
     """The peak signal-to-noise ratio in dB, averaged over images, uint8 (N, H, W, C)."""
     error = np.square(images.astype(np.float64) - others).mean(axis=(1, 2, 3))
     return float(np.mean(10.0 * np.log10(255.0**2 / np.maximum(error, 1e-10))))
+
+
+def _spaced(rows: Sequence[int], count: int) -> list[int]:
+    """Up to `count` rows, evenly spaced."""
+    return [rows[int(i)] for i in np.linspace(0, len(rows) - 1, min(count, len(rows)))]
+
+
+def _mean(values: Sequence[tuple[int, float]]) -> float:
+    """The mean of values with the number of images that each is a mean of."""
+    counts, means = zip(*values, strict=True)
+    return float(np.average(means, weights=counts))
 
 
 def _enlarged(latents: np.ndarray, size: tuple[int, ...]) -> np.ndarray:

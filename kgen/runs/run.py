@@ -37,7 +37,7 @@ from kgen.random import seed_everything
 from kgen.runs.decoder_stage import DecoderStage
 from kgen.runs.encoder_stage import EncoderStage
 from kgen.runs.evaluation import finish, is_finished
-from kgen.runs.first_lines import first_lines, going_on, unread_captions
+from kgen.runs.first_lines import first_lines, going_on, uncached, unread_captions
 from kgen.runs.preflight import preflight
 from kgen.runs.samples import renderer
 from kgen.runs.stage import Stage
@@ -207,8 +207,9 @@ def _begin(
     config, dataset = experiment.config, experiment.dataset
     if changed:
         trainer.log(f"continuing with changed images or captions ({changed})")
-    unread = [] if pipeline is None else unread_captions(dataset, pipeline.encoder)
-    for line in (*going_on(config, changes, directory.newest_step), *first_lines(experiment), *unread, *start.lines()):
+    encoders = [] if pipeline is None else [pipeline.encoder]
+    read = [line for encoder in encoders for line in (*unread_captions(dataset, encoder), *uncached(dataset, encoder))]
+    for line in (*going_on(config, changes, directory.newest_step), *first_lines(experiment), *read, *start.lines()):
         trainer.log(line)
     directory.prepare(config)
     if not trainer.distribution.is_chief:

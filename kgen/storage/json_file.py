@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import pydantic
 
 from kgen.errors import RunError
+from kgen.wording import in_words
 
 Value = TypeVar("Value")
 
@@ -46,5 +47,5 @@ def check_json(path: Path, content: bytes | str, schema: type[Value]) -> Value:
     except pydantic.ValidationError as error:
         first: Any = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
-        text = f"{key}: {first['msg']}" if key else str(first["msg"])
+        text = f"{key}: {in_words(first)}" if key else in_words(first)
         raise RunError(f"{path} is damaged: {text[:MAX_TEXT]}") from error

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import BaseFileLock, FileLock
+from filelock import BaseFileLock, FileLock, Timeout
+
+from kgen.errors import RunError
 
 WINDOWS = os.name == "nt"
 """Whether the system is Windows, where open files cannot be moved or deleted, and folders cannot be opened."""
@@ -30,6 +33,34 @@ def take_lock(path: Path) -> BaseFileLock:
         with suppress(FileNotFoundError):
             if os.path.samestat(before, path.stat()):
                 return lock
+        lock.release()
+
+
+@contextmanager
+def output_lock(path: Path, option: str) -> Iterator[None]:
+    """Keeps other processes from the same block for this output file. Nothing is left beside the file.
+
+    Args:
+        path: The file, in a folder that exists.
+        option: The option that names it, for the message.
+
+    Raises:
+        RunError: another process is working on the file.
+    """
+    place = path.with_name(f".{path.name}.lock")
+    try:
+        lock = take_lock(place)
+    except Timeout as error:
+        raise RunError(f"another process is working on {path}: wait for it, or give another {option}") from error
+    except OSError:  # the disk has no locks
+        yield
+        return
+    try:
+        yield
+    finally:
+        release_to_move(lock)
+        with suppress(OSError):
+            place.unlink()
         lock.release()
 
 

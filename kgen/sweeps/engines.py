@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from kgen.storage.locks import WINDOWS
+from kgen.sweeps.checks import Check
 from kgen.sweeps.jobs import FAILURE_LINES, Job
 
 COMMAND = (sys.executable, "-m", "kgen.cli.job")
@@ -80,6 +81,15 @@ class Engine(ABC):
             log: Receives lines about the progress.
         """
 
+    def try_metrics(self, check: Check, log: Say) -> Ended:
+        """Does the check before the first job, in a separate process on this machine, and waits for its end.
+
+        Args:
+            check: The check.
+            log: Receives lines about the progress.
+        """
+        return run_process(check, lambda line: log(f"  {line}"))
+
 
 class OneByOne(Engine):
     """Runs one process after the other on this machine. A crash, or a full memory, ends only one job."""
@@ -98,11 +108,13 @@ def describe(job: Job) -> str:
     return f"{job.name}: {', '.join(steps) or 'nothing to do'}"
 
 
-def run_process(job: Job, say: Say, environment: Mapping[str, str] | None = None, folder: Path | None = None) -> Ended:
+def run_process(
+    job: Job | Check, say: Say, environment: Mapping[str, str] | None = None, folder: Path | None = None
+) -> Ended:
     """Runs a job in a separate process, and waits for its end.
 
     Args:
-        job: The job.
+        job: The job, or the check before the first job.
         say: Receives each line of the output.
         environment: Changes of the environment.
         folder: The current folder of the process; None: that of this process.

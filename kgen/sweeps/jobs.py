@@ -12,14 +12,15 @@ from typing import Any
 
 from kgen.config import RunConfig
 from kgen.errors import KgenError, RunInterruptedError
+from kgen.evaluation.results import read_results, write_results
 from kgen.evaluation.scoring import OnImages
 from kgen.experiments.directory import RunDirectory
 from kgen.experiments.trainer import Log, OnMetrics
 from kgen.plugins.faults import reason
-from kgen.runs.evaluation import evaluate, is_finished
+from kgen.runs.evaluation import described, evaluate, is_finished
 from kgen.runs.run import run
 from kgen.storage.files import write_text
-from kgen.sweeps.trials import Training, Trial
+from kgen.studies.trials import Training, Trial
 
 FAILURE_LINES = 40
 """Number of lines of a traceback, or of the output of a process, that are kept for a failure."""
@@ -156,7 +157,7 @@ def _evaluate(job: Job, evaluation: Evaluation, log: Log, on_images: OnImages | 
         own = RunConfig.load(directory.config)
         wanted = RunConfig.load(directory.config, evaluation.overrides)
         if (own.sample, own.evaluate) == (wanted.sample, wanted.evaluate):
-            write_text(Path(evaluation.out), directory.evaluation.read_text(encoding="utf-8"))
+            write_results(Path(evaluation.out), read_results(directory.evaluation), described(directory, wanted))
             return
     log(f"evaluating {evaluation.name}")
     evaluate(job.directory, evaluation.overrides, out=Path(evaluation.out), log=log, on_images=on_images)

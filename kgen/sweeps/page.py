@@ -9,11 +9,11 @@ from kgen.evaluation.results import Result
 from kgen.reporting.page import plot, render
 from kgen.reporting.tables import csv_text, escape, markdown_table
 from kgen.storage.files import write_text
+from kgen.studies.study import Study
+from kgen.studies.trials import Trial
 from kgen.sweeps.directory import SweepDirectory
 from kgen.sweeps.plots import file_names, make_plots
-from kgen.sweeps.study import Study
 from kgen.sweeps.table import Table, to_compute
-from kgen.sweeps.trials import Trial
 
 
 def write_files(

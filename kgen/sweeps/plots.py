@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from kgen.evaluation.columns import Column
 from kgen.reporting.plot import Line, Point, line_plot
-from kgen.sweeps.axes import Axis, find_axis, short_names
-from kgen.sweeps.study import PlotConfig
+from kgen.studies.axes import Axis, find_axis, short_names
+from kgen.studies.plot_names import horizontal_axis
+from kgen.studies.study_file import PlotConfig
 from kgen.sweeps.table import Cell, Row, Table
 
 SINGLE = "sweep.svg"
@@ -49,7 +50,7 @@ def _make_plots(table: Table, plot: PlotConfig, named: bool) -> Plots:
     labels = {column.label for column in table.columns}
     wanted = plot.y or tuple(dict.fromkeys(column.label for column in table.headlines))
     notes = [_unknown(label, labels) for label in wanted if label not in labels]
-    over: Axis | Column | None = _x_axis(table, plot)
+    over: Axis | Column | None = horizontal_axis(table.axes, plot)
     if over is None:
         over = next((column for column in table.columns if column.label == plot.x), None)
         if over is None:
@@ -58,10 +59,10 @@ def _make_plots(table: Table, plot: PlotConfig, named: bool) -> Plots:
     suffix = f" over {_title(table, over)}" if named else ""
     for column in table.columns:
         if column.label in wanted and column is not over:
-            if svg := _Plot(table, plot, over, column).svg():
+            made = _Plot(table, plot, over, column)
+            if svg := made.svg():
                 svgs[column.title + suffix] = svg
-            else:
-                notes.append(f"{column.title} has no finite numbers to plot.")
+            notes += made.notes
     return Plots(svgs, notes)
 
 
@@ -75,14 +76,6 @@ def file_names(plots: Plots) -> dict[str, str]:
         free = [f"{stem}.svg", *(f"{stem}-{number}.svg" for number in range(2, len(plots.svgs) + 1))]
         names[title] = next(name for name in free if name not in names.values())
     return names
-
-
-def _x_axis(table: Table, plot: PlotConfig) -> Axis | None:
-    """The axis to plot over; None if the plot is over a number, or if there is no axis."""
-    if plot.x is not None:
-        return find_axis(table.axes, plot.x)
-    numeric = [axis for axis in table.axes if axis.numeric]
-    return (numeric or list(table.axes) or [None])[-1]  # type: ignore[list-item]
 
 
 def _title(table: Table, over: Axis | Column) -> str:
@@ -101,11 +94,15 @@ class _Plot:
         plot: The settings of the plot in the study.
         over: The axis, or the number, on the horizontal axis.
         column: The number on the vertical axis.
+
+    Attributes:
+        notes: Sentences about what cannot be plotted, after `svg`.
     """
 
     def __init__(self, table: Table, plot: PlotConfig, over: Axis | Column, column: Column) -> None:
         self.table, self.plot, self.over, self.column = table, plot, over, column
         self.names = short_names(table.axes)
+        self.notes: list[str] = []
         self.categories = [v.label for v in over.values] if isinstance(over, Axis) and not over.numeric else []
         label = find_axis(table.axes, plot.label) if plot.label else None
         if label is None and isinstance(over, Column) and table.axes:
@@ -124,8 +121,12 @@ class _Plot:
         lines = [self._line(labels, rows) for labels, rows in groups.items()]
         lines = [line for line in lines if line.points]
         if not lines:
+            self.notes.append(f"{self.column.title} has no finite numbers to plot.")
             return ""
-        logarithmic = self.plot.log and not self.categories and all(x > 0 for line in lines for x, _ in line.points)
+        logarithmic = self.plot.log and not self.categories
+        if logarithmic and any(x <= 0 for line in lines for x, _ in line.points):
+            logarithmic, over = False, _title(self.table, self.over)
+            self.notes.append(f"The axis of {over} is not logarithmic, because some of its values are 0 or less.")
         return line_plot(
             lines,
             _title(self.table, self.over) + (f" (texts: {self.names[self.label.name]})" if self.label else ""),

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kgen.errors import RunInterruptedError
+from kgen.errors import RunError, RunInterruptedError
 from kgen.evaluation.results import Result, read_results
 from kgen.storage.files import write_text
+from kgen.studies.plot_names import require_numbers
+from kgen.studies.study import Study
+from kgen.studies.trials import Plan, Training, Trial, make_plan
+from kgen.sweeps.checks import make_check
 from kgen.sweeps.directory import SweepDirectory
 from kgen.sweeps.engines import Ended, Engine, OneByOne, Say
 from kgen.sweeps.jobs import Job, make_job, training_name
 from kgen.sweeps.page import write_files
-from kgen.sweeps.study import Study
 from kgen.sweeps.table import Table, make_table
-from kgen.sweeps.trials import Plan, Training, Trial, make_plan
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,8 @@ def sweep(study: Study, out: str | Path | None = None, *, engine: Engine | None 
     """Runs the trials that an earlier call has not finished, and writes the table, the plots and the page.
 
     Trials whose configurations differ only in keys that have no effect on the training are evaluations of one run. If
-    one trial fails, the others continue, and the next call tries it again. A study may have more values on an axis than
-    at the earlier call: they are added to the table.
+    one trial fails, the others continue, and the next call tries it again. A study may have other values on an axis
+    than at the earlier call: the table shows the trials that it names now, and the results of all others are kept.
 
     Args:
         study: The study.
@@ -49,8 +52,9 @@ def sweep(study: Study, out: str | Path | None = None, *, engine: Engine | None 
 
     Raises:
         RunInterruptedError: the user pressed Ctrl-C. The same call then continues the sweep.
-        ConfigError: the configuration of a trial is wrong. Nothing has been trained then.
-        RunError: the folder holds something else, or another process works on it.
+        ConfigError: the configuration of a trial is wrong, a metric cannot be measured, or a plot refers to a number
+            that no metric has. Nothing has been trained then.
+        RunError: the folder holds something else, another process works on it, or results are damaged.
     """
     directory = SweepDirectory(Path("sweeps") / study.name if out is None else out)
     plan = make_plan(study, directory.runs)
@@ -68,9 +72,13 @@ class _Sweep:
     def run(self) -> Swept:
         """Runs the trials that have no results, and writes the files after each job."""
         results = self.results()
-        self.directory.forget_failures(self.names)
         left = [trial for trial in self.plan.trials if results[trial.name] is None]
         self.log(f"{len(self.plan.trials)} trials in {self.directory.path}, {len(left)} of them to be done")
+        self._check(left, [found for found in results.values() if found is not None])
+        self.directory.write_study(self.study)
+        self.directory.forget_failures(self.names)
+        for name in sorted(self.study.runs.keys() - {name for trial in self.plan.trials for name in trial.needs}):
+            self.log(f"note: no trial refers to {{runs}}/{name}, so this run is not trained")
         try:
             if left:
                 self._run(self._first(left))
@@ -85,10 +93,39 @@ class _Sweep:
             ) from error
         return self.write()
 
+    def _check(self, left: Sequence[Trial], known: Sequence[Sequence[Result]]) -> None:
+        """Tries the metrics of the trials to be done, and checks the names of the numbers to be plotted.
+
+        Raises:
+            ConfigError: a metric cannot be measured, or a number does not exist.
+            RunInterruptedError: the user pressed Ctrl-C.
+        """
+        labels = {result.label for results in known for result in results}
+        untried: Sequence[str] = ()
+        if left:
+            self.log("trying the metrics")
+            with tempfile.TemporaryDirectory() as folder:
+                check = make_check(left, self.directory.runs, Path(folder) / "outcome.json")
+                try:
+                    ended = self.engine.try_metrics(check, self.log)
+                except KeyboardInterrupt:
+                    raise RunInterruptedError("stopped before anything was trained or evaluated") from None
+                labels, untried = labels.union(check.labels(ended)), check.untried
+        require_numbers(self.study.numbers, labels, untried)
+
     def results(self) -> dict[str, list[Result] | None]:
-        """The results of each trial by its name; None if there are none yet."""
+        """The results of each trial by its name; None if there are none yet.
+
+        Raises:
+            RunError: a file is damaged.
+        """
         files = {trial.name: self.directory.trials / f"{trial.name}.json" for trial in self.plan.trials}
-        return {name: read_results(file) if file.is_file() else None for name, file in files.items()}
+        try:
+            return {name: read_results(file) if file.is_file() else None for name, file in files.items()}
+        except RunError as error:
+            raise RunError(
+                f"{error}. Move the file away, and give the same command again, which repeats this trial alone"
+            ) from error
 
     def write(self) -> Swept:
         """Writes the table, the plots and the page of the finished trials."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from kgen.evaluation.columns import Column, make_columns
 from kgen.evaluation.results import Better, Result
 from kgen.reporting.digits import with_error
-from kgen.sweeps.axes import Axis, Value, short_names
-from kgen.sweeps.study import COLUMNS
+from kgen.studies.axes import Axis, Value, short_names
+from kgen.studies.study_file import COLUMNS
 
 ARROWS: Mapping[Better | None, str] = {"higher": " \N{UPWARDS ARROW}", "lower": " \N{DOWNWARDS ARROW}", None: ""}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -41,7 +42,8 @@ Changes = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Change a key of 'evaluate' or 'sample' in the run's configuration; repeatable.",
+        help="Change a key of 'evaluate' or 'sample' in the run's configuration. Its end, such as 'guidance', is "
+        "enough if no other key ends in it; repeatable.",
         show_default=False,
     ),
 ]
@@ -127,13 +129,16 @@ def _evaluate_folders(
     from kgen.cli.progress import progress_reporter
     from kgen.evaluation.folders import evaluate_folders
     from kgen.evaluation.results import write_results
+    from kgen.storage.locks import output_lock
 
-    with progress_reporter() as reporter:
-        results = evaluate_folders(
-            images, references, metrics=metrics, limit=limit, log=reporter.log, on_images=reporter.on_images
-        )
-    if out is not None:
-        write_results(out, results)
+    with contextlib.nullcontext() if out is None else output_lock(out, "--output"):
+        with progress_reporter() as reporter:
+            results = evaluate_folders(
+                images, references, metrics=metrics, limit=limit, log=reporter.log, on_images=reporter.on_images
+            )
+        if out is not None:
+            measured = {"images": str(images), "references": str(references), "limit": limit}
+            write_results(out, results, measured)
     return results
 
 

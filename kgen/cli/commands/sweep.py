@@ -97,8 +97,8 @@ def command(
     from kgen.cli.backend import load_backend
 
     load_backend()
+    from kgen.studies.study import Study
     from kgen.sweeps.directory import SweepDirectory
-    from kgen.sweeps.study import Study
     from kgen.sweeps.sweep import sweep
 
     _add(source, over or (), changes)
@@ -160,7 +160,7 @@ def _add(source: Source, over: Sequence[str], changes: Sequence[tuple[tuple[str,
     """Adds axes and changes to a study. An axis replaces the axis with the same key."""
     from kgen.config.overrides import AFTER_FILE
     from kgen.config.source import Origin
-    from kgen.sweeps.axes import parse_over
+    from kgen.studies.axes import parse_over
 
     axes = [(("over", key), values, f"--over {text}") for text in over for key, values in [parse_over(text)]]
     for number, (path, value, option) in enumerate([*changes, *axes]):

@@ -58,6 +58,9 @@ class HuggingFace(TableImages):
             "description", "prompt", "title", "comment"; else the labels.
         draw_captions: Whether an image with several captions is one example. Each time training uses the image, it
             picks one of its captions at random; everything else uses the first. false: each caption is an example.
+        shuffle_tags: Whether captions are lists of tags, separated by commas. Each time training uses an image, it puts
+            the tags in a random order; everything else reads the caption as it is.
+        keep_tags: Number of tags at the beginning of a caption that `shuffle_tags` leaves there.
         template: Caption with {label} in place of the name of a label, if there is no column of captions. Without
             {label}, it is the caption of all images.
         flip: Whether training also uses the mirror image of every image.
@@ -86,6 +89,8 @@ class HuggingFace(TableImages):
         image_key: str | None = None,
         caption_key: str | None = None,
         draw_captions: bool = False,
+        shuffle_tags: bool = False,
+        keep_tags: Annotated[int, Field(ge=0, le=1000)] = 0,
         template: Annotated[str, Field(min_length=1)] = DEFAULT_TEMPLATE,
         flip: bool = False,
         validation: Annotated[float, Field(ge=0, lt=1)] = 0.0,
@@ -102,6 +107,8 @@ class HuggingFace(TableImages):
         self.image_key = image_key
         self.caption_key = caption_key
         self.draw_captions = draw_captions
+        self.shuffle_tags = shuffle_tags
+        self.keep_tags = keep_tags
         self.template = template
         self.flip = flip
         self.validation = validation

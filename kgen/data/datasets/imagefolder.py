@@ -47,6 +47,9 @@ class ImageFolder(EncodedImages):
             "captions", "description", "prompt", "title", "comment".
         draw_captions: Whether an image with several captions is one example. Each time training uses the image, it
             picks one of its captions at random; everything else uses the first. false: each caption is an example.
+        shuffle_tags: Whether captions are lists of tags, separated by commas. Each time training uses an image, it puts
+            the tags in a random order; everything else reads the caption as it is.
+        keep_tags: Number of tags at the beginning of a caption that `shuffle_tags` leaves there.
         template: Caption with {label} in place of the name of a class folder.
         split_folders: Whether folders with the names above are splits; false: they are like all other folders.
         flip: Whether training also uses the mirror image of every image.
@@ -74,6 +77,8 @@ class ImageFolder(EncodedImages):
         captions_from: CaptionsFrom = "auto",
         caption_key: str | None = None,
         draw_captions: bool = False,
+        shuffle_tags: bool = False,
+        keep_tags: Annotated[int, Field(ge=0, le=1000)] = 0,
         template: str = DEFAULT_TEMPLATE,
         split_folders: bool = True,
         flip: bool = False,
@@ -91,6 +96,8 @@ class ImageFolder(EncodedImages):
         self.captions_from = captions_from
         self.caption_key = caption_key
         self.draw_captions = draw_captions
+        self.shuffle_tags = shuffle_tags
+        self.keep_tags = keep_tags
         self.template = template
         self.split_folders = split_folders
         self.flip = flip

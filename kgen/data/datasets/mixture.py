@@ -70,6 +70,7 @@ class Mixture(Dataset):
         self.views = math.lcm(*(part.views for part in self._parts))  # each remainder is as likely as another
         self.decodes_elsewhere = all(part.decodes_elsewhere for part in self._parts)
         self.draw_captions = any(part.draw_captions for part in self._parts)
+        self.shuffle_tags = any(part.shuffle_tags for part in self._parts)
         self.credit = " ".join(dict.fromkeys(part.credit for part in self._parts if part.credit))
         self._captions = {
             split: list(itertools.chain.from_iterable(part.captions(split) for part in self._parts)) for split in SPLITS
@@ -108,6 +109,10 @@ class Mixture(Dataset):
     def texts(self, split: Split, index: int) -> Sequence[str]:
         part, row = self._find(split, index)
         return self._parts[part].texts(split, row)
+
+    def drawn_caption(self, split: Split, index: int, number: int) -> str:
+        part, row = self._find(split, index)
+        return self._parts[part].drawn_caption(split, row, number)
 
     def decoding(self, split: Split, index: int, view: int | None) -> Decoding:
         number, row = self._find(split, index)

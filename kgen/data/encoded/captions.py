@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 CAPTION_COLUMNS = ("text", "caption", "captions", "description", "prompt", "title", "comment")
 """Names of captions in tables and in JSON, in lower case. "text" is used first; any other must be the only one."""
 
@@ -91,6 +93,25 @@ def key_of_caption(content: Mapping[str, Any], caption_key: str | None) -> str |
 def are_boxes(captions: Sequence[str]) -> bool:
     """Whether all captions are numbers of boxes, like YOLO's labels, and therefore not captions."""
     return all(map(_BOXES.fullmatch, captions))
+
+
+def shuffled_tags(caption: str, keep: int, number: int) -> str:
+    """Puts the tags of a caption, which are separated by commas, in a random order.
+
+    Args:
+        caption: The caption.
+        keep: Number of tags at the beginning that stay there.
+        number: A random integer in [0, 2^128), which determines the order.
+
+    Returns:
+        The tags, separated by a comma and a space; or the caption as it is, if there are no two tags to shuffle.
+    """
+    tags = [tag for part in caption.split(",") if (tag := part.strip())]
+    rest = tags[keep:]
+    if len(rest) < 2:
+        return caption
+    order = np.argsort(np.random.Philox(key=number).random_raw(len(rest)), kind="stable")
+    return ", ".join([*tags[:keep], *(rest[place] for place in order.tolist())])
 
 
 def _checked(captions: list[str]) -> list[str]:

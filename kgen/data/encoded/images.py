@@ -16,6 +16,7 @@ import numpy as np
 
 from kgen.contracts.dataset import SPLITS, Column, Dataset, Decoding, Problem, Split, short_digest
 from kgen.data.encoded.buckets import Buckets, describe, named, nearest
+from kgen.data.encoded.captions import shuffled_tags
 from kgen.data.encoded.checked import Stamp, unchecked, write_checked
 from kgen.data.encoded.garbage import paused_garbage_collection
 from kgen.data.encoded.headers import read_shapes
@@ -32,7 +33,7 @@ Entries = dict[Split, list[tuple[str, str]]]
 READ_AT_START = 1000
 """Largest number of images that are read at the start to find damaged ones. This takes a few seconds."""
 
-NOT_IN_FINGERPRINT = ("path", "on_error", "validation", "holdout")
+NOT_IN_FINGERPRINT = ("path", "on_error", "validation", "holdout", "shuffle_tags", "keep_tags")
 """Options that the fingerprint leaves out, because they change no image. The captions show how they change splits."""
 
 
@@ -64,6 +65,7 @@ class EncodedImages(Dataset):
     channels: int
     background: str
     crops: int = 1
+    keep_tags: int = 0
     flip: bool
     validation: float
     holdout: tuple[str, ...]
@@ -120,6 +122,8 @@ class EncodedImages(Dataset):
             raise DataError(f"{self.owner}: crops: {self.crops} needs resize: crop or bucket, not {self.resize}")
         if self.buckets is not None and self.resize != "bucket":
             raise DataError(f"{self.owner}: buckets has no effect with resize: {self.resize}: set resize: bucket")
+        if self.keep_tags and not self.shuffle_tags:
+            raise DataError(f"{self.owner}: keep_tags has no effect without shuffle_tags: true")
         self.views = self.crops
         self._color = background_color(self.background, self.owner)
         self._labels = labels or {}
@@ -168,6 +172,10 @@ class EncodedImages(Dataset):
             return super().texts(split, index)
         entries = self._entries[split]
         return self._texts[split][entries[index % len(entries)][0]]
+
+    def drawn_caption(self, split: Split, index: int, number: int) -> str:
+        order, place = divmod(number, len(texts := self.texts(split, index)))
+        return shuffled_tags(texts[place], self.keep_tags, order) if order and self.shuffle_tags else texts[place]
 
     def image(self, split: Split, index: int) -> np.ndarray:
         return self._image(split, index, 0.5)

@@ -61,7 +61,7 @@ class KLAutoencoder(Decoder):
         self.perceptual = perceptual
         self.discriminator = discriminator
         self.kl_weight = kl_weight
-        self.grid = network.grid(image_space)
+        network.grid(image_space)
         policy = self.dtype_policy
         self.encoder_network = EncoderNetwork(network, 2 * channels, dtype=policy, name="analysis")
         self.decoder_network = DecoderNetwork(network, image_space.shape[-1], dtype=policy, name="synthesis")
@@ -74,6 +74,15 @@ class KLAutoencoder(Decoder):
     @property
     def latent_space(self) -> Space:
         return Space("continuous", (*self.grid, self.channels), bounded=False)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Height and width of the latents."""
+        return self.network.grid(self.image_space)
+
+    def check_space(self, image_space: Space) -> None:
+        """Raises SpaceError if the downsampling factor does not divide the height and the width."""
+        self.network.grid(image_space)
 
     def build(self, input_shape: None = None) -> None:
         images, latent = (None, *self.image_space.shape), (None, *self.latent_space.shape)

@@ -20,7 +20,8 @@ Shape = tuple[int | None, ...]
 class Network:
     """Stages of residual convolutions. Each has half the height and width of the stage before.
 
-    The downsampling factor is ``patch * 2 ** (stages - 1)``.
+    The downsampling factor is ``patch * 2 ** (stages - 1)``. The networks work on images of every height and width that
+    it divides.
 
     Args:
         width: Number of channels of the first stage.

@@ -55,7 +55,7 @@ class VQAutoencoder(Decoder):
         self.reconstruction = reconstruction
         self.perceptual = perceptual
         self.discriminator = discriminator
-        self.grid = network.grid(image_space)
+        network.grid(image_space)
         policy = self.dtype_policy
         self.encoder_network = EncoderNetwork(network, quantizer.dim, dtype=policy, name="analysis")
         self.decoder_network = DecoderNetwork(network, image_space.shape[-1], dtype=policy, name="synthesis")
@@ -67,6 +67,15 @@ class VQAutoencoder(Decoder):
     @property
     def latent_space(self) -> Space:
         return Space("tokens", self.grid, vocabulary=self.quantizer.vocabulary)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Height and width of the latents."""
+        return self.network.grid(self.image_space)
+
+    def check_space(self, image_space: Space) -> None:
+        """Raises SpaceError if the downsampling factor does not divide the height and the width."""
+        self.network.grid(image_space)
 
     def build(self, input_shape: None = None) -> None:
         images, vectors = (None, *self.image_space.shape), (None, *self.grid, self.quantizer.dim)

@@ -10,8 +10,10 @@ import pytest
 from keras import ops
 from kgen_plugin_codecs.kl import KLAutoencoder
 from kgen_plugin_codecs.networks import Network
+from kgen_plugin_codecs.quantizers import FiniteScalar
 from kgen_plugin_codecs.reconstruction import reconstruction_loss
 from kgen_plugin_codecs.scale import Scale, moments
+from kgen_plugin_codecs.vq import VQAutoencoder
 
 from kgen import Space, SpaceError
 from kgen.testing import DecoderConformance
@@ -42,6 +44,36 @@ class TestWithoutAttention(DecoderConformance):
 
 def random_images(count: int) -> np.ndarray:
     return RNG.integers(0, 256, (count, 16, 16, 3)).astype(np.uint8)
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("kind", ["kl", "vq"])
+def test_images_of_another_shape_are_those_of_an_autoencoder_made_for_it(kind: str) -> None:
+    def make(space: Space) -> KLAutoencoder | VQAutoencoder:
+        if kind == "kl":
+            return KLAutoencoder(space, channels=2, network=TINY)
+        return VQAutoencoder(space, quantizer=FiniteScalar(levels=(4, 3)), network=TINY)
+
+    here, there = SPACE, Space("continuous", (12, 20, 3))
+    one, other = make(here), make(there)
+    for codec in (one, other):
+        codec.build(None)
+    for mine, its in zip(one.weights, other.weights, strict=True):
+        if "seed" not in mine.path:
+            mine.assign(RNG.normal(0.1, 0.2, mine.shape))
+            its.assign(mine)
+    resized = one.resized(there)
+    assert resized.latent_space == other.latent_space and one.latent_space.shape[:2] == (4, 4)
+    images = ops.convert_to_tensor(RNG.uniform(-1, 1, (2, *there.shape)).astype(np.float32))
+    latents = [codec.encode(images) for codec in (one, resized, other)]
+    assert tuple(latents[0].shape) == (2, *resized.latent_space.shape)
+    made = [codec.decode(latents[0], {}, {}) for codec in (one, resized, other)]
+    for found in (latents, made):
+        for values in found[:2]:
+            np.testing.assert_allclose(ops.convert_to_numpy(values), ops.convert_to_numpy(found[2]), 1e-5, 1e-5)
+    assert tuple(one.compute_losses(images, {}, training=True)["loss"].shape) == (2,)
+    with pytest.raises(SpaceError, match=r"factor 4 needs a height and a width divisible by it, but .* 12x18"):
+        one.resized(Space("continuous", (12, 18, 3)))
 
 
 def test_calibrated_latents_have_unit_variance() -> None:

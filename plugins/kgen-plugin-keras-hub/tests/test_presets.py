@@ -130,5 +130,5 @@ def test_a_replaced_preset_is_noticed(kind: Any, tmp_path: Path, request: pytest
     with pytest.raises(RunError, match="is not the one that this pipeline was trained with"):
         encoder.load_assets(tmp_path)
     (tmp_path / "preset.json").write_text(json.dumps({"text": "a"}))
-    with pytest.raises(RunError, match=r"preset\.json is damaged: pooled: Field required"):
+    with pytest.raises(RunError, match=r"preset\.json is damaged: pooled: is required"):
         encoder.load_assets(tmp_path)

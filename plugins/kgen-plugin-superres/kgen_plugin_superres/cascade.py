@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import pydantic
 from keras import ops
 from pydantic import Field
 
 from kgen import ConditionSpace, ConfigError, Decoder, NoiseSpec, Space, SpaceError, make_decoder
-from kgen.options import option_model
+from kgen.options import check_options
 
 Tensor = Any
 Condition = dict[str, Tensor]
@@ -113,7 +112,11 @@ class Cascade(Decoder):
         """Returns the validated options of each part."""
         if len(parts) > len(self.parts):
             raise ConfigError(f"parts: options of {len(parts)} decoders, but the cascade has {len(self.parts)}")
-        return [_checked(part, given) for part, given in zip(self.parts, [*parts, *[{}] * len(self.parts)])]  # noqa: B905 (missing options are {})
+        filled = [*parts, *[{}] * (len(self.parts) - len(parts))]
+        return [
+            check_options(type(part).decode, given, f"{type(part).__name__}.decode")
+            for part, given in zip(self.parts, filled, strict=True)
+        ]
 
     # ---- training -------------------------------------------------------------------------------------------------
 
@@ -178,13 +181,3 @@ class _Mapped(Iterable[np.ndarray]):
 
 def _trains(part: Decoder) -> bool:
     return type(part).compute_losses is not Decoder.compute_losses
-
-
-def _checked(part: Decoder, given: dict[str, Any]) -> dict[str, Any]:
-    name = f"{type(part).__name__}.decode"
-    try:
-        model = option_model(type(part).decode, name)(**given)
-    except pydantic.ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg'].lower()}" for e in error.errors()]
-        raise ConfigError(f"options of {name}: {'; '.join(lines)}") from error
-    return {key: getattr(model, key) for key in given}

@@ -32,10 +32,12 @@ class _Frechet(FeatureMetric):
     better: ClassVar[Literal["higher", "lower"] | None] = "lower"
     headline: ClassVar[str | None] = "distance"
     min_images = 2
+    min_references = 2
 
     def _compare(self, features: Any, reference: str, extrapolate: bool) -> None:
         """Sets the options."""
         self.reference, self.extrapolate = reference, extrapolate
+        self.optional_numbers = ("extrapolated", "extrapolation_error") if extrapolate else ()
         self._use(features, reference)
 
     def start(self, dataset: Dataset, split: Split) -> None:

@@ -22,6 +22,7 @@ class _Kernel(RowMetric):
     better: ClassVar[Literal["higher", "lower"] | None] = "lower"
     headline: ClassVar[str | None] = "distance"
     min_images = 2
+    min_references = 2
 
     subsets: int
     subset_size: int

@@ -21,7 +21,7 @@ class _Neighbors(RowMetric):
     def _compare(self, features: Any, reference: str, k: int) -> None:
         """Sets the options."""
         self.features, self.reference, self.k = features, reference, k
-        self.min_images = k + 1
+        self.min_images = self.min_references = k + 1
         self._use(features, reference)
 
     def protocol(self) -> Mapping[str, str | int | float | bool]:

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from kgen.config import LikelihoodConfig, RunConfig
 from kgen.config.changes import affects_training, training_part
 from kgen.config.overrides import Setting
+from kgen.config.source import read_file
 from kgen.errors import ConfigError
-from kgen.sweeps.axes import Value, file_name, file_names
-from kgen.sweeps.references import OWN_RUN, REFERENCE, references, resolved, with_variables
-from kgen.sweeps.study import Study
+from kgen.studies.axes import Value, file_name, file_names
+from kgen.studies.guides import guide_problems
+from kgen.studies.references import (
+    OWN_RUN,
+    REFERENCE,
+    references,
+    refers_to_own_run,
+    resolved,
+    with_variables,
+)
+from kgen.studies.study import Study
 
 MAX_TRIALS = 10_000
 
@@ -79,8 +90,8 @@ def make_plan(study: Study, folder: Path) -> Plan:
         folder: The folder of the runs that the sweep trains.
 
     Raises:
-        ConfigError: the configuration of a trial is wrong, or there are too many trials. The message lists the problems
-            of all trials, one per line.
+        ConfigError: the configuration of a trial is wrong, a model that guides it will not exist, or there are too many
+            trials. The message lists the problems of all trials, one per line.
     """
     count = math.prod(len(axis.values) for axis in study.axes)
     if count > MAX_TRIALS:
@@ -111,6 +122,10 @@ def make_plan(study: Study, folder: Path) -> Plan:
     trials = sorted((t for training in trainings for t in training.trials), key=lambda trial: order[trial.name])
     if taken := {training.name.casefold() for training in trainings} & {name.casefold() for name in study.runs}:
         raise ConfigError(f"runs: '{taken.pop()}' is also the name of the run of a trial: choose another name")
+    trained = {t.directory.resolve(): t.config.fit for t in (*first, *trainings) if t.config is not None}
+    used = [(trial.config, (*study.settings, *trial.settings)) for trial in trials]
+    if guides := list(dict.fromkeys(guide_problems(used, trained))):
+        raise ConfigError("\n".join(guides))
     return Plan(tuple(first), trainings, tuple(trials))
 
 
@@ -144,13 +159,39 @@ def _trainings(study: Study, trials: Sequence[Trial], folder: Path) -> tuple[Tra
         return (Training(study.base.name, study.base.directory, None, own),)
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
-        groups.setdefault(json.dumps(training_part(trial.config.dump()), sort_keys=True), []).append(trial)
+        groups.setdefault(_key(trial.config.dump()), []).append(trial)
+    begun = _begun(folder, study.runs)
     trainings = []
-    for members in groups.values():
-        name = members[0].config.name
+    for key, members in groups.items():
+        name = begun.get(key, members[0].config.name)
+        members = [replace(m, config=m.config.model_copy(update={"name": name})) for m in members]
         own = _refer(members, folder / name)
-        trainings.append(Training(name, folder / name, _shared(study, own, folder), own))
+        alone = len(own) == 1 and not refers_to_own_run(members[0].config.sample.options)
+        config = own[0].config if alone else _shared(study, own[0], folder)
+        trainings.append(Training(name, folder / name, config, own))
     return tuple(trainings)
+
+
+def _key(config: Mapping[str, Any]) -> str:
+    """The part of a configuration that affects the training, as a text."""
+    return json.dumps(training_part(config), sort_keys=True)
+
+
+def _begun(folder: Path, others: Collection[str]) -> dict[str, str]:
+    """The names of the runs in a folder by what affects their trainings, so that each is found again.
+
+    The first trial of a training gives it its name, and may have been removed from the study, or added, since then.
+
+    Args:
+        folder: The folder of the runs.
+        others: The names of runs without trials.
+    """
+    found: dict[str, str] = {}
+    for file in sorted(folder.glob("*/config.yaml")):
+        if file.parent.name not in others:
+            with contextlib.suppress(ConfigError):  # the training of that run names the problem
+                found[_key(read_file(file).data)] = file.parent.name
+    return found
 
 
 def _refer(trials: Sequence[Trial], directory: Path) -> tuple[Trial, ...]:
@@ -163,15 +204,22 @@ def _refer(trials: Sequence[Trial], directory: Path) -> tuple[Trial, ...]:
     return tuple(found)
 
 
-def _shared(study: Study, trials: Sequence[Trial], folder: Path) -> RunConfig:
-    """The configuration with which a run is trained.
+def _shared(study: Study, first: Trial, folder: Path) -> RunConfig:
+    """The configuration with which a run of several trials is trained.
 
-    If there is only one trial, the run has its configuration and its evaluation. If there are several, the run is not
-    scored, and its sampling options are those of the study alone, so that a failed trial does not affect the others.
+    The run is not scored, and its sampling options are those of the study alone, so that a failed trial does not affect
+    the others. If they refer to the run itself, which does not exist yet, they are those of the run file.
+
+    Args:
+        study: The study.
+        first: The first trial of the run.
+        folder: The folder of the runs.
     """
-    first = trials[0]
-    if len(trials) == 1:
-        return first.config
     common = [setting for setting in first.settings if affects_training(setting.key)]
-    config = _configure(study, common, folder, first.config.name, {})
-    return _unscored(config or first.config)
+    config = _unscored(_configure(study, common, folder, first.config.name, {}) or first.config)
+    if not refers_to_own_run(config.sample.options):
+        return config
+    sample = study.base.source.data.get("sample")
+    options = sample.get("options", {}) if isinstance(sample, dict) else {}
+    options = {} if refers_to_own_run(options) else options
+    return config.model_copy(update={"sample": config.sample.model_copy(update={"options": options})})
