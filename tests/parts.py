@@ -51,7 +51,7 @@ class Words(Encoder):
 
 
 class Hues(Words):
-    """A vector for every caption, trained alone to be the mean color of the images, through noise."""
+    """A vector for every caption. It is trained in a separate stage to predict the mean color of the images."""
 
     def __init__(self, *, dim: int = 3, **kwargs: Any) -> None:
         super().__init__(dim=dim, **kwargs)

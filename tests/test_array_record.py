@@ -359,13 +359,6 @@ def test_without_the_package(shards: Path, monkeypatch: pytest.MonkeyPatch) -> N
 # Worker processes, resume, and the command line
 
 
-def test_a_copy_for_another_process_reads_the_same(shards: Path) -> None:
-    dataset = opened(shards, flip=True, validation=0.25)
-    dataset.image("train", 0)
-    copy = pickle.loads(pickle.dumps(dataset))
-    assert shown(copy) == shown(dataset) and copy.fingerprint() == dataset.fingerprint()
-
-
 def test_batches_are_the_same_after_a_resume_and_with_workers(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A damaged image is replaced in the same way."""
     monkeypatch.setattr(encoded, "READ_AT_START", 0)

@@ -18,7 +18,7 @@ SHAPES = [(4, 6), (6, 4), (4, 6), (5, 5), (6, 4), (4, 6)]
 
 
 class Level(LossModel):
-    """Learns the mean of the pixels. It sums them in loops over static shapes, as no graph of unknown shapes can."""
+    """Learns the mean of the pixels. It multiplies heights and widths, which are None in a graph of unknown shapes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,6 +53,16 @@ def test_each_shape_is_compiled_once() -> None:
     assert float(ops.convert_to_numpy(model.level)) == pytest.approx(level, abs=1e-5)
     eager = keras.backend.backend() == "torch"
     assert model.seen == (Counter(SHAPES) if eager else dict.fromkeys(SHAPES, 1))
+
+
+def test_several_steps_per_execution_use_every_batch() -> None:
+    """Keras counts these steps, so that each call must take them all. The last call takes the batches that are left."""
+    one, several = Level(), Level()
+    for model, steps in ((one, 1), (several, 4)):
+        model.compile(optimizer=keras.optimizers.SGD(0.25), steps_per_execution=steps)
+        model.fit(stream(Watched(batches(), several_shapes=True)), steps_per_epoch=len(SHAPES), verbose=0)
+    assert float(several.level) == pytest.approx(float(one.level), abs=1e-6) and float(one.level) != 0
+    assert int(several.optimizer.iterations) == int(one.optimizer.iterations) == len(SHAPES)
 
 
 @pytest.mark.backends

@@ -1,4 +1,4 @@
-"""Runs whose images have several shapes: training, resuming, sampling in asked-for shapes, and what is refused."""
+"""Runs whose images have several shapes: training, resuming, generating images of a given size, and what is refused."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def pipeline() -> Any:
     )
 
 
-def test_generate_makes_images_of_the_asked_size(pipeline: Any, tmp_path: Path) -> None:
+def test_generate_makes_images_of_the_given_size(pipeline: Any, tmp_path: Path) -> None:
     options = {"steps": 1, "seed": 3}
     wide, square = (pipeline.generate(["red", "blue"], size=size, **options) for size in ((12, 20), None))
     assert wide.shape == (2, 12, 20, 3) and square.shape == (2, 16, 16, 3)
@@ -143,7 +143,7 @@ def test_generate_makes_images_of_the_asked_size(pipeline: Any, tmp_path: Path) 
     np.testing.assert_array_equal(again.generate(["red", "blue"], size=(12, 20), **options), wide)
 
 
-def test_an_image_to_start_from_has_the_asked_size(pipeline: Any) -> None:
+def test_an_image_to_start_from_has_the_given_size(pipeline: Any) -> None:
     image = np.zeros((12, 20, 3), np.uint8)
     assert pipeline.generate("red", image=image, size=(12, 20), steps=1).shape == (1, 12, 20, 3)
     with pytest.raises(ConfigError, match=r"must be uint8 \(16, 16, 3\)"):

@@ -1,4 +1,4 @@
-"""Aspect-ratio buckets: their shapes, the bucket of an image, what is cut off, and the order of the batches."""
+"""Aspect-ratio buckets: their shapes, the bucket of an image, what is cropped, and the order of the batches."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from kgen.data.encoded import Buckets, headers
 from kgen.data.encoded.buckets import cropped_shares, nearest, usual_step
 from kgen.data.images import decode, fitted, header_shape
 from kgen.data.loader import Loader
+from kgen.data.order import BatchOrder
 from kgen.data.reading.workers import Workers
-from kgen.data.rows import BatchOrder
 from kgen.testing import DatasetConformance
 
 pytestmark = pytest.mark.portable
@@ -41,7 +41,7 @@ WHITE = (255, 255, 255)
     ("size", "step", "aspect"), [(64, None, 2), (1024, 64, 2), (512, 64, 4), (96, 8, 3), (16, 16, 1)]
 )
 def test_shapes_are_all_that_nothing_larger_contains(size: int, step: int | None, aspect: float) -> None:
-    """By brute force: of all shapes within the limits, those that are in no other one."""
+    """Compared with brute force: all shapes within the limits that are not part of a larger one."""
     found = Buckets(step=step, max_aspect=aspect).shapes(size)
     unit = step or usual_step(size)
     sides = range(unit, 2 * size + unit, unit)
@@ -76,7 +76,7 @@ def test_an_image_goes_to_the_bucket_of_the_nearest_aspect_ratio() -> None:
         assert distances[found] == min(distances)
 
 
-# ---- what is cut off ---------------------------------------------------------------------------------------------
+# ---- what is cropped ---------------------------------------------------------------------------------------------
 
 
 def coordinates(height: int, width: int) -> Image.Image:
@@ -153,7 +153,7 @@ def test_a_header_tells_the_shape_of_the_decoded_image(save: Callable[[Image.Ima
 
 
 def test_a_turned_jpeg_is_reduced_no_further_than_its_bucket() -> None:
-    """A JPEG is decoded at a fraction of its size, which must be that of the turned image."""
+    """A JPEG decoder reduces the image before it is rotated, so that height and width must be swapped for it."""
     data = saved("JPEG", exif=turned(6), quality=95)(coordinates(400, 200))  # 200 high and 400 wide
     image = decode(data, WHITE, (100, 200))
     assert (image.height, image.width) == (100, 200)
@@ -202,9 +202,9 @@ def test_images_have_the_shapes_of_their_buckets(folder: Path) -> None:
     assert sorted(np.concatenate(list(found.values()))) == list(range(20))
     for shape, rows in found.items():
         assert all(dataset.image("train", row).shape == (*shape, 3) for row in rows.tolist())
-    (counts, cut) = [line for line in dataset.notes() if "bucket" in line or "cut off" in line]
+    (counts, cut) = [line for line in dataset.notes() if "bucket" in line or "cropped" in line]
     assert "20x12 (4), 16x16 (10), 12x20 (6)" in counts
-    assert cut.endswith(f"at most {1 - 20 * 16 / 12 / 31:.1%} (19.png)")
+    assert cut.endswith(f"is cropped on average, and at most {1 - 20 * 16 / 12 / 31:.1%} (19.png)")
 
 
 def test_shapes_are_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +227,7 @@ def test_an_image_that_fits_no_bucket_is_refused_or_skipped(
     if not read_at_start:
         monkeypatch.setattr("kgen.data.encoded.images.READ_AT_START", 0)
     Image.new("RGB", (16 * 3, 16)).save(folder / "02.png")
-    with pytest.raises(DataError, match=r"02.png: its 16x48 pixels .*max_aspect is 2, .* is 3\n.*on_error: skip"):
+    with pytest.raises(DataError, match=r"02.png: its 16x48 pixels .* is 3, .*max_aspect is 2\n.*on_error: skip"):
         opened(folder)
     dataset = opened(folder, on_error="skip")
     assert "image 2" not in dataset.captions("train") and len(dataset.captions("train")) == 19

@@ -129,7 +129,7 @@ def test_a_run_calibrates_it_once_and_others_import_it(tmp_path: Path, monkeypat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("decoder.fit={steps: 3}", "no losses to train by: leave 'fit' out"),
+        ("decoder.fit={steps: 3}", "no losses to train by, and is only calibrated: leave 'fit' out"),
         ("decoder={name: linear/pca, from: RUN, data: shapes}", "leave out one of the two"),
     ],
 )

@@ -210,6 +210,20 @@ def test_data_check_reads_every_image(
     assert "data: every image was read, and all are good" in kgen("data", "check", config).out
 
 
+def test_data_check_reads_the_images_of_every_stage(
+    config: Path, folder: Path, decoded: list[bytes], kgen: Callable[..., Outcome]
+) -> None:
+    """Encoder and decoder may have separate data, which their configuration names."""
+    own = f"{{name: imagefolder, path: {folder}, size: 16, on_error: skip}}"
+    encoder = f"encoder={{name: clip/clip, image: {{kind: vit, size: 16}}, fit: {{steps: 1}}, data: {own}}}"
+    decoder = f"decoder={{name: codecs/kl-autoencoder, fit: {{steps: 1}}, data: {own}}}"
+    changed = ("data={name: shapes, size: 16}", encoder, decoder)
+    done = kgen("data", "check", config, *(part for setting in changed for part in ("--set", setting)))
+    assert done.status == 0, done.err
+    for stage in ("encoder.data", "decoder.data"):
+        assert f"{stage}: every image was read, and 3 are skipped" in done.out
+
+
 def test_a_run_stops_with_a_checkpoint(
     config: Path, folder: Path, decoded: list[bytes], tmp_path: Path, kgen: Callable[..., Outcome]
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from kgen_plugin_superres.regression import Regression
-from parts import Words
+from parts import MeanColor, Words
 from PIL import Image
 
 from kgen import DataError, make_dataset
@@ -155,6 +155,17 @@ def test_cached_conditions_hold_every_caption(folder: Path, tmp_path: Path) -> N
     assert len(np.unique(batch["condition"]["pooled"], axis=0)) > 5, "captions other than the first are drawn"
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_cached_conditions_hold_every_view(folder: Path, tmp_path: Path, flip: bool) -> None:
+    """A frozen encoder that reads the image reads the crop that training uses."""
+    dataset, encoder = opened(folder), MeanColor()
+    encoder.null_condition()  # creates its weight
+    read = condition_reader(encoder, AllEncoderInputs(dataset, encoder.fields, flip=flip), tmp_path)
+    for batch in itertools.islice(iter(Loader(dataset, encoder, batch_size=10, read=read, flip=flip).training()), 6):
+        colors = batch["image"].mean((1, 2)) / 255
+        np.testing.assert_allclose(batch["condition"]["pooled"], colors, rtol=2**-8)  # bfloat16
+
+
 class Both(Encoder):
     """Reads the caption and the image; the tokens are the caption's letter and the image's gray value."""
 
@@ -176,6 +187,7 @@ def test_an_encoder_of_several_fields_sees_the_drawn_ones(folder: Path) -> None:
         parts |= {int(value) // 90 for value in batch["tokens"]["id"][:, 1]}
     assert letters == set("abc") and parts == {0, 1, 2}
     assert len(training_inputs(dataset, Both())) == 15
+    assert len(AllEncoderInputs(dataset, Both.fields, flip=True)) == 2 * 15 * 3 + 1
 
 
 def test_a_mixture_draws_too(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""An encoder that is trained in a stage of its own: once, resumed, frozen then, kept, and taken from another run."""
+"""An encoder with a separate training stage: it is trained once, resumed, frozen, reused, and imported from a run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -59,7 +60,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run, not to be written to."""
+    """A finished run, which tests must not change."""
     path = tmp_path_factory.mktemp("done") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KGEN_CACHE", str(path.parent / "cache"))
@@ -96,7 +97,7 @@ def refuse_to_train(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.backends
 def test_the_encoder_is_trained_first_and_then_frozen(done: Path) -> None:
-    """The pipeline has the very weights that the stage has saved, and they are not those that it began with."""
+    """The pipeline has the weights that the stage saved, and they differ from the initial weights."""
     trained, pipeline = weights(done), load(done)
     assert trained.keys() == {"encoder/table", "encoder/color"} == encoder_weights(pipeline.encoder).keys()
     for path, variable in encoder_weights(pipeline.encoder).items():
@@ -118,7 +119,7 @@ def test_its_losses_and_scores_are_recorded(done: Path) -> None:
 
 
 def test_the_encoder_learns_the_colors(tmp_path: Path) -> None:
-    """The condition of a caption tells the mean color of its images: the closed form of the least squares."""
+    """The condition of a caption gives the mean color of its images, which is the closed form of least squares."""
     data = "{name: shapes, size: 16, objects: 1, colors: [red, blue], shapes: [circle], sizes: [large]}"
     fit = "{steps: 400, batch_size: 8, learning_rate: 0.1, warmup_steps: 0, ema: null, log_every: 400}"
     config = configuration(data=data, encoder__fit=fit, sample={"every": 0})
@@ -192,7 +193,7 @@ def test_a_decoder_that_reads_the_text_comes_after_its_encoder(tmp_path: Path, l
     assert report.index("<h2>Encoder</h2>") < report.index("<h2>Decoder</h2>")
 
 
-# ---- encoders that exist -----------------------------------------------------------------------------------------
+# ---- existing encoders -------------------------------------------------------------------------------------------
 
 
 def test_restart_keeps_an_encoder_that_would_be_the_same(
@@ -227,7 +228,7 @@ def test_restart_trains_a_changed_encoder_and_prints_why(
 
 
 def test_imported_from_another_run(tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its vocabulary comes with it, although the captions differ here."""
+    """Its vocabulary is copied, too, although the captions of this run differ."""
     refuse_to_train(monkeypatch)
     source = Path(shutil.copytree(done, tmp_path / "source"))
     config = configuration(encoder=f"{{from: {source}}}", data__holdout="[red circle]")
@@ -249,7 +250,7 @@ def test_another_class_takes_the_same_weights(tmp_path: Path, done: Path) -> Non
     words = list(second.words[:3])
     made = [e({"id": ops.convert_to_tensor(e.tokenize(texts)["id"])}) for e, texts in ((second, words), (first, words))]
     np.testing.assert_array_equal(*(ops.convert_to_numpy(condition["pooled"]) for condition in made))
-    with pytest.raises(ConfigError, match=r"encoder: encoder 'made/tints' has the weights of another one, 'Hues'"):
+    with pytest.raises(ConfigError, match="encoder: encoder 'made/tints' uses the weights of a trained 'Hues': set"):
         configuration(encoder="made/tints")
     with pytest.raises(RunError, match="holds another encoder than the run's: it differs in dim"):
         check(configuration(encoder=f"{{name: made/tints, dim: 4, from: {done}}}"))
@@ -275,20 +276,20 @@ def test_missing_encoders_are_refused(tmp_path: Path, done: Path) -> None:
     [
         (
             {"encoder": "made/hues"},
-            "encoder 'made/hues' must be trained: give it 'fit: {steps: ...}', or take it 'from",
+            "encoder 'made/hues' must be trained: set 'fit: {steps: ...}', or 'from: RUN'",
         ),
         (
             {"encoder": "{name: made/words, fit: {steps: 3}}"},
             "encoder.fit: encoder 'made/words' has nothing to train in a stage of its own: leave 'fit' out",
         ),
         ({"encoder__from": "runs/x"}, "an encoder 'from' another run is already trained: leave out one of the two"),
-        ({"encoder": "{name: made/tints, fit: {steps: 3}}"}, "give it 'from: RUN'"),
+        ({"encoder": "{name: made/tints, fit: {steps: 3}}"}, "set 'from: RUN'"),
         ({"encoder__fit": "{stepps: 3}"}, "encoder.fit.stepps: unknown"),
         ({"encoder__data": "{name: shapess}"}, "shapess"),
         ({"encoder": "{name: made/hues, data: shapes}"}, "must be trained"),
         (
             {"encoder": "[made/words, made/hues]"},
-            "encoder: 'made/hues' is trained in a stage of its own, which joined encoders do not have",
+            "encoder: 'made/hues' must be trained in a stage of its own, which joined encoders do not have",
         ),
     ],
 )
@@ -312,7 +313,7 @@ def test_changed_images_of_the_encoder_are_refused_or_noted(
 
 
 def test_the_encoder_can_have_separate_data(tmp_path: Path) -> None:
-    """They may be of another size, and its vocabulary is theirs."""
+    """The images may have another size, and the vocabulary is from the captions of these data."""
     own = configuration(encoder__data="{name: shapes, size: 32, count: 12}", encoder__fit__steps=1, fit__steps=1)
     run(own, tmp_path / "run", log=lambda text: None)
     assert set(load(tmp_path / "run").encoder.words) == set(Shapes(size=32, count=12).captions("train"))
@@ -335,7 +336,7 @@ def test_settings_without_effect_may_change() -> None:
     assert [change.allowed for change in changes(before, steps)] == [False]
 
 
-# ---- what is tried before the training ----------------------------------------------------------------------------
+# ---- checks before the training -----------------------------------------------------------------------------------
 
 
 def test_the_encoder_stage_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,7 +361,7 @@ def test_the_encoder_stage_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_trying_does_not_change_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither its weights, nor the state of its noise."""
+    """Neither its weights nor the state of its noise change."""
     before: list[np.ndarray] = []
 
     class Watched(EncoderModel):
@@ -385,9 +386,30 @@ def test_python_pipelines_do_not_train_it() -> None:
     batch = {"image": np.zeros((4, 8, 8, 3), np.uint8), "tokens": trained.encoder.tokenize(["a", "b", "a", "b"])}
     history = trained.fit(batch, epochs=2, batch_size=4, verbose=0).history["loss"]
     assert history[1] < history[0]
-    with pytest.raises(ConfigError, match="Hues is frozen, so that there is nothing to train"):
+    with pytest.raises(ConfigError, match="Hues is frozen: there is nothing to train"):
         EncoderModel(encoder, kgen.Space("continuous", (8, 8, 3)))
     assert _adapted(Words()).trainable
+
+
+class Late(Words):
+    """A frozen encoder that makes a layer when it is built, as transformers do."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.trainable = False
+
+    def build(self, input_shape: Any) -> None:
+        super().build(input_shape)
+        self.late = keras.layers.Dense(2)
+        self.late.build((None, self.dim))
+
+
+def test_layers_that_a_frozen_encoder_makes_late_are_frozen() -> None:
+    encoder = _adapted(Late())
+    pipeline = kgen.assemble(encoder=encoder, generator="made/painter", image_space=(8, 8, 3))
+    trained = {id(variable) for variable in pipeline.trainable_variables}
+    assert trained and len(encoder.variables) == 3
+    assert not trained & {id(variable) for variable in encoder.variables}
 
 
 def _adapted(encoder: Any) -> Any:

@@ -36,8 +36,8 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
     yield found
 
 
-def picture(width: int, height: int, mode: str = "RGB") -> Image.Image:
-    """Noise, in which neighbors are alike, so that all frequencies occur."""
+def smooth_noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    """Noise that is smoothed, so that all frequencies occur."""
     noise = np.random.default_rng(width).integers(0, 256, (height, width, 3)).astype(np.uint8)
     return ImageOps.autocontrast(Image.fromarray(noise).filter(ImageFilter.GaussianBlur(1))).convert(mode)
 
@@ -62,7 +62,7 @@ def agree(data: bytes, size: int) -> None:
 @pytest.mark.parametrize("size", [0, 200, 64, 33, 16])
 @pytest.mark.parametrize(("width", "height"), [(256, 256), (131, 203)])
 def test_all_kinds_of_jpeg_are_decoded_as_by_pillow(decoded: list[bool], width: int, height: int, size: int) -> None:
-    pixels = np.ascontiguousarray(picture(width, height))
+    pixels = np.ascontiguousarray(smooth_noise(width, height))
     kinds = [simplejpeg.encode_jpeg(pixels, 90, colorsubsampling=name) for name in SUBSAMPLINGS]
     options: tuple[dict[str, Any], ...] = (
         {"quality": 30},
@@ -74,8 +74,8 @@ def test_all_kinds_of_jpeg_are_decoded_as_by_pillow(decoded: list[bool], width: 
         {"exif": _exif(1)},
         {"icc_profile": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()},
     )
-    kinds += [encoded(picture(width, height), **each) for each in options]
-    kinds += [encoded(picture(width, height, "L"))]
+    kinds += [encoded(smooth_noise(width, height), **each) for each in options]
+    kinds += [encoded(smooth_noise(width, height, "L"))]
     for data in kinds:
         agree(data, size)
     assert decoded == [True] * len(kinds)
@@ -89,12 +89,12 @@ def _exif(orientation: int) -> Image.Exif:
 
 @pytest.mark.parametrize("size", [0, 48])
 def test_pillow_decodes_what_must_be_converted_or_rotated(decoded: list[bool], size: int) -> None:
-    agree(encoded(picture(96, 96, "CMYK")), size)
-    agree(encoded(picture(96, 15)), size)  # small images may have another scale of the same size
-    rotated = np.asarray(images.decode(encoded(picture(96, 120), exif=_exif(6)), WHITE, size=size))
-    expected = np.rot90(by_pillow(encoded(picture(96, 120)), size), -1)
+    agree(encoded(smooth_noise(96, 96, "CMYK")), size)
+    agree(encoded(smooth_noise(96, 15)), size)  # small images may have another scale of the same size
+    rotated = np.asarray(images.decode(encoded(smooth_noise(96, 120), exif=_exif(6)), WHITE, size=size))
+    expected = np.rot90(by_pillow(encoded(smooth_noise(96, 120)), size), -1)
     np.testing.assert_array_equal(rotated, expected)
-    data = encoded(picture(96, 96), icc_profile=wide_profile())
+    data = encoded(smooth_noise(96, 96), icc_profile=wide_profile())
     assert not np.array_equal(np.asarray(images.decode(data, WHITE, size=size)), by_pillow(data, size))
     assert decoded == [False, False]  # it was tried for the first two files only
 
@@ -103,7 +103,7 @@ def test_pillow_decodes_what_must_be_converted_or_rotated(decoded: list[bool], s
 @pytest.mark.parametrize("progressive", [False, True])
 def test_damage_has_the_same_effect_as_with_pillow(decoded: list[bool], size: int, progressive: bool) -> None:
     """Files that are cut, and files with a wrong byte, which often changes the pixels only."""
-    whole = encoded(picture(160, 130), progressive=progressive)
+    whole = encoded(smooth_noise(160, 130), progressive=progressive)
     random = np.random.default_rng(0)
     cut = [whole[:length] for length in random.integers(2, len(whole), 20)]
     damaged = []
@@ -124,7 +124,7 @@ def test_damage_has_the_same_effect_as_with_pillow(decoded: list[bool], size: in
 
 
 def test_a_jpeg_of_the_size_asked_for_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = encoded(picture(128, 128))
+    data = encoded(smooth_noise(128, 128))
     expected = by_pillow(data, 64)
     monkeypatch.setattr(Image, "fromarray", None)
     np.testing.assert_array_equal(images.fitted(data, (64, 64), 3, "crop", WHITE), expected)
@@ -135,5 +135,5 @@ def test_a_jpeg_of_the_size_asked_for_is_not_copied(monkeypatch: pytest.MonkeyPa
 
 def test_a_large_jpeg_is_reduced_in_strips_by_pillow(decoded: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "LARGE", 100 * 100)
-    data = encoded(picture(128, 128))
+    data = encoded(smooth_noise(128, 128))
     assert images.decode(data, WHITE, size=0).size == (128, 128) and not decoded

@@ -18,7 +18,7 @@ from kgen import DataError, make_dataset
 from kgen.contracts.dataset import SPLITS, Dataset, Problem
 from kgen.data.datasets.mixture import Mixture
 from kgen.data.loader import Loader
-from kgen.data.rows import training_order
+from kgen.data.order import training_order
 from kgen.testing import DatasetConformance
 
 pytestmark = pytest.mark.portable

@@ -7,16 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from kgen.data import rows as module
-from kgen.data.rows import drawn, training_order
+from kgen.data import order as module
+from kgen.data.order import random_numbers, training_order
 
 pytestmark = pytest.mark.portable
 
 
-@pytest.fixture(params=["few", "many"])
+@pytest.fixture(params=["sorted", "grain"])
 def _kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "many":
-        monkeypatch.setattr(module, "FEW", 0)
+    if request.param == "grain":
+        monkeypatch.setattr(module, "MAX_SORTED", 0)
 
 
 @pytest.mark.usefixtures("_kind")
@@ -56,14 +56,14 @@ def test_threads_share_an_order() -> None:
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda start: order(range(start, start + 4)), range(0, 400, 4)))
     assert [row for rows in found for row in rows] == expected
-    assert len(order._orders) <= module.KEPT  # type: ignore[attr-defined]
+    assert len(order._orders) <= module.KEPT_ORDERS  # type: ignore[attr-defined]
 
 
-def test_draws_are_even_and_independent_of_their_neighbors() -> None:
-    numbers = drawn(3, range(6000))
+def test_random_numbers_are_even_and_independent_of_their_neighbors() -> None:
+    numbers = random_numbers(3, range(6000))
     assert numbers.min() >= 0 and numbers.max() < 2**56
-    np.testing.assert_array_equal(drawn(3, [17, 5]), numbers[[17, 5]])
-    assert not np.array_equal(drawn(4, range(50)), numbers[:50])
+    np.testing.assert_array_equal(random_numbers(3, [17, 5]), numbers[[17, 5]])
+    assert not np.array_equal(random_numbers(4, range(50)), numbers[:50])
     for modulus in (2, 3, 5):
         counts = np.bincount(numbers % modulus, minlength=modulus)
         assert np.abs(counts - 6000 / modulus).max() < 4 * np.sqrt(6000 / modulus)

@@ -221,7 +221,7 @@ def test_missing_decoders_are_refused(tmp_path: Path, done: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"decoder": "codecs/kl-autoencoder"}, "must be trained: give it 'fit"),
+        ({"decoder": "codecs/kl-autoencoder"}, "must be trained: set 'fit"),
         ({"decoder": "{name: identity, fit: {steps: 3}}"}, "'kgen/identity' has nothing to train: leave 'fit' out"),
         ({"decoder__from": "runs/x"}, "is already trained: leave out one of the two"),
         ({"decoder": "{from: 3}"}, "must be a run directory, got 3"),

@@ -117,6 +117,17 @@ DATASETS = [
         {"decodes_elsewhere": True, "decoding": lambda self, split, index, view: (np.zeros, (4, 4, 3), np.uint8)},
         r"decoding\('train', 0, None\) returns another image",
     ),
+    ("test_a_copy_reads_the_same", {}, "Broken cannot be sent to worker processes"),
+    ("test_a_copy_reads_the_same", {"__reduce__": lambda self: (Colors, (), {"size": 8})}, "has another fingerprint"),
+    (
+        "test_a_copy_reads_the_same",
+        {
+            "__reduce__": lambda self: (Colors, ()),
+            "fingerprint": lambda self: Colors().fingerprint(),
+            "image": lambda self, split, index: 255 - Colors.image(self, split, index),
+        },
+        r"has another image \('train', 0\)",
+    ),
     (
         "test_fingerprint_is_stable",
         {"fingerprint": lambda self: str(id(object.__new__(object))) + str(np.random.default_rng().random())},

@@ -65,7 +65,7 @@ class TestLetters(EncoderConformance):
 
 
 class Colors(Letters):
-    """Is trained alone: a caption's vector becomes the mean color of the image."""
+    """It is trained in a separate stage: the vector of a caption predicts the mean color of the image."""
 
     def build(self, input_shape: Any = None) -> None:
         super().build(input_shape)

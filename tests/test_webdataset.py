@@ -7,7 +7,6 @@ import io
 import itertools
 import json
 import os
-import pickle
 import random
 import subprocess
 import tarfile
@@ -529,13 +528,6 @@ def test_a_shard_that_changes_while_it_is_read(shards: Path) -> None:
 
 
 # Worker processes, resume, and the command line
-
-
-def test_a_copy_for_another_process_reads_the_same(shards: Path) -> None:
-    dataset = opened(shards, flip=True, validation=0.25)
-    dataset.image("train", 0)
-    copy = pickle.loads(pickle.dumps(dataset))
-    assert shown(copy) == shown(dataset) and copy.fingerprint() == dataset.fingerprint()
 
 
 def test_batches_are_the_same_after_a_resume_and_with_workers(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:

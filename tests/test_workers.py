@@ -83,7 +83,7 @@ def test_batches_do_not_depend_on_the_number_of_workers(
 def test_a_damaged_image_is_replaced_with_its_caption(
     folder: Path, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also if a worker finds it, of whose copy of the dataset the training process knows nothing."""
+    """It does not matter which process finds the damage."""
     monkeypatch.setattr("kgen.data.encoded.images.READ_AT_START", 0)
     for number in (4, 5):
         (folder / f"{number:02}.{'jpg' if number % 2 else 'png'}").write_bytes(b"no image")
@@ -99,7 +99,7 @@ def test_a_damaged_image_is_replaced_with_its_caption(
 
 
 def test_an_image_that_a_worker_replaced_is_replaced_with_its_caption() -> None:
-    """The dataset is told of it, because the worker has a copy of the dataset."""
+    """The worker has a copy of the dataset, and reports the problem to the dataset of this process."""
     dataset = Skipping()
     loader = Loader(dataset, Captions(), batch_size=100, workers=Workers(dataset, 2))  # type: ignore[arg-type]
     (batch,) = loader.once()

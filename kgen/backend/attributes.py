@@ -23,7 +23,10 @@ def own_attributes(layer: keras.layers.Layer) -> dict[str, Any]:
 
 
 def shared_copy(layer: Any, **changed: Any) -> Any:
-    """A layer with the same weights and inner layers as another, but other attributes. (Keras refuses `copy.copy`.)"""
+    """A copy of a layer that shares its weights and inner layers, with some attributes changed.
+
+    (Keras does not support `copy.copy`.)
+    """
     made = object.__new__(type(layer))
     made.__dict__.update(layer.__dict__, **changed)
     return made

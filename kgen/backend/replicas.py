@@ -51,12 +51,12 @@ def sum_over_replicas(x: Any) -> Any:
 
 
 def gather_over_replicas(x: Any) -> Any:
-    """The rows of a float tensor (B, ...) on all replicas, for a loss that compares an example with all others.
+    """The rows of a float tensor (B, ...) from all replicas, for a loss that compares an example with all others.
 
-    The gradient of a row is the sum of the gradients on all replicas. On JAX, a batch is that of all devices anyway.
+    The gradient of a row is the sum of its gradients on all replicas. On JAX, x already has the rows of all devices.
 
     Returns:
-        (N, ...), in the order of the replicas; x itself if there is only one.
+        (N, ...), in the order of the replicas; x itself if there is only one replica.
     """
     if replica_count() == 1:
         return x

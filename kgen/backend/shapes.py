@@ -1,7 +1,8 @@
-"""Training and evaluation on batches that differ in shape."""
+"""Training and evaluation on batches whose images differ in height and width."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,16 +12,16 @@ Step = Callable[[Any], Any]
 
 
 def by_shape(model: keras.Model, whole: Callable[[Any], Any], step: Step) -> Callable[[Any], Any]:
-    """A function of an iterator of batches, like Keras's `whole`, that knows the shapes of each batch on TensorFlow.
+    """A function that replaces Keras's training or test function. It compiles one program for each shape of a batch.
 
-    Keras's function takes the batch inside of its graph. If batches differ in more than their number of rows, the
-    shapes are therefore unknown there, and the graph that Keras compiles next fits all shapes. Here, the batch is taken
-    outside, and TensorFlow compiles one program for each shape. Other backends know the shapes of each batch anyway.
+    On TensorFlow, Keras's function reads the batch inside of its graph, where the shapes are unknown if batches differ
+    in more than their number of rows. This function reads the batch outside of the graph, so that the step has static
+    shapes. On other backends, Keras's function already has them.
 
     Args:
-        model: The model, which says how to compile.
-        whole: Keras's function.
-        step: The step of a batch, such as `model.train_step`.
+        model: The model. Its settings of `compile` say how to compile the step.
+        whole: Keras's function, which takes an iterator of batches.
+        step: The step for one batch, such as `model.train_step`.
     """
     if keras.backend.backend() != "tensorflow":
         return whole
@@ -31,13 +32,18 @@ def by_shape(model: keras.Model, whole: Callable[[Any], Any], step: Step) -> Cal
     def function(iterator: Iterator[Any]) -> Any:
         if not isinstance(iterator, tf.data.Iterator) or not _differ(iterator.element_spec):
             return whole(iterator)
-        return program(next(iterator))
+        logs = None
+        for batch in itertools.islice(iterator, model.steps_per_execution):
+            logs = program(batch)
+        if logs is None:
+            raise StopIteration  # Keras ends the epoch
+        return logs
 
     return function
 
 
 def _differ(spec: Any) -> bool:
-    """Whether batches of a specification may differ in more than their number of rows."""
+    """Whether batches may differ in more than their number of rows, given their `tf.TensorSpec`."""
     import tensorflow as tf
 
     return any(None in tensor.shape[1:] for tensor in tf.nest.flatten(spec) if isinstance(tensor, tf.TensorSpec))

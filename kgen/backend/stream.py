@@ -22,8 +22,9 @@ def stream(batches: Iterable[Batch]) -> Any:
     sampling.
 
     Args:
-        batches: Nested dicts of arrays (B, ...), all of the same shapes except for B (see also `several_shapes`).
-            On TensorFlow, they are iterated once more, to read the shapes from the first batch.
+        batches: Nested dicts of arrays (B, ...). All batches have the same shapes except for B, unless they are
+            `Watched` with `several_shapes`. On TensorFlow, they are iterated once more, to read the shapes from the
+            first batch.
     """
     if keras.backend.backend() != "tensorflow":
         return _once(batches) if isinstance(batches, Sequence | Watched) else batches

@@ -1,8 +1,8 @@
 """The process of a job of `kgen sweep`, or of the check before the first job: `python -m kgen.cli.job`.
 
 It reads the job, one line of JSON, from its standard input. If the input is closed, because `kgen sweep` stops or has
-been killed, the process stops as after Ctrl-C: a training saves a checkpoint. That its output is then closed, too, must
-not stop it before that.
+been killed, the process stops as after Ctrl-C: a training saves a checkpoint. Its output is then closed, too, but this
+must not stop the process earlier.
 """
 
 from __future__ import annotations

@@ -111,11 +111,11 @@ def duration(seconds: float) -> str:
 
 
 class Output(Console):
-    """Prints to stdout. If nobody reads it any more, what follows is not printed.
+    """Prints to stdout. If the reader of stdout has closed it, later output is discarded.
 
     Args:
-        required: Whether this also raises BrokenPipeError, after which a training saves a checkpoint and ends. (rich
-            raises SystemExit, after which it does not.)
+        required: Whether a closed stdout also raises BrokenPipeError, so that a training saves a checkpoint and ends.
+            (rich's own method raises SystemExit, which ends a training without a checkpoint.)
     """
 
     def __init__(self, required: bool) -> None:

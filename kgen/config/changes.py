@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-_PARTS = ("", "encoder.", "decoder.")
+from kgen.config.components import TRAINED
 
 WITHOUT_EFFECT_ON_TRAINING = (
     *("name", "sample", "evaluate", "loggers"),
-    *(f"{part}fit.{key}" for part in _PARTS for key in ("workers", "log_every", "checkpoint_every", "keep")),
-    *(f"{part}fit.validate_every" for part in _PARTS),
-    *(f"{part}data.on_error" for part in _PARTS),  # if it changes which images are used, the fingerprint changes too
+    *(f"{part}fit.{key}" for part in TRAINED for key in ("workers", "log_every", "checkpoint_every", "keep")),
+    *(f"{part}fit.validate_every" for part in TRAINED),
+    *(f"{part}data.on_error" for part in TRAINED),  # if it changes which images are used, the fingerprint changes too
 )
 """Keys of a run file that may change at any time; a section includes all of its keys."""
 

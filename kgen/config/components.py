@@ -25,7 +25,10 @@ JOINT = "kgen/joint"
 DEFAULTS: dict[str, str | None] = {"data": None, "encoder": None, "generator": None, "decoder": "identity"}
 """The default values of these keys; None: the key is required."""
 
-OPTIMIZERS: dict[str, str | None] = {f"{part}fit.optimizer": "kgen/adamw" for part in ("", "encoder.", "decoder.")}
+TRAINED = ("", "encoder.", "decoder.")
+"""The beginnings of the dotted keys of the trainings: that of the generator, and those of parts that have a stage."""
+
+OPTIMIZERS: dict[str, str | None] = {f"{part}fit.optimizer": "kgen/adamw" for part in TRAINED}
 """The defaults of the optimizers, by the dotted key."""
 
 

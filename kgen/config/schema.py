@@ -21,7 +21,7 @@ Schema = dict[str, Any]
 _SECTIONS = ("InitConfig", "FitConfig", "SampleConfig", "EvaluateConfig", "LikelihoodConfig")
 
 _SOURCE: Schema = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/InitConfig"}]}
-_ENCODERS = "encoder_of_several"
+_JOINED_ENCODER = "encoder_of_several"
 """The definition of an encoder that is joined with others, and has no stage of its own."""
 
 
@@ -106,8 +106,8 @@ def _one_or_several(encoder: Schema, definitions: Schema) -> Schema:
         {**found, "properties": found["properties"] | dropout} if found["type"] == "object" else found
         for found in definitions["encoder"]["anyOf"]
     ]
-    definitions[_ENCODERS] = {"anyOf": alternatives}
-    several = {"type": "array", "minItems": 2, "items": _refer(_ENCODERS)}
+    definitions[_JOINED_ENCODER] = {"anyOf": alternatives}
+    several = {"type": "array", "minItems": 2, "items": _refer(_JOINED_ENCODER)}
     (joint,) = (found for found in alternatives if JOINT in found.get("properties", {}).get("name", {}).get("enum", ()))
     joint["properties"]["encoders"] = several
     unnamed = {**joint, "required": ["encoders"]}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pydantic
 
@@ -16,13 +16,13 @@ from kgen.options.validation import KeyPath, show
 from kgen.plugins.discovery import registry
 
 Staged = Literal["encoder", "decoder"]
-"""The parts that can be trained in a stage of their own."""
+"""The parts that can be trained in a separate stage."""
 
 STAGED: tuple[Staged, ...] = ("encoder", "decoder")
 """These parts, in the order of their stages."""
 
 STAGE_KEYS = ("fit", "data", "init", "from")
-"""The keys of such a part in a run file that are not options of the component."""
+"""The keys of these parts in a run file that are not options of the component."""
 
 
 class StagedConfig(ComponentConfig):
@@ -52,8 +52,8 @@ class StagedConfig(ComponentConfig):
 def resolve_staged(source: Source, path: KeyPath, kind: Staged, value: Any) -> tuple[dict[str, Any], type[Any] | None]:
     """Resolves an encoder or decoder like `resolve`, with the keys of its stage.
 
-    `from: RUN` alone means the part of that run. An encoder that is trained as another one takes the options of that
-    run, too, if only its name is given.
+    `from: RUN` alone stands for the part of that run. If an encoder uses the weights of another class (`trained_as`),
+    and only its name is given, its options are also those of that run.
 
     Returns:
         The data of a `StagedConfig`, and the class, if it is known. Only the components of its `fit` have been
@@ -83,7 +83,7 @@ def resolve_staged(source: Source, path: KeyPath, kind: Staged, value: Any) -> t
 
 
 class _Check:
-    """Reports keys of a stage that are missing, and keys that have no meaning for this part.
+    """Reports keys of a stage that are missing, and keys that have no effect on this part.
 
     Args:
         source: The configuration, which receives the problems.
@@ -113,35 +113,30 @@ class _Check:
             untrained: Whether it is the part of another run whose configuration has neither `fit` nor `from`.
         """
         kind, name, stage = self.kind, self.component.name, self.stage
-        trains, learns, trained_as = facts(kind, self.cls)
+        has_losses, learns, trained_as = learning_of(kind, self.cls)
         if "fit" in stage and "from" in stage:
             self._report("fit", f"{_a(kind)} 'from' another run is already trained: leave out one of the two")
         elif kind == "encoder" and self.cls.is_pretrained(self.component.options):
             self._check_pretrained(trained_as)
-        elif untrained and (trains or not learns):
+        elif untrained and (has_losses or not learns):
             self._report("from", f"{stage['from']} has trained no {kind}: look at {kind} in its config.yaml")
         elif trained_as and "from" not in stage:
             key = next(iter(stage), None)
-            self._report(key, f"{kind} '{name}' has the weights of another one, '{trained_as}': give it 'from: RUN'")
+            self._report(key, f"{kind} '{name}' uses the weights of a trained '{trained_as}': set 'from: RUN'")
         elif stage and not learns and not trained_as:
             key = next(iter(stage))
-            self._report(key, f"{kind} '{name}' has nothing to train{self._together()}: leave '{key}' out")
-        elif not trains and "fit" in stage:
+            alone = " in a stage of its own" if kind == "encoder" else ""  # it is trained with the generator
+            self._report(key, f"{kind} '{name}' has nothing to train{alone}: leave '{key}' out")
+        elif not has_losses and "fit" in stage:
+            self._report("fit", f"{kind} '{name}' has no losses to train by, and is only calibrated: leave 'fit' out")
+        elif has_losses and not {"fit", "from"} & set(stage):
             self._report(
-                "fit",
-                f"{kind} '{name}' has no losses to train by: leave 'fit' out. It is calibrated on the images without "
-                "it",
+                None, f"{kind} '{name}' must be trained: set 'fit: {{steps: ...}}', or 'from: RUN' to use a trained one"
             )
-        elif trains and not {"fit", "from"} & set(stage):
-            self._report(
-                None, f"{kind} '{name}' must be trained: give it 'fit: {{steps: ...}}', or take it 'from: RUN'"
-            )
-        elif "data" in stage and trains and "fit" not in stage:
-            self._report("data", "has no effect without 'fit': add 'fit', or leave 'data' out")
         elif "data" in stage and "from" in stage:
             self._report("data", f"{_a(kind)} 'from' another run is already trained: leave out one of the two")
         elif "init" in stage and "fit" not in stage:
-            self._report("init", "is the start of 'fit', which is missing: leave 'init' out")
+            self._report("init", "has no effect without 'fit': leave 'init' out")
         self._check_joined()
 
     def _check_pretrained(self, trained_as: str) -> None:
@@ -152,32 +147,43 @@ class _Check:
                 odd[0], f"encoder '{self.component.name}' has the weights of the files that it names: leave this out"
             )
 
-    def _together(self) -> str:
-        return " in a stage of its own" if self.kind == "encoder" else ""
-
     def _check_joined(self) -> None:
         """Refuses a joined encoder that needs a stage, because joined encoders have none."""
         for joined in self.component.joined:
             found = registry().find("encoder", joined.name)
-            if joined.name != JOINT and any(facts("encoder", found.load())):
+            if joined.name != JOINT and any(learning_of("encoder", found.load())):
                 self._report(
                     None,
-                    f"'{joined.name}' is trained in a stage of its own, which joined encoders do not have: use it "
-                    "alone, or join other encoders",
+                    f"'{joined.name}' must be trained in a stage of its own, which joined encoders do not have: use "
+                    "it alone, or join other encoders",
                 )
 
     def _report(self, key: str | None, message: str) -> None:
         self.source.report(self.path if key is None else (*self.path, key), message)
 
 
-def facts(kind: Staged, cls: type[Any]) -> tuple[bool, bool, str]:
-    """Whether a class has losses for a stage, whether it learns anything there, and as which encoder it is trained."""
+class Learning(NamedTuple):
+    """What a class of encoders or decoders learns in a stage.
+
+    Attributes:
+        has_losses: Whether the stage trains it by losses, with the settings of `fit`.
+        learns: Whether the stage trains it by losses, or calibrates it on images.
+        trained_as: The name of the class in whose stage its weights are trained; "": it has its own weights.
+    """
+
+    has_losses: bool
+    learns: bool
+    trained_as: str = ""
+
+
+def learning_of(kind: Staged, cls: type[Any]) -> Learning:
+    """What a class learns in a stage."""
     from kgen.contracts import decoder, encoder
 
     if kind == "decoder":
-        return decoder.has_losses(cls), decoder.learns_from_images(cls), ""
-    trains = encoder.has_losses(cls)
-    return trains, trains, cls.trained_as.__name__ if cls.trained_as is not None else ""
+        return Learning(decoder.has_losses(cls), decoder.learns_from_images(cls))
+    has_losses = encoder.has_losses(cls)
+    return Learning(has_losses, has_losses, "" if cls.trained_as is None else cls.trained_as.__name__)
 
 
 def _takes_options(kind: Staged, given: dict[str, Any]) -> bool:
@@ -187,7 +193,7 @@ def _takes_options(kind: Staged, given: dict[str, Any]) -> bool:
     if kind == "decoder" or given.keys() != {"name"}:
         return False
     try:
-        return bool(facts(kind, registry().find(kind, given["name"]).load())[2])
+        return bool(learning_of(kind, registry().find(kind, given["name"]).load()).trained_as)
     except KgenError:
         return False
 

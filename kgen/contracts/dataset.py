@@ -99,19 +99,20 @@ class Dataset(Configurable, ABC):
         return self.image(split, index)
 
     def decoding(self, split: Split, index: int, view: int | None) -> Decoding:
-        """A function and its arguments, which return a view of an image, or the image if `view` is None.
+        """A function and its arguments. The function returns a view of an image, or the image if `view` is None.
 
-        It is used if `decodes_elsewhere` is set. Another process calls the function, so pickle must be able to send it:
-        it must be defined at the top of a module. If this method or the function raises an error, `image` or `view` is
-        called in this process, and reports the problem or raises an error with a name.
+        kgen uses this if `decodes_elsewhere` is set. Another process calls the function. It must be defined at the top
+        of a module, so that pickle can send it. If this method or the function raises an error, kgen calls `image` or
+        `view` in this process, which reports the problem, or raises an error that names the image.
         """
         raise NotImplementedError
 
     def rows_by_shape(self, split: Split) -> Mapping[tuple[int, int], np.ndarray]:
-        """The indices of the examples of a split, by the height and width of their images, if these differ.
+        """The indices of the examples of a split, grouped by the height and width of their images.
 
-        `image_space` then has the shape of square images of about the same area. An image that takes the place of
-        another one has the same shape. Default: empty, and all images have the shape of `image_space`.
+        Override this if the images differ in shape. `image_space` is then the space of square images of about the same
+        area. A replacement of a damaged image must have the same shape. Default: empty; all images have the shape of
+        `image_space`.
         """
         return {}
 

@@ -72,18 +72,18 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         raise NotImplementedError
 
     def check_space(self, image_space: Space) -> None:
-        """Checks that this decoder, with its weights, also supports images of another height and width.
+        """Raises SpaceError unless this decoder, with the same weights, also supports images of another size.
 
-        A decoder that does overrides it. `encode`, `decode` and `compute_losses` then get images and latents of any
-        such size, with static shapes, and `resized` makes a decoder of them, whose `image_space` is the other one.
-        `latent_space` must follow from it. The batches of `initialize`, `calibrate` and `scores` may differ in size.
-        Default: the size of `image_space` is the only one.
+        Override this in a decoder that supports other sizes. `resized` then returns a decoder whose `image_space` is
+        the given one, and `latent_space` must follow from it. `encode`, `decode` and `compute_losses` get images and
+        latents of that size, with static shapes. The batches of `initialize`, `calibrate` and `scores` may differ in
+        size. Default: the decoder supports only the size of its `image_space`.
 
         Args:
-            image_space: A space that differs from `self.image_space` in height and width alone.
+            image_space: A space that differs from `self.image_space` only in height and width.
 
         Raises:
-            SpaceError: it does not.
+            SpaceError: the decoder does not support this size.
         """
         raise SpaceError(
             f"{type(self).__name__} decodes to images of one size, {self.image_space}, and not {image_space}: generate "
@@ -91,10 +91,10 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         )
 
     def resized(self, image_space: Space) -> Self:
-        """This decoder for images of another height and width: it has the same layers and weights.
+        """Returns this decoder for images of another height and width, with the same layers and weights.
 
         Raises:
-            SpaceError: see `check_space`.
+            SpaceError: the decoder does not support this size (`check_space`).
         """
         if image_space == self.image_space:
             return self

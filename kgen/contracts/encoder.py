@@ -17,8 +17,8 @@ Condition = dict[str, Any]
 Tensor = Any
 
 RESERVED = frozenset({"name", "condition_dropout", "fit", "data", "init", "from"})
-"""Keys of a run file that cannot be options of an encoder: its name, its dropout if it is joined with others, and its
-training, or the run that trained it."""
+"""Keys of an encoder in a run file that are not its options: its name, its dropout if it is joined with others, and the
+settings of its training."""
 
 
 class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
@@ -35,7 +35,7 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
     kgen builds the weights.
 
     An encoder that implements `compute_losses` is trained in a separate stage, before the decoder and the generator,
-    and is frozen afterwards. All other encoders are trained together with the generator, unless they are frozen.
+    and is frozen after it. Any other encoder is trained together with the generator, unless it is frozen.
 
     Attributes:
         fields: The fields of an example that the encoder reads (see `Dataset`). An encoder that reads "image" gets the
@@ -45,9 +45,9 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
             share of the conditions. Classifier-free guidance leads away from it.
         weights_are_external: True if the weights come from elsewhere (a preset, a folder). kgen does not save them, and
             does not train the encoder in a separate stage.
-        trained_as: Another encoder, in whose stage the weights of this one are trained, such as the text and image
-            encoder that share one training. Both have the same options, assets and weights. A run file gives such an
-            encoder `from: RUN`. None: the encoder has its own weights.
+        trained_as: Another class, whose training stage also trains the weights of this encoder. An example is an
+            encoder of images that shares its weights with an encoder of texts. Both have the same options, assets and
+            weights. A run file must set `from: RUN` for such an encoder. None: the encoder has its own weights.
     """
 
     arguments: ClassVar[Mapping[str, Arguments]] = {"__init__": Arguments(reserved=RESERVED)}
@@ -144,9 +144,9 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         raise NotImplementedError
 
     def compute_losses(self, images: Tensor, tokens: dict[str, Any], training: bool) -> dict[str, Tensor]:
-        """Losses per example, as for a generator. Only for encoders that are trained in a stage of their own.
+        """Losses per example, as for a generator. Only encoders that are trained in a separate stage implement this.
 
-        Every weight must exist after the first `call`; `compute_losses` creates none.
+        The first `call` must create every weight; `compute_losses` must create none.
 
         Args:
             images: The training images, (B, H, W, C) in [-1, 1].
@@ -155,16 +155,16 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
 
         Returns:
             Arrays (B,), in float32 also under mixed precision. "loss" is minimized; the others are reported. A loss
-            that compares with the other examples of a batch needs those of all replicas: see
-            `kgen.backend.replicas.gather_over_replicas`.
+            that compares an example with the other examples of the batch needs the examples of all replicas
+            (`kgen.backend.replicas.gather_over_replicas`).
         """
         raise NotImplementedError
 
     def scores(self, images: np.ndarray, inputs: Sequence[Any]) -> dict[str, float]:
-        """Numbers by name that a report shows for an encoder that was trained in a stage. Default: none.
+        """Scores by name, which the report shows if the encoder was trained in a separate stage. Default: none.
 
         Args:
-            images: Images, uint8 (N, H, W, C), which were not used in training if there are any.
+            images: Images, uint8 (N, H, W, C). If the dataset has images that are not used in training, these are such.
             inputs: The N inputs of the same examples.
         """
         return {}
@@ -177,18 +177,18 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
 
 
 def has_losses(encoder: type[Encoder]) -> bool:
-    """Whether an encoder is trained in a stage of its own, so that its `fit` configures training steps."""
+    """Whether an encoder is trained in a separate stage, so that its `fit` configures training steps."""
     own = encoder.compute_losses is not Encoder.compute_losses
     return own and encoder.trained_as is None and not encoder.weights_are_external
 
 
 def trained_before(encoder: type[Encoder]) -> bool:
-    """Whether an encoder's weights are trained before the generator's training, which leaves them as they are."""
+    """Whether an encoder's weights are trained before the generator's training, and frozen during it."""
     return has_losses(encoder) or encoder.trained_as is not None
 
 
 def freeze_trained(encoder: Encoder) -> None:
-    """Freezes those of the joined encoders whose weights are trained before the generator's training."""
+    """Freezes an encoder, or those of its joined encoders, if the weights are trained before the generator."""
     parts = encoder.parts()
     for part in parts:
         if trained_before(type(part)):

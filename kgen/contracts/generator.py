@@ -96,17 +96,18 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
         self.condition_space = condition_space
 
     def check_space(self, space: Space) -> None:
-        """Checks that this model, with its weights, can also model latents of another height and width.
+        """Raises SpaceError unless this generator, with the same weights, also supports latents of another size.
 
-        A generator that can overrides it. `compute_losses` then gets latents of any such space, with static shapes, and
-        `resized` makes a generator of them, whose `space` is the other one. What depends on the height and width must
-        therefore not be stored in ``__init__`` or ``build``. Default: the shape of `space` is the only one.
+        Override this in a generator that supports other sizes. `compute_losses` then gets latents of any supported
+        size, with static shapes, and `resized` returns a generator whose `space` is the given one. Therefore,
+        ``__init__`` and ``build`` must not store anything that depends on the height or width. Default: the generator
+        supports only the size of its `space`.
 
         Args:
-            space: A space that differs from `self.space` in height and width alone.
+            space: A space that differs from `self.space` only in height and width.
 
         Raises:
-            SpaceError: it cannot.
+            SpaceError: the generator does not support this size.
         """
         raise SpaceError(
             f"{type(self).__name__} models latents of one shape, {self.space}, and not {space}: generate images of the "
@@ -114,10 +115,10 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
         )
 
     def resized(self, space: Space) -> Self:
-        """This generator for latents of another height and width: it has the same layers and weights.
+        """Returns this generator for latents of another height and width, with the same layers and weights.
 
         Raises:
-            SpaceError: see `check_space`.
+            SpaceError: the generator does not support this size (`check_space`).
         """
         if space == self.space:
             return self
@@ -129,7 +130,8 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
         """Computes the losses of every example, without an average over the batch.
 
         Args:
-            x: The latents, (B, *space.shape) float32, or int32 tokens; or latents of another space (`check_space`).
+            x: The latents, (B, *space.shape) float32, or int32 tokens. They may have another size if `check_space`
+                supports it.
             condition: The encoder's output: "sequence" (B, L, D), "mask" (B, L), "pooled" (B, P).
             training: Whether the call is part of the training, as in Keras.
 

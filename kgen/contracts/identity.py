@@ -19,7 +19,7 @@ class Identity(Decoder):
         return self.image_space
 
     def check_space(self, image_space: Space) -> None:
-        """Every size is supported."""
+        """Supports every size."""
 
     def encode(self, images: Any) -> Any:
         return images

@@ -7,6 +7,7 @@ A caption or a label is a text, and an image is an array. The input of an encode
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import itertools
 import json
@@ -156,6 +157,11 @@ class EncoderInputs(Sequence[Any]):
         value = self.columns[field][index]
         return mirrored(value) if self.flip and row % 2 else value
 
+    def view(self, row: int, number: int) -> np.ndarray:
+        """View `number` of the image of a row; see `Dataset.view`."""
+        image = self.dataset.view(self.split, row // 2 if self.flip else row, number)
+        return np.asarray(mirrored(image)) if self.flip and row % 2 else image
+
 
 class _Fields(Mapping[str, Any]):
     """An input of several fields, each of which is read when it is accessed, and kept."""
@@ -180,13 +186,21 @@ class _Fields(Mapping[str, Any]):
         return len(self.inputs.columns)
 
 
-class _EveryText(Sequence[Any]):
-    """Inputs with every caption that training may pick, one example after the other."""
+class _EveryVariant(Sequence[Any]):
+    """Inputs with every caption, and every view of the image, that training may pick, one example after the other.
 
-    def __init__(self, inputs: EncoderInputs) -> None:
-        self.inputs = inputs
-        rows = (row // 2 if inputs.flip else row for row in range(len(inputs)))
-        counts = np.fromiter((len(inputs.dataset.texts(inputs.split, row)) for row in rows), np.int64, len(inputs))
+    Args:
+        inputs: The inputs.
+        captions: Whether training picks one of several captions.
+        views: Number of views from which training picks one; 1: training uses the image itself.
+    """
+
+    def __init__(self, inputs: EncoderInputs, captions: bool, views: int) -> None:
+        self.inputs, self.captions, self.views = inputs, captions, views
+        counts = np.full(len(inputs), views, np.int64)
+        if captions:
+            rows = (row // 2 if inputs.flip else row for row in range(len(inputs)))
+            counts *= np.fromiter((len(inputs.dataset.texts(inputs.split, row)) for row in rows), np.int64, len(inputs))
         self.ends = np.cumsum(counts)
 
     def __len__(self) -> int:
@@ -195,17 +209,21 @@ class _EveryText(Sequence[Any]):
     def __getitem__(self, index: Any) -> Any:
         place = range(len(self))[index]
         row = int(np.searchsorted(self.ends, place, side="right"))
-        return self.inputs.drawn(row, place - (int(self.ends[row - 1]) if row else 0))
+        caption, view = divmod(place - (int(self.ends[row - 1]) if row else 0), self.views)
+        image = functools.partial(self.inputs.view, row, view) if self.views > 1 else None
+        return self.inputs.drawn(row, caption if self.captions else None, image)
 
 
-def _complete(inputs: EncoderInputs) -> Sequence[Any]:
-    """The inputs, with every caption that training may pick."""
-    draws = inputs.dataset.draw_captions and inputs.split == "train" and "caption" in inputs.columns
-    return _EveryText(inputs) if draws else inputs
+def _complete(inputs: EncoderInputs, every_view: bool = False) -> Sequence[Any]:
+    """The inputs, with every caption that training may pick, and also every view if `every_view` is set."""
+    dataset, training = inputs.dataset, inputs.split == "train"
+    captions = dataset.draw_captions and training and "caption" in inputs.columns
+    views = dataset.views if every_view and training and "image" in inputs.columns else 1
+    return _EveryVariant(inputs, captions, views) if captions or views > 1 else inputs
 
 
 class AllEncoderInputs(Sequence[Any]):
-    """An encoder's inputs for the examples of all splits, with every caption, one split after the other.
+    """An encoder's inputs for the examples of all splits, with every caption and view, one split after the other.
 
     Args:
         flip: Whether to add the mirror images of "train".
@@ -213,7 +231,8 @@ class AllEncoderInputs(Sequence[Any]):
 
     def __init__(self, dataset: Dataset, fields: Sequence[str], *, flip: bool = False) -> None:
         self.parts = [
-            _complete(EncoderInputs(dataset, split, fields, flip=flip and split == "train")) for split in SPLITS
+            _complete(EncoderInputs(dataset, split, fields, flip=flip and split == "train"), every_view=True)
+            for split in SPLITS
         ]
 
     def __len__(self) -> int:

@@ -81,7 +81,7 @@ class Metric(Configurable, ABC):
             have prompts, but no references.
         reads_prompts: Whether the metric needs prompts, or fields of the dataset besides its images. A metric that does
             not, and that has no `requires`, can also compare two folders of images.
-        any_shape: Whether the metric also supports a dataset whose images differ in shape (`Dataset.rows_by_shape`).
+        any_shape: Whether the metric also supports datasets whose images differ in shape (`Dataset.rows_by_shape`).
         headline: The name of the main number, for places that show only one; None: the first that is returned.
         better: Whether higher or lower numbers are better, if that holds for all of them; None: it is not known.
         min_images: The least number of images for which `compute` has numbers. A metric may set it from its options.

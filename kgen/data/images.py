@@ -23,9 +23,9 @@ Shape = tuple[int, int]
 """The height and width of an image, in pixels."""
 
 Resize = Literal["crop", "pad", "stretch", "bucket"]
-"""How an image becomes square: "crop" takes its middle, "pad" adds background, "stretch" distorts it.
+"""How an image gets its height and width: "crop" cuts off the excess, "pad" adds background, "stretch" distorts it.
 
-"bucket" makes no squares: it takes the middle in the shape of a bucket (`kgen.data.encoded.Buckets`).
+"bucket" crops it to the height and width of the nearest bucket (`kgen.data.encoded.Buckets`).
 """
 
 MAX_PIXELS = 2**26
@@ -47,10 +47,10 @@ FORMATS = (
 
 
 TURNED = (5, 6, 7, 8)
-"""Orientations in EXIF data that swap height and width."""
+"""The orientations in EXIF data that swap height and width."""
 
 TAIL = 2**16
-"""Number of bytes at the end of a PNG in which metadata are looked for."""
+"""Number of bytes at the end of a PNG that are searched for EXIF data."""
 
 
 class ImageError(ValueError):
@@ -80,8 +80,9 @@ def decode(data: bytes, background: tuple[int, int, int], size: int | Shape = 0)
     Args:
         data: The content of the file.
         background: The RGB color behind transparent parts.
-        size: If not 0, the image may be reduced, but not below this height and width (one number if they are equal): a
-            JPEG by its decoder, and a large image in another format to at least twice this size.
+        size: The height and width, or one number if they are equal. The image may be reduced, but not below this size:
+            the decoder of a JPEG reduces it, and a large image in another format is reduced to at least twice this
+            size. 0: the image is not reduced.
 
     Returns:
         An RGB image, rotated according to its EXIF data.
@@ -94,7 +95,7 @@ def decode(data: bytes, background: tuple[int, int, int], size: int | Shape = 0)
 
 
 def _read(data: bytes, background: tuple[int, int, int], shape: Shape | None) -> Image.Image | np.ndarray:
-    """What `decode` returns, or an array uint8 (H, W, 3) of its pixels if that takes less time."""
+    """Returns the image of `decode`, or its pixels, uint8 (H, W, 3), if libjpeg-turbo decodes them directly."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             _check_header(image)
@@ -116,7 +117,7 @@ def _as_shape(size: int | Shape) -> Shape:
 
 
 def header_shape(file: IO[bytes]) -> Shape:
-    """The shape of the image that `decode` makes of a file, from the file's header. The image is not decoded.
+    """Reads the height and width of a decoded image (see `decode`) from the header of its file, without decoding it.
 
     Raises:
         ImageError: the file is not an image, or is too large.
@@ -143,8 +144,8 @@ def _check_header(image: Image.Image) -> None:
 def _is_turned(image: Image.Image) -> bool:
     """Whether EXIF data swap the height and width of an image that is not decoded yet.
 
-    Pillow swaps those of a TIFF itself. It decodes a whole PNG to look for EXIF data behind the pixels; here this
-    happens only if the file ends in such data.
+    Pillow itself swaps those of a TIFF. A PNG may have EXIF data after its pixels, and Pillow decodes the whole image
+    to find them. Here, it does so only if there are such data at the end of the file.
     """
     if image.format == "TIFF":
         return False
@@ -213,7 +214,7 @@ def fit(
     "crop" and "bucket" scale the image so that it covers the shape, and cut off what exceeds it on one of the sides.
 
     Args:
-        part: The place of the part that is kept, along the side that is cut: 0 is left or top, 1 is right or bottom.
+        part: The position of the crop along the side that is cropped, from 0 (left or top) to 1 (right or bottom).
     """
     height, width = shape
     target = (width, height)
@@ -238,7 +239,7 @@ def fit(
 def fitted(
     data: bytes, shape: Shape, channels: int, resize: Resize, background: tuple[int, int, int], part: float = 0.5
 ) -> np.ndarray:
-    """Decodes a file, and gives the image a shape: uint8 (*shape, channels). See `decode` and `fit`."""
+    """Decodes a file (see `decode`) and resizes the image (see `fit`): uint8 (*shape, channels)."""
     read = _read(data, background, shape)
     if isinstance(read, np.ndarray) and read.shape == (*shape, channels):
         return read
@@ -259,7 +260,7 @@ def mirrored(function: Callable[..., np.ndarray], *arguments: Any) -> np.ndarray
 
 
 def _shrunk(image: Image.Image, shape: Shape) -> Image.Image:
-    """Reduces a large image by an integer factor, to at least twice a shape, in strips that need no large copy."""
+    """Reduces a large image by an integer factor, to at least twice the shape. It works in strips to save memory."""
     factor = min(image.height // (2 * shape[0]), image.width // (2 * shape[1]))
     if factor < 2 or image.mode not in ("L", "LA", "RGB", "RGBA", "CMYK"):
         return image

@@ -14,9 +14,9 @@ from kgen.contracts.encoder import Encoder
 from kgen.contracts.inputs import EncoderInputs
 from kgen.data.conditions import Reader
 from kgen.data.latents import Latents
+from kgen.data.order import ENDLESS, BatchOrder, random_numbers
 from kgen.data.reading.meter import Meter
 from kgen.data.reading.workers import Workers, image_of
-from kgen.data.rows import ENDLESS, BatchOrder, drawn
 
 Batch = dict[str, Any]
 
@@ -41,7 +41,7 @@ class Loader:
 
     Attributes:
         meter: Measures how fast batches are read.
-        several_shapes: Whether the images of some batches have another shape than those of others.
+        several_shapes: Whether the shape of the images differs between batches.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Loader:
         self.inputs = encoder and EncoderInputs(dataset, split, encoder.fields, flip=flip)
 
     def training(self, *, start: int = 0, seed: int = 0) -> grain.IterDataset:
-        """Batches from step `start` on. There are endless passes over the split, each in a new order (`BatchOrder`).
+        """Batches from step `start` on, in endless passes over the split. Each pass has a new order (`BatchOrder`).
 
         If an example has several views or captions, one is picked at random each time, and so is the order of tags.
         These choices, too, depend only on the seed and the step.
@@ -92,7 +92,7 @@ class Loader:
         def batch(step: int) -> Batch:
             rows = order(step, places)
             positions = [step * self.batch_size + place for place in places]
-            return self._batch(rows, drawn(seed, positions)) if self.draws else self._batch(rows)
+            return self._batch(rows, random_numbers(seed, positions)) if self.draws else self._batch(rows)
 
         return self._threads(grain.MapDataset.range(start, ENDLESS).map(batch))
 
@@ -104,10 +104,10 @@ class Loader:
         """One pass in order, in batches of one size, with a "weight" (B,) per example: 1, or 0 for padding.
 
         Args:
-            devices: Number of devices that share a batch. The last batch, or the only one of a small split, is padded
-                with earlier rows, so that it can be divided among them. So is the last batch of each shape.
+            devices: Number of devices that share a batch. The last batch of each shape, or its only one, is padded with
+                earlier rows, so that it can be divided among them.
         """
-        batches: list[tuple[Sequence[int] | np.ndarray, int, int]] = []  # the rows of a shape, the first, the number
+        batches: list[tuple[Sequence[int] | np.ndarray, int, int]] = []  # the rows of a shape, the first one, the size
         for rows in self._grouped():
             size = min(self.batch_size, -(-len(rows) // devices) * devices)
             batches += [(rows, first, size) for first in range(0, len(rows), size)]

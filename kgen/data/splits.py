@@ -6,7 +6,56 @@ import difflib
 import hashlib
 from collections.abc import Iterable, Sequence
 
+from kgen.contracts.dataset import Split
 from kgen.errors import DataError
+
+Entries = dict[Split, list[tuple[str, str]]]
+"""The name of an image and one of its captions, for each example of a split."""
+
+
+def divide(found: Entries, *, validation: float, holdout: Sequence[str], owner: str, place: str) -> Entries:
+    """Moves held-out captions from all splits to "holdout", and a share of the training images to "validation".
+
+    Args:
+        found: The examples of "train" and "validation".
+        validation: The share of the training images.
+        holdout: The captions to hold out.
+        owner: The name of the dataset, for messages.
+        place: The place of the data, for messages.
+
+    Raises:
+        DataError: there is a validation split already; a caption does not exist; nothing is left to train on.
+    """
+    if validation and found["validation"]:
+        raise DataError(
+            f"{owner}: {place} already defines a validation split: leave the option validation out, or give the "
+            "training images alone as path"
+        )
+    entries = [entry for split in found.values() for entry in split]
+    check_holdout(holdout, (caption for _, caption in entries), owner)
+    held = [entry for entry in entries if entry[1] in holdout] if holdout else []
+    unseen = {name for name, _ in held}  # an image may have other captions too
+    seen = [entry for entry in found["train"] if entry[0] not in unseen]
+    measured = stable_share([name for name, _ in seen], validation)
+    splits: Entries = {
+        "train": [entry for entry in seen if entry[0] not in measured],
+        "validation": [
+            *(entry for entry in seen if entry[0] in measured),
+            *(entry for entry in found["validation"] if entry[0] not in unseen),
+        ],
+        "holdout": held,
+    }
+    if not splits["train"]:
+        raise DataError(f"{owner}: holdout and validation leave no image to train on")
+    return splits
+
+
+def captions_by_image(entries: Sequence[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
+    """The captions of each image."""
+    found: dict[str, list[str]] = {}
+    for name, caption in entries:
+        found.setdefault(name, []).append(caption)
+    return {name: tuple(captions) for name, captions in found.items()}
 
 
 def check_holdout(holdout: Sequence[str], captions: Iterable[str], owner: str) -> None:

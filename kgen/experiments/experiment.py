@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kgen.config import ComponentConfig, RunConfig, StagedConfig
-from kgen.config.staged import STAGED, Staged, facts
+from kgen.config.staged import STAGED, Staged, learning_of
 from kgen.contracts.dataset import Dataset
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.metric import Metric
@@ -30,8 +30,8 @@ class Experiment:
     Args:
         config: The configuration.
         dataset: The dataset of the pipeline's training.
-        stages: The datasets of the trainings of the encoder and the decoder; empty if there are none, or if the run is
-            trained.
+        stages: The dataset of the training of the encoder and of the decoder, if they have a stage; empty if the run is
+            already trained.
         metrics: The metrics of `evaluate.metrics`.
     """
 
@@ -55,7 +55,7 @@ def open_experiment(config: RunConfig, *, trained: bool = False) -> Experiment:
 
     Raises:
         ConfigError: a metric does not support the dataset, or is given twice; the images of the decoder's training
-            have another size; or images have several shapes, which a setting does not support.
+            have another size; or the images have several shapes, and a setting does not support this.
         DataError: the data are missing or damaged, or there are no training images.
     """
     dataset = read_dataset(config.data)
@@ -69,7 +69,7 @@ def open_experiment(config: RunConfig, *, trained: bool = False) -> Experiment:
 def needs_stage(config: RunConfig, kind: Staged) -> bool:
     """Whether a run trains, calibrates or imports its encoder or decoder in a separate stage."""
     own: StagedConfig = getattr(config, kind)
-    return is_imported(config, kind) or (own.source is None and facts(kind, find(kind, own.name)[0].load())[1])
+    return is_imported(config, kind) or (own.source is None and learning_of(kind, find(kind, own.name)[0].load()).learns)
 
 
 def is_imported(config: RunConfig, kind: Staged) -> bool:
@@ -93,7 +93,7 @@ def encoder_with_assets(config: RunConfig, dataset: Dataset, directory: RunDirec
         directory: The directory of a run that continues, which contains the assets.
 
     Raises:
-        RunError: the encoder is that of another run, which has trained none, or one with other options.
+        RunError: `from` names a run that has not trained an encoder, or one with other options.
     """
     encoder, own = build_encoder(config.encoder.choice), config.encoder
     if directory is not None and directory.assets.is_dir():
@@ -109,7 +109,7 @@ def trained_part(source: str, kind: Staged) -> RunDirectory:
     """The stage of another run, `from` in a run file. Raises RunError if that run has not trained this part."""
     run = RunDirectory(source)
     if not run.stage(kind).read_manifest().get("finished"):
-        raise RunError(f"{run.path} has no trained {kind}: give 'kgen run' for it first, or another 'from'")
+        raise RunError(f"{run.path} has no trained {kind}: train it first, or set 'from' to another run")
     return run.stage(kind)
 
 

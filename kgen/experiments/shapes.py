@@ -1,4 +1,4 @@
-"""Checks whether the parts of a run support images that differ in shape, as aspect-ratio buckets do."""
+"""Checks whether the parts of a run support images of several shapes, such as those of aspect-ratio buckets."""
 
 from __future__ import annotations
 
@@ -12,31 +12,20 @@ from kgen.contracts.metric import Metric
 from kgen.errors import ConfigError, SpaceError
 from kgen.spaces import Space
 
-INSTEAD = "choose another, or give all images one shape (data.resize: crop)"
 SEVERAL = "the images of the data have several shapes (data.resize: bucket)"
 
 
 def image_spaces(dataset: Dataset) -> list[Space]:
-    """The spaces of the images of a dataset; the first is that of most training images."""
+    """The spaces of the images of a dataset. The first one has the most training images."""
     found = {split: dataset.rows_by_shape(split) for split in SPLITS}
-    shapes = sorted(
-        found["train"], key=lambda shape: len(found["train"][shape]), reverse=True
-    )  # the order of ties stays
+    shapes = sorted(found["train"], key=lambda shape: len(found["train"][shape]), reverse=True)  # this is stable
     shapes += sorted({shape for rows in found.values() for shape in rows} - set(shapes), reverse=True)
     space = dataset.image_space
     return [replace(space, shape=(*shape, space.shape[-1])) for shape in shapes] or [space]
 
 
 def check_config(config: RunConfig, dataset: Dataset) -> None:
-    """Checks the settings of a run.
-
-    Args:
-        config: The configuration.
-        dataset: The dataset.
-
-    Raises:
-        ConfigError: a setting needs images of one shape, but there are several.
-    """
+    """Raises ConfigError if a setting of a run needs images of one shape, but the dataset has several shapes."""
     if not dataset.rows_by_shape("train"):
         return
     if config.distribute not in ("none", "data_parallel"):
@@ -45,30 +34,29 @@ def check_config(config: RunConfig, dataset: Dataset) -> None:
             "'data_parallel' on JAX; or give all images one shape (data.resize: crop)"
         )
     if config.evaluate.likelihood.images:
-        raise ConfigError(f"{SEVERAL}, but evaluate.likelihood measures images of one shape: set images: 0 there")
+        raise ConfigError(f"{SEVERAL}, but evaluate.likelihood measures images of one shape: set its images to 0")
 
 
 def check_encoder_stage(name: str, dataset: Dataset) -> None:
-    """Raises ConfigError if an encoder is to be trained in a stage on images of several shapes."""
+    """Raises ConfigError if the images of the training stage of an encoder have several shapes."""
     if dataset.rows_by_shape("train"):
         raise ConfigError(
-            f"{SEVERAL}, but encoder '{name}' is trained on images of one shape: train it on crops (resize: crop), in "
-            "another run, or on other data"
+            f"{SEVERAL}, but encoder '{name}' is trained on images of one shape: set encoder.data to data with resize: "
+            "crop, or train it in another run"
         )
 
 
 def check_metric(metric: Metric, name: str, dataset: Dataset) -> None:
-    """Raises ConfigError if a metric needs images of one shape, but the dataset has several."""
+    """Raises ConfigError if a metric needs images of one shape, but the dataset has several shapes."""
     if not metric.any_shape and dataset.rows_by_shape("train"):
-        raise ConfigError(f"evaluate.metrics: {SEVERAL}, but '{name}' compares images of one shape: {INSTEAD}")
+        raise ConfigError(
+            f"evaluate.metrics: {SEVERAL}, but '{name}' compares images of one shape: choose another metric, or give "
+            "all images one shape (data.resize: crop)"
+        )
 
 
 def check_parts(dataset: Dataset, decoder: Decoder, generator: Generator | None = None) -> None:
-    """Checks that the decoder, and the generator if it is given, support every shape of the images.
-
-    Raises:
-        ConfigError: one of them does not.
-    """
+    """Raises ConfigError if the decoder, or the generator if it is given, does not support all shapes of the images."""
     if not dataset.rows_by_shape("train"):
         return
     for space in image_spaces(dataset):

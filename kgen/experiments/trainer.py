@@ -63,9 +63,9 @@ class Trainer:
             folder: The folder of checkpoints and journal.
             inputs: The data.
             render: Function that generates sample images, given a step, a suffix of a file name, and the journal; None:
-                there are none.
+                no sample images are generated.
             evaluate: Function that scores the model, given a step and the journal; None: it is not scored.
-            stage: The name of the training; those of an encoder or decoder come before that of the pipeline.
+            stage: The name of the training; "generator" is that of the pipeline.
 
         Raises:
             RunInterruptedError: the user pressed Ctrl-C; the same command continues the training.

@@ -29,7 +29,8 @@ class WeightSource:
 
     Args:
         path: A file of weights; a folder that `kgen.save` wrote; a run directory, or its folder `encoder` or `decoder`.
-        stages: The parts whose own training stage counts, in order, if the generator is not trained yet.
+        stages: If the generator of a run is not trained yet, the weights are those of the first of these parts that is
+            trained.
 
     Raises:
         RunError: there are no weights.

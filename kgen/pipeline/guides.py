@@ -67,7 +67,7 @@ class LoadedGuide:
             ) from error
 
     def check_space(self, space: Space) -> None:
-        """Raises SpaceError if it cannot guide the generation of latents of this space."""
+        """Raises SpaceError if the guide does not support latents of this space."""
         if space != self.pipeline.generator.space:
             with _errors_of(self.name):
                 self.pipeline.generator.check_space(space)

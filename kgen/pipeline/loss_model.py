@@ -112,14 +112,14 @@ class LossModel(keras.Model):  # type: ignore[misc]
         return super().train_on_batch(*args, **kwargs)
 
     def make_train_function(self, force: bool = False) -> None:
-        """Makes the training function as in Keras; batches may differ in shape."""
+        """Makes the training function. Unlike Keras's, it compiles one program for each shape of a batch."""
         if force or self.train_function is None:  # type: ignore[has-type]
             super().make_train_function(force)
             whole = self.train_function  # type: ignore[has-type]
             self.train_function = by_shape(self, whole, self.train_step)
 
     def make_test_function(self, force: bool = False) -> None:
-        """Makes the function that evaluates as in Keras; batches may differ in shape."""
+        """Makes the test function. Unlike Keras's, it compiles one program for each shape of a batch."""
         if force or self.test_function is None:  # type: ignore[has-type]
             super().make_test_function(force)
             whole = self.test_function  # type: ignore[has-type]

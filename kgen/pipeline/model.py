@@ -59,8 +59,8 @@ class Pipeline(SavedInFolders, LossModel):
         "weight": (B,), the weight of each example in the mean; optional, by default 1.
 
     Args:
-        encoder, generator, decoder: The three parts. The generator is trained, and the encoder if it is trainable and
-            has no training stage of its own.
+        encoder, generator, decoder: The three parts. The generator is trained. The encoder is trained, too, if it is
+            trainable and has no separate training stage.
         condition_dropout: Probability, in [0, 1), that training replaces the condition of an example by the
             null condition (that of the empty text), which classifier-free guidance needs (Ho and Salimans 2022).
     """
@@ -346,7 +346,10 @@ class Pipeline(SavedInFolders, LossModel):
         latents: bool = False,
         parts: tuple[Generator, Decoder] | None = None,
     ) -> np.ndarray:
-        """Runs the program of these options, which is compiled on its first use. `parts` are resized ones."""
+        """Runs the program of these options, which is compiled on its first use.
+
+        `parts` are the generator and decoder for another size; None: those of the pipeline.
+        """
         generator, decoder = parts or (self.generator, self.decoder)
         static, numbers = split_options(type(self.generator).generate, options)
         decoder_static, decoder_numbers = split_options(type(self.decoder).decode, decoder_options)

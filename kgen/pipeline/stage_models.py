@@ -30,7 +30,7 @@ def reads_text(decoder: Decoder | type[Decoder]) -> bool:
 
 
 class EncoderModel(LossModel):
-    """Trains an encoder on images and its inputs, by Keras's `fit`, before it serves in a pipeline.
+    """Trains an encoder on images and their inputs, by Keras's `fit`, before a pipeline uses it.
 
     A batch is a dict with "image", uint8 (B, H, W, C) or float in [-1, 1], and "tokens", from `encoder.tokenize`.
 
@@ -49,7 +49,7 @@ class EncoderModel(LossModel):
         self.set_untracked("image_space", image_space)
         self.build()
         if not encoder.trainable_weights:
-            raise ConfigError(f"encoder {type(encoder).__name__} is frozen, so that there is nothing to train")
+            raise ConfigError(f"encoder {type(encoder).__name__} is frozen: there is nothing to train")
 
     @weights_fit()
     def build(self, input_shape: Any = None) -> None:
@@ -57,14 +57,14 @@ class EncoderModel(LossModel):
         if self.built:  # type: ignore[has-type]
             return
         tokens = {name: ops.convert_to_tensor(array) for name, array in self.encoder.null_tokens().items()}
-        self.encoder(tokens)  # not only traced: what a frozen part's build assigns must not be lost
+        self.encoder(tokens)  # not only traced, which would lose what a frozen part assigns when it is built
         images, count = ops.zeros((1, *self.image_space.shape)), len(self.encoder.variables)
         losses = create_weights(
             lambda images, tokens: self.encoder.compute_losses(images, tokens, training=False), images, tokens
         )
         if len(self.encoder.variables) != count:
             raise PluginError(
-                f"{type(self.encoder).__name__}.compute_losses creates weights: create all of them in the first call"
+                f"{type(self.encoder).__name__}.compute_losses creates weights: the first call must create all weights"
             )
         self.track(losses, self.encoder)
         self.built = True
@@ -97,7 +97,7 @@ class DecoderModel(LossModel):
             self.encoder.null_condition()
         if reads_text(decoder) and (encoder is None or encoder.trainable_weights):
             raise ConfigError(
-                f"decoder {type(decoder).__name__} reads the text, so that its encoder must not change later: use an "
+                f"decoder {type(decoder).__name__} reads the text, and its encoder must not change later: use an "
                 "encoder that is trained and frozen"
             )
         self.build()

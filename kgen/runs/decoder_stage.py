@@ -1,4 +1,4 @@
-"""The stage in which the decoder of a run is trained, calibrated, or copied from another run."""
+"""The stage that trains or calibrates the decoder of a run, or copies a trained one from another run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class DecoderStage(Stage[Decoder]):
     """The decoder of a run, in the folder `decoder/` of the run directory.
 
     Args:
-        encoder: The encoder of the run, trained if it has a stage, for a decoder that reads the text.
+        encoder: The encoder of the run, for a decoder that reads the text. If it has a stage, that must be finished.
     """
 
     kind = "decoder"
@@ -38,7 +38,7 @@ class DecoderStage(Stage[Decoder]):
         self.gallery = Reconstructions(config.name, dataset, encoder)
 
     def depends_on(self) -> dict[str, Any]:
-        """As for any stage, and the encoder, for a decoder that reads the text."""
+        """Everything that determines the trained decoder. For one that reads the text, this includes the encoder."""
         found = super().depends_on()
         if reads_text(find("decoder", self.own.name)[0].load()):
             found["encoder"] = self.config.encoder.dump()
@@ -49,7 +49,7 @@ class DecoderStage(Stage[Decoder]):
     # ---- making a decoder -----------------------------------------------------------------------------------------
 
     def new(self) -> Decoder:
-        """The decoder of the configuration, with new weights."""
+        """Makes the decoder of the configuration, with new weights."""
         return make_decoder(self.own.choice, self.dataset.image_space, self.encoder.condition_space)
 
     def new_model(self) -> DecoderModel:
@@ -63,7 +63,7 @@ class DecoderStage(Stage[Decoder]):
         return load_initial_decoder(self.own.init, part)
 
     def make(self, trainer: Trainer) -> Decoder:
-        """Trains the decoder; one without losses is calibrated."""
+        """Trains the decoder, or calibrates it if it has no losses."""
         return self.calibrate(trainer.log) if self.own.fit is None else self.train(trainer)
 
     def calibrate(self, log: Log) -> Decoder:
@@ -82,16 +82,16 @@ class DecoderStage(Stage[Decoder]):
         part.calibrate(SplitImages(self.dataset, "train"))
         save_decoder(part, self.directory.model)
 
-    # ---- what a run shows of it -----------------------------------------------------------------------------------
+    # ---- reconstructions and scores --------------------------------------------------------------------------------
 
     def renderer(self, part: Decoder) -> Render:
         return self.gallery.renderer(part, self.directory)
 
     def scores(self, part: Decoder) -> dict[str, Any]:
-        """The scores of its reconstructions, of which it writes a sheet, too."""
+        """The scores of reconstructions. It also writes a sheet of them."""
         self.gallery.save_sheet(part, self.directory.final_grid)
         return self.gallery.scores(part)
 
     def put_into(self, pipeline: Pipeline, part: Decoder) -> Pipeline:
-        """A pipeline with the trained decoder in place of the untrained one."""
+        """Returns a pipeline with the trained decoder in place of the untrained one."""
         return with_decoder(pipeline, part)

@@ -1,4 +1,4 @@
-"""The stage in which the encoder of a run is trained on images and captions, or copied from files or another run."""
+"""The stage that trains the encoder of a run on images and captions, or copies one from files or another run."""
 
 from __future__ import annotations
 
@@ -78,7 +78,10 @@ class EncoderStage(Stage[Encoder]):
         save_encoder(part, self.directory.model)
 
     def scores(self, part: Encoder) -> dict[str, Any]:
-        """The encoder's own scores, if possible of images that are not from its training; {} if their shapes differ."""
+        """The scores that the encoder computes, or none if the shapes of the images differ.
+
+        If possible, the images are not used in its training.
+        """
         split: Split = eval_split(self.dataset) or "train"
         if self.dataset.rows_by_shape(split):
             return {}

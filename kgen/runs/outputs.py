@@ -61,7 +61,7 @@ def require_finite(value: Any, part: object, what: str) -> None:
 
 
 def check_numbers(numbers: Any, part: object, what: str) -> None:
-    """Raises PluginError if a mapping does not hold numbers by name."""
+    """Raises PluginError if something is not a mapping from names to numbers."""
     try:
         _ = {str(name): float(value) for name, value in numbers.items()}
     except (AttributeError, TypeError, ValueError) as error:

@@ -28,7 +28,7 @@ from kgen.contracts.decoder import Decoder, has_losses
 from kgen.contracts.encoder import Condition, Encoder, freeze_trained
 from kgen.contracts.inputs import AllEncoderInputs, EncoderInputs, are_texts, distinct, input_key, require_fields
 from kgen.contracts.metric import GeneratedImages, measure
-from kgen.data.rows import drawn
+from kgen.data.order import random_numbers
 from kgen.errors import PluginError
 from kgen.evaluation.scoring import make_plans, require_enough_images
 from kgen.experiments.experiment import Experiment, Metrics
@@ -69,8 +69,8 @@ def preflight(experiment: Experiment, encoder: Encoder) -> Pipeline:
     """Builds the pipeline of a run, and tries everything that the run will do with it.
 
     This does not change the pipeline, which starts its training as if it had not been tried. If the decoder is trained
-    in a separate stage, the decoder of the pipeline is only a substitute for the trained one. An encoder that is
-    trained in a stage has its first weights, and is frozen.
+    in a separate stage, the decoder of the pipeline is only a substitute for the trained one. If the encoder has a
+    separate stage, it still has its initial weights, and is already frozen.
 
     Args:
         experiment: The experiment.
@@ -338,7 +338,8 @@ def _tokenize_all(dataset: Dataset, encoder: Encoder) -> None:
         if "caption" in part.fields and dataset.shuffle_tags:
             visits = EncoderInputs(dataset, "train", part.fields)
             few = range(0, len(visits), max(1, len(visits) // SHUFFLED))
-            part.tokenize([visits.drawn(row, number) for row, number in zip(few, drawn(0, few).tolist(), strict=True)])
+            numbers = random_numbers(0, few).tolist()
+            part.tokenize([visits.drawn(row, number) for row, number in zip(few, numbers, strict=True)])
 
 
 def examples(dataset: Dataset, encoder: Encoder | None = None) -> tuple[np.ndarray, list[Any]]:

@@ -106,7 +106,7 @@ def run(
     """
     directory = RunDirectory(out or Path("runs") / config.name)
     if stage is not None and not needs_stage(config, stage):
-        raise ConfigError(f"--stage {stage}: the {stage} has no 'fit' in this configuration, nothing is to be trained")
+        raise ConfigError(f"--stage {stage}: there is nothing to train, because {stage} has no 'fit' in the run file")
     with directory.locked(), contextlib.ExitStack() as stack:
         changes = [] if restart else directory.compare(config)
         if not restart and not changes and is_finished(directory):
@@ -175,7 +175,7 @@ def _build(
         data = experiment.stages.get("encoder", experiment.dataset)
         pipeline = preflight(experiment, encoder_with_assets(config, data, directory))
         if directory is None or not directory.encoder_stage.newest_step:
-            load_initial_encoder(config.encoder.init, pipeline.encoder)  # which is trained later: fails now, or never
+            load_initial_encoder(config.encoder.init, pipeline.encoder)  # raises errors now, before the training
         if directory is None or not directory.decoder_stage.newest_step:
             load_initial_decoder(config.decoder.init, pipeline.decoder)
         begun = directory is not None and directory.newest_step
@@ -290,7 +290,7 @@ def open_dataset(path: str | Path) -> Dataset:
 
 @component_errors()
 def open_decoder(path: str | Path) -> tuple[Decoder, Encoder]:
-    """Opens the trained decoder of a run, and the encoder. Only their own trainings must be finished.
+    """Opens the trained decoder of a run, and the encoder. Only the stages of these two must be finished.
 
     Raises:
         RunError: this is not a run, or nothing is trained yet.
@@ -314,7 +314,7 @@ def open_decoder(path: str | Path) -> tuple[Decoder, Encoder]:
 def open_encoder(path: str | Path) -> Encoder:
     """Opens the trained encoder of a run, or of a saved pipeline.
 
-    If the encoder of a run was trained in a stage of its own, only that must be finished.
+    If the encoder of a run has a separate training stage, only that stage must be finished.
 
     Raises:
         RunError: there is no run or saved pipeline, or nothing is trained yet.

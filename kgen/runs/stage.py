@@ -1,4 +1,4 @@
-"""A stage of a run before the generator's training, in which its encoder or decoder is trained or copied."""
+"""A stage before the generator's training. It trains the encoder or decoder of a run, or copies a trained one."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ DATA_HINT = "\nthe images or captions have changed: continue with the changed da
 
 
 class Stage(ABC, Generic[Part]):
-    """The training of a run's encoder or decoder, in the folder of that name of the run directory.
+    """The training of a run's encoder or decoder. Its files are in the folder `encoder` or `decoder` of the run.
 
     Args:
         config: The configuration of the run.
         run: The run directory.
-        dataset: The data of the training: those of the part if they are given, else the run's data.
+        dataset: The dataset of the training: the part's own `data`, or else the run's.
         encoder: The encoder of the run.
 
     Attributes:
-        kind: The part that is trained.
+        kind: The kind of the trained part.
     """
 
     kind: ClassVar[Staged]
@@ -63,15 +63,15 @@ class Stage(ABC, Generic[Part]):
         self.encoder = encoder
 
     def prepare(self, trainer: Trainer, older: Path | None = None, changed_data: bool = False) -> Part:
-        """Returns the trained part, which is trained if needed.
+        """Returns the trained part. It trains the part only if there is none yet.
 
         Args:
             trainer: The trainer of the run.
-            older: A renamed older run, whose part is reused if it would be the same.
+            older: A renamed older run. Its part is reused if nothing that it depends on has changed.
             changed_data: Whether to continue if images have changed.
 
         Raises:
-            RunError: the part in the folder depends on something else, or the other run has not trained it.
+            RunError: the part in the folder was trained on something else, or the run in `from` has not trained one.
             RunInterruptedError: the user pressed Ctrl-C.
         """
         if self.own.source is not None:
@@ -81,15 +81,15 @@ class Stage(ABC, Generic[Part]):
         self.check(changed_data)
         return self.load() if self.finished else self.make(trainer)
 
-    # ---- what the parts define -------------------------------------------------------------------------------------
+    # ---- methods of the subclasses ---------------------------------------------------------------------------------
 
     @abstractmethod
     def load_from(self, stage: RunDirectory) -> Part:
-        """The trained part in the folder of a stage, which may be that of another run."""
+        """Loads the trained part from the folder of a stage, of this run or of another one."""
 
     @abstractmethod
     def new_model(self) -> StageModel:
-        """The model that trains a new part."""
+        """Makes a new part, and the model that trains it."""
 
     @abstractmethod
     def first_weights(self, part: Part) -> Start:
@@ -101,24 +101,24 @@ class Stage(ABC, Generic[Part]):
 
     @abstractmethod
     def scores(self, part: Part) -> dict[str, Any]:
-        """Scores a trained part, for the report."""
+        """Returns the scores of a trained part, for the report."""
 
     def renderer(self, part: Part) -> Render | None:
-        """The function that renders sample images in the training. Default: None."""
+        """Returns the function that renders sample images during the training. Default: None; there are none."""
         return None
 
     def make(self, trainer: Trainer) -> Part:
-        """Makes the part: by training it, unless a subclass knows another way."""
+        """Makes the trained part. Default: trains it."""
         return self.train(trainer)
 
     def put_into(self, pipeline: Pipeline, part: Part) -> Pipeline:
-        """A pipeline with the trained part, which `prepare` returned. Default: the pipeline already has it."""
+        """Returns the pipeline with the trained part. Default: the pipeline already has it."""
         return pipeline
 
     # ---- existing parts -------------------------------------------------------------------------------------------
 
     def load(self) -> Part:
-        """The trained part of this run."""
+        """Loads the trained part of this run."""
         return self.load_from(self.directory)
 
     @property
@@ -150,13 +150,13 @@ class Stage(ABC, Generic[Part]):
         if not before.get("finished"):
             return
         if changed := self._changed(before.get("depends_on", {})):
-            log(f"the {self.kind} is trained again, as this has changed since {older}:\n  " + "\n  ".join(changed))
+            log(f"the {self.kind} is trained again, because this has changed since {older}:\n  " + "\n  ".join(changed))
             return
         log(f"the {self.kind} is that of {older}: nothing that it depends on has changed")
         copy_stage(there.path, self.directory.path)
 
     def check(self, changed_data: bool = False) -> None:
-        """Raises RunError if the part in the folder, which may be unfinished, depends on something else.
+        """Raises RunError if the part in the folder was trained on something else. It may be unfinished.
 
         Args:
             changed_data: Whether the images may have changed. The manifest is then updated.
@@ -173,7 +173,7 @@ class Stage(ABC, Generic[Part]):
             self.directory.update_manifest(depends_on=self.depends_on())
 
     def _changed(self, before: dict[str, Any], changed_data: bool = False) -> list[str]:
-        """The changes of the dependencies of the part, one line each."""
+        """Describes what has changed of all that the part depends on, one line each."""
         found = [change for change in changes(before, self.depends_on()) if change.affects_training]
         return [str(change) for change in found if not (changed_data and change.key == FINGERPRINT)]
 
@@ -181,7 +181,7 @@ class Stage(ABC, Generic[Part]):
         """Copies the part of the run in `from`; raises RunError if that run has not trained it."""
         source = trained_part(str(self.own.source), self.kind)
         log(f"the {self.kind} is that of {source.path.parent}")
-        part = self.load_from(source)  # fails now, or never
+        part = self.load_from(source)  # raises an error before anything is copied
         copy_stage(source.path, self.directory.path)
         return part
 
@@ -210,7 +210,7 @@ class Stage(ABC, Generic[Part]):
             return self.finish(part, progress.step, progress.seconds)
 
     def begin(self) -> None:
-        """Records what the part depends on."""
+        """Creates the folder, and records what the part depends on."""
         self.directory.path.mkdir(exist_ok=True)
         self.directory.update_manifest(depends_on=self.depends_on())
 
@@ -229,7 +229,7 @@ class Stage(ABC, Generic[Part]):
 
 
 def copy_stage(source: Path, target: Path) -> None:
-    """Copies a folder; raises RunError if it contains symbolic links, which may lead anywhere."""
+    """Copies a folder. Raises RunError if it contains a symbolic link, because such a link may lead anywhere."""
     if links := [name for name in files_in(source) if (source / name).is_symlink()]:
         raise RunError(f"{source / links[0]} is a symbolic link, which is not copied: put the file itself there")
     with atomic_folder(target) as folder:

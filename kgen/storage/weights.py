@@ -26,7 +26,7 @@ PARTS = ("encoder", "generator", "decoder")
 """The parts of a pipeline, with which the paths of weights begin."""
 
 STAGES = ("encoder", "decoder")
-"""The parts that can be trained in a stage of their own, in a folder of the run directory that has their name."""
+"""The parts that can be trained in a separate stage. The folder of the stage in the run directory has the same name."""
 
 RANDOM_STATE = "random_state"
 """The last part of the path of a random generator's state, which is not a weight."""
@@ -103,11 +103,11 @@ def read_metadata(path: Path) -> dict[str, str]:
 def find_weights(path: Path, stages: Sequence[str] = STAGES) -> Path:
     """The file of weights of a run, a saved pipeline or a saved part, or the given file itself.
 
-    A run whose generator is not trained yet has the weights of its encoder or decoder alone.
+    If the generator of a run is not trained yet, these are the weights of its encoder or decoder.
 
     Args:
         path: The run, folder or file.
-        stages: The parts whose own training stage counts, in order.
+        stages: The parts whose weights may be used then; the first one that is trained is used.
 
     Raises:
         RunError: there are no weights.

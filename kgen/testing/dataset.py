@@ -21,6 +21,9 @@ class DatasetConformance(ConfigurationConformance):
     images: ClassVar[int] = 24
     """Largest number of images to read per split."""
 
+    copies: ClassVar[bool] = True
+    """False for a dataset that pickle cannot copy, so that worker processes cannot read its images."""
+
     def build(self) -> Dataset:
         raise NotImplementedError(f"{type(self).__name__}.build must return a small dataset")
 
@@ -117,6 +120,24 @@ class DatasetConformance(ConfigurationConformance):
             assert example["caption"] == dataset.captions(split)[index], (
                 f"caption {index} of '{split}' differs by thread"
             )
+
+    def test_a_copy_reads_the_same(self) -> None:
+        """Checks that pickle can copy the dataset to worker processes, also after an image was read."""
+        if not self.copies:
+            return
+        dataset = self.build()
+        where = self._some(dataset)
+        dataset.image(*where[0])
+        name = type(dataset).__name__
+        try:
+            copy = pickle.loads(pickle.dumps(dataset))
+        except Exception as error:
+            raise AssertionError(f"{name} cannot be sent to worker processes (copies = False): {error}") from error
+        assert copy.fingerprint() == dataset.fingerprint(), f"a copy of {name} has another fingerprint"
+        for split in SPLITS:
+            assert list(copy.captions(split)) == list(dataset.captions(split)), f"a copy of {name} has other captions"
+        for w in where:
+            assert np.array_equal(copy.image(*w), dataset.image(*w)), f"a copy of {name} has another image {w}"
 
     def test_decoding_makes_the_same_images(self) -> None:
         """Checks what workers call to make images, if the dataset has such functions (`decodes_elsewhere`)."""

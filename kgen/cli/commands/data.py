@@ -21,7 +21,7 @@ def check(
     checked = load_config(config, settings or [])
     from kgen.experiments.inputs import read_dataset
 
-    datasets = {"data": checked.data, "decoder.data": checked.decoder.data}
+    datasets = {"data": checked.data, "encoder.data": checked.encoder.data, "decoder.data": checked.decoder.data}
     for owner, component in datasets.items():
         if component is None:
             continue

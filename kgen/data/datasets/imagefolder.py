@@ -31,31 +31,13 @@ class ImageFolder(EncodedImages):
 
     Args:
         path: The folder.
-        size: Height and width of the images, in pixels; for buckets, the root of their area.
-        resize: How images become square: "crop" takes the middle, "pad" adds background, "stretch" distorts them.
-            "bucket" makes no squares: each image gets the shape of a bucket of about the same area, see `buckets`.
-        buckets: Options of the buckets; null: their defaults.
-        crops: Number of crops of each image, evenly spaced along the side that does not fit the square or the bucket.
-            Each time training uses the image, it picks one at random; everything else uses the middle. 1: training uses
-            the middle too.
-        channels: Number of channels: 3, or 1 for gray.
-        background: Color behind transparent parts, and around padded images.
         captions_from: Source of the captions: "tables" (metadata.jsonl, .csv, .parquet and the like), "files"
             (NAME.txt beside NAME.png), "folders" (one per class), "none" (the same text for all images, for models
             that read no text), or "auto", which uses the first of "tables", "files" and "folders" that exists.
         caption_key: Key of the caption in tables and JSON files; null: "text", or the only one of "caption",
             "captions", "description", "prompt", "title", "comment".
-        draw_captions: Whether an image with several captions is one example. Each time training uses the image, it
-            picks one of its captions at random; everything else uses the first. false: each caption is an example.
-        shuffle_tags: Whether captions are lists of tags, separated by commas. Each time training uses an image, it puts
-            the tags in a random order; everything else reads the caption as it is.
-        keep_tags: Number of tags at the beginning of a caption that `shuffle_tags` leaves there.
         template: Caption with {label} in place of the name of a class folder.
         split_folders: Whether folders with the names above are splits; false: they are like all other folders.
-        flip: Whether training also uses the mirror image of every image.
-        validation: Share of the training images to use for validation, if there is no validation split.
-        holdout: Captions to keep out of training and validation; they form the split "holdout".
-        on_error: What to do about damaged images and missing captions: "refuse" to train, or "skip" them.
 
     Raises:
         DataError: there is nothing to train on; the captions are ambiguous; there is a problem that is not to be

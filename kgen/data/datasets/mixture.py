@@ -33,9 +33,9 @@ class Mixture(Dataset):
     """Several datasets as one. Their images must have the same size. Buckets of the same shape are joined.
 
     Weights set the share of the training examples that comes from each dataset: training then repeats a small dataset
-    more often than a large one. At any step, the number of examples from each dataset is exact up to a few. Without
-    weights, training uses every example once per pass. The splits for validation and holdout hold all examples of the
-    datasets.
+    more often than a large one. At any step, the numbers of examples from the datasets differ from these shares by a
+    few examples at most. Without weights, training uses every example once per pass. The splits for validation and
+    holdout contain all examples of the datasets.
 
     The examples have the fields that all of the datasets have.
 

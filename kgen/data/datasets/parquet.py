@@ -41,29 +41,6 @@ class Parquet(TableImages):
     Args:
         path: A folder of ``.parquet`` files, one file, or a pattern such as ``data/train-*.parquet``, also with
             braces, as in ``{0000..0012}``.
-        size: Height and width of the images, in pixels; for buckets, the root of their area.
-        resize: How images become square: "crop" takes the middle, "pad" adds background, "stretch" distorts them.
-            "bucket" makes no squares: each image gets the shape of a bucket of about the same area, see `buckets`.
-        buckets: Options of the buckets; null: their defaults.
-        crops: Number of crops of each image, evenly spaced along the side that does not fit the square or the bucket.
-            Each time training uses the image, it picks one at random; everything else uses the middle. 1: training uses
-            the middle too.
-        channels: Number of channels: 3, or 1 for gray.
-        background: Color behind transparent parts, and around padded images.
-        image_key: The column of images; null: the only one.
-        caption_key: The column of captions or labels; null: "text", or the only one of "caption", "captions",
-            "description", "prompt", "title", "comment"; else the labels.
-        draw_captions: Whether an image with several captions is one example. Each time training uses the image, it
-            picks one of its captions at random; everything else uses the first. false: each caption is an example.
-        shuffle_tags: Whether captions are lists of tags, separated by commas. Each time training uses an image, it puts
-            the tags in a random order; everything else reads the caption as it is.
-        keep_tags: Number of tags at the beginning of a caption that `shuffle_tags` leaves there.
-        template: Caption with {label} in place of the name of a label, if there is no column of captions. Without
-            {label}, it is the caption of all images.
-        flip: Whether training also uses the mirror image of every image.
-        validation: Share of the training images to use for validation, if there is no validation split.
-        holdout: Captions to keep out of training and validation; they form the split "holdout".
-        on_error: What to do about damaged images and missing captions: "refuse" to train, or "skip" them.
 
     Raises:
         DataError: pyarrow is not installed; a file is damaged, or was changed while it was used; there is nothing to

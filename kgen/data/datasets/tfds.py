@@ -61,7 +61,8 @@ class TFDS(Dataset):
             name ("caption", "text", ...), else "label", else the only label.
         template: Caption with {label} in place of the name of a label, in which "_" becomes a space.
         size: Height and width of the images, in pixels.
-        resize: How images become square: "crop" takes the middle, "pad" adds background, "stretch" distorts them.
+        resize: How images become square: "crop" cuts off the excess, "pad" adds background, "stretch" distorts them.
+            "bucket" is refused.
         channels: Number of channels: 3, or 1 for gray.
         background: Color behind transparent parts, and around padded images.
         holdout: Captions to keep out of training.

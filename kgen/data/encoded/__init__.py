@@ -2,6 +2,7 @@
 
 from kgen.data.encoded.buckets import Buckets
 from kgen.data.encoded.checked import Stamp
-from kgen.data.encoded.images import EncodedImages, Entries
+from kgen.data.encoded.images import EncodedImages
+from kgen.data.splits import Entries
 
 __all__ = ["Buckets", "EncodedImages", "Entries", "Stamp"]

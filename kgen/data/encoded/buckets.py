@@ -1,4 +1,4 @@
-"""Aspect-ratio buckets: shapes of about equal area, so that images of any aspect ratio are hardly cropped."""
+"""Aspect-ratio buckets: shapes of about equal area, among which images of any aspect ratio find one that fits."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ from kgen.data.images import Shape
 from kgen.errors import DataError
 
 USUAL_PARTS = 8
-"""The usual number of steps in the side of a square. (Podell et al. 2023, SDXL, have 16, and NovelAI has 8.)"""
+"""The default number of steps in the side of a square, about. (SDXL has 16, and NovelAI has 8.)"""
 
 SMALLEST_STEP = 4
-"""The smallest step that is chosen automatically, because it is the usual patch of a transformer."""
+"""The smallest limit of the default step. It is the usual patch size of a transformer."""
 
 
 @dataclass(frozen=True)
 class Buckets:
     """The options of aspect-ratio buckets (NovelAI 2022; Podell et al. 2023, section 2.3).
 
-    Heights and widths of the buckets are multiples of a step. The area of a bucket is at most that of a square of the
-    option `size`. No larger bucket would have it: a step more in height or width would exceed that area.
+    The heights and widths of all buckets are multiples of a step. The area of a bucket is at most `size` x `size`, the
+    area of the square. Each bucket is as large as possible: with one more step in height or width, it would exceed that
+    area.
 
-    An image belongs to the bucket of the nearest aspect ratio, measured by its logarithm. It is scaled so that it
-    covers the bucket, and what exceeds it on one of the sides is cut off.
+    An image belongs to the bucket whose aspect ratio is nearest on a logarithmic scale. The image is resized so that it
+    covers the bucket, and the excess on one of its sides is cropped.
 
     Args:
-        step: The number of pixels that divides all heights and widths. It must divide `size`, and the network's patch
-            or stride, times the factor of the decoder, must divide it. null: the largest divisor of `size` that is at
-            most an eighth of it, or 4.
-        max_aspect: Largest ratio of the longer to the shorter side. It limits the buckets and the images, whose longer
-            side may have one pixel more.
+        step: Number of pixels that divides all heights and widths. It must divide `size`. It must be a multiple of the
+            network's patch or stride, times the factor of the decoder. null: the largest divisor of `size` up
+            to `size` / 8 or 4, whichever is larger.
+        max_aspect: Largest ratio of the longer to the shorter side, of the buckets and of the images. The longer side
+            of an image may have one more pixel.
     """
 
     step: Annotated[int, Field(ge=1, le=4096)] | None = None
@@ -61,25 +62,25 @@ class Buckets:
         )
 
     def fits(self, shape: Shape) -> bool:
-        """Whether an image of a shape belongs to a bucket."""
+        """Whether the aspect ratio of an image of this shape is allowed."""
         return max(shape) - 1 <= self.max_aspect * min(shape)
 
 
 def usual_step(size: int) -> int:
-    """The largest divisor of `size` that is at most an eighth of it, or `SMALLEST_STEP`."""
+    """The default step: the largest divisor of `size` up to `size` / 8 or `SMALLEST_STEP`, whichever is larger."""
     limit = max(size // USUAL_PARTS, SMALLEST_STEP)
     return max(divisor for divisor in range(1, limit + 1) if size % divisor == 0)
 
 
 def nearest(shapes: Sequence[Shape], images: np.ndarray) -> np.ndarray:
-    """The index of the bucket of the nearest aspect ratio.
+    """Finds the bucket with the nearest aspect ratio for each image.
 
     Args:
         shapes: The shapes of the buckets, as `Buckets.shapes` orders them.
         images: The shapes of images, (N, 2).
 
     Returns:
-        (N,) indices. If two buckets are equally near, it is the taller one.
+        (N,) indices of buckets. If two buckets are equally near, the taller one is chosen.
     """
     aspects = np.array([math.log(width / height) for height, width in shapes])  # ascending
     borders = (aspects[1:] + aspects[:-1]) / 2
@@ -87,29 +88,29 @@ def nearest(shapes: Sequence[Shape], images: np.ndarray) -> np.ndarray:
 
 
 def cropped_shares(buckets: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """The share of each image that is cut off, (N,), given the shapes of its bucket (N, 2) and of the image (N, 2)."""
+    """The share of each image that is cropped, (N,), given the shape of its bucket (N, 2) and of the image (N, 2)."""
     aspects, wanted = (shapes[:, 1] / shapes[:, 0] for shapes in (images, buckets))
     return np.asarray(1 - np.minimum(aspects / wanted, wanted / aspects))
 
 
-def describe(shapes: Sequence[Shape], images: Mapping[str, Shape], of: Mapping[str, Shape]) -> Iterator[str]:
-    """Lines that say how many images each bucket has, and how much of them is cut off.
+def describe(shapes: Sequence[Shape], images: Mapping[str, Shape], buckets: Mapping[str, Shape]) -> Iterator[str]:
+    """Lines that say how many images each bucket has, and how much of the images is cropped.
 
     Args:
         shapes: The shapes of the buckets.
         images: The shape of each image, by name.
-        of: The shape of the bucket of each image.
+        buckets: The shape of each image's bucket, by the name of the image.
     """
-    names = list(of)
-    chosen, found = (np.array([given[name] for name in names], np.float64).reshape(-1, 2) for given in (of, images))
+    names = list(buckets)
+    chosen, found = (np.array([of[name] for name in names], np.float64).reshape(-1, 2) for of in (buckets, images))
     counts = {shape: int(np.sum((chosen == shape).all(1))) for shape in shapes}
     used = ", ".join(f"{named(shape)} ({count:,})" for shape, count in counts.items() if count)
-    yield f"buckets, height x width, with their number of images: {used}"
+    yield f"buckets (height x width) and their numbers of images: {used}"
     shares = cropped_shares(chosen, found)
     most = names[int(np.argmax(shares))]
-    yield f"on average, {shares.mean():.1%} of an image are cut off; at most {shares.max():.1%} ({most})"
+    yield f"{shares.mean():.1%} of an image is cropped on average, and at most {shares.max():.1%} ({most})"
 
 
 def named(shape: Shape) -> str:
-    """A shape in messages: 48x80 is 48 pixels high, and 80 wide."""
+    """The text of a shape in messages: "48x80" means a height of 48 pixels and a width of 80."""
     return "x".join(map(str, shape))

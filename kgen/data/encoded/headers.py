@@ -1,4 +1,4 @@
-"""Reads the shapes of images from their headers, once: kgen's cache remembers them."""
+"""Reads the shapes of images from their headers. kgen's cache remembers them, so that each header is read once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kgen.storage.files import atomic_file
 FORMAT = 1
 
 RECORD = np.dtype([("hash", np.uint64), ("height", np.uint32), ("width", np.uint32)])
-"""What is remembered of an image: ten million images take 160 MB."""
+"""What the cache holds for an image: the hash of its name and stamp, and its shape. Ten million images take 160 MB."""
 
 
 def read_shapes(
@@ -59,7 +59,7 @@ def read_shapes(
 
 
 def _write(place: Path, found: Mapping[str, tuple[Stamp, Shape]]) -> None:
-    """Remembers shapes in place of those that were remembered before, except of files that changed just now."""
+    """Writes shapes to the cache, in place of the earlier ones. It leaves out files that changed just now."""
     kept = {name: both for name, both in found.items() if settled(both[0])}
     records = np.zeros(len(kept), RECORD)
     records["hash"] = stamp_hashes({name: stamp for name, (stamp, _) in kept.items()})

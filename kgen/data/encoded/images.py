@@ -23,12 +23,10 @@ from kgen.data.encoded.headers import read_shapes
 from kgen.data.encoded.scan import scan
 from kgen.data.images import ImageError, Resize, Shape, background_color, decode, fitted, fitted_file, mirrored
 from kgen.data.problems import OnError, refuse
-from kgen.data.splits import check_holdout, stable_share
+from kgen.data.splits import Entries, captions_by_image, divide
 from kgen.errors import DataError
+from kgen.options.documentation import documentation
 from kgen.spaces import Space
-
-Entries = dict[Split, list[tuple[str, str]]]
-"""The name of an image and one of its captions, for each example of a split."""
 
 READ_AT_START = 1000
 """Largest number of images that are read at the start to find damaged ones. This takes a few seconds."""
@@ -40,8 +38,9 @@ NOT_IN_FINGERPRINT = ("path", "on_error", "validation", "holdout", "shuffle_tags
 class EncodedImages(Dataset):
     """Images in encoded form, with captions.
 
-    A subclass has the options below, and stores them. Its ``__init__`` then lists the images, without reading them, and
-    calls `_open`. It overrides `_encoded`, `_stamp` and `_where`.
+    A subclass has the options below, and stores them. Its docstring describes its other options, and gets the
+    descriptions below. Its ``__init__`` then lists the images, without reading them, and calls `_open`. It overrides
+    `_encoded`, `_stamp` and `_where`.
 
     kgen's cache remembers which images could be read. At the start, the dataset reads the images that the cache does
     not remember, if these are at most `READ_AT_START`. If the dataset has no more images than that in total, it leaves
@@ -52,7 +51,30 @@ class EncodedImages(Dataset):
     training that was interrupted continues in the same way. `check` reads all images that the cache does not remember.
 
     With `resize` "bucket", the start also reads the headers of images whose shapes the cache does not remember. Images
-    that fit no bucket are refused, or left out of the splits. An image of the same bucket replaces a damaged one.
+    with a larger aspect ratio than `max_aspect` are refused, or left out of the splits. A damaged image is replaced by
+    one from the same bucket.
+
+    Args:
+        size: Height and width of the images, in pixels. For buckets, it is the square root of their area.
+        resize: How images get this size. "crop" cuts off what exceeds a square, "pad" adds background, and "stretch"
+            distorts the image. "bucket" crops it to the aspect-ratio bucket whose shape is nearest.
+        buckets: Options of the buckets. `step` divides all heights and widths, and `max_aspect` is the largest ratio of
+            the sides; null: their defaults.
+        crops: Number of crops of each image, evenly spaced along the side that does not fit the square or the bucket.
+            Each time training uses the image, it picks one at random; everything else uses the middle one. With 1,
+            training uses the middle one, too.
+        channels: Number of channels: 3, or 1 for gray.
+        background: Color behind transparent parts, and around padded images.
+        draw_captions: Whether an image with several captions is one example. Each time training uses the image, it
+            picks one of its captions at random; everything else uses the first. false: each caption is an example.
+        shuffle_tags: Whether captions are lists of tags, separated by commas. Each time training uses an image, it puts
+            the tags in a random order; everything else reads the caption as it is.
+        keep_tags: Number of tags at the beginning of a caption that `shuffle_tags` leaves in their places.
+        flip: Whether training also uses the mirror image of every image.
+        validation: Share of the training images to use for validation, if there is no validation split.
+        holdout: Captions to keep out of training and validation; they form the split "holdout".
+        on_error: What to do about damaged files and images, and about missing captions: "refuse" raises an error, and
+            "skip" leaves them out.
     """
 
     owner: ClassVar[str]
@@ -73,6 +95,10 @@ class EncodedImages(Dataset):
 
     decodes_elsewhere = True
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__doc__ = documentation(cls)
+
     @abstractmethod
     def _encoded(self, name: str) -> bytes:
         """Reads an image in encoded form. It is called from several threads.
@@ -88,7 +114,7 @@ class EncodedImages(Dataset):
         return None
 
     def _header(self, name: str) -> IO[bytes]:
-        """Opens an image, to read its header. It raises what `_encoded` raises."""
+        """Opens an image, to read its header. Raises the errors of `_encoded`."""
         return io.BytesIO(self._encoded(name))
 
     @abstractmethod
@@ -118,12 +144,7 @@ class EncodedImages(Dataset):
         Raises:
             DataError: there is nothing to train on; there is a problem that is not to be skipped; an option is wrong.
         """
-        if self.crops > 1 and self.resize not in ("crop", "bucket"):
-            raise DataError(f"{self.owner}: crops: {self.crops} needs resize: crop or bucket, not {self.resize}")
-        if self.buckets is not None and self.resize != "bucket":
-            raise DataError(f"{self.owner}: buckets has no effect with resize: {self.resize}: set resize: bucket")
-        if self.keep_tags and not self.shuffle_tags:
-            raise DataError(f"{self.owner}: keep_tags has no effect without shuffle_tags: true")
+        self._check_options()
         self.views = self.crops
         self._color = background_color(self.background, self.owner)
         self._labels = labels or {}
@@ -144,10 +165,12 @@ class EncodedImages(Dataset):
         }
         usable = any(name not in self._damaged for name, _ in good["train"])
         refuse(self.problems(), self.on_error, usable, self.owner, self.path)
-        self._entries = self._split(good)
+        self._entries = divide(
+            good, validation=self.validation, holdout=self.holdout, owner=self.owner, place=self.path
+        )
         self._texts: dict[Split, dict[str, tuple[str, ...]]] = {}
         if self.draw_captions:
-            self._texts = {split: _texts(listed) for split, listed in self._entries.items()}
+            self._texts = {split: captions_by_image(listed) for split, listed in self._entries.items()}
             self._entries = {
                 split: [(name, texts[0]) for name, texts in images.items()] for split, images in self._texts.items()
             }
@@ -156,6 +179,14 @@ class EncodedImages(Dataset):
             self._captions["train"] *= 2
         self._rows = {split: self._rows_of(split) for split in SPLITS} if self._bucket_of else {}
         self._notes = [*notes, *self._bucket_notes, *self._unread_note()]
+
+    def _check_options(self) -> None:
+        if self.crops > 1 and self.resize not in ("crop", "bucket"):
+            raise DataError(f"{self.owner}: crops: {self.crops} needs resize: crop or bucket, not {self.resize}")
+        if self.buckets is not None and self.resize != "bucket":
+            raise DataError(f"{self.owner}: buckets has no effect with resize: {self.resize}: set resize: bucket")
+        if self.keep_tags and not self.shuffle_tags:
+            raise DataError(f"{self.owner}: keep_tags has no effect without shuffle_tags: true")
 
     @property
     def image_space(self) -> Space:
@@ -193,7 +224,7 @@ class EncodedImages(Dataset):
         return (mirrored, *decoding) if used >= len(entries) else decoding
 
     def _image(self, split: Split, index: int, part: float) -> np.ndarray:
-        """An image. `part` is the place of a crop: 0 is left or top, 1 is right or bottom."""
+        """Reads an image. `part` is the position of the crop, from 0 (left or top) to 1 (right or bottom)."""
         entries = self._entries[split]
         while True:
             used = self.replacement(split, index)
@@ -212,14 +243,14 @@ class EncodedImages(Dataset):
 
     def replacement(self, split: Split, index: int) -> int:
         entries = self._entries[split]
-        mirrored, start = divmod(index, len(entries))
+        copy, start = divmod(index, len(entries))  # copy 1 are the mirror images
         if entries[start][0] not in self._damaged:
             return index
         bucket = self._bucket_of.get(entries[start][0])
         for place in itertools.chain(range(start + 1, len(entries)), range(start)):
             name = entries[place][0]
             if name not in self._damaged and self._bucket_of.get(name) == bucket:
-                return mirrored * len(entries) + place
+                return copy * len(entries) + place
         which = f"the split '{split}'" if bucket is None else f"the bucket {named(bucket)} of the split '{split}'"
         raise DataError(f"{self.owner}: all images of {which} in {self.path} are damaged")
 
@@ -282,7 +313,7 @@ class EncodedImages(Dataset):
         return Path(self.path).expanduser()
 
     def _part(self, view: int) -> float:
-        """The place of a crop."""
+        """The position of the crop of a view, from 0 to 1."""
         return view / (self.crops - 1) if self.crops > 1 else 0.5
 
     def _fitted_options(self, name: str, part: float) -> tuple[Shape, int, Resize, tuple[int, int, int], float]:
@@ -333,8 +364,8 @@ class EncodedImages(Dataset):
         shapes = options.shapes(self.size)
         found, unfit = read_shapes(self._place(), self._stamps, self._header, f"{self.owner} {self.path}")
         unfit |= {
-            name: f"its {named(shape)} pixels (height x width) fit no bucket: buckets.max_aspect is "
-            f"{options.max_aspect:g}, and the ratio of its sides is {max(shape) / min(shape):.3g}"
+            name: f"its {named(shape)} pixels (height x width) fit into no bucket: the ratio of the sides is "
+            f"{max(shape) / min(shape):.3g}, but buckets.max_aspect is {options.max_aspect:g}"
             for name, shape in found.items()
             if not options.fits(shape)
         }
@@ -365,36 +396,3 @@ class EncodedImages(Dataset):
             f"{self.owner} {self.path}: {len(self._unread):,} of {len(self._stamps):,} images are read for the first "
             f"time when they are needed. A damaged one {what}; 'kgen data check' reads all of them"
         ]
-
-    def _split(self, found: Entries) -> Entries:
-        """Moves held-out captions from all splits to "holdout", and a share of the training images to validation."""
-        if self.validation and found["validation"]:
-            raise DataError(
-                f"{self.owner}: {self.path} already defines a validation split: leave the option validation out, or "
-                "give the training images alone as path"
-            )
-        entries = [entry for split in found.values() for entry in split]
-        check_holdout(self.holdout, (caption for _, caption in entries), self.owner)
-        held = [entry for entry in entries if entry[1] in self.holdout] if self.holdout else []
-        unseen = {name for name, _ in held}  # an image may have other captions too
-        seen = [entry for entry in found["train"] if entry[0] not in unseen]
-        measured = stable_share([name for name, _ in seen], self.validation)
-        splits: Entries = {
-            "train": [entry for entry in seen if entry[0] not in measured],
-            "validation": [
-                *(entry for entry in seen if entry[0] in measured),
-                *(entry for entry in found["validation"] if entry[0] not in unseen),
-            ],
-            "holdout": held,
-        }
-        if not splits["train"]:
-            raise DataError(f"{self.owner}: holdout and validation leave no image to train on")
-        return splits
-
-
-def _texts(entries: Sequence[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
-    """The captions of each image."""
-    found: dict[str, list[str]] = {}
-    for name, caption in entries:
-        found.setdefault(name, []).append(caption)
-    return {name: tuple(captions) for name, captions in found.items()}

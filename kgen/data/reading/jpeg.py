@@ -7,18 +7,19 @@ import simplejpeg
 from PIL import Image
 
 SMALLEST = 16
-"""Smallest height and width. In smaller images, two scales of the decoder may have the same size."""
+"""Smallest height and width. For smaller images, two scales of the decoder may give the same size."""
 
 
 def jpeg_pixels(data: bytes, image: Image.Image) -> np.ndarray | None:
-    """Decodes an open JPEG as Pillow does: uint8 (H, W, 3), the same numbers in less time.
+    """Decodes a JPEG that Pillow has opened: uint8 (H, W, 3). The pixels are those of Pillow, in less time.
 
-    The wheels of Pillow and of simplejpeg both contain libjpeg-turbo, and a test compares them bit by bit. Files at
-    which libjpeg-turbo warns are left to Pillow, which accepts some of them, and says what is wrong with the others.
+    The wheels of Pillow and of simplejpeg both contain libjpeg-turbo, and a test compares them bit by bit. If
+    libjpeg-turbo warns of a file, Pillow must decode it. It accepts some of these files, and says what is wrong with
+    the others.
 
     Args:
         data: The content of the file.
-        image: The file, opened by Pillow, whose pixels are not loaded. Its size may be reduced by `draft`.
+        image: The file as Pillow opened it. Its pixels are not loaded yet, and `draft` may have reduced its size.
 
     Returns:
         The pixels; None if Pillow must decode the file.

@@ -1,4 +1,4 @@
-"""Memory that two processes share, through which arrays pass without a copy by the system."""
+"""Memory that two processes share. One writes arrays to it, and the other one reads them without a copy."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import os
 from collections.abc import Sequence
 
 SIZE = 2**26
-"""Size of the memory, in bytes. Only the part that was ever used takes memory."""
+"""Size of the memory, in bytes. The system allocates only the part that has been used."""
 
 ALIGNMENT = 64
 """Arrays begin at multiples of this number of bytes."""
 
 
 class SharedMemory:
-    """Memory without a name (`memfd_create` of Linux). It ends with the processes, even if they are killed.
+    """Shared memory without a name (`memfd_create` of Linux). The system frees it when both processes have ended.
 
     Containers limit named shared memory (``/dev/shm``), but not this.
 
     Args:
-        file: The number of the open file, as `create` returns it. The memory closes it.
+        file: The file descriptor that `create` returned. The constructor closes it.
     """
 
     def __init__(self, file: int) -> None:
@@ -27,7 +27,7 @@ class SharedMemory:
         os.close(file)
 
     def write(self, arrays: Sequence[memoryview]) -> bool:
-        """Writes arrays one after the other, over those of the last call. Returns False if they are too large."""
+        """Writes arrays, in place of those of the last call. Returns False if they are too large together."""
         places = _places([array.nbytes for array in arrays])
         if places and places[-1].stop > SIZE:
             return False
@@ -36,19 +36,22 @@ class SharedMemory:
         return True
 
     def read(self, sizes: Sequence[int]) -> list[memoryview]:
-        """The arrays of these sizes that were written last, without a copy: the next call overwrites them."""
+        """The arrays that were written last, given their sizes in bytes. The next call of `write` overwrites them."""
         return [self._bytes[place] for place in _places(sizes)]
 
 
 def create() -> int | None:
-    """Opens a new memory file; None if the system has none. Another process may inherit its number."""
+    """Creates shared memory, and returns its file descriptor, which a child process can inherit.
+
+    Returns None if the system has no such memory.
+    """
     try:
         file = os.memfd_create("kgen-images")
     except (AttributeError, OSError):
         return None
     try:
         os.ftruncate(file, SIZE)
-    except OSError:  # files may have a limit
+    except OSError:  # the system may limit the size of files
         os.close(file)
         return None
     return file

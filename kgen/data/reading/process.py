@@ -1,7 +1,7 @@
 """A process that calls functions for the training process. This module holds the code of both sides.
 
-The process imports the modules of these functions, but no framework unless they need one. It therefore starts within
-half a second, and takes 50 MB of memory. (A process of grain imports JAX if it is installed, and imports the main
+The process imports the modules of these functions, and a framework only if they need one. It therefore starts within
+half a second, and takes about 50 MB of memory. (A process of grain imports JAX if it is installed, and imports the main
 program again.)
 
 Calls and results pass through pipes, and the arrays of the results through shared memory if the system has any (see
@@ -44,8 +44,8 @@ ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": str(2**24), "MALLOC_TRIM_THRESHOLD_": st
 to the system, which clears it before it is used again. This takes 0.2 ms of CPU time per image of 256x256."""
 
 Message = tuple[bool, bytes, list[int], bool]
-"""Whether the call failed; the result or the exception, pickled without arrays; the sizes of these, in bytes; and
-whether they are in the shared memory, or follow in the pipe."""
+"""Whether the call failed; the result or the exception, pickled without arrays; the sizes of the arrays, in bytes; and
+whether the arrays are in the shared memory, or follow in the pipe."""
 
 
 class Process:
@@ -61,7 +61,7 @@ class Process:
         self.memory: SharedMemory | None = None
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Calls a function of a module. It must be possible to pickle the arguments and the result.
+        """Calls a function of a module. Pickle must be able to send its arguments and its result.
 
         The next call overwrites the arrays of the result.
 
@@ -100,7 +100,7 @@ class Process:
         return result
 
     def stop(self) -> None:
-        """Closes the pipe of calls, so that the process ends after the present call."""
+        """Closes the pipe of the calls, so that the process ends after the current call."""
         if self.process is not None and self.process.stdin is not None:
             with contextlib.suppress(OSError, ValueError):
                 self.process.stdin.close()
@@ -116,10 +116,14 @@ class Process:
             self.process.wait()
 
     def _is_running(self) -> bool:
-        """Whether the process still runs. An OSError then came from the function, and not from the pipes."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return self.process is not None and self.process.wait(0.2) is None
-        return True
+        """Whether the process still runs. If so, an OSError came from the function, and not from the pipes."""
+        if self.process is None:
+            return False
+        try:
+            self.process.wait(0.2)
+        except subprocess.TimeoutExpired:
+            return True
+        return False
 
     def _how(self) -> str:
         code = self.process.returncode if self.process is not None else 0
@@ -136,7 +140,7 @@ def _started() -> tuple[subprocess.Popen[bytes], SharedMemory | None]:
     command = [sys.executable, "-c", PROGRAM]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, **options)
     assert process.stdin is not None and process.stdout is not None
-    with contextlib.suppress(ImportError, AttributeError, OSError):  # only Linux has it, and it has a limit
+    with contextlib.suppress(ImportError, AttributeError, OSError):  # only Linux can set the size, up to a limit
         import fcntl
 
         for pipe in (process.stdin, process.stdout):
@@ -192,7 +196,7 @@ def _answer(calls: IO[bytes], memory: SharedMemory | None) -> list[Any]:
 
 
 def _portable(error: Exception) -> Exception:
-    """An error that pickle can send. If it shows a fault of the program, a note has the traceback in this process."""
+    """An error that pickle can send. Unless it is a KgenError, a note contains the traceback in this process."""
     if not isinstance(error, KgenError):
         error.add_note(f"In a worker process:\n{''.join(traceback.format_exception(error))}")
     try:

@@ -25,7 +25,7 @@ MAX_COPY_BYTES = 2**28
 
 
 def image_of(dataset: Dataset, split: Split, number: int, flip: bool, views: int) -> np.ndarray:
-    """An image by its number: uint8 (H, W, C). The views of its mirror image follow the views of the image.
+    """Reads an image by its number: uint8 (H, W, C). The views of the mirror image follow those of the image.
 
     Args:
         number: (2 * index + mirrored) * views + view, or, if `flip` is not set, index * views + view.
@@ -38,7 +38,7 @@ def image_of(dataset: Dataset, split: Split, number: int, flip: bool, views: int
 
 
 def _parsed(number: int, flip: bool, views: int) -> tuple[int, int | None, bool]:
-    """The index, the view (None: the image itself), and whether it is mirrored, of a number as in `image_of`."""
+    """What a number of `image_of` stands for: the index, the view (None: the image itself), and if it is mirrored."""
     row, view = divmod(number, views)
     index, mirrored = divmod(row, 2) if flip else (row, 0)
     return index, view if views > 1 else None, bool(mirrored)
@@ -90,14 +90,14 @@ class Workers:
     ) -> np.ndarray:
         """Reads images by their numbers (see `image_of`): uint8 (B, H, W, C). Several threads may call it.
 
-        The dataset gets a report of the problems that a worker found, so that it knows which images were replaced.
+        Problems that a worker finds are reported to the dataset, so that it knows which images were replaced.
 
         Args:
-            shape: (H, W, C), if the images of the dataset differ in shape.
+            shape: The shape (H, W, C) of these images; None: that of `image_space`.
 
         Raises:
-            Exception: the dataset raised this for an image. If it raised for several, this is the error of the first.
-            DataError: a worker ended.
+            Exception: the first error that the dataset raised for an image.
+            DataError: a worker process ended.
         """
         images = np.empty((len(numbers), *(shape or self.dataset.image_space.shape)), np.uint8)
         size = max(1, -(-len(numbers) // (2 * self.count)))
@@ -116,7 +116,7 @@ class Workers:
         self._end()
 
     def _read_copies(self, places: np.ndarray, split: Split, numbers: Sequence[int], flip: bool, views: int) -> None:
-        """Reads images (B, H, W, C) by a process that has a copy of the dataset."""
+        """Reads images to `places` (B, H, W, C) with a process that has a copy of the dataset."""
         with self._process() as process:
             images, problems = process.call(_read_held, split, numbers, flip, views)
             for place, image in zip(places, images, strict=True):
@@ -124,7 +124,10 @@ class Workers:
         self._report(problems)
 
     def _decode(self, places: np.ndarray, split: Split, numbers: Sequence[int], flip: bool, views: int) -> None:
-        """Reads images (B, H, W, C) by a process that decodes them. The dataset reads those that have a problem."""
+        """Reads images to `places` (B, H, W, C) with a process that decodes them.
+
+        If an image has a problem, the dataset in this process reads it again, and reports the problem.
+        """
         calls = [_decoding(self.dataset, split, number, flip, views) for number in numbers]
         failed = []
         with self._process() as process:
@@ -141,7 +144,7 @@ class Workers:
 
     @contextlib.contextmanager
     def _process(self) -> Iterator[Process]:
-        """A process that no other thread uses."""
+        """Yields a process that no other thread uses."""
         process = self._idle.get()
         try:
             yield process
@@ -183,7 +186,7 @@ def _decoding(dataset: Dataset, split: Split, number: int, flip: bool, views: in
     index, view, _ = _parsed(number, flip, views)
     try:
         return dataset.decoding(split, index, view)
-    except Exception:  # `image_of` raises it, or another that says more
+    except Exception:  # `image_of` then raises this error, or one that says more
         return None
 
 
@@ -209,7 +212,7 @@ def _pickled(dataset: Dataset) -> bytes:
 
 
 def _decoded(calls: Sequence[Decoding | None]) -> list[np.ndarray | None]:
-    """The images (H, W, C) that the functions return; None where there is a problem."""
+    """The images (H, W, C) that the functions return; None for an image that has a problem."""
     images: list[np.ndarray | None] = []
     for call in calls:
         image = None

@@ -170,6 +170,8 @@ def _codec(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
 
 
 class TestCaptions(DatasetConformance):
+    copies: ClassVar = False  # it holds a decoder
+
     def build(self) -> Captions:
         return Captions(of=SHAPES, codec="codec", length=LONGEST + 3)
 

@@ -210,7 +210,7 @@ def test_a_run_trains_it_and_another_run_reads_its_images(tmp_path: Path, monkey
 def test_wrong_sizes_are_found_before_the_training() -> None:
     with pytest.raises(kgen.ConfigError, match=r"sees images of 16x16, but these are 32x32"):
         check(RunConfig.from_dict(CONFIG, ["data.size=32"]))
-    with pytest.raises(kgen.ConfigError, match=r"clip/image' has the weights of another one, 'Clip': give it 'from"):
+    with pytest.raises(kgen.ConfigError, match=r"clip/image' uses the weights of a trained 'Clip': set 'from"):
         RunConfig.from_dict({**CONFIG, "encoder": "clip/image"})
 
 

@@ -105,7 +105,7 @@ class Diffusion(Generator):
         self.seed_generator = SeedGenerator()
 
     def check_space(self, space: Space) -> None:
-        """Raises SpaceError if the network works on one shape alone, or its stride does not divide this one."""
+        """Raises SpaceError if the network supports only one shape, or if its stride does not divide this one."""
         if not getattr(self.network, "any_shape", False):
             super().check_space(space)
         self.network.check(space)

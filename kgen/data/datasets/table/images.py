@@ -17,7 +17,15 @@ from kgen.errors import DataError
 
 
 class TableImages(EncodedImages):
-    """Images in a column of tables. A subclass overrides `_open_table`, and calls `_open_tables`."""
+    """Images in a column of tables. A subclass overrides `_open_table`, and calls `_open_tables`.
+
+    Args:
+        image_key: The column of images; null: the only one.
+        caption_key: The column of captions or labels; null: "text", or the only one of "caption", "captions",
+            "description", "prompt", "title", "comment"; else the labels.
+        template: Caption with {label} in place of the name of a label, if there is no column of captions. Without
+            {label}, it is the caption of all images.
+    """
 
     image_key: str | None
     caption_key: str | None

@@ -27,8 +27,8 @@ from kgen_plugin_diffusion.networks.dit import DiTLayer
 class Network(Protocol):
     """The protocol of a `diffusion.network`: the options of a network, from which `build` makes the layer.
 
-    A class with an attribute ``any_shape = True`` says that the layer, once it is built, can be called with any height
-    and width that `check` accepts.
+    If the layer, once it is built, supports any height and width that `check` accepts, the class sets ``any_shape =
+    True``.
     """
 
     def check(self, space: Space) -> None:

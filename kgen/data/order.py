@@ -14,11 +14,11 @@ import numpy as np
 ENDLESS = 2**32
 """Number of passes over the data in "endless" training. The number of all positions must fit into an index."""
 
-FEW = 2**16
+MAX_SORTED = 2**16
 """Largest number of rows that are sorted in memory for each pass. grain would take 0.3 ms per row to shuffle them."""
 
-KEPT = 8
-"""Number of passes whose order is kept. Several threads may read batches of different passes at the same time."""
+KEPT_ORDERS = 8
+"""Number of passes whose order stays in memory. Several threads may read batches of different passes at once."""
 
 DENOMINATOR = 10**6
 """Largest denominator of a share. A share is a fraction, because a rounding error would grow with the position."""
@@ -32,21 +32,21 @@ class Order(Protocol):
 
 
 def training_order(count: int, seed: int, shares: Sequence[tuple[int, float]] = ()) -> Order:
-    """Passes over the rows of a split, each in a new order.
+    """Makes the order of the rows of a split: training passes over them again and again, each time in a new order.
 
     Args:
         count: The number of rows.
         seed: The seed of the orders.
-        shares: The number of rows of each of several consecutive parts, and the part's share of all positions. Each
-            part has passes of its own. Of the first n positions, a part has its share, up to an error of one for each
-            part. Empty: all rows are one part.
+        shares: The number of rows in each of several consecutive parts, and the part's share of all positions. Each
+            part has separate passes. After n positions, the number of positions of a part differs from its share of n
+            by less than the number of parts. Empty: all rows are one part.
     """
     if shares:
-        return _Mixed(seed, shares)
-    return _Few(count, seed) if count <= FEW else _Many(count, seed)
+        return _MixedOrder(seed, shares)
+    return _SortedOrder(count, seed) if count <= MAX_SORTED else _GrainOrder(count, seed)
 
 
-def drawn(seed: int, positions: Sequence[int]) -> np.ndarray:
+def random_numbers(seed: int, positions: Sequence[int]) -> np.ndarray:
     """A random number below 2^56 for each position, (B,). It is a hash of the seed and the position."""
     digests = (hashlib.blake2b(f"{seed} {position}".encode(), digest_size=7).digest() for position in positions)
     return np.array([int.from_bytes(digest) for digest in digests])
@@ -55,18 +55,19 @@ def drawn(seed: int, positions: Sequence[int]) -> np.ndarray:
 class BatchOrder:
     """The rows of each batch in training.
 
-    Without groups, the batches are consecutive parts of `training_order`. With groups, every batch has rows of one of
-    them. Each group has passes of its own, in which it uses each of its rows once; a batch may end one pass and begin
-    the next. The groups take turns in proportion to their rows, so that all rows are used equally often: after n
-    batches, a group has had its share of n, up to one for each group before it.
+    Without groups, the batches are consecutive parts of `training_order`. With groups, all rows of a batch are from one
+    group. Each group has separate passes, and each pass uses every row of the group once. A batch may contain the end
+    of one pass and the beginning of the next. The groups take turns in proportion to their numbers of rows, so that
+    all rows are used equally often. After n batches, the number of batches of a group differs from its share of n by
+    less than the number of groups.
 
     Args:
         count: The number of rows.
         batch_size: The number of rows in a batch.
         seed: The seed of the orders.
         shares: See `training_order`. With groups, they hold for all batches together.
-        groups: Groups of rows, none of which is empty, and which together have every row once; each is in ascending
-            order. Empty: a batch has any rows.
+        groups: Groups of rows. Together, they have every row once. No group is empty, and each is in ascending order.
+            Without groups, a batch may have any rows.
     """
 
     def __init__(
@@ -95,14 +96,14 @@ class BatchOrder:
         self.turns = _Turns(weights)
 
     def __call__(self, step: int, places: Sequence[int]) -> list[int]:
-        """The rows at some places of the batch of a step, from 0 to `batch_size` - 1."""
+        """The rows at some places, from 0 to `batch_size` - 1, of the batch of a step."""
         group, batch = self.turns(step)
         order, rows = self.groups[group]
         positions = order([batch * self.batch_size + place for place in places])
         return positions if rows is None else rows[positions].tolist()
 
 
-class _Few:
+class _SortedOrder:
     """Sorts the rows of each pass by random numbers (Philox, Salmon et al. 2011), whose key is seed and pass."""
 
     def __init__(self, count: int, seed: int) -> None:
@@ -118,12 +119,12 @@ class _Few:
         if order is None:
             random = np.random.Philox(key=np.array([self.seed, number], np.uint64)).random_raw(self.count)
             order = np.argsort(random, kind="stable").tolist()
-            kept = list(self._orders.items())[1 - KEPT :]
+            kept = list(self._orders.items())[1 - KEPT_ORDERS :]
             self._orders = {**dict(kept), number: order}  # a new mapping: other threads read the old one
         return order
 
 
-class _Many:
+class _GrainOrder:
     """Shuffles with grain's block cipher, which needs no memory."""
 
     def __init__(self, count: int, seed: int) -> None:
@@ -133,7 +134,7 @@ class _Many:
         return [int(self.rows[position]) for position in positions]
 
 
-class _Mixed:
+class _MixedOrder:
     """Combines the orders of several parts, each of which has a share of the positions."""
 
     def __init__(self, seed: int, shares: Sequence[tuple[int, float]]) -> None:
@@ -148,10 +149,10 @@ class _Mixed:
 
 
 class _Turns:
-    """Distributes positions among parts, of which each has a share: after n positions, its share of n, up to one.
+    """Distributes positions among parts in proportion to their shares.
 
-    A part gets the positions p at which floor((p + 1) * share) is larger than floor(p * share), as in Bresenham's line
-    algorithm (1965). The next part does the same with the positions that are left, and so on.
+    The first part gets the positions p at which floor((p + 1) * share) is larger than floor(p * share), as in
+    Bresenham's line algorithm (1965). The next part does the same with the remaining positions, and so on.
 
     Args:
         shares: The share of each part. Their sum is 1, but for rounding.
@@ -160,20 +161,20 @@ class _Turns:
     def __init__(self, shares: Sequence[Fraction]) -> None:
         left = Fraction(1)
         self.own: list[Fraction] = []
-        """The share of each part of the positions that no earlier part has."""
+        """For each part, its share of the positions that no earlier part gets."""
         for share in shares[:-1]:
             self.own.append(share / left)
             left -= share
         self.own.append(Fraction(1))
 
     def __call__(self, position: int) -> tuple[int, int]:
-        """The part that has a position, and the number of earlier positions that it has."""
+        """The part that gets a position, and the number of earlier positions that it got."""
         for part, share in enumerate(self.own):
             before = position * share.numerator // share.denominator
             if (position + 1) * share.numerator // share.denominator > before:
                 return part, before
             position -= before
-        raise AssertionError("the last part has every position that is left")
+        raise AssertionError("the last part gets every remaining position")
 
 
 def _fraction(share: float) -> Fraction:

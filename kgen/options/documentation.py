@@ -1,0 +1,49 @@
+"""Docstrings of classes whose options are partly described by their base classes."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+
+HEADING = "Args:"
+"""The line before the descriptions of the arguments."""
+
+_NAMES = re.compile(r"    (\w+(?:, \w+)*): ")
+"""The beginning of a description. Several arguments may share it."""
+
+
+def documentation(cls: type[Any]) -> str:
+    """The docstring of a class, with the descriptions of all options, in the order of the signature.
+
+    If the class does not describe an option, the nearest base class that does is used.
+    """
+    text = inspect.getdoc(cls) or ""
+    before, own, after = _parsed(text)
+    parameters = inspect.signature(cls.__init__).parameters.values()
+    options = [parameter.name for parameter in parameters if parameter.kind == parameter.KEYWORD_ONLY]
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        found |= _parsed(base.__doc__ or "")[1]
+    names = [*(name for name in own if name not in options), *(name for name in options if name in found)]
+    if not names:
+        return text
+    return "\n".join([*before, HEADING, *dict.fromkeys(found[name] for name in names), *after])
+
+
+def _parsed(text: str) -> tuple[list[str], dict[str, str], list[str]]:
+    """Divides a docstring: the lines before `HEADING`, the description of each argument, and the lines after them."""
+    lines = inspect.cleandoc(text).splitlines()
+    if HEADING not in lines:
+        return [*lines, ""], {}, []
+    start = lines.index(HEADING)
+    end = next((at for at in range(start + 1, len(lines)) if lines[at][:1].strip()), len(lines))
+    found: dict[str, str] = {}
+    names: list[str] = []
+    for line in filter(None, lines[start + 1 : end]):
+        if begin := _NAMES.match(line):
+            names = begin[1].split(", ")
+            found |= dict.fromkeys(names, line)
+        else:
+            found |= {name: f"{found[name]}\n{line}" for name in names}
+    return lines[:start], found, ["", *lines[end:]] if end < len(lines) else []
