@@ -69,7 +69,9 @@ def open_experiment(config: RunConfig, *, trained: bool = False) -> Experiment:
 def needs_stage(config: RunConfig, kind: Staged) -> bool:
     """Whether a run trains, calibrates or imports its encoder or decoder in a separate stage."""
     own: StagedConfig = getattr(config, kind)
-    return is_imported(config, kind) or (own.source is None and learning_of(kind, find(kind, own.name)[0].load()).learns)
+    return is_imported(config, kind) or (
+        own.source is None and learning_of(kind, find(kind, own.name)[0].load()).learns
+    )
 
 
 def is_imported(config: RunConfig, kind: Staged) -> bool:
