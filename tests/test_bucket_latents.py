@@ -47,7 +47,7 @@ def decoder(dataset: ImageFolder) -> KLAutoencoder:
 
 
 @pytest.mark.backends
-@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("flip", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_batch_has_the_latents_of_its_images(
     dataset: ImageFolder, decoder: KLAutoencoder, tmp_path: Path, flip: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -185,10 +185,10 @@ def test_a_field_that_is_not_there_is_refused() -> None:
 
 
 def test_prompts_are_made_of_examples() -> None:
-    scored = prompts_to_score(SHAPES, "train", Lengths(), 100)
+    scored = prompts_to_score(SHAPES, "train", Lengths().fields, 100)
     assert list(scored.texts) == list(SHAPES.captions("train"))
     assert scored.inputs[0] == {"caption": scored.texts[0], "label": "circle"}
-    few = prompts_to_score(SHAPES, "train", MeanColor(), 3)
+    few = prompts_to_score(SHAPES, "train", MeanColor().fields, 3)
     np.testing.assert_array_equal(few.inputs[2], SHAPES.image("train", len(SHAPES.captions("train")) - 1))
     other = scored.some(2).for_encoder(MeanColor(), SHAPES)
     np.testing.assert_array_equal(other.inputs[0], SHAPES.image("train", 0))

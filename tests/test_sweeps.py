@@ -479,7 +479,7 @@ def test_a_sweep_that_is_stopped_saves_a_checkpoint_and_the_same_command_goes_on
 
 
 @pytest.mark.portable
-@pytest.mark.parametrize("command", ["run", "job"])
+@pytest.mark.parametrize("command", [pytest.param("run", marks=pytest.mark.slow), "job"])
 def test_a_training_whose_output_is_closed_saves_a_checkpoint(tmp_path: Path, command: str) -> None:
     """`kgen run | head` closes the output. If `kgen sweep` is killed, the output of its job is closed, too."""
     text = GOOD.replace("steps: 6,", "steps: 3000, log_every: 1,").replace("_every: 3", "_every: 3000")

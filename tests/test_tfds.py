@@ -115,7 +115,7 @@ def test_images_captions_and_splits(folder: Path, name: str) -> None:
     assert f"{name}" in dataset.credit and "TensorFlow Datasets" in dataset.credit
 
 
-@pytest.mark.parametrize("name", ["array_record", "tfrecord"])
+@pytest.mark.parametrize("name", ["tfrecord", pytest.param("array_record", marks=pytest.mark.slow)])
 def test_batches_do_not_depend_on_the_number_of_workers(folder: Path, name: str) -> None:
     check_batches(open_(folder, name), batch_size=4, steps=5, flip=True)
 

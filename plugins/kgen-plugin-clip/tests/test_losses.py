@@ -99,7 +99,7 @@ def loss_of(encoder: Clip, given: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.backends
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.distribute is TensorFlow's")
-@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("loss", ["softmax", pytest.param("sigmoid", marks=pytest.mark.slow)])
 def test_two_replicas_have_the_loss_and_gradient_of_one_device(loss: str) -> None:
     """The negatives are those of both replicas. The replicas have unequal shares of the batch."""
     import tensorflow as tf
@@ -129,6 +129,7 @@ def test_two_replicas_have_the_loss_and_gradient_of_one_device(loss: str) -> Non
                 np.testing.assert_allclose(moved, np.array(tf.convert_to_tensor(gradient)), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.backends
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.distribute is TensorFlow's")
 def test_fit_under_two_replicas_is_that_of_one_device() -> None:

@@ -47,7 +47,7 @@ def random_images(count: int) -> np.ndarray:
 
 
 @pytest.mark.backends
-@pytest.mark.parametrize("kind", ["kl", "vq"])
+@pytest.mark.parametrize("kind", ["kl", pytest.param("vq", marks=pytest.mark.slow)])
 def test_images_of_another_shape_are_those_of_an_autoencoder_made_for_it(kind: str) -> None:
     def make(space: Space) -> KLAutoencoder | VQAutoencoder:
         if kind == "kl":

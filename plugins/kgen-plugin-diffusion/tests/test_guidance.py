@@ -143,6 +143,7 @@ def pipeline(width: int = 8, **options: Any) -> kgen.Pipeline:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.backends
 def test_all_noise_levels_are_plain_guidance_and_none_are_no_guidance(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also with `guidance_rescale`. A new interval compiles nothing, and outside of it there is one pass."""

@@ -44,6 +44,7 @@ class TestHinge(Conformance):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 class TestNonSaturating(Conformance):
     replicas: ClassVar = False
 

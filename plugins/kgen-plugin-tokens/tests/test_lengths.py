@@ -225,6 +225,7 @@ def test_the_bound_is_below_probabilities_that_sum_to_one() -> None:
     assert (bound <= exact * (1 + 1e-6)).all() and (bound[~short] < exact[~short] * (1 - 1e-6)).any()
 
 
+@pytest.mark.slow
 def test_the_bound_of_rows_equals_that_of_given_places() -> None:
     """All places are before the end, and so both ways of giving the hidden places agree on average over many masks."""
     made = generator(NonAutoregressive, None)
