@@ -29,8 +29,8 @@ class Source:
     form: Literal["plain", "transposed", "patches"] = "plain"
 
     def shape(self, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...] | None:
-        """The shape of the weight if the tensors have these shapes; None if they cannot."""
-        if not shapes[0]:
+        """The shape of the weight if the tensors have these shapes; None if they cannot. (1,) stands for a number."""
+        if shapes[0] in ((), (1,)):
             return ()
         first, rest = sum(shape[0] for shape in shapes if shape), shapes[0][1:]
         if self.form == "patches":
