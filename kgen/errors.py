@@ -62,6 +62,10 @@ class UnreadTextWarning(UserWarning):
     """The encoder does not read a prompt completely: it is too long, or contains unknown words."""
 
 
+class BiasedMetricWarning(UserWarning):
+    """A metric judges images by the model that their generator has as its encoder, which favors them."""
+
+
 class HookWarning(UserWarning):
     """A plugin's hook failed; kgen continues without it."""
 

@@ -86,7 +86,7 @@ def test_public_names_have_docstrings_that_help_shows() -> None:
         for name, value in vars(cls).items():
             if name.startswith("_") or name in ("arguments", "largest_option"):
                 continue
-            if callable(value) or isinstance(value, property):
+            if callable(value) or isinstance(value, property | classmethod):
                 assert value.__doc__, f"{cls.__name__}.{name} has no docstring"
             elif not isinstance(value, frozenset):
                 assert f"    {name}: " in (cls.__doc__ or ""), f"{cls.__name__}'s docstring does not tell of '{name}'"

@@ -116,6 +116,8 @@ class _Check:
         has_losses, learns, trained_as = learning_of(kind, self.cls)
         if "fit" in stage and "from" in stage:
             self._report("fit", f"{_a(kind)} 'from' another run is already trained: leave out one of the two")
+        elif kind == "encoder" and self.cls.is_pretrained(self.component.options):
+            self._check_pretrained(trained_as)
         elif untrained and (has_losses or not learns):
             self._report("from", f"{stage['from']} has trained no {kind}: look at {kind} in its config.yaml")
         elif trained_as and "from" not in stage:
@@ -136,6 +138,14 @@ class _Check:
         elif "init" in stage and "fit" not in stage:
             self._report("init", "has no effect without 'fit': leave 'init' out")
         self._check_joined()
+
+    def _check_pretrained(self, trained_as: str) -> None:
+        """Reports a key of a stage that has no meaning for an encoder whose weights come from files."""
+        allowed = {"from"} if trained_as else {"from", "fit"} if "fit" not in self.stage else {"fit", "data"}
+        if odd := [key for key in self.stage if key not in allowed]:
+            self._report(
+                odd[0], f"encoder '{self.component.name}' has the weights of the files that it names: leave this out"
+            )
 
     def _check_joined(self) -> None:
         """Refuses a joined encoder that needs a stage, because joined encoders have none."""

@@ -63,6 +63,19 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         """The shape of one condition."""
         raise NotImplementedError
 
+    @classmethod
+    def is_pretrained(cls, options: Mapping[str, Any]) -> bool:
+        """Whether an encoder with these options has trained weights, which it reads from files that the options name.
+
+        Such an encoder reads the files in `adapt`, and assigns the weights when they are built. It needs no `fit`: a
+        run copies its assets and weights, and does not need the files afterwards. After `load_assets`, the encoder does
+        not read the files, because its weights are loaded, too. Default: False.
+
+        Args:
+            options: The options as plain data, as `config` returns them.
+        """
+        return False
+
     def adapt(self, inputs: Sequence[Any]) -> None:
         """Learns a vocabulary, or anything else that is not a weight, from the training inputs. Default: nothing.
 

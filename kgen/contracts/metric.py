@@ -5,13 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from kgen.contracts.dataset import Dataset, Split
 from kgen.errors import PluginError
 from kgen.options import Arguments, Configurable
+
+if TYPE_CHECKING:  # importing an encoder imports Keras
+    from kgen.contracts.encoder import Encoder
 
 State = Mapping[str, np.ndarray]
 """The measurements of a metric so far, by name: arrays that can be sent to another process."""
@@ -136,6 +139,17 @@ class Metric(Configurable, ABC):
         number of images means for the scores.
         """
         return ()
+
+    def bias_towards(self, encoder: Encoder) -> str:
+        """Why the numbers favor a pipeline with this encoder, without a full stop; "" if they do not. Default: "".
+
+        A metric that judges by a model favors a generator whose encoder is the same model. kgen warns of it
+        (`BiasedMetricWarning`), and notes it beside the scores.
+
+        Args:
+            encoder: The trained encoder of the pipeline.
+        """
+        return ""
 
     def protocol(self) -> Mapping[str, Plain]:
         """Everything besides the images that determines the numbers: two numbers are comparable only if this is equal.

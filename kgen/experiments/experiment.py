@@ -61,15 +61,29 @@ def open_experiment(config: RunConfig, *, trained: bool = False) -> Experiment:
     dataset = read_dataset(config.data)
     check_config(config, dataset)
     stages = {} if trained else _stage_data(config, dataset)
-    if "encoder" in stages and config.encoder.source is None:
+    if "encoder" in stages and config.encoder.source is None and not is_imported(config, "encoder"):
         check_encoder_stage(config.encoder.name, stages["encoder"])
     return Experiment(config, dataset, stages, _open_metrics(config.evaluate.metrics, dataset))
 
 
 def needs_stage(config: RunConfig, kind: Staged) -> bool:
-    """Whether a run trains or calibrates its encoder or decoder in a separate stage."""
+    """Whether a run trains, calibrates or imports its encoder or decoder in a separate stage."""
     own: StagedConfig = getattr(config, kind)
-    return own.source is None and learning_of(kind, find(kind, own.name)[0].load()).learns
+    return is_imported(config, kind) or (
+        own.source is None and learning_of(kind, find(kind, own.name)[0].load()).learns
+    )
+
+
+def is_imported(config: RunConfig, kind: Staged) -> bool:
+    """Whether a run has an encoder whose weights come from files, and which it does not train further."""
+    own: StagedConfig = getattr(config, kind)
+    return kind == "encoder" and own.source is None and own.fit is None and is_pretrained(config)
+
+
+def is_pretrained(config: RunConfig) -> bool:
+    """Whether the weights of the encoder come from files that its options name."""
+    own = config.encoder
+    return bool(find("encoder", own.name)[0].load().is_pretrained(own.options))
 
 
 def encoder_with_assets(config: RunConfig, dataset: Dataset, directory: RunDirectory | None) -> Encoder:

@@ -46,7 +46,8 @@ def make_encoder(choice: EncoderChoice, inputs: Sequence[Any] | None, dataset: D
     """Builds an encoder, or several joined encoders, and calls `adapt`.
 
     Args:
-        inputs: The inputs from which it learns, such as captions.
+        inputs: The inputs from which it learns, such as captions; None: `adapt` is not called, unless the encoder is
+            pretrained.
         dataset: The dataset from whose training examples it learns instead.
 
     Raises:
@@ -55,9 +56,9 @@ def make_encoder(choice: EncoderChoice, inputs: Sequence[Any] | None, dataset: D
     encoder = build_encoder(choice)
     if dataset is not None:
         adapt_encoder(encoder, dataset)
-    elif inputs is not None:
+    elif inputs is not None or encoder.is_pretrained(encoder.config):
         with component_errors(encoder):
-            encoder.adapt(inputs)
+            encoder.adapt(inputs or [])
     return encoder
 
 

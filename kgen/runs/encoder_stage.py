@@ -1,21 +1,27 @@
-"""The stage that trains the encoder of a run on images and captions, or copies a trained one from another run."""
+"""The stage that trains the encoder of a run on images and captions, or copies one from files or another run."""
 
 from __future__ import annotations
 
+import math
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kgen.backend.memory import weights_fit
 from kgen.contracts.dataset import Split
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.inputs import EncoderInputs
 from kgen.experiments.directory import RunDirectory
-from kgen.experiments.experiment import encoder_with_assets
+from kgen.experiments.experiment import encoder_with_assets, is_pretrained
 from kgen.experiments.initial import Start, load_initial_encoder
 from kgen.experiments.inputs import eval_split
+from kgen.experiments.trainer import Log, Trainer
 from kgen.parts.saving import load_encoder_weights, save_encoder
 from kgen.pipeline.stage_models import EncoderModel
 from kgen.plugins.faults import component_errors
+from kgen.random import seed_everything
 from kgen.runs.stage import Stage
 
 MAX_SCORED = 512
@@ -34,8 +40,32 @@ class EncoderStage(Stage[Encoder]):
     kind = "encoder"
 
     def new_model(self) -> EncoderModel:
-        encoder = encoder_with_assets(self.config, self.dataset, self.run)
-        return EncoderModel(encoder, self.dataset.image_space)
+        return EncoderModel(self.new(), self.dataset.image_space)
+
+    def new(self) -> Encoder:
+        """A new encoder, with its assets. A pretrained one reads its files, which have its first weights, too."""
+        directory = None if is_pretrained(self.config) else self.run
+        return encoder_with_assets(self.config, self.dataset, directory)
+
+    def make(self, trainer: Trainer) -> Encoder:
+        """Trains the encoder; a pretrained one without `fit` is copied into the run."""
+        return self.read_files(trainer.log) if self.own.fit is None else self.train(trainer)
+
+    def reuse_previous(self, older: Path, log: Log) -> None:
+        """As for any stage; but files are read again, because they may have changed."""
+        if self.own.fit is not None:
+            super().reuse_previous(older, log)
+
+    def read_files(self, log: Log) -> Encoder:
+        """Reads a pretrained encoder from its files."""
+        seed_everything(self.config.seed)
+        began = time.perf_counter()
+        encoder = self.new()
+        with weights_fit():
+            encoder.null_condition()
+        self.begin()
+        log(f"the encoder: {sum(math.prod(w.shape) for w in encoder.weights):,} weights, copied into the run")
+        return self.finish(encoder, 0, time.perf_counter() - began)
 
     def load_from(self, stage: RunDirectory) -> Encoder:
         load_encoder_weights(stage.model, self.encoder)
@@ -48,8 +78,13 @@ class EncoderStage(Stage[Encoder]):
         save_encoder(part, self.directory.model)
 
     def scores(self, part: Encoder) -> dict[str, Any]:
-        """The scores that the encoder computes. If possible, the images are not used in its training."""
+        """The scores that the encoder computes, or none if the shapes of the images differ.
+
+        If possible, the images are not used in its training.
+        """
         split: Split = eval_split(self.dataset) or "train"
+        if self.dataset.rows_by_shape(split):
+            return {}
         count = len(self.dataset.captions(split))
         rows = [int(row) for row in np.linspace(0, count - 1, min(count, MAX_SCORED))]
         inputs = EncoderInputs(self.dataset, split, part.fields)

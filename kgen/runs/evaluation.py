@@ -14,6 +14,7 @@ from typing import Any
 
 from kgen.config import RunConfig
 from kgen.errors import ConfigError, HookWarning, RunError, RunInterruptedError
+from kgen.evaluation.bias import biases, warn_of_bias
 from kgen.evaluation.results import Result, Scores, read_results, to_scores, write_results
 from kgen.evaluation.scoring import OnImages, likelihood, make_plans, score_generated
 from kgen.evaluation.states import States
@@ -71,7 +72,7 @@ def finish(
         kept = _others(directory, results) if keep else []
         if kept:
             log(f"kept the earlier scores of {', '.join(dict.fromkeys(result.metric for result in kept))}")
-        return _publish(experiment, directory, [*results, *kept], "", log)
+        return _publish(experiment, directory, pipeline, [*results, *kept], "", log)
 
 
 def is_finished(directory: RunDirectory) -> bool:
@@ -135,6 +136,7 @@ def evaluate(
         if metrics and out is None:
             _require_readable(file)
         pipeline = load(directory.model)
+        warn_of_bias(experiment.metrics, pipeline.encoder)
         with _measured(experiment, directory, pipeline, file, workers, log, on_images) as results:
             if other_data:
                 results = [replace(result, split=f"{result.split}, {CHANGED}") for result in results]
@@ -142,7 +144,7 @@ def evaluate(
                 recorded = united(whole, config) if metrics else whole
                 _record(experiment, directory, pipeline, recorded, results, other_data, log, keep=bool(metrics))
             else:
-                for note in _notes(experiment, results, other_data):
+                for note in _notes(experiment, pipeline, results, other_data):
                     log(f"note: {note}")
                 write_results(file, results, described(directory, config))
         return results
@@ -214,7 +216,7 @@ def _record(
     if new_images:
         render_final(experiment, directory, pipeline)
     with opened_loggers(config.loggers, directory.path, config.dump()) as loggers:
-        _publish(experiment, directory, [*results, *kept], other_data, log)
+        _publish(experiment, directory, pipeline, [*results, *kept], other_data, log)
         loggers.scores = to_scores([*results, *kept])
 
 
@@ -297,27 +299,34 @@ def _others(directory: RunDirectory, results: Sequence[Result]) -> list[Result]:
     return [result for result in read_results(directory.evaluation) if result.metric not in measured]
 
 
-def _notes(experiment: Experiment, results: Sequence[Result], other_data: str) -> list[str]:
+def _notes(experiment: Experiment, pipeline: Pipeline, results: Sequence[Result], other_data: str) -> list[str]:
     """Sentences that a reader of the scores must know."""
     notes = [caveat for metric in experiment.metrics.values() for caveat in metric.caveats(experiment.dataset)]
+    notes += biases(experiment.metrics, pipeline.encoder)
     if other_data:
         notes.append(f"these are scores on other images or captions than those of the training: {other_data}")
     return notes + [f"{r.label} is not a finite number" for r in results if not math.isfinite(r.mean)]
 
 
 def _publish(
-    experiment: Experiment, directory: RunDirectory, results: Sequence[Result], other_data: str, log: Log
+    experiment: Experiment,
+    directory: RunDirectory,
+    pipeline: Pipeline,
+    results: Sequence[Result],
+    other_data: str,
+    log: Log,
 ) -> list[Result]:
     """Writes the scores and the report, marks the run as finished, and calls the hooks of plugins.
 
     Args:
         experiment: The experiment.
         directory: The run directory.
+        pipeline: The pipeline.
         results: The results.
         other_data: A description of how images or captions differ from those of the training; "": they are equal.
         log: Receives notes about the scores.
     """
-    notes = _notes(experiment, results, other_data)
+    notes = _notes(experiment, pipeline, results, other_data)
     for note in notes:
         log(f"note: {note}")
     write_results(directory.evaluation, results)

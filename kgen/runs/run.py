@@ -17,6 +17,7 @@ from kgen.contracts.dataset import Dataset
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder, freeze_trained
 from kgen.errors import ConfigError
+from kgen.evaluation.bias import warn_of_bias
 from kgen.evaluation.proxy import Proxy
 from kgen.evaluation.results import Scores, read_results, to_scores
 from kgen.evaluation.scoring import OnImages
@@ -135,6 +136,7 @@ def run(
                     return _result(training.directory, training.directory.read_manifest("step")["step"], {})
                 with trainer.distribution.scope():
                     pipeline = training.put_into(pipeline, part)
+            warn_of_bias(experiment.metrics, pipeline.encoder)
             _train(experiment, directory, trainer, pipeline, stack)
         if not trainer.distribution.is_chief:
             return _result(directory, config.fit.steps, {})

@@ -6,6 +6,7 @@ class with the attributes and methods of `ImageTower`, such as a frozen dataclas
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
 
@@ -14,7 +15,7 @@ from keras import ops
 from pydantic import Field, PositiveInt
 
 from kgen.nn import GroupNorm, conv3x3, space_to_depth
-from kgen_plugin_clip.transformer import blocks
+from kgen_plugin_clip.transformer import EPSILON, blocks
 
 Tensor = Any
 
@@ -68,18 +69,25 @@ class VisionTransformer:
 
 
 class VisionTransformerLayer(keras.layers.Layer):  # type: ignore[misc]
-    """The layer of `VisionTransformer`."""
+    """The layer of `VisionTransformer`.
 
-    def __init__(self, options: VisionTransformer, **kwargs: Any) -> None:
+    Args:
+        options: The options.
+        style: Other options of `Block`, and the epsilon of all normalizations.
+    """
+
+    def __init__(self, options: VisionTransformer, style: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        style = style or {}
         self.options = options
         self.features = options.width
         policy, width = self.dtype_policy, options.width
         normal = keras.initializers.RandomNormal(stddev=(options.patch**2 * 3) ** -0.5)
         self.cut = keras.layers.Dense(width, use_bias=False, kernel_initializer=normal, dtype=policy, name="cut")
-        self.norm1 = keras.layers.LayerNormalization(epsilon=1e-5, dtype=policy, name="norm1")
-        self.blocks = blocks(width, options.depth, options.heads, False, policy)
-        self.norm2 = keras.layers.LayerNormalization(epsilon=1e-5, dtype=policy, name="norm2")
+        epsilon = style.get("epsilon", EPSILON)
+        self.norm1 = keras.layers.LayerNormalization(epsilon=epsilon, dtype=policy, name="norm1")
+        self.blocks = blocks(width, options.depth, options.heads, False, policy, **style)
+        self.norm2 = keras.layers.LayerNormalization(epsilon=epsilon, dtype=policy, name="norm2")
 
     def build(self, input_shape: Any = None) -> None:
         width, count = self.options.width, (self.options.size // self.options.patch) ** 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,12 +10,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from keras import ops
-from kgen_plugin_vision.images import as_bytes, resized
 from pydantic import Field, PositiveInt
 
-from kgen import ConfigError, DataError, Dataset, GeneratedImages, Metric, Split, open_encoder
+from kgen import ConfigError, DataError, Dataset, Encoder, GeneratedImages, Metric, Split, open_encoder
 from kgen.backend.compiled import Compiled
 from kgen_plugin_clip.encoders import BATCH, Clip, ClipImage
+from kgen_plugin_clip.pretrained.model import layout_of
 from kgen_plugin_clip.retrieval import recall
 
 Run = Annotated[str, Field(min_length=1)]
@@ -27,35 +28,32 @@ SCALE = 1000.0
 
 
 class Embedder:
-    """The embeddings of images and texts by the encoder of a run.
+    """The embeddings of images and texts by a contrastive model.
 
     Args:
-        path: A run with `clip/clip` as its encoder, or a folder that `kgen.save` wrote.
+        path: A run with `clip/clip` as its encoder; a folder that `kgen.save` wrote; or the folder of a published
+            model, which `Clip` takes as `pretrained`.
 
     Raises:
-        ConfigError: its encoder is another one.
+        ConfigError: the encoder of the run is another one, or the folder has no model.
     """
 
     def __init__(self, path: str) -> None:
-        encoder = open_encoder(Path(path))
+        encoder = _published(path) or open_encoder(Path(path))
         if not isinstance(encoder, Clip) or isinstance(encoder, ClipImage):
             raise ConfigError(f"model: the encoder of {path} is {type(encoder).__name__}: give a run with 'clip/clip'")
         self.encoder: Clip = encoder
         self._images = Compiled(lambda batch: encoder.embed_images(_floats(batch["image"])), [encoder])
         self._texts = Compiled(lambda batch: encoder.embed_texts(batch), [encoder])
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """A hash of the weights."""
-        digest = hashlib.blake2b(digest_size=16)
-        for weight in self.encoder.weights:
-            digest.update(np.ascontiguousarray(ops.convert_to_numpy(weight)).tobytes())
-        return digest.hexdigest()
+        return _digest(self.encoder)
 
     def images(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Embeds images uint8 (height, width, channels) of any size: float32 (N, D), of unit length."""
-        size = self.encoder.image.size
-        batch = {"image": np.stack([resized(as_bytes(image), (size, size, 3)) for image in images])}
+        batch = {"image": self.encoder.prepared(images)}
         return np.asarray(self._images.run(batch, len(images), BATCH))
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
@@ -63,18 +61,30 @@ class Embedder:
         return np.asarray(self._texts.run(self.encoder.tokenize(texts), len(texts), BATCH))
 
 
+def _published(path: str) -> Clip | None:
+    """The model of a folder in another library's layout, with its weights; None for other folders."""
+    if layout_of(Path(path).expanduser()) is None:
+        return None
+    encoder = Clip(pretrained=path, dtype="float32")  # in any run, so that numbers compare
+    encoder.adapt([])
+    encoder.null_condition()  # which builds it
+    encoder.trainable = False
+    return encoder
+
+
+def _digest(encoder: Clip) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for weight in encoder.weights:
+        digest.update(np.ascontiguousarray(ops.convert_to_numpy(weight)).tobytes())
+    return digest.hexdigest()
+
+
 def _floats(images: Any) -> Any:
     return ops.cast(images, "float32") / 127.5 - 1.0
 
 
 class _ByModel(Metric):
-    """A metric by a model, which is loaded when it is needed first. A subclass calls `_use` in its constructor.
-
-    Attributes:
-        label: The name of the metric, for messages.
-    """
-
-    label: ClassVar[str]
+    """A metric by a model, which is loaded when it is needed first. A subclass calls `_use` in its constructor."""
 
     def _use(self, model: str) -> None:
         self.model = model
@@ -86,11 +96,15 @@ class _ByModel(Metric):
             self._embedder = Embedder(self.model)
         return self._embedder
 
-    def caveats(self, dataset: Dataset) -> Sequence[str]:
-        return (f"{self.label}: a generator whose encoder is {self.model} is favored: judge it by another model",)
+    def bias_towards(self, encoder: Encoder) -> str:
+        parts = (part for part in encoder.parts() if isinstance(part, Clip) and part.built)
+        if all(_digest(part) != self.embedder.digest for part in parts):
+            return ""
+        return f"{self.model} is also the encoder of the generator, which it favors: judge by another model"
 
     def protocol(self) -> Mapping[str, str | int | float | bool]:
-        return {"model": self.embedder.digest, "resize": "Pillow, cropped", "source format": "uint8"}
+        resize = self.embedder.encoder.preparation
+        return {"model": self.embedder.digest, "resize": resize, "source format": "uint8"}
 
 
 class ClipScore(_ByModel):
@@ -99,10 +113,9 @@ class ClipScore(_ByModel):
     The definition is that of torchmetrics, whose factor is 100.
 
     Args:
-        model: A run, or a saved pipeline, whose encoder is `clip/clip`.
+        model: A run, or a saved pipeline, whose encoder is `clip/clip`; or the folder of a published model.
     """
 
-    label: ClassVar[str] = "clip-score"
     better: ClassVar[Literal["higher", "lower"] | None] = "higher"
 
     def __init__(self, *, model: Run) -> None:
@@ -123,11 +136,10 @@ class ZeroShot(_ByModel):
     captions themselves as prompts).
 
     Args:
-        model: A run, or a saved pipeline, whose encoder is `clip/clip`.
+        model: A run, or a saved pipeline, whose encoder is `clip/clip`; or the folder of a published model.
         k: The numbers of captions that are looked at.
     """
 
-    label: ClassVar[str] = "zero-shot"
     better: ClassVar[Literal["higher", "lower"] | None] = "higher"
 
     def __init__(self, *, model: Run, k: tuple[PositiveInt, ...] = (1, 5)) -> None:
@@ -160,14 +172,13 @@ class CMMD(_ByModel):
     includes the pairs of an image with itself.
 
     Args:
-        model: A run, or a saved pipeline, whose encoder is `clip/clip`.
+        model: A run, or a saved pipeline, whose encoder is `clip/clip`; or the folder of a published model.
         reference: The split of the dataset whose images are the reference.
 
     Raises:
         DataError: in `compute`, the split has no images.
     """
 
-    label: ClassVar[str] = "cmmd"
     better: ClassVar[Literal["higher", "lower"] | None] = "lower"
     reads_prompts: ClassVar[bool] = False
 

@@ -12,9 +12,9 @@ HERE = "kgen_plugin_clip"
 @kgen.hookimpl
 def kgen_components(registry: kgen.Registrar) -> None:
     registry.encoder(
-        "clip", f"{HERE}.encoders:Clip", summary="Texts by a contrastive image-text model, trained first (CLIP)"
+        "clip", f"{HERE}.encoders:Clip", summary="Texts by a contrastive image-text model, trained or pretrained (CLIP)"
     )
-    registry.encoder("image", f"{HERE}.encoders:ClipImage", summary="Images by a trained 'clip/clip', from: RUN")
+    registry.encoder("image", f"{HERE}.encoders:ClipImage", summary="Images by a trained 'clip/clip', or pretrained")
 
     registry.metric("clip-score", f"{HERE}.metrics:ClipScore", summary="Cosines of images and prompts")
     registry.metric("zero-shot", f"{HERE}.metrics:ZeroShot", summary="Share of images with the right caption among all")

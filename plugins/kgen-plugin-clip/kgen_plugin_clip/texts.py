@@ -194,6 +194,8 @@ class FrozenLayer(TextLayer):
         super().__init__(**kwargs)
         if encoder.fields != ("caption",):
             raise ValueError(f"text: the encoder must read captions, not {' and '.join(encoder.fields)}")
+        if type(encoder).compute_losses is not Encoder.compute_losses:
+            raise ValueError("text: the encoder must need no training of its own, as 'clip/clip' does")
         self.encoder = encoder
         self.encoder.trainable = False
 

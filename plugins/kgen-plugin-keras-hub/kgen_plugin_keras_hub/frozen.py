@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 from keras import ops
+from kgen_plugin_text.pieces import plain
 from typing_extensions import TypedDict
 
 from kgen import ConfigError, Encoder, RunError, read_json
 from kgen_plugin_keras_hub.presets import find
-from kgen_plugin_keras_hub.tokenizers import Kind, plain, read_tokenizer
+from kgen_plugin_keras_hub.tokenizers import Kind, read_tokenizer
 
 FILE = "preset.json"
 PROBE = "a red heart"

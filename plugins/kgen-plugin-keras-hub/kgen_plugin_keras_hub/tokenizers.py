@@ -8,78 +8,19 @@ from __future__ import annotations
 
 import json
 import tempfile
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from kgen_plugin_text.clip import read_clip_tokenizer
+from kgen_plugin_text.pieces import Pieces, TextTokenizer
+from tokenizers import Tokenizer
 from tokenizers.implementations import BertWordPieceTokenizer
 
 from kgen import ConfigError, PluginError
 from kgen_plugin_keras_hub.presets import Source
 
 Kind = Literal["Bert", "CLIP", "T5"]
-
-
-class TextTokenizer(ABC):
-    """Turns text into ids, with the model's special tokens. It can be pickled, and used by several threads."""
-
-    length: int
-
-    @property
-    @abstractmethod
-    def size(self) -> int:
-        """Number of different ids."""
-
-    @abstractmethod
-    def ids(self, text: str) -> list[int]:
-        """Returns at most `length` ids. The last is the end token, even if the text was truncated."""
-
-    @abstractmethod
-    def counts(self, text: str) -> tuple[int, int]:
-        """Returns the number of tokens of a whole text, including special ones, and that of unknown tokens it reads."""
-
-    def __call__(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        """Returns "token_ids" and "padding_mask" (1 for a token, 0 for padding), int32 (B, length)."""
-        ids = np.zeros((len(texts), self.length), np.int32)  # (B, L)
-        mask = np.zeros_like(ids)
-        for row, text in enumerate(texts):
-            found = self.ids(plain(text))
-            ids[row, : len(found)] = found
-            mask[row, : len(found)] = 1
-        return {"token_ids": ids, "padding_mask": mask}
-
-
-def plain(text: str) -> str:
-    """Replaces lone surrogates, which no tokenizer accepts, by "?"."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-class Pieces(TextTokenizer):
-    """A tokenizer of the package `tokenizers`, whose post-processor adds the special tokens."""
-
-    def __init__(self, tokenizer: Tokenizer, length: int) -> None:
-        self.tokenizer = tokenizer
-        self.length = length
-        tokenizer.no_padding()
-        tokenizer.enable_truncation(length)
-
-    @property
-    def size(self) -> int:
-        return int(self.tokenizer.get_vocab_size())
-
-    def ids(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text).ids)
-
-    def counts(self, text: str) -> tuple[int, int]:
-        encoding = self.tokenizer.encode(text)
-        marks = sum(encoding.special_tokens_mask)
-        cut = sum(len(rest.ids) - sum(rest.special_tokens_mask) for rest in encoding.overflowing)
-        unknown = self.tokenizer.token_to_id(getattr(self.tokenizer.model, "unk_token", None) or "")
-        read = [i for i, mark in zip(encoding.ids, encoding.special_tokens_mask, strict=True) if not mark]
-        return marks + len(read) + cut, read.count(unknown) if unknown is not None else 0
 
 
 class Sentences(TextTokenizer):
@@ -178,10 +119,8 @@ def _read_word_pieces(folder: Path, length: int, settings: dict[str, Any]) -> Te
 
 
 def _read_byte_pairs(folder: Path, length: int, settings: dict[str, Any]) -> TextTokenizer | None:
-    vocabulary, merges = _first(folder, "vocab.json", "vocabulary.json"), _first(folder, "merges.txt")
-    if vocabulary is None or merges is None:
-        return None
-    return Pieces(clip_tokenizer(_json(vocabulary), merges.read_text(encoding="utf-8").splitlines()), length)
+    tokenizer = read_clip_tokenizer(folder)
+    return None if tokenizer is None else Pieces(tokenizer, length)
 
 
 def _read_sentence_pieces(folder: Path, length: int, settings: dict[str, Any]) -> TextTokenizer | None:
@@ -198,24 +137,3 @@ READERS: dict[Kind, Callable[[Path, int, dict[str, Any]], TextTokenizer | None]]
 
 def _first(folder: Path, *names: str) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
-
-
-START, END = "<|startoftext|>", "<|endoftext|>"
-CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-
-
-def clip_tokenizer(vocabulary: dict[str, int], merges: Sequence[str]) -> Tokenizer:
-    """Returns CLIP's byte-pair encoding of lowercase text (Radford et al. 2021), with start and end token."""
-    pairs = [tuple(line.split()) for line in merges if line.strip() and not line.startswith("#version")]
-    tokenizer = Tokenizer(models.BPE(vocabulary, pairs, end_of_word_suffix="</w>", unk_token=END))
-    spaces = normalizers.Replace(Regex(r"\s+"), " ")
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(CLIP_WORDS), behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
-    marks = [(mark, vocabulary[mark]) for mark in (START, END)]
-    tokenizer.post_processor = processors.TemplateProcessing(f"{START} $A {END}", special_tokens=marks)
-    return tokenizer

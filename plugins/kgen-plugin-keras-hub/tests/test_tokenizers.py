@@ -10,7 +10,8 @@ from pathlib import Path
 import keras_hub
 import numpy as np
 import pytest
-from kgen_plugin_keras_hub.tokenizers import Kind, TextTokenizer, read_tokenizer
+from kgen_plugin_keras_hub.tokenizers import Kind, read_tokenizer
+from kgen_plugin_text.pieces import TextTokenizer
 from tokenizers import Tokenizer, models
 
 from kgen import ConfigError

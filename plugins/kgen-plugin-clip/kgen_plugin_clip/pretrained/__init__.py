@@ -1,0 +1,1 @@
+"""Published CLIP models, by OpenAI and OpenCLIP, from a local folder."""

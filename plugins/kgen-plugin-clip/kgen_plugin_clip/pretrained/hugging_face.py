@@ -1,0 +1,176 @@
+"""The layout of a CLIPModel of the package `transformers`: config.json, model.safetensors, preprocessor_config.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from kgen import ConfigError
+from kgen_plugin_clip.pretrained.architecture import Architecture, Tower
+from kgen_plugin_clip.pretrained.preprocessing import DEVIATION, MEAN, Preprocessing
+from kgen_plugin_clip.pretrained.section import Section
+from kgen_plugin_clip.pretrained.sources import Source
+from kgen_plugin_clip.transformer import EPSILON
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+PROCESSOR, WHOLE_PROCESSOR = "preprocessor_config.json", "processor_config.json"
+
+NO_WEIGHTS = (".position_ids",)
+"""Ends of the names of tensors that older versions wrote, which only count the positions."""
+
+WITHOUT_EFFECT = """
+_attn_implementation_autoset _commit_hash _name_or_path add_cross_attention architectures attention_dropout
+attn_implementation bad_words_ids begin_suppress_tokens bos_token_id chunk_size_feed_forward cross_attention_hidden_size
+decoder_start_token_id diversity_penalty do_sample dropout dtype early_stopping encoder_no_repeat_ngram_size
+exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id gradient_checkpointing id2label
+initializer_factor initializer_range is_decoder is_encoder_decoder label2id length_penalty max_length min_length
+model_type no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_attentions output_hidden_states
+output_scores pad_token_id prefix problem_type projection_dim pruned_heads remove_invalid_values repetition_penalty
+return_dict return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss
+tie_encoder_decoder tie_word_embeddings tokenizer_class top_k top_p torch_dtype torchscript transformers_version
+typical_p use_bfloat16 use_cache""".split()  # noqa: SIM905 (a list of literals is hard to read)
+"""Keys of a tower's section that `transformers` writes for all models, or which matter only in training."""
+
+ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu"}
+
+BICUBIC = 3
+FILTERS = {1: "lanczos", 2: "bilinear", BICUBIC: "bicubic"}
+"""Pillow's numbers of the filters."""
+
+LEGACY_END = 2
+"""The `eos_token_id` of old configurations, which is wrong: the end token has the largest id."""
+
+
+def architecture(folder: Path, end: int) -> Architecture:
+    """Reads the configurations of a folder. Keys that `transformers` leaves out have its defaults.
+
+    Args:
+        folder: The folder.
+        end: The id of the tokenizer's end token.
+
+    Raises:
+        ConfigError: a file is missing, or describes another model. The message names the file and the key.
+    """
+    config = Section.of_file(folder / CONFIG)
+    config.one_of("model_type", {"clip": None})
+    dim = config.whole("projection_dim", 512)
+    text, image = (_tower_section(config, name) for name in ("text", "vision"))
+    config.ignore("logit_scale_init_value", *WITHOUT_EFFECT)
+    config.finish()
+    length, vocabulary = text.whole("max_position_embeddings", 77), text.whole("vocab_size", 49408)
+    text.one_of("eos_token_id", {end: None, LEGACY_END: None} if end == vocabulary - 1 else {end: None}, 49407)
+    size, patch = (
+        image.side(key, ("height", "width"), default) for key, default in (("image_size", 224), ("patch_size", 32))
+    )
+    if size % patch:
+        image.refuse("patch_size", f"must divide the image_size {size}, but is {patch}")
+    image.one_of("num_channels", {3: None}, 3)
+    towers = _tower(text, 512, 2048, 8), _tower(image, 768, 3072, 12)
+    return Architecture(towers[0], length, vocabulary, towers[1], size, patch, dim, preprocessing(folder, size))
+
+
+def _tower_section(config: Section, name: str) -> Section:
+    """The section of a tower; an old key with the suffix "_dict" replaces some of its values."""
+    section = config.section(f"{name}_config")
+    changes = config.value(f"{name}_config_dict", None)
+    if changes is None:
+        return section
+    return Section(section.file, {**section.data, **config.section(f"{name}_config_dict").data}, section.place)
+
+
+def _tower(section: Section, width: int, hidden: int, heads: int) -> Tower:
+    found = Tower(
+        width=section.whole("hidden_size", width),
+        depth=section.whole("num_hidden_layers", 12),
+        heads=section.whole("num_attention_heads", heads),
+        hidden=section.whole("intermediate_size", hidden),
+        activation=section.one_of("hidden_act", ACTIVATIONS, "quick_gelu"),
+        epsilon=section.number("layer_norm_eps", EPSILON),
+    )
+    if found.width % found.heads:
+        section.refuse("hidden_size", f"must be a multiple of the {found.heads} attention heads, but is {found.width}")
+    section.ignore(*WITHOUT_EFFECT, "eos_token_id")
+    section.finish()
+    return found
+
+
+def preprocessing(folder: Path, size: int) -> Preprocessing:
+    """Reads the configuration of a CLIPImageProcessor, whose crops must have the given size."""
+    if not (folder / PROCESSOR).is_file() and (folder / WHOLE_PROCESSOR).is_file():
+        section = Section.of_file(folder / WHOLE_PROCESSOR).section("image_processor")
+    else:
+        section = Section.of_file(folder / PROCESSOR)
+    for key in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
+        section.one_of(key, {True: None}, True)
+    for key in ("do_pad", "default_to_square"):
+        section.one_of(key, {False: None, None: None}, None)
+    section.one_of("rescale_factor", {1 / 255: None}, 1 / 255)
+    found = Preprocessing(
+        short=section.side("size", ("shortest_edge",), size),
+        crop=section.side("crop_size", ("height", "width"), size),
+        filter=section.one_of("resample", FILTERS, BICUBIC),
+        mean=section.colors("image_mean", MEAN),
+        deviation=section.colors("image_std", DEVIATION),
+    )
+    if found.crop != size:
+        section.refuse("crop_size", f"must be {size}, the image_size of the model, but is {found.crop}")
+    if found.short < found.crop:
+        section.refuse("size", f"must be at least the crop_size {found.crop}, but is {found.short}")
+    section.ignore("do_convert_rgb", "feature_extractor_type", "image_processor_type", "processor_class", "pad_size")
+    section.ignore("data_format", "device", "disable_grouping", "image_seq_length", "input_data_format")
+    section.ignore("return_tensors", "_valid_processor_keys", "_processor_class", "_valid_kwargs_names")
+    section.finish()
+    return found
+
+
+def files(folder: Path) -> list[Path]:
+    """The files of the weights: one, or those that an index lists."""
+    index = folder / INDEX
+    if not index.is_file():
+        return [folder / WEIGHTS]
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return [folder / Path(name).name for name in sorted(names)]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{index} cannot be read: {error}") from error
+
+
+def sources(model: Architecture) -> dict[str, Source]:
+    """The source of each weight."""
+    found = {
+        "scale": Source(("logit_scale",)),
+        "text/tokens": Source(("text_model.embeddings.token_embedding.weight",)),
+        "text/positions": Source(("text_model.embeddings.position_embedding.weight",)),
+        "text/projection": Source(("text_projection.weight",), "transposed"),
+        "image/class": Source(("vision_model.embeddings.class_embedding",)),
+        "image/cut": Source(("vision_model.embeddings.patch_embedding.weight",), "patches"),
+        "image/positions": Source(("vision_model.embeddings.position_embedding.weight",)),
+        "image/projection": Source(("visual_projection.weight",), "transposed"),
+        **_norm("text/norm", "text_model.final_layer_norm"),
+        **_norm("image/before", "vision_model.pre_layrnorm"),
+        **_norm("image/after", "vision_model.post_layernorm"),
+    }
+    for tower, depth, there in (("text", model.text.depth, "text_model"), ("image", model.image.depth, "vision_model")):
+        for number in range(depth):
+            found |= _block(f"{tower}/{number}", f"{there}.encoder.layers.{number}")
+    return found
+
+
+def _norm(here: str, there: str) -> dict[str, Source]:
+    return {f"{here}/gamma": Source((f"{there}.weight",)), f"{here}/beta": Source((f"{there}.bias",))}
+
+
+def _dense(here: str, *there: str) -> dict[str, Source]:
+    kernel = Source(tuple(f"{name}.weight" for name in there), "transposed")
+    return {f"{here}/kernel": kernel, f"{here}/bias": Source(tuple(f"{name}.bias" for name in there))}
+
+
+def _block(here: str, there: str) -> dict[str, Source]:
+    return {
+        **_norm(f"{here}/norm1", f"{there}.layer_norm1"),
+        **_dense(f"{here}/qkv", *(f"{there}.self_attn.{part}_proj" for part in "qkv")),
+        **_dense(f"{here}/out", f"{there}.self_attn.out_proj"),
+        **_norm(f"{here}/norm2", f"{there}.layer_norm2"),
+        **_dense(f"{here}/widen", f"{there}.mlp.fc1"),
+        **_dense(f"{here}/narrow", f"{there}.mlp.fc2"),
+    }

@@ -1,0 +1,75 @@
+"""The text tower of a published CLIP, with its tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from kgen_plugin_text.clip import END
+from kgen_plugin_text.pieces import Pieces, plain
+from tokenizers import Tokenizer
+
+from kgen_plugin_clip.pretrained.architecture import Architecture
+from kgen_plugin_clip.texts import TextLayer
+from kgen_plugin_clip.transformer import blocks
+
+Tensor = Any
+
+TOKENIZER = "tokenizer.json"
+
+
+class PretrainedText(TextLayer):
+    """A causal transformer with learned positions. The features of a text are those of its first end token.
+
+    Args:
+        model: The architecture.
+        tokenizer: The tokenizer, which adds the start and end token.
+    """
+
+    def __init__(self, model: Architecture, tokenizer: Tokenizer, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        tower, policy = model.text, self.dtype_policy
+        self.length, self.width, self.features = model.length, tower.width, tower.width
+        self.tokens = model.vocabulary
+        self.tokenizer = Pieces(tokenizer, model.length)
+        self.end = int(tokenizer.token_to_id(END))
+        options = {"hidden": tower.hidden, "activation": tower.activation, "epsilon": tower.epsilon}
+        self.blocks = blocks(tower.width, tower.depth, tower.heads, True, policy, **options)
+        self.norm = keras.layers.LayerNormalization(epsilon=tower.epsilon, dtype=policy, name="norm")
+
+    def adapt(self, inputs: Sequence[str]) -> None:
+        """Learns nothing: the vocabulary is that of the model."""
+
+    def tokenize(self, inputs: Sequence[str]) -> dict[str, np.ndarray]:
+        """Returns "ids", int32 (B, L): a start token, the text, and end tokens."""
+        made = self.tokenizer(inputs)
+        return {"ids": np.where(made["padding_mask"] == 1, made["token_ids"], self.end).astype(np.int32)}
+
+    def unread(self, value: str) -> str:
+        count = self.tokenizer.counts(plain(value))[0]
+        return f"only the first {self.length} of its {count} tokens are read" if count > self.length else ""
+
+    def build(self, input_shape: Any = None) -> None:
+        shape, normal = (None, self.length, self.width), keras.initializers.RandomNormal
+        self.table = self.add_weight(shape=(self.tokens, self.width), initializer=normal(stddev=0.02), name="tokens")
+        self.positions = self.add_weight(shape=shape[1:], initializer=normal(stddev=0.01), name="positions")
+        for layer in (*self.blocks, self.norm):
+            layer.build(shape)
+
+    def call(self, tokens: dict[str, Tensor], training: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        ids = tokens["ids"]
+        x = ops.cast(ops.take(self.table, ids, axis=0) + self.positions, self.compute_dtype)  # (B, L, D)
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm(x)
+        end = ops.cast(ops.argmax(ops.cast(ops.equal(ids, self.end), "int32"), axis=1), "int32")[:, None]  # (B, 1)
+        places = ops.arange(self.length, dtype="int32")[None]  # (1, L)
+        features = ops.sum(x * ops.cast(ops.equal(places, end), x.dtype)[..., None], axis=1)  # (B, D)
+        return x, ops.cast(places <= end, x.dtype), features
+
+    def save_assets(self, path: Path) -> None:
+        (path / TOKENIZER).write_text(self.tokenizer.tokenizer.to_str(), encoding="utf-8")
