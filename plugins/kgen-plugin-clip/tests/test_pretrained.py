@@ -177,7 +177,8 @@ class TestImages(EncoderConformance):
 
 def test_clip_score_and_cmmd_of_a_published_model(published: ModuleType, folder: Path) -> None:
     """The definitions, in float64, of the embeddings by `transformers`."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     data = Shapes(size=16, count=12, objects=1)
     model = published.random_model("quick_gelu")
     real = np.stack([data.image("train", row) for row in range(12)])
