@@ -24,7 +24,7 @@ def toy() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def made_plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The plugin `made`, with the parts in `parts.py`, is installed."""
     site = Site(tmp_path_factory.mktemp("site"))
     site.install("made", PLUGIN)

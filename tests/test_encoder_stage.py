@@ -26,7 +26,7 @@ from kgen.pipeline.stage_models import EncoderModel
 from kgen.runs.encoder_stage import EncoderStage
 from kgen.runs.run import check, run
 
-pytestmark = [pytest.mark.portable, pytest.mark.usefixtures("made", "cache")]
+pytestmark = [pytest.mark.portable, pytest.mark.usefixtures("made_plugin", "cache")]
 
 STEPS = 6
 
@@ -43,7 +43,7 @@ def configuration(**given: Any) -> RunConfig:
 
 
 @pytest.fixture(scope="module")
-def done(made: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(made_plugin: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, which tests must not change."""
     path = tmp_path_factory.mktemp("done") / "run"
     with pytest.MonkeyPatch.context() as patch:

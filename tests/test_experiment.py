@@ -30,7 +30,7 @@ from kgen.runs.preflight import preflight
 from kgen.runs.run import run
 from kgen.runs.samples import generate_prompts
 
-pytestmark = [pytest.mark.portable, pytest.mark.usefixtures("made", "cache")]
+pytestmark = [pytest.mark.portable, pytest.mark.usefixtures("made_plugin", "cache")]
 
 FILE = """\
 data: {name: made/patterns, count: 12}

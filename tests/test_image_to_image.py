@@ -21,7 +21,7 @@ from kgen.pipeline.inpainting import downsample_mask
 from kgen.pipeline.upscaling import upscale
 from kgen.runs.run import open_decoder, run
 
-pytestmark = [pytest.mark.portable, pytest.mark.usefixtures("made")]
+pytestmark = [pytest.mark.portable, pytest.mark.usefixtures("made_plugin")]
 
 PROMPT = "a large red circle in the middle"
 IMAGE = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
@@ -42,7 +42,7 @@ def configuration() -> RunConfig:
 
 
 @pytest.fixture(scope="module")
-def alone(made: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def alone(made_plugin: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of which the decoder is trained, and nothing else, not to be written to."""
     path = tmp_path_factory.mktemp("image-to-image") / "alone"
     run(configuration(), path, stage="decoder", log=lambda text: None)

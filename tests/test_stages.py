@@ -23,7 +23,7 @@ from kgen.runs.decoder_stage import DecoderStage
 from kgen.runs.run import check, run
 from kgen.training.fit import Progress, train
 
-pytestmark = [pytest.mark.portable, pytest.mark.usefixtures("made", "cache")]
+pytestmark = [pytest.mark.portable, pytest.mark.usefixtures("made_plugin", "cache")]
 
 STEPS = 6
 
@@ -45,7 +45,7 @@ def configuration(**changes: Any) -> RunConfig:
 
 
 @pytest.fixture(scope="module")
-def done(made: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(made_plugin: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, not to be written to."""
     path = tmp_path_factory.mktemp("done") / "run"
     with pytest.MonkeyPatch.context() as patch:
