@@ -81,7 +81,7 @@ def test_different_inputs_have_separate_caches(decoder: Regression, tmp_path: Pa
 def test_a_damaged_file_is_found_and_rewritten(decoder: Regression, tmp_path: Path, damage: str) -> None:
     cache = cached_latents(decoder, DATASET, "train", tmp_path)
     good = cache.lookup(range(len(cache)))
-    array = cache.folder / "latent-00000.npy"
+    array = cache.folder / "rows.bin"
     data = bytearray(array.read_bytes())
     del cache
     if damage == "flipped":
