@@ -97,8 +97,7 @@ class LatentCache:
             self.encoding.learn_problems()
         if EXPONENT not in arrays:
             return arrays[NAME]
-        exponents = arrays[EXPONENT].astype(np.int32)
-        return np.ldexp(arrays[NAME], exponents.reshape(-1, *[1] * (arrays[NAME].ndim - 1)))
+        return _times_powers(arrays[NAME], arrays[EXPONENT])
 
     def fill(self) -> None:
         missing = np.flatnonzero(self.stored.marks() == 0)
@@ -365,8 +364,12 @@ def _scaled(latents: np.ndarray) -> Arrays:
     """Latents (B, ...) as float16, and their exponents (B,)."""
     finite = np.where(np.isfinite(latents), np.abs(latents), 0.0).reshape(len(latents), -1)
     exponents = np.maximum(np.frexp(finite.max(1))[1] - MAX_EXPONENT, 0)
-    scaled = np.ldexp(latents, -exponents.reshape(-1, *[1] * (latents.ndim - 1)))
-    return {NAME: scaled.astype(np.float16), EXPONENT: exponents.astype(np.int8)}
+    return {NAME: _times_powers(latents, -exponents).astype(np.float16), EXPONENT: exponents.astype(np.int8)}
+
+
+def _times_powers(latents: np.ndarray, exponents: np.ndarray) -> np.ndarray:
+    """Latents (B, ...) times 2^exponent (B,)."""
+    return np.asarray(np.ldexp(latents, exponents.astype(np.int32).reshape(-1, *[1] * (latents.ndim - 1))))
 
 
 def _plain(latents: Any) -> np.ndarray:

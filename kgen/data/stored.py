@@ -126,7 +126,7 @@ class StoredRows:
         if not len(places):
             return absent
         size = self.record.itemsize
-        stored = memoryview(records.view(np.uint8)).cast("B")
+        stored = records.view(np.uint8).data
         try:
             with self._open(ROWS) as data, self._open(MARKS) as marks:
                 for place in places:
@@ -189,7 +189,7 @@ class StoredRows:
         return f"{where}: the next start computes it again"
 
     def _open(self, name: str, mode: str = "rb") -> IO[bytes]:
-        return (self.folder / name).open(mode, buffering=0)  # type: ignore[return-value]  # a raw file of bytes
+        return (self.folder / name).open(mode, buffering=0)
 
 
 def _record(described: Mapping[str, Any]) -> np.dtype[Any]:
