@@ -13,6 +13,7 @@ from kgen_plugin_clip.encoders import Clip
 from kgen_plugin_clip.images import Convolutional
 from kgen_plugin_clip.metrics import CMMD, ClipScore, Embedder, ZeroShot, discrepancy
 from kgen_plugin_clip.texts import Transformer
+from PIL import Image
 
 import kgen
 from kgen.contracts.metric import GeneratedImages, measure
@@ -158,3 +159,19 @@ def test_models_without_both_towers_are_refused(tmp_path: Path) -> None:
         Embedder(str(tmp_path / "other"))
     with pytest.raises(kgen.RunError):
         Embedder(str(tmp_path / "nothing"))
+
+
+def test_references_may_differ_in_shape(saved: str, tmp_path: Path) -> None:
+    """The images of a folder, compared with themselves: the distance is 0. With others, it is not."""
+    random = np.random.default_rng(0)
+    for number, shape in enumerate(((20, 28, 3), (28, 20, 3), (24, 24, 3)) * 3):
+        Image.fromarray(random.integers(0, 256, shape, np.uint8)).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text("noise")
+    data = kgen.make_dataset({"name": "imagefolder", "path": str(tmp_path), "size": 16, "resize": "bucket"})
+    images = [data.image("train", row) for row in range(9)]
+    assert len({image.shape for image in images}) == 3
+    metric = CMMD(model=saved)
+    batches = [GeneratedImages(image[None], ["noise"]) for image in images]
+    assert abs(measure(metric, data, "train", batches)["distance"]) < 1e-6
+    assert measure(metric, data, "train", batches[:1])["distance"] > 1e-3
+    assert ClipScore.any_shape and ZeroShot.any_shape
