@@ -24,8 +24,10 @@ from kgen.contracts.dataset import Problem
 from kgen.data import images
 from kgen.data.datasets.imagefolder import ImageFolder
 from kgen.data.encoded import images as encoded
+from kgen.data.frozen import Filling
 from kgen.data.latents import cached_latents
 from kgen.data.loader import Loader
+from kgen.data.stored import StoredRows
 from kgen.testing import DatasetConformance
 
 pytestmark = pytest.mark.portable
@@ -180,6 +182,25 @@ def test_cached_latents_are_those_of_the_replacement(folder: Path, decoded: list
     refusing = opened(folder, on_error="refuse")
     with pytest.raises(DataError, match=r"03\.png"):
         cached_latents(decoder, refusing, "train", tmp_path / "latents")
+
+
+def test_processes_that_share_a_cache_know_which_images_are_damaged(
+    folder: Path, decoded: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What takes the place of an image is known before its latent can be read, also if the process is killed."""
+    sets = [opened(folder) for _ in range(3)]
+    decoder = Regression(sets[0].image_space, factor=4, width=4, blocks=1)
+    decoder.build(None)
+    caches = [cached_latents(decoder, each, "train", tmp_path / "latents", filling=Filling()) for each in sets[:2]]
+    caches[0].lookup([3, 6])
+    assert not sets[1].problems()
+    number = (caches[1].lookup([3]).mean() + 1) * 127.5 / 20
+    assert abs(number - 5) < 0.01 and sets[1].replacement("train", 3) == 5
+    monkeypatch.setattr(StoredRows, "_write", None)
+    with pytest.raises(TypeError):
+        caches[0].lookup([11])
+    cached_latents(decoder, sets[2], "train", tmp_path / "latents", filling=Filling())
+    assert sorted(problem.where for problem in sets[2].problems()) == ["03.png", "04.png", "11.png"]
 
 
 # kgen data check, and kgen run

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import resource
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
 from kgen_plugin_superres.regression import Regression
 
 from kgen.backend.compiled import Compiled
+from kgen.data import frozen
 from kgen.data.datasets.shapes import Shapes
+from kgen.data.frozen import Filling
 from kgen.data.latents import LatentCache, cached_latents
 from kgen.errors import RunError
 
@@ -22,11 +27,15 @@ HALF = 2.0**-11
 """The relative error of rounding to float16."""
 
 
-@pytest.fixture(scope="module")
-def decoder() -> Regression:
-    made = Regression(DATASET.image_space, factor=4, width=4, blocks=1)
+def make_decoder(cls: type[Regression] = Regression) -> Regression:
+    made = cls(DATASET.image_space, factor=4, width=4, blocks=1)
     made.build(None)
     return made
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Regression:
+    return make_decoder()
 
 
 def small(image: np.ndarray) -> np.ndarray:
@@ -81,7 +90,7 @@ def test_different_inputs_have_separate_caches(decoder: Regression, tmp_path: Pa
 def test_a_damaged_file_is_found_and_rewritten(decoder: Regression, tmp_path: Path, damage: str) -> None:
     cache = cached_latents(decoder, DATASET, "train", tmp_path)
     good = cache.lookup(range(len(cache)))
-    array = cache.folder / "latent-00000.npy"
+    array = cache.folder / "rows.bin"
     data = bytearray(array.read_bytes())
     del cache
     if damage == "flipped":
@@ -121,3 +130,73 @@ def test_a_full_disk_leaves_no_files_behind(decoder: Regression, tmp_path: Path)
         signal.signal(signal.SIGXFSZ, handler)
     assert not list(tmp_path.iterdir())
     assert isinstance(cached_latents(decoder, DATASET, "train", tmp_path), LatentCache)
+
+
+# while a model trains
+
+
+class Convolved(Regression):
+    """Latents that depend on weights. (Those of `Regression` are the mean of pixels.)"""
+
+    def encode(self, images: Any) -> Any:
+        return ops.matmul(super().encode(images), self.network.conv_in.kernel[0, 0, :, :3])
+
+
+@pytest.mark.backends
+def test_missing_latents_are_computed_when_threads_need_them(tmp_path: Path) -> None:
+    """They do not depend on the batch that first needs them, nor on whether the cache was filled before."""
+    decoder = make_decoder(Convolved)
+    whole = cached_latents(decoder, DATASET, "train", tmp_path / "filled")
+    lines: list[str] = []
+    cache = cached_latents(decoder, DATASET, "train", tmp_path / "needed", filling=Filling(lines.append))
+    assert (
+        lines
+        == [
+            "0 of 70 latents of the split 'train' are cached. The others are computed when the training first "
+            "needs them"
+        ]
+        and cache.written == 0
+    )
+    expected = whole.lookup(range(70))
+    assert len(np.unique(expected)) > 100
+    if keras.backend.backend() == "jax":
+        for variable in decoder.variables:  # as a training step does
+            variable.value.delete()
+    batches = np.random.default_rng(0).permutation(70).reshape(14, 5)
+    with ThreadPoolExecutor(3) as pool:
+        for rows, found in zip(batches, pool.map(cache.lookup, batches), strict=True):
+            np.testing.assert_array_equal(found, expected[rows])
+    assert cache.written == 70
+
+
+def test_a_partial_cache_is_continued(decoder: Regression, tmp_path: Path) -> None:
+    lines: list[str] = []
+    for written, rows in ((0, [5, 9]), (2, [9, 60]), (3, range(70)), (70, [4])):
+        cache = cached_latents(decoder, DATASET, "train", tmp_path, filling=Filling(lines.append))
+        assert cache.written == written
+        wanted = np.stack([small(DATASET.image("train", row)) for row in rows])
+        np.testing.assert_allclose(cache.lookup(rows), wanted, HALF, 1e-5)
+    assert [line.split(" latents")[0] for line in lines] == ["0 of 70", "2 of 70", "3 of 70", "all 70"]
+
+
+@pytest.mark.backends
+def test_a_cache_is_filled_first_if_it_must_be(
+    decoder: Regression, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    cache = cached_latents(decoder, DATASET, "train", tmp_path / "devices", filling=Filling(lines.append, devices=2))
+    assert cache.written == 70 and "The others are computed now, because 2 devices share every batch" in lines[0]
+    monkeypatch.setattr(frozen, "MAX_COPY_BYTES", 10)
+    cache = cached_latents(decoder, DATASET, "train", tmp_path / "memory", filling=Filling(lines.append))
+    copies = keras.backend.backend() == "jax"
+    assert cache.written == (70 if copies else 0) and ("a copy of the weights would take" in lines[1]) == copies
+
+
+@pytest.mark.portable
+def test_large_numbers_have_the_same_relative_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode, decoder = Regression.encode, make_decoder()
+    monkeypatch.setattr(Regression, "encode", lambda self, images: 3e6 * encode(self, images))
+    cache = cached_latents(decoder, DATASET, "train", tmp_path)
+    wanted = 3e6 * np.stack([small(DATASET.image("train", row)) for row in range(70)])
+    assert np.abs(wanted).max() > 65504
+    np.testing.assert_allclose(cache.lookup(range(70)), wanted, 2 * HALF, 1)

@@ -1,111 +1,201 @@
-"""Rows on disk: in several files, in half precision, checked when they are used."""
+"""Rows on disk: computed when they are first read, in half precision, and checked."""
 
 from __future__ import annotations
 
-import itertools
+import errno
 import json
-import pickle
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 
 from kgen import DataError
-from kgen.data import stored
-from kgen.data.stored import read_rows, write_rows
+from kgen.data.stored import StoredRows, create_rows
 
 pytestmark = pytest.mark.portable
 
 FLOATS = np.random.default_rng(0).normal(size=(23, 3, 2)).astype(np.float32)
 NUMBERS = np.arange(23, dtype=np.int32)
+SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
-@pytest.fixture(autouse=True)
-def _small_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file holds at most 4 rows of float32, or 8 in half precision."""
-    monkeypatch.setattr(stored, "FILE_BYTES", 100)
+def opened(folder: Path, dtype: str = "float32") -> StoredRows:
+    folder.mkdir(exist_ok=True)
+    if not (folder / "index.json").exists():
+        create_rows(folder, 23, {"floats": (dtype, (3, 2)), "numbers": ("int32", ())})
+    return StoredRows(folder)
 
 
-def batches(size: int) -> Iterator[dict[str, np.ndarray]]:
-    for start in range(0, 23, size):
-        yield {"floats": FLOATS[start : start + size], "numbers": NUMBERS[start : start + size]}
+def compute(rows: list[int]) -> dict[str, np.ndarray]:
+    return {"floats": FLOATS[rows], "numbers": NUMBERS[rows]}
 
 
-@pytest.mark.parametrize("size", [1, 5, 23])
-@pytest.mark.parametrize(("dtype", "files"), [(None, 6), ("float16", 3), ("bfloat16", 3)])
-def test_rows_come_back_in_any_order(tmp_path: Path, size: int, dtype: str | None, files: int) -> None:
-    write_rows(tmp_path, 23, batches(size), dtype)
-    assert len(list(tmp_path.glob("floats-*.npy"))) == files
-    kinds = {None: np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+def refuse(rows: list[int]) -> dict[str, np.ndarray]:
+    raise AssertionError(f"{rows} are computed again")
+
+
+@pytest.mark.parametrize("dtype", SIZES)
+def test_rows_are_computed_when_they_are_read_and_come_back_in_any_order(tmp_path: Path, dtype: str) -> None:
+    rows = opened(tmp_path, dtype)
+    kinds = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
     expected = FLOATS.astype(kinds[dtype]).astype(np.float32)
-    found = pickle.loads(pickle.dumps(read_rows(tmp_path)))
-    assert len(found["floats"]) == 23 and found["floats"].shape == (3, 2)
-    for rows in (range(23), [22, 0, 7, 7, 4], np.array([5]), [-1], []):
-        np.testing.assert_array_equal(found["floats"][rows], expected[list(rows)])
-        np.testing.assert_array_equal(found["numbers"][rows], NUMBERS[list(rows)])
-    assert found["floats"][[0]].dtype == np.float32 and found["numbers"][[0]].dtype == np.int32
+    for wanted in ([22, 0, 7, 7, 4], np.array([5]), [-1], [], range(23)):
+        for read in (lambda w: rows.read(w, compute), lambda w: opened(tmp_path).read(w, refuse)):
+            found = read(wanted)
+            np.testing.assert_array_equal(found["floats"], expected[list(wanted)])
+            np.testing.assert_array_equal(found["numbers"], NUMBERS[list(wanted)])
+    assert found["floats"].dtype == np.float32 and found["numbers"].dtype == np.int32
+    assert (tmp_path / "rows.bin").stat().st_size == 23 * (6 * SIZES[dtype] + 4)
     with pytest.raises(IndexError):
-        found["floats"][[23]]
+        rows.read([23])
 
 
-def test_reading_is_thread_safe(tmp_path: Path) -> None:
-    write_rows(tmp_path, 23, batches(5))
-    rows = read_rows(tmp_path)["floats"]
+def test_only_missing_rows_are_computed(tmp_path: Path) -> None:
+    computed: list[list[int]] = []
+    rows = opened(tmp_path)
+    for wanted in ([4, 2], [2, 3, 4, 3]):
+        rows.read(wanted, lambda missing: (computed.append(missing), compute(missing))[1])
+    assert computed == [[2, 4], [3]]
+    np.testing.assert_array_equal(np.flatnonzero(rows.marks()), [2, 3, 4])
+    assert rows.ends() == [2, 4]
+
+
+def test_threads_do_not_compute_a_row_twice(tmp_path: Path) -> None:
+    rows, computed = opened(tmp_path), []
+
+    def slowly(missing: list[int]) -> dict[str, np.ndarray]:
+        computed.extend(missing)
+        time.sleep(0.01)
+        return compute(missing)
+
     with ThreadPoolExecutor(8) as pool:
-        for index, found in enumerate(pool.map(lambda n: rows[[n % 23]], range(200))):
-            np.testing.assert_array_equal(found, FLOATS[[index % 23]])
+        for first, found in enumerate(pool.map(lambda n: rows.read([n % 23, (n + 1) % 23], slowly), range(46))):
+            np.testing.assert_array_equal(found["numbers"], [first % 23, (first + 1) % 23])
+    assert sorted(computed) == list(range(23))
 
 
-def test_only_files_that_are_used_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_rows(tmp_path, 23, batches(5))
-    read: list[str] = []
-    checksum = stored._checksum
-    monkeypatch.setattr(stored, "_checksum", lambda path: (read.append(path.name), checksum(path))[1])
-    rows = read_rows(tmp_path)["floats"]
-    assert not read
-    for _ in range(2):
-        rows[[0, 22]]
-    assert read == ["floats-00000.npy", "floats-00005.npy"], "each is compared once"
+def test_the_process_that_is_first_writes_a_row(tmp_path: Path) -> None:
+    """Two processes share a folder. Both use what the first one wrote, even if they compute different numbers."""
+    one, other = opened(tmp_path), opened(tmp_path)
+
+    def overtaken(missing: list[int]) -> dict[str, np.ndarray]:
+        other.read([3], compute)
+        return {"floats": FLOATS[missing] + 1, "numbers": NUMBERS[missing]}
+
+    np.testing.assert_array_equal(one.read([3], overtaken)["floats"], FLOATS[[3]])
+    np.testing.assert_array_equal(other.read([3], refuse)["floats"], FLOATS[[3]])
 
 
-@pytest.mark.parametrize("damage", ["flipped", "short", "gone"])
-def test_a_damaged_file_is_named_when_it_is_used(tmp_path: Path, damage: str) -> None:
-    write_rows(tmp_path, 23, batches(5))
-    rows = read_rows(tmp_path)["floats"]
-    file = tmp_path / "floats-00002.npy"
+def test_an_error_of_one_thread_does_not_stop_the_others(tmp_path: Path) -> None:
+    rows, begun, failing = opened(tmp_path), threading.Event(), threading.Event()
+
+    def fails(missing: list[int]) -> dict[str, np.ndarray]:
+        begun.set()
+        failing.wait(10)
+        raise RuntimeError("out of memory")
+
+    with ThreadPoolExecutor(2) as pool:
+        failed = pool.submit(rows.read, [1], fails)
+        begun.wait(10)
+        waiting = pool.submit(rows.read, [1], compute)
+        failing.set()
+        np.testing.assert_array_equal(waiting.result(10)["floats"], FLOATS[[1]])
+        with pytest.raises(RuntimeError, match="out of memory"):
+            failed.result()
+
+
+@pytest.mark.parametrize("name", ["rows.bin", "marks.bin"])
+def test_a_damaged_row_is_computed_again_or_named(tmp_path: Path, name: str) -> None:
+    """A row whose mark is there, but which is not, as after a power failure."""
+    opened(tmp_path).read(range(23), compute)
+    file = tmp_path / name
     data = bytearray(file.read_bytes())
-    data[-3] ^= 1
-    file.write_bytes(data if damage == "flipped" else data[:-8])
-    if damage == "gone":
-        file.unlink()
-    np.testing.assert_array_equal(rows[[0, 22]], FLOATS[[0, 22]])
-    with pytest.raises(DataError, match=r"floats-00002\.npy is damaged .*: the next start computes .* again"):
-        rows[[1, 9]]
-    with pytest.raises(ValueError, match="is damaged"):
-        read_rows(tmp_path)
+    data[len(data) // 23 * 7 + 2] ^= 1
+    file.write_bytes(data)
+    np.testing.assert_array_equal(opened(tmp_path).read([6, 8], refuse)["numbers"], [6, 8])
+    computed: list[int] = []
+    opened(tmp_path).read([6, 7, 8], lambda missing: (computed.extend(missing), compute(missing))[1])
+    assert computed == [7]
+    file.write_bytes(data)
+    with pytest.raises(DataError, match=r"rows\.bin is damaged \(row 7\): the next start computes it again"):
+        opened(tmp_path).read([6, 7, 8])
+    assert np.count_nonzero(opened(tmp_path).marks()) == 22
+    np.testing.assert_array_equal(opened(tmp_path).read([7], compute)["floats"], FLOATS[[7]])
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_numbers_that_do_not_fit_are_refused(tmp_path: Path, dtype: str) -> None:
-    large = np.array([[1.0, 7e4]], np.float32)
-    if dtype == "float16":
-        with pytest.raises(OverflowError, match="too large for float16"):
-            write_rows(tmp_path, 1, [{"x": large}], dtype)
-    else:
-        write_rows(tmp_path, 1, [{"x": large}], dtype)
-        np.testing.assert_allclose(read_rows(tmp_path)["x"][[0]], large, rtol=2**-8)
+class Full:
+    """A file on a disk that has room for a few more bytes."""
+
+    def __init__(self, file: Any, room: int) -> None:
+        self.file, self.room = file, room
+
+    def write(self, content: bytes) -> int:
+        if not self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = self.file.write(content[: self.room])
+        self.room -= written
+        return int(written)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+    def __enter__(self) -> Full:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
 
 
-def test_missing_rows_and_files_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="'floats' has 20 rows, but 23 are to be written"):
-        write_rows(tmp_path, 23, itertools.islice(batches(5), 4))
-    write_rows(tmp_path, 23, batches(5))
-    (tmp_path / "floats-00001.npy").unlink()
-    with pytest.raises(ValueError, match=r"floats-00001\.npy is missing"):
-        read_rows(tmp_path)
-    (tmp_path / "index.json").write_text(json.dumps({"count": 23}))
-    with pytest.raises(KeyError):
-        read_rows(tmp_path)
+@pytest.mark.parametrize("name", ["rows.bin", "marks.bin"])
+def test_a_full_disk_is_an_error_and_leaves_no_wrong_row(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, open_ = opened(tmp_path), StoredRows._open
+
+    def full(self: StoredRows, found: str, mode: str = "rb") -> Any:
+        file = open_(self, found, mode)
+        return Full(file, 5) if (found, mode) == (name, "r+b") else file
+
+    monkeypatch.setattr(StoredRows, "_open", full)
+    with pytest.raises(DataError, match=r"rows\.bin cannot be written: No space left on device.* set KGEN_CACHE"):
+        rows.read([3, 4], compute)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(opened(tmp_path).read([3, 4], compute)["floats"], FLOATS[[3, 4]])
+
+
+def without(name: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).unlink()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        without("rows.bin"),
+        without("index.json"),
+        lambda folder: (folder / "marks.bin").write_bytes(bytes(8)),
+        lambda folder: (folder / "index.json").write_text(json.dumps({"count": 23})),
+    ],
+)
+def test_a_damaged_folder_cannot_be_opened(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    opened(tmp_path)
+    damage(tmp_path)
+    with pytest.raises((OSError, ValueError, KeyError)):
+        StoredRows(tmp_path)
+
+
+def test_arrays_of_another_shape_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"'floats' has the shape \(1, 2, 3\), not \(1, 3, 2\)"):
+        opened(tmp_path).read([0], lambda rows: {"floats": np.zeros((1, 2, 3)), "numbers": NUMBERS[rows]})
+
+
+def test_the_files_take_no_space_before_rows_are_written(tmp_path: Path) -> None:
+    create_rows(tmp_path, 10**6, {"x": ("float16", (32, 32, 4))})
+    assert StoredRows(tmp_path).read([10**6 - 1], lambda rows: {"x": np.ones((1, 32, 32, 4))})["x"].mean() == 1
+    if hasattr(used := (tmp_path / "rows.bin").stat(), "st_blocks"):
+        assert used.st_size > 8 * 10**9 and 512 * used.st_blocks < 10**6

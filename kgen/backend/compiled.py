@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -58,6 +59,56 @@ class Compiled(keras.Model):  # type: ignore[misc]
         batches = slices(batch, size)
         made = self.predict(stream(batches), steps=len(batches), verbose=verbose)
         return keras.tree.map_structure(lambda array: np.asarray(array)[:count], made)
+
+
+class Snapshot:
+    """The weights of a frozen layer, for programs that run in other threads while a model with this layer trains.
+
+    On JAX, the training step takes the memory of all variables of the model, so that no other thread can read them. The
+    weights are therefore copied. TensorFlow and PyTorch leave them in place, so that they are shared.
+
+    Args:
+        layer: The layer. All of its weights exist.
+    """
+
+    def __init__(self, layer: keras.layers.Layer) -> None:
+        self._layer = layer
+        self._running = threading.Lock()  # one program at a time, because Keras compiles it in its first call
+        self._copies = [keras.ops.copy(variable.value) for variable in _copied_variables(layer)]
+
+    def program(self, function: Callable[[Any], Any]) -> Callable[[Batch], Any]:
+        """Compiles a function that maps a batch of tensors to tensors, with these weights. Any thread can call it."""
+        run = _stateless(function, self._layer, self._copies) if self._copies else None
+        run = run or Compiled(function, [self._layer]).predict_on_batch
+
+        def call(batch: Batch) -> Any:
+            with self._running:
+                return keras.tree.map_structure(keras.ops.convert_to_numpy, run(batch))
+
+        return call
+
+
+def snapshot_bytes(layer: keras.layers.Layer) -> int:
+    """The size of the weights that a `Snapshot` copies; 0 if it shares them."""
+    return sum(variable.value.nbytes for variable in _copied_variables(layer))
+
+
+def _copied_variables(layer: keras.layers.Layer) -> list[Any]:
+    return list(layer.variables) if keras.backend.backend() == "jax" else []
+
+
+def _stateless(
+    function: Callable[[Any], Any], layer: keras.layers.Layer, values: Sequence[Any]
+) -> Callable[[Batch], Any]:
+    """On JAX, the program of a function that uses `values` in place of the variables of a layer."""
+    import jax
+
+    def called(values: Sequence[Any], batch: Batch) -> Any:
+        with keras.StatelessScope(list(zip(layer.variables, values, strict=True))):
+            return function(batch)
+
+    compiled = jax.jit(called)
+    return lambda batch: compiled(values, batch)
 
 
 def repeated(value: float | Sequence[float], count: int) -> np.ndarray:

@@ -1,186 +1,210 @@
-"""Stores the rows of arrays on disk in several files. Each file is checked when it is used for the first time."""
+"""Stores rows of arrays on disk, in any order. Each row has a checksum, which also says that the row was written."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import ml_dtypes
 import numpy as np
 
 from kgen.errors import DataError
-from kgen.storage.files import write_text
+from kgen.storage.files import locked_folder, write_text
 
-FILE_BYTES = 2**26
-"""Largest size of a file, unless a single row is larger. Its checksum takes a tenth of a second."""
+INDEX, ROWS, MARKS = "index.json", "rows.bin", "marks.bin"
+"""The files of a folder: the number of rows and the types of the arrays; the rows; and 64 bits for each row."""
 
-INDEX = "index.json"
-DAMAGED = "damaged"
-"""A file that marks a folder in which a damaged file was found."""
+WRITTEN = 2**32
+"""The bit of a mark that says that the row was written. The lower 32 bits are the row's CRC-32."""
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 Rows = Sequence[int] | np.ndarray
+Arrays = Mapping[str, np.ndarray]
+Compute = Callable[[list[int]], Arrays]
+"""Function that computes different rows of all arrays."""
 
 
-def write_rows(folder: Path, count: int, batches: Iterable[Mapping[str, np.ndarray]], dtype: Any = None) -> None:
-    """Writes arrays of `count` rows, batch by batch.
+def create_rows(folder: Path, count: int, arrays: Mapping[str, tuple[Any, Sequence[int]]]) -> None:
+    """Prepares an empty folder for `count` rows. They take space on the disk when they are written.
 
     Args:
-        folder: An empty folder.
-        count: The number of rows of every array.
-        batches: The rows of all arrays by name, batch after batch. There is at least one batch.
-        dtype: The type in which floats are stored: "float16" or "bfloat16"; None: their own type.
-
-    Raises:
-        OverflowError: a float is too large for `dtype`.
+        arrays: The type, and the shape of a row, of each array.
     """
-    writers: dict[str, _Writer] = {}
-    for batch in batches:
-        for name, rows in batch.items():
-            stored = _as_type(rows, dtype)
-            writers.setdefault(name, _Writer(folder, name, count, stored)).add(stored)
-    index = {name: writer.close() for name, writer in writers.items()}
-    write_text(folder / INDEX, json.dumps({"count": count, "arrays": index}))
-
-
-def read_rows(folder: Path) -> dict[str, StoredRows]:
-    """Opens the arrays that `write_rows` wrote.
-
-    Raises:
-        OSError, ValueError, KeyError, TypeError: the folder is missing, incomplete, or marked as damaged.
-    """
-    if (folder / DAMAGED).exists():
-        raise ValueError(f"{folder} is damaged")
-    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    return {name: StoredRows(folder, name, index["count"], described) for name, described in index["arrays"].items()}
+    described = {
+        name: [np.dtype(BFLOAT16 if dtype == BFLOAT16.name else dtype).name, list(shape)]
+        for name, (dtype, shape) in arrays.items()
+    }
+    for name, size in ((ROWS, count * _record(described).itemsize), (MARKS, count * 8)):
+        with (folder / name).open("wb") as file:
+            file.truncate(size)
+    write_text(folder / INDEX, json.dumps({"count": count, "arrays": described}))
 
 
 class StoredRows:
-    """One array, whose rows are read when they are accessed. It can be pickled, and several threads can read it.
+    """Rows of several arrays. A row is computed when it is first read, and read back from the disk.
+
+    Several threads and processes can use a folder. Of several that compute the same row, the first one writes it, and
+    all read what was written. A row is written before its mark, by calls and not through mapped memory, so that a full
+    disk is an error. After a power failure, a row may be missing or wrong, which its checksum shows. Such a row is
+    computed again.
 
     Args:
-        folder: The folder.
-        name: The name of the array.
-        count: The number of rows.
-        described: The entry of the array in the index: the type, the shape of a row, the rows per file, the checksums.
+        folder: A folder that `create_rows` prepared.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: the folder is missing or damaged.
     """
 
-    def __init__(self, folder: Path, name: str, count: int, described: Mapping[str, Any]) -> None:
-        self.folder, self.name, self.count = folder, name, count
-        self.dtype = BFLOAT16 if described["dtype"] == BFLOAT16.name else np.dtype(described["dtype"])
-        self.shape = tuple(described["shape"])
-        self.per_file = int(described["rows"])
-        self.checksums: list[str] = described["checksums"]
-        self._open: dict[int, np.ndarray] = {}
-        for number in range(len(self.checksums)):
-            if not _path(folder, name, number).is_file():
-                raise ValueError(f"{_path(folder, name, number)} is missing")
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        self.count, self.record = int(index["count"]), _record(index["arrays"])
+        for name, size in ((ROWS, self.record.itemsize), (MARKS, 8)):
+            if (folder / name).stat().st_size != self.count * size:
+                raise ValueError(f"{folder / name} has another size than its rows")
+        self._checked = np.zeros(self.count, bool)  # the rows whose checksum was compared
+        self._computed: set[int] = set()  # the rows that a thread of this process is computing
+        self._changed = threading.Condition()
 
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, rows: Rows) -> np.ndarray:
-        """Returns copies of rows, (B, ...). Floats are float32.
+    def marks(self) -> np.ndarray:
+        """The mark of each row, uint64 (N,); 0: the row was not written."""
+        return np.fromfile(self.folder / MARKS, "<u8")
+
+    def ends(self) -> list[int]:
+        """The first and the last row that were written, if they are not damaged; [] if there is none."""
+        written = np.flatnonzero(self.marks())
+        ends = written[[0, -1]] if len(written) else written
+        absent = self._load(ends, np.empty(len(ends), self.record), range(len(ends)))
+        return [row for place, row in enumerate(ends.tolist()) if place not in absent]
+
+    def read(self, rows: Rows, compute: Compute | None = None) -> dict[str, np.ndarray]:
+        """Reads rows, (B, ...) of each array. Floats are float32.
+
+        Args:
+            rows: The numbers of B rows.
+            compute: Computes rows that were not written, or that are damaged.
 
         Raises:
-            DataError: a file is damaged. The folder is then marked, so that the next start writes it again.
+            DataError: `compute` is None, and a row is missing or damaged, so that the next start has to compute it; or
+                the files cannot be read or written.
         """
-        wanted = np.arange(self.count)[np.asarray(rows, np.int64)]
-        files = wanted // self.per_file
-        out = np.empty((len(wanted), *self.shape), np.float32 if _is_float(self.dtype) else self.dtype)
-        for number in np.unique(files).tolist():
-            own = files == number
-            out[own] = self._file(number)[wanted[own] - number * self.per_file]
-        return out
+        wanted = self._numbers(rows)
+        records = np.empty(len(wanted), self.record)
+        absent = self._load(wanted, records, range(len(wanted)))
+        if absent and compute is None:
+            raise DataError(self._damaged(wanted[absent]))
+        if absent and compute is not None:
+            with self._only_here(set(wanted[absent].tolist())):
+                absent = self._load(wanted, records, absent)  # another thread or process may have been faster
+                if absent:
+                    missing = sorted(set(wanted[absent].tolist()))
+                    self._write(missing, compute(missing))
+                    if self._load(wanted, records, absent):
+                        raise DataError(f"{self.folder / ROWS} was written, but cannot be read again")
+        return {name: _readable(records[name]) for name in self.record.names or ()}
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_open": {}}
+    def _numbers(self, rows: Rows) -> np.ndarray:
+        """Row numbers from 0 on. Raises IndexError if there is no such row."""
+        wanted = np.asarray(rows, np.int64).reshape(-1)
+        wanted = np.where(wanted < 0, wanted + self.count, wanted)
+        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < self.count:
+            raise IndexError(f"{self.folder} has {self.count} rows, and no row {wanted.min()} or {wanted.max()}")
+        return wanted
 
-    def _file(self, number: int) -> np.ndarray:
-        """The rows of one file. Its checksum is compared when it is used for the first time."""
-        if number not in self._open:
-            path = _path(self.folder, self.name, number)
-            try:
-                if _checksum(path) != self.checksums[number]:
-                    raise ValueError("its checksum differs")
-                rows = np.load(path, mmap_mode="r")
-            except (OSError, EOFError, ValueError) as error:
-                raise DataError(self._damaged(path, error)) from error
-            self._open[number] = rows.view(self.dtype) if self.dtype == BFLOAT16 else rows
-        return self._open[number]
-
-    def _damaged(self, path: Path, error: Exception) -> str:
+    def _load(self, rows: np.ndarray, records: np.ndarray, places: Sequence[int]) -> list[int]:
+        """Reads rows[place] into records[place] for some places, and returns the places of those that are unusable."""
+        absent: list[int] = []
+        if not len(places):
+            return absent
+        size = self.record.itemsize
+        stored = records.view(np.uint8).data
         try:
-            (self.folder / DAMAGED).touch()
+            with self._open(ROWS) as data, self._open(MARKS) as marks:
+                for place in places:
+                    row, record = int(rows[place]), stored[place * size : (place + 1) * size]
+                    data.seek(row * size)
+                    whole = data.readinto(record) == size  # type: ignore[attr-defined]  # it is a raw file
+                    if not self._checked[row]:
+                        marks.seek(row * 8)
+                        whole = whole and int.from_bytes(marks.read(8), "little") == WRITTEN + zlib.crc32(record)
+                        self._checked[row] = whole
+                    if not whole:
+                        absent.append(place)
+        except OSError as error:
+            raise DataError(f"{self.folder} cannot be read: {error}: give the same command again") from error
+        return absent
+
+    def _write(self, rows: Sequence[int], arrays: Arrays) -> None:
+        """Writes different rows, except those that another process has written in the meantime."""
+        records = np.empty(len(rows), self.record)
+        for name in self.record.names or ():
+            if arrays[name].shape != records[name].shape:
+                raise ValueError(f"'{name}' has the shape {arrays[name].shape}, not {records[name].shape}")
+            records[name] = arrays[name]
+        try:
+            with locked_folder(self.folder), self._open(ROWS, "r+b") as data, self._open(MARKS, "r+b") as marks:
+                places = self._load(np.asarray(rows), np.empty_like(records), range(len(rows)))
+                contents = {rows[place]: records[place].tobytes() for place in places}
+                for row, content in contents.items():
+                    _write_at(data, row * len(content), content)
+                for row, content in contents.items():
+                    _write_at(marks, row * 8, (WRITTEN + zlib.crc32(content)).to_bytes(8, "little"))
+        except OSError as error:
+            raise DataError(
+                f"{self.folder / ROWS} cannot be written: {error.strerror or error}: free some space on this disk, or "
+                "set KGEN_CACHE to a folder on another one"
+            ) from error
+
+    @contextmanager
+    def _only_here(self, rows: set[int]) -> Iterator[None]:
+        """Waits until no other thread is computing any of these rows, and keeps the others from it in the block."""
+        with self._changed:
+            self._changed.wait_for(lambda: not rows & self._computed)
+            self._computed |= rows
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._computed -= rows
+                self._changed.notify_all()
+
+    def _damaged(self, rows: np.ndarray) -> str:
+        """Removes the marks of rows, so that the next start computes them, and returns a message."""
+        where = f"{self.folder / ROWS} is damaged (row {rows[0]})"
+        try:
+            with locked_folder(self.folder), self._open(MARKS, "r+b") as marks:
+                for row in rows.tolist():
+                    _write_at(marks, row * 8, bytes(8))
         except OSError:
-            return f"{path} is damaged ({error}): delete {self.folder}, so that it is computed again"
-        return f"{path} is damaged ({error}): the next start computes the content of {self.folder} again"
+            return f"{where}: delete {self.folder}, so that it is computed again"
+        return f"{where}: the next start computes it again"
+
+    def _open(self, name: str, mode: str = "rb") -> IO[bytes]:
+        return (self.folder / name).open(mode, buffering=0)
 
 
-class _Writer:
-    """Writes one array, in files of at most `FILE_BYTES`.
-
-    Args:
-        folder: The folder.
-        name: The name of the array.
-        count: Number of all rows.
-        first: Some rows, which show the shape of a row and the type.
-    """
-
-    def __init__(self, folder: Path, name: str, count: int, first: np.ndarray) -> None:
-        self.folder, self.name, self.count = folder, name, count
-        self.dtype, self.shape = first.dtype, first.shape[1:]
-        self.per_file = max(1, FILE_BYTES // max(1, first[:1].nbytes))
-        self.done = 0
-        self.file: Any = None
-
-    def add(self, rows: np.ndarray) -> None:
-        while len(rows):
-            number, place = divmod(self.done, self.per_file)
-            if self.file is None:
-                size = min(self.per_file, self.count - self.done)
-                stored = np.dtype(np.uint16) if self.dtype == BFLOAT16 else self.dtype  # .npy files have no bfloat16
-                self.file = np.lib.format.open_memmap(
-                    _path(self.folder, self.name, number), mode="w+", dtype=stored, shape=(size, *self.shape)
-                )
-            part = rows[: len(self.file) - place]
-            self.file[place : place + len(part)] = part.view(self.file.dtype)
-            self.done, rows = self.done + len(part), rows[len(part) :]
-            if place + len(part) == len(self.file):
-                self.file.flush()
-                self.file = None
-
-    def close(self) -> dict[str, Any]:
-        """The description of the array; raises ValueError if rows are missing."""
-        if self.done != self.count:
-            raise ValueError(f"'{self.name}' has {self.done} rows, but {self.count} are to be written")
-        files = range(-(-self.count // self.per_file))
-        checksums = [_checksum(_path(self.folder, self.name, number)) for number in files]
-        return {"dtype": self.dtype.name, "shape": self.shape, "rows": self.per_file, "checksums": checksums}
+def _record(described: Mapping[str, Any]) -> np.dtype[Any]:
+    """The type of a row of all arrays together, as it is stored: without gaps, the least significant byte first."""
+    types = {name: BFLOAT16 if dtype == BFLOAT16.name else np.dtype(dtype) for name, (dtype, _) in described.items()}
+    return np.dtype([(name, types[name].newbyteorder("<"), tuple(shape)) for name, (_, shape) in described.items()])
 
 
-def _path(folder: Path, name: str, number: int) -> Path:
-    return folder / f"{name}-{number:05}.npy"
+def _readable(array: np.ndarray) -> np.ndarray:
+    """A copy in which floats are float32."""
+    floats = array.dtype == BFLOAT16 or np.issubdtype(array.dtype, np.floating)
+    return array.astype(np.float32 if floats else array.dtype)
 
 
-def _is_float(dtype: np.dtype[Any]) -> bool:
-    return dtype == BFLOAT16 or np.issubdtype(dtype, np.floating)
-
-
-def _as_type(rows: np.ndarray, dtype: Any) -> np.ndarray:
-    if dtype is None or not _is_float(rows.dtype):
-        return rows
-    with np.errstate(over="ignore"):
-        stored = rows.astype(BFLOAT16 if dtype == BFLOAT16.name else dtype)
-    if not np.array_equal(np.isfinite(stored.astype(np.float32)), np.isfinite(rows)):
-        raise OverflowError(f"a number is too large for {dtype}")
-    return stored
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+def _write_at(file: IO[bytes], place: int, content: bytes) -> None:
+    file.seek(place)
+    while content:
+        content = content[file.write(content) :]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from kgen.contracts.encoder import Encoder
 from kgen.contracts.inputs import AllEncoderInputs
 from kgen.data.cache import cache_folder
 from kgen.data.conditions import Reader, condition_reader, is_cached
+from kgen.data.frozen import Filling
 from kgen.data.latents import Latents, cached_latents, latents_by_shape
 from kgen.data.loader import Loader, fit_into_memory
 from kgen.data.reading.workers import Workers, make_workers
@@ -69,6 +70,8 @@ class Inputs:
         decoder: A frozen decoder, whose latents are cached; None: the batches contain images.
         flip: Whether every image is also used mirrored.
         workers: Number of processes that read images (`fit.workers`).
+        devices: Number of devices that share every batch of the training.
+        log: Receives a line for each cache.
     """
 
     dataset: Dataset
@@ -76,6 +79,8 @@ class Inputs:
     decoder: Decoder | None = None
     flip: bool = False
     workers: int | None = None
+    devices: int = 1
+    log: Callable[[str], None] = lambda line: None
 
     @property
     def caches_conditions(self) -> bool:
@@ -84,12 +89,21 @@ class Inputs:
         changing = changing_fields(self.dataset)
         return any(is_cached(part, changing) and not part.weights_are_external for part in parts)
 
+    @functools.cached_property
+    def filling(self) -> Filling:
+        """Decides when the caches are filled."""
+        return Filling(self.log, self.devices)
+
+    @functools.cached_property
     def reader(self) -> Reader | None:
-        """Returns the function that computes the tokens or conditions of a batch; see `condition_reader`."""
+        """The function that computes the tokens or conditions of a batch; see `condition_reader`."""
         if self.encoder is None:
             return None
-        inputs = AllEncoderInputs(self.dataset, self.encoder.fields, flip=self.flip)
-        return condition_reader(self.encoder, inputs, cache_folder(), changing=changing_fields(self.dataset))
+        inputs, changing = (
+            AllEncoderInputs(self.dataset, self.encoder.fields, flip=self.flip),
+            changing_fields(self.dataset),
+        )
+        return condition_reader(self.encoder, inputs, cache_folder(), changing=changing, filling=self.filling)
 
     @functools.cached_property
     def image_workers(self) -> Workers | None:
@@ -98,36 +112,41 @@ class Inputs:
         Raises:
             DataError: `workers` is given, and the dataset cannot be sent to another process.
         """
-        if self.workers is None and (self._caches_latents or fit_into_memory(self.dataset, "train", self.flip)):
+        if self.workers is None and fit_into_memory(self.dataset, "train", self.flip):
             return None
         return make_workers(self.dataset, self.workers)
 
-    @property
-    def _caches_latents(self) -> bool:
-        return self.decoder is not None and not self.decoder.lossless
-
     def latents(self, split: Split, flip: bool) -> Latents | None:
         """A trained decoder's latents for all images, from a cache on disk; None if the latents are the images."""
-        if self.decoder is None or not self._caches_latents:
+        if self.decoder is None or self.decoder.lossless:
             return None
-        views = self.dataset.views if split == "train" else 1
-        if self.dataset.rows_by_shape(split):
-            return latents_by_shape(self.decoder, self.dataset, split, cache_folder(), flip=flip, views=views)
-        return cached_latents(self.decoder, self.dataset, split, cache_folder(), flip=flip, views=views)
+        make = latents_by_shape if self.dataset.rows_by_shape(split) else cached_latents
+        return make(
+            self.decoder,
+            self.dataset,
+            split,
+            cache_folder(),
+            flip=flip,
+            views=self.dataset.views if split == "train" else 1,
+            filling=self.filling,
+            workers=lambda: self.image_workers,
+        )
 
     def loader(self, split: Split, batch_size: int, shard: int = 0, shards: int = 1) -> Loader:
         flip = self.flip and split == "train"
+        latents = self.latents(split, flip)
+        reads_images = latents is None or latents.written < len(latents) or self.workers is not None
         return Loader(
             self.dataset,
             self.encoder,
             batch_size=batch_size,
             split=split,
-            read=self.reader(),
-            latents=self.latents(split, flip),
+            read=self.reader,
+            latents=latents,
             flip=flip,
             shard=shard,
             shards=shards,
-            workers=self.image_workers,
+            workers=self.image_workers if reads_images else None,
         )
 
     def validation_loader(self, batch_size: int) -> Loader | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +72,7 @@ class Trainer:
         """
         name = "training" if stage == "generator" else stage
         distribution, alone = self.distribution, self.distribution.workers == 1
+        inputs = replace(inputs, devices=distribution.replicas, log=self.log)
         with distribution.scope():
             compile_model(model, fit)
         if inputs.caches_conditions:  # with the weights that the encoder has in the checkpoint
