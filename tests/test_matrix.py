@@ -50,7 +50,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
         "dim": 8,
     },
 }
-ELSEWHERE = {"kgen/joint", "vision/patches", "clip/image"}
+ELSEWHERE = {"kgen/joint", "vision/patches", "clip/image", "unclip/decoder"}
 """Encoders that read more than a text, or images; their tests train them with a generator."""
 
 TRANSFORMER = {"width": 8, "depth": 1, "heads": 2}
