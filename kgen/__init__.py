@@ -14,11 +14,11 @@ from kgen.plugins.registry import Registrar
 from kgen.spaces import ConditionSpace, Space
 
 if TYPE_CHECKING:
-    from kgen.config import sampling_options
+    from kgen.config import decoding_options, sampling_options
     from kgen.contracts.capabilities import Guidance, Guide, GuideModel, Samples, Steps, Strength
     from kgen.contracts.dataset import Column, Dataset, Problem, Split
     from kgen.contracts.decoder import Decoder
-    from kgen.contracts.encoder import Encoder
+    from kgen.contracts.encoder import Encoder, ImageEmbedder, image_embedder
     from kgen.contracts.generator import Generator
     from kgen.contracts.joint import Joint
     from kgen.contracts.logger import Logger
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from kgen.pipeline.loading import load
     from kgen.pipeline.model import Pipeline
     from kgen.random import NoiseSpec, SeedGenerator
+    from kgen.reporting.sheets import require_png, save_sheet
     from kgen.runs.run import open_dataset, open_decoder, open_encoder
     from kgen.storage.json_file import read_json
     from kgen.storage.paths import weight_paths
@@ -49,6 +50,9 @@ _LAZY = {
     "latents_of": "kgen.experiments.inputs",
     "open_dataset": "kgen.runs.run",
     "sampling_options": "kgen.config",
+    "decoding_options": "kgen.config",
+    "require_png": "kgen.reporting.sheets",
+    "save_sheet": "kgen.reporting.sheets",
     "open_decoder": "kgen.runs.run",
     "open_encoder": "kgen.runs.run",
     "bits_per_dimension": "kgen.pipeline.likelihood",
@@ -66,6 +70,8 @@ _LAZY = {
     "Steps": "kgen.contracts.capabilities",
     "Strength": "kgen.contracts.capabilities",
     "Encoder": "kgen.contracts.encoder",
+    "ImageEmbedder": "kgen.contracts.encoder",
+    "image_embedder": "kgen.contracts.encoder",
     "Generator": "kgen.contracts.generator",
     "Joint": "kgen.contracts.joint",
     "Decoder": "kgen.contracts.decoder",
@@ -99,6 +105,7 @@ __all__ = [
     "Guidance",
     "Guide",
     "GuideModel",
+    "ImageEmbedder",
     "Joint",
     "KgenError",
     "Logger",
@@ -121,8 +128,10 @@ __all__ = [
     "assemble",
     "bits_per_dimension",
     "cached_arrays",
+    "decoding_options",
     "freeze",
     "hookimpl",
+    "image_embedder",
     "init_weights",
     "is_static",
     "latents_of",
@@ -136,7 +145,9 @@ __all__ = [
     "part",
     "read_image",
     "read_json",
+    "require_png",
     "save",
+    "save_sheet",
     "weight_paths",
     "sampling_options",
 ]

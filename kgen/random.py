@@ -148,7 +148,7 @@ def interpolate(
 ) -> dict[str, np.ndarray]:
     """Interpolates between the noise of two images.
 
-    Normal noise is interpolated spherically (Shoemake 1985), which keeps its norm. Other kinds stay those of `first`.
+    Normal noise is interpolated spherically, which keeps its norm. Other kinds stay those of `first`.
 
     Args:
         specs: The random numbers that one image needs, by name.
@@ -159,12 +159,23 @@ def interpolate(
         Arrays (N, *shape) by name.
     """
     return {
-        name: _turn(first[name], second[name], at) if spec.kind == "normal" else np.repeat(first[name], len(at), axis=0)
+        name: spherical(first[name], second[name], at)
+        if spec.kind == "normal"
+        else np.repeat(first[name], len(at), axis=0)
         for name, spec in specs.items()
     }
 
 
-def _turn(first: np.ndarray, second: np.ndarray, at: np.ndarray) -> np.ndarray:
+def spherical(first: np.ndarray, second: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Interpolates spherically between two vectors (Shoemake 1985). The norm changes only if those of the two differ.
+
+    Args:
+        first, second: Arrays (1, *shape).
+        at: (N,) positions from 0, the first, to 1, the second.
+
+    Returns:
+        (N, *shape) float32; the linear interpolation if the two have the same or opposite directions.
+    """
     at = at.reshape(-1, *(1 for _ in first.shape[1:]))
     cosine = np.sum(first * second) / (np.linalg.norm(first) * np.linalg.norm(second))
     angle = np.arccos(np.clip(cosine, -1.0, 1.0))

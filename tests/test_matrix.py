@@ -53,8 +53,8 @@ ENCODERS: dict[str, dict[str, Any]] = {
     },
 }
 ENCODERS |= {"clip/image": ENCODERS["clip/clip"], "vision/patches": {"patch": 4, "dim": 8, "depth": 1, "heads": 2}}
-ELSEWHERE = {"kgen/joint"}
-"""An encoder of several; its tests train it with a generator."""
+ELSEWHERE = {"kgen/joint", "unclip/decoder"}
+"""An encoder of several, and a decoder that needs an encoder of images; their tests train them with other parts."""
 
 TRANSFORMER = {"width": 8, "depth": 1, "heads": 2}
 GENERATORS: dict[str, dict[str, Any]] = {

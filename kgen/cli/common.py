@@ -15,7 +15,6 @@ import typer
 from kgen.errors import ComponentError, ConfigError, RunError
 from kgen.plugins.faults import reason
 from kgen.reporting.plain import printable
-from kgen.storage.ownership import require_free
 
 FAULT = 1
 """The exit status of a fault of kgen or of a plugin."""
@@ -140,16 +139,6 @@ def parse_option(text: str, option: str) -> Any:
         return parse_value(text)
     except (ValueError, ConfigError) as error:
         raise ConfigError(f"{option}: {error}") from error
-
-
-def image_file(path: Path) -> None:
-    """Raises ConfigError if no PNG can be written to `path`, or if a file there is not to be replaced."""
-    if path.suffix.lower() != ".png":
-        raise ConfigError(f"--output {path}: must end with '.png'")
-    require_free(path)
-    from kgen.storage.files import writable_folder
-
-    writable_folder(path.parent)
 
 
 def require_text(prompts: Sequence[str]) -> None:

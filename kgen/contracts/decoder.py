@@ -31,6 +31,12 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
     `compute_losses` and `decode` read the text, it takes `condition_space` second. ``build``, which gets no shape,
     creates the weights of `encode` and `decode`; `compute_losses` creates those that only training needs.
 
+    If it uses the encoder of the pipeline in another way, such as its embeddings of images (`kgen.image_embedder`), it
+    takes `encoder` third. The encoder then has its assets, but maybe no weights yet: ``build`` may call
+    `Encoder.null_condition`, which creates them. It is trained before the decoder, and must stay as it is: the decoder
+    shares its weights, never trains them, and leaves them out of `inference_weights`, because they are saved with the
+    encoder. A decoder that is taken from another run needs the encoder of that run.
+
     A decoder that implements `compute_losses` is trained in a separate stage before the generator: `initialize` once,
     `compute_losses` in each step, `calibrate` once. A decoder that only implements `initialize` or `calibrate` (such as
     a principal component analysis) goes through the stage without training steps; its configuration has no `fit`.
@@ -49,7 +55,7 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
     """
 
     arguments: ClassVar[Mapping[str, Arguments]] = {
-        "__init__": Arguments(("image_space", "condition_space"), OF_RUN_FILE),
+        "__init__": Arguments(("image_space", "condition_space", "encoder"), OF_RUN_FILE),
         "noise_spec": Arguments(),
         "decode": Arguments(("latent", "condition", "noise")),
     }

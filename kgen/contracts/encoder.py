@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, cast, runtime_checkable
 
 import keras
 import numpy as np
 
+from kgen.errors import ConfigError
 from kgen.options import MAX_OPTION, Arguments, Configurable
 from kgen.spaces import ConditionSpace
 
@@ -174,6 +175,53 @@ class Encoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
 
     def load_assets(self, path: str | Path) -> None:
         """Reads what `save_assets` wrote. Called before any weight exists. Default: nothing."""
+
+
+@runtime_checkable
+class ImageEmbedder(Protocol):
+    """An encoder with embeddings of images: a contrastive model of images and texts (Radford et al. 2021).
+
+    The two methods need all weights, which the first call of the encoder creates; they create none. They compute every
+    row alone, and read no random numbers.
+
+    Attributes:
+        embedding_dim: Dimension D of the embeddings. It is known after `adapt` or `load_assets`.
+        image_size: Height and width S of the images that `embed_images` takes.
+    """
+
+    embedding_dim: int
+    image_size: int
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """The embeddings of images: (B, S, S, 1 or 3) in [-1, 1] -> (B, D) float32, of unit length."""
+
+    def embed_texts(self, tokens: dict[str, Tensor], training: bool = False) -> Tensor:
+        """The embeddings of texts: the arrays of `Encoder.tokenize` -> (B, D) float32, of unit length."""
+
+
+def image_embedder(encoder: Encoder | None, owner: str) -> tuple[Encoder, ImageEmbedder]:
+    """Finds the encoder of a pipeline that embeds images: the encoder itself, or one of those that are joined in it.
+
+    Args:
+        encoder: The encoder of the pipeline.
+        owner: Who needs the embeddings, for the message.
+
+    Returns:
+        The encoder twice, because Python has no type for "both".
+
+    Raises:
+        ConfigError: no encoder embeds images, or several do.
+    """
+    parts = () if encoder is None else encoder.parts()
+    found = [part for part in parts if isinstance(part, ImageEmbedder)]
+    if len(found) != 1:
+        names = " and ".join(type(part).__name__ for part in (found or parts)) or "no encoder was given"
+        what = "several encoders embed images" if found else "the encoder of the run does not embed images"
+        raise ConfigError(
+            f"{owner} needs one encoder that embeds images as well as texts, but {what} ({names}): choose a "
+            "contrastive model of images and texts, which has the methods of kgen.ImageEmbedder"
+        )
+    return found[0], cast(ImageEmbedder, found[0])
 
 
 def has_losses(encoder: type[Encoder]) -> bool:

@@ -122,19 +122,23 @@ def unregistered(kind: Kind, name: Any, custom: Mapping[str, type[Any]]) -> type
     return custom[name]
 
 
-def make_decoder(choice: Choice, image_space: Space, condition_space: ConditionSpace) -> Decoder:
+def make_decoder(
+    choice: Choice, image_space: Space, condition_space: ConditionSpace, encoder: Encoder | None = None
+) -> Decoder:
     """Builds a decoder by name, with new weights.
 
     Args:
         choice: The name, or a mapping with options.
         image_space: The space of the images that it encodes and decodes.
         condition_space: The space of the conditions, for decoders that read the text.
+        encoder: The encoder of the pipeline, for decoders that share its weights.
 
     Raises:
-        ConfigError: the name or an option is unknown.
+        ConfigError: the name or an option is unknown; or the decoder cannot use the encoder.
         SpaceError: the decoder does not support such images.
     """
-    return cast(Decoder, _make("decoder", choice, image_space=image_space, condition_space=condition_space))
+    wiring = {"image_space": image_space, "condition_space": condition_space, "encoder": encoder}
+    return cast(Decoder, _make("decoder", choice, **wiring))
 
 
 def make_generator(choice: Choice, decoder: Decoder, encoder: Encoder) -> Generator:
@@ -202,7 +206,7 @@ def construct(kind: Kind, name: str, cls: type[Any], given: Mapping[str, Any], w
         name: The name of the component, for messages.
         cls: The class.
         given: Options that are not yet validated.
-        wiring: The spaces of neighboring parts. The constructor gets those that it takes.
+        wiring: The spaces of neighboring parts, and the encoder. The constructor gets those that it takes.
 
     Raises:
         ConfigError: an option is wrong.

@@ -275,7 +275,8 @@ def _build(
     encoder = build_encoder(description.encoder.choice, custom)
     encoder.load_assets(folder / "encoder")
     spaces: dict[str, Any] = {"image_space": image_space, "condition_space": encoder.condition_space}
-    decoder = make("decoder", lambda choice: make_decoder(choice, **spaces), **spaces)
+    given = {**spaces, "encoder": encoder}
+    decoder = make("decoder", lambda choice: make_decoder(choice, **given), **given)
     decoder.load_assets(folder / "decoder")
     spaces = {"space": decoder.latent_space, "condition_space": encoder.condition_space}
     generator = make("generator", lambda choice: make_generator(choice, decoder, encoder), **spaces)

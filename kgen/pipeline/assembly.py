@@ -76,7 +76,7 @@ def assemble(
         if image_space is None:
             raise ConfigError("the size of the images is not known: give `dataset` or `image_space`")
         _check_ready(decoder)
-        decoder = make_decoder(decoder, image_space, encoder.condition_space)
+        decoder = make_decoder(decoder, image_space, encoder.condition_space, encoder)
     if not isinstance(generator, Generator):
         generator = make_generator(generator, decoder, encoder)
     check_fit(encoder, generator, decoder)

@@ -25,8 +25,9 @@ Batch = dict[str, Any]
 
 
 def reads_text(decoder: Decoder | type[Decoder]) -> bool:
-    """Whether a decoder reads the text, so that its constructor takes `condition_space`."""
-    return "condition_space" in supplied(decoder if isinstance(decoder, type) else type(decoder))
+    """Whether a decoder reads the text, or uses the encoder of the text in another way: see `Decoder`."""
+    taken = supplied(decoder if isinstance(decoder, type) else type(decoder))
+    return "condition_space" in taken or "encoder" in taken
 
 
 class EncoderModel(LossModel):

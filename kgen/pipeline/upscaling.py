@@ -63,7 +63,7 @@ def _for_latents_of(decoder: Decoder, encoder: Encoder, shape: tuple[int, ...]) 
     factor = decoder.image_space.shape[0] // decoder.latent_space.shape[0]
     large = Space("continuous", (shape[0] * factor, shape[1] * factor, shape[2]))
     choice = {"name": component_id(decoder), **decoder.config}
-    made = make_decoder(choice, large, encoder.condition_space)
+    made = make_decoder(choice, large, encoder.condition_space, encoder)
     made.build(None)
     made.built = True
     for new, trained in zip(made.inference_weights, decoder.inference_weights, strict=True):

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from kgen.errors import UnshownTextWarning
-from kgen.storage.files import atomic_file
-from kgen.storage.ownership import SOFTWARE, require_free
+from kgen.errors import ConfigError, UnshownTextWarning
+from kgen.storage.files import atomic_file, writable_folder
+from kgen.storage.ownership import IMAGES, SOFTWARE, require_free
 
 FONT_SIZE = 9
 """Size of the letters of captions, in pixels."""
@@ -60,6 +60,21 @@ def save_png(path: Path, image: Image.Image | np.ndarray, metadata: Mapping[str,
         image = as_image(image)
     with atomic_file(path) as temporary:
         image.save(temporary, format="PNG", pnginfo=info)
+
+
+def require_png(path: Path) -> None:
+    """Raises ConfigError if no PNG can be written to `path`, or if a file there is not to be replaced."""
+    if path.suffix.lower() != ".png":
+        raise ConfigError(f"--output {path}: must end with '.png'")
+    require_free(path)
+    writable_folder(path.parent)
+
+
+def save_sheet(
+    path: Path, images: np.ndarray, captions: Sequence[str], columns: int, metadata: Mapping[str, str]
+) -> None:
+    """Writes a PNG with a grid of images: see `grid` and `save_png`."""
+    save_png(path, grid(images, captions, columns), {**metadata, IMAGES: str(len(images))})
 
 
 def grid(images: np.ndarray, captions: Sequence[str] | None = None, columns: int = 0, scale: int = 0) -> Image.Image:

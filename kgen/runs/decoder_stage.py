@@ -9,10 +9,13 @@ from kgen.config import RunConfig
 from kgen.contracts.dataset import Dataset
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder, trained_before
+from kgen.errors import RunError
 from kgen.experiments.directory import RunDirectory
+from kgen.experiments.experiment import trained_part
 from kgen.experiments.initial import Start, load_initial_decoder
 from kgen.experiments.inputs import SplitImages
 from kgen.experiments.trainer import Log, Render, Trainer
+from kgen.options import supplied
 from kgen.parts.construction import find, make_decoder
 from kgen.parts.saving import load_decoder, save_decoder
 from kgen.parts.sources import WeightSource
@@ -46,11 +49,26 @@ class DecoderStage(Stage[Decoder]):
                 found["encoder_weights"] = WeightSource(self.run.encoder_stage.path).digest
         return found
 
+    def import_from_run(self, log: Log) -> Decoder:
+        """As for any stage. A decoder that shares the weights of the encoder needs the encoder of that run.
+
+        Raises:
+            RunError: the encoder of that run is another one.
+        """
+        if "encoder" in supplied(find("decoder", self.own.name)[0].load()):
+            there = trained_part(str(self.own.source), "decoder").read_manifest().get("depends_on", {})
+            if there.get("encoder_weights") != self.depends_on().get("encoder_weights"):
+                raise RunError(
+                    f"the decoder of {self.own.source} was trained with another encoder, whose weights it needs: set "
+                    f"encoder.from to {self.own.source}, too"
+                )
+        return super().import_from_run(log)
+
     # ---- making a decoder -----------------------------------------------------------------------------------------
 
     def new(self) -> Decoder:
         """Makes the decoder of the configuration, with new weights."""
-        return make_decoder(self.own.choice, self.dataset.image_space, self.encoder.condition_space)
+        return make_decoder(self.own.choice, self.dataset.image_space, self.encoder.condition_space, self.encoder)
 
     def new_model(self) -> DecoderModel:
         return DecoderModel(self.new(), self.encoder)

@@ -148,7 +148,7 @@ def _try_encoder_stage(experiment: Experiment, encoder: Encoder) -> None:
 def _tried_decoder(experiment: Experiment, encoder: Encoder) -> Decoder:
     """Builds the decoder of the configuration, and tries its training stage if it has one."""
     config, data = experiment.config, experiment.stages.get("decoder")
-    decoder = make_decoder(config.decoder.choice, experiment.dataset.image_space, encoder.condition_space)
+    decoder = make_decoder(config.decoder.choice, experiment.dataset.image_space, encoder.condition_space, encoder)
     if data is not None and config.decoder.source is None:
         check_parts(data, decoder)
         _try_decoder_stage(decoder, data, encoder, config.decoder.fit)

@@ -306,7 +306,7 @@ def open_decoder(path: str | Path) -> tuple[Decoder, Encoder]:
     if directory.encoder_stage.model.is_dir():
         load_encoder_weights(directory.encoder_stage.model, encoder)
         freeze_trained(encoder)
-    decoder = make_decoder(config.decoder.choice, dataset.image_space, encoder.condition_space)
+    decoder = make_decoder(config.decoder.choice, dataset.image_space, encoder.condition_space, encoder)
     return load_decoder(directory.decoder_stage.model, decoder), encoder
 
 

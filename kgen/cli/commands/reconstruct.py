@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.common import RunArgument, image_file, log, require_directory, require_single
+from kgen.cli.common import RunArgument, log, require_directory, require_single
 
 EXAMPLE = "Example: kgen reconstruct runs/latents cat.png dog.jpg -o pets.png"
 
@@ -25,7 +25,9 @@ def command(
     require_directory(run)
     for image in images:
         require_single(image)
-    image_file(output)
+    from kgen.reporting.sheets import require_png
+
+    require_png(output)
     from kgen.cli.backend import load_backend
 
     load_backend()

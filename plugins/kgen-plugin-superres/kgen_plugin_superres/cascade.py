@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 from pydantic import Field
 
-from kgen import ConditionSpace, ConfigError, Decoder, NoiseSpec, Space, SpaceError, make_decoder
+from kgen import ConditionSpace, ConfigError, Decoder, Encoder, NoiseSpec, Space, SpaceError, make_decoder
 from kgen.options import check_options
 
 Tensor = Any
@@ -35,6 +35,7 @@ class Cascade(Decoder):
         self,
         image_space: Space,
         condition_space: ConditionSpace,
+        encoder: Encoder | None = None,
         *,
         decoders: Annotated[tuple[Choice, ...], Field(min_length=1)],
         **kwargs: Any,
@@ -48,13 +49,18 @@ class Cascade(Decoder):
                     f"in a cascade, only the first decoder may have latents that are not images, but "
                     f"{type(parts[0]).__name__} has {image_space}"
                 )
-            parts.insert(0, make_decoder(choice, image_space, condition_space))
+            parts.insert(0, make_decoder(choice, image_space, condition_space, encoder))
             image_space = parts[0].latent_space
         self.parts = parts
         self.latent_is_image = parts[0].latent_is_image
         self.decoders = tuple(
             {"name": choice["name"], **part.config} for choice, part in zip(decoders, parts, strict=True)
         )
+
+    @property
+    def encoder(self) -> Encoder | None:
+        """The encoder whose weights a decoder shares; None if none does."""
+        return next((part.encoder for part in self.parts if hasattr(part, "encoder")), None)
 
     @property
     def latent_space(self) -> Space:

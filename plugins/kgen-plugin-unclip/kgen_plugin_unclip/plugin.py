@@ -1,0 +1,23 @@
+"""Registers the components of the plugin, and the command `kgen vary`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import kgen
+
+KGEN_API = 1
+
+HERE = "kgen_plugin_unclip"
+
+
+@kgen.hookimpl
+def kgen_components(registry: kgen.Registrar) -> None:
+    registry.decoder(
+        "decoder", f"{HERE}.decoder:EmbeddingDecoder", summary="Embeddings of CLIP to images, by diffusion (DALL-E 2)"
+    )
+
+
+@kgen.hookimpl
+def kgen_commands(commands: Any) -> None:
+    commands.add("vary", f"{HERE}.command:command", summary="Generate variations and blends of images.")
