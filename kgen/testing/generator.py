@@ -11,15 +11,24 @@ from keras import ops
 
 from kgen.backend.precision import precision
 from kgen.contracts.capabilities import Capability, guides, option_of, value_of
-from kgen.contracts.generator import Generator
+from kgen.contracts.generator import Generator, initializes
 from kgen.errors import SpaceError
 from kgen.options import options, split_options
 from kgen.random import NoiseSpec, sample
 from kgen.testing.bench import Bench
 from kgen.testing.configuration import allows, check_method_options
 from kgen.testing.execution import Tensor, arrays, as_arrays, check_built, outline, reseed, rows
-from kgen.testing.inputs import check_in_space, constant_latents, random_conditions, random_latents, taller
+from kgen.testing.inputs import (
+    check_in_space,
+    constant_latents,
+    louder,
+    random_conditions,
+    random_latents,
+    taller,
+    training_latents,
+)
 from kgen.testing.losses import BATCH, Batch, LossConformance
+from kgen.testing.state import check_initialization
 
 Options = Mapping[str, Any]
 
@@ -59,6 +68,11 @@ class GeneratorConformance(LossConformance):
     def loss_of(self, component: Generator, batch: Batch, training: bool) -> Mapping[str, Any]:
         return component.compute_losses(batch["x"], batch["condition"], training)
 
+    def ready(self) -> Generator:
+        component: Generator = super().ready()
+        component.initialize(training_latents(component.space, component.condition_space, BATCH))
+        return component
+
     def flat_batch(self, component: Generator, level: float) -> Batch:
         return {**self.loss_batch(component), "x": constant_latents(component.space, BATCH, level)}
 
@@ -79,6 +93,11 @@ class GeneratorConformance(LossConformance):
         assert not self.conditional or not np.allclose(loss, other_text, rtol=1e-6), (
             "'loss' is the same for any text: the condition is not used"
         )
+
+    def test_initializes_from_the_latents_alone(self) -> None:
+        component = self.bench().component
+        if initializes(type(component)):
+            check_initialization(component)
 
     # ---- sampling -------------------------------------------------------------------------------------------------
 
@@ -275,7 +294,7 @@ class GeneratorConformance(LossConformance):
         generate = type(bench.component).generate
         for given in self.generate_options if self.conditional else ():
             batch = self._sampling_batch(bench.component, given)
-            loud = {**batch, "condition": _louder(batch["condition"]), "null": _louder(batch["null"])}
+            loud = {**batch, "condition": louder(batch["condition"]), "null": louder(batch["null"])}
             x = self._generate(bench, loud, given)
             other = {**loud, "condition": rows(loud["condition"], [1, 2, 3, 0])}
             assert not np.allclose(x, self._generate(bench, other, given), atol=1e-6), (
@@ -283,7 +302,7 @@ class GeneratorConformance(LossConformance):
                 "set conditional = False in its test"
             )
             if guides(generate, given):
-                other = {**loud, "null": _louder(loud["null"], -1.0)}
+                other = {**loud, "null": louder(loud["null"], -1.0)}
                 assert not np.allclose(x, self._generate(bench, other, given), atol=1e-6), (
                     f"generate({_show(given)}) makes the same sample whatever null_condition is"
                 )
@@ -381,11 +400,6 @@ class GeneratorConformance(LossConformance):
         np.testing.assert_allclose(
             second[1:], first[1:], rtol=1e-4, atol=1e-4, err_msg="log_likelihood mixes the examples of a batch"
         )
-
-
-def _louder(condition: Batch, factor: float = 10.0) -> Batch:
-    """Scales a condition by a factor, except the mask."""
-    return {name: value if name == "mask" else factor * value for name, value in condition.items()}
 
 
 def _show(given: Options) -> str:

@@ -6,9 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 
 from kgen.random import SeedGenerator
-from kgen.testing.execution import Tree, outline
+from kgen.testing.execution import Tree, outline, values
+from kgen.testing.inputs import training_latents
+
+COUNT = 4
+"""Number of latents in a batch."""
 
 
 class _Watch(keras.StatelessScope):  # type: ignore[misc]
@@ -64,3 +69,22 @@ def check_names(layer: keras.layers.Layer) -> None:
             f"{type(part).__name__} keeps a layer as {hidden[0]!r}, which is the name of something that every Keras "
             "layer has: on PyTorch, the layer would not be found; give the attribute another name"
         )
+
+
+def check_initialization(generator: Any) -> None:
+    """Checks that `initialize` depends on the latents, and not on what was measured before."""
+
+    def initialize(seed: int) -> None:
+        generator.initialize(training_latents(generator.space, generator.condition_space, COUNT, seed))
+
+    initialize(0)
+    first = values(generator)
+    initialize(1)
+    assert any(not np.array_equal(keras.ops.convert_to_numpy(variable), value) for variable, value in first), (
+        "initialize leaves every weight as it was for other latents: it must measure them"
+    )
+    initialize(0)
+    for variable, value in first:
+        again = keras.ops.convert_to_numpy(variable)
+        message = f"initialize, called again with the same latents, changes {variable.path}"
+        np.testing.assert_allclose(again, value, rtol=1e-5, atol=1e-6, err_msg=message)
