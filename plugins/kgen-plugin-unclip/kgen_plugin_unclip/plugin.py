@@ -11,4 +11,8 @@ HERE = "kgen_plugin_unclip"
 
 @kgen.hookimpl
 def kgen_components(registry: kgen.Registrar) -> None:
-    """Declares the components of the plugin."""
+    registry.generator("prior", f"{HERE}.prior:Prior", summary="Diffusion over embeddings of images (DALL-E 2)")
+    registry.generator("ar-prior", f"{HERE}.ar_prior:ARPrior", summary="Component by component (DALL-E 2)")
+    registry.add(
+        "diffusion.network", "causal", f"{HERE}.network:CausalTransformer", summary="A causal transformer, for vectors"
+    )
