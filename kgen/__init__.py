@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from kgen.data.images import read_image
     from kgen.experiments.inputs import latents_of
     from kgen.options import OneOf, Static, is_static, part
-    from kgen.parts.construction import make_dataset, make_decoder, make_encoder
+    from kgen.parts.construction import make_dataset, make_decoder, make_encoder, make_generator
     from kgen.parts.freezing import freeze
     from kgen.parts.initial import init_weights
     from kgen.parts.saving import save
@@ -46,6 +46,7 @@ _LAZY = {
     "make_dataset": "kgen.parts.construction",
     "make_decoder": "kgen.parts.construction",
     "make_encoder": "kgen.parts.construction",
+    "make_generator": "kgen.parts.construction",
     "cached_arrays": "kgen.data.cache",
     "latents_of": "kgen.experiments.inputs",
     "open_dataset": "kgen.runs.run",
@@ -139,6 +140,7 @@ __all__ = [
     "make_dataset",
     "make_decoder",
     "make_encoder",
+    "make_generator",
     "open_dataset",
     "open_decoder",
     "open_encoder",

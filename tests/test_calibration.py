@@ -71,8 +71,21 @@ class Gauss(kgen.Generator):
     def generate(self, condition, null_condition, noise):
         return self.mean(condition["pooled"]) + noise["z"]
 
+class Measured(Gauss):
+    def build(self, input_shape=None):
+        add = lambda name, shape: self.add_weight(name=name, shape=shape, initializer="zeros", trainable=False)
+        self.seen, self.mask, self.average = add("seen", (2,)), add("mask", ()), add("average", self.space.shape)
+        self.mean.build((None, self.condition_space.pooled_dim))
+
+    def initialize(self, batches):
+        x, masks = (np.concatenate(arrays) for arrays in zip(*((x, given["mask"]) for x, given in batches)))
+        self.seen.assign([len(x), self.seen[1] + 1])
+        self.mask.assign(masks.sum())
+        self.average.assign((x**3).mean(0))
+
 @kgen.hookimpl
 def kgen_components(registry):
+    registry.generator("measured", f"{__name__}:Measured", summary="A normal distribution, and the mean")
     registry.decoder("pca", f"{__name__}:PCA", summary="Principal components")
     registry.generator("gauss", f"{__name__}:Gauss", summary="A normal distribution")
 """
@@ -124,6 +137,25 @@ def test_a_run_calibrates_it_once_and_others_import_it(tmp_path: Path, monkeypat
     taken = load(tmp_path / "other").decoder
     np.testing.assert_array_equal(array(taken.basis), array(made.basis))
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["finished"]
+
+
+def test_a_generator_measures_the_latents_before_its_training(tmp_path: Path) -> None:
+    logged: list[str] = []
+    measured = ("generator=linear/measured", "data.count=50")
+    run(configuration(*measured), tmp_path / "run", log=logged.append)
+    assert any("measures the latents of all training images" in text for text in logged)
+    pipeline, data = load(tmp_path / "run"), Shapes(size=16, count=50)
+    generator, images = pipeline.generator, np.stack([data.image("train", i) for i in range(50)]) / 127.5 - 1.0
+    latents = array(pipeline.decoder.encode(tensor(images)))
+    np.testing.assert_allclose(array(generator.average), (latents**3).mean(0), atol=1e-2)  # the cache has float16
+    count = len(data.captions("train"))
+    assert array(generator.seen).tolist() == [count, 1] and array(generator.mask) >= count
+    run(configuration(*measured, "fit.steps=3"), tmp_path / "run")
+    assert array(load(tmp_path / "run").generator.seen).tolist() == [count, 1]  # it is not measured again
+    start = f"init={{from: {tmp_path / 'run'}, include: [generator/*]}}"
+    other = configuration("generator=linear/measured", "data.count=20", start)
+    run(other, tmp_path / "other")
+    np.testing.assert_array_equal(array(load(tmp_path / "other").generator.average), array(generator.average))
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def rows(array: np.ndarray, start: Any, count: int) -> Any:
 def make_generator(name: str) -> Any:
     decoder = type("Latents", (), {"latent_space": SPACE if name == "vae/vae" else TOKENS})()
     encoder = type("Texts", (), {"condition_space": CONDITIONS})()
-    return assembly.make_generator({"name": name, **GENERATORS.get(name, VAE)}, decoder, encoder)
+    return assembly.generator_for({"name": name, **GENERATORS.get(name, VAE)}, decoder, encoder)
 
 
 def summed(gradient: Any, shape: tuple[int, ...]) -> np.ndarray:

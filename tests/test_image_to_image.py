@@ -16,7 +16,7 @@ from PIL import Image
 import kgen
 from kgen import ConfigError, SpaceError
 from kgen.config import RunConfig
-from kgen.parts.construction import make_encoder, make_generator
+from kgen.parts.construction import generator_for, make_encoder
 from kgen.pipeline.inpainting import downsample_mask
 from kgen.pipeline.upscaling import upscale
 from kgen.runs.run import open_decoder, run
@@ -139,7 +139,7 @@ def cells(size: int) -> kgen.Pipeline:
     decoder = Blocks(kgen.Space("continuous", (16, 16, 1)), size=size)
     encoder = make_encoder({"name": "text/bag", "dim": 8}, [PROMPT])
     network = {"width": 8, "depth": 1, "heads": 2}
-    generator = make_generator({"name": "tokens/nar", "network": network}, decoder, encoder)
+    generator = generator_for({"name": "tokens/nar", "network": network}, decoder, encoder)
     return kgen.assemble(encoder=encoder, generator=generator, decoder=decoder, captions=[PROMPT])
 
 

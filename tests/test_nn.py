@@ -14,6 +14,7 @@ from kgen.nn import (
     GroupNorm,
     MultiHeadAttention,
     ResidualBlock,
+    TransformerBlock,
     Upsample,
     check_levels,
     cosine_schedule,
@@ -77,13 +78,13 @@ def test_group_norm_computes_in_float32():
 
 @pytest.mark.backends
 @pytest.mark.parametrize("materialized", [2**20, 0], ids=["matrix", "backend"])
-@pytest.mark.parametrize("cross", [False, True], ids=["self", "cross"])
-def test_attention_is_torch_attention(cross, materialized, monkeypatch):
+@pytest.mark.parametrize(("cross", "causal"), [(False, False), (False, True), (True, False)])
+def test_attention_is_torch_attention(cross, causal, materialized, monkeypatch):
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(kgen.nn.attention, "MATERIALISED", materialized)
     x, context = random(2, 5, 8), random(2, 7, 6, seed=1) if cross else None
     mask = np.array([[1, 0, 1, 1, 0, 0, 1][: 7 if cross else 5], [1] * (7 if cross else 5)], np.float32)
-    layer = MultiHeadAttention(2)
+    layer = MultiHeadAttention(2, causal=causal)
     layer(x, context)
     scramble(layer)
     inputs = x if context is None else context
@@ -93,9 +94,24 @@ def test_attention_is_torch_attention(cross, materialized, monkeypatch):
     else:
         q, k, v = np.split(numpy(layer.qkv(x)), 3, axis=-1)
     heads = [torch.tensor(a).reshape(2, -1, 2, 4).transpose(1, 2) for a in (q, k, v)]
-    y = torch.nn.functional.scaled_dot_product_attention(*heads, attn_mask=torch.tensor(mask > 0)[:, None, None])
+    visible = torch.tensor(mask > 0)[:, None, None].expand(2, 1, 5, -1)
+    visible = visible.tril() if causal else visible
+    y = torch.nn.functional.scaled_dot_product_attention(*heads, attn_mask=visible)
     expected = numpy(layer.out(y.transpose(1, 2).reshape(2, 5, 8).numpy()))
     np.testing.assert_allclose(numpy(layer(x, context, key_mask=mask)), expected, atol=1e-5)
+
+
+def test_causal_attention_ignores_later_positions():
+    block = TransformerBlock(2, 16, causal=True)
+    x = random(2, 5, 8)
+    block(x)
+    scramble(block)
+    later = np.concatenate([x[:, :3], 50.0 * random(2, 2, 8, seed=5)], axis=1)
+    y, other = numpy(block(x)), numpy(block(later))
+    np.testing.assert_array_equal(other[:, :3], y[:, :3])
+    assert np.abs(other[:, 3:] - y[:, 3:]).min(axis=-1).max() > 0
+    earlier = np.concatenate([50.0 * random(2, 1, 8, seed=5), x[:, 1:]], axis=1)
+    assert np.abs(numpy(block(earlier)) - y).max(axis=(0, 2)).min() > 1e-3  # all positions see the first
 
 
 def test_attention_ignores_masked_positions():
@@ -132,6 +148,11 @@ def test_attention_softmax_is_float32_in_mixed_precision():
 def test_attention_refuses_heads_that_do_not_divide():
     with pytest.raises(ValueError, match="width of 8 is not divisible into 3 heads"):
         MultiHeadAttention(3).build((None, 4, 8))
+
+
+def test_causal_attention_refuses_a_context():
+    with pytest.raises(ValueError, match="causal attention has no context"):
+        MultiHeadAttention(2, causal=True).build((None, 4, 8), (None, 3, 8))
 
 
 def test_attention_refuses_a_context_it_was_not_built_for():

@@ -325,6 +325,7 @@ def with_a_hidden_layer(self: Any, space: Any, condition_space: Any) -> None:
 
 
 FLOWS = [
+    ("test_initializes_from_the_latents_alone", {"initialize": lambda self, batches: None}, "must measure them"),
     ("test_takes_any_number_of_steps", {"generate": impatient}, "steps=1.* fails: IndexError"),
     ("test_samples_approach_the_training_images", {"direction": -1.0}, "must come closer"),
     ("test_kgen_knows_its_weights_and_seeds", {"__init__": with_keras_seeds}, "use kgen.SeedGenerator"),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal, Self
 
 import keras
+import numpy as np
 
 from kgen.backend.attributes import shared_copy
 from kgen.contracts.capabilities import Capability, option_of, sampling_steps
@@ -126,6 +127,17 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
         made: Self = shared_copy(self, space=space)
         return made
 
+    def initialize(self, batches: Iterable[tuple[np.ndarray, Condition]]) -> None:
+        """Initializes weights from the latents, before the first training step. Default: does nothing.
+
+        An example is the principal components of the latents. Every weight exists already. What this measures is stored
+        in non-trainable weights, whose first values must also be usable: a run tries its parts on two images before.
+
+        Args:
+            batches: Batches of all training latents (B, *space.shape), float32 or int32, each with the conditions of
+                its examples, as arrays. They can be iterated repeatedly.
+        """
+
     def compute_losses(self, x: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
         """Computes the losses of every example, without an average over the batch.
 
@@ -213,3 +225,8 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
             density times the volume of a bin, which is 2 / 255 per number. Repeated calls use the same random numbers.
         """
         raise NotImplementedError
+
+
+def initializes(generator: type[Generator]) -> bool:
+    """Whether a generator measures the training latents before its first training step."""
+    return generator.initialize is not Generator.initialize

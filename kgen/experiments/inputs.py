@@ -7,12 +7,14 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import keras
 import numpy as np
 
+from kgen.backend.compiled import Compiled
 from kgen.config import ComponentConfig
 from kgen.contracts.dataset import Dataset, Split
 from kgen.contracts.decoder import Decoder
-from kgen.contracts.encoder import Encoder
+from kgen.contracts.encoder import Condition, Encoder
 from kgen.contracts.inputs import AllEncoderInputs
 from kgen.data.cache import cache_folder
 from kgen.data.conditions import Reader, condition_reader, is_cached
@@ -22,9 +24,11 @@ from kgen.data.loader import Loader, fit_into_memory
 from kgen.data.reading.workers import Workers, make_workers
 from kgen.errors import DataError
 from kgen.parts.construction import make_dataset
+from kgen.pipeline.loss_model import WEIGHT
+from kgen.pipeline.model import Pipeline
 
 BATCH = 32
-"""Number of images in a batch for the initialization and calibration of a decoder."""
+"""Number of images in a batch for the initialization of a generator or decoder, and the calibration of a decoder."""
 
 
 def read_dataset(component: ComponentConfig) -> Dataset:
@@ -153,6 +157,29 @@ class Inputs:
         """The loader for the validation loss; None if there is no such split."""
         split = eval_split(self.dataset)
         return self.loader(split, batch_size) if split else None
+
+
+class TrainingLatents:
+    """All training latents, in batches (B, *latent_space.shape), each with its conditions, as arrays.
+
+    They can be iterated several times.
+
+    Args:
+        pipeline: The pipeline, whose encoder and decoder are used as they are.
+        inputs: The data.
+    """
+
+    def __init__(self, pipeline: Pipeline, inputs: Inputs) -> None:
+        self.inputs = inputs
+        parts = [pipeline.encoder, pipeline.decoder]
+        self.program = Compiled(lambda batch: (pipeline.latents(batch), pipeline.condition(batch)), parts)
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, Condition]]:
+        for batch in self.inputs.loader("train", BATCH).once():
+            real = batch.pop(WEIGHT) > 0  # the others fill up the last batch
+            yield keras.tree.map_structure(
+                lambda array, real=real: np.asarray(array)[real], self.program.predict_on_batch(batch)
+            )
 
 
 class SplitImages:

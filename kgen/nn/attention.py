@@ -1,10 +1,11 @@
-"""Multi-head self-attention, and cross-attention to a context with padding."""
+"""Multi-head self-attention, which may be causal, and cross-attention to a context with padding."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 Tensor = Any
@@ -12,6 +13,9 @@ Tensor = Any
 MATERIALISED = 2**20
 """Largest number of attention weights per head that are computed as one array, which is fastest. For more, the
 backend's own attention is used, which may need less memory."""
+
+HIDDEN = -30_000.0
+"""The logit of a hidden position: its weight underflows to 0, but it is finite in every type."""
 
 
 class MultiHeadAttention(keras.layers.Layer):  # type: ignore[misc]
@@ -23,21 +27,31 @@ class MultiHeadAttention(keras.layers.Layer):  # type: ignore[misc]
     Args:
         heads: Number of heads, which must divide the width of `x`.
         use_bias: Whether the projections to queries, keys and values have a bias. The output always has one.
+        causal: Whether a position of `x` attends only to itself and to earlier positions; only without a context.
         output_initializer: Initializer of the output's kernel. With "zeros", a residual branch starts as zero.
     """
 
     def __init__(
-        self, heads: int, *, use_bias: bool = True, output_initializer: str = "glorot_uniform", **kwargs: Any
+        self,
+        heads: int,
+        *,
+        use_bias: bool = True,
+        causal: bool = False,
+        output_initializer: str = "glorot_uniform",
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.heads = heads
         self.use_bias = use_bias
+        self.causal = causal
         self.output_initializer = output_initializer
 
     def build(self, x_shape: tuple[int | None, ...], context_shape: tuple[int | None, ...] | None = None) -> None:
         width = x_shape[-1]
         if width is None or width % self.heads:
             raise ValueError(f"a width of {width} is not divisible into {self.heads} heads")
+        if self.causal and context_shape is not None:
+            raise ValueError("causal attention has no context: its positions would have no order")
         self.self_attention = context_shape is None
         self.single = context_shape is not None and context_shape[1] == 1
         if context_shape is None:
@@ -77,7 +91,7 @@ class MultiHeadAttention(keras.layers.Layer):  # type: ignore[misc]
         else:
             (q,) = self._split(self.q(x), 1)
             k, v = self._split(self.kv(context), 2)
-        y = attend(q, k, v, key_mask)  # (B, H, N, C/H)
+        y = attend(q, k, v, key_mask, causal=self.causal)  # (B, H, N, C/H)
         y = ops.transpose(y, (0, 2, 1, 3))  # (B, N, H, C/H)
         return self.out(ops.reshape(y, (-1, *x.shape[1:])))  # (B, N, C)
 
@@ -88,29 +102,37 @@ class MultiHeadAttention(keras.layers.Layer):  # type: ignore[misc]
         return ops.unstack(ops.transpose(y, (2, 0, 3, 1, 4)), parts, axis=0)  # type: ignore[no-any-return]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, *, causal: bool = False) -> Tensor:
     """``softmax(q k^T / sqrt(d)) v``.
 
     Args:
         q: (B, H, N, d).
         k, v: (B, H, L, d).
         key_mask: (B, L) of 1 and 0, or None.
+        causal: Whether query i attends only to the keys 0 .. i, which needs N = L.
 
     Returns:
         (B, H, N, d).
     """
     length, dim = q.shape[2], q.shape[3]
-    bias = None
-    if key_mask is not None:  # low enough that the weight underflows to 0, but finite in every type
-        bias = ((ops.cast(key_mask, "float32") - 1.0) * 30_000.0)[:, None, None, :]  # (B, 1, 1, L)
+    visible = _visible(length, key_mask, causal)
     if length * k.shape[2] > MATERIALISED:
         q, k, v = (ops.transpose(y, (0, 2, 1, 3)) for y in (q, k, v))  # (B, N, H, d)
-        return ops.transpose(ops.dot_product_attention(q, k, v, bias=bias), (0, 2, 1, 3))
+        return ops.transpose(ops.dot_product_attention(q, k, v, mask=visible), (0, 2, 1, 3))
     logits = ops.matmul(q * dim**-0.5, ops.swapaxes(k, 2, 3))  # (B, H, N, L)
     logits = ops.cast(logits, "float32")
-    if bias is not None:
-        logits = logits + bias
+    if visible is not None:  # selected: TensorFlow would fuse the sum with a constant mask into a slow kernel
+        logits = ops.where(visible, logits, HIDDEN)
     return ops.matmul(ops.cast(attention_weights(logits), v.dtype), v)
+
+
+def _visible(length: int, key_mask: Tensor | None, causal: bool) -> Tensor | None:
+    """The positions to attend to, bool (B or 1, 1, N or 1, L); None: all of them."""
+    visible = None if key_mask is None else ops.cast(key_mask, "bool")[:, None, None, :]  # (B, 1, 1, L)
+    if not causal:
+        return visible
+    earlier = ops.convert_to_tensor(np.tri(length, dtype=bool))[None, None]  # (1, 1, N, N)
+    return earlier if visible is None else ops.logical_and(earlier, visible)
 
 
 def attention_weights(logits: Tensor) -> Tensor:

@@ -19,16 +19,18 @@ class TransformerBlock(keras.layers.Layer):  # type: ignore[misc]
         heads: Number of attention heads, which must divide the width of `x`.
         hidden: Width of the hidden layer, whose activation is GELU.
         dropout: Dropout rate of both residual branches, in [0, 1).
+        causal: Whether a position attends only to itself and to earlier positions.
     """
 
-    def __init__(self, heads: int, hidden: int, dropout: float = 0.0, **kwargs: Any) -> None:
+    def __init__(self, heads: int, hidden: int, dropout: float = 0.0, *, causal: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.heads = heads
         self.hidden = hidden
         self.dropout = dropout
+        self.causal = causal
         policy = self.dtype_policy
         self.norm1 = keras.layers.LayerNormalization(epsilon=1e-6, dtype=policy, name="norm1")
-        self.attention = MultiHeadAttention(heads, use_bias=False, dtype=policy, name="attention")
+        self.attention = MultiHeadAttention(heads, use_bias=False, causal=causal, dtype=policy, name="attention")
         self.norm2 = keras.layers.LayerNormalization(epsilon=1e-6, dtype=policy, name="norm2")
         self.widen = keras.layers.Dense(hidden, activation="gelu", dtype=policy, name="widen")
         self.drop = Dropout(dropout, dtype=policy, name="drop")

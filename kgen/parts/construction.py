@@ -141,12 +141,28 @@ def make_decoder(
     return cast(Decoder, _make("decoder", choice, **wiring))
 
 
-def make_generator(choice: Choice, decoder: Decoder, encoder: Encoder) -> Generator:
+def make_generator(choice: Choice, space: Space, condition_space: ConditionSpace) -> Generator:
+    """Builds a generator by name, with new weights.
+
+    Args:
+        choice: The name, or a mapping with options.
+        space: The space of the latents that it models.
+        condition_space: The space of the conditions.
+
+    Raises:
+        ConfigError: the name or an option is unknown.
+        SpaceError: the generator cannot model such latents.
+    """
+    component, _ = find("generator", choice)
+    _check_kind(component.load(), component.id, space, f"not {space}")
+    return cast(Generator, _make("generator", choice, space=space, condition_space=condition_space))
+
+
+def generator_for(choice: Choice, decoder: Decoder, encoder: Encoder) -> Generator:
     """Builds a generator for the decoder's latents. If it cannot model them, this fails before it is constructed."""
     component, _ = find("generator", choice)
-    _check_kind(component.load(), component.id, decoder)
-    made = _make("generator", choice, space=decoder.latent_space, condition_space=encoder.condition_space)
-    return cast(Generator, made)
+    _check_latents(component.load(), component.id, decoder)
+    return make_generator(choice, decoder.latent_space, encoder.condition_space)
 
 
 def check_fit(encoder: Encoder, generator: Generator, decoder: Decoder) -> None:
@@ -156,7 +172,7 @@ def check_fit(encoder: Encoder, generator: Generator, decoder: Decoder) -> None:
         SpaceError: two spaces differ. The message names both parts and their spaces.
     """
     names = {part: type(part).__name__ for part in (encoder, generator, decoder)}
-    _check_kind(type(generator), names[generator], decoder)
+    _check_latents(type(generator), names[generator], decoder)
     if generator.space != decoder.latent_space:
         raise SpaceError(
             f"generator {names[generator]} makes latents {generator.space}, but decoder {names[decoder]} reads "
@@ -169,13 +185,15 @@ def check_fit(encoder: Encoder, generator: Generator, decoder: Decoder) -> None:
         )
 
 
-def _check_kind(generator: type[Generator], name: str, decoder: Decoder) -> None:
+def _check_latents(generator: type[Generator], name: str, decoder: Decoder) -> None:
     space = decoder.latent_space
+    other = f"but decoder '{component_id(decoder)}' makes {space}: choose another generator or decoder"
+    _check_kind(generator, name, space, other)
+
+
+def _check_kind(generator: type[Generator], name: str, space: Space, other: str) -> None:
     if space.kind not in generator.accepts:
-        raise SpaceError(
-            f"generator '{name}' models {' or '.join(generator.accepts)} latents, but decoder "
-            f"'{component_id(decoder)}' makes {space}: choose another generator or decoder"
-        )
+        raise SpaceError(f"generator '{name}' models {' or '.join(generator.accepts)} latents, {other}")
 
 
 def find(kind: Kind, choice: Choice) -> tuple[Any, dict[str, Any]]:

@@ -20,8 +20,8 @@ from kgen.parts.construction import (
     check_fit,
     construct,
     find,
+    generator_for,
     make_decoder,
-    make_generator,
     unregistered,
 )
 from kgen.parts.description import (
@@ -279,6 +279,6 @@ def _build(
     decoder = make("decoder", lambda choice: make_decoder(choice, **given), **given)
     decoder.load_assets(folder / "decoder")
     spaces = {"space": decoder.latent_space, "condition_space": encoder.condition_space}
-    generator = make("generator", lambda choice: make_generator(choice, decoder, encoder), **spaces)
+    generator = make("generator", lambda choice: generator_for(choice, decoder, encoder), **spaces)
     check_fit(encoder, generator, decoder)
     return encoder, generator, decoder

@@ -19,10 +19,10 @@ from kgen.parts.construction import (
     EncoderChoice,
     check_fit,
     find,
+    generator_for,
     make_dataset,
     make_decoder,
     make_encoder,
-    make_generator,
 )
 from kgen.pipeline.model import Pipeline
 from kgen.plugins.faults import component_errors
@@ -78,7 +78,7 @@ def assemble(
         _check_ready(decoder)
         decoder = make_decoder(decoder, image_space, encoder.condition_space, encoder)
     if not isinstance(generator, Generator):
-        generator = make_generator(generator, decoder, encoder)
+        generator = generator_for(generator, decoder, encoder)
     check_fit(encoder, generator, decoder)
     return Pipeline(encoder, generator, decoder, condition_dropout=condition_dropout)
 

@@ -129,13 +129,14 @@ class Pipeline(SavedInFolders, LossModel):
 
     def call(self, batch: Batch, training: bool = False) -> dict[str, Tensor]:
         """Computes the losses of every example: arrays (B,)."""
-        latent = batch.get("latent")
-        if latent is None:
-            latent = ops.stop_gradient(self.decoder.encode(floats(batch["image"])))
         condition = self.condition(batch, training)
         if training and self.condition_dropout:
             condition = self._drop(condition)
-        return self.generator.compute_losses(latent, condition, training=training)
+        return self.generator.compute_losses(self.latents(batch), condition, training=training)
+
+    def latents(self, batch: Batch) -> Tensor:
+        """The latents of a batch, which are read from it, or computed by the decoder."""
+        return batch["latent"] if "latent" in batch else ops.stop_gradient(self.decoder.encode(floats(batch["image"])))
 
     def condition(self, batch: Batch, training: bool = False) -> Condition:
         """The conditions of a batch, which are read from it, or computed by the encoder."""

@@ -191,6 +191,7 @@ def _try_encoding(decoder: Decoder, images: np.ndarray) -> Any:
 
 def _try_losses(pipeline: Pipeline, latents: Any, inputs: Sequence[Any]) -> Mapping[str, np.ndarray]:
     condition = _condition(pipeline.encoder, inputs, training=True)
+    pipeline.generator.initialize([(ops.convert_to_numpy(latents), _as_arrays(condition))])
     return check_losses(pipeline.generator.compute_losses(latents, condition, training=True), pipeline.generator)
 
 
@@ -209,6 +210,10 @@ def _condition(encoder: Encoder, inputs: Sequence[Any], training: bool = False) 
     for name, value in condition.items():
         require_finite(value, encoder, f"call returned a '{name}'")
     return condition
+
+
+def _as_arrays(condition: Condition) -> Condition:
+    return {name: ops.convert_to_numpy(ops.cast(value, "float32")) for name, value in condition.items()}
 
 
 def _try_journal(losses: Mapping[str, np.ndarray]) -> None:

@@ -16,6 +16,7 @@ from kgen.config.staged import Staged
 from kgen.contracts.dataset import Dataset
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder, freeze_trained
+from kgen.contracts.generator import initializes
 from kgen.errors import ConfigError
 from kgen.evaluation.bias import warn_of_bias
 from kgen.evaluation.proxy import Proxy
@@ -24,7 +25,7 @@ from kgen.evaluation.scoring import OnImages
 from kgen.experiments.directory import RunDirectory
 from kgen.experiments.experiment import Experiment, encoder_with_assets, needs_stage, open_experiment
 from kgen.experiments.initial import Start, load_initial, load_initial_decoder, load_initial_encoder
-from kgen.experiments.inputs import Inputs, read_dataset
+from kgen.experiments.inputs import Inputs, TrainingLatents, read_dataset
 from kgen.experiments.provenance import changed_data, describe, record_skipped
 from kgen.experiments.trainer import Log, OnMetrics, Trainer, count_weights
 from kgen.parts.construction import build_encoder, make_decoder
@@ -243,6 +244,11 @@ def _train(
     fit = experiment.config.fit
     trainer.log(f"{count_weights(pipeline):,} weights to train")
     inputs = Inputs(experiment.dataset, pipeline.encoder, pipeline.decoder, fit.flip, fit.workers)
+    if not directory.newest_step and initializes(type(pipeline.generator)):
+        trainer.log("the generator: measures the latents of all training images")
+        with trainer.distribution.scope():
+            pipeline.generator.initialize(TrainingLatents(pipeline, inputs))
+            load_initial(experiment.config.init, pipeline)  # again, because it has precedence
     render, proxy = renderer(experiment, directory, pipeline), Proxy(experiment, directory.proxy, pipeline)
     progress = trainer.train(pipeline, fit, directory.path, inputs, render, proxy)
     if trainer.distribution.is_chief:

@@ -122,3 +122,8 @@ def rebuild(component: Any, **more: Any) -> Any:
     checked = option_model(cls, cls.__name__)(**json.loads(json.dumps(component.config)))
     own = {name: getattr(checked, name) for name in type(checked).model_fields}
     return cls(**{name: getattr(component, name) for name in supplied(cls)}, **{**own, **more})
+
+
+def shown(options: Mapping[str, Any]) -> str:
+    """Options as they are given in a call, for messages."""
+    return ", ".join(f"{name}={value!r}" for name, value in options.items())

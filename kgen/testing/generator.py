@@ -16,10 +16,11 @@ from kgen.errors import SpaceError
 from kgen.options import options, split_options
 from kgen.random import NoiseSpec, sample
 from kgen.testing.bench import Bench
-from kgen.testing.configuration import allows, check_method_options
+from kgen.testing.configuration import allows, check_method_options, shown
 from kgen.testing.execution import Tensor, arrays, as_arrays, check_built, outline, reseed, rows
-from kgen.testing.inputs import check_in_space, constant_latents, random_conditions, random_latents, taller
+from kgen.testing.inputs import check_in_space, constant_latents, louder, random_conditions, random_latents, taller
 from kgen.testing.losses import BATCH, Batch, LossConformance
+from kgen.testing.state import check_initialization, initialized
 
 Options = Mapping[str, Any]
 
@@ -59,6 +60,9 @@ class GeneratorConformance(LossConformance):
     def loss_of(self, component: Generator, batch: Batch, training: bool) -> Mapping[str, Any]:
         return component.compute_losses(batch["x"], batch["condition"], training)
 
+    def ready(self) -> Generator:
+        return initialized(super().ready())
+
     def flat_batch(self, component: Generator, level: float) -> Batch:
         return {**self.loss_batch(component), "x": constant_latents(component.space, BATCH, level)}
 
@@ -80,6 +84,9 @@ class GeneratorConformance(LossConformance):
             "'loss' is the same for any text: the condition is not used"
         )
 
+    def test_initializes_from_the_latents_alone(self) -> None:
+        check_initialization(self.bench().component)
+
     # ---- sampling -------------------------------------------------------------------------------------------------
 
     def _generate(self, bench: Bench, batch: Batch, given: Options) -> np.ndarray:
@@ -96,7 +103,7 @@ class GeneratorConformance(LossConformance):
             return bench.evaluate(name, function, arguments)
         except Exception as error:
             raise AssertionError(
-                f"generate({_show(given)}) fails in a pipeline, which compiles it as a whole, with float options as "
+                f"generate({shown(given)}) fails in a pipeline, which compiles it as a whole, with float options as "
                 f"tensors (see Generator.generate): {error!r}"
             ) from error
 
@@ -116,7 +123,7 @@ class GeneratorConformance(LossConformance):
             return component.generate(b["condition"], b["null"], noise, **source, **static, **b.get("numbers", {}))
 
         arguments = {**batch, **({"numbers": as_arrays(numbers)} if numbers else {})}
-        return f"generate({_show(static)}, {sorted(numbers)})", function, arguments
+        return f"generate({shown(static)}, {sorted(numbers)})", function, arguments
 
     def _outline(self, bench: Bench, batch: Batch, given: Options) -> Tensor:
         """Generates samples; on JAX only their shape and type, which needs no compiling."""
@@ -149,7 +156,7 @@ class GeneratorConformance(LossConformance):
         component = bench.component
         for given in self.generate_options:
             x = self._samples(bench, self._sampling_batch(component, given), given)
-            check_in_space(x, component.space, BATCH, f"generate({_show(given)})")
+            check_in_space(x, component.space, BATCH, f"generate({shown(given)})")
         assert len(component.variables) == bench.count, "generate creates weights: create them where training does"
         check_built(component)
 
@@ -186,7 +193,7 @@ class GeneratorConformance(LossConformance):
                 reseed(bench.component, seed)
                 made.append(self._generate(bench, batch, given))
             assert np.allclose(made[0], made[1], atol=1e-6), (
-                f"generate({_show(given)}) with the same noise makes another sample: use no random numbers in it "
+                f"generate({shown(given)}) with the same noise makes another sample: use no random numbers in it "
                 f"except those that noise_spec declares (with a 'key', kgen.random generates any amount of noise)"
             )
 
@@ -196,7 +203,7 @@ class GeneratorConformance(LossConformance):
             batches = [self._sampling_batch(bench.component, given, seed) for seed in (0, 1)]
             first, second = (self._generate(bench, batch, given) for batch in batches)
             same = np.allclose(first, second, atol=1e-6)
-            assert self.deterministic or not same, f"generate({_show(given)}) makes the same sample from other noise"
+            assert self.deterministic or not same, f"generate({shown(given)}) makes the same sample from other noise"
 
     def test_alone_as_in_a_batch(self) -> None:
         """Checks that an image depends only on its own row of the arguments."""
@@ -216,7 +223,7 @@ class GeneratorConformance(LossConformance):
                     together[index],
                     rtol=0,
                     atol=self.tolerance,
-                    err_msg=f"generate({_show(given)}): image {index} differs alone and in a batch",
+                    err_msg=f"generate({shown(given)}): image {index} differs alone and in a batch",
                 )
 
     def test_capabilities_are_declared(self) -> None:
@@ -248,7 +255,7 @@ class GeneratorConformance(LossConformance):
         with precision("mixed_bfloat16"):
             bench = self.bench(perturbed=True)
             x = self._samples(bench, self._sampling_batch(bench.component, given), given, traced=False)
-            check_in_space(x, bench.component.space, BATCH, f"generate({_show(given)}) in mixed precision", narrow=True)
+            check_in_space(x, bench.component.space, BATCH, f"generate({shown(given)}) in mixed precision", narrow=True)
 
     def test_takes_any_number_of_steps(self) -> None:
         """Checks one, two and three steps, if the type of the option of steps allows them."""
@@ -266,26 +273,26 @@ class GeneratorConformance(LossConformance):
                     batch = self._sampling_batch(bench.component, asked)
                     x = self._outline(bench, batch, asked)
                 except Exception as error:
-                    raise AssertionError(f"generate({_show(asked)}) fails: {error!r}") from error
+                    raise AssertionError(f"generate({shown(asked)}) fails: {error!r}") from error
                 if ops.is_tensor(x):  # JAX computes only the shape
-                    check_in_space(x, bench.component.space, BATCH, f"generate({_show(asked)})")
+                    check_in_space(x, bench.component.space, BATCH, f"generate({shown(asked)})")
 
     def test_condition_and_null_condition_matter(self) -> None:
         bench = self.bench(perturbed=True)
         generate = type(bench.component).generate
         for given in self.generate_options if self.conditional else ():
             batch = self._sampling_batch(bench.component, given)
-            loud = {**batch, "condition": _louder(batch["condition"]), "null": _louder(batch["null"])}
+            loud = {**batch, "condition": louder(batch["condition"]), "null": louder(batch["null"])}
             x = self._generate(bench, loud, given)
             other = {**loud, "condition": rows(loud["condition"], [1, 2, 3, 0])}
             assert not np.allclose(x, self._generate(bench, other, given), atol=1e-6), (
-                f"generate({_show(given)}) makes the same sample whatever the condition; if the generator needs none, "
+                f"generate({shown(given)}) makes the same sample whatever the condition; if the generator needs none, "
                 "set conditional = False in its test"
             )
             if guides(generate, given):
-                other = {**loud, "null": _louder(loud["null"], -1.0)}
+                other = {**loud, "null": louder(loud["null"], -1.0)}
                 assert not np.allclose(x, self._generate(bench, other, given), atol=1e-6), (
-                    f"generate({_show(given)}) makes the same sample whatever null_condition is"
+                    f"generate({shown(given)}) makes the same sample whatever null_condition is"
                 )
 
     # ---- what training does to samples ----------------------------------------------------------------------------
@@ -307,7 +314,7 @@ class GeneratorConformance(LossConformance):
         near = self._descent(bench).fit(batch, self.fit_steps, self.learning_rate, lambda: max(shares()) < self.nearer)
         for given, share in zip(self.generate_options, shares(), strict=True):
             assert near or share < self.nearer, (
-                f"after training for {self.fit_steps} steps on one image, the distance of generate({_show(given)}) "
+                f"after training for {self.fit_steps} steps on one image, the distance of generate({shown(given)}) "
                 f"from it is {share:.0%} of the distance before: samples must come closer to the training data (if "
                 "that needs more training, set fit_steps or learning_rate; if it is impossible, set learns = False, "
                 "and give the reason)"
@@ -340,11 +347,11 @@ class GeneratorConformance(LossConformance):
         for given in self.generate_options:
             batch = {**self._sampling_batch(component, given), "source": source, "edit_mask": edit_mask}
             x = self._generate(bench, batch, given)
-            check_in_space(x, component.space, BATCH, f"generate({_show(given)}) with an edit_mask")
+            check_in_space(x, component.space, BATCH, f"generate({shown(given)}) with an edit_mask")
             assert np.array_equal(x[~edit_mask], source[~edit_mask]), (
-                f"generate({_show(given)}) changes latents outside of edit_mask"
+                f"generate({shown(given)}) changes latents outside of edit_mask"
             )
-            assert not np.array_equal(x, source), f"generate({_show(given)}) changes nothing inside of edit_mask"
+            assert not np.array_equal(x, source), f"generate({shown(given)}) changes nothing inside of edit_mask"
             other = self._generate(bench, rows(batch, [3, 1, 0, 2]), given)
             np.testing.assert_allclose(
                 other[1], x[1], rtol=0, atol=self.tolerance, err_msg="an edited sample depends on its batch"
@@ -381,12 +388,3 @@ class GeneratorConformance(LossConformance):
         np.testing.assert_allclose(
             second[1:], first[1:], rtol=1e-4, atol=1e-4, err_msg="log_likelihood mixes the examples of a batch"
         )
-
-
-def _louder(condition: Batch, factor: float = 10.0) -> Batch:
-    """Scales a condition by a factor, except the mask."""
-    return {name: value if name == "mask" else factor * value for name, value in condition.items()}
-
-
-def _show(given: Options) -> str:
-    return ", ".join(f"{name}={value!r}" for name, value in given.items())

@@ -32,6 +32,19 @@ def random_conditions(space: ConditionSpace, count: int, seed: int) -> dict[str,
     }
 
 
+def training_latents(
+    space: Space, condition_space: ConditionSpace, count: int, seed: int = 0
+) -> list[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """Two batches for `Generator.initialize`: B latents with their conditions each."""
+    seeds = (2 * seed, 2 * seed + 1)
+    return [(random_latents(space, count, i), random_conditions(condition_space, count, i)) for i in seeds]
+
+
+def louder(condition: dict[str, Any], factor: float = 10.0) -> dict[str, Any]:
+    """Scales a condition by a factor, except the mask."""
+    return {name: value if name == "mask" else factor * value for name, value in condition.items()}
+
+
 def constant_latents(space: Space, count: int, level: float) -> np.ndarray:
     """Latents like those of `random_latents`, all of one value: `level` in [-1, 1], or the corresponding token."""
     if space.vocabulary is not None:

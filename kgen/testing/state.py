@@ -6,9 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 
+from kgen.contracts.generator import initializes
 from kgen.random import SeedGenerator
-from kgen.testing.execution import Tree, outline
+from kgen.testing.execution import Tree, outline, values
+from kgen.testing.inputs import training_latents
+
+COUNT = 4
+"""Number of latents in a batch."""
 
 
 class _Watch(keras.StatelessScope):  # type: ignore[misc]
@@ -64,3 +70,23 @@ def check_names(layer: keras.layers.Layer) -> None:
             f"{type(part).__name__} keeps a layer as {hidden[0]!r}, which is the name of something that every Keras "
             "layer has: on PyTorch, the layer would not be found; give the attribute another name"
         )
+
+
+def initialized(generator: Any, seed: int = 0) -> Any:
+    """Returns a generator, after it has measured random latents."""
+    generator.initialize(training_latents(generator.space, generator.condition_space, COUNT, seed))
+    return generator
+
+
+def check_initialization(generator: Any) -> None:
+    """Checks that `initialize`, if there is one, depends on the latents, and not on what was measured before."""
+    if not initializes(type(generator)):
+        return
+    first = values(initialized(generator))
+    second = values(initialized(generator, seed=1))
+    assert any(not np.array_equal(found, value) for (_, found), (_, value) in zip(second, first, strict=True)), (
+        "initialize leaves every weight as it was for other latents: it must measure them"
+    )
+    for (variable, found), (_, value) in zip(values(initialized(generator)), first, strict=True):
+        message = f"initialize, called again with the same latents, changes {variable.path}"
+        np.testing.assert_allclose(found, value, rtol=1e-5, atol=1e-6, err_msg=message)

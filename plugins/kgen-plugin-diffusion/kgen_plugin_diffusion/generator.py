@@ -18,7 +18,6 @@ from kgen import (
     OneOf,
     SeedGenerator,
     Space,
-    SpaceError,
     Steps,
     Strength,
     part,
@@ -58,7 +57,8 @@ class Diffusion(Generator):
             latents.
 
     Raises:
-        SpaceError: The space is not a grid of (height, width, channels), or the network's stride does not divide it.
+        SpaceError: The network cannot work in the space: see `Network.check`. The networks "unet" and "dit" need a grid
+            of (height, width, channels), whose height and width their stride divides.
     """
 
     likelihood = "lower bound"
@@ -78,8 +78,6 @@ class Diffusion(Generator):
         **kwargs: Any,
     ) -> None:
         super().__init__(space, condition_space, **kwargs)
-        if len(space.shape) != 3:
-            raise SpaceError(f"diffusion works on (height, width, channels), not on {space}")
         if isinstance(times, LogNormal) and schedule != "karras":
             raise ValueError("times 'log-normal' work only with schedule 'karras': change times or schedule")
         if gamma is not None and weighting != "min-snr":
@@ -119,14 +117,15 @@ class Diffusion(Generator):
         t = self.times.sample(count, self.seed_generator)  # (B,)
         eps = keras.random.normal(ops.shape(x), seed=self.seed_generator)
         sigma_t = self._schedule.sigma(t)
-        alpha, sigma = (ops.reshape(v, (-1, 1, 1, 1)) for v in (self._schedule.alpha(t), sigma_t))
+        axes = tuple(range(1, len(x.shape)))
+        alpha, sigma = (ops.expand_dims(v, axes) for v in (self._schedule.alpha(t), sigma_t))  # (B, 1, ...)
         noisy = alpha * x + sigma * eps
         output = self._network(noisy, alpha, sigma, self._schedule.noise_cond(t, sigma_t), condition, training)
         wanted = self._prediction.target(x, eps, alpha, sigma, self._sigma_data)
         weight = weightings.weight(
             self.weighting, self._prediction, alpha, sigma, gamma=self.gamma or 5.0, sigma_data=self._sigma_data
         )
-        error = ops.mean(ops.square(output - wanted), axis=(1, 2, 3))  # (B,)
+        error = ops.mean(ops.square(output - wanted), axis=axes)  # (B,)
         return {"loss": ops.reshape(weight, (-1,)) * error, "error": error}
 
     def _network(
@@ -136,7 +135,7 @@ class Diffusion(Generator):
         return ops.cast(self.model(scale * x, level, condition, training=training), "float32")
 
     def _denoised(self, x: Tensor, alpha: Tensor, sigma: Tensor, level: Tensor, condition: Condition) -> Tensor:
-        """Returns the denoised image of x (B, H, W, C). All images have the same noise level, three scalars."""
+        """Returns the denoised image of x (B, ...). All images have the same noise level, three scalars."""
         levels = ops.broadcast_to(ops.reshape(level, (1,)), (ops.shape(x)[0],))
         output = self._network(x, alpha, sigma, levels, condition)
         return self._prediction.denoised(output, x, alpha, sigma, self._sigma_data)

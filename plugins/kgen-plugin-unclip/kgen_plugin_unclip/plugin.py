@@ -16,6 +16,11 @@ def kgen_components(registry: kgen.Registrar) -> None:
     registry.decoder(
         "decoder", f"{HERE}.decoder:EmbeddingDecoder", summary="Embeddings of CLIP to images, by diffusion (DALL-E 2)"
     )
+    registry.generator("prior", f"{HERE}.prior:Prior", summary="Diffusion over embeddings of images (DALL-E 2)")
+    registry.generator("ar-prior", f"{HERE}.ar_prior:ARPrior", summary="Component by component (DALL-E 2)")
+    registry.add(
+        "diffusion.network", "causal", f"{HERE}.network:CausalTransformer", summary="A causal transformer, for vectors"
+    )
 
 
 @kgen.hookimpl

@@ -1,11 +1,11 @@
 """The options of networks: a configuration has ``network: {kind: dit, width: 192}``, and `build` makes the layer.
 
 A network is a Keras layer, called as ``network(x, noise_level, condition, training=...)``:
-    x: (B, H, W, C).
+    x: (B, H, W, C), or (B, N) for a network of vectors.
     noise_level: (B,) float32, noise level of x on a scale of about 1000: the timestep, 1000 t, 250 log(sigma) ...
     condition: "sequence" (B, L, D), to which the network attends where "mask" (B, L) is 1, and "pooled" (B, P), which
         is added to the embedding of the noise level.
-It returns (B, H, W, out_channels) float32, which is 0 everywhere before training.
+It returns (B, H, W, out_channels), or (B, out_channels), in float32, which is 0 everywhere before training.
 
 Any plugin can add one: ``registry.add("diffusion.network", "mine", "package.module:Mine", summary=...)``. The target is
 a class with the methods of `Network`, such as a frozen dataclass whose fields are its options.

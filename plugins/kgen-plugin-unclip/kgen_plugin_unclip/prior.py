@@ -1,0 +1,109 @@
+"""The diffusion prior, which generates the embedding of an image from a text."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from keras import ops
+from kgen_plugin_diffusion.generator import Diffusion
+from kgen_plugin_diffusion.networks import Network
+from kgen_plugin_diffusion.samplers import Sampler, Spacing
+from kgen_plugin_diffusion.times import Uniform
+from pydantic import Field, PositiveInt
+
+from kgen import ConditionSpace, Generator, Guidance, NoiseSpec, OneOf, Space, Steps
+from kgen.options import Static
+from kgen_plugin_unclip.network import CausalTransformer
+from kgen_plugin_unclip.vectors import check_embeddings, nearest_to_text, tiled, to_length
+
+Tensor = Any
+Condition = dict[str, Tensor]
+
+
+class Prior(Generator):
+    """The diffusion prior of DALL-E 2 (Ramesh et al. 2022, section 2.2): text -> CLIP image embedding.
+
+    A causal transformer predicts the clean embedding from a noisy one. The loss is the mean squared error of this
+    prediction, whatever the noise level (equation 2). The noise has the cosine schedule. Training drops a share of the
+    texts (`condition_dropout` of the run), for guidance.
+
+    The latents are embeddings of the length sqrt(D), whose numbers have a variance of about 1. So are the generated
+    ones: sampling ends with scaling them to this length.
+
+    Args:
+        network: Network, `CausalTransformer` or another `diffusion.network` of vectors, with its options.
+
+    Raises:
+        SpaceError: the latents are not vectors, or "pooled" of the encoder is not a vector of the same size.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        condition_space: ConditionSpace,
+        *,
+        network: Annotated[Network, OneOf("diffusion.network")] = CausalTransformer(),  # noqa: B008 (it is frozen)
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(space, condition_space, **kwargs)
+        check_embeddings(space, condition_space, "unclip/prior")
+        self.network = network
+        self.diffusion = Diffusion(
+            space,
+            condition_space,
+            network=network,
+            schedule="cosine",
+            prediction="x0",
+            times=Uniform(),
+            dtype=self.dtype_policy,
+            name="diffusion",
+        )
+        self.diffusion.built = True  # its first losses create the weights of its network
+
+    def compute_losses(self, x: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
+        """Returns the mean squared error (B,) of the predicted embedding (Ramesh et al. 2022, equation 2)."""
+        return {"loss": self.diffusion.compute_losses(x, condition, training=training)["loss"]}
+
+    def noise_spec(
+        self, *, candidates: int = 2, sampler: Sampler | str = "ddpm", eta: float = 0.0, **options: Any
+    ) -> dict[str, NoiseSpec]:
+        specs = self.diffusion.noise_spec(sampler=sampler, eta=eta)
+        return {f"{name}{i}": spec for i in range(candidates) for name, spec in specs.items()}
+
+    def generate(
+        self,
+        condition: Condition,
+        null_condition: Condition,
+        noise: dict[str, Tensor],
+        *,
+        candidates: PositiveInt = 2,
+        sampler: Annotated[Sampler | str, OneOf("diffusion.sampler")] = "ddpm",
+        steps: Steps = 64,
+        spacing: Spacing = "uniform",
+        guidance: Guidance = 1.0,
+        eta: Annotated[float, Field(ge=0, le=1), Static(0.0)] = 0.0,
+    ) -> Tensor:
+        """Generates embeddings of images, of the length sqrt(D).
+
+        Args:
+            candidates: Number of embeddings that are generated for each image. The one with the largest dot product
+                with the embedding of the text is returned. Each has noise of its own.
+            sampler: Sampler: "ddpm", "ddim", "euler", "heun", "dpm++2m" or another `diffusion.sampler`.
+            steps: Number of sampling steps.
+            spacing: Spacing of the times: "uniform" or "quadratic".
+            guidance: Weight of classifier-free guidance. 1 means no guidance, at half the cost.
+            eta: Share of fresh noise of "ddim", from 0 to 1. Other samplers raise an error if it is not 0.
+        """
+        names = self.diffusion.noise_spec(sampler=sampler)
+        made = self.diffusion.generate(
+            tiled(condition, candidates),
+            tiled(null_condition, candidates),
+            {name: ops.concatenate([noise[f"{name}{i}"] for i in range(candidates)]) for name in names},
+            sampler=sampler,
+            steps=steps,
+            spacing=spacing,
+            guidance=guidance,
+            eta=eta,
+        )  # (K * B, D)
+        embeddings = ops.reshape(to_length(made), (candidates, -1, self.space.size))  # (K, B, D)
+        return nearest_to_text(embeddings, condition["pooled"])
