@@ -12,6 +12,7 @@ import yaml
 import kgen
 from kgen.config import RunConfig, sampling_options
 from kgen.config.schema import run_file_schema
+from kgen.config.short_keys import load_run_file
 from kgen.config.source import parse_value, read_file
 from kgen.parts.construction import make_dataset
 
@@ -229,6 +230,25 @@ def test_all_problems_of_a_file_are_reported_one_a_line_in_its_order(tmp_path: P
     for line, start in zip(sorted(lines, key=lambda x: (int(x.split(":")[0]), x)), expected, strict=True):
         assert line.startswith(start)
     assert [int(line.split(":")[0]) for line in lines] == [int(start.split(":")[0]) for start in expected]
+
+
+def test_the_end_of_a_key_is_enough_in_changes_of_a_run_file(tmp_path: Path) -> None:
+    """If no other key of `fit`, `sample` and `evaluate` ends in it. A change may name another generator, too."""
+    path = write(tmp_path, "{data: squares, encoder: letters, generator: vae/vae, fit: {steps: 3}}")
+    config = load_run_file(path, ["generator=means", "strength=2", "images=5", "learning_rate=0.5", "fit.steps=7"])
+    assert config == RunConfig.load(
+        path,
+        ["generator=means", "sample.options.strength=2", "evaluate.images=5", "fit.learning_rate=0.5", "fit.steps=7"],
+    )
+    for override, message in (
+        ("every=3", "--set every=3: every: several keys end in it: sample.every or evaluate.every"),
+        ("strenght=1", "--set strenght=1: strenght: unknown key; did you mean 'strength'?"),
+        ("strength=x", "--set strength=x: sample.options.strength: must be a number, got 'x'"),
+        ("steps=3", "--set steps=3: steps: several keys end in it: fit.steps or sample.options.steps"),
+    ):
+        with pytest.raises(kgen.ConfigError) as error:
+            load_run_file(path, ["generator=means", override])
+        assert str(error.value).startswith(message)
 
 
 @pytest.mark.parametrize(

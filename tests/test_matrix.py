@@ -29,6 +29,8 @@ SPACES = {
 }
 """Of the images, where they are no ordinary ones."""
 CAPTIONS = ["red heart", "blue circle", "red circle", "blue heart"]
+IMAGES = list(np.random.default_rng(1).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8))
+"""Images, which an encoder reads in place of captions."""
 TOKENS = [np.array(row) for row in ([3, 1], [0, 2, 2], [3, 2], [0, 1, 2])]
 """Tokens of images, which an encoder reads in place of captions."""
 
@@ -50,8 +52,9 @@ ENCODERS: dict[str, dict[str, Any]] = {
         "dim": 8,
     },
 }
-ELSEWHERE = {"kgen/joint", "vision/patches", "clip/image"}
-"""Encoders that read more than a text, or images; their tests train them with a generator."""
+ENCODERS |= {"clip/image": ENCODERS["clip/clip"], "vision/patches": {"patch": 4, "dim": 8, "depth": 1, "heads": 2}}
+ELSEWHERE = {"kgen/joint"}
+"""An encoder of several; its tests train it with a generator."""
 
 TRANSFORMER = {"width": 8, "depth": 1, "heads": 2}
 GENERATORS: dict[str, dict[str, Any]] = {
@@ -118,12 +121,17 @@ def encoder_of(presets: Callable[[str], dict[str, Any]]) -> Callable[[str], kgen
     @functools.cache
     def make(encoder: str) -> kgen.Encoder:
         keras.utils.set_random_seed(0)
-        return make_encoder({"name": encoder, **presets(encoder)}, captions_of(encoder))
+        made = make_encoder({"name": encoder, **presets(encoder)}, captions_of(encoder))
+        if encoder == "clip/image":
+            made.text_tower.adapt(CAPTIONS)  # which a run does with the weights of a trained model
+        return made
 
     return make
 
 
 def captions_of(encoder: str) -> list[Any]:
+    if encoder in ("clip/image", "vision/patches"):
+        return IMAGES
     return TOKENS if encoder == "captioning/tokens" else CAPTIONS
 
 

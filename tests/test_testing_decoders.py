@@ -121,6 +121,21 @@ DECODERS = [
         "other examples",
     ),
     ("test_all_layers_are_built", {"__init__": hoarding}, "has not built .*spare"),
+    (
+        "test_supports_the_sizes_that_it_accepts",
+        {"check_space": lambda self, image_space: None},
+        "but then a method fails",
+    ),
+    (
+        "test_supports_the_sizes_that_it_accepts",
+        {
+            "check_space": lambda self, image_space: None,
+            "encode": lambda self, images: self.down(ops.reshape(images, (ops.shape(images)[0], -1))[:, : SPACE.size]),
+            "decode": lambda self, latent, condition, noise: ops.reshape(self.up(latent), (-1, *SPACE.shape)),
+            "compute_losses": kgen.Decoder.compute_losses,
+        },
+        "decode must have the shape",
+    ),
 ]
 
 

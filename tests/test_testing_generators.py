@@ -272,6 +272,7 @@ GENERATORS = [
     ("test_samples_are_in_the_space", {"generate": flat}, "must make"),
     ("test_samples_are_in_the_space", {"generate": lazy}, "creates weights|Variable"),
     ("test_samples_are_in_the_space", {"__init__": hoarding}, "has not built .*spare"),
+    ("test_supports_the_sizes_that_it_accepts", {"check_space": lambda self, space: None}, "but then a method fails"),
     ("test_generate_options", {"generate": careless}, "misspelled"),
     ("test_generate_options", {"generate": demanding}, "no default"),
     ("test_guidance_matters", {"generate": unguided}, "whatever the guidance"),

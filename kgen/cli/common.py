@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 Settings = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change one key of the configuration; repeatable.", show_default=False
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one key of the configuration. The end of a key of 'fit', 'sample' or 'evaluate', such as "
+        "'guidance', is enough if no other key ends in it; repeatable.",
+        show_default=False,
     ),
 ]
 ChangedData = Annotated[
@@ -109,15 +113,15 @@ def output_to_stderr() -> Iterator[None]:
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Reads a run file, or one that kgen ships. A file that is not YAML fails before the framework is loaded."""
     from kgen.cli.backend import load_backend
-    from kgen.config import RunConfig
     from kgen.config.shipped import find_run_file
+    from kgen.config.short_keys import load_run_file
     from kgen.config.source import read_file
 
     path = find_run_file(path)
     if "over" in (data := read_file(path).data) and "run" in data:
         raise ConfigError(f"{path} is a study of several runs: run it with 'kgen sweep {path}'")
     load_backend()
-    return RunConfig.load(path, overrides)
+    return load_run_file(path, overrides)
 
 
 def parse_option(text: str, option: str) -> Any:

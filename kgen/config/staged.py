@@ -117,7 +117,7 @@ class _Check:
         if "fit" in stage and "from" in stage:
             self._report("fit", f"{_a(kind)} 'from' another run is already trained: leave out one of the two")
         elif kind == "encoder" and self.cls.is_pretrained(self.component.options):
-            self._check_pretrained(trained_as)
+            self._check_pretrained(has_losses)
         elif untrained and (has_losses or not learns):
             self._report("from", f"{stage['from']} has trained no {kind}: look at {kind} in its config.yaml")
         elif trained_as and "from" not in stage:
@@ -139,19 +139,19 @@ class _Check:
             self._report("init", "has no effect without 'fit': leave 'init' out")
         self._check_joined()
 
-    def _check_pretrained(self, trained_as: str) -> None:
+    def _check_pretrained(self, has_losses: bool) -> None:
         """Reports a key of a stage that has no meaning for an encoder whose weights come from files."""
-        allowed = {"from"} if trained_as else {"from", "fit"} if "fit" not in self.stage else {"fit", "data"}
+        allowed = {"from"} if not has_losses else {"from", "fit"} if "fit" not in self.stage else {"fit", "data"}
         if odd := [key for key in self.stage if key not in allowed]:
             self._report(
                 odd[0], f"encoder '{self.component.name}' has the weights of the files that it names: leave this out"
             )
 
     def _check_joined(self) -> None:
-        """Refuses a joined encoder that needs a stage, because joined encoders have none."""
+        """Refuses a joined encoder that must be trained in a stage, because joined encoders have none."""
         for joined in self.component.joined:
-            found = registry().find("encoder", joined.name)
-            if joined.name != JOINT and any(learning_of("encoder", found.load())):
+            cls = registry().find("encoder", joined.name).load()
+            if joined.name != JOINT and any(learning_of("encoder", cls)) and not cls.is_pretrained(joined.options):
                 self._report(
                     None,
                     f"'{joined.name}' must be trained in a stage of its own, which joined encoders do not have: use "

@@ -13,8 +13,9 @@ from keras import ops
 from pydantic import Field
 
 from kgen.contracts.encoder import RESERVED, Condition, Encoder
+from kgen.errors import ConfigError
 from kgen.options import Arguments, Choice
-from kgen.plugins.discovery import component_id
+from kgen.plugins.discovery import component_id, registry
 from kgen.random import SeedGenerator
 from kgen.spaces import ConditionSpace
 
@@ -96,6 +97,18 @@ class Joint(Encoder):
             for encoder, rate in zip(joined, rates, strict=True)
         ]
         return cls(joined, encoders=tuple(encoders), join=join)
+
+    @classmethod
+    def is_pretrained(cls, options: Mapping[str, Any]) -> bool:
+        """Whether one of the joined encoders has trained weights, which it reads from files."""
+        for member in options.get("encoders", ()):
+            try:
+                joined = registry().find("encoder", member["name"]).load()
+            except ConfigError:  # a class that no plugin registers
+                continue
+            if joined.is_pretrained(member):
+                return True
+        return False
 
     def parts(self) -> tuple[Encoder, ...]:
         return tuple(part for encoder in self.joined for part in encoder.parts())

@@ -77,7 +77,7 @@ def initial_assets(sources: Sequence[InitConfig], encoder: Encoder) -> bool:
     Raises:
         RunError: a source has no weights, or the weights of another encoder.
     """
-    return not trained_before(type(encoder)) and _initial_assets("init", sources, encoder, STAGES)
+    return not _has_stage(encoder) and _initial_assets("init", sources, encoder, STAGES)
 
 
 def initial_stage_assets(sources: Sequence[InitConfig], encoder: Encoder) -> bool:
@@ -92,7 +92,7 @@ def load_initial(sources: Sequence[InitConfig], pipeline: Pipeline) -> Start:
         RunError: weights do not fit. The message names them.
         ConfigError: a pattern matches nothing, or two sources give the same weight.
     """
-    parts = PARTS[1:] if trained_before(type(pipeline.encoder)) else PARTS
+    parts = PARTS[1:] if _has_stage(pipeline.encoder) else PARTS
     weights = {path: v for path, v in saved_weights(pipeline).items() if path.partition("/")[0] in parts}
     return _load("init", sources, weights, lambda arrays: with_paths(arrays, pipeline), pipeline.encoder)
 
@@ -107,6 +107,11 @@ def load_initial_decoder(sources: Sequence[InitConfig], decoder: Decoder) -> Sta
     weights, groups = decoder_weights(decoder), {"decoder": decoder.inference_weights}
     migrate = lambda arrays: positions_became_paths(arrays, groups, weights)  # noqa: E731
     return _load("decoder.init", sources, weights, migrate, stages=("decoder",))
+
+
+def _has_stage(encoder: Encoder) -> bool:
+    """Whether an encoder's weights are trained, or read from files, in a stage before the generator's training."""
+    return trained_before(type(encoder)) or encoder.is_pretrained(encoder.config)
 
 
 def _initial_assets(key: str, sources: Sequence[InitConfig], encoder: Encoder, stages: Sequence[str]) -> bool:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 from kgen.config import LikelihoodConfig, RunConfig
 from kgen.config.changes import affects_training
 from kgen.config.overrides import Setting, read_overrides
-from kgen.config.short_keys import FREE, full_keys, is_full, names_of_sampling, unknown
-from kgen.config.source import Source, read_file
+from kgen.config.short_keys import FREE, full_keys, names_of_sampling, with_full_keys
+from kgen.config.source import read_file
 from kgen.errors import ConfigError, RunError
 from kgen.experiments.directory import RunDirectory
 from kgen.parts.construction import Choice
@@ -27,7 +26,7 @@ def changed_config(directory: RunDirectory, overrides: Sequence[str]) -> RunConf
     """
     source = read_file(directory.config)
     generator = registry().find("generator", RunConfig.load(directory.config).generator.name).load()
-    settings = list(_in_full(source, read_overrides(source, overrides), names_of_sampling(generator)))
+    settings = list(with_full_keys(source, read_overrides(source, overrides), names_of_sampling(generator), FREE))
     source.raise_problems()
     config = RunConfig.from_source(source, settings)
     _require_trained(directory, config)
@@ -54,18 +53,6 @@ def united(config: RunConfig, other: RunConfig) -> RunConfig:
     metrics = {metric.name: metric for metric in config.evaluate.metrics} | new
     evaluate = config.evaluate.model_copy(update={"metrics": tuple(metrics.values())})
     return config.model_copy(update={"evaluate": evaluate})
-
-
-def _in_full(source: Source, settings: Sequence[Setting], sampling: Sequence[str]) -> Iterator[Setting]:
-    """Yields settings with full keys. Reports keys that are unknown, or that several keys end in."""
-    for setting in settings:
-        found = [setting.key] if is_full(setting.key) else full_keys(setting.key, sampling)
-        if len(found) == 1:
-            yield replace(setting, key=found[0])
-        elif found:
-            source.problems.append((setting.origin, f"{setting.key}: several keys end in it: {' or '.join(found)}"))
-        else:
-            source.problems.append((setting.origin, unknown(setting.key, sampling, tuple(FREE))))
 
 
 def _hint(settings: Sequence[Setting]) -> str:

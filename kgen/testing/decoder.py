@@ -12,13 +12,14 @@ import numpy as np
 
 from kgen.backend.devices import create_weights
 from kgen.contracts.decoder import Decoder
+from kgen.errors import SpaceError
 from kgen.options import split_options
 from kgen.random import sample
 from kgen.spaces import ConditionSpace
 from kgen.testing.bench import Bench
 from kgen.testing.configuration import check_method_options
-from kgen.testing.execution import Tensor, arrays, as_arrays, check_built, reseed, rows, tensors
-from kgen.testing.inputs import Images, check_in_space, constant_latents, random_conditions, random_latents
+from kgen.testing.execution import Tensor, arrays, as_arrays, check_built, outline, reseed, rows, tensors
+from kgen.testing.inputs import Images, check_in_space, constant_latents, random_conditions, random_latents, taller
 from kgen.testing.losses import BATCH, Batch, LossConformance, save_and_load
 from kgen.testing.state import check_tracked
 
@@ -151,6 +152,39 @@ class DecoderConformance(LossConformance):
         batch = self._decoding_batch(bench, given)
         batch["latent"] = random_latents(bench.component.latent_space, BATCH, seed=3)
         check_in_space(self._images(bench, batch, given), bench.component.image_space, BATCH, "decode")
+
+    def test_supports_the_sizes_that_it_accepts(self) -> None:
+        """Checks encoding, decoding and losses of images of twice the height, if `check_space` accepts them."""
+        bench = self.bench(perturbed=True)
+        component = bench.component
+        space = taller(component.image_space)
+        if space is None:
+            return
+        try:
+            component.check_space(space)
+        except SpaceError:
+            return
+        other = component.resized(space)
+        assert other.image_space == space, f"resized({space}) returns a decoder of {other.image_space}"
+        noise = sample(other.noise_spec(**self.decode_options[0]), [(0, copy) for copy in range(BATCH)])
+        batch = {**self.loss_batch(component), "images": random_latents(space, BATCH, 0), "noise": noise}
+
+        def both(b: Batch) -> tuple[Tensor, Tensor]:
+            latent = other.encode(b["images"])
+            return latent, other.decode(latent, b["condition"], b["noise"], **self.decode_options[0])
+
+        try:
+            latent, images = outline(other, both, batch)
+            losses = outline(other, self._function(other, True), batch) if self.trains else {}
+        except Exception as error:
+            raise AssertionError(f"check_space accepts {space}, but then a method fails: {error!r}") from error
+        found = {"encode": (latent, other.latent_space.shape), "decode": (images, space.shape)}
+        found |= {f"'{name}'": (loss, ()) for name, loss in losses.items()}
+        for name, (made, shape) in found.items():
+            assert tuple(made.shape) == (BATCH, *shape), (
+                f"for {space}, {name} must have the shape {(BATCH, *shape)}, not {tuple(made.shape)}"
+            )
+        assert len(component.variables) == bench.count, f"the decoder has more weights for {space}"
 
     def test_latents_have_unit_variance(self) -> None:
         """Checks that latents have about unit variance, like the noise of generators. Images are exempt."""

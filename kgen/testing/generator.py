@@ -12,12 +12,13 @@ from keras import ops
 from kgen.backend.precision import precision
 from kgen.contracts.capabilities import Capability, guides, option_of, value_of
 from kgen.contracts.generator import Generator
+from kgen.errors import SpaceError
 from kgen.options import options, split_options
 from kgen.random import NoiseSpec, sample
 from kgen.testing.bench import Bench
 from kgen.testing.configuration import allows, check_method_options
 from kgen.testing.execution import Tensor, arrays, as_arrays, check_built, outline, reseed, rows
-from kgen.testing.inputs import check_in_space, constant_latents, random_conditions, random_latents
+from kgen.testing.inputs import check_in_space, constant_latents, random_conditions, random_latents, taller
 from kgen.testing.losses import BATCH, Batch, LossConformance
 
 Options = Mapping[str, Any]
@@ -151,6 +152,29 @@ class GeneratorConformance(LossConformance):
             check_in_space(x, component.space, BATCH, f"generate({_show(given)})")
         assert len(component.variables) == bench.count, "generate creates weights: create them where training does"
         check_built(component)
+
+    def test_supports_the_sizes_that_it_accepts(self) -> None:
+        """Checks losses and samples of latents of twice the height, if `check_space` accepts them."""
+        bench = self.bench(perturbed=True)
+        component = bench.component
+        space = taller(component.space)
+        if space is None:
+            return
+        try:
+            component.check_space(space)
+        except SpaceError:
+            return
+        other, given = component.resized(space), self.generate_options[0]
+        assert other.space == space, f"resized({space}) returns a generator of {other.space}"
+        batch = {**self.loss_batch(component), "x": random_latents(space, BATCH, 0)}
+        try:
+            losses = outline(other, lambda b: dict(self.loss_of(other, b, True)), batch)
+            samples = outline(other, *self._program(other, self._sampling_batch(other, given), given)[1:])
+        except Exception as error:
+            raise AssertionError(f"check_space accepts {space}, but then a method fails: {error!r}") from error
+        assert tuple(losses["loss"].shape) == (BATCH,), f"for {space}, 'loss' has the shape {losses['loss'].shape}"
+        assert tuple(samples.shape) == (BATCH, *space.shape), f"for {space}, generate makes {tuple(samples.shape)}"
+        assert len(component.variables) == bench.count, f"the generator has more weights for {space}"
 
     def test_same_noise_same_sample(self) -> None:
         """Checks that images depend only on the given noise, not on any state or seed of the generator."""

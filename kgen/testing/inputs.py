@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -47,6 +48,14 @@ class Images:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (batch.copy() for batch in self.batches)
+
+
+def taller(space: Space) -> Space | None:
+    """The space of grids of twice the height; None for vectors and sequences."""
+    if len(space.shape) != 3:
+        return None
+    height, width, channels = space.shape
+    return replace(space, shape=(2 * height, width, channels))
 
 
 def check_in_space(value: Any, space: Space, count: int, what: str, narrow: bool = False) -> None:

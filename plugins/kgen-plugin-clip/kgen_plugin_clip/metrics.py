@@ -84,7 +84,12 @@ def _floats(images: Any) -> Any:
 
 
 class _ByModel(Metric):
-    """A metric by a model, which is loaded when it is needed first. A subclass calls `_use` in its constructor."""
+    """A metric by a model, which is loaded when it is needed first. A subclass calls `_use` in its constructor.
+
+    The images may have any shapes, because `Embedder.images` resizes and crops each of them.
+    """
+
+    any_shape: ClassVar[bool] = True
 
     def _use(self, model: str) -> None:
         self.model = model

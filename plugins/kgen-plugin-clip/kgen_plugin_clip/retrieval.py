@@ -14,7 +14,7 @@ def recall(similarity: np.ndarray, relevant: np.ndarray, k: int) -> float:
         k: The number of columns that are looked at.
     """
     best = np.where(relevant, similarity, -np.inf).max(axis=1, keepdims=True)  # (N, 1)
-    nearer = ((similarity > best) & ~relevant).sum(axis=1)  # (N,)
+    nearer = (similarity > best).sum(axis=1)  # (N,), all of them irrelevant
     return float((nearer < k).mean())
 
 

@@ -195,7 +195,11 @@ class FrozenLayer(TextLayer):
         if encoder.fields != ("caption",):
             raise ValueError(f"text: the encoder must read captions, not {' and '.join(encoder.fields)}")
         if type(encoder).compute_losses is not Encoder.compute_losses:
-            raise ValueError("text: the encoder must need no training of its own, as 'clip/clip' does")
+            raise ValueError(
+                f"text: '{type(encoder).__name__}' must be trained in a stage of its own, which a text tower does not "
+                "have. For a published CLIP, use its text tower, {name: keras-hub/clip-text, preset: FOLDER}; or use "
+                "the whole model, encoder: {name: clip/clip, pretrained: FOLDER}"
+            )
         self.encoder = encoder
         self.encoder.trainable = False
 

@@ -16,8 +16,8 @@ TEXTS = ["a red heart", "", "Hearts,  & MORE!", "red " * 30]
 SIZES = ((12, 12), (31, 20), (17, 33), (14, 59), (9, 10))
 """Texts and sizes of images that are encoded."""
 
-SIZE, SHORT = 12, 14
-"""Height and width of the images, and their shorter side before they are cropped."""
+SIZE = 12
+"""Height and width of the images. Their shorter side before they are cropped is larger by 2."""
 
 
 def byte_pairs() -> tuple[dict[str, int], list[str]]:
@@ -29,7 +29,7 @@ def byte_pairs() -> tuple[dict[str, int], list[str]]:
     return {word: number for number, word in enumerate(words)}, merges
 
 
-def random_model(activation: str, epsilon: float = 1e-3) -> Any:
+def random_model(activation: str, epsilon: float = 1e-3, size: int = SIZE) -> Any:
     """A CLIPModel. No weight is zero or one, which would hide weights that were swapped."""
     vocabulary = byte_pairs()[0]
     common = {"num_hidden_layers": 2, "hidden_act": activation, "layer_norm_eps": epsilon}
@@ -49,7 +49,7 @@ def random_model(activation: str, epsilon: float = 1e-3) -> Any:
             "hidden_size": 24,
             "intermediate_size": 60,
             "num_attention_heads": 3,
-            "image_size": SIZE,
+            "image_size": size,
             "patch_size": 4,
         },
         projection_dim=10,
@@ -66,7 +66,7 @@ def save(model: Any, folder: Path) -> Path:
     """Saves a model with its tokenizer and image processor."""
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
-    processor().save_pretrained(folder)
+    processor(model.config.vision_config.image_size).save_pretrained(folder)
     return folder
 
 
@@ -75,11 +75,11 @@ def tokenizer() -> Any:
     return transformers.CLIPTokenizer(vocab=vocabulary, merges=[tuple(pair.split()) for pair in merges])
 
 
-def processor() -> Any:
+def processor(size: int = SIZE) -> Any:
     """The image processor of `transformers` that uses Pillow, with colors unlike those of CLIP's."""
     return transformers.models.clip.image_processing_pil_clip.CLIPImageProcessorPil(
-        size={"shortest_edge": SHORT},
-        crop_size={"height": SIZE, "width": SIZE},
+        size={"shortest_edge": size + 2},
+        crop_size={"height": size, "width": size},
         image_mean=[0.4, 0.5, 0.6],
         image_std=[0.2, 0.3, 0.25],
     )

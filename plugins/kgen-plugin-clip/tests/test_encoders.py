@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from keras import ops
 from kgen_plugin_clip.encoders import Clip, ClipImage
-from kgen_plugin_clip.images import Convolutional, VisionTransformer
+from kgen_plugin_clip.images import Convolutional, Residual, VisionTransformer
 from kgen_plugin_clip.retrieval import recall, retrieval_scores
 from kgen_plugin_clip.texts import Frozen, Transformer
 
@@ -97,6 +97,8 @@ def test_pooled_is_the_embedding_with_unit_variance() -> None:
     tokens = {name: ops.convert_to_tensor(array) for name, array in encoder.tokenize(["a red heart", ""]).items()}
     embedded = ops.convert_to_numpy(encoder.embed_texts(tokens))
     np.testing.assert_allclose(made["pooled"], embedded * math.sqrt(6), rtol=1e-5)
+    ends = made["sequence"][[0, 1], [4, 1]] @ ops.convert_to_numpy(encoder.text_projection.kernel)  # of the end tokens
+    np.testing.assert_allclose(embedded, ends / np.linalg.norm(ends, axis=1, keepdims=True), atol=1e-5)
     assert encoder.condition_space == kgen.ConditionSpace(8, 8, 6)
 
 
@@ -129,6 +131,12 @@ def test_the_temperature_is_learned_up_to_a_hundred() -> None:
     assert abs(float(encoder.log_scale) - math.log(100.0) + 1.0) < 1e-5
 
 
+def test_the_first_temperature_and_bias_of_the_sigmoid_loss() -> None:
+    """Algorithm 1 of Zhai et al. 2023: t = exp(log 10), b = -10."""
+    encoder = adapted(Clip(text=TEXT, image=VIT, dim=6, loss="sigmoid"))
+    assert abs(float(encoder.scale) - 10.0) < 1e-4 and float(encoder.bias) == -10.0
+
+
 def test_images_of_another_size_are_refused_in_training_and_resized_as_prompts() -> None:
     encoder = adapted(Clip(text=TEXT, image=VIT, dim=6))
     with pytest.raises(kgen.ConfigError, match=r"sees images of 8x8, but these are 16x16: set image.size"):
@@ -145,6 +153,29 @@ def test_images_of_another_size_are_refused_in_training_and_resized_as_prompts()
     assert made["pooled"].shape == (3, 6) and not made["pooled"][1].any() and made["pooled"][2].any()
 
 
+def test_wide_images_are_cropped_not_squashed() -> None:
+    wide = images(1, 16)[0][:8]  # (8, 16, 3)
+    np.testing.assert_array_equal(adapted(Clip(text=TEXT, image=VIT, dim=6)).prepared([wide])[0], wide[:, 4:12])
+
+
+def test_a_residual_block_adds_to_its_input() -> None:
+    block, x = Residual(4), np.random.default_rng(0).standard_normal((2, 4, 4, 4)).astype("float32")
+    block.build(x.shape)
+    for weight in block.conv2.weights:
+        weight.assign(ops.zeros_like(weight))
+    np.testing.assert_array_equal(ops.convert_to_numpy(block(ops.convert_to_tensor(x))), x)
+
+
+def test_a_frozen_text_tower_is_not_trained() -> None:
+    """Here, it is two encoders, with pooled vectors that are wider than the sequence."""
+    bags = [{"name": "text/bag", "dim": dim, "length": 6} for dim in (12, 8)]
+    encoder = adapted(Clip(text=Frozen(encoder={"name": "kgen/joint", "encoders": bags}), image=VIT, dim=6))
+    assert encoder.condition_space == kgen.ConditionSpace(12, 12, 6)
+    assert encoder.text_tower.weights and not encoder.text_tower.trainable_weights
+    (kernel,) = encoder.text_projection.trainable_weights
+    assert tuple(kernel.shape) == (20, 6)
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [
@@ -153,6 +184,7 @@ def test_images_of_another_size_are_refused_in_training_and_resized_as_prompts()
         ({"image": {"kind": "convolutional", "size": 12}}, "3 stages need a size that 8 divides"),
         ({"text": {"kind": "frozen"}}, "encoder"),
         ({"text": {"kind": "frozen", "encoder": "text/label"}}, "must read captions, not label"),
+        ({"text": {"kind": "frozen", "encoder": "clip/clip"}}, r"'Clip' must be trained .* keras-hub/clip-text"),
         ({"loss": "hinge"}, "must be 'softmax' or 'sigmoid'"),
     ],
 )
@@ -170,6 +202,7 @@ def test_recall_counts_columns_that_are_nearer() -> None:
     scores = retrieval_scores(np.eye(3), np.eye(3)[[1, 0, 2]], ["a", "b", "c"])
     assert scores["image to text R@1"] == scores["text to image R@1"] == 1 / 3
     assert scores["image to text R@5"] == 1.0
+    assert set(retrieval_scores(np.eye(3), np.eye(3)[[2, 1, 0]], ["a", "b", "a"]).values()) == {1.0}
 
 
 CONFIG: dict[str, Any] = {

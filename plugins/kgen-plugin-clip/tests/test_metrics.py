@@ -13,6 +13,7 @@ from kgen_plugin_clip.encoders import Clip
 from kgen_plugin_clip.images import Convolutional
 from kgen_plugin_clip.metrics import CMMD, ClipScore, Embedder, ZeroShot, discrepancy
 from kgen_plugin_clip.texts import Transformer
+from PIL import Image
 
 import kgen
 from kgen.contracts.metric import GeneratedImages, measure
@@ -96,6 +97,29 @@ def test_zero_shot_finds_the_nearest_captions(saved: str) -> None:
     assert missing["top 12"] == 0.0
 
 
+def test_cmmd_compares_with_the_split_that_is_asked_for(saved: str) -> None:
+    """The second evaluation starts anew."""
+    data = Shapes(size=16, count=12, objects=1, holdout=["red circle"])
+    metric = CMMD(model=saved, reference="holdout")
+    held = np.stack([data.image("holdout", row) for row in range(len(data.captions("holdout")))])
+    train = np.stack([data.image("train", row) for row in range(len(data.captions("train")))])
+    embedder = Embedder(saved)
+    found = [measure(metric, data, "train", [GeneratedImages(images, [""] * len(images))]) for images in (train, held)]
+    expected = discrepancy(embedder.images(list(train)), embedder.images(list(held)))
+    assert abs(found[0]["distance"] - expected) < 1e-6 < expected
+    assert abs(found[1]["distance"]) < 1e-6
+
+
+def test_classes_are_the_captions_of_all_splits(saved: str) -> None:
+    """The caption of a held-out image is a class, too, so that one is found."""
+    data = Shapes(size=16, count=12, objects=1, holdout=["red circle"])
+    prompts = list(data.captions("holdout"))
+    images = np.stack([data.image("holdout", row) for row in range(len(prompts))])
+    classes = len({*data.captions("train"), *prompts})
+    found = measure(ZeroShot(model=saved, k=(classes,)), data, "holdout", [GeneratedImages(images, prompts)])
+    assert found == {f"top {classes}": 1.0}
+
+
 def test_they_are_registered() -> None:
     assert registry().find("metric", "clip/zero-shot").load() is ZeroShot
     assert registry().find("metric", "clip/clip-score").load() is ClipScore
@@ -134,11 +158,17 @@ def test_the_numbers_depend_on_the_weights(saved: str, tmp_path: Path) -> None:
     """The protocol says so: a copy of the model has the same, and other weights have another."""
     pipeline = kgen.load(saved)
     kgen.save(pipeline, tmp_path / "copy")
-    pipeline.encoder.log_scale.assign(1.0)
-    kgen.save(pipeline, tmp_path / "other")
-    paths = (saved, str(tmp_path / "copy"), str(tmp_path / "other"))
-    first, copy, other = (ClipScore(model=path).protocol()["model"] for path in paths)
-    assert first == copy != other
+    names = ["copy"]
+    for number in (0, -1):
+        weight = pipeline.encoder.weights[number]
+        before = ops.convert_to_numpy(weight)
+        weight.assign(before + 1.0)
+        names.append(f"other {number}")
+        kgen.save(pipeline, tmp_path / names[-1])
+        weight.assign(before)
+    paths = [saved, *(str(tmp_path / name) for name in names)]
+    first, copy, *others = (ClipScore(model=path).protocol()["model"] for path in paths)
+    assert first == copy and len({first, *others}) == 3
 
 
 def test_images_of_any_size_are_judged(saved: str) -> None:
@@ -158,3 +188,19 @@ def test_models_without_both_towers_are_refused(tmp_path: Path) -> None:
         Embedder(str(tmp_path / "other"))
     with pytest.raises(kgen.RunError):
         Embedder(str(tmp_path / "nothing"))
+
+
+def test_references_may_differ_in_shape(saved: str, tmp_path: Path) -> None:
+    """The images of a folder, compared with themselves: the distance is 0. With others, it is not."""
+    random = np.random.default_rng(0)
+    for number, shape in enumerate(((20, 28, 3), (28, 20, 3), (24, 24, 3)) * 3):
+        Image.fromarray(random.integers(0, 256, shape, np.uint8)).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text("noise")
+    data = kgen.make_dataset({"name": "imagefolder", "path": str(tmp_path), "size": 16, "resize": "bucket"})
+    images = [data.image("train", row) for row in range(9)]
+    assert len({image.shape for image in images}) == 3
+    metric = CMMD(model=saved)
+    batches = [GeneratedImages(image[None], ["noise"]) for image in images]
+    assert abs(measure(metric, data, "train", batches)["distance"]) < 1e-6
+    assert measure(metric, data, "train", batches[:1])["distance"] > 1e-3
+    assert ClipScore.any_shape and ZeroShot.any_shape

@@ -14,10 +14,14 @@ import pytest
 from keras import ops
 from kgen_plugin_clip.encoders import Clip, ClipImage
 from kgen_plugin_clip.metrics import CMMD, ClipScore, Embedder
+from kgen_plugin_clip.pretrained import hugging_face
+from kgen_plugin_clip.pretrained.model import Pretrained
 from kgen_plugin_clip.pretrained.preprocessing import Preprocessing
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 import kgen
+from kgen.backend.precision import precision
 from kgen.config import RunConfig
 from kgen.contracts.metric import GeneratedImages, measure
 from kgen.data.datasets.shapes import Shapes
@@ -34,6 +38,11 @@ def opened(folder: Path) -> Clip:
     assert isinstance(encoder, Clip)
     encoder.null_condition()
     return encoder
+
+
+def condition(encoder: kgen.Encoder, inputs: list[Any]) -> dict[str, np.ndarray]:
+    tokens = {name: ops.convert_to_tensor(array) for name, array in encoder.tokenize(inputs).items()}
+    return {name: ops.convert_to_numpy(value) for name, value in encoder(tokens).items()}
 
 
 def compare(published: ModuleType, folder: Path, expected: dict[str, np.ndarray]) -> None:
@@ -55,8 +64,7 @@ def test_openais_models_are_those_of_transformers(published: ModuleType, folder:
     expected = published.theirs(published.random_model("quick_gelu"))
     compare(published, folder, expected)
     encoder = opened(folder)
-    tokens = {name: ops.convert_to_tensor(array) for name, array in encoder.tokenize(published.TEXTS).items()}
-    made = {name: ops.convert_to_numpy(value) for name, value in encoder(tokens).items()}
+    made = condition(encoder, published.TEXTS)
     np.testing.assert_array_equal(made["mask"], expected["mask"])
     real = expected["mask"].astype(bool)
     np.testing.assert_allclose(made["sequence"][real], expected["sequence"][real], atol=2e-5)
@@ -78,7 +86,6 @@ def test_openclips_models_in_the_layout_of_transformers(published: ModuleType, t
 @pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
 def test_openclips_own_layout(published: ModuleType, activation: str, tmp_path: Path) -> None:
     """Images are prepared as by torchvision, which OpenCLIP uses: it rounds the place of the crop differently."""
-    from PIL import Image
 
     def prepare(image: Image.Image) -> np.ndarray:
         """Resize(12, bicubic), CenterCrop(12), ToTensor and Normalize, by the formulas of torchvision."""
@@ -105,6 +112,29 @@ def test_images_are_prepared_as_by_transformers(published: ModuleType, folder: P
     np.testing.assert_allclose(normalized, np.moveaxis(np.stack(expected), 1, -1), atol=1e-5)
     gray = published.images()[1][..., :1]
     np.testing.assert_array_equal(encoder.prepared([gray]), encoder.prepared([np.repeat(gray, 3, axis=-1)]))
+
+
+def test_weights_in_bfloat16(published: ModuleType, tmp_path: Path) -> None:
+    """As many published models have them: kgen computes in float32, like `transformers` after `.float()`."""
+    model = published.random_model("quick_gelu").bfloat16()
+    folder = published.save(model, tmp_path / "rounded")
+    compare(published, folder, published.theirs(model.float()))
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_filters_have_the_numbers_of_pillow(copied: Path, number: int) -> None:
+    settings = json.loads((copied / "preprocessor_config.json").read_text())
+    (copied / "preprocessor_config.json").write_text(json.dumps({**settings, "resample": number}))
+    assert hugging_face.preprocessing(copied, 12).filter.upper() == Image.Resampling(number).name
+
+
+@pytest.mark.parametrize("name", ["bicubic", "bilinear"])
+def test_filters_of_openclip(published: ModuleType, name: str, tmp_path: Path) -> None:
+    folder = published.save_open_clip(published.random_model("gelu", 1e-5), tmp_path / "own")
+    settings = json.loads((folder / "open_clip_config.json").read_text())
+    settings["preprocess_cfg"]["interpolation"] = name
+    (folder / "open_clip_config.json").write_text(json.dumps(settings))
+    assert Pretrained.of_folder(str(folder)).architecture.preprocessing.filter == name
 
 
 def test_the_middle_between_two_places() -> None:
@@ -177,7 +207,8 @@ class TestImages(EncoderConformance):
 
 def test_clip_score_and_cmmd_of_a_published_model(published: ModuleType, folder: Path) -> None:
     """The definitions, in float64, of the embeddings by `transformers`."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     data = Shapes(size=16, count=12, objects=1)
     model = published.random_model("quick_gelu")
     real = np.stack([data.image("train", row) for row in range(12)])
@@ -207,6 +238,12 @@ def test_clip_score_and_cmmd_of_a_published_model(published: ModuleType, folder:
     metric = CMMD(model=str(folder))
     assert abs(measure(metric, data, "train", batch)["distance"] - expected) < 1e-4 * expected and expected > 0.1
     assert metric.protocol()["resize"] == "Pillow bicubic, shorter side to 14, crop of 12 (down)"
+
+
+def test_a_published_model_judges_in_float32(folder: Path) -> None:
+    """Also in a run with another precision, so that the numbers of runs compare."""
+    with precision("mixed_bfloat16"):
+        assert {layer.compute_dtype for layer in Embedder(str(folder)).encoder._flatten_layers()} == {"float32"}
 
 
 # ---- in a run -----------------------------------------------------------------------------------------------------
@@ -244,9 +281,50 @@ def test_a_run_holds_the_model(
     run(RunConfig.from_dict(second), tmp_path / "images", log=lambda text: None)
     image = published.images()[2]
     reader = kgen.load(tmp_path / "images").encoder
-    tokens = {name: ops.convert_to_tensor(array) for name, array in reader.tokenize([image]).items()}
-    found = ops.convert_to_numpy(reader(tokens)["pooled"])
+    found = condition(reader, [image])["pooled"]
     np.testing.assert_allclose(found, Embedder(str(moved)).images([image]) * np.sqrt(10), atol=1e-5)
+
+
+def test_training_continues_from_the_published_weights(
+    published: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After two small steps, the embeddings are near those of the model. The folder may then be deleted."""
+    folder = published.save(published.random_model("quick_gelu", size=16), tmp_path / "published")
+    monkeypatch.setenv("KGEN_CACHE", str(tmp_path / "cache"))
+    expected = Embedder(str(folder)).texts(published.TEXTS)
+    fit = {"steps": 2, "batch_size": 8, "learning_rate": 1e-4, "warmup_steps": 0, "ema": None}
+    given = RunConfig.from_dict({**config(folder, fit=fit), "evaluate": {}})
+    run(given, tmp_path / "run", stage="encoder", log=lambda text: None)
+    shutil.rmtree(folder)
+    tuned = Embedder(str(tmp_path / "run"))
+    assert 1e-5 < np.abs(tuned.texts(published.TEXTS) - expected).max() < 0.05
+    run(given, tmp_path / "run", log=lambda text: None)  # the training of the generator
+    encoder = kgen.load(tmp_path / "run").encoder
+    assert not encoder.trainable and tuned.digest == Embedder(str(tmp_path / "run")).digest
+
+
+def test_a_published_model_is_joined_with_a_trained_encoder(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run copies the published one, and trains the other one together with the generator."""
+    monkeypatch.setenv("KGEN_CACHE", str(tmp_path / "cache"))
+    texts = ["a red circle", ""]
+    expected = condition(opened(copied), texts)
+    joined = [{"name": "clip/clip", "pretrained": str(copied)}, {"name": "text/bag", "dim": 16, "length": 6}]
+    given = RunConfig.from_dict({**config(copied), "encoder": joined, "evaluate": {}})
+    run(given, tmp_path / "run", stage="encoder", log=lambda text: None)
+    shutil.rmtree(copied)
+    run(given, tmp_path / "run", log=lambda text: None)
+    encoder = kgen.load(tmp_path / "run").encoder
+    assert [part.trainable for part in encoder.parts()] == [False, True]
+    found = condition(encoder, texts)
+    np.testing.assert_allclose(found["pooled"][:, :10], expected["pooled"], atol=1e-5)
+    np.testing.assert_allclose(found["sequence"][:, :11], expected["sequence"], atol=1e-5)
+    start, end = (load_file(tmp_path / "run" / part / "weights.safetensors") for part in ("encoder/model", "model"))
+    changed = [name for name, array in start.items() if not np.array_equal(end[name], array)]
+    assert 0 < len(changed) == len(encoder.parts()[1].weights)
+    with pytest.raises(kgen.ConfigError, match=r"encoder\.fit.*has the weights of the files that it names"):
+        RunConfig.from_dict({**config(copied), "encoder": {"encoders": joined, "fit": {"steps": 2}}, "evaluate": {}})
 
 
 def test_a_saved_pipeline_holds_the_model(published: ModuleType, copied: Path, tmp_path: Path) -> None:
@@ -262,8 +340,8 @@ def test_a_saved_pipeline_holds_the_model(published: ModuleType, copied: Path, t
     expected = Embedder(str(copied)).images(published.images())
     shutil.rmtree(copied)
     encoder = kgen.load(tmp_path / "saved").encoder
-    tokens = {name: ops.convert_to_tensor(array) for name, array in encoder.tokenize(published.images()).items()}
-    np.testing.assert_allclose(ops.convert_to_numpy(encoder(tokens)["pooled"]) / np.sqrt(10), expected, atol=1e-6)
+    found = condition(encoder, published.images())["pooled"] / np.sqrt(10)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(

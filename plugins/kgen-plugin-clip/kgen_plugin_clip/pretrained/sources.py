@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import ml_dtypes  # noqa: F401 (numpy then knows bfloat16, in which many published models are)
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
