@@ -19,6 +19,7 @@ from kgen.storage.checkpoints import checkpoint_steps, kept_steps
 from kgen.studies.axes import file_name, file_names, key_axis, parse_over, short_names
 from kgen.studies.study import Study
 from kgen.studies.trials import Plan, make_plan
+from kgen.sweeps.jobs import make_job
 
 pytestmark = pytest.mark.usefixtures("toy")
 
@@ -174,6 +175,21 @@ def test_runs_that_trials_refer_to_come_first(tmp_path: Path) -> None:
     )
 
 
+def test_a_run_may_train_only_one_part(tmp_path: Path) -> None:
+    """Other values use the part of that run, as with `kgen run --stage`."""
+    text = """
+    runs: {codes: {stage: decoder, decoder: {name: codecs/kl-autoencoder, fit: {steps: 1}}}, small: {fit.steps: 2}}
+    over: {decoder: [identity, {name: codecs/kl-autoencoder, from: "{runs}/codes"}]}
+    """
+    first = study(tmp_path, text)
+    made = make_plan(first, tmp_path / "runs")
+    assert [training.stage for training in made.first] == ["decoder", None]
+    assert made.trials[1].needs == {"codes"}
+    assert make_job(made.first[0], (), tmp_path, tmp_path).stage == "decoder"
+    again = Study.from_source(Source(yaml.safe_load(to_yaml(first.dump())), Origin(0, "again")), "study")
+    assert again.dump() == first.dump() and again.stages == {"codes": "decoder"}
+
+
 def test_a_trial_can_refer_to_its_own_run_also_if_it_has_the_name_of_another_trial(tmp_path: Path) -> None:
     text = (
         OWN_RUN
@@ -218,6 +234,14 @@ def test_a_key_of_the_sampling_may_be_written_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "messages"),
     [
+        (
+            "runs: {small: {stage: all}}\nover: {seed: [0]}",
+            ["study.yaml:2: runs.small.stage: must be encoder or decoder, not 'all'"],
+        ),
+        (
+            "runs: {small: {stage: encoder}}\nover: {seed: [0]}",
+            ["runs.small.stage: there is nothing to train, because encoder has no 'fit'"],
+        ),
         ("over: {fit.stepps: [1, 2]}", ["study.yaml:2: fit.stepps: unknown key; did you mean 'steps'?"]),
         ("over: {fit.steps: [1, -2]}", ["study.yaml:2: fit.steps: must be greater than 0, got -2"]),
         ("ovr: {seed: [1]}", ["study.yaml:2: ovr: unknown key; did you mean 'over'?", "over: is required"]),

@@ -20,6 +20,7 @@ import pytest
 import yaml
 from command_line import GOOD, TOY, Trained, environment, quickest_backend
 from crashes import crash
+from engines import Here
 from made_plugins import Site, installed
 
 from kgen.errors import ConfigError, RunError, RunInterruptedError
@@ -32,7 +33,7 @@ from kgen.studies.trials import make_plan
 from kgen.sweeps.checks import Check, make_check, try_all
 from kgen.sweeps.directory import MARK, SweepDirectory
 from kgen.sweeps.engines import Ended, Engine, OneByOne, Say
-from kgen.sweeps.jobs import Job, work
+from kgen.sweeps.jobs import Job
 from kgen.sweeps.sweep import Swept, sweep
 
 STUDY = """\
@@ -42,21 +43,6 @@ over:
   strength: [0, 0.5, 3.0e38]
 """
 """Two trainings. Noise of the last strength overflows, so that two evaluations fail."""
-
-
-class Here(Engine):
-    """Runs jobs in this process, where Keras is imported already."""
-
-    def run(self, jobs: Sequence[Job], log: Say) -> Generator[tuple[Job, Ended], None, None]:
-        for job in jobs:
-            log(f"job {job.name}")
-            work(job, log=log)
-            yield job, Ended(0, [])
-
-    def try_metrics(self, check: Check, log: Say) -> Ended:
-        log("check")
-        try_all(check)
-        return Ended(0, [])
 
 
 class Nowhere(Engine):

@@ -12,6 +12,7 @@ from kgen.config.changes import affects_training
 from kgen.config.overrides import Setting
 from kgen.config.short_keys import SAMPLING, is_full, unknown
 from kgen.config.source import Origin, Source
+from kgen.config.staged import STAGED, Staged
 from kgen.options.validation import KeyPath, show
 from kgen.studies.axes import Axis, Value, key_axis, text_of, variable_axis
 from kgen.studies.references import OWN_RUN, VARIABLE, find_references, find_texts, with_variables
@@ -19,6 +20,9 @@ from kgen.studies.study_file import COLUMNS, Settings, StudyFile
 
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 """The form of the names of runs that are trained first."""
+
+STAGE = "stage"
+"""The key of such a run that names the only part to be trained, as `kgen run --stage` does. No run file has it."""
 
 
 class Keys:
@@ -87,7 +91,21 @@ class Keys:
                     f"runs: {show(name)} cannot name a run: use at most 64 letters, digits, '.', '_', '+' and '-', and "
                     "a letter or a digit first",
                 )
-        return {name: tuple(self.settings(("runs", name), own, True)) for name, own in self.study.runs.items()}
+        return {
+            name: tuple(self.settings(("runs", name), {k: v for k, v in own.items() if k != STAGE}, True))
+            for name, own in self.study.runs.items()
+        }
+
+    def stages(self) -> dict[str, Staged]:
+        """The only part to be trained of each run that is trained first, by its name, if there is such a part."""
+        found: dict[str, Staged] = {}
+        for name, own in self.study.runs.items():
+            part = next((part for part in STAGED if part == own.get(STAGE)), None)
+            if part is not None:
+                found[name] = part
+            elif STAGE in own:
+                self.source.report(("runs", name, STAGE), f"must be {' or '.join(STAGED)}, not {show(own[STAGE])}")
+        return found
 
     def axes(self) -> Iterator[Axis]:
         """The axes of the study."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,11 +13,12 @@ from kgen.config.overrides import Setting
 from kgen.config.shipped import find_run_file
 from kgen.config.short_keys import names_of_sampling
 from kgen.config.source import Source, read_file
+from kgen.config.staged import Staged
 from kgen.errors import ConfigError, KgenError, RunError
 from kgen.experiments.directory import RunDirectory
 from kgen.plugins.discovery import registry
 from kgen.studies.axes import Axis, overwritten, plain_axes, short_names, slug
-from kgen.studies.keys import Keys
+from kgen.studies.keys import STAGE, Keys
 from kgen.studies.plot_names import check_plots
 from kgen.studies.study_file import PlotConfig, StudyFile, checked_file, is_study
 
@@ -47,6 +48,7 @@ class Study:
         settings: The keys that all trials change.
         axes: What differs between the trials.
         runs: The keys that each run to be trained first changes, by its name.
+        stages: The only part to be trained of such a run, by its name; runs without an entry are trained as a whole.
         plots: The settings of the plots.
         numbers: The numbers that the plots refer to, each with its key and its place in the study.
     """
@@ -58,6 +60,7 @@ class Study:
     runs: Mapping[str, tuple[Setting, ...]]
     plots: tuple[PlotConfig, ...]
     numbers: tuple[Setting, ...] = ()
+    stages: Mapping[str, Staged] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -85,7 +88,7 @@ class Study:
         keys = Keys(source, checked, _sampling_options(base, checked), base.directory)
         settings = keys.settings(("set",), checked.settings)
         settings += keys.evaluation()
-        axes, runs = tuple(keys.axes()), keys.runs()
+        axes, runs, stages = tuple(keys.axes()), keys.runs(), keys.stages()
         keys.check_references()
         varied = [setting for axis in axes for value in axis.values for setting in value.settings]
         keys.check_own_run([*settings, *varied, *(setting for own in runs.values() for setting in own)])
@@ -96,7 +99,7 @@ class Study:
         numbers = check_plots(source, checked, [axis for axis in axes if axis not in averaged], base.source.data)
         source.raise_problems()
         name = name or slug(f"{base.name}-over-{'-'.join(short_names(axes).values())}")
-        return cls(name, base, tuple(settings), axes, runs, checked.plot, tuple(numbers))
+        return cls(name, base, tuple(settings), axes, runs, checked.plot, tuple(numbers), stages)
 
     def dump(self) -> dict[str, Any]:
         """The study as plain data, with the content of the run file; `from_source` reads it."""
@@ -105,7 +108,10 @@ class Study:
             "run": run if self.base.directory is None else str(self.base.directory.resolve()),
             "set": {setting.key: setting.value for setting in self.settings},
             "over": plain_axes(self.axes),
-            "runs": {name: {s.key: s.value for s in settings} for name, settings in self.runs.items()},
+            "runs": {
+                name: {**({STAGE: self.stages[name]} if name in self.stages else {}), **{s.key: s.value for s in own}}
+                for name, own in self.runs.items()
+            },
             "plot": [plot.model_dump(mode="json", exclude_defaults=True) for plot in self.plots],
         }
         return copy.deepcopy({key: value for key, value in data.items() if value and value != [{}]})

@@ -51,7 +51,8 @@ class StudyFile(Section):
     """The axes: a key of the run file with a list of values; a name with a mapping of names to keys and values; or a
     variable with a list of values, for which {NAME} stands in the values of such a mapping."""
     runs: dict[str, Settings] = Field(default_factory=dict)
-    """Runs to be trained first, by name, each with the keys that it changes. A value refers to one by {runs}/NAME."""
+    """Runs to be trained first, by name, each with the keys that it changes. A value refers to one by {runs}/NAME. With
+    `stage: encoder` or `stage: decoder`, only this part is trained."""
     metrics: Annotated[list[Any], Field(min_length=1)] | None = None
     """Metrics that replace those of the run. The likelihood is then measured only if `evaluate` says so."""
     evaluate: Settings = Field(default_factory=dict)

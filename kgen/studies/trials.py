@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,12 @@ from kgen.config import LikelihoodConfig, RunConfig
 from kgen.config.changes import affects_training, training_part
 from kgen.config.overrides import Setting
 from kgen.config.source import read_file
+from kgen.config.staged import Staged
 from kgen.errors import ConfigError
+from kgen.experiments.experiment import needs_stage
 from kgen.studies.axes import Value, file_name, file_names
 from kgen.studies.guides import guide_problems
+from kgen.studies.keys import STAGE
 from kgen.studies.references import (
     OWN_RUN,
     REFERENCE,
@@ -59,12 +62,14 @@ class Training:
         directory: The run directory.
         config: The configuration with which it is trained; None: it is trained already.
         trials: The trials. A run to which trials only refer has none.
+        stage: The only part that is trained; None: all of it.
     """
 
     name: str
     directory: Path
     config: RunConfig | None
     trials: tuple[Trial, ...] = ()
+    stage: Staged | None = None
 
 
 @dataclass(frozen=True)
@@ -98,10 +103,11 @@ def make_plan(study: Study, folder: Path) -> Plan:
         raise ConfigError(f"over: the axes have {count:,} combinations, but at most {MAX_TRIALS:,} are allowed")
     problems: dict[str, None] = {}
     first = [
-        Training(name, folder / name, config and _unscored(config))
+        Training(name, folder / name, config and _unscored(config), stage=study.stages.get(name))
         for name, settings in study.runs.items()
         for config in [_configure(study, settings, folder, name, problems)]
     ]
+    problems |= dict.fromkeys(_untrained(first))
     parts = file_names(study.axes)
     trials = []
     for values in itertools.product(*(axis.values for axis in study.axes)):
@@ -122,7 +128,8 @@ def make_plan(study: Study, folder: Path) -> Plan:
     trials = sorted((t for training in trainings for t in training.trials), key=lambda trial: order[trial.name])
     if taken := {training.name.casefold() for training in trainings} & {name.casefold() for name in study.runs}:
         raise ConfigError(f"runs: '{taken.pop()}' is also the name of the run of a trial: choose another name")
-    trained = {t.directory.resolve(): t.config.fit for t in (*first, *trainings) if t.config is not None}
+    whole = [t for t in (*first, *trainings) if t.stage is None]
+    trained = {t.directory.resolve(): t.config.fit for t in whole if t.config is not None}
     used = [(trial.config, (*study.settings, *trial.settings)) for trial in trials]
     if guides := list(dict.fromkeys(guide_problems(used, trained))):
         raise ConfigError("\n".join(guides))
@@ -144,6 +151,14 @@ def _configure(
         problems |= dict.fromkeys(str(error).splitlines())
         return None
     return config.model_copy(update={"name": name})
+
+
+def _untrained(first: Sequence[Training]) -> Iterator[str]:
+    """Yields a message for each run whose only part to be trained has no training."""
+    for training in first:
+        stage, config = training.stage, training.config
+        if stage is not None and config is not None and not needs_stage(config, stage):
+            yield f"runs.{training.name}.{STAGE}: there is nothing to train, because {stage} has no 'fit'"
 
 
 def _unscored(config: RunConfig) -> RunConfig:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kgen.config import RunConfig
+from kgen.config.staged import Staged
 from kgen.errors import KgenError, RunInterruptedError
 from kgen.evaluation.results import read_results, write_results
 from kgen.evaluation.scoring import OnImages
@@ -56,6 +57,7 @@ class Job:
         config: The content of the run file; None: the run is trained already.
         evaluations: The evaluations, in order.
         failures: The folder of the texts about failures.
+        stage: The only part that is trained; None: all of it.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Job:
     config: dict[str, Any] | None
     evaluations: Sequence[Evaluation]
     failures: str
+    stage: Staged | None = None
 
     def to_json(self) -> str:
         """The job on one line."""
@@ -89,10 +92,15 @@ class Job:
         if self.config is None:
             return True
         directory = RunDirectory(self.directory)
-        if not directory.holds_run or not is_finished(directory):
+        if not directory.holds_run or not self._is_finished(directory):
             return False
         changed = directory.changes(RunConfig.from_dict(self.config))
         return not any(change.affects_training for change in changed)
+
+    def _is_finished(self, directory: RunDirectory) -> bool:
+        if self.stage is None:
+            return is_finished(directory)
+        return bool(directory.stage(self.stage).read_manifest().get("finished"))
 
     @property
     def pending(self) -> list[Evaluation]:
@@ -115,6 +123,7 @@ def make_job(training: Training, trials: Sequence[Trial], results: Path, failure
         None if training.config is None else training.config.dump(),
         [Evaluation(t.name, _overrides(t.config), str(results.resolve() / f"{t.name}.json")) for t in trials],
         str(failures.resolve()),
+        training.stage,
     )
 
 
@@ -142,7 +151,7 @@ def work(job: Job, *, log: Log = print, on_metrics: OnMetrics | None = None, on_
     if not job.is_trained:
         with _noting(job, job.training, log):
             config = RunConfig.from_dict(job.config or {})
-            run(config, job.directory, log=log, on_metrics=on_metrics, on_images=on_images)
+            run(config, job.directory, stage=job.stage, log=log, on_metrics=on_metrics, on_images=on_images)
         if job.failure(job.training).is_file():
             return
     for evaluation in job.pending:
