@@ -72,10 +72,10 @@ class Gauss(kgen.Generator):
         return self.mean(condition["pooled"]) + noise["z"]
 
 class Measured(Gauss):
-    def build(self, input_shape=None):
+    def __init__(self, space, condition_space, **kwargs):
+        super().__init__(space, condition_space, **kwargs)
         add = lambda name, shape: self.add_weight(name=name, shape=shape, initializer="zeros", trainable=False)
-        self.seen, self.mask, self.average = add("seen", (2,)), add("mask", ()), add("average", self.space.shape)
-        self.mean.build((None, self.condition_space.pooled_dim))
+        self.seen, self.mask, self.average = add("seen", (2,)), add("mask", ()), add("average", space.shape)
 
     def initialize(self, batches):
         x, masks = (np.concatenate(arrays) for arrays in zip(*((x, given["mask"]) for x, given in batches)))

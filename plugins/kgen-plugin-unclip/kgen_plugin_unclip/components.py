@@ -35,7 +35,9 @@ class QuantizedComponents(keras.layers.Layer):
 
     def build(self, input_shape: Any = None) -> None:
         def weight(name: str, shape: tuple[int, ...], initializer: Any) -> Any:
-            return self.add_weight(name=name, shape=shape, initializer=initializer, dtype="float32", trainable=False)
+            return self.add_weight(
+                name=name, shape=shape, initializer=initializer, dtype="float32", trainable=False, autocast=False
+            )
 
         limits = keras.initializers.Constant
         self.mean = weight("mean", (self.dim,), "zeros")
@@ -107,7 +109,12 @@ class Quantiles(keras.layers.Layer):
     def build(self, input_shape: Any = None) -> None:
         first = np.linspace(-1.0, 1.0, self.buckets + 1, dtype=np.float32)[1:-1]
         self.limits = self.add_weight(
-            name="limits", shape=first.shape, initializer=_values(first), dtype="float32", trainable=False
+            name="limits",
+            shape=first.shape,
+            initializer=_values(first),
+            dtype="float32",
+            trainable=False,
+            autocast=False,  # mixed precision must not round the limits
         )
         self.built = True
 
