@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from command_line import GOOD, TOY, Outcome, Trained, kgen, kgen_process
-from made_plugins import Site, installed
+from made_plugins import PLUGIN, Site, installed
 
 
 @pytest.fixture
@@ -21,6 +21,28 @@ def toy() -> Iterator[None]:
     """The plugin `toy` is installed, as far as this process is concerned."""
     with installed(TOY):
         yield
+
+
+@pytest.fixture(scope="module")
+def made_plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The plugin `made`, with the parts in `parts.py`, is installed."""
+    site = Site(tmp_path_factory.mktemp("site"))
+    site.install("made", PLUGIN)
+    with installed(site.path):
+        yield
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of the test for kgen's caches."""
+    monkeypatch.setenv("KGEN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def logged() -> list[str]:
+    """Receives the lines of a log, as its `append`."""
+    return []
 
 
 @pytest.fixture(name="kgen")

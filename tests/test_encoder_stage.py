@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from made_plugins import PLUGIN, Site, installed
 from parts import Hues, Painter, Tints, Words
 from safetensors.numpy import load_file
 
@@ -28,7 +26,7 @@ from kgen.pipeline.stage_models import EncoderModel
 from kgen.runs.encoder_stage import EncoderStage
 from kgen.runs.run import check, run
 
-pytestmark = pytest.mark.portable
+pytestmark = [pytest.mark.portable, pytest.mark.usefixtures("made_plugin", "cache")]
 
 STEPS = 6
 
@@ -44,33 +42,14 @@ def configuration(**given: Any) -> RunConfig:
     return RunConfig.from_dict(config, [f"{key.replace('__', '.')}={value}" for key, value in given.items()])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The plugin `made` is installed."""
-    site = Site(tmp_path_factory.mktemp("site"))
-    site.install("made", PLUGIN)
-    with installed(site.path):
-        yield
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KGEN_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(made_plugin: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, which tests must not change."""
     path = tmp_path_factory.mktemp("done") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KGEN_CACHE", str(path.parent / "cache"))
         run(configuration(), path, log=lambda text: None)
     return path
-
-
-@pytest.fixture
-def logged() -> list[str]:
-    return []
 
 
 def weights(path: Path) -> dict[str, np.ndarray]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import random
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import keras
 import numpy as np
 import pytest
 from command_line import Outcome
-from made_plugins import PLUGIN, Site, installed
 from parts import Codec, Painter, Patterns, Words
 
 import kgen.config.run_config as configurations
@@ -32,7 +30,7 @@ from kgen.runs.preflight import preflight
 from kgen.runs.run import run
 from kgen.runs.samples import generate_prompts
 
-pytestmark = pytest.mark.portable
+pytestmark = [pytest.mark.portable, pytest.mark.usefixtures("made_plugin", "cache")]
 
 FILE = """\
 data: {name: made/patterns, count: 12}
@@ -44,15 +42,6 @@ evaluate: {metrics: [retrieval]}
 """
 STAGE = "decoder={name: made/codec, fit: {steps: 2, batch_size: 4}}"
 PARTS = (Patterns, Words, Painter, Retrieval)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    site = Site(tmp_path_factory.mktemp("site"))
-    site.install("made", PLUGIN)
-    with installed(site.path), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KGEN_CACHE", str(site.path / "cache"))
-        yield
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 from keras import ops
 from kgen_plugin_superres.regression import Regression
-from made_plugins import PLUGIN, Site, installed
 from PIL import Image
 
 import kgen
@@ -23,7 +21,7 @@ from kgen.pipeline.inpainting import downsample_mask
 from kgen.pipeline.upscaling import upscale
 from kgen.runs.run import open_decoder, run
 
-pytestmark = pytest.mark.portable
+pytestmark = [pytest.mark.portable, pytest.mark.usefixtures("made_plugin")]
 
 PROMPT = "a large red circle in the middle"
 IMAGE = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
@@ -43,17 +41,8 @@ def configuration() -> RunConfig:
     )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def editor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The plugin `made` is installed."""
-    site = Site(tmp_path_factory.mktemp("site"))
-    site.install("made", PLUGIN)
-    with installed(site.path):
-        yield
-
-
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def alone(made_plugin: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of which the decoder is trained, and nothing else, not to be written to."""
     path = tmp_path_factory.mktemp("image-to-image") / "alone"
     run(configuration(), path, stage="decoder", log=lambda text: None)

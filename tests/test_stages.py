@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from made_plugins import PLUGIN, Site, installed
 from parts import Codec
 from safetensors.numpy import load_file
 
@@ -25,7 +23,7 @@ from kgen.runs.decoder_stage import DecoderStage
 from kgen.runs.run import check, run
 from kgen.training.fit import Progress, train
 
-pytestmark = pytest.mark.portable
+pytestmark = [pytest.mark.portable, pytest.mark.usefixtures("made_plugin", "cache")]
 
 STEPS = 6
 
@@ -46,34 +44,14 @@ def configuration(**changes: Any) -> RunConfig:
     return RunConfig.from_dict(config, [f"{key.replace('__', '.')}={value}" for key, value in changes.items()])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The plugin `made` is installed."""
-    site = Site(tmp_path_factory.mktemp("site"))
-    site.install("made", PLUGIN)
-    with installed(site.path):
-        yield
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("KGEN_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(made_plugin: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, not to be written to."""
     path = tmp_path_factory.mktemp("done") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KGEN_CACHE", str(path.parent / "cache"))
         run(configuration(), path, log=lambda text: None)
     return path
-
-
-@pytest.fixture
-def logged() -> list[str]:
-    return []
 
 
 def weights(path: Path) -> dict[str, np.ndarray]:

@@ -23,6 +23,15 @@ from kgen.sweeps.jobs import make_job
 
 pytestmark = pytest.mark.usefixtures("toy")
 
+OWN_RUN = """
+    run:
+      data: {name: shapes, size: 16, count: 4}
+      encoder: text/bag
+      generator: diffusion/diffusion
+      fit: {steps: 4, checkpoint_every: 2}
+"""
+"""The run of a study whose trials refer to their own runs."""
+
 
 def study(tmp_path: Path, text: str) -> Study:
     """A study of the run file `good.yaml`, which is beside it."""
@@ -182,18 +191,16 @@ def test_a_run_may_train_only_one_part(tmp_path: Path) -> None:
 
 
 def test_a_trial_can_refer_to_its_own_run_also_if_it_has_the_name_of_another_trial(tmp_path: Path) -> None:
-    text = """
-    run:
-      data: {name: shapes, size: 16, count: 4}
-      encoder: text/bag
-      generator: diffusion/diffusion
-      fit: {steps: 4, checkpoint_every: 2}
+    text = (
+        OWN_RUN
+        + """\
     over:
       method:
         plain: {}
         small: {fit.steps: 2}
         earlier: {guide: {from: "{run}", step: 2}, autoguidance: 2}
     """
+    )
     made = plan(tmp_path, text)
     assert [training.name for training in made.trainings] == ["method-plain", "method-small"]
     guide = made.trials[2].config.sample.options["guide"]
@@ -203,8 +210,8 @@ def test_a_trial_can_refer_to_its_own_run_also_if_it_has_the_name_of_another_tri
     assert "study.yaml:10: sample.options.guide: the run method-plain will not have a checkpoint of step 2" in said
     assert "but of 3 and 4: fit.steps is 4, fit.checkpoint_every is 1, and fit.keep is 2" in said
     for guide, message in (
-        ("{run}/model, step: 2", "method-plain/model will be no model: refer to the run itself"),
-        ("{run}/weights", "method-plain/weights will be no model"),
+        ("{run}/model, step: 2", "method-plain/model will not be a saved model: refer to the run itself"),
+        ("{run}/weights", "method-plain/weights will not be a saved model"),
         ("elsewhere", "there is no folder elsewhere: give a finished run"),
         (str(tmp_path), f"{tmp_path}: it contains no trained weights"),
         (f"{tmp_path}, step: 7", f"{tmp_path} has no checkpoint of step 7: it has none"),
@@ -302,7 +309,7 @@ def test_a_key_of_the_sampling_may_be_written_alone(tmp_path: Path) -> None:
         ),
         (
             "over: {weight: [0, 1], m: {a: {strength: '{weight}'}}}\nset: {steps: '{weight}'}",
-            ["study.yaml:3: set.steps: '{weight}' stays a text here: a variable has an effect only in"],
+            ["study.yaml:3: set.steps: '{weight}' is not replaced here: only the named values of an axis can"],
         ),
         ("run: none.yaml\nover: {seed: [1]}", ["run: ", "none.yaml: there is no such file"]),
         ("run: study.yaml\nover: {seed: [1]}", ["is a study: name a run file"]),
@@ -320,17 +327,15 @@ def test_mistakes_are_named_before_anything_runs(tmp_path: Path, text: str, mess
 
 
 def test_a_single_trial_that_refers_to_its_own_run_does_not_do_so_during_the_training(tmp_path: Path) -> None:
-    text = """
-    run:
-      data: {name: shapes, size: 16, count: 4}
-      encoder: text/bag
-      generator: diffusion/diffusion
-      fit: {steps: 4, checkpoint_every: 2}
+    text = (
+        OWN_RUN
+        + """\
       sample: {options: {steps: 3}}
       evaluate: {metrics: [kgen/retrieval]}
     over: {seed: [0, 1]}
     set: {guide: {from: "{run}", step: 2}, autoguidance: 2}
     """
+    )
     made = plan(tmp_path, text)
     for training in made.trainings:
         assert training.config is not None and training.config.sample.options == {"steps": 3}

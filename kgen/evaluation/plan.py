@@ -52,7 +52,7 @@ class Plan:
         return sum(portion.images for portion in self.portions)
 
     def share(self, number: int, workers: int) -> Plan:
-        """The share of one of `workers` workers. Their numbers count from 0."""
+        """The portions that worker `number` of `workers` generates; the first worker is 0."""
         return Plan(self.prompts, self.portions[number::workers])
 
 

@@ -1,4 +1,4 @@
-"""Scores a trained pipeline: metrics score its images, and the likelihood is that of images of the dataset.
+"""Scores a trained pipeline by metrics of its images, and by the likelihood of images of the dataset.
 
 Images are scored in portions, so that they are never in memory all at once.
 """

@@ -146,7 +146,7 @@ def _run(jobs: Sequence[Mapping[str, Any]], total: int, on_images: OnImages | No
 
 @contextlib.contextmanager
 def _started(environment: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """A process that ends with the block."""
+    """Starts a worker, and terminates it at the end of the block."""
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM],
         stdin=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Checks that the models that guide the trials exist, or that the trainings of the sweep will leave them."""
+"""Checks that the models that guide the trials exist, or that the sweep will train them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _problem(path: Path, step: int | None, trained: Mapping[Path, FitConfig]) ->
     if run is None:
         return _missing(path, step)
     if path not in (run, run / MODEL) or (step is not None and path != run):
-        return f"{path} will be no model: refer to the run itself, without a folder in it"
+        return f"{path} will not be a saved model: refer to the run itself, not to a folder in it"
     fit = trained[run]
     kept = kept_steps(fit.steps, fit.checkpoint_every, fit.keep)
     if step is None or step in kept or checkpoint_file(run / CHECKPOINTS, step).is_file():

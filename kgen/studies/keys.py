@@ -163,8 +163,8 @@ class Keys:
         for place, text in (pair for path, value in fixed for pair in find_texts(value, path)):
             for name in VARIABLE.findall(text):
                 if name in self.variables:
-                    what = "a variable has an effect only in the named values of an axis"
-                    self.source.report(place, f"'{{{name}}}' stays a text here: {what}")
+                    what = "only the named values of an axis can contain variables"
+                    self.source.report(place, f"'{{{name}}}' is not replaced here: {what}")
 
     def _used_by(self, name: str) -> Iterator[str]:
         """The keys that named values set to a value with the variable "{name}"."""

@@ -16,7 +16,7 @@ from kgen.studies.study_file import PlotConfig, StudyFile, plot_path
 
 
 def check_plots(source: Source, study: StudyFile, axes: Sequence[Axis], run: Mapping[str, Any]) -> list[Setting]:
-    """Reports axes and metrics that do not exist, and logarithms that do not exist.
+    """Reports axes and metrics that do not exist, and logarithmic axes whose values have no logarithm.
 
     Args:
         source: The study, which receives the problems.
@@ -74,7 +74,7 @@ def horizontal_axis(axes: Sequence[Axis], plot: PlotConfig) -> Axis | None:
 
 
 def _check_horizontal(source: Source, plot: PlotConfig, number: int, axes: Sequence[Axis]) -> None:
-    """Reports a logarithmic axis without logarithms, and a number that is plotted over itself."""
+    """Reports a logarithmic axis whose values have no logarithm, and a number that is plotted over itself."""
     if plot.x is not None and plot.x in (plot.y or ()):
         source.report(plot_path(source, number, "y"), f"'{plot.x}' is also the horizontal axis: choose another number")
     axis = horizontal_axis(axes, plot)

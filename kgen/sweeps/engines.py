@@ -92,7 +92,7 @@ class Engine(ABC):
 
 
 class OneByOne(Engine):
-    """Runs one process after the other on this machine. A crash, or a full memory, ends only one job."""
+    """Runs the jobs on this machine, one after the other. If one crashes or fills the memory, the others still run."""
 
     def run(self, jobs: Sequence[Job], log: Say) -> Generator[tuple[Job, Ended], None, None]:
         for number, job in enumerate(jobs, start=1):

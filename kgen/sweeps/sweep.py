@@ -88,8 +88,8 @@ class _Sweep:
             done = sum(found is not None for found in self.results().values())
             self.write()
             raise RunInterruptedError(
-                f"stopped: {done} of {len(self.plan.trials)} trials are finished, and what was begun is saved; "
-                f"'kgen sweep {self.directory.path}' goes on from here"
+                f"stopped: {done} of {len(self.plan.trials)} trials are finished, and the progress of the "
+                f"others is saved; to continue: kgen sweep {self.directory.path}"
             ) from error
         return self.write()
 
@@ -124,7 +124,7 @@ class _Sweep:
             return {name: read_results(file) if file.is_file() else None for name, file in files.items()}
         except RunError as error:
             raise RunError(
-                f"{error}. Move the file away, and give the same command again, which repeats this trial alone"
+                f"{error}. Move the file away, and run the same command again: it repeats only this trial"
             ) from error
 
     def write(self) -> Swept:

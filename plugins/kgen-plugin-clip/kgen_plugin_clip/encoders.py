@@ -41,9 +41,9 @@ BATCH = 64
 class Clip(Encoder):
     """A contrastive image-text model (CLIP, Radford et al. 2021), which encodes texts.
 
-    Two towers embed images and texts as vectors of unit length. In a stage of its own, the model learns that an image
-    and its caption have near vectors, and an image and the captions of other images have distant ones. The other
-    examples of the batch, on all replicas, are the wrong pairs, so that a large batch helps.
+    Two towers embed images and texts as vectors of unit length. They are trained in a stage of their own, which
+    increases the cosine of an image and its caption, and decreases those of an image and the captions of the other
+    examples of the batch, on all replicas. A large batch therefore helps.
 
     "sequence" has the output of the text tower for each token. "pooled" is the embedding of the text, times the square
     root of `dim`, so that its numbers have a variance of about 1.
@@ -199,7 +199,7 @@ class Clip(Encoder):
             height, width = images.shape[1:3]
             own = "set image.size of the encoder, or the size of the data"
             raise ConfigError(
-                f"encoder 'clip' sees images of {size}x{size}, but these are {height}x{width}: "
+                f"encoder 'clip' takes images of {size}x{size}, but these are {height}x{width}: "
                 f"{own if self.model is None else 'set the size of the data'}"
             )
         if images.shape[-1] == 1:

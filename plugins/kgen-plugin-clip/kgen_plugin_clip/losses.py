@@ -17,8 +17,8 @@ CLOSE = 1e-5
 def softmax_losses(images: Tensor, texts: Tensor, scale: Tensor) -> dict[str, Tensor]:
     """The symmetric cross-entropy of CLIP (Radford et al. 2021, figure 3), one number per example.
 
-    An image has to find its text among those of all replicas, and a text its image. The mean over the examples of all
-    replicas is the loss of the global batch.
+    It is the mean of the cross-entropy of choosing the text of an image among the texts of all replicas, and of that of
+    choosing the image of a text. The mean over the examples of all replicas is the loss of the global batch.
 
     Args:
         images, texts: The embeddings (B, D) of the same B examples, of unit length, float32.
@@ -39,8 +39,8 @@ def softmax_losses(images: Tensor, texts: Tensor, scale: Tensor) -> dict[str, Te
 def sigmoid_losses(images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor) -> dict[str, Tensor]:
     """The loss of SigLIP (Zhai et al. 2023, section 3.2), one number per example.
 
-    Each pair of an image and a text is classified as right or wrong, by itself. The loss of an example is the sum over
-    the pairs of its image with the texts of all replicas.
+    Each pair of an image and a text is classified separately, as matching or not. The loss of an example is the sum
+    over the pairs of its image with the texts of all replicas.
 
     Args:
         images, texts, scale: As for `softmax_losses`.

@@ -84,7 +84,7 @@ def _floats(images: Any) -> Any:
 
 
 class _ByModel(Metric):
-    """A metric by a model, which is loaded when it is needed first. A subclass calls `_use` in its constructor.
+    """A metric that uses a contrastive model, which it loads at the first use. Constructors of subclasses call `_use`.
 
     The images may have any shapes, because `Embedder.images` resizes and crops each of them.
     """

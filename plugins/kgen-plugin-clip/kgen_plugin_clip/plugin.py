@@ -17,13 +17,13 @@ def kgen_components(registry: kgen.Registrar) -> None:
     registry.encoder("image", f"{HERE}.encoders:ClipImage", summary="Images by a trained 'clip/clip', or pretrained")
 
     registry.metric("clip-score", f"{HERE}.metrics:ClipScore", summary="Cosines of images and prompts")
-    registry.metric("zero-shot", f"{HERE}.metrics:ZeroShot", summary="Share of images with the right caption among all")
+    registry.metric("zero-shot", f"{HERE}.metrics:ZeroShot", summary="Share of images whose nearest caption is right")
     registry.metric("cmmd", f"{HERE}.metrics:CMMD", summary="Distance of CLIP embeddings from real images")
 
-    registry.kind("clip.text", f"{HERE}.texts:TextTower", summary="Networks that read texts")
+    registry.kind("clip.text", f"{HERE}.texts:TextTower", summary="Text towers: networks that encode texts")
     registry.add("clip.text", "transformer", f"{HERE}.texts:Transformer", summary="A causal transformer over tokens")
     registry.add("clip.text", "frozen", f"{HERE}.texts:Frozen", summary="Another encoder, which is not trained")
 
-    registry.kind("clip.image", f"{HERE}.images:ImageTower", summary="Networks that see images")
+    registry.kind("clip.image", f"{HERE}.images:ImageTower", summary="Image towers: networks that encode images")
     registry.add("clip.image", "vit", f"{HERE}.images:VisionTransformer", summary="A transformer over patches")
     registry.add("clip.image", "convolutional", f"{HERE}.images:Convolutional", summary="Residual convolutions")

@@ -6,7 +6,7 @@ Any plugin can add one: ``registry.add("clip.text", "mine", "package.module:Mine
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
@@ -20,7 +20,7 @@ from pydantic import Field, PositiveInt
 
 from kgen import ConfigError, DataError, Encoder, make_encoder, read_json
 from kgen.options import Choice
-from kgen_plugin_clip.transformer import blocks
+from kgen_plugin_clip.transformer import EPSILON, blocks
 
 Tensor = Any
 
@@ -71,6 +71,49 @@ class TextLayer(keras.layers.Layer):  # type: ignore[misc]
         raise NotImplementedError
 
 
+class CausalLayer(TextLayer):
+    """A causal transformer over tokens, with learned positions.
+
+    Args:
+        length: Number of tokens per text.
+        width, depth, heads: See `Transformer`.
+        style: Other options of `Block`, and the epsilon of all normalizations.
+    """
+
+    def __init__(
+        self, length: int, width: int, depth: int, heads: int, style: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        style = style or {}
+        self.length, self.width, self.features = length, width, width
+        self.blocks = blocks(width, depth, heads, True, self.dtype_policy, **style)
+        epsilon = style.get("epsilon", EPSILON)
+        self.norm = keras.layers.LayerNormalization(epsilon=epsilon, dtype=self.dtype_policy, name="norm")
+
+    @property
+    def ids(self) -> int:
+        """Number of different ids of tokens."""
+        raise NotImplementedError
+
+    def build(self, input_shape: Any = None) -> None:
+        shape, normal = (None, self.length, self.width), keras.initializers.RandomNormal
+        self.table = self.add_weight(shape=(self.ids, self.width), initializer=self.first_tokens, name="tokens")
+        self.positions = self.add_weight(shape=shape[1:], initializer=normal(stddev=0.01), name="positions")
+        for layer in (*self.blocks, self.norm):
+            layer.build(shape)
+
+    def first_tokens(self, shape: tuple[int, ...], dtype: Any = None) -> Tensor:
+        """The initial vectors of the tokens."""
+        return keras.initializers.RandomNormal(stddev=0.02)(shape, dtype=dtype)
+
+    def read(self, ids: Tensor) -> Tensor:
+        """The output for each token: ids (B, L) -> (B, L, D)."""
+        x = ops.cast(ops.take(self.table, ids, axis=0) + self.positions, self.compute_dtype)  # (B, L, D)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
 @dataclass(frozen=True)
 class Transformer:
     """The text tower of CLIP (Radford et al. 2021, section 2.4): a causal transformer with learned positions.
@@ -98,16 +141,13 @@ class Transformer:
         return TransformerLayer(self, dtype=policy, name="text")
 
 
-class TransformerLayer(TextLayer):
+class TransformerLayer(CausalLayer):
     """The layer of `Transformer`."""
 
     def __init__(self, options: Transformer, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(options.length, options.width, options.depth, options.heads, **kwargs)
         self.options = options
-        self.length, self.width, self.features = options.length, options.width, options.width
         self.vocabulary: Words | BytePairs | None = None
-        self.blocks = blocks(options.width, options.depth, options.heads, True, self.dtype_policy)
-        self.norm = keras.layers.LayerNormalization(epsilon=1e-5, dtype=self.dtype_policy, name="norm")
 
     def adapt(self, inputs: Sequence[str]) -> None:
         if not inputs:
@@ -134,27 +174,20 @@ class TransformerLayer(TextLayer):
     def unread(self, value: str) -> str:
         return self._learned().unread(value, self.length - 1)
 
-    def build(self, input_shape: Any = None) -> None:
-        shape, normal = (None, self.length, self.width), keras.initializers.RandomNormal
-        ids = self._learned().size + 1  # with that of the end
-        self.table = self.add_weight(shape=(ids, self.width), initializer=self._first_tokens, name="tokens")
-        self.positions = self.add_weight(shape=shape[1:], initializer=normal(stddev=0.01), name="positions")
-        for layer in (*self.blocks, self.norm):
-            layer.build(shape)
+    @property
+    def ids(self) -> int:
+        return self._learned().size + 1  # with that of the end
 
-    def _first_tokens(self, shape: tuple[int, ...], dtype: Any = None) -> Tensor:
-        """Small vectors; that of unknown words is zero, and stays zero if every word of the captions is known."""
-        table = keras.initializers.RandomNormal(stddev=0.02)(shape, dtype=dtype)
+    def first_tokens(self, shape: tuple[int, ...], dtype: Any = None) -> Tensor:
+        """The vector of unknown words is zero. Training does not change it if all words of the captions are known."""
+        table = super().first_tokens(shape, dtype)
         known = np.ones((shape[0], 1), np.float32)
         known[UNKNOWN] = 0.0 if self.options.tokens == "words" else 1.0
         return table * ops.cast(known, table.dtype)
 
     def call(self, tokens: dict[str, Tensor], training: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         ids = tokens["ids"]
-        x = ops.cast(ops.take(self.table, ids, axis=0) + self.positions, self.compute_dtype)  # (B, L, D)
-        for block in self.blocks:
-            x = block(x)
-        x = self.norm(x)
+        x = self.read(ids)  # (B, L, D)
         end = ops.cast(ops.equal(ids, self._learned().size), x.dtype)  # (B, L), 1 at the end
         features = ops.sum(x * end[..., None], axis=1)  # (B, D)
         return x, ops.cast(ops.not_equal(ids, PAD), x.dtype), features
@@ -175,7 +208,7 @@ class TransformerLayer(TextLayer):
 
 @dataclass(frozen=True)
 class Frozen:
-    """Any other encoder of texts, such as a pretrained one. It is not trained; only the projection of its output is.
+    """Any other encoder of texts, such as a pretrained one. It is frozen: only the projection of its output is trained.
 
     Args:
         encoder: The name of the encoder, or a mapping with its name and options. The features of a text are "pooled".

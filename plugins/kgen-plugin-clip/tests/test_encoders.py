@@ -139,7 +139,7 @@ def test_the_first_temperature_and_bias_of_the_sigmoid_loss() -> None:
 
 def test_images_of_another_size_are_refused_in_training_and_resized_as_prompts() -> None:
     encoder = adapted(Clip(text=TEXT, image=VIT, dim=6))
-    with pytest.raises(kgen.ConfigError, match=r"sees images of 8x8, but these are 16x16: set image.size"):
+    with pytest.raises(kgen.ConfigError, match=r"takes images of 8x8, but these are 16x16: set image.size"):
         encoder.embed_images(ops.zeros((2, 16, 16, 3)))
     gray = np.random.default_rng(0).uniform(-1, 1, (2, 8, 8, 1)).astype("float32")
     colored = ops.convert_to_tensor(np.repeat(gray, 3, axis=-1))
@@ -241,7 +241,7 @@ def test_a_run_trains_it_and_another_run_reads_its_images(tmp_path: Path, monkey
 
 
 def test_wrong_sizes_are_found_before_the_training() -> None:
-    with pytest.raises(kgen.ConfigError, match=r"sees images of 16x16, but these are 32x32"):
+    with pytest.raises(kgen.ConfigError, match=r"takes images of 16x16, but these are 32x32"):
         check(RunConfig.from_dict(CONFIG, ["data.size=32"]))
     with pytest.raises(kgen.ConfigError, match=r"clip/image' uses the weights of a trained 'Clip': set 'from"):
         RunConfig.from_dict({**CONFIG, "encoder": "clip/image"})

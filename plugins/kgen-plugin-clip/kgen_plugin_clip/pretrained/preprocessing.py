@@ -26,8 +26,8 @@ class Preprocessing:
         crop: Height and width of the crop, at most `short`.
         filter: The filter of Pillow.
         mean, deviation: Of each color, in 0..1.
-        rounding: The crop begins at half of the pixels that it leaves out, rounded "down", as in transformers, or to
-            the nearest "even" number if this is the middle between two numbers, as in OpenCLIP.
+        rounding: How half of the number of pixels outside the crop is rounded, at which the crop begins: "down", as in
+            transformers; or "even", to the nearest even number if it ends in .5, as in OpenCLIP.
     """
 
     short: int

@@ -113,4 +113,4 @@ class Section:
         """Raises ConfigError if a key was not read."""
         if odd := sorted(set(self.data) - self._read):
             names = ", ".join(f"'{self.place}{key}'" for key in odd[:MAX_NAMED])
-            raise ConfigError(f"{self.file}: {names}: unknown, so that the model may be another one than kgen's")
+            raise ConfigError(f"{self.file}: {names}: unknown; kgen's model may compute something else")

@@ -91,7 +91,7 @@ class Tensors:
         unused = sorted(name for name in set(self._where) - used if not name.endswith(ignored))
         if unused:
             file = self._where[unused[0]][0]
-            raise ConfigError(f"{file}: {_shown(unused)}: unknown, so that the model may be another one than kgen's")
+            raise ConfigError(f"{file}: {_shown(unused)}: unknown; kgen's model may compute something else")
         for name, source in sources.items():
             self._check(source, tuple(weights[name].shape))
         for name, source in sources.items():

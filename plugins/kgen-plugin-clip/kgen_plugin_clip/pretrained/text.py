@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 from kgen_plugin_text.clip import END
@@ -14,15 +13,14 @@ from kgen_plugin_text.pieces import Pieces, plain
 from tokenizers import Tokenizer
 
 from kgen_plugin_clip.pretrained.architecture import Architecture
-from kgen_plugin_clip.texts import TextLayer
-from kgen_plugin_clip.transformer import blocks
+from kgen_plugin_clip.texts import CausalLayer
 
 Tensor = Any
 
 TOKENIZER = "tokenizer.json"
 
 
-class PretrainedText(TextLayer):
+class PretrainedText(CausalLayer):
     """A causal transformer with learned positions. The features of a text are those of its first end token.
 
     Args:
@@ -31,15 +29,12 @@ class PretrainedText(TextLayer):
     """
 
     def __init__(self, model: Architecture, tokenizer: Tokenizer, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        tower, policy = model.text, self.dtype_policy
-        self.length, self.width, self.features = model.length, tower.width, tower.width
-        self.tokens = model.vocabulary
+        tower = model.text
+        style = {"hidden": tower.hidden, "activation": tower.activation, "epsilon": tower.epsilon}
+        super().__init__(model.length, tower.width, tower.depth, tower.heads, style, **kwargs)
+        self.vocabulary = model.vocabulary
         self.tokenizer = Pieces(tokenizer, model.length)
         self.end = int(tokenizer.token_to_id(END))
-        options = {"hidden": tower.hidden, "activation": tower.activation, "epsilon": tower.epsilon}
-        self.blocks = blocks(tower.width, tower.depth, tower.heads, True, policy, **options)
-        self.norm = keras.layers.LayerNormalization(epsilon=tower.epsilon, dtype=policy, name="norm")
 
     def adapt(self, inputs: Sequence[str]) -> None:
         """Learns nothing: the vocabulary is that of the model."""
@@ -53,19 +48,13 @@ class PretrainedText(TextLayer):
         count = self.tokenizer.counts(plain(value))[0]
         return f"only the first {self.length} of its {count} tokens are read" if count > self.length else ""
 
-    def build(self, input_shape: Any = None) -> None:
-        shape, normal = (None, self.length, self.width), keras.initializers.RandomNormal
-        self.table = self.add_weight(shape=(self.tokens, self.width), initializer=normal(stddev=0.02), name="tokens")
-        self.positions = self.add_weight(shape=shape[1:], initializer=normal(stddev=0.01), name="positions")
-        for layer in (*self.blocks, self.norm):
-            layer.build(shape)
+    @property
+    def ids(self) -> int:
+        return self.vocabulary
 
     def call(self, tokens: dict[str, Tensor], training: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         ids = tokens["ids"]
-        x = ops.cast(ops.take(self.table, ids, axis=0) + self.positions, self.compute_dtype)  # (B, L, D)
-        for block in self.blocks:
-            x = block(x)
-        x = self.norm(x)
+        x = self.read(ids)  # (B, L, D)
         end = ops.cast(ops.argmax(ops.cast(ops.equal(ids, self.end), "int32"), axis=1), "int32")[:, None]  # (B, 1)
         places = ops.arange(self.length, dtype="int32")[None]  # (1, L)
         features = ops.sum(x * ops.cast(ops.equal(places, end), x.dtype)[..., None], axis=1)  # (B, D)
