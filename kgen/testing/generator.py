@@ -61,7 +61,8 @@ class GeneratorConformance(LossConformance):
         return component.compute_losses(batch["x"], batch["condition"], training)
 
     def ready(self) -> Generator:
-        return initialized(super().ready())
+        component: Generator = initialized(super().ready())
+        return component
 
     def flat_batch(self, component: Generator, level: float) -> Batch:
         return {**self.loss_batch(component), "x": constant_latents(component.space, BATCH, level)}
