@@ -239,6 +239,7 @@ def test_without_guidance_there_is_no_second_pass(pipeline: kgen.Pipeline, monke
 # ---- every component ------------------------------------------------------------------------------------------------
 
 CONDITIONS = kgen.ConditionSpace(length=2, dim=8)
+VECTORS = kgen.Space("continuous", (CONDITIONS.pooled_dim,), bounded=False)
 NETWORK = {"width": 8, "depth": 1, "heads": 2}
 GRID, PIXELS = kgen.Space("tokens", (2, 2), vocabulary=16), kgen.Space("continuous", (8, 8, 3))
 SUPERRES = {"width": 4, "multipliers": [1], "blocks": 1, "head_dim": 4}
@@ -294,6 +295,24 @@ COMPONENTS: dict[str, tuple[Kind, kgen.Space, dict[str, Any], list[tuple[str, di
         {"network": {"width": 4, "multipliers": [1], "attention": []}},
         [("generate", {})],
     ),
+    "unclip/prior": (
+        "generator",
+        VECTORS,
+        {"network": {"kind": "causal", **NETWORK}},
+        [("generate", {"sampler": "ddim", "steps": 2, "guidance": 2.0, "eta": 0.5})],
+    ),
+    "unclip/ar-prior": (
+        "generator",
+        VECTORS,
+        {"components": 3, "buckets": 4},
+        [("generate", {"temperature": 0.7, "top_p": 0.5, "guidance": 2.0})],
+    ),
+    "unclip/decoder": (
+        "decoder",
+        PIXELS,
+        {"network": DIT},
+        [("decode", {"steps": 2, "guidance": 2.0, "guidance_rescale": 0.5, "dynamic_threshold": 0.9})],
+    ),
     "superres/diffusion": (
         "decoder",
         PIXELS,
@@ -301,6 +320,16 @@ COMPONENTS: dict[str, tuple[Kind, kgen.Space, dict[str, Any], list[tuple[str, di
         [("decode", {"steps": 2, "augmentation": 0.1, "consistency": 0.5, "dynamic_threshold": 0.9})],
     ),
 }
+
+
+def embedder() -> kgen.Encoder:
+    """A tiny CLIP, which embeds images."""
+    text = {"kind": "transformer", "width": 8, "depth": 1, "heads": 2, "length": 8}
+    image = {"kind": "convolutional", "size": 8, "width": 4, "multipliers": [1]}
+    encoder = kgen.make_encoder({"name": "clip/clip", "text": text, "image": image, "dim": 8}, ["red", "blue"])
+    encoder.null_condition()
+    encoder.trainable = False
+    return encoder
 
 
 @functools.cache
@@ -312,6 +341,8 @@ def component(name: str) -> Any:
     checked = option_model(cls, name)(**given)
     made_of = {field: getattr(checked, field) for field in type(checked).model_fields}
     wiring = {"space": space, "image_space": space, "condition_space": CONDITIONS}
+    if "encoder" in supplied(cls):
+        wiring["encoder"] = embedder()
     made = cls(**{key: value for key, value in wiring.items() if key in supplied(cls)}, **made_of)
     if kind == "decoder":
         made.build(None)

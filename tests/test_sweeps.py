@@ -240,7 +240,7 @@ def test_results_that_are_damaged_are_named_with_a_cure_that_works(copied: Path)
     text = write_study(copied, STUDY.replace(", 3.0e38", ""))
     damaged = copied / "out" / "trials" / "seed-0_strength-0.json"
     damaged.write_text("{")
-    with pytest.raises(RunError, match=r"seed-0_strength-0\.json is damaged.*Move the file away, and give the same"):
+    with pytest.raises(RunError, match=r"seed-0_strength-0\.json is damaged.*Move the file away, and run the same"):
         sweep(Study.load(text), copied / "out", engine=Nowhere())
     damaged.rename(copied / "moved.json")
     logged: list[str] = []
