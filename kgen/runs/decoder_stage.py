@@ -40,7 +40,7 @@ class DecoderStage(Stage[Decoder]):
         self.gallery = Reconstructions(config.name, dataset, encoder)
 
     def depends_on(self) -> dict[str, Any]:
-        """Everything that determines the trained decoder. For one that uses the encoder, this includes the encoder."""
+        """Everything that determines the trained decoder, also the encoder if the decoder uses it."""
         found = super().depends_on()
         if uses_encoder(find("decoder", self.own.name)[0].load()):
             found["encoder"] = self.config.encoder.dump()
@@ -49,7 +49,7 @@ class DecoderStage(Stage[Decoder]):
         return found
 
     def import_from_run(self, log: Log) -> Decoder:
-        """Copies the decoder of the run in `from`. If it shares the weights of its encoder, both runs need the same one.
+        """Copies the decoder of the run in `from`. If it shares the weights of an encoder, that must be the run's own.
 
         Raises:
             RunError: that run has not trained the decoder; or the decoder shares the weights of another encoder.

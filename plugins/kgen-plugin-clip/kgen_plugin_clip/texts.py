@@ -97,7 +97,8 @@ class CausalLayer(TextLayer):
 
     def build(self, input_shape: Any = None) -> None:
         shape, normal = (None, self.length, self.width), keras.initializers.RandomNormal
-        self.table = self.add_weight(shape=(self.vocabulary_size, self.width), initializer=self.first_tokens, name="tokens")
+        table = (self.vocabulary_size, self.width)
+        self.table = self.add_weight(shape=table, initializer=self.first_tokens, name="tokens")
         self.positions = self.add_weight(shape=shape[1:], initializer=normal(stddev=0.01), name="positions")
         for layer in (*self.blocks, self.norm):
             layer.build(shape)
