@@ -103,10 +103,8 @@ class Inputs:
         """The function that computes the tokens or conditions of a batch; see `condition_reader`."""
         if self.encoder is None:
             return None
-        inputs, changing = (
-            AllEncoderInputs(self.dataset, self.encoder.fields, flip=self.flip),
-            changing_fields(self.dataset),
-        )
+        inputs = AllEncoderInputs(self.dataset, self.encoder.fields, flip=self.flip)
+        changing = changing_fields(self.dataset)
         return condition_reader(self.encoder, inputs, cache_folder(), changing=changing, filling=self.filling)
 
     @functools.cached_property
