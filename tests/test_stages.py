@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from kgen.config import RunConfig
 from kgen.data.datasets.shapes import Shapes
-from kgen.data.latents import cached_latents
+from kgen.data.frozen.latents import cached_latents
 from kgen.errors import ConfigError, RunError
 from kgen.experiments.directory import RunDirectory
 from kgen.parts.saving import decoder_weights
