@@ -118,7 +118,6 @@ def test_options_of_generate_that_do_not_belong_together(
         (["a circle", *blend], "--blend needs two images, --image ONE --image OTHER, but there are 0"),
         ([*two, *one, *blend], "--blend needs two images, --image ONE --image OTHER, but there are 3"),
         (["a circle", *two], "leave the others out, or add --blend 0.5"),
-        ([*one], "a PROMPT is missing"),
         ([*two, *blend, "a", "b"], "--blend needs one PROMPT, which the decoder reads, or none, but not 2"),
         ([*two, *blend, "--strength", "0.5"], "--strength has no effect with --blend"),
         ([*two, *blend, "--mask", files[0]], "--mask has no effect with --blend"),
@@ -128,7 +127,9 @@ def test_options_of_generate_that_do_not_belong_together(
         ([*two, *blend, "--set", "decoder.steps=0"], "steps"),
     ):
         kgen("generate", done, *given, cwd=tmp_path).refuses(problem)
-    assert kgen("generate", done, *two, "--blend", "1.5", cwd=tmp_path).status == 2
+    for given, problem in (([*two, "--blend", "1.5"], "--blend"), (one, "PROMPT")):
+        outcome = kgen("generate", done, *given, cwd=tmp_path)
+        assert outcome.status == 2 and outcome.err.startswith("Usage: kgen generate") and problem in outcome.err
     assert not list(tmp_path.iterdir())
 
 

@@ -104,10 +104,10 @@ def command(
 ) -> None:
     """Generate images from prompts with a trained pipeline."""
     prompts, paths = prompts or [], image or []
-    require_text(prompts)
-    require_directory(run)
     alone = {"mask": mask, "strength": strength, "size": size, "shared-noise": shared_noise or None}
     _check_images(prompts, paths, bool(blend), {name: value for name, value in alone.items() if value is not None})
+    require_text(prompts)
+    require_directory(run)
     shape = None if size is None else _parsed_size(size)
     if blend:
         target = _Target(output if output is not None else "blend.png", [f"{x:g}" for x in blend] * number, "blend")
@@ -160,10 +160,10 @@ def _check_images(prompts: Sequence[str], images: Sequence[Path], blend: bool, o
         if others:
             raise ConfigError(f"--{next(iter(others))} has no effect with --blend: leave it out")
         return
+    if not prompts:
+        raise typer.BadParameter("give one; or blend two --image by --blend 0.5", param_hint="PROMPT")
     if len(images) > 1:
         raise ConfigError("an image starts from one --image: leave the others out, or add --blend 0.5 to blend two")
-    if not prompts:
-        raise ConfigError("a PROMPT is missing: give one, or two images with --blend 0.5")
     for name in ("strength", "mask"):
         if name in others and not images:
             raise ConfigError(f"--{name} needs an image to start from: give it with --image FILE")
