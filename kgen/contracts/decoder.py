@@ -32,10 +32,11 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
     creates the weights of `encode` and `decode`; `compute_losses` creates those that only training needs.
 
     If it uses the encoder of the pipeline in another way, such as its embeddings of images (`kgen.image_embedder`), it
-    takes `encoder` third. The encoder then has its assets, but maybe no weights yet: ``build`` may call
-    `Encoder.null_condition`, which creates them. It is trained before the decoder, and must stay as it is: the decoder
-    shares its weights, never trains them, and leaves them out of `inference_weights`, because they are saved with the
-    encoder. A decoder that is taken from another run needs the encoder of that run.
+    takes `encoder` third, and keeps it as the attribute `encoder`. The encoder then has its assets, but maybe no
+    weights yet: ``build`` may call `Encoder.null_condition`, which creates them. The encoder is trained before the
+    decoder, and must stay as it is. The decoder shares its weights, never trains them, and leaves them out of
+    `inference_weights`, because they are saved with the encoder. Such a decoder of another run needs the encoder of
+    that run, too.
 
     A decoder that implements `compute_losses` is trained in a separate stage before the generator: `initialize` once,
     `compute_losses` in each step, `calibrate` once. A decoder that only implements `initialize` or `calibrate` (such as
@@ -48,6 +49,8 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         lossless: True if ``decode(encode(images))`` equals `images`. The likelihood of a latent is then that of the
             image.
         latent_is_image: True if a latent is itself a (small) image that people can look at.
+        latent_is_embedding: True if a latent is an embedding of an image, which stands for many similar images, and of
+            which only the direction matters. `kgen.Variations` then makes variations of images, and images between two.
         weights_are_external: True if the weights come from elsewhere (a preset, a folder). kgen does not save them.
 
     Raises:
@@ -63,6 +66,7 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
 
     lossless: bool = False
     latent_is_image: bool = False
+    latent_is_embedding: bool = False
     weights_are_external: bool = False
 
     def __init__(self, image_space: Space, **kwargs: Any) -> None:
@@ -132,6 +136,17 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         tensor: see `Generator.generate`.
         """
         raise NotImplementedError
+
+    def without_text(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of `decode` for a latent of an image that has no prompt.
+
+        A decoder with an option to leave out the text turns this option on, unless it is given. Default: the given
+        options.
+
+        Args:
+            options: Validated options of `decode`.
+        """
+        return dict(options)
 
     def compute_losses(self, images: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
         """Losses per example (B,), as for a generator. Only for decoders that are trained in a stage."""
