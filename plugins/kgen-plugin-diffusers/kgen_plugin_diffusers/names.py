@@ -9,10 +9,11 @@ from kgen.pretrained import Source
 MODULES = {
     "attention/qkv": ("to_q", "to_k", "to_v"),
     "attention/out": ("to_out.0",),
+    "codebook/embedding": ("quantize.embedding",),
 }
 """The layers that have other names in kgen, and the modules of which each consists."""
 
-KINDS = {"kernel": "weight", "gain": "weight"}
+KINDS = {"kernel": "weight", "gain": "weight", "embeddings": "weight"}
 """The weights that have other names in kgen."""
 
 EARLIER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -29,7 +30,7 @@ def source(path: str, variable: Any) -> Source:
     owner, _, kind = path.rpartition("/")
     modules = [owner]
     for ending, names in MODULES.items():
-        if owner.endswith(f"/{ending}"):
+        if f"/{owner}".endswith(f"/{ending}"):
             modules = [f"{owner.removesuffix(ending)}{name}" for name in names]
     names = tuple(f"{module.replace('/', '.')}.{KINDS.get(kind, kind)}" for module in modules)
     if kind != "kernel":

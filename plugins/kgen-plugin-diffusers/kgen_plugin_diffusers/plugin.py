@@ -16,3 +16,8 @@ def kgen_components(registry: kgen.Registrar) -> None:
         f"{HERE}.kl:AutoencoderKL",
         summary="A published autoencoder with continuous latents: those of Stable Diffusion 1 to 3, SDXL and Flux",
     )
+    registry.decoder(
+        "vq-model",
+        f"{HERE}.vq:VQModel",
+        summary="A published autoencoder with tokens as latents: those of aMUSEd, VQ diffusion and latent diffusion",
+    )

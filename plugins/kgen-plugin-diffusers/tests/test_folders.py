@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.resources
 import json
 import shutil
 from collections.abc import Callable
@@ -177,3 +179,13 @@ def test_a_pipeline_without_an_autoencoder(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"is a pipeline without such a model: it has no folder 'vae'"):
         opened(tmp_path)
+
+
+def test_neither_diffusers_nor_pytorch_is_imported() -> None:
+    package = importlib.resources.files("kgen_plugin_diffusers")
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in Path(str(package)).rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert "keras" in names
+    assert not {name.partition(".")[0] for name in names} & {"diffusers", "torch", "transformers"}
