@@ -52,7 +52,7 @@ class EncoderStage(Stage[Encoder]):
         return self.read_files(trainer.log) if self.own.fit is None else self.train(trainer)
 
     def reuse_previous(self, older: Path, log: Log) -> None:
-        """As for any stage; but files are read again, because they may have changed."""
+        """Reuses a trained encoder, as any stage does. Files are read again, because they may have changed."""
         if self.own.fit is not None:
             super().reuse_previous(older, log)
 
