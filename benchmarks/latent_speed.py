@@ -26,7 +26,7 @@ def prepare(decoder: Any, cache: Path) -> tuple[Any, Any]:
 
     import kgen
     from kgen.config import FitConfig
-    from kgen.data.latents import cached_latents
+    from kgen.data.frozen.latents import cached_latents
     from kgen.data.loader import Loader
     from kgen.parts.construction import make_dataset
     from kgen.training.fit import compile_model

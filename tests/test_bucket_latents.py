@@ -17,7 +17,7 @@ from PIL import Image
 from kgen import DataError
 from kgen.backend.compiled import Compiled
 from kgen.data.datasets.imagefolder import ImageFolder
-from kgen.data.latents import latents_by_shape
+from kgen.data.frozen.latents import cached_latents
 from kgen.data.loader import Loader
 from kgen.experiments.inputs import BATCH, SplitImages, latents_of
 from kgen.pixels import floats
@@ -51,7 +51,7 @@ def decoder(dataset: ImageFolder) -> KLAutoencoder:
 def test_a_batch_has_the_latents_of_its_images(
     dataset: ImageFolder, decoder: KLAutoencoder, tmp_path: Path, flip: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    latents = latents_by_shape(decoder, dataset, "train", tmp_path, flip=flip, views=2)
+    latents = cached_latents(decoder, dataset, "train", tmp_path, flip=flip, views=2)
     images, cached = (
         itertools.islice(iter(Loader(dataset, None, batch_size=3, flip=flip, latents=made).training(seed=1)), 12)
         for made in (None, latents)
@@ -66,7 +66,7 @@ def test_a_batch_has_the_latents_of_its_images(
     assert len(seen) > 2, seen
 
     monkeypatch.setattr(Compiled, "__init__", None)  # nothing is encoded again
-    again = latents_by_shape(decoder, dataset, "train", tmp_path, flip=flip, views=2)
+    again = cached_latents(decoder, dataset, "train", tmp_path, flip=flip, views=2)
     rows = dataset.rows_by_shape("train")[16, 16] * (4 if flip else 2)
     np.testing.assert_array_equal(again.lookup(rows), latents.lookup(rows))
 

@@ -13,8 +13,8 @@ import pytest
 from keras import ops
 
 from kgen import ConditionSpace, DataError, Encoder, RunError
-from kgen.data.conditions import BATCH, ConditionCache, cached_conditions
-from kgen.data.frozen import weights_fingerprint
+from kgen.data.frozen.conditions import BATCH, ConditionCache, cached_conditions
+from kgen.data.frozen.filling import weights_fingerprint
 
 pytestmark = pytest.mark.portable
 

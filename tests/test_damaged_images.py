@@ -24,10 +24,10 @@ from kgen.contracts.dataset import Problem
 from kgen.data import images
 from kgen.data.datasets.imagefolder import ImageFolder
 from kgen.data.encoded import images as encoded
-from kgen.data.frozen import Filling
-from kgen.data.latents import cached_latents
+from kgen.data.frozen.filling import Filling
+from kgen.data.frozen.latents import cached_latents
+from kgen.data.frozen.stored import StoredRows
 from kgen.data.loader import Loader
-from kgen.data.stored import StoredRows
 from kgen.testing import DatasetConformance
 
 pytestmark = pytest.mark.portable

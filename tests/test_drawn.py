@@ -17,9 +17,9 @@ from PIL import Image
 from kgen import DataError, make_dataset
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.inputs import AllEncoderInputs, training_inputs
-from kgen.data.conditions import condition_reader
 from kgen.data.datasets.imagefolder import ImageFolder
-from kgen.data.latents import cached_latents
+from kgen.data.frozen.conditions import condition_reader
+from kgen.data.frozen.latents import cached_latents
 from kgen.data.loader import Loader
 from kgen.data.reading.workers import Workers
 from kgen.testing import DatasetConformance

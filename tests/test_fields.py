@@ -14,9 +14,9 @@ from PIL import Image
 
 import kgen
 from kgen.contracts.inputs import AllEncoderInputs, EncoderInputs, as_input, input_key
-from kgen.data.conditions import cached_conditions
 from kgen.data.datasets.imagefolder import ImageFolder
 from kgen.data.datasets.shapes import Shapes
+from kgen.data.frozen.conditions import cached_conditions
 from kgen.data.loader import Loader
 from kgen.experiments.prompts import Written, prompts_to_generate, prompts_to_score
 from kgen.pipeline.prompts import parse_prompts

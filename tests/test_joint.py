@@ -20,8 +20,8 @@ from kgen import ConditionSpace, Encoder, Joint
 from kgen.config import RunConfig
 from kgen.config.schema import run_file_schema
 from kgen.contracts.inputs import AllEncoderInputs
-from kgen.data.conditions import condition_reader
 from kgen.data.datasets.shapes import Shapes
+from kgen.data.frozen.conditions import condition_reader
 from kgen.parts.saving import saved_weights
 from kgen.runs.first_lines import unread_captions
 from kgen.testing import EncoderConformance

@@ -15,10 +15,10 @@ from keras import ops
 from kgen_plugin_superres.regression import Regression
 
 from kgen.backend.compiled import Compiled
-from kgen.data import frozen
 from kgen.data.datasets.shapes import Shapes
-from kgen.data.frozen import Filling
-from kgen.data.latents import LatentCache, cached_latents
+from kgen.data.frozen import filling
+from kgen.data.frozen.filling import Filling
+from kgen.data.frozen.latents import LatentCache, cached_latents
 from kgen.errors import RunError
 
 DATASET = Shapes(size=16, count=70, objects=1)  # more than one batch, and not a multiple
@@ -186,7 +186,7 @@ def test_a_cache_is_filled_first_if_it_must_be(
     lines: list[str] = []
     cache = cached_latents(decoder, DATASET, "train", tmp_path / "devices", filling=Filling(lines.append, devices=2))
     assert cache.written == 70 and "The others are computed now, because 2 devices share every batch" in lines[0]
-    monkeypatch.setattr(frozen, "MAX_COPY_BYTES", 10)
+    monkeypatch.setattr(filling, "MAX_COPY_BYTES", 10)
     cache = cached_latents(decoder, DATASET, "train", tmp_path / "memory", filling=Filling(lines.append))
     copies = keras.backend.backend() == "jax"
     assert cache.written == (70 if copies else 0) and ("a copy of the weights would take" in lines[1]) == copies

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parts import Codec
+from parts import Codec, Hues
 from safetensors.numpy import load_file
 
 from kgen.config import RunConfig
 from kgen.data.datasets.shapes import Shapes
-from kgen.data.latents import cached_latents
+from kgen.data.frozen.latents import cached_latents
 from kgen.errors import ConfigError, RunError
 from kgen.experiments.directory import RunDirectory
 from kgen.parts.saving import decoder_weights
@@ -179,6 +179,19 @@ def test_imported_from_another_run(tmp_path: Path, done: Path, monkeypatch: pyte
     np.testing.assert_array_equal(*read)
     shutil.rmtree(tmp_path / "run" / "decoder" / "checkpoints")
     assert RunConfig.load(tmp_path / "run" / "config.yaml") == config  # and needs the other run no more
+
+
+def test_a_cascade_that_shares_no_weights_may_have_another_encoder_there(tmp_path: Path) -> None:
+    """The class takes the encoder for its first decoder, which may need none."""
+    first = {"name": "superres/regression", "factor": 2, "width": 4, "blocks": 1}
+    fit = {"steps": 1, "batch_size": 4}
+    changes = {"encoder": "text/none", "decoder": {"name": "superres/cascade", "decoders": [first], "fit": fit}}
+    run(configuration(**changes), tmp_path / "there", stage="decoder")
+    config = configuration(encoder={"name": "made/hues", "fit": fit}, decoder={"from": str(tmp_path / "there")})
+    here = RunDirectory(tmp_path / "here")
+    here.path.mkdir()
+    DecoderStage(config, here, Shapes(size=16, count=20), Hues()).import_from_run(lambda text: None)
+    assert same(weights(tmp_path / "here"), weights(tmp_path / "there"))
 
 
 def test_missing_decoders_are_refused(tmp_path: Path, done: Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from kgen import DataError
-from kgen.data.stored import StoredRows, create_rows
+from kgen.data.frozen.stored import StoredRows, create_rows
 
 pytestmark = pytest.mark.portable
 
@@ -64,6 +64,21 @@ def test_only_missing_rows_are_computed(tmp_path: Path) -> None:
     assert computed == [[2, 4], [3]]
     np.testing.assert_array_equal(np.flatnonzero(rows.marks()), [2, 3, 4])
     assert rows.ends() == [2, 4]
+
+
+def test_processes_divide_the_missing_rows(tmp_path: Path) -> None:
+    """Two processes take turns. Neither of them chooses a row that was there, nor leaves one out."""
+    one, other = opened(tmp_path), opened(tmp_path)
+    one.read([3, 4, 20], compute)
+    assert len({tuple(next(one.missing(4))) for _ in range(30)}) == 5  # they begin anywhere
+    chosen: list[int] = []
+    for own in (blocks := one.missing(4)):
+        assert 0 < len(own) <= 4 and not one.marks()[own].any()
+        other.read(others := next(other.missing(4)), compute)
+        one.read(own, lambda rows: (chosen.extend(rows), compute(rows))[1])
+        chosen.extend(others)
+    assert not list(blocks) and not list(other.missing(4))
+    assert sorted(chosen) == sorted(set(range(23)) - {3, 4, 20})
 
 
 def test_threads_do_not_compute_a_row_twice(tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ from kgen.config import RunConfig
 from kgen.contracts.dataset import Dataset
 from kgen.contracts.inputs import AllEncoderInputs
 from kgen.contracts.joint import Joint, encode
-from kgen.data.conditions import condition_reader
 from kgen.data.encoded.captions import shuffled_tags
+from kgen.data.frozen.conditions import condition_reader
 from kgen.data.loader import Loader
 from kgen.data.reading.workers import Workers
 from kgen.errors import RunInterruptedError

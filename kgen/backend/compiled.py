@@ -78,8 +78,10 @@ class Snapshot:
 
     def program(self, function: Callable[[Any], Any]) -> Callable[[Batch], Any]:
         """Compiles a function that maps a batch of tensors to tensors, with these weights. Any thread can call it."""
-        run = _stateless(function, self._layer, self._copies) if self._copies else None
-        run = run or Compiled(function, [self._layer]).predict_on_batch
+        if self._copies:
+            run = _stateless(function, self._layer, self._copies)
+        else:
+            run = Compiled(function, [self._layer]).predict_on_batch
 
         def call(batch: Batch) -> Any:
             with self._running:

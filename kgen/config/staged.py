@@ -141,7 +141,7 @@ class _Check:
 
     def _check_pretrained(self, has_losses: bool) -> None:
         """Reports a key of a stage that has no meaning for an encoder whose weights come from files."""
-        allowed = {"from"} if not has_losses else {"from", "fit"} if "fit" not in self.stage else {"fit", "data"}
+        allowed = {"fit", "data"} if has_losses and "fit" in self.stage else {"from"}
         if odd := [key for key in self.stage if key not in allowed]:
             self._report(
                 odd[0], f"encoder '{self.component.name}' has the weights of the files that it names: leave this out"

@@ -32,10 +32,11 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
     creates the weights of `encode` and `decode`; `compute_losses` creates those that only training needs.
 
     If it uses the encoder of the pipeline in another way, such as its embeddings of images (`kgen.image_embedder`), it
-    takes `encoder` third. The encoder then has its assets, but maybe no weights yet: ``build`` may call
-    `Encoder.null_condition`, which creates them. It is trained before the decoder, and must stay as it is: the decoder
-    shares its weights, never trains them, and leaves them out of `inference_weights`, because they are saved with the
-    encoder. A decoder that is taken from another run needs the encoder of that run.
+    takes `encoder` third, and keeps it as the attribute `encoder`. The encoder then has its assets, but maybe no
+    weights yet: ``build`` may call `Encoder.null_condition`, which creates them. The encoder is trained before the
+    decoder, and must stay as it is. The decoder shares its weights, never trains them, and leaves them out of
+    `inference_weights`, because they are saved with the encoder. Such a decoder of another run needs the encoder of
+    that run, too.
 
     A decoder that implements `compute_losses` is trained in a separate stage before the generator: `initialize` once,
     `compute_losses` in each step, `calibrate` once. A decoder that only implements `initialize` or `calibrate` (such as

@@ -12,8 +12,8 @@ import numpy as np
 from kgen.contracts.dataset import Dataset, Split
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.inputs import EncoderInputs
-from kgen.data.conditions import Reader
-from kgen.data.latents import Latents
+from kgen.data.frozen.conditions import Reader
+from kgen.data.frozen.latents import Latents
 from kgen.data.order import ENDLESS, BatchOrder, random_numbers
 from kgen.data.reading.meter import Meter
 from kgen.data.reading.workers import Workers, image_of

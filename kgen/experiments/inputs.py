@@ -17,9 +17,9 @@ from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Condition, Encoder
 from kgen.contracts.inputs import AllEncoderInputs
 from kgen.data.cache import cache_folder
-from kgen.data.conditions import Reader, condition_reader, is_cached
-from kgen.data.frozen import Filling
-from kgen.data.latents import Latents, cached_latents, latents_by_shape
+from kgen.data.frozen.conditions import Reader, condition_reader, is_cached
+from kgen.data.frozen.filling import Filling
+from kgen.data.frozen.latents import Latents, cached_latents
 from kgen.data.loader import Loader, fit_into_memory
 from kgen.data.reading.workers import Workers, make_workers
 from kgen.errors import DataError
@@ -103,10 +103,8 @@ class Inputs:
         """The function that computes the tokens or conditions of a batch; see `condition_reader`."""
         if self.encoder is None:
             return None
-        inputs, changing = (
-            AllEncoderInputs(self.dataset, self.encoder.fields, flip=self.flip),
-            changing_fields(self.dataset),
-        )
+        inputs = AllEncoderInputs(self.dataset, self.encoder.fields, flip=self.flip)
+        changing = changing_fields(self.dataset)
         return condition_reader(self.encoder, inputs, cache_folder(), changing=changing, filling=self.filling)
 
     @functools.cached_property
@@ -124,8 +122,7 @@ class Inputs:
         """A trained decoder's latents for all images, from a cache on disk; None if the latents are the images."""
         if self.decoder is None or self.decoder.lossless:
             return None
-        make = latents_by_shape if self.dataset.rows_by_shape(split) else cached_latents
-        return make(
+        return cached_latents(
             self.decoder,
             self.dataset,
             split,

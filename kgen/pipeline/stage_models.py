@@ -24,8 +24,8 @@ Tensor = Any
 Batch = dict[str, Any]
 
 
-def reads_text(decoder: Decoder | type[Decoder]) -> bool:
-    """Whether a decoder reads the text, or uses the encoder of the text in another way: see `Decoder`."""
+def uses_encoder(decoder: Decoder | type[Decoder]) -> bool:
+    """Whether a decoder uses the encoder of the pipeline: it reads the conditions, or shares the encoder's weights."""
     taken = supplied(decoder if isinstance(decoder, type) else type(decoder))
     return "condition_space" in taken or "encoder" in taken
 
@@ -78,28 +78,28 @@ class EncoderModel(LossModel):
 class DecoderModel(LossModel):
     """Trains a decoder on images, by Keras's `fit`.
 
-    A batch is a dict with "image", uint8 (B, H, W, C) or float in [-1, 1]. For a decoder that reads the text, it also
-    has "tokens" or "condition", as for a `Pipeline`.
+    A batch is a dict with "image", uint8 (B, H, W, C) or float in [-1, 1]. For a decoder that uses the encoder, it
+    also has "tokens" or "condition", as for a `Pipeline`.
 
     Args:
         decoder: A decoder that implements `compute_losses`.
-        encoder: The encoder of the texts, for a decoder that reads them. It is not trained.
+        encoder: The encoder of the pipeline, for a decoder that uses it. It is not trained.
 
     Raises:
-        ConfigError: the decoder reads the text, but there is no encoder, or it is not trained yet.
+        ConfigError: the decoder uses the encoder, but there is none, or it is not trained yet.
     """
 
     def __init__(self, decoder: Decoder, encoder: Encoder | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.decoder = decoder
         self.decoder.trainable = True
-        self.encoder = encoder if reads_text(decoder) else None
+        self.encoder = encoder if uses_encoder(decoder) else None
         if self.encoder is not None and not self.encoder.built:
             self.encoder.null_condition()
-        if reads_text(decoder) and (encoder is None or encoder.trainable_weights):
+        if uses_encoder(decoder) and (encoder is None or encoder.trainable_weights):
             raise ConfigError(
-                f"decoder {type(decoder).__name__} reads the text, and its encoder must not change later: use an "
-                "encoder that is trained and frozen"
+                f"decoder {type(decoder).__name__} uses the encoder, which must not change later: use an encoder that "
+                "is trained and frozen"
             )
         self.build()
 
@@ -130,7 +130,7 @@ class DecoderModel(LossModel):
 
 
 def condition_of(encoder: Encoder | None, batch: Batch) -> Condition:
-    """The conditions of a batch, for a decoder; {} if it does not read the text."""
+    """The conditions of a batch, for a decoder; {} if it does not use the encoder."""
     if encoder is None:
         return {}
     return batch["condition"] if "condition" in batch else encoder(batch["tokens"])  # type: ignore[no-any-return]
@@ -141,7 +141,7 @@ class Reconstructor:
 
     Args:
         decoder: The decoder, whose weights are shared.
-        encoder: The encoder of the texts, for a decoder that reads them.
+        encoder: The encoder of the pipeline, for a decoder that uses it.
         options: Validated options of `decode`.
     """
 
@@ -149,7 +149,7 @@ class Reconstructor:
         self, decoder: Decoder, encoder: Encoder | None = None, options: Mapping[str, Any] | None = None
     ) -> None:
         self.decoder = decoder
-        self.encoder = encoder if reads_text(decoder) else None
+        self.encoder = encoder if uses_encoder(decoder) else None
         self.options = dict(options or {})
         self.program = Compiled(self._reconstruct, [part for part in (decoder, self.encoder) if part is not None])
 
@@ -166,7 +166,7 @@ class Reconstructor:
 
         Args:
             images: uint8 (N, H, W, C).
-            prompts: N inputs of the encoder, which only decoders that read the text use.
+            prompts: N inputs of the encoder. A decoder that does not use the encoder ignores them.
             seed: The seed of the decoder's noise.
             batch_size: Largest number of images in a batch.
 

@@ -15,13 +15,12 @@ from kgen.experiments.experiment import trained_part
 from kgen.experiments.initial import Start, load_initial_decoder
 from kgen.experiments.inputs import SplitImages
 from kgen.experiments.trainer import Log, Render, Trainer
-from kgen.options import supplied
 from kgen.parts.construction import find, make_decoder
 from kgen.parts.saving import load_decoder, save_decoder
 from kgen.parts.sources import WeightSource
 from kgen.pipeline.assembly import with_decoder
 from kgen.pipeline.model import Pipeline
-from kgen.pipeline.stage_models import DecoderModel, reads_text
+from kgen.pipeline.stage_models import DecoderModel, uses_encoder
 from kgen.random import seed_everything
 from kgen.runs.reconstructions import Reconstructions
 from kgen.runs.stage import Stage
@@ -31,7 +30,7 @@ class DecoderStage(Stage[Decoder]):
     """The decoder of a run, in the folder `decoder/` of the run directory.
 
     Args:
-        encoder: The encoder of the run, for a decoder that reads the text. If it has a stage, that must be finished.
+        encoder: The encoder of the run, for a decoder that uses it. If it has a stage, that must be finished.
     """
 
     kind = "decoder"
@@ -41,21 +40,21 @@ class DecoderStage(Stage[Decoder]):
         self.gallery = Reconstructions(config.name, dataset, encoder)
 
     def depends_on(self) -> dict[str, Any]:
-        """Everything that determines the trained decoder. For one that reads the text, this includes the encoder."""
+        """Everything that determines the trained decoder, also the encoder if the decoder uses it."""
         found = super().depends_on()
-        if reads_text(find("decoder", self.own.name)[0].load()):
+        if uses_encoder(find("decoder", self.own.name)[0].load()):
             found["encoder"] = self.config.encoder.dump()
             if trained_before(type(self.encoder)):
                 found["encoder_weights"] = WeightSource(self.run.encoder_stage.path).digest
         return found
 
     def import_from_run(self, log: Log) -> Decoder:
-        """As for any stage. A decoder that shares the weights of the encoder needs the encoder of that run.
+        """Copies the decoder of the run in `from`. If it shares the weights of an encoder, that must be the run's own.
 
         Raises:
-            RunError: the encoder of that run is another one.
+            RunError: that run has not trained the decoder; or the decoder shares the weights of another encoder.
         """
-        if "encoder" in supplied(find("decoder", self.own.name)[0].load()):
+        if getattr(self.new(), "encoder", None) is not None:
             there = trained_part(str(self.own.source), "decoder").read_manifest().get("depends_on", {})
             if there.get("encoder_weights") != self.depends_on().get("encoder_weights"):
                 raise RunError(

@@ -9,7 +9,7 @@ from kgen.config.changes import STEPS, Change
 from kgen.contracts.dataset import SPLITS, Dataset
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.inputs import AllEncoderInputs, are_texts, distinct
-from kgen.data.conditions import is_cached
+from kgen.data.frozen.conditions import is_cached
 from kgen.experiments.experiment import Experiment
 from kgen.experiments.inputs import changing_fields
 from kgen.plugins.discovery import component_id

@@ -41,7 +41,7 @@ from kgen.parts.freezing import freeze
 from kgen.pipeline.assembly import assemble
 from kgen.pipeline.model import Pipeline
 from kgen.pipeline.sampler import noise_spec, validate_options
-from kgen.pipeline.stage_models import DecoderModel, EncoderModel, reads_text
+from kgen.pipeline.stage_models import DecoderModel, EncoderModel, uses_encoder
 from kgen.pixels import floats, to_uint8
 from kgen.plugins.faults import address, component_errors
 from kgen.random import kept_randomness, noise_keys, sample
@@ -166,11 +166,11 @@ def _try_decoder_stage(decoder: Decoder, data: Dataset, encoder: Encoder, fit: F
             try_fit(fit, model.trainable_variables)
     else:
         decoder.build(None)
-    if reads_text(decoder):
+    if uses_encoder(decoder):
         require_fields(encoder, data, "decoder.data")
         _tokenize_all(data, encoder)
-    images, inputs = examples(data, encoder if reads_text(decoder) else None)
-    condition = _condition(encoder, inputs) if reads_text(decoder) else {}
+    images, inputs = examples(data, encoder if uses_encoder(decoder) else None)
+    condition = _condition(encoder, inputs) if uses_encoder(decoder) else {}
     # without losses, the calibration is the training, which may need more than two images
     batches = [images] if has_losses(type(decoder)) else SplitImages(data, "train")
     decoder.initialize(batches)

@@ -15,7 +15,7 @@ from kgen.contracts.inputs import EncoderInputs
 from kgen.experiments.directory import RunDirectory
 from kgen.experiments.inputs import BATCH, eval_split
 from kgen.experiments.trainer import Render
-from kgen.pipeline.stage_models import Reconstructor, reads_text
+from kgen.pipeline.stage_models import Reconstructor, uses_encoder
 from kgen.pixels import to_uint8
 from kgen.reporting.sheets import matrix, save_png
 from kgen.training.journal import Journal
@@ -89,7 +89,7 @@ class Reconstructions:
     def _images(self, decoder: Decoder, rows: Sequence[int]) -> tuple[np.ndarray, list[Any], list[str]]:
         """Images of one shape; the encoder's inputs, if the decoder reads them; and the captions."""
         captions = self.dataset.captions(self.split)
-        inputs = EncoderInputs(self.dataset, self.split, self.encoder.fields if reads_text(decoder) else ("caption",))
+        inputs = EncoderInputs(self.dataset, self.split, self.encoder.fields if uses_encoder(decoder) else ("caption",))
         images = np.stack([self.dataset.image(self.split, row) for row in rows])
         return images, [inputs[row] for row in rows], [captions[row] for row in rows]
 
@@ -102,7 +102,7 @@ def reconstructions(
     Args:
         reconstructor: The encoder and decoder of images.
         images: uint8 (N, H, W, C).
-        prompts: N inputs of the encoder, for a decoder that reads the text.
+        prompts: N inputs of the encoder, for a decoder that uses it.
         captions: N texts, which the sheet shows.
         seed: The seed of the decoder's noise.
 

@@ -100,10 +100,11 @@ class Keys:
         """The only part to be trained of each run that is trained first, by its name, if there is such a part."""
         found: dict[str, Staged] = {}
         for name, own in self.study.runs.items():
-            part = next((part for part in STAGED if part == own.get(STAGE)), None)
-            if part is not None:
-                found[name] = part
-            elif STAGE in own:
+            if STAGE not in own:
+                continue
+            if own[STAGE] in STAGED:
+                found[name] = own[STAGE]
+            else:
                 self.source.report(("runs", name, STAGE), f"must be {' or '.join(STAGED)}, not {show(own[STAGE])}")
         return found
 

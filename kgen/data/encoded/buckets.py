@@ -87,6 +87,57 @@ def nearest(shapes: Sequence[Shape], images: np.ndarray) -> np.ndarray:
     return np.asarray(np.searchsorted(borders, np.log(images[:, 1] / images[:, 0]), side="left"))
 
 
+@dataclass(frozen=True)
+class Assignment:
+    """The buckets of a dataset's images.
+
+    Args:
+        bucket_of: The shape of the bucket of each image, by the name of the image.
+        unfit: What is wrong with the images that have no bucket, by name.
+        notes: Lines that describe the buckets.
+    """
+
+    bucket_of: Mapping[str, Shape]
+    unfit: Mapping[str, str]
+    notes: Sequence[str]
+
+
+def assign(options: Buckets, shapes: Sequence[Shape], images: Mapping[str, Shape]) -> Assignment:
+    """Finds the bucket of each image.
+
+    Args:
+        options: The options of the buckets.
+        shapes: The shapes of the buckets, as `Buckets.shapes` orders them.
+        images: The shape of each image, by name.
+    """
+    unfit = {
+        name: f"its {named(shape)} pixels (height x width) fit into no bucket: the ratio of the sides is "
+        f"{max(shape) / min(shape):.3g}, but buckets.max_aspect is {options.max_aspect:g}"
+        for name, shape in images.items()
+        if not options.fits(shape)
+    }
+    names = [name for name in images if name not in unfit]
+    chosen = nearest(shapes, np.array([images[name] for name in names], np.float64).reshape(-1, 2))
+    bucket_of = {name: shapes[number] for name, number in zip(names, chosen.tolist(), strict=True)}
+    return Assignment(bucket_of, unfit, list(describe(shapes, images, bucket_of)) if names else [])
+
+
+def rows_by_bucket(buckets: Sequence[Shape], copies: int) -> dict[Shape, np.ndarray]:
+    """The indices of the examples of each bucket, from the tallest to the widest.
+
+    Args:
+        buckets: The bucket of each of N examples.
+        copies: Number of copies of all examples: copy k of example i has the index k N + i.
+    """
+    found: dict[Shape, list[int]] = {}
+    for index, bucket in enumerate(buckets):
+        found.setdefault(bucket, []).append(index)
+    return {
+        bucket: np.concatenate([np.array(rows) + copy * len(buckets) for copy in range(copies)])
+        for bucket, rows in sorted(found.items(), reverse=True)
+    }
+
+
 def cropped_shares(buckets: np.ndarray, images: np.ndarray) -> np.ndarray:
     """The share of each image that is cropped, (N,), given the shape of its bucket (N, 2) and of the image (N, 2)."""
     aspects, wanted = (shapes[:, 1] / shapes[:, 0] for shapes in (images, buckets))

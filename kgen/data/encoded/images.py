@@ -15,7 +15,7 @@ from typing import IO, Any, ClassVar
 import numpy as np
 
 from kgen.contracts.dataset import SPLITS, Column, Dataset, Decoding, Problem, Split, short_digest
-from kgen.data.encoded.buckets import Buckets, describe, named, nearest
+from kgen.data.encoded.buckets import Assignment, Buckets, assign, named, rows_by_bucket
 from kgen.data.encoded.captions import shuffled_tags
 from kgen.data.encoded.checked import Stamp, unchecked, write_checked
 from kgen.data.encoded.garbage import paused_garbage_collection
@@ -156,8 +156,10 @@ class EncodedImages(Dataset):
         self._unread = unchecked(self._place(), self._stamps)
         if len(self._unread) <= READ_AT_START:
             self._read_rest()
-        unfit = self._fill_buckets()
-        left_out = self._damaged if len(names) <= READ_AT_START else unfit
+        buckets = self._assign_buckets()
+        self._bucket_of = buckets.bucket_of
+        self._damaged = {**buckets.unfit, **self._damaged}
+        left_out = self._damaged if len(names) <= READ_AT_START else buckets.unfit
         without = {problem.where for problem in missing} | left_out.keys()
         good: Entries = {
             split: [entry for entry in listed if entry[0] not in without] if without else listed
@@ -178,7 +180,7 @@ class EncodedImages(Dataset):
         if self.flip:
             self._captions["train"] *= 2
         self._rows = {split: self._rows_of(split) for split in SPLITS} if self._bucket_of else {}
-        self._notes = [*notes, *self._bucket_notes, *self._unread_note()]
+        self._notes = [*notes, *buckets.notes, *self._unread_note()]
 
     def _check_options(self) -> None:
         if self.crops > 1 and self.resize not in ("crop", "bucket"):
@@ -354,39 +356,20 @@ class EncodedImages(Dataset):
         good = {name: stamp for name, stamp in self._stamps.items() if name not in self._damaged}
         write_checked(self._place(), good)
 
-    def _fill_buckets(self) -> dict[str, str]:
-        """Finds the bucket of each image, and returns what is wrong with the images that have none."""
-        self._bucket_of: dict[str, Shape] = {}
-        self._bucket_notes: list[str] = []
+    def _assign_buckets(self) -> Assignment:
+        """Finds the bucket of each image; none if the images have one shape."""
         if self.resize != "bucket":
-            return {}
+            return Assignment({}, {}, [])
         options = self.buckets or Buckets()
         shapes = options.shapes(self.size)
-        found, unfit = read_shapes(self._place(), self._stamps, self._header, f"{self.owner} {self.path}")
-        unfit |= {
-            name: f"its {named(shape)} pixels (height x width) fit into no bucket: the ratio of the sides is "
-            f"{max(shape) / min(shape):.3g}, but buckets.max_aspect is {options.max_aspect:g}"
-            for name, shape in found.items()
-            if not options.fits(shape)
-        }
-        self._damaged = unfit | self._damaged
-        names = [name for name in found if name not in unfit]
-        chosen = nearest(shapes, np.array([found[name] for name in names], np.float64).reshape(-1, 2))
-        self._bucket_of = {name: shapes[number] for name, number in zip(names, chosen.tolist(), strict=True)}
-        if names:
-            self._bucket_notes = [f"{self.owner} {self.path}: {x}" for x in describe(shapes, found, self._bucket_of)]
-        return unfit
+        images, damaged = read_shapes(self._place(), self._stamps, self._header, f"{self.owner} {self.path}")
+        found = assign(options, shapes, images)
+        notes = [f"{self.owner} {self.path}: {line}" for line in found.notes]
+        return Assignment(found.bucket_of, {**damaged, **found.unfit}, notes)
 
     def _rows_of(self, split: Split) -> dict[Shape, np.ndarray]:
-        """The indices of a split's examples, and of their mirror images, by the shape of their bucket."""
-        count, copies = len(self._entries[split]), 2 if self.flip and split == "train" else 1
-        found: dict[Shape, list[int]] = {}
-        for index, (name, _) in enumerate(self._entries[split]):
-            found.setdefault(self._bucket_of[name], []).append(index)
-        return {
-            shape: np.concatenate([np.array(rows) + copy * count for copy in range(copies)])
-            for shape, rows in sorted(found.items(), reverse=True)
-        }
+        copies = 2 if self.flip and split == "train" else 1
+        return rows_by_bucket([self._bucket_of[name] for name, _ in self._entries[split]], copies)
 
     def _unread_note(self) -> list[str]:
         if not self._unread:

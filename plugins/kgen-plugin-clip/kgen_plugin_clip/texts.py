@@ -91,13 +91,14 @@ class CausalLayer(TextLayer):
         self.norm = keras.layers.LayerNormalization(epsilon=epsilon, dtype=self.dtype_policy, name="norm")
 
     @property
-    def ids(self) -> int:
-        """Number of different ids of tokens."""
+    def vocabulary_size(self) -> int:
+        """Number of different tokens. It is known when the weights are created."""
         raise NotImplementedError
 
     def build(self, input_shape: Any = None) -> None:
         shape, normal = (None, self.length, self.width), keras.initializers.RandomNormal
-        self.table = self.add_weight(shape=(self.ids, self.width), initializer=self.first_tokens, name="tokens")
+        table = (self.vocabulary_size, self.width)
+        self.table = self.add_weight(shape=table, initializer=self.first_tokens, name="tokens")
         self.positions = self.add_weight(shape=shape[1:], initializer=normal(stddev=0.01), name="positions")
         for layer in (*self.blocks, self.norm):
             layer.build(shape)
@@ -175,7 +176,7 @@ class TransformerLayer(CausalLayer):
         return self._learned().unread(value, self.length - 1)
 
     @property
-    def ids(self) -> int:
+    def vocabulary_size(self) -> int:
         return self._learned().size + 1  # with that of the end
 
     def first_tokens(self, shape: tuple[int, ...], dtype: Any = None) -> Tensor:

@@ -56,7 +56,7 @@ TENSOR = "text_model.encoder.layers.1.mlp.fc1.bias"
 PROBLEMS: dict[str, tuple[Callable[[Path], None], str]] = {
     "another model": (
         changed_json("config.json", lambda d: d.update(model_type="siglip")),
-        r"config\.json: 'model_type' must be 'clip' for this encoder, not 'siglip'",
+        r"config\.json: 'model_type' must be 'clip', not 'siglip'",
     ),
     "unknown key": (
         changed_json("config.json", lambda d: d["text_config"].update(rope_theta=1)),

@@ -16,7 +16,7 @@ from kgen_plugin_keras_hub.presets import find
 from safetensors.numpy import load_file
 
 from kgen import ConditionSpace
-from kgen.data.conditions import cached_conditions
+from kgen.data.frozen.conditions import cached_conditions
 
 pytestmark = pytest.mark.portable
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from kgen import ConfigError
+from kgen.pretrained import Section, Source, weight_files
 from kgen_plugin_clip.pretrained.architecture import Architecture, Tower
 from kgen_plugin_clip.pretrained.preprocessing import DEVIATION, MEAN, Preprocessing
-from kgen_plugin_clip.pretrained.section import Section
-from kgen_plugin_clip.pretrained.sources import Source
 from kgen_plugin_clip.transformer import EPSILON
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -125,14 +122,7 @@ def preprocessing(folder: Path, size: int) -> Preprocessing:
 
 def files(folder: Path) -> list[Path]:
     """The files of the weights: one, or those that an index lists."""
-    index = folder / INDEX
-    if not index.is_file():
-        return [folder / WEIGHTS]
-    try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return [folder / Path(name).name for name in sorted(names)]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{index} cannot be read: {error}") from error
+    return weight_files(folder, WEIGHTS, INDEX)
 
 
 def sources(model: Architecture) -> dict[str, Source]:

@@ -14,16 +14,18 @@ from kgen_plugin_text.clip import END, FILE, MERGES, START, VOCABULARIES, read_c
 from tokenizers import Tokenizer
 
 from kgen import ConfigError, RunError, read_json
+from kgen.pretrained import Tensors, require_files
 from kgen_plugin_clip.images import VisionTransformer, VisionTransformerLayer
 from kgen_plugin_clip.pretrained import hugging_face, open_clip
 from kgen_plugin_clip.pretrained.architecture import Architecture
-from kgen_plugin_clip.pretrained.sources import Tensors
 from kgen_plugin_clip.pretrained.text import TOKENIZER, PretrainedText
 from kgen_plugin_clip.transformer import Block
 
 ARCHITECTURE = "architecture.json"
 
 PICKLES = ("pytorch_model.bin", "open_clip_pytorch_model.bin", "tf_model.h5", "flax_model.msgpack")
+
+CONVERSION = "transformers.CLIPModel.from_pretrained(FOLDER).save_pretrained(FOLDER)"
 
 
 class Pretrained:
@@ -67,9 +69,7 @@ class Pretrained:
         if (size := tokenizer.get_vocab_size()) > architecture.vocabulary:
             known = architecture.vocabulary
             raise ConfigError(f"{folder}: the tokenizer has {size} tokens, but the model knows {known}")
-        for file in layout.files(folder):
-            if not file.is_file():
-                raise ConfigError(f"{file} is missing: {_advice(folder)}")
+        require_files(layout.files(folder), PICKLES, CONVERSION)
         return cls(architecture, tokenizer, folder, layout)
 
     @classmethod
@@ -140,16 +140,6 @@ def _readable(folder: Path) -> Iterator[None]:
         yield
     except Exception as error:  # the package raises bare Exception
         raise ConfigError(f"{folder}: the tokenizer cannot be read: {error}") from error
-
-
-def _advice(folder: Path) -> str:
-    pickles = [name for name in PICKLES if (folder / name).is_file()]
-    if not pickles:
-        return "download the weights as safetensors"
-    return (
-        f"{pickles[0]} is a format that kgen does not read, because a pickle can run any code. Convert it where you "
-        "trust it: transformers.CLIPModel.from_pretrained(FOLDER).save_pretrained(FOLDER)"
-    )
 
 
 def _text_weights(tower: PretrainedText) -> dict[str, Any]:

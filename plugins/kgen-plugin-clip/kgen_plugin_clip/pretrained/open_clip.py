@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kgen.pretrained import Section, Source
 from kgen_plugin_clip.pretrained.architecture import Architecture, Tower
 from kgen_plugin_clip.pretrained.preprocessing import DEVIATION, MEAN, Preprocessing
-from kgen_plugin_clip.pretrained.section import Section
-from kgen_plugin_clip.pretrained.sources import Source
 from kgen_plugin_clip.transformer import EPSILON, Activation
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"

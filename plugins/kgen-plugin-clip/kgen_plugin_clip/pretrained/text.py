@@ -32,7 +32,7 @@ class PretrainedText(CausalLayer):
         tower = model.text
         style = {"hidden": tower.hidden, "activation": tower.activation, "epsilon": tower.epsilon}
         super().__init__(model.length, tower.width, tower.depth, tower.heads, style, **kwargs)
-        self.vocabulary = model.vocabulary
+        self._vocabulary_size = model.vocabulary
         self.tokenizer = Pieces(tokenizer, model.length)
         self.end = int(tokenizer.token_to_id(END))
 
@@ -49,8 +49,8 @@ class PretrainedText(CausalLayer):
         return f"only the first {self.length} of its {count} tokens are read" if count > self.length else ""
 
     @property
-    def ids(self) -> int:
-        return self.vocabulary
+    def vocabulary_size(self) -> int:
+        return self._vocabulary_size
 
     def call(self, tokens: dict[str, Tensor], training: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         ids = tokens["ids"]

@@ -1,8 +1,8 @@
-"""The weights of a model by kgen's names, and the tensors of a file that hold them."""
+"""The tensors of safetensors files, which hold the weights of a model under the names of another library."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,10 @@ import ml_dtypes  # noqa: F401 (numpy then knows bfloat16, in which many publish
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from kgen import ConfigError
-from kgen_plugin_clip.pretrained.section import MAX_NAMED
+from kgen.errors import ConfigError
+from kgen.pretrained.section import MAX_NAMED
+
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -22,23 +24,30 @@ class Source:
 
     Args:
         names: The tensors, which are concatenated along their first axis.
-        form: "plain"; "transposed", for kernels (out, in); or "patches", for a convolution (out, 3, patch, patch),
-            which becomes a kernel (patch * patch * 3, out).
+        form: "plain"; "transposed", for kernels (out, in) of dense layers; "convolution", for kernels (out, in, height,
+            width), which become (height, width, in, out); or "patches", for a convolution of square patches, which
+            becomes a kernel (patch * patch * in, out).
     """
 
     names: tuple[str, ...]
-    form: Literal["plain", "transposed", "patches"] = "plain"
+    form: Literal["plain", "transposed", "convolution", "patches"] = "plain"
 
-    def shape(self, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...] | None:
-        """The shape of the weight if the tensors have these shapes; None if they cannot. (1,) stands for a number."""
-        if shapes[0] in ((), (1,)):
-            return ()
-        first, rest = sum(shape[0] for shape in shapes if shape), shapes[0][1:]
-        if self.form == "patches":
-            return (int(np.prod(rest)), first) if len(rest) == 3 else None
-        return (*rest[::-1], first) if self.form == "transposed" else (first, *rest)
+    def fits(self, shapes: Sequence[Shape], wanted: Shape) -> bool:
+        """Whether a weight of the shape `wanted` comes from tensors of these shapes. A number may be () or (1,)."""
+        if len(shapes) == 1 and shapes[0] in ((), (1,)):
+            return wanted in ((), (1,))
+        if () in shapes or len({shape[1:] for shape in shapes}) > 1:
+            return False
+        first, rest = sum(shape[0] for shape in shapes), shapes[0][1:]
+        if self.form in ("convolution", "patches"):
+            kernel = (*rest[1:], *rest[:1], first)
+            return len(rest) == 3 and wanted == (kernel if self.form == "convolution" else (int(np.prod(rest)), first))
+        return wanted == ((*rest[::-1], first) if self.form == "transposed" else (first, *rest))
 
     def convert(self, tensor: np.ndarray) -> np.ndarray:
+        """The weight, from the concatenated tensors."""
+        if self.form == "convolution":
+            return tensor.transpose(2, 3, 1, 0)
         if self.form == "patches":
             return tensor.transpose(2, 3, 1, 0).reshape(-1, tensor.shape[0])
         return tensor.T if self.form == "transposed" else tensor
@@ -49,15 +58,17 @@ class Tensors:
 
     Args:
         files: The files.
+        rename: Maps the name of a tensor in the files to its name in a `Source`, for names of earlier versions.
 
     Raises:
         ConfigError: a file is missing or damaged.
     """
 
-    def __init__(self, files: list[Path]) -> None:
+    def __init__(self, files: Sequence[Path], rename: Callable[[str], str] = lambda name: name) -> None:
         self.files = files
+        self.rename = rename
         self._stack = ExitStack()
-        self._where: dict[str, tuple[Path, Any]] = {}
+        self._where: dict[str, tuple[Path, Any, str]] = {}
 
     def __enter__(self) -> Tensors:
         with ExitStack() as stack:
@@ -66,14 +77,20 @@ class Tensors:
                     opened = stack.enter_context(safe_open(file, framework="numpy"))
                 except (OSError, SafetensorError) as error:
                     raise ConfigError(f"{file} cannot be read: {error}") from error
-                self._where |= dict.fromkeys(opened.keys(), (file, opened))
+                for name in opened.keys():  # noqa: SIM118 (it is no mapping)
+                    self._add(name, file, opened)
             self._stack = stack.pop_all()
         return self
+
+    def _add(self, name: str, file: Path, opened: Any) -> None:
+        other, _, stored = self._where.setdefault(self.rename(name), (file, opened, name))
+        if (other, stored) != (file, name):
+            raise ConfigError(f"{file}: '{name}' is the same tensor as '{stored}' of {other.name}: remove one of them")
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def fill(self, weights: Mapping[str, Any], sources: Mapping[str, Source], ignored: tuple[str, ...]) -> None:
+    def fill(self, weights: Mapping[str, Any], sources: Mapping[str, Source], ignored: tuple[str, ...] = ()) -> None:
         """Assigns tensors to all weights.
 
         Args:
@@ -98,22 +115,22 @@ class Tensors:
             tensor = np.concatenate([np.atleast_1d(self._read(part)) for part in source.names])
             weights[name].assign(source.convert(tensor).reshape(weights[name].shape))
 
-    def _check(self, source: Source, shape: tuple[int, ...]) -> None:
-        shapes = [tuple(self._where[name][1].get_slice(name).get_shape()) for name in source.names]
-        if source.shape(shapes) != shape:
-            file = self._where[source.names[0]][0]
+    def _check(self, source: Source, shape: Shape) -> None:
+        shapes = [tuple(self._where[name][1].get_slice(self._where[name][2]).get_shape()) for name in source.names]
+        if not source.fits(shapes, shape):
             raise ConfigError(
-                f"{file}: '{source.names[0]}' has the shape {shapes[0]}, which does not fit the configuration beside it"
+                f"{self._where[source.names[0]][0]}: '{source.names[0]}' has the shape {shapes[0]}, which does not fit "
+                "the configuration beside it"
             )
 
     def _read(self, name: str) -> np.ndarray:
-        file, opened = self._where[name]
+        file, opened, stored = self._where[name]
         try:
-            return np.asarray(opened.get_tensor(name)).astype(np.float32)
+            return np.asarray(opened.get_tensor(stored)).astype(np.float32)
         except (TypeError, AttributeError, SafetensorError) as error:  # numpy lacks the type
-            raise ConfigError(f"{file}: '{name}' cannot be read: {error}; save the model in float32") from error
+            raise ConfigError(f"{file}: '{stored}' cannot be read: {error}; save the model in float32") from error
 
 
-def _shown(names: list[str]) -> str:
+def _shown(names: Sequence[str]) -> str:
     more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
     return ", ".join(f"'{name}'" for name in names[:MAX_NAMED]) + more

@@ -15,8 +15,8 @@ from kgen.contracts.encoder import Encoder
 from kgen.contracts.inputs import distinct, input_key
 from kgen.contracts.joint import Joint
 from kgen.data.cache import open_or_write
-from kgen.data.frozen import Filling, provenance
-from kgen.data.stored import Arrays, StoredRows, create_rows
+from kgen.data.frozen.filling import Filling, provenance
+from kgen.data.frozen.stored import Arrays, StoredRows, create_rows
 from kgen.errors import DataError
 from kgen.plugins.discovery import component_id
 from kgen.storage.files import write_text
@@ -84,9 +84,9 @@ class ConditionCache:
     def fill(self) -> None:
         if self.encoding is None:
             return
-        keys, missing = list(self._rows), np.flatnonzero(self.stored.marks() == 0)
-        for first in range(0, len(missing), BATCH):
-            self.lookup(self.encoding.different.read([keys[row] for row in missing[first : first + BATCH]]))
+        keys = list(self._rows)
+        for rows in self.stored.missing(BATCH):
+            self.lookup(self.encoding.different.read([keys[row] for row in rows]))
 
     def __reduce__(self) -> tuple[type[ConditionCache], tuple[Path]]:
         return ConditionCache, (self.folder,)

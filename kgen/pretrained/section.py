@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any, NoReturn
 
-from kgen import ConfigError
+from kgen.errors import ConfigError
 
 REQUIRED: Any = object()
 """Stands for the default of a key that has none."""
@@ -67,6 +67,14 @@ class Section:
             self.refuse(key, f"must be a positive integer, not {found!r:.80}")
         return int(found)
 
+    def wholes(self, key: str, default: Any = REQUIRED) -> tuple[int, ...]:
+        """One or more positive integers."""
+        found = self.value(key, default)
+        items = list(found) if isinstance(found, list | tuple) else []
+        if not items or not all(type(item) is int and item > 0 for item in items):
+            self.refuse(key, f"must be a list of positive integers, not {found!r:.80}")
+        return tuple(items)
+
     def number(self, key: str, default: Any = REQUIRED) -> float:
         """A positive number."""
         found = self.value(key, default)
@@ -99,7 +107,7 @@ class Section:
         for known, meaning in allowed.items():
             if type(found) is type(known) and found == known:
                 return meaning
-        return self.refuse(key, f"must be {' or '.join(map(repr, allowed))} for this encoder, not {found!r:.80}")
+        return self.refuse(key, f"must be {' or '.join(map(repr, allowed))}, not {found!r:.80}")
 
     def section(self, key: str) -> Section:
         """The mapping of a key."""

@@ -79,6 +79,20 @@ class StoredRows:
         """The mark of each row, uint64 (N,); 0: the row was not written."""
         return np.fromfile(self.folder / MARKS, "<u8")
 
+    def missing(self, size: int) -> Iterator[list[int]]:
+        """The rows that were not written, at most `size` at a time, in random order.
+
+        Rows that another process writes in the meantime are left out. Several processes can therefore divide the rows:
+        two of them seldom choose the same ones at the same time.
+        """
+        rows = np.flatnonzero(self.marks() == 0)
+        blocks = [rows[first : first + size] for first in range(0, len(rows), size)]
+        for number in np.random.default_rng().permutation(len(blocks)).tolist():
+            first, last = blocks[number][[0, -1]].tolist()
+            marks = np.fromfile(self.folder / MARKS, "<u8", last + 1 - first, offset=8 * first)
+            if left := [row for row in blocks[number].tolist() if not marks[row - first]]:
+                yield left
+
     def ends(self) -> list[int]:
         """The first and the last row that were written, if they are not damaged; [] if there is none."""
         written = np.flatnonzero(self.marks())

@@ -1,0 +1,7 @@
+"""Reads models that other libraries have saved: their configurations, and their weights in safetensors files."""
+
+from kgen.pretrained.files import require_files, weight_files
+from kgen.pretrained.section import Section
+from kgen.pretrained.tensors import Source, Tensors
+
+__all__ = ["Section", "Source", "Tensors", "require_files", "weight_files"]
