@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from kgen.parts.initial import init_weights
     from kgen.parts.saving import save
     from kgen.pipeline.assembly import assemble
+    from kgen.pipeline.decoding.variations import Variations
     from kgen.pipeline.likelihood import bits_per_dimension
     from kgen.pipeline.loading import load
     from kgen.pipeline.model import Pipeline
@@ -64,6 +65,7 @@ _LAZY = {
     "weight_paths": "kgen.storage.paths",
     "read_json": "kgen.storage.json_file",
     "Pipeline": "kgen.pipeline.model",
+    "Variations": "kgen.pipeline.decoding.variations",
     "Guidance": "kgen.contracts.capabilities",
     "Guide": "kgen.contracts.capabilities",
     "GuideModel": "kgen.contracts.capabilities",
@@ -126,6 +128,7 @@ __all__ = [
     "Static",
     "Steps",
     "Strength",
+    "Variations",
     "assemble",
     "bits_per_dimension",
     "cached_arrays",
