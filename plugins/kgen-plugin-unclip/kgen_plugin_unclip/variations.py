@@ -69,17 +69,17 @@ class Variations:
         embeddings: np.ndarray,
         *,
         n: int = 1,
-        prompt: str | None = None,
-        seed: int = 0,
+        prompt: str | Sequence[str] | None = None,
+        seed: int | Sequence[int] = 0,
         options: Mapping[str, Any] | None = None,
     ) -> np.ndarray:
-        """Decodes each embedding with `n` noises, which all embeddings share.
+        """Decodes each embedding with `n` noises, which all embeddings of one seed share.
 
         Args:
             embeddings: (N, D), of any length.
             n: Images per embedding.
-            prompt: The text that the decoder reads, too; None: the embedding alone decides.
-            seed: The seed of the noise.
+            prompt: The text that the decoder reads, too, or one for each embedding; None: the embedding alone decides.
+            seed: The seed of the noise, or one for each embedding.
             options: Options of the decoder's `decode`.
 
         Returns:
@@ -92,11 +92,14 @@ class Variations:
         decoder, encoder, count = self.decoder, self.encoder, len(embeddings) * n
         if prompt is not None and encoder.fields != ("caption",):
             raise ConfigError(f"a prompt needs an encoder of texts, but this one reads {', '.join(encoder.fields)}")
+        texts = [encoder.null if prompt is None else prompt] * len(embeddings)
+        texts = texts if prompt is None or isinstance(prompt, str) else list(prompt)
+        seeds = [seed] * len(embeddings) if isinstance(seed, int) else list(seed)
         checked = check_options(type(decoder).decode, self._options(options or {}, prompt), "decode")
         batch: dict[str, Any] = {
             "latent": np.repeat(embeddings.astype(np.float32), n, axis=0),
-            "tokens": encoder.tokenize([encoder.null if prompt is None else prompt] * count),
-            "noise": sample(decoder.noise_spec(**checked), [(seed, copy) for copy in range(n)] * len(embeddings)),
+            "tokens": encoder.tokenize([text for text in texts for _ in range(n)]),
+            "noise": sample(decoder.noise_spec(**checked), [(one, copy) for one in seeds for copy in range(n)]),
         }
 
         def image(rows: dict[str, Any]) -> dict[str, Any]:
@@ -109,7 +112,7 @@ class Variations:
         pixels = np.rint((np.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)
         return pixels.reshape(len(embeddings), n, *pixels.shape[1:])
 
-    def _options(self, given: Mapping[str, Any], prompt: str | None) -> dict[str, Any]:
+    def _options(self, given: Mapping[str, Any], prompt: str | Sequence[str] | None) -> dict[str, Any]:
         """The options of `decode`, which without a prompt say that the first decoder reads no text."""
         if prompt is not None:
             return dict(given)
