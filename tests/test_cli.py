@@ -346,7 +346,14 @@ def test_plugins_show_prints_documentation_and_options_and_no_chatter_of_tensorf
         "strength float >= 0 0.0",
     ):
         assert (row.split() in rows) == ("network.kind" not in row), row
+    assert "options of generate (in a run file: sample.options):" in outcome.out
     assert kgen("plugins", "show", "toy").out.startswith("plugin 'toy' of kgen-plugin-toy 1.2\n  dataset toy/squares")
+    joint = [" ".join(line.split()) for line in kgen("plugins", "show", "joint").out.splitlines()]
+    assert "encoders list of text | mapping required" in joint
+    prior = [line.split() for line in kgen("plugins", "show", "unclip/prior").out.splitlines()]
+    assert next(row for row in prior if row[:1] == ["network"])[-1] == "causal"  # a kind of another plugin, in short
+    decoder = kgen("plugins", "show", "identity").out
+    assert "options of decode (in a run file: sample.options.decoder): none" in decoder
     kgen("plugins", "show", "meens").refuses("there is no component, no kind and no plugin 'meens'")
 
 

@@ -14,9 +14,10 @@ from kgen.options.validation import alternatives, model_of, schema_of, tag_names
 from kgen.plugins.registry import Component, DeclaredKind
 from kgen.reporting.plain import printable
 
-TYPES = {"integer": "int", "number": "float", "string": "text", "boolean": "true|false", "null": "null"}
+TYPES = {"integer": "int", "number": "float", "string": "text", "boolean": "true|false", "object": "mapping"}
 LIMITS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-METHODS = {"generator": "generate", "decoder": "decode"}
+METHODS = {"generator": ("generate", "sample.options"), "decoder": ("decode", "sample.options.decoder")}
+"""The sampling method of a kind, and the place of its options in a run file."""
 
 Schema = dict[str, Any]
 Row = tuple[str, str, str]
@@ -50,8 +51,9 @@ def describe_component(component: Component) -> None:
         print("options: none\n")
         return
     _print_options("options", cls, component.id)
-    if method := METHODS.get(component.kind):
-        _print_options(f"options of {method} (in a run file: sample.options)", getattr(cls, method), component.id)
+    if component.kind in METHODS:
+        method, place = METHODS[component.kind]
+        _print_options(f"options of {method} (in a run file: {place})", getattr(cls, method), component.id)
 
 
 def _print_options(title: str, function: Callable[..., Any], owner: str) -> None:
@@ -76,10 +78,13 @@ def option_rows(schema: Schema, root: Schema, prefix: str = "", kind: str = "") 
         default = node.get("default")
         text = "required" if name in required else json.dumps(default, ensure_ascii=False)
         nested = [leaf for leaf in alternatives(node, root) if leaf.get("properties")]
+        allowed = values(node, root)
         if isinstance(default, dict) and "kind" in default:
             text = str(default["kind"])
+            bare = text.rpartition("/")[2]
+            text = bare if bare in allowed.replace(" ", "").split("|") else text
         note = f"  (kind: {kind})" if kind else ""
-        yield f"{prefix}{name}", values(node, root) + note, text
+        yield f"{prefix}{name}", allowed + note, text
         for leaf in nested:
             yield from option_rows(leaf, root, f"{prefix}{name}.", _kind(leaf))
 
@@ -101,7 +106,8 @@ def _leaf(node: Schema, root: Schema) -> str:
     if node.get("properties"):
         return _kind(node) or "mapping"
     limits = "".join(f" {sign} {node[key]}" for key, sign in LIMITS.items() if key in node)
-    return TYPES.get(node.get("type", ""), str(node.get("type", "anything"))).replace("object", "mapping") + limits
+    types = node.get("type", "anything")
+    return " | ".join(TYPES.get(name, name) for name in ([types] if isinstance(types, str) else types)) + limits
 
 
 def _without_ids(names: list[str]) -> list[str]:

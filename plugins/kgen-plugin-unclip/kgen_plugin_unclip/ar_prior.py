@@ -11,43 +11,41 @@ from keras import ops
 from pydantic import Field, PositiveInt
 
 from kgen import ConditionSpace, ConfigError, Generator, Guidance, NoiseSpec, Space, make_generator
-from kgen.options import Static, options
+from kgen.options import Choice, Static, options
 from kgen_plugin_unclip.components import Quantiles, QuantizedComponents
 from kgen_plugin_unclip.vectors import check_embeddings, nearest_to_text, tiled, to_length
 
 Tensor = Any
 Condition = dict[str, Tensor]
-Choice = dict[str, Any]
 
 COMPONENTS = 319 / 1024
 """Share of the dimensions that are kept as principal components (Ramesh et al. 2022, section 2.2)."""
 
-BEFORE = 2
-"""Number of positions that follow the text: its embedding, and the dot product."""
+AFTER_TEXT = 2
+"""Number of positions after those of the text: text embedding, dot product."""
 
 SAMPLING = ("temperature", "top_p", "guidance")
-"""Options of sampling that the model of the tokens must have."""
+"""Sampling options that the model of the tokens must have."""
 
-
-def _model() -> Choice:
-    return {"name": "tokens/ar", "network": {"text": "prefix", "positions": "learned"}}
+MODEL = {"name": "tokens/ar", "network": {"text": "prefix", "positions": "learned"}}
+"""The default model of the tokens."""
 
 
 class ARPrior(Generator):
     """The autoregressive prior of DALL-E 2 (Ramesh et al. 2022, section 2.2): text -> CLIP image embedding.
 
     The embedding is reduced to its principal components, in falling order of their variance. Each is quantized into
-    buckets, and a model of tokens learns to predict one after the other. It reads, before them, the text, the embedding
-    of the text, and the dot product of the embeddings of text and image, which is quantized, too. Sampling takes a dot
-    product from the upper half of its distribution, so that the embedding fits the text well. Training drops a share of
-    the texts (`condition_dropout` of the run), for guidance.
+    buckets, and a model of tokens predicts them one after the other. It first reads the text, the embedding of the
+    text, and the dot product of the embeddings of text and image, which is quantized, too. Sampling takes a dot product
+    from the upper half of its distribution, so that the generated embedding is near that of the text. Training drops a
+    share of the texts (`condition_dropout` of the run), for guidance.
 
     The components, and the limits of the buckets, are measured on the training latents before the training
     (`initialize`). A run does that; otherwise call it after `kgen.assemble`.
 
     Args:
-        model: Name and options of the generator of the tokens. It must have the options of sampling `temperature`,
-            `top_p` and `guidance`, as `tokens/ar` has.
+        model: Name and options of the generator of the tokens. It must have the sampling options `temperature`, `top_p`
+            and `guidance`, as `tokens/ar` has.
         components: Number of principal components. None: 319 of 1,024 dimensions, as in the paper, or the same share.
         buckets: Number of buckets of each component.
         product_buckets: Number of buckets of the dot product, each with the same number of training examples. The
@@ -56,7 +54,7 @@ class ARPrior(Generator):
     Raises:
         SpaceError: the latents are not vectors, or "pooled" of the encoder is not a vector of the same size; or `model`
             does not generate tokens.
-        ConfigError: `model` is unknown, or lacks an option of sampling.
+        ConfigError: `model` is unknown, or lacks a sampling option.
         ValueError: there are more components than dimensions.
     """
 
@@ -65,7 +63,7 @@ class ARPrior(Generator):
         space: Space,
         condition_space: ConditionSpace,
         *,
-        model: Choice = _model(),  # noqa: B008 (it is not changed)
+        model: Annotated[dict[str, Any], Choice("generator")] = MODEL,
         components: PositiveInt | None = None,
         buckets: Annotated[int, Field(ge=2)] = 1024,
         product_buckets: Annotated[int, Field(ge=2)] = 16,
@@ -83,9 +81,9 @@ class ARPrior(Generator):
         self.quantized = QuantizedComponents(dim, count, buckets, name="components")
         self.products = Quantiles(product_buckets, name="products")
         tokens = Space("tokens", (count,), buckets)
-        self.tokens = make_generator(model, tokens, ConditionSpace(text.length + BEFORE, text.dim, text.pooled_dim))
+        self.tokens = make_generator(model, tokens, ConditionSpace(text.length + AFTER_TEXT, text.dim, text.pooled_dim))
         if missing := [name for name in SAMPLING if name not in options(type(self.tokens).generate)]:
-            raise ConfigError(f"model: '{model['name']}' has no option '{missing[0]}' of sampling: choose 'tokens/ar'")
+            raise ConfigError(f"model: '{model['name']}' has no sampling option '{missing[0]}': choose 'tokens/ar'")
         self.model = {"name": model["name"], **self.tokens.config}
         self.embedding = keras.layers.Dense(text.dim, dtype=self.dtype_policy, name="embedding")
         self.product = keras.layers.Embedding(product_buckets, text.dim, dtype=self.dtype_policy, name="product")
@@ -124,7 +122,7 @@ class ARPrior(Generator):
         after = ops.stack([self.embedding(condition["pooled"]), self.product(product)], axis=1)  # (B, 2, dim)
         return {
             "sequence": ops.concatenate([sequence, ops.cast(after, sequence.dtype)], axis=1),
-            "mask": ops.pad(condition["mask"], ((0, 0), (0, BEFORE)), constant_values=1.0),
+            "mask": ops.pad(condition["mask"], ((0, 0), (0, AFTER_TEXT)), constant_values=1.0),
             "pooled": condition["pooled"],
         }
 
@@ -154,8 +152,8 @@ class ARPrior(Generator):
             top_p: Only the smallest set of most probable tokens whose probabilities sum to `top_p` can be sampled.
             guidance: Weight of classifier-free guidance of the logits; 1 means no guidance, which costs half as much.
         """
-        specs = {**self.tokens.noise_spec(), "product": None}
-        own = {name: ops.concatenate([noise[f"{name}{i}"] for i in range(candidates)]) for name in specs}
+        names = (*self.tokens.noise_spec(), "product")
+        own = {name: ops.concatenate([noise[f"{name}{i}"] for i in range(candidates)]) for name in names}
         text, null = tiled(condition, candidates), tiled(null_condition, candidates)
         tokens = self.tokens.generate(
             self._joined(text, self._upper_half(own.pop("product")[:, 0])),

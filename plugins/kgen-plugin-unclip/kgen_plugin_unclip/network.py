@@ -28,7 +28,7 @@ class CausalTransformer:
     """A causal transformer that denoises a vector, given a text (Ramesh et al. 2022, section 2.2).
 
     The sequence consists of the tokens of the text, the embedding of the text, the noise level, the noisy vector and a
-    query, a learned vector whose output is the prediction. Each position has a learned vector, too.
+    query, whose output is the prediction. A learned vector is added at each position; the query has no other input.
 
     Args:
         width: Dimension of a position, a multiple of `heads`.
@@ -119,9 +119,9 @@ class CausalTransformerLayer(keras.layers.Layer):
     def run(self, x: Tensor, noise_level: Tensor, condition: Mapping[str, Tensor], training: bool = False) -> Tensor:
         """The outputs (B, L + 4, width) of all positions, of which the last is the query's."""
         level = self.level_out(self.level_in(sinusoidal(noise_level, LEVEL_FEATURES)))  # (B, C)
-        given = [self.pooled(condition["pooled"]), level, self.vector(x), ops.zeros_like(level)]  # the query is the
-        tokens = [self.text(condition["sequence"]), ops.stack(given, axis=1)]  # vector of its position
-        y = ops.concatenate(tokens, axis=1)  # (B, L + 4, C)
+        query = ops.zeros_like(level)
+        after = ops.stack([self.pooled(condition["pooled"]), level, self.vector(x), query], axis=1)  # (B, 4, C)
+        y = ops.concatenate([self.text(condition["sequence"]), after], axis=1)  # (B, L + 4, C)
         y = y + ops.cast(self.positions, y.dtype)
         mask = ops.pad(ops.cast(condition["mask"], "float32"), ((0, 0), (0, AFTER_TEXT)), constant_values=1.0)
         for block in self.blocks:

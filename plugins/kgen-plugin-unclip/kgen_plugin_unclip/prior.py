@@ -27,8 +27,8 @@ class Prior(Generator):
     prediction, whatever the noise level (equation 2). The noise has the cosine schedule. Training drops a share of the
     texts (`condition_dropout` of the run), for guidance.
 
-    The latents are embeddings of the length sqrt(D), whose numbers have a variance of about 1. So are the generated
-    ones: sampling ends with scaling them to this length.
+    The latents are embeddings of the length sqrt(D), whose numbers have a variance of about 1. Sampling scales the
+    generated embeddings to this length, too.
 
     Args:
         network: Network, `CausalTransformer` or another `diffusion.network` of vectors, with its options.

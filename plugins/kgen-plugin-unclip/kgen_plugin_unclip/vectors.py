@@ -27,7 +27,7 @@ def check_embeddings(space: Space, condition_space: ConditionSpace, name: str) -
     if condition_space.pooled_dim != space.size:
         raise SpaceError(
             f"{name} compares embeddings of images and texts, but those of the images have {space.size} numbers, and "
-            f"'pooled' of the encoder has {condition_space.pooled_dim}: choose the encoder 'clip/clip' alone"
+            f"'pooled' of the encoder has {condition_space.pooled_dim}: use 'clip/clip' as the only encoder"
         )
 
 

@@ -160,7 +160,7 @@ def test_wrong_options_are_named() -> None:
         build(components=7)
     with pytest.raises(SpaceError, match="'diffusion/diffusion' models continuous latents, not 3 tokens of 8"):
         build(model={"name": "diffusion"})
-    with pytest.raises(SpaceError, match="choose the encoder 'clip/clip' alone"):
+    with pytest.raises(SpaceError, match="use 'clip/clip' as the only encoder"):
         ARPrior(SPACE, ConditionSpace(4, 8))
     with pytest.raises(ConfigError, match="unknown generator 'nothing'"):
         build(model={"name": "nothing"})

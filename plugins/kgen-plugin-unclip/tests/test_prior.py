@@ -131,7 +131,7 @@ def test_options_without_effect_are_refused() -> None:
 def test_spaces_that_do_not_fit_are_named() -> None:
     with pytest.raises(SpaceError, match=r"not 8x8x3 continuous.*choose the decoder 'unclip/decoder'"):
         Prior(Space("continuous", (8, 8, 3)), CONDITIONS)
-    with pytest.raises(SpaceError, match="have 6 numbers, and 'pooled' of the encoder has 10: choose the encoder"):
+    with pytest.raises(SpaceError, match="have 6 numbers, and 'pooled' of the encoder has 10: use 'clip/clip'"):
         Prior(SPACE, ConditionSpace(4, 10))
     with pytest.raises(SpaceError, match="network 'causal' works on vectors"):
         Diffusion(Space("continuous", (8, 8, 3)), CONDITIONS, network=TINY)
