@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from kgen.parts.initial import init_weights
     from kgen.parts.saving import save
     from kgen.pipeline.assembly import assemble
+    from kgen.pipeline.decoding.variations import Variations
     from kgen.pipeline.likelihood import bits_per_dimension
     from kgen.pipeline.loading import load
     from kgen.pipeline.model import Pipeline
@@ -70,6 +71,7 @@ _LAZY = {
     "weight_paths": "kgen.storage.paths",
     "read_json": "kgen.storage.json_file",
     "Pipeline": "kgen.pipeline.model",
+    "Variations": "kgen.pipeline.decoding.variations",
     "Guidance": "kgen.contracts.capabilities",
     "Guide": "kgen.contracts.capabilities",
     "GuideModel": "kgen.contracts.capabilities",
@@ -133,6 +135,7 @@ __all__ = [
     "Static",
     "Steps",
     "Strength",
+    "Variations",
     "add_to_report",
     "assemble",
     "bits_per_dimension",

@@ -17,8 +17,8 @@ import kgen
 from kgen import ConfigError, SpaceError
 from kgen.config import RunConfig
 from kgen.parts.construction import generator_for, make_encoder
+from kgen.pipeline.decoding.upscaling import upscale
 from kgen.pipeline.inpainting import downsample_mask
-from kgen.pipeline.upscaling import upscale
 from kgen.runs.run import open_decoder, run
 
 pytestmark = [pytest.mark.portable, pytest.mark.usefixtures("made_plugin")]

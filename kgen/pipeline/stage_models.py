@@ -13,11 +13,12 @@ from kgen.backend.devices import create_weights
 from kgen.backend.memory import weights_fit
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Condition, Encoder
-from kgen.errors import ConfigError, PluginError
+from kgen.errors import ConfigError, PluginError, RunError
 from kgen.options import supplied
 from kgen.pipeline.loss_model import LossModel
+from kgen.pipeline.sampler import noise_spec
 from kgen.pixels import floats, to_uint8
-from kgen.random import sample
+from kgen.random import NoiseKey, sample
 from kgen.spaces import Space
 
 Tensor = Any
@@ -143,21 +144,29 @@ class Reconstructor:
         decoder: The decoder, whose weights are shared.
         encoder: The encoder of the pipeline, for a decoder that uses it.
         options: Validated options of `decode`.
+        loops: Whether the decoder takes several consecutive steps: see `Compiled`.
     """
 
     def __init__(
-        self, decoder: Decoder, encoder: Encoder | None = None, options: Mapping[str, Any] | None = None
+        self,
+        decoder: Decoder,
+        encoder: Encoder | None = None,
+        options: Mapping[str, Any] | None = None,
+        *,
+        loops: bool = False,
     ) -> None:
         self.decoder = decoder
         self.encoder = encoder if uses_encoder(decoder) else None
         self.options = dict(options or {})
-        self.program = Compiled(self._reconstruct, [part for part in (decoder, self.encoder) if part is not None])
+        parts = [part for part in (decoder, self.encoder) if part is not None]
+        self.program = Compiled(self._reconstruct, parts, loops)
 
     def _reconstruct(self, batch: Batch) -> dict[str, Tensor]:
         latent = batch["latent"] if "latent" in batch else self.decoder.encode(floats(batch["image"]))
         condition = condition_of(self.encoder, batch)
-        images = self.decoder.decode(latent, condition, batch.get("noise", {}), **self.options)
-        return {"latent": latent, "image": ops.clip(ops.cast(images, "float32"), -1.0, 1.0)}
+        images = ops.cast(self.decoder.decode(latent, condition, batch.get("noise", {}), **self.options), "float32")
+        finite = ops.all(ops.isfinite(ops.reshape(images, (ops.shape(images)[0], -1))), axis=1)  # (B,)
+        return {"latent": latent, "image": ops.clip(images, -1.0, 1.0), "finite": finite}
 
     def reconstruct(
         self, images: np.ndarray, prompts: Sequence[Any], *, seed: int = 0, batch_size: int = 32
@@ -172,17 +181,36 @@ class Reconstructor:
 
         Returns:
             Latents (N, *latent_space.shape), and images, uint8 (N, H, W, C).
+
+        Raises:
+            RunError: the decoded images are not finite.
         """
-        return self._run({"image": images}, prompts, seed, batch_size)
+        return self._run({"image": images}, prompts, [(seed, copy) for copy in range(len(images))], batch_size)
 
-    def decode(self, latents: np.ndarray, prompts: Sequence[Any], *, seed: int = 0, batch_size: int = 32) -> np.ndarray:
-        """Decodes latents (N, *latent_space.shape) to images, uint8 (N, H, W, C)."""
-        return self._run({"latent": latents}, prompts, seed, batch_size)[1]
+    def decode(
+        self, latents: np.ndarray, prompts: Sequence[Any], keys: Sequence[NoiseKey], *, batch_size: int = 32
+    ) -> np.ndarray:
+        """Decodes latents (N, *latent_space.shape) to images, uint8 (N, H, W, C).
 
-    def _run(self, batch: Batch, prompts: Sequence[Any], seed: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-        count = len(prompts)
-        noise = sample(self.decoder.noise_spec(**self.options), [(seed, copy) for copy in range(count)])
+        Args:
+            prompts, batch_size: As in `reconstruct`.
+            keys: The N keys of the decoder's noise: see `kgen.random.sample`.
+
+        Raises:
+            RunError: the decoded images are not finite.
+        """
+        return self._run({"latent": latents}, prompts, keys, batch_size)[1]
+
+    def _run(
+        self, batch: Batch, prompts: Sequence[Any], keys: Sequence[NoiseKey], batch_size: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        noise = sample(noise_spec(self.decoder, self.options), keys)
         batch |= {"noise": noise} if noise else {}
         batch |= {} if self.encoder is None else {"tokens": self.encoder.tokenize(list(prompts))}
-        made = self.program.run(batch, count, batch_size)
+        made = self.program.run(batch, len(prompts), batch_size)
+        if not made["finite"].all():
+            raise RunError(
+                f"{type(self.decoder).__name__} decoded images that are not finite (NaN or infinity): change its "
+                "options, or train it again, with a lower learning_rate or a clip_norm"
+            )
         return made["latent"], to_uint8(made["image"])

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,7 +31,22 @@ RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)")
 
 PROMPTS = "The prompts; quote each one. They are texts, or whatever the run's encoder reads: labels, paths of images."
 
-ImageOption = Annotated[Path | None, typer.Option("--image", metavar="FILE", help="An image to start from.")]
+ImageOption = Annotated[
+    list[Path] | None,
+    typer.Option("--image", metavar="FILE", help="An image to start from; or with --blend, one of two images."),
+]
+BlendOption = Annotated[
+    list[float] | None,
+    typer.Option(
+        "--blend",
+        metavar="NUMBER",
+        min=0.0,
+        max=1.0,
+        help="Generate an image between two, from 0, the first --image, to 1, the second; repeatable. The decoder of "
+        "the run must decode embeddings of images. It also reads a PROMPT, if there is one.",
+        show_default=False,
+    ),
+]
 MaskOption = Annotated[
     Path | None,
     typer.Option("--mask", metavar="FILE", help="A mask; only the part of --image under its white pixels changes."),
@@ -67,7 +83,7 @@ OutputOption = Annotated[
 
 def command(
     run: RunArgument,
-    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help=PROMPTS)],
+    prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", help=PROMPTS, show_default=False)] = None,
     number: Annotated[int, typer.Option("-n", "--number", min=1, max=100_000, help="Images per prompt.")] = 1,
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="The seed of the noise.")] = 0,
     shared_noise: Annotated[
@@ -81,22 +97,25 @@ def command(
     image: ImageOption = None,
     mask: MaskOption = None,
     strength: StrengthOption = None,
+    blend: BlendOption = None,
     scale: ScaleOption = None,
     size: SizeOption = None,
     output: OutputOption = None,
 ) -> None:
     """Generate images from prompts with a trained pipeline."""
+    prompts, paths = prompts or [], image or []
+    alone = {"mask": mask, "strength": strength, "size": size, "shared-noise": shared_noise or None}
+    _check_images(prompts, paths, bool(blend), {name: value for name, value in alone.items() if value is not None})
     require_text(prompts)
     require_directory(run)
-    for name, given in (("strength", strength), ("mask", mask)):
-        if given is not None and image is None:
-            raise ConfigError(f"--{name} needs an image to start from: give it with --image FILE")
-    if image is not None:
-        require_single(image)
     shape = None if size is None else _parsed_size(size)
+    if blend:
+        target = _Target(output if output is not None else "blend.png", [f"{x:g}" for x in blend] * number, "blend")
+        _generate_between(run, paths, blend, prompts, number, seed, settings or (), scale, target)
+        return
     _note_single_words(prompts)
     texts = [prompt for prompt in prompts for _ in range(number)]
-    target = _Target(output if output is not None else f"{_slug(prompts[0])}.png", texts)
+    target = _Target(output if output is not None else f"{_slug(prompts[0])}.png", texts, "prompt")
     from kgen.cli.backend import load_backend
 
     load_backend()
@@ -109,7 +128,7 @@ def command(
     pipeline = load(run)
     options = sampling_options(settings or (), type(pipeline.generator), type(pipeline.decoder))
     height, width, channels = pipeline.decoder.image_space.shape
-    source = {} if image is None else _source(image, mask, shape or (height, width), channels)
+    source = _source(paths[0], mask, shape or (height, width), channels) if paths else {}
     source |= _strength(strength, pipeline.generator)
     inputs = parse_prompts(pipeline.encoder, prompts)
     source |= {"size": shape}
@@ -118,11 +137,85 @@ def command(
     facts |= {"shared_noise": "true"} if shared_noise else {}
     facts |= {} if size is None else {"size": size}
     facts |= {} if scale is None else {"scale": str(scale)}
-    facts |= {} if image is None else {"image": str(image), "strength": "" if strength is None else str(strength)}
+    facts |= {"image": str(paths[0]), "strength": "" if strength is None else str(strength)} if paths else {}
     facts |= {} if mask is None else {"mask": str(mask)}
     keys = [input_key(prompt) for prompt in inputs]
     copies = [copy for _, copy, *_ in noise_keys(keys, [seed] * len(prompts), number, shared_noise)]
-    target.write(images, copies, number, facts, scale)
+    target.write(images, copies, number if number > 1 else 0, facts, scale)
+
+
+def _check_images(prompts: Sequence[str], images: Sequence[Path], blend: bool, others: Mapping[str, Any]) -> None:
+    """Raises ConfigError for options that do not belong together.
+
+    Args:
+        others: The other options that were given, by name, of those that have no effect with --blend.
+    """
+    for path in images:
+        require_single(path)
+    if blend:
+        if len(images) != 2:
+            raise ConfigError(f"--blend needs two images, --image ONE --image OTHER, but there are {len(images)}")
+        if len(prompts) > 1:
+            raise ConfigError(f"--blend needs one PROMPT, which the decoder reads, or none, but not {len(prompts)}")
+        if others:
+            raise ConfigError(f"--{next(iter(others))} has no effect with --blend: leave it out")
+        return
+    if not prompts:
+        raise typer.BadParameter("give one; or blend two --image by --blend 0.5", param_hint="PROMPT")
+    if len(images) > 1:
+        raise ConfigError("an image starts from one --image: leave the others out, or add --blend 0.5 to blend two")
+    for name in ("strength", "mask"):
+        if name in others and not images:
+            raise ConfigError(f"--{name} needs an image to start from: give it with --image FILE")
+
+
+def _generate_between(
+    run: Path,
+    images: Sequence[Path],
+    blend: Sequence[float],
+    prompts: Sequence[str],
+    number: int,
+    seed: int,
+    settings: Sequence[str],
+    scale: int | None,
+    target: _Target,
+) -> None:
+    """Generates images between two images, with `number` noises, each of which all positions share."""
+    from kgen.cli.backend import load_backend
+
+    load_backend()
+    import numpy as np
+
+    from kgen.config import decoding_options
+    from kgen.data.images import read_image
+    from kgen.pipeline.decoding.variations import Variations
+    from kgen.pipeline.prompts import parse_prompts
+    from kgen.random import spherical
+    from kgen.runs.run import open_decoder
+
+    model = Variations(*open_decoder(run))
+    options = decoding_options([_of_decoder(setting) for setting in settings], type(model.decoder))
+    height, width, channels = model.decoder.image_space.shape
+    pixels = np.stack([read_image(image, channels, (height, width)) for image in images])
+    one, other = model.embed_images(pixels)
+    between = spherical(one[None], other[None], np.array(blend))
+    prompt = next(iter(parse_prompts(model.encoder, prompts)), None)
+    made = model.decode(between, n=number, prompt=prompt, seed=seed, options=options)  # (N, n, H, W, C)
+    facts = {"seed": str(seed), "model": run.resolve().name, "options": json.dumps({"decoder": options})}
+    facts |= {"prompt": prompts[0]} if prompts else {}
+    facts |= {"image": "; ".join(map(str, images))} | ({} if scale is None else {"scale": str(scale)})
+    copies = [copy for copy in range(number) for _ in blend]
+    target.write(made.swapaxes(0, 1).reshape(-1, *made.shape[2:]), copies, len(blend), facts, scale)
+
+
+def _of_decoder(setting: str) -> str:
+    """The setting of an option of the decoder, "decoder.KEY=VALUE", as "KEY=VALUE"."""
+    if not setting.startswith("decoder."):
+        raise ConfigError(
+            f"--set {setting}: has no effect with --blend, which uses no generator: set options of the decoder, such "
+            "as decoder.steps=20"
+        )
+    return setting.removeprefix("decoder.")
 
 
 def _note_single_words(prompts: list[str]) -> None:
@@ -171,15 +264,16 @@ class _Target:
 
     Args:
         output: A PNG file, or a folder (an existing one, or a path that ends with a slash).
-        prompts: The prompt of every image.
+        captions: The caption of every image, such as its prompt.
+        key: The key of the caption in the metadata.
     """
 
-    def __init__(self, output: str, prompts: list[str]) -> None:
-        self.path, self.prompts = Path(output), prompts
+    def __init__(self, output: str, captions: list[str], key: str) -> None:
+        self.path, self.captions, self.key = Path(output), captions, key
         self.is_folder = output.endswith(("/", os.sep)) or self.path.is_dir()
         if not self.is_folder and self.path.suffix.lower() != ".png":
             raise ConfigError(f"--output {output}: must end with '.png', or with '/' for a folder of files")
-        names = (f"{index:04d}-{_slug(prompt)}.png" for index, prompt in enumerate(prompts))
+        names = (f"{index:04d}-{_slug(caption)}.png" for index, caption in enumerate(captions))
         self.files = [self.path / name for name in names] if self.is_folder else [self.path]
         for file in self.files:
             require_free(file)
@@ -191,15 +285,15 @@ class _Target:
         self,
         images: np.ndarray,
         copies: list[int],
-        number: int,
+        columns: int,
         facts: dict[str, Any],
         scale: int | None = None,
     ) -> None:
-        """Writes the images, with their prompts and `facts` in the metadata, and prints the paths.
+        """Writes the images, with their captions and `facts` in the metadata, and prints the paths.
 
         Args:
-            copies: Number of each image among those of its prompt and seed.
-            number: Images per prompt, which are neighbors in `images`.
+            copies: Number of each image among those with its caption and seed.
+            columns: Images per row of a grid; 0: a grid that is about square.
             scale: Factor by which each image is enlarged; None: no enlargement, or in a grid a suitable one.
         """
         from kgen.reporting.sheets import enlarged, grid, save_png
@@ -207,13 +301,13 @@ class _Target:
         if not self.is_folder:
             sheet = enlarged(images[0], scale or 1)
             if len(images) > 1:
-                sheet = grid(images, self.prompts, columns=number if number > 1 else 0, scale=scale or 0)
+                sheet = grid(images, self.captions, columns=columns, scale=scale or 0)
                 facts = {**facts, IMAGES: str(len(images))}
-            save_png(self.path, sheet, {"prompt": "; ".join(dict.fromkeys(self.prompts)), **facts})
+            save_png(self.path, sheet, {self.key: "; ".join(dict.fromkeys(self.captions)), **facts})
             log(str(self.path))
             return
-        for path, image, prompt, copy in zip(self.files, images, self.prompts, copies, strict=True):
-            save_png(path, enlarged(image, scale or 1), {"prompt": prompt, **facts, "copy": str(copy)})
+        for path, image, caption, copy in zip(self.files, images, self.captions, copies, strict=True):
+            save_png(path, enlarged(image, scale or 1), {self.key: caption, **facts, "copy": str(copy)})
             log(str(path))
 
 

@@ -41,8 +41,8 @@ def command(
     load_backend()
     from kgen.config import decoding_options
     from kgen.data.images import read_image
+    from kgen.pipeline.decoding.upscaling import upscale
     from kgen.pipeline.prompts import parse_prompts
-    from kgen.pipeline.upscaling import upscale
     from kgen.reporting.sheets import save_png
     from kgen.runs.run import open_decoder
 

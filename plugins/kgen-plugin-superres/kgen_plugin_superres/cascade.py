@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,6 +53,7 @@ class Cascade(Decoder):
             image_space = parts[0].latent_space
         self.parts = parts
         self.latent_is_image = parts[0].latent_is_image
+        self.latent_is_embedding = parts[0].latent_is_embedding
         self.decoders = tuple(
             {"name": choice["name"], **part.config} for choice, part in zip(decoders, parts, strict=True)
         )
@@ -123,6 +124,10 @@ class Cascade(Decoder):
             check_options(type(part).decode, given, f"{type(part).__name__}.decode")
             for part, given in zip(self.parts, filled, strict=True)
         ]
+
+    def without_text(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        given = zip(self.parts, self._options(options.get("parts", ())), strict=True)
+        return {**options, "parts": tuple(part.without_text(own) for part, own in given)}
 
     # ---- training -------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -20,6 +19,7 @@ from pydantic import Field
 from kgen import ConditionSpace, Decoder, Encoder, Guidance, NoiseSpec, OneOf, SeedGenerator, Space, Steps
 from kgen.options import Static
 from kgen_plugin_unclip.embedding import ImageEmbedding
+from kgen_plugin_unclip.vectors import to_length
 
 Tensor = Any
 Condition = dict[str, Tensor]
@@ -54,6 +54,8 @@ class EmbeddingDecoder(Decoder):
         ConfigError: the encoder does not embed images.
         SpaceError: the network's stride does not divide the images.
     """
+
+    latent_is_embedding = True
 
     def __init__(
         self,
@@ -169,6 +171,9 @@ class EmbeddingDecoder(Decoder):
     def noise_spec(self, *, text: bool = True, **options: Any) -> Mapping[str, NoiseSpec]:
         return self.diffusion.noise_spec(**options)
 
+    def without_text(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        return {"text": False, **options}
+
     def decode(
         self,
         latent: Tensor,
@@ -201,7 +206,7 @@ class EmbeddingDecoder(Decoder):
         """
         given = ops.ones_like(ops.cast(condition["mask"][:, 0], "float32")) * float(text)  # (B,)
         return self.diffusion.generate(
-            self.joined(on_sphere(latent), condition, given),
+            self.joined(to_length(latent), condition, given),
             self.null(condition),
             noise,
             sampler=sampler,
@@ -213,10 +218,3 @@ class EmbeddingDecoder(Decoder):
             dynamic_threshold=dynamic_threshold,
             eta=eta,
         )
-
-
-def on_sphere(latent: Tensor) -> Tensor:
-    """Scales vectors to the length of the embeddings: (B, D) -> (B, D) of length sqrt(D), or zero if they are zero."""
-    latent = ops.cast(latent, "float32")
-    length = ops.sqrt(ops.sum(ops.square(latent), axis=-1, keepdims=True))
-    return latent * (math.sqrt(latent.shape[-1]) / ops.maximum(length, 1e-6))

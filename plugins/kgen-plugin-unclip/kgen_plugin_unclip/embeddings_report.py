@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from kgen import ReportSection, save_sheet
+from kgen.random import spherical
 from kgen_plugin_unclip.measurement import SPLITS, Measured, Measurement
-from kgen_plugin_unclip.variations import blend, shift
+from kgen_plugin_unclip.texts import embed_texts, shift
 
 SPLIT_NAMES = {"train": "seen", "holdout": "held out"}
 
@@ -82,9 +83,11 @@ def _sheets(measurement: Measurement, folder: Path, pair: tuple[int, int]) -> di
     first, second = (dataset.captions("train")[row] for row in pair)
     one, other = model.embed_images(np.stack([dataset.image("train", row) for row in pair]))
     shares = [f"{share:g}" for share in STEPS]
-    between = model.decode(blend(one, other, STEPS), n=2, options=options)
+    between = model.decode(spherical(one[None], other[None], np.asarray(STEPS)), n=2, options=options)
     _save_rows(folder / "blend.png", between, shares)
-    changed = model.decode(shift(one, *model.embed_texts([first, second]), ANGLES), n=2, options=options)
+    changed = model.decode(
+        shift(one, *embed_texts(measurement.pipeline.encoder, [first, second]), ANGLES), n=2, options=options
+    )
     _save_rows(folder / "difference.png", changed, [f"{angle:g}" for angle in ANGLES])
     return {
         "variations.png": "Images of the dataset, each with its variations; the embedding alone is decoded",

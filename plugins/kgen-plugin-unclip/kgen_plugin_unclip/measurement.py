@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kgen import ConfigError, Dataset, GeneratedImages, Metric, Pipeline, Split
-from kgen_plugin_unclip.variations import Variations
+from kgen import ConfigError, Dataset, GeneratedImages, Metric, Pipeline, Split, Variations
+from kgen_plugin_unclip.texts import embed_texts
 
 Source = Literal["image", "prior", "text"]
 """Where an embedding comes from: the right image, the prior, or the text itself."""
@@ -98,7 +98,7 @@ class Measurement:
         captions = [self.dataset.captions(split)[row] for row in rows]
         log(f"{split}: {len(seeds)} seeds of {len(rows)} prompts")
         images = self.variations.embed_images(np.stack([self.dataset.image(split, row) for row in rows]))  # (N, D)
-        texts = self.variations.embed_texts(captions)  # (N, D)
+        texts = embed_texts(self.pipeline.encoder, captions)  # (N, D)
         priors = [self.pipeline.generate(captions, seed=seed, output="latents", **self.options) for seed in seeds]
         embeddings = np.stack([[images, prior, texts] for prior in priors], axis=1)  # (3, seeds, N, D)
         similar = cosines(embeddings, images)  # (3, seeds, N)

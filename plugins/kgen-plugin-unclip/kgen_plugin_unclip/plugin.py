@@ -25,7 +25,7 @@ def kgen_components(registry: kgen.Registrar) -> None:
 
 @kgen.hookimpl
 def kgen_commands(commands: Any) -> None:
-    commands.add("vary", f"{HERE}.command:command", summary="Generate variations and blends of images.")
+    commands.add("vary", f"{HERE}.command:command", summary="Generate variations of images.")
     commands.add(
         "embeddings", f"{HERE}.embeddings_command:command", summary="Measure the embeddings of a prior, and its images."
     )

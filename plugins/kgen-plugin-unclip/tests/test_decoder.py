@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from keras import ops
-from kgen_plugin_unclip.decoder import EmbeddingDecoder, on_sphere
+from kgen_plugin_unclip.decoder import EmbeddingDecoder
+from kgen_plugin_unclip.vectors import to_length
 
 import kgen
 from kgen import ConditionSpace, ConfigError, Encoder, Space
@@ -113,7 +114,7 @@ def test_guidance_leads_away_from_no_embedding_and_no_text(embedder: Encoder) ->
     start, absent = noise["start"], ops.zeros((2,))
     nothing = decoder.joined(ops.zeros((2, 12)), text, absent)  # the null embedding is 0 before the training
     decoder.null_embedding.assign(np.zeros(12))
-    with_both = decoder.diffusion._denoised(start, *level, decoder.joined(on_sphere(latent), text, absent + 1.0))
+    with_both = decoder.diffusion._denoised(start, *level, decoder.joined(to_length(latent), text, absent + 1.0))
     without = decoder.diffusion._denoised(start, *level, nothing)
     wanted = np.clip(ops.convert_to_numpy(without + 3.0 * (with_both - without)), -1.0, 1.0)
     found = decoder.decode(latent, text, noise, steps=1, sampler="euler", guidance=3.0)
@@ -157,9 +158,3 @@ def test_an_encoder_without_embeddings_of_images_is_refused() -> None:
     for encoder, problem in ((None, "no encoder was given"), (Texts(), r"does not embed images \(Texts\)")):
         with pytest.raises(ConfigError, match=f"needs one encoder that embeds images.*{problem}"):
             kgen.make_decoder("unclip/decoder", SPACE, ConditionSpace(4, 8), encoder)
-
-
-@pytest.mark.portable
-def test_on_sphere() -> None:
-    found = ops.convert_to_numpy(on_sphere(ops.convert_to_tensor([[3.0, 4.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])))
-    np.testing.assert_allclose(found, [[1.2, 1.6, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]], atol=1e-6)

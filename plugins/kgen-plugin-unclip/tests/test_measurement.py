@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from kgen_plugin_unclip import embeddings_report as report
 from kgen_plugin_unclip import measurement as module
 from kgen_plugin_unclip.embeddings_command import _row
 from kgen_plugin_unclip.embeddings_report import section
@@ -51,9 +52,6 @@ class Decoding:
     def embed_images(self, images: np.ndarray) -> np.ndarray:
         return OF_IMAGES[np.searchsorted(GRAYS, images[:, 0, 0, 0])]
 
-    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        return OF_TEXTS[[["black", "gray", "white"].index(text) for text in texts]]
-
     def decode(self, embeddings: np.ndarray, *, n: int = 1, prompt: Any = None, seed: Any = 0, options: Any = None):
         assert options == {"steps": 7}
         self.seeds = seed
@@ -64,9 +62,15 @@ class Decoding:
         return np.broadcast_to(images[:, None, None, None, None], (len(images), n, 2, 2, 1))
 
 
+def embed_texts(encoder: Any, texts: Sequence[str]) -> np.ndarray:
+    return OF_TEXTS[[["black", "gray", "white"].index(text) for text in texts]]
+
+
 @pytest.fixture
 def measured_by(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "Variations", Decoding)
+    for place in (module, report):
+        monkeypatch.setattr(place, "embed_texts", embed_texts)
 
     def make(dataset: kgen.Dataset, metrics: Any = None, fields: tuple[str, ...] = ("caption",)) -> Measurement:
         priors = {0: OF_IMAGES, 1: OF_IMAGES[[1, 0, 2]]}  # the second exchanges two embeddings

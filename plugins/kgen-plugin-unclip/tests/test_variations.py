@@ -1,4 +1,4 @@
-"""Blends and shifts of embeddings, and the commands that decode them."""
+"""Variations of images, and differences of texts."""
 
 from __future__ import annotations
 
@@ -7,23 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from keras import ops
 from kgen_plugin_unclip.command import command
 from kgen_plugin_unclip.decoder import EmbeddingDecoder
-from kgen_plugin_unclip.variations import Variations, blend, shift
+from kgen_plugin_unclip.texts import embed_texts, shift
 
 import kgen
-from kgen import ConfigError, Encoder, Space
+from kgen import ConfigError, Encoder, Space, Variations
 
 pytestmark = pytest.mark.portable
 
 NETWORK = {"kind": "unet", "width": 8, "multipliers": [1], "blocks": 1, "attention": [0], "head_dim": 8}
 SPACE = Space("continuous", (16, 16, 3))
-
-
-def test_blend_is_an_arc() -> None:
-    found = blend(np.array([2.0, 0.0, 0.0]), np.array([0.0, 2.0, 0.0]), [0.0, 1 / 3, 0.5, 1.0])
-    angles = np.array([0.0, 1 / 3, 0.5, 1.0]) * np.pi / 2
-    np.testing.assert_allclose(found, 2 * np.stack([np.cos(angles), np.sin(angles), 0 * angles], axis=1), atol=1e-6)
 
 
 def test_shift_turns_towards_the_difference_and_keeps_the_length() -> None:
@@ -63,22 +58,25 @@ def test_an_image_depends_on_its_embedding_and_number_and_without_a_prompt_on_no
         model.decode(embeddings, options={"steps": 0})
 
 
+def test_texts_are_embedded_by_the_encoder(embedder: Encoder) -> None:
+    texts = ["red heart", "", "blue star"]
+    expected = embedder.embed_texts(embedder.tokenize(texts))
+    np.testing.assert_allclose(embed_texts(embedder, texts), ops.convert_to_numpy(expected), atol=1e-6)
+
+
 def test_another_decoder_makes_no_variations(embedder: Encoder) -> None:
     other = kgen.make_decoder("identity", SPACE, embedder.condition_space)
-    with pytest.raises(ConfigError, match="Identity does not decode embeddings of images"):
+    with pytest.raises(ConfigError, match="the latents of decoder 'kgen/identity' are not embeddings"):
         Variations(other, embedder)
 
 
 @pytest.mark.parametrize(
     ("count", "options", "problem"),
     [
-        (1, {"blend": "0.5"}, "--blend needs two images to blend"),
-        (3, {"blend": "0.5"}, "but there are 3"),
-        (1, {"blend": "1.5"}, "must be numbers from 0 to 1"),
-        (2, {"blend": "a,b"}, "must be numbers from 0 to 1"),
+        (2, {"blend": [0.5]}, "--blend needs a text: add --to TEXT. 'kgen generate RUN --image ONE --image OTHER"),
         (1, {"before": "red"}, "add --to TEXT"),
         (1, {"after": "red"}, "--to needs --blend"),
-        (2, {"after": "red", "blend": "0.5"}, "--to changes one image"),
+        (2, {"after": "red", "blend": [0.5]}, "--to changes one image"),
     ],
 )
 def test_options_that_do_not_belong_together(count: int, options: dict[str, Any], problem: str) -> None:

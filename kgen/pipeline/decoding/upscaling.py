@@ -52,7 +52,7 @@ def upscale(
     checked = validate_options(decoder, "decode", options or {})
     fitting = _for_latents_of(decoder, encoder, image.shape)
     prompt = encoder.null if isinstance(prompt, str) and prompt == "" else prompt
-    made = Reconstructor(fitting, encoder, checked).decode(small[None], [prompt], seed=seed)  # (1, H, W, C)
+    made = Reconstructor(fitting, encoder, checked).decode(small[None], [prompt], [(seed, 0)])  # (1, H, W, C)
     return np.asarray(made[0])
 
 

@@ -1,0 +1,1 @@
+"""Images that a decoder makes from latents of other images, without the generator."""

@@ -1,0 +1,228 @@
+"""Runs with a decoder of embeddings of images: their stages, and variations and blends of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from keras import ops
+from PIL import Image
+from safetensors.numpy import load_file
+
+import kgen
+from kgen import ConfigError, RunError, Space, Variations
+from kgen.config import RunConfig
+from kgen.pipeline.loading import load
+from kgen.random import spherical
+from kgen.runs.run import open_decoder, run
+from kgen.testing.execution import perturb
+
+pytestmark = pytest.mark.portable
+
+FIT = {"steps": 2, "batch_size": 4, "learning_rate": 0.1, "warmup_steps": 0, "ema": None}
+"""The large steps make the images depend on the embeddings and on the texts."""
+
+CLIP = {
+    "name": "clip/clip",
+    "text": {"kind": "transformer", "width": 8, "depth": 1, "heads": 2, "length": 12},
+    "image": {"kind": "convolutional", "size": 16, "width": 4, "multipliers": [1]},
+    "dim": 12,
+}
+UNET = {"kind": "unet", "width": 8, "multipliers": [1], "blocks": 1, "attention": [], "head_dim": 8}
+DECODER = {"name": "unclip/decoder", "network": UNET}
+STEPS = {"steps": 1, "sampler": "euler"}
+
+
+def config(encoder: dict[str, Any], decoder: dict[str, Any], **sections: Any) -> RunConfig:
+    return RunConfig.from_dict(
+        {
+            "data": {"name": "shapes", "size": 16, "count": 16, "objects": 1},
+            "encoder": encoder,
+            "decoder": decoder,
+            "generator": {"name": "unclip/prior", "network": {"kind": "causal", "width": 8, "depth": 1, "heads": 2}},
+            "fit": FIT,
+            "sample": {"every": 0, "options": {"steps": 1}},
+            "evaluate": {"metrics": []},
+            **sections,
+        }
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KGEN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose encoder and decoder are trained, but not its generator. Tests must not change it."""
+    path = tmp_path_factory.mktemp("done") / "run"
+    run(config({**CLIP, "fit": FIT}, {**DECODER, "fit": FIT}), path, stage="decoder", log=lambda text: None)
+    return path
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two images of the size of the run."""
+    folder = tmp_path_factory.mktemp("images")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
+    paths = [folder / "one.png", folder / "other.png"]
+    for path, image in zip(paths, pixels, strict=True):
+        Image.fromarray(image).save(path)
+    return paths
+
+
+def pixels(paths: list[Path]) -> np.ndarray:
+    return np.stack([np.asarray(Image.open(path)) for path in paths])
+
+
+def blending(files: list[Path]) -> list[Any]:
+    return ["--image", files[0], "--image", files[1]]
+
+
+# ---- the command line ---------------------------------------------------------------------------------------------
+
+
+def test_generate_blends_two_images(kgen: Any, done: Path, files: list[Path], tmp_path: Path) -> None:
+    given = ["generate", done, *blending(files), "--blend", "0", "--blend", "0.5", "-n", "2", "--seed", "3"]
+    steps = ["--set", "decoder.steps=1", "--set", "decoder.sampler=euler"]
+    outcome = kgen(*given, *steps, "-o", "made/", cwd=tmp_path)
+    names = [f"made/{name}.png" for name in ("0000-0", "0001-0-5", "0002-0", "0003-0-5")]
+    assert outcome.status == 0 and outcome.out.split() == names, outcome
+    model = Variations(*open_decoder(done))
+    one, other = model.embed_images(pixels(files))
+    between = spherical(one[None], other[None], np.array([0.0, 0.5]))
+    expected = model.decode(between, n=2, seed=3, options=STEPS).swapaxes(0, 1).reshape(-1, 16, 16, 3)
+    np.testing.assert_allclose(pixels([tmp_path / name for name in names]).astype(int), expected, atol=1)
+    assert len({image.tobytes() for image in expected}) == 4
+    facts = Image.open(tmp_path / names[3]).text
+    assert (facts["blend"], facts["copy"], facts["seed"], facts["model"]) == ("0.5", "1", "3", "run")
+    assert facts["image"] == "; ".join(map(str, files)) and '"steps": 1' in facts["options"] and "prompt" not in facts
+    outcome = kgen(*given, *steps, "a red circle", "--scale", "2", cwd=tmp_path)
+    assert outcome.status == 0 and outcome.out == "blend.png\n", outcome
+    sheet = Image.open(tmp_path / "blend.png")
+    assert (sheet.text["blend"], sheet.text["prompt"], sheet.text["images"]) == ("0; 0.5", "a red circle", "4")
+    assert sheet.width == 4 + 2 * (32 + 4)
+
+
+def test_options_of_generate_that_do_not_belong_together(
+    kgen: Any, done: Path, files: list[Path], tmp_path: Path
+) -> None:
+    one, two, blend = ["--image", files[0]], blending(files), ["--blend", "0.5"]
+    for given, problem in (
+        ([*one, *blend], "--blend needs two images, --image ONE --image OTHER, but there are 1"),
+        (["a circle", *blend], "--blend needs two images, --image ONE --image OTHER, but there are 0"),
+        ([*two, *one, *blend], "--blend needs two images, --image ONE --image OTHER, but there are 3"),
+        (["a circle", *two], "leave the others out, or add --blend 0.5"),
+        ([*two, *blend, "a", "b"], "--blend needs one PROMPT, which the decoder reads, or none, but not 2"),
+        ([*two, *blend, "--strength", "0.5"], "--strength has no effect with --blend"),
+        ([*two, *blend, "--mask", files[0]], "--mask has no effect with --blend"),
+        ([*two, *blend, "--size", "8x8"], "--size has no effect with --blend"),
+        ([*two, *blend, "--shared-noise"], "--shared-noise has no effect with --blend"),
+        ([*two, *blend, "--set", "steps=1"], "--set steps=1: has no effect with --blend, which uses no generator"),
+        ([*two, *blend, "--set", "decoder.steps=0"], "steps"),
+    ):
+        kgen("generate", done, *given, cwd=tmp_path).refuses(problem)
+    for given, problem in (([*two, "--blend", "1.5"], "--blend"), (one, "PROMPT")):
+        outcome = kgen("generate", done, *given, cwd=tmp_path)
+        assert outcome.status == 2 and outcome.err.startswith("Usage: kgen generate") and problem in outcome.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_a_decoder_of_embeddings_blends_and_varies_images(
+    kgen: Any, trained: Any, files: list[Path], tmp_path: Path
+) -> None:
+    problem = "the latents of decoder 'kgen/identity' are not embeddings: give a run with another decoder"
+    kgen("generate", trained.directory, *blending(files), "--blend", "0.5", cwd=tmp_path).refuses(problem)
+    kgen("vary", trained.directory, files[0], cwd=tmp_path).refuses(problem)
+
+
+def test_vary_shows_images_with_their_variations(kgen: Any, done: Path, files: list[Path], tmp_path: Path) -> None:
+    given = ["--set", "steps=1", "--set", "sampler=euler", "--seed", "1"]
+    outcome = kgen("vary", done, *files, "-n", "3", *given, cwd=tmp_path)
+    assert outcome.status == 0 and outcome.out == "variations.png\n", outcome
+    sheet = Image.open(tmp_path / "variations.png")
+    side, gap = 96, 4
+    assert sheet.width == gap + 4 * (side + gap) and sheet.text["images"] == "8"
+    shown = np.asarray(sheet)[gap : gap + side : 6, gap : gap + side : 6]
+    np.testing.assert_array_equal(shown, pixels(files)[0])
+    model = Variations(*open_decoder(done))
+    made = model.decode(model.embed_images(pixels(files)), n=3, seed=1, options=STEPS)
+    last = np.asarray(sheet)[gap : gap + side : 6, gap + 3 * (side + gap) : 3 * (side + gap) + gap + side : 6]
+    np.testing.assert_allclose(last.astype(int), made[0, 2], atol=1)
+    kgen("vary", done, tmp_path / "variations.png", cwd=tmp_path).refuses("is a grid of 8 images: give a single image")
+
+
+def test_vary_follows_a_difference_of_texts(kgen: Any, done: Path, files: list[Path], tmp_path: Path) -> None:
+    texts = ["--from", "a red circle", "--to", "a blue star", "--blend", "0", "--blend", "0.4"]
+    given = ["--set", "steps=1", "--set", "sampler=euler", "-n", "1", "-o", "shift.png"]
+    outcome = kgen("vary", done, files[0], *texts, *given, cwd=tmp_path)
+    assert outcome.status == 0, outcome
+    sheet = Image.open(tmp_path / "shift.png")
+    assert (sheet.text["from"], sheet.text["to"], sheet.text["images"]) == ("a red circle", "a blue star", "2")
+    model = Variations(*open_decoder(done))
+    (embedding,) = model.embed_images(pixels(files[:1]))
+    tokens = {n: ops.convert_to_tensor(x) for n, x in model.encoder.tokenize(["a red circle", "a blue star"]).items()}
+    before, after = ops.convert_to_numpy(model.encoder.embed_texts(tokens))
+    difference = (after - before) / np.linalg.norm(after - before) * np.linalg.norm(embedding)
+    at = spherical(embedding[None], difference[None], np.array([0.0, 0.4]))
+    expected = model.decode(at, options=STEPS)[:, 0]
+    for number, image in enumerate(expected):
+        left = 4 + number * 100
+        found = np.asarray(sheet)[4:100:6, left : left + 96 : 6]
+        np.testing.assert_allclose(found.astype(int), image, atol=1)
+
+
+# ---- other runs and decoders ---------------------------------------------------------------------------------------
+
+
+def test_the_decoder_of_a_run_needs_the_encoder_of_that_run(done: Path, tmp_path: Path) -> None:
+    other = config({**CLIP, "fit": {**FIT, "steps": 1}}, {**DECODER, "from": str(done)})
+    with pytest.raises(RunError, match=r"was trained with another encoder, .*: set encoder\.from to .*/run, too"):
+        run(other, tmp_path / "run", log=lambda text: None)
+
+
+@pytest.mark.slow
+def test_the_decoder_of_a_run_is_copied_with_its_encoder(done: Path, tmp_path: Path) -> None:
+    source = {"from": str(done)}
+    run(config({**CLIP, **source}, {**DECODER, **source}), tmp_path / "run", log=lambda text: None)
+    for stage in ("encoder", "decoder"):
+        first, copied = (load_file(path / stage / "model" / "weights.safetensors") for path in (done, tmp_path / "run"))
+        assert first.keys() == copied.keys() and all(np.array_equal(first[name], copied[name]) for name in first)
+    assert load(tmp_path / "run").generate("a red circle", steps=1, decoder=STEPS).shape == (1, 16, 16, 3)
+
+
+def test_a_cascade_enlarges_the_images_of_embeddings() -> None:
+    encoder = kgen.make_encoder(CLIP, ["red", "blue"])
+    encoder.null_condition()
+    encoder.trainable = False
+    large = {"name": "superres/regression", "factor": 2, "width": 4, "blocks": 1}
+    choice = {"name": "superres/cascade", "decoders": [DECODER, large]}
+    cascade: Any = kgen.make_decoder(choice, Space("continuous", (32, 32, 3)), encoder.condition_space, encoder)
+    cascade.build(None)
+    perturb(cascade.parts[0])
+    assert cascade.latent_is_embedding and cascade.latent_space == Space("continuous", (12,), bounded=False)
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+    small = images.reshape(2, 16, 2, 16, 2, 3).mean((2, 4), dtype=np.float32) / 127.5 - 1.0
+    model = Variations(cascade, encoder)
+    latents = model.embed_images(images)
+    np.testing.assert_allclose(latents, ops.convert_to_numpy(cascade.parts[0].encode(small)), atol=1e-4)
+    alone = model.decode(latents, options={"parts": [STEPS]})
+    assert alone.shape == (2, 1, 32, 32, 3)
+    read = [model.decode(latents, prompt=text, options={"parts": [STEPS]}) for text in ("red", "blue")]
+    assert not np.array_equal(*read) and not np.array_equal(alone, read[0])
+    explicit = model.decode(latents, prompt="red", options={"parts": [{**STEPS, "text": False}, {}]})
+    np.testing.assert_array_equal(explicit, alone)
+    with pytest.raises(ConfigError, match="options of 3 decoders, but the cascade has 2"):
+        model.decode(latents, options={"parts": [{}, {}, {}]})
+
+
+def test_images_that_are_not_finite_are_refused(done: Path) -> None:
+    decoder, encoder = open_decoder(done)
+    decoder.to_tokens.bias.assign(np.full(32, np.nan))
+    with pytest.raises(RunError, match="EmbeddingDecoder decoded images that are not finite"):
+        Variations(decoder, encoder).decode(np.ones((1, 12)), options=STEPS)
