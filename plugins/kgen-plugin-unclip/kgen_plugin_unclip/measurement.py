@@ -99,7 +99,9 @@ class Measurement:
         log(f"{split}: {len(seeds)} seeds of {len(rows)} prompts")
         images = self.variations.embed_images(np.stack([self.dataset.image(split, row) for row in rows]))  # (N, D)
         texts = embed_texts(self.pipeline.encoder, captions)  # (N, D)
-        priors = [self.pipeline.generate(captions, seed=seed, output="latents", **self.options) for seed in seeds]
+        each = [seed for seed in seeds for _ in captions]
+        priors = self.pipeline.generate(captions * len(seeds), seed=each, output="latents", **self.options)
+        priors = priors.reshape(len(seeds), *images.shape)
         embeddings = np.stack([[images, prior, texts] for prior in priors], axis=1)  # (3, seeds, N, D)
         similar = cosines(embeddings, images)  # (3, seeds, N)
         values = [

@@ -76,9 +76,9 @@ def measured_by(monkeypatch: pytest.MonkeyPatch):
         priors = {0: OF_IMAGES, 1: OF_IMAGES[[1, 0, 2]]}  # the second exchanges two embeddings
         index = ["black", "gray", "white"].index
 
-        def generate(captions: Sequence[str], *, seed: int, output: str, steps: int) -> np.ndarray:
+        def generate(captions: Sequence[str], *, seed: Sequence[int], output: str, steps: int) -> np.ndarray:
             assert (output, steps) == ("latents", 5)
-            return priors[seed][[index(caption) for caption in captions]]
+            return np.stack([priors[one][index(caption)] for one, caption in zip(seed, captions, strict=True)])
 
         pipeline: Any = SimpleNamespace(decoder=None, encoder=SimpleNamespace(fields=fields), generate=generate)
         made = {"retrieval": kgen.make_metric("retrieval")} if metrics is None else metrics
