@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from full_disk import full_disk
 from keras import ops
 from kgen_plugin_superres.regression import Regression
 
@@ -120,14 +119,8 @@ def test_a_folder_that_cannot_be_written_is_named(decoder: Regression, tmp_path:
 
 def test_a_full_disk_leaves_no_files_behind(decoder: Regression, tmp_path: Path) -> None:
     """No file may grow beyond a kilobyte, as far as this process is concerned."""
-    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
-    try:
-        with pytest.raises(RunError, match=f"latents cannot be kept in {tmp_path}.*KGEN_CACHE"):
-            cached_latents(decoder, DATASET, "train", tmp_path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+    with full_disk(1024), pytest.raises(RunError, match=f"latents cannot be kept in {tmp_path}.*KGEN_CACHE"):
+        cached_latents(decoder, DATASET, "train", tmp_path)
     assert not list(tmp_path.iterdir())
     assert isinstance(cached_latents(decoder, DATASET, "train", tmp_path), LatentCache)
 
