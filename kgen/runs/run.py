@@ -283,6 +283,14 @@ def check(config: RunConfig) -> Pipeline:
 
 
 @component_errors()
+def open_config(path: str | Path) -> RunConfig:
+    """Opens the configuration of a run, with every default. Raises RunError if this is not a run."""
+    directory = RunDirectory(path)
+    directory.require_run()
+    return RunConfig.load(directory.config)
+
+
+@component_errors()
 def open_dataset(path: str | Path) -> Dataset:
     """Opens the dataset of a run.
 
@@ -290,9 +298,7 @@ def open_dataset(path: str | Path) -> Dataset:
         RunError: this is not a run.
         DataError: the data are missing or damaged.
     """
-    directory = RunDirectory(path)
-    directory.require_run()
-    return read_dataset(RunConfig.load(directory.config).data)
+    return read_dataset(open_config(path).data)
 
 
 @component_errors()

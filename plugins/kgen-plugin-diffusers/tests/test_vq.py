@@ -20,12 +20,14 @@ pytestmark = pytest.mark.portable
 
 
 def random_model(published: ModuleType, **options: Any) -> Any:
-    """A model whose codes are as far apart as its vectors, so that many codes are used."""
+    """A model whose codes are near its vectors, so that many codes are used."""
     import torch
 
     model = published.random_model("VQModel", num_vq_embeddings=24, **options)
     with torch.no_grad():
-        model.quantize.embedding.weight.copy_(torch.randn_like(model.quantize.embedding.weight))
+        vectors = model.encode(published.as_theirs(published.images())).latents.movedim(1, -1)  # (2, 4, 6, dim)
+        noise = 0.1 * vectors.std() * torch.randn(24, vectors.shape[-1])
+        model.quantize.embedding.weight.copy_(vectors.flatten(0, 2)[::2] + noise)
     return model
 
 
