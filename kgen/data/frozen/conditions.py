@@ -41,7 +41,7 @@ class ConditionCache:
     """Conditions by the keys of their inputs, which stay on disk. Several threads and processes can use a cache.
 
     A missing condition is computed when it is first read. Every condition is read from the disk, also right after it
-    was computed, so that a training does not depend on what was in the cache when it began.
+    was computed. A training therefore does not depend on what was in the cache when it began.
 
     Args:
         folder: The folder that `cached_conditions` made.
