@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from kgen.data.cache import cached_arrays
     from kgen.data.images import read_image
     from kgen.experiments.inputs import latents_of
+    from kgen.experiments.sections import ReportSection
     from kgen.options import OneOf, Static, is_static, part
-    from kgen.parts.construction import make_dataset, make_decoder, make_encoder, make_generator
+    from kgen.parts.construction import make_dataset, make_decoder, make_encoder, make_generator, make_metric
     from kgen.parts.freezing import freeze
     from kgen.parts.initial import init_weights
     from kgen.parts.saving import save
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
     from kgen.pipeline.model import Pipeline
     from kgen.random import NoiseSpec, SeedGenerator
     from kgen.reporting.sheets import require_png, save_sheet
-    from kgen.runs.run import open_dataset, open_decoder, open_encoder
+    from kgen.runs.report import add_to_report
+    from kgen.runs.run import open_config, open_dataset, open_decoder, open_encoder
     from kgen.storage.json_file import read_json
     from kgen.storage.paths import weight_paths
 
@@ -48,8 +50,12 @@ _LAZY = {
     "make_decoder": "kgen.parts.construction",
     "make_encoder": "kgen.parts.construction",
     "make_generator": "kgen.parts.construction",
+    "make_metric": "kgen.parts.construction",
     "cached_arrays": "kgen.data.cache",
     "latents_of": "kgen.experiments.inputs",
+    "ReportSection": "kgen.experiments.sections",
+    "add_to_report": "kgen.runs.report",
+    "open_config": "kgen.runs.run",
     "open_dataset": "kgen.runs.run",
     "sampling_options": "kgen.config",
     "decoding_options": "kgen.config",
@@ -119,6 +125,7 @@ __all__ = [
     "PluginError",
     "Problem",
     "Registrar",
+    "ReportSection",
     "RunError",
     "Samples",
     "SeedGenerator",
@@ -129,6 +136,7 @@ __all__ = [
     "Steps",
     "Strength",
     "Variations",
+    "add_to_report",
     "assemble",
     "bits_per_dimension",
     "cached_arrays",
@@ -144,6 +152,8 @@ __all__ = [
     "make_decoder",
     "make_encoder",
     "make_generator",
+    "make_metric",
+    "open_config",
     "open_dataset",
     "open_decoder",
     "open_encoder",

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-import resource
 import shutil
-import signal
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 import yaml
+from full_disk import full_disk
 from parts import Painter, Patterns, Words
 
 import kgen
@@ -156,14 +155,8 @@ def test_a_disk_that_is_full_keeps_the_old_pipeline(saved: Path, tmp_path: Path)
     folder = tmp_path / "model"
     shutil.copytree(saved, folder)
     pipeline, before = load(folder), (folder / "weights.safetensors").read_bytes()
-    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
-    try:
-        with pytest.raises(kgen.RunError, match=r"the disk is full .*: [\d,]+ bytes were needed at .*"):
-            pipeline.save(folder)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+    with full_disk(1024), pytest.raises(kgen.RunError, match=r"the disk is full .*: [\d,]+ bytes were needed at .*"):
+        pipeline.save(folder)
     assert (folder / "weights.safetensors").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 

@@ -8,6 +8,8 @@ import jsonschema
 import pydantic
 import pytest
 import yaml
+from command_line import TOY
+from made_plugins import installed
 
 import kgen
 from kgen.config import RunConfig, sampling_options
@@ -369,9 +371,11 @@ def test_sampling_options_are_validated() -> None:
 # ---- the schema ----------------------------------------------------------------------------------
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def validator() -> jsonschema.Draft202012Validator:
-    schema = run_file_schema()
+    """Validates by the schema of all plugins, including the plugin `toy`."""
+    with installed(TOY):
+        schema = run_file_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     return jsonschema.Draft202012Validator(schema)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from filelock import Timeout
+from full_disk import full_disk
 
 from kgen.data.cache import open_or_write
 from kgen.errors import ConfigError, RunError
@@ -155,16 +155,11 @@ def test_a_full_disk_is_named_with_the_bytes_needed(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"the disk is full .*: 4 bytes were needed at /dev/full; nothing is lost"):
         write_text(Path("/dev/full"), "text")
     write_text(tmp_path / "x", "old")
-    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
-    try:
+    with full_disk(1024):
         with pytest.raises(RunError, match=rf"the disk is full .*: 5,000 bytes were needed at {tmp_path}/x"):
             write_text(tmp_path / "x", "x" * 5000)
         with pytest.raises(RunError, match="the disk is full"), atomic_folder(tmp_path / "folder") as folder:
             (folder / "y").write_text("y" * 5000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
     assert (tmp_path / "x").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
     with pytest.raises(RunError, match="the disk is full"), disk_space(tmp_path):

@@ -161,7 +161,7 @@ def test_two_replicas_are_clipped_by_the_norm_of_their_sum(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["tokens/ar", pytest.param("vae/vae", marks=pytest.mark.slow)])
 def test_two_replicas_compute_what_one_device_does(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten steps of AdamW with clipping. The order of the tokens, and the noise, are the same for all."""
+    """Four steps of AdamW with clipping. The order of the tokens, and the noise, are the same for all."""
     monkeypatch.setitem(GENERATORS, "tokens/ar", {"network": TRANSFORMER})
     monkeypatch.setattr(keras.random, "normal", lambda shape, **_: keras.ops.zeros(shape))
     one, two = (trained(name, strategy) for strategy in (None, mirrored()))
@@ -170,7 +170,7 @@ def test_two_replicas_compute_what_one_device_does(name: str, monkeypatch: pytes
 
 
 def trained(name: str, strategy: Any) -> list[np.ndarray]:
-    """Weights and averages after ten steps on the same four examples."""
+    """Weights and averages after four steps on the same four examples."""
     with strategy.scope() if strategy else contextlib.nullcontext():
         component, losses = loss_of(name)
         weights = component.trainable_variables
@@ -183,7 +183,7 @@ def trained(name: str, strategy: Any) -> list[np.ndarray]:
             loss = losses(start, 2 if strategy else 4) / 4.0
         optimizer.apply(tape.gradient(loss, [variable.value for variable in weights]), weights)
 
-    for _ in range(10):
+    for _ in range(4):
         strategy.run(step) if strategy else step()
     return [np.array(variable.numpy()) for variable in [*weights, *optimizer.averages]]
 

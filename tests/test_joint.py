@@ -250,10 +250,10 @@ def test_a_list_is_a_joint_encoder() -> None:
     assert [part.name for part in config(RUN, f"encoder={wide}").encoder.joined] == [
         *("text/bag", "kgen/joint", "text/bag", "text/class")
     ]
-    jsonschema.validate(yaml.safe_load(RUN), run_file_schema())
-    jsonschema.validate({**yaml.safe_load(RUN), "encoder": yaml.safe_load(wide)}, run_file_schema())
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate({**yaml.safe_load(RUN), "encoder": [{"name": "bag", "dims": 8}, "bag"]}, run_file_schema())
+    validator = jsonschema.Draft202012Validator(run_file_schema())
+    assert validator.is_valid(yaml.safe_load(RUN))
+    assert validator.is_valid({**yaml.safe_load(RUN), "encoder": yaml.safe_load(wide)})
+    assert not validator.is_valid({**yaml.safe_load(RUN), "encoder": [{"name": "bag", "dims": 8}, "bag"]})
 
 
 WRONG = {

@@ -409,7 +409,7 @@ class Shifted(Schedule):
         return 1.0 - self.sigma(t)
 
 
-def lazy(denoise, x, grid, noise, eta):
+def lazy(denoise, x, grid, noise):
     """One step, whatever the grid."""
     return denoise(x, *grid.at(0))
 
@@ -420,7 +420,7 @@ class Blend:
     def __init__(self, *, share: float = 0.5):
         self.share = share
 
-    def __call__(self, denoise, x, grid, noise, eta):
+    def __call__(self, denoise, x, grid, noise):
         return self.share * denoise(x, *grid.at(0))
 
 
@@ -478,9 +478,10 @@ def test_check_show_and_schema_know_a_strangers_parts(kgen, stranger, site) -> N
         "network dit|unet|pointwise|causal dit",
         "network.width int (kind: pointwise) 4",
         "network.patch int > 0 (kind: dit) 4",
-        'schedule cosine|karras|linear|rectified-flow|shifted "rectified-flow"',
+        'schedule cosine|discrete|karras|linear|rectified-flow|shifted-flow|shifted "rectified-flow"',
         "schedule.shift float (kind: shifted) 3.0",
-        'sampler ddim|ddpm|dpm++2m|euler|euler-ancestral|heun|blend|lazy "heun"',
+        "sampler ddim|ddpm|deis|dpm++2m|dpm++2m-sde|dpm++3m-sde|euler|euler-ancestral|heun|lms|pndm|unipc|blend|lazy "
+        '"heun"',
         "sampler.share float (kind: blend) 0.5",
     ):
         assert row in rows, row

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,10 +9,12 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from full_disk import full_disk
 from keras import ops
 from kgen_plugin_superres.regression import Regression
 
-from kgen.backend.compiled import Compiled
+from kgen.backend.compiled import Compiled, Snapshot
+from kgen.contracts.dataset import Split
 from kgen.data.datasets.shapes import Shapes
 from kgen.data.frozen import filling
 from kgen.data.frozen.filling import Filling
@@ -86,6 +86,24 @@ def test_different_inputs_have_separate_caches(decoder: Regression, tmp_path: Pa
     assert folders() == 4
 
 
+def test_the_name_depends_on_all_that_latents_depend_on(
+    decoder: Regression, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def data(seed: int = 0, fingerprint: str = "the same") -> Shapes:
+        found = Shapes(size=16, count=70, objects=1, holdout=["purple square"], seed=seed)
+        found.fingerprint = lambda: fingerprint  # type: ignore[method-assign]
+        return found
+
+    def name(dataset: Shapes, split: Split = "train", **options: Any) -> str:
+        return cached_latents(decoder, dataset, split, tmp_path, filling=Filling(), **options).folder.name
+
+    names = [name(data()), name(data(seed=1)), name(data(fingerprint="another")), name(data(), "holdout")]
+    names += [name(data(), views=3), name(data(), flip=True), name(data(), views=2)]
+    monkeypatch.setattr(keras.backend, "backend", lambda: "another")
+    names.append(name(data()))
+    assert len(set(names)) == len(names) == 8
+
+
 @pytest.mark.parametrize("damage", ["flipped", "short", "gone", "no index"])
 def test_a_damaged_file_is_found_and_rewritten(decoder: Regression, tmp_path: Path, damage: str) -> None:
     cache = cached_latents(decoder, DATASET, "train", tmp_path)
@@ -120,14 +138,8 @@ def test_a_folder_that_cannot_be_written_is_named(decoder: Regression, tmp_path:
 
 def test_a_full_disk_leaves_no_files_behind(decoder: Regression, tmp_path: Path) -> None:
     """No file may grow beyond a kilobyte, as far as this process is concerned."""
-    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
-    try:
-        with pytest.raises(RunError, match=f"latents cannot be kept in {tmp_path}.*KGEN_CACHE"):
-            cached_latents(decoder, DATASET, "train", tmp_path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+    with full_disk(1024), pytest.raises(RunError, match=f"latents cannot be kept in {tmp_path}.*KGEN_CACHE"):
+        cached_latents(decoder, DATASET, "train", tmp_path)
     assert not list(tmp_path.iterdir())
     assert isinstance(cached_latents(decoder, DATASET, "train", tmp_path), LatentCache)
 
@@ -190,6 +202,18 @@ def test_a_cache_is_filled_first_if_it_must_be(
     cache = cached_latents(decoder, DATASET, "train", tmp_path / "memory", filling=Filling(lines.append))
     copies = keras.backend.backend() == "jax"
     assert cache.written == (70 if copies else 0) and ("a copy of the weights would take" in lines[1]) == copies
+
+
+@pytest.mark.portable
+def test_the_programs_of_a_part_share_a_copy_of_its_weights(
+    decoder: Regression, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied: list[Any] = []
+    monkeypatch.setattr(filling, "Snapshot", lambda part: (copied.append(part), Snapshot(part))[1])
+    deciding = Filling()
+    for _ in range(2):
+        deciding.program(decoder, decoder.encode)
+    assert copied == [decoder]
 
 
 @pytest.mark.portable

@@ -53,9 +53,9 @@ ENCODERS: dict[str, dict[str, Any]] = {
     },
 }
 ENCODERS |= {"clip/image": ENCODERS["clip/clip"], "vision/patches": {"patch": 4, "dim": 8, "depth": 1, "heads": 2}}
-ELSEWHERE = {"kgen/joint", "unclip/decoder", "unclip/prior", "unclip/ar-prior"}
-"""An encoder of several, a decoder that needs an encoder of images, and generators of its latents, which are vectors.
-Their tests train them with other parts."""
+ELSEWHERE = {"kgen/joint", "diffusers/autoencoder-kl", "unclip/decoder", "unclip/prior", "unclip/ar-prior"}
+"""An encoder of several, a decoder that reads files, one that needs an encoder of images, and generators of its
+latents, which are vectors. Their tests train them with other parts."""
 
 TRANSFORMER = {"width": 8, "depth": 1, "heads": 2}
 GENERATORS: dict[str, dict[str, Any]] = {

@@ -19,12 +19,13 @@ from command_line import Trained
 from kgen.comparison.facts import Table
 from kgen.comparison.page import IMAGES, INTERPOLATIONS, Findings, claim, write_comparison
 from kgen.comparison.steps import Measurement
-from kgen.errors import ConfigError
+from kgen.errors import ConfigError, RunError
 from kgen.evaluation.results import Result, write_results
 from kgen.experiments.directory import RunDirectory
+from kgen.experiments.sections import ReportSection
 from kgen.reporting.page import render
 from kgen.reporting.sheets import save_png
-from kgen.runs.report import write_report
+from kgen.runs.report import add_to_report, write_report
 
 EVIL = """<script>alert("1")</script> 'a' & {{ b }} \x1b[31m"""
 SHOWN = EVIL.replace("\x1b", "\\x1b")
@@ -84,6 +85,28 @@ def test_a_report_shows_every_word_as_text(trained: Trained, tmp_path: Path) -> 
     assert [image["title"] for image in page.images].count(SHOWN) >= 2
     assert page.images[0]["alt"] == f"images after the last step: {SHOWN}"
     assert {"step", "loss", "val_loss"} <= {found.strip() for found in page.plots}
+
+
+def test_a_plugin_adds_a_section_to_the_report(trained: Trained, toy: None, tmp_path: Path) -> None:
+    directory = RunDirectory(shutil.copytree(trained.directory, tmp_path / "run"))
+    (directory.path / "sections").mkdir()
+    save_png(directory.path / "sections" / "a.png", PIXELS, {})
+    section = ReportSection(EVIL, (EVIL,), ("number", EVIL), ((EVIL, "0.5"),), {"a.png": EVIL, "missing.png": "gone"})
+    add_to_report(directory.path, "mine", section, EVIL)
+    page = Page(directory.report.read_text(encoding="utf-8"))
+    assert "script" not in page.tags
+    assert page.texts.count(SHOWN) == 6, page.texts  # title, text, head, cell, caption of the image, credit
+    assert SHOWN in [image["alt"] for image in page.images] and "gone" not in page.texts
+    add_to_report(directory.path, "mine", ReportSection("Measured again"), "")
+    assert "Measured again" in (again := Page(directory.report.read_text(encoding="utf-8"))).texts
+    assert SHOWN not in again.texts
+    with pytest.raises(ConfigError, match="named 'No/name'"):
+        add_to_report(directory.path, "No/name", section, "")
+    with pytest.raises(ValueError, match="a row of 1 columns, but the head has 2"):
+        ReportSection("", head=("a", "b"), rows=(("c",),))
+    (directory.path / "sections" / "mine.json").write_text('{"title": 1}')
+    with pytest.raises(RunError, match="damaged: title"):
+        write_report(directory, "")
 
 
 def test_a_comparison_shows_every_word_as_text(tmp_path: Path) -> None:

@@ -12,7 +12,11 @@ from pathlib import Path
 
 import matplotlib
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.path import Path as Curve
+from matplotlib.text import Annotation, Text
 
+from kgen.reporting.labels import Label, draw_labels
 from kgen.reporting.plot import Line, line_plot
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -159,3 +163,60 @@ def test_categories_stand_below_their_places() -> None:
     ticks = plot.ticks(1)
     assert list(ticks) == ["one", "$two$", "three"]
     assert ticks["$two$"] - ticks["one"] == pytest.approx(ticks["three"] - ticks["$two$"])
+
+
+class Labeled:
+    """The labels of points, on axes from 0 to 1 with a curve through the points and error bars."""
+
+    def __init__(self, *points: tuple[float, float, str]) -> None:
+        x, y, _ = zip(*points, strict=True)
+        self.axes = Figure((6, 4)).add_subplot(xlim=(0, 1), ylim=(0, 1))
+        self.axes.plot(x, y, marker="o")
+        self.axes.errorbar(x, y, yerr=0.02, fmt="none")
+        self._draw()
+        draw_labels(self.axes, [Label((x, y), text, "black") for x, y, text in points])
+        self._draw()
+        texts = [text for text in self.axes.texts if isinstance(text, Annotation)]
+        self.names = [text.get_text() for text in texts]
+        self.boxes = [Text.get_window_extent(text) for text in texts]  # without the joining line
+        self.points = [self.axes.transData.transform(text.xy) for text in texts]
+        centers = [box.get_points().mean(0) for box in self.boxes]
+        self.lines = [Curve(ends) for ends in zip(self.points, centers, strict=True)]
+        self.joined = [text.arrow_patch is not None for text in texts]
+
+    def _draw(self) -> None:
+        self.axes.figure.draw_without_rendering()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        [(0.8, 0.5), (0.802, 0.504), (0.802, 0.496), (0.804, 0.502), (0.798, 0.498)],
+        [(0.806, 0.802), (0.804, 0.792), (0.803, 0.81), (0.798, 0.792), (0.809, 0.804)],
+    ],
+)
+def test_labels_can_be_read_where_points_lie_close_together(points: list[tuple[float, float]]) -> None:
+    labeled = Labeled(*((x, y, f"{2**number}.5") for number, (x, y) in enumerate(points)))
+    assert labeled.names == ["1.5", "2.5", "4.5", "8.5", "16.5"]
+    assert any(labeled.joined)
+    for i, box in enumerate(labeled.boxes):
+        assert box.x1 <= labeled.axes.bbox.x1
+        assert not any(box.contains(*point) for point in labeled.points)
+        for j in range(i):
+            assert not box.overlaps(labeled.boxes[j])
+            assert not (labeled.joined[i] and labeled.joined[j] and labeled.lines[i].intersects_path(labeled.lines[j]))
+            assert not (labeled.joined[i] and labeled.lines[i].intersects_bbox(labeled.boxes[j]))
+            assert not (labeled.joined[j] and labeled.lines[j].intersects_bbox(box))
+
+
+def test_a_label_is_above_its_point_if_nothing_is_in_the_way() -> None:
+    labeled = Labeled((0.2, 0.3, "left"), (0.5, 0.3, "middle"), (0.8, 0.3, "right"))
+    for box, (x, y), joined in zip(labeled.boxes, labeled.points, labeled.joined, strict=True):
+        assert (box.x0 + box.x1) / 2 == pytest.approx(x, abs=1)
+        assert y < box.y0 < y + 12 and not joined
+
+
+def test_labels_at_one_point_are_drawn_apart_and_equal_ones_once() -> None:
+    labeled = Labeled((0.5, 0.5, "1"), (0.5, 0.5, "1"), (0.5, 0.5, "2"), (0.7, 0.5, "1"))
+    assert labeled.names == ["1", "2", "1"]
+    assert not labeled.boxes[0].overlaps(labeled.boxes[1])

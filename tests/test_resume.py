@@ -48,10 +48,10 @@ generator: made/painter
 decoder:
   name: made/codec
   fit: {steps: 60, batch_size: 8, checkpoint_every: 20, validate_every: 40, log_every: 20}
-fit: {steps: 300, batch_size: 8, checkpoint_every: 20, validate_every: 100, log_every: 20}
+fit: {steps: 140, batch_size: 8, checkpoint_every: 20, validate_every: 100, log_every: 20}
 sample: {every: 0, prompts: [a large red circle in the middle]}
 """
-"""The same trainings with parts that TensorFlow traces quickly. The painter trains with noise, too."""
+"""The same trainings with parts that are quick. The painter trains with noise, too."""
 
 FILES = """\
 data: {{name: imagefolder, path: {path}, size: 16, crops: 2}}
@@ -60,6 +60,16 @@ generator: made/painter
 fit: {{steps: 200, batch_size: 8, checkpoint_every: 20, validate_every: 200, log_every: 20, workers: 2}}
 sample: {{every: 0, prompts: [image 3]}}
 """
+
+FIRST_PASS = """\
+data: {{name: imagefolder, path: {path}, size: 16, crops: 2, draw_captions: true}}
+encoder: {{name: made/hues, fit: {{steps: 10, batch_size: 8}}}}
+generator: made/painter
+decoder: {{name: made/codec, fit: {{steps: 10, batch_size: 8}}}}
+fit: {{steps: 200, batch_size: 8, checkpoint_every: 10, log_every: 20, workers: {workers}}}
+sample: {{every: 0, prompts: [image 3]}}
+"""
+"""A pass over the 800 images takes 100 steps. Frozen parts encode the images and the captions, which are cached."""
 
 ONE_STAGE = """\
 data: {name: shapes, size: 16, count: 200, holdout: [purple square]}
@@ -91,6 +101,7 @@ def start(folder: Path, backend: str) -> subprocess.Popen[bytes]:
         **os.environ,
         "KERAS_BACKEND": backend,
         "TF_CPP_MIN_LOG_LEVEL": "3",
+        "KGEN_CACHE": str(folder / "cache"),
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
     }
     command = [str(Path(sys.executable).parent / "kgen"), "run", "run.yaml"]
@@ -130,10 +141,13 @@ def kill_at_a_random_moment(folder: Path, backend: str, most: int) -> None:
 
 
 def test_killed_once_and_resumed(tmp_path: Path) -> None:
-    """The process is killed in any stage; those of the encoder and the decoder have three checkpoints each."""
+    """The process is killed in any stage; those of the encoder and the decoder have three checkpoints each.
+
+    PyTorch traces and compiles nothing, so that three processes end soon. Slow tests kill those of other backends.
+    """
     (tmp_path / "site").mkdir()
     Site(tmp_path / "site").install("made", PLUGIN)
-    resumes("tensorflow", tmp_path, SMALL, kills=1, most=9)
+    resumes("torch", tmp_path, SMALL, kills=1, most=9)
 
 
 @pytest.mark.slow
@@ -163,6 +177,44 @@ def test_killed_with_workers_in_the_middle_of_a_pass_and_resumed(tmp_path: Path)
     steps = [int(name.removeprefix("checkpoints/step-").split(".")[0]) for name in checkpoints(killed)]
     assert max(steps) < 200 and 8 * max(steps) % 23
     same(finish(killed, backend), finish(whole, backend))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_killed_in_the_first_pass_of_its_caches_and_resumed(backend: str, tmp_path: Path) -> None:
+    """With 0, 1 and 2 workers, what is trained and cached equals that of a run that was not killed."""
+    (tmp_path / "site").mkdir()
+    Site(tmp_path / "site").install("made", PLUGIN)
+    (tmp_path / "images").mkdir()
+    for number, image in enumerate(np.random.default_rng(0).integers(0, 256, (800, 16, 24, 3)).astype(np.uint8)):
+        Image.fromarray(image).save(tmp_path / "images" / f"{number:03}.png")
+        (tmp_path / "images" / f"{number:03}.txt").write_text(f"image {number}\nnumber {number}", encoding="utf-8")
+    folders = {name: tmp_path / name for name in ("whole", "killed-0", "killed-1", "killed-2")}
+    for name, folder in folders.items():
+        folder.mkdir()
+        text = FIRST_PASS.format(path=tmp_path / "images", workers=name[-1] if name[-1].isdigit() else 0)
+        (folder / "run.yaml").write_text(text, encoding="utf-8")
+    expected, caches = finish(folders["whole"], backend), marks(folders["whole"])
+    for name in list(folders)[1:]:
+        process = start(folders[name], backend)
+        while not list((folders[name] / "runs" / "run").glob("checkpoints/step-*")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for cache, found in marks(folders[name]).items():
+            assert 0 < np.count_nonzero(found) < np.count_nonzero(caches[cache]), cache
+        same(finish(folders[name], backend), expected)
+        for cache, found in marks(folders[name]).items():
+            both = (found > 0) & (caches[cache] > 0)
+            np.testing.assert_array_equal(found[both], caches[cache][both], err_msg=cache)
+            assert np.count_nonzero(both) > 700, cache
+
+
+def marks(folder: Path) -> dict[str, np.ndarray]:
+    """The marks of each cache that a run has filled, which are 0 or contain the checksum of a row."""
+    files = folder.glob("cache/*/marks.bin")
+    return {file.parent.name: np.fromfile(file, np.uint64) for file in files}
 
 
 @pytest.mark.slow

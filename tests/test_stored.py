@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 
 from kgen import DataError
 from kgen.data.frozen.stored import StoredRows, create_rows
+from kgen.storage.files import locked_folder
 
 pytestmark = pytest.mark.portable
 
@@ -144,6 +147,35 @@ def test_a_damaged_row_is_computed_again_or_named(tmp_path: Path, name: str) -> 
     np.testing.assert_array_equal(opened(tmp_path).read([7], compute)["floats"], FLOATS[[7]])
 
 
+def test_a_checksum_is_compared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened(tmp_path).read(range(23), compute)
+    rows, found, checksum = opened(tmp_path), list[int](), zlib.crc32
+    monkeypatch.setattr("zlib.crc32", lambda content: (found.append(len(content)), checksum(content))[1])
+    for wanted in ([1, 2], [2, 3], [1, 2, 3]):
+        np.testing.assert_array_equal(rows.read(wanted)["numbers"], wanted)
+    assert len(found) == 3
+
+
+def test_a_file_that_was_cut_in_the_meantime_is_damaged(tmp_path: Path) -> None:
+    rows = opened(tmp_path)
+    rows.read(range(23), compute)
+    os.truncate(tmp_path / "rows.bin", 20 * 28)
+    np.testing.assert_array_equal(rows.read([19])["numbers"], [19])
+    with pytest.raises(DataError, match=r"rows\.bin is damaged \(row 20\)"):
+        rows.read([19, 20, 22])
+
+
+def test_one_process_at_a_time_writes(tmp_path: Path) -> None:
+    rows = opened(tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+        with locked_folder(tmp_path):  # as another process does
+            writing = pool.submit(rows.read, [5], compute)
+            with pytest.raises(TimeoutError):
+                writing.result(0.2)
+            assert not rows.marks().any()
+        assert writing.result(10)["numbers"] == [5]
+
+
 class Full:
     """A file on a disk that has room for a few more bytes."""
 
@@ -167,9 +199,10 @@ class Full:
         self.file.close()
 
 
+@pytest.mark.parametrize("wanted", [[3], [3, 4]])
 @pytest.mark.parametrize("name", ["rows.bin", "marks.bin"])
 def test_a_full_disk_is_an_error_and_leaves_no_wrong_row(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, name: str, wanted: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, open_ = opened(tmp_path), StoredRows._open
 
@@ -179,9 +212,9 @@ def test_a_full_disk_is_an_error_and_leaves_no_wrong_row(
 
     monkeypatch.setattr(StoredRows, "_open", full)
     with pytest.raises(DataError, match=r"rows\.bin cannot be written: No space left on device.* set KGEN_CACHE"):
-        rows.read([3, 4], compute)
+        rows.read(wanted, compute)
     monkeypatch.undo()
-    np.testing.assert_array_equal(opened(tmp_path).read([3, 4], compute)["floats"], FLOATS[[3, 4]])
+    np.testing.assert_array_equal(opened(tmp_path).read(wanted, compute)["floats"], FLOATS[wanted])
 
 
 def without(name: str) -> Callable[[Path], object]:

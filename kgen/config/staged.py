@@ -116,7 +116,7 @@ class _Check:
         has_losses, learns, trained_as = learning_of(kind, self.cls)
         if "fit" in stage and "from" in stage:
             self._report("fit", f"{_a(kind)} 'from' another run is already trained: leave out one of the two")
-        elif kind == "encoder" and self.cls.is_pretrained(self.component.options):
+        elif self.cls.is_pretrained(self.component.options):
             self._check_pretrained(has_losses)
         elif untrained and (has_losses or not learns):
             self._report("from", f"{stage['from']} has trained no {kind}: look at {kind} in its config.yaml")
@@ -140,11 +140,12 @@ class _Check:
         self._check_joined()
 
     def _check_pretrained(self, has_losses: bool) -> None:
-        """Reports a key of a stage that has no meaning for an encoder whose weights come from files."""
+        """Reports a key of a stage that has no meaning for a part whose weights come from files."""
         allowed = {"fit", "data"} if has_losses and "fit" in self.stage else {"from"}
         if odd := [key for key in self.stage if key not in allowed]:
             self._report(
-                odd[0], f"encoder '{self.component.name}' has the weights of the files that it names: leave this out"
+                odd[0],
+                f"{self.kind} '{self.component.name}' has the weights of the files that it names: leave this out",
             )
 
     def _check_joined(self) -> None:

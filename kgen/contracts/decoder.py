@@ -40,7 +40,8 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
 
     A decoder that implements `compute_losses` is trained in a separate stage before the generator: `initialize` once,
     `compute_losses` in each step, `calibrate` once. A decoder that only implements `initialize` or `calibrate` (such as
-    a principal component analysis) goes through the stage without training steps; its configuration has no `fit`.
+    a principal component analysis) goes through the stage without training steps; its configuration has no `fit`. A
+    decoder that reads trained weights from files (`is_pretrained`) needs no `fit`, either.
 
     Args:
         image_space: The space of the images, whose numbers are in [-1, 1].
@@ -54,7 +55,8 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
         weights_are_external: True if the weights come from elsewhere (a preset, a folder). kgen does not save them.
 
     Raises:
-        SpaceError: in ``__init__``, if the decoder does not support `image_space`.
+        SpaceError: in ``__init__``, if the decoder does not support `image_space`. A pretrained decoder raises it in
+            `latent_space`.
     """
 
     arguments: ClassVar[Mapping[str, Arguments]] = {
@@ -72,6 +74,19 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
     def __init__(self, image_space: Space, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.image_space = image_space
+
+    @classmethod
+    def is_pretrained(cls, options: Mapping[str, Any]) -> bool:
+        """Whether a decoder with these options has trained weights, which it reads from files that the options name.
+
+        Such a decoder reads the configuration in the files when `latent_space` or ``build`` first needs it, and assigns
+        the weights in ``build``. A run copies its assets and weights, and does not need the files afterwards. After
+        `load_assets`, the decoder does not read the files, because its weights are loaded, too. Default: False.
+
+        Args:
+            options: The options as plain data, as `config` returns them.
+        """
+        return False
 
     def build(self, input_shape: None = None) -> None:
         """Creates the weights of `encode` and `decode`, and builds layers that only training uses. Default: none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from kgen.config import ComponentConfig, RunConfig, StagedConfig
 from kgen.config.staged import STAGED, Staged, learning_of
@@ -75,15 +76,15 @@ def needs_stage(config: RunConfig, kind: Staged) -> bool:
 
 
 def is_imported(config: RunConfig, kind: Staged) -> bool:
-    """Whether a run has an encoder whose weights come from files, and which it does not train further."""
+    """Whether a run has an encoder or decoder whose weights come from files, and which it does not train further."""
     own: StagedConfig = getattr(config, kind)
-    return kind == "encoder" and own.source is None and own.fit is None and is_pretrained(config)
+    return own.source is None and own.fit is None and is_pretrained(config, kind)
 
 
-def is_pretrained(config: RunConfig) -> bool:
-    """Whether the weights of the encoder come from files that its options name."""
-    own = config.encoder
-    return bool(find("encoder", own.name)[0].load().is_pretrained(own.options))
+def is_pretrained(config: RunConfig, kind: Staged) -> bool:
+    """Whether the weights of the encoder or decoder come from files that its options name."""
+    own: StagedConfig = getattr(config, kind)
+    return bool(find(kind, own.name)[0].load().is_pretrained(own.options))
 
 
 def encoder_with_assets(config: RunConfig, dataset: Dataset, directory: RunDirectory | None) -> Encoder:
@@ -105,6 +106,24 @@ def encoder_with_assets(config: RunConfig, dataset: Dataset, directory: RunDirec
     elif not (initial_stage_assets(own.init, encoder) if own.fit else initial_assets(config.init, encoder)):
         adapt_encoder(encoder, dataset)
     return encoder
+
+
+def decoder_assets(config: RunConfig, directory: RunDirectory | None) -> Path | None:
+    """The folder of the assets of a pretrained decoder that a run already has; None: its files are read.
+
+    Args:
+        config: The configuration.
+        directory: The directory of a run that continues.
+
+    Raises:
+        RunError: `from` names a run that has not trained a decoder.
+    """
+    if not is_pretrained(config, "decoder"):
+        return None
+    if config.decoder.source is not None:
+        return trained_part(config.decoder.source, "decoder").model
+    finished = directory is not None and directory.decoder_stage.read_manifest().get("finished")
+    return directory.decoder_stage.model if directory is not None and finished else None
 
 
 def trained_part(source: str, kind: Staged) -> RunDirectory:

@@ -18,13 +18,15 @@ class GroupNorm(keras.layers.Layer):  # type: ignore[misc]
 
     Args:
         groups: Largest number of groups. The layer uses the largest number up to it that divides the channels into
-            groups of two or more.
+            groups of `min_channels` or more.
         epsilon: Number that is added to the variance.
+        min_channels: Smallest number of channels in a group.
     """
 
-    def __init__(self, groups: int = 32, epsilon: float = 1e-5, **kwargs: Any) -> None:
+    def __init__(self, groups: int = 32, epsilon: float = 1e-5, min_channels: int = 2, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.groups = groups
+        self.min_channels = min_channels
         self.epsilon = epsilon
 
     def build(self, x_shape: tuple[int | None, ...]) -> None:
@@ -59,13 +61,13 @@ class GroupNorm(keras.layers.Layer):  # type: ignore[misc]
     def _pool(self, statistic: Tensor) -> Tensor:
         """Replaces the number of each channel, (B, C), by the mean over its group."""
         channels = statistic.shape[-1]
-        groups = group_count(channels, self.groups)
+        groups = group_count(channels, self.groups, self.min_channels)
         grouped = ops.reshape(statistic, (-1, groups, channels // groups))  # (B, G, C/G)
         mean = ops.mean(grouped, axis=-1, keepdims=True)  # (B, G, 1)
         return ops.reshape(ops.broadcast_to(mean, ops.shape(grouped)), (-1, channels))  # (B, C)
 
 
-def group_count(channels: int, groups: int) -> int:
-    """The largest number, up to `groups`, that divides `channels` into groups of two or more."""
-    most = min(groups, channels // 2)
+def group_count(channels: int, groups: int, min_channels: int) -> int:
+    """The largest number, up to `groups`, that divides `channels` into groups of `min_channels` or more."""
+    most = min(groups, channels // min_channels)
     return next((count for count in range(most, 1, -1) if channels % count == 0), 1)

@@ -82,6 +82,21 @@ class Section:
             self.refuse(key, f"must be a positive number, not {found!r:.80}")
         return float(found)
 
+    def real(self, key: str, default: Any = REQUIRED) -> float:
+        """A finite number."""
+        found = self.value(key, default)
+        if not _is_real(found):
+            self.refuse(key, f"must be a number, not {found!r:.80}")
+        return float(found)
+
+    def reals(self, key: str, count: int, default: Any = REQUIRED) -> tuple[float, ...]:
+        """`count` finite numbers."""
+        found = self.value(key, default)
+        numbers = list(found) if isinstance(found, list | tuple) else []
+        if len(numbers) != count or not all(map(_is_real, numbers)):
+            self.refuse(key, f"must be {count} numbers, not {found!r:.80}")
+        return tuple(map(float, numbers))
+
     def colors(self, key: str, default: Any = REQUIRED) -> tuple[float, float, float]:
         """Three numbers from 0 to 1."""
         found = self.value(key, default)
@@ -122,3 +137,7 @@ class Section:
         if odd := sorted(set(self.data) - self._read):
             names = ", ".join(f"'{self.place}{key}'" for key in odd[:MAX_NAMED])
             raise ConfigError(f"{self.file}: {names}: unknown; kgen's model may compute something else")
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

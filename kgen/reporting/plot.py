@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from kgen.reporting.labels import Label, draw_labels
 from kgen.reporting.plain import printable
 
 SIZE = (10.0, 4.7)
@@ -93,13 +94,17 @@ def line_plot(
             axes.xaxis.set_minor_locator(NullLocator())
             axes.xaxis.set_major_formatter(FormatStrFormatter("%.4g"))
         axes.margins(0.06, 0.1)
-        curves = []
+        curves, labels = [], []
         for line, color in zip(lines, itertools.cycle(COLORS), strict=False):
             curves += _draw(axes, line, color)
+            labels += [Label(*at, color) for at in zip(line.points, map(printable, line.labels), strict=False)]
         if categories:
             axes.set_xticks(range(len(categories)), [printable(category)[:MAX_TICK] for category in categories])
         columns = max(1, LEGEND_WIDTH // (max(map(len, names)) + 6))
         figure.legend(curves, names, loc="outside upper left", ncols=columns, frameon=False, fontsize=9)
+        if labels:
+            figure.draw_without_rendering()  # so that the layout is final
+            draw_labels(axes, labels)
         file = io.StringIO()
         about = {"Title": f"{printable(y_label)} over {printable(x_label)}", "Date": None, "Creator": None}
         figure.savefig(file, format="svg", bbox_inches="tight", metadata=about)
@@ -107,7 +112,7 @@ def line_plot(
 
 
 def _draw(axes: Any, line: Line, color: str) -> list[Any]:
-    """Draws a line, its error bars and its labels. Returns the curve, for the legend."""
+    """Draws a line and its error bars. Returns the curve, for the legend."""
     xs, ys = [x for x, _ in line.points], [y for _, y in line.points]
     alone = len(xs) == 1
     marker = "o" if alone or line.labels or line.errors else ""
@@ -116,8 +121,6 @@ def _draw(axes: Any, line: Line, color: str) -> list[Any]:
         if any(halves):
             drawn = {name: [half or math.nan for half in halves]}
             axes.errorbar(xs, ys, **drawn, ecolor=color, fmt="none", capsize=3, elinewidth=1.2)
-    for point, label in zip(line.points, line.labels, strict=False):
-        axes.annotate(printable(label), point, (0, 7), textcoords="offset points", ha="center", color=color, fontsize=9)
     return curves
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -11,7 +12,7 @@ from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder, trained_before
 from kgen.errors import RunError
 from kgen.experiments.directory import RunDirectory
-from kgen.experiments.experiment import trained_part
+from kgen.experiments.experiment import is_imported, trained_part
 from kgen.experiments.initial import Start, load_initial_decoder
 from kgen.experiments.inputs import SplitImages
 from kgen.experiments.trainer import Log, Render, Trainer
@@ -80,16 +81,19 @@ class DecoderStage(Stage[Decoder]):
         return load_initial_decoder(self.own.init, part)
 
     def make(self, trainer: Trainer) -> Decoder:
-        """Trains the decoder, or calibrates it if it has no losses."""
+        """Trains the decoder, or calibrates it if it has no losses, or if its weights come from files."""
         return self.calibrate(trainer.log) if self.own.fit is None else self.train(trainer)
 
     def calibrate(self, log: Log) -> Decoder:
-        """Initializes and calibrates a decoder without losses on the images."""
+        """Initializes and calibrates a decoder without training steps on the images."""
         seed_everything(self.config.seed)
         decoder = self.new()
         decoder.build(None)
         self.begin()
-        log(f"the decoder: calibrated on {len(self.dataset.captions('train'))} images, without training")
+        if is_imported(self.config, self.kind):
+            log(f"the decoder: {sum(math.prod(w.shape) for w in decoder.weights):,} weights, copied into the run")
+        else:
+            log(f"the decoder: calibrated on {len(self.dataset.captions('train'))} images, without training")
         began = time.perf_counter()
         decoder.initialize(SplitImages(self.dataset, "train"))
         return self.finish(decoder, 0, time.perf_counter() - began)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,17 +43,12 @@ class EncoderStage(Stage[Encoder]):
 
     def new(self) -> Encoder:
         """A new encoder, with its assets. A pretrained one reads its files, which have its first weights, too."""
-        directory = None if is_pretrained(self.config) else self.run
+        directory = None if is_pretrained(self.config, self.kind) else self.run
         return encoder_with_assets(self.config, self.dataset, directory)
 
     def make(self, trainer: Trainer) -> Encoder:
         """Trains the encoder; a pretrained one without `fit` is copied into the run."""
         return self.read_files(trainer.log) if self.own.fit is None else self.train(trainer)
-
-    def reuse_previous(self, older: Path, log: Log) -> None:
-        """As for any stage; but files are read again, because they may have changed."""
-        if self.own.fit is not None:
-            super().reuse_previous(older, log)
 
     def read_files(self, log: Log) -> Encoder:
         """Reads a pretrained encoder from its files."""

@@ -65,7 +65,7 @@ LONG = 16
 """Number of steps above which a loop is traced before it runs."""
 
 
-def preflight(experiment: Experiment, encoder: Encoder) -> Pipeline:
+def preflight(experiment: Experiment, encoder: Encoder, assets: Path | None = None) -> Pipeline:
     """Builds the pipeline of a run, and tries everything that the run will do with it.
 
     This does not change the pipeline, which starts its training as if it had not been tried. If the decoder is trained
@@ -75,6 +75,7 @@ def preflight(experiment: Experiment, encoder: Encoder) -> Pipeline:
     Args:
         experiment: The experiment.
         encoder: The encoder with its assets. Its weights need not be built.
+        assets: A folder with the assets of the decoder; None: it has no assets yet.
 
     Raises:
         PluginError: a component violates its contract.
@@ -88,7 +89,7 @@ def preflight(experiment: Experiment, encoder: Encoder) -> Pipeline:
     _try_encoder_stage(experiment, encoder)
     images, inputs = examples(dataset, encoder)
     with kept_randomness() if staged else contextlib.nullcontext():
-        decoder = _tried_decoder(experiment, encoder)
+        decoder = _tried_decoder(experiment, encoder, assets)
         check_parts(dataset, decoder)
         own = decoder.resized(image_spaces(dataset)[0])
         latents = _try_encoding(own, images)  # otherwise the generator would be blamed for an error here
@@ -145,10 +146,12 @@ def _try_encoder_stage(experiment: Experiment, encoder: Encoder) -> None:
     freeze_trained(encoder)
 
 
-def _tried_decoder(experiment: Experiment, encoder: Encoder) -> Decoder:
+def _tried_decoder(experiment: Experiment, encoder: Encoder, assets: Path | None) -> Decoder:
     """Builds the decoder of the configuration, and tries its training stage if it has one."""
     config, data = experiment.config, experiment.stages.get("decoder")
     decoder = make_decoder(config.decoder.choice, experiment.dataset.image_space, encoder.condition_space, encoder)
+    if assets is not None:
+        decoder.load_assets(assets)
     if data is not None and config.decoder.source is None:
         check_parts(data, decoder)
         _try_decoder_stage(decoder, data, encoder, config.decoder.fit)
@@ -158,12 +161,11 @@ def _tried_decoder(experiment: Experiment, encoder: Encoder) -> Decoder:
 
 
 def _try_decoder_stage(decoder: Decoder, data: Dataset, encoder: Encoder, fit: FitConfig | None) -> None:
-    """Tries all steps of a decoder's training: initialization, losses if it has any, calibration, and scores."""
-    if has_losses(type(decoder)):
+    """Tries all steps of a decoder's training: initialization, losses if it has `fit`, calibration, and scores."""
+    if fit is not None:
         model = DecoderModel(decoder, encoder)  # builds all weights
-        if fit is not None:
-            freeze(model, fit.frozen, trainable=fit.trainable)
-            try_fit(fit, model.trainable_variables)
+        freeze(model, fit.frozen, trainable=fit.trainable)
+        try_fit(fit, model.trainable_variables)
     else:
         decoder.build(None)
     if uses_encoder(decoder):
@@ -174,7 +176,7 @@ def _try_decoder_stage(decoder: Decoder, data: Dataset, encoder: Encoder, fit: F
     # without losses, the calibration is the training, which may need more than two images
     batches = [images] if has_losses(type(decoder)) else SplitImages(data, "train")
     decoder.initialize(batches)
-    if has_losses(type(decoder)):
+    if fit is not None:
         losses = decoder.compute_losses(floats(ops.convert_to_tensor(images)), condition, training=True)
         check_losses(losses, decoder)
     decoder.calibrate(batches)

@@ -13,6 +13,7 @@ from kgen.evaluation.proxy import ProxyScore, read_proxy_scores
 from kgen.evaluation.results import Result, read_results
 from kgen.experiments.directory import RunDirectory
 from kgen.experiments.manifest import TRAINED, current_timings
+from kgen.experiments.sections import ReportSection, read_sections, sections_folder, write_section
 from kgen.reporting.digits import few_digits, with_error
 from kgen.reporting.page import Figure, image, plot, render
 from kgen.reporting.plot import Line, line_plot
@@ -43,6 +44,7 @@ def write_report(directory: RunDirectory, credit: str) -> None:
         scores=_scores(read_results(directory.evaluation)),
         notes=manifest.get("notes_on_scores", []),
         proxy=_proxy(read_proxy_scores(directory.proxy)),
+        sections=_sections(directory),
         stages=_stages(directory),
         loss=_loss(rows),
         samples=_over_time(directory),
@@ -58,6 +60,38 @@ def write_report(directory: RunDirectory, credit: str) -> None:
         credit=credit,
     )
     write_text(directory.report, page)
+
+
+def add_to_report(path: str | Path, name: str, section: ReportSection, credit: str) -> None:
+    """Adds a section to the report of a run, in place of an older one of this name.
+
+    If the run has no report yet, its end writes one with the section.
+
+    Args:
+        path: The run directory.
+        name: The name of the section's file: small letters, digits and hyphens.
+        section: The section. Its images are already in the folder `sections` of the run.
+        credit: The credit line that the license of the images requires: `Dataset.credit`.
+
+    Raises:
+        ConfigError: the name has other characters.
+        RunError: this is not a run, or another process works on it.
+    """
+    directory = RunDirectory(path)
+    directory.require_run()
+    with directory.locked():
+        write_section(directory, name, section)
+        if directory.report.is_file():
+            write_report(directory, credit)
+
+
+def _sections(directory: RunDirectory) -> list[dict[str, Any]]:
+    """The sections of plugins, with their images."""
+    folder = sections_folder(directory)
+    return [
+        {"section": section, "images": [image(folder / file, text) for file, text in section.images.items()]}
+        for section in read_sections(directory)
+    ]
 
 
 def _scores(results: Sequence[Result]) -> list[tuple[str, str, str, str]]:

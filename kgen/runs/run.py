@@ -23,7 +23,7 @@ from kgen.evaluation.proxy import Proxy
 from kgen.evaluation.results import Scores, read_results, to_scores
 from kgen.evaluation.scoring import OnImages
 from kgen.experiments.directory import RunDirectory
-from kgen.experiments.experiment import Experiment, encoder_with_assets, needs_stage, open_experiment
+from kgen.experiments.experiment import Experiment, decoder_assets, encoder_with_assets, needs_stage, open_experiment
 from kgen.experiments.initial import Start, load_initial, load_initial_decoder, load_initial_encoder
 from kgen.experiments.inputs import Inputs, TrainingLatents, read_dataset
 from kgen.experiments.provenance import changed_data, describe, record_skipped
@@ -174,7 +174,8 @@ def _build(
     seed_everything(config.seed)
     with distribution.scope():
         data = experiment.stages.get("encoder", experiment.dataset)
-        pipeline = preflight(experiment, encoder_with_assets(config, data, directory))
+        encoder = encoder_with_assets(config, data, directory)
+        pipeline = preflight(experiment, encoder, decoder_assets(config, directory))
         if directory is None or not directory.encoder_stage.newest_step:
             load_initial_encoder(config.encoder.init, pipeline.encoder)  # raises errors now, before the training
         if directory is None or not directory.decoder_stage.newest_step:
@@ -282,6 +283,14 @@ def check(config: RunConfig) -> Pipeline:
 
 
 @component_errors()
+def open_config(path: str | Path) -> RunConfig:
+    """Opens the configuration of a run, with every default. Raises RunError if this is not a run."""
+    directory = RunDirectory(path)
+    directory.require_run()
+    return RunConfig.load(directory.config)
+
+
+@component_errors()
 def open_dataset(path: str | Path) -> Dataset:
     """Opens the dataset of a run.
 
@@ -289,9 +298,7 @@ def open_dataset(path: str | Path) -> Dataset:
         RunError: this is not a run.
         DataError: the data are missing or damaged.
     """
-    directory = RunDirectory(path)
-    directory.require_run()
-    return read_dataset(RunConfig.load(directory.config).data)
+    return read_dataset(open_config(path).data)
 
 
 @component_errors()

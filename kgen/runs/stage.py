@@ -17,7 +17,7 @@ from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder
 from kgen.errors import RunError
 from kgen.experiments.directory import RunDirectory
-from kgen.experiments.experiment import trained_part
+from kgen.experiments.experiment import is_imported, trained_part
 from kgen.experiments.initial import Start
 from kgen.experiments.inputs import Inputs
 from kgen.experiments.trainer import Log, Render, Trainer, count_weights
@@ -144,7 +144,12 @@ class Stage(ABC, Generic[Part]):
         }
 
     def reuse_previous(self, older: Path, log: Log) -> None:
-        """Copies the part of a renamed older run, if nothing that it depends on has changed."""
+        """Copies the part of a renamed older run, if nothing that it depends on has changed.
+
+        The files of a part that is only imported are read again, because they may have changed.
+        """
+        if is_imported(self.config, self.kind):
+            return
         there = RunDirectory(older).stage(self.kind)
         before = there.read_manifest()
         if not before.get("finished"):

@@ -48,8 +48,8 @@ class StudyFile(Section):
     settings: Settings = Field(default_factory=dict, alias="set")
     """Keys of the run file to change in all trials."""
     over: Annotated[dict[str, list[Any] | dict[str, Settings]], Field(min_length=1)]
-    """The axes: a key of the run file with a list of values; a name with a mapping of names to keys and values; or a
-    variable with a list of values, for which {NAME} stands in the values of such a mapping."""
+    """The axes. An axis is a key of the run file with a list of values; a name with a mapping of names to keys and
+    values; or a variable with a list of values, for which {NAME} stands in the values of such a mapping."""
     runs: dict[str, Settings] = Field(default_factory=dict)
     """Runs to be trained first, by name, each with the keys that it changes. A value refers to one by {runs}/NAME. With
     `stage: encoder` or `stage: decoder`, only this part is trained."""

@@ -74,7 +74,7 @@ class Engine(ABC):
         """Yields each job when its process has ended, in any order.
 
         If the iterator is closed, or an exception is raised in it (Ctrl-C), all processes are asked to stop, so that
-        they save checkpoints, and have ended when the exception leaves it.
+        they save checkpoints. All of them have ended when the exception leaves the iterator.
 
         Args:
             jobs: The jobs. No job depends on another one.

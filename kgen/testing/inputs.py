@@ -9,6 +9,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from kgen.contracts.decoder import Decoder
+from kgen.contracts.generator import Generator
+from kgen.errors import SpaceError
 from kgen.spaces import ConditionSpace, Space
 from kgen.testing.execution import arrays
 
@@ -63,12 +66,17 @@ class Images:
         return (batch.copy() for batch in self.batches)
 
 
-def taller(space: Space) -> Space | None:
-    """The space of grids of twice the height; None for vectors and sequences."""
+def taller(component: Generator | Decoder, space: Space) -> Space | None:
+    """The space of grids of twice the height, if the component accepts it; None for vectors and sequences."""
     if len(space.shape) != 3:
         return None
     height, width, channels = space.shape
-    return replace(space, shape=(2 * height, width, channels))
+    larger = replace(space, shape=(2 * height, width, channels))
+    try:
+        component.check_space(larger)
+    except SpaceError:
+        return None
+    return larger
 
 
 def check_in_space(value: Any, space: Space, count: int, what: str, narrow: bool = False) -> None:

@@ -35,7 +35,7 @@ class LatentCache:
     """Latents of one shape by row, which stay on disk. Several threads and processes can use a cache.
 
     A missing latent is computed when it is first read. Every latent is read from the disk, also right after it was
-    computed, so that a training does not depend on what was in the cache when it began.
+    computed. A training therefore does not depend on what was in the cache when it began.
 
     Args:
         folder: The folder that `cached_latents` made.

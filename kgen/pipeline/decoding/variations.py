@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,44 +60,49 @@ class Variations:
         *,
         n: int = 1,
         prompt: Any = None,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         options: Mapping[str, Any] | None = None,
     ) -> np.ndarray:
-        """Decodes each embedding with `n` noises, which all embeddings share.
+        """Decodes each embedding with `n` noises, which all embeddings of one seed share.
 
         Between two embeddings, `kgen.random.spherical` interpolates.
 
         Args:
             embeddings: (N, D), of any length.
             n: Images per embedding.
-            prompt: The prompt that the decoder reads, too; None: the embedding alone decides.
-            seed: The seed of the noise.
+            prompt: The prompt that the decoder reads, too, or a list of one for each embedding; None: the embedding
+                alone decides.
+            seed: The seed of the noise, or one for each embedding.
             options: Options of the decoder's `decode`.
 
         Returns:
             uint8 (N, n, H, W, C).
 
         Raises:
-            ConfigError: an option or the prompt is wrong, or the images do not fit into memory.
+            ConfigError: an option or a prompt is wrong, the number of prompts or seeds is wrong, or the images do not
+                fit into memory.
             RunError: the images are not finite.
 
         Warns:
             UnreadTextWarning: the encoder does not read the prompt completely.
         """
         count = check_number("n", n) * len(embeddings)
-        (seed,) = check_seeds(seed, 1)
+        seeds = check_seeds(seed, len(embeddings))
         checked = validate_options(self.decoder, "decode", options or {})
-        read = self.encoder.null
+        read = [self.encoder.null]
         if prompt is None:
             checked = self.decoder.without_text(checked)
         else:
-            (read,) = check_prompts(self.encoder, [prompt])
-            warn_of_unread(self.encoder, [read])
+            read = check_prompts(self.encoder, prompt)
+            warn_of_unread(self.encoder, read)
+        if len(read) not in (1, len(embeddings)):
+            raise ConfigError(f"{len(read)} prompts for {len(embeddings)} embeddings: give one, or one for each")
+        read = read * len(embeddings) if len(read) == 1 else read
         check_memory(count, self.decoder.image_space, noise_spec(self.decoder, checked).values())
         images = Reconstructor(self.decoder, self.encoder, checked, loops=True).decode(
             np.repeat(np.asarray(embeddings, np.float32), n, axis=0),
-            [read] * count,
-            keys=[(seed, copy) for copy in range(n)] * len(embeddings),
+            [prompt for prompt in read for _ in range(n)],
+            keys=[(one, copy) for one in seeds for copy in range(n)],
             batch_size=BATCH,
         )
         return images.reshape(len(embeddings), n, *images.shape[1:])

@@ -41,9 +41,9 @@ BATCH = 64
 class Clip(Encoder):
     """A contrastive image-text model (CLIP, Radford et al. 2021), which encodes texts.
 
-    Two towers embed images and texts as vectors of unit length. They are trained in a stage of their own, which
-    increases the cosine of an image and its caption, and decreases those of an image and the captions of the other
-    examples of the batch, on all replicas. A large batch therefore helps.
+    Two towers embed images and texts as vectors of unit length. They are trained in a stage of their own. The training
+    increases the cosine of an image and its caption, and decreases those of the image and all other captions of the
+    batch, on all replicas. A large batch therefore helps.
 
     "sequence" has the output of the text tower for each token. "pooled" is the embedding of the text, times the square
     root of `dim`, so that its numbers have a variance of about 1.

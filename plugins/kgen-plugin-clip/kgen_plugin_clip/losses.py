@@ -17,8 +17,8 @@ CLOSE = 1e-5
 def softmax_losses(images: Tensor, texts: Tensor, scale: Tensor) -> dict[str, Tensor]:
     """The symmetric cross-entropy of CLIP (Radford et al. 2021, figure 3), one number per example.
 
-    It is the mean of the cross-entropy of choosing the text of an image among the texts of all replicas, and of that of
-    choosing the image of a text. The mean over the examples of all replicas is the loss of the global batch.
+    It is the mean of two cross-entropies: that of choosing the text of an image among the texts of all replicas, and
+    that of choosing the image of a text. The mean over the examples of all replicas is the loss of the global batch.
 
     Args:
         images, texts: The embeddings (B, D) of the same B examples, of unit length, float32.

@@ -173,7 +173,7 @@ class ZeroShot(_ByModel):
 class CMMD(_ByModel):
     """The squared maximum mean discrepancy of CLIP embeddings (Jayasumana et al. 2024), times 1000.
 
-    The kernel is exp(-|x - y|^2 / (2 sigma^2)) with sigma = 10, and the estimate is that of the published code, which
+    The kernel is exp(-|x - y|^2 / (2 sigma^2)) with sigma = 10. The estimate is that of the published code, which
     includes the pairs of an image with itself.
 
     Args:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
-import keras
 import numpy as np
 from keras import ops
 from pydantic import Field, PositiveInt
@@ -14,14 +13,12 @@ from kgen import Decoder, SeedGenerator, Space
 from kgen_plugin_codecs.discriminator import Discriminator
 from kgen_plugin_codecs.networks import DecoderNetwork, EncoderNetwork, Network
 from kgen_plugin_codecs.perceptual import Perceptual
+from kgen_plugin_codecs.posterior import Posterior
 from kgen_plugin_codecs.reconstruction import Name
 from kgen_plugin_codecs.reconstruction_loss import ReconstructionLoss
 from kgen_plugin_codecs.scale import Scale, moments
 
 Tensor = Any
-
-LOG_VARIANCE = (-30.0, 20.0)
-"""Bounds of the posterior's log variance, which keep its exponential finite."""
 
 
 class KLAutoencoder(Decoder):
@@ -104,17 +101,15 @@ class KLAutoencoder(Decoder):
             (B,) each: "loss", "kl" in nats per dimension of the latent, and the terms of `ReconstructionLoss`.
         """
         images = ops.cast(images, "float32")
-        mean, log_variance = self._posterior(images)
-        noise = keras.random.normal(ops.shape(mean), seed=self.seed_generator)
-        made = self.decoder_network(mean + ops.exp(0.5 * log_variance) * noise)
+        posterior = self._posterior(images)
+        made = self.decoder_network(posterior.sample(self.seed_generator))
         terms = self.reconstruction_loss(images, made, training=training)
-        kl = 0.5 * ops.mean(ops.square(mean) + ops.exp(log_variance) - 1.0 - log_variance, axis=(1, 2, 3))
+        kl = posterior.kl()
         return {"loss": terms.pop("reconstruction_loss") + self.kl_weight * kl, "kl": kl, **terms}
 
-    def _posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, H, W, C) -> mean and log variance (B, h, w, channels) each."""
-        mean, log_variance = ops.split(self.encoder_network(images), 2, axis=-1)
-        return mean, ops.clip(log_variance, *LOG_VARIANCE)
+    def _posterior(self, images: Tensor) -> Posterior:
+        """(B, H, W, C) -> a distribution of (B, h, w, channels)."""
+        return Posterior.of(self.encoder_network(images))
 
     def calibrate(self, batches: Iterable[np.ndarray]) -> None:
         self.scale.measure(self._means(batches))
@@ -122,7 +117,7 @@ class KLAutoencoder(Decoder):
     def _means(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         for batch in batches:
             images = ops.convert_to_tensor(batch.astype("float32") / 127.5 - 1.0)
-            yield ops.convert_to_numpy(self._posterior(images)[0])
+            yield ops.convert_to_numpy(self._posterior(images).mean)
 
     def scores(self, batches: Iterable[np.ndarray]) -> dict[str, float]:
         """Returns statistics of the scaled latents: the largest absolute channel mean, the range of deviations."""
@@ -137,7 +132,7 @@ class KLAutoencoder(Decoder):
     # ---- both directions ------------------------------------------------------------------------------------------
 
     def encode(self, images: Tensor) -> Tensor:
-        return self.scale(self._posterior(images)[0])
+        return self.scale(self._posterior(images).mean)
 
     def decode(self, latent: Tensor, condition: dict[str, Tensor], noise: dict[str, Tensor]) -> Tensor:  # type: ignore[override]  # it takes no options
         return self.decoder_network(self.scale.undo(latent))

@@ -10,6 +10,7 @@ import pytest
 from keras import ops
 from kgen_plugin_codecs.kl import KLAutoencoder
 from kgen_plugin_codecs.networks import Network
+from kgen_plugin_codecs.posterior import Posterior
 from kgen_plugin_codecs.quantizers import FiniteScalar
 from kgen_plugin_codecs.reconstruction import reconstruction_loss
 from kgen_plugin_codecs.scale import Scale, moments
@@ -121,8 +122,8 @@ def test_kl_is_that_of_two_normal_distributions() -> None:
     codec = KLAutoencoder(SPACE, channels=1, network=TINY)
     codec.build(None)
     mean, log_variance = 1.0, 0.0
-    codec._posterior = lambda images: tuple(  # type: ignore[method-assign]
-        ops.full((ops.shape(images)[0], 4, 4, 1), value) for value in (mean, log_variance)
+    codec._posterior = lambda images: Posterior(  # type: ignore[method-assign]
+        *(ops.full((ops.shape(images)[0], 4, 4, 1), value) for value in (mean, log_variance))
     )
     images = ops.convert_to_tensor(random_images(2) / np.float32(127.5) - np.float32(1.0))
     assert float(codec.compute_losses(images, {}, training=False)["kl"][0]) == pytest.approx(0.5)

@@ -75,19 +75,13 @@ def variational_bound(
 def _levels(schedule: Schedule, steps: int, end_log_snr: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Returns alpha, sigma, the network's noise level and the SNR, (steps + 1,) each, evenly spaced in log-SNR.
 
-    The times are found by bisection. Sigma follows from the log-SNR, even beyond the schedule's time 0.
+    Sigma follows from the log-SNR, even beyond the schedule's time 0.
     """
     log_snr = START_LOG_SNR + (end_log_snr - START_LOG_SNR) * ops.arange(steps + 1, dtype="float32") / steps
 
-    def halve(_: Tensor, bounds: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        low, high = bounds
-        middle = 0.5 * (low + high)
-        noisier = schedule.log_snr(middle) < log_snr
-        return ops.where(noisier, low, middle), ops.where(noisier, middle, high)
-
-    _, high = ops.fori_loop(0, 30, halve, (ops.zeros((steps + 1,)), ops.ones((steps + 1,))))
-    alpha = schedule.alpha(high)
-    return alpha, alpha * ops.exp(-0.5 * log_snr), schedule.noise_cond(high, schedule.sigma(high)), ops.exp(log_snr)
+    time = schedule.time_at(log_snr)
+    alpha = schedule.alpha(time)
+    return alpha, alpha * ops.exp(-0.5 * log_snr), schedule.noise_cond(time, schedule.sigma(time)), ops.exp(log_snr)
 
 
 def _prior(x0: Tensor, alpha: Tensor, sigma: Tensor, axes: tuple[int, ...]) -> Tensor:

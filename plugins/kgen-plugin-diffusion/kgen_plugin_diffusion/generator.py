@@ -23,15 +23,16 @@ from kgen import (
     part,
 )
 from kgen.nn import threshold_dynamically
-from kgen.options import Static, is_static
+from kgen.options import Static, is_static, plain
 from kgen.random import normal
 from kgen_plugin_diffusion import weightings
 from kgen_plugin_diffusion.bound import END_LOG_SNR, variational_bound
 from kgen_plugin_diffusion.guidance import NoiseInterval, is_inside, lead_away
 from kgen_plugin_diffusion.networks import DiT, Network
 from kgen_plugin_diffusion.predictions import Prediction
-from kgen_plugin_diffusion.samplers import Denoise, Sampler, Spacing, time_grid
+from kgen_plugin_diffusion.samplers import Denoise, Sampler, takes_eta, time_grid
 from kgen_plugin_diffusion.schedules import Schedule
+from kgen_plugin_diffusion.spacings import Spacing
 from kgen_plugin_diffusion.times import LogitNormal, LogNormal, Uniform
 
 Tensor = Any
@@ -48,7 +49,8 @@ class Diffusion(Generator):
 
     Args:
         network: Network, `UNet`, `DiT` or another `diffusion.network`, with its options.
-        schedule: Noise schedule: "linear", "cosine", "rectified-flow", "karras" or another `diffusion.schedule`.
+        schedule: Noise schedule: "linear", "cosine", "rectified-flow", "karras", "discrete" (of published models) or
+            another `diffusion.schedule`, with its options.
         prediction: Target of the network: "eps", "x0", "v", "velocity", "edm" or another `diffusion.prediction`.
         weighting: Weighting of noise levels in the loss: "uniform", "snr" or "min-snr".
         gamma: Largest signal-to-noise ratio for "min-snr". None means 5 (Hang et al. 2023).
@@ -146,7 +148,7 @@ class Diffusion(Generator):
         self,
         *,
         sampler: Sampler | str = "heun",
-        eta: float = 0.0,
+        eta: float | None = None,
         guidance: float | None = None,
         guide: Any = None,
         autoguidance: float | None = None,
@@ -154,8 +156,12 @@ class Diffusion(Generator):
         guidance_rescale: float = 0.0,
         **options: Any,
     ) -> dict[str, NoiseSpec]:
-        if eta and sampler != "ddim":
-            raise ValueError(f"eta is an option of sampler 'ddim', and '{sampler}' would ignore it: leave eta out")
+        if eta and not takes_eta(part("diffusion.sampler", sampler)):
+            kind = given if isinstance(given := plain(sampler), str) else given["kind"]
+            raise ValueError(
+                f"eta is an option of samplers 'ddim', 'dpm++2m-sde' and 'dpm++3m-sde', and '{kind}' would ignore it: "
+                f"leave eta out"
+            )
         if (guide is None) != (autoguidance is None):
             has, lacks = ("autoguidance", "guide: {from: RUN}") if guide is None else ("guide", "autoguidance: 2")
             raise ValueError(f"{has} has no effect alone: add {lacks}, for example, or leave {has} out")
@@ -173,23 +179,23 @@ class Diffusion(Generator):
         *,
         sampler: Annotated[Sampler | str, OneOf("diffusion.sampler")] = "heun",
         steps: Steps = 20,
-        spacing: Spacing = "uniform",
+        spacing: Annotated[Spacing | str, OneOf("diffusion.spacing")] = "uniform",
         guidance: Guidance = 1.0,
         guide: Guide = None,
         autoguidance: Annotated[float, Field(ge=0), Static(1.0)] | None = None,
         guidance_interval: NoiseInterval | None = None,
         guidance_rescale: Annotated[float, Field(ge=0, le=1), Static(0.0)] = 0.0,
         dynamic_threshold: Annotated[float, Field(gt=0, le=1)] | None = None,
-        eta: Annotated[float, Field(ge=0, le=1), Static(0.0)] = 0.0,
+        eta: Annotated[float, Field(ge=0, le=1), Static(0.0)] | None = None,
         strength: Strength = 0.6,
     ) -> Tensor:
         """Generates latents from noise, or from the latents of an image, `source` (SDEdit, Meng et al. 2022, alg. 1).
 
         Args:
-            sampler: Sampler: "ddpm", "ddim", "euler", "euler-ancestral", "heun", "dpm++2m" or another
-                `diffusion.sampler`.
+            sampler: Sampler: "heun", "dpm++2m", "ddim" or another `diffusion.sampler`, with its options.
             steps: Number of sampling steps. Each of Heun's steps evaluates the network twice, except the last.
-            spacing: Spacing of the times: "uniform" or "quadratic".
+            spacing: Spacing of the times: "uniform", "karras", "trailing" or another `diffusion.spacing`, with its
+                options.
             guidance: Weight of classifier-free guidance. 1 means no guidance, at half the cost.
             guide: Weaker model of the same latents, which guides with the same prompts (Karras et al. 2024): a smaller
                 model, or an earlier step of a training, `{from: RUN, step: 2000}`. It needs `autoguidance`.
@@ -201,7 +207,8 @@ class Diffusion(Generator):
                 interval has no upper end.
             guidance_rescale: Share, 0 to 1, of the conditional image's contrast that is restored: see `lead_away`.
             dynamic_threshold: Quantile for `threshold_dynamically`, such as 0.995. None clips pixels to [-1, 1].
-            eta: Share of fresh noise of "ddim", from 0 to 1. Other samplers raise an error if it is not 0.
+            eta: Share of fresh noise, from 0 to 1. None means the sampler's own: 0 for "ddim", 1 for "dpm++2m-sde" and
+                "dpm++3m-sde". Samplers without such a share raise an error if it is not 0.
             strength: Strength of the change of a `source`: the time up to which noise is added to it. All `steps` then
                 start from there.
         """
@@ -227,10 +234,13 @@ class Diffusion(Generator):
         def fresh(step: Tensor) -> Tensor:
             return normal(noise["steps"], step, self.space.shape)
 
-        start = noise["start"] * grid.sigma[0]
-        if source is not None:
-            start = start + ops.cast(source, "float32") * grid.alpha[0]
-        return part("diffusion.sampler", sampler)(denoise, start, grid, fresh, eta)
+        if source is None:
+            start = noise["start"] * self._schedule.start_deviation(grid.alpha[0], grid.sigma[0])
+        else:
+            start = noise["start"] * grid.sigma[0] + ops.cast(source, "float32") * grid.alpha[0]
+        solver = part("diffusion.sampler", sampler)
+        shares = {"eta": eta} if eta is not None and takes_eta(solver) else {}
+        return solver(denoise, start, grid, fresh, **shares)
 
     def _guided(
         self,
@@ -264,7 +274,7 @@ class Diffusion(Generator):
     def check_guide(self, guide: Generator) -> None:
         """Raises ValueError unless `guide` is a diffusion model with the same schedule; its prediction may differ."""
         super().check_guide(guide)
-        here, there = self.config["schedule"], guide.config["schedule"]
+        here, there = (plain(model._schedule) for model in (self, guide))
         if here != there:
             raise ValueError(f"it has the noise schedule {there}, not {here}: train it with the schedule of this model")
 

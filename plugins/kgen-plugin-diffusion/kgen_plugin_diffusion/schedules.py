@@ -10,10 +10,12 @@ options.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from keras import ops
+from pydantic import Field
 
 from kgen.nn import cosine_schedule
 
@@ -27,11 +29,22 @@ class Schedule:
     """Base class of noise schedules.
 
     Attributes:
-        variance_exploding: Whether alpha stays 1 while sigma grows (Song et al. 2021, section 3.4). It is False for
-            variance-preserving schedules and for rectified flow, where alpha falls to 0.
+        variance_exploding: Whether samplers solve for x / alpha, to which noise of the level sigma / alpha is added
+            (Song et al. 2021, section 3.4). This level must be positive and finite from t = 0 to 1, as in the schedules
+            "karras", where alpha is 1, and "discrete". Otherwise they solve for x / (alpha + sigma).
+        steps: Number of the discrete times, for spacings that are defined by them.
     """
 
     variance_exploding: ClassVar[bool] = False
+    steps: int = STEPS
+
+    def time(self, number: Tensor) -> Tensor:
+        """Returns the discrete time of a number from 0 (least noise) to `steps` - 1, elementwise, in [0, 1]."""
+        return (number + 1.0) / self.steps
+
+    def start_deviation(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Returns the standard deviation of the noise from which sampling starts, at the first noise level."""
+        return sigma
 
     def alpha(self, t: Tensor) -> Tensor:
         """Returns the amount of image at times t in [0, 1], elementwise."""
@@ -48,6 +61,17 @@ class Schedule:
     def log_snr(self, t: Tensor) -> Tensor:
         """Returns log(alpha^2 / sigma^2), bounded to +-20."""
         return 2.0 * (ops.log(ops.maximum(self.alpha(t), 4e-5)) - ops.log(ops.maximum(self.sigma(t), 4e-5)))
+
+    def time_at(self, log_snr: Tensor) -> Tensor:
+        """Returns the time at which `log_snr` has these values, elementwise, by bisection; 0 or 1 if there is none."""
+
+        def halve(_: Tensor, bounds: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            low, high = bounds
+            middle = 0.5 * (low + high)
+            noisier = self.log_snr(middle) < log_snr
+            return ops.where(noisier, low, middle), ops.where(noisier, middle, high)
+
+        return ops.fori_loop(0, 30, halve, (ops.zeros_like(log_snr), ops.ones_like(log_snr)))[1]
 
 
 def linear_alphas_cumprod() -> np.ndarray:
@@ -102,10 +126,35 @@ class RectifiedFlow(Schedule):
         return t * 1.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShiftedFlow(RectifiedFlow):
+    """Rectified flow whose times are shifted toward the noise, for large images (Esser et al. 2024, equation 23).
+
+    sigma = shift t / (1 + (shift - 1) t), and the network sees 1000 sigma. Training and sampling use the same shift.
+
+    Args:
+        shift: Factor by which sigma / alpha is multiplied: 3 in Stable Diffusion 3. 1 means no shift.
+    """
+
+    shift: Annotated[float, Field(gt=0)] = 3.0
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return (1.0 - t) / (1.0 + (self.shift - 1.0) * t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self.shift * t / (1.0 + (self.shift - 1.0) * t)
+
+    def noise_cond(self, t: Tensor, sigma: Tensor) -> Tensor:
+        return sigma * STEPS
+
+
 class Karras(Schedule):
     """Variance exploding: noise is added to an unscaled image (Karras et al. 2022, table 1)."""
 
     variance_exploding = True
+
+    def time(self, number: Tensor) -> Tensor:
+        return number / (self.steps - 1.0)
 
     def alpha(self, t: Tensor) -> Tensor:
         return ops.ones_like(t)

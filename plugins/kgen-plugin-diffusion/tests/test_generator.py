@@ -15,6 +15,7 @@ from kgen_plugin_diffusion.times import LogitNormal, LogNormal, Uniform
 
 import kgen
 from kgen import ConditionSpace, Space, SpaceError
+from kgen.plugins.discovery import registry
 from kgen.random import sample
 from kgen.testing import GeneratorConformance, gradients
 from kgen.testing.execution import arrays, evaluate, perturb, rows, tensors
@@ -24,8 +25,8 @@ from kgen.testing.losses import check_gradients
 pytestmark = pytest.mark.portable
 
 SAMPLERS = {
-    name: kgen.part("diffusion.sampler", name)
-    for name in ("ddpm", "ddim", "euler", "euler-ancestral", "heun", "dpm++2m")
+    component.name: kgen.part("diffusion.sampler", component.name)
+    for component in registry().of_kind("diffusion.sampler")
 }
 
 SPACE, CONDITIONS = Space("continuous", (8, 8, 3)), ConditionSpace(4, 12)
@@ -48,7 +49,12 @@ class TestFlowMatching(GeneratorConformance):
 
 class TestDDPM(GeneratorConformance):
     likelihood_options: ClassVar = {"steps": 3}
-    generate_options: ClassVar = ({"sampler": "ddpm", "steps": 3},)
+    generate_options: ClassVar = (
+        {"sampler": "ddpm", "steps": 3},
+        {"sampler": {"kind": "unipc", "order": 3}, "steps": 4, "spacing": {"kind": "karras", "rho": 5.0}},
+        {"sampler": "dpm++2m-sde", "steps": 3, "eta": 0.5, "spacing": "trailing"},
+        {"sampler": {"kind": "heun", "churn": 1.0}, "steps": 3},
+    )
     replicas: ClassVar = False
 
     def build(self) -> Diffusion:
@@ -110,10 +116,14 @@ def test_the_label_of_the_bound_has_the_number_of_steps() -> None:
 
 def test_options_without_effect_are_refused() -> None:
     generator = Diffusion(SPACE, CONDITIONS, network=TINY_DIT)
-    for sampler in sorted(set(SAMPLERS) - {"ddim"}):
-        with pytest.raises(ValueError, match=re.escape(f"eta is an option of sampler 'ddim', and '{sampler}'")):
+    with_eta = {"ddim", "dpm++2m-sde", "dpm++3m-sde"}
+    for sampler in sorted(set(SAMPLERS) - with_eta):
+        with pytest.raises(ValueError, match=re.escape(f"and '{sampler}' would ignore it")):
             generator.noise_spec(sampler=sampler, eta=0.5)
-    generator.noise_spec(sampler="ddim", eta=0.5)
+    with pytest.raises(ValueError, match=r"eta is an option of samplers 'ddim', .* and 'deis' would ignore it"):
+        generator.noise_spec(sampler=SAMPLERS["deis"], eta=0.5)
+    for sampler in with_eta:
+        generator.noise_spec(sampler=sampler, eta=0.5)
     generator.noise_spec(sampler="heun", eta=0.0)
     with pytest.raises(ValueError, match="guidance_rescale"):
         generator.noise_spec(guidance_rescale=0.7)

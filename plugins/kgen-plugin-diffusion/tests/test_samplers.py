@@ -64,14 +64,14 @@ def test_ddim(denoise, total: float) -> None:
     def clipped(*arguments):
         return ops.clip(denoise(*arguments), -1.0, 1.0)
 
-    x = SAMPLERS["ddim"](clipped, tensor(dummy_sample()), grid, silence, 0.0)
+    x = SAMPLERS["ddim"](clipped, tensor(dummy_sample()), grid, silence)
     assert np.abs(ops.convert_to_numpy(x)).sum() == pytest.approx(total, rel=1e-3)
 
 
 def test_dpm_solver() -> None:
     times = [999, 899, 799, 699, 599, 500, 400, 300, 200, 100]
     grid = discrete_grid(times, linear_alphas_cumprod()[1])
-    x = SAMPLERS["dpm++2m"](dummy_eps, tensor(dummy_sample()), grid, silence, 0.0)
+    x = SAMPLERS["dpm++2m"](dummy_eps, tensor(dummy_sample()), grid, silence)
     assert np.abs(ops.convert_to_numpy(x)).mean() == pytest.approx(0.3301, rel=1e-3)
 
 
@@ -93,7 +93,7 @@ def test_euler_as_diffusers_tests_it() -> None:
     x = tensor(dummy_sample() * sigmas[0])
     for i in range(10):
         grid = Grid(tensor([1.0, 1.0]), tensor(sigmas[i : i + 2]), tensor(times[i : i + 2]), variance_exploding=True)
-        x = SAMPLERS["euler"](denoise, x / float(np.sqrt(sigmas[i] ** 2 + 1)), grid, silence, 0.0)
+        x = SAMPLERS["euler"](denoise, x / float(np.sqrt(sigmas[i] ** 2 + 1)), grid, silence)
     assert np.abs(ops.convert_to_numpy(x)).sum() == pytest.approx(10.0807, rel=1e-3)
 
 
@@ -113,7 +113,7 @@ def test_euler_against_diffusers() -> None:
     def denoise(x, alpha, sigma, level):
         return x - sigma * (x / ops.sqrt(sigma**2 + 1.0) * level / (level + 1.0))
 
-    ours = SAMPLERS["euler"](denoise, tensor(dummy_sample() * sigmas[0]), grid, silence, 0.0)
+    ours = SAMPLERS["euler"](denoise, tensor(dummy_sample() * sigmas[0]), grid, silence)
     np.testing.assert_allclose(ops.convert_to_numpy(ours), x.numpy(), rtol=1e-3, atol=1e-4)
 
 
@@ -129,7 +129,7 @@ def ideal(x, alpha, sigma, level):
 
 def sampled(sampler: str, grid: Grid) -> float:
     """Returns the sample that the ideal denoiser makes from the noise 1.0."""
-    return number(as_graph(lambda: SAMPLERS[sampler](ideal, tensor([1.0]), grid, silence, 0.0))())
+    return number(as_graph(lambda: SAMPLERS[sampler](ideal, tensor([1.0]), grid, silence))())
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_every_sampler_gives_the_right_distribution(compiled, sampler: str, sche
 
     def sample(start, keys):
         grid = time_grid(SCHEDULES[schedule], steps)
-        return SAMPLERS[sampler](ideal, start * grid.sigma[0], grid, lambda step: normal(keys, step, (1,)), 0.0)
+        return SAMPLERS[sampler](ideal, start * grid.sigma[0], grid, lambda step: normal(keys, step, (1,)))
 
     start = rng.standard_normal((count, 1)).astype("float32")
     x = compiled(sample, start=start, keys=rng.integers(-(2**31), 2**31, (count, 2)).astype(np.int32))
@@ -214,5 +214,5 @@ def test_ancestral_steps_are_those_of_diffusers() -> None:
             + (alpha_t / alpha_s).sqrt() * (1 - alpha_s) / (1 - alpha_t) * x
         )
     grid = discrete_grid(list(range(999, 950, -1)), float(linear_alphas_cumprod()[1:][950]))
-    ours = SAMPLERS["ddpm"](dummy_eps, tensor(dummy_sample()), grid, silence, 1.0)
+    ours = SAMPLERS["ddpm"](dummy_eps, tensor(dummy_sample()), grid, silence)
     np.testing.assert_allclose(ops.convert_to_numpy(ours), x.numpy(), rtol=1e-3, atol=1e-4)

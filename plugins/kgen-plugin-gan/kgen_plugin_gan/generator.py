@@ -169,7 +169,10 @@ class GAN(Generator):
 
 def _check(space: Space, stride: int) -> None:
     if space.kind != "continuous" or len(space.shape) != 3:
-        raise SpaceError(f"a GAN works on continuous latents of shape (height, width, channels), not on {space}")
+        raise SpaceError(
+            f"a GAN works on continuous latents of shape (height, width, channels), not on {space}: choose another "
+            "decoder or generator"
+        )
     height, width, _ = space.shape
     if height % stride or width % stride:
         raise SpaceError(

@@ -11,8 +11,9 @@ from kgen_plugin_diffusion.generator import Diffusion
 from kgen_plugin_diffusion.guidance import NoiseInterval
 from kgen_plugin_diffusion.networks import Network, UNet
 from kgen_plugin_diffusion.predictions import Prediction
-from kgen_plugin_diffusion.samplers import Sampler, Spacing
+from kgen_plugin_diffusion.samplers import Sampler
 from kgen_plugin_diffusion.schedules import Schedule
+from kgen_plugin_diffusion.spacings import Spacing
 from kgen_plugin_diffusion.times import LogitNormal, LogNormal, Uniform
 from pydantic import Field
 
@@ -44,7 +45,8 @@ class EmbeddingDecoder(Decoder):
 
     Args:
         network: Network of the diffusion, `UNet`, `DiT` or another `diffusion.network`, with its options.
-        schedule: Noise schedule: "linear", "cosine", "rectified-flow", "karras" or another `diffusion.schedule`.
+        schedule: Noise schedule: "linear", "cosine", "rectified-flow", "karras" or another `diffusion.schedule`, with
+            its options.
         prediction: Target of the network: "eps", "x0", "v", "velocity", "edm" or another `diffusion.prediction`.
         times: Distribution of the times in training: uniform, logit-normal or log-normal.
         embedding_dropout: Share of the training examples without the embedding.
@@ -183,26 +185,25 @@ class EmbeddingDecoder(Decoder):
         text: bool = True,
         sampler: Annotated[Sampler | str, OneOf("diffusion.sampler")] = "heun",
         steps: Steps = 20,
-        spacing: Spacing = "uniform",
+        spacing: Annotated[Spacing | str, OneOf("diffusion.spacing")] = "uniform",
         guidance: Guidance = 1.0,
         guidance_interval: NoiseInterval | None = None,
         guidance_rescale: Annotated[float, Field(ge=0, le=1), Static(0.0)] = 0.0,
         dynamic_threshold: Annotated[float, Field(gt=0, le=1)] | None = None,
-        eta: Annotated[float, Field(ge=0, le=1), Static(0.0)] = 0.0,
+        eta: Annotated[float, Field(ge=0, le=1), Static(0.0)] | None = None,
     ) -> Tensor:
         """Samples an image of each embedding, whose length has no effect.
 
         Args:
             text: Whether the text is read, too. Without it, the embedding alone decides.
-            sampler: Sampler: "ddpm", "ddim", "euler", "euler-ancestral", "heun", "dpm++2m" or another
-                `diffusion.sampler`.
+            sampler: Sampler: "heun", "dpm++2m", "ddim" or another `diffusion.sampler`, with its options.
             steps: Number of sampling steps. Each of Heun's steps evaluates the network twice, except the last.
-            spacing: Spacing of the times: "uniform" or "quadratic".
+            spacing: Spacing of the times: "uniform", "quadratic" or another `diffusion.spacing`, with its options.
             guidance: Weight of classifier-free guidance by embedding and text. 1 means no guidance, at half the cost.
             guidance_interval: Noise levels at which guidance is used, low < sigma / alpha <= high. None means all.
             guidance_rescale: Share, 0 to 1, of the unguided image's contrast that is restored.
             dynamic_threshold: Quantile for `kgen.nn.threshold_dynamically`, such as 0.995. None clips to [-1, 1].
-            eta: Share of fresh noise of "ddim", from 0 to 1. Other samplers raise an error if it is not 0.
+            eta: Share of fresh noise, from 0 to 1, for samplers that have one. None means the sampler's own share.
         """
         given = ops.ones_like(ops.cast(condition["mask"][:, 0], "float32")) * float(text)  # (B,)
         return self.diffusion.generate(

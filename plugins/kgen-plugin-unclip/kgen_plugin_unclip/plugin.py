@@ -1,4 +1,4 @@
-"""Registers the components of the plugin, and the command `kgen vary`."""
+"""Registers the components of the plugin, and the commands `kgen vary` and `kgen embeddings`."""
 
 from __future__ import annotations
 
@@ -26,3 +26,6 @@ def kgen_components(registry: kgen.Registrar) -> None:
 @kgen.hookimpl
 def kgen_commands(commands: Any) -> None:
     commands.add("vary", f"{HERE}.command:command", summary="Generate variations of images.")
+    commands.add(
+        "embeddings", f"{HERE}.embeddings_command:command", summary="Measure the embeddings of a prior, and its images."
+    )

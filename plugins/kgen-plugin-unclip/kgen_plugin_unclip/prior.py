@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 from kgen_plugin_diffusion.generator import Diffusion
 from kgen_plugin_diffusion.networks import Network
-from kgen_plugin_diffusion.samplers import Sampler, Spacing
+from kgen_plugin_diffusion.samplers import Sampler
+from kgen_plugin_diffusion.spacings import Spacing
 from kgen_plugin_diffusion.times import Uniform
 from pydantic import Field, PositiveInt
 
@@ -66,7 +67,7 @@ class Prior(Generator):
         return {"loss": self.diffusion.compute_losses(x, condition, training=training)["loss"]}
 
     def noise_spec(
-        self, *, candidates: int = 2, sampler: Sampler | str = "ddpm", eta: float = 0.0, **options: Any
+        self, *, candidates: int = 2, sampler: Sampler | str = "ddpm", eta: float | None = None, **options: Any
     ) -> dict[str, NoiseSpec]:
         return candidate_noise(self.diffusion.noise_spec(sampler=sampler, eta=eta), candidates)
 
@@ -79,20 +80,20 @@ class Prior(Generator):
         candidates: PositiveInt = 2,
         sampler: Annotated[Sampler | str, OneOf("diffusion.sampler")] = "ddpm",
         steps: Steps = 64,
-        spacing: Spacing = "uniform",
+        spacing: Annotated[Spacing | str, OneOf("diffusion.spacing")] = "uniform",
         guidance: Guidance = 1.0,
-        eta: Annotated[float, Field(ge=0, le=1), Static(0.0)] = 0.0,
+        eta: Annotated[float, Field(ge=0, le=1), Static(0.0)] | None = None,
     ) -> Tensor:
         """Generates embeddings of images, of the length sqrt(D).
 
         Args:
             candidates: Number of embeddings that are generated for each image. The one with the largest dot product
                 with the embedding of the text is returned. Each has noise of its own.
-            sampler: Sampler: "ddpm", "ddim", "euler", "heun", "dpm++2m" or another `diffusion.sampler`.
+            sampler: Sampler: "ddpm", "heun", "dpm++2m" or another `diffusion.sampler`, with its options.
             steps: Number of sampling steps.
-            spacing: Spacing of the times: "uniform" or "quadratic".
+            spacing: Spacing of the times: "uniform", "quadratic" or another `diffusion.spacing`, with its options.
             guidance: Weight of classifier-free guidance. 1 means no guidance, at half the cost.
-            eta: Share of fresh noise of "ddim", from 0 to 1. Other samplers raise an error if it is not 0.
+            eta: Share of fresh noise, from 0 to 1, for samplers that have one. None means the sampler's own share.
         """
         generate = functools.partial(
             self.diffusion.generate, sampler=sampler, steps=steps, spacing=spacing, guidance=guidance, eta=eta

@@ -181,7 +181,7 @@ def test_a_guidance_of_one_is_none() -> None:
 
 
 def test_options_without_effect_are_refused() -> None:
-    with pytest.raises(ValueError, match="eta is an option of sampler 'ddim'"):
+    with pytest.raises(ValueError, match="eta is an option of samplers 'ddim'"):
         made().noise_spec(eta=0.5)
 
 

@@ -141,7 +141,10 @@ class DiT:
 
 def _check(space: Space, stride: int, name: str, reason: str, remedy: str) -> None:
     if space.kind != "continuous" or len(space.shape) != 3:
-        raise SpaceError(f"a {name} works on continuous latents of shape (height, width, channels), not on {space}")
+        raise SpaceError(
+            f"a {name} works on continuous latents of shape (height, width, channels), not on {space}: choose another "
+            "decoder or network"
+        )
     height, width, _ = space.shape
     if height % stride or width % stride:
         raise SpaceError(

@@ -18,11 +18,11 @@ def sample_ddim(denoise: Denoise, x: Any, grid: Grid, noise: Noise, eta: Any = 0
     return ddim(lambda x, i: denoise(x, *grid.at(i)), x, grid.alpha, grid.sigma, eta, noise)
 
 
-def sample_ddpm(denoise: Denoise, x: Any, grid: Grid, noise: Noise, eta: Any = 0.0) -> Any:
+def sample_ddpm(denoise: Denoise, x: Any, grid: Grid, noise: Noise) -> Any:
     """DDPM (Ho et al. 2020, algorithm 2) for any number of steps: DDIM with eta = 1 (Song et al. 2021, section 4.1)."""
     return sample_ddim(denoise, x, grid, noise, 1.0)
 
 
-def sample_euler_ancestral(denoise: Denoise, x: Any, grid: Grid, noise: Noise, eta: Any = 0.0) -> Any:
+def sample_euler_ancestral(denoise: Denoise, x: Any, grid: Grid, noise: Noise) -> Any:
     """k-diffusion's Euler ancestral sampler: a step to less noise, then fresh noise. It equals `sample_ddpm`."""
     return sample_ddim(denoise, x, grid, noise, 1.0)

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from keras import ops
 
+from kgen import part
 from kgen.nn import end_clean
 from kgen_plugin_diffusion.schedules import Schedule
+from kgen_plugin_diffusion.spacings import Spacing
 
 Tensor = Any
+Level = tuple[Tensor, Tensor, Tensor]
+"""alpha, sigma and noise_cond of one noise level, scalars."""
 Denoise = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """(x (B, ...), alpha, sigma, noise_cond: scalars) -> the denoised image (B, ...)."""
 Noise = Callable[[Tensor], Tensor]
 """Number of the step -> fresh normal noise with the shape of x."""
-Spacing = Literal["uniform", "quadratic"]
+TINY = 1e-12
+"""Least alpha and sigma whose logarithm is used."""
 
 
 @dataclass(frozen=True)
@@ -26,44 +31,68 @@ class Grid:
     Args:
         alpha, sigma, noise_cond: (N + 1,) each.
         variance_exploding: See `Schedule`.
+        schedule: The schedule of the levels, for samplers that visit other levels, too.
     """
 
     alpha: Tensor
     sigma: Tensor
     noise_cond: Tensor
     variance_exploding: bool = False
+    schedule: Schedule | None = None
 
     @property
     def steps(self) -> int:
         return int(self.alpha.shape[0]) - 1
 
-    def at(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def at(self, index: Tensor) -> Level:
         """Returns alpha, sigma and noise_cond at an entry."""
         return tuple(ops.take(values, index) for values in (self.alpha, self.sigma, self.noise_cond))  # type: ignore[return-value]
 
-    def rescaled(self) -> Grid:
-        """Returns the grid of x / scale, which moves on a straight line while the denoised image stays the same.
+    def log_ratios(self) -> Tensor:
+        """Returns lambda = log(alpha / sigma) of all levels (N + 1,), half of their log-SNR.
 
-        Its `noise_cond` holds the scale: alpha if variance exploding, otherwise alpha + sigma.
+        It rises from noise to image (Lu et al. 2022a, section 3.1). It is bounded if alpha or sigma is 0.
         """
-        scale = self.alpha if self.variance_exploding else self.alpha + self.sigma
+        return ops.log(ops.maximum(self.alpha, TINY)) - ops.log(ops.maximum(self.sigma, TINY))
+
+    def scale(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Returns the scale for which x / scale moves on a straight line while the denoised image stays the same.
+
+        It is alpha if variance exploding, otherwise alpha + sigma. The position on the line is sigma / scale.
+        """
+        return alpha if self.variance_exploding else alpha + sigma
+
+    def level_of(self, noise_level: Tensor) -> Level:
+        """Returns the level of the schedule where sigma / alpha is `noise_level`, or its highest level below that."""
+        if self.schedule is None:
+            raise ValueError(
+                "these noise levels belong to no schedule, which a sampler with `churn` needs: set it to 0"
+            )
+        time = self.schedule.time_at(-2.0 * ops.log(noise_level))
+        sigma = self.schedule.sigma(time)
+        return self.schedule.alpha(time), sigma, self.schedule.noise_cond(time, sigma)
+
+    def rescaled(self) -> Grid:
+        """Returns the grid of x / scale. Its `noise_cond` holds the `scale`."""
+        scale = self.scale(self.alpha, self.sigma)
         return Grid(self.alpha / scale, self.sigma / scale, scale, self.variance_exploding)
 
 
-def time_grid(schedule: Schedule, steps: int, spacing: Spacing = "uniform", start: float = 1.0) -> Grid:
-    """Returns a schedule's noise levels at `steps` falling times from `start`, and a last level without noise.
+def time_grid(schedule: Schedule, steps: int, spacing: Spacing | str = "uniform", start: Any = 1.0) -> Grid:
+    """Returns a schedule's noise levels at falling times, from noise to image.
 
     Args:
-        spacing: "uniform" in t, or "quadratic", which is finer toward the image (Song et al. 2021, appendix D.2). For
-            the Karras schedule, "uniform" is equation 5 of Karras et al. 2022; its last level but one has sigma 0.002.
+        steps: Number of steps.
+        spacing: Spacing of the times, a `diffusion.spacing`. If it returns no time for the last level, that level is
+            without noise.
         start: First time, in (0, 1].
     """
-    if schedule.variance_exploding:
-        times = 1.0 - ops.arange(steps, dtype="float32") / max(1, steps - 1)
+    times = part("diffusion.spacing", spacing)(schedule, steps, start)
+    ends_clean = int(times.shape[0]) == steps
+    if ends_clean:
         times = ops.concatenate([times, times[-1:]])
-    else:
-        times = 1.0 - ops.arange(steps + 1, dtype="float32") / steps
-    times = start * (times**2 if spacing == "quadratic" else times)
     alpha, sigma = schedule.alpha(times), schedule.sigma(times)
     noise_cond = schedule.noise_cond(times, sigma)
-    return Grid(*end_clean(alpha, sigma), noise_cond, schedule.variance_exploding)
+    if ends_clean:
+        alpha, sigma = end_clean(alpha, sigma)
+    return Grid(alpha, sigma, noise_cond, schedule.variance_exploding, schedule)

@@ -69,7 +69,10 @@ class Network:
     def check(self, space: Space) -> None:
         """Raises SpaceError if the network cannot work in `space`."""
         if space.kind != "continuous" or len(space.shape) != 3:
-            raise SpaceError(f"a VAE works on continuous latents of shape (height, width, channels), not on {space}")
+            raise SpaceError(
+                f"a VAE works on continuous latents of shape (height, width, channels), not on {space}: choose another "
+                "decoder or generator"
+            )
         height, width, _ = space.shape
         stride = self.patch * 2 ** (self.stages - 1)
         if height % stride or width % stride:

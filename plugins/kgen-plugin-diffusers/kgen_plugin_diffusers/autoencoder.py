@@ -1,0 +1,139 @@
+"""What the published autoencoders have in common as decoders: their folder, and the losses of images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import keras
+from kgen_plugin_codecs.discriminator import Discriminator
+from kgen_plugin_codecs.perceptual import Perceptual
+from kgen_plugin_codecs.reconstruction import Name
+from kgen_plugin_codecs.reconstruction_loss import ReconstructionLoss
+
+from kgen import ConfigError, Decoder, RunError, Space
+from kgen.pretrained import Section
+from kgen_plugin_diffusers.folder import CONFIG, Folder, read_config
+from kgen_plugin_diffusers.networks import Network
+
+
+class Architecture(Protocol):
+    """The configuration of a model."""
+
+    @property
+    def network(self) -> Network:
+        """The options of both networks."""
+
+    def build(self, policy: Any) -> keras.layers.Layer:
+        """Makes the layers of the model."""
+
+
+class PretrainedAutoencoder(Decoder):
+    """Base class of the decoders whose architecture and weights are those of a folder.
+
+    The configuration is read when it is first needed, so that a decoder can be made without the folder, and
+    `load_assets` can replace it. The weights are assigned in ``build``.
+
+    Args:
+        pretrained: The folder of a model, or of a pipeline with one.
+        variant: The variant of the weights; None: the files without a variant.
+        reconstruction, perceptual, discriminator: Options of `ReconstructionLoss`.
+
+    Attributes:
+        model_class: The name of the model's class in diffusers.
+        parts: The names that the model may have in a pipeline.
+    """
+
+    model_class: ClassVar[str]
+    parts: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        image_space: Space,
+        *,
+        pretrained: str,
+        variant: str | None,
+        reconstruction: Name,
+        perceptual: Perceptual | None,
+        discriminator: Discriminator | None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(image_space, **kwargs)
+        self.pretrained = pretrained
+        self.variant = variant
+        self.reconstruction = reconstruction
+        self.perceptual = perceptual
+        self.discriminator = discriminator
+        self._folder: Folder | None = None
+        self._published: Section | None = None
+        self._architecture: Any = None
+        self.reconstruction_loss = ReconstructionLoss(
+            reconstruction, perceptual, discriminator, dtype="float32", name="reconstruction_loss"
+        )
+
+    @classmethod
+    def is_pretrained(cls, options: Mapping[str, Any]) -> bool:
+        return True
+
+    @classmethod
+    def read(cls, config: Section) -> Architecture:
+        """Reads the keys of a configuration. Missing keys have the defaults of diffusers.
+
+        Raises:
+            ConfigError: a key is unknown, or its value is wrong or stands for something that kgen does not have.
+        """
+        raise NotImplementedError
+
+    @property
+    def architecture(self) -> Any:
+        """The configuration of the model, an `Architecture`.
+
+        Raises:
+            ConfigError: the folder has no such model.
+        """
+        if self._architecture is None:
+            folder = Folder(self.pretrained, self.model_class, self.parts, self.variant)
+            self._set_architecture(folder.config())
+            self._folder = folder
+        return self._architecture
+
+    def _set_architecture(self, config: Section) -> None:
+        self._architecture = self.read(config)
+        self._published = config
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Height and width of the latents."""
+        return self.architecture.network.grid(self.image_space)
+
+    def check_space(self, image_space: Space) -> None:
+        """Raises SpaceError if the downsampling factor does not divide the height and the width."""
+        self.architecture.network.grid(image_space)
+
+    def build(self, input_shape: None = None) -> None:
+        images = (None, *self.image_space.shape)
+        self.network = self.architecture.build(self.dtype_policy)
+        self.network.build(images)
+        self.reconstruction_loss.build(images, images)
+        if self._folder is not None:
+            self._folder.fill(self.network)
+
+    @property
+    def inference_weights(self) -> list[Any]:
+        return list(self.network.weights)
+
+    def save_assets(self, path: str | Path) -> None:
+        """Writes the configuration, as it is in the folder."""
+        assert self.architecture is not None and self._published is not None
+        text = json.dumps(self._published.data, indent=2, sort_keys=True)
+        (Path(path) / CONFIG).write_text(text + "\n", encoding="utf-8")
+
+    def load_assets(self, path: str | Path) -> None:
+        """Reads what `save_assets` wrote. Raises RunError if it is damaged."""
+        try:
+            self._set_architecture(read_config(Path(path), self.model_class))
+        except ConfigError as error:
+            raise RunError(f"the decoder is damaged: {error}") from error
+        self._folder = None

@@ -1,0 +1,138 @@
+"""The layers of diffusers' autoencoders. Their attributes have the names of its modules, so that weights are found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from kgen.nn import GroupNorm, MultiHeadAttention, Upsample, conv3x3
+
+Tensor = Any
+Shape = tuple[int | None, ...]
+
+EPSILON = 1e-6
+"""The number that all normalizations add to the variance."""
+
+
+def group_norm(groups: int, policy: Any, name: str) -> GroupNorm:
+    """A normalization with exactly `groups` groups, which may have one channel each."""
+    return GroupNorm(groups, EPSILON, min_channels=1, dtype=policy, name=name)
+
+
+def conv1x1(channels: int, policy: Any, name: str) -> keras.layers.Conv2D:
+    return keras.layers.Conv2D(channels, 1, dtype=policy, name=name)
+
+
+class ResnetBlock(keras.layers.Layer):
+    """A residual block of two normalized convolutions (`ResnetBlock2D`, without an embedding of time).
+
+    Args:
+        channels: Number of channels of the output.
+        groups: Number of groups of the normalizations.
+    """
+
+    def __init__(self, channels: int, groups: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        policy, self.channels = self.dtype_policy, channels
+        self.norm1, self.norm2 = (group_norm(groups, policy, f"norm{number}") for number in (1, 2))
+        self.conv1, self.conv2 = (conv3x3(channels, policy, f"conv{number}") for number in (1, 2))
+        self.conv_shortcut: keras.layers.Layer | None = None
+
+    def build(self, x_shape: Shape) -> None:
+        inner = (*x_shape[:-1], self.channels)
+        for layer, shape in ((self.norm1, x_shape), (self.conv1, x_shape), (self.norm2, inner), (self.conv2, inner)):
+            layer.build(shape)
+        if x_shape[-1] != self.channels:
+            self.conv_shortcut = conv1x1(self.channels, self.dtype_policy, "conv_shortcut")
+            self.conv_shortcut.build(x_shape)
+
+    def call(self, x: Tensor) -> Tensor:
+        """(B, h, w, C) -> (B, h, w, channels)."""
+        h = self.conv1(ops.silu(self.norm1(x)))  # (B, h, w, channels)
+        h = self.conv2(ops.silu(self.norm2(h)))
+        return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+
+
+class Attention(keras.layers.Layer):
+    """Self-attention of one head among all positions, with a residual connection (`Attention` with a group norm).
+
+    Args:
+        groups: Number of groups of the normalization.
+    """
+
+    def __init__(self, groups: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.group_norm = group_norm(groups, self.dtype_policy, "group_norm")
+        self.attention = MultiHeadAttention(1, dtype=self.dtype_policy, name="attention")
+
+    def build(self, x_shape: Shape) -> None:
+        self.group_norm.build(x_shape)
+        self.attention.build((None, None, x_shape[-1]))
+
+    def call(self, x: Tensor) -> Tensor:
+        """(B, h, w, C) -> (B, h, w, C)."""
+        _, height, width, channels = x.shape
+        y = ops.reshape(self.group_norm(x), (-1, height * width, channels))  # (B, h*w, C)
+        return x + ops.reshape(self.attention(y), (-1, height, width, channels))
+
+
+class Sampler(keras.layers.Layer):
+    """Changes the size by the factor 2: `Upsample2D`, or `Downsample2D` with a padding at the right and the bottom.
+
+    Args:
+        channels: Number of channels of the input and the output.
+        up: Whether it doubles the size by repeating every position; otherwise it halves the size.
+    """
+
+    def __init__(self, channels: int, up: bool, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        policy = self.dtype_policy
+        self.conv = Upsample(channels, dtype=policy) if up else conv3x3(channels, policy, "conv", strides=2)
+
+    def build(self, x_shape: Shape) -> None:
+        self.conv.build(x_shape)
+
+    def call(self, x: Tensor) -> Tensor:
+        """(B, h, w, C) -> (B, 2h, 2w, C) or (B, h/2, w/2, C)."""
+        return self.conv(x)
+
+
+class Blocks(keras.layers.Layer):
+    """Residual blocks, with attention between them, and a change of the size at the end.
+
+    Args:
+        channels: Number of channels of the output.
+        resnets: Number of residual blocks.
+        attentions: Number of attention layers. Each follows the residual block of the same number.
+        groups: Number of groups of the normalizations.
+        sampler: "up" doubles the size, "down" halves it, "" keeps it.
+    """
+
+    def __init__(
+        self, channels: int, resnets: int, attentions: int, groups: int, sampler: str = "", **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        policy, self.channels = self.dtype_policy, channels
+        self.resnets = [ResnetBlock(channels, groups, dtype=policy, name=f"resnet{i}") for i in range(resnets)]
+        self.attentions = [Attention(groups, dtype=policy, name=f"attention{i}") for i in range(attentions)]
+        made = [Sampler(channels, sampler == "up", dtype=policy, name="sampler")] if sampler else []
+        self.upsamplers, self.downsamplers = (made, []) if sampler == "up" else ([], made)
+
+    def build(self, x_shape: Shape) -> None:
+        inner = (*x_shape[:-1], self.channels)
+        for number, block in enumerate(self.resnets):
+            block.build(inner if number else x_shape)
+        for layer in (*self.attentions, *self.upsamplers, *self.downsamplers):
+            layer.build(inner)
+
+    def call(self, x: Tensor) -> Tensor:
+        """(B, h, w, C) -> (B, h', w', channels)."""
+        for number, block in enumerate(self.resnets):
+            x = block(x)  # (B, h, w, channels)
+            if number < len(self.attentions):
+                x = self.attentions[number](x)
+        for layer in (*self.upsamplers, *self.downsamplers):
+            x = layer(x)  # (B, h', w', channels)
+        return x

@@ -1,0 +1,42 @@
+"""The names of weights in diffusers, which follow from the attributes of the layers: these have the modules' names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kgen.pretrained import Source
+
+MODULES = {
+    "attention/qkv": ("to_q", "to_k", "to_v"),
+    "attention/out": ("to_out.0",),
+}
+"""The layers that have other names in kgen, and the modules of which each consists."""
+
+KINDS = {"kernel": "weight", "gain": "weight"}
+"""The weights that have other names in kgen."""
+
+EARLIER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""The modules of attention in the first versions of diffusers, and their present names."""
+
+
+def source(path: str, variable: Any) -> Source:
+    """Where diffusers has a weight.
+
+    Args:
+        path: The path of the weight in a layer, such as "encoder/conv_in/kernel"; see `kgen.weight_paths`.
+        variable: The weight.
+    """
+    owner, _, kind = path.rpartition("/")
+    modules = [owner]
+    for ending, names in MODULES.items():
+        if owner.endswith(f"/{ending}"):
+            modules = [f"{owner.removesuffix(ending)}{name}" for name in names]
+    names = tuple(f"{module.replace('/', '.')}.{KINDS.get(kind, kind)}" for module in modules)
+    if kind != "kernel":
+        return Source(names)
+    return Source(names, "convolution" if len(variable.shape) == 4 else "transposed")
+
+
+def current_name(name: str) -> str:
+    """The present name of a tensor that may have the name of an earlier version."""
+    return ".".join(EARLIER.get(module, module) for module in name.split("."))

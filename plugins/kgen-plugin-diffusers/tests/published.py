@@ -1,0 +1,49 @@
+"""Tiny models with random weights, which diffusers makes and saves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+
+TINY: dict[str, Any] = {
+    "down_block_types": ("DownEncoderBlock2D", "DownEncoderBlock2D"),
+    "up_block_types": ("UpDecoderBlock2D", "UpDecoderBlock2D"),
+    "block_out_channels": (8, 16),
+    "norm_num_groups": 4,
+}
+"""Options of a model with the factor 2."""
+
+
+def random_model(cls: str, **options: Any) -> Any:
+    """A model of which no weight is zero or one, because that would hide weights that were swapped."""
+    torch.manual_seed(0)
+    model = getattr(diffusers, cls)(**{**TINY, **options}).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim == 1:
+                weight.copy_(torch.randn_like(weight) * 0.3 + ("norm" in name and name.endswith("weight")))
+    return model
+
+
+def save(model: Any, folder: Path, **options: Any) -> Path:
+    model.save_pretrained(folder, safe_serialization=True, **options)
+    return folder
+
+
+def images(count: int = 2, height: int = 8, width: int = 12, channels: int = 3) -> np.ndarray:
+    """Images in [-1, 1], (B, H, W, C)."""
+    return np.random.default_rng(0).uniform(-1, 1, (count, height, width, channels)).astype("float32")
+
+
+def as_theirs(array: np.ndarray) -> Any:
+    """(B, H, W, C) -> a tensor (B, C, H, W)."""
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, 1)))
+
+
+def as_ours(tensor: Any) -> np.ndarray:
+    """(B, C, H, W) -> (B, H, W, C)."""
+    return np.moveaxis(tensor.detach().numpy(), 1, -1)

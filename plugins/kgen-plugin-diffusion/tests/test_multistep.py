@@ -1,0 +1,253 @@
+"""Multistep and stochastic samplers, and spacings by noise level, compared with closed forms."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from keras import ops
+from kgen_plugin_diffusion.discrete import Discrete
+from kgen_plugin_diffusion.samplers import Grid, multistep, time_grid
+from kgen_plugin_diffusion.schedules import ShiftedFlow
+from kgen_plugin_diffusion.spacings.levels import OPTIMIZED
+
+import kgen
+from kgen.backend.devices import as_graph
+from kgen.random import normal
+
+pytestmark = pytest.mark.portable
+
+SCHEDULES = {
+    "discrete": Discrete(),
+    "zero-snr": Discrete(zero_terminal_snr=True),
+    "shifted-flow": ShiftedFlow(),
+    **{name: kgen.part("diffusion.schedule", name) for name in ("linear", "cosine", "rectified-flow", "karras")},
+}
+SAMPLERS: tuple[Any, ...] = (
+    "dpm++2m-sde",
+    "dpm++3m-sde",
+    "unipc",
+    "deis",
+    "lms",
+    "pndm",
+    {"kind": "heun", "churn": 20.0},
+)
+SPREAD = 0.5
+
+
+def tensor(values: Any) -> Any:
+    return ops.convert_to_tensor(np.asarray(values, "float32"))
+
+
+def array(x: Any) -> np.ndarray:
+    return np.asarray(ops.convert_to_numpy(x))
+
+
+def ideal(x: Any, alpha: Any, sigma: Any, level: Any) -> Any:
+    """The best denoiser of data N(0, SPREAD^2)."""
+    return alpha * SPREAD**2 * x / ((alpha * SPREAD) ** 2 + sigma**2)
+
+
+# ---- the polynomials -------------------------------------------------------------------------------------------------
+
+
+def test_weights_integrate_the_polynomial_through_the_values() -> None:
+    nodes = [0.0, -0.7, -1.9, 1.0]
+    weights = multistep.polynomial_weights([1 / (k + 1) for k in range(4)], nodes)
+    cubic = np.poly1d([2.0, -1.0, 0.5, 3.0])
+    assert sum(w * cubic(u) for w, u in zip(weights, nodes, strict=True)) == pytest.approx(cubic.integ()(1.0))
+
+
+@pytest.mark.parametrize("h", [-1.5, 0.02, 0.8, 3.0])
+def test_moments_are_those_of_the_exponential(h: float) -> None:
+    """Integration by parts: m_k = 1 - k / h m_(k-1)."""
+    wanted = [1 - math.exp(-h)]
+    for k in (1, 2):
+        wanted.append(1 - k / h * wanted[-1])
+    got = [float(array(m)[0]) for m in multistep.exponential_moments(tensor([h]), 3)]
+    assert got == pytest.approx(wanted, rel=2e-5)
+
+
+# ---- convergence -----------------------------------------------------------------------------------------------------
+
+
+def graded_flow(steps: int) -> tuple[Grid, float]:
+    """Returns levels of rectified flow and the exact factor between them.
+
+    The first and the last steps are short, so that their lower order does not show.
+    """
+    u = np.linspace(0, 1, steps + 1)
+    times = tensor(0.95 - 0.9 * (3 * u**2 - 2 * u**3))
+    alpha, sigma = SCHEDULES["rectified-flow"].alpha(times), SCHEDULES["rectified-flow"].sigma(times)
+    deviation = array(ops.sqrt((alpha * SPREAD) ** 2 + sigma**2)).astype(float)
+    return Grid(alpha, sigma, times), deviation[-1] / deviation[0]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "order"),
+    [
+        ("pndm", 2),
+        ("dpm++2m-sde", 2),
+        ("dpm++3m-sde", 2),
+        *(({"kind": "lms", "order": order}, order) for order in (2, 4)),
+        *(({"kind": "deis", "order": order}, order) for order in (1, 2, 3)),
+        *(({"kind": "unipc", "order": order}, order + 1) for order in (1, 2, 3)),
+    ],
+)
+def test_convergence_is_of_the_methods_order(sampler: Any, order: int) -> None:
+    given = {"eta": 0.0} if str(sampler).endswith("sde") else {}
+
+    def error(steps: int) -> float:
+        grid, factor = graded_flow(steps)
+        x = kgen.part("diffusion.sampler", sampler)(ideal, tensor([1.0]), grid, None, **given)
+        return abs(float(x[0]) - factor)
+
+    coarse, fine = error(40), error(80)
+    assert fine < 1e-2
+    assert math.log2(coarse / fine) == pytest.approx(order, abs=0.35)
+
+
+@pytest.mark.backends
+def test_every_backend_samples_the_distribution(compiled: Any) -> None:
+    """From pure noise of rectified flow, in one compiled program: mean 0, and the deviation of the data."""
+    count = 2000
+    rng = np.random.default_rng(0)
+    grid = time_grid(SCHEDULES["rectified-flow"], 40)
+
+    def sample(start: Any, keys: Any) -> Any:
+        noise = lambda step: normal(keys, step, (1,))  # noqa: E731
+        solvers = [kgen.part("diffusion.sampler", sampler) for sampler in SAMPLERS]
+        return ops.concatenate([solver(ideal, start * grid.sigma[0], grid, noise) for solver in solvers], axis=-1)
+
+    start = rng.standard_normal((count, 1)).astype("float32")
+    x = compiled(sample, start=start, keys=rng.integers(-(2**31), 2**31, (count, 2)).astype(np.int32))
+    np.testing.assert_allclose(x.mean(axis=0), 0.0, atol=0.04)
+    np.testing.assert_allclose(x.std(axis=0), SPREAD, rtol=0.06)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("schedule", ["zero-snr", "rectified-flow", "discrete", "karras"])
+def test_few_steps_stay_finite(schedule: str, steps: int) -> None:
+    grid = time_grid(SCHEDULES[schedule], steps)
+    for sampler in SAMPLERS:
+        x = kgen.part("diffusion.sampler", sampler)(ideal, tensor([[1.0]]) * grid.sigma[0], grid, lambda step: 1.0)
+        assert np.isfinite(array(x)).all(), sampler
+
+
+# ---- churn -----------------------------------------------------------------------------------------------------------
+
+
+def test_churn_is_algorithm_2_of_karras_et_al() -> None:
+    steps, churn, low, high, scale = 12, 15.0, 0.05, 50.0, 1.007
+    fresh = np.random.default_rng(1).standard_normal(steps)
+    t = np.append(array(time_grid(SCHEDULES["karras"], steps).sigma)[:-1].astype(float), 0.0)
+
+    def slope(x: float, sigma: float) -> float:
+        return (x - ideal(x, 1.0, sigma, None)) / sigma
+
+    x, wanted = 80.0, [80.0]
+    for i in range(steps):
+        gamma = min(churn / steps, math.sqrt(2) - 1) if low <= t[i] <= high else 0.0
+        raised = t[i] * (1 + gamma)
+        x += math.sqrt(raised**2 - t[i] ** 2) * scale * fresh[i]
+        d = slope(x, raised)
+        moved = x + (t[i + 1] - raised) * d
+        if t[i + 1] > 0:
+            moved = x + (t[i + 1] - raised) * 0.5 * (d + slope(moved, t[i + 1]))
+        x = moved
+        wanted.append(x)
+
+    sampler = {"kind": "heun", "churn": churn, "churn_min": low, "churn_max": high, "churn_noise": scale}
+    grid = time_grid(SCHEDULES["karras"], steps)
+    got = kgen.part("diffusion.sampler", sampler)(ideal, tensor([80.0]), grid, lambda i: float(fresh[int(i)]))
+    assert float(got[0]) == pytest.approx(x, rel=1e-4)
+
+
+def test_churn_asks_the_network_at_the_raised_level() -> None:
+    seen: list[tuple[float, float]] = []
+
+    def denoise(x: Any, alpha: Any, sigma: Any, level: Any) -> Any:
+        seen.append((float(sigma / alpha), float(level)))
+        return ideal(x, alpha, sigma, level)
+
+    grid = time_grid(SCHEDULES["discrete"], 5)
+    kgen.part("diffusion.sampler", {"kind": "heun", "churn": 1.0})(denoise, tensor([[1.0]]), grid, lambda step: 1.0)
+    levels = array(grid.sigma)[:-1] / array(grid.alpha)[:-1]
+    assert seen[0][0] == pytest.approx(levels[0], rel=1e-5)  # the schedule has no higher level
+    assert [level for level, _ in seen[2::2]] == pytest.approx(list(1.2 * levels[1:]), rel=1e-4)
+    for level, number in seen:
+        products = SCHEDULES["discrete"].alphas_cumprod()
+        assert np.interp(number, np.arange(1000), np.sqrt(1 / products - 1)) == pytest.approx(level, rel=3e-3)
+
+
+def test_churn_needs_a_schedule() -> None:
+    grid, _ = graded_flow(3)
+    with pytest.raises(ValueError, match="belong to no schedule"):
+        kgen.part("diffusion.sampler", {"kind": "heun", "churn": 1.0})(ideal, tensor([1.0]), grid, lambda step: 1.0)
+
+
+# ---- spacings --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_time_of_a_noise_level_is_found(schedule: str) -> None:
+    times = np.array([0.05, 0.3, 0.8], "float32")
+    log_snr = SCHEDULES[schedule].log_snr(tensor(times))
+    np.testing.assert_allclose(array(SCHEDULES[schedule].time_at(log_snr)), times, atol=1e-4)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("spacing", ["karras", "exponential", {"kind": "ays", "model": "sdxl"}])
+def test_noise_levels_are_spaced_in_every_schedule(schedule: str, spacing: Any) -> None:
+    steps, model = 10, SCHEDULES[schedule]
+    grid = time_grid(model, steps, spacing)
+    alpha, sigma = array(grid.alpha), array(grid.sigma)
+    assert (sigma[-1], alpha[-1]) == (0.0, 1.0) and sigma[0] == pytest.approx(float(model.sigma(tensor(1.0))), rel=1e-6)
+    first = model.time(tensor(0.0))
+    low = float(model.sigma(first) / model.alpha(first))
+    high = min(sigma[0] / alpha[0] if alpha[0] else math.inf, 160.0)
+    share = np.arange(steps) / (steps - 1)
+    wanted = {
+        "karras": (high ** (1 / 7) + share * (low ** (1 / 7) - high ** (1 / 7))) ** 7,
+        "exponential": high ** (1 - share) * low**share,
+    }.get(str(spacing), np.array(OPTIMIZED["sdxl"][:-1]))
+    np.testing.assert_allclose((sigma[:-1] / np.maximum(alpha[:-1], 1e-9))[1:], wanted[1:], rtol=2e-3)
+
+
+def test_optimized_levels_are_interpolated_in_the_logarithm() -> None:
+    steps = 17
+    table = np.log(OPTIMIZED["sd"])
+    wanted = np.exp(np.interp(np.linspace(0, 10, steps + 1), np.arange(11), table))[1:-1]
+    grid = time_grid(Discrete(), steps, "ays")
+    np.testing.assert_allclose((array(grid.sigma) / array(grid.alpha))[1:-1], wanted, rtol=1e-4)
+
+
+@pytest.mark.parametrize("spacing", ["karras", "exponential", "ays", "leading", "trailing", "linspace", "quadratic"])
+def test_every_spacing_begins_at_the_strength_of_a_change(spacing: str) -> None:
+    grid = time_grid(Discrete(), 6, spacing, 0.5)
+    wanted = 0.5 * 830 / 999 if spacing == "leading" else 0.5  # numbers 830, 664, ..., 0
+    assert float(grid.sigma[0]) == pytest.approx(float(Discrete().sigma(tensor(wanted))), rel=1e-5)
+    assert (np.diff(array(grid.sigma)) < 0).all()
+
+
+@pytest.mark.parametrize(
+    ("spacing", "steps"), [("leading", 1001), ({"kind": "leading", "offset": 1}, 1000), ("trailing", 1001)]
+)
+def test_more_steps_than_discrete_times_are_refused(spacing: Any, steps: int) -> None:
+    with pytest.raises(ValueError, match=f"{steps} steps are too many for this spacing of 1000 discrete times"):
+        time_grid(Discrete(), steps, spacing)
+
+
+def test_the_last_level_may_keep_the_least_noise() -> None:
+    grid = time_grid(Discrete(), 5, {"kind": "trailing", "clean_end": False})
+    assert float(grid.sigma[-1]) ** 2 == pytest.approx(1 - Discrete().alphas_cumprod()[0], rel=1e-4)
+    assert grid.steps == 5
+
+
+def test_graph_of_a_traced_start() -> None:
+    """`strength` is an input of the compiled program."""
+    for spacing in ("karras", "ays", "trailing"):
+        value = as_graph(lambda spacing=spacing: time_grid(Discrete(), 4, spacing, tensor(0.6)).sigma[0])()
+        assert float(value) == pytest.approx(float(Discrete().sigma(tensor(0.6))), rel=1e-5)
