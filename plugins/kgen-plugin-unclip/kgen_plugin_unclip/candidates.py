@@ -41,7 +41,7 @@ def best_candidate(
     """
     own = {name: ops.concatenate([noise[f"{name}{i}"] for i in range(candidates)]) for name in names}
     made = to_length(generate(_tiled(condition, candidates), _tiled(null_condition, candidates), own))  # (K * B, D)
-    return nearest_to_text(ops.reshape(made, (candidates, -1, made.shape[-1])), condition["pooled"])
+    return nearest_to_text(ops.reshape(made, (candidates, -1, condition["pooled"].shape[-1])), condition["pooled"])
 
 
 def nearest_to_text(candidates: Tensor, text: Tensor) -> Tensor:
