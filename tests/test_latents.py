@@ -13,7 +13,8 @@ from full_disk import full_disk
 from keras import ops
 from kgen_plugin_superres.regression import Regression
 
-from kgen.backend.compiled import Compiled
+from kgen.backend.compiled import Compiled, Snapshot
+from kgen.contracts.dataset import Split
 from kgen.data.datasets.shapes import Shapes
 from kgen.data.frozen import filling
 from kgen.data.frozen.filling import Filling
@@ -83,6 +84,24 @@ def test_different_inputs_have_separate_caches(decoder: Regression, tmp_path: Pa
     finally:
         weight.assign(before)
     assert folders() == 4
+
+
+def test_the_name_depends_on_all_that_latents_depend_on(
+    decoder: Regression, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def data(seed: int = 0, fingerprint: str = "the same") -> Shapes:
+        found = Shapes(size=16, count=70, objects=1, holdout=["purple square"], seed=seed)
+        found.fingerprint = lambda: fingerprint  # type: ignore[method-assign]
+        return found
+
+    def name(dataset: Shapes, split: Split = "train", **options: Any) -> str:
+        return cached_latents(decoder, dataset, split, tmp_path, filling=Filling(), **options).folder.name
+
+    names = [name(data()), name(data(seed=1)), name(data(fingerprint="another")), name(data(), "holdout")]
+    names += [name(data(), views=3), name(data(), flip=True), name(data(), views=2)]
+    monkeypatch.setattr(keras.backend, "backend", lambda: "another")
+    names.append(name(data()))
+    assert len(set(names)) == len(names) == 8
 
 
 @pytest.mark.parametrize("damage", ["flipped", "short", "gone", "no index"])
@@ -183,6 +202,18 @@ def test_a_cache_is_filled_first_if_it_must_be(
     cache = cached_latents(decoder, DATASET, "train", tmp_path / "memory", filling=Filling(lines.append))
     copies = keras.backend.backend() == "jax"
     assert cache.written == (70 if copies else 0) and ("a copy of the weights would take" in lines[1]) == copies
+
+
+@pytest.mark.portable
+def test_the_programs_of_a_part_share_a_copy_of_its_weights(
+    decoder: Regression, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied: list[Any] = []
+    monkeypatch.setattr(filling, "Snapshot", lambda part: (copied.append(part), Snapshot(part))[1])
+    deciding = Filling()
+    for _ in range(2):
+        deciding.program(decoder, decoder.encode)
+    assert copied == [decoder]
 
 
 @pytest.mark.portable

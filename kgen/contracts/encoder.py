@@ -219,7 +219,8 @@ def image_embedder(encoder: Encoder | None, owner: str) -> tuple[Encoder, ImageE
         what = "several encoders embed images" if found else "the encoder of the run does not embed images"
         raise ConfigError(
             f"{owner} needs one encoder that embeds images as well as texts, but {what} ({names}): choose a "
-            "contrastive model of images and texts, which has the methods of kgen.ImageEmbedder"
+            "contrastive model of images and texts ('kgen plugins list' shows the encoders), or write an encoder with "
+            "the methods of kgen.ImageEmbedder"
         )
     return found[0], cast(ImageEmbedder, found[0])
 

@@ -158,7 +158,10 @@ def _untrained(first: Sequence[Training]) -> Iterator[str]:
     for training in first:
         stage, config = training.stage, training.config
         if stage is not None and config is not None and not needs_stage(config, stage):
-            yield f"runs.{training.name}.{STAGE}: there is nothing to train, because {stage} has no 'fit'"
+            yield (
+                f"runs.{training.name}.{STAGE}: there is nothing to train, because {stage} has no 'fit': set "
+                f"runs.{training.name}.{stage}, or leave '{STAGE}' out"
+            )
 
 
 def _unscored(config: RunConfig) -> RunConfig:

@@ -24,7 +24,9 @@ def command(
     before: Annotated[
         str | None, typer.Option("--from", metavar="TEXT", help="A text that describes IMAGE. Default: the empty text.")
     ] = None,
-    after: Annotated[str | None, typer.Option("--to", metavar="TEXT", help="The text that IMAGE shall have.")] = None,
+    after: Annotated[
+        str | None, typer.Option("--to", metavar="TEXT", help="A text that describes the changed image.")
+    ] = None,
     blend: Annotated[
         list[float] | None,
         typer.Option(
@@ -71,11 +73,8 @@ def command(
         rows, captions = _beside(pixels, made, [image.name for image in images])
         columns = number + 1
     else:  # one row per noise, so that each row changes only in the embedding
-        rows, captions, columns = (
-            made.swapaxes(0, 1).reshape(-1, *made.shape[2:]),
-            [f"{x:g}" for x in at] * number,
-            len(at),
-        )
+        rows = made.swapaxes(0, 1).reshape(-1, *made.shape[2:])
+        captions, columns = [f"{x:g}" for x in at] * number, len(at)
     facts = {"seed": str(seed), "model": run.resolve().name, "prompt": prompt or "", "from": before, "to": after}
     save_sheet(output, rows, captions, columns, {key: value for key, value in facts.items() if value is not None})
     print(output)
@@ -97,7 +96,7 @@ def _check(count: int, at: Sequence[float], before: str | None, after: str | Non
 
 
 def _beside(pixels: list[np.ndarray], made: np.ndarray, names: list[str]) -> tuple[np.ndarray, list[str]]:
-    """Each image with its variations in a row."""
+    """Images and captions of a grid, in which each row has an image and its variations."""
     import numpy as np
 
     both = np.concatenate([np.stack(pixels)[:, None], made], axis=1)  # (N, 1 + n, H, W, C)

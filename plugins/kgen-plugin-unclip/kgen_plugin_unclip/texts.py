@@ -32,7 +32,7 @@ def shift(image: np.ndarray, before: np.ndarray, after: np.ndarray, at: Sequence
     Args:
         image: (D,), the embedding of an image.
         before: (D,), of unit length: the embedding of a text that describes the image, or of the empty text.
-        after: (D,), of unit length: the embedding of the text that the image shall have.
+        after: (D,), of unit length: the embedding of a text that describes the changed image.
         at: N angles as shares of the angle between the image and the difference. The paper uses 0.25 to 0.5.
 
     Returns:
