@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from keras import ops
 from kgen_plugin_superres.regression import Regression
 
 from kgen.backend.compiled import Compiled, Snapshot
-from kgen.contracts.dataset import Split
+from kgen.contracts.dataset import Problem, Split
 from kgen.data.datasets.shapes import Shapes
 from kgen.data.frozen import filling
+from kgen.data.frozen.encoding import Encoding, read_problems, write_problems
 from kgen.data.frozen.filling import Filling
 from kgen.data.frozen.latents import LatentCache, cached_latents
 from kgen.errors import RunError
@@ -142,6 +144,35 @@ def test_a_full_disk_leaves_no_files_behind(decoder: Regression, tmp_path: Path)
         cached_latents(decoder, DATASET, "train", tmp_path)
     assert not list(tmp_path.iterdir())
     assert isinstance(cached_latents(decoder, DATASET, "train", tmp_path), LatentCache)
+
+
+class Damaged:
+    """Images, one of which a process has found damaged; and their dataset."""
+
+    def __init__(self, name: str) -> None:
+        self.dataset, self.name, self.reported = self, name, list[str]()
+
+    def read(self, rows: Sequence[int]) -> np.ndarray:
+        return np.zeros((len(rows), 4, 4, 3), np.uint8)
+
+    def problems(self) -> list[Problem]:
+        return [Problem(self.name, "is damaged")]
+
+    def report(self, problem: Problem) -> None:
+        self.reported.append(problem.where)
+
+
+@pytest.mark.portable
+def test_processes_tell_each_other_of_damaged_images_once(tmp_path: Path) -> None:
+    write_problems(tmp_path, [])
+    images = [Damaged("a.png"), Damaged("b.png")]
+    one, other = (Encoding(tmp_path, each, lambda batch: np.zeros((len(batch), 2))) for each in images)  # type: ignore[arg-type]
+    one([0])
+    other([0])
+    assert [problem.where for problem in read_problems(tmp_path)] == ["a.png", "b.png"]
+    for _ in range(2):
+        one.learn_problems()
+    assert images[0].reported == ["a.png", "b.png"]
 
 
 # while a model trains
