@@ -19,7 +19,7 @@ from kgen.backend.compiled import Compiled
 from kgen.data.datasets.imagefolder import ImageFolder
 from kgen.data.frozen.latents import cached_latents
 from kgen.data.loader import Loader
-from kgen.experiments.inputs import BATCH, SplitImages, latents_of
+from kgen.experiments.inputs import BATCH, Inputs, SplitImages, latents_of
 from kgen.pixels import floats
 
 SIZES = [(16, 16), (16, 30), (30, 16), (20, 24), (16, 29)]
@@ -69,6 +69,15 @@ def test_a_batch_has_the_latents_of_its_images(
     again = cached_latents(decoder, dataset, "train", tmp_path, flip=flip, views=2)
     rows = dataset.rows_by_shape("train")[16, 16] * (4 if flip else 2)
     np.testing.assert_array_equal(again.lookup(rows), latents.lookup(rows))
+
+
+@pytest.mark.portable
+def test_a_run_caches_every_view_and_mirror_image_of_training(dataset: ImageFolder, decoder: KLAutoencoder) -> None:
+    inputs = Inputs(dataset, None, decoder, flip=True)
+    train, validation = inputs.latents("train", True), inputs.latents("validation", False)
+    assert train is not None and validation is not None
+    assert (len(train), len(validation)) == (20 * 2 * 2, 5)  # crops, and mirror images
+    assert train.written == validation.written == 0
 
 
 @pytest.mark.portable

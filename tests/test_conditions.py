@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
 
 from kgen import ConditionSpace, DataError, Encoder, RunError
 from kgen.data.frozen.conditions import BATCH, ConditionCache, cached_conditions
-from kgen.data.frozen.filling import weights_fingerprint
+from kgen.data.frozen.filling import Filling, weights_fingerprint
 
 pytestmark = pytest.mark.portable
 
@@ -142,6 +144,24 @@ def test_changed_tokens_have_a_separate_cache(tmp_path: Path, monkeypatch: pytes
     assert len(folders(tmp_path)) == 2
 
 
+def test_the_name_follows_all_captions_and_the_tokens_of_a_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start with millions of captions does not tokenize all of them."""
+    monkeypatch.setattr("kgen.data.frozen.conditions.SAMPLE", 20)
+    encoder, tokenized, tokenize = Frozen(), list[str](), Frozen.tokenize
+    monkeypatch.setattr(
+        Frozen, "tokenize", lambda self, texts: (tokenized.extend(filter(None, texts)), tokenize(self, texts))[1]
+    )
+    captions = [f"caption {i:02}" for i in range(90)]
+    names = set()
+    for number in range(5):
+        changed = [f"{text}!" if place == 20 + number else text for place, text in enumerate(captions)]
+        names.add(cached_conditions(encoder, changed, tmp_path, Filling()).folder.name)
+    assert len(names) == 5
+    assert len(tokenized) == 5 * 18 and len(set(tokenized)) < 30  # every fifth of 91 keys, but the null input
+
+
 def test_changed_code_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cached_conditions(Frozen(), CAPTIONS, tmp_path)
     call = Frozen.call
@@ -221,6 +241,21 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="KGEN_CACHE"):
         cached_conditions(Frozen(), CAPTIONS, tmp_path / "file")
+
+
+def test_a_list_of_other_inputs_is_damage(tmp_path: Path) -> None:
+    file = cached_conditions(Frozen(), CAPTIONS, tmp_path).folder / "captions.json"
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8"))[:-1]), encoding="utf-8")
+    assert_holds(cached_conditions(Frozen(), CAPTIONS, tmp_path), Frozen(), CAPTIONS)
+
+
+def test_fingerprint_sees_shapes_and_types() -> None:
+    made = set()
+    for shape, dtype in (((2, 3), "float32"), ((3, 2), "float32"), ((2, 3), "int32")):
+        layer = keras.layers.Layer()
+        layer.add_weight(shape=shape, dtype=dtype, initializer="zeros", trainable=False)
+        made.add(weights_fingerprint(layer))
+    assert len(made) == 3
 
 
 @pytest.mark.backends

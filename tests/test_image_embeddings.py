@@ -221,6 +221,20 @@ def test_a_cascade_enlarges_the_images_of_embeddings() -> None:
         model.decode(latents, options={"parts": [{}, {}, {}]})
 
 
+def test_each_embedding_may_have_a_prompt_and_a_seed_of_its_own(done: Path, files: list[Path]) -> None:
+    model = Variations(*open_decoder(done))
+    embeddings = model.embed_images(pixels(files))
+    texts, seeds = ["a small red circle in the middle", "a large blue star at the top"], [3, 5]
+    both = model.decode(embeddings, n=2, prompt=texts, seed=seeds, options=STEPS)
+    for made, embedding, prompt, seed in zip(both, embeddings, texts, seeds, strict=True):
+        alone = model.decode(embedding[None], n=2, prompt=prompt, seed=seed, options=STEPS)[0]
+        np.testing.assert_allclose(made.astype(int), alone, atol=1)
+    with pytest.raises(ConfigError, match="3 prompts for 2 embeddings"):
+        model.decode(embeddings, prompt=[*texts, ""], options=STEPS)
+    with pytest.raises(ConfigError, match="3 seeds, but 2 prompts"):
+        model.decode(embeddings, seed=[1, 2, 3], options=STEPS)
+
+
 def test_images_that_are_not_finite_are_refused(done: Path) -> None:
     decoder, encoder = open_decoder(done)
     decoder.to_tokens.bias.assign(np.full(32, np.nan))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from full_disk import full_disk
 from keras import ops
 from kgen_plugin_superres.regression import Regression
 
-from kgen.backend.compiled import Compiled
+from kgen.backend.compiled import Compiled, Snapshot
+from kgen.contracts.dataset import Problem, Split
 from kgen.data.datasets.shapes import Shapes
 from kgen.data.frozen import filling
+from kgen.data.frozen.encoding import Encoding, read_problems, write_problems
 from kgen.data.frozen.filling import Filling
 from kgen.data.frozen.latents import LatentCache, cached_latents
 from kgen.errors import RunError
@@ -85,6 +88,24 @@ def test_different_inputs_have_separate_caches(decoder: Regression, tmp_path: Pa
     assert folders() == 4
 
 
+def test_the_name_depends_on_all_that_latents_depend_on(
+    decoder: Regression, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def data(seed: int = 0, fingerprint: str = "the same") -> Shapes:
+        found = Shapes(size=16, count=70, objects=1, holdout=["purple square"], seed=seed)
+        found.fingerprint = lambda: fingerprint  # type: ignore[method-assign]
+        return found
+
+    def name(dataset: Shapes, split: Split = "train", **options: Any) -> str:
+        return cached_latents(decoder, dataset, split, tmp_path, filling=Filling(), **options).folder.name
+
+    names = [name(data()), name(data(seed=1)), name(data(fingerprint="another")), name(data(), "holdout")]
+    names += [name(data(), views=3), name(data(), flip=True), name(data(), views=2)]
+    monkeypatch.setattr(keras.backend, "backend", lambda: "another")
+    names.append(name(data()))
+    assert len(set(names)) == len(names) == 8
+
+
 @pytest.mark.parametrize("damage", ["flipped", "short", "gone", "no index"])
 def test_a_damaged_file_is_found_and_rewritten(decoder: Regression, tmp_path: Path, damage: str) -> None:
     cache = cached_latents(decoder, DATASET, "train", tmp_path)
@@ -123,6 +144,35 @@ def test_a_full_disk_leaves_no_files_behind(decoder: Regression, tmp_path: Path)
         cached_latents(decoder, DATASET, "train", tmp_path)
     assert not list(tmp_path.iterdir())
     assert isinstance(cached_latents(decoder, DATASET, "train", tmp_path), LatentCache)
+
+
+class Damaged:
+    """Images, one of which a process has found damaged; and their dataset."""
+
+    def __init__(self, name: str) -> None:
+        self.dataset, self.name, self.reported = self, name, list[str]()
+
+    def read(self, rows: Sequence[int]) -> np.ndarray:
+        return np.zeros((len(rows), 4, 4, 3), np.uint8)
+
+    def problems(self) -> list[Problem]:
+        return [Problem(self.name, "is damaged")]
+
+    def report(self, problem: Problem) -> None:
+        self.reported.append(problem.where)
+
+
+@pytest.mark.portable
+def test_processes_tell_each_other_of_damaged_images_once(tmp_path: Path) -> None:
+    write_problems(tmp_path, [])
+    images = [Damaged("a.png"), Damaged("b.png")]
+    one, other = (Encoding(tmp_path, each, lambda batch: np.zeros((len(batch), 2))) for each in images)  # type: ignore[arg-type]
+    one([0])
+    other([0])
+    assert [problem.where for problem in read_problems(tmp_path)] == ["a.png", "b.png"]
+    for _ in range(2):
+        one.learn_problems()
+    assert images[0].reported == ["a.png", "b.png"]
 
 
 # while a model trains
@@ -183,6 +233,18 @@ def test_a_cache_is_filled_first_if_it_must_be(
     cache = cached_latents(decoder, DATASET, "train", tmp_path / "memory", filling=Filling(lines.append))
     copies = keras.backend.backend() == "jax"
     assert cache.written == (70 if copies else 0) and ("a copy of the weights would take" in lines[1]) == copies
+
+
+@pytest.mark.portable
+def test_the_programs_of_a_part_share_a_copy_of_its_weights(
+    decoder: Regression, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied: list[Any] = []
+    monkeypatch.setattr(filling, "Snapshot", lambda part: (copied.append(part), Snapshot(part))[1])
+    deciding = Filling()
+    for _ in range(2):
+        deciding.program(decoder, decoder.encode)
+    assert copied == [decoder]
 
 
 @pytest.mark.portable

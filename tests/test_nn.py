@@ -81,7 +81,7 @@ def test_group_norm_computes_in_float32():
 @pytest.mark.parametrize(("cross", "causal"), [(False, False), (False, True), (True, False)])
 def test_attention_is_torch_attention(cross, causal, materialized, monkeypatch):
     torch = pytest.importorskip("torch")
-    monkeypatch.setattr(kgen.nn.attention, "MATERIALISED", materialized)
+    monkeypatch.setattr(kgen.nn.attention, "MAX_MATERIALIZED", materialized)
     x, context = random(2, 5, 8), random(2, 7, 6, seed=1) if cross else None
     mask = np.array([[1, 0, 1, 1, 0, 0, 1][: 7 if cross else 5], [1] * (7 if cross else 5)], np.float32)
     layer = MultiHeadAttention(2, causal=causal)

@@ -199,9 +199,10 @@ class Full:
         self.file.close()
 
 
+@pytest.mark.parametrize("wanted", [[3], [3, 4]])
 @pytest.mark.parametrize("name", ["rows.bin", "marks.bin"])
 def test_a_full_disk_is_an_error_and_leaves_no_wrong_row(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, name: str, wanted: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, open_ = opened(tmp_path), StoredRows._open
 
@@ -211,9 +212,9 @@ def test_a_full_disk_is_an_error_and_leaves_no_wrong_row(
 
     monkeypatch.setattr(StoredRows, "_open", full)
     with pytest.raises(DataError, match=r"rows\.bin cannot be written: No space left on device.* set KGEN_CACHE"):
-        rows.read([3, 4], compute)
+        rows.read(wanted, compute)
     monkeypatch.undo()
-    np.testing.assert_array_equal(opened(tmp_path).read([3, 4], compute)["floats"], FLOATS[[3, 4]])
+    np.testing.assert_array_equal(opened(tmp_path).read(wanted, compute)["floats"], FLOATS[wanted])
 
 
 def without(name: str) -> Callable[[Path], object]:

@@ -10,7 +10,7 @@ from keras import ops
 
 Tensor = Any
 
-MATERIALISED = 2**20
+MAX_MATERIALIZED = 2**20
 """Largest number of attention weights per head that are computed as one array, which is fastest. For more, the
 backend's own attention is used, which may need less memory."""
 
@@ -116,7 +116,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None, *, c
     """
     length, dim = q.shape[2], q.shape[3]
     visible = _visible(length, key_mask, causal)
-    if length * k.shape[2] > MATERIALISED:
+    if length * k.shape[2] > MAX_MATERIALIZED:
         q, k, v = (ops.transpose(y, (0, 2, 1, 3)) for y in (q, k, v))  # (B, N, H, d)
         return ops.transpose(ops.dot_product_attention(q, k, v, mask=visible), (0, 2, 1, 3))
     logits = ops.matmul(q * dim**-0.5, ops.swapaxes(k, 2, 3))  # (B, H, N, L)

@@ -25,13 +25,16 @@ Batch = dict[str, Any]
 Reader = Callable[[Sequence[Any]], Batch]
 
 NAMES = ("sequence", "mask", "pooled")
-FORMAT = 4
+FORMAT = 5
 KEYS = "captions.json"
 """The file of the inputs' keys, in the order of the rows. The key of a caption is the caption itself."""
 
 BATCH = 16
 """Number of inputs that are encoded at once. A single program encodes all inputs, so that a condition does not depend
 on the size of the batch that first needs it."""
+
+SAMPLE = 1000
+"""Largest number of inputs that are tokenized to name a cache."""
 
 
 class ConditionCache:
@@ -99,9 +102,9 @@ def cached_conditions(
 
     The cache stores floats as bfloat16, with an error of at most 0.4%.
 
-    The name of the cache is a hash of the encoder's class, configuration, precision and weights, of the backend, and of
-    the inputs and their tokens. When a cache is opened, two of its conditions are computed again and compared, which
-    detects a change of the encoder's code.
+    The name of the cache is a hash of the encoder's class, configuration, precision and weights, of the backend, of all
+    inputs, and of the tokens of 1,000 of them, which shows that the vocabulary is the same. When a cache is opened, two
+    of its conditions are computed again and compared, which detects a change of the encoder's code.
 
     Args:
         encoder: The encoder, whose weights must not change.
@@ -191,15 +194,17 @@ class _Different:
     def read(self, keys: Sequence[str]) -> list[Any]:
         return [self.inputs[self.first[key]] if key else self.null for key in keys]
 
-    def batches(self) -> Iterator[list[str]]:
-        """The keys, `BATCH` at a time."""
-        return (self.keys[i : i + BATCH] for i in range(0, len(self.keys), BATCH))
+    def sample(self) -> Iterator[list[str]]:
+        """Up to `SAMPLE` keys at even distances, `BATCH` at a time."""
+        keys = self.keys[:: -(-len(self.keys) // SAMPLE)]
+        return (keys[i : i + BATCH] for i in range(0, len(keys), BATCH))
 
 
 def _key(encoder: Encoder, different: _Different) -> str:
+    """A hash of the encoder, of all inputs, and of the tokens of a sample: it would take long to tokenize millions."""
     digest = hashlib.blake2b(json.dumps({"format": FORMAT, **provenance(encoder)}).encode(), digest_size=16)
-    for keys in different.batches():
-        digest.update(json.dumps(keys).encode())
+    digest.update(json.dumps(different.keys).encode())
+    for keys in different.sample():
         for name, array in sorted(encoder.tokenize(different.read(keys)).items()):
             digest.update(f"{name} {array.dtype} {array.shape}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())

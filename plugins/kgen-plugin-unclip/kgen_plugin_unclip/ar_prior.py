@@ -12,8 +12,9 @@ from pydantic import Field, PositiveInt
 
 from kgen import ConditionSpace, ConfigError, Generator, Guidance, NoiseSpec, Space, make_generator
 from kgen.options import Choice, Static, options
+from kgen_plugin_unclip.candidates import best_candidate, candidate_noise
 from kgen_plugin_unclip.components import Quantiles, QuantizedComponents
-from kgen_plugin_unclip.vectors import check_embeddings, nearest_to_text, tiled, to_length
+from kgen_plugin_unclip.vectors import check_embeddings
 
 Tensor = Any
 Condition = dict[str, Tensor]
@@ -129,8 +130,7 @@ class ARPrior(Generator):
     # ---- sampling -------------------------------------------------------------------------------------------------
 
     def noise_spec(self, *, candidates: int = 1, **options: Any) -> dict[str, NoiseSpec]:
-        specs = {**self.tokens.noise_spec(), "product": NoiseSpec("uniform", (1,))}
-        return {f"{name}{i}": spec for i in range(candidates) for name, spec in specs.items()}
+        return candidate_noise({**self.tokens.noise_spec(), "product": NoiseSpec("uniform", (1,))}, candidates)
 
     def generate(
         self,
@@ -152,20 +152,20 @@ class ARPrior(Generator):
             top_p: Only the smallest set of most probable tokens whose probabilities sum to `top_p` can be sampled.
             guidance: Weight of classifier-free guidance of the logits; 1 means no guidance, which costs half as much.
         """
+
+        def generate(text: Condition, null: Condition, noise: dict[str, Tensor]) -> Tensor:
+            tokens = self.tokens.generate(
+                self._joined(text, self._upper_half(noise.pop("product")[:, 0])),
+                self._joined(null, self.products(self._dot(self.quantized.mean, null))),
+                noise,
+                temperature=temperature,
+                top_p=top_p,
+                guidance=guidance,
+            )
+            return self.quantized.decode(tokens)
+
         names = (*self.tokens.noise_spec(), "product")
-        own = {name: ops.concatenate([noise[f"{name}{i}"] for i in range(candidates)]) for name in names}
-        text, null = tiled(condition, candidates), tiled(null_condition, candidates)
-        tokens = self.tokens.generate(
-            self._joined(text, self._upper_half(own.pop("product")[:, 0])),
-            self._joined(null, self.products(self._dot(self.quantized.mean, null))),
-            own,
-            temperature=temperature,
-            top_p=top_p,
-            guidance=guidance,
-        )
-        made = to_length(self.quantized.decode(tokens))  # (K * B, D)
-        embeddings = ops.reshape(made, (candidates, -1, self.space.size))  # (K, B, D)
-        return nearest_to_text(embeddings, condition["pooled"])
+        return best_candidate(generate, condition, null_condition, noise, names, candidates)
 
     def _upper_half(self, uniform: Tensor) -> Tensor:
         """Samples buckets (B,) of the upper half of the dot products from uniform numbers (B,) in [0, 1)."""

@@ -56,45 +56,30 @@ class CausalTransformer:
     def build(self, space: Space, condition_space: ConditionSpace, out_channels: int) -> keras.layers.Layer:
         """Makes the layer in the current dtype policy. Its first call, or its `build`, creates every weight."""
         self.check(space)
-        return CausalTransformerLayer(
-            out_channels=out_channels,
-            width=self.width,
-            depth=self.depth,
-            heads=self.heads,
-            mlp_ratio=self.mlp_ratio,
-            dropout=self.dropout,
-            name="causal",
-        )
+        return CausalTransformerLayer(self, out_channels, name="causal")
 
 
 class CausalTransformerLayer(keras.layers.Layer):
-    """The transformer. `CausalTransformer` describes it and its arguments."""
+    """The transformer.
 
-    def __init__(
-        self,
-        out_channels: int,
-        width: int,
-        depth: int,
-        heads: int,
-        mlp_ratio: float = 4.0,
-        dropout: float = 0.0,
-        **kwargs: Any,
-    ) -> None:
+    Args:
+        options: Its options.
+        out_channels: Dimension of the output.
+    """
+
+    def __init__(self, options: CausalTransformer, out_channels: int, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)  # the inner layers cast their inputs; the noise level stays float32
+        self.options = options
         self.out_channels = out_channels
-        self.width = width
-        self.depth = depth
-        self.heads = heads
-        self.mlp_ratio = mlp_ratio
-        self.dropout = dropout
+        width, hidden = options.width, int(options.width * options.mlp_ratio)
         policy = self.dtype_policy
         self.text, self.pooled, self.vector, self.level_out = (
             keras.layers.Dense(width, dtype=policy, name=name) for name in ("text", "pooled", "vector", "level_out")
         )
         self.level_in = keras.layers.Dense(width, activation="silu", dtype=policy, name="level_in")
         self.blocks = [
-            TransformerBlock(heads, int(width * mlp_ratio), dropout, causal=True, dtype=policy, name=f"block{i}")
-            for i in range(depth)
+            TransformerBlock(options.heads, hidden, options.dropout, causal=True, dtype=policy, name=f"block{i}")
+            for i in range(options.depth)
         ]
         self.norm_out = keras.layers.LayerNormalization(epsilon=1e-6, dtype=policy, name="norm_out")
         self.out = keras.layers.Dense(out_channels, kernel_initializer="zeros", dtype=policy, name="out")
@@ -104,13 +89,13 @@ class CausalTransformerLayer(keras.layers.Layer):
         self.pooled.build(condition_shape["pooled"])
         self.vector.build(x_shape)
         self.level_in.build((None, LEVEL_FEATURES))
-        self.level_out.build((None, self.width))
+        self.level_out.build((None, self.options.width))
         length = int(condition_shape["sequence"][1] or 0) + AFTER_TEXT
         normal = keras.initializers.RandomNormal(stddev=0.02)
-        self.positions = self.add_weight(name="positions", shape=(length, self.width), initializer=normal)
+        self.positions = self.add_weight(name="positions", shape=(length, self.options.width), initializer=normal)
         for layer in (*self.blocks, self.norm_out):
-            layer.build((None, length, self.width))
-        self.out.build((None, self.width))
+            layer.build((None, length, self.options.width))
+        self.out.build((None, self.options.width))
 
     def call(self, x: Tensor, noise_level: Tensor, condition: Mapping[str, Tensor], training: bool = False) -> Tensor:
         """(B, N), (B,), condition -> (B, out_channels) float32."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, Any
 
-from keras import ops
 from kgen_plugin_diffusion.generator import Diffusion
 from kgen_plugin_diffusion.networks import Network
 from kgen_plugin_diffusion.samplers import Sampler
@@ -14,8 +14,9 @@ from pydantic import Field, PositiveInt
 
 from kgen import ConditionSpace, Generator, Guidance, NoiseSpec, OneOf, Space, Steps
 from kgen.options import Static
+from kgen_plugin_unclip.candidates import best_candidate, candidate_noise
 from kgen_plugin_unclip.network import CausalTransformer
-from kgen_plugin_unclip.vectors import check_embeddings, nearest_to_text, tiled, to_length
+from kgen_plugin_unclip.vectors import check_embeddings
 
 Tensor = Any
 Condition = dict[str, Tensor]
@@ -25,8 +26,8 @@ class Prior(Generator):
     """The diffusion prior of DALL-E 2 (Ramesh et al. 2022, section 2.2): text -> CLIP image embedding.
 
     A causal transformer predicts the clean embedding from a noisy one. The loss is the mean squared error of this
-    prediction, whatever the noise level (equation 2). The noise has the cosine schedule. Training drops a share of the
-    texts (`condition_dropout` of the run), for guidance.
+    prediction, whatever the noise level. The noise has the cosine schedule. Training drops a share of the texts
+    (`condition_dropout` of the run), for guidance.
 
     The latents are embeddings of the length sqrt(D), whose numbers have a variance of about 1. Sampling scales the
     generated embeddings to this length, too.
@@ -62,14 +63,13 @@ class Prior(Generator):
         self.diffusion.built = True  # its first losses create the weights of its network
 
     def compute_losses(self, x: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
-        """Returns the mean squared error (B,) of the predicted embedding (Ramesh et al. 2022, equation 2)."""
+        """Returns the mean squared error (B,) of the predicted embedding (Ramesh et al. 2022, section 2.2)."""
         return {"loss": self.diffusion.compute_losses(x, condition, training=training)["loss"]}
 
     def noise_spec(
         self, *, candidates: int = 2, sampler: Sampler | str = "ddpm", eta: float | None = None, **options: Any
     ) -> dict[str, NoiseSpec]:
-        specs = self.diffusion.noise_spec(sampler=sampler, eta=eta)
-        return {f"{name}{i}": spec for i in range(candidates) for name, spec in specs.items()}
+        return candidate_noise(self.diffusion.noise_spec(sampler=sampler, eta=eta), candidates)
 
     def generate(
         self,
@@ -95,16 +95,8 @@ class Prior(Generator):
             guidance: Weight of classifier-free guidance. 1 means no guidance, at half the cost.
             eta: Share of fresh noise, from 0 to 1, for samplers that have one. None means the sampler's own share.
         """
+        generate = functools.partial(
+            self.diffusion.generate, sampler=sampler, steps=steps, spacing=spacing, guidance=guidance, eta=eta
+        )
         names = self.diffusion.noise_spec(sampler=sampler)
-        made = self.diffusion.generate(
-            tiled(condition, candidates),
-            tiled(null_condition, candidates),
-            {name: ops.concatenate([noise[f"{name}{i}"] for i in range(candidates)]) for name in names},
-            sampler=sampler,
-            steps=steps,
-            spacing=spacing,
-            guidance=guidance,
-            eta=eta,
-        )  # (K * B, D)
-        embeddings = ops.reshape(to_length(made), (candidates, -1, self.space.size))  # (K, B, D)
-        return nearest_to_text(embeddings, condition["pooled"])
+        return best_candidate(generate, condition, null_condition, noise, names, candidates)

@@ -9,7 +9,6 @@ from keras import ops
 from kgen import ConditionSpace, Space, SpaceError
 
 Tensor = Any
-Condition = dict[str, Tensor]
 
 
 def check_embeddings(space: Space, condition_space: ConditionSpace, name: str) -> None:
@@ -36,23 +35,3 @@ def to_length(x: Tensor) -> Tensor:
     x = ops.cast(x, "float32")
     square = ops.mean(ops.square(x), axis=-1, keepdims=True)
     return x * ops.rsqrt(ops.maximum(square, 1e-12))
-
-
-def nearest_to_text(candidates: Tensor, text: Tensor) -> Tensor:
-    """Selects, for each text, the embedding whose dot product with that of the text is the largest.
-
-    Args:
-        candidates: (K, B, D), K embeddings of the same length for each text.
-        text: (B, D), the embeddings of the texts.
-
-    Returns:
-        (B, D).
-    """
-    products = ops.sum(candidates * ops.cast(text, candidates.dtype)[None], axis=-1)  # (K, B)
-    best = ops.broadcast_to(ops.argmax(products, axis=0)[None, :, None], ops.shape(candidates[:1]))  # (1, B, D)
-    return ops.take_along_axis(candidates, best, axis=0)[0]
-
-
-def tiled(condition: Condition, count: int) -> Condition:
-    """Repeats a whole batch: arrays (B, ...) -> (count * B, ...)."""
-    return {name: ops.concatenate([value] * count) for name, value in condition.items()}

@@ -64,6 +64,7 @@ def test_the_components_are_those_of_the_singular_value_decomposition() -> None:
     mean = x.astype(np.float64).mean(axis=0)
     _, deviations, axes = np.linalg.svd(x.astype(np.float64) - mean, full_matrices=False)
     found = ops.convert_to_numpy(layer.axes)  # (6, 3)
+    assert (found.sum(axis=0) > 0).all()  # either sign is a solution, and this one is chosen
     np.testing.assert_allclose(np.abs(np.sum(found * axes[:3].T, axis=0)), 1.0, atol=1e-5)
     np.testing.assert_allclose(ops.convert_to_numpy(layer.mean), mean, atol=1e-6)
     assert math.isclose(layer.share, np.sum(deviations[:3] ** 2) / np.sum(deviations**2), rel_tol=1e-5)
@@ -99,9 +100,17 @@ def test_fewer_vectors_than_components_are_enough() -> None:
     assert np.isfinite(again).all() and np.abs(again - x).max() <= np.ptp(x, axis=0).max()
 
 
+def test_equal_vectors_have_one_bucket() -> None:
+    x = np.ones((80, 6), np.float32)
+    layer = measured(2, 4, x)
+    np.testing.assert_allclose(ops.convert_to_numpy(layer.decode(layer.encode(x))), x, atol=1e-5)
+    assert layer.share == 0.0
+
+
 def test_quantiles_contain_equally_many_numbers() -> None:
     layer = Quantiles(4)
     layer.build(None)
+    np.testing.assert_array_equal(ops.convert_to_numpy(layer.limits), [-0.5, 0.0, 0.5])  # before they are measured
     numbers = np.random.default_rng(0).gamma(2.0, size=400).astype("float32")
     layer.measure(numbers)
     buckets = ops.convert_to_numpy(layer(ops.convert_to_tensor(numbers)))
@@ -153,6 +162,55 @@ def test_samples_are_the_middles_of_buckets_at_the_length_of_latents() -> None:
     x = ops.convert_to_numpy(prior.generate(condition, condition, noise))
     np.testing.assert_allclose(np.linalg.norm(x, axis=1), math.sqrt(6), rtol=1e-5)
     assert prior.num_sampling_steps() == 3
+
+
+def test_the_tokens_are_predicted_from_the_dot_product_of_image_and_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    prior, condition, seen = made(), random_conditions(CONDITIONS, 50, 3), []
+    x = vectors(seed=5)[:50]
+
+    def losses(tokens: Any, joined: Any, training: bool) -> dict[str, Any]:
+        seen.append((tokens, joined["sequence"]))
+        return {"loss": ops.ones_like(joined["mask"][:, 0])}
+
+    monkeypatch.setattr(prior.tokens, "compute_losses", losses)
+    found = prior.compute_losses(ops.convert_to_tensor(x), tensors(condition), training=True)
+    ((tokens, sequence),) = seen
+    np.testing.assert_array_equal(*map(ops.convert_to_numpy, (tokens, prior.quantized.encode(x))))
+    limits, table = (ops.convert_to_numpy(v) for v in (prior.products.limits, prior.product.embeddings))
+    buckets = np.digitize(np.sum(x * condition["pooled"], axis=1) / 6, limits)
+    assert len(set(buckets)) > 1
+    np.testing.assert_allclose(ops.convert_to_numpy(sequence)[:, 4], table[buckets], atol=1e-6)
+    error = np.mean((ops.convert_to_numpy(prior.quantized.decode(tokens)) - x) ** 2, axis=1)
+    np.testing.assert_allclose(ops.convert_to_numpy(found["quantization"]), error, rtol=1e-4, atol=1e-6)
+
+
+def test_options_of_sampling_reach_the_model_and_no_text_has_the_product_of_the_mean_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prior, text, null = made(), *(tensors(random_conditions(CONDITIONS, 4, seed)) for seed in (0, 1))
+    limits = np.quantile(ops.convert_to_numpy(prior._dot(prior.quantized.mean, null)), [0.25, 0.5, 0.75])
+    prior.products.limits.assign(limits)  # so that the four texts have all four buckets
+    seen: list[Any] = []
+
+    def sampled(condition: Any, null: Any, noise: Any, **options: Any) -> Any:
+        seen.append((null, options))
+        return ops.zeros((8, 3), "int32")
+
+    monkeypatch.setattr(prior.tokens, "generate", sampled)
+    given = {"temperature": 0.7, "top_p": 0.9, "guidance": 2.0}
+    noise = tensors(sample(prior.noise_spec(candidates=2), [(0, copy) for copy in range(4)]))
+    assert ops.shape(prior.generate(text, null, noise, candidates=2, **given)) == (4, 6)
+    ((joined, options),) = seen
+    assert options == given
+    mean = ops.convert_to_numpy(prior.quantized.mean)
+    buckets = np.digitize(ops.convert_to_numpy(null["pooled"]) @ mean / 6, limits)
+    assert sorted(buckets) == [0, 1, 2, 3]
+    table = ops.convert_to_numpy(prior.product.embeddings)
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(joined["sequence"])[:, 4], np.tile(table[buckets], (2, 1)), atol=1e-6
+    )
+    monkeypatch.setattr(prior.tokens, "num_sampling_steps", lambda **options: options)
+    assert prior.num_sampling_steps(candidates=2, **given) == given
 
 
 def test_wrong_options_are_named() -> None:

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from keras import ops
 from kgen_plugin_diffusion.generator import Diffusion
+from kgen_plugin_unclip.candidates import nearest_to_text
 from kgen_plugin_unclip.network import CausalTransformer
 from kgen_plugin_unclip.prior import Prior
-from kgen_plugin_unclip.vectors import nearest_to_text, to_length
+from kgen_plugin_unclip.vectors import to_length
 
 from kgen import ConditionSpace, Space, SpaceError
 from kgen.plugins.discovery import registry
@@ -89,6 +90,60 @@ def test_padding_of_the_text_is_not_read() -> None:
     np.testing.assert_array_equal(*made_of)
 
 
+def test_the_network_has_its_options_and_reads_the_learned_vectors_of_positions() -> None:
+    layer = made(CausalTransformer(width=16, depth=1, heads=4, mlp_ratio=2.0, dropout=0.5)).diffusion.model
+    (block,) = layer.blocks
+    assert (block.heads, block.hidden) == (4, 32)
+    arguments = (ops.ones((1, 6)), ops.full((1,), 300.0), conditions(1))
+    outputs = [ops.convert_to_numpy(layer(*arguments, training=training)) for training in (True, True, False, False)]
+    assert np.abs(outputs[0] - outputs[1]).max() > 1e-4  # dropout
+    np.testing.assert_array_equal(*outputs[2:])
+    for position in (0, -1):  # the last one is the query
+        positions = ops.convert_to_numpy(layer.positions).copy()
+        positions[position, ::2] += 1.0
+        layer.positions.assign(positions)
+        outputs.append(ops.convert_to_numpy(layer(*arguments)))
+        assert np.abs(outputs[-1] - outputs[-2]).max() > 1e-4
+
+
+def test_the_loss_is_the_error_of_the_embedding_at_uniform_times_of_the_cosine_schedule(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prior, count = made(), 4000
+    seen: list[np.ndarray] = []
+
+    def network(x: Any, alpha: Any, sigma: Any, level: Any, condition: Any, training: bool) -> Any:
+        seen.extend(ops.convert_to_numpy(value) for value in (x, level))
+        return ops.full(ops.shape(x), 0.25)
+
+    monkeypatch.setattr(prior.diffusion, "_network", network)
+    x = np.random.default_rng(0).standard_normal((count, 6)).astype("float32")
+    losses = ops.convert_to_numpy(prior.compute_losses(ops.convert_to_tensor(x), {}, training=True)["loss"])
+    np.testing.assert_allclose(losses, np.mean((x - 0.25) ** 2, axis=1), rtol=1e-4)
+    noisy, times = seen[0], seen[1] / 1000.0
+    assert np.abs(np.quantile(times, [0.1, 0.25, 0.5, 0.75, 0.9]) - [0.1, 0.25, 0.5, 0.75, 0.9]).max() < 0.03
+    alpha = np.cos((times + 0.008) / 1.008 * np.pi / 2) / np.cos(0.008 / 1.008 * np.pi / 2)  # Nichol and Dhariwal 2021
+    noise = noisy - alpha[:, None] * x
+    for low in (0.1, 0.3, 0.5, 0.7, 0.9):
+        near = (times > low) & (times < low + 0.1)
+        share = np.mean(noise[near] ** 2) / np.mean(1.0 - alpha[near] ** 2)
+        assert abs(share - 1.0) < 0.1, low
+
+
+def test_options_of_sampling_reach_the_diffusion(monkeypatch: pytest.MonkeyPatch) -> None:
+    prior, seen = made(), []
+
+    def sampled(condition: Any, null: Any, noise: Any, **options: Any) -> Any:
+        seen.append(options)
+        return noise["start"]
+
+    monkeypatch.setattr(prior.diffusion, "generate", sampled)
+    given = {"sampler": "ddim", "spacing": "quadratic", "guidance": 2.0, "eta": 0.5}
+    noise = noise_of(prior, 2, sampler="ddim", eta=0.5)
+    assert {"start0", "start1"} < set(noise) and len(noise) == 4  # the fresh noise of each candidate, too
+    assert generate(prior, conditions(2), noise, **given).shape == (2, 6) and seen == [{"steps": 3, **given}]
+
+
 def test_embeddings_have_the_length_of_latents() -> None:
     prior = made()
     x = generate(prior, conditions(3), noise_of(prior, 3))
@@ -111,6 +166,8 @@ def test_the_candidate_that_is_nearest_to_the_text_is_returned() -> None:
     assert len(set(best.tolist())) > 1  # none of the candidates is always the best
     expected = np.stack(alone)[best, np.arange(8)]
     np.testing.assert_allclose(generate(prior, condition, noise, candidates=3), expected, atol=1e-5)
+    many = noise_of(prior, 8, candidates=11)
+    assert generate(prior, condition, many, candidates=11).shape == (8, 6)
     selected = nearest_to_text(ops.convert_to_tensor(np.stack(alone)), condition["pooled"])
     np.testing.assert_array_equal(ops.convert_to_numpy(selected), expected)
 
