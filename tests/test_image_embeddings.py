@@ -213,7 +213,7 @@ def test_embeddings_are_measured_and_shown_in_the_report(kgen: Any, tmp_path: Pa
     for seed in (0, 1):
         made = pipeline.generate(captions, seed=seed, output="latents", steps=2)
         cosines = (made * wanted).sum(1) / np.linalg.norm(made, axis=1) / np.linalg.norm(wanted, axis=1)
-        assert prior["cosine"][seed] == pytest.approx(cosines.mean(), abs=1e-4)
+        assert prior["cosine"][seed] == pytest.approx(cosines.mean(), abs=5e-6)  # seeds differ by 4e-5
     assert {file.name for file in (path / "sections").iterdir()} == {
         *("embeddings.json", "variations.png", "blend.png", "difference.png")
     }
