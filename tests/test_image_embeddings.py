@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -12,9 +16,10 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import kgen
-from kgen import ConfigError, RunError, Space, Variations
+from kgen import ConfigError, RunError, Space, Variations, open_dataset
 from kgen.config import RunConfig
 from kgen.pipeline.loading import load
+from kgen.pipeline.stage_models import DecoderModel
 from kgen.random import spherical
 from kgen.runs.run import open_decoder, run
 from kgen.testing.execution import perturb
@@ -177,6 +182,45 @@ def test_vary_follows_a_difference_of_texts(kgen: Any, done: Path, files: list[P
         np.testing.assert_allclose(found.astype(int), image, atol=1)
 
 
+# ---- what the prior does ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_embeddings_are_measured_and_shown_in_the_report(kgen: Any, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    sample = {"every": 0, "options": {"steps": 1, "decoder": STEPS}}
+    data = {"name": "shapes", "size": 16, "count": 40, "objects": 1, "holdout": ["blue star"]}
+    whole = config({**CLIP, "fit": FIT}, {**DECODER, "fit": FIT}, data=data, sample=sample)
+    run(whole, path, log=lambda text: None)
+    kgen("embeddings", path, "--seeds", "2").refuses("kgen evaluate RUN --metric retrieval")
+    assert kgen("evaluate", path, "--metric", "retrieval", "-n", "4").status == 0
+    outcome = kgen("embeddings", path, "--seeds", "2", "-n", "3", "--set", "steps=2")
+    assert outcome.status == 0 and outcome.out.endswith(f"{path / 'embeddings.json'}\n"), outcome
+    found = json.loads((path / "embeddings.json").read_text(encoding="utf-8"))
+    assert (found["seeds"], found["options"]["steps"], found["decoder"]) == (2, 2, STEPS)
+    assert [(one["split"], one["embedding"], one["prompts"]) for one in found["results"]] == [
+        (split, source, 3) for split in ("train", "holdout") for source in ("image", "prior", "text")
+    ]
+    image, prior = (one["values"] for one in found["results"][:2])
+    assert image["cosine"] == pytest.approx([1.0, 1.0], abs=1e-5) and len(image) == 4
+    pipeline, dataset = load(path), open_dataset(path)
+    count = len(dataset.captions("train"))
+    rows = [0, (count - 1) // 2, count - 1]
+    captions = [dataset.captions("train")[row] for row in rows]
+    wanted = Variations(pipeline.decoder, pipeline.encoder).embed_images(
+        np.stack([dataset.image("train", row) for row in rows])
+    )
+    for seed in (0, 1):
+        made = pipeline.generate(captions, seed=seed, output="latents", steps=2)
+        cosines = (made * wanted).sum(1) / np.linalg.norm(made, axis=1) / np.linalg.norm(wanted, axis=1)
+        assert prior["cosine"][seed] == pytest.approx(cosines.mean(), abs=1e-4)
+    assert {file.name for file in (path / "sections").iterdir()} == {
+        *("embeddings.json", "variations.png", "blend.png", "difference.png")
+    }
+    assert "changed by the difference of the texts" in (path / "report.html").read_text(encoding="utf-8")
+    kgen("embeddings", path, "--from", "nothing").refuses("--from 'nothing': no training image has this caption")
+
+
 # ---- other runs and decoders ---------------------------------------------------------------------------------------
 
 
@@ -194,6 +238,41 @@ def test_the_decoder_of_a_run_is_copied_with_its_encoder(done: Path, tmp_path: P
         first, copied = (load_file(path / stage / "model" / "weights.safetensors") for path in (done, tmp_path / "run"))
         assert first.keys() == copied.keys() and all(np.array_equal(first[name], copied[name]) for name in first)
     assert load(tmp_path / "run").generate("a red circle", steps=1, decoder=STEPS).shape == (1, 16, 16, 3)
+
+
+@pytest.fixture(scope="module")
+def published() -> ModuleType:
+    """The module with which the tests of kgen-plugin-clip make published models."""
+    folder = Path(__file__).parents[1] / "plugins" / "kgen-plugin-clip" / "tests"
+    spec = importlib.util.spec_from_file_location("published", folder / "published.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_embeddings_of_a_published_clip_are_decoded_and_its_weights_stay(
+    published: ModuleType, tmp_path: Path
+) -> None:
+    clip = published.random_model("quick_gelu")
+    folder = published.save(clip, tmp_path / "published")
+    encoder = kgen.make_encoder({"name": "clip/clip", "pretrained": str(folder)}, [])
+    decoder: Any = kgen.make_decoder(DECODER, Space("continuous", (12, 12, 3)), encoder.condition_space, encoder)
+    training = DecoderModel(decoder, encoder)
+    training.compile(keras.optimizers.AdamW(0.1, weight_decay=0.5))
+    own, shared = decoder.trainable_weights, encoder.weights
+    before = [np.array(ops.convert_to_numpy(weight)) for weight in (*own, *shared)]
+    images = np.random.default_rng(0).integers(0, 256, (4, 12, 12, 3)).astype(np.uint8)
+    training.fit({"image": images, "tokens": encoder.tokenize(published.TEXTS)}, epochs=2, verbose=0)
+    same = [np.array_equal(ops.convert_to_numpy(now), old) for now, old in zip((*own, *shared), before, strict=True)]
+    assert not all(same[: len(own)]) and all(same[len(own) :]) and len(shared) > 50
+    model = Variations(decoder, encoder)
+    latents = model.embed_images(images)
+    colors = (images / 255.0 - [0.4, 0.5, 0.6]) / [0.2, 0.3, 0.25]  # of the folder's image processor
+    expected = published.theirs(clip, np.moveaxis(colors, -1, 1).astype("float32"))["image_embeds"] * np.sqrt(10)
+    np.testing.assert_allclose(latents, expected, atol=1e-4)
+    decoded = model.decode(latents, prompt="a red heart", options=STEPS)
+    assert decoded.shape == (4, 1, 12, 12, 3) and len({image.tobytes() for image in decoded}) == 4
 
 
 def test_a_cascade_enlarges_the_images_of_embeddings() -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,25 @@ fit: {steps: 140, batch_size: 8, checkpoint_every: 20, validate_every: 100, log_
 sample: {every: 0, prompts: [a large red circle in the middle]}
 """
 """The same trainings with parts that are quick. The painter trains with noise, too."""
+
+EMBEDDINGS = """\
+data: {name: shapes, size: 16, count: 200, holdout: [purple square]}
+encoder:
+  name: clip/clip
+  text: {kind: transformer, width: 8, depth: 1, heads: 2, length: 12}
+  image: {kind: convolutional, size: 16, width: 4, multipliers: [1]}
+  dim: 12
+  fit: {steps: 80, batch_size: 8, checkpoint_every: 20, validate_every: 40, log_every: 20}
+decoder:
+  name: unclip/decoder
+  network: {kind: unet, width: 8, multipliers: [1], blocks: 1, attention: [], head_dim: 8, dropout: 0.1}
+  fit: {steps: 80, batch_size: 8, checkpoint_every: 20, validate_every: 40, log_every: 20}
+generator: {name: unclip/prior, network: {kind: causal, width: 8, depth: 1, heads: 2}}
+fit: {steps: 80, batch_size: 8, checkpoint_every: 20, validate_every: 40, log_every: 20}
+sample: {every: 0, prompts: [a large red circle in the middle], options: {steps: 1, decoder: {steps: 1}}}
+evaluate: {metrics: []}
+"""
+"""The decoder and the generator read the embeddings of the encoder that the first stage trains."""
 
 FILES = """\
 data: {{name: imagefolder, path: {path}, size: 16, crops: 2}}
@@ -140,6 +160,18 @@ def kill_at_a_random_moment(folder: Path, backend: str, most: int) -> None:
     process.wait()
 
 
+def kill_in(stage: str, folder: Path, backend: str) -> None:
+    """Kills the process in the training of a stage: "encoder", "decoder", or "" for the generator."""
+    own = folder / "runs" / "run" / stage
+    process = start(folder, backend)
+    while not list(own.glob("checkpoints/step-*")):
+        assert process.poll() is None, process.stderr and process.stderr.read().decode()
+        time.sleep(0.02)
+    time.sleep(random.random() * 0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL and not (own / "model").exists()
+
+
 def test_killed_once_and_resumed(tmp_path: Path) -> None:
     """The process is killed in any stage; those of the encoder and the decoder have three checkpoints each.
 
@@ -224,6 +256,15 @@ def test_killed_four_times_in_two_stages_and_resumed(backend: str, tmp_path: Pat
 
 
 @pytest.mark.slow
+def test_the_three_stages_of_dall_e_2_are_killed_and_resumed(tmp_path: Path) -> None:
+    def kill(folder: Path) -> None:
+        for stage in (*STAGES, ""):
+            kill_in(stage, folder, "torch")
+
+    resumes_after(kill, "torch", tmp_path, EMBEDDINGS)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_500_steps_with_each_optimizer_are_killed_and_resumed(optimizer: str, tmp_path: Path) -> None:
     rows = resumes("tensorflow", tmp_path, ONE_STAGE.replace("OPTIMIZER", OPTIMIZERS[optimizer]), kills=1, most=8)
@@ -239,13 +280,22 @@ def same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
 
 
 def resumes(backend: str, tmp_path: Path, config: str, kills: int, most: int) -> list[dict[str, str]]:
+    """Kills a run at random moments, and compares it with one that is not killed."""
+
+    def kill(folder: Path) -> None:
+        for _ in range(kills):
+            kill_at_a_random_moment(folder, backend, most)
+
+    return resumes_after(kill, backend, tmp_path, config)
+
+
+def resumes_after(kill: Callable[[Path], None], backend: str, tmp_path: Path, config: str) -> list[dict[str, str]]:
     """Compares a run that is killed with one that is not. Returns the rows of its metrics.csv."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
         folder.mkdir()
         (folder / "run.yaml").write_text(config, encoding="utf-8")
-    for _ in range(kills):
-        kill_at_a_random_moment(killed, backend, most)
+    kill(killed)
     assert not (killed / "runs" / "run" / "model").exists()  # it was killed before its end
     resumed, expected = finish(killed, backend), finish(whole, backend)
     same(resumed, expected)
