@@ -14,6 +14,7 @@ from kgen.plugins.registry import Registrar
 from kgen.spaces import ConditionSpace, Space
 
 if TYPE_CHECKING:
+    from kgen.backend.attributes import freeze_layer
     from kgen.config import decoding_options, sampling_options
     from kgen.contracts.capabilities import Guidance, Guide, GuideModel, Samples, Steps, Strength
     from kgen.contracts.dataset import Column, Dataset, Problem, Split
@@ -68,6 +69,7 @@ _LAZY = {
     "save": "kgen.parts.saving",
     "init_weights": "kgen.parts.initial",
     "freeze": "kgen.parts.freezing",
+    "freeze_layer": "kgen.backend.attributes",
     "weight_paths": "kgen.storage.paths",
     "read_json": "kgen.storage.json_file",
     "Pipeline": "kgen.pipeline.model",
@@ -142,6 +144,7 @@ __all__ = [
     "cached_arrays",
     "decoding_options",
     "freeze",
+    "freeze_layer",
     "hookimpl",
     "image_embedder",
     "init_weights",

@@ -162,6 +162,24 @@ def test_the_name_follows_all_captions_and_the_tokens_of_a_sample(
     assert len(tokenized) == 5 * 18 and len(set(tokenized)) < 30  # every fifth of 91 keys, but the null input
 
 
+class Vocabulary(Frozen):
+    """Has a vocabulary, which is an asset."""
+
+    words: Sequence[str] = ("heart",)
+
+    def save_assets(self, path: str | Path) -> None:
+        (Path(path) / "vocabulary.json").write_text(json.dumps(list(self.words)))
+
+
+def test_the_name_follows_the_assets(tmp_path: Path) -> None:
+    """Another vocabulary can change the tokens of a caption that is not in the sample."""
+    encoder = Vocabulary()
+    first, same = (cached_conditions(encoder, CAPTIONS, tmp_path, Filling()).folder for _ in range(2))
+    encoder.words = ("heart", "star")
+    other = cached_conditions(encoder, CAPTIONS, tmp_path, Filling()).folder
+    assert first == same != other
+
+
 def test_changed_code_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cached_conditions(Frozen(), CAPTIONS, tmp_path)
     call = Frozen.call

@@ -383,12 +383,14 @@ class Late(Words):
         self.late.build((None, self.dim))
 
 
+@pytest.mark.backends
 def test_layers_that_a_frozen_encoder_makes_late_are_frozen() -> None:
     encoder = _adapted(Late())
     pipeline = kgen.assemble(encoder=encoder, generator="made/painter", image_space=(8, 8, 3))
     trained = {id(variable) for variable in pipeline.trainable_variables}
     assert trained and len(encoder.variables) == 3
     assert not trained & {id(variable) for variable in encoder.variables}
+    assert not any(weight.trainable for weight in encoder.weights)
 
 
 def _adapted(encoder: Any) -> Any:

@@ -22,6 +22,17 @@ def own_attributes(layer: keras.layers.Layer) -> dict[str, Any]:
     return {k: v for k, v in everything.items() if k not in OF_KERAS and not k.startswith(OF_TENSORFLOW)}
 
 
+def freeze_layer(layer: keras.layers.Layer) -> None:
+    """Freezes a layer and all layers in it, also those that were made after the layer had been frozen.
+
+    (`layer.trainable = False` does not reach them on TensorFlow, which skips an assignment that changes nothing.)
+    """
+    for part in layer._flatten_layers():
+        part.trainable = False
+        for variable in part._trainable_variables:
+            variable.trainable = False
+
+
 def shared_copy(layer: Any, **changed: Any) -> Any:
     """A copy of a layer that shares its weights and inner layers, with some attributes changed.
 

@@ -1,9 +1,11 @@
-"""Converts sparse gradients to dense ones, so that all optimizers treat them correctly."""
+"""Converts sparse gradients to dense ones, so that all optimizers treat them correctly, and runs without gradients."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
@@ -21,6 +23,15 @@ def dense(gradient: Any) -> Any:
     import tensorflow as tf
 
     return tf.convert_to_tensor(gradient)
+
+
+def no_gradients() -> AbstractContextManager[Any]:
+    """A context in which PyTorch keeps no intermediate results for gradients, which take much memory in long loops."""
+    if keras.backend.backend() != "torch":
+        return contextlib.nullcontext()
+    import torch
+
+    return torch.no_grad()  # type: ignore[no-any-return]
 
 
 def densify(optimizer: keras.optimizers.Optimizer) -> None:

@@ -135,6 +135,16 @@ def sampling_steps(method: Callable[..., Any], given: Mapping[str, Any]) -> int:
     return steps if isinstance(steps, int) else 1
 
 
+def limit_passes(method: Callable[..., Any], given: Mapping[str, Any], most: int) -> dict[str, Any]:
+    """Options of a method with at most `most` network passes in those that count them: steps and samples."""
+    limited = dict(given)
+    for capability in (Capability.STEPS, Capability.SAMPLES):
+        name, value = option_of(method, capability), value_of(method, capability, given)
+        if name is not None and isinstance(value, int) and value > most:
+            limited[name] = most
+    return limited
+
+
 def guides(method: Callable[..., Any], given: Mapping[str, Any]) -> bool:
     """Whether a method uses guidance with the given options, so that it needs the empty text's condition."""
     return value_of(method, Capability.GUIDANCE, given) not in (None, NO_GUIDANCE)

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from kgen.backend.attributes import shared_copy
+from kgen.contracts.capabilities import limit_passes
 from kgen.contracts.encoder import Condition
 from kgen.errors import SpaceError
 from kgen.options import MAX_OPTION, Arguments, Configurable
@@ -162,6 +163,17 @@ class Decoder(Configurable, keras.layers.Layer):  # type: ignore[misc]
             options: Validated options of `decode`.
         """
         return dict(options)
+
+    def limit_passes(self, options: Mapping[str, Any], most: int) -> dict[str, Any]:
+        """The options of `decode` with at most `most` sampling steps, with which a run tries the decoder first.
+
+        A decoder that gives options to other decoders limits theirs.
+
+        Args:
+            options: Validated options of `decode`.
+            most: Largest number of steps, and of random samples.
+        """
+        return limit_passes(type(self).decode, options, most)
 
     def compute_losses(self, images: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
         """Losses per example (B,), as for a generator. Only for decoders that are trained in a stage."""

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol, cast, runtime_checkable
 import keras
 import numpy as np
 
+from kgen.backend.attributes import freeze_layer
 from kgen.errors import ConfigError
 from kgen.options import MAX_OPTION, Arguments, Configurable
 from kgen.spaces import ConditionSpace
@@ -241,6 +242,6 @@ def freeze_trained(encoder: Encoder) -> None:
     parts = encoder.parts()
     for part in parts:
         if trained_before(type(part)):
-            part.trainable = False
+            freeze_layer(part)
     if not any(part.trainable for part in parts):
-        encoder.trainable = False
+        freeze_layer(encoder)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import keras
 
+from kgen.backend.attributes import freeze_layer
 from kgen.errors import ConfigError
 from kgen.parts.patterns import ALL, check_patterns, select
 from kgen.storage.paths import weight_paths
@@ -47,7 +48,7 @@ def freeze(model: keras.Model, frozen: Sequence[str] = (), *, trainable: Sequenc
 def _freeze(layer: keras.layers.Layer, trained: set[int]) -> None:
     """Freezes all weights of a layer and of the layers in it, except those in `trained`."""
     if layer.weights and not any(id(weight) in trained for weight in layer.weights):
-        layer.trainable = False
+        freeze_layer(layer)
         return
     for weight in layer._trainable_variables:
         if id(weight) not in trained:

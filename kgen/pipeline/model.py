@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kgen.backend.attributes import freeze_layer
 from kgen.backend.devices import create_weights
 from kgen.backend.memory import weights_fit
 from kgen.backend.programs import Programs
@@ -93,16 +94,15 @@ class Pipeline(SavedInFolders, LossModel):
         for part in self.encoder.parts():  # the frozen ones at once: what their build assigns must not be lost
             condition = create_weights(part, part.null_tokens()) if part.trainable else part.null_condition()
             if not part.trainable:
-                part.trainable = False  # also for the layers that its build made
+                freeze_layer(part)  # also the layers that its build made
         if not self.encoder.trainable:
             condition = self.encoder.null_condition()
         elif len(self.encoder.parts()) > 1:
             condition = create_weights(self.encoder, self.null_tokens)
         if not self.decoder.built:
             self.decoder.build(None)
-        image = ops.zeros((1, *self.decoder.image_space.shape))
-        latent = create_weights(self.decoder.encode, image)
-        self.decoder.trainable = False  # it is trained in a separate stage, before the generator
+        latent = create_weights(self.decoder.encode, ops.zeros((1, *self.decoder.image_space.shape)))
+        freeze_layer(self.decoder)  # it is trained in a separate stage, before the generator
         losses = create_weights(
             lambda latent, condition: self.generator.compute_losses(latent, condition, training=False),
             latent,

@@ -20,9 +20,10 @@ import yaml
 from keras import ops
 
 from kgen.backend.devices import as_graph
+from kgen.backend.gradients import no_gradients
 from kgen.backend.variables import kept_variables
 from kgen.config import FitConfig, RunConfig
-from kgen.contracts.capabilities import Capability, option_of, sampling_steps
+from kgen.contracts.capabilities import limit_passes, sampling_steps
 from kgen.contracts.dataset import SPLITS, Dataset, Split
 from kgen.contracts.decoder import Decoder, has_losses
 from kgen.contracts.encoder import Condition, Encoder, freeze_trained
@@ -35,7 +36,6 @@ from kgen.experiments.experiment import Experiment, Metrics
 from kgen.experiments.inputs import SplitImages
 from kgen.experiments.prompts import prompts_to_generate
 from kgen.experiments.shapes import check_parts, image_spaces, shape_of
-from kgen.options import options
 from kgen.parts.construction import make_decoder
 from kgen.parts.freezing import freeze
 from kgen.pipeline.assembly import assemble
@@ -57,9 +57,6 @@ SHOWN_TO_METRICS = 64
 
 SHUFFLED = 64
 """Number of captions whose tags are shuffled, to find out whether an encoder can read them."""
-
-REPEATED = (Capability.STEPS, Capability.SAMPLES)
-"""Capabilities whose options are numbers of network passes. `TRIED` passes are enough here, if this is allowed."""
 
 LONG = 16
 """Number of steps above which a loop is traced before it runs."""
@@ -107,7 +104,8 @@ def preflight(experiment: Experiment, encoder: Encoder, assets: Path | None = No
         try_fit(config.fit, pipeline.trainable_variables)
         _try_journal(losses)
         try_loggers(config.loggers, config.dump(), losses)
-        made = _try_generation(config, pipeline, _two(prompts), staged)
+        with no_gradients():
+            made = _try_generation(config, pipeline, _two(prompts), staged)
         if config.evaluate.likelihood.images:
             _try_likelihood(config, pipeline, images, inputs)
         require_enough_images(experiment, make_plans(experiment, encoder.fields))
@@ -257,8 +255,8 @@ def _try_generation(config: RunConfig, pipeline: Pipeline, prompts: Sequence[Any
         run = as_graph(lambda: decoder.decode(latents, condition, noise, **own), loops)
         return check_in_space(run(), decoder.image_space, decoder, "decode")
 
-    latents = _first_that_works(generate, _reduced(type(generator).generate, for_generator))
-    images = _first_that_works(decode, _reduced(type(decoder).decode, for_decoder))
+    latents = _first_that_works(generate, limit_passes(type(generator).generate, for_generator, TRIED), for_generator)
+    images = _first_that_works(decode, decoder.limit_passes(for_decoder, TRIED), for_decoder)
     return to_uint8(ops.convert_to_numpy(ops.cast(images, "float32")))
 
 
@@ -282,7 +280,7 @@ def _try_likelihood(config: RunConfig, pipeline: Pipeline, images: np.ndarray, i
         require_finite(nats, generator, "log_likelihood returned something")
 
     given = validate_options(generator, "log_likelihood", config.evaluate.likelihood.options)
-    _first_that_works(measure, _reduced(type(generator).log_likelihood, given))
+    _first_that_works(measure, limit_passes(type(generator).log_likelihood, given, TRIED), given)
 
 
 def try_metrics(metrics: Metrics, images: np.ndarray, dataset: Dataset) -> dict[Split, dict[str, list[str]]]:
@@ -377,18 +375,11 @@ def _two(items: Sequence[Item]) -> list[Item]:
     return [items[0], items[-1]]
 
 
-def _reduced(method: Callable[..., Any], given: dict[str, Any]) -> list[dict[str, Any]]:
-    """A list of options for a method: reduced ones that need less work, if there are any, and the given ones."""
-    known = options(method)
-    repeated = [name for capability in REPEATED if (name := option_of(method, capability)) is not None]
-    values = {name: given.get(name, known[name].default) for name in repeated}
-    small = {name: TRIED for name, value in values.items() if isinstance(value, int) and value > TRIED}
-    return [{**given, **small}, given] if small else [given]
-
-
-def _first_that_works(function: Callable[[dict[str, Any]], Result], attempts: Sequence[dict[str, Any]]) -> Result:
-    """Returns the result of the first attempt that works; raises the error of the last one."""
-    for attempt in attempts[:-1]:
+def _first_that_works(
+    function: Callable[[dict[str, Any]], Result], reduced: dict[str, Any], given: dict[str, Any]
+) -> Result:
+    """Calls a function with reduced options, which need less work, or with the given ones if it refuses those."""
+    if reduced != given:
         with contextlib.suppress(Exception):
-            return function(attempt)
-    return function(attempts[-1])
+            return function(reduced)
+    return function(given)

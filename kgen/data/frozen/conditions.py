@@ -102,9 +102,9 @@ def cached_conditions(
 
     The cache stores floats as bfloat16, with an error of at most 0.4%.
 
-    The name of the cache is a hash of the encoder's class, configuration, precision and weights, of the backend, of all
-    inputs, and of the tokens of 1,000 of them, which shows that the vocabulary is the same. When a cache is opened, two
-    of its conditions are computed again and compared, which detects a change of the encoder's code.
+    The name of the cache is a hash of the encoder's class, configuration, precision, assets and weights, of the
+    backend, of all inputs, and of the tokens of 1,000 of them. When a cache is opened, two of its conditions are
+    computed again and compared. Both detect a change of the encoder's code.
 
     Args:
         encoder: The encoder, whose weights must not change.

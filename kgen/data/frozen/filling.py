@@ -5,29 +5,44 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import tempfile
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import keras
 import numpy as np
 
 from kgen.backend.compiled import Compiled, Snapshot, snapshot_bytes
+from kgen.storage.files import files_in
 
 MAX_COPY_BYTES = 2**30
 """Largest size of weights that are copied so that they can be used while a model trains."""
 
 
 def provenance(part: Any) -> dict[str, str]:
-    """Everything that determines the outputs of a frozen part: class, options, precision, backend and weights."""
+    """Everything that determines the outputs of a frozen part: class, options, precision, backend, assets, weights."""
     cls = type(part)
     return {
         "class": f"{cls.__module__}:{cls.__qualname__}",
         "config": json.dumps(part.config, sort_keys=True),
         "dtype": part.dtype_policy.name,
         "backend": keras.backend.backend(),
+        "assets": assets_fingerprint(part),
         "weights": weights_fingerprint(part),
     }
+
+
+def assets_fingerprint(part: Any) -> str:
+    """A hash of the files that the part saves as its assets, such as a vocabulary."""
+    digest = hashlib.blake2b(digest_size=16)
+    with tempfile.TemporaryDirectory() as folder:
+        part.save_assets(folder)
+        for name in files_in(Path(folder)):
+            content = (Path(folder) / name).read_bytes()
+            digest.update(f"{name} {len(content)} ".encode() + content)
+    return digest.hexdigest()
 
 
 def weights_fingerprint(part: keras.layers.Layer) -> str:

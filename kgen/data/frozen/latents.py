@@ -132,9 +132,9 @@ def cached_latents(
     A cache stores floats as float16, with an error of at most 0.05%. If one is 2^15 or larger, all numbers of its
     latent are divided by a power of two.
 
-    The name of a cache is a hash of the decoder's class, configuration, precision and weights, of the backend, and of
-    the dataset's options and fingerprint. When a cache is opened, its first and last latents are computed again and
-    compared, which detects a change of the decoder's code.
+    The name of a cache is a hash of the decoder's class, configuration, precision, assets and weights, of the backend,
+    and of the dataset's options and fingerprint. When a cache is opened, its first and last latents are computed again
+    and compared, which detects a change of the decoder's code.
 
     Args:
         decoder: A decoder whose weights do not change.

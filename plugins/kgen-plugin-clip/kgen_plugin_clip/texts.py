@@ -18,7 +18,7 @@ from kgen_plugin_text.bpe import PAD, SMALLEST, BytePairs
 from kgen_plugin_text.words import UNKNOWN, Words
 from pydantic import Field, PositiveInt
 
-from kgen import ConfigError, DataError, Encoder, make_encoder, read_json
+from kgen import ConfigError, DataError, Encoder, freeze_layer, make_encoder, read_json
 from kgen.options import Choice
 from kgen_plugin_clip.transformer import EPSILON, blocks
 
@@ -260,6 +260,7 @@ class FrozenLayer(TextLayer):
 
     def build(self, input_shape: Any = None) -> None:
         self.encoder.null_condition()
+        freeze_layer(self.encoder)  # also the layers that its build made
 
     def call(self, tokens: dict[str, Tensor], training: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         made = self.encoder(tokens)

@@ -29,7 +29,7 @@ from kgen_plugin_diffusion import weightings
 from kgen_plugin_diffusion.bound import END_LOG_SNR, variational_bound
 from kgen_plugin_diffusion.guidance import NoiseInterval, is_inside, lead_away
 from kgen_plugin_diffusion.networks import DiT, Network
-from kgen_plugin_diffusion.predictions import Prediction
+from kgen_plugin_diffusion.predictions import Noise, Prediction
 from kgen_plugin_diffusion.samplers import Denoise, Sampler, takes_eta, time_grid
 from kgen_plugin_diffusion.schedules import Schedule
 from kgen_plugin_diffusion.spacings import Spacing
@@ -88,6 +88,11 @@ class Diffusion(Generator):
             )
         self._schedule: Schedule = part("diffusion.schedule", schedule)
         self._prediction: Prediction = part("diffusion.prediction", prediction)
+        if getattr(self._schedule, "zero_terminal_snr", False) and isinstance(self._prediction, Noise):
+            raise ValueError(
+                "prediction 'eps' says nothing about the image at the last step of a schedule with zero_terminal_snr: "
+                "choose prediction 'v', or leave zero_terminal_snr out"
+            )
         if sigma_data is not None and not self._prediction.scaled:
             raise ValueError(
                 f"sigma_data is an option of prediction 'edm', and '{prediction}' would ignore it: leave sigma_data out"

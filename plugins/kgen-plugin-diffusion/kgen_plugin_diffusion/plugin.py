@@ -21,31 +21,7 @@ def kgen_components(registry: kgen.Registrar) -> None:
     registry.add("diffusion.network", "unet", f"{HERE}.networks:UNet", summary="A U-Net with attention")
     registry.add("diffusion.network", "dit", f"{HERE}.networks:DiT", summary="A transformer over patches, adaLN-zero")
 
-    registry.kind("diffusion.schedule", f"{HERE}.schedules:Schedule", summary="Amounts of image and noise over time")
-    for name, target, summary in (
-        ("linear", "LINEAR", "Betas that rise linearly (Ho et al. 2020)"),
-        ("cosine", "COSINE", "A cosine of the time (Nichol and Dhariwal 2021)"),
-        ("rectified-flow", "RECTIFIED_FLOW", "Straight lines from noise to image (Liu et al. 2022)"),
-        ("shifted-flow", "ShiftedFlow", "Rectified flow, shifted toward the noise (Esser et al. 2024)"),
-        ("karras", "KARRAS", "Variance exploding, sigma from 0.002 to 80 (Karras et al. 2022)"),
-    ):
-        registry.add("diffusion.schedule", name, f"{HERE}.schedules:{target}", summary=summary)
-    registry.add(
-        "diffusion.schedule", "discrete", f"{HERE}.discrete:Discrete", summary="Numbered steps, as in Stable Diffusion"
-    )
-
-    registry.kind("diffusion.spacing", f"{HERE}.spacings:Spacing", summary="The times that a sampler visits")
-    for name, target, summary in (
-        ("uniform", "uniform", "Evenly spaced times"),
-        ("quadratic", "quadratic", "Finer toward the image (Song et al. 2021)"),
-        ("leading", "Leading", "Discrete times from the least noise on (DDIM, Stable Diffusion)"),
-        ("trailing", "Trailing", "Discrete times from pure noise on (Lin et al. 2024)"),
-        ("linspace", "Linspace", "Discrete times from the most to the least noise"),
-        ("karras", "Karras", "Noise levels by a power (Karras et al. 2022)"),
-        ("exponential", "exponential", "Noise levels that fall exponentially"),
-        ("ays", "AlignYourSteps", "Optimized noise levels of published models (Sabour et al. 2024)"),
-    ):
-        registry.add("diffusion.spacing", name, f"{HERE}.spacings:{target}", summary=summary)
+    _add_times(registry)
 
     registry.kind("diffusion.prediction", f"{HERE}.predictions:Prediction", summary="Targets that the network predicts")
     for name, target, summary in (
@@ -73,3 +49,32 @@ def kgen_components(registry: kgen.Registrar) -> None:
         ("pndm", "sample_pndm", "Pseudo linear multistep, as in Stable Diffusion (Liu et al. 2022)"),
     ):
         registry.add("diffusion.sampler", name, f"{HERE}.samplers:{target}", summary=summary)
+
+
+def _add_times(registry: kgen.Registrar) -> None:
+    """Adds the schedules, and the spacings of the times that a sampler visits."""
+    registry.kind("diffusion.schedule", f"{HERE}.schedules:Schedule", summary="Amounts of image and noise over time")
+    for name, target, summary in (
+        ("linear", "LINEAR", "Betas that rise linearly (Ho et al. 2020)"),
+        ("cosine", "COSINE", "A cosine of the time (Nichol and Dhariwal 2021)"),
+        ("rectified-flow", "RECTIFIED_FLOW", "Straight lines from noise to image (Liu et al. 2022)"),
+        ("shifted-flow", "ShiftedFlow", "Rectified flow, shifted toward the noise (Esser et al. 2024)"),
+        ("karras", "KARRAS", "Variance exploding, sigma from 0.002 to 80 (Karras et al. 2022)"),
+    ):
+        registry.add("diffusion.schedule", name, f"{HERE}.schedules:{target}", summary=summary)
+    registry.add(
+        "diffusion.schedule", "discrete", f"{HERE}.discrete:Discrete", summary="Numbered steps, as in Stable Diffusion"
+    )
+
+    registry.kind("diffusion.spacing", f"{HERE}.spacings:Spacing", summary="The times that a sampler visits")
+    for name, target, summary in (
+        ("uniform", "uniform", "Evenly spaced times"),
+        ("quadratic", "quadratic", "Finer toward the image (Song et al. 2021)"),
+        ("leading", "Leading", "Discrete times from the least noise on (DDIM, Stable Diffusion)"),
+        ("trailing", "Trailing", "Discrete times from pure noise on (Lin et al. 2024)"),
+        ("linspace", "Linspace", "Discrete times from the most to the least noise"),
+        ("karras", "Karras", "Noise levels by a power (Karras et al. 2022)"),
+        ("exponential", "exponential", "Noise levels that fall exponentially"),
+        ("ays", "AlignYourSteps", "Optimized noise levels of published models (Sabour et al. 2024)"),
+    ):
+        registry.add("diffusion.spacing", name, f"{HERE}.spacings:{target}", summary=summary)

@@ -129,6 +129,10 @@ def test_options_without_effect_are_refused() -> None:
         generator.noise_spec(guidance_rescale=0.7)
     with pytest.raises(ValueError, match="gamma is an option of weighting 'min-snr'"):
         Diffusion(SPACE, CONDITIONS, network=TINY_DIT, gamma=3.0)
+    pure_noise = {"kind": "discrete", "zero_terminal_snr": True}
+    with pytest.raises(ValueError, match="prediction 'eps' says nothing about the image at the last step"):
+        Diffusion(SPACE, CONDITIONS, network=TINY_DIT, schedule=pure_noise, prediction="eps")
+    Diffusion(SPACE, CONDITIONS, network=TINY_DIT, schedule=pure_noise, prediction="v")
     with pytest.raises(ValueError, match="sigma_data is an option of prediction 'edm'"):
         Diffusion(SPACE, CONDITIONS, network=TINY_DIT, sigma_data=1.0)
 

@@ -129,6 +129,10 @@ class Cascade(Decoder):
         given = zip(self.parts, self._options(options.get("parts", ())), strict=True)
         return {**options, "parts": tuple(part.without_text(own) for part, own in given)}
 
+    def limit_passes(self, options: Mapping[str, Any], most: int) -> dict[str, Any]:
+        given = zip(self.parts, self._options(options.get("parts", ())), strict=True)
+        return {**options, "parts": tuple(part.limit_passes(own, most) for part, own in given)}
+
     # ---- training -------------------------------------------------------------------------------------------------
 
     def compute_losses(self, images: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:

@@ -57,6 +57,16 @@ def test_each_part_works_on_the_latents_of_the_next_one() -> None:
     np.testing.assert_allclose(ops.convert_to_numpy(made.encode(ops.convert_to_tensor(images))), means, atol=1e-5)
 
 
+def test_the_steps_of_each_part_are_limited() -> None:
+    """A run tries its parts with few steps first."""
+    made = cascade(DIFFUSION, DIFFUSION, REGRESSION)
+    given: dict[str, Any] = {"parts": ({"steps": 9, "augmentation": 0.1}, {"steps": 1})}
+    first, second, third = made.limit_passes(given, 2)["parts"]
+    assert (first["steps"], second["steps"]) == (2, 1) and first["augmentation"] == 0.1
+    assert "steps" not in third and given["parts"][0]["steps"] == 9
+    assert made.limit_passes({}, 2)["parts"][0]["steps"] == 2  # of the default
+
+
 def test_a_cascade_equals_its_parts() -> None:
     made = cascade(REGRESSION, REGRESSION)
     made.build(None)

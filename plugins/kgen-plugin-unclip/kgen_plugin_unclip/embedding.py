@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kgen import Encoder, image_embedder
+from kgen import Encoder, freeze_layer, image_embedder
 
 Tensor = Any
 
@@ -44,7 +44,7 @@ class ImageEmbedding(keras.layers.Layer):
     def build(self, input_shape: Any = None) -> None:
         if not self.encoder.built:
             self.encoder.null_condition()
-        self.encoder.trainable = False  # also the layers that its build made
+        freeze_layer(self.encoder)  # also the layers that its build made
         self.built = True
 
     def call(self, images: Tensor) -> Tensor:
