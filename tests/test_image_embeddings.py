@@ -264,6 +264,7 @@ def test_the_embeddings_of_a_published_clip_are_decoded_and_its_weights_stay(
     before = [np.array(ops.convert_to_numpy(weight)) for weight in (*own, *shared)]
     images = np.random.default_rng(0).integers(0, 256, (4, 12, 12, 3)).astype(np.uint8)
     training.fit({"image": images, "tokens": encoder.tokenize(published.TEXTS)}, epochs=2, verbose=0)
+    assert not any(weight.trainable for weight in shared)
     same = [np.array_equal(ops.convert_to_numpy(now), old) for now, old in zip((*own, *shared), before, strict=True)]
     assert not all(same[: len(own)]) and all(same[len(own) :]) and len(shared) > 50
     model = Variations(decoder, encoder)
