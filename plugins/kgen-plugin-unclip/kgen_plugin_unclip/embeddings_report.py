@@ -12,7 +12,7 @@ import numpy as np
 
 from kgen import ReportSection, save_sheet
 from kgen.random import spherical
-from kgen_plugin_unclip.measurement import SPLITS, Measured, Measurement
+from kgen_plugin_unclip.measurement import NEARER, SPLITS, Measured, Measurement
 from kgen_plugin_unclip.texts import embed_texts, shift
 
 SPLIT_NAMES = {"train": "seen", "holdout": "held out"}
@@ -55,7 +55,7 @@ def section(
             SPLIT_NAMES[one.split],
             str(one.prompts),
             SOURCE_NAMES[one.source],
-            *(_with_error(values) for values in one.values.values()),
+            *("" if (one.source, name) == ("text", NEARER) else _with_error(one.values[name]) for name in numbers),
         ]
         for one in measured
     ]
