@@ -1,4 +1,4 @@
-"""Registers the plugin's decoders."""
+"""Registers the plugin's decoders and networks."""
 
 from __future__ import annotations
 
@@ -20,4 +20,10 @@ def kgen_components(registry: kgen.Registrar) -> None:
         "vq-model",
         f"{HERE}.vq:VQModel",
         summary="A published autoencoder with tokens as latents: those of aMUSEd, VQ diffusion and latent diffusion",
+    )
+    registry.add(
+        "diffusion.network",
+        "unet-2d-condition",
+        f"{HERE}.unet:UNet",
+        summary="A published U-Net: those of Stable Diffusion 1, 2 and XL",
     )

@@ -15,13 +15,26 @@ TINY: dict[str, Any] = {
     "block_out_channels": (8, 16),
     "norm_num_groups": 4,
 }
-"""Options of a model with the factor 2."""
+"""Options of an autoencoder with the factor 2."""
+
+TINY_UNET: dict[str, Any] = {
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "block_out_channels": (8, 16),
+    "layers_per_block": 1,
+    "cross_attention_dim": 6,
+    "attention_head_dim": 2,
+    "norm_num_groups": 4,
+    "sample_size": 8,
+}
+"""Options of a U-Net like that of Stable Diffusion 1."""
 
 
 def random_model(cls: str, **options: Any) -> Any:
     """A model of which no weight is zero or one, because that would hide weights that were swapped."""
     torch.manual_seed(0)
-    model = getattr(diffusers, cls)(**{**TINY, **options}).eval()
+    tiny = TINY_UNET if cls == "UNet2DConditionModel" else TINY
+    model = getattr(diffusers, cls)(**{**tiny, **options}).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.ndim == 1:
