@@ -37,10 +37,10 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
 
     A subclass takes `space` and `condition_space` first, then its options, after a ``*``. It stores each option under
     its own name, and passes ``**kwargs`` (Keras's ``name`` and ``dtype``) to ``super().__init__``. `compute_losses`
-    creates every weight that `build_pretrained` does not create. A weight that should learn more slowly than the others gets an attribute
-    `learning_rate_share`, its share of the learning rate. Random numbers in training come from a `kgen.SeedGenerator`.
-    A layer that assigns to its weights in training does so only if ``self.trainable`` is True, because frozen weights
-    must stay as they are.
+    creates every weight that `build_pretrained` does not create. A weight that should learn more slowly than the others
+    gets an attribute `learning_rate_share`, its share of the learning rate. Random numbers in training come from a
+    `kgen.SeedGenerator`. A layer that assigns to its weights in training does so only if ``self.trainable`` is True,
+    because frozen weights must stay as they are.
 
     Args:
         space: The space of the latents to generate.

@@ -67,9 +67,7 @@ class ClipText(Encoder):
         self.model = model
         self.tower = model.tower(self.dtype_policy)
         if found.dim is not None:
-            self.projection = keras.layers.Dense(
-                found.dim, use_bias=False, dtype=self.dtype_policy, name="projection"
-            )
+            self.projection = keras.layers.Dense(found.dim, use_bias=False, dtype=self.dtype_policy, name="projection")
 
     def _require_model(self) -> PretrainedTextModel:
         if self.model is None:

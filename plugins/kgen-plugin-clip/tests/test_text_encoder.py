@@ -108,9 +108,7 @@ def test_names_with_and_without_their_first_part(pipeline: Path, tmp_path: Path)
         ({"num_hidden_layers": 1}, r"unknown; kgen's model may compute something else"),
     ],
 )
-def test_problems_are_named(
-    change: dict[str, Any], message: str, published: ModuleType, tmp_path: Path
-) -> None:
+def test_problems_are_named(change: dict[str, Any], message: str, published: ModuleType, tmp_path: Path) -> None:
     save(published, tmp_path)
     file = tmp_path / "text_encoder" / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))

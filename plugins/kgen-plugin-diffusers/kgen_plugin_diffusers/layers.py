@@ -1,4 +1,4 @@
-"""The layers of diffusers' convolutional models. Their attributes have the names of its modules, so that weights are found."""
+"""The layers of diffusers' autoencoders and U-Nets. Their attributes have the names of its modules, to find weights."""
 
 from __future__ import annotations
 

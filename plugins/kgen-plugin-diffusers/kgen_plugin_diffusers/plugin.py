@@ -24,6 +24,6 @@ def kgen_components(registry: kgen.Registrar) -> None:
     registry.add(
         "diffusion.network",
         "unet-2d-condition",
-        f"{HERE}.unet:UNet",
+        f"{HERE}.unet.options:UNet",
         summary="A published U-Net: those of Stable Diffusion 1, 2 and XL",
     )

@@ -81,7 +81,9 @@ def text_architecture(folder: Path, end: int, padding: str) -> TextArchitecture:
     classes = {("CLIPTextModel",): False, ("CLIPTextModelWithProjection",): True}
     given = config.value("architectures", [next(iter(classes))[0]])
     if (key := tuple(given) if isinstance(given, list) else ()) not in classes:
-        config.refuse("architectures", f"must be {' or '.join(str(list(known)) for known in classes)}, not {given!r:.80}")
+        config.refuse(
+            "architectures", f"must be {' or '.join(str(list(known)) for known in classes)}, not {given!r:.80}"
+        )
     dim = config.whole("projection_dim", 512) if classes[key] else None
     length, vocabulary = _tokens(config, end)
     return TextArchitecture(_tower(config, 512, 2048, 8), length, vocabulary, dim, padding)

@@ -1,4 +1,4 @@
-"""A published U-Net, as a network of `diffusion/diffusion`."""
+"""The options of a published U-Net, and its layer, which reads the folder."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from kgen import ConditionSpace, ConfigError, RunError, Space, SpaceError
 from kgen.pretrained import Section
 from kgen_plugin_diffusers.folder import CONFIG, Folder, read_config
 from kgen_plugin_diffusers.layers import Shape, Tensor
-from kgen_plugin_diffusers.unet_architecture import Architecture
-from kgen_plugin_diffusers.unet_network import UNetNetwork
+from kgen_plugin_diffusers.unet.architecture import Architecture
+from kgen_plugin_diffusers.unet.network import UNetNetwork
 
 MODEL, PARTS = "UNet2DConditionModel", ("unet",)
 """The name of the model's class in diffusers, and those that it may have in a pipeline."""

@@ -11,8 +11,8 @@ from keras import ops
 from kgen import SpaceError
 from kgen.nn import conv3x3
 from kgen_plugin_diffusers.layers import Shape, Tensor, group_norm
-from kgen_plugin_diffusers.unet_architecture import SIZES, Architecture
-from kgen_plugin_diffusers.unet_layers import Blocks, Embedding, waves
+from kgen_plugin_diffusers.unet.architecture import SIZES, Architecture
+from kgen_plugin_diffusers.unet.layers import Blocks, Embedding, waves
 
 
 class UNetNetwork(keras.layers.Layer):

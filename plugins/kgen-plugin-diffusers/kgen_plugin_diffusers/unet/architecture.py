@@ -28,17 +28,14 @@ FIXED: Mapping[str, tuple[Any, ...]] = {
     "conv_in_kernel": (3,),
     "conv_out_kernel": (3,),
     "cross_attention_norm": (None,),
-    "dropout": (0.0, 0),
     "dual_cross_attention": (False,),
     "encoder_hid_dim": (None,),
     "encoder_hid_dim_type": (None,),
     "mid_block_only_cross_attention": (None, False),
-    "mid_block_scale_factor": (1, 1.0),
     "mid_block_type": (MIDDLE,),
     "num_attention_heads": (None,),
     "num_class_embeds": (None,),
     "only_cross_attention": (False,),
-    "resnet_out_scale_factor": (1.0, 1),
     "resnet_skip_time_act": (False,),
     "reverse_transformer_layers_per_block": (None,),
     "time_cond_proj_dim": (None,),
@@ -48,6 +45,9 @@ FIXED: Mapping[str, tuple[Any, ...]] = {
     "timestep_post_act": (None,),
 }
 """Keys that must have their default, the first value, or another value of the same meaning."""
+
+FIXED_NUMBERS = {"dropout": 0, "mid_block_scale_factor": 1, "resnet_out_scale_factor": 1}
+"""Keys that must have their default, a number."""
 
 Modulation = Literal["default", "scale_shift"]
 
@@ -102,7 +102,7 @@ class Architecture:
         modulation: Whether the time is added to the input of each second convolution, or scales and shifts it.
         padding: Whether a downsampling pads 1 on all sides, or else at the right and the bottom.
         cosines_first: Whether the cosines of the time precede its sines.
-        shift: A shift of the frequencies of these: see `unet_layers.frequencies`.
+        shift: A shift of the frequencies of these: see `layers.waves`.
         added: SDXL's embedding of the pooled text and the sizes; None: there is none.
     """
 
@@ -151,8 +151,11 @@ class Architecture:
             added=_added(config),
         )
         config.ignore(*WITHOUT_EFFECT)
-        for key, (default, *same) in FIXED.items():
-            config.one_of(key, dict.fromkeys((default, *same)), default)
+        for key, allowed in FIXED.items():
+            config.one_of(key, dict.fromkeys(allowed), allowed[0])
+        for key, default in FIXED_NUMBERS.items():
+            if (number := config.real(key, default)) != default:
+                config.refuse(key, f"must be {default}, not {number:g}")
         config.finish()
         return found
 

@@ -12,7 +12,7 @@ from keras import ops
 
 from kgen.nn import MultiHeadAttention, Upsample
 from kgen_plugin_diffusers.layers import ResnetBlock, Shape, Tensor, conv1x1, group_norm
-from kgen_plugin_diffusers.unet_architecture import Architecture, Stage
+from kgen_plugin_diffusers.unet.architecture import Architecture, Stage
 
 TRANSFORMER_EPSILON = 1e-5
 """The number that the layer normalizations add to the variance."""
