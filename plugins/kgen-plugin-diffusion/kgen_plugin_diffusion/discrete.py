@@ -27,9 +27,9 @@ class Discrete(Schedule):
     interpolated linearly. The defaults are those of Stable Diffusion 1 and 2.
 
     Args:
-        betas: "scaled-linear": the square roots of the betas rise linearly (the code of Rombach et al. 2022); "linear": the betas
-            do (Ho et al. 2020); "cosine": alpha^2 is a squared cosine of the time (Nichol and Dhariwal 2021, equation
-            17), without `beta_start` and `beta_end`.
+        betas: "scaled-linear": the square roots of the betas rise linearly (the code of Rombach et al. 2022);
+            "linear": the betas do (Ho et al. 2020); "cosine": alpha^2 is a squared cosine of the time (Nichol and
+            Dhariwal 2021, equation 17), without `beta_start` and `beta_end`.
         beta_start, beta_end: First and last beta. None means 0.00085 and 0.012 for "scaled-linear", and 1e-4 and 0.02
             for "linear".
         steps: Number of steps.

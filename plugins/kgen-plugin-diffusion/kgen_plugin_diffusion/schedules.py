@@ -30,8 +30,8 @@ class Schedule:
 
     Attributes:
         variance_exploding: Whether samplers solve for x / alpha, to which noise of the level sigma / alpha is added
-            (Song et al. 2021, score-based models). This level must be positive and finite from t = 0 to 1, as in the schedules
-            "karras", where alpha is 1, and "discrete". Otherwise they solve for x / (alpha + sigma).
+            (Song et al. 2021, score-based models). This level must be positive and finite from t = 0 to 1, as in the
+            schedules "karras", where alpha is 1, and "discrete". Otherwise they solve for x / (alpha + sigma).
         steps: Number of the discrete times, for spacings that are defined by them.
     """
 
