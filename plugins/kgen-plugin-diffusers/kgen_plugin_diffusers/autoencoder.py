@@ -92,6 +92,12 @@ class PretrainedAutoencoder(Decoder):
             self._folder = folder
         return self._architecture
 
+    @property
+    def published(self) -> Section:
+        """The configuration of the model, as it is in the folder. Raises ConfigError, as `architecture` does."""
+        assert self.architecture is not None and self._published is not None
+        return self._published
+
     def _set_architecture(self, config: Section) -> None:
         self._architecture = self.architecture_class.read(config)
         self._published = config
@@ -119,8 +125,7 @@ class PretrainedAutoencoder(Decoder):
 
     def save_assets(self, path: str | Path) -> None:
         """Writes the configuration, as it is in the folder."""
-        assert self.architecture is not None and self._published is not None
-        text = json.dumps(self._published.data, indent=2, sort_keys=True)
+        text = json.dumps(self.published.data, indent=2, sort_keys=True)
         (Path(path) / CONFIG).write_text(text + "\n", encoding="utf-8")
 
     def load_assets(self, path: str | Path) -> None:
