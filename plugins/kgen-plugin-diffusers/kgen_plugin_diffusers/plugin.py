@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import kgen
 
 KGEN_API = 1
@@ -26,4 +28,21 @@ def kgen_components(registry: kgen.Registrar) -> None:
         "unet-2d-condition",
         f"{HERE}.unet.options:UNet",
         summary="A published U-Net: those of Stable Diffusion 1, 2 and XL",
+    )
+    registry.kind(
+        "diffusers.model", f"{HERE}.exchange.model:convert", summary="Parts that 'kgen export' writes for diffusers"
+    )
+    registry.add(
+        "diffusers.model",
+        "published-autoencoder",
+        f"{HERE}.exchange.conversions:from_published_autoencoder",
+        summary="The decoders autoencoder-kl and vq-model",
+    )
+
+
+@kgen.hookimpl
+def kgen_commands(commands: Any) -> None:
+    commands.add("export", f"{HERE}.exchange.commands:export", summary="Write parts of a run as models of diffusers.")
+    commands.add(
+        "import", f"{HERE}.exchange.commands:import_folder", summary="Print a run file for a folder of diffusers."
     )
