@@ -52,6 +52,22 @@ class Source:
             return tensor.transpose(2, 3, 1, 0).reshape(-1, tensor.shape[0])
         return tensor.T if self.form == "transposed" else tensor
 
+    def restore(self, weight: np.ndarray) -> dict[str, np.ndarray]:
+        """The tensors by name of which a weight was made: the inverse of `convert`. They have equal shapes.
+
+        Raises:
+            ValueError: the form is "patches", of which the weight does not tell the size.
+        """
+        if self.form == "patches":
+            raise ValueError("the size of the patches is not known")
+        tensor = weight
+        if self.form == "convolution":
+            tensor = weight.transpose(3, 2, 0, 1)
+        elif self.form == "transposed":
+            tensor = weight.T
+        parts = np.split(tensor, len(self.names))
+        return {name: np.ascontiguousarray(part) for name, part in zip(self.names, parts, strict=True)}
+
 
 class Tensors:
     """The tensors of safetensors files, which a `with` block opens.

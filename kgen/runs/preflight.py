@@ -241,6 +241,9 @@ def _try_generation(config: RunConfig, pipeline: Pipeline, prompts: Sequence[Any
     keys = noise_keys(texts, [config.sample.seed] * TRIED, 1, config.sample.shared_noise)
     condition, null = _condition(encoder, prompts), _condition(encoder, [encoder.null] * TRIED)
 
+    for part, own in ((generator, for_generator), (decoder, for_decoder)):
+        noise_spec(part, own)  # checks the options as they are given, because fewer steps are tried
+
     def generate(own: dict[str, Any]) -> Any:
         noise = _tensors(sample(noise_spec(generator, own), keys))
         run = as_graph(

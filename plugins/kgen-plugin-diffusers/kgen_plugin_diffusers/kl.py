@@ -133,6 +133,7 @@ class AutoencoderKL(PretrainedAutoencoder):
 
     model_class = "AutoencoderKL"
     parts = ("vae",)
+    architecture_class = Architecture
 
     def __init__(
         self,
@@ -146,21 +147,12 @@ class AutoencoderKL(PretrainedAutoencoder):
         kl_weight: Annotated[float, Field(ge=0)] = 1e-6,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            image_space,
-            pretrained=pretrained,
-            variant=variant,
-            reconstruction=reconstruction,
-            perceptual=perceptual,
-            discriminator=discriminator,
-            **kwargs,
-        )
+        super().__init__(image_space, **kwargs)
+        self.pretrained = pretrained
+        self.variant = variant
+        self._set_losses(reconstruction, perceptual, discriminator)
         self.kl_weight = kl_weight
         self.seed_generator = SeedGenerator()
-
-    @classmethod
-    def read(cls, config: Section) -> Architecture:
-        return Architecture.read(config)
 
     @property
     def latent_space(self) -> Space:
