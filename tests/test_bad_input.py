@@ -142,3 +142,25 @@ def test_generating_with_unknown_options_or_without_a_run(kgen, trained: Trained
     )
     kgen("generate", tmp_path, "red").refuses(f"{tmp_path} holds no trained pipeline")
     assert not list(tmp_path.iterdir())
+
+
+DIFFUSION = """\
+data: {name: squares, colors: [red, green]}
+encoder: letters
+generator: {name: diffusion/diffusion, network: {kind: dit, patch: 4, width: 8, depth: 1, heads: 1}}
+fit: {steps: 1, batch_size: 4}
+sample: {every: 0, options: {steps: 2, spacing: leading}}
+evaluate: {metrics: []}
+"""
+
+
+@pytest.mark.portable
+def test_steps_that_a_spacing_does_not_have(kgen, tmp_path: Path) -> None:
+    """They are refused before the training, and before the sampling, although `kgen run` tries two steps first."""
+    message = "steps: 1001 does not fit into the 1000 discrete times"
+    config = write(tmp_path / "small.yaml", DIFFUSION)
+    kgen("run", config, "--set", "sample.options.steps=1001", cwd=tmp_path).refuses(message)
+    assert kgen("run", config, cwd=tmp_path).status == 0
+    kgen("generate", "runs/small", "red", "--set", "steps=1001", "--set", "spacing=leading", cwd=tmp_path).refuses(
+        message
+    )

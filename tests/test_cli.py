@@ -21,7 +21,7 @@ from kgen.cli.commands.generate import _slug
 from kgen.errors import ConfigError, PluginError
 
 COMMANDS = [
-    *("run", "generate", "caption", "evaluate", "compare", "weights", "check", "schema"),
+    *("run", "generate", "caption", "evaluate", "compare", "weights", "check", "schema", "export", "import"),
     *("data check", "plugins list", "plugins show"),
 ]
 

@@ -85,6 +85,15 @@ class OneOf:
             _described.reset(token)
 
 
+def names_of(kind: str) -> list[str]:
+    """Returns the names of all components of a kind that a plugin declares, as `part` takes them.
+
+    Raises:
+        PluginError: no plugin declares the kind.
+    """
+    return [component.short for component in _declared(kind).of_kind(kind)]
+
+
 def part(kind: str, value: Any) -> Any:
     """Returns the object that an option names.
 

@@ -26,6 +26,14 @@ class Architecture(Protocol):
     def network(self) -> Network:
         """The options of both networks."""
 
+    @classmethod
+    def read(cls, config: Section) -> Architecture:
+        """Reads the keys of a configuration. Missing keys have the defaults of diffusers.
+
+        Raises:
+            ConfigError: a key is unknown, or its value is wrong or stands for something that kgen does not have.
+        """
+
     def build(self, policy: Any) -> keras.layers.Layer:
         """Makes the layers of the model."""
 
@@ -34,41 +42,35 @@ class PretrainedAutoencoder(Decoder):
     """Base class of the decoders whose architecture and weights are those of a folder.
 
     The configuration is read when it is first needed, so that a decoder can be made without the folder, and
-    `load_assets` can replace it. The weights are assigned in ``build``.
-
-    Args:
-        pretrained: The folder of a model, or of a pipeline with one.
-        variant: The variant of the weights; None: the files without a variant.
-        reconstruction, perceptual, discriminator: Options of `ReconstructionLoss`.
+    `load_assets` can replace it. The weights are assigned in ``build``. A subclass has the options `pretrained` and
+    `variant`, and calls `_set_losses` in its constructor.
 
     Attributes:
         model_class: The name of the model's class in diffusers.
         parts: The names that the model may have in a pipeline.
+        architecture_class: The class of the configuration.
     """
 
     model_class: ClassVar[str]
     parts: ClassVar[tuple[str, ...]]
+    architecture_class: ClassVar[type[Architecture]]
 
-    def __init__(
-        self,
-        image_space: Space,
-        *,
-        pretrained: str,
-        variant: str | None,
-        reconstruction: Name,
-        perceptual: Perceptual | None,
-        discriminator: Discriminator | None,
-        **kwargs: Any,
-    ) -> None:
+    pretrained: str
+    variant: str | None
+
+    def __init__(self, image_space: Space, **kwargs: Any) -> None:
         super().__init__(image_space, **kwargs)
-        self.pretrained = pretrained
-        self.variant = variant
-        self.reconstruction = reconstruction
-        self.perceptual = perceptual
-        self.discriminator = discriminator
         self._folder: Folder | None = None
         self._published: Section | None = None
         self._architecture: Any = None
+
+    def _set_losses(
+        self, reconstruction: Name, perceptual: Perceptual | None, discriminator: Discriminator | None
+    ) -> None:
+        """Stores the options of `ReconstructionLoss`, and makes it."""
+        self.reconstruction = reconstruction
+        self.perceptual = perceptual
+        self.discriminator = discriminator
         self.reconstruction_loss = ReconstructionLoss(
             reconstruction, perceptual, discriminator, dtype="float32", name="reconstruction_loss"
         )
@@ -76,15 +78,6 @@ class PretrainedAutoencoder(Decoder):
     @classmethod
     def is_pretrained(cls, options: Mapping[str, Any]) -> bool:
         return True
-
-    @classmethod
-    def read(cls, config: Section) -> Architecture:
-        """Reads the keys of a configuration. Missing keys have the defaults of diffusers.
-
-        Raises:
-            ConfigError: a key is unknown, or its value is wrong or stands for something that kgen does not have.
-        """
-        raise NotImplementedError
 
     @property
     def architecture(self) -> Any:
@@ -99,8 +92,14 @@ class PretrainedAutoencoder(Decoder):
             self._folder = folder
         return self._architecture
 
+    @property
+    def published(self) -> Section:
+        """The configuration of the model, as it is in the folder. Raises ConfigError, as `architecture` does."""
+        assert self.architecture is not None and self._published is not None
+        return self._published
+
     def _set_architecture(self, config: Section) -> None:
-        self._architecture = self.read(config)
+        self._architecture = self.architecture_class.read(config)
         self._published = config
 
     @property
@@ -126,8 +125,7 @@ class PretrainedAutoencoder(Decoder):
 
     def save_assets(self, path: str | Path) -> None:
         """Writes the configuration, as it is in the folder."""
-        assert self.architecture is not None and self._published is not None
-        text = json.dumps(self._published.data, indent=2, sort_keys=True)
+        text = json.dumps(self.published.data, indent=2, sort_keys=True)
         (Path(path) / CONFIG).write_text(text + "\n", encoding="utf-8")
 
     def load_assets(self, path: str | Path) -> None:

@@ -86,12 +86,12 @@ def read_config(folder: Path, cls: str) -> Section:
 
 
 def _part(folder: Path, parts: tuple[str, ...]) -> Path:
-    """The folder of a model: a given one, or that of a part of a pipeline."""
+    """The folder of a model: a given one, or that of a part in it, as in a pipeline."""
     if not folder.is_dir():
         raise ConfigError(f"{folder}: there is no such folder; download the model first, with all its files")
-    if (folder / CONFIG).is_file() or not (folder / PIPELINE).is_file():
+    found = [folder / part for part in parts if (folder / part / CONFIG).is_file()]
+    if (folder / CONFIG).is_file() or not (found or (folder / PIPELINE).is_file()):
         return folder
-    found = [folder / part for part in parts if (folder / part).is_dir()]
     if not found:
         names = " nor ".join(f"'{part}'" for part in parts)
         raise ConfigError(f"{folder} is a pipeline without such a model: it has no folder {names}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import kgen
 
 KGEN_API = 1
@@ -20,4 +22,21 @@ def kgen_components(registry: kgen.Registrar) -> None:
         "vq-model",
         f"{HERE}.vq:VQModel",
         summary="A published autoencoder with tokens as latents: those of aMUSEd, VQ diffusion and latent diffusion",
+    )
+    registry.kind(
+        "diffusers.model", f"{HERE}.exchange.model:convert", summary="Parts that 'kgen export' writes for diffusers"
+    )
+    registry.add(
+        "diffusers.model",
+        "published-autoencoder",
+        f"{HERE}.exchange.conversions:from_published_autoencoder",
+        summary="The decoders autoencoder-kl and vq-model",
+    )
+
+
+@kgen.hookimpl
+def kgen_commands(commands: Any) -> None:
+    commands.add("export", f"{HERE}.exchange.commands:export", summary="Write parts of a run as models of diffusers.")
+    commands.add(
+        "import", f"{HERE}.exchange.commands:import_folder", summary="Print a run file for a folder of diffusers."
     )

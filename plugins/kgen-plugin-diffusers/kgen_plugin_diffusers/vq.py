@@ -137,6 +137,7 @@ class VQModel(PretrainedAutoencoder):
 
     model_class = "VQModel"
     parts = ("vqvae", "vae", "movq")
+    architecture_class = Architecture
 
     def __init__(
         self,
@@ -150,20 +151,11 @@ class VQModel(PretrainedAutoencoder):
         commitment: Annotated[float, Field(ge=0)] = 0.25,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            image_space,
-            pretrained=pretrained,
-            variant=variant,
-            reconstruction=reconstruction,
-            perceptual=perceptual,
-            discriminator=discriminator,
-            **kwargs,
-        )
+        super().__init__(image_space, **kwargs)
+        self.pretrained = pretrained
+        self.variant = variant
+        self._set_losses(reconstruction, perceptual, discriminator)
         self.commitment = commitment
-
-    @classmethod
-    def read(cls, config: Section) -> Architecture:
-        return Architecture.read(config)
 
     @property
     def latent_space(self) -> Space:

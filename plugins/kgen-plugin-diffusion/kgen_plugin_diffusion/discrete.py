@@ -15,21 +15,21 @@ from kgen_plugin_diffusion.schedules import Schedule
 
 Tensor = Any
 Beta = Annotated[float, Field(gt=0, lt=1)]
-MAX_BETA = 0.999  # of the cosine schedule (Nichol and Dhariwal 2021, section 3.2)
+MAX_BETA = 0.999  # of the cosine schedule (Nichol and Dhariwal 2021)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Discrete(Schedule):
-    """Betas at numbered steps, as most published models have been trained (Ho et al. 2020, section 2).
+    """Betas at numbered steps, as most published models have been trained (Ho et al. 2020).
 
     alpha^2 at step k is the product of 1 - beta over the steps 0 to k. The network sees k, from 0 (least noise) to
     `steps` - 1. (In kgen's schedule "linear", it sees k + 1.) Between two steps, the angle whose cosine is alpha is
     interpolated linearly. The defaults are those of Stable Diffusion 1 and 2.
 
     Args:
-        betas: "scaled-linear": the square roots of the betas rise linearly (Rombach et al. 2022); "linear": the betas
-            do (Ho et al. 2020); "cosine": alpha^2 is a squared cosine of the time (Nichol and Dhariwal 2021, equation
-            17), without `beta_start` and `beta_end`.
+        betas: "scaled-linear": the square roots of the betas rise linearly (the code of Rombach et al. 2022);
+            "linear": the betas do (Ho et al. 2020); "cosine": alpha^2 is a squared cosine of the time (Nichol and
+            Dhariwal 2021, equation 17), without `beta_start` and `beta_end`.
         beta_start, beta_end: First and last beta. None means 0.00085 and 0.012 for "scaled-linear", and 1e-4 and 0.02
             for "linear".
         steps: Number of steps.

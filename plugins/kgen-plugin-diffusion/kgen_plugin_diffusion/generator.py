@@ -31,7 +31,7 @@ from kgen_plugin_diffusion.guidance import NoiseInterval, is_inside, lead_away
 from kgen_plugin_diffusion.networks import DiT, Network
 from kgen_plugin_diffusion.predictions import Noise, Prediction
 from kgen_plugin_diffusion.samplers import Denoise, Sampler, takes_eta, time_grid
-from kgen_plugin_diffusion.schedules import Schedule
+from kgen_plugin_diffusion.schedules import Karras, Schedule
 from kgen_plugin_diffusion.spacings import Spacing
 from kgen_plugin_diffusion.times import LogitNormal, LogNormal, Uniform
 
@@ -80,18 +80,18 @@ class Diffusion(Generator):
         **kwargs: Any,
     ) -> None:
         super().__init__(space, condition_space, **kwargs)
-        if isinstance(times, LogNormal) and schedule != "karras":
-            raise ValueError("times 'log-normal' work only with schedule 'karras': change times or schedule")
         if gamma is not None and weighting != "min-snr":
             raise ValueError(
                 f"gamma is an option of weighting 'min-snr', and '{weighting}' would ignore it: leave gamma out"
             )
         self._schedule: Schedule = part("diffusion.schedule", schedule)
         self._prediction: Prediction = part("diffusion.prediction", prediction)
-        if getattr(self._schedule, "zero_terminal_snr", False) and isinstance(self._prediction, Noise):
+        if isinstance(times, LogNormal) and not isinstance(self._schedule, Karras):
+            raise ValueError("times 'log-normal' work only with schedule 'karras': change times or schedule")
+        if isinstance(self._prediction, Noise) and float(self._schedule.alpha(ops.ones(()))) == 0.0:
             raise ValueError(
-                "prediction 'eps' says nothing about the image at the last step of a schedule with zero_terminal_snr: "
-                "choose prediction 'v', or leave zero_terminal_snr out"
+                "prediction 'eps' says nothing about the image at time 1 of this schedule, which is pure noise: choose "
+                "prediction 'v' or 'velocity', or another schedule"
             )
         if sigma_data is not None and not self._prediction.scaled:
             raise ValueError(
@@ -153,6 +153,8 @@ class Diffusion(Generator):
         self,
         *,
         sampler: Sampler | str = "heun",
+        steps: int = 20,
+        spacing: Spacing | str = "uniform",
         eta: float | None = None,
         guidance: float | None = None,
         guide: Any = None,
@@ -167,6 +169,8 @@ class Diffusion(Generator):
                 f"eta is an option of samplers 'ddim', 'dpm++2m-sde' and 'dpm++3m-sde', and '{kind}' would ignore it: "
                 f"leave eta out"
             )
+        if (check := getattr(part("diffusion.spacing", spacing), "check", None)) is not None:
+            check(self._schedule, steps)
         if (guide is None) != (autoguidance is None):
             has, lacks = ("autoguidance", "guide: {from: RUN}") if guide is None else ("guide", "autoguidance: 2")
             raise ValueError(f"{has} has no effect alone: add {lacks}, for example, or leave {has} out")

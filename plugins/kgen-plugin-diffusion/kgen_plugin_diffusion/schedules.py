@@ -30,8 +30,8 @@ class Schedule:
 
     Attributes:
         variance_exploding: Whether samplers solve for x / alpha, to which noise of the level sigma / alpha is added
-            (Song et al. 2021, section 3.4). This level must be positive and finite from t = 0 to 1, as in the schedules
-            "karras", where alpha is 1, and "discrete". Otherwise they solve for x / (alpha + sigma).
+            (Song et al. 2021, score-based models). This level must be positive and finite from t = 0 to 1, as in the
+            schedules "karras", where alpha is 1, and "discrete". Otherwise they solve for x / (alpha + sigma).
         steps: Number of the discrete times, for spacings that are defined by them.
     """
 
@@ -97,7 +97,7 @@ def _karras_sigma(t: Tensor) -> Tensor:
 
 
 class Linear(Schedule):
-    """Betas that rise linearly (Ho et al. 2020, section 4)."""
+    """Betas that rise linearly (Ho et al. 2020)."""
 
     def alpha(self, t: Tensor) -> Tensor:
         return ops.exp(0.5 * _linear_log_alpha_bar(t))
@@ -117,7 +117,7 @@ class Cosine(Schedule):
 
 
 class RectifiedFlow(Schedule):
-    """A straight line from image to noise (Liu et al. 2022, equation 1; Lipman et al. 2023)."""
+    """A straight line from image to noise (Liu et al. 2022; Lipman et al. 2023)."""
 
     def alpha(self, t: Tensor) -> Tensor:
         return 1.0 - t

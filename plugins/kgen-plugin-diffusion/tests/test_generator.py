@@ -130,11 +130,22 @@ def test_options_without_effect_are_refused() -> None:
     with pytest.raises(ValueError, match="gamma is an option of weighting 'min-snr'"):
         Diffusion(SPACE, CONDITIONS, network=TINY_DIT, gamma=3.0)
     pure_noise = {"kind": "discrete", "zero_terminal_snr": True}
-    with pytest.raises(ValueError, match="prediction 'eps' says nothing about the image at the last step"):
-        Diffusion(SPACE, CONDITIONS, network=TINY_DIT, schedule=pure_noise, prediction="eps")
+    for schedule in (pure_noise, "rectified-flow", "shifted-flow"):
+        with pytest.raises(ValueError, match="prediction 'eps' says nothing about the image at time 1"):
+            Diffusion(SPACE, CONDITIONS, network=TINY_DIT, schedule=schedule, prediction="eps")
     Diffusion(SPACE, CONDITIONS, network=TINY_DIT, schedule=pure_noise, prediction="v")
     with pytest.raises(ValueError, match="sigma_data is an option of prediction 'edm'"):
         Diffusion(SPACE, CONDITIONS, network=TINY_DIT, sigma_data=1.0)
+
+
+def test_steps_that_a_spacing_does_not_have_are_refused_before_the_sampling() -> None:
+    generator = Diffusion(SPACE, CONDITIONS, network=TINY_DIT)
+    generator.noise_spec(steps=1000, spacing="leading")
+    generator.noise_spec(steps=1001)
+    with pytest.raises(ValueError, match="steps: 1001 does not fit into the 1000 discrete times"):
+        generator.noise_spec(steps=1001, spacing="leading")
+    with pytest.raises(ValueError, match="steps: 20 does not fit into the 1000 discrete times"):
+        generator.noise_spec(spacing=kgen.part("diffusion.spacing", {"kind": "leading", "offset": 900}))
 
 
 def test_spaces_that_do_not_fit_are_named() -> None:

@@ -233,11 +233,51 @@ def test_every_spacing_begins_at_the_strength_of_a_change(spacing: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spacing", "steps"), [("leading", 1001), ({"kind": "leading", "offset": 1}, 1000), ("trailing", 1001)]
+    ("spacing", "steps", "numbers"),
+    [
+        ("leading", 1001, "from 0 to 0"),
+        ({"kind": "leading", "offset": 1}, 1000, "from 1000 to 1"),
+        ("trailing", 1001, "from 999 to 0"),
+        ("linspace", 1001, "from 999 to 0"),
+        ({"kind": "leading", "offset": 1000}, 1, "from 1000 to 1000"),
+        ({"kind": "linspace", "last": 1000.0}, 2, "from 999 to 1000"),
+    ],
 )
-def test_more_steps_than_discrete_times_are_refused(spacing: Any, steps: int) -> None:
-    with pytest.raises(ValueError, match=f"{steps} steps are too many for this spacing of 1000 discrete times"):
+def test_more_steps_than_discrete_times_are_refused(spacing: Any, steps: int, numbers: str) -> None:
+    with pytest.raises(ValueError, match=rf"steps: {steps} does not fit into the 1000 discrete times.*{numbers}"):
         time_grid(Discrete(), steps, spacing)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 999, 1000])
+@pytest.mark.parametrize("kind", ["leading", "trailing", "linspace"])
+def test_as_many_steps_as_discrete_times_fit(kind: str, steps: int) -> None:
+    numbers = array(time_grid(Discrete(), steps, kind).noise_cond)[:-1]
+    assert len(numbers) == steps and numbers.min() > -0.01 and numbers.max() < 999.01
+
+
+@pytest.mark.parametrize("sampler", ["dpm++2m", "deis", {"kind": "deis", "order": 2}, "lms"])
+def test_a_last_step_of_length_zero_changes_nothing(sampler: Any) -> None:
+    """The last number is 0, and sampling ends with the noise of number 0."""
+    whole = time_grid(Discrete(), 6, {"kind": "leading", "clean_end": False})
+    shorter = Grid(whole.alpha[:-1], whole.sigma[:-1], whole.noise_cond[:-1], variance_exploding=True)
+    found, expected = (
+        array(kgen.part("diffusion.sampler", sampler)(ideal, tensor([1.0]), grid, None)) for grid in (whole, shorter)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_optimized_levels_fall_from_a_start_below_the_table() -> None:
+    grid = time_grid(SCHEDULES["rectified-flow"], 6, "ays", 0.02)
+    assert (np.diff(array(grid.sigma)) < 0).all()
+
+
+def test_optimized_levels_are_those_of_the_published_times() -> None:
+    published = pytest.importorskip("diffusers").schedulers.AysSchedules
+    products = Discrete().alphas_cumprod()
+    levels = np.sqrt(1 / products - 1)
+    for model, name in (("sd", "StableDiffusionTimesteps"), ("sdxl", "StableDiffusionXLTimesteps")):
+        np.testing.assert_allclose(OPTIMIZED[model], levels[[*published[name], 0]], atol=6e-4)
+    np.testing.assert_allclose(OPTIMIZED["svd"][:-1], published["StableDiffusionVideoSigmas"][:-1])
 
 
 def test_the_last_level_may_keep_the_least_noise() -> None:

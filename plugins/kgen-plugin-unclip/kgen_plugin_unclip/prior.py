@@ -67,9 +67,9 @@ class Prior(Generator):
         return {"loss": self.diffusion.compute_losses(x, condition, training=training)["loss"]}
 
     def noise_spec(
-        self, *, candidates: int = 2, sampler: Sampler | str = "ddpm", eta: float | None = None, **options: Any
+        self, *, candidates: int = 2, sampler: Sampler | str = "ddpm", steps: int = 64, **options: Any
     ) -> dict[str, NoiseSpec]:
-        return candidate_noise(self.diffusion.noise_spec(sampler=sampler, eta=eta), candidates)
+        return candidate_noise(self.diffusion.noise_spec(sampler=sampler, steps=steps, **options), candidates)
 
     def generate(
         self,

@@ -19,7 +19,7 @@ def sample_ddim(denoise: Denoise, x: Any, grid: Grid, noise: Noise, eta: Any = 0
 
 
 def sample_ddpm(denoise: Denoise, x: Any, grid: Grid, noise: Noise) -> Any:
-    """DDPM (Ho et al. 2020, algorithm 2) for any number of steps: DDIM with eta = 1 (Song et al. 2021, section 4.1)."""
+    """DDPM (Ho et al. 2020, algorithm 2) for any number of steps: DDIM with eta = 1 (Song et al. 2021)."""
     return sample_ddim(denoise, x, grid, noise, 1.0)
 
 

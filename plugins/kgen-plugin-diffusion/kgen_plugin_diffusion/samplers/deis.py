@@ -13,7 +13,7 @@ from kgen_plugin_diffusion.samplers.grid import Denoise, Grid, Noise
 
 @dataclass(frozen=True, kw_only=True)
 class DEIS:
-    """DEIS (Zhang and Chen 2023, section 3): it extrapolates the noise from earlier steps by a polynomial.
+    """DEIS (Zhang and Chen 2023): it extrapolates the noise from earlier steps by a polynomial.
 
     The polynomial is one of log(rho), rho = sigma / alpha, as in diffusers ("log-rho"). Each step denoises once. A step
     to a level without noise is first order, which is DDIM.

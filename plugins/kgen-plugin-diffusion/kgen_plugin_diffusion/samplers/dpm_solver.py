@@ -28,7 +28,7 @@ def sample_dpm_solver_2m(denoise: Denoise, x: Any, grid: Grid, noise: Noise) -> 
 
 
 def sample_dpm_solver_2m_sde(denoise: Denoise, x: Any, grid: Grid, noise: Noise, eta: Any = 1.0) -> Any:
-    """SDE-DPM-Solver++(2M), the midpoint method for the diffusion SDE (Lu et al. 2022b, section 5).
+    """SDE-DPM-Solver++(2M), the midpoint method for the diffusion SDE (Lu et al. 2022b).
 
     As `sample_dpm_solver_2m`, but each step also removes noise and adds fresh noise: see `solved_exactly`.
 
@@ -54,8 +54,8 @@ def solved_exactly(grid: Grid, eta: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the weights of x, of the denoised image and of fresh noise in each step, if that image is constant.
 
     With the difference h of lambda in a step, and alpha', sigma' of its end, they are exp(-eta h) sigma' / sigma,
-    alpha' (1 - exp(-(1 + eta) h)) and sigma' sqrt(1 - exp(-2 eta h)), (N,) each. For eta = 1 this is the SDE of Lu et
-    al. 2022b, section 5, and for eta = 0 the probability flow.
+    alpha' (1 - exp(-(1 + eta) h)) and sigma' sqrt(1 - exp(-2 eta h)), (N,) each. For eta = 1 this is the
+    diffusion SDE, and for eta = 0 the probability flow (Lu et al. 2022b).
     """
     alpha, sigma, next_alpha, next_sigma = grid.alpha[:-1], grid.sigma[:-1], grid.alpha[1:], grid.sigma[1:]
     ratio = alpha * next_sigma / (next_alpha * sigma)  # exp(-h); 0 if h is infinite

@@ -51,7 +51,7 @@ class Grid:
     def log_ratios(self) -> Tensor:
         """Returns lambda = log(alpha / sigma) of all levels (N + 1,), half of their log-SNR.
 
-        It rises from noise to image (Lu et al. 2022a, section 3.1). It is bounded if alpha or sigma is 0.
+        It rises from noise to image (Lu et al. 2022a). It is bounded if alpha or sigma is 0.
         """
         return ops.log(ops.maximum(self.alpha, TINY)) - ops.log(ops.maximum(self.sigma, TINY))
 
@@ -72,10 +72,10 @@ class Grid:
         sigma = self.schedule.sigma(time)
         return self.schedule.alpha(time), sigma, self.schedule.noise_cond(time, sigma)
 
-    def rescaled(self) -> Grid:
-        """Returns the grid of x / scale. Its `noise_cond` holds the `scale`."""
+    def line(self) -> tuple[Tensor, Tensor]:
+        """Returns the `scale` of all levels, and their positions sigma / scale on the line: (N + 1,) each."""
         scale = self.scale(self.alpha, self.sigma)
-        return Grid(self.alpha / scale, self.sigma / scale, scale, self.variance_exploding)
+        return scale, self.sigma / scale
 
 
 def time_grid(schedule: Schedule, steps: int, spacing: Spacing | str = "uniform", start: Any = 1.0) -> Grid:

@@ -21,8 +21,8 @@ class Heun:
     """Second-order steps that denoise twice (Karras et al. 2022, algorithms 1 and 2). The last step is an Euler step.
 
     With `churn`, each step first adds fresh noise, and removes it together with the old one. This corrects errors of
-    earlier steps (section 4). The noise levels are sigma / alpha, for every schedule. A step adds at most as much noise
-    as leads to the highest level of the schedule.
+    earlier steps. The noise levels are sigma / alpha, for every schedule. A step adds at most as much noise as leads to
+    the highest level of the schedule.
 
     Args:
         churn: The paper's S_churn: amount of fresh noise over all steps. 0 makes the method deterministic.

@@ -16,9 +16,8 @@ from kgen_plugin_diffusion.samplers.grid import Denoise, Grid, Noise
 class LMS:
     """The linear multistep method of k-diffusion (`sample_lms`): Adams-Bashforth steps of any length.
 
-    It is Hairer, Norsett and Wanner 1993, section III.5, along the flow of Karras et al. 2022, equation 1. Each step
-    denoises once, and integrates the polynomial through the last velocities. The coordinates are those of
-    `Grid.rescaled`. The first steps have lower orders.
+    Each step along the probability flow denoises once, and integrates the polynomial through the last velocities. The
+    coordinates are those of `Grid.line`. The first steps have lower orders.
 
     Args:
         order: Number of velocities that a step uses, from 1 (Euler) to 4.
@@ -27,17 +26,15 @@ class LMS:
     order: Literal[1, 2, 3, 4] = 4
 
     def __call__(self, denoise: Denoise, x: Any, grid: Grid, noise: Noise) -> Any:
-        line = grid.rescaled()
-        nodes, moments = multistep.nodes_of(line.sigma, self.order), [1.0 / (k + 1) for k in range(self.order)]
+        scale, position = grid.line()
+        nodes, moments = multistep.nodes_of(position, self.order), [1.0 / (k + 1) for k in range(self.order)]
         weights = multistep.chosen(
             ops.minimum(ops.arange(1, grid.steps + 1), self.order),
             [multistep.polynomial_weights(moments, nodes[:p]) for p in range(1, self.order + 1)],
         )
 
         def step(i: Any, y: Any, past: list[Any]) -> tuple[Any, Any]:
-            _, sigma, scale = line.at(i)
-            slope = velocity(denoise, y * scale, grid.at(i), grid)
-            return y + (line.sigma[i + 1] - sigma) * multistep.weighted(weights[i], [slope, *past]), slope
+            slope = velocity(denoise, y * scale[i], grid.at(i), grid)
+            return y + (position[i + 1] - position[i]) * multistep.weighted(weights[i], [slope, *past]), slope
 
-        y = multistep.run(step, x / line.noise_cond[0], grid, memory=self.order - 1)
-        return y * line.noise_cond[grid.steps]
+        return multistep.run(step, x / scale[0], grid, memory=self.order - 1) * scale[grid.steps]

@@ -43,7 +43,7 @@ def exponential_moments(h: Tensor, count: int) -> list[Tensor]:
     """Returns the integrals of h exp(-h (1 - u)) u^k over u in [0, 1], (N,) each, for k = 0, 1, ..., count - 1.
 
     These are the integrals of the exactly solved steps in lambda = log(alpha / sigma), of which h (N,) is the
-    difference (Lu et al. 2022b, proposition 4.1). The first is 1 - exp(-h).
+    difference (Lu et al. 2022b). The first is 1 - exp(-h).
     """
     points, weights = 0.5 * (QUADRATURE[0] + 1.0), 0.5 * QUADRATURE[1]
     decay = ops.exp(ops.outer(-h, ops.convert_to_tensor(1.0 - points, "float32")))  # (N, 8)
@@ -56,10 +56,12 @@ def nodes_of(values: Tensor, count: int) -> list[Tensor]:
 
     Args:
         values: (N + 1,), the coordinate of the levels. In each step, it has u = 0 at the first, and u = 1 at the next.
-            Positions before the first level are meaningless: see `chosen`.
+            Positions before the first level are meaningless: see `chosen`. So are those of a step of length zero,
+            whose weights are zero; they are finite.
     """
     steps = int(values.shape[0]) - 1
     begin, length = values[:-1], values[1:] - values[:-1]
+    length = ops.where(length == 0.0, 1.0, length)
     numbers = np.arange(steps)
     return [(ops.take(values, np.maximum(numbers - j, 0)) - begin) / length for j in range(count)]
 

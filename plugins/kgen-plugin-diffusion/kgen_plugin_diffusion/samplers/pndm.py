@@ -19,12 +19,13 @@ ADAMS_BASHFORTH = (
 
 
 def sample_pndm(denoise: Denoise, x: Any, grid: Grid, noise: Noise) -> Any:
-    """PNDM without Runge-Kutta steps, Stable Diffusion's "PLMS" (Liu et al. 2022, section 3.3).
+    """PNDM without Runge-Kutta steps, Stable Diffusion's "PLMS" (Liu et al. 2022).
 
-    Each step extrapolates the noise from up to four steps by Adams-Bashforth, and moves as DDIM does. The weights are
-    those for steps of the same length in time, so use a spacing with such steps. Each step denoises once, except the
-    first one, which is an improved Euler step and denoises twice. (The paper begins with three Runge-Kutta steps, which
-    denoise twelve times.) If the grid has one step, or if its first level is without image, the first step is DDIM's.
+    Each step extrapolates the noise from up to four steps by Adams-Bashforth, and moves as DDIM does (equation 9). The
+    weights are those for steps of the same length in time, so use a spacing with such steps. Each step denoises once,
+    except the first one, which is an improved Euler step and denoises twice. (The paper begins with three Runge-Kutta
+    steps, which denoise twelve times.) If the grid has one step, or if its first level is without image, the first step
+    is DDIM's.
 
     Args:
         x: (B, ...) at the grid's first level.

@@ -15,7 +15,7 @@ Tensor = Any
 
 @dataclass(frozen=True, kw_only=True)
 class UniPC:
-    """UniPC with B(h) = exp(h) - 1 and predicted images (Zhao et al. 2023, algorithms 1 and 2).
+    """UniPC with B(h) = exp(h) - 1 and predicted images (Zhao et al. 2023).
 
     At each level, the denoised image first corrects the step that led there, and then predicts the next step. It is
     denoised once, before the correction, so a step costs no more than one of DPM-Solver++. The corrector makes the
@@ -23,7 +23,7 @@ class UniPC:
     1 have the weight 0.5. The last steps have lower orders, and the last one is not corrected.
 
     Args:
-        order: Order of the predictor, from 1 to 3. The paper recommends 2 with guidance, and 3 without.
+        order: Order of the predictor, from 1 to 3. diffusers recommends 2 with guidance, and 3 without.
     """
 
     order: Literal[1, 2, 3] = 2

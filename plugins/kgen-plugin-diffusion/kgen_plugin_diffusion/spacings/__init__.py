@@ -18,6 +18,9 @@ from kgen_plugin_diffusion.spacings.numbered import Leading, Linspace, Trailing
 class Spacing(Protocol):
     """The protocol of a `diffusion.spacing`.
 
+    A spacing that does not work for every number of steps also has a method ``check(schedule, steps)``. It raises
+    ValueError with advice, before the sampling begins.
+
     Args of a call:
         schedule: Noise schedule.
         steps: Number of steps N.

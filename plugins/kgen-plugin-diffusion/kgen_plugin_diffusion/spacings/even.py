@@ -20,5 +20,5 @@ def uniform(schedule: Schedule, steps: int, start: Any) -> Any:
 
 
 def quadratic(schedule: Schedule, steps: int, start: Any) -> Any:
-    """Returns the squares of `uniform`, which are finer toward the image (Song et al. 2021, appendix D.2)."""
+    """Returns the squares of `uniform`, which are finer toward the image (Song et al. 2021, DDIM)."""
     return start * uniform(schedule, steps, 1.0) ** 2

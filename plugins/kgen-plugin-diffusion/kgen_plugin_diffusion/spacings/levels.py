@@ -26,7 +26,10 @@ OPTIMIZED = {
     "sdxl": (14.615, 6.318, 3.768, 2.181, 1.341, 0.862, 0.555, 0.380, 0.233, 0.111, 0.029),
     "svd": (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002),
 }
-"""The noise levels of ten steps for Stable Diffusion 1.5, SDXL and Stable Video Diffusion, from the paper's page."""
+"""The noise levels of ten steps for Stable Diffusion 1.5, SDXL and Stable Video Diffusion.
+
+The authors' page lists discrete times for the first two, such as 999, 850, 736, ..., 24, 0. These are their levels.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +50,7 @@ class Karras:
 
 
 def exponential(schedule: Schedule, steps: int, start: Any) -> Any:
-    """Levels whose logarithms are evenly spaced, so that their log-SNR is, too (Lu et al. 2022a, section 3.4).
+    """Levels whose logarithms are evenly spaced, so that their log-SNR is, too (Lu et al. 2022a, "logSNR").
 
     They go from the level of the start to that of the schedule's discrete time 0.
     """
@@ -69,9 +72,10 @@ class AlignYourSteps:
     model: Literal["sd", "sdxl", "svd"] = "sd"
 
     def __call__(self, schedule: Schedule, steps: int, start: Any) -> Any:
-        logs = [math.log(level) for level in OPTIMIZED[self.model]]
-        parts = len(logs) - 1
         begin = ops.log(_range(schedule, start)[0])
+        *logs, last = (math.log(level) for level in OPTIMIZED[self.model])
+        logs.append(ops.minimum(last, begin - math.log(2.0)))  # the levels fall even from a start below the table
+        parts = len(logs) - 1
         above = sum(ops.clip((high - begin) / (high - low), 0.0, 1.0) for high, low in pairwise(logs))
         position = above + (parts - above) * ops.arange(steps, dtype="float32") / steps  # in the table, 0 to 10
         falls = (ops.clip(position - j, 0.0, 1.0) * (low - high) for j, (high, low) in enumerate(pairwise(logs)))

@@ -16,23 +16,39 @@ from pydantic import Field
 from kgen_plugin_diffusion.schedules import Schedule
 
 
-def _times(schedule: Schedule, numbers: np.ndarray, start: Any, clean_end: bool) -> Any:
-    """Returns the times of numbers (N,), and the time of the least noise after them, unless the end is clean.
+@dataclass(frozen=True, kw_only=True)
+class Numbered:
+    """Base class of spacings by numbers.
 
-    Raises:
-        ValueError: numbers are equal or above T - 1, because there are too many steps.
+    Args:
+        clean_end: Whether sampling ends without noise, or else with that of number 0.
     """
-    if numbers[0] > schedule.steps - 1 or (np.diff(numbers) >= 0).any():
-        raise ValueError(
-            f"{len(numbers)} steps are too many for this spacing of {schedule.steps} discrete times: reduce the steps, "
-            f"or choose spacing 'uniform'"
-        )
-    times = start * schedule.time(ops.convert_to_tensor(numbers.astype("float32")))
-    return times if clean_end else ops.concatenate([times, schedule.time(ops.zeros((1,)))])
+
+    clean_end: bool = True
+
+    def numbers(self, schedule: Schedule, steps: int) -> np.ndarray:
+        """Returns the numbers of the times (N,), from noise to image."""
+        raise NotImplementedError
+
+    def check(self, schedule: Schedule, steps: int) -> None:
+        """Raises ValueError unless the numbers fall, from T - 1 at most."""
+        numbers, last = self.numbers(schedule, steps), schedule.steps - 1
+        if numbers[0] > last or (np.diff(numbers) >= 0).any():
+            raise ValueError(
+                f"steps: {steps} does not fit into the {schedule.steps} discrete times of this spacing: their numbers "
+                f"would go from {numbers[0]:g} to {numbers[-1]:g}, but must fall without repetition, from at most "
+                f"{last}. Reduce the steps, change the options of the spacing, or choose spacing 'uniform'"
+            )
+
+    def __call__(self, schedule: Schedule, steps: int, start: Any) -> Any:
+        self.check(schedule, steps)
+        numbers = ops.convert_to_tensor(self.numbers(schedule, steps).astype("float32"))
+        times = start * schedule.time(numbers)
+        return times if self.clean_end else ops.concatenate([times, schedule.time(ops.zeros((1,)))])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Leading:
+class Leading(Numbered):
     """Numbers k S + `offset`, where S = floor(T / N): the least noise is visited, and pure noise is not.
 
     This is DDIM's spacing (Song et al. 2021), and Stable Diffusion's with ``offset: 1, clean_end: false``.
@@ -46,32 +62,28 @@ class Leading:
 
     offset: Annotated[int, Field(ge=0)] = 0
     endpoint: bool = True
-    clean_end: bool = True
 
-    def __call__(self, schedule: Schedule, steps: int, start: Any) -> Any:
+    def numbers(self, schedule: Schedule, steps: int) -> np.ndarray:
         count = steps if self.endpoint else steps + 1
         numbers = np.arange(count)[::-1] * (schedule.steps // count) + self.offset
-        return _times(schedule, numbers[:steps], start, self.clean_end)
+        return numbers[:steps]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trailing:
-    """Numbers round(T - i T / N) - 1: sampling starts from pure noise, as Lin et al. 2024 recommend (section 3.3).
+class Trailing(Numbered):
+    """Numbers round(T - i T / N) - 1: sampling starts from pure noise, as Lin et al. 2024 recommend.
 
     Args:
         clean_end: Whether sampling ends without noise, or else with that of number 0.
     """
 
-    clean_end: bool = True
-
-    def __call__(self, schedule: Schedule, steps: int, start: Any) -> Any:
-        numbers = np.round(schedule.steps - np.arange(steps) * (schedule.steps / steps)) - 1
-        return _times(schedule, numbers, start, self.clean_end)
+    def numbers(self, schedule: Schedule, steps: int) -> np.ndarray:
+        return np.round(schedule.steps - np.arange(steps) * (schedule.steps / steps)) - 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Linspace:
-    """Evenly spaced numbers from T - 1 to `last` (Nichol and Dhariwal 2021, section 4).
+class Linspace(Numbered):
+    """Evenly spaced numbers from T - 1 to `last` (Nichol and Dhariwal 2021).
 
     Args:
         last: The last number. SD3's is 1.994 in diffusers, where the shift of the flow acts twice on it.
@@ -84,10 +96,9 @@ class Linspace:
     last: Annotated[float, Field(ge=0)] = 0.0
     endpoint: bool = True
     rounded: bool = True
-    clean_end: bool = True
 
-    def __call__(self, schedule: Schedule, steps: int, start: Any) -> Any:
+    def numbers(self, schedule: Schedule, steps: int) -> np.ndarray:
         most = schedule.steps - 1
         count = steps if self.endpoint else steps + 1
         numbers = np.linspace(self.last, most, count)[::-1] if count > 1 else np.array([most])
-        return _times(schedule, np.round(numbers[:steps]) if self.rounded else numbers[:steps], start, self.clean_end)
+        return np.round(numbers[:steps]) if self.rounded else numbers[:steps]

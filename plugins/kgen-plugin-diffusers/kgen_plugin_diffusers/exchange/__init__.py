@@ -1,0 +1,1 @@
+"""Writes trained parts as folders of diffusers, and run files for such folders."""

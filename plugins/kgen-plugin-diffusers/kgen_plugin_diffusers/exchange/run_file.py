@@ -1,0 +1,68 @@
+"""The run file that uses the models of a folder of diffusers."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from kgen import ConfigError
+from kgen.pretrained import Section
+from kgen_plugin_diffusers.autoencoder import PretrainedAutoencoder
+from kgen_plugin_diffusers.folder import CONFIG, PIPELINE, Folder
+from kgen_plugin_diffusers.kl import AutoencoderKL
+from kgen_plugin_diffusers.vq import VQModel
+
+DECODERS: dict[str, tuple[str, type[PretrainedAutoencoder], str]] = {
+    "AutoencoderKL": ("autoencoder-kl", AutoencoderKL, "{name: diffusion/diffusion, network: {kind: dit, patch: 2}}"),
+    "VQModel": ("vq-model", VQModel, "tokens/nar"),
+}
+"""The decoder for each class of diffusers, and a generator for its latents."""
+
+MIN_LATENT = 8
+"""Smallest height and width of the latents in a new run file."""
+
+
+def run_file(folder: Path) -> str:
+    """The text of a run file whose decoder is the autoencoder in a folder. The data and the generator are examples.
+
+    Args:
+        folder: The folder of a model, or of a pipeline with one.
+
+    Raises:
+        ConfigError: the folder holds no autoencoder that kgen reads, or the configuration has something unknown.
+    """
+    classes = _classes(folder)
+    found = next((name for name in classes.values() if name in DECODERS), None)
+    if found is None:
+        there = ", ".join(classes.values()) or "none"
+        raise ConfigError(f"{folder} holds no model that kgen can use ({there}): it uses {' and '.join(DECODERS)}")
+    name, decoder, generator = DECODERS[found]
+    model = decoder.architecture_class.read(Folder(str(folder), found, decoder.parts).config())
+    others = [f"# kgen does not use {part}: {cls}\n" for part, cls in classes.items() if cls != found]
+    return (
+        f"# {found} of diffusers. The images, the encoder and the generator are examples: choose yours.\n"
+        + "".join(others)
+        + f"name: {_slug(folder.resolve().name)}\n"
+        f"data: {{name: openmoji, size: {max(64, MIN_LATENT * model.network.factor)}}}\n"
+        "encoder: text/transformer\n"
+        f"decoder: {{name: diffusers/{name}, pretrained: {json.dumps(str(folder))}}}\n"
+        f"generator: {generator}\n"
+        "fit: {steps: 10000}\n"
+    )
+
+
+def _classes(folder: Path) -> dict[str, str]:
+    """The classes of the models in a folder, by the names of their folders in it; "" for a single model."""
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: there is no such folder; download the model first, with all its files")
+    if (folder / PIPELINE).is_file():
+        entries = Section.of_file(folder / PIPELINE).data.items()
+        return {part: str(value[1]) for part, value in entries if isinstance(value, list) and value[1:] and value[1]}
+    files = [folder / CONFIG] if (folder / CONFIG).is_file() else sorted(folder.glob(f"*/{CONFIG}"))
+    names = ["" if file.parent == folder else file.parent.name for file in files]
+    return {name: str(Section.of_file(file).value("_class_name")) for name, file in zip(names, files, strict=True)}
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "run"
