@@ -125,8 +125,12 @@ def test_the_exported_network_is_that_of_the_folder(ours: kgen.Pipeline, folder:
     kgen.save(ours, tmp_path / "saved")
     models, reasons = export(tmp_path / "saved", tmp_path / "exported")
     assert set(models) == {"generator", "decoder"} and set(reasons) == {"encoder"}
-    mine, its = (load_file(path / "unet" / "diffusion_pytorch_model.safetensors") for path in (tmp_path / "exported", folder))
+    mine, its = (
+        load_file(path / "unet" / "diffusion_pytorch_model.safetensors") for path in (tmp_path / "exported", folder)
+    )
     assert mine.keys() == its.keys()
     for tensor in its:
         np.testing.assert_array_equal(mine[tensor], its[tensor])
-    assert diffusers.UNet2DConditionModel.from_pretrained(tmp_path / "exported", subfolder="unet").config.in_channels == 4
+    assert (
+        diffusers.UNet2DConditionModel.from_pretrained(tmp_path / "exported", subfolder="unet").config.in_channels == 4
+    )

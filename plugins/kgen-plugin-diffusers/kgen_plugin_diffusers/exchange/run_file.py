@@ -44,7 +44,9 @@ def run_file(folder: Path) -> str:
     name, decoder, generator = DECODERS[found]
     model = decoder.architecture_class.read(Folder(str(folder), found, decoder.parts).config())
     used = used_parts(classes)
-    others = [f"# kgen does not use {part}: {cls}\n" for part, cls in classes.items() if cls != found and part not in used]
+    others = [
+        f"# kgen does not use {part}: {cls}\n" for part, cls in classes.items() if cls != found and part not in used
+    ]
     if used:
         examples, rest = "The images are an example", latent_lines(folder, used[2:])
         size = latent_side(folder) * model.network.factor
