@@ -57,12 +57,14 @@ ELSEWHERE = {
     "kgen/joint",
     "diffusers/autoencoder-kl",
     "diffusers/vq-model",
+    "keras-cv/clip-text",
+    "keras-cv/vae",
     "unclip/decoder",
     "unclip/prior",
     "unclip/ar-prior",
 }
-"""An encoder of several, decoders that read files, one that needs an encoder of images, and generators of its
-latents, which are vectors. Their tests train them with other parts."""
+"""An encoder of several, parts that are large or read files, a decoder that needs an encoder of images, and generators
+of its latents, which are vectors. Their tests train them with other parts."""
 
 TRANSFORMER = {"width": 8, "depth": 1, "heads": 2}
 GENERATORS: dict[str, dict[str, Any]] = {

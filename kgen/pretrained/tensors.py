@@ -24,13 +24,14 @@ class Source:
 
     Args:
         names: The tensors, which are concatenated along their first axis.
-        form: "plain"; "transposed", for kernels (out, in) of dense layers; "convolution", for kernels (out, in, height,
-            width), which become (height, width, in, out); or "patches", for a convolution of square patches, which
-            becomes a kernel (patch * patch * in, out).
+        form: "plain"; "transposed", for kernels (out, in) of dense layers; "pointwise", for the same kernels where kgen
+            has a 1x1 convolution (1, 1, in, out); "convolution", for kernels (out, in, height, width), which become
+            (height, width, in, out); or "patches", for a convolution of square patches, which becomes a kernel (patch *
+            patch * in, out).
     """
 
     names: tuple[str, ...]
-    form: Literal["plain", "transposed", "convolution", "patches"] = "plain"
+    form: Literal["plain", "transposed", "pointwise", "convolution", "patches"] = "plain"
 
     def fits(self, shapes: Sequence[Shape], wanted: Shape) -> bool:
         """Whether a weight of the shape `wanted` comes from tensors of these shapes. A number may be () or (1,)."""
@@ -42,6 +43,8 @@ class Source:
         if self.form in ("convolution", "patches"):
             kernel = (*rest[1:], *rest[:1], first)
             return len(rest) == 3 and wanted == (kernel if self.form == "convolution" else (int(np.prod(rest)), first))
+        if self.form == "pointwise":
+            return len(rest) == 1 and wanted == (1, 1, *rest, first)
         return wanted == ((*rest[::-1], first) if self.form == "transposed" else (first, *rest))
 
     def convert(self, tensor: np.ndarray) -> np.ndarray:
@@ -50,6 +53,8 @@ class Source:
             return tensor.transpose(2, 3, 1, 0)
         if self.form == "patches":
             return tensor.transpose(2, 3, 1, 0).reshape(-1, tensor.shape[0])
+        if self.form == "pointwise":
+            return tensor.T[None, None]
         return tensor.T if self.form == "transposed" else tensor
 
     def restore(self, weight: np.ndarray) -> dict[str, np.ndarray]:

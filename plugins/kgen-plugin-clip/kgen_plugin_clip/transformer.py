@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from kgen.nn import FusedDense
+
 Tensor = Any
 Shape = tuple[int | None, ...]
 
@@ -62,16 +64,16 @@ class Block(keras.layers.Layer):  # type: ignore[misc]
         if width is None or width % self.heads:
             raise ValueError(f"a width of {width} is not divisible into {self.heads} heads")
         residual, hidden = (2 * self.depth * width) ** -0.5, self.hidden or 4 * width
-        self.qkv = self._dense(3 * width, "qkv", width**-0.5, x_shape)
+        self.qkv = self._dense(3 * width, "qkv", width**-0.5, x_shape, parts=3)
         self.out = self._dense(width, "out", residual, x_shape)
         self.widen = self._dense(hidden, "widen", (2 * width) ** -0.5, x_shape)
         self.narrow = self._dense(width, "narrow", residual, (*x_shape[:-1], hidden))
         for layer in (self.norm1, self.norm2):
             layer.build(x_shape)
 
-    def _dense(self, units: int, name: str, deviation: float, shape: Shape) -> keras.layers.Dense:
+    def _dense(self, units: int, name: str, deviation: float, shape: Shape, parts: int = 1) -> FusedDense:
         normal = keras.initializers.RandomNormal(stddev=deviation)
-        layer = keras.layers.Dense(units, kernel_initializer=normal, dtype=self.dtype_policy, name=name)
+        layer = FusedDense(units, parts, kernel_initializer=normal, dtype=self.dtype_policy, name=name)
         layer.build(shape)
         return layer
 

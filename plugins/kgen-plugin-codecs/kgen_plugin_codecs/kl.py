@@ -13,7 +13,7 @@ from kgen import Decoder, SeedGenerator, Space
 from kgen_plugin_codecs.discriminator import Discriminator
 from kgen_plugin_codecs.networks import DecoderNetwork, EncoderNetwork, Network
 from kgen_plugin_codecs.perceptual import Perceptual
-from kgen_plugin_codecs.posterior import Posterior
+from kgen_plugin_codecs.posterior import Posterior, kl_losses
 from kgen_plugin_codecs.reconstruction import Name
 from kgen_plugin_codecs.reconstruction_loss import ReconstructionLoss
 from kgen_plugin_codecs.scale import Scale, moments
@@ -95,17 +95,11 @@ class KLAutoencoder(Decoder):
     # ---- training -------------------------------------------------------------------------------------------------
 
     def compute_losses(self, images: Tensor, condition: dict[str, Tensor], training: bool) -> dict[str, Tensor]:
-        """Returns the reconstruction loss, with one sample of the posterior, plus the weighted KL divergence.
-
-        Returns:
-            (B,) each: "loss", "kl" in nats per dimension of the latent, and the terms of `ReconstructionLoss`.
-        """
+        """Returns the losses of one sample of the posterior: see `kl_losses`."""
         images = ops.cast(images, "float32")
         posterior = self._posterior(images)
         made = self.decoder_network(posterior.sample(self.seed_generator))
-        terms = self.reconstruction_loss(images, made, training=training)
-        kl = posterior.kl()
-        return {"loss": terms.pop("reconstruction_loss") + self.kl_weight * kl, "kl": kl, **terms}
+        return kl_losses(posterior, self.reconstruction_loss(images, made, training=training), self.kl_weight)
 
     def _posterior(self, images: Tensor) -> Posterior:
         """(B, H, W, C) -> a distribution of (B, h, w, channels)."""

@@ -38,3 +38,19 @@ class Posterior(NamedTuple):
         """The divergence from N(0, I), in nats per dimension (B,)."""
         terms = ops.square(self.mean) + ops.exp(self.log_variance) - 1.0 - self.log_variance
         return 0.5 * ops.mean(terms, axis=(1, 2, 3))
+
+
+def kl_losses(posterior: Posterior, terms: dict[str, Tensor], weight: float) -> dict[str, Tensor]:
+    """The losses of an autoencoder with a KL penalty: the reconstruction loss plus the weighted divergence.
+
+    Args:
+        posterior: The posterior, of which the reconstruction is one sample.
+        terms: What `ReconstructionLoss` returned for the reconstruction.
+        weight: Weight of the divergence from N(0, I).
+
+    Returns:
+        (B,) each: "loss", "kl" in nats per dimension of the latent, and the other `terms`.
+    """
+    kl = posterior.kl()
+    others = {name: term for name, term in terms.items() if name != "reconstruction_loss"}
+    return {"loss": terms["reconstruction_loss"] + weight * kl, "kl": kl, **others}

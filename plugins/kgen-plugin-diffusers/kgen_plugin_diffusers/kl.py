@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 from kgen_plugin_codecs.discriminator import Discriminator
 from kgen_plugin_codecs.perceptual import Perceptual
-from kgen_plugin_codecs.posterior import Posterior
+from kgen_plugin_codecs.posterior import Posterior, kl_losses
 from kgen_plugin_codecs.reconstruction import Name
 from pydantic import Field, PositiveInt
 
@@ -159,17 +159,11 @@ class AutoencoderKL(PretrainedAutoencoder):
         return Space("continuous", (*self.grid, self.architecture.network.latent_channels), bounded=False)
 
     def compute_losses(self, images: Tensor, condition: dict[str, Tensor], training: bool) -> dict[str, Tensor]:
-        """Returns the reconstruction loss, with one sample of the posterior, plus the weighted KL divergence.
-
-        Returns:
-            (B,) each: "loss", "kl" in nats per dimension of the latent, and the terms of `ReconstructionLoss`.
-        """
+        """Returns the losses of one sample of the posterior: see `kl_losses`."""
         images = ops.cast(images, "float32")
         posterior = Posterior.of(self.network.encode(images))
         made = self.network.decode(posterior.sample(self.seed_generator))
-        terms = self.reconstruction_loss(images, made, training=training)
-        kl = posterior.kl()
-        return {"loss": terms.pop("reconstruction_loss") + self.kl_weight * kl, "kl": kl, **terms}
+        return kl_losses(posterior, self.reconstruction_loss(images, made, training=training), self.kl_weight)
 
     def encode(self, images: Tensor) -> Tensor:
         mean = Posterior.of(self.network.encode(images)).mean  # (B, h, w, latent_channels)
