@@ -46,36 +46,67 @@ def random_model(cls: str, **options: Any) -> Any:
     return model
 
 
-def random_pipeline() -> Any:
-    """A pipeline like Stable Diffusion 1. The numbers of its images are mostly inside of their range."""
+def random_pipeline(xl: bool = False) -> Any:
+    """A pipeline like Stable Diffusion 1, or like SDXL. The numbers of its images are mostly inside of their range."""
     letters = "abcdefghijklmnopqrstuvwxyz,&"
     words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     tokenizer = transformers.CLIPTokenizer(
         vocab={word: number for number, word in enumerate(words)}, merges=[], model_max_length=LENGTH
     )
+    vae = random_model("AutoencoderKL")
+    with torch.no_grad():
+        vae.decoder.conv_out.weight.mul_(0.1)
+    noise = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
+    text = random_text(len(words), TINY_UNET["cross_attention_dim"])
+    if not xl:
+        unet = random_model("UNet2DConditionModel")
+        scheduler = diffusers.PNDMScheduler(**noise, skip_prk_steps=True)
+        return diffusers.StableDiffusionPipeline(
+            vae, text, tokenizer, unet, scheduler, None, None, requires_safety_checker=False
+        )
+    second = random_text(len(words), 8, projection=5)
+    sizes = {"addition_time_embed_dim": 4, "projection_class_embeddings_input_dim": 6 * 4 + 5}
+    dim = TINY_UNET["cross_attention_dim"] + 8
+    unet = random_model(
+        "UNet2DConditionModel",
+        cross_attention_dim=dim,
+        addition_embed_type="text_time",
+        **sizes,
+        use_linear_projection=True,
+    )
+    scheduler = diffusers.EulerDiscreteScheduler(**noise, timestep_spacing="leading")
+    return diffusers.StableDiffusionXLPipeline(
+        vae,
+        text,
+        second,
+        tokenizer,
+        tokenizer,
+        unet,
+        scheduler,
+        force_zeros_for_empty_prompt=False,
+        add_watermarker=False,
+    )
+
+
+def random_text(vocabulary: int, width: int, projection: int | None = None) -> Any:
+    """A text encoder of CLIP, with a projection if its dimension is given."""
     config = transformers.CLIPTextConfig(
-        vocab_size=len(words),
-        hidden_size=TINY_UNET["cross_attention_dim"],
+        vocab_size=vocabulary,
+        hidden_size=width,
         intermediate_size=16,
         num_hidden_layers=2,
         num_attention_heads=2,
         max_position_embeddings=LENGTH,
-        bos_token_id=len(words) - 2,
-        eos_token_id=len(words) - 1,
+        bos_token_id=vocabulary - 2,
+        eos_token_id=vocabulary - 1,
+        projection_dim=projection or 512,
     )
     torch.manual_seed(0)
-    text = transformers.CLIPTextModel(config).eval()
-    unet, vae = random_model("UNet2DConditionModel"), random_model("AutoencoderKL")
+    model = (transformers.CLIPTextModelWithProjection if projection else transformers.CLIPTextModel)(config).eval()
     with torch.no_grad():
-        for parameter in text.parameters():
+        for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-        vae.decoder.conv_out.weight.mul_(0.1)
-    scheduler = diffusers.PNDMScheduler(
-        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, skip_prk_steps=True, steps_offset=1
-    )
-    return diffusers.StableDiffusionPipeline(
-        vae, text, tokenizer, unet, scheduler, None, None, requires_safety_checker=False
-    )
+    return model
 
 
 def save(model: Any, folder: Path, **options: Any) -> Path:

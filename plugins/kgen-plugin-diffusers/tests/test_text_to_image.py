@@ -71,7 +71,7 @@ def ours(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> kgen.Pipelin
     return kgen.load(saved)
 
 
-def theirs(published: ModuleType, pipeline: Any, start: np.ndarray, **options: Any) -> np.ndarray:
+def theirs(published: ModuleType, pipeline: Any, start: np.ndarray) -> np.ndarray:
     pipeline.set_progress_bar_config(disable=True)
     made = pipeline(
         PROMPTS,
@@ -81,7 +81,6 @@ def theirs(published: ModuleType, pipeline: Any, start: np.ndarray, **options: A
         guidance_scale=GUIDANCE,
         latents=published.as_theirs(start),
         output_type="np",
-        **options,
     )
     return np.round(made.images * 255)
 
@@ -93,12 +92,30 @@ def test_images_are_those_of_diffusers(
     sampler, spacing, options = CASES[scheduler]
     kind = getattr(published.diffusers, scheduler)
     pipeline.scheduler = kind.from_config(pipeline.scheduler.config, **options)
+    compare(published, pipeline, ours, sampler, spacing)
+
+
+def compare(published: ModuleType, pipeline: Any, ours: kgen.Pipeline, sampler: str, spacing: Any) -> None:
     noise = sample(ours.generator.noise_spec(), noise_keys(PROMPTS, [5, 5], 1, False))["start"]
     expected = theirs(published, pipeline, noise)
     made = ours.generate(PROMPTS, seed=5, sampler=sampler, spacing=spacing, steps=STEPS, guidance=GUIDANCE)
     assert np.abs(made - expected).max() <= 2
     inside = (expected > 0) & (expected < 255)
     assert inside.mean() > 0.9 and expected.std() > 20, "these images would hide a difference"
+
+
+def test_sdxl(published: ModuleType, tmp_path: Path) -> None:
+    """Its two encoders are joined in width, and it reads the size of the image. The run file for it says so."""
+    pipeline = published.random_pipeline(xl=True)
+    pipeline.save_pretrained(tmp_path)
+    config = RunConfig.from_dict(yaml.safe_load(run_file(tmp_path)))
+    made = kgen.assemble(
+        encoder=config.encoder.choice,
+        generator=config.generator.choice,
+        decoder=config.decoder.choice,
+        image_space=(HEIGHT, WIDTH, 3),
+    )
+    compare(published, pipeline, made, "euler", {"kind": "leading", "offset": 1})
 
 
 def test_a_run_file_for_the_pipeline(folder: Path) -> None:

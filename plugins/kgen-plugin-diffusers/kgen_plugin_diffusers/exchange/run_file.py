@@ -48,7 +48,7 @@ def run_file(folder: Path) -> str:
         f"# kgen does not use {part}: {cls}\n" for part, cls in classes.items() if cls != found and part not in used
     ]
     if used:
-        examples, rest = "The images are an example", latent_lines(folder, used[2:])
+        examples, rest = "The images are an example", latent_lines(folder, used[2:], model.network.factor)
         size = latent_side(folder) * model.network.factor
     else:
         examples = "The images, the encoder and the generator are examples"

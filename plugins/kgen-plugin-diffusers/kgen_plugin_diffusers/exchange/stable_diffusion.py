@@ -11,7 +11,7 @@ from kgen import ConfigError
 from kgen.pretrained import Section
 from kgen_plugin_diffusers.folder import Folder
 from kgen_plugin_diffusers.unet.architecture import Architecture
-from kgen_plugin_diffusers.unet.options import MODEL, PARTS
+from kgen_plugin_diffusers.unet.options import FACTOR, MODEL, PARTS
 
 TEXTS = {"CLIPTextModel", "CLIPTextModelWithProjection"}
 """The classes of the text encoders that kgen reads."""
@@ -44,12 +44,13 @@ def latent_side(folder: Path) -> int:
     return Folder(str(folder), MODEL, PARTS).config().whole("sample_size")
 
 
-def latent_lines(folder: Path, texts: list[str]) -> str:
+def latent_lines(folder: Path, texts: list[str], factor: int) -> str:
     """The encoder, the generator and `fit` of a run file.
 
     Args:
         folder: The folder of the pipeline.
         texts: The names of its text encoders.
+        factor: Height and width of an image over those of its latent.
 
     Raises:
         ConfigError: kgen does not have the model, or the schedule. The message names the file and the key.
@@ -61,7 +62,9 @@ def latent_lines(folder: Path, texts: list[str]) -> str:
     encoders = [{"name": "clip/text", "pretrained": str(folder / text), **own} for text in texts]
     encoder = encoders[0] if len(encoders) == 1 else {"join": "width", "encoders": encoders}
     schedule, prediction = _schedule(folder / "scheduler" / "scheduler_config.json")
-    network = {"kind": "diffusers/unet-2d-condition", "pretrained": str(folder)}
+    network: dict[str, Any] = {"kind": "diffusers/unet-2d-condition", "pretrained": str(folder)}
+    if model.added is not None and factor != FACTOR:
+        network["factor"] = factor
     return (
         f"encoder: {json.dumps(encoder)}\n"
         "generator:\n"

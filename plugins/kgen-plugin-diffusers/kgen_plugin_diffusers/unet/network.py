@@ -23,7 +23,7 @@ class UNetNetwork(keras.layers.Layer):
         factor: Height and width of an image over those of its latent, for SDXL's embedding of the size.
     """
 
-    def __init__(self, model: Architecture, factor: int = 8, **kwargs: Any) -> None:
+    def __init__(self, model: Architecture, factor: int, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)  # inner layers cast their inputs, but not the time
         policy, stages = self.dtype_policy, model.stages
         self.model, self.factor, last = model, factor, len(stages) - 1

@@ -21,6 +21,9 @@ from kgen_plugin_diffusers.unet.network import UNetNetwork
 MODEL, PARTS = "UNet2DConditionModel", ("unet",)
 """The name of the model's class in diffusers, and those that it may have in a pipeline."""
 
+FACTOR = 8
+"""Height and width of an image over those of its latent, in Stable Diffusion."""
+
 
 @dataclass(frozen=True)
 class UNet:
@@ -85,7 +88,7 @@ class UNetLayer(keras.layers.Layer):
         model = Architecture.read(self.published)
         if self.options.factor is not None and model.added is None:
             self.published.refuse("addition_embed_type", "is not 'text_time', so that 'factor' has no effect")
-        self.network = UNetNetwork(model, self.options.factor or 8, dtype=self.dtype_policy, name="network")
+        self.network = UNetNetwork(model, self.options.factor or FACTOR, dtype=self.dtype_policy, name="network")
         sequence, pooled = condition_shape["sequence"], condition_shape["pooled"]
         self.network.check(*(int(shape[-1] or 0) for shape in (x_shape, sequence, pooled)))
         self.network.build(x_shape, sequence)
