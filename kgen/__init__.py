@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from kgen.parts.construction import make_dataset, make_decoder, make_encoder, make_generator, make_metric
     from kgen.parts.freezing import freeze
     from kgen.parts.initial import init_weights
+    from kgen.parts.lora import add_lora, merge_lora
     from kgen.parts.saving import save
     from kgen.pipeline.assembly import assemble
     from kgen.pipeline.decoding.variations import Variations
@@ -69,6 +70,8 @@ _LAZY = {
     "save": "kgen.parts.saving",
     "init_weights": "kgen.parts.initial",
     "freeze": "kgen.parts.freezing",
+    "add_lora": "kgen.parts.lora",
+    "merge_lora": "kgen.parts.lora",
     "freeze_layer": "kgen.backend.attributes",
     "weight_paths": "kgen.storage.paths",
     "read_json": "kgen.storage.json_file",
@@ -138,6 +141,7 @@ __all__ = [
     "Steps",
     "Strength",
     "Variations",
+    "add_lora",
     "add_to_report",
     "assemble",
     "bits_per_dimension",
@@ -156,6 +160,7 @@ __all__ = [
     "make_encoder",
     "make_generator",
     "make_metric",
+    "merge_lora",
     "open_config",
     "open_dataset",
     "open_decoder",

@@ -33,7 +33,10 @@ def test_the_run_file(tmp_path: Path) -> None:
     (tmp_path / "readme.yaml").write_text(example, encoding="utf-8")
     assert RunConfig.load(tmp_path / "readme.yaml").generator.name == "diffusion/diffusion"
     parts = [set(yaml.safe_load(part)) for part in more if not part.startswith("run:")]
-    assert parts == [{"fit", "loggers"}, {"init", "fit"}]
+    assert parts == [{"fit", "loggers"}, {"init", "fit"}, {"init", "fit"}]
+    whole = yaml.safe_load(example)
+    for part in map(yaml.safe_load, (part for part in more if part.startswith("init:"))):
+        RunConfig.from_dict({**whole, **part, "fit": {**whole["fit"], **part["fit"]}})
 
 
 def test_the_study(tmp_path: Path) -> None:

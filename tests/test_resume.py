@@ -54,6 +54,21 @@ sample: {every: 0, prompts: [a large red circle in the middle]}
 """
 """The same trainings with parts that are quick. The painter trains with noise, too."""
 
+LORA = """\
+data: {name: shapes, size: 16, count: 200, holdout: [purple square]}
+encoder:
+  name: made/hues
+  fit: {steps: 60, batch_size: 8, checkpoint_every: 20, validate_every: 40, log_every: 20}
+generator: made/painter
+decoder:
+  name: made/codec
+  fit: {steps: 60, batch_size: 8, checkpoint_every: 20, validate_every: 40, log_every: 20}
+fit:
+  {steps: 240, batch_size: 8, lora: {rank: 2}, checkpoint_every: 20, validate_every: 100, log_every: 20}
+sample: {every: 0, prompts: [a large red circle in the middle]}
+"""
+"""The same, but LoRA is all that the generator trains. Its checkpoints do not contain the frozen weights."""
+
 EMBEDDINGS = """\
 data: {name: shapes, size: 16, count: 200, holdout: [purple square]}
 encoder:
@@ -110,6 +125,9 @@ OPTIMIZERS = {
     "adafactor": "{name: adafactor, epsilon_2: 0.1}, learning_rate: 2.0e-2",
 }
 """With the default epsilon_2, the layers of the DiT that are 0 at first change too slowly for 500 steps."""
+
+KINDS = ("whole", "killed")
+"""The folders of a run that is not killed, and of one that is."""
 
 TRAINED = 0.8
 """A loss that each of them reaches. It is 1.9 for the untrained network, and 1.09 for one that predicts a constant."""
@@ -180,6 +198,20 @@ def test_killed_once_and_resumed(tmp_path: Path) -> None:
     (tmp_path / "site").mkdir()
     Site(tmp_path / "site").install("made", PLUGIN)
     resumes("torch", tmp_path, SMALL, kills=1, most=9)
+
+
+@pytest.mark.slow
+def test_killed_with_lora_and_resumed(tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    Site(tmp_path / "site").install("made", PLUGIN)
+
+    def kill(folder: Path) -> None:
+        kill_in("", folder, "torch")
+        kill_at_a_random_moment(folder, "torch", 4)
+
+    resumes_after(kill, "torch", tmp_path, LORA)
+    models = [load_file(tmp_path / name / "runs" / "run" / "model" / "weights.safetensors") for name in KINDS]
+    same(*models)
 
 
 @pytest.mark.slow
@@ -291,7 +323,7 @@ def resumes(backend: str, tmp_path: Path, config: str, kills: int, most: int) ->
 
 def resumes_after(kill: Callable[[Path], None], backend: str, tmp_path: Path, config: str) -> list[dict[str, str]]:
     """Compares a run that is killed with one that is not. Returns the rows of its metrics.csv."""
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole, killed = (tmp_path / name for name in KINDS)
     for folder in (whole, killed):
         folder.mkdir()
         (folder / "run.yaml").write_text(config, encoding="utf-8")
@@ -299,7 +331,7 @@ def resumes_after(kill: Callable[[Path], None], backend: str, tmp_path: Path, co
     assert not (killed / "runs" / "run" / "model").exists()  # it was killed before its end
     resumed, expected = finish(killed, backend), finish(whole, backend)
     same(resumed, expected)
-    assert len(expected) > (15 if config == SMALL else 50)
+    assert len(expected) > (15 if config in (SMALL, LORA) else 50)
     rows = read_rows(killed / "runs" / "run" / "metrics.csv")
     steps = [int(row["step"]) for row in rows]
     assert steps == sorted(steps) and steps[-1] == yaml.safe_load(config)["fit"]["steps"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -31,6 +33,20 @@ def freeze_layer(layer: keras.layers.Layer) -> None:
         part.trainable = False
         for variable in part._trainable_variables:
             variable.trainable = False
+
+
+@contextmanager
+def kept_trainable(layer: keras.layers.Layer) -> Iterator[None]:
+    """Restores after the block which of a layer's inner layers and weights are trainable."""
+    layers = [(part, part.trainable) for part in layer._flatten_layers()]
+    weights = [(weight, weight.trainable) for weight in layer.weights]
+    try:
+        yield
+    finally:
+        for part, trainable in layers:
+            part._trainable = trainable
+        for weight, trainable in weights:
+            weight.trainable = trainable
 
 
 def shared_copy(layer: Any, **changed: Any) -> Any:

@@ -31,6 +31,10 @@ class Programs:
         self._kept.move_to_end(key)
         return self._kept[key]
 
+    def clear(self) -> None:
+        """Drops all programs, which were compiled for layers that are different now."""
+        self._kept.clear()
+
     def __iter__(self) -> Iterator[Any]:
         return iter(self._kept.values())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -41,6 +41,17 @@ def as_sources(value: Any) -> Any:
     return [{"from": source} if isinstance(source, str) else source for source in given]
 
 
+class LoraConfig(Section):
+    """Low-rank adaptation (LoRA, Hu et al. 2022), which only trains two small factors beside each kernel."""
+
+    rank: PositiveInt
+    """Rank of the factors, such as 8. Fused projections, such as queries, keys and values, have separate factors."""
+    alpha: Annotated[float, Field(gt=0)] | None = None
+    """The product of the factors is multiplied by alpha / rank; null: by 1."""
+    targets: Annotated[Patterns, Field(min_length=1)] = ("*",)
+    """Patterns of the paths of kernels of dense layers, such as `generator/*/attention`, which includes projections."""
+
+
 class FitConfig(Section):
     """Settings of the training."""
 
@@ -64,6 +75,8 @@ class FitConfig(Section):
     """Patterns of the paths of the weights that are trained, such as `generator/model/up/*`; all others are frozen."""
     frozen: Patterns = ()
     """Patterns of the paths of weights that are frozen, such as `encoder/*`."""
+    lora: LoraConfig | None = None
+    """Trains low-rank factors (LoRA) instead of the weights, which are all frozen; null: the weights are trained."""
     flip: bool = False
     """Whether every image is also shown mirrored; unsuitable if captions say left or right."""
     workers: Annotated[int, Field(ge=0, le=128)] | None = None
@@ -80,6 +93,12 @@ class FitConfig(Section):
     """Steps between two measurements of the validation loss."""
     callbacks: tuple[ComponentConfig, ...] = ()
     """Callbacks from plugins: names, or mappings with names and options."""
+
+    @pydantic.model_validator(mode="after")
+    def _one_selection(self) -> Self:
+        if self.lora is not None and (self.trainable != ("*",) or self.frozen):
+            raise ValueError("'lora' freezes all weights: leave out 'trainable' and 'frozen', and choose lora.targets")
+        return self
 
     def dump(self) -> dict[str, Any]:
         """Returns the section as plain data, in the form of a run file."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +14,7 @@ from kgen.config import FitConfig, RunConfig
 from kgen.contracts.logger import Stage
 from kgen.errors import RunInterruptedError
 from kgen.experiments.inputs import Inputs
+from kgen.parts.lora import lora_layers
 from kgen.pipeline.loss_model import LossModel
 from kgen.training.checkpoint import Checkpoints
 from kgen.training.distribution import Distribution
@@ -104,6 +107,24 @@ class Trainer:
         return progress
 
 
-def count_weights(model: LossModel) -> int:
-    """Number of trainable parameters."""
-    return sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
+def describe_weights(model: LossModel) -> str:
+    """Says how many weights are trained, and, with LoRA, which share of all weights that is."""
+    trained = {id(variable) for variable in model.trainable_variables}
+    weights = [variable for variable in model.training_variables if variable.name != "seed_generator_state"]
+    others = [weight for weight in weights if id(weight) not in trained]
+    count = f"{_count(model.trainable_variables):,} weights to train"
+    if not (layers := lora_layers(model)):
+        return count
+    return (
+        f"{count} ({_mib(model.trainable_variables)}), the LoRA of {len(layers)} dense layers; the {_count(others):,} "
+        f"others ({_mib(others)}) are frozen, and checkpoints do not contain them"
+    )
+
+
+def _count(variables: Iterable[Any]) -> int:
+    return sum(math.prod(variable.shape) for variable in variables)
+
+
+def _mib(variables: Iterable[Any]) -> str:
+    size = sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in variables)
+    return f"{size / 2**20:,.2f} MiB"

@@ -4,6 +4,7 @@ from kgen.nn.attention import MultiHeadAttention, attention_weights
 from kgen.nn.ddim import cosine_schedule, ddim, end_clean
 from kgen.nn.dropout import Dropout
 from kgen.nn.embeddings import NoiseEmbedding, grid_positions, sequence_positions, sinusoidal
+from kgen.nn.fused import FusedDense
 from kgen.nn.normalization import GroupNorm
 from kgen.nn.resampling import Upsample, depth_to_space, space_to_depth
 from kgen.nn.residual import ResidualBlock, conv3x3
@@ -13,6 +14,7 @@ from kgen.nn.unet import UNetLayer, check_levels
 
 __all__ = [
     "Dropout",
+    "FusedDense",
     "GroupNorm",
     "MultiHeadAttention",
     "NoiseEmbedding",

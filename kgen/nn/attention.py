@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from kgen.nn.fused import FusedDense
+
 Tensor = Any
 
 MAX_MATERIALIZED = 2**20
@@ -55,19 +57,19 @@ class MultiHeadAttention(keras.layers.Layer):  # type: ignore[misc]
         self.self_attention = context_shape is None
         self.single = context_shape is not None and context_shape[1] == 1
         if context_shape is None:
-            self.qkv = self._dense(3 * width, "qkv", x_shape)
+            self.qkv = self._dense(3, width, "qkv", x_shape)
         elif self.single:
-            self.v = self._dense(width, "v", context_shape)
+            self.v = self._dense(1, width, "v", context_shape)
         else:
-            self.q = self._dense(width, "q", x_shape)
-            self.kv = self._dense(2 * width, "kv", context_shape)
+            self.q = self._dense(1, width, "q", x_shape)
+            self.kv = self._dense(2, width, "kv", context_shape)
         self.out = keras.layers.Dense(
             width, kernel_initializer=self.output_initializer, dtype=self.dtype_policy, name="out"
         )
         self.out.build(x_shape)
 
-    def _dense(self, units: int, name: str, input_shape: tuple[int | None, ...]) -> keras.layers.Dense:
-        layer = keras.layers.Dense(units, use_bias=self.use_bias, dtype=self.dtype_policy, name=name)
+    def _dense(self, parts: int, width: int, name: str, input_shape: tuple[int | None, ...]) -> FusedDense:
+        layer = FusedDense(parts * width, parts, use_bias=self.use_bias, dtype=self.dtype_policy, name=name)
         layer.build(input_shape)
         return layer
 

@@ -34,6 +34,7 @@ from kgen.parts.description import (
     read_description,
     shorten,
 )
+from kgen.parts.lora import merged_weights, without_factors
 from kgen.plugins.discovery import component_id
 from kgen.plugins.hookspecs import API
 from kgen.plugins.migrations import positions_became_paths
@@ -76,7 +77,8 @@ def save(pipeline: Assembled, path: str | Path) -> None:
         for part in PARTS:
             (folder / part).mkdir()
             getattr(pipeline, part).save_assets(folder / part)
-        save_variables(folder / WEIGHTS, saved_weights(pipeline), {"api": str(API)})
+        parts = (pipeline.encoder, pipeline.generator, pipeline.decoder)
+        save_variables(folder / WEIGHTS, merged_weights(saved_weights(pipeline), parts), {"api": str(API)})
 
 
 def restore(make: Callable[..., Made], path: str | Path, custom: Sequence[type[Any]] = ()) -> Made:
@@ -120,7 +122,7 @@ def save_decoder(decoder: Decoder, path: str | Path) -> None:
     }
     with _described_folder(Path(path), DECODER, description) as folder:
         decoder.save_assets(folder)
-        save_variables(folder / WEIGHTS, decoder_weights(decoder), {"api": str(API)})
+        save_variables(folder / WEIGHTS, merged_weights(decoder_weights(decoder), [decoder]), {"api": str(API)})
 
 
 def load_decoder(path: str | Path, decoder: Decoder) -> Decoder:
@@ -154,7 +156,7 @@ def save_encoder(encoder: Encoder, path: str | Path) -> None:
     with _described_folder(Path(path), ENCODER, description) as folder:
         (folder / "encoder").mkdir()
         encoder.save_assets(folder / "encoder")
-        save_variables(folder / WEIGHTS, encoder_weights(encoder), {"api": str(API)})
+        save_variables(folder / WEIGHTS, merged_weights(encoder_weights(encoder), [encoder]), {"api": str(API)})
 
 
 def load_encoder_assets(path: str | Path, encoder: Encoder) -> None:
@@ -186,24 +188,27 @@ def load_encoder_weights(path: str | Path, encoder: Encoder) -> None:
 
 def encoder_weights(encoder: Encoder) -> Variables:
     """The weights of an encoder by paths such as `encoder/tokens`; those of its random generators are left out."""
-    return {f"encoder/{path}": variable for path, variable in weight_paths(encoder, encoder.weights).items()}
+    return _named("encoder", encoder, encoder.weights)
 
 
 def saved_weights(pipeline: Assembled) -> Variables:
     """The weights that are saved with a pipeline, by paths such as `generator/model/blocks/0/out/kernel`.
 
-    External weights (`weights_are_external`) are left out.
+    External weights (`weights_are_external`) are left out, and factors of LoRA, which are saved within the kernels.
     """
-    return {
-        f"{name}/{path}": variable
-        for name, variables in _groups(pipeline).items()
-        for path, variable in weight_paths(getattr(pipeline, name), variables).items()
-    }
+    groups = _groups(pipeline).items()
+    named = (_named(kind, getattr(pipeline, kind), variables) for kind, variables in groups)
+    return {path: variable for part in named for path, variable in part.items()}
 
 
 def decoder_weights(decoder: Decoder) -> Variables:
     """The weights of a decoder that `encode` and `decode` use, by paths such as `decoder/network/out/kernel`."""
-    return {f"decoder/{path}": variable for path, variable in weight_paths(decoder, decoder.inference_weights).items()}
+    return _named("decoder", decoder, decoder.inference_weights)
+
+
+def _named(kind: str, part: Any, variables: Sequence[Any]) -> Variables:
+    """Weights of a part by their paths, which begin with its kind, without factors of LoRA."""
+    return without_factors({f"{kind}/{path}": variable for path, variable in weight_paths(part, variables).items()})
 
 
 def with_paths(arrays: Arrays, pipeline: Assembled) -> Arrays:

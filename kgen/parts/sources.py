@@ -11,6 +11,7 @@ from pathlib import Path
 from kgen.contracts.encoder import Encoder
 from kgen.errors import RunError
 from kgen.parts.description import DecoderDescription, EncoderDescription, PipelineDescription, read_description
+from kgen.parts.lora import is_factor
 from kgen.parts.patterns import select
 from kgen.parts.saving import DECODER, ENCODER, PIPELINE
 from kgen.plugins.discovery import component_id
@@ -89,6 +90,8 @@ class WeightSource:
                 f"again, kgen.load({str(self.path)!r}).save(FOLDER), and take the weights from there"
             )
         found = {name: array for name, array in arrays.items() if name.partition("/")[0] in parts}
+        if any(map(is_factor, found)):
+            raise RunError(f"{self.file} contains only the LoRA of a training: give its run, which has all weights")
         if not found:
             raise RunError(f"{self.file} contains no weights of {' or '.join(f'{part}/*' for part in sorted(parts))}")
         return {name: array for name, array in found.items() if not name.endswith(f"/{RANDOM_STATE}")}

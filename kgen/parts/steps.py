@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from kgen.backend.attributes import kept_trainable
 from kgen.config import FitConfig, RunConfig
 from kgen.errors import RunError
-from kgen.parts.patterns import select
-from kgen.storage.checkpoints import checkpoint_file, checkpoint_steps
+from kgen.parts.lora import merge_lora
+from kgen.parts.trained import select_trained
+from kgen.storage.checkpoints import FROZEN, checkpoint_file, checkpoint_steps
 from kgen.storage.paths import COUNTER, weight_paths
 from kgen.storage.weights import Arrays, read_arrays
 
@@ -50,9 +52,19 @@ def load_step(pipeline: Any, run: Path, step: int) -> None:
     file = checkpoint_of(run, step)
     fit = RunConfig.load(run / CONFIG).fit
     arrays, _ = read_arrays(file)
+    if fit.lora is not None:
+        arrays |= read_arrays(file.parent / FROZEN)[0]
+    with kept_trainable(pipeline):
+        select_trained(pipeline, fit)
+        _assign(pipeline, arrays, fit, file)
+        merge_lora(pipeline)
+
+
+def _assign(pipeline: Any, arrays: Arrays, fit: FitConfig, file: Path) -> None:
+    """Assigns the weights in a checkpoint, or their EMA if it exists."""
     weights = weight_paths(pipeline, pipeline.training_variables)
     if fit.ema is not None:
-        arrays |= _averages(arrays, pipeline, weights, fit, file)
+        arrays |= _averages(arrays, pipeline, weights, file)
     for path, weight in weights.items():
         if path not in arrays or arrays[path].shape != tuple(weight.shape):
             raise _other_model(file, path)
@@ -60,11 +72,10 @@ def load_step(pipeline: Any, run: Path, step: int) -> None:
         weight.assign(arrays[path])
 
 
-def _averages(arrays: Arrays, pipeline: Any, weights: dict[str, Any], fit: FitConfig, file: Path) -> Arrays:
+def _averages(arrays: Arrays, pipeline: Any, weights: dict[str, Any], file: Path) -> Arrays:
     """The EMA of each trained weight, by the weight's path. The optimizer has the EMAs in the order of the weights."""
     paths = {id(weight): path for path, weight in weights.items()}
-    trained = set(select(list(weights), fit.trainable, fit.frozen))
-    wanted = [weight for weight in pipeline.trainable_variables if paths[id(weight)] in trained]
+    wanted = pipeline.trainable_variables
     found = [name for name in arrays if name.startswith("optimizer/") and name.endswith(AVERAGE)]
     found.sort(key=lambda name: int(name.split("/")[1]))
     if len(found) != len(wanted):

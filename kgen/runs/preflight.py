@@ -37,7 +37,7 @@ from kgen.experiments.inputs import SplitImages
 from kgen.experiments.prompts import prompts_to_generate
 from kgen.experiments.shapes import check_parts, image_spaces, shape_of
 from kgen.parts.construction import generator_for, make_decoder
-from kgen.parts.freezing import freeze
+from kgen.parts.trained import try_selection
 from kgen.pipeline.assembly import assemble
 from kgen.pipeline.model import Pipeline
 from kgen.pipeline.sampler import noise_spec, validate_options
@@ -134,7 +134,7 @@ def _try_encoder_stage(experiment: Experiment, encoder: Encoder) -> None:
         require_fields(encoder, data, "encoder.data")
         _tokenize_all(data, encoder)
         model = EncoderModel(encoder, data.image_space)  # builds all weights
-        freeze(model, fit.frozen, trainable=fit.trainable)
+        try_selection(model, fit)
         try_fit(fit, model.trainable_variables)
         images, inputs = examples(data, encoder)
         with kept_randomness(), kept_variables(_changeable(encoder)):
@@ -163,7 +163,7 @@ def _try_decoder_stage(decoder: Decoder, data: Dataset, encoder: Encoder, fit: F
     """Tries all steps of a decoder's training: initialization, losses if it has `fit`, calibration, and scores."""
     if fit is not None:
         model = DecoderModel(decoder, encoder)  # builds all weights
-        freeze(model, fit.frozen, trainable=fit.trainable)
+        try_selection(model, fit)
         try_fit(fit, model.trainable_variables)
     else:
         decoder.build(None)

@@ -27,10 +27,10 @@ from kgen.experiments.experiment import Experiment, encoder_with_assets, known_a
 from kgen.experiments.initial import Start, load_initial, load_initial_decoder, load_initial_encoder
 from kgen.experiments.inputs import Inputs, TrainingLatents, read_dataset
 from kgen.experiments.provenance import changed_data, describe, record_skipped
-from kgen.experiments.trainer import Log, OnMetrics, Trainer, count_weights
+from kgen.experiments.trainer import Log, OnMetrics, Trainer, describe_weights
 from kgen.parts.construction import build_encoder, make_decoder
-from kgen.parts.freezing import freeze
 from kgen.parts.saving import load_decoder, load_encoder_assets, load_encoder_weights, save
+from kgen.parts.trained import select_trained
 from kgen.pipeline.loading import load
 from kgen.pipeline.model import Pipeline
 from kgen.plugins.faults import component_errors
@@ -182,7 +182,7 @@ def _build(
             load_initial_decoder(config.decoder.init, pipeline.decoder)
         begun = directory is not None and directory.newest_step
         start = Start(()) if begun else load_initial(config.init, pipeline)
-        freeze(pipeline, config.fit.frozen, trainable=config.fit.trainable)
+        select_trained(pipeline, config.fit)
     return pipeline, start
 
 
@@ -245,7 +245,7 @@ def _train(
         stack: Until it is closed, the pipeline has its EMA weights.
     """
     fit = experiment.config.fit
-    trainer.log(f"{count_weights(pipeline):,} weights to train")
+    trainer.log(describe_weights(pipeline))
     inputs = Inputs(experiment.dataset, pipeline.encoder, pipeline.decoder, fit.flip, fit.workers)
     if not directory.newest_step and initializes(type(pipeline.generator)):
         trainer.log("the generator: measures the latents of all training images")

@@ -20,9 +20,9 @@ from kgen.experiments.directory import RunDirectory
 from kgen.experiments.experiment import is_imported, trained_part
 from kgen.experiments.initial import Start
 from kgen.experiments.inputs import Inputs
-from kgen.experiments.trainer import Log, Render, Trainer, count_weights
+from kgen.experiments.trainer import Log, Render, Trainer, describe_weights
 from kgen.parts.construction import find
-from kgen.parts.freezing import freeze
+from kgen.parts.trained import select_trained
 from kgen.pipeline.model import Pipeline
 from kgen.pipeline.stage_models import DecoderModel, EncoderModel
 from kgen.plugins.discovery import CORE
@@ -201,10 +201,10 @@ class Stage(ABC, Generic[Part]):
             model = self.new_model()
             part: Part = getattr(model, self.kind)
             start = None if self.directory.newest_step else self.first_weights(part)
-            freeze(model, fit.frozen, trainable=fit.trainable)
+            select_trained(model, fit)
         self.begin()
         images = len(self.dataset.captions("train"))
-        trainer.log(f"the {self.kind}: {images} images, {count_weights(model):,} weights to train")
+        trainer.log(f"the {self.kind}: {images} images, {describe_weights(model)}")
         if start is not None and start.sources:
             self.directory.update_manifest(init=start.describe())
             for line in start.lines():

@@ -8,6 +8,9 @@ from pathlib import Path
 CHECKPOINT = re.compile(r"step-(\d{8,})\.safetensors")
 """The form of a checkpoint's file name."""
 
+FROZEN = "frozen.safetensors"
+"""The name of the file, beside the checkpoints of a training with LoRA, of the weights that never change."""
+
 
 def checkpoint_file(folder: Path, step: int) -> Path:
     """The file of the checkpoint of a step."""

@@ -43,10 +43,11 @@ def save_variables(path: Path, variables: Variables, metadata: Mapping[str, str]
 
     Args:
         path: The file.
-        variables: The variables by name.
+        variables: The variables by name; arrays take their place.
         metadata: Texts that are saved with them.
     """
-    arrays = {name: np.array(variable.numpy(), order="C") for name, variable in variables.items()}
+    values = {name: v if isinstance(v, np.ndarray) else v.numpy() for name, v in variables.items()}
+    arrays = {name: np.array(value, order="C") for name, value in values.items()}
     with atomic_file(path, sum(array.nbytes for array in arrays.values())) as temporary:
         save_file(arrays, temporary, metadata={**metadata, CHECKSUM: _checksum(arrays)})
 

@@ -6,14 +6,16 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 from kgen.backend.replicas import has_workers
 from kgen.errors import RunError
+from kgen.parts.lora import lora_layers
 from kgen.pipeline.loss_model import LossModel
 from kgen.plugins.hookspecs import API
 from kgen.plugins.migrations import migrate, positions_became_paths
-from kgen.storage.checkpoints import CHECKPOINT, checkpoint_file, checkpoint_steps
+from kgen.storage.checkpoints import CHECKPOINT, FROZEN, checkpoint_file, checkpoint_steps
 from kgen.storage.paths import COUNTER, weight_paths
 from kgen.storage.weights import Variables, load_variables, read_metadata, save_variables
 
@@ -35,6 +37,24 @@ def training_state(model: LossModel) -> Variables:
     return {**weight_paths(model, [variable for group in groups.values() for variable in group]), **optimizer}
 
 
+def frozen_state(model: LossModel) -> Variables:
+    """The part of `training_state` that a training with LoRA does not change, and that its checkpoints leave out.
+
+    These are the frozen weights, and what frozen layers have besides. It is empty for a training without LoRA, whose
+    checkpoints are whole.
+    """
+    if not lora_layers(model):
+        return {}
+    frozen = {id(weight) for layer in model._flatten_layers() for weight in _frozen_weights(layer)}
+    return {name: variable for name, variable in training_state(model).items() if id(variable) in frozen}
+
+
+def _frozen_weights(layer: keras.layers.Layer) -> list[Any]:
+    """The weights of a layer itself that training does not change, without the states of random generators."""
+    statistics = [] if layer.trainable else layer._non_trainable_variables
+    return [weight for weight in (*layer._trainable_variables, *statistics) if not weight.trainable]
+
+
 def _groups(model: LossModel) -> dict[str, list[Any]]:
     state = {"model": list(model.training_variables), "optimizer": list(model.optimizer.variables)}
     if has_workers(getattr(model, "distribute_strategy", None)):
@@ -44,6 +64,9 @@ def _groups(model: LossModel) -> dict[str, list[Any]]:
 
 class Checkpoints:
     """The checkpoints of a training, in a folder that keeps the newest ones.
+
+    With LoRA, most weights are frozen. They are written only once, with the first checkpoint, to the file `FROZEN` of
+    the folder. The checkpoints do not contain them.
 
     Args:
         folder: The folder of `step-NNNNNNNN.safetensors`.
@@ -66,7 +89,11 @@ class Checkpoints:
         """
         if not all(np.isfinite(np.asarray(v.numpy())).all() for v in model.trainable_variables):
             raise diverged(step, self)
-        save_variables(self._path(step), training_state(model), {"step": str(step), "api": str(API)})
+        frozen = frozen_state(model)
+        if frozen and not (self.steps() and self._frozen.is_file()):  # an earlier training may have left a file
+            save_variables(self._frozen, frozen, {"api": str(API)})
+        state = {name: variable for name, variable in training_state(model).items() if name not in frozen}
+        save_variables(self._path(step), state, {"step": str(step), "api": str(API)})
         for old in self.steps()[: -self.keep]:
             self._path(old).unlink(missing_ok=True)
 
@@ -109,10 +136,17 @@ class Checkpoints:
         if "api" in metadata:
             metadata["api"] = int(metadata["api"]) if metadata["api"].isdecimal() else metadata["api"]
         found = migrate("checkpoint", metadata, path).get("step")
-        state = training_state(model)
+        frozen = frozen_state(model)
+        state = {name: variable for name, variable in training_state(model).items() if name not in frozen}
         load_variables(path, state, lambda arrays: positions_became_paths(arrays, _groups(model), state))
+        if frozen:
+            load_variables(self._frozen, frozen)
         if found != str(step):
             raise RunError(f"{path} holds step {found}: it was renamed")
+
+    @property
+    def _frozen(self) -> Path:
+        return self.folder / FROZEN
 
     def _path(self, step: int) -> Path:
         return checkpoint_file(self.folder, step)

@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from kgen.nn import FusedDense
+
 Tensor = Any
 Shape = tuple[int | None, ...]
 
@@ -16,7 +18,6 @@ Activation = Literal["gelu", "quick_gelu"]
 
 HIDDEN = -30_000.0
 """A logit whose weight underflows to 0, but which is finite in every type."""
-
 
 EPSILON = 1e-5
 """The number that normalizations add to the variance, in the published code."""
@@ -62,16 +63,16 @@ class Block(keras.layers.Layer):  # type: ignore[misc]
         if width is None or width % self.heads:
             raise ValueError(f"a width of {width} is not divisible into {self.heads} heads")
         residual, hidden = (2 * self.depth * width) ** -0.5, self.hidden or 4 * width
-        self.qkv = self._dense(3 * width, "qkv", width**-0.5, x_shape)
+        self.qkv = self._dense(3 * width, "qkv", width**-0.5, x_shape, parts=3)
         self.out = self._dense(width, "out", residual, x_shape)
         self.widen = self._dense(hidden, "widen", (2 * width) ** -0.5, x_shape)
         self.narrow = self._dense(width, "narrow", residual, (*x_shape[:-1], hidden))
         for layer in (self.norm1, self.norm2):
             layer.build(x_shape)
 
-    def _dense(self, units: int, name: str, deviation: float, shape: Shape) -> keras.layers.Dense:
+    def _dense(self, units: int, name: str, deviation: float, shape: Shape, parts: int = 1) -> FusedDense:
         normal = keras.initializers.RandomNormal(stddev=deviation)
-        layer = keras.layers.Dense(units, kernel_initializer=normal, dtype=self.dtype_policy, name=name)
+        layer = FusedDense(units, parts, kernel_initializer=normal, dtype=self.dtype_policy, name=name)
         layer.build(shape)
         return layer
 
@@ -94,7 +95,7 @@ class Block(keras.layers.Layer):  # type: ignore[misc]
         logits = ops.cast(logits, "float32")
         if self.causal:  # selected, because TensorFlow fuses an addition here into a slow kernel
             logits = ops.where(ops.convert_to_tensor(np.tri(length, dtype=bool)), logits, HIDDEN)
-        weights = ops.softmax(logits, axis=-1) if length != 1 else ops.ones_like(logits)
+        weights = ops.softmax(logits, axis=-1) if length != 1 else ops.ones_like(logits)  # Keras warns of one logit
         y = ops.matmul(ops.cast(weights, v.dtype), v)  # (B, H, L, D/H)
         return ops.reshape(ops.transpose(y, (0, 2, 1, 3)), (-1, length, width))
 

@@ -38,6 +38,12 @@ def kgen_components(registry: kgen.Registrar) -> None:
         f"{HERE}.exchange.conversions:from_published_autoencoder",
         summary="The decoders autoencoder-kl and vq-model",
     )
+    registry.add(
+        "diffusers.model",
+        "published-unet",
+        f"{HERE}.exchange.conversions:from_published_unet",
+        summary="Generators with the network unet-2d-condition",
+    )
 
 
 @kgen.hookimpl

@@ -9,8 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
+from kgen_plugin_diffusers.exchange.export import export
+from kgen_plugin_diffusers.exchange.run_file import run_file
+from kgen_plugin_diffusion.discrete import Discrete
+from safetensors.numpy import load_file
 
 import kgen
+from kgen.config import RunConfig
+from kgen.options import plain
 from kgen.random import noise_keys, sample
 
 pytestmark = pytest.mark.portable
@@ -92,3 +99,38 @@ def test_images_are_those_of_diffusers(
     assert np.abs(made - expected).max() <= 2
     inside = (expected > 0) & (expected < 255)
     assert inside.mean() > 0.9 and expected.std() > 20, "these images would hide a difference"
+
+
+def test_a_run_file_for_the_pipeline(folder: Path) -> None:
+    """It has the models and the schedule of the folder, and only the size of the images differs here."""
+    config = RunConfig.from_dict(yaml.safe_load(run_file(folder)))
+    assert config.encoder.choice == {"name": "clip/text", "pretrained": str(folder / "text_encoder")} | {
+        "variant": None,
+        "skip": 0,
+        "norm": True,
+    }
+    assert config.data.options["size"] == 16  # sample_size 8, and the factor 2
+    assert config.decoder.choice["pretrained"] == str(folder)
+    generator = kgen.make_generator(
+        config.generator.choice, kgen.Space("continuous", (8, 12, 4), bounded=False), kgen.ConditionSpace(20, 6)
+    )
+    assert plain(generator._schedule) == plain(Discrete(betas="scaled-linear", beta_start=0.00085, beta_end=0.012))
+    assert config.generator.options["prediction"] == "eps"
+    assert config.fit.trainable == ("generator/model/network/*/attn2/kv",)
+
+
+def test_the_exported_network_is_that_of_the_folder(ours: kgen.Pipeline, folder: Path, tmp_path: Path) -> None:
+    import diffusers
+
+    kgen.save(ours, tmp_path / "saved")
+    models, reasons = export(tmp_path / "saved", tmp_path / "exported")
+    assert set(models) == {"generator", "decoder"} and set(reasons) == {"encoder"}
+    mine, its = (
+        load_file(path / "unet" / "diffusion_pytorch_model.safetensors") for path in (tmp_path / "exported", folder)
+    )
+    assert mine.keys() == its.keys()
+    for tensor in its:
+        np.testing.assert_array_equal(mine[tensor], its[tensor])
+    assert (
+        diffusers.UNet2DConditionModel.from_pretrained(tmp_path / "exported", subfolder="unet").config.in_channels == 4
+    )

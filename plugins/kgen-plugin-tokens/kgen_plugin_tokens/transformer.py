@@ -9,7 +9,7 @@ import keras
 from keras import ops
 from pydantic import Field, PositiveInt
 
-from kgen.nn import Dropout, attention_weights
+from kgen.nn import Dropout, FusedDense, attention_weights
 from kgen_plugin_tokens.positions import rotate
 
 Tensor = Any
@@ -72,7 +72,7 @@ class Attention(keras.layers.Layer):
             self.v = _dense(width, self.dtype_policy, "v", context_shape)
             return
         self.q = _dense(width, self.dtype_policy, "q", x_shape)
-        self.kv = _dense(2 * width, self.dtype_policy, "kv", context_shape or x_shape)
+        self.kv = _dense(2 * width, self.dtype_policy, "kv", context_shape or x_shape, parts=2)
         self.norm_q, self.norm_k = (rms_norm(self.dtype_policy, name) for name in ("norm_q", "norm_k"))
         for norm in (self.norm_q, self.norm_k):
             norm.build((None, self.heads, None, width // self.heads))
@@ -144,7 +144,7 @@ class Block(keras.layers.Layer):
             self.norm2 = None if self.cross.single else rms_norm(self.dtype_policy, "norm2")
             if self.norm2 is not None:
                 self.norm2.build(x_shape)
-        self.expand = _dense(2 * hidden, self.dtype_policy, "expand", x_shape)
+        self.expand = _dense(2 * hidden, self.dtype_policy, "expand", x_shape, parts=2)
         self.shrink = _dense(width, self.dtype_policy, "shrink", (*x_shape[:-1], hidden))
 
     def read(self, sequence: Tensor) -> Pair | None:
@@ -184,7 +184,7 @@ def rms_norm(policy: Any, name: str) -> keras.layers.Layer:
     return keras.layers.RMSNormalization(epsilon=1e-6, dtype=policy, name=name)
 
 
-def _dense(units: int, policy: Any, name: str, input_shape: Shape) -> keras.layers.Layer:
-    layer = keras.layers.Dense(units, use_bias=False, dtype=policy, name=name)
+def _dense(units: int, policy: Any, name: str, input_shape: Shape, parts: int = 1) -> keras.layers.Layer:
+    layer = FusedDense(units, parts, use_bias=False, dtype=policy, name=name)
     layer.build(input_shape)
     return layer

@@ -61,13 +61,16 @@ class UNetLayer(keras.layers.Layer):
 
     Args:
         options: The options.
+
+    Attributes:
+        published: The configuration of the model; None: it has not been read yet.
     """
 
     def __init__(self, options: UNet, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
         self.options = options
         self._folder: Folder | None = None
-        self._published: Section | None = None
+        self.published: Section | None = None
 
     def build(self, x_shape: Shape, condition_shape: Mapping[str, Shape]) -> None:
         """Creates every weight, and assigns those of the folder.
@@ -76,12 +79,12 @@ class UNetLayer(keras.layers.Layer):
             ConfigError: the folder has no such model, or its files do not fit together.
             SpaceError: the model does not fit the latents or the conditions.
         """
-        if self._published is None:
+        if self.published is None:
             self._folder = Folder(self.options.pretrained, MODEL, PARTS, self.options.variant)
-            self._published = self._folder.config()
-        model = Architecture.read(self._published)
+            self.published = self._folder.config()
+        model = Architecture.read(self.published)
         if self.options.factor is not None and model.added is None:
-            self._published.refuse("addition_embed_type", "is not 'text_time', so that 'factor' has no effect")
+            self.published.refuse("addition_embed_type", "is not 'text_time', so that 'factor' has no effect")
         self.network = UNetNetwork(model, self.options.factor or 8, dtype=self.dtype_policy, name="network")
         sequence, pooled = condition_shape["sequence"], condition_shape["pooled"]
         self.network.check(*(int(shape[-1] or 0) for shape in (x_shape, sequence, pooled)))
@@ -95,14 +98,14 @@ class UNetLayer(keras.layers.Layer):
 
     def save_assets(self, path: str | Path) -> None:
         """Writes the configuration, as it is in the folder."""
-        assert self._published is not None
-        text = json.dumps(self._published.data, indent=2, sort_keys=True)
+        assert self.published is not None
+        text = json.dumps(self.published.data, indent=2, sort_keys=True)
         (Path(path) / CONFIG).write_text(text + "\n", encoding="utf-8")
 
     def load_assets(self, path: str | Path) -> None:
         """Reads what `save_assets` wrote. Raises RunError if it is damaged."""
         try:
-            self._published = read_config(Path(path), MODEL)
+            self.published = read_config(Path(path), MODEL)
         except ConfigError as error:
             raise RunError(f"the generator is damaged: {error}") from error
         self._folder = None
