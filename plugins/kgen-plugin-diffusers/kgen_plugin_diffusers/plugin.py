@@ -44,6 +44,12 @@ def kgen_components(registry: kgen.Registrar) -> None:
         f"{HERE}.exchange.conversions:from_published_unet",
         summary="Generators with the network unet-2d-condition",
     )
+    registry.add(
+        "diffusers.model",
+        "kl-autoencoder",
+        f"{HERE}.exchange.codec:from_kl_autoencoder",
+        summary="The decoder codecs/kl-autoencoder, if all of its stages have the same number of channels",
+    )
 
 
 @kgen.hookimpl
