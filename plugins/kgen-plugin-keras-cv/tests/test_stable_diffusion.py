@@ -132,8 +132,9 @@ def saved(model: Any, file: Path) -> str:
     return str(file)
 
 
-def test_images_of_keras_cv(vocabulary: Path, tmp_path: Path) -> None:
-    """From the files of keras-cv, the same noise and prompt give the same image, in 25 steps with guidance."""
+@pytest.mark.parametrize("steps", [3, pytest.param(25, marks=pytest.mark.slow)])
+def test_images_of_keras_cv(steps: int, vocabulary: Path, tmp_path: Path) -> None:
+    """From the files of keras-cv, the same noise and prompt give the same image, with guidance."""
     from keras_cv.src.models.stable_diffusion import stable_diffusion as library
 
     theirs = library.StableDiffusion(128, 128, jit_compile=False)
@@ -144,7 +145,7 @@ def test_images_of_keras_cv(vocabulary: Path, tmp_path: Path) -> None:
     theirs._decoder = seen = Seen(library.Decoder(128, 128, download_weights=False))
     noise = np.random.default_rng(0).normal(size=(1, 16, 16, 4)).astype("float32")
     text = theirs.encode_text("a red heart")
-    theirs.generate_image(text, diffusion_noise=noise, num_steps=25, unconditional_guidance_scale=7.5)
+    theirs.generate_image(text, diffusion_noise=noise, num_steps=steps, unconditional_guidance_scale=7.5)
 
     text_file = saved(theirs._text_encoder, tmp_path / "text.h5")
     pipeline = kgen.assemble(
@@ -167,7 +168,7 @@ def test_images_of_keras_cv(vocabulary: Path, tmp_path: Path) -> None:
         {"start": ops.convert_to_tensor(noise)},
         sampler="ddim",
         spacing="linspace",
-        steps=25,
+        steps=steps,
         guidance=7.5,
     )
     images = ops.convert_to_numpy(pipeline.decoder.decode(latent, condition, {}))
