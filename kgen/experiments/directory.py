@@ -54,6 +54,7 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
         self.assets = self.checkpoints / "assets"
         self.model = self.path / "model"
+        self.lora = self.path / "lora.safetensors"
         self.report = self.path / "report.html"
         self._lock: BaseFileLock = FileLock(self.path / LOCK)  # not held yet
 
