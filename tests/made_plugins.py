@@ -25,6 +25,7 @@ def kgen_components(registry):
     registry.encoder("words", "parts:Words", summary="A learned vector for every caption")
     registry.encoder("hues", "parts:Hues", summary="A vector for every caption, trained alone")
     registry.encoder("tints", "parts:Tints", summary="The same, with captions in capitals")
+    registry.encoder("colors", "parts:MeanColor", summary="The mean color of an image, frozen")
     registry.decoder("codec", "parts:Codec", summary="A convolution either way")
     registry.generator("painter", "parts:Painter", summary="A mean image, learned through noise")
     registry.generator("editor", "parts:Editor", summary="The same, and it changes an image")

@@ -249,6 +249,25 @@ def test_pickles_and_reads_from_threads(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.stack(found), right, 2**-8, 1e-5)  # bfloat16
 
 
+class Classes(Frozen):
+    """It knows no class without a name, but the null input."""
+
+    null = None
+
+    def tokenize(self, texts: Sequence[str | None]) -> dict[str, np.ndarray]:
+        assert "" not in texts
+        return super().tokenize([text or "" for text in texts])
+
+
+def test_an_empty_input_is_the_null_input(tmp_path: Path) -> None:
+    encoder = Classes()
+    cache = cached_conditions(encoder, ["heart", ""], tmp_path, Filling())
+    assert len(cache) == 2
+    pooled = cache.lookup(["", "heart"])["pooled"]
+    np.testing.assert_array_equal(cache.lookup([None])["pooled"], pooled[:1])
+    np.testing.assert_allclose(pooled, expected(encoder, [None, "heart"])["pooled"], 2**-8, 1e-5)  # type: ignore[list-item]
+
+
 def test_refuses_a_caption_that_was_not_encoded(tmp_path: Path) -> None:
     cache = cached_conditions(Frozen(), ["red heart"], tmp_path)
     with pytest.raises(DataError, match="'blue heart' is not among the 2"):

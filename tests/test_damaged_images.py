@@ -16,14 +16,16 @@ import pytest
 from command_line import Outcome
 from gray_images import numbers
 from kgen_plugin_superres.regression import Regression
-from parts import Words
+from parts import MeanColor, Words
 from PIL import Image
 
 from kgen import DataError
 from kgen.contracts.dataset import Problem
+from kgen.contracts.inputs import AllEncoderInputs
 from kgen.data import images
 from kgen.data.datasets.imagefolder import ImageFolder
 from kgen.data.encoded import images as encoded
+from kgen.data.frozen.conditions import condition_reader
 from kgen.data.frozen.filling import Filling
 from kgen.data.frozen.latents import cached_latents
 from kgen.data.frozen.stored import StoredRows
@@ -182,6 +184,34 @@ def test_cached_latents_are_those_of_the_replacement(folder: Path, decoded: list
     refusing = opened(folder, on_error="refuse")
     with pytest.raises(DataError, match=r"03\.png"):
         cached_latents(decoder, refusing, "train", tmp_path / "latents")
+
+
+class Captioned(MeanColor):
+    """The condition is the gray value of the image, and the number in the caption. The caption is read first."""
+
+    fields = ("caption", "image")
+    null: Any = {"caption": "", "image": None}  # noqa: RUF012
+
+    def tokenize(self, inputs: Any) -> dict[str, np.ndarray]:
+        named = [float(value["caption"].rpartition(" ")[2] or 0) for value in inputs]
+        color = super().tokenize([value["image"] for value in inputs])["color"]
+        return {"color": np.stack([color[:, 0], 20 * np.array(named, np.float32), color[:, 2]], 1)}
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_cached_conditions_are_those_of_the_replacement(
+    folder: Path, decoded: list[bytes], tmp_path: Path, devices: int
+) -> None:
+    """With two devices, the cache is filled before any batch is read."""
+    encoder = Captioned()
+    encoder.null_condition()
+    for _ in range(2):
+        dataset = opened(folder)  # which knows of no damaged image
+        inputs = AllEncoderInputs(dataset, encoder.fields)
+        read = condition_reader(encoder, inputs, tmp_path, filling=Filling(devices=devices))
+        for batch in Loader(dataset, encoder, batch_size=5, read=read).once():
+            for found in batch["condition"]["pooled"].T[:2] * 255 / 20:
+                np.testing.assert_allclose(found, numbers(batch["image"]), rtol=2**-8)  # bfloat16
 
 
 def test_processes_that_share_a_cache_know_which_images_are_damaged(

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from keras import ops
 from kgen_plugin_superres.regression import Regression
 from parts import MeanColor, Words
 from PIL import Image
 
-from kgen import DataError, make_dataset
+from kgen import ConditionSpace, DataError, make_dataset
 from kgen.contracts.encoder import Encoder
 from kgen.contracts.inputs import AllEncoderInputs, training_inputs
 from kgen.data.datasets.imagefolder import ImageFolder
@@ -188,6 +189,39 @@ def test_an_encoder_of_several_fields_sees_the_drawn_ones(folder: Path) -> None:
     assert letters == set("abc") and parts == {0, 1, 2}
     assert len(training_inputs(dataset, Both())) == 15
     assert len(AllEncoderInputs(dataset, Both.fields, flip=True)) == 2 * 15 * 3 + 1
+
+
+class Frozen(Both):
+    """Its condition is its tokens."""
+
+    @property
+    def condition_space(self) -> ConditionSpace:
+        return ConditionSpace(1, 2)
+
+    def tokenize(self, inputs: Any) -> dict[str, np.ndarray]:
+        given = [{"caption": "0", "image": np.zeros((9, 9, 1))} if i == Both.null else i for i in inputs]
+        return super().tokenize(given)
+
+    def build(self, input_shape: Any) -> None:
+        self.scale = self.add_weight(shape=(), initializer="ones", name="scale")
+        self.trainable = False
+
+    def call(self, tokens: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        pooled = ops.cast(tokens["id"], "float32") * self.scale
+        return {"sequence": pooled[:, None], "mask": ops.ones_like(pooled[:, :1]), "pooled": pooled}
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_cached_conditions_are_those_of_the_drawn_fields(folder: Path, tmp_path: Path, flip: bool) -> None:
+    """Also where nothing is drawn."""
+    dataset, encoder = opened(folder), Frozen()
+    encoder.null_condition()
+    read = condition_reader(encoder, AllEncoderInputs(dataset, encoder.fields, flip=flip), tmp_path)
+    plain, cached = (Loader(dataset, encoder, batch_size=4, flip=flip, read=each) for each in (None, read))
+    for batches in (lambda loader: loader.training(seed=2), Loader.once):
+        pairs = zip(batches(plain), batches(cached), strict=False)
+        for one, other in itertools.islice(pairs, 12):
+            np.testing.assert_allclose(other["condition"]["pooled"], one["tokens"]["id"], rtol=2**-8)  # bfloat16
 
 
 def test_a_mixture_draws_too(folder: Path) -> None:

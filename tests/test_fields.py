@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import Outcome
-from parts import BFLOAT16, Lengths, MeanColor, Painter, Patterns, Words
+from parts import Lengths, MeanColor, Painter, Patterns, Words
 from PIL import Image
 
 import kgen
-from kgen.contracts.inputs import AllEncoderInputs, EncoderInputs, as_input, input_key
+from kgen.contracts.inputs import EncoderInputs, Visits, as_input, input_key
 from kgen.data.datasets.imagefolder import ImageFolder
 from kgen.data.datasets.shapes import Shapes
-from kgen.data.frozen.conditions import cached_conditions
 from kgen.data.loader import Loader
 from kgen.experiments.prompts import Written, prompts_to_generate, prompts_to_score
 from kgen.pipeline.prompts import parse_prompts
@@ -119,6 +118,20 @@ def test_the_loader_reads_what_the_encoder_reads() -> None:
     assert lengths.tolist() == [[len(c), len(c.split()[3])] for c in SHAPES.captions("train")[:4]]
 
 
+def test_the_image_of_a_visit_is_read_once() -> None:
+    """Several encoders may read it."""
+    read: list[int] = []
+    for fields in (("image",), ("image", "label")):
+        visits = Visits("train", [3, 1], [None, None], [0, 0])
+        images = [lambda row=row: (read.append(row), SHAPES.image("train", row))[1] for row in visits.rows]
+        inputs = EncoderInputs(SHAPES, "train", fields).visited(visits, images)
+        assert len(inputs) == 2
+        for _ in range(2):
+            image = inputs[1] if len(fields) == 1 else inputs[1]["image"]
+            np.testing.assert_array_equal(image, SHAPES.image("train", 1))
+    assert read == [1, 1]
+
+
 def test_mirrored_examples_have_mirrored_inputs() -> None:
     whole = EncoderInputs(SHAPES, "train", ("image", "label"), flip=True)
     assert len(whole) == 2 * len(SHAPES.captions("train"))
@@ -126,18 +139,6 @@ def test_mirrored_examples_have_mirrored_inputs() -> None:
         image = SHAPES.image("train", 1)
         np.testing.assert_array_equal(whole[row]["image"], image if row == 2 else image[:, ::-1])
         assert whole[row]["label"] == SHAPES.values("train", "label")[1]
-
-
-def test_conditions_of_images_are_cached(tmp_path: Path) -> None:
-    encoder = MeanColor()
-    dataset = Patterns(count=70)
-    cache = cached_conditions(encoder, AllEncoderInputs(dataset, ("image",), flip=True), tmp_path)
-    assert len(cache) == 1 + 2 * 69 + 1  # nothing; the training images, twice; what is held out
-    for image in (dataset.image("train", 5), dataset.image("train", 5)[:, ::-1], dataset.image("holdout", 0)):
-        np.testing.assert_allclose(cache.lookup([image])["pooled"][0], image.mean((0, 1)) / 255, rtol=BFLOAT16)
-    assert not cache.lookup([None])["pooled"].any()
-    with pytest.raises(kgen.DataError, match="not among the 140 inputs"):
-        cache.lookup([dataset.image("train", 5)[:4]])
 
 
 # ---- pipelines -------------------------------------------------------------------------------------------------------

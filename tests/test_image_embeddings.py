@@ -164,22 +164,25 @@ def test_vary_shows_images_with_their_variations(kgen: Any, done: Path, files: l
 
 def test_vary_follows_a_difference_of_texts(kgen: Any, done: Path, files: list[Path], tmp_path: Path) -> None:
     texts = ["--from", "a red circle", "--to", "a blue star", "--blend", "0", "--blend", "0.4"]
-    given = ["--set", "steps=1", "--set", "sampler=euler", "-n", "1", "-o", "shift.png"]
+    given = ["--set", "steps=1", "--set", "sampler=euler", "-n", "2", "--seed", "5", "-o", "shift.png"]
     outcome = kgen("vary", done, files[0], *texts, *given, cwd=tmp_path)
     assert outcome.status == 0, outcome
     sheet = Image.open(tmp_path / "shift.png")
-    assert (sheet.text["from"], sheet.text["to"], sheet.text["images"]) == ("a red circle", "a blue star", "2")
+    assert (sheet.text["from"], sheet.text["to"], sheet.text["images"]) == ("a red circle", "a blue star", "4")
     model = Variations(*open_decoder(done))
     (embedding,) = model.embed_images(pixels(files[:1]))
     tokens = {n: ops.convert_to_tensor(x) for n, x in model.encoder.tokenize(["a red circle", "a blue star"]).items()}
     before, after = ops.convert_to_numpy(model.encoder.embed_texts(tokens))
     difference = (after - before) / np.linalg.norm(after - before) * np.linalg.norm(embedding)
     at = spherical(embedding[None], difference[None], np.array([0.0, 0.4]))
-    expected = model.decode(at, options=STEPS)[:, 0]
-    for number, image in enumerate(expected):
-        left = 4 + number * 100
-        found = np.asarray(sheet)[4:100:6, left : left + 96 : 6]
-        np.testing.assert_allclose(found.astype(int), image, atol=1)
+    made = model.decode(at, n=2, seed=5, options=STEPS)
+    height = (sheet.height - 4) // 2  # of a row, with its captions
+    for number, images in enumerate(made):  # a column for each angle, a row for each noise
+        for row, image in enumerate(images):
+            top, left = 4 + row * height, 4 + number * 100
+            found = np.asarray(sheet)[top : top + 96 : 6, left : left + 96 : 6]
+            np.testing.assert_allclose(found.astype(int), image, atol=1)
+    assert len({image.tobytes() for image in made.reshape(4, -1)}) == 4
 
 
 # ---- what the prior does ------------------------------------------------------------------------------------------

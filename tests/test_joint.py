@@ -19,7 +19,7 @@ import kgen
 from kgen import ConditionSpace, Encoder, Joint
 from kgen.config import RunConfig
 from kgen.config.schema import run_file_schema
-from kgen.contracts.inputs import AllEncoderInputs
+from kgen.contracts.inputs import AllEncoderInputs, Visits
 from kgen.data.datasets.shapes import Shapes
 from kgen.data.frozen.conditions import condition_reader
 from kgen.parts.saving import saved_weights
@@ -179,7 +179,8 @@ def test_conditions_of_frozen_ones_are_cached(tmp_path: Path) -> None:
     read = condition_reader(joint, AllEncoderInputs(SHAPES, joint.fields), tmp_path)
     inputs = [SHAPES.example("train", i) for i in range(4)]
     inputs = [{field: example[field] for field in joint.fields} for example in inputs]
-    tokens = read(inputs)["tokens"]
+    visits, more = (Visits("train", [0, 1, 2, 3] * n, [None] * 4 * n, [0] * 4 * n) for n in (1, 20))
+    tokens = read(inputs, visits)["tokens"]
     assert set(tokens) == {f"{i}.condition.{name}" for i in (0, 2) for name in ("sequence", "mask", "pooled")} | {
         "1.numbers"
     }
@@ -187,9 +188,9 @@ def test_conditions_of_frozen_ones_are_cached(tmp_path: Path) -> None:
     for name in right:
         np.testing.assert_allclose(ops.convert_to_numpy(made[name]), ops.convert_to_numpy(right[name]), rtol=BFLOAT16)
     joint.joined[0].scale.assign(99.0)  # a new computation would show it
-    dropped = ops.convert_to_numpy(joint(read(inputs * 20)["tokens"], training=True)["pooled"])
+    dropped = ops.convert_to_numpy(joint(read(inputs * 20, more)["tokens"], training=True)["pooled"])
     assert set(np.unique(dropped[:, 0] == 0)) == {True, False}
-    rows = [read(inputs)["tokens"]["0.condition.pooled"][i % 4, 0] for i in range(80)]
+    rows = [read(inputs, visits)["tokens"]["0.condition.pooled"][i % 4, 0] for i in range(80)]
     np.testing.assert_allclose(dropped[:, 0], np.where(dropped[:, 0] == 0, 0, rows))
     assert joint.trainable and not Joint.of([MeanColor(), Ragged(frozen=True)]).trainable
 

@@ -18,10 +18,12 @@ from kgen.backend.compiled import Compiled, Snapshot
 from kgen.contracts.dataset import Problem, Split
 from kgen.data.datasets.shapes import Shapes
 from kgen.data.frozen import filling
-from kgen.data.frozen.encoding import Encoding, read_problems, write_problems
+from kgen.data.frozen.encoding import Encoding, described, packed, plain, read_problems, unpacked, write_problems
 from kgen.data.frozen.filling import Filling
 from kgen.data.frozen.latents import LatentCache, cached_latents
+from kgen.data.frozen.stored import StoredRows, create_rows
 from kgen.errors import RunError
+from kgen.spaces import Space
 
 DATASET = Shapes(size=16, count=70, objects=1)  # more than one batch, and not a multiple
 
@@ -245,6 +247,38 @@ def test_the_programs_of_a_part_share_a_copy_of_its_weights(
     for _ in range(2):
         deciding.program(decoder, decoder.encode)
     assert copied == [decoder]
+
+
+@pytest.mark.portable
+def test_a_cache_of_another_length_is_made_again(decoder: Regression, tmp_path: Path) -> None:
+    cache = cached_latents(decoder, DATASET, "train", tmp_path)
+    expected = cache.lookup(range(70))
+    create_rows(cache.folder, 69, described(decoder.latent_space))
+    np.testing.assert_array_equal(cached_latents(decoder, DATASET, "train", tmp_path).lookup(range(70)), expected)
+
+
+@pytest.mark.portable
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint8"])
+def test_tokens_are_stored_as_they_are(dtype: str, tmp_path: Path) -> None:
+    """Also those that neither float16 nor float32 can represent."""
+    largest = 255 if dtype == "uint8" else 2**24 + 1
+    tokens = plain(np.array([[0, 1], [largest, 3]], dtype))
+    space = Space("tokens", (2,), vocabulary=2**25)
+    create_rows(tmp_path, 2, described(space))
+    stored = unpacked(StoredRows(tmp_path).read([0, 1], lambda rows: packed(tokens)))
+    assert tokens.dtype == stored.dtype == np.int32
+    np.testing.assert_array_equal(stored, [[0, 1], [largest, 3]])
+
+
+@pytest.mark.portable
+def test_numbers_that_are_not_finite_change_no_others(tmp_path: Path) -> None:
+    """A row may also hold large numbers, or only zeros, or only small numbers."""
+    rows = [[np.nan, 1.5, 3e6], [np.inf, 0.0, 2.0], [0, 0, 0], [1e-40, 0, 0], [2.0**-12, -(2.0**-14), 0]]
+    latents = np.array(rows, np.float32)
+    create_rows(tmp_path, 5, described(Space("continuous", (3,), bounded=False)))
+    found = unpacked(StoredRows(tmp_path).read(range(5), lambda rows: packed(plain(latents))))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, latents, HALF, 1e-7)
 
 
 @pytest.mark.portable

@@ -14,7 +14,7 @@ import pytest
 import torch
 from keras import ops
 from parts import Painter, Words
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import kgen
 from kgen.config import FitConfig, RunConfig
@@ -286,9 +286,13 @@ def test_files_of_another_model_are_refused(tmp_path: Path) -> None:
     with pytest.raises(kgen.ConfigError, match=r"'generator/net/dense/kernel', .*: the model has no such layer"):
         kgen.load_lora(pipeline.generator, file)
     pipeline.save(tmp_path / "model")
-    with pytest.raises(kgen.ConfigError, match="no part of the model is a published one"):
+    with pytest.raises(kgen.ConfigError, match="'encoder/table' is not the name of a factor or an alpha of LoRA"):
         kgen.load_lora(pipeline, tmp_path / "model" / "weights.safetensors")
-    with pytest.raises(kgen.ConfigError, match="none.safetensors: there is no such file or folder"):
+    published = {f"unet.x.lora_{factor}.weight": np.zeros((2, 2), np.float32) for factor in "AB"}
+    save_file(published, tmp_path / "published.safetensors")
+    with pytest.raises(kgen.ConfigError, match="no part of the model is a published one"):
+        kgen.load_lora(pipeline, tmp_path / "published.safetensors")
+    with pytest.raises(kgen.ConfigError, match=r"none\.safetensors: there is no such file or folder"):
         kgen.load_lora(pipeline, tmp_path / "none.safetensors")
     wide = Painter(SPACE, pipeline.encoder.condition_space, width=20)
     other = kgen.assemble(encoder=pipeline.encoder, generator=wide, decoder="identity", image_space=SPACE)

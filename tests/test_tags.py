@@ -21,7 +21,7 @@ from worker_batches import Texts
 from kgen import ConfigError, DataError, make_dataset
 from kgen.config import RunConfig
 from kgen.contracts.dataset import Dataset
-from kgen.contracts.inputs import AllEncoderInputs
+from kgen.contracts.inputs import AllEncoderInputs, Visits
 from kgen.contracts.joint import Joint, encode
 from kgen.data.encoded.captions import shuffled_tags
 from kgen.data.frozen.conditions import condition_reader
@@ -160,7 +160,8 @@ def test_conditions_of_captions_are_not_cached(folder: Path, tmp_path: Path) -> 
     inputs = AllEncoderInputs(dataset, joint.fields)
     joint.adapt(inputs)
     joint.null_condition()
-    tokens = condition_reader(joint, inputs, tmp_path, changing=("caption",))([inputs[0]])["tokens"]
+    visit = Visits("train", [0], [None], [0])
+    tokens = condition_reader(joint, inputs, tmp_path, changing=("caption",))([inputs[0]], visit)["tokens"]
     assert set(tokens) == {"0.id", *(f"1.condition.{name}" for name in ("sequence", "mask", "pooled"))}
     alone, text = joint.joined[0], [dataset.captions("train")[0]]
     read = condition_reader(alone, AllEncoderInputs(dataset, alone.fields), tmp_path, changing=("caption",))

@@ -74,9 +74,9 @@ def test_the_whole_study_runs(tmp_path: Path) -> None:
     assert not made.failures
     assert not (out / "runs" / "judge" / "model").exists(), "only its encoder is needed"
     assert [row.values["text encoder"].label for row in made.table.rows] == ENCODERS
-    for name in ("attributes accuracy", "kernel-distance distance", "clip-score score"):
+    for name in ("attributes accuracy", "kernel-distance distance", "clip-score score", "zero-shot top 1"):
         for title in (name, f"{name} (holdout)"):  # each has one column, because the protocols are equal
             assert all(math.isfinite(row.cells[title].mean) for row in made.table.rows)
-    assert len(list(out.glob("*.svg"))) == 5
+    assert len(list(out.glob("*.svg"))) == 7
     judge = make_job(make_plan(study, out / "runs").first[1], (), out / "trials", out / "failures")
     assert judge.name == "judge" and judge.is_trained

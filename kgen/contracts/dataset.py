@@ -117,7 +117,7 @@ class Dataset(Configurable, ABC):
         return {}
 
     def texts(self, split: Split, index: int) -> Sequence[str]:
-        """All captions of an example, at least one."""
+        """All captions of an example, at least one. That of `captions` is one of them."""
         return (self.captions(split)[index],)
 
     def drawn_caption(self, split: Split, index: int, number: int) -> str:

@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -101,6 +102,23 @@ def are_texts(inputs: Sequence[Any]) -> bool:
     return all(isinstance(value, str) for value in (first.values() if isinstance(first, Mapping) else [first]))
 
 
+@dataclass(frozen=True)
+class Visits:
+    """Says which examples of a split a batch is made of, and which of their captions and views.
+
+    Args:
+        split: The split.
+        rows: The rows of the examples, in the numbering of `EncoderInputs`.
+        captions: The random integer that determines each caption (see `EncoderInputs.drawn`), or None.
+        views: The view of each image.
+    """
+
+    split: Split
+    rows: Sequence[int]
+    captions: Sequence[int | None]
+    views: Sequence[int]
+
+
 class EncoderInputs(Sequence[Any]):
     """An encoder's inputs for all examples of a split. Each is read when it is accessed.
 
@@ -157,6 +175,21 @@ class EncoderInputs(Sequence[Any]):
         value = self.columns[field][index]
         return mirrored(value) if self.flip and row % 2 else value
 
+    def visited(self, visits: Visits, images: Sequence[Callable[[], np.ndarray]]) -> Sequence[Any]:
+        """The inputs of a batch. Each is read when it is accessed, and kept.
+
+        Args:
+            visits: The examples of the batch.
+            images: Functions that read the field "image" of each.
+        """
+        return _Visited(self, visits, images)
+
+    def place(self, row: int, caption: int | None, view: int) -> int:
+        """The index of the input that an example has when it is visited; that of its replacement if it has one."""
+        index, mirrored = divmod(row, 2) if self.flip else (row, 0)
+        index = self.dataset.replacement(self.split, index)
+        return 2 * index + mirrored if self.flip else index
+
     def view(self, row: int, number: int) -> np.ndarray:
         """View `number` of the image of a row; see `Dataset.view`."""
         image = self.dataset.view(self.split, row // 2 if self.flip else row, number)
@@ -186,6 +219,24 @@ class _Fields(Mapping[str, Any]):
         return len(self.inputs.columns)
 
 
+class _Visited(Sequence[Any]):
+    """See `EncoderInputs.visited`."""
+
+    def __init__(self, inputs: EncoderInputs, visits: Visits, images: Sequence[Callable[[], np.ndarray]]) -> None:
+        self.inputs, self.visits, self.images = inputs, visits, images
+        self.known: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.visits.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        place = range(len(self))[index]
+        if place not in self.known:
+            row, caption = self.visits.rows[place], self.visits.captions[place]
+            self.known[place] = self.inputs.drawn(row, caption, self.images[place])
+        return self.known[place]
+
+
 class _EveryVariant(Sequence[Any]):
     """Inputs with every caption, and every view of the image, that training may pick, one example after the other.
 
@@ -213,8 +264,21 @@ class _EveryVariant(Sequence[Any]):
         image = functools.partial(self.inputs.view, row, view) if self.views > 1 else None
         return self.inputs.drawn(row, caption if self.captions else None, image)
 
+    def place(self, row: int, caption: int | None, view: int) -> int:
+        """See `EncoderInputs.place`."""
+        inputs = self.inputs
+        row = inputs.place(row, caption, view)
+        first = int(self.ends[row - 1]) if row else 0
+        number = 0
+        if self.captions:
+            index = row // 2 if inputs.flip else row
+            texts = inputs.dataset.texts(inputs.split, index)
+            shown = texts.index(inputs.dataset.captions(inputs.split)[index]) if caption is None else caption
+            number = shown % len(texts)
+        return first + number * self.views + (view if self.views > 1 else 0)
 
-def _complete(inputs: EncoderInputs, every_view: bool = False) -> Sequence[Any]:
+
+def _complete(inputs: EncoderInputs, every_view: bool = False) -> EncoderInputs | _EveryVariant:
     """The inputs, with every caption that training may pick, and also every view if `every_view` is set."""
     dataset, training = inputs.dataset, inputs.split == "train"
     captions = dataset.draw_captions and training and "caption" in inputs.columns
@@ -226,10 +290,13 @@ class AllEncoderInputs(Sequence[Any]):
     """An encoder's inputs for the examples of all splits, with every caption and view, one split after the other.
 
     Args:
+        dataset: The dataset.
+        fields: The fields that the encoder reads.
         flip: Whether to add the mirror images of "train".
     """
 
     def __init__(self, dataset: Dataset, fields: Sequence[str], *, flip: bool = False) -> None:
+        self.dataset, self.fields, self.flip = dataset, tuple(fields), flip
         self.parts = [
             _complete(EncoderInputs(dataset, split, fields, flip=flip and split == "train"), every_view=True)
             for split in SPLITS
@@ -248,6 +315,16 @@ class AllEncoderInputs(Sequence[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         return itertools.chain.from_iterable(self.parts)
+
+    def of(self, fields: Sequence[str]) -> AllEncoderInputs:
+        """The inputs of an encoder that reads other fields."""
+        return AllEncoderInputs(self.dataset, fields, flip=self.flip)
+
+    def places(self, visits: Visits) -> list[int]:
+        """The index of each input of a batch. The images that are damaged must be known: see `EncoderInputs.place`."""
+        number = SPLITS.index(visits.split)
+        first, part = sum(map(len, self.parts[:number])), self.parts[number]
+        return [first + part.place(*visit) for visit in zip(visits.rows, visits.captions, visits.views, strict=True)]
 
 
 def training_inputs(dataset: Dataset, encoder: Encoder) -> Sequence[Any]:

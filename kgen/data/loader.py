@@ -11,7 +11,7 @@ import numpy as np
 
 from kgen.contracts.dataset import Dataset, Split
 from kgen.contracts.encoder import Encoder
-from kgen.contracts.inputs import EncoderInputs
+from kgen.contracts.inputs import EncoderInputs, Visits
 from kgen.data.frozen.conditions import Reader
 from kgen.data.frozen.latents import Latents
 from kgen.data.order import ENDLESS, BatchOrder, random_numbers
@@ -31,8 +31,8 @@ class Loader:
         dataset, split: The dataset and the split.
         encoder: The encoder, whose fields are read, such as the captions; None: no fields are read.
         batch_size: Size of the global batch, summed over all shards.
-        read: Function that turns inputs of the encoder into "tokens" or a "condition" (see `condition_reader`); by
-            default, the encoder's `tokenize`.
+        read: Function that turns inputs of the encoder into "tokens" or a "condition" (see `Reader`); by default, the
+            encoder's `tokenize`.
         latents: Cached latents of the images, in place of the images. In training, they must contain every view.
         flip: Whether to add a mirror image of every image; `latents` must contain both.
         shard, shards: Number of the shard, and of all shards. Each process of a distributed training reads one equal
@@ -60,8 +60,8 @@ class Loader:
     ) -> None:
         if batch_size % shards:
             raise ValueError(f"batch_size {batch_size} must be a multiple of the {shards} processes")
-        self.batch_size = batch_size
-        self.read = read or (lambda inputs: {"tokens": encoder.tokenize(inputs)} if encoder else {})
+        self.batch_size, self.split = batch_size, split
+        self.read = read or (lambda inputs, visits: {"tokens": encoder.tokenize(list(inputs))} if encoder else {})
         self.latents = latents
         self.flip = flip
         self.shard, self.shards = shard, shards
@@ -152,8 +152,8 @@ class Loader:
                 images = [functools.partial(_same, image) for image in found]  # the encoder may read the images, too
             if self.inputs is None:
                 return batch
-            visited = zip(rows, captions, images, strict=True)
-            return {**batch, **self.read([self.inputs.drawn(*visit) for visit in visited])}
+            visits = Visits(self.split, rows, captions, views)
+            return {**batch, **self.read(self.inputs.visited(visits, images), visits)}
 
 
 def _same(image: np.ndarray) -> np.ndarray:

@@ -48,9 +48,10 @@ ENDINGS = {
 }
 """What a tensor is, by the end of its name."""
 
-OTHER_METHODS = ("alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "lora_bias")
-OTHER_METHODS += ("megatron_config", "modules_to_save", "monteclora_config", "target_parameters", "use_bdlora")
-OTHER_METHODS += ("trainable_token_indices", "use_dora", "use_qalora", "velora_config", "fan_in_fan_out")
+OTHER_METHODS = """
+alora_invocation_tokens arrow_config fan_in_fan_out kasa_config layer_replication lora_bias megatron_config
+modules_to_save monteclora_config target_parameters trainable_token_indices use_bdlora use_dora use_qalora
+velora_config""".split()  # noqa: SIM905 (a list of literals is hard to read)
 """Options of PEFT that change what a model with LoRA computes. kgen needs their defaults, which are empty."""
 
 ONLY_IN_TRAINING = """

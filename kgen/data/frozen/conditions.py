@@ -4,71 +4,61 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import keras
 import numpy as np
 
 from kgen.contracts.encoder import Encoder
-from kgen.contracts.inputs import distinct, input_key
+from kgen.contracts.inputs import AllEncoderInputs, Visits, are_texts, distinct, input_key
 from kgen.contracts.joint import Joint
-from kgen.data.cache import open_or_write
+from kgen.data.frozen.condition_rows import BATCH, FORMAT, ConditionRows, Source, open_conditions
+from kgen.data.frozen.example_conditions import cached_examples
 from kgen.data.frozen.filling import Filling, provenance
-from kgen.data.frozen.stored import Arrays, StoredRows, create_rows
 from kgen.errors import DataError
-from kgen.plugins.discovery import component_id
 from kgen.storage.files import write_text
 
 Batch = dict[str, Any]
-Reader = Callable[[Sequence[Any]], Batch]
 
-NAMES = ("sequence", "mask", "pooled")
-FORMAT = 5
 KEYS = "captions.json"
 """The file of the inputs' keys, in the order of the rows. The key of a caption is the caption itself."""
-
-BATCH = 16
-"""Number of inputs that are encoded at once. A single program encodes all inputs, so that a condition does not depend
-on the size of the batch that first needs it."""
 
 SAMPLE = 1000
 """Largest number of inputs that are tokenized to name a cache."""
 
 
-class ConditionCache:
-    """Conditions by the keys of their inputs, which stay on disk. Several threads and processes can use a cache.
+class Reader(Protocol):
+    """Turns B inputs into the "tokens" or the "condition" of a batch."""
 
-    A missing condition is computed when it is first read. Every condition is read from the disk, also right after it
-    was computed. A training therefore does not depend on what was in the cache when it began.
+    def __call__(self, inputs: Sequence[Any], visits: Visits | None = None, /) -> Batch:
+        """Reads a batch.
+
+        Args:
+            inputs: The inputs, which may be read when they are accessed.
+            visits: The examples that they are from; None: they are from no dataset.
+        """
+
+
+class ConditionCache(ConditionRows):
+    """Conditions of texts and labels, by the keys of these inputs.
 
     Args:
         folder: The folder that `cached_conditions` made.
-        encoding: Computes conditions that are missing; None: no condition is missing.
 
     Raises:
         OSError, ValueError, KeyError, TypeError: the folder does not exist, or is damaged.
     """
 
-    def __init__(self, folder: Path, encoding: _Encoding | None = None) -> None:
-        self.folder, self.encoding = folder, encoding
+    def __init__(self, folder: Path) -> None:
         keys = json.loads((folder / KEYS).read_text(encoding="utf-8"))
         self._rows = {key: row for row, key in enumerate(keys)}
-        self.stored = StoredRows(folder)
+        super().__init__(folder)
         if len(self.stored) != len(keys):
             raise ValueError(f"{folder}: the arrays have another length than the inputs")
 
-    def __len__(self) -> int:
-        """Number of different inputs, including the null input."""
-        return len(self._rows)
-
-    @property
-    def written(self) -> int:
-        return int(np.count_nonzero(self.stored.marks()))
-
     def lookup(self, inputs: Sequence[Any]) -> dict[str, np.ndarray]:
-        """The conditions of B inputs: "sequence" (B, L, D), "mask" (B, L), "pooled" (B, P), all float32.
+        """The conditions of B inputs; see `read`.
 
         Raises:
             DataError: an input is not among those that the cache was made for; a condition is missing or damaged, and
@@ -79,17 +69,9 @@ class ConditionCache:
         except KeyError as error:
             raise DataError(f"{error} is not among the {len(self)} inputs that were encoded for this run") from None
         if self.encoding is None:
-            return self.stored.read(rows)
-        encoding = self.encoding
-        values = {**dict(zip(rows, inputs, strict=True)), self._rows[""]: encoding.encoder.null}
-        return self.stored.read(rows, lambda missing: encoding([values[row] for row in missing]))
-
-    def fill(self) -> None:
-        if self.encoding is None:
-            return
-        keys = list(self._rows)
-        for rows in self.stored.missing(BATCH):
-            self.lookup(self.encoding.different.read([keys[row] for row in rows]))
+            return self.read(rows, inputs)
+        null = self.encoding.encoder.null
+        return self.read(rows, [value if row else null for row, value in zip(rows, inputs, strict=True)])
 
     def __reduce__(self) -> tuple[type[ConditionCache], tuple[Path]]:
         return ConditionCache, (self.folder,)
@@ -100,41 +82,20 @@ def cached_conditions(
 ) -> ConditionCache:
     """Opens the cache of the conditions of every different input, and of the null input.
 
-    The cache stores floats as bfloat16, with an error of at most 0.4%.
-
     The name of the cache is a hash of the encoder's class, configuration, precision, assets and weights, of the
-    backend, of all inputs, and of the tokens of 1,000 of them. When a cache is opened, two of its conditions are
-    computed again and compared. Both detect a change of the encoder's code.
+    backend, of all inputs, and of the tokens of 1,000 of them. A change of the encoder's code is detected by these
+    tokens, and when the cache is opened.
 
     Args:
-        encoder: The encoder, whose weights must not change.
-        inputs: Texts or other inputs, which are read when they are needed; duplicates are encoded once.
-        cache_dir: The folder of caches, which is created if needed.
-        filling: Decides when the conditions that are missing are computed; None: now.
-
-    Raises:
-        RunError: `cache_dir` cannot be written.
-        DataError: the disk is full.
+        encoder, cache_dir, filling: See `open_conditions`, also for errors.
+        inputs: Texts or labels; duplicates are encoded once.
     """
-    filling = filling or Filling(training=False)
-    null = encoder(encoder.null_tokens())  # creates the weights
-    different = _Different(encoder, inputs)
-    cache = open_or_write(
-        Path(cache_dir),
-        f"conditions-{_key(encoder, different)}",
-        open_=lambda folder: _open(folder, encoder, different),
-        write=lambda folder: _create(folder, {name: tuple(null[name].shape[1:]) for name in NAMES}, different),
-    )
-    if cache.written < len(cache) or not filling.training:
-        program = filling.program(encoder, lambda tokens: encoder(tokens, training=False))
-        cache.encoding = _Encoding(encoder, different, program)
-    filling.begin(cache, encoder, f"conditions of encoder '{component_id(encoder)}'")
-    return cache
+    return open_conditions(encoder, _Different(encoder, inputs), cache_dir, filling)
 
 
 def condition_reader(
     encoder: Encoder,
-    inputs: Sequence[Any],
+    inputs: AllEncoderInputs,
     cache_dir: str | Path,
     *,
     changing: Collection[str] = (),
@@ -143,9 +104,12 @@ def condition_reader(
     """Returns a function that turns B inputs into the "tokens" or the "condition" of a batch.
 
     The conditions of a frozen encoder come from a cache. If encoders are joined, each frozen one has its own cache.
+    Texts and labels are found by their content (`cached_conditions`), and images and other arrays by their examples
+    (`cached_examples`).
 
     Args:
-        encoder, inputs, cache_dir, filling: See `cached_conditions`.
+        encoder, cache_dir, filling: See `open_conditions`.
+        inputs: The inputs of all examples, in the fields of the encoder.
         changing: Fields that have other values in training than in `inputs`. There is no cache for an encoder that
             reads one of them.
 
@@ -155,9 +119,12 @@ def condition_reader(
     if isinstance(encoder, Joint):
         return _joint_reader(encoder, inputs, cache_dir, changing, filling)
     if not is_cached(encoder, changing):
-        return lambda values: {"tokens": encoder.tokenize(values)}
-    cache = cached_conditions(encoder, inputs, cache_dir, filling)
-    return lambda values: {"condition": cache.lookup(values)}
+        return lambda values, visits=None: {"tokens": encoder.tokenize(list(values))}
+    if are_texts(inputs):
+        texts = cached_conditions(encoder, inputs, cache_dir, filling)
+        return lambda values, visits=None: {"condition": texts.lookup(values)}
+    examples = cached_examples(encoder, inputs, cache_dir, filling)
+    return lambda values, visits=None: {"condition": examples.lookup(values, visits)}
 
 
 def is_cached(encoder: Encoder, changing: Collection[str]) -> bool:
@@ -167,92 +134,55 @@ def is_cached(encoder: Encoder, changing: Collection[str]) -> bool:
 
 def _joint_reader(
     encoder: Joint,
-    inputs: Sequence[Any],
+    inputs: AllEncoderInputs,
     cache_dir: str | Path,
     changing: Collection[str],
     filling: Filling | None,
 ) -> Reader:
-    own = [encoder.own(index, inputs) for index in range(len(encoder.joined))]
     readers = [
-        condition_reader(joined, values, cache_dir, changing=changing, filling=filling)
-        for joined, values in zip(encoder.joined, own, strict=True)
+        condition_reader(joined, inputs.of(joined.fields), cache_dir, changing=changing, filling=filling)
+        for joined in encoder.joined
     ]
     for index, (joined, read) in enumerate(zip(encoder.joined, readers, strict=True)):
         if "condition" in (null := read([joined.null])):
             encoder.remember_null(index, null["condition"])
-    return lambda values: {"tokens": encoder.pack([read(encoder.own(i, values)) for i, read in enumerate(readers)])}
+    return lambda values, visits=None: {
+        "tokens": encoder.pack([read(encoder.own(index, values), visits) for index, read in enumerate(readers)])
+    }
 
 
-class _Different:
+class _Different(Source[ConditionCache]):
     """The different inputs, in the order of their keys, after the null input."""
 
     def __init__(self, encoder: Encoder, inputs: Sequence[Any]) -> None:
-        self.null, self.inputs = encoder.null, inputs
+        self.encoder, self.inputs = encoder, inputs
         self.first = distinct(inputs)
         self.keys = ["", *sorted(self.first.keys() - {""})]
 
-    def read(self, keys: Sequence[str]) -> list[Any]:
-        return [self.inputs[self.first[key]] if key else self.null for key in keys]
+    def __len__(self) -> int:
+        return len(self.keys)
 
-    def sample(self) -> Iterator[list[str]]:
-        """Up to `SAMPLE` keys at even distances, `BATCH` at a time."""
-        keys = self.keys[:: -(-len(self.keys) // SAMPLE)]
-        return (keys[i : i + BATCH] for i in range(0, len(keys), BATCH))
+    def key(self) -> str:
+        """A hash of the encoder, of all inputs, and of the tokens of a sample: to tokenize millions takes long."""
+        described = {"format": FORMAT, **provenance(self.encoder)}
+        digest = hashlib.blake2b(json.dumps(described).encode(), digest_size=16)
+        digest.update(json.dumps(self.keys).encode())
+        for rows in self._sample():
+            for name, array in sorted(self.encoder.tokenize(self.read(rows)).items()):
+                digest.update(f"{name} {array.dtype} {array.shape}".encode())
+                digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
 
+    def read(self, rows: Sequence[int]) -> list[Any]:
+        return [self.inputs[self.first[self.keys[row]]] if row else self.encoder.null for row in rows]
 
-def _key(encoder: Encoder, different: _Different) -> str:
-    """A hash of the encoder, of all inputs, and of the tokens of a sample: it would take long to tokenize millions."""
-    digest = hashlib.blake2b(json.dumps({"format": FORMAT, **provenance(encoder)}).encode(), digest_size=16)
-    digest.update(json.dumps(different.keys).encode())
-    for keys in different.sample():
-        for name, array in sorted(encoder.tokenize(different.read(keys)).items()):
-            digest.update(f"{name} {array.dtype} {array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+    def open(self, folder: Path) -> ConditionCache:
+        return ConditionCache(folder)
 
+    def describe(self, folder: Path) -> None:
+        write_text(folder / KEYS, json.dumps(self.keys))
 
-class _Encoding:
-    """Computes conditions of inputs.
-
-    Args:
-        encoder: The encoder.
-        different: All inputs of the cache.
-        program: The compiled encoder, for the tokens of `BATCH` inputs.
-    """
-
-    def __init__(self, encoder: Encoder, different: _Different, program: Callable[[Batch], Any]) -> None:
-        self.encoder, self.different, self.program = encoder, different, program
-
-    def __call__(self, inputs: Sequence[Any]) -> Arrays:
-        """The arrays of B inputs, as they are stored."""
-        parts = []
-        for first in range(0, len(inputs), BATCH):
-            part = list(inputs[first : first + BATCH])
-            filled = part + [self.encoder.null] * (BATCH - len(part))  # batches of one size need only one program
-            condition = self.program(self.encoder.tokenize(filled))
-            parts.append({name: _float32(condition[name])[: len(part)] for name in NAMES})
-        return {name: np.concatenate([part[name] for part in parts]) for name in NAMES}
-
-
-def _open(folder: Path, encoder: Encoder, different: _Different) -> ConditionCache | None:
-    """Opens the cache in `folder`. Returns None if it is damaged, or if the encoder now has other outputs."""
-    try:
-        cache = ConditionCache(folder)
-        ends = cache.stored.ends()
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    if not ends:
-        return cache
-    stored = cache.stored.read(ends)
-    made = encoder(encoder.tokenize(different.read([different.keys[row] for row in ends])))
-    same = (np.allclose(stored[name], _float32(made[name]), rtol=1e-2, atol=1e-2) for name in NAMES)
-    return cache if all(same) else None
-
-
-def _create(folder: Path, shapes: Mapping[str, tuple[int, ...]], different: _Different) -> None:
-    create_rows(folder, len(different.keys), {name: ("bfloat16", shape) for name, shape in shapes.items()})
-    write_text(folder / KEYS, json.dumps(different.keys))
-
-
-def _float32(array: Any) -> np.ndarray:
-    return np.asarray(keras.ops.convert_to_numpy(array)).astype(np.float32)
+    def _sample(self) -> Iterator[Sequence[int]]:
+        """Up to `SAMPLE` rows at even distances, `BATCH` at a time."""
+        rows = range(0, len(self.keys), -(-len(self.keys) // SAMPLE))
+        return (rows[i : i + BATCH] for i in range(0, len(rows), BATCH))

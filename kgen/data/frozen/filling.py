@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from kgen.backend.compiled import Compiled, Snapshot, snapshot_bytes
+from kgen.contracts.dataset import Dataset
 from kgen.storage.files import files_in
 
 MAX_COPY_BYTES = 2**30
@@ -31,6 +32,15 @@ def provenance(part: Any) -> dict[str, str]:
         "backend": keras.backend.backend(),
         "assets": assets_fingerprint(part),
         "weights": weights_fingerprint(part),
+    }
+
+
+def origin(dataset: Dataset) -> dict[str, Any]:
+    """Everything that determines the images and other fields of a dataset: class, options, fingerprint."""
+    return {
+        "dataset": f"{type(dataset).__module__}:{type(dataset).__qualname__}",
+        "options": dataset.config,
+        "fingerprint": dataset.fingerprint(),
     }
 
 

@@ -21,7 +21,7 @@ from kgen.data.frozen.encoding import (
     unpacked,
     write_problems,
 )
-from kgen.data.frozen.filling import Filling, provenance
+from kgen.data.frozen.filling import Filling, origin, provenance
 from kgen.data.frozen.stored import StoredRows, create_rows
 from kgen.data.reading.workers import Workers
 from kgen.pixels import floats
@@ -190,14 +190,11 @@ def _opened(decoder: Decoder, images: Images, cache_dir: Path, made_by: Mapping[
 
 
 def _key(decoder: Decoder, made_by: Mapping[str, str], images: Images) -> str:
-    dataset = images.dataset
     everything = {
         "format": FORMAT,
         **made_by,
+        **origin(images.dataset),
         "image_shape": decoder.image_space.shape,
-        "dataset": f"{type(dataset).__module__}:{type(dataset).__qualname__}",
-        "options": dataset.config,
-        "fingerprint": dataset.fingerprint(),
         "split": images.split,
         "flip": images.flip,
         "views": images.views,

@@ -16,7 +16,7 @@ from pydantic import Field, PositiveInt
 from kgen import ConditionSpace, ConfigError, Encoder, OneOf, read_image
 from kgen.backend.compiled import Compiled
 from kgen.pretrained import LoraNames
-from kgen_plugin_clip.images import Convolutional, ImageTower
+from kgen_plugin_clip.images import Convolutional, ImageTower, floats
 from kgen_plugin_clip.losses import sigmoid_losses, softmax_losses
 from kgen_plugin_clip.pretrained.model import Pretrained
 from kgen_plugin_clip.retrieval import retrieval_scores
@@ -28,10 +28,10 @@ MAX_SCALE = 100.0
 """Largest inverse of the temperature (Radford et al. 2021, section 2.5)."""
 
 FIRST_SCALE = {"softmax": 1 / 0.07, "sigmoid": 10.0}
-"""Its first value (Radford et al. 2021, section 2.5; Zhai et al. 2023, algorithm 1)."""
+"""Its first value (Radford et al. 2021, section 2.5; Zhai et al. 2023, section 3.2)."""
 
 FIRST_BIAS = -10.0
-"""The first bias of the sigmoid loss (Zhai et al. 2023, algorithm 1)."""
+"""The first bias of the sigmoid loss (Zhai et al. 2023, section 3.2)."""
 
 DIM = 128
 """The default of the dimension of the embeddings."""
@@ -226,8 +226,7 @@ class Clip(Encoder):
         """The recall among the given images and texts, and the learned inverse of the temperature."""
 
         def embed(batch: dict[str, Any]) -> dict[str, Tensor]:
-            floats = ops.cast(batch["image"], "float32") / 127.5 - 1.0
-            return {"image": self.embed_images(floats), "text": self.embed_texts(batch["tokens"])}
+            return {"image": self.embed_images(floats(batch["image"])), "text": self.embed_texts(batch["tokens"])}
 
         batch = {"image": self.prepared(images), "tokens": self.tokenize(inputs)}
         made = Compiled(embed, [self]).run(batch, len(images), BATCH)
@@ -257,8 +256,8 @@ class ClipImage(Clip):
 
     "pooled", and the only position of "sequence", is the embedding of the image, times the square root of `dim`. A
     generator that reads it learns to generate variations of the image, like DALL-E 2's decoder (Ramesh et al. 2022,
-    section 3.1). The null input, no image, is the zero vector, as in that paper. An image of any size is cropped and
-    resized.
+    section 3.1). The null input, no image, is the zero vector (section 2.1 of that paper). An image of any size is
+    cropped and resized.
 
     Args:
         text, image, dim, loss: Those of the trained `Clip`. A run file gives none of them, but `from: RUN`.
@@ -299,7 +298,7 @@ class ClipImage(Clip):
         return read_image(Path(text), channels=3)
 
     def call(self, tokens: dict[str, Any], training: bool = False) -> dict[str, Any]:
-        embedded = self.embed_images(ops.cast(tokens["image"], "float32") / 127.5 - 1.0)  # (B, D)
+        embedded = self.embed_images(floats(tokens["image"]))  # (B, D)
         given = ops.cast(tokens["given"], self.compute_dtype)[:, None]  # (B, 1)
         pooled = ops.cast(embedded * math.sqrt(self.embedding_dim), self.compute_dtype) * given
         return {"sequence": pooled[:, None], "mask": ops.ones_like(given), "pooled": pooled}

@@ -22,6 +22,11 @@ Tensor = Any
 Size = Annotated[int, Field(ge=4, le=2**12)]
 
 
+def floats(images: Tensor) -> Tensor:
+    """Converts images from uint8 to float32 in [-1, 1]."""
+    return ops.cast(images, "float32") / 127.5 - 1.0
+
+
 class ImageTower(Protocol):
     """The protocol of a `clip.image`: the options of a network, from which `build` makes the layer.
 

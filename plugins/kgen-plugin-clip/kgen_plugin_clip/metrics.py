@@ -6,7 +6,7 @@ import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from keras import ops
@@ -15,16 +15,17 @@ from pydantic import Field, PositiveInt
 from kgen import ConfigError, DataError, Dataset, Encoder, GeneratedImages, Metric, Split, open_encoder
 from kgen.backend.compiled import Compiled
 from kgen_plugin_clip.encoders import BATCH, Clip, ClipImage
+from kgen_plugin_clip.images import floats
 from kgen_plugin_clip.pretrained.model import layout_of
 from kgen_plugin_clip.retrieval import recall
 
 Run = Annotated[str, Field(min_length=1)]
 
 SIGMA = 10.0
-"""The bandwidth of the kernel (Jayasumana et al. 2024, section 4)."""
+"""The bandwidth of the kernel in the published code of Jayasumana et al. 2024."""
 
 SCALE = 1000.0
-"""The factor of the distance in the published code."""
+"""The factor of the distance in that code."""
 
 
 class Embedder:
@@ -43,7 +44,7 @@ class Embedder:
         if not isinstance(encoder, Clip) or isinstance(encoder, ClipImage):
             raise ConfigError(f"model: the encoder of {path} is {type(encoder).__name__}: give a run with 'clip/clip'")
         self.encoder: Clip = encoder
-        self._images = Compiled(lambda batch: encoder.embed_images(_floats(batch["image"])), [encoder])
+        self._images = Compiled(lambda batch: encoder.embed_images(floats(batch["image"])), [encoder])
         self._texts = Compiled(lambda batch: encoder.embed_texts(batch), [encoder])
 
     @functools.cached_property
@@ -77,10 +78,6 @@ def _digest(encoder: Clip) -> str:
     for weight in encoder.weights:
         digest.update(np.ascontiguousarray(ops.convert_to_numpy(weight)).tobytes())
     return digest.hexdigest()
-
-
-def _floats(images: Any) -> Any:
-    return ops.cast(images, "float32") / 127.5 - 1.0
 
 
 class _ByModel(Metric):
@@ -137,8 +134,8 @@ class ClipScore(_ByModel):
 class ZeroShot(_ByModel):
     """Zero-shot classification: the share of images whose prompt is among the k captions that the model finds nearest.
 
-    The classes are the different captions of the dataset, of all its splits (Radford et al. 2021, section 3.1, with the
-    captions themselves as prompts).
+    The classes are the different captions of the dataset, of all its splits (Radford et al. 2021, section 3.1.2, with
+    the captions themselves as prompts).
 
     Args:
         model: A run, or a saved pipeline, whose encoder is `clip/clip`; or the folder of a published model.
@@ -162,7 +159,7 @@ class ZeroShot(_ByModel):
 
     def update(self, batch: GeneratedImages) -> None:
         similarity = self.embedder.images(list(batch.images)) @ self._texts.T  # (B, M)
-        relevant = np.array([[prompt == name for name in self._classes] for prompt in batch.prompts])
+        relevant = np.array(batch.prompts, object)[:, None] == np.array(self._classes, object)[None, :]  # (B, M)
         found = {f"top {k}": recall(similarity, relevant, k) * len(batch.images) for k in self.k}
         self.add(count=len(batch.images), **found)
 

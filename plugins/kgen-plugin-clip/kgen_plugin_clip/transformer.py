@@ -19,7 +19,6 @@ Activation = Literal["gelu", "quick_gelu"]
 HIDDEN = -30_000.0
 """A logit whose weight underflows to 0, but which is finite in every type."""
 
-
 EPSILON = 1e-5
 """The number that normalizations add to the variance, in the published code."""
 
@@ -96,7 +95,7 @@ class Block(keras.layers.Layer):  # type: ignore[misc]
         logits = ops.cast(logits, "float32")
         if self.causal:  # selected, because TensorFlow fuses an addition here into a slow kernel
             logits = ops.where(ops.convert_to_tensor(np.tri(length, dtype=bool)), logits, HIDDEN)
-        weights = ops.softmax(logits, axis=-1) if length != 1 else ops.ones_like(logits)
+        weights = ops.softmax(logits, axis=-1) if length != 1 else ops.ones_like(logits)  # Keras warns of one logit
         y = ops.matmul(ops.cast(weights, v.dtype), v)  # (B, H, L, D/H)
         return ops.reshape(ops.transpose(y, (0, 2, 1, 3)), (-1, length, width))
 

@@ -132,7 +132,7 @@ def test_the_temperature_is_learned_up_to_a_hundred() -> None:
 
 
 def test_the_first_temperature_and_bias_of_the_sigmoid_loss() -> None:
-    """Algorithm 1 of Zhai et al. 2023: t = exp(log 10), b = -10."""
+    """Section 3.2 of Zhai et al. 2023: t' = log 10, b = -10."""
     encoder = adapted(Clip(text=TEXT, image=VIT, dim=6, loss="sigmoid"))
     assert abs(float(encoder.scale) - 10.0) < 1e-4 and float(encoder.bias) == -10.0
 

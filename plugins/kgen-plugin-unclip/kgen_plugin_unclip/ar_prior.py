@@ -153,19 +153,20 @@ class ARPrior(Generator):
             guidance: Weight of classifier-free guidance of the logits; 1 means no guidance, which costs half as much.
         """
 
+        names = tuple(self.tokens.noise_spec())
+
         def generate(text: Condition, null: Condition, noise: dict[str, Tensor]) -> Tensor:
             tokens = self.tokens.generate(
-                self._joined(text, self._upper_half(noise.pop("product")[:, 0])),
+                self._joined(text, self._upper_half(noise["product"][:, 0])),
                 self._joined(null, self.products(self._dot(self.quantized.mean, null))),
-                noise,
+                {name: noise[name] for name in names},
                 temperature=temperature,
                 top_p=top_p,
                 guidance=guidance,
             )
             return self.quantized.decode(tokens)
 
-        names = (*self.tokens.noise_spec(), "product")
-        return best_candidate(generate, condition, null_condition, noise, names, candidates)
+        return best_candidate(generate, condition, null_condition, noise, (*names, "product"), candidates)
 
     def _upper_half(self, uniform: Tensor) -> Tensor:
         """Samples buckets (B,) of the upper half of the dot products from uniform numbers (B,) in [0, 1)."""

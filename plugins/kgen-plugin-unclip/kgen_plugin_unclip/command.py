@@ -57,6 +57,7 @@ def command(
     at = blend or []
     _check(len(images), at, before, after)
     from kgen import Variations, decoding_options, open_decoder, read_image, require_png, save_sheet
+    from kgen_plugin_unclip.texts import embed_texts, shift
 
     require_png(output)
     model = Variations(*open_decoder(run))
@@ -65,18 +66,15 @@ def command(
     pixels = [read_image(image, channels, (height, width)) for image in images]
     embeddings = model.embed_images(pixels)
     if after is not None:
-        from kgen_plugin_unclip.texts import embed_texts, shift
-
         embeddings = shift(embeddings[0], *embed_texts(model.encoder, [before or "", after]), at)
     made = model.decode(embeddings, n=number, prompt=prompt, seed=seed, options=options)
     if after is None:
-        rows, captions = _beside(pixels, made, [image.name for image in images])
-        columns = number + 1
-    else:  # one row per noise, so that each row changes only in the embedding
-        rows = made.swapaxes(0, 1).reshape(-1, *made.shape[2:])
-        captions, columns = [f"{x:g}" for x in at] * number, len(at)
-    facts = {"seed": str(seed), "model": run.resolve().name, "prompt": prompt or "", "from": before, "to": after}
-    save_sheet(output, rows, captions, columns, {key: value for key, value in facts.items() if value is not None})
+        grid, captions = _beside(pixels, made, [image.name for image in images])
+    else:
+        grid, captions = _by_noise(made, at)
+    facts = {"seed": str(seed), "model": run.resolve().name, "prompt": prompt, "from": before, "to": after}
+    known = {key: value for key, value in facts.items() if value is not None}
+    save_sheet(output, grid.reshape(-1, *grid.shape[2:]), captions, grid.shape[1], known)
     print(output)
 
 
@@ -96,9 +94,13 @@ def _check(count: int, at: Sequence[float], before: str | None, after: str | Non
 
 
 def _beside(pixels: list[np.ndarray], made: np.ndarray, names: list[str]) -> tuple[np.ndarray, list[str]]:
-    """Images and captions of a grid, in which each row has an image and its variations."""
+    """A grid (N, 1 + n, H, W, C), in which each row has an image and its variations, and its captions."""
     import numpy as np
 
-    both = np.concatenate([np.stack(pixels)[:, None], made], axis=1)  # (N, 1 + n, H, W, C)
     captions = [text for name in names for text in (name, *[""] * made.shape[1])]
-    return both.reshape(-1, *both.shape[2:]), captions
+    return np.concatenate([np.stack(pixels)[:, None], made], axis=1), captions
+
+
+def _by_noise(made: np.ndarray, at: Sequence[float]) -> tuple[np.ndarray, list[str]]:
+    """A grid (n, N, H, W, C), in which the images of each row have the same noise, and its captions."""
+    return made.swapaxes(0, 1), [f"{angle:g}" for angle in at] * made.shape[1]

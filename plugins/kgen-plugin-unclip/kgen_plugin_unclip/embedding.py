@@ -50,10 +50,9 @@ class ImageEmbedding(keras.layers.Layer):
     def call(self, images: Tensor) -> Tensor:
         """Embeds images: (B, H, W, 1 or 3) in [-1, 1] -> (B, D) float32, of length sqrt(D).
 
-        Images of another size than the encoder's are resized.
+        Images of another size than the encoder's are resized bilinearly, with antialiasing.
         """
         images = ops.cast(images, "float32")
         if tuple(images.shape[1:3]) != (self.size, self.size):
             images = ops.image.resize(images, (self.size, self.size), interpolation="bilinear", antialias=True)
-            images = ops.clip(images, -1.0, 1.0)
         return self.encoder.embed_images(images) * math.sqrt(self.dim)

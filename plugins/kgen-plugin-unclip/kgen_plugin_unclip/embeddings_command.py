@@ -15,7 +15,7 @@ NAME = "embeddings"
 
 
 def command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A trained run of DALL-E 2's kind.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A trained run with a prior, such as runs/dalle2-small.")],
     seeds: Annotated[int, typer.Option("--seeds", min=1, max=100, help="Number of seeds.")] = 3,
     most: Annotated[int, typer.Option("-n", "--number", min=1, help="Largest number of prompts per split.")] = 256,
     before: Annotated[

@@ -46,7 +46,7 @@ class Measured:
 
 
 class Measurement:
-    """Measures the prior and the decoder of a pipeline (Ramesh et al. 2022, sections 2.2 and 3.1, figure 8).
+    """Measures the prior and the decoder of a pipeline (compare Ramesh et al. 2022, section 5.1 and figure 8).
 
     Args:
         pipeline: A trained pipeline, whose latents are embeddings of images.

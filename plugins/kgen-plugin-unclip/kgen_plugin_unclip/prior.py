@@ -30,7 +30,8 @@ class Prior(Generator):
     (`condition_dropout` of the run), for guidance.
 
     The latents are embeddings of the length sqrt(D), whose numbers have a variance of about 1. Sampling scales the
-    generated embeddings to this length, too.
+    generated embeddings to this length, too. (The paper multiplies embeddings of unit length by 17.2, and samples with
+    Analytic-DPM: appendix C.)
 
     Args:
         network: Network, `CausalTransformer` or another `diffusion.network` of vectors, with its options.

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
+from kgen_plugin_diffusion.times import Uniform
 from kgen_plugin_unclip.decoder import EmbeddingDecoder
 from kgen_plugin_unclip.vectors import to_length
+from PIL import Image
 
 import kgen
 from kgen import ConditionSpace, ConfigError, Encoder, Space
 from kgen.random import sample
 from kgen.testing import DecoderConformance
+from kgen.testing.execution import Descent, perturb
 
 SPACE = Space("continuous", (16, 16, 3))
 NETWORK = {"kind": "unet", "width": 8, "multipliers": [1], "blocks": 1, "attention": [0], "head_dim": 8}
@@ -49,15 +53,68 @@ class TestConformance(DecoderConformance):
 
 
 @pytest.mark.portable
-def test_the_latent_is_the_embedding_of_the_resized_image(embedder: Any) -> None:
-    decoder = made(embedder)
-    images = np.random.default_rng(0).uniform(-1, 1, (3, 8, 8, 3)).astype("float32")
-    latents = ops.convert_to_numpy(decoder.encode(ops.convert_to_tensor(images.repeat(2, axis=1).repeat(2, axis=2))))
-    wanted = np.sqrt(12) * ops.convert_to_numpy(embedder.embed_images(ops.convert_to_tensor(images)))
-    np.testing.assert_allclose(np.mean(latents**2, axis=-1), 1.0, atol=1e-5)
-    cosines = np.sum(latents * wanted, axis=-1) / 12
-    assert cosines.min() > 0.9, "the triangular filter of the resizing blurs the image only slightly"
+def test_the_latent_is_the_embedding_of_the_resized_image(embedder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resized with the triangular filter of Pillow, which averages the pixels of an image that becomes smaller."""
+    decoder, embed = made(embedder), embedder.embed_images
+    seen: list[np.ndarray] = []
+
+    def embed_images(images: Any) -> Any:
+        seen.append(ops.convert_to_numpy(images))
+        return embed(images)
+
+    monkeypatch.setattr(embedder, "embed_images", embed_images)
+    for size in (24, 4, 8):
+        images = np.random.default_rng(size).uniform(-1, 1, (3, size, size, 3)).astype("float32")
+        latents = ops.convert_to_numpy(decoder.encode(ops.convert_to_tensor(images)))
+        expected = np.stack([resized(image) for image in images])
+        np.testing.assert_allclose(seen[-1], expected, atol=1e-5)
+        wanted = np.sqrt(12) * ops.convert_to_numpy(embed(ops.convert_to_tensor(expected)))
+        np.testing.assert_allclose(latents, wanted, atol=1e-4)
+        np.testing.assert_allclose(np.mean(latents**2, axis=-1), 1.0, atol=1e-5)
     assert decoder.latent_space == Space("continuous", (12,), bounded=False)
+
+
+def resized(image: np.ndarray) -> np.ndarray:
+    """Resizes an image (S, S, 3) to (8, 8, 3), in float."""
+    channels = [
+        Image.fromarray(channel).resize((8, 8), Image.Resampling.BILINEAR) for channel in np.moveaxis(image, -1, 0)
+    ]
+    return np.stack([np.asarray(channel) for channel in channels], axis=-1)
+
+
+@pytest.mark.portable
+def test_options_of_the_decoder_are_those_of_its_diffusion(embedder: Encoder) -> None:
+    options = {"schedule": "cosine", "prediction": "eps", "times": {"kind": "uniform"}, "dtype": "mixed_bfloat16"}
+    decoder = made(embedder, **options)
+    assert (decoder.diffusion.schedule, decoder.diffusion.prediction) == ("cosine", "eps")
+    assert decoder.diffusion.times == Uniform() and decoder.diffusion.network == decoder.network
+    assert {layer.compute_dtype for layer in (decoder.to_tokens, decoder.diffusion)} == {"bfloat16"}
+
+
+@pytest.mark.portable
+def test_options_of_sampling_reach_the_diffusion(embedder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder, seen = made(embedder), []
+
+    def sampled(condition: Any, null: Any, noise: Any, **options: Any) -> Any:
+        seen.append((noise, options))
+        return noise["start"]
+
+    monkeypatch.setattr(decoder.diffusion, "generate", sampled)
+    given = {"sampler": "ddim", "steps": 3, "spacing": "quadratic", "guidance": 2.0, "guidance_interval": (0.1, 5.0)}
+    given |= {"guidance_rescale": 0.5, "dynamic_threshold": 0.9, "eta": 0.5}
+    noise = {name: ops.convert_to_tensor(value) for name, value in _noise(decoder, 1).items()}
+    decoder.decode(ops.ones((1, 12)), condition(embedder, "red heart"), noise, **given)
+    assert seen == [(noise, given)]
+    assert decoder.noise_spec(text=False, **given) == decoder.diffusion.noise_spec(**given)
+    with pytest.raises(ValueError, match="eta is an option of samplers 'ddim'"):
+        decoder.noise_spec(eta=0.5)
+
+
+@pytest.mark.portable
+def test_an_image_without_a_prompt_is_decoded_without_a_text(embedder: Encoder) -> None:
+    decoder = made(embedder)
+    assert decoder.without_text({"steps": 3}) == {"steps": 3, "text": False}
+    assert decoder.without_text({"text": True}) == {"text": True}, "unless the user asks for the text"
 
 
 @pytest.mark.portable
@@ -99,6 +156,48 @@ def test_training_drops_embeddings_and_texts_in_their_shares_independently(
     assert abs(no_embedding.mean() - 0.1) < error and abs(no_text.mean() - 0.5) < error
     assert abs((no_embedding & no_text).mean() - 0.05) < error
     assert seen[1]["mask"].all() and not (seen[1]["pooled"][:, 12:] == 7.0).any(), "evaluation drops nothing"
+
+
+@pytest.mark.portable
+def test_what_training_drops_depends_on_the_seed_of_the_decoder_alone(
+    embedder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resumed training therefore drops the same ones."""
+    decoder = made(embedder)
+    decoder.null_embedding.assign(np.full(12, 7.0))
+    seen: list[np.ndarray] = []
+
+    def losses(images: Any, joint: dict[str, Any], training: bool) -> dict[str, Any]:
+        dropped = [joint["pooled"][:, -1:] == 7.0, joint["mask"][:, :1] == 0.0]
+        seen.append(np.concatenate([ops.convert_to_numpy(one) for one in dropped], axis=1))  # (B, 2)
+        return {"loss": images[:, 0, 0, 0]}
+
+    monkeypatch.setattr(decoder.diffusion, "compute_losses", losses)
+    text = {name: ops.repeat(value, 64, axis=0) for name, value in condition(embedder, "red heart").items()}
+    state = ops.copy(decoder.seed_generator.state.value)
+    for again in (False, False, True):
+        if again:
+            decoder.seed_generator.state.assign(state)
+        decoder.compute_losses(ops.zeros((64, 16, 16, 3)), text, True)
+    first, second, third = seen
+    np.testing.assert_array_equal(first, third)
+    assert (first != second).any(axis=0).all(), "each batch drops others, of both kinds"
+
+
+@pytest.mark.portable
+def test_no_gradient_flows_through_the_embedding_of_the_image(
+    embedder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The embedding is replaced by a weight, so that a gradient would be seen."""
+    decoder = made(embedder)
+    perturb(decoder)
+    monkeypatch.setattr(decoder, "encode", lambda images: ops.zeros((2, 12)) + decoder.null_embedding)
+    text = condition(embedder, "red heart", "blue star")
+    descent = Descent(decoder, lambda batch: decoder.compute_losses(batch["images"], text, training=False))
+    gradients = descent.gradients({"images": np.zeros((2, 16, 16, 3), np.float32)})
+    (stopped,) = [gradient for path, gradient in gradients.items() if path.endswith("null_embedding")]
+    assert stopped is None or not np.any(stopped)
+    assert any(np.any(gradient) for path, gradient in gradients.items() if "to_tokens" in path)
 
 
 @pytest.mark.portable
@@ -148,6 +247,23 @@ def test_the_encoder_is_shared_and_stays_frozen(embedder: Encoder) -> None:
     assert len(own) == 4 and own <= {id(weight) for weight in decoder.weights}
     assert not own & {id(weight) for weight in [*decoder.trainable_weights, *decoder.inference_weights]}
     assert not any(weight.trainable for weight in embedder.weights)
+
+
+@pytest.mark.portable
+def test_layers_that_the_encoder_makes_in_its_build_are_frozen(embedder: Encoder) -> None:
+    class Late(type(embedder)):  # type: ignore[misc]
+        def build(self, input_shape: Any = None) -> None:
+            self.images, self.texts = (keras.layers.Dense(12, name=name) for name in ("images", "texts"))
+            super().build(input_shape)
+
+    encoder = Late()
+    decoder = EmbeddingDecoder(SPACE, encoder.condition_space, encoder, network=NETWORK)
+    assert not encoder.built
+    decoder.build(None)
+    assert len(encoder.images.weights) == 2
+    own = {id(weight) for layer in (encoder.images, encoder.texts) for weight in layer.weights}
+    assert not own & {id(weight) for weight in decoder.trainable_weights}
+    assert not any(weight.trainable for weight in encoder.weights)
 
 
 @pytest.mark.portable
