@@ -53,6 +53,7 @@ class RunDirectory:
         self.proxy = self.path / "proxy.csv"
         self.checkpoints = self.path / "checkpoints"
         self.assets = self.checkpoints / "assets"
+        self.generator_assets = self.checkpoints / "generator"
         self.model = self.path / "model"
         self.report = self.path / "report.html"
         self._lock: BaseFileLock = FileLock(self.path / LOCK)  # not held yet

@@ -64,7 +64,7 @@ class Pretrained:
             names = " nor ".join((hugging_face.CONFIG, open_clip.CONFIG))
             problem = f"it has neither {names}" if folder.is_dir() else "there is no such folder"
             raise ConfigError(f"{path} is not the folder of a CLIP: {problem}")
-        tokenizer = _tokenizer(folder)
+        tokenizer = clip_tokenizer_of(folder)
         architecture = layout.architecture(folder, tokenizer.token_to_id(END))
         if (size := tokenizer.get_vocab_size()) > architecture.vocabulary:
             known = architecture.vocabulary
@@ -106,7 +106,7 @@ class Pretrained:
         """
         if self.folder is None:
             return
-        weights = {**_text_weights(text), **_image_weights(image), **others}
+        weights = {**text_weights(text), **_image_weights(image), **others}
         with Tensors(self.layout.files(self.folder)) as tensors:
             tensors.fill(weights, self.layout.sources(self.architecture), self.layout.NO_WEIGHTS)
 
@@ -122,7 +122,8 @@ def layout_of(folder: Path) -> ModuleType | None:
     return next(iter([*with_weights, *found]), None)
 
 
-def _tokenizer(folder: Path) -> Tokenizer:
+def clip_tokenizer_of(folder: Path) -> Tokenizer:
+    """The tokenizer of a folder. Raises ConfigError if there is none, or another one than CLIP's."""
     wanted = f"{FILE}, or {VOCABULARIES[0]} and {MERGES}"
     with _readable(folder):
         tokenizer = read_clip_tokenizer(folder)
@@ -142,7 +143,8 @@ def _readable(folder: Path) -> Iterator[None]:
         raise ConfigError(f"{folder}: the tokenizer cannot be read: {error}") from error
 
 
-def _text_weights(tower: PretrainedText) -> dict[str, Any]:
+def text_weights(tower: PretrainedText) -> dict[str, Any]:
+    """The weights of a built text tower, by the names in `sources` of a layout."""
     found = {"text/tokens": tower.table, "text/positions": tower.positions, **_norm("text/norm", tower.norm)}
     return found | _blocks("text", tower.blocks)
 
