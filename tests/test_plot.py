@@ -155,6 +155,13 @@ def test_error_bars_reach_from_the_mean_by_the_error_to_both_sides() -> None:
     assert not _bars(Plot(Line("a", points, errors=[(0.0, 0.0)] * 3)))
 
 
+@pytest.mark.parametrize("errors", [[(0.0, 0.0), (0.0, 1.0)], [(0.5, 1.0), (0.5, 0.0)]])
+def test_points_with_labels_may_have_error_bars_of_length_zero(errors: list[tuple[float, float]]) -> None:
+    plot = Plot(Line("a", [(1.0, 2.0), (2.0, 4.0)], ["first", "second"], errors))
+    assert {"first", "second"} <= set(plot.texts)
+    assert len(_bars(plot)) == sum(length > 0 for error in errors for length in error)
+
+
 def test_categories_stand_below_their_places() -> None:
     svg = line_plot([Line("a", [(0.0, 1.0), (2.0, 3.0)], "pq")], "x", "y", categories=["one", "$two$", "three"])
     plot = Plot.__new__(Plot)

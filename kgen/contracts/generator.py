@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import keras
@@ -35,11 +36,11 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
     """A generative model of latents, given a condition.
 
     A subclass takes `space` and `condition_space` first, then its options, after a ``*``. It stores each option under
-    its own name, and passes ``**kwargs`` (Keras's ``name`` and ``dtype``) to ``super().__init__``. `compute_losses` or
-    ``build`` creates every weight. A weight that should learn more slowly than the others gets an attribute
-    `learning_rate_share`, its share of the learning rate. Random numbers in training come from a `kgen.SeedGenerator`.
-    A layer that assigns to its weights in training does so only if ``self.trainable`` is True, because frozen weights
-    must stay as they are.
+    its own name, and passes ``**kwargs`` (Keras's ``name`` and ``dtype``) to ``super().__init__``. `compute_losses`
+    creates every weight that `build_pretrained` does not create. A weight that should learn more slowly than the others
+    gets an attribute `learning_rate_share`, its share of the learning rate. Random numbers in training come from a
+    `kgen.SeedGenerator`. A layer that assigns to its weights in training does so only if ``self.trainable`` is True,
+    because frozen weights must stay as they are.
 
     Args:
         space: The space of the latents to generate.
@@ -127,6 +128,18 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
         made: Self = shared_copy(self, space=space)
         return made
 
+    def build_pretrained(self) -> None:
+        """Creates the weights that are read from files which the options name, and assigns them. Default: nothing.
+
+        A pipeline calls this once, before it calls `compute_losses`, which creates all other weights. After
+        `load_assets`, the files are not read, because the weights are loaded, too. A run copies the assets and weights,
+        and does not need the files afterwards. ``__init__`` must not read the files.
+
+        Raises:
+            SpaceError: the weights do not fit the latents, or the conditions.
+            ConfigError: the files cannot be used. The message says what to do.
+        """
+
     def initialize(self, batches: Iterable[tuple[np.ndarray, Condition]]) -> None:
         """Initializes weights from the latents, before the first training step. Default: does nothing.
 
@@ -137,6 +150,12 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
             batches: Batches of all training latents (B, *space.shape), float32 or int32, each with the conditions of
                 its examples, as arrays. They can be iterated repeatedly.
         """
+
+    def save_assets(self, path: str | Path) -> None:
+        """Writes what was read from files, except weights, to the folder `path`. Default: nothing."""
+
+    def load_assets(self, path: str | Path) -> None:
+        """Reads what `save_assets` wrote. Called before any weight exists. Default: nothing."""
 
     def compute_losses(self, x: Tensor, condition: Condition, training: bool) -> dict[str, Tensor]:
         """Computes the losses of every example, without an average over the batch.

@@ -53,7 +53,9 @@ class RunDirectory:
         self.proxy = self.path / "proxy.csv"
         self.checkpoints = self.path / "checkpoints"
         self.assets = self.checkpoints / "assets"
+        self.generator_assets = self.checkpoints / "generator"
         self.model = self.path / "model"
+        self.lora = self.path / "lora.safetensors"
         self.report = self.path / "report.html"
         self._lock: BaseFileLock = FileLock(self.path / LOCK)  # not held yet
 

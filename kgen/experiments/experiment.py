@@ -108,7 +108,23 @@ def encoder_with_assets(config: RunConfig, dataset: Dataset, directory: RunDirec
     return encoder
 
 
-def decoder_assets(config: RunConfig, directory: RunDirectory | None) -> Path | None:
+def known_assets(config: RunConfig, directory: RunDirectory | None) -> dict[str, Path]:
+    """The folders of the assets that a decoder or generator already has, by part.
+
+    Args:
+        config: The configuration.
+        directory: The directory of a run that continues.
+
+    Raises:
+        RunError: `from` names a run that has not trained a decoder.
+    """
+    found = {"decoder": _decoder_assets(config, directory)}
+    if directory is not None and directory.newest_step and directory.generator_assets.is_dir():
+        found["generator"] = directory.generator_assets
+    return {part: folder for part, folder in found.items() if folder is not None}
+
+
+def _decoder_assets(config: RunConfig, directory: RunDirectory | None) -> Path | None:
     """The folder of the assets of a pretrained decoder that a run already has; None: its files are read.
 
     Args:

@@ -5,7 +5,7 @@ from kgen.nn.ddim import cosine_schedule, ddim, end_clean
 from kgen.nn.dropout import Dropout
 from kgen.nn.embeddings import NoiseEmbedding, grid_positions, sequence_positions, sinusoidal
 from kgen.nn.fused import FusedDense
-from kgen.nn.normalization import GroupNorm
+from kgen.nn.normalization import GroupNorm, group_count
 from kgen.nn.resampling import Upsample, depth_to_space, space_to_depth
 from kgen.nn.residual import ResidualBlock, conv3x3
 from kgen.nn.thresholding import threshold_dynamically
@@ -29,6 +29,7 @@ __all__ = [
     "ddim",
     "depth_to_space",
     "end_clean",
+    "group_count",
     "grid_positions",
     "sequence_positions",
     "sinusoidal",

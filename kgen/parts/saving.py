@@ -74,7 +74,7 @@ def save(pipeline: Assembled, path: str | Path) -> None:
         RunError: the disk is full.
     """
     with _described_folder(Path(path), PIPELINE, _describe(pipeline)) as folder:
-        for part in ("encoder", "decoder"):
+        for part in PARTS:
             (folder / part).mkdir()
             getattr(pipeline, part).save_assets(folder / part)
         parts = (pipeline.encoder, pipeline.generator, pipeline.decoder)
@@ -285,5 +285,6 @@ def _build(
     decoder.load_assets(folder / "decoder")
     spaces = {"space": decoder.latent_space, "condition_space": encoder.condition_space}
     generator = make("generator", lambda choice: generator_for(choice, decoder, encoder), **spaces)
+    generator.load_assets(folder / "generator")
     check_fit(encoder, generator, decoder)
     return encoder, generator, decoder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import keras
@@ -103,11 +104,9 @@ class Pipeline(SavedInFolders, LossModel):
             self.decoder.build(None)
         latent = create_weights(self.decoder.encode, ops.zeros((1, *self.decoder.image_space.shape)))
         freeze_layer(self.decoder)  # it is trained in a separate stage, before the generator
-        losses = create_weights(
-            lambda latent, condition: self.generator.compute_losses(latent, condition, training=False),
-            latent,
-            condition,
-        )
+        if not self.generator.built:
+            self.generator.build_pretrained()
+        losses = create_weights(partial(self.generator.compute_losses, training=False), latent, condition)
         self.track(losses, self.generator)
         self.encoder.built = self.generator.built = self.decoder.built = self.built = True
 

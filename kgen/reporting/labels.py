@@ -116,7 +116,8 @@ class _Scene:
             if line.get_linestyle() != "None":
                 self.lines += map(np.stack, itertools.pairwise(points))
         for bars in axes.collections:
-            self.lines += [self._points(bars, bar) for bar in bars.get_segments()]
+            # An error bar of length 0 is not drawn: its segment has no points.
+            self.lines += [self._points(bars, bar) for bar in bars.get_segments() if len(bar)]
 
     def places(self, labels: Collection[Label]) -> dict[Label, _Place]:
         """Chooses a place for each label."""

@@ -36,7 +36,7 @@ from kgen.experiments.experiment import Experiment, Metrics
 from kgen.experiments.inputs import SplitImages
 from kgen.experiments.prompts import prompts_to_generate
 from kgen.experiments.shapes import check_parts, image_spaces, shape_of
-from kgen.parts.construction import make_decoder
+from kgen.parts.construction import generator_for, make_decoder
 from kgen.parts.trained import try_selection
 from kgen.pipeline.assembly import assemble
 from kgen.pipeline.model import Pipeline
@@ -62,7 +62,7 @@ LONG = 16
 """Number of steps above which a loop is traced before it runs."""
 
 
-def preflight(experiment: Experiment, encoder: Encoder, assets: Path | None = None) -> Pipeline:
+def preflight(experiment: Experiment, encoder: Encoder, assets: Mapping[str, Path] | None = None) -> Pipeline:
     """Builds the pipeline of a run, and tries everything that the run will do with it.
 
     This does not change the pipeline, which starts its training as if it had not been tried. If the decoder is trained
@@ -72,13 +72,14 @@ def preflight(experiment: Experiment, encoder: Encoder, assets: Path | None = No
     Args:
         experiment: The experiment.
         encoder: The encoder with its assets. Its weights need not be built.
-        assets: A folder with the assets of the decoder; None: it has no assets yet.
+        assets: Folders with the assets of "decoder" and "generator", for parts that already have assets.
 
     Raises:
         PluginError: a component violates its contract.
         KgenError: there is another error.
     """
     config, dataset, staged = experiment.config, experiment.dataset, "decoder" in experiment.stages
+    assets = assets or {}
     require_fields(encoder, dataset)
     prompts = prompts_to_generate(config, dataset, encoder).inputs
     _tokenize_all(dataset, encoder)
@@ -86,16 +87,16 @@ def preflight(experiment: Experiment, encoder: Encoder, assets: Path | None = No
     _try_encoder_stage(experiment, encoder)
     images, inputs = examples(dataset, encoder)
     with kept_randomness() if staged else contextlib.nullcontext():
-        decoder = _tried_decoder(experiment, encoder, assets)
+        decoder = _tried_decoder(experiment, encoder, assets.get("decoder"))
         check_parts(dataset, decoder)
         own = decoder.resized(image_spaces(dataset)[0])
         latents = _try_encoding(own, images)  # otherwise the generator would be blamed for an error here
+    generator = generator_for(config.generator.choice, decoder, encoder)
+    if "generator" in assets:
+        generator.load_assets(assets["generator"])
+    dropout = config.condition_dropout
     pipeline = assemble(
-        encoder=encoder,
-        generator=config.generator.choice,
-        decoder=decoder,
-        dataset=dataset,
-        condition_dropout=config.condition_dropout,
+        encoder=encoder, generator=generator, decoder=decoder, dataset=dataset, condition_dropout=dropout
     )
     check_parts(dataset, decoder, pipeline.generator)
     parts = [encoder, pipeline.generator, *([] if staged else [decoder])]
@@ -327,7 +328,7 @@ def _try_saving(pipeline: Pipeline) -> None:
     for part in (pipeline.encoder, pipeline.generator, pipeline.decoder):
         yaml.safe_dump(part.config)
     with tempfile.TemporaryDirectory() as folder:
-        for part in (pipeline.encoder, pipeline.decoder):
+        for part in (pipeline.encoder, pipeline.generator, pipeline.decoder):
             part.save_assets(folder)
 
 

@@ -23,12 +23,13 @@ from kgen.evaluation.proxy import Proxy
 from kgen.evaluation.results import Scores, read_results, to_scores
 from kgen.evaluation.scoring import OnImages
 from kgen.experiments.directory import RunDirectory
-from kgen.experiments.experiment import Experiment, decoder_assets, encoder_with_assets, needs_stage, open_experiment
+from kgen.experiments.experiment import Experiment, encoder_with_assets, known_assets, needs_stage, open_experiment
 from kgen.experiments.initial import Start, load_initial, load_initial_decoder, load_initial_encoder
 from kgen.experiments.inputs import Inputs, TrainingLatents, read_dataset
 from kgen.experiments.provenance import changed_data, describe, record_skipped
 from kgen.experiments.trainer import Log, OnMetrics, Trainer, describe_weights
 from kgen.parts.construction import build_encoder, make_decoder
+from kgen.parts.lora_files import save_lora
 from kgen.parts.saving import load_decoder, load_encoder_assets, load_encoder_weights, save
 from kgen.parts.trained import select_trained
 from kgen.pipeline.loading import load
@@ -175,7 +176,7 @@ def _build(
     with distribution.scope():
         data = experiment.stages.get("encoder", experiment.dataset)
         encoder = encoder_with_assets(config, data, directory)
-        pipeline = preflight(experiment, encoder, decoder_assets(config, directory))
+        pipeline = preflight(experiment, encoder, known_assets(config, directory))
         if directory is None or not directory.encoder_stage.newest_step:
             load_initial_encoder(config.encoder.init, pipeline.encoder)  # raises errors now, before the training
         if directory is None or not directory.decoder_stage.newest_step:
@@ -221,9 +222,11 @@ def _begin(
     describe(config, directory, dataset)
     if start.sources:
         directory.update_manifest(init=start.describe())
-    if pipeline is not None and not directory.assets.is_dir():
-        with atomic_folder(directory.assets) as folder:
-            pipeline.encoder.save_assets(folder)
+    if pipeline is not None:
+        for part, path in ((pipeline.encoder, directory.assets), (pipeline.generator, directory.generator_assets)):
+            if not path.is_dir():
+                with atomic_folder(path) as folder:
+                    part.save_assets(folder)
 
 
 def _train(
@@ -254,6 +257,8 @@ def _train(
     progress = trainer.train(pipeline, fit, directory.path, inputs, render, proxy)
     if trainer.distribution.is_chief:
         stack.enter_context(averaged_weights(pipeline))
+        if fit.lora is not None:
+            save_lora(pipeline, directory.lora)
         save(pipeline, directory.model)
         directory.update_manifest(
             step=progress.step,

@@ -15,6 +15,7 @@ from keras import ops
 
 from kgen.backend.devices import create_weights
 from kgen.backend.precision import precision
+from kgen.contracts.generator import Generator
 from kgen.storage.paths import weight_paths
 from kgen.storage.weights import load_variables, save_variables
 from kgen.testing.bench import Bench, Benched
@@ -102,6 +103,8 @@ class LossConformance(Benched):
     def ready(self) -> Any:
         """Returns a new component that has all its weights."""
         component = self.build()
+        if isinstance(component, Generator):
+            component.build_pretrained()
         batch = tensors(self.loss_batch(component))
         create_weights(self._function(component, training=False), batch)
         component.built = True

@@ -16,6 +16,12 @@ def kgen_components(registry: kgen.Registrar) -> None:
     )
     registry.encoder("image", f"{HERE}.encoders:ClipImage", summary="Images by a trained 'clip/clip', or pretrained")
 
+    registry.encoder(
+        "text",
+        f"{HERE}.text_encoder:ClipText",
+        summary="Texts by the text tower of a published CLIP (Stable Diffusion)",
+    )
+
     registry.metric("clip-score", f"{HERE}.metrics:ClipScore", summary="Cosines of images and prompts")
     registry.metric("zero-shot", f"{HERE}.metrics:ZeroShot", summary="Share of images whose nearest caption is right")
     registry.metric("cmmd", f"{HERE}.metrics:CMMD", summary="Distance of CLIP embeddings from real images")

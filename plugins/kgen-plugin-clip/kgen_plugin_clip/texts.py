@@ -109,10 +109,14 @@ class CausalLayer(TextLayer):
 
     def read(self, ids: Tensor) -> Tensor:
         """The output for each token: ids (B, L) -> (B, L, D)."""
-        x = ops.cast(ops.take(self.table, ids, axis=0) + self.positions, self.compute_dtype)  # (B, L, D)
+        return self.norm(self.states(ids)[-1])
+
+    def states(self, ids: Tensor) -> list[Tensor]:
+        """The vectors of the tokens, and the outputs of all blocks: ids (B, L) -> depth + 1 times (B, L, D)."""
+        found = [ops.cast(ops.take(self.table, ids, axis=0) + self.positions, self.compute_dtype)]
         for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+            found.append(block(found[-1]))
+        return found
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,29 @@ def random_model(activation: str, epsilon: float = 1e-3, size: int = SIZE) -> An
     return model.eval()
 
 
+def random_text_model(projection: bool = False) -> Any:
+    """A CLIPTextModel like that of Stable Diffusion, or a CLIPTextModelWithProjection."""
+    vocabulary = byte_pairs()[0]
+    config = transformers.CLIPTextConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=11,
+        projection_dim=10,
+        hidden_act="gelu" if projection else "quick_gelu",
+        bos_token_id=vocabulary["<|startoftext|>"],
+        eos_token_id=vocabulary["<|endoftext|>"],
+    )
+    torch.manual_seed(0)
+    model = (transformers.CLIPTextModelWithProjection if projection else transformers.CLIPTextModel)(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model.eval()
+
+
 def save(model: Any, folder: Path) -> Path:
     """Saves a model with its tokenizer and image processor."""
     model.save_pretrained(folder)

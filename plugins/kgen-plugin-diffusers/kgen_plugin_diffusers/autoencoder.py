@@ -13,10 +13,12 @@ from kgen_plugin_codecs.perceptual import Perceptual
 from kgen_plugin_codecs.reconstruction import Name
 from kgen_plugin_codecs.reconstruction_loss import ReconstructionLoss
 
-from kgen import ConfigError, Decoder, RunError, Space
+from kgen import ConfigError, Decoder, NoiseSpec, RunError, Space
 from kgen.pretrained import Section
 from kgen_plugin_diffusers.folder import CONFIG, Folder, read_config
+from kgen_plugin_diffusers.layers import Tensor
 from kgen_plugin_diffusers.networks import Network
+from kgen_plugin_diffusers.tiles import decode_in_tiles
 
 
 class Architecture(Protocol):
@@ -122,6 +124,21 @@ class PretrainedAutoencoder(Decoder):
     @property
     def inference_weights(self) -> list[Any]:
         return list(self.network.weights)
+
+    def noise_spec(self, *, tile: int | None = None, **options: Any) -> dict[str, NoiseSpec]:
+        """Needs no noise. Raises ValueError if `tile` does not fit the latents."""
+        factor = self.architecture.network.factor
+        if tile is not None and (tile % factor or tile < 2 * factor):
+            raise ValueError(
+                f"tile: {tile} must be a multiple of {factor}, the downsampling factor, and at least {2 * factor}"
+            )
+        return {}
+
+    def _decoded(self, z: Tensor, tile: int | None, sliced: bool) -> Tensor:
+        """Decodes what the decoder network reads: (B, h, w, C) -> (B, H, W, channels)."""
+        network = self.architecture.network
+        size = None if tile is None else tile // network.factor
+        return decode_in_tiles(self.network.decode, z, network.factor, network.image_channels, size, sliced)
 
     def save_assets(self, path: str | Path) -> None:
         """Writes the configuration, as it is in the folder."""

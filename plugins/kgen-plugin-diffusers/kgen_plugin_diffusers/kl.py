@@ -12,7 +12,7 @@ from kgen_plugin_codecs.discriminator import Discriminator
 from kgen_plugin_codecs.perceptual import Perceptual
 from kgen_plugin_codecs.posterior import Posterior, kl_losses
 from kgen_plugin_codecs.reconstruction import Name
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from kgen import SeedGenerator, Space
 from kgen.pretrained import Section
@@ -170,9 +170,24 @@ class AutoencoderKL(PretrainedAutoencoder):
         shift, scale = self._scaling()
         return ops.multiply(ops.subtract(mean, shift), scale)
 
-    def decode(self, latent: Tensor, condition: dict[str, Tensor], noise: dict[str, Tensor]) -> Tensor:  # type: ignore[override]  # it takes no options
+    def decode(
+        self,
+        latent: Tensor,
+        condition: dict[str, Tensor],
+        noise: dict[str, Tensor],
+        *,
+        tile: PositiveInt | None = None,
+        sliced: bool = False,
+    ) -> Tensor:
+        """Decodes latents to images in [-1, 1], which the pipeline clips.
+
+        Args:
+            tile: Height and width, in pixels, of the overlapping tiles in which large images are decoded, to save
+                memory: see `decode_in_tiles`. None means that images are decoded as a whole.
+            sliced: Whether the images of a batch are decoded one after the other, to save memory.
+        """
         shift, scale = self._scaling()
-        return self.network.decode(ops.add(ops.divide(latent, scale), shift))
+        return self._decoded(ops.add(ops.divide(latent, scale), shift), tile, sliced)
 
     def _scaling(self) -> tuple[np.ndarray, np.ndarray]:
         """The shift and the scale of the latents, (latent_channels,) each."""

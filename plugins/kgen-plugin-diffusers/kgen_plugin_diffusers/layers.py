@@ -1,8 +1,8 @@
-"""The layers of diffusers' autoencoders. Their attributes have the names of its modules, so that weights are found."""
+"""The layers of diffusers' autoencoders and U-Nets. Their attributes have the names of its modules, to find weights."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import ops
@@ -13,12 +13,12 @@ Tensor = Any
 Shape = tuple[int | None, ...]
 
 EPSILON = 1e-6
-"""The number that all normalizations add to the variance."""
+"""The number that all normalizations of the autoencoders add to the variance."""
 
 
-def group_norm(groups: int, policy: Any, name: str) -> GroupNorm:
+def group_norm(groups: int, policy: Any, name: str, epsilon: float = EPSILON) -> GroupNorm:
     """A normalization with exactly `groups` groups, which may have one channel each."""
-    return GroupNorm(groups, EPSILON, min_channels=1, dtype=policy, name=name)
+    return GroupNorm(groups, epsilon, min_channels=1, dtype=policy, name=name)
 
 
 def conv1x1(channels: int, policy: Any, name: str) -> keras.layers.Conv2D:
@@ -26,33 +26,57 @@ def conv1x1(channels: int, policy: Any, name: str) -> keras.layers.Conv2D:
 
 
 class ResnetBlock(keras.layers.Layer):
-    """A residual block of two normalized convolutions (`ResnetBlock2D`, without an embedding of time).
+    """A residual block of two normalized convolutions (`ResnetBlock2D`).
 
     Args:
         channels: Number of channels of the output.
         groups: Number of groups of the normalizations.
+        epsilon: The number that the normalizations add to the variance.
+        time: "default" adds an embedding of the time before the second normalization; "scale_shift" scales and shifts
+            after it; "": there is no embedding.
     """
 
-    def __init__(self, channels: int, groups: int, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        channels: int,
+        groups: int,
+        epsilon: float = EPSILON,
+        time: Literal["", "default", "scale_shift"] = "",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        policy, self.channels = self.dtype_policy, channels
-        self.norm1, self.norm2 = (group_norm(groups, policy, f"norm{number}") for number in (1, 2))
+        policy, self.channels, self.time = self.dtype_policy, channels, time
+        self.norm1, self.norm2 = (group_norm(groups, policy, f"norm{number}", epsilon) for number in (1, 2))
         self.conv1, self.conv2 = (conv3x3(channels, policy, f"conv{number}") for number in (1, 2))
+        self.time_emb_proj: keras.layers.Layer | None = None
+        if time:
+            units = channels if time == "default" else 2 * channels
+            self.time_emb_proj = keras.layers.Dense(units, dtype=policy, name="time_emb_proj")
         self.conv_shortcut: keras.layers.Layer | None = None
 
-    def build(self, x_shape: Shape) -> None:
+    def build(self, x_shape: Shape, embedding_shape: Shape | None = None) -> None:
         inner = (*x_shape[:-1], self.channels)
+        if self.time_emb_proj is not None:
+            self.time_emb_proj.build(embedding_shape)
         for layer, shape in ((self.norm1, x_shape), (self.conv1, x_shape), (self.norm2, inner), (self.conv2, inner)):
             layer.build(shape)
         if x_shape[-1] != self.channels:
             self.conv_shortcut = conv1x1(self.channels, self.dtype_policy, "conv_shortcut")
             self.conv_shortcut.build(x_shape)
 
-    def call(self, x: Tensor) -> Tensor:
-        """(B, h, w, C) -> (B, h, w, channels)."""
+    def call(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        """(B, h, w, C), and silu of the embedding (B, E) -> (B, h, w, channels)."""
         h = self.conv1(ops.silu(self.norm1(x)))  # (B, h, w, channels)
-        h = self.conv2(ops.silu(self.norm2(h)))
+        h = self.conv2(ops.silu(self._second_norm(h, embedding)))
         return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+
+    def _second_norm(self, h: Tensor, embedding: Tensor | None) -> Tensor:
+        if self.time_emb_proj is None:
+            return self.norm2(h)
+        time = self.time_emb_proj(embedding)  # (B, channels) or (B, 2 * channels)
+        if self.time == "default":
+            return self.norm2(h + time[:, None, None])
+        return self.norm2(h, *ops.split(time, 2, axis=-1))
 
 
 class Attention(keras.layers.Layer):

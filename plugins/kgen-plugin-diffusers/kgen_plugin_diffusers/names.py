@@ -10,10 +10,17 @@ MODULES = {
     "attention/qkv": ("to_q", "to_k", "to_v"),
     "attention/out": ("to_out.0",),
     "codebook/embedding": ("quantize.embedding",),
+    "attn1/qkv": ("attn1.to_q", "attn1.to_k", "attn1.to_v"),
+    "attn1/out": ("attn1.to_out.0",),
+    "attn2/q": ("attn2.to_q",),
+    "attn2/kv": ("attn2.to_k", "attn2.to_v"),
+    "attn2/out": ("attn2.to_out.0",),
+    "ff/widen": ("ff.net.0.proj",),
+    "ff/narrow": ("ff.net.2",),
 }
 """The layers that have other names in kgen, and the modules of which each consists."""
 
-KINDS = {"kernel": "weight", "gain": "weight", "embeddings": "weight"}
+KINDS = {"kernel": "weight", "gain": "weight", "gamma": "weight", "beta": "bias", "embeddings": "weight"}
 """The weights that have other names in kgen."""
 
 EARLIER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}

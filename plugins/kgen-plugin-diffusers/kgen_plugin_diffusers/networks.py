@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,8 +74,8 @@ class Network:
             channels=channels,
             blocks=config.whole("layers_per_block", 1),
             groups=groups,
-            down=_stages(config, "down_block_types", DOWN, len(channels)),
-            up=_stages(config, "up_block_types", UP, len(channels)),
+            down=block_types(config, "down_block_types", DOWN, len(channels)),
+            up=block_types(config, "up_block_types", UP, len(channels)),
             attention=config.one_of("mid_block_add_attention", {True: True, False: False}, True),
         )
 
@@ -97,8 +98,25 @@ class Network:
         return height // self.factor, width // self.factor
 
 
-def _stages(config: Section, key: str, known: dict[str, bool], count: int) -> tuple[bool, ...]:
-    types = config.value(key, [next(iter(known))])
+def block_types(
+    config: Section, key: str, known: Mapping[str, bool], count: int, default: Sequence[str] = ()
+) -> tuple[bool, ...]:
+    """Reads the types of the blocks of all stages.
+
+    Args:
+        config: The configuration.
+        key: The key.
+        known: The types, and whether they have attention.
+        count: Number of stages.
+        default: The types if the key is missing; (): one stage of the first known type.
+
+    Returns:
+        Whether each stage has attention.
+
+    Raises:
+        ConfigError: there is another number of types, or an unknown one.
+    """
+    types = config.value(key, default or [next(iter(known))])
     if not isinstance(types, list | tuple) or len(types) != count:
         config.refuse(key, f"must be a list of {count} types, like block_out_channels, not {types!r:.80}")
     if odd := [name for name in types if name not in known]:

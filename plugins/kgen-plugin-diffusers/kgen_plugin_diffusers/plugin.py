@@ -1,4 +1,4 @@
-"""Registers the plugin's decoders."""
+"""Registers the plugin's decoders and networks."""
 
 from __future__ import annotations
 
@@ -23,6 +23,12 @@ def kgen_components(registry: kgen.Registrar) -> None:
         f"{HERE}.vq:VQModel",
         summary="A published autoencoder with tokens as latents: those of aMUSEd, VQ diffusion and latent diffusion",
     )
+    registry.add(
+        "diffusion.network",
+        "unet-2d-condition",
+        f"{HERE}.unet.options:UNet",
+        summary="A published U-Net: those of Stable Diffusion 1, 2 and XL",
+    )
     registry.kind(
         "diffusers.model", f"{HERE}.exchange.model:convert", summary="Parts that 'kgen export' writes for diffusers"
     )
@@ -31,6 +37,18 @@ def kgen_components(registry: kgen.Registrar) -> None:
         "published-autoencoder",
         f"{HERE}.exchange.conversions:from_published_autoencoder",
         summary="The decoders autoencoder-kl and vq-model",
+    )
+    registry.add(
+        "diffusers.model",
+        "published-unet",
+        f"{HERE}.exchange.conversions:from_published_unet",
+        summary="Generators with the network unet-2d-condition",
+    )
+    registry.add(
+        "diffusers.model",
+        "kl-autoencoder",
+        f"{HERE}.exchange.codec:from_kl_autoencoder",
+        summary="The decoder codecs/kl-autoencoder, if all of its stages have the same number of channels",
     )
 
 

@@ -10,7 +10,7 @@ from keras import ops
 from kgen_plugin_codecs.discriminator import Discriminator
 from kgen_plugin_codecs.perceptual import Perceptual
 from kgen_plugin_codecs.reconstruction import Name
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from kgen import Space
 from kgen.pretrained import Section
@@ -180,5 +180,20 @@ class VQModel(PretrainedAutoencoder):
     def encode(self, images: Tensor) -> Tensor:
         return self.network.codebook(self.network.encode(images))
 
-    def decode(self, latent: Tensor, condition: dict[str, Tensor], noise: dict[str, Tensor]) -> Tensor:  # type: ignore[override]  # it takes no options
-        return self.network.decode(self.network.codebook.lookup(ops.cast(latent, "int32")))
+    def decode(
+        self,
+        latent: Tensor,
+        condition: dict[str, Tensor],
+        noise: dict[str, Tensor],
+        *,
+        tile: PositiveInt | None = None,
+        sliced: bool = False,
+    ) -> Tensor:
+        """Decodes tokens to images in [-1, 1], which the pipeline clips.
+
+        Args:
+            tile: Height and width, in pixels, of the overlapping tiles in which large images are decoded, to save
+                memory: see `decode_in_tiles`. None means that images are decoded as a whole.
+            sliced: Whether the images of a batch are decoded one after the other, to save memory.
+        """
+        return self._decoded(self.network.codebook.lookup(ops.cast(latent, "int32")), tile, sliced)

@@ -8,6 +8,7 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
+import transformers
 
 TINY: dict[str, Any] = {
     "down_block_types": ("DownEncoderBlock2D", "DownEncoderBlock2D"),
@@ -15,18 +16,66 @@ TINY: dict[str, Any] = {
     "block_out_channels": (8, 16),
     "norm_num_groups": 4,
 }
-"""Options of a model with the factor 2."""
+"""Options of an autoencoder with the factor 2."""
+
+TINY_UNET: dict[str, Any] = {
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "block_out_channels": (8, 16),
+    "layers_per_block": 1,
+    "cross_attention_dim": 6,
+    "attention_head_dim": 2,
+    "norm_num_groups": 4,
+    "sample_size": 8,
+}
+"""Options of a U-Net like that of Stable Diffusion 1."""
+
+LENGTH = 20
+"""Number of tokens per text."""
 
 
 def random_model(cls: str, **options: Any) -> Any:
     """A model of which no weight is zero or one, because that would hide weights that were swapped."""
     torch.manual_seed(0)
-    model = getattr(diffusers, cls)(**{**TINY, **options}).eval()
+    tiny = TINY_UNET if cls == "UNet2DConditionModel" else TINY
+    model = getattr(diffusers, cls)(**{**tiny, **options}).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.ndim == 1:
                 weight.copy_(torch.randn_like(weight) * 0.3 + ("norm" in name and name.endswith("weight")))
     return model
+
+
+def random_pipeline() -> Any:
+    """A pipeline like Stable Diffusion 1. The numbers of its images are mostly inside of their range."""
+    letters = "abcdefghijklmnopqrstuvwxyz,&"
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    tokenizer = transformers.CLIPTokenizer(
+        vocab={word: number for number, word in enumerate(words)}, merges=[], model_max_length=LENGTH
+    )
+    config = transformers.CLIPTextConfig(
+        vocab_size=len(words),
+        hidden_size=TINY_UNET["cross_attention_dim"],
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=LENGTH,
+        bos_token_id=len(words) - 2,
+        eos_token_id=len(words) - 1,
+    )
+    torch.manual_seed(0)
+    text = transformers.CLIPTextModel(config).eval()
+    unet, vae = random_model("UNet2DConditionModel"), random_model("AutoencoderKL")
+    with torch.no_grad():
+        for parameter in text.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        vae.decoder.conv_out.weight.mul_(0.1)
+    scheduler = diffusers.PNDMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, skip_prk_steps=True, steps_offset=1
+    )
+    return diffusers.StableDiffusionPipeline(
+        vae, text, tokenizer, unet, scheduler, None, None, requires_safety_checker=False
+    )
 
 
 def save(model: Any, folder: Path, **options: Any) -> Path:

@@ -127,6 +127,7 @@ def known(folder: Path) -> Iterator[None]:
 class TestConformance(DecoderConformance):
     latent_deviation: ClassVar = (0.01, 10.0)  # the weights are random, and the scale is not measured
     replicas: ClassVar = False  # the losses are those of kgen-plugin-codecs
+    decode_options: ClassVar = ({}, {"tile": 4, "sliced": True})
 
     def build(self) -> AutoencoderKL:
         return AutoencoderKL(Space("continuous", (8, 8, 3)), pretrained=Published.path)

@@ -107,6 +107,7 @@ def known(published: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> It
 
 class TestConformance(DecoderConformance):
     replicas = False  # the losses are those of kgen-plugin-codecs
+    decode_options = ({}, {"tile": 4})
 
     def build(self) -> VQModel:
         return VQModel(Space("continuous", (8, 8, 3)), pretrained=Published.path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import keras
@@ -28,7 +29,7 @@ from kgen.random import normal
 from kgen_plugin_diffusion import weightings
 from kgen_plugin_diffusion.bound import END_LOG_SNR, variational_bound
 from kgen_plugin_diffusion.guidance import NoiseInterval, is_inside, lead_away
-from kgen_plugin_diffusion.networks import DiT, Network
+from kgen_plugin_diffusion.networks import DiT, Network, Pretrained
 from kgen_plugin_diffusion.predictions import Noise, Prediction
 from kgen_plugin_diffusion.samplers import Denoise, Sampler, takes_eta, time_grid
 from kgen_plugin_diffusion.schedules import Karras, Schedule
@@ -114,6 +115,26 @@ class Diffusion(Generator):
         if not getattr(self.network, "any_shape", False):
             super().check_space(space)
         self.network.check(space)
+
+    # ---- files ----------------------------------------------------------------------------------------------------
+
+    def build_pretrained(self) -> None:
+        if isinstance(self.model, Pretrained):
+            space = self.condition_space
+            condition = {
+                "sequence": (None, space.length, space.dim),
+                "mask": (None, space.length),
+                "pooled": (None, space.pooled_dim),
+            }
+            self.model.build((None, *self.space.shape), condition)
+
+    def save_assets(self, path: str | Path) -> None:
+        if isinstance(self.model, Pretrained):
+            self.model.save_assets(path)
+
+    def load_assets(self, path: str | Path) -> None:
+        if isinstance(self.model, Pretrained):
+            self.model.load_assets(path)
 
     # ---- training -------------------------------------------------------------------------------------------------
 

@@ -52,3 +52,22 @@ class Architecture:
     patch: int
     dim: int
     preprocessing: Preprocessing
+
+
+@dataclass(frozen=True)
+class TextArchitecture:
+    """The architecture of a text tower alone.
+
+    Args:
+        text: The transformer.
+        length: Number of tokens per text, including start and end.
+        vocabulary: Number of different tokens.
+        dim: Dimension of the embeddings of texts; None: there is no projection to them.
+        padding: The token after the end of a text.
+    """
+
+    text: Tower
+    length: int
+    vocabulary: int
+    dim: int | None
+    padding: str

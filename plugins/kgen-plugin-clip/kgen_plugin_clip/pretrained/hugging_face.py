@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from kgen.pretrained import Section, Source, weight_files
-from kgen_plugin_clip.pretrained.architecture import Architecture, Tower
+from kgen_plugin_clip.pretrained.architecture import Architecture, TextArchitecture, Tower
 from kgen_plugin_clip.pretrained.preprocessing import DEVIATION, MEAN, Preprocessing
 from kgen_plugin_clip.transformer import EPSILON
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PROCESSOR, WHOLE_PROCESSOR = "preprocessor_config.json", "processor_config.json"
+
+TEXT, PROJECTION = "text_model", Source(("text_projection.weight",), "transposed")
+"""The first part of the names of the text tower's tensors, and its projection to the embeddings."""
 
 NO_WEIGHTS = (".position_ids",)
 """Ends of the names of tensors that older versions wrote, which only count the positions."""
@@ -54,8 +57,7 @@ def architecture(folder: Path, end: int) -> Architecture:
     text, image = (_tower_section(config, name) for name in ("text", "vision"))
     config.ignore("logit_scale_init_value", *WITHOUT_EFFECT)
     config.finish()
-    length, vocabulary = text.whole("max_position_embeddings", 77), text.whole("vocab_size", 49408)
-    text.one_of("eos_token_id", {end: None, LEGACY_END: None} if end == vocabulary - 1 else {end: None}, 49407)
+    length, vocabulary = _tokens(text, end)
     size, patch = (
         image.side(key, ("height", "width"), default) for key, default in (("image_size", 224), ("patch_size", 32))
     )
@@ -64,6 +66,34 @@ def architecture(folder: Path, end: int) -> Architecture:
     image.one_of("num_channels", {3: None}, 3)
     towers = _tower(text, 512, 2048, 8), _tower(image, 768, 3072, 12)
     return Architecture(towers[0], length, vocabulary, towers[1], size, patch, dim, preprocessing(folder, size))
+
+
+def text_architecture(folder: Path, end: int, padding: str) -> TextArchitecture:
+    """Reads the configuration of a CLIPTextModel or CLIPTextModelWithProjection; see `architecture`.
+
+    Args:
+        folder: The folder.
+        end: The id of the tokenizer's end token.
+        padding: The token with which its tokenizer fills up a text.
+    """
+    config = Section.of_file(folder / CONFIG)
+    config.one_of("model_type", {"clip_text_model": None})
+    classes = {("CLIPTextModel",): False, ("CLIPTextModelWithProjection",): True}
+    given = config.value("architectures", [next(iter(classes))[0]])
+    if (key := tuple(given) if isinstance(given, list) else ()) not in classes:
+        config.refuse(
+            "architectures", f"must be {' or '.join(str(list(known)) for known in classes)}, not {given!r:.80}"
+        )
+    dim = config.whole("projection_dim", 512) if classes[key] else None
+    length, vocabulary = _tokens(config, end)
+    return TextArchitecture(_tower(config, 512, 2048, 8), length, vocabulary, dim, padding)
+
+
+def _tokens(text: Section, end: int) -> tuple[int, int]:
+    """The number of tokens per text, and that of different tokens."""
+    length, vocabulary = text.whole("max_position_embeddings", 77), text.whole("vocab_size", 49408)
+    text.one_of("eos_token_id", {end: None, LEGACY_END: None} if end == vocabulary - 1 else {end: None}, 49407)
+    return length, vocabulary
 
 
 def _tower_section(config: Section, name: str) -> Section:
@@ -120,29 +150,48 @@ def preprocessing(folder: Path, size: int) -> Preprocessing:
     return found
 
 
-def files(folder: Path) -> list[Path]:
-    """The files of the weights: one, or those that an index lists."""
-    return weight_files(folder, WEIGHTS, INDEX)
+def files(folder: Path, variant: str | None = None) -> list[Path]:
+    """The files of the weights: one, or those that an index lists. None: those without a variant, such as "fp16"."""
+    if variant is None:
+        return weight_files(folder, WEIGHTS, INDEX)
+    return weight_files(folder, f"model.{variant}.safetensors", f"model.safetensors.index.{variant}.json")
 
 
 def sources(model: Architecture) -> dict[str, Source]:
     """The source of each weight."""
     found = {
         "scale": Source(("logit_scale",)),
-        "text/tokens": Source(("text_model.embeddings.token_embedding.weight",)),
-        "text/positions": Source(("text_model.embeddings.position_embedding.weight",)),
-        "text/projection": Source(("text_projection.weight",), "transposed"),
+        **text_sources(model.text),
+        "text/projection": PROJECTION,
         "image/class": Source(("vision_model.embeddings.class_embedding",)),
         "image/cut": Source(("vision_model.embeddings.patch_embedding.weight",), "patches"),
         "image/positions": Source(("vision_model.embeddings.position_embedding.weight",)),
         "image/projection": Source(("visual_projection.weight",), "transposed"),
-        **_norm("text/norm", "text_model.final_layer_norm"),
         **_norm("image/before", "vision_model.pre_layrnorm"),
         **_norm("image/after", "vision_model.post_layernorm"),
     }
-    for tower, depth, there in (("text", model.text.depth, "text_model"), ("image", model.image.depth, "vision_model")):
-        for number in range(depth):
-            found |= _block(f"{tower}/{number}", f"{there}.encoder.layers.{number}")
+    return found | _blocks("image", "vision_model", model.image)
+
+
+def text_sources(tower: Tower) -> dict[str, Source]:
+    """The source of each weight of the text tower."""
+    return {
+        "text/tokens": Source((f"{TEXT}.embeddings.token_embedding.weight",)),
+        "text/positions": Source((f"{TEXT}.embeddings.position_embedding.weight",)),
+        **_norm("text/norm", f"{TEXT}.final_layer_norm"),
+        **_blocks("text", TEXT, tower),
+    }
+
+
+def full_name(name: str) -> str:
+    """The name of a tensor of a text tower; some versions of `transformers` leave its first part out."""
+    return name if name.startswith((f"{TEXT}.", "text_projection.")) else f"{TEXT}.{name}"
+
+
+def _blocks(here: str, there: str, tower: Tower) -> dict[str, Source]:
+    found: dict[str, Source] = {}
+    for number in range(tower.depth):
+        found |= _block(f"{here}/{number}", f"{there}.encoder.layers.{number}")
     return found
 
 

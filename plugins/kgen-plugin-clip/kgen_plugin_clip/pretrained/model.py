@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,7 +15,7 @@ from kgen_plugin_text.clip import END, FILE, MERGES, START, VOCABULARIES, read_c
 from tokenizers import Tokenizer
 
 from kgen import ConfigError, RunError, read_json
-from kgen.pretrained import Tensors, require_files
+from kgen.pretrained import LoraNames, Tensors, require_files
 from kgen_plugin_clip.images import VisionTransformer, VisionTransformerLayer
 from kgen_plugin_clip.pretrained import hugging_face, open_clip
 from kgen_plugin_clip.pretrained.architecture import Architecture
@@ -22,6 +23,9 @@ from kgen_plugin_clip.pretrained.text import TOKENIZER, PretrainedText
 from kgen_plugin_clip.transformer import Block
 
 ARCHITECTURE = "architecture.json"
+
+TOWER = re.compile(r"^(text|image)/(\d+)/")
+"""The beginning of the name of a block, with its tower and its number."""
 
 PICKLES = ("pytorch_model.bin", "open_clip_pytorch_model.bin", "tf_model.h5", "flax_model.msgpack")
 
@@ -64,7 +68,7 @@ class Pretrained:
             names = " nor ".join((hugging_face.CONFIG, open_clip.CONFIG))
             problem = f"it has neither {names}" if folder.is_dir() else "there is no such folder"
             raise ConfigError(f"{path} is not the folder of a CLIP: {problem}")
-        tokenizer = _tokenizer(folder)
+        tokenizer = clip_tokenizer_of(folder)
         architecture = layout.architecture(folder, tokenizer.token_to_id(END))
         if (size := tokenizer.get_vocab_size()) > architecture.vocabulary:
             known = architecture.vocabulary
@@ -94,6 +98,14 @@ class Pretrained:
         style = {"hidden": tower.hidden, "activation": tower.activation, "epsilon": tower.epsilon}
         return VisionTransformerLayer(options, style, dtype=policy, name="image")
 
+    def lora_names(self) -> LoraNames:
+        """The names of the layers in LoRA files, which are those of `transformers`."""
+        sources = hugging_face.sources(self.architecture)
+        paths = {name: TOWER.sub(r"\1_tower/blocks/\2/", name) for name in sources}
+        paths |= {f"{tower}/projection": f"{tower}_projection/kernel" for tower in ("text", "image")}
+        kernels = {paths[name]: source for name, source in sources.items() if source.form == "transposed"}
+        return LoraNames(kernels, "text_encoder", "lora_te", optional="text_model.")
+
     def fill(self, text: PretrainedText, image: VisionTransformerLayer, others: Mapping[str, Any]) -> None:
         """Assigns the weights of the folder.
 
@@ -106,7 +118,7 @@ class Pretrained:
         """
         if self.folder is None:
             return
-        weights = {**_text_weights(text), **_image_weights(image), **others}
+        weights = {**text_weights(text), **_image_weights(image), **others}
         with Tensors(self.layout.files(self.folder)) as tensors:
             tensors.fill(weights, self.layout.sources(self.architecture), self.layout.NO_WEIGHTS)
 
@@ -122,7 +134,8 @@ def layout_of(folder: Path) -> ModuleType | None:
     return next(iter([*with_weights, *found]), None)
 
 
-def _tokenizer(folder: Path) -> Tokenizer:
+def clip_tokenizer_of(folder: Path) -> Tokenizer:
+    """The tokenizer of a folder. Raises ConfigError if there is none, or another one than CLIP's."""
     wanted = f"{FILE}, or {VOCABULARIES[0]} and {MERGES}"
     with _readable(folder):
         tokenizer = read_clip_tokenizer(folder)
@@ -142,7 +155,8 @@ def _readable(folder: Path) -> Iterator[None]:
         raise ConfigError(f"{folder}: the tokenizer cannot be read: {error}") from error
 
 
-def _text_weights(tower: PretrainedText) -> dict[str, Any]:
+def text_weights(tower: PretrainedText) -> dict[str, Any]:
+    """The weights of a built text tower, by the names in `sources` of a layout."""
     found = {"text/tokens": tower.table, "text/positions": tower.positions, **_norm("text/norm", tower.norm)}
     return found | _blocks("text", tower.blocks)
 

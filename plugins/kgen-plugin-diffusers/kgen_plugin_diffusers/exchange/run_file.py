@@ -9,6 +9,7 @@ from pathlib import Path
 from kgen import ConfigError
 from kgen.pretrained import Section
 from kgen_plugin_diffusers.autoencoder import PretrainedAutoencoder
+from kgen_plugin_diffusers.exchange.stable_diffusion import latent_lines, latent_side, used_parts
 from kgen_plugin_diffusers.folder import CONFIG, PIPELINE, Folder
 from kgen_plugin_diffusers.kl import AutoencoderKL
 from kgen_plugin_diffusers.vq import VQModel
@@ -24,7 +25,10 @@ MIN_LATENT = 8
 
 
 def run_file(folder: Path) -> str:
-    """The text of a run file whose decoder is the autoencoder in a folder. The data and the generator are examples.
+    """The text of a run file whose decoder is the autoencoder in a folder.
+
+    If the folder is that of Stable Diffusion 1, 2 or XL, the encoder and the generator are its own, too; otherwise they
+    are examples. The data are an example, too.
 
     Args:
         folder: The folder of a model, or of a pipeline with one.
@@ -39,16 +43,23 @@ def run_file(folder: Path) -> str:
         raise ConfigError(f"{folder} holds no model that kgen can use ({there}): it uses {' and '.join(DECODERS)}")
     name, decoder, generator = DECODERS[found]
     model = decoder.architecture_class.read(Folder(str(folder), found, decoder.parts).config())
-    others = [f"# kgen does not use {part}: {cls}\n" for part, cls in classes.items() if cls != found]
+    used = used_parts(classes)
+    others = [
+        f"# kgen does not use {part}: {cls}\n" for part, cls in classes.items() if cls != found and part not in used
+    ]
+    if used:
+        examples, rest = "The images are an example", latent_lines(folder, used[2:])
+        size = latent_side(folder) * model.network.factor
+    else:
+        examples = "The images, the encoder and the generator are examples"
+        size = max(64, MIN_LATENT * model.network.factor)
+        rest = f"encoder: text/transformer\ngenerator: {generator}\nfit: {{steps: 10000}}\n"
     return (
-        f"# {found} of diffusers. The images, the encoder and the generator are examples: choose yours.\n"
+        f"# {found} of diffusers. {examples}: choose yours.\n"
         + "".join(others)
         + f"name: {_slug(folder.resolve().name)}\n"
-        f"data: {{name: openmoji, size: {max(64, MIN_LATENT * model.network.factor)}}}\n"
-        "encoder: text/transformer\n"
-        f"decoder: {{name: diffusers/{name}, pretrained: {json.dumps(str(folder))}}}\n"
-        f"generator: {generator}\n"
-        "fit: {steps: 10000}\n"
+        f"data: {{name: openmoji, size: {size}}}\n"
+        f"decoder: {{name: diffusers/{name}, pretrained: {json.dumps(str(folder))}}}\n{rest}"
     )
 
 

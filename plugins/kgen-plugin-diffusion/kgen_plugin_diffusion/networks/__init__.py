@@ -5,7 +5,8 @@ A network is a Keras layer, called as ``network(x, noise_level, condition, train
     noise_level: (B,) float32, noise level of x on a scale of about 1000: the timestep, 1000 t, 250 log(sigma) ...
     condition: "sequence" (B, L, D), to which the network attends where "mask" (B, L) is 1, and "pooled" (B, P), which
         is added to the embedding of the noise level.
-It returns (B, H, W, out_channels), or (B, out_channels), in float32, which is 0 everywhere before training.
+It returns (B, H, W, out_channels), or (B, out_channels), in float32, which is 0 everywhere before training, unless the
+layer is `Pretrained`.
 
 Any plugin can add one: ``registry.add("diffusion.network", "mine", "package.module:Mine", summary=...)``. The target is
 a class with the methods of `Network`, such as a frozen dataclass whose fields are its options.
@@ -13,8 +14,10 @@ a class with the methods of `Network`, such as a frozen dataclass whose fields a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Protocol
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
 
 import keras
 from pydantic import Field, PositiveInt
@@ -36,6 +39,27 @@ class Network(Protocol):
 
     def build(self, space: Space, condition_space: ConditionSpace, out_channels: int) -> keras.layers.Layer:
         """Makes the layer in the current dtype policy. Its first call, or its `build`, creates every weight."""
+
+
+@runtime_checkable
+class Pretrained(Protocol):
+    """The protocol of a network's layer that has trained weights, which it reads from files.
+
+    It reads the files in `build`, or before, but not if `load_assets` was called: its weights are then loaded, too.
+    """
+
+    def build(self, x_shape: Any, condition_shape: Mapping[str, Any]) -> None:
+        """Creates every weight, and assigns those in the files.
+
+        Raises:
+            SpaceError: the network does not fit such latents or conditions.
+        """
+
+    def save_assets(self, path: str | Path) -> None:
+        """Writes what was read from the files, except weights, to a folder."""
+
+    def load_assets(self, path: str | Path) -> None:
+        """Reads what `save_assets` wrote."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""A published U-Net, as a network of `diffusion/diffusion`."""

@@ -1,0 +1,136 @@
+"""Whole text-to-image pipelines generate the same images as in diffusers, from the same noise."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from kgen_plugin_diffusers.exchange.export import export
+from kgen_plugin_diffusers.exchange.run_file import run_file
+from kgen_plugin_diffusion.discrete import Discrete
+from safetensors.numpy import load_file
+
+import kgen
+from kgen.config import RunConfig
+from kgen.options import plain
+from kgen.random import noise_keys, sample
+
+pytestmark = pytest.mark.portable
+
+PROMPTS = ["a red heart", "Hearts,  & more"]
+HEIGHT, WIDTH, STEPS, GUIDANCE = 16, 24, 16, 3.0  # from 15 steps on, diffusers' DPM-Solver keeps its order at the end
+
+CASES: dict[str, tuple[str, Any, Any]] = {
+    "DDIMScheduler": ("ddim", {"kind": "leading", "offset": 1, "clean_end": False}, {"clip_sample": False}),
+    "PNDMScheduler": ("pndm", {"kind": "leading", "offset": 1, "clean_end": False}, {}),
+    "EulerDiscreteScheduler": ("euler", {"kind": "leading", "offset": 1}, {}),
+    "DPMSolverMultistepScheduler": ("dpm++2m", {"kind": "leading", "offset": 1, "endpoint": False}, {}),
+    "UniPCMultistepScheduler": ("unipc", {"kind": "leading", "offset": 1, "endpoint": False}, {}),
+}
+"""The scheduler of diffusers, and the sampler and spacing of kgen that equal it."""
+
+
+@pytest.fixture(scope="module")
+def pipeline(published: ModuleType) -> Any:
+    return published.random_pipeline()
+
+
+@pytest.fixture(scope="module")
+def folder(pipeline: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path: Path = tmp_path_factory.mktemp("pipeline")
+    pipeline.save_pretrained(path)
+    return path
+
+
+def assembled(folder: Path, prediction: str = "eps") -> kgen.Pipeline:
+    return kgen.assemble(
+        encoder={"name": "clip/text", "pretrained": str(folder)},
+        generator={
+            "name": "diffusion/diffusion",
+            "network": {"kind": "diffusers/unet-2d-condition", "pretrained": str(folder)},
+            "schedule": "discrete",
+            "prediction": prediction,
+        },
+        decoder={"name": "diffusers/autoencoder-kl", "pretrained": str(folder)},
+        image_space=(HEIGHT, WIDTH, 3),
+    )
+
+
+@pytest.fixture(scope="module")
+def ours(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> kgen.Pipeline:
+    """The pipeline in kgen, which was saved, and loaded without the folder."""
+    copied = Path(shutil.copytree(folder, tmp_path_factory.mktemp("copied") / "pipeline"))
+    saved = tmp_path_factory.mktemp("saved") / "pipeline"
+    kgen.save(assembled(copied), saved)
+    shutil.rmtree(copied)
+    return kgen.load(saved)
+
+
+def theirs(published: ModuleType, pipeline: Any, start: np.ndarray, **options: Any) -> np.ndarray:
+    pipeline.set_progress_bar_config(disable=True)
+    made = pipeline(
+        PROMPTS,
+        height=HEIGHT,
+        width=WIDTH,
+        num_inference_steps=STEPS,
+        guidance_scale=GUIDANCE,
+        latents=published.as_theirs(start),
+        output_type="np",
+        **options,
+    )
+    return np.round(made.images * 255)
+
+
+@pytest.mark.parametrize("scheduler", CASES)
+def test_images_are_those_of_diffusers(
+    scheduler: str, published: ModuleType, pipeline: Any, ours: kgen.Pipeline
+) -> None:
+    sampler, spacing, options = CASES[scheduler]
+    kind = getattr(published.diffusers, scheduler)
+    pipeline.scheduler = kind.from_config(pipeline.scheduler.config, **options)
+    noise = sample(ours.generator.noise_spec(), noise_keys(PROMPTS, [5, 5], 1, False))["start"]
+    expected = theirs(published, pipeline, noise)
+    made = ours.generate(PROMPTS, seed=5, sampler=sampler, spacing=spacing, steps=STEPS, guidance=GUIDANCE)
+    assert np.abs(made - expected).max() <= 2
+    inside = (expected > 0) & (expected < 255)
+    assert inside.mean() > 0.9 and expected.std() > 20, "these images would hide a difference"
+
+
+def test_a_run_file_for_the_pipeline(folder: Path) -> None:
+    """It has the models and the schedule of the folder, and only the size of the images differs here."""
+    config = RunConfig.from_dict(yaml.safe_load(run_file(folder)))
+    assert config.encoder.choice == {"name": "clip/text", "pretrained": str(folder / "text_encoder")} | {
+        "variant": None,
+        "skip": 0,
+        "norm": True,
+    }
+    assert config.data.options["size"] == 16  # sample_size 8, and the factor 2
+    assert config.decoder.choice["pretrained"] == str(folder)
+    generator = kgen.make_generator(
+        config.generator.choice, kgen.Space("continuous", (8, 12, 4), bounded=False), kgen.ConditionSpace(20, 6)
+    )
+    assert plain(generator._schedule) == plain(Discrete(betas="scaled-linear", beta_start=0.00085, beta_end=0.012))
+    assert config.generator.options["prediction"] == "eps"
+    assert config.fit.trainable == ("generator/model/network/*/attn2/kv",)
+
+
+def test_the_exported_network_is_that_of_the_folder(ours: kgen.Pipeline, folder: Path, tmp_path: Path) -> None:
+    import diffusers
+
+    kgen.save(ours, tmp_path / "saved")
+    models, reasons = export(tmp_path / "saved", tmp_path / "exported")
+    assert set(models) == {"generator", "decoder"} and set(reasons) == {"encoder"}
+    mine, its = (
+        load_file(path / "unet" / "diffusion_pytorch_model.safetensors") for path in (tmp_path / "exported", folder)
+    )
+    assert mine.keys() == its.keys()
+    for tensor in its:
+        np.testing.assert_array_equal(mine[tensor], its[tensor])
+    assert (
+        diffusers.UNet2DConditionModel.from_pretrained(tmp_path / "exported", subfolder="unet").config.in_channels == 4
+    )
