@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from kgen.parts.freezing import freeze
     from kgen.parts.initial import init_weights
     from kgen.parts.lora import add_lora, merge_lora
+    from kgen.parts.lora_files import convert_lora, load_lora, save_lora
     from kgen.parts.saving import save
     from kgen.pipeline.assembly import assemble
     from kgen.pipeline.decoding.variations import Variations
@@ -72,6 +73,9 @@ _LAZY = {
     "freeze": "kgen.parts.freezing",
     "add_lora": "kgen.parts.lora",
     "merge_lora": "kgen.parts.lora",
+    "convert_lora": "kgen.parts.lora_files",
+    "load_lora": "kgen.parts.lora_files",
+    "save_lora": "kgen.parts.lora_files",
     "freeze_layer": "kgen.backend.attributes",
     "weight_paths": "kgen.storage.paths",
     "read_json": "kgen.storage.json_file",
@@ -146,6 +150,7 @@ __all__ = [
     "assemble",
     "bits_per_dimension",
     "cached_arrays",
+    "convert_lora",
     "decoding_options",
     "freeze",
     "freeze_layer",
@@ -155,6 +160,7 @@ __all__ = [
     "is_static",
     "latents_of",
     "load",
+    "load_lora",
     "make_dataset",
     "make_decoder",
     "make_encoder",
@@ -170,6 +176,7 @@ __all__ = [
     "read_json",
     "require_png",
     "save",
+    "save_lora",
     "save_sheet",
     "weight_paths",
     "sampling_options",

@@ -15,7 +15,7 @@ import pytest
 from keras import ops
 
 from kgen import ConditionSpace, DataError, Encoder, RunError
-from kgen.data.frozen.conditions import BATCH, ConditionCache, cached_conditions
+from kgen.data.frozen.conditions import BATCH, ConditionCache, cached_conditions, is_cached
 from kgen.data.frozen.filling import Filling, weights_fingerprint
 
 pytestmark = pytest.mark.portable
@@ -119,12 +119,13 @@ def change_weights(encoder: Frozen) -> Frozen:
 @pytest.mark.parametrize(
     ("encoder", "captions"),
     [
+        (lambda: Counting(), CAPTIONS),
         (lambda: Frozen(scale=2.0), CAPTIONS),
         (lambda: change_weights(Frozen()), CAPTIONS),
         (lambda: Frozen(), [*CAPTIONS, "one more"]),
         (lambda: Frozen(dtype="mixed_bfloat16"), CAPTIONS),
     ],
-    ids=["configuration", "weights", "captions", "precision"],
+    ids=["class", "configuration", "weights", "captions", "precision"],
 )
 def test_different_inputs_have_separate_caches(
     encoder: Callable[[], Frozen], captions: Sequence[str], tmp_path: Path
@@ -266,6 +267,17 @@ def test_an_empty_input_is_the_null_input(tmp_path: Path) -> None:
     pooled = cache.lookup(["", "heart"])["pooled"]
     np.testing.assert_array_equal(cache.lookup([None])["pooled"], pooled[:1])
     np.testing.assert_allclose(pooled, expected(encoder, [None, "heart"])["pooled"], 2**-8, 1e-5)  # type: ignore[list-item]
+
+
+class Weightless(Frozen):
+    def build(self, input_shape: Any) -> None:
+        self.table = np.ones((257, 6), np.float32)
+
+
+def test_an_encoder_without_weights_needs_no_cache() -> None:
+    for encoder, cached in ((Frozen(), True), (Weightless(), False)):
+        encoder(encoder.tokenize([""]))
+        assert is_cached(encoder, ()) == cached
 
 
 def test_refuses_a_caption_that_was_not_encoded(tmp_path: Path) -> None:

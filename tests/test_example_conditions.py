@@ -95,7 +95,7 @@ def test_the_name_depends_on_all_that_conditions_depend_on(tmp_path: Path) -> No
     same, changed = Patterns(), Patterns()
     changed.fingerprint = lambda: "another"  # type: ignore[method-assign]
     names = [name(Patterns()), name(Patterns(count=25)), name(changed), name(Patterns(), flip=True)]
-    names.append(name(Patterns(), ("image", "caption")))
+    names += [name(Patterns(), ("image", "caption")), name(Counting())]
     encoder.scale.assign(2.0)
     names.append(name(same))
     assert len(set(names)) == len(names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -247,6 +248,23 @@ def test_the_programs_of_a_part_share_a_copy_of_its_weights(
     for _ in range(2):
         deciding.program(decoder, decoder.encode)
     assert copied == [decoder]
+
+
+@pytest.mark.portable
+def test_a_snapshot_runs_one_program_at_a_time(decoder: Regression) -> None:
+    """Keras compiles a program in its first call, which must not happen twice at the same time."""
+    running: list[int] = []
+
+    def slow(images: Any) -> Any:
+        running.append(1)
+        time.sleep(0.1)
+        assert len(running) == 1
+        running.pop()
+        return images
+
+    program = Snapshot(decoder).program(slow)
+    with ThreadPoolExecutor(2) as pool:
+        assert len(list(pool.map(program, [np.zeros((1, 16, 16, 3), np.float32)] * 2))) == 2
 
 
 @pytest.mark.portable

@@ -14,16 +14,19 @@ import pytest
 import torch
 from keras import ops
 from parts import Painter, Words
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import kgen
-from kgen.config import RunConfig
+from kgen.config import FitConfig, RunConfig
 from kgen.experiments.directory import RunDirectory
 from kgen.nn import FusedDense, MultiHeadAttention
 from kgen.parts.lora import lora_layers
+from kgen.parts.trained import select_trained
 from kgen.pipeline.loss_model import LossModel
 from kgen.runs.run import check, run
 from kgen.storage.checkpoints import FROZEN
+from kgen.training.optimizers.averaging import averaging
+from kgen.training.optimizers.of_keras import SGD
 
 LAYERS = {
     "dense": lambda: keras.layers.Dense(6),
@@ -249,6 +252,12 @@ def test_a_run_trains_and_saves_only_the_factors(made_plugin: None, tmp_path: Pa
     for name, weight in kgen.weight_paths(averaged, averaged.weights).items():
         np.testing.assert_allclose(weight.numpy(), after[name], rtol=1e-6, err_msg=name)
 
+    borrowed = kgen.load(base)
+    assert kgen.load_lora(borrowed, path / "lora.safetensors") == sorted(KERNELS)
+    for name, weight in kgen.weight_paths(borrowed, borrowed.weights).items():
+        np.testing.assert_allclose(weight.numpy(), after[name], rtol=1e-6, err_msg=name)
+    assert (path / "lora.safetensors").stat().st_size < 3000  # 368 numbers, and their names
+
     shutil.rmtree(base)  # the run does not need it any more
     run(config(4, **changes), path, log=lambda line: None)
     resumed, expected = newest(path), newest(whole)
@@ -264,6 +273,34 @@ def test_a_run_trains_and_saves_only_the_factors(made_plugin: None, tmp_path: Pa
 
 
 @pytest.mark.portable
+def test_files_of_another_model_are_refused(tmp_path: Path) -> None:
+    pipeline = with_factors(assemble())
+    file = kgen.save_lora(pipeline, tmp_path / "lora.safetensors")
+    with pytest.raises(kgen.ConfigError, match="'generator/net/dense/kernel' has no name in the form 'kohya'"):
+        kgen.save_lora(pipeline, tmp_path / "kohya.safetensors", form="kohya")
+    with pytest.raises(kgen.ConfigError, match=r"put it into the kernels first, kgen.merge_lora"):
+        kgen.load_lora(pipeline, file)
+    kgen.merge_lora(pipeline)
+    with pytest.raises(kgen.ConfigError, match="the model has no LoRA to be saved"):
+        kgen.save_lora(pipeline, file)
+    with pytest.raises(kgen.ConfigError, match=r"'generator/net/dense/kernel', .*: the model has no such layer"):
+        kgen.load_lora(pipeline.generator, file)
+    pipeline.save(tmp_path / "model")
+    with pytest.raises(kgen.ConfigError, match="'encoder/table' is not the name of a factor or an alpha of LoRA"):
+        kgen.load_lora(pipeline, tmp_path / "model" / "weights.safetensors")
+    published = {f"unet.x.lora_{factor}.weight": np.zeros((2, 2), np.float32) for factor in "AB"}
+    save_file(published, tmp_path / "published.safetensors")
+    with pytest.raises(kgen.ConfigError, match="no part of the model is a published one"):
+        kgen.load_lora(pipeline, tmp_path / "published.safetensors")
+    with pytest.raises(kgen.ConfigError, match=r"none\.safetensors: there is no such file or folder"):
+        kgen.load_lora(pipeline, tmp_path / "none.safetensors")
+    wide = Painter(SPACE, pipeline.encoder.condition_space, width=20)
+    other = kgen.assemble(encoder=pipeline.encoder, generator=wide, decoder="identity", image_space=SPACE)
+    with pytest.raises(kgen.ConfigError, match=r"'generator/net/dense/kernel' is for a kernel of \(8, 16\), but"):
+        kgen.load_lora(other, file)
+
+
+@pytest.mark.portable
 def test_lora_in_a_run_file_is_checked(made_plugin: None) -> None:
     with pytest.raises(kgen.ConfigError, match=r"fit: 'lora' freezes all weights: leave out 'trainable'"):
         config(fit={"lora": LORA, "frozen": ["encoder/*"]})
@@ -271,3 +308,29 @@ def test_lora_in_a_run_file_is_checked(made_plugin: None) -> None:
         config(fit={"lora": {"rank": 0}})
     with pytest.raises(kgen.ConfigError, match="LoRA targets: 'decoder' matches no"):
         check(config(fit={"lora": {"rank": 2, "targets": ["decoder"]}}))
+
+
+# ---- learning rates ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.portable
+def test_patterns_choose_learning_rates() -> None:
+    """A step of gradient descent is as long as the last pattern that matches says."""
+
+    def step(rates: dict[str, float] | None) -> dict[str, np.ndarray]:
+        pipeline = assemble()
+        select_trained(pipeline, FitConfig(steps=1, learning_rates=rates))
+        before = values(pipeline)
+        pipeline.compile(averaging(SGD)(1.0, clip_norm=None, average=None))
+        images = np.zeros((2, 4, 4, 3), np.uint8)
+        pipeline.fit(pipeline.inputs(images, ["red", "green"]), batch_size=2, verbose=0)
+        after = values(pipeline)
+        return {path: after[path] - before[path] for path in before}
+
+    whole, changed = step(None), step({"generator/*": 0.5, "*/dense_1/kernel": 0.25})
+    factors = {"encoder/table": 1.0, "generator/net/dense_1/kernel": 0.25}
+    for path, change in whole.items():
+        assert np.abs(change).max() > 0
+        np.testing.assert_allclose(changed[path], factors.get(path, 0.5) * change, atol=1e-7, err_msg=path)
+    with pytest.raises(kgen.ConfigError, match="learning_rates: 'decoder/x' matches no weight"):
+        select_trained(assemble(), FitConfig(steps=1, learning_rates={"decoder/x": 2.0}))

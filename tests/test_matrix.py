@@ -58,6 +58,7 @@ ELSEWHERE = {
     "diffusers/autoencoder-kl",
     "diffusers/vq-model",
     "keras-cv/clip-text",
+    "keras-cv/stable-diffusion",
     "keras-cv/vae",
     "unclip/decoder",
     "unclip/prior",

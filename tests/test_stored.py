@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import threading
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 
 from kgen import DataError
-from kgen.data.frozen.stored import StoredRows, create_rows
+from kgen.data.frozen.stored import StoredRows, _write_at, create_rows
 from kgen.storage.files import locked_folder
 
 pytestmark = pytest.mark.portable
@@ -247,3 +248,13 @@ def test_the_files_take_no_space_before_rows_are_written(tmp_path: Path) -> None
     assert StoredRows(tmp_path).read([10**6 - 1], lambda rows: {"x": np.ones((1, 32, 32, 4))})["x"].mean() == 1
     if hasattr(used := (tmp_path / "rows.bin").stat(), "st_blocks"):
         assert used.st_size > 8 * 10**9 and 512 * used.st_blocks < 10**6
+
+
+def test_a_write_that_is_cut_short_is_continued() -> None:
+    class Slow(io.BytesIO):
+        def write(self, content: Any) -> int:
+            return super().write(content[:3])
+
+    file = Slow(b"." * 12)
+    _write_at(file, 2, b"0123456")
+    assert file.getvalue() == b"..0123456..."

@@ -10,7 +10,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from kgen.config.components import ComponentConfig
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
-Patterns = tuple[Annotated[str, Field(min_length=1)], ...]
+Pattern = Annotated[str, Field(min_length=1)]
+Patterns = tuple[Pattern, ...]
 
 
 class Section(pydantic.BaseModel):
@@ -61,6 +62,9 @@ class FitConfig(Section):
     """Images per step, summed over all replicas and workers."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     """Peak learning rate of the optimizer."""
+    learning_rates: dict[Pattern, Annotated[float, Field(gt=0)]] | None = None
+    """Factors of the learning rate by patterns of paths of weights, such as `encoder/*: 0.1`; the last one that matches
+    a path counts."""
     warmup_steps: NonNegativeInt = 100
     """Steps of the warm-up, in which the learning rate rises from 0."""
     schedule: Literal["constant", "cosine"] = "cosine"

@@ -55,6 +55,7 @@ class RunDirectory:
         self.assets = self.checkpoints / "assets"
         self.generator_assets = self.checkpoints / "generator"
         self.model = self.path / "model"
+        self.lora = self.path / "lora.safetensors"
         self.report = self.path / "report.html"
         self._lock: BaseFileLock = FileLock(self.path / LOCK)  # not held yet
 

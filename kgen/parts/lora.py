@@ -56,7 +56,7 @@ def add_lora(
     for layer in layers.values():
         layer.enable_lora(rank, rank if alpha is None else alpha, a_initializer=_first())
     freeze(model, trainable=[f"*/{factor}" for factor in FACTORS])
-    _forget_programs(model)
+    forget_programs(model)
     return layers
 
 
@@ -96,7 +96,7 @@ def merge_lora(model: keras.layers.Layer) -> int:
         for factor in FACTORS:
             layer._untrack_variable(getattr(layer, factor))
             setattr(layer, factor, None)
-    _forget_programs(model)
+    forget_programs(model)
     return len(layers)
 
 
@@ -147,7 +147,7 @@ def _flat(model: keras.layers.Layer) -> list[keras.layers.Layer]:
     return list(model._flatten_layers())
 
 
-def _forget_programs(model: Any) -> None:
+def forget_programs(model: Any) -> None:
     """Drops the compiled programs of a model, which compute without the factors, or with those that are removed."""
     if (programs := getattr(model, "programs", None)) is not None:
         programs.clear()

@@ -29,6 +29,7 @@ from kgen.experiments.inputs import Inputs, TrainingLatents, read_dataset
 from kgen.experiments.provenance import changed_data, describe, record_skipped
 from kgen.experiments.trainer import Log, OnMetrics, Trainer, describe_weights
 from kgen.parts.construction import build_encoder, make_decoder
+from kgen.parts.lora_files import save_lora
 from kgen.parts.saving import load_decoder, load_encoder_assets, load_encoder_weights, save
 from kgen.parts.trained import select_trained
 from kgen.pipeline.loading import load
@@ -256,6 +257,8 @@ def _train(
     progress = trainer.train(pipeline, fit, directory.path, inputs, render, proxy)
     if trainer.distribution.is_chief:
         stack.enter_context(averaged_weights(pipeline))
+        if fit.lora is not None:
+            save_lora(pipeline, directory.lora)
         save(pipeline, directory.model)
         directory.update_manifest(
             step=progress.step,

@@ -22,6 +22,7 @@ from kgen.experiments.initial import Start
 from kgen.experiments.inputs import Inputs
 from kgen.experiments.trainer import Log, Render, Trainer, describe_weights
 from kgen.parts.construction import find
+from kgen.parts.lora_files import save_lora
 from kgen.parts.trained import select_trained
 from kgen.pipeline.model import Pipeline
 from kgen.pipeline.stage_models import DecoderModel, EncoderModel
@@ -212,6 +213,8 @@ class Stage(ABC, Generic[Part]):
         inputs = Inputs(self.dataset, model.encoder, flip=fit.flip, workers=fit.workers)
         progress = trainer.train(model, fit, self.directory.path, inputs, self.renderer(part), stage=self.kind)
         with averaged_weights(model):
+            if fit.lora is not None:
+                save_lora(model, self.directory.lora)
             return self.finish(part, progress.step, progress.seconds)
 
     def begin(self) -> None:

@@ -74,9 +74,6 @@ class LatentCache:
         for rows in self.stored.missing(FILL):
             self.lookup(rows)
 
-    def __reduce__(self) -> tuple[type[LatentCache], tuple[Path]]:
-        return LatentCache, (self.folder,)
-
 
 class LatentsByShape:
     """Latents of images that differ in shape: a cache for each shape.

@@ -15,6 +15,7 @@ from pydantic import Field, PositiveInt
 
 from kgen import ConditionSpace, ConfigError, Encoder, OneOf, read_image
 from kgen.backend.compiled import Compiled
+from kgen.pretrained import LoraNames
 from kgen_plugin_clip.images import Convolutional, ImageTower, floats
 from kgen_plugin_clip.losses import sigmoid_losses, softmax_losses
 from kgen_plugin_clip.pretrained.model import Pretrained
@@ -233,6 +234,10 @@ class Clip(Encoder):
         return {**found, "scale": float(ops.convert_to_numpy(self.scale))}
 
     # ---- files ----------------------------------------------------------------------------------------------------
+
+    def lora_names(self) -> LoraNames | None:
+        """The names of a published model's layers in LoRA files."""
+        return None if self.model is None else self.model.lora_names()
 
     def save_assets(self, path: str | Path) -> None:
         if self.model is not None:

@@ -23,16 +23,20 @@ class Version:
         text_encoder: The name of the text encoder's class.
         heads: Number of its attention heads.
         activation: The name of its activation in the package `transformers`.
+        diffusion_model: The name of the diffusion model's class.
+        linear: Whether its transformers are between dense layers, and not between 1x1 convolutions.
     """
 
     text_encoder: str
     heads: int
     activation: str
+    diffusion_model: str
+    linear: bool
 
 
 VERSIONS: dict[int, Version] = {
-    1: Version("TextEncoder", 12, "quick_gelu"),
-    2: Version("TextEncoderV2", 16, "gelu"),
+    1: Version("TextEncoder", 12, "quick_gelu", "DiffusionModel", linear=False),
+    2: Version("TextEncoderV2", 16, "gelu", "DiffusionModelV2", linear=True),
 }
 
 

@@ -34,6 +34,30 @@ MODULES: dict[str, dict[str, str]] = {
         "fc1": "mlp.fc1",
         "fc2": "mlp.fc2",
     },
+    "ResBlock": {
+        "entry_flow/0": "norm1",
+        "entry_flow/2/conv2d": "conv1",
+        "embedding_flow/1": "time_emb_proj",
+        "exit_flow/0": "norm2",
+        "exit_flow/2/conv2d": "conv2",
+        "residual_projection/conv2d": "conv_shortcut",
+    },
+    "SpatialTransformer": {
+        "norm": "norm",
+        "proj1/conv2d": "proj_in",
+        "proj1": "proj_in",  # a dense layer in version 2
+        **{f"transformer_block/norm{number}": f"transformer_blocks.0.norm{number}" for number in (1, 2, 3)},
+        **{
+            f"transformer_block/attn{number}/{here}": f"transformer_blocks.0.attn{number}.{there}"
+            for number in (1, 2)
+            for here, there in (("to_q", "to_q"), ("to_k", "to_k"), ("to_v", "to_v"), ("out_proj", "to_out.0"))
+        },
+        "transformer_block/geglu/dense": "transformer_blocks.0.ff.net.0.proj",
+        "transformer_block/dense": "transformer_blocks.0.ff.net.2",
+        "proj2/conv2d": "proj_out",
+        "proj2": "proj_out",
+    },
+    "Upsample": {"conv/conv2d": "conv"},
 }
 """The modules by the layers inside of keras-cv's layers; any other layer is one module."""
 
@@ -82,7 +106,7 @@ def text_encoder_modules(layers: Sequence[keras.layers.Layer]) -> list[str]:
 
 
 SIZES = 4
-"""Number of sizes of the features of an autoencoder."""
+"""Number of sizes of the features of an autoencoder, and of a diffusion model."""
 
 
 def image_encoder_modules() -> list[str]:
@@ -106,6 +130,28 @@ def decoder_modules() -> list[str]:
         *_stages("decoder.up_blocks", ["resnets"] * 3, "upsamplers.0.conv"),
         "decoder.conv_norm_out",
         "decoder.conv_out",
+    ]
+
+
+def unet_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """The layers of a `DiffusionModel` with weights, in the order of `unet_modules`: the embedding of time is first."""
+    with_weights = [layer for layer in model.layers if layer.weights]
+    return sorted(with_weights, key=lambda layer: not isinstance(layer, keras.layers.Dense))
+
+
+def unet_modules() -> list[str]:
+    """The modules of the layers of a `DiffusionModel`. Its smallest size has attention in the middle alone."""
+    down = _stages("down_blocks", ["resnets", "attentions"] * 2, "downsamplers.0.conv")
+    up = _stages("up_blocks", ["resnets", "attentions"] * 3, "upsamplers.0")
+    return [
+        "time_embedding.linear_1",
+        "time_embedding.linear_2",
+        "conv_in",
+        *(module for module in down if not module.startswith(f"down_blocks.{SIZES - 1}.attentions")),
+        *_middle("mid_block"),
+        *(module for module in up if not module.startswith("up_blocks.0.attentions")),
+        "conv_norm_out",
+        "conv_out",
     ]
 
 

@@ -47,8 +47,8 @@ def small_class(cls: Any) -> Any:
 
 @pytest.fixture(autouse=True)
 def small(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes the models of keras-cv small, except in slow tests."""
-    if request.node.get_closest_marker("slow"):
+    """Makes the models of keras-cv small, except in tests of the full size."""
+    if "full_size" in request.node.name:
         return
     import keras
     from keras_cv.src.models.stable_diffusion import stable_diffusion

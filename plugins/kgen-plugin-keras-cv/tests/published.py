@@ -44,6 +44,22 @@ def text_encoder(version: int, **options: Any) -> Any:
     return perturbed(transformers.CLIPTextModel(transformers.CLIPTextConfig(**{**given, **options})))
 
 
+HEADS = {1: 8, 2: (5, 10, 20, 20)}
+
+
+def unet(version: int, **options: Any) -> Any:
+    """The diffusion model of a version of Stable Diffusion, with an eighth of the channels."""
+    torch.manual_seed(0)
+    given = {
+        "block_out_channels": (40, 80, 160, 160),
+        "norm_num_groups": 8,
+        "cross_attention_dim": TEXT[version]["hidden_size"],
+        "attention_head_dim": HEADS[version],
+        "use_linear_projection": version == 2,
+    }
+    return perturbed(diffusers.UNet2DConditionModel(**{**given, **options}))
+
+
 def save(model: Any, folder: Path, **options: Any) -> Path:
     model.save_pretrained(folder, safe_serialization=True, **options)
     return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,7 +15,7 @@ from kgen_plugin_text.clip import END, FILE, MERGES, START, VOCABULARIES, read_c
 from tokenizers import Tokenizer
 
 from kgen import ConfigError, RunError, read_json
-from kgen.pretrained import Tensors, require_files
+from kgen.pretrained import LoraNames, Tensors, require_files
 from kgen_plugin_clip.images import VisionTransformer, VisionTransformerLayer
 from kgen_plugin_clip.pretrained import hugging_face, open_clip
 from kgen_plugin_clip.pretrained.architecture import Architecture
@@ -22,6 +23,9 @@ from kgen_plugin_clip.pretrained.text import TOKENIZER, PretrainedText
 from kgen_plugin_clip.transformer import Block
 
 ARCHITECTURE = "architecture.json"
+
+TOWER = re.compile(r"^(text|image)/(\d+)/")
+"""The beginning of the name of a block, with its tower and its number."""
 
 PICKLES = ("pytorch_model.bin", "open_clip_pytorch_model.bin", "tf_model.h5", "flax_model.msgpack")
 
@@ -93,6 +97,14 @@ class Pretrained:
         options = VisionTransformer(model.size, model.patch, tower.width, tower.depth, tower.heads)
         style = {"hidden": tower.hidden, "activation": tower.activation, "epsilon": tower.epsilon}
         return VisionTransformerLayer(options, style, dtype=policy, name="image")
+
+    def lora_names(self) -> LoraNames:
+        """The names of the layers in LoRA files, which are those of `transformers`."""
+        sources = hugging_face.sources(self.architecture)
+        paths = {name: TOWER.sub(r"\1_tower/blocks/\2/", name) for name in sources}
+        paths |= {f"{tower}/projection": f"{tower}_projection/kernel" for tower in ("text", "image")}
+        kernels = {paths[name]: source for name, source in sources.items() if source.form == "transposed"}
+        return LoraNames(kernels, "text_encoder", "lora_te", optional="text_model.")
 
     def fill(self, text: PretrainedText, image: VisionTransformerLayer, others: Mapping[str, Any]) -> None:
         """Assigns the weights of the folder.

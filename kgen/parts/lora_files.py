@@ -1,0 +1,205 @@
+"""LoRA in files: those that kgen writes, and those of PEFT, diffusers and kohya-ss.
+
+kgen's own file has the factors under their paths, such as `generator/net/dense/lora_kernel_a`, with rank and alpha in
+its metadata. Files of other libraries have the names of a published model, which a part that is such a model knows
+(`kgen.pretrained.HasLoraNames`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from kgen.backend.variables import copied
+from kgen.errors import ConfigError, RunError
+from kgen.parts.lora import FACTORS, forget_programs, is_factor, lora_layers, product
+from kgen.plugins.hookspecs import API
+from kgen.pretrained.lora import Factors, Form, HasLoraNames, LoraNames, modules, read_lora, unknown, write_lora
+from kgen.storage.paths import weight_paths
+from kgen.storage.weights import Arrays, read_arrays, read_metadata, save_variables
+
+AnyForm = Form | Literal["kgen"]
+
+
+@dataclass(frozen=True)
+class _Own:
+    """The LoRA of a model in kgen's names.
+
+    Args:
+        arrays: The factors by path.
+        rank, alpha: Of all of them.
+    """
+
+    arrays: Arrays
+    rank: int
+    alpha: float
+
+    def kernels(self) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        """The path of each kernel, and its two factors."""
+        for path in sorted(self.arrays):
+            owner, _, name = path.rpartition("/")
+            if name == FACTORS[0]:
+                yield f"{owner}/kernel", self.arrays[path], self.arrays[f"{owner}/{FACTORS[1]}"]
+
+
+def save_lora(model: keras.Model, path: str | Path, *, form: AnyForm = "kgen") -> Path:
+    """Writes the factors that `add_lora` has added to a model, without the model.
+
+    Args:
+        model: The model.
+        path: The file; for "peft", a folder.
+        form: "kgen", with which `load_lora` finds the layers of any model; or the form of another library, in which the
+            layers must be those of a published model.
+
+    Returns:
+        The written file.
+
+    Raises:
+        ConfigError: the model has no LoRA; or a layer has no name in the other library.
+    """
+    layers = lora_layers(model)
+    if not layers:
+        raise ConfigError("the model has no LoRA to be saved: call kgen.add_lora, or merge it later")
+    found = {path: weight for path, weight in weight_paths(model, model.weights).items() if is_factor(path)}
+    own = _Own({name: copied(weight) for name, weight in found.items()}, layers[0].lora_rank, layers[0].lora_alpha)
+    return _write(model, own, Path(path), form)
+
+
+def convert_lora(model: keras.Model, source: str | Path, path: str | Path, *, form: Form) -> Path:
+    """Writes a file of `save_lora`, such as the `lora.safetensors` of a run, in the form of another library.
+
+    Args:
+        model: The model of the file, which need not have LoRA.
+        source: The file.
+        path, form: See `save_lora`.
+
+    Raises:
+        RunError, ConfigError: the file cannot be read, or see `save_lora`.
+    """
+    return _write(model, _read_own(Path(source)), Path(path), form)
+
+
+def load_lora(model: keras.Model, path: str | Path, *, scale: float = 1.0) -> list[str]:
+    """Adds the LoRA of a file to the kernels of a model.
+
+    Args:
+        model: A `Pipeline`, or one part whose weights exist. For kgen's own files, it must be what was trained.
+        path: A file of kgen, diffusers or kohya-ss, or a folder of PEFT.
+        scale: The share of it that is added.
+
+    Returns:
+        The paths of the kernels that have changed.
+
+    Raises:
+        ConfigError: a tensor of the file is not used, or has another shape. No weight is changed then.
+        RunError: the file cannot be read.
+    """
+    if lora_layers(model):
+        raise ConfigError("the model has LoRA that is being trained: put it into the kernels first, kgen.merge_lora")
+    if not math.isfinite(scale):
+        raise ConfigError(f"the scale of LoRA must be a finite number, not {scale}")
+    file = Path(path)
+    if not file.exists():
+        raise ConfigError(f"{file}: there is no such file or folder")
+    changes = _own_changes(model, file) if _is_own(file) else _published_changes(model, file)
+    for weight, change in changes.values():
+        weight.assign((copied(weight) + scale * change).astype(copied(weight).dtype))
+    forget_programs(model)
+    return sorted(changes)
+
+
+Changes = dict[str, tuple[Any, np.ndarray]]
+"""Kernels by path, and what is added to each."""
+
+
+def _is_own(file: Path) -> bool:
+    return file.is_file() and "rank" in read_metadata(file)
+
+
+def _read_own(file: Path) -> _Own:
+    arrays, metadata = read_arrays(file)
+    paired = all(path.rpartition("/")[0] + f"/{factor}" in arrays for path in arrays for factor in FACTORS)
+    if not arrays or not all(map(is_factor, arrays)) or not paired or not {"rank", "alpha"} <= set(metadata):
+        raise RunError(f"{file} is not a LoRA file of kgen, such as the lora.safetensors of a run")
+    try:
+        return _Own(arrays, int(metadata["rank"]), float(metadata["alpha"]))
+    except ValueError as error:
+        raise RunError(f"{file} is damaged: {error}") from error
+
+
+def _own_changes(model: keras.Model, file: Path) -> Changes:
+    own, weights = _read_own(file), weight_paths(model, model.weights)
+    found = {kernel: own.alpha / own.rank * product(a, b) for kernel, a, b in own.kernels()}
+    if odd := [path for path in found if path not in weights]:
+        raise unknown(file, odd)
+    for path, change in found.items():
+        _require_shape(file, path, change, weights[path])
+    return {path: (weights[path], change) for path, change in found.items()}
+
+
+def _published_changes(model: keras.Model, file: Path) -> Changes:
+    parts, found = dict(_named_parts(model)), read_lora(file)
+    if not parts:
+        raise ConfigError(f"{file}: no part of the model is a published one, whose layers have names in such files")
+    places = {name: (prefix, *place) for prefix, names in parts.items() for name, place in names.places().items()}
+    if odd := sorted(found.keys() - places.keys()):
+        raise unknown(file, odd)
+    weights, changes = weight_paths(model, model.weights), Changes()
+    for name, factors in found.items():
+        prefix, path, number = places[name]
+        source, full = parts[prefix].sources[path], f"{prefix}{path}"
+        piece = type(source)((source.names[number],), source.form).convert(factors.product)
+        weight, change = changes.setdefault(full, (weights[full], np.zeros(weights[full].shape, np.float32)))
+        width = weight.shape[-1] // len(source.names)
+        columns = change[..., number * width : (number + 1) * width]
+        _require_shape(file, name, piece, columns)
+        columns += piece
+    return changes
+
+
+def _require_shape(file: Path, name: str, change: np.ndarray, weight: Any) -> None:
+    if change.shape != tuple(weight.shape):
+        there, here = tuple(change.shape), tuple(weight.shape)
+        raise ConfigError(f"{file}: '{name}' is for a kernel of {there}, but that of the model is {here}")
+
+
+def _named_parts(model: Any) -> Iterator[tuple[str, LoraNames]]:
+    """The names of each published part of a model, by the first letters of its paths."""
+    held = {f"{kind}/": getattr(model, kind, None) for kind in ("encoder", "generator", "decoder")}
+    joined = getattr(held["encoder/"], "joined", [])
+    held |= {f"encoder/joined/{number}/": part for number, part in enumerate(joined)}
+    for prefix, part in {"": model, **held}.items():
+        if isinstance(part, HasLoraNames) and (names := part.lora_names()) is not None:
+            yield prefix, names
+
+
+def _write(model: keras.Model, own: _Own, path: Path, form: AnyForm) -> Path:
+    if form == "kgen":
+        save_variables(path, own.arrays, {"api": str(API), "rank": str(own.rank), "alpha": repr(float(own.alpha))})
+        return path
+    parts: list[tuple[LoraNames, Mapping[str, Factors]]] = []
+    left = {kernel: (a, b) for kernel, a, b in own.kernels()}
+    for prefix, names in _named_parts(model):
+        factors: dict[str, Factors] = {}
+        for kernel, source in names.sources.items():
+            found, pair = modules(source), left.get(f"{prefix}{kernel}")
+            if found and pair is not None:
+                del left[f"{prefix}{kernel}"]
+                factors |= dict(zip(found, _pieces(*pair, own.alpha, len(found)), strict=True))
+        if factors:
+            parts.append((names, factors))
+    if left:
+        raise ConfigError(f"'{sorted(left)[0]}' has no name in the form '{form}': the part is not a published model")
+    return write_lora(path, form, parts)
+
+
+def _pieces(a: np.ndarray, b: np.ndarray, alpha: float, count: int) -> list[Factors]:
+    """The factors (C, P r) and (r, units) of a layer as those of its P projections in another library."""
+    pairs = zip(np.split(a, count, axis=1), np.split(b, count, axis=1), strict=True)
+    return [Factors(one.T, other.T, alpha) for one, other in pairs]
