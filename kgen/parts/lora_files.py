@@ -170,13 +170,13 @@ def _require_shape(file: Path, name: str, change: np.ndarray, weight: Any) -> No
 
 
 def _named_parts(model: Any) -> Iterator[tuple[str, LoraNames]]:
-    """The names of each published part of a model, by the first letters of its paths."""
-    held = {f"{kind}/": getattr(model, kind, None) for kind in ("encoder", "generator", "decoder")}
-    joined = getattr(held["encoder/"], "joined", [])
-    held |= {f"encoder/joined/{number}/": part for number, part in enumerate(joined)}
-    for prefix, part in {"": model, **held}.items():
-        if isinstance(part, HasLoraNames) and (names := part.lora_names()) is not None:
-            yield prefix, names
+    """The names of each published layer of a model, by the first letters of the paths of its weights."""
+    paths = {id(weight): path for path, weight in weight_paths(model, model.weights).items()}
+    for layer in model._flatten_layers():
+        names = layer.lora_names() if isinstance(layer, HasLoraNames) else None
+        if names is not None:
+            path, weight = next(iter(weight_paths(layer, layer.weights).items()))
+            yield paths[id(weight)].removesuffix(path), names
 
 
 def _write(model: keras.Model, own: _Own, path: Path, form: AnyForm) -> Path:

@@ -89,8 +89,8 @@ class LoraNames:
     """How LoRA files name the modules of a part.
 
     Args:
-        sources: The source of each kernel in the published model, by the kernel's path in the part. Its modules are
-            those of the source.
+        sources: The source of each kernel in the published model, by the kernel's path in the part or layer. Its
+            modules are those of the source.
         component: The name of the model in diffusers' pipelines, such as "unet" or "text_encoder".
         kohya: The first letters of kohya's names, such as "lora_unet" or "lora_te".
         optional: The first letters of names of modules that some versions of the library leave out.
@@ -121,10 +121,10 @@ class LoraNames:
 
 @runtime_checkable
 class HasLoraNames(Protocol):
-    """A part whose kernels have names in published LoRA files."""
+    """A part, or a layer of a part, whose kernels have names in published LoRA files."""
 
     def lora_names(self) -> LoraNames | None:
-        """The names; None if the part is not a published model. The weights need not be built."""
+        """The names; None if it is not a published model. Its weights exist."""
 
 
 def modules(source: Source) -> list[str]:

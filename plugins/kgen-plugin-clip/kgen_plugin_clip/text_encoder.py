@@ -12,6 +12,7 @@ from keras import ops
 from pydantic import Field, NonNegativeInt
 
 from kgen import ConditionSpace, ConfigError, Encoder
+from kgen.pretrained import LoraNames
 from kgen_plugin_clip.pretrained.text_model import PretrainedTextModel
 
 Tensor = Any
@@ -109,6 +110,10 @@ class ClipText(Encoder):
             pooled = self.projection(pooled)  # (B, dim)
         mask = ops.ones((ops.shape(ids)[0], self.tower.length), dtype=self.compute_dtype)
         return {"sequence": sequence, "mask": mask, "pooled": pooled}
+
+    def lora_names(self) -> LoraNames:
+        """The names of the layers in LoRA files."""
+        return self._require_model().lora_names()
 
     def save_assets(self, path: str | Path) -> None:
         self._require_model().save(Path(path))

@@ -178,3 +178,22 @@ def test_rank_stabilized_lora(published: ModuleType, encoder: Clip, tmp_path: Pa
     model.save_pretrained(tmp_path)
     kgen.load_lora(encoder, tmp_path)
     compare(encoder, model.base_model.model, published)
+
+
+def test_the_text_tower_of_a_pipeline(published: ModuleType, tmp_path: Path) -> None:
+    model = published.random_text_model(False)
+    model.save_pretrained(tmp_path / "text_encoder")
+    published.tokenizer().save_pretrained(tmp_path / "tokenizer")
+    encoder = kgen.make_encoder({"name": "clip/text", "pretrained": str(tmp_path)}, [])
+    encoder.null_condition()
+    targets = ["q_proj", "k_proj", "out_proj", "fc2"]
+    adapted = with_random_factors(
+        peft.get_peft_model(model, peft.LoraConfig(r=2, lora_alpha=3, target_modules=targets))
+    )
+    adapted.save_pretrained(tmp_path / "peft")
+    assert len(kgen.load_lora(encoder, tmp_path / "peft")) == 2 * 3
+    tokens = encoder.tokenize(published.TEXTS)
+    with torch.no_grad():
+        expected = adapted(torch.from_numpy(tokens["ids"]).long()).last_hidden_state.numpy()
+    made = encoder({name: ops.convert_to_tensor(array) for name, array in tokens.items()})
+    np.testing.assert_allclose(ops.convert_to_numpy(made["sequence"]), expected, atol=2e-5)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from kgen.pretrained import Source
+import keras
+
+from kgen import weight_paths
+from kgen.pretrained import LoraNames, Source
 
 MODULES = {
     "attention/qkv": ("to_q", "to_k", "to_v"),
@@ -43,6 +46,12 @@ def source(path: str, variable: Any) -> Source:
     if kind != "kernel":
         return Source(names)
     return Source(names, "convolution" if len(variable.shape) == 4 else "transposed")
+
+
+def lora_names(network: keras.layers.Layer) -> LoraNames:
+    """The names of the layers of a U-Net in LoRA files."""
+    kernels = {path: weight for path, weight in weight_paths(network).items() if path.endswith("/kernel")}
+    return LoraNames({path: source(path, weight) for path, weight in kernels.items()}, "unet", "lora_unet")
 
 
 def current_name(name: str) -> str:

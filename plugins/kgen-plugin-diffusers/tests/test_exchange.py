@@ -13,6 +13,7 @@ import yaml
 from kgen_plugin_diffusers.exchange import commands
 from kgen_plugin_diffusers.exchange.export import export
 from kgen_plugin_diffusers.exchange.run_file import run_file
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import kgen
@@ -69,6 +70,8 @@ def test_import_and_export_keep_every_bit(name: str, published: ModuleType, tmp_
     assert list(models) == ["decoder"] and set(reasons) == {"encoder", "generator"}
     mine, its = load_file(tmp_path / "exported" / part / WEIGHTS), load_file(folder / WEIGHTS)
     assert mine.keys() == its.keys()
+    with safe_open(tmp_path / "exported" / part / WEIGHTS, framework="numpy") as file:
+        assert file.metadata() == {"format": "pt"}  # as diffusers writes it
     for tensor in its:
         np.testing.assert_array_equal(mine[tensor], its[tensor])
     config, theirs = (json.loads((path / "config.json").read_text()) for path in (tmp_path / "exported" / part, folder))

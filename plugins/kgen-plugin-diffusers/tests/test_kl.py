@@ -84,6 +84,15 @@ def test_every_option_computes_the_same(name: str, published: ModuleType, tmp_pa
     compare(published, published.save(model, tmp_path / "vae"), model, images)
 
 
+def test_normalizations_of_small_activations(published: ModuleType, tmp_path: Path) -> None:
+    """Their variance is near the number that is added to it."""
+    model = published.random_model("AutoencoderKL")
+    for network in (model.encoder, model.decoder):
+        network.conv_in.weight.data *= 1e-3
+        network.conv_in.bias.data *= 1e-3
+    compare(published, published.save(model, tmp_path / "vae"), model, published.images())
+
+
 @pytest.mark.backends
 def test_on_every_backend(published: ModuleType, folder: Path) -> None:
     compare(published, folder, published.random_model("AutoencoderKL"), published.images())

@@ -14,7 +14,7 @@ from kgen_plugin_diffusers.vq import VQModel
 
 import kgen
 from kgen import ConfigError, Space
-from kgen.testing import DecoderConformance
+from kgen.testing import DecoderConformance, gradients
 
 pytestmark = pytest.mark.portable
 
@@ -86,6 +86,22 @@ def test_losses_are_those_of_the_paper(published: ModuleType, tmp_path: Path) ->
         theirs = float(model.quantize(model.encode(published.as_theirs(image[None])).latents)[1])
         assert float(losses["codebook"][row] + losses["commitment"][row]) == pytest.approx(theirs, rel=1e-4)
         assert float(losses["commitment"][row]) == pytest.approx(theirs / 5, rel=1e-4)
+
+
+def test_each_distance_trains_its_own_side(published: ModuleType, tmp_path: Path) -> None:
+    """The codes follow the vectors by one, the vectors the codes by the other; images train the vectors, too."""
+    decoder = opened(published.save(random_model(published), tmp_path / "vqvae"), published.images())
+    images = ops.convert_to_tensor(published.images())
+
+    def trained(term: str) -> tuple[bool, bool]:
+        """Whether a term has a gradient of the encoder network, and of the codes."""
+        given = gradients(decoder, lambda: ops.sum(decoder.compute_losses(images, {}, training=True)[term]))
+        moved = {path for path, gradient in given.items() if gradient is not None and np.abs(gradient).max() > 0}
+        return any("/encoder/" in path for path in moved), any("codebook" in path for path in moved)
+
+    assert trained("codebook") == (False, True)
+    assert trained("commitment") == (True, False)
+    assert trained("reconstruction") == (True, False)
 
 
 def test_spatial_normalization_is_refused(published: ModuleType, tmp_path: Path) -> None:

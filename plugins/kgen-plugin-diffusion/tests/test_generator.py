@@ -148,6 +148,29 @@ def test_steps_that_a_spacing_does_not_have_are_refused_before_the_sampling() ->
         generator.noise_spec(spacing=kgen.part("diffusion.spacing", {"kind": "leading", "offset": 900}))
 
 
+@pytest.mark.parametrize(
+    ("schedule", "deviation", "strength"),
+    [("rectified-flow", 1.0, (0.25, 0.75)), ("discrete", 1.0, None), ("karras", 80.0, None)],
+)
+def test_sampling_starts_from_noise_or_from_a_noisy_image(
+    schedule: str, deviation: float, strength: tuple[float, float] | None
+) -> None:
+    """Without steps: noise of the first level, or of N(0, I) for a discrete schedule; or image and noise."""
+    generator = Diffusion(SPACE, CONDITIONS, network=TINY_DIT, schedule=schedule)
+    noise = {name: ops.convert_to_tensor(array) for name, array in sample(generator.noise_spec(), [(0, 0)]).items()}
+
+    def start(source: object = None) -> np.ndarray:
+        made = generator.generate({}, {}, noise, source, steps=2, sampler=lambda d, x, grid, fresh: x, strength=0.25)
+        return np.asarray(ops.convert_to_numpy(made))
+
+    eps = np.asarray(ops.convert_to_numpy(noise["start"]))
+    np.testing.assert_allclose(start(), deviation * eps, rtol=1e-5)
+    if strength is not None:
+        image = np.random.default_rng(0).standard_normal(eps.shape).astype("float32")
+        expected = strength[0] * eps + strength[1] * image
+        np.testing.assert_allclose(start(ops.convert_to_tensor(image)), expected, atol=1e-5)
+
+
 def test_spaces_that_do_not_fit_are_named() -> None:
     with pytest.raises(SpaceError, match="multiple of 4"):
         Diffusion(Space("continuous", (10, 8, 3)), CONDITIONS, network=TINY_DIT)

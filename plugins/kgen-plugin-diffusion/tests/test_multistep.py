@@ -10,6 +10,7 @@ import pytest
 from keras import ops
 from kgen_plugin_diffusion.discrete import Discrete
 from kgen_plugin_diffusion.samplers import Grid, multistep, time_grid
+from kgen_plugin_diffusion.samplers.dpm_solver import solved_exactly
 from kgen_plugin_diffusion.schedules import ShiftedFlow
 from kgen_plugin_diffusion.spacings.levels import OPTIMIZED
 
@@ -134,6 +135,49 @@ def test_few_steps_stay_finite(schedule: str, steps: int) -> None:
     for sampler in SAMPLERS:
         x = kgen.part("diffusion.sampler", sampler)(ideal, tensor([[1.0]]) * grid.sigma[0], grid, lambda step: 1.0)
         assert np.isfinite(array(x)).all(), sampler
+
+
+# ---- fresh noise -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+def test_a_step_with_fresh_noise_keeps_the_amounts_of_image_and_noise(eta: float) -> None:
+    """If the denoised image does not change, x = alpha D + sigma eps becomes alpha' D + sigma' eps'."""
+    grid, _ = graded_flow(7)
+    alpha, sigma = array(grid.alpha).astype(float), array(grid.sigma).astype(float)
+    keep, gain, fresh = (array(weight) for weight in solved_exactly(grid, eta))
+    h = np.diff(np.log(alpha / sigma))
+    np.testing.assert_allclose(keep, np.exp(-eta * h) * sigma[1:] / sigma[:-1], rtol=1e-5)
+    np.testing.assert_allclose(keep * alpha[:-1] + gain, alpha[1:], rtol=1e-5)
+    np.testing.assert_allclose((keep * sigma[:-1]) ** 2 + fresh**2, sigma[1:] ** 2, rtol=1e-5)
+
+
+def test_noisy_third_order_steps_integrate_newtons_polynomial() -> None:
+    """Each step, with the integrals of exp(-H (1 - u)) u^k by parts, H = (1 + eta) h, and half of the last one."""
+    grid, _ = graded_flow(6)
+    alpha, sigma = array(grid.alpha).astype(float), array(grid.sigma).astype(float)
+    levels, fresh = np.log(alpha / sigma), np.random.default_rng(2).standard_normal(6)
+    x, past = 1.0, []
+    for i in range(6):
+        h = levels[i + 1] - levels[i]
+        past = [ideal(x, alpha[i], sigma[i], None), *past[:2]]
+        m0 = 1 - math.exp(-2 * h)
+        m1 = 1 - m0 / (2 * h)
+        m2 = 1 - 2 * m1 / (2 * h)
+        made = m0 * past[0]
+        if i > 0:
+            u1 = (levels[i - 1] - levels[i]) / h
+            slope = (past[1] - past[0]) / u1
+            made += m1 * slope
+        if i > 1:
+            u2 = (levels[i - 2] - levels[i]) / h
+            bend = ((past[2] - past[1]) / (u2 - u1) - slope) / u2
+            made += (0.5 * m2 - u1 * m1) * bend
+        added = sigma[i + 1] * math.sqrt(1 - math.exp(-2 * h)) * fresh[i]
+        x = math.exp(-h) * sigma[i + 1] / sigma[i] * x + alpha[i + 1] * made + added
+    sampler = kgen.part("diffusion.sampler", "dpm++3m-sde")
+    got = sampler(ideal, tensor([1.0]), grid, lambda i: float(fresh[int(i)]))
+    assert float(got[0]) == pytest.approx(x, rel=1e-4)
 
 
 # ---- churn -----------------------------------------------------------------------------------------------------------
@@ -266,8 +310,9 @@ def test_a_last_step_of_length_zero_changes_nothing(sampler: Any) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_optimized_levels_fall_from_a_start_below_the_table() -> None:
-    grid = time_grid(SCHEDULES["rectified-flow"], 6, "ays", 0.02)
+@pytest.mark.parametrize(("spacing", "start"), [("ays", 0.02), ("karras", 0.0008), ("exponential", 0.0008)])
+def test_levels_fall_from_a_start_below_the_last_one(spacing: str, start: float) -> None:
+    grid = time_grid(SCHEDULES["rectified-flow"], 6, spacing, start)
     assert (np.diff(array(grid.sigma)) < 0).all()
 
 
@@ -284,6 +329,8 @@ def test_the_last_level_may_keep_the_least_noise() -> None:
     grid = time_grid(Discrete(), 5, {"kind": "trailing", "clean_end": False})
     assert float(grid.sigma[-1]) ** 2 == pytest.approx(1 - Discrete().alphas_cumprod()[0], rel=1e-4)
     assert grid.steps == 5
+    flow = time_grid(SCHEDULES["rectified-flow"], 5, {"kind": "trailing", "clean_end": False})
+    assert float(flow.sigma[-1]) == pytest.approx(0.001)
 
 
 def test_graph_of_a_traced_start() -> None:

@@ -209,6 +209,12 @@ def test_vocabularies_that_cannot_be_read(vocabulary: Path, tmp_path: Path) -> N
         vocabularies.read_vocabulary(str(damaged), None)
 
 
+def test_without_keras_cv(vocabulary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "keras_cv.src.models.stable_diffusion", None)
+    with pytest.raises(PluginError, match=r"keras-cv cannot be imported: .* also needs TensorFlow, .* on every"):
+        opened(vocabulary)
+
+
 # ---- the contract -------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from kgen_plugin_text.clip import END
 from tokenizers import Tokenizer
 
 from kgen import ConfigError, RunError, read_json
-from kgen.pretrained import Section, Tensors, require_files
+from kgen.pretrained import LoraNames, Section, Tensors, require_files
 from kgen_plugin_clip.pretrained import hugging_face
 from kgen_plugin_clip.pretrained.architecture import TextArchitecture
 from kgen_plugin_clip.pretrained.model import ARCHITECTURE, PICKLES, clip_tokenizer_of, text_weights
@@ -114,6 +114,14 @@ class PretrainedTextModel:
             weights["text/projection"], sources["text/projection"] = projection, hugging_face.PROJECTION
         with Tensors(self._files(), hugging_face.full_name) as tensors:
             tensors.fill(weights, sources, hugging_face.NO_WEIGHTS)
+
+    def lora_names(self) -> LoraNames:
+        """The names of the layers in LoRA files, which are those of `transformers`."""
+        sources = hugging_face.text_sources(self.architecture.text)
+        kernels = {name.replace("text/", "tower/blocks/"): s for name, s in sources.items() if s.form == "transposed"}
+        if self.architecture.dim is not None:
+            kernels["projection/kernel"] = hugging_face.PROJECTION
+        return LoraNames(kernels, "text_encoder", "lora_te", optional=f"{hugging_face.TEXT}.")
 
     def _files(self) -> list[Path]:
         assert self.folder is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -12,9 +12,10 @@ import keras
 from pydantic import Field, PositiveInt
 
 from kgen import ConditionSpace, ConfigError, RunError, Space, SpaceError
-from kgen.pretrained import Section
+from kgen.pretrained import LoraNames, Section
 from kgen_plugin_diffusers.folder import CONFIG, Folder, read_config
 from kgen_plugin_diffusers.layers import Shape, Tensor
+from kgen_plugin_diffusers.names import lora_names
 from kgen_plugin_diffusers.unet.architecture import Architecture
 from kgen_plugin_diffusers.unet.network import UNetNetwork
 
@@ -95,6 +96,11 @@ class UNetLayer(keras.layers.Layer):
     def call(self, x: Tensor, noise_level: Tensor, condition: Mapping[str, Tensor], training: bool = False) -> Tensor:
         """(B, H, W, C), (B,), condition -> (B, H, W, C) float32."""
         return self.network(x, noise_level, condition)
+
+    def lora_names(self) -> LoraNames:
+        """The names of the layers in LoRA files."""
+        found = lora_names(self.network)
+        return replace(found, sources={f"network/{path}": source for path, source in found.sources.items()})
 
     def save_assets(self, path: str | Path) -> None:
         """Writes the configuration, as it is in the folder."""

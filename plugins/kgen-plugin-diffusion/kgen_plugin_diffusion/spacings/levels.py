@@ -87,11 +87,11 @@ def _shares(steps: int) -> Tensor:
 
 
 def _range(schedule: Schedule, start: Any) -> tuple[Tensor, Tensor]:
-    """Returns the noise levels at the start, and at the schedule's discrete time 0."""
+    """Returns the noise levels at the start, and at the schedule's discrete time 0, which is at most half as high."""
     times = ops.stack([ops.convert_to_tensor(start, "float32"), ops.convert_to_tensor(schedule.time(0.0), "float32")])
     levels = noise_level(schedule.alpha(times), schedule.sigma(times))
     high = ops.minimum(levels[0], MAX_LEVEL)
-    return high, ops.minimum(levels[1], high)
+    return high, ops.minimum(levels[1], 0.5 * high)
 
 
 def _times(schedule: Schedule, levels: Tensor, start: Any) -> Tensor:
