@@ -55,6 +55,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
 ENCODERS |= {"clip/image": ENCODERS["clip/clip"], "vision/patches": {"patch": 4, "dim": 8, "depth": 1, "heads": 2}}
 ELSEWHERE = {
     "kgen/joint",
+    "clip/text",
     "diffusers/autoencoder-kl",
     "diffusers/vq-model",
     "keras-cv/clip-text",
