@@ -14,12 +14,12 @@ from typing import Any
 from kgen_plugin_text.clip import END, FILE, MERGES, START, VOCABULARIES, read_clip_tokenizer
 from tokenizers import Tokenizer
 
-from kgen import ConfigError, RunError, read_json
+from kgen import ConfigError, read_json
 from kgen.pretrained import LoraNames, Tensors, require_files
 from kgen_plugin_clip.images import VisionTransformer, VisionTransformerLayer
 from kgen_plugin_clip.pretrained import hugging_face, open_clip
 from kgen_plugin_clip.pretrained.architecture import Architecture
-from kgen_plugin_clip.pretrained.text import TOKENIZER, PretrainedText
+from kgen_plugin_clip.pretrained.text import PretrainedText, saved_tokenizer
 from kgen_plugin_clip.transformer import Block
 
 ARCHITECTURE = "architecture.json"
@@ -79,11 +79,7 @@ class Pretrained:
     @classmethod
     def of_assets(cls, path: Path) -> Pretrained:
         """Reads what `save` wrote. Raises RunError if it is damaged."""
-        architecture = read_json(path / ARCHITECTURE, Architecture)
-        try:
-            return cls(architecture, Tokenizer.from_str((path / TOKENIZER).read_text(encoding="utf-8")))
-        except Exception as error:  # the package raises bare Exception
-            raise RunError(f"the vocabulary {path / TOKENIZER} cannot be read: {error}") from error
+        return cls(read_json(path / ARCHITECTURE, Architecture), saved_tokenizer(path))
 
     def save(self, path: Path) -> None:
         """Writes the architecture; the text tower writes the tokenizer."""

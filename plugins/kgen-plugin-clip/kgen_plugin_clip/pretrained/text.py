@@ -12,12 +12,21 @@ from kgen_plugin_text.clip import END
 from kgen_plugin_text.pieces import Pieces, plain
 from tokenizers import Tokenizer
 
+from kgen import RunError
 from kgen_plugin_clip.pretrained.architecture import Architecture, TextArchitecture
 from kgen_plugin_clip.texts import CausalLayer
 
 Tensor = Any
 
 TOKENIZER = "tokenizer.json"
+
+
+def saved_tokenizer(folder: Path) -> Tokenizer:
+    """Reads the tokenizer that a text tower has written. Raises RunError if the file is missing or damaged."""
+    try:
+        return Tokenizer.from_str((folder / TOKENIZER).read_text(encoding="utf-8"))
+    except Exception as error:  # the package raises bare Exception
+        raise RunError(f"the vocabulary {folder / TOKENIZER} cannot be read: {error}") from error
 
 
 class PretrainedText(CausalLayer):

@@ -10,12 +10,12 @@ from typing import Any
 from kgen_plugin_text.clip import END
 from tokenizers import Tokenizer
 
-from kgen import ConfigError, RunError, read_json
+from kgen import ConfigError, read_json
 from kgen.pretrained import LoraNames, Section, Tensors, require_files
 from kgen_plugin_clip.pretrained import hugging_face
 from kgen_plugin_clip.pretrained.architecture import TextArchitecture
 from kgen_plugin_clip.pretrained.model import ARCHITECTURE, PICKLES, clip_tokenizer_of, text_weights
-from kgen_plugin_clip.pretrained.text import TOKENIZER, PretrainedText
+from kgen_plugin_clip.pretrained.text import PretrainedText, saved_tokenizer
 
 PART = "text_encoder"
 """The name of the folder in a pipeline."""
@@ -82,11 +82,7 @@ class PretrainedTextModel:
     @classmethod
     def of_assets(cls, path: Path) -> PretrainedTextModel:
         """Reads what `save` wrote. Raises RunError if it is damaged."""
-        architecture = read_json(path / ARCHITECTURE, TextArchitecture)
-        try:
-            return cls(architecture, Tokenizer.from_str((path / TOKENIZER).read_text(encoding="utf-8")))
-        except Exception as error:  # the package raises bare Exception
-            raise RunError(f"the vocabulary {path / TOKENIZER} cannot be read: {error}") from error
+        return cls(read_json(path / ARCHITECTURE, TextArchitecture), saved_tokenizer(path))
 
     def save(self, path: Path) -> None:
         """Writes the architecture; the text tower writes the tokenizer."""
