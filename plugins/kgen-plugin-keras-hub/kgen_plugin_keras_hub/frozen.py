@@ -1,4 +1,4 @@
-"""The base class of the pretrained encoders."""
+"""The base classes of the pretrained encoders."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from keras import ops
-from kgen_plugin_text.pieces import plain
+from kgen_plugin_text.pieces import TextTokenizer, plain
 from typing_extensions import TypedDict
 
 from kgen import ConfigError, Encoder, RunError, read_json
@@ -29,18 +29,49 @@ class Fingerprint(TypedDict):
     pooled: list[float]
 
 
-class FrozenText(Encoder):
+class PresetEncoder(Encoder):
     """A frozen pretrained encoder. Its weights stay in the preset, and kgen does not save them.
 
     A saved pipeline holds the condition of a short text. Loading the pipeline compares it, and raises an error if the
-    preset has been replaced in the meantime.
+    preset has been replaced in the meantime. A subclass has the option `preset`.
+    """
+
+    weights_are_external = True
+
+    preset: str
+
+    def check_vocabulary(self, tokenizer: TextTokenizer, vocabulary: int) -> None:
+        """Raises ConfigError if a tokenizer has more tokens than the model, whose number is `vocabulary`."""
+        if tokenizer.size > vocabulary:
+            tokens = f"the tokenizer has {tokenizer.size} tokens, but the model knows {vocabulary}"
+            raise ConfigError(f"preset '{self.preset}': {tokens}")
+
+    def save_assets(self, path: str | Path) -> None:
+        data = {"text": PROBE, "pooled": self.probe(PROBE).tolist()}
+        (Path(path) / FILE).write_text(json.dumps(data), encoding="utf-8")
+
+    def load_assets(self, path: str | Path) -> None:
+        data = read_json(Path(path) / FILE, Fingerprint)
+        before, now = np.asarray(data["pooled"], np.float32), self.probe(data["text"])
+        if before.shape != now.shape or np.linalg.norm(now - before) > DRIFT * np.linalg.norm(before):
+            raise RunError(
+                f"preset '{self.preset}' is not the one that this pipeline was trained with, because it encodes "
+                f"'{data['text']}' differently: restore the preset, or train again"
+            )
+
+    def probe(self, text: str) -> np.ndarray:
+        """The numbers of a text's condition that are compared: "pooled" (P,)."""
+        pooled = self(self.tokenize([text]))["pooled"]
+        return np.asarray(ops.convert_to_numpy(ops.cast(pooled, "float32")))[0]
+
+
+class FrozenText(PresetEncoder):
+    """A frozen pretrained encoder with one tokenizer.
 
     Args:
         preset: Pretrained model: "minilm" (BERT only), a folder, "hf://USER/NAME", or a preset of KerasHub.
         length: Number of tokens per text, including special tokens. Longer texts are truncated.
     """
-
-    weights_are_external = True
 
     kind: ClassVar[Kind]
     """Kind of tokenizer."""
@@ -66,9 +97,7 @@ class FrozenText(Encoder):
             ConfigError: The tokenizer has more tokens than the model.
             ValueError: `length` is too long.
         """
-        if self.tokenizer.size > vocabulary:
-            tokens = f"the tokenizer has {self.tokenizer.size} tokens, but the model knows {vocabulary}"
-            raise ConfigError(f"preset '{self.preset}': {tokens}")
+        self.check_vocabulary(self.tokenizer, vocabulary)
         if longest is not None and self.length > longest:
             raise ValueError(f"length {self.length} is more than the {longest} positions of preset '{self.preset}'")
 
@@ -82,23 +111,6 @@ class FrozenText(Encoder):
         if unknown:
             problems.append(f"{unknown} of its tokens are unknown to preset '{self.preset}'")
         return "; ".join(problems)
-
-    def save_assets(self, path: str | Path) -> None:
-        data = {"text": PROBE, "pooled": self._pooled(PROBE).tolist()}
-        (Path(path) / FILE).write_text(json.dumps(data), encoding="utf-8")
-
-    def load_assets(self, path: str | Path) -> None:
-        data = read_json(Path(path) / FILE, Fingerprint)
-        before, now = np.asarray(data["pooled"], np.float32), self._pooled(data["text"])
-        if before.shape != now.shape or np.linalg.norm(now - before) > DRIFT * np.linalg.norm(before):
-            raise RunError(
-                f"preset '{self.preset}' is not the one that this pipeline was trained with, because it encodes "
-                f"'{data['text']}' differently: restore the preset, or train again"
-            )
-
-    def _pooled(self, text: str) -> np.ndarray:
-        pooled = self(self.tokenize([text]))["pooled"]
-        return np.asarray(ops.convert_to_numpy(ops.cast(pooled, "float32")))[0]
 
 
 def real_mean(x: Any, mask: Any) -> Any:

@@ -49,13 +49,14 @@ class Sentences(TextTokenizer):
         return len(found) + 1, found[: self.length - 1].count(self.processor.unk_id())
 
 
-def read_tokenizer(source: Source, kind: Kind, length: int) -> TextTokenizer:
+def read_tokenizer(source: Source, kind: Kind, length: int, name: str = "tokenizer") -> TextTokenizer:
     """Finds a model's tokenizer.
 
     Args:
         source: Folder of the model (the tokenizer may be beside it, in "tokenizer"), or a preset of KerasHub.
         kind: Kind of model.
         length: Number of tokens per text.
+        name: KerasHub's name of the tokenizer, if the model has several, such as "clip_l_tokenizer".
 
     Raises:
         ConfigError: There is no tokenizer, or it cannot be read.
@@ -65,15 +66,21 @@ def read_tokenizer(source: Source, kind: Kind, length: int) -> TextTokenizer:
         with tempfile.TemporaryDirectory() as folder:
             _export(source, kind, folder)
             return read_tokenizer(Path(folder), kind, length)
-    for folder in (source, source / "assets" / "tokenizer", source.parent / "tokenizer"):
+    for folder in (source, source / "assets" / name, source.parent / "tokenizer"):
         try:
-            if (tokenizer := _read_folder(folder, kind, length, _settings(source, folder))) is not None:
+            settings = _settings(source / f"{name}.json", folder)
+            if (tokenizer := _read_folder(folder, kind, length, settings)) is not None:
                 return tokenizer
         except PluginError:
             raise
         except Exception as error:  # the packages raise bare Exception
             raise ConfigError(f"preset '{source}': the tokenizer in {folder} cannot be read: {error}") from error
-    raise ConfigError(f"preset '{source}' has no tokenizer: it needs tokenizer.json, or {WANTED[kind]}")
+    raise ConfigError(f"preset '{source}' has no {name}: it needs tokenizer.json, or {WANTED[kind]}")
+
+
+def pads_with_end(source: Path, name: str) -> bool:
+    """Whether a text is padded with its end token, and not with 0, as KerasHub's options of CLIP's tokenizer say."""
+    return bool(_json(source / f"{name}.json").get("config", {}).get("pad_with_end_token", False))
 
 
 def _export(name: str, kind: Kind, folder: str) -> None:
@@ -91,9 +98,9 @@ def _export(name: str, kind: Kind, folder: str) -> None:
 WANTED = {"Bert": "vocab.txt", "CLIP": "vocab.json and merges.txt", "T5": "spiece.model"}
 
 
-def _settings(source: Path, folder: Path) -> dict[str, Any]:
+def _settings(file: Path, folder: Path) -> dict[str, Any]:
     """Returns KerasHub's options of a tokenizer, or Hugging Face's, under KerasHub's names."""
-    hub = _json(source / "tokenizer.json").get("config", {})
+    hub = _json(file).get("config", {})
     face = _json(folder / "tokenizer_config.json")
     lowercase = face.get("do_lower_case", True)
     accents = face.get("strip_accents")
