@@ -1,1 +1,1 @@
-"""Frozen pretrained text encoders through KerasHub."""
+"""Frozen pretrained text encoders, and Stable Diffusion 3, through KerasHub."""

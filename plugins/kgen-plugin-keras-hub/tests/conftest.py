@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import keras
 import keras_hub
 import pytest
 import sentencepiece
+from keras_hub.src.models.vae.vae_backbone import VAEBackbone
+from kgen_plugin_keras_hub.sd3.library import t5_encoder_class
 from tokenizers import pre_tokenizers
 
 SENTENCES = ["a red heart", "a blue circle", "big green books and apples", "smiley", "fox, jump quick; lazy dog & view"]
@@ -113,3 +116,71 @@ def t5_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     randomize(keras_hub.models.T5Backbone(40, 1, 2, 16, 32)).save_to_preset(folder)
     keras_hub.tokenizers.T5Tokenizer(make_sentence_pieces()).save_to_preset(folder)
     return folder
+
+
+def _clip_text(name: str, dim: int) -> keras.Model:
+    return keras_hub.models.CLIPTextEncoder(
+        len(make_byte_pairs()[0]),
+        dim,
+        dim,
+        2,
+        2,
+        2 * dim,
+        intermediate_output_index=-2,
+        max_sequence_length=12,
+        name=name,
+    )
+
+
+def _clip_preprocessor(name: str, pad_with_end_token: bool) -> Any:
+    tokenizer = keras_hub.tokenizers.CLIPTokenizer(
+        *make_byte_pairs(), pad_with_end_token=pad_with_end_token, config_file=f"{name}_tokenizer.json"
+    )
+    file = f"{name}_preprocessor.json"
+    return keras_hub.models.CLIPPreprocessor(tokenizer, sequence_length=12, config_file=file)
+
+
+def make_stable_diffusion_3(version: str) -> Any:
+    """KerasHub's text-to-image model, tiny: version "3", or "3.5" with a T5, normalized queries and dual attention."""
+    newer = version == "3.5"
+    vae = VAEBackbone([32] * 4, [1] * 4, [32] * 4, [1] * 4, sample_channels=8)
+    backbone = keras_hub.models.StableDiffusion3Backbone(
+        mmdit_patch_size=2,
+        mmdit_hidden_dim=16,
+        mmdit_num_layers=2,
+        mmdit_num_heads=2,
+        mmdit_position_size=8,
+        mmdit_qk_norm="rms_norm" if newer else None,
+        mmdit_dual_attention_indices=(0,) if newer else None,
+        vae=vae,
+        clip_l=_clip_text("clip_l", 8),
+        clip_g=_clip_text("clip_g", 12),
+        t5=t5_encoder_class()(40, 1, 2, 24, 32, name="t5") if newer else None,
+        latent_channels=4,
+        image_shape=(32, 48, 3),
+    )
+    t5 = None
+    if newer:
+        tokenizer = keras_hub.tokenizers.T5Tokenizer(make_sentence_pieces(), config_file="t5_tokenizer.json")
+        t5 = keras_hub.models.T5Preprocessor(tokenizer, sequence_length=14, config_file="t5_preprocessor.json")
+    preprocessor = keras_hub.models.StableDiffusion3TextToImagePreprocessor(
+        _clip_preprocessor("clip_l", True), _clip_preprocessor("clip_g", False), t5
+    )
+    randomize(backbone)
+    return keras_hub.models.StableDiffusion3TextToImage(backbone, preprocessor)
+
+
+@pytest.fixture(scope="session")
+def sd3(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """Stable Diffusion 3: KerasHub's model, and its preset."""
+    model, folder = make_stable_diffusion_3("3"), tmp_path_factory.mktemp("sd3")
+    model.save_to_preset(folder)
+    return model, folder
+
+
+@pytest.fixture(scope="session")
+def sd35(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """Stable Diffusion 3.5: KerasHub's model, and its preset."""
+    model, folder = make_stable_diffusion_3("3.5"), tmp_path_factory.mktemp("sd35")
+    model.save_to_preset(folder)
+    return model, folder
