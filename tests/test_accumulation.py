@@ -121,7 +121,9 @@ def test_random_numbers_of_micro_batches() -> None:
 
 @pytest.mark.portable
 def test_batches_that_cannot_be_divided_are_refused() -> None:
-    with pytest.raises(kgen.ConfigError, match=r"fit\.batch_size: 6 must be a multiple of 4: fit\.gradient_accumulation"):
+    with pytest.raises(
+        kgen.ConfigError, match=r"fit\.batch_size: 6 must be a multiple of 4: fit\.gradient_accumulation"
+    ):
         Distribution().check_batch(6, 4)
     with pytest.raises(kgen.ConfigError, match=r"12 must be a multiple of 8: .* 4 micro-batches on each of 2 devices"):
         Distribution(replicas=2).check_batch(12, 4)
