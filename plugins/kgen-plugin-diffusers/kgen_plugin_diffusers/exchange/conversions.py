@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from kgen_plugin_diffusion.networks.dit import DiTLayer
-
 from kgen import ConfigError
+from kgen.options import part as option
 from kgen.pretrained import Section
 from kgen_plugin_diffusers.autoencoder import PretrainedAutoencoder
 from kgen_plugin_diffusers.exchange.model import Model, tensors_of
@@ -36,7 +35,7 @@ def from_dit(part: Any) -> Model | None:
     Raises:
         ConfigError: it is such a network. The message says why.
     """
-    if not isinstance(getattr(part, "model", None), DiTLayer):
+    if not isinstance(getattr(part, "network", None), type(option("diffusion.network", "diffusion/dit"))):
         return None
     raise ConfigError(
         "no class of diffusers computes the same as the network 'dit': DiTTransformer2DModel has no attention to the "
