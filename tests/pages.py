@@ -61,18 +61,23 @@ def prose(text: str) -> str:
 def commands(text: str) -> Iterator[list[str]]:
     """Yields the arguments of every `kgen` in the blocks of commands of a page."""
     for language, block in blocks(text):
-        for line in block.replace("\\\n", " ").splitlines() if language in ("indented", "sh", "bash") else ():
-            if re.search(r"\bkgen ", line) and not re.match(r"(error|from|import|def)\b", line):
+        line = ""
+        for part in block.replace("\\\n", " ").splitlines() if language in ("indented", "sh", "bash") else ():
+            line = f"{line} {part}" if line else re.sub(r"(^|\s)#\s.*", "", part)
+            if not re.search(r"\bkgen ", line) or re.match(r"(error|from|import|def)\b", line):
+                line = ""
+            elif line.count("'") % 2 == line.count('"') % 2 == 0:  # else a quoted argument goes on in the next line
                 lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|")
                 lexer.whitespace_split = True
                 yield from _split(list(lexer))
+                line = ""
 
 
 def _split(words: list[str]) -> Iterator[list[str]]:
     """Yields the arguments of every `kgen` in a line of the shell."""
     rest = words
     while rest:
-        end = next((at for at, word in enumerate(rest) if set(word) <= set(";&|")), len(rest))
+        end = next((at for at, word in enumerate(rest) if word and set(word) <= set(";&|")), len(rest))
         command = [word for word in rest[:end] if word != "do" and not re.fullmatch(r"[A-Z_]+=.*", word)]
         if command and Path(command[0]).name == "kgen":
             yield command[1:]

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import types
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import kgen.pretrained
 import kgen.testing
 from kgen.cli.app import app
 from kgen.config import RunConfig
-from kgen.config.shipped import shipped
+from kgen.config.shipped import FOLDER, shipped
 from kgen.options import options
 from kgen.plugins.discovery import registry
 from kgen.plugins.registry import KINDS
@@ -60,7 +61,8 @@ def test_every_command_on_the_pages_parses(monkeypatch: pytest.MonkeyPatch) -> N
             count += 1
             try:
                 parse(arguments)
-                check_settings(arguments)
+                if page in PAGES:
+                    check_settings(arguments)
             except Exception as error:
                 wrong.append(f"{name_of(page)}: kgen {' '.join(arguments)}: {type(error).__name__}: {error}")
     assert wrong == [] and count > 60
@@ -70,8 +72,8 @@ def check_settings(arguments: list[str]) -> None:
     """Validates the run file that `kgen run` or `kgen check` names, if kgen ships it, with the settings."""
     file = arguments[1].removeprefix("configs/").removesuffix(".yaml") if len(arguments) > 1 else ""
     if arguments[0] in ("run", "check") and file in shipped():
-        settings = [value for flag, value in zip(arguments, arguments[1:], strict=False) if flag == "--set"]
-        RunConfig.load(shipped()[file], [setting for setting in settings if not setting.startswith("init=")])
+        settings = [value for flag, value in pairwise(arguments) if flag == "--set"]
+        RunConfig.load(FOLDER / f"{file}.yaml", [setting for setting in settings if not setting.startswith("init=")])
 
 
 def test_commands_in_sentences_exist() -> None:
@@ -82,7 +84,7 @@ def test_commands_in_sentences_exist() -> None:
     for page in PAGES:
         for text in re.findall(r"`kgen ([^`]+)`", prose(page.read_text(encoding="utf-8"))):
             words = ["kgen", *text.split()]
-            if not words[1].islower():  # COMMAND, which stands for any
+            if not words[1].isalpha() or not words[1].islower():  # an option, or COMMAND, which stands for any
                 continue
             count += 1
             found = next((path for path in (" ".join(words[:end]) for end in (3, 2)) if path in known), None)
@@ -91,27 +93,39 @@ def test_commands_in_sentences_exist() -> None:
             flags = {flag for parameter in known.get(found or "", []) for flag in parameter.opts}
             used = {word for word in words if re.match(r"--?[a-z]", word)}
             assert not found or used <= flags, f"{name_of(page)}: 'kgen {text}' has no {used - flags}"
-    assert count > 50
+    assert count > 30
 
 
 def test_every_run_file_on_the_pages_is_valid(tmp_path: Path) -> None:
+    """Parts of run files are completed by the run file of the README. Those that need another run are left out."""
     from kgen.studies.study import Study
 
     site = Site(tmp_path)
     site.install("mine", examples(read_page("docs/guides/plugins/training.md"), "python", "class Notes")[0])
     whole = yaml.safe_load(examples(read_page("README.md"), "yaml")[0])
-    count = 0
+    file, count, wrong = tmp_path / "example.yaml", 0, []
     with installed(site.path):
         for page in PAGES:
             for text in examples(page.read_text(encoding="utf-8"), "yaml"):
-                count += 1
                 given = yaml.safe_load(text)
-                if "over" in given:
-                    (tmp_path / "study.yaml").write_text(text, encoding="utf-8")
-                    Study.load(tmp_path / "study.yaml")
-                else:
-                    RunConfig.from_dict({**whole, **given, "fit": {**whole["fit"], **given.get("fit", {})}})
-    assert count > 5
+                if any(
+                    "from" in part for part in (given.get("encoder"), given.get("decoder")) if isinstance(part, dict)
+                ):
+                    continue
+                others = {key: value for key, value in whole.items() if key not in given}
+                if "generator" in given:  # whose options of sampling differ
+                    others.pop("sample", None)
+                count += 1
+                try:
+                    if "over" in given:
+                        file.write_text(text, encoding="utf-8")
+                        Study.load(file)
+                    else:
+                        file.write_text(text + (yaml.safe_dump(others) if others else ""), encoding="utf-8")
+                        RunConfig.load(file, ["fit.steps=5"])
+                except kgen.KgenError as error:
+                    wrong.append(f"{name_of(page)}: {error}")
+    assert wrong == [] and count > 30
 
 
 def test_all_python_on_the_pages_compiles() -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import importlib.metadata
 import itertools
 import json
-import re
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import pytest
+from pages import examples, read_page
 
 import kgen
 from kgen import load

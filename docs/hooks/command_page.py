@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import typer
+from markdown_text import anchor, row, table
 
 from kgen.cli.app import app
-from markdown_text import anchor, row, table
 
 PATH = "reference/commands.md"
 
@@ -49,7 +49,9 @@ def _section(command: Any, context: Any) -> list[str]:
     records = [(found.param_type_name, found.get_help_record(context)) for found in command.get_params(context)]
     arguments = [record for kind, record in records if kind == "argument"]
     options = [record for kind, record in records if kind == "option" and record and record[0] != "--help"]
-    usage = " ".join([name, *(argument.partition(" <")[0] for argument, _ in arguments), "[OPTIONS]" if options else ""])
+    usage = " ".join(
+        [name, *(argument.partition(" <")[0] for argument, _ in arguments), "[OPTIONS]" if options else ""]
+    )
     lines += [f"    {usage.strip()}", ""]
     if arguments or options:
         lines += row("argument or option", "")
@@ -62,4 +64,6 @@ def _section(command: Any, context: Any) -> list[str]:
 
 def _text(help_text: str) -> str:
     """The text of the help, with the characters that Markdown would read as markup."""
-    return help_text.replace("\\[", "[").replace("<", "&lt;").replace("*", "\\*").replace("_", "\\_").replace("[", "\\[")
+    return (
+        help_text.replace("\\[", "[").replace("<", "&lt;").replace("*", "\\*").replace("_", "\\_").replace("[", "\\[")
+    )

@@ -7,12 +7,13 @@ import typing
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from markdown_text import anchor, code, row, table, to_markdown
+
 from kgen.cli.describe import METHODS, option_rows
 from kgen.options import OneOf, model_of, options, schema_of
 from kgen.options.documentation import Description, described
 from kgen.plugins.discovery import registry
 from kgen.plugins.registry import CONTRACTS, KINDS, OF_KERAS, Component, DeclaredKind
-from markdown_text import anchor, code, row, table, to_markdown
 
 FOLDER = "reference/components"
 
@@ -69,17 +70,28 @@ def _index(declared: list[DeclaredKind]) -> str:
         names = ", ".join(map(link_to, registry().of_kind(kind)))
         lines += [table(f"[{kind}]({kind}.md)", KEYS[kind], names or "from your own plugin")]
     lines += ["", "## Kinds that plugins declare", ""]
-    lines += ["Every plugin can add components to these kinds, too: see", "[Extend another plugin](../../guides/plugins/extend.md).", ""]
+    lines += [
+        "Every plugin can add components to these kinds, too: see",
+        "[Extend another plugin](../../guides/plugins/extend.md).",
+        "",
+    ]
     lines += row("kind", "what it is", "components")
     for kind in sorted(declared, key=lambda kind: kind.name):
         names = ", ".join(map(link_to, registry().of_kind(kind.name)))
-        lines += [table(f"[{kind.name}]({page_of(kind.name).rpartition('/')[2]}#{anchor(kind.name)})", kind.summary, names)]
+        lines += [
+            table(f"[{kind.name}]({page_of(kind.name).rpartition('/')[2]}#{anchor(kind.name)})", kind.summary, names)
+        ]
     return "\n".join(lines) + "\n"
 
 
 def _kind_page(kind: str, components: list[Component]) -> str:
     contract = CONTRACTS[kind].replace(":", ".") if kind in OF_KERAS else f"kgen.{kind.capitalize()}"
-    lines = [f"# {kind.capitalize()}s", "", f"Their place in a run file is {KEYS[kind]}. Each is a subclass of `{contract}`.", ""]
+    lines = [
+        f"# {kind.capitalize()}s",
+        "",
+        f"Their place in a run file is {KEYS[kind]}. Each is a subclass of `{contract}`.",
+        "",
+    ]
     if not components:
         lines += [f"kgen has no {kind} of its own: see [how to write one](../../guides/plugins/index.md)."]
     for component in components:
@@ -112,7 +124,9 @@ def _section(component: Component, level: int) -> list[str]:
         if component.kind in METHODS:
             method, place = METHODS[component.kind]
             function = getattr(target, method)
-            lines += _options(f"Options of `{method}`, under `{place}`", function, described(function, target), component.id)
+            lines += _options(
+                f"Options of `{method}`, under `{place}`", function, described(function, target), component.id
+            )
     elif inspect.isfunction(target):
         lines += ["It has no options.", ""]
     if description.rest:

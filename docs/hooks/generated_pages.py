@@ -29,7 +29,9 @@ def on_config(config: Any) -> Any:
     kinds = [{f"{kind.capitalize()}s": f"{FOLDER}/{kind}.md"} for kind in KINDS]
     parts = [{f"Parts of {name}": f"{FOLDER}/of-{name}.md"} for name in spaces]
     plugins = [{folder.name: f"plugins/{folder.name}.md"} for folder in plugin_folders()]
-    _fill(config["nav"], {"Plugins": ["plugins/index.md", *plugins], "Components": [f"{FOLDER}/index.md", *kinds, *parts]})
+    _fill(
+        config["nav"], {"Plugins": ["plugins/index.md", *plugins], "Components": [f"{FOLDER}/index.md", *kinds, *parts]}
+    )
     return config
 
 

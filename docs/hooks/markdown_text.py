@@ -11,8 +11,10 @@ def anchor(name: str) -> str:
 
 
 def table(*cells: str) -> str:
-    """A row of a table."""
-    return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"
+    """A row of a table. Outside of code, a vertical bar is escaped, which would else end a cell."""
+    joined = (" ".join(cell.split()) for cell in cells)
+    escaped = (re.sub(r"`[^`]*`|\|", lambda found: found[0] if len(found[0]) > 1 else r"\|", cell) for cell in joined)
+    return f"| {' | '.join(escaped)} |"
 
 
 def row(*headings: str) -> list[str]:

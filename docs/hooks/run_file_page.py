@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from component_pages import FOLDER
+from markdown_text import anchor, code, row, table
+
 from kgen.cli.describe import values
 from kgen.config.schema import run_file_schema
 from kgen.config.shipped import shipped
 from kgen.options import schema_of
-from kgen.options.validation import alternatives
 from kgen.plugins.registry import KINDS
 from kgen.studies.study_file import StudyFile
-from markdown_text import anchor, code, row, table
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,7 +56,9 @@ def _run_file() -> str:
         *("", *row("key", "value", "default", "")),
     ]
     (reused,) = (found for found in schema["$defs"]["decoder"]["anyOf"] if found.get("required") == ["from"])
-    staged = next(found for found in schema["$defs"]["decoder"]["anyOf"] if set(STAGE) <= set(found.get("properties", {})))
+    staged = next(
+        found for found in schema["$defs"]["decoder"]["anyOf"] if set(STAGE) <= set(found.get("properties", {}))
+    )
     for key in STAGE:
         node = staged["properties"].get(key) or reused["properties"][key]
         text = node["description"].replace("decoder's", "part's").replace("trained decoder", "trained part")
@@ -114,7 +116,13 @@ def _study_file() -> str:
         *("", *row("key", "value", "default", "")),
     ]
     lines += _study_rows(schema, schema)
-    lines += ["", "## plot", "", *row("key", "value", "default", ""), *_study_rows(schema["$defs"]["PlotConfig"], schema)]
+    lines += [
+        "",
+        "## plot",
+        "",
+        *row("key", "value", "default", ""),
+        *_study_rows(schema["$defs"]["PlotConfig"], schema),
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -131,8 +139,8 @@ def _study_rows(section: Schema, root: Schema) -> list[str]:
 def _shipped() -> str:
     lines = [
         *("# Run files that kgen ships", ""),
-        "`kgen run NAME` runs each of them. The header of a file gives the time and the hardware that it needs, and the",
-        "result to expect.",
+        "`kgen run NAME` runs a run file; those of `studies/` are for `kgen sweep`. The header of a file gives the",
+        "time and the hardware that it needs, and the result to expect.",
         "",
     ]
     for name in sorted(shipped()):
