@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kgen.nn import MultiHeadAttention, Upsample
+from kgen.nn import MultiHeadAttention, RematLayer, Upsample
 from kgen_plugin_diffusers.layers import ResnetBlock, Shape, Tensor, conv1x1, group_norm
 from kgen_plugin_diffusers.unet.architecture import Architecture, Stage
 
@@ -72,7 +72,7 @@ class FeedForward(keras.layers.Layer):
         return self.narrow(value * ops.gelu(gate, approximate=False))
 
 
-class TransformerBlock(keras.layers.Layer):
+class TransformerBlock(RematLayer):
     """Self-attention, attention to the text, and a gated hidden layer (`BasicTransformerBlock`).
 
     Args:
