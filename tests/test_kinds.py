@@ -5,12 +5,11 @@ from __future__ import annotations
 import importlib.metadata
 import itertools
 import json
-import re
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import pytest
+from pages import examples, read_page
 
 import kgen
 from kgen import load
@@ -475,7 +474,8 @@ def test_check_show_and_schema_know_a_strangers_parts(kgen, stranger, site) -> N
     shown = kgen("plugins", "show", "diffusion/diffusion", **where).out
     rows = [" ".join(line.split()) for line in shown.splitlines()]
     for row in (
-        "network dit|unet|keras-cv-unet|pointwise|causal | unet-2d-condition dit",
+        "network dit|unet|keras-cv-unet|pointwise|causal | dit-transformer-2d | pixart-transformer-2d | "
+        "unet-2d-condition dit",
         "network.width int (kind: pointwise) 4",
         "network.patch int > 0 (kind: dit) 4",
         'schedule cosine|discrete|karras|linear|rectified-flow|shifted-flow|shifted "rectified-flow"',
@@ -502,9 +502,8 @@ def test_check_show_and_schema_know_a_strangers_parts(kgen, stranger, site) -> N
     )
 
 
-def test_the_example_of_the_readme_adds_a_sampler(site, monkeypatch) -> None:
-    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    (example,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "sample_once" in block)
+def test_the_example_of_the_guide_adds_a_sampler(site, monkeypatch) -> None:
+    (example,) = examples(read_page("docs/guides/plugins/extend.md"), "python", "sample_once")
     site.install("mine", example)
     own = [e for e in importlib.metadata.entry_points(group="kgen") if e.name == "diffusion"]
     found = discover([*own, *site.entry_points()])
