@@ -12,7 +12,7 @@ need no network. It is measured for 1,000 and for 50,000 images.
 
 The exit status is 1 if kgen is slower than torch-fidelity, if the statistics differ, or if the peak grows by more than
 5%. The script needs kgen-plugin-metrics, and the packages torch, torchvision and torch-fidelity. 500 images take five
-minutes on two cores, and 10,000 take an hour or more.
+minutes on two cores, and 10,000 take half an hour or more.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import math
 import random
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,6 +23,7 @@ import numpy as np
 from keras import ops
 
 from kgen.backend.replicas import replica_count, replica_id
+from kgen.backend.steps.micro_batch import current, drawing_for_all
 
 Tensor = Any
 
@@ -62,10 +63,33 @@ class SeedGenerator(keras.random.SeedGenerator):  # type: ignore[misc]
 
     def next(self, ordered: bool = True) -> Tensor:
         seed = super().next(ordered)
+        if (micro_batch := current()) is not None and micro_batch.draws_all:
+            seed = ops.subtract(seed, micro_batch.seed_offset(seed.dtype))
         if replica_count() == 1:
             return seed
         offset = ops.cast(ops.multiply(replica_id(), 1_000_003), seed.dtype)
         return ops.stack([seed[0] + offset, seed[1]])
+
+
+def per_example(draw: Callable[..., Tensor], shape: Sequence[Any], seed: Any) -> Tensor:
+    """Random numbers for each example of a batch, in training.
+
+    With gradient accumulation, a network computes a part of the batch at a time. An example then gets the numbers that
+    it would get if the whole batch was computed at once. Without this function, its numbers would be as random, but
+    others; use it for everything that a loss draws, but not for dropout.
+
+    Args:
+        draw: Function of a shape and `seed`, such as `keras.random.normal`. The first axis is that of the examples.
+        shape: (B, ...), the shape of the result.
+        seed: A `SeedGenerator`.
+
+    Returns:
+        (B, ...).
+    """
+    with drawing_for_all() as micro_batch:
+        if micro_batch is None or not isinstance(seed, SeedGenerator):
+            return draw(tuple(shape), seed=seed)
+        return micro_batch.rows(draw((shape[0] * micro_batch.count, *shape[1:]), seed=seed))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from keras import ops
 
 from kgen import ConditionSpace, Dataset, Decoder, Encoder, Generator, NoiseSpec, SeedGenerator, Space, Strength
 from kgen.contracts.dataset import Split
+from kgen.random import per_example
 
 BFLOAT16 = 2.0**-8
 """The relative error of a number that was rounded to bfloat16, as in the cache of conditions."""
@@ -149,7 +150,7 @@ class Painter(Generator):
         return ops.cast(ops.reshape(self.net(condition["pooled"]), (-1, *self.space.shape)), "float32")
 
     def compute_losses(self, x: Any, condition: dict[str, Any], training: bool) -> dict[str, Any]:
-        noise = self.noise * keras.random.normal(ops.shape(x), seed=self.seed_generator)
+        noise = self.noise * per_example(keras.random.normal, ops.shape(x), self.seed_generator)
         loss = ops.mean(ops.square(x + noise - self.mean(condition)), axis=(1, 2, 3))
         return {"loss": loss, "noise": ops.mean(noise, axis=(1, 2, 3))}
 

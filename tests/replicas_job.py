@@ -2,8 +2,8 @@
 
 Usage: python replicas_job.py DEVICES NOISE FOLDER JOB...
 
-Writes FOLDER/JOB.npz for each job: a mode ("none", "data_parallel" or "multi_worker") and an optimizer, if it is not
-AdamW, as in "none-lion".
+Writes FOLDER/JOB.npz for each job: a mode ("none", "data_parallel" or "multi_worker"), and an optimizer if it is not
+AdamW, as in "none-lion", or a number of micro-batches, as in "none-2".
 """
 
 from __future__ import annotations
@@ -45,10 +45,11 @@ OPTIONS = {"adafactor": {"epsilon_2": 1.0}}
 """Options of optimizers. With its default, Adafactor changes biases, which are 0 at first, by 1e-5 per step or less."""
 
 
-def trained(mode: Any, noise: float, folder: Path, optimizer: str = "adamw") -> dict[str, Any]:
+def trained(mode: Any, noise: float, folder: Path, optimizer: str = "adamw", micro_batches: int = 1) -> dict[str, Any]:
     """The results of the training: weights, their averages, validation losses, images, and noise by replica."""
     distribution = open_distribution(mode)
-    fit = FIT.model_copy(update={"optimizer": ComponentConfig(name=optimizer, options=OPTIONS.get(optimizer, {}))})
+    chosen = ComponentConfig(name=optimizer, options=OPTIONS.get(optimizer, {}))
+    fit = FIT.model_copy(update={"optimizer": chosen, "gradient_accumulation": micro_batches})
     seed_everything(0)
     dataset, encoder = Patterns(), Words()
     encoder.adapt(dataset.captions("train"))
@@ -81,7 +82,8 @@ def sampled(strategy: Any, painter: Painter) -> list[np.ndarray]:
 
 if __name__ == "__main__":
     for job in sys.argv[4:]:
-        mode, _, optimizer = job.partition("-")
+        mode, _, rest = job.partition("-")
         folder = Path(sys.argv[3]) / job
-        found = trained(mode, float(sys.argv[2]), folder, optimizer or "adamw")
+        optimizer, count = ("adamw", int(rest)) if rest.isdigit() else (rest or "adamw", 1)
+        found = trained(mode, float(sys.argv[2]), folder, optimizer, count)
         np.savez(folder.with_suffix(".npz"), tensorflow="tensorflow" in sys.modules, **found)

@@ -78,6 +78,16 @@ def test_two_mirrored_devices_equal_one(one_device: dict[str, Any], tmp_path: Pa
     assert np.abs(first - second).min() > 1e-3  # the replicas sample different noise
 
 
+@on_tensorflow
+@pytest.mark.usefixtures("two_devices")
+def test_two_mirrored_devices_with_gradient_accumulation_equal_one(one_device: dict[str, Any], tmp_path: Path) -> None:
+    two = trained("mirrored", 0.0, tmp_path, micro_batches=2)
+    assert two["replicas"] == 2
+    same(one_device, two)
+    first, second = two["sampled"]
+    assert np.abs(first - second).min() > 1e-3
+
+
 OTHER_OPTIMIZERS = ("adafactor", "lion", "muon")
 
 
@@ -114,11 +124,12 @@ def test_two_workers_equal_one_device(one_device: dict[str, Any], tmp_path: Path
 
 def test_two_jax_devices_equal_one(tmp_path: Path) -> None:
     """One process has two devices. Work that is not distributed uses only the first. TensorFlow is not imported."""
-    modes = ("none", "data_parallel")
-    one, two = results(start("jax", 2, 0.1, tmp_path, *modes), tmp_path, *modes)
-    assert (one["replicas"], two["replicas"]) == (1, 2)
+    modes = ("none", "data_parallel", "data_parallel-2")
+    one, two, in_parts = results(start("jax", 2, 0.1, tmp_path, *modes), tmp_path, *modes)
+    assert (one["replicas"], two["replicas"], in_parts["replicas"]) == (1, 2, 2)
     assert not two["tensorflow"]
     same(one, two)
+    same(one, in_parts)  # also the noise
     validated_alike(one, two, 0.02)  # the filler takes noise too, so that the image's is another
 
 

@@ -60,6 +60,9 @@ class FitConfig(Section):
     """Number of training steps, one batch each."""
     batch_size: PositiveInt = 32
     """Images per step, summed over all replicas and workers."""
+    gradient_accumulation: PositiveInt = 1
+    """Number of micro-batches into which each batch is divided, which needs less memory. A step still is one batch: the
+    weights are updated once, by the gradient of the whole batch."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     """Peak learning rate of the optimizer."""
     learning_rates: dict[Pattern, Annotated[float, Field(gt=0)]] | None = None

@@ -39,8 +39,8 @@ class Generator(Configurable, keras.layers.Layer):  # type: ignore[misc]
     its own name, and passes ``**kwargs`` (Keras's ``name`` and ``dtype``) to ``super().__init__``. `compute_losses`
     creates every weight that `build_pretrained` does not create. A weight that should learn more slowly than the others
     gets an attribute `learning_rate_share`, its share of the learning rate. Random numbers in training come from a
-    `kgen.SeedGenerator`. A layer that assigns to its weights in training does so only if ``self.trainable`` is True,
-    because frozen weights must stay as they are.
+    `kgen.SeedGenerator`, those of a loss through `kgen.random.per_example`. A layer that assigns to its weights in
+    training does so only if ``self.trainable`` is True, because frozen weights must stay as they are.
 
     Args:
         space: The space of the latents to generate.

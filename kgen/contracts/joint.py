@@ -16,7 +16,7 @@ from kgen.contracts.encoder import RESERVED, Condition, Encoder
 from kgen.errors import ConfigError
 from kgen.options import Arguments, Choice
 from kgen.plugins.discovery import component_id, registry
-from kgen.random import SeedGenerator
+from kgen.random import SeedGenerator, per_example
 from kgen.spaces import ConditionSpace
 
 NAMES = ("sequence", "mask", "pooled")
@@ -181,7 +181,7 @@ class Joint(Encoder):
         if not (training and self.rates[index]):
             return condition
         count = ops.shape(condition["mask"])[0]
-        keep = keras.random.uniform((count,), seed=self.seed_generator) >= self.rates[index]  # (B,)
+        keep = per_example(keras.random.uniform, (count,), self.seed_generator) >= self.rates[index]  # (B,)
         return replace_where(keep, condition, self._null_of(index))
 
     def _null_of(self, index: int) -> Condition:

@@ -12,6 +12,8 @@ from kgen.backend.devices import compile_training, shared_batch
 from kgen.backend.gradients import densify
 from kgen.backend.replicas import loggable, replica_count, sum_over_replicas
 from kgen.backend.shapes import by_shape
+from kgen.backend.steps import accumulation
+from kgen.backend.steps.micro_batch import MicroBatch
 from kgen.errors import ConfigError
 
 Tensor = Any
@@ -32,6 +34,7 @@ class LossModel(keras.Model):  # type: ignore[misc]
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
+        self.set_untracked("gradient_accumulation", 1)
         self.trackers: dict[str, keras.metrics.Mean] = {}
 
     def set_untracked(self, name: str, value: Any) -> None:
@@ -63,14 +66,25 @@ class LossModel(keras.Model):  # type: ignore[misc]
         metrics: Any = None,
         weighted_metrics: Any = None,
         jit_compile: bool | str = "auto",
+        *,
+        gradient_accumulation: int = 1,
         **kwargs: Any,
     ) -> None:
         """Compiles as in Keras, but without losses and metrics, and creates the optimizer's variables immediately.
 
-        With "auto", XLA compiles the training step only where that is faster, which excludes TensorFlow on a CPU.
+        Args:
+            optimizer: As in Keras.
+            loss, loss_weights, metrics, weighted_metrics: None, because the parts define the losses.
+            jit_compile: As in Keras. With "auto", XLA compiles the training step only where that is faster, which
+                excludes TensorFlow on a CPU.
+            gradient_accumulation: Number of micro-batches into which `fit` divides each batch. The sum of their
+                gradients, which is the gradient of the whole batch, then updates the weights, in one step. The memory
+                for activations is that of a micro-batch. A batch must have a multiple of this number of examples on
+                each device.
+            **kwargs: As in Keras.
 
         Raises:
-            ConfigError: a loss or metrics are given, but the parts define the losses, which are all reported.
+            ConfigError: a loss or metrics are given; or `gradient_accumulation` is not a positive whole number.
         """
         given = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics, "weighted_metrics": weighted_metrics}
         if found := [name for name, value in given.items() if value is not None]:
@@ -79,6 +93,9 @@ class LossModel(keras.Model):  # type: ignore[misc]
                 "compute_losses, and reports whatever else that returns. Leave it out; to change the loss, set the "
                 "part's options, or override compute_losses"
             )
+        if type(gradient_accumulation) is not int or gradient_accumulation < 1:
+            raise ConfigError(f"gradient_accumulation must be a positive whole number, not {gradient_accumulation!r}")
+        self.set_untracked("gradient_accumulation", gradient_accumulation)
         if jit_compile == "auto" and not compile_training():
             jit_compile = False
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
@@ -92,7 +109,8 @@ class LossModel(keras.Model):  # type: ignore[misc]
             ConfigError: `class_weight` is given, or `sample_weight` is given without a batch of arrays.
         """
         _refuse_classes(class_weight)
-        return super().fit(_filled(_weighted(x, sample_weight)), *args, **kwargs)
+        batch = _filled(_weighted(x, sample_weight), self.gradient_accumulation)
+        return super().fit(batch, *args, **kwargs)
 
     def evaluate(
         self,
@@ -111,12 +129,21 @@ class LossModel(keras.Model):  # type: ignore[misc]
         _refuse_classes(class_weight)
         return super().train_on_batch(*args, **kwargs)
 
+    def train_step(self, *arguments: Any) -> Any:
+        """Trains one step, as in Keras, or in micro-batches."""
+        if self.gradient_accumulation == 1:
+            return super().train_step(*arguments)
+        return accumulation.train_step(self, self.share, self.gradient_accumulation, *arguments)
+
     def make_train_function(self, force: bool = False) -> None:
         """Makes the training function. Unlike Keras's, it compiles one program for each shape of a batch."""
         if force or self.train_function is None:  # type: ignore[has-type]
             super().make_train_function(force)
             whole = self.train_function  # type: ignore[has-type]
-            self.train_function = by_shape(self, whole, self.train_step)
+            if self.gradient_accumulation > 1 and keras.backend.backend() == "tensorflow":
+                self.train_function = accumulation.train_function(self, self.share, self.gradient_accumulation)
+            else:
+                self.train_function = by_shape(self, whole, self.train_step)
 
     def make_test_function(self, force: bool = False) -> None:
         """Makes the test function. Unlike Keras's, it compiles one program for each shape of a batch."""
@@ -146,6 +173,14 @@ class LossModel(keras.Model):  # type: ignore[misc]
         total = ops.maximum(sum_over_replicas(ops.sum(weight)), keras.config.epsilon())
         return ops.sum(weight * y_pred["loss"]) / total + added
 
+    def share(self, batch: Any, sample_weight: Any, micro_batch: MicroBatch) -> Tensor | float:
+        """A micro-batch's share of the weights of a batch's examples, and thus of the loss of the batch."""
+        weight = _weight(batch, sample_weight)
+        if weight is None:
+            return 1.0 / micro_batch.count
+        total = ops.maximum(sum_over_replicas(ops.sum(weight)), keras.config.epsilon())
+        return sum_over_replicas(ops.sum(micro_batch.rows(weight))) / total
+
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Tensor]:
         return loggable(super().compute_metrics(x, y, y_pred, sample_weight))
 
@@ -159,12 +194,15 @@ def _weighted(batch: Any, sample_weight: Any) -> Any:
     return {**batch, WEIGHT: sample_weight}
 
 
-def _filled(batch: Any) -> Any:
-    """Pads arrays so that the rows, also of the last batch, divide evenly among devices. Padding has weight 0."""
+def _filled(batch: Any, micro_batches: int = 1) -> Any:
+    """Pads arrays so that the rows, also of the last batch, divide evenly among devices and micro-batches.
+
+    Padding has weight 0.
+    """
     if not isinstance(batch, dict):
         return batch
     count = len(keras.tree.flatten(batch)[0])
-    if not count or (size := shared_batch(count)) == count:
+    if not count or (size := shared_batch(-(-count // micro_batches)) * micro_batches) == count:
         return batch
     batch = {WEIGHT: np.ones(count, np.float32), **batch}
     rows = np.arange(size)

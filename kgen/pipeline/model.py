@@ -41,7 +41,7 @@ from kgen.pipeline.prompts import (
 )
 from kgen.pipeline.sampler import Sampler, latent_type, noise_spec, resized, validate_options
 from kgen.pixels import floats, to_uint8
-from kgen.random import SeedGenerator, interpolate, noise_keys, sample
+from kgen.random import SeedGenerator, interpolate, noise_keys, per_example, sample
 
 Tensor = Any
 Batch = dict[str, Any]
@@ -149,7 +149,7 @@ class Pipeline(SavedInFolders, LossModel):
 
     def _drop(self, condition: Condition) -> Condition:
         count = ops.shape(condition["mask"])[0]
-        keep = keras.random.uniform((count,), seed=self.seed_generator) >= self.condition_dropout  # (B,)
+        keep = per_example(keras.random.uniform, (count,), self.seed_generator) >= self.condition_dropout  # (B,)
         return replace_where(keep, condition, self.null_condition())
 
     def inputs(self, images: np.ndarray | Sequence[np.ndarray], captions: Sequence[Any] | None = None) -> Batch:

@@ -171,7 +171,7 @@ def _build(
         raise ConfigError(f"{part}: several workers train no {part}: train it in a run with another 'distribute'")
     for fit in (config.fit, config.encoder.fit, config.decoder.fit):
         if fit is not None:
-            distribution.check_batch(fit.batch_size)
+            distribution.check_batch(fit.batch_size, fit.gradient_accumulation)
     seed_everything(config.seed)
     with distribution.scope():
         data = experiment.stages.get("encoder", experiment.dataset)

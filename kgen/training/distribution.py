@@ -41,9 +41,16 @@ class Distribution:
     def is_chief(self) -> bool:
         return self.worker == 0
 
-    def check_batch(self, batch_size: int) -> None:
+    def check_batch(self, batch_size: int, micro_batches: int) -> None:
+        """Raises ConfigError if devices and micro-batches cannot have equal parts of a batch."""
         if batch_size % self.replicas:
             raise ConfigError(f"fit.batch_size: {batch_size} must be a multiple of the {self.replicas} devices")
+        if batch_size % (self.replicas * micro_batches):
+            raise ConfigError(
+                f"fit.batch_size: {batch_size} must be a multiple of {self.replicas * micro_batches}: "
+                f"fit.gradient_accumulation divides it into {micro_batches} micro-batches"
+                + (f" on each of {self.replicas} devices" if self.replicas > 1 else "")
+            )
 
     def feed(self, batches: Any) -> Any:
         """The data for `fit`: each worker reads its part of every batch. For one worker, Keras splits the batches."""

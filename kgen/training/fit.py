@@ -43,7 +43,8 @@ def compile_model(model: LossModel, fit: FitConfig) -> None:
     """Compiles a model with the optimizer of `fit`. Raises ConfigError if its options do not suit the weights."""
     total = fit.steps if fit.schedule == "cosine" else None
     schedule = WarmUp(fit.learning_rate, fit.warmup_steps, total)
-    model.compile(optimizer=make_optimizer(fit.optimizer.choice, schedule, clip_norm=fit.clip_norm, average=fit.ema))
+    optimizer = make_optimizer(fit.optimizer.choice, schedule, clip_norm=fit.clip_norm, average=fit.ema)
+    model.compile(optimizer, gradient_accumulation=fit.gradient_accumulation)
 
 
 def train(
@@ -77,7 +78,7 @@ def train(
     Raises:
         RunError: the loss became NaN or infinite; the last good checkpoint is kept.
     """
-    distribution.check_batch(fit.batch_size)
+    distribution.check_batch(fit.batch_size, fit.gradient_accumulation)
     checkpoints = Checkpoints(folder / "checkpoints", fit.keep)
     start = checkpoints.restore(model, fit.steps)
 

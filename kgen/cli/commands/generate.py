@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from kgen.contracts.generator import Generator
+    from kgen.pipeline.model import Pipeline
 
 EXAMPLE = "Example: kgen generate runs/quickstart 'red heart' 'blue circle' -n 4 --set steps=20 -o hearts.png"
 
@@ -69,6 +71,16 @@ SizeOption = Annotated[
         help="Height and width of the images in pixels, such as 96x64. Default: those of the training.",
     ),
 ]
+LoraOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora",
+        metavar="FILE[:SCALE]",
+        help="Add a LoRA file to the weights, such as the lora.safetensors of a run. SCALE is the share that is added. "
+        "Default: 1; repeatable.",
+        show_default=False,
+    ),
+]
 OutputOption = Annotated[
     str | None,
     typer.Option(
@@ -100,15 +112,16 @@ def command(
     blend: BlendOption = None,
     scale: ScaleOption = None,
     size: SizeOption = None,
+    lora: LoraOption = None,
     output: OutputOption = None,
 ) -> None:
     """Generate images from prompts with a trained pipeline."""
     prompts, paths = prompts or [], image or []
-    alone = {"mask": mask, "strength": strength, "size": size, "shared-noise": shared_noise or None}
+    alone = {"mask": mask, "strength": strength, "size": size, "shared-noise": shared_noise or None, "lora": lora}
     _check_images(prompts, paths, bool(blend), {name: value for name, value in alone.items() if value is not None})
     require_text(prompts)
     require_directory(run)
-    shape = None if size is None else _parsed_size(size)
+    shape, loras = None if size is None else _parsed_size(size), [_parsed_lora(text) for text in lora or ()]
     if blend:
         target = _Target(output if output is not None else "blend.png", [f"{x:g}" for x in blend] * number, "blend")
         _generate_between(run, paths, blend, prompts, number, seed, settings or (), scale, target)
@@ -121,27 +134,35 @@ def command(
     load_backend()
     from kgen.config import sampling_options
     from kgen.contracts.inputs import input_key
-    from kgen.pipeline.loading import load
     from kgen.pipeline.prompts import parse_prompts
     from kgen.random import noise_keys
 
-    pipeline = load(run)
+    pipeline = _loaded(run, loras)
     options = sampling_options(settings or (), type(pipeline.generator), type(pipeline.decoder))
     height, width, channels = pipeline.decoder.image_space.shape
     source = _source(paths[0], mask, shape or (height, width), channels) if paths else {}
-    source |= _strength(strength, pipeline.generator)
+    source |= {"size": shape, **_strength(strength, pipeline.generator)}
     inputs = parse_prompts(pipeline.encoder, prompts)
-    source |= {"size": shape}
     images = pipeline.generate(inputs, n=number, seed=seed, shared_noise=shared_noise, **source, **options)
     facts = {"seed": str(seed), "model": run.resolve().name, "options": json.dumps(options)}
-    facts |= {"shared_noise": "true"} if shared_noise else {}
-    facts |= {} if size is None else {"size": size}
-    facts |= {} if scale is None else {"scale": str(scale)}
+    given = {"shared_noise": "true" if shared_noise else None, "size": size, "scale": scale, "mask": mask}
+    given["lora"] = "; ".join(f"{file}:{share:g}" for file, share in loras) or None
+    facts |= {name: str(value) for name, value in given.items() if value is not None}
     facts |= {"image": str(paths[0]), "strength": "" if strength is None else str(strength)} if paths else {}
-    facts |= {} if mask is None else {"mask": str(mask)}
     keys = [input_key(prompt) for prompt in inputs]
     copies = [copy for _, copy, *_ in noise_keys(keys, [seed] * len(prompts), number, shared_noise)]
     target.write(images, copies, number if number > 1 else 0, facts, scale)
+
+
+def _loaded(run: Path, loras: Sequence[tuple[Path, float]]) -> Pipeline:
+    """The pipeline of a run, to whose weights LoRA files are added, each with its scale."""
+    from kgen.parts.lora_files import load_lora
+    from kgen.pipeline.loading import load
+
+    pipeline = load(run)
+    for file, scale in loras:
+        load_lora(pipeline, file, scale=scale)
+    return pipeline
 
 
 def _check_images(prompts: Sequence[str], images: Sequence[Path], blend: bool, others: Mapping[str, Any]) -> None:
@@ -244,6 +265,18 @@ def _parsed_size(text: str) -> tuple[int, int]:
     if found is None:
         raise ConfigError(f"--size {text}: must be the height and the width in pixels, such as 96x64")
     return int(found[1]), int(found[2])
+
+
+def _parsed_lora(text: str) -> tuple[Path, float]:
+    """The file of "FILE" or "FILE:SCALE", and the scale. Raises ConfigError if there is no such file."""
+    name, _, number = text.rpartition(":")
+    path, scale = Path(text), 1.0
+    if name and not path.exists():  # a path may contain colons
+        with contextlib.suppress(ValueError):
+            path, scale = Path(name), float(number)
+    if not path.exists():
+        raise ConfigError(f"--lora {text}: there is no file {path}; write FILE or FILE:SCALE, as in x.safetensors:0.8")
+    return path, scale
 
 
 def _source(image: Path, mask: Path | None, shape: tuple[int, int], channels: int) -> dict[str, Any]:

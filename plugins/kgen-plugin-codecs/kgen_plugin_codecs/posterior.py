@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from kgen.random import per_example
+
 Tensor = Any
 
 LOG_VARIANCE = (-30.0, 20.0)
@@ -31,7 +33,7 @@ class Posterior(NamedTuple):
 
     def sample(self, seed: Any) -> Tensor:
         """One sample (B, h, w, C)."""
-        noise = keras.random.normal(ops.shape(self.mean), seed=seed)
+        noise = per_example(keras.random.normal, ops.shape(self.mean), seed)
         return self.mean + ops.exp(0.5 * self.log_variance) * noise
 
     def kl(self) -> Tensor:

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from kgen import SeedGenerator
+from kgen.random import per_example
 from kgen_plugin_codecs.discriminator import Discriminator, DiscriminatorNetwork, hinge
 from kgen_plugin_codecs.perceptual import Perceptual, feature_distance
 from kgen_plugin_codecs.reconstruction import Name, reconstruction_loss
@@ -104,7 +105,7 @@ class ReconstructionLoss(keras.layers.Layer):
 
     def _measure(self, images: Tensor, made: Tensor) -> None:
         """Updates the running means with this step's squared gradients."""
-        moved = made + STEP * keras.random.normal(ops.shape(made), seed=self.seed_generator)
+        moved = made + STEP * per_example(keras.random.normal, ops.shape(made), self.seed_generator)
         functions = (lambda x: self._weighted(self._distances(images, x)), self._adversarial)
         for variable, function in zip(self.gradients, functions, strict=True):
             slope = (function(moved) - function(made)) / STEP  # (B,)

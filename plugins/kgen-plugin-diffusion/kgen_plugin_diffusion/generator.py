@@ -25,7 +25,7 @@ from kgen import (
 )
 from kgen.nn import threshold_dynamically
 from kgen.options import Static, is_static, plain
-from kgen.random import normal
+from kgen.random import normal, per_example
 from kgen_plugin_diffusion import weightings
 from kgen_plugin_diffusion.bound import END_LOG_SNR, variational_bound
 from kgen_plugin_diffusion.guidance import NoiseInterval, is_inside, lead_away
@@ -143,7 +143,7 @@ class Diffusion(Generator):
         x = ops.cast(x, "float32")
         count = ops.shape(x)[0]
         t = self.times.sample(count, self.seed_generator)  # (B,)
-        eps = keras.random.normal(ops.shape(x), seed=self.seed_generator)
+        eps = per_example(keras.random.normal, ops.shape(x), self.seed_generator)
         sigma_t = self._schedule.sigma(t)
         axes = tuple(range(1, len(x.shape)))
         alpha, sigma = (ops.expand_dims(v, axes) for v in (self._schedule.alpha(t), sigma_t))  # (B, 1, ...)

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 from pydantic import Field
 
+from kgen.random import per_example
 from kgen_plugin_diffusion.schedules import RHO, SIGMA_MAX, SIGMA_MIN
 
 Tensor = Any
@@ -29,9 +30,8 @@ class Uniform:
     def sample(self, count: Tensor, seed: Any) -> Tensor:
         """Samples times (count,) in [0, 1]."""
         if not self.stratified:
-            return keras.random.uniform((count,), seed=seed)
-        offset = keras.random.uniform((1,), seed=seed)
-        return (offset + ops.arange(count, dtype="float32") / ops.cast(count, "float32")) % 1.0
+            return per_example(keras.random.uniform, (count,), seed)
+        return per_example(_evenly_spread, (count,), seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class LogitNormal:
     std: Annotated[float, Field(gt=0)] = 1.0
 
     def sample(self, count: Tensor, seed: Any) -> Tensor:
-        return ops.sigmoid(self.mean + self.std * keras.random.normal((count,), seed=seed))
+        return ops.sigmoid(self.mean + self.std * per_example(keras.random.normal, (count,), seed))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +55,16 @@ class LogNormal:
     std: Annotated[float, Field(gt=0)] = 1.2
 
     def sample(self, count: Tensor, seed: Any) -> Tensor:
-        sigma = ops.exp(self.mean + self.std * keras.random.normal((count,), seed=seed))
+        sigma = ops.exp(self.mean + self.std * per_example(keras.random.normal, (count,), seed))
         low, high = SIGMA_MIN ** (1 / RHO), SIGMA_MAX ** (1 / RHO)
         return ops.clip((sigma ** (1 / RHO) - low) / (high - low), 0.0, 1.0)
 
 
 Times = Annotated[Uniform | LogitNormal | LogNormal, Field(discriminator="kind")]
+
+
+def _evenly_spread(shape: tuple[Any], seed: Any) -> Tensor:
+    """Times (count,) at equal distances in [0, 1), with a random offset."""
+    (count,) = shape
+    offset = keras.random.uniform((1,), seed=seed)
+    return (offset + ops.arange(count, dtype="float32") / ops.cast(count, "float32")) % 1.0

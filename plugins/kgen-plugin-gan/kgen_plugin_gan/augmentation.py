@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from kgen import SeedGenerator
+from kgen.random import per_example
 
 Tensor = Any
 
@@ -29,7 +30,7 @@ def augment(images: Tensor, policies: Sequence[Policy], seed: SeedGenerator) -> 
 
 
 def _uniform(images: Tensor, seed: SeedGenerator) -> Tensor:
-    return keras.random.uniform((ops.shape(images)[0], 1, 1, 1), seed=seed)  # (B, 1, 1, 1)
+    return per_example(keras.random.uniform, (ops.shape(images)[0], 1, 1, 1), seed)  # (B, 1, 1, 1)
 
 
 def _color(images: Tensor, seed: SeedGenerator) -> Tensor:

@@ -10,6 +10,7 @@ from keras import ops
 from pydantic import Field, PositiveInt
 
 from kgen import ConditionSpace, Generator, NoiseSpec, SeedGenerator, Space, SpaceError
+from kgen.random import per_example
 from kgen_plugin_gan.augmentation import Policy, augment
 from kgen_plugin_gan.networks import DiscriminatorNetwork, GeneratorNetwork
 from kgen_plugin_gan.objectives import Name, Scores, discriminator_loss, generator_loss, gradient_penalty
@@ -106,7 +107,7 @@ class GAN(Generator):
         examples.
         """
         x, text = ops.cast(x, "float32"), ops.cast(condition["pooled"], "float32")
-        z = keras.random.normal((ops.shape(x)[0], self.latent_dim), seed=self.seed_generator)  # (B, Z)
+        z = per_example(keras.random.normal, (ops.shape(x)[0], self.latent_dim), self.seed_generator)  # (B, Z)
         generated = self.generator(z, ops.stop_gradient(text))
         discriminator, penalty, real = self._discriminate(x, ops.stop_gradient(generated), text, training)
         fake = self._frozen_score(self._augment(generated), ops.stop_gradient(text))
@@ -125,7 +126,7 @@ class GAN(Generator):
         wrong_text = ops.roll(text, 1, axis=0)
         matched = ops.cast(ops.any(ops.abs(wrong_text - text) > 1e-6, axis=-1), "float32")  # (B,)
         images = self._augment(ops.concatenate([x, generated]))  # (2B, H, W, C)
-        noise = keras.random.normal(ops.shape(images), seed=self.seed_generator)
+        noise = per_example(keras.random.normal, ops.shape(images), self.seed_generator)
         images = ops.concatenate([images, images + self.penalty_distance * noise])  # (4B, H, W, C)
         texts = ops.concatenate([ops.stack([text, wrong_text], axis=1)] * 4)  # (4B, 2, P)
         scores = self.discriminator(images, texts, training=training)  # (4B, 2)

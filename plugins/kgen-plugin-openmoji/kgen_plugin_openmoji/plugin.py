@@ -12,3 +12,6 @@ def kgen_components(registry: kgen.Registrar) -> None:
     registry.dataset(
         "openmoji", "kgen_plugin_openmoji.dataset:OpenMoji", summary="1,900 captioned emoji, in several languages"
     )
+    registry.dataset(
+        "noto-emoji", "kgen_plugin_openmoji.noto:NotoEmoji", summary="The same emoji, drawn by Noto Color Emoji"
+    )

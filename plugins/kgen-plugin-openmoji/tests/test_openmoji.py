@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from kgen_plugin_openmoji import dataset as module
+from kgen_plugin_openmoji import emoji_dataset as module
 from kgen_plugin_openmoji.dataset import OpenMoji
 
 from kgen import DataError

@@ -12,7 +12,7 @@ from keras import ops
 from pydantic import Field
 
 from kgen import ConditionSpace, Generator, NoiseSpec, OneOf, Samples, SeedGenerator, Space, SpaceError
-from kgen.random import normal, uniform
+from kgen.random import normal, per_example, uniform
 from kgen_plugin_realnvp import dequantization as dq
 from kgen_plugin_realnvp.bijections import Logit
 from kgen_plugin_realnvp.couplings import Convolutional, Coupling
@@ -110,8 +110,8 @@ class RealNVP(Generator):
     def _training_noise(self, x: Tensor) -> Tensor | None:
         if self.dequantizer is None:
             return None
-        sample = keras.random.uniform if self.dequantizer.noise == "uniform" else keras.random.normal
-        return sample(ops.shape(x), seed=self.seed_generator)
+        draw = keras.random.uniform if self.dequantizer.noise == "uniform" else keras.random.normal
+        return per_example(draw, ops.shape(x), self.seed_generator)
 
     def _measure(self, y: Tensor, condition: Condition) -> None:
         """Sets every `ActNorm` to the statistics of the first batch (Kingma and Dhariwal 2018, section 3.1)."""

@@ -11,6 +11,7 @@ from pydantic import Field, PositiveInt
 
 from kgen import ConditionSpace, NoiseSpec, SeedGenerator, Space, SpaceError, Steps
 from kgen.nn import UNetLayer, check_levels, depth_to_space, sinusoidal, space_to_depth, threshold_dynamically
+from kgen.random import per_example
 from kgen_plugin_superres import process
 from kgen_plugin_superres.resize import agree, enlarge
 from kgen_plugin_superres.small_image import Factor, SmallImage
@@ -121,12 +122,12 @@ class DiffusionUpscaler(SmallImage):
         """Returns the weighted squared error of the predicted image at one noise level per example: (B,)."""
         images = ops.cast(images, "float32")
         count, small = ops.shape(images)[0], self.encode(images)
-        t = keras.random.uniform((count, 1, 1, 1), seed=self.seed_generator)
-        eps = keras.random.normal(ops.shape(images), seed=self.seed_generator)
+        t = per_example(keras.random.uniform, (count, 1, 1, 1), self.seed_generator)
+        eps = per_example(keras.random.normal, ops.shape(images), self.seed_generator)
         alpha, sigma = process.levels(t)
         noisy = alpha * images + sigma * eps
-        level = self.augmentation * keras.random.uniform((count,), seed=self.seed_generator)
-        noise = keras.random.normal(ops.shape(small), seed=self.seed_generator)
+        level = self.augmentation * per_example(keras.random.uniform, (count,), self.seed_generator)
+        noise = per_example(keras.random.normal, ops.shape(small), self.seed_generator)
         given = self._given(small, noise, level)
         found = self._image(noisy, given, ops.reshape(t, (-1,)), level, condition, training)
         return {"loss": ops.mean(process.weight(t) * ops.square(found - images), axis=(1, 2, 3))}

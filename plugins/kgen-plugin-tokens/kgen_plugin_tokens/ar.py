@@ -12,6 +12,7 @@ from pydantic import Field, PositiveInt
 
 from kgen import ConditionSpace, Generator, Guidance, NoiseSpec, OneOf, SeedGenerator, Space
 from kgen.options import Static
+from kgen.random import per_example
 from kgen_plugin_tokens.causal import CausalModel
 from kgen_plugin_tokens.lengths import (
     END,
@@ -98,7 +99,8 @@ class Autoregressive(Generator):
             return {"loss": -log_p / self.space.size} | ({} if length is None else {"length": -length})
         order = ops.convert_to_tensor(self._order)
         if self.order == "random":
-            order = _permutations(keras.random.uniform((ops.shape(x)[0], self.space.size), seed=self.seed_generator))
+            numbers = per_example(keras.random.uniform, (ops.shape(x)[0], self.space.size), self.seed_generator)
+            order = _permutations(numbers)
         return {"loss": -self._log_likelihood(x, order, condition, training) / self.space.size}
 
     def _log_likelihood(self, x: Tensor, order: Tensor, condition: Condition, training: bool = False) -> Tensor:

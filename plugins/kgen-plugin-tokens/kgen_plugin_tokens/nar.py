@@ -23,7 +23,7 @@ from kgen import (
     part,
 )
 from kgen.options import Static
-from kgen.random import uniform
+from kgen.random import per_example, uniform
 from kgen_plugin_tokens.bidirectional import MaskedModel, any_order_bound, masked_loss
 from kgen_plugin_tokens.lengths import (
     END,
@@ -134,9 +134,9 @@ class NonAutoregressive(Generator):
     def _corrupted(self, tokens: Tensor, there: Tensor | None) -> tuple[Tensor, Tensor]:
         """Replaces some tokens (B, N), of those `there`, by random ones. Also returns which: (B, N) bool."""
         least = 0 if there is None else 1  # not the end token
-        numbers = keras.random.uniform((2, *ops.shape(tokens)), seed=self.seed_generator)
-        other = least + ops.cast(numbers[0] * (self.model.vocabulary - least), "int32")
-        wrong = numbers[1] < self.corruption
+        numbers = per_example(_two_uniform, ops.shape(tokens), self.seed_generator)  # (B, 2, N)
+        other = least + ops.cast(numbers[:, 0] * (self.model.vocabulary - least), "int32")
+        wrong = numbers[:, 1] < self.corruption
         wrong = wrong if there is None else ops.logical_and(wrong, there)
         return ops.where(wrong, other, tokens), wrong
 
@@ -252,6 +252,11 @@ class NonAutoregressive(Generator):
         return self.lengths.log_probability(lengths_of(tokens), condition) + bound
 
 
+def _two_uniform(shape: tuple[Any, ...], seed: Any) -> Tensor:
+    """Two uniform numbers for each token of (B, N): (B, 2, N)."""
+    return ops.moveaxis(keras.random.uniform((2, *shape), seed=seed), 0, 1)
+
+
 def random_mask(
     tokens: Tensor, schedule: Schedule | str, seed: SeedGenerator, allowed: np.ndarray | Tensor | None = None
 ) -> Tensor:
@@ -265,8 +270,8 @@ def random_mask(
         (B, N) bool. At least one place per row is masked if any is allowed.
     """
     batch, size = ops.shape(tokens)[0], tokens.shape[1]
-    share = part("tokens.schedule", schedule)(keras.random.uniform((batch, 1), seed=seed), ops)  # (B, 1)
-    place = keras.random.uniform((batch, size), seed=seed)
+    share = part("tokens.schedule", schedule)(per_example(keras.random.uniform, (batch, 1), seed), ops)  # (B, 1)
+    place = per_example(keras.random.uniform, (batch, size), seed)
     if allowed is None:
         return ops.cast(ranks(place), "float32") < ops.maximum(ops.ceil(share * size), 1.0)
     allowed = ops.reshape(ops.convert_to_tensor(allowed), (-1, size))  # (B or 1, N)

@@ -19,6 +19,7 @@ from pydantic import Field
 
 from kgen import ConditionSpace, Decoder, Encoder, Guidance, NoiseSpec, OneOf, SeedGenerator, Space, Steps
 from kgen.options import Static
+from kgen.random import per_example
 from kgen_plugin_unclip.embedding import ImageEmbedding
 from kgen_plugin_unclip.vectors import to_length
 
@@ -162,9 +163,9 @@ class EmbeddingDecoder(Decoder):
         text = ops.ones_like(embedding[:, 0])
         if training:
             count, null = ops.shape(embedding)[0], ops.cast(self.null_embedding, "float32")
-            given = keras.random.uniform((count, 1), seed=self.seed_generator) >= self.embedding_dropout
+            given = per_example(keras.random.uniform, (count, 1), self.seed_generator) >= self.embedding_dropout
             embedding = ops.where(given, embedding, null)
-            kept = keras.random.uniform((count,), seed=self.seed_generator) >= self.text_dropout
+            kept = per_example(keras.random.uniform, (count,), self.seed_generator) >= self.text_dropout
             text = ops.cast(kept, "float32")
         return self.diffusion.compute_losses(images, self.joined(embedding, condition, text), training=training)
 

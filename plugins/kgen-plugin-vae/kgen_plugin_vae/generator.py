@@ -11,7 +11,7 @@ from keras import ops
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from kgen import ConditionSpace, Generator, NoiseSpec, OneOf, Samples, SeedGenerator, Space, SpaceError
-from kgen.random import normal, uniform
+from kgen.random import normal, per_example, uniform
 from kgen_plugin_vae.bound import importance_weighted_bound
 from kgen_plugin_vae.latents import total_kl
 from kgen_plugin_vae.networks import Network
@@ -118,10 +118,11 @@ class VAE(Generator):
         """
         x = ops.cast(x, "float32")
         count = ops.shape(x)[0]
-        noise = [keras.random.normal((count, *shape), seed=self.seed_generator) for shape in self.latent_shapes]
+        draw, seed = keras.random.normal, self.seed_generator
+        noise = [per_example(draw, (count, *shape), seed) for shape in self.latent_shapes]
         parameters, latents = self.top_down(noise, condition, self.bottom_up(x, condition))
         if self._observation.dither:
-            x = x + self._observation.dither * (keras.random.uniform(ops.shape(x), seed=self.seed_generator) - 0.5)
+            x = x + self._observation.dither * (per_example(keras.random.uniform, ops.shape(x), seed) - 0.5)
         reconstruction = -self._observation.log_prob(parameters, x)
         kl = total_kl(latents)
         cost = total_kl(latents, self.free_bits) if self.free_bits else kl
