@@ -217,12 +217,11 @@ def test_packages_pass_the_linters(name: str, tmp_path: Path) -> None:
         pytest.importorskip(tool)
     for kind in kinds_with_templates():
         package = new_plugin(name, kind, tmp_path / kind)
-        rules = ["--select", "B,C4,E,F,I,N,RUF,SIM,UP,W", "--no-cache"]
+        config = ["--config-file", ROOT / "pyproject.toml", "--allow-subclassing-any", "--cache-dir", tmp_path / "mypy"]
         for command in (
-            ["ruff", "check", *rules, package],
+            ["ruff", "check", "--select", "B,C4,E,F,I,N,RUF,SIM,UP,W", "--no-cache", package],
             ["ruff", "format", "--check", "--no-cache", package],
-            ["mypy", "--config-file", ROOT / "pyproject.toml", "--allow-subclassing-any", "--cache-dir", tmp_path]
-            + [package / f"kgen_plugin_{name}"],
+            ["mypy", *config, package / f"kgen_plugin_{name}"],
         ):
             done = subprocess.run([sys.executable, "-m", *map(str, command)], capture_output=True, text=True)
             assert done.returncode == 0, f"{kind}: {done.stdout}{done.stderr}"

@@ -21,7 +21,7 @@ def command(
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", metavar="FILE", help="The file to write.", show_default="the last part of NAME, with .yaml"
+            "-o", "--output", metavar="FILE", help="The file to write.", show_default="the last part of NAME and .yaml"
         ),
     ] = None,
 ) -> None:
