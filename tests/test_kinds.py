@@ -475,7 +475,8 @@ def test_check_show_and_schema_know_a_strangers_parts(kgen, stranger, site) -> N
     shown = kgen("plugins", "show", "diffusion/diffusion", **where).out
     rows = [" ".join(line.split()) for line in shown.splitlines()]
     for row in (
-        "network dit|unet|keras-cv-unet|pointwise|causal | unet-2d-condition dit",
+        "network dit|unet|keras-cv-unet|pointwise|causal | dit-transformer-2d | pixart-transformer-2d | "
+        "unet-2d-condition dit",
         "network.width int (kind: pointwise) 4",
         "network.patch int > 0 (kind: dit) 4",
         'schedule cosine|discrete|karras|linear|rectified-flow|shifted-flow|shifted "rectified-flow"',

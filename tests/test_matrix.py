@@ -57,6 +57,7 @@ ELSEWHERE = {
     "kgen/joint",
     "clip/text",
     "diffusers/autoencoder-kl",
+    "diffusers/class-label",
     "diffusers/vq-model",
     "keras-cv/clip-text",
     "keras-cv/stable-diffusion",

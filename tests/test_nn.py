@@ -199,6 +199,8 @@ def test_grid_positions_are_those_of_diffusers():
     embeddings = pytest.importorskip("diffusers.models.embeddings")
     expected = embeddings.get_2d_sincos_pos_embed(32, (4, 4), base_size=4, output_type="pt").numpy()
     np.testing.assert_allclose(grid_positions(4, 4, 32), expected, atol=1e-5)
+    expected = embeddings.get_2d_sincos_pos_embed(32, (3, 5), base_size=4, interpolation_scale=2.5).numpy()
+    np.testing.assert_allclose(grid_positions(3, 5, 32, (4 / 3 / 2.5, 4 / 5 / 2.5)), expected, atol=1e-5)
     wide = grid_positions(2, 3, 16)
     np.testing.assert_array_equal(wide[:3, :8], wide[3:, :8])  # the same columns in both rows
     np.testing.assert_array_equal(wide[:3, :8], sequence_positions(3, 8))

@@ -32,12 +32,13 @@ def sequence_positions(length: int, dim: int) -> np.ndarray:
     return _waves(np.arange(length, dtype=np.float32), dim)
 
 
-def grid_positions(height: int, width: int, dim: int) -> np.ndarray:
+def grid_positions(height: int, width: int, dim: int, spacing: tuple[float, float] = (1.0, 1.0)) -> np.ndarray:
     """Position embeddings of a grid, row by row: half of the features for the column, half for the row (MAE, He 2022).
 
     Args:
         height, width: Size of the grid.
         dim: Number of features, a multiple of 4.
+        spacing: Distances between two rows, and between two columns.
 
     Returns:
         (height * width, dim) float32.
@@ -45,7 +46,8 @@ def grid_positions(height: int, width: int, dim: int) -> np.ndarray:
     if dim % 4:
         raise ValueError(f"positions on a grid need a width that is a multiple of 4, not {dim}")
     rows, columns = np.indices((height, width), dtype=np.float32).reshape(2, -1)
-    return np.concatenate([_waves(columns, dim // 2), _waves(rows, dim // 2)], axis=1)
+    vertical, horizontal = spacing
+    return np.concatenate([_waves(columns * horizontal, dim // 2), _waves(rows * vertical, dim // 2)], axis=1)
 
 
 def _waves(positions: np.ndarray, dim: int) -> np.ndarray:

@@ -25,13 +25,21 @@ class Folder:
         cls: The name of the model's class in diffusers.
         parts: The names that the model may have in a pipeline.
         variant: The variant of the weights, such as "fp16"; None: the files without a variant.
+        earlier: The names that the class had in earlier versions of diffusers.
 
     Raises:
         ConfigError: there is no such model.
     """
 
-    def __init__(self, path: str, cls: str, parts: tuple[str, ...], variant: str | None = None) -> None:
-        self.cls, self.variant = cls, variant
+    def __init__(
+        self,
+        path: str,
+        cls: str,
+        parts: tuple[str, ...],
+        variant: str | None = None,
+        earlier: tuple[str, ...] = (),
+    ) -> None:
+        self.cls, self.variant, self.earlier = cls, variant, earlier
         self.path = _part(Path(path).expanduser(), parts)
 
     def config(self) -> Section:
@@ -40,7 +48,7 @@ class Folder:
         Raises:
             ConfigError: it is missing or damaged, or that of another model.
         """
-        return read_config(self.path, self.cls)
+        return read_config(self.path, self.cls, *self.earlier)
 
     def files(self) -> list[Path]:
         """The files of the weights.
@@ -77,10 +85,10 @@ class Folder:
             tensors.fill(weights, {path: source(path, variable) for path, variable in weights.items()})
 
 
-def read_config(folder: Path, cls: str) -> Section:
-    """The configuration in a folder; see `Folder.config`."""
+def read_config(folder: Path, *classes: str) -> Section:
+    """The configuration in a folder, of a model of one of the classes; see `Folder.config`."""
     config = Section.of_file(folder / CONFIG)
-    config.one_of("_class_name", {cls: None})
+    config.one_of("_class_name", dict.fromkeys(classes))
     config.ignore(*WITHOUT_EFFECT)
     return config
 

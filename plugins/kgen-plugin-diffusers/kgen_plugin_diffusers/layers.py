@@ -1,10 +1,14 @@
-"""The layers of diffusers' autoencoders and U-Nets. Their attributes have the names of its modules, to find weights."""
+"""The layers that diffusers' models share. Their attributes have the names of its modules, to find weights."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import keras
+import numpy as np
 from keras import ops
 
 from kgen.nn import GroupNorm, MultiHeadAttention, Upsample, conv3x3
@@ -160,3 +164,90 @@ class Blocks(keras.layers.Layer):
         for layer in (*self.upsamplers, *self.downsamplers):
             x = layer(x)  # (B, h', w', channels)
         return x
+
+
+MAX_PERIOD = 10_000.0
+"""The longest period of a sine, in units of 2 pi (Ho et al. 2020)."""
+
+
+def waves(numbers: Tensor, features: int, shift: float = 0.0, cosines_first: bool = True) -> Tensor:
+    """Sines and cosines of numbers: (B,) -> (B, features) float32.
+
+    Args:
+        numbers: (B,).
+        features: Number of features, which must be even.
+        shift: The frequencies are ``MAX_PERIOD ** (-i / (features / 2 - shift))``.
+        cosines_first: Whether the cosines precede the sines.
+    """
+    half = features // 2
+    frequencies = np.exp(-math.log(MAX_PERIOD) * np.arange(half) / (half - shift)).astype("float32")
+    angles = ops.cast(numbers, "float32")[:, None] * ops.convert_to_tensor(frequencies)  # (B, features / 2)
+    both = [ops.sin(angles), ops.cos(angles)]
+    return ops.concatenate(both[::-1] if cosines_first else both, axis=-1)
+
+
+class Embedding(keras.layers.Layer):
+    """Two dense layers (`TimestepEmbedding`, `PixArtAlphaTextProjection`).
+
+    Args:
+        units: Number of features of the output.
+        activation: The activation between them.
+    """
+
+    def __init__(self, units: int, activation: Callable[[Tensor], Tensor] = ops.silu, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.activation = activation
+        self.linear_1, self.linear_2 = (
+            keras.layers.Dense(units, dtype=self.dtype_policy, name=f"linear_{number}") for number in (1, 2)
+        )
+
+    def build(self, x_shape: Shape) -> None:
+        self.linear_1.build(x_shape)
+        self.linear_2.build((*x_shape[:-1], self.linear_1.units))
+
+    def call(self, x: Tensor) -> Tensor:
+        """(..., F) -> (..., units)."""
+        return self.linear_2(self.activation(self.linear_1(x)))
+
+
+gelu = partial(ops.gelu, approximate=False)
+gelu_tanh = partial(ops.gelu, approximate=True)
+
+ACTIVATIONS: Mapping[str, tuple[bool, Callable[[Tensor], Tensor]]] = {
+    "gelu": (False, gelu),
+    "gelu-approximate": (False, gelu_tanh),
+    "geglu": (True, gelu),
+    "swiglu": (True, ops.silu),
+    "linear-silu": (False, ops.silu),
+}
+"""diffusers' names of activations: whether a second half of the hidden layer is a gate (Shazeer 2020), and what is
+computed of the hidden layer, or of its gate."""
+
+
+class FeedForward(keras.layers.Layer):
+    """A hidden layer of four times the width (`FeedForward`).
+
+    Args:
+        activation: A name in `ACTIVATIONS`.
+    """
+
+    def __init__(self, activation: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.gated, self.activation = ACTIVATIONS[activation]
+
+    def build(self, x_shape: Shape) -> None:
+        width = x_shape[-1]
+        assert width is not None
+        hidden = 4 * width
+        self.widen = keras.layers.Dense(2 * hidden if self.gated else hidden, dtype=self.dtype_policy, name="widen")
+        self.narrow = keras.layers.Dense(width, dtype=self.dtype_policy, name="narrow")
+        self.widen.build(x_shape)
+        self.narrow.build((*x_shape[:-1], hidden))
+
+    def call(self, x: Tensor) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
+        y = self.widen(x)  # (B, N, 4C), or (B, N, 8C) with a gate
+        if not self.gated:
+            return self.narrow(self.activation(y))
+        value, gate = ops.split(y, 2, axis=-1)  # (B, N, 4C) each
+        return self.narrow(value * self.activation(gate))

@@ -18,6 +18,7 @@ MODULES = {
     "attn2/q": ("attn2.to_q",),
     "attn2/kv": ("attn2.to_k", "attn2.to_v"),
     "attn2/out": ("attn2.to_out.0",),
+    "class_embedder": ("class_embedder.embedding_table",),
     "ff/widen": ("ff.net.0.proj",),
     "ff/narrow": ("ff.net.2",),
 }
@@ -42,16 +43,21 @@ def source(path: str, variable: Any) -> Source:
     for ending, names in MODULES.items():
         if f"/{owner}".endswith(f"/{ending}"):
             modules = [f"{owner.removesuffix(ending)}{name}" for name in names]
-    names = tuple(f"{module.replace('/', '.')}.{KINDS.get(kind, kind)}" for module in modules)
+    names = tuple(f"{module}/{KINDS.get(kind, kind)}".lstrip("/").replace("/", ".") for module in modules)
     if kind != "kernel":
         return Source(names)
     return Source(names, "convolution" if len(variable.shape) == 4 else "transposed")
 
 
-def lora_names(network: keras.layers.Layer) -> LoraNames:
-    """The names of the layers of a U-Net in LoRA files."""
+def lora_names(network: keras.layers.Layer, component: str) -> LoraNames:
+    """The names of a network's layers in LoRA files.
+
+    Args:
+        network: The network, whose attributes have the names of diffusers' modules.
+        component: Its name in a pipeline: "unet" or "transformer".
+    """
     kernels = {path: weight for path, weight in weight_paths(network).items() if path.endswith("/kernel")}
-    return LoraNames({path: source(path, weight) for path, weight in kernels.items()}, "unet", "lora_unet")
+    return LoraNames({path: source(path, weight) for path, weight in kernels.items()}, component, f"lora_{component}")
 
 
 def current_name(name: str) -> str:

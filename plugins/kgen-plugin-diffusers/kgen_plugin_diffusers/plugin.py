@@ -1,4 +1,4 @@
-"""Registers the plugin's decoders and networks."""
+"""Registers the plugin's encoder, decoders and networks."""
 
 from __future__ import annotations
 
@@ -29,6 +29,19 @@ def kgen_components(registry: kgen.Registrar) -> None:
         f"{HERE}.unet.options:UNet",
         summary="A published U-Net: those of Stable Diffusion 1, 2 and XL",
     )
+    registry.add(
+        "diffusion.network",
+        "dit-transformer-2d",
+        f"{HERE}.transformer.options:DiT",
+        summary="A published transformer of classes: DiT",
+    )
+    registry.add(
+        "diffusion.network",
+        "pixart-transformer-2d",
+        f"{HERE}.transformer.options:PixArt",
+        summary="A published transformer of texts: PixArt-alpha and PixArt-sigma",
+    )
+    registry.encoder("class-label", f"{HERE}.transformer.labels:ClassLabel", summary="The classes of a published DiT")
     registry.kind(
         "diffusers.model", f"{HERE}.exchange.model:convert", summary="Parts that 'kgen export' writes for diffusers"
     )
@@ -40,15 +53,21 @@ def kgen_components(registry: kgen.Registrar) -> None:
     )
     registry.add(
         "diffusers.model",
-        "published-unet",
-        f"{HERE}.exchange.conversions:from_published_unet",
-        summary="Generators with the network unet-2d-condition",
+        "published-network",
+        f"{HERE}.exchange.conversions:from_published_network",
+        summary="Generators with the networks unet-2d-condition, dit-transformer-2d and pixart-transformer-2d",
     )
     registry.add(
         "diffusers.model",
         "kl-autoencoder",
         f"{HERE}.exchange.codec:from_kl_autoencoder",
         summary="The decoder codecs/kl-autoencoder, if all of its stages have the same number of channels",
+    )
+    registry.add(
+        "diffusers.model",
+        "dit",
+        f"{HERE}.exchange.conversions:from_dit",
+        summary="The network dit of kgen-plugin-diffusion, with the reason why diffusers cannot hold it",
     )
 
 

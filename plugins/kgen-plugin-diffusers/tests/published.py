@@ -30,6 +30,23 @@ TINY_UNET: dict[str, Any] = {
 }
 """Options of a U-Net like that of Stable Diffusion 1."""
 
+TINY_DIT: dict[str, Any] = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 6,
+    "num_layers": 2,
+    "sample_size": 8,
+    "out_channels": 8,
+}
+"""Options of a transformer like DiT or PixArt."""
+
+TINY_OF: dict[str, dict[str, Any]] = {
+    "UNet2DConditionModel": TINY_UNET,
+    "DiTTransformer2DModel": {**TINY_DIT, "num_embeds_ada_norm": 5},
+    "PixArtTransformer2DModel": {**TINY_DIT, "cross_attention_dim": 12, "caption_channels": 7},
+    "Transformer2DModel": {**TINY_DIT, "in_channels": 4, "patch_size": 2, "num_embeds_ada_norm": 5},
+}
+"""Options of each class; an autoencoder has `TINY`."""
+
 LENGTH = 20
 """Number of tokens per text."""
 
@@ -37,13 +54,20 @@ LENGTH = 20
 def random_model(cls: str, **options: Any) -> Any:
     """A model of which no weight is zero or one, because that would hide weights that were swapped."""
     torch.manual_seed(0)
-    tiny = TINY_UNET if cls == "UNet2DConditionModel" else TINY
-    model = getattr(diffusers, cls)(**{**tiny, **options}).eval()
+    model = getattr(diffusers, cls)(**{**TINY_OF.get(cls, TINY), **options}).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.ndim == 1:
                 weight.copy_(torch.randn_like(weight) * 0.3 + ("norm" in name and name.endswith("weight")))
     return model
+
+
+def random_vae() -> Any:
+    """An autoencoder whose decoded numbers are mostly inside of their range."""
+    vae = random_model("AutoencoderKL")
+    with torch.no_grad():
+        vae.decoder.conv_out.weight.mul_(0.1)
+    return vae
 
 
 def random_pipeline(xl: bool = False) -> Any:
@@ -53,9 +77,7 @@ def random_pipeline(xl: bool = False) -> Any:
     tokenizer = transformers.CLIPTokenizer(
         vocab={word: number for number, word in enumerate(words)}, merges=[], model_max_length=LENGTH
     )
-    vae = random_model("AutoencoderKL")
-    with torch.no_grad():
-        vae.decoder.conv_out.weight.mul_(0.1)
+    vae = random_vae()
     noise = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
     text = random_text(len(words), TINY_UNET["cross_attention_dim"])
     if not xl:

@@ -115,6 +115,8 @@ class Diffusion(Generator):
         if not getattr(self.network, "any_shape", False):
             super().check_space(space)
         self.network.check(space)
+        if isinstance(self.model, Pretrained):
+            self.model.check_space(space)
 
     # ---- files ----------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from kgen import ConfigError
 from kgen.pretrained import Section
 from kgen_plugin_diffusers.autoencoder import PretrainedAutoencoder
-from kgen_plugin_diffusers.exchange.stable_diffusion import latent_lines, latent_side, used_parts
+from kgen_plugin_diffusers.exchange.latents import IMAGES
+from kgen_plugin_diffusers.exchange.stable_diffusion import unet_latents
+from kgen_plugin_diffusers.exchange.transformers import transformer_latents
 from kgen_plugin_diffusers.folder import CONFIG, PIPELINE, Folder
 from kgen_plugin_diffusers.kl import AutoencoderKL
 from kgen_plugin_diffusers.vq import VQModel
@@ -27,8 +29,8 @@ MIN_LATENT = 8
 def run_file(folder: Path) -> str:
     """The text of a run file whose decoder is the autoencoder in a folder.
 
-    If the folder is that of Stable Diffusion 1, 2 or XL, the encoder and the generator are its own, too; otherwise they
-    are examples. The data are an example, too.
+    If the folder is that of a pipeline whose generator kgen reads, the encoder and the generator are its own, too;
+    otherwise they are examples. The data are an example, too.
 
     Args:
         folder: The folder of a model, or of a pipeline with one.
@@ -43,22 +45,22 @@ def run_file(folder: Path) -> str:
         raise ConfigError(f"{folder} holds no model that kgen can use ({there}): it uses {' and '.join(DECODERS)}")
     name, decoder, generator = DECODERS[found]
     model = decoder.architecture_class.read(Folder(str(folder), found, decoder.parts).config())
-    used = used_parts(classes)
-    others = [
-        f"# kgen does not use {part}: {cls}\n" for part, cls in classes.items() if cls != found and part not in used
-    ]
-    if used:
-        examples, rest = "The images are an example", latent_lines(folder, used[2:], model.network.factor)
-        size = latent_side(folder) * model.network.factor
+    factor = model.network.factor
+    latents = unet_latents(folder, classes, factor) or transformer_latents(folder, classes, factor)
+    if latents is not None:
+        examples, rest, size = "The images are an example", latents.lines(folder), latents.side * factor
+        used, notes, images = latents.used, latents.notes, latents.images
     else:
-        examples = "The images, the encoder and the generator are examples"
-        size = max(64, MIN_LATENT * model.network.factor)
+        examples, used, notes = "The images, the encoder and the generator are examples", (), ()
+        images = IMAGES
+        size = max(64, MIN_LATENT * factor)
         rest = f"encoder: text/transformer\ngenerator: {generator}\nfit: {{steps: 10000}}\n"
+    others = [f"kgen does not use {part}: {cls}" for part, cls in classes.items() if cls != found and part not in used]
     return (
         f"# {found} of diffusers. {examples}: choose yours.\n"
-        + "".join(others)
+        + "".join(f"# {line}\n" for line in (*others, *notes))
         + f"name: {_slug(folder.resolve().name)}\n"
-        f"data: {{name: openmoji, size: {size}}}\n"
+        f"data: {{{images}, size: {size}}}\n"
         f"decoder: {{name: diffusers/{name}, pretrained: {json.dumps(str(folder))}}}\n{rest}"
     )
 

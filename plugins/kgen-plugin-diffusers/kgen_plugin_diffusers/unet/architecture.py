@@ -102,7 +102,7 @@ class Architecture:
         modulation: Whether the time is added to the input of each second convolution, or scales and shifts it.
         padding: Whether a downsampling pads 1 on all sides, or else at the right and the bottom.
         cosines_first: Whether the cosines of the time precede its sines.
-        shift: A shift of the frequencies of these: see `layers.waves`.
+        shift: A shift of the frequencies of these: see `kgen_plugin_diffusers.layers.waves`.
         added: SDXL's embedding of the pooled text and the sizes; None: there is none.
     """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -11,65 +10,11 @@ import numpy as np
 from keras import ops
 
 from kgen.nn import MultiHeadAttention, Upsample
-from kgen_plugin_diffusers.layers import ResnetBlock, Shape, Tensor, conv1x1, group_norm
+from kgen_plugin_diffusers.layers import FeedForward, ResnetBlock, Shape, Tensor, conv1x1, group_norm
 from kgen_plugin_diffusers.unet.architecture import Architecture, Stage
 
 TRANSFORMER_EPSILON = 1e-5
 """The number that the layer normalizations add to the variance."""
-
-MAX_PERIOD = 10_000.0
-"""The longest period of a sine, in units of 2 pi (Ho et al. 2020)."""
-
-
-def waves(numbers: Tensor, features: int, model: Architecture) -> Tensor:
-    """Sines and cosines of numbers: (B,) -> (B, features) float32.
-
-    Their frequencies are ``MAX_PERIOD ** (-i / (features / 2 - shift))``, with the shift of the model.
-    """
-    half = features // 2
-    frequencies = np.exp(-math.log(MAX_PERIOD) * np.arange(half) / (half - model.shift)).astype("float32")
-    angles = ops.cast(numbers, "float32")[:, None] * ops.convert_to_tensor(frequencies)  # (B, features / 2)
-    both = [ops.sin(angles), ops.cos(angles)]
-    return ops.concatenate(both[::-1] if model.cosines_first else both, axis=-1)
-
-
-class Embedding(keras.layers.Layer):
-    """Two dense layers (`TimestepEmbedding`).
-
-    Args:
-        units: Number of features of the output.
-    """
-
-    def __init__(self, units: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.linear_1, self.linear_2 = (
-            keras.layers.Dense(units, dtype=self.dtype_policy, name=f"linear_{number}") for number in (1, 2)
-        )
-
-    def build(self, x_shape: Shape) -> None:
-        self.linear_1.build(x_shape)
-        self.linear_2.build((*x_shape[:-1], self.linear_1.units))
-
-    def call(self, x: Tensor) -> Tensor:
-        """(B, F) -> (B, units)."""
-        return self.linear_2(ops.silu(self.linear_1(x)))
-
-
-class FeedForward(keras.layers.Layer):
-    """A gated hidden layer of four times the width (GEGLU, Shazeer 2020)."""
-
-    def build(self, x_shape: Shape) -> None:
-        width = x_shape[-1]
-        assert width is not None
-        self.widen = keras.layers.Dense(8 * width, dtype=self.dtype_policy, name="widen")
-        self.narrow = keras.layers.Dense(width, dtype=self.dtype_policy, name="narrow")
-        self.widen.build(x_shape)
-        self.narrow.build((*x_shape[:-1], 4 * width))
-
-    def call(self, x: Tensor) -> Tensor:
-        """(B, N, C) -> (B, N, C)."""
-        value, gate = ops.split(self.widen(x), 2, axis=-1)  # (B, N, 4C) each
-        return self.narrow(value * ops.gelu(gate, approximate=False))
 
 
 class TransformerBlock(keras.layers.Layer):
@@ -89,7 +34,7 @@ class TransformerBlock(keras.layers.Layer):
         self.attn1, self.attn2 = (
             MultiHeadAttention(heads, use_bias=False, dtype=policy, name=f"attn{number}") for number in (1, 2)
         )
-        self.ff = FeedForward(dtype=policy, name="ff")
+        self.ff = FeedForward("geglu", dtype=policy, name="ff")
 
     def build(self, x_shape: Shape, text_shape: Shape) -> None:
         for layer in (self.norm1, self.norm2, self.norm3, self.attn1, self.ff):

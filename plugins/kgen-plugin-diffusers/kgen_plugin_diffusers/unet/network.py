@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import keras
@@ -10,9 +11,9 @@ from keras import ops
 
 from kgen import SpaceError
 from kgen.nn import conv3x3
-from kgen_plugin_diffusers.layers import Shape, Tensor, group_norm
+from kgen_plugin_diffusers.layers import Embedding, Shape, Tensor, group_norm, waves
 from kgen_plugin_diffusers.unet.architecture import SIZES, Architecture
-from kgen_plugin_diffusers.unet.layers import Blocks, Embedding, waves
+from kgen_plugin_diffusers.unet.layers import Blocks
 
 
 class UNetNetwork(keras.layers.Layer):
@@ -108,11 +109,12 @@ class UNetNetwork(keras.layers.Layer):
     def _embedding(self, x: Tensor, time: Tensor, pooled: Tensor) -> Tensor:
         """silu of the embedding of the time, and of SDXL's sizes and pooled text: (B, E)."""
         model = self.model
-        embedding = self.time_embedding(waves(time, model.stages[0].channels, model))  # (B, E)
+        embed = partial(waves, shift=model.shift, cosines_first=model.cosines_first)
+        embedding = self.time_embedding(embed(time, model.stages[0].channels))  # (B, E)
         if self.add_embedding is not None and model.added is not None:
             height, width = (float(side * self.factor) for side in x.shape[1:3])
             sizes = ops.convert_to_tensor([height, width, 0.0, 0.0, height, width])
-            features = ops.reshape(waves(sizes, model.added.features, model), (1, -1))  # (1, 6F)
+            features = ops.reshape(embed(sizes, model.added.features), (1, -1))  # (1, 6F)
             own = ops.cast(pooled[:, -model.added.pooled :], "float32")  # (B, P)
             features = ops.broadcast_to(features, (ops.shape(own)[0], features.shape[-1]))
             embedding = embedding + self.add_embedding(ops.concatenate([own, features], axis=-1))

@@ -55,6 +55,9 @@ class Pretrained(Protocol):
             SpaceError: the network does not fit such latents or conditions.
         """
 
+    def check_space(self, space: Space) -> None:
+        """Raises SpaceError if the built network, as the files describe it, does not fit latents of this size."""
+
     def save_assets(self, path: str | Path) -> None:
         """Writes what was read from the files, except weights, to a folder."""
 

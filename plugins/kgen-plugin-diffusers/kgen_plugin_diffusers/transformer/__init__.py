@@ -1,0 +1,1 @@
+"""Published transformers: DiT and PixArt."""
