@@ -207,7 +207,7 @@ def _plugins(report: Report, taken: Collection[str]) -> None:
 
 
 def _contents(origin: Provenance) -> str:
-    """The number of components of a plugin by kind: "generator (1), diffusion.sampler (12)"."""
+    """The number of components of a plugin by kind: "generator (1), myplugin.sampler (12)"."""
     counts = Counter(c.kind for c in registry().components.values() if c.origin == origin)
     order = sorted(counts, key=lambda kind: (KINDS.index(kind) if kind in KINDS else len(KINDS), kind))
     return ", ".join(f"{kind} ({counts[kind]})" for kind in order) or "no components"
