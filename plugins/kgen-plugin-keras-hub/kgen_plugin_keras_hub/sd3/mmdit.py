@@ -135,6 +135,12 @@ class MMDiTLayer(keras.layers.Layer):
         }
         return ops.cast(self.network(given, training=training), "float32")
 
+    def check_space(self, space: Space) -> None:
+        """Raises SpaceError if the patches or positions do not fit latents of this size."""
+        self.read()
+        assert self._sizes is not None
+        self._sizes.check(space.shape)
+
     def save_assets(self, path: str | Path) -> None:
         """Writes the sizes."""
         assert self._sizes is not None
