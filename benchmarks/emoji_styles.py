@@ -2,7 +2,7 @@
 
     kgen run configs/quickstart.yaml
     kgen run configs/openmoji-lora.yaml
-    kgen run configs/openmoji-lora.yaml --set fit.lora=null --set learning_rate=5.0e-4 --out runs/openmoji-full
+    kgen run configs/openmoji-lora.yaml --set fit.lora=null --set fit.learning_rate=5.0e-4 --out runs/openmoji-full
     python benchmarks/emoji_styles.py runs/quickstart runs/openmoji-lora runs/openmoji-full [--output FILE.png]
 
 Every model generates one image of each of the quickstart's 57 prompts, with the same noise. The script compares an
