@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from kgen.parts.freezing import freeze
     from kgen.parts.initial import init_weights
     from kgen.parts.lora import add_lora, merge_lora
-    from kgen.parts.lora_files import convert_lora, load_lora, save_lora
+    from kgen.parts.lora_files import convert_lora, init_lora, load_lora, save_lora
     from kgen.parts.saving import save
     from kgen.pipeline.assembly import assemble
     from kgen.pipeline.decoding.variations import Variations
@@ -74,6 +74,7 @@ _LAZY = {
     "add_lora": "kgen.parts.lora",
     "merge_lora": "kgen.parts.lora",
     "convert_lora": "kgen.parts.lora_files",
+    "init_lora": "kgen.parts.lora_files",
     "load_lora": "kgen.parts.lora_files",
     "save_lora": "kgen.parts.lora_files",
     "freeze_layer": "kgen.backend.attributes",
@@ -156,6 +157,7 @@ __all__ = [
     "freeze_layer",
     "hookimpl",
     "image_embedder",
+    "init_lora",
     "init_weights",
     "is_static",
     "latents_of",

@@ -1,4 +1,4 @@
-"""LoRA files at the command line."""
+"""LoRA files at the command line of `kgen generate`, and at the start of a training."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
-from kgen import add_lora, load, load_lora, save_lora
+from kgen import ConfigError, add_lora, init_lora, load, load_lora, merge_lora, save_lora, weight_paths
 from kgen.config import RunConfig
-from kgen.runs.run import run
+from kgen.experiments.directory import RunDirectory
+from kgen.runs.run import check, run
 
 pytestmark = pytest.mark.portable
 
@@ -76,3 +77,73 @@ def test_generate_refuses_lora_that_it_cannot_use(kgen: Any, base: Path, files: 
     ):
         kgen("generate", base, "red", *given, "-o", "red.png", cwd=tmp_path).refuses(problem)
     assert not (tmp_path / "red.png").exists()
+
+
+# ---- at the start of a training ----------------------------------------------------------------------------------
+
+
+def config(base: Path, file: Path, steps: int = 2, **lora: Any) -> RunConfig:
+    """Fine-tuning that changes nothing, because its learning rate is as good as zero."""
+    lora = {"rank": 2, "targets": ["generator/*"], "from": str(file), **lora}
+    fit = {**CONFIG["fit"], "steps": steps, "learning_rate": 1e-30, "checkpoint_every": 2, "lora": lora}
+    return RunConfig.from_dict({**CONFIG, "init": str(base), "fit": fit})
+
+
+def test_a_run_starts_from_a_lora_file(base: Path, files: list[Path], tmp_path: Path) -> None:
+    file, logged = tmp_path / "lora.safetensors", list[str]()
+    file.write_bytes(files[0].read_bytes())
+    run(config(base, file), tmp_path / "run", log=logged.append)
+    assert f"the LoRA of 2 dense layers comes from {file}" in logged
+    assert RunDirectory(tmp_path / "run").read_manifest()["init"]["lora"] == {"from": str(file), "fresh": []}
+    expected = load_file(file)
+
+    def unchanged() -> None:
+        found = load_file(tmp_path / "run" / "lora.safetensors")
+        assert found.keys() == expected.keys()
+        for name, array in found.items():
+            np.testing.assert_allclose(array, expected[name], rtol=1e-6, err_msg=name)
+
+    unchanged()
+    file.unlink()  # the run does not need it any more
+    run(config(base, file, 4), tmp_path / "run", log=lambda line: None)
+    unchanged()
+
+
+def test_factors_start_with_the_product_of_a_file(base: Path, files: list[Path], tmp_path: Path) -> None:
+    pipeline, other = load(base), load(base)
+    load_lora(pipeline, files[0])
+    add_lora(other, 2, alpha=0.5, targets=["generator/*"])
+    assert init_lora(other, files[0]) == ["generator/net/dense/kernel", "generator/net/dense_1/kernel"]
+    merge_lora(other)
+    expected = weight_paths(pipeline, pipeline.weights)
+    for path, weight in weight_paths(other, other.weights).items():
+        np.testing.assert_allclose(weight.numpy(), expected[path].numpy(), rtol=1e-5, atol=1e-6, err_msg=path)
+
+
+def test_a_training_refuses_lora_that_it_cannot_use(base: Path, files: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"fit\.lora: .*kernel' has the rank 2, but the LoRA of the model has the rank 3"
+    ):
+        check(config(base, files[0], rank=3))
+    with pytest.raises(ConfigError, match=r"'generator/net/dense_1/kernel' has no LoRA in the model: choose 'targets'"):
+        check(config(base, files[0], targets=["generator/net/dense"]))
+    with pytest.raises(ConfigError, match=r"fit\.lora: none: there is no such file or folder"):
+        check(config(base, Path("none")))
+    with pytest.raises(ConfigError, match="the model has no LoRA that could start from a file"):
+        init_lora(load(base), files[0])
+    pipeline = load(base)
+    add_lora(pipeline, 2)
+    stray = tmp_path / "stray.safetensors"
+    factors = {f"generator/other/lora_kernel_{factor}": np.zeros((2, 2), np.float32) for factor in "ab"}
+    save_file(factors, stray, {"rank": "2", "alpha": "2.0"})
+    with pytest.raises(ConfigError, match="'generator/other/kernel': the model has no such layer"):
+        init_lora(pipeline, stray)
+    save_file(
+        {name.replace("other", "net/dense"): array for name, array in factors.items()},
+        stray,
+        {"rank": "2", "alpha": "2.0"},
+    )
+    with pytest.raises(
+        ConfigError, match=r"has factors of \(2, 2\) and \(2, 2\), but those of the model are of \(8, 2\) and \(2, 16"
+    ):
+        init_lora(pipeline, stray)

@@ -45,12 +45,20 @@ def as_sources(value: Any) -> Any:
 class LoraConfig(Section):
     """Low-rank adaptation (LoRA, Hu et al. 2022), which only trains two small factors beside each kernel."""
 
+    model_config = pydantic.ConfigDict(populate_by_name=True)
+
     rank: PositiveInt
     """Rank of the factors, such as 8. Fused projections, such as queries, keys and values, have separate factors."""
     alpha: Annotated[float, Field(gt=0)] | None = None
     """The product of the factors is multiplied by alpha / rank; null: by 1."""
     targets: Annotated[Patterns, Field(min_length=1)] = ("*",)
     """Patterns of the paths of kernels of dense layers, such as `generator/*/attention`, which includes projections."""
+    source: str | None = Field(None, alias="from")
+    """A LoRA file with which the training of the factors starts, such as the lora.safetensors of a run; null: the
+    product of the factors is zero at first."""
+
+    def dump(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", by_alias=True)
 
 
 class FitConfig(Section):
@@ -110,7 +118,8 @@ class FitConfig(Section):
     def dump(self) -> dict[str, Any]:
         """Returns the section as plain data, in the form of a run file."""
         components = {"optimizer": self.optimizer.dump(), "callbacks": [each.dump() for each in self.callbacks]}
-        return {**self.model_dump(mode="json"), **components}
+        lora = None if self.lora is None else self.lora.dump()
+        return {**self.model_dump(mode="json"), **components, "lora": lora}
 
 
 class SampleConfig(Section):

@@ -1,20 +1,27 @@
-"""Starts the training of a pipeline, or of its encoder or decoder, from saved weights: `init` in a run file."""
+"""Starts the training of a pipeline, or of its encoder or decoder, from saved weights or from a LoRA file.
+
+These are `init` and `fit.lora.from` in a run file.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kgen.config import InitConfig
+import keras
+
+from kgen.config import FitConfig, InitConfig
 from kgen.config.staged import STAGED
 from kgen.contracts.decoder import Decoder
 from kgen.contracts.encoder import Encoder, trained_before
 from kgen.errors import ConfigError, KgenError
 from kgen.experiments.directory import RunDirectory
 from kgen.parts.initial import InitialWeights, assign_weights
+from kgen.parts.lora import lora_kernels
+from kgen.parts.lora_files import init_lora, require_lora
 from kgen.parts.saving import decoder_weights, encoder_weights, saved_weights, with_paths
 from kgen.parts.sources import WeightSource, load_assets, takes_assets
 from kgen.pipeline.model import Pipeline
@@ -29,14 +36,34 @@ MAX_NAMED = 10
 
 
 @dataclass(frozen=True)
+class LoraStart:
+    """The LoRA file with which a training starts.
+
+    Args:
+        file: The file, or a folder of PEFT.
+        taken: The paths of the kernels whose factors are from it.
+        fresh: Those of the kernels whose factors are new.
+    """
+
+    file: Path
+    taken: Sequence[str]
+    fresh: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Start:
     """The weights with which a training starts.
 
     Args:
         sources: The sources, each with the paths of its weights.
+        lora: The LoRA file; None: there is none.
     """
 
-    sources: Sequence[tuple[WeightSource, InitialWeights]]
+    sources: Sequence[tuple[WeightSource, InitialWeights]] = ()
+    lora: LoraStart | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.sources) or self.lora is not None
 
     @property
     def fresh(self) -> list[str]:
@@ -55,6 +82,9 @@ class Start:
             if self.sources and paths:
                 more = f", and {len(paths) - MAX_NAMED:,} more" if len(paths) > MAX_NAMED else ""
                 yield f"{len(paths):,} {what}: {', '.join(paths[:MAX_NAMED])}{more}"
+        if self.lora is not None:
+            new = f"; that of {len(self.lora.fresh):,} others is new" if self.lora.fresh else ""
+            yield f"the LoRA of {len(self.lora.taken):,} dense layers comes from {self.lora.file}{new}"
 
     def describe(self) -> dict[str, Any]:
         """The entry of the manifest."""
@@ -62,7 +92,8 @@ class Start:
             {"from": str(source.path), "step": _step(source), "weights": source.digest, "taken": len(weights.taken)}
             for source, weights in self.sources
         ]
-        return {"sources": sources, "fresh": self.fresh, "unused": self._unused()}
+        lora = None if self.lora is None else {"from": str(self.lora.file), "fresh": list(self.lora.fresh)}
+        return {"sources": sources, "fresh": self.fresh, "unused": self._unused(), **({"lora": lora} if lora else {})}
 
     def _unused(self) -> list[str]:
         return sorted({path for _, weights in self.sources for path in weights.unused})
@@ -107,6 +138,35 @@ def load_initial_decoder(sources: Sequence[InitConfig], decoder: Decoder) -> Sta
     weights, groups = decoder_weights(decoder), {"decoder": decoder.inference_weights}
     migrate = lambda arrays: positions_became_paths(arrays, groups, weights)  # noqa: E731
     return _load("decoder.init", sources, weights, migrate, stages=("decoder",))
+
+
+def with_initial_lora(start: Start, key: str, fit: FitConfig, model: keras.Model) -> Start:
+    """Loads the factors of the LoRA file that `fit.lora.from` names into a model with LoRA.
+
+    Args:
+        start: The other weights with which the training starts.
+        key: The key of `fit` in the run file, such as "decoder.fit".
+        fit: The settings of the training.
+        model: The model.
+
+    Returns:
+        The start with the LoRA file, if there is one.
+
+    Raises:
+        ConfigError, RunError: see `kgen.init_lora`.
+    """
+    if fit.lora is None or fit.lora.source is None:
+        return start
+    with _naming(f"{key}.lora"):
+        taken = init_lora(model, fit.lora.source)
+    return replace(start, lora=LoraStart(Path(fit.lora.source), taken, sorted(lora_kernels(model).keys() - {*taken})))
+
+
+def check_initial_lora(key: str, fit: FitConfig | None) -> None:
+    """Raises an error if the LoRA file of a later training does not exist, or cannot be read."""
+    if fit is not None and fit.lora is not None and fit.lora.source is not None:
+        with _naming(f"{key}.lora"):
+            require_lora(fit.lora.source)
 
 
 def _has_stage(encoder: Encoder) -> bool:

@@ -81,6 +81,12 @@ def lora_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
     return [layer for layer in _flat(model) if isinstance(layer, LAYERS) and layer.lora_enabled]
 
 
+def lora_kernels(model: keras.layers.Layer) -> dict[str, keras.layers.Layer]:
+    """The layers of a model that have LoRA, by the paths of their kernels."""
+    paths = {id(weight): path for path, weight in weight_paths(model, model.weights).items()}
+    return {paths[id(layer._kernel)]: layer for layer in lora_layers(model)}
+
+
 def merge_lora(model: keras.layers.Layer) -> int:
     """Adds the product of the factors to each kernel, and removes the factors.
 

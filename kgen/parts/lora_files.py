@@ -18,9 +18,10 @@ import numpy as np
 
 from kgen.backend.variables import copied
 from kgen.errors import ConfigError, RunError
-from kgen.parts.lora import FACTORS, forget_programs, is_factor, lora_layers, product
+from kgen.parts.lora import FACTORS, forget_programs, is_factor, lora_kernels, lora_layers, product
 from kgen.plugins.hookspecs import API
 from kgen.pretrained.lora import Factors, Form, HasLoraNames, LoraNames, modules, read_lora, unknown, write_lora
+from kgen.pretrained.tensors import Source
 from kgen.storage.paths import weight_paths
 from kgen.storage.weights import Arrays, read_arrays, read_metadata, save_variables
 
@@ -104,14 +105,70 @@ def load_lora(model: keras.Model, path: str | Path, *, scale: float = 1.0) -> li
         raise ConfigError("the model has LoRA that is being trained: put it into the kernels first, kgen.merge_lora")
     if not math.isfinite(scale):
         raise ConfigError(f"the scale of LoRA must be a finite number, not {scale}")
-    file = Path(path)
-    if not file.exists():
-        raise ConfigError(f"{file}: there is no such file or folder")
+    file = _existing(path)
     changes = _own_changes(model, file) if _is_own(file) else _published_changes(model, file)
     for weight, change in changes.values():
         weight.assign((copied(weight) + scale * change).astype(copied(weight).dtype))
     forget_programs(model)
     return sorted(changes)
+
+
+def init_lora(model: keras.Model, path: str | Path) -> list[str]:
+    """Starts the training of the LoRA that `add_lora` has added from the LoRA of a file.
+
+    If alpha differs, the second factor is scaled, so that the product of the factors is that of the file.
+
+    Args:
+        model: A `Pipeline`, or one part, with LoRA. For kgen's own files, it must be what was trained.
+        path: A file of kgen, diffusers or kohya-ss, or a folder of PEFT.
+
+    Returns:
+        The paths of the kernels whose factors are those of the file. The product of all others stays zero.
+
+    Raises:
+        ConfigError: the model has no LoRA; a tensor of the file is not used; or it has another rank or shape. No weight
+            is changed then.
+        RunError: the file cannot be read.
+    """
+    layers = lora_kernels(model)
+    if not layers:
+        raise ConfigError("the model has no LoRA that could start from a file: call kgen.add_lora first")
+    file = _existing(path)
+    found = list(_own_pieces(file) if _is_own(file) else _published_pieces(model, file))
+    wanted = {piece.kernel for piece in found}
+    if odd := sorted(wanted - weight_paths(model, model.weights).keys()):
+        raise unknown(file, odd)
+    if odd := sorted(wanted - layers.keys()):
+        raise ConfigError(f"{file}: '{odd[0]}' has no LoRA in the model: choose 'targets' that match it")
+    for piece in found:
+        _require_factors(file, piece, layers[piece.kernel])
+    factors = {piece.kernel: tuple(map(copied, _factors(layers[piece.kernel]))) for piece in found}
+    for piece in found:
+        a, b = factors[piece.kernel]
+        rank, units = piece.b.shape
+        own = layers[piece.kernel].lora_alpha / rank
+        a[..., piece.number * rank : (piece.number + 1) * rank] = piece.a
+        b[:, piece.number * units : (piece.number + 1) * units] = piece.b * (piece.scale / own)
+    for kernel, arrays in factors.items():
+        for weight, array in zip(_factors(layers[kernel]), arrays, strict=True):
+            weight.assign(array)
+    return sorted(factors)
+
+
+def require_lora(path: str | Path) -> None:
+    """Raises ConfigError or RunError if there is no LoRA file, or if it cannot be read."""
+    file = _existing(path)
+    if _is_own(file):
+        _read_own(file)
+    else:
+        read_lora(file)
+
+
+def _existing(path: str | Path) -> Path:
+    file = Path(path)
+    if not file.exists():
+        raise ConfigError(f"{file}: there is no such file or folder")
+    return file
 
 
 Changes = dict[str, tuple[Any, np.ndarray]]
@@ -144,23 +201,105 @@ def _own_changes(model: keras.Model, file: Path) -> Changes:
 
 
 def _published_changes(model: keras.Model, file: Path) -> Changes:
+    weights, changes = weight_paths(model, model.weights), Changes()
+    for module in _published_modules(model, file):
+        source, kernel, number = module.source, module.kernel, module.number
+        piece = type(source)((source.names[number],), source.form).convert(module.factors.product)
+        weight, change = changes.setdefault(kernel, (weights[kernel], np.zeros(weights[kernel].shape, np.float32)))
+        width = weight.shape[-1] // len(source.names)
+        columns = change[..., number * width : (number + 1) * width]
+        _require_shape(file, module.name, piece, columns)
+        columns += piece
+    return changes
+
+
+@dataclass(frozen=True)
+class _Module:
+    """A module in a file of another library.
+
+    Args:
+        name: Its name in the file.
+        kernel: The path of its kernel in the model.
+        number: Which of the kernel's projections it is.
+        source: The source of the kernel in the published model.
+        factors: Its LoRA.
+    """
+
+    name: str
+    kernel: str
+    number: int
+    source: Source
+    factors: Factors
+
+
+def _published_modules(model: keras.Model, file: Path) -> Iterator[_Module]:
+    """The modules in a file of another library. Raises ConfigError if the model does not have all of them."""
     parts, found = dict(_named_parts(model)), read_lora(file)
     if not parts:
         raise ConfigError(f"{file}: no part of the model is a published one, whose layers have names in such files")
     places = {name: (prefix, *place) for prefix, names in parts.items() for name, place in names.places().items()}
     if odd := sorted(found.keys() - places.keys()):
         raise unknown(file, odd)
-    weights, changes = weight_paths(model, model.weights), Changes()
     for name, factors in found.items():
         prefix, path, number = places[name]
-        source, full = parts[prefix].sources[path], f"{prefix}{path}"
-        piece = type(source)((source.names[number],), source.form).convert(factors.product)
-        weight, change = changes.setdefault(full, (weights[full], np.zeros(weights[full].shape, np.float32)))
-        width = weight.shape[-1] // len(source.names)
-        columns = change[..., number * width : (number + 1) * width]
-        _require_shape(file, name, piece, columns)
-        columns += piece
-    return changes
+        yield _Module(name, f"{prefix}{path}", number, parts[prefix].sources[path], factors)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """The LoRA of one projection of a kernel.
+
+    Args:
+        name: The name in the file.
+        kernel: The path of the kernel.
+        number, count: Which of the kernel's projections it is, and how many there are.
+        a, b: The factors (..., r) and (r, units).
+        scale: Their product is multiplied by it.
+    """
+
+    name: str
+    kernel: str
+    number: int
+    count: int
+    a: np.ndarray
+    b: np.ndarray
+    scale: float
+
+
+def _own_pieces(file: Path) -> Iterator[_Piece]:
+    own = _read_own(file)
+    for kernel, a, b in own.kernels():
+        count = a.shape[-1] // b.shape[0]
+        pairs = zip(np.split(a, count, axis=-1), np.split(b, count, axis=-1), strict=True)
+        for number, (one, other) in enumerate(pairs):
+            yield _Piece(kernel, kernel, number, count, one, other, own.alpha / own.rank)
+
+
+def _published_pieces(model: keras.Model, file: Path) -> Iterator[_Piece]:
+    for module in _published_modules(model, file):
+        factors, count = module.factors, len(module.source.names)
+        rank = factors.down.shape[0]
+        a, b = factors.down.reshape(rank, -1).T, factors.up.reshape(-1, rank).T
+        yield _Piece(module.name, module.kernel, module.number, count, a, b, factors.alpha / rank)
+
+
+def _require_factors(file: Path, piece: _Piece, layer: keras.layers.Layer) -> None:
+    """Raises ConfigError if factors of a file do not have the rank or the shape of those of a layer."""
+    if piece.b.shape[0] != layer.lora_rank:
+        raise ConfigError(
+            f"{file}: '{piece.name}' has the rank {piece.b.shape[0]}, but the LoRA of the model has the rank "
+            f"{layer.lora_rank}: set the same rank"
+        )
+    here = [(*weight.shape[:-1], weight.shape[-1] // piece.count) for weight in _factors(layer)]
+    if [piece.a.shape, piece.b.shape] != here:
+        raise ConfigError(
+            f"{file}: '{piece.name}' has factors of {piece.a.shape} and {piece.b.shape}, but those of the model are of "
+            f"{here[0]} and {here[1]}"
+        )
+
+
+def _factors(layer: keras.layers.Layer) -> list[Any]:
+    return [getattr(layer, factor) for factor in FACTORS]
 
 
 def _require_shape(file: Path, name: str, change: np.ndarray, weight: Any) -> None:

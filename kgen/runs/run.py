@@ -24,7 +24,14 @@ from kgen.evaluation.results import Scores, read_results, to_scores
 from kgen.evaluation.scoring import OnImages
 from kgen.experiments.directory import RunDirectory
 from kgen.experiments.experiment import Experiment, encoder_with_assets, known_assets, needs_stage, open_experiment
-from kgen.experiments.initial import Start, load_initial, load_initial_decoder, load_initial_encoder
+from kgen.experiments.initial import (
+    Start,
+    check_initial_lora,
+    load_initial,
+    load_initial_decoder,
+    load_initial_encoder,
+    with_initial_lora,
+)
 from kgen.experiments.inputs import Inputs, TrainingLatents, read_dataset
 from kgen.experiments.provenance import changed_data, describe, record_skipped
 from kgen.experiments.trainer import Log, OnMetrics, Trainer, describe_weights
@@ -119,7 +126,7 @@ def run(
         experiment = open_experiment(config)
         changed = "" if restart else changed_data(directory, experiment.dataset, allow_changed_data)
         trained = stage is None and not restart and directory.is_trained(config.fit.steps)
-        pipeline, start = None, Start(())
+        pipeline, start = None, Start()
         if not trained:
             pipeline, start = _build(experiment, trainer.distribution, None if restart else directory)
         older = None
@@ -163,7 +170,7 @@ def _build(
         directory: The run directory; None if an older run there will be renamed.
 
     Returns:
-        The pipeline, and the weights that `init` gave it.
+        The pipeline, and the weights that `init` and `fit.lora.from` gave it.
     """
     config = experiment.config
     if experiment.stages and distribution.workers > 1:
@@ -179,11 +186,14 @@ def _build(
         pipeline = preflight(experiment, encoder, known_assets(config, directory))
         if directory is None or not directory.encoder_stage.newest_step:
             load_initial_encoder(config.encoder.init, pipeline.encoder)  # raises errors now, before the training
+            check_initial_lora("encoder.fit", config.encoder.fit)
         if directory is None or not directory.decoder_stage.newest_step:
             load_initial_decoder(config.decoder.init, pipeline.decoder)
+            check_initial_lora("decoder.fit", config.decoder.fit)
         begun = directory is not None and directory.newest_step
-        start = Start(()) if begun else load_initial(config.init, pipeline)
+        start = Start() if begun else load_initial(config.init, pipeline)
         select_trained(pipeline, config.fit)
+        start = start if begun else with_initial_lora(start, "fit", config.fit, pipeline)
     return pipeline, start
 
 
@@ -203,7 +213,7 @@ def _begin(
         directory: The run directory.
         trainer: Receives the lines.
         pipeline: The pipeline to be trained; None: it is already trained.
-        start: The weights that `init` gave it.
+        start: The weights that `init` and `fit.lora.from` gave it.
         changes: The changes of the configuration since the run began.
         changed: A description of the changes of images and captions since then; "": there are none.
     """
@@ -220,7 +230,7 @@ def _begin(
     if changed:
         directory.record(changed=[f"data: {changed}"])
     describe(config, directory, dataset)
-    if start.sources:
+    if start:
         directory.update_manifest(init=start.describe())
     if pipeline is not None:
         for part, path in ((pipeline.encoder, directory.assets), (pipeline.generator, directory.generator_assets)):

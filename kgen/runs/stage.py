@@ -18,7 +18,7 @@ from kgen.contracts.encoder import Encoder
 from kgen.errors import RunError
 from kgen.experiments.directory import RunDirectory
 from kgen.experiments.experiment import is_imported, trained_part
-from kgen.experiments.initial import Start
+from kgen.experiments.initial import Start, with_initial_lora
 from kgen.experiments.inputs import Inputs
 from kgen.experiments.trainer import Log, Render, Trainer, describe_weights
 from kgen.parts.construction import find
@@ -203,10 +203,12 @@ class Stage(ABC, Generic[Part]):
             part: Part = getattr(model, self.kind)
             start = None if self.directory.newest_step else self.first_weights(part)
             select_trained(model, fit)
+            if start is not None:
+                start = with_initial_lora(start, f"{self.kind}.fit", fit, model)
         self.begin()
         images = len(self.dataset.captions("train"))
         trainer.log(f"the {self.kind}: {images} images, {describe_weights(model)}")
-        if start is not None and start.sources:
+        if start:
             self.directory.update_manifest(init=start.describe())
             for line in start.lines():
                 trainer.log(f"the {self.kind}: {line}")

@@ -106,6 +106,15 @@ def test_files_are_read_in_full(
         compare(encoder, adapted.base_model.model, published)
 
 
+def test_a_training_starts_from_a_file(saved: Path, adapted: Any, encoder: Clip, published: ModuleType) -> None:
+    """It computes what PEFT does, also where alpha differs, and where the file has only some fused projections."""
+    model = EncoderModel(encoder, kgen.Space("continuous", (12, 12, 3)))
+    layers = kgen.add_lora(model, 3, alpha=2.0, targets=["encoder/*"])
+    taken = kgen.init_lora(model, saved)
+    assert len(taken) == 9 and {*taken} < layers.keys()
+    compare(encoder, adapted.base_model.model, published)
+
+
 def test_it_is_read_by_peft(encoder: Clip, published: ModuleType, tmp_path: Path) -> None:
     """What kgen trains, PEFT computes. The other forms give the same."""
     before = {path: weight.numpy().copy() for path, weight in kgen.weight_paths(encoder, encoder.weights).items()}
