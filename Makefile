@@ -14,7 +14,7 @@ DECLARED := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 # Let Python keep its bytecode, whatever the environment says: else each process compiles TensorFlow and Keras anew.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help run install develop test test-all test-alone lint format bench clean
+.PHONY: help run install develop test test-all test-alone docs lint format bench clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 24
@@ -43,6 +43,9 @@ test-alone:  ## Run one plugin's tests, with only the plugins that it needs: mak
 		'.[tensorflow]' './plugins/kgen-plugin-$(PLUGIN)[test]' $(NEEDED)
 	$(VENV)-alone/bin/pytest plugins/kgen-plugin-$(PLUGIN)
 
+docs: $(VENV)/.developing  ## Build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build  # mkdocs.yml is strict: a broken link is an error
+
 lint: $(VENV)/.developing  ## Check style, types and import rules
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -57,7 +60,7 @@ bench: $(VENV)/.developing  ## Time kgen and other libraries
 	set -e; for script in benchmarks/*.py; do $(BIN)/python $$script; done
 
 clean:  ## Remove .venv and caches of tools, but not runs/
-	rm -rf $(VENV) $(VENV)-alone .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf site $(VENV) $(VENV)-alone .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kgen needs Python 3.11 or newer: make PYTHON=...")'

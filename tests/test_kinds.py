@@ -5,12 +5,11 @@ from __future__ import annotations
 import importlib.metadata
 import itertools
 import json
-import re
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import pytest
+from pages import examples, read_page
 
 import kgen
 from kgen import load
@@ -503,9 +502,8 @@ def test_check_show_and_schema_know_a_strangers_parts(kgen, stranger, site) -> N
     )
 
 
-def test_the_example_of_the_readme_adds_a_sampler(site, monkeypatch) -> None:
-    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    (example,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "sample_once" in block)
+def test_the_example_of_the_guide_adds_a_sampler(site, monkeypatch) -> None:
+    (example,) = examples(read_page("docs/guides/plugins/extend.md"), "python", "sample_once")
     site.install("mine", example)
     own = [e for e in importlib.metadata.entry_points(group="kgen") if e.name == "diffusion"]
     found = discover([*own, *site.entry_points()])

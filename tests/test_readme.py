@@ -1,4 +1,4 @@
-"""What the README shows, runs."""
+"""What the README and the guides show, runs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
-
-ROOT = Path(__file__).parents[1]
+from pages import ROOT, examples, read_page
 
 
 def test_the_python_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (example,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "kgen.assemble" in block)
+    (example,) = examples(read_page("README.md"), "python", "kgen.assemble")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
         "kgen.backend.compiled.compile_sampling", lambda steps=1: False
@@ -28,23 +25,17 @@ def test_the_python_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_run_file(tmp_path: Path) -> None:
     from kgen.config import RunConfig
 
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    example, *more = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (example,) = examples(read_page("README.md"), "yaml")
     (tmp_path / "readme.yaml").write_text(example, encoding="utf-8")
     assert RunConfig.load(tmp_path / "readme.yaml").generator.name == "diffusion/diffusion"
-    parts = [set(yaml.safe_load(part)) for part in more if not part.startswith("run:")]
-    assert parts == [{"fit", "loggers"}, {"init", "fit"}, {"init", "fit"}]
-    whole = yaml.safe_load(example)
-    for part in map(yaml.safe_load, (part for part in more if part.startswith("init:"))):
-        RunConfig.from_dict({**whole, **part, "fit": {**whole["fit"], **part["fit"]}})
+    assert examples(read_page("docs/start.md"), "yaml") == [example]
 
 
 def test_the_study(tmp_path: Path) -> None:
     from kgen.studies.study import Study
     from kgen.studies.trials import make_plan
 
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (example,) = (part for part in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if part.startswith("run:"))
+    (example,) = examples(read_page("docs/guides/sweep.md"), "yaml", "run:")
     (tmp_path / "study.yaml").write_text(example, encoding="utf-8")
     plan = make_plan(Study.load(tmp_path / "study.yaml"), tmp_path / "runs")
     assert len(plan.trials) == 27 and len(plan.trainings) == 3 and [t.name for t in plan.first] == ["small"]
@@ -53,16 +44,15 @@ def test_the_study(tmp_path: Path) -> None:
 def test_the_metric() -> None:
     from kgen.contracts.metric import GeneratedImages, measure
 
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (example,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "(kgen.Metric)" in block)
+    (example,) = examples(read_page("docs/guides/plugins/metric.md"), "python", "(kgen.Metric)")
     names: dict[str, Any] = {}
-    exec(compile(example, "README.md", "exec"), names)
+    exec(compile(example, "metric.md", "exec"), names)
     batches = [GeneratedImages(np.full((1, 2, 2, 3), level, np.uint8), ["a"]) for level in (0, 255)]
     assert measure(names["Brightness"](), None, "train", batches) == {"mean": 0.5}  # type: ignore[arg-type]
 
 
 def test_every_path_it_names_is_there() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = read_page("README.md")
     paths = re.findall(r"\]\(([^)#:]+)\)", text) + re.findall(r"`((?:kgen|configs|benchmarks)/[\w/.-]*)`", text)
     assert len(paths) > 10
     assert [path for path in paths if not (ROOT / path).exists()] == []

@@ -1,4 +1,4 @@
-"""The parts of the conformance kit, and the plugin that the README shows."""
+"""The parts of the conformance kit, and the plugin that the guide shows."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ def test_gradients_are_those_of_calculus() -> None:
     np.testing.assert_allclose(bias, [4.0])
 
 
-def test_the_plugin_of_the_readme_is_this_one() -> None:
+def test_the_plugin_of_the_guide_is_this_one() -> None:
     root = Path(__file__).parents[1]
-    assert (root / "tests/gaussian.py").read_text() in (root / "README.md").read_text()
+    assert (root / "tests/gaussian.py").read_text() in (root / "docs/guides/plugins/generator.md").read_text()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from command_line import GOOD, TOY
+from pages import examples, read_page
 
 from kgen.evaluation.results import read_results, to_scores
 
@@ -218,10 +218,9 @@ def test_two_packages_of_one_namespace_are_both_refused(kgen, installed: Path, c
     )
 
 
-def test_the_example_of_the_readme_adds_all_three(kgen, site, tmp_path: Path) -> None:
-    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    (example,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class Notes" in block)
-    (run_file,) = (block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "loggers:" in block)
+def test_the_example_of_the_guide_adds_all_three(kgen, site, tmp_path: Path) -> None:
+    (example,) = examples(read_page("docs/guides/plugins/training.md"), "python", "class Notes")
+    (run_file,) = examples(read_page("docs/guides/training.md"), "yaml", "loggers:")
     site.install("mine", example)
     shown = yaml.safe_load(run_file)
     data = yaml.safe_load(GOOD)

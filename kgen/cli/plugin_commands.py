@@ -53,6 +53,10 @@ class _Lazy(TyperCommand):
         self._command = command
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        return self.resolved().make_context(*args, **kwargs)
+
+    def resolved(self) -> Any:
+        """Imports the function, and returns the command with its arguments and options."""
         from kgen.cli.backend import select_backend
 
         with contextlib.suppress(KgenError):  # a command that needs a backend says so itself
@@ -63,7 +67,7 @@ class _Lazy(TyperCommand):
             context_settings={"help_option_names": ["-h", "--help"]},
         )
         app.command(self._command.name)(_with_address(self._command.load(), str(self._command)))
-        return typer.main.get_command(app).make_context(*args, **kwargs)
+        return typer.main.get_command(app)
 
 
 def _with_address(function: Callable[..., Any], command: str) -> Callable[..., Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 HEADING = "Args:"
@@ -11,6 +13,37 @@ HEADING = "Args:"
 
 _NAMES = re.compile(r"    (\w+(?:, \w+)*): ")
 """The beginning of a description. Several arguments may share it."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """A docstring in its parts: the text before the arguments, the text of each argument, and the text after them."""
+
+    text: str
+    arguments: dict[str, str]
+    rest: str
+
+
+def described(target: Callable[..., Any], owner: type[Any] | None = None) -> Description:
+    """The docstring of a class, a function or a method, in its parts.
+
+    Args:
+        target: The class, function or method.
+        owner: The class of a method, whose base classes may describe further arguments.
+    """
+    if isinstance(target, type):
+        docstrings = [documentation(target)]
+    elif owner is not None:
+        bases = (vars(base).get(target.__name__) for base in reversed(owner.__mro__))
+        docstrings = [inspect.getdoc(base) or "" for base in bases if base is not None]
+    else:
+        docstrings = [inspect.getdoc(target) or ""]
+    arguments: dict[str, str] = {}
+    before, rest = [""], [""]
+    for docstring in docstrings:
+        before, found, rest = _parsed(docstring)
+        arguments |= {name: " ".join(text.partition(": ")[2].split()) for name, text in found.items()}
+    return Description("\n".join(before).strip(), arguments, "\n".join(rest).strip())
 
 
 def documentation(cls: type[Any]) -> str:
