@@ -22,7 +22,7 @@ from kgen.errors import ConfigError, PluginError
 
 COMMANDS = [
     *("run", "generate", "caption", "evaluate", "compare", "weights", "check", "schema", "export", "import"),
-    *("data check", "plugins list", "plugins show"),
+    *("init", "doctor", "data check", "plugins list", "plugins show", "plugins new"),
 ]
 
 
@@ -153,7 +153,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr("kgen.cli.backend.os.environ", {"KERAS_HOME": str(tmp_path)})
 
     def only(*names: str) -> None:
-        monkeypatch.setattr("kgen.cli.backend._installed", lambda name: name in names)
+        monkeypatch.setattr("kgen.cli.backend.installed", lambda name: name in names)
 
     return only
 

@@ -1,4 +1,4 @@
-"""Decisions that depend on the hardware and on the backend: batch sizes, XLA, and the creation of weights."""
+"""The devices of the backend, and decisions that depend on them: batch sizes, XLA, and the creation of weights."""
 
 from __future__ import annotations
 
@@ -30,6 +30,25 @@ def batch_devices() -> int:
         return 1
     mesh = distribution.device_mesh
     return int(mesh.shape[mesh.axis_names.index(distribution.batch_dim_name)])
+
+
+def accelerators() -> list[str]:
+    """The names of the accelerators that the backend sees, such as "NVIDIA H100 80GB HBM3"; none on a CPU."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        found = [device for kind in ("GPU", "TPU") for device in tf.config.list_physical_devices(kind)]
+        details = [tf.config.experimental.get_device_details(device) for device in found]
+        return [about.get("device_name", device.name) for device, about in zip(found, details, strict=True)]
+    if backend == "jax":
+        import jax
+
+        return [device.device_kind for device in jax.devices() if device.platform != "cpu"]
+    import torch
+
+    found = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return found or (["Apple GPU (MPS)"] if torch.backends.mps.is_available() else [])
 
 
 def compile_training() -> bool:

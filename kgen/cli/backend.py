@@ -51,10 +51,10 @@ def select_backend() -> str:
     asked = os.environ.get("KERAS_BACKEND")
     if asked and asked not in BACKENDS:
         raise ConfigError(f"KERAS_BACKEND={asked}: kgen runs on {', '.join(BACKENDS)}")
-    if asked and not _installed(asked):
+    if asked and not installed(asked):
         raise PluginError(f'KERAS_BACKEND={asked}, but {asked} is not installed: pip install "kgen-core[{asked}]"')
     candidates = [asked, _configured(), *BACKENDS]
-    chosen = next((name for name in candidates if name in BACKENDS and _installed(name)), None)
+    chosen = next((name for name in candidates if name in BACKENDS and installed(name)), None)
     if chosen is None:
         raise PluginError(
             f'Keras needs one of {", ".join(BACKENDS)}, and none is installed: pip install "kgen-core[tensorflow]"'
@@ -76,5 +76,6 @@ def _settings() -> Path:
     return (Path(home) if home else Path.home() / ".keras") / "keras.json"
 
 
-def _installed(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
+def installed(backend: str) -> bool:
+    """Whether a backend is installed. It may still fail to import."""
+    return importlib.util.find_spec(backend) is not None

@@ -270,7 +270,8 @@ class Registrar:
         Args:
             name: "myplugin.KIND": the plugin's namespace, a dot, and letters, digits, ``_`` and ``-``.
             contract: The import path, "package.module:Name", of the contract of its components: a base class; a
-                protocol; or a function, whose arguments they must accept.
+                protocol; or a function, whose arguments they must accept. If its package has a folder
+                `templates/KIND`, `kgen plugins new --kind myplugin.KIND` starts from it: see `kgen.authoring.package`.
             summary: One line for `kgen plugins show myplugin`.
         """
         own, namespace = str(name).removeprefix(f"{self._origin.namespace}."), self._origin.namespace

@@ -1,8 +1,9 @@
-"""kgen plugins: show the installed components."""
+"""kgen plugins: show the installed components, and begin a new plugin."""
 
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,7 +13,9 @@ from kgen.errors import ConfigError, KgenError, PluginError
 from kgen.reporting.plain import printable
 
 app = typer.Typer(
-    help="Show the installed components and their options.", no_args_is_help=True, rich_markup_mode="rich"
+    help="Show the installed components and their options, and begin a new plugin.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
 )
 
 
@@ -66,3 +69,31 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A component, 
         describe_plugin(members, [kind for kind in found.kinds.values() if kind.origin.namespace == name])
     if not (components or members or name in found.kinds):
         raise ConfigError(f"there is no component, no kind and no plugin '{name}': see 'kgen plugins list'")
+
+
+@app.command("new", epilog="Example: kgen plugins new mine --kind generator")
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The name of the plugin, such as 'mine'.")],
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--kind",
+            metavar="KIND",
+            help="The kind of its component: encoder, generator, decoder, dataset, metric, optimizer, callback or "
+            "logger, or a kind that a plugin declares.",
+            show_default=False,
+        ),
+    ],
+) -> None:
+    """Write the package of a new plugin, ./kgen-plugin-NAME, with a small working component, tests and an example."""
+    from kgen.authoring import new_plugin
+
+    with contextlib.suppress(KgenError):  # only plugins that import Keras need a backend
+        from kgen.cli.backend import select_backend
+
+        select_backend()
+    package = new_plugin(name, kind, Path())
+    log(f"{package}: a plugin with a component of the kind {kind}. Install it, run its tests, and try the example:\n")
+    log(f'  pip install -e "./{package}[test]"')
+    log(f"  pytest {package}")
+    log(f"  kgen check {package / 'example.yaml'}")

@@ -1,0 +1,1 @@
+"""A dataset for kgen: images of colored stripes, drawn by a rule."""

@@ -1,0 +1,1 @@
+"""A decoder for kgen: a small autoencoder of patches."""

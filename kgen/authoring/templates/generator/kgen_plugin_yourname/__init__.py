@@ -1,0 +1,1 @@
+"""A generator for kgen: a small flow from noise to latents."""

@@ -1,0 +1,1 @@
+"""A logger for kgen: it writes lines of JSON."""

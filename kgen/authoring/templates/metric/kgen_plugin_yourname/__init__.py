@@ -1,0 +1,1 @@
+"""A metric for kgen: how colorful images are."""

@@ -1,0 +1,1 @@
+"""An optimizer for kgen: steps of the sign of the momentum."""

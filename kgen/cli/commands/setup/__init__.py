@@ -1,0 +1,1 @@
+"""Commands for a new installation: a first run file, and a report of what is wrong."""
